@@ -1,0 +1,118 @@
+"""Encoded rows, and batches of them laid end to end without padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One encoded row.
+
+    Args:
+        row: number of the row in its source, from 1, for messages.
+        input_ids: token ids.
+        select: positions in ``input_ids`` at which the head is evaluated.
+        targets: for each of ``select`` the class or token to predict; empty in prediction.
+        segment_ids: token type of each position for encoders that read text pairs, or empty.
+    """
+
+    row: int
+    input_ids: Sequence[int]
+    select: Sequence[int]
+    targets: Sequence[int] = ()
+    segment_ids: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Several rows laid end to end; attention never crosses a row's border.
+
+    Rows keep the order they were given in. Every matrix product runs over real tokens only,
+    so a batch wastes nothing on padding, and a row's result does not depend on the lengths
+    of its neighbours.
+    """
+
+    # [tokens] int64
+    input_ids: Tensor
+    # [tokens] int64, counted from 0 within each row
+    position_ids: Tensor
+    # [tokens] int64, or None where the encoder reads single texts
+    segment_ids: Tensor | None
+    # [selected] int64, indices into the tokens
+    select: Tensor
+    # [selected] int64, or [0] in prediction
+    targets: Tensor
+    # per row: number of tokens
+    lengths: tuple[int, ...]
+    # per row: number of selected positions
+    selected: tuple[int, ...]
+    # per row: number in the source, from 1
+    rows: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.lengths)
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """Return this batch with its tensors on ``device``."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            position_ids=self.position_ids.to(device),
+            segment_ids=None if self.segment_ids is None else self.segment_ids.to(device),
+            select=self.select.to(device),
+            targets=self.targets.to(device),
+        )
+
+
+def pack(examples: Sequence[Example]) -> PackedBatch:
+    """Lay examples end to end.
+
+    Raises:
+        ValueError: when ``examples`` is empty.
+    """
+    if not examples:
+        raise ValueError("a batch needs at least one example")
+    lengths = tuple(len(example) for example in examples)
+    starts = [sum(lengths[:index]) for index in range(len(lengths))]
+    has_segments = any(example.segment_ids for example in examples)
+    return PackedBatch(
+        input_ids=_int64([token for example in examples for token in example.input_ids]),
+        position_ids=_int64([position for length in lengths for position in range(length)]),
+        segment_ids=(
+            _int64([segment for example in examples for segment in _segments(example)])
+            if has_segments
+            else None
+        ),
+        select=_int64(
+            [
+                start + position
+                for start, example in zip(starts, examples, strict=True)
+                for position in example.select
+            ]
+        ),
+        targets=_int64([target for example in examples for target in example.targets]),
+        lengths=lengths,
+        selected=tuple(len(example.select) for example in examples),
+        rows=tuple(example.row for example in examples),
+    )
+
+
+def _segments(example: Example) -> Sequence[int]:
+    return example.segment_ids or [0] * len(example)
+
+
+def _int64(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
