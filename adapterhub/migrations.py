@@ -1,0 +1,85 @@
+"""Ordered upgrades of stored documents, from the oldest schema to the current one.
+
+A document is a plain ``dict`` with an integer ``schema_version``. Migrations are append-only:
+one that has been released is never edited, because documents written before it exist.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+Document = dict[str, Any]
+
+VERSION_KEY = "schema_version"
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One upgrade, from ``from_version`` to ``from_version + 1``.
+
+    Args:
+        from_version: schema version of the documents that it reads.
+        name: what changes, in a few words, for messages.
+        apply: maps a document to the upgraded one; ``schema_version`` is set by the caller.
+    """
+
+    from_version: int
+    name: str
+    apply: Callable[[Document], Document]
+
+
+#: Upgrades of an artifact's ``manifest.json``. Schema 1 is the first, so there are none yet.
+MANIFEST_MIGRATIONS: tuple[Migration, ...] = ()
+
+
+def upgrade(
+    document: Mapping[str, Any], migrations: Sequence[Migration], *, place: str
+) -> Document:
+    """Return ``document`` at the current schema; the input is not changed.
+
+    The current schema is one past the last migration, or 1 where there are none.
+
+    Args:
+        document: the stored document.
+        migrations: all upgrades in order, the first from version 1.
+        place: what the document is, for messages.
+
+    Raises:
+        ArtifactError: when the version is absent, not a positive integer, or of the future.
+    """
+    current = len(migrations) + 1
+    version = _version(document, current, place)
+    upgraded: Document = deepcopy(dict(document))
+    for migration in _pending(migrations, version):
+        upgraded = migration.apply(upgraded)
+        upgraded[VERSION_KEY] = migration.from_version + 1
+    return upgraded
+
+
+def _version(document: Mapping[str, Any], current: int, place: str) -> int:
+    version = document.get(VERSION_KEY)
+    if type(version) is not int or version < 1:
+        raise ArtifactError(
+            f"{VERSION_KEY} must be a whole number of 1 or more, found {version!r}", place=place
+        )
+    if version > current:
+        raise ArtifactError(
+            f"has schema version {version}, this adapterhub reads up to {current}",
+            place=place,
+            hint="Upgrade adapterhub to read it",
+        )
+    return version
+
+
+def _pending(migrations: Sequence[Migration], version: int) -> Sequence[Migration]:
+    found = [migration.from_version for migration in migrations]
+    if found != list(range(1, len(migrations) + 1)):
+        raise ValueError(f"migrations must start at version 1 and leave no gap, found {found}")
+    return migrations[version - 1 :]
