@@ -1,0 +1,262 @@
+"""``README.md`` of an artifact: a model card with the Hub's metadata, made from the manifest."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adapterhub.manifest import Manifest
+
+#: ``DataSource.origin`` of a data set of the Hub is this and its id.
+HUB_ORIGIN = "hub:"
+_VALIDATION = "validation"
+#: Tasks of this project to the Hub's names, where they differ.
+_PIPELINE_TAGS = {"dialogue": "text-generation", "instruction": "text-generation"}
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_MODEL_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+}
+_PREDICT = (
+    'inputs = tokenizer("Put your text here.", return_tensors="pt")',
+    "with torch.inference_mode():",
+    "    scores = model(**inputs).logits.softmax(dim=-1)",
+    "print(scores.argmax(dim=-1))",
+)
+_GENERATE = (
+    'messages = [{"role": "user", "content": "Put your question here."}]',
+    "inputs = tokenizer.apply_chat_template(",
+    '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+    ")",
+    "output = model.generate(**inputs, max_new_tokens=64, do_sample=False)",
+    'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+)
+
+
+def render_card(
+    manifest: Manifest,
+    *,
+    name: str,
+    plot: str | None,
+    pipeline_tag: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Return the card; the same arguments give the same text.
+
+    Args:
+        manifest: of the artifact; its ``files`` are not used.
+        name: of the adapter, as in the registry.
+        plot: file name of the loss plot in the folder, if there is one.
+        pipeline_tag: the Hub's name of the task; taken from the task's name where ``None``.
+        license: the Hub's identifier of the backbone's license, if known.
+    """
+    tag = pipeline_tag or _PIPELINE_TAGS.get(manifest.task, manifest.task)
+    data = ModelCardData(
+        base_model=manifest.backbone.hub_id,
+        base_model_relation="adapter" if manifest.backbone.hub_id else None,
+        library_name="peft",
+        pipeline_tag=tag,
+        license=license,
+        datasets=_hub_datasets(manifest) or None,
+        tags=["adapterhub", manifest.adapter.method, manifest.task],
+        model_name=name if manifest.metrics.after else None,
+        eval_results=_eval_results(manifest, tag) or None,
+    )
+    sections = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {_escape(name)}",
+        _summary(manifest),
+        _results(manifest),
+        *([f"![Loss and metric over the training run]({plot})"] if plot else []),
+        *([_labels(manifest.labels)] if manifest.labels else []),
+        _usage(manifest, name, tag),
+        _training(manifest),
+        _limits(manifest, license),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _hub_datasets(manifest: Manifest) -> list[str]:
+    origins = {source.origin for source in manifest.data.values()}
+    ids = {origin.removeprefix(HUB_ORIGIN) for origin in origins if origin.startswith(HUB_ORIGIN)}
+    return sorted(hub_id for hub_id in ids if _HUB_ID.fullmatch(hub_id))
+
+
+def _eval_results(manifest: Manifest, tag: str) -> list[EvalResult]:
+    source = manifest.data.get(_VALIDATION)
+    origin = source.origin if source else "unknown"
+    dataset = origin.removeprefix(HUB_ORIGIN)
+    return [
+        EvalResult(
+            task_type=tag,
+            dataset_type=dataset if origin.startswith(HUB_ORIGIN) else "local",
+            dataset_name=dataset,
+            dataset_split=_VALIDATION,
+            metric_type=metric,
+            metric_name=metric,
+            metric_value=value,
+        )
+        for metric, value in sorted(manifest.metrics.after.items())
+    ]
+
+
+def _summary(manifest: Manifest) -> str:
+    backbone = manifest.backbone
+    share = manifest.trained_parameters / max(manifest.backbone_parameters, 1)
+    method = {"lora": "LoRA", "prefix": "prefix tuning"}[manifest.adapter.method]
+    return (
+        f"An adapter for **{_escape(manifest.task)}** on the frozen backbone "
+        f"{_backbone_link(manifest)}, trained by {method} with the backbone's weights held as "
+        f"`{manifest.quantization}`. {manifest.trained_parameters:,} parameters were trained, "
+        f"{share:.2%} of the backbone's {manifest.backbone_parameters:,}.\n\n"
+        f"Backbone fingerprint: `{backbone.fingerprint}`"
+    )
+
+
+def _backbone_link(manifest: Manifest) -> str:
+    hub_id = manifest.backbone.hub_id
+    return (
+        f"[{hub_id}](https://huggingface.co/{hub_id})" if hub_id else f"`{manifest.backbone.name}`"
+    )
+
+
+def _results(manifest: Manifest) -> str:
+    before, after = manifest.metrics.before, manifest.metrics.after
+    if not before and not after:
+        return "## Results\n\nNo metric was recorded."
+    rows = [
+        f"| {_escape(metric)} | {_value(before.get(metric))} | {_value(after.get(metric))} |"
+        for metric in sorted(before.keys() | after.keys())
+    ]
+    source = manifest.data.get(_VALIDATION)
+    where = f", {source.rows:,} rows of `{source.origin}`" if source else ""
+    table = "\n".join(["| metric | backbone alone | with adapter |", "|---|---:|---:|", *rows])
+    return f"## Results\n\nOn the validation split{where}.\n\n{table}"
+
+
+def _value(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4g}"
+
+
+def _labels(labels: Sequence[str]) -> str:
+    listed = "\n".join(f"{index}. {_escape(label)}" for index, label in enumerate(labels))
+    return f"## Labels\n\nIn the order of the head's outputs, from 0:\n\n{listed}"
+
+
+def _usage(manifest: Manifest, name: str, tag: str) -> str:
+    verb = "chat" if tag == "text-generation" else "predict"
+    return (
+        "## How to use it\n\n"
+        "With adapterhub, which checks the backbone's fingerprint first:\n\n"
+        f"{_fenced('sh', f'adapterhub {verb} {name}')}\n\n"
+        "With peft, in the folder that holds this file:\n\n"
+        f"{_fenced('python', _peft_snippet(manifest, tag))}"
+    )
+
+
+def _peft_snippet(manifest: Manifest, tag: str) -> str:
+    model_class = _MODEL_CLASSES.get(tag, "AutoModelForCausalLM")
+    arguments = _model_arguments(manifest)
+    imports = sorted({"AutoTokenizer", model_class} | _imports(manifest), key=str.lower)
+    backbone = manifest.backbone.hub_id or manifest.backbone.name
+    if manifest.backbone.hub_id is None:
+        comment = "  # its Hub id or folder was not recorded: put yours here"
+    else:
+        comment = ""
+    revision = f", revision={manifest.backbone.revision!r}" if manifest.backbone.revision else ""
+    return "\n".join(
+        [
+            "import torch",
+            "from peft import PeftModel",
+            f"from transformers import {', '.join(imports)}",
+            "",
+            f"name = {backbone!r}{comment}",
+            f"tokenizer = AutoTokenizer.from_pretrained(name{revision})",
+            f"backbone = {model_class}.from_pretrained(",
+            f"    name{revision},",
+            *(f"    {argument}," for argument in arguments),
+            ")",
+            'model = PeftModel.from_pretrained(backbone, ".").eval()',
+            "",
+            *(_PREDICT if tag in _MODEL_CLASSES else _GENERATE),
+        ]
+    )
+
+
+def _imports(manifest: Manifest) -> set[str]:
+    return set() if manifest.quantization.scheme == "none" else {"BitsAndBytesConfig"}
+
+
+def _model_arguments(manifest: Manifest) -> list[str]:
+    quantization = manifest.quantization
+    dtype = f"torch.{quantization.compute_dtype}"
+    arguments = [f"dtype={dtype}"]
+    if manifest.labels:
+        arguments.append(f"num_labels={len(manifest.labels)}")
+    heads = 'llm_int8_skip_modules=["classifier", "score", "lm_head"]'
+    if quantization.scheme in ("nf4", "fp4"):
+        arguments.append(
+            "quantization_config=BitsAndBytesConfig(\n"
+            "        load_in_4bit=True,\n"
+            f'        bnb_4bit_quant_type="{quantization.scheme}",\n'
+            f"        bnb_4bit_compute_dtype={dtype},\n"
+            f"        {heads},\n"
+            "    )"
+        )
+    if quantization.scheme == "int8":
+        arguments.append(
+            "quantization_config=BitsAndBytesConfig(\n"
+            "        load_in_8bit=True,\n"
+            "        llm_int8_threshold=0.0,\n"
+            f"        {heads},\n"
+            "    )"
+        )
+    return arguments
+
+
+def _training(manifest: Manifest) -> str:
+    rows = [
+        f"| {_escape(split)} | {source.rows:,} | `{source.origin}` | `{source.fingerprint}` |"
+        for split, source in sorted(manifest.data.items())
+    ]
+    data = "\n".join(["| split | rows | origin | fingerprint |", "|---|---:|---|---|", *rows])
+    recipe = yaml.safe_dump(dict(manifest.recipe), sort_keys=True, allow_unicode=True).strip()
+    versions = ", ".join(
+        f"{name} {version}" for name, version in sorted(manifest.libraries.items())
+    )
+    parent = f"\n\nMade from the adapter `{manifest.parent}`." if manifest.parent else ""
+    return (
+        f"## Training\n\n{data}\n\nSeed {manifest.seed}; {versions}.{parent}\n\n"
+        f"The recipe with every default filled in:\n\n{_fenced('yaml', recipe)}"
+    )
+
+
+def _limits(manifest: Manifest, license: str | None) -> str:
+    lines = [
+        "The figures above are of one training run on one validation split; how the adapter does "
+        "on text of another kind is unknown.",
+        f"It was trained on `{manifest.quantization}` weights. On the same backbone held in "
+        "another way its answers differ a little.",
+        "Faults and biases of the backbone and of the training data were not examined.",
+    ]
+    if license is None:
+        lines.append("The license of the backbone was not recorded.")
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _fenced(language: str, text: str) -> str:
+    """Return a code block whose fence is longer than any run of backticks in ``text``."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def _escape(text: str) -> str:
+    """Return ``text`` for use in a line or a table cell of Markdown."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(text.split()))
