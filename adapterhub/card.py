@@ -222,7 +222,8 @@ def _model_arguments(manifest: Manifest) -> list[str]:
 
 def _training(manifest: Manifest) -> str:
     rows = [
-        f"| {_escape(split)} | {source.rows:,} | {_escape(source.origin)} | `{source.fingerprint}` |"
+        f"| {_escape(split)} | {source.rows:,} | {_escape(source.origin)} "
+        f"| `{source.fingerprint}` |"
         for split, source in sorted(manifest.data.items())
     ]
     data = "\n".join(["| split | rows | origin | fingerprint |", "|---|---:|---|---|", *rows])

@@ -148,7 +148,7 @@ def test_order_does_not_change_a_byte(tmp_path_factory, order, config):
 
 def test_layout_in_memory_does_not_change_a_byte():
     base = torch.arange(12, dtype=torch.float32).reshape(3, 4)
-    shared = {"a": base.T, "b": base[:, 1:], "c": base}
+    shared = {"a": base.T, "b": base[:, 1:], "c": base, "d": base, "e": base[1:]}
     apart = {key: torch.tensor(tensor.tolist()) for key, tensor in shared.items()}
     assert tensor_bytes(shared) == tensor_bytes(apart)
 

@@ -184,6 +184,18 @@ def test_configuration_has_one_form_whatever_the_order_of_names():
     assert form(["b", "a", "c"], ["y", "x"]) == form(["c", "b", "a"], ["x", "y", "x"])
 
 
+@pytest.mark.parametrize("spec", [LoraSpec(rank=2), PrefixSpec(num_virtual_tokens=2)])
+def test_configuration_is_what_peft_itself_saves(tmp_path, spec):
+    adapted = trained(spec, "TOKEN_CLS")
+    document = config_document(adapted.peft_config["default"])
+    adapted.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "adapter_config.json").read_bytes())
+    for names in ("target_modules", "modules_to_save"):
+        if saved.get(names):
+            saved[names] = sorted(set(saved[names]))
+    assert document == saved
+
+
 @pytest.mark.parametrize(
     ("init", "why"),
     [
