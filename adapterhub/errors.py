@@ -123,6 +123,24 @@ class NonFiniteLossError(TrainingError):
         )
 
 
+class TrainingInterrupted(TrainingError):  # noqa: N818, an interruption is no fault
+    """A run was asked to stop and left a checkpoint.
+
+    Args:
+        step: optimizer steps done.
+        folder: of the run, which holds the checkpoint.
+    """
+
+    def __init__(self, step: int, folder: object) -> None:
+        self.step = step
+        self.folder = folder
+        super().__init__(
+            f"interrupted after step {step}",
+            place=str(folder),
+            hint="Run the same command with --resume to go on",
+        )
+
+
 class MissingExtraError(AdapterHubError):
     """An optional dependency is needed and not installed."""
 

@@ -1,0 +1,74 @@
+"""Let peft's LoRA layers compute through the fused function of ``kernels.lora_linear``.
+
+peft still creates, initialises, names and saves the layers. Only the forward pass of plain
+LoRA over a 4-bit or unquantized linear layer is replaced; every other kind (DoRA, int8,
+embeddings) keeps peft's own.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from bitsandbytes import functional as bnb_functional
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from adapterhub.kernels.lora_linear import LoraLinear
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def fuse_lora_layers(model: nn.Module) -> int:
+    """Replace the forward pass of the layers that qualify; return how many there were."""
+    layers = [module for module in model.modules() if _qualifies(module)]
+    for layer in layers:
+        layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
+    return len(layers)
+
+
+def _qualifies(module: nn.Module) -> bool:
+    if not isinstance(module, LoraLayer) or module.lora_variant:
+        return False
+    base = module.get_base_layer()
+    return isinstance(base, nn.Linear) and not isinstance(base, Linear8bitLt)
+
+
+def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``base(x) + s B A dropout(x)`` for the one active adapter; the base where none is."""
+    base = layer.get_base_layer()
+    active = [name for name in layer.active_adapters if name in layer.lora_A]
+    if layer.disable_adapters or not active:
+        return base(x, *args, **kwargs)  # type: ignore[no-any-return]
+    (name,) = active
+    weight, dtype = _frozen_weight(base)
+    flat = x.reshape(-1, x.shape[-1]).to(dtype)
+    y = LoraLinear.apply(
+        flat,
+        layer.lora_A[name].weight,
+        layer.lora_B[name].weight,
+        layer.scaling[name],
+        weight,
+        None if base.bias is None else base.bias.to(dtype),
+        _keep(layer.lora_dropout[name], flat),
+    )
+    return y.view(*x.shape[:-1], -1).to(x.dtype)  # type: ignore[no-any-return]
+
+
+def _frozen_weight(base: nn.Linear) -> tuple[Callable[[], Tensor], torch.dtype]:
+    """Return how to get ``[out, in]`` in the compute type, and that type."""
+    if not isinstance(base, Linear4bit):
+        return lambda: base.weight, base.weight.dtype
+    state = base.weight.quant_state
+    dtype = base.compute_dtype or state.dtype
+    return lambda: bnb_functional.dequantize_4bit(base.weight.data, state).to(dtype), dtype
+
+
+def _keep(dropout: nn.Module, x: Tensor) -> Tensor | None:
+    """Return the factors of inverted dropout, shaped as ``x``, or ``None`` without dropout."""
+    if not isinstance(dropout, nn.Dropout) or not dropout.training or not dropout.p:
+        return None
+    return torch.empty_like(x).bernoulli_(1.0 - dropout.p).div_(1.0 - dropout.p)

@@ -1,0 +1,202 @@
+"""One task's head and adapter on a shared, frozen backbone, run over packed rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from adapterhub.backbones.fused_lora import fuse_lora_layers
+from adapterhub.backbones.heads import apply_head, head_name, stock_model
+from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
+from adapterhub.errors import RecipeError
+from adapterhub.peft_format import peft_config, resolve_target_modules
+from adapterhub.specs import LoraSpec, PrefixSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from peft import PeftConfig, PeftModel
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.data.packing import PackedBatch
+    from adapterhub.specs import AdapterSpec
+    from adapterhub.tasks.base import HeadKind
+
+#: What learns: adapter and head; the head alone; adapter, head and the norm layers.
+TrainableParts = Literal["adapter", "head", "adapter_and_norms"]
+
+LossFunction = "Callable[[Callable[[Tensor], Tensor], Tensor, PackedBatch], Tensor]"
+
+
+class TaskModel(nn.Module):
+    """A peft model over the shared body, with the head applied where the task reads it.
+
+    ``close`` gives the body back as it was.
+    """
+
+    def __init__(self, peft_model: PeftModel, backbone: Backbone) -> None:
+        super().__init__()
+        self.peft_model = peft_model
+        self.backbone = backbone
+
+    @property
+    def stock(self) -> Any:
+        """transformers' class for the task, with the adapter's layers in place."""
+        return self.peft_model.get_base_model()
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Map ``[n, hidden]`` to logits ``[n, classes]``."""
+        return apply_head(self.stock, hidden)
+
+    def hidden(self, batch: PackedBatch) -> Tensor:
+        """Return the body's last hidden states at ``batch.select``, ``[selected, hidden]``."""
+        stock = self.stock
+        body = getattr(stock, stock.base_model_prefix)
+        inputs: dict[str, Any] = {}
+        positions = batch.position_ids
+        if batch.segment_ids is not None:
+            inputs["token_type_ids"] = batch.segment_ids.unsqueeze(0)
+        if self.peft_model.active_peft_config.is_prompt_learning:
+            inputs["past_key_values"] = self.peft_model.get_prompt(batch_size=1)
+            positions = positions + self.peft_model.active_peft_config.num_virtual_tokens
+        if self.backbone.kind == "decoder":
+            inputs["use_cache"] = False
+        output = body(
+            input_ids=batch.input_ids.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            # a ready four-dimensional mask is passed on as it is; packed attention reads
+            # the row lengths instead
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.input_ids.device),
+            row_lengths=batch.lengths,
+            **inputs,
+        )
+        return output.last_hidden_state[0, batch.select]  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        batch: PackedBatch,
+        loss: Callable[[Callable[[Tensor], Tensor], Tensor, PackedBatch], Tensor],
+    ) -> Tensor:
+        """Return the summed loss of a batch as a scalar."""
+        return loss(self.head, self.hidden(batch), batch)
+
+    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters that learn, by name."""
+        return ((n, p) for n, p in self.peft_model.named_parameters() if p.requires_grad)
+
+    def close(self) -> None:
+        """Take the adapter off the body, which is then as it was before."""
+        if not self.peft_model.active_peft_config.is_prompt_learning:
+            self.peft_model.unload()
+
+
+def build_task_model(
+    backbone: Backbone,
+    *,
+    head: HeadKind,
+    task_type: str,
+    labels: Sequence[str],
+    adapter: AdapterSpec,
+    parts: TrainableParts = "adapter",
+) -> TaskModel:
+    """Put a fresh adapter and head on a backbone, ready to train.
+
+    Args:
+        backbone: stays frozen; its body is shared with the model until ``close``.
+        head: which head the task reads.
+        task_type: peft's name of the task, e.g. ``SEQ_CLS``.
+        labels: of a new head, in the order of its outputs.
+        adapter: method and hyper-parameters.
+        parts: what learns.
+
+    Raises:
+        RecipeError: when the adapter does not fit the backbone.
+        BackboneError: when the backbone can't carry the head.
+    """
+    import peft
+
+    install_packed_attention()
+    backbone.body.config._attn_implementation = ATTENTION_NAME
+    stock = stock_model(backbone, head, labels)
+    config = _config(stock, backbone, task_type, adapter, parts)
+    peft_model = peft.get_peft_model(stock, config)
+    _choose_trainable(peft_model, parts)
+    fuse_lora_layers(peft_model)
+    return TaskModel(peft_model, backbone)
+
+
+def norm_names(body: nn.Module) -> list[str]:
+    """Return the last parts of the names of the body's norm layers, sorted."""
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in body.named_modules()
+            if "Norm" in type(module).__name__
+        }
+    )
+
+
+def _config(
+    stock: nn.Module,
+    backbone: Backbone,
+    task_type: str,
+    adapter: AdapterSpec,
+    parts: TrainableParts,
+) -> PeftConfig:
+    name = head_name(stock)
+    saved = [name] if name else []
+    if parts == "head" and not name:
+        raise RecipeError("this task has no head of its own to train", place="train.parts")
+    if parts == "adapter_and_norms":
+        saved += norm_names(backbone.body)
+    if isinstance(adapter, PrefixSpec):
+        _check_prefix(backbone, parts)
+        targets: tuple[str, ...] = ()
+    else:
+        targets = resolve_target_modules(
+            stock, adapter.target_modules, exclude=[name or "lm_head", *_output_names(stock)]
+        )
+    return peft_config(
+        adapter,
+        task_type=task_type,
+        base_model=backbone.hub_id or backbone.name,
+        target_modules=targets,
+        modules_to_save=saved or None,
+        revision=backbone.revision,
+    )
+
+
+def _check_prefix(backbone: Backbone, parts: TrainableParts) -> None:
+    if backbone.kind == "encoder":
+        raise RecipeError(
+            f"prefix tuning needs a decoder, {backbone.name!r} is an encoder",
+            place="adapter.method",
+            hint="Use method: lora",
+        )
+    if parts != "adapter":
+        raise RecipeError(
+            f"parts {parts!r} can't be combined with a prefix",
+            place="train.parts",
+            hint="Use parts: adapter, or adapter.method: lora",
+        )
+
+
+def _output_names(stock: Any) -> list[str]:
+    output = stock.get_output_embeddings()
+    return [name for name, module in stock.named_modules() if module is output]
+
+
+def _choose_trainable(peft_model: PeftModel, parts: TrainableParts) -> None:
+    """Let the head alone learn if asked; the low-rank factors then stay at no effect."""
+    if parts != "head":
+        return
+    for name, parameter in peft_model.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_(False)
+
+
+def is_lora(spec: AdapterSpec) -> bool:
+    """Tell LoRA from prefix tuning."""
+    return isinstance(spec, LoraSpec)

@@ -1,0 +1,175 @@
+"""Checkpoints: everything needed to go on as if nothing had happened, without pickle.
+
+A checkpoint is a folder of ``state.safetensors`` (what learns, the best of it so far, the
+optimizer's tensors, torch's random state) and ``state.json`` (counters and settings). It
+is written beside the last one and takes its place by a rename.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from adapterhub.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+CHECKPOINT_NAME = "checkpoint"
+
+
+@dataclass(slots=True)
+class Progress:
+    """Counters of a run; all that is needed beside tensors.
+
+    Args:
+        step: optimizer steps done.
+        epoch: passes begun, from 0.
+        batch: batches of the present pass done.
+        tokens: real tokens seen.
+        seconds: spent in training steps.
+        best_step: step of the best evaluation, or -1.
+        best_value: watched metric there.
+        stale: evaluations since then.
+        history: one record for each evaluation.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_step: int = -1
+    best_value: float | None = None
+    stale: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def save_checkpoint(
+    folder: Path,
+    *,
+    recipe_digest: str,
+    progress: Progress,
+    parameters: Mapping[str, Tensor],
+    best: Mapping[str, Tensor] | None,
+    optimizer: Optimizer,
+) -> None:
+    """Write a checkpoint into ``folder``, replacing the one before at the last moment."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
+    tensors |= {f"parameter.{name}": value for name, value in parameters.items()}
+    tensors |= {f"best.{name}": value for name, value in (best or {}).items()}
+    scalars: dict[str, dict[str, Any]] = {}
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer.{index}.{key}"] = value
+            else:
+                scalars.setdefault(str(index), {})[key] = value
+    document = {
+        "recipe": recipe_digest,
+        "progress": asdict(progress),
+        "optimizer": scalars,
+    }
+    target = folder / CHECKPOINT_NAME
+    fresh = folder / f".{CHECKPOINT_NAME}.new"
+    old = folder / f".{CHECKPOINT_NAME}.old"
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    # clones: safetensors refuses tensors that share memory, as optimizer tables do
+    save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, fresh / "state.safetensors")
+    with (fresh / "state.json").open("w", encoding="utf-8") as file:
+        json.dump(document, file)
+        file.flush()
+        os.fsync(file.fileno())
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def checkpoint_folder(folder: Path) -> Path | None:
+    """Return where a usable checkpoint lies, also after a kill between the two renames."""
+    for name in (CHECKPOINT_NAME, f".{CHECKPOINT_NAME}.new", f".{CHECKPOINT_NAME}.old"):
+        if (folder / name / "state.json").is_file() and _whole(folder / name):
+            return folder / name
+    return None
+
+
+def load_checkpoint(
+    folder: Path,
+    *,
+    recipe_digest: str,
+    parameters: Mapping[str, Tensor],
+    optimizer: Optimizer,
+) -> tuple[Progress, dict[str, Tensor] | None]:
+    """Put a checkpoint's state into parameters, optimizer and torch's random generator.
+
+    Returns:
+        The counters, and the best parameters so far, if there are any.
+
+    Raises:
+        TrainingError: when there is none, or it belongs to another recipe.
+    """
+    source = checkpoint_folder(folder)
+    if source is None:
+        raise TrainingError("holds no checkpoint", place=str(folder), hint="Train without --resume")
+    document = json.loads((source / "state.json").read_text(encoding="utf-8"))
+    if document["recipe"] != recipe_digest:
+        raise TrainingError(
+            "the checkpoint was made by another recipe",
+            place=str(source),
+            hint="Resume with the same recipe and overrides, or train without --resume",
+        )
+    tensors = load_file(source / "state.safetensors")
+    saved = _under(tensors, "parameter.")
+    if saved.keys() != parameters.keys():
+        raise TrainingError("the checkpoint holds other parameters", place=str(source))
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(saved[name])
+    _load_optimizer(optimizer, tensors, document["optimizer"])
+    torch.set_rng_state(tensors["random"])
+    best = _under(tensors, "best.")
+    return Progress(**document["progress"]), best or None
+
+
+def drop_checkpoint(folder: Path) -> None:
+    """Remove the checkpoint of a run that has ended."""
+    for name in (CHECKPOINT_NAME, f".{CHECKPOINT_NAME}.new", f".{CHECKPOINT_NAME}.old"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _load_optimizer(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Mapping[str, Any]]
+) -> None:
+    state: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in scalars.items()}
+    for key, value in _under(tensors, "optimizer.").items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _whole(folder: Path) -> bool:
+    try:
+        json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return (folder / "state.safetensors").is_file()
+

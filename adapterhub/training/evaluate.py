@@ -1,0 +1,65 @@
+"""Score a task model on rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from adapterhub.data.batching import plan_batches
+from adapterhub.data.packing import pack
+from adapterhub.tasks.base import Evaluation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.data.packing import Example
+    from adapterhub.tasks.base import Task
+
+#: Tokens a batch in evaluation: enough to keep the cores busy, small beside training.
+EVALUATION_TOKENS = 2048
+
+
+def evaluate(
+    model: TaskModel,
+    task: Task,
+    rows: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
+) -> Evaluation:
+    """Return the task's metrics and the mean loss over ``rows``.
+
+    Args:
+        model: scored in evaluation mode; its mode is put back afterwards.
+        task: that encoded the rows.
+        rows: with their labels.
+        examples: one for each of ``rows``, in the same order.
+    """
+    decoded: list[Any] = [None] * len(rows)
+    total_loss = total_weight = 0.0
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        for indices in _plan(examples):
+            batch = pack([examples[index] for index in indices]).to(model.backbone.device)
+            hidden = model.hidden(batch)
+            total_loss += float(task.loss(model.head, hidden, batch))
+            total_weight += task.weight(batch)
+            outputs = task.decode(model.head, hidden, batch)
+            for index, output in zip(indices, outputs, strict=True):
+                decoded[index] = output
+    model.train(training)
+    scored = task.evaluate(rows, decoded)
+    loss = total_loss / total_weight if total_weight else 0.0
+    return Evaluation(metrics={"loss": loss, **scored.metrics}, table=scored.table)
+
+
+def _plan(examples: Sequence[Example]) -> list[list[int]]:
+    return plan_batches(
+        [len(example) for example in examples],
+        batch_size=None,
+        batch_tokens=EVALUATION_TOKENS,
+        seed=0,
+        epoch=0,
+        shuffle=False,
+    )

@@ -1,0 +1,79 @@
+"""The optimizer and its schedule, as the recipe names them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import get_scheduler
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from adapterhub.training.recipe import OptimizerSection, ScheduleSection
+
+
+def build_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]], section: OptimizerSection
+) -> Optimizer:
+    """Return the optimizer over the given parameters.
+
+    LoRA's ``B`` factors learn ``lora_plus_ratio`` times as fast as the rest, and a head
+    ``head_ratio`` times as fast. Weight decay acts on matrices only.
+
+    Args:
+        parameters: name and parameter of everything that learns.
+        section: of the recipe.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        rate = section.learning_rate * _ratio(name, section)
+        decay = section.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    described: list[dict[str, Any]] = [
+        {"params": members, "lr": rate, "weight_decay": decay}
+        for (rate, decay), members in groups.items()
+    ]
+    if section.name == "sgd":
+        return torch.optim.SGD(described, lr=section.learning_rate, momentum=section.momentum)
+    if section.name == "adamw_8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(described, lr=section.learning_rate, betas=section.betas)  # type: ignore[no-any-return]
+    return torch.optim.AdamW(described, lr=section.learning_rate, betas=section.betas)
+
+
+def build_schedule(
+    optimizer: Optimizer, section: ScheduleSection, total_steps: int
+) -> LRScheduler:
+    """Return the schedule of the learning rate over ``total_steps`` optimizer steps."""
+    name = "constant_with_warmup" if section.name == "constant" else section.name
+    return get_scheduler(  # type: ignore[no-any-return]
+        name,
+        optimizer,
+        num_warmup_steps=round(section.warmup * total_steps),
+        num_training_steps=total_steps,
+    )
+
+
+def seek(schedule: LRScheduler, step: int) -> None:
+    """Set a schedule, and its optimizer's learning rates, to where they are after ``step`` steps.
+
+    torch's own way, loading a saved state, leaves the optimizer's rates as they are.
+    """
+    schedule.last_epoch = step - 1
+    # the optimizer has stepped, in the run that is being resumed
+    schedule.optimizer._opt_called = True  # type: ignore[attr-defined]
+    schedule.step()
+
+
+def _ratio(name: str, section: OptimizerSection) -> float:
+    if "lora_B" in name:
+        return section.lora_plus_ratio
+    if "modules_to_save" in name:
+        return section.head_ratio
+    return 1.0

@@ -1,0 +1,82 @@
+"""A picture of the loss and the watched metric, from a run's log."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+PLOT_NAMES = ("loss.png", "loss.svg")
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """What a log holds.
+
+    Args:
+        steps: optimizer steps.
+        losses: training loss at each.
+        metric: name of the watched metric.
+        metric_steps: steps evaluated.
+        metric_values: watched metric at each.
+    """
+
+    steps: Sequence[int]
+    losses: Sequence[float]
+    metric: str
+    metric_steps: Sequence[int]
+    metric_values: Sequence[float]
+
+
+def read_log(path: Path) -> Curves:
+    """Read the curves out of a log of JSON Lines.
+
+    After a resumed run the last record of a step counts.
+    """
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    losses = {r["step"]: r["loss"] for r in records if r["event"] == "step"}
+    evaluations: dict[int, Any] = {r["step"]: r for r in records if r["event"] == "evaluation"}
+    metric = next((r["watched"] for r in evaluations.values()), "")
+    return Curves(
+        steps=sorted(losses),
+        losses=[losses[step] for step in sorted(losses)],
+        metric=metric,
+        metric_steps=sorted(evaluations),
+        metric_values=[evaluations[step]["metrics"][metric] for step in sorted(evaluations)],
+    )
+
+
+def draw(curves: Curves, *, title: str) -> dict[str, bytes]:
+    """Return the plot as PNG and SVG, by file name; equal curves give equal bytes.
+
+    Raises:
+        MissingExtraError: when matplotlib isn't installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("matplotlib", "report") from None
+    with matplotlib.rc_context({"svg.hashsalt": "adapterhub"}):
+        figure = Figure(figsize=(7, 3.5), layout="constrained")
+        loss_axes = figure.add_subplot()
+        loss_axes.plot(curves.steps, curves.losses, color="tab:blue", linewidth=1)
+        loss_axes.set(title=title, xlabel="optimizer step", ylabel="training loss")
+        metric_axes = loss_axes.twinx()
+        metric_axes.plot(curves.metric_steps, curves.metric_values, "o-", color="tab:orange")
+        metric_axes.set_ylabel(f"{curves.metric} (validation)")
+        return {name: _render(figure, name.rpartition(".")[2]) for name in PLOT_NAMES}
+
+
+def _render(figure: Any, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    figure.savefig(buffer, format=kind, metadata=metadata, dpi=120)
+    return buffer.getvalue()

@@ -1,0 +1,148 @@
+"""Read a recipe from YAML and the command line; every fault names its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from adapterhub.errors import RecipeError, near
+from adapterhub.training.recipe import LoraSection, Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+#: A recipe of a few kilobytes is normal; a larger file is not a recipe.
+MAX_RECIPE_BYTES = 1_000_000
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: a YAML file.
+        overrides: ``key.path=value`` each; the value is read as YAML.
+
+    Raises:
+        RecipeError: naming the key at fault and, where it can, what was meant.
+    """
+    document = _read(Path(path))
+    for override in overrides:
+        _apply(document, override)
+    return parse_recipe(document)
+
+
+def parse_recipe(document: Mapping[str, Any]) -> Recipe:
+    """Validate a recipe given as plain data.
+
+    Raises:
+        RecipeError: for the first fault found.
+    """
+    document = dict(document)
+    adapter = document.get("adapter")
+    if isinstance(adapter, dict) and "method" not in adapter:
+        document["adapter"] = {"method": LoraSection().method, **adapter}
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        raise _translate(error) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        folder = path.parent
+        names = [file.name for file in folder.glob("*.yaml")] if folder.is_dir() else []
+        raise RecipeError("no such recipe file", place=str(path), hint=near(path.name, names))
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise RecipeError(f"is larger than {MAX_RECIPE_BYTES} bytes", place=str(path))
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise RecipeError("is not UTF-8 text", place=str(path)) from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "is not YAML"
+        raise RecipeError(f"{problem}", place=f"{path}{line}") from None
+    if not isinstance(document, dict):
+        raise RecipeError("a recipe is a mapping of keys to values", place=str(path))
+    return document
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(
+            f"{override!r} is not an override",
+            hint="Write key.path=value, e.g. train.epochs=5",
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"{text!r} is not a value", place=key) from None
+    *parents, last = key.split(".")
+    section = document
+    for parent in parents:
+        inner = section.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise RecipeError("is a value, not a section", place=parent)
+        section = inner
+    section[last] = value
+
+
+def _translate(error: ValidationError) -> RecipeError:
+    """Turn pydantic's first finding into one line; unknown keys go first."""
+    found = error.errors(include_url=False)
+    first = next((item for item in found if item["type"] == "extra_forbidden"), found[0])
+    # pydantic puts the discriminator of a union into the path; recipes do not have it
+    path = [str(part) for part in first["loc"] if part not in ("lora", "prefix")]
+    place = ".".join(path)
+    kind, given = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        return RecipeError("unknown key", place=place, hint=near(path[-1], _keys(path[:-1])))
+    if kind == "missing":
+        return RecipeError("is missing", place=place, hint=f"Add it to the recipe: {place}: …")
+    if kind in ("literal_error", "union_tag_invalid"):
+        context = first.get("ctx", {})
+        expected = str(context.get("expected") or context.get("expected_tags"))
+        given = given.get("method") if isinstance(given, dict) else given
+        if kind == "union_tag_invalid":
+            place = f"{place}.method"
+        names = [name.strip(" '\"") for name in expected.replace(" or ", ",").split(",")]
+        return RecipeError(
+            f"{given!r} is not one of {expected}", place=place, hint=near(str(given), names)
+        )
+    if kind == "string_pattern_mismatch":
+        return RecipeError(
+            f"{given!r} is not a name",
+            place=place,
+            hint="Use small letters, digits, '.', '_' and '-', as in support-replies",
+        )
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(given, dict | BaseModel) else f" (found {given!r})"
+    return RecipeError(f"{message[0].lower()}{message[1:]}{shown}", place=place)
+
+
+def _keys(path: Sequence[str]) -> Iterable[str]:
+    """Return the keys that the section at ``path`` knows."""
+    model: type[BaseModel] = Recipe
+    names: set[str] = set(model.model_fields)
+    for part in path:
+        field = model.model_fields.get(part)
+        models = _models(field.annotation) if field else []
+        if not models:
+            return []
+        model = models[0]
+        names = {name for each in models for name in each.model_fields}
+    return names
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, UnionType):
+        return [model for part in get_args(annotation) for model in _models(part)]
+    return []
