@@ -1,0 +1,1 @@
+"""Train, store, compose and serve many small task adapters on one frozen, quantized backbone."""
