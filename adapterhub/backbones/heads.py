@@ -69,22 +69,39 @@ def head_name(stock: nn.Module) -> str | None:
     return found[0] if found else None
 
 
-def apply_head(stock: Any, hidden: Tensor) -> Tensor:
-    """Map hidden states ``[n, hidden]`` to logits ``[n, classes]``.
+class StockHead:
+    """Computes what the class's own ``forward`` computes from the same positions.
 
-    Computes what the class's own ``forward`` computes from the same positions: pooler and
-    dropout for encoders, the bare linear layer for decoders. The head runs in its own type.
+    That is pooler and dropout for encoders, the bare linear layer for decoders. A new head
+    runs in its own type, float32.
     """
-    name = head_name(stock)
-    if name is None:
-        return stock.get_output_embeddings()(hidden)  # type: ignore[no-any-return]
-    body = getattr(stock, stock.base_model_prefix)
-    if getattr(body, "pooler", None) is not None:
-        hidden = body.pooler(hidden.unsqueeze(1))
-    linear = getattr(stock, name)
-    hidden = hidden.to(next(linear.parameters()).dtype)
-    dropout = getattr(stock, "dropout", None)
-    return linear(hidden if dropout is None else dropout(hidden))  # type: ignore[no-any-return]
+
+    def __init__(self, stock: Any) -> None:
+        self._stock = stock
+        self._name = head_name(stock)
+
+    @property
+    def frozen_weight(self) -> nn.Parameter | None:
+        """The vocabulary's matrix of a language model; ``None`` for a head that learns."""
+        if self._name is not None:
+            return None
+        layer = self._stock.get_output_embeddings()
+        weight = getattr(layer, "weight", None)
+        plain = type(layer) is nn.Linear and layer.bias is None and not weight.requires_grad
+        return weight if plain else None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Map hidden states ``[n, hidden]`` to logits ``[n, classes]``."""
+        stock = self._stock
+        if self._name is None:
+            return stock.get_output_embeddings()(hidden)  # type: ignore[no-any-return]
+        body = getattr(stock, stock.base_model_prefix)
+        if getattr(body, "pooler", None) is not None:
+            hidden = body.pooler(hidden.unsqueeze(1))
+        linear = getattr(stock, self._name)
+        hidden = hidden.to(next(linear.parameters()).dtype)
+        dropout = getattr(stock, "dropout", None)
+        return linear(hidden if dropout is None else dropout(hidden))  # type: ignore[no-any-return]
 
 
 def _body_for(template: nn.Module, body: nn.Module) -> nn.Module:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from adapterhub.backbones.fused_lora import fuse_lora_layers
-from adapterhub.backbones.heads import apply_head, head_name, stock_model
+from adapterhub.backbones.heads import StockHead, head_name, stock_model
 from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
 from adapterhub.errors import RecipeError
 from adapterhub.peft_format import peft_config, resolve_target_modules
-from adapterhub.specs import LoraSpec, PrefixSpec
+from adapterhub.specs import PrefixSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 #: What learns: adapter and head; the head alone; adapter, head and the norm layers.
 TrainableParts = Literal["adapter", "head", "adapter_and_norms"]
-
-LossFunction = "Callable[[Callable[[Tensor], Tensor], Tensor, PackedBatch], Tensor]"
 
 
 class TaskModel(nn.Module):
@@ -46,9 +44,10 @@ class TaskModel(nn.Module):
         """transformers' class for the task, with the adapter's layers in place."""
         return self.peft_model.get_base_model()
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """Map ``[n, hidden]`` to logits ``[n, classes]``."""
-        return apply_head(self.stock, hidden)
+    @property
+    def head(self) -> StockHead:
+        """The head, with the adapter's own weights where it has any."""
+        return StockHead(self.stock)
 
     def hidden(self, batch: PackedBatch) -> Tensor:
         """Return the body's last hidden states at ``batch.select``, ``[selected, hidden]``."""
@@ -77,7 +76,7 @@ class TaskModel(nn.Module):
     def forward(
         self,
         batch: PackedBatch,
-        loss: Callable[[Callable[[Tensor], Tensor], Tensor, PackedBatch], Tensor],
+        loss: Callable[[StockHead, Tensor, PackedBatch], Tensor],
     ) -> Tensor:
         """Return the summed loss of a batch as a scalar."""
         return loss(self.head, self.hidden(batch), batch)
@@ -196,7 +195,3 @@ def _choose_trainable(peft_model: PeftModel, parts: TrainableParts) -> None:
         if "lora_" in name:
             parameter.requires_grad_(False)
 
-
-def is_lora(spec: AdapterSpec) -> bool:
-    """Tell LoRA from prefix tuning."""
-    return isinstance(spec, LoraSpec)
