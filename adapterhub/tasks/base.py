@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
 HeadKind = Literal["causal_lm", "sequence", "token"]
 
 #: Maps hidden states ``[selected, hidden]`` to logits ``[selected, classes]``.
-Head = "Callable[[Tensor], Tensor]"
+Head: TypeAlias = "Callable[[Tensor], Tensor]"
 
 #: A data row after field mapping, keyed by the task's own field names.
-Row = "Mapping[str, Any]"
+Row: TypeAlias = Mapping[str, Any]
+
+#: Whether every position sees the whole row (``encoder``) or only what is before it.
+BackboneKind = Literal["encoder", "decoder"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +78,20 @@ class Task(Protocol):
     #: metric watched by default, and whether a larger value is better
     default_metric: tuple[str, bool]
 
-    def encode(self, row: Mapping[str, Any], number: int, *, train: bool) -> Example | None:
+    def encode(self, row: Row, number: int, *, train: bool) -> Example | None:
         """Encode one row; ``None`` where nothing is left to learn from after cutting.
+
+        Args:
+            row: keyed by the task's field names.
+            number: of the row in its source, from 1.
+            train: the row must have its label; else it is used where it is there, and
+                the example has no targets where it is not.
 
         Raises:
             DataError: naming row and field, when the row can't be used.
         """
 
-    def loss(self, head: Callable[[Tensor], Tensor], hidden: Tensor, batch: PackedBatch) -> Tensor:
+    def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the loss summed over the batch, as a scalar.
 
         Args:
@@ -92,10 +102,31 @@ class Task(Protocol):
     def weight(self, batch: PackedBatch) -> float:
         """Return what the summed loss is divided by: a count, or a sum of class weights."""
 
-    def decode(
-        self, head: Callable[[Tensor], Tensor], hidden: Tensor, batch: PackedBatch
-    ) -> list[Any]:
+    def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[Any]:
         """Return one raw prediction a row, small and on the CPU, for ``evaluate``."""
 
-    def evaluate(self, rows: Sequence[Mapping[str, Any]], decoded: Sequence[Any]) -> Evaluation:
+    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
         """Score raw predictions against their rows (same order)."""
+
+    def windows(self, row: Row) -> list[Row]:
+        """Return the row cut into rows that fit ``max_length``, to lose nothing of it.
+
+        For prediction, and for scoring long rows in full. A task whose answers can't be
+        joined by ``join_predictions`` returns the row itself.
+        """
+
+    def prediction(self, row: Row, decoded: Any) -> dict[str, Any]:
+        """Return a raw prediction in the form that users see, made of plain JSON values."""
+
+
+def join_predictions(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the answers to the windows of one row as one: lists are joined in order.
+
+    Raises:
+        ValueError: when there are no answers, or several that hold more than lists.
+    """
+    if len(answers) == 1:
+        return dict(answers[0])
+    if not answers or not all(isinstance(v, list) for answer in answers for v in answer.values()):
+        raise ValueError(f"{len(answers)} answers can't be joined")
+    return {key: [item for answer in answers for item in answer[key]] for key in answers[0]}

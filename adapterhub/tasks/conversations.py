@@ -1,0 +1,115 @@
+"""Data rows as conversations, and long conversations made shorter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.errors import DataError, near
+from adapterhub.tasks.rows import is_given, list_field, place_of, required, text_field
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adapterhub.tasks.base import Row
+    from adapterhub.tasks.chat_template import Message
+
+ROLES = ("system", "user", "assistant")
+
+
+def conversation(row: Row, number: int, system_prompt: str) -> list[Message]:
+    """Return the messages of a row.
+
+    They are the row's ``messages``; or a message of the user, ``prompt`` with ``input``
+    below it where there is one, and, where it is there, the assistant's ``response``, after
+    a ``system`` message if the row has one.
+
+    Args:
+        row: with ``messages`` or ``prompt``, not both.
+        number: of the row, for errors.
+        system_prompt: first message where the row has no system message; empty for none.
+
+    Raises:
+        DataError: naming row and field, when the row can't be used.
+    """
+    if is_given(row, "messages") and is_given(row, "prompt"):
+        raise DataError("the row has both messages and prompt", place=place_of(number, "messages"))
+    if is_given(row, "messages"):
+        items = list_field(row, "messages", number)
+        messages = [check_message(item, place_of(number, "messages")) for item in items]
+    else:
+        messages = _exchange(row, number)
+    if system_prompt and messages[0]["role"] != "system":
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    return messages
+
+
+def check_message(item: Any, place: str) -> Message:
+    """Return a message with its role and content alone.
+
+    Raises:
+        DataError: when it is no message.
+    """
+    if not isinstance(item, dict):
+        raise DataError(
+            f"a message must be an object with role and content, not {item!r}", place=place
+        )
+    for key in ("role", "content"):
+        if not isinstance(item.get(key), str) or not item[key].strip():
+            hint = "" if key in item else near(key, map(str, item))
+            raise DataError(f"a message has no text under {key!r}", place=place, hint=hint)
+    if item["role"] not in ROLES:
+        raise DataError(f"{item['role']!r} is no role", place=place, hint=near(item["role"], ROLES))
+    return {"role": item["role"], "content": item["content"]}
+
+
+def split_answer(messages: Sequence[Message], number: int) -> tuple[list[Message], str]:
+    """Return the messages before the last answer, and that answer.
+
+    Raises:
+        DataError: when the assistant answers nothing.
+    """
+    for index in range(len(messages) - 1, 0, -1):
+        if messages[index]["role"] == "assistant":
+            return list(messages[:index]), messages[index]["content"]
+    raise DataError("the conversation has no answer of the assistant", place=f"row {number}")
+
+
+def without_oldest(messages: Sequence[Message]) -> list[Message] | None:
+    """Return the conversation without its oldest turn, ``None`` where only one is left.
+
+    A turn is a message of the user and what follows it. A system message stays.
+    """
+    first = 1 if messages[0]["role"] == "system" else 0
+    for index in range(first + 1, len(messages)):
+        if messages[index]["role"] == "user":
+            return [*messages[:first], *messages[index:]]
+    return None
+
+
+def _exchange(row: Row, number: int) -> list[Message]:
+    prompt = text_field(row, "prompt", number)
+    extra = row.get("input")
+    if extra is not None and not isinstance(extra, str):
+        raise DataError("the value must be text", place=place_of(number, "input"))
+    if extra and extra.strip():
+        prompt = f"{prompt}\n\n{extra}"
+    messages = [{"role": "user", "content": prompt}]
+    if is_given(row, "system"):
+        messages.insert(0, {"role": "system", "content": text_field(row, "system", number)})
+    if is_given(row, "response"):
+        messages.append({"role": "assistant", "content": text_field(row, "response", number)})
+    return messages
+
+
+def check_learnable(row: Row, messages: Sequence[Message], number: int) -> None:
+    """Check that a row has an answer to learn from.
+
+    Raises:
+        DataError: naming row and field, when it has none.
+    """
+    if not is_given(row, "messages"):
+        required(row, "response", number)
+    elif not any(message["role"] == "assistant" for message in messages):
+        raise DataError(
+            "the conversation has no message of the assistant", place=place_of(number, "messages")
+        )

@@ -1,0 +1,223 @@
+"""Dialogue and instruction tuning over the backbone's own chat template."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.data.packing import Example
+from adapterhub.errors import DataError, RecipeError
+from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.chat_template import ChatTemplate
+from adapterhub.tasks.conversations import (
+    check_learnable,
+    check_message,
+    conversation,
+    split_answer,
+    without_oldest,
+)
+from adapterhub.tasks.limits import check_tokenizer
+from adapterhub.tasks.token_loss import summed_cross_entropy, token_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from adapterhub.data.packing import PackedBatch
+    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.chat_template import Message, Rendered
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerScore:
+    """How well a row's answers were foretold, token by token.
+
+    Args:
+        loss: summed over the answers' tokens, in nats, without label smoothing.
+        tokens: how many there are.
+        correct: how many were the likeliest token at their place.
+    """
+
+    loss: float
+    tokens: int
+    correct: int
+
+
+class Dialogue:
+    """Rows have ``messages``, or ``prompt`` and ``response`` (and maybe ``input``, ``system``).
+
+    Only the assistant's turns are learned, each with the token that ends it. Where a
+    template writes a system message of its own, training and prediction both get it. A
+    conversation longer than ``max_length`` loses its oldest turns; a last turn that is
+    still too long loses its end.
+    """
+
+    name: str = "dialogue"
+    pipeline_tag: str = "text-generation"
+    peft_task_type: str = "CAUSAL_LM"
+    head: HeadKind = "causal_lm"
+    labels: tuple[str, ...] = ()
+    default_metric: tuple[str, bool] = ("loss", False)
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> None:
+        """Set up the task.
+
+        Args:
+            tokenizer: a fast one, with a chat template.
+            options: settings from the recipe.
+
+        Raises:
+            RecipeError: when options and tokenizer do not fit together.
+        """
+        check_tokenizer(tokenizer, options.max_length)
+        if options.class_weights is not None:
+            raise RecipeError("a dialogue has no classes to weigh", place="task.class_weights")
+        self.tokenizer = tokenizer
+        self.options = options
+        self.template = ChatTemplate(tokenizer)
+        #: tokens at which generation ends
+        self.stop_ids = self.template.stop_ids
+
+    def encode(self, row: Row, number: int, *, train: bool) -> Example | None:
+        """Encode one row; see ``Task.encode``. A row without an answer is an error.
+
+        Returns:
+            ``None`` where the prompt alone is longer than ``max_length``.
+
+        Raises:
+            DataError: naming row and field, when the row can't be used.
+        """
+        messages = conversation(row, number, self.options.system_prompt)
+        check_learnable(row, messages, number)
+        rendered = self._fitted(messages, number)
+        learned = [at for at in rendered.learned if 0 < at < self.options.max_length]
+        if not learned:
+            return None
+        ids = rendered.input_ids
+        return Example(
+            row=number,
+            # the last token to foretell is not read itself
+            input_ids=ids[: learned[-1]],
+            select=[at - 1 for at in learned],
+            targets=[ids[at] for at in learned],
+        )
+
+    def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Return the cross entropy summed over the answers' tokens, a scalar."""
+        return summed_cross_entropy(head, hidden, batch.targets, self.options.label_smoothing)
+
+    def weight(self, batch: PackedBatch) -> float:
+        """Return the number of answer tokens."""
+        return float(batch.targets.numel())
+
+    def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[AnswerScore]:
+        """Return the scores of each row's answers."""
+        losses, hits = token_scores(head, hidden, batch.targets)
+        parts = zip(losses.double().split(batch.selected), hits.split(batch.selected), strict=True)
+        return [AnswerScore(float(loss.sum()), len(loss), int(hit.sum())) for loss, hit in parts]
+
+    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
+        """Return ``loss`` (nats a token of the answers), ``perplexity``, ``token_accuracy``.
+
+        Raises:
+            DataError: when there are no rows.
+        """
+        tokens = sum(score.tokens for score in decoded)
+        if not tokens:
+            raise DataError("there are no answers to score")
+        loss = sum(score.loss for score in decoded) / tokens
+        return Evaluation(
+            metrics={
+                "loss": loss,
+                "perplexity": math.exp(loss) if loss < 700 else math.inf,
+                "token_accuracy": sum(score.correct for score in decoded) / tokens,
+            }
+        )
+
+    def windows(self, row: Row) -> list[Row]:
+        """Return the row itself: a conversation is shortened by ``encode``."""
+        return [row]
+
+    def prediction(self, row: Row, decoded: AnswerScore) -> dict[str, Any]:
+        """Return ``{"loss", "tokens", "correct"}`` of the row's own answers.
+
+        Text is generated from ``prompt_ids`` and read by ``text_of``.
+        """
+        tokens = max(decoded.tokens, 1)
+        return {
+            "loss": decoded.loss / tokens,
+            "tokens": decoded.tokens,
+            "correct": decoded.correct,
+        }
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens after which the answer to a conversation starts.
+
+        The oldest turns are dropped until ``max_length`` tokens are left.
+
+        Raises:
+            DataError: when the last message is not the user's, or is too long by itself.
+        """
+        left = [check_message(message, "messages") for message in messages]
+        if not left or left[-1]["role"] != "user":
+            raise DataError("the last message must be the user's", place="messages")
+        if self.options.system_prompt and left[0]["role"] != "system":
+            left.insert(0, {"role": "system", "content": self.options.system_prompt})
+        while True:
+            ids = self.template.prompt_ids(left)
+            if len(ids) <= self.options.max_length:
+                return ids
+            shorter = without_oldest(left)
+            if shorter is None:
+                raise DataError(
+                    f"the last message takes {len(ids)} tokens, "
+                    f"the limit is {self.options.max_length}",
+                    place="messages",
+                    hint="Shorten it, or train with a larger task.max_length",
+                )
+            left = shorter
+
+    def question_and_reference(self, row: Row, number: int) -> tuple[list[Message], str]:
+        """Return the messages before a row's last answer, for ``prompt_ids``, and the answer.
+
+        Raises:
+            DataError: naming row and field, when the row can't be used.
+        """
+        messages = conversation(row, number, self.options.system_prompt)
+        check_learnable(row, messages, number)
+        return split_answer(messages, number)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return generated tokens as text, without special tokens and outer spaces."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text.strip()
+
+    def _fitted(self, messages: list[Message], number: int) -> Rendered:
+        """Render the newest turns that fit into ``max_length``, one at least."""
+        while True:
+            rendered = self.template.render(messages, number)
+            if len(rendered.input_ids) <= self.options.max_length:
+                return rendered
+            shorter = without_oldest(messages)
+            if shorter is None or not any(m["role"] == "assistant" for m in shorter):
+                return rendered
+            messages = shorter
+
+
+def generation_metrics(references: Sequence[str], generated: Sequence[str]) -> dict[str, float]:
+    """Return chrF (0 to 100) of generated answers against their references.
+
+    Source: Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation", as
+    sacrebleu computes it over a corpus.
+
+    Raises:
+        DataError: when there are no texts, or not as many of the one as of the other.
+    """
+    from sacrebleu import corpus_chrf
+
+    if not references or len(references) != len(generated):
+        raise DataError(f"{len(generated)} texts can't be scored by {len(references)} references")
+    return {"chrf": float(corpus_chrf(list(generated), [list(references)]).score)}

@@ -1,0 +1,209 @@
+"""The table of tasks: what each reads and how it is built. A new task is a line here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapterhub.errors import RecipeError, near
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from adapterhub.tasks.base import BackboneKind, Row, Task, TaskOptions
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """All that a task is built from; see ``build_task``."""
+
+    tokenizer: PreTrainedTokenizerBase
+    kind: BackboneKind
+    labels: Sequence[str]
+    options: TaskOptions
+    label_counts: Mapping[str, int] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEntry:
+    """A line of the table.
+
+    Args:
+        build: makes the task.
+        alternatives: sets of fields, of which a training row needs one in full.
+        optional: fields that a row may have besides.
+        default_metric: watched where a recipe names none, and whether larger is better.
+        count_labels: how often each label is in training rows, or ``None`` where the task
+            has no labels.
+    """
+
+    build: Callable[[TaskRequest], Task]
+    alternatives: tuple[tuple[str, ...], ...]
+    optional: tuple[str, ...]
+    default_metric: tuple[str, bool]
+    count_labels: Callable[[Iterable[Row]], dict[str, int]] | None
+
+
+def build_task(  # noqa: PLR0917
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    kind: BackboneKind,
+    labels: Sequence[str],
+    options: TaskOptions,
+    label_counts: Mapping[str, int] | None = None,
+) -> Task:
+    """Build a task.
+
+    Args:
+        name: in the table.
+        tokenizer: the backbone's, a fast one.
+        kind: of backbone.
+        labels: names in the order of the head's outputs; empty for a task without labels.
+        options: settings from the recipe.
+        label_counts: as ``count_labels`` returns them; needed for balanced class weights.
+
+    Raises:
+        RecipeError: when there is no such task, or it does not fit the rest.
+    """
+    return entry_of(name).build(TaskRequest(tokenizer, kind, labels, options, label_counts))
+
+
+def entry_of(name: str) -> TaskEntry:
+    """Return a task's line of the table.
+
+    Raises:
+        RecipeError: when there is no such task.
+    """
+    if name not in TASKS:
+        raise RecipeError(f"there is no task {name!r}", place="task.name", hint=near(name, TASKS))
+    return TASKS[name]
+
+
+def fields_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the fields that every training row needs, and those that it may have.
+
+    Raises:
+        RecipeError: when there is no such task.
+    """
+    entry = entry_of(name)
+    first, *others = entry.alternatives
+    needed = tuple(field for field in first if all(field in other for other in others))
+    either = [field for fields in entry.alternatives for field in fields if field not in needed]
+    return needed, (*dict.fromkeys(either), *entry.optional)
+
+
+def missing_fields(name: str, present: Iterable[str]) -> tuple[str, ...]:
+    """Return the fields that a training row with the ``present`` ones still needs.
+
+    Where a task reads one of several sets of fields, the set nearest to complete counts.
+
+    Raises:
+        RecipeError: when there is no such task.
+    """
+    there = set(present)
+    alternatives = entry_of(name).alternatives
+    if any(there.issuperset(fields) for fields in alternatives):
+        return ()
+    nearest = max(alternatives, key=lambda fields: len(there.intersection(fields)))
+    return tuple(field for field in nearest if field not in there)
+
+
+def count_labels(name: str, rows: Iterable[Row]) -> dict[str, int]:
+    """Return how often each label is in training rows, in the order of the head's outputs.
+
+    Whole numbers come by value, names by alphabet, and the BIO tag ``O`` before all others.
+    Empty for a task without labels.
+
+    Raises:
+        DataError: naming row and field, when a row has no label.
+        RecipeError: when there is no such task.
+    """
+    count = entry_of(name).count_labels
+    return {} if count is None else count(rows)
+
+
+def _count_texts(rows: Iterable[Row]) -> dict[str, int]:
+    from adapterhub.tasks.labels import label_text, sorted_labels
+    from adapterhub.tasks.rows import required
+
+    counts = Counter(
+        label_text(required(row, "label", number), number, "label")
+        for number, row in enumerate(rows, start=1)
+    )
+    return {label: counts[label] for label in sorted_labels(counts)}
+
+
+def _count_tags(rows: Iterable[Row]) -> dict[str, int]:
+    from adapterhub.tasks.bio import OUTSIDE, check_tags, repair
+    from adapterhub.tasks.labels import label_text
+    from adapterhub.tasks.rows import list_field
+
+    counts: Counter[str] = Counter()
+    for number, row in enumerate(rows, start=1):
+        tags = [label_text(tag, number, "tags") for tag in list_field(row, "tags", number)]
+        counts.update(repair(tags))
+    check_tags(counts)
+    return {tag: counts[tag] for tag in sorted(counts, key=lambda tag: (tag != OUTSIDE, tag))}
+
+
+def _text_classification(request: TaskRequest) -> Task:
+    from adapterhub.tasks.text_classification import TextClassification
+
+    return TextClassification(
+        request.tokenizer,
+        request.labels,
+        request.options,
+        pool="first" if request.kind == "encoder" else "last",
+        label_counts=request.label_counts,
+    )
+
+
+def _token_classification(request: TaskRequest) -> Task:
+    from adapterhub.tasks.token_classification import TokenClassification
+
+    return TokenClassification(
+        request.tokenizer,
+        request.labels,
+        request.options,
+        read="first" if request.kind == "encoder" else "last",
+        label_counts=request.label_counts,
+    )
+
+
+def _dialogue(request: TaskRequest) -> Task:
+    from adapterhub.tasks.dialogue import Dialogue
+
+    if request.kind != "decoder":
+        raise RecipeError(
+            "dialogue needs a backbone that generates text, this one is an encoder",
+            place="task.name",
+        )
+    return Dialogue(request.tokenizer, request.options)
+
+
+TASKS: Mapping[str, TaskEntry] = {
+    "text-classification": TaskEntry(
+        build=_text_classification,
+        alternatives=(("text", "label"),),
+        optional=("text_pair",),
+        default_metric=("accuracy", True),
+        count_labels=_count_texts,
+    ),
+    "token-classification": TaskEntry(
+        build=_token_classification,
+        alternatives=(("tokens", "tags"),),
+        optional=(),
+        default_metric=("entity_f1", True),
+        count_labels=_count_tags,
+    ),
+    "dialogue": TaskEntry(
+        build=_dialogue,
+        alternatives=(("messages",), ("prompt", "response")),
+        optional=("input", "system"),
+        default_metric=("loss", False),
+        count_labels=None,
+    ),
+}

@@ -1,0 +1,243 @@
+"""Token classification: a BIO tag for each word, and the spans that the tags mark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.data.packing import Example
+from adapterhub.errors import DataError
+from adapterhub.tasks.alignment import align
+from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.bio import OUTSIDE, check_tags, repair, spans
+from adapterhub.tasks.class_loss import ClassLoss
+from adapterhub.tasks.labels import LabelIndex
+from adapterhub.tasks.limits import check_tokenizer
+from adapterhub.tasks.rows import is_given, list_field, place_of, required, text_field
+from adapterhub.tasks.word_windows import tagged_words, window_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from adapterhub.data.packing import PackedBatch
+    from adapterhub.tasks.alignment import Read
+    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.words import Word
+
+
+@dataclass(frozen=True, slots=True)
+class WordTags:
+    """What the head said of one row, for the words before the cut.
+
+    Args:
+        labels: index of the likeliest label of each word.
+        scores: its probability.
+    """
+
+    labels: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
+class TokenClassification:
+    """Rows have ``tokens``, a list of words, and ``tags``, a BIO tag for each word.
+
+    The head is read once a word: at its first token for an encoder, at its last token for
+    a decoder, which has seen the whole word only then. A decoder sees nothing to the right
+    of a word, so its tags are worse wherever the right context decides.
+
+    Tags are repaired (see ``bio.repair``) both in the data and in predictions. Words beyond
+    ``max_length`` are not learned from; in scoring and prediction they count as ``O``,
+    unless the row is cut into ``windows`` first.
+
+    For prediction a row may have ``text`` instead of ``tokens``, split by ``split_words``.
+    """
+
+    name: str = "token-classification"
+    pipeline_tag: str = "token-classification"
+    peft_task_type: str = "TOKEN_CLS"
+    head: HeadKind = "token"
+    default_metric: tuple[str, bool] = ("entity_f1", True)
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: Sequence[str],
+        options: TaskOptions,
+        *,
+        read: Read,
+        label_counts: Mapping[str, int] | None = None,
+    ) -> None:
+        """Set up the task.
+
+        Args:
+            tokenizer: a fast one.
+            labels: BIO tags in the order of the head's outputs.
+            options: settings from the recipe.
+            read: which token of a word the head reads.
+            label_counts: how often each tag is in the training rows; needed for balanced
+                class weights.
+
+        Raises:
+            RecipeError: when labels, options and tokenizer do not fit together.
+        """
+        check_tokenizer(tokenizer, options.max_length)
+        check_tags(labels)
+        self.tokenizer = tokenizer
+        self.options = options
+        self.read = read
+        self.index = LabelIndex(labels)
+        self.labels = self.index.names
+        self.criterion = ClassLoss(self.labels, options, label_counts)
+
+    def encode(self, row: Row, number: int, *, train: bool) -> Example | None:
+        """Encode one row; see ``Task.encode``.
+
+        Raises:
+            DataError: naming row and field, when the row can't be used.
+        """
+        words = tagged_words(row, number)
+        aligned = align(
+            self.tokenizer, [word.text for word in words], self.read, self.options.max_length
+        )
+        targets: list[int] = []
+        if train or is_given(row, "tags"):
+            targets = self._gold(row, number)[: len(aligned.positions)]
+        if train and not targets:
+            return None
+        return Example(
+            row=number, input_ids=aligned.input_ids, select=aligned.positions, targets=targets
+        )
+
+    def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Return the cross entropy summed over words, a scalar."""
+        return self.criterion.total(head(hidden), batch.targets)
+
+    def weight(self, batch: PackedBatch) -> float:
+        """Return the number of words, or the summed weight of their classes."""
+        return self.criterion.divisor(batch.targets)
+
+    def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[WordTags]:
+        """Return the likeliest label of each word, a row at a time."""
+        scores, labels = head(hidden).float().softmax(dim=-1).max(dim=-1)
+        parts = zip(
+            labels.cpu().split(batch.selected), scores.cpu().split(batch.selected), strict=True
+        )
+        return [WordTags(tuple(label.tolist()), tuple(score.tolist())) for label, score in parts]
+
+    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
+        """Score spans by seqeval in its default mode, as conlleval does, and words.
+
+        Metrics: ``entity_precision``, ``entity_recall`` and ``entity_f1`` over spans whose
+        type and borders are both right (0 where nothing can be counted);
+        ``token_accuracy``, the share of words with the right tag; ``truncated_words``, how
+        many words were beyond the cut and count as ``O``. The table has a record per type.
+
+        Raises:
+            DataError: when there are no rows, or a row has no known tags.
+        """
+        if not rows:
+            raise DataError("there are no rows to score")
+        expected = [self._gold_names(row, number) for number, row in enumerate(rows, start=1)]
+        found = [self._names(tags, len(gold)) for tags, gold in zip(decoded, expected, strict=True)]
+        cut = sum(
+            len(gold) - len(tags.labels) for tags, gold in zip(decoded, expected, strict=True)
+        )
+        words = sum(map(len, expected))
+        right = sum(
+            a == b
+            for gold, tags in zip(expected, found, strict=True)
+            for a, b in zip(gold, tags, strict=True)
+        )
+        scores, table = _entity_scores(expected, found)
+        return Evaluation(
+            metrics={**scores, "token_accuracy": right / words, "truncated_words": float(cut)},
+            table=table,
+        )
+
+    def windows(self, row: Row) -> list[Row]:
+        """Return the row cut at word borders into rows that fit ``max_length``.
+
+        Cuts fall after the end of a sentence where there is one in the second half of a
+        window. Offsets still count in the whole text.
+        """
+        return window_rows(row, self._fitting)
+
+    def prediction(self, row: Row, decoded: WordTags) -> dict[str, Any]:
+        """Return the row's spans, ``{"spans": [{"label", "start", "end", "text", "score"}]}``.
+
+        Offsets count the characters of the row's ``text``, or of its ``tokens`` joined by
+        spaces; the score is the mean probability of the tags of a span's words.
+        """
+        words = tagged_words(row, 1)
+        text = text_field(row, "text", 1) if is_given(row, "text") else None
+        found = spans(self._names(decoded, len(words)))
+        # a row that is cut has scores for the words before the cut, and no spans after it
+        return {
+            "spans": [
+                _span(kind, words[first:last], decoded.scores[first:last], text)
+                for kind, first, last in found
+            ]
+        }
+
+    def _fitting(self, words: Sequence[str]) -> int:
+        """Return how many of the words fit into one row."""
+        # a word has a token at least, so the rest can't fit and need not be looked at
+        some = words[: self.options.max_length]
+        return len(align(self.tokenizer, some, self.read, self.options.max_length).positions)
+
+    def _gold(self, row: Row, number: int) -> list[int]:
+        names = self._gold_names(row, number)
+        return [self.index.index(name, number, "tags") for name in names]
+
+    def _gold_names(self, row: Row, number: int) -> list[str]:
+        required(row, "tags", number)
+        tags = list_field(row, "tags", number)
+        words = len(tagged_words(row, number))
+        if len(tags) != words:
+            raise DataError(f"{len(tags)} tags for {words} words", place=place_of(number, "tags"))
+        return repair([self.index.name(tag, number, "tags") for tag in tags])
+
+    def _names(self, tags: WordTags, words: int) -> list[str]:
+        """Return repaired tag names for all words of a row."""
+        names = [self.labels[label] for label in tags.labels]
+        return repair(names + [OUTSIDE] * (words - len(names)))
+
+
+def _span(
+    kind: str, words: Sequence[Word], scores: Sequence[float], text: str | None
+) -> dict[str, Any]:
+    start, end = words[0].start, words[-1].end
+    inside = " ".join(word.text for word in words) if text is None else text[start:end]
+    return {
+        "label": kind,
+        "start": start,
+        "end": end,
+        "text": inside,
+        "score": sum(scores) / len(scores),
+    }
+
+
+def _entity_scores(
+    expected: list[list[str]], found: list[list[str]]
+) -> tuple[dict[str, float], list[dict[str, float | str]]]:
+    from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
+
+    # seqeval returns the types in alphabetical order, without their names
+    types = sorted({kind for kind, _, _ in [*get_entities(expected), *get_entities(found)]})
+    micro = precision_recall_fscore_support(expected, found, average="micro", zero_division=0)
+    columns = precision_recall_fscore_support(expected, found, average=None, zero_division=0)
+    precision, recall, f1 = (float(value) for value in micro[:3])
+    table: list[dict[str, float | str]] = [
+        {
+            "label": kind,
+            "precision": float(each[0]),
+            "recall": float(each[1]),
+            "f1": float(each[2]),
+            "support": float(each[3]),
+        }
+        for kind, *each in zip(types, *columns, strict=True)
+    ]
+    return {"entity_precision": precision, "entity_recall": recall, "entity_f1": f1}, table
