@@ -1,0 +1,98 @@
+"""The table of tasks."""
+
+import pytest
+
+from adapterhub.errors import DataError, RecipeError
+from adapterhub.tasks.base import TaskOptions, join_predictions
+from adapterhub.tasks.table import TASKS, build_task, count_labels, fields_of, missing_fields
+
+LABELS = {
+    "text-classification": ["bad", "good"],
+    "token-classification": ["O", "B-LOC"],
+    "dialogue": [],
+}
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_the_table_and_the_task_say_the_same(byte_bpe, name):
+    task = build_task(name, byte_bpe, "decoder", LABELS[name], TaskOptions())
+    assert task.name == name
+    assert task.default_metric == TASKS[name].default_metric
+    assert list(task.labels) == LABELS[name]
+
+
+def test_the_kind_of_backbone_decides_where_the_head_is_read(wordpiece, byte_bpe):
+    row = {"text": "the castle", "tokens": ["harbour"]}
+
+    def places(name, tokenizer, kind):
+        task = build_task(name, tokenizer, kind, LABELS[name], TaskOptions())
+        example = task.encode(row, 1, train=False)
+        return list(example.select), len(example)
+
+    assert places("text-classification", wordpiece, "encoder")[0] == [0]
+    last, length = places("text-classification", byte_bpe, "decoder")
+    assert last == [length - 1]
+    assert places("token-classification", wordpiece, "encoder")[0] == [1]
+    last, length = places("token-classification", byte_bpe, "decoder")
+    assert last == [length - 1]
+    assert length > 1
+
+
+def test_an_unknown_task_is_named_with_its_neighbour():
+    for ask in (fields_of, lambda name: missing_fields(name, []), lambda n: count_labels(n, [])):
+        with pytest.raises(RecipeError) as caught:
+            ask("text-clasification")
+        assert str(caught.value) == (
+            "task.name: there is no task 'text-clasification'. Did you mean 'text-classification'?"
+        )
+
+
+def test_dialogue_needs_a_decoder(wordpiece):
+    with pytest.raises(RecipeError, match=r"task\.name: dialogue needs a backbone that generates"):
+        build_task("dialogue", wordpiece, "encoder", [], TaskOptions())
+
+
+def test_fields():
+    assert fields_of("text-classification") == (("text", "label"), ("text_pair",))
+    assert fields_of("token-classification") == (("tokens", "tags"), ())
+    assert fields_of("dialogue") == ((), ("messages", "prompt", "response", "input", "system"))
+
+
+@pytest.mark.parametrize(
+    ("name", "present", "missing"),
+    [
+        ("text-classification", ["text", "id"], ("label",)),
+        ("dialogue", ["messages"], ()),
+        ("dialogue", ["prompt", "response"], ()),
+        ("dialogue", ["prompt"], ("response",)),
+        ("dialogue", [], ("messages",)),
+    ],
+)
+def test_missing_fields(name, present, missing):
+    assert missing_fields(name, present) == missing
+
+
+def test_labels_are_counted_in_a_fixed_order():
+    texts = [{"label": value} for value in ("b", 10, 2, "b", "a")]
+    counts = count_labels("text-classification", texts)
+    assert list(counts.items()) == [("2", 1), ("10", 1), ("a", 1), ("b", 2)]
+    tags = [{"tags": ["I-PER", "I-PER", "O"]}, {"tags": ["B-LOC", "O"]}]
+    counts = count_labels("token-classification", tags)
+    assert list(counts.items()) == [("O", 2), ("B-LOC", 1), ("B-PER", 1), ("I-PER", 1)]
+    assert count_labels("dialogue", [{"prompt": "x"}]) == {}
+
+
+def test_a_row_without_label_is_named_in_counting():
+    with pytest.raises(DataError, match="row 2, field 'label': the field is missing"):
+        count_labels("text-classification", [{"label": "a"}, {"text": "x"}])
+    with pytest.raises(RecipeError, match="'NN' is not a BIO tag"):
+        count_labels("token-classification", [{"tags": ["O", "NN"]}])
+
+
+def test_only_lists_are_joined():
+    assert join_predictions([{"label": "a"}]) == {"label": "a"}
+    assert join_predictions([{"spans": [1]}, {"spans": []}, {"spans": [2]}]) == {"spans": [1, 2]}
+    with pytest.raises(ValueError, match="2 answers"):
+        join_predictions([{"label": "a"}, {"label": "b"}])
+    with pytest.raises(ValueError, match="0 answers"):
+        join_predictions([])

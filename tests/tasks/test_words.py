@@ -1,0 +1,39 @@
+"""The word splitter."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapterhub.tasks.words import join_words, split_words
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Mara met Jo, twice.", ["Mara", "met", "Jo", ",", "twice", "."]),
+        ("the U.S. team", ["the", "U.S.", "team"]),
+        ("Lindos's C-130 cost 3.5", ["Lindos", "'s", "C-130", "cost", "3.5"]),
+        ("(O’Neil) isn't", ["(", "O’Neil", ")", "isn't"]),
+        ("नमस्ते 😀!", ["नमस्ते", "😀", "!"]),
+        ("a\u200bb \u200b c", ["a\u200bb", "c"]),
+        (" \n", []),
+    ],
+)
+def test_words(text, words):
+    assert [word.text for word in split_words(text)] == words
+
+
+@given(st.text(max_size=40))
+def test_offsets_give_the_words_back_in_order_and_lose_no_letter(text):
+    words = split_words(text)
+    assert all(text[word.start : word.end] == word.text for word in words)
+    assert all(a.end <= b.start for a, b in zip(words, words[1:], strict=False))
+    covered = {at for word in words for at in range(word.start, word.end)}
+    assert all(at in covered for at, char in enumerate(text) if char.isalnum())
+
+
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=6))
+def test_joined_words_stand_where_it_says(words):
+    text, placed = join_words(words)
+    assert text == " ".join(words)
+    assert [text[word.start : word.end] for word in placed] == words
