@@ -1,9 +1,11 @@
 """Dialogue."""
 
+import copy
 import math
 
 import pytest
 import torch
+from tokenizers import processors
 from torch import nn
 from torch.nn import functional as F
 
@@ -37,6 +39,14 @@ def test_only_the_answer_and_the_end_of_its_turn_are_learned(byte_bpe):
     following = [*example.input_ids[1:], byte_bpe.convert_tokens_to_ids("<|end|>")]
     assert [following[at] for at in example.select] == list(example.targets)
     assert example.select[-1] == len(example) - 1
+
+
+def test_tokenizers_that_leave_spaces_out_of_offsets_learn_the_same(byte_bpe):
+    trimming = copy.deepcopy(byte_bpe)
+    trimming.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    row = {"messages": turns("Lindos ?", "the old  castle\n\n of Lindos", "print", "\n try ")}
+    plain = Dialogue(byte_bpe, TaskOptions()).encode(row, 1, train=True)
+    assert Dialogue(trimming, TaskOptions()).encode(row, 1, train=True) == plain
 
 
 def test_generation_starts_from_what_training_showed_before_the_answer(byte_bpe):
@@ -146,8 +156,6 @@ def test_rows_that_cannot_be_used_are_named(byte_bpe, row, message):
 
 
 def with_template(tokenizer, template):
-    import copy
-
     changed = copy.deepcopy(tokenizer)
     changed.chat_template = template
     return changed
