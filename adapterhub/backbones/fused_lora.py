@@ -2,7 +2,7 @@
 
 peft still creates, initialises, names and saves the layers. Only the forward pass of plain
 LoRA over a 4-bit or unquantized linear layer is replaced; every other kind (DoRA, int8,
-embeddings) keeps peft's own.
+embeddings) keeps peft's own. One layer may hold several adapters, of which one is active.
 """
 
 from __future__ import annotations
@@ -31,19 +31,21 @@ def fuse_lora_layers(model: nn.Module) -> int:
 
 
 def _qualifies(module: nn.Module) -> bool:
-    if not isinstance(module, LoraLayer) or module.lora_variant:
+    if not isinstance(module, LoraLayer):
         return False
     base = module.get_base_layer()
     return isinstance(base, nn.Linear) and not isinstance(base, Linear8bitLt)
 
 
 def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``base(x) + s B A dropout(x)`` for the one active adapter; the base where none is."""
+    """``base(x) + s B A dropout(x)`` for the active adapter; the base where there is none."""
     base = layer.get_base_layer()
     active = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or not active:
         return base(x, *args, **kwargs)  # type: ignore[no-any-return]
     (name,) = active
+    if name in layer.lora_variant:
+        return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
     weight, dtype = _frozen_weight(base)
     flat = x.reshape(-1, x.shape[-1]).to(dtype)
     y = LoraLinear.apply(

@@ -55,7 +55,8 @@ def packed_attention(
         key: ``[1, key_heads, prefix + tokens, head_dim]``; positions before the last
             ``tokens`` are a trained prefix that every row sees.
         value: shaped as ``key``.
-        row_lengths: tokens of each row; ``None`` hands the call to plain SDPA.
+        row_lengths: tokens of each row, positions after the last one get zeros; ``None``
+            hands the call to plain SDPA.
         sliding_window: how far back a position sees, itself included.
 
     Returns:
@@ -99,7 +100,9 @@ def packed_attention(
         )
         for start, rows, length in _runs(row_lengths)
     ]
-    return torch.cat(pieces, dim=0).unsqueeze(0), None
+    attended = torch.cat(pieces, dim=0)
+    fill = query.shape[2] - attended.shape[0]
+    return F.pad(attended, (0, 0, 0, 0, 0, fill)).unsqueeze(0), None
 
 
 def _runs(lengths: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:

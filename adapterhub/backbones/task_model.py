@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from adapterhub.backbones.fused_lora import fuse_lora_layers
 from adapterhub.backbones.heads import StockHead, head_name, stock_model
 from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
-from adapterhub.errors import RecipeError
-from adapterhub.peft_format import peft_config, resolve_target_modules
+from adapterhub.errors import RecipeError, StrictLoadError
+from adapterhub.peft_format import config_document, peft_config, resolve_target_modules
 from adapterhub.specs import PrefixSpec
+from adapterhub.tensor_check import strict_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from peft import PeftConfig, PeftModel
 
@@ -34,10 +40,12 @@ class TaskModel(nn.Module):
     ``close`` gives the body back as it was.
     """
 
-    def __init__(self, peft_model: PeftModel, backbone: Backbone) -> None:
+    def __init__(self, peft_model: PeftModel, backbone: Backbone, adapter_name: str) -> None:
         super().__init__()
         self.peft_model = peft_model
         self.backbone = backbone
+        self.adapter_name = adapter_name
+        self._without_prefix = False
 
     @property
     def stock(self) -> Any:
@@ -57,7 +65,7 @@ class TaskModel(nn.Module):
         positions = batch.position_ids
         if batch.segment_ids is not None:
             inputs["token_type_ids"] = batch.segment_ids.unsqueeze(0)
-        if self.peft_model.active_peft_config.is_prompt_learning:
+        if self.is_prefix and not self._without_prefix:
             inputs["past_key_values"] = self.peft_model.get_prompt(batch_size=1)
             positions = positions + self.peft_model.active_peft_config.num_virtual_tokens
         if self.backbone.kind == "decoder":
@@ -81,13 +89,84 @@ class TaskModel(nn.Module):
         """Return the summed loss of a batch as a scalar."""
         return loss(self.head, self.hidden(batch), batch)
 
+    def activate(self) -> None:
+        """Make this adapter the one that the shared body computes with.
+
+        Layers of the body that only other adapters have then compute as the bare backbone.
+        """
+        for module in self.backbone.body.modules():
+            if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+                module.enable_adapters(enabled=True)
+                _select(module, self.adapter_name)
+
+    @contextmanager
+    def bare(self) -> Iterator[None]:
+        """Compute as the backbone alone, without adapter, while entered."""
+        if self.is_prefix:
+            hidden, self._without_prefix = self._without_prefix, True
+            try:
+                yield
+            finally:
+                self._without_prefix = hidden
+        else:
+            with self.peft_model.disable_adapter():
+                yield
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether the adapter is a prefix and leaves the body's layers alone."""
+        return bool(self.peft_model.active_peft_config.is_prompt_learning)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the adapter with its head, under peft's names, as stored in an artifact."""
+        others = _adapter_names(self.backbone.body) - {self.adapter_name}
+        own = {
+            name: tensor
+            for name, tensor in self.peft_model.state_dict().items()
+            if others.isdisjoint(name.split("."))
+        }
+        state: dict[str, Tensor] = get_peft_model_state_dict(
+            self.peft_model,
+            state_dict=own,
+            adapter_name=self.adapter_name,
+            save_embedding_layers=False,
+        )
+        return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor], place: str) -> None:
+        """Fill in an adapter's tensors; all of them, and no other.
+
+        Args:
+            tensors: under peft's names.
+            place: name of the adapter, for messages.
+
+        Raises:
+            StrictLoadError: naming what is missing or unexpected; nothing is changed then.
+        """
+        expected = {name: tuple(tensor.shape) for name, tensor in self.tensors().items()}
+        strict_report(place, expected, tensors)
+        set_peft_model_state_dict(self.peft_model, dict(tensors), adapter_name=self.adapter_name)
+
+    def config_document(self) -> dict[str, Any]:
+        """Return what ``adapter_config.json`` holds for this adapter."""
+        config = copy.copy(self.peft_model.peft_config[self.adapter_name])
+        # peft puts the folder that the model was loaded from here
+        config.base_model_name_or_path = self.backbone.hub_id or self.backbone.name
+        config.revision = self.backbone.revision
+        return config_document(config)
+
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the parameters that learn, by name."""
         return ((n, p) for n, p in self.peft_model.named_parameters() if p.requires_grad)
 
+    def remove(self) -> None:
+        """Take this adapter off the body and leave others where they are."""
+        if not self.is_prefix:
+            self.peft_model.base_model.delete_adapter(self.adapter_name)
+
     def close(self) -> None:
-        """Take the adapter off the body, which is then as it was before."""
-        if not self.peft_model.active_peft_config.is_prompt_learning:
+        """Take all adapters off the body, which is then as it was before."""
+        if not self.is_prefix:
             self.peft_model.unload()
 
 
@@ -99,6 +178,7 @@ def build_task_model(
     labels: Sequence[str],
     adapter: AdapterSpec,
     parts: TrainableParts = "adapter",
+    adapter_name: str = "default",
 ) -> TaskModel:
     """Put a fresh adapter and head on a backbone, ready to train.
 
@@ -109,6 +189,7 @@ def build_task_model(
         labels: of a new head, in the order of its outputs.
         adapter: method and hyper-parameters.
         parts: what learns.
+        adapter_name: tells the adapter from others on the same body.
 
     Raises:
         RecipeError: when the adapter does not fit the backbone.
@@ -120,10 +201,69 @@ def build_task_model(
     backbone.body.config._attn_implementation = ATTENTION_NAME
     stock = stock_model(backbone, head, labels)
     config = _config(stock, backbone, task_type, adapter, parts)
-    peft_model = peft.get_peft_model(stock, config)
+    peft_model = peft.get_peft_model(stock, config, adapter_name=adapter_name)
     _choose_trainable(peft_model, parts)
     fuse_lora_layers(peft_model)
-    return TaskModel(peft_model, backbone)
+    return TaskModel(peft_model, backbone, adapter_name)
+
+
+def restore_task_model(
+    backbone: Backbone,
+    *,
+    head: HeadKind,
+    labels: Sequence[str],
+    config: PeftConfig,
+    tensors: Mapping[str, Tensor],
+    adapter_name: str,
+) -> TaskModel:
+    """Put a stored adapter and its head on a backbone, beside others if there are any.
+
+    Args:
+        backbone: shared.
+        head: which head the task reads.
+        labels: in the order of the head's outputs.
+        config: peft's configuration, as stored.
+        tensors: under peft's names.
+        adapter_name: tells the adapter from others on the same body.
+
+    Raises:
+        StrictLoadError: when tensors and model do not match one to one.
+    """
+    import peft
+
+    install_packed_attention()
+    backbone.body.config._attn_implementation = ATTENTION_NAME
+    stock = stock_model(backbone, head, labels)
+    peft_model = peft.get_peft_model(stock, config, adapter_name=adapter_name)
+    peft_model.requires_grad_(False).eval()
+    fuse_lora_layers(peft_model)
+    model = TaskModel(peft_model, backbone, adapter_name)
+    try:
+        model.load_tensors(tensors, adapter_name)
+    except StrictLoadError:
+        model.remove()
+        raise
+    return model
+
+
+def _adapter_names(body: nn.Module) -> set[str]:
+    """Return the names of all adapters that have layers in the body."""
+    names: set[str] = set()
+    for module in body.modules():
+        if isinstance(module, BaseTunerLayer):
+            names |= {name for part in module.adapter_layer_names for name in getattr(module, part)}
+        elif isinstance(module, ModulesToSaveWrapper):
+            names |= set(module.modules_to_save)
+    return names
+
+
+def _select(module: BaseTunerLayer | ModulesToSaveWrapper, name: str) -> None:
+    if isinstance(module, BaseTunerLayer):
+        module.set_adapter(name, inference_mode=True)
+    elif name in module.modules_to_save:
+        module.set_adapter(name, inference_mode=True)
+    else:
+        module.enable_adapters(enabled=False)
 
 
 def norm_names(body: nn.Module) -> list[str]:

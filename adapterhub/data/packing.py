@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+#: Matrix libraries on CPUs build a program for every shape that they meet, which can take as
+#: long as the product itself. Few shapes make the programs serve again.
+FILL_MULTIPLE = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One encoded row.
@@ -40,15 +45,16 @@ class PackedBatch:
     """Several rows laid end to end; attention never crosses a row's border.
 
     Rows keep the order they were given in. Every matrix product runs over real tokens only,
-    so a batch wastes nothing on padding, and a row's result does not depend on the lengths
-    of its neighbours.
+    so a batch wastes next to nothing on padding, and a row's result does not depend on the
+    lengths of its neighbours. A few positions that belong to no row fill the batch up to a
+    multiple of ``FILL_MULTIPLE``; nothing attends to them and nothing reads them.
     """
 
-    # [tokens] int64
+    # [tokens + fill] int64
     input_ids: Tensor
-    # [tokens] int64, counted from 0 within each row
+    # [tokens + fill] int64, counted from 0 within each row
     position_ids: Tensor
-    # [tokens] int64, or None where the encoder reads single texts
+    # [tokens + fill] int64, or None where the encoder reads single texts
     segment_ids: Tensor | None
     # [selected] int64, indices into the tokens
     select: Tensor
@@ -63,6 +69,7 @@ class PackedBatch:
 
     @property
     def tokens(self) -> int:
+        """Number of real tokens."""
         return sum(self.lengths)
 
     def to(self, device: torch.device) -> PackedBatch:
@@ -88,11 +95,12 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
     lengths = tuple(len(example) for example in examples)
     starts = [sum(lengths[:index]) for index in range(len(lengths))]
     has_segments = any(example.segment_ids for example in examples)
+    fill = [0] * (-sum(lengths) % FILL_MULTIPLE)
     return PackedBatch(
-        input_ids=_int64([token for example in examples for token in example.input_ids]),
-        position_ids=_int64([position for length in lengths for position in range(length)]),
+        input_ids=_int64([token for example in examples for token in example.input_ids] + fill),
+        position_ids=_int64([at for length in lengths for at in range(length)] + fill),
         segment_ids=(
-            _int64([segment for example in examples for segment in _segments(example)])
+            _int64([segment for example in examples for segment in _segments(example)] + fill)
             if has_segments
             else None
         ),

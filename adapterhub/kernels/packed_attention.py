@@ -31,7 +31,7 @@ class AttentionLayout:
     """What the rows look like and what each position may see.
 
     Args:
-        lengths: tokens of each row, in order.
+        lengths: tokens of each row, in order; positions after the last row get zeros.
         prefix: positions at the start of the keys that every row sees.
         causal: whether a position sees only itself and what lies before it.
         window: how far back a position sees, itself included; ``None`` is no limit.
@@ -74,6 +74,7 @@ class PackedAttention(torch.autograd.Function):
         """Attend run by run, keeping the log-sum-exp of each query."""
         heads, tokens, dim = query.shape
         out = query.new_empty(tokens, heads, dim)
+        out[sum(layout.lengths) :] = 0
         saved: list[Tensor] = []
         for run in _runs(layout, heads // key.shape[0]):
             attended, log_z = _flash(run, query, key, value, layout)
