@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from jinja2.exceptions import TemplateError
@@ -80,7 +81,7 @@ class ChatTemplate:
         Raises:
             DataError: when the template refuses the messages.
         """
-        return self._encode(self.text(messages, prompt=True))[0]
+        return self._encode(self.text(messages, prompt=True))
 
     def render(self, messages: Sequence[Message], number: int) -> Rendered:
         """Tokenize a conversation and find the assistant's tokens in it.
@@ -95,12 +96,15 @@ class ChatTemplate:
                 so that what a turn adds can't be told.
         """
         text = self.text(messages, prompt=False, number=number)
-        ids, offsets = self._encode(text)
+        turns = [
+            self._turn(messages, index, text, number)
+            for index, message in enumerate(messages)
+            if index and message["role"] == "assistant"
+        ]
+        ids, places = self._cut_at([at for turn in turns for at in turn], text)
         learned: list[int] = []
-        for index, message in enumerate(messages):
-            if index and message["role"] == "assistant":
-                span = self._turn(messages, index, text, number)
-                learned += self._tokens_in(span, ids, offsets)
+        for start, end in zip(places[::2], places[1::2], strict=True):
+            learned += self._up_to_end(range(start, end), ids)
         return Rendered(ids[: learned[-1] + 1] if learned else ids, learned)
 
     def _turn(
@@ -117,26 +121,36 @@ class ChatTemplate:
             )
         return len(before), len(after)
 
-    def _tokens_in(
-        self, span: tuple[int, int], ids: Sequence[int], offsets: Sequence[tuple[int, int]]
-    ) -> list[int]:
-        """Return the indices of a span's tokens, up to the one that ends the turn."""
-        start, end = span
-        # tokens of spaces may be empty, at the end of what they stand for
-        inside = [
-            index
-            for index, (first, last) in enumerate(offsets)
-            if first >= start and start < last <= end
-        ]
-        ends = [place for place, index in enumerate(inside) if ids[index] in self._special]
-        return inside[: ends[-1] + 1] if ends else inside
+    def _cut_at(self, cuts: Sequence[int], text: str) -> tuple[list[int], list[int]]:
+        """Tokenize a text; return its tokens, and how many of them come before each cut.
 
-    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        A token may reach over a cut, as where a prompt ends in a space that the tokenizer
+        joins to the answer. Then the text is tokenized in pieces, for the prompt must be
+        the very tokens that an answer is generated from.
+        """
+        whole = self._encode(text)
+        pieces = [
+            self._encode(text[start:end])
+            for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)
+        ]
+        joined = list(chain.from_iterable(pieces))
+        if joined != whole:
+            # some tokenizers mark the start of any text, and differ there without harm
+            before = [self._encode(text[:cut]) for cut in cuts]
+            if all(whole[: len(part)] == part for part in before):
+                return whole, [len(part) for part in before]
+        return joined, list(accumulate(len(piece) for piece in pieces[:-1]))
+
+    def _up_to_end(self, turn: range, ids: Sequence[int]) -> range:
+        """Return a turn up to the token that ends it, without the line end behind that."""
+        ends = [at for at in turn if ids[at] in self._special]
+        return range(turn.start, ends[-1] + 1) if ends else turn
+
+    def _encode(self, text: str) -> list[int]:
         # the template has written the special tokens already
-        encoding = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        return encoding["input_ids"], encoding["offset_mapping"]
+        encoding = self.tokenizer(text, add_special_tokens=False, verbose=False)
+        ids: list[int] = encoding["input_ids"]
+        return ids
 
     def _stop_ids(self) -> frozenset[int]:
         """Return the tokens that end an answer: end of sequence, and end of turn."""

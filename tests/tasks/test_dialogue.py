@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from tokenizers import processors
+from tokenizers import normalizers
 from torch import nn
 from torch.nn import functional as F
 
@@ -21,6 +21,12 @@ PAIR = {"prompt": "my printer does not print", "response": "Restart the printer 
 def turns(*contents):
     roles = ("user", "assistant")
     return [{"role": roles[at % 2], "content": text} for at, text in enumerate(contents)]
+
+
+def with_template(tokenizer, template):
+    changed = copy.deepcopy(tokenizer)
+    changed.chat_template = template
+    return changed
 
 
 def learned_text(task, example):
@@ -41,12 +47,20 @@ def test_only_the_answer_and_the_end_of_its_turn_are_learned(byte_bpe):
     assert example.select[-1] == len(example) - 1
 
 
-def test_tokenizers_that_leave_spaces_out_of_offsets_learn_the_same(byte_bpe):
-    trimming = copy.deepcopy(byte_bpe)
-    trimming.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
-    row = {"messages": turns("Lindos ?", "the old  castle\n\n of Lindos", "print", "\n try ")}
-    plain = Dialogue(byte_bpe, TaskOptions()).encode(row, 1, train=True)
-    assert Dialogue(trimming, TaskOptions()).encode(row, 1, train=True) == plain
+@pytest.mark.parametrize("opening", [" ", ": ", "\n", "\n\n"])
+@pytest.mark.parametrize("answer", ["Lindos", " the castle", "\n\nOrion"])
+def test_no_token_reaches_from_the_prompt_into_the_answer(byte_bpe, opening, answer):
+    template = (
+        "{% for m in messages %}<|start|>{{ m['role'] }}OPEN{{ m['content'] }}<|end|>"
+        "{% endfor %}{% if add_generation_prompt %}<|start|>assistantOPEN{% endif %}"
+    ).replace("OPEN", opening)
+    task = Dialogue(with_template(byte_bpe, template), TaskOptions())
+    messages = turns("print", answer, "try", answer)
+    example = task.encode({"messages": messages}, 1, train=True)
+    assert learned_text(task, example) == f"{answer}<|end|>" * 2
+    prompt = task.prompt_ids(messages[:1])
+    assert list(example.input_ids[: len(prompt)]) == prompt
+    assert example.select[0] == len(prompt) - 1
 
 
 def test_generation_starts_from_what_training_showed_before_the_answer(byte_bpe):
@@ -153,12 +167,6 @@ def test_rows_that_cannot_be_used_are_named(byte_bpe, row, message):
     with pytest.raises(DataError) as caught:
         Dialogue(byte_bpe, TaskOptions()).encode(row, 6, train=True)
     assert message in str(caught.value)
-
-
-def with_template(tokenizer, template):
-    changed = copy.deepcopy(tokenizer)
-    changed.chat_template = template
-    return changed
 
 
 def test_a_backbone_without_template_is_refused(wordpiece):
@@ -293,3 +301,16 @@ def test_chrf_is_100_for_equal_texts_and_0_for_strange_ones():
         generation_metrics(["a", "b"], ["a"])
     with pytest.raises(DataError, match="0 texts"):
         generation_metrics([], [])
+
+
+def test_a_tokenizer_that_marks_the_start_of_any_text_reads_answers_as_within_the_text(byte_bpe):
+    marking = copy.deepcopy(byte_bpe)
+    marking.backend_tokenizer.normalizer = normalizers.Prepend("_")
+    marking.chat_template = byte_bpe.chat_template
+    row = {"messages": turns("print", "Lindos", "try", "again")}
+    task = Dialogue(marking, TaskOptions())
+    example = task.encode(row, 1, train=True)
+    whole = marking.apply_chat_template(row["messages"], tokenize=True)["input_ids"]
+    assert list(example.input_ids) == whole[: len(example)]
+    prompt = task.prompt_ids(row["messages"][:1])
+    assert list(example.input_ids[: len(prompt)]) == prompt

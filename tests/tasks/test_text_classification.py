@@ -104,6 +104,8 @@ def test_summed_loss_over_weight_is_the_mean_of_torch(wordpiece, smoothing, weig
         label_smoothing=smoothing,
     )
     assert total / divisor == pytest.approx(float(expected), rel=1e-5)
+    by_hand = {None: 5.0, "balanced": 3 * 8 / 15 + 8 / 6 + 8 / 3}
+    assert divisor == pytest.approx(by_hand.get(str(weights) if weights else None, 10.5))
 
 
 @pytest.mark.parametrize(

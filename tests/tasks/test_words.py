@@ -14,6 +14,7 @@ from adapterhub.tasks.words import join_words, split_words
     [
         ("Mara met Jo, twice.", ["Mara", "met", "Jo", ",", "twice", "."]),
         ("the U.S. team", ["the", "U.S.", "team"]),
+        ("U.S.A now", ["U.S.A", "now"]),
         ("Lindos's C-130 cost 3.5", ["Lindos", "'s", "C-130", "cost", "3.5"]),
         ("(O’Neil) isn't", ["(", "O’Neil", ")", "isn't"]),
         ("नमस्ते 😀!", ["नमस्ते", "😀", "!"]),
