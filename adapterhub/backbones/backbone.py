@@ -145,15 +145,15 @@ def _load_modules(
 
     config = AutoConfig.from_pretrained(path)
     dtype = torch_dtype(spec.compute_dtype)
-    is_decoder = type(config) in AutoModelForCausalLM._model_mapping and not _is_encoder(config)
+    decoder = is_decoder(config)
     try:
-        whole = (AutoModelForCausalLM if is_decoder else AutoModel).from_pretrained(
+        whole = (AutoModelForCausalLM if decoder else AutoModel).from_pretrained(
             path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
         )
     except (OSError, ValueError) as error:
         raise BackboneError(f"can't be loaded: {error}", place=str(path)) from error
-    body = whole.base_model if is_decoder else whole
-    lm_head = whole.get_output_embeddings() if is_decoder else None
+    body = whole.base_model if decoder else whole
+    lm_head = whole.get_output_embeddings() if decoder else None
     quantize_linears(body, spec, device)
     for module in (body, lm_head):
         if module is not None:
@@ -161,12 +161,14 @@ def _load_modules(
     return body, lm_head
 
 
-def _is_encoder(config: Any) -> bool:
-    """Tell encoders, also those that transformers can run as decoders, such as BERT."""
-    from transformers import AutoModelForMaskedLM
+def is_decoder(config: Any) -> bool:
+    """Tell decoders from encoders, also those that could run as decoders, such as BERT."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        return False
     masked = type(config) in AutoModelForMaskedLM._model_mapping
-    return masked and not getattr(config, "is_decoder", False)
+    return not masked or bool(getattr(config, "is_decoder", False))
 
 
 def _unique(modules: list[nn.Module]) -> Iterator[nn.Parameter]:

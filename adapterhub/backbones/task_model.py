@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from adapterhub.backbones.fused_lora import fuse_lora_layers
 from adapterhub.backbones.heads import StockHead, head_name, stock_model
 from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
+from adapterhub.backbones.skeleton import check_prefix_fits
 from adapterhub.errors import RecipeError, StrictLoadError
 from adapterhub.peft_format import config_document, peft_config, resolve_target_modules
 from adapterhub.specs import PrefixSpec
@@ -308,12 +309,7 @@ def _config(
 
 
 def _check_prefix(backbone: Backbone, parts: TrainableParts) -> None:
-    if backbone.kind == "encoder":
-        raise RecipeError(
-            f"prefix tuning needs a decoder, {backbone.name!r} is an encoder",
-            place="adapter.method",
-            hint="Use method: lora",
-        )
+    check_prefix_fits(backbone.kind, backbone.name)
     if parts != "adapter":
         raise RecipeError(
             f"parts {parts!r} can't be combined with a prefix",

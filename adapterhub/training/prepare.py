@@ -1,0 +1,129 @@
+"""From the recipe's data section to rows in splits, checked before any weight is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapterhub.data.fields import map_fields
+from adapterhub.data.readers import read_rows
+from adapterhub.data.source import FileSource, HubSource, Rows
+from adapterhub.data.splits import (
+    collect_labels,
+    drop_duplicates,
+    limit,
+    repeated,
+    require_rows,
+    split_rows,
+)
+from adapterhub.tasks.table import count_labels, entry_of, fields_of, missing_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from adapterhub.training.recipe import DataSection, Recipe
+
+#: Fields that hold the answer; two rows that differ in nothing else are repeats of a text.
+_ANSWERS = frozenset({"label", "tags", "response"})
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Rows ready to be encoded.
+
+    Args:
+        splits: ``train``, ``validation`` and maybe ``test``.
+        label_counts: label to its number in training, in the order of the head's outputs;
+            empty where the task has no labels.
+        dropped: repeated training rows that were removed.
+        leaked: split name to the number of its rows whose text is also in training.
+    """
+
+    splits: Mapping[str, Rows]
+    label_counts: Mapping[str, int]
+    dropped: int
+    leaked: Mapping[str, int]
+
+
+def prepare_data(recipe: Recipe) -> PreparedData:
+    """Read, map, clean and split the data of a recipe.
+
+    Raises:
+        DataError: naming file, row or split.
+        RecipeError: naming the key.
+    """
+    section, task = recipe.data, recipe.task.name
+    train = load_rows(section, task, section.train)
+    dropped = 0
+    if section.drop_duplicates:
+        train, dropped = drop_duplicates(train)
+    splits = _split(section, task, train)
+    splits["train"] = limit(splits["train"], section.limit_train, seed=section.split.seed)
+    splits["validation"] = limit(
+        splits["validation"], section.limit_validation, seed=section.split.seed
+    )
+    for name, rows in splits.items():
+        require_rows(rows, name)
+    others = {name: rows for name, rows in splits.items() if name != "train"}
+    return PreparedData(
+        splits=splits,
+        label_counts=_label_counts(task, splits["train"], others),
+        dropped=dropped,
+        leaked={name: _leaked(splits["train"], rows) for name, rows in others.items()},
+    )
+
+
+def load_rows(section: DataSection, task: str, where: str) -> Rows:
+    """Read one file or Hub split of a recipe under the task's field names.
+
+    Raises:
+        DataError: naming file and row.
+        RecipeError: naming the key.
+    """
+    required, optional = fields_of(task)
+    rows = map_fields(
+        read_rows(_source(section, where)), section.fields, required=required, optional=optional
+    )
+    for index, row in enumerate(rows.rows):
+        missing = missing_fields(task, row)
+        if missing:
+            # one of several sets of fields; the others were checked while mapping
+            map_fields(rows.take([index]), {}, required=missing, optional=())
+    return rows
+
+
+def _source(section: DataSection, where: str) -> FileSource | HubSource:
+    if section.hub is None:
+        return FileSource(where, section.format, section.columns)
+    hub = section.hub
+    return HubSource(hub.id, where, hub.revision, hub.config)
+
+
+def _split(section: DataSection, task: str, train: Rows) -> dict[str, Rows]:
+    """Return the splits, cut off ``train`` where the recipe brings none."""
+    splits: dict[str, Rows] = {}
+    seed = section.split.seed
+    if section.test is not None:
+        splits["test"] = load_rows(section, task, section.test)
+    elif section.split.test:
+        train, splits["test"] = split_rows(train, held_out=section.split.test, seed=seed + 1)
+    if section.validation is not None:
+        splits["validation"] = load_rows(section, task, section.validation)
+    else:
+        train, splits["validation"] = split_rows(
+            train, held_out=section.split.validation, seed=seed
+        )
+    return {"train": train, **splits}
+
+
+def _label_counts(task: str, train: Rows, others: Mapping[str, Rows]) -> dict[str, int]:
+    if entry_of(task).count_labels is None:
+        return {}
+    field = "tags" if "tags" in fields_of(task)[0] else "label"
+    collect_labels(train, others, field=field, sequence=field == "tags")
+    return count_labels(task, train.rows)
+
+
+def _leaked(train: Rows, rows: Rows) -> int:
+    texts = [field for field in train.rows[0] if field not in _ANSWERS]
+    return repeated(train, rows, texts)

@@ -1,0 +1,322 @@
+"""From a recipe to an artifact folder: the one call behind ``adapterhub train``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from adapterhub.backbones.backbone import choose_device, load_backbone
+from adapterhub.backbones.quantize import default_compute_dtype
+from adapterhub.backbones.skeleton import check_adapter_fits
+from adapterhub.backbones.sources import fetch_backbone
+from adapterhub.backbones.task_model import build_task_model
+from adapterhub.data.batching import padding_share, plan_batches
+from adapterhub.errors import DataError, TrainingError
+from adapterhub.specs import QuantizationSpec
+from adapterhub.tasks.base import TaskOptions
+from adapterhub.tasks.table import build_task
+from adapterhub.training.assemble import assemble
+from adapterhub.training.checkpoint import checkpoint_folder, drop_checkpoint
+from adapterhub.training.evaluate import evaluate
+from adapterhub.training.loop import DEFAULT_BATCH_SIZE, Loop, Outcome
+from adapterhub.training.memory import keep_freed_memory
+from adapterhub.training.prepare import PreparedData, prepare_data
+from adapterhub.training.progress import JsonLinesReporter, Reporter, Reporters
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.data.packing import Example
+    from adapterhub.data.source import Rows
+    from adapterhub.tasks.base import Task
+    from adapterhub.training.recipe import Recipe
+
+logger = logging.getLogger(__name__)
+
+LOG_NAME = "log.jsonl"
+ARTIFACT_NAME = "artifact"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """A finished run.
+
+    Args:
+        folder: of the run, with log and artifact.
+        artifact: folder of the artifact.
+        digest: of the artifact.
+        before: validation metrics of the untrained adapter.
+        after: validation metrics of the artifact.
+        table: per-label scores of the artifact, where the task has them.
+        trained_share: trained parameters as a share of the backbone's.
+        seconds: spent in training steps, without evaluations.
+        tokens_per_second: real tokens in training steps.
+        artifact_bytes: size of all files of the artifact.
+        steps: optimizer steps made.
+    """
+
+    folder: Path
+    artifact: Path
+    digest: str
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    table: Sequence[Mapping[str, float | str]]
+    trained_share: float
+    seconds: float
+    tokens_per_second: float
+    artifact_bytes: int
+    steps: int
+
+    def info(self) -> dict[str, float]:
+        """Return what a registry keeps beside the artifact, because it varies between runs."""
+        return {
+            "training_seconds": round(self.seconds, 1),
+            "tokens_per_second": round(self.tokens_per_second, 1),
+            "trained_share": self.trained_share,
+            "steps": float(self.steps),
+        }
+
+
+def train(
+    recipe: Recipe,
+    *,
+    output: Path | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+    backbone: Backbone | None = None,
+    device: str | None = None,
+    cache: Path | None = None,
+) -> TrainResult:
+    """Train an adapter and write its artifact.
+
+    Args:
+        recipe: decides everything.
+        output: folder of the run; ``runs/NAME`` where not given.
+        resume: go on from the folder's checkpoint, if there is one.
+        reporter: hears of every step, beside the run's own log file.
+        backbone: already loaded, instead of loading the recipe's; must be the same one.
+        device: the first GPU where there is one, else the CPU.
+        cache: root of the backbone cache.
+
+    Returns:
+        Where the artifact is, and what the run came to.
+
+    Raises:
+        RecipeError: naming the key at fault, before any weight is loaded.
+        DataError: naming file and row, before any weight is loaded.
+        TrainingInterrupted: after Ctrl-C or SIGTERM; call again with ``resume``.
+    """
+    folder = output or Path("runs") / recipe.name
+    _check_folder(folder, resume=resume)
+    data = prepare_data(recipe)
+    place = backbone.device if backbone else choose_device(device)
+    spec = _quantization(recipe, place)
+    if backbone is None:
+        section = recipe.backbone
+        path = fetch_backbone(section.name, revision=section.revision, cache=cache)
+        check_adapter_fits(path, recipe.adapter.spec())
+    keep_freed_memory()
+    accelerator = Accelerator(cpu=place.type == "cpu")
+    backbone = _backbone(recipe, spec, backbone, accelerator, cache)
+    set_seed(recipe.train.seed)
+    task = _task(recipe, data, backbone)
+    examples = {name: _encode(task, rows, name) for name, rows in data.splits.items()}
+    model = build_task_model(
+        backbone,
+        head=task.head,
+        task_type=task.peft_task_type,
+        labels=task.labels,
+        adapter=recipe.adapter.spec(),
+        parts=recipe.train.parts,
+    )
+    log = JsonLinesReporter(folder / LOG_NAME)
+    reporters = Reporters([log, reporter] if reporter else [log])
+    _announce(reporters, recipe, data, examples["train"])
+    rows, scored = _scored(data.splits["validation"], examples["validation"])
+    loop = Loop(
+        recipe=recipe,
+        recipe_digest=_digest(recipe, data),
+        model=model,
+        task=task,
+        examples=[example for example in examples["train"] if example is not None],
+        evaluate=lambda: evaluate(model, task, rows, scored),
+        accelerator=accelerator,
+        reporter=reporters,
+        folder=folder,
+    )
+    try:
+        outcome = loop.run(resume=resume)
+        digest = ""
+        if accelerator.is_main_process:
+            digest = assemble(
+                folder / ARTIFACT_NAME,
+                recipe=recipe,
+                data=data,
+                task=task,
+                model=model,
+                outcome=outcome,
+                log=folder / LOG_NAME,
+            )
+            drop_checkpoint(folder)
+        accelerator.wait_for_everyone()
+        return _result(folder, digest, model, outcome)
+    finally:
+        log.close()
+        model.close()
+
+
+def _check_folder(folder: Path, *, resume: bool) -> None:
+    artifact = folder / ARTIFACT_NAME
+    if artifact.exists():
+        raise TrainingError(
+            "already holds a finished run",
+            place=str(folder),
+            hint="Choose another folder with --output, or remove this one",
+        )
+    if not resume and checkpoint_folder(folder):
+        raise TrainingError(
+            "holds the checkpoint of an unfinished run",
+            place=str(folder),
+            hint="Go on with --resume, or remove the folder",
+        )
+    if not resume:
+        (folder / LOG_NAME).unlink(missing_ok=True)
+
+
+def _quantization(recipe: Recipe, device: Any) -> QuantizationSpec:
+    section = recipe.backbone
+    dtype = section.compute_dtype
+    return QuantizationSpec(
+        section.quantization, default_compute_dtype(device) if dtype == "auto" else dtype
+    )
+
+
+def _backbone(
+    recipe: Recipe,
+    spec: QuantizationSpec,
+    given: Backbone | None,
+    accelerator: Accelerator,
+    cache: Path | None,
+) -> Backbone:
+    if given is None:
+        return load_backbone(
+            recipe.backbone.name,
+            spec,
+            revision=recipe.backbone.revision,
+            device=accelerator.device,
+            cache=cache,
+        )
+    if (given.name, given.quantization) != (recipe.backbone.name, spec):
+        raise TrainingError(
+            f"the recipe asks for {recipe.backbone.name} in {spec}, "
+            f"the backbone given is {given.name} in {given.quantization}",
+            place="backbone",
+        )
+    return given
+
+
+def _task(recipe: Recipe, data: PreparedData, backbone: Backbone) -> Task:
+    section = recipe.task
+    options = TaskOptions(
+        max_length=section.max_length,
+        label_smoothing=section.label_smoothing,
+        class_weights=section.class_weights,
+        max_new_tokens=section.max_new_tokens,
+        system_prompt=section.system_prompt,
+    )
+    return build_task(
+        section.name,
+        backbone.tokenizer,
+        backbone.kind,
+        list(data.label_counts),
+        options,
+        data.label_counts,
+    )
+
+
+def _encode(task: Task, rows: Rows, split: str) -> list[Example | None]:
+    encoded = []
+    for number, row in zip(rows.numbers, rows.rows, strict=True):
+        try:
+            encoded.append(task.encode(row, number, train=split == "train"))
+        except DataError as error:
+            place = f"{rows.origin} {error.place}"
+            raise DataError(error.problem, place=place, hint=error.hint) from None
+    if not any(encoded):
+        raise DataError(
+            f"no row of the {split} split has anything to learn from",
+            place=rows.origin,
+            hint="Raise task.max_length",
+        )
+    return encoded
+
+
+def _scored(
+    rows: Rows, examples: Sequence[Example | None]
+) -> tuple[list[Mapping[str, Any]], list[Example]]:
+    """Return the rows that have an example, with their examples."""
+    pairs = [(r, e) for r, e in zip(rows.rows, examples, strict=True) if e is not None]
+    return [row for row, _ in pairs], [example for _, example in pairs]
+
+
+def _announce(
+    reporter: Reporter, recipe: Recipe, data: PreparedData, examples: Sequence[Example | None]
+) -> None:
+    """Say what was read, what was dropped, and what padding would have cost."""
+    counts = ", ".join(f"{len(rows)} {name}" for name, rows in data.splits.items())
+    reporter.on_message(f"rows: {counts}")
+    if data.dropped:
+        reporter.on_message(f"dropped {data.dropped} repeated rows before splitting")
+    for name, count in data.leaked.items():
+        if count:
+            reporter.on_message(f"warning: {count} {name} rows repeat a training text")
+    skipped = sum(example is None for example in examples)
+    if skipped:
+        reporter.on_message(f"left out {skipped} training rows with nothing to learn from")
+    lengths = [len(example) for example in examples if example is not None]
+    size = recipe.train.batch_size or DEFAULT_BATCH_SIZE
+    plan = plan_batches(
+        lengths, batch_size=size, batch_tokens=None, seed=0, epoch=0, shuffle=True
+    )
+    flat = [list(range(i, min(i + size, len(lengths)))) for i in range(0, len(lengths), size)]
+    reporter.on_message(
+        f"{sum(lengths)} training tokens, packed: 0 % padding "
+        f"(padded batches would waste {padding_share(lengths, flat):.0%}, "
+        f"by length {padding_share(lengths, plan):.0%})"
+    )
+
+
+def _digest(recipe: Recipe, data: PreparedData) -> str:
+    """Return what a checkpoint must agree on: the recipe and the rows it learns from."""
+    from adapterhub.data.splits import fingerprint
+
+    document = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
+    return sha256(f"{document}\n{fingerprint(data.splits['train'])}".encode()).hexdigest()
+
+
+def _result(folder: Path, digest: str, model: TaskModel, outcome: Outcome) -> TrainResult:
+    artifact = folder / ARTIFACT_NAME
+    progress = outcome.progress
+    trained = sum(parameter.numel() for _, parameter in model.trainable())
+    return TrainResult(
+        folder=folder,
+        artifact=artifact,
+        digest=digest,
+        before=outcome.before,
+        after=outcome.after.metrics,
+        table=outcome.after.table,
+        trained_share=trained / model.backbone.parameters,
+        seconds=progress.seconds,
+        tokens_per_second=progress.tokens / max(progress.seconds, 1e-9),
+        artifact_bytes=sum(f.stat().st_size for f in artifact.iterdir()) if digest else 0,
+        steps=progress.step,
+    )
