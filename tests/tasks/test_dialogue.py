@@ -48,7 +48,7 @@ def test_only_the_answer_and_the_end_of_its_turn_are_learned(byte_bpe):
 
 
 @pytest.mark.parametrize("opening", [" ", ": ", "\n", "\n\n"])
-@pytest.mark.parametrize("answer", ["Lindos", " the castle", "\n\nOrion"])
+@pytest.mark.parametrize("answer", ["the castle", " the castle", "\n\nOrion"])
 def test_no_token_reaches_from_the_prompt_into_the_answer(byte_bpe, opening, answer):
     template = (
         "{% for m in messages %}<|start|>{{ m['role'] }}OPEN{{ m['content'] }}<|end|>"
