@@ -123,7 +123,7 @@ class NonFiniteLossError(TrainingError):
         )
 
 
-class TrainingInterrupted(TrainingError):  # noqa: N818, an interruption is no fault
+class TrainingInterrupted(TrainingError):
     """A run was asked to stop and left a checkpoint.
 
     Args:

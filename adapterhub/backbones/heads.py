@@ -60,6 +60,8 @@ def stock_model(backbone: Backbone, head: HeadKind, labels: Sequence[str]) -> Pr
         stock.set_output_embeddings(backbone.lm_head)
     else:
         _new_head(stock, backbone)
+    # peft writes this name into the adapter's configuration
+    stock.name_or_path = backbone.hub_id or backbone.name
     return stock.eval()
 
 

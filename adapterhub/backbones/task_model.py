@@ -259,9 +259,7 @@ def _adapter_names(body: nn.Module) -> set[str]:
 
 
 def _select(module: BaseTunerLayer | ModulesToSaveWrapper, name: str) -> None:
-    if isinstance(module, BaseTunerLayer):
-        module.set_adapter(name, inference_mode=True)
-    elif name in module.modules_to_save:
+    if isinstance(module, BaseTunerLayer) or name in module.modules_to_save:
         module.set_adapter(name, inference_mode=True)
     else:
         module.enable_adapters(enabled=False)
@@ -330,4 +328,3 @@ def _choose_trainable(peft_model: PeftModel, parts: TrainableParts) -> None:
     for name, parameter in peft_model.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_(False)
-

@@ -123,9 +123,7 @@ def read_member(wheel: Path, member: str) -> Iterator[bytes]:
         raise BackboneError("is not a wheel", place=wheel.name) from None
 
 
-def _extract_companions(
-    wheel: Path, part: WheelPart, names: tuple[str, ...], folder: Path
-) -> None:
+def _extract_companions(wheel: Path, part: WheelPart, names: tuple[str, ...], folder: Path) -> None:
     for name in names:
         member = str(PurePosixPath(part.member).with_name(name))
         (folder / name).write_bytes(b"".join(read_member(wheel, member)))

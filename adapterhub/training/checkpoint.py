@@ -88,7 +88,9 @@ def save_checkpoint(
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
     # clones: safetensors refuses tensors that share memory, as optimizer tables do
-    save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, fresh / "state.safetensors")
+    save_file(
+        {k: v.detach().cpu().clone() for k, v in tensors.items()}, fresh / "state.safetensors"
+    )
     with (fresh / "state.json").open("w", encoding="utf-8") as file:
         json.dump(document, file)
         file.flush()
@@ -172,4 +174,3 @@ def _whole(folder: Path) -> bool:
     except ValueError:
         return False
     return (folder / "state.safetensors").is_file()
-

@@ -54,6 +54,17 @@ def evaluate(
     return Evaluation(metrics={"loss": loss, **scored.metrics}, table=scored.table)
 
 
+def evaluate_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Evaluation:
+    """Encode rows and score them; a row that has nothing to score is left out.
+
+    Raises:
+        DataError: naming the row that can't be used.
+    """
+    encoded = [task.encode(row, index + 1, train=True) for index, row in enumerate(rows)]
+    pairs = [(r, e) for r, e in zip(rows, encoded, strict=True) if e is not None]
+    return evaluate(model, task, [row for row, _ in pairs], [example for _, example in pairs])
+
+
 def _plan(examples: Sequence[Example]) -> list[list[int]]:
     return plan_batches(
         [len(example) for example in examples],

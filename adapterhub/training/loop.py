@@ -154,8 +154,7 @@ class Loop:
         total = 0.0
         for batch in packed:
             loss = self.model(batch.to(device), self.task.loss)
-            self._check_finite(loss, batch)
-            total += float(loss)
+            total += self._finite(loss, batch)
             # processes average their gradients; the sum over all targets is wanted
             self.accelerator.backward(loss * (self.accelerator.num_processes / weight))
         if self.clip_norm:
@@ -169,9 +168,11 @@ class Loop:
         progress.seconds += time.perf_counter() - began
         self._report_step(self._over_processes(total) / weight)
 
-    def _check_finite(self, loss: Tensor, batch: PackedBatch) -> None:
-        if not math.isfinite(float(loss)):
+    def _finite(self, loss: Tensor, batch: PackedBatch) -> float:
+        value = float(loss.detach())
+        if not math.isfinite(value):
             raise NonFiniteLossError(self.progress.step + 1, batch.rows)
+        return value
 
     def _evaluate(self) -> None:
         """Score the model, remember the best weights, tell the reporter."""
@@ -191,9 +192,7 @@ class Loop:
         elif progress.step:
             progress.stale += 1
         best = value if progress.best_value is None else progress.best_value
-        self.reporter.on_evaluation(
-            EvaluationEvent(progress.step, metrics, self.watched, best)
-        )
+        self.reporter.on_evaluation(EvaluationEvent(progress.step, metrics, self.watched, best))
 
     def _is_better(self, value: float) -> bool:
         # the untrained model never counts as the best: keeping it would store nothing learned

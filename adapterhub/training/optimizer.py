@@ -47,9 +47,7 @@ def build_optimizer(
     return torch.optim.AdamW(described, lr=section.learning_rate, betas=section.betas)
 
 
-def build_schedule(
-    optimizer: Optimizer, section: ScheduleSection, total_steps: int
-) -> LRScheduler:
+def build_schedule(optimizer: Optimizer, section: ScheduleSection, total_steps: int) -> LRScheduler:
     """Return the schedule of the learning rate over ``total_steps`` optimizer steps."""
     name = "constant_with_warmup" if section.name == "constant" else section.name
     return get_scheduler(  # type: ignore[no-any-return]

@@ -284,9 +284,7 @@ def _announce(
         reporter.on_message(f"left out {skipped} training rows with nothing to learn from")
     lengths = [len(example) for example in examples if example is not None]
     size = recipe.train.batch_size or DEFAULT_BATCH_SIZE
-    plan = plan_batches(
-        lengths, batch_size=size, batch_tokens=None, seed=0, epoch=0, shuffle=True
-    )
+    plan = plan_batches(lengths, batch_size=size, batch_tokens=None, seed=0, epoch=0, shuffle=True)
     flat = [list(range(i, min(i + size, len(lengths)))) for i in range(0, len(lengths), size)]
     reporter.on_message(
         f"{sum(lengths)} training tokens, packed: 0 % padding "

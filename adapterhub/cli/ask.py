@@ -1,0 +1,200 @@
+"""``predict``, ``chat`` and ``eval``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adapterhub.cli.console import hush_libraries, output, print_json, table
+from adapterhub.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from adapterhub.engine.session import LoadedAdapter, Session
+    from adapterhub.registry.version import Version
+
+Force = Annotated[
+    bool, typer.Option("--force", help="Accept an adapter made for another backbone.")
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(predict)
+    app.command()(chat)
+    app.command("eval")(evaluate)
+
+
+def predict(
+    ref: Annotated[str, typer.Argument(help="NAME, NAME@3, NAME@latest or NAME@sha256:…")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; lines of standard input if none.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    force: Force = False,
+    device: Device = None,
+) -> None:
+    """Label texts: a class with scores, or spans with character offsets."""
+    hush_libraries()
+    given = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not given:
+        raise DataError("there is nothing to label", hint="Give texts, or lines on standard input")
+    session, loaded, _ = _open(ref, force=force, device=device)
+    answers = session.predict(loaded.name, [{"text": text} for text in given])
+    if as_json:
+        print_json([{"text": t, **a} for t, a in zip(given, answers, strict=True)])
+        return
+    for text, answer in zip(given, answers, strict=True):
+        output().print(f"{_short(answer)}\t{text}", markup=False)
+
+
+def chat(
+    ref: Annotated[str, typer.Argument(help="A dialogue adapter.")],
+    message: Annotated[
+        list[str] | None, typer.Option("--message", "-m", help="Ask this and stop.")
+    ] = None,
+    base: Annotated[bool, typer.Option(help="Show the bare backbone's answer too.")] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    force: Force = False,
+    device: Device = None,
+) -> None:
+    """Talk with a dialogue adapter; each line of standard input is a turn."""
+    hush_libraries()
+    session, loaded, _ = _open(ref, force=force, device=device)
+    console = output()
+    history: list[dict[str, str]] = []
+    for turn in message or _turns():
+        history.append({"role": "user", "content": turn})
+        if base:
+            plain = session.generate(
+                None, [history], max_new_tokens=max_new_tokens, like=loaded.name
+            )
+            console.print(f"base     {plain[0]}", markup=False)
+        (answer,) = session.generate(loaded.name, [history], max_new_tokens=max_new_tokens)
+        console.print(f"adapter  {answer}" if base else answer, markup=False)
+        history.append({"role": "assistant", "content": answer})
+
+
+def evaluate(
+    ref: Annotated[str, typer.Argument(help="NAME, NAME@3, NAME@latest or NAME@sha256:…")],
+    data: Annotated[Path, typer.Option(help="File of rows with their answers.")],
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--field", help="task_field=column; the recipe's where not given."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    generate: Annotated[
+        int, typer.Option(min=0, help="Dialogue: generate so many answers and score chrF.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    force: Force = False,
+    device: Device = None,
+) -> None:
+    """Score an adapter on a file, with the bare backbone beside it."""
+    hush_libraries()
+    session, loaded, version = _open(ref, force=force, device=device)
+    rows = _rows(loaded, data, fields or [], limit)
+    scores = _scores(session, loaded, rows, generate)
+    if as_json:
+        print_json({"ref": str(version.ref), "data": data.name, "rows": len(rows), **scores})
+        return
+    shown = table(f"{data.name}, {len(rows)} rows", ">backbone alone", f">{version.ref}")
+    for name, value in scores["adapter"].items():
+        shown.add_row(name, f"{scores['base'][name]:.4f}", f"{value:.4f}")
+    output().print(shown)
+
+
+def _open(ref: str, *, force: bool, device: str | None) -> tuple[Session, LoadedAdapter, Version]:
+    """Load an adapter of the registry, and the backbone that it was trained on."""
+    from adapterhub.artifact import read_artifact
+    from adapterhub.backbones.backbone import choose_device, load_backbone
+    from adapterhub.backbones.quantize import usable_compute_dtype
+    from adapterhub.engine.session import Session
+    from adapterhub.registry.registry import Registry
+    from adapterhub.specs import QuantizationSpec
+
+    registry = Registry()
+    version = registry.resolve(ref)
+    artifact = read_artifact(registry.materialize(version))
+    manifest = artifact.manifest
+    place = choose_device(device)
+    spec = QuantizationSpec(
+        manifest.quantization.scheme,
+        usable_compute_dtype(manifest.quantization.compute_dtype, place),
+    )
+    section = manifest.recipe["backbone"]
+    backbone = load_backbone(section["name"], spec, revision=section["revision"], device=place)
+    session = Session(backbone)
+    return session, session.load(artifact, name=str(version.ref), force=force), version
+
+
+def _rows(
+    loaded: LoadedAdapter, path: Path, fields: Sequence[str], limit: int | None
+) -> list[Mapping[str, Any]]:
+    from adapterhub.training.prepare import load_rows
+    from adapterhub.training.recipe_file import parse_recipe
+
+    mapping = dict(_pair(field) for field in fields)
+    section = parse_recipe(loaded.manifest.recipe).data
+    changes: dict[str, Any] = {"hub": None, "format": "auto"}
+    if mapping:
+        changes["fields"] = mapping
+    if section.format == "conll":
+        changes["format"] = "conll"
+    rows = load_rows(section.model_copy(update=changes), loaded.manifest.task, str(path))
+    return list(rows.rows[:limit])
+
+
+def _scores(
+    session: Session, loaded: LoadedAdapter, rows: Sequence[Mapping[str, Any]], generate: int
+) -> dict[str, dict[str, float]]:
+    from adapterhub.training.evaluate import evaluate_rows
+
+    model = session.model(loaded.name)
+    adapter = dict(evaluate_rows(model, loaded.task, rows).metrics)
+    with model.bare():
+        base = dict(evaluate_rows(model, loaded.task, rows).metrics)
+    if generate and loaded.task.head == "causal_lm":
+        base |= _generated(session, loaded, rows[:generate], None)
+        adapter |= _generated(session, loaded, rows[:generate], loaded.name)
+    return {"base": base, "adapter": adapter}
+
+
+def _generated(
+    session: Session, loaded: LoadedAdapter, rows: Sequence[Mapping[str, Any]], name: str | None
+) -> dict[str, float]:
+    from adapterhub.tasks.dialogue import generation_metrics
+
+    task: Any = loaded.task
+    pairs = [task.question_and_reference(row, number + 1) for number, row in enumerate(rows)]
+    answers = session.generate(name, [messages for messages, _ in pairs], like=loaded.name)
+    return generation_metrics([reference for _, reference in pairs], answers)
+
+
+def _pair(field: str) -> tuple[str, str]:
+    name, equals, column = field.partition("=")
+    if not equals:
+        raise RecipeError(f"{field!r} is not task_field=column", place="--field")
+    return name, column
+
+
+def _turns() -> Any:
+    """Yield the user's turns: typed at a prompt, or lines of standard input."""
+    if not sys.stdin.isatty():
+        yield from (line.strip() for line in sys.stdin if line.strip())
+        return
+    output().print("an empty line ends the conversation")
+    while turn := input("you      ").strip():
+        yield turn
+
+
+def _short(answer: Mapping[str, Any]) -> str:
+    if "label" in answer:
+        return f"{answer['label']} {answer['score']:.3f}"
+    found = [f"{s['label']}[{s['start']}:{s['end']}] {s['text']}" for s in answer["spans"]]
+    return "; ".join(found) or "(none)"

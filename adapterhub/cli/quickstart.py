@@ -1,0 +1,312 @@
+"""The main job in one go: two adapters trained on one frozen 4-bit backbone, stored, asked.
+
+Each step is what a user does by hand: write rows, write a recipe, train, put into the
+registry, load from there, ask.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from adapterhub.artifact import read_artifact
+from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.cli.console import log_console, megabytes, share, table
+from adapterhub.data.source import Rows
+from adapterhub.data.splits import split_rows
+from adapterhub.engine.session import Session
+from adapterhub.errors import DataError, MissingExtraError
+from adapterhub.registry.registry import Registry
+from adapterhub.training.progress import PlainReporter
+from adapterhub.training.recipe_file import parse_recipe
+from adapterhub.training.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from rich.console import Console
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.registry.version import Version
+    from adapterhub.training.train import TrainResult
+
+BACKBONE = "smollm2-135m-instruct"
+#: Files of chatterbot-corpus whose questions have enough different ones to tell apart.
+TOPICS = ("ai", "coding", "emotion", "psychology", "trivia")
+#: Files that hold questions about computers with their answers.
+SUPPORT = ("tech_support", "computers", "coding", "ai")
+HELD_OUT = 0.2
+SPLIT_SEED = 13
+ASKED = 4
+CACHE_HINT = "the first run also fetches and converts the backbone"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """An adapter of the quick start.
+
+    Args:
+        version: in the registry.
+        result: of its training.
+        metric: name of the metric shown.
+    """
+
+    version: Version
+    result: TrainResult
+    metric: str
+
+
+def run_quickstart(folder: Path, console: Console) -> None:
+    """Do the whole job and end with a table.
+
+    Args:
+        folder: receives data, recipes and runs; what an earlier quick start left is replaced.
+        console: to print to.
+
+    Raises:
+        MissingExtraError: when the corpus isn't installed.
+    """
+    began = time.perf_counter()
+    shutil.rmtree(folder, ignore_errors=True)
+    corpus = corpus_folder()
+    console.print("[bold]1  Data[/bold]  English files of the package chatterbot-corpus (BSD-3)")
+    topics = _write_rows(folder / "topics", _topic_rows(corpus), console)
+    support = _write_rows(folder / "support", _support_rows(corpus), console)
+    console.print(f"\n[bold]2  Backbone[/bold]  {BACKBONE}, frozen, nf4 ({CACHE_HINT})")
+    backbone = load_backbone(BACKBONE)
+    before = state_digest(backbone.body)
+    console.print(
+        f"   {backbone.parameters / 1e6:.0f}M parameters in "
+        f"{megabytes(backbone.memory_bytes)}, {backbone.fingerprint[:19]}…"
+    )
+    console.print("\n[bold]3  Train and store[/bold]")
+    trained = [
+        _train("topics", _topic_recipe(topics), "accuracy", folder, backbone, console),
+        _train("support", _support_recipe(support), "perplexity", folder, backbone, console),
+    ]
+    console.print("\n[bold]4  Ask both on the same backbone[/bold]")
+    session = _session(backbone, trained)
+    _ask_topics(session, trained[0], topics, console)
+    _ask_support(session, trained[1], support, console)
+    unchanged = "unchanged" if state_digest(_bare(session)) == before else "CHANGED"
+    _summarize(trained, console)
+    console.print(
+        f"\nbackbone bytes after training and use: {unchanged}; "
+        f"whole run {time.perf_counter() - began:.0f} s"
+    )
+    _next(trained, console)
+
+
+def corpus_folder() -> Path:
+    """Return where the installed corpus keeps its English files; none of its code is run.
+
+    Raises:
+        MissingExtraError: when it isn't installed.
+    """
+    spec = find_spec("chatterbot_corpus")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError("chatterbot-corpus", "quickstart")
+    return Path(next(iter(spec.submodule_search_locations))) / "data" / "english"
+
+
+def conversations(corpus: Path, name: str) -> list[list[str]]:
+    """Return the conversations of one file as lists of turns.
+
+    Raises:
+        DataError: when the file is missing or of another form.
+    """
+    path = corpus / f"{name}.yml"
+    if not path.is_file():
+        raise DataError("the installed corpus has no such file", place=path.name)
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return [[str(turn).strip() for turn in turns] for turns in document["conversations"]]
+
+
+def _topic_rows(corpus: Path) -> list[dict[str, str]]:
+    return [
+        {"text": turns[0], "label": topic}
+        for topic in TOPICS
+        for turns in conversations(corpus, topic)
+    ]
+
+
+def _support_rows(corpus: Path) -> list[dict[str, str]]:
+    return [
+        {"prompt": turns[0], "response": turns[1]}
+        for name in SUPPORT
+        for turns in conversations(corpus, name)
+        if len(turns) > 1
+    ]
+
+
+def _write_rows(stem: Path, rows: Sequence[Mapping[str, str]], console: Console) -> dict[str, Path]:
+    """Drop rows whose question repeats, split, and write both sides."""
+    unique = {next(iter(row.values())).casefold(): row for row in reversed(rows)}
+    kept = [dict(row) for row in reversed(unique.values())]
+    everything = Rows(stem.name, tuple(kept), tuple(range(1, len(kept) + 1)))
+    train_rows, validation = split_rows(everything, held_out=HELD_OUT, seed=SPLIT_SEED)
+    console.print(
+        f"   {stem.name}: {len(rows)} rows, {len(rows) - len(kept)} dropped because their "
+        f"question repeats; {len(train_rows)} to train, {len(validation)} held out"
+    )
+    paths = {}
+    for split, part in (("train", train_rows), ("validation", validation)):
+        paths[split] = stem / f"{split}.jsonl"
+        paths[split].parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(row, ensure_ascii=False) for row in part.rows]
+        paths[split].write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return paths
+
+
+def _topic_recipe(data: Mapping[str, Path]) -> dict[str, Any]:
+    return {
+        "name": "quickstart-topics",
+        "description": "Tells what a question is about",
+        "backbone": {"name": BACKBONE},
+        "task": {"name": "text-classification", "max_length": 128},
+        "data": {split: str(path) for split, path in data.items()},
+        "adapter": {"rank": 8, "alpha": 16.0},
+        "optimizer": {"learning_rate": 5e-4, "head_ratio": 4.0},
+        "train": {"batch_size": 16, "epochs": 3, "metric": "accuracy"},
+    }
+
+
+def _support_recipe(data: Mapping[str, Path]) -> dict[str, Any]:
+    return {
+        "name": "quickstart-support",
+        "description": "Answers questions about computers",
+        "backbone": {"name": BACKBONE},
+        "task": {"name": "dialogue", "max_length": 256, "max_new_tokens": 40},
+        "data": {split: str(path) for split, path in data.items()},
+        "adapter": {"rank": 16, "alpha": 32.0},
+        "optimizer": {"learning_rate": 5e-4},
+        "train": {"batch_size": 8, "epochs": 3},
+    }
+
+
+def _train(
+    stem: str,
+    document: Mapping[str, Any],
+    metric: str,
+    folder: Path,
+    backbone: Backbone,
+    console: Console,
+) -> Trained:
+    """Train one adapter, put it into the registry, and leave its recipe for the user."""
+    recipe_path = folder / f"{stem}.yaml"
+    recipe_path.write_text(yaml.safe_dump(dict(document), sort_keys=False), encoding="utf-8")
+    console.print(f"   {document['name']}  (recipe: {recipe_path})")
+    recipe = parse_recipe(document)
+    result = train(
+        recipe,
+        output=folder / f"run-{stem}",
+        reporter=PlainReporter(log_console()),
+        backbone=backbone,
+    )
+    version = Registry().put(result.artifact, recipe.name, info=result.info())
+    console.print(f"   stored as {version.ref}  {version.digest[:19]}…")
+    return Trained(version, result, metric)
+
+
+def _session(backbone: Backbone, trained: Sequence[Trained]) -> Session:
+    """Load both adapters, from the registry, side by side on one backbone."""
+    registry = Registry()
+    session = Session(backbone)
+    for each in trained:
+        artifact = read_artifact(registry.materialize(each.version))
+        session.load(artifact, name=each.version.name)
+    return session
+
+
+def _bare(session: Session) -> Any:
+    """Take all adapters off and return the backbone's body."""
+    for adapter in list(session.adapters.values()):
+        adapter.model.close()
+    return session.backbone.body
+
+
+def _held_out(paths: Mapping[str, Path], count: int) -> list[dict[str, str]]:
+    lines = paths["validation"].read_text(encoding="utf-8").splitlines()
+    step = max(1, len(lines) // count)
+    return [json.loads(line) for line in lines[::step][:count]]
+
+
+def _ask_topics(
+    session: Session, trained: Trained, paths: Mapping[str, Path], console: Console
+) -> None:
+    """Show held-out questions with the backbone's choice beside the adapter's.
+
+    The bare backbone is given the adapter's trained head, so that it can answer at all.
+    """
+    rows = _held_out(paths, ASKED)
+    name = trained.version.name
+    adapted = session.predict(name, rows)
+    plain = session.predict(name, rows, bare=True)
+    shown = table("held-out question", "topic", "base", "adapter")
+    for row, base, answer in zip(rows, plain, adapted, strict=True):
+        shown.add_row(
+            row["text"][:60],
+            row["label"],
+            f"{base['label']} {base['score']:.2f}",
+            f"{answer['label']} {answer['score']:.2f}",
+        )
+    console.print(shown)
+
+
+def _ask_support(
+    session: Session, trained: Trained, paths: Mapping[str, Path], console: Console
+) -> None:
+    """Show held-out questions with the backbone's answer beside the adapter's."""
+    rows = _held_out(paths, ASKED)
+    name = trained.version.name
+    asked = [[{"role": "user", "content": row["prompt"]}] for row in rows]
+    plain = session.generate(None, asked, like=name)
+    adapted = session.generate(name, asked)
+    for row, base, answer in zip(rows, plain, adapted, strict=True):
+        console.print(f"\n[bold]{_line(row['prompt'])}[/bold]")
+        console.print(f"   base     {_line(base)}", markup=False)
+        console.print(f"   adapter  {_line(answer)}", markup=False)
+        console.print(f"   held out {_line(row['response'])}", markup=False)
+
+
+def _summarize(trained: Sequence[Trained], console: Console) -> None:
+    shown = table(
+        "adapter", "metric (held out)", ">before", ">after", ">trained", ">artifact", ">training"
+    )
+    for each in trained:
+        shown.add_row(
+            str(each.version.ref),
+            each.metric,
+            f"{each.result.before[each.metric]:.3f}",
+            f"{each.result.after[each.metric]:.3f}",
+            share(each.result.trained_share),
+            megabytes(each.result.artifact_bytes),
+            f"{each.result.seconds:.0f} s",
+        )
+    console.print()
+    console.print(shown)
+
+
+def _next(trained: Sequence[Trained], console: Console) -> None:
+    topics, support = (each.version.name for each in trained)
+    console.print("\nnext:")
+    for line in (
+        "source .venv/bin/activate",
+        "adapterhub list",
+        f'adapterhub predict {topics} "Who wrote Hamlet?" "How do I sort a list?"',
+        f'adapterhub chat {support} --base -m "My laptop is slow."',
+        f"adapterhub show {support}",
+    ):
+        console.print(f"   {line}", markup=False)
+
+
+def _line(text: str, width: int = 110) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else f"{flat[: width - 1]}…"

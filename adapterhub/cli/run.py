@@ -1,0 +1,121 @@
+"""``train`` and ``quickstart``."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adapterhub.cli.console import (
+    hush_libraries,
+    log_console,
+    megabytes,
+    output,
+    print_json,
+    share,
+    table,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from adapterhub.registry.version import Version
+    from adapterhub.training.train import TrainResult
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(train)
+    app.command()(quickstart)
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.path=value, e.g. train.epochs=5")
+    ] = None,
+    output_folder: Annotated[
+        Path | None, typer.Option("--output", help="Folder of the run; runs/NAME by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint.")] = False,
+    register: Annotated[bool, typer.Option(help="Store the adapter in the registry.")] = True,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train an adapter from a recipe and store it in the registry."""
+    hush_libraries()
+    from adapterhub.training.recipe_file import load_recipe
+    from adapterhub.training.train import train as run_training
+
+    checked = load_recipe(recipe, overrides or [])
+    console = log_console()
+    with _reporter(console) as reporter:
+        result = run_training(
+            checked, output=output_folder, resume=resume, reporter=reporter, device=device
+        )
+    version = None
+    if register and result.digest:
+        from adapterhub.registry.registry import Registry
+
+        version = Registry().put(result.artifact, checked.name, info=result.info())
+    if as_json:
+        print_json(_document(result, version))
+    elif result.digest:
+        _show(result, version)
+
+
+def quickstart(
+    folder: Annotated[
+        Path, typer.Option("--folder", help="Where recipes, data and runs are put.")
+    ] = Path("runs/quickstart"),
+) -> None:
+    """Train two adapters on one 4-bit backbone, store them, and ask both."""
+    hush_libraries()
+    from adapterhub.cli.quickstart import run_quickstart
+
+    run_quickstart(folder, output())
+
+
+def _reporter(console: Console) -> AbstractContextManager[Any]:
+    from adapterhub.training.progress import PlainReporter, RichReporter
+
+    return RichReporter(console) if console.is_terminal else nullcontext(PlainReporter(console))
+
+
+def _document(result: TrainResult, version: Version | None) -> dict[str, Any]:
+    return {
+        "ref": str(version.ref) if version else None,
+        "digest": result.digest,
+        "artifact": str(result.artifact),
+        "metrics": {"before": dict(result.before), "after": dict(result.after)},
+        "table": [dict(row) for row in result.table],
+        "artifact_bytes": result.artifact_bytes,
+        **result.info(),
+    }
+
+
+def _show(result: TrainResult, version: Version | None) -> None:
+    console = output()
+    if result.table:
+        labels = table("label", ">precision", ">recall", ">f1", ">support")
+        for row in result.table:
+            scores = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
+            labels.add_row(str(row["label"]), *scores, f"{row['support']:.0f}")
+        console.print(labels)
+        console.print()
+    metrics = table("metric (validation)", ">before", ">after")
+    for name, value in result.after.items():
+        before = result.before.get(name)
+        metrics.add_row(name, "" if before is None else f"{before:.4f}", f"{value:.4f}")
+    console.print(metrics)
+    console.print(
+        f"\ntrained {share(result.trained_share)} of the backbone's parameters in "
+        f"{result.seconds:.0f} s at {result.tokens_per_second:.0f} tokens/s; "
+        f"artifact {megabytes(result.artifact_bytes)} in {result.artifact}"
+    )
+    if version is not None:
+        console.print(f"stored as {version.ref} ({version.digest[:19]}…)")
+        verb = "chat" if version.task == "dialogue" else "predict"
+        console.print(f"next: adapterhub {verb} {version.name}   adapterhub show {version.name}")

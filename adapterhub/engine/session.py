@@ -1,0 +1,275 @@
+"""Several stored adapters on one loaded backbone, each answering in its turn.
+
+Every adapter stays resident beside the others on the shared body; which one computes is
+chosen at each call. It is peft's own arithmetic, one adapter a batch.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import PeftConfig
+
+from adapterhub.backbones.fingerprint import check_fingerprint
+from adapterhub.backbones.task_model import restore_task_model
+from adapterhub.data.batching import plan_batches
+from adapterhub.data.packing import Example, pack
+from adapterhub.errors import AdapterHubError, DataError, NoEffectError, NotFoundError, near
+from adapterhub.tasks.base import TaskOptions, join_predictions
+from adapterhub.tasks.table import build_task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from adapterhub.artifact import Artifact
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.manifest import Manifest
+    from adapterhub.tasks.base import Task
+
+#: Tokens computed at once.
+BATCH_TOKENS = 2048
+#: Conversations answered at once.
+BATCH_CONVERSATIONS = 8
+_PROBE = "The quick brown fox jumps over the lazy dog, then asks: what is 12 + 7?"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedAdapter:
+    """An adapter ready to answer.
+
+    Args:
+        name: as loaded.
+        digest: of the artifact.
+        manifest: of the artifact.
+        task: built from the manifest.
+        model: on the shared body.
+    """
+
+    name: str
+    digest: str
+    manifest: Manifest
+    task: Task
+    model: TaskModel
+
+
+class Session:
+    """One backbone and the adapters loaded on it. Not safe for use from several threads."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        """Serve adapters on ``backbone``, whose weights never change."""
+        self.backbone = backbone
+        self._adapters: dict[str, LoadedAdapter] = {}
+
+    @property
+    def adapters(self) -> Mapping[str, LoadedAdapter]:
+        """The loaded adapters by name."""
+        return dict(self._adapters)
+
+    def load(self, artifact: Artifact, *, name: str, force: bool = False) -> LoadedAdapter:
+        """Put an artifact on the backbone, strictly.
+
+        Args:
+            artifact: verified, as ``read_artifact`` returns it.
+            name: under which it is asked for; must be free.
+            force: accept an adapter that was trained on another backbone.
+
+        Raises:
+            FingerprintMismatch: when it was trained on another backbone.
+            StrictLoadError: when its tensors do not fit the model one to one.
+            NoEffectError: when it changes nothing in the output.
+        """
+        if name in self._adapters:
+            raise AdapterHubError("is loaded already", place=name)
+        manifest = artifact.manifest
+        check_fingerprint(
+            self.backbone.fingerprint, name, manifest.backbone.fingerprint, force=force
+        )
+        task = task_of(manifest, self.backbone)
+        model = restore_task_model(
+            self.backbone,
+            head=task.head,
+            labels=task.labels,
+            config=PeftConfig.from_peft_type(**artifact.adapter_config),
+            tensors=artifact.weights.tensors,
+            adapter_name=artifact.digest.removeprefix("sha256:")[:16],
+        )
+        loaded = LoadedAdapter(name, artifact.digest, manifest, task, model)
+        if not self._has_effect(loaded):
+            model.remove()
+            raise NoEffectError(
+                "changes nothing in the output of the backbone",
+                place=name,
+                hint="It was stored untrained, or its tensors are all zero; train it again",
+            )
+        self._adapters[name] = loaded
+        return loaded
+
+    def unload(self, name: str) -> None:
+        """Take an adapter off the backbone.
+
+        Raises:
+            NotFoundError: when it isn't loaded.
+        """
+        self._get(name).model.remove()
+        del self._adapters[name]
+
+    def model(self, name: str) -> TaskModel:
+        """Return an adapter's model, made the one that computes.
+
+        Raises:
+            NotFoundError: when it isn't loaded.
+        """
+        model = self._get(name).model
+        model.activate()
+        return model
+
+    def predict(
+        self, name: str, rows: Sequence[Mapping[str, Any]], *, bare: bool = False
+    ) -> list[dict[str, Any]]:
+        """Label rows with an adapter that labels.
+
+        Args:
+            name: of a loaded adapter.
+            rows: with the task's fields; labels are not needed.
+            bare: read the bare backbone with the adapter's head, for comparison.
+
+        Returns:
+            For each row what the task's ``prediction`` gives: a label with scores, or spans
+            with character offsets. Long rows are cut into windows and joined again.
+
+        Raises:
+            NotFoundError: when the adapter isn't loaded.
+            DataError: when the adapter generates text, or a row can't be used.
+        """
+        task: Any = self._get(name).task
+        if task.head == "causal_lm":
+            raise DataError("answers in text", place=name, hint="Use generate, or adapterhub chat")
+        windows = [(index, w) for index, row in enumerate(rows) for w in task.windows(row)]
+        examples = [task.encode(w, index + 1, train=False) for index, w in windows]
+        decoded = self._decode(name, examples, bare=bare)
+        answers: list[list[dict[str, Any]]] = [[] for _ in rows]
+        for (index, window), each in zip(windows, decoded, strict=True):
+            answers[index].append(task.prediction(window, each))
+        return [join_predictions(parts) if parts else {} for parts in answers]
+
+    def generate(
+        self,
+        name: str | None,
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        *,
+        max_new_tokens: int | None = None,
+        like: str | None = None,
+    ) -> list[str]:
+        """Answer conversations, greedily.
+
+        Args:
+            name: of a loaded dialogue adapter; ``None`` asks the bare backbone.
+            conversations: messages with ``role`` and ``content``, the last one the user's.
+            max_new_tokens: longest answer; the recipe's where not given.
+            like: adapter whose prompt the bare backbone is asked with.
+
+        Raises:
+            NotFoundError: when the adapter isn't loaded.
+            DataError: when the adapter does not generate text.
+        """
+        chosen = self._get(name or like or self._any_dialogue())
+        task: Any = chosen.task
+        if task.head != "causal_lm":
+            raise DataError("does not generate text", place=chosen.name, hint="Use predict")
+        chosen.model.activate()
+        limit = max_new_tokens or task.options.max_new_tokens
+        prompts = [task.prompt_ids([dict(m) for m in messages]) for messages in conversations]
+        answers: list[str] = []
+        for start in range(0, len(prompts), BATCH_CONVERSATIONS):
+            part = prompts[start : start + BATCH_CONVERSATIONS]
+            if name is None:
+                with chosen.model.bare():
+                    ids = _generate(chosen.model, task, part, limit, bare=True)
+            else:
+                ids = _generate(chosen.model, task, part, limit, bare=False)
+            answers += [task.text_of(each) for each in ids]
+        return answers
+
+    def _decode(self, name: str, examples: Sequence[Example], *, bare: bool) -> list[Any]:
+        adapter = self._get(name)
+        adapter.model.activate()
+        decoded: list[Any] = [None] * len(examples)
+        batches = plan_batches(
+            [len(example) for example in examples],
+            batch_size=None,
+            batch_tokens=BATCH_TOKENS,
+            seed=0,
+            epoch=0,
+            shuffle=False,
+        )
+        without = adapter.model.bare() if bare else nullcontext()
+        with torch.no_grad(), without:
+            for indices in batches:
+                batch = pack([examples[index] for index in indices]).to(self.backbone.device)
+                hidden = adapter.model.hidden(batch)
+                outputs = adapter.task.decode(adapter.model.head, hidden, batch)
+                for index, output in zip(indices, outputs, strict=True):
+                    decoded[index] = output
+        return decoded
+
+    def _has_effect(self, adapter: LoadedAdapter) -> bool:
+        """Tell whether the adapter's output differs from what is there without it."""
+        model = adapter.model
+        model.activate()
+        ids = self.backbone.tokenizer(_PROBE)["input_ids"]
+        batch = pack([Example(1, ids, range(len(ids)))]).to(self.backbone.device)
+        with torch.no_grad():
+            with model.bare():
+                bare = model.hidden(batch)
+            if not torch.equal(bare, model.hidden(batch)):
+                return True
+            # the body is as before; a head of its own still tells classes apart
+            return adapter.task.head != "causal_lm" and bool(model.head(bare).std(dim=-1).any())
+
+    def _any_dialogue(self) -> str:
+        for name, adapter in self._adapters.items():
+            if adapter.task.head == "causal_lm":
+                return name
+        raise NotFoundError("no dialogue adapter is loaded", hint="Load one, or name it in like")
+
+    def _get(self, name: str) -> LoadedAdapter:
+        if name not in self._adapters:
+            raise NotFoundError("is not loaded", place=name, hint=near(name, self._adapters))
+        return self._adapters[name]
+
+
+def task_of(manifest: Manifest, backbone: Backbone) -> Task:
+    """Build the task that an adapter was trained for."""
+    section = manifest.recipe["task"]
+    options = TaskOptions(
+        max_length=section["max_length"],
+        max_new_tokens=section["max_new_tokens"],
+        system_prompt=section["system_prompt"],
+    )
+    return build_task(
+        manifest.task, backbone.tokenizer, backbone.kind, list(manifest.labels), options
+    )
+
+
+def _generate(
+    model: TaskModel, task: Any, prompts: Sequence[list[int]], limit: int, *, bare: bool
+) -> list[list[int]]:
+    """Return the new token ids of each prompt, up to where it stops."""
+    tokenizer = model.backbone.tokenizer
+    batch = tokenizer.pad({"input_ids": list(prompts)}, padding_side="left", return_tensors="pt")
+    batch = batch.to(model.backbone.device)
+    generator = model.stock if bare else model.peft_model
+    with torch.no_grad():
+        output = generator.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=limit,
+            do_sample=False,
+            eos_token_id=list(task.stop_ids),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    return [ids.tolist() for ids in output[:, batch["input_ids"].shape[1] :]]

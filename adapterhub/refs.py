@@ -1,0 +1,189 @@
+"""The one parser of references: ``name``, ``name@3``, ``name@prod`` and ``name@sha256:…``.
+
+A name is one part or ``owner/part``. What follows ``@`` says which version: a number, an
+alias (a word), or a digest, whole or its first hex digits. Without ``@`` the latest is meant.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from adapterhub.errors import RefError
+
+#: The alias that every name has: the highest version that was not removed.
+LATEST = "latest"
+DIGEST_PREFIX = "sha256:"
+#: Longest part of a name, and longest alias, in characters.
+MAX_PART = 96
+MAX_VERSION = 999_999_999
+#: Fewest hex digits that stand for a digest.
+MIN_DIGEST = 8
+
+_PART = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_ALIAS = re.compile(r"[a-z][a-z0-9._-]*")
+_VERSION = re.compile(r"[1-9][0-9]*")
+_NUMBER_LIKE = re.compile(r"[+-]?\.?[0-9].*", re.DOTALL)
+_HEX = re.compile(r"[0-9a-f]*")
+
+_NAME_HINT = (
+    "Names have lower-case letters, digits, '.', '_' and '-', and begin with one of the first two"
+)
+_SELECTOR_HINT = "Write name, name@3, name@alias or name@sha256:…"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """A reference to a version of an adapter; ``str`` gives the text that parses to it.
+
+    At most one of ``version``, ``alias`` and ``digest`` is given; with none of them the
+    latest version is meant.
+
+    Args:
+        name: ``part`` or ``owner/part``.
+        version: counted from 1.
+        alias: a word that begins with a letter.
+        digest: ``sha256:`` and 8 to 64 hex digits, the first ones of the whole digest.
+
+    Raises:
+        RefError: when a field is malformed, or more than one says which version.
+    """
+
+    name: str
+    version: int | None = None
+    alias: str | None = None
+    digest: str | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        selectors = [x for x in (self.version, self.alias, self.digest) if x is not None]
+        if len(selectors) > 1:
+            raise RefError(
+                "a version, an alias and a digest exclude each other",
+                place=_place(self.name),
+                hint=_SELECTOR_HINT,
+            )
+        if self.version is not None:
+            _check_version(self.version, str(self))
+        if self.alias is not None:
+            check_alias(self.alias)
+        if self.digest is not None:
+            _check_digest(self.digest, str(self))
+
+    def __str__(self) -> str:
+        for selector in (self.version, self.alias, self.digest):
+            if selector is not None:
+                return f"{self.name}@{selector}"
+        return self.name
+
+
+def parse_ref(text: str) -> AdapterRef:
+    """Read a reference.
+
+    Raises:
+        RefError: saying what is wrong with ``text`` and how it is written right.
+    """
+    name, at, selector = text.partition("@")
+    check_name(name)
+    if not at:
+        return AdapterRef(name)
+    if not selector:
+        raise RefError("has nothing after '@'", place=_place(text), hint=_SELECTOR_HINT)
+    if "@" in selector:
+        raise RefError("has more than one '@'", place=_place(text), hint=_SELECTOR_HINT)
+    if selector.startswith(DIGEST_PREFIX):
+        return AdapterRef(name, digest=selector)
+    if _VERSION.fullmatch(selector):
+        return AdapterRef(name, version=_to_version(selector, text))
+    return AdapterRef(name, alias=selector)
+
+
+def check_name(name: str) -> None:
+    """Require a well-formed name, ``part`` or ``owner/part``.
+
+    Raises:
+        RefError: saying what is wrong with it.
+    """
+    place = _place(name, "name")
+    if not name:
+        raise RefError("is empty", place=place, hint=_SELECTOR_HINT)
+    parts = name.split("/")
+    if len(parts) > 2:
+        raise RefError("has more than one '/'", place=place, hint="Write name or owner/name")
+    for part in parts:
+        _check_part(part, place)
+
+
+def check_alias(alias: str) -> None:
+    """Require a well-formed alias; one that looks like a number is refused.
+
+    Raises:
+        RefError: saying what is wrong with it.
+    """
+    place = _place(alias, "alias")
+    if _NUMBER_LIKE.fullmatch(alias):
+        raise RefError(
+            "looks like a number and is not a version",
+            place=place,
+            hint="Versions are 1, 2, 3, …; an alias begins with a letter, "
+            f"a digest with {DIGEST_PREFIX!r}",
+        )
+    if alias == DIGEST_PREFIX.rstrip(":"):
+        raise RefError("names no digest", place=place, hint=_SELECTOR_HINT)
+    if len(alias) > MAX_PART:
+        raise RefError(f"is longer than {MAX_PART} characters", place=place)
+    if not _ALIAS.fullmatch(alias) or ".." in alias:
+        raise RefError(
+            "is no alias",
+            place=place,
+            hint=_lower_hint(alias, _ALIAS)
+            or "An alias is a word of lower-case letters, digits, '.', '_' and '-'",
+        )
+
+
+def _check_part(part: str, place: str) -> None:
+    if not part:
+        raise RefError("has an empty part beside '/'", place=place, hint="Write owner/name")
+    if any(char.isspace() or not char.isprintable() for char in part):
+        raise RefError("holds a space or a control character", place=place, hint=_NAME_HINT)
+    if ".." in part:
+        raise RefError("holds '..'", place=place, hint=_NAME_HINT)
+    if len(part) > MAX_PART:
+        raise RefError(f"has a part longer than {MAX_PART} characters", place=place)
+    if not _PART.fullmatch(part):
+        raise RefError(
+            "is no name of an adapter", place=place, hint=_lower_hint(part, _PART) or _NAME_HINT
+        )
+
+
+def _check_version(version: int, text: str) -> None:
+    if type(version) is not int or not 1 <= version <= MAX_VERSION:
+        raise RefError(f"a version is a whole number from 1 to {MAX_VERSION}", place=_place(text))
+
+
+def _to_version(digits: str, text: str) -> int:
+    if len(digits) > len(str(MAX_VERSION)):
+        raise RefError(f"a version is at most {MAX_VERSION}", place=_place(text))
+    return int(digits)
+
+
+def _check_digest(digest: str, text: str) -> None:
+    digits = digest.removeprefix(DIGEST_PREFIX)
+    if digits == digest or not _HEX.fullmatch(digits):
+        raise RefError(
+            f"a digest is {DIGEST_PREFIX!r} and lower-case hex digits", place=_place(text)
+        )
+    if not MIN_DIGEST <= len(digits) <= 64:
+        raise RefError(
+            f"a digest has {MIN_DIGEST} to 64 hex digits, found {len(digits)}", place=_place(text)
+        )
+
+
+def _lower_hint(text: str, pattern: re.Pattern[str]) -> str:
+    lower = text.lower()
+    return f"Did you mean {lower!r}?" if lower != text and pattern.fullmatch(lower) else ""
+
+
+def _place(text: str, kind: str = "reference") -> str:
+    shown = ascii(text)
+    return f"{kind} {shown if len(shown) <= 80 else f'{shown[:80]}…'}"

@@ -1,0 +1,191 @@
+"""The SQLite file behind the index: opening, transactions and schema upgrades.
+
+A connection lives for one operation, so a registry can be used from any thread and across
+``fork``. Writers take the one write lock with ``BEGIN IMMEDIATE`` and wait for each other.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapterhub.errors import RegistryError
+from adapterhub.registry.faults import primary_code, sqlite_faults
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+#: Longest wait for another process's transaction, in seconds.
+BUSY_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """One upgrade of the index; ``PRAGMA user_version`` counts those that were made.
+
+    Args:
+        name: what changes, in a few words.
+        statements: SQL, run in order in one transaction.
+    """
+
+    name: str
+    statements: tuple[str, ...]
+
+
+#: Append-only: a change that was released is never edited, for indexes made before exist.
+SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
+    SchemaChange(
+        "artifacts, their files, names and versions",
+        (
+            # an artifact has one row, whatever the number of names that it is registered under
+            """CREATE TABLE artifacts (
+                digest TEXT PRIMARY KEY,
+                task TEXT NOT NULL,
+                backbone TEXT NOT NULL,
+                fingerprint TEXT NOT NULL,
+                method TEXT NOT NULL,
+                metrics TEXT NOT NULL,
+                size INTEGER NOT NULL,
+                parent TEXT
+            ) WITHOUT ROWID""",
+            "CREATE INDEX artifacts_by_task ON artifacts (task)",
+            "CREATE INDEX artifacts_by_backbone ON artifacts (backbone)",
+            # which blobs are in use
+            """CREATE TABLE artifact_files (
+                digest TEXT NOT NULL REFERENCES artifacts (digest) ON DELETE CASCADE,
+                file TEXT NOT NULL,
+                sha256 TEXT NOT NULL,
+                size INTEGER NOT NULL,
+                PRIMARY KEY (digest, file)
+            ) WITHOUT ROWID""",
+            "CREATE INDEX artifact_files_by_blob ON artifact_files (sha256)",
+            # outlives the removal of versions, so that no number is given twice
+            """CREATE TABLE names (
+                name TEXT PRIMARY KEY,
+                last_version INTEGER NOT NULL
+            ) WITHOUT ROWID""",
+            """CREATE TABLE versions (
+                name TEXT NOT NULL REFERENCES names (name),
+                version INTEGER NOT NULL,
+                digest TEXT NOT NULL REFERENCES artifacts (digest),
+                created TEXT NOT NULL,
+                info TEXT NOT NULL,
+                PRIMARY KEY (name, version),
+                UNIQUE (name, digest)
+            ) WITHOUT ROWID""",
+            "CREATE INDEX versions_by_digest ON versions (digest)",
+        ),
+    ),
+)
+
+
+class Database:
+    """One SQLite file in WAL mode."""
+
+    def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._path = path
+        self._busy_seconds = busy_seconds
+
+    def prepare(self, changes: tuple[SchemaChange, ...] = SCHEMA_CHANGES) -> None:
+        """Make the file where it is missing and bring its schema up to date.
+
+        Raises:
+            RegistryError: when it can't be made, or a newer adapterhub has upgraded it.
+        """
+        with sqlite_faults(self._path), closing(self._connect("rwc")) as db:
+            self._use_wal(db)
+            if self._schema_of(db, changes) < len(changes):
+                with _transaction(db, "IMMEDIATE"):
+                    # another process may have been first
+                    _apply(db, changes, self._schema_of(db, changes))
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection that sees one state of the index throughout.
+
+        Raises:
+            RegistryError: when the index can't be read.
+        """
+        with (
+            sqlite_faults(self._path),
+            closing(self._connect("rw")) as db,
+            _transaction(db, "DEFERRED"),
+        ):
+            yield db
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection that holds the write lock; commits at the end, or changes nothing.
+
+        Raises:
+            RegistryError: when the index can't be written.
+        """
+        with (
+            sqlite_faults(self._path),
+            closing(self._connect("rw")) as db,
+            _transaction(db, "IMMEDIATE"),
+        ):
+            yield db
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        db = sqlite3.connect(
+            f"{self._path.as_uri()}?mode={mode}",
+            uri=True,
+            timeout=self._busy_seconds,
+            isolation_level=None,
+        )
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA foreign_keys = ON")
+        db.execute("PRAGMA synchronous = FULL")
+        return db
+
+    def _use_wal(self, db: sqlite3.Connection) -> None:
+        # SQLite does not wait by itself when two processes change the mode of a new file
+        deadline = time.monotonic() + self._busy_seconds
+        while True:
+            try:
+                mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+                break
+            except sqlite3.OperationalError as error:
+                if primary_code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        if mode != "wal":
+            raise RegistryError(
+                f"the file system allows the journal mode {mode!r} only, not WAL",
+                place=str(self._path),
+                hint="Set ADAPTERHUB_HOME to a local folder",
+            )
+
+    def _schema_of(self, db: sqlite3.Connection, changes: tuple[SchemaChange, ...]) -> int:
+        schema = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if schema > len(changes):
+            raise RegistryError(
+                f"the index has schema version {schema}, this adapterhub knows up to "
+                f"{len(changes)}",
+                place=str(self._path),
+                hint="Upgrade adapterhub to use it",
+            )
+        return schema
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection, kind: str) -> Iterator[None]:
+    db.execute(f"BEGIN {kind}")
+    try:
+        yield
+    except BaseException:
+        db.rollback()
+        raise
+    db.execute("COMMIT")
+
+
+def _apply(db: sqlite3.Connection, changes: tuple[SchemaChange, ...], done: int) -> None:
+    for change in changes[done:]:
+        for statement in change.statements:
+            db.execute(statement)
+    db.execute(f"PRAGMA user_version = {len(changes)}")

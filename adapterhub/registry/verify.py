@@ -1,0 +1,60 @@
+"""Reading everything that is stored and naming what is damaged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adapterhub.errors import ArtifactError
+from adapterhub.manifest import MANIFEST_NAME, Manifest
+from adapterhub.registry import index
+from adapterhub.registry.blobs import file_fault
+from adapterhub.registry.checkouts import Fault
+from adapterhub.registry.version import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from adapterhub.registry.blobs import Blobs
+    from adapterhub.registry.database import Database
+
+
+def find_problems(database: Database, blobs: Blobs) -> tuple[Problem, ...]:
+    """Return the damage of the index, or where it is whole, of every version's files.
+
+    Versions that are removed while this runs are left out.
+    """
+    with database.reading() as db:
+        damage = index.damage(db)
+        if damage:
+            return tuple(Problem((), "index.sqlite3", f"is damaged: {text}") for text in damage)
+        owners = index.artifacts(db)
+    problems: list[Problem] = []
+    # blobs are shared between artifacts; each is read once
+    checked: dict[str, str] = {}
+    for digest, refs in owners.items():
+        found = [Problem(refs, *fault) for fault in _artifact_faults(digest, blobs, checked)]
+        if found and _still_there(database, digest):
+            problems += found
+    return tuple(problems)
+
+
+def _artifact_faults(digest: str, blobs: Blobs, checked: dict[str, str]) -> Iterator[Fault]:
+    manifest = blobs.path(digest.removeprefix("sha256:"))
+    if problem := file_fault(manifest, manifest.name):
+        yield Fault(MANIFEST_NAME, problem)
+        return
+    try:
+        files = Manifest.from_json(manifest.read_bytes()).files
+    except ArtifactError as error:
+        yield Fault(MANIFEST_NAME, f"cannot be understood: {error}")
+        return
+    for name, entry in files.items():
+        if entry.sha256 not in checked:
+            checked[entry.sha256] = file_fault(blobs.path(entry.sha256), entry.sha256)
+        if checked[entry.sha256]:
+            yield Fault(name, checked[entry.sha256])
+
+
+def _still_there(database: Database, digest: str) -> bool:
+    with database.reading() as db:
+        return index.has_artifact(db, digest)
