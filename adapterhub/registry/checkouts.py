@@ -67,17 +67,11 @@ class Checkouts:
             ArtifactError: when the manifest is of a schema that is not known here.
         """
         folder = self.path(digest)
-        manifest = folder / MANIFEST_NAME
-        if problem := file_fault(manifest, digest.removeprefix("sha256:")):
-            return Fault(MANIFEST_NAME, problem)
-        files = Manifest.from_json(manifest.read_bytes()).files
-        extra = {path.name for path in folder.iterdir()} - {MANIFEST_NAME, *files}
-        if extra:
-            return Fault(min(extra), "is no file of this artifact")
-        for name, entry in files.items():
-            if problem := file_fault(folder / name, entry.sha256):
-                return Fault(name, problem)
-        return None
+        try:
+            return _first_fault(folder, digest)
+        except FileNotFoundError:
+            # without the lock, another process may drop it at any moment
+            return Fault(folder.name, "is missing")
 
     def drop(self, digest: str, staging: Path) -> None:
         """Take a checkout away; what is moved to ``staging`` is left to its owner to remove."""
@@ -102,3 +96,17 @@ class Checkouts:
             _LOG.info("copying %s, the file system refuses hard links: %s", blob, error.strerror)
             shutil.copyfile(blob, target)
             target.chmod(0o444)
+
+
+def _first_fault(folder: Path, digest: str) -> Fault | None:
+    manifest = folder / MANIFEST_NAME
+    if problem := file_fault(manifest, digest.removeprefix("sha256:")):
+        return Fault(MANIFEST_NAME, problem)
+    files = Manifest.from_json(manifest.read_bytes()).files
+    extra = {path.name for path in folder.iterdir()} - {MANIFEST_NAME, *files}
+    if extra:
+        return Fault(min(extra), "is no file of this artifact")
+    for name, entry in files.items():
+        if problem := file_fault(folder / name, entry.sha256):
+            return Fault(name, problem)
+    return None

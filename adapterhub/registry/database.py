@@ -84,10 +84,15 @@ SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
 
 
 class Database:
-    """One SQLite file in WAL mode."""
+    """One SQLite file in WAL mode.
+
+    Args:
+        path: absolute path of the file.
+        busy_seconds: longest wait for another process's transaction.
+    """
 
     def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
-        self._path = path
+        self.path = path
         self._busy_seconds = busy_seconds
 
     def prepare(self, changes: tuple[SchemaChange, ...] = SCHEMA_CHANGES) -> None:
@@ -96,7 +101,7 @@ class Database:
         Raises:
             RegistryError: when it can't be made, or a newer adapterhub has upgraded it.
         """
-        with sqlite_faults(self._path), closing(self._connect("rwc")) as db:
+        with sqlite_faults(self.path), closing(self._connect("rwc")) as db:
             self._use_wal(db)
             if self._schema_of(db, changes) < len(changes):
                 with _transaction(db, "IMMEDIATE"):
@@ -111,7 +116,7 @@ class Database:
             RegistryError: when the index can't be read.
         """
         with (
-            sqlite_faults(self._path),
+            sqlite_faults(self.path),
             closing(self._connect("rw")) as db,
             _transaction(db, "DEFERRED"),
         ):
@@ -125,15 +130,30 @@ class Database:
             RegistryError: when the index can't be written.
         """
         with (
-            sqlite_faults(self._path),
+            sqlite_faults(self.path),
             closing(self._connect("rw")) as db,
             _transaction(db, "IMMEDIATE"),
         ):
             yield db
 
+    def damage(self) -> tuple[str, ...]:
+        """Return what SQLite finds wrong with its own file; nothing where it is whole.
+
+        Raises:
+            RegistryError: when the index can't be read.
+        """
+        with sqlite_faults(self.path), closing(self._connect("rw")) as db:
+            try:
+                found = tuple(str(row[0]) for row in db.execute("PRAGMA integrity_check(20)"))
+            except sqlite3.DatabaseError as error:
+                if primary_code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    raise
+                return (str(error),)
+        return () if found == ("ok",) else found
+
     def _connect(self, mode: str) -> sqlite3.Connection:
         db = sqlite3.connect(
-            f"{self._path.as_uri()}?mode={mode}",
+            f"{self.path.as_uri()}?mode={mode}",
             uri=True,
             timeout=self._busy_seconds,
             isolation_level=None,
@@ -157,7 +177,7 @@ class Database:
         if mode != "wal":
             raise RegistryError(
                 f"the file system allows the journal mode {mode!r} only, not WAL",
-                place=str(self._path),
+                place=str(self.path),
                 hint="Set ADAPTERHUB_HOME to a local folder",
             )
 
@@ -167,7 +187,7 @@ class Database:
             raise RegistryError(
                 f"the index has schema version {schema}, this adapterhub knows up to "
                 f"{len(changes)}",
-                place=str(self._path),
+                place=str(self.path),
                 hint="Upgrade adapterhub to use it",
             )
         return schema

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import NotFoundError, RegistryError, near
 from adapterhub.refs import LATEST, AdapterRef
-from adapterhub.registry.faults import primary_code
 from adapterhub.registry.version import Version
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable
 
     from adapterhub.registry.intake import StagedArtifact
@@ -142,17 +141,6 @@ def artifacts(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
     for row in rows:
         owners.setdefault(row["digest"], []).append(f"{row['name']}@{row['version']}")
     return {digest: tuple(refs) for digest, refs in owners.items()}
-
-
-def damage(db: sqlite3.Connection) -> tuple[str, ...]:
-    """Return what SQLite finds wrong with its own file."""
-    try:
-        found = tuple(str(row[0]) for row in db.execute("PRAGMA integrity_check(20)"))
-    except sqlite3.DatabaseError as error:
-        if primary_code(error) != sqlite3.SQLITE_CORRUPT:
-            raise
-        return (str(error),)
-    return () if found == ("ok",) else found
 
 
 def _add_artifact(db: sqlite3.Connection, staged: StagedArtifact) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import shutil
@@ -92,8 +93,16 @@ class Layout:
         oldest = time.time() - STALE_SECONDS
         with os_faults(self.staging):
             for folder in list(self.staging.iterdir()):
-                if folder.lstat().st_mtime < oldest:
+                if _modified(folder) < oldest:
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _modified(folder: Path) -> float:
+    try:
+        return folder.lstat().st_mtime
+    except FileNotFoundError:
+        # its owner has just removed it
+        return math.inf
 
 
 def sync_folder(folder: Path) -> None:

@@ -23,10 +23,10 @@ def find_problems(database: Database, blobs: Blobs) -> tuple[Problem, ...]:
 
     Versions that are removed while this runs are left out.
     """
+    damage = database.damage()
+    if damage:
+        return tuple(Problem((), database.path.name, f"is damaged: {text}") for text in damage)
     with database.reading() as db:
-        damage = index.damage(db)
-        if damage:
-            return tuple(Problem((), "index.sqlite3", f"is damaged: {text}") for text in damage)
         owners = index.artifacts(db)
     problems: list[Problem] = []
     # blobs are shared between artifacts; each is read once
@@ -45,6 +45,9 @@ def _artifact_faults(digest: str, blobs: Blobs, checked: dict[str, str]) -> Iter
         return
     try:
         files = Manifest.from_json(manifest.read_bytes()).files
+    except FileNotFoundError:
+        yield Fault(MANIFEST_NAME, "is missing")
+        return
     except ArtifactError as error:
         yield Fault(MANIFEST_NAME, f"cannot be understood: {error}")
         return
