@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.source import Rows
 from adapterhub.errors import DataError, RecipeError, near
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from adapterhub.data.source import Rows
 
 
 def map_fields(
@@ -28,7 +30,8 @@ def map_fields(
 
     Raises:
         RecipeError: for a field in ``mapping`` that the task does not have.
-        DataError: naming the row in which a required field is missing or null.
+        DataError: naming the row in which a required field is missing or null, or the
+            column that ``mapping`` gives for an optional field and no row has.
     """
     known = (*required, *optional)
     for field in mapping:
@@ -36,11 +39,23 @@ def map_fields(
             raise RecipeError(
                 "the task has no such field", place=f"data.fields.{field}", hint=near(field, known)
             )
+        if field in optional:
+            _check_column(rows, field, mapping[field])
     mapped = tuple(
         _map_row(row, rows.place(index), mapping, required, optional)
         for index, row in enumerate(rows.rows)
     )
-    return Rows(rows.origin, mapped, rows.numbers)
+    return replace(rows, rows=mapped)
+
+
+def _check_column(rows: Rows, field: str, column: str) -> None:
+    if not any(column in row for row in rows.rows):
+        columns = dict.fromkeys(name for row in rows.rows for name in row)
+        raise DataError(
+            f"no row has the column {column!r} that data.fields.{field} names",
+            place=rows.name,
+            hint=_columns_hint(column, columns),
+        )
 
 
 def _map_row(
@@ -63,9 +78,15 @@ def _map_row(
 
 def _missing(row: Mapping[str, Any], place: str, field: str, column: str) -> DataError:
     if column in row:
-        return DataError(f"the field {field!r} (column {column!r}) is null", place=place)
-    columns = ", ".join(map(str, row))
-    guess = near(column, row)
-    if not guess.startswith("Did you mean"):
-        guess = f"Columns there: {columns}. Map it in data.fields.{field}"
-    return DataError(f"the field {field!r} (column {column!r}) is missing", place=place, hint=guess)
+        return DataError(f"the field {field!r} (column {column!r}) is null or empty", place=place)
+    hint = f"{_columns_hint(column, row)}. Map it in data.fields.{field}"
+    return DataError(f"the field {field!r} (column {column!r}) is missing", place=place, hint=hint)
+
+
+def _columns_hint(column: str, columns: Iterable[str]) -> str:
+    """Return the columns that are there, after the one that was likely meant."""
+    names = list(columns)
+    shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+    guess = near(column, names)
+    there = f"Columns there: {shown or '(none)'}"
+    return f"{guess} {there}" if guess.startswith("Did you mean") else there

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 DataFormat = Literal["auto", "jsonl", "csv", "tsv", "parquet", "conll"]
 
@@ -14,8 +17,8 @@ class HubSource:
 
     Args:
         id: ``owner/name``.
-        split: e.g. ``train``.
-        revision: commit, branch or tag.
+        split: e.g. ``train``; slices such as ``train[:10%]`` work too.
+        revision: commit, branch or tag; only a commit stays the same for ever.
         config: name of the configuration, where the set has several.
     """
 
@@ -32,7 +35,7 @@ class FileSource:
     Args:
         path: as given by the user.
         format: ``auto`` reads it off the file's ending.
-        columns: names of the columns of a CoNLL file, in order.
+        columns: names of the columns of a CoNLL file, in order; others name their own.
     """
 
     path: str
@@ -47,24 +50,45 @@ class Rows:
     Args:
         origin: file name or ``hub:owner/name``, for messages and records.
         rows: column or field name to value.
-        numbers: of each row in its source, from 1.
+        numbers: of each row in its source, from 1; header and blank lines do not count, and
+            in a CoNLL file a row is a sentence.
+        lines: line of the file on which each row starts, from 1; empty where the source has
+            no lines.
+        part: which part of ``origin`` was read, where that is not the whole, for messages.
     """
 
     origin: str
     rows: tuple[dict[str, Any], ...]
     numbers: tuple[int, ...] = field(default=())
+    lines: tuple[int, ...] = ()
+    part: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def place(self, index: int) -> str:
-        """Return ``FILE row N`` for messages."""
-        return f"{self.origin} row {self.numbers[index]}"
+    @property
+    def name(self) -> str:
+        """How messages name the source."""
+        return f"{self.origin} {self.part}" if self.part else self.origin
 
-    def take(self, indices: list[int]) -> Rows:
+    def place(self, index: int) -> str:
+        """Return ``FILE row N`` for messages, with the line where that is another number."""
+        number = self.numbers[index]
+        line = self.lines[index] if self.lines else number
+        return f"{self.name} row {number}" + (f" (line {line})" if line != number else "")
+
+    def take(self, indices: Sequence[int]) -> Rows:
         """Return the rows at ``indices``, in that order."""
-        return Rows(
-            self.origin,
-            tuple(self.rows[index] for index in indices),
-            tuple(self.numbers[index] for index in indices),
+        return replace(
+            self,
+            rows=tuple(self.rows[index] for index in indices),
+            numbers=tuple(self.numbers[index] for index in indices),
+            lines=tuple(self.lines[index] for index in indices) if self.lines else (),
         )
+
+
+def numbered(
+    origin: str, rows: Sequence[dict[str, Any]], lines: Sequence[int] = (), part: str = ""
+) -> Rows:
+    """Return all rows of a source, numbered from 1."""
+    return Rows(origin, tuple(rows), tuple(range(1, len(rows) + 1)), tuple(lines), part)

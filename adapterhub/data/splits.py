@@ -2,41 +2,71 @@
 
 from __future__ import annotations
 
-import json
-from hashlib import blake2b, sha256
-from typing import TYPE_CHECKING, Any
+from hashlib import blake2b
+from typing import TYPE_CHECKING
 
-from adapterhub.errors import DataError
+from adapterhub.data.fingerprint import canonical, fingerprint
+from adapterhub.data.labels import collect_labels
+from adapterhub.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from adapterhub.data.source import Rows
 
+__all__ = [
+    "collect_labels",
+    "drop_duplicates",
+    "fingerprint",
+    "limit",
+    "repeated",
+    "require_rows",
+    "split_rows",
+]
 
-def split_rows(rows: Rows, *, held_out: float, seed: int) -> tuple[Rows, Rows]:
+
+def split_rows(
+    rows: Rows, *, held_out: float, seed: int, key_fields: Sequence[str] | None = None
+) -> tuple[Rows, Rows]:
     """Return the rows kept and the rows held out.
 
     A row's side is decided by a hash of its content and the seed: equal rows stay together,
-    and adding or reordering rows moves no other row.
+    and adding or reordering rows moves no other row. So the share is met on average and not
+    to the row.
 
     Args:
         rows: to split.
-        held_out: expected share of rows held out.
+        held_out: expected share of rows held out, in [0, 1).
         seed: of the split.
+        key_fields: rows equal in these stay together; all fields where not given.
+
+    Raises:
+        DataError: naming the row that has no form in JSON.
+        RecipeError: when the share is out of range.
     """
-    out = [index for index, row in enumerate(rows.rows) if _draw(row, seed) < held_out]
-    chosen = set(out)
-    kept = [index for index in range(len(rows)) if index not in chosen]
+    if not 0.0 <= held_out < 1.0:
+        raise RecipeError(
+            f"a share must be at least 0 and below 1, not {held_out:g}", place="data.split"
+        )
+    kept: list[int] = []
+    out: list[int] = []
+    for index, digest in enumerate(_digests(rows, seed, key_fields)):
+        # a number in [0, 1]
+        draw = int.from_bytes(digest, "big") / 2**128
+        (out if draw < held_out else kept).append(index)
     return rows.take(kept), rows.take(out)
 
 
-def drop_duplicates(rows: Rows) -> tuple[Rows, int]:
-    """Return the rows without repeats, the first of each kept, and how many were dropped."""
+def drop_duplicates(rows: Rows, key_fields: Sequence[str] | None = None) -> tuple[Rows, int]:
+    """Return the rows without repeats, the first of each kept, and how many were dropped.
+
+    Args:
+        rows: to look through.
+        key_fields: rows equal in these are repeats; all fields where not given.
+    """
     seen: set[bytes] = set()
     kept = []
-    for index, row in enumerate(rows.rows):
-        key = _digest(row, 0)
+    for index, key in enumerate(_digests(rows, 0, key_fields)):
         if key not in seen:
             seen.add(key)
             kept.append(index)
@@ -44,21 +74,24 @@ def drop_duplicates(rows: Rows) -> tuple[Rows, int]:
 
 
 def limit(rows: Rows, count: int | None, *, seed: int) -> Rows:
-    """Return ``count`` rows drawn by content and seed, in their old order; all for ``None``."""
+    """Return ``count`` rows drawn by content and seed, in their old order; all for ``None``.
+
+    Raises:
+        ValueError: when ``count`` is below 1.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"count must be at least 1, not {count}")
     if count is None or count >= len(rows):
         return rows
-    ranked = sorted(range(len(rows)), key=lambda i: (_digest(rows.rows[i], seed), i))
+    digests = _digests(rows, seed, None)
+    ranked = sorted(range(len(rows)), key=lambda i: (digests[i], i))
     return rows.take(sorted(ranked[:count]))
 
 
 def repeated(train: Rows, other: Rows, fields: Sequence[str]) -> int:
     """Return how many rows of ``other`` repeat the ``fields`` of a training row."""
-
-    def key(row: Mapping[str, Any]) -> bytes:
-        return _digest({field: row.get(field) for field in fields}, 0)
-
-    known = {key(row) for row in train.rows}
-    return sum(key(row) in known for row in other.rows)
+    known = set(_digests(train, 0, fields))
+    return sum(key in known for key in _digests(other, 0, fields))
 
 
 def require_rows(rows: Rows, split: str) -> None:
@@ -75,56 +108,10 @@ def require_rows(rows: Rows, split: str) -> None:
         )
 
 
-def collect_labels(
-    train: Rows, others: Mapping[str, Rows], *, field: str, sequence: bool = False
-) -> tuple[str, ...]:
-    """Return the label names of the training rows, sorted; numbers sort as numbers.
-
-    Args:
-        train: decides the labels.
-        others: split name to rows; they must not have labels of their own.
-        field: that holds the label.
-        sequence: whether the field holds a list of labels.
-
-    Raises:
-        DataError: naming split, row and label, when a label is not in training.
-    """
-
-    def labels_of(row: Mapping[str, Any]) -> list[str]:
-        value = row[field]
-        return [str(each) for each in value] if sequence else [str(value)]
-
-    names = {name for row in train.rows for name in labels_of(row)}
-    for split, rows in others.items():
-        for index, row in enumerate(rows.rows):
-            for name in labels_of(row):
-                if name not in names:
-                    raise DataError(
-                        f"the label {name!r} occurs in the {split} split only",
-                        place=rows.place(index),
-                        hint="No training row has it, so it can't be learned",
-                    )
-    numeric = all(name.lstrip("-").isdigit() for name in names)
-    return tuple(sorted(names, key=int if numeric else str))
-
-
-def fingerprint(rows: Rows) -> str:
-    """Return ``sha256:…`` over the rows' content, in order."""
-    digest = sha256()
-    for row in rows.rows:
-        digest.update(_canonical(row))
-        digest.update(b"\n")
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _draw(row: Mapping[str, Any], seed: int) -> float:
-    """Return a number in [0, 1) that only the row's content and the seed decide."""
-    return int.from_bytes(_digest(row, seed), "big") / 2**128
-
-
-def _digest(row: Mapping[str, Any], seed: int) -> bytes:
-    return blake2b(_canonical(row), digest_size=16, key=str(seed).encode()).digest()
-
-
-def _canonical(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode()
+def _digests(rows: Rows, seed: int, fields: Sequence[str] | None) -> list[bytes]:
+    """Return a seeded digest of each row, or of these fields of it."""
+    key = str(seed).encode()
+    return [
+        blake2b(canonical(rows, index, fields), digest_size=16, key=key).digest()
+        for index in range(len(rows))
+    ]

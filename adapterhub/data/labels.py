@@ -1,0 +1,94 @@
+"""The label names of a data set."""
+
+from __future__ import annotations
+
+import numbers
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.errors import DataError, near
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from adapterhub.data.source import Rows
+
+
+def collect_labels(
+    train: Rows,
+    others: Mapping[str, Rows],
+    *,
+    field: str,
+    sequence: bool = False,
+    repair: Callable[[list[str]], list[str]] | None = None,
+) -> tuple[str, ...]:
+    """Return the label names of the training rows: numbers by value, then names by alphabet.
+
+    Args:
+        train: decides the labels.
+        others: split name to rows; they must not have labels of their own.
+        field: that holds the label.
+        sequence: whether the field holds a list of labels.
+        repair: applied to the labels of a row before they count, such as a BIO repair.
+
+    Raises:
+        DataError: naming split, row and label, when a label is not in training; or the row
+            whose label is none.
+    """
+    known = {
+        name
+        for index in range(len(train))
+        for name in _labels(train, index, field, sequence, repair)
+    }
+    for split, rows in others.items():
+        for index in range(len(rows)):
+            for name in _labels(rows, index, field, sequence, repair):
+                if name not in known:
+                    raise DataError(
+                        f"the label {name!r} occurs in the {split} split only",
+                        place=rows.place(index),
+                        hint=_unknown_hint(name, known),
+                    )
+    return tuple(sorted(known, key=_order))
+
+
+def label_name(value: Any, place: str) -> str:
+    """Return a label as text: ``1`` and ``1.0`` give ``"1"``, ``True`` gives ``"true"``.
+
+    Raises:
+        DataError: when the value is neither text nor a whole number.
+    """
+    if isinstance(value, str) and value:
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, numbers.Real) and float(value).is_integer():
+        return str(int(float(value)))
+    raise DataError(f"a label must be a name or a whole number, not {value!r}", place=place)
+
+
+def _labels(
+    rows: Rows,
+    index: int,
+    field: str,
+    sequence: bool,
+    repair: Callable[[list[str]], list[str]] | None,
+) -> list[str]:
+    place = f"{rows.place(index)}, field {field!r}"
+    value = rows.rows[index].get(field)
+    if value is None:
+        raise DataError("the label is missing", place=place)
+    if sequence and not isinstance(value, list | tuple):
+        raise DataError(f"must be a list of labels, not {type(value).__name__}", place=place)
+    names = [label_name(each, place) for each in (value if sequence else [value])]
+    return repair(names) if repair else names
+
+
+def _unknown_hint(name: str, known: set[str]) -> str:
+    guess = near(name, known)
+    learned = "No training row has it, so it can't be learned"
+    return f"{guess} {learned}" if guess.startswith("Did you mean") else learned
+
+
+def _order(name: str) -> tuple[bool, int, str]:
+    whole = name.isascii() and name.removeprefix("-").isdigit()
+    return not whole, int(name) if whole else 0, name

@@ -1,0 +1,73 @@
+"""Labels of a data set."""
+
+import pytest
+
+from adapterhub.data.source import Rows
+from adapterhub.data.splits import collect_labels
+from adapterhub.errors import DataError
+
+
+def rows(*labels, field="label"):
+    return Rows(
+        "a.jsonl", tuple({field: label} for label in labels), tuple(range(1, len(labels) + 1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        ((10, 2, 2, -1), ("-1", "2", "10")),
+        (("b", "a", "B"), ("B", "a", "b")),
+        (("10", 9.0), ("9", "10")),
+        ((True, False), ("false", "true")),
+        (("x", 3), ("3", "x")),
+    ],
+)
+def test_numbers_sort_by_value_and_names_by_alphabet(values, labels):
+    assert collect_labels(rows(*values), {}, field="label") == labels
+
+
+def test_tags_are_collected_over_sequences():
+    train = rows(["O", "B-PER"], ["B-LOC"], field="tags")
+    labels = collect_labels(train, {"validation": train}, field="tags", sequence=True)
+    assert labels == ("B-LOC", "B-PER", "O")
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_label_that_training_lacks_names_label_split_and_row(split):
+    with pytest.raises(DataError) as caught:
+        collect_labels(rows("good", "bad"), {split: rows("bad", "goood")}, field="label")
+    assert str(caught.value) == (
+        f"a.jsonl row 2: the label 'goood' occurs in the {split} split only. "
+        "Did you mean 'good'? No training row has it, so it can't be learned"
+    )
+
+
+def test_a_repair_comes_before_labels_count():
+    def repair(tags):
+        return [tag.replace("I-", "B-") for tag in tags]
+
+    train, dev = rows(["I-PER", "O"], field="tags"), rows(["B-PER"], field="tags")
+    with pytest.raises(DataError, match="'B-PER'"):
+        collect_labels(train, {"test": dev}, field="tags", sequence=True)
+    labels = collect_labels(train, {"test": dev}, field="tags", sequence=True, repair=repair)
+    assert labels == ("B-PER", "O")
+
+
+@pytest.mark.parametrize(
+    ("value", "sequence", "message"),
+    [
+        (None, False, "the label is missing"),
+        (0.5, False, "a name or a whole number, not 0.5"),
+        ("", False, "a name or a whole number"),
+        ("O O", True, "must be a list of labels, not str"),
+        (["O", None], True, "a name or a whole number, not None"),
+        (float("inf"), False, "a whole number, not inf"),
+    ],
+)
+def test_what_is_no_label_names_its_row(value, sequence, message):
+    good = ["O"] if sequence else "a"
+    with pytest.raises(DataError) as caught:
+        collect_labels(rows(good, value), {}, field="label", sequence=sequence)
+    assert str(caught.value).startswith("a.jsonl row 2, field 'label': ")
+    assert message in str(caught.value)

@@ -1,0 +1,77 @@
+"""Data sets of the Hub, without the Hub."""
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from adapterhub.data.readers import read_rows
+from adapterhub.data.source import HubSource
+from adapterhub.errors import DataError
+
+FEATURES = Features(
+    {
+        "tokens": List(Value("string")),
+        "tags": List(ClassLabel(names=["O", "B-PER"])),
+        "label": ClassLabel(names=["bad", "good"]),
+        "n": Value("int64"),
+    }
+)
+
+
+def test_class_numbers_become_names_and_settings_are_passed_on(monkeypatch):
+    calls = []
+
+    def load(*args, **kwargs):
+        calls.append((args, kwargs))
+        rows = [
+            {"tokens": ["Mara", "left"], "tags": [1, 0], "label": 1, "n": 1},
+            {"tokens": None, "tags": None, "label": -1, "n": None},
+        ]
+        return Dataset.from_list(rows, features=FEATURES)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    rows = read_rows(HubSource("someone/plants", "train", revision="abc", config="small"))
+    assert calls == [(("someone/plants", "small"), {"split": "train", "revision": "abc"})]
+    assert list(rows.rows) == [
+        {"tokens": ["Mara", "left"], "tags": ["B-PER", "O"], "label": "good", "n": 1},
+        {"tokens": None, "tags": None, "label": None, "n": None},
+    ]
+    assert rows.origin == "hub:someone/plants"
+    assert rows.place(1) == "hub:someone/plants small split 'train' row 2"
+
+
+@pytest.mark.parametrize("name", ["json", "pandas", "../data", "a/b/c", ""])
+def test_only_ids_of_the_hub_are_loaded(monkeypatch, name):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("was loaded"))
+    with pytest.raises(DataError, match="owner/name"):
+        read_rows(HubSource(name, "train"))
+
+
+def test_a_local_folder_never_stands_in_for_the_hub(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("was loaded"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "someone" / "plants").mkdir(parents=True)
+    with pytest.raises(DataError, match="local folder 'someone/plants'"):
+        read_rows(HubSource("someone/plants", "train"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        datasets.exceptions.DatasetNotFoundError("it does not exist\nor is private"),
+        ValueError('Unknown split "trian". Should be one of ["train"].'),
+        ConnectionError("no network"),
+        RuntimeError("Dataset scripts are no longer supported"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(monkeypatch, error):
+    def load(*_, **__):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DataError) as caught:
+        read_rows(HubSource("someone/plants", "trian"))
+    text = str(caught.value)
+    assert text.startswith("hub:someone/plants: can't load split 'trian': ")
+    assert str(error).split()[0] in text
+    assert "\n" not in text

@@ -1,0 +1,189 @@
+"""Reading rows, and every way in which a file can be wrong."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from adapterhub.data import files
+from adapterhub.data.readers import read_rows
+from adapterhub.data.source import FileSource
+from adapterhub.errors import DataError, RecipeError
+
+ROWS = [{"text": "a lamp", "label": 1}, {"text": "zwei Äpfel", "label": 0}]
+CONLL = (
+    "-DOCSTART- -X- O O\n\nMara NNP B-NP B-PER\nleft VBD B-VP O\n\n\nLindos NNP B-NP B-LOC\n. . O O"
+)
+
+
+def read(folder, name, content, **source):
+    data = content if isinstance(content, bytes) else content.encode()
+    (folder / name).write_bytes(data)
+    return read_rows(FileSource(name, **source), folder)
+
+
+def failure(folder, name, content, **source):
+    with pytest.raises(DataError) as caught:
+        read(folder, name, content, **source)
+    return str(caught.value)
+
+
+def json_lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "A.JSONL"])
+def test_json_lines(tmp_path, name):
+    rows = read(tmp_path, name, json_lines(ROWS))
+    assert (rows.origin, list(rows.rows), rows.numbers) == (name, ROWS, (1, 2))
+    assert rows.place(1) == f"{name} row 2"
+
+
+def test_places_give_the_line_where_it_is_not_the_row(tmp_path):
+    rows = read(tmp_path, "a.jsonl", '{"x": 1}\n\n{"x": 2}\r\n')
+    assert rows.place(1) == "a.jsonl row 2 (line 3)"
+    assert rows.take([1]).place(0) == "a.jsonl row 2 (line 3)"
+
+
+def test_gzip_and_byte_order_mark(tmp_path):
+    packed = gzip.compress(b"\xef\xbb\xbf" + json_lines(ROWS).encode())
+    assert list(read(tmp_path, "a.jsonl.gz", packed).rows) == ROWS
+
+
+def test_line_separators_inside_values_end_no_line(tmp_path):
+    text = "one\u2028two\x85three"
+    line = json.dumps({"text": text}, ensure_ascii=False)
+    assert read(tmp_path, "a.jsonl", line).rows[0]["text"] == text
+    sentence = read(tmp_path, "a.conll", "10\u00a0000 B\x85C\n", columns=("tokens", "tags")).rows[0]
+    assert sentence == {"tokens": ["10\u00a0000"], "tags": ["B\x85C"]}
+
+
+def test_csv_values_in_quotes_and_empty_cells(tmp_path):
+    rows = read(tmp_path, "a.csv", 'text,label\r\n"one, ""two""\nthree",a\r\n\r\nfour,\r\n')
+    assert list(rows.rows) == [
+        {"text": 'one, "two"\nthree', "label": "a"},
+        {"text": "four", "label": None},
+    ]
+    assert rows.place(0) == "a.csv row 1 (line 2)"
+    assert rows.place(1) == "a.csv row 2 (line 5)"
+
+
+def test_tsv_takes_quotes_as_they_are(tmp_path):
+    rows = read(tmp_path, "a.tsv", 'text\tlabel\n"half a quote\t1\nend" it\t0\n').rows
+    assert [row["text"] for row in rows] == ['"half a quote', 'end" it']
+
+
+def test_parquet(tmp_path):
+    rows = [{"tokens": ["a", "b"], "n": 1.5}, {"tokens": None, "n": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    found = read_rows(FileSource("a.parquet"), tmp_path)
+    assert (list(found.rows), found.place(1)) == (rows, "a.parquet row 2")
+
+
+@pytest.mark.parametrize("name", ["a.conll", "a.txt"])
+def test_conll(tmp_path, name):
+    rows = read(tmp_path, name, CONLL)
+    assert [row["tokens"] for row in rows.rows] == [["Mara", "left"], ["Lindos", "."]]
+    assert rows.rows[1]["tags"] == ["B-LOC", "O"]
+    assert rows.place(1) == f"{name} row 2 (line 7)"
+
+
+def test_conll_without_blank_lines_around_a_document_start(tmp_path):
+    rows = read(tmp_path, "a.conll", "a A\n-DOCSTART- x x\r\nb B\n", columns=("tokens", "tags"))
+    assert [row["tokens"] for row in rows.rows] == [["a"], ["b"]]
+
+
+def test_the_format_can_be_told(tmp_path):
+    assert list(read(tmp_path, "rows.dat", json_lines(ROWS), format="jsonl").rows) == ROWS
+
+
+def test_an_absolute_path_needs_no_folder(tmp_path):
+    (tmp_path / "a.jsonl").write_text(json_lines(ROWS))
+    rows = read_rows(FileSource(str(tmp_path / "a.jsonl")))
+    assert (rows.origin, len(rows)) == ("a.jsonl", 2)
+
+
+def test_missing_file_names_a_near_one(tmp_path):
+    (tmp_path / "train.jsonl").touch()
+    with pytest.raises(DataError, match=r"^trian.jsonl: .*Did you mean 'train.jsonl'\?"):
+        read_rows(FileSource("trian.jsonl"), tmp_path)
+    with pytest.raises(DataError, match=r"^nowhere/a.jsonl: there is no folder"):
+        read_rows(FileSource("nowhere/a.jsonl"), tmp_path)
+    with pytest.raises(DataError, match=r"is a folder, not a file.*train\.jsonl"):
+        read_rows(FileSource("."), tmp_path)
+    with pytest.raises(DataError, match="can't be read"):
+        read_rows(FileSource("x" * 5000), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{'text': 1}", "bad.jsonl line 3: is not valid JSON: Expecting property name"),
+        ("[", "this looks like one JSON document"),
+        ('["a"]', "must be a JSON object, not list"),
+        ('{"a": NaN}', "NaN is not a JSON number"),
+        ('{"a": 1, "a": 2}', "the key 'a' is there twice"),
+        ('{"a": ' + "[" * 100_000, "is not valid JSON"),
+        ('{"a": "\\ud83d"}', "one half of a character"),
+        ('{"a": ' + "9" * 5000 + "}", "is not valid JSON"),
+    ],
+)
+def test_broken_json_names_its_line(tmp_path, line, message):
+    text = failure(tmp_path, "bad.jsonl", '{"a": 1}\n\n' + line + "\n")
+    assert text.startswith("bad.jsonl line 3: ")
+    assert message in text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", "x,y\n1,2\n\n1,2,3\n", "a.csv line 4: has 3 values, the header has 2. Put"),
+        ("a.csv", "x,y\n1\n", "a.csv line 2: has 1 values, the header has 2"),
+        ("a.csv", 'x,y\n1,2\n1,"2\n3,4\n', "a.csv line 3: unexpected end of data. Is a quote"),
+        ("a.csv", "x,x\n1,2\n", "a.csv line 1: two columns are named 'x'"),
+        ("a.csv", "x,,y\n1,2,3\n", "a.csv line 1: column 2 has no name"),
+        ("a.csv", "x\ty\n1\t2\n", "has no commas but tabs. Set the format to tsv"),
+        ("a.tsv", "x,y\n1,2\n", "has no tabs but commas. Set the format to csv"),
+        ("a.csv", "x\n" + "a" * 140_000, "a.csv line 2: field larger than field limit"),
+        ("a.csv", "x,y\n", "a.csv: holds no rows"),
+        ("a.conll", "a b c d\na b\n", "a.conll line 2: has 2 columns instead of 4 (tokens, pos"),
+        ("a.conll", "-DOCSTART- -X- O O\n", "a.conll: holds no rows"),
+        ("a.jsonl", "", "a.jsonl: holds no rows"),
+        ("a.jsonl", " \n\n", "a.jsonl: holds no rows"),
+        ("a.jsonl", '{"a": "ä"}\n{"a": "ü"}'.encode("latin-1"), "a.jsonl line 1: is not UTF-8"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xfc"}', "a.jsonl line 2: is not UTF-8 text. Save"),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16"), "It looks like UTF-16"),
+        ("a.jsonl.gz", b"no gzip", "a.jsonl.gz: can't be read: Not a gzipped file"),
+        ("a.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "a.jsonl.gz: can't be read"),
+        ("a.parquet", b"no parquet", "a.parquet: can't be read as Parquet"),
+        ("a.pkl", b"\x80\x04N.", "a.pkl: the format can't be told from the file's ending. Set"),
+    ],
+)
+def test_a_bad_file_is_one_clear_line(tmp_path, name, content, message):
+    text = failure(tmp_path, name, content)
+    assert message in text
+    assert "\n" not in text
+
+
+def test_unknown_format_names_a_near_one(tmp_path):
+    text = failure(tmp_path, "a.jsonl", "{}", format="json")
+    assert text == "a.jsonl: there is no format 'json'. Did you mean 'jsonl'?"
+
+
+@pytest.mark.parametrize("columns", [(), ("tokens", "tokens")])
+def test_columns_need_names_of_their_own(tmp_path, columns):
+    with pytest.raises(RecipeError, match=r"^data\.columns: "):
+        read(tmp_path, "a.conll", "a b\n", columns=columns)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_file_too_large_for_memory_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(files, "MAX_BYTES", 1000)
+    content = json_lines(ROWS) * 100
+    packed = gzip.compress(content.encode())
+    assert len(packed) < 1000
+    assert "are read into memory" in failure(
+        tmp_path, name, packed if name.endswith("gz") else content
+    )
