@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adapterhub.errors import DataError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -37,14 +39,17 @@ def plan_batches(
         Row indices of each batch, longest first, so that equal lengths are neighbours.
 
     Raises:
-        ValueError: unless exactly one of ``batch_size`` and ``batch_tokens`` is given.
+        ValueError: unless exactly one of ``batch_size`` and ``batch_tokens`` is given, and
+            at least 1.
     """
     if (batch_size is None) == (batch_tokens is None):
         raise ValueError("give either batch_size or batch_tokens")
+    if (batch_size or batch_tokens or 0) < 1:
+        raise ValueError("a batch needs room for at least 1")
     count = len(lengths)
-    random = np.random.default_rng((seed, epoch))
+    random = _generator(seed, epoch)
     order = random.permutation(count).tolist() if shuffle else list(range(count))
-    mean = sum(lengths) / count if count else 1.0
+    mean = max(sum(lengths), 1) / max(count, 1)
     rows = batch_size or max(1, round((batch_tokens or 0) / mean))
     bucket = rows * BUCKET_BATCHES if shuffle else max(count, 1)
     batches: list[list[int]] = []
@@ -56,16 +61,38 @@ def plan_batches(
     return batches
 
 
+def random_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Cut rows into batches as they come out of a shuffle: what buckets are measured against."""
+    order = _generator(seed, epoch).permutation(count).tolist()
+    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+
+
 def shard(batches: list[list[int]], rank: int, world: int) -> list[list[int]]:
     """Return one process's share of the batches; all shares are equally long.
 
-    What does not divide evenly is left out of this epoch: at most ``world - 1`` batches,
-    other ones each epoch, because the order is drawn anew. Fewer batches than processes
-    are repeated instead, so that no process is without work.
+    No row is left out and none repeated. Where the number of batches does not divide evenly,
+    the batches with most rows are halved until it does; where all have one row, a few of
+    them are joined in pairs instead. So batches differ a little in size from what was asked,
+    and a loss must be weighed by the rows of all processes.
+
+    Args:
+        batches: of all processes, the same in each.
+        rank: of this process, from 0.
+        world: number of processes.
+
+    Raises:
+        DataError: when there are fewer rows than processes.
+        ValueError: unless ``0 <= rank < world``.
     """
-    if len(batches) < world:
-        return [batches[rank % len(batches)]]
-    return batches[rank : len(batches) - len(batches) % world : world]
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} is not among {world} processes")
+    rows = sum(map(len, batches))
+    if 0 < rows < world:
+        raise DataError(
+            f"{rows} rows can't be shared among {world} processes",
+            hint="Start fewer processes or give more rows",
+        )
+    return _even(batches, world)[rank::world]
 
 
 def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
@@ -73,6 +100,11 @@ def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> f
     padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches if batch)
     real = sum(lengths[i] for batch in batches for i in batch)
     return 1.0 - real / padded if padded else 0.0
+
+
+def _generator(seed: int, epoch: int) -> np.random.Generator:
+    # numpy takes no negative seed
+    return np.random.default_rng((seed % 2**64, epoch))
 
 
 def _cut(
@@ -89,3 +121,19 @@ def _cut(
         batches[-1].append(index)
         room -= lengths[index]
     return batches
+
+
+def _even(batches: list[list[int]], world: int) -> list[list[int]]:
+    """Return the same rows in a number of batches that ``world`` divides."""
+    even = list(batches)
+    while excess := len(even) % world:
+        largest = max(range(len(even)), key=lambda index: len(even[index]))
+        batch = even[largest]
+        if len(batch) == 1:
+            pairs = even[-2 * excess :]
+            return even[: -2 * excess] + [
+                [*one, *other] for one, other in zip(pairs[::2], pairs[1::2], strict=True)
+            ]
+        # every second row, so that the halves are of similar length and still sorted
+        even[largest : largest + 1] = [batch[::2], batch[1::2]]
+    return even
