@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from bitsandbytes.nn import Linear8bitLt
-from torch import Tensor, nn
+from torch import nn
 
-from adapterhub.backbones.catalog import BackboneKind, find_entry
+from adapterhub.backbones.catalog import BackboneKind, CatalogEntry
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
+from adapterhub.backbones.freed_memory import return_freed_memory
+from adapterhub.backbones.held import held_bytes, parameter_count, state_digest
 from adapterhub.backbones.quantize import default_compute_dtype, quantize_linears, torch_dtype
-from adapterhub.backbones.sources import Source, fetch_backbone
+from adapterhub.backbones.quiet import no_progress_bars
+from adapterhub.backbones.sources import Source, fetch_backbone, locate
 from adapterhub.errors import BackboneError
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
+    from pathlib import Path
 
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+__all__ = [
+    "Backbone",
+    "choose_device",
+    "is_decoder",
+    "load_backbone",
+    "read_architecture",
+    "state_digest",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,12 +71,12 @@ class Backbone:
     @property
     def parameters(self) -> int:
         """Number of parameters before quantization, shared ones counted once."""
-        return sum(_elements(p) for p in _unique(self._modules()))
+        return parameter_count(self._modules())
 
     @property
     def memory_bytes(self) -> int:
         """Bytes held by weights, scales and buffers, shared ones counted once."""
-        return sum(t.numel() * t.element_size() for t in _held(self._modules()))
+        return held_bytes(self._modules())
 
     def _modules(self) -> list[nn.Module]:
         return [self.body] if self.lm_head is None else [self.body, self.lm_head]
@@ -94,25 +104,23 @@ def load_backbone(
     Raises:
         BackboneError: when it can't be found, fetched, checked or loaded.
     """
-    from transformers import AutoTokenizer
-
     place = choose_device(device)
     spec = quantization or QuantizationSpec("nf4", default_compute_dtype(place))
+    located = locate(name)
+    entry = located if isinstance(located, CatalogEntry) else None
     path = fetch_backbone(name, revision=revision, source=source, cache=cache)
-    entry = find_entry(name)
-    fingerprint = full_fingerprint(weights_fingerprint(path, cache=cache), spec)
     body, lm_head = _load_modules(path, spec, place)
     return Backbone(
         name=entry.name if entry else name,
-        hub_id=entry.hub_id if entry else _hub_id(name),
+        hub_id=entry.hub_id if entry else (located if isinstance(located, str) else None),
         revision=revision or (entry.revision if entry else None),
         license=entry.license if entry else None,
         path=path,
         kind="encoder" if lm_head is None else "decoder",
         quantization=spec,
-        fingerprint=fingerprint,
+        fingerprint=full_fingerprint(weights_fingerprint(path, cache=cache), spec),
         config=body.config,
-        tokenizer=AutoTokenizer.from_pretrained(path),
+        tokenizer=_tokenizer(path),
         body=body,
         lm_head=lm_head,
         device=place,
@@ -126,41 +134,109 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _hub_id(name: str) -> str | None:
-    return None if Path(name).is_dir() else name
-
-
-def state_digest(module: nn.Module) -> str:
-    """Return one sha256 over every byte that a module holds, quantization scales included."""
-    digest = sha256()
-    for tensor in _held([module]):
-        digest.update(
-            memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-        )
-    return digest.hexdigest()
-
-
 def _load_modules(
     path: Path, spec: QuantizationSpec, device: torch.device
 ) -> tuple[Any, nn.Module | None]:
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+    """Load in the type of the file, quantize, then move the rest to the compute type.
 
-    config = AutoConfig.from_pretrained(path)
-    dtype = torch_dtype(spec.compute_dtype)
-    decoder = is_decoder(config)
-    try:
-        whole = (AutoModelForCausalLM if decoder else AutoModel).from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"can't be loaded: {error}", place=str(path)) from error
+    The file is mapped into memory, and each tensor of it is let go as soon as it is
+    quantized or converted: no second copy of the whole model is ever held.
+    """
+    whole = _pretrained(path)
+    decoder = is_decoder(whole.config)
     body = whole.base_model if decoder else whole
     lm_head = whole.get_output_embeddings() if decoder else None
     quantize_linears(body, spec, device)
     for module in (body, lm_head):
         if module is not None:
-            module.to(device).requires_grad_(False).eval()
+            _settle(module, torch_dtype(spec.compute_dtype), device)
+    del whole
+    return_freed_memory()
     return body, lm_head
+
+
+def _pretrained(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    auto = AutoModelForCausalLM if is_decoder(read_architecture(path)) else AutoModel
+    settings: dict[str, Any] = {"dtype": "auto", "attn_implementation": "sdpa"}
+    settings |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    try:
+        with no_progress_bars():
+            whole, report = auto.from_pretrained(path, **settings)
+            if _only_pooler(report["missing_keys"]):
+                # such a checkpoint would get another random pooler at every load
+                settings["add_pooling_layer"] = False
+                whole, report = auto.from_pretrained(path, **settings)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise BackboneError(f"can't be loaded: {error}", place=str(path)) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise BackboneError(
+            f"{len(missing)} tensors of its architecture are missing, the first {missing[0]!r}",
+            place=str(path),
+            hint="The weights are incomplete or belong to another config.json",
+        )
+    return whole
+
+
+def _only_pooler(missing: Iterable[str]) -> bool:
+    names = list(missing)
+    return bool(names) and all(name.startswith("pooler.") for name in names)
+
+
+def _settle(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Freeze a module on its device, what is not quantized in the compute type."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            # a copy also where nothing changes, to let go of the mapped file
+            parameter.data = parameter.data.to(device, dtype, copy=True)
+    for layer in module.modules():
+        scale = getattr(layer, "scalar_embed_scale", None)
+        if scale is not None:
+            # Gemma's, which transformers rounds to the type of the file
+            layer.embed_scale = torch.tensor(scale, dtype=torch.float32)
+    module.to(device).requires_grad_(False).eval()
+
+
+def read_architecture(path: Path) -> PretrainedConfig:
+    """Return transformers' configuration of a backbone folder.
+
+    Raises:
+        BackboneError: when transformers does not know it, or adapterhub can't use it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(
+            f"its architecture is not known: {_first_line(error)}", place=str(path)
+        ) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise BackboneError(
+            f"{config.model_type!r} has an encoder and a decoder",
+            place=str(path),
+            hint="Backbones are decoders (Llama, Gemma) or encoders (BERT)",
+        )
+    return config
+
+
+def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BackboneError(
+            f"its tokenizer can't be read: {_first_line(error)}", place=str(path)
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def is_decoder(config: Any) -> bool:
@@ -171,34 +247,3 @@ def is_decoder(config: Any) -> bool:
         return False
     masked = type(config) in AutoModelForMaskedLM._model_mapping
     return not masked or bool(getattr(config, "is_decoder", False))
-
-
-def _unique(modules: list[nn.Module]) -> Iterator[nn.Parameter]:
-    seen: set[int] = set()
-    for module in modules:
-        for parameter in module.parameters():
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield parameter
-
-
-def _elements(parameter: nn.Parameter) -> int:
-    """Return the number of weights that a parameter stands for."""
-    state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else state.shape.numel()
-
-
-def _held(modules: list[nn.Module]) -> Iterator[Tensor]:
-    """Yield each tensor held, once: parameters, their scales, buffers."""
-    for parameter in _unique(modules):
-        yield parameter.data
-        state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            yield state.absmax
-    for module in modules:
-        yield from module.buffers()
-        for layer in module.modules():
-            if isinstance(layer, Linear8bitLt):
-                # the row scales move from the weight to the layer at the first forward pass
-                scales = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
-                yield scales

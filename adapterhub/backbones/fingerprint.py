@@ -8,26 +8,31 @@ alone, and an adapter trained in bfloat16 must run on a machine that has none.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
-
 from adapterhub.backbones.cache import backbone_cache
-from adapterhub.errors import FingerprintMismatch
+from adapterhub.backbones.folder import INDEX, VOCABULARY_FILES, read_config, weight_files
+from adapterhub.errors import BackboneError, FingerprintMismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from adapterhub.specs import QuantizationSpec
+
+logger = logging.getLogger(__name__)
 
 #: Keys of a configuration that say how a model is run, or where it came from.
 VOLATILE_KEYS = frozenset(
     {
         "_attn_implementation",
         "_attn_implementation_autoset",
-        "_name_or_path",
         "_model_name_or_path",
+        "_name_or_path",
+        "attn_implementation",
         "dtype",
         "quantization_config",
         "torch_dtype",
@@ -35,7 +40,14 @@ VOLATILE_KEYS = frozenset(
         "use_cache",
     }
 )
-_CACHE_NAME = "fingerprint.json"
+#: Settings of one call that some tokenizers are saved with.
+VOLATILE_TOKENIZER_KEYS = frozenset({"truncation", "padding"})
+
+#: Counts changes of what the digest reads, so that no digest of an older form is recalled.
+_FORM = 2
+_MEMORY_NAME = "fingerprint.json"
+_TEMPLATE = "chat_template.jinja"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def weights_fingerprint(folder: Path, *, cache: Path | None = None) -> str:
@@ -44,6 +56,9 @@ def weights_fingerprint(folder: Path, *, cache: Path | None = None) -> str:
     Args:
         folder: with configuration, tokenizer and safetensors.
         cache: root of the cache, where the digests of folders outside it are remembered.
+
+    Raises:
+        BackboneError: when a file can't be read.
     """
     stamp = _stamp(folder)
     memory = _memory(folder, cache)
@@ -67,53 +82,75 @@ def check_fingerprint(found: str, adapter: str, expected: str, *, force: bool = 
         found: fingerprint of the loaded backbone.
         adapter: name, for the message.
         expected: fingerprint in the adapter's manifest.
-        force: accept it all the same.
+        force: accept it all the same, with a warning in the log.
 
     Raises:
         FingerprintMismatch: with both fingerprints.
     """
-    if found != expected and not force:
-        raise FingerprintMismatch(adapter, expected, found)
+    if found == expected:
+        return
+    mismatch = FingerprintMismatch(adapter, expected, found)
+    if not force:
+        raise mismatch
+    logger.warning("forced: %s: %s", adapter, mismatch.problem)
 
 
 def _digest(folder: Path) -> str:
     digest = sha256()
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    digest.update(_canonical({k: v for k, v in config.items() if k not in VOLATILE_KEYS}))
-    digest.update(_tokenizer(folder))
-    for name, shard in sorted(_tensor_files(folder).items()):
-        with safe_open(shard, framework="pt") as file:
-            tensor = file.get_tensor(name).contiguous()
-        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(_bytes_type()).numpy()))
+    digest.update(b"config\n" + _canonical(_without(read_config(folder), VOLATILE_KEYS)))
+    digest.update(b"\ntokenizer\n" + _tokenizer(folder))
+    digest.update(b"\ntemplate\n" + _chat_template(folder))
+    for header, content in _tensors(folder):
+        digest.update(f"\n{header}\n".encode())
+        digest.update(content)
     return digest.hexdigest()
 
 
-def _bytes_type() -> Any:
+def _tensors(folder: Path) -> Iterator[tuple[str, memoryview]]:
+    """Yield what describes each tensor, and its bytes, sorted by name over all files."""
     import torch
+    from safetensors import SafetensorError, safe_open
 
-    return torch.uint8
-
-
-def _tensor_files(folder: Path) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for shard in sorted(folder.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            files |= dict.fromkeys(file.keys(), shard)
-    return files
+    try:
+        files: list[Any] = [safe_open(path, framework="pt") for path in weight_files(folder)]
+        places = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+        for name in sorted(places):
+            tensor = places[name].get_tensor(name).contiguous()
+            header = f"{name} {tensor.dtype} {list(tensor.shape)}"
+            yield header, memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    except SafetensorError as error:
+        raise BackboneError(f"its weights can't be read: {error}", place=str(folder)) from error
 
 
 def _tokenizer(folder: Path) -> bytes:
-    parts = []
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        path = folder / name
-        document = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-        if name == "tokenizer_config.json" and document is not None:
-            document = document.get("chat_template")
-        parts.append(_canonical(document))
-    template = folder / "chat_template.jinja"
-    parts.append(template.read_bytes() if template.is_file() else b"")
-    return b"\n".join(parts)
+    fast = folder / "tokenizer.json"
+    if fast.is_file():
+        return _canonical(_without(_json(fast), VOLATILE_TOKENIZER_KEYS))
+    present = [folder / name for name in VOCABULARY_FILES if (folder / name).is_file()]
+    return b"\n".join(f"{p.name} {sha256(p.read_bytes()).hexdigest()}".encode() for p in present)
+
+
+def _chat_template(folder: Path) -> bytes:
+    """Return the template, wherever this version of transformers put it."""
+    path = folder / _TEMPLATE
+    if path.is_file():
+        return _canonical(path.read_text(encoding="utf-8"))
+    settings = folder / _TOKENIZER_CONFIG
+    return _canonical(_json(settings).get("chat_template") if settings.is_file() else None)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BackboneError(f"can't be read as JSON: {error}", place=str(path)) from error
+
+
+def _without(document: Any, keys: frozenset[str]) -> Any:
+    """Return the document without these keys, at any depth of objects."""
+    if not isinstance(document, dict):
+        return document
+    return {k: _without(v, keys) for k, v in document.items() if k not in keys}
 
 
 def _canonical(document: Any) -> bytes:
@@ -122,15 +159,16 @@ def _canonical(document: Any) -> bytes:
 
 def _stamp(folder: Path) -> dict[str, list[int]]:
     """Return size and time of change of every file that the digest reads."""
-    names = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
-    files = [p for p in folder.iterdir() if p.name in names or p.suffix == ".safetensors"]
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(files)}
+    names = {"config.json", INDEX, _TEMPLATE, _TOKENIZER_CONFIG, *VOCABULARY_FILES}
+    files = [path for path in folder.iterdir() if path.name in names]
+    stats = {path.name: path.stat() for path in sorted([*files, *weight_files(folder)])}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
 def _memory(folder: Path, cache: Path | None) -> Path:
     root = backbone_cache(cache)
     if folder.parent.resolve() == root.resolve():
-        return folder / _CACHE_NAME
+        return folder / _MEMORY_NAME
     key = sha256(str(folder.resolve()).encode()).hexdigest()[:24]
     return root / "fingerprints" / f"{key}.json"
 
@@ -140,11 +178,16 @@ def _recall(memory: Path, stamp: dict[str, list[int]]) -> str | None:
         document = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return str(document["digest"]) if document.get("stamp") == stamp else None
+    known = isinstance(document, dict) and (document.get("form"), document.get("stamp"))
+    return str(document["digest"]) if known == (_FORM, stamp) else None
 
 
 def _remember(memory: Path, stamp: dict[str, list[int]], digest: str) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
     fresh = memory.with_name(f"{memory.name}.{os.getpid()}")
-    fresh.write_text(json.dumps({"digest": digest, "stamp": stamp}), encoding="utf-8")
-    fresh.replace(memory)
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"digest": digest, "form": _FORM, "stamp": stamp})
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(memory)
+    except OSError as error:
+        logger.warning("the fingerprint is computed again next time: %s", error)

@@ -8,8 +8,14 @@ import bitsandbytes as bnb
 import torch
 from torch import nn
 
+from adapterhub.backbones.freed_memory import return_freed_memory
+from adapterhub.errors import BackboneError
+
 if TYPE_CHECKING:
     from adapterhub.specs import ComputeDtype, QuantizationSpec
+
+#: How many layers are quantized before freed memory is handed back.
+LAYERS_BETWEEN_RETURNS = 16
 
 _TORCH_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -22,39 +28,58 @@ def torch_dtype(name: ComputeDtype) -> torch.dtype:
 def default_compute_dtype(device: torch.device) -> ComputeDtype:
     """Return bfloat16 where the device multiplies in it, else float32."""
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    if device.type == "cpu":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bfloat16" if native else "float32"
-    return "bfloat16"
-
-
-def usable_compute_dtype(wanted: ComputeDtype, device: torch.device) -> ComputeDtype:
-    """Return the compute type asked for, or float32 where the device has no bfloat16."""
-    return wanted if default_compute_dtype(device) == "bfloat16" else "float32"
+    else:
+        native = True
+    return "bfloat16" if native else "float32"
 
 
 def quantize_linears(body: nn.Module, spec: QuantizationSpec, device: torch.device) -> None:
     """Replace every linear layer of ``body``, one after the other.
 
-    The body holds no head: heads, embeddings and norms are never quantized.
+    The body holds no head: heads, embeddings and norms are never quantized. The weights are
+    quantized from the type that they were stored in, so that every machine holds the same
+    codes, whatever its compute type.
 
     Args:
-        body: on the CPU in the compute type; changed in place and moved to ``device``.
-        spec: the scheme; ``none`` only moves the body.
-        device: where the layers end up.
+        body: on the CPU in the type of its file; changed in place.
+        spec: the scheme; ``none`` changes nothing.
+        device: where the quantized layers end up.
+
+    Raises:
+        BackboneError: when there is no linear layer to quantize.
     """
-    if spec.scheme != "none":
-        for parent in list(body.modules()):
-            for name, child in list(parent.named_children()):
-                if type(child) is nn.Linear:
-                    setattr(parent, name, _quantized(child, spec).to(device))
-    body.to(device)
+    if spec.scheme == "none":
+        return
+    linears = [
+        (parent, name, child)
+        for parent in body.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear
+    ]
+    if not linears:
+        raise BackboneError(
+            f"has no linear layer that {spec.scheme} can hold",
+            place=type(body).__name__,
+            hint="Set the quantization to none for this architecture",
+        )
+    while linears:
+        parent, name, linear = linears.pop()
+        setattr(parent, name, _quantized(linear, spec, device))
+        del linear  # lets go of its weights before those of the next layer are quantized
+        if len(linears) % LAYERS_BETWEEN_RETURNS == 0:
+            return_freed_memory()
 
 
-def _quantized(linear: nn.Linear, spec: QuantizationSpec) -> nn.Linear:
+def _quantized(linear: nn.Linear, spec: QuantizationSpec, device: torch.device) -> nn.Module:
     layer = _int8(linear) if spec.scheme == "int8" else _four_bit(linear, spec)
     layer.bias = linear.bias
+    layer.to(device)
+    if isinstance(layer, bnb.nn.Linear4bit):
+        # what dequantizing gives; bitsandbytes takes the type of the stored weights
+        layer.weight.quant_state.dtype = torch_dtype(spec.compute_dtype)
     return layer
 
 

