@@ -36,6 +36,11 @@ def default_compute_dtype(device: torch.device) -> ComputeDtype:
     return "bfloat16" if native else "float32"
 
 
+def usable_compute_dtype(wanted: ComputeDtype, device: torch.device) -> ComputeDtype:
+    """Return the compute type asked for, or float32 where the device has no bfloat16."""
+    return wanted if default_compute_dtype(device) == "bfloat16" else "float32"
+
+
 def quantize_linears(body: nn.Module, spec: QuantizationSpec, device: torch.device) -> None:
     """Replace every linear layer of ``body``, one after the other.
 

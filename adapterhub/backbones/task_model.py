@@ -90,6 +90,20 @@ class TaskModel(nn.Module):
         """Return the summed loss of a batch as a scalar."""
         return loss(self.head, self.hidden(batch), batch)
 
+    def train(self, mode: bool = True) -> TaskModel:
+        """Set the mode of adapter and head; the frozen body always computes as in evaluation.
+
+        Its own dropout layers were made for training it whole. What regularises an adapter
+        is the adapter's dropout.
+        """
+        super().train(mode)
+        self.backbone.body.eval()
+        for module in self.backbone.body.modules():
+            if isinstance(module, BaseTunerLayer):
+                for name in module.adapter_layer_names + ("lora_dropout",):
+                    getattr(module, name, nn.Identity()).train(mode)
+        return self
+
     def activate(self) -> None:
         """Make this adapter the one that the shared body computes with.
 
