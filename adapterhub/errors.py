@@ -60,7 +60,7 @@ class StrictLoadError(ArtifactError):
             f"{len(self.missing)} tensors missing {_first(self.missing)} and "
             f"{len(self.unexpected)} unexpected {_first(self.unexpected)}",
             place=place,
-            hint="Nothing was applied; the artifact was made for another architecture or is damaged",
+            hint="Nothing was applied; it was made for another architecture or is damaged",
         )
 
 

@@ -17,9 +17,8 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -31,7 +30,6 @@ from adapterhub.backbones.backbone import Backbone, load_backbone
 from adapterhub.backbones.heads import StockHead, stock_model
 from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
 from adapterhub.cli.console import hush_libraries
-from adapterhub.data.packing import PackedBatch
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
@@ -40,9 +38,14 @@ from adapterhub.training.loop import Loop
 from adapterhub.training.memory import keep_freed_memory
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import PlainReporter
-from adapterhub.training.recipe import Recipe
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from adapterhub.data.packing import PackedBatch
+    from adapterhub.training.recipe import Recipe
 
 #: Learning rates of full fine-tuning that were tried; the best result is reported.
 FULL_LEARNING_RATES = (1e-4,)

@@ -26,7 +26,7 @@ def fuse_lora_layers(model: nn.Module) -> int:
     """Replace the forward pass of the layers that qualify; return how many there were."""
     layers = [module for module in model.modules() if _qualifies(module)]
     for layer in layers:
-        layer.forward = MethodType(_forward, layer)  # type: ignore[method-assign]
+        layer.forward = MethodType(_forward, layer)
     return len(layers)
 
 
@@ -42,10 +42,10 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     base = layer.get_base_layer()
     active = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or not active:
-        return base(x, *args, **kwargs)  # type: ignore[no-any-return]
+        return base(x, *args, **kwargs)
     (name,) = active
     if name in layer.lora_variant:
-        return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
+        return type(layer).forward(layer, x, *args, **kwargs)
     weight, dtype = _frozen_weight(base)
     flat = x.reshape(-1, x.shape[-1]).to(dtype)
     y = LoraLinear.apply(
@@ -57,7 +57,7 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         None if base.bias is None else base.bias.to(dtype),
         _keep(layer.lora_dropout[name], flat),
     )
-    return y.view(*x.shape[:-1], -1).to(x.dtype)  # type: ignore[no-any-return]
+    return y.view(*x.shape[:-1], -1).to(x.dtype)
 
 
 def _frozen_weight(base: nn.Linear) -> tuple[Callable[[], Tensor], torch.dtype]:

@@ -89,21 +89,22 @@ class StockHead:
             return None
         layer = self._stock.get_output_embeddings()
         weight = getattr(layer, "weight", None)
-        plain = type(layer) is nn.Linear and layer.bias is None and not weight.requires_grad
-        return weight if plain else None
+        if weight is None or type(layer) is not nn.Linear or layer.bias is not None:
+            return None
+        return None if weight.requires_grad else weight
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Map hidden states ``[n, hidden]`` to logits ``[n, classes]``."""
         stock = self._stock
         if self._name is None:
-            return stock.get_output_embeddings()(hidden)  # type: ignore[no-any-return]
+            return stock.get_output_embeddings()(hidden)
         body = getattr(stock, stock.base_model_prefix)
         if getattr(body, "pooler", None) is not None:
             hidden = body.pooler(hidden.unsqueeze(1))
         linear = getattr(stock, self._name)
         hidden = hidden.to(next(linear.parameters()).dtype)
         dropout = getattr(stock, "dropout", None)
-        return linear(hidden if dropout is None else dropout(hidden))  # type: ignore[no-any-return]
+        return linear(hidden if dropout is None else dropout(hidden))
 
 
 def _body_for(template: nn.Module, body: nn.Module) -> nn.Module:

@@ -64,7 +64,7 @@ def packed_attention(
     """
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     if row_lengths is None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        return sdpa_attention_forward(
             module,
             query,
             key,

@@ -62,4 +62,4 @@ def _skeleton(path: Path) -> nn.Module:
     from transformers import AutoConfig, AutoModel
 
     with torch.device("meta"):
-        return AutoModel.from_config(AutoConfig.from_pretrained(path))  # type: ignore[no-any-return]
+        return AutoModel.from_config(AutoConfig.from_pretrained(path))

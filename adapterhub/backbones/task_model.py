@@ -80,7 +80,7 @@ class TaskModel(nn.Module):
             row_lengths=batch.lengths,
             **inputs,
         )
-        return output.last_hidden_state[0, batch.select]  # type: ignore[no-any-return]
+        return output.last_hidden_state[0, batch.select]
 
     def forward(
         self,
@@ -100,7 +100,7 @@ class TaskModel(nn.Module):
         self.backbone.body.eval()
         for module in self.backbone.body.modules():
             if isinstance(module, BaseTunerLayer):
-                for name in module.adapter_layer_names + ("lora_dropout",):
+                for name in (*module.adapter_layer_names, "lora_dropout"):
                     getattr(module, name, nn.Identity()).train(mode)
         return self
 

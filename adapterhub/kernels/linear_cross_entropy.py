@@ -75,7 +75,7 @@ def linear_cross_entropy(
     """
     if weight.requires_grad:
         raise ValueError("linear_cross_entropy needs a frozen weight")
-    return LinearCrossEntropy.apply(hidden, weight, targets, smoothing)  # type: ignore[no-any-return,no-untyped-call]
+    return LinearCrossEntropy.apply(hidden, weight, targets, smoothing)
 
 
 def _chunk(

@@ -5,8 +5,9 @@
 Neighbouring rows of equal length go through one batched product. The query heads that
 share a key head are folded into the query length, so keys are never repeated. Nothing of
 size length x length is kept between the passes: the backward pass makes the probabilities
-again from the log-sum-exp that torch's fused kernel returns. Source: Dao et al. 2022, arXiv:2205.14135, appendix B.2,
-for the gradients; Ainslie et al. 2023, arXiv:2305.13245, for grouped heads.
+again from the log-sum-exp that torch's fused kernel returns. Sources: Dao et al. 2022,
+arXiv:2205.14135, appendix B.2, for the gradients; Ainslie et al. 2023, arXiv:2305.13245,
+for grouped heads.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: Attentio
     Returns:
         ``[tokens, heads, dim]``, in the type of ``query``.
     """
-    return PackedAttention.apply(query, key, value, layout)  # type: ignore[no-any-return,no-untyped-call]
+    return PackedAttention.apply(query, key, value, layout)
 
 
 class PackedAttention(torch.autograd.Function):
@@ -115,7 +116,7 @@ def _flash(
     q = query[:, run.start : run.stop].unflatten(1, (run.rows, run.length)).transpose(0, 1)
     hidden = run.hidden(layout, q.device) if layout.prefix or layout.window else None
     mask = None if hidden is None else q.new_zeros(hidden.shape).masked_fill_(hidden, -math.inf)
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(  # type: ignore[no-any-return]
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q,
         run.keys(key, layout),
         run.keys(value, layout),
@@ -152,7 +153,7 @@ class _Block:
             yield replace(self, first=first, last=min(first + step, self.length))
 
     def fold(self, log_z: Tensor) -> Tensor:
-        """Cut the run's ``[rows, heads, length]`` into ``[rows, key_heads, groups * queries, 1]``."""
+        """Cut the run's ``[rows, heads, length]`` as scores are cut, with a last axis of 1."""
         part = log_z[:, :, self.first : self.last]
         return part.unflatten(1, (-1, self.groups)).flatten(2, 3).unsqueeze(-1)
 

@@ -47,7 +47,7 @@ class TaskEntry:
     count_labels: Callable[[Iterable[Row]], dict[str, int]] | None
 
 
-def build_task(  # noqa: PLR0917
+def build_task(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
     kind: BackboneKind,

@@ -43,14 +43,14 @@ def build_optimizer(
     if section.name == "adamw_8bit":
         from bitsandbytes.optim import AdamW8bit
 
-        return AdamW8bit(described, lr=section.learning_rate, betas=section.betas)  # type: ignore[no-any-return]
+        return AdamW8bit(described, lr=section.learning_rate, betas=section.betas)
     return torch.optim.AdamW(described, lr=section.learning_rate, betas=section.betas)
 
 
 def build_schedule(optimizer: Optimizer, section: ScheduleSection, total_steps: int) -> LRScheduler:
     """Return the schedule of the learning rate over ``total_steps`` optimizer steps."""
     name = "constant_with_warmup" if section.name == "constant" else section.name
-    return get_scheduler(  # type: ignore[no-any-return]
+    return get_scheduler(
         name,
         optimizer,
         num_warmup_steps=round(section.warmup * total_steps),
@@ -65,7 +65,7 @@ def seek(schedule: LRScheduler, step: int) -> None:
     """
     schedule.last_epoch = step - 1
     # the optimizer has stepped, in the run that is being resumed
-    schedule.optimizer._opt_called = True  # type: ignore[attr-defined]
+    schedule.optimizer._opt_called = True
     schedule.step()
 
 
