@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 
 def backbone_kind(path: Path) -> BackboneKind:
     """Return whether the folder holds a decoder or an encoder, from its configuration alone."""
-    from transformers import AutoConfig
+    from adapterhub.backbones.backbone import is_decoder, read_architecture
 
-    from adapterhub.backbones.backbone import is_decoder
-
-    return "decoder" if is_decoder(AutoConfig.from_pretrained(path)) else "encoder"
+    return "decoder" if is_decoder(read_architecture(path)) else "encoder"
 
 
 def check_adapter_fits(path: Path, adapter: AdapterSpec) -> None:
@@ -59,7 +57,9 @@ def check_prefix_fits(kind: BackboneKind, name: str) -> None:
 
 
 def _skeleton(path: Path) -> nn.Module:
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
+
+    from adapterhub.backbones.backbone import read_architecture
 
     with torch.device("meta"):
-        return AutoModel.from_config(AutoConfig.from_pretrained(path))
+        return AutoModel.from_config(read_architecture(path))

@@ -13,9 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 
+#: Columns of a table that goes into a file or a pipe.
+PIPE_WIDTH = 140
+
+
 def output() -> Console:
     """Return the console of standard output."""
-    return Console(highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return Console(highlight=False, soft_wrap=True, width=width)
 
 
 def log_console() -> Console:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 #: Queries handled at a time in causal attention: keys after the block are skipped whole.
 QUERY_BLOCK = 256
 
+#: Rows up to this length are multiplied in float32: the library builds a program for every
+#: shape of a product in bfloat16, which takes longer than a small product itself.
+SHORT_ROW = 128
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionLayout:
@@ -64,8 +68,9 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, layout: Attentio
 class PackedAttention(torch.autograd.Function):
     """See :func:`packed_attention`.
 
-    Torch's fused kernel makes the forward pass. Its backward pass is replaced by the
-    products written out: they take about half its time on a CPU.
+    Torch's fused kernel makes the forward pass. The backward pass is written out, so that
+    the gradients of all rows go straight into three tensors: autograd's own would make and
+    add up a tensor of zeros of full size for every row.
     """
 
     @staticmethod
@@ -97,15 +102,18 @@ class PackedAttention(torch.autograd.Function):
         # rowsum(dO * O): what the softmax takes off every dP
         delta = (grad.float() * out.float()).sum(dim=-1, keepdim=True)
         for run, log_z in zip(_runs(layout, query.shape[0] // key.shape[0]), saved, strict=True):
+            narrow = torch.float32 if run.length <= SHORT_ROW else query.dtype
             for block in run.blocks(layout):
                 q, k, v = block.queries(query), block.keys(key, layout), block.keys(value, layout)
                 d_out = block.outputs(grad)
                 probs = block.scores(q, k, layout).sub_(block.fold(log_z)).exp_()
-                block.add_keys(d_value, probs.to(q.dtype).transpose(-1, -2) @ d_out, layout)
+                d_value_part = probs.to(narrow).transpose(-1, -2) @ d_out.to(narrow)
+                block.add_keys(d_value, d_value_part, layout)
                 d_probs = d_out.float() @ v.float().transpose(-1, -2)
-                d_scores = d_probs.sub_(block.outputs(delta)).mul_(probs).to(q.dtype)
-                block.store_queries(d_query, (d_scores @ k).mul_(layout.scale))
-                block.add_keys(d_key, d_scores.transpose(-1, -2) @ (q * layout.scale), layout)
+                d_scores = d_probs.sub_(block.outputs(delta)).mul_(probs).to(narrow)
+                block.store_queries(d_query, (d_scores @ k.to(narrow)).mul_(layout.scale))
+                scaled = q.to(narrow) * layout.scale
+                block.add_keys(d_key, d_scores.transpose(-1, -2) @ scaled, layout)
         return d_query, d_key, d_value, None
 
 
@@ -195,7 +203,7 @@ class _Block:
 
     def scores(self, q: Tensor, k: Tensor, layout: AttentionLayout) -> Tensor:
         """Return masked scores ``[rows, key_heads, groups * queries, visible]`` in float32."""
-        # float32 throughout: rounding a score of 20 to bfloat16 would move its weight by 6 %
+        # float32: a score of 20 rounded to bfloat16 would move its weight by 6 %
         scores = (q.float() * layout.scale) @ k.float().transpose(-1, -2)
         hidden = self.hidden(layout, q.device)
         if hidden is not None:

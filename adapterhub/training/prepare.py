@@ -16,6 +16,7 @@ from adapterhub.data.splits import (
     require_rows,
     split_rows,
 )
+from adapterhub.tasks.bio import repair
 from adapterhub.tasks.table import count_labels, entry_of, fields_of, missing_fields
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     train = load_rows(section, task, section.train)
     dropped = 0
     if section.drop_duplicates:
-        train, dropped = drop_duplicates(train)
+        train, dropped = drop_duplicates(train, _texts(train))
     splits = _split(section, task, train)
     splits["train"] = limit(splits["train"], section.limit_train, seed=section.split.seed)
     splits["validation"] = limit(
@@ -106,12 +107,14 @@ def _split(section: DataSection, task: str, train: Rows) -> dict[str, Rows]:
     if section.test is not None:
         splits["test"] = load_rows(section, task, section.test)
     elif section.split.test:
-        train, splits["test"] = split_rows(train, held_out=section.split.test, seed=seed + 1)
+        train, splits["test"] = split_rows(
+            train, held_out=section.split.test, seed=seed + 1, key_fields=_texts(train)
+        )
     if section.validation is not None:
         splits["validation"] = load_rows(section, task, section.validation)
     else:
         train, splits["validation"] = split_rows(
-            train, held_out=section.split.validation, seed=seed
+            train, held_out=section.split.validation, seed=seed, key_fields=_texts(train)
         )
     return {"train": train, **splits}
 
@@ -120,10 +123,17 @@ def _label_counts(task: str, train: Rows, others: Mapping[str, Rows]) -> dict[st
     if entry_of(task).count_labels is None:
         return {}
     field = "tags" if "tags" in fields_of(task)[0] else "label"
-    collect_labels(train, others, field=field, sequence=field == "tags")
+    sequence = field == "tags"
+    collect_labels(
+        train, others, field=field, sequence=sequence, repair=repair if sequence else None
+    )
     return count_labels(task, train.rows)
 
 
 def _leaked(train: Rows, rows: Rows) -> int:
-    texts = [field for field in train.rows[0] if field not in _ANSWERS]
-    return repeated(train, rows, texts)
+    return repeated(train, rows, _texts(train))
+
+
+def _texts(rows: Rows) -> list[str]:
+    """Return the fields by which rows count as equal: all but the answer."""
+    return [field for field in rows.rows[0] if field not in _ANSWERS]

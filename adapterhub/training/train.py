@@ -245,11 +245,12 @@ def _task(recipe: Recipe, data: PreparedData, backbone: Backbone) -> Task:
 
 def _encode(task: Task, rows: Rows, split: str) -> list[Example | None]:
     encoded = []
-    for number, row in zip(rows.numbers, rows.rows, strict=True):
+    for index, (number, row) in enumerate(zip(rows.numbers, rows.rows, strict=True)):
         try:
             encoded.append(task.encode(row, number, train=split == "train"))
         except DataError as error:
-            place = f"{rows.origin} {error.place}"
+            field = error.place.removeprefix(f"row {number}")
+            place = f"{rows.place(index)}{field}"
             raise DataError(error.problem, place=place, hint=error.hint) from None
     if not any(encoded):
         raise DataError(
