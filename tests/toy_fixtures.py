@@ -1,0 +1,170 @@
+"""Fixtures: a home folder of its own, tiny backbones, and small tasks to learn."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+from typer.testing import CliRunner, Result
+
+from adapterhub.cli.faults import exit_code, message
+from adapterhub.cli.main import build_app
+from adapterhub.errors import AdapterHubError
+
+GLAD, SAD = ("good", "great", "fine", "lovely"), ("bad", "poor", "awful", "dull")
+THINGS = ("film", "meal", "day", "song")
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<s>", "</s>", "the", "was", *THINGS, *GLAD, *SAD]
+TEMPLATE = (
+    "{% for m in messages %}<s> {{ m['content'] }} </s> {% endfor %}"
+    "{% if add_generation_prompt %}<s> {% endif %}"
+)
+
+
+def _tokenizer(folder: Path, *, encoder: bool) -> None:
+    words = {word: index for index, word in enumerate(WORDS)}
+    core = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    if encoder:
+        core.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        bos_token="<s>",
+        eos_token="</s>",
+        model_max_length=64,
+    )
+    tokenizer.chat_template = None if encoder else TEMPLATE
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    _tokenizer(folder, encoder=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def decoder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("decoder")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+        initializer_range=0.2,  # logits wide enough to tell words apart
+        bos_token_id=4,
+        eos_token_id=5,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    _tokenizer(folder, encoder=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch) -> Path:
+    """Keep everything that a test stores in a folder of its own, and work there."""
+    monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ADAPTERHUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def moods(tmp_path) -> Path:
+    draw = random.Random(3)
+    rows = []
+    for _ in range(120):
+        mood = draw.choice(("glad", "sad"))
+        word = draw.choice(GLAD if mood == "glad" else SAD)
+        rows.append({"text": f"the {draw.choice(THINGS)} was {word}", "label": mood})
+    path = tmp_path / "moods.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def talks(tmp_path) -> Path:
+    rows = [
+        {"prompt": f"the {thing} was {word}", "response": "good" if word in GLAD else "bad"}
+        for thing in THINGS
+        for word in (*GLAD, *SAD)
+    ]
+    path = tmp_path / "talks.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+Recipe = Callable[..., Path]
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Recipe:
+    """Write a recipe; keyword arguments replace whole sections."""
+
+    def write(name: str, folder: Path, task: str, rows: Path, **sections) -> Path:
+        document = {
+            "name": name,
+            "backbone": {"name": str(folder)},
+            "task": {"name": task, "max_length": 32, "max_new_tokens": 3}
+            if task == "dialogue"
+            else {"name": task, "max_length": 32},
+            "data": {"train": str(rows), "validation": str(rows)},
+            "adapter": {"rank": 8, "alpha": 16},
+            "optimizer": {"learning_rate": 0.01},
+            "train": {"batch_size": 16, "epochs": 4},
+            **sections,
+        }
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return path
+
+    return write
+
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture
+def command() -> Command:
+    """Run a command as a user does; expected errors become a line and an exit code."""
+
+    def run(*arguments: str, stdin: str | None = None) -> Result:
+        result = CliRunner().invoke(build_app(), list(arguments), input=stdin)
+        if isinstance(result.exception, AdapterHubError):
+            result.exit_code = exit_code(result.exception)
+            result.stderr_bytes = message(result.exception).encode()
+        elif result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
