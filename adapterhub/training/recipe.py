@@ -110,7 +110,18 @@ class DataSection(_Section):
 
 
 class LoraSection(_Section):
-    """Low-rank adaptation; see ``LoraSpec`` for the meaning of the fields."""
+    """Low-rank adaptation.
+
+    Args:
+        method: ``lora``.
+        rank: inner dimension of the two factors.
+        alpha: the factors' product is scaled by ``alpha / rank``.
+        dropout: probability applied to the input of the first factor in training.
+        target_modules: last parts of module names, or ``all-linear``.
+        rslora: scale by ``alpha / sqrt(rank)`` instead.
+        dora: adapt direction and magnitude apart.
+        init: of the factors: ``default``, ``gaussian``, ``orthogonal`` or ``random``.
+    """
 
     method: Literal["lora"] = "lora"
     rank: Count = 16
@@ -136,7 +147,13 @@ class LoraSection(_Section):
 
 
 class PrefixSection(_Section):
-    """Prefix tuning; see ``PrefixSpec`` for the meaning of the fields."""
+    """Prefix tuning, for decoders.
+
+    Args:
+        method: ``prefix``.
+        num_virtual_tokens: length of the prefix, in positions.
+        projection: re-parametrise the prefix by a small network while training.
+    """
 
     method: Literal["prefix"]
     num_virtual_tokens: Count = 16
@@ -232,8 +249,14 @@ class Recipe(_Section):
 
     Args:
         name: under which the adapter is stored.
-        description: a line for the model card.
-        parent: reference of an adapter to start from; a fresh one where not given.
+        description: a line on what the adapter does.
+        backbone: the frozen model.
+        task: what is learned.
+        data: where the rows come from.
+        adapter: what is trained.
+        optimizer: how it moves.
+        schedule: how the learning rate moves.
+        train: the loop.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?$")]
