@@ -12,7 +12,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-
 #: Columns of a table that goes into a file or a pipe.
 PIPE_WIDTH = 140
 

@@ -19,13 +19,15 @@ from safetensors.torch import load_file, save_file
 from adapterhub.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
     from torch.optim import Optimizer
 
 CHECKPOINT_NAME = "checkpoint"
+#: Joins the keys of nested optimizer states.
+_NESTED = "/"
 
 
 @dataclass(slots=True)
@@ -71,7 +73,7 @@ def save_checkpoint(
     tensors |= {f"best.{name}": value for name, value in (best or {}).items()}
     scalars: dict[str, dict[str, Any]] = {}
     for index, entries in state["state"].items():
-        for key, value in entries.items():
+        for key, value in _flat(entries):
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{index}.{key}"] = value
             else:
@@ -156,12 +158,32 @@ def drop_checkpoint(folder: Path) -> None:
 def _load_optimizer(
     optimizer: Optimizer, tensors: Mapping[str, Tensor], scalars: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    state: dict[int, dict[str, Any]] = {int(i): dict(entries) for i, entries in scalars.items()}
+    state: dict[int, dict[str, Any]] = {}
+    for index, entries in scalars.items():
+        for key, value in entries.items():
+            _put(state.setdefault(int(index), {}), key, value)
     for key, value in _under(tensors, "optimizer.").items():
         index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = value
+        _put(state.setdefault(int(index), {}), name, value)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the entries of nested mappings under joined keys; 8-bit optimizers nest theirs."""
+    for key, value in entries.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}{_NESTED}")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _put(entries: dict[str, Any], key: str, value: Any) -> None:
+    """Undo ``_flat`` for one value."""
+    *outer, last = key.split(_NESTED)
+    for name in outer:
+        entries = entries.setdefault(name, {})
+    entries[last] = value
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,0 +1,249 @@
+"""A run learns, repeats itself, can be interrupted, and never touches the backbone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from adapterhub.artifact import read_artifact
+from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.errors import (
+    DataError,
+    NonFiniteLossError,
+    RecipeError,
+    TrainingError,
+    TrainingInterrupted,
+)
+from adapterhub.tasks.text_classification import TextClassification
+from adapterhub.training import train as train_module
+from adapterhub.training.interrupt import InterruptFlag
+from adapterhub.training.recipe_file import load_recipe
+from adapterhub.training.train import train
+
+DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.2}
+
+
+def interrupt_after(monkeypatch, steps: int) -> None:
+    """Ask a run to stop, as a signal would, after so many steps."""
+    asked = iter([False] * (steps - 1) + [True])
+    fake = property(lambda _: next(asked), lambda *_: None)
+    monkeypatch.setattr(InterruptFlag, "asked", fake, raising=False)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "sgd"])
+def test_a_resumed_run_ends_with_the_same_bytes(
+    recipe, encoder, moods, monkeypatch, tmp_path, optimizer
+):
+    path = recipe(
+        "mood",
+        encoder,
+        "text-classification",
+        moods,
+        adapter=DROPOUT,
+        optimizer={"name": optimizer, "learning_rate": 0.01},
+        train={"batch_size": 16, "epochs": 2, "evaluate_every": 5},
+    )
+    whole = train(load_recipe(path), output=tmp_path / "whole")
+
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 7)
+        with pytest.raises(TrainingInterrupted) as caught:
+            train(load_recipe(path), output=tmp_path / "cut")
+    assert caught.value.step == 7
+    names = {p.name for p in (tmp_path / "cut").rglob("*") if p.is_file()}
+    assert names == {"log.jsonl", "state.safetensors", "state.json"}
+
+    resumed = train(load_recipe(path), output=tmp_path / "cut", resume=True)
+    first, second = (read_artifact(run.artifact).weights.tensors for run in (whole, resumed))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert resumed.digest == whole.digest
+
+
+def test_a_killed_process_leaves_a_checkpoint_to_go_on_from(recipe, encoder, moods, tmp_path):
+    path = recipe(
+        "mood",
+        encoder,
+        "text-classification",
+        moods,
+        adapter=DROPOUT,
+        train={"batch_size": 8, "epochs": 4, "evaluate_every": 10, "checkpoint_every": 3},
+    )
+    whole = train(load_recipe(path), output=tmp_path / "whole")
+    code = (
+        "import os, sys, signal\n"
+        "from pathlib import Path\n"
+        "from adapterhub.training.recipe_file import load_recipe\n"
+        "from adapterhub.training.train import train\n"
+        "class Killer:\n"
+        "    def on_step(self, event):\n"
+        "        if event.step == 20: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    def on_evaluation(self, event): pass\n"
+        "    def on_message(self, text): pass\n"
+        f"train(load_recipe({str(path)!r}), output=Path({str(tmp_path / 'cut')!r}),"
+        " reporter=Killer())\n"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env=os.environ.copy(), check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-500:]
+    resumed = train(load_recipe(path), output=tmp_path / "cut", resume=True)
+    assert resumed.digest == whole.digest
+
+
+def test_a_checkpoint_belongs_to_its_recipe(recipe, encoder, moods, monkeypatch, tmp_path):
+    path = recipe("mood", encoder, "text-classification", moods)
+    with monkeypatch.context() as patched:
+        interrupt_after(patched, 2)
+        with pytest.raises(TrainingInterrupted):
+            train(load_recipe(path), output=tmp_path / "run")
+    with pytest.raises(TrainingError, match="made by another recipe"):
+        train(load_recipe(path, ["train.seed=9"]), output=tmp_path / "run", resume=True)
+    with pytest.raises(TrainingError, match="Go on with --resume"):
+        train(load_recipe(path), output=tmp_path / "run")
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "fp4", "int8", "none"])
+def test_the_backbone_keeps_every_byte(recipe, decoder, moods, tmp_path, scheme):
+    path = recipe("mood", decoder, "text-classification", moods)
+    loaded = load_recipe(path, [f"backbone.quantization={scheme}"])
+    spec = train_module._quantization(loaded, torch.device("cpu"))
+    backbone = load_backbone(str(decoder), spec)
+    before = state_digest(backbone.body), state_digest(backbone.lm_head)
+    result = train(loaded, output=tmp_path / "run", backbone=backbone)
+    assert result.after["accuracy"] > result.before["accuracy"]
+    assert (state_digest(backbone.body), state_digest(backbone.lm_head)) == before
+
+
+def test_a_prefix_learns_and_is_small(recipe, decoder, talks, tmp_path):
+    path = recipe(
+        "talk",
+        decoder,
+        "dialogue",
+        talks,
+        adapter={"method": "prefix", "num_virtual_tokens": 4},
+        train={"batch_size": 8, "epochs": 12},
+    )
+    result = train(load_recipe(path), output=tmp_path / "run")
+    assert result.after["loss"] < result.before["loss"]
+    (tensor,) = read_artifact(result.artifact).weights.tensors.values()
+    # 4 positions, 2 layers, keys and values of 2 heads of 16
+    assert tensor.shape == (4, 2 * 2 * 2 * 16)
+
+
+def test_only_the_head_learns_where_only_the_head_shall(recipe, decoder, moods, tmp_path):
+    path = recipe("mood", decoder, "text-classification", moods)
+    result = train(load_recipe(path, ["train.parts=head"]), output=tmp_path / "run")
+    tensors = read_artifact(result.artifact).weights.tensors
+    assert not any(t.any() for name, t in tensors.items() if "lora_B" in name)
+    assert result.trained_share < 0.01
+    assert result.after["loss"] < result.before["loss"]
+
+
+def test_norm_layers_learn_beside_the_adapter(recipe, decoder, moods, tmp_path):
+    path = recipe("mood", decoder, "text-classification", moods)
+    result = train(load_recipe(path, ["train.parts=adapter_and_norms"]), output=tmp_path / "run")
+    names = read_artifact(result.artifact).weights.tensors
+    assert any("input_layernorm" in name for name in names)
+    assert result.after["accuracy"] > 0.9
+
+
+def test_patience_ends_a_run_and_the_best_weights_are_kept(recipe, encoder, moods, tmp_path):
+    path = recipe(
+        "mood",
+        encoder,
+        "text-classification",
+        moods,
+        train={"batch_size": 16, "epochs": 50, "evaluate_every": 4, "patience": 2},
+    )
+    result = train(load_recipe(path), output=tmp_path / "run")
+    assert result.steps < 50 * 8
+    records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    values = [r["metrics"]["accuracy"] for r in records if r["event"] == "evaluation" and r["step"]]
+    assert result.after["accuracy"] == max(values)
+
+
+def test_accumulated_batches_give_the_gradient_of_the_whole(recipe, decoder, moods, tmp_path):
+    exact = ["backbone.quantization=none", "backbone.compute_dtype=float32", "train.steps=1"]
+    exact += ["train.epochs=null", "optimizer.name=sgd", "optimizer.momentum=0.0"]
+    exact += ["schedule.name=constant", "schedule.warmup=0.0", "data.limit_train=16"]
+    # the decoder's head has no dropout, which would fall differently on other batches
+    path = recipe("mood", decoder, "text-classification", moods, train={"epochs": None})
+    tensors = []
+    for name, more in (
+        ("whole", ["train.batch_size=16"]),
+        ("parts", ["train.batch_size=4", "train.gradient_accumulation=4"]),
+    ):
+        result = train(load_recipe(path, exact + more), output=tmp_path / name)
+        tensors.append(read_artifact(result.artifact).weights.tensors)
+    for name in tensors[0]:
+        torch.testing.assert_close(tensors[0][name], tensors[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_step_and_rows(
+    recipe, encoder, moods, monkeypatch, tmp_path
+):
+    whole = TextClassification.loss
+    calls = iter(range(1000))
+
+    def broken(self, head, hidden, batch):
+        loss = whole(self, head, hidden, batch)
+        return loss * float("nan") if head._stock.training and next(calls) == 2 else loss
+
+    monkeypatch.setattr(TextClassification, "loss", broken)
+    path = recipe("mood", encoder, "text-classification", moods)
+    with pytest.raises(NonFiniteLossError) as caught:
+        train(load_recipe(path), output=tmp_path / "run")
+    assert caught.value.step == 3
+    assert len(caught.value.rows) == 16
+    assert str(caught.value.rows[0]) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "said"),
+    [
+        (["data.train=mods.jsonl"], DataError, "no such file. Did you mean 'moods.jsonl'?"),
+        (["data.fields={text: sentence}"], DataError, "row 1"),
+        (["data.fields={txt: text}"], RecipeError, "Did you mean 'text'?"),
+        (["data.validation=null", "data.split.validation=0.0"], DataError, "split is empty"),
+        (["adapter.target_modules=[qery]"], RecipeError, "Did you mean 'query'?"),
+        (["task.name=text-clasification"], RecipeError, "Did you mean 'text-classification'?"),
+        (["adapter={method: prefix}"], RecipeError, "prefix tuning needs a decoder"),
+        (["backbone.name=minilm-16"], Exception, "Did you mean 'minilm-l6'?"),
+    ],
+)
+def test_faults_are_told_before_any_weight_is_loaded(
+    recipe, encoder, moods, monkeypatch, tmp_path, overrides, error, said
+):
+    def refuse(*_, **__):
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(train_module, "load_backbone", refuse)
+    path = recipe("mood", encoder, "text-classification", moods)
+    with pytest.raises(error) as caught:
+        train(load_recipe(path, overrides), output=tmp_path / "run")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_label_that_only_validation_has_is_refused(recipe, encoder, moods, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"text": "the day was fine", "label": "calm"}\n')
+    path = recipe("mood", encoder, "text-classification", moods)
+    with pytest.raises(DataError, match=r"other\.jsonl row 1.*'calm'.*validation"):
+        train(load_recipe(path, [f"data.validation={other}"]), output=tmp_path / "run")
+
+
+def test_the_plot_is_in_the_card_and_the_log_is_json(recipe, encoder, moods, tmp_path):
+    result = train(
+        load_recipe(recipe("mood", encoder, "text-classification", moods)), output=tmp_path / "run"
+    )
+    assert "(loss.png)" in (result.artifact / "README.md").read_text()
+    assert (result.artifact / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in (result.artifact / "loss.svg").read_bytes()
+    log = (tmp_path / "run/log.jsonl").read_text()
+    events = {json.loads(line)["event"] for line in log.splitlines()}
+    assert events == {"step", "evaluation", "message"}
