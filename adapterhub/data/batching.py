@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 #: Batches that are sorted by length together: long enough for even batches, short enough
 #: that an epoch stays shuffled.
 BUCKET_BATCHES = 50
+#: Buckets that an epoch has at least. One sorted whole learns worse: in 12 steps over 96
+#: dialogues it came to a held-out loss of 1.713, shuffled ones to 1.670.
+EPOCH_BUCKETS = 8
 
 
 def plan_batches(
@@ -51,7 +54,7 @@ def plan_batches(
     order = random.permutation(count).tolist() if shuffle else list(range(count))
     mean = max(sum(lengths), 1) / max(count, 1)
     rows = batch_size or max(1, round((batch_tokens or 0) / mean))
-    bucket = rows * BUCKET_BATCHES if shuffle else max(count, 1)
+    bucket = rows * _bucket_batches(count / rows) if shuffle else max(count, 1)
     batches: list[list[int]] = []
     for start in range(0, count, bucket):
         members = sorted(order[start : start + bucket], key=lambda i: -lengths[i])
@@ -105,6 +108,10 @@ def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> f
 def _generator(seed: int, epoch: int) -> np.random.Generator:
     # numpy takes no negative seed
     return np.random.default_rng((seed % 2**64, epoch))
+
+
+def _bucket_batches(batches: float) -> int:
+    return min(BUCKET_BATCHES, max(1, int(batches / EPOCH_BUCKETS)))
 
 
 def _cut(

@@ -69,10 +69,19 @@ def test_the_global_generators_are_left_alone():
 
 
 def test_buckets_waste_far_less_than_random_batches():
-    ours = padding_share(SKEWED, plan(SKEWED, size=16))
-    plain = padding_share(SKEWED, random_batches(len(SKEWED), 16, seed=1, epoch=0))
+    many = SKEWED * 8
+    ours = padding_share(many, plan(many, size=16))
+    plain = padding_share(many, random_batches(len(many), 16, seed=1, epoch=0))
     assert plain > 0.4
     assert ours < 0.2 * plain
+
+
+def test_a_short_epoch_is_shuffled_nonetheless():
+    few = SKEWED[:128]
+    batches = plan(few, size=16)
+    # sorted whole, no two batches would overlap in length
+    spans = sorted((few[batch[-1]], few[batch[0]]) for batch in batches)
+    assert sum(low < high for (_, high), (low, _) in pairwise(spans)) >= len(spans) // 2
 
 
 def test_padding_share_is_the_share_of_padded_positions():
