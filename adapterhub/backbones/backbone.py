@@ -30,6 +30,7 @@ __all__ = [
     "is_decoder",
     "load_backbone",
     "read_architecture",
+    "read_tokenizer",
     "state_digest",
 ]
 
@@ -120,7 +121,7 @@ def load_backbone(
         quantization=spec,
         fingerprint=full_fingerprint(weights_fingerprint(path, cache=cache), spec),
         config=body.config,
-        tokenizer=_tokenizer(path),
+        tokenizer=read_tokenizer(path),
         body=body,
         lm_head=lm_head,
         device=place,
@@ -223,7 +224,12 @@ def read_architecture(path: Path) -> PretrainedConfig:
     return config
 
 
-def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
+def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer in a backbone folder.
+
+    Raises:
+        BackboneError: when transformers can't read it.
+    """
     from transformers import AutoTokenizer
 
     try:

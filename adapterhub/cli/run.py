@@ -55,14 +55,17 @@ def train(
         result = run_training(
             checked, output=output_folder, resume=resume, reporter=reporter, device=device
         )
+    if not result.digest:
+        # one of several processes, and not the one that wrote the artifact
+        return
     version = None
-    if register and result.digest:
+    if register:
         from adapterhub.registry.registry import Registry
 
         version = Registry().put(result.artifact, checked.name, info=result.info())
     if as_json:
         print_json(_document(result, version))
-    elif result.digest:
+    else:
         _show(result, version)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.errors import DataError, near
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from adapterhub.data.source import Rows
 
@@ -48,7 +48,7 @@ def collect_labels(
                         place=rows.place(index),
                         hint=_unknown_hint(name, known),
                     )
-    return tuple(sorted(known, key=_order))
+    return tuple(sorted_labels(known))
 
 
 def label_name(value: Any, place: str) -> str:
@@ -64,6 +64,18 @@ def label_name(value: Any, place: str) -> str:
     if isinstance(value, numbers.Real) and float(value).is_integer():
         return str(int(float(value)))
     raise DataError(f"a label must be a name or a whole number, not {value!r}", place=place)
+
+
+def sorted_labels(labels: Iterable[str]) -> list[str]:
+    """Return labels in a fixed order: whole numbers by value, then names by alphabet."""
+    return sorted(
+        labels, key=lambda name: (0, int(name), "") if is_whole_number(name) else (1, 0, name)
+    )
+
+
+def is_whole_number(name: str) -> bool:
+    """Tell whether a label is written as a whole number."""
+    return name.isascii() and name.removeprefix("-").isdigit()
 
 
 def _labels(
@@ -87,8 +99,3 @@ def _unknown_hint(name: str, known: set[str]) -> str:
     guess = near(name, known)
     learned = "No training row has it, so it can't be learned"
     return f"{guess} {learned}" if guess.startswith("Did you mean") else learned
-
-
-def _order(name: str) -> tuple[bool, int, str]:
-    whole = name.isascii() and name.removeprefix("-").isdigit()
-    return not whole, int(name) if whole else 0, name

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.data.labels import is_whole_number, label_name
 from adapterhub.errors import DataError, RecipeError, near
 from adapterhub.tasks.rows import place_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 
 class LabelIndex:
@@ -31,7 +31,7 @@ class LabelIndex:
                 f"a classifier needs two labels, the training rows have {len(self.names)}",
                 place="data.train",
             )
-        self._numbered = any(_is_integer(name) for name in self.names)
+        self._numbered = any(is_whole_number(name) for name in self.names)
 
     def name(self, value: Any, number: int, field: str) -> str:
         """Return the label name that a row's value stands for.
@@ -66,27 +66,12 @@ class LabelIndex:
 
 
 def label_text(value: Any, number: int, field: str) -> str:
-    """Return a row's label as text: ``1`` and ``1.0`` give ``"1"``, ``True`` gives ``"true"``.
+    """Return a row's label as text, as :func:`adapterhub.data.labels.label_name`.
 
     Raises:
-        DataError: when the value is neither text nor a whole number.
+        DataError: naming row and field, when the value is neither text nor a whole number.
     """
-    if isinstance(value, str) and value:
-        return value
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, numbers.Real) and float(value).is_integer():
-        return str(int(float(value)))
-    raise DataError(
-        f"a label must be a name or a whole number, not {value!r}", place=place_of(number, field)
-    )
-
-
-def sorted_labels(labels: Iterable[str]) -> list[str]:
-    """Return labels in a fixed order: whole numbers by value, then names by alphabet."""
-    return sorted(
-        labels, key=lambda name: (0, int(name), "") if _is_integer(name) else (1, 0, name)
-    )
+    return label_name(value, place_of(number, field))
 
 
 def class_weight_values(
@@ -136,12 +121,3 @@ def _balanced(labels: Sequence[str], setting: str, counts: Mapping[str, int] | N
         )
     total = sum(counts[name] for name in labels)
     return [total / (len(labels) * counts[name]) for name in labels]
-
-
-def _order(name: str) -> tuple[bool, int, str]:
-    whole = _is_integer(name)
-    return not whole, int(name) if whole else 0, name
-
-
-def _is_integer(name: str) -> bool:
-    return name.isascii() and name.removeprefix("-").isdigit()

@@ -126,7 +126,8 @@ def count_labels(name: str, rows: Iterable[Row]) -> dict[str, int]:
 
 
 def _count_texts(rows: Iterable[Row]) -> dict[str, int]:
-    from adapterhub.tasks.labels import label_text, sorted_labels
+    from adapterhub.data.labels import sorted_labels
+    from adapterhub.tasks.labels import label_text
     from adapterhub.tasks.rows import required
 
     counts = Counter(

@@ -98,6 +98,7 @@ class Loop:
         self.accelerator = accelerator
         self.reporter = reporter
         self.folder = folder
+        self.device = model.backbone.device
         self.parameters: list[tuple[str, nn.Parameter]] = list(model.trainable())
         self.plans = _Plans(recipe, [len(e) for e in examples], accelerator)
         optimizer = build_optimizer(self.parameters, recipe.optimizer)
@@ -138,7 +139,8 @@ class Loop:
                     self._save_if_due(evaluated=True)
                 else:
                     self._save_if_due(evaluated=False)
-                if interrupt.asked:
+                # one process may hear a signal a step before the others
+                if self._over_processes(interrupt.asked):
                     self._save()
                     raise TrainingInterrupted(self.progress.step, self.folder)
                 if stopped:
@@ -148,12 +150,11 @@ class Loop:
     def _step(self, batches: Sequence[Sequence[int]]) -> None:
         """Make one optimizer step from one batch or several."""
         began = time.perf_counter()
-        device = self.accelerator.device
         packed = [pack([self.examples[i] for i in indices]) for indices in batches]
         weight = self._over_processes(sum(self.task.weight(batch) for batch in packed))
         total = 0.0
         for batch in packed:
-            loss = self.model(batch.to(device), self.task.loss)
+            loss = self.model(batch.to(self.device), self.task.loss)
             total += self._finite(loss, batch)
             # processes average their gradients; the sum over all targets is wanted
             self.accelerator.backward(loss * (self.accelerator.num_processes / weight))
@@ -275,7 +276,7 @@ class Loop:
         """Sum a number over all processes."""
         if self.accelerator.num_processes == 1:
             return value
-        tensor = torch.tensor(value, dtype=torch.float64, device=self.accelerator.device)
+        tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
         return float(self.accelerator.reduce(tensor, reduction="sum"))
 
 

@@ -97,11 +97,11 @@ class Reporters:
 
 
 class JsonLinesReporter:
-    """Appends one JSON object an event to a file, from which plots are made."""
+    """Writes one JSON object an event to a file, from which plots are made."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, append: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = path.open("a", encoding="utf-8", buffering=1)
+        self._file: IO[str] = path.open("a" if append else "w", encoding="utf-8", buffering=1)
 
     def on_step(self, event: StepEvent) -> None:
         """Write a ``step`` record."""

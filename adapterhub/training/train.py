@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from adapterhub.backbones.backbone import choose_device, load_backbone
+from adapterhub.backbones.backbone import choose_device, load_backbone, read_tokenizer
 from adapterhub.backbones.quantize import default_compute_dtype
-from adapterhub.backbones.skeleton import check_adapter_fits
+from adapterhub.backbones.skeleton import backbone_kind, check_adapter_fits
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.backbones.task_model import build_task_model
 from adapterhub.data.batching import padding_share, plan_batches
@@ -32,6 +32,8 @@ from adapterhub.training.progress import JsonLinesReporter, Reporter, Reporters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import torch
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.backbones.task_model import TaskModel
@@ -116,20 +118,21 @@ def train(
         TrainingInterrupted: after Ctrl-C or SIGTERM; call again with ``resume``.
     """
     folder = output or Path("runs") / recipe.name
+    accelerator, place = _processes(backbone, device)
     _check_folder(folder, resume=resume)
     data = prepare_data(recipe)
-    place = backbone.device if backbone else choose_device(device)
-    spec = _quantization(recipe, place)
-    if backbone is None:
-        section = recipe.backbone
-        path = fetch_backbone(section.name, revision=section.revision, cache=cache)
-        check_adapter_fits(path, recipe.adapter.spec())
-    keep_freed_memory()
-    accelerator = Accelerator(cpu=place.type == "cpu")
-    backbone = _backbone(recipe, spec, backbone, accelerator, cache)
-    set_seed(recipe.train.seed)
-    task = _task(recipe, data, backbone)
+    section = recipe.backbone
+    path = (
+        backbone.path
+        if backbone
+        else fetch_backbone(section.name, revision=section.revision, cache=cache)
+    )
+    check_adapter_fits(path, recipe.adapter.spec())
+    task = _task(recipe, data, path)
     examples = {name: _encode(task, rows, name) for name, rows in data.splits.items()}
+    keep_freed_memory()
+    backbone = _backbone(recipe, _quantization(recipe, place), backbone, place, cache)
+    set_seed(recipe.train.seed)
     model = build_task_model(
         backbone,
         head=task.head,
@@ -138,8 +141,11 @@ def train(
         adapter=recipe.adapter.spec(),
         parts=recipe.train.parts,
     )
-    log = JsonLinesReporter(folder / LOG_NAME)
-    reporters = Reporters([log, reporter] if reporter else [log])
+    log = None
+    if accelerator.is_main_process:
+        log = JsonLinesReporter(folder / LOG_NAME, append=resume)
+    # other processes are silent
+    reporters = Reporters([each for each in (log, reporter) if log and each])
     _announce(reporters, recipe, data, examples["train"])
     rows, scored = _scored(data.splits["validation"], examples["validation"])
     loop = Loop(
@@ -170,8 +176,17 @@ def train(
         accelerator.wait_for_everyone()
         return _result(folder, digest, model, outcome)
     finally:
-        log.close()
+        if log:
+            log.close()
         model.close()
+
+
+def _processes(backbone: Backbone | None, device: str | None) -> tuple[Accelerator, torch.device]:
+    """Return the processes of this run, and the device that this one trains on."""
+    place = backbone.device if backbone else choose_device(device)
+    # the backbone is loaded where it stays; accelerate has nothing to move
+    accelerator = Accelerator(cpu=place.type == "cpu", device_placement=False)
+    return accelerator, place if accelerator.num_processes == 1 else accelerator.device
 
 
 def _check_folder(folder: Path, *, resume: bool) -> None:
@@ -188,11 +203,9 @@ def _check_folder(folder: Path, *, resume: bool) -> None:
             place=str(folder),
             hint="Go on with --resume, or remove the folder",
         )
-    if not resume:
-        (folder / LOG_NAME).unlink(missing_ok=True)
 
 
-def _quantization(recipe: Recipe, device: Any) -> QuantizationSpec:
+def _quantization(recipe: Recipe, device: torch.device) -> QuantizationSpec:
     section = recipe.backbone
     dtype = section.compute_dtype
     return QuantizationSpec(
@@ -204,7 +217,7 @@ def _backbone(
     recipe: Recipe,
     spec: QuantizationSpec,
     given: Backbone | None,
-    accelerator: Accelerator,
+    device: torch.device,
     cache: Path | None,
 ) -> Backbone:
     if given is None:
@@ -212,7 +225,7 @@ def _backbone(
             recipe.backbone.name,
             spec,
             revision=recipe.backbone.revision,
-            device=accelerator.device,
+            device=device,
             cache=cache,
         )
     if (given.name, given.quantization) != (recipe.backbone.name, spec):
@@ -224,7 +237,8 @@ def _backbone(
     return given
 
 
-def _task(recipe: Recipe, data: PreparedData, backbone: Backbone) -> Task:
+def _task(recipe: Recipe, data: PreparedData, path: Path) -> Task:
+    """Build the task from the backbone's folder, none of whose weights it needs."""
     section = recipe.task
     options = TaskOptions(
         max_length=section.max_length,
@@ -235,8 +249,8 @@ def _task(recipe: Recipe, data: PreparedData, backbone: Backbone) -> Task:
     )
     return build_task(
         section.name,
-        backbone.tokenizer,
-        backbone.kind,
+        read_tokenizer(path),
+        backbone_kind(path),
         list(data.label_counts),
         options,
         data.label_counts,

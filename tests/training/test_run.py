@@ -229,6 +229,17 @@ def test_faults_are_told_before_any_weight_is_loaded(
     assert "\n" not in str(caught.value)
 
 
+def test_a_row_without_text_is_told_before_any_weight_is_loaded(
+    recipe, encoder, moods, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(train_module, "load_backbone", None)
+    with moods.open("a") as file:
+        file.write('{"text": "  ", "label": "glad"}\n')
+    path = recipe("mood", encoder, "text-classification", moods)
+    with pytest.raises(DataError, match=r"moods\.jsonl row 121"):
+        train(load_recipe(path), output=tmp_path / "run")
+
+
 def test_a_label_that_only_validation_has_is_refused(recipe, encoder, moods, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "the day was fine", "label": "calm"}\n')
