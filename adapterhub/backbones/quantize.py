@@ -121,10 +121,25 @@ def keep_weights_as_they_are(layer: bnb.nn.Linear4bit) -> None:
     layer.support_avx512bf16_for_cpu = False
 
 
-def _int8(linear: nn.Linear) -> bnb.nn.Linear8bitLt:
+class Int8Linear(bnb.nn.Linear8bitLt):
+    """A layer in 8 bits that keeps its scales when its weight is replaced by a copy.
+
+    Where peft reads a layer's weight on a CPU, as for DoRA, it puts a copy of the weight back.
+    The copy has lost the scales, which went to the layer's state at the first forward pass;
+    bitsandbytes 0.50 then overwrites the state's with nothing.
+    """
+
+    def init_8bit_state(self) -> None:
+        """Move codes and scales from the weight to the state, those that there are."""
+        scales = self.state.SCB if self.weight.SCB is None else self.weight.SCB
+        super().init_8bit_state()
+        self.state.SCB = scales
+
+
+def _int8(linear: nn.Linear) -> Int8Linear:
     # threshold 0: no column is treated apart as an outlier, which would make a row's result
     # depend on the rows beside it
-    layer = bnb.nn.Linear8bitLt(
+    layer = Int8Linear(
         linear.in_features,
         linear.out_features,
         bias=linear.bias is not None,
