@@ -66,6 +66,8 @@ def chat(
     """Talk with a dialogue adapter; each line of standard input is a turn."""
     hush_libraries()
     session, loaded, _ = _open(ref, force=force, device=device)
+    if loaded.task.head != "causal_lm":
+        raise DataError("does not generate text", place=ref, hint="Use adapterhub predict")
     console = output()
     history: list[dict[str, str]] = []
     for turn in message or _turns():

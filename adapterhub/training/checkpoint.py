@@ -42,7 +42,7 @@ class Progress:
         seconds: spent in training steps.
         best_step: step of the best evaluation, or -1.
         best_value: watched metric there.
-        stale: evaluations since then.
+        stale: evaluations since the last better value.
         history: one record for each evaluation.
     """
 

@@ -187,9 +187,12 @@ class Loop:
             )
         progress = self.progress
         progress.history.append({"step": progress.step, **metrics})
-        if self._is_better(value):
-            progress.best_value, progress.best_step, progress.stale = value, progress.step, 0
+        better = self._is_better(value)
+        if better or self._ties_with_less_loss(value, metrics):
+            progress.best_value, progress.best_step = value, progress.step
             self.best = {n: p.detach().cpu().clone() for n, p in self.parameters}
+        if better:
+            progress.stale = 0
         elif progress.step:
             progress.stale += 1
         best = value if progress.best_value is None else progress.best_value
@@ -201,6 +204,14 @@ class Loop:
             return False
         best = self.progress.best_value
         return best is None or (value > best if self.greater else value < best)
+
+    def _ties_with_less_loss(self, value: float, metrics: Mapping[str, float]) -> bool:
+        # on few validation rows many evaluations tie; patience still counts them as no better
+        progress = self.progress
+        if value != progress.best_value:
+            return False
+        best = next(r for r in progress.history if r["step"] == progress.best_step)
+        return metrics.get("loss", math.inf) < best.get("loss", math.inf)
 
     def _out_of_patience(self) -> bool:
         patience = self.section.patience

@@ -214,7 +214,8 @@ class TrainSection(_Section):
         metric: what decides which weights are best; the task's own where not given.
         greater_is_better: direction of ``metric``; known for the task's own metrics.
         patience: evaluations without a better value before stopping; none where not given.
-        keep_best: end with the best weights seen instead of the last.
+        keep_best: end with the best weights seen instead of the last; among equals, with
+            those of least loss.
         checkpoint_every: optimizer steps between checkpoints; one at each evaluation where
             not given.
         parts: what learns.

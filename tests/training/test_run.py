@@ -162,8 +162,14 @@ def test_patience_ends_a_run_and_the_best_weights_are_kept(recipe, encoder, mood
     result = train(load_recipe(path), output=tmp_path / "run")
     assert result.steps < 50 * 8
     records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    values = [r["metrics"]["accuracy"] for r in records if r["event"] == "evaluation" and r["step"]]
-    assert result.after["accuracy"] == max(values)
+    scores = [r["metrics"] for r in records if r["event"] == "evaluation" and r["step"]]
+    best = max(score["accuracy"] for score in scores)
+    assert result.after["accuracy"] == best
+    # several evaluations reach it; of these the one with the least loss is kept
+    losses = [score["loss"] for score in scores if score["accuracy"] == best]
+    assert len(losses) > 1
+    assert result.after["loss"] == pytest.approx(min(losses))
+    assert min(losses) < losses[0]
 
 
 def test_accumulated_batches_give_the_gradient_of_the_whole(recipe, decoder, moods, tmp_path):
