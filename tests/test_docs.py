@@ -2,12 +2,13 @@
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from adapterhub.cli.main import build_app
-from adapterhub.training.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,9 +34,20 @@ def test_commands_in_the_readme_exist():
         assert CliRunner().invoke(build_app(), [name, "--help"]).exit_code == 0, name
 
 
-def test_the_recipe_in_the_readme_is_valid(tmp_path):
+@pytest.mark.weights
+def test_the_first_adapter_of_the_readme_answers_as_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (recipe,) = re.findall(r"<<'RECIPE'\n(.*?)\nRECIPE", text, flags=re.DOTALL)
-    path = tmp_path / "mood.yaml"
-    path.write_text(recipe)
-    assert load_recipe(path).task.name == "text-classification"
+    for name, mark in re.findall(r"cat > (\S+) <<'(\w+)'", text):
+        (content,) = re.findall(rf"<<'{mark}'\n(.*?\n){mark}\n", text, flags=re.DOTALL)
+        Path(name).write_text(content)
+    commands = re.findall(r"^\$ adapterhub (.*)$", text, flags=re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["train", "predict"]
+    for command in commands:
+        result = CliRunner().invoke(build_app(), shlex.split(command))
+        assert result.exit_code == 0, result.output
+    promised = re.findall(r"^(\w+) 0\.\d+\t(.+)$", text, flags=re.MULTILINE)
+    assert promised
+    answers = [line.split("\t") for line in result.stdout.splitlines()]
+    assert [(label.split()[0], asked) for label, asked in answers] == promised

@@ -50,7 +50,7 @@ def predict(
         print_json([{"text": t, **a} for t, a in zip(given, answers, strict=True)])
         return
     for text, answer in zip(given, answers, strict=True):
-        output().print(f"{_short(answer)}\t{text}", markup=False)
+        typer.echo(f"{_short(answer)}\t{text}")
 
 
 def chat(
@@ -68,7 +68,6 @@ def chat(
     session, loaded, _ = _open(ref, force=force, device=device)
     if loaded.task.head != "causal_lm":
         raise DataError("does not generate text", place=ref, hint="Use adapterhub predict")
-    console = output()
     history: list[dict[str, str]] = []
     for turn in message or _turns():
         history.append({"role": "user", "content": turn})
@@ -76,9 +75,9 @@ def chat(
             plain = session.generate(
                 None, [history], max_new_tokens=max_new_tokens, like=loaded.name
             )
-            console.print(f"base     {plain[0]}", markup=False)
+            typer.echo(f"base     {plain[0]}")
         (answer,) = session.generate(loaded.name, [history], max_new_tokens=max_new_tokens)
-        console.print(f"adapter  {answer}" if base else answer, markup=False)
+        typer.echo(f"adapter  {answer}" if base else answer)
         history.append({"role": "assistant", "content": answer})
 
 
