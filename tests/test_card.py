@@ -9,11 +9,11 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from tiny_configs import llama_config
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import (
-    LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
@@ -182,12 +182,11 @@ def save_backbone(folder, model_class):
     )
     fast.chat_template = "{% for m in messages %}{{ m.role }} {{ m.content }}{% endfor %}"
     fast.save_pretrained(folder)
-    config = LlamaConfig(
+    config = llama_config(
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=1,
         num_attention_heads=2,
-        num_key_value_heads=2,
         vocab_size=len(words),
         num_labels=2,
         pad_token_id=0,

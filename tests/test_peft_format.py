@@ -5,11 +5,10 @@ import json
 import peft
 import pytest
 import torch
+from tiny_configs import bert_config, llama_config
 from torch import nn
 from transformers import (
-    BertConfig,
     BertForTokenClassification,
-    LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
 )
@@ -21,24 +20,9 @@ from adapterhub.peft_format import config_document, peft_config, resolve_target_
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 from adapterhub.tensor_check import strict_report
 
-LLAMA = LlamaConfig(
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    vocab_size=64,
-    num_labels=3,
-    pad_token_id=0,
-)
-BERT = BertConfig(
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    vocab_size=64,
-    num_labels=3,
-)
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 64, "num_labels": 3}
+LLAMA = llama_config(**SMALL, pad_token_id=0)
+BERT = bert_config(**SMALL)
 BACKBONES = {
     "CAUSAL_LM": (LlamaForCausalLM, LLAMA, ("lm_head",)),
     "SEQ_CLS": (LlamaForSequenceClassification, LLAMA, ("score",)),

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tiny_configs import bert_config, llama_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    BertConfig,
     BertModel,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
@@ -55,14 +54,7 @@ def _tokenizer(folder: Path, *, encoder: bool) -> None:
 def encoder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("encoder")
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=64,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-    )
+    config = bert_config(vocab_size=64, max_position_embeddings=64)
     BertModel(config).save_pretrained(folder)
     _tokenizer(folder, encoder=True)
     return folder
@@ -72,13 +64,8 @@ def encoder(tmp_path_factory) -> Path:
 def decoder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("decoder")
     torch.manual_seed(0)
-    config = LlamaConfig(
+    config = llama_config(
         vocab_size=64,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         tie_word_embeddings=True,
         initializer_range=0.2,  # logits wide enough to tell words apart
         bos_token_id=4,

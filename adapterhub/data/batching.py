@@ -64,6 +64,13 @@ def plan_batches(
     return batches
 
 
+def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Cut rows into batches of similar length for computing without learning, longest first."""
+    return plan_batches(
+        lengths, batch_size=None, batch_tokens=batch_tokens, seed=0, epoch=0, shuffle=False
+    )
+
+
 def random_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
     """Cut rows into batches as they come out of a shuffle: what buckets are measured against."""
     order = _generator(seed, epoch).permutation(count).tolist()

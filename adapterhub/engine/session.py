@@ -15,7 +15,7 @@ from peft import PeftConfig
 
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.task_model import restore_task_model
-from adapterhub.data.batching import plan_batches
+from adapterhub.data.batching import batches_by_length
 from adapterhub.data.packing import Example, pack
 from adapterhub.errors import AdapterHubError, DataError, NoEffectError, NotFoundError, near
 from adapterhub.tasks.base import TaskOptions, join_predictions
@@ -198,14 +198,7 @@ class Session:
         adapter = self._get(name)
         adapter.model.activate()
         decoded: list[Any] = [None] * len(examples)
-        batches = plan_batches(
-            [len(example) for example in examples],
-            batch_size=None,
-            batch_tokens=BATCH_TOKENS,
-            seed=0,
-            epoch=0,
-            shuffle=False,
-        )
+        batches = batches_by_length([len(example) for example in examples], BATCH_TOKENS)
         without = adapter.model.bare() if bare else nullcontext()
         with torch.no_grad(), without:
             for indices in batches:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapterhub.data.batching import plan_batches
+from adapterhub.data.batching import batches_by_length
 from adapterhub.data.packing import pack
 from adapterhub.tasks.base import Evaluation
 
@@ -40,7 +40,7 @@ def evaluate(
     training = model.training
     model.eval()
     with torch.no_grad():
-        for indices in _plan(examples):
+        for indices in batches_by_length([len(example) for example in examples], EVALUATION_TOKENS):
             batch = pack([examples[index] for index in indices]).to(model.backbone.device)
             hidden = model.hidden(batch)
             total_loss += float(task.loss(model.head, hidden, batch))
@@ -63,14 +63,3 @@ def evaluate_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]
     encoded = [task.encode(row, index + 1, train=True) for index, row in enumerate(rows)]
     pairs = [(r, e) for r, e in zip(rows, encoded, strict=True) if e is not None]
     return evaluate(model, task, [row for row, _ in pairs], [example for _, example in pairs])
-
-
-def _plan(examples: Sequence[Example]) -> list[list[int]]:
-    return plan_batches(
-        [len(example) for example in examples],
-        batch_size=None,
-        batch_tokens=EVALUATION_TOKENS,
-        seed=0,
-        epoch=0,
-        shuffle=False,
-    )

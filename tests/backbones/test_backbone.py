@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_backbones import change_config, save_decoder, save_gemma, save_tokenizer
+from tiny_configs import bert_config
 from torch.testing import assert_close
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
-    BertConfig,
     BertForMaskedLM,
     T5Config,
     T5Model,
@@ -120,13 +120,7 @@ def test_a_local_folder_has_neither_hub_id_nor_license(decoder):
 
 
 def test_checkpoint_without_pooler_gets_none(tmp_path):
-    config = BertConfig(
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-    )
+    config = bert_config(vocab_size=96, num_hidden_layers=1)
     BertForMaskedLM(config).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
     assert load(tmp_path).body.pooler is None

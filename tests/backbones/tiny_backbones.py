@@ -6,13 +6,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
+from tiny_configs import bert_config, llama_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
-    BertConfig,
     BertModel,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
@@ -35,15 +34,7 @@ def save_tokenizer(folder: Path) -> None:
 
 def save_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    )
+    config = llama_config(vocab_size=96, tie_word_embeddings=True)
     LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
@@ -51,14 +42,7 @@ def save_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
 
 def save_encoder(folder: Path) -> Path:
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=64,
-    )
+    config = bert_config(vocab_size=96, max_position_embeddings=64)
     BertModel(config).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
