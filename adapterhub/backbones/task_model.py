@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -249,7 +250,10 @@ def restore_task_model(
     install_packed_attention()
     backbone.body.config._attn_implementation = ATTENTION_NAME
     stock = stock_model(backbone, head, labels)
-    peft_model = peft.get_peft_model(stock, config, adapter_name=adapter_name)
+    with warnings.catch_warnings():
+        # peft warns of a second adapter on the same body, which is what is wanted here
+        warnings.filterwarnings("ignore", message="You are trying to modify a model with PEFT")
+        peft_model = peft.get_peft_model(stock, config, adapter_name=adapter_name)
     peft_model.requires_grad_(False).eval()
     fuse_lora_layers(peft_model)
     model = TaskModel(peft_model, backbone, adapter_name)

@@ -17,7 +17,7 @@ from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.backbones.skeleton import backbone_kind, check_adapter_fits
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.backbones.task_model import build_task_model
-from adapterhub.data.batching import padding_share, plan_batches
+from adapterhub.data.batching import padding_share, random_batches
 from adapterhub.errors import DataError, TrainingError
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
@@ -299,12 +299,10 @@ def _announce(
         reporter.on_message(f"left out {skipped} training rows with nothing to learn from")
     lengths = [len(example) for example in examples if example is not None]
     size = recipe.train.batch_size or DEFAULT_BATCH_SIZE
-    plan = plan_batches(lengths, batch_size=size, batch_tokens=None, seed=0, epoch=0, shuffle=True)
-    flat = [list(range(i, min(i + size, len(lengths)))) for i in range(0, len(lengths), size)]
+    plain = random_batches(len(lengths), size, seed=recipe.train.seed, epoch=0)
     reporter.on_message(
         f"{sum(lengths)} training tokens, packed: 0 % padding "
-        f"(padded batches would waste {padding_share(lengths, flat):.0%}, "
-        f"by length {padding_share(lengths, plan):.0%})"
+        f"(padded batches would waste {padding_share(lengths, plain):.0%})"
     )
 
 
