@@ -9,11 +9,11 @@ from __future__ import annotations
 import sqlite3
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import RegistryError
 from adapterhub.registry.faults import primary_code, sqlite_faults
+from adapterhub.registry.schema import SCHEMA_CHANGES, SchemaChange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,66 +21,6 @@ if TYPE_CHECKING:
 
 #: Longest wait for another process's transaction, in seconds.
 BUSY_SECONDS = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class SchemaChange:
-    """One upgrade of the index; ``PRAGMA user_version`` counts those that were made.
-
-    Args:
-        name: what changes, in a few words.
-        statements: SQL, run in order in one transaction.
-    """
-
-    name: str
-    statements: tuple[str, ...]
-
-
-#: Append-only: a change that was released is never edited, for indexes made before exist.
-SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
-    SchemaChange(
-        "artifacts, their files, names and versions",
-        (
-            # an artifact has one row, whatever the number of names that it is registered under
-            """CREATE TABLE artifacts (
-                digest TEXT PRIMARY KEY,
-                task TEXT NOT NULL,
-                backbone TEXT NOT NULL,
-                fingerprint TEXT NOT NULL,
-                method TEXT NOT NULL,
-                metrics TEXT NOT NULL,
-                size INTEGER NOT NULL,
-                parent TEXT
-            ) WITHOUT ROWID""",
-            "CREATE INDEX artifacts_by_task ON artifacts (task)",
-            "CREATE INDEX artifacts_by_backbone ON artifacts (backbone)",
-            # which blobs are in use
-            """CREATE TABLE artifact_files (
-                digest TEXT NOT NULL REFERENCES artifacts (digest) ON DELETE CASCADE,
-                file TEXT NOT NULL,
-                sha256 TEXT NOT NULL,
-                size INTEGER NOT NULL,
-                PRIMARY KEY (digest, file)
-            ) WITHOUT ROWID""",
-            "CREATE INDEX artifact_files_by_blob ON artifact_files (sha256)",
-            # outlives the removal of versions, so that no number is given twice
-            """CREATE TABLE names (
-                name TEXT PRIMARY KEY,
-                last_version INTEGER NOT NULL
-            ) WITHOUT ROWID""",
-            """CREATE TABLE versions (
-                name TEXT NOT NULL REFERENCES names (name),
-                version INTEGER NOT NULL,
-                digest TEXT NOT NULL REFERENCES artifacts (digest),
-                created TEXT NOT NULL,
-                info TEXT NOT NULL,
-                PRIMARY KEY (name, version),
-                UNIQUE (name, digest)
-            ) WITHOUT ROWID""",
-            "CREATE INDEX versions_by_digest ON versions (digest)",
-        ),
-    ),
-)
 
 
 class Database:

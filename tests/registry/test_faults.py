@@ -16,7 +16,8 @@ from registry_helpers import WEIGHTS
 
 from adapterhub.errors import RegistryError
 from adapterhub.registry import Registry
-from adapterhub.registry.database import SCHEMA_CHANGES, Database, SchemaChange
+from adapterhub.registry.database import Database
+from adapterhub.registry.schema import SCHEMA_CHANGES, SchemaChange
 
 PUT_STEPS = [
     "checked",
