@@ -22,6 +22,7 @@ MIN_DIGEST = 8
 
 _PART = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]*")
+_TAG = re.compile(r"[a-z0-9][a-z0-9._:-]*")
 _VERSION = re.compile(r"[1-9][0-9]*")
 _NUMBER_LIKE = re.compile(r"[+-]?\.?[0-9].*", re.DOTALL)
 _HEX = re.compile(r"[0-9a-f]*")
@@ -138,6 +139,21 @@ def check_alias(alias: str) -> None:
             place=place,
             hint=_lower_hint(alias, _ALIAS)
             or "An alias is a word of lower-case letters, digits, '.', '_' and '-'",
+        )
+
+
+def check_tag(tag: str) -> None:
+    """Require a well-formed tag: a word, or ``key:value``.
+
+    Raises:
+        RefError: saying what is wrong with it.
+    """
+    if len(tag) > MAX_PART or not _TAG.fullmatch(tag):
+        raise RefError(
+            "is no tag",
+            place=_place(tag, "tag"),
+            hint=_lower_hint(tag, _TAG)
+            or "A tag has lower-case letters, digits, '.', '_', '-' and ':', as in lang:en",
         )
 
 

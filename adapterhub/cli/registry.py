@@ -1,4 +1,4 @@
-"""``list``, ``show``, ``rm`` and ``verify``."""
+"""``list``, ``show``, ``diff``, ``tag``, ``rm``, ``gc`` and ``verify``."""
 
 from __future__ import annotations
 
@@ -10,16 +10,23 @@ import typer
 
 from adapterhub.cli.console import megabytes, output, print_json, share, table
 from adapterhub.errors import RegistryError
+from adapterhub.refs import parse_ref
 
 if TYPE_CHECKING:
     from adapterhub.registry.version import Version
+
+#: Most changed tensors that ``diff`` names.
+SHOWN_TENSORS = 8
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("list")(list_versions)
     app.command()(show)
+    app.command()(diff)
+    app.command()(tag)
     app.command()(rm)
+    app.command()(gc)
     app.command()(verify)
 
 
@@ -27,31 +34,66 @@ def list_versions(
     prefix: Annotated[str | None, typer.Argument(help="What the name begins with.")] = None,
     task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
+    method: Annotated[str | None, typer.Option(help="lora or prefix.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Only where it is at least this: accuracy=0.9")
+    ] = None,
+    tagged: Annotated[str | None, typer.Option("--tag", help="Only with this tag.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Only where this alias points to.")] = None,
+    text: Annotated[
+        str | None, typer.Option(help="Words of name, task, labels or description.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Versions on a page.")] = 100,
+    after: Annotated[
+        str | None, typer.Option(help="Begin after NAME@3, the last one of the page before.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
-    """List the stored adapters."""
+    """List the stored adapters, a page at a time."""
+    from adapterhub.registry.query import Query
     from adapterhub.registry.registry import Registry
 
-    versions = Registry().list(prefix, task=task, backbone=backbone)
+    query = Query(
+        prefix=prefix,
+        task=task,
+        backbone=backbone,
+        method=method,
+        metric_at_least=dict(_bound(each) for each in metric or ()),
+        tag=tagged,
+        alias=alias,
+        text=text,
+        limit=limit + 1,
+        after=_position(after) if after else None,
+    )
+    found = Registry().list(query)
+    versions = found[:limit]
     if as_json:
         print_json([_document(version) for version in versions])
         return
     if not versions:
-        output().print("no adapters; train one with: adapterhub train RECIPE")
+        filtered = query != Query(limit=limit + 1)
+        output().print(
+            "no adapter passes all filters"
+            if filtered
+            else "no adapters; train one with: adapterhub train RECIPE"
+        )
         return
-    rows = table("adapter", "task", "backbone", "method", "metrics", ">size", "created")
+    rows = table("adapter", "aliases", "task", "backbone", "metrics", ">size", "created", "tags")
     for version in versions:
-        after = list(version.metrics.get("after", {}).items())
+        scores = list(version.metrics.get("after", {}).items())
         rows.add_row(
             str(version.ref),
+            ", ".join(version.aliases),
             version.task,
             version.backbone,
-            version.method,
-            ", ".join(f"{name} {value:.3f}" for name, value in after[:3]),
+            ", ".join(f"{name} {value:.3f}" for name, value in scores[:3]),
             megabytes(version.size),
             version.created[:16].replace("T", " "),
+            ", ".join(version.tags),
         )
     output().print(rows)
+    if len(found) > limit:
+        output().print(f"more: --after {versions[-1].ref}")
 
 
 def show(
@@ -83,6 +125,8 @@ def show(
         ("trained", f"{manifest.trained_parameters} parameters, {share(trained)} of the backbone"),
         ("data", ", ".join(f"{k}: {v.origin}, {v.rows} rows" for k, v in manifest.data.items())),
         ("libraries", ", ".join(f"{k} {v}" for k, v in manifest.libraries.items())),
+        ("aliases", ", ".join(version.aliases)),
+        ("tags", ", ".join(version.tags)),
         ("parent", manifest.parent or ""),
         ("created", version.created),
         ("size", megabytes(version.size)),
@@ -97,6 +141,60 @@ def show(
         before = manifest.metrics.before.get(name)
         metrics.add_row(name, "" if before is None else f"{before:.4f}", f"{after:.4f}")
     console.print(metrics)
+
+
+def diff(
+    first: Annotated[str, typer.Argument(help="A version.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Show what differs between two versions: recipe, data, metrics and tensors."""
+    from adapterhub.registry.diff import compare
+    from adapterhub.registry.registry import Registry
+
+    registry = Registry()
+    versions = [registry.resolve(ref) for ref in (first, second)]
+    old, new = (registry.materialize(version) for version in versions)
+    found = compare(old, new)
+    if as_json:
+        print_json({"from": str(versions[0].ref), "to": str(versions[1].ref), **asdict(found)})
+        return
+    console = output()
+    if versions[0].digest == versions[1].digest:
+        console.print("the same bytes")
+        return
+    changes = table("what", str(versions[0].ref), str(versions[1].ref))
+    for change in found.changes:
+        changes.add_row(change.what, _shown(change.old), _shown(change.new))
+    console.print(changes)
+    tensors = table("tensors", ">count", ">largest relative change")
+    for kind, names in (("only in the first", found.missing), ("only in the second", found.added)):
+        if names:
+            tensors.add_row(kind, str(len(names)), "")
+    largest = max((change.relative for change in found.tensors), default=0.0)
+    tensors.add_row("changed", str(len(found.tensors)), f"{largest:.3f}")
+    tensors.add_row("equal", str(found.equal), "")
+    console.print()
+    console.print(tensors)
+    for each in sorted(found.tensors, key=lambda change: -change.relative)[:SHOWN_TENSORS]:
+        console.print(f"   {each.relative:8.3f}  {each.name}")
+
+
+def tag(
+    ref: Annotated[str, typer.Argument(help="A version.")],
+    words: Annotated[list[str], typer.Argument(help="Tags to add.")],
+    remove: Annotated[bool, typer.Option("--remove", help="Take them away instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Give a version words to find it by."""
+    from adapterhub.registry.registry import Registry
+
+    add, drop = ((), words) if remove else (words, ())
+    version = Registry().tag(ref, add=add, remove=drop)
+    if as_json:
+        print_json(_document(version))
+    else:
+        output().print(f"{version.ref}: {', '.join(version.tags) or 'no tags'}")
 
 
 def rm(
@@ -115,20 +213,63 @@ def rm(
             )
         typer.confirm(f"Remove {version.ref} ({version.digest[:19]}…)?", abort=True)
     registry.remove(version.ref)
-    output().print(f"removed {version.ref}")
+    output().print(f"removed {version.ref}; its files stay until: adapterhub gc")
 
 
-def verify() -> None:
+def gc(
+    grace_hours: Annotated[
+        float | None,
+        typer.Option("--grace-hours", min=0.0, help="Spare files used within so many hours."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Delete files that no version has any more."""
+    from adapterhub.registry.registry import GRACE_SECONDS, Registry
+
+    grace = GRACE_SECONDS if grace_hours is None else grace_hours * 3600.0
+    freed = Registry().collect(grace=grace)
+    if as_json:
+        print_json({"freed_bytes": freed})
+    else:
+        output().print(f"freed {megabytes(freed)}")
+
+
+def verify(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """Read every stored byte and report what is damaged."""
     from adapterhub.registry.registry import Registry
 
     registry = Registry()
     problems = registry.verify()
+    if as_json:
+        print_json([asdict(problem) for problem in problems])
+        raise typer.Exit(5 if problems else 0)
     for problem in problems:
         output().print(str(problem))
     if problems:
         raise typer.Exit(5)
     output().print(f"{len(registry.list())} versions, all whole")
+
+
+def _bound(text: str) -> tuple[str, float]:
+    """Read ``accuracy=0.9``."""
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not of the form accuracy=0.9") from None
+
+
+def _position(text: str) -> tuple[str, int]:
+    ref = parse_ref(text)
+    if ref.version is None:
+        raise typer.BadParameter(f"{text!r} is not of the form NAME@3")
+    return ref.name, ref.version
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "" if value is None else str(value)
 
 
 def _document(version: Version) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class Blobs:
             return 0
         return size
 
+    def written(self, digest: str) -> float:
+        """Return when a blob was written, in seconds since the epoch."""
+        return self.path(digest).stat().st_mtime
+
     def all(self) -> Iterator[str]:
         """Yield the digests of all blobs on disk, in hex."""
         for folder in sorted(self._layout.blobs.iterdir()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -72,6 +73,18 @@ class Checkouts:
         except FileNotFoundError:
             # without the lock, another process may drop it at any moment
             return Fault(folder.name, "is missing")
+
+    def touch(self, digest: str) -> None:
+        """Note that an artifact is read now."""
+        try:
+            os.utime(self.path(digest))
+        except OSError as error:
+            # a registry that is shared read-only is read all the same
+            _LOG.debug("the time of use is not kept: %s", error)
+
+    def used(self, digest: str) -> float:
+        """Return when an artifact was last read, in seconds since the epoch."""
+        return self.path(digest).stat().st_mtime
 
     def drop(self, digest: str, staging: Path) -> None:
         """Take a checkout away; what is moved to ``staging`` is left to its owner to remove."""

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import NotFoundError, RegistryError, near
-from adapterhub.refs import LATEST, AdapterRef
+from adapterhub.refs import LATEST, AdapterRef, check_tag
 from adapterhub.registry.version import Version
+from adapterhub.specs import AdapterSpec, LoraSpec
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from adapterhub.registry.intake import StagedArtifact
 
-_SELECT = """
+SELECT = """
     SELECT v.name, v.version, v.digest, v.created, a.task, a.backbone, a.fingerprint, a.method,
-           a.metrics, a.size, a.parent, v.info
+           a.rank, a.labels, a.metrics, a.size, a.parent, a.data, a.recipe, v.info,
+           (SELECT json_group_array(tag) FROM tags t
+            WHERE t.name = v.name AND t.version = v.version) AS tags,
+           (SELECT json_group_array(alias) FROM aliases s
+            WHERE s.name = v.name AND s.version = v.version) AS aliases
     FROM versions v JOIN artifacts a ON a.digest = v.digest
 """
 #: Most names that are compared with one that was not found.
@@ -35,15 +42,19 @@ def resolve(db: sqlite3.Connection, ref: AdapterRef) -> Version:
         RegistryError: when the first digits of a digest fit several versions.
     """
     if ref.version is not None:
-        found = _select(db, "WHERE v.name = ? AND v.version = ?", (ref.name, ref.version))
+        found = select(db, "WHERE v.name = ? AND v.version = ?", (ref.name, ref.version))
     elif ref.digest is not None:
         # hex digits sort before 'g', so this range holds all digests with the prefix
         where = "WHERE v.name = ? AND v.digest >= ? AND v.digest < ? ORDER BY v.version"
-        found = _select(db, where, (ref.name, ref.digest, f"{ref.digest}g"))
+        found = select(db, where, (ref.name, ref.digest, f"{ref.digest}g"))
     elif ref.alias in (None, LATEST):
-        found = _select(db, "WHERE v.name = ? ORDER BY v.version DESC LIMIT 1", (ref.name,))
+        found = select(db, "WHERE v.name = ? ORDER BY v.version DESC LIMIT 1", (ref.name,))
     else:
-        found = ()
+        where = (
+            "JOIN aliases x ON x.name = v.name AND x.version = v.version "
+            "WHERE x.name = ? AND x.alias = ?"
+        )
+        found = select(db, where, (ref.name, str(ref.alias)))
     if not found:
         raise _not_found(db, ref)
     if len(found) > 1:
@@ -57,28 +68,12 @@ def resolve(db: sqlite3.Connection, ref: AdapterRef) -> Version:
 
 def versions_of(db: sqlite3.Connection, name: str) -> tuple[Version, ...]:
     """Return the versions of one name, the oldest first; none where the name is unknown."""
-    return _select(db, "WHERE v.name = ? ORDER BY v.version", (name,))
-
-
-def find(
-    db: sqlite3.Connection, *, prefix: str | None, task: str | None, backbone: str | None
-) -> tuple[Version, ...]:
-    """Return the versions that fit every filter given, by name and then number."""
-    filters: list[tuple[str, str | None]] = [
-        ("v.name >= ?", prefix),
-        # '~' sorts after every character of a name
-        ("v.name < ?", None if prefix is None else f"{prefix}~"),
-        ("a.task = ?", task),
-        ("a.backbone = ?", backbone),
-    ]
-    given = [(clause, value) for clause, value in filters if value is not None]
-    where = f"WHERE {' AND '.join(clause for clause, _ in given)}" if given else ""
-    return _select(db, f"{where} ORDER BY v.name, v.version", [value for _, value in given])
+    return select(db, "WHERE v.name = ? ORDER BY v.version", (name,))
 
 
 def registered(db: sqlite3.Connection, name: str, digest: str) -> Version | None:
     """Return the version of ``name`` that has this digest, if there is one."""
-    found = _select(db, "WHERE v.name = ? AND v.digest = ?", (name, digest))
+    found = select(db, "WHERE v.name = ? AND v.digest = ?", (name, digest))
     return found[0] if found else None
 
 
@@ -97,33 +92,82 @@ def add(db: sqlite3.Connection, name: str, staged: StagedArtifact, info: str) ->
     db.execute(
         "INSERT INTO versions (name, version, digest, created, info) "
         "SELECT name, last_version, ?, ?, ? FROM names WHERE name = ?",
-        (staged.digest, _now(), info, name),
+        (staged.digest, now(), info, name),
     )
-    return _select(db, "WHERE v.name = ? AND v.digest = ?", (name, staged.digest))[0]
+    _add_words(db, name, staged)
+    return select(db, "WHERE v.name = ? AND v.digest = ?", (name, staged.digest))[0]
 
 
-def delete(db: sqlite3.Connection, version: Version) -> tuple[str, ...]:
+def delete(db: sqlite3.Connection, version: Version) -> None:
     """Delete a version, and its artifact where no other version has it.
 
-    Returns:
-        The digests, in hex, of the artifact's blobs; none where it is still in use.
+    The blobs are noted as removed now; deleting them is another step.
+
+    Raises:
+        RegistryError: when an alias points to it.
     """
-    db.execute(
-        "DELETE FROM versions WHERE name = ? AND version = ?", (version.name, version.version)
-    )
+    held = aliases_of(db, version)
+    if held:
+        raise RegistryError(
+            f"the alias {held[0]!r} points to it",
+            place=str(version.ref),
+            hint=f"Move the alias first, or: adapterhub alias rm {version.name}@{held[0]}",
+        )
+    key = (version.name, version.version)
+    found = db.execute("SELECT id FROM texts WHERE name = ? AND version = ?", key).fetchone()
+    if found:
+        db.execute("DELETE FROM words WHERE rowid = ?", (found["id"],))
+    db.execute("DELETE FROM versions WHERE name = ? AND version = ?", key)
     in_use = db.execute("SELECT 1 FROM versions WHERE digest = ?", (version.digest,)).fetchone()
     if in_use:
-        return ()
-    rows = db.execute("SELECT sha256 FROM artifact_files WHERE digest = ?", (version.digest,))
-    blobs = tuple(row["sha256"] for row in rows)
+        return
+    db.execute(
+        "INSERT OR REPLACE INTO removed_blobs (sha256, time) "
+        "SELECT sha256, ? FROM artifact_files WHERE digest = ?",
+        (time.time(), version.digest),
+    )
     db.execute("DELETE FROM artifacts WHERE digest = ?", (version.digest,))
-    return blobs
 
 
-def uses_blob(db: sqlite3.Connection, sha256: str) -> bool:
+def change_tags(
+    db: sqlite3.Connection, version: Version, *, add: Iterable[str], remove: Iterable[str]
+) -> Version:
+    """Add and remove tags of a version and return it as it then is.
+
+    Raises:
+        RefError: when a tag is none.
+    """
+    key = (version.name, version.version)
+    for tag in add:
+        check_tag(tag)
+        db.execute("INSERT OR IGNORE INTO tags (name, version, tag) VALUES (?, ?, ?)", (*key, tag))
+    for tag in remove:
+        db.execute("DELETE FROM tags WHERE name = ? AND version = ? AND tag = ?", (*key, tag))
+    return resolve(db, version.ref)
+
+
+def uses_blob(db: sqlite3.Connection, blob: str) -> bool:
     """Return whether an artifact has a file with these bytes."""
     query = "SELECT 1 FROM artifact_files WHERE sha256 = ? LIMIT 1"
-    return db.execute(query, (sha256,)).fetchone() is not None
+    return db.execute(query, (blob,)).fetchone() is not None
+
+
+def removed_at(db: sqlite3.Connection, blob: str) -> float | None:
+    """Return when the last artifact with this blob was removed, in seconds since the epoch."""
+    query = "SELECT time FROM removed_blobs WHERE sha256 = ?"
+    found = db.execute(query, (blob,)).fetchone()
+    return float(found["time"]) if found else None
+
+
+def forget_removed(db: sqlite3.Connection, blob: str) -> None:
+    """Drop the note that a blob was removed, because it is in use again or deleted."""
+    db.execute("DELETE FROM removed_blobs WHERE sha256 = ?", (blob,))
+
+
+def aliases_of(db: sqlite3.Connection, version: Version) -> tuple[str, ...]:
+    """Return the aliases that point to a version, sorted."""
+    query = "SELECT alias FROM aliases WHERE name = ? AND version = ? ORDER BY alias"
+    return tuple(row["alias"] for row in db.execute(query, (version.name, version.version)))
 
 
 def has_artifact(db: sqlite3.Connection, digest: str) -> bool:
@@ -154,32 +198,67 @@ def _add_artifact(db: sqlite3.Connection, staged: StagedArtifact) -> None:
         manifest.backbone.name,
         manifest.backbone.fingerprint,
         manifest.adapter.method,
+        _rank(manifest.adapter),
+        json.dumps(manifest.labels),
         json.dumps(metrics, sort_keys=True),
         staged.size,
         manifest.parent,
+        json.dumps({name: source.fingerprint for name, source in sorted(manifest.data.items())}),
+        recipe_digest(manifest.recipe),
     )
     db.execute(
-        "INSERT INTO artifacts (digest, task, backbone, fingerprint, method, metrics, size, "
-        "parent) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO artifacts (digest, task, backbone, fingerprint, method, rank, labels, "
+        "metrics, size, parent, data, recipe) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         row,
+    )
+    db.executemany(
+        "INSERT INTO artifact_metrics (digest, metric, value) VALUES (?, ?, ?)",
+        [(staged.digest, name, value) for name, value in manifest.metrics.after.items()],
     )
     db.executemany(
         "INSERT INTO artifact_files (digest, file, sha256, size) VALUES (?, ?, ?, ?)",
         [(staged.digest, name, file.sha256, file.size) for name, file in staged.files.items()],
     )
+    for file in staged.files.values():
+        forget_removed(db, file.sha256)
 
 
-def _select(
-    db: sqlite3.Connection, clauses: str, values: Iterable[str | int]
+def _rank(adapter: AdapterSpec) -> int:
+    return adapter.rank if isinstance(adapter, LoraSpec) else adapter.num_virtual_tokens
+
+
+def recipe_digest(recipe: Mapping[str, Any]) -> str:
+    """Return the sha256 of a recipe's canonical JSON, in hex."""
+    return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _add_words(db: sqlite3.Connection, name: str, staged: StagedArtifact) -> None:
+    """Make a new version findable by the words of its name, labels, task and description."""
+    manifest = staged.manifest
+    words = [name, manifest.task, manifest.backbone.name, manifest.adapter.method]
+    words += [*manifest.labels, str(manifest.recipe.get("description", ""))]
+    row = db.execute(
+        "INSERT INTO texts (name, version) SELECT name, last_version FROM names WHERE name = ? "
+        "RETURNING id",
+        (name,),
+    ).fetchone()
+    db.execute("INSERT INTO words (rowid, content) VALUES (?, ?)", (row["id"], " ".join(words)))
+
+
+def select(
+    db: sqlite3.Connection, clauses: str, values: Iterable[str | int | float]
 ) -> tuple[Version, ...]:
-    return tuple(_version(row) for row in db.execute(_SELECT + clauses, tuple(values)))
+    """Return the versions that SQL clauses after the joined tables ``v`` and ``a`` choose."""
+    return tuple(_version(row) for row in db.execute(SELECT + clauses, tuple(values)))
 
 
 def _version(row: sqlite3.Row) -> Version:
     fields = dict(row)
-    return Version(
-        **{**fields, "metrics": json.loads(row["metrics"]), "info": json.loads(row["info"])}
-    )
+    for name in ("metrics", "info", "data"):
+        fields[name] = json.loads(row[name])
+    for name in ("tags", "aliases"):
+        fields[name] = tuple(sorted(json.loads(row[name])))
+    return Version(**{**fields, "labels": tuple(json.loads(row["labels"]))})
 
 
 def _not_found(db: sqlite3.Connection, ref: AdapterRef) -> NotFoundError:
@@ -198,7 +277,14 @@ def _not_found(db: sqlite3.Connection, ref: AdapterRef) -> NotFoundError:
     elif ref.digest is not None:
         problem = "no version has this digest"
     else:
-        problem = f"there is no alias {ref.alias!r}"
+        query = "SELECT alias FROM aliases WHERE name = ? ORDER BY alias"
+        aliases = [row["alias"] for row in db.execute(query, (ref.name,))]
+        listed = f"Its aliases are {', '.join(aliases)}" if aliases else "It has no alias"
+        return NotFoundError(
+            f"there is no alias {ref.alias!r}",
+            place=str(ref),
+            hint=near(str(ref.alias), aliases) if aliases else listed,
+        )
     return NotFoundError(problem, place=str(ref), hint=_listed(numbers))
 
 
@@ -217,5 +303,6 @@ def _listed(numbers: list[int]) -> str:
     return f"It has {'…, ' if len(numbers) > _SHOWN_VERSIONS else ''}{shown}"
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as it is stored: ISO 8601 in UTC, with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -9,31 +9,42 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import IntegrityError, NotFoundError, RegistryError
 from adapterhub.refs import AdapterRef, check_name, parse_ref
-from adapterhub.registry import index
+from adapterhub.registry import aliases, index
 from adapterhub.registry.blobs import Blobs
 from adapterhub.registry.checkouts import Checkouts
 from adapterhub.registry.database import Database
 from adapterhub.registry.faults import os_faults
 from adapterhub.registry.intake import StagedArtifact, stage_artifact
 from adapterhub.registry.layout import Layout, default_root
+from adapterhub.registry.query import Query, find
 from adapterhub.registry.verify import find_problems
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from adapterhub.registry.aliases import AliasMove
     from adapterhub.registry.version import Problem, Version
 
 _LOG = logging.getLogger(__name__)
+#: Seconds that ``collect`` leaves files alone for, where not told otherwise.
+GRACE_SECONDS = 24 * 3600.0
 
 
 def _no_hook(_step: str) -> None:
     """Do nothing."""
+
+
+def _spare_none(_blob: str) -> bool:
+    return False
 
 
 class Registry:
@@ -86,10 +97,11 @@ class Registry:
         self._layout.sweep_staging()
         with self._changing() as staging:
             staged = stage_artifact(folder, staging, self._on_step)
+            new: set[str] = set()
             try:
-                return self._commit(staged, name, info_text)
+                return self._commit(staged, name, info_text, new)
             except BaseException:
-                self._sweep_after_failure(staged)
+                self._sweep_after_failure(new)
                 raise
 
     def resolve(self, ref: str | AdapterRef) -> Version:
@@ -107,26 +119,19 @@ class Registry:
         """Return a read-only folder with the files of a version, every byte checked now.
 
         Raises:
-            NotFoundError: when the version was removed meanwhile.
+            NotFoundError: when the version was removed and its files collected meanwhile.
             IntegrityError: naming the file whose bytes are not those that were stored.
         """
         with os_faults(self.folder):
             if self._checkouts.fault(version.digest) is not None:
                 self._check_out(version)
+            self._checkouts.touch(version.digest)
         return self._checkouts.path(version.digest)
 
-    def list(
-        self, prefix: str | None = None, *, task: str | None = None, backbone: str | None = None
-    ) -> tuple[Version, ...]:
-        """Return the versions that fit every filter given, by name and then number.
-
-        Args:
-            prefix: what the name begins with.
-            task: name of the task.
-            backbone: name of the backbone.
-        """
+    def list(self, query: Query | None = None) -> tuple[Version, ...]:
+        """Return the versions that pass every filter of ``query``, by name and then number."""
         with self._database.reading() as db:
-            return index.find(db, prefix=prefix, task=task, backbone=backbone)
+            return find(db, query or Query())
 
     def versions(self, name: str) -> tuple[Version, ...]:
         """Return the versions of one name, the oldest first; none where it is unknown."""
@@ -135,39 +140,121 @@ class Registry:
             return index.versions_of(db, name)
 
     def remove(self, ref: str | AdapterRef) -> Version:
-        """Remove the version that a reference names, and the blobs that only it used.
+        """Remove the version that a reference names; its files stay until ``collect``.
 
         Its number is not given again.
 
         Raises:
             RefError: when the text is no reference.
             NotFoundError: with near names, or the versions that there are.
+            RegistryError: when an alias points to it.
         """
         wanted = _to_ref(ref)
-        with os_faults(self.folder):
-            with self._database.writing() as db:
-                version = index.resolve(db, wanted)
-                blobs = index.delete(db, version)
-                self._on_step("unlisted")
-            self._on_step("removed")
-            self._sweep(blobs, [version.digest])
+        with self._database.writing() as db:
+            version = index.resolve(db, wanted)
+            index.delete(db, version)
+            self._on_step("unlisted")
+        self._on_step("removed")
         return version
+
+    def set_alias(
+        self, ref: str | AdapterRef, alias: str, *, why: str = "", expected: int | None = None
+    ) -> AliasMove | None:
+        """Point an alias of a name to the version that a reference names.
+
+        Args:
+            ref: the version.
+            alias: a word other than ``latest``.
+            why: for the history.
+            expected: the version that the alias must point to now, where that was decided upon.
+
+        Returns:
+            The move, or ``None`` where the alias pointed there already.
+
+        Raises:
+            RefError: when ``alias`` is none.
+            NotFoundError: when there is no such version.
+            RegistryError: when the alias points elsewhere than ``expected``.
+        """
+        with self._database.writing() as db:
+            version = index.resolve(db, _to_ref(ref))
+            return aliases.set_alias(db, version, alias, why=why, expected=expected)
+
+    def remove_alias(self, name: str, alias: str, *, why: str = "") -> AliasMove:
+        """Remove an alias.
+
+        Raises:
+            NotFoundError: when there is no such alias.
+        """
+        with self._database.writing() as db:
+            return aliases.remove_alias(db, name, alias, why=why)
+
+    def rollback(self, name: str, alias: str, *, why: str = "") -> AliasMove:
+        """Point an alias to the version that it pointed to before.
+
+        Raises:
+            NotFoundError: when there is no such alias, or nothing to go back to.
+        """
+        with self._database.writing() as db:
+            return aliases.rollback(db, name, alias, why=why)
+
+    def history(
+        self, name: str | None = None, alias: str | None = None, *, limit: int = 1000
+    ) -> tuple[AliasMove, ...]:
+        """Return the moves of aliases, the newest first."""
+        with self._database.reading() as db:
+            return aliases.history(db, name, alias, limit)
+
+    def tag(
+        self, ref: str | AdapterRef, *, add: Iterable[str] = (), remove: Iterable[str] = ()
+    ) -> Version:
+        """Give a version words to find it by, or take them away; return it as it then is.
+
+        Raises:
+            RefError: when a tag is none.
+            NotFoundError: when there is no such version.
+        """
+        with self._database.writing() as db:
+            version = index.resolve(db, _to_ref(ref))
+            return index.change_tags(db, version, add=add, remove=remove)
 
     def verify(self) -> tuple[Problem, ...]:
         """Read every byte that is stored and return what is damaged or missing."""
         with os_faults(self.folder):
             return find_problems(self._database, self._blobs)
 
-    def collect(self) -> int:
-        """Delete what killed processes left and nothing refers to; return the bytes freed."""
-        self._layout.sweep_staging()
-        with os_faults(self.folder):
-            return self._sweep(list(self._blobs.all()), self._checkouts.all())
+    def collect(
+        self, *, grace: float = GRACE_SECONDS, spare: Callable[[str], bool] = _spare_none
+    ) -> int:
+        """Delete files that no version has; return the bytes freed.
 
-    def _commit(self, staged: StagedArtifact, name: str, info: str) -> Version:
+        Args:
+            grace: seconds since a file was removed, written or read from this registry before
+                it may go, so that nobody loses what was resolved a moment ago. A file that is
+                open stays readable whatever happens to its name.
+            spare: tells of a blob, by its sha256 in hex, whether something beside the
+                versions needs it.
+        """
+        self._layout.sweep_staging()
+        oldest = time.time() - grace
+        with self._changing() as staging, self._database.writing() as db:
+            for digest in self._checkouts.all():
+                if not index.has_artifact(db, digest) and self._checkouts.used(digest) < oldest:
+                    self._checkouts.drop(digest, staging)
+                    self._on_step("dropped checkout")
+            return sum(
+                self._delete_blob(db, blob)
+                for blob in list(self._blobs.all())
+                if self._blob_age(db, blob) < oldest and not spare(blob)
+            )
+
+    def _commit(self, staged: StagedArtifact, name: str, info: str, new: set[str]) -> Version:
+        """Move the blobs to their places, noting in ``new`` those that were not there."""
         with self._database.writing() as db:
             self._on_step("locked")
             for file, entry in staged.files.items():
+                if not self._blobs.path(entry.sha256).exists():
+                    new.add(entry.sha256)
                 self._blobs.place(staged.folder / file, entry.sha256)
                 self._on_step(f"placed {file}")
             version = index.registered(db, name, staged.digest)
@@ -191,26 +278,28 @@ class Registry:
                 self._checkouts.drop(version.digest, staging)
                 raise _damaged(version, *fault)
 
-    def _sweep_after_failure(self, staged: StagedArtifact) -> None:
+    def _sweep_after_failure(self, new: Iterable[str]) -> None:
         # what was committed after all is in use and spared
         try:
-            self._sweep([entry.sha256 for entry in staged.files.values()], ())
+            with os_faults(self.folder), self._database.writing() as db:
+                for blob in new:
+                    if not index.uses_blob(db, blob):
+                        self._delete_blob(db, blob)
         except RegistryError as error:
             _LOG.warning("blobs of a failed put are left for collect(): %s", error)
 
-    def _sweep(self, blobs: Iterable[str], checkouts: Iterable[str]) -> int:
-        """Delete those of the blobs and checkouts that no version refers to."""
-        freed = 0
-        with self._changing() as staging, self._database.writing() as db:
-            for digest in checkouts:
-                if not index.has_artifact(db, digest):
-                    self._checkouts.drop(digest, staging)
-                    self._on_step("dropped checkout")
-            for sha256 in blobs:
-                if not index.uses_blob(db, sha256):
-                    freed += self._blobs.delete(sha256)
-                    self._on_step("deleted blob")
+    def _delete_blob(self, db: sqlite3.Connection, blob: str) -> int:
+        freed = self._blobs.delete(blob)
+        index.forget_removed(db, blob)
+        self._on_step("deleted blob")
         return freed
+
+    def _blob_age(self, db: sqlite3.Connection, blob: str) -> float:
+        """Return since when nothing has needed a blob; never where a version has it."""
+        if index.uses_blob(db, blob):
+            return math.inf
+        removed = index.removed_at(db, blob)
+        return self._blobs.written(blob) if removed is None else removed
 
     @contextmanager
     def _changing(self) -> Iterator[Path]:

@@ -24,9 +24,15 @@ class Version:
         backbone: name of the backbone that it was trained on.
         fingerprint: of that backbone.
         method: ``lora`` or ``prefix``.
+        rank: of LoRA, or the length of a prefix; ``None`` where an older index did not keep it.
+        labels: in the order of the head's outputs.
         metrics: ``before`` and ``after`` training, each metric name to value.
         size: bytes of all its files; files may be shared with other versions.
         parent: digest of the adapter that it was made from, if any.
+        data: split name to the fingerprint of its rows.
+        recipe: sha256 of the recipe as canonical JSON; empty where it is not known.
+        tags: words that users gave it, sorted.
+        aliases: that point to it now, sorted.
         info: JSON kept beside the version, no part of the digest.
     """
 
@@ -38,9 +44,15 @@ class Version:
     backbone: str
     fingerprint: str
     method: str
+    rank: int | None
+    labels: tuple[str, ...]
     metrics: Mapping[str, Mapping[str, float]] = field(hash=False)
     size: int
     parent: str | None = None
+    data: Mapping[str, str] = field(default_factory=dict, hash=False)
+    recipe: str = ""
+    tags: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property

@@ -59,13 +59,14 @@ def write_five(root, folders, barrier):
 
 
 def churn(root, folder, name, barrier):
-    """Put and remove, under a name of its own, contents that others put and remove too."""
+    """Put, remove and collect, under a name of its own, contents that others put too."""
     registry = Registry(root)
     barrier.wait()
     for _ in range(8):
         version = registry.put(folder, name)
         (registry.materialize(version) / WEIGHTS).read_bytes()
         registry.remove(version.ref)
+        registry.collect(grace=0)
 
 
 def read_all(root, done, barrier, failures):
@@ -106,6 +107,8 @@ def main(action, root, step, argument):
         registry.put(Path(argument), "topics")
     elif action == "remove":
         registry.remove(argument)
+    elif action == "collect":
+        registry.collect(grace=float(argument))
     else:
         registry.materialize(registry.resolve(argument))
 

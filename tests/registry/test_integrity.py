@@ -70,6 +70,7 @@ def test_a_missing_blob_is_named(registry, artifact):
     version = registry.put(artifact(), "topics")
     blob = blob_of(registry, version, WEIGHTS)
     registry.remove(registry.put(artifact("other"), "topics").ref)
+    registry.collect(grace=0)
     blob.unlink()
     (problem,) = registry.verify()
     assert str(problem) == f"topics@1: {WEIGHTS} is missing"
@@ -113,6 +114,11 @@ def test_a_removed_version_is_not_found(registry, artifact):
     version = registry.put(artifact(), "topics")
     registry.materialize(version)
     registry.remove(version.ref)
+    with pytest.raises(NotFoundError):
+        registry.resolve(version.ref)
+    # who resolved it before can still read it, until it is collected
+    assert (registry.materialize(version) / WEIGHTS).read_text() == "first"
+    registry.collect(grace=0)
     with pytest.raises(NotFoundError, match="no longer holds it"):
         registry.materialize(version)
 

@@ -1,0 +1,177 @@
+"""Movable aliases of a name, such as ``prod``, and the history of every move."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapterhub.errors import NotFoundError, RefError, RegistryError
+from adapterhub.refs import LATEST, AdapterRef, check_alias
+from adapterhub.registry import index
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from adapterhub.registry.version import Version
+
+#: Says who acts, where the account's name would not.
+WHO_VARIABLE = "ADAPTERHUB_USER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AliasMove:
+    """One entry of the history.
+
+    Args:
+        name: of the adapter.
+        alias: that moved.
+        time: ISO 8601 in UTC.
+        who: did it, as ``user@host`` or as ``ADAPTERHUB_USER`` says.
+        from_version: before; ``None`` where the alias was new.
+        to_version: after; ``None`` where the alias was removed.
+        why: in the words of who did it.
+    """
+
+    name: str
+    alias: str
+    time: str
+    who: str
+    from_version: int | None
+    to_version: int | None
+    why: str
+
+
+def acting_user() -> str:
+    """Return who acts: ``$ADAPTERHUB_USER``, or ``user@host``."""
+    named = os.environ.get(WHO_VARIABLE)
+    if named:
+        return named
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        # an account without a name, as in many containers
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def set_alias(
+    db: sqlite3.Connection, version: Version, alias: str, *, why: str, expected: int | None = None
+) -> AliasMove | None:
+    """Point an alias to a version; return the move, or ``None`` where it pointed there already.
+
+    Args:
+        db: a connection that holds the write lock.
+        version: to point to.
+        alias: a word; ``latest`` can't be moved.
+        why: for the history.
+        expected: the version that the alias must point to now, where that was decided upon.
+
+    Raises:
+        RefError: when ``alias`` is none, or is ``latest``.
+        RegistryError: when it points elsewhere than ``expected``.
+    """
+    _check_movable(alias)
+    present = current(db, version.name, alias)
+    if expected is not None and present != expected:
+        raise RegistryError(
+            f"points to version {present} by now, not to {expected}",
+            place=f"{version.name}@{alias}",
+            hint="Somebody else has moved it; look at adapterhub log and decide anew",
+        )
+    if present == version.version:
+        return None
+    db.execute(
+        "INSERT INTO aliases (name, alias, version) VALUES (?, ?, ?) "
+        "ON CONFLICT (name, alias) DO UPDATE SET version = excluded.version",
+        (version.name, alias, version.version),
+    )
+    return _note(db, version.name, alias, present, version.version, why)
+
+
+def remove_alias(db: sqlite3.Connection, name: str, alias: str, *, why: str) -> AliasMove:
+    """Remove an alias.
+
+    Raises:
+        RefError: when ``alias`` is ``latest``.
+        NotFoundError: when there is no such alias.
+    """
+    _check_movable(alias)
+    present = index.resolve(db, AdapterRef(name, alias=alias)).version
+    db.execute("DELETE FROM aliases WHERE name = ? AND alias = ?", (name, alias))
+    return _note(db, name, alias, present, None, why)
+
+
+def rollback(db: sqlite3.Connection, name: str, alias: str, *, why: str) -> AliasMove:
+    """Point an alias to the version that it pointed to before, of those that are still there.
+
+    A rollback is a move like any other: rolling back twice comes back.
+
+    Raises:
+        NotFoundError: when there is no such alias, or no version to go back to.
+    """
+    present = index.resolve(db, AdapterRef(name, alias=alias)).version
+    for move in history(db, name, alias):
+        earlier = move.from_version
+        if earlier is None or earlier == present:
+            continue
+        found = index.select(db, "WHERE v.name = ? AND v.version = ?", (name, earlier))
+        if found:
+            done = set_alias(db, found[0], alias, why=why)
+            if done:
+                return done
+    raise NotFoundError("never pointed to another version that is there", place=f"{name}@{alias}")
+
+
+def history(
+    db: sqlite3.Connection, name: str | None = None, alias: str | None = None, limit: int = 1000
+) -> tuple[AliasMove, ...]:
+    """Return the moves of aliases, the newest first."""
+    filters = [("name = ?", name), ("alias = ?", alias)]
+    given = [(clause, value) for clause, value in filters if value is not None]
+    where = f"WHERE {' AND '.join(clause for clause, _ in given)}" if given else ""
+    rows = db.execute(
+        "SELECT name, alias, time, who, from_version, to_version, why FROM alias_log "
+        f"{where} ORDER BY id DESC LIMIT ?",
+        (*[value for _, value in given], limit),
+    )
+    return tuple(AliasMove(**dict(row)) for row in rows)
+
+
+def current(db: sqlite3.Connection, name: str, alias: str) -> int | None:
+    """Return the number of the version that an alias points to, if there is one."""
+    query = "SELECT version FROM aliases WHERE name = ? AND alias = ?"
+    found = db.execute(query, (name, alias)).fetchone()
+    return int(found["version"]) if found else None
+
+
+def _note(
+    db: sqlite3.Connection, name: str, alias: str, before: int | None, after: int | None, why: str
+) -> AliasMove:
+    move = AliasMove(
+        name=name,
+        alias=alias,
+        time=index.now(),
+        who=acting_user(),
+        from_version=before,
+        to_version=after,
+        why=why,
+    )
+    db.execute(
+        "INSERT INTO alias_log (name, alias, time, who, from_version, to_version, why) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (name, alias, move.time, move.who, before, after, why),
+    )
+    return move
+
+
+def _check_movable(alias: str) -> None:
+    check_alias(alias)
+    if alias == LATEST:
+        raise RefError(
+            "always means the newest version and can't be moved",
+            place=f"alias {LATEST!r}",
+            hint="Use another word, such as prod",
+        )

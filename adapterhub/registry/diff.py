@@ -1,0 +1,145 @@
+"""What differs between two versions: recipe, data, metrics, labels, and the tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError, deserialize
+
+from adapterhub.errors import ArtifactError
+from adapterhub.manifest import MANIFEST_NAME, Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+#: safetensors' names of types to numpy's.
+_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A value that differs.
+
+    Args:
+        what: its place, such as ``recipe.train.epochs``.
+        old: in the first version; ``None`` where it is not there.
+        new: in the second version; ``None`` where it is not there.
+    """
+
+    what: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TensorChange:
+    """A tensor that both versions have, and that differs.
+
+    Args:
+        name: peft's key.
+        relative: norm of the difference over the norm of the first; infinite where the first
+            is all zero or the shapes differ.
+    """
+
+    name: str
+    relative: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """All that differs between two versions.
+
+    Args:
+        changes: of the manifest, files and libraries left out.
+        missing: tensors of the first version only.
+        added: tensors of the second version only.
+        tensors: that differ.
+        equal: number of tensors that are equal in every bit.
+    """
+
+    changes: tuple[Change, ...]
+    missing: tuple[str, ...]
+    added: tuple[str, ...]
+    tensors: tuple[TensorChange, ...]
+    equal: int
+
+
+def compare(first: Path, second: Path) -> Difference:
+    """Compare two artifact folders.
+
+    Raises:
+        ArtifactError: when a manifest or the weights can't be read.
+    """
+    old, new = (_tensors(folder) for folder in (first, second))
+    both = sorted(old.keys() & new.keys())
+    found = [TensorChange(name, _relative(old[name], new[name])) for name in both]
+    changed = tuple(each for each in found if each.relative)
+    return Difference(
+        changes=tuple(_changes("", _document(first), _document(second))),
+        missing=tuple(sorted(old.keys() - new.keys())),
+        added=tuple(sorted(new.keys() - old.keys())),
+        tensors=changed,
+        equal=len(found) - len(changed),
+    )
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    manifest = asdict(Manifest.from_json((folder / MANIFEST_NAME).read_bytes()))
+    for name in ("files", "schema_version"):
+        del manifest[name]
+    return manifest
+
+
+def _changes(place: str, old: Any, new: Any) -> Iterator[Change]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            yield from _changes(f"{place}.{key}" if place else key, old.get(key), new.get(key))
+    elif old != new:
+        yield Change(place, old, new)
+
+
+def _tensors(folder: Path) -> dict[str, _Stored]:
+    path = folder / WEIGHTS_NAME
+    try:
+        stored = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+        return {name: _Stored(**tensor) for name, tensor in stored}
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"can't be read: {error}", place=str(path)) from error
+
+
+def _relative(old: _Stored, new: _Stored) -> float:
+    if old.shape != new.shape:
+        return math.inf
+    if (old.dtype, old.data) == (new.dtype, new.data):
+        return 0.0
+    before, after = old.values(), new.values()
+    norm, change = float(np.linalg.norm(before)), float(np.linalg.norm(after - before))
+    return change / norm if norm else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """A tensor as safetensors holds it."""
+
+    shape: list[int]
+    dtype: str
+    data: bytes
+
+    def values(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Return the numbers in float64, flat.
+
+        Raises:
+            ArtifactError: when the type is none that adapters have.
+        """
+        if self.dtype == "BF16":
+            # the upper half of a float32
+            wide = np.frombuffer(self.data, "<u2").astype("<u4") << 16
+            return wide.view("<f4").astype(np.float64)
+        if self.dtype not in _TYPES:
+            raise ArtifactError(f"tensors of type {self.dtype} can't be compared")
+        return np.frombuffer(self.data, _TYPES[self.dtype]).astype(np.float64)

@@ -1,0 +1,122 @@
+"""Filtered lists of versions, a page at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from adapterhub.registry import index
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterable, Mapping
+
+    from adapterhub.registry.version import Version
+
+#: A filter that fewer versions pass than this is looked up first and the rest checked on what
+#: it gives. Where all pass more, the versions are walked in order until the page is full.
+FEW = 3000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Which versions to list; every filter given must hold.
+
+    Args:
+        prefix: what the name begins with.
+        task: name of the task.
+        backbone: name of the backbone.
+        method: ``lora`` or ``prefix``.
+        metric_at_least: metric after training to its smallest value.
+        tag: a word that a user gave.
+        alias: that points to the version.
+        text: words of which each begins a word of name, task, labels or description.
+        limit: most versions returned; all where ``None``.
+        after: name and number of the version after which the page begins.
+    """
+
+    prefix: str | None = None
+    task: str | None = None
+    backbone: str | None = None
+    method: str | None = None
+    metric_at_least: Mapping[str, float] = field(default_factory=dict)
+    tag: str | None = None
+    alias: str | None = None
+    text: str | None = None
+    limit: int | None = None
+    after: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Filter:
+    """A condition on ``v`` and ``a``, and a query for the versions or digests that pass it.
+
+    Args:
+        condition: SQL over the joined tables.
+        source: SQL that selects what passes, without the joined tables.
+        key: the columns that ``source`` selects, as they are called in the joined tables.
+        values: of the placeholders, the same in ``condition`` and in ``source``.
+    """
+
+    condition: str
+    source: str
+    key: str
+    values: tuple[str | float, ...]
+
+
+def find(db: sqlite3.Connection, query: Query) -> tuple[Version, ...]:
+    """Return the versions that pass every filter, by name and then number."""
+    filters = list(_filters(query))
+    counts = [_count(db, each) for each in filters]
+    first = counts.index(min(counts)) if counts and min(counts) < FEW else None
+    conditions: list[str] = []
+    values: list[str | int | float] = []
+    for number, each in enumerate(filters):
+        chosen = f"{each.key} IN ({each.source})"
+        conditions.append(chosen if number == first else each.condition)
+        values += each.values
+    if query.prefix:
+        # '~' sorts after every character of a name
+        conditions.append("v.name >= ? AND v.name < ?")
+        values += [query.prefix, f"{query.prefix}~"]
+    if query.after is not None:
+        conditions.append("(v.name, v.version) > (?, ?)")
+        values += query.after
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    limit = f"LIMIT {int(query.limit)}" if query.limit is not None else ""
+    return index.select(db, f"{where} ORDER BY v.name, v.version {limit}", values)
+
+
+def _filters(query: Query) -> Iterable[_Filter]:
+    for column, value in (
+        ("task", query.task),
+        ("backbone", query.backbone),
+        ("method", query.method),
+    ):
+        if value is not None:
+            source = f"SELECT digest FROM artifacts WHERE {column} = ?"
+            yield _Filter(f"a.{column} = ?", source, "a.digest", (value,))
+    for metric, least in query.metric_at_least.items():
+        source = "SELECT digest FROM artifact_metrics WHERE metric = ? AND value >= ?"
+        held = f"EXISTS ({source} AND digest = a.digest)"
+        yield _Filter(held, source, "a.digest", (metric, least))
+    for table, column, value in (("tags", "tag", query.tag), ("aliases", "alias", query.alias)):
+        if value is not None:
+            source = f"SELECT name, version FROM {table} WHERE {column} = ?"
+            held = f"EXISTS ({source} AND name = v.name AND version = v.version)"
+            yield _Filter(held, source, "(v.name, v.version)", (value,))
+    if query.text is not None and query.text.strip():
+        found = "SELECT rowid FROM words WHERE words MATCH ?"
+        source = f"SELECT name, version FROM texts WHERE id IN ({found})"
+        key = "(v.name, v.version)"
+        yield _Filter(f"{key} IN ({source})", source, key, (_match(query.text),))
+
+
+def _match(text: str) -> str:
+    """Return a full-text query in which no character of ``text`` has a meaning of its own."""
+    return " ".join('"{}"*'.format(word.replace('"', '""')) for word in text.split())
+
+
+def _count(db: sqlite3.Connection, each: _Filter) -> int:
+    query = f"SELECT count(*) FROM ({each.source} LIMIT {FEW})"
+    return int(db.execute(query, each.values).fetchone()[0])

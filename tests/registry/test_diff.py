@@ -1,0 +1,62 @@
+"""What differs between two versions is named, and by how much."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from adapterhub.errors import ArtifactError
+from adapterhub.manifest import Metrics
+from adapterhub.registry.diff import compare
+
+
+def weights(**tensors):
+    return {"adapter_model.safetensors": save({k: torch.tensor(v) for k, v in tensors.items()})}
+
+
+def test_changes_of_manifest_and_tensors_are_named(artifact):
+    old = artifact(
+        files=weights(a=[3.0, 4.0], same=[1.0], gone=[1.0], wide=[1.0, 2.0]),
+        recipe={"train": {"epochs": 1, "seed": 7}, "old": 1},
+        metrics=Metrics(after={"accuracy": 0.5}),
+    )
+    new = artifact(
+        files=weights(a=[3.0, 4.5], same=[1.0], new=[1.0], wide=[1.0]),
+        recipe={"train": {"epochs": 2, "seed": 7}, "new": [1]},
+        metrics=Metrics(after={"accuracy": 0.75}),
+    )
+    found = compare(old, new)
+    assert sorted((c.what, c.old, c.new) for c in found.changes) == [
+        ("metrics.after.accuracy", 0.5, 0.75),
+        ("recipe.new", None, [1]),
+        ("recipe.old", 1, None),
+        ("recipe.train.epochs", 1, 2),
+    ]
+    assert (found.missing, found.added, found.equal) == (("gone",), ("new",), 1)
+    relative = {change.name: change.relative for change in found.tensors}
+    assert relative == {"a": pytest.approx(0.1), "wide": math.inf}
+
+
+def test_equal_artifacts_do_not_differ(artifact):
+    folder = artifact(files=weights(a=[1.0]))
+    found = compare(folder, folder)
+    assert (found.changes, found.tensors, found.equal) == ((), (), 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_each_type_of_number(artifact, dtype):
+    old, new = (
+        artifact(
+            files={"adapter_model.safetensors": save({"a": torch.tensor([v, 1.5], dtype=dtype)})}
+        )
+        for v in (2.0, -2.0)
+    )
+    (change,) = compare(old, new).tensors
+    assert change.relative == pytest.approx(4.0 / 2.5)
+
+
+def test_weights_that_are_none_are_told(artifact):
+    folder = artifact("no tensors")
+    with pytest.raises(ArtifactError, match="can't be read"):
+        compare(folder, folder)
