@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.errors import NotFoundError, RegistryError, near
 from adapterhub.refs import LATEST, AdapterRef, check_tag
 from adapterhub.registry.version import Version
+from adapterhub.registry.words import plain_words
 from adapterhub.specs import AdapterSpec, LoraSpec
 
 if TYPE_CHECKING:
@@ -114,9 +115,11 @@ def delete(db: sqlite3.Connection, version: Version) -> None:
             hint=f"Move the alias first, or: adapterhub alias rm {version.name}@{held[0]}",
         )
     key = (version.name, version.version)
-    found = db.execute("SELECT id FROM texts WHERE name = ? AND version = ?", key).fetchone()
-    if found:
-        db.execute("DELETE FROM words WHERE rowid = ?", (found["id"],))
+    db.execute(
+        "INSERT INTO words (words, rowid, content) "
+        "SELECT 'delete', id, content FROM texts WHERE name = ? AND version = ?",
+        key,
+    )
     db.execute("DELETE FROM versions WHERE name = ? AND version = ?", key)
     in_use = db.execute("SELECT 1 FROM versions WHERE digest = ?", (version.digest,)).fetchone()
     if in_use:
@@ -237,12 +240,13 @@ def _add_words(db: sqlite3.Connection, name: str, staged: StagedArtifact) -> Non
     manifest = staged.manifest
     words = [name, manifest.task, manifest.backbone.name, manifest.adapter.method]
     words += [*manifest.labels, str(manifest.recipe.get("description", ""))]
+    content = "".join(f" {word}" for word in plain_words(" ".join(words)))
     row = db.execute(
-        "INSERT INTO texts (name, version) SELECT name, last_version FROM names WHERE name = ? "
-        "RETURNING id",
-        (name,),
+        "INSERT INTO texts (name, version, content) "
+        "SELECT name, last_version, ? FROM names WHERE name = ? RETURNING id",
+        (content, name),
     ).fetchone()
-    db.execute("INSERT INTO words (rowid, content) VALUES (?, ?)", (row["id"], " ".join(words)))
+    db.execute("INSERT INTO words (rowid, content) VALUES (?, ?)", (row["id"], content))
 
 
 def select(

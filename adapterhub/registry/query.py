@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from adapterhub.registry import index
+from adapterhub.registry.words import plain_words
 
 if TYPE_CHECKING:
     import sqlite3
@@ -95,7 +96,8 @@ def _filters(query: Query) -> Iterable[_Filter]:
     ):
         if value is not None:
             source = f"SELECT digest FROM artifacts WHERE {column} = ?"
-            yield _Filter(f"a.{column} = ?", source, "a.digest", (value,))
+            # the plus keeps SQLite from looking this filter up and sorting all it gives
+            yield _Filter(f"+a.{column} = ?", source, "a.digest", (value,))
     for metric, least in query.metric_at_least.items():
         source = "SELECT digest FROM artifact_metrics WHERE metric = ? AND value >= ?"
         held = f"EXISTS ({source} AND digest = a.digest)"
@@ -105,16 +107,21 @@ def _filters(query: Query) -> Iterable[_Filter]:
             source = f"SELECT name, version FROM {table} WHERE {column} = ?"
             held = f"EXISTS ({source} AND name = v.name AND version = v.version)"
             yield _Filter(held, source, "(v.name, v.version)", (value,))
-    if query.text is not None and query.text.strip():
-        found = "SELECT rowid FROM words WHERE words MATCH ?"
-        source = f"SELECT name, version FROM texts WHERE id IN ({found})"
-        key = "(v.name, v.version)"
-        yield _Filter(f"{key} IN ({source})", source, key, (_match(query.text),))
+    if query.text is not None:
+        yield from map(_word_filter, plain_words(query.text))
 
 
-def _match(text: str) -> str:
-    """Return a full-text query in which no character of ``text`` has a meaning of its own."""
-    return " ".join('"{}"*'.format(word.replace('"', '""')) for word in text.split())
+def _word_filter(word: str) -> _Filter:
+    # letters and digits only, so the word has no meaning of its own in either language
+    source = (
+        "SELECT name, version FROM texts WHERE id IN "
+        f"(SELECT rowid FROM words WHERE words MATCH '\"{word}\"*')"
+    )
+    held = (
+        "EXISTS (SELECT 1 FROM texts t WHERE t.name = v.name AND t.version = v.version "
+        f"AND t.content LIKE '% {word}%')"
+    )
+    return _Filter(held, source, "(v.name, v.version)", ())
 
 
 def _count(db: sqlite3.Connection, each: _Filter) -> int:

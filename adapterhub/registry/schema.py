@@ -128,15 +128,17 @@ SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
                 sha256 TEXT PRIMARY KEY,
                 time REAL NOT NULL
             ) WITHOUT ROWID""",
-            # words to search, one row a version
+            # words to search, one row a version: a blank, then words with blanks between
             """CREATE TABLE texts (
                 id INTEGER PRIMARY KEY,
                 name TEXT NOT NULL,
                 version INTEGER NOT NULL,
+                content TEXT NOT NULL,
                 UNIQUE (name, version),
                 FOREIGN KEY (name, version) REFERENCES versions (name, version) ON DELETE CASCADE
             )""",
-            "CREATE VIRTUAL TABLE words USING fts5 (content, tokenize = 'unicode61')",
+            """CREATE VIRTUAL TABLE words
+                USING fts5 (content, content = 'texts', content_rowid = 'id')""",
         ),
     ),
 )
