@@ -12,7 +12,7 @@ from adapterhub.cli.console import hush_libraries, output, print_json, table
 from adapterhub.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from adapterhub.engine.session import LoadedAdapter, Session
     from adapterhub.registry.version import Version
@@ -98,9 +98,11 @@ def evaluate(
 ) -> None:
     """Score an adapter on a file, with the bare backbone beside it."""
     hush_libraries()
+    from adapterhub.scoring import rows_for, score_beside_base
+
     session, loaded, version = _open(ref, force=force, device=device)
-    rows = _rows(loaded, data, fields or [], limit)
-    scores = _scores(session, loaded, rows, generate)
+    rows = rows_for(loaded, data, fields=dict(map(_pair, fields or ())), limit=limit)
+    scores = score_beside_base(session, loaded, rows, generate=generate)
     if as_json:
         print_json({"ref": str(version.ref), "data": data.name, "rows": len(rows), **scores})
         return
@@ -111,70 +113,10 @@ def evaluate(
 
 
 def _open(ref: str, *, force: bool, device: str | None) -> tuple[Session, LoadedAdapter, Version]:
-    """Load an adapter of the registry, and the backbone that it was trained on."""
-    from adapterhub.artifact import read_artifact
-    from adapterhub.backbones.backbone import choose_device, load_backbone
-    from adapterhub.backbones.quantize import usable_compute_dtype
-    from adapterhub.engine.session import Session
+    from adapterhub.opening import open_adapter
     from adapterhub.registry.registry import Registry
-    from adapterhub.specs import QuantizationSpec
 
-    registry = Registry()
-    version = registry.resolve(ref)
-    artifact = read_artifact(registry.materialize(version))
-    manifest = artifact.manifest
-    place = choose_device(device)
-    spec = QuantizationSpec(
-        manifest.quantization.scheme,
-        usable_compute_dtype(manifest.quantization.compute_dtype, place),
-    )
-    section = manifest.recipe["backbone"]
-    backbone = load_backbone(section["name"], spec, revision=section["revision"], device=place)
-    session = Session(backbone)
-    return session, session.load(artifact, name=str(version.ref), force=force), version
-
-
-def _rows(
-    loaded: LoadedAdapter, path: Path, fields: Sequence[str], limit: int | None
-) -> list[Mapping[str, Any]]:
-    from adapterhub.training.prepare import load_rows
-    from adapterhub.training.recipe_file import parse_recipe
-
-    mapping = dict(_pair(field) for field in fields)
-    section = parse_recipe(loaded.manifest.recipe).data
-    changes: dict[str, Any] = {"hub": None, "format": "auto"}
-    if mapping:
-        changes["fields"] = mapping
-    if section.format == "conll":
-        changes["format"] = "conll"
-    rows = load_rows(section.model_copy(update=changes), loaded.manifest.task, str(path))
-    return list(rows.rows[:limit])
-
-
-def _scores(
-    session: Session, loaded: LoadedAdapter, rows: Sequence[Mapping[str, Any]], generate: int
-) -> dict[str, dict[str, float]]:
-    from adapterhub.training.evaluate import evaluate_rows
-
-    model = session.model(loaded.name)
-    adapter = dict(evaluate_rows(model, loaded.task, rows).metrics)
-    with model.bare():
-        base = dict(evaluate_rows(model, loaded.task, rows).metrics)
-    if generate and loaded.task.head == "causal_lm":
-        base |= _generated(session, loaded, rows[:generate], None)
-        adapter |= _generated(session, loaded, rows[:generate], loaded.name)
-    return {"base": base, "adapter": adapter}
-
-
-def _generated(
-    session: Session, loaded: LoadedAdapter, rows: Sequence[Mapping[str, Any]], name: str | None
-) -> dict[str, float]:
-    from adapterhub.tasks.dialogue import generation_metrics
-
-    task: Any = loaded.task
-    pairs = [task.question_and_reference(row, number + 1) for number, row in enumerate(rows)]
-    answers = session.generate(name, [messages for messages, _ in pairs], like=loaded.name)
-    return generation_metrics([reference for _, reference in pairs], answers)
+    return open_adapter(Registry(), ref, force=force, device=device)
 
 
 def _pair(field: str) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import IntegrityError, NotFoundError, RegistryError
 from adapterhub.refs import AdapterRef, check_name, parse_ref
-from adapterhub.registry import aliases, index
+from adapterhub.registry import aliases, index, rules
 from adapterhub.registry.blobs import Blobs
 from adapterhub.registry.checkouts import Checkouts
 from adapterhub.registry.database import Database
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adapterhub.registry.aliases import AliasMove
+    from adapterhub.registry.rules import AliasRule, StoredEvaluation
     from adapterhub.registry.version import Problem, Version
 
 _LOG = logging.getLogger(__name__)
@@ -204,6 +205,40 @@ class Registry:
         """Return the moves of aliases, the newest first."""
         with self._database.reading() as db:
             return aliases.history(db, name, alias, limit)
+
+    def set_rule(self, name: str, alias: str, rule: AliasRule | None) -> None:
+        """Say what a version has to pass before the promotion gate moves an alias to it.
+
+        Args:
+            name: of the adapter.
+            alias: that may not be there yet.
+            rule: the new one; ``None`` takes it away.
+
+        Raises:
+            RefError: when ``name`` or ``alias`` is malformed.
+        """
+        AdapterRef(name, alias=alias)
+        with self._database.writing() as db:
+            rules.set_rule(db, name, alias, rule)
+
+    def rule(self, name: str, alias: str) -> AliasRule | None:
+        """Return the rule of an alias, if it has one."""
+        with self._database.reading() as db:
+            return rules.rule_of(db, name, alias)
+
+    def record_evaluation(self, evaluation: StoredEvaluation) -> None:
+        """Keep an evaluation beside the artifact that it is of.
+
+        Raises:
+            RegistryError: when the registry does not hold the artifact.
+        """
+        with self._database.writing() as db:
+            rules.add_evaluation(db, evaluation)
+
+    def evaluations(self, version: Version) -> tuple[StoredEvaluation, ...]:
+        """Return the evaluations of a version's artifact, the newest first."""
+        with self._database.reading() as db:
+            return rules.evaluations_of(db, version.digest)
 
     def tag(
         self, ref: str | AdapterRef, *, add: Iterable[str] = (), remove: Iterable[str] = ()

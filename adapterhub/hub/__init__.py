@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: an endpoint of our own."""

@@ -1,0 +1,98 @@
+"""What the endpoint answers when it does not do what was asked."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from starlette.responses import JSONResponse, Response
+
+from adapterhub.errors import (
+    AdapterHubError,
+    ArtifactError,
+    IntegrityError,
+    NotFoundError,
+    RefError,
+    RegistryError,
+)
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+_LOG = logging.getLogger(__name__)
+_SHOWN = 400
+
+
+class Refusal(AdapterHubError):
+    """A request that is answered with an error.
+
+    Args:
+        status: of HTTP.
+        problem: as in ``AdapterHubError``.
+        code: value of ``X-Error-Code``, which the clients tell errors apart by.
+        place: as in ``AdapterHubError``.
+        hint: as in ``AdapterHubError``.
+    """
+
+    def __init__(
+        self, status: int, problem: str, *, code: str = "", place: str = "", hint: str = ""
+    ) -> None:
+        self.status = status
+        self.code = code
+        super().__init__(problem, place=place, hint=hint)
+
+
+def no_repository(name: str) -> Refusal:
+    """Return the answer for a repository that is not there or not to be seen."""
+    return Refusal(404, "repository not found", code="RepoNotFound", place=name)
+
+
+def no_revision(name: str, revision: str) -> Refusal:
+    """Return the answer for a revision that is not there."""
+    return Refusal(
+        404, f"has no revision {revision!r}", code="RevisionNotFound", place=name
+    )
+
+
+def no_entry(path: str) -> Refusal:
+    """Return the answer for a file that is not there."""
+    return Refusal(404, "is not in this revision", code="EntryNotFound", place=path)
+
+
+def answer_error(_request: Request, error: Exception) -> Response:
+    """Answer with what went wrong, as the Hub's clients read it."""
+    status, code = _status_of(error)
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _LOG.error("%s", error, exc_info=error)
+    headers = {"X-Error-Message": _header_text(str(error))}
+    if code:
+        headers["X-Error-Code"] = code
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    # what is left of the body is not read
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        headers["Connection"] = "close"
+    return JSONResponse({"error": str(error)}, status, headers)
+
+
+def _status_of(error: Exception) -> tuple[int, str]:
+    if isinstance(error, Refusal):
+        return error.status, error.code
+    if isinstance(error, ArtifactError | RefError):
+        return HTTPStatus.BAD_REQUEST, ""
+    if isinstance(error, NotFoundError):
+        return HTTPStatus.NOT_FOUND, "RepoNotFound"
+    if isinstance(error, IntegrityError):
+        return HTTPStatus.INTERNAL_SERVER_ERROR, ""
+    cause = error.__cause__
+    if isinstance(error, RegistryError) and isinstance(cause, OSError):
+        full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
+        return (HTTPStatus.INSUFFICIENT_STORAGE if full else 500), ""
+    return HTTPStatus.INTERNAL_SERVER_ERROR, ""
+
+
+def _header_text(text: str) -> str:
+    line = " ".join(text.split())[:_SHOWN]
+    return line.encode("ascii", "replace").decode("ascii")

@@ -1,0 +1,115 @@
+"""An alias moves to what passes its rule, and to nothing else unless somebody answers for it."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def two(command, recipe, encoder, moods):
+    """Store a version that has learned and one that has learned next to nothing."""
+    path = recipe("mood", encoder, "text-classification", moods)
+    weak = ("train.steps=1", "train.epochs=null", "optimizer.learning_rate=1e-6")
+    for overrides, folder in (((), "good"), (weak, "weak")):
+        done = command("train", str(path), *overrides, "--output", folder)
+        assert done.exit_code == 0, done.stderr
+    return command
+
+
+def checks(result):
+    return {check["what"].split()[0]: check for check in json.loads(result.stdout)["checks"]}
+
+
+def test_without_a_rule_a_version_must_load(two):
+    done = two("promote", "mood@1", "--to", "prod", "--why", "first")
+    assert done.exit_code == 0
+    assert "passed  it loads on the backbone that serves" in done.stdout
+    assert "mood@prod points to version 1" in done.stdout
+    (move,) = json.loads(two("log", "mood@prod", "--json").stdout)
+    assert (move["to_version"], move["why"]) == (1, "first")
+
+
+def test_a_version_below_the_threshold_does_not_pass(two, moods):
+    rule = ("alias", "rule", "mood@prod", "--metric", "accuracy", "--at-least", "0.9")
+    assert "at least 0.9" in two(*rule, "--data", str(moods)).stdout
+    done = two("promote", "mood@2", "--to", "prod", "--json")
+    assert done.exit_code == 8
+    assert checks(done)["it"]["passed"]
+    assert not checks(done)["accuracy"]["passed"]
+    assert json.loads(two("log", "--json").stdout) == []
+    assert two("show", "mood@prod").exit_code == 4
+    passed = two("promote", "mood@1", "--to", "prod", "--json")
+    assert passed.exit_code == 0
+    assert json.loads(passed.stdout)["move"]["to_version"] == 1
+
+
+def test_a_version_worse_than_the_holder_needs_force_and_a_reason(two, moods):
+    rule = ("alias", "rule", "mood@prod", "--metric", "accuracy", "--not-worse-by", "0.02")
+    two(*rule, "--data", str(moods))
+    assert two("promote", "mood@1", "--to", "prod").exit_code == 0
+    refused = two("promote", "mood@2", "--to", "prod")
+    assert refused.exit_code == 8
+    assert "FAILED  accuracy is not worse than the holder's" in refused.stdout
+    assert "mood@prod was not moved" in refused.stdout
+
+    silent = two("promote", "mood@2", "--to", "prod", "--force")
+    assert silent.exit_code == 1
+    assert b"needs a reason" in silent.stderr_bytes
+    forced = two("promote", "mood@2", "--to", "prod", "--force", "--why", "hotfix", "--json")
+    assert forced.exit_code == 0
+    assert json.loads(forced.stdout)["forced"]
+    newest = json.loads(two("log", "mood@prod", "--json").stdout)[0]
+    assert (newest["from_version"], newest["to_version"]) == (1, 2)
+    assert newest["why"] == "forced: hotfix"
+
+
+def test_what_training_measured_counts_where_the_rule_names_no_file(two):
+    two("alias", "rule", "mood@prod", "--metric", "loss", "--at-most", "0.3")
+    assert two("promote", "mood@2", "--to", "prod").exit_code == 8
+    assert two("promote", "mood@1", "--to", "prod").exit_code == 0
+    two("alias", "rule", "mood@prod", "--metric", "bleu", "--at-least", "0.3")
+    unknown = two("promote", "mood@1", "--to", "prod")
+    assert unknown.exit_code == 8
+    assert "no such metric; there are: accuracy, loss, macro_f1" in unknown.stdout
+    assert "only that it loads" in two("alias", "rule", "mood@prod", "--clear").stdout
+    assert json.loads(two("alias", "rule", "mood@prod", "--json").stdout) is None
+
+
+def test_another_backbone_than_the_one_that_serves_does_not_pass(two, decoder):
+    two("alias", "rule", "mood@prod", "--backbone", str(decoder))
+    done = two("promote", "mood@1", "--to", "prod", "--json")
+    assert done.exit_code == 8
+    assert "was trained on the backbone with fingerprint" in checks(done)["it"]["found"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--at-least", "0.5"), b"a bound needs a metric"),
+        (("--metric", "accuracy"), b"nothing is asked of 'accuracy'"),
+        (("--metric", "accuracy", "--not-worse-by", "0.1"), b"Add --data FILE"),
+        (("--metric", "f1", "--not-worse-by=-1", "--data", "x"), b"must not be negative"),
+    ],
+)
+def test_a_rule_that_can_not_be_kept_is_refused(command, words, said):
+    done = command("alias", "rule", "mood@prod", *words)
+    assert done.exit_code == 1
+    assert said in done.stderr_bytes
+
+
+def test_an_evaluation_is_kept_and_the_holder_is_not_evaluated_again(two, moods, monkeypatch):
+    from adapterhub import gate
+    from adapterhub.registry import Registry
+
+    scored = []
+    whole = gate.score
+    monkeypatch.setattr(gate, "score", lambda s, a, r: scored.append(a.name) or whole(s, a, r))
+    rule = ("alias", "rule", "mood@prod", "--metric", "accuracy", "--not-worse-by", "1.0")
+    two(*rule, "--data", str(moods))
+    two("promote", "mood@1", "--to", "prod")
+    two("promote", "mood@2", "--to", "prod")
+    assert scored == ["mood@1", "mood@2"]
+    registry = Registry()
+    (kept,) = registry.evaluations(registry.resolve("mood@1"))
+    assert kept.data == "moods.jsonl"
+    assert kept.metrics["accuracy"] > 0.9
