@@ -123,7 +123,7 @@ def promote(
     forced = not verdict.passed
     reason = f"forced: {why}" if forced else why
     move = registry.set_alias(
-        version.ref, alias, why=reason, expected=holder.version if holder else None
+        version.ref, alias, why=reason, expected=holder.version if holder else 0
     )
     return Verdict(version, holder, verdict.checks, move, forced)
 

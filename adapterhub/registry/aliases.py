@@ -67,7 +67,8 @@ def set_alias(
         version: to point to.
         alias: a word; ``latest`` can't be moved.
         why: for the history.
-        expected: the version that the alias must point to now, where that was decided upon.
+        expected: the version that the alias must point to now, where that was decided upon;
+            0 where there must be no such alias yet.
 
     Raises:
         RefError: when ``alias`` is none, or is ``latest``.
@@ -75,9 +76,9 @@ def set_alias(
     """
     _check_movable(alias)
     present = current(db, version.name, alias)
-    if expected is not None and present != expected:
+    if expected is not None and (present or 0) != expected:
         raise RegistryError(
-            f"points to version {present} by now, not to {expected}",
+            f"points to version {present} by now, not to {expected or 'none'}",
             place=f"{version.name}@{alias}",
             hint="Somebody else has moved it; look at adapterhub log and decide anew",
         )

@@ -167,7 +167,8 @@ class Registry:
             ref: the version.
             alias: a word other than ``latest``.
             why: for the history.
-            expected: the version that the alias must point to now, where that was decided upon.
+            expected: the version that the alias must point to now, where that was decided upon;
+                0 where there must be no such alias yet.
 
         Returns:
             The move, or ``None`` where the alias pointed there already.

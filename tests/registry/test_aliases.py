@@ -80,8 +80,10 @@ def test_what_can_be_no_alias(three, alias):
 
 
 def test_a_move_decided_upon_an_older_state_is_refused(three):
-    three.set_alias("topics@1", "prod")
+    three.set_alias("topics@1", "prod", expected=0)
     three.set_alias("topics@2", "prod", expected=1)
+    with pytest.raises(RegistryError, match="points to version 2 by now, not to none"):
+        three.set_alias("topics@3", "prod", expected=0)
     with pytest.raises(RegistryError, match="points to version 2 by now"):
         three.set_alias("topics@3", "prod", expected=1)
     assert three.resolve("topics@prod").version == 2
