@@ -62,7 +62,7 @@ def parse_card(text: str) -> Card:
         return Card()
     try:
         # a subclass of the safe loader
-        found = yaml.load(block, Loader=_NoAliases)  # noqa: S506
+        found = yaml.load(block, Loader=_NoAliases)
         # dates become text, and whatever JSON can't hold is refused
         data = json.loads(json.dumps(found, default=str, allow_nan=False))
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:

@@ -19,10 +19,14 @@ from adapterhub.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from starlette.requests import Request
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 400
+#: Tells the clients of which commit an answer is.
+COMMIT_HEADER = "X-Repo-Commit"
 
 
 class Refusal(AdapterHubError):
@@ -34,13 +38,22 @@ class Refusal(AdapterHubError):
         code: value of ``X-Error-Code``, which the clients tell errors apart by.
         place: as in ``AdapterHubError``.
         hint: as in ``AdapterHubError``.
+        headers: of the answer, beside those of every error.
     """
 
     def __init__(
-        self, status: int, problem: str, *, code: str = "", place: str = "", hint: str = ""
+        self,
+        status: int,
+        problem: str,
+        *,
+        code: str = "",
+        place: str = "",
+        hint: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.status = status
         self.code = code
+        self.headers = dict(headers or {})
         super().__init__(problem, place=place, hint=hint)
 
 
@@ -51,14 +64,14 @@ def no_repository(name: str) -> Refusal:
 
 def no_revision(name: str, revision: str) -> Refusal:
     """Return the answer for a revision that is not there."""
-    return Refusal(
-        404, f"has no revision {revision!r}", code="RevisionNotFound", place=name
-    )
+    return Refusal(404, f"has no revision {revision!r}", code="RevisionNotFound", place=name)
 
 
-def no_entry(path: str) -> Refusal:
-    """Return the answer for a file that is not there."""
-    return Refusal(404, "is not in this revision", code="EntryNotFound", place=path)
+def no_entry(path: str, sha: str = "") -> Refusal:
+    """Return the answer for a file that is not there; ``sha`` is of the revision."""
+    headers = {COMMIT_HEADER: sha} if sha else {}
+    problem = "is not in this revision"
+    return Refusal(404, problem, code="EntryNotFound", place=path, headers=headers)
 
 
 def answer_error(_request: Request, error: Exception) -> Response:
@@ -67,6 +80,8 @@ def answer_error(_request: Request, error: Exception) -> Response:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _LOG.error("%s", error, exc_info=error)
     headers = {"X-Error-Message": _header_text(str(error))}
+    if isinstance(error, Refusal):
+        headers.update(error.headers)
     if code:
         headers["X-Error-Code"] = code
     if status == HTTPStatus.UNAUTHORIZED:

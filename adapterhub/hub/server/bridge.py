@@ -1,0 +1,163 @@
+"""Versions of the registry and revisions of repositories: each becomes the other."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from adapterhub.errors import AdapterHubError, NotFoundError
+from adapterhub.hub.server import queries
+from adapterhub.hub.server.card import CARD_NAME, MAX_CARD, Card, parse_card
+from adapterhub.hub.server.changes import is_whole
+from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision
+from adapterhub.manifest import MANIFEST_NAME, Manifest
+from adapterhub.registry.intake import MAX_MANIFEST
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping
+
+    from adapterhub.hub.server.records import Revision
+    from adapterhub.registry import Registry, Version
+    from adapterhub.registry.blobs import Blobs
+    from adapterhub.registry.layout import Layout
+
+#: Author of revisions that were versions first.
+REGISTRY_AUTHOR = "registry"
+#: Seconds after which a time of change tells that nothing changed since.
+_SETTLED = 0.1
+_Stamp = tuple[tuple[int, int], ...]
+
+
+class Bridge:
+    """Takes in versions of a registry as revisions, and puts revisions as versions.
+
+    Args:
+        registry: whose versions named ``owner/name`` are repositories too.
+        layout: of that registry.
+        blobs: of that registry.
+        max_inline: size in bytes above which files are listed as of Git-LFS.
+    """
+
+    def __init__(self, registry: Registry, layout: Layout, blobs: Blobs, max_inline: int) -> None:
+        self._registry = registry
+        self._layout = layout
+        self._blobs = blobs
+        self._max_inline = max_inline
+        self._all_seen: _Stamp = ()
+
+    def stamp(self) -> _Stamp:
+        """Return what changes whenever the registry does; empty where it changed just now."""
+        index = self._layout.index
+        found = [
+            path.stat() for path in (index, index.with_name(f"{index.name}-wal")) if path.exists()
+        ]
+        # a later change in the same tick of the clock would not show
+        if any(time.time() - stat.st_mtime < _SETTLED for stat in found):
+            return ()
+        return tuple((stat.st_mtime_ns, stat.st_size) for stat in found)
+
+    def waiting(self, db: sqlite3.Connection, name: str) -> tuple[Version, ...]:
+        """Return the versions of a name that are no revisions yet, the oldest first."""
+        last = queries.last_version(db, name)
+        return tuple(each for each in self._registry.versions(name) if each.version > last)
+
+    def all_waiting(self, db: sqlite3.Connection) -> tuple[Version, ...]:
+        """Return the versions of all names ``owner/name`` that are no revisions yet."""
+        stamp = self.stamp()
+        if stamp and stamp == self._all_seen:
+            return ()
+        last = queries.last_versions(db)
+        found = tuple(
+            each
+            for each in self._registry.list()
+            if "/" in each.name and each.version > last.get(each.name, 0)
+        )
+        if not found:
+            self._all_seen = stamp
+        return found
+
+    def take_in(self, db: sqlite3.Connection, version: Version) -> None:
+        """Make a version the head of main; one whose bytes are gone is passed over.
+
+        Args:
+            db: a connection that holds the write lock.
+            version: of a name ``owner/name``.
+        """
+        if version.version <= queries.last_version(db, version.name):
+            return
+        try:
+            tree = self._tree_of(version)
+        except (OSError, AdapterHubError):
+            # removed and collected meanwhile, or damaged, which ``adapterhub verify`` tells
+            return
+        created = hub_time(version.created)
+        repository = queries.repository(db, version.name)
+        if repository is None:
+            repository = queries.add_repository(db, version.name, private=False, created=created)
+        revision = new_revision(
+            queries.ref(db, repository.id, "branch", MAIN),
+            tree,
+            author=REGISTRY_AUTHOR,
+            title=f"Version {version.version}",
+            message=version.digest,
+            time=created,
+        )
+        queries.add_revision(db, repository.id, revision, tree)
+        queries.set_ref(db, repository.id, "branch", MAIN, revision.sha)
+        queries.link_version(db, repository.id, version.version, version.digest, revision.sha)
+        queries.describe(db, repository.id, self.card(tree), created)
+
+    def put(self, name: str, tree: Mapping[str, TreeFile], revision: Revision) -> Version | None:
+        """Put the files of a revision into the registry where they are a whole artifact.
+
+        Raises:
+            ArtifactError: when the manifest is none, or says other than what the files are.
+        """
+        listed = tree.get(MANIFEST_NAME)
+        if listed is None:
+            return None
+        manifest = self.check(tree)
+        if not is_whole(tree, manifest):
+            return None
+        with self._layout.staged() as staging:
+            for file in (MANIFEST_NAME, *manifest.files):
+                (staging / file).hardlink_to(self._blobs.path(tree[file].sha256))
+            info = {"hub": {"revision": revision.sha, "author": revision.author}}
+            return self._registry.put(staging, name, info=info)
+
+    def check(self, tree: Mapping[str, TreeFile]) -> Manifest:
+        """Return the manifest of a tree that has one, and which tells the truth.
+
+        Raises:
+            ArtifactError: when it is none, or says other than what the files are.
+        """
+        listed = tree[MANIFEST_NAME]
+        with self._blobs.path(listed.sha256).open("rb") as file:
+            manifest = Manifest.from_json(file.read(MAX_MANIFEST))
+        is_whole(tree, manifest)
+        return manifest
+
+    def card(self, tree: Mapping[str, TreeFile]) -> Card:
+        """Return what the card of a tree says; nothing where it can't be read."""
+        listed = tree.get(CARD_NAME)
+        if listed is None:
+            return Card()
+        try:
+            with self._blobs.path(listed.sha256).open("rb") as file:
+                return parse_card(file.read(MAX_CARD).decode("utf-8", "replace"))
+        except (OSError, AdapterHubError):
+            return Card()
+
+    def _tree_of(self, version: Version) -> dict[str, TreeFile]:
+        blob = version.digest.removeprefix("sha256:")
+        content = self._blobs.path(blob).read_bytes()
+        tree = {MANIFEST_NAME: self._tree_file(blob, len(content))}
+        for name, entry in Manifest.from_json(content).files.items():
+            if not self._blobs.path(entry.sha256).exists():
+                raise NotFoundError(f"{name} is gone", place=str(version.ref))
+            tree[name] = self._tree_file(entry.sha256, entry.size)
+        return tree
+
+    def _tree_file(self, sha256: str, size: int) -> TreeFile:
+        return TreeFile(sha256, size, lfs=size > self._max_inline)

@@ -1,0 +1,142 @@
+"""What every handler has: the store, the settings, and who calls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.concurrency import run_in_threadpool
+
+from adapterhub.hub.server.refusal import Refusal, no_repository
+from adapterhub.hub.server.tokens import Caller
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from adapterhub.hub.server.records import Repository
+    from adapterhub.hub.server.settings import HubSettings
+    from adapterhub.hub.server.store import RepoStore
+    from adapterhub.hub.server.tokens import Tokens
+
+_BEARER = "bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """One endpoint.
+
+    Args:
+        store: of the repositories.
+        tokens: that it accepts.
+        settings: of the endpoint.
+        ticket_key: signs links for uploads.
+    """
+
+    store: RepoStore
+    tokens: Tokens
+    settings: HubSettings
+    ticket_key: bytes
+
+
+def hub_of(request: Request) -> Hub:
+    """Return the endpoint that a request came to."""
+    hub: Hub = request.app.state.hub
+    return hub
+
+
+async def caller_of(request: Request) -> Caller:
+    """Return who makes a request.
+
+    Raises:
+        Refusal: when the token is not known.
+    """
+    header = request.headers.get("authorization", "")
+    if not header:
+        return Caller()
+    token = header[len(_BEARER) :].strip() if header.lower().startswith(_BEARER) else ""
+    caller = await run_in_threadpool(hub_of(request).tokens.caller, token) if token else None
+    if caller is None:
+        # the clients know these words
+        raise Refusal(401, "Invalid credentials in Authorization header")
+    return caller
+
+
+async def require_login(request: Request) -> Caller:
+    """Return who makes a request that needs a token.
+
+    Raises:
+        Refusal: when there is none, or it is not known.
+    """
+    caller = await caller_of(request)
+    if caller.user is None:
+        raise _no_token()
+    return caller
+
+
+async def require_reader(request: Request) -> Caller:
+    """Return who makes a request that reads something.
+
+    Raises:
+        Refusal: when a token is needed and there is none.
+    """
+    if hub_of(request).settings.anonymous_read:
+        return await caller_of(request)
+    return await require_login(request)
+
+
+def name_of(request: Request) -> str:
+    """Return the name of the repository that a request is about."""
+    return f"{request.path_params['owner']}/{request.path_params['name']}"
+
+
+async def readable(request: Request, name: str | None = None) -> Repository:
+    """Return the repository that a request is about, where the caller may read it.
+
+    Raises:
+        Refusal: as if there were none, when the caller may not.
+    """
+    caller = await require_reader(request)
+    hub = hub_of(request)
+    found = await run_in_threadpool(hub.store.get, name or name_of(request))
+    may = caller.may("read", found.owner)
+    if not may and (found.private or not hub.settings.anonymous_read):
+        raise no_repository(found.name)
+    return found
+
+
+async def writable(request: Request, name: str | None = None) -> tuple[Repository, Caller]:
+    """Return the repository that a request is about and the caller, who may write it.
+
+    Raises:
+        Refusal: when the caller may not.
+    """
+    caller = await require_login(request)
+    found = await readable(request, name)
+    require_write(caller, found.owner)
+    return found, caller
+
+
+def require_write(caller: Caller, owner: str) -> None:
+    """Require the right to write an owner's repositories.
+
+    Raises:
+        Refusal: when the caller does not have it.
+    """
+    if caller.user is None:
+        raise _no_token()
+    if not caller.may("write", owner):
+        raise Refusal(
+            403,
+            f"the token of {caller.user} may not write repositories of {owner!r}",
+            place=owner,
+            hint=f"Use a token with the scope write:{owner}",
+        )
+
+
+def base_url(request: Request) -> str:
+    """Return the address that the caller reached this endpoint at, without a slash."""
+    return str(request.base_url).rstrip("/")
+
+
+def _no_token() -> Refusal:
+    return Refusal(401, "a token is needed", hint="Set HF_TOKEN, or log in with: hf auth login")

@@ -1,0 +1,45 @@
+"""Files of a repository, whole or in ranges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import FileResponse, Response
+
+from adapterhub.hub.server.context import hub_of, readable
+from adapterhub.hub.server.params import path_of, revision_of
+from adapterhub.hub.server.refusal import COMMIT_HEADER
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+
+class BlobResponse(FileResponse):
+    """A file sent in pieces of a size that keeps loopback busy and memory flat."""
+
+    chunk_size = 1024 * 1024
+
+
+async def resolve(request: Request) -> Response:
+    """Send a file of a revision; ``HEAD`` tells its size, entity tag and commit."""
+    found = await readable(request)
+    store = hub_of(request).store
+    path = path_of(request)
+    revision, file = await run_in_threadpool(store.file, found, revision_of(request), path)
+    oids = {} if file.lfs else await run_in_threadpool(store.git_names, {file.sha256})
+    headers = {
+        "ETag": f'"{file.etag(oids.get(file.sha256, ""))}"',
+        COMMIT_HEADER: revision.sha,
+        # what people upload is never run by a browser as a page of this address
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Cache-Control": "private, no-cache",
+    }
+    if request.method == "HEAD":
+        headers["Content-Length"] = str(file.size)
+        headers["Accept-Ranges"] = "bytes"
+        return Response(headers=headers, media_type="application/octet-stream")
+    blob = await run_in_threadpool(store.blob, file.sha256)
+    name = path.rpartition("/")[2]
+    return BlobResponse(blob, headers=headers, filename=name, media_type="application/octet-stream")

@@ -1,0 +1,205 @@
+"""The body of a commit: one JSON object a line, in which files travel as base64.
+
+A file can be larger than memory should hold, so its content is decoded to disk while the line
+is read; what is parsed as JSON is the line without it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import TYPE_CHECKING, Any
+
+from starlette.concurrency import run_in_threadpool
+
+from adapterhub.hub.server.bodies import StagingFile, parse_object, text_of, too_large
+from adapterhub.hub.server.records import Add, Commit, Delete
+from adapterhub.hub.server.refusal import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from adapterhub.hub.server.blobstore import Staged
+    from adapterhub.hub.server.settings import HubSettings
+
+#: Quotes inside a JSON text are escaped, so this is found as a key only.
+_CONTENT = re.compile(rb'"content"\s*:\s*"')
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LONGEST_KEY = 64
+
+
+class CommitReader:
+    """Takes the body of a commit in pieces.
+
+    Args:
+        folder: where the files in it are put.
+        settings: with the limits.
+    """
+
+    def __init__(self, folder: Path, settings: HubSettings) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._line = bytearray()
+        self._files = 0
+        self._content: _Content | None = None
+        self._staged: Staged | None = None
+        self._header: dict[str, Any] | None = None
+        self._operations: list[Add | Delete] = []
+
+    def feed(self, piece: bytes) -> None:
+        """Take the next piece.
+
+        Raises:
+            Refusal: when the body is not what a commit is.
+        """
+        at = 0
+        while at < len(piece):
+            if self._content is None:
+                at = self._take_text(piece, at)
+            else:
+                at = self._take_content(self._content, piece, at)
+
+    def finish(self) -> Commit:
+        """Return the commit, at the end of the body.
+
+        Raises:
+            Refusal: when the body is not what a commit is.
+        """
+        if self._content is not None:
+            raise Refusal(400, "ends in the middle of a file", place="commit")
+        self._end_line()
+        if self._header is None:
+            raise Refusal(400, "has no header", place="commit")
+        return Commit(
+            title=text_of(self._header, "summary", ""),
+            message=text_of(self._header, "description", ""),
+            parent=text_of(self._header, "parentCommit", "") or None,
+            operations=tuple(self._operations),
+        )
+
+    def close(self) -> None:
+        """Close the file that was being written when something went wrong."""
+        if self._content is not None:
+            self._content.close()
+
+    def _take_text(self, piece: bytes, at: int) -> int:
+        """Take text up to the end of a line or the begin of a file; return where to go on."""
+        end = piece.find(b"\n", at)
+        stop = len(piece) if end < 0 else end + 1
+        before = len(self._line)
+        self._line += piece[at:stop]
+        start = max(0, before - _LONGEST_KEY)
+        found = _CONTENT.search(self._line, start) if self._staged is None else None
+        if found:
+            del self._line[found.end() :]
+            self._content = _Content(self._folder / f"file{self._files}", self._settings.max_inline)
+            self._files += 1
+            return at + found.end() - before
+        if len(self._line) > self._settings.max_json:
+            raise too_large("a line of the commit", self._settings.max_json)
+        if end >= 0:
+            self._end_line()
+        return stop
+
+    def _take_content(self, content: _Content, piece: bytes, at: int) -> int:
+        """Take what belongs to a file; return where to go on, the closing quote included."""
+        end = piece.find(b'"', at)
+        content.feed(piece[at:] if end < 0 else piece[at:end])
+        if end < 0:
+            return len(piece)
+        self._staged = content.finish()
+        self._content = None
+        return end
+
+    def _end_line(self) -> None:
+        line = bytes(self._line).strip()
+        staged = self._staged
+        self._line.clear()
+        self._staged = None
+        if not line:
+            return
+        entry = parse_object(line)
+        value = entry.get("value")
+        if not isinstance(value, dict):
+            raise Refusal(400, "has no value", place="commit")
+        key = text_of(entry, "key")
+        if key == "header":
+            self._header = value
+        else:
+            self._operations.append(_operation(key, value, staged))
+        if len(self._operations) > self._settings.max_files:
+            raise Refusal(413, f"has more than {self._settings.max_files} operations")
+
+
+class _Content:
+    """Base64 that is decoded into a file."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._file = StagingFile(path)
+        self._limit = limit
+        self._rest = b""
+        self._size = 0
+        self._padded = False
+
+    def feed(self, piece: bytes) -> None:
+        text = self._rest + piece
+        whole = len(text) - len(text) % 4
+        self._rest = text[whole:]
+        if not whole:
+            return
+        try:
+            decoded = base64.b64decode(text[:whole], validate=True)
+        except binascii.Error as error:
+            raise Refusal(
+                400, f"holds a file that is no base64: {error}", place="commit"
+            ) from error
+        if self._padded:
+            raise Refusal(400, "holds a file that goes on after its end", place="commit")
+        self._padded = text[whole - 1 : whole] == b"="
+        self._size += len(decoded)
+        if self._size > self._limit:
+            raise too_large("a file inside a commit", self._limit)
+        self._file.gather(decoded)
+        self._file.flush()
+
+    def finish(self) -> Staged:
+        if self._rest:
+            raise Refusal(400, "holds a file that is no base64", place="commit")
+        return self._file.finish()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+async def read_commit(body: AsyncIterator[bytes], folder: Path, settings: HubSettings) -> Commit:
+    """Read a commit; the files in it are put into ``folder``.
+
+    Raises:
+        Refusal: when the body is not what a commit is.
+    """
+    reader = CommitReader(folder, settings)
+    try:
+        async for piece in body:
+            await run_in_threadpool(reader.feed, piece)
+        return await run_in_threadpool(reader.finish)
+    finally:
+        reader.close()
+
+
+def _operation(key: str, value: dict[str, Any], staged: Staged | None) -> Add | Delete:
+    path = text_of(value, "path")
+    if key == "file":
+        if text_of(value, "encoding", "base64") != "base64" or staged is None:
+            raise Refusal(400, "must have its content in base64", place=path)
+        return Add(path, staged.sha256, staged.size, staged.path)
+    if key == "lfsFile":
+        oid = text_of(value, "oid")
+        size = value.get("size")
+        if not _SHA256.fullmatch(oid) or not (size is None or type(size) is int):
+            raise Refusal(400, "has no sha256 and size", place=path)
+        return Add(path, oid, size)
+    if key in ("deletedFile", "deletedFolder"):
+        return Delete(path, folder=key == "deletedFolder")
+    raise Refusal(400, f"has an unknown operation {key!r}", place=path)

@@ -1,0 +1,208 @@
+"""The queries of the endpoint's database, over a connection that ``Database`` lends."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from adapterhub.hub.server.records import Ref, RefKind, Repository, Revision, TreeFile
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Mapping
+
+    from adapterhub.hub.server.card import Card
+
+REPOSITORY = """
+    SELECT r.id, r.name, r.private, r.created, r.modified, r.pipeline_tag, r.library, r.card,
+           (SELECT json_group_array(tag) FROM repository_tags t WHERE t.repository = r.id) AS tags
+    FROM repositories r
+"""
+
+
+def repository(db: sqlite3.Connection, name: str) -> Repository | None:
+    """Return the repository with this name, if there is one."""
+    row = db.execute(f"{REPOSITORY} WHERE r.name = ?", (name,)).fetchone()
+    return to_repository(row) if row else None
+
+
+def add_repository(db: sqlite3.Connection, name: str, *, private: bool, created: str) -> Repository:
+    """Add a repository without commits."""
+    row = (name, private, created, created)
+    db.execute(
+        "INSERT INTO repositories (name, private, created, modified) VALUES (?, ?, ?, ?)", row
+    )
+    found = repository(db, name)
+    assert found is not None
+    return found
+
+
+def describe(db: sqlite3.Connection, repository_id: int, card: Card, modified: str) -> None:
+    """Keep what the card on main says, and when main was changed."""
+    db.execute(
+        "UPDATE repositories SET pipeline_tag = ?, library = ?, card = ?, modified = ? "
+        "WHERE id = ?",
+        (card.pipeline_tag, card.library, json.dumps(dict(card.data)), modified, repository_id),
+    )
+    db.execute("DELETE FROM repository_tags WHERE repository = ?", (repository_id,))
+    db.executemany(
+        "INSERT INTO repository_tags (repository, tag) VALUES (?, ?)",
+        [(repository_id, tag) for tag in card.tags],
+    )
+
+
+def add_revision(
+    db: sqlite3.Connection, repository_id: int, new: Revision, tree: Mapping[str, TreeFile]
+) -> None:
+    """Add a revision with its files; one that is there is left as it is."""
+    values = (new.sha, new.parent, new.author, new.time, new.title, new.message)
+    added = db.execute(
+        "INSERT OR IGNORE INTO revisions (repository, sha, parent, author, time, title, message) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (repository_id, *values),
+    )
+    if added.rowcount:
+        db.executemany(
+            "INSERT INTO files (revision, path, sha256, size, lfs) VALUES (?, ?, ?, ?, ?)",
+            [
+                (added.lastrowid, path, file.sha256, file.size, file.lfs)
+                for path, file in tree.items()
+            ],
+        )
+
+
+def revision(db: sqlite3.Connection, repository_id: int, sha: str) -> Revision | None:
+    """Return the revision with this sha, if there is one."""
+    query = (
+        "SELECT sha, parent, author, time, title, message FROM revisions "
+        "WHERE repository = ? AND sha = ?"
+    )
+    row = db.execute(query, (repository_id, sha)).fetchone()
+    return Revision(**dict(row)) if row else None
+
+
+def tree(db: sqlite3.Connection, repository_id: int, sha: str) -> dict[str, TreeFile]:
+    """Return the files of a revision by path, sorted."""
+    query = (
+        "SELECT f.path, f.sha256, f.size, f.lfs FROM files f "
+        "JOIN revisions v ON v.id = f.revision WHERE v.repository = ? AND v.sha = ? ORDER BY f.path"
+    )
+    rows = db.execute(query, (repository_id, sha))
+    return {row["path"]: TreeFile(row["sha256"], row["size"], bool(row["lfs"])) for row in rows}
+
+
+def file(db: sqlite3.Connection, repository_id: int, sha: str, path: str) -> TreeFile | None:
+    """Return one file of a revision, if it is there."""
+    query = (
+        "SELECT f.sha256, f.size, f.lfs FROM files f JOIN revisions v ON v.id = f.revision "
+        "WHERE v.repository = ? AND v.sha = ? AND f.path = ?"
+    )
+    row = db.execute(query, (repository_id, sha, path)).fetchone()
+    return TreeFile(row["sha256"], row["size"], bool(row["lfs"])) if row else None
+
+
+def ref(db: sqlite3.Connection, repository_id: int, kind: RefKind, name: str) -> str | None:
+    """Return the sha that a branch or tag names, if there is one."""
+    query = "SELECT sha FROM refs WHERE repository = ? AND kind = ? AND name = ?"
+    row = db.execute(query, (repository_id, kind, name)).fetchone()
+    return str(row["sha"]) if row else None
+
+
+def refs(db: sqlite3.Connection, repository_id: int) -> tuple[Ref, ...]:
+    """Return all branches and tags, by kind and name."""
+    query = "SELECT kind, name, sha FROM refs WHERE repository = ? ORDER BY kind, name"
+    return tuple(Ref(**dict(row)) for row in db.execute(query, (repository_id,)))
+
+
+def set_ref(db: sqlite3.Connection, repository_id: int, kind: RefKind, name: str, sha: str) -> None:
+    """Point a branch or tag to a commit."""
+    db.execute(
+        "INSERT OR REPLACE INTO refs (repository, kind, name, sha) VALUES (?, ?, ?, ?)",
+        (repository_id, kind, name, sha),
+    )
+
+
+def delete_ref(db: sqlite3.Connection, repository_id: int, kind: RefKind, name: str) -> bool:
+    """Delete a branch or tag and return whether it was there."""
+    query = "DELETE FROM refs WHERE repository = ? AND kind = ? AND name = ?"
+    return db.execute(query, (repository_id, kind, name)).rowcount > 0
+
+
+def add_upload(db: sqlite3.Connection, repository_id: int, sha256: str, size: int) -> None:
+    """Note that bytes were brought to a repository now."""
+    db.execute(
+        "INSERT OR REPLACE INTO uploads (repository, sha256, size, time) VALUES (?, ?, ?, ?)",
+        (repository_id, sha256, size, time.time()),
+    )
+
+
+def sizes(db: sqlite3.Connection, repository_id: int, since: float) -> dict[str, int]:
+    """Return sha256 and size of all bytes that commits to a repository may name.
+
+    These are what its revisions hold and what was brought to it after ``since``: the bytes of
+    other repositories can't be had by guessing a digest.
+    """
+    query = (
+        "SELECT sha256, size FROM uploads WHERE repository = ? AND time >= ? UNION "
+        "SELECT f.sha256, f.size FROM files f JOIN revisions v ON v.id = f.revision "
+        "WHERE v.repository = ?"
+    )
+    rows = db.execute(query, (repository_id, since, repository_id))
+    return {row["sha256"]: row["size"] for row in rows}
+
+
+def uses_blob(db: sqlite3.Connection, sha256: str, since: float) -> bool:
+    """Return whether a revision holds these bytes, or they were brought after ``since``."""
+    query = (
+        "SELECT EXISTS (SELECT 1 FROM files WHERE sha256 = ?) OR "
+        "EXISTS (SELECT 1 FROM uploads WHERE sha256 = ? AND time >= ?)"
+    )
+    return bool(db.execute(query, (sha256, sha256, since)).fetchone()[0])
+
+
+def link_version(
+    db: sqlite3.Connection, repository_id: int, number: int, digest: str, sha: str
+) -> None:
+    """Note that a version of the registry is this revision, and tag it ``v3`` for version 3."""
+    added = db.execute(
+        "INSERT OR IGNORE INTO versions (repository, version, digest, sha) VALUES (?, ?, ?, ?)",
+        (repository_id, number, digest, sha),
+    )
+    # a tag that a user gave before stays
+    if added.rowcount and ref(db, repository_id, "tag", f"v{number}") is None:
+        set_ref(db, repository_id, "tag", f"v{number}", sha)
+
+
+def last_versions(db: sqlite3.Connection) -> dict[str, int]:
+    """Return each name and the highest version of it that was taken in or withdrawn."""
+    query = (
+        "SELECT name, max(version) AS last FROM ("
+        "SELECT r.name, v.version FROM versions v JOIN repositories r ON r.id = v.repository "
+        "UNION ALL SELECT name, version FROM withdrawn) GROUP BY name"
+    )
+    return {row["name"]: row["last"] for row in db.execute(query)}
+
+
+def last_version(db: sqlite3.Connection, name: str) -> int:
+    """Return the highest version of a name that was taken in or withdrawn, or 0."""
+    query = (
+        "SELECT max(version) FROM ("
+        "SELECT v.version FROM versions v JOIN repositories r ON r.id = v.repository "
+        "WHERE r.name = ? UNION ALL SELECT version FROM withdrawn WHERE name = ?)"
+    )
+    return int(db.execute(query, (name, name)).fetchone()[0] or 0)
+
+
+def withdraw(db: sqlite3.Connection, name: str, version: int) -> None:
+    """Keep versions up to this one from coming back under a name."""
+    db.execute("INSERT OR REPLACE INTO withdrawn (name, version) VALUES (?, ?)", (name, version))
+
+
+def to_repository(row: sqlite3.Row) -> Repository:
+    """Return the repository of a row that ``REPOSITORY`` selected."""
+    values = dict(row)
+    values["private"] = bool(values["private"])
+    values["card"] = json.loads(values["card"])
+    values["tags"] = tuple(sorted(json.loads(values["tags"])))
+    return Repository(**values)

@@ -1,0 +1,362 @@
+"""Repositories with revisions, branches and tags, over the blobs of the registry."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from adapterhub.hub.server import queries
+from adapterhub.hub.server.blobstore import BlobStore, Staged, git_name
+from adapterhub.hub.server.bridge import Bridge
+from adapterhub.hub.server.changes import apply
+from adapterhub.hub.server.contents import check_content, check_path, check_ref_name
+from adapterhub.hub.server.records import MAIN, Add, new_revision, now
+from adapterhub.hub.server.refusal import Refusal, no_entry, no_repository, no_revision
+from adapterhub.hub.server.schema import HUB_SCHEMA
+from adapterhub.hub.server.search import find
+from adapterhub.hub.server.settings import HubSettings
+from adapterhub.manifest import MANIFEST_NAME
+from adapterhub.refs import check_name
+from adapterhub.registry import Registry
+from adapterhub.registry.blobs import Blobs
+from adapterhub.registry.database import Database
+from adapterhub.registry.layout import Layout, default_root
+
+if TYPE_CHECKING:
+    import sqlite3
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from adapterhub.hub.server.records import (
+        Commit,
+        Ref,
+        RefKind,
+        Repository,
+        Revision,
+        TreeFile,
+    )
+    from adapterhub.hub.server.search import Page, Search
+
+_SHA = re.compile(r"[0-9a-f]{40}")
+_KINDS: tuple[RefKind, ...] = ("branch", "tag")
+
+
+class RepoStore:
+    """The repositories of one registry; any number of processes and threads may use it at once.
+
+    A version of the registry named ``owner/name`` is a revision of the repository of that name,
+    tagged ``v3`` for version 3, and a commit that makes main a whole artifact is a version.
+
+    Args:
+        root: the home folder that holds the registry; as for ``Registry`` where not given.
+        settings: with the limits.
+
+    Raises:
+        RegistryError: when the registry can't be made, read or written.
+    """
+
+    def __init__(self, root: Path | None = None, settings: HubSettings | None = None) -> None:
+        self.settings = settings or HubSettings()
+        home = root if root is not None else default_root()
+        self._registry = Registry(home)
+        self._layout = Layout(self._registry.folder)
+        self.database = Database(self._layout.folder / "hub.sqlite3")
+        self.database.prepare(HUB_SCHEMA)
+        blobs = Blobs(self._layout)
+        self._blobs = BlobStore(blobs, Database(self._layout.index))
+        self._bridge = Bridge(self._registry, self._layout, blobs, self.settings.max_inline)
+
+    def uses_blob(self, sha256: str) -> bool:
+        """Return whether the endpoint needs a blob, so that ``Registry.collect`` spares it."""
+        with self.database.reading() as db:
+            return queries.uses_blob(db, sha256, self._upload_limit())
+
+    def staging(self) -> AbstractContextManager[Path]:
+        """Lend a new folder beside the blobs, removed with what is left in it."""
+        return self._layout.staged()
+
+    def secret(self, name: str) -> bytes:
+        """Return 32 random bytes, the same ones for this name at every call."""
+        with self.database.writing() as db:
+            row = (name, secrets.token_bytes(32))
+            db.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES (?, ?)", row)
+            found = db.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
+        return bytes(found["value"])
+
+    def create(self, name: str, *, private: bool, author: str) -> Repository:
+        """Make a repository with one empty commit on main.
+
+        Raises:
+            RefError: when ``name`` is malformed.
+            Refusal: when there is one.
+        """
+        check_name(name)
+        self._take_in(name)
+        with self.database.writing() as db:
+            if queries.repository(db, name):
+                raise Refusal(409, "there is a repository with this name", place=name)
+            made = queries.add_repository(db, name, private=private, created=now())
+            first = new_revision(None, {}, author=author, title="initial commit", time=made.created)
+            queries.add_revision(db, made.id, first, {})
+            queries.set_ref(db, made.id, "branch", MAIN, first.sha)
+        return made
+
+    def get(self, name: str) -> Repository:
+        """Return a repository.
+
+        Raises:
+            Refusal: when there is none.
+        """
+        self._take_in(name)
+        with self.database.reading() as db:
+            return _require(db, name)
+
+    def search(self, search: Search) -> Page:
+        """Return one page of the repositories that fit."""
+        with self.database.reading() as db:
+            waiting = self._bridge.all_waiting(db)
+        if waiting:
+            with self.database.writing() as db:
+                for version in waiting:
+                    self._bridge.take_in(db, version)
+        with self.database.reading() as db:
+            return find(db, search)
+
+    def set_private(self, name: str, private: bool) -> None:
+        """Show a repository to all, or to those with a scope for its owner only."""
+        with self.database.writing() as db:
+            row = (private, _require(db, name).id)
+            db.execute("UPDATE repositories SET private = ? WHERE id = ?", row)
+
+    def delete(self, name: str) -> None:
+        """Delete a repository; versions of that name stay in the registry and are not shown."""
+        self._take_in(name)
+        with self.database.writing() as db:
+            repository = _require(db, name)
+            queries.withdraw(db, name, queries.last_version(db, name))
+            db.execute("DELETE FROM repositories WHERE id = ?", (repository.id,))
+
+    def move(self, name: str, target: str) -> None:
+        """Rename a repository; its head becomes a version of the new name.
+
+        Raises:
+            RefError: when ``target`` is malformed.
+            Refusal: when there is no such repository, or one named ``target``.
+        """
+        check_name(target)
+        self._take_in(name)
+        self._take_in(target)
+        with self.database.writing() as db:
+            repository = _require(db, name)
+            if queries.repository(db, target):
+                raise Refusal(409, "there is a repository with this name", place=target)
+            queries.withdraw(db, name, queries.last_version(db, name))
+            db.execute("DELETE FROM versions WHERE repository = ?", (repository.id,))
+            db.execute("UPDATE repositories SET name = ? WHERE id = ?", (target, repository.id))
+            head = self._find(db, _require(db, target), MAIN)
+            tree = queries.tree(db, repository.id, head.sha)
+            self._put(db, _require(db, target), tree, head)
+
+    def revision(self, repository: Repository, name: str) -> Revision:
+        """Return the revision that a branch, a tag or a sha names.
+
+        Raises:
+            Refusal: when there is none.
+        """
+        with self.database.reading() as db:
+            return self._find(db, repository, name)
+
+    def tree(self, repository: Repository, sha: str) -> dict[str, TreeFile]:
+        """Return the files of a revision by path, sorted."""
+        with self.database.reading() as db:
+            return queries.tree(db, repository.id, sha)
+
+    def file(self, repository: Repository, revision: str, path: str) -> tuple[Revision, TreeFile]:
+        """Return a revision and one file of it.
+
+        Raises:
+            Refusal: when there is no such revision or file.
+        """
+        with self.database.reading() as db:
+            found = self._find(db, repository, revision)
+            file = queries.file(db, repository.id, found.sha, path)
+        if file is None:
+            raise no_entry(path, found.sha)
+        return found, file
+
+    def history(self, repository: Repository, sha: str, *, limit: int) -> list[Revision]:
+        """Return a revision and those before it, the newest first."""
+        found: list[Revision] = []
+        with self.database.reading() as db:
+            at: str | None = sha
+            while at is not None and len(found) < limit:
+                revision = queries.revision(db, repository.id, at)
+                if revision is None:
+                    break
+                found.append(revision)
+                at = revision.parent
+        return found
+
+    def refs(self, repository: Repository) -> tuple[Ref, ...]:
+        """Return all branches and tags."""
+        with self.database.reading() as db:
+            return queries.refs(db, repository.id)
+
+    def add_ref(self, repository: Repository, kind: RefKind, name: str, revision: str) -> None:
+        """Make a branch or a tag.
+
+        Raises:
+            Refusal: when there is one of this name, or no such revision.
+        """
+        check_ref_name(name)
+        with self.database.writing() as db:
+            if queries.ref(db, repository.id, kind, name):
+                raise Refusal(409, f"there is a {kind} {name!r}", place=repository.name)
+            found = self._find(db, repository, revision)
+            queries.set_ref(db, repository.id, kind, name, found.sha)
+
+    def delete_ref(self, repository: Repository, kind: RefKind, name: str) -> None:
+        """Delete a branch or a tag.
+
+        Raises:
+            Refusal: when there is none, or it is main.
+        """
+        if (kind, name) == ("branch", MAIN):
+            raise Refusal(403, "main stays as long as its repository", place=repository.name)
+        with self.database.writing() as db:
+            if not queries.delete_ref(db, repository.id, kind, name):
+                raise no_revision(repository.name, name)
+
+    def add_uploads(self, repository: Repository, staged: list[Staged]) -> None:
+        """Keep bytes for a commit to a repository that names them.
+
+        Raises:
+            RegistryError: when the registry can't be written.
+        """
+        # noted first, so that no collection in between takes them
+        with self.database.writing() as db:
+            for each in staged:
+                queries.add_upload(db, repository.id, each.sha256, each.size)
+        self._blobs.place(staged)
+
+    def known_sizes(self, repository: Repository) -> dict[str, int]:
+        """Return sha256 and size of the bytes that a commit to a repository may name."""
+        with self.database.reading() as db:
+            return queries.sizes(db, repository.id, self._upload_limit())
+
+    def has_bytes(self, sha256: str) -> bool:
+        """Return whether the bytes are on disk."""
+        return self._blobs.path(sha256).exists()
+
+    def blob(self, sha256: str) -> Path:
+        """Return where bytes lie that were found right.
+
+        Raises:
+            IntegrityError: when they are damaged or missing.
+        """
+        return self._blobs.checked(sha256)
+
+    def git_names(self, digests: set[str]) -> dict[str, str]:
+        """Return sha256 to git's name of the same bytes; each is computed once."""
+        with self.database.reading() as db:
+            query = "SELECT oid FROM git_names WHERE sha256 = ?"
+            rows = {digest: db.execute(query, (digest,)).fetchone() for digest in digests}
+        found = {digest: str(row["oid"]) for digest, row in rows.items() if row}
+        new = {digest: git_name(self._blobs.path(digest)) for digest in digests - found.keys()}
+        if new:
+            with self.database.writing() as db:
+                db.executemany(
+                    "INSERT OR IGNORE INTO git_names (sha256, oid) VALUES (?, ?)", new.items()
+                )
+        return found | new
+
+    def commit(self, repository: Repository, branch: str, commit: Commit, author: str) -> Revision:
+        """Commit to a branch; where that makes main a whole artifact, it is a version too.
+
+        Raises:
+            Refusal: when an operation can't be done, or the branch moved on; nothing changes.
+            ArtifactError: when the manifest says other than what the files are.
+            RegistryError: when the registry can't be written.
+        """
+        self._bring(repository, commit)
+        with self.database.writing() as db:
+            head = queries.ref(db, repository.id, "branch", branch)
+            if head is None:
+                raise no_revision(repository.name, branch)
+            if commit.parent not in (None, head):
+                raise Refusal(
+                    412,
+                    f"the branch is at {head}, the commit is made for {commit.parent}",
+                    place=f"{repository.name}@{branch}",
+                    hint="Read the branch again and repeat the commit",
+                )
+            before = queries.tree(db, repository.id, head)
+            sizes = queries.sizes(db, repository.id, self._upload_limit())
+            tree = apply(before, commit.operations, sizes, self.settings)
+            new = new_revision(
+                head, tree, author=author, title=commit.title, message=commit.message, time=now()
+            )
+            queries.add_revision(db, repository.id, new, tree)
+            queries.set_ref(db, repository.id, "branch", branch, new.sha)
+            if branch == MAIN:
+                self._put(db, repository, tree, new)
+                queries.describe(db, repository.id, self._bridge.card(tree), new.time)
+            elif MANIFEST_NAME in tree:
+                self._bridge.check(tree)
+        return new
+
+    def _bring(self, repository: Repository, commit: Commit) -> None:
+        """Check what a commit adds and place the bytes that came with it."""
+        adds = [each for each in commit.operations if isinstance(each, Add)]
+        for add in adds:
+            check_path(add.path)
+            file = add.staged or self._blobs.path(add.sha256)
+            if file.exists():
+                check_content(add.path, file)
+        staged = [
+            Staged(add.staged, add.sha256, add.size or 0) for add in adds if add.staged is not None
+        ]
+        if staged:
+            self.add_uploads(repository, staged)
+
+    def _put(
+        self,
+        db: sqlite3.Connection,
+        repository: Repository,
+        tree: dict[str, TreeFile],
+        revision: Revision,
+    ) -> None:
+        version = self._bridge.put(repository.name, tree, revision)
+        if version is not None:
+            queries.link_version(db, repository.id, version.version, version.digest, revision.sha)
+
+    def _take_in(self, name: str) -> None:
+        """Take in the versions that a name has in the registry and not yet here."""
+        with self.database.reading() as db:
+            waiting = self._bridge.waiting(db, name) if "/" in name else ()
+        if waiting:
+            with self.database.writing() as db:
+                for version in waiting:
+                    self._bridge.take_in(db, version)
+
+    def _find(self, db: sqlite3.Connection, repository: Repository, name: str) -> Revision:
+        short = name.removeprefix("refs/heads/").removeprefix("refs/tags/")
+        shas = [queries.ref(db, repository.id, kind, short) for kind in _KINDS]
+        shas.append(name if _SHA.fullmatch(name) else None)
+        for sha in shas:
+            found = queries.revision(db, repository.id, sha) if sha else None
+            if found is not None:
+                return found
+        raise no_revision(repository.name, name)
+
+    def _upload_limit(self) -> float:
+        return time.time() - self.settings.upload_seconds
+
+
+def _require(db: sqlite3.Connection, name: str) -> Repository:
+    found = queries.repository(db, name)
+    if found is None:
+        raise no_repository(name)
+    return found
