@@ -1,5 +1,6 @@
 """An endpoint on loopback, as its tests use it."""
 
+import json
 import socket
 import threading
 import time
@@ -62,7 +63,6 @@ class Endpoint:
 
     def commit_lines(self, name, *lines, revision="main", **options):
         """Send a commit of the given lines, after a header."""
-        import json
 
         header = {"key": "header", "value": {"summary": "by hand"}}
         body = b"".join(json.dumps(line).encode() + b"\n" for line in (header, *lines))
