@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from adapterhub.cli import aliases, ask, backbones, registry, run
+from adapterhub.cli import aliases, ask, backbones, hub, registry, run
 from adapterhub.cli.faults import exit_code, message
 from adapterhub.errors import AdapterHubError
 
@@ -24,7 +24,7 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for group in (run, ask, registry, aliases, backbones):
+    for group in (run, ask, registry, aliases, hub, backbones):
         group.add_commands(app)
     return app
 

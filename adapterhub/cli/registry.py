@@ -15,6 +15,8 @@ from adapterhub.refs import parse_ref
 if TYPE_CHECKING:
     from adapterhub.registry.version import Version
 
+#: File of the registry's folder that is there once the registry was served as a Hub.
+HUB_INDEX = "hub.sqlite3"
 #: Most changed tensors that ``diff`` names.
 SHOWN_TENSORS = 8
 
@@ -227,7 +229,14 @@ def gc(
     from adapterhub.registry.registry import GRACE_SECONDS, Registry
 
     grace = GRACE_SECONDS if grace_hours is None else grace_hours * 3600.0
-    freed = Registry().collect(grace=grace)
+    registry = Registry()
+    if (registry.folder / HUB_INDEX).exists():
+        # repositories that were pushed to this registry's endpoint hold blobs of their own
+        from adapterhub.hub.server.store import RepoStore
+
+        freed = registry.collect(grace=grace, spare=RepoStore().uses_blob)
+    else:
+        freed = registry.collect(grace=grace)
     if as_json:
         print_json({"freed_bytes": freed})
     else:

@@ -95,3 +95,33 @@ def test_faults_say_what_to_do(command, filled):
         result = command(*arguments)
         assert result.exit_code not in (0, 1)
         assert said in result.stderr_bytes, arguments
+
+
+def test_tokens_are_shown_once_and_listed_by_what_they_allow(command, filled):
+    made = json.loads(command("hub", "token", "add", "ada", "read:*", "write:ada", "--json").stdout)
+    listed = command("hub", "token", "list", "--json")
+    (info,) = json.loads(listed.stdout)
+    assert (info["user"], info["scopes"]) == ("ada", ["read:*", "write:ada"])
+    assert made["token"] not in listed.stdout
+    stored = (filled.folder / "hub.sqlite3").read_bytes()
+    assert made["token"].encode() not in stored
+    assert command("hub", "token", "rm", info["id"]).exit_code == 0
+    assert json.loads(command("hub", "token", "list", "--json").stdout) == []
+    assert b"is no scope" in command("hub", "token", "add", "ada", "all").stderr_bytes
+
+
+def test_collecting_spares_what_was_pushed_to_the_endpoint(command, filled):
+    from hashlib import sha256
+
+    from adapterhub.hub.server import RepoStore
+    from adapterhub.hub.server.blobstore import Staged
+
+    store = RepoStore()
+    repository = store.create("ada/notes", private=False, author="ada")
+    content = b"pushed and not committed yet"
+    digest = sha256(content).hexdigest()
+    with store.staging() as folder:
+        (folder / "file").write_bytes(content)
+        store.add_uploads(repository, [Staged(folder / "file", digest, len(content))])
+    command("gc", "--grace-hours", "0")
+    assert store.blob(digest).read_bytes() == content
