@@ -9,7 +9,9 @@ from adapterhub.hub.server import RepoStore, Scope, Tokens, serve
 def main(root, port):
     """Serve until killed."""
     tokens = Tokens(RepoStore(Path(root)).database)
-    print(tokens.add("tester", [Scope("write", "*")]), flush=True)
+    token = tokens.add("tester", [Scope("write", "*")])
+    sys.stdout.write(f"{token}\n")
+    sys.stdout.flush()
     serve(Path(root), "127.0.0.1", int(port))
 
 

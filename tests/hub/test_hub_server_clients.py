@@ -1,5 +1,7 @@
 """The real client of the Hub against our endpoint."""
 
+from pathlib import Path
+
 import pytest
 from hub_server_helpers import write_files
 from huggingface_hub import (
@@ -181,7 +183,7 @@ def test_files_are_downloaded_at_a_revision(api, fruit, hub_endpoint, tmp_path):
     options = {"endpoint": hub_endpoint.url, "cache_dir": tmp_path / "cache", "token": False}
     new = hf_hub_download(fruit, "extra/notes.txt", **options)
     old = hf_hub_download(fruit, "extra/notes.txt", revision=first, **options)
-    assert (open(new, "rb").read(), open(old, "rb").read()) == (b"new", b"a note")
+    assert (Path(new).read_bytes(), Path(old).read_bytes()) == (b"new", b"a note")
     with pytest.raises(EntryNotFoundError):
         hf_hub_download(fruit, "missing", **options)
     with pytest.raises(RevisionNotFoundError):
@@ -191,7 +193,7 @@ def test_files_are_downloaded_at_a_revision(api, fruit, hub_endpoint, tmp_path):
     local = hf_hub_download(
         fruit, "README.md", endpoint=hub_endpoint.url, token=False, local_dir=tmp_path / "local"
     )
-    assert open(local, "rb").read() == CARD
+    assert Path(local).read_bytes() == CARD
 
 
 def test_a_snapshot_is_cached(api, fruit, hub_endpoint, tmp_path):

@@ -1,13 +1,19 @@
 """Commits become versions of the registry, and versions become commits."""
 
+import base64
+import errno
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 from hub_server_helpers import write_files
 from huggingface_hub import CommitOperationAdd, snapshot_download
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError
 from registry.registry_helpers import WEIGHTS, make_artifact
+
+from adapterhub.hub.server import queries
 
 
 @pytest.fixture
@@ -24,6 +30,11 @@ def artifact(tmp_path):
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def file_line(path, content):
+    value = {"content": base64.b64encode(content).decode(), "path": path, "encoding": "base64"}
+    return {"key": "file", "value": value}
 
 
 def push(api, name, folder):
@@ -186,6 +197,44 @@ def test_damaged_bytes_are_not_served(hub_endpoint, artifact):
 def test_names_the_registry_does_not_take_are_refused(hub_endpoint):
     with pytest.raises(HfHubHTTPError, match="no name of an adapter"):
         hub_endpoint.api.create_repo("team/Fruit")
+
+
+def test_a_commit_that_fails_after_its_version_heals(hub_endpoint, artifact, monkeypatch):
+    api, folder = hub_endpoint.api, artifact()
+    api.create_repo("team/fruit")
+    head = api.model_info("team/fruit").sha
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "/a/path/of/the/server")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queries, "describe", fail)
+        answer = hub_endpoint.commit_lines(
+            "team/fruit", *(file_line(path, content) for path, content in contents(folder).items())
+        )
+    assert (answer.status_code, "disk" in answer.text) == (507, True)
+    assert "/a/path" not in answer.text
+    assert hub_endpoint.registry().resolve("team/fruit").version == 1
+    # the version is in the registry, so it is a revision too
+    tags = api.list_repo_refs("team/fruit").tags
+    assert [tag.name for tag in tags] == ["v1"]
+    assert [each.commit_id for each in api.list_repo_commits("team/fruit")] == [
+        tags[0].target_commit,
+        head,
+    ]
+    push(api, "team/fruit", folder)
+    assert len(hub_endpoint.registry().versions("team/fruit")) == 1
+
+
+def test_names_that_can_not_be_are_not_found(hub_endpoint):
+    for name in ("Org/Model", "team/a..b"):
+        answer = hub_endpoint.request("GET", f"/api/models/{name}")
+        assert (answer.status_code, answer.headers["X-Error-Code"]) == (404, "RepoNotFound")
+
+
+def test_the_endpoint_loads_no_torch():
+    code = "import sys, adapterhub.hub.server; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_many_commits_at_once_lose_nothing(hub_endpoint):

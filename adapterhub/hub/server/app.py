@@ -39,8 +39,11 @@ def create_app(store: RepoStore, tokens: Tokens, settings: HubSettings) -> Starl
     """Return the endpoint over a store, to be run by an ASGI server."""
     app = Starlette(
         routes=_routes(),
-        exception_handlers={AdapterHubError: answer_error, HTTPException: _answer_http},
-        middleware=[],
+        exception_handlers={
+            AdapterHubError: answer_error,
+            OSError: answer_error,
+            HTTPException: _answer_http,
+        },
     )
     app.state.hub = Hub(store, tokens, settings, store.secret("uploads"))
     app.add_middleware(KeepEncodedSlashes)

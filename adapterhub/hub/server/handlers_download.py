@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class BlobResponse(FileResponse):
     """A file sent in pieces of a size that keeps loopback busy and memory flat."""
 
-    chunk_size = 1024 * 1024
+    chunk_size = 512 * 1024
 
 
 async def resolve(request: Request) -> Response:

@@ -137,6 +137,16 @@ def add_upload(db: sqlite3.Connection, repository_id: int, sha256: str, size: in
     )
 
 
+def forget_uploads(db: sqlite3.Connection, before: float) -> None:
+    """Drop the notes of bytes that no commit named in time."""
+    db.execute("DELETE FROM uploads WHERE time < ?", (before,))
+
+
+def add_git_names(db: sqlite3.Connection, names: Mapping[str, str]) -> None:
+    """Keep the names that git gives to bytes, by their sha256."""
+    db.executemany("INSERT OR IGNORE INTO git_names (sha256, oid) VALUES (?, ?)", names.items())
+
+
 def sizes(db: sqlite3.Connection, repository_id: int, since: float) -> dict[str, int]:
     """Return sha256 and size of all bytes that commits to a repository may name.
 

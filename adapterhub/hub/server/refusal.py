@@ -15,7 +15,6 @@ from adapterhub.errors import (
     IntegrityError,
     NotFoundError,
     RefError,
-    RegistryError,
 )
 
 if TYPE_CHECKING:
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _SHOWN = 400
+_FAILED = "the endpoint could not do this. Its log tells why"
+_FULL = "the disk of the endpoint is full; nothing was changed"
 #: Tells the clients of which commit an answer is.
 COMMIT_HEADER = "X-Repo-Commit"
 
@@ -77,9 +78,13 @@ def no_entry(path: str, sha: str = "") -> Refusal:
 def answer_error(_request: Request, error: Exception) -> Response:
     """Answer with what went wrong, as the Hub's clients read it."""
     status, code = _status_of(error)
+    text = str(error)
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _LOG.error("%s", error, exc_info=error)
-    headers = {"X-Error-Message": _header_text(str(error))}
+        if not isinstance(error, IntegrityError):
+            # the paths of this machine are for its log
+            text = _FULL if status == HTTPStatus.INSUFFICIENT_STORAGE else _FAILED
+    headers = {"X-Error-Message": _header_text(text)}
     if isinstance(error, Refusal):
         headers.update(error.headers)
     if code:
@@ -89,7 +94,7 @@ def answer_error(_request: Request, error: Exception) -> Response:
     # what is left of the body is not read
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         headers["Connection"] = "close"
-    return JSONResponse({"error": str(error)}, status, headers)
+    return JSONResponse({"error": text}, status, headers)
 
 
 def _status_of(error: Exception) -> tuple[int, str]:
@@ -99,12 +104,9 @@ def _status_of(error: Exception) -> tuple[int, str]:
         return HTTPStatus.BAD_REQUEST, ""
     if isinstance(error, NotFoundError):
         return HTTPStatus.NOT_FOUND, "RepoNotFound"
-    if isinstance(error, IntegrityError):
-        return HTTPStatus.INTERNAL_SERVER_ERROR, ""
-    cause = error.__cause__
-    if isinstance(error, RegistryError) and isinstance(cause, OSError):
-        full = cause.errno in (errno.ENOSPC, errno.EDQUOT)
-        return (HTTPStatus.INSUFFICIENT_STORAGE if full else 500), ""
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HTTPStatus.INSUFFICIENT_STORAGE, ""
     return HTTPStatus.INTERNAL_SERVER_ERROR, ""
 
 

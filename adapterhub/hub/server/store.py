@@ -7,6 +7,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+from adapterhub.errors import RefError
 from adapterhub.hub.server import queries
 from adapterhub.hub.server.blobstore import BlobStore, Staged, git_name
 from adapterhub.hub.server.bridge import Bridge
@@ -26,6 +27,7 @@ from adapterhub.registry.layout import Layout, default_root
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -43,6 +45,10 @@ _SHA = re.compile(r"[0-9a-f]{40}")
 _KINDS: tuple[RefKind, ...] = ("branch", "tag")
 
 
+def _no_hook(_step: str) -> None:
+    """Do nothing."""
+
+
 class RepoStore:
     """The repositories of one registry; any number of processes and threads may use it at once.
 
@@ -52,15 +58,23 @@ class RepoStore:
     Args:
         root: the home folder that holds the registry; as for ``Registry`` where not given.
         settings: with the limits.
+        on_step: called with the name of every step of a commit that changes something on disk.
 
     Raises:
         RegistryError: when the registry can't be made, read or written.
     """
 
-    def __init__(self, root: Path | None = None, settings: HubSettings | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | None = None,
+        settings: HubSettings | None = None,
+        *,
+        on_step: Callable[[str], None] = _no_hook,
+    ) -> None:
         self.settings = settings or HubSettings()
         home = root if root is not None else default_root()
-        self._registry = Registry(home)
+        self._on_step = on_step
+        self._registry = Registry(home, on_step=on_step)
         self._layout = Layout(self._registry.folder)
         self.database = Database(self._layout.folder / "hub.sqlite3")
         self.database.prepare(HUB_SCHEMA)
@@ -109,6 +123,10 @@ class RepoStore:
         Raises:
             Refusal: when there is none.
         """
+        try:
+            check_name(name)
+        except RefError as error:
+            raise no_repository(name) from error
         self._take_in(name)
         with self.database.reading() as db:
             return _require(db, name)
@@ -235,11 +253,17 @@ class RepoStore:
         Raises:
             RegistryError: when the registry can't be written.
         """
+        small = [each for each in staged if each.size <= self.settings.max_inline]
+        names = {each.sha256: git_name(each.path) for each in small}
         # noted first, so that no collection in between takes them
         with self.database.writing() as db:
+            queries.add_git_names(db, names)
+            queries.forget_uploads(db, self._upload_limit())
             for each in staged:
                 queries.add_upload(db, repository.id, each.sha256, each.size)
+        self._on_step("noted uploads")
         self._blobs.place(staged)
+        self._on_step("placed uploads")
 
     def known_sizes(self, repository: Repository) -> dict[str, int]:
         """Return sha256 and size of the bytes that a commit to a repository may name."""
@@ -267,9 +291,7 @@ class RepoStore:
         new = {digest: git_name(self._blobs.path(digest)) for digest in digests - found.keys()}
         if new:
             with self.database.writing() as db:
-                db.executemany(
-                    "INSERT OR IGNORE INTO git_names (sha256, oid) VALUES (?, ?)", new.items()
-                )
+                queries.add_git_names(db, new)
         return found | new
 
     def commit(self, repository: Repository, branch: str, commit: Commit, author: str) -> Revision:
@@ -300,11 +322,14 @@ class RepoStore:
             )
             queries.add_revision(db, repository.id, new, tree)
             queries.set_ref(db, repository.id, "branch", branch, new.sha)
+            self._on_step("added revision")
             if branch == MAIN:
                 self._put(db, repository, tree, new)
                 queries.describe(db, repository.id, self._bridge.card(tree), new.time)
             elif MANIFEST_NAME in tree:
                 self._bridge.check(tree)
+            self._on_step("described")
+        self._on_step("committed revision")
         return new
 
     def _bring(self, repository: Repository, commit: Commit) -> None:
