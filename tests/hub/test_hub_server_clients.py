@@ -1,9 +1,10 @@
 """The real client of the Hub against our endpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_server_helpers import write_files
+from hub_server_helpers import SETTINGS, running, write_files
 from huggingface_hub import (
     CommitOperationAdd,
     CommitOperationCopy,
@@ -274,3 +275,18 @@ def test_access_is_told(api, fruit, hub_endpoint):
         hub_endpoint.anonymous.upload_file(
             path_or_fileobj=b"1", path_in_repo="1.txt", repo_id=fruit
         )
+
+
+def test_long_trees_and_histories_are_paged(tmp_path):
+    with running(tmp_path / "home", replace(SETTINGS, max_page=2)) as hub:
+        api = hub.api
+        api.create_repo("team/long")
+        paths = [f"folder/{number} ä&.txt" for number in range(5)]
+        for path in paths:
+            api.upload_file(path_or_fileobj=b"x", path_in_repo=path, repo_id="team/long")
+        assert [entry.path for entry in api.list_repo_tree("team/long", "folder")] == paths
+        assert len(api.list_repo_commits("team/long")) == 6
+        found = hf_hub_download(
+            "team/long", paths[0], endpoint=hub.url, token=False, cache_dir=tmp_path / "cache"
+        )
+        assert Path(found).read_bytes() == b"x"

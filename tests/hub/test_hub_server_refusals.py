@@ -238,6 +238,8 @@ def test_the_bytes_of_another_repository_can_not_be_had_by_their_digest(hub):
         {"key": "file", "value": {"path": 3, "content": ""}},
         {"key": "unknown", "value": {"path": "a"}},
         {"key": "file", "value": []},
+        {"key": "header", "value": {"summary": "\ud800"}},
+        {"key": "deletedFile", "value": {"path": "\ud800"}},
         [],
     ],
 )

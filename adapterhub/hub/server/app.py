@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+_LOG = logging.getLogger(__name__)
 _REPO = "/api/models/{owner}/{name}"
 _LFS = "/{owner}/{name}.git/info/lfs"
 
@@ -71,6 +73,8 @@ def serve(
         raise MissingExtraError("uvicorn", "serve") from error
     settings = settings or HubSettings()
     store = RepoStore(registry_root, settings)
+    if taken_in := store.take_in_all():
+        _LOG.info("%d versions of the registry are repositories now", taken_in)
     app = create_app(store, Tokens(store.database), settings)
     uvicorn.run(app, host=host, port=port, log_level="info", server_header=False)
 

@@ -157,9 +157,18 @@ def text_of(body: dict[str, Any], key: str, default: str | None = None) -> str:
     value = body.get(key)
     if value is None and default is not None:
         return default
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not _is_text(value):
         raise Refusal(400, "must be text", place=f"body: {key}")
     return value
+
+
+def _is_text(value: str) -> bool:
+    """Return whether text has no halves of characters, which JSON can hold and UTF-8 not."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def too_large(what: str, limit: int) -> Refusal:

@@ -11,11 +11,12 @@ from adapterhub.hub.server.card import CARD_NAME, MAX_CARD, Card, parse_card
 from adapterhub.hub.server.changes import is_whole
 from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision
 from adapterhub.manifest import MANIFEST_NAME, Manifest
+from adapterhub.registry.database import Database
 from adapterhub.registry.intake import MAX_MANIFEST
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from adapterhub.hub.server.records import Revision
     from adapterhub.registry import Registry, Version
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 REGISTRY_AUTHOR = "registry"
 #: Seconds after which a time of change tells that nothing changed since.
 _SETTLED = 0.1
+#: Up to this many names are looked up one by one; of more, all versions are read at once.
+_FEW = 200
 _Stamp = tuple[tuple[int, int], ...]
 
 
@@ -44,6 +47,7 @@ class Bridge:
         self._layout = layout
         self._blobs = blobs
         self._max_inline = max_inline
+        self._index = Database(layout.index)
         self._all_seen: _Stamp = ()
 
     def stamp(self) -> _Stamp:
@@ -68,14 +72,25 @@ class Bridge:
         if stamp and stamp == self._all_seen:
             return ()
         last = queries.last_versions(db)
+        behind = {name for name, number in self._numbers() if number > last.get(name, 0)}
+        if len(behind) > _FEW:
+            versions: Iterable[Version] = self._registry.list()
+        else:
+            versions = (each for name in sorted(behind) for each in self._registry.versions(name))
         found = tuple(
             each
-            for each in self._registry.list()
-            if "/" in each.name and each.version > last.get(each.name, 0)
+            for each in versions
+            if each.name in behind and each.version > last.get(each.name, 0)
         )
         if not found:
             self._all_seen = stamp
         return found
+
+    def _numbers(self) -> list[tuple[str, int]]:
+        """Return every name ``owner/name`` of the registry and the last number given under it."""
+        with self._index.reading() as db:
+            rows = db.execute("SELECT name, last_version FROM names WHERE instr(name, '/')")
+            return [(row["name"], row["last_version"]) for row in rows]
 
     def take_in(self, db: sqlite3.Connection, version: Version) -> None:
         """Make a version the head of main; one whose bytes are gone is passed over.

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from adapterhub.hub.server.search import Page, Search
 
 _SHA = re.compile(r"[0-9a-f]{40}")
+#: Versions that are taken in while the write lock is held.
+_BATCH = 500
 _KINDS: tuple[RefKind, ...] = ("branch", "tag")
 
 
@@ -133,14 +135,20 @@ class RepoStore:
 
     def search(self, search: Search) -> Page:
         """Return one page of the repositories that fit."""
-        with self.database.reading() as db:
-            waiting = self._bridge.all_waiting(db)
-        if waiting:
-            with self.database.writing() as db:
-                for version in waiting:
-                    self._bridge.take_in(db, version)
+        self.take_in_all()
         with self.database.reading() as db:
             return find(db, search)
+
+    def take_in_all(self) -> int:
+        """Take in every version named ``owner/name`` that is not here yet; return how many."""
+        with self.database.reading() as db:
+            waiting = self._bridge.all_waiting(db)
+        for start in range(0, len(waiting), _BATCH):
+            # other writers get their turn in between
+            with self.database.writing() as db:
+                for version in waiting[start : start + _BATCH]:
+                    self._bridge.take_in(db, version)
+        return len(waiting)
 
     def set_private(self, name: str, private: bool) -> None:
         """Show a repository to all, or to those with a scope for its owner only."""
