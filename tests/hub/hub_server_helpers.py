@@ -13,7 +13,8 @@ import httpx2
 import uvicorn
 from huggingface_hub import HfApi
 
-from adapterhub.hub.server import HubSettings, RepoStore, Scope, Tokens, create_app
+from adapterhub.hub.server import HubSettings, RepoStore, Scope, Tokens
+from adapterhub.hub.server.app import create_app
 from adapterhub.registry import Registry
 
 #: Small limits, so that they can be passed.

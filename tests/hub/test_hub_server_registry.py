@@ -232,8 +232,12 @@ def test_names_that_can_not_be_are_not_found(hub_endpoint):
         assert (answer.status_code, answer.headers["X-Error-Code"]) == (404, "RepoNotFound")
 
 
-def test_the_endpoint_loads_no_torch():
-    code = "import sys, adapterhub.hub.server; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [("adapterhub.hub.server.app", "torch"), ("adapterhub.hub.server", "starlette")],
+)
+def test_what_is_not_needed_is_not_loaded(module, unwanted):
+    code = f"import sys, {module}; sys.exit({unwanted!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

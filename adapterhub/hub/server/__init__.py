@@ -1,6 +1,10 @@
-"""An endpoint that speaks the part of the Hub's protocol that its clients use for models."""
+"""An endpoint that speaks the part of the Hub's protocol that its clients use for models.
 
-from adapterhub.hub.server.app import create_app, serve
+All but ``app`` and the handlers work without the packages of a server, so that a registry knows
+which blobs the endpoint needs wherever it is opened.
+"""
+
+from adapterhub.hub.server.serving import serve
 from adapterhub.hub.server.settings import HubSettings
 from adapterhub.hub.server.store import RepoStore
 from adapterhub.hub.server.tokens import ALL, Caller, Scope, TokenInfo, Tokens, parse_scope
@@ -13,7 +17,6 @@ __all__ = [
     "Scope",
     "TokenInfo",
     "Tokens",
-    "create_app",
     "parse_scope",
     "serve",
 ]

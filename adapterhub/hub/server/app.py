@@ -1,8 +1,7 @@
-"""The endpoint: every address it answers at, and how it is started."""
+"""The endpoint: every address it answers at."""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -11,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from adapterhub.errors import AdapterHubError, MissingExtraError
+from adapterhub.errors import AdapterHubError
 from adapterhub.hub.server import (
     handlers_account,
     handlers_browse,
@@ -20,19 +19,18 @@ from adapterhub.hub.server import (
     handlers_search,
     handlers_upload,
 )
+from adapterhub.hub.server.answers import answer_error
 from adapterhub.hub.server.context import Hub
-from adapterhub.hub.server.refusal import Refusal, answer_error, no_repository
-from adapterhub.hub.server.settings import HubSettings
-from adapterhub.hub.server.store import RepoStore
-from adapterhub.hub.server.tokens import Tokens
+from adapterhub.hub.server.refusal import Refusal, no_repository
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-_LOG = logging.getLogger(__name__)
+    from adapterhub.hub.server.settings import HubSettings
+    from adapterhub.hub.server.store import RepoStore
+    from adapterhub.hub.server.tokens import Tokens
+
 _REPO = "/api/models/{owner}/{name}"
 _LFS = "/{owner}/{name}.git/info/lfs"
 
@@ -50,33 +48,6 @@ def create_app(store: RepoStore, tokens: Tokens, settings: HubSettings) -> Starl
     app.state.hub = Hub(store, tokens, settings, store.secret("uploads"))
     app.add_middleware(KeepEncodedSlashes)
     return app
-
-
-def serve(
-    registry_root: Path | None, host: str, port: int, settings: HubSettings | None = None
-) -> None:
-    """Serve a registry until the process is told to stop.
-
-    Args:
-        registry_root: the home folder that holds the registry, as for ``Registry``.
-        host: address to listen on.
-        port: to listen on; 0 for any that is free.
-        settings: of the endpoint.
-
-    Raises:
-        MissingExtraError: when uvicorn is not installed.
-        RegistryError: when the registry can't be opened.
-    """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise MissingExtraError("uvicorn", "serve") from error
-    settings = settings or HubSettings()
-    store = RepoStore(registry_root, settings)
-    if taken_in := store.take_in_all():
-        _LOG.info("%d versions of the registry are repositories now", taken_in)
-    app = create_app(store, Tokens(store.database), settings)
-    uvicorn.run(app, host=host, port=port, log_level="info", server_header=False)
 
 
 class KeepEncodedSlashes:
