@@ -100,6 +100,10 @@ class IntegrityError(RegistryError):
     """Stored bytes do not have the digest that they are stored under."""
 
 
+class SignatureError(RegistryError):
+    """A signature that is missing, malformed, or not by the key over these files."""
+
+
 class TrainingError(AdapterHubError):
     """Training cannot start or go on."""
 

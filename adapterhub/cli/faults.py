@@ -12,6 +12,7 @@ from adapterhub.errors import (
     NotFoundError,
     RecipeError,
     RefError,
+    SignatureError,
     TrainingInterrupted,
 )
 
@@ -25,6 +26,7 @@ EXIT_CODES: tuple[tuple[type[AdapterHubError], int], ...] = (
     (ArtifactError, 5),
     (FingerprintMismatch, 6),
     (BackboneError, 7),
+    (SignatureError, 9),
     (TrainingInterrupted, 130),
 )
 

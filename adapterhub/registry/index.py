@@ -126,8 +126,9 @@ def delete(db: sqlite3.Connection, version: Version) -> None:
         return
     db.execute(
         "INSERT OR REPLACE INTO removed_blobs (sha256, time) "
-        "SELECT sha256, ? FROM artifact_files WHERE digest = ?",
-        (time.time(), version.digest),
+        "SELECT sha256, :now FROM artifact_files WHERE digest = :digest "
+        "UNION SELECT sha256, :now FROM signatures WHERE digest = :digest",
+        {"now": time.time(), "digest": version.digest},
     )
     db.execute("DELETE FROM artifacts WHERE digest = ?", (version.digest,))
 
@@ -150,9 +151,12 @@ def change_tags(
 
 
 def uses_blob(db: sqlite3.Connection, blob: str) -> bool:
-    """Return whether an artifact has a file with these bytes."""
-    query = "SELECT 1 FROM artifact_files WHERE sha256 = ? LIMIT 1"
-    return db.execute(query, (blob,)).fetchone() is not None
+    """Return whether an artifact has a file or a signature with these bytes."""
+    query = (
+        "SELECT 1 FROM artifact_files WHERE sha256 = :blob "
+        "UNION ALL SELECT 1 FROM signatures WHERE sha256 = :blob LIMIT 1"
+    )
+    return db.execute(query, {"blob": blob}).fetchone() is not None
 
 
 def removed_at(db: sqlite3.Connection, blob: str) -> float | None:

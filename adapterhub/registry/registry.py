@@ -12,18 +12,21 @@ import logging
 import math
 import time
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import IntegrityError, NotFoundError, RegistryError
 from adapterhub.refs import AdapterRef, check_name, parse_ref
-from adapterhub.registry import aliases, index, rules
-from adapterhub.registry.blobs import Blobs
+from adapterhub.registry import aliases, index, rules, signatures
+from adapterhub.registry.blobs import Blobs, write_durable
 from adapterhub.registry.checkouts import Checkouts
 from adapterhub.registry.database import Database
 from adapterhub.registry.faults import os_faults
 from adapterhub.registry.intake import StagedArtifact, stage_artifact
 from adapterhub.registry.layout import Layout, default_root
 from adapterhub.registry.query import Query, find
+from adapterhub.registry.signature_file import Signature, parse_signature, signature_name
+from adapterhub.registry.signatures import StoredSignature
 from adapterhub.registry.verify import find_problems
 
 if TYPE_CHECKING:
@@ -254,6 +257,54 @@ class Registry:
             version = index.resolve(db, _to_ref(ref))
             return index.change_tags(db, version, add=add, remove=remove)
 
+    def add_signature(self, ref: str | AdapterRef, content: bytes) -> Signature:
+        """Keep a signature beside the version that a reference names.
+
+        It takes the place of an earlier one by the same key. Whether it holds is asked where it
+        counts, so one by an unknown key is kept as it is.
+
+        Args:
+            ref: the version.
+            content: a Sigstore bundle made with a key pair.
+
+        Raises:
+            NotFoundError: when there is no such version.
+            SignatureError: when it can be no signature; nothing is changed.
+            RegistryError: when the registry can't be written; nothing is changed.
+        """
+        wanted = _to_ref(ref)
+        signature = parse_signature(content, f"signature of {wanted}")
+        self._layout.sweep_staging()
+        with self._changing() as staging:
+            blob = write_durable(staging / "signature", iter((content,)))
+            self._on_step("staged signature")
+            new: set[str] = set()
+            try:
+                with self._database.writing() as db:
+                    version = index.resolve(db, wanted)
+                    if not self._blobs.path(blob).exists():
+                        new.add(blob)
+                    self._blobs.place(staging / "signature", blob)
+                    self._on_step("placed signature")
+                    stored = StoredSignature(signature.key, blob)
+                    signatures.add(db, version.digest, stored, len(content))
+                    self._on_step("listed signature")
+            except BaseException:
+                self._sweep_after_failure(new)
+                raise
+        self._on_step("committed signature")
+        return signature
+
+    def signatures(self, version: Version) -> tuple[Signature, ...]:
+        """Return the signatures of a version's artifact, sorted by key.
+
+        Raises:
+            IntegrityError: naming a signature whose bytes are not those that were stored.
+        """
+        with self._database.reading() as db:
+            found = signatures.signatures_of(db, version.digest)
+        return tuple(self._read_signature(version, stored) for stored in found)
+
     def verify(self) -> tuple[Problem, ...]:
         """Read every byte that is stored and return what is damaged or missing."""
         with os_faults(self.folder):
@@ -283,6 +334,22 @@ class Registry:
                 for blob in list(self._blobs.all())
                 if self._blob_age(db, blob) < oldest and not spare(blob)
             )
+
+    def _read_signature(self, version: Version, stored: StoredSignature) -> Signature:
+        path = self._blobs.path(stored.sha256)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            problem = f"cannot be read: {error.strerror}"
+        else:
+            if sha256(content).hexdigest() == stored.sha256:
+                return Signature(stored.key, content)
+            problem = "is damaged"
+        raise IntegrityError(
+            f"{signature_name(stored.key)} {problem}",
+            place=str(version.ref),
+            hint="Add the signature again to restore it",
+        )
 
     def _commit(self, staged: StagedArtifact, name: str, info: str, new: set[str]) -> Version:
         """Move the blobs to their places, noting in ``new`` those that were not there."""

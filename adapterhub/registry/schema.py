@@ -141,4 +141,29 @@ SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
                 USING fts5 (content, content = 'texts', content_rowid = 'id')""",
         ),
     ),
+    SchemaChange(
+        "signatures, the keys that are trusted, and settings",
+        (
+            # a signature is a blob; its key is named by the sha256 of the public key
+            """CREATE TABLE signatures (
+                digest TEXT NOT NULL REFERENCES artifacts (digest) ON DELETE CASCADE,
+                key TEXT NOT NULL,
+                sha256 TEXT NOT NULL,
+                size INTEGER NOT NULL,
+                time TEXT NOT NULL,
+                PRIMARY KEY (digest, key)
+            ) WITHOUT ROWID""",
+            "CREATE INDEX signatures_by_blob ON signatures (sha256)",
+            """CREATE TABLE trusted_keys (
+                key TEXT PRIMARY KEY,
+                name TEXT NOT NULL UNIQUE,
+                pem TEXT NOT NULL,
+                added TEXT NOT NULL
+            ) WITHOUT ROWID""",
+            """CREATE TABLE settings (
+                name TEXT PRIMARY KEY,
+                value TEXT NOT NULL
+            ) WITHOUT ROWID""",
+        ),
+    ),
 )

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from adapterhub.errors import ArtifactError
 from adapterhub.manifest import MANIFEST_NAME, Manifest
-from adapterhub.registry import index
+from adapterhub.registry import index, signatures
 from adapterhub.registry.blobs import file_fault
 from adapterhub.registry.checkouts import Fault
+from adapterhub.registry.signature_file import signature_name
 from adapterhub.registry.version import Problem
 
 if TYPE_CHECKING:
@@ -16,18 +17,20 @@ if TYPE_CHECKING:
 
     from adapterhub.registry.blobs import Blobs
     from adapterhub.registry.database import Database
+    from adapterhub.registry.signatures import StoredSignature
 
 
 def find_problems(database: Database, blobs: Blobs) -> tuple[Problem, ...]:
     """Return the damage of the index, or where it is whole, of every version's files.
 
-    Versions that are removed while this runs are left out.
+    Its signatures are files of it here. Versions that are removed while this runs are left out.
     """
     damage = database.damage()
     if damage:
         return tuple(Problem((), database.path.name, f"is damaged: {text}") for text in damage)
     with database.reading() as db:
         owners = index.artifacts(db)
+        signed = signatures.all_signatures(db)
     problems: list[Problem] = []
     # blobs are shared between artifacts; each is read once
     checked: dict[str, str] = {}
@@ -35,6 +38,10 @@ def find_problems(database: Database, blobs: Blobs) -> tuple[Problem, ...]:
         found = [Problem(refs, *fault) for fault in _artifact_faults(digest, blobs, checked)]
         if found and _still_there(database, digest):
             problems += found
+        for stored in signed.get(digest, ()):
+            problem = file_fault(blobs.path(stored.sha256), stored.sha256)
+            if problem and _still_signed(database, digest, stored):
+                problems.append(Problem(refs, signature_name(stored.key), problem))
     return tuple(problems)
 
 
@@ -61,3 +68,8 @@ def _artifact_faults(digest: str, blobs: Blobs, checked: dict[str, str]) -> Iter
 def _still_there(database: Database, digest: str) -> bool:
     with database.reading() as db:
         return index.has_artifact(db, digest)
+
+
+def _still_signed(database: Database, digest: str, stored: StoredSignature) -> bool:
+    with database.reading() as db:
+        return stored in signatures.signatures_of(db, digest)
