@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 #: ``DataSource.origin`` of a data set of the Hub is this and its id.
 HUB_ORIGIN = "hub:"
 _VALIDATION = "validation"
+_QUANTIZATION = "quantization"
 #: Tasks of this project to the Hub's names, where they differ.
 _PIPELINE_TAGS = {"dialogue": "text-generation", "instruction": "text-generation"}
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -112,11 +113,17 @@ def _summary(manifest: Manifest) -> str:
     method = {"lora": "LoRA", "prefix": "prefix tuning"}[manifest.adapter.method]
     return (
         f"An adapter for **{_escape(manifest.task)}** on the frozen backbone "
-        f"{_backbone_link(manifest)}, trained by {method} with the backbone's weights held as "
-        f"`{manifest.quantization}`. {manifest.trained_parameters:,} parameters were trained, "
+        f"{_backbone_link(manifest)}, trained by {method} with the backbone's weights held "
+        f"{_held(manifest)}. {manifest.trained_parameters:,} parameters were trained, "
         f"{share:.2%} of the backbone's {manifest.backbone_parameters:,}.\n\n"
         f"Backbone fingerprint: `{backbone.fingerprint}`"
     )
+
+
+def _held(manifest: Manifest) -> str:
+    if _QUANTIZATION in manifest.unknown:
+        return f"in a way that was not recorded; here it is used on `{manifest.quantization}`"
+    return f"as `{manifest.quantization}`"
 
 
 def _backbone_link(manifest: Manifest) -> str:
@@ -154,9 +161,16 @@ def _usage(manifest: Manifest, name: str, tag: str) -> str:
     return (
         "## How to use it\n\n"
         "With adapterhub, which checks the backbone's fingerprint first:\n\n"
-        f"{_fenced('sh', f'adapterhub {verb} {name}')}\n\n"
-        "With peft, in the folder that holds this file:\n\n"
+        f"{_fenced('sh', _commands(verb, name))}\n\n"
+        "With peft:\n\n"
         f"{_fenced('python', _peft_snippet(manifest, tag))}"
+    )
+
+
+def _commands(verb: str, name: str) -> str:
+    return (
+        f"adapterhub pull hf://OWNER/REPOSITORY --name {name}  # the id of this repository\n"
+        f"adapterhub {verb} {name}"
     )
 
 
@@ -177,12 +191,13 @@ def _peft_snippet(manifest: Manifest, tag: str) -> str:
             f"from transformers import {', '.join(imports)}",
             "",
             f"name = {backbone!r}{comment}",
+            'adapter = "."  # the folder that holds this file, or the id of this repository',
             f"tokenizer = AutoTokenizer.from_pretrained(name{revision})",
             f"backbone = {model_class}.from_pretrained(",
             f"    name{revision},",
             *(f"    {argument}," for argument in arguments),
             ")",
-            'model = PeftModel.from_pretrained(backbone, ".").eval()',
+            'model = PeftModel.from_pretrained(backbone, adapter).eval()',
             "",
             *(_PREDICT if tag in _MODEL_CLASSES else _GENERATE),
         ]
@@ -226,29 +241,45 @@ def _training(manifest: Manifest) -> str:
         f"| `{source.fingerprint}` |"
         for split, source in sorted(manifest.data.items())
     ]
-    data = "\n".join(["| split | rows | origin | fingerprint |", "|---|---:|---|---|", *rows])
+    table = "\n".join(["| split | rows | origin | fingerprint |", "|---|---:|---|---|", *rows])
+    data = table if rows else "What it was trained on was not recorded."
     recipe = yaml.safe_dump(dict(manifest.recipe), sort_keys=True, allow_unicode=True).strip()
     versions = ", ".join(
         f"{name} {version}" for name, version in sorted(manifest.libraries.items())
     )
+    versions = versions or "libraries not recorded"
+    seed = "not recorded" if manifest.seed is None else manifest.seed
+    known = "recipe" not in manifest.unknown
+    heading = "The recipe with every default filled in" if known else "How it is used here"
     parent = f"\n\nMade from the adapter `{manifest.parent}`." if manifest.parent else ""
     return (
-        f"## Training\n\n{data}\n\nSeed {manifest.seed}; {versions}.{parent}\n\n"
-        f"The recipe with every default filled in:\n\n{_fenced('yaml', recipe)}"
+        f"## Training\n\n{data}\n\nSeed {seed}; {versions}.{parent}\n\n"
+        f"{heading}:\n\n{_fenced('yaml', recipe)}"
     )
 
 
 def _limits(manifest: Manifest, license: str | None) -> str:
-    lines = [
+    figures = (
         "The figures above are of one training run on one validation split; how the adapter does "
-        "on text of another kind is unknown.",
-        f"It was trained on `{manifest.quantization}` weights. On the same backbone held in "
-        "another way its answers differ a little.",
+        "on text of another kind is unknown."
+    )
+    lines = [
+        figures if manifest.metrics.after else "How well it does is not known; measure it first.",
+        _quantization_limit(manifest),
         "Faults and biases of the backbone and of the training data were not examined.",
     ]
     if license is None:
         lines.append("The license of the backbone was not recorded.")
+    if manifest.unknown:
+        lines.append(f"It was trained elsewhere. Not recorded: {', '.join(manifest.unknown)}.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _quantization_limit(manifest: Manifest) -> str:
+    differ = "On the same backbone held in another way its answers differ a little."
+    if _QUANTIZATION in manifest.unknown:
+        return f"It is used on `{manifest.quantization}` weights. {differ}"
+    return f"It was trained on `{manifest.quantization}` weights. {differ}"
 
 
 def _fenced(language: str, text: str) -> str:

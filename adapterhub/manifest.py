@@ -104,9 +104,11 @@ class Manifest:
         recipe: the recipe with every default filled in, as plain JSON.
         data: split name to its rows.
         metrics: on the validation split.
-        seed: of the training run.
+        seed: of the training run; ``None`` where it is not known.
         libraries: package name to version.
         parent: digest of the adapter that this one was made from, or ``None``.
+        unknown: keys of this document that nobody recorded, sorted; of an adapter that was
+            trained elsewhere. What they hold then is empty, or what was assumed.
         files: name to digest and size; filled in when the artifact is written.
         schema_version: of this document.
     """
@@ -121,9 +123,10 @@ class Manifest:
     recipe: Mapping[str, Any]
     data: Mapping[str, DataSource]
     metrics: Metrics
-    seed: int
+    seed: int | None
     libraries: Mapping[str, str]
     parent: str | None = None
+    unknown: tuple[str, ...] = ()
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -272,9 +275,10 @@ _MANIFEST = strict.record(
         "recipe": strict.mapping,
         "data": strict.map_of(_DATA),
         "metrics": _METRICS,
-        "seed": strict.integer,
+        "seed": strict.optional(strict.integer),
         "libraries": strict.map_of(strict.text),
         "parent": strict.optional(strict.matching(_DIGEST, "'sha256:' and 64 hex digits")),
+        "unknown": strict.texts,
         "files": _files,
     },
 )

@@ -35,8 +35,15 @@ class Migration:
     apply: Callable[[Document], Document]
 
 
-#: Upgrades of an artifact's ``manifest.json``. Schema 1 is the first, so there are none yet.
-MANIFEST_MIGRATIONS: tuple[Migration, ...] = ()
+def _all_known(document: Document) -> Document:
+    # before adapters of others could be adopted, every fact was recorded
+    return {**document, "unknown": []}
+
+
+#: Upgrades of an artifact's ``manifest.json``.
+MANIFEST_MIGRATIONS: tuple[Migration, ...] = (
+    Migration(1, "adapters that were trained elsewhere: what is unknown of them", _all_known),
+)
 
 
 def upgrade(

@@ -20,7 +20,8 @@ from adapterhub.manifest import (
 from adapterhub.migrations import Migration, upgrade
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
-GOLDEN = Path(__file__).parent / "golden" / "manifest-1.json"
+GOLDENS = Path(__file__).parent / "golden"
+GOLDEN = GOLDENS / "manifest-2.json"
 
 
 def example() -> Manifest:
@@ -55,12 +56,18 @@ def encoded(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def test_bytes_of_schema_1_stay_as_they_are():
+def test_bytes_of_schema_2_stay_as_they_are():
     assert example().to_json() == GOLDEN.read_bytes()
 
 
-def test_golden_file_reads_as_the_same_manifest():
-    assert Manifest.from_json(GOLDEN.read_bytes()) == example()
+@pytest.mark.parametrize("golden", ["manifest-1.json", "manifest-2.json"])
+def test_golden_files_read_as_the_same_manifest(golden):
+    assert Manifest.from_json((GOLDENS / golden).read_bytes()) == example()
+
+
+def test_what_is_unknown_is_kept():
+    manifest = replace(example(), seed=None, unknown=("data", "seed"))
+    assert Manifest.from_json(manifest.to_json()) == manifest
 
 
 def test_order_of_mappings_does_not_change_the_bytes():
@@ -204,8 +211,8 @@ def test_pickle_is_refused_with_what_to_do(name):
 
 
 def test_schema_of_the_future_is_refused():
-    with pytest.raises(ArtifactError, match=r"schema version 2, this adapterhub reads up to 1"):
-        Manifest.from_json(encoded(document() | {"schema_version": 2}))
+    with pytest.raises(ArtifactError, match=r"schema version 3, this adapterhub reads up to 2"):
+        Manifest.from_json(encoded(document() | {"schema_version": 3}))
 
 
 @pytest.mark.parametrize("version", [None, 0, "1", 1.0, True])
