@@ -26,7 +26,13 @@ from adapterhub.manifest import (
     check_file_name,
     refuse_pickle,
 )
-from adapterhub.peft_format import ALL_LINEAR, CONFIG_NAME, modules_to_save, spec_of
+from adapterhub.peft_format import (
+    ALL_LINEAR,
+    CONFIG_NAME,
+    modules_to_save,
+    spec_of,
+    with_explicit_targets,
+)
 from adapterhub.specs import AdapterSpec, LoraSpec
 from adapterhub.tensor_check import check_tensors
 from adapterhub.weights import AdapterWeights
@@ -68,7 +74,7 @@ class PeftFolder:
     """An adapter that peft saved, with no manifest.
 
     Args:
-        adapter_config: peft's configuration as parsed.
+        adapter_config: peft's configuration, its target modules listed.
         weights: spec and tensors.
         base_model: Hub id or path of the backbone, where the configuration names it.
         revision: of the backbone, where the configuration names it.
@@ -157,6 +163,7 @@ def read_artifact(folder: Path, *, verify: bool = True, max_bytes: int = MAX_BYT
 def read_peft_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> PeftFolder:
     """Read an adapter that peft saved; what its configuration does not say is ``None``.
 
+    Target modules that the configuration gives by a pattern are listed as the tensors have them.
     Other files of the folder (tokenizer, card) are left alone; pickles are refused.
 
     Raises:
@@ -165,6 +172,7 @@ def read_peft_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> PeftFolder:
     _list_peft_files(folder, max_bytes)
     config = strict.parse_object(_read(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
     tensors = _parse_tensors(_read(folder, WEIGHTS_NAME), f"{folder}/{WEIGHTS_NAME}")
+    config = dict(with_explicit_targets(config, tensors))
     spec = spec_of(config)
     check_tensors(spec, modules_to_save(config), tensors, place=f"{folder}/{WEIGHTS_NAME}")
     return PeftFolder(

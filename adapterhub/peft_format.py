@@ -6,6 +6,7 @@ Sources: ``peft/tuners/lora/config.py``, ``peft/tuners/prefix_tuning/config.py``
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,19 @@ from adapterhub.peft_inits import init_lora_weights, init_name
 from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from peft import PeftConfig
 
 ALL_LINEAR = "all-linear"
 CONFIG_NAME = "adapter_config.json"
+#: Keys of LoRA's tensors in ``adapter_model.safetensors``.
+LORA_KEY = re.compile(
+    r"base_model\.model\.(?P<module>.+)\."
+    r"(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
+)
+#: What narrows ``target_modules``; the keys of the tensors say the same.
+_NARROWING_KEYS = ("exclude_modules", "layers_pattern", "layers_to_transform")
 
 _SHARED_KEYS = frozenset(
     {
@@ -148,6 +156,24 @@ def spec_of(config: Mapping[str, Any]) -> AdapterSpec:
         place=f"{CONFIG_NAME}: peft_type",
         hint="Supported: LORA, PREFIX_TUNING",
     )
+
+
+def with_explicit_targets(config: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, Any]:
+    """Return a configuration that lists its target modules, where it has them by a pattern.
+
+    Args:
+        config: ``adapter_config.json`` as parsed; returned as it is where it lists them.
+        keys: of the adapter's tensors, which tell the modules that the pattern matched.
+    """
+    targets = config.get("target_modules")
+    by_pattern = isinstance(targets, str) and targets != ALL_LINEAR
+    if config.get("peft_type") != "LORA" or not (
+        by_pattern or any(config.get(key) for key in _NARROWING_KEYS)
+    ):
+        return config
+    matches = map(LORA_KEY.fullmatch, keys)
+    modules = sorted({match["module"] for match in matches if match})
+    return {**config, "target_modules": modules, **dict.fromkeys(_NARROWING_KEYS)}
 
 
 def modules_to_save(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.tasks.dialogue import generation_metrics
 from adapterhub.training.evaluate import evaluate_rows
 from adapterhub.training.prepare import load_rows
+from adapterhub.training.recipe import DataSection
 from adapterhub.training.recipe_file import parse_recipe
 
 if TYPE_CHECKING:
@@ -35,13 +36,21 @@ def rows_for(
     Raises:
         DataError: naming file and row.
     """
-    section = parse_recipe(loaded.manifest.recipe).data
+    section = _data_section(loaded)
     changes: dict[str, Any] = {"hub": None}
     changes["format"] = "conll" if section.format == "conll" else "auto"
     if fields:
         changes["fields"] = dict(fields)
     rows = load_rows(section.model_copy(update=changes), loaded.manifest.task, str(path))
     return rows if limit is None else rows.take(list(range(min(limit, len(rows)))))
+
+
+def _data_section(loaded: LoadedAdapter) -> DataSection:
+    manifest = loaded.manifest
+    if "recipe" in manifest.unknown:
+        # nobody knows how its rows were read; the task's own names are as good a guess as any
+        return DataSection(train="")
+    return parse_recipe(manifest.recipe).data
 
 
 def score(session: Session, loaded: LoadedAdapter, rows: Rows) -> dict[str, float]:

@@ -6,12 +6,12 @@ prefix as ``prompt_embeddings`` with its heads under ``base_model.<module>``.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import torch
 
 from adapterhub.errors import ArtifactError, StrictLoadError, near
+from adapterhub.peft_format import LORA_KEY
 from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec
 
 if TYPE_CHECKING:
@@ -23,11 +23,6 @@ PROMPT_KEY = "prompt_embeddings"
 DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
 #: Heads that peft adds to ``modules_to_save`` for ``SEQ_CLS`` and ``TOKEN_CLS``.
 PEFT_HEADS = ("classifier", "score")
-
-_LORA_KEY = re.compile(
-    r"base_model\.model\.(?P<module>.+)\."
-    r"(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
-)
 
 
 def check_tensors(
@@ -97,7 +92,7 @@ def _check_values(tensor: Tensor, place: str) -> None:
 
 def _in_full(key: str, held: Sequence[str]) -> bool:
     prefix, _, path = key.partition(".")
-    if prefix != "base_model" or _LORA_KEY.fullmatch(key):
+    if prefix != "base_model" or LORA_KEY.fullmatch(key):
         return False
     module = path.rpartition(".")[0]
     return any(f".{name}." in f".{module}." for name in held)
@@ -119,7 +114,7 @@ def _check_prefix(spec: PrefixSpec, tensors: Mapping[str, Tensor], place: str) -
 def _check_lora(spec: LoraSpec, tensors: Mapping[str, Tensor], place: str) -> None:
     modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        match = _LORA_KEY.fullmatch(key)
+        match = LORA_KEY.fullmatch(key)
         if match is None or not _is_target(match["module"], spec.target_modules):
             raise _unexpected(key, tensors, place)
         modules.setdefault(match["module"], {})[match["part"]] = tensor

@@ -18,7 +18,7 @@ from adapterhub.errors import BackboneError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.tasks.base import HeadKind
@@ -47,13 +47,8 @@ def stock_model(backbone: Backbone, head: HeadKind, labels: Sequence[str]) -> Pr
     if head != "causal_lm":
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
-    mapping = _AUTO_CLASSES[head]._model_mapping
-    if type(config) not in mapping:
-        raise BackboneError(
-            f"the architecture {config.model_type!r} has no {head} head", place=backbone.name
-        )
     with torch.device("meta"):
-        stock: PreTrainedModel = mapping[type(config)](config)
+        stock = stock_class(config, head, backbone.name)(config)
     prefix = stock.base_model_prefix
     setattr(stock, prefix, _body_for(getattr(stock, prefix), backbone.body))
     if head == "causal_lm":
@@ -63,6 +58,21 @@ def stock_model(backbone: Backbone, head: HeadKind, labels: Sequence[str]) -> Pr
     # peft writes this name into the adapter's configuration
     stock.name_or_path = backbone.hub_id or backbone.name
     return stock.eval()
+
+
+def stock_class(config: PretrainedConfig, head: HeadKind, place: str) -> type[PreTrainedModel]:
+    """Return transformers' own class for the task on an architecture.
+
+    Raises:
+        BackboneError: when the architecture has no such head.
+    """
+    mapping = _AUTO_CLASSES[head]._model_mapping
+    if type(config) not in mapping:
+        raise BackboneError(
+            f"the architecture {config.model_type!r} has no {head} head", place=place
+        )
+    found: type[PreTrainedModel] = mapping[type(config)]
+    return found
 
 
 def head_name(stock: nn.Module) -> str | None:

@@ -82,8 +82,28 @@ def fetch_backbone(
         )
     hub_id = entry.hub_id if entry else name
     wanted = revision or (entry.revision if entry else "main")
-    key = f"hub-{hub_id.replace('/', '--')}-{wanted.replace('/', '--')}"
-    return _once(root / key, lambda to, _: _from_hub(hub_id, wanted, to))
+    return _once(root / _hub_key(hub_id, wanted), lambda to, _: _from_hub(hub_id, wanted, to))
+
+
+def cached_backbone(
+    name: str, *, revision: str | None = None, cache: Path | None = None
+) -> Path | None:
+    """Return the folder that ``fetch_backbone`` would return, if nothing has to be fetched.
+
+    Raises:
+        BackboneError: when the name stands for nothing.
+    """
+    place = locate(name)
+    if isinstance(place, Path):
+        return place
+    root = backbone_cache(cache)
+    if isinstance(place, str):
+        folders = [root / _hub_key(place, revision or "main")]
+    else:
+        folders = [root / _hub_key(place.hub_id, revision or place.revision)]
+        if revision in (None, place.revision):
+            folders.insert(0, root / _wheel_key(place))
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def locate(name: str) -> CatalogEntry | Path | str:
@@ -121,6 +141,10 @@ def _check_hub_id(name: str) -> None:
             place=name,
             hint=near(name, load_catalog()),
         )
+
+
+def _hub_key(hub_id: str, revision: str) -> str:
+    return f"hub-{hub_id.replace('/', '--')}-{revision.replace('/', '--')}"
 
 
 def _wheel_key(entry: CatalogEntry) -> str:
