@@ -17,10 +17,12 @@ from adapterhub.errors import (
     NoEffectError,
     NotFoundError,
     RegistryError,
+    SignatureError,
     StrictLoadError,
 )
 from adapterhub.opening import open_session
 from adapterhub.refs import AdapterRef
+from adapterhub.registry.policy import trusted_folder
 from adapterhub.registry.rules import AliasRule, StoredEvaluation
 from adapterhub.scoring import rows_for, score
 
@@ -39,6 +41,7 @@ _REFUSALS = (
     BackboneError,
     FingerprintMismatch,
     NoEffectError,
+    SignatureError,
     StrictLoadError,
 )
 
@@ -163,7 +166,7 @@ class _Judge:
         return tuple(checks)
 
     def _load(self, version: Version) -> LoadedAdapter:
-        artifact = read_artifact(self._registry.materialize(version))
+        artifact = read_artifact(trusted_folder(self._registry, version))
         if self._session is None:
             self._session = open_session(
                 artifact, device=self._device, backbone=self._rule.backbone

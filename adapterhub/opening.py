@@ -8,6 +8,7 @@ from adapterhub.artifact import read_artifact
 from adapterhub.backbones.backbone import choose_device, load_backbone
 from adapterhub.backbones.quantize import usable_compute_dtype
 from adapterhub.engine.session import Session
+from adapterhub.registry.policy import trusted_folder
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
@@ -37,12 +38,13 @@ def open_adapter(
     Raises:
         NotFoundError: when there is no such version.
         IntegrityError: when a byte of it is not as stored.
+        SignatureError: when the registry asks for a trusted signature and there is none.
         FingerprintMismatch: when the backbone is another one.
         StrictLoadError: when its tensors do not fit.
         NoEffectError: when it changes nothing.
     """
     version = registry.resolve(ref)
-    artifact = read_artifact(registry.materialize(version))
+    artifact = read_artifact(trusted_folder(registry, version))
     session = open_session(artifact, device=device, backbone=backbone)
     return session, session.load(artifact, name=str(version.ref), force=force), version
 

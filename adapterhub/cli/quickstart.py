@@ -23,6 +23,7 @@ from adapterhub.data.source import Rows
 from adapterhub.data.splits import split_rows
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, MissingExtraError
+from adapterhub.registry.policy import trusted_folder
 from adapterhub.registry.registry import Registry
 from adapterhub.training.progress import PlainReporter
 from adapterhub.training.recipe_file import parse_recipe
@@ -220,7 +221,7 @@ def _session(backbone: Backbone, trained: Sequence[Trained]) -> Session:
     registry = Registry()
     session = Session(backbone)
     for each in trained:
-        artifact = read_artifact(registry.materialize(each.version))
+        artifact = read_artifact(trusted_folder(registry, each.version))
         session.load(artifact, name=each.version.name)
     return session
 

@@ -1,4 +1,4 @@
-"""``list``, ``show``, ``diff``, ``tag``, ``rm``, ``gc`` and ``verify``."""
+"""``list``, ``show``, ``diff``, ``tag``, ``rm`` and ``gc``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ def add_commands(app: typer.Typer) -> None:
     app.command()(tag)
     app.command()(rm)
     app.command()(gc)
-    app.command()(verify)
 
 
 def list_versions(
@@ -241,22 +240,6 @@ def gc(
         print_json({"freed_bytes": freed})
     else:
         output().print(f"freed {megabytes(freed)}")
-
-
-def verify(as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Read every stored byte and report what is damaged."""
-    from adapterhub.registry.registry import Registry
-
-    registry = Registry()
-    problems = registry.verify()
-    if as_json:
-        print_json([asdict(problem) for problem in problems])
-        raise typer.Exit(5 if problems else 0)
-    for problem in problems:
-        output().print(str(problem))
-    if problems:
-        raise typer.Exit(5)
-    output().print(f"{len(registry.list())} versions, all whole")
 
 
 def _bound(text: str) -> tuple[str, float]:

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import IntegrityError, NotFoundError, RegistryError
+from adapterhub.errors import IntegrityError, NotFoundError, RegistryError, SignatureError
 from adapterhub.refs import AdapterRef, check_name, parse_ref
-from adapterhub.registry import aliases, index, rules, signatures
+from adapterhub.registry import aliases, index, rules, signatures, trust
 from adapterhub.registry.blobs import Blobs, write_durable
 from adapterhub.registry.checkouts import Checkouts
 from adapterhub.registry.database import Database
@@ -27,6 +27,7 @@ from adapterhub.registry.layout import Layout, default_root
 from adapterhub.registry.query import Query, find
 from adapterhub.registry.signature_file import Signature, parse_signature, signature_name
 from adapterhub.registry.signatures import StoredSignature
+from adapterhub.registry.signing import check_signature, read_public_key
 from adapterhub.registry.verify import find_problems
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from adapterhub.registry.aliases import AliasMove
     from adapterhub.registry.rules import AliasRule, StoredEvaluation
+    from adapterhub.registry.trust import TrustedKey
     from adapterhub.registry.version import Problem, Version
 
 _LOG = logging.getLogger(__name__)
@@ -260,8 +262,9 @@ class Registry:
     def add_signature(self, ref: str | AdapterRef, content: bytes) -> Signature:
         """Keep a signature beside the version that a reference names.
 
-        It takes the place of an earlier one by the same key. Whether it holds is asked where it
-        counts, so one by an unknown key is kept as it is.
+        It takes the place of an earlier one by the same key. One by a key that is trusted here
+        must hold, so that a right signature is never lost to a wrong one; one by another key
+        is kept as it is.
 
         Args:
             ref: the version.
@@ -269,11 +272,16 @@ class Registry:
 
         Raises:
             NotFoundError: when there is no such version.
-            SignatureError: when it can be no signature; nothing is changed.
+            SignatureError: when it can be no signature, or does not hold; nothing is changed.
+            MissingExtraError: when its key is trusted, without the extra ``sign``.
             RegistryError: when the registry can't be written; nothing is changed.
         """
         wanted = _to_ref(ref)
         signature = parse_signature(content, f"signature of {wanted}")
+        trusted = self._trusted(signature.key)
+        if trusted is not None:
+            folder = self.materialize(self.resolve(wanted))
+            check_signature(folder, content, trusted.pem.encode())
         self._layout.sweep_staging()
         with self._changing() as staging:
             blob = write_durable(staging / "signature", iter((content,)))
@@ -301,9 +309,68 @@ class Registry:
         Raises:
             IntegrityError: naming a signature whose bytes are not those that were stored.
         """
+        return tuple(self._read_signature(version, stored) for stored in self.signed_by(version))
+
+    def signature(self, version: Version, key: str) -> Signature:
+        """Return the signature of a version's artifact that names a key.
+
+        Raises:
+            SignatureError: when there is none.
+            IntegrityError: when its bytes are not those that were stored.
+        """
+        for stored in self.signed_by(version):
+            if stored.key == key:
+                return self._read_signature(version, stored)
+        raise SignatureError(f"has no signature by the key {key[:16]}…", place=str(version.ref))
+
+    def signed_by(self, version: Version) -> tuple[StoredSignature, ...]:
+        """Return what signatures a version's artifact has, sorted by key, without reading them."""
         with self._database.reading() as db:
-            found = signatures.signatures_of(db, version.digest)
-        return tuple(self._read_signature(version, stored) for stored in found)
+            return signatures.signatures_of(db, version.digest)
+
+    def trust(self, name: str, public_key: bytes) -> TrustedKey:
+        """Let the signatures by a key count.
+
+        Args:
+            name: to call it by here.
+            public_key: in PEM.
+
+        Raises:
+            RefError: when the name is malformed.
+            SignatureError: when it is no public key that can be used.
+            RegistryError: when the name means another key, or the key has another name.
+            MissingExtraError: without the extra ``sign``.
+        """
+        key, pem = read_public_key(public_key)
+        with self._database.writing() as db:
+            return trust.add(db, name, key, pem.decode("ascii"))
+
+    def distrust(self, name: str) -> TrustedKey:
+        """Let the signatures by a key count no longer; they are kept.
+
+        Raises:
+            NotFoundError: when no key has this name.
+        """
+        with self._database.writing() as db:
+            return trust.remove(db, name)
+
+    def trusted_keys(self) -> tuple[TrustedKey, ...]:
+        """Return the keys whose signatures count, sorted by name."""
+        with self._database.reading() as db:
+            return trust.trusted_keys(db)
+
+    def require_signed(self, required: bool) -> None:
+        """Switch on or off that adapters are loaded only if a trusted key has signed them."""
+        with self._database.writing() as db:
+            trust.require_signed(db, required)
+
+    def requires_signed(self) -> bool:
+        """Return whether adapters are loaded only if a trusted key has signed them.
+
+        ``ADAPTERHUB_REQUIRE_SIGNED`` switches it on for one process.
+        """
+        with self._database.reading() as db:
+            return trust.requires_signed(db)
 
     def verify(self) -> tuple[Problem, ...]:
         """Read every byte that is stored and return what is damaged or missing."""
@@ -334,6 +401,9 @@ class Registry:
                 for blob in list(self._blobs.all())
                 if self._blob_age(db, blob) < oldest and not spare(blob)
             )
+
+    def _trusted(self, key: str) -> TrustedKey | None:
+        return next((held for held in self.trusted_keys() if held.key == key), None)
 
     def _read_signature(self, version: Version, stored: StoredSignature) -> Signature:
         path = self._blobs.path(stored.sha256)

@@ -107,6 +107,8 @@ def main(action, root, step, argument):
         registry.put(Path(argument), "topics")
     elif action == "remove":
         registry.remove(argument)
+    elif action == "sign":
+        registry.add_signature("topics", Path(argument).read_bytes())
     elif action == "collect":
         registry.collect(grace=float(argument))
     else:
