@@ -13,7 +13,7 @@ import math
 import time
 from contextlib import contextmanager
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from adapterhub.errors import IntegrityError, NotFoundError, RegistryError, SignatureError
 from adapterhub.refs import AdapterRef, check_name, parse_ref
@@ -82,20 +82,31 @@ class Registry:
         """The registry's own folder."""
         return self._layout.folder
 
-    def put(self, folder: Path, name: str, *, info: Mapping[str, Any] | None = None) -> Version:
+    def put(
+        self,
+        folder: Path,
+        name: str,
+        *,
+        info: Mapping[str, Any] | None = None,
+        tags: Iterable[str] = (),
+        signatures: Iterable[bytes] = (),
+    ) -> Version:
         """Store an artifact folder as the next version of ``name``.
 
         Where ``name`` has a version with the same digest, that one is returned, with its own
-        ``info``; damaged blobs of it are restored.
+        ``info``; damaged blobs of it are restored, tags and signatures added.
 
         Args:
             folder: the artifact, left as it is.
             name: ``part`` or ``owner/part``.
             info: JSON values kept beside the version, such as training seconds.
+            tags: words to find it by.
+            signatures: to keep beside it, see ``add_signature``.
 
         Raises:
-            RefError: when the name is malformed.
+            RefError: when the name or a tag is malformed.
             ArtifactError: when the folder is not what its manifest says; nothing is changed.
+            SignatureError: when a signature can be none, or does not hold; nothing is changed.
             RegistryError: when the registry can't be written; nothing is changed.
         """
         check_name(name)
@@ -103,9 +114,11 @@ class Registry:
         self._layout.sweep_staging()
         with self._changing() as staging:
             staged = stage_artifact(folder, staging, self._on_step)
+            signed = tuple(self._checked_signature(each, staging, name) for each in signatures)
+            parts = tuple(self._stage_signature(each, staging) for each in signed)
             new: set[str] = set()
             try:
-                return self._commit(staged, name, info_text, new)
+                return self._commit(staged, name, info_text, new, tuple(tags), parts)
             except BaseException:
                 self._sweep_after_failure(new)
                 raise
@@ -277,26 +290,17 @@ class Registry:
             RegistryError: when the registry can't be written; nothing is changed.
         """
         wanted = _to_ref(ref)
-        signature = parse_signature(content, f"signature of {wanted}")
-        trusted = self._trusted(signature.key)
-        if trusted is not None:
-            folder = self.materialize(self.resolve(wanted))
-            check_signature(folder, content, trusted.pem.encode())
+        place = f"signature of {wanted}"
+        signature = parse_signature(content, place)
+        if self._trusted(signature.key) is not None:
+            self._checked_signature(content, self.materialize(self.resolve(wanted)), place)
         self._layout.sweep_staging()
         with self._changing() as staging:
-            blob = write_durable(staging / "signature", iter((content,)))
-            self._on_step("staged signature")
+            part = self._stage_signature(signature, staging)
             new: set[str] = set()
             try:
                 with self._database.writing() as db:
-                    version = index.resolve(db, wanted)
-                    if not self._blobs.path(blob).exists():
-                        new.add(blob)
-                    self._blobs.place(staging / "signature", blob)
-                    self._on_step("placed signature")
-                    stored = StoredSignature(signature.key, blob)
-                    signatures.add(db, version.digest, stored, len(content))
-                    self._on_step("listed signature")
+                    self._list_signature(db, index.resolve(db, wanted).digest, part, new)
             except BaseException:
                 self._sweep_after_failure(new)
                 raise
@@ -372,6 +376,16 @@ class Registry:
         with self._database.reading() as db:
             return trust.requires_signed(db)
 
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Lend a new folder in the registry's file system, removed with what is left in it.
+
+        Raises:
+            RegistryError: when the registry can't be written.
+        """
+        with self._layout.staged() as folder:
+            yield folder
+
     def verify(self) -> tuple[Problem, ...]:
         """Read every byte that is stored and return what is damaged or missing."""
         with os_faults(self.folder):
@@ -421,19 +435,57 @@ class Registry:
             hint="Add the signature again to restore it",
         )
 
-    def _commit(self, staged: StagedArtifact, name: str, info: str, new: set[str]) -> Version:
+    def _checked_signature(self, content: bytes, folder: Path, place: str) -> Signature:
+        signature = parse_signature(content, place)
+        trusted = self._trusted(signature.key)
+        if trusted is not None:
+            check_signature(folder, content, trusted.pem.encode())
+        return signature
+
+    def _stage_signature(self, signature: Signature, staging: Path) -> _StagedSignature:
+        # a name that no file of an artifact can have
+        path = staging / f".{signature.key}"
+        blob = write_durable(path, iter((signature.content,)))
+        self._on_step("staged signature")
+        return _StagedSignature(path, StoredSignature(signature.key, blob), len(signature.content))
+
+    def _list_signature(
+        self, db: sqlite3.Connection, digest: str, part: _StagedSignature, new: set[str]
+    ) -> None:
+        self._place(part.path, part.stored.sha256, new)
+        self._on_step("placed signature")
+        signatures.add(db, digest, part.stored, part.size)
+        self._on_step("listed signature")
+
+    def _place(self, staged: Path, blob: str, new: set[str]) -> None:
+        if not self._blobs.path(blob).exists():
+            new.add(blob)
+        self._blobs.place(staged, blob)
+
+    def _commit(
+        self,
+        staged: StagedArtifact,
+        name: str,
+        info: str,
+        new: set[str],
+        tags: tuple[str, ...],
+        parts: tuple[_StagedSignature, ...],
+    ) -> Version:
         """Move the blobs to their places, noting in ``new`` those that were not there."""
         with self._database.writing() as db:
             self._on_step("locked")
             for file, entry in staged.files.items():
-                if not self._blobs.path(entry.sha256).exists():
-                    new.add(entry.sha256)
-                self._blobs.place(staged.folder / file, entry.sha256)
+                self._place(staged.folder / file, entry.sha256, new)
                 self._on_step(f"placed {file}")
             version = index.registered(db, name, staged.digest)
             if version is None:
                 version = index.add(db, name, staged, info)
             self._on_step("listed")
+            for part in parts:
+                self._list_signature(db, version.digest, part, new)
+            if tags:
+                version = index.change_tags(db, version, add=tags, remove=())
+                self._on_step("tagged")
         self._on_step("committed")
         return version
 
@@ -478,6 +530,14 @@ class Registry:
     def _changing(self) -> Iterator[Path]:
         with os_faults(self.folder), self._layout.staged() as staging:
             yield staging
+
+
+class _StagedSignature(NamedTuple):
+    """A signature that lies in a staging folder."""
+
+    path: Path
+    stored: StoredSignature
+    size: int
 
 
 def _to_ref(ref: str | AdapterRef) -> AdapterRef:

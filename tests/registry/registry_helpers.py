@@ -12,6 +12,7 @@ from pathlib import Path
 from adapterhub.errors import NotFoundError
 from adapterhub.manifest import BackboneRef, FileEntry, Manifest, Metrics
 from adapterhub.registry import Registry
+from adapterhub.registry.archive import export_version, import_version
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
 WEIGHTS = "adapter_model.safetensors"
@@ -109,6 +110,10 @@ def main(action, root, step, argument):
         registry.remove(argument)
     elif action == "sign":
         registry.add_signature("topics", Path(argument).read_bytes())
+    elif action == "import":
+        import_version(registry, Path(argument), on_step=killed_at(step))
+    elif action == "export":
+        export_version(registry, "topics", Path(argument), on_step=killed_at(step))
     elif action == "collect":
         registry.collect(grace=float(argument))
     else:

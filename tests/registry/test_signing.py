@@ -433,6 +433,33 @@ def test_the_last_removal_frees_its_signatures(registry, artifact, ada, eve):
     assert registry.signatures(registry.put(folder, "topics")) == ()
 
 
+def make_old(registry):
+    """Make blobs look as if they had been written long ago."""
+    for path in (registry.folder / "blobs").rglob("*"):
+        os.utime(path, (0, 0))
+
+
+def test_what_was_removed_a_moment_ago_is_spared(registry, version, signature, ada):
+    registry.add_signature("topics", signature)
+    newer = sign(registry.materialize(version), ada.private)
+    registry.add_signature("topics", newer)
+    registry.remove("topics")
+    make_old(registry)
+    before = blobs(registry)
+    assert registry.collect() == 0
+    assert blobs(registry) == before
+    assert registry.collect(grace=0) > 0
+    assert blobs(registry) == []
+
+
+def test_one_that_came_back_is_in_use_again(registry, version, signature, ada):
+    newer = sign(registry.materialize(version), ada.private)
+    for content in (signature, newer, signature):
+        registry.add_signature("topics", content)
+    registry.collect(grace=0)
+    assert [s.content for s in registry.signatures(version)] == [signature]
+
+
 @pytest.mark.parametrize("harm", ["flip", "lose"])
 def test_a_damaged_signature_is_named_and_restored(registry, version, signature, ada, harm):
     registry.add_signature("topics", signature)
