@@ -54,8 +54,8 @@ def require_signature(registry: Registry, version: Version, folder: Path) -> Tru
     elif by:
         problem = f"is signed by no trusted key, only by {', '.join(k[:16] + '…' for k in by)}"
     else:
-        problem = "is not signed"
-    raise SignatureError(f"is not loaded: {problem}", place=str(version.ref), hint=_hint(version))
+        problem = "is not signed, and only signed adapters are loaded"
+    raise SignatureError(problem, place=str(version.ref), hint=_hint(version))
 
 
 def signature_fault(

@@ -35,7 +35,7 @@ from adapterhub.errors import (
 )
 from adapterhub.registry import Registry, archive, archive_reading
 from adapterhub.registry.archive import export_version, import_version, read_export
-from adapterhub.registry.archive_reading import read_archive
+from adapterhub.registry.archive_reading import Entry, read_archive
 from adapterhub.registry.signature_file import signature_name
 from adapterhub.registry.signing import sign
 
@@ -538,6 +538,15 @@ def test_a_zip_bomb_is_counted_and_not_trusted(exported, other, tmp_path, monkey
     with pytest.raises(ArtifactError):
         import_version(other, path, name="x")
     assert snapshot(other) == before
+
+
+def test_bytes_are_counted_whatever_the_reader_says(exported, other, monkeypatch):
+    def lie(*_):
+        yield Entry("artifact/x", 5, iter([bytes(500)] * 10**9))
+
+    monkeypatch.setattr(archive, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(archive, "read_archive", lie)
+    refused(other, exported, "is larger than what is read")
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "artifact/../../x", "artifact/a\x00b", "a/b/c"])
