@@ -415,6 +415,22 @@ def test_a_right_signature_is_not_lost_to_a_wrong_one(registry, artifact, ada, e
     assert snapshot(registry) == before
 
 
+def test_a_version_comes_with_its_tags_and_signatures_or_not_at_all(
+    registry, artifact, signature, ada
+):
+    before = snapshot(registry)
+    for wrong, kind in (
+        ({"signatures": [signature], "tags": ["fine", "No Tag"]}, RefError),
+        ({"signatures": [signature, b"{}"]}, SignatureError),
+    ):
+        with pytest.raises(kind):
+            registry.put(artifact("second"), "topics", **wrong)
+        assert snapshot(registry) == before
+    put = registry.put(artifact("second"), "topics", tags=["fine"], signatures=[signature])
+    assert put.tags == ("fine",)
+    assert [s.key for s in registry.signatures(put)] == [ada.key]
+
+
 def test_the_last_removal_frees_its_signatures(registry, artifact, ada, eve):
     kept = put_signed(registry, artifact("kept"), eve, "kept")
     before = blobs(registry)
