@@ -104,6 +104,23 @@ class SignatureError(RegistryError):
     """A signature that is missing, malformed, or not by the key over these files."""
 
 
+class TransferError(AdapterHubError):
+    """A Hub can't be reached, or refuses.
+
+    Args:
+        problem: what is wrong, without a full stop.
+        place: the address.
+        hint: what the user can do about it.
+        status: of HTTP, where the Hub answered.
+    """
+
+    def __init__(
+        self, problem: str, *, place: str = "", hint: str = "", status: int | None = None
+    ) -> None:
+        self.status = status
+        super().__init__(problem, place=place, hint=hint)
+
+
 class TrainingError(AdapterHubError):
     """Training cannot start or go on."""
 

@@ -14,6 +14,7 @@ from adapterhub.errors import (
     RefError,
     SignatureError,
     TrainingInterrupted,
+    TransferError,
 )
 
 #: The first class that fits decides; anything else ends with 1.
@@ -27,6 +28,7 @@ EXIT_CODES: tuple[tuple[type[AdapterHubError], int], ...] = (
     (FingerprintMismatch, 6),
     (BackboneError, 7),
     (SignatureError, 9),
+    (TransferError, 10),
     (TrainingInterrupted, 130),
 )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from adapterhub.cli import aliases, archives, ask, backbones, hub, registry, run, signing
+from adapterhub.cli import aliases, archives, ask, backbones, hub, registry, run, signing, transfer
 from adapterhub.cli.faults import exit_code, message
 from adapterhub.errors import AdapterHubError
 
@@ -24,7 +24,7 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for group in (run, ask, registry, aliases, signing, archives, hub, backbones):
+    for group in (run, ask, registry, aliases, signing, archives, transfer, hub, backbones):
         group.add_commands(app)
     return app
 

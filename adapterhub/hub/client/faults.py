@@ -1,0 +1,152 @@
+"""What goes wrong between here and a Hub, told as one error that says what to do."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import httpx2
+from huggingface_hub import get_token
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    XetDownloadError,
+)
+
+from adapterhub.errors import TransferError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LOG_IN = "Log in with: hf auth login, or set HF_TOKEN; HF_ENDPOINT says which Hub is asked"
+_UNCHANGED = "Nothing was changed here; run the same command again"
+#: Longest text of a server that is shown, in characters.
+_SHOWN = 300
+#: HTTP status to what is wrong and what to do; what a class of errors says goes first.
+_STATUSES: dict[int, tuple[str, str]] = {
+    400: ("does not accept the request", ""),
+    401: ("asks for a token, or does not know this one", _LOG_IN),
+    403: (
+        "does not allow this with your token",
+        "Ask its owner for access, or use a token that has it",
+    ),
+    404: ("does not have it", "Check the address"),
+    408: ("gave up waiting", _UNCHANGED),
+    409: (
+        "was changed by someone else at the same time",
+        "Look at what is there now, then run the same command again",
+    ),
+    412: (
+        "was changed by someone else at the same time",
+        "Look at what is there now, then run the same command again",
+    ),
+    413: ("finds a file too large", "Ask who runs it for a higher limit"),
+    429: ("gets too many requests", "Wait {wait}, then run the same command again"),
+}
+_SERVER_FAULT = ("has a fault of its own", f"{_UNCHANGED} later")
+_CLASSES: tuple[tuple[type[Exception], str, str], ...] = (
+    (
+        GatedRepoError,
+        "asks you to accept its terms first",
+        "Do so on its page, and log in with: hf auth login",
+    ),
+    (
+        RevisionNotFoundError,
+        "has no such revision",
+        "Leave '@' and what follows away for the newest",
+    ),
+    (RemoteEntryNotFoundError, "does not have this file", "It may have changed; run it again"),
+    (
+        RepositoryNotFoundError,
+        "is not there, or may not be seen with your token",
+        f"Check the address. {_LOG_IN}",
+    ),
+)
+
+
+@contextmanager
+def hub_faults(place: str) -> Iterator[None]:
+    """Translate what the client library raises.
+
+    Args:
+        place: the address, for messages.
+
+    Raises:
+        TransferError: with the HTTP status where there is one, and with no token in it.
+    """
+    try:
+        yield
+    except _KNOWN as error:
+        raise _translated(error, place) from error
+
+
+def _translated(error: BaseException, place: str) -> TransferError:
+    # the library looks into its cache first, and tells that it is not there either
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
+        return _translated(error.__cause__, place)
+    if isinstance(error, HfHubHTTPError):
+        return _of_response(error, place)
+    if isinstance(error, OfflineModeIsEnabled):
+        problem, hint = "HF_HUB_OFFLINE forbids it", "Unset it"
+    elif isinstance(error, httpx2.TimeoutException):
+        problem = "the Hub does not answer in time"
+        hint = f"{_UNCHANGED}, with a larger HF_HUB_DOWNLOAD_TIMEOUT on a slow connection"
+    elif isinstance(error, httpx2.HTTPError):
+        problem = f"the Hub can't be reached: {_first_line(error)}"
+        hint = f"Check the connection, and HF_ENDPOINT if you set it. {_UNCHANGED}"
+    elif "Consistency check failed" in str(error):
+        problem, hint = "a file came with another length than was announced", _UNCHANGED
+    else:
+        problem, hint = _first_line(error), _UNCHANGED
+    return TransferError(problem, place=place, hint=hint)
+
+
+def _of_response(error: HfHubHTTPError, place: str) -> TransferError:
+    status = error.response.status_code
+    problem, hint = _SERVER_FAULT if status >= 500 else _STATUSES.get(status, ("refuses", ""))
+    for kind, known, advice in _CLASSES:
+        if isinstance(error, kind):
+            problem, hint = known, advice
+            break
+    said = _scrubbed(" ".join((error.server_message or "").split()))[:_SHOWN]
+    told = f" ({said})" if said else ""
+    return TransferError(
+        f"the Hub says {status}, it {problem}{told}",
+        place=place,
+        hint=hint.format(wait=_wait(error)),
+        status=status,
+    )
+
+
+def _wait(error: HfHubHTTPError) -> str:
+    seconds = error.response.headers.get("Retry-After", "")
+    return f"{seconds} seconds" if seconds.isdigit() else "a minute"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return _scrubbed(lines[0][:_SHOWN]) if lines else type(error).__name__
+
+
+def _scrubbed(text: str) -> str:
+    """Return ``text`` without tokens, should a server send one back."""
+    token = get_token()
+    if token:
+        text = text.replace(token, "…")
+    return _TOKEN.sub("…", text)
+
+
+_TOKEN = re.compile(r"\b(?:hf|ah)_[\w-]{8,}|Bearer\s+\S+")
+_KNOWN: tuple[type[BaseException], ...] = (
+    HfHubHTTPError,
+    httpx2.HTTPError,
+    XetDownloadError,
+    OSError,
+    ValueError,
+)

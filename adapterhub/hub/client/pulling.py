@@ -1,0 +1,232 @@
+"""From a repository on a Hub to a version of the registry, or nothing at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapterhub import strict_json as strict
+from adapterhub.adopt import MAX_CARD, Wishes, adopt, match_config
+from adapterhub.artifact import CARD_NAME, MAX_BYTES, WEIGHTS_NAME, digest_of
+from adapterhub.backbones.matching import check_manifest_backbone
+from adapterhub.errors import ArtifactError, FingerprintMismatch, NotFoundError, RefError
+from adapterhub.hub.client.remote import Remote, read_remote
+from adapterhub.hub.client.session import hub_api
+from adapterhub.manifest import MANIFEST_NAME, Manifest, refuse_pickle
+from adapterhub.peft_format import CONFIG_NAME, spec_of, with_explicit_targets
+from adapterhub.refs import AdapterRef, check_name
+from adapterhub.registry.intake import MAX_MANIFEST
+from adapterhub.registry.signature_file import MAX_SIGNATURE, is_signature_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from huggingface_hub import HfApi
+
+    from adapterhub.hub.client.address import HubAddress
+    from adapterhub.registry.registry import Registry
+    from adapterhub.registry.version import Version
+
+#: Largest ``adapter_config.json`` that is read, in bytes.
+MAX_CONFIG = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What came of a pull.
+
+    Args:
+        version: that holds the adapter.
+        revision: commit of the repository.
+        new: whether the registry did not have it before.
+        signatures: keys whose signatures came with it.
+        unknown: facts that nobody recorded, of an adapter that was trained elsewhere.
+    """
+
+    version: Version
+    revision: str
+    new: bool
+    signatures: tuple[str, ...]
+    unknown: tuple[str, ...]
+
+
+def pull(
+    registry: Registry,
+    address: HubAddress,
+    *,
+    name: str | None = None,
+    wishes: Wishes | None = None,
+    force: bool = False,
+    api: HfApi | None = None,
+) -> Pulled:
+    """Bring an adapter of a Hub into the registry.
+
+    An artifact of adapterhub comes as it is, to the byte, with its signatures. Any other LoRA
+    or prefix adapter of peft is adopted. The configuration is read first; nothing else is
+    fetched where it names the wrong backbone. The registry changes in one step at the end.
+
+    Args:
+        registry: to store it in.
+        address: of the repository.
+        name: in the registry; the repository's in lower case where not given.
+        wishes: what the files of an adapter of others do not say.
+        force: take an artifact for a backbone that is another one here.
+        api: the Hub's client; of ``HF_ENDPOINT`` where not given.
+
+    Raises:
+        RefError: when the repository's name is none for the registry.
+        TransferError: when the Hub can't be reached, or refuses.
+        ArtifactError: when it holds no adapter, or one that is damaged or not supported.
+        BackboneError: when the adapter's backbone is not known, or not the one asked for.
+        FingerprintMismatch: when the backbone of this name is another one here.
+        RegistryError: when the registry can't be written.
+    """
+    name = name or _name_of(address)
+    check_name(name)
+    remote = read_remote(api or hub_api(), address, address.revision)
+    with registry.staging() as staging:
+        folder = staging / "fetched"
+        folder.mkdir()
+        if MANIFEST_NAME in remote.files:
+            return _pull_artifact(registry, remote, folder, name, force=force)
+        return _pull_peft(registry, remote, folder, name, wishes or Wishes())
+
+
+def _name_of(address: HubAddress) -> str:
+    name = address.repo_id.lower()
+    try:
+        check_name(name)
+    except RefError as error:
+        raise RefError(
+            error.problem, place=error.place, hint="Give it another one with --name"
+        ) from error
+    return name
+
+
+def _pull_artifact(
+    registry: Registry, remote: Remote, folder: Path, name: str, *, force: bool
+) -> Pulled:
+    content = remote.fetch(MANIFEST_NAME, folder, limit=MAX_MANIFEST).read_bytes()
+    manifest = Manifest.from_json(content)
+    _check_listing(remote, manifest)
+    version = _held(registry, name, digest_of(content))
+    new = version is None
+    if version is None:
+        _check_backbone(remote, manifest, folder, force=force)
+        for file, entry in manifest.files.items():
+            if not (folder / file).exists():
+                remote.fetch(file, folder, limit=entry.size, sha256=entry.sha256)
+        signatures = _signatures(remote, folder)
+        version = registry.put(folder, name, info=_info(remote))
+    else:
+        signatures = _signatures(remote, folder)
+    keys = tuple(registry.add_signature(version.ref, each).key for each in signatures)
+    return Pulled(version, remote.sha, new, keys, manifest.unknown)
+
+
+def _check_listing(remote: Remote, manifest: Manifest) -> None:
+    place = str(remote.address)
+    for file, entry in manifest.files.items():
+        found = remote.files.get(file)
+        if found is None:
+            raise ArtifactError(
+                f"{file!r} is listed in {MANIFEST_NAME} and missing",
+                place=place,
+                hint="Ask its owner to publish it again",
+            )
+        if found.size != entry.size:
+            raise ArtifactError(
+                f"{file} has {found.size} bytes, {MANIFEST_NAME} says {entry.size}",
+                place=place,
+                hint="It was changed after it was published; ask its owner to publish it again",
+            )
+    total = sum(entry.size for entry in manifest.files.values())
+    if total > MAX_BYTES:
+        raise ArtifactError(f"holds {total} bytes, the limit is {MAX_BYTES}", place=place)
+
+
+def _check_backbone(remote: Remote, manifest: Manifest, folder: Path, *, force: bool) -> None:
+    if CONFIG_NAME not in manifest.files:
+        raise ArtifactError(f"lists no {CONFIG_NAME}", place=f"{remote.address}: {MANIFEST_NAME}")
+    config = _config(remote, folder, sha256=manifest.files[CONFIG_NAME].sha256)
+    base_model = config.get("base_model_name_or_path")
+    try:
+        check_manifest_backbone(
+            manifest,
+            base_model if isinstance(base_model, str) else None,
+            place=str(remote.address),
+        )
+    except FingerprintMismatch:
+        if not force:
+            raise
+
+
+def _signatures(remote: Remote, folder: Path) -> list[bytes]:
+    """Fetch the signatures and take them out of the folder, which is to hold the artifact."""
+    names = [name for name in remote.files if is_signature_name(name)]
+    paths = [remote.fetch(name, folder, limit=MAX_SIGNATURE) for name in sorted(names)]
+    contents = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
+    return contents
+
+
+def _pull_peft(
+    registry: Registry, remote: Remote, folder: Path, name: str, wishes: Wishes
+) -> Pulled:
+    place = str(remote.address)
+    _check_is_adapter(remote)
+    config = _config(remote, folder)
+    # all that the configuration alone can rule out is ruled out before the weights come
+    match_config(config, wishes, place=place)
+    spec_of(with_explicit_targets(config, ()))
+    remote.fetch(WEIGHTS_NAME, folder, limit=MAX_BYTES, sha256=remote.files[WEIGHTS_NAME].sha256)
+    if CARD_NAME in remote.files and remote.size(CARD_NAME) <= MAX_CARD:
+        remote.fetch(CARD_NAME, folder, limit=MAX_CARD)
+    target = folder.parent / "adopted"
+    origin = f"hf://{remote.address.repo_id}@{remote.sha}"
+    digest = adopt(folder, target, name=name, origin=origin, wishes=wishes)
+    new = _held(registry, name, digest) is None
+    version = registry.put(target, name, info=_info(remote))
+    unknown = Manifest.from_json((target / MANIFEST_NAME).read_bytes()).unknown
+    return Pulled(version, remote.sha, new, (), unknown)
+
+
+def _check_is_adapter(remote: Remote) -> None:
+    place = str(remote.address)
+    if CONFIG_NAME not in remote.files:
+        whole = "config.json" in remote.files
+        raise ArtifactError(
+            f"holds no adapter: it has neither {MANIFEST_NAME} nor {CONFIG_NAME}",
+            place=place,
+            hint=f"It holds a model: adapterhub backbones fetch {remote.address.repo_id}"
+            if whole
+            else "",
+        )
+    if WEIGHTS_NAME not in remote.files:
+        for file in sorted(remote.files):
+            if file.startswith("adapter_model"):
+                refuse_pickle(file, place)
+        raise ArtifactError(f"has no {WEIGHTS_NAME}", place=place)
+
+
+def _config(remote: Remote, folder: Path, *, sha256: str | None = None) -> dict[str, Any]:
+    path = remote.fetch(CONFIG_NAME, folder, limit=MAX_CONFIG, sha256=sha256)
+    return strict.parse_object(path.read_bytes(), f"{remote.address}: {CONFIG_NAME}")
+
+
+def _held(registry: Registry, name: str, digest: str) -> Version | None:
+    try:
+        return registry.resolve(AdapterRef(name, digest=digest))
+    except NotFoundError:
+        return None
+
+
+def _info(remote: Remote) -> dict[str, Any]:
+    return {
+        "hub": {
+            "repository": remote.address.repo_id,
+            "revision": remote.sha,
+            "endpoint": remote.api.endpoint,
+        }
+    }

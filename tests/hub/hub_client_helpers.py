@@ -1,0 +1,10 @@
+"""Pushing as the client's tests do."""
+
+from adapterhub.hub.client import HubAddress, plan_push, push
+
+ADDRESS = HubAddress("team/fruit")
+CONFIG = b'{"peft_type": "LORA", "base_model_name_or_path": "someone/tiny"}'
+
+
+def send(registry, ref, api, address=ADDRESS, **options):
+    return push(registry, plan_push(registry, ref, address, api=api, **options), api=api)
