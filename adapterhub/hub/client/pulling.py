@@ -39,7 +39,7 @@ class Pulled:
         version: that holds the adapter.
         revision: commit of the repository.
         new: whether the registry did not have it before.
-        signatures: keys whose signatures came with it.
+        signatures: keys whose signatures the version has.
         unknown: facts that nobody recorded, of an adapter that was trained elsewhere.
     """
 
@@ -79,6 +79,7 @@ def pull(
         ArtifactError: when it holds no adapter, or one that is damaged or not supported.
         BackboneError: when the adapter's backbone is not known, or not the one asked for.
         FingerprintMismatch: when the backbone of this name is another one here.
+        SignatureError: when it has a signature by a trusted key that does not hold.
         RegistryError: when the registry can't be written.
     """
     name = name or _name_of(address)
@@ -110,18 +111,20 @@ def _pull_artifact(
     manifest = Manifest.from_json(content)
     _check_listing(remote, manifest)
     version = _held(registry, name, digest_of(content))
-    new = version is None
     if version is None:
         _check_backbone(remote, manifest, folder, force=force)
         for file, entry in manifest.files.items():
             if not (folder / file).exists():
                 remote.fetch(file, folder, limit=entry.size, sha256=entry.sha256)
-        signatures = _signatures(remote, folder)
-        version = registry.put(folder, name, info=_info(remote))
+    signatures = _signatures(remote, folder)
+    if version is None:
+        stored = registry.put(folder, name, info=_info(remote), signatures=signatures)
     else:
-        signatures = _signatures(remote, folder)
-    keys = tuple(registry.add_signature(version.ref, each).key for each in signatures)
-    return Pulled(version, remote.sha, new, keys, manifest.unknown)
+        stored = version
+        for each in signatures:
+            registry.add_signature(version.ref, each)
+    keys = tuple(signed.key for signed in registry.signed_by(stored))
+    return Pulled(stored, remote.sha, version is None, keys, manifest.unknown)
 
 
 def _check_listing(remote: Remote, manifest: Manifest) -> None:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from adapterhub.errors import AdapterHubError, NotFoundError
+from adapterhub.errors import AdapterHubError, NotFoundError, SignatureError
 from adapterhub.hub.server import queries
 from adapterhub.hub.server.card import CARD_NAME, MAX_CARD, Card, parse_card
 from adapterhub.hub.server.changes import is_whole
-from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision
+from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision, now
+from adapterhub.hub.server.refusal import Refusal
 from adapterhub.manifest import MANIFEST_NAME, Manifest
 from adapterhub.registry.database import Database
 from adapterhub.registry.intake import MAX_MANIFEST
+from adapterhub.registry.signature_file import (
+    MAX_SIGNATURE,
+    is_signature_name,
+    parse_signature,
+    signature_name,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -123,11 +130,42 @@ class Bridge:
         queries.link_version(db, repository.id, version.version, version.digest, revision.sha)
         queries.describe(db, repository.id, self.card(tree), created)
 
+    def signed_since(self, db: sqlite3.Connection, name: str) -> dict[str, TreeFile]:
+        """Return the signatures that the version at the head of main got since it was taken in.
+
+        Returns:
+            Name of the file to its bytes; empty where the head is no version.
+        """
+        head = queries.head_version(db, name)
+        if head is None:
+            return {}
+        tree = queries.tree(db, head.repository, head.sha)
+        found = self._signatures_of(head.digest)
+        return {path: file for path, file in found.items() if tree.get(path) != file}
+
+    def take_in_signatures(self, db: sqlite3.Connection, name: str) -> None:
+        """Put late signatures beside the files of the version at the head of main.
+
+        Args:
+            db: a connection that holds the write lock.
+            name: of the repository.
+        """
+        late, head = self.signed_since(db, name), queries.head_version(db, name)
+        if head is None or not late:
+            return
+        tree = {**queries.tree(db, head.repository, head.sha), **late}
+        title, time_ = f"Signature of version {head.version}", now()
+        revision = new_revision(head.sha, tree, author=REGISTRY_AUTHOR, title=title, time=time_)
+        queries.add_revision(db, head.repository, revision, tree)
+        queries.set_ref(db, head.repository, "branch", MAIN, revision.sha)
+        queries.move_version(db, head, revision.sha)
+
     def put(self, name: str, tree: Mapping[str, TreeFile], revision: Revision) -> Version | None:
         """Put the files of a revision into the registry where they are a whole artifact.
 
         Raises:
             ArtifactError: when the manifest is none, or says other than what the files are.
+            Refusal: when a signature by a key that the registry trusts does not hold.
         """
         listed = tree.get(MANIFEST_NAME)
         if listed is None:
@@ -139,7 +177,12 @@ class Bridge:
             for file in (MANIFEST_NAME, *manifest.files):
                 (staging / file).hardlink_to(self._blobs.path(tree[file].sha256))
             info = {"hub": {"revision": revision.sha, "author": revision.author}}
-            return self._registry.put(staging, name, info=info)
+            try:
+                return self._registry.put(
+                    staging, name, info=info, signatures=self._signatures_in(tree)
+                )
+            except SignatureError as error:
+                raise Refusal(400, error.problem, place=error.place) from error
 
     def check(self, tree: Mapping[str, TreeFile]) -> Manifest:
         """Return the manifest of a tree that has one, and which tells the truth.
@@ -172,7 +215,30 @@ class Bridge:
             if not self._blobs.path(entry.sha256).exists():
                 raise NotFoundError(f"{name} is gone", place=str(version.ref))
             tree[name] = self._tree_file(entry.sha256, entry.size)
-        return tree
+        return tree | self._signatures_of(version.digest)
+
+    def _signatures_of(self, digest: str) -> dict[str, TreeFile]:
+        """Return the signatures that the registry has of an artifact, as files."""
+        query = "SELECT key, sha256, size FROM signatures WHERE digest = ? ORDER BY key"
+        with self._index.reading() as db:
+            rows = db.execute(query, (digest,)).fetchall()
+        return {
+            signature_name(row["key"]): self._tree_file(row["sha256"], row["size"]) for row in rows
+        }
+
+    def _signatures_in(self, tree: Mapping[str, TreeFile]) -> list[bytes]:
+        """Return the files of a tree that are signatures; others may have such names."""
+        found = []
+        for path, file in tree.items():
+            if not is_signature_name(path) or file.size > MAX_SIGNATURE:
+                continue
+            content = self._blobs.path(file.sha256).read_bytes()
+            try:
+                parse_signature(content)
+            except SignatureError:
+                continue
+            found.append(content)
+        return found
 
     def _tree_file(self, sha256: str, size: int) -> TreeFile:
         return TreeFile(sha256, size, lfs=size > self._max_inline)

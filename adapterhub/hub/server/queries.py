@@ -6,7 +6,15 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from adapterhub.hub.server.records import Ref, RefKind, Repository, Revision, TreeFile
+from adapterhub.hub.server.records import (
+    MAIN,
+    HeadVersion,
+    Ref,
+    RefKind,
+    Repository,
+    Revision,
+    TreeFile,
+)
 
 if TYPE_CHECKING:
     import sqlite3
@@ -182,6 +190,29 @@ def link_version(
     # a tag that a user gave before stays
     if added.rowcount and ref(db, repository_id, "tag", f"v{number}") is None:
         set_ref(db, repository_id, "tag", f"v{number}", sha)
+
+
+def head_version(db: sqlite3.Connection, name: str) -> HeadVersion | None:
+    """Return the version of the registry that is the head of main, if it is one."""
+    query = (
+        "SELECT v.repository, v.version, v.digest, v.sha FROM versions v "
+        "JOIN repositories r ON r.id = v.repository "
+        "JOIN refs f ON f.repository = r.id AND f.kind = 'branch' AND f.name = ? AND f.sha = v.sha "
+        "WHERE r.name = ? ORDER BY v.version DESC LIMIT 1"
+    )
+    row = db.execute(query, (MAIN, name)).fetchone()
+    return None if row is None else HeadVersion(**dict(row))
+
+
+def move_version(db: sqlite3.Connection, head: HeadVersion, sha: str) -> None:
+    """Let a version be another revision, and its own tag with it."""
+    db.execute(
+        "UPDATE versions SET sha = ? WHERE repository = ? AND version = ?",
+        (sha, head.repository, head.version),
+    )
+    tag = f"v{head.version}"
+    if ref(db, head.repository, "tag", tag) == head.sha:
+        set_ref(db, head.repository, "tag", tag, sha)
 
 
 def last_versions(db: sqlite3.Connection) -> dict[str, int]:

@@ -105,6 +105,23 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadVersion:
+    """A version of the registry that is the head of a repository.
+
+    Args:
+        repository: its id.
+        version: counted from 1.
+        digest: of the artifact.
+        sha: of the revision.
+    """
+
+    repository: int
+    version: int
+    digest: str
+    sha: str
+
+
+@dataclass(frozen=True, slots=True)
 class Add:
     """An operation of a commit: put a file at a path.
 

@@ -366,11 +366,15 @@ class RepoStore:
             queries.link_version(db, repository.id, version.version, version.digest, revision.sha)
 
     def _take_in(self, name: str) -> None:
-        """Take in the versions that a name has in the registry and not yet here."""
+        """Take in the versions and signatures that a name has in the registry and not yet here."""
+        if "/" not in name:
+            return
         with self.database.reading() as db:
-            waiting = self._bridge.waiting(db, name) if "/" in name else ()
-        if waiting:
+            waiting = self._bridge.waiting(db, name)
+            late = self._bridge.signed_since(db, name)
+        if waiting or late:
             with self.database.writing() as db:
+                self._bridge.take_in_signatures(db, name)
                 for version in waiting:
                     self._bridge.take_in(db, version)
 
