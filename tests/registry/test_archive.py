@@ -517,6 +517,17 @@ def test_a_file_that_a_byte_of_is_changed_is_refused_or_means_the_same(
     assert other.verify() == ()
 
 
+def test_a_damaged_header_is_refused(exported, other, tmp_path):
+    content = bytearray(exported.read_bytes())
+    with tarfile.open(exported) as file:
+        second = file.getmembers()[1].offset
+    # the mode says nothing here, and is under the header's sum all the same
+    content[second + 105] ^= 1
+    path = tmp_path / "bad.tar"
+    path.write_bytes(content)
+    refused(other, path, "has a damaged header")
+
+
 def test_something_after_the_end_is_refused(exported, other, tmp_path):
     path = tmp_path / "bad.tar"
     path.write_bytes(exported.read_bytes() + b"hidden")
@@ -568,6 +579,14 @@ def test_names_in_a_zip_file_are_as_strict(exported, other, tmp_path, name):
     assert snapshot(other) == before
 
 
+def test_a_name_that_goes_on_after_a_null_is_not_shortened(exported, other, tmp_path):
+    contents = members(exported)
+    contents["artifact/README.mdX.sh"] = contents.pop("artifact/README.md")
+    path = pack_zip(tmp_path / "bad.zip", contents)
+    path.write_bytes(path.read_bytes().replace(b"README.mdX.sh", b"README.md\0.sh"))
+    refused(other, path, "holds a control character")
+
+
 def test_a_name_twice_in_a_zip_file_is_refused(exported, other, tmp_path):
     path = pack_zip(tmp_path / "bad.zip", {**members(exported), "artifact/READMEXmd": b"x"})
     path.write_bytes(path.read_bytes().replace(b"READMEXmd", b"README.md"))
@@ -597,7 +616,7 @@ def test_an_encrypted_zip_file_is_refused(exported, other, tmp_path):
     content = bytearray(path.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
-    refused(other, path, "is encrypted")
+    refused(other, path, "'artifact/x' is encrypted. Pack it without")
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -472,6 +473,8 @@ def test_one_that_came_back_is_in_use_again(registry, version, signature, ada):
     newer = sign(registry.materialize(version), ada.private)
     for content in (signature, newer, signature):
         registry.add_signature("topics", content)
+    (waiting,) = snapshot(registry)[0]["removed_blobs"]
+    assert sha256(newer).hexdigest() in waiting
     registry.collect(grace=0)
     assert [s.content for s in registry.signatures(version)] == [signature]
 
