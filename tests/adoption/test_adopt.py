@@ -1,13 +1,13 @@
 """Adapters that peft saved elsewhere: adopted with what is known, refused where they lie."""
 
-import json
 import shutil
 
 import peft
 import pytest
 import torch
+from adoption_helpers import WEIGHTS, change_config, saved, wishes
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 from adapterhub.adopt import UPSTREAM_CARD, Wishes, adopt
 from adapterhub.artifact import read_artifact
@@ -19,33 +19,6 @@ from adapterhub.errors import (
     StrictLoadError,
 )
 from adapterhub.opening import open_session
-from adapterhub.specs import QuantizationSpec
-
-PLAIN = QuantizationSpec("none", "float32")
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-
-
-def saved(backbone, target, *, task="CAUSAL_LM", **options):
-    """Let peft save an adapter of random weights as anyone does."""
-    torch.manual_seed(5)
-    auto = AutoModelForCausalLM if task == "CAUSAL_LM" else AutoModelForSequenceClassification
-    model = auto.from_pretrained(backbone, **({} if task == "CAUSAL_LM" else {"num_labels": 3}))
-    if options.pop("prefix", False):
-        config = peft.PrefixTuningConfig(task_type=task, num_virtual_tokens=3)
-    else:
-        options = {"r": 4, "target_modules": ["q_proj", "v_proj"], **options}
-        config = peft.LoraConfig(task_type=task, init_lora_weights=False, **options)
-    adapted = peft.get_peft_model(model, config)
-    for name, parameter in adapted.named_parameters():
-        if "prompt" in name:
-            parameter.data.normal_()
-    adapted.save_pretrained(target)
-    return adapted.eval()
-
-
-def wishes(backbone, **more):
-    return Wishes(backbone=str(backbone), quantization=PLAIN, **more)
 
 
 def adopted(folder, target, wish):
@@ -125,11 +98,6 @@ def test_an_adapter_of_another_shape_is_refused(decoder, encoder, tmp_path):
     with pytest.raises(StrictLoadError, match="1 tensors missing"):
         adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder))
     assert not (tmp_path / "ours").exists()
-
-
-def change_config(folder, **changes):
-    path = folder / CONFIG
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 @pytest.mark.parametrize(
