@@ -197,7 +197,7 @@ def _peft_snippet(manifest: Manifest, tag: str) -> str:
             f"    name{revision},",
             *(f"    {argument}," for argument in arguments),
             ")",
-            'model = PeftModel.from_pretrained(backbone, adapter).eval()',
+            "model = PeftModel.from_pretrained(backbone, adapter).eval()",
             "",
             *(_PREDICT if tag in _MODEL_CLASSES else _GENERATE),
         ]

@@ -1,8 +1,12 @@
 """Documents say what the code says."""
 
+import os
 import re
 import runpy
 import shlex
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +55,39 @@ def test_the_first_adapter_of_the_readme_answers_as_written(tmp_path, monkeypatc
     assert promised
     answers = [line.split("\t") for line in result.stdout.splitlines()]
     assert [(label.split()[0], asked) for label, asked in answers] == promised
+
+
+def commands_of(section):
+    """Return the lines that a reader of a section pastes into a shell."""
+    blocks = re.findall(r"```console\n(.*?)```", section, flags=re.DOTALL)
+    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+
+
+@pytest.mark.weights
+def test_the_whole_way_of_the_registry_page_can_be_walked(tmp_path):
+    page = (ROOT / "docs" / "registry.md").read_text(encoding="utf-8")
+    section = page[page.index("## The whole way") : page.index("## References")]
+    install, *steps = commands_of(section)
+    assert install.startswith("make backbones")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = "\n".join(["set -e -m", *steps]).replace("8600", port)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HF_HOME": str(tmp_path / "hf"),
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "billing 0." in done.stdout
+    assert "delivery 0." in done.stdout
+    assert "desk@prod points to version 1 (before: 2)" in done.stdout
+    assert "2 versions, all whole" in done.stdout
