@@ -5,20 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
+from adapterhub.hub.server.blob_response import BlobResponse
 from adapterhub.hub.server.context import hub_of, readable
 from adapterhub.hub.server.params import path_of, revision_of
 from adapterhub.hub.server.refusal import COMMIT_HEADER
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-
-
-class BlobResponse(FileResponse):
-    """A file sent in pieces of a size that keeps loopback busy and memory flat."""
-
-    chunk_size = 512 * 1024
 
 
 async def resolve(request: Request) -> Response:
