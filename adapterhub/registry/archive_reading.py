@@ -1,19 +1,20 @@
 """Reading tar and zip files that anyone may have made: plain files with plain names, and no more.
 
-Only what an export needs is understood, so little can be meant otherwise than it is read: no
-links, no devices, no sparse files, no extended headers, no compressed tar. Bytes are counted
-while they are read, whatever a header says of them.
+The standard library reads the formats. Here stands what it would let pass: links, devices, sparse
+files, compressed tars, headers of any size, and a tar that is cut off or damaged where a header
+should be. Bytes are counted while they are read, whatever a header says of them.
 """
 
 from __future__ import annotations
 
 import stat
 import struct
+import tarfile
 import zipfile
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from adapterhub.errors import ArtifactError
 from adapterhub.registry.blobs import read_chunks
@@ -28,8 +29,13 @@ MAX_FILES = 1000
 
 _BLOCK = 512
 _ZEROS = bytes(_BLOCK)
-#: Longest name that is read, in bytes; names in an export have at most 137.
+#: Longest name that is read, in characters; names in an export have at most 137.
 _MAX_NAME = 512
+#: Most bytes of all headers of one file. Python before 3.11.10 searches an extended header in
+#: quadratic time (CVE-2024-6232): one of this size takes 0.1 s, one of 64 KiB 5 s.
+_MAX_HEADERS = 8192
+#: Folders that a tar file may list, besides files.
+_FOLDERS = ("artifact", "signatures")
 #: Most zeros after the end of a tar file, in bytes; tools fill up to their own block size.
 _MAX_PADDING = 1024 * 1024
 #: Largest table of contents of a zip file, in bytes.
@@ -44,17 +50,14 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
 }
 _KINDS = {
-    b"1": "a hard link",
-    b"2": "a symbolic link",
-    b"3": "a device",
-    b"4": "a device",
-    b"6": "a pipe",
-    b"S": "a sparse file",
-    b"x": "an extended header",
-    b"g": "an extended header",
-    b"K": "a link with a long name",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a pipe",
+    tarfile.DIRTYPE: "a folder",
 }
-_PLAIN = "Make it with adapterhub export, or pack plain files with tar --format=ustar"
+_PLAIN = "Make it with adapterhub export, or pack plain files with tar"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,82 +100,105 @@ def read_archive(file: BinaryIO, place: str) -> Iterator[Entry]:
 
 
 def _tar_entries(file: BinaryIO, head: bytes, place: str) -> Iterator[Entry]:
-    long_name: bytes | None = None
-    first = True
-    while head != _ZEROS:
-        _check_header(head, place, first=first)
-        first = False
-        size = _tar_number(head[124:136], place)
-        name = _tar_name(head) if long_name is None else long_name
-        kind = head[156:157]
-        if kind == b"L" and long_name is None:
-            long_name = _long_name(file, size, place)
-        else:
-            long_name = None
-            text = _decode(name, place)
-            if kind in (b"0", b"\0") or (kind == b"5" and size == 0):
-                if kind != b"5":
-                    yield Entry(text, size, _tar_chunks(file, size, place))
-                elif not _is_folder(text):
-                    raise ArtifactError(f"{text!r} is a folder", place=place, hint=_PLAIN)
-            else:
-                what = _KINDS.get(kind, f"of the unknown kind {kind!r}")
-                raise ArtifactError(f"{text!r} is {what}", place=place, hint=_PLAIN)
-        head = _read_exactly(file, _BLOCK)
-    if long_name is not None or _read_exactly(file, _BLOCK) != _ZEROS:
+    source = _Source(file, head, place)
+    with _tar_faults(source, place), _open_tar(source, place) as archive:
+        for number, info in enumerate(archive):
+            _check_tar_kind(info, place)
+            if number >= MAX_FILES + len(_FOLDERS):
+                raise ArtifactError(f"has more than {MAX_FILES} files", place=place)
+            if not info.isdir():
+                yield Entry(info.name, info.size, _tar_chunks(archive, info, source, place))
+            source.allow(_MAX_HEADERS)
+    # tarfile takes a damaged or missing header for the end
+    if len(source.last) == _BLOCK and source.last != _ZEROS:
+        raise ArtifactError("has a damaged header", place=place)
+    if source.last != _ZEROS or _read_exactly(file, _BLOCK) != _ZEROS:
         raise _cut_off(place)
     _check_padding(file, place)
 
 
-def _check_header(head: bytes, place: str, *, first: bool) -> None:
-    if len(head) < _BLOCK and not first:
-        raise _cut_off(place)
-    # the sum is taken with blanks in its own place
-    found = sum(head[:148]) + sum(head[156:]) + 8 * ord(" ")
-    if len(head) < _BLOCK or found != _tar_number(head[148:156], place, fallback=-1):
-        if first:
-            raise ArtifactError("is no tar or zip file", place=place, hint=_PLAIN)
-        raise ArtifactError("has a damaged header", place=place)
+class _Source:
+    """What ``tarfile`` reads from, block by block: no more than is allowed at a time.
+
+    Args:
+        file: to read from.
+        head: what has been read of it already.
+        place: what errors call it.
+    """
+
+    def __init__(self, file: BinaryIO, head: bytes, place: str) -> None:
+        #: The block that was read last; empty after ``allow`` and where the file has ended.
+        self.last = b""
+        #: Bytes that were read.
+        self.position = 0
+        self._file = file
+        self._head = head
+        self._place = place
+        self._left = _MAX_HEADERS
+
+    def allow(self, size: int) -> None:
+        """Let this many bytes be read from now on, in place of what was allowed before."""
+        self._left = size
+        self.last = b""
+
+    def read(self, size: int) -> bytes:
+        """Read one block.
+
+        Raises:
+            ArtifactError: when it is not allowed; nothing is read.
+        """
+        if size > self._left:
+            raise ArtifactError(
+                f"has headers of more than {_MAX_HEADERS} bytes for one file",
+                place=self._place,
+                hint=_PLAIN,
+            )
+        self.last, self._head = self._head or _read_exactly(self._file, size), b""
+        self.position += len(self.last)
+        self._left -= len(self.last)
+        return self.last
 
 
-def _tar_number(field: bytes, place: str, fallback: int | None = None) -> int:
-    digits = field.strip(b" \0")
-    if digits.isdigit() and not digits.strip(b"01234567"):
-        return int(digits, 8)
-    if fallback is None:
-        raise ArtifactError("has a size that is no number or too large", place=place)
-    return fallback
-
-
-def _tar_name(head: bytes) -> bytes:
-    name = head[:100].partition(b"\0")[0]
-    prefix = head[345:500].partition(b"\0")[0]
-    # GNU tar has other things where ustar has the beginning of a long name
-    return prefix + b"/" + name if prefix and head[257:263] == b"ustar\0" else name
-
-
-def _long_name(file: BinaryIO, size: int, place: str) -> bytes:
-    if size > _MAX_NAME:
-        raise ArtifactError(f"has a name of {size} bytes", place=place)
-    return b"".join(_tar_chunks(file, size, place)).rstrip(b"\0")
-
-
-def _decode(name: bytes, place: str) -> str:
+def _open_tar(source: _Source, place: str) -> tarfile.TarFile:
+    stream: Any = source
     try:
-        return name.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ArtifactError(f"{name!r} is no name of a file", place=place) from error
+        # with blocks of this size nothing is read ahead, so ``source.last`` is the last header
+        return tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK, encoding="utf-8")
+    except tarfile.ReadError as error:
+        # what comes after a first block that was understood is cut off or damaged
+        if source.position >= _BLOCK + len(source.last):
+            raise
+        raise ArtifactError("is no tar or zip file", place=place, hint=_PLAIN) from error
 
 
-def _tar_chunks(file: BinaryIO, size: int, place: str) -> Iterator[bytes]:
-    left = size
-    with _read_faults(place):
-        for chunk in read_chunks(file, size):
-            left -= len(chunk)
-            yield chunk
-        padding = -size % _BLOCK
-        if left or len(_read_exactly(file, padding)) < padding:
-            raise _cut_off(place)
+def _check_tar_kind(info: tarfile.TarInfo, place: str) -> None:
+    if len(info.name) > _MAX_NAME:
+        raise ArtifactError(f"has a name of {len(info.name)} characters", place=place)
+    plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse()
+    if not plain and not (info.isdir() and _is_folder(info.name)):
+        what = _KINDS.get(info.type, f"of the unknown kind {info.type!r}")
+        what = "a sparse file" if info.issparse() else what
+        raise ArtifactError(f"{info.name!r} is {what}", place=place, hint=_PLAIN)
+    if info.size < 0:
+        raise ArtifactError(f"{info.name!r} has a size below 0", place=place)
+
+
+def _tar_chunks(
+    archive: tarfile.TarFile, info: tarfile.TarInfo, source: _Source, place: str
+) -> Iterator[bytes]:
+    with _read_faults(place), _tar_faults(source, place):
+        source.allow(info.size + _BLOCK)
+        yield from read_chunks(cast("BinaryIO", archive.extractfile(info)), info.size)
+
+
+@contextmanager
+def _tar_faults(source: _Source, place: str) -> Iterator[None]:
+    try:
+        yield
+    except tarfile.TarError as error:
+        if len(source.last) < _BLOCK:
+            raise _cut_off(place) from error
+        raise ArtifactError(f"is damaged: {error}", place=place) from error
 
 
 def _check_padding(file: BinaryIO, place: str) -> None:
@@ -251,7 +277,7 @@ def _read_faults(place: str) -> Iterator[None]:
 
 
 def _is_folder(name: str) -> bool:
-    return name.rstrip("/") in ("artifact", "signatures")
+    return name.rstrip("/") in _FOLDERS
 
 
 def _read_exactly(file: BinaryIO, size: int) -> bytes:

@@ -1,5 +1,6 @@
 """One file to carry: what comes out goes in again, and nothing else does."""
 
+import contextlib
 import errno
 import io
 import itertools
@@ -96,6 +97,11 @@ def entry(name, content=b"", **fields):
     for field, value in fields.items():
         setattr(info, field, value)
     return info, content
+
+
+def extended(fields):
+    """Return an entry whose name and size are told anew in an extended header."""
+    return entry("artifact/x", b"x", pax_headers=fields)
 
 
 def pack(path, entries, format=tarfile.GNU_FORMAT):
@@ -249,7 +255,7 @@ def test_what_others_packed_of_the_same_files_is_read(
     assert other.signatures(arrived) == registry.signatures(version)
 
 
-@pytest.mark.parametrize("format", ["ustar", "gnu", "v7"])
+@pytest.mark.parametrize("format", ["ustar", "gnu", "v7", "posix"])
 def test_tar_files_of_the_command_are_read(registry, version, exported, other, tmp_path, format):
     folder = tmp_path / "unpacked"
     shutil.unpack_archive(exported, folder, "tar", filter="data")
@@ -304,9 +310,15 @@ KEY_NAME = "signatures/0123456789abcdef.sig"
         (entry("artifact/x", type=tarfile.GNUTYPE_SPARSE), "is a sparse file"),
         (entry("artifact/x", type=tarfile.CONTTYPE), "unknown kind"),
         (entry("artifact/x", type=b"V"), "unknown kind"),
-        (entry("artifact/x", type=tarfile.XHDTYPE), "is an extended header"),
-        (entry("artifact/x", type=tarfile.XGLTYPE), "is an extended header"),
         (entry("artifact/x", type=tarfile.DIRTYPE), "is a folder"),
+        (extended({"GNU.sparse.map": "0,1", "GNU.sparse.size": "9"}), "is a sparse file"),
+        (extended({"path": "../x"}), "leaves its folder"),
+        (extended({"path": "artifact/a\0b"}), "holds a control character"),
+        (extended({"path": "artifact/" + "a" * 600}), "has a name of 609 characters"),
+        (extended({"size": "-512"}), "has a size below 0"),
+        (extended({"size": str(10**12)}), "is larger than what is read"),
+        (extended({"x": "y" * 9000}), "has headers of more than 8192 bytes for one file"),
+        (entry("artifact/" + "a" * 9000), "has headers of more than 8192 bytes for one file"),
         (entry("/etc/passwd", b"x"), "is an absolute path"),
         (entry("\\\\server\\x", b"x"), "is an absolute path"),
         (entry("C:x", b"x"), "is an absolute path"),
@@ -337,7 +349,8 @@ KEY_NAME = "signatures/0123456789abcdef.sig"
 def test_an_entry_that_does_not_belong_is_refused(exported, other, tmp_path, added, said, place):
     good = [entry(name, content) for name, content in members(exported).items()]
     entries = [added, *good] if place == "first" else [*good, added]
-    refused(other, pack(tmp_path / "bad.tar", entries), said)
+    format = tarfile.PAX_FORMAT if added[0].pax_headers else tarfile.GNU_FORMAT
+    refused(other, pack(tmp_path / "bad.tar", entries, format), said)
     assert not (tmp_path / "x").exists()
 
 
@@ -433,7 +446,7 @@ def test_sizes_are_refused_before_they_are_written(other, tmp_path, monkeypatch)
     refused(other, path, "is larger than what is read")
     info.size = 10**12
     path.write_bytes(info.tobuf(tarfile.GNU_FORMAT))
-    refused(other, path, "no number or too large")
+    refused(other, path, "is larger than what is read")
     info.size = 17 * 1024**2
     info.name = "artifact/manifest.json"
     path.write_bytes(info.tobuf(tarfile.GNU_FORMAT))
@@ -483,19 +496,108 @@ def test_what_is_no_file_is_refused(other, tmp_path):
     refused(other, Path("/dev/zero"), "has something after its end")
 
 
-def test_a_file_that_is_cut_off_anywhere_is_refused(exported, other, tmp_path):
-    content = exported.read_bytes()
-    with tarfile.open(exported) as file:
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_file_that_is_cut_off_anywhere_is_refused(exported, other, tmp_path, format):
+    path = tmp_path / "bad.tar"
+    entries = [
+        entry(name, content, pax_headers={"comment": "x" * 700})
+        for name, content in members(exported).items()
+    ]
+    content = pack(path, entries, format).read_bytes()
+    with tarfile.open(path) as file:
         last = file.getmembers()[-1]
     end = last.offset_data + -(-last.size // 512) * 512 + 1024
-    path = tmp_path / "bad.tar"
-    for length in [*range(0, end, 97), end - 1024, end - 513, end - 512, end - 511, end - 1]:
+    blocks = range(0, end, 512)
+    lengths = {*range(0, end, 97), *blocks, *(block + 1 for block in blocks), end - 1}
+    for length in sorted(lengths):
         path.write_bytes(content[:length])
-        with pytest.raises(ArtifactError):
+        with pytest.raises(ArtifactError) as caught:
             import_version(other, path)
-    refused(other, path, "is cut off")
+        assert ("is cut off" if length >= 512 else "is no tar") in str(caught.value), length
     path.write_bytes(content[:end])
     assert import_version(other, path).version == 1
+
+
+def test_what_ends_without_its_end_is_refused_although_all_files_are_there(exported, other):
+    content = exported.read_bytes().rstrip(b"\0")
+    content += bytes(-len(content) % 512)
+    for end in (b"", bytes(511), bytes(512), bytes(1023)):
+        with pytest.raises(ArtifactError, match="is cut off"):
+            read_export(other, io.BytesIO(content + end), "bytes")
+    for end in (b"x" * 512, b"x" * 1024):
+        with pytest.raises(ArtifactError, match="has a damaged header"):
+            read_export(other, io.BytesIO(content + end), "bytes")
+    assert read_export(other, io.BytesIO(content + bytes(1024)), "bytes").version == 1
+
+
+def raw_header(size, type, name="artifact/x"):
+    info, _ = entry(name, type=type)
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+class Endless(io.RawIOBase):
+    """Begins with some bytes, goes on with the same byte for ever, and counts what is read."""
+
+    def __init__(self, head, byte):
+        self._head = io.BytesIO(head)
+        self._byte = byte
+        self.given = 0
+
+    def read(self, size=-1):
+        self.given += size
+        return self._head.read(size) or self._byte * size
+
+
+@pytest.mark.parametrize("byte", [b"1", b"\0"])
+@pytest.mark.parametrize("type", [b"x", b"g", b"X", b"L", b"K", b"5", b"S"])
+@pytest.mark.parametrize("size", [9000, 2**20, 10**12])
+@pytest.mark.parametrize("before", [b"", raw_header(0, b"0")])
+def test_headers_are_bounded_before_they_are_read(before, size, type, byte):
+    file = Endless(before + raw_header(size, type, "artifact"), byte)
+    with pytest.raises(ArtifactError):
+        read_all(file)
+    # a folder has no bytes, so what follows it is its end or damage
+    assert file.given <= (20_000 if type != b"5" else 2_000_000)
+
+
+@pytest.mark.parametrize("type", [b"x", b"g", b"L", b"K"])
+def test_headers_of_headers_are_bounded(type):
+    header = raw_header(0, type)
+    file = Endless(header * 10_000, b"\0")
+    with pytest.raises(ArtifactError, match="has headers of more than"):
+        read_all(file)
+    assert file.given <= 20_000
+
+
+@pytest.mark.parametrize("size", [-1, -512, -1024, -(2**40)])
+@pytest.mark.parametrize("before", [b"", raw_header(512, b"0") + bytes(512)])
+def test_a_tar_never_leads_backwards(size, before):
+    after = raw_header(0, b"0") + bytes(2048)
+    for type in (b"0", b"5", b"S"):
+        with pytest.raises(ArtifactError):
+            read_all(io.BytesIO(before + raw_header(size, type, "artifact") + after))
+    for type in (b"x", b"g", b"L", b"K"):
+        # whether these are empty or refused is up to the library; Python 3.11.14 refuses them
+        with contextlib.suppress(ArtifactError):
+            read_all(io.BytesIO(before + raw_header(size, type) + after))
+
+
+def test_a_size_for_all_files_can_not_hide_what_follows(exported, other, tmp_path):
+    path = tmp_path / "bad.tar"
+    for size in (0, 3, 512, 513, 100_000):
+        content = tarfile.TarInfo.create_pax_global_header({"size": str(size)})
+        path.write_bytes(content + exported.read_bytes())
+        before = snapshot(other)
+        with pytest.raises(AdapterHubError):
+            import_version(other, path)
+        assert snapshot(other) == before
+
+
+def test_folders_are_counted(other, tmp_path):
+    path = tmp_path / "bad.tar"
+    path.write_bytes(raw_header(0, b"5", "artifact") * 3000 + bytes(1024))
+    refused(other, path, "has more than 1000 files")
 
 
 def test_a_file_that_a_byte_of_is_changed_is_refused_or_means_the_same(
@@ -667,7 +769,7 @@ FILES = st.lists(st.tuples(st.text("abXY.-_ü/ ", min_size=1, max_size=130), st.
 
 
 @settings(max_examples=100, deadline=None)
-@given(FILES, st.sampled_from([tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT]))
+@given(FILES, st.sampled_from([tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT]))
 def test_tar_files_are_read_as_the_standard_library_reads_them(files, format):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=format) as file:
