@@ -30,7 +30,7 @@ def export_file(
     as_json: Json = False,
 ) -> None:
     """Write a version with its signatures and tags into one file, to be moved anywhere."""
-    from adapterhub.registry.archive import export_version, write_export
+    from adapterhub.registry.exporting import export_version, write_export
     from adapterhub.registry.registry import Registry
 
     if file == PIPE:
@@ -72,7 +72,7 @@ def import_file(
     as_json: Json = False,
 ) -> None:
     """Store the version that a file holds; one that is stored already stays as it is."""
-    from adapterhub.registry.archive import import_version, read_export
+    from adapterhub.registry.importing import import_version, read_export
     from adapterhub.registry.registry import Registry
 
     registry = Registry()

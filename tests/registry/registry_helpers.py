@@ -13,7 +13,8 @@ from pathlib import Path
 from adapterhub.errors import NotFoundError
 from adapterhub.manifest import BackboneRef, FileEntry, Manifest, Metrics
 from adapterhub.registry import Registry
-from adapterhub.registry.archive import export_version, import_version
+from adapterhub.registry.exporting import export_version
+from adapterhub.registry.importing import import_version
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
 WEIGHTS = "adapter_model.safetensors"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 
@@ -35,9 +36,10 @@ from adapterhub.errors import (
     RegistryError,
     SignatureError,
 )
-from adapterhub.registry import Registry, archive, archive_reading
-from adapterhub.registry.archive import export_version, import_version, read_export
+from adapterhub.registry import Registry, archive_reading, exporting, importing, whole_file
 from adapterhub.registry.archive_reading import Entry, read_archive
+from adapterhub.registry.exporting import export_version
+from adapterhub.registry.importing import import_version, read_export
 from adapterhub.registry.signature_file import signature_name
 from adapterhub.registry.signing import sign
 
@@ -455,14 +457,14 @@ def test_sizes_are_refused_before_they_are_written(other, tmp_path, monkeypatch)
 
 def test_the_sum_of_the_sizes_is_bounded(exported, other, tmp_path, monkeypatch):
     size = sum(len(content) for content in members(exported).values())
-    monkeypatch.setattr(archive, "MAX_BYTES", size - 1)
+    monkeypatch.setattr(importing, "MAX_BYTES", size - 1)
     refused(other, exported, "is larger than what is read")
-    monkeypatch.setattr(archive, "MAX_BYTES", size)
+    monkeypatch.setattr(importing, "MAX_BYTES", size)
     assert import_version(other, exported).version == 1
 
 
 def test_what_could_not_be_imported_is_not_exported(registry, version, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "MAX_BYTES", 100)
+    monkeypatch.setattr(exporting, "MAX_BYTES", 100)
     with pytest.raises(RegistryError, match="larger than what can be imported"):
         export_version(registry, "topics", tmp_path / "x.tar")
     assert not list(tmp_path.glob("*x.tar")) + list(tmp_path.glob(".*"))
@@ -642,7 +644,7 @@ def test_something_after_the_end_is_refused(exported, other, tmp_path):
 
 
 def test_a_zip_bomb_is_counted_and_not_trusted(exported, other, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(importing, "MAX_BYTES", 1_000_000)
     path = pack_zip(tmp_path / "bad.zip", {"artifact/x": bytes(50_000_000)})
     refused(other, path, "is larger than what is read")
     # and one whose headers say that it is small
@@ -658,8 +660,8 @@ def test_bytes_are_counted_whatever_the_reader_says(exported, other, monkeypatch
     def lie(*_):
         yield Entry("artifact/x", 5, itertools.repeat(bytes(500)))
 
-    monkeypatch.setattr(archive, "MAX_BYTES", 1_000_000)
-    monkeypatch.setattr(archive, "read_archive", lie)
+    monkeypatch.setattr(importing, "MAX_BYTES", 1_000_000)
+    monkeypatch.setattr(importing, "read_archive", lie)
     refused(other, exported, "is larger than what is read")
 
 
@@ -941,8 +943,77 @@ def test_killed_while_exporting(registry, version, tmp_path, step):
     target = tmp_path / "topics.tar"
     assert kill("export", tmp_path / "home", step, target) == 77
     assert target.exists() is (step == "exported")
+    assert len(list(tmp_path.glob(".*.partial"))) == (step == "written")
     made = export_version(registry, "topics", target, overwrite=True)
     assert sha256(target.read_bytes()).hexdigest() == made.sha256
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_only_what_was_left_of_the_same_target_is_removed(registry, version, tmp_path):
+    assert kill("export", tmp_path / "home", "written", tmp_path / "topics.tar") == 77
+    (left,) = tmp_path.glob(".*.partial")
+    strangers = {".x.partial", f"{left.name}.partial", f"x{left.name}", left.name.upper()}
+    for name in strangers:
+        (tmp_path / name).write_text("not ours")
+    export_version(registry, "topics", tmp_path / "other.tar")
+    assert left.exists()
+    export_version(registry, "topics", tmp_path / "topics.tar")
+    assert not left.exists()
+    assert {path.name for path in tmp_path.glob("*.[pP][aA]*")} == strangers
+
+
+def test_what_another_writes_at_once_is_left_to_it(registry, version, tmp_path):
+    target = tmp_path / "topics.tar"
+    inner = []
+
+    def export_too(step):
+        if step == "written":
+            (mine,) = tmp_path.glob(".*.partial")
+            inner.append(export_version(registry, "topics", target))
+            assert mine.exists()
+
+    outer = export_version(registry, "topics", target, overwrite=True, on_step=export_too)
+    assert inner == [outer]
+    assert sha256(target.read_bytes()).hexdigest() == outer.sha256
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_file_taken_for_abandoned_too_early_is_begun_anew(
+    registry, version, tmp_path, monkeypatch
+):
+    real, calls = whole_file.fcntl.flock, []
+
+    def late(file, operation):
+        if not calls:
+            calls.append(operation)
+            whole_file._remove_abandoned(tmp_path / "topics.tar")
+            assert not list(tmp_path.glob(".*.partial"))
+        real(file, operation)
+
+    monkeypatch.setattr(whole_file.fcntl, "flock", late)
+    export_version(registry, "topics", tmp_path / "topics.tar")
+    assert tarfile.is_tarfile(tmp_path / "topics.tar")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_without_locks_nothing_is_taken_for_abandoned(registry, version, tmp_path, monkeypatch):
+    assert kill("export", tmp_path / "home", "written", tmp_path / "topics.tar") == 77
+    monkeypatch.setattr(whole_file.fcntl, "flock", lambda *_: _raise(errno.ENOLCK))
+    export_version(registry, "topics", tmp_path / "topics.tar")
+    assert tarfile.is_tarfile(tmp_path / "topics.tar")
+    assert len(list(tmp_path.glob(".*.partial"))) == 1
+
+
+def test_many_export_the_same_file_at_once(registry, version, tmp_path):
+    target = tmp_path / "topics.tar"
+    with ThreadPoolExecutor(16) as pool:
+        made = list(
+            pool.map(
+                lambda _: export_version(registry, "topics", target, overwrite=True), range(100)
+            )
+        )
+    assert {each.sha256 for each in made} == {sha256(target.read_bytes()).hexdigest()}
+    assert not list(tmp_path.glob(".*"))
 
 
 # --- the command line ---
