@@ -23,7 +23,7 @@ from adapterhub.data.source import Rows
 from adapterhub.data.splits import split_rows
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, MissingExtraError
-from adapterhub.registry.policy import trusted_folder
+from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
 from adapterhub.registry.registry import Registry
 from adapterhub.training.progress import PlainReporter
 from adapterhub.training.recipe_file import parse_recipe
@@ -73,8 +73,10 @@ def run_quickstart(folder: Path, console: Console) -> None:
 
     Raises:
         MissingExtraError: when the corpus isn't installed.
+        SignatureError: when the registry loads signed adapters only; nothing is changed.
     """
     began = time.perf_counter()
+    require_unsigned_loads(Registry(), "quickstart")
     shutil.rmtree(folder, ignore_errors=True)
     corpus = corpus_folder()
     console.print("[bold]1  Data[/bold]  English files of the package chatterbot-corpus (BSD-3)")

@@ -34,6 +34,24 @@ def trusted_folder(registry: Registry, version: Version) -> Path:
     return folder
 
 
+def require_unsigned_loads(registry: Registry, place: str) -> None:
+    """Require that adapters may be loaded before anybody could sign them.
+
+    Args:
+        registry: that would hold them.
+        place: what errors call that which makes and loads them.
+
+    Raises:
+        SignatureError: when only signed adapters are loaded.
+    """
+    if registry.requires_signed():
+        raise SignatureError(
+            "uses the adapters that it trains, and only signed adapters are loaded",
+            place=place,
+            hint=f"Switch the rule off with: {_off()}; or train, sign and ask by hand",
+        )
+
+
 def require_signature(registry: Registry, version: Version, folder: Path) -> TrustedKey:
     """Return the first trusted key whose signature holds over a version's folder.
 
@@ -74,11 +92,14 @@ def signature_fault(
     return None
 
 
+def _off() -> str:
+    if required_by_environment():
+        return f"unset {REQUIRE_VARIABLE}"
+    return "adapterhub trust require off"
+
+
 def _hint(version: Version) -> str:
-    off = (
-        f"unset {REQUIRE_VARIABLE}" if required_by_environment() else "adapterhub trust require off"
-    )
     return (
         f"Sign it with: adapterhub sign {version.ref} --key FILE; trust a signer with: "
-        f"adapterhub trust add NAME FILE; or switch the rule off with: {off}"
+        f"adapterhub trust add NAME FILE; or switch the rule off with: {_off()}"
     )

@@ -787,3 +787,21 @@ def test_damage_of_a_signed_version_is_damage_first(command, home, registry, art
     result = command("verify", "topics", "--key", str(ada.public))
     assert result.exit_code == 5
     assert WEIGHTS.encode() in result.stderr_bytes
+
+
+@pytest.mark.parametrize("by", ["registry", "environment"])
+def test_the_quick_start_is_refused_before_it_trains(command, tmp_path, monkeypatch, by):
+    monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("adapterhub.cli.quickstart.load_backbone", None)
+    folder = tmp_path / "earlier"
+    folder.mkdir()
+    (folder / "kept.txt").write_text("precious")
+    if by == "registry":
+        Registry().require_signed(True)
+    else:
+        monkeypatch.setenv("ADAPTERHUB_REQUIRE_SIGNED", "1")
+    refused = command("quickstart", "--folder", str(folder))
+    off = {"registry": b"adapterhub trust require off", "environment": b"unset ADAPTERHUB_REQUIRE"}
+    assert (refused.exit_code, off[by] in refused.stderr_bytes) == (9, True)
+    assert b"only signed adapters are loaded" in refused.stderr_bytes
+    assert [path.name for path in folder.iterdir()] == ["kept.txt"]
