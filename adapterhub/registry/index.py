@@ -72,6 +72,12 @@ def versions_of(db: sqlite3.Connection, name: str) -> tuple[Version, ...]:
     return select(db, "WHERE v.name = ? ORDER BY v.version", (name,))
 
 
+def last_numbers(db: sqlite3.Connection) -> dict[str, int]:
+    """Return every name with the last number given under it."""
+    rows = db.execute("SELECT name, last_version FROM names ORDER BY name")
+    return {row["name"]: row["last_version"] for row in rows}
+
+
 def registered(db: sqlite3.Connection, name: str, digest: str) -> Version | None:
     """Return the version of ``name`` that has this digest, if there is one."""
     found = select(db, "WHERE v.name = ? AND v.digest = ?", (name, digest))

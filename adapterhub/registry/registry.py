@@ -1,46 +1,38 @@
 """The local registry: versions of adapters, stored once, found by reference.
 
-What is on disk is right at every moment: blobs are moved to their places and versions
-committed while the index's write lock is held, blobs first. A process killed anywhere leaves
-at most files that nothing refers to, which ``collect`` deletes.
+Here stands what a registry promises. What is on disk is right at every moment, which
+``storage`` sees to; signatures and whose count are the matter of ``signature_store``.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import math
-import time
 from contextlib import contextmanager
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import IntegrityError, NotFoundError, RegistryError, SignatureError
+from adapterhub.errors import RegistryError
 from adapterhub.refs import AdapterRef, check_name, parse_ref
-from adapterhub.registry import aliases, index, rules, signatures, trust
-from adapterhub.registry.blobs import Blobs, write_durable
-from adapterhub.registry.checkouts import Checkouts
+from adapterhub.registry import aliases, index, rules
+from adapterhub.registry.blobs import Blobs
 from adapterhub.registry.database import Database
 from adapterhub.registry.faults import os_faults
-from adapterhub.registry.intake import StagedArtifact, stage_artifact
 from adapterhub.registry.layout import Layout, default_root
 from adapterhub.registry.query import Query, find
-from adapterhub.registry.signature_file import Signature, parse_signature, signature_name
-from adapterhub.registry.signatures import StoredSignature
-from adapterhub.registry.signing import check_signature, read_public_key
+from adapterhub.registry.signature_file import Signature, parse_signature
+from adapterhub.registry.signature_store import SignatureStore
+from adapterhub.registry.storage import Storage
 from adapterhub.registry.verify import find_problems
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from adapterhub.registry.aliases import AliasMove
     from adapterhub.registry.rules import AliasRule, StoredEvaluation
+    from adapterhub.registry.signatures import StoredSignature
     from adapterhub.registry.trust import TrustedKey
     from adapterhub.registry.version import Problem, Version
 
-_LOG = logging.getLogger(__name__)
 #: Seconds that ``collect`` leaves files alone for, where not told otherwise.
 GRACE_SECONDS = 24 * 3600.0
 
@@ -72,7 +64,8 @@ class Registry:
         self._layout = Layout(home.absolute() / "registry")
         self._database = Database(self._layout.index)
         self._blobs = Blobs(self._layout)
-        self._checkouts = Checkouts(self._layout, self._blobs)
+        self._storage = Storage(self._layout, self._database, self._blobs, on_step)
+        self._signatures = SignatureStore(self._database, self._blobs)
         self._on_step = on_step
         self._layout.make()
         self._database.prepare()
@@ -110,18 +103,12 @@ class Registry:
             RegistryError: when the registry can't be written; nothing is changed.
         """
         check_name(name)
-        info_text = _info_text(info or {}, name)
-        self._layout.sweep_staging()
-        with self._changing() as staging:
-            staged = stage_artifact(folder, staging, self._on_step)
-            signed = tuple(self._checked_signature(each, staging, name) for each in signatures)
-            parts = tuple(self._stage_signature(each, staging) for each in signed)
-            new: set[str] = set()
-            try:
-                return self._commit(staged, name, info_text, new, tuple(tags), parts)
-            except BaseException:
-                self._sweep_after_failure(new)
-                raise
+        contents = tuple(signatures)
+
+        def check(copy: Path) -> tuple[Signature, ...]:
+            return tuple(self._signatures.check(each, copy, name) for each in contents)
+
+        return self._storage.put(folder, name, _info_text(info or {}, name), tuple(tags), check)
 
     def resolve(self, ref: str | AdapterRef) -> Version:
         """Return the version that a reference names; without ``@`` the latest.
@@ -141,11 +128,7 @@ class Registry:
             NotFoundError: when the version was removed and its files collected meanwhile.
             IntegrityError: naming the file whose bytes are not those that were stored.
         """
-        with os_faults(self.folder):
-            if self._checkouts.fault(version.digest) is not None:
-                self._check_out(version)
-            self._checkouts.touch(version.digest)
-        return self._checkouts.path(version.digest)
+        return self._storage.materialize(version)
 
     def list(self, query: Query | None = None) -> tuple[Version, ...]:
         """Return the versions that pass every filter of ``query``, by name and then number."""
@@ -157,6 +140,11 @@ class Registry:
         check_name(name)
         with self._database.reading() as db:
             return index.versions_of(db, name)
+
+    def last_numbers(self) -> dict[str, int]:
+        """Return every name with the last number given under it, of a removed version too."""
+        with self._database.reading() as db:
+            return index.last_numbers(db)
 
     def remove(self, ref: str | AdapterRef) -> Version:
         """Remove the version that a reference names; its files stay until ``collect``.
@@ -292,19 +280,9 @@ class Registry:
         wanted = _to_ref(ref)
         place = f"signature of {wanted}"
         signature = parse_signature(content, place)
-        if self._trusted(signature.key) is not None:
-            self._checked_signature(content, self.materialize(self.resolve(wanted)), place)
-        self._layout.sweep_staging()
-        with self._changing() as staging:
-            part = self._stage_signature(signature, staging)
-            new: set[str] = set()
-            try:
-                with self._database.writing() as db:
-                    self._list_signature(db, index.resolve(db, wanted).digest, part, new)
-            except BaseException:
-                self._sweep_after_failure(new)
-                raise
-        self._on_step("committed signature")
+        if self._signatures.trusted(signature.key) is not None:
+            self._signatures.check(content, self.materialize(self.resolve(wanted)), place)
+        self._storage.add_signature(wanted, signature)
         return signature
 
     def signatures(self, version: Version) -> tuple[Signature, ...]:
@@ -313,7 +291,7 @@ class Registry:
         Raises:
             IntegrityError: naming a signature whose bytes are not those that were stored.
         """
-        return tuple(self._read_signature(version, stored) for stored in self.signed_by(version))
+        return self._signatures.all(version)
 
     def signature(self, version: Version, key: str) -> Signature:
         """Return the signature of a version's artifact that names a key.
@@ -322,15 +300,15 @@ class Registry:
             SignatureError: when there is none.
             IntegrityError: when its bytes are not those that were stored.
         """
-        for stored in self.signed_by(version):
-            if stored.key == key:
-                return self._read_signature(version, stored)
-        raise SignatureError(f"has no signature by the key {key[:16]}…", place=str(version.ref))
+        return self._signatures.by(version, key)
 
     def signed_by(self, version: Version) -> tuple[StoredSignature, ...]:
         """Return what signatures a version's artifact has, sorted by key, without reading them."""
-        with self._database.reading() as db:
-            return signatures.signatures_of(db, version.digest)
+        return self._signatures.of(version.digest)
+
+    def signatures_of(self, digest: str) -> tuple[StoredSignature, ...]:
+        """Return what signatures an artifact has, sorted by key; none where it is unknown."""
+        return self._signatures.of(digest)
 
     def trust(self, name: str, public_key: bytes) -> TrustedKey:
         """Let the signatures by a key count.
@@ -345,9 +323,7 @@ class Registry:
             RegistryError: when the name means another key, or the key has another name.
             MissingExtraError: without the extra ``sign``.
         """
-        key, pem = read_public_key(public_key)
-        with self._database.writing() as db:
-            return trust.add(db, name, key, pem.decode("ascii"))
+        return self._signatures.trust(name, public_key)
 
     def distrust(self, name: str) -> TrustedKey:
         """Let the signatures by a key count no longer; they are kept.
@@ -355,26 +331,22 @@ class Registry:
         Raises:
             NotFoundError: when no key has this name.
         """
-        with self._database.writing() as db:
-            return trust.remove(db, name)
+        return self._signatures.distrust(name)
 
     def trusted_keys(self) -> tuple[TrustedKey, ...]:
         """Return the keys whose signatures count, sorted by name."""
-        with self._database.reading() as db:
-            return trust.trusted_keys(db)
+        return self._signatures.trusted_keys()
 
     def require_signed(self, required: bool) -> None:
         """Switch on or off that adapters are loaded only if a trusted key has signed them."""
-        with self._database.writing() as db:
-            trust.require_signed(db, required)
+        self._signatures.require(required)
 
     def requires_signed(self) -> bool:
         """Return whether adapters are loaded only if a trusted key has signed them.
 
         ``ADAPTERHUB_REQUIRE_SIGNED`` switches it on for one process.
         """
-        with self._database.reading() as db:
-            return trust.requires_signed(db)
+        return self._signatures.required()
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
@@ -403,141 +375,7 @@ class Registry:
             spare: tells of a blob, by its sha256 in hex, whether something beside the
                 versions needs it.
         """
-        self._layout.sweep_staging()
-        oldest = time.time() - grace
-        with self._changing() as staging, self._database.writing() as db:
-            for digest in self._checkouts.all():
-                if not index.has_artifact(db, digest) and self._checkouts.used(digest) < oldest:
-                    self._checkouts.drop(digest, staging)
-                    self._on_step("dropped checkout")
-            return sum(
-                self._delete_blob(db, blob)
-                for blob in list(self._blobs.all())
-                if self._blob_age(db, blob) < oldest and not spare(blob)
-            )
-
-    def _trusted(self, key: str) -> TrustedKey | None:
-        return next((held for held in self.trusted_keys() if held.key == key), None)
-
-    def _read_signature(self, version: Version, stored: StoredSignature) -> Signature:
-        path = self._blobs.path(stored.sha256)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            problem = f"cannot be read: {error.strerror}"
-        else:
-            if sha256(content).hexdigest() == stored.sha256:
-                return Signature(stored.key, content)
-            problem = "is damaged"
-        raise IntegrityError(
-            f"{signature_name(stored.key)} {problem}",
-            place=str(version.ref),
-            hint="Add the signature again to restore it",
-        )
-
-    def _checked_signature(self, content: bytes, folder: Path, place: str) -> Signature:
-        signature = parse_signature(content, place)
-        trusted = self._trusted(signature.key)
-        if trusted is not None:
-            check_signature(folder, content, trusted.pem.encode())
-        return signature
-
-    def _stage_signature(self, signature: Signature, staging: Path) -> _StagedSignature:
-        # a name that no file of an artifact can have
-        path = staging / f".{signature.key}"
-        blob = write_durable(path, iter((signature.content,)))
-        self._on_step("staged signature")
-        return _StagedSignature(path, StoredSignature(signature.key, blob), len(signature.content))
-
-    def _list_signature(
-        self, db: sqlite3.Connection, digest: str, part: _StagedSignature, new: set[str]
-    ) -> None:
-        self._place(part.path, part.stored.sha256, new)
-        self._on_step("placed signature")
-        signatures.add(db, digest, part.stored, part.size)
-        self._on_step("listed signature")
-
-    def _place(self, staged: Path, blob: str, new: set[str]) -> None:
-        if not self._blobs.path(blob).exists():
-            new.add(blob)
-        self._blobs.place(staged, blob)
-
-    def _commit(
-        self,
-        staged: StagedArtifact,
-        name: str,
-        info: str,
-        new: set[str],
-        tags: tuple[str, ...],
-        parts: tuple[_StagedSignature, ...],
-    ) -> Version:
-        """Move the blobs to their places, noting in ``new`` those that were not there."""
-        with self._database.writing() as db:
-            self._on_step("locked")
-            for file, entry in staged.files.items():
-                self._place(staged.folder / file, entry.sha256, new)
-                self._on_step(f"placed {file}")
-            version = index.registered(db, name, staged.digest)
-            if version is None:
-                version = index.add(db, name, staged, info)
-            self._on_step("listed")
-            for part in parts:
-                self._list_signature(db, version.digest, part, new)
-            if tags:
-                version = index.change_tags(db, version, add=tags, remove=())
-                self._on_step("tagged")
-        self._on_step("committed")
-        return version
-
-    def _check_out(self, version: Version) -> None:
-        # under the lock no blob is removed meanwhile, and nobody else builds or drops the same
-        with self._changing() as staging, self._database.writing() as db:
-            if not index.has_artifact(db, version.digest):
-                raise NotFoundError("the registry no longer holds it", place=str(version.ref))
-            if not self._checkouts.path(version.digest).is_dir():
-                self._checkouts.build(version.digest, staging)
-                self._on_step("checked out")
-            fault = self._checkouts.fault(version.digest)
-            if fault is not None:
-                # the next call builds it anew, from blobs that may have been restored
-                self._checkouts.drop(version.digest, staging)
-                raise _damaged(version, *fault)
-
-    def _sweep_after_failure(self, new: Iterable[str]) -> None:
-        # what was committed after all is in use and spared
-        try:
-            with os_faults(self.folder), self._database.writing() as db:
-                for blob in new:
-                    if not index.uses_blob(db, blob):
-                        self._delete_blob(db, blob)
-        except RegistryError as error:
-            _LOG.warning("blobs of a failed put are left for collect(): %s", error)
-
-    def _delete_blob(self, db: sqlite3.Connection, blob: str) -> int:
-        freed = self._blobs.delete(blob)
-        index.forget_removed(db, blob)
-        self._on_step("deleted blob")
-        return freed
-
-    def _blob_age(self, db: sqlite3.Connection, blob: str) -> float:
-        """Return since when nothing has needed a blob; never where a version has it."""
-        if index.uses_blob(db, blob):
-            return math.inf
-        removed = index.removed_at(db, blob)
-        return self._blobs.written(blob) if removed is None else removed
-
-    @contextmanager
-    def _changing(self) -> Iterator[Path]:
-        with os_faults(self.folder), self._layout.staged() as staging:
-            yield staging
-
-
-class _StagedSignature(NamedTuple):
-    """A signature that lies in a staging folder."""
-
-    path: Path
-    stored: StoredSignature
-    size: int
+        return self._storage.collect(grace, spare)
 
 
 def _to_ref(ref: str | AdapterRef) -> AdapterRef:
@@ -549,11 +387,3 @@ def _info_text(info: Mapping[str, Any], name: str) -> str:
         return json.dumps(dict(info), sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise RegistryError(f"info must be plain JSON: {error}", place=name) from error
-
-
-def _damaged(version: Version, file: str, problem: str) -> IntegrityError:
-    return IntegrityError(
-        f"{file} {problem}",
-        place=str(version.ref),
-        hint="It is not served. Put the same artifact again to restore it",
-    )

@@ -268,3 +268,13 @@ def test_a_file_swapped_for_a_pipe_is_not_waited_on(tmp_path, registry, artifact
 
     with pytest.raises(ArtifactError, match="is not a regular file"):
         Registry(tmp_path / "home", on_step=swap).put(folder, "topics")
+
+
+def test_the_last_number_of_a_name_outlives_its_versions(registry, artifact):
+    assert registry.last_numbers() == {}
+    registry.put(artifact("first"), "team/desk")
+    registry.put(artifact("second"), "team/desk")
+    registry.put(artifact("first"), "alone")
+    registry.remove("team/desk@2")
+    registry.remove("alone@1")
+    assert registry.last_numbers() == {"alone": 1, "team/desk": 2}

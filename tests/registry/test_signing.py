@@ -805,3 +805,12 @@ def test_the_quick_start_is_refused_before_it_trains(command, tmp_path, monkeypa
     assert (refused.exit_code, off[by] in refused.stderr_bytes) == (9, True)
     assert b"only signed adapters are loaded" in refused.stderr_bytes
     assert [path.name for path in folder.iterdir()] == ["kept.txt"]
+
+
+def test_signatures_of_an_artifact_are_told_with_their_size(registry, version, signature):
+    assert registry.signatures_of(version.digest) == ()
+    registry.add_signature(version.ref, signature)
+    (stored,) = registry.signatures_of(version.digest)
+    assert (stored.sha256, stored.size) == (sha256(signature).hexdigest(), len(signature))
+    assert registry.signed_by(version) == (stored,)
+    assert registry.signatures_of("sha256:" + "0" * 64) == ()

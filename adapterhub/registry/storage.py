@@ -1,0 +1,225 @@
+"""Files and the index that lists what needs them, changed together.
+
+Blobs are moved to their places and versions committed while the index's write lock is held,
+blobs first. A process killed anywhere leaves at most files that nothing refers to, which
+``collect`` deletes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from adapterhub.errors import IntegrityError, NotFoundError, RegistryError
+from adapterhub.registry import index, signatures
+from adapterhub.registry.blobs import write_durable
+from adapterhub.registry.checkouts import Checkouts
+from adapterhub.registry.faults import os_faults
+from adapterhub.registry.intake import StagedArtifact, stage_artifact
+from adapterhub.registry.signatures import StoredSignature
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from adapterhub.refs import AdapterRef
+    from adapterhub.registry.blobs import Blobs
+    from adapterhub.registry.database import Database
+    from adapterhub.registry.layout import Layout
+    from adapterhub.registry.signature_file import Signature
+    from adapterhub.registry.version import Version
+
+_LOG = logging.getLogger(__name__)
+
+
+class Storage:
+    """What is on disk of one registry; what its methods raise, ``Registry`` says.
+
+    Args:
+        layout: of the registry.
+        database: its index.
+        blobs: its files.
+        on_step: called with the name of every step that changes something on disk.
+    """
+
+    def __init__(
+        self, layout: Layout, database: Database, blobs: Blobs, on_step: Callable[[str], None]
+    ) -> None:
+        self._layout = layout
+        self._database = database
+        self._blobs = blobs
+        self._checkouts = Checkouts(layout, blobs)
+        self._on_step = on_step
+
+    def put(
+        self,
+        folder: Path,
+        name: str,
+        info: str,
+        tags: tuple[str, ...],
+        check: Callable[[Path], tuple[Signature, ...]],
+    ) -> Version:
+        """Store an artifact folder as the next version of ``name``, or find it there.
+
+        Args:
+            folder: the artifact, left as it is.
+            name: well-formed.
+            info: JSON.
+            tags: words to find it by.
+            check: returns the signatures to keep beside it, given the folder of its copy; it
+                raises where one may not be kept.
+        """
+        self._layout.sweep_staging()
+        with self._staging() as staging:
+            staged = stage_artifact(folder, staging, self._on_step)
+            parts = tuple(self._stage_signature(each, staging) for each in check(staging))
+            with self._changing() as change:
+                self._on_step("locked")
+                version = self._list(change, staged, name, info)
+                for part in parts:
+                    self._list_signature(change, version.digest, part)
+                if tags:
+                    version = index.change_tags(change.db, version, add=tags, remove=())
+                    self._on_step("tagged")
+        self._on_step("committed")
+        return version
+
+    def add_signature(self, ref: AdapterRef, signature: Signature) -> None:
+        """Keep a signature beside the version that a reference names."""
+        self._layout.sweep_staging()
+        with self._staging() as staging:
+            part = self._stage_signature(signature, staging)
+            with self._changing() as change:
+                self._list_signature(change, index.resolve(change.db, ref).digest, part)
+        self._on_step("committed signature")
+
+    def materialize(self, version: Version) -> Path:
+        """Return a read-only folder with the files of a version, every byte checked now."""
+        with os_faults(self._layout.folder):
+            if self._checkouts.fault(version.digest) is not None:
+                self._check_out(version)
+            self._checkouts.touch(version.digest)
+        return self._checkouts.path(version.digest)
+
+    def collect(self, grace: float, spare: Callable[[str], bool]) -> int:
+        """Delete files that no version has; return the bytes freed."""
+        self._layout.sweep_staging()
+        oldest = time.time() - grace
+        with self._staging() as staging, self._database.writing() as db:
+            for digest in self._checkouts.all():
+                if not index.has_artifact(db, digest) and self._checkouts.used(digest) < oldest:
+                    self._checkouts.drop(digest, staging)
+                    self._on_step("dropped checkout")
+            return sum(
+                self._delete_blob(db, blob)
+                for blob in list(self._blobs.all())
+                if self._blob_age(db, blob) < oldest and not spare(blob)
+            )
+
+    @contextmanager
+    def _staging(self) -> Iterator[Path]:
+        with os_faults(self._layout.folder), self._layout.staged() as staging:
+            yield staging
+
+    @contextmanager
+    def _changing(self) -> Iterator[_Change]:
+        """Lend the write lock; where that fails, blobs that were not there before go again."""
+        new: set[str] = set()
+        try:
+            with self._database.writing() as db:
+                yield _Change(db, new)
+        except BaseException:
+            self._sweep_after_failure(new)
+            raise
+
+    def _list(self, change: _Change, staged: StagedArtifact, name: str, info: str) -> Version:
+        for file, entry in staged.files.items():
+            self._place(change, staged.folder / file, entry.sha256)
+            self._on_step(f"placed {file}")
+        version = index.registered(change.db, name, staged.digest)
+        if version is None:
+            version = index.add(change.db, name, staged, info)
+        self._on_step("listed")
+        return version
+
+    def _stage_signature(self, signature: Signature, staging: Path) -> _StagedSignature:
+        # a name that no file of an artifact can have
+        path = staging / f".{signature.key}"
+        blob = write_durable(path, iter((signature.content,)))
+        self._on_step("staged signature")
+        stored = StoredSignature(signature.key, blob, len(signature.content))
+        return _StagedSignature(path, stored)
+
+    def _list_signature(self, change: _Change, digest: str, part: _StagedSignature) -> None:
+        self._place(change, part.path, part.stored.sha256)
+        self._on_step("placed signature")
+        signatures.add(change.db, digest, part.stored)
+        self._on_step("listed signature")
+
+    def _place(self, change: _Change, staged: Path, blob: str) -> None:
+        if not self._blobs.path(blob).exists():
+            change.new.add(blob)
+        self._blobs.place(staged, blob)
+
+    def _check_out(self, version: Version) -> None:
+        # under the lock no blob is removed meanwhile, and nobody else builds or drops the same
+        with self._staging() as staging, self._database.writing() as db:
+            if not index.has_artifact(db, version.digest):
+                raise NotFoundError("the registry no longer holds it", place=str(version.ref))
+            if not self._checkouts.path(version.digest).is_dir():
+                self._checkouts.build(version.digest, staging)
+                self._on_step("checked out")
+            fault = self._checkouts.fault(version.digest)
+            if fault is not None:
+                # the next call builds it anew, from blobs that may have been restored
+                self._checkouts.drop(version.digest, staging)
+                raise _damaged(version, *fault)
+
+    def _sweep_after_failure(self, new: Iterable[str]) -> None:
+        # what was committed after all is in use and spared
+        try:
+            with os_faults(self._layout.folder), self._database.writing() as db:
+                for blob in new:
+                    if not index.uses_blob(db, blob):
+                        self._delete_blob(db, blob)
+        except RegistryError as error:
+            _LOG.warning("blobs of a failed put are left for collect(): %s", error)
+
+    def _delete_blob(self, db: sqlite3.Connection, blob: str) -> int:
+        freed = self._blobs.delete(blob)
+        index.forget_removed(db, blob)
+        self._on_step("deleted blob")
+        return freed
+
+    def _blob_age(self, db: sqlite3.Connection, blob: str) -> float:
+        """Return since when nothing has needed a blob; never where a version has it."""
+        if index.uses_blob(db, blob):
+            return math.inf
+        removed = index.removed_at(db, blob)
+        return self._blobs.written(blob) if removed is None else removed
+
+
+class _Change(NamedTuple):
+    """A change of the index by who holds its write lock, and the blobs that came with it."""
+
+    db: sqlite3.Connection
+    new: set[str]
+
+
+class _StagedSignature(NamedTuple):
+    """A signature that lies in a staging folder."""
+
+    path: Path
+    stored: StoredSignature
+
+
+def _damaged(version: Version, file: str, problem: str) -> IntegrityError:
+    return IntegrityError(
+        f"{file} {problem}",
+        place=str(version.ref),
+        hint="It is not served. Put the same artifact again to restore it",
+    )
