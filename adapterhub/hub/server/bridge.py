@@ -12,7 +12,6 @@ from adapterhub.hub.server.changes import is_whole
 from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision, now
 from adapterhub.hub.server.refusal import Refusal
 from adapterhub.manifest import MANIFEST_NAME, Manifest
-from adapterhub.registry.database import Database
 from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.signature_file import (
     MAX_SIGNATURE,
@@ -54,7 +53,6 @@ class Bridge:
         self._layout = layout
         self._blobs = blobs
         self._max_inline = max_inline
-        self._index = Database(layout.index)
         self._all_seen: _Stamp = ()
 
     def stamp(self) -> _Stamp:
@@ -79,7 +77,11 @@ class Bridge:
         if stamp and stamp == self._all_seen:
             return ()
         last = queries.last_versions(db)
-        behind = {name for name, number in self._numbers() if number > last.get(name, 0)}
+        behind = {
+            name
+            for name, number in self._registry.last_numbers().items()
+            if "/" in name and number > last.get(name, 0)
+        }
         if len(behind) > _FEW:
             versions: Iterable[Version] = self._registry.list()
         else:
@@ -92,12 +94,6 @@ class Bridge:
         if not found:
             self._all_seen = stamp
         return found
-
-    def _numbers(self) -> list[tuple[str, int]]:
-        """Return every name ``owner/name`` of the registry and the last number given under it."""
-        with self._index.reading() as db:
-            rows = db.execute("SELECT name, last_version FROM names WHERE instr(name, '/')")
-            return [(row["name"], row["last_version"]) for row in rows]
 
     def take_in(self, db: sqlite3.Connection, version: Version) -> None:
         """Make a version the head of main; one whose bytes are gone is passed over.
@@ -219,11 +215,9 @@ class Bridge:
 
     def _signatures_of(self, digest: str) -> dict[str, TreeFile]:
         """Return the signatures that the registry has of an artifact, as files."""
-        query = "SELECT key, sha256, size FROM signatures WHERE digest = ? ORDER BY key"
-        with self._index.reading() as db:
-            rows = db.execute(query, (digest,)).fetchall()
         return {
-            signature_name(row["key"]): self._tree_file(row["sha256"], row["size"]) for row in rows
+            signature_name(each.key): self._tree_file(each.sha256, each.size)
+            for each in self._registry.signatures_of(digest)
         }
 
     def _signatures_in(self, tree: Mapping[str, TreeFile]) -> list[bytes]:
