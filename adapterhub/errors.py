@@ -121,6 +121,10 @@ class TransferError(AdapterHubError):
         super().__init__(problem, place=place, hint=hint)
 
 
+class EngineError(AdapterHubError):
+    """The engine cannot do what was asked, or was built for something else."""
+
+
 class TrainingError(AdapterHubError):
     """Training cannot start or go on."""
 

@@ -1,0 +1,373 @@
+"""One frozen backbone and many adapters, generating for rows that come and go at any step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from adapterhub.backbones.fingerprint import check_fingerprint
+from adapterhub.backbones.quantize import torch_dtype
+from adapterhub.engine.attention import (
+    PAGED_NAME,
+    PagedBatch,
+    PagedRow,
+    install_paged_attention,
+)
+from adapterhub.engine.blocks import Blocks
+from adapterhub.engine.cache import KeyValueCache, cache_shape
+from adapterhub.engine.factors import lora_factors
+from adapterhub.engine.layers import install_sites, remove_sites
+from adapterhub.engine.residency import Residency
+from adapterhub.engine.scheduler import Scheduler
+from adapterhub.engine.sequences import Sequence
+from adapterhub.engine.slots import BARE, AdapterSlots
+from adapterhub.engine.step import Step, running
+from adapterhub.errors import EngineError, NotFoundError, near
+from adapterhub.kernels.choice import choose_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from collections.abc import Sequence as Rows
+
+    from torch import Tensor
+
+    from adapterhub.artifact import Artifact
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.scheduler import Piece
+    from adapterhub.kernels.lora_rows import LoraKernel
+    from adapterhub.weights import AdapterWeights
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Sizes that an engine is built with.
+
+    Args:
+        max_rows: most rows that run at once.
+        step_tokens: most tokens of a step; longer prompts are read in pieces.
+        cache_positions: of the key-value cache, over all rows.
+        block_size: positions in a block of the cache.
+        rank_rows: of all resident adapters together: 32 adapters of rank 16 have 512.
+    """
+
+    max_rows: int = 32
+    step_tokens: int = 512
+    cache_positions: int = 16384
+    block_size: int = 16
+    rank_rows: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What came of a request.
+
+    Args:
+        tokens: of the answer.
+        finish_reason: ``stop`` or ``length``.
+    """
+
+    tokens: tuple[int, ...]
+    finish_reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counts since the engine was built, and how full it is now.
+
+    Args:
+        steps: forward passes.
+        computed_tokens: positions whose keys and values were computed.
+        preemptions: rows that gave their blocks back to be computed again.
+        loads: times an adapter was put on the device.
+        evictions: times one was taken off for another.
+        running: rows that run.
+        waiting: rows that wait.
+        resident: adapters on the device.
+        free_blocks: of the key-value cache.
+        cache_bytes: of the key-value cache.
+    """
+
+    steps: int
+    computed_tokens: int
+    preemptions: int
+    loads: int
+    evictions: int
+    running: int
+    waiting: int
+    resident: int
+    free_blocks: int
+    cache_bytes: int
+
+
+class Engine:
+    """Continuous batching over mixed adapters. Not safe for use from several threads.
+
+    The backbone belongs to the engine until ``close``.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        settings: EngineSettings | None = None,
+        *,
+        kernel: LoraKernel | None = None,
+    ) -> None:
+        """Build an engine around a decoder.
+
+        Args:
+            backbone: frozen; a decoder.
+            settings: sizes.
+            kernel: adds the adapters' products; the fastest that there is where not given.
+
+        Raises:
+            EngineError: when the backbone does not generate text.
+        """
+        if backbone.lm_head is None:
+            raise EngineError("does not generate text", place=backbone.name)
+        self.backbone = backbone
+        self._head = backbone.lm_head
+        self.settings = settings or EngineSettings()
+        dtype = torch_dtype(backbone.quantization.compute_dtype)
+        install_paged_attention()
+        self._attention_before = backbone.body.config._attn_implementation
+        backbone.body.config._attn_implementation = PAGED_NAME
+        self._sites = install_sites(
+            backbone.body, dtype, kernel or choose_kernel(backbone.device.type)
+        )
+        self._slots = AdapterSlots(list(self._sites.values()), self.settings.rank_rows)
+        self._residency = Residency(self._slots)
+        layers, heads, width = cache_shape(backbone.config)
+        size = self.settings.block_size
+        count = -(-self.settings.cache_positions // size)
+        self._cache = KeyValueCache(
+            layers=layers,
+            heads=heads,
+            width=width,
+            blocks=count,
+            block_size=size,
+            dtype=dtype,
+            device=backbone.device,
+        )
+        self._blocks = Blocks(count, size)
+        self._scheduler = Scheduler(
+            self._blocks,
+            self._residency,
+            max_rows=self.settings.max_rows,
+            step_tokens=self.settings.step_tokens,
+        )
+        self._names: dict[str, str] = {}
+        self._arrived = 0
+        self._steps = 0
+        self._computed = 0
+
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Names and the digests that they stand for now."""
+        return dict(self._names)
+
+    def load(self, artifact: Artifact, *, name: str, force: bool = False) -> None:
+        """Make an adapter known under a name; a name that is taken stands for it from now on.
+
+        Rows that run go on with what the name stood for when they came.
+
+        Args:
+            artifact: verified, as ``read_artifact`` returns it.
+            name: to ask for it by.
+            force: accept an adapter that was trained on another backbone.
+
+        Raises:
+            FingerprintMismatch: when it was trained on another backbone.
+            StrictLoadError: when its tensors do not fit.
+            EngineError: when it is of a kind that is not served.
+        """
+        check_fingerprint(
+            self.backbone.fingerprint, name, artifact.manifest.backbone.fingerprint, force=force
+        )
+        self.load_weights(artifact.weights, key=artifact.digest, name=name)
+
+    def load_weights(self, weights: AdapterWeights, *, key: str, name: str) -> None:
+        """As ``load``, for tensors that are no artifact.
+
+        Args:
+            weights: of the adapter.
+            key: that no other tensors have, such as a digest.
+            name: to ask for it by.
+
+        Raises:
+            StrictLoadError: when its tensors do not fit.
+            EngineError: when it is of a kind that is not served.
+        """
+        if key not in self._residency.known:
+            prefix = self._body_name()
+            self._residency.keep(key, lora_factors(weights, self._sites, prefix, name=name))
+        self._names[name] = key
+
+    def unload(self, name: str) -> None:
+        """Forget a name, and its adapter where no other name stands for it.
+
+        Raises:
+            NotFoundError: when there is no such name.
+            EngineError: when rows use it.
+        """
+        key = self._key(name)
+        if list(self._names.values()).count(key) == 1:
+            self._residency.forget(key)
+        del self._names[name]
+
+    def add(
+        self,
+        prompt: Rows[int],
+        adapters: str | Rows[tuple[str, float]] | None = None,
+        *,
+        max_tokens: int = 64,
+        stop_ids: Collection[int] = (),
+    ) -> Sequence:
+        """Let a row join at the next step.
+
+        Args:
+            prompt: token ids, at least one.
+            adapters: a name, names with weights, or ``None`` for the bare backbone.
+            max_tokens: most tokens that are generated.
+            stop_ids: tokens that end the answer.
+
+        Raises:
+            NotFoundError: when there is no adapter of that name.
+            EngineError: when it can never fit into the cache.
+        """
+        room = self.settings.cache_positions
+        if not prompt or len(prompt) + max_tokens > room:
+            raise EngineError(
+                f"{len(prompt)} tokens of prompt and {max_tokens} of answer do not fit into "
+                f"the {room} positions of the cache",
+                place="prompt",
+            )
+        named = [(adapters, 1.0)] if isinstance(adapters, str) else list(adapters or ())
+        keys = tuple((self._key(name), weight) for name, weight in named)
+        sequence = Sequence(self._arrived, tuple(prompt), max_tokens, frozenset(stop_ids), keys)
+        self._arrived += 1
+        self._scheduler.add(sequence)
+        return sequence
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Take a row out before the next step."""
+        if not sequence.finished:
+            sequence.finished = "cancelled"
+            self._scheduler.finish(sequence)
+
+    def generate(
+        self,
+        prompts: Rows[Rows[int]],
+        adapters: Rows[str | Rows[tuple[str, float]] | None],
+        *,
+        max_tokens: int = 64,
+        stop_ids: Collection[int] = (),
+    ) -> list[Generated]:
+        """Answer prompts, each with its own adapter, and wait for all of them."""
+        rows = [
+            self.add(prompt, adapter, max_tokens=max_tokens, stop_ids=stop_ids)
+            for prompt, adapter in zip(prompts, adapters, strict=True)
+        ]
+        while not all(row.finished for row in rows):
+            self.step()
+        return [Generated(tuple(row.output), row.finished) for row in rows]
+
+    def step(self) -> list[Sequence]:
+        """Compute one step; return the rows that have a new token or are finished."""
+        pieces = self._scheduler.plan()
+        if not pieces:
+            return []
+        hidden = self._forward(pieces)
+        self._steps += 1
+        self._computed += len(hidden)
+        for piece in pieces:
+            self._scheduler.computed(piece)
+        return self._sample(pieces, hidden)
+
+    def stats(self) -> EngineStats:
+        """Return what was done and how full the engine is."""
+        return EngineStats(
+            steps=self._steps,
+            computed_tokens=self._computed,
+            preemptions=self._scheduler.preemptions,
+            loads=self._residency.loads,
+            evictions=self._residency.evictions,
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting),
+            resident=len(self._slots.resident),
+            free_blocks=self._blocks.free,
+            cache_bytes=self._cache.nbytes,
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether any row waits or runs."""
+        return bool(self._scheduler.waiting or self._scheduler.running)
+
+    def close(self) -> None:
+        """Give the backbone back as it was."""
+        remove_sites(self.backbone.body, self._sites)
+        self.backbone.body.config._attn_implementation = self._attention_before
+
+    def _key(self, name: str) -> str:
+        if name not in self._names:
+            raise NotFoundError("is not loaded", place=name, hint=near(name, self._names))
+        return self._names[name]
+
+    def _body_name(self) -> str:
+        return str(self.backbone.body.base_model_prefix or "model")
+
+    def _forward(self, pieces: list[Piece]) -> Tensor:
+        """Return the last hidden states ``[tokens, hidden]`` of all pieces."""
+        ids = [id_ for p in pieces for id_ in p.sequence.tokens(p.start, p.end)]
+        positions = [position for p in pieces for position in range(p.start, p.end)]
+        device = self.backbone.device
+        uses = [(p.end - p.start, p.sequence.blend or BARE) for p in pieces]
+        with torch.no_grad(), running(Step(uses)):
+            output = self.backbone.body(
+                input_ids=torch.tensor([ids], device=device),
+                position_ids=torch.tensor([positions], device=device),
+                # a ready mask is passed on as it is; paged attention has its own
+                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
+                paged=self._paged(pieces),
+                use_cache=False,
+            )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def _paged(self, pieces: list[Piece]) -> PagedBatch:
+        rows, writes, start = [], [], 0
+        size = self.settings.block_size
+        for piece in pieces:
+            blocks = torch.tensor(piece.sequence.blocks)
+            places = (blocks.unsqueeze(1) * size + torch.arange(size)).flatten()[: piece.end]
+            places = places.to(self.backbone.device)
+            count = piece.end - piece.start
+            rows.append(PagedRow(start, count, piece.end, places))
+            writes.append(places[piece.start :])
+            start += count
+        return PagedBatch(self._cache, tuple(rows), torch.cat(writes))
+
+    def _sample(self, pieces: list[Piece], hidden: Tensor) -> list[Sequence]:
+        ends = torch.tensor([piece.end - piece.start for piece in pieces]).cumsum(0) - 1
+        ready = [i for i, piece in enumerate(pieces) if piece.end == piece.sequence.length]
+        if not ready:
+            return []
+        with torch.no_grad():
+            logits = self._head(hidden[ends[ready]])
+        chosen = logits.argmax(dim=-1).tolist()
+        rows = [pieces[i].sequence for i in ready]
+        for row, token in zip(rows, chosen, strict=True):
+            self._advance(row, token)
+        return rows
+
+    def _advance(self, row: Sequence, token: int) -> None:
+        if token in row.stop_ids:
+            row.finished = "stop"
+        else:
+            row.output.append(token)
+            if len(row.output) >= row.max_tokens:
+                row.finished = "length"
+        if row.finished:
+            self._scheduler.finish(row)

@@ -1,0 +1,70 @@
+"""From an artifact's tensors to what the engine's tables hold."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from adapterhub.engine.slots import LoraFactors
+from adapterhub.errors import EngineError, StrictLoadError
+from adapterhub.peft_format import LORA_KEY
+from adapterhub.specs import LoraSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from adapterhub.engine.layers import LoraSite
+    from adapterhub.weights import AdapterWeights
+
+
+def lora_scale(spec: LoraSpec) -> float:
+    """Return ``s`` of ``y = W x + s B A x``; see ``LoraSpec``."""
+    return spec.alpha / (math.sqrt(spec.rank) if spec.rslora else spec.rank)
+
+
+def lora_factors(
+    weights: AdapterWeights, sites: Mapping[str, LoraSite], prefix: str, *, name: str
+) -> LoraFactors:
+    """Return the matrices of a LoRA adapter by site, the scale folded into ``B``.
+
+    Args:
+        weights: as read from an artifact.
+        sites: by module path below the body.
+        prefix: what the body is called in transformers' class for the task, e.g. ``model``.
+        name: of the adapter, for messages.
+
+    Raises:
+        EngineError: when it is of a kind that is not served.
+        StrictLoadError: when a tensor has no place, or a pair is not complete.
+    """
+    spec = weights.spec
+    if not isinstance(spec, LoraSpec) or spec.dora:
+        kind = "DoRA" if isinstance(spec, LoraSpec) else spec.method
+        raise EngineError(f"{kind} is not served by the engine yet", place=name)
+    parts: dict[str, dict[str, Tensor]] = {}
+    missing: list[str] = []
+    unexpected: list[str] = []
+    for key, tensor in weights.tensors.items():
+        match = LORA_KEY.fullmatch(key)
+        path = match["module"].removeprefix(f"{prefix}.") if match else ""
+        if match is None or path not in sites:
+            unexpected.append(key)
+        else:
+            parts.setdefault(path, {})[match["part"]] = tensor
+    pairs: dict[int, tuple[Tensor, Tensor]] = {}
+    for path, found in parts.items():
+        site = sites[path]
+        if found.keys() != {"lora_A.weight", "lora_B.weight"}:
+            missing.append(f"the other matrix of {path}")
+            continue
+        a, b = found["lora_A.weight"], found["lora_B.weight"]
+        if (a.shape[1], b.shape[0]) != (site.in_features, site.out_features):
+            unexpected.append(f"{path} of shape {list(a.shape)} and {list(b.shape)}")
+            continue
+        scaled = (b.float() * lora_scale(spec)).t().contiguous()
+        pairs[site.number] = (a.to(site.dtype), scaled.to(site.dtype))
+    if missing or unexpected:
+        raise StrictLoadError(name, missing, unexpected)
+    return LoraFactors(spec.rank, pairs)

@@ -1,0 +1,90 @@
+"""Linear layers that add the adapters of each row to what the backbone computes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from adapterhub.engine.step import current_step
+
+if TYPE_CHECKING:
+    from adapterhub.kernels.lora_rows import LoraKernel
+
+
+class LoraSite(nn.Module):
+    """A linear layer of the backbone with tables of rank rows beside it.
+
+    Without a current step it is the layer itself.
+    """
+
+    def __init__(
+        self, base: nn.Module, number: int, dtype: torch.dtype, kernel: LoraKernel
+    ) -> None:
+        """Stand in for a layer.
+
+        Args:
+            base: the layer, quantized or not.
+            number: of the site, which steps and slots know it by.
+            dtype: compute type of the backbone, and of the tables.
+            kernel: adds the products.
+        """
+        super().__init__()
+        self.base = base
+        self.number = number
+        self.dtype = dtype
+        self._kernel = kernel
+        #: [rank rows, in] and [rank rows, out]
+        self.a = torch.empty(0)
+        self.b = torch.empty(0)
+
+    @property
+    def in_features(self) -> int:
+        return int(self.base.in_features)
+
+    @property
+    def out_features(self) -> int:
+        return int(self.base.out_features)
+
+    def make_tables(self, rows: int) -> None:
+        """Set memory aside for ``rows`` rank rows; the pages are touched when written to."""
+        device = next(iter(self.base.parameters())).device
+        self.a = torch.empty(rows, self.in_features, dtype=self.dtype, device=device)
+        self.b = torch.empty(rows, self.out_features, dtype=self.dtype, device=device)
+
+    def write_rows(self, row: int, a: Tensor, b: Tensor) -> None:
+        """Copy an adapter's ``A`` ``[rank, in]`` and ``B`` ``[rank, out]`` in from ``row`` on."""
+        self.a[row : row + len(a)].copy_(a)
+        self.b[row : row + len(b)].copy_(b)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[..., in]`` to ``[..., out]``."""
+        y: Tensor = self.base(x)
+        step = current_step()
+        plan = step.plan(self.number) if step is not None else None
+        if plan is not None:
+            y = y.contiguous()
+            flat = x.reshape(-1, x.shape[-1]).contiguous()
+            self._kernel.add_(y.view(-1, y.shape[-1]), flat.to(y.dtype), self.a, self.b, plan)
+        return y
+
+
+def install_sites(body: nn.Module, dtype: torch.dtype, kernel: LoraKernel) -> dict[str, LoraSite]:
+    """Put a site in the place of every linear layer of a body; return them by module path."""
+    paths = [path for path, module in body.named_modules() if isinstance(module, nn.Linear)]
+    sites: dict[str, LoraSite] = {}
+    for number, path in enumerate(paths):
+        parent, _, name = path.rpartition(".")
+        holder = body.get_submodule(parent)
+        site = LoraSite(getattr(holder, name), number, dtype, kernel)
+        setattr(holder, name, site)
+        sites[path] = site
+    return sites
+
+
+def remove_sites(body: nn.Module, sites: dict[str, LoraSite]) -> None:
+    """Put the layers back that ``install_sites`` replaced."""
+    for path, site in sites.items():
+        parent, _, name = path.rpartition(".")
+        setattr(body.get_submodule(parent), name, site.base)

@@ -1,0 +1,107 @@
+"""Adapters by digest: in host memory, and in the tables on the device while rows use them."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from typing import TYPE_CHECKING
+
+from adapterhub.engine.slots import Blend
+from adapterhub.errors import EngineError, NotFoundError, near
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from adapterhub.engine.sequences import Sequence
+    from adapterhub.engine.slots import AdapterSlots, LoraFactors, Slot
+
+
+class Residency:
+    """Puts adapters into slots when rows need them, and takes unused ones out for others.
+
+    Args:
+        slots: on the device.
+    """
+
+    def __init__(self, slots: AdapterSlots) -> None:
+        self._slots = slots
+        self._host: dict[str, LoraFactors] = {}
+        self._rows: Counter[str] = Counter()
+        self._pinned: set[str] = set()
+        #: resident adapters, the least recently used first
+        self._recent: OrderedDict[str, None] = OrderedDict()
+        self.loads = 0
+        self.evictions = 0
+
+    @property
+    def known(self) -> Mapping[str, LoraFactors]:
+        """Adapters in host memory, by key."""
+        return self._host
+
+    def keep(self, key: str, factors: LoraFactors) -> None:
+        """Hold an adapter in host memory."""
+        self._host.setdefault(key, factors)
+
+    def forget(self, key: str) -> None:
+        """Let an adapter go, from the device too.
+
+        Raises:
+            NotFoundError: when it is not held.
+            EngineError: when rows use it.
+        """
+        if key not in self._host:
+            raise NotFoundError("is not loaded", place=key, hint=near(key, self._host))
+        if self._rows[key]:
+            raise EngineError(f"{self._rows[key]} rows use it", place=key, hint="Cancel them first")
+        del self._host[key]
+        self._pinned.discard(key)
+        if key in self._recent:
+            self._drop(key)
+
+    def pin(self, key: str, *, pinned: bool = True) -> None:
+        """Keep an adapter on the device once it is there, or no longer."""
+        if pinned:
+            self._pinned.add(key)
+        else:
+            self._pinned.discard(key)
+
+    def acquire(self, sequence: Sequence) -> bool:
+        """Make a row's adapters resident and count it as their user, if that can be done now."""
+        keys = [key for key, _ in sequence.adapters]
+        # what this row needs is not pushed out for the rest of it
+        self._rows.update(keys)
+        slots = [self._resident(key) for key in keys]
+        if any(slot is None for slot in slots):
+            self._rows.subtract(keys)
+            return False
+        pairs = zip(slots, (weight for _, weight in sequence.adapters), strict=True)
+        sequence.blend = Blend(tuple((slot, weight) for slot, weight in pairs if slot))
+        return True
+
+    def release(self, sequence: Sequence) -> None:
+        """Count a row no longer as a user of its adapters."""
+        self._rows.subtract(key for key, _ in sequence.adapters)
+        sequence.blend = None
+
+    def _resident(self, key: str) -> Slot | None:
+        slot = self._slots.resident.get(key)
+        while slot is None:
+            slot = self._slots.put(key, self._host[key])
+            if slot is None and not self._evict():
+                return None
+        self.loads += key not in self._recent
+        self._recent[key] = None
+        self._recent.move_to_end(key)
+        return slot
+
+    def _evict(self) -> bool:
+        """Take the least recently used adapter that no row uses off the device."""
+        for key in self._recent:
+            if not self._rows[key] and key not in self._pinned:
+                self._drop(key)
+                self.evictions += 1
+                return True
+        return False
+
+    def _drop(self, key: str) -> None:
+        self._slots.drop(key)
+        del self._recent[key]

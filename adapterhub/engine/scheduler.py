@@ -1,0 +1,164 @@
+"""Which rows take part in the next step, and with how many tokens.
+
+Rows that generate go first, one token each. What is left of the step's tokens is given to
+prompts in pieces, so that a long one never stalls the others. When the cache is full, the row
+that came last gives its blocks back and is computed again later; nothing is lost by it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from adapterhub.engine.blocks import Blocks, content_chain
+
+if TYPE_CHECKING:
+    from adapterhub.engine.sequences import Sequence
+
+
+class Residency(Protocol):
+    """Who holds the adapters that rows wait for."""
+
+    def acquire(self, sequence: Sequence) -> bool:
+        """Make a row's adapters resident and count it as their user, if that can be done now."""
+
+    def release(self, sequence: Sequence) -> None:
+        """Count a row no longer as a user of its adapters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Positions ``start`` to ``end`` of a row, computed in one step."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+
+class Scheduler:
+    """Queues and the plan of each step.
+
+    Args:
+        blocks: of the key-value cache.
+        residency: of the adapters.
+        max_rows: most rows that run at once.
+        step_tokens: most tokens of a step.
+    """
+
+    def __init__(
+        self, blocks: Blocks, residency: Residency, *, max_rows: int, step_tokens: int
+    ) -> None:
+        self._blocks = blocks
+        self._residency = residency
+        self._max_rows = max_rows
+        self._step_tokens = step_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Let a row wait for its turn."""
+        self.waiting.append(sequence)
+
+    def plan(self) -> list[Piece]:
+        """Return what the next step computes; blocks for it are taken."""
+        pieces: list[Piece] = []
+        budget = self._step_tokens
+        preempted = self.preemptions
+        # those that generate come before prompts that are not read to their end
+        for sequence in sorted(self.running, key=_is_reading):
+            if budget and sequence in self.running:
+                budget -= self._extend(sequence, budget, pieces)
+        # a row that gave its blocks back after it was planned is not computed
+        pieces = [piece for piece in pieces if piece.sequence in self.running]
+        while budget and len(self.running) < self._max_rows and self.preemptions == preempted:
+            next_one = self._next_waiting()
+            if next_one is None or not self._admit(next_one):
+                break
+            budget -= self._extend(next_one, budget, pieces)
+        return [piece for piece in pieces if piece.sequence in self.running]
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take a row out; its full blocks stay known."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+            self._give_back(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+
+    def computed(self, piece: Piece) -> None:
+        """Note that a piece's keys and values are in the cache."""
+        sequence = piece.sequence
+        sequence.computed = piece.end
+        full = piece.end // self._blocks.size
+        if full > len(sequence.chain):
+            cells = sequence.cells[: full * self._blocks.size]
+            sequence.chain = content_chain(sequence.key, cells, self._blocks.size)
+            for number, content in zip(sequence.blocks, sequence.chain, strict=False):
+                self._blocks.know(number, content)
+
+    def _extend(self, sequence: Sequence, budget: int, pieces: list[Piece]) -> int:
+        """Plan a row's next tokens; return how many."""
+        end = min(sequence.length, sequence.computed + budget)
+        if not self._reach(sequence, end):
+            return 0
+        pieces.append(Piece(sequence, sequence.computed, end))
+        return end - sequence.computed
+
+    def _reach(self, sequence: Sequence, end: int) -> bool:
+        """Take the blocks for positions up to ``end``, if need be from rows that came later."""
+        while len(sequence.blocks) * self._blocks.size < end:
+            number = self._blocks.take()
+            if number is not None:
+                sequence.blocks.append(number)
+                continue
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._give_back(sequence)
+        sequence.computed = 0
+        self.waiting.appendleft(sequence)
+        self.preemptions += 1
+
+    def _give_back(self, sequence: Sequence) -> None:
+        self._blocks.release(sequence.blocks)
+        sequence.blocks = []
+        sequence.chain = []
+        self._residency.release(sequence)
+
+    def _next_waiting(self) -> Sequence | None:
+        """Return the first row whose adapters can be made resident now."""
+        for sequence in self.waiting:
+            if self._residency.acquire(sequence):
+                return sequence
+        return None
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Start a row with what the cache knows of it; its adapters are acquired."""
+        size = self._blocks.size
+        # one position at least is computed, for its logits
+        chain = content_chain(sequence.key, sequence.cells[: sequence.length - 1], size)
+        found = self._blocks.find(chain)
+        # room for its first new block, or it would push others out at once
+        if not self._blocks.free:
+            self._blocks.release(found)
+            self._residency.release(sequence)
+            return False
+        self.waiting.remove(sequence)
+        sequence.blocks = found
+        sequence.chain = chain[: len(found)]
+        sequence.computed = len(found) * size
+        # rows are kept in the order of arrival, for preemption
+        place = sum(other.number < sequence.number for other in self.running)
+        self.running.insert(place, sequence)
+        return True
+
+
+def _is_reading(sequence: Sequence) -> bool:
+    return sequence.length - sequence.computed > 1

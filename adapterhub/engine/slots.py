@@ -1,0 +1,157 @@
+"""Adapters on the device: ranges of rank rows in the tables of every linear layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapterhub.errors import EngineError
+from adapterhub.kernels.lora_rows import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from adapterhub.engine.layers import LoraSite
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slot:
+    """A resident adapter.
+
+    Args:
+        key: digest of the artifact, or any name that means these tensors and no others.
+        row: first rank row, the same at every site.
+        rank: of its matrices.
+        sites: numbers of the layers that it adapts.
+    """
+
+    key: str
+    row: int
+    rank: int
+    sites: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """Adapters that a row uses, each with a weight; none of them is the bare backbone.
+
+    Args:
+        slots: resident adapters and their weights, in canonical order.
+    """
+
+    slots: tuple[tuple[Slot, float], ...] = ()
+
+    def parts(self, site: int) -> tuple[Part, ...]:
+        """Return the rank rows that it uses at a site."""
+        return tuple(
+            Part(slot.row, slot.rank, weight) for slot, weight in self.slots if site in slot.sites
+        )
+
+
+#: The bare backbone.
+BARE = Blend()
+
+
+class RankRows:
+    """Which rank rows are taken; ranges are given out first fit.
+
+    Args:
+        count: of all rows.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._free: list[tuple[int, int]] = [(0, count)] if count else []
+
+    def take(self, rank: int) -> int | None:
+        """Return the first of ``rank`` free rows in a row, now taken, or ``None``."""
+        for index, (start, length) in enumerate(self._free):
+            if length >= rank:
+                rest = [(start + rank, length - rank)] if length > rank else []
+                self._free[index : index + 1] = rest
+                return start
+        return None
+
+    def give_back(self, row: int, rank: int) -> None:
+        """Free a range; neighbours that are free join."""
+        merged: list[tuple[int, int]] = []
+        for start, length in sorted([*self._free, (row, rank)]):
+            if merged and merged[-1][0] + merged[-1][1] == start:
+                merged[-1] = (merged[-1][0], merged[-1][1] + length)
+            else:
+                merged.append((start, length))
+        self._free = merged
+
+    @property
+    def free(self) -> int:
+        """Number of rows that are free, in however many pieces."""
+        return sum(length for _, length in self._free)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoraFactors:
+    """The matrices of an adapter at the sites that it has, ready to be copied into rows.
+
+    Args:
+        rank: of all of them.
+        pairs: site to ``A`` ``[rank, in]`` and ``B`` ``[rank, out]``, the scale in ``B``.
+    """
+
+    rank: int
+    pairs: Mapping[int, tuple[Tensor, Tensor]]
+
+
+class AdapterSlots:
+    """The tables of all sites, and the adapters that lie in them.
+
+    Args:
+        sites: by number.
+        rows: rank rows of every table.
+    """
+
+    def __init__(self, sites: Sequence[LoraSite], rows: int) -> None:
+        self._sites = tuple(sites)
+        self._rows = RankRows(rows)
+        self._resident: dict[str, Slot] = {}
+        for site in self._sites:
+            site.make_tables(rows)
+
+    @property
+    def resident(self) -> Mapping[str, Slot]:
+        """Adapters by key."""
+        return dict(self._resident)
+
+    @property
+    def free_rows(self) -> int:
+        """Rank rows that no adapter has."""
+        return self._rows.free
+
+    def put(self, key: str, factors: LoraFactors) -> Slot | None:
+        """Copy an adapter into free rows; ``None`` where there are not enough in a row.
+
+        Raises:
+            EngineError: when its rank is larger than all tables.
+        """
+        if key in self._resident:
+            return self._resident[key]
+        if factors.rank > self._rows.count:
+            raise EngineError(
+                f"has rank {factors.rank}, the tables have {self._rows.count} rows",
+                place=key,
+                hint="Start the engine with more rank rows",
+            )
+        row = self._rows.take(factors.rank)
+        if row is None:
+            return None
+        for site, (a, b) in factors.pairs.items():
+            self._sites[site].write_rows(row, a, b)
+        slot = Slot(key, row, factors.rank, frozenset(factors.pairs))
+        self._resident[key] = slot
+        return slot
+
+    def drop(self, key: str) -> None:
+        """Give an adapter's rows back."""
+        slot = self._resident.pop(key)
+        self._rows.give_back(slot.row, slot.rank)

@@ -1,0 +1,61 @@
+"""What one forward pass is about, and the one hidden channel that tells the layers of it.
+
+transformers' modules hand no argument down to their linear layers, so a layer finds the step
+that it computes for in a context variable. It is set here and nowhere else, and only while a
+forward pass runs.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from adapterhub.kernels.lora_rows import plan_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from adapterhub.engine.slots import Blend
+    from adapterhub.kernels.lora_rows import LoraPlan
+
+
+class Step:
+    """The rows of a forward pass, as layers with adapters see them."""
+
+    def __init__(self, uses: Sequence[tuple[int, Blend]]) -> None:
+        """Describe a batch.
+
+        Args:
+            uses: number of tokens of each row and the blend that they use, in the order of
+                the batch.
+        """
+        self.uses = tuple(uses)
+        self._site_sets = tuple({slot.sites for _, blend in uses for slot, _ in blend.slots})
+        self._plans: dict[tuple[bool, ...], LoraPlan | None] = {}
+
+    def plan(self, site: int) -> LoraPlan | None:
+        """Return which tokens use which rank rows at a site; ``None`` where none does."""
+        # sites that the same adapters have share a plan; mostly all of them do
+        key = tuple([site in sites for sites in self._site_sets])
+        if key not in self._plans:
+            self._plans[key] = plan_of([(count, blend.parts(site)) for count, blend in self.uses])
+        return self._plans[key]
+
+
+_STEP: ContextVar[Step | None] = ContextVar("step", default=None)
+
+
+def current_step() -> Step | None:
+    """Return the step that a forward pass runs for, or ``None`` outside of any."""
+    return _STEP.get()
+
+
+@contextmanager
+def running(step: Step) -> Iterator[None]:
+    """Make ``step`` the current one."""
+    token = _STEP.set(step)
+    try:
+        yield
+    finally:
+        _STEP.reset(token)

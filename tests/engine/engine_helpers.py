@@ -1,0 +1,68 @@
+"""Adapters of random weights on a tiny decoder, and what peft alone makes of a request."""
+
+from dataclasses import dataclass
+
+import peft
+import torch
+from transformers import AutoModelForCausalLM
+
+from adapterhub.specs import LoraSpec
+from adapterhub.weights import AdapterWeights
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass
+class Peer:
+    """An adapter, and the peft model that has it."""
+
+    weights: AdapterWeights
+    model: object
+
+    def greedy(self, prompt, count):
+        return greedy(self.model, prompt, count)
+
+
+def greedy(model, prompt, count):
+    """Generate greedily, one row alone, and return tokens and the logits of each step."""
+    with torch.no_grad():
+        output = model.generate(
+            input_ids=torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            max_new_tokens=count,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    return output.sequences[0, len(prompt) :].tolist(), torch.cat(output.logits)
+
+
+def make_peer(folder, spec, seed, *, dtype=torch.float32):
+    """Return an adapter that changes the output a lot, and peft's model of it."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    config = peft.LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        target_modules=list(spec.target_modules),
+        use_rslora=spec.rslora,
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
+    adapted = peft.get_peft_model(model, config).eval()
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            parameter.data.normal_(std=0.3)
+    state = peft.get_peft_model_state_dict(adapted)
+    return Peer(AdapterWeights(spec, {k: v.clone() for k, v in state.items()}), adapted)
+
+
+def some_specs():
+    return [
+        LoraSpec(rank=4, alpha=8.0, target_modules=LINEARS),
+        LoraSpec(rank=16, alpha=4.0, target_modules=("q_proj", "v_proj"), rslora=True),
+        LoraSpec(rank=1, alpha=1.0, target_modules=("down_proj",)),
+        LoraSpec(rank=8, alpha=16.0, target_modules=LINEARS),
+    ]

@@ -1,0 +1,225 @@
+"""Mixed rows in one batch answer as each does alone with peft."""
+
+import pytest
+import torch
+from engine_helpers import greedy, make_peer, some_specs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.engine.engine import Engine, EngineSettings
+from adapterhub.engine.factors import lora_scale
+from adapterhub.errors import EngineError, NotFoundError, StrictLoadError
+from adapterhub.kernels.lora_rows import ReferenceKernel
+from adapterhub.kernels.lora_rows_cpu import CpuKernel
+from adapterhub.specs import QuantizationSpec
+from adapterhub.weights import AdapterWeights
+
+PLAIN = QuantizationSpec("none", "float32")
+SMALL = EngineSettings(max_rows=4, step_tokens=16, cache_positions=96, block_size=4, rank_rows=24)
+
+
+@pytest.fixture(scope="module")
+def peers(decoder):
+    return {f"a{i}": make_peer(decoder, spec, i) for i, spec in enumerate(some_specs())}
+
+
+@pytest.fixture(scope="module")
+def bare(decoder):
+    return AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
+
+
+def engine_of(decoder, peers, settings=SMALL, kernel=None):
+    engine = Engine(load_backbone(str(decoder), PLAIN), settings, kernel=kernel)
+    for name, peer in peers.items():
+        engine.load_weights(peer.weights, key=f"sha256:{name}", name=name)
+    return engine
+
+
+def alone(peers, bare, name, prompt, count):
+    tokens, _ = (peers[name].greedy if name else lambda *a: greedy(bare, *a))(prompt, count)
+    return tokens
+
+
+REQUEST = st.tuples(
+    st.lists(st.integers(6, 60), min_size=1, max_size=30),
+    st.sampled_from([None, "a0", "a1", "a2", "a3"]),
+    st.integers(1, 8),
+    st.integers(0, 6),
+)
+
+
+@pytest.mark.parametrize("kernel", [ReferenceKernel, CpuKernel])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(requests=st.lists(REQUEST, min_size=1, max_size=9))
+def test_every_row_of_a_mix_answers_as_alone_with_peft(decoder, peers, bare, kernel, requests):
+    """Rows arrive at different steps; slots and cache are too small for all of them."""
+    engine = engine_of(decoder, peers, kernel=kernel())
+    rows = []
+    arrivals = sorted(requests, key=lambda request: request[3])
+    for step in range(400):
+        while arrivals and arrivals[0][3] <= step:
+            prompt, name, count, _ = arrivals.pop(0)
+            row = engine.add(prompt, name, max_tokens=count)
+            rows.append((row, prompt, name, count))
+        engine.step()
+        if not arrivals and not engine.busy:
+            break
+    engine.close()
+    for row, prompt, name, count in rows:
+        assert row.finished == "length"
+        assert row.output == alone(peers, bare, name, prompt, count), (name, prompt)
+
+
+def test_preempted_rows_and_evicted_adapters_lose_nothing(decoder, peers, bare):
+    engine = engine_of(decoder, peers)
+    prompts = [list(range(6 + i, 26 + i)) for i in range(8)]
+    names = ["a0", "a1", "a2", "a3", None, "a1", "a0", "a3"]
+    answers = engine.generate(prompts, names, max_tokens=12)
+    stats = engine.stats()
+    engine.close()
+    assert stats.preemptions > 0
+    assert stats.evictions > 0
+    for prompt, name, answer in zip(prompts, names, answers, strict=True):
+        assert list(answer.tokens) == alone(peers, bare, name, prompt, 12)
+
+
+@pytest.mark.parametrize("kernel", [ReferenceKernel, CpuKernel])
+def test_a_blend_is_the_weighted_sum_of_its_adapters(decoder, peers, bare, kernel):
+    prompt, weights = [7, 20, 9, 33], {"a0": 0.7, "a1": -0.4}
+    model = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
+    for name, weight in weights.items():
+        add_delta(model, peers[name].weights, weight)
+    engine = engine_of(decoder, peers, kernel=kernel())
+    (answer,) = engine.generate([prompt], [list(weights.items())], max_tokens=8)
+    engine.close()
+    assert list(answer.tokens) == greedy(model, prompt, 8)[0]
+
+
+def add_delta(model, weights, weight):
+    """Add an adapter to the weights of a model, ``W + w s B A``."""
+    scale = lora_scale(weights.spec)
+    for key, tensor in weights.tensors.items():
+        if key.endswith("lora_A.weight"):
+            path = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+            b = weights.tensors[key.replace("lora_A", "lora_B")]
+            model.get_submodule(path).weight.data += weight * scale * (b @ tensor)
+
+
+def test_a_blend_of_one_with_weight_1_is_that_adapter_to_the_bit(decoder, peers):
+    engine = engine_of(decoder, peers)
+    prompts = [[8, 9, 10], [8, 9, 10]]
+    rows = [
+        engine.add(prompt, adapter, max_tokens=4)
+        for prompt, adapter in zip(prompts, ["a0", [("a0", 1.0)]], strict=True)
+    ]
+    while engine.busy:
+        engine.step()
+    engine.close()
+    assert rows[0].output == rows[1].output
+    assert rows[0].key == rows[1].key
+
+
+def test_rows_without_an_adapter_are_as_if_no_adapter_were_loaded(decoder, peers):
+    prompts = [[6, 7, 8, 9], [30, 31], [12, 40, 9]]
+    hidden = []
+    for loaded in ({}, peers):
+        engine = engine_of(decoder, loaded)
+        for prompt, name in zip(prompts, [None, "a0" if loaded else None, None], strict=True):
+            engine.add(prompt, name, max_tokens=1)
+        hidden.append(last_hidden(engine))
+        engine.close()
+    without, mixed = hidden
+    assert torch.equal(without[:4], mixed[:4])
+    assert torch.equal(without[6:], mixed[6:])
+    assert not torch.allclose(without[4:6], mixed[4:6])
+
+
+def last_hidden(engine):
+    return engine._forward(engine._scheduler.plan())
+
+
+def test_a_prompt_that_is_known_is_not_read_again_and_only_by_its_own_adapter(decoder, peers, bare):
+    engine = engine_of(decoder, peers, EngineSettings(block_size=4, cache_positions=512))
+    prompt = list(range(6, 30))
+    for name, again in (("a0", False), ("a0", True), ("a3", False), (None, False), (None, True)):
+        before = engine.stats().computed_tokens
+        (answer,) = engine.generate([prompt], [name], max_tokens=4)
+        read = engine.stats().computed_tokens - before - 3
+        assert read == (4 if again else len(prompt)), name
+        assert list(answer.tokens) == alone(peers, bare, name, prompt, 4)
+    engine.close()
+
+
+def test_a_name_that_is_replaced_means_the_new_adapter_and_running_rows_keep_the_old(
+    decoder, peers, bare
+):
+    engine = engine_of(decoder, peers)
+    prompt = [9, 30, 12]
+    old = engine.add(prompt, "a0", max_tokens=10)
+    for _ in range(3):
+        engine.step()
+    engine.load_weights(peers["a3"].weights, key="sha256:new", name="a0")
+    new = engine.add(prompt, "a0", max_tokens=10)
+    while engine.busy:
+        engine.step()
+    engine.close()
+    assert old.output == alone(peers, bare, "a0", prompt, 10)
+    assert new.output == alone(peers, bare, "a3", prompt, 10)
+
+
+def test_cancelled_rows_leave_and_give_everything_back(decoder, peers):
+    engine = engine_of(decoder, peers)
+    rows = [engine.add([7, 8, 9], name, max_tokens=20) for name in ("a0", "a1", None)]
+    free = engine.stats().free_blocks
+    engine.step()
+    assert engine.stats().free_blocks < free
+    for row in rows:
+        engine.cancel(row)
+    assert not engine.busy
+    assert engine.stats().free_blocks == free
+    engine.unload("a0")
+    with pytest.raises(NotFoundError):
+        engine.add([7], "a0")
+    engine.close()
+
+
+def test_what_cannot_be_served_is_refused_at_once(decoder, peers):
+    engine = engine_of(decoder, peers)
+    with pytest.raises(NotFoundError, match="Did you mean 'a0'"):
+        engine.add([7, 8], "a00")
+    with pytest.raises(EngineError, match="do not fit into the 96 positions"):
+        engine.add([7] * 80, "a0", max_tokens=17)
+    with pytest.raises(EngineError):
+        engine.add([], "a0")
+    running = engine.add([7, 8], "a0", max_tokens=5)
+    engine.step()
+    with pytest.raises(EngineError, match="1 rows use it"):
+        engine.unload("a0")
+    engine.cancel(running)
+    engine.close()
+
+
+def test_an_adapter_of_another_model_is_refused(decoder, peers):
+    engine = engine_of(decoder, {})
+    tensors = dict(peers["a0"].weights.tensors)
+    key = next(key for key in tensors if "lora_A" in key)
+    tensors[key.replace("layers.0", "layers.9")] = tensors.pop(key)
+    with pytest.raises(StrictLoadError):
+        engine.load_weights(AdapterWeights(some_specs()[0], tensors), key="x", name="x")
+    assert not engine.adapters
+    engine.close()
+
+
+def test_closing_gives_the_backbone_back(decoder, peers):
+    backbone = load_backbone(str(decoder), PLAIN)
+    before = state_digest(backbone.body)
+    engine = Engine(backbone, SMALL)
+    engine.load_weights(peers["a0"].weights, key="a", name="a")
+    engine.generate([[7, 8, 9]], ["a"], max_tokens=3)
+    engine.close()
+    assert state_digest(backbone.body) == before
+    assert not any("Lora" in type(module).__name__ for module in backbone.body.modules())
