@@ -9,12 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from adapterhub.kernels.paged_attention_cpu import attend_single_tokens
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence as Rows
+
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from adapterhub.engine.cache import KeyValueCache
@@ -48,11 +54,28 @@ class PagedBatch:
         cache: that is written to and read.
         rows: in the order of the batch.
         writes: int64 ``[tokens]``, where each token's key and value go.
+        singles: rows of one token each that are computed together, if any.
     """
 
     cache: KeyValueCache
     rows: tuple[PagedRow, ...]
     writes: Tensor
+    singles: Singles | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Singles:
+    """Rows that have one token in a step.
+
+    Args:
+        tokens: int64 ``[rows]``, which ones in the batch.
+        places: int64, where all their positions lie in the cache, row after row.
+        firsts: int64 ``[rows + 1]``, where each row's places begin.
+    """
+
+    tokens: Tensor
+    places: NDArray[np.int64]
+    firsts: NDArray[np.int64]
 
 
 def install_paged_attention() -> None:
@@ -91,11 +114,38 @@ def paged_attention(
     output = torch.empty(
         query.shape[2], query.shape[1], query.shape[3], dtype=query.dtype, device=query.device
     )
+    if paged.singles is not None:
+        found = attend_single_tokens(
+            query[0].transpose(0, 1)[paged.singles.tokens],
+            cache.keys[layer].flatten(0, 1),
+            cache.values[layer].flatten(0, 1),
+            paged.singles.places,
+            paged.singles.firsts,
+            window=sliding_window,
+            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        )
+        output[paged.singles.tokens] = found
     for row in paged.rows:
+        if paged.singles is not None and row.tokens == 1:
+            continue
         tokens = slice(row.start, row.start + row.tokens)
         keys, values = cache.read(layer, row.places)
         output[tokens] = _attend(query[0, :, tokens], keys, values, sliding_window, scaling)
     return output.unsqueeze(0), None
+
+
+def paged_batch(cache: KeyValueCache, rows: Rows[PagedRow]) -> PagedBatch:
+    """Return what attention needs of a step; rows of one token are gathered where that is fast."""
+    writes = torch.cat([row.places[row.context - row.tokens :] for row in rows])
+    alone = [row for row in rows if row.tokens == 1]
+    if not alone or writes.device.type != "cpu":
+        return PagedBatch(cache, tuple(rows), writes, None)
+    singles = Singles(
+        torch.tensor([row.start for row in alone]),
+        torch.cat([row.places for row in alone]).numpy(),
+        np.cumsum([0, *(row.context for row in alone)], dtype=np.int64),
+    )
+    return PagedBatch(cache, tuple(rows), writes, singles)
 
 
 def _attend(

@@ -14,6 +14,7 @@ from adapterhub.engine.attention import (
     PagedBatch,
     PagedRow,
     install_paged_attention,
+    paged_batch,
 )
 from adapterhub.engine.blocks import Blocks
 from adapterhub.engine.cache import KeyValueCache, cache_shape
@@ -26,6 +27,7 @@ from adapterhub.engine.slots import BARE, AdapterSlots
 from adapterhub.engine.step import Step, running
 from adapterhub.errors import EngineError, NotFoundError, near
 from adapterhub.kernels.choice import choose_kernel
+from adapterhub.kernels.packed_linear import PackedLinear, can_pack
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -127,7 +129,9 @@ class Engine:
         if backbone.lm_head is None:
             raise EngineError("does not generate text", place=backbone.name)
         self.backbone = backbone
-        self._head = backbone.lm_head
+        head = backbone.lm_head
+        # its weight is mostly the embedding's too, which stays as it is
+        self._head = PackedLinear(head, keep=True) if can_pack(head) else head
         self.settings = settings or EngineSettings()
         dtype = torch_dtype(backbone.quantization.compute_dtype)
         install_paged_attention()
@@ -136,7 +140,9 @@ class Engine:
         self._sites = install_sites(
             backbone.body, dtype, kernel or choose_kernel(backbone.device.type)
         )
-        self._slots = AdapterSlots(list(self._sites.values()), self.settings.rank_rows)
+        self._slots = AdapterSlots(
+            list(self._sites.values()), self.settings.rank_rows, backbone.device
+        )
         self._residency = Residency(self._slots)
         layers, heads, width = cache_shape(backbone.config)
         size = self.settings.block_size
@@ -337,17 +343,15 @@ class Engine:
         return hidden
 
     def _paged(self, pieces: list[Piece]) -> PagedBatch:
-        rows, writes, start = [], [], 0
-        size = self.settings.block_size
+        rows, start, size = [], 0, self.settings.block_size
+        offsets = torch.arange(size)
         for piece in pieces:
             blocks = torch.tensor(piece.sequence.blocks)
-            places = (blocks.unsqueeze(1) * size + torch.arange(size)).flatten()[: piece.end]
-            places = places.to(self.backbone.device)
+            places = (blocks.unsqueeze(1) * size + offsets).flatten()[: piece.end]
             count = piece.end - piece.start
-            rows.append(PagedRow(start, count, piece.end, places))
-            writes.append(places[piece.start :])
+            rows.append(PagedRow(start, count, piece.end, places.to(self.backbone.device)))
             start += count
-        return PagedBatch(self._cache, tuple(rows), torch.cat(writes))
+        return paged_batch(self._cache, rows)
 
     def _sample(self, pieces: list[Piece], hidden: Tensor) -> list[Sequence]:
         ends = torch.tensor([piece.end - piece.start for piece in pieces]).cumsum(0) - 1

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from adapterhub.engine.step import current_step
+from adapterhub.kernels.packed_four_bit import PackedFourBit, can_pack_four_bit
+from adapterhub.kernels.packed_linear import PackedLinear, can_pack
 
 if TYPE_CHECKING:
     from adapterhub.kernels.lora_rows import LoraKernel
@@ -47,9 +49,8 @@ class LoraSite(nn.Module):
     def out_features(self) -> int:
         return int(self.base.out_features)
 
-    def make_tables(self, rows: int) -> None:
+    def make_tables(self, rows: int, device: torch.device) -> None:
         """Set memory aside for ``rows`` rank rows; the pages are touched when written to."""
-        device = next(iter(self.base.parameters())).device
         self.a = torch.empty(rows, self.in_features, dtype=self.dtype, device=device)
         self.b = torch.empty(rows, self.out_features, dtype=self.dtype, device=device)
 
@@ -77,14 +78,23 @@ def install_sites(body: nn.Module, dtype: torch.dtype, kernel: LoraKernel) -> di
     for number, path in enumerate(paths):
         parent, _, name = path.rpartition(".")
         holder = body.get_submodule(parent)
-        site = LoraSite(getattr(holder, name), number, dtype, kernel)
+        site = LoraSite(packed(getattr(holder, name)), number, dtype, kernel)
         setattr(holder, name, site)
         sites[path] = site
     return sites
+
+
+def packed(layer: nn.Module) -> nn.Module:
+    """Return the fastest layer that computes the same here, or the layer itself."""
+    if can_pack(layer):
+        return PackedLinear(layer)
+    return PackedFourBit(layer) if can_pack_four_bit(layer) else layer
 
 
 def remove_sites(body: nn.Module, sites: dict[str, LoraSite]) -> None:
     """Put the layers back that ``install_sites`` replaced."""
     for path, site in sites.items():
         parent, _, name = path.rpartition(".")
-        setattr(body.get_submodule(parent), name, site.base)
+        base = site.base
+        layer = base.unpacked() if isinstance(base, PackedLinear | PackedFourBit) else base
+        setattr(body.get_submodule(parent), name, layer)

@@ -11,6 +11,7 @@ from adapterhub.kernels.lora_rows import Part
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import torch
     from torch import Tensor
 
     from adapterhub.engine.layers import LoraSite
@@ -109,14 +110,15 @@ class AdapterSlots:
     Args:
         sites: by number.
         rows: rank rows of every table.
+        device: of the backbone.
     """
 
-    def __init__(self, sites: Sequence[LoraSite], rows: int) -> None:
+    def __init__(self, sites: Sequence[LoraSite], rows: int, device: torch.device) -> None:
         self._sites = tuple(sites)
         self._rows = RankRows(rows)
         self._resident: dict[str, Slot] = {}
         for site in self._sites:
-            site.make_tables(rows)
+            site.make_tables(rows, device)
 
     @property
     def resident(self) -> Mapping[str, Slot]:

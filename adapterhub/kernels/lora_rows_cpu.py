@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.kernels.arrays import as_array
 from adapterhub.kernels.loops.lora import add_bfloat16, add_float32
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from adapterhub.kernels.lora_rows import LoraPlan, Run
@@ -32,7 +32,7 @@ class CpuKernel:
             _add_long(y, x, a, b, run)
         if short is not None:
             add = add_bfloat16 if y.dtype == torch.bfloat16 else add_float32
-            add(_array(y), _array(x), _array(a), _array(b), *short.tables)
+            add(as_array(y), as_array(x), as_array(a), as_array(b), *short.tables)
 
 
 def _add_long(y: Tensor, x: Tensor, a: Tensor, b: Tensor, run: Run) -> None:
@@ -42,7 +42,3 @@ def _add_long(y: Tensor, x: Tensor, a: Tensor, b: Tensor, run: Run) -> None:
         inner = torch.nn.functional.linear(x[tokens], a[row : row + rank])
         total = torch.addmm(total, inner, b[row : row + rank], alpha=weight)
     y[tokens] = total
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -37,3 +37,15 @@ def narrow(_context: Any, _value: Any) -> Any:
         return builder.trunc(upper, ir.IntType(16))
 
     return types.uint16(types.float32), build
+
+
+@intrinsic
+def power_of_two(_context: Any, _exponent: Any) -> Any:
+    """Return ``2 ** n`` as float32 for a whole ``n`` (int32) from -126 to 127."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(32)
+        biased = builder.add(arguments[0], ir.Constant(word, 127))
+        return builder.bitcast(builder.shl(biased, ir.Constant(word, 23)), ir.FloatType())
+
+    return types.float32(types.int32), build

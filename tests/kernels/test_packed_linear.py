@@ -1,0 +1,56 @@
+"""A packed layer computes the same and gives its weight back to the bit."""
+
+import pytest
+import torch
+from bitsandbytes import functional
+from torch import nn
+
+from adapterhub.backbones.held import state_digest
+from adapterhub.backbones.quantize import quantize_linears
+from adapterhub.kernels.packed_four_bit import PackedFourBit, can_pack_four_bit
+from adapterhub.kernels.packed_linear import PackedLinear, can_pack
+from adapterhub.specs import QuantizationSpec
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [1, 3, 32, 100])
+def test_it_computes_what_the_layer_computes(bias, rows):
+    torch.manual_seed(1)
+    linear = nn.Linear(96, 160, bias=bias, dtype=torch.bfloat16)
+    x = torch.randn(1, rows, 96, dtype=torch.bfloat16)
+    expected, weight = linear(x), linear.weight.detach().clone()
+    packed = PackedLinear(linear)
+    assert not linear.weight.numel()
+    found = packed(x)
+    assert found.shape == expected.shape
+    assert torch.allclose(found.float(), expected.float(), rtol=2e-2, atol=2e-2)
+    assert packed.unpacked() is linear
+    assert torch.equal(linear.weight, weight)
+
+
+def test_only_plain_bfloat16_is_packed():
+    assert can_pack(nn.Linear(8, 8, dtype=torch.bfloat16))
+    assert not can_pack(nn.Linear(8, 8))
+    assert not can_pack(nn.LayerNorm(8))
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "fp4"])
+@pytest.mark.parametrize("rows", [1, 5, 32, 70])
+def test_a_packed_four_bit_layer_computes_what_the_layer_computes(scheme, rows):
+    if not functional.has_avx512bf16():
+        pytest.skip("this CPU has no product in bfloat16")
+    torch.manual_seed(1)
+    body = nn.Sequential(nn.Linear(128, 96, dtype=torch.bfloat16))
+    quantize_linears(body, QuantizationSpec(scheme, "bfloat16"), torch.device("cpu"))
+    (layer,) = body
+    x = torch.randn(1, rows, 128, dtype=torch.bfloat16)
+    expected, before = layer(x), state_digest(body)
+    assert can_pack_four_bit(layer)
+    packed = PackedFourBit(layer)
+    found = packed(x)
+    assert found.shape == expected.shape
+    bound = 0.02 * expected.float().abs().max()
+    assert (found.float() - expected.float()).abs().max() <= bound
+    assert packed.unpacked() is layer
+    assert state_digest(body) == before
+    assert torch.equal(layer(x), expected)
