@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from adapterhub.cli import aliases, archives, ask, backbones, hub, registry, run, signing, transfer
+from adapterhub.cli import (
+    aliases,
+    archives,
+    ask,
+    backbones,
+    compose,
+    hub,
+    registry,
+    run,
+    signing,
+    transfer,
+)
 from adapterhub.cli.faults import exit_code, message
 from adapterhub.errors import AdapterHubError
 
@@ -24,7 +35,18 @@ def build_app() -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
     )
-    for group in (run, ask, registry, aliases, signing, archives, transfer, hub, backbones):
+    for group in (
+        run,
+        ask,
+        compose,
+        registry,
+        aliases,
+        signing,
+        archives,
+        transfer,
+        hub,
+        backbones,
+    ):
         group.add_commands(app)
     return app
 

@@ -1,0 +1,141 @@
+"""How adapters are made one: the names of the methods, their settings, and what each needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from adapterhub.errors import RecipeError, near
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: How the tensors of several adapters become one: sum them; or first prune each, by size or at
+#: random, and then sum them, or sum those of the majority's sign.
+Rule = Literal["sum", "magnitude_prune", "ties", "dare_linear", "dare_ties"]
+MajoritySign = Literal["total", "frequency"]
+#: Share of values that pruning keeps where nobody says.
+DENSITY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a method does.
+
+    Args:
+        rule: how several tensors become one.
+        where: on what: ``ranks`` lays the factors side by side, ``factors`` takes every A with
+            every A and every B with every B, ``delta`` takes the products ``s B A`` and cuts
+            the result down to a rank.
+    """
+
+    rule: Rule
+    where: Literal["ranks", "factors", "delta"]
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it has a density."""
+        return self.rule != "sum"
+
+    @property
+    def draws(self) -> bool:
+        """Whether it has a seed."""
+        return self.rule.startswith("dare")
+
+    @property
+    def elects(self) -> bool:
+        """Whether it has a majority sign."""
+        return self.rule.endswith("ties")
+
+
+#: Name to what it does; names are those of peft's ``combination_type``, but for ``concat``.
+METHODS: Mapping[str, Kind] = {
+    "concat": Kind("sum", "ranks"),
+    "linear": Kind("sum", "factors"),
+    "svd": Kind("sum", "delta"),
+    "ties": Kind("ties", "factors"),
+    "ties_svd": Kind("ties", "delta"),
+    "dare_linear": Kind("dare_linear", "factors"),
+    "dare_linear_svd": Kind("dare_linear", "delta"),
+    "dare_ties": Kind("dare_ties", "factors"),
+    "dare_ties_svd": Kind("dare_ties", "delta"),
+    "magnitude_prune": Kind("magnitude_prune", "factors"),
+    "magnitude_prune_svd": Kind("magnitude_prune", "delta"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method with its settings; a setting that it does not have is an error.
+
+    Args:
+        name: one of ``METHODS``.
+        density: share of values that pruning keeps, above 0 and up to 1; ``DENSITY`` where not
+            given.
+        rank: of the result of an ``svd`` method; the largest of the adapters where not given.
+        majority_sign: of a ``ties`` method: the sign of the sum of values (``total``, where
+            not given), or of most of them (``frequency``).
+        seed: of what DARE drops.
+
+    Raises:
+        RecipeError: naming the setting.
+    """
+
+    name: str
+    density: float | None = None
+    rank: int | None = None
+    majority_sign: MajoritySign | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            raise RecipeError(
+                f"there is no method {self.name!r}",
+                place="composition.method",
+                hint=near(self.name, METHODS),
+            )
+        has = {
+            "density": self.kind.prunes,
+            "rank": self.kind.where == "delta",
+            "majority_sign": self.kind.elects,
+        }
+        for setting, used in has.items():
+            if getattr(self, setting) is not None and not used:
+                raise _setting(setting, f"method {self.name!r} has none")
+        if self.density is not None and not 0.0 < self.density <= 1.0:
+            raise _setting("density", f"must be above 0 and up to 1, found {self.density}")
+        if self.rank is not None and self.rank < 1:
+            raise _setting("rank", f"must be 1 or more, found {self.rank}")
+        if self.majority_sign not in (None, "total", "frequency"):
+            raise _setting(
+                "majority_sign", f"must be total or frequency, found {self.majority_sign!r}"
+            )
+
+    @property
+    def kind(self) -> Kind:
+        """What the method does."""
+        return METHODS[self.name]
+
+    @property
+    def kept(self) -> float:
+        """Share of values that are kept; 1 where nothing is pruned."""
+        if not self.kind.prunes:
+            return 1.0
+        return DENSITY if self.density is None else self.density
+
+    def settings(self) -> dict[str, float | int | str]:
+        """Return the settings that count for the result, defaults filled in, as plain JSON."""
+        found: dict[str, float | int | str] = {}
+        if self.kind.prunes:
+            found["density"] = self.kept
+        if self.rank is not None:
+            found["rank"] = self.rank
+        if self.kind.elects:
+            found["majority_sign"] = self.majority_sign or "total"
+        if self.kind.draws:
+            found["seed"] = self.seed
+        return found
+
+
+def _setting(name: str, problem: str) -> RecipeError:
+    return RecipeError(problem, place=f"composition.{name}")
