@@ -28,7 +28,7 @@ def add_commands(app: typer.Typer) -> None:
 def compose(
     name: Annotated[str, typer.Argument(help="Of the result, whose next version it becomes.")],
     refs: Annotated[
-        list[str], typer.Argument(metavar="REF[*WEIGHT]...", help="topics@3 or 'topics@3*0.5'")
+        list[str], typer.Argument(metavar="REF[*WEIGHT]", help="topics@3 or 'topics@3*0.5'")
     ],
     method: Annotated[
         str, typer.Option(help="concat, linear, svd, ties, dare_linear, …, or few-shot.")
@@ -55,8 +55,9 @@ def compose(
     limit: Annotated[int | None, typer.Option(min=1, help="few-shot: only the first rows.")] = None,
     budget: Annotated[int, typer.Option(min=1, help="few-shot: how many weights to try.")] = 40,
     blend: Annotated[
-        str, typer.Option(help="few-shot: the method that the weights are for.")
-    ] = "concat",
+        str | None,
+        typer.Option(help="few-shot: the method that the weights are for; concat if not given."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
@@ -70,8 +71,8 @@ def compose(
     check_name(name)
     searched = method == FEW_SHOT
     sign: Any = majority_sign
-    how = Method(blend if searched else method, density, rank, sign, seed)
-    _check_examples(data, refs, searched=searched)
+    _check_few_shot(data, blend, refs, searched=searched)
+    how = Method((blend or "concat") if searched else method, density, rank, sign, seed)
     registry = Registry()
     parents = open_parents(registry, [_weighted(text) for text in refs])
     head = None if head_from is None else index_of(registry, parents, head_from)
@@ -96,11 +97,14 @@ def compose(
     _tell(version, parents, how, search, as_json=as_json)
 
 
-def _check_examples(data: Path | None, refs: list[str], *, searched: bool) -> None:
+def _check_few_shot(
+    data: Path | None, blend: str | None, refs: list[str], *, searched: bool
+) -> None:
     if searched and data is None:
         raise DataError("few-shot needs examples", place="--data", hint="Add --data FILE")
-    if data is not None and not searched:
-        raise RecipeError("examples are for few-shot", place="--data", hint="Add --method few-shot")
+    for option, given in (("--data", data), ("--blend", blend)):
+        if given is not None and not searched:
+            raise RecipeError("is for few-shot", place=option, hint="Add --method few-shot")
     if searched and any("*" in ref for ref in refs):
         raise RecipeError("few-shot finds the weights itself", place="REF*WEIGHT")
 

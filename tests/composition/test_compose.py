@@ -98,6 +98,15 @@ def test_ranks_and_targets_may_differ_as_in_peft(name):
     same_deltas(deltas(found), of_peft(model, (1.0, -0.5), Method(name)))
 
 
+def test_rank_stabilised_adapters_are_scaled_once_where_peft_scales_twice():
+    model = peft_model(lora(rslora=True), lora(rslora=True))
+    found = compose(held_by(model), (1.0, 0.5), CONCAT)
+    same_deltas(deltas(found), sums(held_by(model), (1.0, 0.5)))
+    assert not found.spec.rslora
+    twice = {module: delta * found.spec.rank**0.5 for module, delta in deltas(found).items()}
+    same_deltas(twice, of_peft(model, (1.0, 0.5), CONCAT))
+
+
 @pytest.mark.parametrize("name", ["svd", "magnitude_prune_svd"])
 @pytest.mark.parametrize("rank", [1, 3, 12])
 def test_svd_methods_cut_to_the_rank_as_peft_does(name, rank):
