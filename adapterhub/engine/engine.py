@@ -20,6 +20,7 @@ from adapterhub.engine.blocks import Blocks
 from adapterhub.engine.cache import KeyValueCache, cache_shape
 from adapterhub.engine.factors import lora_factors
 from adapterhub.engine.layers import install_sites, remove_sites
+from adapterhub.engine.prefixes import prefix_states
 from adapterhub.engine.residency import Residency
 from adapterhub.engine.scheduler import Scheduler
 from adapterhub.engine.sequences import Sequence
@@ -28,6 +29,7 @@ from adapterhub.engine.step import Step, running
 from adapterhub.errors import EngineError, NotFoundError, near
 from adapterhub.kernels.choice import choose_kernel
 from adapterhub.kernels.packed_linear import PackedLinear, can_pack
+from adapterhub.specs import PrefixSpec
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
 
     from adapterhub.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.prefixes import PrefixStates
     from adapterhub.engine.scheduler import Piece
+    from adapterhub.engine.slots import LoraFactors
     from adapterhub.kernels.lora_rows import LoraKernel
     from adapterhub.weights import AdapterWeights
 
@@ -160,6 +164,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._blocks,
             self._residency,
+            self._fill_prefix,
             max_rows=self.settings.max_rows,
             step_tokens=self.settings.step_tokens,
         )
@@ -206,8 +211,7 @@ class Engine:
             EngineError: when it is of a kind that is not served.
         """
         if key not in self._residency.known:
-            prefix = self._body_name()
-            self._residency.keep(key, lora_factors(weights, self._sites, prefix, name=name))
+            self._residency.keep(key, self._prepared(weights, name))
         self._names[name] = key
 
     def unload(self, name: str) -> None:
@@ -242,16 +246,18 @@ class Engine:
             NotFoundError: when there is no adapter of that name.
             EngineError: when it can never fit into the cache.
         """
-        room = self.settings.cache_positions
-        if not prompt or len(prompt) + max_tokens > room:
-            raise EngineError(
-                f"{len(prompt)} tokens of prompt and {max_tokens} of answer do not fit into "
-                f"the {room} positions of the cache",
-                place="prompt",
-            )
         named = [(adapters, 1.0)] if isinstance(adapters, str) else list(adapters or ())
         keys = tuple((self._key(name), weight) for name, weight in named)
-        sequence = Sequence(self._arrived, tuple(prompt), max_tokens, frozenset(stop_ids), keys)
+        virtual, room = self._virtual(keys), self.settings.cache_positions
+        if not prompt or virtual + len(prompt) + max_tokens > room:
+            raise EngineError(
+                f"{virtual + len(prompt)} positions of prompt and {max_tokens} of answer do not "
+                f"fit into the {room} positions of the cache",
+                place="prompt",
+            )
+        sequence = Sequence(
+            self._arrived, tuple(prompt), max_tokens, frozenset(stop_ids), keys, virtual
+        )
         self._arrived += 1
         self._scheduler.add(sequence)
         return sequence
@@ -315,6 +321,37 @@ class Engine:
         """Give the backbone back as it was."""
         remove_sites(self.backbone.body, self._sites)
         self.backbone.body.config._attn_implementation = self._attention_before
+
+    def _prepared(self, weights: AdapterWeights, name: str) -> LoraFactors | PrefixStates:
+        if isinstance(weights.spec, PrefixSpec):
+            dtype = torch_dtype(self.backbone.quantization.compute_dtype)
+            return prefix_states(weights, cache_shape(self.backbone.config), dtype, name=name)
+        return lora_factors(weights, self._sites, self._body_name(), name=name)
+
+    def _virtual(self, keys: Rows[tuple[str, float]]) -> int:
+        """Return the length of the prefix among adapters, 0 where there is none."""
+        found = [(self._residency.prefix(key), weight) for key, weight in keys]
+        prefixes = [(prefix, weight) for prefix, weight in found if prefix is not None]
+        if len(prefixes) > 1 or any(weight != 1.0 for _, weight in prefixes):
+            raise EngineError(
+                "a row takes one prefix, with weight 1",
+                place=", ".join(key for key, _ in keys),
+                hint="Concatenate prefixes beforehand; LoRA adapters may be blended beside one",
+            )
+        return prefixes[0][0].length if prefixes else 0
+
+    def _fill_prefix(self, sequence: Sequence, start: int, end: int) -> None:
+        size = self.settings.block_size
+        places = torch.tensor(
+            [sequence.blocks[p // size] * size + p % size for p in range(start, end)],
+            device=self.backbone.device,
+        )
+        for key, _ in sequence.adapters:
+            prefix = self._residency.prefix(key)
+            if prefix is not None:
+                for layer in range(len(prefix.keys)):
+                    keys, values = prefix.keys[layer][start:end], prefix.values[layer][start:end]
+                    self._cache.write(layer, places, keys, values)
 
     def _key(self, name: str) -> str:
         if name not in self._names:

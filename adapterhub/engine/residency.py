@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
+from adapterhub.engine.prefixes import PrefixStates
 from adapterhub.engine.slots import Blend
 from adapterhub.errors import EngineError, NotFoundError, near
 
@@ -24,7 +25,7 @@ class Residency:
 
     def __init__(self, slots: AdapterSlots) -> None:
         self._slots = slots
-        self._host: dict[str, LoraFactors] = {}
+        self._host: dict[str, LoraFactors | PrefixStates] = {}
         self._rows: Counter[str] = Counter()
         self._pinned: set[str] = set()
         #: resident adapters, the least recently used first
@@ -33,13 +34,18 @@ class Residency:
         self.evictions = 0
 
     @property
-    def known(self) -> Mapping[str, LoraFactors]:
+    def known(self) -> Mapping[str, LoraFactors | PrefixStates]:
         """Adapters in host memory, by key."""
         return self._host
 
-    def keep(self, key: str, factors: LoraFactors) -> None:
+    def keep(self, key: str, adapter: LoraFactors | PrefixStates) -> None:
         """Hold an adapter in host memory."""
-        self._host.setdefault(key, factors)
+        self._host.setdefault(key, adapter)
+
+    def prefix(self, key: str) -> PrefixStates | None:
+        """Return an adapter if it is a prefix, which lies in the cache of its rows alone."""
+        adapter = self._host[key]
+        return adapter if isinstance(adapter, PrefixStates) else None
 
     def forget(self, key: str) -> None:
         """Let an adapter go, from the device too.
@@ -69,12 +75,17 @@ class Residency:
         keys = [key for key, _ in sequence.adapters]
         # what this row needs is not pushed out for the rest of it
         self._rows.update(keys)
-        slots = [self._resident(key) for key in keys]
-        if any(slot is None for slot in slots):
-            self._rows.subtract(keys)
-            return False
-        pairs = zip(slots, (weight for _, weight in sequence.adapters), strict=True)
-        sequence.blend = Blend(tuple((slot, weight) for slot, weight in pairs if slot))
+        slots: list[tuple[Slot, float]] = []
+        for key, weight in sequence.adapters:
+            factors = self._host[key]
+            if isinstance(factors, PrefixStates):
+                continue
+            slot = self._resident(key, factors)
+            if slot is None:
+                self._rows.subtract(keys)
+                return False
+            slots.append((slot, weight))
+        sequence.blend = Blend(tuple(slots))
         return True
 
     def release(self, sequence: Sequence) -> None:
@@ -82,10 +93,10 @@ class Residency:
         self._rows.subtract(key for key, _ in sequence.adapters)
         sequence.blend = None
 
-    def _resident(self, key: str) -> Slot | None:
+    def _resident(self, key: str, factors: LoraFactors) -> Slot | None:
         slot = self._slots.resident.get(key)
         while slot is None:
-            slot = self._slots.put(key, self._host[key])
+            slot = self._slots.put(key, factors)
             if slot is None and not self._evict():
                 return None
         self.loads += key not in self._recent

@@ -27,6 +27,13 @@ class Residency(Protocol):
         """Count a row no longer as a user of its adapters."""
 
 
+class FillPrefix(Protocol):
+    """Copies a trained prefix into the cache."""
+
+    def __call__(self, sequence: Sequence, start: int, end: int) -> None:
+        """Write positions ``start`` to ``end`` of a row, whose blocks are taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Positions ``start`` to ``end`` of a row, computed in one step."""
@@ -42,15 +49,23 @@ class Scheduler:
     Args:
         blocks: of the key-value cache.
         residency: of the adapters.
+        fill: writes trained prefixes.
         max_rows: most rows that run at once.
         step_tokens: most tokens of a step.
     """
 
     def __init__(
-        self, blocks: Blocks, residency: Residency, *, max_rows: int, step_tokens: int
+        self,
+        blocks: Blocks,
+        residency: Residency,
+        fill: FillPrefix,
+        *,
+        max_rows: int,
+        step_tokens: int,
     ) -> None:
         self._blocks = blocks
         self._residency = residency
+        self._fill = fill
         self._max_rows = max_rows
         self._step_tokens = step_tokens
         self.waiting: deque[Sequence] = deque()
@@ -100,6 +115,11 @@ class Scheduler:
 
     def _extend(self, sequence: Sequence, budget: int, pieces: list[Piece]) -> int:
         """Plan a row's next tokens; return how many."""
+        if sequence.computed < sequence.virtual:
+            if not self._reach(sequence, sequence.virtual):
+                return 0
+            self._fill(sequence, sequence.computed, sequence.virtual)
+            self.computed(Piece(sequence, sequence.computed, sequence.virtual))
         end = min(sequence.length, sequence.computed + budget)
         if not self._reach(sequence, end):
             return 0

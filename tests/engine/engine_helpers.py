@@ -6,7 +6,7 @@ import peft
 import torch
 from transformers import AutoModelForCausalLM
 
-from adapterhub.specs import LoraSpec
+from adapterhub.specs import LoraSpec, PrefixSpec
 from adapterhub.weights import AdapterWeights
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -43,6 +43,11 @@ def make_peer(folder, spec, seed, *, dtype=torch.float32):
     """Return an adapter that changes the output a lot, and peft's model of it."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    if isinstance(spec, PrefixSpec):
+        config = peft.PrefixTuningConfig(
+            num_virtual_tokens=spec.num_virtual_tokens, task_type="CAUSAL_LM"
+        )
+        return _peer(spec, peft.get_peft_model(model, config))
     config = peft.LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,
@@ -51,10 +56,16 @@ def make_peer(folder, spec, seed, *, dtype=torch.float32):
         init_lora_weights=False,
         task_type="CAUSAL_LM",
     )
-    adapted = peft.get_peft_model(model, config).eval()
+    return _peer(spec, peft.get_peft_model(model, config))
+
+
+def _peer(spec, adapted):
+    adapted.eval()
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
             parameter.data.normal_(std=0.3)
+        elif "prompt_encoder" in name:
+            parameter.data.normal_()
     state = peft.get_peft_model_state_dict(adapted)
     return Peer(AdapterWeights(spec, {k: v.clone() for k, v in state.items()}), adapted)
 
@@ -65,4 +76,6 @@ def some_specs():
         LoraSpec(rank=16, alpha=4.0, target_modules=("q_proj", "v_proj"), rslora=True),
         LoraSpec(rank=1, alpha=1.0, target_modules=("down_proj",)),
         LoraSpec(rank=8, alpha=16.0, target_modules=LINEARS),
+        PrefixSpec(num_virtual_tokens=6),
+        PrefixSpec(num_virtual_tokens=4),
     ]

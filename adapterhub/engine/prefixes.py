@@ -1,0 +1,68 @@
+"""Trained prefixes: keys and values that stand before a row's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapterhub.errors import StrictLoadError
+from adapterhub.tensor_check import PROMPT_KEY
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from adapterhub.weights import AdapterWeights
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PrefixStates:
+    """A prefix as the key-value cache holds it.
+
+    Args:
+        keys: of each layer ``[virtual tokens, heads, width]``.
+        values: shaped as ``keys``.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @property
+    def length(self) -> int:
+        """Number of positions."""
+        return len(self.keys[0])
+
+
+def prefix_states(
+    weights: AdapterWeights, shape: tuple[int, int, int], dtype: torch.dtype, *, name: str
+) -> PrefixStates:
+    """Return the keys and values of a prefix adapter.
+
+    Args:
+        weights: whose one tensor is ``[virtual tokens, layers * 2 * heads * width]``, of each
+            layer the keys and then the values. Source: ``get_prompt`` in peft's
+            ``peft_model.py``.
+        shape: layers, key-value heads and width of a head.
+        dtype: of the cache.
+        name: of the adapter, for messages.
+
+    Raises:
+        StrictLoadError: when it is of another shape.
+    """
+    layers, heads, width = shape
+    prompt = weights.tensors.get(PROMPT_KEY)
+    others = [key for key in weights.tensors if key != PROMPT_KEY]
+    if (
+        prompt is None
+        or others
+        or prompt.dim() != 2
+        or prompt.shape[1] != 2 * layers * heads * width
+    ):
+        wanted = f"{PROMPT_KEY} of shape [tokens, {2 * layers * heads * width}]"
+        found = f"{PROMPT_KEY} of shape {list(prompt.shape)}" if prompt is not None else ""
+        raise StrictLoadError(name, [wanted], [*others, *([found] if found else [])])
+    states = prompt.to(dtype).view(len(prompt), layers, 2, heads, width)
+    return PrefixStates(
+        tuple(states[:, layer, 0].contiguous() for layer in range(layers)),
+        tuple(states[:, layer, 1].contiguous() for layer in range(layers)),
+    )
