@@ -125,6 +125,10 @@ class EngineError(AdapterHubError):
     """The engine cannot do what was asked, or was built for something else."""
 
 
+class RequestError(AdapterHubError):
+    """A request that cannot be served as asked; ``place`` is the name of its field."""
+
+
 class TrainingError(AdapterHubError):
     """Training cannot start or go on."""
 
