@@ -97,14 +97,24 @@ def test_a_composition_answers_on_the_backbone_and_can_be_scored(moods_twice, mo
     assert scores["adapter"]["accuracy"] > 0.9
 
 
-def test_one_adapter_of_weight_one_keeps_its_bytes(moods_twice):
-    composed(moods_twice, "same", "calm")
-    first, second = artifact_of("calm"), artifact_of("same")
+def test_one_adapter_of_weight_one_keeps_its_bytes(command, recipe, encoder, moods):
+    path = recipe(
+        "odd",
+        encoder,
+        "text-classification",
+        moods,
+        backbone={"name": str(encoder), **PLAIN},
+        adapter={"rank": 3, "alpha": 12.5, "dropout": 0.1, "dora": True, "init": "gaussian"},
+        train={"batch_size": 16, "steps": 4, "epochs": None},
+    )
+    assert command("train", str(path)).exit_code == 0
+    composed(command, "same", "odd")
+    first, second = artifact_of("odd"), artifact_of("same")
     assert first.weights.spec == second.weights.spec
-    assert first.adapter_config == second.adapter_config
-    name = "adapter_model.safetensors"
-    assert (first.path / name).read_bytes() == (second.path / name).read_bytes()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (first.path / name).read_bytes() == (second.path / name).read_bytes()
     assert second.manifest.parent == first.digest
+    assert command("compose", "half", "odd*0.5").exit_code == 2
 
 
 def test_settings_reach_the_method_and_the_lineage(moods_twice):
