@@ -1,0 +1,186 @@
+"""How many tokens a second do rows with different adapters get, beside peft and transformers?
+
+Physics: a decoding step reads every weight of the backbone once for all rows, and every
+adapter once for its own rows. At 32 rows the products of the backbone are bound by arithmetic;
+32 adapters of rank 16 on all linear layers of SmolLM2-135M are 156 million values more to read,
+as many as the backbone has. So the adapters' cost is set by bytes a value and bandwidth.
+
+All sides have the same weights in memory: the backbone in bfloat16, adapters of random values.
+Ours and transformers' ``generate`` without adapters, ours and peft's ``adapter_names`` with
+them, and peft with one adapter after the other. Rounds go in turns; medians are printed.
+
+    python benchmarks/serving.py [--rows 1 8 32] [--adapters 0 1 8 32] [--tokens 32] [--rounds 3]
+                                 [--scheme none]
+
+The last line of output is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+import peft
+import torch
+from transformers import AutoModelForCausalLM
+
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.sources import fetch_backbone
+from adapterhub.engine.engine import Engine, EngineSettings
+from adapterhub.specs import LoraSpec, QuantizationSpec
+from adapterhub.weights import AdapterWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BACKBONE = "smollm2-135m-instruct"
+RANK = 16
+PROMPT = 32
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class Ours:
+    """The engine, with every adapter loaded."""
+
+    def __init__(self, scheme: str, adapters: int) -> None:
+        backbone = load_backbone(BACKBONE, QuantizationSpec(scheme, "bfloat16"))
+        self.engine = Engine(backbone, EngineSettings(rank_rows=max(RANK * adapters, RANK)))
+        self.engine_paths = {path: site for path, site in self.engine._sites.items()}
+        for number in range(adapters):
+            weights = self._random(number)
+            self.engine.load_weights(weights, key=f"adapter-{number}", name=name_of(number))
+
+    def _random(self, seed: int) -> AdapterWeights:
+        draw = torch.Generator().manual_seed(seed)
+        tensors = {}
+        for path, site in self.engine_paths.items():
+            key = f"base_model.model.model.{path}"
+            a = torch.randn(RANK, site.in_features, generator=draw) * 0.02
+            b = torch.randn(site.out_features, RANK, generator=draw) * 0.02
+            tensors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
+        return AdapterWeights(LoraSpec(rank=RANK, alpha=float(RANK)), tensors)
+
+    def run(self, prompts: list[list[int]], adapters: int, tokens: int) -> None:
+        """Answer all prompts at once."""
+        names = [name_of(row % adapters) if adapters else None for row in range(len(prompts))]
+        self.engine.generate(prompts, names, max_tokens=tokens)
+
+
+class Peer:
+    """transformers' own generation, and peft's where there are adapters."""
+
+    def __init__(self, adapters: int) -> None:
+        path = fetch_backbone(BACKBONE)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+        self.plain: Any = model
+        self.adapted: Any = None
+        for number in range(adapters):
+            config = peft.LoraConfig(
+                r=RANK,
+                lora_alpha=RANK,
+                target_modules=LINEARS,
+                init_lora_weights=False,
+                task_type="CAUSAL_LM",
+            )
+            if self.adapted is None:
+                self.adapted = peft.get_peft_model(model, config, adapter_name=name_of(number))
+            else:
+                self.adapted.add_adapter(name_of(number), config)
+        if self.adapted is not None:
+            self.adapted.eval()
+
+    def without(self, prompts: list[list[int]], tokens: int) -> None:
+        """Answer without adapters."""
+        if self.adapted is None:
+            generate(self.plain, prompts, tokens)
+        else:
+            with self.adapted.disable_adapter():
+                generate(self.adapted, prompts, tokens)
+
+    def mixed(self, prompts: list[list[int]], adapters: int, tokens: int) -> None:
+        """Answer one batch whose rows name their adapters."""
+        names = [name_of(row % adapters) for row in range(len(prompts))]
+        generate(self.adapted, prompts, tokens, adapter_names=names)
+
+    def in_turns(self, prompts: list[list[int]], adapters: int, tokens: int) -> None:
+        """Answer the rows of one adapter after those of another."""
+        for number in range(adapters):
+            self.adapted.set_adapter(name_of(number))
+            generate(self.adapted, prompts[number::adapters], tokens)
+
+
+def name_of(number: int) -> str:
+    return f"adapter{number}"
+
+
+def generate(model: Any, prompts: list[list[int]], tokens: int, **options: Any) -> None:
+    with torch.no_grad():
+        model.generate(
+            input_ids=torch.tensor(prompts),
+            attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            **options,
+        )
+
+
+def measure(run: Callable[[], None], tokens: int) -> float:
+    """Return tokens a second."""
+    began = time.perf_counter()
+    run()
+    return tokens / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--adapters", type=int, nargs="+", default=[0, 1, 8, 32])
+    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--scheme", default="none", help="ours only; peers are in bfloat16")
+    parser.add_argument("--ours-only", action="store_true")
+    asked = parser.parse_args()
+    most = max(asked.adapters)
+    ours = Ours(asked.scheme, most)
+    peer = None if asked.ours_only else Peer(most)
+    draw = random.Random(1)
+    results: dict[str, dict[str, float]] = {}
+    for rows in asked.rows:
+        for adapters in (count for count in asked.adapters if count <= rows):
+            sides = sides_of(ours, peer, rows, adapters, asked.tokens, draw)
+            speeds: dict[str, list[float]] = {side: [] for side in sides}
+            for turn in range(asked.rounds + 1):
+                for side, run in sides.items():
+                    speed = measure(run, rows * asked.tokens)
+                    if turn:  # the first one warms up
+                        speeds[side].append(speed)
+            found = {side: round(statistics.median(each), 1) for side, each in speeds.items()}
+            results[f"{rows} rows, {adapters} adapters"] = found
+            print(f"{rows} rows, {adapters} adapters: {found}", flush=True)
+    print(json.dumps({"tokens_per_second": results, "scheme": asked.scheme}))
+
+
+def sides_of(
+    ours: Ours, peer: Peer | None, rows: int, adapters: int, tokens: int, draw: random.Random
+) -> dict[str, Callable[[], None]]:
+    """Return what is measured; every run has prompts of its own, so no cache knows them."""
+
+    def prompts() -> list[list[int]]:
+        return [[draw.randrange(100, 40000) for _ in range(PROMPT)] for _ in range(rows)]
+
+    sides: dict[str, Callable[[], None]] = {"engine": lambda: ours.run(prompts(), adapters, tokens)}
+    if peer is not None and not adapters:
+        sides["transformers"] = lambda: peer.without(prompts(), tokens)
+    elif peer is not None:
+        sides["peft mixed"] = lambda: peer.mixed(prompts(), adapters, tokens)
+        sides["peft in turns"] = lambda: peer.in_turns(prompts(), adapters, tokens)
+    return sides
+
+
+if __name__ == "__main__":
+    main()
