@@ -1,0 +1,183 @@
+"""Text that follows a JSON schema or a regular expression: which tokens can come next.
+
+By llguidance (Microsoft; also a backend of vLLM, SGLang and llama.cpp). It follows the grammar
+while text is generated instead of building an automaton over the vocabulary beforehand, so a
+new schema costs milliseconds; it refuses what it cannot hold to instead of leaving it out; and
+it needs no other package, where xgrammar needs Triton.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from adapterhub.errors import EngineError, MissingExtraError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from llguidance import LLMatcher
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerFast
+
+    from adapterhub.engine.sampling.params import SamplingParams
+
+#: Longest texts that are read, in bytes.
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_REGEX_BYTES = 4 * 1024
+#: Compiled schemas and expressions that are kept.
+_CACHED = 64
+#: States of the lexer of one answer, 1 to 2 kB each.
+_LEXER_STATES = 50_000
+#: Between the parts of JSON. Without a bound, a model may write white space for ever.
+_WHITESPACE = r"[\x20\x0A\x09]{0,16}"
+#: They rule over what the schema itself asks of the library.
+_JSON_OPTIONS = {"whitespace_pattern": _WHITESPACE, "lenient": False, "coerce_one_of": False}
+
+
+class Constraint:
+    """One answer's way through a schema or a regular expression."""
+
+    def __init__(self, matcher: LLMatcher, width: int, place: str) -> None:
+        """Stand at the beginning.
+
+        Args:
+            matcher: not shared with another answer.
+            width: of the logits.
+            place: for messages.
+        """
+        self._matcher = matcher
+        self._width = width
+        self._place = place
+
+    @property
+    def finished(self) -> bool:
+        """Whether the text is complete and only an end-of-text token can come."""
+        return self._matcher.is_stopped()
+
+    @property
+    def accepting(self) -> bool:
+        """Whether the text could end here."""
+        return self._matcher.is_accepting()
+
+    def mask(self) -> Tensor:
+        """Return which tokens can come next, bool ``[vocabulary]``.
+
+        Raises:
+            RequestError: when the schema or expression is too complex to go on.
+        """
+        packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        allowed = np.zeros(self._width, np.bool_)
+        bits = np.unpackbits(packed, bitorder="little")[: self._width]
+        allowed[: len(bits)] = bits
+        return torch.from_numpy(allowed)
+
+    def advance(self, token: int) -> None:
+        """Go on by a token that the mask allows.
+
+        Raises:
+            EngineError: when the token cannot come here.
+        """
+        if not self._matcher.consume_token(token):
+            problem = f"token {token} cannot come here: {_first_line(self._matcher)}"
+            raise EngineError(problem, place=self._place)
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise RequestError(_first_line(self._matcher), place=self._place)
+
+
+class ConstraintCompiler:
+    """Compiles the constraints of requests for one tokenizer, and keeps the last ones."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        eos_ids: Sequence[int] = (),
+        vocabulary: int | None = None,
+    ) -> None:
+        """Read a tokenizer's vocabulary, which takes about a second.
+
+        Args:
+            tokenizer: a fast one.
+            eos_ids: tokens that end a text; the tokenizer's own where none is given.
+            vocabulary: width of the logits; the number of the tokenizer's tokens where not
+                given. Tokens past the tokenizer's never come.
+
+        Raises:
+            MissingExtraError: when llguidance is not installed.
+            EngineError: when the tokenizer's kind is not known to it.
+        """
+        try:
+            import llguidance.hf
+        except ImportError as error:
+            raise MissingExtraError("llguidance", "serve") from error
+        ends = list(eos_ids) or None
+        try:
+            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, eos_token=ends)
+        except ValueError as error:
+            problem = f"the tokenizer cannot be constrained: {error}"
+            raise EngineError(problem, place=tokenizer.name_or_path) from error
+        self._width = vocabulary or self._tokenizer.vocab_size
+        self._compiled = lru_cache(maxsize=_CACHED)(self._compile)
+
+    def compile(self, params: SamplingParams) -> Constraint | None:
+        """Return a new constraint, or ``None`` for a request without one.
+
+        Args:
+            params: of the request; called once for each of its answers.
+
+        Raises:
+            RequestError: when the schema or expression is malformed, too large, not supported
+                or describes no text at all.
+        """
+        if isinstance(params.json_schema, str):
+            place, text = "json_schema", params.json_schema
+        elif params.regex is not None:
+            place, text = "regex", params.regex
+        else:
+            return None
+        return Constraint(self._compiled(place, text).deep_copy(), self._width, place)
+
+    def _compile(self, place: str, text: str) -> LLMatcher:
+        from llguidance import LLMatcher, LLParserLimits
+
+        grammar = _json_grammar(text) if place == "json_schema" else _regex_grammar(text)
+        limits = LLParserLimits(max_lexer_states=_LEXER_STATES, verbose_errors=False)
+        matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
+        # a text that cannot exist shows only at its first token
+        Constraint(matcher.deep_copy(), self._width, place).mask()
+        return matcher
+
+
+def _json_grammar(text: str) -> str:
+    from llguidance import LLMatcher
+
+    _check_size("json_schema", text, MAX_SCHEMA_BYTES)
+    options: Any = _JSON_OPTIONS
+    try:
+        return LLMatcher.grammar_from_json_schema(text, overrides=options)
+    except ValueError as error:
+        raise RequestError(f"is not a JSON schema: {error}", place="json_schema") from error
+
+
+def _regex_grammar(text: str) -> str:
+    from llguidance import LLMatcher
+
+    _check_size("regex", text, MAX_REGEX_BYTES)
+    return LLMatcher.grammar_from_regex(text)
+
+
+def _check_size(place: str, text: str, most: int) -> None:
+    size = len(text.encode(errors="surrogatepass"))
+    if size > most:
+        raise RequestError(f"has {size} bytes, at most {most} are read", place=place)
+
+
+def _first_line(matcher: LLMatcher) -> str:
+    return matcher.get_error().partition("\n<state>")[0].strip()

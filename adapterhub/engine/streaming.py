@@ -1,0 +1,180 @@
+"""Text as its tokens come: whole characters only, and nothing of a string that stops it."""
+
+from __future__ import annotations
+
+import codecs
+from typing import TYPE_CHECKING, Protocol
+
+from tokenizers import decoders
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+#: How tokens of one byte are written where a tokenizer falls back to bytes.
+_BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+
+
+class _Detokenizer(Protocol):
+    """Tokens to text, a piece at a time."""
+
+    def push(self, token: int) -> str:
+        """Take a token and return text that no later one changes."""
+
+    def finish(self) -> str:
+        """Return what was held back."""
+
+
+class TextStream:
+    """The text of one answer, each piece once.
+
+    All pieces together are ``tokenizer.decode(ids, skip_special_tokens=True)`` without clean-up
+    of spaces (which would change text that has been sent), cut before the stop string that is
+    complete first; of two that end together, before the longer one. How tokens are spread
+    over calls makes no difference.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = (), *, min_tokens: int = 0
+    ) -> None:
+        """Begin an empty text.
+
+        Args:
+            tokenizer: a fast one.
+            stop: strings that end the text.
+            min_tokens: stop strings count where they begin after the text of these tokens.
+        """
+        self._detokenizer = _detokenizer(tokenizer)
+        self._stop = tuple(stop)
+        self._unstopped = min_tokens
+        self._held = ""
+        #: the string that ended the text
+        self.stopped: str | None = None
+
+    def push(self, token_ids: Iterable[int]) -> str:
+        """Take tokens.
+
+        Args:
+            token_ids: that follow those before.
+
+        Returns:
+            New text that can no longer change; empty after a stop string.
+        """
+        return "".join([self._push(token) for token in token_ids if self.stopped is None])
+
+    def finish(self) -> str:
+        """Return what was held back, once no token follows."""
+        if self.stopped is not None:
+            return ""
+        text = self._release(self._detokenizer.finish())
+        rest, self._held = self._held, ""
+        return text + rest
+
+    def _push(self, token: int) -> str:
+        text = self._detokenizer.push(token)
+        if self._unstopped > 0:
+            self._unstopped -= 1
+            return text
+        return self._release(text) if text else ""
+
+    def _release(self, new: str) -> str:
+        text = self._held + new
+        # what is held may be the beginning of a stop string, so any that ends in the new text
+        # lies in the two together
+        found = [
+            (place + len(stop), place, stop)
+            for stop in self._stop
+            if (place := text.find(stop)) >= 0
+        ]
+        if found:
+            _, place, self.stopped = min(found)
+            self._held = ""
+            return text[:place]
+        keep = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[keep:]
+        return text[:keep]
+
+
+class _ByteLevel:
+    """Tokens that stand for bytes, as in GPT-2: exact, and each token is looked at once."""
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self._backend = backend
+        self._special = _special_ids(backend)
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        if token in self._special:
+            return ""
+        return self._utf8.decode(_token_bytes(self._backend.id_to_token(token) or ""))
+
+    def finish(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+class _Window:
+    """Any other decoder: the new text is what a token adds to the text of a few before it.
+
+    A byte that stands for itself is held back until a token of another kind follows, because
+    a decoder judges a run of them as a whole.
+    """
+
+    def __init__(self, backend: Tokenizer) -> None:
+        self._backend = backend
+        self._special = _special_ids(backend)
+        #: tokens whose text is sent, as context, and those whose text is not yet
+        self._sent: list[int] = []
+        self._new: list[int] = []
+
+    def push(self, token: int) -> str:
+        if token in self._special:
+            return ""
+        self._new.append(token)
+        if self._backend.id_to_token(token) in _BYTE_TOKENS:
+            return ""
+        return self.finish()
+
+    def finish(self) -> str:
+        before = self._backend.decode(self._sent)
+        text = self._backend.decode(self._sent + self._new)[len(before) :]
+        if text:
+            self._sent, self._new = self._new, []
+        return text
+
+
+def _detokenizer(tokenizer: PreTrainedTokenizerFast) -> _Detokenizer:
+    backend = tokenizer.backend_tokenizer
+    kind = _ByteLevel if isinstance(backend.decoder, decoders.ByteLevel) else _Window
+    return kind(backend)
+
+
+def _special_ids(backend: Tokenizer) -> frozenset[int]:
+    added = backend.get_added_tokens_decoder()
+    return frozenset(token for token, entry in added.items() if entry.special)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return the letters of GPT-2's tokenizer: printable bytes stand for themselves."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    letters = {chr(byte): byte for byte in printable}
+    return letters | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTES = _byte_alphabet()
+
+
+def _token_bytes(token: str) -> bytes:
+    try:
+        return bytes([_BYTES[letter] for letter in token])
+    except KeyError:
+        # an added token is written as it is
+        return token.encode()
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Return how many letters at the end of ``text`` begin ``stop``."""
+    lengths = range(min(len(stop) - 1, len(text)), 0, -1)
+    return next((length for length in lengths if text.endswith(stop[:length])), 0)
