@@ -330,6 +330,13 @@ class Engine:
 
     def _virtual(self, keys: Rows[tuple[str, float]]) -> int:
         """Return the length of the prefix among adapters, 0 where there is none."""
+        for key, weight in keys:
+            if self._residency.is_dora(key) and (len(keys) > 1 or weight != 1.0):
+                raise EngineError(
+                    "DoRA multiplies the backbone's own output and can't be blended",
+                    place=key,
+                    hint="Ask for it alone, with weight 1",
+                )
         found = [(self._residency.prefix(key), weight) for key, weight in keys]
         prefixes = [(prefix, weight) for prefix, weight in found if prefix is not None]
         if len(prefixes) > 1 or any(weight != 1.0 for _, weight in prefixes):

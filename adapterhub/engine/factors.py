@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
+
+from adapterhub.engine.layers import dense_weight
 from adapterhub.engine.slots import LoraFactors
 from adapterhub.errors import EngineError, StrictLoadError
 from adapterhub.peft_format import LORA_KEY
 from adapterhub.specs import LoraSpec
+
+_MAGNITUDE = "lora_magnitude_vector"
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,9 +45,9 @@ def lora_factors(
         StrictLoadError: when a tensor has no place, or a pair is not complete.
     """
     spec = weights.spec
-    if not isinstance(spec, LoraSpec) or spec.dora:
-        kind = "DoRA" if isinstance(spec, LoraSpec) else spec.method
-        raise EngineError(f"{kind} is not served by the engine yet", place=name)
+    if not isinstance(spec, LoraSpec):
+        raise EngineError(f"{spec.method} has no low-rank factors", place=name)
+    wanted = {"lora_A.weight", "lora_B.weight"} | ({_MAGNITUDE} if spec.dora else set())
     parts: dict[str, dict[str, Tensor]] = {}
     missing: list[str] = []
     unexpected: list[str] = []
@@ -54,17 +59,27 @@ def lora_factors(
         else:
             parts.setdefault(path, {})[match["part"]] = tensor
     pairs: dict[int, tuple[Tensor, Tensor]] = {}
+    gains: dict[int, Tensor] = {}
     for path, found in parts.items():
         site = sites[path]
-        if found.keys() != {"lora_A.weight", "lora_B.weight"}:
-            missing.append(f"the other matrix of {path}")
+        if found.keys() != wanted:
+            missing += [f"{path}.{part}" for part in sorted(wanted - found.keys())]
             continue
         a, b = found["lora_A.weight"], found["lora_B.weight"]
         if (a.shape[1], b.shape[0]) != (site.in_features, site.out_features):
             unexpected.append(f"{path} of shape {list(a.shape)} and {list(b.shape)}")
             continue
-        scaled = (b.float() * lora_scale(spec)).t().contiguous()
-        pairs[site.number] = (a.to(site.dtype), scaled.to(site.dtype))
+        scaled = b.float() * lora_scale(spec)
+        if spec.dora:
+            gain = _gain(found[_MAGNITUDE], dense_weight(site.base), scaled @ a.float())
+            gains[site.number] = gain
+            scaled = scaled * gain.unsqueeze(1)
+        pairs[site.number] = (a.to(site.dtype), scaled.t().contiguous().to(site.dtype))
     if missing or unexpected:
         raise StrictLoadError(name, missing, unexpected)
-    return LoraFactors(spec.rank, pairs)
+    return LoraFactors(spec.rank, pairs, gains)
+
+
+def _gain(magnitude: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
+    """Return ``m / |W + s B A|`` by output; Liu et al. 2024 (arXiv:2402.09353), equation 5."""
+    return magnitude.float() / torch.linalg.norm(weight + delta.to(weight.device), dim=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from adapterhub.engine.step import current_step
@@ -12,7 +13,7 @@ from adapterhub.kernels.packed_four_bit import PackedFourBit, can_pack_four_bit
 from adapterhub.kernels.packed_linear import PackedLinear, can_pack
 
 if TYPE_CHECKING:
-    from adapterhub.kernels.lora_rows import LoraKernel
+    from adapterhub.kernels.lora_rows import LoraKernel, LoraPlan
 
 
 class LoraSite(nn.Module):
@@ -40,6 +41,8 @@ class LoraSite(nn.Module):
         #: [rank rows, in] and [rank rows, out]
         self.a = torch.empty(0)
         self.b = torch.empty(0)
+        #: first rank row of a DoRA adapter to what the layer's output is multiplied by, [out]
+        self._gains: dict[int, Tensor] = {}
 
     @property
     def in_features(self) -> int:
@@ -54,10 +57,23 @@ class LoraSite(nn.Module):
         self.a = torch.empty(rows, self.in_features, dtype=self.dtype, device=device)
         self.b = torch.empty(rows, self.out_features, dtype=self.dtype, device=device)
 
-    def write_rows(self, row: int, a: Tensor, b: Tensor) -> None:
-        """Copy an adapter's ``A`` ``[rank, in]`` and ``B`` ``[rank, out]`` in from ``row`` on."""
+    def write_rows(self, row: int, a: Tensor, b: Tensor, gain: Tensor | None = None) -> None:
+        """Copy an adapter in.
+
+        Args:
+            row: first of its rank rows.
+            a: ``[rank, in]``.
+            b: ``[rank, out]``.
+            gain: of DoRA, ``[out]``.
+        """
         self.a[row : row + len(a)].copy_(a)
         self.b[row : row + len(b)].copy_(b)
+        if gain is not None:
+            self._gains[row] = gain.to(self.a.device, torch.float32)
+
+    def forget_rows(self, row: int) -> None:
+        """Drop what is known of the adapter whose first rank row this was."""
+        self._gains.pop(row, None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., out]``."""
@@ -66,9 +82,23 @@ class LoraSite(nn.Module):
         plan = step.plan(self.number) if step is not None else None
         if plan is not None:
             y = y.contiguous()
+            rows = y.view(-1, y.shape[-1])
+            if self._gains:
+                self._multiply(rows, plan)
             flat = x.reshape(-1, x.shape[-1]).contiguous()
-            self._kernel.add_(y.view(-1, y.shape[-1]), flat.to(y.dtype), self.a, self.b, plan)
+            self._kernel.add_(rows, flat.to(y.dtype), self.a, self.b, plan)
         return y
+
+    def _multiply(self, rows: Tensor, plan: LoraPlan) -> None:
+        """Multiply the layer's own output of rows with DoRA, without its bias, in place."""
+        bias = self.base.bias
+        for start, end, parts in plan.runs:
+            gain = self._gains.get(parts[0].row)
+            if gain is None:
+                continue
+            own = rows[start:end].float()
+            own = own * gain if bias is None else (own - bias.float()) * gain + bias.float()
+            rows[start:end] = own.to(rows.dtype)
 
 
 def install_sites(body: nn.Module, dtype: torch.dtype, kernel: LoraKernel) -> dict[str, LoraSite]:
@@ -98,3 +128,11 @@ def remove_sites(body: nn.Module, sites: dict[str, LoraSite]) -> None:
         base = site.base
         layer = base.unpacked() if isinstance(base, PackedLinear | PackedFourBit) else base
         setattr(body.get_submodule(parent), name, layer)
+
+
+def dense_weight(base: nn.Module) -> Tensor:
+    """Return the weight ``[out, in]`` that a layer multiplies by, in float32."""
+    if isinstance(base, PackedLinear | PackedFourBit):
+        return base.dense().float()
+    weight: Tensor = dequantize_module_weight(base)
+    return weight.detach().float()

@@ -6,14 +6,14 @@ from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
 from adapterhub.engine.prefixes import PrefixStates
-from adapterhub.engine.slots import Blend
+from adapterhub.engine.slots import Blend, LoraFactors
 from adapterhub.errors import EngineError, NotFoundError, near
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from adapterhub.engine.sequences import Sequence
-    from adapterhub.engine.slots import AdapterSlots, LoraFactors, Slot
+    from adapterhub.engine.slots import AdapterSlots, Slot
 
 
 class Residency:
@@ -62,6 +62,11 @@ class Residency:
         self._pinned.discard(key)
         if key in self._recent:
             self._drop(key)
+
+    def is_dora(self, key: str) -> bool:
+        """Return whether an adapter multiplies the output of layers, and so can't be blended."""
+        adapter = self._host[key]
+        return isinstance(adapter, LoraFactors) and bool(adapter.gains)
 
     def pin(self, key: str, *, pinned: bool = True) -> None:
         """Keep an adapter on the device once it is there, or no longer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import EngineError
@@ -98,10 +98,12 @@ class LoraFactors:
     Args:
         rank: of all of them.
         pairs: site to ``A`` ``[rank, in]`` and ``B`` ``[rank, out]``, the scale in ``B``.
+        gains: of DoRA, site to what the layer's own output is multiplied by, ``[out]``.
     """
 
     rank: int
     pairs: Mapping[int, tuple[Tensor, Tensor]]
+    gains: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 class AdapterSlots:
@@ -148,7 +150,7 @@ class AdapterSlots:
         if row is None:
             return None
         for site, (a, b) in factors.pairs.items():
-            self._sites[site].write_rows(row, a, b)
+            self._sites[site].write_rows(row, a, b, factors.gains.get(site))
         slot = Slot(key, row, factors.rank, frozenset(factors.pairs))
         self._resident[key] = slot
         return slot
@@ -156,4 +158,6 @@ class AdapterSlots:
     def drop(self, key: str) -> None:
         """Give an adapter's rows back."""
         slot = self._resident.pop(key)
+        for site in slot.sites:
+            self._sites[site].forget_rows(slot.row)
         self._rows.give_back(slot.row, slot.rank)

@@ -50,13 +50,21 @@ class PackedFourBit(nn.Module):
         )
         return y if self.bias is None else y + self.bias
 
+    def dense(self) -> Tensor:
+        """Return the weight ``[out, in]``, by the exact scales."""
+        (layer,) = self._layer
+        return bnb_functional.dequantize_4bit(self._plain_codes(), layer.weight.quant_state)
+
     def unpacked(self) -> Linear4bit:
         """Give the layer its codes back, to the bit, and return it."""
         (layer,) = self._layer
-        state = copy.copy(self._state)
-        codes, _ = bnb_functional._convert_weight_packed_for_cpu_inverse(self._codes, state)
-        layer.weight.data = codes
+        layer.weight.data = self._plain_codes()
         return layer
+
+    def _plain_codes(self) -> Tensor:
+        state = copy.copy(self._state)
+        codes: Tensor = bnb_functional._convert_weight_packed_for_cpu_inverse(self._codes, state)[0]
+        return codes
 
 
 def can_pack_four_bit(module: Any) -> TypeGuard[Linear4bit]:

@@ -37,10 +37,15 @@ class PackedLinear(nn.Module):
         y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
         return y
 
+    def dense(self) -> Tensor:
+        """Return the weight ``[out, in]``."""
+        weight: Tensor = self._packed.to_dense()
+        return weight
+
     def unpacked(self) -> nn.Linear:
         """Give the layer its weight back, to the bit, and return it."""
         (linear,) = self._linear
-        linear.weight.data = self._packed.to_dense()
+        linear.weight.data = self.dense()
         return linear
 
 

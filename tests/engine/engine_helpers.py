@@ -53,6 +53,7 @@ def make_peer(folder, spec, seed, *, dtype=torch.float32):
         lora_alpha=spec.alpha,
         target_modules=list(spec.target_modules),
         use_rslora=spec.rslora,
+        use_dora=spec.dora,
         init_lora_weights=False,
         task_type="CAUSAL_LM",
     )
@@ -63,7 +64,10 @@ def _peer(spec, adapted):
     adapted.eval()
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
-            parameter.data.normal_(std=0.3)
+            if "magnitude" in name:
+                parameter.data *= 1.0 + 0.5 * torch.rand_like(parameter)
+            else:
+                parameter.data.normal_(std=0.3)
         elif "prompt_encoder" in name:
             parameter.data.normal_()
     state = peft.get_peft_model_state_dict(adapted)
@@ -78,4 +82,5 @@ def some_specs():
         LoraSpec(rank=8, alpha=16.0, target_modules=LINEARS),
         PrefixSpec(num_virtual_tokens=6),
         PrefixSpec(num_virtual_tokens=4),
+        LoraSpec(rank=4, alpha=4.0, target_modules=("q_proj", "up_proj", "o_proj"), dora=True),
     ]

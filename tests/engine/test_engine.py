@@ -61,7 +61,7 @@ def assert_same(tokens, request):
 
 REQUEST = st.tuples(
     st.lists(st.integers(6, 60), min_size=1, max_size=30),
-    st.sampled_from([None, "a0", "a1", "a2", "a3", "a4", "a5"]),
+    st.sampled_from([None, "a0", "a1", "a2", "a3", "a4", "a5", "a6"]),
     st.integers(1, 8),
     st.integers(0, 6),
 )
@@ -263,4 +263,12 @@ def test_a_row_takes_one_prefix_only(decoder, peers):
         with pytest.raises(EngineError, match="one prefix, with weight 1"):
             engine.add([7, 8], blend)
     engine.add([7, 8], [("a4", 1.0), ("a0", 0.5)])
+    engine.close()
+
+
+def test_dora_is_served_alone_and_not_blended(decoder, peers):
+    engine = engine_of(decoder, peers)
+    for blend in ([("a6", 0.5)], [("a6", 1.0), ("a0", 1.0)]):
+        with pytest.raises(EngineError, match=r"DoRA.*can't be blended"):
+            engine.add([7, 8], blend)
     engine.close()
