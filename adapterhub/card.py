@@ -271,8 +271,17 @@ def _limits(manifest: Manifest, license: str | None) -> str:
     if license is None:
         lines.append("The license of the backbone was not recorded.")
     if manifest.unknown:
-        lines.append(f"It was trained elsewhere. Not recorded: {', '.join(manifest.unknown)}.")
+        made = (
+            "It was composed of other adapters and not trained"
+            if _is_composed(manifest)
+            else ("It was trained elsewhere")
+        )
+        lines.append(f"{made}. Not recorded: {', '.join(manifest.unknown)}.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _is_composed(manifest: Manifest) -> bool:
+    return "composition" in manifest.recipe
 
 
 def _quantization_limit(manifest: Manifest) -> str:
