@@ -29,6 +29,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.quantize import default_compute_dtype, torch_dtype
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.engine.engine import Engine, EngineSettings
 from adapterhub.specs import LoraSpec, QuantizationSpec
@@ -36,6 +37,8 @@ from adapterhub.weights import AdapterWeights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from adapterhub.specs import ComputeDtype
 
 BACKBONE = "smollm2-135m-instruct"
 RANK = 16
@@ -46,8 +49,8 @@ LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 class Ours:
     """The engine, with every adapter loaded."""
 
-    def __init__(self, scheme: str, adapters: int) -> None:
-        backbone = load_backbone(BACKBONE, QuantizationSpec(scheme, "bfloat16"))
+    def __init__(self, scheme: str, compute: ComputeDtype, adapters: int) -> None:
+        backbone = load_backbone(BACKBONE, QuantizationSpec(scheme, compute))
         self.engine = Engine(backbone, EngineSettings(rank_rows=max(RANK * adapters, RANK)))
         self.engine_paths = {path: site for path, site in self.engine._sites.items()}
         for number in range(adapters):
@@ -73,9 +76,9 @@ class Ours:
 class Peer:
     """transformers' own generation, and peft's where there are adapters."""
 
-    def __init__(self, adapters: int) -> None:
+    def __init__(self, compute: ComputeDtype, adapters: int) -> None:
         path = fetch_backbone(BACKBONE)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(compute)).eval()
         self.plain: Any = model
         self.adapted: Any = None
         for number in range(adapters):
@@ -142,12 +145,14 @@ def main() -> None:
     parser.add_argument("--adapters", type=int, nargs="+", default=[0, 1, 8, 32])
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scheme", default="none", help="ours only; peers are in bfloat16")
+    parser.add_argument("--scheme", default="none", help="ours only; peers are unquantized")
+    parser.add_argument("--compute", choices=["bfloat16", "float32"], default=None)
     parser.add_argument("--ours-only", action="store_true")
     asked = parser.parse_args()
     most = max(asked.adapters)
-    ours = Ours(asked.scheme, most)
-    peer = None if asked.ours_only else Peer(most)
+    compute = asked.compute or default_compute_dtype(torch.device("cpu"))
+    ours = Ours(asked.scheme, compute, most)
+    peer = None if asked.ours_only else Peer(compute, most)
     draw = random.Random(1)
     results: dict[str, dict[str, float]] = {}
     for rows in asked.rows:
@@ -162,7 +167,7 @@ def main() -> None:
             found = {side: round(statistics.median(each), 1) for side, each in speeds.items()}
             results[f"{rows} rows, {adapters} adapters"] = found
             print(f"{rows} rows, {adapters} adapters: {found}", flush=True)
-    print(json.dumps({"tokens_per_second": results, "scheme": asked.scheme}))
+    print(json.dumps({"tokens_per_second": results, "scheme": asked.scheme, "compute": compute}))
 
 
 def sides_of(

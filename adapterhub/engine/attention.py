@@ -109,29 +109,50 @@ def paged_attention(
         ``[1, tokens, heads, width]`` and ``None`` for the weights.
     """
     layer = int(module.layer_idx)
-    cache = paged.cache
-    cache.write(layer, paged.writes, key[0].transpose(0, 1), value[0].transpose(0, 1))
-    output = torch.empty(
-        query.shape[2], query.shape[1], query.shape[3], dtype=query.dtype, device=query.device
-    )
-    if paged.singles is not None:
-        found = attend_single_tokens(
-            query[0].transpose(0, 1)[paged.singles.tokens],
-            cache.keys[layer].flatten(0, 1),
-            cache.values[layer].flatten(0, 1),
-            paged.singles.places,
-            paged.singles.firsts,
-            window=sliding_window,
-            scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        )
-        output[paged.singles.tokens] = found
+    paged.cache.write(layer, paged.writes, key[0].transpose(0, 1), value[0].transpose(0, 1))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    rows = query[0].transpose(0, 1)
+    return attend_rows(rows, layer, paged, window=sliding_window, scale=scale).unsqueeze(0), None
+
+
+def attend_rows(
+    query: Tensor, layer: int, paged: PagedBatch, *, window: int | None, scale: float
+) -> Tensor:
+    """Attend within each row to what the cache holds of it, and return ``[tokens, heads, width]``.
+
+    Args:
+        query: ``[tokens, heads, width]``.
+        layer: number of the layer, whose new keys and values are stored.
+        paged: of the step.
+        window: how far back a position sees, itself included.
+        scale: of the scores.
+    """
+    singles = paged.singles
+    if singles is not None and len(singles.tokens) == len(query):
+        return _single_tokens(query, layer, paged, singles, window, scale)
+    output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    if singles is not None:
+        asked = query[singles.tokens]
+        output[singles.tokens] = _single_tokens(asked, layer, paged, singles, window, scale)
     for row in paged.rows:
-        if paged.singles is not None and row.tokens == 1:
-            continue
-        tokens = slice(row.start, row.start + row.tokens)
-        keys, values = cache.read(layer, row.places)
-        output[tokens] = _attend(query[0, :, tokens], keys, values, sliding_window, scaling)
-    return output.unsqueeze(0), None
+        if singles is None or row.tokens > 1:
+            tokens = slice(row.start, row.start + row.tokens)
+            keys, values = paged.cache.read(layer, row.places)
+            output[tokens] = _attend(query[tokens], keys, values, window, scale)
+    return output
+
+
+def _single_tokens(
+    query: Tensor,
+    layer: int,
+    paged: PagedBatch,
+    singles: Singles,
+    window: int | None,
+    scale: float,
+) -> Tensor:
+    keys, values = paged.cache.tables(layer)
+    places, firsts = singles.places, singles.firsts
+    return attend_single_tokens(query, keys, values, places, firsts, window=window, scale=scale)
 
 
 def paged_batch(cache: KeyValueCache, rows: Rows[PagedRow]) -> PagedBatch:
@@ -149,16 +170,16 @@ def paged_batch(cache: KeyValueCache, rows: Rows[PagedRow]) -> PagedBatch:
 
 
 def _attend(
-    query: Tensor, keys: Tensor, values: Tensor, window: int | None, scaling: float | None
+    query: Tensor, keys: Tensor, values: Tensor, window: int | None, scale: float
 ) -> Tensor:
-    """Attend ``[heads, tokens, width]`` to ``[context, key heads, width]``; tokens come last."""
-    tokens, context = query.shape[1], keys.shape[0]
+    """Attend ``[tokens, heads, width]`` to ``[context, key heads, width]``; tokens come last."""
+    tokens, context = query.shape[0], keys.shape[0]
     attended = F.scaled_dot_product_attention(
-        query.unsqueeze(0),
+        query.transpose(0, 1).unsqueeze(0),
         keys.transpose(0, 1).unsqueeze(0),
         values.transpose(0, 1).unsqueeze(0),
         attn_mask=_mask(tokens, context, window, query.device),
-        scale=scaling,
+        scale=scale,
         is_causal=tokens == context and tokens > 1 and _sees_all(context, window),
         enable_gqa=True,
     )

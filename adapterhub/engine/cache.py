@@ -51,6 +51,10 @@ class KeyValueCache:
         keys = self.keys[layer].flatten(0, 1).index_select(0, places)
         return keys, self.values[layer].flatten(0, 1).index_select(0, places)
 
+    def tables(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Return all keys and values of a layer, each ``[places, heads, width]``."""
+        return self.keys[layer].flatten(0, 1), self.values[layer].flatten(0, 1)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tables."""

@@ -18,6 +18,7 @@ from adapterhub.engine.attention import (
 )
 from adapterhub.engine.blocks import Blocks
 from adapterhub.engine.cache import KeyValueCache, cache_shape
+from adapterhub.engine.decoder import FastDecoder, can_run
 from adapterhub.engine.factors import lora_factors
 from adapterhub.engine.layers import install_sites, remove_sites
 from adapterhub.engine.prefixes import prefix_states
@@ -148,6 +149,7 @@ class Engine:
             list(self._sites.values()), self.settings.rank_rows, backbone.device
         )
         self._residency = Residency(self._slots)
+        self._fast = FastDecoder(backbone.body) if can_run(backbone.body, dtype) else None
         layers, heads, width = cache_shape(backbone.config)
         size = self.settings.block_size
         count = -(-self.settings.cache_positions // size)
@@ -374,13 +376,18 @@ class Engine:
         positions = [position for p in pieces for position in range(p.start, p.end)]
         device = self.backbone.device
         uses = [(p.end - p.start, p.sequence.blend or BARE) for p in pieces]
+        id_row = torch.tensor([ids], device=device)
+        position_row = torch.tensor([positions], device=device)
+        paged = self._paged(pieces)
         with torch.no_grad(), running(Step(uses)):
+            if self._fast is not None:
+                return self._fast(id_row, position_row, paged)
             output = self.backbone.body(
-                input_ids=torch.tensor([ids], device=device),
-                position_ids=torch.tensor([positions], device=device),
+                input_ids=id_row,
+                position_ids=position_row,
                 # a ready mask is passed on as it is; paged attention has its own
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
-                paged=self._paged(pieces),
+                paged=paged,
                 use_cache=False,
             )
         hidden: Tensor = output.last_hidden_state[0]

@@ -129,12 +129,12 @@ class _Window:
         self._new: list[int] = []
 
     def push(self, token: int) -> str:
-        if token in self._special:
+        written = self._backend.id_to_token(token)
+        # what is no token has no text, and does not end a run of bytes either
+        if token in self._special or written is None:
             return ""
         self._new.append(token)
-        if self._backend.id_to_token(token) in _BYTE_TOKENS:
-            return ""
-        return self.finish()
+        return "" if written in _BYTE_TOKENS else self.finish()
 
     def finish(self) -> str:
         before = self._backend.decode(self._sent)

@@ -1,7 +1,7 @@
-"""An unquantized bfloat16 linear layer with its weight in oneDNN's own order.
+"""An unquantized linear layer with its weight in oneDNN's own order.
 
-torch hands a plain weight to oneDNN at every call, which brings it into its order each time; at
-the few rows of a decoding step that costs as much as the product.
+torch hands a plain bfloat16 weight to oneDNN at every call, which brings it into its order each
+time; at the few rows of a decoding step that costs as much as the product.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class PackedLinear(nn.Module):
         """Take over a layer's weight; the layer itself is left without one.
 
         Args:
-            linear: in bfloat16 on a CPU.
+            linear: as ``can_pack`` accepts it.
             keep: leave the layer its weight, because others share it.
         """
         super().__init__()
@@ -50,10 +50,14 @@ class PackedLinear(nn.Module):
 
 
 def can_pack(module: nn.Module) -> bool:
-    """Return whether a layer may be packed: plain, in bfloat16, on a CPU with oneDNN."""
+    """Return whether a layer may be packed: plain, on a CPU whose oneDNN packs its type."""
     return (
         type(module) is nn.Linear
-        and module.weight.dtype == torch.bfloat16
         and module.weight.device.type == "cpu"
         and torch.backends.mkldnn.is_available()
+        and (module.weight.dtype == torch.float32 or _packs_bfloat16(module.weight.dtype))
     )
+
+
+def _packs_bfloat16(dtype: torch.dtype) -> bool:
+    return dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()

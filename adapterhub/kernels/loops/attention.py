@@ -15,7 +15,7 @@ SMALLEST = np.float32(-87.0)
 
 
 @njit(inline="always")
-def _exp(x):
+def exponential(x):
     """Return ``exp(x)`` for ``x <= 0``, within 2e-7 of it; Cephes' polynomial, which vectorises."""
     x = max(x, SMALLEST)
     n = np.floor(x * np.float32(1.44269504) + np.float32(0.5))
@@ -119,7 +119,7 @@ def _softmax(scores):
             largest = max(largest, scores[g, position])
         total = np.float32(0.0)
         for position in range(context):
-            value = _exp(scores[g, position] - largest)
+            value = exponential(scores[g, position] - largest)
             scores[g, position] = value
             total += value
         for position in range(context):
