@@ -8,6 +8,7 @@ their memory is needed, the least recently used first.
 
 from __future__ import annotations
 
+import struct
 from collections import OrderedDict
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -105,18 +106,21 @@ class Blocks:
             block.content = b""
 
 
-def content_chain(key: str, tokens: Sequence[int], size: int) -> list[bytes]:
-    """Return what names each full block of a row: who computed it and every token up to its end.
+def content_name(before: bytes, cells: Sequence[int]) -> bytes:
+    """Return what names a full block: who computed it and every token up to its end.
+
+    Args:
+        before: name of the block before it, or ``first_name`` of the row.
+        cells: tokens of the block.
+    """
+    # an array of 32-bit words, whatever the machine's order of bytes
+    return blake2b(before + struct.pack(f"<{len(cells)}I", *cells), digest_size=16).digest()
+
+
+def first_name(key: str) -> bytes:
+    """Return what stands before the first block of a row.
 
     Args:
         key: canonical name of the adapters, with their digests.
-        tokens: of the row from its first position on.
-        size: positions in a block.
     """
-    names: list[bytes] = []
-    before = blake2b(key.encode(), digest_size=16).digest()
-    for start in range(0, len(tokens) - size + 1, size):
-        part = b"".join(token.to_bytes(4, "little") for token in tokens[start : start + size])
-        before = blake2b(before + part, digest_size=16).digest()
-        names.append(before)
-    return names
+    return blake2b(key.encode(), digest_size=16).digest()

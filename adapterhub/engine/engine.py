@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import logging
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.quantize import torch_dtype
+from adapterhub.engine.answers import cancel, fail, next_tokens
 from adapterhub.engine.attention import (
     PAGED_NAME,
     PagedBatch,
@@ -22,18 +23,24 @@ from adapterhub.engine.decoder import FastDecoder, can_run
 from adapterhub.engine.factors import lora_factors
 from adapterhub.engine.layers import install_sites, remove_sites
 from adapterhub.engine.prefixes import prefix_states
+from adapterhub.engine.requests import PreparedPrompt, PromptReader, Request, request_seed
 from adapterhub.engine.residency import Residency
+from adapterhub.engine.results import Answer, Completion, EngineStats
+from adapterhub.engine.sampling.params import SamplingParams
+from adapterhub.engine.sampling.sampler import Sampler
+from adapterhub.engine.sampling.state import SamplingState
 from adapterhub.engine.scheduler import Scheduler
 from adapterhub.engine.sequences import Sequence
+from adapterhub.engine.settings import EngineSettings
 from adapterhub.engine.slots import BARE, AdapterSlots
 from adapterhub.engine.step import Step, running
-from adapterhub.errors import EngineError, NotFoundError, near
+from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, RequestError, near
 from adapterhub.kernels.choice import choose_kernel
 from adapterhub.kernels.packed_linear import PackedLinear, can_pack
 from adapterhub.specs import PrefixSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
     from collections.abc import Sequence as Rows
 
     from torch import Tensor
@@ -41,71 +48,17 @@ if TYPE_CHECKING:
     from adapterhub.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.prefixes import PrefixStates
+    from adapterhub.engine.results import Delta
     from adapterhub.engine.scheduler import Piece
     from adapterhub.engine.slots import LoraFactors
     from adapterhub.kernels.lora_rows import LoraKernel
     from adapterhub.weights import AdapterWeights
 
 
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """Sizes that an engine is built with.
+_LOG = logging.getLogger(__name__)
 
-    Args:
-        max_rows: most rows that run at once.
-        step_tokens: most tokens of a step; longer prompts are read in pieces.
-        cache_positions: of the key-value cache, over all rows.
-        block_size: positions in a block of the cache.
-        rank_rows: of all resident adapters together: 32 adapters of rank 16 have 512.
-    """
-
-    max_rows: int = 32
-    step_tokens: int = 512
-    cache_positions: int = 16384
-    block_size: int = 16
-    rank_rows: int = 512
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """What came of a request.
-
-    Args:
-        tokens: of the answer.
-        finish_reason: ``stop`` or ``length``.
-    """
-
-    tokens: tuple[int, ...]
-    finish_reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """Counts since the engine was built, and how full it is now.
-
-    Args:
-        steps: forward passes.
-        computed_tokens: positions whose keys and values were computed.
-        preemptions: rows that gave their blocks back to be computed again.
-        loads: times an adapter was put on the device.
-        evictions: times one was taken off for another.
-        running: rows that run.
-        waiting: rows that wait.
-        resident: adapters on the device.
-        free_blocks: of the key-value cache.
-        cache_bytes: of the key-value cache.
-    """
-
-    steps: int
-    computed_tokens: int
-    preemptions: int
-    loads: int
-    evictions: int
-    running: int
-    waiting: int
-    resident: int
-    free_blocks: int
-    cache_bytes: int
+#: A name, names with weights, or none for the bare backbone.
+Adapters: TypeAlias = "str | Rows[tuple[str, float]] | None"
 
 
 class Engine:
@@ -170,6 +123,8 @@ class Engine:
             max_rows=self.settings.max_rows,
             step_tokens=self.settings.step_tokens,
         )
+        self.reader = PromptReader(backbone)
+        self._sampler = Sampler()
         self._names: dict[str, str] = {}
         self._arrived = 0
         self._steps = 0
@@ -230,69 +185,86 @@ class Engine:
 
     def add(
         self,
-        prompt: Rows[int],
-        adapters: str | Rows[tuple[str, float]] | None = None,
-        *,
-        max_tokens: int = 64,
-        stop_ids: Collection[int] = (),
-    ) -> Sequence:
-        """Let a row join at the next step.
+        prompt: str | Rows[int] | PreparedPrompt,
+        adapters: Adapters = None,
+        params: SamplingParams | None = None,
+    ) -> Request:
+        """Let a request join at the next step.
 
         Args:
-            prompt: token ids, at least one.
+            prompt: text, tokenized as it stands, token ids, or what ``reader`` made of them.
             adapters: a name, names with weights, or ``None`` for the bare backbone.
-            max_tokens: most tokens that are generated.
-            stop_ids: tokens that end the answer.
+            params: settings, unless ``prompt`` has them; the defaults where not given.
 
         Raises:
             NotFoundError: when there is no adapter of that name.
-            EngineError: when it can never fit into the cache.
+            RequestError: when the prompt can't be read, or can never fit into the cache.
+            EngineError: when the adapters can't be used together.
         """
-        named = [(adapters, 1.0)] if isinstance(adapters, str) else list(adapters or ())
-        keys = tuple((self._key(name), weight) for name, weight in named)
-        virtual, room = self._virtual(keys), self.settings.cache_positions
-        if not prompt or virtual + len(prompt) + max_tokens > room:
-            raise EngineError(
-                f"{virtual + len(prompt)} positions of prompt and {max_tokens} of answer do not "
-                f"fit into the {room} positions of the cache",
-                place="prompt",
-            )
-        sequence = Sequence(
-            self._arrived, tuple(prompt), max_tokens, frozenset(stop_ids), keys, virtual
+        ready = (
+            prompt
+            if isinstance(prompt, PreparedPrompt)
+            else self.reader.read(prompt, params or SamplingParams())
         )
-        self._arrived += 1
-        self._scheduler.add(sequence)
-        return sequence
+        keys = self._keys(adapters)
+        virtual = self._virtual(keys)
+        self._check_room(virtual + len(ready.tokens), ready.params.max_tokens)
+        seed = request_seed(ready.params)
+        rows = tuple(
+            self._row(ready, index, keys, virtual, seed) for index in range(ready.params.n)
+        )
+        for row in rows:
+            self._scheduler.add(row)
+        return Request(rows, seed)
 
-    def cancel(self, sequence: Sequence) -> None:
-        """Take a row out before the next step."""
-        if not sequence.finished:
-            sequence.finished = "cancelled"
-            self._scheduler.finish(sequence)
+    def cancel(self, request: Request) -> None:
+        """Take a request's rows out before the next step."""
+        for row in request.rows:
+            if row.finished is None:
+                cancel(row)
+                self._scheduler.finish(row)
 
     def generate(
         self,
-        prompts: Rows[Rows[int]],
-        adapters: Rows[str | Rows[tuple[str, float]] | None],
-        *,
-        max_tokens: int = 64,
-        stop_ids: Collection[int] = (),
-    ) -> list[Generated]:
-        """Answer prompts, each with its own adapter, and wait for all of them."""
-        rows = [
-            self.add(prompt, adapter, max_tokens=max_tokens, stop_ids=stop_ids)
-            for prompt, adapter in zip(prompts, adapters, strict=True)
-        ]
-        while not all(row.finished for row in rows):
-            self.step()
-        return [Generated(tuple(row.output), row.finished) for row in rows]
+        prompts: Rows[str | Rows[int]],
+        adapters: Rows[Adapters],
+        params: SamplingParams | Rows[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Answer prompts, each with its own adapter, and wait for all of them.
 
-    def step(self) -> list[Sequence]:
-        """Compute one step; return the rows that have a new token or are finished."""
+        Args:
+            prompts: text or token ids.
+            adapters: of each prompt, as in ``add``.
+            params: settings of all prompts, or of each.
+
+        Returns:
+            One completion a prompt. One that fails has an ``error``, and disturbs no other.
+
+        Raises:
+            ValueError: when the arguments have different lengths.
+        """
+        each = (
+            [params] * len(prompts)
+            if params is None or isinstance(params, SamplingParams)
+            else params
+        )
+        asked = [self._try_add(*one) for one in zip(prompts, adapters, each, strict=True)]
+        while self.busy:
+            self.step()
+        return [one.completion() if isinstance(one, Request) else one for one in asked]
+
+    def step(self) -> list[tuple[Sequence, Delta]]:
+        """Compute one step; return the rows that have something new, and what it is.
+
+        A step that the device can't compute ends the rows that take part in it by an error.
+        """
         pieces = self._scheduler.plan()
         if not pieces:
             return []
-        hidden = self._forward(pieces)
+        try:
+            hidden = self._forward(pieces)
+        except (RuntimeError, MemoryError) as error:
+            return self._fail(pieces, error)
         self._steps += 1
         self._computed += len(hidden)
         for piece in pieces:
@@ -404,25 +376,70 @@ class Engine:
             start += count
         return paged_batch(self._cache, rows)
 
-    def _sample(self, pieces: list[Piece], hidden: Tensor) -> list[Sequence]:
+    def _sample(self, pieces: list[Piece], hidden: Tensor) -> list[tuple[Sequence, Delta]]:
         ends = torch.tensor([piece.end - piece.start for piece in pieces]).cumsum(0) - 1
         ready = [i for i, piece in enumerate(pieces) if piece.end == piece.sequence.length]
         if not ready:
             return []
         with torch.no_grad():
             logits = self._head(hidden[ends[ready]])
-        chosen = logits.argmax(dim=-1).tolist()
         rows = [pieces[i].sequence for i in ready]
-        for row, token in zip(rows, chosen, strict=True):
-            self._advance(row, token)
-        return rows
+        deltas = next_tokens(self._sampler, logits, rows)
+        for row in rows:
+            if row.finished is not None:
+                self._scheduler.finish(row)
+        return list(zip(rows, deltas, strict=True))
 
-    def _advance(self, row: Sequence, token: int) -> None:
-        if token in row.stop_ids:
-            row.finished = "stop"
-        else:
-            row.output.append(token)
-            if len(row.output) >= row.max_tokens:
-                row.finished = "length"
-        if row.finished:
-            self._scheduler.finish(row)
+    def _fail(self, pieces: list[Piece], error: Exception) -> list[tuple[Sequence, Delta]]:
+        _LOG.error("a step of %d rows failed: %s", len(pieces), error)
+        problem = EngineError(f"the step could not be computed: {error}")
+        failed = []
+        for piece in pieces:
+            failed.append((piece.sequence, fail(piece.sequence, problem)))
+            self._scheduler.finish(piece.sequence)
+        return failed
+
+    def _try_add(
+        self, prompt: str | Rows[int], adapters: Adapters, params: SamplingParams | None
+    ) -> Request | Completion:
+        try:
+            return self.add(prompt, adapters, params)
+        except AdapterHubError as error:
+            count = (params or SamplingParams()).n
+            return Completion((Answer((), "", "error", error=error),) * count, 0, 0)
+
+    def _row(
+        self,
+        ready: PreparedPrompt,
+        index: int,
+        keys: tuple[tuple[str, float], ...],
+        virtual: int,
+        seed: int,
+    ) -> Sequence:
+        state = SamplingState(
+            ready.params, ready.tokens, eos_ids=self.reader.end_ids, seed=seed, index=index
+        )
+        self._arrived += 1
+        return Sequence(
+            self._arrived,
+            ready.tokens,
+            state,
+            keys,
+            virtual,
+            ready.streams[index],
+            ready.constraints[index],
+        )
+
+    def _check_room(self, prompt: int, answer: int) -> None:
+        room = self.settings.cache_positions
+        if prompt + answer > room:
+            raise RequestError(
+                f"{prompt} positions of prompt and {answer} of answer do not fit into the "
+                f"{room} positions of the cache",
+                place="prompt",
+                hint="Shorten it, ask for fewer max_tokens, or start with more cache_positions",
+            )
+
+    def _keys(self, adapters: Adapters) -> tuple[tuple[str, float], ...]:
+        named = [(adapters, 1.0)] if isinstance(adapters, str) else list(adapters or ())
+        return tuple((self._key(name), float(weight)) for name, weight in named)

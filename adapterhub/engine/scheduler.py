@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from adapterhub.engine.blocks import Blocks, content_chain
+from adapterhub.engine.blocks import Blocks, content_name, first_name
 
 if TYPE_CHECKING:
     from adapterhub.engine.sequences import Sequence
@@ -106,12 +106,10 @@ class Scheduler:
         """Note that a piece's keys and values are in the cache."""
         sequence = piece.sequence
         sequence.computed = piece.end
-        full = piece.end // self._blocks.size
-        if full > len(sequence.chain):
-            cells = sequence.cells[: full * self._blocks.size]
-            sequence.chain = content_chain(sequence.key, cells, self._blocks.size)
-            for number, content in zip(sequence.blocks, sequence.chain, strict=False):
-                self._blocks.know(number, content)
+        known = len(sequence.chain)
+        self._name_blocks(sequence, piece.end)
+        for number, content in zip(sequence.blocks[known:], sequence.chain[known:], strict=False):
+            self._blocks.know(number, content)
 
     def _extend(self, sequence: Sequence, budget: int, pieces: list[Piece]) -> int:
         """Plan a row's next tokens; return how many."""
@@ -152,6 +150,13 @@ class Scheduler:
         sequence.chain = []
         self._residency.release(sequence)
 
+    def _name_blocks(self, sequence: Sequence, end: int) -> None:
+        """Name the full blocks of a row's first ``end`` positions that have no name yet."""
+        size, chain = self._blocks.size, sequence.chain
+        for start in range(len(chain) * size, end - size + 1, size):
+            before = chain[-1] if chain else first_name(sequence.key)
+            chain.append(content_name(before, sequence.cells(start, start + size)))
+
     def _next_waiting(self) -> Sequence | None:
         """Return the first row whose adapters can be made resident now."""
         for sequence in self.waiting:
@@ -163,8 +168,8 @@ class Scheduler:
         """Start a row with what the cache knows of it; its adapters are acquired."""
         size = self._blocks.size
         # one position at least is computed, for its logits
-        chain = content_chain(sequence.key, sequence.cells[: sequence.length - 1], size)
-        found = self._blocks.find(chain)
+        self._name_blocks(sequence, sequence.length - 1)
+        found = self._blocks.find(sequence.chain)
         # room for its first new block, or it would push others out at once
         if not self._blocks.free:
             self._blocks.release(found)
@@ -172,7 +177,7 @@ class Scheduler:
             return False
         self.waiting.remove(sequence)
         sequence.blocks = found
-        sequence.chain = chain[: len(found)]
+        sequence.chain = sequence.chain[: len(found)]
         sequence.computed = len(found) * size
         # rows are kept in the order of arrival, for preemption
         place = sum(other.number < sequence.number for other in self.running)

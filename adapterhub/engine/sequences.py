@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from adapterhub.engine.constraints import Constraint
+    from adapterhub.engine.sampling.logprobs import TokenLogprobs
+    from adapterhub.engine.sampling.state import SamplingState
     from adapterhub.engine.slots import Blend
+    from adapterhub.engine.streaming import TextStream
+    from adapterhub.errors import AdapterHubError
 
 #: Stands for a position of a trained prefix, which has no token.
 VIRTUAL = 0xFFFFFFFF
+
+#: Why an answer ended: by an end token or a stop string, by its length, by its client, by a fault.
+FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(slots=True, eq=False)
@@ -19,19 +27,23 @@ class Sequence:
     Args:
         number: counted up in the order of arrival.
         prompt: token ids.
-        max_tokens: most tokens that are generated.
-        stop_ids: tokens that end it; they are not part of the answer.
+        state: its settings, tokens and random stream.
         adapters: keys and weights, in canonical order; empty for the bare backbone.
         virtual: positions of a trained prefix before the prompt.
+        stream: its text, where text is wanted.
+        constraint: that its text follows, if any.
     """
 
     number: int
     prompt: tuple[int, ...]
-    max_tokens: int
-    stop_ids: frozenset[int]
+    state: SamplingState
     adapters: tuple[tuple[str, float], ...] = ()
     virtual: int = 0
-    output: list[int] = field(default_factory=list)
+    stream: TextStream | None = None
+    constraint: Constraint | None = None
+    #: pieces of its text so far
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     #: positions whose keys and values are in the cache
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
@@ -39,7 +51,13 @@ class Sequence:
     chain: list[bytes] = field(default_factory=list)
     #: set while it is running
     blend: Blend | None = None
-    finished: str = ""
+    finished: FinishReason | None = None
+    error: AdapterHubError | None = None
+
+    @property
+    def output(self) -> list[int]:
+        """Tokens of the answer so far, the one that ended it included."""
+        return self.state.tokens
 
     @property
     def key(self) -> str:
@@ -47,15 +65,22 @@ class Sequence:
         return "+".join(f"{key}*{weight!r}" for key, weight in self.adapters)
 
     @property
-    def cells(self) -> list[int]:
-        """One entry a position: virtual positions, then prompt and answer so far."""
-        return [*([VIRTUAL] * self.virtual), *self.prompt, *self.output]
-
-    @property
     def length(self) -> int:
         """Number of its positions."""
         return self.virtual + len(self.prompt) + len(self.output)
 
+    def cells(self, start: int, end: int) -> list[int]:
+        """Return what stands at positions ``start`` to ``end``: token ids, or ``VIRTUAL``."""
+        if start >= self.virtual:
+            return self.tokens(start, end)
+        return [VIRTUAL] * (min(end, self.virtual) - start) + self.tokens(
+            self.virtual, max(end, self.virtual)
+        )
+
     def tokens(self, start: int, end: int) -> list[int]:
         """Return the token ids of positions ``start`` to ``end``, none of them virtual."""
-        return [*self.prompt, *self.output][start - self.virtual : end - self.virtual]
+        first, last = start - self.virtual, end - self.virtual
+        own = len(self.prompt)
+        if first >= own:
+            return self.output[first - own : last - own]
+        return [*self.prompt[first:last], *self.output[: max(last - own, 0)]]

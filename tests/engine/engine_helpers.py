@@ -6,6 +6,7 @@ import peft
 import torch
 from transformers import AutoModelForCausalLM
 
+from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.specs import LoraSpec, PrefixSpec
 from adapterhub.weights import AdapterWeights
 
@@ -21,6 +22,11 @@ class Peer:
 
     def greedy(self, prompt, count):
         return greedy(self.model, prompt, count)
+
+
+def asked(count, **settings):
+    """Return settings of a greedy answer of exactly so many tokens."""
+    return SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, **settings)
 
 
 def greedy(model, prompt, count):

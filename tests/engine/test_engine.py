@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from engine_helpers import greedy, make_peer, some_specs
+from engine_helpers import asked, greedy, make_peer, some_specs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from adapterhub.backbones.backbone import load_backbone, state_digest
-from adapterhub.engine.engine import Engine, EngineSettings
+from adapterhub.engine.engine import Engine
+from adapterhub.engine.settings import EngineSettings
 from adapterhub.engine.factors import lora_scale
-from adapterhub.errors import EngineError, NotFoundError, StrictLoadError
+from adapterhub.errors import EngineError, NotFoundError, RequestError, StrictLoadError
 from adapterhub.kernels.lora_rows import ReferenceKernel
 from adapterhub.kernels.lora_rows_cpu import CpuKernel
 from adapterhub.specs import QuantizationSpec
@@ -80,7 +81,7 @@ def test_every_row_of_a_mix_answers_as_alone_with_peft(decoder, peers, bare, ker
     for step in range(400):
         while arrivals and arrivals[0][3] <= step:
             prompt, name, count, _ = arrivals.pop(0)
-            row = engine.add(prompt, name, max_tokens=count)
+            (row,) = engine.add(prompt, name, asked(count)).rows
             rows.append((row, prompt, name, count))
         engine.step()
         if not arrivals and not engine.busy:
@@ -95,7 +96,7 @@ def test_preempted_rows_and_evicted_adapters_lose_nothing(decoder, peers, bare):
     engine = engine_of(decoder, peers)
     prompts = [list(range(6 + i, 26 + i)) for i in range(8)]
     names = ["a0", "a1", "a2", "a3", None, "a1", "a0", "a3"]
-    answers = engine.generate(prompts, names, max_tokens=12)
+    answers = engine.generate(prompts, names, asked(12))
     stats = engine.stats()
     engine.close()
     assert stats.preemptions > 0
@@ -111,7 +112,7 @@ def test_a_blend_is_the_weighted_sum_of_its_adapters(decoder, peers, bare, kerne
     for name, weight in weights.items():
         add_delta(model, peers[name].weights, weight)
     engine = engine_of(decoder, peers, kernel=kernel())
-    (answer,) = engine.generate([prompt], [list(weights.items())], max_tokens=8)
+    (answer,) = engine.generate([prompt], [list(weights.items())], asked(8))
     engine.close()
     assert list(answer.tokens) == greedy(model, prompt, 8)[0]
 
@@ -130,7 +131,7 @@ def test_a_blend_of_one_with_weight_1_is_that_adapter_to_the_bit(decoder, peers)
     engine = engine_of(decoder, peers)
     prompts = [[8, 9, 10], [8, 9, 10]]
     rows = [
-        engine.add(prompt, adapter, max_tokens=4)
+        engine.add(prompt, adapter, asked(4)).rows[0]
         for prompt, adapter in zip(prompts, ["a0", [("a0", 1.0)]], strict=True)
     ]
     while engine.busy:
@@ -146,7 +147,7 @@ def test_rows_without_an_adapter_are_as_if_no_adapter_were_loaded(decoder, peers
     for loaded in ({}, peers):
         engine = engine_of(decoder, loaded)
         for prompt, name in zip(prompts, [None, "a0" if loaded else None, None], strict=True):
-            engine.add(prompt, name, max_tokens=1)
+            engine.add(prompt, name, asked(1))
         hidden.append(last_hidden(engine))
         engine.close()
     without, mixed = hidden
@@ -164,7 +165,7 @@ def test_a_prompt_that_is_known_is_not_read_again_and_only_by_its_own_adapter(de
     prompt = list(range(6, 30))
     for name, again in (("a0", False), ("a0", True), ("a3", False), (None, False), (None, True)):
         before = engine.stats().computed_tokens
-        (answer,) = engine.generate([prompt], [name], max_tokens=4)
+        (answer,) = engine.generate([prompt], [name], asked(4))
         read = engine.stats().computed_tokens - before - 3
         assert read == (4 if again else len(prompt)), name
         assert list(answer.tokens) == alone(peers, bare, name, prompt, 4)
@@ -176,11 +177,11 @@ def test_a_name_that_is_replaced_means_the_new_adapter_and_running_rows_keep_the
 ):
     engine = engine_of(decoder, peers)
     prompt = [9, 30, 12]
-    old = engine.add(prompt, "a0", max_tokens=10)
+    old = engine.add(prompt, "a0", asked(10)).rows[0]
     for _ in range(3):
         engine.step()
     engine.load_weights(peers["a3"].weights, key="sha256:new", name="a0")
-    new = engine.add(prompt, "a0", max_tokens=10)
+    new = engine.add(prompt, "a0", asked(10)).rows[0]
     while engine.busy:
         engine.step()
     engine.close()
@@ -190,7 +191,7 @@ def test_a_name_that_is_replaced_means_the_new_adapter_and_running_rows_keep_the
 
 def test_cancelled_rows_leave_and_give_everything_back(decoder, peers):
     engine = engine_of(decoder, peers)
-    rows = [engine.add([7, 8, 9], name, max_tokens=20) for name in ("a0", "a1", None)]
+    rows = [engine.add([7, 8, 9], name, asked(20)) for name in ("a0", "a1", None)]
     free = engine.stats().free_blocks
     engine.step()
     assert engine.stats().free_blocks < free
@@ -208,11 +209,12 @@ def test_what_cannot_be_served_is_refused_at_once(decoder, peers):
     engine = engine_of(decoder, peers)
     with pytest.raises(NotFoundError, match="Did you mean 'a0'"):
         engine.add([7, 8], "a00")
-    with pytest.raises(EngineError, match=r"do not fit into the 96 positions"):
-        engine.add([7] * 80, "a0", max_tokens=17)
-    with pytest.raises(EngineError):
-        engine.add([], "a0")
-    running = engine.add([7, 8], "a0", max_tokens=5)
+    with pytest.raises(RequestError, match=r"do not fit into the 96 positions"):
+        engine.add([7] * 80, "a0", asked(17))
+    for prompt in ([], [10**6], [-1], ["x"]):
+        with pytest.raises(RequestError, match="prompt"):
+            engine.add(prompt, "a0")
+    running = engine.add([7, 8], "a0", asked(5))
     engine.step()
     with pytest.raises(EngineError, match="1 rows use it"):
         engine.unload("a0")
@@ -236,7 +238,7 @@ def test_closing_gives_the_backbone_back(decoder, peers):
     before = state_digest(backbone.body)
     engine = Engine(backbone, SMALL)
     engine.load_weights(peers["a0"].weights, key="a", name="a")
-    engine.generate([[7, 8, 9]], ["a"], max_tokens=3)
+    engine.generate([[7, 8, 9]], ["a"], asked(3))
     engine.close()
     assert state_digest(backbone.body) == before
     assert not any("Lora" in type(module).__name__ for module in backbone.body.modules())
@@ -244,7 +246,7 @@ def test_closing_gives_the_backbone_back(decoder, peers):
 
 def test_a_prefix_is_shared_between_its_rows(decoder, peers, bare):
     engine = engine_of(decoder, peers, EngineSettings(block_size=4, cache_positions=512))
-    rows = [engine.add([20 + i, 7, 9], "a4", max_tokens=3) for i in range(4)]
+    rows = [engine.add([20 + i, 7, 9], "a4", asked(3)).rows[0] for i in range(4)]
     engine.step()
     first = {row.blocks[0] for row in rows}
     # the last, partly filled block of the prefix is each row's own
@@ -262,7 +264,7 @@ def test_a_row_takes_one_prefix_only(decoder, peers):
     for blend in ([("a4", 1.0), ("a5", 1.0)], [("a4", 0.5)]):
         with pytest.raises(EngineError, match="one prefix, with weight 1"):
             engine.add([7, 8], blend)
-    engine.add([7, 8], [("a4", 1.0), ("a0", 0.5)])
+    engine.add([7, 8], [("a4", 1.0), ("a0", 0.5)], asked(2))
     engine.close()
 
 

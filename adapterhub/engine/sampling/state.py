@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from adapterhub.engine.sampling.params import SamplingParams
 
-FinishReason = Literal["stop", "length"]
+EndReason = Literal["stop", "length"]
 
 
 class SamplingState:
@@ -61,7 +61,7 @@ class SamplingState:
         """Tokens that cannot come yet, because they would end the text too early."""
         return self.end_ids if self.step < self.params.min_tokens else frozenset()
 
-    def append(self, token: int) -> FinishReason | None:
+    def append(self, token: int) -> EndReason | None:
         """Add a token.
 
         Args:
