@@ -31,7 +31,9 @@ from transformers import AutoModelForCausalLM
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype, torch_dtype
 from adapterhub.backbones.sources import fetch_backbone
-from adapterhub.engine.engine import Engine, EngineSettings
+from adapterhub.engine.engine import Engine
+from adapterhub.engine.sampling.params import SamplingParams
+from adapterhub.engine.settings import EngineSettings
 from adapterhub.specs import LoraSpec, QuantizationSpec
 from adapterhub.weights import AdapterWeights
 
@@ -70,7 +72,8 @@ class Ours:
     def run(self, prompts: list[list[int]], adapters: int, tokens: int) -> None:
         """Answer all prompts at once."""
         names = [name_of(row % adapters) if adapters else None for row in range(len(prompts))]
-        self.engine.generate(prompts, names, max_tokens=tokens)
+        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+        self.engine.generate(prompts, names, params)
 
 
 class Peer:

@@ -183,6 +183,14 @@ class Engine:
             self._residency.forget(key)
         del self._names[name]
 
+    def pin(self, name: str, *, pinned: bool = True) -> None:
+        """Keep an adapter on the device once it is there, or no longer.
+
+        Raises:
+            NotFoundError: when there is no such name.
+        """
+        self._residency.pin(self._key(name), pinned=pinned)
+
     def add(
         self,
         prompt: str | Rows[int] | PreparedPrompt,

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.engine.engine import Engine
-from adapterhub.engine.settings import EngineSettings
 from adapterhub.engine.factors import lora_scale
+from adapterhub.engine.settings import EngineSettings
 from adapterhub.errors import EngineError, NotFoundError, RequestError, StrictLoadError
 from adapterhub.kernels.lora_rows import ReferenceKernel
 from adapterhub.kernels.lora_rows_cpu import CpuKernel

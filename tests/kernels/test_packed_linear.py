@@ -11,7 +11,6 @@ from adapterhub.kernels.packed_four_bit import PackedFourBit, can_pack_four_bit
 from adapterhub.kernels.packed_linear import PackedLinear, can_pack
 from adapterhub.specs import QuantizationSpec
 
-
 BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 

@@ -1,0 +1,231 @@
+"""An engine on a thread of its own, for asyncio: many requests at once, each one awaited."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from concurrent.futures import Future
+from threading import Condition, Thread
+from typing import TYPE_CHECKING, TypeVar
+
+from adapterhub.engine.sampling.params import SamplingParams
+from adapterhub.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import Sequence as Rows
+
+    from adapterhub.artifact import Artifact
+    from adapterhub.engine.engine import Adapters, Engine
+    from adapterhub.engine.requests import PreparedPrompt, Request
+    from adapterhub.engine.results import Completion, Delta, EngineStats
+    from adapterhub.engine.sequences import Sequence
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class _Listener:
+    """Carries what the engine's thread finds out to the event loop that waits for it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Delta | EngineError] = asyncio.Queue()
+
+    def tell(self, news: Delta | EngineError) -> None:
+        """Called on the engine's thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, news)
+        except RuntimeError:
+            # the loop was closed: nobody waits any longer
+            _LOG.debug("the client's event loop is closed")
+
+    async def hear(self) -> Delta:
+        """Wait for the next news.
+
+        Raises:
+            EngineError: when the engine was closed.
+        """
+        news = await self._queue.get()
+        if isinstance(news, EngineError):
+            raise news
+        return news
+
+
+class AsyncEngine:
+    """Runs an engine's steps on its own thread while there is work.
+
+    All methods are for use on an event loop, of which there may be several. The engine belongs
+    to this object until ``close``.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Start the thread."""
+        self._engine = engine
+        self._wake = Condition()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._closing = False
+        self._requests: set[Request] = set()
+        self._listeners: dict[Sequence, _Listener] = {}
+        self._thread = Thread(target=self._run, name="adapterhub-engine", daemon=True)
+        self._thread.start()
+
+    async def generate(
+        self,
+        prompt: str | Rows[int],
+        adapters: Adapters = None,
+        params: SamplingParams | None = None,
+    ) -> Completion:
+        """Answer a prompt; see ``Engine.add``. Cancelling the task cancels the request.
+
+        Raises:
+            AdapterHubError: what ``Engine.add`` raises; or why an answer failed.
+        """
+        ready = await self._read(prompt, params)
+        request, listener = await self._join(ready, adapters)
+        try:
+            await _finished(listener, len(request.rows))
+        finally:
+            self._leave(request)
+        completion = request.completion()
+        if completion.error is not None:
+            raise completion.error
+        return completion
+
+    async def stream(
+        self,
+        prompt: str | Rows[int],
+        adapters: Adapters = None,
+        params: SamplingParams | None = None,
+    ) -> AsyncGenerator[Delta, None]:
+        """Yield what each step adds to the answers of a prompt.
+
+        Closing the generator cancels the request. An answer that fails ends with a delta that
+        has the error; the others go on.
+
+        Raises:
+            AdapterHubError: what ``Engine.add`` raises.
+        """
+        ready = await self._read(prompt, params)
+        request, listener = await self._join(ready, adapters)
+        left = len(request.rows)
+        try:
+            while left:
+                delta = await listener.hear()
+                left -= delta.finish_reason is not None
+                yield delta
+        finally:
+            self._leave(request)
+
+    async def load(self, artifact: Artifact, *, name: str, force: bool = False) -> None:
+        """See ``Engine.load``."""
+        await self._call(lambda: self._engine.load(artifact, name=name, force=force))
+
+    async def unload(self, name: str) -> None:
+        """See ``Engine.unload``."""
+        await self._call(lambda: self._engine.unload(name))
+
+    async def pin(self, name: str, *, pinned: bool = True) -> None:
+        """See ``Engine.pin``."""
+        await self._call(lambda: self._engine.pin(name, pinned=pinned))
+
+    async def stats(self) -> EngineStats:
+        """See ``Engine.stats``."""
+        return await self._call(self._engine.stats)
+
+    async def close(self) -> None:
+        """End all requests and the thread; the engine itself stays open."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        await asyncio.to_thread(self._thread.join)
+
+    async def _read(self, prompt: str | Rows[int], params: SamplingParams | None) -> PreparedPrompt:
+        # tokenizing and compiling a schema would hold up the event loop
+        return await asyncio.to_thread(self._engine.reader.read, prompt, params or SamplingParams())
+
+    async def _join(self, ready: PreparedPrompt, adapters: Adapters) -> tuple[Request, _Listener]:
+        listener = _Listener()
+
+        def join() -> Request:
+            request = self._engine.add(ready, adapters)
+            self._requests.add(request)
+            self._listeners.update(dict.fromkeys(request.rows, listener))
+            return request
+
+        joined = self._submit(join)
+        try:
+            return await asyncio.wrap_future(joined), listener
+        except asyncio.CancelledError:
+            # it may join all the same, and nobody would take it out
+            joined.add_done_callback(self._leave_joined)
+            raise
+
+    def _leave_joined(self, joined: Future[Request]) -> None:
+        if not joined.cancelled() and joined.exception() is None:
+            self._leave(joined.result())
+
+    def _leave(self, request: Request) -> None:
+        """Take a request out, whether or not it is finished."""
+        with self._wake:
+            self._commands.append(lambda: self._forget(request))
+            self._wake.notify()
+
+    def _forget(self, request: Request) -> None:
+        self._engine.cancel(request)
+        self._requests.discard(request)
+        for row in request.rows:
+            self._listeners.pop(row, None)
+
+    async def _call(self, do: Callable[[], _T]) -> _T:
+        return await asyncio.wrap_future(self._submit(do))
+
+    def _submit(self, do: Callable[[], _T]) -> Future[_T]:
+        """Run something on the engine's thread, between two steps."""
+        future: Future[_T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                result = do()
+            except BaseException as error:  # noqa: BLE001, it is raised where it is awaited
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        with self._wake:
+            if self._closing:
+                raise EngineError("the engine is closed")
+            self._commands.append(run)
+            self._wake.notify()
+        return future
+
+    def _run(self) -> None:
+        while self._wait():
+            while self._commands:
+                self._commands.popleft()()
+            for row, delta in self._engine.step():
+                listener = self._listeners.get(row)
+                if listener is not None:
+                    listener.tell(delta)
+        while self._commands:
+            self._commands.popleft()()
+        for listener in set(self._listeners.values()):
+            listener.tell(EngineError("the engine is closed"))
+        for request in tuple(self._requests):
+            self._forget(request)
+
+    def _wait(self) -> bool:
+        """Sleep until there is work; return whether to go on."""
+        with self._wake:
+            while not (self._closing or self._commands or self._engine.busy):
+                self._wake.wait()
+            return not self._closing
+
+
+async def _finished(listener: _Listener, rows: int) -> None:
+    while rows:
+        delta = await listener.hear()
+        rows -= delta.finish_reason is not None
