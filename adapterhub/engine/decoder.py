@@ -29,7 +29,7 @@ def can_run(body: Any, dtype: torch.dtype) -> bool:
     """Return whether a backbone is one of those that this file computes."""
     layers = getattr(body, "layers", ())
     return (
-        dtype == torch.bfloat16
+        dtype in (torch.float32, torch.bfloat16)
         and body.device.type == "cpu"
         and bool(len(layers))
         and {type(layer).__name__ for layer in layers} <= KNOWN_LAYERS
@@ -42,7 +42,7 @@ class FastDecoder:
     """Computes what a body's ``forward`` computes.
 
     Args:
-        body: of the Llama family, in bfloat16, its linear layers replaced by sites.
+        body: as ``can_run`` accepts it, its linear layers replaced by sites.
     """
 
     def __init__(self, body: Any) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.kernels.arrays import as_array
-from adapterhub.kernels.loops.lora import add_bfloat16, add_float32
+from adapterhub.kernels.loops.lora import add_single_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +31,8 @@ class CpuKernel:
         for run in long:
             _add_long(y, x, a, b, run)
         if short is not None:
-            add = add_bfloat16 if y.dtype == torch.bfloat16 else add_float32
-            add(as_array(y), as_array(x), as_array(a), as_array(b), *short.tables)
+            arrays = (as_array(y), as_array(x), as_array(a), as_array(b))
+            add_single_tokens(*arrays, *short.tables)
 
 
 def _add_long(y: Tensor, x: Tensor, a: Tensor, b: Tensor, run: Run) -> None:

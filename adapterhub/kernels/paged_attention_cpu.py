@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.kernels.arrays import as_array
-from adapterhub.kernels.loops.attention import attend_bfloat16, attend_float32
+from adapterhub.kernels.loops.attention import attend
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,6 @@ def attend_single_tokens(
     """
     query = query.contiguous()
     out = torch.empty_like(query)
-    attend = attend_bfloat16 if query.dtype == torch.bfloat16 else attend_float32
     tables = (as_array(query), as_array(keys), as_array(values))
     attend(*tables, places, firsts, window or 0, scale, as_array(out))
     return out

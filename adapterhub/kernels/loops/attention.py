@@ -5,16 +5,16 @@ the plain formula; they fit into the cache for any context that a CPU serves.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import prange
 
-from adapterhub.kernels.loops.bfloat16 import narrow, power_of_two, widen
-from adapterhub.kernels.loops.lora import FAST
+from adapterhub.kernels.loops.compiling import compiled, inlined
+from adapterhub.kernels.loops.precision import narrow, power_of_two, widen
 
 #: Below this, ``exp`` is 0 in float32.
 SMALLEST = np.float32(-87.0)
 
 
-@njit(inline="always")
+@inlined()
 def exponential(x):
     """Return ``exp(x)`` for ``x <= 0``, within 2e-7 of it; Cephes' polynomial, which vectorises."""
     x = max(x, SMALLEST)
@@ -29,8 +29,8 @@ def exponential(x):
     return (p * f * f + f + np.float32(1.0)) * power_of_two(np.int32(n))
 
 
-@njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
-def attend_bfloat16(query, keys, values, places, firsts, window, scale, out):
+@compiled(parallel=True)
+def attend(query, keys, values, places, firsts, window, scale, out):
     """Attend single tokens.
 
     Args:
@@ -74,42 +74,10 @@ def attend_bfloat16(query, keys, values, places, firsts, window, scale, out):
                     mixed[g, k] += share * widen(values[place, head, k])
         for g in range(group):
             for k in range(width):
-                out[row, head * group + g, k] = narrow(mixed[g, k])
+                out[row, head * group + g, k] = narrow(mixed[g, k], query[row, 0, k])
 
 
-@njit(parallel=True, fastmath=FAST, nogil=True, cache=True)
-def attend_float32(query, keys, values, places, firsts, window, scale, out):
-    """As ``attend_bfloat16``, for float32."""
-    rows, heads, width = query.shape
-    shared = keys.shape[1]
-    group = heads // shared
-    for index in prange(rows * shared):
-        row, head = index // shared, index % shared
-        first, end = firsts[row], firsts[row + 1]
-        if window and end - first > window:
-            first = end - window
-        context = end - first
-        scores = np.empty((group, context), np.float32)
-        for position in range(context):
-            place = places[first + position]
-            for g in range(group):
-                total = np.float32(0.0)
-                for k in range(width):
-                    total += query[row, head * group + g, k] * keys[place, head, k]
-                scores[g, position] = total * scale
-        _softmax(scores)
-        for g in range(group):
-            for k in range(width):
-                out[row, head * group + g, k] = np.float32(0.0)
-        for position in range(context):
-            place = places[first + position]
-            for g in range(group):
-                share = scores[g, position]
-                for k in range(width):
-                    out[row, head * group + g, k] += share * values[place, head, k]
-
-
-@njit(fastmath=FAST)
+@inlined()
 def _softmax(scores):
     """Turn each row of scores into shares that sum to 1, in place."""
     group, context = scores.shape

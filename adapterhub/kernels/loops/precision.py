@@ -1,4 +1,8 @@
-"""bfloat16 in compiled loops: NumPy has no such type, so its bits travel as ``uint16``."""
+"""Two types of values in compiled loops: float32, and bfloat16 whose bits travel as ``uint16``.
+
+NumPy has no bfloat16. A loop reads with ``widen`` and writes with ``narrow``, computes in float32
+between them, and is compiled for either type of array.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,10 @@ from numba.extending import intrinsic
 
 
 @intrinsic
-def widen(_context: Any, _bits: Any) -> Any:
-    """Return the float32 that has these bits of a bfloat16 as its upper half."""
+def widen(_context: Any, value: Any) -> Any:
+    """Return a value as float32: itself, or that which has a bfloat16's bits as its upper half."""
+    if value == types.float32:
+        return types.float32(types.float32), _same
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         wide = builder.shl(
@@ -23,8 +29,13 @@ def widen(_context: Any, _bits: Any) -> Any:
 
 
 @intrinsic
-def narrow(_context: Any, _value: Any) -> Any:
-    """Return the bits of the bfloat16 nearest to a float32, ties to even; NaN stays NaN."""
+def narrow(_context: Any, _value: Any, like: Any) -> Any:
+    """Return a float32 in the type of ``like``: itself, or the bits of the nearest bfloat16.
+
+    Ties go to even; NaN stays NaN.
+    """
+    if like == types.float32:
+        return types.float32(types.float32, types.float32), _same
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         word = ir.IntType(32)
@@ -36,7 +47,11 @@ def narrow(_context: Any, _value: Any) -> Any:
         upper = builder.select(is_nan, ir.Constant(word, 0x7FC0), upper)
         return builder.trunc(upper, ir.IntType(16))
 
-    return types.uint16(types.float32), build
+    return types.uint16(types.float32, types.uint16), build
+
+
+def _same(_target: Any, _builder: Any, _signature: Any, arguments: Any) -> Any:
+    return arguments[0]
 
 
 @intrinsic
