@@ -32,10 +32,9 @@ def require_whole(registry):
         weights = (registry.materialize(version) / WEIGHTS).read_text()
         assert weights.startswith("weights "), weights
     moves = registry.history("topics", "prod")
-    if moves:
-        assert registry.resolve("topics@prod").version == moves[0].to_version
-        for newer, older in pairwise(moves):
-            assert newer.from_version == older.to_version
+    released = [version.version for version in versions if "prod" in version.aliases]
+    assert released == [move.to_version for move in moves[:1]]
+    assert all(new.from_version == old.to_version for new, old in pairwise(moves))
     return versions
 
 
