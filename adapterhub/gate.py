@@ -44,6 +44,8 @@ _REFUSALS = (
     SignatureError,
     StrictLoadError,
 )
+#: Of the difference of two metrics; far below what one row of an evaluation changes.
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,8 @@ class _Judge:
             return Check(what, False, f"the holder {holder.ref} can't be evaluated: {error}")
         worse = metrics[name] - before if _less_is_better(rule) else before - metrics[name]
         found = f"{metrics[name]:.4f}, {holder.ref} has {before:.4f}"
-        return Check(what, worse <= (rule.not_worse_by or 0.0), found)
+        # 0.95 - 0.94 is a little more than 0.01 in floating point
+        return Check(what, worse <= (rule.not_worse_by or 0.0) + _ROUNDING, found)
 
     def _holder_value(self, holder: Version, name: str, rows: Rows) -> float:
         wanted = fingerprint(rows)

@@ -76,9 +76,13 @@ def list_tokens(as_json: Json = False) -> None:
 
 def remove_token(
     token_id: Annotated[str, typer.Argument(help="As hub token list shows it.")],
+    as_json: Json = False,
 ) -> None:
     """Make a token worthless."""
     _tokens().remove(token_id)
+    if as_json:
+        print_json({"removed": token_id})
+        return
     output().print(f"removed {token_id}")
 
 

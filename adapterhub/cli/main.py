@@ -16,6 +16,7 @@ from adapterhub.cli import (
     hub,
     registry,
     run,
+    show,
     signing,
     transfer,
 )
@@ -40,6 +41,7 @@ def build_app() -> typer.Typer:
         ask,
         compose,
         registry,
+        show,
         aliases,
         signing,
         archives,

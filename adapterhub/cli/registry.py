@@ -1,4 +1,4 @@
-"""``list``, ``show``, ``diff``, ``tag``, ``rm`` and ``gc``."""
+"""``list``, ``diff``, ``tag``, ``rm`` and ``gc``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapterhub.cli.console import megabytes, output, print_json, share, table
+from adapterhub.cli.console import megabytes, output, print_json, table
 from adapterhub.errors import RegistryError
 from adapterhub.refs import parse_ref
 
@@ -24,7 +24,6 @@ SHOWN_TENSORS = 8
 def add_commands(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command("list")(list_versions)
-    app.command()(show)
     app.command()(diff)
     app.command()(tag)
     app.command()(rm)
@@ -69,7 +68,7 @@ def list_versions(
     found = Registry().list(query)
     versions = found[:limit]
     if as_json:
-        print_json([_document(version) for version in versions])
+        print_json([version_document(version) for version in versions])
         return
     if not versions:
         filtered = query != Query(limit=limit + 1)
@@ -95,53 +94,6 @@ def list_versions(
     output().print(rows)
     if len(found) > limit:
         output().print(f"more: --after {versions[-1].ref}")
-
-
-def show(
-    ref: Annotated[str, typer.Argument(help="NAME, NAME@3, NAME@latest or NAME@sha256:…")],
-    as_json: Annotated[bool, typer.Option("--json")] = False,
-) -> None:
-    """Show what is known of one adapter."""
-    from adapterhub.manifest import MANIFEST_NAME, Manifest
-    from adapterhub.registry.registry import Registry
-
-    registry = Registry()
-    version = registry.resolve(ref)
-    folder = registry.materialize(version)
-    manifest = Manifest.from_json((folder / MANIFEST_NAME).read_bytes())
-    if as_json:
-        print_json({**_document(version), "recipe": manifest.recipe, "folder": str(folder)})
-        return
-    console = output()
-    facts = table("", "")
-    facts.show_header = False
-    trained = manifest.trained_parameters / manifest.backbone_parameters
-    for name, value in (
-        ("adapter", f"{version.ref}  {version.digest}"),
-        ("task", manifest.task),
-        ("labels", ", ".join(manifest.labels[:12]) + (" …" if len(manifest.labels) > 12 else "")),
-        ("backbone", f"{manifest.backbone.name}  {manifest.backbone.fingerprint}"),
-        ("quantization", str(manifest.quantization)),
-        ("method", str(manifest.adapter)),
-        ("trained", f"{manifest.trained_parameters} parameters, {share(trained)} of the backbone"),
-        ("data", ", ".join(f"{k}: {v.origin}, {v.rows} rows" for k, v in manifest.data.items())),
-        ("libraries", ", ".join(f"{k} {v}" for k, v in manifest.libraries.items())),
-        ("aliases", ", ".join(version.aliases)),
-        ("tags", ", ".join(version.tags)),
-        ("parent", manifest.parent or ""),
-        ("created", version.created),
-        ("size", megabytes(version.size)),
-        ("folder", str(folder)),
-    ):
-        if value:
-            facts.add_row(name, value)
-    console.print(facts)
-    console.print()
-    metrics = table("metric (validation)", ">before", ">after")
-    for name, after in manifest.metrics.after.items():
-        before = manifest.metrics.before.get(name)
-        metrics.add_row(name, "" if before is None else f"{before:.4f}", f"{after:.4f}")
-    console.print(metrics)
 
 
 def diff(
@@ -193,7 +145,7 @@ def tag(
     add, drop = ((), words) if remove else (words, ())
     version = Registry().tag(ref, add=add, remove=drop)
     if as_json:
-        print_json(_document(version))
+        print_json(version_document(version))
     else:
         output().print(f"{version.ref}: {', '.join(version.tags) or 'no tags'}")
 
@@ -201,6 +153,7 @@ def tag(
 def rm(
     ref: Annotated[str, typer.Argument(help="NAME@3 or NAME@sha256:…; NAME is its latest.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Needs --yes.")] = False,
 ) -> None:
     """Remove one version of an adapter; its number is not given again."""
     from adapterhub.registry.registry import Registry
@@ -208,12 +161,16 @@ def rm(
     registry = Registry()
     version = registry.resolve(ref)
     if not yes:
-        if not sys.stdin.isatty():
+        # a question would stand in the way of the document
+        if as_json or not sys.stdin.isatty():
             raise RegistryError(
                 "nothing was removed", place=str(version.ref), hint="Confirm with --yes"
             )
         typer.confirm(f"Remove {version.ref} ({version.digest[:19]}…)?", abort=True)
-    registry.remove(version.ref)
+    removed = registry.remove(version.ref)
+    if as_json:
+        print_json(version_document(removed))
+        return
     output().print(f"removed {version.ref}; its files stay until: adapterhub gc")
 
 
@@ -242,6 +199,11 @@ def gc(
         output().print(f"freed {megabytes(freed)}")
 
 
+def version_document(version: Version) -> dict[str, Any]:
+    """Return a version as programs read it."""
+    return {**asdict(version), "ref": str(version.ref)}
+
+
 def _bound(text: str) -> tuple[str, float]:
     """Read ``accuracy=0.9``."""
     name, _, value = text.partition("=")
@@ -262,7 +224,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return "" if value is None else str(value)
-
-
-def _document(version: Version) -> dict[str, Any]:
-    return {**asdict(version), "ref": str(version.ref)}

@@ -113,9 +113,10 @@ def _filters(query: Query) -> Iterable[_Filter]:
 
 def _word_filter(word: str) -> _Filter:
     # letters and digits only, so the word has no meaning of its own in either language
+    # joined in this order, counting stops at its limit; of IN (…) SQLite would read all first
     source = (
-        "SELECT name, version FROM texts WHERE id IN "
-        f"(SELECT rowid FROM words WHERE words MATCH '\"{word}\"*')"
+        "SELECT t.name, t.version FROM words CROSS JOIN texts t ON t.id = words.rowid "
+        f"WHERE words MATCH '\"{word}\"*'"
     )
     held = (
         "EXISTS (SELECT 1 FROM texts t WHERE t.name = v.name AND t.version = v.version "

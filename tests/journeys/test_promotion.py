@@ -113,3 +113,41 @@ def test_an_evaluation_is_kept_and_the_holder_is_not_evaluated_again(two, moods,
     (kept,) = registry.evaluations(registry.resolve("mood@1"))
     assert kept.data == "moods.jsonl"
     assert kept.metrics["accuracy"] > 0.9
+
+
+def test_an_adapter_that_changes_nothing_does_not_pass(command, recipe, decoder, talks, tmp_path):
+    import torch
+
+    from adapterhub.artifact import read_artifact, write_artifact
+    from adapterhub.registry import Registry
+
+    path = recipe("talk", decoder, "dialogue", talks)
+    assert command("train", str(path)).exit_code == 0
+    registry = Registry()
+    whole = read_artifact(registry.materialize(registry.resolve("talk@1")))
+    write_artifact(
+        tmp_path / "empty",
+        tensors={name: torch.zeros_like(x) for name, x in whole.weights.tensors.items()},
+        adapter_config=whole.adapter_config,
+        manifest=whole.manifest,
+        card="# A card\n",
+    )
+    registry.put(tmp_path / "empty", "talk")
+    refused = command("promote", "talk@2", "--to", "prod", "--json")
+    assert refused.exit_code == 8
+    assert not checks(refused)["it"]["passed"]
+    assert "changes nothing" in checks(refused)["it"]["found"]
+    assert json.loads(command("log", "--json").stdout) == []
+
+
+@pytest.mark.parametrize(("found", "passes"), [(0.94, True), (0.9399, False)])
+def test_as_much_worse_as_allowed_is_allowed(two, moods, monkeypatch, found, passes):
+    from adapterhub import gate
+
+    # 0.95 - 0.94 > 0.01 in floating point
+    measured = {"mood@1": 0.95, "mood@2": found}
+    monkeypatch.setattr(gate, "score", lambda s, a, r: {"accuracy": measured[a.name]})
+    rule = ("alias", "rule", "mood@prod", "--metric", "accuracy", "--not-worse-by", "0.01")
+    two(*rule, "--data", str(moods))
+    assert two("promote", "mood@1", "--to", "prod").exit_code == 0
+    assert two("promote", "mood@2", "--to", "prod").exit_code == (0 if passes else 8)

@@ -97,6 +97,16 @@ def test_putting_the_artifact_again_restores_it(registry, artifact):
     assert (registry.materialize(version) / WEIGHTS).read_text() == "first"
 
 
+def test_a_blob_is_replaced_in_one_step_and_never_written_to(registry, artifact):
+    version = registry.put(artifact(), "topics")
+    blobs = [path for path in (registry.folder / "blobs").rglob("*") if path.is_file()]
+    before = {path: path.stat().st_ino for path in blobs}
+    # a checkout is the same file by another name, so it is not freed and its number not reused
+    registry.materialize(version)
+    registry.put(artifact(), "copy")
+    assert all(path.stat().st_ino != number for path, number in before.items())
+
+
 @pytest.mark.parametrize("name", ["adapter_model.bin", "evil.py"])
 def test_a_file_slipped_into_a_checkout_is_refused(registry, artifact, name):
     version = registry.put(artifact(), "topics")

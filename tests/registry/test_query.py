@@ -123,3 +123,30 @@ def test_many_versions_and_a_random_filter(registry, artifact):
         found = registry.list(Query(metric_at_least={"accuracy": least}, tag="low"))
         expected = {ref for ref, value in rows.items() if least <= value < 0.5}
         assert {str(version.ref) for version in found} == expected
+
+
+def test_filters_that_many_pass_are_not_read_to_their_end(registry, artifact, monkeypatch):
+    monkeypatch.setattr(query_module, "FEW", 20)
+    query = Query(text="fruit", task="text-classification", metric_at_least={"accuracy": 0.5})
+
+    def steps():
+        """Return what SQLite does to see that many pass each filter."""
+        counts = []
+        with registry._database.reading() as db:
+            for each in query_module._filters(query):
+                counts.append(0)
+
+                def counted():
+                    counts[-1] += 1
+
+                db.set_progress_handler(counted, 1)
+                assert query_module._count(db, each) == 20
+                db.set_progress_handler(None, 0)
+        return counts
+
+    for number in range(120):
+        if number == 30:
+            few = steps()
+        registry.put(artifact(f"w{number}"), f"n{number:04}")
+    assert len(few) == 3
+    assert all(now < 1.2 * before for now, before in zip(steps(), few, strict=True))

@@ -125,3 +125,72 @@ def test_collecting_spares_what_was_pushed_to_the_endpoint(command, filled):
         store.add_uploads(repository, [Staged(folder / "file", digest, len(content))])
     command("gc", "--grace-hours", "0")
     assert store.blob(digest).read_bytes() == content
+
+
+def leaves(group, words=()):
+    for name, found in group.commands.items():
+        if hasattr(found, "commands"):
+            yield from leaves(found, (*words, name))
+        else:
+            yield " ".join((*words, name)), found
+
+
+def test_every_command_of_the_registry_speaks_json():
+    from typer.main import get_command
+
+    from adapterhub.cli.main import build_app
+
+    commands = dict(leaves(get_command(build_app())))
+    silent = {
+        name
+        for name, found in commands.items()
+        if not any("--json" in parameter.opts for parameter in found.params)
+    }
+    asked = "list show diff log tag rollback export import rm gc promote push pull sign verify"
+    assert not silent & {*asked.split(), "alias set", "alias rm", "alias rule", "hub token rm"}
+    # what goes on until it is stopped has no document to give
+    assert "hub serve" in silent
+
+
+def test_removing_as_a_program_does(command, filled):
+    refused = command("rm", "topics@1", "--json")
+    assert refused.exit_code == 1
+    assert b"Confirm with --yes" in refused.stderr_bytes
+    removed = json.loads(command("rm", "topics@1", "--yes", "--json").stdout)
+    assert removed["ref"] == "topics@1"
+    assert command("show", "topics@1").exit_code == 4
+
+
+def test_show_tells_what_came_to_a_version_later(command, filled):
+    from registry_helpers import bundle
+
+    from adapterhub.registry.rules import StoredEvaluation
+
+    version = filled.resolve("topics@2")
+    filled.add_signature("topics@2", bundle("ada"))
+    filled.record_evaluation(
+        StoredEvaluation(
+            digest=version.digest,
+            data="checks.jsonl",
+            data_fingerprint="sha256:0",
+            metrics={"accuracy": 0.8125},
+        )
+    )
+    shown = command("show", "topics@2").stdout
+    (key,) = (stored.key for stored in filled.signed_by(version))
+    for words in ("checks.jsonl", "accuracy 0.8125", f"signed by  {key[:16]}"):
+        assert " ".join(words.split()) in " ".join(shown.split())
+    told = json.loads(command("show", "topics@2", "--json").stdout)
+    assert told["evaluations"][0]["metrics"] == {"accuracy": 0.8125}
+    assert told["signed_by"] == [key]
+    assert told["unknown"] == []
+
+
+def test_show_tells_where_a_version_came_from_and_what_nobody_recorded(command, filled, tmp_path):
+    hub = {"repository": "team/plain", "revision": "a" * 40, "endpoint": "http://hub.example"}
+    folder = make_artifact(tmp_path / "theirs", "theirs", metrics=Metrics(), unknown=("metrics",))
+    filled.put(folder, "theirs", info={"hub": hub})
+    shown = " ".join(command("show", "theirs").stdout.split())
+    assert f"pulled from hf://team/plain@{'a' * 40} of http://hub.example" in shown
+    assert "not recorded metrics" in shown
+    assert json.loads(command("show", "theirs", "--json").stdout)["unknown"] == ["metrics"]
