@@ -61,7 +61,5 @@ def attend_pages(
         PRECISION=precision(query.dtype),
     )
     out = torch.empty_like(query)
-    attention.join[(rows * heads,)](
-        partial, maxima, sums, out, width, WIDTH=padded, RANGES=RANGES
-    )
+    attention.join[(rows * heads,)](partial, maxima, sums, out, width, WIDTH=padded, RANGES=RANGES)
     return out
