@@ -101,8 +101,7 @@ class DecodeBuffers:
     """Device memory of one decoding step, and the host's copy of it.
 
     Args:
-        cache: whose block ``scratch`` belongs to no row.
-        scratch: number of that block.
+        cache: whose last block belongs to no row.
         sites: layers with adapters.
         sizes: what there is room for.
         kernel: attends to the cache.
@@ -111,7 +110,6 @@ class DecodeBuffers:
     def __init__(
         self,
         cache: KeyValueCache,
-        scratch: int,
         sites: int,
         sizes: DecodeSizes,
         kernel: PagedAttention,
@@ -133,6 +131,7 @@ class DecodeBuffers:
         self._contexts = _Mirror(np.zeros(most, np.int32), device)
         self._pages = _Mirror(np.zeros((most, self._row_pages), np.int32), device)
         self._firsts = torch.arange(most, dtype=torch.int32, device=device) * self._row_pages
+        scratch = len(cache.keys[0]) - 1
         self._inert = scratch, scratch * size + np.arange(most) % size
 
     def size_for(self, rows: int) -> int | None:

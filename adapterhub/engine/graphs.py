@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from adapterhub.engine.attention import PagedBatch
     from adapterhub.engine.cache import KeyValueCache
+    from adapterhub.engine.residency import Residency
     from adapterhub.engine.scheduler import Piece
+    from adapterhub.engine.settings import EngineSettings
     from adapterhub.engine.step import Step
     from adapterhub.kernels.lora_rows import LoraKernel
 
@@ -140,22 +142,20 @@ class CudaRecorder:
 def decode_graphs(
     config: PretrainedConfig,
     cache: KeyValueCache,
-    scratch: int,
     sites: int,
     kernel: LoraKernel,
     forward: Forward,
-    sizes: DecodeSizes | None = None,
+    settings: EngineSettings,
 ) -> DecodeGraphs | None:
     """Return what replays decoding steps, or ``None`` where they have to be computed each time.
 
     Args:
         config: of the backbone.
-        cache: with a block more than rows get.
-        scratch: number of that block.
+        cache: whose last block no row gets.
         sites: layers with adapters.
         kernel: of those layers.
         forward: of the backbone.
-        sizes: of the buffers.
+        settings: of the engine.
     """
     attention = choose_attention(cache.keys[0].device.type)
     if attention is None:
@@ -165,8 +165,20 @@ def decode_graphs(
     if not isinstance(kernel, TritonKernel) or not can_capture(config):
         _LOG.warning("decoding steps of this backbone can't be captured as CUDA graphs")
         return None
-    buffers = DecodeBuffers(cache, scratch, sites, sizes or DecodeSizes(), attention)
+    buffers = DecodeBuffers(cache, sites, sizes_for(settings), attention)
     return DecodeGraphs(forward, buffers, sites, CudaRecorder())
+
+
+def sizes_for(settings: EngineSettings) -> DecodeSizes:
+    """Return buffers that hold all steps of an engine but those with unusually many adapters."""
+    most = settings.max_rows
+    powers = [2**power for power in range(most.bit_length()) if 2**power < most]
+    return DecodeSizes(
+        rows=(*powers, most),
+        positions=settings.cache_positions,
+        parts=4 * most,
+        ranks=settings.rank_rows,
+    )
 
 
 def can_capture(config: Any) -> bool:
@@ -181,10 +193,19 @@ def can_capture(config: Any) -> bool:
     return not kinds & _VARYING_ROPE and not getattr(config, "num_experts", None)
 
 
-def decode_rows(pieces: Sequence[Piece]) -> list[DecodeRow] | None:
-    """Return the rows of a step, or ``None`` where one has more than one token."""
-    if any(piece.end - piece.start != 1 for piece in pieces):
-        return None
+def decode_rows(pieces: Sequence[Piece], residency: Residency) -> list[DecodeRow] | None:
+    """Return the rows of a step, or ``None`` where it can't be replayed.
+
+    That is where a row has more tokens than one, or uses DoRA, whose factors are no data yet.
+
+    Args:
+        pieces: of the step.
+        residency: knows the adapters.
+    """
+    for piece in pieces:
+        dora = any(residency.is_dora(key) for key, _ in piece.sequence.adapters)
+        if piece.end - piece.start != 1 or dora:
+            return None
     return [
         DecodeRow(
             piece.sequence.tokens(piece.start, piece.end)[0], piece.start, piece.sequence.blocks

@@ -75,9 +75,10 @@ def test_few_rows_are_fused_and_many_are_left_to_bitsandbytes(monkeypatch, devic
     fused, before = TritonFourBit(layer), state_digest(body)
     for rows in (1, 32, 33):
         x = torch.randn(1, rows, 128, device=device)
-        found = fused(x)
+        with torch.no_grad():
+            found, expected = fused(x), layer(x)
         assert found.shape == (1, rows, 96)
-        assert close(found, layer(x))
+        assert close(found, expected)
     assert asked == [1, 32]
     assert torch.equal(
         fused.dense(), functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
