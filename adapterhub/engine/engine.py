@@ -21,7 +21,7 @@ from adapterhub.engine.blocks import Blocks
 from adapterhub.engine.cache import KeyValueCache, cache_shape
 from adapterhub.engine.decoder import FastDecoder, can_run
 from adapterhub.engine.factors import lora_factors
-from adapterhub.engine.graphs import decode_graphs, decode_rows
+from adapterhub.engine.graphs import decode_graphs, replay
 from adapterhub.engine.layers import install_sites, remove_sites
 from adapterhub.engine.prefixes import prefix_states
 from adapterhub.engine.requests import PreparedPrompt, PromptReader, Request, request_seed
@@ -361,8 +361,7 @@ class Engine:
         device = self.backbone.device
         uses = [(p.end - p.start, p.sequence.blend or BARE) for p in pieces]
         step = Step(uses)
-        rows = decode_rows(pieces, self._residency) if self._graphs is not None else None
-        replayed = self._graphs(rows, step) if self._graphs is not None and rows else None
+        replayed = replay(self._graphs, pieces, step, self._residency)
         if replayed is not None:
             return replayed
         id_row = torch.tensor([ids], device=device)

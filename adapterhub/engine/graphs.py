@@ -129,7 +129,8 @@ class CudaRecorder:
                 compute()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # other threads may go on using the device, as when they load adapters
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             output = compute()
 
         def replay() -> Tensor:
@@ -193,22 +194,27 @@ def can_capture(config: Any) -> bool:
     return not kinds & _VARYING_ROPE and not getattr(config, "num_experts", None)
 
 
-def decode_rows(pieces: Sequence[Piece], residency: Residency) -> list[DecodeRow] | None:
-    """Return the rows of a step, or ``None`` where it can't be replayed.
+def replay(
+    graphs: DecodeGraphs | None, pieces: Sequence[Piece], step: Step, residency: Residency
+) -> Tensor | None:
+    """Return the hidden states of a step, or ``None`` where it has to be computed.
 
-    That is where a row has more tokens than one, or uses DoRA, whose factors are no data yet.
+    That is also where a row has more tokens than one, or uses DoRA, whose factors of the
+    layers' own output are no data in a buffer.
 
     Args:
+        graphs: of the engine, where it has any.
         pieces: of the step.
+        step: which adapters they use.
         residency: knows the adapters.
     """
-    for piece in pieces:
-        dora = any(residency.is_dora(key) for key, _ in piece.sequence.adapters)
-        if piece.end - piece.start != 1 or dora:
-            return None
-    return [
-        DecodeRow(
-            piece.sequence.tokens(piece.start, piece.end)[0], piece.start, piece.sequence.blocks
-        )
+    if graphs is None or any(piece.end - piece.start != 1 for piece in pieces):
+        return None
+    if any(residency.is_dora(key) for piece in pieces for key, _ in piece.sequence.adapters):
+        return None
+    rows = [
+        DecodeRow(row.tokens(piece.start, piece.end)[0], piece.start, row.blocks)
         for piece in pieces
+        for row in (piece.sequence,)
     ]
+    return graphs(rows, step)

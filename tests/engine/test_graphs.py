@@ -1,11 +1,14 @@
 """Decoding steps over buffers that never move answer as steps that are computed anew."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from engine_helpers import asked, greedy, make_peer, some_specs
 from transformers import AutoModelForCausalLM
 
 from adapterhub.backbones.backbone import load_backbone
+from adapterhub.engine.attention import PagedRow, _paged_singles, attend_rows, paged_batch
 from adapterhub.engine.cache import KeyValueCache
 from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeRow, DecodeSizes
 from adapterhub.engine.engine import Engine
@@ -152,8 +155,8 @@ def test_a_step_that_cannot_be_recorded_is_computed_from_then_on(decoder, bare, 
     assert len(told) == 1
 
 
-def buffers_of(layers=2):
-    cache = KeyValueCache(
+def cache_of():
+    return KeyValueCache(
         layers=1,
         heads=1,
         width=4,
@@ -162,7 +165,10 @@ def buffers_of(layers=2):
         dtype=torch.float32,
         device=torch.device("cpu"),
     )
-    return DecodeBuffers(cache, layers, DecodeSizes((2, 4), 16, 4, 8, 1), attend_pages)
+
+
+def buffers_of(layers=2):
+    return DecodeBuffers(cache_of(), layers, DecodeSizes((2, 4), 16, 4, 8, 1), attend_pages)
 
 
 def test_steps_are_filled_up_with_rows_that_write_to_the_last_block():
@@ -204,6 +210,25 @@ def test_what_has_no_room_is_refused():
     assert not buffers.fits([DecodeRow(1, 0, [0] * 5)], [None, None])
     assert not buffers.fits([row], [plan, plan_of([(1, (Part(2, 2, 1.0),))])])
     assert not buffers.fits([row], [plan_of([(1, (Part(0, 9, 1.0),))]), None])
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("tokens", [(1, 1, 1), (1, 4, 1)])
+def test_rows_of_one_token_on_a_gpu_see_what_they_see_on_a_cpu(window, tokens):
+    cache, draw = cache_of(), torch.Generator().manual_seed(1)
+    for table in (*cache.keys, *cache.values):
+        table.copy_(torch.randn(table.shape, generator=draw))
+    places, rows = torch.randperm(28, generator=draw), []
+    for index, count in enumerate(tokens):
+        start = sum(tokens[:index])
+        rows.append(PagedRow(start, count, 5 + index, places[8 * index : 8 * index + 5 + index]))
+    batch = paged_batch(cache, rows)
+    alone = [row for row in rows if row.tokens == 1]
+    paged = replace(batch, singles=_paged_singles(alone, places.device, attend_pages))
+    query = torch.randn(sum(tokens), 2, 4, generator=draw)
+    expected = attend_rows(query, 0, batch, window=window, scale=0.5)
+    found = attend_rows(query, 0, paged, window=window, scale=0.5)
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_sizes_are_powers_of_two_up_to_the_most_rows():

@@ -3,10 +3,13 @@
 import pytest
 import torch
 from bitsandbytes import functional
+from bitsandbytes.nn import Linear4bit
 from torch import nn
 
 from adapterhub.backbones.held import state_digest
 from adapterhub.backbones.quantize import quantize_linears
+from adapterhub.engine import layers
+from adapterhub.kernels.lora_rows import ReferenceKernel
 from adapterhub.specs import QuantizationSpec
 
 pytest.importorskip("triton", reason="triton is not installed")
@@ -98,3 +101,23 @@ def test_what_it_cannot_read_is_refused(device):
     )
     layer.weight.quant_state = state
     assert not can_fuse_four_bit(layer)
+
+
+def test_sites_fuse_what_they_can_and_the_log_says_once_what_not(monkeypatch, caplog, device):
+    monkeypatch.setattr(layers, "has_triton", lambda kind: True)
+    body = nn.Sequential(*layer_of(device=device), *layer_of(96, 64, device=device))
+    body.append(*layer_of(device=device))
+    nested = body[2]
+    weight = functional.dequantize_4bit(nested.weight.data, nested.weight.quant_state)
+    nested.weight.data, nested.weight.quant_state = functional.quantize_4bit(
+        weight, quant_type="nf4", compress_statistics=True
+    )
+    before, held = state_digest(body), list(body)
+    sites = layers.install_sites(body, torch.float32, ReferenceKernel())
+    assert [type(site.base) for site in sites.values()] == [TritonFourBit, Linear4bit, Linear4bit]
+    (record,) = caplog.records
+    assert record.message.startswith("2 of 3 layers")
+    assert torch.equal(layers.dense_weight(sites["0"].base), layers.dense_weight(held[0]))
+    layers.remove_sites(body, sites)
+    assert list(body) == held
+    assert state_digest(body) == before

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+# compiled once for all numbers of rows
+@triton.jit(do_not_specialize=("rows", "step_programs"))
 def multiply(
     x,
     codes,
@@ -69,11 +70,11 @@ def multiply(
                 weight = weight.to(tl.float32)
                 values = values.to(tl.float32)
             total = tl.dot(values, tl.trans(weight), total, input_precision=PRECISION)
-    at = (tl.program_id(1) * rows + row[:, None]) * out_width.to(tl.int64) + n[None, :]
+    at = (tl.program_id(1) * rows + row[:, None]).to(tl.int64) * out_width + n[None, :]
     tl.store(sums + at, total, mask=real_row & (n[None, :] < out_width))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("elements", "ranges"))
 def finish(
     sums,
     bias,

@@ -11,8 +11,13 @@ rows and by ranges of the input, and there are no atomic additions.
 import triton
 import triton.language as tl
 
+#: Sizes of buffers, which differ between steps: no program is compiled anew for one of them.
+VARYING = ("table_words", "order_at", "parts_at", "weights_at", "inner_split", "inner_token")
+#: Addresses within such buffers.
+WITHIN = ("group", "tables")
 
-@triton.jit
+
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=WITHIN)
 def shrink(
     x,
     a,
@@ -100,7 +105,7 @@ def shrink(
             column += rank
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=WITHIN)
 def expand(
     y,
     b,
