@@ -14,6 +14,7 @@ from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeRow, DecodeSiz
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.graphs import DecodeGraphs, can_capture, sizes_for
 from adapterhub.engine.settings import EngineSettings
+from adapterhub.kernels.choice import choose_attention
 from adapterhub.kernels.lora_rows import Part, plan_of
 from adapterhub.kernels.paged_attention import attend_pages
 from adapterhub.specs import QuantizationSpec
@@ -48,7 +49,7 @@ class Recorder:
         return replay
 
 
-def engine_of(decoder, peers, **changes):
+def engine_of(decoder, peers, attention=attend_pages, **changes):
     """Return an engine of Triton's kernel, and the recorder of its decoding steps."""
     pytest.importorskip("triton", reason="triton is not installed")
     from adapterhub.kernels.triton.lora_rows import TritonKernel
@@ -58,7 +59,7 @@ def engine_of(decoder, peers, **changes):
     if not torch.cuda.is_available():
         sizes = sizes_for(SMALL)
         sizes = DecodeSizes(sizes.rows, sizes.positions, sizes.parts, sizes.ranks, **changes)
-        buffers = DecodeBuffers(engine._cache, sites, sizes, attend_pages)
+        buffers = DecodeBuffers(engine._cache, sites, sizes, attention)
         engine._graphs = DecodeGraphs(engine._body, buffers, sites, recorder)
     for name, peer in peers.items():
         engine.load_weights(peer.weights, key=f"sha256:{name}", name=name)
@@ -122,7 +123,8 @@ def test_a_bare_row_gets_the_same_bits_beside_any_adapter(decoder, peers):
 
 
 def test_an_adapter_in_the_rows_of_another_is_seen_by_recorded_steps(decoder, peers):
-    engine, recorder = engine_of(decoder, {"a0": peers["a0"]})
+    attention = choose_attention("cuda")
+    engine, recorder = engine_of(decoder, {"a0": peers["a0"]}, attention)
     assert run(engine, [([6, 7], "a0", 3)]) == [peers["a0"].greedy([6, 7], 3)[0]]
     before = recorder.recorded
     engine.unload("a0")

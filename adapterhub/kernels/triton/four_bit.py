@@ -16,7 +16,7 @@ from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 
 from adapterhub.kernels.triton.code import four_bit
-from adapterhub.kernels.triton.operands import precision, widens
+from adapterhub.kernels.triton.operands import on_device_of, precision, widens
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -53,7 +53,8 @@ class TritonFourBit(nn.Module):
         if x.numel() > MOST_ROWS * self.in_features:
             return layer(x)
         rows = x.reshape(-1, self.in_features).contiguous().to(state.dtype)
-        y = multiply_four_bit(rows, layer.weight.data, state, self.bias)
+        with on_device_of(rows):
+            y = multiply_four_bit(rows, layer.weight.data, state, self.bias)
         return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
 
     def dense(self) -> Tensor:

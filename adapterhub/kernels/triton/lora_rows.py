@@ -9,7 +9,7 @@ import torch
 import triton
 
 from adapterhub.kernels.triton.code import lora
-from adapterhub.kernels.triton.operands import precision, widens
+from adapterhub.kernels.triton.operands import on_device_of, precision, widens
 from adapterhub.kernels.triton.plan_buffers import TILE, BufferedPlan, buffered
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ class TritonKernel:
         held = plan if isinstance(plan, BufferedPlan) else self._buffered.get(plan)
         if held is None:
             held = self._buffered[plan] = buffered(plan, y.device)
-        expand_(y, shrink(x, a, held), b, held)
+        with on_device_of(y):
+            expand_(y, shrink(x, a, held), b, held)
 
 
 def shrink(x: Tensor, a: Tensor, plan: BufferedPlan) -> Tensor:

@@ -1,14 +1,27 @@
-"""How products treat their operands, on a GPU and under Triton's interpreter."""
+"""Where programs run, and how products treat their operands there."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from triton import knobs
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
 
 
 def interpreted() -> bool:
     """Return whether programs run under Triton's interpreter (``TRITON_INTERPRET=1``)."""
     return bool(knobs.runtime.interpret)
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[None]:
+    """Launch programs on a tensor's GPU, which need not be the current one."""
+    guard: AbstractContextManager[None] = torch.cuda.device_of(tensor)
+    return guard
 
 
 def widens(dtype: torch.dtype) -> bool:
