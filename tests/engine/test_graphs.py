@@ -55,6 +55,8 @@ def engine_of(decoder, peers, attention=attend_pages, **changes):
     from adapterhub.kernels.triton.lora_rows import TritonKernel
 
     engine = Engine(load_backbone(str(decoder), PLAIN), SMALL, kernel=TritonKernel())
+    # on a GPU the forward pass is transformers' own
+    engine._fast = None
     recorder, sites = Recorder(), len(engine._sites)
     if not torch.cuda.is_available():
         sizes = sizes_for(SMALL)
