@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 lock:  ## pin what is installed now
-	$(BIN)/python -m pip freeze --exclude-editable | sed -e 's/^torch==.*/torch==2.13.0/' | grep -v '^-e' > constraints.txt
+	$(BIN)/python -m pip freeze --exclude-editable | sed -e 's/^torch==.*/torch==2.13.0/' -e "s/^triton==.*/&; sys_platform == 'linux' and platform_machine == 'x86_64'/" | grep -v '^-e' > constraints.txt
 
 clean:
 	rm -rf $(VENV) runs

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from adapterhub.kernels.choice import choose_attention
+from adapterhub.kernels.paged_attention import Pages
 from adapterhub.kernels.paged_attention_cpu import attend_single_tokens
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from adapterhub.engine.cache import KeyValueCache
+    from adapterhub.kernels.paged_attention import PagedAttention
 
 #: The name under which models find this attention.
 PAGED_NAME = "adapterhub_paged"
@@ -60,7 +63,7 @@ class PagedBatch:
     cache: KeyValueCache
     rows: tuple[PagedRow, ...]
     writes: Tensor
-    singles: Singles | None
+    singles: Singles | PagedSingles | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,6 +79,34 @@ class Singles:
     tokens: Tensor
     places: NDArray[np.int64]
     firsts: NDArray[np.int64]
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, window: int | None, scale: float
+    ) -> Tensor:
+        """Return ``[rows, heads, width]``, by loops for CPUs."""
+        tables = (query, keys, values, self.places, self.firsts)
+        return attend_single_tokens(*tables, window=window, scale=scale)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PagedSingles:
+    """Rows that have one token in a step, on a device that has a kernel for them.
+
+    Args:
+        tokens: int64 ``[rows]``, which ones in the batch.
+        pages: where all their positions lie in the cache.
+        kernel: that attends.
+    """
+
+    tokens: Tensor
+    pages: Pages
+    kernel: PagedAttention
+
+    def attend(
+        self, query: Tensor, keys: Tensor, values: Tensor, window: int | None, scale: float
+    ) -> Tensor:
+        """Return ``[rows, heads, width]``."""
+        return self.kernel(query, keys, values, self.pages, window=window, scale=scale)
 
 
 def install_paged_attention() -> None:
@@ -128,12 +159,12 @@ def attend_rows(
         scale: of the scores.
     """
     singles = paged.singles
+    tables = paged.cache.tables(layer)
     if singles is not None and len(singles.tokens) == len(query):
-        return _single_tokens(query, layer, paged, singles, window, scale)
+        return singles.attend(query, *tables, window, scale)
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if singles is not None:
-        asked = query[singles.tokens]
-        output[singles.tokens] = _single_tokens(asked, layer, paged, singles, window, scale)
+        output[singles.tokens] = singles.attend(query[singles.tokens], *tables, window, scale)
     for row in paged.rows:
         if singles is None or row.tokens > 1:
             tokens = slice(row.start, row.start + row.tokens)
@@ -142,31 +173,39 @@ def attend_rows(
     return output
 
 
-def _single_tokens(
-    query: Tensor,
-    layer: int,
-    paged: PagedBatch,
-    singles: Singles,
-    window: int | None,
-    scale: float,
-) -> Tensor:
-    keys, values = paged.cache.tables(layer)
-    places, firsts = singles.places, singles.firsts
-    return attend_single_tokens(query, keys, values, places, firsts, window=window, scale=scale)
-
-
 def paged_batch(cache: KeyValueCache, rows: Rows[PagedRow]) -> PagedBatch:
     """Return what attention needs of a step; rows of one token are gathered where that is fast."""
     writes = torch.cat([row.places[row.context - row.tokens :] for row in rows])
     alone = [row for row in rows if row.tokens == 1]
-    if not alone or writes.device.type != "cpu":
+    if not alone:
         return PagedBatch(cache, tuple(rows), writes, None)
-    singles = Singles(
-        torch.tensor([row.start for row in alone]),
-        torch.cat([row.places for row in alone]).numpy(),
-        np.cumsum([0, *(row.context for row in alone)], dtype=np.int64),
+    if writes.device.type == "cpu":
+        return PagedBatch(cache, tuple(rows), writes, _singles(alone))
+    kernel = choose_attention(writes.device.type)
+    paged = None if kernel is None else _paged_singles(alone, writes.device, kernel)
+    return PagedBatch(cache, tuple(rows), writes, paged)
+
+
+def _singles(rows: Rows[PagedRow]) -> Singles:
+    return Singles(
+        torch.tensor([row.start for row in rows]),
+        torch.cat([row.places for row in rows]).numpy(),
+        np.cumsum([0, *(row.context for row in rows)], dtype=np.int64),
     )
-    return PagedBatch(cache, tuple(rows), writes, singles)
+
+
+def _paged_singles(
+    rows: Rows[PagedRow], device: torch.device, kernel: PagedAttention
+) -> PagedSingles:
+    """Gather rows of one token; each of their places is a page of its own."""
+    contexts = torch.tensor([row.context for row in rows], dtype=torch.int32)
+    pages = Pages(
+        torch.cat([row.places for row in rows]).int(),
+        (contexts.cumsum(0) - contexts).int().to(device),
+        contexts.to(device),
+        1,
+    )
+    return PagedSingles(torch.tensor([row.start for row in rows], device=device), pages, kernel)
 
 
 def _attend(

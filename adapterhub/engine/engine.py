@@ -21,6 +21,7 @@ from adapterhub.engine.blocks import Blocks
 from adapterhub.engine.cache import KeyValueCache, cache_shape
 from adapterhub.engine.decoder import FastDecoder, can_run
 from adapterhub.engine.factors import lora_factors
+from adapterhub.engine.graphs import decode_graphs, replay
 from adapterhub.engine.layers import install_sites, remove_sites
 from adapterhub.engine.prefixes import prefix_states
 from adapterhub.engine.requests import PreparedPrompt, PromptReader, Request, request_seed
@@ -95,9 +96,8 @@ class Engine:
         install_paged_attention()
         self._attention_before = backbone.body.config._attn_implementation
         backbone.body.config._attn_implementation = PAGED_NAME
-        self._sites = install_sites(
-            backbone.body, dtype, kernel or choose_kernel(backbone.device.type)
-        )
+        kernel = kernel or choose_kernel(backbone.device.type)
+        self._sites = install_sites(backbone.body, dtype, kernel)
         self._slots = AdapterSlots(
             list(self._sites.values()), self.settings.rank_rows, backbone.device
         )
@@ -110,10 +110,14 @@ class Engine:
             layers=layers,
             heads=heads,
             width=width,
-            blocks=count,
+            # the last one belongs to the inert rows of captured steps
+            blocks=count + 1,
             block_size=size,
             dtype=dtype,
             device=backbone.device,
+        )
+        self._graphs = decode_graphs(
+            backbone.config, self._cache, len(self._sites), kernel, self._body, self.settings
         )
         self._blocks = Blocks(count, size)
         self._scheduler = Scheduler(
@@ -356,20 +360,28 @@ class Engine:
         positions = [position for p in pieces for position in range(p.start, p.end)]
         device = self.backbone.device
         uses = [(p.end - p.start, p.sequence.blend or BARE) for p in pieces]
+        step = Step(uses)
+        replayed = replay(self._graphs, pieces, step, self._residency)
+        if replayed is not None:
+            return replayed
         id_row = torch.tensor([ids], device=device)
         position_row = torch.tensor([positions], device=device)
         paged = self._paged(pieces)
-        with torch.no_grad(), running(Step(uses)):
-            if self._fast is not None:
-                return self._fast(id_row, position_row, paged)
-            output = self.backbone.body(
-                input_ids=id_row,
-                position_ids=position_row,
-                # a ready mask is passed on as it is; paged attention has its own
-                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
-                paged=paged,
-                use_cache=False,
-            )
+        with torch.no_grad(), running(step):
+            return self._body(id_row, position_row, paged)
+
+    def _body(self, ids: Tensor, positions: Tensor, paged: PagedBatch) -> Tensor:
+        """Return the last hidden states ``[tokens, hidden]`` for ids ``[1, tokens]``."""
+        if self._fast is not None:
+            return self._fast(ids, positions, paged)
+        output = self.backbone.body(
+            input_ids=ids,
+            position_ids=positions,
+            # a ready mask is passed on as it is; paged attention has its own
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
+            paged=paged,
+            use_cache=False,
+        )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 

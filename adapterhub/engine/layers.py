@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from adapterhub.engine.step import current_step
+from adapterhub.kernels.choice import has_triton
+from adapterhub.kernels.packed import Packed
 from adapterhub.kernels.packed_four_bit import PackedFourBit, can_pack_four_bit
 from adapterhub.kernels.packed_linear import PackedLinear, can_pack
 
 if TYPE_CHECKING:
     from adapterhub.kernels.lora_rows import LoraKernel, LoraPlan
+
+_LOG = logging.getLogger(__name__)
 
 
 class LoraSite(nn.Module):
@@ -111,6 +117,7 @@ def install_sites(body: nn.Module, dtype: torch.dtype, kernel: LoraKernel) -> di
         site = LoraSite(packed(getattr(holder, name)), number, dtype, kernel)
         setattr(holder, name, site)
         sites[path] = site
+    _say_what_is_not_fused([site.base for site in sites.values()])
     return sites
 
 
@@ -118,7 +125,34 @@ def packed(layer: nn.Module) -> nn.Module:
     """Return the fastest layer that computes the same here, or the layer itself."""
     if can_pack(layer):
         return PackedLinear(layer)
-    return PackedFourBit(layer) if can_pack_four_bit(layer) else layer
+    if can_pack_four_bit(layer):
+        return PackedFourBit(layer)
+    return fused(layer) if isinstance(layer, Linear4bit) else layer
+
+
+def fused(layer: Linear4bit) -> nn.Module:
+    """Return a layer that Triton computes where it can, or the layer itself."""
+    if not has_triton(layer.weight.device.type):
+        return layer
+    from adapterhub.kernels.triton.four_bit import TritonFourBit, can_fuse_four_bit
+
+    return TritonFourBit(layer) if can_fuse_four_bit(layer) else layer
+
+
+def _say_what_is_not_fused(bases: list[nn.Module]) -> None:
+    """Log once how many 4-bit layers on a GPU are left to bitsandbytes."""
+    left = [
+        base
+        for base in bases
+        if isinstance(base, Linear4bit) and has_triton(base.weight.device.type)
+    ]
+    if left:
+        _LOG.warning(
+            "%d of %d layers are computed by bitsandbytes' own 4-bit product, because their "
+            "scales are quantized themselves or their width is no multiple of a block",
+            len(left),
+            len(bases),
+        )
 
 
 def remove_sites(body: nn.Module, sites: dict[str, LoraSite]) -> None:
@@ -126,13 +160,13 @@ def remove_sites(body: nn.Module, sites: dict[str, LoraSite]) -> None:
     for path, site in sites.items():
         parent, _, name = path.rpartition(".")
         base = site.base
-        layer = base.unpacked() if isinstance(base, PackedLinear | PackedFourBit) else base
+        layer = base.unpacked() if isinstance(base, Packed) else base
         setattr(body.get_submodule(parent), name, layer)
 
 
 def dense_weight(base: nn.Module) -> Tensor:
     """Return the weight ``[out, in]`` that a layer multiplies by, in float32."""
-    if isinstance(base, PackedLinear | PackedFourBit):
+    if isinstance(base, Packed):
         return base.dense().float()
     weight: Tensor = dequantize_module_weight(base)
     return weight.detach().float()

@@ -1,0 +1,272 @@
+"""Decoding steps over buffers that never move answer as steps that are computed anew."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from engine_helpers import asked, greedy, make_peer, some_specs
+from transformers import AutoModelForCausalLM
+
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.engine.attention import PagedRow, _paged_singles, attend_rows, paged_batch
+from adapterhub.engine.cache import KeyValueCache
+from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeRow, DecodeSizes
+from adapterhub.engine.engine import Engine
+from adapterhub.engine.graphs import DecodeGraphs, can_capture, sizes_for
+from adapterhub.engine.settings import EngineSettings
+from adapterhub.kernels.choice import choose_attention
+from adapterhub.kernels.lora_rows import Part, plan_of
+from adapterhub.kernels.paged_attention import attend_pages
+from adapterhub.specs import QuantizationSpec
+
+PLAIN = QuantizationSpec("none", "float32")
+SMALL = EngineSettings(max_rows=3, step_tokens=16, cache_positions=96, block_size=4, rank_rows=32)
+
+
+@pytest.fixture(scope="module")
+def peers(decoder):
+    return {f"a{i}": make_peer(decoder, spec, i) for i, spec in enumerate(some_specs())}
+
+
+@pytest.fixture(scope="module")
+def bare(decoder):
+    return AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
+
+
+class Recorder:
+    """Stands for a recorder of CUDA graphs where there is no GPU: repeats by computing again."""
+
+    def __init__(self):
+        self.recorded, self.replayed = 0, 0
+
+    def __call__(self, compute):
+        self.recorded += 1
+
+        def replay():
+            self.replayed += 1
+            return compute()
+
+        return replay
+
+
+def engine_of(decoder, peers, attention=attend_pages, **changes):
+    """Return an engine of Triton's kernel, and the recorder of its decoding steps."""
+    pytest.importorskip("triton", reason="triton is not installed")
+    from adapterhub.kernels.triton.lora_rows import TritonKernel
+
+    engine = Engine(load_backbone(str(decoder), PLAIN), SMALL, kernel=TritonKernel())
+    # on a GPU the forward pass is transformers' own
+    engine._fast = None
+    recorder, sites = Recorder(), len(engine._sites)
+    if not torch.cuda.is_available():
+        sizes = sizes_for(SMALL)
+        sizes = DecodeSizes(sizes.rows, sizes.positions, sizes.parts, sizes.ranks, **changes)
+        buffers = DecodeBuffers(engine._cache, sites, sizes, attention)
+        engine._graphs = DecodeGraphs(engine._body, buffers, sites, recorder)
+    for name, peer in peers.items():
+        engine.load_weights(peer.weights, key=f"sha256:{name}", name=name)
+    return engine, recorder
+
+
+def run(engine, requests):
+    return [
+        list(answer.tokens)
+        for completion in engine.generate(
+            [prompt for prompt, _, _ in requests],
+            [name for _, name, _ in requests],
+            [asked(count) for _, _, count in requests],
+        )
+        for answer in completion.answers
+    ]
+
+
+def test_rows_of_replayed_steps_answer_as_alone_with_peft(decoder, peers, bare):
+    """Adapters have different layers and ranks; a prefix; rows end at different steps."""
+    engine, recorder = engine_of(decoder, peers)
+    requests = [
+        ([6, 7, 8], "a0", 5),
+        ([9, 10], "a1", 3),
+        ([11, 12, 13, 14, 15], None, 4),
+        ([20, 21], "a4", 3),
+        ([22], "a2", 2),
+    ]
+    for found, (prompt, name, count) in zip(run(engine, requests), requests, strict=True):
+        expected = peers[name].greedy(prompt, count) if name else greedy(bare, prompt, count)
+        assert found == expected[0]
+    engine.close()
+    if not torch.cuda.is_available():
+        assert recorder.replayed >= 4
+        assert recorder.recorded <= 2 * len(sizes_for(SMALL).rows)
+
+
+def test_a_bare_row_gets_the_same_bits_beside_any_adapter(decoder, peers):
+    engine, _ = engine_of(decoder, peers)
+    states = []
+    for beside in (None, "a0", [("a0", 0.5), ("a1", 0.25)]):
+        request = engine.add([6, 7, 8], None, asked(3))
+        engine.add([9, 10], beside, asked(3))
+        hidden = []
+        inner = engine._forward
+
+        def kept(pieces, inner=inner, hidden=hidden):
+            found = inner(pieces)
+            hidden.append(found[0].clone())
+            return found
+
+        engine._forward = kept
+        while engine.busy:
+            engine.step()
+        engine._forward = inner
+        assert request.completion().answers[0].tokens
+        states.append(torch.stack(hidden))
+    engine.close()
+    assert torch.equal(states[0], states[1])
+    assert torch.equal(states[0], states[2])
+
+
+def test_an_adapter_in_the_rows_of_another_is_seen_by_recorded_steps(decoder, peers):
+    attention = choose_attention("cuda")
+    engine, recorder = engine_of(decoder, {"a0": peers["a0"]}, attention)
+    assert run(engine, [([6, 7], "a0", 3)]) == [peers["a0"].greedy([6, 7], 3)[0]]
+    before = recorder.recorded
+    engine.unload("a0")
+    engine.load_weights(peers["a3"].weights, key="sha256:a3", name="a0")
+    assert run(engine, [([6, 7], "a0", 3)]) == [peers["a3"].greedy([6, 7], 3)[0]]
+    engine.close()
+    assert recorder.recorded == before
+
+
+def test_what_cannot_be_replayed_is_computed(decoder, peers, bare):
+    """DoRA, and more sets of layers than the buffers have room for."""
+    engine, recorder = engine_of(decoder, peers, layouts=1)
+    assert run(engine, [([6, 7], "a6", 3)]) == [peers["a6"].greedy([6, 7], 3)[0]]
+    assert recorder.replayed == 0
+    assert run(engine, [([6, 7], "a1", 3)]) == [peers["a1"].greedy([6, 7], 3)[0]]
+    assert recorder.replayed == 0 or not torch.cuda.is_available()
+    engine.close()
+
+
+def test_a_step_that_cannot_be_recorded_is_computed_from_then_on(decoder, bare, caplog):
+    engine, _ = engine_of(decoder, {})
+
+    def refuse(compute):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    engine._graphs._record = refuse
+    assert run(engine, [([6, 7], None, 4)]) == [greedy(bare, [6, 7], 4)[0]]
+    engine.close()
+    told = [r for r in caplog.records if "not captured" in r.message]
+    assert len(told) == 1
+
+
+def cache_of():
+    return KeyValueCache(
+        layers=1,
+        heads=1,
+        width=4,
+        blocks=7,
+        block_size=4,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+
+
+def buffers_of(layers=2):
+    return DecodeBuffers(cache_of(), layers, DecodeSizes((2, 4), 16, 4, 8, 1), attend_pages)
+
+
+def test_steps_are_filled_up_with_rows_that_write_to_the_last_block():
+    buffers = buffers_of()
+    views = {size: buffers.view(size, adapted=True) for size in (2, 4)}
+    rows = [DecodeRow(50 + index, 5 + index, [index, index + 3]) for index in range(3)]
+    for count, size in ((3, 4), (1, 2), (2, 2)):
+        assert buffers.size_for(count) == size
+        buffers.fill(rows[:count], [None, None])
+        view = views[size]
+        pages = view.paged.singles.pages
+        real, inert = range(count), range(count, size)
+        assert view.ids.tolist() == [[50 + i for i in real] + [0 for _ in inert]]
+        assert view.positions.tolist() == [[5 + i for i in real] + [0 for _ in inert]]
+        writes = [(i + 3) * 4 + 1 + i for i in real] + [24 + i for i in inert]
+        assert view.paged.writes.tolist() == writes
+        assert pages.contexts.tolist() == [6 + i for i in real] + [1 for _ in inert]
+        first = [int(pages.numbers[first]) for first in pages.firsts]
+        assert first == [*real, *(6 for _ in inert)]
+
+
+def test_a_view_stays_where_it_is():
+    buffers = buffers_of()
+    before, after = buffers.view(4, adapted=True), buffers.view(4, adapted=True)
+    buffers.fill([DecodeRow(1, 0, [0])], [plan_of([(1, (Part(0, 2, 1.0),))]), None])
+    for view in (before, after):
+        assert view.ids.tolist() == [[1, 0, 0, 0]]
+        # the first layer has a plan, the second the empty one
+        assert [int(view.step.plan(layer).group) for layer in (0, 1)] == [1, 0]
+    assert before.ids.data_ptr() == after.ids.data_ptr()
+    assert buffers.view(4, adapted=False).step.plan(0) is None
+
+
+def test_what_has_no_room_is_refused():
+    buffers, plan = buffers_of(), plan_of([(1, (Part(0, 2, 1.0),))])
+    row = DecodeRow(1, 0, [0])
+    assert buffers.fits([row] * 4, [plan, plan])
+    assert not buffers.fits([row] * 5, [None, None])
+    assert not buffers.fits([DecodeRow(1, 0, [0] * 5)], [None, None])
+    assert not buffers.fits([row], [plan, plan_of([(1, (Part(2, 2, 1.0),))])])
+    assert not buffers.fits([row], [plan_of([(1, (Part(0, 9, 1.0),))]), None])
+
+
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("tokens", [(1, 1, 1), (1, 4, 1)])
+def test_rows_of_one_token_on_a_gpu_see_what_they_see_on_a_cpu(window, tokens):
+    cache, draw = cache_of(), torch.Generator().manual_seed(1)
+    for table in (*cache.keys, *cache.values):
+        table.copy_(torch.randn(table.shape, generator=draw))
+    places, rows = torch.randperm(28, generator=draw), []
+    for index, count in enumerate(tokens):
+        start = sum(tokens[:index])
+        rows.append(PagedRow(start, count, 5 + index, places[8 * index : 8 * index + 5 + index]))
+    batch = paged_batch(cache, rows)
+    alone = [row for row in rows if row.tokens == 1]
+    paged = replace(batch, singles=_paged_singles(alone, places.device, attend_pages))
+    query = torch.randn(sum(tokens), 2, 4, generator=draw)
+    expected = attend_rows(query, 0, batch, window=window, scale=0.5)
+    found = attend_rows(query, 0, paged, window=window, scale=0.5)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_sizes_are_powers_of_two_up_to_the_most_rows():
+    assert sizes_for(EngineSettings(max_rows=1)).rows == (1,)
+    assert sizes_for(EngineSettings(max_rows=8)).rows == (1, 2, 4, 8)
+    assert sizes_for(EngineSettings(max_rows=20)).rows == (1, 2, 4, 8, 16, 20)
+
+
+@pytest.mark.parametrize(
+    ("rope", "can"),
+    [
+        ({"rope_type": "default"}, True),
+        ({"rope_type": "dynamic", "factor": 2.0}, False),
+        ({"full_attention": {"rope_type": "longrope"}}, False),
+        ({"full_attention": {"rope_type": "linear"}}, True),
+    ],
+)
+def test_positions_whose_frequencies_vary_are_not_captured(rope, can):
+    class Config:
+        rope_parameters = rope
+
+    assert can_capture(Config()) is can
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_captured_steps_answer_as_computed_ones(decoder, peers):
+    requests = [([6, 7, 8], "a0", 6), ([9, 10], "a1", 4), ([11, 12], None, 8)]
+    captured, _ = engine_of(decoder, peers)
+    assert captured._graphs is not None
+    captured._graphs.prepare()
+    found = run(captured, requests)
+    captured.close()
+    computed, _ = engine_of(decoder, peers)
+    computed._graphs = None
+    assert run(computed, requests) == found
+    computed.close()

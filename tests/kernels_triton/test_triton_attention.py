@@ -1,0 +1,100 @@
+"""Attention of single tokens over scattered pages, in Triton and plainly, against torch's own."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from adapterhub.kernels import paged_attention
+from adapterhub.kernels.paged_attention import Pages
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from adapterhub.kernels.triton import attention
+
+#: The interpreter cuts off the bits of bfloat16 that a GPU rounds.
+BOUND = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+KINDS = {"triton": attention.attend_pages, "plain": paged_attention.attend_pages}
+
+
+def expected_of(query, keys, values, places, window, scale):
+    seen = places[-window:] if window else places
+    found = F.scaled_dot_product_attention(
+        query.float().unsqueeze(0).unsqueeze(2),
+        keys[seen].float().transpose(0, 1).unsqueeze(0),
+        values[seen].float().transpose(0, 1).unsqueeze(0),
+        scale=scale,
+        enable_gqa=True,
+    )
+    return found[0, :, 0]
+
+
+def check(
+    attend, contexts, dtype, device, *, shared=2, group=3, window=None, large=1.0, size=4, width=20
+):
+    draw = torch.Generator().manual_seed(len(contexts))
+    blocks = sum(-(-context // size) for context in contexts)
+    query = torch.randn(len(contexts), shared * group, width, generator=draw) * large
+    query = query.to(device, dtype)
+    shape = ((blocks + 1) * size, shared, width)
+    keys, values = (torch.randn(shape, generator=draw).to(device, dtype) for _ in range(2))
+    numbers = torch.randperm(blocks, generator=draw)
+    counts = torch.tensor([-(-context // size) for context in contexts])
+    firsts = counts.cumsum(0) - counts
+    pages = Pages(
+        numbers.int().to(device),
+        firsts.int().to(device),
+        torch.tensor(contexts, dtype=torch.int32, device=device),
+        size,
+    )
+    found = attend(query, keys, values, pages, window=window, scale=0.25)
+    assert found.dtype == dtype
+    for row, context in enumerate(contexts):
+        own = numbers[firsts[row] : firsts[row] + counts[row]]
+        places = (own.unsqueeze(1) * size + torch.arange(size)).flatten()[:context].to(device)
+        expected = expected_of(query[row], keys, values, places, window, 0.25)
+        assert (found[row].float() - expected).abs().max() <= BOUND[dtype]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", list(BOUND))
+@pytest.mark.parametrize("window", [None, 1, 35])
+def test_it_is_scaled_dot_product_attention(kind, dtype, window, device):
+    check(KINDS[kind], [1, 31, 300, 64], dtype, device, window=window)
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    contexts=st.lists(st.integers(1, 90), min_size=1, max_size=3),
+    shared=st.sampled_from([1, 2]),
+    group=st.sampled_from([1, 3]),
+    window=st.sampled_from([None, 7, 64]),
+    large=st.sampled_from([1.0, 30.0]),
+    size=st.sampled_from([1, 16]),
+)
+def test_it_is_so_for_any_rows(contexts, shared, group, window, large, size, device):
+    sizes = dict(shared=shared, group=group, window=window, large=large, size=size)
+    check(attention.attend_pages, contexts, torch.float32, device, **sizes)
+
+
+def test_a_score_that_is_no_number_stays_in_its_row(device):
+    query = torch.zeros(2, 1, 4, device=device)
+    query[0] = float("nan")
+    keys = torch.ones(8, 1, 4, device=device)
+    numbers = torch.arange(2, dtype=torch.int32, device=device)
+    pages = Pages(numbers, numbers, torch.full_like(numbers, 4), 4)
+    found = attention.attend_pages(query, keys, keys, pages, window=None, scale=1.0)
+    assert found[0].isnan().all()
+    assert torch.equal(found[1], torch.ones(1, 4, device=device))
+
+
+def test_places_beyond_a_row_are_not_read(device):
+    query, keys = torch.ones(1, 1, 4, device=device), torch.ones(8, 1, 4, device=device)
+    keys[5:] = float("nan")
+    numbers = torch.arange(2, dtype=torch.int32, device=device)
+    pages = Pages(numbers, numbers[:1], torch.tensor([5], dtype=torch.int32, device=device), 4)
+    found = attention.attend_pages(query, keys, keys, pages, window=None, scale=1.0)
+    assert torch.equal(found, torch.ones(1, 1, 4, device=device))

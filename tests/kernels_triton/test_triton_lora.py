@@ -1,0 +1,148 @@
+"""Segmented products in Triton against the formula, over mixes of adapters and ranks."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adapterhub.kernels.lora_rows import Part, ReferenceKernel, plan_of
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from adapterhub.kernels.triton.lora_rows import TritonKernel
+from adapterhub.kernels.triton.plan_buffers import BufferedPlan, PlanBuffers
+
+ROWS, WIDTH, OUT = 96, 72, 40
+TYPES = [torch.float32, torch.bfloat16, torch.float16]
+#: Per type: largest error relative to the largest value. The interpreter cuts off the bits of
+#: bfloat16 that a GPU rounds, which is one unit in the last place instead of half of one.
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
+
+#: rank-exact: an adapter of rank 4 beside one of 33, no multiple of what a program takes
+FOUR, SEVEN, LONG = Part(0, 4, 1.0), Part(4, 7, 0.5), Part(40, 33, -2.0)
+ADAPTERS = [(Part(3 * index, 3, 1.0),) for index in range(12)]
+MIXES = {
+    "distinct": [(1, parts) for parts in ADAPTERS],
+    "uniform": [(2, parts) for parts in ADAPTERS[:6] * 2],
+    "zipf": [(12 // (rank + 1), parts) for rank, parts in enumerate(ADAPTERS)],
+    "identical": [(19, (FOUR,)), (2, ()), (16, (FOUR,))],
+    "skewed": [(33, (LONG,)), (1, (FOUR,)), (1, ()), (1, (SEVEN,))],
+    "ranks": [(1, (FOUR,)), (1, (LONG,)), (1, (SEVEN,)), (1, (Part(95, 1, 1.0),))],
+    "blends": [(2, (FOUR, LONG)), (3, (SEVEN, FOUR, LONG)), (1, (LONG,)), (2, (FOUR, LONG))],
+    "repeated part": [(2, (SEVEN, SEVEN))],
+}
+
+
+def inputs(tokens, dtype, device, width=WIDTH):
+    draw = torch.Generator().manual_seed(tokens)
+    shapes = ((tokens, OUT), (tokens, width), (ROWS, width), (ROWS, OUT))
+    return [torch.randn(shape, generator=draw).to(device, dtype) for shape in shapes]
+
+
+def check(groups, dtype, device, width=WIDTH):
+    y, x, a, b = inputs(sum(count for count, _ in groups), dtype, device, width)
+    plan = plan_of(groups)
+    expected, found = y.clone(), y.clone()
+    ReferenceKernel().add_(expected, x, a, b, plan)
+    TritonKernel().add_(found, x, a, b, plan)
+    bound = TOLERANCE[dtype] * float(expected.abs().max())
+    assert float((expected.float() - found.float()).abs().max()) <= bound
+    bare = [bool(parts) for count, parts in groups for _ in range(count)]
+    untouched = ~torch.tensor(bare, device=device)
+    assert torch.equal(found[untouched], y[untouched])
+    assert not torch.equal(found, y)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("mix", MIXES)
+def test_it_computes_the_formula(mix, dtype, device):
+    check(MIXES[mix], dtype, device)
+
+
+def test_an_input_of_several_ranges_is_summed(device):
+    check(MIXES["blends"], torch.float32, device, width=2100)
+
+
+@st.composite
+def mixes(draw):
+    groups = [(1, (FOUR,))]
+    for _ in range(draw(st.integers(1, 4))):
+        parts = []
+        for _ in range(draw(st.integers(0, 3))):
+            rank = draw(st.sampled_from([1, 4, 16, 17]))
+            row = draw(st.integers(0, ROWS - rank))
+            parts.append(Part(row, rank, draw(st.sampled_from([1.0, 0.0, -2.0]))))
+        groups.append((draw(st.sampled_from([1, 2, 18])), tuple(parts)))
+    return groups
+
+
+@settings(
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(groups=mixes())
+def test_it_computes_the_formula_of_any_mix(groups, device):
+    check(groups, torch.float32, device)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mixed_batch_equals_one_by_one_to_the_bit(dtype, device):
+    groups = [(1, ADAPTERS[0]), (1, (FOUR, LONG)), (1, ADAPTERS[0]), (1, (LONG,))]
+    y, x, a, b = inputs(len(groups), dtype, device)
+    together, kernel = y.clone(), TritonKernel()
+    kernel.add_(together, x, a, b, plan_of(groups))
+    for row, group in enumerate(groups):
+        alone = y[row : row + 1].clone()
+        kernel.add_(alone, x[row : row + 1].contiguous(), a, b, plan_of([group]))
+        assert torch.equal(alone[0], together[row])
+
+
+def test_a_value_that_is_no_number_stays_in_its_row(device):
+    groups = [(1, (FOUR,)), (1, (FOUR,)), (1, ())]
+    y, x, a, b = inputs(3, torch.float32, device)
+    x[0] = float("nan")
+    TritonKernel().add_(y, x, a, b, plan_of(groups))
+    assert y[0].isnan().all()
+    assert not y[1:].isnan().any()
+
+
+def test_rank_rows_of_others_are_not_read(device):
+    y, x, a, b = inputs(1, torch.float32, device)
+    a[4:], b[4:] = float("nan"), float("nan")
+    TritonKernel().add_(y, x, a, b, plan_of([(1, (FOUR,))]))
+    assert not y.isnan().any()
+
+
+def test_buffers_are_filled_again_and_serve_several_layers(device):
+    buffers = PlanBuffers(device, tokens=24, parts=8, ranks=64, tables=3, layers=3)
+    plans = [BufferedPlan(buffers, layer) for layer in range(3)]
+    address = buffers.tables.data_ptr()
+    small, wide = plan_of([(2, (FOUR,)), (2, (SEVEN, LONG))]), plan_of([(1, ()), (20, (LONG,))])
+    # fewer tiles than before: nothing of an earlier step may be left
+    one, kernel = plan_of([(1, ()), (1, (FOUR,))]), TritonKernel()
+    for filled in (
+        [small, wide, None],
+        [None, small, small],
+        [wide, wide, small],
+        [one, None, one],
+    ):
+        assert buffers.fits(filled)
+        buffers.fill(filled)
+        for plan, layer in zip(filled, plans, strict=True):
+            y, x, a, b = inputs(24, torch.float32, device)
+            expected, found = y.clone(), y.clone()
+            if plan is not None:
+                ReferenceKernel().add_(expected, x, a, b, plan)
+            kernel.add_(found, x, a, b, layer)
+            assert (found - expected).abs().max() <= 2e-6 * expected.abs().max()
+            assert plan is not None or torch.equal(found, y)
+    assert buffers.tables.data_ptr() == address
+
+
+def test_what_has_no_room_is_refused(device):
+    buffers = PlanBuffers(device, tokens=4, parts=2, ranks=8, tables=2)
+    assert buffers.fits([None])
+    assert buffers.fits([plan_of([(4, (FOUR,))])])
+    assert not buffers.fits([plan_of([(5, (FOUR,))])])
+    assert not buffers.fits([plan_of([(1, (LONG,))])])
+    assert not buffers.fits([plan_of([(1, (FOUR,)), (1, (SEVEN,)), (1, (FOUR,))])])
+    assert not buffers.fits([plan_of([(1, (FOUR,))]), plan_of([(1, (FOUR,))])])
