@@ -27,7 +27,8 @@ CONFIG_NAME = "adapter_config.json"
 #: Keys of LoRA's tensors in ``adapter_model.safetensors``.
 LORA_KEY = re.compile(
     r"base_model\.model\.(?P<module>.+)\."
-    r"(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector)"
+    r"(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector"
+    r"|lora_embedding_A|lora_embedding_B)"
 )
 #: What narrows ``target_modules``; the keys of the tensors say the same.
 _NARROWING_KEYS = ("exclude_modules", "layers_pattern", "layers_to_transform")

@@ -121,6 +121,11 @@ def _body_for(template: nn.Module, body: nn.Module) -> nn.Module:
     """Return the body, seen without its pooler where the class has none."""
     if getattr(template, "pooler", None) is not None or getattr(body, "pooler", None) is None:
         return body
+    return without_pooler(body)
+
+
+def without_pooler(body: nn.Module) -> nn.Module:
+    """Return the body, which is shared, seen without its pooler."""
     view = copy.copy(body)
     # copy.copy shares the dictionary of children, and the pooler goes from the view alone
     view._modules = {**body._modules, "pooler": None}

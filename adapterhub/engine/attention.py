@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from adapterhub.engine.pass_attention import PassBatch, View, attend_passes
 from adapterhub.kernels.choice import choose_attention
 from adapterhub.kernels.paged_attention import Pages
 from adapterhub.kernels.paged_attention_cpu import attend_single_tokens
@@ -122,24 +123,28 @@ def paged_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    paged: PagedBatch,
+    paged: PagedBatch | PassBatch,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **_others: Any,
 ) -> tuple[Tensor, None]:
-    """Store the new keys and values, then attend within each row.
+    """Attend within each row; a row that generates stores its new keys and values before.
 
     Args:
         query: ``[1, heads, tokens, width]``.
         key: ``[1, key heads, tokens, width]``.
         value: shaped as ``key``.
-        paged: of the step.
+        paged: of the step, or of single passes.
         sliding_window: how far back a position sees, itself included.
 
     Returns:
         ``[1, tokens, heads, width]`` and ``None`` for the weights.
     """
-    layer = int(module.layer_idx)
+    layer = int(getattr(module, "layer_idx", None) or 0)
+    if isinstance(paged, PassBatch):
+        causal = bool(getattr(module, "is_causal", True))
+        view = View(layer, causal, sliding_window, scaling or query.shape[-1] ** -0.5)
+        return attend_passes(query[0], key[0], value[0], paged, view).unsqueeze(0), None
     paged.cache.write(layer, paged.writes, key[0].transpose(0, 1), value[0].transpose(0, 1))
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     rows = query[0].transpose(0, 1)

@@ -34,7 +34,8 @@ def can_run(body: Any, dtype: torch.dtype) -> bool:
         and bool(len(layers))
         and {type(layer).__name__ for layer in layers} <= KNOWN_LAYERS
         and getattr(body.config, "hidden_act", "") == "silu"
-        and not any(getattr(layer.self_attn, "sliding_window", None) for layer in layers)
+        # Mistral's layers read the window from the configuration
+        and not getattr(body.config, "sliding_window", None)
     )
 
 

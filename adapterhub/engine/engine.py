@@ -1,14 +1,16 @@
-"""One frozen backbone and many adapters, generating for rows that come and go at any step."""
+"""One frozen backbone and many adapters: rows that generate, are labelled or embedded."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.quantize import torch_dtype
+from adapterhub.backbones.skeleton import check_prefix_fits
+from adapterhub.data.packing import Example
 from adapterhub.engine.answers import cancel, fail, next_tokens
 from adapterhub.engine.attention import (
     PAGED_NAME,
@@ -21,8 +23,9 @@ from adapterhub.engine.blocks import Blocks
 from adapterhub.engine.cache import KeyValueCache, cache_shape
 from adapterhub.engine.decoder import FastDecoder, can_run
 from adapterhub.engine.factors import lora_factors
+from adapterhub.engine.families import capped, check_served
 from adapterhub.engine.graphs import decode_graphs, replay
-from adapterhub.engine.layers import install_sites, remove_sites
+from adapterhub.engine.passes import SinglePasses, Wish
 from adapterhub.engine.prefixes import prefix_states
 from adapterhub.engine.requests import PreparedPrompt, PromptReader, Request, request_seed
 from adapterhub.engine.residency import Residency
@@ -32,13 +35,16 @@ from adapterhub.engine.sampling.sampler import Sampler
 from adapterhub.engine.sampling.state import SamplingState
 from adapterhub.engine.scheduler import Scheduler
 from adapterhub.engine.sequences import Sequence
+from adapterhub.engine.session import task_of
 from adapterhub.engine.settings import EngineSettings
+from adapterhub.engine.sites import make_sites
 from adapterhub.engine.slots import BARE, AdapterSlots
-from adapterhub.engine.step import Step, running
+from adapterhub.engine.step import Step, current_step, running
+from adapterhub.engine.texts import Labeller, one_each
 from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, RequestError, near
 from adapterhub.kernels.choice import choose_kernel
-from adapterhub.kernels.packed_linear import PackedLinear, can_pack
 from adapterhub.specs import PrefixSpec
+from adapterhub.weights import AdapterWeights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,12 +54,14 @@ if TYPE_CHECKING:
 
     from adapterhub.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.passes import PassRequest, Pooling
     from adapterhub.engine.prefixes import PrefixStates
     from adapterhub.engine.results import Delta
     from adapterhub.engine.scheduler import Piece
-    from adapterhub.engine.slots import LoraFactors
+    from adapterhub.engine.slots import Blend, LoraFactors
+    from adapterhub.engine.texts import Each, HeadName, LabelRequest
     from adapterhub.kernels.lora_rows import LoraKernel
-    from adapterhub.weights import AdapterWeights
+    from adapterhub.tasks.base import Task
 
 
 _LOG = logging.getLogger(__name__)
@@ -75,37 +83,40 @@ class Engine:
         *,
         kernel: LoraKernel | None = None,
     ) -> None:
-        """Build an engine around a decoder.
+        """Build an engine around a decoder, or around an encoder, which does not generate.
 
         Args:
-            backbone: frozen; a decoder.
+            backbone: frozen.
             settings: sizes.
             kernel: adds the adapters' products; the fastest that there is where not given.
 
         Raises:
-            EngineError: when the backbone does not generate text.
+            EngineError: when the backbone computes what the engine does not.
         """
-        if backbone.lm_head is None:
-            raise EngineError("does not generate text", place=backbone.name)
+        check_served(backbone)
         self.backbone = backbone
-        head = backbone.lm_head
-        # its weight is mostly the embedding's too, which stays as it is
-        self._head = PackedLinear(head, keep=True) if can_pack(head) else head
         self.settings = settings or EngineSettings()
         dtype = torch_dtype(backbone.quantization.compute_dtype)
         install_paged_attention()
         self._attention_before = backbone.body.config._attn_implementation
         backbone.body.config._attn_implementation = PAGED_NAME
         kernel = kernel or choose_kernel(backbone.device.type)
-        self._sites = install_sites(backbone.body, dtype, kernel)
+        self._sites = make_sites(backbone, dtype, kernel)
+        self._head = self._sites.output
         self._slots = AdapterSlots(
-            list(self._sites.values()), self.settings.rank_rows, backbone.device
+            list(self._sites.pairs.values()),
+            self.settings.rank_rows,
+            backbone.device,
+            list(self._sites.norms.values()),
         )
         self._residency = Residency(self._slots)
+        self._passes = SinglePasses(backbone, self._residency, tokens=self.settings.pass_tokens)
+        self._labeller = Labeller(backbone)
         self._fast = FastDecoder(backbone.body) if can_run(backbone.body, dtype) else None
         layers, heads, width = cache_shape(backbone.config)
         size = self.settings.block_size
-        count = -(-self.settings.cache_positions // size)
+        # an encoder keeps no keys and values
+        count = -(-self.settings.cache_positions // size) if self._head is not None else 0
         self._cache = KeyValueCache(
             layers=layers,
             heads=heads,
@@ -157,22 +168,26 @@ class Engine:
         check_fingerprint(
             self.backbone.fingerprint, name, artifact.manifest.backbone.fingerprint, force=force
         )
-        self.load_weights(artifact.weights, key=artifact.digest, name=name)
+        task = task_of(artifact.manifest, self.backbone)
+        self.load_weights(artifact.weights, key=artifact.digest, name=name, task=task)
 
-    def load_weights(self, weights: AdapterWeights, *, key: str, name: str) -> None:
+    def load_weights(
+        self, weights: AdapterWeights, *, key: str, name: str, task: Task | None = None
+    ) -> None:
         """As ``load``, for tensors that are no artifact.
 
         Args:
             weights: of the adapter.
             key: that no other tensors have, such as a digest.
             name: to ask for it by.
+            task: that it was trained for; its labels are those of its head.
 
         Raises:
             StrictLoadError: when its tensors do not fit.
             EngineError: when it is of a kind that is not served.
         """
         if key not in self._residency.known:
-            self._residency.keep(key, self._prepared(weights, name))
+            self._residency.keep(key, self._prepared(weights, key, name, task))
         self._names[name] = key
 
     def unload(self, name: str) -> None:
@@ -185,6 +200,7 @@ class Engine:
         key = self._key(name)
         if list(self._names.values()).count(key) == 1:
             self._residency.forget(key)
+            self._labeller.forget(key)
         del self._names[name]
 
     def pin(self, name: str, *, pinned: bool = True) -> None:
@@ -211,8 +227,10 @@ class Engine:
         Raises:
             NotFoundError: when there is no adapter of that name.
             RequestError: when the prompt can't be read, or can never fit into the cache.
-            EngineError: when the adapters can't be used together.
+            EngineError: when the adapters can't be used together, or the backbone is an encoder.
         """
+        if self._head is None:
+            raise EngineError("does not generate text", place=self.backbone.name)
         ready = (
             prompt
             if isinstance(prompt, PreparedPrompt)
@@ -265,11 +283,124 @@ class Engine:
             self.step()
         return [one.completion() if isinstance(one, Request) else one for one in asked]
 
+    def ask(
+        self,
+        text: str | Mapping[str, Any],
+        adapters: Adapters,
+        *,
+        kind: HeadName = "sequence",
+    ) -> LabelRequest:
+        """Let a text be labelled in the next passes.
+
+        Args:
+            text: itself, or a row with the fields of the adapter's task.
+            adapters: a name, or names with weights; one of them has a head.
+            kind: ``sequence`` for one label, ``token`` for spans.
+
+        Raises:
+            NotFoundError: when there is no adapter of that name.
+            EngineError: when none of them, or more than one, has a head of that kind.
+            DataError: when the text can't be used.
+        """
+        keys = self._keys(adapters)
+        self._virtual(keys)
+        return self._labeller.ask(text, keys, kind, self._passes)
+
+    def ask_embedding(
+        self,
+        text: str | Rows[int],
+        adapters: Adapters = None,
+        *,
+        pooling: Pooling = "mean",
+        normalize: bool = False,
+    ) -> PassRequest:
+        """Let a text be embedded in one of the next passes.
+
+        Args:
+            text: itself, or its token ids.
+            adapters: a name, names with weights, or ``None`` for the bare backbone.
+            pooling: the mean of all tokens, or the last token.
+            normalize: to length 1.
+
+        Raises:
+            NotFoundError: when there is no adapter of that name.
+        """
+        keys = self._keys(adapters)
+        self._virtual(keys)
+        ids = self.backbone.tokenizer(text)["input_ids"] if isinstance(text, str) else list(text)
+        return self._passes.add(Example(1, ids, ()), keys, Wish(pooling, normalize))
+
+    def classify(
+        self, texts: Rows[str | Mapping[str, Any]], adapters: Each
+    ) -> list[dict[str, Any]]:
+        """Return a label for each text: ``{"label", "score", "scores"}``.
+
+        Args:
+            texts: themselves, or rows with ``text`` and maybe ``text_pair``.
+            adapters: one for each text, or a name for all.
+
+        Raises:
+            AdapterHubError: of the first text that could not be labelled, after all others are.
+        """
+        return self._label(texts, adapters, "sequence")
+
+    def tag(self, texts: Rows[str | Mapping[str, Any]], adapters: Adapters) -> list[dict[str, Any]]:
+        """Return the spans of each text: ``{"spans": [{"label", "start", "end", ...}]}``.
+
+        Args:
+            texts: themselves, or rows with ``text`` or ``tokens``; long ones are read in parts.
+            adapters: one for each text, or a name for all.
+
+        Raises:
+            AdapterHubError: of the first text that could not be labelled, after all others are.
+        """
+        return self._label(texts, adapters, "token")
+
+    def embed(
+        self,
+        texts: Rows[str],
+        adapters: Each | None = None,
+        *,
+        pooling: Pooling = "mean",
+        normalize: bool = False,
+    ) -> Tensor:
+        """Return a vector for each text, ``[texts, hidden]`` in float32 on the CPU.
+
+        Args:
+            texts: at least one.
+            adapters: one for each text, a name for all, or ``None`` for the bare backbone.
+            pooling: the mean of all tokens, or the last token.
+            normalize: to length 1.
+
+        Raises:
+            EngineError: of the first text that could not be embedded, after all others are.
+        """
+        asked = [
+            self.ask_embedding(text, adapter, pooling=pooling, normalize=normalize)
+            for text, adapter in one_each(texts, adapters)
+        ]
+        self._run(asked)
+        return torch.stack([request.value() for request in asked])
+
+    def _label(
+        self, texts: Rows[str | Mapping[str, Any]], adapters: Each, kind: HeadName
+    ) -> list[dict[str, Any]]:
+        asked = [self.ask(text, each or (), kind=kind) for text, each in one_each(texts, adapters)]
+        self._run(asked)
+        return [request.answer() for request in asked]
+
+    def _run(self, asked: Rows[PassRequest | LabelRequest]) -> None:
+        while not all(request.finished for request in asked):
+            self.step()
+
     def step(self) -> list[tuple[Sequence, Delta]]:
         """Compute one step; return the rows that have something new, and what it is.
 
-        A step that the device can't compute ends the rows that take part in it by an error.
+        Rows that wait to be labelled or embedded go first, a batch of them: they hold nothing
+        afterwards, so those that generate wait for one pass and no longer. A step that the device
+        can't compute ends the rows that take part in it by an error.
         """
+        self._passes.step(alone=not self._scheduler.running)
         pieces = self._scheduler.plan()
         if not pieces:
             return []
@@ -291,6 +422,7 @@ class Engine:
             preemptions=self._scheduler.preemptions,
             loads=self._residency.loads,
             evictions=self._residency.evictions,
+            passes=self._passes.computed_rows,
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
             resident=len(self._slots.resident),
@@ -301,23 +433,36 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether any row waits or runs."""
-        return bool(self._scheduler.waiting or self._scheduler.running)
+        return bool(self._scheduler.waiting or self._scheduler.running or self._passes.busy)
 
     def close(self) -> None:
         """Give the backbone back as it was."""
-        remove_sites(self.backbone.body, self._sites)
+        self._sites.close()
         self.backbone.body.config._attn_implementation = self._attention_before
 
-    def _prepared(self, weights: AdapterWeights, name: str) -> LoraFactors | PrefixStates:
+    def _prepared(
+        self, weights: AdapterWeights, key: str, name: str, task: Task | None
+    ) -> LoraFactors | PrefixStates:
+        keys = self._labeller.take(weights, task, key=key, name=name)
         if isinstance(weights.spec, PrefixSpec):
+            check_prefix_fits(self.backbone.kind, self.backbone.name)
             dtype = torch_dtype(self.backbone.quantization.compute_dtype)
-            return prefix_states(weights, cache_shape(self.backbone.config), dtype, name=name)
-        return lora_factors(weights, self._sites, self._body_name(), name=name)
+            rest = {each: tensor for each, tensor in weights.tensors.items() if each not in keys}
+            alone = AdapterWeights(weights.spec, rest)
+            return prefix_states(alone, cache_shape(self.backbone.config), dtype, name=name)
+        return lora_factors(weights, self._sites, self._body_name(), name=name, others=keys)
 
     def _virtual(self, keys: Rows[tuple[str, float]]) -> int:
         """Return the length of the prefix among adapters, 0 where there is none."""
         for key, weight in keys:
-            if self._residency.is_dora(key) and (len(keys) > 1 or weight != 1.0):
+            blended = len(keys) > 1 or weight != 1.0
+            if blended and self._residency.has_norms(key):
+                raise EngineError(
+                    "replaces norm layers of the backbone and can't be blended",
+                    place=key,
+                    hint="Ask for it alone, with weight 1",
+                )
+            if blended and self._residency.is_dora(key):
                 raise EngineError(
                     "DoRA multiplies the backbone's own output and can't be blended",
                     place=key,
@@ -372,7 +517,9 @@ class Engine:
 
     def _body(self, ids: Tensor, positions: Tensor, paged: PagedBatch) -> Tensor:
         """Return the last hidden states ``[tokens, hidden]`` for ids ``[1, tokens]``."""
-        if self._fast is not None:
+        step = current_step()
+        # norm layers of adapters are in transformers' own modules
+        if self._fast is not None and not (step is not None and step.norms):
             return self._fast(ids, positions, paged)
         output = self.backbone.body(
             input_ids=ids,
@@ -401,14 +548,20 @@ class Engine:
         ready = [i for i, piece in enumerate(pieces) if piece.end == piece.sequence.length]
         if not ready:
             return []
-        with torch.no_grad():
-            logits = self._head(hidden[ends[ready]])
         rows = [pieces[i].sequence for i in ready]
+        logits = self._logits(hidden[ends[ready]], [row.blend or BARE for row in rows])
         deltas = next_tokens(self._sampler, logits, rows)
         for row in rows:
             if row.finished is not None:
                 self._scheduler.finish(row)
         return list(zip(rows, deltas, strict=True))
+
+    def _logits(self, hidden: Tensor, blends: list[Blend]) -> Tensor:
+        """Return the vocabulary's logits at positions ``[n, hidden]``, each with its adapters."""
+        if self._head is None:
+            raise EngineError("does not generate text", place=self.backbone.name)
+        with torch.no_grad(), running(Step([(1, blend) for blend in blends])):
+            return capped(self._head(hidden), self.backbone.config)
 
     def _fail(self, pieces: list[Piece], error: Exception) -> list[tuple[Sequence, Delta]]:
         _LOG.error("a step of %d rows failed: %s", len(pieces), error)

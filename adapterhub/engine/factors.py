@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.engine.embedding_site import EmbeddingSite
 from adapterhub.engine.layers import dense_weight
 from adapterhub.engine.slots import LoraFactors
 from adapterhub.errors import EngineError, StrictLoadError
@@ -14,13 +15,19 @@ from adapterhub.peft_format import LORA_KEY
 from adapterhub.specs import LoraSpec
 
 _MAGNITUDE = "lora_magnitude_vector"
+#: peft's names of ``A`` and ``B``, of a linear layer and of an embedding.
+_LINEAR = ("lora_A.weight", "lora_B.weight")
+_EMBEDDING = ("lora_embedding_A", "lora_embedding_B")
+#: The layer that peft's own stands around, which it stores beside LoRA on an embedding.
+_BASE = ".base_layer"
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor
 
     from adapterhub.engine.layers import LoraSite
+    from adapterhub.engine.sites import Sites
     from adapterhub.weights import AdapterWeights
 
 
@@ -30,15 +37,16 @@ def lora_scale(spec: LoraSpec) -> float:
 
 
 def lora_factors(
-    weights: AdapterWeights, sites: Mapping[str, LoraSite], prefix: str, *, name: str
+    weights: AdapterWeights, sites: Sites, prefix: str, *, name: str, others: Collection[str] = ()
 ) -> LoraFactors:
     """Return the matrices of a LoRA adapter by site, the scale folded into ``B``.
 
     Args:
         weights: as read from an artifact.
-        sites: by module path below the body.
+        sites: of the backbone.
         prefix: what the body is called in transformers' class for the task, e.g. ``model``.
         name: of the adapter, for messages.
+        others: keys that are read elsewhere, such as a head's.
 
     Raises:
         EngineError: when it is of a kind that is not served.
@@ -47,37 +55,122 @@ def lora_factors(
     spec = weights.spec
     if not isinstance(spec, LoraSpec):
         raise EngineError(f"{spec.method} has no low-rank factors", place=name)
-    wanted = {"lora_A.weight", "lora_B.weight"} | ({_MAGNITUDE} if spec.dora else set())
-    parts: dict[str, dict[str, Tensor]] = {}
-    missing: list[str] = []
-    unexpected: list[str] = []
+    reading = _Reading(spec, sites, prefix, name)
     for key, tensor in weights.tensors.items():
-        match = LORA_KEY.fullmatch(key)
-        path = match["module"].removeprefix(f"{prefix}.") if match else ""
-        if match is None or path not in sites:
-            unexpected.append(key)
-        else:
-            parts.setdefault(path, {})[match["part"]] = tensor
+        if key not in others:
+            reading.take(key, tensor)
+    reading.check_norms()
     pairs: dict[int, tuple[Tensor, Tensor]] = {}
     gains: dict[int, Tensor] = {}
-    for path, found in parts.items():
-        site = sites[path]
-        if found.keys() != wanted:
-            missing += [f"{path}.{part}" for part in sorted(wanted - found.keys())]
+    for path, found in reading.parts.items():
+        site = reading.pairs[path]
+        if not reading.is_whole(path, found):
             continue
-        a, b = found["lora_A.weight"], found["lora_B.weight"]
-        if (a.shape[1], b.shape[0]) != (site.in_features, site.out_features):
-            unexpected.append(f"{path} of shape {list(a.shape)} and {list(b.shape)}")
-            continue
+        first, second = _names(site)
+        a, b = found[first], found[second]
         scaled = b.float() * lora_scale(spec)
         if spec.dora:
-            gain = _gain(found[_MAGNITUDE], dense_weight(site.base), scaled @ a.float())
+            gain = _gain(found[_MAGNITUDE], _weight(site), scaled @ a.float())
             gains[site.number] = gain
             scaled = scaled * gain.unsqueeze(1)
         pairs[site.number] = (a.to(site.dtype), scaled.t().contiguous().to(site.dtype))
-    if missing or unexpected:
-        raise StrictLoadError(name, missing, unexpected)
-    return LoraFactors(spec.rank, pairs, gains)
+    if reading.missing or reading.unexpected:
+        raise StrictLoadError(name, reading.missing, reading.unexpected)
+    norms = {sites.norms[path].number: found for path, found in reading.norms.items()}
+    return LoraFactors(spec.rank, pairs, gains, norms)
+
+
+class _Reading:
+    """The tensors of an adapter, sorted by the module that they belong to."""
+
+    def __init__(self, spec: LoraSpec, sites: Sites, prefix: str, name: str) -> None:
+        self.pairs = sites.pairs
+        self._sites = sites
+        self._dora = spec.dora
+        self._start = f"{prefix}."
+        self._name = name
+        self.parts: dict[str, dict[str, Tensor]] = {}
+        self.norms: dict[str, dict[str, Tensor]] = {}
+        self.missing: list[str] = []
+        self.unexpected: list[str] = []
+
+    def take(self, key: str, tensor: Tensor) -> None:
+        """Put a tensor where it belongs.
+
+        Raises:
+            EngineError: when it is a copy of a layer that is not served.
+        """
+        match = LORA_KEY.fullmatch(key)
+        if match is not None:
+            path = match["module"].removeprefix(self._start)
+            if path in self.pairs:
+                self.parts.setdefault(path, {})[match["part"]] = tensor
+                return
+        else:
+            module, _, part = key.removeprefix("base_model.model.").rpartition(".")
+            path = module.removeprefix(self._start)
+            if path in self._sites.norms:
+                self.norms.setdefault(path, {})[part] = tensor
+                return
+            if self._is_known_copy(path, tensor):
+                return
+        self.unexpected.append(key)
+
+    def check_norms(self) -> None:
+        """Require that norm layers are whole."""
+        for path, found in self.norms.items():
+            shapes = {part: tuple(tensor.shape) for part, tensor in found.items()}
+            wanted = self._sites.norms[path].shapes
+            self.missing += [f"{path}.{part} {s}" for part, s in wanted.items() - shapes.items()]
+            self.unexpected += [f"{path}.{part} {s}" for part, s in shapes.items() - wanted.items()]
+
+    def is_whole(self, path: str, found: Mapping[str, Tensor]) -> bool:
+        """Return whether a pair is complete and fits its layer, noting what is wrong if not."""
+        site = self.pairs[path]
+        first, second = _names(site)
+        wanted = {first, second} | ({_MAGNITUDE} if self._dora else set())
+        if found.keys() != wanted:
+            self.missing += [f"{path}.{part}" for part in sorted(wanted - found.keys())]
+            self.unexpected += [f"{path}.{part}" for part in sorted(found.keys() - wanted)]
+            return False
+        a, b = found[first], found[second]
+        if (a.shape[1], b.shape[0]) != (site.in_features, site.out_features):
+            self.unexpected.append(f"{path} of shape {list(a.shape)} and {list(b.shape)}")
+            return False
+        return True
+
+    def _is_known_copy(self, path: str, tensor: Tensor) -> bool:
+        """Return whether a tensor only repeats a layer of the backbone."""
+        site = self.pairs.get(path.removesuffix(_BASE))
+        if site is None:
+            return False
+        if not path.endswith(_BASE):
+            raise EngineError(
+                f"holds a whole copy of {path!r}, which is not served",
+                place=self._name,
+                hint="Adapt it by LoRA: name it in target_modules, not in modules_to_save",
+            )
+        own = _weight(site).t() if isinstance(site, EmbeddingSite) else _weight(site)
+        if tensor.shape != own.shape or not torch.equal(
+            tensor.to(own.device, site.dtype).float(), own
+        ):
+            raise EngineError(
+                f"was trained beside another {path.removesuffix(_BASE)!r} than the backbone's",
+                place=self._name,
+                hint="Its vocabulary was changed; such an adapter is not served",
+            )
+        return True
+
+
+def _names(site: LoraSite | EmbeddingSite) -> tuple[str, str]:
+    return _EMBEDDING if isinstance(site, EmbeddingSite) else _LINEAR
+
+
+def _weight(site: LoraSite | EmbeddingSite) -> Tensor:
+    """Return what a site multiplies by, ``[out, in]`` in float32; of an embedding one-hot rows."""
+    if isinstance(site, EmbeddingSite):
+        return site.base.weight.detach().float().t()
+    return dense_weight(site.base)
 
 
 def _gain(magnitude: Tensor, weight: Tensor, delta: Tensor) -> Tensor:

@@ -29,7 +29,13 @@ class LoraSite(nn.Module):
     """
 
     def __init__(
-        self, base: nn.Module, number: int, dtype: torch.dtype, kernel: LoraKernel
+        self,
+        base: nn.Module,
+        number: int,
+        dtype: torch.dtype,
+        kernel: LoraKernel,
+        *,
+        lazy: bool = False,
     ) -> None:
         """Stand in for a layer.
 
@@ -38,12 +44,17 @@ class LoraSite(nn.Module):
             number: of the site, which steps and slots know it by.
             dtype: compute type of the backbone, and of the tables.
             kernel: adds the products.
+            lazy: have tables only while an adapter of this layer is in them.
         """
         super().__init__()
         self.base = base
         self.number = number
         self.dtype = dtype
         self._kernel = kernel
+        self._lazy = lazy
+        self._place: tuple[int, torch.device] = (0, torch.device("cpu"))
+        #: first rank rows of the adapters in lazy tables
+        self._written: set[int] = set()
         #: [rank rows, in] and [rank rows, out]
         self.a = torch.empty(0)
         self.b = torch.empty(0)
@@ -60,6 +71,12 @@ class LoraSite(nn.Module):
 
     def make_tables(self, rows: int, device: torch.device) -> None:
         """Set memory aside for ``rows`` rank rows; the pages are touched when written to."""
+        self._place = (rows, device)
+        if not self._lazy:
+            self._allocate()
+
+    def _allocate(self) -> None:
+        rows, device = self._place
         self.a = torch.empty(rows, self.in_features, dtype=self.dtype, device=device)
         self.b = torch.empty(rows, self.out_features, dtype=self.dtype, device=device)
 
@@ -72,6 +89,10 @@ class LoraSite(nn.Module):
             b: ``[rank, out]``.
             gain: of DoRA, ``[out]``.
         """
+        if self._lazy:
+            if not self._written:
+                self._allocate()
+            self._written.add(row)
         self.a[row : row + len(a)].copy_(a)
         self.b[row : row + len(b)].copy_(b)
         if gain is not None:
@@ -80,6 +101,10 @@ class LoraSite(nn.Module):
     def forget_rows(self, row: int) -> None:
         """Drop what is known of the adapter whose first rank row this was."""
         self._gains.pop(row, None)
+        if row in self._written:
+            self._written.remove(row)
+            if not self._written:
+                self.a, self.b = torch.empty(0), torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., out]``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from adapterhub.engine.prefixes import PrefixStates
 from adapterhub.engine.slots import Blend, LoraFactors
@@ -12,8 +12,17 @@ from adapterhub.errors import EngineError, NotFoundError, near
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from adapterhub.engine.sequences import Sequence
     from adapterhub.engine.slots import AdapterSlots, Slot
+
+
+class User(Protocol):
+    """What uses adapters while it is computed: a row that generates, or a single pass."""
+
+    blend: Blend | None
+
+    @property
+    def adapters(self) -> tuple[tuple[str, float], ...]:
+        """Keys and weights."""
 
 
 class Residency:
@@ -68,6 +77,11 @@ class Residency:
         adapter = self._host[key]
         return isinstance(adapter, LoraFactors) and bool(adapter.gains)
 
+    def has_norms(self, key: str) -> bool:
+        """Return whether an adapter replaces norm layers, and so can't be blended."""
+        adapter = self._host[key]
+        return isinstance(adapter, LoraFactors) and bool(adapter.norms)
+
     def pin(self, key: str, *, pinned: bool = True) -> None:
         """Keep an adapter on the device once it is there, or no longer."""
         if pinned:
@@ -75,7 +89,7 @@ class Residency:
         else:
             self._pinned.discard(key)
 
-    def acquire(self, sequence: Sequence) -> bool:
+    def acquire(self, sequence: User) -> bool:
         """Make a row's adapters resident and count it as their user, if that can be done now."""
         keys = [key for key, _ in sequence.adapters]
         # what this row needs is not pushed out for the rest of it
@@ -93,7 +107,7 @@ class Residency:
         sequence.blend = Blend(tuple(slots))
         return True
 
-    def release(self, sequence: Sequence) -> None:
+    def release(self, sequence: User) -> None:
         """Count a row no longer as a user of its adapters."""
         self._rows.subtract(key for key, _ in sequence.adapters)
         sequence.blend = None

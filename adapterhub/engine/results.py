@@ -96,6 +96,7 @@ class EngineStats:
         preemptions: rows that gave their blocks back to be computed again.
         loads: times an adapter was put on the device.
         evictions: times one was taken off for another.
+        passes: rows that were labelled or embedded.
         running: rows that run.
         waiting: rows that wait.
         resident: adapters on the device.
@@ -108,6 +109,7 @@ class EngineStats:
     preemptions: int
     loads: int
     evictions: int
+    passes: int
     running: int
     waiting: int
     resident: int

@@ -15,6 +15,7 @@ class EngineSettings:
         cache_positions: of the key-value cache, over all rows.
         block_size: positions in a block of the cache.
         rank_rows: of all resident adapters together: 32 adapters of rank 16 have 512.
+        pass_tokens: most tokens of rows that are labelled or embedded together.
     """
 
     max_rows: int = 32
@@ -22,3 +23,4 @@ class EngineSettings:
     cache_positions: int = 16384
     block_size: int = 16
     rank_rows: int = 512
+    pass_tokens: int = 2048

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from adapterhub.errors import EngineError
 from adapterhub.kernels.lora_rows import Part
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from adapterhub.engine.layers import LoraSite
+    from adapterhub.engine.norm_site import NormSite
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,12 +26,27 @@ class Slot:
         row: first rank row, the same at every site.
         rank: of its matrices.
         sites: numbers of the layers that it adapts.
+        norms: whether it replaces norm layers.
     """
 
     key: str
     row: int
     rank: int
     sites: frozenset[int]
+    norms: bool = False
+
+
+class PairSite(Protocol):
+    """A layer that low-rank pairs are added to."""
+
+    def make_tables(self, rows: int, device: torch.device) -> None:
+        """Get ready to hold ``rows`` rank rows."""
+
+    def write_rows(self, row: int, a: Tensor, b: Tensor, gain: Tensor | None = None) -> None:
+        """Copy an adapter in; ``a`` is ``[rank, in]``, ``b`` ``[rank, out]``."""
+
+    def forget_rows(self, row: int) -> None:
+        """Drop what is known of the adapter whose first rank row this was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +114,13 @@ class LoraFactors:
         rank: of all of them.
         pairs: site to ``A`` ``[rank, in]`` and ``B`` ``[rank, out]``, the scale in ``B``.
         gains: of DoRA, site to what the layer's own output is multiplied by, ``[out]``.
+        norms: site to the parameters of a norm layer that the adapter holds in full, by name.
     """
 
     rank: int
     pairs: Mapping[int, tuple[Tensor, Tensor]]
     gains: Mapping[int, Tensor] = field(default_factory=dict)
+    norms: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 class AdapterSlots:
@@ -113,10 +130,18 @@ class AdapterSlots:
         sites: by number.
         rows: rank rows of every table.
         device: of the backbone.
+        norms: whose numbers go on where those of ``sites`` end.
     """
 
-    def __init__(self, sites: Sequence[LoraSite], rows: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        sites: Sequence[PairSite],
+        rows: int,
+        device: torch.device,
+        norms: Sequence[NormSite] = (),
+    ) -> None:
         self._sites = tuple(sites)
+        self._norms = dict(enumerate(norms, start=len(self._sites)))
         self._rows = RankRows(rows)
         self._resident: dict[str, Slot] = {}
         for site in self._sites:
@@ -151,7 +176,10 @@ class AdapterSlots:
             return None
         for site, (a, b) in factors.pairs.items():
             self._sites[site].write_rows(row, a, b, factors.gains.get(site))
-        slot = Slot(key, row, factors.rank, frozenset(factors.pairs))
+        for site, parameters in factors.norms.items():
+            self._norms[site].hold(row, parameters)
+        sites = frozenset((*factors.pairs, *factors.norms))
+        slot = Slot(key, row, factors.rank, sites, norms=bool(factors.norms))
         self._resident[key] = slot
         return slot
 
@@ -159,5 +187,6 @@ class AdapterSlots:
         """Give an adapter's rows back."""
         slot = self._resident.pop(key)
         for site in slot.sites:
-            self._sites[site].forget_rows(slot.row)
+            place = self._norms[site] if site in self._norms else self._sites[site]
+            place.forget_rows(slot.row)
         self._rows.give_back(slot.row, slot.rank)

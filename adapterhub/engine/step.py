@@ -32,6 +32,8 @@ class Step:
         """
         self.uses = tuple(uses)
         self._site_sets = tuple({slot.sites for _, blend in uses for slot, _ in blend.slots})
+        #: whether a row has norm layers of its own
+        self.norms = any(slot.norms for _, blend in uses for slot, _ in blend.slots)
         self._plans: dict[tuple[bool, ...], LoraPlan | None] = {}
 
     def plan(self, site: int) -> LoraPlan | None:

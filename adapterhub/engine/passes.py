@@ -1,0 +1,292 @@
+"""Single passes: rows that are read once, for labels or for an embedding, mixed over adapters.
+
+All of them are one kind of batch: the body computes rows of any adapters in one forward pass,
+and each row's hidden states then go to its own head, or are averaged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+
+from adapterhub.backbones.heads import without_pooler
+from adapterhub.data.packing import pack
+from adapterhub.engine.pass_attention import PassBatch, PassRow
+from adapterhub.engine.slots import BARE
+from adapterhub.engine.step import Step, running
+from adapterhub.errors import EngineError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.data.packing import Example, PackedBatch
+    from adapterhub.engine.heads import Head
+    from adapterhub.engine.prefixes import PrefixStates
+    from adapterhub.engine.residency import Residency
+    from adapterhub.engine.slots import Blend
+
+_LOG = logging.getLogger(__name__)
+
+#: How hidden states become one vector: their mean, or that of the last token.
+Pooling = Literal["mean", "last"]
+
+
+class Wish(NamedTuple):
+    """How an embedding is made.
+
+    Args:
+        pooling: of the row's tokens.
+        normalize: to length 1.
+    """
+
+    pooling: Pooling = "mean"
+    normalize: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class PassRequest:
+    """One row on its way through a pass.
+
+    Args:
+        example: its tokens, and where the head reads them.
+        adapters: keys and weights, in canonical order; empty for the bare backbone.
+        reader: the head that reads it, or how its embedding is made.
+    """
+
+    example: Example
+    adapters: tuple[tuple[str, float], ...]
+    reader: Head | Wish
+    #: set while it is computed
+    blend: Blend | None = None
+    #: logits ``[selected, classes]`` or an embedding ``[hidden]``, float32 on the CPU
+    result: Tensor | None = None
+    error: EngineError | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a result or an error."""
+        return self.result is not None or self.error is not None
+
+    def value(self) -> Tensor:
+        """Return the result.
+
+        Raises:
+            EngineError: when this row went wrong, or is not finished.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.result is None:
+            raise EngineError("is not computed yet", hint="Call step until it is finished")
+        return self.result
+
+
+class SinglePasses:
+    """The queue of passes, first come first served.
+
+    Args:
+        backbone: with its sites in place.
+        residency: of the adapters.
+        tokens: most tokens of a batch; a single row may be longer.
+    """
+
+    def __init__(self, backbone: Backbone, residency: Residency, *, tokens: int) -> None:
+        self._backbone = backbone
+        # the pooler would read the first token of the whole batch
+        self._body = without_pooler(backbone.body) if _pooler(backbone) else backbone.body
+        self._residency = residency
+        self._tokens = tokens
+        self._longest = int(getattr(backbone.config, "max_position_embeddings", 0) or 2**31)
+        self._waiting: deque[PassRequest] = deque()
+        self.computed_rows = 0
+        self.computed_tokens = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any row waits."""
+        return bool(self._waiting)
+
+    def add(
+        self,
+        example: Example,
+        adapters: tuple[tuple[str, float], ...] = (),
+        reader: Head | Wish | None = None,
+    ) -> PassRequest:
+        """Let a row take part in one of the next passes; one that is too long has its error.
+
+        Args:
+            example: its tokens, and where the head reads them.
+            adapters: keys and weights.
+            reader: a head, or how an embedding is made; the mean where not given.
+        """
+        request = PassRequest(example, adapters, reader or Wish())
+        length = len(example) + sum(prefix.length for prefix in self._prefixes(request))
+        if not len(example) or length > self._longest:
+            request.error = EngineError(
+                f"has {length} positions, the backbone reads 1 to {self._longest}", place="text"
+            )
+        else:
+            self._waiting.append(request)
+        return request
+
+    def cancel(self, request: PassRequest) -> None:
+        """Take a row out before it is computed."""
+        if request in self._waiting:
+            self._waiting.remove(request)
+            request.error = EngineError("was cancelled")
+
+    def step(self, *, alone: bool) -> list[PassRequest]:
+        """Compute one batch; return the rows that are finished by it.
+
+        Args:
+            alone: whether nothing else uses adapters now, so that one that finds no room never
+                will.
+        """
+        batch = self._take(alone=alone)
+        lost = [request for request in batch if request.error is not None]
+        rows = [request for request in batch if request.error is None]
+        if not rows:
+            return lost
+        # rows of equal length are attended to in one call; which adapter they use never decides
+        rows.sort(key=lambda request: len(request.example))
+        try:
+            with torch.no_grad():
+                self._compute(rows)
+        except (RuntimeError, MemoryError) as error:
+            _LOG.error("a pass of %d rows failed: %s", len(rows), error)
+            for request in rows:
+                request.result = None
+                request.error = EngineError(f"the pass could not be computed: {error}")
+        finally:
+            for request in rows:
+                self._residency.release(request)
+        self.computed_rows += len(rows)
+        self.computed_tokens += sum(len(request.example) for request in rows)
+        return [*lost, *rows]
+
+    def _take(self, *, alone: bool) -> list[PassRequest]:
+        """Take the first row, and later ones that fit beside it; their adapters are acquired."""
+        taken: list[PassRequest] = []
+        room = self._tokens
+        for request in list(self._waiting):
+            if taken and len(request.example) > room:
+                continue
+            if not self._acquire(request):
+                # passes give their room back at once, so overtaking costs the first one nothing
+                if taken or not alone:
+                    continue
+                request.error = EngineError(
+                    "finds no room for its adapters though nothing else uses any",
+                    place=", ".join(key for key, _ in request.adapters),
+                    hint="Start the engine with more rank rows, or unpin adapters",
+                )
+            self._waiting.remove(request)
+            taken.append(request)
+            room -= len(request.example)
+        return taken
+
+    def _acquire(self, request: PassRequest) -> bool:
+        gone = [key for key, _ in request.adapters if key not in self._residency.known]
+        if gone:
+            request.error = EngineError("was unloaded before its turn", place=gone[0])
+            return True
+        return self._residency.acquire(request)
+
+    def _compute(self, rows: list[PassRequest]) -> None:
+        batch = pack([request.example for request in rows]).to(self._backbone.device)
+        hidden = self._hidden(rows, batch)
+        whole = hidden[: batch.tokens].split(batch.lengths)
+        read = hidden[batch.select].split(batch.selected)
+        self._embed([(row, own) for row, own in zip(rows, whole, strict=True)])
+        self._label([(row, own) for row, own in zip(rows, read, strict=True)])
+        for row in rows:
+            if row.result is not None and not torch.isfinite(row.result).all():
+                row.result = None
+                row.error = EngineError(
+                    "the backbone gave values that are NaN or infinite",
+                    place=", ".join(key for key, _ in row.adapters) or "bare backbone",
+                )
+
+    def _hidden(self, rows: list[PassRequest], batch: PackedBatch) -> Tensor:
+        """Return the last hidden states ``[tokens + fill, hidden]``."""
+        device = self._backbone.device
+        prefixes = [next(iter(self._prefixes(row)), None) for row in rows]
+        fill = len(batch.input_ids) - batch.tokens
+        uses = [(len(row.example), row.blend or BARE) for row in rows]
+        inputs: dict[str, Any] = {}
+        positions = batch.position_ids
+        if self._backbone.kind == "decoder":
+            inputs["use_cache"] = False
+            shifts = [prefix.length if prefix else 0 for prefix in prefixes]
+            counts = torch.tensor([*batch.lengths, fill])
+            positions = positions + torch.tensor([*shifts, 0]).repeat_interleave(counts).to(device)
+        if batch.segment_ids is not None:
+            inputs["token_type_ids"] = batch.segment_ids.unsqueeze(0)
+        lengths = zip(batch.lengths, prefixes, strict=True)
+        with running(Step([*uses, (fill, BARE)])):
+            output = self._body(
+                input_ids=batch.input_ids.unsqueeze(0),
+                position_ids=positions.unsqueeze(0),
+                # a ready mask is passed on as it is; the attention of passes has its own
+                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
+                paged=PassBatch(tuple(PassRow(count, prefix) for count, prefix in lengths)),
+                **inputs,
+            )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def _embed(self, rows: list[tuple[PassRequest, Tensor]]) -> None:
+        for request, hidden in rows:
+            if isinstance(request.reader, Wish):
+                states = hidden.float()
+                vector = states.mean(dim=0) if request.reader.pooling == "mean" else states[-1]
+                if request.reader.normalize:
+                    vector = torch.nn.functional.normalize(vector, dim=0)
+                request.result = vector.cpu()
+
+    def _label(self, rows: list[tuple[PassRequest, Tensor]]) -> None:
+        groups: dict[Head, list[tuple[PassRequest, Tensor]]] = {}
+        for request, hidden in self._pool(rows):
+            if not isinstance(request.reader, Wish):
+                groups.setdefault(request.reader, []).append((request, hidden))
+        for head, members in groups.items():
+            logits = head.logits(torch.cat([hidden for _, hidden in members])).cpu()
+            parts = logits.split([len(hidden) for _, hidden in members])
+            for (request, _), own in zip(members, parts, strict=True):
+                request.result = own
+
+    def _pool(self, rows: list[tuple[PassRequest, Tensor]]) -> list[tuple[PassRequest, Tensor]]:
+        """Bring first tokens through an encoder's pooler where a head reads whole rows."""
+        pooler = _pooler(self._backbone)
+        reads = [_reads_rows(request.reader) for request, _ in rows]
+        if pooler is None or not any(reads):
+            return rows
+        firsts = [rows[index] for index, pools in enumerate(reads) if pools]
+        stacked = torch.cat([hidden for _, hidden in firsts])
+        with running(Step([(len(hidden), request.blend or BARE) for request, hidden in firsts])):
+            pooled: list[Tensor] = list(pooler(stacked.unsqueeze(1)).split(1))
+        for index, (request, hidden) in enumerate(firsts):
+            if not isinstance(request.reader, Wish) and request.reader.pooler is not None:
+                pooled[index] = request.reader.pooled(hidden, pooler)
+        found = iter(pooled)
+        return [
+            (request, next(found) if pools else hidden)
+            for (request, hidden), pools in zip(rows, reads, strict=True)
+        ]
+
+    def _prefixes(self, request: PassRequest) -> list[PrefixStates]:
+        found = [self._residency.prefix(key) for key, _ in request.adapters]
+        return [prefix for prefix in found if prefix is not None]
+
+
+def _pooler(backbone: Backbone) -> nn.Module | None:
+    pooler: nn.Module | None = getattr(backbone.body, "pooler", None)
+    return pooler
+
+
+def _reads_rows(reader: Head | Wish) -> bool:
+    return not isinstance(reader, Wish) and reader.kind == "sequence"

@@ -1,0 +1,94 @@
+"""Every place of a backbone where an adapter may change what is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from adapterhub.engine.embedding_site import EmbeddingSite
+from adapterhub.engine.layers import LoraSite, install_sites, remove_sites
+from adapterhub.engine.norm_site import NormSite
+from adapterhub.kernels.packed_linear import PackedLinear, can_pack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.kernels.lora_rows import LoraKernel
+
+#: What transformers' classes call the layer that gives the vocabulary's logits.
+OUTPUT_NAME = "lm_head"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sites:
+    """The sites of a backbone.
+
+    Args:
+        body: that they are in.
+        linear: by module path below the body, numbered from 0 on.
+        embeddings: by module path below the body.
+        output: of a decoder; its tables are made when an adapter has it.
+        norms: by module path below the body; numbered last.
+    """
+
+    body: nn.Module
+    linear: Mapping[str, LoraSite]
+    embeddings: Mapping[str, EmbeddingSite]
+    output: LoraSite | None
+    norms: Mapping[str, NormSite]
+
+    @property
+    def pairs(self) -> dict[str, LoraSite | EmbeddingSite]:
+        """All sites of low-rank pairs by path, in the order of their numbers."""
+        outputs = {} if self.output is None else {OUTPUT_NAME: self.output}
+        return {**self.linear, **self.embeddings, **outputs}
+
+    def close(self) -> None:
+        """Give the body back as it was."""
+        for embedding in self.embeddings.values():
+            embedding.close()
+        for norm in self.norms.values():
+            norm.close()
+        remove_sites(self.body, dict(self.linear))
+
+
+def make_sites(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> Sites:
+    """Put sites into a backbone's body and around its output layer.
+
+    Args:
+        backbone: whose body changes until ``close``.
+        dtype: compute type.
+        kernel: adds the products of linear layers.
+    """
+    body = backbone.body
+    found = [(path, each) for path, each in body.named_modules() if isinstance(each, nn.Embedding)]
+    norms = [(path, each) for path, each in body.named_modules() if "Norm" in type(each).__name__]
+    linear = install_sites(body, dtype, kernel)
+    number = len(linear)
+    embeddings = {
+        path: EmbeddingSite(each, at, dtype) for at, (path, each) in enumerate(found, start=number)
+    }
+    number += len(embeddings)
+    output = None
+    if backbone.lm_head is not None:
+        head = backbone.lm_head
+        # its weight is mostly the embedding's too, which stays as it is
+        base = PackedLinear(head, keep=True) if can_pack(head) else head
+        output = LoraSite(base, number, dtype, kernel, lazy=True)
+        number += 1
+    gemma = str(getattr(body.config, "model_type", "")).startswith("gemma")
+    return Sites(
+        body,
+        linear,
+        embeddings,
+        output,
+        {
+            path: NormSite(each, at, heads_first=gemma and path.endswith(("q_norm", "k_norm")))
+            for at, (path, each) in enumerate(norms, start=number)
+        },
+    )
