@@ -2,7 +2,15 @@
 
 from typing import Any
 
-from transformers import BertConfig, LlamaConfig
+from transformers import (
+    BertConfig,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 _SHAPE = {
     "hidden_size": 64,
@@ -20,3 +28,31 @@ def llama_config(**changes: Any) -> LlamaConfig:
 def bert_config(**changes: Any) -> BertConfig:
     """Return an encoder."""
     return BertConfig(**{**_SHAPE, **changes})
+
+
+#: How far back a position sees in layers with a sliding window.
+WINDOW = 8
+#: Settings of decoders that generate from the toy tokenizer's words.
+WORDED = {
+    "vocab_size": 64,
+    "initializer_range": 0.2,  # logits wide enough to tell words apart
+    "bos_token_id": 4,
+    "eos_token_id": 5,
+    "pad_token_id": 0,
+}
+
+
+def family_configs() -> dict[str, PretrainedConfig]:
+    """Return a decoder of each family that the engine is tested with."""
+    shape = {**_SHAPE, "num_key_value_heads": 2, **WORDED}
+    slid = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
+    return {
+        "llama": LlamaConfig(**shape),
+        "qwen2": Qwen2Config(**shape, tie_word_embeddings=True),
+        "qwen2-sliding": Qwen2Config(**shape, use_sliding_window=True, **slid),
+        "qwen3": Qwen3Config(**shape, head_dim=24),
+        "mistral": MistralConfig(**shape, sliding_window=WINDOW),
+        "gemma3": Gemma3TextConfig(
+            **shape, **slid, head_dim=24, query_pre_attn_scalar=10, final_logit_softcapping=30.0
+        ),
+    }

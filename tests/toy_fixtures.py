@@ -30,7 +30,7 @@ TEMPLATE = (
 )
 
 
-def _tokenizer(folder: Path, *, encoder: bool) -> None:
+def save_tokenizer(folder: Path, *, encoder: bool) -> None:
     words = {word: index for index, word in enumerate(WORDS)}
     core = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -56,7 +56,7 @@ def encoder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     config = bert_config(vocab_size=64, max_position_embeddings=64)
     BertModel(config).save_pretrained(folder)
-    _tokenizer(folder, encoder=True)
+    save_tokenizer(folder, encoder=True)
     return folder
 
 
@@ -73,7 +73,7 @@ def decoder(tmp_path_factory) -> Path:
         pad_token_id=0,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    _tokenizer(folder, encoder=False)
+    save_tokenizer(folder, encoder=False)
     return folder
 
 

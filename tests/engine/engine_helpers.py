@@ -45,8 +45,11 @@ def greedy(model, prompt, count):
     return output.sequences[0, len(prompt) :].tolist(), torch.cat(output.logits)
 
 
-def make_peer(folder, spec, seed, *, dtype=torch.float32):
-    """Return an adapter that changes the output a lot, and peft's model of it."""
+def make_peer(folder, spec, seed, *, dtype=torch.float32, **settings):
+    """Return an adapter that changes the output a lot, and peft's model of it.
+
+    ``settings`` are further ones of peft's configuration.
+    """
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     if isinstance(spec, PrefixSpec):
@@ -62,6 +65,7 @@ def make_peer(folder, spec, seed, *, dtype=torch.float32):
         use_dora=spec.dora,
         init_lora_weights=False,
         task_type="CAUSAL_LM",
+        **settings,
     )
     return _peer(spec, peft.get_peft_model(model, config))
 

@@ -1,0 +1,171 @@
+"""Decoders of each family generate in the engine as transformers and peft do alone."""
+
+import pytest
+import torch
+from engine_helpers import LINEARS, greedy, make_peer
+from tiny_configs import WINDOW, family_configs
+from toy_fixtures import save_tokenizer
+from transformers import AutoModelForCausalLM
+
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.engine.decoder import can_run
+from adapterhub.engine.engine import Engine, EngineSettings
+from adapterhub.errors import EngineError
+from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
+
+PLAIN = QuantizationSpec("none", "float32")
+SMALL = EngineSettings(max_rows=8, step_tokens=16, cache_positions=400, block_size=4, rank_rows=24)
+WHOLE = ("q_proj", "down_proj", "embed_tokens", "lm_head")
+SPECS = {
+    "linears": LoraSpec(rank=4, alpha=8.0, target_modules=LINEARS),
+    "whole": LoraSpec(rank=3, alpha=3.0, target_modules=WHOLE),
+    "dora": LoraSpec(rank=2, alpha=2.0, target_modules=WHOLE, dora=True),
+    "prefix": PrefixSpec(num_virtual_tokens=5),
+}
+TOLERANCE = 1e-4
+
+
+def save_family(folder, family):
+    config = family_configs()[family]
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    save_tokenizer(folder, encoder=False)
+    return folder
+
+
+def generate_with_logits(engine, requests, count):
+    """Return tokens and logits of each request, all of them running together."""
+    captured = []
+    hook = engine._sites.output.register_forward_hook(lambda _m, _a, out: captured.append(out))
+    rows = [engine.add(prompt, name, max_tokens=count) for prompt, name in requests]
+    logits = {id(row): [] for row in rows}
+    while engine.busy:
+        captured.clear()
+        for row, scores in zip(engine.step(), captured[0] if captured else (), strict=True):
+            logits[id(row)].append(scores.clone())
+    hook.remove()
+    return [(row.output, torch.stack(logits[id(row)])) for row in rows]
+
+
+@pytest.mark.parametrize("family", family_configs())
+def test_a_family_generates_as_alone_beyond_its_window(tmp_path, family):
+    folder = save_family(tmp_path / family, family)
+    peers = {name: make_peer(folder, spec, i) for i, (name, spec) in enumerate(SPECS.items())}
+    bare = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    engine = Engine(load_backbone(str(folder), PLAIN), SMALL)
+    for name, peer in peers.items():
+        engine.load_weights(peer.weights, key=name, name=name)
+    requests = [
+        ([6 + (i * 7 + j * j) % 50 for j in range(3 * WINDOW + i)], name)
+        for i, name in enumerate([None, *SPECS, None, "whole"])
+    ]
+    found = generate_with_logits(engine, requests, WINDOW + 2)
+    engine.close()
+    cap = getattr(bare.config, "final_logit_softcapping", None)
+    for (prompt, name), (tokens, logits) in zip(requests, found, strict=True):
+        model = peers[name].model if name else bare
+        expected, scores = greedy(model, prompt, WINDOW + 2)
+        assert tokens == expected, name
+        capped = logits if cap is None else torch.tanh(logits / cap) * cap
+        assert (capped - scores).abs().max() < TOLERANCE, name
+
+
+def test_tied_embeddings_are_adapted_together_as_peft_ties_them(decoder):
+    spec = LoraSpec(rank=4, alpha=4.0, target_modules=("q_proj", "embed_tokens", "lm_head"))
+    peer = make_peer(decoder, spec, 5, ensure_weight_tying=True)
+    keys = {key.rpartition(".")[0] for key in peer.weights.tensors}
+    assert "base_model.model.lm_head.lora_A" in keys
+    engine = Engine(load_backbone(str(decoder), PLAIN), SMALL)
+    engine.load_weights(peer.weights, key="tied", name="tied")
+    ((tokens, logits),) = generate_with_logits(engine, [([7, 8, 9], "tied")], 8)
+    engine.close()
+    expected, scores = peer.greedy([7, 8, 9], 8)
+    assert tokens == expected
+    assert (logits - scores).abs().max() < TOLERANCE
+
+
+def test_blends_and_evictions_of_embeddings_and_output_layers(decoder):
+    """24 rank rows hold three of the four adapters at once."""
+    spec = LoraSpec(rank=8, alpha=8.0, target_modules=WHOLE)
+    peers = {f"w{i}": make_peer(decoder, spec, 20 + i) for i in range(4)}
+    engine = Engine(load_backbone(str(decoder), PLAIN), SMALL)
+    for name, peer in peers.items():
+        engine.load_weights(peer.weights, key=name, name=name)
+    prompts = [[7 + i, 30, 12] for i in range(4)]
+    for _ in range(2):
+        found = generate_with_logits(engine, list(zip(prompts, peers, strict=True)), 4)
+        for (tokens, logits), prompt, peer in zip(found, prompts, peers.values(), strict=True):
+            expected, scores = peer.greedy(prompt, 4)
+            assert tokens == expected
+            assert (logits - scores).abs().max() < TOLERANCE
+    assert engine.stats().evictions > 0
+    blend = [("w0", 0.5), ("w1", -0.25)]
+    ((tokens, logits),) = generate_with_logits(engine, [(prompts[0], blend)], 4)
+    engine.close()
+    model = peers["w0"].model
+    model.add_adapter("other", model.peft_config["default"])
+    import peft
+
+    peft.set_peft_model_state_dict(model, dict(peers["w1"].weights.tensors), "other")
+    model.base_model.set_adapter(["default", "other"])
+    for module in model.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            module.scaling = {"default": 0.5, "other": -0.25}
+    expected, scores = greedy(model, prompts[0], 4)
+    assert tokens == expected
+    assert (logits - scores).abs().max() < TOLERANCE
+
+
+def test_tables_of_the_vocabulary_are_there_only_with_an_adapter_that_has_them(decoder):
+    engine = Engine(load_backbone(str(decoder), PLAIN), SMALL)
+    sites = engine._sites
+
+    def held():
+        embeddings = sum(site.nbytes for site in sites.embeddings.values())
+        return sites.output.a.nbytes + sites.output.b.nbytes, embeddings
+
+    plain, whole = make_peer(decoder, SPECS["linears"], 1), make_peer(decoder, SPECS["whole"], 2)
+    engine.load_weights(plain.weights, key="plain", name="plain")
+    engine.generate([[7, 8]], ["plain"], max_tokens=2)
+    assert held() == (0, 0)
+    engine.load_weights(whole.weights, key="whole", name="whole")
+    engine.generate([[7, 8]], ["whole"], max_tokens=2)
+    assert held() == (SMALL.rank_rows * (64 + 64) * 4, 3 * (64 + 64) * 4)
+    engine.unload("whole")
+    assert held() == (0, 0)
+    engine.close()
+
+
+def test_whole_copies_of_the_vocabulary_are_refused(decoder):
+    spec = LoraSpec(rank=2, alpha=2.0, target_modules=("q_proj",))
+    for module in ("embed_tokens", "lm_head"):
+        peer = make_peer(decoder, spec, 3, modules_to_save=[module])
+        engine = Engine(load_backbone(str(decoder), PLAIN), SMALL)
+        with pytest.raises(EngineError, match=f"whole copy of '{module}'"):
+            engine.load_weights(peer.weights, key="x", name="x")
+        engine.close()
+
+
+def test_an_adapter_beside_another_vocabulary_is_refused(decoder):
+    peer = make_peer(decoder, SPECS["whole"], 3)
+    key = "base_model.model.model.embed_tokens.base_layer.weight"
+    peer.weights.tensors[key][9, 9] += 1
+    engine = Engine(load_backbone(str(decoder), PLAIN), SMALL)
+    with pytest.raises(EngineError, match="another 'embed_tokens'"):
+        engine.load_weights(peer.weights, key="x", name="x")
+    engine.close()
+
+
+def test_what_the_engine_would_compute_wrongly_is_refused(decoder):
+    backbone = load_backbone(str(decoder), PLAIN)
+    backbone.config.attn_logit_softcapping = 50.0
+    with pytest.raises(EngineError, match=r"attn_logit_softcapping = 50\.0"):
+        Engine(backbone, SMALL)
+
+
+def test_the_faster_decoder_is_not_used_where_a_window_slides(tmp_path):
+    folder = save_family(tmp_path, "mistral")
+    body = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).model
+    assert not can_run(body, torch.bfloat16)
+    body.config.sliding_window = None
+    assert can_run(body, torch.bfloat16)
