@@ -190,7 +190,7 @@ def test_norm_layers_of_an_adapter_are_used_in_generation(decoder):
     with torch.no_grad():
         for key, parameter in peer.model.named_parameters():
             if "modules_to_save" in key:
-                parameter += 0.5 * torch.randn(64)
+                parameter.add_(0.5 * torch.randn(64))
     tensors = peft.get_peft_model_state_dict(peer.model)
     engine = Engine(load_backbone(str(decoder), PLAIN), ROOMY)
     engine.load_weights(AdapterWeights(spec, tensors), key="n", name="n")
