@@ -344,7 +344,7 @@ class Engine:
         """
         return self._label(texts, adapters, "sequence")
 
-    def tag(self, texts: Rows[str | Mapping[str, Any]], adapters: Adapters) -> list[dict[str, Any]]:
+    def tag(self, texts: Rows[str | Mapping[str, Any]], adapters: Each) -> list[dict[str, Any]]:
         """Return the spans of each text: ``{"spans": [{"label", "start", "end", ...}]}``.
 
         Args:
