@@ -30,6 +30,13 @@ LORA_KEY = re.compile(
     r"(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector"
     r"|lora_embedding_A|lora_embedding_B)"
 )
+#: peft's names of ``A`` and ``B``, of a linear layer and of an embedding.
+LINEAR_PARTS = ("lora_A.weight", "lora_B.weight")
+EMBEDDING_PARTS = ("lora_embedding_A", "lora_embedding_B")
+#: Key of a whole layer of the vocabulary, which peft stores beside the LoRA on it.
+COPY_KEY = re.compile(
+    r"base_model\.model\.(?P<module>(?:.+\.)?(?:embed_tokens|lm_head))\.base_layer\.weight"
+)
 #: What narrows ``target_modules``; the keys of the tensors say the same.
 _NARROWING_KEYS = ("exclude_modules", "layers_pattern", "layers_to_transform")
 
@@ -168,13 +175,16 @@ def with_explicit_targets(config: Mapping[str, Any], keys: Iterable[str]) -> Map
     """
     targets = config.get("target_modules")
     by_pattern = isinstance(targets, str) and targets != ALL_LINEAR
+    # peft takes the output layer out of the list where it ties it to the embedding
+    tied = bool(config.get("ensure_weight_tying"))
     if config.get("peft_type") != "LORA" or not (
-        by_pattern or any(config.get(key) for key in _NARROWING_KEYS)
+        by_pattern or tied or any(config.get(key) for key in _NARROWING_KEYS)
     ):
         return config
     matches = map(LORA_KEY.fullmatch, keys)
     modules = sorted({match["module"] for match in matches if match})
-    return {**config, "target_modules": modules, **dict.fromkeys(_NARROWING_KEYS)}
+    untied = {"ensure_weight_tying": False} if tied else {}
+    return {**config, "target_modules": modules, **dict.fromkeys(_NARROWING_KEYS), **untied}
 
 
 def modules_to_save(config: Mapping[str, Any]) -> tuple[str, ...]:

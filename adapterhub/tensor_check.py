@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.errors import ArtifactError, StrictLoadError, near
-from adapterhub.peft_format import LORA_KEY
+from adapterhub.peft_format import COPY_KEY, EMBEDDING_PARTS, LINEAR_PARTS, LORA_KEY
 from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec
 
 if TYPE_CHECKING:
@@ -43,6 +43,10 @@ def check_tensors(
         _check_values(tensor, f"{place}: {key}")
     held = (*saved_modules, *PEFT_HEADS)
     adapting = {key: tensor for key, tensor in tensors.items() if not _in_full(key, held)}
+    if isinstance(spec, LoraSpec):
+        # peft stores an embedding itself beside the LoRA on it; engines compare it to their own
+        copies = [key for key in adapting if _is_copy(key, spec.target_modules)]
+        adapting = {key: tensor for key, tensor in adapting.items() if key not in copies}
     if isinstance(spec, PrefixSpec):
         _check_prefix(spec, adapting, place)
     else:
@@ -126,13 +130,15 @@ def _check_lora(spec: LoraSpec, tensors: Mapping[str, Tensor], place: str) -> No
 
 
 def _check_pair(spec: LoraSpec, parts: Mapping[str, Tensor], place: str) -> None:
-    wanted = {"lora_A.weight", "lora_B.weight"}
+    embeds = any(part.startswith("lora_embedding") for part in parts)
+    first, second = EMBEDDING_PARTS if embeds else LINEAR_PARTS
+    wanted = {first, second}
     if spec.dora:
         wanted.add("lora_magnitude_vector")
     if wanted != parts.keys():
         has, asks = ", ".join(sorted(parts)), ", ".join(sorted(wanted))
         raise ArtifactError(f"has {has}, the configuration asks for {asks}", place=place)
-    down, up = parts["lora_A.weight"].shape, parts["lora_B.weight"].shape
+    down, up = parts[first].shape, parts[second].shape
     if len(down) != 2 or len(up) != 2 or down[0] != spec.rank or up[1] != spec.rank:
         raise ArtifactError(
             f"A has shape {list(down)} and B {list(up)}, the configuration says rank {spec.rank}",
@@ -147,6 +153,11 @@ def _is_target(module: str, targets: Sequence[str]) -> bool:
     return any(
         target in ("all-linear", module) or module.endswith(f".{target}") for target in targets
     )
+
+
+def _is_copy(key: str, targets: Sequence[str]) -> bool:
+    match = COPY_KEY.fullmatch(key)
+    return match is not None and _is_target(match["module"], targets)
 
 
 def _unexpected(key: str, tensors: Mapping[str, Tensor], place: str) -> ArtifactError:

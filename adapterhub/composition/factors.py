@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.errors import RecipeError
 from adapterhub.peft_format import ALL_LINEAR, LORA_KEY
 from adapterhub.specs import LoraSpec
 
@@ -46,10 +47,20 @@ def scale_of(spec: LoraSpec) -> float:
 
 
 def factors_of(adapter: AdapterWeights, spec: LoraSpec) -> dict[str, Factors]:
-    """Return the factors of every module that an adapter changes, in float32."""
+    """Return the factors of every module that an adapter changes, in float32.
+
+    Raises:
+        RecipeError: when it adapts an embedding.
+    """
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in adapter.tensors.items():
         if match := LORA_KEY.fullmatch(key):
+            if match["part"].startswith("lora_embedding"):
+                raise RecipeError(
+                    "LoRA on embeddings can't be composed",
+                    place=match["module"],
+                    hint="The engine blends such adapters while it runs",
+                )
             parts.setdefault(match["module"], {})[match["part"]] = tensor.detach().float()
     scale = scale_of(spec)
     return {

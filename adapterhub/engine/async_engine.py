@@ -7,23 +7,37 @@ import logging
 from collections import deque
 from concurrent.futures import Future
 from threading import Condition, Thread
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Mapping
     from collections.abc import Sequence as Rows
+
+    from torch import Tensor
 
     from adapterhub.artifact import Artifact
     from adapterhub.engine.engine import Adapters, Engine
+    from adapterhub.engine.passes import Pooling
     from adapterhub.engine.requests import PreparedPrompt, Request
     from adapterhub.engine.results import Completion, Delta, EngineStats
     from adapterhub.engine.sequences import Sequence
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+
+class _Pass(Protocol):
+    """A text that is labelled or embedded."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is done."""
+
+
+_P = TypeVar("_P", bound=_Pass)
 
 
 class _Listener:
@@ -68,6 +82,7 @@ class AsyncEngine:
         self._closing = False
         self._requests: set[Request] = set()
         self._listeners: dict[Sequence, _Listener] = {}
+        self._passes: list[tuple[_Pass, Future[None]]] = []
         self._thread = Thread(target=self._run, name="adapterhub-engine", daemon=True)
         self._thread.start()
 
@@ -117,6 +132,46 @@ class AsyncEngine:
                 yield delta
         finally:
             self._leave(request)
+
+    async def classify(
+        self, text: str | Mapping[str, Any], adapters: str | Rows[tuple[str, float]]
+    ) -> dict[str, Any]:
+        """Label a text; see ``Engine.ask``.
+
+        Raises:
+            AdapterHubError: what ``Engine.ask`` raises; or why the text failed.
+        """
+        request = await self._pass(lambda: self._engine.ask(text, adapters))
+        return request.answer()
+
+    async def tag(
+        self, text: str | Mapping[str, Any], adapters: str | Rows[tuple[str, float]]
+    ) -> dict[str, Any]:
+        """Find the spans of a text; see ``Engine.ask``.
+
+        Raises:
+            AdapterHubError: what ``Engine.ask`` raises; or why the text failed.
+        """
+        request = await self._pass(lambda: self._engine.ask(text, adapters, kind="token"))
+        return request.answer()
+
+    async def embed(
+        self,
+        text: str | Rows[int],
+        adapters: Adapters = None,
+        *,
+        pooling: Pooling = "mean",
+        normalize: bool = False,
+    ) -> Tensor:
+        """Return the vector ``[hidden]`` of a text; see ``Engine.ask_embedding``.
+
+        Raises:
+            AdapterHubError: what ``Engine.ask_embedding`` raises; or why the text failed.
+        """
+        request = await self._pass(
+            lambda: self._engine.ask_embedding(text, adapters, pooling=pooling, normalize=normalize)
+        )
+        return request.value()
 
     async def load(self, artifact: Artifact, *, name: str, force: bool = False) -> None:
         """See ``Engine.load``."""
@@ -178,6 +233,32 @@ class AsyncEngine:
         for row in request.rows:
             self._listeners.pop(row, None)
 
+    async def _pass(self, ask: Callable[[], _P]) -> _P:
+        """Ask for a pass on the engine's thread and wait until it is done."""
+        done: Future[None] = Future()
+
+        def join() -> _P:
+            request = ask()
+            self._passes.append((request, done))
+            return request
+
+        request = await self._call(join)
+        await asyncio.wrap_future(done)
+        return request
+
+    def _settle(self, error: EngineError | None = None) -> None:
+        """Tell those whose passes are done; with an error, everybody."""
+        waiting = []
+        for request, done in self._passes:
+            if not (request.finished or error):
+                waiting.append((request, done))
+            elif done.set_running_or_notify_cancel():
+                if request.finished or error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
+        self._passes = waiting
+
     async def _call(self, do: Callable[[], _T]) -> _T:
         return await asyncio.wrap_future(self._submit(do))
 
@@ -210,10 +291,12 @@ class AsyncEngine:
                 listener = self._listeners.get(row)
                 if listener is not None:
                     listener.tell(delta)
+            self._settle()
         while self._commands:
             self._commands.popleft()()
         for listener in set(self._listeners.values()):
             listener.tell(EngineError("the engine is closed"))
+        self._settle(EngineError("the engine is closed"))
         for request in tuple(self._requests):
             self._forget(request)
 

@@ -128,7 +128,7 @@ class Engine:
             device=backbone.device,
         )
         self._graphs = decode_graphs(
-            backbone.config, self._cache, len(self._sites), kernel, self._body, self.settings
+            backbone.config, self._cache, len(self._sites.linear), kernel, self._body, self.settings
         )
         self._blocks = Blocks(count, size)
         self._scheduler = Scheduler(
@@ -506,7 +506,9 @@ class Engine:
         device = self.backbone.device
         uses = [(p.end - p.start, p.sequence.blend or BARE) for p in pieces]
         step = Step(uses)
-        replayed = replay(self._graphs, pieces, step, self._residency)
+        # a graph has no hooks of embeddings and norm layers in it
+        graphs = None if any(step.plan(site) for site in self._sites.hooked) else self._graphs
+        replayed = replay(graphs, pieces, step, self._residency)
         if replayed is not None:
             return replayed
         id_row = torch.tensor([ids], device=device)

@@ -11,13 +11,10 @@ from adapterhub.engine.embedding_site import EmbeddingSite
 from adapterhub.engine.layers import dense_weight
 from adapterhub.engine.slots import LoraFactors
 from adapterhub.errors import EngineError, StrictLoadError
-from adapterhub.peft_format import LORA_KEY
+from adapterhub.peft_format import EMBEDDING_PARTS, LINEAR_PARTS, LORA_KEY
 from adapterhub.specs import LoraSpec
 
 _MAGNITUDE = "lora_magnitude_vector"
-#: peft's names of ``A`` and ``B``, of a linear layer and of an embedding.
-_LINEAR = ("lora_A.weight", "lora_B.weight")
-_EMBEDDING = ("lora_embedding_A", "lora_embedding_B")
 #: The layer that peft's own stands around, which it stores beside LoRA on an embedding.
 _BASE = ".base_layer"
 
@@ -163,7 +160,7 @@ class _Reading:
 
 
 def _names(site: LoraSite | EmbeddingSite) -> tuple[str, str]:
-    return _EMBEDDING if isinstance(site, EmbeddingSite) else _LINEAR
+    return EMBEDDING_PARTS if isinstance(site, EmbeddingSite) else LINEAR_PARTS
 
 
 def _weight(site: LoraSite | EmbeddingSite) -> Tensor:

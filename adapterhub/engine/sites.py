@@ -48,6 +48,11 @@ class Sites:
         outputs = {} if self.output is None else {OUTPUT_NAME: self.output}
         return {**self.linear, **self.embeddings, **outputs}
 
+    @property
+    def hooked(self) -> list[int]:
+        """Numbers of the sites that work by hooks."""
+        return [site.number for site in (*self.embeddings.values(), *self.norms.values())]
+
     def close(self) -> None:
         """Give the body back as it was."""
         for embedding in self.embeddings.values():

@@ -22,8 +22,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adapterhub.composition import METHODS, Method, compose
+from adapterhub.composition.factors import factors_of
 from adapterhub.errors import RecipeError
-from adapterhub.specs import PrefixSpec
+from adapterhub.specs import LoraSpec, PrefixSpec
 from adapterhub.tensor_check import check_tensors
 from adapterhub.weights import AdapterWeights
 
@@ -359,3 +360,13 @@ def test_settings_that_a_method_does_not_have_are_refused(arguments, problem):
     with pytest.raises(RecipeError) as caught:
         Method(**arguments)
     assert problem in str(caught.value)
+
+
+def test_lora_on_embeddings_is_not_composed():
+    tensors = {
+        "base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(2, 8),
+        "base_model.model.model.embed_tokens.lora_embedding_B": torch.zeros(4, 2),
+    }
+    spec = LoraSpec(rank=2, alpha=2.0, target_modules=("embed_tokens",))
+    with pytest.raises(RecipeError, match="LoRA on embeddings can't be composed"):
+        factors_of(AdapterWeights(spec, tensors), spec)

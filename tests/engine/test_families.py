@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from engine_helpers import LINEARS, greedy, make_peer
+from engine_helpers import LINEARS, asked, greedy, make_peer
 from tiny_configs import WINDOW, family_configs
 from toy_fixtures import save_tokenizer
 from transformers import AutoModelForCausalLM
 
+from adapterhub.artifact import read_peft_folder
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.decoder import can_run
 from adapterhub.engine.engine import Engine, EngineSettings
@@ -37,11 +38,11 @@ def generate_with_logits(engine, requests, count):
     """Return tokens and logits of each request, all of them running together."""
     captured = []
     hook = engine._sites.output.register_forward_hook(lambda _m, _a, out: captured.append(out))
-    rows = [engine.add(prompt, name, max_tokens=count) for prompt, name in requests]
+    rows = [engine.add(prompt, name, asked(count)).rows[0] for prompt, name in requests]
     logits = {id(row): [] for row in rows}
     while engine.busy:
         captured.clear()
-        for row, scores in zip(engine.step(), captured[0] if captured else (), strict=True):
+        for (row, _), scores in zip(engine.step(), captured[0] if captured else (), strict=True):
             logits[id(row)].append(scores.clone())
     hook.remove()
     return [(row.output, torch.stack(logits[id(row)])) for row in rows]
@@ -70,13 +71,16 @@ def test_a_family_generates_as_alone_beyond_its_window(tmp_path, family):
         assert (capped - scores).abs().max() < TOLERANCE, name
 
 
-def test_tied_embeddings_are_adapted_together_as_peft_ties_them(decoder):
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_of_a_folder_that_peft_saved_tied_or_not(decoder, tmp_path, tied):
     spec = LoraSpec(rank=4, alpha=4.0, target_modules=("q_proj", "embed_tokens", "lm_head"))
-    peer = make_peer(decoder, spec, 5, ensure_weight_tying=True)
-    keys = {key.rpartition(".")[0] for key in peer.weights.tensors}
-    assert "base_model.model.lm_head.lora_A" in keys
+    peer = make_peer(decoder, spec, 5, ensure_weight_tying=tied)
+    peer.model.save_pretrained(tmp_path)
+    folder = read_peft_folder(tmp_path)
+    assert any(target.endswith("lm_head") for target in folder.weights.spec.target_modules)
+    assert not folder.adapter_config["ensure_weight_tying"]
     engine = Engine(load_backbone(str(decoder), PLAIN), SMALL)
-    engine.load_weights(peer.weights, key="tied", name="tied")
+    engine.load_weights(folder.weights, key="tied", name="tied")
     ((tokens, logits),) = generate_with_logits(engine, [([7, 8, 9], "tied")], 8)
     engine.close()
     expected, scores = peer.greedy([7, 8, 9], 8)
@@ -126,10 +130,10 @@ def test_tables_of_the_vocabulary_are_there_only_with_an_adapter_that_has_them(d
 
     plain, whole = make_peer(decoder, SPECS["linears"], 1), make_peer(decoder, SPECS["whole"], 2)
     engine.load_weights(plain.weights, key="plain", name="plain")
-    engine.generate([[7, 8]], ["plain"], max_tokens=2)
+    engine.generate([[7, 8]], ["plain"], asked(2))
     assert held() == (0, 0)
     engine.load_weights(whole.weights, key="whole", name="whole")
-    engine.generate([[7, 8]], ["whole"], max_tokens=2)
+    engine.generate([[7, 8]], ["whole"], asked(2))
     assert held() == (SMALL.rank_rows * (64 + 64) * 4, 3 * (64 + 64) * 4)
     engine.unload("whole")
     assert held() == (0, 0)

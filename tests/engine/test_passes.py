@@ -1,8 +1,11 @@
 """Rows that are labelled or embedded together are labelled and embedded as alone with peft."""
 
+import asyncio
+
 import peft
 import pytest
 import torch
+from engine_helpers import asked as answer
 from engine_helpers import greedy, make_peer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from adapterhub.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine, EngineSettings
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, EngineError, NotFoundError
@@ -194,7 +198,7 @@ def test_norm_layers_of_an_adapter_are_used_in_generation(decoder):
     tensors = peft.get_peft_model_state_dict(peer.model)
     engine = Engine(load_backbone(str(decoder), PLAIN), ROOMY)
     engine.load_weights(AdapterWeights(spec, tensors), key="n", name="n")
-    found = engine.generate([[7, 8, 9], [7, 8, 9]], ["n", None], max_tokens=8)
+    found = engine.generate([[7, 8, 9], [7, 8, 9]], ["n", None], answer(8))
     engine.close()
     assert list(found[0].tokens) == peer.greedy([7, 8, 9], 8)[0]
     bare = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
@@ -283,8 +287,8 @@ def test_an_encoder_does_not_generate(encoder, encoders):
     engine = engine_of(encoder, encoders)
     with pytest.raises(EngineError, match="does not generate text"):
         engine.add([7, 8])
-    with pytest.raises(EngineError, match="does not generate text"):
-        engine.generate([[7, 8]], [None])
+    (completion,) = engine.generate([[7, 8]], [None])
+    assert isinstance(completion.error, EngineError)
     assert engine.stats().cache_bytes == 0
     engine.close()
 
@@ -292,7 +296,7 @@ def test_an_encoder_does_not_generate(encoder, encoders):
 def test_passes_run_between_generating_rows(decoder, decoders):
     engine = engine_of(decoder, decoders)
     bare = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
-    row = engine.add([7, 8, 9], None, max_tokens=6)
+    (row,) = engine.add([7, 8, 9], None, answer(6)).rows
     engine.step()
     assert len(engine.classify(["the film was good"], ["s0"])) == 1
     assert not row.finished
@@ -300,6 +304,32 @@ def test_passes_run_between_generating_rows(decoder, decoders):
         engine.step()
     engine.close()
     assert row.output == greedy(bare, [7, 8, 9], 6)[0]
+
+
+def test_many_texts_are_awaited_at_once(decoder, decoders):
+    engine = engine_of(decoder, decoders)
+    texts = ["the film was good", "dull", "the day was fine"]
+
+    async def ask_all():
+        running = AsyncEngine(engine)
+        classified = [running.classify(text, "s0") for text in texts]
+        found = await asyncio.gather(
+            *classified, running.tag(texts[0], "t0"), running.embed(texts[1]), running.generate([7])
+        )
+        with pytest.raises(EngineError, match="Use tag"):
+            await running.classify("dull", "t0")
+        with pytest.raises(EngineError, match="positions"):
+            await running.embed([7] * 3000)
+        await running.close()
+        return found
+
+    *labels, spans, vector, _ = asyncio.run(ask_all())
+    for found, wanted in zip(labels, engine.classify(texts, "s0"), strict=True):
+        assert found["scores"] == pytest.approx(wanted["scores"], abs=TOLERANCE)
+    (wanted,) = engine.tag(texts[:1], "t0")
+    assert [span["text"] for span in spans["spans"]] == [span["text"] for span in wanted["spans"]]
+    assert torch.allclose(vector, engine.embed([texts[1]])[0], atol=TOLERANCE)
+    engine.close()
 
 
 def test_the_first_row_is_always_in_the_next_batch(decoder, decoders):
