@@ -314,7 +314,10 @@ def test_many_texts_are_awaited_at_once(decoder, decoders):
         running = AsyncEngine(engine)
         classified = [running.classify(text, "s0") for text in texts]
         found = await asyncio.gather(
-            *classified, running.tag(texts[0], "t0"), running.embed(texts[1]), running.generate([7])
+            *classified,
+            running.tag(texts[0], "t0"),
+            running.embed(texts[1]),
+            running.generate([7], None, answer(3)),
         )
         with pytest.raises(EngineError, match="Use tag"):
             await running.classify("dull", "t0")
