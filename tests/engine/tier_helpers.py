@@ -116,7 +116,15 @@ class ModelFree:
     """The engine's queues, caches and slots, and steps that compute nothing."""
 
     def __init__(
-        self, ranks, *, rank_rows, max_rows, host=1 << 30, delay=2, max_overtakes=8, copy_bytes=1 << 30
+        self,
+        ranks,
+        *,
+        rank_rows,
+        max_rows,
+        host=1 << 30,
+        delay=2,
+        max_overtakes=8,
+        copy_bytes=1 << 30,
     ):
         factors = {
             f"a{i}": LoraFactors(rank, {0: (torch.zeros(rank, 1), torch.zeros(rank, 1))})
@@ -163,9 +171,7 @@ class ModelFree:
         return row
 
     def step(self):
-        lost = self.residency.look_after(
-            self.scheduler.waiting, idle=not self.scheduler.running
-        )
+        lost = self.residency.look_after(self.scheduler.waiting, idle=not self.scheduler.running)
         assert not lost
         for row in self.scheduler.waiting:
             if self.residency.ready(row):
