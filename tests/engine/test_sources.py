@@ -91,7 +91,7 @@ def test_rows_answer_as_peft_with_the_version_that_their_alias_meant(
 ):
     """Aliases move, and neither host memory nor slots have room for all versions."""
     draw = random.Random(seed)
-    host = max(prepared_bytes_of(peer) for peer in peers) * 3
+    host = max(prepared_bytes_of(peer) for peer in peers)
     engine = engine_on(loader, host_bytes=host)
     prompts = [[draw.randrange(6, 60) for _ in range(count)] for count in (3, 9, 14)]
     rows = []
@@ -110,9 +110,8 @@ def test_rows_answer_as_peft_with_the_version_that_their_alias_meant(
     for row, version, count in rows:
         assert row.finished == "length", row.error
         assert_same(row.output, *peers[version - 1].greedy(list(row.prompt), count))
-    stats = engine.stats()
-    assert stats.evictions
-    assert stats.fetches > len(peers)
+    assert engine.stats().evictions
+    assert engine._host.evictions
 
 
 def prepared_bytes_of(peer):
