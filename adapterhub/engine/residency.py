@@ -68,6 +68,8 @@ class Residency:
         #: resident adapters, the least recently used first
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._copying: dict[str, Copying] = {}
+        #: resident adapters that multiply the output of layers
+        self._dora: set[str] = set()
         self._claims: dict[str, int] = {}
         self.loads = 0
         self.evictions = 0
@@ -175,6 +177,10 @@ class Residency:
         held = [self._host.get(key) for key, _ in sequence.adapters]
         return [adapter for adapter in held if isinstance(adapter, PrefixStates)]
 
+    def is_dora(self, key: str) -> bool:
+        """Return whether a resident adapter multiplies the output of layers."""
+        return key in self._dora
+
     def ready(self, sequence: Sequence) -> bool:
         """Return whether a row waits for nothing but its turn and room on the device."""
         return sequence.settled and not self._missing(sequence)
@@ -271,6 +277,8 @@ class Residency:
         if copying.left:
             return False
         del self._copying[key]
+        if copying.factors.gains:
+            self._dora.add(key)
         self._recent[key] = None
         self.loads += 1
         return True
@@ -344,6 +352,7 @@ class Residency:
 
     def _drop(self, key: str) -> None:
         self._slots.drop(key)
+        self._dora.discard(key)
         del self._recent[key]
 
 
