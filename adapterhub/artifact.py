@@ -26,6 +26,7 @@ from adapterhub.manifest import (
     check_file_name,
     refuse_pickle,
 )
+from adapterhub.mapped_tensors import map_tensors
 from adapterhub.peft_format import (
     ALL_LINEAR,
     CONFIG_NAME,
@@ -160,6 +161,31 @@ def read_artifact(folder: Path, *, verify: bool = True, max_bytes: int = MAX_BYT
     return Artifact(manifest, config, weights, digest_of(manifest_bytes), folder)
 
 
+def map_artifact(folder: Path, *, values: bool = True, max_bytes: int = MAX_BYTES) -> Artifact:
+    """Read an artifact whose digests were compared already, its tensors mapped into memory.
+
+    They are read from the file when they are used; see ``map_tensors``.
+
+    Args:
+        folder: the artifact, as ``Registry.materialize`` returns it.
+        values: look for NaN and infinity, which reads every value; names, sizes, types and
+            shapes are always checked.
+        max_bytes: largest sum of file sizes that is mapped.
+
+    Raises:
+        ArtifactError: naming the file or tensor that is wrong.
+    """
+    sizes = _list_files(folder, max_bytes)
+    manifest_bytes = _read(folder, MANIFEST_NAME)
+    manifest = Manifest.from_json(manifest_bytes)
+    _check_listing(folder, manifest, sizes)
+    config = strict.parse_object(_read(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
+    tensors = map_tensors(folder / WEIGHTS_NAME)
+    spec = _check_agreement(manifest, config, tensors, values=values)
+    weights = AdapterWeights(spec, tensors)
+    return Artifact(manifest, config, weights, digest_of(manifest_bytes), folder)
+
+
 def read_peft_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> PeftFolder:
     """Read an adapter that peft saved; what its configuration does not say is ``None``.
 
@@ -201,14 +227,18 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def _check_agreement(
-    manifest: Manifest, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    manifest: Manifest,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    values: bool = True,
 ) -> AdapterSpec:
     spec = spec_of(config)
     if not _same_adapter(manifest.adapter, spec):
         raise ArtifactError(
             f"says {spec}, {MANIFEST_NAME} says {manifest.adapter}", place=CONFIG_NAME
         )
-    check_tensors(spec, modules_to_save(config), tensors, place=WEIGHTS_NAME)
+    check_tensors(spec, modules_to_save(config), tensors, place=WEIGHTS_NAME, values=values)
     return spec
 
 

@@ -22,11 +22,12 @@ from adapterhub.engine.attention import (
 from adapterhub.engine.blocks import Blocks
 from adapterhub.engine.cache import KeyValueCache, cache_shape
 from adapterhub.engine.decoder import FastDecoder, can_run
-from adapterhub.engine.factors import lora_factors
+from adapterhub.engine.factors import lora_factors, prepared_size
 from adapterhub.engine.families import capped, check_served
 from adapterhub.engine.graphs import decode_graphs, replay
+from adapterhub.engine.host_tier import HostTier
 from adapterhub.engine.passes import SinglePasses, Wish
-from adapterhub.engine.prefixes import prefix_states
+from adapterhub.engine.prefixes import PrefixStates, prefix_states
 from adapterhub.engine.requests import PreparedPrompt, PromptReader, Request, request_seed
 from adapterhub.engine.residency import Residency
 from adapterhub.engine.results import Answer, Completion, EngineStats
@@ -38,7 +39,8 @@ from adapterhub.engine.sequences import Sequence
 from adapterhub.engine.session import task_of
 from adapterhub.engine.settings import EngineSettings
 from adapterhub.engine.sites import make_sites
-from adapterhub.engine.slots import BARE, AdapterSlots
+from adapterhub.engine.slots import BARE, AdapterSlots, LoraFactors
+from adapterhub.engine.sources import AdapterSource, Arrivals
 from adapterhub.engine.step import Step, current_step, running
 from adapterhub.engine.texts import Labeller, one_each
 from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, RequestError, near
@@ -55,10 +57,9 @@ if TYPE_CHECKING:
     from adapterhub.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.passes import PassRequest, Pooling
-    from adapterhub.engine.prefixes import PrefixStates
     from adapterhub.engine.results import Delta
     from adapterhub.engine.scheduler import Piece
-    from adapterhub.engine.slots import Blend, LoraFactors
+    from adapterhub.engine.slots import Blend
     from adapterhub.engine.texts import Each, HeadName, LabelRequest
     from adapterhub.kernels.lora_rows import LoraKernel
     from adapterhub.tasks.base import Task
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+#: Longest wait of a step, in seconds, that has nothing to compute until an adapter comes.
+IDLE_SECONDS = 0.005
 #: A name, names with weights, or none for the bare backbone.
 Adapters: TypeAlias = "str | Rows[tuple[str, float]] | None"
 
@@ -82,6 +85,7 @@ class Engine:
         settings: EngineSettings | None = None,
         *,
         kernel: LoraKernel | None = None,
+        source: AdapterSource | None = None,
     ) -> None:
         """Build an engine around a decoder, or around an encoder, which does not generate.
 
@@ -89,6 +93,7 @@ class Engine:
             backbone: frozen.
             settings: sizes.
             kernel: adds the adapters' products; the fastest that there is where not given.
+            source: of adapters that are asked for and were not loaded. It stays the caller's.
 
         Raises:
             EngineError: when the backbone computes what the engine does not.
@@ -109,7 +114,18 @@ class Engine:
             backbone.device,
             list(self._sites.norms.values()),
         )
-        self._residency = Residency(self._slots)
+        self._host = HostTier(self.settings.host_bytes)
+        self._arrivals = (
+            Arrivals(source, self._host, self._size, self._made_ready) if source else None
+        )
+        self._residency = Residency(
+            self._slots,
+            self._host,
+            self._arrivals,
+            self._settle,
+            look_ahead=self.settings.look_ahead,
+            copy_bytes=self.settings.copy_bytes,
+        )
         self._passes = SinglePasses(backbone, self._residency, tokens=self.settings.pass_tokens)
         self._labeller = Labeller(backbone)
         self._fast = FastDecoder(backbone.body) if can_run(backbone.body, dtype) else None
@@ -122,7 +138,7 @@ class Engine:
             heads=heads,
             width=width,
             # the last one belongs to the inert rows of captured steps
-            blocks=count + 1,
+            blocks=count + bool(count),
             block_size=size,
             dtype=dtype,
             device=backbone.device,
@@ -137,10 +153,13 @@ class Engine:
             self._fill_prefix,
             max_rows=self.settings.max_rows,
             step_tokens=self.settings.step_tokens,
+            look_ahead=self.settings.look_ahead,
+            max_overtakes=self.settings.max_overtakes,
         )
         self.reader = PromptReader(backbone)
         self._sampler = Sampler()
         self._names: dict[str, str] = {}
+        self._pinned: dict[str, str] = {}
         self._arrived = 0
         self._steps = 0
         self._computed = 0
@@ -184,10 +203,11 @@ class Engine:
 
         Raises:
             StrictLoadError: when its tensors do not fit.
-            EngineError: when it is of a kind that is not served.
+            EngineError: when it is of a kind that is not served, or host memory is full.
         """
-        if key not in self._residency.known:
-            self._residency.keep(key, self._prepared(weights, key, name, task))
+        held = self._host.get(key)
+        ready = self._prepared(weights, key, name, task) if held is None else held
+        self._residency.keep(key, ready)
         self._names[name] = key
 
     def unload(self, name: str) -> None:
@@ -197,19 +217,35 @@ class Engine:
             NotFoundError: when there is no such name.
             EngineError: when rows use it.
         """
-        key = self._key(name)
+        if name not in self._names:
+            raise NotFoundError("is not loaded", place=name, hint=near(name, self._names))
+        key = self._names[name]
         if list(self._names.values()).count(key) == 1:
             self._residency.forget(key)
             self._labeller.forget(key)
         del self._names[name]
 
     def pin(self, name: str, *, pinned: bool = True) -> None:
-        """Keep an adapter on the device once it is there, or no longer.
+        """Keep an adapter in host memory, and on the device once it is there; or no longer.
+
+        A pin is for what the name means now, also when it means another version later on.
+
+        Args:
+            name: as in ``add``.
+            pinned: whether to keep it.
 
         Raises:
             NotFoundError: when there is no such name.
+            EngineError: when it has to come from a Hub first.
         """
-        self._residency.pin(self._key(name), pinned=pinned)
+        key = self._key(name) if pinned else self._pinned.pop(name, None)
+        if key is None:
+            return
+        if self._arrivals is not None and self._arrivals.is_reference(key):
+            raise EngineError("is on its way to the registry", place=name, hint="Pin it later")
+        if pinned:
+            self._pinned[name] = key
+        self._residency.pin(key, pinned=pinned)
 
     def add(
         self,
@@ -221,7 +257,10 @@ class Engine:
 
         Args:
             prompt: text, tokenized as it stands, token ids, or what ``reader`` made of them.
-            adapters: a name, names with weights, or ``None`` for the bare backbone.
+            adapters: a name, names with weights, or ``None`` for the bare backbone. A name is
+                that of a loaded adapter, or any reference that the source knows: it means what
+                it means now, and the request waits until that has come. Where it can't come or
+                can't be served, the request ends with the error.
             params: settings, unless ``prompt`` has them; the defaults where not given.
 
         Raises:
@@ -237,12 +276,11 @@ class Engine:
             else self.reader.read(prompt, params or SamplingParams())
         )
         keys = self._keys(adapters)
-        virtual = self._virtual(keys)
-        self._check_room(virtual + len(ready.tokens), ready.params.max_tokens)
         seed = request_seed(ready.params)
-        rows = tuple(
-            self._row(ready, index, keys, virtual, seed) for index in range(ready.params.n)
-        )
+        rows = tuple(self._row(ready, index, keys, seed) for index in range(ready.params.n))
+        for row in rows:
+            self._residency.join(row)
+            self._check_room(row)
         for row in rows:
             self._scheduler.add(row)
         return Request(rows, seed)
@@ -303,7 +341,7 @@ class Engine:
             DataError: when the text can't be used.
         """
         keys = self._keys(adapters)
-        self._virtual(keys)
+        self._check_together(keys)
         return self._labeller.ask(text, keys, kind, self._passes)
 
     def ask_embedding(
@@ -326,7 +364,7 @@ class Engine:
             NotFoundError: when there is no adapter of that name.
         """
         keys = self._keys(adapters)
-        self._virtual(keys)
+        self._check_together(keys)
         ids = self.backbone.tokenizer(text)["input_ids"] if isinstance(text, str) else list(text)
         return self._passes.add(Example(1, ids, ()), keys, Wish(pooling, normalize))
 
@@ -400,19 +438,22 @@ class Engine:
         afterwards, so those that generate wait for one pass and no longer. A step that the device
         can't compute ends the rows that take part in it by an error.
         """
+        lost = self._drop_lost()
         self._passes.step(alone=not self._scheduler.running)
         pieces = self._scheduler.plan()
         if not pieces:
-            return []
+            if self._scheduler.waiting:
+                self._residency.wait(IDLE_SECONDS)
+            return lost
         try:
             hidden = self._forward(pieces)
         except (RuntimeError, MemoryError) as error:
-            return self._fail(pieces, error)
+            return lost + self._fail(pieces, error)
         self._steps += 1
         self._computed += len(hidden)
         for piece in pieces:
             self._scheduler.computed(piece)
-        return self._sample(pieces, hidden)
+        return lost + self._sample(pieces, hidden)
 
     def stats(self) -> EngineStats:
         """Return what was done and how full the engine is."""
@@ -426,6 +467,9 @@ class Engine:
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting),
             resident=len(self._slots.resident),
+            fetches=self._arrivals.fetches if self._arrivals is not None else 0,
+            host_adapters=len(self._host.keys),
+            host_bytes=self._host.nbytes,
             free_blocks=self._blocks.free,
             cache_bytes=self._cache.nbytes,
         )
@@ -437,6 +481,7 @@ class Engine:
 
     def close(self) -> None:
         """Give the backbone back as it was."""
+        self._residency.close()
         self._sites.close()
         self.backbone.body.config._attn_implementation = self._attention_before
 
@@ -452,31 +497,40 @@ class Engine:
             return prefix_states(alone, cache_shape(self.backbone.config), dtype, name=name)
         return lora_factors(weights, self._sites, self._body_name(), name=name, others=keys)
 
-    def _virtual(self, keys: Rows[tuple[str, float]]) -> int:
-        """Return the length of the prefix among adapters, 0 where there is none."""
-        for key, weight in keys:
-            blended = len(keys) > 1 or weight != 1.0
-            if blended and self._residency.has_norms(key):
+    def _made_ready(self, artifact: Artifact) -> LoraFactors | PrefixStates:
+        """Check and convert an adapter; called on a background thread."""
+        name = artifact.digest
+        expected = artifact.manifest.backbone.fingerprint
+        check_fingerprint(self.backbone.fingerprint, name, expected)
+        task = task_of(artifact.manifest, self.backbone)
+        return self._prepared(artifact.weights, name, name, task)
+
+    def _size(self, artifact: Artifact) -> int:
+        """Return the bytes of host memory that an adapter will take."""
+        dtype = torch_dtype(self.backbone.quantization.compute_dtype)
+        return prepared_size(artifact.weights, dtype)
+
+    def _settle(self, row: Sequence, adapters: Rows[LoraFactors | PrefixStates]) -> None:
+        """Take the length of a row's prefix, and check that its adapters go together."""
+        row.virtual = _virtual([(a, w) for a, (_, w) in zip(adapters, row.adapters, strict=True)])
+        self._check_room(row)
+
+    def _check_together(self, keys: Rows[tuple[str, float]]) -> None:
+        """Require that the adapters of a pass are held, and go together."""
+        held = [(self._host.get(key), weight) for key, weight in keys]
+        for (key, _), (adapter, _) in zip(keys, held, strict=True):
+            if adapter is None:
                 raise EngineError(
-                    "replaces norm layers of the backbone and can't be blended",
-                    place=key,
-                    hint="Ask for it alone, with weight 1",
+                    "is not in memory", place=key, hint="Load it; only text is made by reference"
                 )
-            if blended and self._residency.is_dora(key):
-                raise EngineError(
-                    "DoRA multiplies the backbone's own output and can't be blended",
-                    place=key,
-                    hint="Ask for it alone, with weight 1",
-                )
-        found = [(self._residency.prefix(key), weight) for key, weight in keys]
-        prefixes = [(prefix, weight) for prefix, weight in found if prefix is not None]
-        if len(prefixes) > 1 or any(weight != 1.0 for _, weight in prefixes):
-            raise EngineError(
-                "a row takes one prefix, with weight 1",
-                place=", ".join(key for key, _ in keys),
-                hint="Concatenate prefixes beforehand; LoRA adapters may be blended beside one",
-            )
-        return prefixes[0][0].length if prefixes else 0
+        _virtual([(adapter, weight) for adapter, weight in held if adapter is not None])
+
+    def _drop_lost(self) -> list[tuple[Sequence, Delta]]:
+        """End the rows whose adapters can't be had."""
+        lost = self._residency.look_after(self._scheduler.waiting, idle=not self._scheduler.running)
+        for row, _ in lost:
+            self._scheduler.finish(row)
+        return [(row, fail(row, error)) for row, error in lost]
 
     def _fill_prefix(self, sequence: Sequence, start: int, end: int) -> None:
         size = self.settings.block_size
@@ -484,17 +538,17 @@ class Engine:
             [sequence.blocks[p // size] * size + p % size for p in range(start, end)],
             device=self.backbone.device,
         )
-        for key, _ in sequence.adapters:
-            prefix = self._residency.prefix(key)
-            if prefix is not None:
-                for layer in range(len(prefix.keys)):
-                    keys, values = prefix.keys[layer][start:end], prefix.values[layer][start:end]
-                    self._cache.write(layer, places, keys, values)
+        for prefix in self._residency.prefixes(sequence):
+            for layer in range(len(prefix.keys)):
+                keys, values = prefix.keys[layer][start:end], prefix.values[layer][start:end]
+                self._cache.write(layer, places, keys, values)
 
     def _key(self, name: str) -> str:
-        if name not in self._names:
+        if name in self._names:
+            return self._names[name]
+        if self._arrivals is None:
             raise NotFoundError("is not loaded", place=name, hint=near(name, self._names))
-        return self._names[name]
+        return self._arrivals.resolve(name)
 
     def _body_name(self) -> str:
         return str(self.backbone.body.base_model_prefix or "model")
@@ -588,7 +642,6 @@ class Engine:
         ready: PreparedPrompt,
         index: int,
         keys: tuple[tuple[str, float], ...],
-        virtual: int,
         seed: int,
     ) -> Sequence:
         state = SamplingState(
@@ -600,12 +653,12 @@ class Engine:
             ready.tokens,
             state,
             keys,
-            virtual,
-            ready.streams[index],
-            ready.constraints[index],
+            stream=ready.streams[index],
+            constraint=ready.constraints[index],
         )
 
-    def _check_room(self, prompt: int, answer: int) -> None:
+    def _check_room(self, row: Sequence) -> None:
+        prompt, answer = row.virtual + len(row.prompt), row.state.params.max_tokens
         room = self.settings.cache_positions
         if prompt + answer > room:
             raise RequestError(
@@ -618,3 +671,28 @@ class Engine:
     def _keys(self, adapters: Adapters) -> tuple[tuple[str, float], ...]:
         named = [(adapters, 1.0)] if isinstance(adapters, str) else list(adapters or ())
         return tuple((self._key(name), float(weight)) for name, weight in named)
+
+
+def _virtual(adapters: Rows[tuple[LoraFactors | PrefixStates, float]]) -> int:
+    """Return the length of the prefix among a row's adapters, 0 where there is none."""
+    prefixes = [(each, weight) for each, weight in adapters if isinstance(each, PrefixStates)]
+    for each, weight in adapters:
+        if isinstance(each, LoraFactors) and (len(adapters) > 1 or weight != 1.0):
+            _check_can_blend(each)
+    if len(prefixes) > 1 or any(weight != 1.0 for _, weight in prefixes):
+        raise EngineError(
+            "a row takes one prefix, with weight 1",
+            place="adapters",
+            hint="Concatenate prefixes beforehand; LoRA adapters may be blended beside one",
+        )
+    return prefixes[0][0].length if prefixes else 0
+
+
+def _check_can_blend(factors: LoraFactors) -> None:
+    if factors.gains:
+        problem = "DoRA multiplies the backbone's own output and can't be blended"
+    elif factors.norms:
+        problem = "replaces norm layers of the backbone and can't be blended"
+    else:
+        return
+    raise EngineError(problem, place="adapters", hint="Ask for it alone, with weight 1")

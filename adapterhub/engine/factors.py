@@ -70,10 +70,17 @@ def lora_factors(
             gain = _gain(found[_MAGNITUDE], _weight(site), scaled @ a.float())
             gains[site.number] = gain
             scaled = scaled * gain.unsqueeze(1)
-        pairs[site.number] = (a.to(site.dtype), scaled.t().contiguous().to(site.dtype))
+        # copies, because the tensors may lie in a file that is mapped into memory
+        pairs[site.number] = (
+            a.to(site.dtype, copy=True),
+            scaled.t().to(site.dtype, memory_format=torch.contiguous_format, copy=True),
+        )
     if reading.missing or reading.unexpected:
         raise StrictLoadError(name, reading.missing, reading.unexpected)
-    norms = {sites.norms[path].number: found for path, found in reading.norms.items()}
+    norms = {
+        sites.norms[path].number: {part: tensor.clone() for part, tensor in found.items()}
+        for path, found in reading.norms.items()
+    }
     return LoraFactors(spec.rank, pairs, gains, norms)
 
 
@@ -173,3 +180,14 @@ def _weight(site: LoraSite | EmbeddingSite) -> Tensor:
 def _gain(magnitude: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
     """Return ``m / |W + s B A|`` by output; Liu et al. 2024 (arXiv:2402.09353), equation 5."""
     return magnitude.float() / torch.linalg.norm(weight + delta.to(weight.device), dim=1)
+
+
+def prepared_size(weights: AdapterWeights, dtype: torch.dtype) -> int:
+    """Return the bytes of an adapter once its tensors are in a compute type.
+
+    DoRA's magnitudes become factors of the layer's output in float32.
+    """
+    return sum(
+        tensor.numel() * (4 if key.endswith(_MAGNITUDE) else dtype.itemsize)
+        for key, tensor in weights.tensors.items()
+    )

@@ -61,6 +61,11 @@ class PassRequest:
     example: Example
     adapters: tuple[tuple[str, float], ...]
     reader: Head | Wish
+    #: positions of its trained prefix
+    virtual: int = 0
+    #: its adapters were seen to go together, and it goes before all that generate
+    settled: bool = True
+    number: int = -1
     #: set while it is computed
     blend: Blend | None = None
     #: logits ``[selected, classes]`` or an embedding ``[hidden]``, float32 on the CPU
@@ -124,7 +129,8 @@ class SinglePasses:
             reader: a head, or how an embedding is made; the mean where not given.
         """
         request = PassRequest(example, adapters, reader or Wish())
-        length = len(example) + sum(prefix.length for prefix in self._prefixes(request))
+        request.virtual = sum(prefix.length for prefix in self._prefixes(request))
+        length = len(example) + request.virtual
         if not len(example) or length > self._longest:
             request.error = EngineError(
                 f"has {length} positions, the backbone reads 1 to {self._longest}", place="text"
@@ -190,7 +196,7 @@ class SinglePasses:
         return taken
 
     def _acquire(self, request: PassRequest) -> bool:
-        gone = [key for key, _ in request.adapters if key not in self._residency.known]
+        gone = [key for key, _ in request.adapters if not self._residency.holds(key)]
         if gone:
             request.error = EngineError("was unloaded before its turn", place=gone[0])
             return True

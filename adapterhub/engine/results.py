@@ -100,6 +100,9 @@ class EngineStats:
         running: rows that run.
         waiting: rows that wait.
         resident: adapters on the device.
+        fetches: times an adapter was asked for from the source.
+        host_adapters: adapters in host memory.
+        host_bytes: that they take.
         free_blocks: of the key-value cache.
         cache_bytes: of the key-value cache.
     """
@@ -113,5 +116,8 @@ class EngineStats:
     running: int
     waiting: int
     resident: int
+    fetches: int
+    host_adapters: int
+    host_bytes: int
     free_blocks: int
     cache_bytes: int

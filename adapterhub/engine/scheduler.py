@@ -3,12 +3,21 @@
 Rows that generate go first, one token each. What is left of the step's tokens is given to
 prompts in pieces, so that a long one never stalls the others. When the cache is full, the row
 that came last gives its blocks back and is computed again later; nothing is lost by it.
+
+Rows start in the order of arrival, but for two things. A row whose adapters are on their way to
+host memory is passed by. One whose adapters are there, and have no room on the device yet, may
+be overtaken by ``max_overtakes`` rows in all; then no later row starts before it, so that the
+device drains until it has room. A bound follows: where rows run for at most ``L`` steps and the
+cache suffices, a row that has ``k`` rows before it in the queue starts at most ``(k +
+max_overtakes + 1) * L`` steps after its adapters and those of the ``k`` came to host memory. For
+after at most ``L`` steps in which no row starts, none runs, and then the oldest one starts.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 from adapterhub.engine.blocks import Blocks, content_name, first_name
@@ -19,6 +28,9 @@ if TYPE_CHECKING:
 
 class Residency(Protocol):
     """Who holds the adapters that rows wait for."""
+
+    def ready(self, sequence: Sequence) -> bool:
+        """Return whether a row waits for nothing but its turn and room on the device."""
 
     def acquire(self, sequence: Sequence) -> bool:
         """Make a row's adapters resident and count it as their user, if that can be done now."""
@@ -52,6 +64,8 @@ class Scheduler:
         fill: writes trained prefixes.
         max_rows: most rows that run at once.
         step_tokens: most tokens of a step.
+        look_ahead: rows from the head of the queue on that may start.
+        max_overtakes: most rows that may start before an older one that is ready.
     """
 
     def __init__(
@@ -62,12 +76,16 @@ class Scheduler:
         *,
         max_rows: int,
         step_tokens: int,
+        look_ahead: int = 64,
+        max_overtakes: int = 32,
     ) -> None:
         self._blocks = blocks
         self._residency = residency
         self._fill = fill
         self._max_rows = max_rows
         self._step_tokens = step_tokens
+        self._look_ahead = look_ahead
+        self._max_overtakes = max_overtakes
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = 0
@@ -88,9 +106,11 @@ class Scheduler:
         # a row that gave its blocks back after it was planned is not computed
         pieces = [piece for piece in pieces if piece.sequence in self.running]
         while budget and len(self.running) < self._max_rows and self.preemptions == preempted:
-            next_one = self._next_waiting()
+            next_one, overtaken = self._next_waiting()
             if next_one is None or not self._admit(next_one):
                 break
+            for older in overtaken:
+                older.overtaken += 1
             budget -= self._extend(next_one, budget, pieces)
         return [piece for piece in pieces if piece.sequence in self.running]
 
@@ -141,7 +161,9 @@ class Scheduler:
         self.running.remove(sequence)
         self._give_back(sequence)
         sequence.computed = 0
-        self.waiting.appendleft(sequence)
+        # the queue stays in the order of arrival
+        place = sum(other.number < sequence.number for other in self.waiting)
+        self.waiting.insert(place, sequence)
         self.preemptions += 1
 
     def _give_back(self, sequence: Sequence) -> None:
@@ -157,12 +179,18 @@ class Scheduler:
             before = chain[-1] if chain else first_name(sequence.key)
             chain.append(content_name(before, sequence.cells(start, start + size)))
 
-    def _next_waiting(self) -> Sequence | None:
-        """Return the first row whose adapters can be made resident now."""
-        for sequence in self.waiting:
+    def _next_waiting(self) -> tuple[Sequence | None, list[Sequence]]:
+        """Return the row that starts next, its adapters acquired, and those it overtakes."""
+        passed: list[Sequence] = []
+        for sequence in islice(self.waiting, self._look_ahead):
+            if not self._residency.ready(sequence):
+                continue
             if self._residency.acquire(sequence):
-                return sequence
-        return None
+                return sequence, passed
+            if sequence.overtaken >= self._max_overtakes:
+                break
+            passed.append(sequence)
+        return None, passed
 
     def _admit(self, sequence: Sequence) -> bool:
         """Start a row with what the cache knows of it; its adapters are acquired."""

@@ -29,7 +29,7 @@ class Sequence:
         prompt: token ids.
         state: its settings, tokens and random stream.
         adapters: keys and weights, in canonical order; empty for the bare backbone.
-        virtual: positions of a trained prefix before the prompt.
+        virtual: positions of a trained prefix before the prompt; known when it is settled.
         stream: its text, where text is wanted.
         constraint: that its text follows, if any.
     """
@@ -49,6 +49,10 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     #: names of the contents of its full blocks, as far as they are known
     chain: list[bytes] = field(default_factory=list)
+    #: whether its adapters were there once and can serve it
+    settled: bool = False
+    #: rows that came later and started while this one waited for nothing but the device
+    overtaken: int = 0
     #: set while it is running
     blend: Blend | None = None
     finished: FinishReason | None = None

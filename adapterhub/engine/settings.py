@@ -16,6 +16,12 @@ class EngineSettings:
         block_size: positions in a block of the cache.
         rank_rows: of all resident adapters together: 32 adapters of rank 16 have 512.
         pass_tokens: most tokens of rows that are labelled or embedded together.
+        host_bytes: of host memory for adapters in the compute type.
+        look_ahead: rows from the head of the queue on that are looked at in a step: their
+            adapters are brought up, and one of them may start before an older one.
+        max_overtakes: most rows that may start before an older one whose adapters are in host
+            memory; then it is the next to start.
+        copy_bytes: bytes of adapters copied to the device before a step of running rows.
     """
 
     max_rows: int = 32
@@ -24,3 +30,7 @@ class EngineSettings:
     block_size: int = 16
     rank_rows: int = 512
     pass_tokens: int = 2048
+    host_bytes: int = 2 * 1024**3
+    look_ahead: int = 64
+    max_overtakes: int = 32
+    copy_bytes: int = 4 * 1024**2

@@ -51,7 +51,8 @@ class Sites:
     @property
     def hooked(self) -> list[int]:
         """Numbers of the sites that work by hooks."""
-        return [site.number for site in (*self.embeddings.values(), *self.norms.values())]
+        embeddings = [site.number for site in self.embeddings.values()]
+        return embeddings + [site.number for site in self.norms.values()]
 
     def close(self) -> None:
         """Give the body back as it was."""

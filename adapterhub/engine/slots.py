@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from adapterhub.errors import EngineError
 from adapterhub.kernels.lora_rows import Part
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import torch
     from torch import Tensor
@@ -100,6 +101,15 @@ class RankRows:
                 merged.append((start, length))
         self._free = merged
 
+    def largest(self, freed: Sequence[tuple[int, int]] = ()) -> int:
+        """Return the most free rows in a row, were these ranges free too."""
+        best = length = end = 0
+        for start, count in sorted([*self._free, *freed]):
+            length = length + count if start == end else count
+            end = start + count
+            best = max(best, length)
+        return best
+
     @property
     def free(self) -> int:
         """Number of rows that are free, in however many pieces."""
@@ -121,6 +131,21 @@ class LoraFactors:
     pairs: Mapping[int, tuple[Tensor, Tensor]]
     gains: Mapping[int, Tensor] = field(default_factory=dict)
     norms: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Copying:
+    """An adapter on its way into the tables.
+
+    Args:
+        slot: where it will be.
+        factors: what is copied.
+        left: sites that it is not copied to yet.
+    """
+
+    slot: Slot
+    factors: LoraFactors
+    left: list[int]
 
 
 class AdapterSlots:
@@ -157,6 +182,15 @@ class AdapterSlots:
         """Rank rows that no adapter has."""
         return self._rows.free
 
+    def find(self, key: str) -> Slot | None:
+        """Return an adapter if it is resident."""
+        return self._resident.get(key)
+
+    def fits(self, rank: int, without: Collection[str] = ()) -> bool:
+        """Return whether so many rows in a row are free, or would be without some adapters."""
+        gone = [self._resident[key] for key in without]
+        return self._rows.largest([(slot.row, slot.rank) for slot in gone]) >= rank
+
     def put(self, key: str, factors: LoraFactors) -> Slot | None:
         """Copy an adapter into free rows; ``None`` where there are not enough in a row.
 
@@ -165,23 +199,56 @@ class AdapterSlots:
         """
         if key in self._resident:
             return self._resident[key]
-        if factors.rank > self._rows.count:
-            raise EngineError(
-                f"has rank {factors.rank}, the tables have {self._rows.count} rows",
-                place=key,
-                hint="Start the engine with more rank rows",
-            )
+        copying = self.begin(key, factors)
+        if copying is None:
+            return None
+        self.go_on(copying)
+        return copying.slot
+
+    def begin(self, key: str, factors: LoraFactors) -> Copying | None:
+        """Take the rows for an adapter, which ``go_on`` copies; ``None`` as in ``put``.
+
+        Raises:
+            EngineError: when its rank is larger than all tables.
+        """
+        self.check_rank(factors.rank, key)
         row = self._rows.take(factors.rank)
         if row is None:
             return None
-        for site, (a, b) in factors.pairs.items():
-            self._sites[site].write_rows(row, a, b, factors.gains.get(site))
-        for site, parameters in factors.norms.items():
-            self._norms[site].hold(row, parameters)
         sites = frozenset((*factors.pairs, *factors.norms))
         slot = Slot(key, row, factors.rank, sites, norms=bool(factors.norms))
-        self._resident[key] = slot
-        return slot
+        return Copying(slot, factors, list(factors.pairs))
+
+    def go_on(self, copying: Copying, most: float = inf) -> int:
+        """Copy layers of an adapter until at least ``most`` bytes are; return how many are.
+
+        It is resident once nothing is ``left``.
+        """
+        done = 0
+        slot, factors = copying.slot, copying.factors
+        while copying.left and done < most:
+            site = copying.left.pop()
+            a, b = factors.pairs[site]
+            self._sites[site].write_rows(slot.row, a, b, factors.gains.get(site))
+            done += a.nbytes + b.nbytes
+        if not copying.left:
+            for site, parameters in factors.norms.items():
+                self._norms[site].hold(slot.row, parameters)
+            self._resident[slot.key] = slot
+        return done
+
+    def check_rank(self, rank: int, key: str) -> None:
+        """Require that a rank is not larger than all tables.
+
+        Raises:
+            EngineError: when it is.
+        """
+        if rank > self._rows.count:
+            raise EngineError(
+                f"has rank {rank}, the tables have {self._rows.count} rows",
+                place=key,
+                hint="Start the engine with more rank rows",
+            )
 
     def drop(self, key: str) -> None:
         """Give an adapter's rows back."""

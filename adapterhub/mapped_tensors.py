@@ -1,0 +1,80 @@
+"""Tensors of a safetensors file as views into the mapped file, none of them copied.
+
+``safe_open`` gives such views too, one call of 30 us each, which is 12 ms for the 420 tensors of
+a LoRA adapter on all linear layers of 30 layers. One view of the whole file, cut up, takes 2 ms.
+safetensors still reads the header first, and refuses what is malformed.
+"""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from adapterhub.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+#: Types that adapters have, by safetensors' name of them.
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file, mapped into memory and read when they are used.
+
+    The mapping is private: writing to a tensor changes no file. It lives as long as one of the
+    tensors does. The file must not be cut short meanwhile, which the system answers by ending
+    the process; the registry's files are never written to again.
+
+    Raises:
+        ArtifactError: when it is no safetensors file, or can't be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            header, start = _header(path)
+            entries = [(name, header[name]) for name in names]
+            if all(_plain(entry, start) for _, entry in entries):
+                return _views(path, entries, start)
+            return {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise ArtifactError(f"is not a safetensors file: {error}", place=str(path)) from error
+    except OSError as error:
+        raise ArtifactError(f"cannot be read: {error.strerror}", place=str(path)) from error
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header, and where the bytes of the tensors begin."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length)), 8 + length
+
+
+def _plain(entry: dict[str, Any], start: int) -> bool:
+    """Return whether a tensor can be a view: of a known type, where such a type may begin."""
+    dtype = _DTYPES.get(entry["dtype"])
+    return dtype is not None and (start + entry["data_offsets"][0]) % dtype.itemsize == 0
+
+
+def _views(path: Path, entries: list[tuple[str, dict[str, Any]]], start: int) -> dict[str, Tensor]:
+    size = path.stat().st_size
+    content = torch.empty(0, dtype=torch.uint8).set_(
+        torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size)
+    )
+    whole = {
+        name: content[: size - size % dtype.itemsize].view(dtype) for name, dtype in _DTYPES.items()
+    }
+    return {name: _view(whole[entry["dtype"]], entry, start) for name, entry in entries}
+
+
+def _view(whole: Tensor, entry: dict[str, Any], start: int) -> Tensor:
+    shape = entry["shape"]
+    strides = [prod(shape[place + 1 :]) for place in range(len(shape))]
+    first = (start + entry["data_offsets"][0]) // whole.itemsize
+    return torch.as_strided(whole, shape, strides, first)

@@ -1,0 +1,214 @@
+"""More adapters than fit: everyone is served in bounded time, whatever the others ask for."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tier_helpers import ModelFree, numbers
+
+from adapterhub.engine.host_tier import HostTier
+from adapterhub.engine.slots import LoraFactors, RankRows
+from adapterhub.errors import EngineError
+
+SLOTS, RANK, TOKENS = 8, 4, 6
+
+
+def bytes_of(rank):
+    """Bytes of an adapter of ``ModelFree``, two matrices of one column in float32."""
+    return 8 * rank
+
+
+def assert_bound(engine, overtakes, steps):
+    """Require the bound that ``scheduler`` states, for every row."""
+    for row, started in engine.started.items():
+        ahead = [each for each in engine.started if each.number < row.number]
+        ready = max([engine.ready[row], *(engine.ready[each] for each in ahead)])
+        bound = (engine.before[row] + overtakes + 1) * steps
+        assert started - ready <= bound, (row.number, started - ready, bound)
+        assert row.overtaken <= overtakes
+
+
+@pytest.mark.parametrize("pattern", ["uniform", "zipf"])
+@pytest.mark.parametrize("times", [2, 8, 32])
+def test_more_adapters_than_slots_cost_few_steps_and_nobody_starves(times, pattern):
+    draw = random.Random(times)
+    asked = numbers(pattern, SLOTS * times, 200, draw)
+    steps = {}
+    for rank_rows in (SLOTS * RANK, SLOTS * RANK * times):
+        engine = ModelFree([RANK] * SLOTS * times, rank_rows=rank_rows, max_rows=SLOTS)
+        for number in asked:
+            engine.add(f"a{number}", tokens=TOKENS)
+        steps[rank_rows] = engine.run()
+        assert len(engine.ended) == len(asked)
+        assert_bound(engine, 8, TOKENS)
+    few, all_resident = steps.values()
+    assert few <= 1.25 * all_resident, steps
+
+
+@pytest.mark.parametrize("pattern", ["uniform", "zipf"])
+def test_fewer_slots_than_rows_cost_no_more_than_the_slots_that_lack(pattern):
+    """Half the rows' slots: rows of different adapters can't all run, but no step is lost."""
+    draw = random.Random(5)
+    asked = numbers(pattern, 64, 200, draw)
+    engine = ModelFree([RANK] * 64, rank_rows=SLOTS * RANK, max_rows=2 * SLOTS)
+    for number in asked:
+        engine.add(f"a{number}", tokens=TOKENS)
+    # at least one row runs in each slot
+    assert engine.run() <= 1.25 * len(asked) / SLOTS * TOKENS
+    assert_bound(engine, 8, TOKENS)
+
+
+def test_host_memory_smaller_than_what_rows_wait_for_is_no_cliff():
+    steps = {}
+    for host in (bytes_of(RANK) * (SLOTS + 4), 1 << 20):
+        engine = ModelFree([RANK] * 64, rank_rows=SLOTS * RANK, max_rows=SLOTS, host=host, delay=1)
+        for number in numbers("uniform", 64, 150, random.Random(2)):
+            engine.add(f"a{number}", tokens=TOKENS)
+        steps[host] = engine.run()
+    assert engine.host.evictions == 0
+    few, plenty = steps.values()
+    assert few <= 1.5 * plenty, steps
+
+
+@pytest.mark.parametrize(("overtakes", "served"), [(8, True), (10**9, False)])
+def test_a_stream_of_rows_does_not_keep_a_large_adapter_out(overtakes, served):
+    """The large one needs all slots; without a bound on overtaking it would wait for ever."""
+    engine = ModelFree([4, 4, 16], rank_rows=16, max_rows=8, max_overtakes=overtakes)
+    for _ in range(2):
+        engine.add("a0")
+        engine.add("a1")
+    for _ in range(4):
+        engine.step()
+    large = engine.add("a2")
+    for _ in range(300):
+        engine.add(f"a{engine.steps % 2}")
+        engine.step()
+        if large in engine.started:
+            break
+    assert (large in engine.started) == served
+    if served:
+        assert_bound(engine, overtakes, 4)
+
+
+def test_rows_of_held_adapters_pass_by_one_that_is_on_its_way():
+    engine = ModelFree([4, 4], rank_rows=8, max_rows=4, delay=50)
+    slow = engine.add("a0")
+    bare = engine.add()
+    engine.run()
+    assert engine.ended[bare] < engine.started[slow]
+    assert slow.overtaken == 0
+
+
+def test_pieces_of_free_rows_are_joined_by_evicting_and_pins_yield_last():
+    engine = ModelFree([4, 4, 4, 4, 12], rank_rows=16, max_rows=4)
+    for name in ("a0", "a1", "a2", "a3"):
+        engine.add(name)
+    engine.run()
+    engine.residency.pin("a0")
+    engine.residency.pin("a2")
+    # 8 rows are loose, in two pieces; the pinned ones stand between them
+    engine.add("a4")
+    engine.run()
+    assert "a4" in engine.slots.resident
+    assert {"a0", "a2"} & set(engine.slots.resident)
+
+
+def test_pinned_adapters_stay_while_others_come_and_go():
+    engine = ModelFree([4] * 12, rank_rows=16, max_rows=4)
+    engine.add("a0")
+    engine.run()
+    engine.residency.pin("a0")
+    for number in range(1, 12):
+        engine.add(f"a{number}")
+    engine.run()
+    assert engine.residency.loads == 12
+    assert "a0" in engine.slots.resident
+
+
+def test_copying_goes_on_over_steps_while_rows_run_and_a_blend_takes_all_it_needs():
+    engine = ModelFree([4, 4, 4, 4], rank_rows=12, max_rows=4, copy_bytes=1)
+    engine.add("a0", tokens=30)
+    engine.run()
+    engine.add("a0", tokens=30)
+    engine.add("a1", "a2", tokens=30)
+    engine.add("a2", "a3", tokens=3)
+    engine.add("a3", "a1", tokens=3)
+    engine.run()
+    assert len(engine.ended) == 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ranks=st.lists(st.integers(1, 16), min_size=2, max_size=12),
+    rows=st.lists(
+        st.tuples(st.lists(st.integers(0, 11), max_size=2), st.integers(1, 8), st.integers(0, 5)),
+        max_size=40,
+    ),
+    host=st.integers(2, 12),
+    pinned=st.integers(0, 2),
+)
+def test_any_mix_of_ranks_and_blends_comes_to_its_end(ranks, rows, host, pinned):
+    room = bytes_of(16) * max(host, 2 + pinned)
+    engine = ModelFree(ranks, rank_rows=32, max_rows=4, host=room)
+    for number in range(min(pinned, len(ranks))):
+        engine.residency.pin(f"a{number}")
+    for names, tokens, pause in rows:
+        engine.add(*dict.fromkeys(f"a{number % len(ranks)}" for number in names), tokens=tokens)
+        for _ in range(pause):
+            engine.step()
+    engine.run()
+    assert len(engine.ended) == len(rows)
+    assert not engine.residency._rows
+    assert not engine.host._users
+
+
+def test_host_memory_keeps_what_was_loaded_by_hand_and_says_when_it_is_full():
+    host = HostTier(100)
+    host.keep("mine", adapter_of(15))
+    assert host.reserve("a", 25, 0)
+    host.put("a", adapter_of(6))
+    assert not host.reserve("b", 40, 0) or "a" not in host
+    host.give_up("b")
+    with pytest.raises(EngineError, match="takes 80 bytes"):
+        host.reserve("c", 80, 0)
+    with pytest.raises(EngineError, match="more host_bytes"):
+        host.keep("more", adapter_of(30))
+    assert "mine" in host
+
+
+def test_host_memory_lets_go_of_younger_claims_before_older_ones():
+    host = HostTier(24)
+    for key in ("old", "young", "none"):
+        assert host.reserve(key, 8, 9)
+        host.put(key, adapter_of(2))
+    host.claim({"old": 1, "young": 7})
+    gone = []
+    for number, key in ((5, "x"), (5, "y")):
+        before = host.keys
+        assert host.reserve(key, 8, number)
+        host.put(key, adapter_of(2))
+        host.claim({"old": 1, "young": 7, "x": 5, "y": 5})
+        gone += before - host.keys
+    assert gone == ["none", "young"]
+    assert not host.reserve("z", 8, 6)
+    assert host.reserve("z", 8, 0)
+
+
+def adapter_of(values):
+    """An adapter of 4 bytes a value."""
+    import torch
+
+    half = torch.zeros(1, values // 2)
+    return LoraFactors(1, {0: (half, torch.zeros(1, values - values // 2))})
+
+
+def test_largest_free_range_counts_what_would_be_freed():
+    rows = RankRows(16)
+    starts = [rows.take(4) for _ in range(4)]
+    assert rows.largest() == 0
+    rows.give_back(starts[1], 4)
+    assert rows.largest() == 4
+    assert rows.largest([(starts[3], 4)]) == 4
+    assert rows.largest([(starts[2], 4)]) == 8
+    assert rows.largest([(starts[0], 4), (starts[2], 4), (starts[3], 4)]) == 16
