@@ -202,6 +202,8 @@ def test_a_view_stays_where_it_is():
         assert view.ids.tolist() == [[1, 0, 0, 0]]
         # the first layer has a plan, the second the empty one
         assert [int(view.step.plan(layer).group) for layer in (0, 1)] == [1, 0]
+        # an embedding's or a norm layer's hook, which asks at every forward pass
+        assert view.step.plan(2) is None
     assert before.ids.data_ptr() == after.ids.data_ptr()
     assert buffers.view(4, adapted=False).step.plan(0) is None
 
