@@ -57,7 +57,7 @@ def engine_of(decoder, peers, attention=attend_pages, **changes):
     engine = Engine(load_backbone(str(decoder), PLAIN), SMALL, kernel=TritonKernel())
     # on a GPU the forward pass is transformers' own
     engine._fast = None
-    recorder, sites = Recorder(), len(engine._sites)
+    recorder, sites = Recorder(), len(engine._sites.linear)
     if not torch.cuda.is_available():
         sizes = sizes_for(SMALL)
         sizes = DecodeSizes(sizes.rows, sizes.positions, sizes.parts, sizes.ranks, **changes)
