@@ -104,7 +104,7 @@ def random_adapter(engine: Engine, seed: int) -> AdapterWeights:
     """Return an adapter of rank 16 on all linear layers."""
     draw = torch.Generator().manual_seed(seed)
     tensors = {}
-    for path, site in engine._sites.items():
+    for path, site in engine._sites.linear.items():
         key = f"base_model.model.model.{path}"
         tensors[f"{key}.lora_A.weight"] = torch.randn(RANK, site.in_features, generator=draw) * 0.02
         tensors[f"{key}.lora_B.weight"] = (

@@ -66,7 +66,7 @@ class Ours:
     def __init__(self, scheme: str, compute: ComputeDtype, adapters: int, folder: Path) -> None:
         backbone = load_backbone(BACKBONE, QuantizationSpec(scheme, compute))
         self.engine = Engine(backbone, EngineSettings(rank_rows=max(RANK * adapters, RANK)))
-        self.engine_paths = {path: site for path, site in self.engine._sites.items()}
+        self.engine_paths = {path: site for path, site in self.engine._sites.linear.items()}
         self.folders: list[Path] = []
         for number in range(adapters):
             weights = self._random(number)

@@ -93,8 +93,10 @@ class BufferedStep(Step):
         self._buffered = plans
 
     def plan(self, site: int) -> LoraPlan | None:
-        """Return the plan of a layer."""
-        return None if self._buffered is None else self._buffered[site]
+        """Return the plan of a linear layer; sites that work by hooks have later numbers."""
+        if self._buffered is None or site >= len(self._buffered):
+            return None
+        return self._buffered[site]
 
 
 class DecodeBuffers:

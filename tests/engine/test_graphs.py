@@ -57,7 +57,7 @@ def engine_of(decoder, peers, attention=attend_pages, **changes):
     engine = Engine(load_backbone(str(decoder), PLAIN), SMALL, kernel=TritonKernel())
     # on a GPU the forward pass is transformers' own
     engine._fast = None
-    recorder, sites = Recorder(), len(engine._sites)
+    recorder, sites = Recorder(), len(engine._sites.linear)
     if not torch.cuda.is_available():
         sizes = sizes_for(SMALL)
         sizes = DecodeSizes(sizes.rows, sizes.positions, sizes.parts, sizes.ranks, **changes)
@@ -202,6 +202,8 @@ def test_a_view_stays_where_it_is():
         assert view.ids.tolist() == [[1, 0, 0, 0]]
         # the first layer has a plan, the second the empty one
         assert [int(view.step.plan(layer).group) for layer in (0, 1)] == [1, 0]
+        # an embedding's or a norm layer's hook, which asks at every forward pass
+        assert view.step.plan(2) is None
     assert before.ids.data_ptr() == after.ids.data_ptr()
     assert buffers.view(4, adapted=False).step.plan(0) is None
 
