@@ -502,8 +502,8 @@ class Engine:
         name = artifact.digest
         expected = artifact.manifest.backbone.fingerprint
         check_fingerprint(self.backbone.fingerprint, name, expected)
-        task = task_of(artifact.manifest, self.backbone)
-        return self._prepared(artifact.weights, name, name, task)
+        # no head: an adapter that labels has to be loaded, and is refused here for its head
+        return self._prepared(artifact.weights, name, name, None)
 
     def _size(self, artifact: Artifact) -> int:
         """Return the bytes of host memory that an adapter will take."""
