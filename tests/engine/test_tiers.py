@@ -139,7 +139,7 @@ def test_copying_goes_on_over_steps_while_rows_run_and_a_blend_takes_all_it_need
 
 
 @pytest.mark.xfail(
-    strict=False, reason="host memory that holds few adapters of a blend can leave rows waiting"
+    strict=False, reason="rows with blends were seen to wait for ever, cause not found"
 )
 @settings(max_examples=60, deadline=None)
 @given(
