@@ -140,7 +140,8 @@ def environment(threads: int) -> dict[str, str]:
         # Otherwise it leaves one processor to its scheduler.
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, processors)),
         "OMP_NUM_THREADS": str(threads),
-        # Scheduler and worker in one process: on two cores the fastest of seven settings, each tried once or twice,
+        # One process for scheduler and worker: the fastest of seven settings on two cores, each
+        # tried once or twice,
         # which poll for each other.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
