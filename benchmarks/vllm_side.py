@@ -141,8 +141,7 @@ def environment(threads: int) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, processors)),
         "OMP_NUM_THREADS": str(threads),
         # One process for scheduler and worker: the fastest of seven settings on two cores, each
-        # tried once or twice,
-        # which poll for each other.
+        # tried once or twice; two processes poll for each other.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
         "VLLM_LOGGING_LEVEL": "ERROR",
