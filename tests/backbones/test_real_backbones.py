@@ -5,6 +5,7 @@ import torch
 
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.backbones.catalog import load_catalog
+from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.specs import QuantizationSpec
 
@@ -37,8 +38,9 @@ def test_smollm2_is_what_its_authors_describe(smollm2):
     assert smollm2.fingerprint.endswith("+nf4")
 
 
-def test_nf4_holds_less_than_half_of_bfloat16(smollm2):
-    assert smollm2.memory_bytes < 0.45 * 2 * smollm2.parameters
+def test_nf4_holds_less_than_half_of_what_the_compute_type_would(smollm2):
+    width = torch_dtype(smollm2.quantization.compute_dtype).itemsize
+    assert smollm2.memory_bytes < 0.45 * width * smollm2.parameters
 
 
 def test_smollm2_tokenizer_sets_digits_apart(smollm2):
