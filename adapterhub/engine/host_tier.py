@@ -94,11 +94,18 @@ class HostTier:
             EngineError: when there can never be room.
         """
         with self._lock:
-            fixed = sum(self._sizes.get(key, 0) for key in self._permanent | self._pinned)
-            if size > self.limit - fixed:
+            stay = self._permanent | self._pinned
+            fixed = sum(self._sizes.get(key, 0) for key in stay)
+            # a row starts once all its adapters are here together
+            beside = sum(
+                size
+                for key, size in self._sizes.items()
+                if key not in stay and self._claims.get(key) == number
+            )
+            if size > self.limit - fixed - beside:
                 raise EngineError(
-                    f"takes {size} bytes of host memory, all of it is {self.limit} and {fixed} of "
-                    "that are loaded by hand or pinned",
+                    f"takes {size} bytes of host memory, all of it is {self.limit}: {fixed} are "
+                    f"loaded by hand or pinned, {beside} are of adapters that it is used with",
                     place=key,
                     hint="Start the engine with more host_bytes",
                 )

@@ -128,6 +128,8 @@ class Residency:
             except AdapterHubError as error:
                 lost[row] = error
         self._claim(ahead)
+        if self._arrivals is not None:
+            self._arrivals.drop_unwanted(self._claims)
         for row in ahead:
             if row not in lost:
                 try:
@@ -219,8 +221,8 @@ class Residency:
         keys = [key for key, _ in sequence.adapters]
         # what this row needs is not pushed out for the rest of it
         self._count(keys, 1)
-        slots = [self._resident(key, sequence.number) for key in keys]
-        if not all(slots):
+        slots = self._placed(keys, sequence.number)
+        if slots is None:
             self._count(keys, -1)
             return False
         self._users += bool(keys)
@@ -231,7 +233,7 @@ class Residency:
             tuple(
                 (slot, weight)
                 for slot, (_, weight) in zip(slots, sequence.adapters, strict=True)
-                if slot is not None and not isinstance(slot, PrefixStates)
+                if not isinstance(slot, PrefixStates)
             )
         )
         return True
@@ -264,9 +266,12 @@ class Residency:
         held = [self._host.get(key) for key, _ in sequence.adapters]
         found = [adapter for adapter in held if adapter is not None]
         if len(found) == len(held):
-            for (key, _), adapter in zip(sequence.adapters, found, strict=True):
-                if isinstance(adapter, LoraFactors):
-                    self._slots.check_rank(adapter.rank, key)
+            ranks = {
+                key: adapter.rank
+                for (key, _), adapter in zip(sequence.adapters, found, strict=True)
+                if isinstance(adapter, LoraFactors)
+            }
+            self._slots.check_rank(sum(ranks.values()), ", ".join(ranks))
             self._settle(sequence, found)
             sequence.settled = True
 
@@ -310,6 +315,25 @@ class Residency:
         self.loads += 1
         return True
 
+    def _placed(self, keys: list[str], number: int) -> list[Slot | PrefixStates] | None:
+        """Return where a row's adapters are for use, or ``None`` where not all can be there yet.
+
+        Its own may lie so that the free rows between them are in pieces. Where nothing runs, so
+        that waiting changes nothing, they are all placed anew.
+        """
+        placed = self._try_to_place(keys, number)
+        drained = not self._users and not self._copying
+        for spared in (self._pinned, set[str]()):
+            if placed is None and drained:
+                self._evict([key for key in self._recent if key not in spared])
+                placed = self._try_to_place(keys, number)
+        return placed
+
+    def _try_to_place(self, keys: list[str], number: int) -> list[Slot | PrefixStates] | None:
+        slots = [self._resident(key, number) for key in keys]
+        found = [slot for slot in slots if slot is not None]
+        return found if len(found) == len(slots) else None
+
     def _resident(self, key: str, number: int) -> Slot | PrefixStates | None:
         """Return where an adapter is for use, or ``None`` where it can't be there yet."""
         slot = self._slots.find(key)
@@ -349,9 +373,7 @@ class Residency:
             others = [other for other in going if other != key]
             if self._slots.fits(rank, others):
                 going = others
-        for key in going:
-            self._drop(key)
-            self.evictions += 1
+        self._evict(going)
         return True
 
     def _in_order_of_going(self, number: int) -> list[str]:
@@ -376,6 +398,11 @@ class Residency:
             self._host.hold(keys)
         else:
             self._host.let_go(keys)
+
+    def _evict(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._drop(key)
+            self.evictions += 1
 
     def _drop(self, key: str) -> None:
         self._slots.drop(key)

@@ -238,7 +238,7 @@ class AdapterSlots:
         return done
 
     def check_rank(self, rank: int, key: str) -> None:
-        """Require that a rank is not larger than all tables.
+        """Require that a rank, or those of a blend together, is not larger than all tables.
 
         Raises:
             EngineError: when it is.

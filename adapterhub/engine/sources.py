@@ -16,7 +16,7 @@ from adapterhub.background import background_pool
 from adapterhub.errors import AdapterHubError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
     from concurrent.futures import Future
 
     from adapterhub.artifact import Artifact
@@ -124,12 +124,18 @@ class Arrivals:
                 if artifact is not None:
                     self._begin_preparing(key, artifact)
                 return artifact is None
-            if len(self._under_way) >= MAX_UNDER_WAY:
+            if len(self._under_way) >= MAX_UNDER_WAY and not self._displace_younger(number):
                 return False
             self._under_way[key] = number
             self.fetches += 1
         self._source.fetch(key).add_done_callback(partial(self._fetched, key))
         return True
+
+    def drop_unwanted(self, wanted: Container[str]) -> None:
+        """Let go of what was fetched, found no room, and no row waits for any more."""
+        with self._changed:
+            for key in [key for key in self._shut_out if key not in wanted]:
+                self._drop_shut_out(key)
 
     def take(self) -> News:
         """Return what is new."""
@@ -148,6 +154,20 @@ class Arrivals:
     def close(self) -> None:
         """Drop what is not begun, and wait for the rest."""
         self._pool.shutdown(cancel_futures=True)
+
+    def _displace_younger(self, number: int) -> bool:
+        """Let go of what only younger rows wait for, if it found no room in host memory.
+
+        They would hold their places until room comes, which the older row may have to give.
+        """
+        youngest = max(self._shut_out, key=self._under_way.__getitem__, default=None)
+        if youngest is None or self._under_way[youngest] < number:
+            return False
+        self._drop_shut_out(youngest)
+        return True
+
+    def _drop_shut_out(self, key: str) -> None:
+        del self._shut_out[key], self._under_way[key]
 
     def _resolved(self, ref: str, future: Future[str]) -> None:
         error = _error_of(future, "was not looked up")

@@ -1,6 +1,7 @@
 """Adapters by reference: they come from a registry while rows run, and equal peft's answers."""
 
 import random
+import time
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from transformers import AutoModelForCausalLM
 from adapterhub.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.engine import Engine
+from adapterhub.engine.host_tier import HostTier
 from adapterhub.engine.settings import EngineSettings
+from adapterhub.engine.sources import MAX_UNDER_WAY, Arrivals
 from adapterhub.errors import (
     ArtifactError,
     EngineError,
@@ -250,3 +253,41 @@ def test_a_bare_row_is_as_before(decoder, engine_on, loader):
     row = engine.add([9, 30, 12], None, asked(6)).rows[0]
     run(engine)
     assert row.output == greedy(bare, [9, 30, 12], 6)[0]
+
+
+def test_what_only_younger_rows_wait_for_gives_its_place_to_an_older_row():
+    """All places are taken by adapters that find no room; the older row's must still come."""
+    source, host = HandSource(), HostTier(100)
+    assert host.reserve("held", 60, 0)
+    sizes = {"old": 40}
+    arrivals = Arrivals(source, host, lambda artifact: sizes.get(artifact, 60), lambda a: None)
+    for number in range(MAX_UNDER_WAY):
+        assert arrivals.want(f"young{number}", 10 + number)
+        source.futures[f"young{number}"].set_result(f"young{number}")
+    wait_for(lambda: len(arrivals._shut_out) == MAX_UNDER_WAY)
+    assert not arrivals.want("younger still", 99)
+    assert arrivals.want("old", 1)
+    assert arrivals.want("young0", 10) is False
+    assert not arrivals.want("young3", 13)
+    arrivals.close()
+
+
+def test_what_no_row_waits_for_any_more_gives_its_place_back():
+    source, host = HandSource(), HostTier(100)
+    assert host.reserve("held", 60, 0)
+    arrivals = Arrivals(source, host, lambda artifact: 60, lambda artifact: None)
+    for number in range(MAX_UNDER_WAY):
+        assert arrivals.want(f"gone{number}", number)
+        source.futures[f"gone{number}"].set_result(f"gone{number}")
+    wait_for(lambda: len(arrivals._shut_out) == MAX_UNDER_WAY)
+    assert not arrivals.want("new", 50)
+    arrivals.drop_unwanted({"gone1": 1})
+    assert arrivals.want("new", 50)
+    arrivals.close()
+
+
+def wait_for(happened, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.001)

@@ -25,10 +25,11 @@ from adapterhub.kernels.lora_rows import ReferenceKernel
 from adapterhub.kernels.lora_rows_cpu import CpuKernel
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
-#: Largest difference of logits, whose own spread is about 10. bfloat16 has 8 bits, so that a
-#: logit of 10 is rounded by 0.04 at each of some ten places on its way. int8 rounds activations
-#: to 8 bits of the row's largest, where a difference in the last bit can move a whole step.
-BOUNDS = {"float32": 1e-4, "bfloat16": 0.8, "int8": 0.8}
+#: Largest difference of logits, whose own spread is about 10. Over 60 plays of each kind 3.4e-5
+#: was seen in float32, 0.63 in bfloat16 and 0.019 in int8. bfloat16 has 8 bits, so that a logit
+#: of 10 is rounded by 0.04 at each of some ten places on its way. int8 rounds activations to 8
+#: bits of the row's largest, where a difference in the last bit can move a whole step.
+BOUNDS = {"float32": 1e-4, "bfloat16": 0.8, "int8": 0.1}
 SIZES = EngineSettings(max_rows=4, step_tokens=12, cache_positions=96, block_size=4, rank_rows=26)
 SPECS = [
     LoraSpec(rank=4, alpha=8.0, target_modules=LINEARS),
@@ -249,7 +250,7 @@ def assert_as_alone(play, reference):
 
 @pytest.mark.parametrize(("scheme", "compute", "kernel"), KINDS)
 @settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(events=EVENTS)
 def test_every_row_is_as_alone_with_peft(references, engines, scheme, compute, kernel, events):

@@ -138,9 +138,6 @@ def test_copying_goes_on_over_steps_while_rows_run_and_a_blend_takes_all_it_need
     assert len(engine.ended) == 5
 
 
-@pytest.mark.xfail(
-    strict=False, reason="rows with blends were seen to wait for ever, cause not found"
-)
 @settings(max_examples=60, deadline=None)
 @given(
     ranks=st.lists(st.integers(1, 16), min_size=2, max_size=12),
@@ -164,6 +161,40 @@ def test_any_mix_of_ranks_and_blends_comes_to_its_end(ranks, rows, host, pinned)
     assert len(engine.ended) == len(rows)
     assert not engine.residency._rows
     assert not engine.host._users
+
+
+def test_a_blend_starts_where_its_own_adapters_had_cut_the_free_rows_in_pieces():
+    """a1 lies behind a0; once a0 goes, 12 rows are free on either side of it, and a2 needs 14."""
+    engine = ModelFree([12, 8, 14], rank_rows=32, max_rows=4)
+    for name in ("a0", "a1"):
+        engine.add(name)
+        engine.run()
+    row = engine.add("a1", "a2")
+    engine.run(most=100)
+    assert row in engine.ended
+    slots = engine.slots.resident
+    assert {slots["a1"].row, slots["a2"].row} == {0, 8}
+
+
+def test_a_blend_of_more_ranks_than_all_rows_is_refused():
+    engine = ModelFree([20, 20], rank_rows=32, max_rows=4, delay=0)
+    for name in ("a0", "a1"):
+        engine.add(name)
+    engine.run()
+    with pytest.raises(EngineError, match="has rank 40, the tables have 32"):
+        engine.add("a0", "a1")
+
+
+def test_a_blend_that_host_memory_can_not_hold_at_once_is_refused():
+    host = HostTier(40)
+    host.claim({"a": 3, "b": 3, "other": 4})
+    for key in ("a", "other"):
+        assert host.reserve(key, 16, 3)
+        host.put(key, adapter_of(4))
+    with pytest.raises(EngineError, match="16 are of adapters that it is used with"):
+        host.reserve("b", 32, 3)
+    assert host.reserve("b", 24, 3)
+    assert "other" not in host
 
 
 def test_host_memory_keeps_what_was_loaded_by_hand_and_says_when_it_is_full():

@@ -89,6 +89,9 @@ class SlowArrivals:
         self.under_way[key][1] = min(number, self.under_way[key][1])
         return True
 
+    def drop_unwanted(self, wanted):
+        pass
+
     def take(self):
         for key, (left, number) in list(self.under_way.items()):
             if left > 0:
