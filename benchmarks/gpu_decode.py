@@ -127,7 +127,7 @@ class Decoding:
             max_rows=rows, step_tokens=max(512, rows), rank_rows=RANK * max(1, adapters)
         )
         self.engine = Engine(backbone, settings)
-        self.graphs = self.engine._graphs
+        self.graphs = self.engine._forward.graphs
         for number in range(adapters):
             weights = random_adapter(self.engine, number)
             self.engine.load_weights(weights, key=f"adapter-{number}", name=str(number))
@@ -135,7 +135,7 @@ class Decoding:
     def rate(self, rows: int, adapters: int, tokens: int, seed: int, *, graphs: bool) -> float:
         """Return tokens a second over the steps in which every row has one token."""
         engine, draw = self.engine, random.Random(seed)
-        engine._graphs = self.graphs if graphs else None
+        engine._forward.graphs = self.graphs if graphs else None
         params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
         most = engine.backbone.config.vocab_size
         for row in range(rows):

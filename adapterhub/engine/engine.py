@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import logging
+from heapq import merge
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.quantize import torch_dtype
-from adapterhub.backbones.skeleton import check_prefix_fits
 from adapterhub.data.packing import Example
 from adapterhub.engine.answers import cancel, fail, next_tokens
-from adapterhub.engine.attention import (
-    PAGED_NAME,
-    PagedBatch,
-    PagedRow,
-    install_paged_attention,
-    paged_batch,
-)
+from adapterhub.engine.attention import PAGED_NAME, install_paged_attention
 from adapterhub.engine.blocks import Blocks
 from adapterhub.engine.cache import KeyValueCache, cache_shape
-from adapterhub.engine.decoder import FastDecoder, can_run
-from adapterhub.engine.factors import lora_factors, prepared_size
-from adapterhub.engine.families import capped, check_served
-from adapterhub.engine.graphs import decode_graphs, replay
+from adapterhub.engine.families import check_served
+from adapterhub.engine.forward import ForwardPass
 from adapterhub.engine.host_tier import HostTier
-from adapterhub.engine.passes import SinglePasses, Wish
-from adapterhub.engine.prefixes import PrefixStates, prefix_states
+from adapterhub.engine.passes import PassRequest, SinglePasses, Wish
+from adapterhub.engine.preparing import Preparer, virtual_positions
 from adapterhub.engine.requests import PreparedPrompt, PromptReader, Request, request_seed
 from adapterhub.engine.residency import Residency
 from adapterhub.engine.results import Answer, Completion, EngineStats
@@ -36,33 +27,31 @@ from adapterhub.engine.sampling.sampler import Sampler
 from adapterhub.engine.sampling.state import SamplingState
 from adapterhub.engine.scheduler import Scheduler
 from adapterhub.engine.sequences import Sequence
-from adapterhub.engine.session import task_of
 from adapterhub.engine.settings import EngineSettings
 from adapterhub.engine.sites import make_sites
-from adapterhub.engine.slots import BARE, AdapterSlots, LoraFactors
+from adapterhub.engine.slots import BARE, AdapterSlots
 from adapterhub.engine.sources import AdapterSource, Arrivals
-from adapterhub.engine.step import Step, current_step, running
-from adapterhub.engine.texts import Labeller, one_each
+from adapterhub.engine.texts import EmbedRequest, LabelRequest, TextRequest, one_each
 from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, RequestError, near
 from adapterhub.kernels.choice import choose_kernel
-from adapterhub.specs import PrefixSpec
-from adapterhub.weights import AdapterWeights
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from collections.abc import Sequence as Rows
 
     from torch import Tensor
 
     from adapterhub.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.engine.passes import PassRequest, Pooling
+    from adapterhub.engine.host_tier import Prepared
+    from adapterhub.engine.passes import Pooling
+    from adapterhub.engine.residency import Waiting
     from adapterhub.engine.results import Delta
     from adapterhub.engine.scheduler import Piece
-    from adapterhub.engine.slots import Blend
-    from adapterhub.engine.texts import Each, HeadName, LabelRequest
+    from adapterhub.engine.texts import Each, HeadName
     from adapterhub.kernels.lora_rows import LoraKernel
     from adapterhub.tasks.base import Task
+    from adapterhub.weights import AdapterWeights
 
 
 _LOG = logging.getLogger(__name__)
@@ -107,7 +96,8 @@ class Engine:
         backbone.body.config._attn_implementation = PAGED_NAME
         kernel = kernel or choose_kernel(backbone.device.type)
         self._sites = make_sites(backbone, dtype, kernel)
-        self._head = self._sites.output
+        self._generates = self._sites.output is not None
+        self._preparer = Preparer(backbone, self._sites)
         self._slots = AdapterSlots(
             list(self._sites.pairs.values()),
             self.settings.rank_rows,
@@ -116,7 +106,9 @@ class Engine:
         )
         self._host = HostTier(self.settings.host_bytes)
         self._arrivals = (
-            Arrivals(source, self._host, self._size, self._made_ready) if source else None
+            Arrivals(source, self._host, self._preparer.size, self._preparer.artifact)
+            if source
+            else None
         )
         self._residency = Residency(
             self._slots,
@@ -127,13 +119,13 @@ class Engine:
             copy_bytes=self.settings.copy_bytes,
         )
         self._passes = SinglePasses(backbone, self._residency, tokens=self.settings.pass_tokens)
-        self._labeller = Labeller(backbone)
-        self._fast = FastDecoder(backbone.body) if can_run(backbone.body, dtype) else None
+        #: texts that wait for their adapters
+        self._texts: list[TextRequest] = []
         layers, heads, width = cache_shape(backbone.config)
         size = self.settings.block_size
         # an encoder keeps no keys and values
-        count = -(-self.settings.cache_positions // size) if self._head is not None else 0
-        self._cache = KeyValueCache(
+        count = -(-self.settings.cache_positions // size) if self._generates else 0
+        cache = KeyValueCache(
             layers=layers,
             heads=heads,
             width=width,
@@ -143,14 +135,14 @@ class Engine:
             dtype=dtype,
             device=backbone.device,
         )
-        self._graphs = decode_graphs(
-            backbone.config, self._cache, len(self._sites.linear), kernel, self._body, self.settings
+        self._forward = ForwardPass(
+            backbone, self._sites, cache, self._residency, kernel, self.settings
         )
         self._blocks = Blocks(count, size)
         self._scheduler = Scheduler(
             self._blocks,
             self._residency,
-            self._fill_prefix,
+            self._forward.fill_prefix,
             max_rows=self.settings.max_rows,
             step_tokens=self.settings.step_tokens,
             look_ahead=self.settings.look_ahead,
@@ -184,11 +176,11 @@ class Engine:
             StrictLoadError: when its tensors do not fit.
             EngineError: when it is of a kind that is not served.
         """
-        check_fingerprint(
-            self.backbone.fingerprint, name, artifact.manifest.backbone.fingerprint, force=force
+        self._keep(
+            artifact.digest,
+            name,
+            lambda: self._preparer.artifact(artifact, name=name, force=force),
         )
-        task = task_of(artifact.manifest, self.backbone)
-        self.load_weights(artifact.weights, key=artifact.digest, name=name, task=task)
 
     def load_weights(
         self, weights: AdapterWeights, *, key: str, name: str, task: Task | None = None
@@ -205,10 +197,7 @@ class Engine:
             StrictLoadError: when its tensors do not fit.
             EngineError: when it is of a kind that is not served, or host memory is full.
         """
-        held = self._host.get(key)
-        ready = self._prepared(weights, key, name, task) if held is None else held
-        self._residency.keep(key, ready)
-        self._names[name] = key
+        self._keep(key, name, lambda: self._preparer.weights(weights, task, name=name))
 
     def unload(self, name: str) -> None:
         """Forget a name, and its adapter where no other name stands for it.
@@ -222,13 +211,13 @@ class Engine:
         key = self._names[name]
         if list(self._names.values()).count(key) == 1:
             self._residency.forget(key)
-            self._labeller.forget(key)
         del self._names[name]
 
     def pin(self, name: str, *, pinned: bool = True) -> None:
         """Keep an adapter in host memory, and on the device once it is there; or no longer.
 
-        A pin is for what the name means now, also when it means another version later on.
+        One that is not in host memory is fetched by the next steps. A pin is for what the name
+        means now, also when it means another version later on.
 
         Args:
             name: as in ``add``.
@@ -268,7 +257,7 @@ class Engine:
             RequestError: when the prompt can't be read, or can never fit into the cache.
             EngineError: when the adapters can't be used together, or the backbone is an encoder.
         """
-        if self._head is None:
+        if not self._generates:
             raise EngineError("does not generate text", place=self.backbone.name)
         ready = (
             prompt
@@ -285,8 +274,11 @@ class Engine:
             self._scheduler.add(row)
         return Request(rows, seed)
 
-    def cancel(self, request: Request) -> None:
+    def cancel(self, request: Request | TextRequest) -> None:
         """Take a request's rows out before the next step."""
+        if isinstance(request, TextRequest):
+            self._drop_text(request, EngineError("was cancelled"))
+            return
         for row in request.rows:
             if row.finished is None:
                 cancel(row)
@@ -332,17 +324,18 @@ class Engine:
 
         Args:
             text: itself, or a row with the fields of the adapter's task.
-            adapters: a name, or names with weights; one of them has a head.
+            adapters: as in ``add``; one of them has a head.
             kind: ``sequence`` for one label, ``token`` for spans.
 
         Raises:
             NotFoundError: when there is no adapter of that name.
-            EngineError: when none of them, or more than one, has a head of that kind.
+            EngineError: when none of them, or more than one, has a head of that kind. Where they
+                are not there yet, the request ends with it, and so with the next.
             DataError: when the text can't be used.
         """
-        keys = self._keys(adapters)
-        self._check_together(keys)
-        return self._labeller.ask(text, keys, kind, self._passes)
+        request = LabelRequest(self._next_number(), self._keys(adapters), text, kind)
+        self._join_text(request)
+        return request
 
     def ask_embedding(
         self,
@@ -351,22 +344,24 @@ class Engine:
         *,
         pooling: Pooling = "mean",
         normalize: bool = False,
-    ) -> PassRequest:
+    ) -> EmbedRequest:
         """Let a text be embedded in one of the next passes.
 
         Args:
             text: itself, or its token ids.
-            adapters: a name, names with weights, or ``None`` for the bare backbone.
+            adapters: as in ``add``.
             pooling: the mean of all tokens, or the last token.
             normalize: to length 1.
 
         Raises:
             NotFoundError: when there is no adapter of that name.
         """
-        keys = self._keys(adapters)
-        self._check_together(keys)
         ids = self.backbone.tokenizer(text)["input_ids"] if isinstance(text, str) else list(text)
-        return self._passes.add(Example(1, ids, ()), keys, Wish(pooling, normalize))
+        wish = Wish(pooling, normalize)
+        keys = self._keys(adapters)
+        request = EmbedRequest(self._next_number(), keys, Example(1, ids, ()), wish)
+        self._join_text(request)
+        return request
 
     def classify(
         self, texts: Rows[str | Mapping[str, Any]], adapters: Each
@@ -411,7 +406,7 @@ class Engine:
             normalize: to length 1.
 
         Raises:
-            EngineError: of the first text that could not be embedded, after all others are.
+            AdapterHubError: of the first text that could not be embedded, after all others are.
         """
         asked = [
             self.ask_embedding(text, adapter, pooling=pooling, normalize=normalize)
@@ -427,7 +422,7 @@ class Engine:
         self._run(asked)
         return [request.answer() for request in asked]
 
-    def _run(self, asked: Rows[PassRequest | LabelRequest]) -> None:
+    def _run(self, asked: Rows[TextRequest]) -> None:
         while not all(request.finished for request in asked):
             self.step()
 
@@ -439,10 +434,12 @@ class Engine:
         can't compute ends the rows that take part in it by an error.
         """
         lost = self._drop_lost()
-        self._passes.step(alone=not self._scheduler.running)
-        pieces = self._scheduler.plan()
+        done = self._passes.step()
+        # a pass that finds no room while rows come and go is let in by starting none for a while
+        starves = self._passes.refused > self.settings.max_overtakes
+        pieces = self._scheduler.plan(start=not starves)
         if not pieces:
-            if self._scheduler.waiting:
+            if self.busy and not done:
                 self._residency.wait(IDLE_SECONDS)
             return lost
         try:
@@ -471,13 +468,19 @@ class Engine:
             host_adapters=len(self._host.keys),
             host_bytes=self._host.nbytes,
             free_blocks=self._blocks.free,
-            cache_bytes=self._cache.nbytes,
+            cache_bytes=self._forward.cache.nbytes,
         )
 
     @property
     def busy(self) -> bool:
         """Whether any row waits or runs."""
-        return bool(self._scheduler.waiting or self._scheduler.running or self._passes.busy)
+        return bool(
+            self._scheduler.waiting
+            or self._scheduler.running
+            or self._passes.busy
+            or self._texts
+            or self._residency.fetching
+        )
 
     def close(self) -> None:
         """Give the backbone back as it was."""
@@ -485,63 +488,58 @@ class Engine:
         self._sites.close()
         self.backbone.body.config._attn_implementation = self._attention_before
 
-    def _prepared(
-        self, weights: AdapterWeights, key: str, name: str, task: Task | None
-    ) -> LoraFactors | PrefixStates:
-        keys = self._labeller.take(weights, task, key=key, name=name)
-        if isinstance(weights.spec, PrefixSpec):
-            check_prefix_fits(self.backbone.kind, self.backbone.name)
-            dtype = torch_dtype(self.backbone.quantization.compute_dtype)
-            rest = {each: tensor for each, tensor in weights.tensors.items() if each not in keys}
-            alone = AdapterWeights(weights.spec, rest)
-            return prefix_states(alone, cache_shape(self.backbone.config), dtype, name=name)
-        return lora_factors(weights, self._sites, self._body_name(), name=name, others=keys)
+    def _keep(self, key: str, name: str, prepare: Callable[[], Prepared]) -> None:
+        self._residency.keep(key, self._host.get(key) or prepare())
+        self._names[name] = key
 
-    def _made_ready(self, artifact: Artifact) -> LoraFactors | PrefixStates:
-        """Check and convert an adapter; called on a background thread."""
-        name = artifact.digest
-        expected = artifact.manifest.backbone.fingerprint
-        check_fingerprint(self.backbone.fingerprint, name, expected)
-        # no head: an adapter that labels has to be loaded, and is refused here for its head
-        return self._prepared(artifact.weights, name, name, None)
-
-    def _size(self, artifact: Artifact) -> int:
-        """Return the bytes of host memory that an adapter will take."""
-        dtype = torch_dtype(self.backbone.quantization.compute_dtype)
-        return prepared_size(artifact.weights, dtype)
-
-    def _settle(self, row: Sequence, adapters: Rows[LoraFactors | PrefixStates]) -> None:
-        """Take the length of a row's prefix, and check that its adapters go together."""
-        row.virtual = _virtual([(a, w) for a, (_, w) in zip(adapters, row.adapters, strict=True)])
-        self._check_room(row)
-
-    def _check_together(self, keys: Rows[tuple[str, float]]) -> None:
-        """Require that the adapters of a pass are held, and go together."""
-        held = [(self._host.get(key), weight) for key, weight in keys]
-        for (key, _), (adapter, _) in zip(keys, held, strict=True):
-            if adapter is None:
-                raise EngineError(
-                    "is not in memory", place=key, hint="Load it; only text is made by reference"
+    def _settle(self, user: Waiting, adapters: Rows[Prepared]) -> None:
+        """Take the length of a row's prefix, and check that its adapters can serve it."""
+        user.virtual = virtual_positions(adapters, [weight for _, weight in user.adapters])
+        if isinstance(user, Sequence):
+            self._check_room(user)
+        elif isinstance(user, TextRequest):
+            user.passes = tuple(
+                self._passes.add(
+                    example, user.adapters, reader, number=user.number, virtual=user.virtual
                 )
-        _virtual([(adapter, weight) for adapter, weight in held if adapter is not None])
+                for example, reader in user.rows(adapters)
+            )
+
+    def _join_text(self, request: TextRequest) -> None:
+        self._residency.join(request)
+        if not request.settled:
+            self._texts.append(request)
+
+    def _drop_text(self, request: TextRequest, error: AdapterHubError) -> None:
+        for each in request.passes:
+            self._passes.drop(each, error)
+        if not request.finished:
+            request.error = error
+        if request in self._texts:
+            self._texts.remove(request)
+
+    def _waiting(self) -> Iterable[Waiting]:
+        """Return what waits for adapters, in the order of arrival."""
+        texts: list[Waiting] = [*self._texts, *self._passes.firsts()]
+        if not texts:
+            return self._scheduler.waiting
+        texts.sort(key=_number)
+        return merge(texts, self._scheduler.waiting, key=_number)
 
     def _drop_lost(self) -> list[tuple[Sequence, Delta]]:
-        """End the rows whose adapters can't be had."""
-        lost = self._residency.look_after(self._scheduler.waiting, idle=not self._scheduler.running)
-        for row, _ in lost:
-            self._scheduler.finish(row)
-        return [(row, fail(row, error)) for row, error in lost]
-
-    def _fill_prefix(self, sequence: Sequence, start: int, end: int) -> None:
-        size = self.settings.block_size
-        places = torch.tensor(
-            [sequence.blocks[p // size] * size + p % size for p in range(start, end)],
-            device=self.backbone.device,
-        )
-        for prefix in self._residency.prefixes(sequence):
-            for layer in range(len(prefix.keys)):
-                keys, values = prefix.keys[layer][start:end], prefix.values[layer][start:end]
-                self._cache.write(layer, places, keys, values)
+        """End what has adapters that can't be had; return the rows that generate."""
+        told = []
+        idle = not self._scheduler.running
+        for user, error in self._residency.look_after(list(self._waiting()), idle=idle):
+            if isinstance(user, Sequence):
+                self._scheduler.finish(user)
+                told.append((user, fail(user, error)))
+            elif isinstance(user, TextRequest):
+                self._drop_text(user, error)
+            elif isinstance(user, PassRequest):
+                self._passes.drop_all(user.adapters, error)
+        self._texts = [text for text in self._texts if not text.settled]
+        return told
 
     def _key(self, name: str) -> str:
         if name in self._names:
@@ -550,74 +548,18 @@ class Engine:
             raise NotFoundError("is not loaded", place=name, hint=near(name, self._names))
         return self._arrivals.resolve(name)
 
-    def _body_name(self) -> str:
-        return str(self.backbone.body.base_model_prefix or "model")
-
-    def _forward(self, pieces: list[Piece]) -> Tensor:
-        """Return the last hidden states ``[tokens, hidden]`` of all pieces."""
-        ids = [id_ for p in pieces for id_ in p.sequence.tokens(p.start, p.end)]
-        positions = [position for p in pieces for position in range(p.start, p.end)]
-        device = self.backbone.device
-        uses = [(p.end - p.start, p.sequence.blend or BARE) for p in pieces]
-        step = Step(uses)
-        # a graph has no hooks of embeddings and norm layers in it
-        graphs = None if any(step.plan(site) for site in self._sites.hooked) else self._graphs
-        replayed = replay(graphs, pieces, step, self._residency)
-        if replayed is not None:
-            return replayed
-        id_row = torch.tensor([ids], device=device)
-        position_row = torch.tensor([positions], device=device)
-        paged = self._paged(pieces)
-        with torch.no_grad(), running(step):
-            return self._body(id_row, position_row, paged)
-
-    def _body(self, ids: Tensor, positions: Tensor, paged: PagedBatch) -> Tensor:
-        """Return the last hidden states ``[tokens, hidden]`` for ids ``[1, tokens]``."""
-        step = current_step()
-        # norm layers of adapters are in transformers' own modules
-        if self._fast is not None and not (step is not None and step.norms):
-            return self._fast(ids, positions, paged)
-        output = self.backbone.body(
-            input_ids=ids,
-            position_ids=positions,
-            # a ready mask is passed on as it is; paged attention has its own
-            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
-            paged=paged,
-            use_cache=False,
-        )
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden
-
-    def _paged(self, pieces: list[Piece]) -> PagedBatch:
-        rows, start, size = [], 0, self.settings.block_size
-        offsets = torch.arange(size)
-        for piece in pieces:
-            blocks = torch.tensor(piece.sequence.blocks)
-            places = (blocks.unsqueeze(1) * size + offsets).flatten()[: piece.end]
-            count = piece.end - piece.start
-            rows.append(PagedRow(start, count, piece.end, places.to(self.backbone.device)))
-            start += count
-        return paged_batch(self._cache, rows)
-
     def _sample(self, pieces: list[Piece], hidden: Tensor) -> list[tuple[Sequence, Delta]]:
         ends = torch.tensor([piece.end - piece.start for piece in pieces]).cumsum(0) - 1
         ready = [i for i, piece in enumerate(pieces) if piece.end == piece.sequence.length]
         if not ready:
             return []
         rows = [pieces[i].sequence for i in ready]
-        logits = self._logits(hidden[ends[ready]], [row.blend or BARE for row in rows])
+        logits = self._forward.logits(hidden[ends[ready]], [row.blend or BARE for row in rows])
         deltas = next_tokens(self._sampler, logits, rows)
         for row in rows:
             if row.finished is not None:
                 self._scheduler.finish(row)
         return list(zip(rows, deltas, strict=True))
-
-    def _logits(self, hidden: Tensor, blends: list[Blend]) -> Tensor:
-        """Return the vocabulary's logits at positions ``[n, hidden]``, each with its adapters."""
-        if self._head is None:
-            raise EngineError("does not generate text", place=self.backbone.name)
-        with torch.no_grad(), running(Step([(1, blend) for blend in blends])):
-            return capped(self._head(hidden), self.backbone.config)
 
     def _fail(self, pieces: list[Piece], error: Exception) -> list[tuple[Sequence, Delta]]:
         _LOG.error("a step of %d rows failed: %s", len(pieces), error)
@@ -647,15 +589,18 @@ class Engine:
         state = SamplingState(
             ready.params, ready.tokens, eos_ids=self.reader.end_ids, seed=seed, index=index
         )
-        self._arrived += 1
         return Sequence(
-            self._arrived,
+            self._next_number(),
             ready.tokens,
             state,
             keys,
             stream=ready.streams[index],
             constraint=ready.constraints[index],
         )
+
+    def _next_number(self) -> int:
+        self._arrived += 1
+        return self._arrived
 
     def _check_room(self, row: Sequence) -> None:
         prompt, answer = row.virtual + len(row.prompt), row.state.params.max_tokens
@@ -673,26 +618,5 @@ class Engine:
         return tuple((self._key(name), float(weight)) for name, weight in named)
 
 
-def _virtual(adapters: Rows[tuple[LoraFactors | PrefixStates, float]]) -> int:
-    """Return the length of the prefix among a row's adapters, 0 where there is none."""
-    prefixes = [(each, weight) for each, weight in adapters if isinstance(each, PrefixStates)]
-    for each, weight in adapters:
-        if isinstance(each, LoraFactors) and (len(adapters) > 1 or weight != 1.0):
-            _check_can_blend(each)
-    if len(prefixes) > 1 or any(weight != 1.0 for _, weight in prefixes):
-        raise EngineError(
-            "a row takes one prefix, with weight 1",
-            place="adapters",
-            hint="Concatenate prefixes beforehand; LoRA adapters may be blended beside one",
-        )
-    return prefixes[0][0].length if prefixes else 0
-
-
-def _check_can_blend(factors: LoraFactors) -> None:
-    if factors.gains:
-        problem = "DoRA multiplies the backbone's own output and can't be blended"
-    elif factors.norms:
-        problem = "replaces norm layers of the backbone and can't be blended"
-    else:
-        return
-    raise EngineError(problem, place="adapters", hint="Ask for it alone, with weight 1")
+def _number(user: Waiting) -> int:
+    return user.number

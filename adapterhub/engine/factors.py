@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.engine.embedding_site import EmbeddingSite
+from adapterhub.engine.heads import head_tensors
 from adapterhub.engine.layers import dense_weight
 from adapterhub.engine.slots import LoraFactors
 from adapterhub.errors import EngineError, StrictLoadError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from adapterhub.engine.heads import Reader
     from adapterhub.engine.layers import LoraSite
     from adapterhub.engine.sites import Sites
     from adapterhub.weights import AdapterWeights
@@ -34,7 +36,13 @@ def lora_scale(spec: LoraSpec) -> float:
 
 
 def lora_factors(
-    weights: AdapterWeights, sites: Sites, prefix: str, *, name: str, others: Collection[str] = ()
+    weights: AdapterWeights,
+    sites: Sites,
+    prefix: str,
+    *,
+    name: str,
+    others: Collection[str] = (),
+    reader: Reader | None = None,
 ) -> LoraFactors:
     """Return the matrices of a LoRA adapter by site, the scale folded into ``B``.
 
@@ -44,6 +52,7 @@ def lora_factors(
         prefix: what the body is called in transformers' class for the task, e.g. ``model``.
         name: of the adapter, for messages.
         others: keys that are read elsewhere, such as a head's.
+        reader: how it labels texts, where it does.
 
     Raises:
         EngineError: when it is of a kind that is not served.
@@ -81,7 +90,7 @@ def lora_factors(
         sites.norms[path].number: {part: tensor.clone() for part, tensor in found.items()}
         for path, found in reading.norms.items()
     }
-    return LoraFactors(spec.rank, pairs, gains, norms)
+    return LoraFactors(spec.rank, pairs, gains, norms, reader)
 
 
 class _Reading:
@@ -185,9 +194,12 @@ def _gain(magnitude: Tensor, weight: Tensor, delta: Tensor) -> Tensor:
 def prepared_size(weights: AdapterWeights, dtype: torch.dtype) -> int:
     """Return the bytes of an adapter once its tensors are in a compute type.
 
-    DoRA's magnitudes become factors of the layer's output in float32.
+    DoRA's magnitudes become factors of the layer's output in float32, and heads are in float32.
+    Copies of the backbone's own layers are compared and not kept.
     """
+    head = head_tensors(weights).keys
     return sum(
-        tensor.numel() * (4 if key.endswith(_MAGNITUDE) else dtype.itemsize)
+        tensor.numel() * (4 if key.endswith(_MAGNITUDE) or key in head else dtype.itemsize)
         for key, tensor in weights.tensors.items()
+        if not key.rpartition(".")[0].endswith(_BASE)
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from adapterhub.backbones.backbone import Backbone
     from adapterhub.backbones.catalog import BackboneKind
     from adapterhub.tasks.base import Task
     from adapterhub.weights import AdapterWeights
@@ -67,6 +68,25 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Reader:
+    """How an adapter labels texts.
+
+    Args:
+        task: that it was trained for: cuts texts into rows, and names what the head finds.
+        head: reads their hidden states.
+    """
+
+    task: Task
+    head: Head
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the head."""
+        tensors = [self.head.weight, self.head.bias, *(self.head.pooler or ())]
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class HeadTensors:
     """The tensors of a head among those of an adapter.
 
@@ -92,6 +112,34 @@ def head_tensors(weights: AdapterWeights) -> HeadTensors:
                 found[match["part"]] = tensor
                 keys.add(key)
     return HeadTensors(linear, pooler, frozenset(keys))
+
+
+def read_head(
+    weights: AdapterWeights, task: Task, backbone: Backbone, *, name: str
+) -> tuple[Reader | None, frozenset[str]]:
+    """Return how an adapter labels, where it does, and the keys of its head's tensors.
+
+    Args:
+        weights: of the adapter.
+        task: that it was trained for.
+        backbone: that it was trained on.
+        name: of the adapter, for messages.
+
+    Raises:
+        StrictLoadError: when the head is not whole.
+    """
+    if task.head == "causal_lm":
+        return None, frozenset()
+    found = head_tensors(weights)
+    head = make_head(
+        found,
+        task,
+        kind=backbone.kind,
+        width=backbone.config.hidden_size,
+        device=backbone.device,
+        name=name,
+    )
+    return Reader(task, head), found.keys
 
 
 def make_head(

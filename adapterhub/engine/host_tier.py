@@ -196,8 +196,9 @@ class HostTier:
 
 def prepared_bytes(adapter: Prepared) -> int:
     """Return the bytes that an adapter's tensors take."""
+    head = adapter.reader.nbytes if adapter.reader is not None else 0
     if isinstance(adapter, PrefixStates):
-        return sum(tensor.nbytes for tensor in (*adapter.keys, *adapter.values))
+        return head + sum(tensor.nbytes for tensor in (*adapter.keys, *adapter.values))
     pairs = sum(a.nbytes + b.nbytes for a, b in adapter.pairs.values())
     norms = sum(each.nbytes for own in adapter.norms.values() for each in own.values())
-    return pairs + norms + sum(gain.nbytes for gain in adapter.gains.values())
+    return head + pairs + norms + sum(gain.nbytes for gain in adapter.gains.values())

@@ -18,7 +18,7 @@ from adapterhub.data.packing import pack
 from adapterhub.engine.pass_attention import PassBatch, PassRow
 from adapterhub.engine.slots import BARE
 from adapterhub.engine.step import Step, running
-from adapterhub.errors import EngineError
+from adapterhub.errors import AdapterHubError, EngineError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -63,14 +63,15 @@ class PassRequest:
     reader: Head | Wish
     #: positions of its trained prefix
     virtual: int = 0
-    #: its adapters were seen to go together, and it goes before all that generate
+    #: its adapters were seen to go together
     settled: bool = True
-    number: int = -1
+    #: of the text that it is of
+    number: int = 0
     #: set while it is computed
     blend: Blend | None = None
     #: logits ``[selected, classes]`` or an embedding ``[hidden]``, float32 on the CPU
     result: Tensor | None = None
-    error: EngineError | None = None
+    error: AdapterHubError | None = None
 
     @property
     def finished(self) -> bool:
@@ -81,7 +82,7 @@ class PassRequest:
         """Return the result.
 
         Raises:
-            EngineError: when this row went wrong, or is not finished.
+            AdapterHubError: when this row went wrong, or is not finished.
         """
         if self.error is not None:
             raise self.error
@@ -107,6 +108,8 @@ class SinglePasses:
         self._tokens = tokens
         self._longest = int(getattr(backbone.config, "max_position_embeddings", 0) or 2**31)
         self._waiting: deque[PassRequest] = deque()
+        #: passes in a row in which the first one that could start found no room on the device
+        self.refused = 0
         self.computed_rows = 0
         self.computed_tokens = 0
 
@@ -118,19 +121,23 @@ class SinglePasses:
     def add(
         self,
         example: Example,
-        adapters: tuple[tuple[str, float], ...] = (),
-        reader: Head | Wish | None = None,
+        adapters: tuple[tuple[str, float], ...],
+        reader: Head | Wish,
+        *,
+        number: int,
+        virtual: int,
     ) -> PassRequest:
         """Let a row take part in one of the next passes; one that is too long has its error.
 
         Args:
             example: its tokens, and where the head reads them.
-            adapters: keys and weights.
-            reader: a head, or how an embedding is made; the mean where not given.
+            adapters: keys and weights, seen to go together.
+            reader: a head, or how an embedding is made.
+            number: of the text that it is of, counted up in the order of arrival.
+            virtual: positions of its trained prefix.
         """
-        request = PassRequest(example, adapters, reader or Wish())
-        request.virtual = sum(prefix.length for prefix in self._prefixes(request))
-        length = len(example) + request.virtual
+        request = PassRequest(example, adapters, reader, virtual=virtual, number=number)
+        length = len(example) + virtual
         if not len(example) or length > self._longest:
             request.error = EngineError(
                 f"has {length} positions, the backbone reads 1 to {self._longest}", place="text"
@@ -139,24 +146,30 @@ class SinglePasses:
             self._waiting.append(request)
         return request
 
-    def cancel(self, request: PassRequest) -> None:
-        """Take a row out before it is computed."""
+    def firsts(self) -> list[PassRequest]:
+        """Return the first row that waits of each set of adapters; without any it needs none."""
+        found: dict[tuple[tuple[str, float], ...], PassRequest] = {}
+        for request in self._waiting:
+            found.setdefault(request.adapters, request)
+        found.pop((), None)
+        return list(found.values())
+
+    def drop(self, request: PassRequest, error: AdapterHubError) -> None:
+        """Take a row out that waits."""
         if request in self._waiting:
             self._waiting.remove(request)
-            request.error = EngineError("was cancelled")
+            request.error = error
 
-    def step(self, *, alone: bool) -> list[PassRequest]:
-        """Compute one batch; return the rows that are finished by it.
+    def drop_all(self, adapters: tuple[tuple[str, float], ...], error: AdapterHubError) -> None:
+        """Take out every row that waits for these adapters."""
+        for request in [each for each in self._waiting if each.adapters == adapters]:
+            self.drop(request, error)
 
-        Args:
-            alone: whether nothing else uses adapters now, so that one that finds no room never
-                will.
-        """
-        batch = self._take(alone=alone)
-        lost = [request for request in batch if request.error is not None]
-        rows = [request for request in batch if request.error is None]
+    def step(self) -> list[PassRequest]:
+        """Compute one batch; return the rows that are finished by it."""
+        rows = self._take()
         if not rows:
-            return lost
+            return []
         # rows of equal length are attended to in one call; which adapter they use never decides
         rows.sort(key=lambda request: len(request.example))
         try:
@@ -172,35 +185,26 @@ class SinglePasses:
                 self._residency.release(request)
         self.computed_rows += len(rows)
         self.computed_tokens += sum(len(request.example) for request in rows)
-        return [*lost, *rows]
+        return rows
 
-    def _take(self, *, alone: bool) -> list[PassRequest]:
+    def _take(self) -> list[PassRequest]:
         """Take the first row, and later ones that fit beside it; their adapters are acquired."""
         taken: list[PassRequest] = []
-        room = self._tokens
+        room, refused = self._tokens, False
         for request in list(self._waiting):
             if taken and len(request.example) > room:
                 continue
-            if not self._acquire(request):
+            if not self._residency.ready(request):
+                continue
+            if not self._residency.acquire(request):
+                refused = refused or not taken
                 # passes give their room back at once, so overtaking costs the first one nothing
-                if taken or not alone:
-                    continue
-                request.error = EngineError(
-                    "finds no room for its adapters though nothing else uses any",
-                    place=", ".join(key for key, _ in request.adapters),
-                    hint="Start the engine with more rank rows, or unpin adapters",
-                )
+                continue
             self._waiting.remove(request)
             taken.append(request)
             room -= len(request.example)
+        self.refused = self.refused + 1 if refused else 0
         return taken
-
-    def _acquire(self, request: PassRequest) -> bool:
-        gone = [key for key, _ in request.adapters if not self._residency.holds(key)]
-        if gone:
-            request.error = EngineError("was unloaded before its turn", place=gone[0])
-            return True
-        return self._residency.acquire(request)
 
     def _compute(self, rows: list[PassRequest]) -> None:
         batch = pack([request.example for request in rows]).to(self._backbone.device)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from adapterhub.engine.heads import Reader
     from adapterhub.weights import AdapterWeights
 
 
@@ -22,10 +23,12 @@ class PrefixStates:
     Args:
         keys: of each layer ``[virtual tokens, heads, width]``.
         values: shaped as ``keys``.
+        reader: how the adapter labels texts, where it does.
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
+    reader: Reader | None = None
 
     @property
     def length(self) -> int:
@@ -34,7 +37,12 @@ class PrefixStates:
 
 
 def prefix_states(
-    weights: AdapterWeights, shape: tuple[int, int, int], dtype: torch.dtype, *, name: str
+    weights: AdapterWeights,
+    shape: tuple[int, int, int],
+    dtype: torch.dtype,
+    *,
+    name: str,
+    reader: Reader | None = None,
 ) -> PrefixStates:
     """Return the keys and values of a prefix adapter.
 
@@ -45,6 +53,7 @@ def prefix_states(
         shape: layers, key-value heads and width of a head.
         dtype: of the cache.
         name: of the adapter, for messages.
+        reader: how it labels texts, where it does.
 
     Raises:
         StrictLoadError: when it is of another shape.
@@ -65,4 +74,5 @@ def prefix_states(
     return PrefixStates(
         tuple(states[:, layer, 0].contiguous() for layer in range(layers)),
         tuple(states[:, layer, 1].contiguous() for layer in range(layers)),
+        reader,
     )

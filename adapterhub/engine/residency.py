@@ -8,6 +8,7 @@ younger rows wait for. So the oldest row always comes to its adapters, whatever 
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, OrderedDict
 from itertools import islice
 from math import inf
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     from adapterhub.engine.sources import Arrivals, News
 
     #: Takes note of what a row's adapters are; raises where they can't serve it.
-    Settle = Callable[[Sequence, Rows[Prepared]], None]
+    Settle = Callable[["Waiting", Rows[Prepared]], None]
+
+
+_LOG = logging.getLogger(__name__)
+#: Number of what nobody waits for.
+_AFTER_ALL = 2**62
 
 
 class User(Protocol):
@@ -50,6 +56,15 @@ class User(Protocol):
     @property
     def adapters(self) -> tuple[tuple[str, float], ...]:
         """Keys and weights."""
+
+
+class Waiting(User, Protocol):
+    """A user that may wait for its adapters."""
+
+    number: int
+    settled: bool
+    virtual: int
+    adapters: tuple[tuple[str, float], ...]
 
 
 class Residency:
@@ -87,6 +102,8 @@ class Residency:
         self._rows: Counter[str] = Counter()
         self._users = 0
         self._pinned: set[str] = set()
+        #: pinned ones that have to come into host memory first
+        self._wished: set[str] = set()
         #: resident adapters, the least recently used first
         self._recent: OrderedDict[str, None] = OrderedDict()
         self._copying: dict[str, Copying] = {}
@@ -96,20 +113,20 @@ class Residency:
         self.loads = 0
         self.evictions = 0
 
-    def join(self, sequence: Sequence) -> None:
+    def join(self, user: Waiting) -> None:
         """Begin to bring up what a new row needs, which may be there.
 
         Raises:
             AdapterHubError: when its adapters are there and can't serve it.
         """
-        self._try_to_settle(sequence)
-        for key, _ in sequence.adapters:
-            self._claims.setdefault(key, sequence.number)
-        self._bring_up(sequence)
+        self._try_to_settle(user)
+        for key, _ in user.adapters:
+            self._claims.setdefault(key, user.number)
+        self._bring_up(user)
 
     def look_after(
-        self, waiting: Rows[Sequence], *, idle: bool
-    ) -> list[tuple[Sequence, AdapterHubError]]:
+        self, waiting: Rows[Waiting], *, idle: bool
+    ) -> list[tuple[Waiting, AdapterHubError]]:
         """Take in what has come and ask for what is needed next; called before every step.
 
         Args:
@@ -129,7 +146,7 @@ class Residency:
                 lost[row] = error
         self._claim(ahead)
         if self._arrivals is not None:
-            self._arrivals.drop_unwanted(self._claims)
+            self._arrivals.drop_unwanted({*self._claims, *self._wished})
         for row in ahead:
             if row not in lost:
                 try:
@@ -137,6 +154,7 @@ class Residency:
                         break
                 except AdapterHubError as error:
                     lost[row] = error
+        self._fetch_pinned(news)
         self._go_on_copying(inf if idle else self._copy_bytes)
         return list(lost.items())
 
@@ -191,10 +209,18 @@ class Residency:
         nothing runs that could give it any.
         """
         self._host.pin(key, pinned=pinned)
-        if pinned:
-            self._pinned.add(key)
-        else:
+        if not pinned:
             self._pinned.discard(key)
+            self._wished.discard(key)
+            return
+        self._pinned.add(key)
+        if self._arrivals is not None and key not in self._host:
+            self._wished.add(key)
+
+    @property
+    def fetching(self) -> bool:
+        """Whether a pinned adapter is still to come."""
+        return bool(self._wished)
 
     def prefix(self, key: str) -> PrefixStates | None:
         """Return an adapter in host memory if it is a prefix."""
@@ -260,7 +286,7 @@ class Residency:
             if key not in self._host and self._slots.find(key) is None
         ]
 
-    def _try_to_settle(self, sequence: Sequence) -> None:
+    def _try_to_settle(self, sequence: Waiting) -> None:
         if sequence.settled:
             return
         held = [self._host.get(key) for key, _ in sequence.adapters]
@@ -275,7 +301,7 @@ class Residency:
             self._settle(sequence, found)
             sequence.settled = True
 
-    def _bring_up(self, sequence: Sequence) -> bool:
+    def _bring_up(self, sequence: Waiting) -> bool:
         """Ask for what a row lacks; return whether younger rows may ask for theirs."""
         lacking = [key for key, _ in sequence.adapters if key not in self._host]
         if sequence.settled:
@@ -289,7 +315,18 @@ class Residency:
                 return False
         return True
 
-    def _claim(self, rows: Iterable[Sequence]) -> None:
+    def _fetch_pinned(self, news: News | None) -> None:
+        """Ask for pinned adapters after those that rows wait for."""
+        for key in sorted(self._wished):
+            error = news.failed.get(key) if news is not None else None
+            if error is not None:
+                _LOG.warning("a pinned adapter can't be had: %s", error)
+            if error is not None or key in self._host:
+                self._wished.discard(key)
+            elif self._arrivals is not None:
+                self._arrivals.want(key, _AFTER_ALL)
+
+    def _claim(self, rows: Iterable[Waiting]) -> None:
         self._claims = {}
         for row in rows:
             for key, _ in row.adapters:
@@ -410,9 +447,9 @@ class Residency:
         del self._recent[key]
 
 
-def _told(waiting: Iterable[Sequence], news: News) -> dict[Sequence, AdapterHubError]:
+def _told(waiting: Iterable[Waiting], news: News) -> dict[Waiting, AdapterHubError]:
     """Give rows the digests that were looked up; return those whose adapters can't be had."""
-    lost: dict[Sequence, AdapterHubError] = {}
+    lost: dict[Waiting, AdapterHubError] = {}
     if not news.resolved and not news.failed:
         return lost
     for row in waiting:

@@ -94,8 +94,12 @@ class Scheduler:
         """Let a row wait for its turn."""
         self.waiting.append(sequence)
 
-    def plan(self) -> list[Piece]:
-        """Return what the next step computes; blocks for it are taken."""
+    def plan(self, *, start: bool = True) -> list[Piece]:
+        """Return what the next step computes; blocks for it are taken.
+
+        Args:
+            start: whether rows that wait may start.
+        """
         pieces: list[Piece] = []
         budget = self._step_tokens
         preempted = self.preemptions
@@ -105,7 +109,12 @@ class Scheduler:
                 budget -= self._extend(sequence, budget, pieces)
         # a row that gave its blocks back after it was planned is not computed
         pieces = [piece for piece in pieces if piece.sequence in self.running]
-        while budget and len(self.running) < self._max_rows and self.preemptions == preempted:
+        while (
+            start
+            and budget
+            and len(self.running) < self._max_rows
+            and self.preemptions == preempted
+        ):
             next_one, overtaken = self._next_waiting()
             if next_one is None or not self._admit(next_one):
                 break

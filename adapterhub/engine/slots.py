@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from adapterhub.engine.heads import Reader
     from adapterhub.engine.norm_site import NormSite
 
 
@@ -125,12 +126,14 @@ class LoraFactors:
         pairs: site to ``A`` ``[rank, in]`` and ``B`` ``[rank, out]``, the scale in ``B``.
         gains: of DoRA, site to what the layer's own output is multiplied by, ``[out]``.
         norms: site to the parameters of a norm layer that the adapter holds in full, by name.
+        reader: how it labels texts, where it does.
     """
 
     rank: int
     pairs: Mapping[int, tuple[Tensor, Tensor]]
     gains: Mapping[int, Tensor] = field(default_factory=dict)
     norms: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    reader: Reader | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -1,13 +1,12 @@
-"""Texts on their way to labels: cut into rows, read in passes, joined again."""
+"""Texts on their way to labels or an embedding: they wait for adapters, then are read in passes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from adapterhub.data.packing import pack
-from adapterhub.engine.heads import head_tensors, make_head
-from adapterhub.errors import EngineError
+from adapterhub.errors import AdapterHubError, EngineError
 from adapterhub.tasks.base import join_predictions
 
 if TYPE_CHECKING:
@@ -15,12 +14,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.backbones.backbone import Backbone
     from adapterhub.data.packing import Example
-    from adapterhub.engine.heads import Head
-    from adapterhub.engine.passes import PassRequest, SinglePasses
-    from adapterhub.tasks.base import Row, Task
-    from adapterhub.weights import AdapterWeights
+    from adapterhub.engine.heads import Head, Reader
+    from adapterhub.engine.host_tier import Prepared
+    from adapterhub.engine.passes import PassRequest, Wish
+    from adapterhub.engine.slots import Blend
+    from adapterhub.tasks.base import Row
 
 #: Of heads: read once a row, or once a word.
 HeadName = Literal["sequence", "token"]
@@ -31,128 +30,163 @@ Each: TypeAlias = "str | Sequence[Asked]"
 _METHODS = {"sequence": "classify", "token": "tag"}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LabelRequest:
-    """A text, and the passes that it is read in.
+class TextRequest(ABC):
+    """A text, and the passes that it is read in once its adapters are in host memory."""
 
-    Args:
-        task: that reads it.
-        windows: parts of the text, in order.
-        passes: of each of them.
-    """
+    def __init__(self, number: int, adapters: tuple[tuple[str, float], ...]) -> None:
+        """Wait for adapters.
 
-    task: Task
-    windows: tuple[Row, ...]
-    passes: tuple[PassRequest, ...]
+        Args:
+            number: counted up in the order of arrival.
+            adapters: keys and weights, in canonical order; empty for the bare backbone.
+        """
+        self.number = number
+        self.adapters = adapters
+        self.settled = False
+        #: positions of its trained prefix
+        self.virtual = 0
+        self.blend: Blend | None = None
+        self.passes: tuple[PassRequest, ...] = ()
+        self.error: AdapterHubError | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether all passes are done."""
-        return all(request.finished for request in self.passes)
-
-    def answer(self) -> dict[str, Any]:
-        """Return what the task's ``prediction`` gives, of all windows together.
-
-        Raises:
-            EngineError: when a pass went wrong, or is not finished.
-        """
-        parts = [
-            self.task.prediction(window, self._decoded(request.example, request.value()))
-            for window, request in zip(self.windows, self.passes, strict=True)
-        ]
-        return join_predictions(parts)
-
-    def _decoded(self, example: Example, logits: Tensor) -> Any:
-        (decoded,) = self.task.decode(lambda hidden: hidden, logits, pack([example]))
-        return decoded
-
-
-class Labeller:
-    """The tasks and heads of adapters that label, by key.
-
-    Args:
-        backbone: that they were trained on.
-    """
-
-    def __init__(self, backbone: Backbone) -> None:
-        self._backbone = backbone
-        self._known: dict[str, tuple[Task, Head]] = {}
-
-    def take(
-        self, weights: AdapterWeights, task: Task | None, *, key: str, name: str
-    ) -> frozenset[str]:
-        """Keep the head of an adapter that labels; return the keys of its tensors.
-
-        Args:
-            weights: of the adapter.
-            task: that it was trained for, if that is known.
-            key: of the adapter.
-            name: of the adapter, for messages.
-
-        Raises:
-            StrictLoadError: when the head is not whole.
-        """
-        if task is None or task.head == "causal_lm":
-            return frozenset()
-        found, backbone = head_tensors(weights), self._backbone
-        self._known[key] = (
-            task,
-            make_head(
-                found,
-                task,
-                kind=backbone.kind,
-                width=backbone.config.hidden_size,
-                device=backbone.device,
-                name=name,
-            ),
+        """Whether it is read, or never will be."""
+        return self.error is not None or (
+            self.settled and all(request.finished for request in self.passes)
         )
-        return found.keys
 
-    def forget(self, key: str) -> None:
-        """Forget an adapter's, where it has any."""
-        self._known.pop(key, None)
-
-    def ask(
-        self,
-        text: str | Row,
-        adapters: tuple[tuple[str, float], ...],
-        kind: HeadName,
-        passes: SinglePasses,
-    ) -> LabelRequest:
-        """Put a text into the queue.
+    @abstractmethod
+    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | Wish]]:
+        """Return what is read in passes, and what of their hidden states is wanted.
 
         Args:
+            adapters: its own, which are there now.
+
+        Raises:
+            AdapterHubError: when they can't read it.
+        """
+
+    def values(self) -> list[Tensor]:
+        """Return the result of every pass.
+
+        Raises:
+            AdapterHubError: when it went wrong, or is not finished.
+        """
+        if self.error is not None:
+            raise self.error
+        if not self.settled:
+            raise EngineError("waits for its adapters", hint="Call step until it is finished")
+        return [request.value() for request in self.passes]
+
+
+class EmbedRequest(TextRequest):
+    """A text that becomes a vector."""
+
+    def __init__(
+        self,
+        number: int,
+        adapters: tuple[tuple[str, float], ...],
+        example: Example,
+        wish: Wish,
+    ) -> None:
+        """Wait for adapters.
+
+        Args:
+            number: as of every text.
+            adapters: as of every text.
+            example: its tokens.
+            wish: how its embedding is made.
+        """
+        super().__init__(number, adapters)
+        self.example = example
+        self._wish = wish
+
+    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | Wish]]:
+        """Return the text, whichever adapters read it."""
+        return [(self.example, self._wish)]
+
+    def value(self) -> Tensor:
+        """Return the vector ``[hidden]``, float32 on the CPU.
+
+        Raises:
+            AdapterHubError: when it went wrong, or is not finished.
+        """
+        (vector,) = self.values()
+        return vector
+
+
+class LabelRequest(TextRequest):
+    """A text that is labelled by the head of one of its adapters."""
+
+    def __init__(
+        self,
+        number: int,
+        adapters: tuple[tuple[str, float], ...],
+        text: str | Row,
+        kind: HeadName,
+    ) -> None:
+        """Wait for adapters.
+
+        Args:
+            number: as of every text.
+            adapters: as of every text; one of them has a head.
             text: itself, or a row with the task's fields.
-            adapters: keys and weights, one of them with a head.
             kind: of the head.
-            passes: the queue.
+        """
+        super().__init__(number, adapters)
+        self._row: Mapping[str, Any] = {"text": text} if isinstance(text, str) else text
+        self._kind = kind
+        self._reader: Reader | None = None
+        #: parts of the text that fit into a pass, in order
+        self._windows: list[Row] = []
+
+    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | Wish]]:
+        """Return the text's windows, with the head that reads them.
 
         Raises:
             EngineError: when none or several of the adapters have a head, or one of another kind.
             DataError: when the text can't be used.
         """
-        task, head = self._reader(adapters, kind)
-        row: Mapping[str, Any] = {"text": text} if isinstance(text, str) else text
-        windows = task.windows(row)
-        examples = [task.encode(window, 1, train=False) for window in windows]
-        requests = [passes.add(each, adapters, head) for each in examples if each is not None]
-        return LabelRequest(task, tuple(windows), tuple(requests))
+        self._reader = reader = self._only_reader(adapters)
+        task = reader.task
+        self._windows = list(task.windows(self._row))
+        examples = [task.encode(window, 1, train=False) for window in self._windows]
+        return [(example, reader.head) for example in examples if example is not None]
 
-    def _reader(self, adapters: tuple[tuple[str, float], ...], kind: HeadName) -> tuple[Task, Head]:
-        place = ", ".join(key for key, _ in adapters) or "bare backbone"
-        found = [self._known[key] for key, _ in adapters if key in self._known]
+    def answer(self) -> dict[str, Any]:
+        """Return what the task's ``prediction`` gives, of all windows together.
+
+        Raises:
+            AdapterHubError: when it went wrong, or is not finished.
+        """
+        values, reader = self.values(), self._reader
+        if reader is None:
+            raise EngineError("waits for its adapters", hint="Call step until it is finished")
+        parts = []
+        for window, request, logits in zip(self._windows, self.passes, values, strict=True):
+            batch = pack([request.example])
+            (decoded,) = reader.task.decode(lambda hidden: hidden, logits, batch)
+            parts.append(reader.task.prediction(window, decoded))
+        return join_predictions(parts)
+
+    def _only_reader(self, adapters: Sequence[Prepared]) -> Reader:
+        place = ", ".join(key for key, _ in self.adapters) or "bare backbone"
+        found = [each.reader for each in adapters if each.reader is not None]
         if len(found) != 1:
             raise EngineError(
                 f"{len(found)} of the adapters have a head, and it takes one to label a text",
                 place=place,
                 hint="" if found else "Use generate or embed",
             )
-        task, head = found[0]
-        if head.kind != kind:
+        (reader,) = found
+        if reader.head.kind != self._kind:
             raise EngineError(
-                f"its head is for {task.name}", place=place, hint=f"Use {_METHODS[head.kind]}"
+                f"its head is for {reader.task.name}",
+                place=place,
+                hint=f"Use {_METHODS[reader.head.kind]}",
             )
-        return task, head
+        return reader
 
 
 def one_each(texts: Sequence[Any], adapters: Each | None) -> Iterator[tuple[Any, Asked]]:

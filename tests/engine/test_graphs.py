@@ -12,6 +12,7 @@ from adapterhub.engine.attention import PagedRow, _paged_singles, attend_rows, p
 from adapterhub.engine.cache import KeyValueCache
 from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeRow, DecodeSizes
 from adapterhub.engine.engine import Engine
+from adapterhub.engine.forward import ForwardPass
 from adapterhub.engine.graphs import DecodeGraphs, can_capture, sizes_for
 from adapterhub.engine.settings import EngineSettings
 from adapterhub.kernels.choice import choose_attention
@@ -56,13 +57,13 @@ def engine_of(decoder, peers, attention=attend_pages, **changes):
 
     engine = Engine(load_backbone(str(decoder), PLAIN), SMALL, kernel=TritonKernel())
     # on a GPU the forward pass is transformers' own
-    engine._fast = None
+    engine._forward.fast = None
     recorder, sites = Recorder(), len(engine._sites.linear)
     if not torch.cuda.is_available():
         sizes = sizes_for(SMALL)
         sizes = DecodeSizes(sizes.rows, sizes.positions, sizes.parts, sizes.ranks, **changes)
-        buffers = DecodeBuffers(engine._cache, sites, sizes, attention)
-        engine._graphs = DecodeGraphs(engine._body, buffers, sites, recorder)
+        buffers = DecodeBuffers(engine._forward.cache, sites, sizes, attention)
+        engine._forward.graphs = DecodeGraphs(engine._forward.body, buffers, sites, recorder)
     for name, peer in peers.items():
         engine.load_weights(peer.weights, key=f"sha256:{name}", name=name)
     return engine, recorder
@@ -99,24 +100,24 @@ def test_rows_of_replayed_steps_answer_as_alone_with_peft(decoder, peers, bare):
         assert recorder.recorded <= 2 * len(sizes_for(SMALL).rows)
 
 
-def test_a_bare_row_gets_the_same_bits_beside_any_adapter(decoder, peers):
+def test_a_bare_row_gets_the_same_bits_beside_any_adapter(decoder, peers, monkeypatch):
     engine, _ = engine_of(decoder, peers)
     states = []
     for beside in (None, "a0", [("a0", 0.5), ("a1", 0.25)]):
         request = engine.add([6, 7, 8], None, asked(3))
         engine.add([9, 10], beside, asked(3))
         hidden = []
-        inner = engine._forward
+        inner = ForwardPass.__call__
 
-        def kept(pieces, inner=inner, hidden=hidden):
-            found = inner(pieces)
+        def kept(forward, pieces, inner=inner, hidden=hidden):
+            found = inner(forward, pieces)
             hidden.append(found[0].clone())
             return found
 
-        engine._forward = kept
-        while engine.busy:
-            engine.step()
-        engine._forward = inner
+        with monkeypatch.context() as patched:
+            patched.setattr(ForwardPass, "__call__", kept)
+            while engine.busy:
+                engine.step()
         assert request.completion().answers[0].tokens
         states.append(torch.stack(hidden))
     engine.close()
@@ -152,7 +153,7 @@ def test_a_step_that_cannot_be_recorded_is_computed_from_then_on(decoder, bare, 
     def refuse(compute):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    engine._graphs._record = refuse
+    engine._forward.graphs._record = refuse
     assert run(engine, [([6, 7], None, 4)]) == [greedy(bare, [6, 7], 4)[0]]
     engine.close()
     told = [r for r in caplog.records if "not captured" in r.message]

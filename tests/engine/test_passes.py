@@ -352,7 +352,7 @@ def test_the_first_row_is_always_in_the_next_batch(decoder, decoders):
 def test_adapters_that_never_fit_together_are_an_error_and_not_a_wait(decoder, decoders):
     small = EngineSettings(cache_positions=64, rank_rows=9)
     engine = engine_of(decoder, decoders, small)
-    with pytest.raises(EngineError, match="finds no room"):
+    with pytest.raises(EngineError, match="has rank 12, the tables have 9 rows"):
         engine.embed(["the film"], [[("s0", 1.0), ("t0", 1.0)]])
     assert len(engine.embed(["the film"], "s0")) == 1
     engine.close()

@@ -17,27 +17,33 @@ from adapterhub.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.peft_format import config_document, peft_config
 from adapterhub.specs import QuantizationSpec
 
+TASK_TYPES = {
+    "dialogue": "CAUSAL_LM",
+    "text-classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+}
 
-def put(registry, folder, name, weights, fingerprint):
+
+def put(registry, folder, name, weights, fingerprint, *, task="dialogue", labels=()):
     """Store an adapter in a registry; return its version."""
     targets = getattr(weights.spec, "target_modules", ())
     config = peft_config(
         weights.spec,
-        task_type="CAUSAL_LM",
+        task_type=TASK_TYPES[task],
         target_modules=targets,
         base_model="tiny",
         modules_to_save=None,
         revision=None,
     )
     manifest = Manifest(
-        task="dialogue",
-        labels=(),
+        task=task,
+        labels=tuple(labels),
         backbone=BackboneRef(name="tiny", fingerprint=fingerprint),
         quantization=QuantizationSpec("none", "float32"),
         adapter=weights.spec,
         trained_parameters=weights.parameters,
         backbone_parameters=1000,
-        recipe={},
+        recipe={"task": {"max_length": 64, "max_new_tokens": 8, "system_prompt": ""}},
         data={},
         metrics=Metrics(),
         seed=0,

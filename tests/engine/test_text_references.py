@@ -1,0 +1,201 @@
+"""Texts whose adapters come from a registry while they wait: as if they had been loaded."""
+
+import pytest
+import torch
+from engine_helpers import asked
+from pass_helpers import make_labellers
+from tier_helpers import HandSource, put
+
+from adapterhub.artifact import read_artifact
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.engine.engine import Engine
+from adapterhub.engine.host_tier import prepared_bytes
+from adapterhub.engine.settings import EngineSettings
+from adapterhub.errors import ArtifactError, EngineError, NotFoundError
+from adapterhub.loader import AdapterLoader
+from adapterhub.registry import Registry
+from adapterhub.specs import QuantizationSpec
+
+PLAIN = QuantizationSpec("none", "float32")
+SIZES = {"cache_positions": 256, "block_size": 4, "rank_rows": 12, "pass_tokens": 40}
+TEXTS = ["the film was good", "the book", "good", "the food was bad and the film was"]
+
+
+@pytest.fixture(scope="module")
+def labellers(decoder):
+    return make_labellers(decoder, "decoder")
+
+
+@pytest.fixture
+def registry(tmp_path, decoder, labellers):
+    registry = Registry(tmp_path / "registry-home")
+    fingerprint = load_backbone(str(decoder), PLAIN).fingerprint
+    for name, each in labellers.items():
+        put(
+            registry,
+            tmp_path / name,
+            name,
+            each.weights,
+            fingerprint,
+            task=each.task.name,
+            labels=each.task.labels,
+        )
+    return registry
+
+
+@pytest.fixture
+def engine_on(decoder):
+    made = []
+
+    def make(source=None, **sizes):
+        settings = EngineSettings(**SIZES | sizes)
+        made.append(Engine(load_backbone(str(decoder), PLAIN), settings, source=source))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.close()
+
+
+def run(engine, requests, most=5000):
+    for _ in range(most):
+        if all(request.finished for request in requests):
+            return
+        engine.step()
+    raise AssertionError("texts wait for ever")
+
+
+def loaded(engine, labellers):
+    for name, each in labellers.items():
+        engine.load_weights(each.weights, key=f"sha256:{name}", name=name, task=each.task)
+    return engine
+
+
+def ask(engine, labellers, name, text):
+    return engine.ask(text, name, kind=labellers[name].task.head)
+
+
+def test_they_are_labelled_as_by_loaded_adapters_though_memory_holds_few(
+    registry, engine_on, labellers
+):
+    pairs = [(name, text) for text in TEXTS for name in labellers]
+    roomy = loaded(engine_on(rank_rows=64), labellers)
+    expected = [ask(roomy, labellers, name, text) for name, text in pairs]
+    run(roomy, expected)
+    largest = max(prepared_bytes(roomy._host.get(f"sha256:{name}")) for name in labellers)
+    loader = AdapterLoader(registry)
+    engine = engine_on(loader, host_bytes=largest)
+    found = [ask(engine, labellers, name, text) for name, text in pairs]
+    row = engine.add([7, 8, 9], None, asked(60)).rows[0]
+    run(engine, found)
+    for request, other in zip(found, expected, strict=True):
+        for mine, its in zip(request.values(), other.values(), strict=True):
+            assert (mine - its).abs().max() < 1e-4
+        assert request.answer().keys() == other.answer().keys()
+    assert engine._host.evictions
+    assert row.error is None
+    loader.close()
+
+
+def test_embeddings_wait_for_their_adapter_too(registry, engine_on, labellers):
+    source = HandSource()
+    engine = engine_on(source)
+    request = engine.ask_embedding("the film", "s3")
+    bare = engine.ask_embedding("the film")
+    run(engine, [bare])
+    assert not request.finished
+    with pytest.raises(EngineError, match="waits for its adapters"):
+        request.value()
+    source.futures["s3"].set_result(artifact_of(registry, "s3"))
+    run(engine, [request])
+    expected = loaded(engine_on(rank_rows=64), labellers).embed(["the film"], "s3")[0]
+    assert torch.equal(request.value(), expected)
+    assert not torch.allclose(request.value(), bare.value())
+
+
+def artifact_of(registry, ref):
+    return read_artifact(registry.materialize(registry.resolve(ref)))
+
+
+def test_each_fault_is_of_the_texts_that_asked(registry, engine_on):
+    source = HandSource()
+    engine = engine_on(source)
+    lost, wrong = engine.ask("the film", "s0"), engine.ask("the film", "t0")
+    gone = engine.ask("the film", "s1")
+    bare = engine.ask_embedding("the film")
+    source.futures["s0"].set_exception(ArtifactError("is damaged", place="s0"))
+    source.futures["t0"].set_result(artifact_of(registry, "t0"))
+    engine.cancel(gone)
+    run(engine, [lost, wrong, gone, bare])
+    for request, kind, words in (
+        (lost, ArtifactError, "is damaged"),
+        (wrong, EngineError, "Use tag"),
+        (gone, EngineError, "was cancelled"),
+    ):
+        with pytest.raises(kind, match=words):
+            request.answer()
+    assert bare.error is None
+    source.futures["s1"].set_result(artifact_of(registry, "s1"))
+    for _ in range(100):
+        if not engine.busy:
+            break
+        engine.step()
+    assert not engine.busy
+
+
+def test_a_text_whose_adapter_is_unloaded_before_its_turn_has_the_error(engine_on, labellers):
+    engine = loaded(engine_on(rank_rows=64), labellers)
+    request = engine.ask("the film", "s0")
+    engine.unload("s0")
+    run(engine, [request])
+    with pytest.raises(NotFoundError, match="not loaded any more"):
+        request.answer()
+
+
+def test_a_pin_fetches_what_is_not_there(registry, engine_on):
+    loader = AdapterLoader(registry)
+    engine = engine_on(loader)
+    engine.pin("s0")
+    assert engine.busy
+    for _ in range(2000):
+        if not engine.busy:
+            break
+        engine.step()
+    key = loader.resolve("s0")
+    assert key in engine._host
+    fetches = engine.stats().fetches
+    run(engine, [engine.ask("the film", "s0")])
+    assert engine.stats().fetches == fetches == 1
+    loader.close()
+
+
+def test_a_pin_that_can_not_be_had_ends_and_is_told(engine_on, caplog):
+    source = HandSource()
+    engine = engine_on(source)
+    engine.pin("s0")
+    engine.step()
+    source.futures["s0"].set_exception(ArtifactError("is damaged", place="s0"))
+    engine.step()
+    assert not engine.busy
+    assert "is damaged" in caplog.text
+
+
+def test_a_stream_of_rows_does_not_keep_a_text_waiting_for_ever(engine_on, labellers):
+    """The rows' adapter has 8 of 12 rank rows, the text's needs another 8."""
+    engine = loaded(engine_on(max_overtakes=4, max_rows=2), labellers)
+    engine.load_weights(
+        labellers["t0"].weights, key="sha256:again", name="again", task=labellers["t0"].task
+    )
+    for count in (3, 6):
+        engine.add([7, 8], "again", asked(count))
+    for _ in range(2):
+        engine.step()
+    request = engine.ask("the film was good", "t0", kind="token")
+    for step in range(60):
+        if request.finished:
+            break
+        # another row before the one beside it ends, so that the adapter is always used
+        engine.add([7, 8 + step % 20], "again", asked(6))
+        engine.step()
+    assert request.finished
+    assert request.error is None
