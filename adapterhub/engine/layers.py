@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from adapterhub.engine.step import current_step
 from adapterhub.kernels.choice import has_triton
+from adapterhub.kernels.looped_four_bit import LoopedFourBit, can_loop_four_bit
 from adapterhub.kernels.packed import Packed
 from adapterhub.kernels.packed_four_bit import PackedFourBit, can_pack_four_bit
 from adapterhub.kernels.packed_linear import PackedLinear, can_pack
@@ -152,6 +153,8 @@ def packed(layer: nn.Module) -> nn.Module:
         return PackedLinear(layer)
     if can_pack_four_bit(layer):
         return PackedFourBit(layer)
+    if can_loop_four_bit(layer):
+        return LoopedFourBit(layer)
     return fused(layer) if isinstance(layer, Linear4bit) else layer
 
 

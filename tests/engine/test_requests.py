@@ -166,7 +166,7 @@ def test_preempted_rows_draw_what_they_would_have_drawn(decoder):
 
 @pytest.mark.weights
 def test_constrained_text_beside_free_text():
-    engine = Engine(load_backbone("smollm2-135m-instruct"))
+    engine = Engine(load_backbone("smollm2-135m-instruct", QuantizationSpec("none", "float32")))
     date = r"\d{4}-\d{2}-\d{2}"
     schema = {
         "type": "object",
