@@ -18,7 +18,7 @@ from adapterhub.data.packing import pack
 from adapterhub.engine.pass_attention import PassBatch, PassRow
 from adapterhub.engine.slots import BARE
 from adapterhub.engine.step import Step, running
-from adapterhub.errors import EngineError
+from adapterhub.errors import ComputeError, EngineError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -145,6 +145,12 @@ class SinglePasses:
             self._waiting.remove(request)
             request.error = EngineError("was cancelled")
 
+    def abandon(self) -> None:
+        """Take all rows out."""
+        for request in self._waiting:
+            request.error = ComputeError("was given up after a fault")
+        self._waiting.clear()
+
     def step(self, *, alone: bool) -> list[PassRequest]:
         """Compute one batch; return the rows that are finished by it.
 
@@ -166,7 +172,7 @@ class SinglePasses:
             _LOG.error("a pass of %d rows failed: %s", len(rows), error)
             for request in rows:
                 request.result = None
-                request.error = EngineError(f"the pass could not be computed: {error}")
+                request.error = ComputeError(f"the pass could not be computed: {error}")
         finally:
             for request in rows:
                 self._residency.release(request)

@@ -8,7 +8,7 @@ younger rows wait for. So the oldest row always comes to its adapters, whatever 
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Protocol
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
     #: Takes note of what a row's adapters are; raises where they can't serve it.
     Settle = Callable[[Sequence, Rows[Prepared]], None]
+
+
+#: Most moves to and from the device that are remembered until somebody asks for them.
+MAX_MOVES = 4096
 
 
 class User(Protocol):
@@ -93,6 +97,7 @@ class Residency:
         #: resident adapters that multiply the output of layers
         self._dora: set[str] = set()
         self._claims: dict[str, int] = {}
+        self._moves: deque[tuple[str, str]] = deque(maxlen=MAX_MOVES)
         self.loads = 0
         self.evictions = 0
 
@@ -247,6 +252,12 @@ class Residency:
         self._users -= bool(keys)
         sequence.blend = None
 
+    def moves(self) -> list[tuple[str, str]]:
+        """Return what came to the device (``load``) or left it (``evict``) since last asked."""
+        moves = list(self._moves)
+        self._moves.clear()
+        return moves
+
     def close(self) -> None:
         """Let nothing arrive any more."""
         if self._arrivals is not None:
@@ -312,6 +323,7 @@ class Residency:
         if copying.factors.gains:
             self._dora.add(key)
         self._recent[key] = None
+        self._moves.append(("load", key))
         self.loads += 1
         return True
 
@@ -402,6 +414,7 @@ class Residency:
     def _evict(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._drop(key)
+            self._moves.append(("evict", key))
             self.evictions += 1
 
     def _drop(self, key: str) -> None:
