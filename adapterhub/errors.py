@@ -125,6 +125,14 @@ class EngineError(AdapterHubError):
     """The engine cannot do what was asked, or was built for something else."""
 
 
+class ComputeError(EngineError):
+    """A step failed on the device; the request is not to blame."""
+
+
+class EngineClosedError(EngineError):
+    """The engine takes no requests any more."""
+
+
 class RequestError(AdapterHubError):
     """A request that cannot be served as asked; ``place`` is the name of its field."""
 

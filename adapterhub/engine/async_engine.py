@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from concurrent.futures import Future
 from threading import Condition, Thread
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from adapterhub.engine.requests import PreparedPrompt
 from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.errors import EngineError
+from adapterhub.errors import ComputeError, EngineClosedError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from adapterhub.artifact import Artifact
     from adapterhub.engine.engine import Adapters, Engine
     from adapterhub.engine.passes import Pooling
-    from adapterhub.engine.requests import PreparedPrompt, Request
+    from adapterhub.engine.requests import Request
     from adapterhub.engine.results import Completion, Delta, EngineStats
     from adapterhub.engine.sequences import Sequence
 
@@ -38,6 +40,13 @@ class _Pass(Protocol):
 
 
 _P = TypeVar("_P", bound=_Pass)
+
+
+class OnStep(Protocol):
+    """Takes note of a step."""
+
+    def __call__(self, seconds: float, rows: int) -> None:
+        """Take the seconds of a step and the number of rows that it answered."""
 
 
 class _Listener:
@@ -74,9 +83,18 @@ class AsyncEngine:
     to this object until ``close``.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        """Start the thread."""
+    def __init__(self, engine: Engine, *, on_step: OnStep | None = None) -> None:
+        """Start the thread.
+
+        Args:
+            engine: whose steps it runs.
+            on_step: called on the engine's thread after each step, with its seconds and the
+                rows that it answered.
+        """
         self._engine = engine
+        self._on_step = on_step
+        #: makes prompts ready; safe for use from several threads
+        self.reader = engine.reader
         self._wake = Condition()
         self._commands: deque[Callable[[], None]] = deque()
         self._closing = False
@@ -86,9 +104,14 @@ class AsyncEngine:
         self._thread = Thread(target=self._run, name="adapterhub-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """Names of loaded adapters and the digests that they stand for now."""
+        return self._engine.adapters
+
     async def generate(
         self,
-        prompt: str | Rows[int],
+        prompt: str | Rows[int] | PreparedPrompt,
         adapters: Adapters = None,
         params: SamplingParams | None = None,
     ) -> Completion:
@@ -110,7 +133,7 @@ class AsyncEngine:
 
     async def stream(
         self,
-        prompt: str | Rows[int],
+        prompt: str | Rows[int] | PreparedPrompt,
         adapters: Adapters = None,
         params: SamplingParams | None = None,
     ) -> AsyncGenerator[Delta, None]:
@@ -189,6 +212,18 @@ class AsyncEngine:
         """See ``Engine.stats``."""
         return await self._call(self._engine.stats)
 
+    async def places(self) -> Mapping[str, Literal["device", "host"]]:
+        """See ``Engine.places``."""
+        return await self._call(self._engine.places)
+
+    async def pinned(self) -> frozenset[str]:
+        """See ``Engine.pinned``."""
+        return await self._call(lambda: self._engine.pinned)
+
+    async def moves(self) -> list[tuple[str, str]]:
+        """See ``Engine.moves``."""
+        return await self._call(self._engine.moves)
+
     async def close(self) -> None:
         """End all requests and the thread; the engine itself stays open."""
         with self._wake:
@@ -196,7 +231,11 @@ class AsyncEngine:
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
 
-    async def _read(self, prompt: str | Rows[int], params: SamplingParams | None) -> PreparedPrompt:
+    async def _read(
+        self, prompt: str | Rows[int] | PreparedPrompt, params: SamplingParams | None
+    ) -> PreparedPrompt:
+        if isinstance(prompt, PreparedPrompt):
+            return prompt
         # tokenizing and compiling a schema would hold up the event loop
         return await asyncio.to_thread(self._engine.reader.read, prompt, params or SamplingParams())
 
@@ -278,7 +317,7 @@ class AsyncEngine:
 
         with self._wake:
             if self._closing:
-                raise EngineError("the engine is closed")
+                raise EngineClosedError("the engine is closed")
             self._commands.append(run)
             self._wake.notify()
         return future
@@ -287,16 +326,37 @@ class AsyncEngine:
         while self._wait():
             while self._commands:
                 self._commands.popleft()()
-            for row, delta in self._engine.step():
-                listener = self._listeners.get(row)
-                if listener is not None:
-                    listener.tell(delta)
-            self._settle()
+            self._step()
         while self._commands:
             self._commands.popleft()()
         for listener in set(self._listeners.values()):
-            listener.tell(EngineError("the engine is closed"))
-        self._settle(EngineError("the engine is closed"))
+            listener.tell(EngineClosedError("the engine is closed"))
+        self._settle(EngineClosedError("the engine is closed"))
+        for request in tuple(self._requests):
+            self._forget(request)
+
+    def _step(self) -> None:
+        began = time.perf_counter()
+        try:
+            news = self._engine.step()
+        except Exception as error:  # noqa: BLE001, logged, and told to those who wait
+            # one fault that nobody foresaw ends what runs, and not all that comes later
+            _LOG.exception("a step failed; all rows are given up")
+            self._give_up(ComputeError(f"the step failed: {type(error).__name__}"))
+            return
+        for row, delta in news:
+            listener = self._listeners.get(row)
+            if listener is not None:
+                listener.tell(delta)
+        self._settle()
+        if self._on_step is not None:
+            self._on_step(time.perf_counter() - began, len(news))
+
+    def _give_up(self, error: ComputeError) -> None:
+        self._engine.abandon()
+        for listener in set(self._listeners.values()):
+            listener.tell(error)
+        self._settle(error)
         for request in tuple(self._requests):
             self._forget(request)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from heapq import merge
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
@@ -32,7 +32,14 @@ from adapterhub.engine.sites import make_sites
 from adapterhub.engine.slots import BARE, AdapterSlots
 from adapterhub.engine.sources import AdapterSource, Arrivals
 from adapterhub.engine.texts import EmbedRequest, LabelRequest, TextRequest, one_each
-from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, RequestError, near
+from adapterhub.errors import (
+    AdapterHubError,
+    ComputeError,
+    EngineError,
+    NotFoundError,
+    RequestError,
+    near,
+)
 from adapterhub.kernels.choice import choose_kernel
 
 if TYPE_CHECKING:
@@ -471,6 +478,30 @@ class Engine:
             cache_bytes=self._forward.cache.nbytes,
         )
 
+    def places(self) -> dict[str, Literal["device", "host"]]:
+        """Return where each adapter that is held is, by digest."""
+        held: dict[str, Literal["device", "host"]] = dict.fromkeys(self._host.keys, "host")
+        return held | dict.fromkeys(self._slots.resident, "device")
+
+    def moves(self) -> list[tuple[str, str]]:
+        """Return, once, which adapters came to the device (``load``) or left it (``evict``)."""
+        return self._residency.moves()
+
+    def abandon(self) -> None:
+        """Take out every row, after a fault that nobody foresaw."""
+        for row in [*self._scheduler.running, *self._scheduler.waiting]:
+            cancel(row)
+            self._scheduler.finish(row)
+        for text in self._texts:
+            text.error = ComputeError("was given up after a fault")
+        self._texts = []
+        self._passes.abandon()
+
+    @property
+    def pinned(self) -> frozenset[str]:
+        """Digests of the adapters that are pinned."""
+        return frozenset(self._pinned.values())
+
     @property
     def busy(self) -> bool:
         """Whether any row waits or runs."""
@@ -563,7 +594,7 @@ class Engine:
 
     def _fail(self, pieces: list[Piece], error: Exception) -> list[tuple[Sequence, Delta]]:
         _LOG.error("a step of %d rows failed: %s", len(pieces), error)
-        problem = EngineError(f"the step could not be computed: {error}")
+        problem = ComputeError(f"the step could not be computed: {error}")
         failed = []
         for piece in pieces:
             failed.append((piece.sequence, fail(piece.sequence, problem)))

@@ -18,7 +18,7 @@ from adapterhub.data.packing import pack
 from adapterhub.engine.pass_attention import PassBatch, PassRow
 from adapterhub.engine.slots import BARE
 from adapterhub.engine.step import Step, running
-from adapterhub.errors import AdapterHubError, EngineError
+from adapterhub.errors import AdapterHubError, ComputeError, EngineError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -165,6 +165,11 @@ class SinglePasses:
         for request in [each for each in self._waiting if each.adapters == adapters]:
             self.drop(request, error)
 
+    def abandon(self) -> None:
+        """Take all rows out."""
+        for request in list(self._waiting):
+            self.drop(request, ComputeError("was given up after a fault"))
+
     def step(self) -> list[PassRequest]:
         """Compute one batch; return the rows that are finished by it."""
         rows = self._take()
@@ -179,7 +184,7 @@ class SinglePasses:
             _LOG.error("a pass of %d rows failed: %s", len(rows), error)
             for request in rows:
                 request.result = None
-                request.error = EngineError(f"the pass could not be computed: {error}")
+                request.error = ComputeError(f"the pass could not be computed: {error}")
         finally:
             for request in rows:
                 self._residency.release(request)

@@ -100,13 +100,20 @@ class PromptReader:
         )
         return PreparedPrompt(tokens, params, streams, self._constraints(params))
 
+    def encode(self, text: str, *, special_tokens: bool = True) -> tuple[int, ...]:
+        """Return the tokens of a text.
+
+        Args:
+            text: to be tokenized.
+            special_tokens: add those that begin and end a text, where the tokenizer has any.
+        """
+        # the tokenizer's own settings change while it works
+        with self._lock:
+            encoding = self._tokenizer(text, add_special_tokens=special_tokens, verbose=False)
+        return tuple(encoding["input_ids"])
+
     def _tokens(self, prompt: str | Rows[int]) -> tuple[int, ...]:
-        if isinstance(prompt, str):
-            # the tokenizer's own settings change while it works
-            with self._lock:
-                tokens = tuple(self._tokenizer(prompt, verbose=False)["input_ids"])
-        else:
-            tokens = tuple(prompt)
+        tokens = self.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
         if not tokens:
             raise RequestError("is empty", place="prompt")
         for token in tokens:

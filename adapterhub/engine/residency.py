@@ -9,7 +9,7 @@ younger rows wait for. So the oldest row always comes to its adapters, whatever 
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Protocol
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 #: Number of what nobody waits for.
 _AFTER_ALL = 2**62
+#: Most moves to and from the device that are remembered until somebody asks for them.
+MAX_MOVES = 4096
 
 
 class User(Protocol):
@@ -110,6 +112,7 @@ class Residency:
         #: resident adapters that multiply the output of layers
         self._dora: set[str] = set()
         self._claims: dict[str, int] = {}
+        self._moves: deque[tuple[str, str]] = deque(maxlen=MAX_MOVES)
         self.loads = 0
         self.evictions = 0
 
@@ -273,6 +276,12 @@ class Residency:
         self._users -= bool(keys)
         sequence.blend = None
 
+    def moves(self) -> list[tuple[str, str]]:
+        """Return what came to the device (``load``) or left it (``evict``) since last asked."""
+        moves = list(self._moves)
+        self._moves.clear()
+        return moves
+
     def close(self) -> None:
         """Let nothing arrive any more."""
         if self._arrivals is not None:
@@ -349,6 +358,7 @@ class Residency:
         if copying.factors.gains:
             self._dora.add(key)
         self._recent[key] = None
+        self._moves.append(("load", key))
         self.loads += 1
         return True
 
@@ -439,6 +449,7 @@ class Residency:
     def _evict(self, keys: Iterable[str]) -> None:
         for key in keys:
             self._drop(key)
+            self._moves.append(("evict", key))
             self.evictions += 1
 
     def _drop(self, key: str) -> None:
