@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 #: Most rows that are multiplied where the weights are expanded.
-MOST_ROWS = 6
+MOST_ROWS = 24
 
 
 class LoopedFourBit(nn.Module):
