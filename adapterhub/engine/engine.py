@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -107,6 +109,8 @@ class Engine:
         """
         check_served(backbone)
         self.backbone = backbone
+        # a tokenizer changes its settings while it works, and that of prompts is used by others
+        self._labelling = replace(backbone, tokenizer=deepcopy(backbone.tokenizer))
         self.settings = settings or EngineSettings()
         dtype = torch_dtype(backbone.quantization.compute_dtype)
         install_paged_attention()
@@ -194,7 +198,7 @@ class Engine:
         check_fingerprint(
             self.backbone.fingerprint, name, artifact.manifest.backbone.fingerprint, force=force
         )
-        task = task_of(artifact.manifest, self.backbone)
+        task = task_of(artifact.manifest, self._labelling)
         self.load_weights(artifact.weights, key=artifact.digest, name=name, task=task)
 
     def load_weights(

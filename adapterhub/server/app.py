@@ -11,13 +11,10 @@ from starlette.routing import Route
 from adapterhub.errors import AdapterHubError
 from adapterhub.server.answers import error_answer
 from adapterhub.server.describing import FINGERPRINT_HEADER
+from adapterhub.server.operation_list import operations
 from adapterhub.server.operations import Endpoint, Operation, request_id
-from adapterhub.server.routes import chat, health, models
-from adapterhub.server.schemas.chat import ChatAnswer, ChatRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -70,30 +67,6 @@ class Labelled:
             await send(message)
 
         await self._app(scope, receive, labelled)
-
-
-def operations() -> Sequence[Operation]:
-    """Return everything that the API does."""
-    return (
-        Operation(
-            "GET", "/health", health.health, "Whether the process is up", "server", open=True
-        ),
-        Operation("GET", "/ready", health.ready, "Whether requests are taken", "server", open=True),
-        Operation(
-            "GET", "/v1/models", models.list_models, "The backbone and its adapters", "openai"
-        ),
-        Operation("GET", "/v1/models/{model:path}", models.show_model, "One model", "openai"),
-        Operation(
-            "POST",
-            "/v1/chat/completions",
-            chat.chat,
-            "Continue a conversation",
-            "openai",
-            body=ChatRequest,
-            answer=ChatAnswer,
-            streams=True,
-        ),
-    )
 
 
 def _route(operation: Operation) -> Route:

@@ -51,6 +51,7 @@ class Operation:
         body: class of the request, if it has a body.
         answer: class of the answer; text where ``None``.
         query: names of the query's parameters, and what they are.
+        media: type of the answer.
         streams: whether it may answer in server-sent events.
         open: whether it is answered without a key, also while the server ends.
     """
@@ -63,6 +64,7 @@ class Operation:
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     query: tuple[tuple[str, str], ...] = field(default=())
+    media: str = "application/json"
     streams: bool = False
     open: bool = False
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.backbone import choose_device, load_backbone
+from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.settings import EngineSettings
@@ -18,19 +19,22 @@ from adapterhub.registry import Registry
 from adapterhub.server.access import Access
 from adapterhub.server.app import create_app
 from adapterhub.server.context import Server
+from adapterhub.server.holding import load
 from adapterhub.server.metrics import Metrics
 from adapterhub.server.models import LoadedNames, Models
 from adapterhub.server.prompts import ChatPrompts
 from adapterhub.server.settings import ServerSettings
 from adapterhub.server.token_texts import TokenTexts
+from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
     from concurrent.futures import Future
     from types import FrameType
 
     from adapterhub.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.specs import QuantizationScheme
 
 _LOG = logging.getLogger(__name__)
 _DIGEST = "sha256:"
@@ -113,6 +117,12 @@ class Listener(uvicorn.Server):
         super().__init__(config)
         self._served = server
 
+    @property
+    def url(self) -> str:
+        """Address that is listened on."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take note of a signal to end."""
         self._served.draining = True
@@ -135,17 +145,41 @@ def listener(server: Server) -> Listener:
     return Listener(config, server)
 
 
-async def serve(
-    name: str, settings: ServerSettings, *, on_ready: Callable[[Server], None] = lambda _: None
+async def run(
+    name: str,
+    settings: ServerSettings,
+    *,
+    scheme: QuantizationScheme = "nf4",
+    sizes: EngineSettings | None = None,
+    adapters: Sequence[str] = (),
+    access: Access | None = None,
+    on_ready: Callable[[Server, str], None] = lambda _server, _url: None,
 ) -> None:
     """Serve a backbone until the process is told to stop.
 
     Args:
         name: of the backbone.
         settings: of the server.
-        on_ready: called when requests are taken.
+        scheme: how the weights of the backbone are held.
+        sizes: of the engine; the defaults where not given.
+        adapters: references that are loaded before requests are taken.
+        access: who may ask for what; everybody where not given.
+        on_ready: called with the address once requests are taken.
+
+    Raises:
+        AdapterHubError: why the backbone or an adapter can't be loaded.
     """
-    backbone = await asyncio.to_thread(load_backbone, name)
-    async with open_server(backbone, Registry(), settings=settings) as server:
-        on_ready(server)
-        await listener(server).serve()
+    spec = QuantizationSpec(scheme, default_compute_dtype(choose_device(None)))
+    backbone = await asyncio.to_thread(load_backbone, name, spec)
+    async with open_server(
+        backbone, Registry(), settings=settings, sizes=sizes, access=access
+    ) as server:
+        for ref in adapters:
+            await load(server, ref)
+        listening = listener(server)
+        serving = asyncio.ensure_future(listening.serve())
+        while not (listening.started or serving.done()):
+            await asyncio.sleep(0.01)
+        if listening.started:
+            on_ready(server, listening.url)
+        await serving

@@ -1,6 +1,6 @@
 """Calls of tools in what a model writes, and the schema by which it has to call one.
 
-Many instruction-tuned models write a call as ``<tool_call>{"name": …}</tool_call>``, with arguments.
+Many instruction-tuned models write a call as ``<tool_call>{"name": …}</tool_call>``.
 Where a call is required, the answer follows a JSON schema instead, and is one call.
 """
 
