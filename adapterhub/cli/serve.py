@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,12 +32,12 @@ def serve(
     """Serve a backbone and every adapter of the registry that was trained on it."""
     hush_libraries()
     try:
-        from adapterhub.server.serving import run
+        from adapterhub.server.serving import serve as serve_http
         from adapterhub.server.settings import ServerSettings
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "starlette", "serve") from error
     settings = replace(ServerSettings(), host=host, port=port)
-    asyncio.run(run(backbone, settings, scheme=scheme, adapters=adapter or (), on_ready=_tell))
+    serve_http(backbone, settings, scheme=scheme, adapters=adapter or (), on_ready=_tell)
 
 
 def _tell(server: Server, url: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+import threading
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from uvicorn.server import HANDLED_SIGNALS
 
 from adapterhub.backbones.backbone import choose_device, load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
@@ -28,7 +30,7 @@ from adapterhub.server.token_texts import TokenTexts
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from concurrent.futures import Future
     from types import FrameType
 
@@ -123,10 +125,32 @@ class Listener(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End by a signal as by itself: uvicorn would raise it again when it is done."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for sig in HANDLED_SIGNALS:
+            loop.add_signal_handler(sig, self.handle_exit, sig, None)
+        try:
+            yield
+        finally:
+            for sig in HANDLED_SIGNALS:
+                loop.remove_signal_handler(sig)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take note of a signal to end."""
         self._served.draining = True
         super().handle_exit(sig, frame)
+
+
+def serve(name: str, settings: ServerSettings, **options: Any) -> None:
+    """Serve a backbone until the process is told to stop; see ``run``."""
+    factory = uvicorn.Config("", log_config=None).get_loop_factory()
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(run(name, settings, **options))
 
 
 def listener(server: Server) -> Listener:
