@@ -9,6 +9,7 @@ import typer
 
 from adapterhub.cli.console import hush_libraries
 from adapterhub.errors import MissingExtraError
+from adapterhub.specs import QuantizationScheme
 
 if TYPE_CHECKING:
     from adapterhub.server.context import Server
@@ -27,7 +28,7 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    scheme: Annotated[str, typer.Option(help="nf4, fp4, int8 or none.")] = "nf4",
+    scheme: Annotated[QuantizationScheme, typer.Option(help="nf4, fp4, int8 or none.")] = "nf4",
 ) -> None:
     """Serve a backbone and every adapter of the registry that was trained on it."""
     hush_libraries()

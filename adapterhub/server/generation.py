@@ -90,7 +90,7 @@ def sampling(
         RequestError: when they exclude each other.
     """
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    asked = {
+    asked: dict[str, Any] = {
         "temperature": body.temperature,
         "top_p": body.top_p,
         # vLLM switches it off by -1

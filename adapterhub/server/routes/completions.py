@@ -48,13 +48,12 @@ def _prepare(call: Call, body: CompletionRequest) -> Job:
     return Job(model, prompts, prompts[0].params.n)
 
 
-def prompts_of(given: str | Sequence[Any]) -> list[str | list[int]]:
+def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[str | list[int]]:
     """Return each prompt of a request: text, or token ids."""
     if isinstance(given, str):
         return [given]
-    if isinstance(given[0], int):
-        return [list(given)]
-    return list(given)
+    numbers = [each for each in given if isinstance(each, int)]
+    return [numbers] if numbers else [each for each in given if not isinstance(each, int)]
 
 
 def _read(server: Server, body: CompletionRequest, prompt: str | list[int]) -> PreparedPrompt:
