@@ -111,6 +111,10 @@ class AdapterLoader:
             return self._once(self._pulling, ref, self._hub, pulled)
         return self._know(self._registry.resolve(ref))
 
+    def know(self, version: Version) -> str:
+        """Take a version that the registry resolved elsewhere; return its digest to fetch it by."""
+        return self._know(version)
+
     def fetch(self, digest: str) -> Future[Artifact]:
         """Return the future of an artifact that was resolved here.
 

@@ -1,4 +1,4 @@
-"""The one parser of references: ``name``, ``name@3``, ``name@prod`` and ``name@sha256:…``.
+"""The one parser of references, such as ``name@3`` and ``name@prod``, and of blends of them.
 
 A name is one part or ``owner/part``. What follows ``@`` says which version: a number, an
 alias (a word), or a digest, whole or its first hex digits. Without ``@`` the latest is meant.
@@ -19,12 +19,16 @@ MAX_PART = 96
 MAX_VERSION = 999_999_999
 #: Fewest hex digits that stand for a digest.
 MIN_DIGEST = 8
+#: Largest weight of an adapter in a blend, and most adapters of one.
+MAX_WEIGHT = 100.0
+MAX_BLENDED = 16
 
 _PART = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]*")
 _TAG = re.compile(r"[a-z0-9][a-z0-9._:-]*")
 _VERSION = re.compile(r"[1-9][0-9]*")
 _NUMBER_LIKE = re.compile(r"[+-]?\.?[0-9].*", re.DOTALL)
+_WEIGHT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _HEX = re.compile(r"[0-9a-f]*")
 
 _NAME_HINT = (
@@ -97,6 +101,43 @@ def parse_ref(text: str) -> AdapterRef:
     if _VERSION.fullmatch(selector):
         return AdapterRef(name, version=_to_version(selector, text))
     return AdapterRef(name, alias=selector)
+
+
+def parse_weighted(text: str) -> tuple[str, float]:
+    """Read ``ref`` or ``ref*0.5``; the reference is returned as it is written.
+
+    Raises:
+        RefError: when the weight is no number from -100 to 100.
+    """
+    ref, star, written = text.strip().partition("*")
+    if not star:
+        return ref, 1.0
+    # float alone would take "nan", "1_0" and digits of other scripts
+    weight = float(written) if _WEIGHT.fullmatch(written.strip()) else MAX_WEIGHT + 1
+    if not abs(weight) <= MAX_WEIGHT:
+        raise RefError(
+            f"{written[:20]!r} is no weight from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}",
+            place=_place(text),
+            hint="Write name@3*0.5",
+        )
+    return ref.strip(), weight
+
+
+def parse_blend(text: str) -> tuple[tuple[str, float], ...]:
+    """Read a blend, ``a@prod*0.7+b*0.3``; a reference alone has weight 1.
+
+    Returns:
+        Each reference as it is written, and its weight.
+
+    Raises:
+        RefError: when a weight is none, or there are too many references.
+    """
+    parts = text.split("+")
+    if len(parts) > MAX_BLENDED:
+        raise RefError(f"blends more than {MAX_BLENDED} adapters", place=_place(text))
+    if not all(part.strip() for part in parts):
+        raise RefError("has nothing beside '+'", place=_place(text), hint="Write a*0.7+b*0.3")
+    return tuple(parse_weighted(part) for part in parts)
 
 
 def check_name(name: str) -> None:

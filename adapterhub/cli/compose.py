@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapterhub.cli.console import hush_libraries, output, print_json, table
-from adapterhub.errors import DataError, RecipeError, RefError
+from adapterhub.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from adapterhub.composing import Parent, Search
@@ -65,7 +65,7 @@ def compose(
     hush_libraries()
     from adapterhub.composing import index_of, open_parents, store_composition
     from adapterhub.composition import Method
-    from adapterhub.refs import check_name
+    from adapterhub.refs import check_name, parse_weighted
     from adapterhub.registry.registry import Registry
 
     check_name(name)
@@ -74,7 +74,7 @@ def compose(
     _check_few_shot(data, blend, refs, searched=searched)
     how = Method((blend or "concat") if searched else method, density, rank, sign, seed)
     registry = Registry()
-    parents = open_parents(registry, [_weighted(text) for text in refs])
+    parents = open_parents(registry, [parse_weighted(text) for text in refs])
     head = None if head_from is None else index_of(registry, parents, head_from)
     search = None
     if data is not None:
@@ -107,17 +107,6 @@ def _check_few_shot(
             raise RecipeError("is for few-shot", place=option, hint="Add --method few-shot")
     if searched and any("*" in ref for ref in refs):
         raise RecipeError("few-shot finds the weights itself", place="REF*WEIGHT")
-
-
-def _weighted(text: str) -> tuple[str, float]:
-    """Read ``topics@3*0.5``."""
-    ref, star, weight = text.partition("*")
-    try:
-        return ref, float(weight) if star else 1.0
-    except ValueError:
-        raise RefError(
-            f"{weight!r} is no weight", place=f"reference {text!r}", hint="Write name@3*0.5"
-        ) from None
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from adapterhub.cli import (
     hub,
     registry,
     run,
+    serve,
     show,
     signing,
     transfer,
@@ -47,6 +48,7 @@ def build_app() -> typer.Typer:
         archives,
         transfer,
         hub,
+        serve,
         backbones,
     ):
         group.add_commands(app)

@@ -213,7 +213,9 @@ def _train(
         reporter=PlainReporter(log_console()),
         backbone=backbone,
     )
-    version = Registry().put(result.artifact, recipe.name, info=result.info())
+    version = Registry().put(
+        result.artifact, recipe.name, info={**result.info(), "curves": result.curves()}
+    )
     console.print(f"   stored as {version.ref}  {version.digest[:19]}…")
     return Trained(version, result, metric)
 

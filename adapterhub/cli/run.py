@@ -62,7 +62,9 @@ def train(
     if register:
         from adapterhub.registry.registry import Registry
 
-        version = Registry().put(result.artifact, checked.name, info=result.info())
+        version = Registry().put(
+            result.artifact, checked.name, info={**result.info(), "curves": result.curves()}
+        )
     if as_json:
         print_json(_document(result, version))
     else:

@@ -363,7 +363,8 @@ class Engine:
         Raises:
             NotFoundError: when there is no adapter of that name.
         """
-        ids = self.backbone.tokenizer(text)["input_ids"] if isinstance(text, str) else list(text)
+        tokenizer = self._preparer.tokenizer
+        ids = tokenizer(text)["input_ids"] if isinstance(text, str) else list(text)
         wish = Wish(pooling, normalize)
         keys = self._keys(adapters)
         request = EmbedRequest(self._next_number(), keys, Example(1, ids, ()), wish)

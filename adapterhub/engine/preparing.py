@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapterhub.backbones.fingerprint import check_fingerprint
@@ -36,7 +38,9 @@ class Preparer:
     """
 
     def __init__(self, backbone: Backbone, sites: Sites) -> None:
-        self._backbone = backbone
+        # a tokenizer changes its settings while it works, and that of prompts is used by others
+        self.tokenizer = deepcopy(backbone.tokenizer)
+        self._backbone = replace(backbone, tokenizer=self.tokenizer)
         self._sites = sites
         self._dtype = torch_dtype(backbone.quantization.compute_dtype)
         # what transformers' class for the task calls the body

@@ -144,6 +144,16 @@ class _Window:
         return text
 
 
+def token_bytes(backend: Tokenizer, token: int) -> bytes:
+    """Return what one token stands for, alone; nothing for one that does not exist."""
+    written = backend.id_to_token(token) or ""
+    if isinstance(backend.decoder, decoders.ByteLevel):
+        return _token_bytes(written)
+    if written in _BYTE_TOKENS:
+        return bytes([int(written[3:5], 16)])
+    return written.replace("\u2581", " ").encode()
+
+
 def _detokenizer(tokenizer: PreTrainedTokenizerFast) -> _Detokenizer:
     backend = tokenizer.backend_tokenizer
     kind = _ByteLevel if isinstance(backend.decoder, decoders.ByteLevel) else _Window

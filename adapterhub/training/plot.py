@@ -53,6 +53,22 @@ def read_log(path: Path) -> Curves:
     )
 
 
+def points_of(curves: Curves, *, most: int = 200) -> list[dict[str, Any]]:
+    """Return the curves as plain JSON, thinned to ``most`` points each; the last one is kept."""
+    named = [
+        ("train loss", curves.steps, curves.losses),
+        (curves.metric, curves.metric_steps, curves.metric_values),
+    ]
+    found = []
+    for name, steps, values in named:
+        pairs = [[step, value] for step, value in zip(steps, values, strict=True)]
+        every = -(-len(pairs) // most) or 1
+        thinned = pairs[::-1][::every][::-1]
+        if thinned:
+            found.append({"name": name, "points": thinned})
+    return found
+
+
 def draw(curves: Curves, *, title: str) -> dict[str, bytes]:
     """Return the plot as PNG and SVG, by file name; equal curves give equal bytes.
 

@@ -27,6 +27,7 @@ from adapterhub.training.checkpoint import checkpoint_folder, drop_checkpoint
 from adapterhub.training.evaluate import evaluate
 from adapterhub.training.loop import DEFAULT_BATCH_SIZE, Loop, Outcome
 from adapterhub.training.memory import keep_freed_memory
+from adapterhub.training.plot import points_of, read_log
 from adapterhub.training.prepare import PreparedData, prepare_data
 from adapterhub.training.progress import JsonLinesReporter, Reporter, Reporters
 
@@ -77,6 +78,10 @@ class TrainResult:
     tokens_per_second: float
     artifact_bytes: int
     steps: int
+
+    def curves(self) -> list[dict[str, Any]]:
+        """Return loss and watched metric over steps, ``[{"name", "points"}]``."""
+        return points_of(read_log(self.folder / LOG_NAME))
 
     def info(self) -> dict[str, float]:
         """Return what a registry keeps beside the artifact, because it varies between runs."""

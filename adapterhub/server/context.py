@@ -1,0 +1,83 @@
+"""What the routes of a server share, and what one request brings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.async_engine import AsyncEngine
+    from adapterhub.engine.settings import EngineSettings
+    from adapterhub.loader import AdapterLoader
+    from adapterhub.registry import Registry
+    from adapterhub.server.access import Access, Caller
+    from adapterhub.server.metrics import Metrics
+    from adapterhub.server.models import LoadedNames, Models
+    from adapterhub.server.prompts import ChatPrompts
+    from adapterhub.server.settings import ServerSettings
+    from adapterhub.server.token_texts import TokenTexts
+
+
+@dataclass(slots=True)
+class Server:
+    """One backbone behind HTTP; kept in ``app.state.server``.
+
+    Args:
+        engine: that computes.
+        registry: of this machine.
+        loader: fetches what the registry holds.
+        backbone: that is served.
+        settings: of the server.
+        sizes: of the engine.
+        access: who may ask for what, and when.
+        metrics: counts.
+        loaded: names given while it runs.
+        models: resolves what requests ask for.
+        chats: renders conversations.
+        tokens: writes tokens as text.
+    """
+
+    engine: AsyncEngine
+    registry: Registry
+    loader: AdapterLoader
+    backbone: Backbone
+    settings: ServerSettings
+    sizes: EngineSettings
+    access: Access
+    metrics: Metrics
+    loaded: LoadedNames
+    models: Models
+    chats: ChatPrompts
+    tokens: TokenTexts
+    #: set when the server is told to end
+    draining: bool = False
+    #: addresses of adapters that are pulled from a Hub now
+    pulling: set[str] = field(default_factory=set)
+
+    @property
+    def context_length(self) -> int:
+        """Most positions of a prompt and its answer together."""
+        longest = int(getattr(self.backbone.config, "max_position_embeddings", 0) or 2**31)
+        return min(longest, self.sizes.cache_positions)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request on its way through a route.
+
+    Args:
+        server: that answers.
+        caller: who asks.
+        request_id: that the answer and the logs carry.
+        path: parts of the address.
+        query: of the address.
+    """
+
+    server: Server
+    caller: Caller
+    request_id: str
+    path: Mapping[str, str]
+    query: Mapping[str, str]

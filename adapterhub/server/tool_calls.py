@@ -1,0 +1,152 @@
+"""Calls of tools in what a model writes, and the schema by which it has to call one.
+
+Many instruction-tuned models write a call as ``<tool_call>{"name": …}</tool_call>``.
+Where a call is required, the answer follows a JSON schema instead, and is one call.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from adapterhub.errors import RequestError, near
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adapterhub.server.schemas.chat import ChatRequest, Function
+
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+
+
+def required_schema(body: ChatRequest) -> dict[str, Any] | None:
+    """Return the schema of an answer that has to be a call of a tool, if it has to be.
+
+    Raises:
+        RequestError: when the tool that has to be called is none of those given.
+    """
+    choice = body.tool_choice
+    if choice is None or choice in ("none", "auto"):
+        return None
+    functions = [tool.function for tool in body.tools or ()]
+    if not isinstance(choice, str):
+        name = choice.function.name
+        known = [function.name for function in functions]
+        functions = [function for function in functions if function.name == name]
+        if not functions:
+            raise RequestError(
+                f"{name!r:.80} is none of the tools", place="tool_choice", hint=near(name, known)
+            )
+    if not functions:
+        raise RequestError("is empty, and a call is required", place="tools")
+    schemas = [_call_schema(function) for function in functions]
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
+
+
+@dataclass(slots=True)
+class ToolText:
+    """The text of one answer, with the calls in it taken out.
+
+    Args:
+        required: whether the whole text is one call.
+        calls: found so far, in OpenAI's form.
+    """
+
+    required: bool = False
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    _held: str = ""
+
+    def push(self, text: str) -> str:
+        """Take text; return what is surely no part of a call."""
+        self._held += text
+        return "" if self.required else self._plain(final=False)
+
+    def finish(self) -> str:
+        """Return what was held back, once no text follows."""
+        if not self.required:
+            return self._plain(final=True)
+        text, self._held = self._held, ""
+        return "" if self._take(text) else text
+
+    def _plain(self, *, final: bool) -> str:
+        found = ""
+        while True:
+            before, mark, rest = self._held.partition(_OPEN)
+            if not mark:
+                break
+            inner, end, after = rest.partition(_CLOSE)
+            if not end and not final:
+                self._held = mark + rest
+                return found + before
+            self._held = after
+            found += before if self._take(inner) else before + mark + inner + end
+        keep = 0 if final else _overlap(self._held)
+        found += self._held[: len(self._held) - keep]
+        self._held = self._held[len(self._held) - keep :]
+        return found
+
+    def _take(self, text: str) -> bool:
+        """Keep a call if the text is one."""
+        try:
+            call = json.loads(text)
+        except ValueError:
+            return False
+        if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+            return False
+        arguments = call.get("arguments", call.get("parameters", {}))
+        written = arguments if isinstance(arguments, str) else json.dumps(arguments)
+        function = {"name": call["name"], "arguments": written}
+        self.calls.append({"id": f"call_{uuid4().hex}", "type": "function", "function": function})
+        return True
+
+
+def template_messages(body: ChatRequest) -> list[dict[str, Any]]:
+    """Return a request's messages as chat templates take them."""
+    return [_message(message.model_dump(exclude_none=True)) for message in body.messages]
+
+
+def template_tools(body: ChatRequest) -> Sequence[dict[str, Any]]:
+    """Return the tools that the chat template is told of."""
+    if body.tool_choice == "none":
+        return ()
+    return [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content", "")
+    if not isinstance(content, str):
+        content = "".join(part["text"] for part in content)
+    role = "system" if message["role"] == "developer" else message["role"]
+    calls = [
+        {**call, "function": {**call["function"], "arguments": _parsed(call["function"])}}
+        for call in message.get("tool_calls", ())
+    ]
+    return {**message, "role": role, "content": content} | ({"tool_calls": calls} if calls else {})
+
+
+def _parsed(function: dict[str, Any]) -> Any:
+    """Return arguments as an object, which templates write as JSON themselves."""
+    try:
+        return json.loads(function["arguments"])
+    except (ValueError, RecursionError):
+        return function["arguments"]
+
+
+def _call_schema(function: Function) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "name": {"const": function.name},
+            "arguments": function.parameters or {"type": "object"},
+        },
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _overlap(text: str) -> int:
+    """Return how many letters at the end of a text begin a call."""
+    lengths = range(min(len(_OPEN) - 1, len(text)), 0, -1)
+    return next((length for length in lengths if text.endswith(_OPEN[:length])), 0)

@@ -1,0 +1,174 @@
+"""A server on loopback around a tiny backbone, as its tests use it."""
+
+import asyncio
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+import torch
+from openai import OpenAI
+
+from adapterhub.artifact import write_artifact
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.engine.settings import EngineSettings
+from adapterhub.manifest import BackboneRef, Manifest, Metrics
+from adapterhub.peft_format import config_document, peft_config
+from adapterhub.server.serving import listener, open_server
+from adapterhub.server.settings import ServerSettings
+from adapterhub.specs import LoraSpec, QuantizationSpec
+from adapterhub.weights import AdapterWeights
+
+UNQUANTIZED = QuantizationSpec("none", "float32")
+SIZES = EngineSettings(max_rows=8, cache_positions=1024, step_tokens=64)
+#: Of the tiny decoder: hidden, keys and values, and in the middle of its feed-forward layers.
+HIDDEN, INNER, LAYERS = 64, 128, 2
+WIDTHS = {"q_proj": (HIDDEN, HIDDEN), "down_proj": (INNER, HIDDEN)}
+PARTS = {"q_proj": "self_attn", "down_proj": "mlp"}
+TASKS = {
+    "dialogue": "CAUSAL_LM",
+    "text-classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+}
+LABELS = {
+    "dialogue": (),
+    "text-classification": ("glad", "sad", "odd"),
+    "token-classification": ("O", "B-THING", "I-THING"),
+}
+
+
+@dataclass
+class Served:
+    """A running server, and what a test needs to look at it."""
+
+    url: str
+    server: object
+    listener: object
+
+    @property
+    def client(self):
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
+
+    @property
+    def base(self):
+        return self.server.models.base
+
+    def request(self, method, path, **options):
+        return httpx.request(method, f"{self.url}{path}", timeout=60, **options)
+
+    def post(self, path, body, **options):
+        return self.request("POST", path, json=body, **options)
+
+    def digest(self, ref):
+        return self.server.registry.resolve(ref).digest
+
+    def stats(self):
+        return self.server.engine._engine.stats()
+
+
+def random_lora(seed, *, rank=4, task="dialogue", scale=0.3):
+    """Return an adapter of random values that changes a lot; with a head where its task has one."""
+    draw = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for layer in range(LAYERS):
+        for name, (wide, out) in WIDTHS.items():
+            key = f"base_model.model.model.layers.{layer}.{PARTS[name]}.{name}"
+            tensors[f"{key}.lora_A.weight"] = torch.randn(rank, wide, generator=draw) * scale
+            tensors[f"{key}.lora_B.weight"] = torch.randn(out, rank, generator=draw) * scale
+    labels = LABELS[task]
+    if labels:
+        kind = "classifier" if task == "token-classification" else "score"
+        head = torch.randn(len(labels), HIDDEN, generator=draw)
+        tensors[f"base_model.model.{kind}.weight"] = head
+        if kind == "classifier":
+            tensors["base_model.model.classifier.bias"] = torch.zeros(len(labels))
+    spec = LoraSpec(rank=rank, alpha=float(rank), target_modules=tuple(WIDTHS))
+    return AdapterWeights(spec, tensors)
+
+
+def store(registry, folder, name, weights, fingerprint, *, task="dialogue"):
+    """Store an adapter in a registry; return its version."""
+    heads = {"text-classification": ["score"], "token-classification": ["classifier"]}
+    config = peft_config(
+        weights.spec,
+        task_type=TASKS[task],
+        target_modules=weights.spec.target_modules,
+        base_model="tiny",
+        modules_to_save=heads.get(task),
+        revision=None,
+    )
+    section = {"name": task, "max_length": 32, "max_new_tokens": 8, "system_prompt": ""}
+    manifest = Manifest(
+        task=task,
+        labels=LABELS[task],
+        backbone=BackboneRef(name="tiny", fingerprint=fingerprint),
+        quantization=UNQUANTIZED,
+        adapter=weights.spec,
+        trained_parameters=weights.parameters,
+        backbone_parameters=1000,
+        recipe={"task": section, "backbone": {"name": "tiny", "revision": None}},
+        data={},
+        metrics=Metrics(before={"loss": 3.0}, after={"loss": 2.0}),
+        seed=0,
+        libraries={},
+    )
+    write_artifact(
+        folder,
+        tensors=weights.tensors,
+        adapter_config=config_document(config),
+        manifest=manifest,
+        card="# A card\n",
+    )
+    return registry.put(folder, name)
+
+
+def store_adapters(registry, home, backbone_folder):
+    """Store two adapters that talk, one of another backbone, and two that label."""
+    fingerprint = load_backbone(str(backbone_folder), UNQUANTIZED).fingerprint
+    store(registry, home / "a1", "alpha", random_lora(1), fingerprint)
+    store(registry, home / "b1", "beta", random_lora(2), fingerprint)
+    registry.set_alias("alpha@1", "prod")
+    store(registry, home / "f1", "foreign", random_lora(3), "sha256:other+none")
+    for seed, (name, task) in enumerate(
+        {"moods": "text-classification", "things": "token-classification"}.items(), start=4
+    ):
+        store(registry, home / name, name, random_lora(seed, task=task), fingerprint, task=task)
+
+
+@contextmanager
+def running_server(backbone_folder, registry, *, sizes=SIZES, settings=None, access=None):
+    """Run a server in a thread until the block ends."""
+    loop = asyncio.new_event_loop()
+    up = threading.Event()
+    kept = []
+
+    async def main():
+        backbone = load_backbone(str(backbone_folder), UNQUANTIZED)
+        chosen = settings or ServerSettings(port=0, drain_seconds=5)
+        async with open_server(
+            backbone, registry, settings=chosen, sizes=sizes, access=access
+        ) as server:
+            listening = listener(server)
+            task = asyncio.ensure_future(listening.serve())
+            while not listening.started and not task.done():
+                await asyncio.sleep(0.01)
+            port = listening.servers[0].sockets[0].getsockname()[1]
+            kept.append(Served(f"http://127.0.0.1:{port}", server, listening))
+            up.set()
+            await task
+
+    def run():
+        try:
+            loop.run_until_complete(main())
+        finally:
+            up.set()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    up.wait(60)
+    try:
+        yield kept[0]
+    finally:
+        kept[0].listener.should_exit = True
+        thread.join(30)
+        loop.close()

@@ -1,0 +1,138 @@
+"""Adapters that come and go while the server runs, and what is counted."""
+
+import pytest
+from http_server_helpers import random_lora, store
+
+CHAT = {"messages": [{"role": "user", "content": "the film"}], "max_tokens": 2}
+
+
+def entry(served, ref):
+    data = served.request("GET", "/v1/adapters").json()["data"]
+    return next(each for each in data if each["ref"] == ref)
+
+
+def test_an_adapter_goes_from_disk_to_the_device_by_being_asked_for(served, tmp_path):
+    store(
+        served.server.registry,
+        tmp_path / "fresh",
+        "fresh",
+        random_lora(20),
+        served.server.backbone.fingerprint,
+    )
+    assert entry(served, "fresh@1")["residency"] == "disk"
+    assert served.post("/v1/chat/completions", {"model": "fresh", **CHAT}).status_code == 200
+    found = entry(served, "fresh@1")
+    assert found["residency"] == "device"
+    assert found["metrics"] == {"loss": 2.0}
+
+
+def test_a_name_stands_for_an_adapter_until_it_is_unloaded(served):
+    loaded = served.post("/v1/adapters/load", {"ref": "beta", "name": "mine"}).json()
+    assert loaded["digest"] == served.digest("beta")
+    assert "mine" in entry(served, "beta@1")["loaded_as"]
+    answer = served.post("/v1/chat/completions", {"model": "mine", **CHAT})
+    assert answer.headers["x-adapter-digest"] == loaded["digest"]
+    assert served.post("/v1/adapters/unload", {"name": "mine"}).status_code == 200
+    assert served.post("/v1/chat/completions", {"model": "mine", **CHAT}).status_code == 404
+
+
+def test_vllms_addresses_answer_as_vllms_do(served):
+    body = {"lora_name": "other", "lora_path": "alpha"}
+    answer = served.post("/v1/load_lora_adapter", body)
+    assert (answer.status_code, answer.text) == (
+        200,
+        "Success: LoRA adapter 'other' added successfully.",
+    )
+    assert served.post("/v1/load_lora_adapter", body).status_code == 400
+    assert served.post("/v1/chat/completions", {"model": "other", **CHAT}).status_code == 200
+    answer = served.post("/v1/unload_lora_adapter", {"lora_name": "other"})
+    assert answer.text == "Success: LoRA adapter 'other' removed successfully."
+    assert served.post("/v1/unload_lora_adapter", {"lora_name": "other"}).status_code == 404
+
+
+def test_a_folder_of_the_machine_is_loaded(served):
+    registry = served.server.registry
+    folder = registry.materialize(registry.resolve("beta"))
+    body = {"lora_name": "by-path", "lora_path": str(folder)}
+    assert served.post("/v1/load_lora_adapter", body).status_code == 200
+    answer = served.post("/v1/chat/completions", {"model": "by-path", **CHAT})
+    assert answer.headers["x-adapter-digest"] == served.digest("beta")
+    served.post("/v1/unload_lora_adapter", {"lora_name": "by-path"})
+
+
+def test_a_pin_shows_and_goes(served):
+    assert served.post("/v1/adapters/pin", {"ref": "alpha@1"}).json()["pinned"] is True
+    assert entry(served, "alpha@1")["pinned"]
+    served.post("/v1/adapters/pin", {"ref": "alpha@1", "pinned": False})
+    assert not entry(served, "alpha@1")["pinned"]
+
+
+def test_an_alias_moves_and_the_next_request_sees_it(served, tmp_path):
+    fingerprint = served.server.backbone.fingerprint
+    for seed in (31, 32):
+        weights = random_lora(seed)
+        store(served.server.registry, tmp_path / str(seed), "moving", weights, fingerprint)
+    digests = []
+    for number in (1, 2):
+        body = {"ref": f"moving@{number}", "alias": "prod"}
+        assert served.post("/v1/adapters/alias", body).json()["moved"]
+        answer = served.post("/v1/chat/completions", {"model": "moving@prod", **CHAT})
+        digests.append(answer.headers["x-adapter-digest"])
+    assert digests == [served.digest("moving@1"), served.digest("moving@2")]
+
+
+def test_a_report_tells_how_it_was_trained(served):
+    found = served.request("GET", "/v1/adapters/report", params={"ref": "alpha"}).json()
+    assert found["before"] == {"loss": 3.0}
+    assert found["after"] == {"loss": 2.0}
+    assert served.request("GET", "/v1/adapters/report").status_code == 400
+
+
+def test_counts_are_in_prometheus_format_and_bounded(served):
+    served.post("/v1/chat/completions", {"model": "alpha", **CHAT})
+    text = served.request("GET", "/metrics").text
+    for line in (
+        'adapterhub_requests_total{route="/v1/chat/completions",status="200"}',
+        'adapterhub_adapter_requests_total{adapter="alpha"}',
+        'adapterhub_adapter_loads_total{adapter="alpha"}',
+        "adapterhub_time_to_first_token_seconds_count",
+        "adapterhub_step_seconds_count",
+        "adapterhub_step_rows_count",
+        "adapterhub_cache_size 1024.0",
+    ):
+        assert line in text
+    labels = {served.server.metrics.label(f"made-up-{number}") for number in range(500)}
+    assert len(labels) <= 101
+    assert "other" in labels
+
+
+def test_the_server_tells_how_it_does(served):
+    served.post("/v1/chat/completions", {"model": "alpha", **CHAT})
+    found = served.request("GET", "/v1/stats").json()
+    assert found["running"] == 0
+    assert found["cache_size"] == 1024
+    assert found["requests_total"] > 0
+    assert found["time_to_first_token_ms_p50"] > 0
+    assert served.request("GET", "/v1/me").json()["role"] == "manage"
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/openapi.json", "/docs"])
+def test_what_needs_no_key_is_there(served, path):
+    answer = served.request("GET", path)
+    assert answer.status_code == 200
+    assert answer.headers["x-request-id"]
+
+
+def test_the_page_of_the_api_asks_nothing_of_others(served):
+    page = served.request("GET", "/docs").text
+    assert "/v1/chat/completions" in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "<script" not in page
+
+
+def test_unknown_addresses_and_methods_are_told_in_the_same_form(served):
+    assert served.request("GET", "/v1/nothing").json()["error"]["message"]
+    answer = served.request("DELETE", "/v1/chat/completions")
+    assert answer.status_code == 405
+    assert answer.json()["error"]["type"] == "invalid_request_error"

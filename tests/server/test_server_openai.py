@@ -1,0 +1,138 @@
+"""OpenAI's own client against the server."""
+
+import json
+
+import openai
+import pytest
+
+HELLO = [{"role": "user", "content": "the film was good"}]
+
+
+def test_models_are_the_backbone_and_its_adapters_with_their_parent(served):
+    models = {model.id: model for model in served.client.models.list()}
+    assert models[served.base].parent is None
+    for name in ("alpha", "alpha@1", "alpha@prod", "beta", "moods"):
+        assert models[name].parent == served.base
+    assert not any(name.startswith("foreign") for name in models)
+
+
+def test_a_chat_is_answered_and_says_what_answered(served):
+    raw = served.client.chat.completions.with_raw_response.create(
+        model="alpha@prod", messages=HELLO, max_tokens=5, temperature=0
+    )
+    answer = raw.parse()
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    digest = served.digest("alpha")
+    assert raw.headers["x-adapter-digest"] == digest
+    assert raw.headers["x-backbone-fingerprint"] == served.server.backbone.fingerprint
+    assert raw.headers["x-request-id"]
+    assert answer.adapterhub["adapters"] == [{"ref": "alpha@prod", "digest": digest, "weight": 1.0}]
+
+
+@pytest.mark.parametrize("model", ["alpha", "beta", "alpha@prod*0.7+beta*0.3", None])
+def test_a_stream_is_the_answer_in_pieces_with_usage_last(served, model):
+    asked = dict(
+        model=model or served.base,
+        messages=HELLO,
+        max_tokens=8,
+        temperature=0,
+        extra_body={"ignore_eos": True},
+    )
+    whole = served.client.chat.completions.create(**asked)
+    chunks = list(
+        served.client.chat.completions.create(
+            **asked, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == whole.usage
+    assert whole.usage.completion_tokens == 8
+
+
+def test_the_blend_is_neither_of_its_adapters(served):
+    def ask(model):
+        return served.client.chat.completions.create(
+            model=model, messages=HELLO, max_tokens=8, temperature=0, logprobs=True
+        )
+
+    blend, alpha, beta = ask("alpha*0.7+beta*0.3"), ask("alpha"), ask("beta")
+    first = [each.choices[0].logprobs.content[0].logprob for each in (blend, alpha, beta)]
+    assert len(set(first)) == 3
+    assert [part["weight"] for part in blend.adapterhub["adapters"]] == [0.7, 0.3]
+
+
+def test_without_options_the_last_piece_has_the_usage(served):
+    stream = served.client.chat.completions.create(
+        model="alpha", messages=HELLO, max_tokens=3, stream=True
+    )
+    chunks = list(stream)
+    assert chunks[-1].usage.completion_tokens >= 1
+    assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+
+
+def test_the_same_seed_gives_the_same_answers_and_n_of_them(served):
+    def ask(seed):
+        answer = served.client.chat.completions.create(
+            model="alpha", messages=HELLO, max_tokens=12, n=3, seed=seed, temperature=2.0
+        )
+        return [choice.message.content for choice in answer.choices]
+
+    assert len(ask(1)) == 3
+    assert ask(1) == ask(1)
+    assert ask(1) != ask(2)
+
+
+def test_text_ends_before_a_stop_string(served):
+    asked = dict(model="beta", messages=HELLO, max_tokens=12, temperature=0)
+    words = served.client.chat.completions.create(**asked).choices[0].message.content.split()
+    stop = words[1]
+    answer = served.client.chat.completions.create(**asked, stop=[stop])
+    assert answer.choices[0].finish_reason == "stop"
+    assert stop not in answer.choices[0].message.content
+
+
+def test_an_unknown_adapter_is_not_found_and_named_near(served):
+    with pytest.raises(openai.NotFoundError) as caught:
+        served.client.chat.completions.create(model="alpa", messages=HELLO)
+    assert "alpha" in str(caught.value)
+    assert caught.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError):
+        served.client.chat.completions.create(model="GPT 4 turbo!", messages=HELLO, stream=True)
+
+
+def test_an_adapter_of_another_backbone_is_a_conflict(served):
+    with pytest.raises(openai.ConflictError) as caught:
+        served.client.chat.completions.create(model="foreign", messages=HELLO)
+    assert "sha256:other" in str(caught.value)
+
+
+def test_a_prompt_that_is_too_long_is_told_with_both_numbers(served):
+    long = [{"role": "user", "content": "the film " * 600}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        served.client.chat.completions.create(model="alpha", messages=long)
+    assert str(served.server.context_length) in str(caught.value)
+    assert "12" in str(caught.value)
+
+
+def test_an_unknown_key_is_an_error_in_openais_form(served):
+    answer = served.post(
+        "/v1/chat/completions", {"model": "alpha", "messages": HELLO, "temprature": 1}
+    )
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == "temprature"
+
+
+def test_a_stream_ends_with_done(served):
+    answer = served.post(
+        "/v1/chat/completions",
+        {"model": "beta", "messages": HELLO, "max_tokens": 2, "stream": True},
+    )
+    lines = [line for line in answer.text.split("\n\n") if line]
+    assert lines[-1] == "data: [DONE]"
+    assert all(json.loads(line.removeprefix("data: ")) for line in lines[:-1])
+    assert answer.headers["content-type"].startswith("text/event-stream")

@@ -1,0 +1,66 @@
+"""Calls in what a model writes, and blends in what a client asks for."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapterhub.errors import RefError
+from adapterhub.refs import parse_blend
+from adapterhub.server.tool_calls import ToolText
+
+CALL = '<tool_call>{"name": "look", "arguments": {"at": 1}}</tool_call>'
+
+
+@given(st.lists(st.integers(0, 200), max_size=20), st.sampled_from(["", "so ", "a < b "]))
+def test_calls_are_found_however_the_text_is_cut(cuts, before):
+    whole = f"{before}{CALL} and {CALL}."
+    places = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
+    found = ToolText()
+    text = "".join(found.push(whole[a:b]) for a, b in itertools.pairwise(places))
+    text += found.finish()
+    assert text == f"{before} and ."
+    assert [call["function"]["name"] for call in found.calls] == ["look", "look"]
+
+
+@given(st.text(alphabet="<tol_ca>{}x", max_size=40), st.integers(0, 40))
+def test_text_without_a_call_comes_through_whole(text, cut):
+    found = ToolText()
+    assert found.push(text[:cut]) + found.push(text[cut:]) + found.finish() == text
+    assert not found.calls
+
+
+def test_a_required_call_that_is_none_stays_text():
+    found = ToolText(required=True)
+    assert found.push("no ") == ""
+    assert found.push("call") + found.finish() == "no call"
+    found = ToolText(required=True)
+    found.push('{"name": "look", "arguments": {}}')
+    assert found.finish() == ""
+    assert found.calls[0]["function"]["arguments"] == "{}"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a", (("a", 1.0),)),
+        ("a@prod*0.7+b*0.3", (("a@prod", 0.7), ("b", 0.3))),
+        (" a * -1e-1 + o/b@3 ", (("a", -0.1), ("o/b@3", 1.0))),
+    ],
+)
+def test_a_blend_is_read(text, expected):
+    assert parse_blend(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["a*", "a*x", "a*nan", "a*inf", "a*1e9", "a+", "+", "a*1*2", "a*1_0"]
+)
+def test_a_blend_that_is_none_is_refused(text):
+    with pytest.raises(RefError):
+        parse_blend(text)
+
+
+def test_a_blend_of_too_many_is_refused():
+    with pytest.raises(RefError, match="more than 16"):
+        parse_blend("+".join("abcdefghijklmnopq"))
