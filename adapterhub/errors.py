@@ -129,6 +129,48 @@ class RequestError(AdapterHubError):
     """A request that cannot be served as asked; ``place`` is the name of its field."""
 
 
+class SettingsError(AdapterHubError):
+    """A setting of the server that cannot be used; ``place`` says which, and from where."""
+
+
+class Unauthorized(AdapterHubError):
+    """Who asks did not show a key that is known."""
+
+
+class Forbidden(AdapterHubError):
+    """Who asks may not do that."""
+
+
+class QueueFull(AdapterHubError):
+    """A request that cannot wait for its turn now.
+
+    Args:
+        problem: as in ``AdapterHubError``.
+        retry_after: seconds after which it is worth another try.
+        hint: as in ``AdapterHubError``.
+    """
+
+    def __init__(self, problem: str, *, retry_after: float, hint: str = "") -> None:
+        self.retry_after = retry_after
+        super().__init__(problem, hint=hint)
+
+
+class BodyTooLarge(AdapterHubError):
+    """A request's body is longer than the server reads.
+
+    Args:
+        limit: in bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(f"is longer than {limit} bytes", place="body")
+
+
+class TooSlow(AdapterHubError):
+    """A client took too long to send its request, or to read the answer; or the answer did."""
+
+
 class TrainingError(AdapterHubError):
     """Training cannot start or go on."""
 
