@@ -147,28 +147,15 @@ class QueueFull(AdapterHubError):
     Args:
         problem: as in ``AdapterHubError``.
         retry_after: seconds after which it is worth another try.
+        place: as in ``AdapterHubError``.
         hint: as in ``AdapterHubError``.
     """
 
-    def __init__(self, problem: str, *, retry_after: float, hint: str = "") -> None:
+    def __init__(
+        self, problem: str, *, retry_after: float, place: str = "", hint: str = ""
+    ) -> None:
         self.retry_after = retry_after
-        super().__init__(problem, hint=hint)
-
-
-class BodyTooLarge(AdapterHubError):
-    """A request's body is longer than the server reads.
-
-    Args:
-        limit: in bytes.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        super().__init__(f"is longer than {limit} bytes", place="body")
-
-
-class TooSlow(AdapterHubError):
-    """A client took too long to send its request, or to read the answer; or the answer did."""
+        super().__init__(problem, place=place, hint=hint)
 
 
 class TrainingError(AdapterHubError):

@@ -14,6 +14,7 @@ from adapterhub.cli import (
     backbones,
     compose,
     hub,
+    keys,
     registry,
     run,
     show,
@@ -47,6 +48,7 @@ def build_app() -> typer.Typer:
         archives,
         transfer,
         hub,
+        keys,
         backbones,
     ):
         group.add_commands(app)
