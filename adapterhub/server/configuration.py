@@ -13,7 +13,7 @@ from adapterhub.errors import SettingsError, near
 from adapterhub.server.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 PREFIX = "ADAPTERHUB_SERVE_"
 #: Names the file where no flag does.
@@ -53,7 +53,10 @@ class _Given:
 
 
 def load_settings(
-    flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    file: Path | None = None,
+    assigned: Sequence[str] = (),
 ) -> Configuration:
     """Read the settings of a server.
 
@@ -61,6 +64,7 @@ def load_settings(
         flags: field to value; ``None`` and an empty list are flags that were not given.
         environ: of the process; of it ``ADAPTERHUB_SERVE_*`` counts, where it is not empty.
         file: of TOML; ``ADAPTERHUB_SERVE_CONFIG`` names one where not given.
+        assigned: ``name=value`` each, for settings that have no flag of their own.
 
     Raises:
         SettingsError: naming the setting at fault and where it was given.
@@ -69,6 +73,7 @@ def load_settings(
         file = Path(environ[FILE_VARIABLE])
     given = _of_file(file) if file is not None else {}
     given |= _of_environment(environ)
+    given |= dict(map(_assignment, assigned))
     given |= {
         name: _Given(value, _FLAGS.get(name, f"--{name.replace('_', '-')}"))
         for name, value in flags.items()
@@ -113,11 +118,23 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
         if name not in _FIELDS:
             known = [f"{PREFIX}{field.upper()}" for field in _FIELDS]
             raise SettingsError("is an unknown setting", place=variable, hint=near(variable, known))
-        value: Any = text
-        if get_origin(_FIELDS[name].annotation) is tuple:
-            value = [part.strip() for part in text.split(",") if part.strip()]
-        found[name] = _Given(value, variable)
+        found[name] = _Given(_of_text(name, text), variable)
     return found
+
+
+def _assignment(text: str) -> tuple[str, _Given]:
+    name, equals, value = text.partition("=")
+    name = name.strip()
+    if not equals:
+        hint = "Write name=value, e.g. max_rows=16"
+        raise SettingsError("is no setting with a value", place=f"--set {name}", hint=hint)
+    return name, _Given(_of_text(name, value.strip()), f"--set {name}")
+
+
+def _of_text(name: str, text: str) -> Any:
+    if name in _FIELDS and get_origin(_FIELDS[name].annotation) is tuple:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return text
 
 
 def _translate(error: ValidationError, given: Mapping[str, _Given]) -> SettingsError:

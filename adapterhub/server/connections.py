@@ -43,17 +43,18 @@ class GuardedConnection(HttpToolsProtocol):
         self._in_head = False
         self._head_read = 0
         self._head_timer: asyncio.TimerHandle | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first head."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(HIGH_WATER_LIMIT)
-        self._await_head()
+        self._await_head(0)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
-        for timer in (self._head_timer, self._write_timer):
+        for timer in (self._head_timer, self._rest_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -65,12 +66,19 @@ class GuardedConnection(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and self._head_read > self._limits.max_head:
             self._refuse(431)
+        elif not self._in_head and self._answered() and self._rest_timer is None:
+            # the rest of a body that nobody reads; uvicorn waits for its end without a limit
+            seconds = self._limits.head_seconds
+            self._rest_timer = self.loop.call_later(seconds, self.transport.close)
 
     def on_message_begin(self) -> None:
         """Wait for a head, of which the first byte came."""
         super().on_message_begin()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
         if not self._in_head:
-            self._await_head()
+            self._await_head(1)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header; what comes after the body is left out."""
@@ -95,8 +103,11 @@ class GuardedConnection(HttpToolsProtocol):
             self._write_timer.cancel()
         super().resume_writing()
 
-    def _await_head(self) -> None:
-        self._in_head, self._head_read = True, 0
+    def _answered(self) -> bool:
+        return self.cycle is not None and self.cycle.response_complete
+
+    def _await_head(self, read: int) -> None:
+        self._in_head, self._head_read = True, read
         self._head_timer = self.loop.call_later(self._limits.head_seconds, self._refuse, 408)
 
     def _refuse(self, status: int) -> None:

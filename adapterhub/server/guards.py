@@ -132,5 +132,7 @@ class _Body:
         self._read += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
         if self._read > self._most:
-            raise too_large("the body", self._most)
+            refusal = too_large("the body", self._most)
+            refusal.headers.update(_CLOSE)
+            raise refusal
         return message

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
 
 from adapterhub.engine.settings import EngineSettings
 
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0.0, le=86400.0)]
 _SIZES = EngineSettings()
 _MIB = 1024 * 1024
+#: Shortest key that the settings may give.
+_MIN_KEY = 16
+
+
+def _no_flag(value: Any) -> Any:
+    # pydantic takes true for 1
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < _MIN_KEY:
+        raise ValueError(f"must have at least {_MIN_KEY} characters")
+    return secret
+
+
+Number = BeforeValidator(_no_flag)
+Count = Annotated[int, Number, Field(ge=1)]
+CountOrNone = Annotated[int, Number, Field(ge=0)]
+Seconds = Annotated[float, Number, Field(gt=0.0, le=86400.0)]
 
 
 class ServerSettings(BaseModel):
@@ -65,23 +92,23 @@ class ServerSettings(BaseModel):
     adapters: tuple[str, ...] = ()
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    port: Annotated[int, Number, Field(ge=0, le=65535)] = 8000
     anonymous: Literal["auto", "no", "use", "manage"] = "auto"
-    api_key: Annotated[SecretStr, Field(min_length=16)] | None = None
+    api_key: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
 
     max_inflight: Count | None = None
     max_queue: Count = 1024
     queue_seconds: Seconds = 60.0
 
     max_body: Count = 4 * _MIB
-    max_head: Annotated[int, Field(ge=1024)] = 64 * 1024
+    max_head: Annotated[int, Number, Field(ge=1024)] = 64 * 1024
     max_connections: Count = 4096
     head_seconds: Seconds = 10.0
     body_seconds: Seconds = 30.0
     write_seconds: Seconds = 30.0
     request_seconds: Seconds = 600.0
-    keep_alive_seconds: Annotated[int, Field(ge=1)] = 15
-    drain_seconds: Annotated[int, Field(ge=0)] = 30
+    keep_alive_seconds: Count = 15
+    drain_seconds: CountOrNone = 30
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_prompts: bool = False
@@ -94,7 +121,7 @@ class ServerSettings(BaseModel):
     pass_tokens: Count = _SIZES.pass_tokens
     host_bytes: Count = _SIZES.host_bytes
     look_ahead: Count = _SIZES.look_ahead
-    max_overtakes: Annotated[int, Field(ge=0)] = _SIZES.max_overtakes
+    max_overtakes: CountOrNone = _SIZES.max_overtakes
     copy_bytes: Count = _SIZES.copy_bytes
 
     @model_validator(mode="after")

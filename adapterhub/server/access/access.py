@@ -84,11 +84,11 @@ class Access:
             Forbidden: when a page of another site asks for who shows no key.
             RegistryError: when the keys can't be read.
         """
+        anonymous = self._without_key()
         secret = bearer_of(headers.get("authorization", ""))
         known = self._known(hash_of(secret)) if secret else None
         if known is not None:
             return known
-        anonymous = self._without_key()
         # clients that insist on a key send any word
         if anonymous is None or secret.startswith(PREFIX):
             raise Unauthorized(
@@ -212,6 +212,6 @@ class Access:
 
     def _without_key(self) -> Role | None:
         if self._until_keyed and self._keys.callers():
-            # also when the last key is taken back, nothing opens that was closed
+            # also when the last key is taken back, nothing opens that was closed once
             self._until_keyed, self._anonymous = False, None
         return self._anonymous
