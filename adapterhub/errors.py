@@ -137,6 +137,35 @@ class RequestError(AdapterHubError):
     """A request that cannot be served as asked; ``place`` is the name of its field."""
 
 
+class SettingsError(AdapterHubError):
+    """A setting of the server that cannot be used; ``place`` says which, and from where."""
+
+
+class Unauthorized(AdapterHubError):
+    """Who asks did not show a key that is known."""
+
+
+class Forbidden(AdapterHubError):
+    """Who asks may not do that."""
+
+
+class QueueFull(AdapterHubError):
+    """A request that cannot wait for its turn now.
+
+    Args:
+        problem: as in ``AdapterHubError``.
+        retry_after: seconds after which it is worth another try.
+        place: as in ``AdapterHubError``.
+        hint: as in ``AdapterHubError``.
+    """
+
+    def __init__(
+        self, problem: str, *, retry_after: float, place: str = "", hint: str = ""
+    ) -> None:
+        self.retry_after = retry_after
+        super().__init__(problem, place=place, hint=hint)
+
+
 class TrainingError(AdapterHubError):
     """Training cannot start or go on."""
 

@@ -12,6 +12,7 @@ from adapterhub.errors import (
     NotFoundError,
     RecipeError,
     RefError,
+    SettingsError,
     SignatureError,
     TrainingInterrupted,
     TransferError,
@@ -21,6 +22,7 @@ from adapterhub.errors import (
 EXIT_CODES: tuple[tuple[type[AdapterHubError], int], ...] = (
     (RecipeError, 2),
     (RefError, 2),
+    (SettingsError, 2),
     (DataError, 3),
     (NotFoundError, 4),
     (IntegrityError, 5),

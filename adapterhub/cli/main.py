@@ -14,6 +14,7 @@ from adapterhub.cli import (
     backbones,
     compose,
     hub,
+    keys,
     registry,
     run,
     serve,
@@ -49,6 +50,7 @@ def build_app() -> typer.Typer:
         transfer,
         hub,
         serve,
+        keys,
         backbones,
     ):
         group.add_commands(app)

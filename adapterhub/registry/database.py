@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import RegistryError
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 #: Longest wait for another process's transaction, in seconds.
 BUSY_SECONDS = 60.0
+#: Seconds after which a time of change tells that nothing changed since.
+_SETTLED = 0.1
+#: Time of change and size of the files that a database lies in.
+Stamp = tuple[tuple[int, int], ...]
 
 
 class Database:
@@ -75,6 +79,17 @@ class Database:
             _transaction(db, "IMMEDIATE"),
         ):
             yield db
+
+    def stamp(self) -> Stamp:
+        """Return what changes whenever the content does; empty where it changed just now."""
+        found = []
+        for path in (self.path, self.path.with_name(f"{self.path.name}-wal")):
+            with suppress(FileNotFoundError):
+                found.append(path.stat())
+        # a later change in the same tick of the clock would not show
+        if any(time.time() - stat.st_mtime < _SETTLED for stat in found):
+            return ()
+        return tuple((stat.st_mtime_ns, stat.st_size) for stat in found)
 
     def damage(self) -> tuple[str, ...]:
         """Return what SQLite finds wrong with its own file; nothing where it is whole.

@@ -1,24 +1,144 @@
-"""What a server is started with."""
+"""What a server is told: each setting with its meaning, its unit and its default."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    model_validator,
+)
+
+from adapterhub.engine.settings import EngineSettings
+
+_SIZES = EngineSettings()
+_MIB = 1024 * 1024
+#: Shortest key that the settings may give.
+_MIN_KEY = 16
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """What a server is started with.
+def _no_flag(value: Any) -> Any:
+    # pydantic takes true for 1
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _long_enough(secret: SecretStr) -> SecretStr:
+    if len(secret.get_secret_value()) < _MIN_KEY:
+        raise ValueError(f"must have at least {_MIN_KEY} characters")
+    return secret
+
+
+Number = BeforeValidator(_no_flag)
+Count = Annotated[int, Number, Field(ge=1)]
+CountOrNone = Annotated[int, Number, Field(ge=0)]
+Seconds = Annotated[float, Number, Field(gt=0.0, le=86400.0)]
+
+
+class ServerSettings(BaseModel):
+    """What a server is told.
 
     Args:
-        host: address to listen on.
+        backbone: a name in the catalog, a Hub id, or a local folder; empty only where one is at
+            hand already.
+        quantization: how the backbone's linear layers are held.
+        device: cpu, cuda, cuda:1, …; the fastest where not given.
+        adapters: references that are brought up before the server is ready.
+        host: address to listen on. One that other machines reach needs a key.
         port: to listen on; 0 for any that is free.
-        max_inflight: most requests inside the engine at once.
-        drain_seconds: how long requests that run are waited for when the server ends.
+        anonymous: what may be done without a key: ``no`` for nothing, ``use``, ``manage``, or
+            ``auto``: all on loopback until there is a key, else nothing.
+        api_key: a key with the role manage beside those that were created, for containers.
+        max_inflight: most rows of requests that are in the engine at once; ``max_rows`` where
+            not given, so that no row waits there, where turns are not fair.
+        max_queue: most requests that wait for their turn.
+        queue_seconds: longest wait for a turn.
         max_body: largest body of a request, in bytes.
+        max_head: largest head of a request, in bytes.
+        max_connections: most connections; more are answered with 503.
+        head_seconds: longest time until a request's head has come.
+        body_seconds: longest time until a request's body has come.
+        write_seconds: longest time for which a client may read nothing of its answer.
+        request_seconds: longest time of a request from its head to the end of its answer.
+        keep_alive_seconds: for which a connection without requests is kept.
+        drain_seconds: longest time for requests to end after SIGTERM.
+        log_level: least level that is logged.
+        log_prompts: log what is asked and answered too.
+        max_rows: see ``EngineSettings``.
+        step_tokens: see ``EngineSettings``.
+        cache_positions: see ``EngineSettings``.
+        block_size: see ``EngineSettings``.
+        rank_rows: see ``EngineSettings``.
+        pass_tokens: see ``EngineSettings``.
+        host_bytes: see ``EngineSettings``.
+        look_ahead: see ``EngineSettings``.
+        max_overtakes: see ``EngineSettings``.
+        copy_bytes: see ``EngineSettings``.
     """
 
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
+
+    backbone: str = ""
+    quantization: Literal["nf4", "fp4", "int8", "none"] = "nf4"
+    device: str | None = None
+    adapters: tuple[str, ...] = ()
+
     host: str = "127.0.0.1"
-    port: int = 8000
-    max_inflight: int = 64
-    drain_seconds: float = 30.0
-    max_body: int = 4 * 1024**2
+    port: Annotated[int, Number, Field(ge=0, le=65535)] = 8000
+    anonymous: Literal["auto", "no", "use", "manage"] = "auto"
+    api_key: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
+
+    max_inflight: Count | None = None
+    max_queue: Count = 1024
+    queue_seconds: Seconds = 60.0
+
+    max_body: Count = 4 * _MIB
+    max_head: Annotated[int, Number, Field(ge=1024)] = 64 * 1024
+    max_connections: Count = 4096
+    head_seconds: Seconds = 10.0
+    body_seconds: Seconds = 30.0
+    write_seconds: Seconds = 30.0
+    request_seconds: Seconds = 600.0
+    keep_alive_seconds: Count = 15
+    drain_seconds: CountOrNone = 30
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_prompts: bool = False
+
+    max_rows: Count = _SIZES.max_rows
+    step_tokens: Count = _SIZES.step_tokens
+    cache_positions: Count = _SIZES.cache_positions
+    block_size: Count = _SIZES.block_size
+    rank_rows: Count = _SIZES.rank_rows
+    pass_tokens: Count = _SIZES.pass_tokens
+    host_bytes: Count = _SIZES.host_bytes
+    look_ahead: Count = _SIZES.look_ahead
+    max_overtakes: CountOrNone = _SIZES.max_overtakes
+    copy_bytes: Count = _SIZES.copy_bytes
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ServerSettings:
+        if self.block_size > self.cache_positions:
+            raise ValueError(
+                f"block_size {self.block_size} is larger than "
+                f"cache_positions {self.cache_positions}"
+            )
+        return self
+
+    @property
+    def places(self) -> int:
+        """Rows of requests that are in the engine at once."""
+        return self.max_inflight or self.max_rows
+
+    def engine(self) -> EngineSettings:
+        """Return the sizes that the engine is built with."""
+        sizes = {name: getattr(self, name) for name in EngineSettings.__dataclass_fields__}
+        return EngineSettings(**sizes)

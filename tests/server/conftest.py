@@ -2,11 +2,11 @@
 
 import pytest
 from http_server_helpers import running_server, store_adapters
-from toy_fixtures import decoder, encoder, own_home
+from toy_fixtures import command, decoder, encoder, own_home
 
 from adapterhub.registry import Registry
 
-__all__ = ["decoder", "encoder", "own_home"]
+__all__ = ["command", "decoder", "encoder", "own_home"]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import AdapterHubError, NotFoundError, SignatureError
@@ -12,6 +11,7 @@ from adapterhub.hub.server.changes import is_whole
 from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision, now
 from adapterhub.hub.server.refusal import Refusal
 from adapterhub.manifest import MANIFEST_NAME, Manifest
+from adapterhub.registry.database import Database
 from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.signature_file import (
     MAX_SIGNATURE,
@@ -27,15 +27,13 @@ if TYPE_CHECKING:
     from adapterhub.hub.server.records import Revision
     from adapterhub.registry import Registry, Version
     from adapterhub.registry.blobs import Blobs
+    from adapterhub.registry.database import Stamp
     from adapterhub.registry.layout import Layout
 
 #: Author of revisions that were versions first.
 REGISTRY_AUTHOR = "registry"
-#: Seconds after which a time of change tells that nothing changed since.
-_SETTLED = 0.1
 #: Up to this many names are looked up one by one; of more, all versions are read at once.
 _FEW = 200
-_Stamp = tuple[tuple[int, int], ...]
 
 
 class Bridge:
@@ -53,18 +51,8 @@ class Bridge:
         self._layout = layout
         self._blobs = blobs
         self._max_inline = max_inline
-        self._all_seen: _Stamp = ()
-
-    def stamp(self) -> _Stamp:
-        """Return what changes whenever the registry does; empty where it changed just now."""
-        index = self._layout.index
-        found = [
-            path.stat() for path in (index, index.with_name(f"{index.name}-wal")) if path.exists()
-        ]
-        # a later change in the same tick of the clock would not show
-        if any(time.time() - stat.st_mtime < _SETTLED for stat in found):
-            return ()
-        return tuple((stat.st_mtime_ns, stat.st_size) for stat in found)
+        self._index = Database(layout.index)
+        self._all_seen: Stamp = ()
 
     def waiting(self, db: sqlite3.Connection, name: str) -> tuple[Version, ...]:
         """Return the versions of a name that are no revisions yet, the oldest first."""
@@ -73,7 +61,7 @@ class Bridge:
 
     def all_waiting(self, db: sqlite3.Connection) -> tuple[Version, ...]:
         """Return the versions of all names ``owner/name`` that are no revisions yet."""
-        stamp = self.stamp()
+        stamp = self._index.stamp()
         if stamp and stamp == self._all_seen:
             return ()
         last = queries.last_versions(db)

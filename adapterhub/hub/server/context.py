@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 
+from adapterhub.bearer import bearer_of
 from adapterhub.hub.server.refusal import Refusal, no_repository
 from adapterhub.hub.server.tokens import Caller
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from adapterhub.hub.server.settings import HubSettings
     from adapterhub.hub.server.store import RepoStore
     from adapterhub.hub.server.tokens import Tokens
-
-_BEARER = "bearer "
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ async def caller_of(request: Request) -> Caller:
     header = request.headers.get("authorization", "")
     if not header:
         return Caller()
-    token = header[len(_BEARER) :].strip() if header.lower().startswith(_BEARER) else ""
+    token = bearer_of(header)
     caller = await run_in_threadpool(hub_of(request).tokens.caller, token) if token else None
     if caller is None:
         # the clients know these words

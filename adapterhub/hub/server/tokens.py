@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hmac
-import secrets
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
-from adapterhub.errors import NotFoundError, RefError, RegistryError
+from adapterhub.bearer import hash_of, id_of, new_secret, remove
+from adapterhub.errors import RefError, RegistryError
 from adapterhub.hub.server.records import now
 from adapterhub.hub.server.schema import HUB_SCHEMA
 from adapterhub.refs import check_name
@@ -24,8 +23,6 @@ Right = Literal["read", "write"]
 #: In place of an owner: all of them.
 ALL = "*"
 PREFIX = "ah_"
-#: First hex digits of the hash, by which people name a token.
-_ID = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +111,8 @@ class Tokens:
             )
         for name in (user, *(scope.owner for scope in wanted if scope.owner != ALL)):
             _check_owner(name)
-        # 32 random bytes: a plain hash of them can't be searched
-        token = PREFIX + secrets.token_urlsafe(32)
-        hashed = _hash(token)
+        token = new_secret(PREFIX)
+        hashed = hash_of(token)
         with self._database.writing() as db:
             db.execute(
                 "INSERT INTO tokens (hash, user, created) VALUES (?, ?, ?)", (hashed, user, now())
@@ -129,7 +125,7 @@ class Tokens:
 
     def caller(self, token: str) -> Caller | None:
         """Return who presents a token, or ``None`` where it is not known."""
-        hashed = _hash(token)
+        hashed = hash_of(token)
         with self._database.reading() as db:
             row = db.execute("SELECT hash, user FROM tokens WHERE hash = ?", (hashed,)).fetchone()
             if row is None or not hmac.compare_digest(row["hash"], hashed):
@@ -141,7 +137,7 @@ class Tokens:
         with self._database.reading() as db:
             rows = db.execute("SELECT hash, user, created FROM tokens ORDER BY created, hash")
             return tuple(
-                TokenInfo(row["hash"][:_ID], row["user"], _scopes(db, row["hash"]), row["created"])
+                TokenInfo(id_of(row["hash"]), row["user"], _scopes(db, row["hash"]), row["created"])
                 for row in rows.fetchall()
             )
 
@@ -152,9 +148,7 @@ class Tokens:
             NotFoundError: when there is none with this id.
         """
         with self._database.writing() as db:
-            query = f"DELETE FROM tokens WHERE substr(hash, 1, {_ID}) = ?"
-            if not db.execute(query, (token_id,)).rowcount:
-                raise NotFoundError("there is no token with this id", place=token_id)
+            remove(db, "tokens", token_id)
 
 
 def parse_scope(text: str) -> Scope:
@@ -177,10 +171,6 @@ def _check_owner(name: str) -> None:
     check_name(name)
     if "/" in name:
         raise RefError("holds a '/'", place=name, hint="An owner is the part before the slash")
-
-
-def _hash(token: str) -> str:
-    return sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _scopes(db: sqlite3.Connection, hashed: str) -> tuple[Scope, ...]:

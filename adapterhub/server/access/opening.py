@@ -1,0 +1,61 @@
+"""The gate as the settings of a server ask for it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from adapterhub.bearer import hash_of
+from adapterhub.errors import SettingsError
+from adapterhub.server.access.access import Access
+from adapterhub.server.access.fairness import FairQueue
+from adapterhub.server.access.keys import open_keys
+from adapterhub.server.access.origin import is_loopback
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from adapterhub.server.access.caller import Role
+    from adapterhub.server.settings import ServerSettings
+
+
+def open_access(settings: ServerSettings, root: Path | None = None) -> Access:
+    """Return the gate of a server.
+
+    Args:
+        settings: of the server.
+        root: the home folder, as for ``Registry``.
+
+    Raises:
+        SettingsError: when it would listen to other machines, and there is neither a key nor
+            the word that none is needed.
+        RegistryError: when the keys can't be read.
+    """
+    keys = open_keys(root)
+    local = is_loopback(settings.host)
+    fixed = settings.api_key.get_secret_value() if settings.api_key else ""
+    keyed = bool(fixed or keys.callers())
+    if not (local or keyed) and settings.anonymous == "auto":
+        raise SettingsError(
+            f"{settings.host} is reached from other machines, and there is no key",
+            place="host",
+            hint="Make one with: adapterhub key create NAME; "
+            "or say what may be done without: --anonymous use",
+        )
+    auto = settings.anonymous == "auto"
+    return Access(
+        keys,
+        FairQueue(settings.places, settings.max_queue, time.monotonic),
+        wait_seconds=settings.queue_seconds,
+        clock=time.monotonic,
+        anonymous=_anonymous(settings, may=local and not fixed),
+        until_keyed=auto,
+        local=local,
+        fixed_hash=hash_of(fixed) if fixed else "",
+    )
+
+
+def _anonymous(settings: ServerSettings, *, may: bool) -> Role | None:
+    if settings.anonymous == "auto":
+        return "manage" if may else None
+    return None if settings.anonymous == "no" else settings.anonymous

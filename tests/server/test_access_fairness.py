@@ -1,0 +1,243 @@
+"""The queue without an event loop: a clock that is set by hand, and turns that can be counted."""
+
+from collections import Counter
+
+import pytest
+
+from adapterhub.errors import QueueFull
+from adapterhub.server.access.fairness import LINGER, FairQueue, Ticket
+
+
+class Clock:
+    """Seconds that pass when told."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def make(clock, places, waiting=10_000):
+    return FairQueue(places, waiting, clock)
+
+
+def push(queue, key, adapter, count=1, **options):
+    tickets = [Ticket(key, adapter, **options) for _ in range(count)]
+    for ticket in tickets:
+        queue.push(ticket)
+    return tickets
+
+
+def started(queue):
+    found = []
+    while (ticket := queue.start()) is not None:
+        found.append(ticket)
+    return found
+
+
+def by(tickets, field):
+    return Counter(getattr(ticket, field) for ticket in tickets)
+
+
+def test_one_who_is_alone_has_all_places(clock):
+    queue = make(clock, 8)
+    push(queue, "a", "x", 20)
+    assert len(started(queue)) == 8
+    assert (queue.held, queue.waiting) == (8, 12)
+
+
+def test_turns_of_one_adapter_are_in_the_order_of_arrival(clock):
+    queue = make(clock, 3)
+    tickets = push(queue, "a", "x", 3)
+    assert started(queue) == tickets
+
+
+def test_a_newcomer_has_the_next_free_place_however_long_the_flood(clock):
+    queue = make(clock, 4)
+    push(queue, "flood", "x", 200)
+    running = started(queue)
+    (late,) = push(queue, "other", "y")
+    assert started(queue) == []
+    queue.end(running[0])
+    assert started(queue) == [late]
+
+
+@pytest.mark.parametrize("other", [("flood", "y"), ("other", "x")])
+def test_while_another_was_here_lately_the_flood_leaves_places_free_for_it(clock, other):
+    queue = make(clock, 8)
+    for ticket in push(queue, *other):
+        assert started(queue) == [ticket]
+        queue.end(ticket)
+    push(queue, "flood", "x", 200)
+    assert len(started(queue)) == 6
+    for _ in range(10):
+        # the other comes and goes, and never waits for the flood
+        clock.now += 1
+        (again,) = push(queue, *other)
+        assert started(queue) == [again]
+        queue.end(again)
+        assert started(queue) == []
+    clock.now += LINGER
+    assert len(started(queue)) == 2
+
+
+def test_two_floods_share_the_places_evenly_in_the_end(clock):
+    queue = make(clock, 8)
+    push(queue, "a", "x", 500)
+    running = started(queue)
+    push(queue, "b", "x", 500)
+    for _ in range(200):
+        queue.end(running.pop(0))
+        running += started(queue)
+    assert by(running, "key") == {"a": 4, "b": 4}
+
+
+def test_keys_share_first_and_then_the_adapters_of_each_key(clock):
+    queue = make(clock, 8)
+    for adapter in ("x", "y", "z", "w"):
+        push(queue, "many", adapter, 500)
+    push(queue, "one", "x", 500)
+    running = started(queue)
+    turns = []
+    for _ in range(200):
+        queue.end(running.pop(0))
+        new = started(queue)
+        turns += new
+        running += new
+    assert by(running, "key") == {"many": 4, "one": 4}
+    each = by([ticket for ticket in turns if ticket.key == "many"], "adapter")
+    assert max(each.values()) - min(each.values()) <= 2
+
+
+def test_who_asks_for_more_work_at_a_time_has_fewer_turns(clock):
+    queue = make(clock, 1)
+    push(queue, "large", "x", 100, cost=300)
+    push(queue, "small", "x", 400, cost=100)
+    turns = []
+    for _ in range(200):
+        (ticket,) = started(queue)
+        turns.append(ticket)
+        queue.end(ticket)
+    assert by(turns, "key") == {"large": 50, "small": 150}
+
+
+def test_time_without_requests_gives_no_credit(clock):
+    queue = make(clock, 1)
+    push(queue, "steady", "x", 300)
+    for _ in range(100):
+        (ticket,) = started(queue)
+        queue.end(ticket)
+    push(queue, "late", "x", 100)
+    turns = []
+    for _ in range(20):
+        (ticket,) = started(queue)
+        turns.append(ticket)
+        queue.end(ticket)
+    assert by(turns, "key") == {"steady": 10, "late": 10}
+
+
+def test_a_request_of_many_rows_takes_as_many_places_and_no_more_than_its_share(clock):
+    queue = make(clock, 8)
+    push(queue, "a", "x", rows=6)
+    assert [ticket.places for ticket in started(queue)] == [6]
+    push(queue, "b", "x", rows=100)
+    assert started(queue) == []
+
+
+def test_small_requests_do_not_keep_a_large_one_out(clock):
+    queue = make(clock, 8)
+    push(queue, "small", "x", 500)
+    running = started(queue)
+    (large,) = push(queue, "large", "x", rows=4)
+    for _ in range(8):
+        queue.end(running.pop(0))
+        running += started(queue)
+        if large in running:
+            break
+    assert large.started
+    assert large.places == 4
+
+
+def test_a_full_queue_drops_the_newest_of_the_flood_for_one_who_has_less(clock):
+    queue = make(clock, 1, waiting=4)
+    flood = push(queue, "flood", "x", 4)
+    late = Ticket("other", "y")
+    assert queue.push(late) is flood[-1]
+    assert queue.waiting == 4
+    assert not flood[-1].waits
+    assert late.waits
+
+
+def test_in_a_full_queue_the_flood_itself_is_refused(clock):
+    queue = make(clock, 1, waiting=4)
+    push(queue, "flood", "x", 4)
+    with pytest.raises(QueueFull, match="4 requests wait") as caught:
+        queue.push(Ticket("flood", "x"))
+    assert caught.value.retry_after == 1.0
+    assert queue.push(Ticket("flood", "another")) is not None
+
+
+def test_what_is_told_to_wait_follows_the_pace(clock):
+    queue = make(clock, 1, waiting=5)
+    push(queue, "a", "x", 5)
+    for _ in range(3):
+        (ticket,) = started(queue)
+        clock.now += 2
+        queue.end(ticket)
+    assert queue.retry_after("a") == pytest.approx(3 * 2)
+    clock.now += 100
+    queue.end(*started(queue))
+    assert queue.retry_after("a") == 60.0
+
+
+def test_who_leaves_is_not_started_and_parts_are_forgotten(clock):
+    queue = make(clock, 2)
+    first, second = push(queue, "a", "x", 2)
+    queue.leave(first)
+    queue.leave(first)
+    assert started(queue) == [second]
+    queue.end(second)
+    clock.now += LINGER
+    assert started(queue) == []
+    assert (queue.held, queue.waiting) == (0, 0)
+    assert not queue._all.parts
+
+
+def test_all_that_wait_are_started_once_whatever_comes_and_goes(clock):
+    import random
+
+    draw = random.Random(7)
+    queue = make(clock, 6)
+    pushed, running, done, left = [], [], [], []
+    for _ in range(5000):
+        clock.now += draw.random()
+        choice = draw.random()
+        if choice < 0.5:
+            key, adapter = draw.choice("abc"), draw.choice("xyz")
+            pushed += push(queue, key, adapter, cost=draw.randint(1, 9), rows=draw.randint(1, 8))
+        elif choice < 0.9 and running:
+            ticket = running.pop(draw.randrange(len(running)))
+            queue.end(ticket)
+            done.append(ticket)
+        else:
+            waiting = [ticket for ticket in pushed if ticket.waits]
+            if waiting:
+                left.append(draw.choice(waiting))
+                queue.leave(left[-1])
+        running += started(queue)
+        assert 0 <= queue.held <= 6
+        assert queue.held == sum(ticket.places for ticket in running)
+        assert running or not queue.waiting
+    while running:
+        for ticket in running:
+            queue.end(ticket)
+        done += running
+        running = started(queue)
+    assert not queue.waiting
+    assert len(done) + len(left) == len(pushed)

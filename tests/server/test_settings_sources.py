@@ -1,0 +1,164 @@
+"""Settings: which source counts, what is refused, and what is shown."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from adapterhub.cli.serve_settings import print_settings
+from adapterhub.engine.settings import EngineSettings
+from adapterhub.errors import SettingsError
+from adapterhub.server.configuration import load_settings
+from adapterhub.server.settings import ServerSettings
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "serve.toml"
+
+    def write(text):
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_flags_go_before_the_environment_before_the_file_before_defaults(file):
+    path = file('backbone = "from-file"\nport = 1\nmax_rows = 2\nmax_queue = 3\n')
+    environ = {
+        "ADAPTERHUB_SERVE_PORT": "11",
+        "ADAPTERHUB_SERVE_MAX_ROWS": "12",
+        "ADAPTERHUB_HOME": "/elsewhere",
+    }
+    found = load_settings({"port": 21, "max_rows": None, "adapters": []}, environ, path)
+    settings = found.settings
+    assert (settings.port, settings.max_rows, settings.max_queue) == (21, 12, 3)
+    assert settings.backbone == "from-file"
+    assert {name: found.sources[name] for name in ("port", "max_rows", "max_queue", "host")} == {
+        "port": "--port",
+        "max_rows": "ADAPTERHUB_SERVE_MAX_ROWS",
+        "max_queue": str(path),
+        "host": "default",
+    }
+    assert found.sources.keys() == ServerSettings.model_fields.keys()
+
+
+def test_the_environment_names_a_file_where_no_flag_does(file):
+    environ = {"ADAPTERHUB_SERVE_CONFIG": str(file('backbone = "one"\n'))}
+    assert load_settings({}, environ).settings.backbone == "one"
+    other = Path("other.toml")
+    other.write_text('backbone = "two"\n')
+    assert load_settings({}, environ, other).settings.backbone == "two"
+
+
+def test_text_of_the_environment_becomes_what_the_setting_is():
+    environ = {
+        "ADAPTERHUB_SERVE_BACKBONE": "tiny",
+        "ADAPTERHUB_SERVE_ADAPTERS": "a@prod, b",
+        "ADAPTERHUB_SERVE_LOG_PROMPTS": "true",
+        "ADAPTERHUB_SERVE_QUEUE_SECONDS": "2.5",
+        "ADAPTERHUB_SERVE_HOST": "",
+    }
+    settings = load_settings({}, environ).settings
+    assert settings.adapters == ("a@prod", "b")
+    assert settings.log_prompts is True
+    assert settings.queue_seconds == 2.5
+    assert settings.host == "127.0.0.1"
+
+
+def test_settings_without_a_flag_are_assigned():
+    assigned = ["max_queue=7", "adapters=a,b", "log_prompts=yes"]
+    found = load_settings({"backbone": "tiny"}, {"ADAPTERHUB_SERVE_MAX_QUEUE": "5"}, None, assigned)
+    assert found.settings.max_queue == 7
+    assert found.settings.adapters == ("a", "b")
+    assert found.settings.log_prompts
+    assert found.sources["max_queue"] == "--set max_queue"
+    for wrong, told in (("max_queue", "no setting with a value"), ("max_que=1", "Did you mean")):
+        with pytest.raises(SettingsError, match=told):
+            load_settings({"backbone": "tiny"}, {}, None, [wrong])
+
+
+def test_the_settings_are_printed_with_their_sources(capsys):
+    found = load_settings({"backbone": "tiny"}, {"ADAPTERHUB_SERVE_API_KEY": "k" * 20})
+    print_settings(found)
+    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert rows["backbone"] == ["backbone", "tiny", "--backbone"]
+    assert rows["api_key"] == ["api_key", "(hidden)", "ADAPTERHUB_SERVE_API_KEY"]
+    assert rows["port"] == ["port", "8000", "default"]
+    assert rows["device"] == ["device", "-", "default"]
+    print_settings(found, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["port"] == {"value": 8000, "source": "default"}
+    assert document["api_key"]["value"] == "(hidden)"
+
+
+def test_prompts_are_not_logged_and_only_this_machine_is_let_in_by_default():
+    settings = load_settings({"backbone": "tiny"}, {}).settings
+    assert settings.log_prompts is False
+    assert settings.host == "127.0.0.1"
+    assert settings.anonymous == "auto"
+    assert settings.places == settings.max_rows
+
+
+def test_the_engine_gets_its_sizes():
+    sizes = load_settings(
+        {"backbone": "tiny", "max_rows": 4, "rank_rows": 64}, {}
+    ).settings.engine()
+    assert asdict(sizes) == {**asdict(EngineSettings()), "max_rows": 4, "rank_rows": 64}
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "text", "told"),
+    [
+        ({}, {}, "", "backbone: is missing"),
+        ({}, {}, 'backbone = "x"\nmax_row = 3', "serve.toml: max_row: is an unknown setting. Did"),
+        ({}, {"ADAPTERHUB_SERVE_PORTS": "1"}, "", "PORTS: is an unknown setting. Did you mean"),
+        ({"prot": 1}, {}, "", "--prot: is an unknown setting. Did you mean 'port'"),
+        ({"backbone": "x", "port": 70000}, {}, "", "--port: input should be less than or equal"),
+        ({"backbone": "x"}, {}, "max_rows = 0", "serve.toml: max_rows: input should be"),
+        ({"backbone": "x"}, {}, "max_body = true", "max_body: must be a number"),
+        ({"backbone": "x"}, {"ADAPTERHUB_SERVE_MAX_ROWS": "many"}, "", "MAX_ROWS: input should"),
+        ({"backbone": "x"}, {"ADAPTERHUB_SERVE_ANONYMOUS": "all"}, "", "ANONYMOUS: input should"),
+        ({"backbone": "x", "block_size": 64, "cache_positions": 32}, {}, "", "block_size 64 is"),
+        ({}, {}, "backbone = ", "is not TOML"),
+        ({}, {}, "[engine]\nmax_rows = 2", "engine: is an unknown setting"),
+        ({}, {"ADAPTERHUB_SERVE_CONFIG": "none.toml"}, None, "none.toml: can't be read: No such"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused_with_its_place(file, flags, environ, text, told):
+    with pytest.raises(SettingsError) as caught:
+        load_settings(flags, environ, None if text is None else file(text))
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("secret", ["a-secret-of-16-and-more", "short"])
+def test_a_secret_is_never_told(secret):
+    environ = {"ADAPTERHUB_SERVE_BACKBONE": "tiny", "ADAPTERHUB_SERVE_API_KEY": secret}
+    try:
+        found = load_settings({}, environ)
+    except SettingsError as error:
+        told = str(error)
+        assert "at least 16 characters" in told
+    else:
+        told = json.dumps(found.shown()) + repr(found) + str(found.settings)
+        assert ["api_key", "(hidden)", "ADAPTERHUB_SERVE_API_KEY"] in json.loads(
+            json.dumps(found.shown())
+        )
+        assert found.settings.api_key.get_secret_value() == secret
+    assert secret not in told
+
+
+def test_every_setting_is_shown_with_its_source():
+    shown = load_settings({"backbone": "tiny", "adapters": ["a"]}, {}).shown()
+    assert [name for name, _, _ in shown] == list(ServerSettings.model_fields)
+    assert ("adapters", ["a"], "--adapter") in shown
+    assert ("port", 8000, "default") in shown
+    assert ("api_key", None, "default") in shown
+
+
+def test_every_setting_is_described():
+    described = ServerSettings.__doc__
+    assert described is not None
+    for name in ServerSettings.model_fields:
+        assert f"        {name}: " in described, name
