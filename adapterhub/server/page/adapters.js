@@ -130,7 +130,7 @@ function row(adapter, actions) {
     el("th", { role: "rowheader", scope: "row" }, nameOf(adapter)),
     cell("Task", el("div", {}, adapter.task), labelsOf(adapter)),
     cell("Quality", metricsOf(adapter)),
-    cell("Size", el("div", { class: "num" }, bytes(adapter.size_bytes)), el("div", { class: "muted small" }, methodOf(adapter))),
+    cell("Size", el("div", { class: "num" }, bytes(adapter.size_bytes)), el("div", { class: "muted small method" }, methodOf(adapter))),
     cell("Residency", residency(adapter)),
     cell("Actions", el("div", { class: "row-actions" }, use(adapter), actions.buttons(adapter))),
   );

@@ -25,7 +25,7 @@ export function makeChart({ title, unit = "", x = measure, y = measure }) {
     const frame = frameOf(series, width);
     picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     picture.setAttribute("aria-label", spoken(title, unit, series, y));
-    picture.replaceChildren(...(frame ? [...axes(frame, x, y), ...lines(series, frame), ...cursor(series, frame, at)] : [nothing(width)]));
+    picture.replaceChildren(...(frame ? [...axes(frame, x), ...lines(series, frame), ...cursor(series, frame, at)] : [nothing(width)]));
     legend.replaceChildren(...series.map((each) => entry(each, at, frame, x, y)));
   }
 
@@ -105,10 +105,15 @@ const least = (values) => values.reduce((a, b) => Math.min(a, b));
 const most = (values) => values.reduce((a, b) => Math.max(a, b));
 const apart = (low, high) => (high > low ? [low, high] : [low, low + (Math.abs(low) || 1)]);
 
-function axes(frame, x, y) {
+// a round number without the noise of its sum
+function tickText(value) {
+  return Number(value.toPrecision(6)).toLocaleString("en", { maximumFractionDigits: 6 });
+}
+
+function axes(frame, x) {
   const across = ticks(frame.bottom, frame.top, 4).flatMap((value) => [
     svg("line", { class: "grid", x1: PAD.left, x2: frame.width - PAD.right, y1: frame.y(value), y2: frame.y(value) }),
-    svg("text", { class: "tick", x: PAD.left - 7, y: frame.y(value) + 4, "text-anchor": "end" }, y(value)),
+    svg("text", { class: "tick", x: PAD.left - 7, y: frame.y(value) + 4, "text-anchor": "end" }, tickText(value)),
   ]);
   const count = Math.max(2, Math.floor(frame.width / TICK_WIDTH));
   const along = ticks(frame.left, frame.right, count).map((value) => {

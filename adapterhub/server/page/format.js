@@ -17,7 +17,7 @@ export function bytes(count) {
 export function measure(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  if (size === 0) return "0";
+  if (size < 1000 && Number.isInteger(value)) return String(value);
   if (size >= 1e6) return `${(value / 1e6).toFixed(2)} M`;
   if (size >= 1000) return Math.round(value).toLocaleString("en");
   if (size >= 100) return value.toFixed(0);

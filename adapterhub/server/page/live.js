@@ -20,7 +20,9 @@ export function makeLive(store) {
     plot("Requests", "at once", measure, ["running", "running", 1], ["waiting in the engine", "waiting", 2], ["queued before it", "queued", 4]),
     plot("Key-value cache", "percent used", measure, ["used", cachePercent, 3]),
   ];
-  let timer = 0;
+  // counts showings of the view: an answer that comes after it was left starts no new turn
+  let showing = 0;
+  let active = false;
   let failed = false;
 
   function show() {
@@ -28,18 +30,18 @@ export function makeLive(store) {
       byId("live-charts").append(...plots.map((each) => each.chart.node));
       draw();
     }
-    clearTimeout(timer);
-    poll();
+    active = true;
+    showing += 1;
+    poll(showing);
   }
 
   function hide() {
-    clearTimeout(timer);
-    timer = 0;
+    active = false;
   }
 
-  async function poll() {
+  async function poll(mine) {
+    if (!active || mine !== showing) return;
     let wait = EVERY_MS;
-    const mine = (timer = setTimeout(() => {}, 0));
     if (document.visibilityState === "visible") {
       try {
         take(await get("v1/stats"));
@@ -51,8 +53,7 @@ export function makeLive(store) {
         failed = true;
       }
     }
-    // the view may have been left, or shown anew, meanwhile
-    if (timer === mine) timer = setTimeout(poll, wait);
+    setTimeout(poll, wait, mine);
   }
 
   function take(stats) {
@@ -74,7 +75,7 @@ export function makeLive(store) {
 
   store.addEventListener("change", () => {
     // a new key may be let in where the old one was not
-    if (failed && timer && !store.error) show();
+    if (failed && active && !store.error) show();
   });
   return { show, hide };
 }

@@ -12,8 +12,8 @@ export function makePicker(adapters, chosen, key) {
   const parts = [{ ref: chosen, weight: 1 }];
   const rows = el("div", { class: "parts" });
   const formula = el("output", { class: "formula mono", "aria-label": "Model" });
-  const more = el("button", { type: "button", class: "compact", onclick: blend, "data-key": `${key} more` }, "Blend with another");
-  const node = el("div", { class: "picker" }, rows, formula, more);
+  const more = el("button", { type: "button", class: "compact", onclick: blend, "data-key": `${key} more`, "aria-label": "Blend with another adapter" }, "Blend");
+  const node = el("div", { class: "picker" }, rows, formula);
 
   function draw() {
     refill(rows, parts.map(row));
@@ -85,6 +85,7 @@ export function makePicker(adapters, chosen, key) {
   draw();
   return {
     node,
+    more,
     draw,
     /** The model, or null where no part has a weight. */
     model: () => expression(parts),

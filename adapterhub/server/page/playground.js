@@ -86,6 +86,7 @@ export function makePlayground(store) {
         "header",
         {},
         el("h3", {}, letter),
+        column.picker.more,
         el("button", { type: "button", class: "compact icon", "aria-label": `Remove column ${letter}`, onclick: remove, disabled: Boolean(running) }, "×"),
       ),
       column.picker.node,

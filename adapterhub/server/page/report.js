@@ -67,8 +67,12 @@ function drawn(report) {
   return [
     el("p", { class: "report-of" }, el("span", { class: "mono" }, report.ref), report.task && el("span", { class: "chip" }, report.task)),
     el("p", { class: "muted small mono" }, report.digest),
-    names.length > 0 && comparison(names, scores),
-    el("div", { class: "charts" }, grouped(curves).map(({ title, members }) => chartOf(title, members))),
+    el(
+      "div",
+      { class: "charts report" },
+      names.length > 0 && comparison(names, scores),
+      grouped(curves).map(({ title, members }) => chartOf(title, members)),
+    ),
   ];
 }
 
@@ -91,13 +95,14 @@ function chartOf(title, members) {
 
 function comparison(names, { before, after }) {
   const cell = (value) => el("td", { class: "num" }, measure(value));
-  return el(
+  const table = el(
     "table",
-    { class: "plain" },
-    el("caption", { class: "small muted" }, "On held-out rows"),
+    { class: "plain", "aria-label": "Before and after" },
     el("thead", {}, el("tr", {}, ["Metric", "Before", "After", "Change"].map((title) => el("th", { scope: "col" }, title)))),
     el("tbody", {}, names.map((name) => el("tr", {}, el("th", { scope: "row" }, name), cell(before[name]), cell(after[name]), el("td", { class: "num" }, change(before[name], after[name]))))),
   );
+  const title = el("figcaption", {}, el("h3", {}, "Before and after"), el("span", { class: "muted small" }, "on held-out rows"));
+  return el("figure", { class: "chart panel" }, title, table);
 }
 
 function change(before, after) {
