@@ -1,0 +1,201 @@
+// The list of adapters: what each is for, how good it is, where it lies now.
+
+import { makeActions } from "./actions.js";
+import { byId, el, refill } from "./dom.js";
+import { empty } from "./faults.js";
+import { bytes, day, measure, shortDigest } from "./format.js";
+import { writes } from "./store.js";
+
+// from far to near; the glyph fills up on the way to the device
+const RESIDENCY = ["remote", "disk", "host", "device"];
+const SHOWN_METRICS = 2;
+const ALL = "";
+
+export function makeAdapters(store) {
+  const actions = makeActions(store);
+  const filter = byId("adapters-filter");
+  const task = byId("adapters-task");
+  let drawn = null;
+
+  function draw() {
+    if (!store.loaded) {
+      refill(byId("adapters-list"), !store.error && el("p", { class: "muted" }, "Asking the server…"));
+      byId("adapters-summary").textContent = "";
+      drawn = null;
+      return;
+    }
+    const state = JSON.stringify([store.adapters, store.me, filter.value, task.value]);
+    if (state === drawn) return;
+    drawn = state;
+    drawTasks();
+    const found = store.adapters.filter(matches);
+    byId("adapters-summary").textContent = summary(store.adapters, found);
+    drawRole();
+    refill(byId("adapters-list"), list(found));
+  }
+
+  function drawTasks() {
+    const chosen = task.value;
+    const known = [...new Set(store.adapters.map((each) => each.task))].sort();
+    refill(
+      task,
+      el("option", { value: ALL }, "All tasks"),
+      known.map((each) => el("option", { value: each }, each)),
+    );
+    task.value = known.includes(chosen) ? chosen : ALL;
+  }
+
+  function drawRole() {
+    const note = byId("role-note");
+    note.hidden = store.manages;
+    note.textContent =
+      "Your key has the role use. To load, pin or name adapters, use a key with the role manage.";
+    const other = byId("load-other");
+    other.setAttribute("aria-disabled", String(!store.manages));
+    if (store.manages) other.removeAttribute("aria-describedby");
+    else other.setAttribute("aria-describedby", note.id);
+  }
+
+  function matches(adapter) {
+    if (task.value !== ALL && adapter.task !== task.value) return false;
+    const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const text = [adapter.ref, adapter.task, adapter.digest, adapter.method, adapter.residency]
+      .concat(adapter.aliases, adapter.labels)
+      .join(" ")
+      .toLowerCase();
+    return words.every((word) => text.includes(word));
+  }
+
+  function list(found) {
+    if (!store.adapters.length) {
+      return empty(
+        "No adapters yet",
+        ["Train one with ", el("code", {}, "adapterhub train recipe.yaml"), ", or fetch one with ", el("code", {}, "adapterhub pull name"), "."],
+        ["It then appears here by itself. The base answers in the ", el("a", { href: "#playground" }, "playground"), " meanwhile."],
+      );
+    }
+    if (!found.length) {
+      return empty("Nothing matches", [
+        "No adapter has all of these words. ",
+        el("button", { type: "button", class: "compact", onclick: clear }, "Clear the filter"),
+      ]);
+    }
+    return table(found, actions);
+  }
+
+  function clear() {
+    filter.value = "";
+    task.value = ALL;
+    draw();
+    filter.focus();
+  }
+
+  filter.addEventListener("input", draw);
+  task.addEventListener("change", draw);
+  store.addEventListener("change", draw);
+  return { show: draw };
+}
+
+function summary(all, found) {
+  const near = all.filter((each) => each.residency === "device").length;
+  const total = `${all.length} ${all.length === 1 ? "version" : "versions"}, ${near} on the device`;
+  return found.length === all.length ? total : `${found.length} of ${total}`;
+}
+
+function table(found, actions) {
+  // roles stay when the rows become cards on a narrow screen
+  return el(
+    "table",
+    { class: "adapters", role: "table", "aria-label": "Adapters" },
+    el(
+      "thead",
+      { role: "rowgroup" },
+      el(
+        "tr",
+        { role: "row" },
+        ["Adapter", "Task", "Quality", "Size", "Residency", "Actions"].map((title) =>
+          el("th", { role: "columnheader", scope: "col" }, title),
+        ),
+      ),
+    ),
+    el("tbody", { role: "rowgroup" }, found.map((adapter) => row(adapter, actions))),
+  );
+}
+
+function row(adapter, actions) {
+  const cell = (name, ...content) => el("td", { role: "cell", "data-name": name }, content);
+  return el(
+    "tr",
+    { role: "row", "data-ref": adapter.ref },
+    el("th", { role: "rowheader", scope: "row" }, nameOf(adapter)),
+    cell("Task", el("div", {}, adapter.task), labelsOf(adapter)),
+    cell("Quality", metricsOf(adapter)),
+    cell("Size", el("div", { class: "num" }, bytes(adapter.size_bytes)), el("div", { class: "muted small method" }, methodOf(adapter))),
+    cell("Residency", residency(adapter)),
+    cell("Actions", el("div", { class: "row-actions" }, use(adapter), actions.buttons(adapter))),
+  );
+}
+
+function nameOf(adapter) {
+  const made = day(adapter.created);
+  return [
+    el(
+      "div",
+      { class: "adapter-name" },
+      el("span", { class: "mono" }, adapter.name, el("span", { class: "muted" }, `@${adapter.version}`)),
+      adapter.aliases.map((alias) => el("span", { class: "chip alias" }, alias)),
+    ),
+    el(
+      "div",
+      { class: "muted small" },
+      el("span", { class: "mono", title: adapter.digest }, shortDigest(adapter.digest)),
+      made && ` · ${made}`,
+    ),
+  ];
+}
+
+function labelsOf(adapter) {
+  if (!adapter.labels.length) return null;
+  const some = adapter.labels.slice(0, 4).join(", ");
+  const more = adapter.labels.length - 4;
+  return el("div", { class: "muted small" }, more > 0 ? `${some} and ${more} more` : some);
+}
+
+function methodOf(adapter) {
+  return adapter.rank ? `${adapter.method}, rank ${adapter.rank}` : (adapter.method ?? "");
+}
+
+function metricsOf(adapter) {
+  const metrics = Object.entries(adapter.metrics);
+  if (!metrics.length) return el("span", { class: "muted" }, "not measured");
+  const [shown, rest] = [metrics.slice(0, SHOWN_METRICS), metrics.slice(SHOWN_METRICS)];
+  const line = ([name, value]) =>
+    el("div", { class: "metric" }, el("span", { class: "num" }, measure(value)), " ", el("span", { class: "muted small" }, name));
+  if (!rest.length) return shown.map(line);
+  return [
+    shown.map(line),
+    el("details", { class: "small" }, el("summary", {}, `${rest.length} more`), rest.map(line)),
+  ];
+}
+
+function residency(adapter) {
+  const level = RESIDENCY.indexOf(adapter.residency);
+  return [
+    el(
+      "div",
+      { class: "residency", "data-level": adapter.residency },
+      el("span", { class: "steps", "aria-hidden": "true" }, RESIDENCY.map((_, index) => el("i", { class: index <= level ? "on" : null }))),
+      adapter.residency,
+    ),
+    adapter.pinned && el("span", { class: "chip" }, "pinned"),
+    // loaded under its own name is what the buttons say already
+    adapter.loaded_as.filter((name) => name !== adapter.ref).map((name) => el("span", { class: "muted small as" }, "as ", el("code", {}, name))),
+  ];
+}
+
+function use(adapter) {
+  const to = (view) => `#${view}?ref=${encodeURIComponent(adapter.ref)}`;
+  const button = (view, text) =>
+    el("a", { class: "button", href: to(view), "data-key": `${view} ${adapter.ref}`, "aria-label": `${text} ${adapter.ref}` }, text);
+  return [button(writes(adapter) ? "playground" : "label", "Try"), button("report", "Report")];
+}

@@ -1,0 +1,118 @@
+// One text, read by classifiers and taggers.
+
+import { post } from "./api.js";
+import { byId, el, refill } from "./dom.js";
+import { empty, faultNotice } from "./faults.js";
+import { shortDigest } from "./format.js";
+import { bars, marked } from "./labelled.js";
+import { classifies, tags } from "./store.js";
+
+export function makeLabel(store) {
+  const form = byId("label-form");
+  const results = byId("label-results");
+  const chosen = new Set();
+  let drawn = null;
+  let asking = false;
+  const usable = () => store.adapters.filter((each) => classifies(each) || tags(each));
+
+  function show(params) {
+    const ref = params?.get("ref");
+    if (ref) {
+      chosen.clear();
+      chosen.add(ref);
+      drawn = null;
+    }
+    draw();
+  }
+
+  function draw() {
+    if (!store.loaded) return;
+    const state = JSON.stringify(usable().map((each) => [each.ref, each.aliases]));
+    if (state === drawn) return;
+    drawn = state;
+    const known = new Set(usable().map((each) => each.ref));
+    for (const ref of chosen) if (!known.has(ref)) chosen.delete(ref);
+    if (!chosen.size && usable().length) chosen.add(usable()[0].ref);
+    byId("label-go").disabled = !usable().length;
+    refill(
+      byId("label-choices"),
+      usable().length ? usable().map(choice) : empty("No classifier or tagger", ["Train one with a recipe whose task is ", el("code", {}, "text-classification"), " or ", el("code", {}, "token-classification"), "."]),
+    );
+  }
+
+  function choice(adapter) {
+    const box = el("input", {
+      type: "checkbox",
+      "data-key": adapter.ref,
+      checked: chosen.has(adapter.ref),
+      onchange: () => (box.checked ? chosen.add(adapter.ref) : chosen.delete(adapter.ref)),
+    });
+    return el(
+      "label",
+      { class: "choice" },
+      box,
+      el("span", { class: "mono" }, adapter.ref),
+      adapter.aliases.map((alias) => el("span", { class: "chip alias" }, alias)),
+      el("span", { class: "muted small" }, tags(adapter) ? "tags words" : "classifies"),
+    );
+  }
+
+  async function labelAll() {
+    if (asking || !form.reportValidity()) return;
+    if (!chosen.size) {
+      refill(byId("label-notice"), el("p", { class: "notice warn", role: "alert" }, "Choose at least one adapter."));
+      return;
+    }
+    // offsets are those of the text as it was sent
+    const text = byId("label-text").value;
+    const refs = usable().filter((each) => chosen.has(each.ref));
+    asking = true;
+    byId("label-go").disabled = true;
+    results.setAttribute("aria-busy", "true");
+    try {
+      const found = await Promise.all([
+        call("v1/classify", refs.filter(classifies), text),
+        call("v1/tag", refs.filter(tags), text),
+      ]);
+      refill(byId("label-notice"));
+      refill(results, found.flat().map((item) => panel(item, text)));
+    } catch (error) {
+      refill(results);
+      refill(byId("label-notice"), faultNotice(error, labelAll));
+    } finally {
+      asking = false;
+      byId("label-go").disabled = false;
+      results.setAttribute("aria-busy", "false");
+    }
+  }
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    labelAll();
+  });
+  byId("label-text").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) labelAll();
+  });
+  store.addEventListener("change", draw);
+  return { show };
+}
+
+async function call(path, adapters, input) {
+  if (!adapters.length) return [];
+  const items = adapters.map((each) => ({ model: each.ref, input }));
+  return (await post(path, { items })).data;
+}
+
+function panel(item, text) {
+  return el(
+    "article",
+    { class: "panel result", "aria-label": item.model },
+    el(
+      "header",
+      {},
+      el("h2", { class: "mono" }, item.model),
+      el("span", { class: "muted small mono", title: item.digest }, shortDigest(item.digest)),
+    ),
+    item.spans ? marked(text, item.spans) : bars(item),
+  );
+}

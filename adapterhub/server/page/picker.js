@@ -1,0 +1,97 @@
+// Which model a column asks: adapters with a slider for each one's weight.
+
+import { expression, weightText } from "./blend.js";
+import { el, refill } from "./dom.js";
+
+const MAX_PARTS = 4;
+const MAX_WEIGHT = 2;
+const STEP = 0.05;
+
+/** Make the picker of one column; `key` keeps the names of its controls apart. */
+export function makePicker(adapters, chosen, key) {
+  const parts = [{ ref: chosen, weight: 1 }];
+  const rows = el("div", { class: "parts" });
+  const formula = el("output", { class: "formula mono", "aria-label": "Model" });
+  const more = el("button", { type: "button", class: "compact", onclick: blend, "data-key": `${key} more`, "aria-label": "Blend with another adapter" }, "Blend");
+  const node = el("div", { class: "picker" }, rows, formula);
+
+  function draw() {
+    refill(rows, parts.map(row));
+    more.hidden = parts.length >= Math.min(MAX_PARTS, adapters().length);
+    say();
+  }
+
+  function say() {
+    formula.textContent = expression(parts) ?? "Give an adapter a weight above 0";
+    formula.classList.toggle("wrong", expression(parts) === null);
+    // one adapter as it is needs no formula
+    formula.hidden = parts.length === 1 && parts[0].weight === 1;
+  }
+
+  function row(part, index) {
+    const weight = el("output", { class: "num weight" }, weightText(part.weight));
+    const slider = el("input", {
+      type: "range", min: 0, max: MAX_WEIGHT, step: STEP, value: String(part.weight),
+      "aria-label": `Weight of ${part.ref}`,
+      "data-key": `${key} weight ${index}`,
+      oninput: () => {
+        part.weight = Number(slider.value);
+        weight.textContent = weightText(part.weight);
+        say();
+      },
+    });
+    slider.value = String(part.weight);
+    return el(
+      "div",
+      { class: "part" },
+      el("div", { class: "part-name" }, select(part, index), parts.length > 1 && removal(part, index)),
+      el("div", { class: "part-weight" }, slider, weight),
+    );
+  }
+
+  function select(part, index) {
+    const options = adapters().map((each) =>
+      el("option", { value: each.ref }, each.aliases.length ? `${each.ref} (${each.aliases.join(", ")})` : each.ref),
+    );
+    // an adapter that went away stays chosen, and the server says so
+    if (!adapters().some((each) => each.ref === part.ref)) options.push(el("option", { value: part.ref }, part.ref));
+    const node = el("select", { "aria-label": "Adapter", "data-key": `${key} adapter ${index}`, onchange: () => {
+      part.ref = node.value;
+      draw();
+    } }, options);
+    node.value = part.ref;
+    return node;
+  }
+
+  function removal(part, index) {
+    const remove = () => {
+      parts.splice(index, 1);
+      draw();
+      rows.querySelector("select").focus();
+    };
+    return el("button", { type: "button", class: "compact icon", "aria-label": `Take ${part.ref} out of the blend`, onclick: remove }, "×");
+  }
+
+  function blend() {
+    const other = adapters().find((each) => !parts.some((part) => part.ref === each.ref));
+    if (!other) return;
+    parts.push({ ref: other.ref, weight: 1 });
+    const share = Math.round(100 / parts.length) / 100;
+    for (const part of parts) part.weight = Math.round(share / STEP) * STEP;
+    draw();
+    rows.lastElementChild.querySelector("select").focus();
+  }
+
+  draw();
+  return {
+    node,
+    more,
+    draw,
+    /** The model, or null where no part has a weight. */
+    model: () => expression(parts),
+    choose: (ref) => {
+      parts.splice(0, parts.length, { ref, weight: 1 });
+      draw();
+    },
+  };
+}

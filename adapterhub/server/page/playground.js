@@ -1,0 +1,185 @@
+// One prompt, answered side by side by the base and up to four adapters or blends.
+
+import { makeAnswer } from "./answer.js";
+import { byId, el, hue, refill } from "./dom.js";
+import { empty } from "./faults.js";
+import { makePicker } from "./picker.js";
+import { writes } from "./store.js";
+
+const MAX_COLUMNS = 4;
+const SEEDS = 2 ** 31;
+
+export function makePlayground(store) {
+  const columns = [];
+  const base = makeAnswer();
+  const form = byId("play-form");
+  const add = byId("play-add");
+  let running = null;
+  let made = 0;
+  let began = false;
+  const usable = () => store.adapters.filter(writes);
+
+  function show(params) {
+    begin();
+    const ref = params?.get("ref");
+    if (ref && !running) {
+      if (columns.length) columns[0].picker.choose(ref);
+      else addColumn(ref);
+      draw();
+    }
+  }
+
+  // the first column is there once the adapters are known
+  function begin() {
+    if (!began && store.loaded) {
+      began = true;
+      if (!columns.length && usable().length) addColumn(usable()[0].ref);
+    }
+    draw();
+  }
+
+  function addColumn(ref) {
+    made += 1;
+    columns.push({ picker: makePicker(usable, ref, `column ${made}`), answer: makeAnswer(), hue: freeHue() });
+  }
+
+  function freeHue() {
+    return [1, 2, 3, 4].find((each) => !columns.some((column) => column.hue === each));
+  }
+
+  function draw() {
+    const full = columns.length >= MAX_COLUMNS;
+    add.disabled = full || Boolean(running) || !usable().length;
+    byId("play-add-reason").textContent = full ? "Four columns beside the base are the most." : "";
+    byId("play-go").disabled = Boolean(running) || !store.backbone;
+    byId("play-stop").disabled = !running;
+    if (!store.loaded) return;
+    refill(
+      byId("play-columns"),
+      baseColumn(),
+      columns.map(adapterColumn),
+      !usable().length && empty("Only the base answers", ["No adapter that writes text is in the registry. Train one with a recipe whose task is ", el("code", {}, "dialogue"), "."]),
+    );
+  }
+
+  function baseColumn() {
+    return el(
+      "article",
+      { class: `column ${hue(0)}`, "aria-label": "Base" },
+      el("header", {}, el("h3", {}, "Base")),
+      el("p", { class: "mono base-name" }, store.backbone ?? "no backbone"),
+      base.node,
+    );
+  }
+
+  function adapterColumn(column, index) {
+    const letter = "ABCD"[index];
+    const remove = () => {
+      columns.splice(columns.indexOf(column), 1);
+      draw();
+      add.focus();
+    };
+    return el(
+      "article",
+      { class: `column ${hue(column.hue)}`, "aria-label": `Column ${letter}` },
+      el(
+        "header",
+        {},
+        el("h3", {}, letter),
+        column.picker.more,
+        el("button", { type: "button", class: "compact icon", "aria-label": `Remove column ${letter}`, onclick: remove, disabled: Boolean(running) }, "×"),
+      ),
+      column.picker.node,
+      column.answer.node,
+    );
+  }
+
+  async function answerAll() {
+    if (running || !store.backbone || !form.reportValidity()) return;
+    const asked = [{ model: store.backbone, answer: base, name: "Base" }];
+    for (const [index, { picker, answer }] of columns.entries()) {
+      asked.push({ model: picker.model(), answer, name: `Column ${"ABCD"[index]}` });
+    }
+    if (asked.some((each) => each.model === null)) return say("A blend has no weight above 0.");
+    const settings = readSettings();
+    running = new AbortController();
+    reflect();
+    say("Answering.");
+    const words = await Promise.all(asked.map((each) => ask(each, settings, running.signal)));
+    running = null;
+    reflect();
+    say(asked.map((each, index) => `${each.name} ${words[index]}`).join(", "));
+  }
+
+  async function ask(each, settings, signal) {
+    const again = () => ask(each, settings, new AbortController().signal);
+    const { path, body } = request(each.model, settings);
+    return each.answer.ask({ path, body, signal, again });
+  }
+
+  // the columns stay as they are, so that the focus does too
+  function reflect() {
+    const busy = Boolean(running);
+    byId("play-go").disabled = busy;
+    byId("play-stop").disabled = !busy;
+    if (busy) byId("play-stop").focus({ preventScroll: true });
+    else if (document.activeElement === document.body) byId("play-go").focus({ preventScroll: true });
+    add.disabled = busy || columns.length >= MAX_COLUMNS || !usable().length;
+    for (const button of byId("play-columns").querySelectorAll("header button")) button.disabled = busy;
+  }
+
+  function say(text) {
+    byId("play-status").textContent = text;
+  }
+
+  function stop() {
+    running?.abort();
+  }
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    answerAll();
+  });
+  byId("play-stop").addEventListener("click", stop);
+  byId("view-playground").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      answerAll();
+    } else if (event.key === "Escape") stop();
+  });
+  add.addEventListener("click", () => {
+    const taken = new Set(columns.map((column) => column.picker.model()));
+    const ref = (usable().find((each) => !taken.has(each.ref)) ?? usable()[0]).ref;
+    addColumn(ref);
+    draw();
+    byId("play-columns").lastElementChild.querySelector("select").focus();
+  });
+  store.addEventListener("change", () => {
+    if (running) return;
+    for (const { picker } of columns) picker.draw();
+    begin();
+  });
+  return { show };
+}
+
+function readSettings() {
+  const seed = byId("play-seed").value;
+  return {
+    prompt: byId("play-prompt").value,
+    system: byId("play-system").value.trim(),
+    chat: byId("play-form-kind").value === "chat",
+    sampling: {
+      max_tokens: Number(byId("play-max").value),
+      temperature: Number(byId("play-temperature").value),
+      // columns differ by their adapters only, not by their luck
+      seed: seed === "" ? Math.floor(Math.random() * SEEDS) : Number(seed),
+    },
+  };
+}
+
+function request(model, { prompt, system, chat, sampling }) {
+  if (!chat) return { path: "v1/completions", body: { model, prompt, ...sampling } };
+  const messages = [{ role: "user", content: prompt }];
+  if (system) messages.unshift({ role: "system", content: system });
+  return { path: "v1/chat/completions", body: { model, messages, ...sampling } };
+}

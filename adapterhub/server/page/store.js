@@ -1,0 +1,63 @@
+// What the server said last: who asks, the backbone, and its adapters.
+
+import { get } from "./api.js";
+
+const TAGGING = "token-classification";
+const CLASSIFYING = "text-classification";
+
+export class Store extends EventTarget {
+  me = null;
+  backbone = null;
+  adapters = [];
+  error = null;
+  loaded = false;
+
+  get manages() {
+    return this.me?.role === "manage";
+  }
+
+  /** Ask for everything again; views hear "change" whether or not it worked. */
+  async refresh() {
+    try {
+      const [me, models, adapters] = await Promise.all([
+        get("v1/me"),
+        get("v1/models"),
+        get("v1/adapters"),
+      ]);
+      this.me = me;
+      this.adapters = adapters.data;
+      this.backbone = backboneOf(models.data);
+      this.error = null;
+      this.loaded = true;
+    } catch (error) {
+      this.error = error;
+      if (error.status === 401 || error.status === 403) Object.assign(this, NOTHING);
+    }
+    this.dispatchEvent(new Event("change"));
+  }
+
+  find(ref) {
+    return this.adapters.find((each) => each.ref === ref) ?? null;
+  }
+}
+
+const NOTHING = { me: null, backbone: null, adapters: [], loaded: false };
+
+export function tags(adapter) {
+  return adapter.task === TAGGING;
+}
+
+export function classifies(adapter) {
+  return adapter.task === CLASSIFYING;
+}
+
+/** Adapters of other tasks change what a decoder writes. */
+export function writes(adapter) {
+  return !tags(adapter) && !classifies(adapter);
+}
+
+// adapters name the backbone as their parent; it has none
+function backboneOf(models) {
+  const base = models.find((model) => !model.parent);
+  return base ? base.id : null;
+}

@@ -1,0 +1,122 @@
+"""Bars and marked spans, with offsets as Python counts them."""
+
+import pytest
+
+TEXT = "Zoë 👩‍🚀 flew from the 𝒰niversity of Zürich 🚀 to Paris"
+
+
+def span(label, part, text=TEXT):
+    start = text.index(part)
+    return {"label": label, "start": start, "end": start + len(part), "score": 0.9}
+
+
+def label(page, text, *refs):
+    page.open("label")
+    page.run(
+        "for (const box of document.querySelectorAll('#label-choices input'))"
+        " if (box.checked !== arguments[0].includes(box.dataset.key)) box.click()", list(refs),
+    )  # fmt: skip
+    page.fill("#label-text", text)
+    page.click("#label-go")
+    page.until(lambda: page.all(".result"), "the labels")
+
+
+def marks(page):
+    return page.run(
+        "return [...document.querySelectorAll('mark')].map((m) =>"
+        " [m.textContent, m.title, Number(m.dataset.start), Number(m.dataset.end)])"
+    )
+
+
+def test_a_classifier_answers_with_bars_the_best_on_top(page, api):
+    label(page, "You charged me twice", "topics@1")
+    assert page.texts(".bar-name") == ["billing", "delivery", "other"]
+    assert page.texts(".bars .num") == ["0.910", "0.060", "0.030"]
+    widths = page.run(
+        "return [...document.querySelectorAll('.fill')].map((f) =>"
+        " f.getBoundingClientRect().width / f.parentElement.getBoundingClientRect().width)"
+    )
+    assert widths == pytest.approx([0.91, 0.06, 0.03], abs=0.02)
+    assert api.sent("/v1/classify") == [
+        {"items": [{"model": "topics@1", "input": "You charged me twice"}]}
+    ]
+
+
+def test_spans_are_marked_where_python_counts_them(page, api):
+    api.spans = [span("PER", "Zoë 👩‍🚀"), span("LOC", "Paris")]
+    label(page, TEXT, "entities@2")
+    assert [mark[0] for mark in marks(page)] == ["Zoë 👩‍🚀", "Paris"]
+    assert page.text(".marked") == TEXT
+    rows = page.texts(".spans tbody td:nth-child(3)")
+    start = TEXT.index("Paris")
+    assert rows == [f"0–{len('Zoë 👩‍🚀')}", f"{start}–{start + 5}"]
+
+
+def test_spans_that_overlap_and_nest_are_all_there(page, api):
+    api.spans = [
+        span("ORG", "𝒰niversity of Zürich"),
+        span("LOC", "Zürich"),
+        span("EVT", "Zürich 🚀 to Paris"),
+    ]
+    label(page, TEXT, "entities@2")
+    assert [mark[:2] for mark in marks(page)] == [
+        ["𝒰niversity of ", "ORG"],
+        ["Zürich", "ORG, EVT, LOC"],
+        [" 🚀 to Paris", "EVT"],
+    ]
+    assert page.text(".marked") == TEXT
+    lanes = page.run(
+        "return [...document.querySelectorAll('mark:nth-of-type(2) .lane')]"
+        ".map((l) => l.style.getPropertyValue('--lane'))"
+    )
+    assert sorted(lanes) == ["0", "1", "2"]
+
+
+def test_spans_outside_of_the_text_break_nothing(page, api):
+    api.spans = [span("LOC", "Paris"), {"label": "X", "start": 50, "end": 900},
+                 {"label": "Y", "start": 3, "end": 3}]  # fmt: skip
+    label(page, TEXT, "entities@2")
+    assert [mark[0] for mark in marks(page)] == ["Paris"]
+    assert "2 spans do not lie in the text" in page.text("#label-results")
+
+
+def test_offsets_are_those_of_the_text_that_was_sent(page, api):
+    api.spans = [span("LOC", "Paris")]
+    label(page, TEXT, "entities@2")
+    page.fill("#label-text", "other text by now")
+    assert page.text(".marked") == TEXT
+
+
+def test_cutting_agrees_with_slices_of_python(page):
+    page.open("label")
+    text = "a😀b\u0301é𝒰\u200d\n\tz🏳️‍🌈"
+    spans = [
+        {"label": str(index), "start": start, "end": end}
+        for index, (start, end) in enumerate(
+            (start, end) for start in range(len(text)) for end in range(start + 1, len(text) + 1)
+        )
+    ]
+    cut = page.module("spans.js", "cut", text, spans)
+    assert "".join(piece["text"] for piece in cut["pieces"]) == text
+    for piece in cut["pieces"]:
+        assert piece["text"] == text[piece["start"] : piece["end"]]
+        covering = {s["label"] for s in spans if s["start"] <= piece["start"] < s["end"]}
+        assert {s["label"] for s in piece["spans"]} == covering
+        assert len({s["lane"] for s in piece["spans"]}) == len(piece["spans"])
+
+
+def test_a_classifier_and_a_tagger_answer_together(page, api):
+    api.spans = [span("LOC", "Paris")]
+    label(page, TEXT, "topics@1", "entities@2")
+    assert page.texts(".result h2") == ["topics@1", "entities@2"]
+    assert page.all(".bars")
+    assert page.all("mark")
+
+
+def test_without_a_choice_nothing_is_asked(page, api):
+    page.open("label")
+    page.click("#label-choices input")
+    page.type("#label-text", "text")
+    page.click("#label-go")
+    assert "Choose at least one adapter" in page.text("#label-notice")
+    assert api.calls == []

@@ -1,0 +1,187 @@
+"""The playground in a browser: answers side by side, as they stream."""
+
+from page_api import BACKBONE
+
+CHAT = "/v1/chat/completions"
+
+
+def open_with(page, *refs):
+    """Open the playground with one column a reference, the first of which is there already."""
+    page.open("playground")
+    for _ in refs[1:]:
+        page.click("#play-add")
+    for index, ref in enumerate(refs):
+        choose(page, index, ref)
+
+
+def choose(page, column, ref, part=0):
+    page.run(
+        "const s = document.querySelectorAll('.column')[arguments[0] + 1]"
+        ".querySelectorAll('.part select')[arguments[2]];"
+        "s.value = arguments[1]; s.dispatchEvent(new Event('change'))",
+        column, ref, part,
+    )  # fmt: skip
+
+
+def answer(page, prompt="Where is it?"):
+    page.type("#play-prompt", prompt)
+    page.click("#play-go")
+    finished(page)
+
+
+def finished(page):
+    page.until(lambda: "Base" in page.text("#play-status"), "the end of the answers")
+
+
+def test_the_base_and_four_adapters_answer_one_prompt(page, api):
+    refs = ["support@3", "support@2", "tone-friendly@1", "legal/summaries@4"]
+    open_with(page, *refs)
+    assert not page.find("#play-add").is_enabled()
+    assert "most" in page.text("#play-add-reason")
+    answer(page)
+    assert page.texts(".answer") == [f"I am {model}." for model in (BACKBONE, *refs)] or [
+        text.split("…")[-1] for text in page.texts(".answer")
+    ]
+    sent = api.sent(CHAT)
+    assert sorted(body["model"] for body in sent) == sorted([BACKBONE, *refs])
+    for body in sent:
+        assert body["messages"] == [{"role": "user", "content": "Where is it?"}]
+        assert body["stream"] is True
+    assert len({body["seed"] for body in sent}) == 1
+    assert page.text("#play-status").count("done") == 5
+    assert "3 tokens" in page.text(".facts")
+    assert "abababababab" in page.text(".facts")
+
+
+def test_the_columns_stream_at_the_same_time(page, api):
+    # no answer goes on before all have begun
+    api.meet = 5
+    open_with(page, "support@3", "support@2", "tone-friendly@1", "legal/summaries@4")
+    answer(page)
+    assert page.text("#play-status").count("done") == 5
+
+
+def test_words_are_shown_as_they_come_and_stop_frees_the_rows(page, api):
+    api.endless = True
+    open_with(page, "support@3")
+    page.type("#play-prompt", "Go on")
+    page.click("#play-go")
+    page.until(lambda: all("more more" in text for text in page.texts(".answer")), "words")
+    assert page.find(".answer").get_attribute("aria-busy") == "true"
+    assert page.focused() == "Stop"
+    page.click("#play-stop")
+    finished(page)
+    assert page.text("#play-status").count("stopped") == 2
+    assert page.find(".answer").get_attribute("aria-busy") == "false"
+    assert "stopped" in page.text(".facts")
+    page.until(lambda: sorted(api.left) == sorted([BACKBONE, "support@3"]), "the rows to be freed")
+
+
+def test_sliders_weigh_a_blend(page, api):
+    open_with(page, "support@3")
+    page.click(".column header button[aria-label^=Blend]")
+    choose(page, 0, "tone-friendly@1", part=1)
+    assert page.text(".formula") == "support@3*0.5+tone-friendly@1*0.5"
+    sliders = page.all(".part input[type=range]")
+    # four steps to the right, four to the left
+    sliders[0].send_keys(*["\ue014"] * 4)
+    sliders[1].send_keys(*["\ue012"] * 4)
+    assert page.text(".formula") == "support@3*0.7+tone-friendly@1*0.3"
+    answer(page)
+    assert {body["model"] for body in api.sent(CHAT)} == {
+        BACKBONE, "support@3*0.7+tone-friendly@1*0.3"
+    }  # fmt: skip
+
+
+def test_a_blend_without_weight_is_not_answered_by_the_base(page, api):
+    open_with(page, "support@3")
+    page.find(".part input[type=range]").send_keys("\ue011")
+    assert "above 0" in page.text(".formula")
+    page.type("#play-prompt", "Hello")
+    page.click("#play-go")
+    page.until(lambda: "no weight" in page.text("#play-status"), "the reason")
+    assert api.calls == []
+
+
+def test_settings_are_sent(page, api):
+    open_with(page, "support@3")
+    page.click(".more summary")
+    page.type("#play-system", "Be brief")
+    page.type("#play-max", "12")
+    page.type("#play-temperature", "0.3")
+    page.type("#play-seed", "7")
+    answer(page)
+    body = api.sent(CHAT)[0]
+    assert (body["max_tokens"], body["temperature"], body["seed"]) == (12, 0.3, 7)
+    assert body["messages"][0] == {"role": "system", "content": "Be brief"}
+    page.run("document.querySelector('#play-form-kind').value = 'text'")
+    page.click("#play-go")
+    page.until(lambda: len(api.sent("/v1/completions")) == 2, "plain text")
+    assert api.sent("/v1/completions")[0]["prompt"] == "Where is it?"
+
+
+def test_the_playground_works_with_the_keyboard_alone(page, api):
+    page.open()
+    page.tab_to("Playground")
+    page.keys("\ue007")
+    page.until(lambda: page.find("#play-prompt").is_displayed(), "the playground")
+    page.tab_to("Prompt")
+    page.keys("Where is my parcel?")
+    page.tab_to("Seed")
+    page.keys("5")
+    page.tab_to("Add a column")
+    page.keys("\ue007")
+    page.tab_to("Weight of support@2")
+    page.keys(*["\ue012"] * 10)
+    page.keys("\ue009\ue007")
+    page.tab_to("Add a column")
+    page.run("document.querySelector('#play-prompt').focus()")
+    page.keys("\ue009", "\ue007")
+    finished(page)
+    models = sorted(body["model"] for body in api.sent(CHAT))
+    assert models == sorted([BACKBONE, "support@3", "support@2*0.5"])
+    assert {body["seed"] for body in api.sent(CHAT)} == {5}
+
+
+def test_what_has_the_focus_is_seen(page):
+    page.open("playground")
+    for name in ("Playground", "Prompt", "Max tokens", "Answer", "Add a column", "Adapter"):
+        page.tab_to(name)
+        style, width = page.run(
+            "const s = getComputedStyle(document.activeElement);"
+            "return [s.outlineStyle, parseFloat(s.outlineWidth)]"
+        )
+        assert style == "solid", name
+        assert width >= 2, name
+
+
+def test_output_of_a_model_is_text_whatever_it_holds(page, api):
+    evil = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
+    api.texts[BACKBONE] = [evil, "\u2028</p>", "🚀"]
+    open_with(page, "support@3")
+    answer(page)
+    assert evil + "\u2028</p>🚀" in page.text(".answer")
+    assert not page.all("img[src='x']")
+    assert "owned" not in page.driver.title
+
+
+def test_one_column_fails_and_the_others_answer(page, api):
+    open_with(page, "support@3")
+    api.refuse[CHAT] = (429, "The queue is full", {"Retry-After": "3"})
+    page.expect("429")
+    answer(page)
+    assert page.text("#play-status").count("failed") == 2
+    assert "Try again in 3 seconds" in page.text(".column .notice")
+    api.refuse.clear()
+    page.click(".column .notice button")
+    page.until(lambda: f"I am {BACKBONE}." in page.text(".answer"), "the second try")
+    assert not page.all(".column:first-child .notice")
+    assert page.all(".column:nth-child(2) .notice")
+
+
+def test_an_adapter_is_tried_from_the_list(page):
+    page.open()
+    page.click("a[aria-label='Try tone-friendly@1']")
+    page.until(lambda: page.find("#play-prompt").is_displayed(), "the playground")
+    assert page.find(".part select").get_property("value") == "tone-friendly@1"
+    assert page.focused() == "Playground"
