@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapterhub.cli.console import hush_libraries
+from adapterhub.cli.console import hush_libraries, output, print_json, table
 from adapterhub.errors import MissingExtraError
-from adapterhub.specs import QuantizationScheme
 
 if TYPE_CHECKING:
+    from adapterhub.server.configuration import Configuration
     from adapterhub.server.context import Server
 
 
@@ -21,24 +22,64 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def serve(
-    backbone: Annotated[str, typer.Option(help="Of the catalog, a Hub id or a folder.")],
+    backbone: Annotated[
+        str | None, typer.Option(help="Of the catalog, a Hub id or a folder.")
+    ] = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(help="Hold in memory from the start; may be given several times."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
-    scheme: Annotated[QuantizationScheme, typer.Option(help="nf4, fp4, int8 or none.")] = "nf4",
+    host: Annotated[str | None, typer.Option(help="Address to listen on; loopback.")] = None,
+    port: Annotated[int | None, typer.Option(help="8000; 0 for any that is free.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="nf4, fp4, int8 or none.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
+    anonymous: Annotated[
+        str | None, typer.Option(help="What needs no key: auto, no, use or manage.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="name=value, for every setting that has no flag."),
+    ] = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Show every setting and its source, and end.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --show-config.")] = False,
 ) -> None:
     """Serve a backbone and every adapter of the registry that was trained on it."""
     hush_libraries()
     try:
+        from adapterhub.server.configuration import load_settings
+        from adapterhub.server.logs import configure_logging
         from adapterhub.server.serving import serve as serve_http
-        from adapterhub.server.settings import ServerSettings
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "starlette", "serve") from error
-    settings = replace(ServerSettings(), host=host, port=port)
-    serve_http(backbone, settings, scheme=scheme, adapters=adapter or (), on_ready=_tell)
+    flags = {
+        "backbone": backbone,
+        "adapters": adapter,
+        "host": host,
+        "port": port,
+        "quantization": quantization,
+        "device": device,
+        "anonymous": anonymous,
+    }
+    found = load_settings(flags, os.environ, config, assign or ())
+    if show_config:
+        _show(found, as_json=as_json)
+        return
+    configure_logging(found.settings.log_level, prompts=found.settings.log_prompts)
+    serve_http(found.settings, on_ready=_tell)
+
+
+def _show(found: Configuration, *, as_json: bool) -> None:
+    if as_json:
+        shown = found.shown()
+        print_json({name: {"value": value, "source": source} for name, value, source in shown})
+        return
+    rows = table("setting", "value", "from")
+    for name, value, source in found.shown():
+        rows.add_row(name, "" if value is None else str(value), source)
+    output().print(rows)
 
 
 def _tell(server: Server, url: str) -> None:

@@ -11,8 +11,11 @@ from starlette.routing import Route
 from adapterhub.errors import AdapterHubError
 from adapterhub.server.answers import error_answer
 from adapterhub.server.describing import FINGERPRINT_HEADER
+from adapterhub.server.guards import Guards
 from adapterhub.server.operation_list import operations
-from adapterhub.server.operations import Endpoint, Operation, request_id
+from adapterhub.server.operations import Endpoint, Operation
+from adapterhub.server.page_files import page_routes
+from adapterhub.server.request_log import RequestLog
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -21,13 +24,11 @@ if TYPE_CHECKING:
 
     from adapterhub.server.context import Server
 
-REQUEST_ID_HEADER = "x-request-id"
-
 
 def create_app(server: Server) -> Starlette:
     """Return the application over a server, to be run by an ASGI server."""
     app = Starlette(
-        routes=[_route(each) for each in operations()],
+        routes=[*(_route(each) for each in operations()), *page_routes()],
         exception_handlers={
             AdapterHubError: _answer_error,
             HTTPException: _answer_error,
@@ -35,12 +36,22 @@ def create_app(server: Server) -> Starlette:
         },
     )
     app.state.server = server
+    settings = server.settings
+    # the last one that is added is the first that sees a request
+    app.add_middleware(
+        Guards,
+        answer=error_answer,
+        max_body=settings.max_body,
+        body_seconds=settings.body_seconds,
+        request_seconds=settings.request_seconds,
+    )
     app.add_middleware(Labelled, fingerprint=server.backbone.fingerprint)
+    app.add_middleware(RequestLog, prompts=settings.log_prompts)
     return app
 
 
 class Labelled:
-    """Tells with every answer the id of its request and the backbone that is served.
+    """Tells with every answer the backbone that is served.
 
     Args:
         app: that answers.
@@ -56,14 +67,11 @@ class Labelled:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        labels = [
-            (REQUEST_ID_HEADER.encode(), request_id(scope).encode()),
-            (FINGERPRINT_HEADER.encode(), self._fingerprint),
-        ]
+        label = (FINGERPRINT_HEADER.encode(), self._fingerprint)
 
         async def labelled(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *labels]}
+                message = {**message, "headers": [*message["headers"], label]}
             await send(message)
 
         await self._app(scope, receive, labelled)

@@ -188,7 +188,7 @@ async def _of_prompt(
     server, params = call.server, prompt.params
     cost = len(prompt.tokens) + params.max_tokens * params.n
     async with (
-        server.access.admit(call.caller, model.label, cost),
+        server.access.admit(call.caller, model.label, cost, rows=params.n),
         aclosing(server.engine.stream(prompt, model.adapters)) as deltas,
     ):
         async for delta in deltas:

@@ -15,11 +15,11 @@ from adapterhub.backbones.backbone import choose_device, load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine
-from adapterhub.engine.settings import EngineSettings
 from adapterhub.loader import AdapterLoader
 from adapterhub.registry import Registry
-from adapterhub.server.access import Access
+from adapterhub.server.access import open_access
 from adapterhub.server.app import create_app
+from adapterhub.server.connections import uvicorn_options
 from adapterhub.server.context import Server
 from adapterhub.server.holding import load
 from adapterhub.server.metrics import Metrics
@@ -30,13 +30,13 @@ from adapterhub.server.token_texts import TokenTexts
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator
     from concurrent.futures import Future
     from types import FrameType
 
     from adapterhub.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.specs import QuantizationScheme
+    from adapterhub.server.access import Access
 
 _LOG = logging.getLogger(__name__)
 _DIGEST = "sha256:"
@@ -69,7 +69,6 @@ async def open_server(
     registry: Registry,
     *,
     settings: ServerSettings | None = None,
-    sizes: EngineSettings | None = None,
     access: Access | None = None,
 ) -> AsyncIterator[Server]:
     """Lend a server around a backbone, whose engine runs until the end.
@@ -78,10 +77,14 @@ async def open_server(
         backbone: that is served.
         registry: of this machine.
         settings: of the server; the defaults where not given.
-        sizes: of the engine; the defaults where not given.
-        access: who may ask for what; everybody where not given.
+        access: who may ask for what; as the settings say where not given.
+
+    Raises:
+        SettingsError: when the settings would let everybody in who can reach it.
     """
-    sizes = sizes or EngineSettings()
+    settings = settings or ServerSettings()
+    sizes = settings.engine()
+    access = access or open_access(settings)
     metrics, loaded = Metrics(), LoadedNames()
     loader = AdapterLoader(registry)
     engine = Engine(backbone, sizes, source=ResolvedSource(loader))
@@ -92,9 +95,9 @@ async def open_server(
             registry=registry,
             loader=loader,
             backbone=backbone,
-            settings=settings or ServerSettings(),
+            settings=settings,
             sizes=sizes,
-            access=access or Access(),
+            access=access,
             metrics=metrics,
             loaded=loaded,
             models=Models(backbone, registry, loader, loaded),
@@ -146,59 +149,43 @@ class Listener(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(name: str, settings: ServerSettings, **options: Any) -> None:
+def serve(settings: ServerSettings, **options: Any) -> None:
     """Serve a backbone until the process is told to stop; see ``run``."""
     factory = uvicorn.Config("", log_config=None).get_loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(run(name, settings, **options))
+        runner.run(run(settings, **options))
 
 
 def listener(server: Server) -> Listener:
     """Return what listens for a server."""
     settings = server.settings
     config = uvicorn.Config(
-        create_app(server),
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        server_header=False,
-        timeout_graceful_shutdown=int(settings.drain_seconds),
-        timeout_keep_alive=75,
-        h11_max_incomplete_event_size=64 * 1024,
+        create_app(server), host=settings.host, port=settings.port, **uvicorn_options(settings)
     )
     return Listener(config, server)
 
 
 async def run(
-    name: str,
     settings: ServerSettings,
     *,
-    scheme: QuantizationScheme = "nf4",
-    sizes: EngineSettings | None = None,
-    adapters: Sequence[str] = (),
-    access: Access | None = None,
     on_ready: Callable[[Server, str], None] = lambda _server, _url: None,
 ) -> None:
     """Serve a backbone until the process is told to stop.
 
     Args:
-        name: of the backbone.
         settings: of the server.
-        scheme: how the weights of the backbone are held.
-        sizes: of the engine; the defaults where not given.
-        adapters: references that are loaded before requests are taken.
-        access: who may ask for what; everybody where not given.
         on_ready: called with the address once requests are taken.
 
     Raises:
         AdapterHubError: why the backbone or an adapter can't be loaded.
     """
-    spec = QuantizationSpec(scheme, default_compute_dtype(choose_device(None)))
-    backbone = await asyncio.to_thread(load_backbone, name, spec)
-    async with open_server(
-        backbone, Registry(), settings=settings, sizes=sizes, access=access
-    ) as server:
-        for ref in adapters:
+    # who may come in is settled before anything large is loaded
+    access = open_access(settings)
+    device = choose_device(settings.device)
+    spec = QuantizationSpec(settings.quantization, default_compute_dtype(device))
+    backbone = await asyncio.to_thread(load_backbone, settings.backbone, spec, device=str(device))
+    async with open_server(backbone, Registry(), settings=settings, access=access) as server:
+        for ref in settings.adapters:
             await load(server, ref)
         listening = listener(server)
         serving = asyncio.ensure_future(listening.serve())

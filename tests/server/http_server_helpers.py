@@ -11,7 +11,6 @@ from openai import OpenAI
 
 from adapterhub.artifact import write_artifact
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.engine.settings import EngineSettings
 from adapterhub.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.peft_format import config_document, peft_config
 from adapterhub.server.serving import listener, open_server
@@ -20,7 +19,13 @@ from adapterhub.specs import LoraSpec, QuantizationSpec
 from adapterhub.weights import AdapterWeights
 
 UNQUANTIZED = QuantizationSpec("none", "float32")
-SIZES = EngineSettings(max_rows=8, cache_positions=1024, step_tokens=64)
+SMALL = {
+    "port": 0,
+    "drain_seconds": 5,
+    "max_rows": 8,
+    "cache_positions": 1024,
+    "step_tokens": 64,
+}
 #: Of the tiny decoder: hidden, keys and values, and in the middle of its feed-forward layers.
 HIDDEN, INNER, LAYERS = 64, 128, 2
 WIDTHS = {"q_proj": (HIDDEN, HIDDEN), "down_proj": (INNER, HIDDEN)}
@@ -136,7 +141,7 @@ def store_adapters(registry, home, backbone_folder):
 
 
 @contextmanager
-def running_server(backbone_folder, registry, *, sizes=SIZES, settings=None, access=None):
+def running_server(backbone_folder, registry, *, settings=None, access=None, **changes):
     """Run a server in a thread until the block ends."""
     loop = asyncio.new_event_loop()
     up = threading.Event()
@@ -144,10 +149,8 @@ def running_server(backbone_folder, registry, *, sizes=SIZES, settings=None, acc
 
     async def main():
         backbone = load_backbone(str(backbone_folder), UNQUANTIZED)
-        chosen = settings or ServerSettings(port=0, drain_seconds=5)
-        async with open_server(
-            backbone, registry, settings=chosen, sizes=sizes, access=access
-        ) as server:
+        chosen = settings or ServerSettings(**SMALL | changes)
+        async with open_server(backbone, registry, settings=chosen, access=access) as server:
             listening = listener(server)
             task = asyncio.ensure_future(listening.serve())
             while not listening.started and not task.done():

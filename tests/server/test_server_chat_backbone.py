@@ -5,7 +5,6 @@ import json
 import pytest
 from http_server_helpers import running_server
 
-from adapterhub.engine.settings import EngineSettings
 from adapterhub.registry import Registry
 
 pytestmark = pytest.mark.weights
@@ -35,8 +34,9 @@ COLOUR = {
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     registry = Registry(tmp_path_factory.mktemp("chat-backbone"))
-    sizes = EngineSettings(max_rows=4, cache_positions=4096)
-    with running_server("smollm2-135m-instruct", registry, sizes=sizes) as served:
+    with running_server(
+        "smollm2-135m-instruct", registry, max_rows=4, cache_positions=4096
+    ) as served:
         yield served
 
 
