@@ -108,7 +108,7 @@ class Store:
             adapter=spec,
             trained_parameters=sum(t.numel() for t in tensors.values()),
             backbone_parameters=self.backbone.parameters,
-            recipe={},
+            recipe={"task": {"max_length": 512, "max_new_tokens": 64, "system_prompt": ""}},
             data={},
             metrics=Metrics(),
             seed=seed,

@@ -17,7 +17,14 @@ from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.task_model import restore_task_model
 from adapterhub.data.batching import batches_by_length
 from adapterhub.data.packing import Example, pack
-from adapterhub.errors import AdapterHubError, DataError, NoEffectError, NotFoundError, near
+from adapterhub.errors import (
+    AdapterHubError,
+    ArtifactError,
+    DataError,
+    NoEffectError,
+    NotFoundError,
+    near,
+)
 from adapterhub.tasks.base import TaskOptions, join_predictions
 from adapterhub.tasks.table import build_task
 
@@ -236,8 +243,16 @@ class Session:
 
 
 def task_of(manifest: Manifest, backbone: Backbone) -> Task:
-    """Build the task that an adapter was trained for."""
-    section = manifest.recipe["task"]
+    """Build the task that an adapter was trained for.
+
+    Raises:
+        ArtifactError: when its manifest does not say how texts are read for it.
+    """
+    section = manifest.recipe.get("task")
+    if section is None:
+        raise ArtifactError(
+            "has no section 'task'", place="recipe", hint="Train, adopt or compose it again"
+        )
     options = TaskOptions(
         max_length=section["max_length"],
         max_new_tokens=section["max_new_tokens"],
