@@ -7,6 +7,7 @@ import time
 import pytest
 
 from adapterhub.errors import QueueFull
+from adapterhub.registry import Registry
 from adapterhub.server.access import Access, Caller, FairQueue, open_keys
 
 ANYONE = Caller(None, "use")
@@ -29,7 +30,7 @@ def clock():
 
 @pytest.fixture
 def keys(tmp_path):
-    return open_keys(tmp_path)
+    return open_keys(Registry(tmp_path))
 
 
 @pytest.fixture
