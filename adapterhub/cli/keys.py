@@ -38,11 +38,12 @@ def create_key(
 ) -> None:
     """Make a key and show it, once; only its hash is kept."""
     from adapterhub.bearer import hash_of, id_of
+    from adapterhub.registry import Registry
     from adapterhub.server.access import open_keys
     from adapterhub.server.access.caller import parse_role
 
     listed = None if adapters is None else [each.strip() for each in adapters.split(",")]
-    key = open_keys().create(
+    key = open_keys(Registry()).create(
         name, parse_role(role), adapters=listed, rate=rate, concurrency=concurrency
     )
     if as_json:
@@ -54,9 +55,10 @@ def create_key(
 
 def list_keys(as_json: Json = False) -> None:
     """List keys: whose they are and what they allow, not the keys."""
+    from adapterhub.registry import Registry
     from adapterhub.server.access import open_keys
 
-    found = open_keys().list()
+    found = open_keys(Registry()).list()
     if as_json:
         print_json([_document(key) for key in found])
         return
@@ -83,9 +85,10 @@ def remove_key(
     as_json: Json = False,
 ) -> None:
     """Make a key worthless, also in servers that run."""
+    from adapterhub.registry import Registry
     from adapterhub.server.access import open_keys
 
-    open_keys().remove(key_id)
+    open_keys(Registry()).remove(key_id)
     if as_json:
         print_json({"removed": key_id})
         return

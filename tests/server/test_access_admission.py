@@ -7,6 +7,7 @@ import time
 import pytest
 
 from adapterhub.errors import QueueFull
+from adapterhub.registry import Registry
 from adapterhub.server.access import Access, Caller, FairQueue, open_keys
 
 ANYONE = Caller(None, "use")
@@ -29,7 +30,7 @@ def clock():
 
 @pytest.fixture
 def keys(tmp_path):
-    return open_keys(tmp_path)
+    return open_keys(Registry(tmp_path))
 
 
 @pytest.fixture
@@ -50,9 +51,10 @@ class Guest:
         self.task = asyncio.create_task(self._stay(access, caller, adapter))
 
     async def _stay(self, access, caller, adapter):
-        async with access.admit(caller, adapter, 10):
-            self.inside.set()
-            await self.go.wait()
+        with access.counted(caller):
+            async with access.admit(caller, adapter, 10):
+                self.inside.set()
+                await self.go.wait()
 
     async def leave(self):
         self.go.set()
@@ -177,55 +179,53 @@ def test_a_key_has_so_many_requests_at_once_and_others_are_not_touched(make):
         few = Caller("few", "use", concurrency=2)
         guests = [Guest(access, few) for _ in range(2)]
         await settle()
-        with pytest.raises(QueueFull, match="has 2 requests at work and may have 2") as caught:
-            async with access.admit(few, "a", 1):
-                pass
+        with (
+            pytest.raises(QueueFull, match="has 2 requests at work and may have 2") as caught,
+            access.counted(few),
+        ):
+            pass
         assert caught.value.retry_after > 0
-        async with access.admit(Caller("other", "use", concurrency=2), "a", 1):
+        with access.counted(Caller("other", "use", concurrency=2)):
             pass
         await guests[0].leave()
-        async with access.admit(few, "a", 1):
+        with access.counted(few):
             pass
         await guests[1].leave()
 
     asyncio.run(scene())
 
 
+def test_a_list_in_one_request_counts_once_and_waits_for_many_turns(make):
+    async def scene():
+        access = make(places=2)
+        single = Caller("single", "use", concurrency=1, rate=1)
+
+        async def entry():
+            async with access.admit(single, "a", 1):
+                await asyncio.sleep(0)
+
+        with access.counted(single):
+            await asyncio.gather(*(entry() for _ in range(50)))
+        assert (access.running, access.queued) == (0, 0)
+
+    asyncio.run(scene())
+
+
 def test_in_any_minute_a_key_begins_so_many_requests(make, clock):
-    async def scene():
-        access = make()
-        slow = Caller("slow", "use", rate=3)
-        begun, told = [], []
-        for _ in range(2000):
-            clock.now += 0.25
-            try:
-                async with access.admit(slow, "a", 1):
-                    begun.append(clock.now)
-            except QueueFull as full:
-                told.append((clock.now + full.retry_after, begun[-3] + 60))
-        # who waits as long as told is let in
-        assert all(when == pytest.approx(free) for when, free in told)
-        assert len(begun) == 3 * 9
-        assert all(later - first >= 60 for first, later in zip(begun, begun[3:], strict=False))
-
-    asyncio.run(scene())
-
-
-def test_what_is_refused_for_another_reason_does_not_count(make):
-    async def scene():
-        access = make(waiting=1)
-        first, second = Guest(access, adapter="x"), Guest(access, adapter="x")
-        await settle()
-        limited = Caller("limited", "use", rate=1)
-        with pytest.raises(QueueFull, match="1 requests wait"):
-            async with access.admit(limited, "x", 1):
-                pass
-        await first.leave()
-        await second.leave()
-        async with access.admit(limited, "x", 1):
-            pass
-
-    asyncio.run(scene())
+    access = make()
+    slow = Caller("slow", "use", rate=3)
+    begun, told = [], []
+    for _ in range(2000):
+        clock.now += 0.25
+        try:
+            with access.counted(slow):
+                begun.append(clock.now)
+        except QueueFull as full:
+            told.append((clock.now + full.retry_after, begun[-3] + 60))
+    # who waits as long as told is let in
+    assert all(when == pytest.approx(free) for when, free in told)
+    assert len(begun) == 3 * 9
+    assert all(later - first >= 60 for first, later in zip(begun, begun[3:], strict=False))
 
 
 def test_nothing_is_left_of_ten_thousand_requests(make, clock):
@@ -234,8 +234,10 @@ def test_nothing_is_left_of_ten_thousand_requests(make, clock):
         callers = [Caller(f"key{n}", "use", rate=1_000_000, concurrency=100) for n in range(5)]
 
         async def ask(number):
-            async with access.admit(callers[number % 5], f"adapter{number % 7}", 1):
-                await asyncio.sleep(0)
+            caller = callers[number % 5]
+            with access.counted(caller):
+                async with access.admit(caller, f"adapter{number % 7}", 1):
+                    await asyncio.sleep(0)
 
         async def many(count):
             for start in range(0, count, 50):

@@ -7,17 +7,18 @@ import sqlite3
 import pytest
 
 from adapterhub.errors import Forbidden, NotFoundError, RefError, SettingsError, Unauthorized
+from adapterhub.registry import Registry
 from adapterhub.server.access import Access, Caller, FairQueue, open_access, open_keys
 from adapterhub.server.settings import ServerSettings
 
 
 @pytest.fixture
 def keys(tmp_path):
-    return open_keys(tmp_path)
+    return open_keys(Registry(tmp_path))
 
 
 def gate(tmp_path, **settings):
-    return open_access(ServerSettings(**settings), tmp_path)
+    return open_access(ServerSettings(**settings), Registry(tmp_path))
 
 
 def shown(key):

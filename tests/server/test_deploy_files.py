@@ -13,6 +13,7 @@ from typer.main import get_command
 
 from adapterhub.cli.main import build_app
 from adapterhub.errors import SettingsError
+from adapterhub.registry import Registry
 from adapterhub.server.access import open_access
 from adapterhub.server.configuration import load_settings
 
@@ -138,9 +139,9 @@ def test_the_container_listens_to_other_machines_only_with_a_key(tmp_path):
     assert settings.host == "0.0.0.0"
     assert str(settings.port) in last("EXPOSE")
     with pytest.raises(SettingsError, match="no key"):
-        open_access(settings, tmp_path)
+        open_access(settings, Registry(tmp_path))
     environment["ADAPTERHUB_SERVE_API_KEY"] = "a-secret-of-16-and-more"
-    assert open_access(load_settings({}, environment).settings, tmp_path)
+    assert open_access(load_settings({}, environment).settings, Registry(tmp_path))
 
 
 def test_the_container_does_not_run_as_root_and_stores_in_its_volumes():
@@ -178,4 +179,4 @@ def test_the_settings_beside_them_can_be_read(tmp_path):
     found = load_settings({}, {}, DEPLOY / "serve.toml")
     assert found.settings.host == "127.0.0.1"
     assert found.settings.log_prompts is False
-    assert open_access(found.settings, tmp_path)
+    assert open_access(found.settings, Registry(tmp_path))

@@ -1,6 +1,7 @@
 """Settings: which source counts, what is refused, and what is shown."""
 
 import json
+import runpy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from adapterhub.engine.settings import EngineSettings
 from adapterhub.errors import SettingsError
 from adapterhub.server.configuration import load_settings
 from adapterhub.server.settings import ServerSettings
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -162,3 +165,9 @@ def test_every_setting_is_described():
     assert described is not None
     for name in ServerSettings.model_fields:
         assert f"        {name}: " in described, name
+
+
+def test_the_table_of_settings_in_the_documents_is_up_to_date():
+    module = runpy.run_path(str(ROOT / "docs" / "make_settings.py"))
+    written = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    assert written == module["page"](), "run: python docs/make_settings.py"

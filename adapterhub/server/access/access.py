@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
 from adapterhub.bearer import bearer_of, hash_of
@@ -15,7 +15,7 @@ from adapterhub.server.access.limits import Limits
 from adapterhub.server.access.origin import check_from_here
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from adapterhub.server.access.caller import Role
     from adapterhub.server.access.keys import KeyStore
@@ -133,11 +133,27 @@ class Access:
             raise Unauthorized("a key with the role manage is needed", hint=hint)
         raise Forbidden("the key has the role use, and the role manage is needed", hint=hint)
 
+    @contextmanager
+    def counted(self, caller: Caller) -> Iterator[None]:
+        """Count one request of a client against the limits of its key while the block runs.
+
+        Raises:
+            QueueFull: when they allow no more now.
+        """
+        self._limits.check(caller)
+        self._limits.enter(caller)
+        try:
+            yield
+        finally:
+            self._limits.leave(caller)
+
     @asynccontextmanager
     async def admit(
         self, caller: Caller, adapter: str, cost: float = 1, *, rows: int = 1
     ) -> AsyncIterator[None]:
         """Wait for a turn, and hold it while the block runs.
+
+        A request of a client with a list in it takes one turn for each entry.
 
         Args:
             caller: whose request it is.
@@ -146,23 +162,18 @@ class Access:
             rows: of the engine that it takes, which is its number of answers.
 
         Raises:
-            QueueFull: when the caller's limits or the queue allow no more, or the wait is over.
+            QueueFull: when the queue allows no more, or the wait is over.
         """
-        self._limits.check(caller)
         ticket = Ticket(caller.key_id or _ANONYMOUS, adapter, cost, max(1, rows))
         dropped = self._queue.push(ticket)
-        self._limits.enter(caller)
+        if dropped is not None:
+            self._refuse(dropped, "others, who ask for less, have their turn first")
+        await self._turn(ticket)
         try:
-            if dropped is not None:
-                self._refuse(dropped, "others, who ask for less, have their turn first")
-            await self._turn(ticket)
-            try:
-                yield
-            finally:
-                self._queue.end(ticket)
-                self._start()
+            yield
         finally:
-            self._limits.leave(caller)
+            self._queue.end(ticket)
+            self._start()
 
     async def _turn(self, ticket: Ticket) -> None:
         loop = asyncio.get_running_loop()

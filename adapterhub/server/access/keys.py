@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from adapterhub.bearer import hash_of, id_of, new_secret, remove
 from adapterhub.errors import SettingsError
 from adapterhub.refs import check_name
-from adapterhub.registry import Registry
 from adapterhub.registry.database import Database
 from adapterhub.registry.schema import SchemaChange
 from adapterhub.server.access.caller import Caller, Role, check_pattern
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from adapterhub.registry import Registry
     from adapterhub.registry.database import Stamp
 
 PREFIX = "ahk_"
@@ -159,16 +159,13 @@ class KeyStore:
             remove(db, "keys", key_id)
 
 
-def open_keys(root: Path | None = None) -> KeyStore:
+def open_keys(registry: Registry) -> KeyStore:
     """Return the keys beside a registry.
 
-    Args:
-        root: the home folder, as for ``Registry``.
-
     Raises:
-        RegistryError: when the registry can't be made, read or written.
+        RegistryError: when they can't be read or written.
     """
-    return KeyStore(Database(Registry(root).folder / FILE))
+    return KeyStore(Database(registry.folder / FILE))
 
 
 def _caller(row: sqlite3.Row) -> Caller:

@@ -13,25 +13,24 @@ from adapterhub.server.access.keys import open_keys
 from adapterhub.server.access.origin import is_loopback
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from adapterhub.registry import Registry
     from adapterhub.server.access.caller import Role
     from adapterhub.server.settings import ServerSettings
 
 
-def open_access(settings: ServerSettings, root: Path | None = None) -> Access:
+def open_access(settings: ServerSettings, registry: Registry) -> Access:
     """Return the gate of a server.
 
     Args:
         settings: of the server.
-        root: the home folder, as for ``Registry``.
+        registry: that the keys lie beside.
 
     Raises:
         SettingsError: when it would listen to other machines, and there is neither a key nor
             the word that none is needed.
         RegistryError: when the keys can't be read.
     """
-    keys = open_keys(root)
+    keys = open_keys(registry)
     local = is_loopback(settings.host)
     fixed = settings.api_key.get_secret_value() if settings.api_key else ""
     keyed = bool(fixed or keys.callers())

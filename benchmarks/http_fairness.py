@@ -1,0 +1,125 @@
+"""Does a flood on one adapter slow down the first token of another?
+
+A flood asks for one adapter, all at once; beside it another adapter is asked for one request at a
+time, as a person does. A row of the batch costs each step a little, so some slowdown is physics:
+the step with a full batch over the step with one row. What is above that is waiting for a turn,
+and that is what the queue of the server is to keep away.
+
+Against a server that runs already:
+
+    adapterhub serve --backbone smollm2-135m-instruct &
+    python benchmarks/http_fairness.py --flood a@prod --other b@prod
+
+The last line is JSON: the median times to the first token alone and beside the flood, in
+milliseconds, their ratio, and how the flood's requests were answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import time
+from collections import Counter
+from typing import Any
+
+import httpx
+
+PROMPT = "Tell me in a few words how to reset the password of my account, please."
+#: Fewest samples beside the flood that a median is taken of.
+MIN_SAMPLES = 5
+
+
+async def first_token(client: httpx.AsyncClient, model: str, prompt: str, tokens: int) -> float:
+    """Return the seconds to the first token of one streamed answer, which is read to its end."""
+    body = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    began, first = time.perf_counter(), None
+    async with client.stream("POST", "/v1/completions", json=body) as response:
+        if response.status_code != 200:
+            await response.aread()
+            raise httpx.HTTPStatusError(response.text, request=response.request, response=response)
+        async for line in response.aiter_lines():
+            if first is None and line.startswith("data: {"):
+                first = time.perf_counter() - began
+    if first is None:
+        raise RuntimeError("the answer has no tokens")
+    return first
+
+
+async def status_of_one(client: httpx.AsyncClient, model: str, prompt: str, tokens: int) -> int:
+    """Return the status that one request of the flood was answered with."""
+    try:
+        await first_token(client, model, prompt, tokens)
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code
+    return 200
+
+
+async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the medians alone and beside the flood."""
+    headers = (
+        {"Authorization": f"Bearer {key}"} if (key := os.environ.get("OPENAI_API_KEY")) else {}
+    )
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(
+        base_url=arguments.url, headers=headers, timeout=600, limits=limits
+    ) as client:
+        for model in (arguments.flood, arguments.other):
+            await first_token(client, model, arguments.prompt, 4)
+        alone = [await _other(client, arguments) for _ in range(arguments.samples)]
+        flood = [
+            asyncio.create_task(
+                status_of_one(client, arguments.flood, arguments.prompt, arguments.flood_tokens)
+            )
+            for _ in range(arguments.requests)
+        ]
+        await asyncio.sleep(arguments.settle)
+        beside = []
+        while len(beside) < arguments.samples and not all(task.done() for task in flood):
+            beside.append(await _other(client, arguments))
+        over = all(task.done() for task in flood)
+        statuses = Counter(await asyncio.gather(*flood))
+    if len(beside) < MIN_SAMPLES:
+        raise SystemExit(f"the flood was over after {len(beside)} samples: give --flood-tokens")
+    result = {
+        "alone_ms": statistics.median(alone) * 1000,
+        "beside_ms": statistics.median(beside) * 1000,
+        "worst_beside_ms": max(beside) * 1000,
+        "samples": len(beside),
+        "flood_over": over,
+        "flood_statuses": {str(status): count for status, count in sorted(statuses.items())},
+    }
+    return {**result, "ratio": result["beside_ms"] / result["alone_ms"]}
+
+
+async def _other(client: httpx.AsyncClient, arguments: argparse.Namespace) -> float:
+    return await first_token(client, arguments.other, arguments.prompt, arguments.tokens)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--flood", required=True, help="adapter that the flood asks for")
+    parser.add_argument("--other", required=True, help="adapter that is timed")
+    parser.add_argument("--requests", type=int, default=200, help="of the flood")
+    parser.add_argument("--flood-tokens", type=int, default=64, help="of each of its answers")
+    parser.add_argument("--tokens", type=int, default=8, help="of each answer that is timed")
+    parser.add_argument("--samples", type=int, default=21)
+    parser.add_argument("--settle", type=float, default=1.0, help="seconds before the samples")
+    parser.add_argument("--prompt", default=PROMPT)
+    result = asyncio.run(measure(parser.parse_args()))
+    print(f"alone {result['alone_ms']:.0f} ms, beside the flood {result['beside_ms']:.0f} ms")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
