@@ -69,7 +69,7 @@ export function makeActions(store) {
   }
 
   function pin({ ref, pinned }) {
-    const done = pinned ? `${ref} may be evicted again` : `${ref} stays on the device`;
+    const done = pinned ? `${ref} may leave memory again` : `${ref} stays in memory`;
     return act(ref, () => post("v1/adapters/pin", { ref, pinned: !pinned }), done);
   }
 

@@ -4,7 +4,7 @@ import { makeActions } from "./actions.js";
 import { byId, el, refill } from "./dom.js";
 import { empty } from "./faults.js";
 import { bytes, day, measure, shortDigest } from "./format.js";
-import { writes } from "./store.js";
+import { known, writes } from "./store.js";
 
 // from far to near; the glyph fills up on the way to the device
 const RESIDENCY = ["remote", "disk", "host", "device"];
@@ -36,13 +36,13 @@ export function makeAdapters(store) {
 
   function drawTasks() {
     const chosen = task.value;
-    const known = [...new Set(store.adapters.map((each) => each.task))].sort();
+    const tasks = [...new Set(store.adapters.map((each) => each.task).filter(Boolean))].sort();
     refill(
       task,
       el("option", { value: ALL }, "All tasks"),
-      known.map((each) => el("option", { value: each }, each)),
+      tasks.map((each) => el("option", { value: each }, each)),
     );
-    task.value = known.includes(chosen) ? chosen : ALL;
+    task.value = tasks.includes(chosen) ? chosen : ALL;
   }
 
   function drawRole() {
@@ -130,9 +130,9 @@ function row(adapter, actions) {
     el("th", { role: "rowheader", scope: "row" }, nameOf(adapter)),
     cell("Task", el("div", {}, adapter.task), labelsOf(adapter)),
     cell("Quality", metricsOf(adapter)),
-    cell("Size", el("div", { class: "num" }, bytes(adapter.size_bytes)), el("div", { class: "muted small method" }, methodOf(adapter))),
+    cell("Size", el("div", { class: "num" }, adapter.size_bytes ? bytes(adapter.size_bytes) : "–"), el("div", { class: "muted small method" }, methodOf(adapter))),
     cell("Residency", residency(adapter)),
-    cell("Actions", el("div", { class: "row-actions" }, use(adapter), actions.buttons(adapter))),
+    cell("Actions", el("div", { class: "row-actions" }, known(adapter) ? [use(adapter), actions.buttons(adapter)] : el("span", { class: "muted small" }, "being fetched"))),
   );
 }
 
@@ -142,13 +142,13 @@ function nameOf(adapter) {
     el(
       "div",
       { class: "adapter-name" },
-      el("span", { class: "mono" }, adapter.name, el("span", { class: "muted" }, `@${adapter.version}`)),
+      el("span", { class: "mono" }, adapter.name, adapter.version !== null && el("span", { class: "muted" }, `@${adapter.version}`)),
       adapter.aliases.map((alias) => el("span", { class: "chip alias" }, alias)),
     ),
     el(
       "div",
       { class: "muted small" },
-      el("span", { class: "mono", title: adapter.digest }, shortDigest(adapter.digest)),
+      el("span", { class: "mono", title: adapter.digest || null }, shortDigest(adapter.digest)),
       made && ` · ${made}`,
     ),
   ];

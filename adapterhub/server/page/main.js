@@ -50,7 +50,6 @@ function showConnection() {
   place.dataset.state = error ? "down" : "up";
   place.textContent = error ? (refused(error) ? "no access" : "not reached") : (backbone ?? "connected");
   byId("key-open").textContent = me?.key_id ? `Key ${me.key_id}` : "API key";
-  byId("backbone-line").textContent = backbone ? `Backbone ${backbone}` : "";
   // said once, not with every try
   const said = error ? `${error.status} ${error.message}` : "";
   const notice = byId("app-notice");

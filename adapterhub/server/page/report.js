@@ -5,6 +5,7 @@ import { makeChart } from "./chart.js";
 import { byId, el, refill } from "./dom.js";
 import { empty, faultNotice } from "./faults.js";
 import { measure } from "./format.js";
+import { known } from "./store.js";
 
 export function makeReport(store) {
   const select = byId("report-adapter");
@@ -21,7 +22,7 @@ export function makeReport(store) {
 
   function draw() {
     if (!active || !store.loaded) return;
-    const refs = store.adapters.map((each) => each.ref);
+    const refs = store.adapters.filter(known).map((each) => each.ref);
     if (asked && !refs.includes(asked)) refs.unshift(asked);
     asked ??= refs[0] ?? null;
     const options = JSON.stringify(refs);

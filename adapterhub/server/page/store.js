@@ -53,7 +53,12 @@ export function classifies(adapter) {
 
 /** Adapters of other tasks change what a decoder writes. */
 export function writes(adapter) {
-  return !tags(adapter) && !classifies(adapter);
+  return known(adapter) && !tags(adapter) && !classifies(adapter);
+}
+
+/** One that is still on its way from elsewhere has no digest yet. */
+export function known(adapter) {
+  return adapter.digest !== "";
 }
 
 // adapters name the backbone as their parent; it has none
