@@ -84,7 +84,7 @@ async def open_server(
     """
     settings = settings or ServerSettings()
     sizes = settings.engine()
-    access = access or open_access(settings)
+    access = access or open_access(settings, registry)
     metrics, loaded = Metrics(), LoadedNames()
     loader = AdapterLoader(registry)
     engine = Engine(backbone, sizes, source=ResolvedSource(loader))
@@ -180,11 +180,12 @@ async def run(
         AdapterHubError: why the backbone or an adapter can't be loaded.
     """
     # who may come in is settled before anything large is loaded
-    access = open_access(settings)
+    registry = Registry()
+    access = open_access(settings, registry)
     device = choose_device(settings.device)
     spec = QuantizationSpec(settings.quantization, default_compute_dtype(device))
     backbone = await asyncio.to_thread(load_backbone, settings.backbone, spec, device=str(device))
-    async with open_server(backbone, Registry(), settings=settings, access=access) as server:
+    async with open_server(backbone, registry, settings=settings, access=access) as server:
         for ref in settings.adapters:
             await load(server, ref)
         listening = listener(server)
