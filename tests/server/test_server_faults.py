@@ -109,7 +109,7 @@ def test_what_runs_is_answered_to_its_end_when_the_server_ends(decoder, tmp_path
 
 def test_the_command_says_where_to_go_and_ends_when_told(decoder, tmp_path):
     command = [sys.executable, "-m", "adapterhub", "serve", "--backbone", str(decoder)]
-    command += ["--port", "0", "--scheme", "none"]
+    command += ["--port", "0", "--quantization", "none"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         lines = [process.stdout.readline() for _ in range(3)]
         assert "/v1" in "".join(lines)
