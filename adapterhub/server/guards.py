@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from adapterhub.hub.server.bodies import too_large
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _CLOSE = {"Connection": "close"}
+#: Of a length that is read as a number at all.
+_MOST_DIGITS = 18
 
 
 class Guards:
@@ -54,8 +57,7 @@ class Guards:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = dict(scope["headers"]).get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > self._max_body:
+        if _announced(scope) > self._max_body:
             await self._refuse(too_large("the body", self._max_body), scope, receive, send)
             return
         body = _Body(receive, self._max_body, self._body_seconds)
@@ -93,6 +95,14 @@ class Guards:
         # what is left of the body is not read
         response.headers.update(_CLOSE)
         await response(scope, receive, send)
+
+
+def _announced(scope: Scope) -> float:
+    """Return the length that a body is said to have, 0 where none is said."""
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    if not length.isdigit():
+        return 0
+    return int(length) if len(length) <= _MOST_DIGITS else math.inf
 
 
 class _Body:

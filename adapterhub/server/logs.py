@@ -87,6 +87,8 @@ def configure_logging(level: str, *, prompts: bool = False, stream: TextIO | Non
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # commands set a level of their own here, for people at a console
+    logging.getLogger("adapterhub").setLevel(logging.NOTSET)
 
 
 def accepted_id(given: str) -> str:

@@ -55,8 +55,8 @@ class ServerSettings(BaseModel):
         anonymous: what may be done without a key: ``no`` for nothing, ``use``, ``manage``, or
             ``auto``: all on loopback until there is a key, else nothing.
         api_key: a key with the role manage beside those that were created, for containers.
-        max_inflight: most rows of requests that are in the engine at once; ``max_rows`` where
-            not given, so that no row waits there, where turns are not fair.
+        max_inflight: most rows of requests that are in the engine at once; an eighth more than
+            ``max_rows`` where not given. More of them wait inside, where turns are not fair.
         max_queue: most requests that wait for their turn.
         queue_seconds: longest wait for a turn.
         max_body: largest body of a request, in bytes.
@@ -136,7 +136,9 @@ class ServerSettings(BaseModel):
     @property
     def places(self) -> int:
         """Rows of requests that are in the engine at once."""
-        return self.max_inflight or self.max_rows
+        # the few that wait inside follow at once on those that end; while several share the
+        # rows, a quarter is left free, so that those at work still leave some
+        return self.max_inflight or self.max_rows + self.max_rows // 8
 
     def engine(self) -> EngineSettings:
         """Return the sizes that the engine is built with."""

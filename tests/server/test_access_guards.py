@@ -186,6 +186,21 @@ def test_a_body_that_is_announced_as_too_long_is_not_read(served):
     assert b"connection: close" in answer.lower()
 
 
+def test_a_length_of_thousands_of_digits_is_a_length_that_is_too_long():
+    async def never(_scope, _receive, _send):
+        raise AssertionError("the application was asked")
+
+    guards = Guards(never, answer=answer_of, max_body=9, body_seconds=1, request_seconds=1)
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "headers": [(b"content-length", b"9" * 5000)]}
+    asyncio.run(guards(scope, None, send))
+    assert sent[0]["status"] == 413
+
+
 def test_a_body_that_is_too_long_unannounced_is_refused_where_it_is(served):
     chunk = b"c8\r\n" + b"a" * 200 + b"\r\n"
     start = head("POST /echo HTTP/1.1", Transfer_Encoding="chunked")

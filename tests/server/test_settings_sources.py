@@ -101,7 +101,9 @@ def test_prompts_are_not_logged_and_only_this_machine_is_let_in_by_default():
     assert settings.log_prompts is False
     assert settings.host == "127.0.0.1"
     assert settings.anonymous == "auto"
-    assert settings.places == settings.max_rows
+    assert settings.max_rows <= settings.places
+    # with what is left free for others, a flood does not fill all rows
+    assert settings.places * 3 // 4 < settings.max_rows
 
 
 def test_the_engine_gets_its_sizes():
