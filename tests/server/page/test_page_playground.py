@@ -133,14 +133,17 @@ def test_the_playground_works_with_the_keyboard_alone(page, api):
     page.keys("\ue007")
     page.tab_to("Weight of support@2")
     page.keys(*["\ue012"] * 10)
-    page.keys("\ue009\ue007")
-    page.tab_to("Add a column")
-    page.run("document.querySelector('#play-prompt').focus()")
-    page.keys("\ue009", "\ue007")
+    page.chord("\ue009", "\ue007")
     finished(page)
     models = sorted(body["model"] for body in api.sent(CHAT))
     assert models == sorted([BACKBONE, "support@3", "support@2*0.5"])
     assert {body["seed"] for body in api.sent(CHAT)} == {5}
+    api.endless = True
+    page.tab_to("Answer")
+    page.keys(" ")
+    page.until(lambda: all("more" in text for text in page.texts(".answer")), "words")
+    page.keys("\ue00c")
+    page.until(lambda: page.text("#play-status").count("stopped") == 3, "the end")
 
 
 def test_what_has_the_focus_is_seen(page):
