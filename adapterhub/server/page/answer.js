@@ -25,6 +25,8 @@ export function makeAnswer() {
     wait.textContent = "Waiting for the first token…";
     wait.hidden = false;
     output.setAttribute("aria-busy", "true");
+    // the button that asked again goes
+    if (fault.contains(document.activeElement)) output.focus({ preventScroll: true });
     refill(fault);
     facts.textContent = "";
     let word = "done";

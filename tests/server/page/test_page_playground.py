@@ -182,6 +182,29 @@ def test_one_column_fails_and_the_others_answer(page, api):
     assert page.all(".column:nth-child(2) .notice")
 
 
+def test_an_answer_that_is_asked_for_again_is_stopped_too(page, api):
+    open_with(page, "support@3")
+    api.refuse[CHAT] = (429, "The queue is full", {"Retry-After": "1"})
+    page.expect("429")
+    answer(page)
+    api.refuse.clear()
+    api.endless = True
+    page.click(".column .notice button")
+    page.until(lambda: "more" in page.text(".answer"), "words")
+    assert page.focused() == "Answer"
+    page.click("#play-stop")
+    page.until(lambda: api.left == [BACKBONE], "the row to be freed")
+    assert page.find("#play-go").is_enabled()
+
+
+def test_asking_from_the_prompt_leaves_the_focus_there(page):
+    open_with(page, "support@3")
+    page.type("#play-prompt", "Hello")
+    page.chord("\ue009", "\ue007")
+    finished(page)
+    assert page.focused() == "Prompt"
+
+
 def test_an_adapter_is_tried_from_the_list(page):
     page.open()
     page.click("a[aria-label='Try tone-friendly@1']")
