@@ -191,7 +191,7 @@ def test_an_answer_that_is_asked_for_again_is_stopped_too(page, api):
     api.endless = True
     page.click(".column .notice button")
     page.until(lambda: "more" in page.text(".answer"), "words")
-    assert page.focused() == "Answer"
+    assert page.focused() == "Text of the answer"
     page.click("#play-stop")
     page.until(lambda: api.left == [BACKBONE], "the row to be freed")
     assert page.find("#play-go").is_enabled()
