@@ -12,7 +12,7 @@ export function makeAnswer() {
   const text = document.createTextNode("");
   const wait = el("span", { class: "muted" }, "No answer yet.");
   // aria-busy holds a screen reader back until the answer is whole
-  const output = el("div", { class: "answer", "aria-live": "polite", "aria-busy": "false", tabindex: "0", role: "region", "aria-label": "Answer" }, wait, text);
+  const output = el("div", { class: "answer", "aria-live": "polite", "aria-busy": "false", tabindex: "0", role: "region", "aria-label": "Text of the answer" }, wait, text);
   const fault = el("div");
   const facts = el("p", { class: "facts muted small num" });
   const node = el("div", { class: "answer-part" }, output, fault, facts);
@@ -25,6 +25,8 @@ export function makeAnswer() {
     wait.textContent = "Waiting for the first token…";
     wait.hidden = false;
     output.setAttribute("aria-busy", "true");
+    // the button that asked again goes
+    if (fault.contains(document.activeElement)) output.focus({ preventScroll: true });
     refill(fault);
     facts.textContent = "";
     let word = "done";

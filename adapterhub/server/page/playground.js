@@ -14,7 +14,9 @@ export function makePlayground(store) {
   const base = makeAnswer();
   const form = byId("play-form");
   const add = byId("play-add");
-  let running = null;
+  // answers that stream now, which one signal stops
+  let streams = 0;
+  let stopping = new AbortController();
   let made = 0;
   let began = false;
   const usable = () => store.adapters.filter(writes);
@@ -22,7 +24,7 @@ export function makePlayground(store) {
   function show(params) {
     begin();
     const ref = params?.get("ref");
-    if (ref && !running) {
+    if (ref && !streams) {
       if (columns.length) columns[0].picker.choose(ref);
       else addColumn(ref);
       draw();
@@ -49,10 +51,8 @@ export function makePlayground(store) {
 
   function draw() {
     const full = columns.length >= MAX_COLUMNS;
-    add.disabled = full || Boolean(running) || !usable().length;
     byId("play-add-reason").textContent = full ? "Four columns beside the base are the most." : "";
-    byId("play-go").disabled = Boolean(running) || !store.backbone;
-    byId("play-stop").disabled = !running;
+    reflect();
     if (!store.loaded) return;
     refill(
       byId("play-columns"),
@@ -87,7 +87,7 @@ export function makePlayground(store) {
         {},
         el("h3", {}, letter),
         column.picker.more,
-        el("button", { type: "button", class: "compact icon", "aria-label": `Remove column ${letter}`, onclick: remove, disabled: Boolean(running) }, "×"),
+        el("button", { type: "button", class: "compact icon", "aria-label": `Remove column ${letter}`, onclick: remove, disabled: streams > 0 }, "×"),
       ),
       column.picker.node,
       column.answer.node,
@@ -95,35 +95,40 @@ export function makePlayground(store) {
   }
 
   async function answerAll() {
-    if (running || !store.backbone || !form.reportValidity()) return;
+    if (streams || !store.backbone || !form.reportValidity()) return;
     const asked = [{ model: store.backbone, answer: base, name: "Base" }];
     for (const [index, { picker, answer }] of columns.entries()) {
       asked.push({ model: picker.model(), answer, name: `Column ${"ABCD"[index]}` });
     }
     if (asked.some((each) => each.model === null)) return say("A blend has no weight above 0.");
     const settings = readSettings();
-    running = new AbortController();
-    reflect();
     say("Answering.");
-    const words = await Promise.all(asked.map((each) => ask(each, settings, running.signal)));
-    running = null;
-    reflect();
+    const words = await Promise.all(asked.map((each) => ask(each, settings)));
     say(asked.map((each, index) => `${each.name} ${words[index]}`).join(", "));
   }
 
-  async function ask(each, settings, signal) {
-    const again = () => ask(each, settings, new AbortController().signal);
+  async function ask(each, settings) {
+    if (!streams) stopping = new AbortController();
+    streams += 1;
+    reflect();
     const { path, body } = request(each.model, settings);
-    return each.answer.ask({ path, body, signal, again });
+    const again = () => ask(each, settings);
+    const word = await each.answer.ask({ path, body, signal: stopping.signal, again });
+    streams -= 1;
+    reflect();
+    return word;
   }
 
   // the columns stay as they are, so that the focus does too
   function reflect() {
-    const busy = Boolean(running);
-    byId("play-go").disabled = busy;
-    byId("play-stop").disabled = !busy;
-    if (busy) byId("play-stop").focus({ preventScroll: true });
-    else if (document.activeElement === document.body) byId("play-go").focus({ preventScroll: true });
+    const [go, stop] = [byId("play-go"), byId("play-stop")];
+    const busy = streams > 0;
+    const [from, to] = busy ? [go, stop] : [stop, go];
+    const moves = document.activeElement === from;
+    go.disabled = busy || !store.backbone;
+    stop.disabled = !busy;
+    // a disabled button would lose the focus
+    if (moves) to.focus({ preventScroll: true });
     add.disabled = busy || columns.length >= MAX_COLUMNS || !usable().length;
     for (const button of byId("play-columns").querySelectorAll("header button")) button.disabled = busy;
   }
@@ -133,7 +138,7 @@ export function makePlayground(store) {
   }
 
   function stop() {
-    running?.abort();
+    stopping.abort();
   }
 
   form.addEventListener("submit", (event) => {
@@ -155,7 +160,7 @@ export function makePlayground(store) {
     byId("play-columns").lastElementChild.querySelector("select").focus();
   });
   store.addEventListener("change", () => {
-    if (running) return;
+    if (streams) return;
     for (const { picker } of columns) picker.draw();
     begin();
   });

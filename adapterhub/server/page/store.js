@@ -35,10 +35,6 @@ export class Store extends EventTarget {
     }
     this.dispatchEvent(new Event("change"));
   }
-
-  find(ref) {
-    return this.adapters.find((each) => each.ref === ref) ?? null;
-  }
 }
 
 const NOTHING = { me: null, backbone: null, adapters: [], loaded: false };

@@ -104,6 +104,12 @@ class Page:
 
         ActionChains(self.driver).send_keys(*keys).perform()
 
+    def chord(self, held, key):
+        """Press a key while another is held."""
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).key_down(held).send_keys(key).key_up(held).perform()
+
     def focused(self):
         """Tell what has the focus, by the name that people hear."""
         return self.run(

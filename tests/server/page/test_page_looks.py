@@ -172,7 +172,7 @@ def test_events_are_read_however_they_are_cut(page):
 
 
 def test_scripts_that_get_in_anyway_do_not_run(page):
-    page.expect("Content Security Policy", "TrustedHTML", "inline")
+    page.expect("Content Security Policy", "TrustedHTML", "TrustedScript")
     page.open()
     blocked = page.run(
         "try { document.body.innerHTML = '<b>x</b>'; return false } catch { return true }"

@@ -43,8 +43,8 @@ def test_a_report_has_curves_and_what_training_changed(page, api):
     api.report = {"curves": CURVES, "before": {"accuracy": 0.229}, "after": {"accuracy": 0.938}}
     page.open("report?ref=topics@1")
     page.until(lambda: page.all(".chart"), "the charts")
-    assert page.texts(".chart h3") == ["Loss", "validation accuracy"]
-    assert page.texts(".chart:first-child .legend strong") == ["0.075", "0.700"]
+    assert page.texts(".chart h3") == ["Before and after", "Loss", "validation accuracy"]
+    assert page.texts(".chart:nth-child(2) .legend strong") == ["0.075", "0.700"]
     row = page.texts("#report-body tbody tr > *")
     assert row == ["accuracy", "0.229", "0.938", "+0.709"]
 
@@ -60,12 +60,14 @@ def test_points_of_a_curve_are_read_with_the_arrow_keys(page, api):
     assert page.texts(".chart:last-child .legend li") == ["validation accuracy 0.800 at 20"]
 
 
-def test_another_adapter_is_chosen_and_one_without_a_report_says_so(page):
+def test_another_adapter_is_chosen_and_one_without_a_report_says_so(page, api):
     page.open("report?ref=topics@1")
     page.until(lambda: "No training report" in page.text("#report-body"), "the empty report")
+    api.report = {"after": {"perplexity": 3.57}}
     page.run("const s = document.querySelector('#report-adapter'); s.value = 'support@2';"
              "s.dispatchEvent(new Event('change'))")  # fmt: skip
-    page.until(lambda: "support@2" in page.run("return location.hash"), "the address")
+    page.until(lambda: "support%402" in page.run("return location.hash"), "the address")
+    page.until(lambda: "perplexity" in page.text("#report-body"), "the other report")
 
 
 @pytest.mark.parametrize(

@@ -133,14 +133,17 @@ def test_the_playground_works_with_the_keyboard_alone(page, api):
     page.keys("\ue007")
     page.tab_to("Weight of support@2")
     page.keys(*["\ue012"] * 10)
-    page.keys("\ue009\ue007")
-    page.tab_to("Add a column")
-    page.run("document.querySelector('#play-prompt').focus()")
-    page.keys("\ue009", "\ue007")
+    page.chord("\ue009", "\ue007")
     finished(page)
     models = sorted(body["model"] for body in api.sent(CHAT))
     assert models == sorted([BACKBONE, "support@3", "support@2*0.5"])
     assert {body["seed"] for body in api.sent(CHAT)} == {5}
+    api.endless = True
+    page.tab_to("Answer")
+    page.keys(" ")
+    page.until(lambda: all("more" in text for text in page.texts(".answer")), "words")
+    page.keys("\ue00c")
+    page.until(lambda: page.text("#play-status").count("stopped") == 3, "the end")
 
 
 def test_what_has_the_focus_is_seen(page):
@@ -177,6 +180,29 @@ def test_one_column_fails_and_the_others_answer(page, api):
     page.until(lambda: f"I am {BACKBONE}." in page.text(".answer"), "the second try")
     assert not page.all(".column:first-child .notice")
     assert page.all(".column:nth-child(2) .notice")
+
+
+def test_an_answer_that_is_asked_for_again_is_stopped_too(page, api):
+    open_with(page, "support@3")
+    api.refuse[CHAT] = (429, "The queue is full", {"Retry-After": "1"})
+    page.expect("429")
+    answer(page)
+    api.refuse.clear()
+    api.endless = True
+    page.click(".column .notice button")
+    page.until(lambda: "more" in page.text(".answer"), "words")
+    assert page.focused() == "Text of the answer"
+    page.click("#play-stop")
+    page.until(lambda: api.left == [BACKBONE], "the row to be freed")
+    assert page.find("#play-go").is_enabled()
+
+
+def test_asking_from_the_prompt_leaves_the_focus_there(page):
+    open_with(page, "support@3")
+    page.type("#play-prompt", "Hello")
+    page.chord("\ue009", "\ue007")
+    finished(page)
+    assert page.focused() == "Prompt"
 
 
 def test_an_adapter_is_tried_from_the_list(page):

@@ -41,7 +41,9 @@ def test_the_base_an_adapter_and_a_blend_answer(real, served):
     assert " + " in facts[2]
 
 
-def test_texts_are_labelled(real):
+def test_texts_are_labelled(real, served):
+    for ref in ("moods@1", "things@1"):
+        assert served.post("/v1/adapters/load", {"ref": ref}).status_code == 200
     real.open("label")
     real.run("for (const b of document.querySelectorAll('#label-choices input:not(:checked)'))"
              " b.click()")  # fmt: skip
