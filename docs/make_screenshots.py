@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TARGET = HERE / "screenshots"
+TALL = (1280, 940)
 TEXT = "Anna Müller flew from the University of Zürich to Paris, where Renault builds cars."
 BLEND = "support@3*0.7+tone-friendly@1*0.3"
 ANSWERS = {
@@ -52,7 +53,7 @@ def main() -> None:
         with serving(filled()) as api:
             page = Page(driver, api)
             take(page, "adapters", "light", DESK)
-            take(page, "playground", "light", DESK, play)
+            take(page, "playground", "light", TALL, play)
             take(page, "label", "dark", DESK, label)
             take(page, "live", "dark", DESK, watch)
             take(page, "report?ref=topics@1", "light", DESK)
@@ -138,7 +139,7 @@ def play(page: Page) -> None:
     )
     page.run("document.querySelector('#play-go').click()")
     page.until(lambda: "done" in page.text("#play-status"), "the answers")
-    page.run("scrollTo(0, innerWidth < 500 ? 610 : 140)")
+    page.run("scrollTo(0, innerWidth < 500 ? 610 : 0)")
 
 
 def label(page: Page) -> None:

@@ -41,7 +41,7 @@ export function makeAnswer() {
     wait.hidden = text.data !== "" || word === "failed";
     wait.textContent = word === "stopped" ? "Stopped before the first token." : "The answer is empty.";
     output.setAttribute("aria-busy", "false");
-    facts.textContent = summary(seen, started, word);
+    refill(facts, document.createTextNode(summary(seen, started, word)), answeredBy(seen.digest));
     return word;
   }
 
@@ -76,7 +76,11 @@ function summary(seen, started, word) {
   }
   if (word === "stopped") said.push("stopped");
   else if (seen.end) said.push(ENDS[seen.end] ?? seen.end);
-  const digests = seen.digest.split(",").map((each) => shortDigest(each.trim())).filter(Boolean);
-  if (digests.length) said.push(digests.join(" + "));
   return said.join(" · ");
+}
+
+// the base has no digest
+function answeredBy(header) {
+  const digests = header.split(",").map((each) => shortDigest(each.trim())).filter(Boolean);
+  return digests.length > 0 && el("span", { class: "mono", title: header }, digests.join(" + "));
 }

@@ -10,7 +10,7 @@ const EVERY_MS = 1000;
 const KEPT_S = 300;
 const REFUSED_MS = 5000;
 
-const ago = (value) => (value === 0 ? "now" : `${Math.round(value)} s`);
+const ago = (value) => (value === 0 ? "now" : `−${Math.round(-value)} s`);
 
 export function makeLive(store) {
   const samples = [];

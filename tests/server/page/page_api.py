@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,12 +22,11 @@ FINGERPRINT = "sha256:" + "f0" * 32
 
 def adapter(name, version=1, task="dialogue", **changes):
     """Describe an adapter as ``/v1/adapters`` does."""
-    digit = f"{(hash_of(name) + version) % 251:02x}"
     return {
         "name": name,
         "version": version,
         "ref": f"{name}@{version}",
-        "digest": f"sha256:{digit * 32}",
+        "digest": digest_of(f"{name}@{version}"),
         "aliases": [],
         "task": task,
         "labels": [],
@@ -41,8 +42,14 @@ def adapter(name, version=1, task="dialogue", **changes):
     }
 
 
-def hash_of(name):
-    return sum(name.encode())
+def digest_of(ref):
+    return f"sha256:{sha256(ref.encode()).hexdigest()}"
+
+
+def digests_of(model):
+    """Return what the header says of an adapter, a blend or the base."""
+    refs = [] if model == BACKBONE else re.findall(r"[^*+]+@\d+", model)
+    return ",".join(digest_of(ref) for ref in refs)
 
 
 def some_adapters():
@@ -201,7 +208,7 @@ def make_app(api):
         return StreamingResponse(
             pieces(api, body, chat),
             media_type="text/event-stream",
-            headers={"x-request-id": "req-1", "x-adapter-digest": f"sha256:{'ab' * 32}",
+            headers={"x-request-id": "req-1", "x-adapter-digest": digests_of(body["model"]),
                      "x-backbone-fingerprint": FINGERPRINT},
         )  # fmt: skip
 
@@ -274,7 +281,7 @@ def event(document):
 
 def labelled(body, found):
     data = [
-        {"index": index, "model": item["model"], "digest": f"sha256:{'cd' * 32}", **found}
+        {"index": index, "model": item["model"], "digest": digest_of(item["model"]), **found}
         for index, item in enumerate(body["items"])
     ]
     return {"object": "list", "data": data, "backbone_fingerprint": FINGERPRINT}
