@@ -18,6 +18,7 @@ from adapterhub.cli import (
     run,
     show,
     signing,
+    sweep,
     transfer,
 )
 from adapterhub.cli.faults import exit_code, message
@@ -38,6 +39,7 @@ def build_app() -> typer.Typer:
     )
     for group in (
         run,
+        sweep,
         ask,
         compose,
         registry,
