@@ -15,6 +15,7 @@ from adapterhub.cli import (
     compare,
     compose,
     hub,
+    learn_curve,
     registry,
     run,
     show,
@@ -41,6 +42,7 @@ def build_app() -> typer.Typer:
     for group in (
         run,
         sweep,
+        learn_curve,
         ask,
         compare,
         compose,
