@@ -101,7 +101,7 @@ def evaluate(
     from adapterhub.scoring import rows_for, score_beside_base
 
     session, loaded, version = _open(ref, force=force, device=device)
-    rows = rows_for(loaded, data, fields=dict(map(_pair, fields or ())), limit=limit)
+    rows = rows_for(loaded, data, fields=dict(map(field_pair, fields or ())), limit=limit)
     scores = score_beside_base(session, loaded, rows, generate=generate)
     if as_json:
         print_json({"ref": str(version.ref), "data": data.name, "rows": len(rows), **scores})
@@ -119,7 +119,12 @@ def _open(ref: str, *, force: bool, device: str | None) -> tuple[Session, Loaded
     return open_adapter(Registry(), ref, force=force, device=device)
 
 
-def _pair(field: str) -> tuple[str, str]:
+def field_pair(field: str) -> tuple[str, str]:
+    """Read ``task_field=column``.
+
+    Raises:
+        RecipeError: when it is nothing of the kind.
+    """
     name, equals, column = field.partition("=")
     if not equals:
         raise RecipeError(f"{field!r} is not task_field=column", place="--field")

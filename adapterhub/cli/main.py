@@ -12,14 +12,17 @@ from adapterhub.cli import (
     archives,
     ask,
     backbones,
+    compare,
     compose,
     hub,
     keys,
+    learn_curve,
     registry,
     run,
     serve,
     show,
     signing,
+    sweep,
     transfer,
 )
 from adapterhub.cli.faults import exit_code, message
@@ -40,7 +43,10 @@ def build_app() -> typer.Typer:
     )
     for group in (
         run,
+        sweep,
+        learn_curve,
         ask,
+        compare,
         compose,
         registry,
         show,

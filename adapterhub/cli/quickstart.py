@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.registry.version import Version
-    from adapterhub.training.train import TrainResult
+    from adapterhub.training.result import TrainResult
 
 BACKBONE = "smollm2-135m-instruct"
 #: Files of chatterbot-corpus whose questions have enough different ones to tell apart.

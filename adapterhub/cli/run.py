@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from adapterhub.registry.version import Version
-    from adapterhub.training.train import TrainResult
+    from adapterhub.training.result import TrainResult
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -41,19 +41,29 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint.")] = False,
     register: Annotated[bool, typer.Option(help="Store the adapter in the registry.")] = True,
+    report: Annotated[bool, typer.Option(help="Write a report on the run, an HTML page.")] = True,
+    temperature: Annotated[
+        bool, typer.Option(help="Fit a temperature on the validation rows, for the report.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train an adapter from a recipe and store it in the registry."""
     hush_libraries()
     from adapterhub.training.recipe_file import load_recipe
+    from adapterhub.training.report.write import ReportOptions
     from adapterhub.training.train import train as run_training
 
     checked = load_recipe(recipe, overrides or [])
     console = log_console()
-    with _reporter(console) as reporter:
+    with open_reporter(console) as reporter:
         result = run_training(
-            checked, output=output_folder, resume=resume, reporter=reporter, device=device
+            checked,
+            output=output_folder,
+            resume=resume,
+            reporter=reporter,
+            device=device,
+            report=ReportOptions(temperature=temperature) if report else None,
         )
     if not result.digest:
         # one of several processes, and not the one that wrote the artifact
@@ -83,7 +93,8 @@ def quickstart(
     run_quickstart(folder, output())
 
 
-def _reporter(console: Console) -> AbstractContextManager[Any]:
+def open_reporter(console: Console) -> AbstractContextManager[Any]:
+    """Return what shows a run: a live bar on a terminal, else a line now and then."""
     from adapterhub.training.progress import PlainReporter, RichReporter
 
     return RichReporter(console) if console.is_terminal else nullcontext(PlainReporter(console))
@@ -94,6 +105,7 @@ def _document(result: TrainResult, version: Version | None) -> dict[str, Any]:
         "ref": str(version.ref) if version else None,
         "digest": result.digest,
         "artifact": str(result.artifact),
+        "report": str(result.report) if result.report else None,
         "metrics": {"before": dict(result.before), "after": dict(result.after)},
         "table": [dict(row) for row in result.table],
         "artifact_bytes": result.artifact_bytes,
@@ -120,6 +132,8 @@ def _show(result: TrainResult, version: Version | None) -> None:
         f"{result.seconds:.0f} s at {result.tokens_per_second:.0f} tokens/s; "
         f"artifact {megabytes(result.artifact_bytes)} in {result.artifact}"
     )
+    if result.report is not None:
+        console.print(f"report {result.report}", markup=False)
     if version is not None:
         console.print(f"stored as {version.ref} ({version.digest[:19]}…)")
         verb = "chat" if version.task == "dialogue" else "predict"

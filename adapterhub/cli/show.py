@@ -74,6 +74,7 @@ def _facts(version: Version, manifest: Manifest, folder: Path, signed_by: Sequen
         ("tags", ", ".join(version.tags)),
         ("signed by", ", ".join(f"{key[:16]}…" for key in signed_by)),
         ("parent", manifest.parent or ""),
+        ("found by", _study(version.info)),
         ("pulled from", _origin(version.info)),
         ("not recorded", ", ".join(manifest.unknown)),
         ("created", version.created),
@@ -105,6 +106,14 @@ def _origin(info: Any) -> str:
     if not isinstance(hub, dict):
         return ""
     return f"hf://{hub.get('repository')}@{hub.get('revision')} of {hub.get('endpoint')}"
+
+
+def _study(info: Any) -> str:
+    """Return which study a version is the best trial of, as the sweep noted it."""
+    study = info.get("study")
+    if not isinstance(study, dict):
+        return ""
+    return f"study {study.get('name')}, trial {study.get('trial')} of {study.get('trials')}"
 
 
 def _metrics(manifest: Manifest) -> Table:

@@ -19,6 +19,7 @@ __all__ = [
     "drop_duplicates",
     "fingerprint",
     "limit",
+    "limit_per_label",
     "repeated",
     "require_rows",
     "split_rows",
@@ -86,6 +87,33 @@ def limit(rows: Rows, count: int | None, *, seed: int) -> Rows:
     digests = _digests(rows, seed, None)
     ranked = sorted(range(len(rows)), key=lambda i: (digests[i], i))
     return rows.take(sorted(ranked[:count]))
+
+
+def limit_per_label(rows: Rows, count: int | None, *, seed: int) -> Rows:
+    """Return ``count`` rows of each label, drawn by content and seed, in their old order.
+
+    All rows for ``None``; of a label that has fewer, all of its rows.
+
+    Raises:
+        RecipeError: when the rows have no label each.
+    """
+    if count is None:
+        return rows
+    if not all("label" in row for row in rows.rows):
+        raise RecipeError(
+            "the rows of this task have no label each",
+            place="data.limit_per_label",
+            hint="Use data.limit_train",
+        )
+    digests = _digests(rows, seed, None)
+    drawn: dict[str, int] = {}
+    kept = []
+    for index in sorted(range(len(rows)), key=lambda i: (digests[i], i)):
+        label = str(rows.rows[index]["label"])
+        drawn[label] = drawn.get(label, 0) + 1
+        if drawn[label] <= count:
+            kept.append(index)
+    return rows.take(sorted(kept))
 
 
 def repeated(train: Rows, other: Rows, fields: Sequence[str]) -> int:

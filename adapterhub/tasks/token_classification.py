@@ -157,6 +157,15 @@ class TokenClassification:
             table=table,
         )
 
+    def named_tags(self, row: Row, number: int, decoded: WordTags) -> tuple[list[str], list[str]]:
+        """Return the right tags of a row's words, and those found; ``O`` beyond the cut.
+
+        Raises:
+            DataError: when the row has no known tags.
+        """
+        gold = self._gold_names(row, number)
+        return gold, self._names(decoded, len(gold))
+
     def windows(self, row: Row) -> list[Row]:
         """Return the row cut at word borders into rows that fit ``max_length``.
 

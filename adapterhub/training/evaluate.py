@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,13 +22,52 @@ if TYPE_CHECKING:
 EVALUATION_TOKENS = 2048
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Scored:
+    """An evaluation with what it was made from.
+
+    Args:
+        rows: with their answers.
+        decoded: raw prediction of each, as ``Task.decode`` gives it.
+        evaluation: of them.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    decoded: Sequence[Any]
+    evaluation: Evaluation
+
+
+class Seen:
+    """Keeps the predictions of a run's first evaluation and of its last one."""
+
+    def __init__(self) -> None:
+        self.first: Scored | None = None
+        self.last: Scored | None = None
+
+    def note(self, scored: Scored) -> Evaluation:
+        """Take note of an evaluation, and return its metrics."""
+        self.first = self.first or scored
+        self.last = scored
+        return scored.evaluation
+
+
 def evaluate(
     model: TaskModel,
     task: Task,
     rows: Sequence[Mapping[str, Any]],
     examples: Sequence[Example],
 ) -> Evaluation:
-    """Return the task's metrics and the mean loss over ``rows``.
+    """Return the task's metrics and the mean loss over ``rows``; see ``score_examples``."""
+    return score_examples(model, task, rows, examples).evaluation
+
+
+def score_examples(
+    model: TaskModel,
+    task: Task,
+    rows: Sequence[Mapping[str, Any]],
+    examples: Sequence[Example],
+) -> Scored:
+    """Return the raw predictions for ``rows`` and their metrics, the mean loss among them.
 
     Args:
         model: scored in evaluation mode; its mode is put back afterwards.
@@ -51,7 +91,8 @@ def evaluate(
     model.train(training)
     scored = task.evaluate(rows, decoded)
     loss = total_loss / total_weight if total_weight else 0.0
-    return Evaluation(metrics={"loss": loss, **scored.metrics}, table=scored.table)
+    evaluation = Evaluation(metrics={"loss": loss, **scored.metrics}, table=scored.table)
+    return Scored(rows, decoded, evaluation)
 
 
 def evaluate_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Evaluation:
@@ -60,6 +101,15 @@ def evaluate_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]
     Raises:
         DataError: naming the row that can't be used.
     """
+    return score_rows(model, task, rows).evaluation
+
+
+def score_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Scored:
+    """Encode rows, predict and score them; a row that has nothing to score is left out.
+
+    Raises:
+        DataError: naming the row that can't be used.
+    """
     encoded = [task.encode(row, index + 1, train=True) for index, row in enumerate(rows)]
     pairs = [(r, e) for r, e in zip(rows, encoded, strict=True) if e is not None]
-    return evaluate(model, task, [row for row, _ in pairs], [example for _, example in pairs])
+    return score_examples(model, task, [row for row, _ in pairs], [e for _, e in pairs])

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import Example, PackedBatch
     from adapterhub.tasks.base import Evaluation, Task
     from adapterhub.training.progress import Reporter
-    from adapterhub.training.recipe import Recipe
+    from adapterhub.training.recipe import Recipe, TrainSection
 
 #: Used where the recipe says neither rows nor tokens, neither epochs nor steps.
 DEFAULT_BATCH_SIZE = 32
@@ -110,8 +110,10 @@ class Loop:
         )
         self.bare_optimizer: Optimizer = optimizer
         self.progress = Progress()
+        #: whether this run went on from a checkpoint
+        self.resumed = False
         self.best: dict[str, Tensor] | None = None
-        self.watched, self.greater = _watched(recipe, task)
+        self.watched, self.greater = watched_metric(recipe.train, task.default_metric)
 
     def run(self, *, resume: bool) -> Outcome:
         """Train to the end, or until patience runs out.
@@ -250,6 +252,7 @@ class Loop:
             optimizer=self.bare_optimizer,
         )
         seek(self.schedule, self.progress.step)
+        self.resumed = True
         self.reporter.on_message(f"resumed after step {self.progress.step}")
 
     def _finish(self, before: Mapping[str, float], stopped: bool) -> Outcome:
@@ -347,20 +350,17 @@ class _Plans:
         return [own[start : start + each] for start in range(0, len(own), each)]
 
 
-def _watched(recipe: Recipe, task: Task) -> tuple[str, bool]:
+def watched_metric(section: TrainSection, default: tuple[str, bool]) -> tuple[str, bool]:
     """Return the metric that decides, and whether a larger value is better.
 
-    Raises:
-        TrainingError: when the direction of a metric isn't known.
+    Args:
+        section: of the recipe.
+        default: the task's own.
     """
-    default, greater = task.default_metric
-    name = recipe.train.metric or default
-    direction = recipe.train.greater_is_better
-    if direction is not None:
-        return name, direction
-    if name == default:
-        return name, greater
-    return name, name not in ("loss", "perplexity")
+    name = section.metric or default[0]
+    if section.greater_is_better is not None:
+        return name, section.greater_is_better
+    return (name, default[1]) if name == default[0] else (name, name not in ("loss", "perplexity"))
 
 
 def _metrics(record: Mapping[str, float]) -> dict[str, float]:

@@ -12,6 +12,7 @@ from adapterhub.data.splits import (
     collect_labels,
     drop_duplicates,
     limit,
+    limit_per_label,
     repeated,
     require_rows,
     split_rows,
@@ -59,10 +60,10 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     if section.drop_duplicates:
         train, dropped = drop_duplicates(train, _texts(train))
     splits = _split(section, task, train)
-    splits["train"] = limit(splits["train"], section.limit_train, seed=section.split.seed)
-    splits["validation"] = limit(
-        splits["validation"], section.limit_validation, seed=section.split.seed
-    )
+    seed = section.split.seed
+    splits["train"] = limit_per_label(splits["train"], section.limit_per_label, seed=seed)
+    splits["train"] = limit(splits["train"], section.limit_train, seed=seed)
+    splits["validation"] = limit(splits["validation"], section.limit_validation, seed=seed)
     for name, rows in splits.items():
         require_rows(rows, name)
     others = {name: rows for name, rows in splits.items() if name != "train"}

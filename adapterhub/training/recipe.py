@@ -92,6 +92,8 @@ class DataSection(_Section):
         fields: task field to column name, where they differ.
         split: used where ``validation`` is missing.
         drop_duplicates: remove repeated training rows before splitting.
+        limit_per_label: use only so many training rows of each label, drawn by ``split.seed``;
+            fewer rows are among those that more rows hold.
         limit_train: use only so many training rows, drawn by ``split.seed``.
         limit_validation: use only so many validation rows.
     """
@@ -105,6 +107,7 @@ class DataSection(_Section):
     fields: dict[str, str] = Field(default_factory=dict)
     split: SplitSection = SplitSection()
     drop_duplicates: bool = False
+    limit_per_label: Count | None = None
     limit_train: Count | None = None
     limit_validation: Count | None = None
 

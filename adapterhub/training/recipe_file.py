@@ -83,6 +83,15 @@ def _apply(document: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise RecipeError(f"{text!r} is not a value", place=key) from None
+    put_key(document, key, value)
+
+
+def put_key(document: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key of a recipe given as plain data, making sections where they are missing.
+
+    Raises:
+        RecipeError: when a part of the key before the last is a value.
+    """
     *parents, last = key.split(".")
     section = document
     for parent in parents:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +23,14 @@ from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
 from adapterhub.training.assemble import assemble
 from adapterhub.training.checkpoint import checkpoint_folder, drop_checkpoint
-from adapterhub.training.evaluate import evaluate
-from adapterhub.training.loop import DEFAULT_BATCH_SIZE, Loop, Outcome
+from adapterhub.training.evaluate import Seen, score_examples
+from adapterhub.training.loop import DEFAULT_BATCH_SIZE, Loop
 from adapterhub.training.memory import keep_freed_memory
-from adapterhub.training.plot import points_of, read_log
 from adapterhub.training.prepare import PreparedData, prepare_data
 from adapterhub.training.progress import JsonLinesReporter, Reporter, Reporters
+from adapterhub.training.report.of_run import report_on
+from adapterhub.training.report.write import PLAIN_REPORT, ReportOptions
+from adapterhub.training.result import LOG_NAME, TrainResult, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     import torch
 
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import Example
     from adapterhub.data.source import Rows
     from adapterhub.tasks.base import Task
@@ -45,52 +45,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LOG_NAME = "log.jsonl"
 ARTIFACT_NAME = "artifact"
-
-
-@dataclass(frozen=True, slots=True)
-class TrainResult:
-    """A finished run.
-
-    Args:
-        folder: of the run, with log and artifact.
-        artifact: folder of the artifact.
-        digest: of the artifact.
-        before: validation metrics of the untrained adapter.
-        after: validation metrics of the artifact.
-        table: per-label scores of the artifact, where the task has them.
-        trained_share: trained parameters as a share of the backbone's.
-        seconds: spent in training steps, without evaluations.
-        tokens_per_second: real tokens in training steps.
-        artifact_bytes: size of all files of the artifact.
-        steps: optimizer steps made.
-    """
-
-    folder: Path
-    artifact: Path
-    digest: str
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-    table: Sequence[Mapping[str, float | str]]
-    trained_share: float
-    seconds: float
-    tokens_per_second: float
-    artifact_bytes: int
-    steps: int
-
-    def curves(self) -> list[dict[str, Any]]:
-        """Return loss and watched metric over steps, ``[{"name", "points"}]``."""
-        return points_of(read_log(self.folder / LOG_NAME))
-
-    def info(self) -> dict[str, float]:
-        """Return what a registry keeps beside the artifact, because it varies between runs."""
-        return {
-            "training_seconds": round(self.seconds, 1),
-            "tokens_per_second": round(self.tokens_per_second, 1),
-            "trained_share": self.trained_share,
-            "steps": float(self.steps),
-        }
 
 
 def train(
@@ -102,6 +57,7 @@ def train(
     backbone: Backbone | None = None,
     device: str | None = None,
     cache: Path | None = None,
+    report: ReportOptions | None = PLAIN_REPORT,
 ) -> TrainResult:
     """Train an adapter and write its artifact.
 
@@ -113,6 +69,7 @@ def train(
         backbone: already loaded, instead of loading the recipe's; must be the same one.
         device: the first GPU where there is one, else the CPU.
         cache: root of the backbone cache.
+        report: how thorough the report at the end is; none where ``None``.
 
     Returns:
         Where the artifact is, and what the run came to.
@@ -153,13 +110,14 @@ def train(
     reporters = Reporters([each for each in (log, reporter) if log and each])
     _announce(reporters, recipe, data, examples["train"])
     rows, scored = _scored(data.splits["validation"], examples["validation"])
+    seen = Seen()
     loop = Loop(
         recipe=recipe,
         recipe_digest=_digest(recipe, data),
         model=model,
         task=task,
         examples=[example for example in examples["train"] if example is not None],
-        evaluate=lambda: evaluate(model, task, rows, scored),
+        evaluate=lambda: seen.note(score_examples(model, task, rows, scored)),
         accelerator=accelerator,
         reporter=reporters,
         folder=folder,
@@ -178,12 +136,42 @@ def train(
                 log=folder / LOG_NAME,
             )
             drop_checkpoint(folder)
+        result = result_of(folder, folder / ARTIFACT_NAME, digest, model, outcome)
+        if report is not None and digest:
+            result = report_on(
+                result,
+                recipe=recipe,
+                data=data,
+                task=task,
+                model=model,
+                before=None if loop.resumed else seen.first,
+                after=seen.last,
+                log=folder / LOG_NAME,
+                options=report,
+            )
         accelerator.wait_for_everyone()
-        return _result(folder, digest, model, outcome)
+        return result
     finally:
         if log:
             log.close()
         model.close()
+
+
+def open_backbone(
+    recipe: Recipe, *, device: str | None = None, cache: Path | None = None
+) -> Backbone:
+    """Load the backbone that a recipe asks for, to train several adapters on it.
+
+    Args:
+        recipe: whose backbone.
+        device: the first GPU where there is one, else the CPU.
+        cache: root of the backbone cache.
+
+    Raises:
+        BackboneError: when it can't be found, fetched, checked or loaded.
+    """
+    place = choose_device(device)
+    return _backbone(recipe, _quantization(recipe, place), None, place, cache)
 
 
 def _processes(backbone: Backbone | None, device: str | None) -> tuple[Accelerator, torch.device]:
@@ -317,22 +305,3 @@ def _digest(recipe: Recipe, data: PreparedData) -> str:
 
     document = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
     return sha256(f"{document}\n{fingerprint(data.splits['train'])}".encode()).hexdigest()
-
-
-def _result(folder: Path, digest: str, model: TaskModel, outcome: Outcome) -> TrainResult:
-    artifact = folder / ARTIFACT_NAME
-    progress = outcome.progress
-    trained = sum(parameter.numel() for _, parameter in model.trainable())
-    return TrainResult(
-        folder=folder,
-        artifact=artifact,
-        digest=digest,
-        before=outcome.before,
-        after=outcome.after.metrics,
-        table=outcome.after.table,
-        trained_share=trained / model.backbone.parameters,
-        seconds=progress.seconds,
-        tokens_per_second=progress.tokens / max(progress.seconds, 1e-9),
-        artifact_bytes=sum(f.stat().st_size for f in artifact.iterdir()) if digest else 0,
-        steps=progress.step,
-    )

@@ -1,0 +1,63 @@
+"""How an error falls with the number of labels, and what twice as many would bring."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import OptimizeWarning, curve_fit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Points below which three numbers can't be fitted with anything left over.
+LEAST_POINTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class PowerLaw:
+    """``error = floor + scale * rows ** -decay``.
+
+    Source: Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically",
+    arXiv:1712.00409.
+    """
+
+    floor: float
+    scale: float
+    decay: float
+
+    def error(self, rows: float) -> float:
+        """Return the error expected of so many rows."""
+        return float(self.floor + self.scale * rows**-self.decay)
+
+
+def fit_power_law(rows: Sequence[int], errors: Sequence[float]) -> PowerLaw | None:
+    """Return the law that fits best; ``None`` with too few points, or where none fits.
+
+    Args:
+        rows: numbers of rows, above 0.
+        errors: at each, at least 0.
+    """
+    if len(set(rows)) < LEAST_POINTS:
+        return None
+    x, y = np.array(rows, dtype=float), np.array(errors, dtype=float)
+    start = (
+        max(float(y.min()) * 0.9, 0.0),
+        max(float(y.max() - y.min()), 1e-6) * x.min() ** 0.5,
+        0.5,
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)
+            found, _ = curve_fit(
+                lambda n, floor, scale, decay: floor + scale * n**-decay,
+                x,
+                y,
+                p0=start,
+                bounds=([0.0, 0.0, 0.0], [max(float(y.max()), 1e-9), np.inf, 3.0]),
+            )
+    except (RuntimeError, ValueError):
+        return None
+    return PowerLaw(*(float(value) for value in found))

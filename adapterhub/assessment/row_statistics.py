@@ -1,0 +1,201 @@
+"""Metrics as functions of sums over rows, so that a thousand resamples are one product."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+
+from adapterhub.tasks.bio import spans
+from adapterhub.tasks.dialogue import Dialogue
+from adapterhub.tasks.rows import required
+from adapterhub.tasks.text_classification import TextClassification
+from adapterhub.tasks.token_classification import TokenClassification
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from adapterhub.tasks.base import Row, Task
+
+Array: TypeAlias = "NDArray[Any]"
+
+#: Resamples of a task whose metrics are computed anew for each; some take a second.
+_MOST_EVALUATIONS = 200
+
+
+class Scores(Protocol):
+    """Predictions whose metrics can be computed on any choice of their rows."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+
+    @property
+    def most(self) -> int | None:
+        """Most resamples that can be had in reasonable time; ``None`` without a bound."""
+
+    def metrics(self, indices: Array) -> Mapping[str, Array]:
+        """Return metric name to ``[resamples]``.
+
+        Args:
+            indices: rows of each resample, ``[resamples, rows]``.
+        """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowStatistics:
+    """Rows whose metrics depend on sums of a few numbers a row.
+
+    Args:
+        # [rows, k]
+        values: the numbers of each row.
+        formula: maps sums ``[..., k]`` to metric name and values ``[...]``.
+        meaning: what the numbers stand for; only rows of one meaning can be swapped.
+        most: see ``Scores``.
+    """
+
+    values: Array
+    formula: Callable[[Array], dict[str, Array]]
+    meaning: tuple[str, ...]
+    most: int | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.values)
+
+    def metrics(self, indices: Array) -> Mapping[str, Array]:
+        """Return the metrics of each resample; see ``Scores``."""
+        return self.weighted(counts_of(indices, self.rows))
+
+    def weighted(self, weights: Array) -> dict[str, Array]:
+        """Return the metrics of rows that count so often each, ``[resamples, rows]``."""
+        return self.formula(weights @ self.values)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EvaluatedRows:
+    """Rows of a task of which nothing is known but how it evaluates them."""
+
+    task: Task
+    given: Sequence[Row]
+    decoded: Sequence[Any]
+    most: int | None = _MOST_EVALUATIONS
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.given)
+
+    def metrics(self, indices: Array) -> Mapping[str, Array]:
+        """Return the metrics of each resample; see ``Scores``."""
+        found = [self._evaluate(chosen) for chosen in indices]
+        return {name: np.array([each[name] for each in found]) for name in found[0]}
+
+    def _evaluate(self, chosen: Array) -> Mapping[str, float]:
+        rows = [self.given[index] for index in chosen]
+        return self.task.evaluate(rows, [self.decoded[index] for index in chosen]).metrics
+
+
+def scores_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Scores:
+    """Return what metrics of resamples are computed from.
+
+    Args:
+        task: that made the predictions.
+        rows: with their answers.
+        decoded: raw prediction of each row, as ``Task.decode`` gives it.
+    """
+    if isinstance(task, TextClassification):
+        return _classes(task, rows, decoded)
+    if isinstance(task, TokenClassification):
+        return _tags(task, rows, decoded)
+    if isinstance(task, Dialogue):
+        values = [[score.loss, score.tokens, score.correct] for score in decoded]
+        return RowStatistics(np.array(values, dtype=float), _of_tokens, ("tokens",))
+    return EvaluatedRows(task, rows, decoded)
+
+
+def counts_of(indices: Array, rows: int) -> Array:
+    """Return how often each row was drawn, ``[resamples, rows]``."""
+    counts = np.empty((len(indices), rows))
+    for place, drawn in enumerate(indices):
+        counts[place] = np.bincount(drawn, minlength=rows)
+    return counts
+
+
+def gold_labels(task: TextClassification, rows: Sequence[Row]) -> Array:
+    """Return the index of each row's label.
+
+    Raises:
+        DataError: naming the row that has no known label.
+    """
+    found = [
+        task.index.index(required(row, "label", number), number, "label")
+        for number, row in enumerate(rows, start=1)
+    ]
+    return np.array(found, dtype=int)
+
+
+def _classes(
+    task: TextClassification, rows: Sequence[Row], decoded: Sequence[Any]
+) -> RowStatistics:
+    size = len(task.labels)
+    gold = gold_labels(task, rows)
+    found = np.array([int(scores.argmax()) for scores in decoded], dtype=int)
+    values = np.zeros((len(rows), 3, size))
+    place = np.arange(len(rows))
+    values[place, 0, gold] = gold == found
+    values[place, 1, gold] = 1.0
+    values[place, 2, found] = 1.0
+    return RowStatistics(values.reshape(len(rows), -1), _of_classes, task.labels)
+
+
+def _of_classes(sums: Array) -> dict[str, Array]:
+    hits, gold, found = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
+    f1 = _ratio(2.0 * hits, gold + found)
+    # as scikit-learn: the mean over the labels that the rows or the predictions have
+    there = (gold + found > 0).sum(-1)
+    return {
+        "accuracy": hits.sum(-1) / gold.sum(-1),
+        "macro_f1": f1.sum(-1) / np.maximum(there, 1),
+    }
+
+
+def _tags(task: TokenClassification, rows: Sequence[Row], decoded: Sequence[Any]) -> RowStatistics:
+    values = []
+    for number, (row, tags) in enumerate(zip(rows, decoded, strict=True), start=1):
+        gold, found = task.named_tags(row, number, tags)
+        expected, predicted = set(spans(gold)), set(spans(found))
+        right = sum(a == b for a, b in zip(gold, found, strict=True))
+        hits = len(expected & predicted)
+        values.append([hits, len(predicted), len(expected), right, len(gold)])
+    return RowStatistics(np.array(values, dtype=float), _of_spans, ("spans",))
+
+
+def _of_spans(sums: Array) -> dict[str, Array]:
+    hits, found, gold, right, words = np.moveaxis(sums, -1, 0)
+    return {
+        "entity_precision": _ratio(hits, found),
+        "entity_recall": _ratio(hits, gold),
+        "entity_f1": _ratio(2.0 * hits, gold + found),
+        "token_accuracy": _ratio(right, words),
+    }
+
+
+def _of_tokens(sums: Array) -> dict[str, Array]:
+    loss, tokens, correct = np.moveaxis(sums, -1, 0)
+    mean = _ratio(loss, tokens)
+    return {
+        "loss": mean,
+        "perplexity": np.exp(np.minimum(mean, 700.0)),
+        "token_accuracy": _ratio(correct, tokens),
+    }
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    """Return the quotient, 0 where nothing can be counted."""
+    result: Array = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+    return result

@@ -1,0 +1,38 @@
+"""Sections as one HTML page; whatever the rows hold stays text."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, StrictUndefined
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adapterhub.training.report.blocks import Section
+
+_TEMPLATE = "page.html"
+
+
+def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """Return the page; it names no address, runs no script and fetches nothing.
+
+    Args:
+        title: of the page.
+        subtitle: a line under it.
+        sections: those without blocks are left out.
+    """
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(
+        files("adapterhub.training.report").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    )
+    return template.render(
+        title=title,
+        subtitle=subtitle,
+        sections=[section for section in sections if section.blocks],
+        encoded=lambda content: b64encode(content).decode("ascii"),
+    )

@@ -1,0 +1,199 @@
+"""The whole report of a training run, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.assessment.bootstrap import LEVEL, RESAMPLES
+from adapterhub.assessment.calibration import calibration, temperature_of
+from adapterhub.assessment.duplicates import leak, split_facts
+from adapterhub.assessment.labelled import labelled
+from adapterhub.assessment.worst import worst_examples
+from adapterhub.errors import MissingExtraError
+from adapterhub.training.plot import read_log
+from adapterhub.training.report.answers import (
+    calibration_section,
+    confusion_section,
+    worst_section,
+)
+from adapterhub.training.report.blocks import Picture, Section, Text
+from adapterhub.training.report.cost import cost_section
+from adapterhub.training.report.figures import draw_curves
+from adapterhub.training.report.page import render_page
+from adapterhub.training.report.results import labels_section, metric_rows, results_section
+from adapterhub.training.report.rows import data_section, warnings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from adapterhub.tasks.base import Task
+    from adapterhub.training.evaluate import Scored
+    from adapterhub.training.prepare import PreparedData
+    from adapterhub.training.recipe import Recipe
+    from adapterhub.training.report.cost import Cost
+
+logger = logging.getLogger(__name__)
+
+REPORT_NAME, SUMMARY_NAME = "report.html", "report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """How thorough a report is.
+
+    Args:
+        resamples: of the bootstrap.
+        level: confidence of the intervals.
+        temperature: fit one on the validation rows.
+        worst: most examples that are shown.
+    """
+
+    resamples: int = RESAMPLES
+    level: float = LEVEL
+    temperature: bool = False
+    worst: int = 10
+
+
+#: What a run ends with where nothing else is asked for.
+PLAIN_REPORT = ReportOptions()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunFacts:
+    """All that a report is made of.
+
+    Args:
+        recipe: of the run.
+        data: that it learned from.
+        task: that it learned.
+        backbone: its name.
+        before: predictions of the untrained adapter; ``None`` in a run that was resumed.
+        known_before: metrics of the untrained adapter.
+        after: predictions of the adapter.
+        log: of the run.
+        digest: of the artifact.
+        cost: of the run.
+    """
+
+    recipe: Recipe
+    data: PreparedData
+    task: Task
+    backbone: str
+    before: Scored | None
+    known_before: Mapping[str, float]
+    after: Scored
+    log: Path
+    digest: str
+    cost: Cost
+
+
+def write_report(folder: Path, facts: RunFacts, options: ReportOptions) -> Path:
+    """Write ``report.html``, and ``report.json`` with the same figures for programs.
+
+    Args:
+        folder: of the run.
+        facts: of the run.
+        options: how thorough.
+
+    Returns:
+        The path of the page.
+    """
+    pictures = _can_draw()
+    summary: dict[str, Any] = {"name": facts.recipe.name, "digest": facts.digest}
+    sections = [
+        *_results(facts, options, summary),
+        *_answers(facts, options, summary, pictures=pictures),
+        _data(facts, summary),
+        *([_curves(facts.log)] if pictures else []),
+        cost_section(facts.cost),
+    ]
+    summary["cost"] = asdict(facts.cost)
+    page = folder / REPORT_NAME
+    subtitle = f"{facts.task.name} on {facts.backbone}; {facts.digest}"
+    page.write_text(render_page(facts.recipe.name, subtitle, sections), encoding="utf-8")
+    text = json.dumps(_finite(summary), indent=2, ensure_ascii=False, allow_nan=False)
+    (folder / SUMMARY_NAME).write_text(f"{text}\n", encoding="utf-8")
+    return page
+
+
+def _results(facts: RunFacts, options: ReportOptions, summary: dict[str, Any]) -> Sequence[Section]:
+    rows = metric_rows(
+        facts.task,
+        facts.before,
+        facts.known_before,
+        facts.after,
+        resamples=options.resamples,
+        level=options.level,
+    )
+    summary["rows"] = len(facts.after.rows)
+    summary["metrics"] = {name: asdict(row) for name, row in rows.items()}
+    summary["labels"] = [dict(row) for row in facts.after.evaluation.table]
+    return (
+        results_section(rows, len(facts.after.rows), options.level),
+        labels_section(facts.after.evaluation.table),
+    )
+
+
+def _answers(
+    facts: RunFacts, options: ReportOptions, summary: dict[str, Any], *, pictures: bool
+) -> Sequence[Section]:
+    after = facts.after
+    found: list[Section] = []
+    choices = labelled(facts.task, after.rows, after.decoded)
+    if choices is not None:
+        found.append(confusion_section(choices, pictures=pictures))
+        errors = calibration(choices.confidence, choices.correct)
+        temperature = None
+        if options.temperature and choices.probabilities is not None:
+            temperature = temperature_of(choices.probabilities, choices.gold)
+        found.append(calibration_section(errors, temperature, choices.unit, pictures=pictures))
+        summary["calibration"] = {
+            "error": errors.error,
+            "temperature": None if temperature is None else asdict(temperature),
+        }
+    worst = worst_examples(facts.task, after.rows, after.decoded, count=options.worst)
+    return (*found, worst_section(worst))
+
+
+def _data(facts: RunFacts, summary: dict[str, Any]) -> Section:
+    splits = facts.data.splits
+    training = splits["train"]
+    others = {name: rows for name, rows in splits.items() if name != "train"}
+    known = [split_facts("train", training), *(split_facts(n, r) for n, r in others.items())]
+    leaks = [leak(name, rows, training) for name, rows in others.items()]
+    summary["data"] = {
+        "splits": [asdict(each) for each in known],
+        "leaks": [asdict(each) for each in leaks],
+        "warnings": warnings(known, leaks),
+    }
+    return data_section(known, leaks, dropped=facts.data.dropped)
+
+
+def _curves(log: Path) -> Section:
+    picture = Picture(draw_curves(read_log(log)), "Loss and watched metric over the run")
+    note = Text("The metric is of the validation rows, the loss of the rows of each step.")
+    return Section("Curves", (picture, note))
+
+
+def _can_draw() -> bool:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        logger.warning("the report has no pictures: %s", MissingExtraError("matplotlib", "report"))
+        return False
+    return True
+
+
+def _finite(value: Any) -> Any:
+    """Return plain data in which what JSON can't hold is ``None``."""
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return value

@@ -1,0 +1,157 @@
+"""A whole sweep: the one call behind ``adapterhub sweep``."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from adapterhub.errors import TrainingError, TrainingInterrupted
+from adapterhub.tasks.table import entry_of
+from adapterhub.training.loop import watched_metric
+from adapterhub.training.progress import Reporters
+from adapterhub.training.sweep.lineage import write_with_study
+from adapterhub.training.sweep.plots import draw_study
+from adapterhub.training.sweep.results import SweepResult, best_of, lineage_document, read_trials
+from adapterhub.training.sweep.space import check_space
+from adapterhub.training.sweep.study import Goal, open_study
+from adapterhub.training.sweep.trial import next_claim, run_trial, trial_folder
+from adapterhub.training.train import ARTIFACT_NAME, open_backbone
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import optuna
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.training.progress import Reporter
+    from adapterhub.training.recipe import Recipe
+    from adapterhub.training.sweep.results import TrialRecord
+    from adapterhub.training.sweep.space import Space
+    from adapterhub.training.sweep.study import SweepOptions
+
+BEST_NAME = "best"
+#: Held while a process draws a trial or clears up.
+_LOCK_NAME = ".lock"
+
+
+def run_sweep(
+    recipe: Recipe,
+    space: Space,
+    options: SweepOptions,
+    *,
+    folder: Path | None = None,
+    storage: str | None = None,
+    reporter: Reporter | None = None,
+    device: str | None = None,
+    cache: Path | None = None,
+) -> SweepResult:
+    """Train trials until the study has as many as asked for.
+
+    Call it again after an interruption, and it goes on where it was, in the middle of a trial
+    too. Several processes that share the folder share the trials.
+
+    Args:
+        recipe: that is varied; its validation split decides.
+        space: what is tried.
+        options: how it is searched.
+        folder: of the sweep; ``runs/NAME-sweep`` where not given.
+        storage: address of a database for the study; a file in ``folder`` where not given.
+        reporter: hears of every step of every trial.
+        device: the first GPU where there is one, else the CPU.
+        cache: root of the backbone cache.
+
+    Raises:
+        MissingExtraError: when Optuna isn't installed.
+        RecipeError: naming the key at fault, before anything is trained.
+        TrainingError: when the folder holds another study, or no trial came to its end.
+        TrainingInterrupted: after Ctrl-C or SIGTERM; call again to go on.
+    """
+    check_space(space, recipe)
+    place = folder or Path("runs") / f"{recipe.name}-sweep"
+    goal = Goal(*watched_metric(recipe.train, entry_of(recipe.task.name).default_metric))
+    teller = Reporters([reporter] if reporter else [])
+    place.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place / _LOCK_NAME)
+    with lock:
+        study = open_study(
+            place, recipe=recipe, space=space, goal=goal, options=options, storage=storage
+        )
+    backbone: Backbone | None = None
+    while True:
+        with lock:
+            claim = next_claim(study, place, space, options)
+        if claim is None:
+            break
+        if backbone is None and _shares_backbone(space):
+            backbone = open_backbone(recipe, device=device, cache=cache)
+        try:
+            run_trial(
+                claim,
+                recipe=recipe,
+                space=space,
+                goal=goal,
+                reporter=teller,
+                backbone=backbone,
+                device=device,
+                cache=cache,
+            )
+        except TrainingInterrupted as error:
+            error.hint = "Run the same command again to go on"
+            raise
+        finally:
+            claim.lock.release()
+        if not options.keep_all:
+            with lock:
+                _drop_worse(read_trials(study), goal, place)
+    with lock:
+        return _conclude(study, place, space, goal, options)
+
+
+def _shares_backbone(space: Space) -> bool:
+    return not any(key.split(".")[0] == "backbone" for key in space.parameters)
+
+
+def _drop_worse(trials: Sequence[TrialRecord], goal: Goal, folder: Path) -> None:
+    """Remove the artifacts of complete trials that are not the best one."""
+    best = best_of(trials, goal)
+    for trial in trials:
+        if trial.state == "complete" and best is not None and trial.number != best.number:
+            shutil.rmtree(trial_folder(folder, trial.number) / ARTIFACT_NAME, ignore_errors=True)
+
+
+def _conclude(
+    study: optuna.Study, folder: Path, space: Space, goal: Goal, options: SweepOptions
+) -> SweepResult:
+    """Draw the study, and, where no trial runs any more, write the best trial's adapter."""
+    trials = read_trials(study)
+    best = best_of(trials, goal)
+    pictures = draw_study(study, goal.metric)
+    for name, content in pictures.items():
+        (folder / name).write_bytes(content)
+    found: dict[str, Any] = {"artifact": None, "digest": ""}
+    if not any(trial.state == "running" for trial in trials):
+        if best is None:
+            raise TrainingError(
+                f"none of {len(trials)} trials came to its end",
+                place=str(folder),
+                hint="Look at their logs, lower the learning rates of the space, or try more",
+            )
+        document = lineage_document(
+            study.study_name, trials, best=best, space=space, goal=goal, options=options
+        )
+        source = trial_folder(folder, best.number) / ARTIFACT_NAME
+        target = folder / BEST_NAME
+        digest = write_with_study(source, target, document, pictures)
+        found = {"artifact": target, "digest": digest}
+    return SweepResult(
+        folder=folder,
+        name=study.study_name,
+        goal=goal,
+        trials=trials,
+        best=best,
+        pictures=tuple(pictures),
+        **found,
+    )

@@ -1,0 +1,195 @@
+"""The study behind a sweep: where it is kept, who draws, who stops trials early."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from adapterhub.errors import TrainingError
+from adapterhub.training.sweep.needs import import_optuna
+from adapterhub.training.sweep.space import Choices, as_choice, values_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import optuna
+
+    from adapterhub.training.recipe import Recipe
+    from adapterhub.training.sweep.space import Space
+
+SamplerName: TypeAlias = Literal["tpe", "random"]
+PrunerName: TypeAlias = Literal["median", "halving", "hyperband", "none"]
+
+STORAGE_NAME = "study.sqlite3"
+#: Seconds that a process waits for another one's writing.
+_STORAGE_TIMEOUT = 60.0
+#: Trials drawn at random before TPE goes by what was found.
+_STARTUP_TRIALS = 8
+#: Attribute of a study that tells what it is of.
+_IDENTITY = "identity"
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """How a sweep searches.
+
+    Args:
+        trials: that the study shall have in the end, with those of earlier calls and of other
+            processes, pruned and failed ones too.
+        sampler: ``tpe`` goes by what was found so far.
+        pruner: what ends poor trials early.
+        seed: of what is drawn; a trial's draw depends on it, on its number and on the trials
+            before.
+        keep_all: keep the artifact of every trial, not of the best one alone.
+    """
+
+    trials: int
+    sampler: SamplerName = "tpe"
+    pruner: PrunerName = "median"
+    seed: int = 0
+    keep_all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is made best.
+
+    Args:
+        metric: name of the validation metric.
+        greater_is_better: its direction.
+    """
+
+    metric: str
+    greater_is_better: bool
+
+
+def open_study(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    space: Space,
+    goal: Goal,
+    options: SweepOptions,
+    storage: str | None = None,
+) -> optuna.Study:
+    """Open the study of a sweep, or make it.
+
+    The recipe's own values are its first trial where they lie in the space, so that the best
+    trial is no worse than the recipe.
+
+    Args:
+        folder: of the sweep, in which the study is kept where ``storage`` does not say otherwise.
+        recipe: that is varied.
+        space: how.
+        goal: what is made best.
+        options: how it is searched.
+        storage: address of a database, e.g. ``postgresql://…``.
+
+    Raises:
+        MissingExtraError: when Optuna isn't installed.
+        TrainingError: when the study is of another recipe, space or metric.
+    """
+    library = import_optuna()
+    folder.mkdir(parents=True, exist_ok=True)
+    url = storage or f"sqlite:///{(folder / STORAGE_NAME).absolute()}"
+    connect = {"timeout": _STORAGE_TIMEOUT} if url.startswith("sqlite") else {}
+    database = library.storages.RDBStorage(url, engine_kwargs={"connect_args": connect})
+    study: optuna.Study = library.create_study(
+        study_name=recipe.name,
+        storage=database,
+        direction="maximize" if goal.greater_is_better else "minimize",
+        sampler=build_sampler(options, 0),
+        pruner=build_pruner(options.pruner),
+        load_if_exists=True,
+    )
+    identity = _identity(recipe, space, goal)
+    known = study.user_attrs.get(_IDENTITY)
+    if known is None:
+        study.set_user_attr(_IDENTITY, identity)
+        own = values_of(recipe, space)
+        if own is not None:
+            study.enqueue_trial(own)
+    elif known != identity:
+        raise TrainingError(
+            "holds a study of another recipe, space or metric",
+            place=str(folder),
+            hint="Go on with what it began with, or choose another folder with --output",
+        )
+    return study
+
+
+def build_sampler(options: SweepOptions, number: int) -> Any:
+    """Return what draws the trial of a number.
+
+    A new one for each trial: what it draws then depends on nothing that an interrupted process
+    would forget, and processes beside each other draw differently.
+    """
+    samplers = import_optuna().samplers
+    seed = int.from_bytes(sha256(f"{options.seed}/{number}".encode()).digest()[:4], "big")
+    if options.sampler == "random":
+        return samplers.RandomSampler(seed=seed)
+    return samplers.TPESampler(
+        seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, constant_liar=True
+    )
+
+
+def build_pruner(name: PrunerName) -> Any:
+    """Return what ends trials early; it sees how far each one is in per cent of its steps."""
+    pruners = import_optuna().pruners
+    if name == "median":
+        return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=15, n_min_trials=2)
+    if name == "halving":
+        return pruners.SuccessiveHalvingPruner(min_resource=10, reduction_factor=3)
+    if name == "hyperband":
+        return pruners.HyperbandPruner(min_resource=10, max_resource=100, reduction_factor=3)
+    return pruners.NopPruner()
+
+
+def distributions(space: Space) -> dict[str, Any]:
+    """Return the space in Optuna's words."""
+    kinds = import_optuna().distributions
+    found: dict[str, Any] = {}
+    for key, parameter in space.parameters.items():
+        if isinstance(parameter, Choices):
+            values = [as_choice(value) for value in parameter.values]
+            found[key] = kinds.CategoricalDistribution(values)
+        elif parameter.whole:
+            found[key] = kinds.IntDistribution(
+                int(parameter.low),
+                int(parameter.high),
+                log=parameter.log,
+                step=int(parameter.step or 1),
+            )
+        else:
+            found[key] = kinds.FloatDistribution(
+                parameter.low, parameter.high, log=parameter.log, step=parameter.step
+            )
+    return found
+
+
+def recipe_values(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's parameters as the recipe takes them."""
+    values: dict[str, Any] = {}
+    for key, value in params.items():
+        parameter = space.parameters[key]
+        if isinstance(parameter, Choices):
+            values[key] = next(v for v in parameter.values if _same(as_choice(v), value))
+        else:
+            values[key] = value
+    return values
+
+
+def _same(first: Any, second: Any) -> bool:
+    return type(first) is type(second) and bool(first == second)
+
+
+def _identity(recipe: Recipe, space: Space, goal: Goal) -> str:
+    document = {
+        "recipe": recipe.model_dump(mode="json"),
+        "space": space.document(),
+        "metric": [goal.metric, goal.greater_is_better],
+    }
+    return sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""Metrics of resamples are those that the tasks compute, and intervals cover what they should."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+from adapterhub.assessment.bootstrap import intervals, resampled
+from adapterhub.assessment.row_statistics import EvaluatedRows, RowStatistics, scores_of
+from adapterhub.tasks.base import TaskOptions
+from adapterhub.tasks.dialogue import AnswerScore, Dialogue
+from adapterhub.tasks.text_classification import TextClassification
+from adapterhub.tasks.token_classification import TokenClassification, WordTags
+
+
+@pytest.fixture
+def tokenizer(encoder):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(encoder)
+
+
+OPTIONS = TaskOptions(max_length=32)
+
+
+def classified(tokenizer, count=60, labels=("calm", "glad", "sad"), seed=0):
+    draw = np.random.default_rng(seed)
+    task = TextClassification(tokenizer, labels, OPTIONS, pool="first")
+    rows = [{"text": "the day", "label": labels[int(i)]} for i in draw.integers(0, 3, count)]
+    table = draw.dirichlet([0.5] * 3, count)
+    return task, rows, [torch.tensor(each) for each in table]
+
+
+def tagged(tokenizer):
+    labels = ["O", "B-A", "I-A", "B-B", "I-B"]
+    task = TokenClassification(tokenizer, labels, OPTIONS, read="first")
+    draw = np.random.default_rng(1)
+    rows, decoded = [], []
+    for _ in range(40):
+        gold = draw.integers(0, 5, 6)
+        found = np.where(draw.random(6) < 0.7, gold, draw.integers(0, 5, 6))
+        rows.append({"tokens": ["day"] * 6, "tags": [labels[i] for i in gold]})
+        decoded.append(WordTags(tuple(int(i) for i in found), (0.5,) * 6))
+    return task, rows, decoded
+
+
+def talked():
+    draw = np.random.default_rng(2)
+    task = Dialogue.__new__(Dialogue)
+    rows = [{"prompt": "a", "response": "b"}] * 30
+    return task, rows, [AnswerScore(float(draw.random() * 9), 5, int(n)) for n in range(0, 30)]
+
+
+@pytest.mark.parametrize("kind", ["classes", "tags", "talks"])
+def test_sums_over_rows_give_the_metrics_of_the_task(kind, tokenizer):
+    cases = {
+        "classes": lambda: classified(tokenizer),
+        "tags": lambda: tagged(tokenizer),
+        "talks": talked,
+    }
+    task, rows, decoded = cases[kind]()
+    fast, slow = scores_of(task, rows, decoded), EvaluatedRows(task, rows, decoded)
+    assert isinstance(fast, RowStatistics)
+    drawn = np.random.default_rng(3).integers(0, len(rows), (5, len(rows)))
+    drawn[0] = np.arange(len(rows))
+    found, expected = fast.metrics(drawn), slow.metrics(drawn)
+    assert found.keys() <= expected.keys()
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-9, err_msg=name)
+
+
+def test_a_resample_that_lacks_a_label_is_scored_as_scikit_learn_does(tokenizer):
+    task, rows, decoded = classified(tokenizer)
+    scores = scores_of(task, rows, decoded)
+    gold = [task.labels.index(row["label"]) for row in rows]
+    found = [int(each.argmax()) for each in decoded]
+    chosen = [i for i in range(len(rows)) if gold[i] != 1 and found[i] != 1]
+    drawn = np.array([(chosen * len(rows))[: len(rows)]])
+    y, p = [gold[i] for i in drawn[0]], [found[i] for i in drawn[0]]
+    metrics = scores.metrics(drawn)
+    assert metrics["macro_f1"][0] == pytest.approx(f1_score(y, p, average="macro"))
+    assert metrics["accuracy"][0] == pytest.approx(accuracy_score(y, p))
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say(tokenizer):
+    draw = np.random.default_rng(4)
+    covered = 0
+    for trial in range(200):
+        right = (draw.random(150) < 0.8).astype(float)
+        values = np.stack([right, np.ones(150)], axis=-1)
+        scores = RowStatistics(values, lambda s: {"share": s[..., 0] / s[..., 1]}, ("share",))
+        found = intervals(scores, resamples=400, seed=trial)["share"]
+        covered += found.low <= 0.8 <= found.high
+    assert 0.90 <= covered / 200 <= 0.99
+
+
+def test_the_same_seed_draws_the_same_rows_however_they_are_cut(tokenizer):
+    task, rows, decoded = classified(tokenizer)
+    scores = scores_of(task, rows, decoded)
+    first, again = (resampled(scores, resamples=50, seed=5)["accuracy"] for _ in range(2))
+    assert (first == again).all()
+    assert len(first) == 50
+    slow = resampled(EvaluatedRows(task, rows, decoded, most=7), resamples=50, seed=5)
+    assert (slow["accuracy"] == first[:7]).all()
