@@ -162,6 +162,18 @@ def _text_classification(request: TaskRequest) -> Task:
     )
 
 
+def _relation_extraction(request: TaskRequest) -> Task:
+    from adapterhub.tasks.relation_extraction import RelationExtraction
+
+    return RelationExtraction(
+        request.tokenizer,
+        request.labels,
+        request.options,
+        pool="first" if request.kind == "encoder" else "last",
+        label_counts=request.label_counts,
+    )
+
+
 def _token_classification(request: TaskRequest) -> Task:
     from adapterhub.tasks.token_classification import TokenClassification
 
@@ -199,6 +211,13 @@ TASKS: Mapping[str, TaskEntry] = {
         optional=(),
         default_metric=("entity_f1", True),
         count_labels=_count_tags,
+    ),
+    "relation-extraction": TaskEntry(
+        build=_relation_extraction,
+        alternatives=(("text", "label"),),
+        optional=(),
+        default_metric=("relation_f1", True),
+        count_labels=_count_texts,
     ),
     "dialogue": TaskEntry(
         build=_dialogue,

@@ -9,6 +9,7 @@ from adapterhub.tasks.table import TASKS, build_task, count_labels, fields_of, m
 LABELS = {
     "text-classification": ["bad", "good"],
     "token-classification": ["O", "B-LOC"],
+    "relation-extraction": ["Makes(e1,e2)", "Other"],
     "dialogue": [],
 }
 
