@@ -58,6 +58,7 @@ class RelationExtraction:
     pipeline_tag: str = "text-classification"
     peft_task_type: str = "SEQ_CLS"
     head: HeadKind = "sequence"
+    reads_windows: bool = False
     default_metric: tuple[str, bool] = ("relation_f1", True)
 
     def __init__(
@@ -86,6 +87,13 @@ class RelationExtraction:
                 f"no label has a direction, such as {self.labels[0]}(e1,e2)",
                 place="data.fields.label",
                 hint="Use text-classification for labels without one",
+            )
+        first, second = (self._read(sign) for sign in MARKERS.values())
+        if first == second:
+            raise RecipeError(
+                f"the tokenizer can't tell {' from '.join(MARKERS.values())}, the signs around "
+                "entities",
+                place="backbone.name",
             )
 
     def encode(self, row: Row, number: int, *, train: bool) -> Example:
@@ -160,7 +168,7 @@ class RelationExtraction:
     def _fitted(self, text: str, entities: Sequence[Entity]) -> str:
         """Return the text with its markers, without its start as far as that is too long."""
         marked = _marked(text, entities)
-        excess = self._tokens(marked) - self.options.max_length
+        excess = len(self._read(marked)) - self.options.max_length
         first = min(entity.start for entity in entities)
         if excess <= 0 or not first:
             return marked
@@ -171,8 +179,9 @@ class RelationExtraction:
         cut = lead[excess + 1][0] if excess + 1 < len(lead) else first
         return marked[cut:]
 
-    def _tokens(self, text: str) -> int:
-        return len(self.tokenizer(text, verbose=False)["input_ids"])
+    def _read(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
+        return ids
 
 
 def entities_of(row: Row, number: int) -> tuple[str, list[Entity]]:

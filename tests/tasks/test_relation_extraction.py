@@ -1,5 +1,7 @@
 """Relation extraction."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -14,6 +16,14 @@ from adapterhub.tasks.relation_scores import relation_scores
 
 LABELS = ("Made(e1,e2)", "Made(e2,e1)", "Part(e1,e2)", "Part(e2,e1)", "Other")
 ROW = {"text": "the <e1>captain</e1> met the <e2>old film</e2> again", "label": "Made(e2,e1)"}
+
+
+@pytest.fixture(scope="module")
+def signs(wordpiece):
+    """The encoder's tokenizer with the signs that those of real backbones know."""
+    tokenizer = copy.deepcopy(wordpiece)
+    tokenizer.add_tokens(["@", "#"])
+    return tokenizer
 
 
 def task_for(tokenizer, pool="first", **options):
@@ -44,9 +54,9 @@ def test_the_two_ways_round_are_told_apart(byte_bpe):
 
 
 @pytest.mark.parametrize("limit", [12, 16, 24])
-def test_a_long_text_loses_its_start_before_an_entity(wordpiece, byte_bpe, limit):
+def test_a_long_text_loses_its_start_before_an_entity(signs, byte_bpe, limit):
     long = {**ROW, "text": "a wonderful and moving film about nothing " * 4 + ROW["text"]}
-    for tokenizer, pool in ((wordpiece, "first"), (byte_bpe, "last")):
+    for tokenizer, pool in ((signs, "first"), (byte_bpe, "last")):
         example = task_for(tokenizer, pool, max_length=limit).encode(long, 1, train=True)
         assert len(example) <= limit
         assert "@" in tokenizer.decode(example.input_ids)
@@ -64,18 +74,23 @@ def test_a_long_text_loses_its_start_before_an_entity(wordpiece, byte_bpe, limit
         "<e1>a</e2> and <e2>b</e1>",
     ],
 )
-def test_a_text_without_two_entities_is_named(wordpiece, text):
+def test_a_text_without_two_entities_is_named(signs, text):
     with pytest.raises(DataError, match="row 7, field 'text': the text must mark two entities"):
-        task_for(wordpiece).encode({"text": text, "label": "Other"}, 7, train=True)
+        task_for(signs).encode({"text": text, "label": "Other"}, 7, train=True)
 
 
-def test_labels_without_any_direction_are_refused(wordpiece):
+def test_a_tokenizer_that_reads_both_signs_alike_is_refused(wordpiece):
+    with pytest.raises(RecipeError, match="can't tell @ from #"):
+        task_for(wordpiece)
+
+
+def test_labels_without_any_direction_are_refused(signs):
     with pytest.raises(RecipeError, match=r"no label has a direction, such as a\(e1,e2\)"):
-        RelationExtraction(wordpiece, ["a", "b"], TaskOptions(), pool="first")
+        RelationExtraction(signs, ["a", "b"], TaskOptions(), pool="first")
 
 
-def test_prediction_names_the_relation_and_its_arguments_in_order(wordpiece):
-    task = task_for(wordpiece)
+def test_prediction_names_the_relation_and_its_arguments_in_order(signs):
+    task = task_for(signs)
     logits = torch.tensor([[0.0, 4.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 4.0]])
     examples = [task.encode(ROW, 1, train=False)] * 2
     backward, other = (
@@ -130,8 +145,8 @@ def test_direction_never_helps_against_the_score_without_it(pairs):
         assert metrics["relation_f1"] == pytest.approx(without)
 
 
-def test_evaluation_scores_labels(wordpiece):
-    task = task_for(wordpiece)
+def test_evaluation_scores_labels(signs):
+    task = task_for(signs)
     rows = [{**ROW, "label": label} for label in ("Made(e1,e2)", "Part(e2,e1)", "Other")]
     result = task.evaluate(rows, list(torch.eye(5)[[0, 2, 4]]))
     assert result.metrics["relation_f1"] == pytest.approx(0.5)
