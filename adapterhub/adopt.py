@@ -41,6 +41,7 @@ _TASKS: Mapping[str, str] = {
     "CAUSAL_LM": "dialogue",
     "SEQ_CLS": "text-classification",
     "TOKEN_CLS": "token-classification",
+    "QUESTION_ANS": "question-answering",
 }
 _HEAD_WEIGHT = re.compile(r"(.*\.)?(classifier|score)(\.modules_to_save)?\.weight")
 #: The card that came with the adapter, kept beside the one that is written here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,20 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _MODEL_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
 }
 _PREDICT = (
     'inputs = tokenizer("Put your text here.", return_tensors="pt")',
     "with torch.inference_mode():",
     "    scores = model(**inputs).logits.softmax(dim=-1)",
     "print(scores.argmax(dim=-1))",
+)
+_ANSWER = (
+    'inputs = tokenizer("Your question?", "The text to answer from.", return_tensors="pt")',
+    "with torch.inference_mode():",
+    "    output = model(**inputs)",
+    "first, last = int(output.start_logits.argmax()), int(output.end_logits.argmax())",
+    'print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))',
 )
 _GENERATE = (
     'messages = [{"role": "user", "content": "Put your question here."}]',
@@ -157,7 +166,7 @@ def _labels(labels: Sequence[str]) -> str:
 
 
 def _usage(manifest: Manifest, name: str, tag: str) -> str:
-    verb = "chat" if tag == "text-generation" else "predict"
+    verb = "chat" if manifest.task in _PIPELINE_TAGS else "predict"
     return (
         "## How to use it\n\n"
         "With adapterhub, which checks the backbone's fingerprint first:\n\n"
@@ -199,9 +208,15 @@ def _peft_snippet(manifest: Manifest, tag: str) -> str:
             ")",
             "model = PeftModel.from_pretrained(backbone, adapter).eval()",
             "",
-            *(_PREDICT if tag in _MODEL_CLASSES else _GENERATE),
+            *_use(tag),
         ]
     )
+
+
+def _use(tag: str) -> tuple[str, ...]:
+    if tag == "question-answering":
+        return _ANSWER
+    return _PREDICT if tag in _MODEL_CLASSES else _GENERATE
 
 
 def _imports(manifest: Manifest) -> set[str]:
@@ -214,7 +229,8 @@ def _model_arguments(manifest: Manifest) -> list[str]:
     arguments = [f"dtype={dtype}"]
     if manifest.labels:
         arguments.append(f"num_labels={len(manifest.labels)}")
-    heads = 'llm_int8_skip_modules=["classifier", "score", "lm_head"]'
+    names = ["qa_outputs"] if manifest.task == "question-answering" else ["classifier", "score"]
+    heads = f"llm_int8_skip_modules={json.dumps([*names, 'lm_head'])}"
     if quantization.scheme in ("nf4", "fp4"):
         arguments.append(
             "quantization_config=BitsAndBytesConfig(\n"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
-from adapterhub.tasks.dialogue import generation_metrics
 from adapterhub.training.evaluate import evaluate_rows
 from adapterhub.training.prepare import load_rows
 from adapterhub.training.recipe import DataSection
@@ -16,6 +16,23 @@ if TYPE_CHECKING:
 
     from adapterhub.data.source import Rows
     from adapterhub.engine.session import LoadedAdapter, Session
+    from adapterhub.tasks.base import GeneratingTask
+    from adapterhub.tasks.text_scores import TextScores
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredBesideBase:
+    """Metrics on the same rows.
+
+    Args:
+        base: of the bare backbone.
+        adapter: of the adapter.
+        signatures: how metrics of generated texts were computed, by name.
+    """
+
+    base: Mapping[str, float]
+    adapter: Mapping[str, float]
+    signatures: Mapping[str, str] = field(default_factory=dict)
 
 
 def rows_for(
@@ -64,14 +81,14 @@ def score(session: Session, loaded: LoadedAdapter, rows: Rows) -> dict[str, floa
 
 def score_beside_base(
     session: Session, loaded: LoadedAdapter, rows: Rows, *, generate: int = 0
-) -> dict[str, dict[str, float]]:
-    """Return the metrics of the bare backbone, as ``base``, and of the ``adapter``.
+) -> ScoredBesideBase:
+    """Return the metrics of an adapter on rows beside those of the bare backbone.
 
     Args:
         session: that the adapter is loaded in.
         loaded: the adapter.
         rows: with their answers.
-        generate: of a dialogue adapter, answer so many rows and score the text too.
+        generate: of an adapter that generates, answer so many rows and score the text too.
 
     Raises:
         DataError: naming the row that can't be used.
@@ -80,16 +97,19 @@ def score_beside_base(
     model = session.model(loaded.name)
     with model.bare():
         base = dict(evaluate_rows(model, loaded.task, rows.rows).metrics)
-    if generate and loaded.task.head == "causal_lm":
-        base |= _generated(session, loaded, rows, generate, None)
-        adapter |= _generated(session, loaded, rows, generate, loaded.name)
-    return {"base": base, "adapter": adapter}
+    if not generate or loaded.task.head != "causal_lm":
+        return ScoredBesideBase(base, adapter)
+    said = {name: _generated(session, loaded, rows, generate, name) for name in (None, loaded.name)}
+    own = said[loaded.name]
+    return ScoredBesideBase(
+        {**base, **said[None].metrics}, {**adapter, **own.metrics}, own.signatures
+    )
 
 
 def _generated(
     session: Session, loaded: LoadedAdapter, rows: Rows, count: int, name: str | None
-) -> dict[str, float]:
-    task: Any = loaded.task
-    pairs = [task.question_and_reference(row, n + 1) for n, row in enumerate(rows.rows[:count])]
-    answers = session.generate(name, [messages for messages, _ in pairs], like=loaded.name)
-    return generation_metrics([reference for _, reference in pairs], answers)
+) -> TextScores:
+    task = cast("GeneratingTask", loaded.task)
+    some = rows.rows[:count]
+    asked = [task.question(row, number) for number, row in enumerate(some, start=1)]
+    return task.score_texts(some, session.generate(name, asked, like=loaded.name))

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 PROMPT_KEY = "prompt_embeddings"
 DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
-#: Heads that peft adds to ``modules_to_save`` for ``SEQ_CLS`` and ``TOKEN_CLS``.
-PEFT_HEADS = ("classifier", "score")
+#: Heads that peft adds to ``modules_to_save`` for ``SEQ_CLS``, ``TOKEN_CLS`` and
+#: ``QUESTION_ANS``.
+PEFT_HEADS = ("classifier", "score", "qa_outputs")
 
 
 def check_tensors(

@@ -23,7 +23,21 @@ from adapterhub.errors import AdapterHubError
 
 GLAD, SAD = ("good", "great", "fine", "lovely"), ("bad", "poor", "awful", "dull")
 THINGS = ("film", "meal", "day", "song")
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "<s>", "</s>", "the", "was", *THINGS, *GLAD, *SAD]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "<s>",
+    "</s>",
+    "the",
+    "was",
+    *THINGS,
+    *GLAD,
+    *SAD,
+    "@",
+    "#",
+]
 TEMPLATE = (
     "{% for m in messages %}<s> {{ m['content'] }} </s> {% endfor %}"
     "{% if add_generation_prompt %}<s> {% endif %}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from adapterhub.tasks.base import HeadKind
 
 #: Names that transformers gives to the linear layer of a new head.
-HEAD_NAMES = ("score", "classifier")
+HEAD_NAMES = ("score", "classifier", "qa_outputs")
 
 _AUTO_CLASSES = {
     "causal_lm": AutoModelForCausalLM,
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
+    "span": AutoModelForQuestionAnswering,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,19 +36,23 @@ def predict(
     texts: Annotated[
         list[str] | None, typer.Argument(help="Texts; lines of standard input if none.")
     ] = None,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Each text is a JSON object with the task's fields.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json")] = False,
     force: Force = False,
     device: Device = None,
 ) -> None:
-    """Label texts: a class with scores, or spans with character offsets."""
+    """Label texts: a class with scores, spans with character offsets, or an answer."""
     hush_libraries()
     given = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not given:
         raise DataError("there is nothing to label", hint="Give texts, or lines on standard input")
+    asked = [_row(text, at) if rows else {"text": text} for at, text in enumerate(given, start=1)]
     session, loaded, _ = _open(ref, force=force, device=device)
-    answers = session.predict(loaded.name, [{"text": text} for text in given])
+    answers = session.predict(loaded.name, asked)
     if as_json:
-        print_json([{"text": t, **a} for t, a in zip(given, answers, strict=True)])
+        print_json([{**row, **answer} for row, answer in zip(asked, answers, strict=True)])
         return
     for text, answer in zip(given, answers, strict=True):
         typer.echo(f"{_short(answer)}\t{text}")
@@ -90,7 +95,7 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
     generate: Annotated[
-        int, typer.Option(min=0, help="Dialogue: generate so many answers and score chrF.")
+        int, typer.Option(min=0, help="Generate so many answers and score the texts.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json")] = False,
     force: Force = False,
@@ -104,12 +109,15 @@ def evaluate(
     rows = rows_for(loaded, data, fields=dict(map(field_pair, fields or ())), limit=limit)
     scores = score_beside_base(session, loaded, rows, generate=generate)
     if as_json:
-        print_json({"ref": str(version.ref), "data": data.name, "rows": len(rows), **scores})
+        document = {"ref": str(version.ref), "data": data.name, "rows": len(rows)}
+        print_json({**document, **asdict(scores)})
         return
     shown = table(f"{data.name}, {len(rows)} rows", ">backbone alone", f">{version.ref}")
-    for name, value in scores["adapter"].items():
-        shown.add_row(name, f"{scores['base'][name]:.4f}", f"{value:.4f}")
+    for name, value in scores.adapter.items():
+        shown.add_row(name, f"{scores.base[name]:.4f}", f"{value:.4f}")
     output().print(shown)
+    for name, signature in scores.signatures.items():
+        typer.echo(f"{name}: {signature}")
 
 
 def _open(ref: str, *, force: bool, device: str | None) -> tuple[Session, LoadedAdapter, Version]:
@@ -131,6 +139,12 @@ def field_pair(field: str) -> tuple[str, str]:
     return name, column
 
 
+def _row(text: str, number: int) -> dict[str, Any]:
+    from adapterhub.data.json_lines import parse_json_lines
+
+    return parse_json_lines(text, f"text {number}").rows[0]
+
+
 def _turns() -> Any:
     """Yield the user's turns: typed at a prompt, or lines of standard input."""
     if not sys.stdin.isatty():
@@ -142,7 +156,13 @@ def _turns() -> Any:
 
 
 def _short(answer: Mapping[str, Any]) -> str:
+    if "answer" in answer:
+        return answer["answer"] or "(none)"
+    if "labels" in answer:
+        return ", ".join(f"{n} {answer['scores'][n]:.3f}" for n in answer["labels"]) or "(none)"
     if "label" in answer:
         return f"{answer['label']} {answer['score']:.3f}"
+    if "spans" not in answer:
+        return f"{answer['score']:.3f}"
     found = [f"{s['label']}[{s['start']}:{s['end']}] {s['text']}" for s in answer["spans"]]
     return "; ".join(found) or "(none)"

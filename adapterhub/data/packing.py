@@ -26,7 +26,8 @@ class Example:
         row: number of the row in its source, from 1, for messages.
         input_ids: token ids.
         select: positions in ``input_ids`` at which the head is evaluated.
-        targets: for each of ``select`` the class or token to predict; empty in prediction.
+        targets: for each of ``select`` the class or token to predict; of a span the indices in
+            ``select`` of its first and last token; empty in prediction.
         segment_ids: token type of each position for encoders that read text pairs, or empty.
     """
 
@@ -58,7 +59,7 @@ class PackedBatch:
     segment_ids: Tensor | None
     # [selected] int64, indices into the tokens
     select: Tensor
-    # [selected] int64, or [0] in prediction
+    # [selected] int64, [2 * rows] for spans, or [0] in prediction
     targets: Tensor
     # per row: number of tokens
     lengths: tuple[int, ...]

@@ -332,7 +332,8 @@ class Engine:
         Args:
             text: itself, or a row with the fields of the adapter's task.
             adapters: as in ``add``; one of them has a head.
-            kind: ``sequence`` for one label, ``token`` for spans.
+            kind: ``sequence`` for one label, ``token`` for tagged spans, ``span`` for the
+                answer to a question.
 
         Raises:
             NotFoundError: when there is no adapter of that name.

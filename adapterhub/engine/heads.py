@@ -34,7 +34,7 @@ class Head:
     """A linear layer over hidden states, in float32.
 
     Args:
-        kind: read once a row, or once a word.
+        kind: read once a row, once a word, or at every token of an answer's context.
         labels: in the order of its outputs.
         weight: ``[classes, hidden]``.
         bias: ``[classes]``, where the architecture's head has one.
@@ -42,7 +42,7 @@ class Head:
             the adapter has its own in place of the encoder's.
     """
 
-    kind: Literal["sequence", "token"]
+    kind: Literal["sequence", "token", "span"]
     labels: tuple[str, ...]
     weight: Tensor
     bias: Tensor | None
@@ -170,7 +170,7 @@ def make_head(
     classes = len(task.labels)
     wanted: dict[str, tuple[int, ...]] = {"head.weight": (classes, width)}
     # transformers: the head of a decoder that is read once a row has no bias
-    if kind == "encoder" or task.head == "token":
+    if kind == "encoder" or task.head != "sequence":
         wanted["head.bias"] = (classes,)
     if found.pooler:
         wanted |= {"pooler.weight": (width, width), "pooler.bias": (width,)}

@@ -7,7 +7,7 @@ chosen at each call. It is peft's own arithmetic, one adapter a batch.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +25,8 @@ from adapterhub.errors import (
     NotFoundError,
     near,
 )
-from adapterhub.tasks.base import TaskOptions, join_predictions
+from adapterhub.tasks.base import TaskOptions
+from adapterhub.tasks.instructed import Instructed
 from adapterhub.tasks.table import build_task
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Session:
     def predict(
         self, name: str, rows: Sequence[Mapping[str, Any]], *, bare: bool = False
     ) -> list[dict[str, Any]]:
-        """Label rows with an adapter that labels.
+        """Label rows with an adapter that labels, or answer them by one that is instructed.
 
         Args:
             name: of a loaded adapter.
@@ -146,22 +147,28 @@ class Session:
 
         Returns:
             For each row what the task's ``prediction`` gives: a label with scores, or spans
-            with character offsets. Long rows are cut into windows and joined again.
+            with character offsets. Long rows are cut into windows and joined again. A task by
+            instruction generates: ``{"answer"}``.
 
         Raises:
             NotFoundError: when the adapter isn't loaded.
             DataError: when the adapter generates text, or a row can't be used.
         """
-        task: Any = self._get(name).task
+        task = self._get(name).task
+        if isinstance(task, Instructed):
+            asked = [task.question(row, number) for number, row in enumerate(rows, start=1)]
+            texts = self.generate(None if bare else name, asked, like=name)
+            return [{"answer": text} for text in texts]
         if task.head == "causal_lm":
             raise DataError("answers in text", place=name, hint="Use generate, or adapterhub chat")
         windows = [(index, w) for index, row in enumerate(rows) for w in task.windows(row)]
-        examples = [task.encode(w, index + 1, train=False) for index, w in windows]
+        encoded = [task.encode(w, index + 1, train=False) for index, w in windows]
+        examples = [example for example in encoded if example is not None]
         decoded = self._decode(name, examples, bare=bare)
         answers: list[list[dict[str, Any]]] = [[] for _ in rows]
         for (index, window), each in zip(windows, decoded, strict=True):
             answers[index].append(task.prediction(window, each))
-        return [join_predictions(parts) if parts else {} for parts in answers]
+        return [task.join(parts) if parts else {} for parts in answers]
 
     def generate(
         self,
@@ -253,13 +260,14 @@ def task_of(manifest: Manifest, backbone: Backbone) -> Task:
         raise ArtifactError(
             "has no section 'task'", place="recipe", hint="Train, adopt or compose it again"
         )
-    options = TaskOptions(
-        max_length=section["max_length"],
-        max_new_tokens=section["max_new_tokens"],
-        system_prompt=section["system_prompt"],
-    )
+    options = TaskOptions.of_section(section)
     return build_task(
-        manifest.task, backbone.tokenizer, backbone.kind, list(manifest.labels), options
+        manifest.task,
+        backbone.tokenizer,
+        backbone.kind,
+        list(manifest.labels),
+        # the rows that balanced weights are counted from are not here, nor is anything learned
+        replace(options, class_weights=None, label_smoothing=0.0),
     )
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from adapterhub.data.packing import pack
 from adapterhub.errors import AdapterHubError, EngineError
-from adapterhub.tasks.base import join_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +20,13 @@ if TYPE_CHECKING:
     from adapterhub.engine.slots import Blend
     from adapterhub.tasks.base import Row
 
-#: Of heads: read once a row, or once a word.
-HeadName = Literal["sequence", "token"]
+#: Of heads: read once a row, once a word, or wherever an answer may start or end.
+HeadName = Literal["sequence", "token", "span"]
 #: What a text asks for: an adapter, or several with weights.
 Asked: TypeAlias = "str | Sequence[tuple[str, float]] | None"
 #: One for each text, or one name for all.
 Each: TypeAlias = "str | Sequence[Asked]"
-_METHODS = {"sequence": "classify", "token": "tag"}
+_METHODS = {"sequence": "classify", "token": "tag", "span": "ask with kind='span'"}
 
 
 class TextRequest(ABC):
@@ -168,7 +167,7 @@ class LabelRequest(TextRequest):
             batch = pack([request.example])
             (decoded,) = reader.task.decode(lambda hidden: hidden, logits, batch)
             parts.append(reader.task.prediction(window, decoded))
-        return join_predictions(parts)
+        return reader.task.join(parts)
 
     def _only_reader(self, adapters: Sequence[Prepared]) -> Reader:
         place = ", ".join(key for key, _ in self.adapters) or "bare backbone"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.data.packing import Example, PackedBatch
+    from adapterhub.tasks.chat_template import Message
+    from adapterhub.tasks.text_scores import TextScores
 
 #: Which head the task puts on the backbone: its own language-model head, or a new
-#: linear layer read once a row (``sequence``) or once a word (``token``).
-HeadKind = Literal["causal_lm", "sequence", "token"]
+#: linear layer read once a row (``sequence``), once a word (``token``), or at every token
+#: that may start or end an answer (``span``).
+HeadKind = Literal["causal_lm", "sequence", "token", "span"]
 
 #: Maps hidden states ``[selected, hidden]`` to logits ``[selected, classes]``.
 Head: TypeAlias = "Callable[[Tensor], Tensor]"
@@ -38,6 +41,12 @@ class TaskOptions:
             a weight per label name.
         max_new_tokens: longest generated answer, for tasks that generate.
         system_prompt: first message of every conversation, or empty.
+        instruction: what the backbone is told to do; the task's own where empty.
+        multi_label: a text may have any number of labels.
+        threshold: probability from which on a label is given, with ``multi_label``.
+        stride: tokens that one window of a long context shares with the next.
+        max_answer_tokens: longest answer that is looked for in a context.
+        unanswerable: a question may have no answer in its context.
     """
 
     max_length: int = 512
@@ -45,6 +54,22 @@ class TaskOptions:
     class_weights: str | Mapping[str, float] | None = None
     max_new_tokens: int = 64
     system_prompt: str = ""
+    instruction: str = ""
+    multi_label: bool = False
+    threshold: float = 0.5
+    stride: int = 128
+    max_answer_tokens: int = 30
+    unanswerable: bool = False
+
+    @classmethod
+    def of_section(cls, section: Mapping[str, Any]) -> TaskOptions:
+        """Return the settings in a recipe's task section; one that it lacks has its default.
+
+        Recipes are stored with adapters, and older ones know fewer settings.
+        """
+        return cls(
+            **{each.name: section[each.name] for each in fields(cls) if each.name in section}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +100,8 @@ class Task(Protocol):
     head: HeadKind
     #: label names in the order of the head's outputs; empty where there is no own head
     labels: tuple[str, ...]
+    #: whether training and scoring read all windows of a row, or its start alone
+    reads_windows: bool
     #: metric watched by default, and whether a larger value is better
     default_metric: tuple[str, bool]
 
@@ -106,17 +133,59 @@ class Task(Protocol):
         """Return one raw prediction a row, small and on the CPU, for ``evaluate``."""
 
     def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
-        """Score raw predictions against their rows (same order)."""
+        """Score raw predictions against their rows (same order).
+
+        Where the task reads windows, rows are windows, those of a row one after the other.
+        """
 
     def windows(self, row: Row) -> list[Row]:
         """Return the row cut into rows that fit ``max_length``, to lose nothing of it.
 
         For prediction, and for scoring long rows in full. A task whose answers can't be
-        joined by ``join_predictions`` returns the row itself.
+        joined returns the row itself.
+        """
+
+    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the predictions for the windows of one row, in order, as one.
+
+        Raises:
+            ValueError: when there are none, or more than the task can join.
         """
 
     def prediction(self, row: Row, decoded: Any) -> dict[str, Any]:
         """Return a raw prediction in the form that users see, made of plain JSON values."""
+
+
+class GeneratingTask(Task, Protocol):
+    """A task whose answers are generated texts."""
+
+    options: TaskOptions
+    #: tokens at which generation ends
+    stop_ids: frozenset[int]
+
+    def question(self, row: Row, number: int) -> list[Message]:
+        """Return the messages that a row asks with, for ``prompt_ids``.
+
+        Raises:
+            DataError: naming row and field, when the row can't be used.
+        """
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens after which the answer starts.
+
+        Raises:
+            DataError: when the messages can't be used, or are too long.
+        """
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """Return generated tokens as text, without special tokens and outer spaces."""
+
+    def score_texts(self, rows: Sequence[Row], texts: Sequence[str]) -> TextScores:
+        """Score generated texts by the right answers of their rows (same order).
+
+        Raises:
+            DataError: when there are no texts, or a row has no answer.
+        """
 
 
 def join_predictions(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.data.packing import Example
 from adapterhub.errors import DataError, RecipeError
-from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.base import Evaluation, join_predictions
 from adapterhub.tasks.chat_template import ChatTemplate
 from adapterhub.tasks.conversations import (
     check_learnable,
@@ -18,10 +18,11 @@ from adapterhub.tasks.conversations import (
     without_oldest,
 )
 from adapterhub.tasks.limits import check_tokenizer
+from adapterhub.tasks.text_scores import chrf_scores
 from adapterhub.tasks.token_loss import summed_cross_entropy, token_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import PackedBatch
     from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
     from adapterhub.tasks.chat_template import Message, Rendered
+    from adapterhub.tasks.text_scores import TextScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Dialogue:
     peft_task_type: str = "CAUSAL_LM"
     head: HeadKind = "causal_lm"
     labels: tuple[str, ...] = ()
+    reads_windows: bool = False
     default_metric: tuple[str, bool] = ("loss", False)
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> None:
@@ -141,6 +144,10 @@ class Dialogue:
         """Return the row itself: a conversation is shortened by ``encode``."""
         return [row]
 
+    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the only answer."""
+        return join_predictions(answers)
+
     def prediction(self, row: Row, decoded: AnswerScore) -> dict[str, Any]:
         """Return ``{"loss", "tokens", "correct"}`` of the row's own answers.
 
@@ -190,6 +197,23 @@ class Dialogue:
         check_learnable(row, messages, number)
         return split_answer(messages, number)
 
+    def question(self, row: Row, number: int) -> list[Message]:
+        """Return the messages before a row's last answer, for ``prompt_ids``.
+
+        Raises:
+            DataError: naming row and field, when the row can't be used.
+        """
+        return self.question_and_reference(row, number)[0]
+
+    def score_texts(self, rows: Sequence[Row], texts: Sequence[str]) -> TextScores:
+        """Return chrF (0 to 100) of generated answers against the last answers of rows.
+
+        Raises:
+            DataError: when there are no texts, or a row has no answer.
+        """
+        pairs = [self.question_and_reference(row, at) for at, row in enumerate(rows, start=1)]
+        return chrf_scores([[reference] for _, reference in pairs], texts)
+
     def text_of(self, ids: Sequence[int]) -> str:
         """Return generated tokens as text, without special tokens and outer spaces."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
@@ -205,19 +229,3 @@ class Dialogue:
             if shorter is None or not any(m["role"] == "assistant" for m in shorter):
                 return rendered
             messages = shorter
-
-
-def generation_metrics(references: Sequence[str], generated: Sequence[str]) -> dict[str, float]:
-    """Return chrF (0 to 100) of generated answers against their references.
-
-    Source: Popović 2015, "chrF: character n-gram F-score for automatic MT evaluation", as
-    sacrebleu computes it over a corpus.
-
-    Raises:
-        DataError: when there are no texts, or not as many of the one as of the other.
-    """
-    from sacrebleu import corpus_chrf
-
-    if not references or len(references) != len(generated):
-        raise DataError(f"{len(generated)} texts can't be scored by {len(references)} references")
-    return {"chrf": float(corpus_chrf(list(generated), [list(references)]).score)}

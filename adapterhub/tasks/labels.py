@@ -74,6 +74,20 @@ def label_text(value: Any, number: int, field: str) -> str:
     return label_name(value, place_of(number, field))
 
 
+def label_list(value: Any, number: int, field: str) -> list[Any]:
+    """Return a row's list of labels, which may be empty; one label alone makes a list of one.
+
+    Raises:
+        DataError: naming row and field, when a label is in it twice.
+    """
+    labels = list(value) if isinstance(value, list | tuple) else [value]
+    names = [label_text(label, number, field) for label in labels]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"the label {twice!r} is there twice", place=place_of(number, field))
+    return labels
+
+
 def class_weight_values(
     labels: Sequence[str],
     setting: str | Mapping[str, float] | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from adapterhub.errors import RecipeError, near
 
@@ -38,6 +38,7 @@ class TaskEntry:
         default_metric: watched where a recipe names none, and whether larger is better.
         count_labels: how often each label is in training rows, or ``None`` where the task
             has no labels.
+        reads: settings of a recipe that this task reads and not every task does.
     """
 
     build: Callable[[TaskRequest], Task]
@@ -45,6 +46,7 @@ class TaskEntry:
     optional: tuple[str, ...]
     default_metric: tuple[str, bool]
     count_labels: Callable[[Iterable[Row]], dict[str, int]] | None
+    reads: tuple[str, ...] = ()
 
 
 def build_task(
@@ -68,7 +70,18 @@ def build_task(
     Raises:
         RecipeError: when there is no such task, or it does not fit the rest.
     """
+    _check_settings(name, options)
     return entry_of(name).build(TaskRequest(tokenizer, kind, labels, options, label_counts))
+
+
+def _check_settings(name: str, options: TaskOptions) -> None:
+    """Refuse a setting that the task would not heed."""
+    from adapterhub.tasks.base import TaskOptions
+
+    read, defaults = entry_of(name).reads, TaskOptions()
+    for setting in sorted({each for entry in TASKS.values() for each in entry.reads}):
+        if setting not in read and getattr(options, setting) != getattr(defaults, setting):
+            raise RecipeError(f"{name} does not read this setting", place=f"task.{setting}")
 
 
 def entry_of(name: str) -> TaskEntry:
@@ -127,12 +140,13 @@ def count_labels(name: str, rows: Iterable[Row]) -> dict[str, int]:
 
 def _count_texts(rows: Iterable[Row]) -> dict[str, int]:
     from adapterhub.data.labels import sorted_labels
-    from adapterhub.tasks.labels import label_text
+    from adapterhub.tasks.labels import label_list, label_text
     from adapterhub.tasks.rows import required
 
     counts = Counter(
-        label_text(required(row, "label", number), number, "label")
+        label_text(label, number, "label")
         for number, row in enumerate(rows, start=1)
+        for label in label_list(required(row, "label", number), number, "label")
     )
     return {label: counts[label] for label in sorted_labels(counts)}
 
@@ -151,9 +165,39 @@ def _count_tags(rows: Iterable[Row]) -> dict[str, int]:
 
 
 def _text_classification(request: TaskRequest) -> Task:
+    from adapterhub.tasks.multi_label import MultiLabelClassification
     from adapterhub.tasks.text_classification import TextClassification
 
+    pool: Literal["first", "last"] = "first" if request.kind == "encoder" else "last"
+    if request.options.multi_label:
+        return MultiLabelClassification(
+            request.tokenizer, request.labels, request.options, pool=pool
+        )
     return TextClassification(
+        request.tokenizer,
+        request.labels,
+        request.options,
+        pool=pool,
+        label_counts=request.label_counts,
+    )
+
+
+def _ranking(request: TaskRequest) -> Task:
+    from adapterhub.tasks.ranking import Ranking
+
+    return Ranking(
+        request.tokenizer,
+        request.labels,
+        request.options,
+        pool="first" if request.kind == "encoder" else "last",
+        label_counts=request.label_counts,
+    )
+
+
+def _relation_extraction(request: TaskRequest) -> Task:
+    from adapterhub.tasks.relation_extraction import RelationExtraction
+
+    return RelationExtraction(
         request.tokenizer,
         request.labels,
         request.options,
@@ -174,15 +218,47 @@ def _token_classification(request: TaskRequest) -> Task:
     )
 
 
+def _question_answering(request: TaskRequest) -> Task:
+    from adapterhub.tasks.question_answering import QuestionAnswering
+
+    null: Literal["first", "last"] = "first" if request.kind == "encoder" else "last"
+    return QuestionAnswering(request.tokenizer, request.options, null=null)
+
+
 def _dialogue(request: TaskRequest) -> Task:
     from adapterhub.tasks.dialogue import Dialogue
 
+    _check_generates(request, "dialogue")
+    return Dialogue(request.tokenizer, request.options)
+
+
+def _translation(request: TaskRequest) -> Task:
+    from adapterhub.tasks.translation import translation
+
+    _check_generates(request, "translation")
+    return translation(request.tokenizer, request.options)
+
+
+def _summarization(request: TaskRequest) -> Task:
+    from adapterhub.tasks.summarization import summarization
+
+    _check_generates(request, "summarization")
+    return summarization(request.tokenizer, request.options)
+
+
+def _generative_question_answering(request: TaskRequest) -> Task:
+    from adapterhub.tasks.generative_answers import generative_question_answering
+
+    _check_generates(request, "generative question answering")
+    return generative_question_answering(request.tokenizer, request.options)
+
+
+def _check_generates(request: TaskRequest, task: str) -> None:
     if request.kind != "decoder":
         raise RecipeError(
-            "dialogue needs a backbone that generates text, this one is an encoder",
+            f"{task} needs a backbone that generates text, this one is an encoder",
             place="task.name",
         )
-    return Dialogue(request.tokenizer, request.options)
 
 
 TASKS: Mapping[str, TaskEntry] = {
@@ -192,6 +268,7 @@ TASKS: Mapping[str, TaskEntry] = {
         optional=("text_pair",),
         default_metric=("accuracy", True),
         count_labels=_count_texts,
+        reads=("multi_label", "threshold"),
     ),
     "token-classification": TaskEntry(
         build=_token_classification,
@@ -200,11 +277,57 @@ TASKS: Mapping[str, TaskEntry] = {
         default_metric=("entity_f1", True),
         count_labels=_count_tags,
     ),
+    "relation-extraction": TaskEntry(
+        build=_relation_extraction,
+        alternatives=(("text", "label"),),
+        optional=(),
+        default_metric=("relation_f1", True),
+        count_labels=_count_texts,
+    ),
+    "ranking": TaskEntry(
+        build=_ranking,
+        alternatives=(("history", "candidate", "label"),),
+        optional=("group", "gain"),
+        default_metric=("auc", True),
+        count_labels=_count_texts,
+    ),
+    "question-answering": TaskEntry(
+        build=_question_answering,
+        alternatives=(("context", "question", "answers"),),
+        optional=(),
+        default_metric=("f1", True),
+        count_labels=None,
+        reads=("stride", "max_answer_tokens", "unanswerable"),
+    ),
     "dialogue": TaskEntry(
         build=_dialogue,
         alternatives=(("messages",), ("prompt", "response")),
         optional=("input", "system"),
         default_metric=("loss", False),
         count_labels=None,
+    ),
+    "translation": TaskEntry(
+        build=_translation,
+        alternatives=(("source", "target"),),
+        optional=(),
+        default_metric=("loss", False),
+        count_labels=None,
+        reads=("instruction",),
+    ),
+    "summarization": TaskEntry(
+        build=_summarization,
+        alternatives=(("document", "summary"), ("document", "summaries")),
+        optional=(),
+        default_metric=("loss", False),
+        count_labels=None,
+        reads=("instruction",),
+    ),
+    "generative-question-answering": TaskEntry(
+        build=_generative_question_answering,
+        alternatives=(("question", "answers"),),
+        optional=("context",),
+        default_metric=("loss", False),
+        count_labels=None,
+        reads=("instruction", "unanswerable"),
     ),
 }

@@ -8,7 +8,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 
 from adapterhub.data.packing import Example
 from adapterhub.errors import DataError
-from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.base import Evaluation, join_predictions
 from adapterhub.tasks.class_loss import ClassLoss
 from adapterhub.tasks.labels import LabelIndex
 from adapterhub.tasks.limits import check_tokenizer
@@ -36,6 +36,7 @@ class TextClassification:
     pipeline_tag: str = "text-classification"
     peft_task_type: str = "SEQ_CLS"
     head: HeadKind = "sequence"
+    reads_windows: bool = False
     default_metric: tuple[str, bool] = ("accuracy", True)
 
     def __init__(
@@ -131,6 +132,10 @@ class TextClassification:
     def windows(self, row: Row) -> list[Row]:
         """Return the row itself: one text has one label."""
         return [row]
+
+    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the only answer."""
+        return join_predictions(answers)
 
     def prediction(self, row: Row, decoded: Tensor) -> dict[str, Any]:
         """Return ``{"label", "score", "scores": {label: probability}}``."""

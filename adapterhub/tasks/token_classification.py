@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.data.packing import Example
 from adapterhub.errors import DataError
 from adapterhub.tasks.alignment import align
-from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.base import Evaluation, join_predictions
 from adapterhub.tasks.bio import OUTSIDE, check_tags, repair, spans
 from adapterhub.tasks.class_loss import ClassLoss
 from adapterhub.tasks.labels import LabelIndex
@@ -59,6 +59,7 @@ class TokenClassification:
     pipeline_tag: str = "token-classification"
     peft_task_type: str = "TOKEN_CLS"
     head: HeadKind = "token"
+    reads_windows: bool = False
     default_metric: tuple[str, bool] = ("entity_f1", True)
 
     def __init__(
@@ -173,6 +174,10 @@ class TokenClassification:
         window. Offsets still count in the whole text.
         """
         return window_rows(row, self._fitting)
+
+    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the spans of all windows."""
+        return join_predictions(answers)
 
     def prediction(self, row: Row, decoded: WordTags) -> dict[str, Any]:
         """Return the row's spans, ``{"spans": [{"label", "start", "end", "text", "score"}]}``.

@@ -98,6 +98,8 @@ def score_examples(
 def evaluate_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Evaluation:
     """Encode rows and score them; a row that has nothing to score is left out.
 
+    A task that reads windows is scored on all windows of a row.
+
     Raises:
         DataError: naming the row that can't be used.
     """
@@ -107,9 +109,15 @@ def evaluate_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]
 def score_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Scored:
     """Encode rows, predict and score them; a row that has nothing to score is left out.
 
+    A task that reads windows is scored on all windows of a row.
+
     Raises:
         DataError: naming the row that can't be used.
     """
-    encoded = [task.encode(row, index + 1, train=True) for index, row in enumerate(rows)]
-    pairs = [(r, e) for r, e in zip(rows, encoded, strict=True) if e is not None]
-    return score_examples(model, task, [row for row, _ in pairs], [e for _, e in pairs])
+    pairs: list[tuple[Mapping[str, Any], Example]] = []
+    for number, row in enumerate(rows, start=1):
+        for window in task.windows(row) if task.reads_windows else [row]:
+            example = task.encode(window, number, train=True)
+            if example is not None:
+                pairs.append((window, example))
+    return score_examples(model, task, [row for row, _ in pairs], [each for _, each in pairs])

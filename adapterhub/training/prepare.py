@@ -23,10 +23,10 @@ from adapterhub.tasks.table import count_labels, entry_of, fields_of, missing_fi
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from adapterhub.training.recipe import DataSection, Recipe
+    from adapterhub.training.recipe import DataSection, Recipe, TaskSection
 
 #: Fields that hold the answer; two rows that differ in nothing else are repeats of a text.
-_ANSWERS = frozenset({"label", "tags", "response"})
+_ANSWERS = frozenset({"label", "tags", "response", "answers", "target", "summary", "summaries"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     others = {name: rows for name, rows in splits.items() if name != "train"}
     return PreparedData(
         splits=splits,
-        label_counts=_label_counts(task, splits["train"], others),
+        label_counts=_label_counts(recipe.task, splits["train"], others),
         dropped=dropped,
         leaked={name: _leaked(splits["train"], rows) for name, rows in others.items()},
     )
@@ -120,13 +120,17 @@ def _split(section: DataSection, task: str, train: Rows) -> dict[str, Rows]:
     return {"train": train, **splits}
 
 
-def _label_counts(task: str, train: Rows, others: Mapping[str, Rows]) -> dict[str, int]:
+def _label_counts(section: TaskSection, train: Rows, others: Mapping[str, Rows]) -> dict[str, int]:
+    task = section.name
     if entry_of(task).count_labels is None:
         return {}
-    field = "tags" if "tags" in fields_of(task)[0] else "label"
-    sequence = field == "tags"
+    tagged = "tags" in fields_of(task)[0]
     collect_labels(
-        train, others, field=field, sequence=sequence, repair=repair if sequence else None
+        train,
+        others,
+        field="tags" if tagged else "label",
+        sequence=tagged or section.multi_label,
+        repair=repair if tagged else None,
     )
     return count_labels(task, train.rows)
 

@@ -46,6 +46,12 @@ class TaskSection(_Section):
         class_weights: ``balanced`` for inverse frequency, or a weight per label.
         max_new_tokens: longest generated answer.
         system_prompt: first message of every conversation.
+        instruction: what the backbone is told to do; the task's own where empty.
+        multi_label: a text may have any number of labels; ``label`` is then a list.
+        threshold: probability from which on a label is given, with ``multi_label``.
+        stride: tokens that one window of a long context shares with the next.
+        max_answer_tokens: longest answer that is looked for in a context.
+        unanswerable: a question may have no answer in its context.
     """
 
     name: str
@@ -54,6 +60,12 @@ class TaskSection(_Section):
     class_weights: Literal["balanced"] | dict[str, Positive] | None = None
     max_new_tokens: Count = 64
     system_prompt: str = ""
+    instruction: str = ""
+    multi_label: bool = False
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    stride: Count = 128
+    max_answer_tokens: Count = 30
+    unanswerable: bool = False
 
 
 class HubData(_Section):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,7 @@ from adapterhub.training.report.write import PLAIN_REPORT, ReportOptions
 from adapterhub.training.result import LOG_NAME, TrainResult, result_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import torch
 
@@ -91,7 +93,8 @@ def train(
     )
     check_adapter_fits(path, recipe.adapter.spec())
     task = _task(recipe, data, path)
-    examples = {name: _encode(task, rows, name) for name, rows in data.splits.items()}
+    splits = {name: _windows(task, rows) for name, rows in data.splits.items()}
+    examples = {name: _encode(task, rows, name) for name, rows in splits.items()}
     keep_freed_memory()
     backbone = _backbone(recipe, _quantization(recipe, place), backbone, place, cache)
     set_seed(recipe.train.seed)
@@ -109,7 +112,7 @@ def train(
     # other processes are silent
     reporters = Reporters([each for each in (log, reporter) if log and each])
     _announce(reporters, recipe, data, examples["train"])
-    rows, scored = _scored(data.splits["validation"], examples["validation"])
+    rows, scored = _scored(splits["validation"], examples["validation"])
     seen = Seen()
     loop = Loop(
         recipe=recipe,
@@ -232,33 +235,46 @@ def _backbone(
 
 def _task(recipe: Recipe, data: PreparedData, path: Path) -> Task:
     """Build the task from the backbone's folder, none of whose weights it needs."""
-    section = recipe.task
-    options = TaskOptions(
-        max_length=section.max_length,
-        label_smoothing=section.label_smoothing,
-        class_weights=section.class_weights,
-        max_new_tokens=section.max_new_tokens,
-        system_prompt=section.system_prompt,
-    )
     return build_task(
-        section.name,
+        recipe.task.name,
         read_tokenizer(path),
         backbone_kind(path),
         list(data.label_counts),
-        options,
+        TaskOptions.of_section(recipe.task.model_dump()),
         data.label_counts,
     )
+
+
+def _windows(task: Task, rows: Rows) -> Rows:
+    """Return the rows, or their windows where the task reads all of them."""
+    if not task.reads_windows:
+        return rows
+    cut: list[Mapping[str, Any]] = []
+    origins: list[int] = []
+    for index, row in enumerate(rows.rows):
+        with _placed(rows, index, 1):
+            windows = task.windows(row)
+        cut += windows
+        origins += [index] * len(windows)
+    return replace(rows.take(origins), rows=tuple(dict(window) for window in cut))
+
+
+@contextmanager
+def _placed(rows: Rows, index: int, number: int) -> Iterator[None]:
+    """Let errors name the file beside the row, which they know by ``number``."""
+    try:
+        yield
+    except DataError as error:
+        field = error.place.removeprefix(f"row {number}")
+        place = f"{rows.place(index)}{field}"
+        raise DataError(error.problem, place=place, hint=error.hint) from None
 
 
 def _encode(task: Task, rows: Rows, split: str) -> list[Example | None]:
     encoded = []
     for index, (number, row) in enumerate(zip(rows.numbers, rows.rows, strict=True)):
-        try:
+        with _placed(rows, index, number):
             encoded.append(task.encode(row, number, train=split == "train"))
-        except DataError as error:
-            field = error.place.removeprefix(f"row {number}")
-            place = f"{rows.place(index)}{field}"
-            raise DataError(error.problem, place=place, hint=error.hint) from None
     if not any(encoded):
         raise DataError(
             f"no row of the {split} split has anything to learn from",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from adapterhub.data.packing import pack
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import TaskOptions
-from adapterhub.tasks.dialogue import AnswerScore, Dialogue, generation_metrics
+from adapterhub.tasks.dialogue import AnswerScore, Dialogue
 from adapterhub.tasks.token_loss import CHUNK_POSITIONS, summed_cross_entropy, token_scores
 
 PAIR = {"prompt": "my printer does not print", "response": "Restart the printer 😀 ."}
@@ -294,13 +294,17 @@ def test_a_row_gives_its_question_and_the_reference(byte_bpe):
     assert (messages, reference) == (turns("a", "b", "c"), "d")
 
 
-def test_chrf_is_100_for_equal_texts_and_0_for_strange_ones():
-    assert generation_metrics(["Restart it", "try"], ["Restart it", "try"])["chrf"] == 100.0
-    assert generation_metrics(["Restart it"], ["qqq"])["chrf"] == 0.0
+def test_chrf_is_100_for_equal_texts_and_0_for_strange_ones(byte_bpe):
+    task = Dialogue(byte_bpe, TaskOptions())
+    rows = [PAIR, {"messages": turns("a", "try")}]
+    scores = task.score_texts(rows, ["Restart the printer 😀 .", "try"])
+    assert scores.metrics == {"chrf": 100.0}
+    assert "version:" in scores.signatures["chrf"]
+    assert task.score_texts([PAIR], ["qqq"]).metrics["chrf"] == 0.0
     with pytest.raises(DataError, match="1 texts can't be scored by 2 references"):
-        generation_metrics(["a", "b"], ["a"])
+        task.score_texts(rows, ["a"])
     with pytest.raises(DataError, match="0 texts"):
-        generation_metrics([], [])
+        task.score_texts([], [])
 
 
 def test_a_tokenizer_that_marks_the_start_of_any_text_reads_answers_as_within_the_text(byte_bpe):

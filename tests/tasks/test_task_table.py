@@ -9,8 +9,16 @@ from adapterhub.tasks.table import TASKS, build_task, count_labels, fields_of, m
 LABELS = {
     "text-classification": ["bad", "good"],
     "token-classification": ["O", "B-LOC"],
+    "relation-extraction": ["Makes(e1,e2)", "Other"],
+    "ranking": ["0", "1"],
+    "question-answering": [],
     "dialogue": [],
+    "translation": [],
+    "summarization": [],
+    "generative-question-answering": [],
 }
+#: of the head, where they are the task's own
+HEAD = {"question-answering": ["start", "end"]}
 
 
 @pytest.mark.parametrize("name", list(TASKS))
@@ -18,7 +26,7 @@ def test_the_table_and_the_task_say_the_same(byte_bpe, name):
     task = build_task(name, byte_bpe, "decoder", LABELS[name], TaskOptions())
     assert task.name == name
     assert task.default_metric == TASKS[name].default_metric
-    assert list(task.labels) == LABELS[name]
+    assert list(task.labels) == HEAD.get(name, LABELS[name])
 
 
 def test_the_kind_of_backbone_decides_where_the_head_is_read(wordpiece, byte_bpe):
@@ -47,9 +55,28 @@ def test_an_unknown_task_is_named_with_its_neighbour():
         )
 
 
-def test_dialogue_needs_a_decoder(wordpiece):
-    with pytest.raises(RecipeError, match=r"task\.name: dialogue needs a backbone that generates"):
-        build_task("dialogue", wordpiece, "encoder", [], TaskOptions())
+@pytest.mark.parametrize(
+    "name", ["dialogue", "translation", "summarization", "generative-question-answering"]
+)
+def test_tasks_that_generate_need_a_decoder(wordpiece, name):
+    said = name.replace("-", " ")
+    with pytest.raises(RecipeError, match=rf"task\.name: {said} needs a backbone that generates"):
+        build_task(name, wordpiece, "encoder", [], TaskOptions())
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("text-classification", {"instruction": "Sort it."}),
+        ("dialogue", {"unanswerable": True}),
+        ("translation", {"stride": 5}),
+        ("question-answering", {"instruction": "Answer."}),
+    ],
+)
+def test_a_setting_that_the_task_would_not_heed_is_refused(byte_bpe, name, setting):
+    (key,) = setting
+    with pytest.raises(RecipeError, match=rf"task\.{key}: {name} does not read this setting"):
+        build_task(name, byte_bpe, "decoder", LABELS[name], TaskOptions(**setting))
 
 
 def test_fields():
@@ -66,6 +93,9 @@ def test_fields():
         ("dialogue", ["prompt", "response"], ()),
         ("dialogue", ["prompt"], ("response",)),
         ("dialogue", [], ("messages",)),
+        ("summarization", ["document", "summaries"], ()),
+        ("summarization", ["document"], ("summary",)),
+        ("question-answering", ["context", "answers"], ("question",)),
     ],
 )
 def test_missing_fields(name, present, missing):

@@ -1,0 +1,127 @@
+"""A question and a window of its context as tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from adapterhub.tasks.rows import text_field
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from transformers import PreTrainedTokenizerBase
+
+    from adapterhub.tasks.base import Row, TaskOptions
+
+
+@dataclass(frozen=True, slots=True)
+class ContextWindow:
+    """What is read at once of a question and its context.
+
+    Args:
+        input_ids: of both, special tokens included.
+        segment_ids: token type of each, or empty.
+        null: position that stands for no answer.
+        positions: of the tokens of the context, in order, but for those of spaces alone.
+        spans: start and end in the context of each of these, in characters.
+    """
+
+    input_ids: list[int]
+    segment_ids: list[int]
+    null: int
+    positions: list[int]
+    spans: list[tuple[int, int]]
+
+
+class WindowEncoder:
+    """Cuts contexts into windows that overlap.
+
+    An encoder reads question and context as a pair; its first token stands for no answer. A
+    decoder reads the question, a line end, the context, and the token that ends a text, which
+    has seen all of it and stands for no answer.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        options: TaskOptions,
+        null: Literal["first", "last"],
+    ) -> None:
+        """Encode by a tokenizer.
+
+        Args:
+            tokenizer: a fast one.
+            options: tell the length of a window and how far windows overlap.
+            null: which token stands for no answer.
+        """
+        self.tokenizer = tokenizer
+        self.null = null
+        self.stride = options.stride
+        self.max_length = options.max_length - (null == "last")
+        self._ending = [tokenizer.eos_token_id] if null == "last" else []
+
+    def windows(self, row: Row, number: int) -> list[ContextWindow]:
+        """Return the windows of a row that hold any of its context, in order.
+
+        Raises:
+            DataError: naming row and field, when question or context is no text.
+        """
+        question = self._short(text_field(row, "question", number).strip())
+        context = text_field(row, "context", number)
+        lead = f"{question}\n" if self.null == "last" else question
+        room = self.max_length - len(self._ids(lead, ""))
+        encoding = self.tokenizer(
+            lead,
+            context,
+            truncation="only_second",
+            max_length=self.max_length,
+            stride=max(0, min(self.stride, room // 2)),
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        count = len(encoding["input_ids"])
+        found = [self._window(encoding, index, context) for index in range(count)]
+        return [window for window in found if window.positions]
+
+    def _window(self, encoding: Any, index: int, context: str) -> ContextWindow:
+        ids: list[int] = encoding["input_ids"][index]
+        pairs = self.null == "first" and "token_type_ids" in encoding
+        segments: list[int] = encoding["token_type_ids"][index] if pairs else []
+        offsets: Sequence[tuple[int, int]] = encoding["offset_mapping"][index]
+        placed = [
+            (at, _without_spaces(context, offsets[at]))
+            for at, part in enumerate(encoding.sequence_ids(index))
+            if part == 1
+        ]
+        words = [(at, span) for at, span in placed if span[1] > span[0]]
+        return ContextWindow(
+            input_ids=ids + self._ending,
+            segment_ids=segments if any(segments) else [],
+            null=0 if self.null == "first" else len(ids),
+            positions=[at for at, _ in words],
+            spans=[span for _, span in words],
+        )
+
+    def _short(self, question: str) -> str:
+        """Return a question cut so that it leaves half of a window to the context."""
+        encoding = self.tokenizer(
+            question, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        offsets, most = encoding["offset_mapping"], max(1, self.max_length // 2 - 4)
+        return question if len(offsets) <= most else question[: offsets[most - 1][1]]
+
+    def _ids(self, first: str, second: str) -> list[int]:
+        ids: list[int] = self.tokenizer(first, second, verbose=False)["input_ids"]
+        return ids
+
+
+def _without_spaces(text: str, span: tuple[int, int]) -> tuple[int, int]:
+    """Return where a token's text stands without the spaces around it.
+
+    Byte-level tokenizers mark the space before a word inside the word's first token.
+    """
+    start, end = span
+    inside = text[start:end]
+    return start + len(inside) - len(inside.lstrip()), end - len(inside) + len(inside.rstrip())

@@ -1,0 +1,244 @@
+"""Extractive question answering: which part of a context answers a question."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.nn import functional as F
+
+from adapterhub.data.packing import Example
+from adapterhub.errors import DataError, RecipeError
+from adapterhub.tasks.answers import given_answers, placed_answers
+from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.context_windows import WindowEncoder
+from adapterhub.tasks.limits import check_tokenizer
+from adapterhub.tasks.rows import is_given, place_of, text_field
+from adapterhub.tasks.squad_scores import squad_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from adapterhub.data.packing import PackedBatch
+    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.context_windows import ContextWindow
+
+#: Fewest tokens of a window: a question and a context of some words each.
+MIN_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSpan:
+    """The likeliest answer in one window.
+
+    Args:
+        first: index of its first token among those of the window's context.
+        last: index of its last token.
+        score: probability that it starts and ends there.
+        no_answer: probability that no answer starts or ends in the window.
+    """
+
+    first: int
+    last: int
+    score: float
+    no_answer: float
+
+
+class QuestionAnswering:
+    """Rows have ``context``, ``question`` and ``answers`` (see ``answers.given_answers``).
+
+    The head gives every token of the context two logits, for an answer to start and to end
+    there, and the same to a token that stands for no answer. A context longer than
+    ``max_length`` is read in windows that share ``stride`` tokens, in training too; a window
+    that does not hold the whole answer is one without an answer. With ``unanswerable`` a
+    question may have an empty list of answers, and prediction may give none.
+    """
+
+    name: str = "question-answering"
+    pipeline_tag: str = "question-answering"
+    peft_task_type: str = "QUESTION_ANS"
+    head: HeadKind = "span"
+    labels: tuple[str, ...] = ("start", "end")
+    reads_windows: bool = True
+    default_metric: tuple[str, bool] = ("f1", True)
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        options: TaskOptions,
+        *,
+        null: Literal["first", "last"],
+    ) -> None:
+        """Set up the task.
+
+        Args:
+            tokenizer: a fast one.
+            options: settings from the recipe.
+            null: which token of a window stands for no answer.
+
+        Raises:
+            RecipeError: when options and tokenizer do not fit together.
+        """
+        check_tokenizer(tokenizer, options.max_length)
+        if options.max_length < MIN_LENGTH:
+            raise RecipeError(
+                f"{options.max_length} tokens leave no room for question and context",
+                place="task.max_length",
+                hint=f"Use {MIN_LENGTH} or more",
+            )
+        if options.class_weights is not None:
+            raise RecipeError("answers have no classes to weigh", place="task.class_weights")
+        self.tokenizer = tokenizer
+        self.options = options
+        self.encoder = WindowEncoder(tokenizer, options, null)
+
+    def encode(self, row: Row, number: int, *, train: bool) -> Example:
+        """Encode one window, the first where the row does not say which; see ``Task.encode``.
+
+        Raises:
+            DataError: naming row and field, when the row can't be used.
+        """
+        window = self._window(row, number)
+        targets: tuple[int, ...] = ()
+        if train or is_given(row, "answers"):
+            targets = _target(window, self._answers(row, number))
+        return Example(
+            row=number,
+            input_ids=window.input_ids,
+            select=(window.null, *window.positions),
+            targets=targets,
+            segment_ids=window.segment_ids,
+        )
+
+    def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Return the mean of the cross entropies of start and end, summed over windows."""
+        total = hidden.new_zeros((), dtype=torch.float32)
+        parts = head(hidden).float().split(batch.selected)
+        for logits, target in zip(parts, batch.targets.view(-1, 2), strict=True):
+            smoothing = self.options.label_smoothing
+            total = total + F.cross_entropy(logits.T, target, label_smoothing=smoothing)
+        return total
+
+    def weight(self, batch: PackedBatch) -> float:
+        """Return the number of windows."""
+        return float(len(batch.rows))
+
+    def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[FoundSpan]:
+        """Return the likeliest answer of each window."""
+        chances = head(hidden).float().cpu().split(batch.selected)
+        return [
+            _best(logits.log_softmax(dim=0), self.options.max_answer_tokens) for logits in chances
+        ]
+
+    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
+        """Return ``exact_match`` and ``f1``, from 0 to 100; see ``squad_scores``.
+
+        Raises:
+            DataError: when there are no rows, or a row has no answers.
+        """
+        references: list[list[str]] = []
+        parts: list[list[dict[str, Any]]] = []
+        for number, (row, span) in enumerate(zip(rows, decoded, strict=True), start=1):
+            # the windows of a row follow each other, the first one first
+            if not row.get("window"):
+                references.append([answer.text for answer in given_answers(row, number)])
+                parts.append([])
+            parts[-1].append(self.prediction(row, span))
+        found = [self.join(windows)["answer"] for windows in parts]
+        return Evaluation(metrics=squad_scores(references, found))
+
+    def windows(self, row: Row) -> list[Row]:
+        """Return a row for each window of the context, numbered under ``window``.
+
+        Raises:
+            DataError: naming the field, when question or context is no text.
+        """
+        count = len(self.encoder.windows(row, 1))
+        return [{**row, "window": index} for index in range(max(count, 1))]
+
+    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the likeliest of the answers in the windows of one row.
+
+        With ``unanswerable``, there is none where every window is likelier to hold none than
+        the best is to hold its answer; ``answer`` is then empty, ``start`` and ``end`` are 0.
+
+        Raises:
+            ValueError: when there are no windows.
+        """
+        best = max(answers, key=lambda answer: float(answer["score"]))
+        no_answer = min(float(answer["no_answer"]) for answer in answers)
+        if self.options.unanswerable and no_answer > best["score"]:
+            best = {"answer": "", "start": 0, "end": 0, "score": no_answer}
+        return {**best, "no_answer": no_answer}
+
+    def prediction(self, row: Row, decoded: FoundSpan) -> dict[str, Any]:
+        """Return ``{"answer", "start", "end", "score", "no_answer"}`` for one window.
+
+        Offsets count characters of the whole context; ``score`` and ``no_answer`` are
+        probabilities. ``join`` decides between them.
+        """
+        spans = self._window(row, 1).spans
+        start, end = spans[decoded.first][0], spans[decoded.last][1]
+        return {
+            "answer": text_field(row, "context", 1)[start:end],
+            "start": start,
+            "end": end,
+            "score": decoded.score,
+            "no_answer": decoded.no_answer,
+        }
+
+    def _window(self, row: Row, number: int) -> ContextWindow:
+        windows = self.encoder.windows(row, number)
+        if not windows:
+            raise DataError("the context gives no tokens", place=place_of(number, "context"))
+        return windows[row.get("window", 0)]
+
+    def _answers(self, row: Row, number: int) -> list[tuple[int, int]]:
+        answers = placed_answers(row, number)
+        if not answers and not self.options.unanswerable:
+            raise DataError(
+                "the question has no answer",
+                place=place_of(number, "answers"),
+                hint="Set task.unanswerable: true, or leave such rows out",
+            )
+        return answers
+
+
+def _target(window: ContextWindow, answers: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return where in ``select`` the first answer starts and ends; 0 and 0 for none.
+
+    The first of them is the token that stands for no answer.
+    """
+    if not answers:
+        return 0, 0
+    start, end = answers[0]
+    inside = [at for at, span in enumerate(window.spans) if span[1] > start and span[0] < end]
+    if not inside or window.spans[0][0] > start or window.spans[-1][1] < end:
+        return 0, 0
+    return inside[0] + 1, inside[-1] + 1
+
+
+def _best(chances: Tensor, longest: int) -> FoundSpan:
+    """Return the likeliest span of ``longest`` tokens at most.
+
+    Args:
+        chances: ``[1 + tokens, 2]``, logarithms of the probabilities to start and to end; the
+            first row stands for no answer.
+        longest: in tokens.
+    """
+    start, end = chances[1:, 0], chances[1:, 1]
+    # [tokens, tokens]; an end before its start, or too far behind it, is none
+    scores = start.unsqueeze(1) + end.unsqueeze(0)
+    allowed = torch.ones_like(scores, dtype=torch.bool).triu().tril(longest - 1)
+    scores = scores.masked_fill(~allowed, -torch.inf)
+    first, last = divmod(int(scores.argmax()), len(end))
+    return FoundSpan(
+        first=first,
+        last=last,
+        score=float(scores[first, last].exp()),
+        no_answer=float(chances[0].sum().exp()),
+    )

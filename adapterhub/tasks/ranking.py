@@ -1,0 +1,149 @@
+"""Ranking for recommendation: how likely does a candidate please who has this history?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from adapterhub.errors import DataError, RecipeError
+from adapterhub.tasks.base import Evaluation, join_predictions
+from adapterhub.tasks.labels import label_text
+from adapterhub.tasks.ranking_scores import ranking_scores
+from adapterhub.tasks.rows import is_given, place_of, required, text_field
+from adapterhub.tasks.text_classification import TextClassification
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from adapterhub.data.packing import Example, PackedBatch
+    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+
+
+class Ranking:
+    """Rows have ``history``, ``candidate`` and ``label``: 1 where it pleased, 0 where not.
+
+    History and candidate are read as a pair of texts; a history may be a list of texts, the
+    newest last, which loses its oldest where a pair is longer than ``max_length``. Rows of one
+    ``group`` (a user, a request) are ranked among each other in scoring, and ``gain`` says how
+    much a candidate is worth there (a rating); without it the label does.
+    """
+
+    name: str = "ranking"
+    pipeline_tag: str = "text-classification"
+    peft_task_type: str = "SEQ_CLS"
+    head: HeadKind = "sequence"
+    reads_windows: bool = False
+    default_metric: tuple[str, bool] = ("auc", True)
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        labels: Sequence[str],
+        options: TaskOptions,
+        *,
+        pool: Literal["first", "last"],
+        label_counts: Mapping[str, int] | None = None,
+    ) -> None:
+        """Set up the task; see ``TextClassification``.
+
+        Raises:
+            RecipeError: when labels, options and tokenizer do not fit together, or the labels
+                are not 0 and 1.
+        """
+        if list(labels) != ["0", "1"]:
+            raise RecipeError(
+                f"the labels must be 0 and 1, not {', '.join(labels[:5])}",
+                place="data.fields.label",
+                hint="Give 1 to rows that pleased or were clicked, 0 to others",
+            )
+        self.texts = TextClassification(
+            tokenizer, labels, options, pool=pool, label_counts=label_counts
+        )
+        self.tokenizer = tokenizer
+        self.options = options
+        self.labels = self.texts.labels
+
+    def encode(self, row: Row, number: int, *, train: bool) -> Example:
+        """Encode one row; see ``Task.encode``.
+
+        Raises:
+            DataError: naming row and field, when the row can't be used.
+        """
+        candidate = text_field(row, "candidate", number)
+        pair = {"text": self._history(row, number, candidate), "text_pair": candidate}
+        if is_given(row, "label"):
+            pair["label"] = label_text(row["label"], number, "label")
+        return self.texts.encode(pair, number, train=train)
+
+    def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
+        """Return the summed cross entropy, a scalar."""
+        return self.texts.loss(head, hidden, batch)
+
+    def weight(self, batch: PackedBatch) -> float:
+        """Return the number of rows, or the summed weight of their classes."""
+        return self.texts.weight(batch)
+
+    def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[float]:
+        """Return the probability that each candidate pleases."""
+        return [float(chances[1]) for chances in self.texts.decode(head, hidden, batch)]
+
+    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
+        """Return ``auc`` over all rows, and ``ndcg_at_10`` over groups; see ``ranking_scores``.
+
+        Raises:
+            DataError: when there are no rows, a row has no label, or all have the same.
+        """
+        labels = [
+            self.texts.index.index(required(row, "label", number), number, "label")
+            for number, row in enumerate(rows, start=1)
+        ]
+        pairs = zip(rows, labels, strict=True)
+        gains = [_gain(row, number, label) for number, (row, label) in enumerate(pairs, start=1)]
+        groups = [str(row["group"]) if is_given(row, "group") else "" for row in rows]
+        return Evaluation(metrics=ranking_scores(labels, gains, groups, decoded))
+
+    def windows(self, row: Row) -> list[Row]:
+        """Return the row itself: a long history is shortened by ``encode``."""
+        return [row]
+
+    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the only answer."""
+        return join_predictions(answers)
+
+    def prediction(self, row: Row, decoded: float) -> dict[str, Any]:
+        """Return ``{"score"}``, the probability that the candidate pleases."""
+        return {"score": decoded}
+
+    def _history(self, row: Row, number: int, candidate: str) -> str:
+        """Return the newest of the history that fits beside the candidate."""
+        value = required(row, "history", number)
+        items = [value] if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not all(isinstance(each, str) for each in items):
+            raise DataError(
+                "a history must be a text or a list of texts", place=place_of(number, "history")
+            )
+        if not any(item.strip() for item in items):
+            # someone new: nothing is known
+            return "-"
+        first = 0
+        while first < len(items) - 1 and not self._fits("; ".join(items[first:]), candidate):
+            first += 1
+        return "; ".join(items[first:])
+
+    def _fits(self, history: str, candidate: str) -> bool:
+        # a decoder's pair has a line end between its texts
+        ids = self.tokenizer(history, f"\n{candidate}", verbose=False)["input_ids"]
+        return len(ids) <= self.options.max_length
+
+
+def _gain(row: Row, number: int, label: int) -> float:
+    value = row.get("gain")
+    if value is None:
+        return float(label)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise DataError(
+            f"a gain must be a number of at least 0, not {value!r}", place=place_of(number, "gain")
+        )
+    return float(value)

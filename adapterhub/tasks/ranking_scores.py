@@ -1,0 +1,55 @@
+"""How well probabilities tell what pleases, and rank it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adapterhub.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: How many of a ranked list count.
+RANKED = 10
+
+
+def ranking_scores(
+    labels: Sequence[int], gains: Sequence[float], groups: Sequence[str], chances: Sequence[float]
+) -> dict[str, float]:
+    """Return ``auc`` over all rows, ``ndcg_at_10`` over groups, and ``groups`` counted.
+
+    NDCG compares candidates of one group, by gains and a logarithmic discount, as scikit-learn
+    computes it (equal scores share the mean of their places). Groups of one candidate and
+    groups without any gain tell nothing of a ranking and are left out; where none is left,
+    ``ndcg_at_10`` is left out as well.
+
+    Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
+
+    Args:
+        labels: 0 or 1 each.
+        gains: worth of each row, at least 0.
+        groups: name of the group of each row.
+        chances: probability of each row.
+
+    Raises:
+        DataError: when there are no rows, or all have the same label.
+    """
+    from sklearn.metrics import ndcg_score, roc_auc_score
+
+    if len(set(labels)) < 2:
+        raise DataError(
+            "there are no rows to score" if not labels else f"all rows have the label {labels[0]}",
+            hint="AUC needs rows of both labels",
+        )
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    each = [
+        ndcg_score([[gains[i] for i in rows]], [[chances[i] for i in rows]], k=RANKED)
+        for rows in members.values()
+        if len(rows) > 1 and any(gains[i] for i in rows)
+    ]
+    scores = {"auc": float(roc_auc_score(labels, chances)), "groups": float(len(each))}
+    if each:
+        scores["ndcg_at_10"] = float(sum(each) / len(each))
+    return scores

@@ -1,0 +1,122 @@
+"""Every recipe of the project trains, on a tiny backbone and invented rows."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from toy_fixtures import GLAD, SAD, THINGS
+
+from adapterhub.artifact import read_artifact
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.engine.session import Session
+from adapterhub.scoring import rows_for, score, score_beside_base
+from adapterhub.training.recipe_file import load_recipe
+from adapterhub.training.train import train
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+FAST = [
+    "task.max_length=48",
+    "data.limit_train=null",
+    "data.limit_validation=null",
+    "train.epochs=null",
+    "train.steps=24",
+    "train.evaluate_every=6",
+    "train.metric=loss",
+    "train.batch_size=8",
+    "optimizer.learning_rate=0.01",
+]
+ENCODER, DECODER = "minilm-l6", "smollm2-135m-instruct"
+
+
+def invented(number: int) -> dict:
+    """Return a row that has the columns of every recipe."""
+    draw = random.Random(number)
+    thing, good = draw.choice(THINGS), draw.random() < 0.5
+    word = draw.choice(GLAD if good else SAD)
+    text = f"the {thing} was {word}"
+    mood = "glad" if good else "sad"
+    way = "e1,e2" if good else "e2,e1"
+    return {
+        "text": text,
+        "label_name": mood,
+        "instruction": text,
+        "response": "good" if good else "bad",
+        "tagged": f"the <e1>{thing}</e1> was <e2>{word}</e2>",
+        "relation": f"Is({way})" if draw.random() < 0.8 else "Other",
+        "context": f"the day was fine the {text}",
+        "question": f"the {thing} was",
+        "answers": {
+            "text": [word],
+            "answer_start": [len(f"the day was fine the {text}") - len(word)],
+        },
+        "en": text,
+        "de": f"{word} was the {thing}",
+        "dialogue": f"{text} {text}",
+        "summary": word,
+        "history": [f"{thing} good", "fine"],
+        "candidate": text,
+        "label": int(good),
+        "group": number % 5,
+        "gain": 5 if good else 2,
+        "title": text,
+        "genres": [mood] if number % 7 else [],
+    }
+
+
+@pytest.fixture
+def data(tmp_path):
+    rows = [invented(number) for number in range(64)]
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = tmp_path / "rows.txt"
+    words.write_text(
+        "\n".join(
+            "".join(
+                f"{word} X X {'B-LOC' if word in THINGS else 'O'}\n" for word in row["text"].split()
+            )
+            for row in rows
+        )
+    )
+    return {"jsonl": lines, "conll": words}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_learns_is_stored_and_answers(path, data, encoder, decoder, tmp_path):
+    backbones = {ENCODER: encoder, DECODER: decoder}
+    written = load_recipe(path)
+    file = data["conll" if written.data.format == "conll" else "jsonl"]
+    overrides = [
+        *FAST,
+        f"backbone.name={backbones[written.backbone.name]}",
+        f"data.train={file}",
+        f"data.validation={file}",
+        f"task.max_new_tokens={min(written.task.max_new_tokens, 6)}",
+    ]
+    recipe = load_recipe(path, overrides)
+    result = train(recipe, output=tmp_path / "run")
+    assert result.after["loss"] < result.before["loss"]
+    assert all(math.isfinite(value) for value in result.after.values())
+
+    artifact = read_artifact(result.artifact)
+    backbone = load_backbone(recipe.backbone.name, artifact.manifest.quantization)
+    session = Session(backbone)
+    loaded = session.load(artifact, name="new")
+    rows = rows_for(loaded, file)
+    # what is stored scores as what was trained
+    again = score(session, loaded, rows)
+    torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-3, atol=1e-4)
+    if loaded.task.head == "causal_lm":
+        beside = score_beside_base(session, loaded, rows, generate=4)
+        assert set(beside.signatures) <= set(beside.adapter)
+        assert beside.signatures
+    if recipe.task.name != "dialogue":
+        asked = [dict(row) for row in rows.rows[:3]]
+        for row in asked:
+            for answer in ("label", "tags", "answers", "target", "summary"):
+                row.pop(answer, None)
+        answers = session.predict("new", asked)
+        assert len(answers) == 3
+        json.dumps(answers)
