@@ -1,0 +1,94 @@
+"""Which adapter is better, and would more labels help: by the commands that a user types."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def two(command, recipe, encoder, moods):
+    path = str(recipe("mood", encoder, "text-classification", moods))
+    command("train", path, "--no-report")
+    poor = ("optimizer.learning_rate=1e-6", "train.epochs=1", "name=poor")
+    command("train", path, *poor, "--output", "poor", "--no-report")
+    return moods
+
+
+def test_the_better_of_two_is_named_with_its_tests(command, two):
+    found = json.loads(command("compare", "poor", "mood", "--data", str(two), "--json").stdout)
+    assert found["better"] == "mood@1"
+    assert found["significant"]
+    (accuracy,) = (each for each in found["differences"] if each["metric"] == "accuracy")
+    assert accuracy["difference"] == pytest.approx(accuracy["second"] - accuracy["first"])
+    assert 0 < accuracy["interval"]["low"] <= accuracy["difference"]
+    counts = found["mcnemar"]
+    assert counts["second_only"] > counts["first_only"]
+    assert counts["p_value"] < 0.001
+    scored = json.loads(command("eval", "poor", "--data", str(two), "--json").stdout)
+    assert accuracy["first"] == pytest.approx(scored["adapter"]["accuracy"])
+    # the other way round it is the same finding
+    shown = command("compare", "mood", "poor", "--data", str(two)).stdout
+    assert "mood@1 is better by accuracy" in shown
+    assert "exact McNemar test" in shown
+
+
+def test_what_cannot_be_compared_is_told(command, two, recipe, encoder, tmp_path):
+    other = tmp_path / "tags.jsonl"
+    row = {"tokens": ["the", "film", "was", "good"], "tags": ["O", "B-THING", "O", "O"]}
+    other.write_text((json.dumps(row) + "\n") * 4)
+    path = recipe("tags", encoder, "token-classification", other, train={"steps": 2})
+    command("train", str(path), "--no-report")
+    for arguments, said in (
+        (("mood", "mood@1"), "is the same adapter"),
+        (("mood", "tags"), "Only adapters for the same task"),
+        (("mood", "poor", "--metric", "acuracy"), "Did you mean 'accuracy'?"),
+    ):
+        result = command("compare", *arguments, "--data", str(two))
+        assert said in str(result.exception), arguments
+        assert result.exit_code == 2
+
+
+def test_a_curve_grows_from_few_labels_and_is_not_trained_twice(command, recipe, encoder, moods):
+    path = str(recipe("mood", encoder, "text-classification", moods, train={"batch_size": 16}))
+    arguments = ("learn-curve", path, "--per-label", "1,4,16", "--least-steps", "20", "--json")
+    found = json.loads(command(*arguments).stdout)
+    assert [point["rows"] for point in found["points"]] == [2, 8, 32]
+    assert found["points"][-1]["value"] >= found["points"][0]["value"]
+    assert all(point["low"] <= point["value"] <= point["high"] for point in found["points"])
+    assert all(point["steps"] <= 20 for point in found["points"])
+    assert found["forecast"] is None
+    with open(found["picture"], "rb") as file:
+        assert b"<svg" in file.read()
+    again = json.loads(command(*arguments).stdout)
+    assert again == found
+    shown = command(*arguments[:-1]).stdout
+    assert "too few points" in shown
+
+
+def test_points_by_rows_and_faulty_limits(command, recipe, encoder, moods):
+    path = str(recipe("mood", encoder, "text-classification", moods, train={"epochs": 1}))
+    found = json.loads(
+        command("learn-curve", path, "--rows", "30,60", "--least-steps", "1", "--json").stdout
+    )
+    assert [point["rows"] for point in found["points"]] == [30, 60]
+    for arguments, said in (
+        (("--rows", "0"), "0 is no number of rows"),
+        (("--rows", "a,b"), "no list of numbers"),
+        (("--rows", "3", "--per-label", "3"), "exclude each other"),
+    ):
+        result = command("learn-curve", path, *arguments)
+        assert said in str(result.exception)
+        assert result.exit_code == 2
+
+
+def test_few_rows_of_each_label_are_drawn_by_content(command, recipe, encoder, moods):
+    from adapterhub.training.prepare import prepare_data
+    from adapterhub.training.recipe_file import load_recipe
+
+    path = recipe("mood", encoder, "text-classification", moods)
+    few, more = (
+        prepare_data(load_recipe(path, [f"data.limit_per_label={n}"])).splits["train"].numbers
+        for n in (3, 9)
+    )
+    assert len(few) == 6
+    assert set(few) < set(more)

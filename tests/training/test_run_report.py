@@ -1,0 +1,119 @@
+"""Every run ends with a page that stands alone, and says what its figures are worth."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from adapterhub.training.recipe_file import load_recipe
+from adapterhub.training.report.blocks import Section, Table, Text
+from adapterhub.training.report.page import render_page
+from adapterhub.training.report.write import ReportOptions
+from adapterhub.training.train import train
+
+
+def titles(page):
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+def test_the_page_names_no_address_and_holds_its_pictures(recipe, encoder, moods, tmp_path):
+    path = recipe("mood", encoder, "text-classification", moods)
+    options = ReportOptions(temperature=True)
+    result = train(load_recipe(path), output=tmp_path / "run", report=options)
+    page = result.report.read_text()
+    assert titles(page) == [
+        "Results",
+        "Labels",
+        "Confusion",
+        "Calibration",
+        "Data",
+        "Curves",
+        "Cost",
+    ]
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert "<script" not in page
+    assert page.count("data:image/svg+xml;base64,") == 3
+    # the toy's validation rows are its training rows, which the page must not hide
+    assert "120 validation rows are in training too" in page
+
+    summary = json.loads((tmp_path / "run/report.json").read_text())
+    found = summary["metrics"]["accuracy"]
+    assert found["after"] == result.after["accuracy"]
+    assert found["before"] == result.before["accuracy"]
+    assert found["interval"]["low"] <= found["after"] <= found["interval"]["high"]
+    assert found["before_interval"]["low"] <= found["before"] <= found["before_interval"]["high"]
+    assert summary["digest"] == result.digest
+    assert summary["calibration"]["temperature"]["value"] > 0
+    assert summary["data"]["leaks"][0]["same"] == 120
+    assert summary["cost"]["peak_bytes"] > 1e6
+
+
+def test_the_worst_rows_are_shown_and_stay_text(recipe, encoder, moods, tmp_path):
+    held_out = tmp_path / "held.jsonl"
+    rows = [
+        # whatever is said, it is wrong on one of the two
+        {"text": "the day was fine <img src=x onerror=alert(1)>", "label": label}
+        for label in ("sad", "glad")
+    ]
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = recipe("mood", encoder, "text-classification", moods)
+    loaded = load_recipe(path, [f"data.validation={held_out}", "train.metric=loss"])
+    result = train(loaded, output=tmp_path / "run")
+    page = result.report.read_text()
+    assert "Worst examples" in titles(page)
+    assert "1 texts of the validation split come with more than one answer" in page
+    assert "<img src=x" not in page
+    assert "the day was fine &lt;img src=x" in page
+
+
+@pytest.mark.parametrize(
+    ("task", "backbone"), [("token-classification", "encoder"), ("dialogue", "decoder")]
+)
+def test_other_tasks_have_the_sections_that_make_sense(
+    task, backbone, recipe, request, talks, tmp_path
+):
+    data = talks
+    if task == "token-classification":
+        data = tmp_path / "tags.jsonl"
+        row = {"tokens": ["the", "film", "was", "good"], "tags": ["O", "B-THING", "O", "O"]}
+        data.write_text((json.dumps(row) + "\n") * 8)
+    path = recipe("any", request.getfixturevalue(backbone), task, data, train={"steps": 2})
+    result = train(load_recipe(path), output=tmp_path / "run")
+    found = set(titles(result.report.read_text()))
+    assert {"Results", "Data", "Curves", "Cost"} <= found
+    assert ("Confusion" in found) == (task == "token-classification")
+    summary = json.loads((tmp_path / "run/report.json").read_text())
+    name = "entity_f1" if task == "token-classification" else "perplexity"
+    assert summary["metrics"][name]["interval"] is not None
+
+
+def test_without_matplotlib_the_page_has_no_pictures_but_all_figures(
+    recipe, encoder, moods, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
+    result = train(load_recipe(path), output=tmp_path / "run")
+    page = result.report.read_text()
+    assert "Calibration" in titles(page)
+    assert "data:image" not in page
+
+
+def test_no_report_is_written_where_none_is_wanted(command, recipe, encoder, moods, tmp_path):
+    path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
+    report = json.loads(command("train", str(path), "--no-report", "--json").stdout)
+    assert report["report"] is None
+    assert not list((tmp_path / "runs").rglob("report.*"))
+
+
+def test_empty_sections_are_left_out_and_text_is_escaped():
+    sections = [
+        Section("Empty"),
+        Section("Two words", (Text("a < b", warning=True), Table(("x", ">n"), [("<i>", "1")]))),
+    ]
+    page = render_page("<b>", "sub", sections)
+    assert titles(page) == ["Two words"]
+    assert 'href="#two-words"' in page
+    assert "<title>&lt;b&gt;</title>" in page
+    assert '<p class="warning">a &lt; b</p>' in page
+    assert '<td>&lt;i&gt;</td><td class="num">1</td>' in page
