@@ -40,7 +40,6 @@ from adapterhub.artifact import write_artifact
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.engine.settings import EngineSettings
 from adapterhub.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.peft_format import config_document, peft_config
 from adapterhub.registry import Registry
@@ -84,13 +83,14 @@ async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     registry = Registry(folder / "home")
     store_adapters(registry, folder, backbone, asked.adapters)
     rows = min(max(asked.streams), 64)
-    sizes = EngineSettings(
+    settings = ServerSettings(
+        port=0,
         max_rows=rows,
         rank_rows=RANK * asked.adapters,
         cache_positions=rows * (PROMPT + asked.tokens + 32),
+        queue_seconds=600.0,
     )
-    settings = ServerSettings(port=0, max_inflight=2 * rows)
-    async with open_server(backbone, registry, settings=settings, sizes=sizes) as server:
+    async with open_server(backbone, registry, settings=settings) as server:
         for number in range(asked.adapters):
             await load(server, f"adapter{number}")
         listening = listener(server)

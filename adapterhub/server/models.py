@@ -68,6 +68,11 @@ class Model:
         return tuple(part.name for part in self.parts)
 
     @property
+    def refs(self) -> tuple[str, ...]:
+        """References of the adapters, as they were asked for."""
+        return tuple(part.ref for part in self.parts)
+
+    @property
     def label(self) -> str:
         """One word for queues and counts: the adapters' names, or ``base``."""
         return "+".join(self.names) or "base"

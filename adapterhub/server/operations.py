@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import uuid4
@@ -16,6 +17,7 @@ from adapterhub.hub.server.refusal import Refusal
 from adapterhub.server.access import Caller
 from adapterhub.server.answers import error_answer
 from adapterhub.server.context import Call
+from adapterhub.server.request_log import note
 from adapterhub.server.streaming import ClientGone, while_connected
 
 if TYPE_CHECKING:
@@ -114,6 +116,14 @@ class Endpoint:
             path=request.path_params,
             query=request.query_params,
         )
+        note(request.scope, key=call.caller.key_id)
+        # who asks for something is held to the limits of the key; who looks is not
+        limits = server.access.counted(call.caller) if operation.body else nullcontext()
+        with limits:
+            await self._answer(call, request, send)
+
+    async def _answer(self, call: Call, request: Request, send: Send) -> None:
+        operation, server = self._operation, call.server
         body = None
         if operation.body is not None:
             content = b"".join([part async for part in stream(request, server.settings.max_body)])

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from adapterhub.registry.version import Version
+    from adapterhub.server.access import Caller
     from adapterhub.server.context import Call, Server
     from adapterhub.server.models import Loaded
     from adapterhub.server.schemas.adapters import (
@@ -34,9 +35,7 @@ async def list_adapters(call: Call, _body: None) -> Response:
     server = call.server
     places, pinned = await server.engine.places(), await server.engine.pinned()
     data = await asyncio.to_thread(_entries, server, places, pinned)
-    allowed = call.caller.adapters
-    if allowed is not None:
-        data = [each for each in data if each["name"] in allowed]
+    data = [each for each in data if _may_see(call.caller, each)]
     return JSONResponse({"object": "list", "data": data})
 
 
@@ -74,7 +73,7 @@ async def report(call: Call, _body: None) -> Response:
     if not ref:
         raise Refusal(400, "is missing", place="ref")
     version = await asyncio.to_thread(call.server.models.version, ref)
-    call.server.access.check_adapter(call.caller, [version.name])
+    call.server.access.check_adapter(call.caller, [ref])
     info = {key: value for key, value in version.info.items() if key != "curves"}
     answer = {
         "ref": str(version.ref),
@@ -111,6 +110,11 @@ async def unload_lora(call: Call, body: UnloadLoraRequest) -> Response:
         f"Success: LoRA adapter '{body.lora_name}' removed successfully.",
         headers={DIGEST_HEADER: gone.digest},
     )
+
+
+def _may_see(caller: Caller, entry: Mapping[str, Any]) -> bool:
+    refs = [entry["ref"], *(f"{entry['name']}@{alias}" for alias in entry["aliases"])]
+    return any(caller.allows(ref) for ref in refs)
 
 
 def _changed(loaded: Loaded, **more: Any) -> Response:

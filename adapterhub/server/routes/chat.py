@@ -45,7 +45,7 @@ def _prepare(call: Call, body: ChatRequest) -> Job:
     """Resolve, render and tokenize; called on a thread."""
     server = call.server
     model = server.models.find(body.model)
-    server.access.check_adapter(call.caller, model.names)
+    server.access.check_adapter(call.caller, model.refs)
     schema = required_schema(body)
     # a call that is required is written by its schema, so the template need not know tools
     told = () if schema is not None and not server.chats.knows_tools else template_tools(body)

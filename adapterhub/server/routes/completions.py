@@ -43,7 +43,7 @@ def _prepare(call: Call, body: CompletionRequest) -> Job:
     """Resolve and tokenize; called on a thread."""
     server = call.server
     model = server.models.find(body.model)
-    server.access.check_adapter(call.caller, model.names)
+    server.access.check_adapter(call.caller, model.refs)
     prompts = tuple(_read(server, body, prompt) for prompt in prompts_of(body.prompt))
     return Job(model, prompts, prompts[0].params.n)
 

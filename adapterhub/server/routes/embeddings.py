@@ -88,7 +88,7 @@ def _prepare(call: Call, body: EmbeddingRequest) -> tuple[Model, list[tuple[int,
     if body.dimensions not in (None, width):
         raise RequestError(f"must be {width}, which the backbone has", place="dimensions")
     model = server.models.find(body.model)
-    server.access.check_adapter(call.caller, model.names)
+    server.access.check_adapter(call.caller, model.refs)
     return model, [tokens_of(server, text, "input") for text in prompts_of(body.input)]
 
 

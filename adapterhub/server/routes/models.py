@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 async def list_models(call: Call, _body: None) -> Response:
     """List the backbone and every adapter for it."""
     data = await asyncio.to_thread(_all, call.server)
-    allowed = call.caller.adapters
-    if allowed is not None:
-        data = [each for each in data if each["parent"] is None or each["root"] in allowed]
+    data = [each for each in data if each["parent"] is None or call.caller.allows(each["id"])]
     return JSONResponse({"object": "list", "data": data})
 
 
@@ -27,7 +25,7 @@ async def show_model(call: Call, _body: None) -> Response:
     """Show one model; a blend is one too."""
     server = call.server
     model = await asyncio.to_thread(server.models.find, call.path["model"])
-    server.access.check_adapter(call.caller, model.names)
+    server.access.check_adapter(call.caller, model.refs)
     found = _entry(model.text, server, parent=server.models.base if model.parts else None)
     return JSONResponse({**found, "adapters": model.described()})
 

@@ -114,7 +114,7 @@ def _asked(call: Call, body: TaskRequest) -> list[_Asked]:
 
 def _find(call: Call, name: str) -> Model:
     model = call.server.models.find(name)
-    call.server.access.check_adapter(call.caller, model.names)
+    call.server.access.check_adapter(call.caller, model.refs)
     return model
 
 

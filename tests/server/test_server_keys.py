@@ -1,0 +1,63 @@
+"""What a key allows, as clients of the server meet it."""
+
+import pytest
+from http_server_helpers import running_server, store_adapters
+
+from adapterhub.registry import Registry
+from adapterhub.server.access import open_keys
+
+CHAT = {"messages": [{"role": "user", "content": "the film"}], "max_tokens": 1}
+
+
+@pytest.fixture(scope="module")
+def keyed(decoder, tmp_path_factory):
+    home = tmp_path_factory.mktemp("keyed")
+    registry = Registry(home / "registry")
+    store_adapters(registry, home, decoder)
+    keys = open_keys(registry)
+    with running_server(decoder, registry) as served:
+        yield served, keys
+
+
+def bearer(secret):
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def ask(served, secret, model):
+    return served.post("/v1/chat/completions", {"model": model, **CHAT}, headers=bearer(secret))
+
+
+def test_a_key_that_allows_one_reference_allows_no_other_and_shows_no_other(keyed):
+    served, keys = keyed
+    secret = keys.create("narrow", adapters=["alpha@prod"])
+    assert ask(served, secret, "alpha@prod").status_code == 200
+    assert ask(served, secret, served.base).status_code == 200
+    for model in ("alpha", "alpha@1", "beta", "alpha@prod*0.5+beta*0.5"):
+        answer = ask(served, secret, model)
+        assert answer.status_code == 403, model
+        assert answer.json()["error"]["type"] == "permission_error"
+    listed = served.request("GET", "/v1/models", headers=bearer(secret)).json()["data"]
+    assert {each["id"] for each in listed} == {served.base, "alpha@prod"}
+    adapters = served.request("GET", "/v1/adapters", headers=bearer(secret)).json()["data"]
+    assert [each["ref"] for each in adapters] == ["alpha@1"]
+
+
+def test_who_may_use_may_not_manage(keyed):
+    served, keys = keyed
+    use, manage = keys.create("one"), keys.create("two", "manage")
+    body = {"ref": "beta", "name": "by-key"}
+    assert served.post("/v1/adapters/load", body, headers=bearer(use)).status_code == 403
+    assert served.post("/v1/adapters/load", body, headers=bearer(manage)).status_code == 200
+    assert served.post("/v1/adapters/load", body).status_code == 401
+
+
+def test_a_rate_is_kept_and_says_when_to_come_again(keyed):
+    served, keys = keyed
+    secret = keys.create("slow", rate=2)
+    statuses = [ask(served, secret, "alpha").status_code for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    answer = ask(served, secret, "alpha")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.json()["error"]["code"] == "queue_full"
+    # looking costs nothing
+    assert served.request("GET", "/v1/models", headers=bearer(secret)).status_code == 200
