@@ -38,6 +38,7 @@ def _long_enough(secret: SecretStr) -> SecretStr:
 Number = BeforeValidator(_no_flag)
 Count = Annotated[int, Number, Field(ge=1)]
 CountOrNone = Annotated[int, Number, Field(ge=0)]
+Share = Annotated[float, Number, Field(ge=0.0, lt=1.0)]
 Seconds = Annotated[float, Number, Field(gt=0.0, le=86400.0)]
 
 
@@ -57,6 +58,9 @@ class ServerSettings(BaseModel):
         api_key: a key with the role manage beside those that were created, for containers.
         max_inflight: most rows of requests that are in the engine at once; an eighth more than
             ``max_rows`` where not given. More of them wait inside, where turns are not fair.
+        spare_share: of these rows, left free by whoever holds more than an equal share, while
+            others ask or asked lately.
+        spare_seconds: what lately means.
         max_queue: most requests that wait for their turn.
         queue_seconds: longest wait for a turn.
         max_body: largest body of a request, in bytes.
@@ -97,6 +101,8 @@ class ServerSettings(BaseModel):
     api_key: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
 
     max_inflight: Count | None = None
+    spare_share: Share = 0.5
+    spare_seconds: Annotated[float, Number, Field(ge=0.0, le=86400.0)] = 30.0
     max_queue: Count = 1024
     queue_seconds: Seconds = 60.0
 
@@ -136,8 +142,7 @@ class ServerSettings(BaseModel):
     @property
     def places(self) -> int:
         """Rows of requests that are in the engine at once."""
-        # the few that wait inside follow at once on those that end; while several share the
-        # rows, a quarter is left free, so that those at work still leave some
+        # the few that wait inside follow at once on those that end
         return self.max_inflight or self.max_rows + self.max_rows // 8
 
     def engine(self) -> EngineSettings:

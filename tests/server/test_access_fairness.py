@@ -5,7 +5,9 @@ from collections import Counter
 import pytest
 
 from adapterhub.errors import QueueFull
-from adapterhub.server.access.fairness import LINGER, FairQueue, Ticket
+from adapterhub.server.access.fairness import FairQueue, Ticket
+
+LINGER = 30.0
 
 
 class Clock:
@@ -23,8 +25,8 @@ def clock():
     return Clock()
 
 
-def make(clock, places, waiting=10_000):
-    return FairQueue(places, waiting, clock)
+def make(clock, places, waiting=10_000, **spare):
+    return FairQueue(places, waiting, clock, **spare)
 
 
 def push(queue, key, adapter, count=1, **options):
@@ -69,13 +71,16 @@ def test_a_newcomer_has_the_next_free_place_however_long_the_flood(clock):
 
 
 @pytest.mark.parametrize("other", [("flood", "y"), ("other", "x")])
-def test_while_another_was_here_lately_the_flood_leaves_places_free_for_it(clock, other):
-    queue = make(clock, 8)
+@pytest.mark.parametrize(("share", "left"), [(0.5, 4), (0.25, 2), (0.3, 3)])
+def test_while_another_was_here_lately_the_flood_leaves_places_free_for_it(
+    clock, other, share, left
+):
+    queue = make(clock, 8, spare_share=share, spare_seconds=LINGER)
     for ticket in push(queue, *other):
         assert started(queue) == [ticket]
         queue.end(ticket)
     push(queue, "flood", "x", 200)
-    assert len(started(queue)) == 6
+    assert len(started(queue)) == 8 - left
     for _ in range(10):
         # the other comes and goes, and never waits for the flood
         clock.now += 1
@@ -84,7 +89,28 @@ def test_while_another_was_here_lately_the_flood_leaves_places_free_for_it(clock
         queue.end(again)
         assert started(queue) == []
     clock.now += LINGER
-    assert len(started(queue)) == 2
+    assert len(started(queue)) == left
+
+
+def test_nothing_is_left_free_where_that_is_asked_for(clock):
+    queue = make(clock, 8, spare_share=0.0)
+    for ticket in push(queue, "other", "x"):
+        assert started(queue) == [ticket]
+        queue.end(ticket)
+    push(queue, "flood", "x", 200)
+    assert len(started(queue)) == 8
+
+
+def test_of_two_places_one_is_for_each(clock):
+    queue = make(clock, 2)
+    push(queue, "a", "x", 9)
+    first = started(queue)
+    push(queue, "b", "x")
+    queue.end(first[0])
+    (late,) = started(queue)
+    queue.end(late)
+    assert late.key == "b"
+    assert started(queue) == []
 
 
 def test_two_floods_share_the_places_evenly_in_the_end(clock):

@@ -103,7 +103,7 @@ def test_prompts_are_not_logged_and_only_this_machine_is_let_in_by_default():
     assert settings.anonymous == "auto"
     assert settings.max_rows <= settings.places
     # with what is left free for others, a flood does not fill all rows
-    assert settings.places * 3 // 4 < settings.max_rows
+    assert settings.places * (1 - settings.spare_share) < settings.max_rows
 
 
 def test_the_engine_gets_its_sizes():

@@ -2,7 +2,7 @@
 
 The places at work are shared in two levels. A *part* is a key, or an adapter of a key; it counts
 while it has requests, and for a while after. Of ``n`` parts that count, one that holds less than
-``1/n`` of the places may take any free one, and one that holds more leaves a quarter of them
+``1/n`` of the places may take any free one, and one that holds more leaves some of them
 free. So a flood fills all places while it is alone, and once another asks, that one finds a
 place at once instead of after an answer of the flood. Turns are given by start-time fair
 queueing: the part that was given least goes first, counted by the cost of what it asked for.
@@ -12,6 +12,7 @@ Source: Goyal, Vin and Cheng, "Start-time Fair Queuing", SIGCOMM 1996.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,10 +22,6 @@ from adapterhub.errors import QueueFull
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-#: One of so many places is left free for parts that hold less than their share.
-SPARE = 4
-#: Seconds for which a part counts after its last request.
-LINGER = 30.0
 #: Shortest and longest time that a refused request is told to wait, in seconds.
 _RETRY = (1.0, 60.0)
 #: Ends of requests that the pace is measured over.
@@ -70,10 +67,10 @@ class _Part:
         """Return what each of its parts has a right to."""
         return -(-places // max(1, len(self.parts)))
 
-    def room(self, part: _Part, places: int) -> int:
+    def room(self, part: _Part, places: int, spare_share: float) -> int:
         """Return how many of this one's places a part may hold now."""
         others = self.held - part.held
-        spare = max(1, places // SPARE) if len(self.parts) > 1 and places > 1 else 0
+        spare = math.ceil(places * spare_share) if len(self.parts) > 1 else 0
         return max(self.fair(places), places - spare - others)
 
 
@@ -84,12 +81,24 @@ class FairQueue:
         places: requests, or rows, that may be at work at once.
         waiting: most requests that wait.
         clock: of seconds.
+        spare_share: of the places, left free for parts that hold less than their share.
+        spare_seconds: for which a part counts after its last request.
     """
 
-    def __init__(self, places: int, waiting: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        places: int,
+        waiting: int,
+        clock: Callable[[], float],
+        *,
+        spare_share: float = 0.5,
+        spare_seconds: float = 30.0,
+    ) -> None:
         self._places = places
         self._most = waiting
         self._clock = clock
+        self._spare_share = spare_share
+        self._spare_seconds = spare_seconds
         self._all = _Part()
         self._ends: deque[float] = deque(maxlen=_PACE)
 
@@ -134,7 +143,7 @@ class FairQueue:
     def start(self) -> Ticket | None:
         """Give the next turn; ``None`` where none may start now."""
         self._forget_idle(self._clock())
-        ticket = _next(self._all, self._places)
+        ticket = _next(self._all, self._places, self._spare_share)
         if ticket is None:
             return None
         self._take_out(ticket)
@@ -199,28 +208,27 @@ class FairQueue:
 
     def _forget_idle(self, now: float) -> None:
         for whole in (*self._all.parts.values(), self._all):
-            for name in [name for name, part in whole.parts.items() if _idle(part, now)]:
+            for name in [name for name, part in whole.parts.items() if self._idle(part, now)]:
                 del whole.parts[name]
 
+    def _idle(self, part: _Part, now: float) -> bool:
+        return not part.held and not part.waiting and now - part.used >= self._spare_seconds
 
-def _idle(part: _Part, now: float) -> bool:
-    return not part.held and not part.waiting and now - part.used >= LINGER
 
-
-def _next(whole: _Part, places: int) -> Ticket | None:
+def _next(whole: _Part, places: int, spare_share: float) -> Ticket | None:
     """Return the request whose turn it is in a part with so many places.
 
     A part that has all it may have is passed over. One whose turn it is, and which only lacks
     free places, is waited for: else small requests would keep a large one out for ever.
     """
     for part in _by_turn(whole):
-        room = whole.room(part, places)
+        room = whole.room(part, places, spare_share)
         if part.queue:
             ticket = part.queue[0]
             ticket.places = min(ticket.rows, whole.fair(places))
             found = ticket if part.held + ticket.places <= room else None
         else:
-            found = _next(part, room)
+            found = _next(part, room, spare_share)
         if found is not None:
             return found if whole.held + found.places <= places else None
     return None

@@ -44,7 +44,13 @@ def open_access(settings: ServerSettings, registry: Registry) -> Access:
     auto = settings.anonymous == "auto"
     return Access(
         keys,
-        FairQueue(settings.places, settings.max_queue, time.monotonic),
+        FairQueue(
+            settings.places,
+            settings.max_queue,
+            time.monotonic,
+            spare_share=settings.spare_share,
+            spare_seconds=settings.spare_seconds,
+        ),
         wait_seconds=settings.queue_seconds,
         clock=time.monotonic,
         anonymous=_anonymous(settings, may=local and not fixed),
