@@ -58,8 +58,8 @@ class ServerSettings(BaseModel):
         api_key: a key with the role manage beside those that were created, for containers.
         max_inflight: most rows of requests that are in the engine at once; an eighth more than
             ``max_rows`` where not given. More of them wait inside, where turns are not fair.
-        spare_share: of these rows, left free by whoever holds more than an equal share, while
-            others ask or asked lately.
+        spare_share: of these rows, left free by all that ask for more than an equal share, while
+            one asks for less or asked lately.
         spare_seconds: what lately means.
         max_queue: most requests that wait for their turn.
         queue_seconds: longest wait for a turn.
@@ -101,7 +101,7 @@ class ServerSettings(BaseModel):
     api_key: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
 
     max_inflight: Count | None = None
-    spare_share: Share = 0.5
+    spare_share: Share = 0.85
     spare_seconds: Annotated[float, Number, Field(ge=0.0, le=86400.0)] = 30.0
     max_queue: Count = 1024
     queue_seconds: Seconds = 60.0

@@ -42,6 +42,8 @@ def serving(folder, home):
             "ADAPTERHUB_SERVE_QUANTIZATION": "none",
             "ADAPTERHUB_SERVE_PORT": str(port),
             "ADAPTERHUB_SERVE_MAX_ROWS": "8",
+            # the rest of the flood need not go slowly once the samples are taken
+            "ADAPTERHUB_SERVE_SPARE_SECONDS": "1",
             "ADAPTERHUB_SERVE_STEP_TOKENS": "64",
             "ADAPTERHUB_SERVE_CACHE_POSITIONS": "1024",
         },

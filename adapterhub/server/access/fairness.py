@@ -1,11 +1,12 @@
 """Whose turn it is: fair between keys, then between the adapters of a key.
 
 The places at work are shared in two levels. A *part* is a key, or an adapter of a key; it counts
-while it has requests, and for a while after. Of ``n`` parts that count, one that holds less than
-``1/n`` of the places may take any free one, and one that holds more leaves some of them
-free. So a flood fills all places while it is alone, and once another asks, that one finds a
-place at once instead of after an answer of the flood. Turns are given by start-time fair
-queueing: the part that was given least goes first, counted by the cost of what it asked for.
+while it has requests, and for a while after. Of ``n`` parts that count, those that ask for no more
+than ``1/n`` of the places get what they ask for at once. All others together leave some places
+free as long as there is such a one, and share all places where there is none. So a flood fills all
+places while it is alone or among floods; once another asks for little, that one finds a place at
+once, and a batch whose steps are not long. Turns are given by start-time fair queueing: the part
+that was given least goes first, counted by the cost of what it asked for.
 
 Source: Goyal, Vin and Cheng, "Start-time Fair Queuing", SIGCOMM 1996.
 """
@@ -63,15 +64,24 @@ class _Part:
     parts: dict[str, _Part] = field(default_factory=dict)
     queue: deque[Ticket] = field(default_factory=deque)
 
+    @property
+    def demand(self) -> int:
+        """What it would hold if it were alone."""
+        return self.held + self.waiting
+
     def fair(self, places: int) -> int:
         """Return what each of its parts has a right to."""
         return -(-places // max(1, len(self.parts)))
 
     def room(self, part: _Part, places: int, spare_share: float) -> int:
         """Return how many of this one's places a part may hold now."""
-        others = self.held - part.held
-        spare = math.ceil(places * spare_share) if len(self.parts) > 1 else 0
-        return max(self.fair(places), places - spare - others)
+        fair = self.fair(places)
+        heavy = [each for each in self.parts.values() if each.demand > fair]
+        if part.demand <= fair or len(heavy) == len(self.parts):
+            return fair
+        most = max(1, places - math.ceil(places * spare_share))
+        others = sum(each.held for each in heavy if each is not part)
+        return max(-(-most // len(heavy)), most - others)
 
 
 class FairQueue:
@@ -81,7 +91,7 @@ class FairQueue:
         places: requests, or rows, that may be at work at once.
         waiting: most requests that wait.
         clock: of seconds.
-        spare_share: of the places, left free for parts that hold less than their share.
+        spare_share: of the places, left free by those that ask for more than their share.
         spare_seconds: for which a part counts after its last request.
     """
 
@@ -91,7 +101,7 @@ class FairQueue:
         waiting: int,
         clock: Callable[[], float],
         *,
-        spare_share: float = 0.5,
+        spare_share: float = 0.85,
         spare_seconds: float = 30.0,
     ) -> None:
         self._places = places
