@@ -4,7 +4,7 @@ import { makeActions } from "./actions.js";
 import { byId, el, refill } from "./dom.js";
 import { empty } from "./faults.js";
 import { bytes, day, measure, shortDigest } from "./format.js";
-import { known, writes } from "./store.js";
+import { classifies, known, tags, writes } from "./store.js";
 
 // from far to near; the glyph fills up on the way to the device
 const RESIDENCY = ["remote", "disk", "host", "device"];
@@ -197,5 +197,6 @@ function use(adapter) {
   const to = (view) => `#${view}?ref=${encodeURIComponent(adapter.ref)}`;
   const button = (view, text) =>
     el("a", { class: "button", href: to(view), "data-key": `${view} ${adapter.ref}`, "aria-label": `${text} ${adapter.ref}` }, text);
-  return [button(writes(adapter) ? "playground" : "label", "Try"), button("report", "Report")];
+  const view = writes(adapter) ? "playground" : classifies(adapter) || tags(adapter) ? "label" : null;
+  return [view && button(view, "Try"), button("report", "Report")];
 }

@@ -4,6 +4,8 @@ import { get } from "./api.js";
 
 const TAGGING = "token-classification";
 const CLASSIFYING = "text-classification";
+// these have heads too, and no view of their own
+const OTHER_HEADS = new Set(["relation-extraction", "ranking", "question-answering"]);
 
 export class Store extends EventTarget {
   me = null;
@@ -49,7 +51,7 @@ export function classifies(adapter) {
 
 /** Adapters of other tasks change what a decoder writes. */
 export function writes(adapter) {
-  return known(adapter) && !tags(adapter) && !classifies(adapter);
+  return known(adapter) && !tags(adapter) && !classifies(adapter) && !OTHER_HEADS.has(adapter.task);
 }
 
 /** One that is still on its way from elsewhere has no digest yet. */

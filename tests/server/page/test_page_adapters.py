@@ -109,6 +109,15 @@ def test_without_adapters_the_page_says_how_to_get_some(page, api):
     assert "Only the base answers" in page.text("#play-columns")
 
 
+def test_a_task_without_a_view_is_listed_and_not_offered_to_try(page, api):
+    api.adapters.append(adapter("answers", 1, "question-answering"))
+    page.open()
+    assert page.all("[aria-label='Report answers@1']")
+    assert not page.all("[aria-label='Try answers@1']")
+    page.open("playground")
+    assert "answers@1" not in page.text(".picker")
+
+
 def test_names_and_labels_are_text_whatever_they_hold(page, api):
     evil = "<img src=x onerror=\"document.title='owned'\">"
     api.adapters = [
