@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapterhub.cli.console import hush_libraries, output, print_json, table
+from adapterhub.cli.console import hush_libraries
+from adapterhub.cli.serve_settings import print_settings
 from adapterhub.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from adapterhub.server.configuration import Configuration
     from adapterhub.server.context import Server
 
 
@@ -65,21 +65,10 @@ def serve(
     }
     found = load_settings(flags, os.environ, config, assign or ())
     if show_config:
-        _show(found, as_json=as_json)
+        print_settings(found, as_json=as_json)
         return
     configure_logging(found.settings.log_level, prompts=found.settings.log_prompts)
     serve_http(found.settings, on_ready=_tell)
-
-
-def _show(found: Configuration, *, as_json: bool) -> None:
-    if as_json:
-        shown = found.shown()
-        print_json({name: {"value": value, "source": source} for name, value, source in shown})
-        return
-    rows = table("setting", "value", "from")
-    for name, value, source in found.shown():
-        rows.add_row(name, "" if value is None else str(value), source)
-    output().print(rows)
 
 
 def _tell(server: Server, url: str) -> None:
