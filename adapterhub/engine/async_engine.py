@@ -26,20 +26,13 @@ if TYPE_CHECKING:
     from adapterhub.engine.requests import Request
     from adapterhub.engine.results import Completion, Delta, EngineStats
     from adapterhub.engine.sequences import Sequence
+    from adapterhub.engine.texts import TextRequest
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class _Pass(Protocol):
-    """A text that is labelled or embedded."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether it is done."""
-
-
-_P = TypeVar("_P", bound=_Pass)
+_P = TypeVar("_P", bound="TextRequest")
 
 
 class OnStep(Protocol):
@@ -100,7 +93,7 @@ class AsyncEngine:
         self._closing = False
         self._requests: set[Request] = set()
         self._listeners: dict[Sequence, _Listener] = {}
-        self._passes: list[tuple[_Pass, Future[None]]] = []
+        self._passes: list[tuple[TextRequest, Future[None]]] = []
         self._thread = Thread(target=self._run, name="adapterhub-engine", daemon=True)
         self._thread.start()
 
@@ -282,7 +275,14 @@ class AsyncEngine:
             return request
 
         request = await self._call(join)
-        await asyncio.wrap_future(done)
+        try:
+            await asyncio.wrap_future(done)
+        except asyncio.CancelledError:
+            # nobody waits for it any longer, and its adapter need not come
+            with self._wake:
+                self._commands.append(lambda: self._engine.cancel(request))
+                self._wake.notify()
+            raise
         return request
 
     def _settle(self, error: EngineError | None = None) -> None:

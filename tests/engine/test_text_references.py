@@ -1,5 +1,7 @@
 """Texts whose adapters come from a registry while they wait: as if they had been loaded."""
 
+import asyncio
+
 import pytest
 import torch
 from engine_helpers import asked
@@ -8,6 +10,7 @@ from tier_helpers import HandSource, put
 
 from adapterhub.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
+from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.host_tier import prepared_bytes
 from adapterhub.engine.settings import EngineSettings
@@ -199,3 +202,24 @@ def test_a_stream_of_rows_does_not_keep_a_text_waiting_for_ever(engine_on, label
         engine.step()
     assert request.finished
     assert request.error is None
+
+
+def test_a_text_that_nobody_awaits_any_more_is_taken_out(engine_on):
+    engine = engine_on(HandSource())
+
+    async def main():
+        served = AsyncEngine(engine)
+        task = asyncio.create_task(served.classify("the film", "s0"))
+        while not engine.busy:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        for _ in range(500):
+            if not engine.busy:
+                break
+            await asyncio.sleep(0.01)
+        await served.close()
+
+    asyncio.run(main())
+    assert not engine.busy
