@@ -30,6 +30,9 @@ from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 #: of 10 is rounded by 0.04 at each of some ten places on its way. int8 rounds activations to 8
 #: bits of the row's largest, where a difference in the last bit can move a whole step.
 BOUNDS = {"float32": 1e-4, "bfloat16": 0.8, "int8": 0.1}
+#: A few rows amplify rounding: peft's own logits in bfloat16 were seen 0.43 from its float32 ones
+#: where 0.1 is usual. Of such a row the bound is so many times that difference.
+AMPLIFIED = 4.0
 SIZES = EngineSettings(max_rows=4, step_tokens=12, cache_positions=96, block_size=4, rank_rows=26)
 SPECS = [
     LoraSpec(rank=4, alpha=8.0, target_modules=LINEARS),
@@ -231,17 +234,20 @@ def reference_use(use):
     return tuple(total.items())
 
 
-def assert_as_alone(play, reference):
+def assert_as_alone(play, reference, exact):
+    """Require peft's logits; ``exact`` are the same weights computed in float32."""
     scheme, compute = reference.spec.scheme, reference.spec.compute_dtype
-    bound = BOUNDS["int8" if scheme == "int8" else compute]
     for row, use, prompt in play.rows:
-        answer = row.output
+        bound, answer = BOUNDS["int8" if scheme == "int8" else compute], row.output
         assert row.error is None
         assert row.finished in ("length", "cancelled")
         if not answer:
             continue
         expected = reference.logits(reference_use(use), prompt, answer)
         found = torch.stack(play.recorder.logits[row.state])
+        if compute == "bfloat16":
+            own = expected - exact.logits(reference_use(use), prompt, answer)
+            bound = max(bound, AMPLIFIED * own.abs().max().item())
         assert (found - expected).abs().max() <= bound, (use, prompt)
         best = expected.topk(2).values
         clear = best[:, 0] - best[:, 1] > 2 * bound
@@ -250,7 +256,11 @@ def assert_as_alone(play, reference):
 
 @pytest.mark.parametrize(("scheme", "compute", "kernel"), KINDS)
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20,
+    deadline=None,
+    # the same plays each time; raise max_examples to search on
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(events=EVENTS)
 def test_every_row_is_as_alone_with_peft(references, engines, scheme, compute, kernel, events):
@@ -259,7 +269,7 @@ def test_every_row_is_as_alone_with_peft(references, engines, scheme, compute, k
     for event in events:
         play.happen(*event)
     play.finish()
-    assert_as_alone(play, reference)
+    assert_as_alone(play, reference, references(scheme, "float32"))
 
 
 @pytest.mark.parametrize(("scheme", "compute", "kernel"), KINDS)
@@ -281,4 +291,4 @@ def test_the_proof_sees_evictions_preemptions_and_swaps(
     stats = play.engine.stats()
     assert stats.evictions > before.evictions
     assert stats.preemptions > before.preemptions
-    assert_as_alone(play, reference)
+    assert_as_alone(play, reference, references(scheme, "float32"))
