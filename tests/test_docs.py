@@ -42,7 +42,9 @@ def test_commands_in_the_readme_exist():
 def test_the_first_adapter_of_the_readme_answers_as_written(tmp_path, monkeypatch):
     monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    start = page.index("## A first adapter")
+    text = page[start : page.index("\n## ", start)]
     for name, mark in re.findall(r"cat > (\S+) <<'(\w+)'", text):
         (content,) = re.findall(rf"<<'{mark}'\n(.*?\n){mark}\n", text, flags=re.DOTALL)
         Path(name).write_text(content)

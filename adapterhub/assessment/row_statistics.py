@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -78,17 +78,29 @@ class RowStatistics:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluatedRows:
-    """Rows of a task of which nothing is known but how it evaluates them."""
+    """Rows of a task of which nothing is known but how it evaluates them.
+
+    Args:
+        task: that evaluates them.
+        given: rows, or the windows of rows.
+        decoded: prediction of each of ``given``.
+        most: see ``Scores``.
+    """
 
     task: Task
     given: Sequence[Row]
     decoded: Sequence[Any]
     most: int | None = _MOST_EVALUATIONS
+    #: what is drawn: places of ``given`` that belong together
+    units: Sequence[Sequence[int]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", _units(self.task, self.given))
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
-        return len(self.given)
+        """Number of rows, each with all of its windows."""
+        return len(self.units)
 
     def metrics(self, indices: Array) -> Mapping[str, Array]:
         """Return the metrics of each resample; see ``Scores``."""
@@ -96,8 +108,9 @@ class EvaluatedRows:
         return {name: np.array([each[name] for each in found]) for name in found[0]}
 
     def _evaluate(self, chosen: Array) -> Mapping[str, float]:
-        rows = [self.given[index] for index in chosen]
-        return self.task.evaluate(rows, [self.decoded[index] for index in chosen]).metrics
+        places = [place for unit in chosen for place in self.units[unit]]
+        rows = [self.given[place] for place in places]
+        return self.task.evaluate(rows, [self.decoded[place] for place in places]).metrics
 
 
 def scores_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Scores:
@@ -116,6 +129,17 @@ def scores_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Scores
         values = [[score.loss, score.tokens, score.correct] for score in decoded]
         return RowStatistics(np.array(values, dtype=float), _of_tokens, ("tokens",))
     return EvaluatedRows(task, rows, decoded)
+
+
+def _units(task: Task, rows: Sequence[Row]) -> list[list[int]]:
+    """Return the places of each row; the windows of one follow each other, the first is 0."""
+    units: list[list[int]] = []
+    for place, row in enumerate(rows):
+        if task.reads_windows and row.get("window") and units:
+            units[-1].append(place)
+        else:
+            units.append([place])
+    return units
 
 
 def counts_of(indices: Array, rows: int) -> Array:
