@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from adapterhub.training.recipe_file import load_recipe
+from adapterhub.training.report import of_run
 from adapterhub.training.report.blocks import Section, Table, Text
 from adapterhub.training.report.page import render_page
 from adapterhub.training.report.write import ReportOptions
@@ -117,3 +118,17 @@ def test_empty_sections_are_left_out_and_text_is_escaped():
     assert "<title>&lt;b&gt;</title>" in page
     assert '<p class="warning">a &lt; b</p>' in page
     assert '<td>&lt;i&gt;</td><td class="num">1</td>' in page
+
+
+def test_a_report_that_fails_does_not_cost_the_adapter(
+    recipe, encoder, moods, tmp_path, monkeypatch, caplog
+):
+    def fail(*_given):
+        raise ValueError("no such figure")
+
+    monkeypatch.setattr(of_run, "write_report", fail)
+    path = recipe("mood", encoder, "text-classification", moods)
+    result = train(load_recipe(path), output=tmp_path / "run", report=ReportOptions())
+    assert result.report is None
+    assert (result.artifact / "adapter_model.safetensors").is_file()
+    assert "no such figure" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from adapterhub.training.report.write import ReportOptions
     from adapterhub.training.result import TrainResult
 
+_LOG = logging.getLogger(__name__)
+
 
 def report_on(
     result: TrainResult,
@@ -32,7 +35,7 @@ def report_on(
     log: Path,
     options: ReportOptions,
 ) -> TrainResult:
-    """Write the report and return the result with its path.
+    """Write the report and return the result with its path; without one where that fails.
 
     Args:
         result: of the run.
@@ -68,4 +71,9 @@ def report_on(
         digest=result.digest,
         cost=cost,
     )
-    return replace(result, report=write_report(result.folder, facts, options))
+    try:
+        return replace(result, report=write_report(result.folder, facts, options))
+    except Exception:  # noqa: BLE001, logged below
+        # the adapter is trained, and not yet registered; a page about it is not worth losing it
+        _LOG.exception("the report could not be written")
+        return result
