@@ -153,15 +153,13 @@ def packed(layer: nn.Module) -> nn.Module:
         return PackedLinear(layer)
     if can_pack_four_bit(layer):
         return PackedFourBit(layer)
-    if can_loop_four_bit(layer):
-        return LoopedFourBit(layer)
-    return fused(layer) if isinstance(layer, Linear4bit) else layer
+    if isinstance(layer, Linear4bit) and has_triton(layer.weight.device.type):
+        return fused(layer)
+    return LoopedFourBit(layer) if can_loop_four_bit(layer) else layer
 
 
 def fused(layer: Linear4bit) -> nn.Module:
-    """Return a layer that Triton computes where it can, or the layer itself."""
-    if not has_triton(layer.weight.device.type):
-        return layer
+    """Return a layer that Triton computes, or the layer itself where it can't."""
     from adapterhub.kernels.triton.four_bit import TritonFourBit, can_fuse_four_bit
 
     return TritonFourBit(layer) if can_fuse_four_bit(layer) else layer
