@@ -12,7 +12,7 @@ medians are printed, and the ratio. Then requests follow each other, and the res
 the server is taken every so many. Nothing but 200 and 429 may come back.
 
     python benchmarks/http_load.py [--streams 1 16 64 256] [--adapters 32] [--tokens 32]
-                                   [--rounds 3] [--requests 10000] [--backbone tiny|NAME]
+                                   [--rounds 3] [--requests 10000] [--backbone NAME]
 
 The last line of output is JSON.
 """
