@@ -11,18 +11,13 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from http_server_helpers import store_adapters
 from toy_fixtures import decoder
-from typer.main import get_command
 
-from adapterhub.cli.main import build_app
 from adapterhub.registry import Registry
 
 __all__ = ["decoder"]
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(
-    "serve" not in get_command(build_app()).commands, reason="there is no serve in this build"
-)
 
 
 @contextmanager
@@ -75,10 +70,9 @@ def _wait(process, url, log):
 def test_a_flood_of_200_does_not_double_the_median_time_to_first_token_of_another(
     decoder, tmp_path
 ):
-    helpers = pytest.importorskip("http_server_helpers")
     home = tmp_path / "home"
     home.mkdir(exist_ok=True)
-    helpers.store_adapters(Registry(home), tmp_path, decoder)
+    store_adapters(Registry(home), tmp_path, decoder)
     with serving(decoder, home) as url:
         found = [flood(url)]
         # other work on the machine can only make it worse

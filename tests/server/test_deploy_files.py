@@ -68,8 +68,6 @@ def container_environment():
 def check_command(words):
     """Require that the command line takes these words, without running anything."""
     commands = get_command(build_app())
-    if words[0] not in commands.commands:
-        pytest.skip(f"there is no command {words[0]} in this build")
     commands.commands[words[0]].make_context(words[0], list(words[1:]))
 
 
