@@ -5,14 +5,22 @@ token. HTTP adds, for each token, one piece of JSON on a socket, and a hand-over
 engine's thread and the event loop, under one interpreter lock; for each request, a lookup in the
 registry, a chat template and a tokenizer. So what is lost grows with tokens a second.
 
-One process serves a backbone and 32 adapters of rank 16 on loopback; another asks. For each
-number of streams the engine is first measured alone, on the same prompts, in the same process:
-as many requests as there are streams, through ``AsyncEngine`` and no HTTP. Both take turns;
-medians are printed, and the ratio. Then requests follow each other, and the resident memory of
-the server is taken every so many. Nothing but 200 and 429 may come back.
+One process serves a backbone and 32 adapters of rank 16 on loopback; another, that costs little,
+asks (``http_streams.py``). For each number of streams the engine is first measured alone, in the
+same process, through ``AsyncEngine`` and no HTTP: as many streams, each of which asks again as
+soon as it is answered. Then HTTP, with as many. Each side runs for a while to get going, and then
+tokens are counted that come in a fixed time; both take turns, and medians are printed. Of more
+streams than ``--rows`` the others wait: in the engine's own queue there, in the server's here.
+
+Then requests of a few tokens follow each other, and the resident memory of the server is taken
+every so many. Statuses are counted; nothing but 200 and 429 may come back.
+
+A number of streams takes rounds x 2 x (warm + seconds), a minute and a half by the defaults; the
+requests take at most ``--memory-seconds``. What is measured is printed as soon as it is known.
 
     python benchmarks/http_load.py [--streams 1 16 64 256] [--adapters 32] [--tokens 32]
-                                   [--rounds 3] [--requests 10000] [--backbone NAME]
+                                   [--rounds 3] [--seconds 12] [--requests 10000]
+                                   [--backbone NAME]
 
 The last line of output is JSON.
 """
@@ -22,7 +30,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import random
 import statistics
 import subprocess
 import sys
@@ -30,11 +37,14 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import aclosing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
+import http_streams
 import torch
+import uvicorn
+from http_streams import Found, Plan, requests_of
 
 from adapterhub.artifact import write_artifact
 from adapterhub.backbones.backbone import load_backbone
@@ -52,9 +62,12 @@ from adapterhub.weights import AdapterWeights
 if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.server.context import Server
+    from adapterhub.server.serving import Listener
 
 RANK = 16
 PROMPT = 32
+#: Of each request while memory is looked at.
+MEMORY_PROMPT = 4
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -62,34 +75,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="smollm2-135m-instruct")
     parser.add_argument("--scheme", default="nf4")
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 16, 64, 256])
+    parser.add_argument("--streams", type=int, nargs="*", default=[1, 16, 64, 256])
     parser.add_argument("--adapters", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--warm", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--memory-tokens", type=int, default=2)
-    parser.add_argument("--client", help=argparse.SUPPRESS)
+    parser.add_argument("--memory-seconds", type=float, default=300.0)
     asked = parser.parse_args()
-    if asked.client:
-        asyncio.run(client(asked.client))
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(asyncio.run(measure(asked, Path(folder)))))
+    # the loop that ``adapterhub serve`` has
+    factory = uvicorn.Config("", log_config=None).get_loop_factory()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        asyncio.Runner(loop_factory=factory) as runner,
+    ):
+        print(json.dumps(runner.run(measure(asked, Path(folder)))))
 
 
 async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Return what was found."""
     spec = QuantizationSpec(asked.scheme, default_compute_dtype(torch.device("cpu")))
     backbone = load_backbone(asked.backbone, spec)
     registry = Registry(folder / "home")
     store_adapters(registry, folder, backbone, asked.adapters)
-    rows = min(max(asked.streams), 64)
     settings = ServerSettings(
-        port=0,
-        max_rows=rows,
-        rank_rows=RANK * asked.adapters,
-        cache_positions=rows * (PROMPT + asked.tokens + 32),
-        queue_seconds=600.0,
+        port=0, max_rows=asked.rows, rank_rows=RANK * asked.adapters, queue_seconds=600.0
     )
+    found: dict[str, Any] = {"streams": {}, "statuses": Counter()}
     async with open_server(backbone, registry, settings=settings) as server:
         for number in range(asked.adapters):
             await load(server, f"adapter{number}")
@@ -97,144 +112,141 @@ async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
         serving = asyncio.ensure_future(listening.serve())
         while not listening.started:
             await asyncio.sleep(0.01)
-        found: dict[str, Any] = {"streams": {}, "statuses": Counter()}
+        print(f"{asked.backbone}, {asked.adapters} adapters, {asked.rows} rows", flush=True)
         for streams in asked.streams:
-            found["streams"][streams] = await compare(asked, server, listening.url, streams, found)
+            result = await compare(asked, server, listening, streams, found["statuses"])
+            found["streams"][streams] = result
         if asked.requests:
-            found["memory"] = await memory(asked, listening.url, found)
+            found["memory"] = await memory(asked, listening, found["statuses"])
         listening.should_exit = True
         await serving
-    return {**found, "backbone": asked.backbone, "adapters": asked.adapters, "rows": rows}
+    return {**found, "backbone": asked.backbone, "adapters": asked.adapters, "rows": asked.rows}
 
 
 async def compare(
-    asked: argparse.Namespace, server: Server, url: str, streams: int, found: dict[str, Any]
-) -> dict[str, float]:
+    asked: argparse.Namespace,
+    server: Server,
+    listening: Listener,
+    streams: int,
+    statuses: Counter[str],
+) -> dict[str, Any]:
     """Return the median tokens a second of the engine alone and of HTTP, in turns."""
-    draw = random.Random(streams)
     speeds: dict[str, list[float]] = {"engine": [], "http": []}
     first: list[float] = []
-    for turn in range(asked.rounds + 1):
-        jobs = [
-            (f"adapter{row % asked.adapters}", [draw.randrange(100, 20000) for _ in range(PROMPT)])
-            for row in range(streams)
-        ]
-        alone = await engine_alone(server, jobs, asked.tokens)
-        answer = await ask(url, [(name, prompt[::-1]) for name, prompt in jobs], asked.tokens)
-        found["statuses"].update(answer["statuses"])
-        if turn:  # the first one warms up
-            speeds["engine"].append(alone)
-            speeds["http"].append(answer["tokens"] / answer["seconds"])
-            first.append(answer["first_token_ms"])
-    result = {side: round(statistics.median(each), 1) for side, each in speeds.items()}
+    for turn in range(asked.rounds):
+        plan = plan_of(asked, listening, streams, seed=turn)
+        alone = await engine_alone(server, plan)
+        answer = await ask(plan_of(asked, listening, streams, seed=-1 - turn))
+        await all_gone(server)
+        statuses.update(answer.statuses)
+        speeds["engine"].append(alone)
+        speeds["http"].append(answer.tokens / answer.seconds)
+        first += [] if answer.first_token_ms is None else [answer.first_token_ms]
+        print(f"  {streams} streams, round {turn + 1}: {speeds} {answer.statuses}", flush=True)
+    result: dict[str, Any] = {side: round(statistics.median(x), 1) for side, x in speeds.items()}
     ratios = [h / e for h, e in zip(speeds["http"], speeds["engine"], strict=True)]
     result |= {"ratio": round(statistics.median(ratios), 3)}
-    result |= {"first_token_ms": round(statistics.median(first), 1)}
+    # where streams wait, few answers begin in the time that is measured, and those are the lucky
+    fair = first and streams <= asked.rows
+    result |= {"first_token_ms": round(statistics.median(first), 1) if fair else None}
     print(f"{streams} streams: {result}", flush=True)
     return result
 
 
-async def engine_alone(server: Server, jobs: list[tuple[str, list[int]]], tokens: int) -> float:
+def plan_of(asked: argparse.Namespace, listening: Listener, streams: int, seed: int) -> Plan:
+    host, port = listening.servers[0].sockets[0].getsockname()[:2]
+    return Plan(
+        host=host,
+        port=port,
+        streams=streams,
+        adapters=asked.adapters,
+        prompt=PROMPT,
+        tokens=asked.tokens,
+        seed=seed,
+        warm=asked.warm,
+        seconds=asked.seconds,
+    )
+
+
+async def engine_alone(server: Server, plan: Plan) -> float:
     """Return tokens a second through the engine and no HTTP."""
-    params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-    models = {name: server.models.find(name).adapters for name, _ in jobs}
-
-    async def one(name: str, prompt: list[int]) -> int:
-        count = 0
-        async with aclosing(server.engine.stream(prompt, models[name], params)) as deltas:
-            async for delta in deltas:
-                count += delta.token is not None
-        return count
-
+    adapters = {
+        name: server.models.find(name).adapters
+        for name in (f"adapter{number}" for number in range(plan.adapters))
+    }
     began = time.perf_counter()
-    counts = await asyncio.gather(*(one(*job) for job in jobs))
-    return sum(counts) / (time.perf_counter() - began)
+    count = 0
+
+    async def stream(number: int) -> None:
+        nonlocal count
+        for name, prompt, tokens in requests_of(plan, number):
+            params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
+            async with aclosing(server.engine.stream(prompt, adapters[name], params)) as deltas:
+                async for delta in deltas:
+                    passed = time.perf_counter() - began - plan.warm
+                    count += delta.token is not None and 0 <= passed < plan.seconds
+
+    streams = [asyncio.ensure_future(stream(number)) for number in range(plan.streams)]
+    await asyncio.sleep(plan.warm + plan.seconds)
+    for each in streams:
+        each.cancel()
+    await asyncio.gather(*streams, return_exceptions=True)
+    return count / plan.seconds
 
 
-async def memory(asked: argparse.Namespace, url: str, found: dict[str, Any]) -> dict[str, Any]:
-    """Return the resident memory of the server while requests follow each other, in MB."""
-    draw = random.Random(0)
-    parts = 10
-    taken = []
-    for part in range(parts + 1):
-        count = asked.requests // parts if part else min(asked.requests // parts, 500)
-        jobs = [
-            (
-                f"adapter{draw.randrange(asked.adapters)}",
-                [draw.randrange(100, 20000) for _ in range(4)],
-            )
-            for _ in range(count)
-        ]
-        answer = await ask(url, jobs, asked.memory_tokens, at_once=64)
-        found["statuses"].update(answer["statuses"])
-        taken.append(round(resident_mb(), 1))
-        print(f"after part {part}: {taken[-1]} MB", flush=True)
-    return {"requests": asked.requests, "mb": taken, "grown_mb": round(taken[-1] - taken[1], 1)}
+async def all_gone(server: Server) -> None:
+    """Wait until the server has seen that its clients have gone."""
+    while server.access.running or server.access.queued:
+        await asyncio.sleep(0.05)
 
 
-async def ask(
-    url: str, jobs: list[tuple[str, list[int]]], tokens: int, *, at_once: int = 0
+async def memory(
+    asked: argparse.Namespace, listening: Listener, statuses: Counter[str]
 ) -> dict[str, Any]:
+    """Return the resident memory of the server while requests follow each other, in MB."""
+    parts, made, began = 10, 0, time.perf_counter()
+    taken: list[float] = []
+    # the first part fills what is filled once
+    for part in range(parts + 1):
+        left = asked.memory_seconds - (time.perf_counter() - began)
+        if left <= 0:
+            break
+        answer = await ask(
+            Plan(
+                **asdict(plan_of(asked, listening, 64, seed=1000 + part))
+                | {
+                    "prompt": MEMORY_PROMPT,
+                    "tokens": asked.memory_tokens,
+                    "warm": 0.0,
+                    "seconds": left,
+                    "requests": asked.requests // parts
+                    if part
+                    else min(asked.requests // parts, 500),
+                }
+            )
+        )
+        statuses.update(answer.statuses)
+        made += answer.answers
+        taken.append(round(resident_mb(), 1))
+        seconds = time.perf_counter() - began
+        print(f"{made} requests in {seconds:.0f} s: {taken[-1]} MB", flush=True)
+    return {
+        "requests": made,
+        "mb": taken,
+        "grown_mb": round(taken[-1] - taken[min(1, len(taken) - 1)], 1),
+    }
+
+
+async def ask(plan: Plan) -> Found:
     """Let another process ask, so that what it computes is not the server's."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        document = {"url": url, "jobs": jobs, "tokens": tokens, "at_once": at_once or len(jobs)}
-        json.dump(document, file)
+        json.dump(asdict(plan), file)
         file.flush()
         process = await asyncio.create_subprocess_exec(
-            sys.executable, __file__, "--client", file.name, stdout=subprocess.PIPE
+            sys.executable, http_streams.__file__, file.name, stdout=subprocess.PIPE
         )
         output, _ = await process.communicate()
-    return json.loads(output)
-
-
-async def client(path: str) -> None:
-    """Ask for everything at once; runs in a process of its own."""
-    asked = json.loads(Path(path).read_text())
-    statuses: Counter[str] = Counter()
-    first: list[float] = []
-    counted = 0
-    limit = asyncio.Semaphore(asked["at_once"])
-
-    async def one(http: httpx.AsyncClient, name: str, prompt: list[int]) -> None:
-        nonlocal counted
-        body = {
-            "model": name,
-            "prompt": prompt,
-            "max_tokens": asked["tokens"],
-            "temperature": 0,
-            "ignore_eos": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        async with limit:
-            began = time.perf_counter()
-            async with http.stream("POST", f"{asked['url']}/v1/completions", json=body) as answer:
-                statuses[str(answer.status_code)] += 1
-                last = ""
-                async for line in answer.aiter_lines():
-                    if not last and line:
-                        first.append(time.perf_counter() - began)
-                    if line.startswith("data: {"):
-                        last = line
-            if answer.status_code == 200:
-                counted += json.loads(last[6:])["usage"]["completion_tokens"]
-
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=asked["at_once"])
-    async with httpx.AsyncClient(timeout=600, limits=limits) as http:
-        began = time.perf_counter()
-        await asyncio.gather(*(one(http, *job) for job in asked["jobs"]))
-        seconds = time.perf_counter() - began
-    middle = statistics.median(first) * 1000 if first else 0.0
-    print(
-        json.dumps(
-            {
-                "seconds": seconds,
-                "tokens": counted,
-                "statuses": dict(statuses),
-                "first_token_ms": middle,
-            }
-        )
-    )
+    return Found(**json.loads(output))
 
 
 def store_adapters(registry: Registry, folder: Path, backbone: Backbone, count: int) -> None:
