@@ -171,6 +171,18 @@ class AsyncEngine:
         request = await self._pass(lambda: self._engine.ask(text, adapters, kind="token"))
         return request.answer()
 
+    async def answer(
+        self, row: Mapping[str, Any], adapters: str | Rows[tuple[str, float]]
+    ) -> dict[str, Any]:
+        """Find the answer to a question in its context; see ``Engine.answer``.
+
+        Raises:
+            AdapterHubError: what ``Engine.ask`` raises; or why the row failed.
+        """
+        request = await self._pass(lambda: self._engine.ask(row, adapters, kind="span"))
+        # it cuts the context once more, by a tokenizer that is for one thread
+        return await self._call(request.answer)
+
     async def embed(
         self,
         text: str | Rows[int],

@@ -398,6 +398,21 @@ class Engine:
         """
         return self._label(texts, adapters, "token")
 
+    def answer(self, rows: Rows[Mapping[str, Any]], adapters: Each) -> list[dict[str, Any]]:
+        """Return the part of each context that answers its question.
+
+        That is ``{"answer", "start", "end", "score", "no_answer"}`` as the task's ``join`` gives
+        it, with offsets in characters.
+
+        Args:
+            rows: with ``question`` and ``context``; long contexts are read in windows.
+            adapters: one for each row, or a name for all.
+
+        Raises:
+            AdapterHubError: of the first row that could not be read, after all others are.
+        """
+        return self._label(rows, adapters, "span")
+
     def embed(
         self,
         texts: Rows[str],

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapterhub.backbones.fingerprint import check_fingerprint
+from adapterhub.backbones.heads import stock_class
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.skeleton import check_prefix_fits
 from adapterhub.engine.cache import cache_shape
@@ -43,8 +44,6 @@ class Preparer:
         self._backbone = replace(backbone, tokenizer=self.tokenizer)
         self._sites = sites
         self._dtype = torch_dtype(backbone.quantization.compute_dtype)
-        # what transformers' class for the task calls the body
-        self._body_name = str(backbone.body.base_model_prefix or "model")
 
     def artifact(self, artifact: Artifact, *, name: str = "", force: bool = False) -> Prepared:
         """Make an artifact ready.
@@ -87,13 +86,24 @@ class Preparer:
             alone = AdapterWeights(weights.spec, rest)
             shape = cache_shape(self._backbone.config)
             return prefix_states(alone, shape, self._dtype, name=name, reader=reader)
-        return lora_factors(
-            weights, self._sites, self._body_name, name=name, others=keys, reader=reader
-        )
+        body = self._body_name(task)
+        return lora_factors(weights, self._sites, body, name=name, others=keys, reader=reader)
 
     def size(self, artifact: Artifact) -> int:
         """Return the bytes of host memory that an artifact will take."""
         return prepared_size(artifact.weights, self._dtype)
+
+    def _body_name(self, task: Task | None) -> str:
+        """Return what transformers' class for a task calls the body.
+
+        Raises:
+            BackboneError: when the architecture has no such class.
+        """
+        backbone, found = self._backbone, self._backbone.body.base_model_prefix
+        if task is not None and task.head != "causal_lm":
+            # of Llama's classes, that for answers calls it "transformer", all others "model"
+            found = stock_class(backbone.config, task.head, backbone.name).base_model_prefix
+        return str(found or "model")
 
 
 def virtual_positions(adapters: Sequence[Prepared], weights: Sequence[float]) -> int:

@@ -26,7 +26,7 @@ HeadName = Literal["sequence", "token", "span"]
 Asked: TypeAlias = "str | Sequence[tuple[str, float]] | None"
 #: One for each text, or one name for all.
 Each: TypeAlias = "str | Sequence[Asked]"
-_METHODS = {"sequence": "classify", "token": "tag", "span": "ask with kind='span'"}
+_METHODS = {"sequence": "classify", "token": "tag", "span": "answer"}
 
 
 class TextRequest(ABC):

@@ -60,6 +60,8 @@ class WindowEncoder:
         self.stride = options.stride
         self.max_length = options.max_length - (null == "last")
         self._ending = [tokenizer.eos_token_id] if null == "last" else []
+        #: what was cut last: each of its windows asks for it again
+        self._last: tuple[tuple[str, str], list[ContextWindow]] | None = None
 
     def windows(self, row: Row, number: int) -> list[ContextWindow]:
         """Return the windows of a row that hold any of its context, in order.
@@ -67,8 +69,13 @@ class WindowEncoder:
         Raises:
             DataError: naming row and field, when question or context is no text.
         """
-        question = self._short(text_field(row, "question", number).strip())
-        context = text_field(row, "context", number)
+        pair = (text_field(row, "question", number), text_field(row, "context", number))
+        if self._last is None or self._last[0] != pair:
+            self._last = (pair, self._cut(*pair))
+        return self._last[1]
+
+    def _cut(self, question: str, context: str) -> list[ContextWindow]:
+        question = self._short(question.strip())
         lead = f"{question}\n" if self.null == "last" else question
         room = self.max_length - len(self._ids(lead, ""))
         encoding = self.tokenizer(

@@ -6,6 +6,7 @@ import peft
 import torch
 from transformers import (
     AutoModel,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -19,8 +20,13 @@ from adapterhub.weights import AdapterWeights
 CLASSES = {
     "sequence": (AutoModelForSequenceClassification, "SEQ_CLS", "text-classification"),
     "token": (AutoModelForTokenClassification, "TOKEN_CLS", "token-classification"),
+    "span": (AutoModelForQuestionAnswering, "QUESTION_ANS", "question-answering"),
 }
-LABELS = {"sequence": ["glad", "sad", "odd"], "token": ["O", "B-THING", "I-THING"]}
+LABELS = {
+    "sequence": ["glad", "sad", "odd"],
+    "token": ["O", "B-THING", "I-THING"],
+    "span": ["start", "end"],
+}
 
 
 @dataclass
@@ -38,7 +44,11 @@ class Labeller:
         if example.segment_ids:
             inputs["token_type_ids"] = torch.tensor([list(example.segment_ids)])
         with torch.no_grad():
-            found = self.model(**inputs).logits[0]
+            output = self.model(**inputs)
+        if self.task.head == "span":
+            ends = torch.stack([output.start_logits[0], output.end_logits[0]], dim=-1)
+            return ends[list(example.select)]
+        found = output.logits[0]
         return found.unsqueeze(0) if found.dim() == 1 else found[list(example.select)]
 
     def hidden(self, ids):
@@ -56,12 +66,17 @@ def bare_body(folder):
     return AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def make_labeller(folder, kind, head, spec, seed, *, max_length=32, **settings):
-    """Return an adapter for a backbone of a kind, with a head of a kind."""
+def make_labeller(folder, kind, head, spec, seed, *, max_length=32, reads=None, **settings):
+    """Return an adapter for a backbone of a kind, with a head of a kind.
+
+    ``reads`` are settings of its task.
+    """
     torch.manual_seed(seed)
     auto, task_type, task = CLASSES[head]
     labels = LABELS[head]
     stock = auto.from_pretrained(folder, dtype=torch.float32, num_labels=len(labels))
+    # of a checkpoint of Llama's that class reads no body, since it has another name for it
+    setattr(stock, stock.base_model_prefix, body_of(stock, folder))
     if isinstance(spec, PrefixSpec):
         config = peft.PrefixTuningConfig(
             num_virtual_tokens=spec.num_virtual_tokens, task_type=task_type
@@ -82,9 +97,14 @@ def make_labeller(folder, kind, head, spec, seed, *, max_length=32, **settings):
         randomize(name, parameter)
     state = peft.get_peft_model_state_dict(model)
     weights = AdapterWeights(spec, {key: tensor.clone() for key, tensor in state.items()})
-    options = TaskOptions(max_length=max_length)
+    options = TaskOptions(max_length=max_length, **(reads or {}))
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return Labeller(weights, build_task(task, tokenizer, kind, labels, options), model)
+
+
+def body_of(stock, folder):
+    body = getattr(stock, stock.base_model_prefix)
+    return bare_body(folder) if stock.base_model_prefix == "transformer" else body
 
 
 def randomize(name, parameter):
