@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from adapterhub.server.models import LoadedNames, Models
     from adapterhub.server.prompts import ChatPrompts
     from adapterhub.server.settings import ServerSettings
+    from adapterhub.server.task_prompts import TaskPrompts
     from adapterhub.server.token_texts import TokenTexts
 
 
@@ -38,6 +39,7 @@ class Server:
         models: resolves what requests ask for.
         chats: renders conversations.
         tokens: writes tokens as text.
+        tasks: writes rows as their task's prompts.
     """
 
     engine: AsyncEngine
@@ -52,6 +54,7 @@ class Server:
     models: Models
     chats: ChatPrompts
     tokens: TokenTexts
+    tasks: TaskPrompts
     #: set when the server is told to end
     draining: bool = False
     #: addresses of adapters that are pulled from a Hub now

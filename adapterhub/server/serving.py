@@ -26,6 +26,7 @@ from adapterhub.server.metrics import Metrics
 from adapterhub.server.models import LoadedNames, Models
 from adapterhub.server.prompts import ChatPrompts
 from adapterhub.server.settings import ServerSettings
+from adapterhub.server.task_prompts import TaskPrompts
 from adapterhub.server.token_texts import TokenTexts
 from adapterhub.specs import QuantizationSpec
 
@@ -103,6 +104,7 @@ async def open_server(
             models=Models(backbone, registry, loader, loaded),
             chats=ChatPrompts(backbone.tokenizer, engine.reader),
             tokens=TokenTexts(backbone.tokenizer),
+            tasks=TaskPrompts(backbone, loader),
         )
     finally:
         await running.close()

@@ -34,12 +34,22 @@ TASKS = {
     "dialogue": "CAUSAL_LM",
     "text-classification": "SEQ_CLS",
     "token-classification": "TOKEN_CLS",
+    "question-answering": "QUESTION_ANS",
+    "relation-extraction": "SEQ_CLS",
+    "ranking": "SEQ_CLS",
+    "translation": "CAUSAL_LM",
 }
 LABELS = {
     "dialogue": (),
     "text-classification": ("glad", "sad", "odd"),
     "token-classification": ("O", "B-THING", "I-THING"),
+    "question-answering": ("start", "end"),
+    "relation-extraction": ("Made-By(e1,e2)", "Made-By(e2,e1)", "Other"),
+    "ranking": ("0", "1"),
+    "translation": (),
 }
+#: Names of the linear layers of heads; of other tasks with labels, "score".
+HEADS = {"token-classification": "classifier", "question-answering": "qa_outputs"}
 
 
 @dataclass
@@ -77,32 +87,35 @@ def random_lora(seed, *, rank=4, task="dialogue", scale=0.3):
     tensors = {}
     for layer in range(LAYERS):
         for name, (wide, out) in WIDTHS.items():
-            key = f"base_model.model.model.layers.{layer}.{PARTS[name]}.{name}"
+            # as transformers' class for the task calls it
+            body = "transformer" if task == "question-answering" else "model"
+            key = f"base_model.model.{body}.layers.{layer}.{PARTS[name]}.{name}"
             tensors[f"{key}.lora_A.weight"] = torch.randn(rank, wide, generator=draw) * scale
             tensors[f"{key}.lora_B.weight"] = torch.randn(out, rank, generator=draw) * scale
     labels = LABELS[task]
     if labels:
-        kind = "classifier" if task == "token-classification" else "score"
+        kind = HEADS.get(task, "score")
         head = torch.randn(len(labels), HIDDEN, generator=draw)
         tensors[f"base_model.model.{kind}.weight"] = head
-        if kind == "classifier":
-            tensors["base_model.model.classifier.bias"] = torch.zeros(len(labels))
+        if kind != "score":
+            tensors[f"base_model.model.{kind}.bias"] = torch.zeros(len(labels))
     spec = LoraSpec(rank=rank, alpha=float(rank), target_modules=tuple(WIDTHS))
     return AdapterWeights(spec, tensors)
 
 
-def store(registry, folder, name, weights, fingerprint, *, task="dialogue"):
-    """Store an adapter in a registry; return its version."""
-    heads = {"text-classification": ["score"], "token-classification": ["classifier"]}
+def store(registry, folder, name, weights, fingerprint, *, task="dialogue", reads=None):
+    """Store an adapter in a registry; return its version. ``reads`` are settings of its task."""
+    head = [HEADS.get(task, "score")] if LABELS[task] else None
     config = peft_config(
         weights.spec,
         task_type=TASKS[task],
         target_modules=weights.spec.target_modules,
         base_model="tiny",
-        modules_to_save=heads.get(task),
+        modules_to_save=head,
         revision=None,
     )
     section = {"name": task, "max_length": 32, "max_new_tokens": 8, "system_prompt": ""}
+    section |= reads or {}
     manifest = Manifest(
         task=task,
         labels=LABELS[task],

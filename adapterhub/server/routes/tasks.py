@@ -1,17 +1,17 @@
-"""``/v1/classify``, ``/v1/tag`` and ``/v1/rerank``."""
+"""``/v1/classify``, ``/v1/tag``, ``/v1/answer`` and ``/v1/rerank``."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse
 
 from adapterhub.errors import RequestError
 from adapterhub.server.describing import headers_of, provenance
 from adapterhub.server.fanning import for_each
+from adapterhub.server.routes.asked import Asked, answer_each, asked_rows, find_model
 from adapterhub.server.routes.embeddings import embed_texts, tokens_of
 
 if TYPE_CHECKING:
@@ -19,35 +19,65 @@ if TYPE_CHECKING:
 
     from adapterhub.server.context import Call
     from adapterhub.server.models import Model
-    from adapterhub.server.schemas.tasks import PairText, RerankRequest, TaskRequest
+    from adapterhub.server.schemas.tasks import (
+        AnswerRequest,
+        PairText,
+        RerankRequest,
+        TaskRequest,
+    )
 
 #: Label whose probability ranks a document; the last one where a head has none of this name.
 RELEVANT = "relevant"
-_CLASSIFIES = "text-classification"
-
-
-class _Asked(NamedTuple):
-    """A text on its way to its labels."""
-
-    model: Model
-    row: dict[str, Any]
+CLASSIFIES = "text-classification"
+RANKS = "ranking"
+_RANK_HINT = "Use /v1/rerank: the history is the query, the candidates are the documents"
 
 
 async def classify(call: Call, body: TaskRequest) -> Response:
     """Label texts."""
-    return await _answer(call, body, "classify")
+    asked = await asyncio.to_thread(asked_rows, call, body, _row)
+    return await answer_each(call, asked, lambda one: _label(call, one))
 
 
 async def tag(call: Call, body: TaskRequest) -> Response:
     """Find spans in texts."""
-    return await _answer(call, body, "tag")
+    asked = await asyncio.to_thread(asked_rows, call, body, _row)
+
+    async def spans(one: Asked) -> dict[str, Any]:
+        async with call.server.access.admit(call.caller, one.model.label, one.cost):
+            return await call.server.engine.tag(one.row, one.adapters)
+
+    return await answer_each(call, asked, spans)
+
+
+async def answer(call: Call, body: AnswerRequest) -> Response:
+    """Find answers to questions in their contexts."""
+    asked = await asyncio.to_thread(asked_rows, call, body, lambda row: row.model_dump())
+
+    async def found(one: Asked) -> dict[str, Any]:
+        async with call.server.access.admit(call.caller, one.model.label, one.cost):
+            told = await call.server.engine.answer(one.row, one.adapters)
+        # an answer has a word at least
+        none = {} if told["answer"] else {"answer": None, "start": None, "end": None}
+        return {**told, **none}
+
+    return await answer_each(call, asked, found)
 
 
 async def rerank(call: Call, body: RerankRequest) -> Response:
-    """Order documents: by the head of an adapter that compares texts, else by embeddings."""
+    """Order documents: by the head of an adapter that ranks or compares, else by embeddings."""
     began = time.perf_counter()
-    model = await asyncio.to_thread(_find, call, body.model)
-    if any(part.task == _CLASSIFIES for part in model.parts):
+    model = await asyncio.to_thread(find_model, call, body.model)
+    tasks = {part.task for part in model.parts}
+    if RANKS in tasks:
+        scores = await _by_history(call, body, model)
+    elif isinstance(body.query, list):
+        raise RequestError(
+            "several texts are a history, which only adapters for ranking read",
+            place="query",
+            hint="Give one text",
+        )
+    elif CLASSIFIES in tasks:
         scores = await _by_head(call, body, model)
     else:
         scores = await _by_embedding(call, body, model)
@@ -72,50 +102,16 @@ async def rerank(call: Call, body: RerankRequest) -> Response:
     return JSONResponse(answer, headers=headers_of([model]))
 
 
-async def _answer(call: Call, body: TaskRequest, how: Literal["classify", "tag"]) -> Response:
-    began = time.perf_counter()
-    asked = await asyncio.to_thread(_asked, call, body)
-    found = await for_each(asked, lambda one: _label(call, one, how))
-    seconds = time.perf_counter() - began
-    data = []
-    for index, (one, prediction) in enumerate(zip(asked, found, strict=True)):
-        call.server.metrics.used(one.model.names, 0, 0, seconds)
-        about = {"index": index, "model": one.model.text, "digest": one.model.digests}
-        data.append({**about, **prediction})
-    answer = {
-        "object": "list",
-        "data": data,
-        "backbone_fingerprint": call.server.backbone.fingerprint,
-    }
-    return JSONResponse(answer, headers=headers_of(one.model for one in asked))
-
-
-async def _label(call: Call, one: _Asked, how: Literal["classify", "tag"]) -> dict[str, Any]:
-    engine, adapters = call.server.engine, one.model.adapters
-    if adapters is None:
-        raise RequestError(
-            "the backbone alone labels nothing", place="model", hint="Name an adapter with a head"
-        )
-    cost = sum(len(text) for text in one.row.values()) // 4 + 1
-    async with call.server.access.admit(call.caller, one.model.label, cost):
-        if how == "classify":
-            return await engine.classify(one.row, adapters)
-        return await engine.tag(one.row, adapters)
-
-
-def _asked(call: Call, body: TaskRequest) -> list[_Asked]:
-    """Resolve the model of each text; called on a thread."""
-    find = lru_cache(None)(lambda name: _find(call, name))
-    if body.items is not None:
-        return [_Asked(find(item.model), _row(item.input)) for item in body.items]
-    texts = body.input if isinstance(body.input, list) else [body.input]
-    return [_Asked(find(body.model), _row(text)) for text in texts if text is not None]
-
-
-def _find(call: Call, name: str) -> Model:
-    model = call.server.models.find(name)
-    call.server.access.check_adapter(call.caller, model.refs)
-    return model
+async def _label(call: Call, one: Asked) -> dict[str, Any]:
+    """Return the labels of one text; of several at once, the likeliest is the label."""
+    if any(part.task == RANKS for part in one.model.parts):
+        raise RequestError("ranks candidates and has no labels", place="model", hint=_RANK_HINT)
+    async with call.server.access.admit(call.caller, one.model.label, one.cost):
+        told = await call.server.engine.classify(one.row, one.adapters)
+    if "labels" not in told:
+        return told
+    best = next(iter(told["labels"]), None)
+    return {"label": best, "score": None if best is None else told["scores"][best], **told}
 
 
 def _row(text: str | PairText) -> dict[str, Any]:
@@ -123,13 +119,25 @@ def _row(text: str | PairText) -> dict[str, Any]:
 
 
 async def _by_head(call: Call, body: RerankRequest, model: Model) -> list[float]:
-    labels = next(part.labels for part in model.parts if part.task == _CLASSIFIES)
+    labels = next(part.labels for part in model.parts if part.task == CLASSIFIES)
     label = RELEVANT if RELEVANT in labels else labels[-1]
 
     async def score(document: str) -> float:
         row = {"text": body.query, "text_pair": document}
-        answer = await _label(call, _Asked(model, row), "classify")
+        answer = await _label(call, Asked(model, row))
         return float(answer["scores"][label])
+
+    return await for_each(body.documents, score)
+
+
+async def _by_history(call: Call, body: RerankRequest, model: Model) -> list[float]:
+    """Return how likely each document pleases whose history the query is."""
+
+    async def score(document: str) -> float:
+        one = Asked(model, {"history": body.query, "candidate": document})
+        async with call.server.access.admit(call.caller, model.label, one.cost):
+            answer = await call.server.engine.classify(one.row, one.adapters)
+        return float(answer["score"])
 
     return await for_each(body.documents, score)
 
@@ -138,7 +146,10 @@ async def _by_embedding(call: Call, body: RerankRequest, model: Model) -> list[f
     texts = await asyncio.to_thread(
         lambda: [
             tokens_of(call.server, text, place)
-            for text, place in [(body.query, "query"), *((d, "documents") for d in body.documents)]
+            for text, place in [
+                (str(body.query), "query"),
+                *((d, "documents") for d in body.documents),
+            ]
         ]
     )
     query, *documents = await embed_texts(call, model, texts, pooling="mean", normalize=True)
