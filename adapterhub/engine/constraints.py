@@ -100,6 +100,7 @@ class ConstraintCompiler:
         *,
         eos_ids: Sequence[int] = (),
         vocabulary: int | None = None,
+        name: str = "",
     ) -> None:
         """Read a tokenizer's vocabulary, which takes about a second.
 
@@ -108,6 +109,7 @@ class ConstraintCompiler:
             eos_ids: tokens that end a text; the tokenizer's own where none is given.
             vocabulary: width of the logits; the number of the tokenizer's tokens where not
                 given. Tokens past the tokenizer's never come.
+            name: of the backbone, for messages.
 
         Raises:
             MissingExtraError: when llguidance is not installed.
@@ -122,7 +124,7 @@ class ConstraintCompiler:
             self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, eos_token=ends)
         except ValueError as error:
             problem = f"the tokenizer cannot be constrained: {error}"
-            raise EngineError(problem, place=tokenizer.name_or_path) from error
+            raise EngineError(problem, place=name) from error
         self._width = vocabulary or self._tokenizer.vocab_size
         self._compiled = lru_cache(maxsize=_CACHED)(self._compile)
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from os.path import isabs
+from pathlib import PurePath
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +78,8 @@ class PromptReader:
         """Read for a backbone's tokenizer."""
         # a fast tokenizer, as every task requires it
         self._tokenizer: Any = backbone.tokenizer
+        # of a folder its last part: messages may go to clients of a server
+        self._name = PurePath(backbone.name).name if isabs(backbone.name) else backbone.name
         self._vocabulary = int(backbone.config.vocab_size)
         self.end_ids = _end_ids(backbone)
         self._compiler: ConstraintCompiler | None = None
@@ -127,7 +131,10 @@ class PromptReader:
         with self._lock:
             if self._compiler is None:
                 self._compiler = ConstraintCompiler(
-                    self._tokenizer, eos_ids=sorted(self.end_ids), vocabulary=self._vocabulary
+                    self._tokenizer,
+                    eos_ids=sorted(self.end_ids),
+                    vocabulary=self._vocabulary,
+                    name=self._name,
                 )
             return tuple(self._compiler.compile(params) for _ in range(params.n))
 

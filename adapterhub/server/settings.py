@@ -57,7 +57,8 @@ class ServerSettings(BaseModel):
             ``auto``: all on loopback until there is a key, else nothing.
         api_key: a key with the role manage beside those that were created, for containers.
         max_inflight: most rows of requests that are in the engine at once; an eighth more than
-            ``max_rows`` where not given. More of them wait inside, where turns are not fair.
+            ``max_rows`` where not given. A text that is labelled, answered from or embedded
+            counts as one. More of them wait inside, where turns are not fair.
         spare_share: of these rows, left free by all that ask for more than an equal share, while
             one asks for less or asked lately.
         spare_seconds: what lately means.

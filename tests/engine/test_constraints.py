@@ -202,8 +202,9 @@ def test_expression_that_cannot_be_held_to_is_refused_at_once(compiler, expressi
 
 def test_tokenizer_of_another_kind_is_refused():
     core = Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1}, unk_token="[UNK]"))
-    with pytest.raises(EngineError, match="cannot be constrained"):
-        ConstraintCompiler(PreTrainedTokenizerFast(tokenizer_object=core))
+    with pytest.raises(EngineError, match="cannot be constrained") as caught:
+        ConstraintCompiler(PreTrainedTokenizerFast(tokenizer_object=core), name="tiny")
+    assert caught.value.place == "tiny"
 
 
 @pytest.fixture(scope="module")

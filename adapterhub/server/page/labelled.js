@@ -8,13 +8,14 @@ const MOST_BARS = 12;
 const FALLBACK_HUES = 4;
 
 /** Scores of a classifier, the best on top. */
-export function bars({ label, scores }) {
+export function bars({ label, labels, scores }) {
+  const given = labels ?? [label];
   const all = Object.entries(scores).sort((a, b) => b[1] - a[1]);
   const shown = all.slice(0, MOST_BARS);
   return el(
     "div",
     {},
-    el("ol", { class: "bars" }, shown.map(([name, score]) => bar(name, score, name === label))),
+    el("ol", { class: "bars" }, shown.map(([name, score]) => bar(name, score, given.includes(name)))),
     all.length > shown.length && el("p", { class: "muted small" }, `${all.length - shown.length} more labels score less.`),
   );
 }

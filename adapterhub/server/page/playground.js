@@ -19,12 +19,12 @@ export function makePlayground(store) {
   let stopping = new AbortController();
   let made = 0;
   let began = false;
-  const usable = () => store.adapters.filter(writes);
+  const usable = () => (store.generates ? store.adapters.filter(writes) : []);
 
   function show(params) {
     begin();
     const ref = params?.get("ref");
-    if (ref && !streams) {
+    if (ref && !streams && store.generates) {
       if (columns.length) columns[0].picker.choose(ref);
       else addColumn(ref);
       draw();
@@ -54,6 +54,10 @@ export function makePlayground(store) {
     byId("play-add-reason").textContent = full ? "Four columns beside the base are the most." : "";
     reflect();
     if (!store.loaded) return;
+    if (!store.generates) {
+      refill(byId("play-columns"), empty("Nothing here writes text", ["The backbone ", el("code", {}, store.backbone), " is an encoder: it reads texts. ", el("a", { href: "#label" }, "Label a text"), " instead."]));
+      return;
+    }
     refill(
       byId("play-columns"),
       baseColumn(),
@@ -95,7 +99,7 @@ export function makePlayground(store) {
   }
 
   async function answerAll() {
-    if (streams || !store.backbone || !form.reportValidity()) return;
+    if (streams || !store.backbone || !store.generates || !form.reportValidity()) return;
     const asked = [{ model: store.backbone, answer: base, name: "Base" }];
     for (const [index, { picker, answer }] of columns.entries()) {
       asked.push({ model: picker.model(), answer, name: `Column ${"ABCD"[index]}` });
@@ -125,7 +129,7 @@ export function makePlayground(store) {
     const busy = streams > 0;
     const [from, to] = busy ? [go, stop] : [stop, go];
     const moves = document.activeElement === from;
-    go.disabled = busy || !store.backbone;
+    go.disabled = busy || !store.backbone || !store.generates;
     stop.disabled = !busy;
     // a disabled button would lose the focus
     if (moves) to.focus({ preventScroll: true });

@@ -10,6 +10,8 @@ const OTHER_HEADS = new Set(["relation-extraction", "ranking", "question-answeri
 export class Store extends EventTarget {
   me = null;
   backbone = null;
+  /** Whether the backbone writes text; an encoder reads only. */
+  generates = true;
   adapters = [];
   error = null;
   loaded = false;
@@ -28,7 +30,9 @@ export class Store extends EventTarget {
       ]);
       this.me = me;
       this.adapters = adapters.data;
-      this.backbone = backboneOf(models.data);
+      const base = backboneOf(models.data);
+      this.backbone = base?.id ?? null;
+      this.generates = base?.kind !== "encoder";
       this.error = null;
       this.loaded = true;
     } catch (error) {
@@ -39,7 +43,7 @@ export class Store extends EventTarget {
   }
 }
 
-const NOTHING = { me: null, backbone: null, adapters: [], loaded: false };
+const NOTHING = { me: null, backbone: null, generates: true, adapters: [], loaded: false };
 
 export function tags(adapter) {
   return adapter.task === TAGGING;
@@ -61,6 +65,5 @@ export function known(adapter) {
 
 // adapters name the backbone as their parent; it has none
 function backboneOf(models) {
-  const base = models.find((model) => !model.parent);
-  return base ? base.id : null;
+  return models.find((model) => !model.parent);
 }

@@ -32,7 +32,7 @@ async def show_model(call: Call, _body: None) -> Response:
 
 def _all(server: Server) -> list[dict[str, Any]]:
     base = server.models.base
-    found = {base: _entry(base, server, parent=None)}
+    found = {base: _entry(base, server, parent=None) | {"kind": server.backbone.kind}}
     for version in server.registry.list():
         if version.fingerprint != server.backbone.fingerprint:
             continue

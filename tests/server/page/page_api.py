@@ -154,7 +154,8 @@ def make_app(api):
     async def models(_request, _body):
         listed = [{"id": each["ref"], "object": "model", "parent": BACKBONE}
                   for each in api.adapters]  # fmt: skip
-        base = {"id": BACKBONE, "object": "model", "parent": None, "root": BACKBONE}
+        base = {"id": BACKBONE, "object": "model", "parent": None, "root": BACKBONE,
+                "kind": api.kind}  # fmt: skip
         return answered({"object": "list", "data": [base, *listed]})
 
     async def adapters(_request, _body):
