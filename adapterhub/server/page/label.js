@@ -1,11 +1,11 @@
-// One text, read by classifiers and taggers.
+// One text, read by classifiers, taggers, and those that find answers in it.
 
 import { post } from "./api.js";
 import { byId, el, refill } from "./dom.js";
 import { empty, faultNotice } from "./faults.js";
 import { shortDigest } from "./format.js";
 import { bars, marked } from "./labelled.js";
-import { classifies, tags } from "./store.js";
+import { answers, classifies, tags } from "./store.js";
 
 export function makeLabel(store) {
   const form = byId("label-form");
@@ -13,7 +13,7 @@ export function makeLabel(store) {
   const chosen = new Set();
   let drawn = null;
   let asking = false;
-  const usable = () => store.adapters.filter((each) => classifies(each) || tags(each));
+  const usable = () => store.adapters.filter((each) => classifies(each) || tags(each) || answers(each));
 
   function show(params) {
     const ref = params?.get("ref");
@@ -34,6 +34,7 @@ export function makeLabel(store) {
     for (const ref of chosen) if (!known.has(ref)) chosen.delete(ref);
     if (!chosen.size && usable().length) chosen.add(usable()[0].ref);
     byId("label-go").disabled = !usable().length;
+    byId("label-question").closest("label").hidden = !usable().some(answers);
     refill(
       byId("label-choices"),
       usable().length ? usable().map(choice) : empty("No classifier or tagger", ["Train one with a recipe whose task is ", el("code", {}, "text-classification"), " or ", el("code", {}, "token-classification"), "."]),
@@ -53,7 +54,7 @@ export function makeLabel(store) {
       box,
       el("span", { class: "mono" }, adapter.ref),
       adapter.aliases.map((alias) => el("span", { class: "chip alias" }, alias)),
-      el("span", { class: "muted small" }, tags(adapter) ? "tags words" : "classifies"),
+      el("span", { class: "muted small" }, kindOf(adapter)),
     );
   }
 
@@ -66,6 +67,11 @@ export function makeLabel(store) {
     // offsets are those of the text as it was sent
     const text = byId("label-text").value;
     const refs = usable().filter((each) => chosen.has(each.ref));
+    const question = byId("label-question").value.trim();
+    if (refs.some(answers) && !question) {
+      refill(byId("label-notice"), el("p", { class: "notice warn", role: "alert" }, "Ask a question, which is answered from the text."));
+      return;
+    }
     asking = true;
     byId("label-go").disabled = true;
     results.setAttribute("aria-busy", "true");
@@ -73,6 +79,7 @@ export function makeLabel(store) {
       const found = await Promise.all([
         call("v1/classify", refs.filter(classifies), text),
         call("v1/tag", refs.filter(tags), text),
+        call("v1/answer", refs.filter(answers), { question, context: text }),
       ]);
       refill(byId("label-notice"));
       refill(results, found.flat().map((item) => panel(item, text)));
@@ -113,6 +120,16 @@ function panel(item, text) {
       el("h2", { class: "mono" }, item.model),
       el("span", { class: "muted small mono", title: item.digest }, shortDigest(item.digest)),
     ),
-    item.spans ? marked(text, item.spans) : bars(item),
+    item.scores ? bars(item) : marked(text, item.spans ?? answerOf(item)),
   );
+}
+
+function kindOf(adapter) {
+  if (answers(adapter)) return "finds answers";
+  return tags(adapter) ? "tags words" : "classifies";
+}
+
+// a span like those of a tagger; none where the text holds no answer
+function answerOf({ answer, start, end, score }) {
+  return answer === null ? [] : [{ label: "answer", text: answer, start, end, score }];
 }

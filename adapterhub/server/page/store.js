@@ -3,9 +3,10 @@
 import { get } from "./api.js";
 
 const TAGGING = "token-classification";
+const ANSWERING = "question-answering";
 const CLASSIFYING = "text-classification";
 // these have heads too, and no view of their own
-const OTHER_HEADS = new Set(["relation-extraction", "ranking", "question-answering"]);
+const OTHER_HEADS = new Set(["relation-extraction", "ranking"]);
 
 export class Store extends EventTarget {
   me = null;
@@ -53,9 +54,13 @@ export function classifies(adapter) {
   return adapter.task === CLASSIFYING;
 }
 
+export function answers(adapter) {
+  return adapter.task === ANSWERING;
+}
+
 /** Adapters of other tasks change what a decoder writes. */
 export function writes(adapter) {
-  return known(adapter) && !tags(adapter) && !classifies(adapter) && !OTHER_HEADS.has(adapter.task);
+  return known(adapter) && !tags(adapter) && !classifies(adapter) && !answers(adapter) && !OTHER_HEADS.has(adapter.task);
 }
 
 /** One that is still on its way from elsewhere has no digest yet. */

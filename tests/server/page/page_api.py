@@ -83,6 +83,8 @@ class Api:
         endless: streams that never end by themselves.
         pause: seconds between pieces.
         spans: that a tagger finds.
+        kind: of the backbone.
+        answer: that is found in a context.
     """
 
     role: str = "manage"
@@ -94,6 +96,8 @@ class Api:
     endless: bool = False
     pause: float = 0.0
     spans: list = field(default_factory=list)
+    kind: str = "decoder"
+    answer: str | None = None
     scores: dict = field(default_factory=lambda: {"billing": 0.91, "delivery": 0.06, "other": 0.03})
     report: dict = field(default_factory=dict)
     started: int = 0
@@ -204,6 +208,13 @@ def make_app(api):
         spans = [{**span, "text": text[span["start"] : span["end"]]} for span in api.spans]
         return answered(labelled(body, {"spans": spans}))
 
+    async def answer(_request, body):
+        context = body["items"][0]["input"]["context"]
+        start = context.index(api.answer) if api.answer else None
+        end = start + len(api.answer) if api.answer else None
+        told = {"answer": api.answer, "start": start, "end": end, "score": 0.8, "no_answer": 0.1}
+        return answered(labelled(body, told))
+
     async def generate(request, body):
         chat = request.url.path.endswith("chat/completions")
         return StreamingResponse(
@@ -233,6 +244,7 @@ def make_app(api):
             post("/v1/adapters/alias", alias, "manage"),
             post("/v1/classify", classify),
             post("/v1/tag", tag),
+            post("/v1/answer", answer),
             post("/v1/completions", generate),
             post("/v1/chat/completions", generate),
         ]

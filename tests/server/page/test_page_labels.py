@@ -1,6 +1,7 @@
 """Bars and marked spans, with offsets as Python counts them."""
 
 import pytest
+from page_api import adapter
 
 TEXT = "Zoë 👩‍🚀 flew from the 𝒰niversity of Zürich 🚀 to Paris"
 
@@ -10,13 +11,15 @@ def span(label, part, text=TEXT):
     return {"label": label, "start": start, "end": start + len(part), "score": 0.9}
 
 
-def label(page, text, *refs):
+def label(page, text, *refs, question=None):
     page.open("label")
     page.run(
         "for (const box of document.querySelectorAll('#label-choices input'))"
         " if (box.checked !== arguments[0].includes(box.dataset.key)) box.click()", list(refs),
     )  # fmt: skip
     page.fill("#label-text", text)
+    if question:
+        page.fill("#label-question", question)
     page.click("#label-go")
     page.until(lambda: page.all(".result"), "the labels")
 
@@ -120,3 +123,20 @@ def test_without_a_choice_nothing_is_asked(page, api):
     page.click("#label-go")
     assert "Choose at least one adapter" in page.text("#label-notice")
     assert api.calls == []
+
+
+@pytest.mark.parametrize("found", ["𝒰niversity of Zürich", None])
+def test_an_answer_is_marked_in_its_context(page, api, found):
+    api.adapters.append(adapter("manuals", 1, "question-answering"))
+    api.answer = found
+    label(page, TEXT, "manuals@1", question="Where from?")
+    assert [mark[0] for mark in marks(page)] == ([found] if found else [])
+    assert page.text(".marked") == TEXT
+    wanted = {"question": "Where from?", "context": TEXT}
+    assert api.sent("/v1/answer") == [{"items": [{"model": "manuals@1", "input": wanted}]}]
+
+
+def test_a_question_is_asked_for_only_where_something_answers_it(page, api):
+    page.open("label")
+    page.until(lambda: page.all("#label-choices input"), "the choices")
+    assert page.run("return document.querySelector('#label-question').offsetParent === null")

@@ -210,3 +210,14 @@ def test_an_adapter_is_tried_from_the_list(page):
     page.until(lambda: page.find("#play-prompt").is_displayed(), "the playground")
     assert page.find(".part select").get_property("value") == "tone-friendly@1"
     assert page.focused() == "Playground"
+
+
+def test_an_encoder_is_not_asked_to_write(page, api):
+    api.kind = "encoder"
+    page.open("playground")
+    page.until(lambda: "encoder" in page.text("#play-columns"), "the reason")
+    assert not page.all(".column")
+    page.type("#play-prompt", "Where is it?")
+    assert page.run("return document.querySelector('#play-go').disabled")
+    assert page.run("return document.querySelector('#play-add').disabled")
+    assert not api.sent(CHAT)
