@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapterhub.training.report.cost import Cost, device_memory, peak_memory
+from adapterhub.training.report.inherited import probe_run
 from adapterhub.training.report.write import RunFacts, write_report
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def report_on(
         log=log,
         digest=result.digest,
         cost=cost,
+        inherited=probe_run(model, task, data, seconds=options.probe_seconds, level=options.level),
     )
     try:
         return replace(result, report=write_report(result.folder, facts, options))
