@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Sentences between two looks at the clock.
 _AT_ONCE = 40
+#: Pairs below which a group has no line of its own.
+FEWEST = 8
 _SOURCES = {SENTENCES: "own sentences", ROWS: "given rows"}
 
 
@@ -119,9 +121,10 @@ def bias_measures(pairs: Sequence[Pair], labels: Sequence[str], level: float) ->
             if some:
                 found.append(_measure(kind, name, some, labels, level))
         groups = sorted({pair.variant.group for pair in of_kind})
-        for group in groups if len(groups) > 1 else ():
+        for group in groups:
             some = [pair for pair in of_kind if pair.variant.group == group]
-            found.append(_measure(kind, f"to {group}", some, labels, level))
+            if len(groups) > 1 and len(some) >= FEWEST:
+                found.append(_measure(kind, f"to {group}", some, labels, level))
     return found
 
 

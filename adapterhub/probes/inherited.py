@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from adapterhub.tasks.base import GeneratingTask, Head, Row, Task
 
 #: Labelled rows that the backbone's head is learned from, and that both heads are scored on.
-FITTED_ROWS, SCORED_ROWS = 400, 200
+FITTED_ROWS, SCORED_ROWS = 600, 200
 _EXAMPLES = 8
 #: Rows drawn before those without a label or with nothing to learn from are left out.
 _SEED = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,14 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import Example, PackedBatch
     from adapterhub.tasks.base import Task
 
-#: Steps of L-BFGS at most, and the weight of the squared norm, as scikit-learn's C of 1.
-_STEPS, _DECAY = 60, 1.0
+#: Steps of L-BFGS at most, and weights of the squared norm that are tried.
+_STEPS, _DECAYS = 60, (1.0, 10.0, 100.0)
+#: So few examples are not halved.
+_FEW = 20
+
+
+#: Features, ``[selected, hidden]``, and the batch that they are of.
+Part: TypeAlias = "tuple[Tensor, PackedBatch]"
 
 
 class FrozenHead:
@@ -52,39 +58,57 @@ class FrozenHead:
 def fit_head(model: TaskModel, task: Task, examples: Sequence[Example]) -> FrozenHead:
     """Learn a head on the bare backbone's states by the task's own loss.
 
-    Equal arguments give an equal head: nothing is drawn at random.
+    How strongly its weights are held down is chosen by the loss on a fifth of the examples that
+    it did not learn from. Equal arguments give an equal head: nothing is drawn at random.
 
     Args:
         model: in evaluation mode; its own weights are left alone.
         task: with labels.
         examples: with their targets.
     """
-    parts = _features(model, examples)
+    held_out = examples[::5] if len(examples) > _FEW else examples
+    learned = [each for place, each in enumerate(examples) if place % 5] or examples
+    parts, judged = _features(model, learned), _features(model, held_out)
     together = torch.cat([features for features, _ in parts])
     mean, scale = together.mean(0), together.std(0, correction=0).clamp_min(1e-6)
-    linear = nn.Linear(together.shape[1], len(task.labels), device=together.device)
+    heads = [_learn(task, _scaled(parts, mean, scale), decay) for decay in _DECAYS]
+    with torch.no_grad():
+        losses = [float(_loss(task, head, _scaled(judged, mean, scale))) for head in heads]
+    best = heads[losses.index(min(losses))]
+    return FrozenHead(model.head, best, mean, scale, len(examples))
+
+
+def _learn(task: Task, parts: Sequence[Part], decay: float) -> nn.Linear:
+    """Return the linear layer of least loss over scaled features, without a gradient."""
+    features = parts[0][0]
+    linear = nn.Linear(features.shape[1], len(task.labels), device=features.device)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
-    scaled = [((features - mean) / scale, batch) for features, batch in parts]
     optimizer = torch.optim.LBFGS(
         linear.parameters(), max_iter=_STEPS, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        total = 0.5 * _DECAY * linear.weight.square().sum()
-        for features, batch in scaled:
-            total = total + task.loss(linear, features, batch)
+        total = _loss(task, linear, parts) + 0.5 * decay * linear.weight.square().sum()
         total.backward()
         return total
 
     with torch.enable_grad():
         optimizer.step(closure)
-    linear.requires_grad_(False)
-    return FrozenHead(model.head, linear, mean, scale, len(examples))
+    return linear.requires_grad_(False)
 
 
-def _features(model: TaskModel, examples: Sequence[Example]) -> list[tuple[Tensor, PackedBatch]]:
+def _loss(task: Task, linear: nn.Linear, parts: Sequence[Part]) -> Tensor:
+    losses = [task.loss(linear, features, batch) for features, batch in parts]
+    return torch.stack(losses).sum()
+
+
+def _scaled(parts: Sequence[Part], mean: Tensor, scale: Tensor) -> list[Part]:
+    return [((features - mean) / scale, batch) for features, batch in parts]
+
+
+def _features(model: TaskModel, examples: Sequence[Example]) -> list[Part]:
     """Return what a head reads of the bare backbone, ``[selected, hidden]`` a batch."""
     found = []
     with torch.no_grad(), model.bare():

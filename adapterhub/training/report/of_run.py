@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.tasks.base import Task
+    from adapterhub.training.energy import Energy
     from adapterhub.training.evaluate import Scored
     from adapterhub.training.prepare import PreparedData
     from adapterhub.training.recipe import Recipe
@@ -35,6 +36,7 @@ def report_on(
     after: Scored | None,
     log: Path,
     options: ReportOptions,
+    energy: Energy | None = None,
 ) -> TrainResult:
     """Write the report and return the result with its path; without one where that fails.
 
@@ -48,6 +50,7 @@ def report_on(
         after: predictions of the adapter; without them there is no report.
         log: of the run.
         options: how thorough the report is.
+        energy: that the run took, where it was estimated.
     """
     if after is None:
         return result
@@ -59,6 +62,7 @@ def report_on(
         artifact_bytes=result.artifact_bytes,
         peak_bytes=peak_memory(),
         device_bytes=device_memory(model.backbone.device),
+        energy=energy,
     )
     facts = RunFacts(
         recipe=recipe,
