@@ -79,7 +79,7 @@ def paired_delta(
 
     The ends of both Wilson intervals are put together by squares, less what the two have in
     common; so it has a width also where nothing differs.
-    Source: Newcombe 1998, Statistics in Medicine 17 (22), for paired data.
+    Source: Newcombe 1998, Statistics in Medicine 17 (22), for paired data, method 10.
 
     Args:
         first: whether each thing hits, ``[things]``.
@@ -106,6 +106,13 @@ def _joined(one: float, other: float, common: float) -> float:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the coefficient phi; 0 where one of them is always the same."""
-    spread = float(a.std() * b.std())
-    return float(((a - a.mean()) * (b - b.mean())).mean()) / spread if spread else 0.0
+    """Return the coefficient phi, corrected as in the source; 0 where one is always the same.
+
+    The correction keeps two shares that agree in everything seen from being sure to agree.
+    """
+    both, none = float((a * b).sum()), float(((1 - a) * (1 - b)).sum())
+    above = both * none - float((a * (1 - b)).sum()) * float(((1 - a) * b).sum())
+    if above > 0:
+        above = max(0.0, above - a.size / 2)
+    below = math.sqrt(a.sum() * (1 - a).sum() * b.sum() * (1 - b).sum())
+    return above / below if below else 0.0

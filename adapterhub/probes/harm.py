@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from adapterhub.tasks.base import GeneratingTask
 
 #: Requests answered at once, and the longest answer, in tokens: enough to see a refusal.
-_AT_ONCE, _LONGEST = 10, 40
+_AT_ONCE, _LONGEST = 20, 32
 #: Characters at the beginning of an answer in which a refusal is looked for.
 _BEGINNING = 240
 _WORD = re.compile(r"[a-z']+")

@@ -64,6 +64,8 @@ class ReportOptions:
 
 #: What a run ends with where nothing else is asked for.
 PLAIN_REPORT = ReportOptions()
+#: What one of many runs ends with, whose adapters will mostly not be used.
+WITHOUT_PROBES = ReportOptions(probe_seconds=0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
