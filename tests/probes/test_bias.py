@@ -8,8 +8,8 @@ from adapterhub.probes.bias import bias_examples, bias_measures, read_pairs
 from adapterhub.probes.clock import Clock
 from adapterhub.probes.counterfactuals import SENTENCES, sentences_in
 from adapterhub.probes.inherited import find_inherited
-from adapterhub.probes.reference import fit_head
 from adapterhub.probes.reading import encoded
+from adapterhub.probes.reference import fit_head
 from adapterhub.probes.swaps import KINDS, NAMES
 
 LONG = Clock(1e6)
