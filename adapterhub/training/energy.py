@@ -81,6 +81,8 @@ def _start() -> Any:
         from codecarbon import OfflineEmissionsTracker
     except ImportError:
         return None
+    # it talks before it has read how loud it may be
+    logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
     try:
         # it may read settings of the user's; nothing of them may send or write anything
         tracker = OfflineEmissionsTracker(
