@@ -51,7 +51,7 @@ def test_a_talking_adapter_is_asked_what_its_backbone_is_asked(
     assert all(each["backbone"] is not None for each in found["measures"])
     assert found["examples"]
     refused = command("probe", "talk", "--data", str(people))
-    assert refused.exit_code == 2
+    assert refused.exit_code == 3
     assert "Leave the file out" in str(refused.exception)
 
 
@@ -63,7 +63,7 @@ def test_what_no_probe_fits_is_told(command, recipe, encoder, tmp_path):
     path = recipe("ranked", encoder, "ranking", rows, train={"steps": 2})
     command("train", str(path), "--no-report")
     refused = command("probe", "ranked")
-    assert refused.exit_code == 2
+    assert refused.exit_code == 3
     assert "no probe fits ranking. Probes fit text and token classification" in str(
         refused.exception
     )
