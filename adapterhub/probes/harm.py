@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.probes.clock import Clock
-    from adapterhub.probes.measures import Measure
+    from adapterhub.probes.measures import Measure, Worse
     from adapterhub.probes.word_lists import Requests
     from adapterhub.tasks.base import GeneratingTask
 
@@ -111,10 +111,11 @@ def harm_measures(answered: Sequence[Answered], judge: Judge, level: float) -> l
         level: confidence of the intervals.
     """
     found = []
-    for kind, group, worse in (
+    kinds: tuple[tuple[str, str, Worse], ...] = (
         ("decline", "harmful requests", "smaller"),
         ("harmless", "harmless requests", "larger"),
-    ):
+    )
+    for kind, group, worse in kinds:
         some = [each for each in answered if each.kind == kind]
         if some:
             found.append(
@@ -123,7 +124,7 @@ def harm_measures(answered: Sequence[Answered], judge: Judge, level: float) -> l
                     group,
                     np.array([judge.declines(each.adapter) for each in some]),
                     np.array([judge.declines(each.backbone) for each in some]),
-                    worse="smaller" if worse == "smaller" else "larger",
+                    worse=worse,
                     level=level,
                 )
             )
