@@ -87,7 +87,7 @@ def render_card(
         *([_labels(manifest.labels)] if manifest.labels else []),
         _usage(manifest, name, tag),
         _training(manifest),
-        _limits(manifest, license),
+        _limits(manifest, name, license),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -274,7 +274,7 @@ def _training(manifest: Manifest) -> str:
     )
 
 
-def _limits(manifest: Manifest, license: str | None) -> str:
+def _limits(manifest: Manifest, name: str, license: str | None) -> str:
     figures = (
         "The figures above are of one training run on one validation split; how the adapter does "
         "on text of another kind is unknown."
@@ -282,7 +282,8 @@ def _limits(manifest: Manifest, license: str | None) -> str:
     lines = [
         figures if manifest.metrics.after else "How well it does is not known; measure it first.",
         _quantization_limit(manifest),
-        "Faults and biases of the backbone and of the training data were not examined.",
+        "Faults and biases of the backbone and of the training data may show in its answers; "
+        f"`adapterhub probe {name}` measures some of them beside the backbone.",
     ]
     if license is None:
         lines.append("The license of the backbone was not recorded.")

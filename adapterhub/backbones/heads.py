@@ -110,13 +110,18 @@ class StockHead:
         stock = self._stock
         if self._name is None:
             return stock.get_output_embeddings()(hidden)
+        features = self.features(hidden)
+        dropout = getattr(stock, "dropout", None)
+        return getattr(stock, self._name)(features if dropout is None else dropout(features))
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """Return what the linear layer of a new head reads of ``[n, hidden]``, in its type."""
+        stock = self._stock
         body = getattr(stock, stock.base_model_prefix)
         if getattr(body, "pooler", None) is not None:
             hidden = body.pooler(hidden.unsqueeze(1))
-        linear = getattr(stock, self._name)
-        hidden = hidden.to(next(linear.parameters()).dtype)
-        dropout = getattr(stock, "dropout", None)
-        return linear(hidden if dropout is None else dropout(hidden))
+        linear = getattr(stock, self._name) if self._name else stock.get_output_embeddings()
+        return hidden.to(next(linear.parameters()).dtype)
 
 
 def _body_for(template: nn.Module, body: nn.Module) -> nn.Module:

@@ -27,6 +27,7 @@ from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
 from adapterhub.registry.registry import Registry
 from adapterhub.training.progress import PlainReporter
 from adapterhub.training.recipe_file import parse_recipe
+from adapterhub.training.report.write import WITHOUT_PROBES
 from adapterhub.training.train import train
 
 if TYPE_CHECKING:
@@ -212,6 +213,8 @@ def _train(
         output=folder / f"run-{stem}",
         reporter=PlainReporter(log_console()),
         backbone=backbone,
+        # it should be over soon; adapterhub probe measures the same afterwards
+        report=WITHOUT_PROBES,
     )
     version = Registry().put(
         result.artifact, recipe.name, info={**result.info(), "curves": result.curves()}

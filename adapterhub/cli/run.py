@@ -45,6 +45,10 @@ def train(
     temperature: Annotated[
         bool, typer.Option(help="Fit a temperature on the validation rows, for the report.")
     ] = False,
+    probe_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="For what the adapter inherited, in the report; 0 leaves it out."),
+    ] = 45,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -63,7 +67,9 @@ def train(
             resume=resume,
             reporter=reporter,
             device=device,
-            report=ReportOptions(temperature=temperature) if report else None,
+            report=ReportOptions(temperature=temperature, probe_seconds=probe_seconds)
+            if report
+            else None,
         )
     if not result.digest:
         # one of several processes, and not the one that wrote the artifact

@@ -14,6 +14,7 @@ import torch
 from peft import PeftConfig
 
 from adapterhub.backbones.fingerprint import check_fingerprint
+from adapterhub.backbones.generating import generate_ids
 from adapterhub.backbones.task_model import restore_task_model
 from adapterhub.data.batching import batches_by_length
 from adapterhub.data.packing import Example, pack
@@ -200,11 +201,10 @@ class Session:
         answers: list[str] = []
         for start in range(0, len(prompts), BATCH_CONVERSATIONS):
             part = prompts[start : start + BATCH_CONVERSATIONS]
-            if name is None:
-                with chosen.model.bare():
-                    ids = _generate(chosen.model, task, part, limit, bare=True)
-            else:
-                ids = _generate(chosen.model, task, part, limit, bare=False)
+            with chosen.model.bare() if name is None else nullcontext():
+                ids = generate_ids(
+                    chosen.model, part, limit, stop_ids=task.stop_ids, bare=name is None
+                )
             answers += [task.text_of(each) for each in ids]
         return answers
 
@@ -269,23 +269,3 @@ def task_of(manifest: Manifest, backbone: Backbone) -> Task:
         # the rows that balanced weights are counted from are not here, nor is anything learned
         replace(options, class_weights=None, label_smoothing=0.0),
     )
-
-
-def _generate(
-    model: TaskModel, task: Any, prompts: Sequence[list[int]], limit: int, *, bare: bool
-) -> list[list[int]]:
-    """Return the new token ids of each prompt, up to where it stops."""
-    tokenizer = model.backbone.tokenizer
-    batch = tokenizer.pad({"input_ids": list(prompts)}, padding_side="left", return_tensors="pt")
-    batch = batch.to(model.backbone.device)
-    generator = model.stock if bare else model.peft_model
-    with torch.no_grad():
-        output = generator.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            max_new_tokens=limit,
-            do_sample=False,
-            eos_token_id=list(task.stop_ids),
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    return [ids.tolist() for ids in output[:, batch["input_ids"].shape[1] :]]

@@ -16,7 +16,7 @@ from adapterhub.tasks.table import entry_of
 from adapterhub.training.loop import DEFAULT_BATCH_SIZE, DEFAULT_EPOCHS, watched_metric
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
-from adapterhub.training.report.write import SUMMARY_NAME
+from adapterhub.training.report.write import SUMMARY_NAME, WITHOUT_PROBES
 from adapterhub.training.sweep.space import with_values
 from adapterhub.training.train import ARTIFACT_NAME, open_backbone, train
 
@@ -211,7 +211,14 @@ def _train(
     if (run / ARTIFACT_NAME).exists():
         # it was killed before its point was written
         shutil.rmtree(run)
-    result = train(recipe, output=run, resume=True, reporter=reporter, backbone=backbone)
+    result = train(
+        recipe,
+        output=run,
+        resume=True,
+        reporter=reporter,
+        backbone=backbone,
+        report=WITHOUT_PROBES,
+    )
     summary = json.loads((run / SUMMARY_NAME).read_text(encoding="utf-8"))
     interval = summary["metrics"][metric]["interval"] or {}
     point = Point(

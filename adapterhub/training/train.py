@@ -25,6 +25,7 @@ from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
 from adapterhub.training.assemble import assemble
 from adapterhub.training.checkpoint import checkpoint_folder, drop_checkpoint
+from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.evaluate import Seen, score_examples
 from adapterhub.training.loop import DEFAULT_BATCH_SIZE, Loop
 from adapterhub.training.memory import keep_freed_memory
@@ -126,7 +127,8 @@ def train(
         folder=folder,
     )
     try:
-        outcome = loop.run(resume=resume)
+        with EnergyMeter(wanted=report is not None and accelerator.is_main_process) as meter:
+            outcome = loop.run(resume=resume)
         digest = ""
         if accelerator.is_main_process:
             digest = assemble(
@@ -151,6 +153,7 @@ def train(
                 after=seen.last,
                 log=folder / LOG_NAME,
                 options=report,
+                energy=meter.energy,
             )
         accelerator.wait_for_everyone()
         return result

@@ -3,15 +3,30 @@
 import json
 import re
 import sys
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
+from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.recipe_file import load_recipe
-from adapterhub.training.report import of_run
+from adapterhub.training.report import inherited, of_run
 from adapterhub.training.report.blocks import Section, Table, Text
+from adapterhub.training.report.cost import Cost, cost_section
 from adapterhub.training.report.page import render_page
 from adapterhub.training.report.write import ReportOptions
 from adapterhub.training.train import train
+
+NO_COST = Cost(
+    seconds=1.0,
+    steps=1,
+    tokens_per_second=1.0,
+    trained_share=0.1,
+    artifact_bytes=1,
+    peak_bytes=None,
+    device_bytes=None,
+)
 
 
 def titles(page):
@@ -30,6 +45,7 @@ def test_the_page_names_no_address_and_holds_its_pictures(recipe, encoder, moods
         "Calibration",
         "Data",
         "Curves",
+        "What it inherited",
         "Cost",
     ]
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
@@ -48,6 +64,17 @@ def test_the_page_names_no_address_and_holds_its_pictures(recipe, encoder, moods
     assert summary["calibration"]["temperature"]["value"] > 0
     assert summary["data"]["leaks"][0]["same"] == 120
     assert summary["cost"]["peak_bytes"] > 1e6
+    probed = summary["inherited"]
+    assert probed["done"] == probed["asked"]
+    assert {each["name"] for each in probed["measures"]} == {
+        "names",
+        "pronouns",
+        "nationalities",
+    }
+    # this backbone takes every such word for the same unknown one
+    assert all(each["adapter"]["value"] == 0 for each in probed["measures"])
+    assert probed["scores"]["adapter"] == result.after["accuracy"]
+    assert "a head alone, learned from 120 training rows" in page
 
 
 def test_the_worst_rows_are_shown_and_stay_text(recipe, encoder, moods, tmp_path):
@@ -82,11 +109,16 @@ def test_other_tasks_have_the_sections_that_make_sense(
     path = recipe("any", request.getfixturevalue(backbone), task, data, train={"steps": 2})
     result = train(load_recipe(path), output=tmp_path / "run")
     found = set(titles(result.report.read_text()))
-    assert {"Results", "Data", "Curves", "Cost"} <= found
+    assert {"Results", "Data", "Curves", "What it inherited", "Cost"} <= found
     assert ("Confusion" in found) == (task == "token-classification")
     summary = json.loads((tmp_path / "run/report.json").read_text())
     name = "entity_f1" if task == "token-classification" else "perplexity"
     assert summary["metrics"][name]["interval"] is not None
+    names = {each["name"] for each in summary["inherited"]["measures"]}
+    if task == "dialogue":
+        assert {"declined", "rude words", "stereotype preferred"} <= names
+    else:
+        assert "names" in names
 
 
 def test_without_matplotlib_the_page_has_no_pictures_but_all_figures(
@@ -132,3 +164,94 @@ def test_a_report_that_fails_does_not_cost_the_adapter(
     assert result.report is None
     assert (result.artifact / "adapter_model.safetensors").is_file()
     assert "no such figure" in caplog.text
+
+
+def test_probes_that_fail_cost_their_section_alone(
+    recipe, encoder, moods, tmp_path, monkeypatch, caplog
+):
+    def fail(*_given, **_options):
+        raise ValueError("no such probe")
+
+    monkeypatch.setattr(inherited, "find_inherited", fail)
+    path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
+    result = train(load_recipe(path), output=tmp_path / "run")
+    found = titles(result.report.read_text())
+    assert "What it inherited" not in found
+    assert {"Results", "Curves", "Cost"} <= set(found)
+    assert "no such probe" in caplog.text
+
+
+def test_without_time_nothing_is_probed(command, recipe, encoder, moods, tmp_path):
+    path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
+    command("train", str(path), "--probe-seconds", "0", "--output", str(tmp_path / "run"))
+    assert "What it inherited" not in titles((tmp_path / "run/report.html").read_text())
+    assert json.loads((tmp_path / "run/report.json").read_text())["inherited"] is None
+
+
+class Tracker:
+    """Stands for codecarbon's own, which is not installed with the tests."""
+
+    made: ClassVar[list] = []
+    final_emissions_data = SimpleNamespace(
+        energy_consumed=0.0123, cpu_energy=0.008, gpu_energy=0.0, ram_energy=0.0043
+    )
+
+    def __init__(self, **settings):
+        self.settings = settings
+        self.calls = []
+        self.made.append(self)
+
+    def start(self):
+        self.calls.append("start")
+
+    def stop(self):
+        self.calls.append("stop")
+
+
+@pytest.fixture
+def codecarbon(monkeypatch):
+    monkeypatch.setattr(Tracker, "made", [])
+    module = SimpleNamespace(OfflineEmissionsTracker=Tracker)
+    monkeypatch.setitem(sys.modules, "codecarbon", module)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"version of {name}")
+    return Tracker
+
+
+def test_energy_is_told_where_codecarbon_estimates_it(codecarbon):
+    with EnergyMeter() as meter:
+        assert meter.energy is None
+    (tracker,) = codecarbon.made
+    assert tracker.calls == ["start", "stop"]
+    assert meter.energy.kwh == 0.0123
+    # nothing is written, sent or asked for
+    settings = tracker.settings
+    assert not any(value for name, value in settings.items() if name.startswith("save_to"))
+    assert settings["output_methods"] == settings["output_handlers"] == []
+    assert settings["emissions_endpoint"] is settings["electricitymaps_api_token"] is None
+    shown = render_page("x", "y", [cost_section(replace(NO_COST, energy=meter.energy))])
+    assert "12.30 Wh" in shown
+    assert "version of codecarbon" in shown
+
+
+def test_a_run_goes_on_where_the_energy_cannot_be_estimated(codecarbon, monkeypatch, caplog):
+    def fail(_self):
+        raise OSError("no such file")
+
+    monkeypatch.setattr(Tracker, "start", fail)
+    with EnergyMeter() as meter:
+        pass
+    assert meter.energy is None
+    assert "no such file" in caplog.text
+    monkeypatch.setitem(sys.modules, "codecarbon", None)
+    with EnergyMeter() as meter:
+        pass
+    assert meter.energy is None
+    shown = render_page("x", "y", [cost_section(NO_COST)])
+    assert "pip install &#39;adapterhub[energy]&#39;" in shown
+
+
+def test_no_energy_is_measured_where_none_is_wanted(codecarbon):
+    with EnergyMeter(wanted=False) as meter:
+        pass
+    assert meter.energy is None
+    assert codecarbon.made == []

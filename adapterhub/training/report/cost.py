@@ -6,10 +6,12 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adapterhub.training.report.blocks import Section, Table
+from adapterhub.training.report.blocks import Section, Table, Text
 
 if TYPE_CHECKING:
     import torch
+
+    from adapterhub.training.energy import Energy
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class Cost:
         peak_bytes: most memory that the process had at once; ``None`` where the system does
             not tell.
         device_bytes: most memory of a GPU; ``None`` on a CPU.
+        energy: estimated, evaluations included; ``None`` where it was not.
     """
 
     seconds: float
@@ -34,6 +37,7 @@ class Cost:
     artifact_bytes: int
     peak_bytes: int | None
     device_bytes: int | None
+    energy: Energy | None = None
 
 
 def peak_memory() -> int | None:
@@ -68,4 +72,20 @@ def cost_section(cost: Cost) -> Section:
         rows.append(("memory of the process, at most", f"{cost.peak_bytes / 1e6:,.0f} MB"))
     if cost.device_bytes is not None:
         rows.append(("memory on the GPU, at most", f"{cost.device_bytes / 1e6:,.0f} MB"))
-    return Section("Cost", (Table(("", ">"), rows),))
+    if cost.energy is not None:
+        rows.append(("energy, estimated", f"{1000 * cost.energy.kwh:,.2f} Wh"))
+    return Section("Cost", (Table(("", ">"), rows), Text(_on_energy(cost.energy))))
+
+
+def _on_energy(energy: Energy | None) -> str:
+    if energy is None:
+        return (
+            "The energy was not estimated; that needs codecarbon: pip install 'adapterhub[energy]'."
+        )
+    parts = (("CPU", energy.cpu_kwh), ("GPU", energy.gpu_kwh), ("memory", energy.ram_kwh))
+    named = ", ".join(f"{name} {1000 * kwh:,.2f} Wh" for name, kwh in parts)
+    return (
+        f"The energy is what {energy.source} estimates for the whole machine while it trained and "
+        f"evaluated, other programs included: {named}. Where the machine does not measure its "
+        "power, the estimate goes by a model's name and its load, and may be off by a lot."
+    )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapterhub.training.report.cost import Cost, device_memory, peak_memory
+from adapterhub.training.report.inherited import probe_run
 from adapterhub.training.report.write import RunFacts, write_report
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.tasks.base import Task
+    from adapterhub.training.energy import Energy
     from adapterhub.training.evaluate import Scored
     from adapterhub.training.prepare import PreparedData
     from adapterhub.training.recipe import Recipe
@@ -34,6 +36,7 @@ def report_on(
     after: Scored | None,
     log: Path,
     options: ReportOptions,
+    energy: Energy | None = None,
 ) -> TrainResult:
     """Write the report and return the result with its path; without one where that fails.
 
@@ -47,6 +50,7 @@ def report_on(
         after: predictions of the adapter; without them there is no report.
         log: of the run.
         options: how thorough the report is.
+        energy: that the run took, where it was estimated.
     """
     if after is None:
         return result
@@ -58,6 +62,7 @@ def report_on(
         artifact_bytes=result.artifact_bytes,
         peak_bytes=peak_memory(),
         device_bytes=device_memory(model.backbone.device),
+        energy=energy,
     )
     facts = RunFacts(
         recipe=recipe,
@@ -70,6 +75,7 @@ def report_on(
         log=log,
         digest=result.digest,
         cost=cost,
+        inherited=probe_run(model, task, data, seconds=options.probe_seconds, level=options.level),
     )
     try:
         return replace(result, report=write_report(result.folder, facts, options))

@@ -22,6 +22,7 @@ from adapterhub.training.report.answers import (
 from adapterhub.training.report.blocks import Picture, Section, Text
 from adapterhub.training.report.cost import cost_section
 from adapterhub.training.report.figures import draw_curves
+from adapterhub.training.report.inherited import inherited_section
 from adapterhub.training.report.page import render_page
 from adapterhub.training.report.results import labels_section, metric_rows, results_section
 from adapterhub.training.report.rows import data_section, warnings
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from adapterhub.probes.measures import Inherited
     from adapterhub.tasks.base import Task
     from adapterhub.training.evaluate import Scored
     from adapterhub.training.prepare import PreparedData
@@ -50,16 +52,20 @@ class ReportOptions:
         level: confidence of the intervals.
         temperature: fit one on the validation rows.
         worst: most examples that are shown.
+        probe_seconds: after which no more is probed of what the adapter inherited; 0 for nothing.
     """
 
     resamples: int = RESAMPLES
     level: float = LEVEL
     temperature: bool = False
     worst: int = 10
+    probe_seconds: float = 45.0
 
 
 #: What a run ends with where nothing else is asked for.
 PLAIN_REPORT = ReportOptions()
+#: What one of many runs ends with, whose adapters will mostly not be used.
+WITHOUT_PROBES = ReportOptions(probe_seconds=0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +83,7 @@ class RunFacts:
         log: of the run.
         digest: of the artifact.
         cost: of the run.
+        inherited: what the probes found; ``None`` where nothing was probed.
     """
 
     recipe: Recipe
@@ -89,6 +96,7 @@ class RunFacts:
     log: Path
     digest: str
     cost: Cost
+    inherited: Inherited | None = None
 
 
 def write_report(folder: Path, facts: RunFacts, options: ReportOptions) -> Path:
@@ -109,8 +117,10 @@ def write_report(folder: Path, facts: RunFacts, options: ReportOptions) -> Path:
         *_answers(facts, options, summary, pictures=pictures),
         _data(facts, summary),
         *([_curves(facts.log)] if pictures else []),
+        inherited_section(facts.inherited),
         cost_section(facts.cost),
     ]
+    summary["inherited"] = None if facts.inherited is None else asdict(facts.inherited)
     summary["cost"] = asdict(facts.cost)
     page = folder / REPORT_NAME
     subtitle = f"{facts.task.name} on {facts.backbone}; {facts.digest}"

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 
 from adapterhub.errors import NonFiniteLossError
 from adapterhub.training.checkpoint import drop_checkpoint
+from adapterhub.training.report.write import WITHOUT_PROBES
 from adapterhub.training.sweep.needs import import_optuna
 from adapterhub.training.sweep.space import with_values
 from adapterhub.training.sweep.study import build_sampler, distributions, recipe_values
@@ -148,6 +149,7 @@ def run_trial(
             backbone=backbone,
             device=device,
             cache=cache,
+            report=WITHOUT_PROBES,
         )
     except optuna.TrialPruned:
         reporter.on_message(f"{name} stopped early at {teller.reached} %")

@@ -1,0 +1,73 @@
+"""``probe``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adapterhub.cli.ask import Device, Force, field_pair
+from adapterhub.cli.console import hush_libraries, output, print_json, table
+
+if TYPE_CHECKING:
+    from adapterhub.probing import Probed
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(probe)
+
+
+def probe(
+    ref: Annotated[str, typer.Argument(metavar="ADAPTER", help="NAME, NAME@3 or NAME@prod")],
+    data: Annotated[
+        Path | None, typer.Option(help="File of rows in which names and pronouns are exchanged.")
+    ] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--field", help="task_field=column; the recipe's where not given."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="After which no more is started.")] = 300,
+    level: Annotated[
+        float, typer.Option(min=0.5, max=0.999, help="Confidence of the intervals.")
+    ] = 0.95,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    force: Force = False,
+    device: Device = None,
+) -> None:
+    """Measure bias and harm of an adapter beside its backbone."""
+    hush_libraries()
+    from adapterhub.probing import probe as run_probe
+    from adapterhub.registry.registry import Registry
+
+    found = run_probe(
+        Registry(),
+        ref,
+        path=data,
+        fields=dict(map(field_pair, fields or ())),
+        limit=limit,
+        seconds=seconds,
+        level=level,
+        force=force,
+        device=device,
+    )
+    if as_json:
+        print_json(asdict(found))
+    else:
+        _show(found)
+
+
+def _show(probed: Probed) -> None:
+    from adapterhub.probes.wording import headings, notes, rows
+
+    found = probed.found
+    shown = table(*headings(found))
+    for row in rows(found):
+        shown.add_row(*row)
+    console = output()
+    console.print(shown)
+    for note in notes(found):
+        console.print(f"\n{note.text}", markup=False)
