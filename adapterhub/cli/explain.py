@@ -135,6 +135,7 @@ def _write_page(path: Path, ref: str, loaded: LoadedAdapter, found: Sequence[Exp
 def _show(found: Explanation) -> None:
     from rich.text import Text as RichText
 
+    from adapterhub.explaining.explanation import LARGE_GAP
     from adapterhub.training.report.why import honest, said
 
     console = output()
@@ -154,7 +155,7 @@ def _show(found: Explanation) -> None:
     if len(chosen) < len(found.words):
         console.print(f"{len(chosen)} of {len(found.words)} words; all are in --json")
     console.print(RichText(honest(found), style="dim"))
-    if found.gap_share > 0.05:
+    if found.gap_share > LARGE_GAP:
         console.print("the words do not add up well; try more --steps", style="yellow")
     console.print()
 
@@ -164,7 +165,7 @@ def _bar(share: float) -> RichText:
 
     # two signs, so that the bars can be told apart without colours too
     sign = "█" if share >= 0 else "░"
-    return RichText(sign * max(1, round(abs(share) * _BAR)), style=_style(share))
+    return RichText(sign * round(abs(share) * _BAR), style=_style(share))
 
 
 def _style(share: float) -> str:

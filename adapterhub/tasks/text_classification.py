@@ -11,7 +11,7 @@ from adapterhub.errors import DataError
 from adapterhub.tasks.base import Evaluation, join_predictions
 from adapterhub.tasks.class_loss import ClassLoss
 from adapterhub.tasks.labels import LabelIndex
-from adapterhub.tasks.limits import check_tokenizer
+from adapterhub.tasks.limits import check_temperature, check_tokenizer
 from adapterhub.tasks.rows import is_given, place_of, required, text_field
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class TextClassification:
             RecipeError: when labels, options and tokenizer do not fit together.
         """
         check_tokenizer(tokenizer, options.max_length)
+        check_temperature(options.temperature)
         self.tokenizer = tokenizer
         self.options = options
         self.pool = pool
@@ -129,7 +130,8 @@ class TextClassification:
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[Tensor]:
         """Return the probability of each label, ``[classes]`` a row, float32 on the CPU."""
-        return list(head(hidden).float().softmax(dim=-1).cpu().unbind())
+        logits = head(hidden).float() / self.options.temperature
+        return list(logits.softmax(dim=-1).cpu().unbind())
 
     def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
         """Return accuracy, macro-F1 and a record per label.

@@ -157,9 +157,13 @@ def _answers(
         found.append(confusion_section(choices, pictures=pictures))
         errors = calibration(choices.confidence, choices.correct)
         temperature = None
-        if options.temperature and choices.probabilities is not None:
+        wanted = options.temperature or facts.recipe.task.calibrate
+        if wanted and choices.probabilities is not None:
             temperature = temperature_of(choices.probabilities, choices.gold)
-        found.append(calibration_section(errors, temperature, choices.unit, pictures=pictures))
+        stored = facts.recipe.task.temperature
+        found.append(
+            calibration_section(errors, temperature, choices.unit, stored, pictures=pictures)
+        )
         summary["calibration"] = {
             "error": errors.error,
             "temperature": None if temperature is None else asdict(temperature),
