@@ -84,7 +84,7 @@ def attribute(
     name, token = baseline_token(model)
     example = reading.example
     places = [at for at, owner in enumerate(reading.owners) if owner is not None]
-    with _evaluating(model):
+    with evaluating(model):
         real, unknown, dtype = _ends(model, example.input_ids, places, token)
 
         def measure(embedded: Tensor) -> Tensor:
@@ -137,13 +137,18 @@ def _captum() -> Any:
 
 
 @contextmanager
-def _evaluating(model: TaskModel) -> Iterator[None]:
-    training = model.training
+def evaluating(model: TaskModel) -> Iterator[None]:
+    """Compute as in evaluation while entered; every module then has the mode that it had.
+
+    A loaded model is not in one mode throughout, so setting one for all would not undo it.
+    """
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, mode in modes:
+            module.training = mode
 
 
 def _ends(

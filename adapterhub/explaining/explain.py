@@ -9,7 +9,7 @@ import torch
 
 from adapterhub.data.packing import pack
 from adapterhub.errors import DataError, near
-from adapterhub.explaining.attribution import STEPS, attribute
+from adapterhub.explaining.attribution import STEPS, attribute, evaluating
 from adapterhub.explaining.explanation import explanation
 from adapterhub.explaining.reading import (
     instructed_dialogue,
@@ -211,11 +211,8 @@ def _answer(model: TaskModel, task: QuestionAnswering, row: Row) -> tuple[Readin
 def _decoded(model: TaskModel, task: Task, reading: Reading) -> Any:
     """Return the raw prediction of one row."""
     batch = pack([reading.example]).to(model.backbone.device)
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         (found,) = task.decode(model.head, model.hidden(batch), batch)
-    model.train(training)
     return found
 
 

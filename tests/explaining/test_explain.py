@@ -65,13 +65,27 @@ def test_the_number_is_the_log_odds_of_the_probability(mood):
     assert found.baseline_value == pytest.approx(math.log(chance / (1 - chance)), rel=1e-2)
 
 
-def test_the_word_that_decides_has_the_largest_share(mood):
-    _, model, task = mood
+def test_the_word_that_decides_has_the_largest_share(recipe, encoder, moods, tmp_path):
+    _, model, task = loaded(
+        recipe("mood", encoder, "text-classification", moods), encoder, tmp_path
+    )
     for word in (GLAD[0], SAD[1]):
-        row = {"text": f"the film was {word}"}
+        row = {"text": f"the film was {word} the day"}
         (found,) = explain(model, task, row, steps=32)
         strongest = max(found.words, key=lambda each: each.attribution)
         assert (strongest.word, strongest.start) == (word, row["text"].index(word))
+
+
+def test_the_word_that_differs_makes_the_difference(recipe, encoder, moods, tmp_path):
+    _, model, task = loaded(
+        recipe("mood", encoder, "text-classification", moods), encoder, tmp_path
+    )
+    pair = [
+        explain(model, task, {"text": f"the film was {word}"}, label="glad", steps=64)[0].words
+        for word in ("great", "awful")
+    ]
+    apart = [one.attribution - other.attribution for one, other in zip(*pair, strict=True)]
+    assert max(range(4), key=lambda place: apart[place]) == 3
 
 
 def test_what_speaks_for_one_label_speaks_against_the_other(mood):
@@ -86,10 +100,9 @@ def test_explaining_changes_nothing(mood):
     session, model, task = mood
     before = state_digest(session.backbone.body)
     answer = session.predict("it", [ROW])
-    model.train()
+    modes = [module.training for module in model.modules()]
     explain(model, task, ROW, steps=2)
-    assert model.training
-    model.eval()
+    assert [module.training for module in model.modules()] == modes
     assert state_digest(session.backbone.body) == before
     assert session.predict("it", [ROW]) == answer
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -110,8 +123,12 @@ def test_a_trained_prefix_can_be_explained(recipe, decoder, moods, tmp_path):
     assert found.gap_share < 0.01
 
 
-def test_labels_that_stand_alone_have_their_own_odds(recipe, encoder, moods, tmp_path):
-    path = recipe("mood", encoder, "text-classification", moods)
+def test_labels_that_stand_alone_have_their_own_odds(recipe, encoder, tmp_path):
+    rows = [{"text": f"the film was {word}", "label": ["glad"]} for word in GLAD]
+    rows += [{"text": f"the film was {word}", "label": ["sad", "sorry"]} for word in SAD]
+    data = tmp_path / "many.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = recipe("many", encoder, "text-classification", data)
     session, model, task = loaded(path, encoder, tmp_path, "task.multi_label=true")
     (found,) = explain(model, task, ROW, label="sad", steps=2)
     chance = session.predict("it", [ROW])[0]["scores"]["sad"]
@@ -185,13 +202,12 @@ def test_a_generated_answer_is_explained_by_the_prompt(recipe, decoder, talks, t
     assert session.generate("it", [messages]) == ["bad"]
     found = explain_text(model, task, messages, "bad", steps=128)
     assert found.gap_share < 0.01
-    # what decides between this answer and another one
-    other = explain_text(model, task, messages, "good", steps=128)
-    for_it = {
-        one.word: one.attribution - against.attribution
-        for one, against in zip(found.words, other.words, strict=True)
-    }
-    assert max(for_it, key=for_it.__getitem__) == "awful"
+    # the same answer to the opposite prompt: what differs makes the difference
+    opposite = [{"role": "user", "content": "the film was great"}]
+    other = explain_text(model, task, opposite, "bad", steps=128)
+    pairs = zip(found.words, other.words, strict=True)
+    apart = [one.attribution - against.attribution for one, against in pairs]
+    assert max(range(4), key=lambda place: apart[place]) == 3
     # what training counts as the loss of this answer, but for the token that ends it
     row = {"prompt": "the film was awful", "response": "bad"}
     batch = pack([task.encode(row, 1, train=True)])
