@@ -6,6 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from adapterhub.data.packing import pack
+from adapterhub.explaining.attribution import evaluating
 from adapterhub.explaining.choosing import choose, judge
 from adapterhub.explaining.explain import explain
 
@@ -17,6 +21,13 @@ if TYPE_CHECKING:
     from adapterhub.explaining.explanation import Explanation
     from adapterhub.tasks.base import Row, Task
 
+#: Most answers that are explained; see ``choose``.
+_ANSWERS = 3
+#: A step is a pass forward and one back, which takes about as long as two forward.
+_PASSES = 3
+#: Tokens by which the time of a pass is measured.
+_TIMED_TOKENS = 128
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -25,7 +36,7 @@ class Bounds:
     Args:
         steps: points of the path of each; see ``attribute``.
         tokens: longest row.
-        seconds: after which no further answer is begun.
+        seconds: for all answers; on a slow backbone shorter rows are taken, or none.
     """
 
     steps: int = 20
@@ -75,17 +86,36 @@ def explain_examples(
         MissingExtraError: when Captum isn't installed.
     """
 
+    answers = judge(task, rows, decoded)
+    if not answers:
+        return []
+    longest = min(bounds.tokens, _affordable(model, task, rows[answers[0].place], bounds))
+
     def fits(each: Judged) -> bool:
         example = task.encode(rows[each.place], each.place + 1, train=False)
-        return example is not None and len(example) <= bounds.tokens
+        return example is not None and len(example) <= longest
 
-    began = time.monotonic()
-    explained = []
-    for why, each in choose(judge(task, rows, decoded), fits).items():
-        if time.monotonic() - began > bounds.seconds:
-            break
-        found = explain(
-            model, task, rows[each.place], label=each.label, span=each.span, steps=bounds.steps
+    return [
+        ExplainedExample(
+            why,
+            each.expected,
+            explain(
+                model, task, rows[each.place], label=each.label, span=each.span, steps=bounds.steps
+            )[0],
         )
-        explained.append(ExplainedExample(why, each.expected, found[0]))
-    return explained
+        for why, each in choose(answers, fits).items()
+    ]
+
+
+def _affordable(model: TaskModel, task: Task, row: Row, bounds: Bounds) -> int:
+    """Return how many tokens a row may have so that all answers keep to their time."""
+    example = task.encode(row, 1, train=False)
+    if example is None:
+        return 0
+    count = max(1, _TIMED_TOKENS // len(example))
+    batch = pack([example] * count).to(model.backbone.device)
+    with evaluating(model), torch.no_grad():
+        began = time.perf_counter()
+        float(model.hidden(batch).float().sum())
+        each = (time.perf_counter() - began) / batch.tokens
+    return int(bounds.seconds / (_ANSWERS * bounds.steps * _PASSES * each))
