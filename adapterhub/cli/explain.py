@@ -156,7 +156,9 @@ def _show(found: Explanation) -> None:
         console.print(f"{len(chosen)} of {len(found.words)} words; all are in --json")
     console.print(RichText(honest(found), style="dim"))
     if found.gap_share > LARGE_GAP:
-        console.print("the words do not add up: do not trust them; more --steps may help", style="yellow")
+        console.print(
+            "the words do not add up, do not trust them; more --steps may help", style="yellow"
+        )
     console.print()
 
 
