@@ -208,15 +208,25 @@ def _peft_snippet(manifest: Manifest, tag: str) -> str:
             ")",
             "model = PeftModel.from_pretrained(backbone, adapter).eval()",
             "",
-            *_use(tag),
+            *_use(tag, _temperature(manifest)),
         ]
     )
 
 
-def _use(tag: str) -> tuple[str, ...]:
+def _use(tag: str, temperature: float) -> tuple[str, ...]:
     if tag == "question-answering":
         return _ANSWER
-    return _PREDICT if tag in _MODEL_CLASSES else _GENERATE
+    lines = _PREDICT if tag in _MODEL_CLASSES else _GENERATE
+    if temperature == 1.0:
+        return lines
+    return tuple(line.replace(".logits.", f".logits.div({temperature:g}).") for line in lines)
+
+
+def _temperature(manifest: Manifest) -> float:
+    """Return what logits are divided by; 1 where an older recipe does not say."""
+    section = manifest.recipe.get("task")
+    value = section.get("temperature", 1.0) if isinstance(section, dict) else 1.0
+    return float(value) if isinstance(value, int | float) else 1.0
 
 
 def _imports(manifest: Manifest) -> set[str]:

@@ -251,7 +251,8 @@ def _manifest(
             "description": f"{composition['method']} of {_listed(parents)}",
             # what is needed to use it
             "backbone": first.recipe["backbone"],
-            "task": first.recipe["task"],
+            # a temperature was fitted for the answers of one adapter alone
+            "task": {**first.recipe["task"], "calibrate": False, "temperature": 1.0},
             "composition": composition,
         },
         data={} if search is None else {EXAMPLES: search.data},

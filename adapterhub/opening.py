@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.session import LoadedAdapter
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
+    from adapterhub.specs import ComputeDtype
 
 
 def open_adapter(
@@ -25,6 +26,7 @@ def open_adapter(
     force: bool = False,
     device: str | None = None,
     backbone: str | None = None,
+    compute_dtype: ComputeDtype | None = None,
 ) -> tuple[Session, LoadedAdapter, Version]:
     """Load an adapter of the registry on the backbone that it was trained on.
 
@@ -34,6 +36,7 @@ def open_adapter(
         force: accept a backbone with another fingerprint.
         device: the first GPU where there is one, else the CPU.
         backbone: load this one instead, in the quantization that the adapter was trained with.
+        compute_dtype: compute in this type instead of the one that it was trained with.
 
     Raises:
         NotFoundError: when there is no such version.
@@ -45,12 +48,16 @@ def open_adapter(
     """
     version = registry.resolve(ref)
     artifact = read_artifact(trusted_folder(registry, version))
-    session = open_session(artifact, device=device, backbone=backbone)
+    session = open_session(artifact, device=device, backbone=backbone, compute_dtype=compute_dtype)
     return session, session.load(artifact, name=str(version.ref), force=force), version
 
 
 def open_session(
-    artifact: Artifact, *, device: str | None = None, backbone: str | None = None
+    artifact: Artifact,
+    *,
+    device: str | None = None,
+    backbone: str | None = None,
+    compute_dtype: ComputeDtype | None = None,
 ) -> Session:
     """Load the backbone that an artifact was trained on, or another one; see ``open_adapter``.
 
@@ -61,7 +68,7 @@ def open_session(
     place = choose_device(device)
     spec = QuantizationSpec(
         manifest.quantization.scheme,
-        usable_compute_dtype(manifest.quantization.compute_dtype, place),
+        usable_compute_dtype(compute_dtype or manifest.quantization.compute_dtype, place),
     )
     section = manifest.recipe["backbone"]
     name, revision = (backbone, None) if backbone else (section["name"], section["revision"])

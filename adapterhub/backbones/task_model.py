@@ -59,11 +59,26 @@ class TaskModel(nn.Module):
         """The head, with the adapter's own weights where it has any."""
         return StockHead(self.stock)
 
-    def hidden(self, batch: PackedBatch) -> Tensor:
-        """Return the body's last hidden states at ``batch.select``, ``[selected, hidden]``."""
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Return what the body's first layer makes of tokens, ``[tokens, width]``."""
+        embedded: Tensor = self.stock.get_input_embeddings()(input_ids)
+        return embedded
+
+    def hidden(self, batch: PackedBatch, embedded: Tensor | None = None) -> Tensor:
+        """Return the body's last hidden states at ``batch.select``, ``[selected, hidden]``.
+
+        Args:
+            batch: packed rows.
+            embedded: read in place of what ``embed`` makes of the batch's tokens, fill
+                included, ``[tokens + fill, width]``.
+        """
         stock = self.stock
         body = getattr(stock, stock.base_model_prefix)
         inputs: dict[str, Any] = {}
+        if embedded is None:
+            inputs["input_ids"] = batch.input_ids.unsqueeze(0)
+        else:
+            inputs["inputs_embeds"] = embedded.unsqueeze(0)
         positions = batch.position_ids
         if batch.segment_ids is not None:
             inputs["token_type_ids"] = batch.segment_ids.unsqueeze(0)
@@ -73,7 +88,6 @@ class TaskModel(nn.Module):
         if self.backbone.kind == "decoder":
             inputs["use_cache"] = False
         output = body(
-            input_ids=batch.input_ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             # a ready four-dimensional mask is passed on as it is; packed attention reads
             # the row lengths instead

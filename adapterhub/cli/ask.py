@@ -48,7 +48,7 @@ def predict(
     given = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not given:
         raise DataError("there is nothing to label", hint="Give texts, or lines on standard input")
-    asked = [_row(text, at) if rows else {"text": text} for at, text in enumerate(given, start=1)]
+    asked = [row_of(text, at) if rows else {"text": text} for at, text in enumerate(given, start=1)]
     session, loaded, _ = _open(ref, force=force, device=device)
     answers = session.predict(loaded.name, asked)
     if as_json:
@@ -139,7 +139,12 @@ def field_pair(field: str) -> tuple[str, str]:
     return name, column
 
 
-def _row(text: str, number: int) -> dict[str, Any]:
+def row_of(text: str, number: int) -> dict[str, Any]:
+    """Read a JSON object with a task's fields.
+
+    Raises:
+        DataError: when it is none.
+    """
     from adapterhub.data.json_lines import parse_json_lines
 
     return parse_json_lines(text, f"text {number}").rows[0]

@@ -30,10 +30,15 @@ class AlignedWords:
         input_ids: of all words, special tokens included, ``max_length`` at most.
         positions: index in ``input_ids`` of the token read for each word, for the words
             before the cut.
+        offsets: start and end of each token in the words joined by spaces, before the cut;
+            tokens without text are empty.
+        placed: the words there.
     """
 
     input_ids: list[int]
     positions: list[int]
+    offsets: list[tuple[int, int]]
+    placed: list[Word]
 
 
 def align(
@@ -67,6 +72,8 @@ def align(
     return AlignedWords(
         input_ids=ids[:cut] + ids[len(ids) - closing :],
         positions=[at for at in found if at < cut],
+        offsets=[tuple(span) for span in encoding["offset_mapping"][:cut]],
+        placed=placed,
     )
 
 
@@ -92,6 +99,30 @@ def word_positions(
                 positions[index] = last
             last += 1
     return positions
+
+
+def token_owners(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> list[int | None]:
+    """Return the index of the word that each token belongs to, ``None`` where to none.
+
+    A token that reaches over several words belongs to the one that it has most of.
+
+    Args:
+        offsets: start and end of each token in the text; tokens without text are empty.
+        words: in the order of the text, not overlapping.
+    """
+    owners: list[int | None] = []
+    first = 0
+    for start, end in offsets:
+        while first < len(words) and words[first].end <= start:
+            first += 1
+        shared = []
+        for index in range(first, len(words)):
+            if words[index].start >= end:
+                break
+            overlap = min(end, words[index].end) - max(start, words[index].start)
+            shared.append((-overlap, index))
+        owners.append(min(shared)[1] if shared else None)
+    return owners
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class TaskOptions:
         stride: tokens that one window of a long context shares with the next.
         max_answer_tokens: longest answer that is looked for in a context.
         unanswerable: a question may have no answer in its context.
+        calibrate: fit ``temperature`` on the validation rows.
+        temperature: logits are divided by it before they become probabilities.
     """
 
     max_length: int = 512
@@ -60,6 +62,8 @@ class TaskOptions:
     stride: int = 128
     max_answer_tokens: int = 30
     unanswerable: bool = False
+    calibrate: bool = False
+    temperature: float = 1.0
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> TaskOptions:

@@ -25,6 +25,9 @@ class ContextWindow:
         null: position that stands for no answer.
         positions: of the tokens of the context, in order, but for those of spaces alone.
         spans: start and end in the context of each of these, in characters.
+        question: the question as it is read, maybe shortened.
+        question_spans: start and end in it of each of the first tokens; those that are no part
+            of it, and those of spaces, are empty.
     """
 
     input_ids: list[int]
@@ -32,6 +35,8 @@ class ContextWindow:
     null: int
     positions: list[int]
     spans: list[tuple[int, int]]
+    question: str
+    question_spans: list[tuple[int, int]]
 
 
 class WindowEncoder:
@@ -89,10 +94,10 @@ class WindowEncoder:
             verbose=False,
         )
         count = len(encoding["input_ids"])
-        found = [self._window(encoding, index, context) for index in range(count)]
+        found = [self._window(encoding, index, question, context) for index in range(count)]
         return [window for window in found if window.positions]
 
-    def _window(self, encoding: Any, index: int, context: str) -> ContextWindow:
+    def _window(self, encoding: Any, index: int, question: str, context: str) -> ContextWindow:
         ids: list[int] = encoding["input_ids"][index]
         pairs = self.null == "first" and "token_type_ids" in encoding
         segments: list[int] = encoding["token_type_ids"][index] if pairs else []
@@ -109,6 +114,11 @@ class WindowEncoder:
             null=0 if self.null == "first" else len(ids),
             positions=[at for at, _ in words],
             spans=[span for _, span in words],
+            question=question,
+            question_spans=[
+                _without_spaces(question, offsets[at]) if part == 0 else (0, 0)
+                for at, part in enumerate(encoding.sequence_ids(index))
+            ],
         )
 
     def _short(self, question: str) -> str:

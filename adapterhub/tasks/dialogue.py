@@ -168,6 +168,14 @@ class Dialogue:
         Raises:
             DataError: when the last message is not the user's, or is too long by itself.
         """
+        return self.fitted_prompt(messages)[1]
+
+    def fitted_prompt(self, messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
+        """Return the messages that are left of a conversation, and their tokens.
+
+        Raises:
+            DataError: see ``prompt_ids``.
+        """
         left = [check_message(message, "messages") for message in messages]
         if not left or left[-1]["role"] != "user":
             raise DataError("the last message must be the user's", place="messages")
@@ -176,7 +184,7 @@ class Dialogue:
         while True:
             ids = self.template.prompt_ids(left)
             if len(ids) <= self.options.max_length:
-                return ids
+                return left, ids
             shorter = without_oldest(left)
             if shorter is None:
                 raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import RecipeError
@@ -33,4 +34,17 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None
             f"{max_length} tokens are more than the backbone reads",
             place="task.max_length",
             hint=f"Use {tokenizer.model_max_length} or less",
+        )
+
+
+def check_temperature(temperature: object) -> None:
+    """Require a number that logits can be divided by; stored recipes may hold anything.
+
+    Raises:
+        RecipeError: when it is none.
+    """
+    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+    if not number or not 0.0 < float(str(temperature)) < math.inf:
+        raise RecipeError(
+            f"a temperature must be a number above 0, not {temperature!r}", place="task.temperature"
         )

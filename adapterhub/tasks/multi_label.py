@@ -56,6 +56,11 @@ class MultiLabelClassification:
             raise RecipeError(
                 "class_weights and multi_label exclude each other", place="task.class_weights"
             )
+        if options.calibrate or options.temperature != 1.0:
+            raise RecipeError(
+                "calibrate and temperature are for one label a text, and exclude multi_label",
+                place="task.multi_label",
+            )
         self.texts = TextClassification(tokenizer, labels, options, pool=pool)
         self.tokenizer = tokenizer
         self.options = options

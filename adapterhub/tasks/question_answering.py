@@ -102,7 +102,7 @@ class QuestionAnswering:
         Raises:
             DataError: naming row and field, when the row can't be used.
         """
-        window = self._window(row, number)
+        window = self.window(row, number)
         targets: tuple[int, ...] = ()
         if train or is_given(row, "answers"):
             targets = _target(window, self._answers(row, number))
@@ -181,7 +181,7 @@ class QuestionAnswering:
         Offsets count characters of the whole context; ``score`` and ``no_answer`` are
         probabilities. ``join`` decides between them.
         """
-        spans = self._window(row, 1).spans
+        spans = self.window(row, 1).spans
         start, end = spans[decoded.first][0], spans[decoded.last][1]
         return {
             "answer": text_field(row, "context", 1)[start:end],
@@ -191,7 +191,12 @@ class QuestionAnswering:
             "no_answer": decoded.no_answer,
         }
 
-    def _window(self, row: Row, number: int) -> ContextWindow:
+    def window(self, row: Row, number: int) -> ContextWindow:
+        """Return what is read of a row: the window that it names, or the first.
+
+        Raises:
+            DataError: naming row and field, when the row can't be used.
+        """
         windows = self.encoder.windows(row, number)
         if not windows:
             raise DataError("the context gives no tokens", place=place_of(number, "context"))

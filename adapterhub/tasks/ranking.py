@@ -71,11 +71,19 @@ class Ranking:
         Raises:
             DataError: naming row and field, when the row can't be used.
         """
-        candidate = text_field(row, "candidate", number)
-        pair = {"text": self._history(row, number, candidate), "text_pair": candidate}
+        pair = self.as_pair(row, number)
         if is_given(row, "label"):
             pair["label"] = label_text(row["label"], number, "label")
         return self.texts.encode(pair, number, train=train)
+
+    def as_pair(self, row: Row, number: int) -> dict[str, str]:
+        """Return history and candidate as the backbone reads them, ``{"text", "text_pair"}``.
+
+        Raises:
+            DataError: naming row and field, when the row can't be used.
+        """
+        candidate = text_field(row, "candidate", number)
+        return {"text": self._history(row, number, candidate), "text_pair": candidate}
 
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the summed cross entropy, a scalar."""

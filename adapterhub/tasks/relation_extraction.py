@@ -102,9 +102,16 @@ class RelationExtraction:
         Raises:
             DataError: naming row and field, when the row can't be used.
         """
-        text, entities = entities_of(row, number)
-        marked = {**row, "text": self._fitted(text, entities)}
+        marked = {**row, "text": self.marked(row, number)}
         return self.texts.encode(marked, number, train=train)
+
+    def marked(self, row: Row, number: int) -> str:
+        """Return a row's text as the backbone reads it, with signs around its entities.
+
+        Raises:
+            DataError: naming row and field, when the row can't be used.
+        """
+        return self._fitted(*entities_of(row, number))
 
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the summed cross entropy, a scalar."""

@@ -261,6 +261,9 @@ def _check_generates(request: TaskRequest, task: str) -> None:
         )
 
 
+#: Settings of tasks that give each label a probability.
+_CALIBRATED = ("calibrate", "temperature")
+
 TASKS: Mapping[str, TaskEntry] = {
     "text-classification": TaskEntry(
         build=_text_classification,
@@ -268,7 +271,7 @@ TASKS: Mapping[str, TaskEntry] = {
         optional=("text_pair",),
         default_metric=("accuracy", True),
         count_labels=_count_texts,
-        reads=("multi_label", "threshold"),
+        reads=("multi_label", "threshold", *_CALIBRATED),
     ),
     "token-classification": TaskEntry(
         build=_token_classification,
@@ -283,6 +286,7 @@ TASKS: Mapping[str, TaskEntry] = {
         optional=(),
         default_metric=("relation_f1", True),
         count_labels=_count_texts,
+        reads=_CALIBRATED,
     ),
     "ranking": TaskEntry(
         build=_ranking,
@@ -290,6 +294,7 @@ TASKS: Mapping[str, TaskEntry] = {
         optional=("group", "gain"),
         default_metric=("auc", True),
         count_labels=_count_texts,
+        reads=_CALIBRATED,
     ),
     "question-answering": TaskEntry(
         build=_question_answering,

@@ -11,14 +11,14 @@ from adapterhub.errors import DataError
 from adapterhub.tasks.base import Evaluation, join_predictions
 from adapterhub.tasks.class_loss import ClassLoss
 from adapterhub.tasks.labels import LabelIndex
-from adapterhub.tasks.limits import check_tokenizer
+from adapterhub.tasks.limits import check_temperature, check_tokenizer
 from adapterhub.tasks.rows import is_given, place_of, required, text_field
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
     from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
@@ -62,6 +62,7 @@ class TextClassification:
             RecipeError: when labels, options and tokenizer do not fit together.
         """
         check_tokenizer(tokenizer, options.max_length)
+        check_temperature(options.temperature)
         self.tokenizer = tokenizer
         self.options = options
         self.pool = pool
@@ -75,12 +76,7 @@ class TextClassification:
         Raises:
             DataError: naming row and field, when the row can't be used.
         """
-        encoding = self.tokenizer(
-            text_field(row, "text", number),
-            self._pair(row, number),
-            truncation=True,
-            max_length=self.options.max_length,
-        )
+        encoding = self.read(row, number)
         ids: list[int] = encoding["input_ids"]
         if not ids:
             raise DataError("the text gives no tokens", place=place_of(number, "text"))
@@ -93,6 +89,37 @@ class TextClassification:
             segment_ids=segments if any(segments) else (),
         )
 
+    def read(self, row: Row, number: int, *, offsets: bool = False) -> BatchEncoding:
+        """Return the tokens of a row's text, and of its pair where it has one.
+
+        Args:
+            row: keyed by the task's field names.
+            number: of the row in its source, from 1.
+            offsets: tell where the tokens stand, in the texts as ``pair`` changes them.
+
+        Raises:
+            DataError: naming row and field, when the row can't be used.
+        """
+        return self.tokenizer(
+            text_field(row, "text", number),
+            self.pair(row, number),
+            truncation=True,
+            max_length=self.options.max_length,
+            return_offsets_mapping=offsets,
+        )
+
+    def pair(self, row: Row, number: int) -> str | None:
+        """Return the second text of a row as the backbone reads it, where there is one.
+
+        Raises:
+            DataError: when it is no text.
+        """
+        if not is_given(row, "text_pair"):
+            return None
+        pair = text_field(row, "text_pair", number)
+        # a decoder has no separator of its own: its pairs are two lines
+        return pair if self.pool == "first" else f"\n{pair}"
+
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the summed cross entropy, a scalar."""
         return self.criterion.total(head(hidden), batch.targets)
@@ -103,7 +130,8 @@ class TextClassification:
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[Tensor]:
         """Return the probability of each label, ``[classes]`` a row, float32 on the CPU."""
-        return list(head(hidden).float().softmax(dim=-1).cpu().unbind())
+        logits = head(hidden).float() / self.options.temperature
+        return list(logits.softmax(dim=-1).cpu().unbind())
 
     def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
         """Return accuracy, macro-F1 and a record per label.
@@ -146,13 +174,6 @@ class TextClassification:
             "score": values[best],
             "scores": dict(zip(self.labels, values, strict=True)),
         }
-
-    def _pair(self, row: Row, number: int) -> str | None:
-        if not is_given(row, "text_pair"):
-            return None
-        pair = text_field(row, "text_pair", number)
-        # a decoder has no separator of its own: its pairs are two lines
-        return pair if self.pool == "first" else f"\n{pair}"
 
     def _targets(self, row: Row, number: int, train: bool) -> tuple[int, ...]:
         if not train and not is_given(row, "label"):

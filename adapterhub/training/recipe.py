@@ -52,6 +52,9 @@ class TaskSection(_Section):
         stride: tokens that one window of a long context shares with the next.
         max_answer_tokens: longest answer that is looked for in a context.
         unanswerable: a question may have no answer in its context.
+        calibrate: fit ``temperature`` on the validation rows when training ends.
+        temperature: logits are divided by it before they become probabilities; above 1 answers
+            are less sure. What is fitted is stored here.
     """
 
     name: str
@@ -66,6 +69,8 @@ class TaskSection(_Section):
     stride: Count = 128
     max_answer_tokens: Count = 30
     unanswerable: bool = False
+    calibrate: bool = False
+    temperature: Positive = 1.0
 
 
 class HubData(_Section):

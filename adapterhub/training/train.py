@@ -24,6 +24,7 @@ from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
 from adapterhub.training.assemble import assemble
+from adapterhub.training.calibrate import calibrated
 from adapterhub.training.checkpoint import checkpoint_folder, drop_checkpoint
 from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.evaluate import Seen, score_examples
@@ -129,6 +130,7 @@ def train(
     try:
         with EnergyMeter(wanted=report is not None and accelerator.is_main_process) as meter:
             outcome = loop.run(resume=resume)
+        recipe = calibrated(recipe, task, seen.last, reporters)
         digest = ""
         if accelerator.is_main_process:
             digest = assemble(

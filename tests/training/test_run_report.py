@@ -12,6 +12,9 @@ import pytest
 from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.report import inherited, of_run
+from adapterhub.explaining.examples import Bounds
+from adapterhub.training.recipe_file import load_recipe
+from adapterhub.training.report import of_run, write
 from adapterhub.training.report.blocks import Section, Table, Text
 from adapterhub.training.report.cost import Cost, cost_section
 from adapterhub.training.report.page import render_page
@@ -43,6 +46,7 @@ def test_the_page_names_no_address_and_holds_its_pictures(recipe, encoder, moods
         "Labels",
         "Confusion",
         "Calibration",
+        "Why this answer",
         "Data",
         "Curves",
         "What it inherited",
@@ -150,6 +154,65 @@ def test_empty_sections_are_left_out_and_text_is_escaped():
     assert "<title>&lt;b&gt;</title>" in page
     assert '<p class="warning">a &lt; b</p>' in page
     assert '<td>&lt;i&gt;</td><td class="num">1</td>' in page
+
+
+def test_chosen_answers_are_explained_by_their_words(recipe, encoder, moods, tmp_path):
+    # some rows have the wrong label, so that some answers are wrong and sure
+    rows = [json.loads(line) for line in moods.read_text().splitlines()]
+    for row in rows[::30]:
+        row["label"] = "sad" if row["label"] == "glad" else "glad"
+    moods.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = recipe("mood", encoder, "text-classification", moods)
+    result = train(load_recipe(path), output=tmp_path / "run")
+    page = result.report.read_text()
+    section = page[page.index('<section id="why-this-answer">') : page.index('<section id="data">')]
+    assert [found.split(":")[0] for found in re.findall(r"<h3>(.*?)</h3>", section)] == [
+        "Wrong and sure",
+        "Right and sure",
+        "Unsure",
+    ]
+    assert section.count('<p class="words">') == 3
+    assert re.search(r'<span class="for" style="--a:1.00" title="\+\d', section)
+    assert "with [UNK] for every word" in section
+
+    wrong, right, _ = json.loads((tmp_path / "run/report.json").read_text())["why"]
+    assert wrong["answer"] != wrong["expected"]
+    assert right["answer"] == right["expected"]
+    strongest = max(right["words"], key=lambda word: word["attribution"])
+    assert strongest["word"] in right["texts"]["text"].split()[-1]
+    assert right["steps"] == 20
+
+
+def test_explaining_that_fails_does_not_cost_the_report(
+    recipe, encoder, moods, tmp_path, monkeypatch, caplog
+):
+    def fail(*_given):
+        raise ValueError("no such gradient")
+
+    monkeypatch.setattr(write, "explain_examples", fail)
+    path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
+    page = train(load_recipe(path), output=tmp_path / "run").report.read_text()
+    assert '<p class="warning">The answers could not be explained' in page
+    assert {"Results", "Cost"} <= set(titles(page))
+    assert "no such gradient" in caplog.text
+
+
+@pytest.mark.parametrize("bounds", [None, Bounds(tokens=3), Bounds(seconds=0.0)])
+def test_explaining_keeps_to_its_bounds(bounds, recipe, encoder, moods, tmp_path):
+    path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
+    options = ReportOptions(explained=bounds)
+    result = train(load_recipe(path), output=tmp_path / "run", report=options)
+    assert "Why this answer" not in titles(result.report.read_text())
+
+
+def test_without_captum_the_report_is_written_all_the_same(
+    recipe, encoder, moods, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
+    result = train(load_recipe(path), output=tmp_path / "run")
+    assert "Why this answer" not in titles(result.report.read_text())
+    assert "pip install 'adapterhub[report]'" in caplog.text
 
 
 def test_a_report_that_fails_does_not_cost_the_adapter(

@@ -40,9 +40,22 @@ def confusion_section(choices: Labelled, *, pictures: bool) -> Section:
 
 
 def calibration_section(
-    found: Calibration, temperature: Temperature | None, unit: str, *, pictures: bool
+    found: Calibration,
+    temperature: Temperature | None,
+    unit: str,
+    stored: float,
+    *,
+    pictures: bool,
 ) -> Section:
-    """Return how far confidence and accuracy are apart, and what a temperature brings."""
+    """Return how far confidence and accuracy are apart, and what a temperature brings.
+
+    Args:
+        found: without a temperature that was fitted in this run.
+        temperature: that was fitted, where one was.
+        unit: of what is predicted.
+        stored: temperature that the adapter's answers have.
+        pictures: whether they can be drawn.
+    """
     blocks: list[Block] = [
         Text(
             f"Expected calibration error {found.error:.4f} over {len(found.bins)} bins of "
@@ -54,6 +67,7 @@ def calibration_section(
         blocks.append(Picture(draw_reliability(found), caption))
     if temperature is not None:
         blocks.append(_temperature(temperature))
+        blocks.append(Text(f"The temperature that answers of this adapter have is {stored:g}."))
     return Section("Calibration", blocks)
 
 

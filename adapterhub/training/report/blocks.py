@@ -70,7 +70,42 @@ class Picture:
         return "picture"
 
 
-Block: TypeAlias = Text | Table | Picture
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What begins a part of a section.
+
+    Args:
+        text: plain.
+    """
+
+    text: str
+
+    @property
+    def kind(self) -> str:
+        """Which form the page gives it."""
+        return "heading"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A text whose words are shaded.
+
+    Args:
+        name: of the text, or empty.
+        pieces: of the text in order: each with a share from -1 to 1 and what it stands for, or
+            without where it is not shaded.
+    """
+
+    name: str
+    pieces: Sequence[tuple[str, float | None, str]]
+
+    @property
+    def kind(self) -> str:
+        """Which form the page gives it."""
+        return "words"
+
+
+Block: TypeAlias = Text | Table | Picture | Heading | Words
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ def report_on(
         recipe=recipe,
         data=data,
         task=task,
+        model=model,
         backbone=f"{model.backbone.name}, {model.backbone.quantization.scheme}",
         before=before,
         known_before=result.before,

@@ -13,6 +13,7 @@ from adapterhub.assessment.duplicates import leak, split_facts
 from adapterhub.assessment.labelled import labelled
 from adapterhub.assessment.worst import worst_examples
 from adapterhub.errors import MissingExtraError
+from adapterhub.explaining.examples import PLAIN_BOUNDS, explain_examples
 from adapterhub.training.plot import read_log
 from adapterhub.training.report.answers import (
     calibration_section,
@@ -26,12 +27,15 @@ from adapterhub.training.report.inherited import inherited_section
 from adapterhub.training.report.page import render_page
 from adapterhub.training.report.results import labels_section, metric_rows, results_section
 from adapterhub.training.report.rows import data_section, warnings
+from adapterhub.training.report.why import why_section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from adapterhub.probes.measures import Inherited
+    from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.explaining.examples import Bounds
     from adapterhub.tasks.base import Task
     from adapterhub.training.evaluate import Scored
     from adapterhub.training.prepare import PreparedData
@@ -53,6 +57,7 @@ class ReportOptions:
         temperature: fit one on the validation rows.
         worst: most examples that are shown.
         probe_seconds: after which no more is probed of what the adapter inherited; 0 for nothing.
+        explained: bounds of what explaining a few answers may take; none is where ``None``.
     """
 
     resamples: int = RESAMPLES
@@ -60,6 +65,7 @@ class ReportOptions:
     temperature: bool = False
     worst: int = 10
     probe_seconds: float = 45.0
+    explained: Bounds | None = PLAIN_BOUNDS
 
 
 #: What a run ends with where nothing else is asked for.
@@ -76,6 +82,7 @@ class RunFacts:
         recipe: of the run.
         data: that it learned from.
         task: that it learned.
+        model: that was trained.
         backbone: its name.
         before: predictions of the untrained adapter; ``None`` in a run that was resumed.
         known_before: metrics of the untrained adapter.
@@ -89,6 +96,7 @@ class RunFacts:
     recipe: Recipe
     data: PreparedData
     task: Task
+    model: TaskModel
     backbone: str
     before: Scored | None
     known_before: Mapping[str, float]
@@ -115,6 +123,7 @@ def write_report(folder: Path, facts: RunFacts, options: ReportOptions) -> Path:
     sections = [
         *_results(facts, options, summary),
         *_answers(facts, options, summary, pictures=pictures),
+        _why(facts, options, summary),
         _data(facts, summary),
         *([_curves(facts.log)] if pictures else []),
         inherited_section(facts.inherited),
@@ -158,15 +167,41 @@ def _answers(
         found.append(confusion_section(choices, pictures=pictures))
         errors = calibration(choices.confidence, choices.correct)
         temperature = None
-        if options.temperature and choices.probabilities is not None:
+        wanted = options.temperature or facts.recipe.task.calibrate
+        if wanted and choices.probabilities is not None:
             temperature = temperature_of(choices.probabilities, choices.gold)
-        found.append(calibration_section(errors, temperature, choices.unit, pictures=pictures))
+        stored = facts.recipe.task.temperature
+        found.append(
+            calibration_section(errors, temperature, choices.unit, stored, pictures=pictures)
+        )
         summary["calibration"] = {
             "error": errors.error,
             "temperature": None if temperature is None else asdict(temperature),
         }
     worst = worst_examples(facts.task, after.rows, after.decoded, count=options.worst)
     return (*found, worst_section(worst))
+
+
+def _why(facts: RunFacts, options: ReportOptions, summary: dict[str, Any]) -> Section:
+    """Return a few answers explained; a section without blocks where none can be."""
+    if options.explained is None:
+        return why_section([])
+    after = facts.after
+    try:
+        found = explain_examples(
+            facts.model, facts.task, after.rows, after.decoded, options.explained
+        )
+    except MissingExtraError as error:
+        logger.warning("the report explains no answers: %s", error)
+        return why_section([])
+    except Exception:
+        # the rest of the report is worth having without it
+        logger.exception("the answers could not be explained")
+        return why_section(None)
+    summary["why"] = [
+        {"why": each.why, "expected": each.expected, **each.found.document()} for each in found
+    ]
+    return why_section(found)
 
 
 def _data(facts: RunFacts, summary: dict[str, Any]) -> Section:

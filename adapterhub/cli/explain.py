@@ -1,0 +1,178 @@
+"""``explain``: which words an answer comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adapterhub.cli.ask import Device, Force, row_of
+from adapterhub.cli.console import hush_libraries, output, print_json, table
+from adapterhub.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.text import Text as RichText
+
+    from adapterhub.engine.session import LoadedAdapter, Session
+    from adapterhub.explaining.explanation import Explanation
+
+#: Words that are listed with their numbers, and columns of the longest bar.
+_LISTED, _BAR = 20, 24
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add this file's commands."""
+    app.command()(explain)
+
+
+def explain(
+    ref: Annotated[str, typer.Argument(help="NAME, NAME@3, NAME@latest or NAME@sha256:…")],
+    text: Annotated[str, typer.Argument(help="What the adapter is asked.")],
+    rows: Annotated[
+        bool, typer.Option("--rows", help="The text is a JSON object with the task's fields.")
+    ] = False,
+    label: Annotated[
+        str | None,
+        typer.Option("--class", help="Explain this label instead; of spans, those of this type."),
+    ] = None,
+    span: Annotated[
+        str | None, typer.Option(help="START:END: explain the spans found there alone.")
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=2, max=1000, help="More of them close the gap that is printed.")
+    ] = 50,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page that stands alone.", metavar="FILE")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    force: Force = False,
+    device: Device = None,
+) -> None:
+    """Show which words of a text an answer comes from, by integrated gradients.
+
+    The backbone is held as the adapter was trained on it, and computes in float32.
+    """
+    hush_libraries()
+    from adapterhub.opening import open_adapter
+    from adapterhub.registry.registry import Registry
+
+    place = None if span is None else _span(span)
+    row = row_of(text, 1) if rows else {"text": text}
+    session, loaded, version = open_adapter(
+        Registry(), ref, force=force, device=device, compute_dtype="float32"
+    )
+    found = _explanations(session, loaded, row, label=label, span=place, steps=steps)
+    if html is not None:
+        _write_page(html, str(version.ref), loaded, found)
+    if as_json:
+        print_json({"ref": str(version.ref), "answers": [each.document() for each in found]})
+        return
+    for each in found:
+        _show(each)
+    if html is not None:
+        output().print(f"page {html}", markup=False)
+
+
+def _explanations(
+    session: Session,
+    loaded: LoadedAdapter,
+    row: dict[str, Any],
+    *,
+    label: str | None,
+    span: tuple[int, int] | None,
+    steps: int,
+) -> Sequence[Explanation]:
+    from adapterhub.explaining.explain import explain as explain_row
+    from adapterhub.explaining.explain import explain_text
+
+    task: Any = loaded.task
+    model = session.model(loaded.name)
+    if task.head != "causal_lm":
+        return explain_row(model, task, row, label=label, span=span, steps=steps)
+    if label is not None or span is not None:
+        raise DataError(
+            "answers in text, it has no labels and spans to choose from",
+            place=loaded.name,
+            hint="Ask without --class and --span",
+        )
+    messages = _messages(task, row)
+    (answer,) = session.generate(loaded.name, [messages])
+    return [explain_text(model, task, messages, answer, steps=steps)]
+
+
+def _messages(task: Any, row: dict[str, Any]) -> list[dict[str, str]]:
+    """Return what a row asks an adapter that generates."""
+    from adapterhub.tasks.instructed import Instructed
+
+    if isinstance(task, Instructed):
+        return task.question(row, 1)
+    if "messages" in row:
+        return list(row["messages"])
+    return [{"role": "user", "content": str(row.get("text") or row.get("prompt") or "")}]
+
+
+def _span(text: str) -> tuple[int, int]:
+    start, colon, end = text.partition(":")
+    if not (colon and start.isdigit() and end.isdigit() and int(start) < int(end)):
+        raise DataError(
+            f"{text!r} is no span", place="--span", hint="Write START:END, characters from 0"
+        )
+    return int(start), int(end)
+
+
+def _write_page(path: Path, ref: str, loaded: LoadedAdapter, found: Sequence[Explanation]) -> None:
+    from adapterhub.training.report.page import render_page
+    from adapterhub.training.report.why import explained_section
+
+    subtitle = f"{loaded.task.name}; {loaded.digest}"
+    page = render_page(f"Why {ref} answers so", subtitle, [explained_section(e) for e in found])
+    path.write_text(page, encoding="utf-8")
+
+
+def _show(found: Explanation) -> None:
+    from rich.text import Text as RichText
+
+    from adapterhub.explaining.explanation import LARGE_GAP
+    from adapterhub.training.report.why import honest, said
+
+    console = output()
+    console.print(RichText(said(found), style="bold"))
+    for name in found.texts:
+        line = RichText(f"{name}: " if len(found.texts) > 1 else "", style="dim")
+        for piece, value in found.pieces(name):
+            line.append(piece, style=_style(0.0 if value is None else value / found.strongest))
+        console.print(line)
+    strongest = sorted(found.words, key=lambda word: -abs(word.attribution))[:_LISTED]
+    chosen = [word for word in found.words if word in strongest and word.attribution]
+    shown = table("word", ">attribution", "")
+    for word in chosen:
+        share = word.attribution / found.strongest
+        shown.add_row(RichText(word.word), f"{word.attribution:+.3f}", _bar(share))
+    console.print(shown)
+    if len(chosen) < len(found.words):
+        console.print(f"{len(chosen)} of {len(found.words)} words; all are in --json")
+    console.print(RichText(honest(found), style="dim"))
+    if found.gap_share > LARGE_GAP:
+        console.print(
+            "the words do not add up, do not trust them; more --steps may help", style="yellow"
+        )
+    console.print()
+
+
+def _bar(share: float) -> RichText:
+    from rich.text import Text as RichText
+
+    # two signs, so that the bars can be told apart without colours too
+    sign = "█" if share >= 0 else "░"
+    return RichText(sign * round(abs(share) * _BAR), style=_style(share))
+
+
+def _style(share: float) -> str:
+    """Return the colour of a word: stronger for more, none for next to nothing."""
+    if abs(share) < 0.05:
+        return ""
+    colour = "blue" if share > 0 else "dark_orange"
+    return f"bold {colour}" if abs(share) >= 0.5 else colour

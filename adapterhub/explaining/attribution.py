@@ -1,0 +1,184 @@
+"""Integrated gradients over the embeddings of a row's words, by Captum.
+
+    a_i = (x_i - b_i) . integral over t from 0 to 1 of dF(b + t (x - b)) / dx_i
+
+The attributions add up to ``F(x) - F(b)``, but for what the sum over finitely many steps leaves.
+Source: Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks",
+arXiv:1703.01365.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+from adapterhub.data.packing import pack
+from adapterhub.errors import BackboneError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+    from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.explaining.reading import Reading
+    from adapterhub.explaining.target import Target
+
+#: Points of the path. Source: the paper, section 5: 20 to 300 are enough.
+STEPS = 50
+#: Tokens computed at once.
+BATCH_TOKENS = 1024
+#: What may stand for an unknown word, the best first.
+_BASELINES = ("mask_token", "unk_token", "pad_token", "eos_token")
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """What each word did for an answer.
+
+    Args:
+        words: for each word of the reading, by how much it moved the number; 0 for a word that
+            was cut off.
+        value: of the number.
+        baseline_value: of the number when every word is unknown.
+        baseline: the token that stands for an unknown one.
+        steps: points of the path.
+    """
+
+    words: Sequence[float]
+    value: float
+    baseline_value: float
+    baseline: str
+    steps: int
+
+    @property
+    def gap(self) -> float:
+        """By how much the attributions miss the difference that they should add up to."""
+        return sum(self.words) - (self.value - self.baseline_value)
+
+
+def attribute(
+    model: TaskModel, reading: Reading, target: Target, *, steps: int = STEPS
+) -> Attribution:
+    """Return what each word did for the number of ``target``.
+
+    The path leads from a row whose every word's tokens are replaced by one token that says
+    nothing, to the row. Tokens of no word stay as they are all along. Path and sums are in
+    float32, whatever the backbone computes in; its weights are not touched.
+
+    Args:
+        model: with its adapter active.
+        reading: the row.
+        target: what is explained.
+        steps: points of the path.
+
+    Raises:
+        MissingExtraError: when Captum isn't installed.
+        BackboneError: when the tokenizer has no token that can stand for an unknown one.
+    """
+    integrated_gradients = _captum()
+    name, token = baseline_token(model)
+    example = reading.example
+    places = [at for at, owner in enumerate(reading.owners) if owner is not None]
+    with evaluating(model):
+        real, unknown, dtype = _ends(model, example.input_ids, places, token)
+
+        def measure(embedded: Tensor) -> Tensor:
+            return target.measure(_logits(model, reading, embedded, dtype))
+
+        with torch.no_grad():
+            value, baseline_value = measure(torch.cat((real, unknown))).tolist()
+        shares: Tensor = integrated_gradients(measure).attribute(
+            real.requires_grad_(),
+            unknown,
+            n_steps=steps,
+            internal_batch_size=max(1, BATCH_TOKENS // len(example)),
+        )
+    tokens = shares[0].detach().double().sum(dim=-1).tolist()
+    words = [0.0] * len(reading.words)
+    for owner, share in zip(reading.owners, tokens, strict=True):
+        if owner is not None:
+            words[owner] += share
+    return Attribution(words, value, baseline_value, name, steps)
+
+
+def baseline_token(model: TaskModel) -> tuple[str, int]:
+    """Return the token that stands for an unknown word, as text and id.
+
+    It is the mask where there is one, which an encoder was pretrained to read in place of a
+    word; else the unknown token, the padding, or the end of a text. One that is embedded as
+    nothing but zeros is passed over: decoders divide by the size of what they read.
+
+    Raises:
+        BackboneError: when there is none of them.
+    """
+    tokenizer, device = model.backbone.tokenizer, model.backbone.device
+    for each in _BASELINES:
+        text = getattr(tokenizer, each, None)
+        if text is None:
+            continue
+        index = int(tokenizer.convert_tokens_to_ids(text))
+        with torch.no_grad():
+            if bool(model.embed(torch.tensor([index], device=device)).any()):
+                return text, index
+    raise BackboneError("the tokenizer has no token that says nothing", place=model.backbone.name)
+
+
+def _captum() -> Any:
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError:
+        raise MissingExtraError("captum", "report") from None
+    return IntegratedGradients
+
+
+@contextmanager
+def evaluating(model: TaskModel) -> Iterator[None]:
+    """Compute as in evaluation while entered; every module then has the mode that it had.
+
+    A loaded model is not in one mode throughout, so setting one for all would not undo it.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _ends(
+    model: TaskModel, ids: Sequence[int], places: Sequence[int], token: int
+) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Return both ends of the path, the row first, and the type that the body reads.
+
+    The ends are ``[1, tokens, width]`` in float32.
+    """
+    row = torch.tensor(ids, device=model.backbone.device)
+    without = row.clone()
+    without[list(places)] = token
+    with torch.no_grad():
+        real, unknown = model.embed(row), model.embed(without)
+    return real.float().unsqueeze(0), unknown.float().unsqueeze(0), real.dtype
+
+
+def _logits(model: TaskModel, reading: Reading, embedded: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the head's outputs for points of the path, ``[points, selected, classes]``.
+
+    Args:
+        model: computes them.
+        reading: the row.
+        embedded: ``[points, tokens, width]`` in float32.
+        dtype: that the body reads.
+    """
+    points, _, width = embedded.shape
+    batch = pack([reading.example] * points).to(model.backbone.device)
+    flat = embedded.reshape(-1, width)
+    flat = F.pad(flat, (0, 0, 0, len(batch.input_ids) - len(flat)))
+    hidden = model.hidden(batch, flat.to(dtype))
+    logits: Tensor = model.head(hidden).float()
+    return logits.view(points, len(reading.example.select), -1)

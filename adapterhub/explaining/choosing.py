@@ -1,0 +1,143 @@
+"""Which answers to explain: one that is right and sure, one that is wrong and sure, one unsure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.tasks.answers import given_answers
+from adapterhub.tasks.bio import spans
+from adapterhub.tasks.labels import label_list
+from adapterhub.tasks.multi_label import MultiLabelClassification
+from adapterhub.tasks.question_answering import QuestionAnswering
+from adapterhub.tasks.ranking import Ranking
+from adapterhub.tasks.relation_extraction import RelationExtraction
+from adapterhub.tasks.rows import required
+from adapterhub.tasks.squad_scores import normalized
+from adapterhub.tasks.text_classification import TextClassification
+from adapterhub.tasks.token_classification import TokenClassification
+from adapterhub.tasks.word_windows import tagged_words
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from adapterhub.tasks.base import Row, Task
+
+#: Answers of each kind that are looked at until one is found that is short enough.
+_LOOKED_AT = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """An answer that an adapter gave, beside the right one.
+
+    Args:
+        place: of its row.
+        expected: the right answer, in words.
+        right: whether that was said.
+        confidence: probability of what was said.
+        label: that was said, where one of several is to be explained.
+        span: that was said, in characters of the row's text.
+    """
+
+    place: int
+    expected: str
+    right: bool
+    confidence: float
+    label: str | None = None
+    span: tuple[int, int] | None = None
+
+
+def judge(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> list[Judged]:
+    """Return the answers that can be explained; none for a task that only generates.
+
+    Args:
+        task: that made the predictions.
+        rows: with their answers, or the windows of rows.
+        decoded: raw prediction of each, as ``Task.decode`` gives it.
+    """
+    pairs = enumerate(zip(rows, decoded, strict=True))
+    return [judged for place, (row, found) in pairs for judged in _judged(task, place, row, found)]
+
+
+def choose(answers: Sequence[Judged], fits: Callable[[Judged], bool]) -> dict[str, Judged]:
+    """Return answers by why they were chosen; fewer where there are none of a kind.
+
+    Args:
+        answers: of an adapter.
+        fits: tells whether an answer is cheap enough to explain; asked of the first ones.
+    """
+    surest = sorted(answers, key=lambda each: -each.confidence)
+    orders = {
+        "wrong and sure": [each for each in surest if not each.right],
+        "right and sure": [each for each in surest if each.right],
+        "unsure": surest[::-1],
+    }
+    chosen: dict[str, Judged] = {}
+    for why, order in orders.items():
+        left = (each for each in order[:_LOOKED_AT] if each not in chosen.values())
+        found = next(filter(fits, left), None)
+        if found is not None:
+            chosen[why] = found
+    return chosen
+
+
+def _judged(task: Task, place: int, row: Row, found: Any) -> Iterator[Judged]:
+    if isinstance(task, TextClassification | RelationExtraction):
+        yield _of_label(task, place, row, found)
+    elif isinstance(task, MultiLabelClassification):
+        yield _of_labels(task, place, row, found)
+    elif isinstance(task, Ranking):
+        gold = task.texts.index.index(required(row, "label", 1), 1, "label")
+        said = int(found >= 0.5)
+        yield Judged(place, str(gold), gold == said, max(found, 1 - found), task.labels[said])
+    elif isinstance(task, TokenClassification):
+        yield from _of_spans(task, place, row, found)
+    elif isinstance(task, QuestionAnswering):
+        yield from _of_answer(task, place, row, found)
+
+
+def _of_label(
+    task: TextClassification | RelationExtraction, place: int, row: Row, found: Any
+) -> Judged:
+    texts = task if isinstance(task, TextClassification) else task.texts
+    gold = texts.index.index(required(row, "label", 1), 1, "label")
+    said = int(found.argmax())
+    return Judged(place, task.labels[gold], gold == said, float(found[said]))
+
+
+def _of_labels(task: MultiLabelClassification, place: int, row: Row, found: Any) -> Judged:
+    """Judge a row by its likeliest label, which is what is explained."""
+    given_labels = label_list(required(row, "label", 1), 1, "label")
+    has = {task.texts.index.name(each, 1, "label") for each in given_labels}
+    best = int(found.argmax())
+    given = float(found[best]) >= task.options.threshold
+    return Judged(
+        place,
+        ", ".join(sorted(has)) or "(none)",
+        given == (task.labels[best] in has),
+        max(float(found[best]), 1 - float(found[best])),
+        task.labels[best],
+    )
+
+
+def _of_spans(task: TokenClassification, place: int, row: Row, found: Any) -> Iterator[Judged]:
+    gold, _ = task.named_tags(row, 1, found)
+    words = tagged_words(row, 1)
+    there = {(words[a].start, words[b - 1].end): kind for kind, a, b in spans(gold)}
+    for said in task.prediction(row, found)["spans"]:
+        at = said["start"], said["end"]
+        kind = there.get(at)
+        yield Judged(
+            place, kind or "no span there", kind == said["label"], said["score"], said["label"], at
+        )
+
+
+def _of_answer(task: QuestionAnswering, place: int, row: Row, found: Any) -> Iterator[Judged]:
+    if found.no_answer > found.score:
+        # most windows of a long context hold no answer, and there is little to see in them
+        return
+    said = normalized(task.prediction(row, found)["answer"])
+    answers = [answer.text for answer in given_answers(row, 1)]
+    right = said in {normalized(answer) for answer in answers}
+    yield Judged(place, answers[0] if answers else "(no answer)", right, found.score)

@@ -1,0 +1,149 @@
+"""An explained answer, in plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from adapterhub.explaining.attribution import Attribution
+    from adapterhub.explaining.reading import Reading
+    from adapterhub.explaining.target import Target
+
+#: Share of the difference that the attributions may miss before people are told to take more
+#: steps. Source: the paper of integrated gradients, section 5: within 5 %.
+LARGE_GAP = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedWord:
+    """A word and what it did.
+
+    Args:
+        text: name of the text that it stands in.
+        word: itself.
+        start: its first character in that text.
+        end: one past its last.
+        attribution: by how much it moved the number; above 0 for the answer, below against it.
+    """
+
+    text: str
+    word: str
+    start: int
+    end: int
+    attribution: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why one answer was given.
+
+    Args:
+        answer: in words.
+        probability: of the answer, where it has one.
+        quantity: what the number is that was explained.
+        value: of the number.
+        baseline_value: of the number when every word is unknown.
+        baseline: the token that stands for an unknown word.
+        steps: points of the path from there to the text.
+        gap: by how much the attributions miss ``value - baseline_value``.
+        texts: name to text, as the backbone reads it.
+        words: of all texts, in order.
+        unread: words that were cut off, and have no attribution.
+        start: first character of an answer that is part of the last text.
+        end: one past its last.
+    """
+
+    answer: str
+    probability: float | None
+    quantity: str
+    value: float
+    baseline_value: float
+    baseline: str
+    steps: int
+    gap: float
+    texts: Mapping[str, str]
+    words: Sequence[ExplainedWord]
+    unread: int
+    start: int | None = None
+    end: int | None = None
+
+    @property
+    def gap_share(self) -> float:
+        """The gap as a share of the difference that is explained; infinite where there is none."""
+        difference = abs(self.value - self.baseline_value)
+        return abs(self.gap) / difference if difference else float("inf")
+
+    @property
+    def strongest(self) -> float:
+        """Size of the largest attribution, and of 1 where all are 0."""
+        return max((abs(word.attribution) for word in self.words), default=0.0) or 1.0
+
+    def document(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        names = ("answer", "probability", "quantity", "value", "baseline_value", "baseline")
+        later = ("steps", "gap", "unread", "start", "end")
+        return {
+            **{name: getattr(self, name) for name in (*names, *later)},
+            "texts": dict(self.texts),
+            "words": [
+                {
+                    "text": each.text,
+                    "word": each.word,
+                    "start": each.start,
+                    "end": each.end,
+                    "attribution": each.attribution,
+                }
+                for each in self.words
+            ],
+        }
+
+    def pieces(self, name: str) -> Iterator[tuple[str, float | None]]:
+        """Yield a text piece by piece: its words with their attributions, the rest without."""
+        text, end = self.texts[name], 0
+        for word in self.words:
+            if word.text == name:
+                if word.start > end:
+                    yield text[end : word.start], None
+                yield text[word.start : word.end], word.attribution
+                end = word.end
+        if end < len(text):
+            yield text[end:], None
+
+
+def explanation(reading: Reading, target: Target, found: Attribution) -> Explanation:
+    """Return an explanation made of what was read, what was asked and what was found."""
+    names = _names([text.name for text in reading.texts])
+    named = zip(names, reading.texts, strict=True)
+    placed = [(name, word) for name, text in named for word in text.words]
+    read = {owner for owner in reading.owners if owner is not None}
+    return Explanation(
+        answer=target.answer,
+        probability=target.probability,
+        quantity=target.quantity,
+        value=found.value,
+        baseline_value=found.baseline_value,
+        baseline=found.baseline,
+        steps=found.steps,
+        gap=found.gap,
+        texts={name: text.text for name, text in zip(names, reading.texts, strict=True)},
+        words=[
+            ExplainedWord(name, word.text, word.start, word.end, share)
+            for (name, word), share in zip(placed, found.words, strict=True)
+        ],
+        unread=len(placed) - len(read),
+        start=target.start,
+        end=target.end,
+    )
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    """Return names that differ: a second message of the user is ``user 2``."""
+    seen: dict[str, int] = {}
+    found = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        found.append(name if seen[name] == 1 else f"{name} {seen[name]}")
+    return found

@@ -1,0 +1,126 @@
+"""A fitted temperature goes into the artifact, and into every answer after that."""
+
+import json
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from adapterhub.artifact import read_artifact
+from adapterhub.assessment.calibration import tempered
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.card import render_card
+from adapterhub.engine.session import Session, task_of
+from adapterhub.errors import RecipeError
+from adapterhub.training.recipe_file import load_recipe
+from adapterhub.training.train import train
+
+ASKED = [
+    {"text": f"the {thing} was {word}"} for thing in ("film", "day") for word in ("good", "bad")
+]
+
+
+@pytest.fixture
+def wrong_here_and_there(moods):
+    """Give some rows the wrong label, so that an adapter is surer than it should be."""
+    rows = [json.loads(line) for line in moods.read_text().splitlines()]
+    for row in rows[::12]:
+        row["label"] = "sad" if row["label"] == "glad" else "glad"
+    moods.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return moods
+
+
+def run(path, tmp_path, name, *overrides):
+    artifact = train(load_recipe(path, overrides), output=tmp_path / name).artifact
+    return read_artifact(artifact)
+
+
+def test_answers_have_the_temperature_that_was_fitted(
+    recipe, encoder, wrong_here_and_there, tmp_path
+):
+    path = recipe("mood", encoder, "text-classification", wrong_here_and_there)
+    plain = run(path, tmp_path, "plain")
+    fitted = run(path, tmp_path, "fitted", "task.calibrate=true")
+    section = fitted.manifest.recipe["task"]
+    assert section["calibrate"] is True
+    assert section["temperature"] != 1.0
+    assert plain.manifest.recipe["task"]["temperature"] == 1.0
+    report = json.loads((tmp_path / "fitted/report.json").read_text())
+    assert section["temperature"] == round(report["calibration"]["temperature"]["value"], 4)
+    page = (tmp_path / "fitted/report.html").read_text()
+    assert f"answers of this adapter have is {section['temperature']:g}" in page
+
+    session = Session(load_backbone(str(encoder)))
+    session.load(plain, name="plain")
+    session.load(fitted, name="fitted")
+    for before, after in zip(
+        session.predict("plain", ASKED), session.predict("fitted", ASKED), strict=True
+    ):
+        assert before["label"] == after["label"]
+        expected = tempered(np.array(list(before["scores"].values())), section["temperature"])
+        assert list(after["scores"].values()) == pytest.approx(expected.tolist(), abs=1e-5)
+    # the weights are the same: nothing else was changed
+    for name, tensor in plain.weights.tensors.items():
+        assert tensor.equal(fitted.weights.tensors[name])
+
+
+def test_an_adapter_from_before_answers_as_before(recipe, encoder, moods, tmp_path):
+    artifact = run(recipe("mood", encoder, "text-classification", moods), tmp_path, "run")
+    task = dict(artifact.manifest.recipe["task"])
+    del task["temperature"], task["calibrate"]
+    recipe_of_old = {**artifact.manifest.recipe, "task": task}
+    old = replace(artifact, manifest=replace(artifact.manifest, recipe=recipe_of_old))
+    session = Session(load_backbone(str(encoder)))
+    session.load(artifact, name="new")
+    session.load(old, name="old")
+    assert session.predict("old", ASKED) == session.predict("new", ASKED)
+    assert task_of(old.manifest, session.backbone).options.temperature == 1.0
+
+
+def test_where_no_row_is_wrong_nothing_is_stored(recipe, encoder, moods, tmp_path, caplog):
+    path = recipe("mood", encoder, "text-classification", moods)
+    with caplog.at_level(logging.INFO):
+        artifact = run(path, tmp_path, "run", "task.calibrate=true")
+    assert artifact.manifest.recipe["task"]["temperature"] == 1.0
+    log = (tmp_path / "run/log.jsonl").read_text()
+    assert "no validation row is answered wrongly" in log
+
+
+def test_the_card_tells_users_of_peft(recipe, encoder, moods, tmp_path):
+    path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
+    artifact = run(path, tmp_path, "run", "task.temperature=1.5")
+    card = (tmp_path / "run/artifact/README.md").read_text()
+    assert "model(**inputs).logits.div(1.5).softmax(dim=-1)" in card
+    older = {key: value for key, value in artifact.manifest.recipe.items() if key != "task"}
+    manifest = replace(artifact.manifest, recipe=older)
+    assert ".logits.softmax(" in render_card(manifest, name="mood", plot=None)
+
+
+@pytest.mark.parametrize(
+    ("task", "override", "said"),
+    [
+        ("token-classification", "task.calibrate=true", "does not read this setting"),
+        ("text-classification", "task.temperature=0", "greater than 0"),
+        ("text-classification", "task.temperature=.inf", "above 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(task, override, said, recipe, encoder, moods, tmp_path):
+    data = moods
+    if task == "token-classification":
+        data = tmp_path / "tags.jsonl"
+        row = {"tokens": ["the", "film", "was", "good"], "tags": ["O", "B-THING", "O", "O"]}
+        data.write_text((json.dumps(row) + "\n") * 8)
+    path = recipe("any", encoder, task, data, train={"steps": 2})
+    with pytest.raises(RecipeError, match=said):
+        train(load_recipe(path, [override]), output=tmp_path / "run")
+
+
+def test_many_labels_and_a_temperature_exclude_each_other(recipe, encoder, tmp_path):
+    data = tmp_path / "many.jsonl"
+    rows = [{"text": "the film was good", "label": ["glad"]}, {"text": "bad", "label": ["sad"]}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = recipe("many", encoder, "text-classification", data)
+    both = ["task.multi_label=true", "task.calibrate=true"]
+    with pytest.raises(RecipeError, match="exclude multi_label"):
+        train(load_recipe(path, both), output=tmp_path / "run")
