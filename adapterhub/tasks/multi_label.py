@@ -56,6 +56,10 @@ class MultiLabelClassification:
             raise RecipeError(
                 "class_weights and multi_label exclude each other", place="task.class_weights"
             )
+        if options.out_of_scope is not None:
+            raise RecipeError(
+                "out_of_scope and multi_label exclude each other", place="task.out_of_scope"
+            )
         self.texts = TextClassification(tokenizer, labels, options, pool=pool)
         self.tokenizer = tokenizer
         self.options = options
