@@ -41,7 +41,7 @@ def more_moods(tmp_path):
 
 @pytest.fixture
 def mood(command, recipe, encoder, moods):
-    path = recipe("mood", encoder, "text-classification", moods, train={"epochs": 6})
+    path = recipe("mood", encoder, "text-classification", moods)
     assert command("train", str(path), "--no-report").exit_code == 0
     command("promote", "mood", "--to", "prod")
     return moods
