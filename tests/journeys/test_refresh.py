@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+import torch
 from toy_fixtures import GLAD, SAD, THINGS
 
 from adapterhub.artifact import read_artifact
@@ -103,12 +104,17 @@ def test_the_same_kind_of_rows_trains_nothing_unless_asked(command, mood, more_m
     assert not same["drift"]["found"]
     assert same["child"] is None
     assert len(Registry().versions("mood")) == 1
-    arguments = ("--anyway", "--replay", "0", "train.epochs=1")
+    arguments = ("--anyway", "--replay", "0", "train.epochs=1", "optimizer.learning_rate=1e-9")
     shown = command("refresh", "mood", "--new-data", more_moods, *arguments).stdout
     assert "stored as mood@2" in shown
     assert "no alias moved" in shown
-    child = Registry().versions("mood")[-1]
-    manifest = read_artifact(Registry().materialize(child)).manifest
+    parent, child = (read_artifact(Registry().materialize(v)) for v in Registry().versions("mood"))
+    manifest = child.manifest
+    # it went on from the parent's tensors, head included, and hardly moved
+    assert manifest.parent == parent.digest
+    assert child.weights.tensors.keys() == parent.weights.tensors.keys()
+    for name, tensor in child.weights.tensors.items():
+        torch.testing.assert_close(tensor, parent.weights.tensors[name], rtol=0, atol=1e-6)
     assert manifest.recipe["train"]["epochs"] == 1
     assert manifest.data["train"].rows < 80
     assert manifest.data["train"].origin == "more.jsonl"
@@ -138,3 +144,31 @@ def test_rows_that_cannot_be_learned_are_refused_before_anything_is_loaded(
     assert str(mood) in str(gone.exception)
     assert "Put the file back" in str(gone.exception)
     assert len(Registry().versions("mood")) == 1
+
+
+def test_adapters_that_tag_and_that_talk_are_refreshed_too(
+    command, recipe, encoder, decoder, talks, tmp_path
+):
+    rows = [
+        {"tokens": ["the", thing, "was", word], "tags": ["O", "B-THING", "O", "B-MOOD"]}
+        for thing in THINGS
+        for word in (*GLAD, *SAD)
+    ]
+    tags = tmp_path / "tags.jsonl"
+    write(tags, rows)
+    short = {"steps": 4, "batch_size": 8}
+    paths = (
+        recipe("tags", encoder, "token-classification", tags, train=short),
+        recipe("talks", decoder, "dialogue", talks, train=short),
+    )
+    for path, data, metric in zip(paths, (tags, talks), ("entity_f1", "loss"), strict=True):
+        command("train", str(path), "--no-report")
+        arguments = ("refresh", path.stem, "--new-data", str(data), "--anyway", "--json")
+        found = json.loads(command(*arguments).stdout)
+        assert found["present"]["metric"] == metric
+        assert not found["drift"]["found"]
+        assert found["child"]["ref"] == f"{path.stem}@2"
+        assert metric in found["forgetting"]
+        assert metric in found["gain"]
+        kinds = [test["what"] for test in found["drift"]["tests"]]
+        assert kinds == (["text", "labels"] if path.stem == "tags" else ["text"])
