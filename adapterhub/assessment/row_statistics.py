@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -174,17 +175,26 @@ def _classes(
     values[place, 0, gold] = gold == found
     values[place, 1, gold] = 1.0
     values[place, 2, found] = 1.0
-    return RowStatistics(values.reshape(len(rows), -1), _of_classes, task.labels)
+    formula = partial(_of_classes, out_of_scope=task.out_of_scope)
+    return RowStatistics(values.reshape(len(rows), -1), formula, task.labels)
 
 
-def _of_classes(sums: Array) -> dict[str, Array]:
+def _of_classes(sums: Array, *, out_of_scope: int | None) -> dict[str, Array]:
     hits, gold, found = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
     f1 = _ratio(2.0 * hits, gold + found)
     # as scikit-learn: the mean over the labels that the rows or the predictions have
     there = (gold + found > 0).sum(-1)
-    return {
+    metrics = {
         "accuracy": hits.sum(-1) / gold.sum(-1),
         "macro_f1": f1.sum(-1) / np.maximum(there, 1),
+    }
+    if out_of_scope is None:
+        return metrics
+    hits_outside, outside = hits[..., out_of_scope], gold[..., out_of_scope]
+    return {
+        **metrics,
+        "in_scope_accuracy": _ratio(hits.sum(-1) - hits_outside, gold.sum(-1) - outside),
+        "out_of_scope_recall": _ratio(hits_outside, outside),
     }
 
 

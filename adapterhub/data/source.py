@@ -92,3 +92,12 @@ def numbered(
 ) -> Rows:
     """Return all rows of a source, numbered from 1."""
     return Rows(origin, tuple(rows), tuple(range(1, len(rows) + 1)), tuple(lines), part)
+
+
+def joined(first: Rows, second: Rows) -> Rows:
+    """Return the rows of both, the first's before the second's; numbers stay those of each file."""
+    return Rows(
+        f"{first.origin} + {second.origin}",
+        (*first.rows, *second.rows),
+        (*first.numbers, *second.numbers),
+    )

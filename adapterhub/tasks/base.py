@@ -44,6 +44,7 @@ class TaskOptions:
         instruction: what the backbone is told to do; the task's own where empty.
         multi_label: a text may have any number of labels.
         threshold: probability from which on a label is given, with ``multi_label``.
+        out_of_scope: label of texts that no other label fits.
         stride: tokens that one window of a long context shares with the next.
         max_answer_tokens: longest answer that is looked for in a context.
         unanswerable: a question may have no answer in its context.
@@ -59,6 +60,7 @@ class TaskOptions:
     instruction: str = ""
     multi_label: bool = False
     threshold: float = 0.5
+    out_of_scope: str | None = None
     stride: int = 128
     max_answer_tokens: int = 30
     unanswerable: bool = False

@@ -61,6 +61,10 @@ class MultiLabelClassification:
                 "calibrate and temperature are for one label a text, and exclude multi_label",
                 place="task.multi_label",
             )
+        if options.out_of_scope is not None:
+            raise RecipeError(
+                "out_of_scope and multi_label exclude each other", place="task.out_of_scope"
+            )
         self.texts = TextClassification(tokenizer, labels, options, pool=pool)
         self.tokenizer = tokenizer
         self.options = options

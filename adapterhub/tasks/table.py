@@ -271,7 +271,7 @@ TASKS: Mapping[str, TaskEntry] = {
         optional=("text_pair",),
         default_metric=("accuracy", True),
         count_labels=_count_texts,
-        reads=("multi_label", "threshold", *_CALIBRATED),
+        reads=("multi_label", "threshold", "out_of_scope", *_CALIBRATED),
     ),
     "token-classification": TaskEntry(
         build=_token_classification,

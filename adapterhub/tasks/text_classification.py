@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    precision_recall_fscore_support,
+    recall_score,
+)
 
 from adapterhub.data.packing import Example
-from adapterhub.errors import DataError
+from adapterhub.errors import DataError, RecipeError, near
 from adapterhub.tasks.base import Evaluation, join_predictions
 from adapterhub.tasks.class_loss import ClassLoss
 from adapterhub.tasks.labels import LabelIndex
@@ -68,6 +73,8 @@ class TextClassification:
         self.pool = pool
         self.index = LabelIndex(labels)
         self.labels = self.index.names
+        #: output of the label of texts that no other label fits, where there is one
+        self.out_of_scope = self._out_of_scope()
         self.criterion = ClassLoss(self.labels, options, label_counts)
 
     def encode(self, row: Row, number: int, *, train: bool) -> Example:
@@ -137,7 +144,10 @@ class TextClassification:
         """Return accuracy, macro-F1 and a record per label.
 
         Macro-F1 is the mean over the labels that the rows or the predictions have, as
-        scikit-learn computes it; the records list every label.
+        scikit-learn computes it; the records list every label. With ``out_of_scope`` there are
+        the accuracy on rows of the other labels and the recall of its own, 0 where no row is
+        one. Source: Larson et al. 2019, "An Evaluation Dataset for Intent Classification and
+        Out-of-Scope Prediction", arXiv:1909.02027.
 
         Raises:
             DataError: when there are no rows, or a row has no known label.
@@ -153,6 +163,7 @@ class TextClassification:
             metrics={
                 "accuracy": float(accuracy_score(expected, found)),
                 "macro_f1": float(f1_score(expected, found, average="macro", zero_division=0)),
+                **self._scope_metrics(expected, found),
             },
             table=self._table(expected, found),
         )
@@ -179,6 +190,27 @@ class TextClassification:
         if not train and not is_given(row, "label"):
             return ()
         return (self.index.index(required(row, "label", number), number, "label"),)
+
+    def _out_of_scope(self) -> int | None:
+        label = self.options.out_of_scope
+        if label is None:
+            return None
+        if label not in self.labels:
+            raise RecipeError(
+                f"no training row has the label {label!r}",
+                place="task.out_of_scope",
+                hint=near(label, self.labels),
+            )
+        return self.labels.index(label)
+
+    def _scope_metrics(self, expected: list[int], found: list[int]) -> dict[str, float]:
+        outside = self.out_of_scope
+        if outside is None:
+            return {}
+        inside = [pair for pair in zip(expected, found, strict=True) if pair[0] != outside]
+        accuracy = accuracy_score(*zip(*inside, strict=True)) if inside else 0.0
+        recall = recall_score(expected, found, labels=[outside], average="macro", zero_division=0)
+        return {"in_scope_accuracy": float(accuracy), "out_of_scope_recall": float(recall)}
 
     def _table(self, expected: list[int], found: list[int]) -> list[dict[str, float | str]]:
         columns = precision_recall_fscore_support(

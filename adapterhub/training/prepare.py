@@ -58,7 +58,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     train = load_rows(section, task, section.train)
     dropped = 0
     if section.drop_duplicates:
-        train, dropped = drop_duplicates(train, _texts(train))
+        train, dropped = drop_duplicates(train, text_fields(train))
     splits = _split(section, task, train)
     seed = section.split.seed
     splits["train"] = limit_per_label(splits["train"], section.limit_per_label, seed=seed)
@@ -109,13 +109,13 @@ def _split(section: DataSection, task: str, train: Rows) -> dict[str, Rows]:
         splits["test"] = load_rows(section, task, section.test)
     elif section.split.test:
         train, splits["test"] = split_rows(
-            train, held_out=section.split.test, seed=seed + 1, key_fields=_texts(train)
+            train, held_out=section.split.test, seed=seed + 1, key_fields=text_fields(train)
         )
     if section.validation is not None:
         splits["validation"] = load_rows(section, task, section.validation)
     else:
         train, splits["validation"] = split_rows(
-            train, held_out=section.split.validation, seed=seed, key_fields=_texts(train)
+            train, held_out=section.split.validation, seed=seed, key_fields=text_fields(train)
         )
     return {"train": train, **splits}
 
@@ -136,9 +136,9 @@ def _label_counts(section: TaskSection, train: Rows, others: Mapping[str, Rows])
 
 
 def _leaked(train: Rows, rows: Rows) -> int:
-    return repeated(train, rows, _texts(train))
+    return repeated(train, rows, text_fields(train))
 
 
-def _texts(rows: Rows) -> list[str]:
+def text_fields(rows: Rows) -> list[str]:
     """Return the fields by which rows count as equal: all but the answer."""
     return [field for field in rows.rows[0] if field not in _ANSWERS]

@@ -49,6 +49,8 @@ class TaskSection(_Section):
         instruction: what the backbone is told to do; the task's own where empty.
         multi_label: a text may have any number of labels; ``label`` is then a list.
         threshold: probability from which on a label is given, with ``multi_label``.
+        out_of_scope: label of texts that no other label fits; metrics then tell accuracy on the
+            others from the share of these that is recognized.
         stride: tokens that one window of a long context shares with the next.
         max_answer_tokens: longest answer that is looked for in a context.
         unanswerable: a question may have no answer in its context.
@@ -66,6 +68,7 @@ class TaskSection(_Section):
     instruction: str = ""
     multi_label: bool = False
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    out_of_scope: str | None = None
     stride: Count = 128
     max_answer_tokens: Count = 30
     unanswerable: bool = False

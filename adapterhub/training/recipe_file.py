@@ -31,7 +31,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     document = _read(Path(path))
     for override in overrides:
-        _apply(document, override)
+        apply_override(document, override)
     return parse_recipe(document)
 
 
@@ -72,7 +72,12 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def _apply(document: dict[str, Any], override: str) -> None:
+def apply_override(document: dict[str, Any], override: str) -> None:
+    """Set the key that ``key.path=value`` names in a recipe given as plain data.
+
+    Raises:
+        RecipeError: when it is no override.
+    """
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(

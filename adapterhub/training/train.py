@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from adapterhub.data.source import Rows
     from adapterhub.tasks.base import Task
     from adapterhub.training.recipe import Recipe
+    from adapterhub.training.start import Start
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def train(
     device: str | None = None,
     cache: Path | None = None,
     report: ReportOptions | None = PLAIN_REPORT,
+    start: Start | None = None,
 ) -> TrainResult:
     """Train an adapter and write its artifact.
 
@@ -74,6 +76,8 @@ def train(
         device: the first GPU where there is one, else the CPU.
         cache: root of the backbone cache.
         report: how thorough the report at the end is; none where ``None``.
+        start: an adapter to go on from and the rows to do it with; a fresh one and the
+            recipe's rows where ``None``.
 
     Returns:
         Where the artifact is, and what the run came to.
@@ -86,7 +90,7 @@ def train(
     folder = output or Path("runs") / recipe.name
     accelerator, place = _processes(backbone, device)
     _check_folder(folder, resume=resume)
-    data = prepare_data(recipe)
+    data = start.data if start else prepare_data(recipe)
     section = recipe.backbone
     path = (
         backbone.path
@@ -108,6 +112,8 @@ def train(
         adapter=recipe.adapter.spec(),
         parts=recipe.train.parts,
     )
+    if start:
+        model.load_tensors(start.tensors, start.digest)
     log = None
     if accelerator.is_main_process:
         log = JsonLinesReporter(folder / LOG_NAME, append=resume)
@@ -118,7 +124,7 @@ def train(
     seen = Seen()
     loop = Loop(
         recipe=recipe,
-        recipe_digest=_digest(recipe, data),
+        recipe_digest=_digest(recipe, data, start),
         model=model,
         task=task,
         examples=[example for example in examples["train"] if example is not None],
@@ -320,9 +326,11 @@ def _announce(
     )
 
 
-def _digest(recipe: Recipe, data: PreparedData) -> str:
-    """Return what a checkpoint must agree on: the recipe and the rows it learns from."""
+def _digest(recipe: Recipe, data: PreparedData, start: Start | None) -> str:
+    """Return what a checkpoint must agree on: recipe, rows, and where it started."""
     from adapterhub.data.splits import fingerprint
 
     document = json.dumps(recipe.model_dump(mode="json"), sort_keys=True)
-    return sha256(f"{document}\n{fingerprint(data.splits['train'])}".encode()).hexdigest()
+    parent = f"\n{start.digest}" if start else ""
+    rows = fingerprint(data.splits["train"])
+    return sha256(f"{document}\n{rows}{parent}".encode()).hexdigest()

@@ -1,5 +1,7 @@
 """Metrics of resamples are those that the tasks compute, and intervals cover what they should."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -23,9 +25,9 @@ def tokenizer(encoder):
 OPTIONS = TaskOptions(max_length=32)
 
 
-def classified(tokenizer, count=60, labels=("calm", "glad", "sad"), seed=0):
+def classified(tokenizer, count=60, labels=("calm", "glad", "sad"), seed=0, options=OPTIONS):
     draw = np.random.default_rng(seed)
-    task = TextClassification(tokenizer, labels, OPTIONS, pool="first")
+    task = TextClassification(tokenizer, labels, options, pool="first")
     rows = [{"text": "the day", "label": labels[int(i)]} for i in draw.integers(0, 3, count)]
     table = draw.dirichlet([0.5] * 3, count)
     return task, rows, [torch.tensor(each) for each in table]
@@ -51,10 +53,11 @@ def talked():
     return task, rows, [AnswerScore(float(draw.random() * 9), 5, int(n)) for n in range(0, 30)]
 
 
-@pytest.mark.parametrize("kind", ["classes", "tags", "talks"])
+@pytest.mark.parametrize("kind", ["classes", "scoped", "tags", "talks"])
 def test_sums_over_rows_give_the_metrics_of_the_task(kind, tokenizer):
     cases = {
         "classes": lambda: classified(tokenizer),
+        "scoped": lambda: classified(tokenizer, options=replace(OPTIONS, out_of_scope="glad")),
         "tags": lambda: tagged(tokenizer),
         "talks": talked,
     }

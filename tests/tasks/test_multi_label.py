@@ -104,3 +104,8 @@ def test_labels_are_counted_one_by_one():
 def test_class_weights_are_refused(wordpiece):
     with pytest.raises(RecipeError, match="class_weights and multi_label exclude each other"):
         task_for(wordpiece, class_weights="balanced")
+
+
+def test_a_label_for_what_no_label_fits_is_refused(wordpiece):
+    with pytest.raises(RecipeError, match="out_of_scope and multi_label exclude each other"):
+        task_for(wordpiece, out_of_scope="sea")

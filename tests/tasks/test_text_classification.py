@@ -147,6 +147,24 @@ def test_scores_and_table(wordpiece):
         task.evaluate([], [])
 
 
+def test_texts_out_of_scope_are_told_from_the_others(wordpiece):
+    rows = [{"text": "x", "label": label} for label in ("bad", "bad", "good", "mixed", "mixed")]
+    found = [torch.eye(3)[index] for index in (0, 2, 1, 2, 0)]
+    metrics = task_for(wordpiece, out_of_scope="mixed").evaluate(rows, found).metrics
+    assert metrics["in_scope_accuracy"] == pytest.approx(2 / 3)
+    assert metrics["out_of_scope_recall"] == pytest.approx(1 / 2)
+    assert metrics["accuracy"] == pytest.approx(3 / 5)
+    # rows of one kind alone
+    for few, expected in ((slice(0, 3), (2 / 3, 0.0)), (slice(3, 5), (0.0, 1 / 2))):
+        task = task_for(wordpiece, out_of_scope="mixed")
+        metrics = task.evaluate(rows[few], found[few]).metrics
+        assert metrics["in_scope_accuracy"] == pytest.approx(expected[0])
+        assert metrics["out_of_scope_recall"] == pytest.approx(expected[1])
+    assert "in_scope_accuracy" not in task_for(wordpiece).evaluate(rows, found).metrics
+    with pytest.raises(RecipeError, match=r"no training row has the label 'mixd'.*'mixed'"):
+        task_for(wordpiece, out_of_scope="mixd")
+
+
 def test_prediction_gives_labels_with_scores(wordpiece):
     task = task_for(wordpiece)
     examples = [task.encode({"text": t}, 1, train=False) for t in ("old film", "works")]

@@ -95,6 +95,8 @@ def test_a_recipe_learns_is_stored_and_answers(path, data, encoder, decoder, tmp
         f"data.validation={file}",
         f"task.max_new_tokens={min(written.task.max_new_tokens, 6)}",
     ]
+    if written.task.out_of_scope:
+        overrides.append("task.out_of_scope=sad")
     recipe = load_recipe(path, overrides)
     result = train(recipe, output=tmp_path / "run")
     assert result.after["loss"] < result.before["loss"]

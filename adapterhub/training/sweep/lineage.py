@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.artifact import CARD_NAME, REQUIRED_FILES, read_artifact, write_artifact
+from adapterhub.training.annotate import write_annotated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,22 +30,12 @@ def write_with_study(
     Raises:
         ArtifactError: when ``source`` is damaged.
     """
-    artifact = read_artifact(source)
-    kept = {
-        name: (source / name).read_bytes()
-        for name in artifact.manifest.files
-        if name not in REQUIRED_FILES
-    }
     text = json.dumps(study, indent=2, sort_keys=True, ensure_ascii=False)
-    card = (source / CARD_NAME).read_text(encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    return write_artifact(
+    return write_annotated(
+        source,
         target,
-        tensors=artifact.weights.tensors,
-        adapter_config=artifact.adapter_config,
-        manifest=replace(artifact.manifest, files={}),
-        card=f"{card}\n{_section(study, pictures)}",
-        extra_files={**kept, **pictures, STUDY_NAME: f"{text}\n".encode()},
+        files={**pictures, STUDY_NAME: f"{text}\n".encode()},
+        section=_section(study, pictures),
     )
 
 

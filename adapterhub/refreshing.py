@@ -1,0 +1,343 @@
+"""Keep an adapter current: find drift, see whether it matters, train a child, register it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.artifact import read_artifact
+from adapterhub.assessment.drift import LEVEL
+from adapterhub.data.fingerprint import fingerprint
+from adapterhub.engine.session import Session
+from adapterhub.errors import RecipeError, TrainingError
+from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
+from adapterhub.training.annotate import write_annotated
+from adapterhub.training.loop import watched_metric
+from adapterhub.training.recipe_file import apply_override, parse_recipe
+from adapterhub.training.refresh.document import (
+    REFRESH_NAME,
+    AddedFile,
+    RefreshDocument,
+    read_document,
+)
+from adapterhub.training.refresh.findings import (
+    Loss,
+    Outcome,
+    compare_outcomes,
+    find_drift,
+    find_loss,
+    score,
+)
+from adapterhub.training.refresh.rows import (
+    RefreshRows,
+    find_old,
+    mix,
+    read_new,
+    refuse_unknown_labels,
+    split_new,
+)
+from adapterhub.training.start import Start
+from adapterhub.training.train import open_backbone, train
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from adapterhub.artifact import Artifact
+    from adapterhub.assessment.drift import Drift
+    from adapterhub.assessment.row_statistics import Scores
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.session import LoadedAdapter
+    from adapterhub.registry.registry import Registry
+    from adapterhub.registry.version import Version
+    from adapterhub.tasks.base import Task
+    from adapterhub.training.progress import Reporter
+    from adapterhub.training.recipe import Recipe
+
+#: Share of the old training rows that the child learns again.
+REPLAY = 0.25
+#: The child's artifact with its lineage, beside the one that training wrote.
+_CHILD_NAME = "child"
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshOptions:
+    """How to refresh.
+
+    Args:
+        fields: the task's field to the new file's; the recipe's where ``None``.
+        replay: share of the old training rows that the child learns again, in [0, 1].
+        level: chance of finding drift where there is none.
+        anyway: train also where there is neither drift nor loss.
+        dry_run: find out, and train nothing.
+        folder: of the run; made from name, version and new rows where ``None``.
+        overrides: ``key.path=value`` each, for the child's recipe.
+        device: the first GPU where there is one, else the CPU.
+    """
+
+    fields: Mapping[str, str] | None = None
+    replay: float = REPLAY
+    level: float = LEVEL
+    anyway: bool = False
+    dry_run: bool = False
+    folder: Path | None = None
+    overrides: Sequence[str] = ()
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What came of it.
+
+    Args:
+        parent: the version that was looked at.
+        rows: new rows.
+        drift: between its training rows and the new ones.
+        loss: of its metric on the new rows.
+        outcome: of training; ``None`` where nothing was trained.
+        child: the new version; ``None`` where nothing was trained.
+        folder: of the run, if there was one.
+    """
+
+    parent: Version
+    rows: int
+    drift: Drift
+    loss: Loss
+    outcome: Outcome | None = None
+    child: Version | None = None
+    folder: Path | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is drift, or the new rows are answered worse."""
+        return bool(self.drift.found) or self.loss.shown
+
+    def document(self) -> dict[str, Any]:
+        """Return it as plain JSON."""
+        return {
+            "parent": {"ref": str(self.parent.ref), "digest": self.parent.digest},
+            "rows": self.rows,
+            **findings(self.drift, self.loss),
+            "due": self.is_due,
+            **(self.outcome.document() if self.outcome else {"forgetting": None, "gain": None}),
+            "child": {"ref": str(self.child.ref), "digest": self.child.digest}
+            if self.child
+            else None,
+            "folder": str(self.folder) if self.folder else None,
+        }
+
+
+def refresh(
+    registry: Registry,
+    ref: str,
+    path: Path,
+    options: RefreshOptions,
+    *,
+    reporter: Reporter | None = None,
+) -> Refreshed:
+    """Look at new rows with an adapter, and train a child on them where that is due.
+
+    No alias is moved; that is the gate's to do.
+
+    Args:
+        registry: that holds the adapter, and gets the child.
+        ref: of the adapter.
+        path: of the new rows, with their answers.
+        options: how.
+        reporter: hears of every step of training.
+
+    Raises:
+        NotFoundError: when there is no such version.
+        RecipeError: when nobody recorded how it was trained, or it can't be gone on from.
+        DataError: when new rows can't be used, or old ones are not there any more.
+        SignatureError: when only signed adapters are loaded; the child would be none.
+    """
+    if not 0.0 <= options.replay <= 1.0:
+        raise RecipeError(f"{options.replay:g} is no share, 0 to 1", place="--replay")
+    version = registry.resolve(ref)
+    folder = trusted_folder(registry, version)
+    artifact = read_artifact(folder)
+    recipe = _recipe(artifact, version, options.overrides)
+    rows = _rows(artifact, folder, recipe, path, options, str(version.ref))
+    backbone = open_backbone(recipe, device=options.device)
+    loaded = Session(backbone).load(artifact, name=str(version.ref))
+    loaded.model.activate()
+    drift = find_drift(loaded.model, loaded.task, rows, recipe, level=options.level)
+    old = score(loaded.model, loaded.task, rows.old[rows.judged_by])
+    metric = _metric(recipe, loaded.task, old)
+    loss = find_loss(
+        old,
+        score(loaded.model, loaded.task, rows.new),
+        metric,
+        recorded=artifact.manifest.metrics.after.get(metric[0]),
+        split=rows.judged_by,
+    )
+    held_out = score(loaded.model, loaded.task, rows.parts["test"])
+    found = Refreshed(version, len(rows.new), drift, loss)
+    if options.dry_run or not (found.is_due or options.anyway):
+        return found
+    require_unsigned_loads(registry, "refresh")
+    # training puts an adapter of its own on the body
+    loaded.model.close()
+    run = options.folder or _folder(version, rows)
+    start = Start(
+        artifact.digest,
+        artifact.weights.tensors,
+        mix(rows, recipe, loaded.task.labels, options.replay),
+    )
+    result = train(
+        recipe, output=run, resume=True, reporter=reporter, backbone=backbone, start=start
+    )
+    outcome = _outcome(backbone, result.artifact, rows, (old, held_out))
+    document = RefreshDocument(
+        parent=artifact.digest,
+        root=rows.root,
+        added=(*_added(folder), rows.file),
+        replay=options.replay,
+        findings={**findings(drift, loss), **outcome.document()},
+    )
+    target = run / _CHILD_NAME
+    _write_child(result.artifact, target, document, version)
+    info = {**result.info(), "curves": result.curves()}
+    child = registry.put(target, version.name, info=info)
+    return Refreshed(version, len(rows.new), drift, loss, outcome, child, run)
+
+
+def findings(drift: Drift, loss: Loss) -> dict[str, Any]:
+    """Return what was found before training as plain JSON."""
+    found = {each.what for each in drift.found}
+    tests = [{**asdict(test), "drift": test.what in found} for test in drift.tests]
+    return {
+        "drift": {"level": drift.level, "tests": tests, "found": bool(found)},
+        "present": {**asdict(loss), "worse": loss.shown},
+    }
+
+
+def _recipe(artifact: Artifact, version: Version, overrides: Sequence[str]) -> Recipe:
+    manifest, place = artifact.manifest, str(version.ref)
+    if {"recipe", "data"} & set(manifest.unknown) or "data" not in manifest.recipe:
+        raise RecipeError(
+            "nobody recorded on which rows it was trained, and how",
+            place=place,
+            hint="Only an adapter that adapterhub train made can be refreshed",
+        )
+    document = json.loads(json.dumps(dict(manifest.recipe)))
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key.partition(".")[0] not in ("optimizer", "schedule", "train"):
+            raise RecipeError(
+                "can't be changed by a refresh",
+                place=key,
+                hint="A child is trained as its parent was, on the same task and backbone; only "
+                "keys of optimizer, schedule and train may differ",
+            )
+        apply_override(document, override)
+    recipe = parse_recipe(document)
+    if getattr(recipe.adapter, "projection", False):
+        raise RecipeError(
+            "the network that made its prefix was not kept, so it can't be trained further",
+            place=place,
+            hint="Train it anew on old and new rows",
+        )
+    return recipe
+
+
+def _rows(
+    artifact: Artifact,
+    folder: Path,
+    recipe: Recipe,
+    path: Path,
+    options: RefreshOptions,
+    name: str,
+) -> RefreshRows:
+    new = read_new(recipe, path, options.fields)
+    refuse_unknown_labels(new, recipe, artifact.manifest.labels, name)
+    document = read_document(folder)
+    root = (
+        document.root
+        if document
+        else {split: source.fingerprint for split, source in artifact.manifest.data.items()}
+    )
+    fields = recipe.data.fields if options.fields is None else options.fields
+    return RefreshRows(
+        old=find_old(recipe, root, _added(folder), name),
+        root=root,
+        new=new,
+        parts=split_new(new, recipe),
+        file=AddedFile(
+            path=str(path), fingerprint=fingerprint(new), rows=len(new), fields=dict(fields)
+        ),
+    )
+
+
+def _added(folder: Path) -> tuple[AddedFile, ...]:
+    document = read_document(folder)
+    return document.added if document else ()
+
+
+def _metric(recipe: Recipe, task: Task, scores: Scores) -> tuple[str, bool]:
+    """Return what decides: the recipe's metric where rows can be resampled for it."""
+    import numpy as np
+
+    wanted = watched_metric(recipe.train, task.default_metric)
+    known = scores.metrics(np.arange(scores.rows)[None, :])
+    return wanted if wanted[0] in known else task.default_metric
+
+
+def _folder(version: Version, rows: RefreshRows) -> Path:
+    short = rows.file.fingerprint.removeprefix("sha256:")[:8]
+    return Path("runs") / f"{version.name}-refresh-{version.version}-{short}"
+
+
+def _outcome(
+    backbone: Backbone, artifact: Path, rows: RefreshRows, parent: tuple[Scores, Scores]
+) -> Outcome:
+    loaded: LoadedAdapter = Session(backbone).load(read_artifact(artifact), name="child")
+    loaded.model.activate()
+    child = (
+        score(loaded.model, loaded.task, rows.old[rows.judged_by]),
+        score(loaded.model, loaded.task, rows.parts["test"]),
+    )
+    loaded.model.close()
+    return compare_outcomes(rows.judged_by, parent, child)
+
+
+def _write_child(source: Path, target: Path, document: RefreshDocument, version: Version) -> None:
+    if target.exists():
+        raise TrainingError(
+            "is there already", place=str(target), hint="Choose another folder with --output"
+        )
+    text = json.dumps(asdict(document), indent=2, sort_keys=True, ensure_ascii=False)
+    write_annotated(
+        source,
+        target,
+        files={REFRESH_NAME: f"{text}\n".encode()},
+        section=_section(document, version),
+        parent=document.parent,
+    )
+
+
+def _section(document: RefreshDocument, version: Version) -> str:
+    found = document.findings
+    metric = found["present"]["metric"]
+    lines = []
+    for name, what in (
+        ("forgetting", f"old {found['split']} rows"),
+        ("gain", "new rows, held out"),
+    ):
+        each = found[name].get(metric)
+        if each:
+            spread = each["interval"]
+            lines.append(
+                f"| {what} | {each['first']:.4f} | {each['second']:.4f} | "
+                f"{each['difference']:+.4f} ({spread['low']:+.4f} … {spread['high']:+.4f}) |"
+            )
+    rows = "\n".join(lines)
+    drifted = ", ".join(t["what"] for t in found["drift"]["tests"] if t["drift"]) or "none"
+    return (
+        f"## Refresh\n\nTrained on from `{version.ref}` (`{document.parent}`) with "
+        f"{document.added[-1].rows} new rows and {document.replay:.0%} of the old training rows. "
+        f"Drift: {drifted}. All that was found is in `{REFRESH_NAME}`.\n\n"
+        f"| {metric} on | parent | this one | difference |\n|---|---|---|---|\n{rows}\n"
+    )
