@@ -117,11 +117,12 @@ class ForwardPass:
 
     def _paged(self, pieces: list[Piece]) -> PagedBatch:
         rows, start, size = [], 0, self._block_size
-        offsets = torch.arange(size)
-        for piece in pieces:
-            blocks = torch.tensor(piece.sequence.blocks)
-            places = (blocks.unsqueeze(1) * size + offsets).flatten()[: piece.end]
+        blocks = torch.tensor([block for piece in pieces for block in piece.sequence.blocks])
+        places = blocks.unsqueeze(1) * size + torch.arange(size)
+        spans = places.split([len(piece.sequence.blocks) for piece in pieces])
+        for piece, span in zip(pieces, spans, strict=True):
             count = piece.end - piece.start
-            rows.append(PagedRow(start, count, piece.end, places.to(self._backbone.device)))
+            seen = span.flatten()[: piece.end].to(self._backbone.device)
+            rows.append(PagedRow(start, count, piece.end, seen))
             start += count
         return paged_batch(self.cache, rows)

@@ -35,9 +35,15 @@ class Step:
         #: whether a row has norm layers of its own
         self.norms = any(slot.norms for _, blend in uses for slot, _ in blend.slots)
         self._plans: dict[tuple[bool, ...], LoraPlan | None] = {}
+        self._site_plans: dict[int, LoraPlan | None] = {}
 
     def plan(self, site: int) -> LoraPlan | None:
         """Return which tokens use which rank rows at a site; ``None`` where none does."""
+        if site not in self._site_plans:
+            self._site_plans[site] = self._shared_plan(site)
+        return self._site_plans[site]
+
+    def _shared_plan(self, site: int) -> LoraPlan | None:
         # sites that the same adapters have share a plan; mostly all of them do
         key = tuple([site in sites for sites in self._site_sets])
         if key not in self._plans:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 #: Tokens from which on a run is better done as a matrix product.
-LONG_RUN = 24
+LONG_RUN = 128
 
 
 class Part(NamedTuple):

@@ -1,16 +1,19 @@
 """What stands between the products of a decoder layer, one pass over memory each.
 
 Every step rounds where transformers' modules round, so that results agree to the last bits.
+Tokens are shared out over the threads; the work of one is a function of its own, because the
+compiler vectorises that and not the body of a shared loop.
 """
 
 import numpy as np
+from numba import prange
 
 from adapterhub.kernels.loops.attention import exponential
 from adapterhub.kernels.loops.compiling import compiled, inlined
 from adapterhub.kernels.loops.precision import narrow, widen
 
 
-@compiled()
+@compiled(parallel=True)
 def add_and_normalize(x, added, weight, epsilon, out):
     """Add ``added`` to ``x`` in place, then write the root-mean-square norm of it.
 
@@ -21,41 +24,25 @@ def add_and_normalize(x, added, weight, epsilon, out):
         epsilon: of the norm.
         out: shaped as ``x``.
     """
-    tokens, width = x.shape
     adds = added.shape[0] > 0
-    for token in range(tokens):
-        squares = np.float32(0.0)
-        for k in range(width):
-            value = widen(x[token, k])
-            if adds:
-                bits = narrow(value + widen(added[token, k]), x[token, k])
-                x[token, k] = bits
-                value = widen(bits)
-            squares += value * value
-        scale = np.float32(1.0) / np.sqrt(squares / np.float32(width) + epsilon)
-        for k in range(width):
-            normal = widen(narrow(widen(x[token, k]) * scale, x[token, k]))
-            out[token, k] = narrow(widen(weight[k]) * normal, x[token, k])
+    for index in prange(x.shape[0]):
+        token = np.int64(index)
+        if adds:
+            _add(x[token], added[token])
+        _normalize(x[token], weight, epsilon, out[token])
 
 
-@compiled()
+@compiled(parallel=True)
 def gate(gates, values):
     """Multiply ``values`` by the SiLU of ``gates``, in place; both ``[tokens, width]``."""
-    tokens, width = values.shape
-    for token in range(tokens):
-        for k in range(width):
-            like = values[token, k]
-            x = widen(gates[token, k])
-            small = exponential(-abs(x))
-            sigmoid = (np.float32(1.0) if x >= 0 else small) / (np.float32(1.0) + small)
-            values[token, k] = narrow(
-                widen(narrow(x * sigmoid, like)) * widen(values[token, k]), like
-            )
+    for index in prange(values.shape[0]):
+        token = np.int64(index)
+        _gate(gates[token], values[token])
 
 
-@compiled()
+@compiled(parallel=True)
 def rotate_and_store(query, key, value, cosine, sine, places, keys, values):
-    """Rotate queries in place, and put rotated keys and values into the cache.
+    """Rotate queries and keys in place, and put keys and values into the cache.
 
     Args:
         query: ``[tokens, heads, width]``.
@@ -63,33 +50,79 @@ def rotate_and_store(query, key, value, cosine, sine, places, keys, values):
         value: shaped as ``key``.
         cosine: ``[tokens, width]``.
         sine: ``[tokens, width]``.
-        places: int64 ``[tokens]``.
+        places: int64 ``[tokens]``, each another one.
         keys: ``[places, key heads, width]``, a layer's whole table.
         values: shaped as ``keys``.
     """
-    tokens, heads, width = query.shape
-    for token in range(tokens):
-        place = places[token]
-        for head in range(heads):
-            _rotate(query[token, head], cosine[token], sine[token], query[token, head])
-        for head in range(key.shape[1]):
-            _rotate(key[token, head], cosine[token], sine[token], keys[place, head])
-            for k in range(width):
-                values[place, head, k] = value[token, head, k]
+    for index in prange(query.shape[0]):
+        token = np.int64(index)
+        _rotate(query[token], cosine[token], sine[token])
+        _rotate(key[token], cosine[token], sine[token])
+        _copy(key[token], keys[places[token]])
+        _copy(value[token], values[places[token]])
+
+
+@compiled()
+def _add(x, added):
+    for k in range(x.shape[0]):
+        x[k] = narrow(widen(x[k]) + widen(added[k]), x[k])
+
+
+@compiled()
+def _normalize(x, weight, epsilon, out):
+    width = x.shape[0]
+    squares = np.float32(0.0)
+    for k in range(width):
+        value = widen(x[k])
+        squares += value * value
+    scale = np.float32(1.0) / np.sqrt(squares / np.float32(width) + epsilon)
+    for k in range(width):
+        normal = widen(narrow(widen(x[k]) * scale, x[k]))
+        out[k] = narrow(widen(weight[k]) * normal, x[k])
+
+
+@compiled()
+def _gate(gates, values):
+    for k in range(values.shape[0]):
+        like = values[k]
+        x = widen(gates[k])
+        small = exponential(-abs(x))
+        sigmoid = (np.float32(1.0) if x >= 0 else small) / (np.float32(1.0) + small)
+        values[k] = narrow(widen(narrow(x * sigmoid, like)) * widen(values[k]), like)
+
+
+@compiled()
+def _rotate(heads, cosine, sine):
+    """Turn pairs of vectors ``[heads, width]``, as transformers' ``apply_rotary_pos_emb`` does."""
+    half = heads.shape[1] // 2
+    for head in range(heads.shape[0]):
+        _turn(
+            heads[head, :half],
+            heads[head, half:],
+            cosine[:half],
+            cosine[half:],
+            sine[:half],
+            sine[half:],
+        )
 
 
 @inlined()
-def _rotate(vector, cosine, sine, out):
-    """Turn pairs of a vector ``[width]``, as transformers' ``apply_rotary_pos_emb`` does."""
-    half = vector.shape[0] // 2
-    for k in range(half):
-        like = vector[k]
-        low, high = widen(vector[k]), widen(vector[k + half])
-        turned = widen(narrow(low * widen(cosine[k]), like)) - widen(
-            narrow(high * widen(sine[k]), like)
+def _turn(lower, upper, lower_cosine, upper_cosine, lower_sine, upper_sine):
+    for k in range(lower.shape[0]):
+        like = lower[k]
+        low, high = widen(lower[k]), widen(upper[k])
+        turned = widen(narrow(low * widen(lower_cosine[k]), like)) - widen(
+            narrow(high * widen(lower_sine[k]), like)
         )
-        other = widen(narrow(high * widen(cosine[k + half]), like)) + widen(
-            narrow(low * widen(sine[k + half]), like)
+        other = widen(narrow(high * widen(upper_cosine[k]), like)) + widen(
+            narrow(low * widen(upper_sine[k]), like)
         )
-        out[k] = narrow(turned, like)
-        out[k + half] = narrow(other, like)
+        lower[k] = narrow(turned, like)
+        upper[k] = narrow(other, like)
+
+
+@compiled()
+def _copy(source, target):
+    for head in range(source.shape[0]):
+        for k in range(source.shape[1]):
+            target[head, k] = source[head, k]
