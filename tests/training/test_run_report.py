@@ -9,12 +9,10 @@ from typing import ClassVar
 
 import pytest
 
+from adapterhub.explaining.examples import Bounds
 from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.recipe_file import load_recipe
-from adapterhub.training.report import inherited, of_run
-from adapterhub.explaining.examples import Bounds
-from adapterhub.training.recipe_file import load_recipe
-from adapterhub.training.report import of_run, write
+from adapterhub.training.report import inherited, of_run, write
 from adapterhub.training.report.blocks import Section, Table, Text
 from adapterhub.training.report.cost import Cost, cost_section
 from adapterhub.training.report.page import render_page

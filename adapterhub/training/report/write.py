@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from adapterhub.probes.measures import Inherited
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.explaining.examples import Bounds
+    from adapterhub.probes.measures import Inherited
     from adapterhub.tasks.base import Task
     from adapterhub.training.evaluate import Scored
     from adapterhub.training.prepare import PreparedData
