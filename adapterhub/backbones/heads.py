@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -32,6 +33,7 @@ _AUTO_CLASSES = {
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
     "span": AutoModelForQuestionAnswering,
+    "image": AutoModelForImageClassification,
 }
 
 
@@ -141,7 +143,7 @@ def _new_head(stock: PreTrainedModel, backbone: Backbone) -> None:
         raise BackboneError(
             f"the head of {type(stock).__name__} is of a kind that is not supported",
             place=backbone.name,
-            hint="Supported: BERT-like encoders, and decoders whose head is one linear layer",
+            hint="Supported: BERT-like encoders, and others whose head is one linear layer",
         )
     linear.to_empty(device=backbone.device)
     with torch.no_grad():

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
-
 from adapterhub.data.packing import Example
 from adapterhub.errors import DataError
-from adapterhub.tasks.base import Evaluation, join_predictions
+from adapterhub.tasks.base import join_predictions
 from adapterhub.tasks.class_loss import ClassLoss
+from adapterhub.tasks.class_scores import class_prediction, score_classes
 from adapterhub.tasks.labels import LabelIndex
 from adapterhub.tasks.limits import check_tokenizer
 from adapterhub.tasks.rows import is_given, place_of, required, text_field
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.base import Evaluation, Head, HeadKind, Row, TaskOptions
 
 
 class TextClassification:
@@ -106,28 +105,12 @@ class TextClassification:
         return list(head(hidden).float().softmax(dim=-1).cpu().unbind())
 
     def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
-        """Return accuracy, macro-F1 and a record per label.
-
-        Macro-F1 is the mean over the labels that the rows or the predictions have, as
-        scikit-learn computes it; the records list every label.
+        """Return accuracy, macro-F1 and a record per label; see ``score_classes``.
 
         Raises:
             DataError: when there are no rows, or a row has no known label.
         """
-        if not rows:
-            raise DataError("there are no rows to score")
-        expected = [
-            self.index.index(required(row, "label", number), number, "label")
-            for number, row in enumerate(rows, start=1)
-        ]
-        found = [int(scores.argmax()) for scores in decoded]
-        return Evaluation(
-            metrics={
-                "accuracy": float(accuracy_score(expected, found)),
-                "macro_f1": float(f1_score(expected, found, average="macro", zero_division=0)),
-            },
-            table=self._table(expected, found),
-        )
+        return score_classes(self.index, rows, decoded)
 
     def windows(self, row: Row) -> list[Row]:
         """Return the row itself: one text has one label."""
@@ -139,13 +122,7 @@ class TextClassification:
 
     def prediction(self, row: Row, decoded: Tensor) -> dict[str, Any]:
         """Return ``{"label", "score", "scores": {label: probability}}``."""
-        values = [float(score) for score in decoded]
-        best = int(decoded.argmax())
-        return {
-            "label": self.labels[best],
-            "score": values[best],
-            "scores": dict(zip(self.labels, values, strict=True)),
-        }
+        return class_prediction(self.labels, decoded)
 
     def _pair(self, row: Row, number: int) -> str | None:
         if not is_given(row, "text_pair"):
@@ -158,18 +135,3 @@ class TextClassification:
         if not train and not is_given(row, "label"):
             return ()
         return (self.index.index(required(row, "label", number), number, "label"),)
-
-    def _table(self, expected: list[int], found: list[int]) -> list[dict[str, float | str]]:
-        columns = precision_recall_fscore_support(
-            expected, found, labels=range(len(self.labels)), zero_division=0
-        )
-        return [
-            {
-                "label": label,
-                "precision": float(precision),
-                "recall": float(recall),
-                "f1": float(f1),
-                "support": float(support),
-            }
-            for label, precision, recall, f1, support in zip(self.labels, *columns, strict=True)
-        ]

@@ -52,6 +52,8 @@ class TaskSection(_Section):
         stride: tokens that one window of a long context shares with the next.
         max_answer_tokens: longest answer that is looked for in a context.
         unanswerable: a question may have no answer in its context.
+        image_size: side in pixels that pictures are brought to; the backbone's own where not
+            given.
     """
 
     name: str
@@ -66,6 +68,7 @@ class TaskSection(_Section):
     stride: Count = 128
     max_answer_tokens: Count = 30
     unanswerable: bool = False
+    image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
 
 
 class HubData(_Section):
@@ -95,7 +98,8 @@ class DataSection(_Section):
 
     Args:
         train: path of a file, or name of a split of ``hub``. Relative paths start from the
-            working directory.
+            working directory. Rows of pictures name files below its folder, or in the zip file
+            of its name beside it (``train.zip`` beside ``train.jsonl``).
         validation: as ``train``; split off ``train`` where none is given.
         test: as ``train``; optional.
         hub: a data set on the Hub instead of files.
