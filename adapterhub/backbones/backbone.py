@@ -177,8 +177,12 @@ def _pretrained(path: Path) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModel, AutoModelForCausalLM
 
-    auto = AutoModelForCausalLM if is_decoder(read_architecture(path)) else AutoModel
-    settings: dict[str, Any] = {"dtype": "auto", "attn_implementation": "sdpa"}
+    kind = kind_of(read_architecture(path))
+    auto = AutoModelForCausalLM if kind == "decoder" else AutoModel
+    settings: dict[str, Any] = {"dtype": "auto"}
+    if kind != "vision":
+        # convolutions know no attention; the others for pictures take this one by themselves
+        settings["attn_implementation"] = "sdpa"
     settings |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
         with no_progress_bars():

@@ -75,8 +75,10 @@ def stock_class(config: PretrainedConfig, head: HeadKind, place: str) -> type[Pr
         raise BackboneError(
             f"the architecture {config.model_type!r} has no {head} head", place=place
         )
-    found: type[PreTrainedModel] = mapping[type(config)]
-    return found
+    found: Any = mapping[type(config)]
+    # of DeiT there are two, the second for its teacher
+    chosen: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
+    return chosen
 
 
 def head_name(stock: nn.Module) -> str | None:
