@@ -10,7 +10,7 @@ from vision_backbones import save_shapes, save_vision, shape_picture
 
 from adapterhub.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.data.pictures import read_picture
+from adapterhub.data.pictures import Picture, read_picture
 from adapterhub.engine.session import Session
 from adapterhub.errors import FingerprintMismatch, RecipeError
 from adapterhub.scoring import rows_for, score
@@ -97,6 +97,37 @@ def test_what_is_loaded_again_answers_bit_for_bit(seer, shapes, recipe, tmp_path
     session.unload("new")
     session.load(artifact, name="new")
     assert session.predict("new", rows) == answers[0]
+
+
+def test_plain_peft_and_transformers_say_the_same(seer, shapes, recipe, tmp_path):
+    backbone = {"name": str(seer), "quantization": "none", "compute_dtype": "float32"}
+    path = recipe(
+        "plain",
+        seer,
+        "image-classification",
+        shapes,
+        data=data_of(shapes),
+        **SECTIONS,
+        backbone=backbone,
+    )
+    made = load_recipe(path, ["train.steps=8"])
+    result = train(made, output=tmp_path / "run", report=None)
+    artifact = read_artifact(result.artifact)
+    session = Session(load_backbone(str(seer), artifact.manifest.quantization))
+    session.load(artifact, name="new")
+    picture = shape_picture("red", 3)
+    (tmp_path / "your picture.jpg").write_bytes(picture)
+    (said,) = session.predict("new", [{"image": Picture("x", picture)}])
+
+    card = (result.artifact / "README.md").read_text()
+    snippet = card[card.index("```python\n") + 10 :]
+    snippet = snippet[: snippet.index("\n```")].replace(
+        'adapter = "."', f'adapter = "{result.artifact}"'
+    )
+    found: dict = {}
+    exec(compile(snippet, "card", "exec"), found)
+    expected = torch.tensor([list(said["scores"].values())])
+    torch.testing.assert_close(found["scores"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_two_adapters_share_one_backbone_of_pictures(seer, shapes, recipe, tmp_path):
