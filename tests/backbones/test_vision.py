@@ -109,7 +109,7 @@ def test_what_needs_texts_is_refused(tmp_path):
         Engine(backbone)
     with pytest.raises(BackboneError, match="has no sequence head"):
         stock_model(backbone, "sequence", LABELS)
-    with pytest.raises(RecipeError, match="prefix tuning needs a decoder, .* reads pictures"):
+    with pytest.raises(RecipeError, match=r"prefix tuning needs a decoder, .* reads pictures"):
         check_adapter_fits(folder, PrefixSpec(num_virtual_tokens=2))
 
 
