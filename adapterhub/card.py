@@ -25,7 +25,9 @@ _MODEL_CLASSES = {
     "text-classification": "AutoModelForSequenceClassification",
     "token-classification": "AutoModelForTokenClassification",
     "question-answering": "AutoModelForQuestionAnswering",
+    "image-classification": "AutoModelForImageClassification",
 }
+_PICTURES = "image-classification"
 _PREDICT = (
     'inputs = tokenizer("Put your text here.", return_tensors="pt")',
     "with torch.inference_mode():",
@@ -38,6 +40,12 @@ _ANSWER = (
     "    output = model(**inputs)",
     "first, last = int(output.start_logits.argmax()), int(output.end_logits.argmax())",
     'print(tokenizer.decode(inputs["input_ids"][0, first : last + 1]))',
+)
+_LOOK = (
+    'inputs = processor(images=Image.open("your picture.jpg").convert("RGB"), return_tensors="pt")',
+    "with torch.inference_mode():",
+    "    scores = model(**inputs).logits.softmax(dim=-1)",
+    "print(scores.argmax(dim=-1))",
 )
 _GENERATE = (
     'messages = [{"role": "user", "content": "Put your question here."}]',
@@ -186,7 +194,8 @@ def _commands(verb: str, name: str) -> str:
 def _peft_snippet(manifest: Manifest, tag: str) -> str:
     model_class = _MODEL_CLASSES.get(tag, "AutoModelForCausalLM")
     arguments = _model_arguments(manifest)
-    imports = sorted({"AutoTokenizer", model_class} | _imports(manifest), key=str.lower)
+    reader, reads = _reader(tag)
+    imports = sorted({reader, model_class} | _imports(manifest), key=str.lower)
     backbone = manifest.backbone.hub_id or manifest.backbone.name
     if manifest.backbone.hub_id is None:
         comment = "  # its Hub id or folder was not recorded: put yours here"
@@ -197,11 +206,12 @@ def _peft_snippet(manifest: Manifest, tag: str) -> str:
         [
             "import torch",
             "from peft import PeftModel",
+            *(["from PIL import Image"] if tag == _PICTURES else []),
             f"from transformers import {', '.join(imports)}",
             "",
             f"name = {backbone!r}{comment}",
             'adapter = "."  # the folder that holds this file, or the id of this repository',
-            f"tokenizer = AutoTokenizer.from_pretrained(name{revision})",
+            f"{reads} = {reader}.from_pretrained(name{revision}){_side(manifest)}",
             f"backbone = {model_class}.from_pretrained(",
             f"    name{revision},",
             *(f"    {argument}," for argument in arguments),
@@ -213,7 +223,22 @@ def _peft_snippet(manifest: Manifest, tag: str) -> str:
     )
 
 
+def _reader(tag: str) -> tuple[str, str]:
+    """Return the class that reads a backbone's input, and the name that the snippet gives it."""
+    if tag == _PICTURES:
+        return "AutoImageProcessor", "processor"
+    return "AutoTokenizer", "tokenizer"
+
+
+def _side(manifest: Manifest) -> str:
+    section = manifest.recipe.get("task")
+    side = section.get("image_size") if isinstance(section, dict) else None
+    return "" if side is None else f"  # it learned from pictures of {side} by {side} pixels"
+
+
 def _use(tag: str, temperature: float) -> tuple[str, ...]:
+    if tag == _PICTURES:
+        return _LOOK
     if tag == "question-answering":
         return _ANSWER
     lines = _PREDICT if tag in _MODEL_CLASSES else _GENERATE

@@ -91,7 +91,7 @@ def peft_config(
 
     Args:
         spec: method and hyper-parameters.
-        task_type: peft's ``TaskType`` name, e.g. ``SEQ_CLS``.
+        task_type: peft's ``TaskType`` name, e.g. ``SEQ_CLS``; empty where it has none.
         base_model: Hub id or name of the backbone.
         target_modules: as ``resolve_target_modules`` gives them; not used by a prefix.
         modules_to_save: modules trained in full, such as heads and norm layers.
@@ -103,7 +103,7 @@ def peft_config(
     import peft
 
     shared: dict[str, Any] = {
-        "task_type": task_type,
+        "task_type": task_type or None,
         "base_model_name_or_path": base_model,
         "revision": revision,
         "modules_to_save": sorted(set(modules_to_save)) if modules_to_save else None,

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from adapterhub.backbones.backbone import Backbone, load_backbone
 from adapterhub.backbones.heads import StockHead, stock_model
 from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
+from adapterhub.backbones.vision import VisionHead, head_inputs
 from adapterhub.cli.console import hush_libraries
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
@@ -60,10 +61,12 @@ class WholeModel(nn.Module):
         self.backbone = backbone
 
     @property
-    def head(self) -> StockHead:
-        return StockHead(self.stock)
+    def head(self) -> StockHead | VisionHead:
+        return VisionHead(self.stock) if self.backbone.kind == "vision" else StockHead(self.stock)
 
     def hidden(self, batch: PackedBatch) -> Tensor:
+        if batch.pixels is not None:
+            return head_inputs(self.stock, batch.pixels)
         body = getattr(self.stock, self.stock.base_model_prefix)
         output = body(
             input_ids=batch.input_ids.unsqueeze(0),
@@ -95,14 +98,15 @@ def train_whole(recipe: Recipe, learning_rate: float) -> dict[str, Any]:
     set_seed(recipe.train.seed)
     task = build_task(
         recipe.task.name,
-        backbone.tokenizer,
+        backbone.preprocessor,
         backbone.kind,
         list(data.label_counts),
-        TaskOptions(max_length=recipe.task.max_length),
+        TaskOptions(max_length=recipe.task.max_length, image_size=recipe.task.image_size),
         data.label_counts,
     )
-    install_packed_attention()
-    backbone.body.config._attn_implementation = ATTENTION_NAME
+    if backbone.kind != "vision":
+        install_packed_attention()
+        backbone.body.config._attn_implementation = ATTENTION_NAME
     stock = stock_model(backbone, task.head, task.labels).requires_grad_(True)
     model = WholeModel(stock, backbone)
     examples = {

@@ -30,7 +30,7 @@ A recipe is a YAML file; `recipes/` holds some that work. Any key can be changed
 line: `adapterhub train RECIPE train.epochs=5 adapter.rank=8`. Relative paths start from the
 working directory. An unknown key, a wrong type, a missing file or field, an empty split and a
 target module that does not exist are each one line that names the place, before any weight is
-loaded.
+loaded. Rows of pictures have [a page of their own](pictures.md).
 
 This page is written by `python docs/make_recipes.py` from the types in
 `adapterhub/training/recipe.py`.

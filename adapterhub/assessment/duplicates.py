@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from adapterhub.data.pictures import Picture
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
@@ -171,6 +173,9 @@ def _normal(text: str) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, str):
         return value
+    if isinstance(value, Picture):
+        # the same file is the same picture, whatever its name
+        return value.digest()
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return " ".join(value)
     if isinstance(value, list) and all(isinstance(each, dict) for each in value):

@@ -10,6 +10,7 @@ import numpy as np
 
 from adapterhub.tasks.bio import spans
 from adapterhub.tasks.dialogue import Dialogue
+from adapterhub.tasks.image_classification import ImageClassification
 from adapterhub.tasks.rows import required
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification
@@ -122,7 +123,7 @@ def scores_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Scores
         rows: with their answers.
         decoded: raw prediction of each row, as ``Task.decode`` gives it.
     """
-    if isinstance(task, TextClassification):
+    if isinstance(task, TextClassification | ImageClassification):
         return _classes(task, rows, decoded)
     if isinstance(task, TokenClassification):
         return _tags(task, rows, decoded)
@@ -151,7 +152,7 @@ def counts_of(indices: Array, rows: int) -> Array:
     return counts
 
 
-def gold_labels(task: TextClassification, rows: Sequence[Row]) -> Array:
+def gold_labels(task: TextClassification | ImageClassification, rows: Sequence[Row]) -> Array:
     """Return the index of each row's label.
 
     Raises:
@@ -165,7 +166,7 @@ def gold_labels(task: TextClassification, rows: Sequence[Row]) -> Array:
 
 
 def _classes(
-    task: TextClassification, rows: Sequence[Row], decoded: Sequence[Any]
+    task: TextClassification | ImageClassification, rows: Sequence[Row], decoded: Sequence[Any]
 ) -> RowStatistics:
     size = len(task.labels)
     gold = gold_labels(task, rows)

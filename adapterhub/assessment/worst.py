@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.assessment.duplicates import answer_of, text_of
 from adapterhub.assessment.row_statistics import gold_labels
+from adapterhub.data.pictures import Picture
 from adapterhub.tasks.bio import spans
 from adapterhub.tasks.dialogue import Dialogue
+from adapterhub.tasks.image_classification import ImageClassification
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification
 
@@ -51,7 +53,7 @@ def worst_examples(
         decoded: raw prediction of each row.
         count: at most so many.
     """
-    if isinstance(task, TextClassification):
+    if isinstance(task, TextClassification | ImageClassification):
         found = _classes(task, rows, decoded)
     elif isinstance(task, TokenClassification):
         found = _tags(task, rows, decoded)
@@ -69,7 +71,7 @@ _LOSS = "nats a token"
 
 
 def _classes(
-    task: TextClassification, rows: Sequence[Row], decoded: Sequence[Any]
+    task: TextClassification | ImageClassification, rows: Sequence[Row], decoded: Sequence[Any]
 ) -> list[Example]:
     found = []
     for row, gold, scores in zip(rows, gold_labels(task, rows), decoded, strict=True):
@@ -78,9 +80,15 @@ def _classes(
             badness = -math.log(max(float(scores[gold]), _SMALLEST))
             answer = f"{task.labels[said]} ({float(scores[said]):.2f})"
             found.append(
-                Example(text_of(row), task.labels[gold], answer, badness, "nats of the label")
+                Example(_shown(row), task.labels[gold], answer, badness, "nats of the label")
             )
     return found
+
+
+def _shown(row: Row) -> str:
+    """Return a row's text, or the name of its picture."""
+    image = row.get("image")
+    return image.name if isinstance(image, Picture) else text_of(row)
 
 
 def _tags(task: TokenClassification, rows: Sequence[Row], decoded: Sequence[Any]) -> list[Example]:

@@ -22,14 +22,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedTokenizerBase
+
+    from adapterhub.tasks.base import Preprocessor
 
 __all__ = [
     "Backbone",
     "choose_device",
     "is_decoder",
+    "kind_of",
     "load_backbone",
     "read_architecture",
+    "read_image_processor",
+    "read_preprocessor",
     "read_tokenizer",
     "state_digest",
 ]
@@ -45,13 +50,13 @@ class Backbone:
         revision: on the Hub, if known.
         license: the Hub's identifier, if known.
         path: folder that it was loaded from.
-        kind: ``decoder`` or ``encoder``.
+        kind: ``decoder``, ``encoder``, or ``vision`` where it reads pictures.
         quantization: how its linear layers are held.
         fingerprint: digest of what it is, with the quantization scheme.
         config: transformers' configuration.
-        tokenizer: transformers' tokenizer.
+        preprocessor: transformers' tokenizer, or image processor.
         body: the model up to its last hidden states, frozen.
-        lm_head: maps hidden states to the vocabulary; ``None`` for encoders.
+        lm_head: maps hidden states to the vocabulary; ``None`` where it is no decoder.
         device: where it is.
     """
 
@@ -64,10 +69,22 @@ class Backbone:
     quantization: QuantizationSpec
     fingerprint: str
     config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
+    preprocessor: Preprocessor
     body: nn.Module
     lm_head: nn.Module | None
     device: torch.device
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """transformers' tokenizer.
+
+        Raises:
+            BackboneError: when the backbone reads pictures.
+        """
+        if self.kind == "vision":
+            raise BackboneError("reads pictures and has no tokenizer", place=self.name)
+        tokenizer: Any = self.preprocessor
+        return tokenizer
 
     @property
     def parameters(self) -> int:
@@ -113,15 +130,15 @@ def load_backbone(
     body, lm_head = _load_modules(path, spec, place)
     return Backbone(
         name=entry.name if entry else name,
-        hub_id=entry.hub_id if entry else (located if isinstance(located, str) else None),
-        revision=revision or (entry.revision if entry else None),
+        hub_id=(entry.hub_id or None) if entry else (located if isinstance(located, str) else None),
+        revision=revision or ((entry.revision or None) if entry else None),
         license=entry.license if entry else None,
         path=path,
-        kind="encoder" if lm_head is None else "decoder",
+        kind=kind_of(body.config) if lm_head is None else "decoder",
         quantization=spec,
         fingerprint=full_fingerprint(weights_fingerprint(path, cache=cache), spec),
         config=body.config,
-        tokenizer=read_tokenizer(path),
+        preprocessor=read_preprocessor(path),
         body=body,
         lm_head=lm_head,
         device=place,
@@ -160,8 +177,12 @@ def _pretrained(path: Path) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModel, AutoModelForCausalLM
 
-    auto = AutoModelForCausalLM if is_decoder(read_architecture(path)) else AutoModel
-    settings: dict[str, Any] = {"dtype": "auto", "attn_implementation": "sdpa"}
+    kind = kind_of(read_architecture(path))
+    auto = AutoModelForCausalLM if kind == "decoder" else AutoModel
+    settings: dict[str, Any] = {"dtype": "auto"}
+    if kind != "vision":
+        # convolutions know no attention; the others for pictures take this one by themselves
+        settings["attn_implementation"] = "sdpa"
     settings |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
         with no_progress_bars():
@@ -240,6 +261,35 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         ) from error
 
 
+def read_preprocessor(path: Path) -> Preprocessor:
+    """Return the tokenizer in a backbone folder, or the image processor where it reads pictures.
+
+    Raises:
+        BackboneError: when transformers can't read it.
+    """
+    if kind_of(read_architecture(path)) == "vision":
+        return read_image_processor(path)
+    return read_tokenizer(path)
+
+
+def read_image_processor(path: Path) -> BaseImageProcessor:
+    """Return the image processor in a backbone folder, the form of it that runs on Pillow.
+
+    Results then do not depend on whether torchvision is installed.
+
+    Raises:
+        BackboneError: when transformers can't read it.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise BackboneError(
+            f"its image processor can't be read: {_first_line(error)}", place=str(path)
+        ) from error
+
+
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
@@ -253,3 +303,13 @@ def is_decoder(config: Any) -> bool:
         return False
     masked = type(config) in AutoModelForMaskedLM._model_mapping
     return not masked or bool(getattr(config, "is_decoder", False))
+
+
+def kind_of(config: Any) -> BackboneKind:
+    """Return what an architecture is; one that reads texts too, such as CLIP, is no ``vision``."""
+    from transformers import AutoModelForImageClassification
+
+    if is_decoder(config):
+        return "decoder"
+    reads_pictures = type(config) in AutoModelForImageClassification._model_mapping
+    return "vision" if reads_pictures and not hasattr(config, "text_config") else "encoder"

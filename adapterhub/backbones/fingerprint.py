@@ -1,8 +1,9 @@
-"""One digest for what a backbone is: architecture, tokenizer and unquantized weights.
+"""One digest for what a backbone is: architecture, tokenizer or image processor, and weights.
 
-The quantization scheme is part of the fingerprint of a loaded backbone, because an adapter
-learns to make up for its rounding. The compute type is not: it changes results by rounding
-alone, and an adapter trained in bfloat16 must run on a machine that has none.
+The weights count as they are before quantization. The quantization scheme is part of the
+fingerprint of a loaded backbone, because an adapter learns to make up for its rounding. The
+compute type is not: it changes results by rounding alone, and an adapter trained in bfloat16
+must run on a machine that has none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,14 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.backbones.cache import backbone_cache
-from adapterhub.backbones.folder import INDEX, VOCABULARY_FILES, read_config, weight_files
+from adapterhub.backbones.folder import (
+    INDEX,
+    PROCESSOR,
+    VOCABULARY_FILES,
+    has_tokenizer,
+    read_config,
+    weight_files,
+)
 from adapterhub.errors import BackboneError, FingerprintMismatch
 
 if TYPE_CHECKING:
@@ -100,6 +108,8 @@ def _digest(folder: Path) -> str:
     digest.update(b"config\n" + _canonical(_without(read_config(folder), VOLATILE_KEYS)))
     digest.update(b"\ntokenizer\n" + _tokenizer(folder))
     digest.update(b"\ntemplate\n" + _chat_template(folder))
+    if not has_tokenizer(folder):
+        digest.update(b"\nprocessor\n" + _canonical(_json(folder / PROCESSOR)))
     for header, content in _tensors(folder):
         digest.update(f"\n{header}\n".encode())
         digest.update(content)
@@ -159,7 +169,7 @@ def _canonical(document: Any) -> bytes:
 
 def _stamp(folder: Path) -> dict[str, list[int]]:
     """Return size and time of change of every file that the digest reads."""
-    names = {"config.json", INDEX, _TEMPLATE, _TOKENIZER_CONFIG, *VOCABULARY_FILES}
+    names = {"config.json", INDEX, PROCESSOR, _TEMPLATE, _TOKENIZER_CONFIG, *VOCABULARY_FILES}
     files = [path for path in folder.iterdir() if path.name in names]
     stats = {path.name: path.stat() for path in sorted([*files, *weight_files(folder)])}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}

@@ -15,6 +15,9 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
+#: Settings of the image processor of a backbone that reads pictures.
+PROCESSOR = "preprocessor_config.json"
+
 #: Any of these makes a tokenizer; the first is complete on its own.
 VOCABULARY_FILES = (
     "tokenizer.json",
@@ -28,16 +31,26 @@ VOCABULARY_FILES = (
 
 
 def check_folder(folder: Path) -> Path:
-    """Return the folder if it holds configuration, safetensors and tokenizer.
+    """Return the folder if it holds configuration, safetensors, and a tokenizer or, of a
+    backbone that reads pictures, an image processor.
 
     Raises:
         BackboneError: naming what is missing or refused.
     """
     read_config(folder)
     weight_files(folder)
-    if not any((folder / name).is_file() for name in VOCABULARY_FILES):
-        raise BackboneError("holds no tokenizer (tokenizer.json)", place=str(folder))
+    if not has_tokenizer(folder) and not (folder / PROCESSOR).is_file():
+        raise BackboneError(
+            "holds no tokenizer (tokenizer.json)",
+            place=str(folder),
+            hint=f"A backbone that reads pictures holds {PROCESSOR} instead",
+        )
     return folder
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Tell whether the folder holds any form of a tokenizer."""
+    return any((folder / name).is_file() for name in VOCABULARY_FILES)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

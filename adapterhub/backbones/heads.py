@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -32,6 +33,7 @@ _AUTO_CLASSES = {
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
     "span": AutoModelForQuestionAnswering,
+    "image": AutoModelForImageClassification,
 }
 
 
@@ -73,8 +75,10 @@ def stock_class(config: PretrainedConfig, head: HeadKind, place: str) -> type[Pr
         raise BackboneError(
             f"the architecture {config.model_type!r} has no {head} head", place=place
         )
-    found: type[PreTrainedModel] = mapping[type(config)]
-    return found
+    found: Any = mapping[type(config)]
+    # of DeiT there are two, the second for its teacher
+    chosen: type[PreTrainedModel] = found[0] if isinstance(found, tuple) else found
+    return chosen
 
 
 def head_name(stock: nn.Module) -> str | None:
@@ -146,7 +150,7 @@ def _new_head(stock: PreTrainedModel, backbone: Backbone) -> None:
         raise BackboneError(
             f"the head of {type(stock).__name__} is of a kind that is not supported",
             place=backbone.name,
-            hint="Supported: BERT-like encoders, and decoders whose head is one linear layer",
+            hint="Supported: BERT-like encoders, and others whose head is one linear layer",
         )
     linear.to_empty(device=backbone.device)
     with torch.no_grad():

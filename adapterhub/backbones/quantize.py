@@ -12,6 +12,8 @@ from adapterhub.backbones.freed_memory import return_freed_memory
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from adapterhub.specs import ComputeDtype, QuantizationSpec
 
 #: How many layers are quantized before freed memory is handed back.
@@ -128,6 +130,17 @@ class Int8Linear(bnb.nn.Linear8bitLt):
     The copy has lost the scales, which went to the layer's state at the first forward pass;
     bitsandbytes 0.50 then overwrites the state's with nothing.
     """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[..., in]`` to ``[..., out]``.
+
+        bitsandbytes 0.50 fails on CPUs where there are four dimensions, as a convolutional
+        backbone has them.
+        """
+        if x.dim() <= 3:
+            return super().forward(x)
+        y = super().forward(x.reshape(-1, x.shape[-1]))
+        return y.view(*x.shape[:-1], -1)
 
     def init_8bit_state(self) -> None:
         """Move codes and scales from the weight to the state, those that there are."""

@@ -84,10 +84,10 @@ def _materialize_prompt(model: Any) -> None:
 
 
 def backbone_kind(path: Path) -> BackboneKind:
-    """Return whether the folder holds a decoder or an encoder, from its configuration alone."""
-    from adapterhub.backbones.backbone import is_decoder, read_architecture
+    """Return what the folder holds, from its configuration alone."""
+    from adapterhub.backbones.backbone import kind_of, read_architecture
 
-    return "decoder" if is_decoder(read_architecture(path)) else "encoder"
+    return kind_of(read_architecture(path))
 
 
 def check_adapter_fits(path: Path, adapter: AdapterSpec) -> None:
@@ -108,14 +108,15 @@ def check_adapter_fits(path: Path, adapter: AdapterSpec) -> None:
 
 
 def check_prefix_fits(kind: BackboneKind, name: str) -> None:
-    """Refuse a prefix on an encoder, which has no keys and values to continue from.
+    """Refuse a prefix where there are no keys and values to continue from.
 
     Raises:
         RecipeError: naming the backbone.
     """
-    if kind == "encoder":
+    if kind != "decoder":
+        is_what = "is an encoder" if kind == "encoder" else "reads pictures"
         raise RecipeError(
-            f"prefix tuning needs a decoder, {name!r} is an encoder",
+            f"prefix tuning needs a decoder, {name!r} {is_what}",
             place="adapter.method",
             hint="Use method: lora",
         )

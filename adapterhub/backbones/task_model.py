@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from adapterhub.backbones.fused_lora import fuse_lora_layers
 from adapterhub.backbones.heads import StockHead, head_name, stock_model
 from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
+from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.skeleton import check_prefix_fits
+from adapterhub.backbones.vision import VisionHead, head_inputs
 from adapterhub.errors import RecipeError, StrictLoadError
 from adapterhub.peft_format import config_document, peft_config, resolve_target_modules
 from adapterhub.specs import PrefixSpec
@@ -55,9 +57,9 @@ class TaskModel(nn.Module):
         return self.peft_model.get_base_model()
 
     @property
-    def head(self) -> StockHead:
+    def head(self) -> StockHead | VisionHead:
         """The head, with the adapter's own weights where it has any."""
-        return StockHead(self.stock)
+        return VisionHead(self.stock) if self.backbone.kind == "vision" else StockHead(self.stock)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return what the body's first layer makes of tokens, ``[tokens, width]``."""
@@ -67,12 +69,17 @@ class TaskModel(nn.Module):
     def hidden(self, batch: PackedBatch, embedded: Tensor | None = None) -> Tensor:
         """Return the body's last hidden states at ``batch.select``, ``[selected, hidden]``.
 
+        Of pictures, what the architecture gives its own head, ``[rows, features]``.
+
         Args:
             batch: packed rows.
             embedded: read in place of what ``embed`` makes of the batch's tokens, fill
                 included, ``[tokens + fill, width]``.
         """
         stock = self.stock
+        if batch.pixels is not None:
+            dtype = torch_dtype(self.backbone.quantization.compute_dtype)
+            return head_inputs(stock, batch.pixels.to(dtype))
         body = getattr(stock, stock.base_model_prefix)
         inputs: dict[str, Any] = {}
         if embedded is None:
@@ -100,7 +107,7 @@ class TaskModel(nn.Module):
     def forward(
         self,
         batch: PackedBatch,
-        loss: Callable[[StockHead, Tensor, PackedBatch], Tensor],
+        loss: Callable[[StockHead | VisionHead, Tensor, PackedBatch], Tensor],
     ) -> Tensor:
         """Return the summed loss of a batch as a scalar."""
         return loss(self.head, self.hidden(batch), batch)
@@ -227,8 +234,7 @@ def build_task_model(
     """
     import peft
 
-    install_packed_attention()
-    backbone.body.config._attn_implementation = ATTENTION_NAME
+    _choose_attention(backbone)
     stock = stock_model(backbone, head, labels)
     config = _config(stock, backbone, task_type, adapter, parts)
     peft_model = peft.get_peft_model(stock, config, adapter_name=adapter_name)
@@ -261,8 +267,7 @@ def restore_task_model(
     """
     import peft
 
-    install_packed_attention()
-    backbone.body.config._attn_implementation = ATTENTION_NAME
+    _choose_attention(backbone)
     stock = stock_model(backbone, head, labels)
     with warnings.catch_warnings():
         # peft warns of a second adapter on the same body, which is what is wanted here
@@ -277,6 +282,14 @@ def restore_task_model(
         model.remove()
         raise
     return model
+
+
+def _choose_attention(backbone: Backbone) -> None:
+    """Let texts attend within their rows; pictures are stacked and need nothing of the kind."""
+    if backbone.kind == "vision":
+        return
+    install_packed_attention()
+    backbone.body.config._attn_implementation = ATTENTION_NAME
 
 
 def _adapter_names(body: nn.Module) -> set[str]:

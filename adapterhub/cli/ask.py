@@ -34,7 +34,8 @@ def add_commands(app: typer.Typer) -> None:
 def predict(
     ref: Annotated[str, typer.Argument(help="NAME, NAME@3, NAME@latest or NAME@sha256:…")],
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; lines of standard input if none.")
+        list[str] | None,
+        typer.Argument(help="Texts, or files of pictures; lines of standard input if none."),
     ] = None,
     rows: Annotated[
         bool, typer.Option("--rows", help="Each text is a JSON object with the task's fields.")
@@ -43,16 +44,18 @@ def predict(
     force: Force = False,
     device: Device = None,
 ) -> None:
-    """Label texts: a class with scores, spans with character offsets, or an answer."""
+    """Label texts or pictures: a class with scores, spans with character offsets, or an answer."""
     hush_libraries()
     given = texts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not given:
         raise DataError("there is nothing to label", hint="Give texts, or lines on standard input")
-    asked = [row_of(text, at) if rows else {"text": text} for at, text in enumerate(given, start=1)]
+    parsed = [row_of(text, at) for at, text in enumerate(given, start=1)] if rows else None
     session, loaded, _ = _open(ref, force=force, device=device)
+    asked = _asked(loaded.manifest.task, given, parsed)
     answers = session.predict(loaded.name, asked)
     if as_json:
-        print_json([{**row, **answer} for row, answer in zip(asked, answers, strict=True)])
+        shown = [{key: _named(value) for key, value in row.items()} for row in asked]
+        print_json([{**row, **answer} for row, answer in zip(shown, answers, strict=True)])
         return
     for text, answer in zip(given, answers, strict=True):
         typer.echo(f"{_short(answer)}\t{text}")
@@ -148,6 +151,32 @@ def row_of(text: str, number: int) -> dict[str, Any]:
     from adapterhub.data.json_lines import parse_json_lines
 
     return parse_json_lines(text, f"text {number}").rows[0]
+
+
+def _asked(
+    task: str, given: list[str], parsed: list[dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """Return the rows to ask, with pictures read from the files that are named."""
+    from adapterhub.data.pictures import read_picture
+    from adapterhub.tasks.table import entry_of
+
+    picture = entry_of(task).picture
+    rows = parsed or [{picture or "text": text} for text in given]
+    if not picture:
+        return rows
+    return [
+        {**row, picture: read_picture(Path(row[picture]))}
+        if isinstance(row.get(picture), str)
+        else row
+        for row in rows
+    ]
+
+
+def _named(value: Any) -> Any:
+    """Return a picture's name; any other value as it is."""
+    from adapterhub.data.pictures import Picture
+
+    return value.name if isinstance(value, Picture) else value
 
 
 def _turns() -> Any:

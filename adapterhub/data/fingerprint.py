@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from adapterhub.data.pictures import Picture
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def fingerprint(rows: Rows) -> str:
 def canonical(rows: Rows, index: int, fields: Sequence[str] | None = None) -> bytes:
     """Return the one form of a row in JSON: UTF-8, with sorted keys.
 
+    Of a picture it holds the digest of its file, not its name.
+
     Args:
         rows: that hold it.
         index: of the row.
@@ -43,10 +46,18 @@ def canonical(rows: Rows, index: int, fields: Sequence[str] | None = None) -> by
     row = rows.rows[index]
     value = row if fields is None else {field: row.get(field) for field in fields}
     try:
-        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps(
+            value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_picture_form
+        ).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"holds a value with no form in JSON: {error}",
             place=rows.place(index),
             hint="Rows may hold text, numbers, lists and mappings",
         ) from error
+
+
+def _picture_form(value: Any) -> dict[str, str]:
+    if not isinstance(value, Picture):
+        raise TypeError(f"{type(value).__name__} has no form in JSON")
+    return {"sha256": value.digest()}

@@ -34,6 +34,7 @@ def read_hub(source: HubSource) -> Rows:
         dataset = load_dataset(
             source.id, source.config, split=source.split, revision=source.revision
         )
+        dataset = _undecoded(dataset)
         names = {name: _class_names(kind) for name, kind in dataset.features.items()}
         rows = [_named(row, names) for row in dataset]
     except (DatasetsError, OSError, ValueError, RuntimeError, LookupError) as error:
@@ -58,6 +59,16 @@ def _check_id(name: str, place: str) -> None:
             place=place,
             hint="Name its files in data.train, or run from another folder",
         )
+
+
+def _undecoded(dataset: Any) -> Any:
+    """Return the data set with pictures left as the bytes of their files."""
+    from datasets import Image
+
+    for column, kind in dataset.features.items():
+        if isinstance(kind, Image):
+            dataset = dataset.cast_column(column, Image(decode=False))
+    return dataset
 
 
 def _named(row: dict[str, Any], names: dict[str, Callable[[Any], Any] | None]) -> dict[str, Any]:

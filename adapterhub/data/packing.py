@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -29,6 +29,9 @@ class Example:
         targets: for each of ``select`` the class or token to predict; of a span the indices in
             ``select`` of its first and last token; empty in prediction.
         segment_ids: token type of each position for encoders that read text pairs, or empty.
+        pixels: of a picture, which has no tokens: gives ``[channels, height, width]`` float32.
+            It is asked when a batch is made, so that pictures are not held decoded.
+        positions: of a picture, what it counts for where batches are cut by their size.
     """
 
     row: int
@@ -36,9 +39,11 @@ class Example:
     select: Sequence[int]
     targets: Sequence[int] = ()
     segment_ids: Sequence[int] = ()
+    pixels: Callable[[], Tensor] | None = None
+    positions: int = 0
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        return self.positions if self.pixels is not None else len(self.input_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,8 @@ class PackedBatch:
     so a batch wastes next to nothing on padding, and a row's result does not depend on the
     lengths of its neighbours. A few positions that belong to no row fill the batch up to a
     multiple of ``FILL_MULTIPLE``; nothing attends to them and nothing reads them.
+
+    A batch of pictures has no tokens: its pictures are stacked, and each is selected once.
     """
 
     # [tokens + fill] int64
@@ -67,10 +74,12 @@ class PackedBatch:
     selected: tuple[int, ...]
     # per row: number in the source, from 1
     rows: tuple[int, ...]
+    # [rows, channels, height, width] float32, or None where rows are texts
+    pixels: Tensor | None = None
 
     @property
     def tokens(self) -> int:
-        """Number of real tokens."""
+        """Number of real tokens, or of positions that pictures count for."""
         return sum(self.lengths)
 
     def to(self, device: torch.device) -> PackedBatch:
@@ -82,17 +91,21 @@ class PackedBatch:
             segment_ids=None if self.segment_ids is None else self.segment_ids.to(device),
             select=self.select.to(device),
             targets=self.targets.to(device),
+            pixels=None if self.pixels is None else self.pixels.to(device),
         )
 
 
 def pack(examples: Sequence[Example]) -> PackedBatch:
-    """Lay examples end to end.
+    """Lay examples end to end, or stack those that are pictures.
 
     Raises:
         ValueError: when ``examples`` is empty.
+        DataError: when a picture can't be decoded.
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
+    if examples[0].pixels is not None:
+        return _stack(examples)
     lengths = tuple(len(example) for example in examples)
     starts = [sum(lengths[:index]) for index in range(len(lengths))]
     has_segments = any(example.segment_ids for example in examples)
@@ -116,6 +129,21 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
         lengths=lengths,
         selected=tuple(len(example.select) for example in examples),
         rows=tuple(example.row for example in examples),
+    )
+
+
+def _stack(examples: Sequence[Example]) -> PackedBatch:
+    nothing = _int64([])
+    return PackedBatch(
+        input_ids=nothing,
+        position_ids=nothing,
+        segment_ids=None,
+        select=_int64(list(range(len(examples)))),
+        targets=_int64([target for example in examples for target in example.targets]),
+        lengths=tuple(len(example) for example in examples),
+        selected=(1,) * len(examples),
+        rows=tuple(example.row for example in examples),
+        pixels=torch.stack([each.pixels() for each in examples if each.pixels is not None]),
     )
 
 

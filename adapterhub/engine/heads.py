@@ -162,11 +162,14 @@ def make_head(
         name: of the adapter, for messages.
 
     Raises:
-        EngineError: when the task has no head of its own.
+        EngineError: when the task has no head of its own, or one for pictures.
         StrictLoadError: when a tensor is missing, or of another shape.
     """
-    if task.head == "causal_lm":
-        raise EngineError(f"{task.name} has no head of its own", place=name)
+    match task.head:
+        case "sequence" | "token" | "span" as read:
+            pass
+        case _:
+            raise EngineError(f"{task.name} has no head of its own that the engine reads", place=name)
     classes = len(task.labels)
     wanted: dict[str, tuple[int, ...]] = {"head.weight": (classes, width)}
     # transformers: the head of a decoder that is read once a row has no bias
@@ -185,4 +188,4 @@ def make_head(
         )
     ready = {part: tensor.float().to(device) for part, tensor in tensors.items()}
     pooler = (ready["pooler.weight"], ready["pooler.bias"]) if found.pooler else None
-    return Head(task.head, task.labels, ready["head.weight"], ready.get("head.bias"), pooler)
+    return Head(read, task.labels, ready["head.weight"], ready.get("head.bias"), pooler)

@@ -41,7 +41,7 @@ class Preparer:
     def __init__(self, backbone: Backbone, sites: Sites) -> None:
         # a tokenizer changes its settings while it works, and that of prompts is used by others
         self.tokenizer = deepcopy(backbone.tokenizer)
-        self._backbone = replace(backbone, tokenizer=self.tokenizer)
+        self._backbone = replace(backbone, preprocessor=self.tokenizer)
         self._sites = sites
         self._dtype = torch_dtype(backbone.quantization.compute_dtype)
 

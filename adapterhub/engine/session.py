@@ -6,18 +6,21 @@ chosen at each call. It is peft's own arithmetic, one adapter a batch.
 
 from __future__ import annotations
 
+import io
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftConfig
+from PIL import Image
 
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.generating import generate_ids
 from adapterhub.backbones.task_model import restore_task_model
 from adapterhub.data.batching import batches_by_length
 from adapterhub.data.packing import Example, pack
+from adapterhub.data.pictures import Picture
 from adapterhub.errors import (
     AdapterHubError,
     ArtifactError,
@@ -227,8 +230,7 @@ class Session:
         """Tell whether the adapter's output differs from what is there without it."""
         model = adapter.model
         model.activate()
-        ids = self.backbone.tokenizer(_PROBE)["input_ids"]
-        batch = pack([Example(1, ids, range(len(ids)))]).to(self.backbone.device)
+        batch = pack([self._probe(adapter.task)]).to(self.backbone.device)
         with torch.no_grad():
             with model.bare():
                 bare = model.hidden(batch)
@@ -236,6 +238,15 @@ class Session:
                 return True
             # the body is as before; a head of its own still tells classes apart
             return adapter.task.head != "causal_lm" and bool(model.head(bare).std(dim=-1).any())
+
+    def _probe(self, task: Task) -> Example:
+        """Return a row to see an adapter's effect on."""
+        if self.backbone.kind == "vision":
+            example = task.encode({"image": _probe_picture()}, 1, train=False)
+            if example is not None:
+                return example
+        ids = self.backbone.tokenizer(_PROBE)["input_ids"]
+        return Example(1, ids, range(len(ids)))
 
     def _any_dialogue(self) -> str:
         for name, adapter in self._adapters.items():
@@ -247,6 +258,15 @@ class Session:
         if name not in self._adapters:
             raise NotFoundError("is not loaded", place=name, hint=near(name, self._adapters))
         return self._adapters[name]
+
+
+def _probe_picture() -> Picture:
+    """Return a picture whose colours run from corner to corner."""
+    side = Image.linear_gradient("L")
+    across = side.transpose(Image.Transpose.ROTATE_90)
+    content = io.BytesIO()
+    Image.merge("RGB", (side, across, side)).save(content, "PNG")
+    return Picture("probe", content.getvalue())
 
 
 def task_of(manifest: Manifest, backbone: Backbone) -> Task:
@@ -263,7 +283,7 @@ def task_of(manifest: Manifest, backbone: Backbone) -> Task:
     options = TaskOptions.of_section(section)
     return build_task(
         manifest.task,
-        backbone.tokenizer,
+        backbone.preprocessor,
         backbone.kind,
         list(manifest.labels),
         # the rows that balanced weights are counted from are not here, nor is anything learned

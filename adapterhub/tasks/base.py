@@ -10,15 +10,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
+    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
     from adapterhub.data.packing import Example, PackedBatch
     from adapterhub.tasks.chat_template import Message
     from adapterhub.tasks.text_scores import TextScores
 
 #: Which head the task puts on the backbone: its own language-model head, or a new
-#: linear layer read once a row (``sequence``), once a word (``token``), or at every token
-#: that may start or end an answer (``span``).
-HeadKind = Literal["causal_lm", "sequence", "token", "span"]
+#: linear layer read once a row (``sequence``), once a word (``token``), at every token
+#: that may start or end an answer (``span``), or once a picture (``image``).
+HeadKind = Literal["causal_lm", "sequence", "token", "span", "image"]
 
 #: Maps hidden states ``[selected, hidden]`` to logits ``[selected, classes]``.
 Head: TypeAlias = "Callable[[Tensor], Tensor]"
@@ -26,8 +27,12 @@ Head: TypeAlias = "Callable[[Tensor], Tensor]"
 #: A data row after field mapping, keyed by the task's own field names.
 Row: TypeAlias = Mapping[str, Any]
 
-#: Whether every position sees the whole row (``encoder``) or only what is before it.
-BackboneKind = Literal["encoder", "decoder"]
+#: Whether every position sees the whole row (``encoder``) or only what is before it, or
+#: whether rows are pictures (``vision``).
+BackboneKind = Literal["encoder", "decoder", "vision"]
+
+#: What makes a backbone's input: of texts tokens, of pictures pixels.
+Preprocessor: TypeAlias = "PreTrainedTokenizerBase | BaseImageProcessor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,8 @@ class TaskOptions:
         unanswerable: a question may have no answer in its context.
         calibrate: fit ``temperature`` on the validation rows.
         temperature: logits are divided by it before they become probabilities.
+        image_size: side in pixels that pictures are brought to; the backbone's own where
+            ``None``.
     """
 
     max_length: int = 512
@@ -66,6 +73,7 @@ class TaskOptions:
     unanswerable: bool = False
     calibrate: bool = False
     temperature: float = 1.0
+    image_size: int | None = None
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> TaskOptions:
@@ -94,7 +102,8 @@ class Evaluation:
 class Task(Protocol):
     """One task: how rows become examples, and hidden states become loss and answers.
 
-    A task holds the tokenizer, the labels and its options; it never holds a model.
+    A task holds the tokenizer or image processor, the labels and its options; it never holds a
+    model.
     """
 
     #: e.g. ``text-classification``

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapterhub.errors import RecipeError, near
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-    from adapterhub.tasks.base import BackboneKind, Row, Task, TaskOptions
+    from adapterhub.tasks.base import BackboneKind, Preprocessor, Row, Task, TaskOptions
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
     """All that a task is built from; see ``build_task``."""
 
-    tokenizer: PreTrainedTokenizerBase
+    preprocessor: Preprocessor
     kind: BackboneKind
     labels: Sequence[str]
     options: TaskOptions
     label_counts: Mapping[str, int] | None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The preprocessor of a backbone of texts."""
+        tokenizer: Any = self.preprocessor
+        return tokenizer
+
+    @property
+    def processor(self) -> BaseImageProcessor:
+        """The preprocessor of a backbone of pictures."""
+        processor: Any = self.preprocessor
+        return processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,7 @@ class TaskEntry:
         count_labels: how often each label is in training rows, or ``None`` where the task
             has no labels.
         reads: settings of a recipe that this task reads and not every task does.
+        picture: the field that holds a picture; empty where rows are texts.
     """
 
     build: Callable[[TaskRequest], Task]
@@ -47,11 +60,12 @@ class TaskEntry:
     default_metric: tuple[str, bool]
     count_labels: Callable[[Iterable[Row]], dict[str, int]] | None
     reads: tuple[str, ...] = ()
+    picture: str = ""
 
 
 def build_task(
     name: str,
-    tokenizer: PreTrainedTokenizerBase,
+    preprocessor: Preprocessor,
     kind: BackboneKind,
     labels: Sequence[str],
     options: TaskOptions,
@@ -61,7 +75,7 @@ def build_task(
 
     Args:
         name: in the table.
-        tokenizer: the backbone's, a fast one.
+        preprocessor: the backbone's: a fast tokenizer, or an image processor.
         kind: of backbone.
         labels: names in the order of the head's outputs; empty for a task without labels.
         options: settings from the recipe.
@@ -71,7 +85,8 @@ def build_task(
         RecipeError: when there is no such task, or it does not fit the rest.
     """
     _check_settings(name, options)
-    return entry_of(name).build(TaskRequest(tokenizer, kind, labels, options, label_counts))
+    _check_kind(name, kind)
+    return entry_of(name).build(TaskRequest(preprocessor, kind, labels, options, label_counts))
 
 
 def _check_settings(name: str, options: TaskOptions) -> None:
@@ -82,6 +97,17 @@ def _check_settings(name: str, options: TaskOptions) -> None:
     for setting in sorted({each for entry in TASKS.values() for each in entry.reads}):
         if setting not in read and getattr(options, setting) != getattr(defaults, setting):
             raise RecipeError(f"{name} does not read this setting", place=f"task.{setting}")
+
+
+def _check_kind(name: str, kind: BackboneKind) -> None:
+    """Refuse a task of texts on a backbone of pictures, and the other way round."""
+    if bool(entry_of(name).picture) == (kind == "vision"):
+        return
+    needs, found = ("pictures", "texts") if kind != "vision" else ("texts", "pictures")
+    raise RecipeError(
+        f"{name} needs a backbone that reads {needs}, this one reads {found}",
+        place="backbone.name",
+    )
 
 
 def entry_of(name: str) -> TaskEntry:
@@ -182,6 +208,14 @@ def _text_classification(request: TaskRequest) -> Task:
     )
 
 
+def _image_classification(request: TaskRequest) -> Task:
+    from adapterhub.tasks.image_classification import ImageClassification
+
+    return ImageClassification(
+        request.processor, request.labels, request.options, label_counts=request.label_counts
+    )
+
+
 def _ranking(request: TaskRequest) -> Task:
     from adapterhub.tasks.ranking import Ranking
 
@@ -279,6 +313,15 @@ TASKS: Mapping[str, TaskEntry] = {
         optional=(),
         default_metric=("entity_f1", True),
         count_labels=_count_tags,
+    ),
+    "image-classification": TaskEntry(
+        build=_image_classification,
+        alternatives=(("image", "label"),),
+        optional=(),
+        default_metric=("accuracy", True),
+        count_labels=_count_texts,
+        reads=("image_size",),
+        picture="image",
     ),
     "relation-extraction": TaskEntry(
         build=_relation_extraction,

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from sklearn.metrics import (
-    accuracy_score,
-    f1_score,
-    precision_recall_fscore_support,
-    recall_score,
-)
+from sklearn.metrics import accuracy_score, recall_score
 
 from adapterhub.data.packing import Example
 from adapterhub.errors import DataError, RecipeError, near
-from adapterhub.tasks.base import Evaluation, join_predictions
+from adapterhub.tasks.base import join_predictions
 from adapterhub.tasks.class_loss import ClassLoss
+from adapterhub.tasks.class_scores import class_prediction, score_classes
 from adapterhub.tasks.labels import LabelIndex
 from adapterhub.tasks.limits import check_temperature, check_tokenizer
 from adapterhub.tasks.rows import is_given, place_of, required, text_field
@@ -26,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.base import Evaluation, Head, HeadKind, Row, TaskOptions
 
 
 class TextClassification:
@@ -141,32 +138,17 @@ class TextClassification:
         return list(logits.softmax(dim=-1).cpu().unbind())
 
     def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
-        """Return accuracy, macro-F1 and a record per label.
+        """Return accuracy, macro-F1 and a record per label; see ``score_classes``.
 
-        Macro-F1 is the mean over the labels that the rows or the predictions have, as
-        scikit-learn computes it; the records list every label. With ``out_of_scope`` there are
-        the accuracy on rows of the other labels and the recall of its own, 0 where no row is
-        one. Source: Larson et al. 2019, "An Evaluation Dataset for Intent Classification and
-        Out-of-Scope Prediction", arXiv:1909.02027.
+        With ``out_of_scope`` there are the accuracy on rows of the other labels and the recall of
+        its own, 0 where no row is one. Source: Larson et al. 2019, "An Evaluation Dataset for
+        Intent Classification and Out-of-Scope Prediction", arXiv:1909.02027.
 
         Raises:
             DataError: when there are no rows, or a row has no known label.
         """
-        if not rows:
-            raise DataError("there are no rows to score")
-        expected = [
-            self.index.index(required(row, "label", number), number, "label")
-            for number, row in enumerate(rows, start=1)
-        ]
-        found = [int(scores.argmax()) for scores in decoded]
-        return Evaluation(
-            metrics={
-                "accuracy": float(accuracy_score(expected, found)),
-                "macro_f1": float(f1_score(expected, found, average="macro", zero_division=0)),
-                **self._scope_metrics(expected, found),
-            },
-            table=self._table(expected, found),
-        )
+        scored = score_classes(self.index, rows, decoded)
+        return replace(scored, metrics={**scored.metrics, **self._scope_metrics(rows, decoded)})
 
     def windows(self, row: Row) -> list[Row]:
         """Return the row itself: one text has one label."""
@@ -178,13 +160,7 @@ class TextClassification:
 
     def prediction(self, row: Row, decoded: Tensor) -> dict[str, Any]:
         """Return ``{"label", "score", "scores": {label: probability}}``."""
-        values = [float(score) for score in decoded]
-        best = int(decoded.argmax())
-        return {
-            "label": self.labels[best],
-            "score": values[best],
-            "scores": dict(zip(self.labels, values, strict=True)),
-        }
+        return class_prediction(self.labels, decoded)
 
     def _targets(self, row: Row, number: int, train: bool) -> tuple[int, ...]:
         if not train and not is_given(row, "label"):
@@ -203,26 +179,16 @@ class TextClassification:
             )
         return self.labels.index(label)
 
-    def _scope_metrics(self, expected: list[int], found: list[int]) -> dict[str, float]:
+    def _scope_metrics(self, rows: Sequence[Row], decoded: Sequence[Any]) -> dict[str, float]:
         outside = self.out_of_scope
         if outside is None:
             return {}
+        expected = [
+            self.index.index(required(row, "label", number), number, "label")
+            for number, row in enumerate(rows, start=1)
+        ]
+        found = [int(scores.argmax()) for scores in decoded]
         inside = [pair for pair in zip(expected, found, strict=True) if pair[0] != outside]
         accuracy = accuracy_score(*zip(*inside, strict=True)) if inside else 0.0
         recall = recall_score(expected, found, labels=[outside], average="macro", zero_division=0)
         return {"in_scope_accuracy": float(accuracy), "out_of_scope_recall": float(recall)}
-
-    def _table(self, expected: list[int], found: list[int]) -> list[dict[str, float | str]]:
-        columns = precision_recall_fscore_support(
-            expected, found, labels=range(len(self.labels)), zero_division=0
-        )
-        return [
-            {
-                "label": label,
-                "precision": float(precision),
-                "recall": float(recall),
-                "f1": float(f1),
-                "support": float(support),
-            }
-            for label, precision, recall, f1, support in zip(self.labels, *columns, strict=True)
-        ]

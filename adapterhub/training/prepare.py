@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapterhub.data.fields import map_fields
+from adapterhub.data.pictures import with_pictures
 from adapterhub.data.readers import read_rows
 from adapterhub.data.source import FileSource, HubSource, Rows
 from adapterhub.data.splits import (
@@ -91,7 +93,10 @@ def load_rows(section: DataSection, task: str, where: str) -> Rows:
         if missing:
             # one of several sets of fields; the others were checked while mapping
             map_fields(rows.take([index]), {}, required=missing, optional=())
-    return rows
+    picture = entry_of(task).picture
+    if not picture:
+        return rows
+    return with_pictures(rows, picture, None if section.hub else Path(where).expanduser())
 
 
 def _source(section: DataSection, where: str) -> FileSource | HubSource:

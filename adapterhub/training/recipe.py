@@ -57,6 +57,8 @@ class TaskSection(_Section):
         calibrate: fit ``temperature`` on the validation rows when training ends.
         temperature: logits are divided by it before they become probabilities; above 1 answers
             are less sure. What is fitted is stored here.
+        image_size: side in pixels that pictures are brought to; the backbone's own where not
+            given.
     """
 
     name: str
@@ -74,6 +76,7 @@ class TaskSection(_Section):
     unanswerable: bool = False
     calibrate: bool = False
     temperature: Positive = 1.0
+    image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
 
 
 class HubData(_Section):
@@ -103,7 +106,8 @@ class DataSection(_Section):
 
     Args:
         train: path of a file, or name of a split of ``hub``. Relative paths start from the
-            working directory.
+            working directory. Rows of pictures name files below its folder, or in the zip file
+            of its name beside it (``train.zip`` beside ``train.jsonl``).
         validation: as ``train``; split off ``train`` where none is given.
         test: as ``train``; optional.
         hub: a data set on the Hub instead of files.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from adapterhub.backbones.backbone import choose_device, load_backbone, read_tokenizer
+from adapterhub.backbones.backbone import choose_device, load_backbone, read_preprocessor
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.backbones.skeleton import backbone_kind, check_adapter_fits
 from adapterhub.backbones.sources import fetch_backbone
@@ -248,7 +248,7 @@ def _task(recipe: Recipe, data: PreparedData, path: Path) -> Task:
     """Build the task from the backbone's folder, none of whose weights it needs."""
     return build_task(
         recipe.task.name,
-        read_tokenizer(path),
+        read_preprocessor(path),
         backbone_kind(path),
         list(data.label_counts),
         TaskOptions.of_section(recipe.task.model_dump()),
@@ -317,6 +317,8 @@ def _announce(
     skipped = sum(example is None for example in examples)
     if skipped:
         reporter.on_message(f"left out {skipped} training rows with nothing to learn from")
+    if any(example is not None and example.pixels is not None for example in examples):
+        return
     lengths = [len(example) for example in examples if example is not None]
     size = recipe.train.batch_size or DEFAULT_BATCH_SIZE
     plain = random_batches(len(lengths), size, seed=recipe.train.seed, epoch=0)

@@ -3,11 +3,13 @@
 import json
 import math
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from toy_fixtures import GLAD, SAD, THINGS
+from vision_backbones import save_vision, shape_picture
 
 from adapterhub.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
@@ -28,7 +30,7 @@ FAST = [
     "train.batch_size=8",
     "optimizer.learning_rate=0.01",
 ]
-ENCODER, DECODER = "minilm-l6", "smollm2-135m-instruct"
+ENCODER, DECODER, VISION = "minilm-l6", "smollm2-135m-instruct", "dinov2-small-saliency"
 
 
 def invented(number: int) -> dict:
@@ -63,6 +65,7 @@ def invented(number: int) -> dict:
         "gain": 5 if good else 2,
         "title": text,
         "genres": [mood] if number % 7 else [],
+        "file": f"{number}.png",
     }
 
 
@@ -71,6 +74,10 @@ def data(tmp_path):
     rows = [invented(number) for number in range(64)]
     lines = tmp_path / "rows.jsonl"
     lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
+        for row in rows:
+            colour = "green" if row["label"] else "red"
+            archive.writestr(row["file"], shape_picture(colour, int(row["file"][:-4])))
     words = tmp_path / "rows.txt"
     words.write_text(
         "\n".join(
@@ -85,7 +92,8 @@ def data(tmp_path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_learns_is_stored_and_answers(path, data, encoder, decoder, tmp_path):
-    backbones = {ENCODER: encoder, DECODER: decoder}
+    vision = save_vision(tmp_path / "vision")
+    backbones = {ENCODER: encoder, DECODER: decoder, VISION: vision}
     written = load_recipe(path)
     file = data["conll" if written.data.format == "conll" else "jsonl"]
     overrides = [

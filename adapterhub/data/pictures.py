@@ -1,0 +1,218 @@
+"""Pictures that rows name, read into memory as they are stored, with bounds on everything."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+import zlib
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from PIL import Image, ImageOps
+
+from adapterhub.data.files import check_size
+from adapterhub.errors import DataError, near
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from adapterhub.data.source import Rows
+
+#: Formats that Pillow is let try; its others are decoders that nothing here needs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+#: Largest file of one picture, in bytes.
+MAX_PICTURE_BYTES = 32 * 1024**2
+#: Largest picture once decoded, in pixels: a file of a few kilobytes may claim any size.
+MAX_PIXELS = 2**26
+_READ_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture as stored, not decoded.
+
+    Args:
+        name: by which messages and answers call it.
+        content: bytes of the file.
+    """
+
+    name: str
+    content: bytes = field(repr=False)
+
+    def digest(self) -> str:
+        """Return the sha256 of the file, by which pictures count as equal."""
+        return sha256(self.content).hexdigest()
+
+    def decoded(self) -> Image.Image:
+        """Return the picture in RGB, turned as its camera says; of an animation the first frame.
+
+        Raises:
+            DataError: when it is no picture of a known format, damaged, or too large.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(self.content), formats=FORMATS) as image:
+                    # the header alone is read so far
+                    _check_pixels(image.width * image.height, self.name)
+                    return ImageOps.exif_transpose(image).convert("RGB")
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise DataError(f"is too large to be decoded: {error}", place=self.name) from error
+        except (OSError, ValueError, SyntaxError, EOFError, zlib.error, MemoryError) as error:
+            raise DataError(
+                f"can't be read as a picture: {' '.join(str(error).split())}",
+                place=self.name,
+                hint=f"Formats that are read: {', '.join(FORMATS)}",
+            ) from error
+
+
+class _Store(Protocol):
+    """Where pictures lie beside a file of rows."""
+
+    def read(self, name: str) -> bytes:
+        """Return the file of a picture, at most one byte more than it may have."""
+
+
+def read_picture(path: Path) -> Picture:
+    """Return the picture in a file that the user names.
+
+    Raises:
+        DataError: when there is no such file, or it is too large.
+    """
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_PICTURE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"can't be read: {reason}", place=str(path)) from error
+    _check_bytes(len(content), str(path))
+    return Picture(str(path), content)
+
+
+def with_pictures(rows: Rows, column: str, beside: Path | None) -> Rows:
+    """Return the rows with pictures in place of their names.
+
+    A row names a file in the folder of the file of rows, or, where a zip file of the same name
+    lies there (``train.zip`` beside ``train.jsonl``), in that. Rows that bring the bytes of
+    their picture, as the Hub's and Parquet files do, need no file.
+
+    Args:
+        rows: under the task's field names.
+        column: that holds the picture.
+        beside: the file of rows; ``None`` where they are from no file.
+
+    Raises:
+        DataError: naming the row whose picture is missing, too large, or outside the folder.
+    """
+    found: list[dict[str, Any]] = []
+    total = 0
+    with ExitStack() as open_files:
+        store: _Store | None = None
+        for index, row in enumerate(rows.rows):
+            place = f"{rows.place(index)}, field {column!r}"
+            value = row[column]
+            if isinstance(value, str):
+                store = store or _store_beside(beside, place, open_files)
+                picture = Picture(value, store.read(_plain_name(value, place)))
+            else:
+                picture = _embedded(value, place)
+            _check_bytes(len(picture.content), place)
+            total += len(picture.content)
+            check_size(total, f"all pictures of {rows.name}")
+            found.append({**row, column: picture})
+    return replace(rows, rows=tuple(found))
+
+
+def _store_beside(beside: Path | None, place: str, open_files: ExitStack) -> _Store:
+    if beside is None:
+        raise DataError("names a picture, and there is no folder to look in", place=place)
+    archive = beside.with_name(f"{beside.name.partition('.')[0]}.zip")
+    if not archive.is_file():
+        return _Folder(beside.parent)
+    try:
+        return _Archive(open_files.enter_context(zipfile.ZipFile(archive)), archive.name)
+    except _READ_FAULTS as error:
+        raise DataError(f"can't be read: {error}", place=archive.name) from error
+
+
+class _Folder:
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+
+    def read(self, name: str) -> bytes:
+        path = (self._folder / name).resolve()
+        if not path.is_relative_to(self._folder):
+            raise DataError("leads out of the folder by a link", place=name)
+        if not path.is_file():
+            there = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise DataError("there is no such picture", place=name, hint=near(path.name, there))
+        with path.open("rb") as stream:
+            return stream.read(MAX_PICTURE_BYTES + 1)
+
+
+class _Archive:
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        self._archive = archive
+        self._name = name
+
+    def read(self, name: str) -> bytes:
+        place = f"{self._name}: {name}"
+        try:
+            # what the directory of a zip file says of sizes may be wrong: the bytes are counted
+            with self._archive.open(name) as stream:
+                return stream.read(MAX_PICTURE_BYTES + 1)
+        except KeyError:
+            hint = near(name, self._archive.namelist())
+            raise DataError("there is no such picture", place=place, hint=hint) from None
+        except _READ_FAULTS as error:
+            raise DataError(f"can't be read: {error}", place=place) from error
+
+
+def _plain_name(name: str, place: str) -> str:
+    """Refuse names that lead anywhere but down from where pictures lie."""
+    path = PurePosixPath(name)
+    plain = path.parts and not path.is_absolute() and ".." not in path.parts
+    if not plain or "\\" in name or "\0" in name or ":" in path.parts[0]:
+        raise DataError(
+            f"{name!r:.100} is no path below the folder of the rows",
+            place=place,
+            hint="Name pictures as sub/folder/name.jpg, from where the file of rows lies",
+        )
+    return name
+
+
+def _embedded(value: Any, place: str) -> Picture:
+    if isinstance(value, Picture):
+        return value
+    content = value.get("bytes") if isinstance(value, dict) else None
+    if not isinstance(content, bytes):
+        raise DataError(
+            f"must name a picture, or hold its bytes, not {type(value).__name__}", place=place
+        )
+    return Picture(_name_of(value, content), content)
+
+
+def _name_of(value: Mapping[str, Any], content: bytes) -> str:
+    name = value.get("path")
+    return name if isinstance(name, str) and name else sha256(content).hexdigest()[:12]
+
+
+def _check_bytes(size: int, place: str) -> None:
+    if size > MAX_PICTURE_BYTES:
+        raise DataError(
+            f"has more than the {MAX_PICTURE_BYTES / 1024**2:.3g} MiB that a picture may have",
+            place=place,
+        )
+
+
+def _check_pixels(count: int, place: str) -> None:
+    if count > MAX_PIXELS:
+        raise DataError(
+            f"has {count} pixels, the limit is {MAX_PIXELS}",
+            place=place,
+            hint="Make it smaller; a backbone reads a few hundred pixels a side",
+        )

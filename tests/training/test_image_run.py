@@ -1,0 +1,191 @@
+"""A run over pictures, from recipe to prediction."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from vision_backbones import save_shapes, save_vision, shape_picture
+
+from adapterhub.artifact import read_artifact
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.data.pictures import Picture, read_picture
+from adapterhub.engine.session import Session
+from adapterhub.errors import FingerprintMismatch, RecipeError
+from adapterhub.scoring import rows_for, score
+from adapterhub.training.recipe_file import load_recipe
+from adapterhub.training.train import train
+
+SECTIONS = {
+    "train": {"batch_size": 8, "steps": 36, "evaluate_every": 18},
+    "optimizer": {"learning_rate": 0.01},
+}
+
+
+def data_of(rows: Path) -> dict:
+    return {
+        "train": str(rows),
+        "validation": str(rows),
+        "fields": {"image": "file", "label": "label_name"},
+    }
+
+
+@pytest.fixture(scope="session")
+def seer(tmp_path_factory) -> Path:
+    return save_vision(tmp_path_factory.mktemp("seer"))
+
+
+@pytest.fixture
+def shapes(tmp_path) -> Path:
+    return save_shapes(tmp_path / "shapes")
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+def test_colours_are_learned_stored_and_said_again(seer, shapes, recipe, command, tmp_path, scheme):
+    path = recipe("colours", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
+    done = command("train", str(path), f"backbone.quantization={scheme}", "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert result["metrics"]["after"]["accuracy"] > 0.9
+    assert result["metrics"]["after"]["macro_f1"] > 0.9
+    assert {row["label"] for row in result["table"]} == {"red", "green", "blue"}
+    assert Path(result["report"]).is_file()
+
+    files = []
+    for number, colour in enumerate(("green", "blue", "red"), start=100):
+        file = tmp_path / f"{colour}.jpg"
+        file.write_bytes(shape_picture(colour, number, form="JPEG"))
+        files.append(str(file))
+    said = command("predict", "colours", *files)
+    assert [line.split()[0] for line in said.stdout.splitlines()] == ["green", "blue", "red"]
+    asked = command("predict", "colours", files[0], "--json")
+    (answer,) = json.loads(asked.stdout)
+    assert (answer["image"], answer["label"]) == (files[0], "green")
+    by_row = command("predict", "colours", "--rows", json.dumps({"image": files[1]}))
+    assert by_row.stdout.split()[0] == "blue"
+    missing = command("predict", "colours", "none.jpg")
+    assert missing.exit_code != 0
+    assert b"none.jpg: can't be read" in missing.stderr_bytes
+
+    scored = command("eval", "colours", "--data", str(shapes), "--json")
+    figures = json.loads(scored.stdout)
+    assert figures["adapter"]["accuracy"] == result["metrics"]["after"]["accuracy"]
+    manifest = read_artifact(Path(result["artifact"])).manifest
+    assert manifest.quantization.scheme == scheme
+
+
+def test_what_is_loaded_again_answers_bit_for_bit(seer, shapes, recipe, tmp_path):
+    path = recipe("colours", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
+    result = train(load_recipe(path), output=tmp_path / "run", report=None)
+    artifact = read_artifact(result.artifact)
+    assert sum(f.stat().st_size for f in result.artifact.iterdir()) < 200_000
+    files = [tmp_path / f"{n}.png" for n in range(5)]
+    for number, file in enumerate(files):
+        file.write_bytes(shape_picture(random.Random(number).choice(["red", "blue"]), number))
+    rows = [{"image": read_picture(file)} for file in files]
+    answers = []
+    for _ in range(2):
+        session = Session(load_backbone(str(seer), artifact.manifest.quantization))
+        loaded = session.load(artifact, name="new")
+        answers.append(session.predict("new", rows))
+        again = score(session, loaded, rows_for(loaded, shapes))
+        torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-4, atol=1e-5)
+    assert answers[0] == answers[1]
+    bare = session.predict("new", rows, bare=True)
+    assert bare != answers[0]
+    session.unload("new")
+    session.load(artifact, name="new")
+    assert session.predict("new", rows) == answers[0]
+
+
+def test_plain_peft_and_transformers_say_the_same(seer, shapes, recipe, tmp_path):
+    backbone = {"name": str(seer), "quantization": "none", "compute_dtype": "float32"}
+    path = recipe(
+        "plain",
+        seer,
+        "image-classification",
+        shapes,
+        data=data_of(shapes),
+        **SECTIONS,
+        backbone=backbone,
+    )
+    made = load_recipe(path, ["train.steps=8"])
+    result = train(made, output=tmp_path / "run", report=None)
+    artifact = read_artifact(result.artifact)
+    session = Session(load_backbone(str(seer), artifact.manifest.quantization))
+    session.load(artifact, name="new")
+    picture = shape_picture("red", 3)
+    (tmp_path / "your picture.jpg").write_bytes(picture)
+    (said,) = session.predict("new", [{"image": Picture("x", picture)}])
+
+    card = (result.artifact / "README.md").read_text()
+    snippet = card[card.index("```python\n") + 10 :]
+    snippet = snippet[: snippet.index("\n```")].replace(
+        'adapter = "."', f'adapter = "{result.artifact}"'
+    )
+    found: dict = {}
+    exec(compile(snippet, "card", "exec"), found)
+    expected = torch.tensor([list(said["scores"].values())])
+    torch.testing.assert_close(found["scores"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_two_adapters_share_one_backbone_of_pictures(seer, shapes, recipe, tmp_path):
+    session = Session(load_backbone(str(seer)))
+    (tmp_path / "a.png").write_bytes(shape_picture("red", 3))
+    rows = [{"image": read_picture(tmp_path / "a.png")}]
+    alone = {}
+    for seed in (1, 2):
+        path = recipe(
+            f"run{seed}", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS
+        )
+        made = load_recipe(path, ["train.steps=4", f"train.seed={seed}"])
+        artifact = read_artifact(train(made, output=tmp_path / str(seed), report=None).artifact)
+        session.load(artifact, name=str(seed))
+        alone[str(seed)] = session.predict(str(seed), rows)
+    assert alone["1"] != alone["2"]
+    assert {name: session.predict(name, rows) for name in alone} == alone
+
+
+def test_the_same_recipe_gives_the_same_artifact(seer, shapes, recipe, tmp_path):
+    path = recipe("colours", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
+    made = load_recipe(path, ["train.steps=4", "adapter.dropout=0.1"])
+    digests = {train(made, output=tmp_path / n, report=None).digest for n in ("a", "b")}
+    assert len(digests) == 1
+
+
+def test_adapters_and_backbones_of_another_kind_are_refused(
+    seer, encoder, shapes, moods, recipe, tmp_path
+):
+    texts = recipe("texts", seer, "text-classification", moods)
+    with pytest.raises(RecipeError, match="needs a backbone that reads texts"):
+        train(load_recipe(texts), output=tmp_path / "a")
+    pictures = recipe(
+        "pictures", encoder, "image-classification", shapes, data=data_of(shapes), **SECTIONS
+    )
+    with pytest.raises(RecipeError, match="needs a backbone that reads pictures"):
+        train(load_recipe(pictures), output=tmp_path / "b")
+
+    own = recipe("own", encoder, "text-classification", moods, train={"steps": 2})
+    of_texts = read_artifact(train(load_recipe(own), output=tmp_path / "c", report=None).artifact)
+    own = recipe("own", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
+    of_pictures = read_artifact(
+        train(load_recipe(own, ["train.steps=2"]), output=tmp_path / "d", report=None).artifact
+    )
+    for artifact, folder, kind in ((of_texts, seer, "texts"), (of_pictures, encoder, "pictures")):
+        session = Session(load_backbone(str(folder)))
+        with pytest.raises(FingerprintMismatch):
+            session.load(artifact, name="x")
+        with pytest.raises(RecipeError, match=f"needs a backbone that reads {kind}"):
+            session.load(artifact, name="x", force=True)
+
+
+def test_a_hostile_row_stops_the_run_before_weights_are_loaded(seer, shapes, recipe, command):
+    lines = shapes.read_text().splitlines()
+    lines[3] = json.dumps({"file": "../../secret.png", "label_name": "red"})
+    shapes.write_text("\n".join(lines))
+    path = recipe("colours", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
+    done = command("train", str(path))
+    assert done.exit_code != 0
+    said = done.stderr_bytes.decode()
+    assert "rows.jsonl row 4, field 'image': '../../secret.png' is no path below" in said

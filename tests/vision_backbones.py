@@ -1,0 +1,113 @@
+"""Tiny random backbones that read pictures, and pictures to tell apart."""
+
+import io
+import json
+import random
+import zipfile
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from transformers import (
+    BitImageProcessorPil,
+    ConvNextConfig,
+    ConvNextImageProcessorPil,
+    ConvNextModel,
+    DeiTConfig,
+    DeiTModel,
+    Dinov2Config,
+    Dinov2Model,
+    SwinConfig,
+    SwinModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
+
+SIDE = 28
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": SIDE,
+    "patch_size": 14,
+    "initializer_range": 0.2,
+}
+COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (40, 40, 210)}
+
+
+def build(family: str):
+    """Return a body and its image processor."""
+    torch.manual_seed(0)
+    square = {"height": SIDE, "width": SIDE}
+    plain = ViTImageProcessorPil(size=square)
+    cut = BitImageProcessorPil(size={"shortest_edge": SIDE}, crop_size=square)
+    match family:
+        case "vit":
+            return ViTModel(ViTConfig(**SMALL)), plain
+        case "deit":
+            return DeiTModel(DeiTConfig(**SMALL)), plain
+        case "dinov2":
+            sizes = {k: v for k, v in SMALL.items() if k != "intermediate_size"}
+            return Dinov2Model(Dinov2Config(**sizes, mlp_ratio=2, use_mask_token=False)), cut
+        case "swin":
+            config = SwinConfig(
+                image_size=SIDE,
+                patch_size=7,
+                embed_dim=16,
+                depths=[1, 1],
+                num_heads=[2, 2],
+                window_size=2,
+            )
+            return SwinModel(config), plain
+        case _:
+            config = ConvNextConfig(hidden_sizes=[16, 32], depths=[1, 1], num_stages=2)
+            return ConvNextModel(config), ConvNextImageProcessorPil(size={"shortest_edge": SIDE})
+
+
+FAMILIES = ("vit", "deit", "dinov2", "swin", "convnext")
+
+
+def save_vision(folder: Path, family: str = "vit") -> Path:
+    body, processor = build(family)
+    body.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def shape_picture(colour: str, number: int, size=(40, 32), form: str = "PNG") -> bytes:
+    """Return a picture of a shape of that colour, somewhere on grey."""
+    draw_at = random.Random(number)
+    image = Image.new("RGB", size, (120, 120, 120))
+    left, top = draw_at.randrange(8), draw_at.randrange(6)
+    box = (left, top, left + 24, top + 20)
+    pen = ImageDraw.Draw(image)
+    (pen.ellipse if number % 2 else pen.rectangle)(box, fill=COLOURS[colour])
+    content = io.BytesIO()
+    image.save(content, form)
+    return content.getvalue()
+
+
+def save_shapes(folder: Path, *, count: int = 48, zipped: bool = True, name: str = "rows") -> Path:
+    """Write rows that name pictures, and the pictures in a zip file or folder beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = list(COLOURS)
+    rows = [
+        {"file": f"shapes/{number:03}.png", "label_name": names[number % 3]}
+        for number in range(count)
+    ]
+    pictures = {
+        row["file"]: shape_picture(row["label_name"], number) for number, row in enumerate(rows)
+    }
+    if zipped:
+        with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
+            for member, content in pictures.items():
+                archive.writestr(member, content)
+    else:
+        for member, content in pictures.items():
+            (folder / member).parent.mkdir(exist_ok=True)
+            (folder / member).write_bytes(content)
+    path = folder / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
