@@ -55,12 +55,14 @@ def _intervals(
 ) -> dict[str, list[float]]:
     """Return percentiles over rows drawn with replacement."""
     draw = np.random.default_rng(0)
-    found = []
+    values: dict[str, list[float]] = {}
     for _ in range(RESAMPLES):
         chosen = draw.integers(0, len(rows), len(rows))
-        found.append(task.score_texts([rows[i] for i in chosen], [texts[i] for i in chosen]).metrics)
-    outside = (1.0 - LEVEL) / 2.0
+        scores = task.score_texts([rows[i] for i in chosen], [texts[i] for i in chosen])
+        for key, value in scores.metrics.items():
+            values.setdefault(key, []).append(value)
+    ends = [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0]
     return {
-        key: [round(float(q), 4) for q in np.quantile([m[key] for m in found], [outside, 1 - outside])]
-        for key in found[0]
+        key: [round(float(each), 4) for each in np.quantile(found, ends)]
+        for key, found in values.items()
     }

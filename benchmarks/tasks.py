@@ -69,7 +69,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="write the table and stop")
     arguments = parser.parse_args(words)
     if not arguments.recipes and not arguments.table:
-        parser.error(f"name recipes, of {', '.join(sorted(p.stem for p in RECIPES.glob('*.yaml')))}")
+        known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
+        parser.error(f"name recipes, of {known}")
     return arguments
 
 

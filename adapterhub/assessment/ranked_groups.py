@@ -76,8 +76,7 @@ class RankedGroups:
         return float(roc_auc_score(labels, self.chances, sample_weight=weights))
 
     def _group_ndcg(self, inside: NDArray[Any]) -> float:
-        rows = np.flatnonzero(inside)
-        found = group_ndcg(
-            [self.judged.gains[i] for i in rows], [self.chances[i] for i in rows]
-        )
+        gains = np.array(self.judged.gains, dtype=float)[inside]
+        chances = np.array(self.chances, dtype=float)[inside]
+        found = group_ndcg(gains.tolist(), chances.tolist())
         return float("nan") if found is None else found

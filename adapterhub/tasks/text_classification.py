@@ -8,10 +8,11 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 
 from adapterhub.data.packing import Example
 from adapterhub.errors import DataError
-from adapterhub.tasks.base import Evaluation, join_predictions
+from adapterhub.tasks.base import Evaluation
 from adapterhub.tasks.class_loss import ClassLoss
 from adapterhub.tasks.labels import LabelIndex
 from adapterhub.tasks.limits import check_tokenizer
+from adapterhub.tasks.read_once import ReadOnce
 from adapterhub.tasks.rows import is_given, place_of, required, text_field
 
 if TYPE_CHECKING:
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.base import Head, Row, TaskOptions
 
 
-class TextClassification:
+class TextClassification(ReadOnce):
     """Rows have ``text``, maybe ``text_pair``, and ``label``: a name or a whole number.
 
     The head is read once a row: at the first token for an encoder (its class token), at
@@ -33,10 +34,6 @@ class TextClassification:
     """
 
     name: str = "text-classification"
-    pipeline_tag: str = "text-classification"
-    peft_task_type: str = "SEQ_CLS"
-    head: HeadKind = "sequence"
-    reads_windows: bool = False
     default_metric: tuple[str, bool] = ("accuracy", True)
 
     def __init__(
@@ -128,14 +125,6 @@ class TextClassification:
             },
             table=self._table(expected, found),
         )
-
-    def windows(self, row: Row) -> list[Row]:
-        """Return the row itself: one text has one label."""
-        return [row]
-
-    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the only answer."""
-        return join_predictions(answers)
 
     def prediction(self, row: Row, decoded: Tensor) -> dict[str, Any]:
         """Return ``{"label", "score", "scores": {label: probability}}``."""
