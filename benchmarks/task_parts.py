@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from plain_figures import rounded, thinned
 from scored_texts import generated
+from trained_run import trained_facts
 from whole_model import train_whole
 
 from adapterhub.artifact import read_artifact
@@ -15,7 +17,7 @@ from adapterhub.assessment.row_statistics import scores_of
 from adapterhub.engine.session import Session
 from adapterhub.training.evaluate import score_rows
 from adapterhub.training.prepare import prepare_data
-from adapterhub.training.train import open_backbone, train
+from adapterhub.training.train import ARTIFACT_NAME, open_backbone, train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,6 +48,7 @@ class Asked:
         head_rate: learning rate of a head that is trained alone.
         full_rate: learning rate of full fine-tuning.
         reporter: hears of every step.
+        trained: folder of a run of the recipe by ``adapterhub train``, not to train it again.
     """
 
     recipe: Recipe
@@ -54,12 +57,18 @@ class Asked:
     head_rate: float
     full_rate: float
     reporter: Reporter
+    trained: Path | None = None
 
 
 def measure_adapter(asked: Asked) -> dict[str, Any]:
     """Train the recipe, and score what was stored on the validation rows."""
+    if asked.trained:
+        return {
+            **trained_facts(asked.recipe, asked.trained),
+            **_of_artifact(asked, asked.trained / ARTIFACT_NAME),
+        }
     result = train(asked.recipe, output=asked.folder, reporter=asked.reporter, report=None)
-    return {**_of_run(asked.recipe, result), **_of_artifact(asked, result)}
+    return {**_of_run(asked.recipe, result), **_of_artifact(asked, result.artifact)}
 
 
 def measure_base(asked: Asked) -> dict[str, Any]:
@@ -68,7 +77,7 @@ def measure_base(asked: Asked) -> dict[str, Any]:
         return _zero_shot(asked)
     recipe = _head_alone(asked.recipe, asked.head_rate)
     result = train(recipe, output=asked.folder, reporter=asked.reporter, report=None)
-    return {"kind": "head", **_of_run(recipe, result), **_of_artifact(asked, result)}
+    return {"kind": "head", **_of_run(recipe, result), **_of_artifact(asked, result.artifact)}
 
 
 def measure_full(asked: Asked) -> dict[str, Any]:
@@ -113,15 +122,15 @@ def _of_run(recipe: Recipe, result: TrainResult) -> dict[str, Any]:
         "trained_share": round(result.trained_share, 6),
         "artifact_bytes": result.artifact_bytes,
         "digest": result.digest,
-        "untrained": _rounded(result.before),
-        "curves": _thinned(result.curves()),
+        "untrained": rounded(result.before),
+        "curves": thinned(result.curves()),
     }
 
 
-def _of_artifact(asked: Asked, result: TrainResult) -> dict[str, Any]:
+def _of_artifact(asked: Asked, artifact: Path) -> dict[str, Any]:
     """Score the stored adapter as anybody would who loads it."""
     session = Session(open_backbone(asked.recipe))
-    loaded = session.load(read_artifact(result.artifact), name="measured")
+    loaded = session.load(read_artifact(artifact), name="measured")
     rows = prepare_data(asked.recipe).splits["validation"].rows
     found = _of_predictions(loaded.task, score_rows(session.model("measured"), loaded.task, rows))
     if loaded.task.head == "causal_lm":
@@ -157,30 +166,15 @@ def _of_predictions(task: Task, scored: Scored) -> dict[str, Any]:
     found: dict[str, Any] = {
         "validation_rows": scores_of(task, scored.rows, scored.decoded).rows,
         "watched": task.default_metric[0],
-        "metrics": _rounded(scored.evaluation.metrics),
+        "metrics": rounded(scored.evaluation.metrics),
         "intervals": {
             name: [round(each.low, 4), round(each.high, 4)]
             for name, each in intervals(scores_of(task, scored.rows, scored.decoded)).items()
         },
-        "labels": [_rounded(each) for each in scored.evaluation.table],
+        "labels": [rounded(each) for each in scored.evaluation.table],
     }
     choices = labelled(task, scored.rows, scored.decoded)
     if choices is not None and len(choices.labels) <= MOST_LABELS:
         matrix = [[int(each) for each in row] for row in choices.confusion()]
         found["confusion"] = {"labels": list(choices.labels), "matrix": matrix}
     return found
-
-
-def _thinned(curves: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Round the points of a run's curves; 60 of each are enough for a picture."""
-    found = []
-    for curve in curves:
-        points = curve["points"]
-        every = -(-len(points) // 60) or 1
-        kept = points[::-1][::every][::-1]
-        found.append({"name": curve["name"], "points": [[s, round(v, 4)] for s, v in kept]})
-    return found
-
-
-def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}

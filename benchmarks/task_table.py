@@ -1,17 +1,23 @@
-"""The table of tasks in ``RESULTS.md``, written from what was measured."""
+"""Tables of tasks in ``RESULTS.md`` and ``docs/tasks.md``, written from what was measured."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from task_results import read_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-PAGE = Path(__file__).with_name("RESULTS.md")
-BEGIN, END = "<!-- tasks: begin -->", "<!-- tasks: end -->"
+PAGES = (
+    Path(__file__).with_name("RESULTS.md"),
+    Path(__file__).parents[1] / "docs" / "tasks.md",
+)
+_MARKS = re.compile(
+    r"(?P<begin><!-- tasks: begin(?P<names>[^>]*)-->)\n.*?(?P<end><!-- tasks: end -->)", re.DOTALL
+)
 #: What is shown of each task, what its literature reports first.
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "text-classification": ("accuracy", "macro_f1"),
@@ -32,24 +38,36 @@ HEADER = (
 )
 
 
-def write_table(page: Path = PAGE) -> None:
-    """Put the table between its two marks; what stands around them stays."""
-    text = page.read_text(encoding="utf-8")
-    before, found, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not found or not ended:
-        raise ValueError(f"{page.name} must have the lines {BEGIN} and {END}")
-    written = f"{before}{BEGIN}\n{render(read_all())}\n{END}{after}"
-    page.write_text(written, encoding="utf-8")
+def write_table(pages: Sequence[Path] = PAGES) -> None:
+    """Write the tables between the marks of the pages; what stands around them stays."""
+    results = read_all()
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(filled(text, results), encoding="utf-8")
+
+
+def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a page with its tables anew.
+
+    Args:
+        text: with ``<!-- tasks: begin NAME ... -->`` and ``<!-- tasks: end -->``; the names of
+            recipes choose rows, and without any all are shown, with how they were measured.
+        results: of every recipe.
+    """
+
+    def table(marks: re.Match[str]) -> str:
+        names = marks.group("names").split()
+        chosen = {name: results[name] for name in names or results if name in results}
+        lines = render(chosen) if names else "\n".join([render(chosen), "", *_conditions(chosen)])
+        return f"{marks.group('begin')}\n{lines}\n{marks.group('end')}"
+
+    return _MARKS.sub(table, text)
 
 
 def render(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the table and the list of how each row was measured."""
-    lines = [*HEADER]
-    for name, document in results.items():
-        lines += _rows(name, document)
-    lines += ["", *_conditions(results)]
-    return "\n".join(lines)
+    """Return the table of some recipes."""
+    rows = [row for name, document in results.items() for row in _rows(name, document)]
+    return "\n".join([*HEADER, *rows])
 
 
 def shown(document: Mapping[str, Any]) -> tuple[str, ...]:

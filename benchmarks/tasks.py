@@ -14,10 +14,11 @@ frozen backbone, with a head that is trained alone, or asked without any trainin
 task generates text; ``full`` every weight. ``--rows`` bounds the training rows, ``--set``
 changes keys of the recipe, and ``--generate`` says how many answers are generated to be scored
 as text. Each part is kept in ``benchmarks/results/RECIPE.json`` with command, settings, machine
-and date, so that parts can be measured in several runs; the table in ``RESULTS.md`` is written
-anew from all of them after each.
+and date, so that parts can be measured in several runs; the tables in ``RESULTS.md`` and
+``docs/tasks.md`` are written anew from all of them after each.
 
-Interrupted parts are lost. Texts of rows are never stored.
+``--trained FOLDER`` measures the adapter of a run that ``adapterhub train`` has finished, instead
+of training it. Interrupted parts are lost. Texts of rows are never stored.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--head-rate", type=float, default=5e-3, help="of a head alone")
     parser.add_argument("--full-rate", type=float, default=1e-4, help="of full fine-tuning")
     parser.add_argument("--keep", type=Path, help="folder in which the run of the adapter is kept")
+    parser.add_argument("--trained", type=Path, help="run of the adapter, by adapterhub train")
     parser.add_argument("--table", action="store_true", help="write the table and stop")
     arguments = parser.parse_args(words)
     if not arguments.recipes and not arguments.table:
@@ -88,6 +90,7 @@ def measure(name: str, part: str, arguments: argparse.Namespace) -> None:
             head_rate=arguments.head_rate,
             full_rate=arguments.full_rate,
             reporter=PlainReporter(Console(stderr=True)),
+            trained=arguments.trained,
         )
         found: dict[str, Any] = PARTS[part](asked)
     facts = {
