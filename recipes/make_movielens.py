@@ -1,7 +1,8 @@
-"""Make the rows of the ranking recipe: ``python recipes/make_movielens.py FROM TO``.
+"""Make the rows of the ranking recipe: ``python recipes/make_movielens.py FROM TO [USERS]``.
 
 FROM is a folder with MovieLens ratings (``train.jsonl.gz``, ``dev.jsonl``: user_id, item_id,
-rating, timestamp) and films (``items.jsonl``: item_id, title, genres).
+rating, timestamp) and films (``items.jsonl``: item_id, title, genres). USERS is how many users are scored:
+all of their ratings in ``dev.jsonl`` become rows, and none of others.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ LIKED = 4
 LENGTH = 8
 
 
-def main(source: Path, target: Path) -> None:
+def main(source: Path, target: Path, users: int | None = None) -> None:
     """Write ``train.jsonl`` and ``dev.jsonl``."""
     films = {row["item_id"]: _film(row) for row in _rows(source / "items.jsonl")}
     splits = {
         name: [_rating(row, films) for row in _rows(source / file)]
         for name, file in (("train", "train.jsonl.gz"), ("dev", "dev.jsonl"))
     }
+    scored = set(sorted({rating.user for rating in splits["dev"]}, key=int)[:users])
+    splits["dev"] = [rating for rating in splits["dev"] if rating.user in scored]
     target.mkdir(parents=True, exist_ok=True)
     for name, ratings in splits.items():
         with (target / f"{name}.jsonl").open("w", encoding="utf-8") as stream:
@@ -47,4 +50,4 @@ def _rating(row: dict, films: dict) -> Rating:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:]))

@@ -1,5 +1,6 @@
 """Documents say what the code says."""
 
+import json
 import os
 import re
 import runpy
@@ -13,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from adapterhub.cli.main import build_app
+from adapterhub.training.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -93,3 +95,54 @@ def test_the_whole_way_of_the_registry_page_can_be_walked(tmp_path):
     assert "delivery 0." in done.stdout
     assert "desk@prod points to version 1 (before: 2)" in done.stdout
     assert "2 versions, all whole" in done.stdout
+
+
+TASKS_PAGE = ROOT / "docs" / "tasks.md"
+
+
+def sections_of(text):
+    """Return heading to text of each section of the second level."""
+    parts = re.split(r"^## (.*)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_every_task_has_a_section_with_an_example_that_it_accepts():
+    from adapterhub.tasks.table import TASKS, missing_fields
+
+    text = TASKS_PAGE.read_text(encoding="utf-8")
+    named = dict(re.findall(r"^\| \[.*?\]\(#(.*?)\) \| `([a-z-]+)`", text, flags=re.MULTILINE))
+    assert set(named.values()) == set(TASKS)
+    sections = {title.lower().replace(" ", "-"): body for title, body in sections_of(text).items()}
+    assert list(named) == list(sections)
+    for anchor, task in named.items():
+        (example,) = re.findall(r"```json\n(.*?)```", sections[anchor], flags=re.DOTALL)
+        assert missing_fields(task, json.loads(example)) == (), anchor
+        assert len(re.findall(r"!\[.+\]\(pictures/.+\.svg\)", sections[anchor])) == 1, anchor
+
+
+def test_every_recipe_is_in_the_page_of_tasks_and_its_commands_are_valid():
+    text = TASKS_PAGE.read_text(encoding="utf-8")
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        recipe = load_recipe(path)
+        section = re.search(rf"tasks: begin[^>]* {path.stem}[ >]", text)
+        assert section, f"{path.name}: no table of docs/tasks.md has it"
+        comment = re.sub(r"\n# *", " ", path.read_text(encoding="utf-8").split("\nname:")[0])
+        for command in re.findall(r"adapterhub train \S+\.yaml((?: \S+=\S+)*)", comment):
+            assert load_recipe(path, command.split()).name == recipe.name
+    for command in commands_of(text):
+        words = shlex.split(command)
+        if words[0] == "python":
+            assert (ROOT / words[1]).exists(), command
+        else:
+            assert CliRunner().invoke(build_app(), [words[1], "--help"]).exit_code == 0, command
+        for word in words:
+            if word.endswith(".yaml"):
+                load_recipe(ROOT / word)
+
+
+def test_pictures_of_tasks_are_drawn_from_what_is_kept():
+    module = runpy.run_path(str(ROOT / "docs" / "make_pictures.py"))
+    results = module["read_all"]()
+    drawn = set(module["pictures"](results))
+    there = {path.name for path in (ROOT / "docs" / "pictures").glob("*.svg")}
+    assert drawn <= there, "run: python docs/make_pictures.py"

@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix
 from adapterhub.assessment.row_statistics import gold_labels
 from adapterhub.tasks.bio import OUTSIDE
 from adapterhub.tasks.image_classification import ImageClassification
+from adapterhub.tasks.relation_extraction import RelationExtraction
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification
 
@@ -78,6 +79,8 @@ def labelled(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Labelle
 
     For tags the type counts and not whether a span begins; words beyond the cut are left out.
     """
+    if isinstance(task, RelationExtraction):
+        task = task.texts
     if isinstance(task, TextClassification | ImageClassification):
         table = np.array([scores.numpy() for scores in decoded], dtype=float)
         return Labelled(

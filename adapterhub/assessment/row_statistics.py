@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
+from adapterhub.assessment.ranked_groups import RankedGroups
+from adapterhub.errors import DataError
 from adapterhub.tasks.bio import spans
 from adapterhub.tasks.dialogue import Dialogue
 from adapterhub.tasks.image_classification import ImageClassification
+from adapterhub.tasks.ranking import Ranking
 from adapterhub.tasks.rows import required
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification
@@ -33,7 +36,7 @@ class Scores(Protocol):
 
     @property
     def rows(self) -> int:
-        """Number of rows."""
+        """Number of what is drawn: rows, or groups of rows that belong together."""
 
     @property
     def most(self) -> int | None:
@@ -44,6 +47,8 @@ class Scores(Protocol):
 
         Args:
             indices: rows of each resample, ``[resamples, rows]``.
+
+        A metric is NaN for a resample that it can't be computed on.
         """
 
 
@@ -107,12 +112,18 @@ class EvaluatedRows:
     def metrics(self, indices: Array) -> Mapping[str, Array]:
         """Return the metrics of each resample; see ``Scores``."""
         found = [self._evaluate(chosen) for chosen in indices]
-        return {name: np.array([each[name] for each in found]) for name in found[0]}
+        names = dict.fromkeys(name for each in found for name in each)
+        return {name: np.array([each.get(name, float("nan")) for each in found]) for name in names}
 
     def _evaluate(self, chosen: Array) -> Mapping[str, float]:
         places = [place for unit in chosen for place in self.units[unit]]
         rows = [self.given[place] for place in places]
-        return self.task.evaluate(rows, [self.decoded[place] for place in places]).metrics
+        try:
+            return self.task.evaluate(rows, [self.decoded[place] for place in places]).metrics
+        except DataError:
+            # the rows were scored before they were drawn from; this choice of them tells nothing,
+            # such as one with a single label, which has no area under a curve
+            return {}
 
 
 def scores_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Scores:
@@ -127,6 +138,10 @@ def scores_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Scores
         return _classes(task, rows, decoded)
     if isinstance(task, TokenClassification):
         return _tags(task, rows, decoded)
+    if isinstance(task, Ranking):
+        judged = task.judged(rows)
+        if all(judged.groups):
+            return RankedGroups(judged, decoded)
     if isinstance(task, Dialogue):
         values = [[score.loss, score.tokens, score.correct] for score in decoded]
         return RowStatistics(np.array(values, dtype=float), _of_tokens, ("tokens",))

@@ -10,22 +10,23 @@ from torch.nn import functional as F
 
 from adapterhub.data.packing import Example
 from adapterhub.errors import DataError, RecipeError
-from adapterhub.tasks.base import Evaluation, join_predictions
+from adapterhub.tasks.base import Evaluation
 from adapterhub.tasks.labels import label_list
+from adapterhub.tasks.read_once import ReadOnce
 from adapterhub.tasks.rows import is_given, required
 from adapterhub.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.base import Head, Row, TaskOptions
 
 
-class MultiLabelClassification:
+class MultiLabelClassification(ReadOnce):
     """Rows have ``text``, maybe ``text_pair``, and ``label``: a list of names, maybe empty.
 
     Each label is a question of its own, answered yes where its probability is ``threshold``
@@ -33,10 +34,6 @@ class MultiLabelClassification:
     """
 
     name: str = "text-classification"
-    pipeline_tag: str = "text-classification"
-    peft_task_type: str = "SEQ_CLS"
-    head: HeadKind = "sequence"
-    reads_windows: bool = False
     default_metric: tuple[str, bool] = ("micro_f1", True)
 
     def __init__(
@@ -129,14 +126,6 @@ class MultiLabelClassification:
             },
             table=self._table(*precision_recall_fscore_support(*pair, zero_division=0)),
         )
-
-    def windows(self, row: Row) -> list[Row]:
-        """Return the row itself."""
-        return [row]
-
-    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the only answer."""
-        return join_predictions(answers)
 
     def prediction(self, row: Row, decoded: Tensor) -> dict[str, Any]:
         """Return ``{"labels", "scores": {label: probability}}``, likeliest labels first."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapterhub.errors import DataError, RecipeError
-from adapterhub.tasks.base import Evaluation, join_predictions
+from adapterhub.tasks.base import Evaluation
 from adapterhub.tasks.labels import label_text
 from adapterhub.tasks.ranking_scores import ranking_scores
+from adapterhub.tasks.read_once import ReadOnce
 from adapterhub.tasks.rows import is_given, place_of, required, text_field
 from adapterhub.tasks.text_classification import TextClassification
 
@@ -18,10 +20,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import Example, PackedBatch
-    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.base import Head, Row, TaskOptions
 
 
-class Ranking:
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What is known of candidates.
+
+    Args:
+        labels: 1 for each that pleased, 0 for others.
+        gains: worth of each.
+        groups: name of the group of each, empty where it has none.
+    """
+
+    labels: Sequence[int]
+    gains: Sequence[float]
+    groups: Sequence[str]
+
+
+class Ranking(ReadOnce):
     """Rows have ``history``, ``candidate`` and ``label``: 1 where it pleased, 0 where not.
 
     History and candidate are read as a pair of texts; a history may be a list of texts, the
@@ -31,10 +48,6 @@ class Ranking:
     """
 
     name: str = "ranking"
-    pipeline_tag: str = "text-classification"
-    peft_task_type: str = "SEQ_CLS"
-    head: HeadKind = "sequence"
-    reads_windows: bool = False
     default_metric: tuple[str, bool] = ("auc", True)
 
     def __init__(
@@ -103,6 +116,16 @@ class Ranking:
         Raises:
             DataError: when there are no rows, a row has no label, or all have the same.
         """
+        judged = self.judged(rows)
+        scores = ranking_scores(judged.labels, judged.gains, judged.groups, decoded)
+        return Evaluation(metrics=scores)
+
+    def judged(self, rows: Sequence[Row]) -> Judged:
+        """Return what is known of rows, for scoring.
+
+        Raises:
+            DataError: when a row has no known label, or a gain that is none.
+        """
         labels = [
             self.texts.index.index(required(row, "label", number), number, "label")
             for number, row in enumerate(rows, start=1)
@@ -110,15 +133,7 @@ class Ranking:
         pairs = zip(rows, labels, strict=True)
         gains = [_gain(row, number, label) for number, (row, label) in enumerate(pairs, start=1)]
         groups = [str(row["group"]) if is_given(row, "group") else "" for row in rows]
-        return Evaluation(metrics=ranking_scores(labels, gains, groups, decoded))
-
-    def windows(self, row: Row) -> list[Row]:
-        """Return the row itself: a long history is shortened by ``encode``."""
-        return [row]
-
-    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the only answer."""
-        return join_predictions(answers)
+        return Judged(labels, gains, groups)
 
     def prediction(self, row: Row, decoded: float) -> dict[str, Any]:
         """Return ``{"score"}``, the probability that the candidate pleases."""

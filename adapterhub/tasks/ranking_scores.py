@@ -18,12 +18,8 @@ def ranking_scores(
 ) -> dict[str, float]:
     """Return ``auc`` over all rows, ``ndcg_at_10`` over groups, and ``groups`` counted.
 
-    NDCG compares candidates of one group, by gains and a logarithmic discount, as scikit-learn
-    computes it (equal scores share the mean of their places). Groups of one candidate and
-    groups without any gain tell nothing of a ranking and are left out; where none is left,
+    Groups that tell nothing of a ranking (see ``group_ndcg``) are left out; where none is left,
     ``ndcg_at_10`` is left out as well.
-
-    Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
 
     Args:
         labels: 0 or 1 each.
@@ -34,7 +30,7 @@ def ranking_scores(
     Raises:
         DataError: when there are no rows, or all have the same label.
     """
-    from sklearn.metrics import ndcg_score, roc_auc_score
+    from sklearn.metrics import roc_auc_score
 
     if len(set(labels)) < 2:
         raise DataError(
@@ -45,11 +41,31 @@ def ranking_scores(
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
     each = [
-        ndcg_score([[gains[i] for i in rows]], [[chances[i] for i in rows]], k=RANKED)
+        group_ndcg([gains[i] for i in rows], [chances[i] for i in rows])
         for rows in members.values()
-        if len(rows) > 1 and any(gains[i] for i in rows)
     ]
-    scores = {"auc": float(roc_auc_score(labels, chances)), "groups": float(len(each))}
-    if each:
-        scores["ndcg_at_10"] = float(sum(each) / len(each))
+    told = [value for value in each if value is not None]
+    scores = {"auc": float(roc_auc_score(labels, chances)), "groups": float(len(told))}
+    if told:
+        scores["ndcg_at_10"] = sum(told) / len(told)
     return scores
+
+
+def group_ndcg(gains: Sequence[float], chances: Sequence[float]) -> float | None:
+    """Return NDCG at 10 of one group's candidates; ``None`` where it tells nothing.
+
+    It compares candidates by gains and a logarithmic discount, as scikit-learn computes it
+    (equal scores share the mean of their places). A single candidate, and candidates without
+    any gain, tell nothing of a ranking.
+
+    Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
+
+    Args:
+        gains: worth of each candidate, at least 0.
+        chances: probability of each.
+    """
+    from sklearn.metrics import ndcg_score
+
+    if len(gains) < 2 or not any(gains):
+        return None
+    return float(ndcg_score([list(gains)], [list(chances)], k=RANKED))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from sklearn.metrics import accuracy_score
 
 from adapterhub.errors import DataError, RecipeError
-from adapterhub.tasks.base import Evaluation, join_predictions
+from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.read_once import ReadOnce
 from adapterhub.tasks.relation_scores import DIRECTED, relation_of, relation_scores
 from adapterhub.tasks.rows import place_of, required, text_field
 from adapterhub.tasks.text_classification import TextClassification
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import Example, PackedBatch
-    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.base import Head, Row, TaskOptions
 
 _TAGGED = re.compile(r"<(e[12])>(.*?)</\1>", re.DOTALL)
 #: What stands around an entity in the text that the backbone reads. Signs that every tokenizer
@@ -45,7 +46,7 @@ class Entity:
     end: int
 
 
-class RelationExtraction:
+class RelationExtraction(ReadOnce):
     """Rows have ``text`` with ``<e1>…</e1>`` and ``<e2>…</e2>`` in it, and ``label``.
 
     A label is a relation with its direction, such as ``Cause-Effect(e2,e1)``, or one without
@@ -55,10 +56,6 @@ class RelationExtraction:
     """
 
     name: str = "relation-extraction"
-    pipeline_tag: str = "text-classification"
-    peft_task_type: str = "SEQ_CLS"
-    head: HeadKind = "sequence"
-    reads_windows: bool = False
     default_metric: tuple[str, bool] = ("relation_f1", True)
 
     def __init__(
@@ -145,14 +142,6 @@ class RelationExtraction:
         metrics, table = relation_scores(expected, found)
         accuracy = float(accuracy_score(expected, found))
         return Evaluation(metrics={**metrics, "accuracy": accuracy}, table=table)
-
-    def windows(self, row: Row) -> list[Row]:
-        """Return the row itself: the two entities of a text have one relation."""
-        return [row]
-
-    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the only answer."""
-        return join_predictions(answers)
 
     def prediction(self, row: Row, decoded: Tensor) -> dict[str, Any]:
         """Return ``{"label", "score", "scores", "relation", "arguments"}``.

@@ -9,11 +9,11 @@ from sklearn.metrics import accuracy_score, recall_score
 
 from adapterhub.data.packing import Example
 from adapterhub.errors import DataError, RecipeError, near
-from adapterhub.tasks.base import join_predictions
 from adapterhub.tasks.class_loss import ClassLoss
 from adapterhub.tasks.class_scores import class_prediction, score_classes
 from adapterhub.tasks.labels import LabelIndex
 from adapterhub.tasks.limits import check_temperature, check_tokenizer
+from adapterhub.tasks.read_once import ReadOnce
 from adapterhub.tasks.rows import is_given, place_of, required, text_field
 
 if TYPE_CHECKING:
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Evaluation, Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.base import Evaluation, Head, Row, TaskOptions
 
 
-class TextClassification:
+class TextClassification(ReadOnce):
     """Rows have ``text``, maybe ``text_pair``, and ``label``: a name or a whole number.
 
     The head is read once a row: at the first token for an encoder (its class token), at
@@ -35,10 +35,6 @@ class TextClassification:
     """
 
     name: str = "text-classification"
-    pipeline_tag: str = "text-classification"
-    peft_task_type: str = "SEQ_CLS"
-    head: HeadKind = "sequence"
-    reads_windows: bool = False
     default_metric: tuple[str, bool] = ("accuracy", True)
 
     def __init__(
@@ -149,14 +145,6 @@ class TextClassification:
         """
         scored = score_classes(self.index, rows, decoded)
         return replace(scored, metrics={**scored.metrics, **self._scope_metrics(rows, decoded)})
-
-    def windows(self, row: Row) -> list[Row]:
-        """Return the row itself: one text has one label."""
-        return [row]
-
-    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the only answer."""
-        return join_predictions(answers)
 
     def prediction(self, row: Row, decoded: Tensor) -> dict[str, Any]:
         """Return ``{"label", "score", "scores": {label: probability}}``."""

@@ -11,6 +11,7 @@ from adapterhub.assessment.bootstrap import intervals, resampled
 from adapterhub.assessment.row_statistics import EvaluatedRows, RowStatistics, scores_of
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.dialogue import AnswerScore, Dialogue
+from adapterhub.tasks.ranking import Ranking
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification, WordTags
 
@@ -105,3 +106,59 @@ def test_the_same_seed_draws_the_same_rows_however_they_are_cut(tokenizer):
     assert len(first) == 50
     slow = resampled(EvaluatedRows(task, rows, decoded, most=7), resamples=50, seed=5)
     assert (slow["accuracy"] == first[:7]).all()
+
+
+def ranked(tokenizer, users=12, each=6):
+    """Return users of different taste, each of whose rows the model gets alike."""
+    draw = np.random.default_rng(6)
+    task = Ranking(tokenizer, ["0", "1"], OPTIONS, pool="first")
+    rows, chances = [], []
+    for user in range(users):
+        skill = draw.normal()
+        for _ in range(each):
+            label = int(draw.integers(0, 2))
+            row = {"history": "the day", "candidate": "the day", "label": label}
+            rows.append({**row, "group": f"user {user}", "gain": 4 * label + 1})
+            chances.append(float(draw.normal() + skill * (2 * label - 1)))
+    return task, rows, chances
+
+
+def test_users_are_drawn_and_not_their_ratings(tokenizer):
+    task, rows, chances = ranked(tokenizer)
+    scores = scores_of(task, rows, chances)
+    assert scores.rows == 12
+    drawn = np.random.default_rng(7).integers(0, 12, (4, 12))
+    found = scores.metrics(drawn)
+    names = sorted({row["group"] for row in rows})
+    for place, users in enumerate(drawn):
+        taken, said = [], []
+        for copy, user in enumerate(users):
+            for row, chance in zip(rows, chances, strict=True):
+                if row["group"] == names[user]:
+                    # someone drawn twice is two users with a list each
+                    taken.append({**row, "group": f"{copy}"})
+                    said.append(chance)
+        expected = task.evaluate(taken, said).metrics
+        for name in ("auc", "ndcg_at_10"):
+            assert found[name][place] == pytest.approx(expected[name])
+
+
+def test_rows_of_a_user_that_fall_together_make_intervals_wider(tokenizer):
+    task, rows, chances = ranked(tokenizer, users=25, each=20)
+    apart = [{key: row[key] for key in row if key != "group"} for row in rows]
+    together = intervals(scores_of(task, rows, chances), seed=1)["auc"]
+    alone = intervals(scores_of(task, apart, chances), seed=1)["auc"]
+    assert together.high - together.low > 1.3 * (alone.high - alone.low)
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_resample_with_one_label_tells_nothing_and_breaks_nothing(grouped, tokenizer):
+    task, rows, _ = ranked(tokenizer, users=2, each=1)
+    rows = [{**row, "label": place, "gain": 1} for place, row in enumerate(rows)]
+    if not grouped:
+        rows = [{key: row[key] for key in row if key != "group"} for row in rows]
+    scores = scores_of(task, rows, [0.2, 0.8])
+    values = resampled(scores, resamples=40, seed=0)["auc"]
+    assert np.isnan(values).any()
+    assert set(values[~np.isnan(values)]) == {1.0}
+    assert intervals(scores)["auc"].low == 1.0

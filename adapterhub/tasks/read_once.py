@@ -1,0 +1,32 @@
+"""What all tasks share whose new head is read once a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.tasks.base import join_predictions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from adapterhub.tasks.base import HeadKind, Row
+
+
+class ReadOnce:
+    """A row has one prediction, made from one place of it, and is never cut into windows.
+
+    Abstract: a task adds ``name``, ``default_metric`` and what it learns; see ``Task``.
+    """
+
+    pipeline_tag: str = "text-classification"
+    peft_task_type: str = "SEQ_CLS"
+    head: HeadKind = "sequence"
+    reads_windows: bool = False
+
+    def windows(self, row: Row) -> list[Row]:
+        """Return the row itself."""
+        return [row]
+
+    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the only answer."""
+        return join_predictions(answers)

@@ -1,0 +1,69 @@
+"""Measured parts of recipes, kept as JSON: one file a recipe, one object a part."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from adapterhub.training.recipe import Recipe
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def save_part(path: Path, recipe: Recipe, part: str, found: Mapping[str, Any]) -> None:
+    """Put a part beside those that were measured before."""
+    document = read(path) if path.exists() else {"parts": {}}
+    document |= {
+        "recipe": recipe.name,
+        "task": recipe.task.name,
+        "multi_label": recipe.task.multi_label,
+        "backbone": recipe.backbone.name,
+        "quantization": recipe.backbone.quantization,
+    }
+    document["parts"][part] = dict(found)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(_text(document), encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Return what is kept of a recipe."""
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def read_all(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """Return what is kept of every recipe, by its name."""
+    return {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+
+
+def machine() -> str:
+    """Return what a timing depends on, in words."""
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    model = re.search(r"model name\s*: (.*)", flags)
+    kinds = [name for name in ("avx2", "avx512_bf16", "amx_bf16") if name in flags]
+    return (
+        f"{os.cpu_count()} cores, {model.group(1) if model else platform.machine()} "
+        f"({', '.join(kinds)}), {torch.get_num_threads()} thread(s), "
+        f"torch {torch.__version__}, peft {version('peft')}"
+    )
+
+
+def today() -> str:
+    return datetime.now(UTC).date().isoformat()
+
+
+def _text(document: Any) -> str:
+    """Return JSON with lists of numbers on one line each, so that a change can be read."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True)
+    return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found.group().split()), text) + "\n"

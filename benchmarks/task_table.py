@@ -1,0 +1,145 @@
+"""Tables of tasks in ``RESULTS.md`` and ``docs/tasks.md``, written from what was measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from task_results import read_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+PAGES = (
+    Path(__file__).with_name("RESULTS.md"),
+    Path(__file__).parents[1] / "docs" / "tasks.md",
+)
+_MARKS = re.compile(
+    r"(?P<begin><!-- tasks: begin(?P<names>[^>]*)-->)\n.*?(?P<end><!-- tasks: end -->)", re.DOTALL
+)
+#: What is shown of each task, what its literature reports first.
+SHOWN: Mapping[str, tuple[str, ...]] = {
+    "text-classification": ("accuracy", "macro_f1"),
+    "token-classification": ("entity_f1", "token_accuracy"),
+    "relation-extraction": ("relation_f1", "accuracy"),
+    "question-answering": ("f1", "exact_match"),
+    "ranking": ("auc", "ndcg_at_10"),
+    "dialogue": ("perplexity", "chrf"),
+    "translation": ("bleu", "chrf", "perplexity"),
+    "summarization": ("rouge1", "rouge2", "rouge_l", "perplexity"),
+    "generative-question-answering": ("f1", "exact_match", "perplexity"),
+}
+MULTI_LABEL = ("micro_f1", "macro_f1", "exact_match")
+HEADER = (
+    "| recipe | metric | frozen backbone | adapter | 95 % interval | full fine-tuning "
+    "| trained | artifact | learned from |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def write_table(pages: Sequence[Path] = PAGES) -> None:
+    """Write the tables between the marks of the pages; what stands around them stays."""
+    results = read_all()
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(filled(text, results), encoding="utf-8")
+
+
+def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a page with its tables anew.
+
+    Args:
+        text: with ``<!-- tasks: begin NAME ... -->`` and ``<!-- tasks: end -->``; the names of
+            recipes choose rows, and without any all are shown, with how they were measured.
+        results: of every recipe.
+    """
+
+    def table(marks: re.Match[str]) -> str:
+        names = marks.group("names").split()
+        chosen = {name: results[name] for name in names or results if name in results}
+        lines = render(chosen) if names else "\n".join([render(chosen), "", *_conditions(chosen)])
+        return f"{marks.group('begin')}\n{lines}\n{marks.group('end')}"
+
+    return _MARKS.sub(table, text)
+
+
+def render(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of some recipes."""
+    rows = [row for name, document in results.items() for row in _rows(name, document)]
+    return "\n".join([*HEADER, *rows])
+
+
+def shown(document: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the metrics that are shown of a recipe."""
+    if document["multi_label"]:
+        return MULTI_LABEL
+    return SHOWN.get(document["task"], ("accuracy", "macro_f1"))
+
+
+def value(part: Mapping[str, Any], metric: str) -> float | None:
+    """Return a metric; that of generated texts where it is one of those."""
+    texts: Mapping[str, Any] = part.get("texts", {})
+    found = texts.get("metrics", {}).get(metric, part.get("metrics", {}).get(metric))
+    return None if found is None else float(found)
+
+
+def interval(part: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
+    """Return a metric's interval, where it was resampled."""
+    texts: Mapping[str, Any] = part.get("texts", {})
+    found = texts.get("intervals", {}).get(metric, part.get("intervals", {}).get(metric))
+    return None if found is None else (float(found[0]), float(found[1]))
+
+
+def _rows(name: str, document: Mapping[str, Any]) -> Iterator[str]:
+    parts = document["parts"]
+    adapter = parts.get("adapter", {})
+    for place, metric in enumerate(shown(document)):
+        if value(adapter, metric) is None:
+            continue
+        first = place == 0
+        cells = (
+            name if first else "",
+            metric,
+            _number(value(parts.get("base", {}), metric)),
+            f"**{_number(value(adapter, metric))}**",
+            _range(interval(adapter, metric)),
+            _number(value(parts.get("full", {}), metric)),
+            f"{adapter['trained_share']:.2%}".replace("%", " %") if first else "",
+            f"{adapter['artifact_bytes'] / 1e6:.2f} MB" if first else "",
+            _learned(adapter) if first else "",
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def _learned(part: Mapping[str, Any]) -> str:
+    rows = f"{part['training_rows']:,} rows"
+    if "seconds" not in part:
+        return f"{rows}, {part['epochs']} epochs"
+    minutes = max(1, round(part["seconds"] / 60))
+    return f"{rows}, {part['steps']:,} steps, {minutes} min"
+
+
+def _conditions(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, document in results.items():
+        for part, found in document["parts"].items():
+            kind = found.get("kind", part)
+            rows = f"{found['validation_rows']:,} dev rows"
+            if "texts" in found:
+                rows += f", texts of the first {found['texts']['rows']}"
+            rate = found.get("learning_rate")
+            steps = f", learning rate {rate:g}" if rate else ""
+            yield (
+                f"- `{name}`, {kind}: {rows}{steps}; `{found['command']}`; "
+                f"{found['machine']}; {found['date']}"
+            )
+
+
+def _number(found: float | None) -> str:
+    if found is None:
+        return ""
+    return f"{found:.2f}" if abs(found) >= 10 else f"{found:.4f}"
+
+
+def _range(found: tuple[float, float] | None) -> str:
+    return "" if found is None else f"{_number(found[0])} … {_number(found[1])}"

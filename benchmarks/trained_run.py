@@ -1,0 +1,47 @@
+"""What a finished run of ``adapterhub train`` says of itself."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from plain_figures import rounded, thinned
+
+from adapterhub.artifact import read_artifact
+from adapterhub.errors import TrainingError
+from adapterhub.training.plot import points_of, read_log
+from adapterhub.training.prepare import prepare_data
+from adapterhub.training.report.write import SUMMARY_NAME
+from adapterhub.training.result import LOG_NAME
+from adapterhub.training.train import ARTIFACT_NAME
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from adapterhub.training.recipe import Recipe
+
+
+def trained_facts(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    """Return the facts of a run, out of its report.
+
+    Raises:
+        TrainingError: when it is a run of another recipe.
+    """
+    artifact = read_artifact(folder / ARTIFACT_NAME)
+    if artifact.manifest.recipe != recipe.model_dump(mode="json"):
+        raise TrainingError("is a run of another recipe, or other settings", place=str(folder))
+    report = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+    cost = report["cost"]
+    before = {name: each["before"] for name, each in report["metrics"].items()}
+    return {
+        "learning_rate": recipe.optimizer.learning_rate,
+        "steps": cost["steps"],
+        "training_rows": len(prepare_data(recipe).splits["train"]),
+        "seconds": round(cost["seconds"]),
+        "tokens_per_second": round(cost["tokens_per_second"]),
+        "trained_share": round(cost["trained_share"], 6),
+        "artifact_bytes": cost["artifact_bytes"],
+        "digest": artifact.digest,
+        "untrained": rounded(before),
+        "curves": thinned(points_of(read_log(folder / LOG_NAME))),
+    }

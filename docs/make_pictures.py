@@ -1,0 +1,186 @@
+"""Draw a picture of each task from what was measured: ``python docs/make_pictures.py``.
+
+It reads ``benchmarks/results/`` and writes ``docs/pictures/TASK.svg``. Equal results give equal
+bytes. There are figures and names of labels in the pictures, and no row of any data.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from task_results import read_all  # noqa: E402
+from task_table import interval, value  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from matplotlib.axes import Axes
+
+PICTURES = Path(__file__).with_name("pictures")
+#: The parts of a comparison, as they are named and coloured in every picture.
+PARTS = {
+    "base": ("frozen backbone", "#b8b8b8"),
+    "adapter": ("adapter", "#2a6fbb"),
+    "full": ("full fine-tuning", "#e39b3b"),
+}
+Results = dict[str, dict[str, Any]]
+
+
+def main() -> None:
+    PICTURES.mkdir(exist_ok=True)
+    for name, picture in pictures(read_all()).items():
+        (PICTURES / name).write_bytes(picture)
+
+
+def pictures(results: Results) -> dict[str, bytes]:
+    """Return the picture of each task of which something was measured, by file name."""
+    found: dict[str, bytes] = {}
+    for name, (needed, draw, size) in DRAWINGS.items():
+        there = {recipe: results[recipe] for recipe in needed if recipe in results}
+        if there:
+            found[f"{name}.svg"] = _svg(draw, there, size)
+    return found
+
+
+def draw_classification(figure: Figure, results: Results) -> None:
+    axes = figure.add_subplot()
+    _bars(axes, {name: (document, "accuracy") for name, document in results.items()})
+    axes.set(ylabel="accuracy (dev)", ylim=(0, 1))
+
+
+def draw_labels(figure: Figure, results: Results) -> None:
+    """Draw F1 of each label beside how often it is there."""
+    (document,) = results.values()
+    rows = sorted(document["parts"]["adapter"]["labels"], key=lambda row: -row["support"])
+    axes = figure.add_subplot()
+    places = np.arange(len(rows))
+    axes.bar(places, [row["f1"] for row in rows], color=PARTS["adapter"][1])
+    names = [f"{row['label']} ({row['support']:.0f})" for row in rows]
+    axes.set_xticks(places, names, rotation=45, ha="right", fontsize=8)
+    axes.set(ylabel="F1 (dev)", ylim=(0, 1))
+    axes.set_xlabel("label (rows that have it)")
+
+
+def draw_entities(figure: Figure, results: Results) -> None:
+    (document,) = results.values()
+    axes = figure.add_subplot()
+    metrics = ("entity_f1", "token_accuracy")
+    _bars(axes, {metric: (document, metric) for metric in metrics})
+    axes.set(ylabel="dev", ylim=(0, 1))
+
+
+def draw_confusion(figure: Figure, results: Results) -> None:
+    """Draw shares of each right label by the label that was said."""
+    (document,) = results.values()
+    found = document["parts"]["adapter"]["confusion"]
+    matrix = np.array(found["matrix"], dtype=float)
+    shares = matrix / matrix.sum(-1, keepdims=True).clip(min=1)
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    places = range(len(found["labels"]))
+    axes.set_xticks(places, found["labels"], rotation=90, fontsize=7)
+    axes.set_yticks(places, found["labels"], fontsize=7)
+    axes.set(xlabel="said", ylabel="right")
+    figure.colorbar(image, ax=axes, label="share of the right label's rows", shrink=0.8)
+
+
+def draw_curve_and_bars(metrics: Sequence[str]) -> Callable[[Figure, Results], None]:
+    """Return what draws the loss of the run, and metrics of all parts beside it."""
+
+    def draw(figure: Figure, results: Results) -> None:
+        (document,) = results.values()
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        curves = {each["name"]: each["points"] for each in document["parts"]["adapter"]["curves"]}
+        for (name, points), style in zip(curves.items(), ("-", "o-"), strict=False):
+            label = name if name == "train loss" else f"{name} (dev)"
+            where = left if name in {"train loss", "loss"} else left.twinx()
+            color = "gray" if name == "train loss" else PARTS["adapter"][1]
+            where.plot(*zip(*points, strict=True), style, color=color, linewidth=1, label=label)
+            where.set_ylabel("loss" if where is left else label)
+            if where is left:
+                left.legend(fontsize=8)
+        left.set(xlabel="optimizer step")
+        _bars(right, {metric: (document, metric) for metric in metrics})
+        right.set_ylim(bottom=0)
+
+    return draw
+
+
+def _bars(axes: Axes, groups: Mapping[str, tuple[Mapping[str, Any], str]]) -> None:
+    """Draw a group of bars for each name: a part each, with its interval where there is one."""
+    parts = [part for part in PARTS if any(part in d["parts"] for d, _ in groups.values())]
+    width = 0.8 / len(parts)
+    for place, part in enumerate(parts):
+        label, color = PARTS[part]
+        for at, (document, metric) in enumerate(groups.values()):
+            found = document["parts"].get(part, {})
+            height = value(found, metric)
+            if height is None:
+                continue
+            x = at + (place - (len(parts) - 1) / 2) * width
+            axes.bar(x, height, width * 0.95, color=color)
+            ends = interval(found, metric)
+            if ends is not None:
+                axes.plot([x, x], ends, color="black", linewidth=1)
+            axes.text(x, height, f" {height:.3g}", ha="center", va="bottom", fontsize=7)
+        axes.bar(0, 0, color=color, label=label)
+    axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
+    axes.margins(y=0.15)
+    axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(parts))
+
+
+Drawing = tuple[tuple[str, ...], "Callable[[Figure, Results], None]", tuple[float, float]]
+#: Which recipes a picture shows, how, and its size in inches.
+DRAWINGS: dict[str, Drawing] = {
+    "text-classification": (
+        ("sst2-sentiment", "ag-news-topic", "banking77-intent"),
+        draw_classification,
+        (7.0, 3.2),
+    ),
+    "multi-label": (("movielens-genres",), draw_labels, (7.0, 3.4)),
+    "named-entities": (("conll2003-ner",), draw_entities, (5.0, 3.0)),
+    "relations": (("semeval-relations",), draw_confusion, (7.0, 6.0)),
+    "extractive-answers": (
+        ("squad-extractive",),
+        draw_curve_and_bars(("f1", "exact_match")),
+        (8.0, 3.2),
+    ),
+    "generative-answers": (
+        ("squad-generative",),
+        draw_curve_and_bars(("f1", "exact_match")),
+        (8.0, 3.2),
+    ),
+    "translation": (("multi30k-en-de",), draw_curve_and_bars(("bleu", "chrf")), (8.0, 3.2)),
+    "summarization": (
+        ("dialogsum-summary",),
+        draw_curve_and_bars(("rouge1", "rouge2", "rouge_l")),
+        (8.0, 3.2),
+    ),
+    "dialogue": (("support-replies",), draw_curve_and_bars(("perplexity", "chrf")), (8.0, 3.2)),
+    "ranking": (("movielens-ranking",), draw_curve_and_bars(("auc", "ndcg_at_10")), (8.0, 3.2)),
+}
+
+
+def _svg(
+    draw: Callable[[Figure, Results], None], results: Results, size: tuple[float, float]
+) -> bytes:
+    with mpl.rc_context({"svg.hashsalt": "adapterhub", "svg.fonttype": "path"}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure, results)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()

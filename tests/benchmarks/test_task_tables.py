@@ -1,0 +1,127 @@
+"""Measured parts are kept beside each other, and the tables say what is kept."""
+
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from adapterhub.training.recipe_file import load_recipe
+
+ROOT = Path(__file__).parents[2]
+PART = {
+    "metrics": {"accuracy": 0.91, "macro_f1": 0.5},
+    "intervals": {"accuracy": [0.88, 0.93]},
+    "trained_share": 0.025,
+    "artifact_bytes": 2_500_000,
+    "training_rows": 1200,
+    "validation_rows": 300,
+    "steps": 90,
+    "seconds": 130,
+    "command": "python benchmarks/tasks.py mood",
+    "machine": "2 cores",
+    "date": "2026-01-31",
+}
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    file = tmp_path / "mood.yaml"
+    file.write_text(
+        "name: mood\nbackbone: {name: minilm-l6}\ntask: {name: text-classification}\n"
+        "data: {train: rows.jsonl}\n"
+    )
+    return load_recipe(file)
+
+
+def test_a_part_leaves_the_others_as_they_were(recipe, tmp_path):
+    from task_results import read_all, save_part
+
+    file = tmp_path / "results" / "mood.json"
+    save_part(file, recipe, "adapter", PART)
+    save_part(file, recipe, "base", {**PART, "metrics": {"accuracy": 0.7}})
+    save_part(file, recipe, "adapter", {**PART, "steps": 91})
+    parts = read_all(file.parent)["mood"]["parts"]
+    assert parts["adapter"] == {**PART, "steps": 91}
+    assert parts["base"]["metrics"] == {"accuracy": 0.7}
+
+
+def test_a_table_has_the_rows_of_the_recipes_that_its_mark_names(recipe, tmp_path):
+    from task_results import read_all, save_part
+    from task_table import filled
+
+    for name in ("mood", "topic"):
+        save_part(tmp_path / f"{name}.json", recipe, "adapter", PART)
+    save_part(tmp_path / "mood.json", recipe, "full", {**PART, "metrics": {"accuracy": 0.92}})
+    page = "a\n<!-- tasks: begin mood -->\nold\n<!-- tasks: end -->\nb\n"
+    text = filled(page, read_all(tmp_path))
+    assert text.startswith("a\n<!-- tasks: begin mood -->\n| recipe |")
+    assert text.endswith("<!-- tasks: end -->\nb\n")
+    assert "old" not in text
+    assert "topic" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| mood"))
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert cells[1:6] == ["accuracy", "", "**0.9100**", "0.8800 … 0.9300", "0.9200"]
+    assert cells[6:] == ["2.50 %", "2.50 MB", "1,200 rows, 90 steps, 2 min"]
+    assert filled(text, read_all(tmp_path)) == text
+    whole = filled(page.replace("begin mood ", "begin "), read_all(tmp_path))
+    assert "| topic |" in whole
+    assert "2026-01-31" in whole
+
+
+def test_scores_of_generated_texts_go_before_those_of_given_ones(recipe):
+    from task_table import interval, value
+
+    texts = {"metrics": {"f1": 40.0}, "intervals": {"f1": [30.0, 50.0]}}
+    part = {"metrics": {"f1": 1.0, "loss": 2.0}, "texts": texts}
+    assert value(part, "f1") == 40.0
+    assert interval(part, "f1") == (30.0, 50.0)
+    assert value(part, "loss") == 2.0
+    assert value(part, "bleu") is None
+
+
+@pytest.mark.parametrize("page", ["benchmarks/RESULTS.md", "docs/tasks.md"])
+def test_the_tables_of_the_documents_are_up_to_date(page):
+    from task_results import read_all
+    from task_table import filled
+
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert filled(text, read_all()) == text, "run: python benchmarks/tasks.py --table"
+
+
+def test_what_is_kept_says_how_it_was_measured_and_names_no_folder_of_this_machine():
+    from task_results import read_all
+
+    for name, document in read_all().items():
+        for part in document["parts"].values():
+            assert {"command", "machine", "date", "metrics", "validation_rows"} <= part.keys()
+            assert name in part["command"]
+            assert not re.search(r"(^|[ =])/", part["command"]), part["command"]
+
+
+def test_a_run_of_other_settings_is_not_taken_for_one_of_the_recipe(recipe, tmp_path, monkeypatch):
+    import trained_run
+
+    from adapterhub.errors import TrainingError
+
+    stored = SimpleNamespace(manifest=SimpleNamespace(recipe={"name": "other"}))
+    monkeypatch.setattr(trained_run, "read_artifact", lambda _: stored)
+    with pytest.raises(TrainingError, match="another recipe"):
+        trained_run.trained_facts(recipe, tmp_path)
+
+
+def test_the_arguments_name_recipes_or_ask_for_the_table(capsys):
+    sys.modules.pop("tasks", None)
+    import tasks
+
+    assert tasks.parse(["mood", "--rows", "5"]).parts == ["adapter", "base"]
+    assert tasks.parse(["--table"]).recipes == []
+    with pytest.raises(SystemExit):
+        tasks.parse([])
+    assert "semeval-relations" in capsys.readouterr().err
