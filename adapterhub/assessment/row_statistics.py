@@ -191,7 +191,8 @@ def _classes(
     values[place, 0, gold] = gold == found
     values[place, 1, gold] = 1.0
     values[place, 2, found] = 1.0
-    formula = partial(_of_classes, out_of_scope=task.out_of_scope)
+    outside = task.out_of_scope if isinstance(task, TextClassification) else None
+    formula = partial(_of_classes, out_of_scope=outside)
     return RowStatistics(values.reshape(len(rows), -1), formula, task.labels)
 
 

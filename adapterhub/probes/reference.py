@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from adapterhub.backbones.vision import VisionHead
 from adapterhub.data.batching import batches_by_length
 from adapterhub.data.packing import pack
 from adapterhub.probes.reading import BATCH_TOKENS
@@ -75,7 +76,13 @@ def fit_head(model: TaskModel, task: Task, examples: Sequence[Example]) -> Froze
     with torch.no_grad():
         losses = [float(_loss(task, head, _scaled(judged, mean, scale))) for head in heads]
     best = heads[losses.index(min(losses))]
-    return FrozenHead(model.head, best, mean, scale, len(examples))
+    return FrozenHead(_text_head(model), best, mean, scale, len(examples))
+
+
+def _text_head(model: TaskModel) -> StockHead:
+    head = model.head
+    assert not isinstance(head, VisionHead), "pictures have no words to exchange"
+    return head
 
 
 def _learn(task: Task, parts: Sequence[Part], decay: float) -> nn.Linear:
@@ -114,5 +121,5 @@ def _features(model: TaskModel, examples: Sequence[Example]) -> list[Part]:
     with torch.no_grad(), model.bare():
         for indices in batches_by_length([len(each) for each in examples], BATCH_TOKENS):
             batch = pack([examples[index] for index in indices]).to(model.backbone.device)
-            found.append((model.head.features(model.hidden(batch)).float(), batch))
+            found.append((_text_head(model).features(model.hidden(batch)).float(), batch))
     return found

@@ -34,7 +34,7 @@ class TaskPrompts:
 
     def __init__(self, backbone: Backbone, loader: AdapterLoader) -> None:
         # a tokenizer changes its settings while it works, and the backbone's is used by others
-        self._backbone = replace(backbone, tokenizer=deepcopy(backbone.tokenizer))
+        self._backbone = replace(backbone, preprocessor=deepcopy(backbone.preprocessor))
         self._loader = loader
         self._lock = Lock()
         self._tasks: OrderedDict[str, Task] = OrderedDict()
