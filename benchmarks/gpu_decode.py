@@ -93,7 +93,7 @@ def random_backbone(shape: dict[str, Any], device: torch.device) -> Backbone:
         quantization=spec,
         fingerprint="random",
         config=config,
-        tokenizer=PreTrainedTokenizerFast(tokenizer_object=words),
+        preprocessor=PreTrainedTokenizerFast(tokenizer_object=words),
         body=whole.model,
         lm_head=whole.lm_head,
         device=device,

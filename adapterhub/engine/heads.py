@@ -169,9 +169,7 @@ def make_head(
         case "sequence" | "token" | "span" as read:
             pass
         case _:
-            raise EngineError(
-                f"{task.name} has no head of its own that the engine reads", place=name
-            )
+            raise EngineError(f"{task.name} has no head of its own", place=name)
     classes = len(task.labels)
     wanted: dict[str, tuple[int, ...]] = {"head.weight": (classes, width)}
     # transformers: the head of a decoder that is read once a row has no bias

@@ -2,8 +2,10 @@
 
 import datasets
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from vision_backbones import shape_picture
 
+from adapterhub.data.pictures import with_pictures
 from adapterhub.data.readers import read_rows
 from adapterhub.data.source import HubSource
 from adapterhub.errors import DataError
@@ -75,3 +77,15 @@ def test_what_the_hub_refuses_is_one_line(monkeypatch, error):
     assert text.startswith("hub:someone/plants: can't load split 'trian': ")
     assert str(error).split()[0] in text
     assert "\n" not in text
+
+
+def test_pictures_come_as_the_bytes_of_their_files(monkeypatch):
+    content = shape_picture("red", 1)
+    features = Features({"img": Image(), "label": ClassLabel(names=["blue", "red"])})
+    row = {"img": {"bytes": content, "path": None}, "label": 1}
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, **__: Dataset.from_list([row], features=features)
+    )
+    rows = with_pictures(read_rows(HubSource("someone/plants", "train")), "img", None)
+    assert rows.rows[0]["img"].content == content
+    assert rows.rows[0]["label"] == "red"
