@@ -10,9 +10,11 @@ import numpy as np
 
 from adapterhub.assessment.ranked_groups import RankedGroups
 from adapterhub.errors import DataError
+from adapterhub.tasks.answers import given_answers
 from adapterhub.tasks.bio import spans
 from adapterhub.tasks.dialogue import Dialogue
 from adapterhub.tasks.image_classification import ImageClassification
+from adapterhub.tasks.question_answering import QuestionAnswering
 from adapterhub.tasks.ranking import Ranking
 from adapterhub.tasks.rows import required
 from adapterhub.tasks.text_classification import TextClassification
@@ -145,6 +147,8 @@ def scores_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Scores
     if isinstance(task, Dialogue):
         values = [[score.loss, score.tokens, score.correct] for score in decoded]
         return RowStatistics(np.array(values, dtype=float), _of_tokens, ("tokens",))
+    if isinstance(task, QuestionAnswering):
+        return _answers(task, rows, decoded)
     return EvaluatedRows(task, rows, decoded)
 
 
@@ -234,6 +238,27 @@ def _of_spans(sums: Array) -> dict[str, Array]:
         "entity_f1": _ratio(2.0 * hits, gold + found),
         "token_accuracy": _ratio(right, words),
     }
+
+
+def _answers(task: QuestionAnswering, rows: Sequence[Row], decoded: Sequence[Any]) -> RowStatistics:
+    values = []
+    for windows in _units(task, rows):
+        given = [rows[place] for place in windows]
+        found = task.evaluate(given, [decoded[place] for place in windows]).metrics
+        answerable = float(bool(given_answers(given[0], windows[0] + 1)))
+        values.append(
+            [found["exact_match"], found["f1"], 1.0, found["f1"] * answerable, answerable]
+        )
+    return RowStatistics(np.array(values, dtype=float), _of_answers, ("answers",))
+
+
+def _of_answers(sums: Array) -> dict[str, Array]:
+    exact, f1, rows, answerable_f1, answerable = np.moveaxis(sums, -1, 0)
+    found = {"exact_match": exact / rows, "f1": f1 / rows}
+    if (answerable < rows).any():
+        found["answerable_f1"] = _ratio(answerable_f1, answerable)
+        found["unanswerable_f1"] = _ratio(f1 - answerable_f1, rows - answerable)
+    return found
 
 
 def _of_tokens(sums: Array) -> dict[str, Array]:

@@ -11,6 +11,7 @@ from adapterhub.assessment.bootstrap import intervals, resampled
 from adapterhub.assessment.row_statistics import EvaluatedRows, RowStatistics, scores_of
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.dialogue import AnswerScore, Dialogue
+from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 from adapterhub.tasks.ranking import Ranking
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification, WordTags
@@ -54,19 +55,38 @@ def talked():
     return task, rows, [AnswerScore(float(draw.random() * 9), 5, int(n)) for n in range(0, 30)]
 
 
-@pytest.mark.parametrize("kind", ["classes", "scoped", "tags", "talks"])
+def answered(tokenizer, *, unanswerable):
+    draw = np.random.default_rng(8)
+    options = TaskOptions(max_length=24, stride=4, unanswerable=unanswerable)
+    task = QuestionAnswering(tokenizer, options, null="first")
+    rows, decoded = [], []
+    for number in range(20):
+        context = " ".join(draw.choice(["the day", "was", "fine", "and long"], 20))
+        answers = [] if unanswerable and number % 3 == 0 else [context.split(" ")[2]]
+        for window in task.windows({"context": context, "question": "when", "answers": answers}):
+            first = int(draw.integers(0, 3))
+            rows.append(window)
+            decoded.append(FoundSpan(first, first, float(draw.random()), float(draw.random())))
+    return task, rows, decoded
+
+
+@pytest.mark.parametrize(
+    "kind", ["classes", "scoped", "tags", "talks", "answers", "none or answers"]
+)
 def test_sums_over_rows_give_the_metrics_of_the_task(kind, tokenizer):
     cases = {
         "classes": lambda: classified(tokenizer),
         "scoped": lambda: classified(tokenizer, options=replace(OPTIONS, out_of_scope="glad")),
         "tags": lambda: tagged(tokenizer),
         "talks": talked,
+        "answers": lambda: answered(tokenizer, unanswerable=False),
+        "none or answers": lambda: answered(tokenizer, unanswerable=True),
     }
     task, rows, decoded = cases[kind]()
     fast, slow = scores_of(task, rows, decoded), EvaluatedRows(task, rows, decoded)
     assert isinstance(fast, RowStatistics)
-    drawn = np.random.default_rng(3).integers(0, len(rows), (5, len(rows)))
-    drawn[0] = np.arange(len(rows))
+    drawn = np.random.default_rng(3).integers(0, fast.rows, (5, fast.rows))
+    drawn[0] = np.arange(fast.rows)
     found, expected = fast.metrics(drawn), slow.metrics(drawn)
     assert found.keys() <= expected.keys()
     for name in found:
