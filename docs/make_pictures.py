@@ -167,6 +167,7 @@ DRAWINGS: dict[str, Drawing] = {
         (8.0, 3.2),
     ),
     "dialogue": (("support-replies",), draw_curve_and_bars(("perplexity", "chrf")), (8.0, 3.2)),
+    "pictures": (("cifar10-objects",), draw_labels, (7.0, 3.4)),
     "ranking": (("movielens-ranking",), draw_curve_and_bars(("auc", "ndcg_at_10")), (8.0, 3.2)),
 }
 
