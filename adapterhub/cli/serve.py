@@ -47,6 +47,9 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="With --show-config.")] = False,
 ) -> None:
     """Serve a backbone and every adapter of the registry that was trained on it."""
+    # bitsandbytes has functions compiled by torch's compiler, which the server never calls; loading
+    # the compiler would take 1 to 2 of the 9 seconds to the first answer
+    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     hush_libraries()
     try:
         from adapterhub.server.configuration import load_settings
