@@ -138,3 +138,15 @@ def test_the_time_of_steps_leaves_out_that_in_which_the_run_was_stopped(tmp_path
     log.write_text("\n".join(lines) + "\n")
     # six steps of two seconds; one was stopped for 900, before another there was an evaluation
     assert steady_of_log(log) == 12.0
+
+
+def test_recipes_name_the_figures_that_are_kept():
+    from task_results import read_all
+    from task_table import value
+
+    results = read_all()
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        (line,) = re.findall(r"^# Measured.*: (.*)$", path.read_text(), flags=re.MULTILINE) or [""]
+        for metric, figure in re.findall(r"(\w+) ([\d.]+)", line):
+            found = value(results[path.stem]["parts"]["adapter"], metric)
+            assert found == pytest.approx(float(figure), abs=6e-4), f"{path.name}: {metric}"
