@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from plain_figures import rounded, thinned
 from scored_texts import generated
+from steady_time import StepClock, steady_of_log
 from trained_run import trained_facts
 from whole_model import train_whole
 
@@ -17,6 +18,8 @@ from adapterhub.assessment.row_statistics import scores_of
 from adapterhub.engine.session import Session
 from adapterhub.training.evaluate import score_rows
 from adapterhub.training.prepare import prepare_data
+from adapterhub.training.progress import Reporters
+from adapterhub.training.result import LOG_NAME
 from adapterhub.training.train import ARTIFACT_NAME, open_backbone, train
 
 if TYPE_CHECKING:
@@ -82,12 +85,14 @@ def measure_base(asked: Asked) -> dict[str, Any]:
 
 def measure_full(asked: Asked) -> dict[str, Any]:
     """Train every weight of the unquantized backbone."""
-    task, scored, outcome = train_whole(asked.recipe, asked.full_rate, asked.reporter)
+    clock = StepClock()
+    reporters = Reporters([asked.reporter, clock])
+    task, scored, outcome = train_whole(asked.recipe, asked.full_rate, reporters)
     return {
         "learning_rate": asked.full_rate,
         "steps": outcome.progress.step,
         "training_rows": len(prepare_data(asked.recipe).splits["train"]),
-        "seconds": round(outcome.progress.seconds),
+        "seconds": round(clock.seconds(outcome.progress.step)),
         "trained_share": 1.0,
         **_of_predictions(task, scored),
     }
@@ -117,8 +122,7 @@ def _of_run(recipe: Recipe, result: TrainResult) -> dict[str, Any]:
         "learning_rate": recipe.optimizer.learning_rate,
         "steps": result.steps,
         "training_rows": len(prepare_data(recipe).splits["train"]),
-        "seconds": round(result.seconds),
-        "tokens_per_second": round(result.tokens_per_second),
+        "seconds": round(steady_of_log(result.folder / LOG_NAME)),
         "trained_share": round(result.trained_share, 6),
         "artifact_bytes": result.artifact_bytes,
         "digest": result.digest,

@@ -11,6 +11,7 @@ from task_results import read_all
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+NOTHING = "Not measured on real data yet."
 PAGES = (
     Path(__file__).with_name("RESULTS.md"),
     Path(__file__).parents[1] / "docs" / "tasks.md",
@@ -58,6 +59,8 @@ def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     def table(marks: re.Match[str]) -> str:
         names = marks.group("names").split()
         chosen = {name: results[name] for name in names or results if name in results}
+        if not chosen:
+            return f"{marks.group('begin')}\n{NOTHING}\n{marks.group('end')}"
         lines = render(chosen) if names else "\n".join([render(chosen), "", *_conditions(chosen)])
         return f"{marks.group('begin')}\n{lines}\n{marks.group('end')}"
 

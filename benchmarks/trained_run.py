@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from plain_figures import rounded, thinned
+from steady_time import steady_of_log
 
 from adapterhub.artifact import read_artifact
 from adapterhub.errors import TrainingError
@@ -37,8 +38,7 @@ def trained_facts(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "learning_rate": recipe.optimizer.learning_rate,
         "steps": cost["steps"],
         "training_rows": len(prepare_data(recipe).splits["train"]),
-        "seconds": round(cost["seconds"]),
-        "tokens_per_second": round(cost["tokens_per_second"]),
+        "seconds": round(steady_of_log(folder / LOG_NAME)),
         "trained_share": round(cost["trained_share"], 6),
         "artifact_bytes": cost["artifact_bytes"],
         "digest": artifact.digest,

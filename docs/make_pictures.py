@@ -108,7 +108,7 @@ def draw_curve_and_bars(metrics: Sequence[str]) -> Callable[[Figure, Results], N
             where.plot(*zip(*points, strict=True), style, color=color, linewidth=1, label=label)
             where.set_ylabel("loss" if where is left else label)
             if where is left:
-                left.legend(fontsize=8)
+                left.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
         left.set(xlabel="optimizer step")
         _bars(right, {metric: (document, metric) for metric in metrics})
         right.set_ylim(bottom=0)
@@ -132,7 +132,8 @@ def _bars(axes: Axes, groups: Mapping[str, tuple[Mapping[str, Any], str]]) -> No
             ends = interval(found, metric)
             if ends is not None:
                 axes.plot([x, x], ends, color="black", linewidth=1)
-            axes.text(x, height, f" {height:.3g}", ha="center", va="bottom", fontsize=7)
+            top = height if ends is None else ends[1]
+            axes.text(x, top, f"{height:.3g}", ha="center", va="bottom", fontsize=7)
         axes.bar(0, 0, color=color, label=label)
     axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
     axes.margins(y=0.15)

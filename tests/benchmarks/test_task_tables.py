@@ -1,5 +1,6 @@
 """Measured parts are kept beside each other, and the tables say what is kept."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -125,3 +126,27 @@ def test_the_arguments_name_recipes_or_ask_for_the_table(capsys):
     with pytest.raises(SystemExit):
         tasks.parse([])
     assert "semeval-relations" in capsys.readouterr().err
+
+
+def test_the_time_of_steps_leaves_out_that_in_which_the_run_was_stopped(tmp_path):
+    from steady_time import steady_of_log
+
+    log = tmp_path / "log.jsonl"
+    times = [0, 2, 4, 904, 906, 946, 948]
+    events = ["step"] * 5 + ["evaluation", "step"]
+    lines = [json.dumps({"event": e, "time": t}) for e, t in zip(events, times, strict=True)]
+    log.write_text("\n".join(lines) + "\n")
+    # six steps of two seconds; one was stopped for 900, before another there was an evaluation
+    assert steady_of_log(log) == 12.0
+
+
+def test_recipes_name_the_figures_that_are_kept():
+    from task_results import read_all
+    from task_table import value
+
+    results = read_all()
+    for path in (ROOT / "recipes").glob("*.yaml"):
+        (line,) = re.findall(r"^# Measured.*: (.*)$", path.read_text(), flags=re.MULTILINE) or [""]
+        for metric, figure in re.findall(r"(\w+) ([\d.]+)", line):
+            found = value(results[path.stem]["parts"]["adapter"], metric)
+            assert found == pytest.approx(float(figure), abs=6e-4), f"{path.name}: {metric}"
