@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,14 +34,11 @@ def generated(
         name: of the adapter; ``None`` asks the bare backbone.
         like: adapter whose prompts the bare backbone is asked with.
     """
-    began = time.perf_counter()
     asked = [task.question(row, number) for number, row in enumerate(rows, start=1)]
     texts = session.generate(name, asked, like=like)
-    seconds = time.perf_counter() - began
     scores = task.score_texts(rows, texts)
     return {
         "rows": len(rows),
-        "seconds": round(seconds),
         "metrics": {key: round(value, 4) for key, value in scores.metrics.items()},
         "intervals": _intervals(task, rows, texts),
         "signatures": dict(scores.signatures),

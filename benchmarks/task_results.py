@@ -11,8 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -49,6 +47,9 @@ def read_all(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
 
 def machine() -> str:
     """Return what a timing depends on, in words."""
+    # tables and pictures are made without it
+    import torch
+
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     model = re.search(r"model name\s*: (.*)", flags)
     kinds = [name for name in ("avx2", "avx512_bf16", "amx_bf16") if name in flags]
