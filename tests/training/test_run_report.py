@@ -236,9 +236,10 @@ def test_probes_that_fail_cost_their_section_alone(
     monkeypatch.setattr(inherited, "find_inherited", fail)
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     result = train(load_recipe(path), output=tmp_path / "run")
-    found = titles(result.report.read_text())
-    assert "What it inherited" not in found
-    assert {"Results", "Curves", "Cost"} <= set(found)
+    page = result.report.read_text()
+    assert {"Results", "Curves", "What it inherited", "Cost"} <= set(titles(page))
+    assert "What it inherited could not be measured" in page
+    assert json.loads(result.report.with_suffix(".json").read_text())["inherited"] == "failed"
     assert "no such probe" in caplog.text
 
 

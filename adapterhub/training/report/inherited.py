@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from adapterhub.probes.inherited import find_inherited
 from adapterhub.probes.wording import headings, notes, rows
@@ -26,8 +26,8 @@ _LONGEST = 300
 
 def probe_run(
     model: TaskModel, task: Task, data: PreparedData, *, seconds: float, level: float
-) -> Inherited | None:
-    """Return what the probes find of a run's adapter; ``None`` where there is none, or they fail.
+) -> Inherited | Literal["failed"] | None:
+    """Return what the probes find of a run's adapter; ``None`` where no probe fits the task.
 
     Args:
         model: with the adapter that the run ends with.
@@ -50,11 +50,14 @@ def probe_run(
     except Exception:
         # all else of the report is as good as before
         logger.exception("the probes of what the adapter inherited failed")
-        return None
+        return "failed"
 
 
-def inherited_section(found: Inherited | None) -> Section:
+def inherited_section(found: Inherited | Literal["failed"] | None) -> Section:
     """Return the section; an empty one where nothing was found."""
+    if found == "failed":
+        failed = "What it inherited could not be measured; the log of the run says why."
+        return Section(TITLE, (Text(failed, warning=True),))
     if found is None or not found.measures:
         return Section(TITLE)
     said = notes(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapterhub.assessment.bootstrap import LEVEL, RESAMPLES
 from adapterhub.assessment.calibration import calibration, temperature_of
@@ -104,7 +104,7 @@ class RunFacts:
     log: Path
     digest: str
     cost: Cost
-    inherited: Inherited | None = None
+    inherited: Inherited | Literal["failed"] | None = None
 
 
 def write_report(folder: Path, facts: RunFacts, options: ReportOptions) -> Path:
@@ -129,7 +129,10 @@ def write_report(folder: Path, facts: RunFacts, options: ReportOptions) -> Path:
         inherited_section(facts.inherited),
         cost_section(facts.cost),
     ]
-    summary["inherited"] = None if facts.inherited is None else asdict(facts.inherited)
+    inherited = facts.inherited
+    summary["inherited"] = (
+        inherited if inherited is None or inherited == "failed" else asdict(inherited)
+    )
     summary["cost"] = asdict(facts.cost)
     page = folder / REPORT_NAME
     subtitle = f"{facts.task.name} on {facts.backbone}; {facts.digest}"
