@@ -148,7 +148,7 @@ DRAWINGS: dict[str, Drawing] = {
         draw_classification,
         (7.0, 3.2),
     ),
-    "multi-label": (("movielens-genres",), draw_labels, (7.0, 3.4)),
+    "multi-label": (("sgd-intents",), draw_labels, (9.0, 3.8)),
     "named-entities": (("conll2003-ner",), draw_entities, (5.0, 3.0)),
     "relations": (("semeval-relations",), draw_confusion, (7.0, 6.0)),
     "extractive-answers": (

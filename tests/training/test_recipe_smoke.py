@@ -64,7 +64,7 @@ def invented(number: int) -> dict:
         "group": number % 5,
         "gain": 5 if good else 2,
         "title": text,
-        "genres": [mood] if number % 7 else [],
+        "intents": [mood] if number % 7 else [],
         "file": f"{number}.png",
     }
 

@@ -1,0 +1,76 @@
+"""Scripts beside the recipes make rows that the recipes can learn from."""
+
+import gzip
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Write files (gzip by their name), run a script on them and return its rows by file name."""
+
+    def run(script, files, *more):
+        for name, rows in files.items():
+            text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+            (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+        module = runpy.run_path(str(RECIPES / script))
+        module["main"](tmp_path, tmp_path / "out", *more)
+        return {
+            path.stem: [json.loads(line) for line in path.read_text().splitlines()]
+            for path in (tmp_path / "out").iterdir()
+        }
+
+    return run
+
+
+def conversation(*turns, intents):
+    roles = ("user", "assistant")
+    return {
+        "intents": intents,
+        "turns": [{"role": roles[at % 2], "text": text} for at, text in enumerate(turns)],
+    }
+
+
+def test_a_conversation_becomes_what_its_user_said_and_wanted(run, capsys):
+    rows = run(
+        "make_sgd.py",
+        {
+            "train.jsonl.gz": [
+                conversation("A bus.", "When?", "At six.", intents=["FindBus", "FindBus"]),
+                conversation("A play.", "Which?", intents=["FindEvents"]),
+            ],
+            "dev.jsonl": [
+                conversation("A play and a bus.", intents=["FindEvents", "FindBus"]),
+                conversation("A bus and a film.", intents=["FindBus", "RentFilm"]),
+            ],
+        },
+    )
+    assert rows["train"] == [
+        {"text": "A bus. At six.", "intents": ["FindBus"]},
+        {"text": "A play.", "intents": ["FindEvents"]},
+    ]
+    # nothing could learn RentFilm, so its conversation is no row, and that is said
+    assert rows["dev"] == [{"text": "A play and a bus.", "intents": ["FindBus", "FindEvents"]}]
+    assert "1 left out" in capsys.readouterr().out
+
+
+def test_ratings_become_pairs_of_an_earlier_history_and_a_candidate(run):
+    films = [
+        {"item_id": number, "title": f"film {number}", "genres": ["Drama"]} for number in range(4)
+    ]
+    ratings = [
+        {"user_id": user, "item_id": item, "rating": rating, "timestamp": item}
+        for user, item, rating in [(1, 0, 5), (1, 1, 2), (1, 2, 4), (2, 0, 1), (2, 1, 5)]
+    ]
+    held_out = [{"user_id": user, "item_id": 3, "rating": 4, "timestamp": 9} for user in (1, 2)]
+    files = {"items.jsonl": films, "train.jsonl.gz": ratings, "dev.jsonl": held_out}
+    (row,) = run("make_movielens.py", files, 1)["dev"]
+    # only the first user is scored; what was liked before is the history, the newest last
+    assert row["history"] == ["film 0 [Drama]", "film 2 [Drama]"]
+    assert row["candidate"] == "film 3 [Drama]"
+    assert row["label"] == 1
