@@ -31,6 +31,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "summarization": ("rouge1", "rouge2", "rouge_l", "perplexity"),
     "generative-question-answering": ("f1", "exact_match", "perplexity"),
 }
+CLASSIFICATION = ("accuracy", "macro_f1", "in_scope_accuracy", "out_of_scope_recall")
 MULTI_LABEL = ("micro_f1", "macro_f1", "exact_match")
 HEADER = (
     "| recipe | metric | frozen backbone | adapter | 95 % interval | full fine-tuning "
@@ -77,7 +78,7 @@ def shown(document: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the metrics that are shown of a recipe."""
     if document["multi_label"]:
         return MULTI_LABEL
-    return SHOWN.get(document["task"], ("accuracy", "macro_f1"))
+    return SHOWN.get(document["task"], CLASSIFICATION)
 
 
 def value(part: Mapping[str, Any], metric: str) -> float | None:

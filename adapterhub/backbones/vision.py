@@ -53,6 +53,11 @@ class VisionHead:
         return linear(features.to(next(linear.parameters()).dtype))
 
 
+def feature_width(stock: PreTrainedModel) -> int:
+    """Return the number of features that a class for images gives its head for a picture."""
+    return int(_head(stock).get_parameter("weight").shape[1])
+
+
 def _head(stock: PreTrainedModel) -> nn.Module:
     found: nn.Module = getattr(stock, str(head_name(stock)))
     return found

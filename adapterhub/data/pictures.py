@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from adapterhub.data.files import check_size
 from adapterhub.errors import DataError, near
@@ -64,10 +64,16 @@ class Picture:
             raise DataError(f"is too large to be decoded: {error}", place=self.name) from error
         except (OSError, ValueError, SyntaxError, EOFError, zlib.error, MemoryError) as error:
             raise DataError(
-                f"can't be read as a picture: {' '.join(str(error).split())}",
+                f"can't be read as a picture{_reason(error)}",
                 place=self.name,
                 hint=f"Formats that are read: {', '.join(FORMATS)}",
             ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return what Pillow says, where that is more than that it does not know the format."""
+    text = " ".join(str(error).split())
+    return "" if isinstance(error, UnidentifiedImageError) or not text else f": {text}"
 
 
 class _Store(Protocol):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from adapterhub.artifact import Artifact
     from adapterhub.engine.engine import Adapters, Engine
     from adapterhub.engine.passes import Pooling
-    from adapterhub.engine.requests import Request
+    from adapterhub.engine.requests import PromptReader, Request
     from adapterhub.engine.results import Completion, Delta, EngineStats
     from adapterhub.engine.sequences import Sequence
     from adapterhub.engine.texts import TextRequest
@@ -86,8 +86,6 @@ class AsyncEngine:
         """
         self._engine = engine
         self._on_step = on_step
-        #: makes prompts ready; safe for use from several threads
-        self.reader = engine.reader
         self._wake = Condition()
         self._commands: deque[Callable[[], None]] = deque()
         self._closing = False
@@ -96,6 +94,11 @@ class AsyncEngine:
         self._passes: list[tuple[TextRequest, Future[None]]] = []
         self._thread = Thread(target=self._run, name="adapterhub-engine", daemon=True)
         self._thread.start()
+
+    @property
+    def reader(self) -> PromptReader:
+        """Makes prompts ready; see ``Engine.reader``."""
+        return self._engine.reader
 
     @property
     def adapters(self) -> Mapping[str, str]:

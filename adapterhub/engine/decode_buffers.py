@@ -92,7 +92,7 @@ class BufferedStep(Step):
         super().__init__(())
         self._buffered = plans
 
-    def plan(self, site: int) -> LoraPlan | None:
+    def plan(self, site: int, tokens: int | None = None) -> LoraPlan | None:
         """Return the plan of a linear layer; sites that work by hooks have later numbers."""
         if self._buffered is None or site >= len(self._buffered):
             return None

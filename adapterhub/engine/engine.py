@@ -18,8 +18,15 @@ from adapterhub.engine.families import check_served
 from adapterhub.engine.forward import ForwardPass
 from adapterhub.engine.host_tier import HostTier
 from adapterhub.engine.passes import PassRequest, SinglePasses, Wish
+from adapterhub.engine.picture_body import PictureBody
 from adapterhub.engine.preparing import Preparer, virtual_positions
-from adapterhub.engine.requests import PreparedPrompt, PromptReader, Request, request_seed
+from adapterhub.engine.requests import (
+    PreparedPrompt,
+    PromptReader,
+    Request,
+    reads_pictures,
+    request_seed,
+)
 from adapterhub.engine.residency import Residency
 from adapterhub.engine.results import Answer, Completion, EngineStats
 from adapterhub.engine.sampling.params import SamplingParams
@@ -83,7 +90,7 @@ class Engine:
         kernel: LoraKernel | None = None,
         source: AdapterSource | None = None,
     ) -> None:
-        """Build an engine around a decoder, or around an encoder, which does not generate.
+        """Build an engine around a decoder, or a backbone that does not generate.
 
         Args:
             backbone: frozen.
@@ -98,13 +105,17 @@ class Engine:
         self.backbone = backbone
         self.settings = settings or EngineSettings()
         dtype = torch_dtype(backbone.quantization.compute_dtype)
-        install_paged_attention()
         self._attention_before = backbone.body.config._attn_implementation
-        backbone.body.config._attn_implementation = PAGED_NAME
+        vision = backbone.kind == "vision"
+        if not vision:
+            install_paged_attention()
+            backbone.body.config._attn_implementation = PAGED_NAME
         kernel = kernel or choose_kernel(backbone.device.type)
         self._sites = make_sites(backbone, dtype, kernel)
         self._generates = self._sites.output is not None
-        self._preparer = Preparer(backbone, self._sites)
+        pictures = PictureBody(backbone) if vision else None
+        width = pictures.width if pictures else int(backbone.config.hidden_size)
+        self._preparer = Preparer(backbone, self._sites, width)
         self._slots = AdapterSlots(
             list(self._sites.pairs.values()),
             self.settings.rank_rows,
@@ -125,17 +136,19 @@ class Engine:
             look_ahead=self.settings.look_ahead,
             copy_bytes=self.settings.copy_bytes,
         )
-        self._passes = SinglePasses(backbone, self._residency, tokens=self.settings.pass_tokens)
+        self._passes = SinglePasses(
+            backbone, self._residency, tokens=self.settings.pass_tokens, pictures=pictures
+        )
         #: texts that wait for their adapters
         self._texts: list[TextRequest] = []
-        layers, heads, width = cache_shape(backbone.config)
         size = self.settings.block_size
-        # an encoder keeps no keys and values
+        # what does not generate keeps no keys and values
         count = -(-self.settings.cache_positions // size) if self._generates else 0
+        layers, heads, key_width = (0, 0, 0) if vision else cache_shape(backbone.config)
         cache = KeyValueCache(
             layers=layers,
             heads=heads,
-            width=width,
+            width=key_width,
             # the last one belongs to the inert rows of captured steps
             blocks=count + bool(count),
             block_size=size,
@@ -155,13 +168,24 @@ class Engine:
             look_ahead=self.settings.look_ahead,
             max_overtakes=self.settings.max_overtakes,
         )
-        self.reader = PromptReader(backbone)
+        self._reader = None if vision else PromptReader(backbone)
         self._sampler = Sampler()
         self._names: dict[str, str] = {}
         self._pinned: dict[str, str] = {}
         self._arrived = 0
         self._steps = 0
         self._computed = 0
+
+    @property
+    def reader(self) -> PromptReader:
+        """Makes prompts ready; safe for use from several threads.
+
+        Raises:
+            RequestError: when the backbone reads pictures.
+        """
+        if self._reader is None:
+            raise reads_pictures()
+        return self._reader
 
     @property
     def adapters(self) -> Mapping[str, str]:
@@ -261,15 +285,17 @@ class Engine:
 
         Raises:
             NotFoundError: when there is no adapter of that name.
-            RequestError: when the prompt can't be read, or can never fit into the cache.
+            RequestError: when the prompt can't be read, or can never fit into the cache, or the
+                backbone reads pictures.
             EngineError: when the adapters can't be used together, or the backbone is an encoder.
         """
+        reader = self.reader
         if not self._generates:
             raise EngineError("does not generate text", place=self.backbone.name)
         ready = (
             prompt
             if isinstance(prompt, PreparedPrompt)
-            else self.reader.read(prompt, params or SamplingParams())
+            else reader.read(prompt, params or SamplingParams())
         )
         keys = self._keys(adapters)
         seed = request_seed(ready.params)
@@ -363,9 +389,10 @@ class Engine:
 
         Raises:
             NotFoundError: when there is no adapter of that name.
+            RequestError: when the backbone reads pictures.
         """
-        tokenizer = self._preparer.tokenizer
-        ids = tokenizer(text)["input_ids"] if isinstance(text, str) else list(text)
+        # refuses texts where the backbone reads pictures
+        ids = list(self.reader.encode(text) if isinstance(text, str) else text)
         wish = Wish(pooling, normalize)
         keys = self._keys(adapters)
         request = EmbedRequest(self._next_number(), keys, Example(1, ids, ()), wish)
@@ -375,10 +402,10 @@ class Engine:
     def classify(
         self, texts: Rows[str | Mapping[str, Any]], adapters: Each
     ) -> list[dict[str, Any]]:
-        """Return a label for each text: ``{"label", "score", "scores"}``.
+        """Return a label for each text or picture: ``{"label", "score", "scores"}``.
 
         Args:
-            texts: themselves, or rows with ``text`` and maybe ``text_pair``.
+            texts: themselves, or rows with ``text`` and maybe ``text_pair``, or with ``image``.
             adapters: one for each text, or a name for all.
 
         Raises:

@@ -28,14 +28,8 @@ def check_served(backbone: Backbone) -> None:
     """Refuse a backbone that would be served wrongly.
 
     Raises:
-        EngineError: when it reads pictures, or naming the setting of its configuration.
+        EngineError: naming the setting of its configuration.
     """
-    if backbone.kind == "vision":
-        raise EngineError(
-            "reads pictures, and the engine serves texts",
-            place=backbone.name,
-            hint="Use adapterhub predict, or Session.predict",
-        )
     for setting, harmless in _UNSERVED.items():
         value = getattr(backbone.config, setting, None)
         if value is not None and value != harmless:

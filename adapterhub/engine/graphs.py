@@ -158,6 +158,9 @@ def decode_graphs(
         forward: of the backbone.
         settings: of the engine.
     """
+    if not cache.keys:
+        # nothing is decoded
+        return None
     attention = choose_attention(cache.keys[0].device.type)
     if attention is None:
         return None

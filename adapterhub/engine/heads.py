@@ -115,7 +115,7 @@ def head_tensors(weights: AdapterWeights) -> HeadTensors:
 
 
 def read_head(
-    weights: AdapterWeights, task: Task, backbone: Backbone, *, name: str
+    weights: AdapterWeights, task: Task, backbone: Backbone, *, width: int, name: str
 ) -> tuple[Reader | None, frozenset[str]]:
     """Return how an adapter labels, where it does, and the keys of its head's tensors.
 
@@ -123,6 +123,7 @@ def read_head(
         weights: of the adapter.
         task: that it was trained for.
         backbone: that it was trained on.
+        width: of what heads read.
         name: of the adapter, for messages.
 
     Raises:
@@ -135,7 +136,7 @@ def read_head(
         found,
         task,
         kind=backbone.kind,
-        width=backbone.config.hidden_size,
+        width=width,
         device=backbone.device,
         name=name,
     )
@@ -157,23 +158,27 @@ def make_head(
         found: its tensors.
         task: that it was trained for.
         kind: of the backbone.
-        width: of hidden states.
+        width: of hidden states, or of the features of a picture.
         device: of the backbone.
         name: of the adapter, for messages.
 
     Raises:
-        EngineError: when the task has no head of its own, or one for pictures.
+        EngineError: when the task has no head of its own.
         StrictLoadError: when a tensor is missing, or of another shape.
     """
+    read: Literal["sequence", "token", "span"]
     match task.head:
-        case "sequence" | "token" | "span" as read:
-            pass
+        case "sequence" | "token" | "span":
+            read = task.head
+        case "image":
+            # a picture is a row, read once
+            read = "sequence"
         case _:
             raise EngineError(f"{task.name} has no head of its own", place=name)
     classes = len(task.labels)
     wanted: dict[str, tuple[int, ...]] = {"head.weight": (classes, width)}
     # transformers: the head of a decoder that is read once a row has no bias
-    if kind == "encoder" or task.head != "sequence":
+    if kind != "decoder" or task.head != "sequence":
         wanted["head.bias"] = (classes,)
     if found.pooler:
         wanted |= {"pooler.weight": (width, width), "pooler.bias": (width,)}

@@ -111,7 +111,8 @@ class LoraSite(nn.Module):
         """Map ``[..., in]`` to ``[..., out]``."""
         y: Tensor = self.base(x)
         step = current_step()
-        plan = step.plan(self.number) if step is not None else None
+        tokens = x.numel() // x.shape[-1]
+        plan = step.plan(self.number, tokens) if step is not None else None
         if plan is not None:
             y = y.contiguous()
             rows = y.view(-1, y.shape[-1])

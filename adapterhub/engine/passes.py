@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.data.packing import Example, PackedBatch
     from adapterhub.engine.heads import Head
+    from adapterhub.engine.picture_body import PictureBody
     from adapterhub.engine.prefixes import PrefixStates
     from adapterhub.engine.residency import Residency
     from adapterhub.engine.slots import Blend
@@ -98,10 +99,19 @@ class SinglePasses:
         backbone: with its sites in place.
         residency: of the adapters.
         tokens: most tokens of a batch; a single row may be longer.
+        pictures: computes rows that are pictures; where there is none, rows are texts.
     """
 
-    def __init__(self, backbone: Backbone, residency: Residency, *, tokens: int) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        residency: Residency,
+        *,
+        tokens: int,
+        pictures: PictureBody | None = None,
+    ) -> None:
         self._backbone = backbone
+        self._pictures = pictures
         # the pooler would read the first token of the whole batch
         self._body = without_pooler(backbone.body) if _pooler(backbone) else backbone.body
         self._residency = residency
@@ -212,12 +222,10 @@ class SinglePasses:
         return taken
 
     def _compute(self, rows: list[PassRequest]) -> None:
-        batch = pack([request.example for request in rows]).to(self._backbone.device)
-        hidden = self._hidden(rows, batch)
-        whole = hidden[: batch.tokens].split(batch.lengths)
-        read = hidden[batch.select].split(batch.selected)
-        self._embed([(row, own) for row, own in zip(rows, whole, strict=True)])
-        self._label([(row, own) for row, own in zip(rows, read, strict=True)])
+        if self._pictures is None:
+            self._compute_texts(rows)
+        else:
+            self._compute_pictures(rows, self._pictures)
         for row in rows:
             if row.result is not None and not torch.isfinite(row.result).all():
                 row.result = None
@@ -225,6 +233,33 @@ class SinglePasses:
                     "the backbone gave values that are NaN or infinite",
                     place=", ".join(key for key, _ in row.adapters) or "bare backbone",
                 )
+
+    def _compute_texts(self, rows: list[PassRequest]) -> None:
+        batch = pack([request.example for request in rows]).to(self._backbone.device)
+        hidden = self._hidden(rows, batch)
+        whole = hidden[: batch.tokens].split(batch.lengths)
+        read = hidden[batch.select].split(batch.selected)
+        self._embed([(row, own) for row, own in zip(rows, whole, strict=True)])
+        self._label(self._pool([(row, own) for row, own in zip(rows, read, strict=True)]))
+
+    def _compute_pictures(self, rows: list[PassRequest], body: PictureBody) -> None:
+        # an adapter chooses the size of the pictures that it reads
+        sizes: dict[tuple[int, ...], list[tuple[PassRequest, Tensor]]] = {}
+        for row in rows:
+            if row.example.pixels is None:
+                row.error = EngineError("is a text, and the backbone reads pictures", place="text")
+                continue
+            try:
+                pixels = row.example.pixels()
+            except AdapterHubError as error:
+                row.error = error
+            else:
+                sizes.setdefault(tuple(pixels.shape), []).append((row, pixels))
+        for members in sizes.values():
+            stacked = torch.stack([pixels for _, pixels in members]).to(self._backbone.device)
+            blends = [row.blend or BARE for row, _ in members]
+            features = body.features(stacked, blends).split(1)
+            self._label([(row, own) for (row, _), own in zip(members, features, strict=True)])
 
     def _hidden(self, rows: list[PassRequest], batch: PackedBatch) -> Tensor:
         """Return the last hidden states ``[tokens + fill, hidden]``."""
@@ -265,7 +300,7 @@ class SinglePasses:
 
     def _label(self, rows: list[tuple[PassRequest, Tensor]]) -> None:
         groups: dict[Head, list[tuple[PassRequest, Tensor]]] = {}
-        for request, hidden in self._pool(rows):
+        for request, hidden in rows:
             if not isinstance(request.reader, Wish):
                 groups.setdefault(request.reader, []).append((request, hidden))
         for head, members in groups.items():

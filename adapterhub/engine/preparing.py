@@ -36,13 +36,14 @@ class Preparer:
     Args:
         backbone: that they have to be made for.
         sites: of the backbone.
+        width: of what heads read.
     """
 
-    def __init__(self, backbone: Backbone, sites: Sites) -> None:
+    def __init__(self, backbone: Backbone, sites: Sites, width: int) -> None:
         # a tokenizer changes its settings while it works, and that of prompts is used by others
-        self.tokenizer = deepcopy(backbone.tokenizer)
-        self._backbone = replace(backbone, preprocessor=self.tokenizer)
+        self._backbone = replace(backbone, preprocessor=deepcopy(backbone.preprocessor))
         self._sites = sites
+        self._width = width
         self._dtype = torch_dtype(backbone.quantization.compute_dtype)
 
     def artifact(self, artifact: Artifact, *, name: str = "", force: bool = False) -> Prepared:
@@ -78,7 +79,7 @@ class Preparer:
         reader, keys = (
             (None, frozenset[str]())
             if task is None
-            else read_head(weights, task, self._backbone, name=name)
+            else read_head(weights, task, self._backbone, width=self._width, name=name)
         )
         if isinstance(weights.spec, PrefixSpec):
             check_prefix_fits(self._backbone.kind, self._backbone.name)

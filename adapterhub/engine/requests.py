@@ -139,6 +139,13 @@ class PromptReader:
             return tuple(self._compiler.compile(params) for _ in range(params.n))
 
 
+def reads_pictures() -> RequestError:
+    """Return why texts are refused by a backbone that reads pictures."""
+    return RequestError(
+        "the backbone reads pictures, and no texts", place="model", hint="Let it classify pictures"
+    )
+
+
 def request_seed(params: SamplingParams) -> int:
     """Return the seed of a request, drawn where it names none."""
     return secrets.randbits(63) if params.seed is None else params.seed

@@ -73,7 +73,9 @@ def make_sites(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> Si
     """
     body = backbone.body
     found = [(path, each) for path, each in body.named_modules() if isinstance(each, nn.Embedding)]
-    norms = [(path, each) for path, each in body.named_modules() if "Norm" in type(each).__name__]
+    # of pictures, rows are not told apart in norm layers
+    readable = [] if backbone.kind == "vision" else list(body.named_modules())
+    norms = [(path, each) for path, each in readable if "Norm" in type(each).__name__]
     linear = install_sites(body, dtype, kernel)
     number = len(linear)
     embeddings = {

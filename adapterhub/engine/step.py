@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+from adapterhub.errors import EngineError
 from adapterhub.kernels.lora_rows import plan_of
 
 if TYPE_CHECKING:
@@ -37,8 +38,13 @@ class Step:
         self._plans: dict[tuple[bool, ...], LoraPlan | None] = {}
         self._site_plans: dict[int, LoraPlan | None] = {}
 
-    def plan(self, site: int) -> LoraPlan | None:
-        """Return which tokens use which rank rows at a site; ``None`` where none does."""
+    def plan(self, site: int, tokens: int | None = None) -> LoraPlan | None:
+        """Return which tokens use which rank rows at a site; ``None`` where none does.
+
+        Args:
+            site: number of it.
+            tokens: that come to the layer; those of the batch, where rows are texts.
+        """
         if site not in self._site_plans:
             self._site_plans[site] = self._shared_plan(site)
         return self._site_plans[site]
@@ -49,6 +55,37 @@ class Step:
         if key not in self._plans:
             self._plans[key] = plan_of([(count, blend.parts(site)) for count, blend in self.uses])
         return self._plans[key]
+
+
+class PictureStep(Step):
+    """Pictures of one size: all have as many tokens, and not the same number in every layer.
+
+    A Swin reads a quarter of them after each stage, and in windows; but what belongs to one
+    picture always lies together, in the order of the batch.
+    """
+
+    def __init__(self, blends: Sequence[Blend]) -> None:
+        """Describe a batch.
+
+        Args:
+            blends: of each picture.
+        """
+        super().__init__([(1, blend) for blend in blends])
+        self._sized_plans: dict[tuple[tuple[bool, ...], int], LoraPlan | None] = {}
+
+    def plan(self, site: int, tokens: int | None = None) -> LoraPlan | None:
+        """Return which tokens use which rank rows at a site; ``None`` where none does.
+
+        Raises:
+            EngineError: when pictures do not share the tokens evenly.
+        """
+        each, rest = divmod(tokens or 0, len(self.uses))
+        if rest or not each:
+            raise EngineError(f"{tokens} tokens of {len(self.uses)} pictures come to a layer")
+        key = (tuple([site in sites for sites in self._site_sets]), each)
+        if key not in self._sized_plans:
+            self._sized_plans[key] = plan_of([(each, blend.parts(site)) for _, blend in self.uses])
+        return self._sized_plans[key]
 
 
 _STEP: ContextVar[Step | None] = ContextVar("step", default=None)

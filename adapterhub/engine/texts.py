@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from adapterhub.data.packing import pack
@@ -164,7 +165,8 @@ class LabelRequest(TextRequest):
             raise EngineError("waits for its adapters", hint="Call step until it is finished")
         parts = []
         for window, request, logits in zip(self._windows, self.passes, values, strict=True):
-            batch = pack([request.example])
+            # the pixels of a picture are read, and what is left to decode needs none of them
+            batch = pack([replace(request.example, pixels=None)])
             (decoded,) = reader.task.decode(lambda hidden: hidden, logits, batch)
             parts.append(reader.task.prediction(window, decoded))
         return reader.task.join(parts)
