@@ -62,7 +62,10 @@ def build(family: str):
             )
             return SwinModel(config), plain
         case _:
-            config = ConvNextConfig(hidden_sizes=[16, 32], depths=[1, 1], num_stages=2)
+            # at first, its layers would have a millionth of a part in what they add to
+            config = ConvNextConfig(
+                hidden_sizes=[16, 32], depths=[1, 1], num_stages=2, layer_scale_init_value=1.0
+            )
             return ConvNextModel(config), ConvNextImageProcessorPil(size={"shortest_edge": SIDE})
 
 

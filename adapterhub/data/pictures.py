@@ -6,7 +6,7 @@ import io
 import warnings
 import zipfile
 import zlib
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ from adapterhub.data.files import check_size
 from adapterhub.errors import DataError, near
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from adapterhub.data.source import Rows
 
@@ -53,13 +53,27 @@ class Picture:
         Raises:
             DataError: when it is no picture of a known format, damaged, or too large.
         """
+        with self._opened(MAX_PIXELS) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+
+    def check_header(self, most_pixels: int) -> None:
+        """Check format and size by the header, which takes no time.
+
+        Raises:
+            DataError: when it is no picture of a known format, or too large.
+        """
+        with self._opened(most_pixels):
+            pass
+
+    @contextmanager
+    def _opened(self, most_pixels: int) -> Iterator[Image.Image]:
+        """Lend the picture, of which the header alone is read."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(self.content), formats=FORMATS) as image:
-                    # the header alone is read so far
-                    _check_pixels(image.width * image.height, self.name)
-                    return ImageOps.exif_transpose(image).convert("RGB")
+                    _check_pixels(image.width * image.height, most_pixels, self.name)
+                    yield image
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DataError(f"is too large to be decoded: {error}", place=self.name) from error
         except (OSError, ValueError, SyntaxError, EOFError, zlib.error, MemoryError) as error:
@@ -215,10 +229,10 @@ def _check_bytes(size: int, place: str) -> None:
         )
 
 
-def _check_pixels(count: int, place: str) -> None:
-    if count > MAX_PIXELS:
+def _check_pixels(count: int, most: int, place: str) -> None:
+    if count > most:
         raise DataError(
-            f"has {count} pixels, the limit is {MAX_PIXELS}",
+            f"has {count} pixels, the limit is {most}",
             place=place,
             hint="Make it smaller; a backbone reads a few hundred pixels a side",
         )

@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
+
+from adapterhub.engine.requests import reads_pictures
+from adapterhub.server.prompts import ChatPrompts
+from adapterhub.server.token_texts import TokenTexts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from transformers import PreTrainedTokenizerBase
+
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.async_engine import AsyncEngine
+    from adapterhub.engine.requests import PromptReader
     from adapterhub.engine.settings import EngineSettings
     from adapterhub.loader import AdapterLoader
     from adapterhub.registry import Registry
     from adapterhub.server.access import Access, Caller
     from adapterhub.server.metrics import Metrics
     from adapterhub.server.models import LoadedNames, Models
-    from adapterhub.server.prompts import ChatPrompts
     from adapterhub.server.settings import ServerSettings
     from adapterhub.server.task_prompts import TaskPrompts
-    from adapterhub.server.token_texts import TokenTexts
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What a server that reads texts has.
+
+    Args:
+        chats: renders conversations.
+        tokens: writes tokens as text.
+    """
+
+    chats: ChatPrompts
+    tokens: TokenTexts
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, reader: PromptReader) -> Self:
+        """Return it for a tokenizer, and what reads prompts by it."""
+        return cls(ChatPrompts(tokenizer, reader), TokenTexts(tokenizer))
 
 
 @dataclass(slots=True)
@@ -37,8 +60,7 @@ class Server:
         metrics: counts.
         loaded: names given while it runs.
         models: resolves what requests ask for.
-        chats: renders conversations.
-        tokens: writes tokens as text.
+        texts: conversations and tokens; ``None`` where the backbone reads pictures.
         tasks: writes rows as their task's prompts.
     """
 
@@ -52,13 +74,36 @@ class Server:
     metrics: Metrics
     loaded: LoadedNames
     models: Models
-    chats: ChatPrompts
-    tokens: TokenTexts
+    texts: Texts | None
     tasks: TaskPrompts
     #: set when the server is told to end
     draining: bool = False
     #: addresses of adapters that are pulled from a Hub now
     pulling: set[str] = field(default_factory=set)
+
+    @property
+    def chats(self) -> ChatPrompts:
+        """Renders conversations.
+
+        Raises:
+            RequestError: when the backbone reads pictures.
+        """
+        return self._texts.chats
+
+    @property
+    def tokens(self) -> TokenTexts:
+        """Writes tokens as text.
+
+        Raises:
+            RequestError: when the backbone reads pictures.
+        """
+        return self._texts.tokens
+
+    @property
+    def _texts(self) -> Texts:
+        if self.texts is None:
+            raise reads_pictures()
+        return self.texts
 
     @property
     def context_length(self) -> int:

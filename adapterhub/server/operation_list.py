@@ -83,9 +83,9 @@ def _tasks() -> tuple[Operation, ...]:
             post,
             "/v1/classify",
             tasks.classify,
-            "Label texts",
+            "Label texts or pictures",
             group,
-            task.TaskRequest,
+            task.ClassifyRequest,
             task.ClassifyAnswer,
         ),
         Operation(

@@ -20,14 +20,12 @@ from adapterhub.registry import Registry
 from adapterhub.server.access import open_access
 from adapterhub.server.app import create_app
 from adapterhub.server.connections import uvicorn_options
-from adapterhub.server.context import Server
+from adapterhub.server.context import Server, Texts
 from adapterhub.server.holding import load
 from adapterhub.server.metrics import Metrics
 from adapterhub.server.models import LoadedNames, Models
-from adapterhub.server.prompts import ChatPrompts
 from adapterhub.server.settings import ServerSettings
 from adapterhub.server.task_prompts import TaskPrompts
-from adapterhub.server.token_texts import TokenTexts
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
@@ -102,8 +100,9 @@ async def open_server(
             metrics=metrics,
             loaded=loaded,
             models=Models(backbone, registry, loader, loaded),
-            chats=ChatPrompts(backbone.tokenizer, engine.reader),
-            tokens=TokenTexts(backbone.tokenizer),
+            texts=None
+            if backbone.kind == "vision"
+            else Texts.of(backbone.tokenizer, engine.reader),
             tasks=TaskPrompts(backbone, loader),
         )
     finally:

@@ -20,8 +20,7 @@ from adapterhub.backbones.skeleton import check_adapter_fits
 from adapterhub.backbones.task_model import build_task_model
 from adapterhub.backbones.vision import VisionHead, head_inputs
 from adapterhub.data.packing import Example, pack
-from adapterhub.engine.engine import Engine
-from adapterhub.errors import BackboneError, EngineError, RecipeError
+from adapterhub.errors import BackboneError, RecipeError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
@@ -105,8 +104,6 @@ def test_what_needs_texts_is_refused(tmp_path):
     backbone = load_backbone(str(folder), PLAIN)
     with pytest.raises(BackboneError, match="reads pictures and has no tokenizer"):
         _ = backbone.tokenizer
-    with pytest.raises(EngineError, match="reads pictures, and the engine serves texts"):
-        Engine(backbone)
     with pytest.raises(BackboneError, match="has no sequence head"):
         stock_model(backbone, "sequence", LABELS)
     with pytest.raises(RecipeError, match=r"prefix tuning needs a decoder, .* reads pictures"):

@@ -38,6 +38,7 @@ TASKS = {
     "relation-extraction": "SEQ_CLS",
     "ranking": "SEQ_CLS",
     "translation": "CAUSAL_LM",
+    "image-classification": "",
 }
 LABELS = {
     "dialogue": (),
@@ -47,9 +48,14 @@ LABELS = {
     "relation-extraction": ("Made-By(e1,e2)", "Made-By(e2,e1)", "Other"),
     "ranking": ("0", "1"),
     "translation": (),
+    "image-classification": ("red", "green", "blue"),
 }
 #: Names of the linear layers of heads; of other tasks with labels, "score".
-HEADS = {"token-classification": "classifier", "question-answering": "qa_outputs"}
+HEADS = {
+    "token-classification": "classifier",
+    "question-answering": "qa_outputs",
+    "image-classification": "classifier",
+}
 
 
 @dataclass

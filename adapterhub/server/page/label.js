@@ -1,11 +1,11 @@
-// One text, read by classifiers, taggers, and those that find answers in it.
+// One text or picture, read by classifiers, taggers, and those that find answers in it.
 
 import { post } from "./api.js";
 import { byId, el, refill } from "./dom.js";
 import { empty, faultNotice } from "./faults.js";
 import { shortDigest } from "./format.js";
 import { bars, marked } from "./labelled.js";
-import { answers, classifies, tags } from "./store.js";
+import { answers, classifies, looks, tags } from "./store.js";
 
 export function makeLabel(store) {
   const form = byId("label-form");
@@ -13,7 +13,7 @@ export function makeLabel(store) {
   const chosen = new Set();
   let drawn = null;
   let asking = false;
-  const usable = () => store.adapters.filter((each) => classifies(each) || tags(each) || answers(each));
+  const usable = () => store.adapters.filter((each) => classifies(each) || tags(each) || answers(each) || looks(each));
 
   function show(params) {
     const ref = params?.get("ref");
@@ -35,9 +35,13 @@ export function makeLabel(store) {
     if (!chosen.size && usable().length) chosen.add(usable()[0].ref);
     byId("label-go").disabled = !usable().length;
     byId("label-question").closest("label").hidden = !usable().some(answers);
+    // a backbone reads texts or pictures, never both
+    const pictures = usable().some(looks);
+    ask(byId("label-text"), !pictures);
+    ask(byId("label-picture"), pictures);
     refill(
       byId("label-choices"),
-      usable().length ? usable().map(choice) : empty("No classifier or tagger", ["Train one with a recipe whose task is ", el("code", {}, "text-classification"), " or ", el("code", {}, "token-classification"), "."]),
+      usable().length ? usable().map(choice) : empty("No adapter that labels", ["Train one with a recipe whose task is ", el("code", {}, "text-classification"), " or ", el("code", {}, "token-classification"), "."]),
     );
   }
 
@@ -67,6 +71,7 @@ export function makeLabel(store) {
     // offsets are those of the text as it was sent
     const text = byId("label-text").value;
     const refs = usable().filter((each) => chosen.has(each.ref));
+    const [file] = byId("label-picture").files;
     const question = byId("label-question").value.trim();
     if (refs.some(answers) && !question) {
       refill(byId("label-notice"), el("p", { class: "notice warn", role: "alert" }, "Ask a question, which is answered from the text."));
@@ -80,6 +85,7 @@ export function makeLabel(store) {
         call("v1/classify", refs.filter(classifies), text),
         call("v1/tag", refs.filter(tags), text),
         call("v1/answer", refs.filter(answers), { question, context: text }),
+        refs.some(looks) ? call("v1/classify", refs.filter(looks), { image: await addressOf(file) }) : [],
       ]);
       refill(byId("label-notice"));
       refill(results, found.flat().map((item) => panel(item, text)));
@@ -104,6 +110,22 @@ export function makeLabel(store) {
   return { show };
 }
 
+/** Show a field and require it, or neither. */
+function ask(field, wanted) {
+  field.required = wanted;
+  field.closest("label").hidden = !wanted;
+}
+
+/** A file as a data: address. */
+function addressOf(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.addEventListener("load", () => resolve(reader.result));
+    reader.addEventListener("error", () => reject(reader.error));
+    reader.readAsDataURL(file);
+  });
+}
+
 async function call(path, adapters, input) {
   if (!adapters.length) return [];
   const items = adapters.map((each) => ({ model: each.ref, input }));
@@ -126,6 +148,7 @@ function panel(item, text) {
 
 function kindOf(adapter) {
   if (answers(adapter)) return "finds answers";
+  if (looks(adapter)) return "classifies pictures";
   return tags(adapter) ? "tags words" : "classifies";
 }
 

@@ -7,11 +7,12 @@ const ANSWERING = "question-answering";
 const CLASSIFYING = "text-classification";
 // these have heads too, and no view of their own
 const OTHER_HEADS = new Set(["relation-extraction", "ranking"]);
+const LOOKING = "image-classification";
 
 export class Store extends EventTarget {
   me = null;
   backbone = null;
-  /** Whether the backbone writes text; an encoder reads only. */
+  /** Whether the backbone writes text; others only read. */
   generates = true;
   adapters = [];
   error = null;
@@ -33,7 +34,7 @@ export class Store extends EventTarget {
       this.adapters = adapters.data;
       const base = backboneOf(models.data);
       this.backbone = base?.id ?? null;
-      this.generates = base?.kind !== "encoder";
+      this.generates = base?.kind !== "encoder" && base?.kind !== "vision";
       this.error = null;
       this.loaded = true;
     } catch (error) {
@@ -54,13 +55,18 @@ export function classifies(adapter) {
   return adapter.task === CLASSIFYING;
 }
 
+/** Whether it reads pictures; then the backbone does, and all of its adapters. */
+export function looks(adapter) {
+  return adapter.task === LOOKING;
+}
+
 export function answers(adapter) {
   return adapter.task === ANSWERING;
 }
 
 /** Adapters of other tasks change what a decoder writes. */
 export function writes(adapter) {
-  return known(adapter) && !tags(adapter) && !classifies(adapter) && !answers(adapter) && !OTHER_HEADS.has(adapter.task);
+  return known(adapter) && !tags(adapter) && !classifies(adapter) && !answers(adapter) && !looks(adapter) && !OTHER_HEADS.has(adapter.task);
 }
 
 /** One that is still on its way from elsewhere has no digest yet. */

@@ -11,8 +11,10 @@ from starlette.responses import JSONResponse
 from adapterhub.errors import RequestError
 from adapterhub.server.describing import headers_of, provenance
 from adapterhub.server.fanning import for_each
+from adapterhub.server.picture_urls import picture_of
 from adapterhub.server.routes.asked import Asked, answer_each, asked_rows, find_model
 from adapterhub.server.routes.embeddings import embed_texts, tokens_of
+from adapterhub.server.schemas.tasks import PictureInput
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from adapterhub.server.models import Model
     from adapterhub.server.schemas.tasks import (
         AnswerRequest,
+        ClassifyRequest,
         PairText,
         RerankRequest,
         TaskRequest,
@@ -33,8 +36,8 @@ RANKS = "ranking"
 _RANK_HINT = "Use /v1/rerank: the history is the query, the candidates are the documents"
 
 
-async def classify(call: Call, body: TaskRequest) -> Response:
-    """Label texts."""
+async def classify(call: Call, body: ClassifyRequest) -> Response:
+    """Label texts or pictures."""
     asked = await asyncio.to_thread(asked_rows, call, body, _row)
     return await answer_each(call, asked, lambda one: _label(call, one))
 
@@ -114,7 +117,9 @@ async def _label(call: Call, one: Asked) -> dict[str, Any]:
     return {"label": best, "score": None if best is None else told["scores"][best], **told}
 
 
-def _row(text: str | PairText) -> dict[str, Any]:
+def _row(text: str | PairText | PictureInput) -> dict[str, Any]:
+    if isinstance(text, PictureInput):
+        return {"image": picture_of(text.image)}
     return {"text": text} if isinstance(text, str) else text.model_dump(exclude_none=True)
 
 

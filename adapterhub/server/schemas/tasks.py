@@ -25,11 +25,24 @@ class PairText(Body):
     text_pair: str | None = None
 
 
+class PictureInput(Body):
+    """A picture, as a ``data:image/png;base64,`` address."""
+
+    image: Text
+
+
 class TaskItem(Body):
     """A text with a model of its own."""
 
     model: ModelName
     input: Text | PairText
+
+
+class ClassifyItem(Body):
+    """A text or a picture with a model of its own."""
+
+    model: ModelName
+    input: Text | PairText | PictureInput
 
 
 class Rows(Body):
@@ -55,7 +68,7 @@ class Rows(Body):
 
 
 class TaskRequest(Rows):
-    """Texts to be labelled: by one model, or each by its own."""
+    """Texts to find spans in: by one model, or each by its own."""
 
     input: (
         Text
@@ -63,6 +76,18 @@ class TaskRequest(Rows):
         | Annotated[list[Text | PairText], Field(min_length=1, max_length=MAX_TEXTS)]
     ) | None = None
     items: Annotated[list[TaskItem], Field(min_length=1, max_length=MAX_TEXTS)] | None = None
+
+
+class ClassifyRequest(Rows):
+    """Texts or pictures to be labelled: by one model, or each by its own."""
+
+    input: (
+        Text
+        | PairText
+        | PictureInput
+        | Annotated[list[Text | PairText | PictureInput], Field(min_length=1, max_length=MAX_TEXTS)]
+    ) | None = None
+    items: Annotated[list[ClassifyItem], Field(min_length=1, max_length=MAX_TEXTS)] | None = None
 
 
 class QuestionInput(Body):

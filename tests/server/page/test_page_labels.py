@@ -1,7 +1,10 @@
 """Bars and marked spans, with offsets as Python counts them."""
 
+import base64
+
 import pytest
 from page_api import adapter
+from vision_backbones import shape_picture
 
 TEXT = "Zoë 👩‍🚀 flew from the 𝒰niversity of Zürich 🚀 to Paris"
 
@@ -140,3 +143,28 @@ def test_a_question_is_asked_for_only_where_something_answers_it(page, api):
     page.open("label")
     page.until(lambda: page.all("#label-choices input"), "the choices")
     assert page.run("return document.querySelector('#label-question').offsetParent === null")
+
+
+def test_a_picture_is_sent_as_it_is_stored(page, api, tmp_path):
+    api.adapters = [adapter("colours", task="image-classification")]
+    file = tmp_path / "one.png"
+    file.write_bytes(shape_picture("red", 1))
+    page.fresh()
+    page.open("label")
+    page.until(lambda: page.find("#label-picture").is_displayed(), "the field for a picture")
+    assert not page.find("#label-text").is_displayed()
+    page.find("#label-picture").send_keys(str(file))
+    page.click("#label-go")
+    page.until(lambda: page.all(".result"), "the labels")
+    ((item,),) = [body["items"] for body in api.sent("/v1/classify")]
+    start, _, content = item["input"]["image"].partition(",")
+    assert (item["model"], start) == ("colours@1", "data:image/png;base64")
+    assert base64.b64decode(content) == file.read_bytes()
+
+
+def test_adapters_for_pictures_are_none_of_the_playground(page, api):
+    api.adapters = [adapter("colours", task="image-classification"), adapter("talk")]
+    page.fresh()
+    page.open("playground")
+    page.until(lambda: page.texts("#play-columns option"), "the columns")
+    assert not any("colours" in each for each in page.texts("#play-columns option"))
