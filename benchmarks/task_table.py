@@ -21,7 +21,6 @@ _MARKS = re.compile(
 )
 #: What is shown of each task, what its literature reports first.
 SHOWN: Mapping[str, tuple[str, ...]] = {
-    "text-classification": ("accuracy", "macro_f1"),
     "token-classification": ("entity_f1", "token_accuracy"),
     "relation-extraction": ("relation_f1", "accuracy"),
     "question-answering": ("f1", "exact_match"),
