@@ -18,7 +18,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from adapterhub.backbones.backbone import Backbone, load_backbone
-from adapterhub.backbones.heads import StockHead, stock_model
+from adapterhub.backbones.heads import StockHead, head_name, stock_model
 from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
 from adapterhub.backbones.vision import VisionHead, head_inputs
 from adapterhub.specs import QuantizationSpec
@@ -27,6 +27,7 @@ from adapterhub.tasks.table import build_task
 from adapterhub.training.evaluate import Scored, Seen, score_examples
 from adapterhub.training.loop import Loop, Outcome
 from adapterhub.training.prepare import PreparedData, prepare_data
+from adapterhub.training.prior import prior_log_odds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -94,6 +95,9 @@ def train_whole(
         install_packed_attention()
         backbone.body.config._attn_implementation = ATTENTION_NAME
     model: Any = WholeModel(stock_model(backbone, task.head, task.labels), backbone)
+    if recipe.task.multi_label:
+        head = model.stock.get_submodule(head_name(model.stock))
+        head.bias.data = torch.tensor(prior_log_odds(data))
     model.requires_grad_(True)
     learned = [example for _, example in _encoded(task, data.splits["train"], train=True)]
     rows, examples = zip(*_encoded(task, data.splits["validation"], train=False), strict=True)

@@ -61,6 +61,18 @@ class TaskModel(nn.Module):
         """The head, with the adapter's own weights where it has any."""
         return VisionHead(self.stock) if self.backbone.kind == "vision" else StockHead(self.stock)
 
+    def set_head_bias(self, values: Sequence[float]) -> None:
+        """Put values into the bias of a new head, one an output; a head without one stays."""
+        name = head_name(self.stock)
+        if name is None:
+            return
+        layer = getattr(self.stock, name)
+        wrapped = isinstance(layer, ModulesToSaveWrapper)
+        own = layer.modules_to_save[self.adapter_name] if wrapped else layer
+        if own.bias is not None:
+            with torch.no_grad():
+                own.bias.copy_(torch.tensor(values))
+
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return what the body's first layer makes of tokens, ``[tokens, width]``."""
         embedded: Tensor = self.stock.get_input_embeddings()(input_ids)

@@ -31,6 +31,7 @@ from adapterhub.training.evaluate import Seen, score_examples
 from adapterhub.training.loop import DEFAULT_BATCH_SIZE, Loop
 from adapterhub.training.memory import keep_freed_memory
 from adapterhub.training.prepare import PreparedData, prepare_data
+from adapterhub.training.prior import prior_log_odds
 from adapterhub.training.progress import JsonLinesReporter, Reporter, Reporters
 from adapterhub.training.report.of_run import report_on
 from adapterhub.training.report.write import PLAIN_REPORT, ReportOptions
@@ -112,6 +113,8 @@ def train(
         adapter=recipe.adapter.spec(),
         parts=recipe.train.parts,
     )
+    if recipe.task.multi_label:
+        model.set_head_bias(prior_log_odds(data))
     if start:
         model.load_tensors(start.tensors, start.digest)
     log = None
