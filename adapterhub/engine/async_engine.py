@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.artifact import Artifact
-    from adapterhub.engine.engine import Adapters, Engine
+    from adapterhub.engine.engine import Engine
     from adapterhub.engine.passes import Pooling
     from adapterhub.engine.requests import PromptReader, Request
     from adapterhub.engine.results import Completion, Delta, EngineStats
     from adapterhub.engine.sequences import Sequence
-    from adapterhub.engine.texts import TextRequest
+    from adapterhub.engine.texts import Adapters, TextRequest
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")

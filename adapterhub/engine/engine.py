@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from heapq import merge
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -28,7 +28,7 @@ from adapterhub.engine.requests import (
     request_seed,
 )
 from adapterhub.engine.residency import Residency
-from adapterhub.engine.results import Answer, Completion, EngineStats
+from adapterhub.engine.results import EngineStats
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.engine.sampling.sampler import Sampler
 from adapterhub.engine.sampling.state import SamplingState
@@ -38,7 +38,8 @@ from adapterhub.engine.settings import EngineSettings
 from adapterhub.engine.sites import make_sites
 from adapterhub.engine.slots import BARE, AdapterSlots
 from adapterhub.engine.sources import AdapterSource, Arrivals
-from adapterhub.engine.texts import EmbedRequest, LabelRequest, TextRequest, one_each
+from adapterhub.engine.texts import EmbedRequest, LabelRequest, TextRequest
+from adapterhub.engine.whole_lists import WholeLists
 from adapterhub.errors import (
     AdapterHubError,
     ComputeError,
@@ -62,7 +63,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.residency import Waiting
     from adapterhub.engine.results import Delta
     from adapterhub.engine.scheduler import Piece
-    from adapterhub.engine.texts import Each, HeadName
+    from adapterhub.engine.texts import Adapters, HeadName
     from adapterhub.kernels.lora_rows import LoraKernel
     from adapterhub.tasks.base import Task
     from adapterhub.weights import AdapterWeights
@@ -72,11 +73,9 @@ _LOG = logging.getLogger(__name__)
 
 #: Longest wait of a step, in seconds, that has nothing to compute until an adapter comes.
 IDLE_SECONDS = 0.005
-#: A name, names with weights, or none for the bare backbone.
-Adapters: TypeAlias = "str | Rows[tuple[str, float]] | None"
 
 
-class Engine:
+class Engine(WholeLists):
     """Continuous batching over mixed adapters. Not safe for use from several threads.
 
     The backbone belongs to the engine until ``close``.
@@ -317,35 +316,6 @@ class Engine:
                 cancel(row)
                 self._scheduler.finish(row)
 
-    def generate(
-        self,
-        prompts: Rows[str | Rows[int]],
-        adapters: Rows[Adapters],
-        params: SamplingParams | Rows[SamplingParams] | None = None,
-    ) -> list[Completion]:
-        """Answer prompts, each with its own adapter, and wait for all of them.
-
-        Args:
-            prompts: text or token ids.
-            adapters: of each prompt, as in ``add``.
-            params: settings of all prompts, or of each.
-
-        Returns:
-            One completion a prompt. One that fails has an ``error``, and disturbs no other.
-
-        Raises:
-            ValueError: when the arguments have different lengths.
-        """
-        each = (
-            [params] * len(prompts)
-            if params is None or isinstance(params, SamplingParams)
-            else params
-        )
-        asked = [self._try_add(*one) for one in zip(prompts, adapters, each, strict=True)]
-        while self.busy:
-            self.step()
-        return [one.completion() if isinstance(one, Request) else one for one in asked]
-
     def ask(
         self,
         text: str | Mapping[str, Any],
@@ -398,84 +368,6 @@ class Engine:
         request = EmbedRequest(self._next_number(), keys, Example(1, ids, ()), wish)
         self._join_text(request)
         return request
-
-    def classify(
-        self, texts: Rows[str | Mapping[str, Any]], adapters: Each
-    ) -> list[dict[str, Any]]:
-        """Return a label for each text or picture: ``{"label", "score", "scores"}``.
-
-        Args:
-            texts: themselves, or rows with ``text`` and maybe ``text_pair``, or with ``image``.
-            adapters: one for each text, or a name for all.
-
-        Raises:
-            AdapterHubError: of the first text that could not be labelled, after all others are.
-        """
-        return self._label(texts, adapters, "sequence")
-
-    def tag(self, texts: Rows[str | Mapping[str, Any]], adapters: Each) -> list[dict[str, Any]]:
-        """Return the spans of each text: ``{"spans": [{"label", "start", "end", ...}]}``.
-
-        Args:
-            texts: themselves, or rows with ``text`` or ``tokens``; long ones are read in parts.
-            adapters: one for each text, or a name for all.
-
-        Raises:
-            AdapterHubError: of the first text that could not be labelled, after all others are.
-        """
-        return self._label(texts, adapters, "token")
-
-    def answer(self, rows: Rows[Mapping[str, Any]], adapters: Each) -> list[dict[str, Any]]:
-        """Return the part of each context that answers its question.
-
-        That is ``{"answer", "start", "end", "score", "no_answer"}`` as the task's ``join`` gives
-        it, with offsets in characters.
-
-        Args:
-            rows: with ``question`` and ``context``; long contexts are read in windows.
-            adapters: one for each row, or a name for all.
-
-        Raises:
-            AdapterHubError: of the first row that could not be read, after all others are.
-        """
-        return self._label(rows, adapters, "span")
-
-    def embed(
-        self,
-        texts: Rows[str],
-        adapters: Each | None = None,
-        *,
-        pooling: Pooling = "mean",
-        normalize: bool = False,
-    ) -> Tensor:
-        """Return a vector for each text, ``[texts, hidden]`` in float32 on the CPU.
-
-        Args:
-            texts: at least one.
-            adapters: one for each text, a name for all, or ``None`` for the bare backbone.
-            pooling: the mean of all tokens, or the last token.
-            normalize: to length 1.
-
-        Raises:
-            AdapterHubError: of the first text that could not be embedded, after all others are.
-        """
-        asked = [
-            self.ask_embedding(text, adapter, pooling=pooling, normalize=normalize)
-            for text, adapter in one_each(texts, adapters)
-        ]
-        self._run(asked)
-        return torch.stack([request.value() for request in asked])
-
-    def _label(
-        self, texts: Rows[str | Mapping[str, Any]], adapters: Each, kind: HeadName
-    ) -> list[dict[str, Any]]:
-        asked = [self.ask(text, each or (), kind=kind) for text, each in one_each(texts, adapters)]
-        self._run(asked)
-        return [request.answer() for request in asked]
-
-    def _run(self, asked: Rows[TextRequest]) -> None:
-        while not all(request.finished for request in asked):
-            self.step()
 
     def step(self) -> list[tuple[Sequence, Delta]]:
         """Compute one step; return the rows that have something new, and what it is.
@@ -644,15 +536,6 @@ class Engine:
             failed.append((piece.sequence, fail(piece.sequence, problem)))
             self._scheduler.finish(piece.sequence)
         return failed
-
-    def _try_add(
-        self, prompt: str | Rows[int], adapters: Adapters, params: SamplingParams | None
-    ) -> Request | Completion:
-        try:
-            return self.add(prompt, adapters, params)
-        except AdapterHubError as error:
-            count = (params or SamplingParams()).n
-            return Completion((Answer((), "", "error", error=error),) * count, 0, 0)
 
     def _row(
         self,

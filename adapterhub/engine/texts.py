@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 #: Of heads: read once a row, once a word, or wherever an answer may start or end.
 HeadName = Literal["sequence", "token", "span"]
-#: What a text asks for: an adapter, or several with weights.
-Asked: TypeAlias = "str | Sequence[tuple[str, float]] | None"
+#: A name, names with weights, or none for the bare backbone.
+Adapters: TypeAlias = "str | Sequence[tuple[str, float]] | None"
 #: One for each text, or one name for all.
-Each: TypeAlias = "str | Sequence[Asked]"
+Each: TypeAlias = "str | Sequence[Adapters]"
 _METHODS = {"sequence": "classify", "token": "tag", "span": "answer"}
 
 
@@ -190,7 +190,7 @@ class LabelRequest(TextRequest):
         return reader
 
 
-def one_each(texts: Sequence[Any], adapters: Each | None) -> Iterator[tuple[Any, Asked]]:
+def one_each(texts: Sequence[Any], adapters: Each | None) -> Iterator[tuple[Any, Adapters]]:
     """Yield each text with its adapters.
 
     Raises:
