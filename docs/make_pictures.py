@@ -59,9 +59,10 @@ def draw_classification(figure: Figure, results: Results) -> None:
 
 
 def draw_labels(figure: Figure, results: Results) -> None:
-    """Draw F1 of each label beside how often it is there."""
+    """Draw F1 of each label that some row has, beside how often it is there."""
     (document,) = results.values()
-    rows = sorted(document["parts"]["adapter"]["labels"], key=lambda row: -row["support"])
+    there = [row for row in document["parts"]["adapter"]["labels"] if row["support"]]
+    rows = sorted(there, key=lambda row: -row["support"])
     axes = figure.add_subplot()
     places = np.arange(len(rows))
     axes.bar(places, [row["f1"] for row in rows], color=PARTS["adapter"][1])
@@ -144,7 +145,7 @@ Drawing = tuple[tuple[str, ...], "Callable[[Figure, Results], None]", tuple[floa
 #: Which recipes a picture shows, how, and its size in inches.
 DRAWINGS: dict[str, Drawing] = {
     "text-classification": (
-        ("sst2-sentiment", "ag-news-topic", "banking77-intent"),
+        ("sst2-sentiment", "ag-news-topic", "banking77-intent", "clinc150-intent"),
         draw_classification,
         (7.0, 3.2),
     ),
