@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from adapterhub.assessment.bootstrap import LEVEL, RESAMPLES
 from adapterhub.assessment.calibration import calibration, temperature_of
+from adapterhub.assessment.confidence import confidence_of
 from adapterhub.assessment.duplicates import leak, split_facts
 from adapterhub.assessment.labelled import labelled
 from adapterhub.assessment.worst import worst_examples
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from adapterhub.assessment.confidence import Confidence
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.explaining.examples import Bounds
     from adapterhub.probes.measures import Inherited
@@ -168,21 +170,32 @@ def _answers(
     choices = labelled(facts.task, after.rows, after.decoded)
     if choices is not None:
         found.append(confusion_section(choices, pictures=pictures))
-        errors = calibration(choices.confidence, choices.correct)
-        temperature = None
-        wanted = options.temperature or facts.recipe.task.calibrate
-        if wanted and choices.probabilities is not None:
-            temperature = temperature_of(choices.probabilities, choices.gold)
-        stored = facts.recipe.task.temperature
-        found.append(
-            calibration_section(errors, temperature, choices.unit, stored, pictures=pictures)
-        )
-        summary["calibration"] = {
-            "error": errors.error,
-            "temperature": None if temperature is None else asdict(temperature),
-        }
+    sure = confidence_of(facts.task, after.rows, after.decoded)
+    if sure is not None:
+        found.append(_calibration(facts, options, summary, sure, pictures=pictures))
     worst = worst_examples(facts.task, after.rows, after.decoded, count=options.worst)
     return (*found, worst_section(worst))
+
+
+def _calibration(
+    facts: RunFacts,
+    options: ReportOptions,
+    summary: dict[str, Any],
+    found: Confidence,
+    *,
+    pictures: bool,
+) -> Section:
+    errors = calibration(found.sure, found.right)
+    temperature = None
+    wanted = options.temperature or facts.recipe.task.calibrate
+    if wanted and found.probabilities is not None and found.gold is not None:
+        temperature = temperature_of(found.probabilities, found.gold)
+    summary["calibration"] = {
+        "error": errors.error,
+        "temperature": None if temperature is None else asdict(temperature),
+    }
+    stored = facts.recipe.task.temperature
+    return calibration_section(errors, temperature, found.unit, stored, pictures=pictures)
 
 
 def _why(facts: RunFacts, options: ReportOptions, summary: dict[str, Any]) -> Section:
