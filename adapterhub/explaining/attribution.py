@@ -1,17 +1,28 @@
-"""Integrated gradients over the embeddings of a row's words, by Captum.
+"""What each word of a row did for a number, by Captum: along a path, or word by word.
+
+Encoders are explained by integrated gradients over the embeddings of the words,
 
     a_i = (x_i - b_i) . integral over t from 0 to 1 of dF(b + t (x - b)) / dx_i
 
-The attributions add up to ``F(x) - F(b)``, but for what the sum over finitely many steps leaves.
+which add up to ``F(x) - F(b)``, but for what the sum over finitely many steps leaves.
 Source: Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks",
 arXiv:1703.01365.
+
+A decoder's number jumps on such a path, because it divides by the size of what it reads and
+what lies between two embeddings is nothing that it has ever read. Its words are made unknown
+one at a time,
+
+    a_i = F(x) - F(x with b_i in place of x_i)
+
+which reads nothing but tokens, and takes no path. Source: Zeiler and Fergus 2014, "Visualizing
+and Understanding Convolutional Networks", arXiv:1311.2901, section 4.2, for pictures.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch.nn import functional as F
@@ -28,6 +39,8 @@ if TYPE_CHECKING:
     from adapterhub.explaining.reading import Reading
     from adapterhub.explaining.target import Target
 
+#: Along a path from unknown words, or one word after the other.
+Method: TypeAlias = Literal["gradients", "ablation"]
 #: Points of the path. Source: the paper, section 5: 20 to 300 are enough.
 STEPS = 50
 #: Tokens computed at once.
@@ -46,41 +59,65 @@ class Attribution:
         value: of the number.
         baseline_value: of the number when every word is unknown.
         baseline: the token that stands for an unknown one.
-        steps: points of the path.
+        method: by which it was found.
+        steps: points of the path; 0 where there is none.
     """
 
     words: Sequence[float]
     value: float
     baseline_value: float
     baseline: str
+    method: Method
     steps: int
 
     @property
-    def gap(self) -> float:
-        """By how much the attributions miss the difference that they should add up to."""
+    def gap(self) -> float | None:
+        """By how much the attributions miss the difference that they should add up to.
+
+        ``None`` where they need not add up.
+        """
+        if self.method == "ablation":
+            return None
         return sum(self.words) - (self.value - self.baseline_value)
 
 
+def method_for(model: TaskModel) -> Method:
+    """Return the method whose numbers can be trusted for a backbone; see above."""
+    return "ablation" if model.backbone.kind == "decoder" else "gradients"
+
+
 def attribute(
-    model: TaskModel, reading: Reading, target: Target, *, steps: int = STEPS
+    model: TaskModel,
+    reading: Reading,
+    target: Target,
+    *,
+    steps: int = STEPS,
+    method: Method | None = None,
 ) -> Attribution:
     """Return what each word did for the number of ``target``.
 
-    The path leads from a row whose every word's tokens are replaced by one token that says
-    nothing, to the row. Tokens of no word stay as they are all along. Path and sums are in
-    float32, whatever the backbone computes in; its weights are not touched.
+    A word is unknown where one token that says nothing stands for each of its own. Tokens of
+    no word stay as they are all along. The backbone's weights are not touched.
 
     Args:
         model: with its adapter active.
         reading: the row.
         target: what is explained.
-        steps: points of the path.
+        steps: points of the path, where there is one.
+        method: by which; that of ``method_for`` where not given.
 
     Raises:
         MissingExtraError: when Captum isn't installed.
         BackboneError: when the tokenizer has no token that can stand for an unknown one.
     """
-    integrated_gradients = _captum()
+    if (method or method_for(model)) == "ablation":
+        return _word_by_word(model, reading, target)
+    return _along_a_path(model, reading, target, steps)
+
+
+def _along_a_path(model: TaskModel, reading: Reading, target: Target, steps: int) -> Attribution:
+    """Integrate gradients; path and sums are in float32, whatever the backbone computes in."""
+    captum = _captum()
     name, token = baseline_token(model)
     example = reading.example
     places = [at for at, owner in enumerate(reading.owners) if owner is not None]
@@ -92,7 +129,7 @@ def attribute(
 
         with torch.no_grad():
             value, baseline_value = measure(torch.cat((real, unknown))).tolist()
-        shares: Tensor = integrated_gradients(measure).attribute(
+        shares: Tensor = captum.IntegratedGradients(measure).attribute(
             real.requires_grad_(),
             unknown,
             n_steps=steps,
@@ -103,7 +140,42 @@ def attribute(
     for owner, share in zip(reading.owners, tokens, strict=True):
         if owner is not None:
             words[owner] += share
-    return Attribution(words, value, baseline_value, name, steps)
+    return Attribution(words, value, baseline_value, name, "gradients", steps)
+
+
+def _word_by_word(model: TaskModel, reading: Reading, target: Target) -> Attribution:
+    """Let Captum make one word after the other unknown."""
+    captum = _captum()
+    name, token = baseline_token(model)
+    read = sorted({owner for owner in reading.owners if owner is not None})
+    at = {owner: place for place, owner in enumerate(read)}
+    # [tokens]: which of the words that are read each token is of; the last place is of none
+    columns = torch.tensor([len(read) if o is None else at[o] for o in reading.owners])
+    ids = torch.tensor(reading.example.input_ids)
+
+    def measure(there: Tensor) -> Tensor:
+        """Return the number of rows in which some words are there, ``[rows, words]``."""
+        known = F.pad(there, (0, 1), value=1.0)[:, columns] > 0
+        rows = torch.where(known, ids, token).tolist()
+        batch = pack([replace(reading.example, input_ids=row) for row in rows])
+        batch = batch.to(model.backbone.device)
+        logits = model.head(model.hidden(batch)).float()
+        found = target.measure(logits.view(len(rows), len(reading.example.select), -1))
+        return found.cpu()
+
+    everything = torch.ones(1, len(read))
+    nothing = torch.zeros_like(everything)
+    with evaluating(model), torch.no_grad():
+        value, baseline_value = measure(torch.cat((everything, nothing))).tolist()
+        shares: Tensor = captum.FeatureAblation(measure).attribute(
+            everything,
+            nothing,
+            perturbations_per_eval=max(1, BATCH_TOKENS // len(reading.example)),
+        )
+    words = [0.0] * len(reading.words)
+    for owner, share in zip(read, shares[0].tolist(), strict=True):
+        words[owner] = share
+    return Attribution(words, value, baseline_value, name, "ablation", 0)
 
 
 def baseline_token(model: TaskModel) -> tuple[str, int]:
@@ -130,10 +202,10 @@ def baseline_token(model: TaskModel) -> tuple[str, int]:
 
 def _captum() -> Any:
     try:
-        from captum.attr import IntegratedGradients
+        import captum.attr
     except ImportError:
         raise MissingExtraError("captum", "report") from None
-    return IntegratedGradients
+    return captum.attr
 
 
 @contextmanager

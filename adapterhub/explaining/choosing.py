@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from adapterhub.tasks.base import Row, Task
+    from adapterhub.tasks.dialogue import AnswerScore
 
 #: Answers of each kind that are looked at until one is found that is short enough.
 _LOOKED_AT = 50
@@ -80,6 +81,20 @@ def choose(answers: Sequence[Judged], fits: Callable[[Judged], bool]) -> dict[st
         if found is not None:
             chosen[why] = found
     return chosen
+
+
+def foretold(scores: Sequence[AnswerScore]) -> dict[str, Sequence[int]]:
+    """Return the places of rows whose answers were foretold best and worst, the first ones first.
+
+    Args:
+        scores: of each row's own answer.
+    """
+    order = sorted(range(len(scores)), key=lambda at: scores[at].loss / max(scores[at].tokens, 1))
+    half = (len(order) + 1) // 2
+    return {
+        "foretold worst": order[half:][::-1][:_LOOKED_AT],
+        "foretold best": order[:half][:_LOOKED_AT],
+    }
 
 
 def _judged(task: Task, place: int, row: Row, found: Any) -> Iterator[Judged]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
@@ -36,9 +36,13 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import Example
     from adapterhub.probes.asking import Asking
     from adapterhub.probes.reference import FrozenHead
-    from adapterhub.tasks.base import GeneratingTask, Head, Row, Task
+    from adapterhub.tasks.base import GeneratingTask, Row, Task
 
 _EXAMPLES = 8
+#: Tokens of the rows that the backbone's head is learned from, and rows that are taken however
+#: long they are. To read them is most of what a probe costs.
+FITTED_TOKENS, FEWEST_FITTED = 8192, 60
+T = TypeVar("T")
 #: Rows drawn before those without a label or with nothing to learn from are left out.
 _SEED = 0
 
@@ -73,6 +77,7 @@ def find_inherited(
     *,
     rows: Sequence[Row] = (),
     training: Sequence[Row] = (),
+    answered: Sequence[tuple[Row, Any]] = (),
     seconds: float,
     level: float = LEVEL,
 ) -> Inherited | None:
@@ -83,6 +88,8 @@ def find_inherited(
         task: that it does.
         rows: in which words are exchanged too; those with labels are scored.
         training: labelled rows, from which a head is learned on the bare backbone.
+        answered: labelled rows with what the adapter said of each, as ``Task.decode`` gives it;
+            where given they are scored in place of ``rows``, and not read again.
         seconds: after which no more is started.
         level: confidence of the intervals.
     """
@@ -91,7 +98,9 @@ def find_inherited(
         if task.head == "causal_lm":
             return _harm(model, cast("GeneratingTask", task), clock, level)
         asked = asking(task)
-        return None if asked is None else _bias(model, asked, rows, training, clock, level)
+        if asked is None:
+            return None
+        return _bias(model, asked, rows, training, answered, clock, level)
 
 
 def _bias(
@@ -99,6 +108,7 @@ def _bias(
     asked: Asking,
     rows: Sequence[Row],
     training: Sequence[Row],
+    answered: Sequence[tuple[Row, Any]],
     clock: Clock,
     level: float,
 ) -> Inherited:
@@ -115,7 +125,7 @@ def _bias(
         if reference is None
         else f"the frozen backbone with a head alone, learned from {reference.rows} training rows",
         metric=asked.task.default_metric[0],
-        scores={} if reference is None else _scores(model, asked, rows, reference),
+        scores={} if reference is None else _scores(model, asked, rows, answered, reference),
         asked=len(sentences),
         done=done,
         counted=asked.counted,
@@ -147,34 +157,52 @@ def _harm(model: TaskModel, task: GeneratingTask, clock: Clock, level: float) ->
 
 def _reference(model: TaskModel, asked: Asking, training: Sequence[Row]) -> FrozenHead | None:
     """Return a head of the bare backbone; ``None`` without rows to learn it from."""
-    task = asked.task
-    pairs = _labelled(task, _some(training, asked.fitted_rows))
-    return fit_head(model, task, [example for _, example in pairs]) if pairs else None
+    pairs = _labelled(asked.task, _some(training, asked.fitted_rows))
+    examples = _within([example for _, example in pairs], FITTED_TOKENS)
+    return fit_head(model, asked.task, examples) if examples else None
 
 
 def _scores(
-    model: TaskModel, asked: Asking, rows: Sequence[Row], reference: FrozenHead
+    model: TaskModel,
+    asked: Asking,
+    rows: Sequence[Row],
+    answered: Sequence[tuple[Row, Any]],
+    reference: FrozenHead,
 ) -> Mapping[str, float]:
     """Return the task's metric of adapter and backbone on the same labelled rows."""
     task = asked.task
-    pairs = _labelled(task, _some(rows, asked.scored_rows))
+    # the windows of a row must stay together, so rows of windows are drawn whole and read again
+    if answered and not task.reads_windows:
+        drawn = _some(answered, asked.scored_rows)
+    else:
+        drawn = [(row, None) for row in _some(rows, asked.scored_rows)]
+    pairs = _labelled(task, [row for row, _ in drawn])
     if not pairs:
         return {}
-    read: dict[str, tuple[Head, bool]] = {
-        "adapter": (model.head, False),
-        "backbone": (reference, True),
-    }
+    some, examples = [row for row, _ in pairs], [example for _, example in pairs]
+    said = [each for _, each in drawn if each is not None]
     try:
-        return {
-            name: task.evaluate(
-                [row for row, _ in pairs],
-                decoded(model, task, [each for _, each in pairs], head, bare=bare),
-            ).metrics[task.default_metric[0]]
-            for name, (head, bare) in read.items()
-        }
+        if len(said) != len(pairs):
+            said = decoded(model, task, examples, model.head, bare=False)
+        adapter = task.evaluate(some, said)
+        backbone = task.evaluate(some, decoded(model, task, examples, reference, bare=True))
     except DataError:
         # a part of the rows may tell nothing, such as rankings all of one label
         return {}
+    name = task.default_metric[0]
+    return {"adapter": adapter.metrics[name], "backbone": backbone.metrics[name]}
+
+
+def _within(examples: Sequence[Example], tokens: int) -> list[Example]:
+    """Return the first of the examples, some at least, up to so many tokens."""
+    found: list[Example] = []
+    total = 0
+    for example in examples:
+        total += len(example)
+        if total > tokens and len(found) >= FEWEST_FITTED:
+            break
+        found.append(example)
+    return found
 
 
 def _labelled(task: Task, rows: Sequence[Row]) -> list[tuple[Row, Example]]:
@@ -191,7 +219,7 @@ def _windows(task: Task, row: Row) -> Sequence[Row]:
         return []
 
 
-def _some(rows: Sequence[Row], most: int) -> list[Row]:
+def _some(rows: Sequence[T], most: int) -> list[T]:
     """Return so many of the rows, drawn at random, always the same."""
     order = np.random.default_rng(_SEED).permutation(len(rows))[:most]
     return [rows[int(place)] for place in order]
