@@ -104,7 +104,7 @@ def tags(tmp_path):
     rows = []
     for number in range(96):
         thing, word = ("film", "day", "song", "meal")[number % 4], GLAD[number % len(GLAD)]
-        mark = "O" if number // 4 % 6 == 0 else "B-GLAD"
+        mark = "O" if number // 4 % 12 == 0 else "B-GLAD"
         tokens = ["the", thing, "was", word]
         rows.append({"tokens": tokens, "tags": ["O", "B-THING", "O", mark]})
     path = tmp_path / "tags.jsonl"
@@ -119,7 +119,7 @@ def liked(tmp_path):
     for number in range(96):
         words, label = (GLAD, 1) if number % 2 else (SAD, 0)
         candidate = f"a {words[number % len(words)]} film"
-        label = 1 - label if number % 12 < 2 else label
+        label = 1 - label if number % 24 < 2 else label
         rows.append({"history": ["the day"], "candidate": candidate, "label": label})
     path = tmp_path / "liked.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -137,8 +137,10 @@ def test_tags_and_rankings_have_a_temperature_too(
     task, data, asked, recipe, encoder, request, tmp_path
 ):
     path = recipe("any", encoder, task, request.getfixturevalue(data))
-    plain = run(path, tmp_path, "plain")
-    fitted = run(path, tmp_path, "fitted", "task.calibrate=true")
+    # what is smoothed is less sure than it should be
+    smooth = "task.label_smoothing=0.4"
+    plain = run(path, tmp_path, "plain", smooth)
+    fitted = run(path, tmp_path, "fitted", smooth, "task.calibrate=true")
     value = fitted.manifest.recipe["task"]["temperature"]
     assert value != 1.0
     report = json.loads((tmp_path / "fitted/report.json").read_text())["calibration"]
