@@ -50,7 +50,7 @@ class Bounds:
 
     steps: int = 20
     tokens: int = 128
-    seconds: float = 20.0
+    seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
