@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from adapterhub.assessment.joined_answers import joined_answers
 from adapterhub.assessment.row_statistics import gold_labels
 from adapterhub.tasks.image_classification import ImageClassification
 from adapterhub.tasks.labels import label_list
 from adapterhub.tasks.multi_label import MultiLabelClassification
+from adapterhub.tasks.question_answering import QuestionAnswering
 from adapterhub.tasks.ranking import Ranking
 from adapterhub.tasks.relation_extraction import RelationExtraction
 from adapterhub.tasks.rows import required
@@ -29,14 +31,15 @@ class Confidence:
     """Choices with their probabilities.
 
     Args:
-        unit: what was chosen for: ``rows``, ``words``, ``candidates``, or ``labels of rows``.
+        unit: what was chosen for: ``rows``, ``words``, ``candidates``, ``questions``, or
+            ``labels of rows``.
         # [choices]
         sure: probability of what was said.
         # [choices]
         right: whether it is right.
         # [choices, labels]
         probabilities: of all that could be said; ``None`` where each label is a question of
-            its own.
+            its own, and where an answer is any part of a text.
         # [choices]
         gold: index of what should have been said; ``None`` without ``probabilities``.
     """
@@ -74,6 +77,10 @@ def confidence_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Co
         return _yes_or_no(task, rows, decoded)
     if isinstance(task, TokenClassification):
         return _words(task, rows, decoded)
+    if isinstance(task, QuestionAnswering):
+        answers = list(joined_answers(task, rows, decoded))
+        sure = np.array([each.sure for each in answers], dtype=float)
+        return Confidence("questions", sure, np.array([each.right for each in answers]))
     return None
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.assessment.duplicates import answer_of, text_of
-from adapterhub.assessment.row_statistics import gold_labels, units
+from adapterhub.assessment.joined_answers import joined_answers
+from adapterhub.assessment.row_statistics import gold_labels
 from adapterhub.data.pictures import Picture
-from adapterhub.tasks.answers import given_answers
 from adapterhub.tasks.bio import spans
 from adapterhub.tasks.dialogue import Dialogue
 from adapterhub.tasks.image_classification import ImageClassification
@@ -20,7 +20,6 @@ from adapterhub.tasks.question_answering import QuestionAnswering
 from adapterhub.tasks.ranking import Ranking
 from adapterhub.tasks.relation_extraction import RelationExtraction
 from adapterhub.tasks.rows import required
-from adapterhub.tasks.squad_scores import normalized
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification
 
@@ -128,18 +127,17 @@ def _candidates(task: Ranking, rows: Sequence[Row], decoded: Sequence[Any]) -> l
 
 
 def _answers(task: QuestionAnswering, rows: Sequence[Row], decoded: Sequence[Any]) -> list[Example]:
-    found = []
-    for places in units(task, rows):
-        row = rows[places[0]]
-        parts = [task.prediction(rows[place], decoded[place]) for place in places]
-        said = task.join(parts)
-        right = [answer.text for answer in given_answers(row, places[0] + 1)]
-        if normalized(said["answer"]) not in {normalized(text) for text in right or [""]}:
-            text = f"{row['question']} | {row['context']}"
-            answer = said["answer"] or _NO_ANSWER
-            shown = " / ".join(dict.fromkeys(right)) or _NO_ANSWER
-            found.append(Example(text, shown, answer, said["score"], "probability of it"))
-    return found
+    return [
+        Example(
+            text=f"{each.row['question']} | {each.row['context']}",
+            expected=" / ".join(dict.fromkeys(each.expected)) or _NO_ANSWER,
+            found=each.said or _NO_ANSWER,
+            badness=each.sure,
+            measure="probability of it",
+        )
+        for each in joined_answers(task, rows, decoded)
+        if not each.right
+    ]
 
 
 def _texts(

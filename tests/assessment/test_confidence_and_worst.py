@@ -88,4 +88,7 @@ def test_relations_and_answers_have_worst_rows(tokenizer):
     assert [(each.expected, each.found, each.badness) for each in found] == [
         ("fine", "the day", 0.75)
     ]
-    assert confidence_of(task, windows, [FoundSpan(0, 1, 0.75, 0.1)] * 2) is None
+    sure = confidence_of(task, windows, [FoundSpan(0, 1, 0.75, 0.1)] * 2)
+    assert (sure.unit, sure.sure.tolist()) == ("questions", [0.75, 0.75])
+    assert sure.right.tolist() == [True, False]
+    assert sure.probabilities is None
