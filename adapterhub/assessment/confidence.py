@@ -59,33 +59,39 @@ def confidence_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Co
         rows: with their answers.
         decoded: raw prediction of each, as ``Task.decode`` gives it.
     """
-    if not decoded:
-        return None
     if isinstance(task, RelationExtraction):
         task = task.texts
+    found: Confidence | None = None
+    if not decoded:
+        return found
     if isinstance(task, TextClassification | ImageClassification):
         table = np.array([chances.numpy() for chances in decoded], dtype=float)
-        return _chosen("rows", table, gold_labels(task, rows))
-    if isinstance(task, Ranking):
-        likely = np.array(decoded, dtype=float)
-        return _chosen(
-            "candidates",
-            np.stack((1.0 - likely, likely), axis=-1),
-            np.array(task.judged(rows).labels, dtype=int),
-        )
-    if isinstance(task, MultiLabelClassification):
-        return _yes_or_no(task, rows, decoded)
-    if isinstance(task, TokenClassification):
-        return _words(task, rows, decoded)
-    if isinstance(task, QuestionAnswering):
-        answers = list(joined_answers(task, rows, decoded))
-        sure = np.array([each.sure for each in answers], dtype=float)
-        return Confidence("questions", sure, np.array([each.right for each in answers]))
-    return None
+        found = _chosen("rows", table, gold_labels(task, rows))
+    elif isinstance(task, Ranking):
+        found = _candidates(task, rows, decoded)
+    elif isinstance(task, MultiLabelClassification):
+        found = _yes_or_no(task, rows, decoded)
+    elif isinstance(task, TokenClassification):
+        found = _words(task, rows, decoded)
+    elif isinstance(task, QuestionAnswering):
+        found = _answers(task, rows, decoded)
+    return found
 
 
 def _chosen(unit: str, table: Array, gold: Array) -> Confidence:
     return Confidence(unit, table.max(-1), table.argmax(-1) == gold, table, gold)
+
+
+def _candidates(task: Ranking, rows: Sequence[Row], decoded: Sequence[Any]) -> Confidence:
+    likely = np.array(decoded, dtype=float)
+    table = np.stack((1.0 - likely, likely), axis=-1)
+    return _chosen("candidates", table, np.array(task.judged(rows).labels, dtype=int))
+
+
+def _answers(task: QuestionAnswering, rows: Sequence[Row], decoded: Sequence[Any]) -> Confidence:
+    answers = list(joined_answers(task, rows, decoded))
+    sure = np.array([each.sure for each in answers], dtype=float)
+    return Confidence("questions", sure, np.array([each.right for each in answers]))
 
 
 def _yes_or_no(
