@@ -9,17 +9,19 @@ Source: Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Network
 arXiv:1703.01365.
 
 A decoder's number jumps on such a path, because it divides by the size of what it reads and
-what lies between two embeddings is nothing that it has ever read. Its words are made unknown
-one at a time,
+what lies between two embeddings is nothing that it has ever read. Nor has it a token for an
+unknown word: what ends a text makes it forget what was before. So its words are left out, one
+at a time,
 
-    a_i = F(x) - F(x with b_i in place of x_i)
+    a_i = F(x) - F(x without x_i)
 
-which reads nothing but tokens, and takes no path. Source: Zeiler and Fergus 2014, "Visualizing
-and Understanding Convolutional Networks", arXiv:1311.2901, section 4.2, for pictures.
+which reads nothing but texts. Source: Li, Monroe and Jurafsky 2016, "Understanding Neural
+Networks through Representation Erasure", arXiv:1612.08220.
 """
 
 from __future__ import annotations
 
+from bisect import bisect
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -31,15 +33,16 @@ from adapterhub.data.packing import pack
 from adapterhub.errors import BackboneError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from torch import Tensor
 
     from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.data.packing import Example
     from adapterhub.explaining.reading import Reading
     from adapterhub.explaining.target import Target
 
-#: Along a path from unknown words, or one word after the other.
+#: Along a path from unknown words, or by leaving out one word after the other.
 Method: TypeAlias = Literal["gradients", "ablation"]
 #: Points of the path. Source: the paper, section 5: 20 to 300 are enough.
 STEPS = 50
@@ -57,15 +60,16 @@ class Attribution:
         words: for each word of the reading, by how much it moved the number; 0 for a word that
             was cut off.
         value: of the number.
-        baseline_value: of the number when every word is unknown.
-        baseline: the token that stands for an unknown one.
+        baseline_value: of the number when every word is unknown; ``None`` where words are left
+            out.
+        baseline: the token that stands for an unknown one; empty where words are left out.
         method: by which it was found.
         steps: points of the path; 0 where there is none.
     """
 
     words: Sequence[float]
     value: float
-    baseline_value: float
+    baseline_value: float | None
     baseline: str
     method: Method
     steps: int
@@ -76,7 +80,7 @@ class Attribution:
 
         ``None`` where they need not add up.
         """
-        if self.method == "ablation":
+        if self.baseline_value is None:
             return None
         return sum(self.words) - (self.value - self.baseline_value)
 
@@ -96,8 +100,9 @@ def attribute(
 ) -> Attribution:
     """Return what each word did for the number of ``target``.
 
-    A word is unknown where one token that says nothing stands for each of its own. Tokens of
-    no word stay as they are all along. The backbone's weights are not touched.
+    A word is unknown where one token that says nothing stands for each of its own. A word that
+    is left out leaves nothing, but for a token that the head is read at, which becomes unknown.
+    Tokens of no word stay as they are all along. The backbone's weights are not touched.
 
     Args:
         model: with its adapter active.
@@ -144,38 +149,54 @@ def _along_a_path(model: TaskModel, reading: Reading, target: Target, steps: int
 
 
 def _word_by_word(model: TaskModel, reading: Reading, target: Target) -> Attribution:
-    """Let Captum make one word after the other unknown."""
+    """Let Captum leave out one word after the other."""
     captum = _captum()
-    name, token = baseline_token(model)
+    _, token = baseline_token(model)
     read = sorted({owner for owner in reading.owners if owner is not None})
-    at = {owner: place for place, owner in enumerate(read)}
-    # [tokens]: which of the words that are read each token is of; the last place is of none
-    columns = torch.tensor([len(read) if o is None else at[o] for o in reading.owners])
-    ids = torch.tensor(reading.example.input_ids)
+    selected = len(reading.example.select)
 
     def measure(there: Tensor) -> Tensor:
         """Return the number of rows in which some words are there, ``[rows, words]``."""
-        known = F.pad(there, (0, 1), value=1.0)[:, columns] > 0
-        rows = torch.where(known, ids, token).tolist()
-        batch = pack([replace(reading.example, input_ids=row) for row in rows])
-        batch = batch.to(model.backbone.device)
-        logits = model.head(model.hidden(batch)).float()
-        found = target.measure(logits.view(len(rows), len(reading.example.select), -1))
-        return found.cpu()
+        absent = [{o for o, here in zip(read, row, strict=True) if not here} for row in there]
+        batch = pack([_without(reading, words, token) for words in absent])
+        logits = model.head(model.hidden(batch.to(model.backbone.device))).float()
+        return target.measure(logits.view(len(absent), selected, -1)).cpu()
 
     everything = torch.ones(1, len(read))
-    nothing = torch.zeros_like(everything)
     with evaluating(model), torch.no_grad():
-        value, baseline_value = measure(torch.cat((everything, nothing))).tolist()
+        value = float(measure(everything))
         shares: Tensor = captum.FeatureAblation(measure).attribute(
             everything,
-            nothing,
+            torch.zeros_like(everything),
             perturbations_per_eval=max(1, BATCH_TOKENS // len(reading.example)),
         )
     words = [0.0] * len(reading.words)
     for owner, share in zip(read, shares[0].tolist(), strict=True):
         words[owner] = share
-    return Attribution(words, value, baseline_value, name, "ablation", 0)
+    return Attribution(words, value, None, "", "ablation", 0)
+
+
+def _without(reading: Reading, absent: Collection[int], unknown: int) -> Example:
+    """Return a row without some of its words.
+
+    A row that is read once is read at its nearest token before, where that one is left out; of
+    a row that is read at several, each keeps its place.
+    """
+    example = reading.example
+    gone = [owner in absent for owner in reading.owners]
+    once = len(example.select) == 1
+    kept = [at for at, out in enumerate(gone) if not out or (not once and at in example.select)]
+    if not kept:
+        kept = [example.select[0]]
+    places = {at: place for place, at in enumerate(kept)}
+    return replace(
+        example,
+        input_ids=[unknown if gone[at] else example.input_ids[at] for at in kept],
+        select=[
+            places[at] if at in places else max(bisect(kept, at) - 1, 0) for at in example.select
+        ],
+        segment_ids=[example.segment_ids[at] for at in kept] if example.segment_ids else (),
+    )
 
 
 def baseline_token(model: TaskModel) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from adapterhub.explaining.attribution import evaluating, method_for
 from adapterhub.explaining.choosing import choose, foretold, judge
 from adapterhub.explaining.explain import explain, explain_text
 from adapterhub.explaining.explanation import LARGE_GAP
-from adapterhub.explaining.reading import instructed_dialogue, read_conversation
+from adapterhub.explaining.reading import instructed_dialogue, read_conversation, read_row
 from adapterhub.tasks.instructed import Instructed
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import Example
     from adapterhub.explaining.choosing import Judged
     from adapterhub.explaining.explanation import Explanation
+    from adapterhub.explaining.reading import Reading
     from adapterhub.tasks.base import GeneratingTask, Row, Task
     from adapterhub.tasks.chat_template import Message
     from adapterhub.tasks.dialogue import Dialogue
@@ -102,11 +103,14 @@ def explain_examples(
     answers = judge(task, rows, decoded)
     if not answers:
         return []
-    longest = min(bounds.tokens, _affordable(model, task, rows[answers[0].place], bounds))
+    clock = _Affordable(model, bounds)
 
     def fits(each: Judged) -> bool:
-        example = task.encode(rows[each.place], each.place + 1, train=False)
-        return example is not None and len(example) <= longest
+        try:
+            reading = read_row(task, rows[each.place])
+        except DataError:
+            return False
+        return clock.fits(reading)
 
     return [
         ExplainedExample(
@@ -134,7 +138,7 @@ def _texts(
 ) -> Iterator[ExplainedExample]:
     """Yield the beginnings of a row's own answers that were foretold best and worst."""
     dialogue = instructed_dialogue(task)
-    longest: int | None = None
+    clock = _Affordable(model, bounds)
     for why, places in foretold(decoded).items():
         for place in places:
             messages, answer = _exchange(task, rows[place], place + 1)
@@ -142,12 +146,7 @@ def _texts(
                 reading = read_conversation(dialogue, messages, answer) if dialogue else None
             except DataError:
                 continue
-            if reading is None or not reading.words:
-                continue
-            if longest is None:
-                example = reading.example
-                longest = min(bounds.tokens, _affordable_of(model, example, bounds))
-            if len(reading.example) <= longest:
+            if reading is not None and reading.words and clock.fits(reading):
                 found = explain_text(model, task, messages, answer, steps=bounds.steps)
                 yield ExplainedExample(why, found.answer, found)
                 break
@@ -165,21 +164,29 @@ def _exchange(task: GeneratingTask, row: Row, number: int) -> tuple[list[Message
     return messages, answer
 
 
-def _affordable(model: TaskModel, task: Task, row: Row, bounds: Bounds) -> int:
-    """Return how many tokens a row may have so that all answers keep to their time."""
-    example = task.encode(row, 1, train=False)
-    return 0 if example is None else _affordable_of(model, example, bounds)
+class _Affordable:
+    """Tells whether a row can be explained so that all answers keep to their time."""
 
+    def __init__(self, model: TaskModel, bounds: Bounds) -> None:
+        self._model = model
+        self._bounds = bounds
+        self._ablates = method_for(model) == "ablation"
+        #: seconds of a pass, a token; measured by the first row
+        self._each = 0.0
 
-def _affordable_of(model: TaskModel, example: Example, bounds: Bounds) -> int:
-    count = max(1, _TIMED_TOKENS // len(example))
-    batch = pack([example] * count).to(model.backbone.device)
-    with evaluating(model), torch.no_grad():
-        began = time.perf_counter()
-        float(model.hidden(batch).float().sum())
-        each = (time.perf_counter() - began) / batch.tokens
-    passed = bounds.seconds / (_ANSWERS * each)
-    if method_for(model) == "ablation":
-        # a row is read once for each of its words, of which there are fewer than tokens
-        return int(passed**0.5)
-    return int(passed / (bounds.steps * _PASSES))
+    def fits(self, reading: Reading) -> bool:
+        tokens = len(reading.example)
+        if tokens > self._bounds.tokens:
+            return False
+        self._each = self._each or self._measured(reading.example)
+        # a row is read whole and without each of its words, or forward and back at each step
+        passes = len(reading.words) + 1 if self._ablates else self._bounds.steps * _PASSES
+        return passes * tokens * self._each <= self._bounds.seconds / _ANSWERS
+
+    def _measured(self, example: Example) -> float:
+        count = max(1, _TIMED_TOKENS // len(example))
+        batch = pack([example] * count).to(self._model.backbone.device)
+        with evaluating(self._model), torch.no_grad():
+            began = time.perf_counter()
+            float(self._model.hidden(batch).float().sum())
+            return (time.perf_counter() - began) / batch.tokens

@@ -45,8 +45,9 @@ class Explanation:
         probability: of the answer, where it has one.
         quantity: what the number is that was explained.
         value: of the number.
-        baseline_value: of the number when every word is unknown.
-        baseline: the token that stands for an unknown word.
+        baseline_value: of the number when every word is unknown; ``None`` where words were left
+            out.
+        baseline: the token that stands for an unknown word; empty where words were left out.
         method: by which the words' numbers were found; see ``attribute``.
         steps: points of the path from there to the text; 0 where none was taken.
         gap: by how much the attributions miss ``value - baseline_value``; ``None`` where they
@@ -62,7 +63,7 @@ class Explanation:
     probability: float | None
     quantity: str
     value: float
-    baseline_value: float
+    baseline_value: float | None
     baseline: str
     method: Method
     steps: int
@@ -79,7 +80,7 @@ class Explanation:
 
         It is 0 where nothing has to add up.
         """
-        if self.gap is None:
+        if self.gap is None or self.baseline_value is None:
             return 0.0
         difference = abs(self.value - self.baseline_value)
         return abs(self.gap) / difference if difference else float("inf")

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 _EXAMPLES = 8
 #: Tokens of the rows that the backbone's head is learned from, and rows that are taken however
 #: long they are. To read them is most of what a probe costs.
-FITTED_TOKENS, FEWEST_FITTED = 8192, 60
+FITTED_TOKENS, FEWEST_FITTED = 6144, 60
 T = TypeVar("T")
 #: Rows drawn before those without a label or with nothing to learn from are left out.
 _SEED = 0

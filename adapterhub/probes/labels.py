@@ -26,7 +26,7 @@ class AskingLabels:
     """A task that gives a text a label or several, or each of its words a tag."""
 
     fitted_rows: int = 600
-    scored_rows: int = 200
+    scored_rows: int = 120
 
     def __init__(self, task: Task) -> None:
         """Ask ``task``."""

@@ -52,7 +52,7 @@ class AskingRanking:
         "it stands by how much the scores rise."
     )
     fitted_rows: int = 600
-    scored_rows: int = 200
+    scored_rows: int = 120
 
     def __init__(self, task: Ranking) -> None:
         """Ask ``task``."""

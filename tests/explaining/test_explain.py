@@ -96,18 +96,22 @@ def test_what_speaks_for_one_label_speaks_against_the_other(mood):
         assert one.attribution == pytest.approx(-other.attribution, abs=1e-3)
 
 
-def test_a_decoders_words_are_made_unknown_one_by_one(recipe, decoder, moods, tmp_path):
+def test_a_decoders_words_are_left_out_one_by_one(recipe, decoder, moods, tmp_path):
     path = recipe("mood", decoder, "text-classification", moods)
     session, model, task = loaded(path, decoder, tmp_path)
     (found,) = explain(model, task, ROW, label="glad")
     assert (found.method, found.steps, found.gap, found.gap_share) == ("ablation", 0, None, 0.0)
     words = [word.word for word in found.words]
-    texts = [" ".join([*words[:at], "[UNK]", *words[at + 1 :]]) for at in range(len(words))]
+    texts = [" ".join([*words[:at], *words[at + 1 :]]) for at in range(len(words))]
     said = session.predict("it", [ROW, *({"text": text} for text in texts)])
     odds = [math.log(s["scores"]["glad"] / (1 - s["scores"]["glad"])) for s in said]
     expected = [odds[0] - each for each in odds[1:]]
     assert [w.attribution for w in found.words] == pytest.approx(expected, abs=1e-3)
     assert found.value == pytest.approx(odds[0], abs=1e-3)
+    assert (found.baseline, found.baseline_value) == ("", None)
+    # nothing is left of a single word, and something must be read
+    (alone,) = explain(model, task, {"text": "great"})
+    assert alone.words[0].attribution
 
 
 def test_a_word_that_was_cut_off_did_nothing(recipe, decoder, moods, tmp_path):

@@ -22,7 +22,7 @@ _METHODS: Mapping[Method, str] = {
     "gradients": "Integrated gradients over the words' embeddings: what each word adds to the "
     "number that is explained, on the way from a text of unknown words to the text.",
     "ablation": "One word at a time: by how much the number that is explained falls when this word "
-    "alone is unknown. Words that say the same thing twice get little each, since either of them "
+    "alone is left out. Words that say the same thing twice get little each, since either of them "
     "is enough; so the numbers need not add up.",
 }
 _COLOURS = (
@@ -80,20 +80,15 @@ def said(found: Explanation) -> str:
 def honest(found: Explanation) -> str:
     """Return what was explained, against what, and how well the parts add up."""
     unread = f" {found.unread} words were cut off and not read." if found.unread else ""
-    return (
-        f"Explained: {found.quantity}, {found.value:.3f}; with {found.baseline} for every word "
-        f"{found.baseline_value:.3f}. {_added_up(found)}{unread}"
-    )
-
-
-def _added_up(found: Explanation) -> str:
-    total = sum(word.attribution for word in found.words)
-    if found.gap is None:
-        return f"The words' own numbers come to {total:+.3f}."
+    explained = f"Explained: {found.quantity}, {found.value:.3f}"
+    if found.gap is None or found.baseline_value is None:
+        total = sum(word.attribution for word in found.words)
+        return f"{explained}. The words' own numbers come to {total:+.3f}.{unread}"
     share = f"{found.gap_share:.1%} of it" if found.value != found.baseline_value else "all of it"
     return (
-        f"The words add up to the difference but for {found.gap:+.3f} ({share}) after "
-        f"{found.steps} steps."
+        f"{explained}; with {found.baseline} for every word {found.baseline_value:.3f}. The words "
+        f"add up to the difference but for {found.gap:+.3f} ({share}) after {found.steps} "
+        f"steps.{unread}"
     )
 
 
