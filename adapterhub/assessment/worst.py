@@ -121,7 +121,7 @@ def _candidates(task: Ranking, rows: Sequence[Row], decoded: Sequence[Any]) -> l
             history = row["history"]
             liked = history if isinstance(history, str) else "; ".join(history)
             badness = _nats(chance if label else 1.0 - chance)
-            text, right = f"{liked} | {row['candidate']}", task.labels[label]
+            text, right = f"{liked or '-'} | {row['candidate']}", task.labels[label]
             found.append(Example(text, right, f"{chance:.2f}", badness, "nats of the label"))
     return found
 

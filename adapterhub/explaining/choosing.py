@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Answers of each kind that are looked at until one is found that is short enough.
 _LOOKED_AT = 50
+#: What a ranking says of a candidate, by its labels 0 and 1.
+RANKED = ("does not please", "pleases")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def _judged(task: Task, place: int, row: Row, found: Any) -> Iterator[Judged]:
     elif isinstance(task, Ranking):
         gold = task.texts.index.index(required(row, "label", 1), 1, "label")
         said = int(found >= 0.5)
-        yield Judged(place, str(gold), gold == said, max(found, 1 - found), task.labels[said])
+        yield Judged(place, RANKED[gold], gold == said, max(found, 1 - found), task.labels[said])
     elif isinstance(task, TokenClassification):
         yield from _of_spans(task, place, row, found)
     elif isinstance(task, QuestionAnswering):

@@ -10,6 +10,7 @@ import torch
 from adapterhub.data.packing import pack
 from adapterhub.errors import DataError, near
 from adapterhub.explaining.attribution import STEPS, attribute, evaluating
+from adapterhub.explaining.choosing import RANKED
 from adapterhub.explaining.explanation import explanation
 from adapterhub.explaining.reading import (
     instructed_dialogue,
@@ -137,7 +138,8 @@ def _label(model: TaskModel, task: Task, row: Row, label: str | None) -> tuple[R
         raise DataError(f"there is no label {label!r}", place=task.name, hint=near(label, labels))
     own = isinstance(task, MultiLabelClassification)
     measure = partial(of_own_label if own else of_label, index=index)
-    return reading, Target(labels[index], "log-odds of the label", chances[index], measure)
+    answer = RANKED[index] if isinstance(task, Ranking) else labels[index]
+    return reading, Target(answer, "log-odds of the label", chances[index], measure)
 
 
 def _spans(
