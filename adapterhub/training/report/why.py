@@ -32,9 +32,9 @@ _COLOURS = (
 )
 _NO_WORDS = Text("Not explained: answers are explained by words, and a picture has none.")
 _NONE_FITS = Text(
-    "Not explained: on the validation rows no answer was given (a span, for instance), or none on a "
-    "row that is short enough for the time that a report takes. Ask adapterhub explain about a text "
-    "that you choose."
+    "Not explained: on the validation rows no answer was given (a span, for instance), or none on "
+    "a row that is short enough for the time that a report takes. Ask adapterhub explain about a "
+    "text that you choose."
 )
 
 
