@@ -53,7 +53,7 @@ def test_the_parts_add_up_with_enough_steps(mood):
 
 def test_the_number_is_the_log_odds_of_the_probability(mood):
     session, model, task = mood
-    (found,) = explain(model, task, ROW, steps=2)
+    (found,) = explain(model, task, ROW, steps=2, method="gradients")
     (answer,) = session.predict("it", [ROW])
     assert found.answer == answer["label"]
     assert found.probability == pytest.approx(answer["score"], abs=1e-6)
