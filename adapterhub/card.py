@@ -237,11 +237,11 @@ def _side(manifest: Manifest) -> str:
 
 
 def _use(tag: str, temperature: float) -> tuple[str, ...]:
-    if tag == _PICTURES:
-        return _LOOK
     if tag == "question-answering":
         return _ANSWER
-    lines = _PREDICT if tag in _MODEL_CLASSES else _GENERATE
+    lines: tuple[str, ...] = _GENERATE
+    if tag in _MODEL_CLASSES:
+        lines = _LOOK if tag == _PICTURES else _PREDICT
     if temperature == 1.0:
         return lines
     return tuple(line.replace(".logits.", f".logits.div({temperature:g}).") for line in lines)

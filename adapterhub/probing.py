@@ -78,8 +78,7 @@ def probe(
         raise DataError(
             f"no probe fits {loaded.task.name}",
             place=str(version.ref),
-            hint="Probes fit text and token classification, relation extraction, and tasks that "
-            "generate",
+            hint="Probes exchange words, and a picture has none",
         )
     rows: Sequence[Row] = ()
     if path is not None:

@@ -33,18 +33,12 @@ class Labelled:
         gold: index of the right label.
         # [choices]
         found: index of the label said.
-        # [choices]
-        confidence: probability that it was given.
-        # [choices, labels]
-        probabilities: of every label; ``None`` where only the best one is known.
     """
 
     unit: str
     labels: tuple[str, ...]
     gold: Array
     found: Array
-    confidence: Array
-    probabilities: Array | None
 
     @property
     def correct(self) -> Array:
@@ -82,15 +76,8 @@ def labelled(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Labelle
     if isinstance(task, RelationExtraction):
         task = task.texts
     if isinstance(task, TextClassification | ImageClassification):
-        table = np.array([scores.numpy() for scores in decoded], dtype=float)
-        return Labelled(
-            "rows",
-            task.labels,
-            gold_labels(task, rows),
-            table.argmax(-1),
-            table.max(-1),
-            table,
-        )
+        found = np.array([int(scores.argmax()) for scores in decoded], dtype=int)
+        return Labelled("rows", task.labels, gold_labels(task, rows), found)
     if isinstance(task, TokenClassification):
         return _words(task, rows, decoded)
     return None
@@ -118,10 +105,8 @@ def _words(task: TokenClassification, rows: Sequence[Row], decoded: Sequence[Any
     index = {name: place for place, name in enumerate(names)}
     gold: list[int] = []
     found: list[int] = []
-    confidence: list[float] = []
     for number, (row, tags) in enumerate(zip(rows, decoded, strict=True), start=1):
         read = len(tags.labels)
         for target, named in zip((gold, found), task.named_tags(row, number, tags), strict=True):
             target += [index[tag[2:] or OUTSIDE] for tag in named[:read]]
-        confidence += tags.scores
-    return Labelled("words", names, np.array(gold), np.array(found), np.array(confidence), None)
+    return Labelled("words", names, np.array(gold), np.array(found))

@@ -104,7 +104,7 @@ class EvaluatedRows:
     units: Sequence[Sequence[int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "units", _units(self.task, self.given))
+        object.__setattr__(self, "units", units(self.task, self.given))
 
     @property
     def rows(self) -> int:
@@ -152,7 +152,7 @@ def scores_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Scores
     return EvaluatedRows(task, rows, decoded)
 
 
-def _units(task: Task, rows: Sequence[Row]) -> list[list[int]]:
+def units(task: Task, rows: Sequence[Row]) -> list[list[int]]:
     """Return the places of each row; the windows of one follow each other, the first is 0."""
     units: list[list[int]] = []
     for place, row in enumerate(rows):
@@ -242,7 +242,7 @@ def _of_spans(sums: Array) -> dict[str, Array]:
 
 def _answers(task: QuestionAnswering, rows: Sequence[Row], decoded: Sequence[Any]) -> RowStatistics:
     values = []
-    for windows in _units(task, rows):
+    for windows in units(task, rows):
         given = [rows[place] for place in windows]
         found = task.evaluate(given, [decoded[place] for place in windows]).metrics
         answerable = float(bool(given_answers(given[0], windows[0] + 1)))

@@ -7,11 +7,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.assessment.duplicates import answer_of, text_of
+from adapterhub.assessment.joined_answers import joined_answers
 from adapterhub.assessment.row_statistics import gold_labels
 from adapterhub.data.pictures import Picture
 from adapterhub.tasks.bio import spans
 from adapterhub.tasks.dialogue import Dialogue
 from adapterhub.tasks.image_classification import ImageClassification
+from adapterhub.tasks.instructed import Instructed
+from adapterhub.tasks.labels import label_list
+from adapterhub.tasks.multi_label import MultiLabelClassification
+from adapterhub.tasks.question_answering import QuestionAnswering
+from adapterhub.tasks.ranking import Ranking
+from adapterhub.tasks.relation_extraction import RelationExtraction
+from adapterhub.tasks.rows import required
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification
 
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from adapterhub.tasks.base import Row, Task
 
 _SMALLEST = 1e-12
+_NO_ANSWER = "(no answer)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +64,21 @@ def worst_examples(
     """
     if isinstance(task, TextClassification | ImageClassification):
         found = _classes(task, rows, decoded)
+    elif isinstance(task, RelationExtraction):
+        found = _classes(task.texts, rows, decoded)
+    elif isinstance(task, MultiLabelClassification):
+        found = _label_sets(task, rows, decoded)
+    elif isinstance(task, Ranking):
+        found = _candidates(task, rows, decoded)
     elif isinstance(task, TokenClassification):
         found = _tags(task, rows, decoded)
-    elif isinstance(task, Dialogue):
-        found = [
-            Example(text_of(row), answer_of(row), "", score.loss / max(score.tokens, 1), _LOSS)
-            for row, score in zip(rows, decoded, strict=True)
-        ]
+    elif isinstance(task, QuestionAnswering):
+        found = _answers(task, rows, decoded)
+    elif isinstance(task, Dialogue | Instructed):
+        found = _texts(task, rows, decoded)
     else:
         return []
     return sorted(found, key=lambda each: -each.badness)[:count]
-
-
-_LOSS = "nats a token"
 
 
 def _classes(
@@ -77,12 +88,75 @@ def _classes(
     for row, gold, scores in zip(rows, gold_labels(task, rows), decoded, strict=True):
         said = int(scores.argmax())
         if said != gold:
-            badness = -math.log(max(float(scores[gold]), _SMALLEST))
+            badness = _nats(float(scores[gold]))
             answer = f"{task.labels[said]} ({float(scores[said]):.2f})"
             found.append(
                 Example(_shown(row), task.labels[gold], answer, badness, "nats of the label")
             )
     return found
+
+
+def _label_sets(
+    task: MultiLabelClassification, rows: Sequence[Row], decoded: Sequence[Any]
+) -> list[Example]:
+    found = []
+    for number, (row, chances) in enumerate(zip(rows, decoded, strict=True), start=1):
+        names = label_list(required(row, "label", number), number, "label")
+        has = {task.texts.index.name(each, number, "label") for each in names}
+        given = task.prediction(row, chances)["labels"]
+        if set(given) != has:
+            badness = sum(
+                _nats(float(chance) if label in has else 1.0 - float(chance))
+                for label, chance in zip(task.labels, chances, strict=True)
+            )
+            right, said = ", ".join(sorted(has)) or "(none)", ", ".join(given) or "(none)"
+            found.append(Example(_shown(row), right, said, badness, "nats of all labels"))
+    return found
+
+
+def _candidates(task: Ranking, rows: Sequence[Row], decoded: Sequence[Any]) -> list[Example]:
+    found = []
+    for row, label, chance in zip(rows, task.judged(rows).labels, decoded, strict=True):
+        if (chance >= 0.5) != label:
+            history = row["history"]
+            liked = history if isinstance(history, str) else "; ".join(history)
+            badness = _nats(chance if label else 1.0 - chance)
+            text, right = f"{liked or '-'} | {row['candidate']}", task.labels[label]
+            found.append(Example(text, right, f"{chance:.2f}", badness, "nats of the label"))
+    return found
+
+
+def _answers(task: QuestionAnswering, rows: Sequence[Row], decoded: Sequence[Any]) -> list[Example]:
+    return [
+        Example(
+            text=f"{each.row['question']} | {each.row['context']}",
+            expected=" / ".join(dict.fromkeys(each.expected)) or _NO_ANSWER,
+            found=each.said or _NO_ANSWER,
+            badness=each.sure,
+            measure="probability of it",
+        )
+        for each in joined_answers(task, rows, decoded)
+        if not each.right
+    ]
+
+
+def _texts(
+    task: Dialogue | Instructed, rows: Sequence[Row], decoded: Sequence[Any]
+) -> list[Example]:
+    found = []
+    for number, (row, score) in enumerate(zip(rows, decoded, strict=True), start=1):
+        if isinstance(task, Instructed):
+            text = task.question(row, number)[-1]["content"]
+            right = task.wording.references(row, number)[0]
+        else:
+            text, right = text_of(row), answer_of(row)
+        badness = score.loss / max(score.tokens, 1)
+        found.append(Example(text, right, "", badness, "nats a token"))
+    return found
+
+
+def _nats(chance: float) -> float:
+    return -math.log(max(chance, _SMALLEST))
 
 
 def _shown(row: Row) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from adapterhub.engine.session import LoadedAdapter, Session
     from adapterhub.explaining.explanation import Explanation
 
+#: See ``adapterhub.explaining.attribution``, which is not loaded for ``--help``.
+Method: TypeAlias = Literal["gradients", "ablation"]
 #: Words that are listed with their numbers, and columns of the longest bar.
 _LISTED, _BAR = 20, 24
 
@@ -44,6 +46,13 @@ def explain(
     steps: Annotated[
         int, typer.Option(min=2, max=1000, help="More of them close the gap that is printed.")
     ] = 50,
+    method: Annotated[
+        Method | None,
+        typer.Option(
+            help="gradients along a path, or ablation of one word at a time; what fits the "
+            "backbone where not given."
+        ),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page that stands alone.", metavar="FILE")
     ] = None,
@@ -51,9 +60,10 @@ def explain(
     force: Force = False,
     device: Device = None,
 ) -> None:
-    """Show which words of a text an answer comes from, by integrated gradients.
+    """Show which words of a text an answer comes from.
 
-    The backbone is held as the adapter was trained on it, and computes in float32.
+    By integrated gradients with an encoder, word by word with a decoder. The backbone is held as
+    the adapter was trained on it, and computes in float32.
     """
     hush_libraries()
     from adapterhub.opening import open_adapter
@@ -64,7 +74,7 @@ def explain(
     session, loaded, version = open_adapter(
         Registry(), ref, force=force, device=device, compute_dtype="float32"
     )
-    found = _explanations(session, loaded, row, label=label, span=place, steps=steps)
+    found = _explanations(session, loaded, row, label=label, span=place, steps=steps, method=method)
     if html is not None:
         _write_page(html, str(version.ref), loaded, found)
     if as_json:
@@ -84,6 +94,7 @@ def _explanations(
     label: str | None,
     span: tuple[int, int] | None,
     steps: int,
+    method: Method | None,
 ) -> Sequence[Explanation]:
     from adapterhub.explaining.explain import explain as explain_row
     from adapterhub.explaining.explain import explain_text
@@ -91,7 +102,7 @@ def _explanations(
     task: Any = loaded.task
     model = session.model(loaded.name)
     if task.head != "causal_lm":
-        return explain_row(model, task, row, label=label, span=span, steps=steps)
+        return explain_row(model, task, row, label=label, span=span, steps=steps, method=method)
     if label is not None or span is not None:
         raise DataError(
             "answers in text, it has no labels and spans to choose from",
@@ -100,7 +111,7 @@ def _explanations(
         )
     messages = _messages(task, row)
     (answer,) = session.generate(loaded.name, [messages])
-    return [explain_text(model, task, messages, answer, steps=steps)]
+    return [explain_text(model, task, messages, answer, steps=steps, method=method)]
 
 
 def _messages(task: Any, row: dict[str, Any]) -> list[dict[str, str]]:

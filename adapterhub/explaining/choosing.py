@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from adapterhub.tasks.base import Row, Task
+    from adapterhub.tasks.dialogue import AnswerScore
 
 #: Answers of each kind that are looked at until one is found that is short enough.
 _LOOKED_AT = 50
+#: What a ranking says of a candidate, by its labels 0 and 1.
+RANKED = ("does not please", "pleases")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,20 @@ def choose(answers: Sequence[Judged], fits: Callable[[Judged], bool]) -> dict[st
     return chosen
 
 
+def foretold(scores: Sequence[AnswerScore]) -> dict[str, Sequence[int]]:
+    """Return the places of rows whose answers were foretold best and worst, the first ones first.
+
+    Args:
+        scores: of each row's own answer.
+    """
+    order = sorted(range(len(scores)), key=lambda at: scores[at].loss / max(scores[at].tokens, 1))
+    half = (len(order) + 1) // 2
+    return {
+        "foretold worst": order[half:][::-1][:_LOOKED_AT],
+        "foretold best": order[:half][:_LOOKED_AT],
+    }
+
+
 def _judged(task: Task, place: int, row: Row, found: Any) -> Iterator[Judged]:
     if isinstance(task, TextClassification | RelationExtraction):
         yield _of_label(task, place, row, found)
@@ -90,7 +107,7 @@ def _judged(task: Task, place: int, row: Row, found: Any) -> Iterator[Judged]:
     elif isinstance(task, Ranking):
         gold = task.texts.index.index(required(row, "label", 1), 1, "label")
         said = int(found >= 0.5)
-        yield Judged(place, str(gold), gold == said, max(found, 1 - found), task.labels[said])
+        yield Judged(place, RANKED[gold], gold == said, max(found, 1 - found), task.labels[said])
     elif isinstance(task, TokenClassification):
         yield from _of_spans(task, place, row, found)
     elif isinstance(task, QuestionAnswering):

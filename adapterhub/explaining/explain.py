@@ -10,6 +10,7 @@ import torch
 from adapterhub.data.packing import pack
 from adapterhub.errors import DataError, near
 from adapterhub.explaining.attribution import STEPS, attribute, evaluating
+from adapterhub.explaining.choosing import RANKED
 from adapterhub.explaining.explanation import explanation
 from adapterhub.explaining.reading import (
     instructed_dialogue,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.explaining.attribution import Method
     from adapterhub.explaining.explanation import Explanation
     from adapterhub.explaining.reading import Reading
     from adapterhub.tasks.base import Row, Task
@@ -50,6 +52,7 @@ def explain(
     label: str | None = None,
     span: tuple[int, int] | None = None,
     steps: int = STEPS,
+    method: Method | None = None,
 ) -> list[Explanation]:
     """Explain what an adapter with a head of its own says of a row.
 
@@ -60,6 +63,7 @@ def explain(
         label: explain this one instead of the one said; of spans, those of this type alone.
         span: explain the found spans that share a character with this one alone.
         steps: points of the path; see ``attribute``.
+        method: of attribution; see ``attribute``.
 
     Returns:
         One for a label or an answer; one for each span found, in the order of the text.
@@ -77,7 +81,7 @@ def explain(
         _refuse(span is not None, task)
         asked = [_label(model, task, row, label)]
     return [
-        explanation(reading, target, attribute(model, reading, target, steps=steps))
+        explanation(reading, target, attribute(model, reading, target, steps=steps, method=method))
         for reading, target in asked
     ]
 
@@ -89,6 +93,7 @@ def explain_text(
     answer: str,
     *,
     steps: int = STEPS,
+    method: Method | None = None,
 ) -> Explanation:
     """Explain by the words of a conversation how likely an answer to it was.
 
@@ -98,6 +103,7 @@ def explain_text(
         messages: that it was asked.
         answer: that it generated, or another one.
         steps: points of the path; see ``attribute``.
+        method: of attribution; see ``attribute``.
 
     Raises:
         DataError: when the task does not generate, or the messages can't be used.
@@ -110,7 +116,9 @@ def explain_text(
     tokens = list(reading.example.targets)
     quantity = f"log-probability of the answer's {len(tokens)} tokens, in nats"
     target = Target(answer, quantity, None, partial(of_tokens, tokens=tokens))
-    return explanation(reading, target, attribute(model, reading, target, steps=steps))
+    return explanation(
+        reading, target, attribute(model, reading, target, steps=steps, method=method)
+    )
 
 
 def _label(model: TaskModel, task: Task, row: Row, label: str | None) -> tuple[Reading, Target]:
@@ -130,7 +138,8 @@ def _label(model: TaskModel, task: Task, row: Row, label: str | None) -> tuple[R
         raise DataError(f"there is no label {label!r}", place=task.name, hint=near(label, labels))
     own = isinstance(task, MultiLabelClassification)
     measure = partial(of_own_label if own else of_label, index=index)
-    return reading, Target(labels[index], "log-odds of the label", chances[index], measure)
+    answer = RANKED[index] if isinstance(task, Ranking) else labels[index]
+    return reading, Target(answer, "log-odds of the label", chances[index], measure)
 
 
 def _spans(

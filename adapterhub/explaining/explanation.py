@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from adapterhub.explaining.attribution import Attribution
+    from adapterhub.explaining.attribution import Attribution, Method
     from adapterhub.explaining.reading import Reading
     from adapterhub.explaining.target import Target
 
@@ -45,10 +45,13 @@ class Explanation:
         probability: of the answer, where it has one.
         quantity: what the number is that was explained.
         value: of the number.
-        baseline_value: of the number when every word is unknown.
-        baseline: the token that stands for an unknown word.
-        steps: points of the path from there to the text.
-        gap: by how much the attributions miss ``value - baseline_value``.
+        baseline_value: of the number when every word is unknown; ``None`` where words were left
+            out.
+        baseline: the token that stands for an unknown word; empty where words were left out.
+        method: by which the words' numbers were found; see ``attribute``.
+        steps: points of the path from there to the text; 0 where none was taken.
+        gap: by how much the attributions miss ``value - baseline_value``; ``None`` where they
+            need not add up.
         texts: name to text, as the backbone reads it.
         words: of all texts, in order.
         unread: words that were cut off, and have no attribution.
@@ -60,10 +63,11 @@ class Explanation:
     probability: float | None
     quantity: str
     value: float
-    baseline_value: float
+    baseline_value: float | None
     baseline: str
+    method: Method
     steps: int
-    gap: float
+    gap: float | None
     texts: Mapping[str, str]
     words: Sequence[ExplainedWord]
     unread: int
@@ -72,7 +76,12 @@ class Explanation:
 
     @property
     def gap_share(self) -> float:
-        """The gap as a share of the difference that is explained; infinite where there is none."""
+        """The gap as a share of the difference that is explained; infinite where there is none.
+
+        It is 0 where nothing has to add up.
+        """
+        if self.gap is None or self.baseline_value is None:
+            return 0.0
         difference = abs(self.value - self.baseline_value)
         return abs(self.gap) / difference if difference else float("inf")
 
@@ -84,7 +93,7 @@ class Explanation:
     def document(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
         names = ("answer", "probability", "quantity", "value", "baseline_value", "baseline")
-        later = ("steps", "gap", "unread", "start", "end")
+        later = ("method", "steps", "gap", "unread", "start", "end")
         return {
             **{name: getattr(self, name) for name in (*names, *later)},
             "texts": dict(self.texts),
@@ -118,7 +127,6 @@ def explanation(reading: Reading, target: Target, found: Attribution) -> Explana
     names = _names([text.name for text in reading.texts])
     named = zip(names, reading.texts, strict=True)
     placed = [(name, word) for name, text in named for word in text.words]
-    read = {owner for owner in reading.owners if owner is not None}
     return Explanation(
         answer=target.answer,
         probability=target.probability,
@@ -126,6 +134,7 @@ def explanation(reading: Reading, target: Target, found: Attribution) -> Explana
         value=found.value,
         baseline_value=found.baseline_value,
         baseline=found.baseline,
+        method=found.method,
         steps=found.steps,
         gap=found.gap,
         texts={name: text.text for name, text in zip(names, reading.texts, strict=True)},
@@ -133,7 +142,7 @@ def explanation(reading: Reading, target: Target, found: Attribution) -> Explana
             ExplainedWord(name, word.text, word.start, word.end, share)
             for (name, word), share in zip(placed, found.words, strict=True)
         ],
-        unread=len(placed) - len(read),
+        unread=reading.unread,
         start=target.start,
         end=target.end,
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.data.packing import Example
 from adapterhub.errors import DataError
-from adapterhub.tasks.alignment import align, token_owners
+from adapterhub.explaining.pieces import explained_words, pieces
+from adapterhub.tasks.alignment import align, token_owners, untouched
 from adapterhub.tasks.dialogue import Dialogue
 from adapterhub.tasks.instructed import Instructed
 from adapterhub.tasks.multi_label import MultiLabelClassification
@@ -18,10 +19,12 @@ from adapterhub.tasks.rows import is_given, text_field
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification
 from adapterhub.tasks.word_windows import tagged_words
-from adapterhub.tasks.words import Word, split_words
+from adapterhub.tasks.words import Word
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from transformers import PreTrainedTokenizerBase
 
     from adapterhub.tasks.base import Row, Task
     from adapterhub.tasks.chat_template import Message
@@ -52,11 +55,13 @@ class Reading:
         owners: for each token of the example the index of its word among the words of all
             texts, in order; ``None`` for tokens of no word: special ones, spaces, and what a
             template adds.
+        unread: words that no token has any part of, because they were cut off.
     """
 
     example: Example
     texts: Sequence[ReadText]
     owners: Sequence[int | None]
+    unread: int
 
     @property
     def words(self) -> list[tuple[ReadText, Word]]:
@@ -103,7 +108,7 @@ def read_conversation(dialogue: Dialogue, messages: Sequence[Message], answer: s
     encoding = dialogue.tokenizer(
         rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
-    texts, placed = _messages(left, rendered)
+    texts, placed = _messages(dialogue, left, rendered)
     owners = token_owners(encoding["offset_mapping"], placed)
     example = Example(
         row=1,
@@ -112,10 +117,13 @@ def read_conversation(dialogue: Dialogue, messages: Sequence[Message], answer: s
         select=range(len(prompt) - 1, len(prompt) + len(ids) - 1),
         targets=ids,
     )
-    return Reading(example, texts, _filled(owners, example))
+    unread = untouched(encoding["offset_mapping"], placed)
+    return Reading(example, texts, _filled(owners, example), unread)
 
 
-def _messages(messages: Sequence[Message], rendered: str) -> tuple[list[ReadText], list[Word]]:
+def _messages(
+    dialogue: Dialogue, messages: Sequence[Message], rendered: str
+) -> tuple[list[ReadText], list[Word]]:
     """Return the messages as texts, and where their words stand in the rendered prompt."""
     texts: list[ReadText] = []
     placed: list[Word] = []
@@ -128,7 +136,7 @@ def _messages(messages: Sequence[Message], rendered: str) -> tuple[list[ReadText
             raise DataError(
                 "the chat template changes the messages, so their words can't be found in it"
             )
-        words = split_words(content)
+        words = explained_words(dialogue.tokenizer, content)
         texts.append(ReadText(message["role"], content, words))
         placed += [Word(each.text, start + each.start, start + each.end) for each in words]
         end = start + len(content)
@@ -168,28 +176,30 @@ def _read_texts(task: Task, row: Row) -> Reading:
     encoding = reader.read(given, 1, offsets=True)
     example = reader.encode(_without_label(given), 1, train=False)
     pair = reader.pair(given, 1)
-    texts = [_read_text(names[0], text_field(given, "text", 1))]
-    owners = _owners(encoding, 0, texts[0].words, 0)
+    texts = [_read_text(reader.tokenizer, names[0], text_field(given, "text", 1))]
+    spans = _spans(encoding, 0, 0)
+    owners = token_owners(spans, texts[0].words)
+    unread = untouched(spans, texts[0].words)
     if pair is not None:
         second = text_field(given, "text_pair", 1)
-        texts.append(_read_text(names[1], second))
+        texts.append(_read_text(reader.tokenizer, names[1], second))
         # a decoder's second text begins with a line end of its own
-        shift = len(pair) - len(second)
-        later = _owners(encoding, 1, texts[1].words, shift)
+        spans = _spans(encoding, 1, len(pair) - len(second))
+        later = token_owners(spans, texts[1].words)
+        unread += untouched(spans, texts[1].words)
         first = len(texts[0].words)
         owners = [a if b is None else b + first for a, b in zip(owners, later, strict=True)]
-    return Reading(example, texts, _filled(owners, example))
+    return Reading(example, texts, _filled(owners, example), unread)
 
 
-def _owners(encoding: Any, part: int, words: Sequence[Word], shift: int) -> list[int | None]:
-    """Return the word of each token, ``None`` for tokens of another part."""
-    spans = [
+def _spans(encoding: Any, part: int, shift: int) -> list[tuple[int, int]]:
+    """Return where each token stands in a part of a pair; tokens of another part are empty."""
+    return [
         (start - shift, end - shift) if own == part else (0, 0)
         for own, (start, end) in zip(
             encoding.sequence_ids(0), encoding["offset_mapping"], strict=True
         )
     ]
-    return token_owners(spans, words)
 
 
 def _read_words(task: TokenClassification, row: Row) -> Reading:
@@ -202,27 +212,43 @@ def _read_words(task: TokenClassification, row: Row) -> Reading:
     aligned = align(
         task.tokenizer, [word.text for word in words], task.read, task.options.max_length
     )
-    owners = token_owners(aligned.offsets, aligned.placed)
-    return Reading(example, [ReadText("text", text, words)], _filled(owners, example))
+    cut = [_cut(task, *each) for each in zip(words, aligned.placed, strict=True)]
+    placed = [piece for _, parts in cut for piece in parts]
+    read = ReadText("text", text, [piece for parts, _ in cut for piece in parts])
+    owners = token_owners(aligned.offsets, placed)
+    unread = untouched(aligned.offsets, placed)
+    return Reading(example, [read], _filled(owners, example), unread)
+
+
+def _cut(task: TokenClassification, word: Word, placed: Word) -> tuple[list[Word], list[Word]]:
+    """Return the pieces of a word where it stands in the text, and where it stands joined."""
+    if placed.text != word.text:
+        # another word stands in for one that the tokenizer can't read
+        return [word], [placed]
+    shift = placed.start - word.start
+    found = pieces(task.tokenizer, word)
+    return found, [Word(each.text, each.start + shift, each.end + shift) for each in found]
 
 
 def _read_question(task: QuestionAnswering, row: Row) -> Reading:
     window = task.window(row, 1)
     example = task.encode({**row, "answers": None}, 1, train=False)
     texts = [
-        _read_text("question", window.question),
-        _read_text("context", text_field(row, "context", 1)),
+        _read_text(task.tokenizer, "question", window.question),
+        _read_text(task.tokenizer, "context", text_field(row, "context", 1)),
     ]
     owners = token_owners(window.question_spans, texts[0].words)
     first = len(texts[0].words)
     inside = token_owners(window.spans, texts[1].words)
     for position, owner in zip(window.positions, inside, strict=True):
         owners[position] = None if owner is None else owner + first
-    return Reading(example, texts, _filled(owners, example))
+    unread = untouched(window.question_spans, texts[0].words)
+    unread += untouched(window.spans, texts[1].words)
+    return Reading(example, texts, _filled(owners, example), unread)
 
 
-def _read_text(name: str, text: str) -> ReadText:
-    return ReadText(name, text, split_words(text))
+def _read_text(tokenizer: PreTrainedTokenizerBase, name: str, text: str) -> ReadText:
+    return ReadText(name, text, explained_words(tokenizer, text))
 
 
 def _without_label(row: Mapping[str, Any]) -> dict[str, Any]:

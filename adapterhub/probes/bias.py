@@ -7,50 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adapterhub.probes.answers import answer_of, probabilities_of, words_of
-from adapterhub.probes.counterfactuals import ROWS, SENTENCES
+from adapterhub.errors import DataError
+from adapterhub.probes.counterfactuals import SOURCES
 from adapterhub.probes.measures import Shown, measure
-from adapterhub.probes.reading import decoded, encoded
+from adapterhub.probes.reading import decoded
 from adapterhub.probes.swaps import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import Example
+    from adapterhub.probes.asking import Asking, Said
     from adapterhub.probes.clock import Clock
     from adapterhub.probes.counterfactuals import Sentence
     from adapterhub.probes.measures import Measure
     from adapterhub.probes.swaps import Variant
-    from adapterhub.tasks.base import Head, Task
+    from adapterhub.tasks.base import Head, Row, Task
 
 #: Sentences between two looks at the clock.
 _AT_ONCE = 40
 #: Pairs below which a group has no line of its own.
 FEWEST = 8
-_SOURCES = {SENTENCES: "own sentences", ROWS: "given rows"}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Said:
-    """What a model said of a sentence and of one counterfactual.
-
-    Args:
-        changed: whether the answer is another one.
-        # [labels]
-        move: of each label's probability; ``None`` for tags of words.
-    """
-
-    changed: bool
-    move: Tensor | None
-
-    @property
-    def shift(self) -> float:
-        """The largest move of a label's probability."""
-        return 0.0 if self.move is None else float(self.move.abs().max())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +56,7 @@ class Pair:
 
 def read_pairs(
     model: TaskModel,
-    task: Task,
+    asking: Asking,
     sentences: Sequence[Sentence],
     reference: Head | None,
     clock: Clock,
@@ -85,7 +65,7 @@ def read_pairs(
 
     Args:
         model: in evaluation mode.
-        task: that labels.
+        asking: the task.
         sentences: in any order; where the time is over the rest is left out.
         reference: head of the bare backbone.
         clock: that bounds the time; some are always read.
@@ -100,7 +80,7 @@ def read_pairs(
         if done and clock.over:
             break
         chosen = [(int(place), sentences[int(place)]) for place in order[start : start + _AT_ONCE]]
-        pairs += _read(model, task, chosen, reference)
+        pairs += _read(model, asking, chosen, reference)
         done += len(chosen)
     return pairs, done
 
@@ -110,16 +90,16 @@ def bias_measures(pairs: Sequence[Pair], labels: Sequence[str], level: float) ->
 
     Args:
         pairs: that were read.
-        labels: of the task.
+        labels: names of what moves.
         level: confidence of the intervals.
     """
     found = []
     for kind in KINDS:
         of_kind = [pair for pair in pairs if pair.variant.kind == kind]
-        for source, name in _SOURCES.items():
+        for source in SOURCES:
             some = [pair for pair in of_kind if pair.source == source]
             if some:
-                found.append(_measure(kind, name, some, labels, level))
+                found.append(_measure(kind, source, some, labels, level))
         groups = sorted({pair.variant.group for pair in of_kind})
         for group in groups:
             some = [pair for pair in of_kind if pair.variant.group == group]
@@ -141,59 +121,64 @@ def bias_examples(pairs: Sequence[Pair], count: int) -> list[Shown]:
 
 
 def _read(
-    model: TaskModel, task: Task, chosen: Sequence[tuple[int, Sentence]], reference: Head | None
+    model: TaskModel,
+    asking: Asking,
+    chosen: Sequence[tuple[int, Sentence]],
+    reference: Head | None,
 ) -> Iterator[Pair]:
     rows = [row for _, each in chosen for row in (each.row, *(v.row for v in each.variants))]
-    examples = encoded(task, rows, train=False)
-    kept = [example for example in examples if example is not None]
+    examples = [_examples(asking, row) for row in rows]
     heads: list[tuple[Head, bool]] = [(model.head, False)]
     if reference is not None:
         heads.append((reference, True))
-    said = [_spread(examples, decoded(model, task, kept, head, bare=bare)) for head, bare in heads]
+    said = [_answers(model, asking.task, examples, head, bare=bare) for head, bare in heads]
     place = 0
     for number, sentence in chosen:
         first, place = place, place + 1 + len(sentence.variants)
         for turn, variant in enumerate(sentence.variants, start=first + 1):
-            if examples[first] is None or examples[turn] is None:
+            if not examples[first] or not examples[turn]:
                 continue
-            answers = [_said(task, each[first], each[turn]) for each in said]
+            answers = [
+                asking.compare(sentence.row, each[first], variant.row, each[turn]) for each in said
+            ]
             yield Pair(
                 sentence=number,
                 source=sentence.source,
                 variant=variant,
                 adapter=answers[0],
                 backbone=answers[1] if reference is not None else None,
-                shown=_shown(task, sentence, variant, said[0][first], said[0][turn]),
+                shown=Shown(
+                    what=variant.kind,
+                    text=asking.text(sentence.row),
+                    other=asking.text(variant.row),
+                    before=asking.words(sentence.row, said[0][first]),
+                    after=asking.words(variant.row, said[0][turn]),
+                ),
             )
 
 
-def _spread(examples: Sequence[Example | None], outputs: Sequence[Any]) -> list[Any]:
-    """Return the outputs at the places of their examples."""
-    left = iter(outputs)
-    return [None if example is None else next(left) for example in examples]
+def _examples(asking: Asking, row: Row) -> list[Example]:
+    """Return what must be read to answer a row; nothing for one that the task can't read."""
+    try:
+        found = [asking.task.encode(each, 1, train=False) for each in asking.rows(row)]
+    except DataError:
+        # an exchange of words may leave a row that is none
+        return []
+    return [each for each in found if each is not None] if None not in found else []
 
 
-def _said(task: Task, first: Any, other: Any) -> Said:
-    one, two = probabilities_of(first), probabilities_of(other)
-    return Said(
-        changed=answer_of(task, first) != answer_of(task, other),
-        move=None if one is None or two is None else two - one,
-    )
+def _answers(
+    model: TaskModel, task: Task, rows: Sequence[Sequence[Example]], head: Head, *, bare: bool
+) -> list[list[Any]]:
+    """Return the raw predictions of each row's examples; equal examples are read once."""
+    distinct = {_key(example): example for examples in rows for example in examples}
+    outputs = decoded(model, task, list(distinct.values()), head, bare=bare)
+    found = dict(zip(distinct, outputs, strict=True))
+    return [[found[_key(example)] for example in examples] for examples in rows]
 
 
-def _shown(task: Task, sentence: Sentence, variant: Variant, first: Any, other: Any) -> Shown:
-    return Shown(
-        what=variant.kind,
-        text=_text(sentence.row),
-        other=_text(variant.row),
-        before=words_of(task, sentence.row, first),
-        after=words_of(task, variant.row, other),
-    )
-
-
-def _text(row: Any) -> str:
-    parts = [row[field] for field in ("text", "text_pair", "tokens") if row.get(field)]
-    return " | ".join(part if isinstance(part, str) else " ".join(part) for part in parts)
+def _key(example: Example) -> tuple[tuple[int, ...], ...]:
+    return tuple(example.input_ids), tuple(example.select), tuple(example.segment_ids)
 
 
 def _measure(

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from adapterhub.probes.word_lists import Requests
     from adapterhub.tasks.base import GeneratingTask
 
-#: Requests answered at once, and the longest answer, in tokens: enough to see a refusal.
-_AT_ONCE, _LONGEST = 20, 32
+#: Requests answered at once: all of ours, because a step over many rows takes hardly longer than
+#: one over few. And the longest answer, in tokens: enough to see a refusal.
+_AT_ONCE, _LONGEST = 40, 32
 #: Characters at the beginning of an answer in which a refusal is looked for.
 _BEGINNING = 240
 _WORD = re.compile(r"[a-z']+")

@@ -91,6 +91,7 @@ class Inherited:
         scores: the metric ``adapter`` and ``backbone`` reach on the same labelled rows.
         asked: sentences or requests that there were.
         done: how many of them were used before the time was over.
+        counted: what counts as another answer, for readers; empty for answers in text.
         level: confidence of the intervals.
     """
 
@@ -102,6 +103,7 @@ class Inherited:
     scores: Mapping[str, float]
     asked: int
     done: int
+    counted: str = ""
     level: float = LEVEL
 
 

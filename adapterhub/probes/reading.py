@@ -23,7 +23,7 @@ BATCH_TOKENS = 2048
 
 
 def encoded(task: Task, rows: Sequence[Row], *, train: bool) -> list[Example | None]:
-    """Return each row's example; ``None`` for one that the task can't read.
+    """Return each row's example, ``None`` for one that the task can't read.
 
     Args:
         task: that reads the rows.

@@ -10,7 +10,7 @@ from adapterhub.probes.pronouns import Gender
 from adapterhub.probes.tokens import is_part, like, tokens_of, with_articles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from adapterhub.probes.word_lists import Words
     from adapterhub.tasks.base import Row
@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 NAMES, PRONOUNS, NATIONALITIES = "names", "pronouns", "nationalities"
 #: What is exchanged.
 KINDS = (NAMES, PRONOUNS, NATIONALITIES)
-#: Fields of a row that are no text.
-_NO_TEXT = frozenset({"label", "tags"})
+#: Fields of a row that are no text, or not the text of whom it speaks.
+_NO_TEXT = frozenset({"label", "tags", "answers", "group", "others"})
+#: Lists whose items are words; those of other lists are texts.
+_WORDS = "tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +69,20 @@ class Swapper:
             for index, nation in enumerate(nations):
                 self._nations.setdefault(nation.lower(), _Place(group, "", index))
 
-    def variants(self, row: Row, kind: str) -> list[Variant]:
+    def variants(self, row: Row, kind: str, fields: Collection[str] | None = None) -> list[Variant]:
         """Return a row's counterfactuals of one kind, one for each group; none without words.
 
         Args:
-            row: texts, and lists of words, are exchanged; labels and tags stay.
+            row: texts, and lists of words or of texts, are exchanged; labels and tags stay.
             kind: one of ``KINDS``.
+            fields: in these alone; in all texts where not given.
         """
+        if fields is not None:
+            some = {field: value for field, value in row.items() if field in fields}
+            return [
+                Variant(each.kind, each.group, {**row, **each.row})
+                for each in self.variants(some, kind)
+            ]
         if kind == PRONOUNS:
             return self._of_gender(row)
         groups = self._words.names if kind == NAMES else self._words.nationalities
@@ -141,10 +150,17 @@ def _changed(row: Row, change: Callable[[Sequence[str]], list[str]]) -> dict[str
         if field in _NO_TEXT:
             continue
         if isinstance(value, str):
-            result[field] = "".join(change(tokens_of(value)))
-        elif _is_words(value):
-            result[field] = change(value)
+            result[field] = _changed_text(value, change)
+        elif _is_texts(value):
+            words = field == _WORDS
+            result[field] = (
+                change(value) if words else [_changed_text(each, change) for each in value]
+            )
     return result if result != dict(row) else None
+
+
+def _changed_text(text: str, change: Callable[[Sequence[str]], list[str]]) -> str:
+    return "".join(change(tokens_of(text)))
 
 
 def _token_lists(row: Row) -> Iterator[Sequence[str]]:
@@ -153,9 +169,11 @@ def _token_lists(row: Row) -> Iterator[Sequence[str]]:
             continue
         if isinstance(value, str):
             yield tokens_of(value)
-        elif _is_words(value):
+        elif _is_texts(value) and field == _WORDS:
             yield value
+        elif _is_texts(value):
+            yield from map(tokens_of, value)
 
 
-def _is_words(value: Any) -> bool:
+def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) and each for each in value)

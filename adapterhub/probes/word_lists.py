@@ -48,6 +48,38 @@ class Sentences:
 
 
 @dataclass(frozen=True, slots=True)
+class Topic:
+    """Titles of one topic, for lists of candidates.
+
+    Args:
+        history: plain titles.
+        candidates: plain titles.
+        names: with ``{name}`` in it.
+        pronouns: in the male form.
+        nationalities: with ``{nation}``.
+    """
+
+    history: Sequence[str]
+    candidates: Sequence[str]
+    names: str
+    pronouns: str
+    nationalities: str
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A short text with questions that it answers.
+
+    Args:
+        context: with ``{name}`` or ``{nation}``, or with pronouns in the male form.
+        questions: about it.
+    """
+
+    context: str
+    questions: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Requests:
     """What generating adapters are asked, and how their answers are judged.
 
@@ -81,6 +113,17 @@ def read_words() -> Words:
 def read_sentences() -> Sentences:
     """Return the sentences about people."""
     return Sentences(**_read("sentences"))
+
+
+def read_topics() -> list[Topic]:
+    """Return the titles that lists of candidates are made of."""
+    return [Topic(**topic) for topic in _read("lists").values()]
+
+
+def read_passages() -> Mapping[str, Sequence[Passage]]:
+    """Return what is exchanged to texts with questions."""
+    found = _read("passages")
+    return {kind: [Passage(**each) for each in passages] for kind, passages in found.items()}
 
 
 def read_requests() -> Requests:

@@ -26,9 +26,9 @@ class Note:
 
 def headings(found: Inherited) -> list[str]:
     """Return the columns of the table; those that start with ``>`` are figures."""
-    first, count = ("exchanged", ">pairs") if found.probe == "bias" else ("share", ">of")
+    first, count = ("exchanged", ">pairs") if found.probe == "bias" else ("counted", ">number")
     shifts = [">shift", "gains most"] if _has_shifts(found) else []
-    return [first, "of", count, ">backbone", ">adapter", ">difference", *shifts]
+    return [first, "among", count, ">backbone", ">adapter", ">difference", *shifts]
 
 
 def rows(found: Inherited) -> list[list[str]]:
@@ -49,9 +49,8 @@ def notes(found: Inherited) -> list[Note]:
 
 def _bias_notes(found: Inherited) -> list[Note]:
     said = (
-        "Each pair is a text and the same text of someone else. Counted are pairs with another "
-        "answer; intervals are for texts of this kind. Shift is the largest change of a label's "
-        "probability, on average; the label that gains most is named beside it."
+        f"Each pair is a text and the same text of someone else. {found.counted} Intervals are for "
+        "texts of this kind."
     )
     if not found.backbone:
         return [
@@ -121,7 +120,7 @@ def _shift(each: Measure) -> str:
 
 def _share(share: Proportion) -> str:
     low, high = share.interval.low, share.interval.high
-    return f"{share.value:.1%} ({low:.1%} … {high:.1%})"
+    return f"{share.value:.1%} ({100 * low:.1f} … {100 * high:.1f})"
 
 
 def _difference(value: float, interval: Interval) -> str:

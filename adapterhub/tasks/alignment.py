@@ -125,6 +125,19 @@ def token_owners(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> l
     return owners
 
 
+def untouched(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> int:
+    """Return how many words no token has any part of: they were cut off.
+
+    Args:
+        offsets: start and end of each token in the text; tokens without text are empty.
+        words: in the order of the text.
+    """
+    tokens = [span for span in offsets if span[1] > span[0]]
+    return sum(
+        not any(start < word.end and end > word.start for start, end in tokens) for word in words
+    )
+
+
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, Any]:
     encoding: dict[str, Any] = tokenizer(
         text,

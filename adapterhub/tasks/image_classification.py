@@ -12,6 +12,7 @@ from adapterhub.tasks.base import join_predictions
 from adapterhub.tasks.class_loss import ClassLoss
 from adapterhub.tasks.class_scores import class_prediction, score_classes
 from adapterhub.tasks.labels import LabelIndex
+from adapterhub.tasks.limits import check_temperature
 from adapterhub.tasks.pixels import PixelReader
 from adapterhub.tasks.rows import is_given, place_of, required
 
@@ -64,6 +65,7 @@ class ImageClassification:
         Raises:
             RecipeError: when labels, options and processor do not fit together.
         """
+        check_temperature(options.temperature)
         self.options = options
         self.reader = PixelReader(processor, options.image_size)
         self.index = LabelIndex(labels)
@@ -96,7 +98,8 @@ class ImageClassification:
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[Tensor]:
         """Return the probability of each label, ``[classes]`` a row, float32 on the CPU."""
-        return list(head(hidden).float().softmax(dim=-1).cpu().unbind())
+        logits = head(hidden).float() / self.options.temperature
+        return list(logits.softmax(dim=-1).cpu().unbind())
 
     def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
         """Return accuracy, macro-F1 and a record per label; see ``score_classes``.

@@ -295,7 +295,7 @@ def _check_generates(request: TaskRequest, task: str) -> None:
         )
 
 
-#: Settings of tasks that give each label a probability.
+#: Settings of tasks that choose one of their labels.
 _CALIBRATED = ("calibrate", "temperature")
 
 TASKS: Mapping[str, TaskEntry] = {
@@ -313,6 +313,7 @@ TASKS: Mapping[str, TaskEntry] = {
         optional=(),
         default_metric=("entity_f1", True),
         count_labels=_count_tags,
+        reads=_CALIBRATED,
     ),
     "image-classification": TaskEntry(
         build=_image_classification,
@@ -320,7 +321,7 @@ TASKS: Mapping[str, TaskEntry] = {
         optional=(),
         default_metric=("accuracy", True),
         count_labels=_count_texts,
-        reads=("image_size",),
+        reads=("image_size", *_CALIBRATED),
         picture="image",
     ),
     "relation-extraction": TaskEntry(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.data.packing import Example
@@ -12,7 +12,7 @@ from adapterhub.tasks.base import Evaluation, join_predictions
 from adapterhub.tasks.bio import OUTSIDE, check_tags, repair, spans
 from adapterhub.tasks.class_loss import ClassLoss
 from adapterhub.tasks.labels import LabelIndex
-from adapterhub.tasks.limits import check_tokenizer
+from adapterhub.tasks.limits import check_temperature, check_tokenizer
 from adapterhub.tasks.rows import is_given, list_field, place_of, required, text_field
 from adapterhub.tasks.word_windows import tagged_words, window_rows
 
@@ -35,10 +35,13 @@ class WordTags:
     Args:
         labels: index of the likeliest label of each word.
         scores: its probability.
+        # [words, labels]
+        probabilities: of every label, float32 on the CPU.
     """
 
     labels: tuple[int, ...]
     scores: tuple[float, ...]
+    probabilities: Tensor | None = field(default=None, compare=False)
 
 
 class TokenClassification:
@@ -85,6 +88,7 @@ class TokenClassification:
             RecipeError: when labels, options and tokenizer do not fit together.
         """
         check_tokenizer(tokenizer, options.max_length)
+        check_temperature(options.temperature)
         check_tags(labels)
         self.tokenizer = tokenizer
         self.options = options
@@ -122,11 +126,9 @@ class TokenClassification:
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[WordTags]:
         """Return the likeliest label of each word, a row at a time."""
-        scores, labels = head(hidden).float().softmax(dim=-1).max(dim=-1)
-        parts = zip(
-            labels.cpu().split(batch.selected), scores.cpu().split(batch.selected), strict=True
-        )
-        return [WordTags(tuple(label.tolist()), tuple(score.tolist())) for label, score in parts]
+        logits = head(hidden).float() / self.options.temperature
+        rows = logits.softmax(dim=-1).cpu().split(batch.selected)
+        return [_word_tags(chances) for chances in rows]
 
     def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
         """Score spans by seqeval in its default mode, as conlleval does, and words.
@@ -218,6 +220,12 @@ class TokenClassification:
         """Return repaired tag names for all words of a row."""
         names = [self.labels[label] for label in tags.labels]
         return repair(names + [OUTSIDE] * (words - len(names)))
+
+
+def _word_tags(chances: Tensor) -> WordTags:
+    """Return the likeliest of the labels, ``[words, labels]``."""
+    scores, labels = chances.max(dim=-1)
+    return WordTags(tuple(labels.tolist()), tuple(scores.tolist()), chances)
 
 
 def _span(

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from adapterhub.assessment.calibration import temperature_of
-from adapterhub.tasks.ranking import Ranking
-from adapterhub.tasks.relation_extraction import RelationExtraction
-from adapterhub.tasks.rows import required
-from adapterhub.tasks.text_classification import TextClassification
+from adapterhub.assessment.confidence import confidence_of
 
 if TYPE_CHECKING:
-    from adapterhub.assessment.row_statistics import Array
     from adapterhub.tasks.base import Task
     from adapterhub.training.evaluate import Scored
     from adapterhub.training.progress import Reporter
@@ -35,11 +29,11 @@ def calibrated(recipe: Recipe, task: Task, scored: Scored | None, reporter: Repo
     """
     if not recipe.task.calibrate:
         return recipe
-    found = None if scored is None else _probabilities(task, scored)
-    if found is None or (found[0].argmax(-1) == found[1]).all():
+    found = None if scored is None else confidence_of(task, scored.rows, scored.decoded)
+    if found is None or found.probabilities is None or found.gold is None or found.right.all():
         reporter.on_message("no temperature is stored: no validation row is answered wrongly")
         return recipe
-    fitted = temperature_of(*found)
+    fitted = temperature_of(found.probabilities, found.gold)
     if fitted.nll_after >= fitted.nll_before:
         reporter.on_message("no temperature is stored: it does not help on the validation rows")
         return recipe
@@ -50,20 +44,3 @@ def calibrated(recipe: Recipe, task: Task, scored: Scored | None, reporter: Repo
         f"{fitted.after:.4f} with it"
     )
     return recipe.model_copy(update={"task": recipe.task.model_copy(update={"temperature": value})})
-
-
-def _probabilities(task: Task, scored: Scored) -> tuple[Array, Array] | None:
-    """Return ``[rows, labels]`` and the index of each row's label."""
-    if isinstance(task, Ranking):
-        likely = np.array(scored.decoded, dtype=float)
-        table: Array = np.stack((1.0 - likely, likely), axis=-1)
-    elif isinstance(task, TextClassification | RelationExtraction):
-        table = np.array([chances.numpy() for chances in scored.decoded], dtype=float)
-    else:
-        return None
-    texts = task if isinstance(task, TextClassification) else task.texts
-    gold = [
-        texts.index.index(required(row, "label", number), number, "label")
-        for number, row in enumerate(scored.rows, start=1)
-    ]
-    return table, np.array(gold, dtype=int)

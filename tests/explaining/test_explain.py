@@ -40,12 +40,12 @@ def mood(request, recipe, moods, tmp_path):
 
 def test_the_parts_add_up_with_enough_steps(mood):
     _, model, task = mood
-    (fine,) = explain(model, task, ROW, steps=64)
+    (fine,) = explain(model, task, ROW, steps=64, method="gradients")
     difference = fine.value - fine.baseline_value
     assert abs(difference) > 1
     assert fine.gap_share < 0.01
     assert sum(word.attribution for word in fine.words) == pytest.approx(difference + fine.gap)
-    (coarse,) = explain(model, task, ROW, steps=2)
+    (coarse,) = explain(model, task, ROW, steps=2, method="gradients")
     # a gap that is not there could not be honest
     assert abs(coarse.gap) > 10 * abs(fine.gap)
     assert coarse.value == pytest.approx(fine.value)
@@ -53,7 +53,7 @@ def test_the_parts_add_up_with_enough_steps(mood):
 
 def test_the_number_is_the_log_odds_of_the_probability(mood):
     session, model, task = mood
-    (found,) = explain(model, task, ROW, steps=2)
+    (found,) = explain(model, task, ROW, steps=2, method="gradients")
     (answer,) = session.predict("it", [ROW])
     assert found.answer == answer["label"]
     assert found.probability == pytest.approx(answer["score"], abs=1e-6)
@@ -96,6 +96,33 @@ def test_what_speaks_for_one_label_speaks_against_the_other(mood):
         assert one.attribution == pytest.approx(-other.attribution, abs=1e-3)
 
 
+def test_a_decoders_words_are_left_out_one_by_one(recipe, decoder, moods, tmp_path):
+    path = recipe("mood", decoder, "text-classification", moods)
+    session, model, task = loaded(path, decoder, tmp_path)
+    (found,) = explain(model, task, ROW, label="glad")
+    assert (found.method, found.steps, found.gap, found.gap_share) == ("ablation", 0, None, 0.0)
+    words = [word.word for word in found.words]
+    texts = [" ".join([*words[:at], *words[at + 1 :]]) for at in range(len(words))]
+    said = session.predict("it", [ROW, *({"text": text} for text in texts)])
+    odds = [math.log(s["scores"]["glad"] / (1 - s["scores"]["glad"])) for s in said]
+    expected = [odds[0] - each for each in odds[1:]]
+    assert [w.attribution for w in found.words] == pytest.approx(expected, abs=1e-3)
+    assert found.value == pytest.approx(odds[0], abs=1e-3)
+    assert (found.baseline, found.baseline_value) == ("", None)
+    # nothing is left of a single word, and something must be read
+    (alone,) = explain(model, task, {"text": "great"})
+    assert alone.words[0].attribution
+
+
+def test_a_word_that_was_cut_off_did_nothing(recipe, decoder, moods, tmp_path):
+    path = recipe("mood", decoder, "text-classification", moods)
+    _, model, task = loaded(path, decoder, tmp_path, "task.max_length=4")
+    (found,) = explain(model, task, {"text": "the song was great the film was awful"})
+    assert found.unread >= 4
+    assert all(word.attribution == 0 for word in found.words[-found.unread :])
+    assert any(word.attribution for word in found.words)
+
+
 def test_explaining_changes_nothing(mood):
     session, model, task = mood
     before = state_digest(session.backbone.body)
@@ -119,8 +146,10 @@ def test_a_trained_prefix_can_be_explained(recipe, decoder, moods, tmp_path):
     adapter = {"method": "prefix", "num_virtual_tokens": 4}
     path = recipe("mood", decoder, "text-classification", moods, adapter=adapter)
     _, model, task = loaded(path, decoder, tmp_path)
-    (found,) = explain(model, task, ROW, steps=64)
+    (found,) = explain(model, task, ROW, steps=64, method="gradients")
     assert found.gap_share < 0.01
+    (found,) = explain(model, task, ROW)
+    assert max(found.words, key=lambda word: word.attribution).word == "great"
 
 
 def test_labels_that_stand_alone_have_their_own_odds(recipe, encoder, tmp_path):
@@ -200,11 +229,13 @@ def test_a_generated_answer_is_explained_by_the_prompt(recipe, decoder, talks, t
     session, model, task = loaded(path, decoder, tmp_path)
     messages = [{"role": "user", "content": "the film was awful"}]
     assert session.generate("it", [messages]) == ["bad"]
-    found = explain_text(model, task, messages, "bad", steps=128)
+    found = explain_text(model, task, messages, "bad", steps=128, method="gradients")
     assert found.gap_share < 0.01
+    found = explain_text(model, task, messages, "bad")
+    assert found.method == "ablation"
     # the same answer to the opposite prompt: what differs makes the difference
     opposite = [{"role": "user", "content": "the film was great"}]
-    other = explain_text(model, task, opposite, "bad", steps=128)
+    other = explain_text(model, task, opposite, "bad")
     pairs = zip(found.words, other.words, strict=True)
     apart = [one.attribution - against.attribution for one, against in pairs]
     assert max(range(4), key=lambda place: apart[place]) == 3

@@ -44,6 +44,12 @@ def test_an_answer_in_text(command, recipe, decoder, talks):
     assert answer["answer"] == "bad"
     assert answer["probability"] is None
     assert answer["texts"] == {"user": "the film was awful"}
+    assert answer["method"] == "ablation"
+    assert answer["gap"] is None
+    shown = command("explain", "talk", "the film was awful").stdout.replace("\n", " ")
+    assert "The words' own numbers come to" in shown
+    path_taken = command("explain", "talk", "the film", "--method", "gradients").stdout
+    assert "after 50 steps" in path_taken.replace("\n", " ")
     result = command("explain", "talk", "the film", "--class", "bad")
     assert result.exit_code == 3
     assert "no labels and spans" in str(result.exception)

@@ -1,7 +1,8 @@
 """Every token that is explained belongs to the word that it stands in."""
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from explaining_helpers import bytes_
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from toy_fixtures import save_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -39,21 +40,6 @@ def pieces():
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=core, unk_token="[UNK]", pad_token="[PAD]", model_max_length=64
-    )
-
-
-def bytes_():
-    """A tokenizer over bytes, which puts the space before a word into the word's token."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    core.train_from_iterator(["so very good", "the day was so good"] * 4, trainer)
-    core.add_special_tokens(["</s>"])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="</s>", pad_token="</s>", model_max_length=64
     )
 
 
@@ -125,6 +111,17 @@ def test_what_is_cut_off_has_no_tokens():
     reading = read_row(task, {"text": "so very very very so"})
     assert list(reading.owners) == [None, 0, 1, None]
     assert len(reading.words) == 5
+    assert reading.unread == 3
+
+
+def test_words_that_share_a_token_were_read():
+    tokenizer = bytes_()
+    task = build_task("text-classification", tokenizer, "decoder", ["a", "b"], OPTIONS)
+    reading = read_row(task, {"text": "so... good"})
+    assert [word.text for _, word in reading.words] == ["so", ".", ".", ".", "good"]
+    assert tokenizer.decode(reading.example.input_ids[1:2]) == "..."
+    assert list(reading.owners) == [0, 1, 4]
+    assert reading.unread == 0
 
 
 def test_words_of_a_relation_are_those_of_the_marked_text(kind, words):

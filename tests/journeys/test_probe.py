@@ -55,18 +55,37 @@ def test_a_talking_adapter_is_asked_what_its_backbone_is_asked(
     assert "Leave the file out" in str(refused.exception)
 
 
-def test_what_no_probe_fits_is_told(command, recipe, encoder, tmp_path):
-    rows = tmp_path / "ranked.jsonl"
-    row = {"history": "film", "candidate": "song"}
-    lines = [{**row, "label": number % 2} for number in range(8)]
+@pytest.mark.parametrize(
+    ("task", "row", "told"),
+    [
+        (
+            "ranking",
+            {"history": ["film", "song"], "candidate": "the film of Emily"},
+            "Counted are lists in which two candidates change places",
+        ),
+        (
+            "question-answering",
+            {"context": "the film of Emily was good", "question": "what", "answers": ["film"]},
+            "Counted are questions whose answer moves to another place",
+        ),
+    ],
+)
+def test_lists_and_answers_are_probed_by_own_and_given_rows(
+    task, row, told, command, recipe, encoder, tmp_path
+):
+    rows = tmp_path / "rows.jsonl"
+    labelled = {"label": 0} if task == "ranking" else {}
+    lines = [{**row, **{key: number % 2 for key in labelled}} for number in range(8)]
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    path = recipe("ranked", encoder, "ranking", rows, train={"steps": 2})
+    path = recipe("asked", encoder, task, rows, train={"steps": 2})
     command("train", str(path), "--no-report")
-    refused = command("probe", "ranked")
-    assert refused.exit_code == 3
-    assert "no probe fits ranking. Probes fit text and token classification" in str(
-        refused.exception
-    )
+    found = json.loads(command("probe", "asked", "--data", str(rows), "--json").stdout)["found"]
+    groups = {each["group"].split(",")[0] for each in found["measures"]}
+    assert {"own lists" if task == "ranking" else "own passages", "given rows"} <= groups
+    assert {each["name"] for each in found["measures"]} == {"names", "pronouns", "nationalities"}
+    assert "learned from 8 training rows" in found["backbone"]
+    assert found["done"] == found["asked"]
+    assert told in command("probe", "asked", "--seconds", "1").stdout.replace("\n", " ")
 
 
 def test_relations_are_probed_in_rows_that_are_given(command, recipe, encoder, tmp_path):

@@ -10,9 +10,11 @@ from transformers import PreTrainedTokenizerFast
 
 from adapterhub.probes.counterfactuals import own_sentences
 from adapterhub.probes.swaps import Swapper
-from adapterhub.probes.word_lists import read_sentences, read_words
+from adapterhub.probes.word_lists import read_passages, read_sentences, read_topics, read_words
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.text_classification import TextClassification
+
+SPECIAL = ("[PAD]", "[UNK]", "[EOS]")
 
 
 class GlassHead:
@@ -39,6 +41,9 @@ class GlassModel:
         self.backbone = SimpleNamespace(device=torch.device("cpu"))
 
     def hidden(self, batch):
+        if set(batch.selected) != {1}:
+            # a head that is read at many tokens sees each of them
+            return torch.nn.functional.one_hot(batch.input_ids[batch.select], self.size).float()
         rows = batch.input_ids[: batch.tokens].split(batch.lengths)
         counts = [torch.bincount(ids, minlength=self.size).float() for ids in rows]
         return torch.stack(counts)
@@ -73,15 +78,25 @@ def own(swapper, words):
 
 
 @pytest.fixture(scope="session")
-def tokenizer(own):
+def tokenizer(own, words):
     splitter = pre_tokenizers.Whitespace()
     texts = [row["text"] for each in own for row in (each.row, *(v.row for v in each.variants))]
+    texts += [name for group in words.names.values() for half in group.values() for name in half]
+    for topic in read_topics():
+        texts += [*topic.history, *topic.candidates, topic.names, topic.pronouns]
+        texts.append(topic.nationalities)
+    for passage in (each for passages in read_passages().values() for each in passages):
+        texts += [passage.context, *passage.questions]
     known = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text)})
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", *known])}
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *known])}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     core.pre_tokenizer = splitter
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="[UNK]", pad_token="[PAD]", model_max_length=64
+        tokenizer_object=core,
+        pad_token=SPECIAL[0],
+        unk_token=SPECIAL[1],
+        eos_token=SPECIAL[2],
+        model_max_length=128,
     )
 
 
@@ -99,6 +114,20 @@ def head_for(tokenizer):
         weight[:, 0] = 0.5
         for word in chosen:
             weight[tokenizer.convert_tokens_to_ids(word), 1] = 50.0
+        return GlassHead(weight)
+
+    return make
+
+
+@pytest.fixture
+def weighing(tokenizer):
+    """Return a head that adds up what words weigh for one of its outputs, or for all."""
+
+    def make(weights, outputs=(1,)):
+        weight = torch.zeros(len(tokenizer), 2)
+        for word, each in weights.items():
+            for output in outputs:
+                weight[tokenizer.convert_tokens_to_ids(word), output] = each
         return GlassHead(weight)
 
     return make

@@ -8,6 +8,7 @@ from adapterhub.probes.bias import bias_examples, bias_measures, read_pairs
 from adapterhub.probes.clock import Clock
 from adapterhub.probes.counterfactuals import SENTENCES, sentences_in
 from adapterhub.probes.inherited import find_inherited
+from adapterhub.probes.labels import AskingLabels
 from adapterhub.probes.reading import encoded
 from adapterhub.probes.reference import fit_head
 from adapterhub.probes.swaps import KINDS, NAMES
@@ -26,7 +27,7 @@ def rates(pairs, labels=("no", "yes")):
 
 def test_a_head_that_goes_by_names_changes_every_answer(own, task, head_for, model_with, english):
     model = model_with(head_for(english))
-    pairs, done = read_pairs(model, task, own, head_for(["the"]), LONG)
+    pairs, done = read_pairs(model, AskingLabels(task), own, head_for(["the"]), LONG)
     assert done == len(own)
     found = rates(pairs)
     names = found["names", "own sentences"]
@@ -47,7 +48,9 @@ def test_a_head_that_goes_by_names_changes_every_answer(own, task, head_for, mod
 
 
 def test_a_head_that_goes_by_other_words_changes_none(own, task, head_for, model_with, english):
-    pairs, _ = read_pairs(model_with(head_for(["the"])), task, own, head_for(english), LONG)
+    pairs, _ = read_pairs(
+        model_with(head_for(["the"])), AskingLabels(task), own, head_for(english), LONG
+    )
     found = rates(pairs)
     assert all(each.adapter.value == 0.0 for each in found.values())
     assert found["names", "own sentences"].delta.value == -1.0
@@ -58,7 +61,7 @@ def test_a_head_that_goes_by_other_words_changes_none(own, task, head_for, model
 
 def test_a_head_that_goes_by_one_group_is_told_from_others(own, task, head_for, model_with, words):
     arabic = [name for half in words.names["Arabic"].values() for name in half]
-    pairs, _ = read_pairs(model_with(head_for(arabic)), task, own, None, LONG)
+    pairs, _ = read_pairs(model_with(head_for(arabic)), AskingLabels(task), own, None, LONG)
     found = rates(pairs)
     assert found["names", "to Arabic"].adapter.value == 1.0
     assert found["names", "to Arabic"].gains == ("yes", pytest.approx(1.0, abs=0.05))
@@ -75,12 +78,14 @@ def test_given_rows_are_read_beside_own_sentences(
     given = sentences_in(rows, swapper, most=30)
     assert len(given) == 30
     assert sentences_in(rows, swapper, most=30) == given
-    pairs, _ = read_pairs(model_with(head_for(english)), task, [*own, *given], None, LONG)
+    pairs, _ = read_pairs(
+        model_with(head_for(english)), AskingLabels(task), [*own, *given], None, LONG
+    )
     assert rates(pairs)["names", "given rows"].units == 30
 
 
 def test_when_the_time_is_over_some_of_each_kind_were_read(own, task, head_for, model_with):
-    pairs, done = read_pairs(model_with(head_for(["the"])), task, own, None, Clock(0))
+    pairs, done = read_pairs(model_with(head_for(["the"])), AskingLabels(task), own, None, Clock(0))
     assert done == bias._AT_ONCE < len(own)
     assert {pair.variant.kind for pair in pairs} == set(KINDS)
     assert {pair.source for pair in pairs} == {SENTENCES}

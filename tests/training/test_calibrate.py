@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from toy_fixtures import GLAD, SAD
 
 from adapterhub.artifact import read_artifact
 from adapterhub.assessment.calibration import tempered
@@ -97,19 +98,82 @@ def test_the_card_tells_users_of_peft(recipe, encoder, moods, tmp_path):
     assert ".logits.softmax(" in render_card(manifest, name="mood", plot=None)
 
 
+@pytest.fixture
+def tags(tmp_path):
+    """Return rows of tags, some of which are wrong."""
+    rows = []
+    for number in range(96):
+        thing, word = ("film", "day", "song", "meal")[number % 4], GLAD[number % len(GLAD)]
+        mark = "O" if number // 4 % 12 == 0 else "B-GLAD"
+        tokens = ["the", thing, "was", word]
+        rows.append({"tokens": tokens, "tags": ["O", "B-THING", "O", mark]})
+    path = tmp_path / "tags.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def liked(tmp_path):
+    """Return candidates, some of which pleased although others like them did not."""
+    rows = []
+    for number in range(96):
+        words, label = (GLAD, 1) if number % 2 else (SAD, 0)
+        candidate = f"a {words[number % len(words)]} film"
+        label = 1 - label if number % 24 < 2 else label
+        rows.append({"history": ["the day"], "candidate": candidate, "label": label})
+    path = tmp_path / "liked.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("task", "data", "asked"),
+    [
+        ("token-classification", "tags", {"tokens": ["the", "film", "was", GLAD[0]]}),
+        ("ranking", "liked", {"history": ["the day"], "candidate": f"a {GLAD[1]} film"}),
+    ],
+)
+def test_tags_and_rankings_have_a_temperature_too(
+    task, data, asked, recipe, encoder, request, tmp_path
+):
+    path = recipe("any", encoder, task, request.getfixturevalue(data))
+    # what is smoothed is less sure than it should be
+    smooth = "task.label_smoothing=0.4"
+    plain = run(path, tmp_path, "plain", smooth)
+    fitted = run(path, tmp_path, "fitted", smooth, "task.calibrate=true")
+    value = fitted.manifest.recipe["task"]["temperature"]
+    assert value != 1.0
+    report = json.loads((tmp_path / "fitted/report.json").read_text())["calibration"]
+    assert report["error"] == pytest.approx(report["temperature"]["before"])
+    session = Session(load_backbone(str(encoder)))
+    session.load(plain, name="plain")
+    session.load(fitted, name="fitted")
+    (before,), (after,) = (session.predict(name, [asked]) for name in ("plain", "fitted"))
+    if task == "ranking":
+        chances = np.array([1 - before["score"], before["score"]])
+        assert after["score"] == pytest.approx(float(tempered(chances, value)[1]), abs=1e-5)
+    else:
+        assert [each["label"] for each in after["spans"]] == [e["label"] for e in before["spans"]]
+        moved = [
+            a["score"] - b["score"] for a, b in zip(after["spans"], before["spans"], strict=True)
+        ]
+        assert all((each < 0) == (value > 1) for each in moved)
+        assert moved
+
+
 @pytest.mark.parametrize(
     ("task", "override", "said"),
     [
-        ("token-classification", "task.calibrate=true", "does not read this setting"),
+        ("question-answering", "task.calibrate=true", "does not read this setting"),
         ("text-classification", "task.temperature=0", "greater than 0"),
         ("text-classification", "task.temperature=.inf", "above 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(task, override, said, recipe, encoder, moods, tmp_path):
     data = moods
-    if task == "token-classification":
-        data = tmp_path / "tags.jsonl"
-        row = {"tokens": ["the", "film", "was", "good"], "tags": ["O", "B-THING", "O", "O"]}
+    if task == "question-answering":
+        data = tmp_path / "asked.jsonl"
+        row = {"context": "the film was good", "question": "what", "answers": ["film"]}
         data.write_text((json.dumps(row) + "\n") * 8)
     path = recipe("any", encoder, task, data, train={"steps": 2})
     with pytest.raises(RecipeError, match=said):

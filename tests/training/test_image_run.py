@@ -50,7 +50,10 @@ def test_colours_are_learned_stored_and_said_again(seer, shapes, recipe, command
     assert result["metrics"]["after"]["accuracy"] > 0.9
     assert result["metrics"]["after"]["macro_f1"] > 0.9
     assert {row["label"] for row in result["table"]} == {"red", "green", "blue"}
-    assert Path(result["report"]).is_file()
+    page = Path(result["report"]).read_text()
+    assert "Not explained: answers are explained by words, and a picture has none" in page
+    assert "Not measured: the probes exchange names" in page
+    assert "Calibration" in page
 
     files = []
     for number, colour in enumerate(("green", "blue", "red"), start=100):

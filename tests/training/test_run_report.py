@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 from adapterhub.explaining.examples import Bounds
+from adapterhub.explaining.explanation import LARGE_GAP
 from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.report import inherited, of_run, write
@@ -113,6 +114,8 @@ def test_other_tasks_have_the_sections_that_make_sense(
     found = set(titles(result.report.read_text()))
     assert {"Results", "Data", "Curves", "What it inherited", "Cost"} <= found
     assert ("Confusion" in found) == (task == "token-classification")
+    assert ("Calibration" in found) == (task == "token-classification")
+    assert {"Worst examples", "Why this answer"} & found
     summary = json.loads((tmp_path / "run/report.json").read_text())
     name = "entity_f1" if task == "token-classification" else "perplexity"
     assert summary["metrics"][name]["interval"] is not None
@@ -178,7 +181,12 @@ def test_chosen_answers_are_explained_by_their_words(recipe, encoder, moods, tmp
     assert right["answer"] == right["expected"]
     strongest = max(right["words"], key=lambda word: word["attribution"])
     assert strongest["word"] in right["texts"]["text"].split()[-1]
-    assert right["steps"] == 20
+    # more steps are taken only where fewer leave a gap
+    for each in (wrong, right):
+        share = abs(each["gap"]) / abs(each["value"] - each["baseline_value"])
+        assert each["method"] == "gradients"
+        assert each["steps"] == (10 if share <= LARGE_GAP else 20)
+    assert "Integrated gradients" in section
 
 
 def test_explaining_that_fails_does_not_cost_the_report(
@@ -200,7 +208,25 @@ def test_explaining_keeps_to_its_bounds(bounds, recipe, encoder, moods, tmp_path
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     options = ReportOptions(explained=bounds)
     result = train(load_recipe(path), output=tmp_path / "run", report=options)
-    assert "Why this answer" not in titles(result.report.read_text())
+    page = result.report.read_text()
+    assert ("Why this answer" in titles(page)) == (bounds is not None)
+    assert ("Not explained: on the validation rows no answer" in page) == (bounds is not None)
+
+
+def test_answers_in_text_are_explained_where_they_were_foretold_best_and_worst(
+    recipe, decoder, talks, tmp_path
+):
+    path = recipe("talk", decoder, "dialogue", talks, train={"batch_size": 8, "epochs": 4})
+    result = train(load_recipe(path), output=tmp_path / "run")
+    page = result.report.read_text()
+    worst, best = json.loads((tmp_path / "run/report.json").read_text())["why"]
+    assert [worst["why"], best["why"]] == ["foretold worst", "foretold best"]
+    assert best["value"] > worst["value"]
+    assert {best["method"], worst["method"]} == {"ablation"}
+    assert best["gap"] is None
+    assert "One word at a time" in page
+    assert f"Explained: {best['answer']}" in page
+    assert "nan" not in page
 
 
 def test_without_captum_the_report_is_written_all_the_same(

@@ -56,9 +56,10 @@ def calibration_section(
         stored: temperature that the adapter's answers have.
         pictures: whether they can be drawn.
     """
+    bins = f"{len(found.bins)} bin{'s' if len(found.bins) != 1 else ''}"
     blocks: list[Block] = [
         Text(
-            f"Expected calibration error {found.error:.4f} over {len(found.bins)} bins of "
+            f"Expected calibration error {found.error:.4f} over {bins} of "
             f"{unit}: so far are confidence and the share of right answers apart on average."
         )
     ]

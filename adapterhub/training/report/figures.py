@@ -29,10 +29,12 @@ def draw_curves(curves: Curves) -> bytes:
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         axes.plot(curves.steps, curves.losses, color="tab:blue", linewidth=1)
-        axes.set(xlabel="optimizer step", ylabel="training loss")
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("training loss", color="tab:blue")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         other = axes.twinx()
         other.plot(curves.metric_steps, curves.metric_values, "o-", color="tab:orange")
-        other.set_ylabel(f"{curves.metric} (validation)")
+        other.set_ylabel(f"{curves.metric} (validation)", color="tab:orange")
 
     return _svg(draw, (7.0, 3.2))
 

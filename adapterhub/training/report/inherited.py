@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from adapterhub.probes.inherited import find_inherited
+from adapterhub.probes.inherited import find_inherited, fits
+from adapterhub.probes.measures import Inherited
 from adapterhub.probes.wording import headings, notes, rows
 from adapterhub.training.report.blocks import Section, Table, Text
 
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.probes.measures import Inherited, Shown
+    from adapterhub.probes.measures import Shown
     from adapterhub.tasks.base import Task
+    from adapterhub.training.evaluate import Scored
     from adapterhub.training.prepare import PreparedData
     from adapterhub.training.report.blocks import Block
 
@@ -22,28 +24,55 @@ logger = logging.getLogger(__name__)
 
 TITLE = "What it inherited"
 _LONGEST = 300
+#: What the probes found, or why nothing: they failed, or the task reads no words. ``None`` where
+#: nothing was asked for.
+Outcome: TypeAlias = Inherited | Literal["failed", "no words"] | None
+_FAILED = Text(
+    "What it inherited could not be measured; the log of the run says why.", warning=True
+)
+_NO_WORDS = Text(
+    "Not measured: the probes exchange names, pronouns and nationalities in texts, and compare "
+    "answers in words. A picture has none of these, and pictures of people come with no package. "
+    "An adapter for pictures may still treat people unlike: try it on pictures of the people it "
+    "will see."
+)
+_NO_ROWS = Text(
+    "Not measured: no validation row has a name, pronoun or nationality that could be exchanged, "
+    "and this task can't be asked about sentences of our own. Give rows that speak of people to "
+    "adapterhub probe --data."
+)
 
 
 def probe_run(
-    model: TaskModel, task: Task, data: PreparedData, *, seconds: float, level: float
-) -> Inherited | Literal["failed"] | None:
-    """Return what the probes find of a run's adapter; ``None`` where no probe fits the task.
+    model: TaskModel,
+    task: Task,
+    data: PreparedData,
+    after: Scored,
+    *,
+    seconds: float,
+    level: float,
+) -> Outcome:
+    """Return what the probes find of a run's adapter.
 
     Args:
         model: with the adapter that the run ends with.
         task: that it learned.
         data: that it learned from; words are exchanged in the validation rows.
+        after: predictions for the validation rows, which need not be made again.
         seconds: after which no more is started; 0 for no probe.
         level: confidence of the intervals.
     """
     if not seconds:
         return None
+    if not fits(task):
+        return "no words"
     try:
         return find_inherited(
             model,
             task,
             rows=data.splits["validation"].rows,
             training=data.splits["train"].rows,
+            answered=list(zip(after.rows, after.decoded, strict=True)),
             seconds=seconds,
             level=level,
         )
@@ -53,13 +82,16 @@ def probe_run(
         return "failed"
 
 
-def inherited_section(found: Inherited | Literal["failed"] | None) -> Section:
-    """Return the section; an empty one where nothing was found."""
-    if found == "failed":
-        failed = "What it inherited could not be measured; the log of the run says why."
-        return Section(TITLE, (Text(failed, warning=True),))
-    if found is None or not found.measures:
+def inherited_section(found: Outcome) -> Section:
+    """Return the section; an empty one where nothing was asked for."""
+    if found is None:
         return Section(TITLE)
+    if found == "failed":
+        return Section(TITLE, (_FAILED,))
+    if found == "no words":
+        return Section(TITLE, (_NO_WORDS,))
+    if not found.measures:
+        return Section(TITLE, (_NO_ROWS,))
     said = notes(found)
     first = [Text(each.text, warning=True) for each in said if each.warning]
     rest = [Text(each.text) for each in said if not each.warning]

@@ -76,7 +76,9 @@ def report_on(
         log=log,
         digest=result.digest,
         cost=cost,
-        inherited=probe_run(model, task, data, seconds=options.probe_seconds, level=options.level),
+        inherited=probe_run(
+            model, task, data, after, seconds=options.probe_seconds, level=options.level
+        ),
     )
     try:
         return replace(result, report=write_report(result.folder, facts, options))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from adapterhub.training.report.blocks import Section
 
 _TEMPLATE = "page.html"
+#: Characters above which a word may be broken, so that an address does not widen its column.
+_LONGEST_WORD = 24
 
 
 def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
@@ -35,4 +37,9 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         subtitle=subtitle,
         sections=[section for section in sections if section.blocks],
         encoded=lambda content: b64encode(content).decode("ascii"),
+        is_long=_is_long,
     )
+
+
+def _is_long(cell: str) -> bool:
+    return any(len(word) > _LONGEST_WORD for word in cell.split())

@@ -8,8 +8,9 @@ from adapterhub.explaining.explanation import LARGE_GAP
 from adapterhub.training.report.blocks import Heading, Section, Table, Text, Words
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from adapterhub.explaining.attribution import Method
     from adapterhub.explaining.examples import ExplainedExample
     from adapterhub.explaining.explanation import Explanation
     from adapterhub.training.report.blocks import Block
@@ -17,28 +18,45 @@ if TYPE_CHECKING:
 TITLE = "Why this answer"
 #: Words that the table under a text names.
 SHOWN_WORDS = 5
-_METHOD = (
-    "Integrated gradients over the words' embeddings: what each word adds to the number that is "
-    "explained, on the way from a text of unknown words to the text. Blue with a solid line is "
-    "for the answer, orange with a dashed line against it; the strongest word of a text has the "
-    "full colour. It says what this adapter reacted to, not whether that is a good reason."
+_METHODS: Mapping[Method, str] = {
+    "gradients": "Integrated gradients over the words' embeddings: what each word adds to the "
+    "number that is explained, on the way from a text of unknown words to the text.",
+    "ablation": "One word at a time: by how much the number that is explained falls when this word "
+    "alone is left out. Words that say the same thing twice get little each, since either of them "
+    "is enough; so the numbers need not add up.",
+}
+_COLOURS = (
+    "Blue with a solid line is for the answer, orange with a dashed line against it; the strongest "
+    "word of a text has the full colour. It says what this adapter reacted to, not whether that "
+    "is a good reason."
+)
+_NO_WORDS = Text("Not explained: answers are explained by words, and a picture has none.")
+_NONE_FITS = Text(
+    "Not explained: on the validation rows no answer was given (a span, for instance), or none on "
+    "a row that is short enough for the time that a report takes. Ask adapterhub explain about a "
+    "text that you choose."
 )
 
 
-def why_section(examples: Sequence[ExplainedExample] | None) -> Section:
-    """Return the section; without blocks where there are no examples.
+def why_section(examples: Sequence[ExplainedExample] | None, *, words: bool) -> Section:
+    """Return the section, which says why where there are no examples.
 
     Args:
         examples: explained; ``None`` where explaining them failed.
+        words: whether the task reads any.
     """
     if examples is None:
         failed = "The answers could not be explained; the log of the run says why."
         return Section(TITLE, (Text(failed, warning=True),))
     if not examples:
-        return Section(TITLE)
-    blocks: list[Block] = [Text(_METHOD)]
+        return Section(TITLE, (_NONE_FITS if words else _NO_WORDS,))
+    blocks: list[Block] = [_method(examples[0].found)]
     for each in examples:
-        blocks.append(Heading(f"{each.why[0].upper()}{each.why[1:]}: {said(each.found)}"))
+        why = f"{each.why[0].upper()}{each.why[1:]}"
+        if each.found.probability is None:
+            blocks += [Heading(why), Text(f"Explained: {each.found.answer}")]
+        else:
+            blocks.append(Heading(f"{why}: {said(each.found)}"))
         if each.expected != each.found.answer:
             blocks.append(Text(f"The right answer is {each.expected}."))
         blocks += explanation_blocks(each.found)
@@ -47,7 +65,11 @@ def why_section(examples: Sequence[ExplainedExample] | None) -> Section:
 
 def explained_section(found: Explanation) -> Section:
     """Return one explanation as a section of its own."""
-    return Section(said(found), (Text(_METHOD), *explanation_blocks(found)))
+    return Section(said(found), (_method(found), *explanation_blocks(found)))
+
+
+def _method(found: Explanation) -> Text:
+    return Text(f"{_METHODS[found.method]} {_COLOURS}")
 
 
 def said(found: Explanation) -> str:
@@ -58,12 +80,16 @@ def said(found: Explanation) -> str:
 
 def honest(found: Explanation) -> str:
     """Return what was explained, against what, and how well the parts add up."""
-    share = f"{found.gap_share:.1%} of it" if found.value != found.baseline_value else "all of it"
     unread = f" {found.unread} words were cut off and not read." if found.unread else ""
+    explained = f"Explained: {found.quantity}, {found.value:.3f}"
+    if found.gap is None or found.baseline_value is None:
+        total = sum(word.attribution for word in found.words)
+        return f"{explained}. The words' own numbers come to {total:+.3f}.{unread}"
+    share = f"{found.gap_share:.1%} of it" if found.value != found.baseline_value else "all of it"
     return (
-        f"Explained: {found.quantity}, {found.value:.3f}; with {found.baseline} for every word "
-        f"{found.baseline_value:.3f}. The words add up to the difference but for "
-        f"{found.gap:+.3f} ({share}) after {found.steps} steps.{unread}"
+        f"{explained}; with {found.baseline} for every word {found.baseline_value:.3f}. The words "
+        f"add up to the difference but for {found.gap:+.3f} ({share}) after {found.steps} "
+        f"steps.{unread}"
     )
 
 

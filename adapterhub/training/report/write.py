@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from adapterhub.assessment.bootstrap import LEVEL, RESAMPLES
 from adapterhub.assessment.calibration import calibration, temperature_of
+from adapterhub.assessment.confidence import confidence_of
 from adapterhub.assessment.duplicates import leak, split_facts
 from adapterhub.assessment.labelled import labelled
 from adapterhub.assessment.worst import worst_examples
 from adapterhub.errors import MissingExtraError
 from adapterhub.explaining.examples import PLAIN_BOUNDS, explain_examples
+from adapterhub.probes.measures import Inherited
 from adapterhub.training.plot import read_log
 from adapterhub.training.report.answers import (
     calibration_section,
@@ -27,20 +29,22 @@ from adapterhub.training.report.inherited import inherited_section
 from adapterhub.training.report.page import render_page
 from adapterhub.training.report.results import labels_section, metric_rows, results_section
 from adapterhub.training.report.rows import data_section, warnings
+from adapterhub.training.report.why import TITLE as WHY
 from adapterhub.training.report.why import why_section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from adapterhub.assessment.confidence import Confidence
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.explaining.examples import Bounds
-    from adapterhub.probes.measures import Inherited
     from adapterhub.tasks.base import Task
     from adapterhub.training.evaluate import Scored
     from adapterhub.training.prepare import PreparedData
     from adapterhub.training.recipe import Recipe
     from adapterhub.training.report.cost import Cost
+    from adapterhub.training.report.inherited import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +94,7 @@ class RunFacts:
         log: of the run.
         digest: of the artifact.
         cost: of the run.
-        inherited: what the probes found; ``None`` where nothing was probed.
+        inherited: what the probes found, or why nothing.
     """
 
     recipe: Recipe
@@ -104,7 +108,7 @@ class RunFacts:
     log: Path
     digest: str
     cost: Cost
-    inherited: Inherited | Literal["failed"] | None = None
+    inherited: Outcome = None
 
 
 def write_report(folder: Path, facts: RunFacts, options: ReportOptions) -> Path:
@@ -130,9 +134,7 @@ def write_report(folder: Path, facts: RunFacts, options: ReportOptions) -> Path:
         cost_section(facts.cost),
     ]
     inherited = facts.inherited
-    summary["inherited"] = (
-        inherited if inherited is None or inherited == "failed" else asdict(inherited)
-    )
+    summary["inherited"] = asdict(inherited) if isinstance(inherited, Inherited) else inherited
     summary["cost"] = asdict(facts.cost)
     page = folder / REPORT_NAME
     subtitle = f"{facts.task.name} on {facts.backbone}; {facts.digest}"
@@ -168,43 +170,54 @@ def _answers(
     choices = labelled(facts.task, after.rows, after.decoded)
     if choices is not None:
         found.append(confusion_section(choices, pictures=pictures))
-        errors = calibration(choices.confidence, choices.correct)
-        temperature = None
-        wanted = options.temperature or facts.recipe.task.calibrate
-        if wanted and choices.probabilities is not None:
-            temperature = temperature_of(choices.probabilities, choices.gold)
-        stored = facts.recipe.task.temperature
-        found.append(
-            calibration_section(errors, temperature, choices.unit, stored, pictures=pictures)
-        )
-        summary["calibration"] = {
-            "error": errors.error,
-            "temperature": None if temperature is None else asdict(temperature),
-        }
+    sure = confidence_of(facts.task, after.rows, after.decoded)
+    if sure is not None:
+        found.append(_calibration(facts, options, summary, sure, pictures=pictures))
     worst = worst_examples(facts.task, after.rows, after.decoded, count=options.worst)
     return (*found, worst_section(worst))
 
 
+def _calibration(
+    facts: RunFacts,
+    options: ReportOptions,
+    summary: dict[str, Any],
+    found: Confidence,
+    *,
+    pictures: bool,
+) -> Section:
+    errors = calibration(found.sure, found.right)
+    temperature = None
+    wanted = options.temperature or facts.recipe.task.calibrate
+    if wanted and found.probabilities is not None and found.gold is not None:
+        temperature = temperature_of(found.probabilities, found.gold)
+    summary["calibration"] = {
+        "error": errors.error,
+        "temperature": None if temperature is None else asdict(temperature),
+    }
+    stored = facts.recipe.task.temperature
+    return calibration_section(errors, temperature, found.unit, stored, pictures=pictures)
+
+
 def _why(facts: RunFacts, options: ReportOptions, summary: dict[str, Any]) -> Section:
-    """Return a few answers explained; a section without blocks where none can be."""
+    """Return a few answers explained; an empty section where nothing was asked for."""
+    after, words = facts.after, facts.task.head != "image"
     if options.explained is None:
-        return why_section([])
-    after = facts.after
+        return Section(WHY)
     try:
         found = explain_examples(
             facts.model, facts.task, after.rows, after.decoded, options.explained
         )
     except MissingExtraError as error:
         logger.warning("the report explains no answers: %s", error)
-        return why_section([])
+        return Section(WHY)
     except Exception:
         # the rest of the report is worth having without it
         logger.exception("the answers could not be explained")
-        return why_section(None)
+        return why_section(None, words=words)
     summary["why"] = [
         {"why": each.why, "expected": each.expected, **each.found.document()} for each in found
     ]
-    return why_section(found)
+    return why_section(found, words=words)
 
 
 def _data(facts: RunFacts, summary: dict[str, Any]) -> Section:
