@@ -10,8 +10,10 @@ PYTEST_ARGS ?=
 quickstart: $(READY)  ## train two adapters on one 4-bit backbone and ask both
 	$(BIN)/adapterhub quickstart
 
+# As many processes as there are cores, with one thread each: the tests' models are too small for
+# more. A process holds about 1.5 GB.
 test: $(READY) backbones  ## run all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(PYTEST_ARGS)
 
 backbones: $(READY)  ## fetch and convert, once, the backbones that the tests use
 	$(BIN)/adapterhub backbones fetch smollm2-135m-instruct minilm-l6

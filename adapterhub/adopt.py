@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.artifact import CARD_NAME, read_peft_folder, write_artifact
-from adapterhub.backbones.backbone import read_tokenizer
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
 from adapterhub.backbones.matching import match_backbone
-from adapterhub.backbones.skeleton import adapter_shape, backbone_kind
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.card import render_card
 from adapterhub.errors import ArtifactError, RecipeError, near
@@ -112,6 +110,10 @@ def adopt(
         BackboneError: when the backbone can't be found, or is another one.
         RecipeError: when the task is not known, or does not fit the labels.
     """
+    # a pull of an artifact, which imports this file, needs no library for models
+    from adapterhub.backbones.backbone import read_tokenizer
+    from adapterhub.backbones.skeleton import adapter_shape, backbone_kind
+
     wishes = wishes or Wishes()
     found = read_peft_folder(folder)
     match, task = match_config(found.adapter_config, wishes, place=origin)

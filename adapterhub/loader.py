@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 from adapterhub.artifact import Artifact, map_artifact
 from adapterhub.background import background_pool
 from adapterhub.errors import NotFoundError
-from adapterhub.hub.client import parse_address, pull
-from adapterhub.hub.client.address import SCHEME
+from adapterhub.hub.client.address import SCHEME, parse_address
+from adapterhub.hub.client.pulling import pull
 from adapterhub.registry.policy import trusted_folder
 
 if TYPE_CHECKING:

@@ -1,11 +1,31 @@
-"""Triton's programs run on the GPU where there is one, else under Triton's interpreter.
+"""What all tests share: how Triton's programs run, and which tests have the machine to themselves.
 
-The interpreter must be asked for before anything imports triton, and transformers does.
+Triton's programs run on the GPU where there is one, else under Triton's interpreter. It must be
+asked for before anything imports triton, and transformers does.
 """
 
 import os
+from pathlib import Path
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Where several processes run tests, hold the others back while one measures time."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return (yield)
+    from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock
+
+    shared = Path(item.config.option.basetemp).parent
+    mode = LOCK_EX if item.get_closest_marker("alone") else LOCK_SH
+    with open(shared / "door", "w") as door, open(shared / "room", "w") as room:
+        # who waits to be alone keeps the door, so that nobody slips in
+        flock(door, LOCK_EX)
+        flock(room, mode)
+        flock(door, LOCK_UN)
+        return (yield)

@@ -2,8 +2,11 @@
 
 import json
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,36 +95,69 @@ def decoder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_home(tmp_path, monkeypatch) -> Path:
-    """Keep everything that a test stores in a folder of its own, and work there."""
+def own_home(tmp_path, monkeypatch, request) -> Path:
+    """Keep everything that a test stores in a folder of its own, and work there.
+
+    Real weights come from the user's cache: to fetch and convert them again takes minutes.
+    """
     monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ADAPTERHUB_CACHE", str(tmp_path / "cache"))
+    if "weights" not in request.keywords:
+        monkeypatch.setenv("ADAPTERHUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-@pytest.fixture
-def moods(tmp_path) -> Path:
+def write_moods(path: Path) -> Path:
+    """Write rows whose last word tells their label."""
     draw = random.Random(3)
     rows = []
     for _ in range(120):
         mood = draw.choice(("glad", "sad"))
         word = draw.choice(GLAD if mood == "glad" else SAD)
         rows.append({"text": f"the {draw.choice(THINGS)} was {word}", "label": mood})
-    path = tmp_path / "moods.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def moods(tmp_path) -> Path:
+    return write_moods(tmp_path / "moods.jsonl")
+
+
+def write_talks(path: Path) -> Path:
+    """Write rows of dialogue: good is said to good words, bad to bad ones."""
+    rows = [
+        {"prompt": f"the {thing} was {word}", "response": "good" if word in GLAD else "bad"}
+        for thing in THINGS
+        for word in (*GLAD, *SAD)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
 @pytest.fixture
 def talks(tmp_path) -> Path:
-    rows = [
-        {"prompt": f"the {thing} was {word}", "response": "good" if word in GLAD else "bad"}
-        for thing in THINGS
-        for word in (*GLAD, *SAD)
-    ]
-    path = tmp_path / "talks.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return write_talks(tmp_path / "talks.jsonl")
+
+
+def write_recipe(
+    place: Path, name: str, folder: Path, task: str, rows: Path, **sections: Any
+) -> Path:
+    """Write a recipe; keyword arguments replace whole sections."""
+    document = {
+        "name": name,
+        "backbone": {"name": str(folder)},
+        "task": {"name": task, "max_length": 32, "max_new_tokens": 3}
+        if task == "dialogue"
+        else {"name": task, "max_length": 32},
+        "data": {"train": str(rows), "validation": str(rows)},
+        "adapter": {"rank": 8, "alpha": 16},
+        "optimizer": {"learning_rate": 0.01},
+        "train": {"batch_size": 16, "epochs": 4},
+        **sections,
+    }
+    path = place / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(document))
     return path
 
 
@@ -130,42 +166,44 @@ Recipe = Callable[..., Path]
 
 @pytest.fixture
 def recipe(tmp_path) -> Recipe:
-    """Write a recipe; keyword arguments replace whole sections."""
-
-    def write(name: str, folder: Path, task: str, rows: Path, **sections) -> Path:
-        document = {
-            "name": name,
-            "backbone": {"name": str(folder)},
-            "task": {"name": task, "max_length": 32, "max_new_tokens": 3}
-            if task == "dialogue"
-            else {"name": task, "max_length": 32},
-            "data": {"train": str(rows), "validation": str(rows)},
-            "adapter": {"rank": 8, "alpha": 16},
-            "optimizer": {"learning_rate": 0.01},
-            "train": {"batch_size": 16, "epochs": 4},
-            **sections,
-        }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(document))
-        return path
-
-    return write
+    return partial(write_recipe, tmp_path)
 
 
 Command = Callable[..., Result]
 
 
+def run_command(*arguments: str, stdin: str | None = None) -> Result:
+    """Run a command as a user does; expected errors become a line and an exit code."""
+    result = CliRunner().invoke(build_app(), list(arguments), input=stdin)
+    if isinstance(result.exception, AdapterHubError):
+        result.exit_code = exit_code(result.exception)
+        result.stderr_bytes = message(result.exception).encode()
+    elif result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
 @pytest.fixture
 def command() -> Command:
-    """Run a command as a user does; expected errors become a line and an exit code."""
+    return run_command
 
-    def run(*arguments: str, stdin: str | None = None) -> Result:
-        result = CliRunner().invoke(build_app(), list(arguments), input=stdin)
-        if isinstance(result.exception, AdapterHubError):
-            result.exit_code = exit_code(result.exception)
-            result.stderr_bytes = message(result.exception).encode()
-        elif result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
 
-    return run
+def train_once(place: Path, *trainings: Sequence[str]) -> None:
+    """Train into a home that the tests of a module copy, instead of training for each.
+
+    Args:
+        place: a folder, which gets the home.
+        trainings: what follows ``adapterhub train``, of each.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("ADAPTERHUB_HOME", str(place / "home"))
+        patched.setenv("ADAPTERHUB_CACHE", str(place / "cache"))
+        patched.chdir(place)
+        for number, training in enumerate(trainings):
+            done = run_command("train", *training, "--output", f"run-{number}", "--no-report")
+            assert done.exit_code == 0, done.stderr
+
+
+def copy_home(place: Path, own_home: Path) -> None:
+    """Begin a test with what was trained at a place."""
+    shutil.copytree(place / "home", own_home / "home")

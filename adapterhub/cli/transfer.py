@@ -12,7 +12,7 @@ from adapterhub.cli.console import hush_libraries, megabytes, output, print_json
 
 if TYPE_CHECKING:
     from adapterhub.adopt import Wishes
-    from adapterhub.hub.client import PushPlan
+    from adapterhub.hub.client.pushing import PushPlan
 
 Json = Annotated[bool, typer.Option("--json")]
 Address = Annotated[str, typer.Argument(help="hf://owner/repository")]
@@ -49,15 +49,16 @@ def push(
 ) -> None:
     """Publish a version on a Hub: one commit, its card, and a tag."""
     hush_libraries()
-    from adapterhub.hub import client
+    from adapterhub.hub.client import pushing
+    from adapterhub.hub.client.address import parse_address
     from adapterhub.registry.registry import Registry
 
     registry = Registry()
-    where = client.parse_address(address)
-    plan = client.plan_push(registry, ref, where, private=private, tag=tag)
+    where = parse_address(address)
+    plan = pushing.plan_push(registry, ref, where, private=private, tag=tag)
     if not as_json:
         _show_plan(plan)
-    commit = None if dry_run else client.push(registry, plan, message=message)
+    commit = None if dry_run else pushing.push(registry, plan, message=message)
     if as_json:
         print_json(_plan_document(plan, commit))
     elif dry_run:
@@ -83,12 +84,13 @@ def pull(
 ) -> None:
     """Bring an adapter of a Hub into the registry; also one that plain peft published."""
     hush_libraries()
-    from adapterhub.hub import client
+    from adapterhub.hub.client import pulling
+    from adapterhub.hub.client.address import parse_address
     from adapterhub.registry.registry import Registry
 
-    pulled = client.pull(
+    pulled = pulling.pull(
         Registry(),
-        client.parse_address(address),
+        parse_address(address),
         name=name,
         wishes=_wishes(backbone, quantization, task, labels),
         force=force,

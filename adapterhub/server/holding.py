@@ -10,8 +10,8 @@ from adapterhub.adopt import Wishes, adopt
 from adapterhub.artifact import map_artifact
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.errors import EngineError, NotFoundError, RefError
-from adapterhub.hub.client import parse_address, pull
-from adapterhub.hub.client.address import SCHEME
+from adapterhub.hub.client.address import SCHEME, parse_address
+from adapterhub.hub.client.pulling import pull
 from adapterhub.hub.server.refusal import Refusal
 from adapterhub.manifest import MANIFEST_NAME
 from adapterhub.registry.policy import require_unsigned_loads

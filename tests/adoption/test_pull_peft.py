@@ -8,7 +8,8 @@ from huggingface_hub import constants
 from adapterhub.adopt import Wishes
 from adapterhub.artifact import read_artifact
 from adapterhub.errors import ArtifactError, BackboneError, RecipeError
-from adapterhub.hub.client import HubAddress, pull
+from adapterhub.hub.client.address import HubAddress
+from adapterhub.hub.client.pulling import pull
 from adapterhub.opening import open_session
 from adapterhub.registry import Registry
 

@@ -5,6 +5,7 @@ import random
 
 import pytest
 import torch
+from toy_fixtures import copy_home, train_once, write_moods, write_recipe, write_talks
 
 from adapterhub import blend_search
 from adapterhub.artifact import read_artifact
@@ -17,36 +18,58 @@ PLAIN = {"quantization": "none", "compute_dtype": "float32"}
 ASKED = [{"text": "the song was great"}, {"text": "the meal was awful"}]
 
 
-@pytest.fixture
-def moods_twice(command, recipe, encoder, moods):
-    """Store two adapters for the same labels, of different ranks."""
-    for name, rank in (("calm", 8), ("loud", 4)):
-        path = recipe(
+@pytest.fixture(scope="module")
+def two_moods(encoder, tmp_path_factory):
+    """Train two adapters for the same labels, of different ranks."""
+    place = tmp_path_factory.mktemp("two-moods")
+    rows = write_moods(place / "moods.jsonl")
+    paths = [
+        write_recipe(
+            place,
             name,
             encoder,
             "text-classification",
-            moods,
+            rows,
             backbone={"name": str(encoder), **PLAIN},
             adapter={"rank": rank, "alpha": 16},
             train={"batch_size": 16, "epochs": 4, "seed": rank},
         )
-        assert command("train", str(path)).exit_code == 0
-    return command
+        for name, rank in (("calm", 8), ("loud", 4))
+    ]
+    train_once(place, *((str(path),) for path in paths))
+    return place
 
 
 @pytest.fixture
-def talks_twice(command, recipe, decoder, talks):
-    """Store two dialogue adapters, which have no heads."""
-    for seed, name in enumerate(("left", "right")):
-        path = recipe(
+def moods_twice(command, two_moods, own_home):
+    copy_home(two_moods, own_home)
+    return command
+
+
+@pytest.fixture(scope="module")
+def two_talks(decoder, tmp_path_factory):
+    """Train two dialogue adapters, which have no heads."""
+    place = tmp_path_factory.mktemp("two-talks")
+    rows = write_talks(place / "talks.jsonl")
+    paths = [
+        write_recipe(
+            place,
             name,
             decoder,
             "dialogue",
-            talks,
+            rows,
             backbone={"name": str(decoder), **PLAIN},
             train={"batch_size": 8, "epochs": 2, "seed": seed},
         )
-        assert command("train", str(path)).exit_code == 0
+        for seed, name in enumerate(("left", "right"))
+    ]
+    train_once(place, *((str(path),) for path in paths))
+    return place
+
+
+@pytest.fixture
+def talks_twice(command, two_talks, own_home):
+    copy_home(two_talks, own_home)
     return command
 
 
@@ -107,7 +130,7 @@ def test_one_adapter_of_weight_one_keeps_its_bytes(command, recipe, encoder, moo
         adapter={"rank": 3, "alpha": 12.5, "dropout": 0.1, "dora": True, "init": "gaussian"},
         train={"batch_size": 16, "steps": 4, "epochs": None},
     )
-    assert command("train", str(path)).exit_code == 0
+    assert command("train", str(path), "--no-report").exit_code == 0
     composed(command, "same", "odd")
     first, second = artifact_of("odd"), artifact_of("same")
     assert first.weights.spec == second.weights.spec
@@ -267,7 +290,7 @@ def test_prefixes_follow_one_another_and_answer(command, recipe, decoder, talks)
             adapter={"method": "prefix", "num_virtual_tokens": tokens, "projection": tokens == 5},
             train={"batch_size": 8, "steps": 4, "epochs": None},
         )
-        assert command("train", str(path)).exit_code == 0
+        assert command("train", str(path), "--no-report").exit_code == 0
     made = composed(command, "both", "short", "long")
     assert (made["method"], made["rank"]) == ("prefix", 8)
     session, loaded, _ = open_adapter(Registry(), "both")

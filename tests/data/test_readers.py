@@ -156,7 +156,7 @@ def test_broken_json_names_its_line(tmp_path, line, message):
         ("a.jsonl", b'{"a": 1}\n{"a": "\xfc"}', "a.jsonl line 2: is not UTF-8 text. Save"),
         ("a.jsonl", '{"a": 1}'.encode("utf-16"), "It looks like UTF-16"),
         ("a.jsonl.gz", b"no gzip", "a.jsonl.gz: can't be read: Not a gzipped file"),
-        ("a.jsonl.gz", gzip.compress(b"{}" * 99)[:-9], "a.jsonl.gz: can't be read"),
+        ("a.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:-9], "a.jsonl.gz: can't be read"),
         ("a.parquet", b"no parquet", "a.parquet: can't be read as Parquet"),
         ("a.pkl", b"\x80\x04N.", "a.pkl: the format can't be told from the file's ending. Set"),
     ],

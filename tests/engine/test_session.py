@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from toy_fixtures import write_moods, write_recipe, write_talks
 
 from adapterhub.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone, state_digest
@@ -24,16 +25,22 @@ ASKED = [{"text": "the song was great"}, {"text": "the meal was awful"}]
 TALK = [[{"role": "user", "content": "the film was awful"}]]
 
 
-@pytest.fixture
-def classifier(recipe, decoder, moods, tmp_path):
-    path = recipe("mood", decoder, "text-classification", moods)
-    return read_artifact(train(load_recipe(path), output=tmp_path / "a").artifact)
+@pytest.fixture(scope="module")
+def classifier(decoder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("classifier")
+    rows = write_moods(place / "moods.jsonl")
+    path = write_recipe(place, "mood", decoder, "text-classification", rows)
+    return read_artifact(train(load_recipe(path), output=place / "run", report=None).artifact)
 
 
-@pytest.fixture
-def talker(recipe, decoder, talks, tmp_path):
-    path = recipe("talk", decoder, "dialogue", talks, train={"batch_size": 8, "epochs": 12})
-    return read_artifact(train(load_recipe(path), output=tmp_path / "b").artifact)
+@pytest.fixture(scope="module")
+def talker(decoder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("talker")
+    rows = write_talks(place / "talks.jsonl")
+    path = write_recipe(
+        place, "talk", decoder, "dialogue", rows, train={"batch_size": 8, "epochs": 12}
+    )
+    return read_artifact(train(load_recipe(path), output=place / "run", report=None).artifact)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Pushing as the client's tests do."""
 
-from adapterhub.hub.client import HubAddress, plan_push, push
+from adapterhub.hub.client.address import HubAddress
+from adapterhub.hub.client.pushing import plan_push, push
 
 ADDRESS = HubAddress("team/fruit")
 CONFIG = b'{"peft_type": "LORA", "base_model_name_or_path": "someone/tiny"}'

@@ -18,7 +18,9 @@ from adapterhub.errors import (
     RefError,
     TransferError,
 )
-from adapterhub.hub.client import HubAddress, parse_address, plan_push, pull, push
+from adapterhub.hub.client.address import HubAddress, parse_address
+from adapterhub.hub.client.pulling import pull
+from adapterhub.hub.client.pushing import plan_push, push
 
 
 def contents(registry, version):
@@ -260,6 +262,22 @@ def test_commands(hub_endpoint, put, tmp_path):
     assert not any(
         hub_endpoint.writer.encode() in path.read_bytes() for path in files if path.is_file()
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("pushing", ("torch", "transformers", "bitsandbytes")),
+        ("pulling", ("transformers", "bitsandbytes")),
+    ],
+)
+def test_no_library_for_models_is_loaded(module, unwanted):
+    code = (
+        f"import sys, adapterhub.hub.client.{module}\n"
+        f"print([name for name in {unwanted} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_the_usual_token_is_used(hub_endpoint, here, put, monkeypatch):

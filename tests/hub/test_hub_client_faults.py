@@ -11,8 +11,10 @@ from huggingface_hub import HfApi
 from registry.registry_helpers import WEIGHTS
 
 from adapterhub.errors import ArtifactError, FingerprintMismatch, TransferError
-from adapterhub.hub.client import HubAddress, plan_push, pull, push
 from adapterhub.hub.client import session as client_session
+from adapterhub.hub.client.address import HubAddress
+from adapterhub.hub.client.pulling import pull
+from adapterhub.hub.client.pushing import plan_push, push
 
 LARGE = "0123456789abcdef" * 40_000
 

@@ -5,7 +5,9 @@ from hub_client_helpers import ADDRESS, send
 from registry.signing_helpers import changed, key_pair
 
 from adapterhub.errors import SignatureError, TransferError
-from adapterhub.hub.client import HubAddress, plan_push, pull
+from adapterhub.hub.client.address import HubAddress
+from adapterhub.hub.client.pulling import pull
+from adapterhub.hub.client.pushing import plan_push
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.registry.signature_file import signature_name
 from adapterhub.registry.signing import sign

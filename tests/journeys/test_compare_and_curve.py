@@ -3,14 +3,22 @@
 import json
 
 import pytest
+from toy_fixtures import copy_home, train_once, write_moods, write_recipe
+
+
+@pytest.fixture(scope="module")
+def trained(encoder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("comparison")
+    rows = write_moods(place / "moods.jsonl")
+    path = str(write_recipe(place, "mood", encoder, "text-classification", rows))
+    poor = ("optimizer.learning_rate=1e-6", "train.epochs=1", "name=poor")
+    train_once(place, (path,), (path, *poor))
+    return place
 
 
 @pytest.fixture
-def two(command, recipe, encoder, moods):
-    path = str(recipe("mood", encoder, "text-classification", moods))
-    command("train", path, "--no-report")
-    poor = ("optimizer.learning_rate=1e-6", "train.epochs=1", "name=poor")
-    command("train", path, *poor, "--output", "poor", "--no-report")
+def two(trained, own_home, moods):
+    copy_home(trained, own_home)
     return moods
 
 

@@ -74,7 +74,7 @@ def test_peft_loads_the_artifact_and_gives_the_same_answer(command, recipe, enco
         questions,
         backbone={"name": str(encoder), "quantization": "none", "compute_dtype": "float32"},
     )
-    artifact = json.loads(command("train", str(path), "--json").stdout)["artifact"]
+    artifact = json.loads(command("train", str(path), "--no-report", "--json").stdout)["artifact"]
     context, question = "the meal was awful the meal", "the meal"
     (answer,) = predict(command, asked(context, question))
 
@@ -103,7 +103,7 @@ def test_a_decoder_answers_too(command, recipe, decoder, questions):
     path = recipe(
         "words", decoder, "question-answering", questions, train={"batch_size": 8, "epochs": 10}
     )
-    report = json.loads(command("train", str(path), "--json").stdout)
+    report = json.loads(command("train", str(path), "--no-report", "--json").stdout)
     assert report["metrics"]["after"]["f1"] > report["metrics"]["before"]["f1"]
     (answer,) = predict(command, asked("the film was dull the film", "the film"))
     assert answer["answer"] in "the film was dull the film"
@@ -127,7 +127,9 @@ def test_questions_may_have_no_answer(command, recipe, encoder, tmp_path):
     refused = command("train", path)
     assert refused.exit_code == 3
     assert "some.jsonl row 5, field 'answers': the question has no answer" in str(refused.exception)
-    report = json.loads(command("train", path, "task.unanswerable=true", "--json").stdout)
+    report = json.loads(
+        command("train", path, "task.unanswerable=true", "--no-report", "--json").stdout
+    )
     assert report["metrics"]["after"]["unanswerable_f1"] > 80
     good, bad = predict(
         command,

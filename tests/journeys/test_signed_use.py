@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 @pytest.fixture
 def trained(command, recipe, encoder, moods):
     path = recipe("mood", encoder, "text-classification", moods)
-    assert command("train", str(path)).exit_code == 0
+    assert command("train", str(path), "--no-report").exit_code == 0
     return command
 
 

@@ -40,7 +40,7 @@ def test_peft_loads_the_artifact_and_gives_the_same_scores(command, recipe, enco
         moods,
         backbone={"name": str(encoder), "quantization": "none", "compute_dtype": "float32"},
     )
-    artifact = json.loads(command("train", str(path), "--json").stdout)["artifact"]
+    artifact = json.loads(command("train", str(path), "--no-report", "--json").stdout)["artifact"]
     text = "the film was lovely"
     answer = json.loads(command("predict", "mood", text, "--json").stdout)[0]
 
@@ -80,15 +80,18 @@ def test_words_are_tagged_with_offsets(command, recipe, encoder, tmp_path):
 
 def test_training_again_makes_a_second_version_only_if_it_differs(command, recipe, encoder, moods):
     path = str(recipe("mood", encoder, "text-classification", moods))
-    first = json.loads(command("train", path, "--output", "run-a", "--json").stdout)
-    again = json.loads(command("train", path, "--output", "run-b", "--json").stdout)
-    other = json.loads(command("train", path, "train.seed=8", "--output", "run-c", "--json").stdout)
+    first, again, other = (
+        json.loads(
+            command("train", path, *more, "--output", folder, "--no-report", "--json").stdout
+        )
+        for folder, more in (("run-a", ()), ("run-b", ()), ("run-c", ("train.seed=8",)))
+    )
     assert (first["ref"], again["ref"], other["ref"]) == ("mood@1", "mood@1", "mood@2")
     assert first["digest"] == again["digest"] != other["digest"]
 
 
 def test_lines_of_standard_input_are_labelled(command, recipe, encoder, moods):
-    command("train", str(recipe("mood", encoder, "text-classification", moods)))
+    command("train", str(recipe("mood", encoder, "text-classification", moods)), "--no-report")
     result = command("predict", "mood", stdin="the day was fine\n\nthe day was dull\n")
     labels = [line.split()[0] for line in result.stdout.splitlines()]
     assert labels == ["glad", "sad"]
@@ -96,7 +99,7 @@ def test_lines_of_standard_input_are_labelled(command, recipe, encoder, moods):
 
 def test_each_fault_is_one_line_that_helps(command, recipe, encoder, moods):
     path = str(recipe("mood", encoder, "text-classification", moods))
-    command("train", path)
+    command("train", path, "--no-report")
     for arguments, code, said in (
         (("train", "mod.yaml"), 2, "mod.yaml: no such recipe file. Did you mean 'mood.yaml'?"),
         (("train", path, "adapter.rnk=2"), 2, "adapter.rnk: unknown key. Did you mean 'rank'?"),
@@ -116,7 +119,7 @@ def test_each_fault_is_one_line_that_helps(command, recipe, encoder, moods):
 
 
 def test_a_flipped_byte_is_never_served(command, recipe, encoder, moods, tmp_path):
-    command("train", str(recipe("mood", encoder, "text-classification", moods)))
+    command("train", str(recipe("mood", encoder, "text-classification", moods)), "--no-report")
     blobs = [p for p in (tmp_path / "home").rglob("*") if p.is_file() and "blobs" in p.parts]
     weights = max(blobs, key=lambda p: p.stat().st_size)
     weights.chmod(0o644)

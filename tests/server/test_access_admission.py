@@ -278,6 +278,7 @@ class Machine:
             self.busy -= 1
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("keyed", [False, True])
 def test_a_flood_of_200_raises_the_median_time_to_first_token_of_another_less_than_twice(
     keys, keyed

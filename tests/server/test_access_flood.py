@@ -11,6 +11,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from http_server_helpers import store_adapters
 from toy_fixtures import decoder
 
@@ -69,6 +70,7 @@ def _wait(process, url, log):
     raise AssertionError(log.read_text())
 
 
+@pytest.mark.alone
 def test_a_flood_of_200_does_not_double_the_median_time_to_first_token_of_another(
     decoder, tmp_path
 ):

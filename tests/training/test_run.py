@@ -47,7 +47,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
         optimizer={"name": optimizer, "learning_rate": 0.01},
         train={"batch_size": 16, "epochs": 2, "evaluate_every": 5},
     )
-    whole = train(load_recipe(path), output=tmp_path / "whole")
+    whole = train(load_recipe(path), output=tmp_path / "whole", report=None)
 
     with monkeypatch.context() as patched:
         interrupt_after(patched, 7)
@@ -57,7 +57,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     names = {p.name for p in (tmp_path / "cut").rglob("*") if p.is_file()}
     assert names == {"log.jsonl", "state.safetensors", "state.json"}
 
-    resumed = train(load_recipe(path), output=tmp_path / "cut", resume=True)
+    resumed = train(load_recipe(path), output=tmp_path / "cut", resume=True, report=None)
     first, second = (read_artifact(run.artifact).weights.tensors for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert resumed.digest == whole.digest
@@ -72,7 +72,7 @@ def test_a_killed_process_leaves_a_checkpoint_to_go_on_from(recipe, encoder, moo
         adapter=DROPOUT,
         train={"batch_size": 8, "epochs": 4, "evaluate_every": 10, "checkpoint_every": 3},
     )
-    whole = train(load_recipe(path), output=tmp_path / "whole")
+    whole = train(load_recipe(path), output=tmp_path / "whole", report=None)
     code = (
         "import os, sys, signal\n"
         "from pathlib import Path\n"
@@ -92,6 +92,7 @@ def test_a_killed_process_leaves_a_checkpoint_to_go_on_from(recipe, encoder, moo
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-500:]
     resumed = train(load_recipe(path), output=tmp_path / "cut", resume=True)
     assert resumed.digest == whole.digest
+    assert resumed.report.is_file()
 
 
 def test_a_checkpoint_belongs_to_its_recipe(recipe, encoder, moods, monkeypatch, tmp_path):
@@ -127,7 +128,7 @@ def test_a_prefix_learns_and_is_small(recipe, decoder, talks, tmp_path):
         adapter={"method": "prefix", "num_virtual_tokens": 4},
         train={"batch_size": 8, "epochs": 12},
     )
-    result = train(load_recipe(path), output=tmp_path / "run")
+    result = train(load_recipe(path), output=tmp_path / "run", report=None)
     assert result.after["loss"] < result.before["loss"]
     (tensor,) = read_artifact(result.artifact).weights.tensors.values()
     # 4 positions, 2 layers, keys and values of 2 heads of 16
@@ -136,7 +137,7 @@ def test_a_prefix_learns_and_is_small(recipe, decoder, talks, tmp_path):
 
 def test_only_the_head_learns_where_only_the_head_shall(recipe, decoder, moods, tmp_path):
     path = recipe("mood", decoder, "text-classification", moods)
-    result = train(load_recipe(path, ["train.parts=head"]), output=tmp_path / "run")
+    result = train(load_recipe(path, ["train.parts=head"]), output=tmp_path / "run", report=None)
     tensors = read_artifact(result.artifact).weights.tensors
     assert not any(t.any() for name, t in tensors.items() if "lora_B" in name)
     assert result.trained_share < 0.01
@@ -145,7 +146,9 @@ def test_only_the_head_learns_where_only_the_head_shall(recipe, decoder, moods, 
 
 def test_norm_layers_learn_beside_the_adapter(recipe, decoder, moods, tmp_path):
     path = recipe("mood", decoder, "text-classification", moods)
-    result = train(load_recipe(path, ["train.parts=adapter_and_norms"]), output=tmp_path / "run")
+    result = train(
+        load_recipe(path, ["train.parts=adapter_and_norms"]), output=tmp_path / "run", report=None
+    )
     names = read_artifact(result.artifact).weights.tensors
     assert any("input_layernorm" in name for name in names)
     assert result.after["accuracy"] > 0.9
@@ -159,7 +162,7 @@ def test_patience_ends_a_run_and_the_best_weights_are_kept(recipe, encoder, mood
         moods,
         train={"batch_size": 16, "epochs": 50, "evaluate_every": 4, "patience": 2},
     )
-    result = train(load_recipe(path), output=tmp_path / "run")
+    result = train(load_recipe(path), output=tmp_path / "run", report=None)
     assert result.steps < 50 * 8
     records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     scores = [r["metrics"] for r in records if r["event"] == "evaluation" and r["step"]]
@@ -183,7 +186,7 @@ def test_accumulated_batches_give_the_gradient_of_the_whole(recipe, decoder, moo
         ("whole", ["train.batch_size=16"]),
         ("parts", ["train.batch_size=4", "train.gradient_accumulation=4"]),
     ):
-        result = train(load_recipe(path, exact + more), output=tmp_path / name)
+        result = train(load_recipe(path, exact + more), output=tmp_path / name, report=None)
         tensors.append(read_artifact(result.artifact).weights.tensors)
     for name in tensors[0]:
         torch.testing.assert_close(tensors[0][name], tensors[1][name], rtol=1e-3, atol=1e-5)
@@ -256,7 +259,9 @@ def test_a_label_that_only_validation_has_is_refused(recipe, encoder, moods, tmp
 
 def test_the_plot_is_in_the_card_and_the_log_is_json(recipe, encoder, moods, tmp_path):
     result = train(
-        load_recipe(recipe("mood", encoder, "text-classification", moods)), output=tmp_path / "run"
+        load_recipe(recipe("mood", encoder, "text-classification", moods)),
+        output=tmp_path / "run",
+        report=None,
     )
     assert "(loss.png)" in (result.artifact / "README.md").read_text()
     assert (result.artifact / "loss.png").read_bytes().startswith(b"\x89PNG")

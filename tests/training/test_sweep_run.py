@@ -12,6 +12,7 @@ from adapterhub.artifact import read_artifact
 from adapterhub.errors import MissingExtraError, TrainingError, TrainingInterrupted
 from adapterhub.training.interrupt import InterruptFlag
 from adapterhub.training.recipe_file import load_recipe
+from adapterhub.training.sweep import trial as trial_module
 from adapterhub.training.sweep.needs import import_optuna
 from adapterhub.training.sweep.run import run_sweep
 from adapterhub.training.sweep.space import parse_space
@@ -26,6 +27,12 @@ SHORT = {"batch_size": 16, "epochs": 3, "metric": "loss"}
 @pytest.fixture
 def mood(recipe, encoder, moods):
     return recipe("mood", encoder, "text-classification", moods, train=SHORT)
+
+
+@pytest.fixture
+def no_reports(monkeypatch):
+    """Leave out the reports of trials, which take longer than the trials of this backbone."""
+    monkeypatch.setattr(trial_module, "WITHOUT_PROBES", None)
 
 
 def sweep(path, folder, *, document=RATES, trials=4, **more):
@@ -60,6 +67,7 @@ def test_the_best_trial_carries_its_study(mood, tmp_path):
     assert kept == [f"{result.best.number:04}"]
 
 
+@pytest.mark.usefixtures("no_reports")
 def test_more_trials_go_on_from_those_there_are_as_if_never_stopped(mood, tmp_path):
     whole = sweep(mood, tmp_path / "whole", trials=3, pruner="none")
     sweep(mood, tmp_path / "parts", trials=2, pruner="none")
@@ -69,6 +77,7 @@ def test_more_trials_go_on_from_those_there_are_as_if_never_stopped(mood, tmp_pa
     assert whole.digest == parts.digest == again.digest
 
 
+@pytest.mark.usefixtures("no_reports")
 def test_a_trial_that_was_cut_off_goes_on_from_its_checkpoint(mood, tmp_path, monkeypatch):
     whole = sweep(mood, tmp_path / "whole", trials=2)
     asked = iter([False] * 17 + [True] + [False] * 100)
@@ -81,6 +90,7 @@ def test_a_trial_that_was_cut_off_goes_on_from_its_checkpoint(mood, tmp_path, mo
     assert found(sweep(mood, tmp_path / "cut", trials=2)) == found(whole)
 
 
+@pytest.mark.usefixtures("no_reports")
 def test_poor_trials_are_stopped_early(recipe, encoder, moods, tmp_path):
     train = {"batch_size": 8, "epochs": 4, "evaluate_every": 15, "metric": "loss"}
     path = recipe("mood", encoder, "text-classification", moods, train=train)
@@ -95,6 +105,7 @@ def test_poor_trials_are_stopped_early(recipe, encoder, moods, tmp_path):
     assert result.best.value < min(trial.value for trial in hopeless)
 
 
+@pytest.mark.usefixtures("no_reports")
 def test_a_trial_that_diverges_fails_alone(mood, tmp_path):
     rates = {"optimizer.clip_norm": [0.0, 1.0], "optimizer.learning_rate": [0.01, 1e30]}
     result = sweep(mood, tmp_path / "sweep", document=rates, trials=6, sampler="random")
@@ -104,6 +115,7 @@ def test_a_trial_that_diverges_fails_alone(mood, tmp_path):
     assert result.best.params["optimizer.learning_rate"] == 0.01
 
 
+@pytest.mark.usefixtures("no_reports")
 def test_another_space_is_another_study(mood, tmp_path):
     sweep(mood, tmp_path / "sweep", trials=1)
     with pytest.raises(TrainingError, match="another recipe, space or metric"):
