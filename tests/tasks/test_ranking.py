@@ -123,8 +123,9 @@ def test_one_label_alone_has_no_auc(wordpiece):
         task_for(wordpiece).evaluate([ROW, ROW], [0.5, 0.6])
     with pytest.raises(DataError, match="no rows"):
         task_for(wordpiece).evaluate([], [])
-    with pytest.raises(DataError, match="row 1, field 'gain': a gain must be a number"):
-        task_for(wordpiece).evaluate([{**ROW, "gain": -1}, {**ROW, "label": 0}], [0.5, 0.6])
+    for gain in (-1, float("nan"), float("inf"), "5", True):
+        with pytest.raises(DataError, match="row 1, field 'gain': a gain must be a number"):
+            task_for(wordpiece).evaluate([{**ROW, "gain": gain}, {**ROW, "label": 0}], [0.5, 0.6])
 
 
 def test_a_history_holds_what_was_liked_before_and_nothing_later():
