@@ -52,6 +52,7 @@ class TaskEntry:
             has no labels.
         reads: settings of a recipe that this task reads and not every task does.
         picture: the field that holds a picture; empty where rows are texts.
+        top: the best value of those of its metrics that are better when larger.
     """
 
     build: Callable[[TaskRequest], Task]
@@ -61,6 +62,7 @@ class TaskEntry:
     count_labels: Callable[[Iterable[Row]], dict[str, int]] | None
     reads: tuple[str, ...] = ()
     picture: str = ""
+    top: float = 1.0
 
 
 def build_task(
@@ -346,6 +348,7 @@ TASKS: Mapping[str, TaskEntry] = {
         default_metric=("f1", True),
         count_labels=None,
         reads=("stride", "max_answer_tokens", "unanswerable"),
+        top=100.0,
     ),
     "dialogue": TaskEntry(
         build=_dialogue,
