@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.assessment.duplicates import answer_of, text_of
-from adapterhub.assessment.row_statistics import gold_labels
+from adapterhub.assessment.row_statistics import gold_labels, units_of
 from adapterhub.data.pictures import Picture
+from adapterhub.tasks.answers import given_answers
 from adapterhub.tasks.bio import spans
 from adapterhub.tasks.dialogue import Dialogue
 from adapterhub.tasks.image_classification import ImageClassification
+from adapterhub.tasks.instructed import Instructed
+from adapterhub.tasks.multi_label import MultiLabelClassification
+from adapterhub.tasks.question_answering import QuestionAnswering
+from adapterhub.tasks.ranking import Ranking
+from adapterhub.tasks.relation_extraction import RelationExtraction
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification
 
@@ -53,8 +59,18 @@ def worst_examples(
         decoded: raw prediction of each row.
         count: at most so many.
     """
+    if isinstance(task, RelationExtraction):
+        task = task.texts
+    if isinstance(task, Instructed):
+        task = task.dialogue
     if isinstance(task, TextClassification | ImageClassification):
         found = _classes(task, rows, decoded)
+    elif isinstance(task, MultiLabelClassification):
+        found = _many_labels(task, rows, decoded)
+    elif isinstance(task, Ranking):
+        found = _candidates(task, rows, decoded)
+    elif isinstance(task, QuestionAnswering):
+        found = _answers(task, rows, decoded)
     elif isinstance(task, TokenClassification):
         found = _tags(task, rows, decoded)
     elif isinstance(task, Dialogue):
@@ -68,6 +84,7 @@ def worst_examples(
 
 
 _LOSS = "nats a token"
+_NOTHING = "(none)"
 
 
 def _classes(
@@ -91,6 +108,54 @@ def _shown(row: Row) -> str:
     return image.name if isinstance(image, Picture) else text_of(row)
 
 
+def _many_labels(
+    task: MultiLabelClassification, rows: Sequence[Row], decoded: Sequence[Any]
+) -> list[Example]:
+    found = []
+    for number, (row, scores) in enumerate(zip(rows, decoded, strict=True), start=1):
+        has = task.indices(row, number)
+        said = {at for at, score in enumerate(scores) if score >= task.options.threshold}
+        if said != has:
+            chances = [float(score if at in has else 1 - score) for at, score in enumerate(scores)]
+            badness = -sum(math.log(max(chance, _SMALLEST)) for chance in chances)
+            wanted, given = (
+                ", ".join(task.labels[at] for at in sorted(each)) or _NOTHING
+                for each in (has, said)
+            )
+            found.append(Example(text_of(row), wanted, given, badness, "nats of all labels"))
+    return found
+
+
+def _candidates(task: Ranking, rows: Sequence[Row], decoded: Sequence[Any]) -> list[Example]:
+    found = []
+    for row, label, chance in zip(rows, task.judged(rows).labels, decoded, strict=True):
+        if (chance >= 0.5) != bool(label):
+            badness = -math.log(max(chance if label else 1 - chance, _SMALLEST))
+            found.append(
+                Example(text_of(row), str(label), f"{chance:.2f}", badness, "nats of the label")
+            )
+    return found
+
+
+def _answers(task: QuestionAnswering, rows: Sequence[Row], decoded: Sequence[Any]) -> list[Example]:
+    found: list[tuple[float, Example]] = []
+    for places in units_of(task, rows):
+        windows = [rows[place] for place in places]
+        spans_found = [decoded[place] for place in places]
+        missed = 100.0 - task.evaluate(windows, spans_found).metrics["f1"]
+        if missed:
+            row, pairs = windows[0], zip(windows, spans_found, strict=True)
+            said = task.join([task.prediction(*pair) for pair in pairs])
+            right = "; ".join(answer.text for answer in given_answers(row, 1)) or _NOTHING
+            answer = f"{said['answer'] or _NOTHING} ({said['score']:.2f})"
+            text = f"{row['question']} | {row['context']}"
+            found.append(
+                (said["score"], Example(text, right, answer, missed, "points of F1 missed"))
+            )
+    # many answers are wholly wrong: the surest of them come first
+    return [example for _, example in sorted(found, key=lambda each: -each[0])]
+
+
 def _tags(task: TokenClassification, rows: Sequence[Row], decoded: Sequence[Any]) -> list[Example]:
     found = []
     for number, (row, tags) in enumerate(zip(rows, decoded, strict=True), start=1):
@@ -112,4 +177,4 @@ def _tags(task: TokenClassification, rows: Sequence[Row], decoded: Sequence[Any]
 
 def _listed(found: set[tuple[str, int, int]], words: Sequence[str]) -> str:
     ordered = sorted(found, key=lambda span: span[1:])
-    return "; ".join(f"{' '.join(words[a:b])} [{kind}]" for kind, a, b in ordered) or "(none)"
+    return "; ".join(f"{' '.join(words[a:b])} [{kind}]" for kind, a, b in ordered) or _NOTHING
