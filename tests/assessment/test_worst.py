@@ -23,7 +23,7 @@ def tokenizer(encoder):
 def test_relations_are_shown_with_their_marks(tokenizer):
     tokenizer.add_tokens(["@", "#"])
     labels = ["Made(e1,e2)", "Made(e2,e1)", "Other"]
-    task = RelationExtraction(tokenizer, labels, TaskOptions(), pool="first")
+    task = RelationExtraction(tokenizer, labels, TaskOptions(max_length=32), pool="first")
     row = {"text": "<e1>fire</e1> makes <e2>smoke</e2>", "label": "Made(e1,e2)"}
     right, wrong, worse = ([0.8, 0.1, 0.1], [0.3, 0.6, 0.1], [0.1, 0.8, 0.1])
     decoded = [torch.tensor(each) for each in (right, wrong, worse)]
@@ -34,7 +34,7 @@ def test_relations_are_shown_with_their_marks(tokenizer):
 
 def test_sets_of_labels_are_compared_whole(tokenizer):
     task = MultiLabelClassification(
-        tokenizer, ("drama", "sea", "war"), TaskOptions(multi_label=True), pool="first"
+        tokenizer, ("drama", "sea", "war"), TaskOptions(max_length=32, multi_label=True), pool="first"
     )
     rows = [{"text": "a", "label": ["sea"]}, {"text": "b", "label": []}]
     decoded = [torch.tensor([0.1, 0.9, 0.2]), torch.tensor([0.9, 0.1, 0.6])]
@@ -44,14 +44,14 @@ def test_sets_of_labels_are_compared_whole(tokenizer):
 
 
 def test_candidates_that_please_and_were_thought_not_to(tokenizer):
-    task = Ranking(tokenizer, ["0", "1"], TaskOptions(), pool="first")
+    task = Ranking(tokenizer, ["0", "1"], TaskOptions(max_length=32), pool="first")
     rows = [{"history": ["a"], "candidate": "b", "label": label} for label in (1, 0, 1)]
     found = worst_examples(task, rows, [0.2, 0.9, 0.7])
     assert [(each.expected, each.found) for each in found] == [("0", "0.90"), ("1", "0.20")]
 
 
 def test_of_answers_that_are_wholly_wrong_the_surest_comes_first(tokenizer):
-    task = QuestionAnswering(tokenizer, TaskOptions(), null="first")
+    task = QuestionAnswering(tokenizer, TaskOptions(max_length=32), null="first")
     row = {"context": "the day was fine", "question": "what", "answers": ["the day"]}
     spans = [FoundSpan(0, 1, 0.9, 0.0), FoundSpan(3, 3, 0.4, 0.0), FoundSpan(3, 3, 0.8, 0.0)]
     found = worst_examples(task, [row] * 3, spans)
