@@ -153,9 +153,8 @@ def _show(result: SweepResult, version: Version | None) -> None:
         console.print(f"picture {result.folder / name}", markup=False)
     running = result.count("running")
     if running:
-        console.print(
-            f"{running} trials still run in other processes; the last one stores the best"
-        )
+        still = "1 trial still runs" if running == 1 else f"{running} trials still run"
+        console.print(f"{still} in other processes; the last one to finish stores the best")
     if version is not None:
         console.print(f"stored the best as {version.ref} ({version.digest[:19]}…)")
 

@@ -34,7 +34,10 @@ def test_relations_are_shown_with_their_marks(tokenizer):
 
 def test_sets_of_labels_are_compared_whole(tokenizer):
     task = MultiLabelClassification(
-        tokenizer, ("drama", "sea", "war"), TaskOptions(max_length=32, multi_label=True), pool="first"
+        tokenizer,
+        ("drama", "sea", "war"),
+        TaskOptions(max_length=32, multi_label=True),
+        pool="first",
     )
     rows = [{"text": "a", "label": ["sea"]}, {"text": "b", "label": []}]
     decoded = [torch.tensor([0.1, 0.9, 0.2]), torch.tensor([0.9, 0.1, 0.6])]
