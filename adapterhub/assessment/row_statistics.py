@@ -156,7 +156,10 @@ def scores_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Scores
 
 
 def units_of(task: Task, rows: Sequence[Row]) -> list[list[int]]:
-    """Return the places of each row; the windows of one follow each other, the first is 0."""
+    """Return the places of each row: of all its windows, which follow each other, the first is 0.
+
+    A row that was not cut has one place.
+    """
     units: list[list[int]] = []
     for place, row in enumerate(rows):
         if task.reads_windows and row.get("window") and units:
