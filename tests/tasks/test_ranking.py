@@ -108,6 +108,13 @@ def test_groups_that_tell_nothing_are_left_out():
     assert scores == {"auc": 0.5, "groups": 0.0}
 
 
+def test_rows_of_no_group_are_no_list():
+    labels, chances = [1, 0, 1, 0], [0.9, 0.1, 0.2, 0.8]
+    assert ranking_scores(labels, labels, [""] * 4, chances) == {"auc": 0.75, "groups": 0.0}
+    some = ranking_scores(labels, labels, ["a", "a", "", ""], chances)
+    assert (some["groups"], some["ndcg_at_10"]) == (1.0, 1.0)
+
+
 def test_only_the_first_ten_count():
     gains = [0.0] * 12
     gains[11] = 1.0
