@@ -9,7 +9,7 @@ from adapterhub.artifact import read_artifact
 from adapterhub.assessment.bootstrap import LEVEL, RESAMPLES
 from adapterhub.assessment.labelled import labelled
 from adapterhub.assessment.paired import differences, mcnemar
-from adapterhub.assessment.row_statistics import scores_of
+from adapterhub.assessment.row_statistics import scores_of, units_of
 from adapterhub.data.fingerprint import fingerprint
 from adapterhub.errors import DataError, RecipeError, near
 from adapterhub.opening import open_adapter, open_session
@@ -133,7 +133,7 @@ def compare(
         first=loaded[0][1].name,
         second=loaded[1][1].name,
         data=fingerprint(rows),
-        rows=len(one.rows),
+        rows=len(units_of(tasks[0], one.rows)),
         metric=name,
         greater_is_better=_greater(name, default),
         differences=tuple(found),

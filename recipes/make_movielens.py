@@ -1,8 +1,8 @@
 """Make the rows of the ranking recipe: ``python recipes/make_movielens.py FROM TO [USERS]``.
 
 FROM is a folder with MovieLens ratings (``train.jsonl.gz``, ``dev.jsonl``: user_id, item_id,
-rating, timestamp) and films (``items.jsonl``: item_id, title, genres). USERS is how many users are scored:
-all of their ratings in ``dev.jsonl`` become rows, and none of others.
+rating, timestamp) and films (``items.jsonl``: item_id, title, genres). USERS is how many users are
+scored: all of their ratings in ``dev.jsonl`` become rows, and none of others.
 """
 
 from __future__ import annotations

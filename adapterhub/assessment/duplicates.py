@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
+from adapterhub.data.fields import ANSWER_FIELDS
 from adapterhub.data.pictures import Picture
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from adapterhub.data.source import Rows
 
-#: Fields that hold the answer; what else a row has is its text.
-ANSWERS = ("label", "tags", "response")
 #: Cosine over pieces of words above which two texts count as the same one, slightly changed.
 NEAR = 0.9
 #: Rows of a split, and of training, that are looked at for such texts.
@@ -88,12 +87,12 @@ class Leak:
 
 def text_of(row: Mapping[str, Any]) -> str:
     """Return what of a row is not its answer, as one text."""
-    return " | ".join(_plain(value) for key, value in row.items() if key not in ANSWERS)
+    return " | ".join(_plain(value) for key, value in row.items() if key not in ANSWER_FIELDS)
 
 
 def answer_of(row: Mapping[str, Any]) -> str:
     """Return a row's answer as text; empty where it has none of its own."""
-    return " | ".join(_plain(row[key]) for key in ANSWERS if row.get(key) is not None)
+    return " | ".join(_plain(row[key]) for key in ANSWER_FIELDS if row.get(key) is not None)
 
 
 def split_facts(name: str, rows: Rows) -> SplitFacts:
@@ -176,6 +175,9 @@ def _plain(value: Any) -> str:
     if isinstance(value, Picture):
         # the same file is the same picture, whatever its name
         return value.digest()
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        # answers as SQuAD has them, but for their places
+        value = value["text"]
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return " ".join(value)
     if isinstance(value, list) and all(isinstance(each, dict) for each in value):

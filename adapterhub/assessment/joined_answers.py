@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.assessment.row_statistics import units
+from adapterhub.assessment.row_statistics import units_of
 from adapterhub.tasks.answers import given_answers
 from adapterhub.tasks.squad_scores import normalized
 
@@ -48,7 +48,7 @@ def joined_answers(
         rows: windows of rows, with their answers.
         decoded: raw prediction of each window.
     """
-    for places in units(task, rows):
+    for places in units_of(task, rows):
         said = task.join([task.prediction(rows[at], decoded[at]) for at in places])
         expected = [answer.text for answer in given_answers(rows[places[0]], places[0] + 1)]
         yield JoinedAnswer(rows[places[0]], said["answer"], float(said["score"]), expected)

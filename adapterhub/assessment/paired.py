@@ -129,10 +129,11 @@ def _p_value(
         and first.meaning == second.meaning
     ):
         return _permuted(first, second, metric, seed), "permutation"
-    # how much of the bootstrap's spread lies on the other side of no difference
-    lower, upper = float((spread <= 0).mean()), float((spread >= 0).mean())
-    least = 1.0 / (len(spread) + 1)
-    return min(1.0, max(least, 2.0 * min(lower, upper))), "bootstrap"
+    # how much of the bootstrap's spread lies on the other side of no difference; what was found
+    # is one draw more, and resamples on which a metric can't be computed tell nothing
+    told = spread[~np.isnan(spread)]
+    beyond = min(int((told <= 0).sum()), int((told >= 0).sum()))
+    return min(1.0, 2.0 * (beyond + 1) / (len(told) + 1)), "bootstrap"
 
 
 def _permuted(first: RowStatistics, second: RowStatistics, metric: str, seed: int) -> float:
@@ -142,6 +143,9 @@ def _permuted(first: RowStatistics, second: RowStatistics, metric: str, seed: in
     differences", arXiv:cs/0008005.
     """
     rows = first.rows
+    if rows < 2:
+        # both swaps of one row are as extreme as what was found
+        return 1.0
     values = np.concatenate([first.values, second.values])
 
     def difference(x: Array, y: Array, axis: int) -> Any:

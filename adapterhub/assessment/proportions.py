@@ -94,7 +94,7 @@ def paired_delta(
     if a.shape != b.shape:
         raise ValueError(f"{a.size} and {b.size} things can't be paired")
     one, two = (proportion(each, units=units, level=level) for each in (a, b))
-    common = _correlation(a, b)
+    common = _correlation(a, b, units or a.size)
     value = two.value - one.value
     below = _joined(two.value - two.interval.low, one.interval.high - one.value, common)
     above = _joined(two.interval.high - two.value, one.value - one.interval.low, common)
@@ -105,14 +105,17 @@ def _joined(one: float, other: float, common: float) -> float:
     return math.sqrt(max(0.0, one * one - 2 * common * one * other + other * other))
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+def _correlation(a: np.ndarray, b: np.ndarray, units: int) -> float:
     """Return the coefficient phi, corrected as in the source; 0 where one is always the same.
 
-    The correction keeps two shares that agree in everything seen from being sure to agree.
+    The correction keeps two shares that agree in everything seen from being sure to agree. The
+    numbers of pairs of each kind are those of the independent ones.
     """
-    both, none = float((a * b).sum()), float(((1 - a) * (1 - b)).sum())
-    above = both * none - float((a * (1 - b)).sum()) * float(((1 - a) * b).sum())
+    share = units / a.size
+    both, none = share * float((a * b).sum()), share * float(((1 - a) * (1 - b)).sum())
+    only_a, only_b = share * float((a * (1 - b)).sum()), share * float(((1 - a) * b).sum())
+    above = both * none - only_a * only_b
     if above > 0:
-        above = max(0.0, above - a.size / 2)
-    below = math.sqrt(a.sum() * (1 - a).sum() * b.sum() * (1 - b).sum())
+        above = max(0.0, above - units / 2)
+    below = math.sqrt((both + only_a) * (none + only_b) * (both + only_b) * (none + only_a))
     return above / below if below else 0.0

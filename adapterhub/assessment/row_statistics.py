@@ -14,6 +14,7 @@ from adapterhub.tasks.answers import given_answers
 from adapterhub.tasks.bio import spans
 from adapterhub.tasks.dialogue import Dialogue
 from adapterhub.tasks.image_classification import ImageClassification
+from adapterhub.tasks.instructed import Instructed
 from adapterhub.tasks.question_answering import QuestionAnswering
 from adapterhub.tasks.ranking import Ranking
 from adapterhub.tasks.rows import required
@@ -104,7 +105,7 @@ class EvaluatedRows:
     units: Sequence[Sequence[int]] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "units", units(self.task, self.given))
+        object.__setattr__(self, "units", units_of(self.task, self.given))
 
     @property
     def rows(self) -> int:
@@ -136,6 +137,8 @@ def scores_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Scores
         rows: with their answers.
         decoded: raw prediction of each row, as ``Task.decode`` gives it.
     """
+    if isinstance(task, Instructed):
+        task = task.dialogue
     if isinstance(task, TextClassification | ImageClassification):
         return _classes(task, rows, decoded)
     if isinstance(task, TokenClassification):
@@ -152,8 +155,11 @@ def scores_of(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Scores
     return EvaluatedRows(task, rows, decoded)
 
 
-def units(task: Task, rows: Sequence[Row]) -> list[list[int]]:
-    """Return the places of each row; the windows of one follow each other, the first is 0."""
+def units_of(task: Task, rows: Sequence[Row]) -> list[list[int]]:
+    """Return the places of each row: of all its windows, which follow each other, the first is 0.
+
+    A row that was not cut has one place.
+    """
     units: list[list[int]] = []
     for place, row in enumerate(rows):
         if task.reads_windows and row.get("window") and units:
@@ -242,7 +248,7 @@ def _of_spans(sums: Array) -> dict[str, Array]:
 
 def _answers(task: QuestionAnswering, rows: Sequence[Row], decoded: Sequence[Any]) -> RowStatistics:
     values = []
-    for windows in units(task, rows):
+    for windows in units_of(task, rows):
         given = [rows[place] for place in windows]
         found = task.evaluate(given, [decoded[place] for place in windows]).metrics
         answerable = float(bool(given_answers(given[0], windows[0] + 1)))

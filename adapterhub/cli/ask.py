@@ -10,18 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapterhub.cli.console import hush_libraries, output, print_json, table
-from adapterhub.errors import DataError, RecipeError
+from adapterhub.cli.options import Device, Fields, Force, Json, Limit, columns_of
+from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from adapterhub.engine.session import LoadedAdapter, Session
     from adapterhub.registry.version import Version
-
-Force = Annotated[
-    bool, typer.Option("--force", help="Accept an adapter made for another backbone.")
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -40,7 +36,7 @@ def predict(
     rows: Annotated[
         bool, typer.Option("--rows", help="Each text is a JSON object with the task's fields.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Json = False,
     force: Force = False,
     device: Device = None,
 ) -> None:
@@ -92,15 +88,12 @@ def chat(
 def evaluate(
     ref: Annotated[str, typer.Argument(help="NAME, NAME@3, NAME@latest or NAME@sha256:…")],
     data: Annotated[Path, typer.Option(help="File of rows with their answers.")],
-    fields: Annotated[
-        list[str] | None,
-        typer.Option("--field", help="task_field=column; the recipe's where not given."),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    fields: Fields = None,
+    limit: Limit = None,
     generate: Annotated[
         int, typer.Option(min=0, help="Generate so many answers and score the texts.")
     ] = 0,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Json = False,
     force: Force = False,
     device: Device = None,
 ) -> None:
@@ -109,7 +102,7 @@ def evaluate(
     from adapterhub.scoring import rows_for, score_beside_base
 
     session, loaded, version = _open(ref, force=force, device=device)
-    rows = rows_for(loaded, data, fields=dict(map(field_pair, fields or ())), limit=limit)
+    rows = rows_for(loaded, data, fields=columns_of(fields), limit=limit)
     scores = score_beside_base(session, loaded, rows, generate=generate)
     if as_json:
         document = {"ref": str(version.ref), "data": data.name, "rows": len(rows)}
@@ -128,18 +121,6 @@ def _open(ref: str, *, force: bool, device: str | None) -> tuple[Session, Loaded
     from adapterhub.registry.registry import Registry
 
     return open_adapter(Registry(), ref, force=force, device=device)
-
-
-def field_pair(field: str) -> tuple[str, str]:
-    """Read ``task_field=column``.
-
-    Raises:
-        RecipeError: when it is nothing of the kind.
-    """
-    name, equals, column = field.partition("=")
-    if not equals:
-        raise RecipeError(f"{field!r} is not task_field=column", place="--field")
-    return name, column
 
 
 def row_of(text: str, number: int) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapterhub.cli.ask import field_pair
 from adapterhub.cli.console import hush_libraries, output, print_json, table
+from adapterhub.cli.options import Device, Fields, Json, Level, Limit, columns_of
 
 if TYPE_CHECKING:
     from adapterhub.comparing import Comparison
@@ -27,18 +27,13 @@ def compare(
     metric: Annotated[
         str | None, typer.Option(help="That decides; the task's own where not given.")
     ] = None,
-    fields: Annotated[
-        list[str] | None,
-        typer.Option("--field", help="task_field=column; the recipe's where not given."),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    fields: Fields = None,
+    limit: Limit = None,
     resamples: Annotated[int, typer.Option(min=100, help="Of the bootstrap.")] = 2000,
-    level: Annotated[
-        float, typer.Option(min=0.5, max=0.999, help="Confidence of the intervals.")
-    ] = 0.95,
+    level: Level = 0.95,
     seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Compare two adapters on the same rows, and say whether it could be chance."""
     hush_libraries()
@@ -51,7 +46,7 @@ def compare(
         second,
         data,
         metric=metric,
-        fields=dict(map(field_pair, fields or ())),
+        fields=columns_of(fields),
         limit=limit,
         resamples=resamples,
         level=level,

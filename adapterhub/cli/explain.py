@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from adapterhub.cli.ask import Device, Force, row_of
+from adapterhub.cli.ask import row_of
 from adapterhub.cli.console import hush_libraries, output, print_json, table
+from adapterhub.cli.options import Device, Force, Json
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def explain(
     html: Annotated[
         Path | None, typer.Option(help="Write a page that stands alone.", metavar="FILE")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Json = False,
     force: Force = False,
     device: Device = None,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from adapterhub.cli.console import hush_libraries, log_console, output, print_json, table
+from adapterhub.cli.options import Device, Json
 from adapterhub.cli.run import open_reporter
 from adapterhub.errors import RecipeError
 
@@ -38,8 +39,8 @@ def learn_curve(
     output_folder: Annotated[
         Path | None, typer.Option("--output", help="Of the runs; runs/NAME-learn-curve.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Show how the metric grows with the number of labels; run it again to go on."""
     hush_libraries()

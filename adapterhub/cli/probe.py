@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapterhub.cli.ask import Device, Force, field_pair
 from adapterhub.cli.console import hush_libraries, output, print_json, table
+from adapterhub.cli.options import Device, Fields, Force, Json, Level, Limit, columns_of
 
 if TYPE_CHECKING:
     from adapterhub.probing import Probed
@@ -25,16 +25,11 @@ def probe(
     data: Annotated[
         Path | None, typer.Option(help="File of rows in which names and pronouns are exchanged.")
     ] = None,
-    fields: Annotated[
-        list[str] | None,
-        typer.Option("--field", help="task_field=column; the recipe's where not given."),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first rows.")] = None,
+    fields: Fields = None,
+    limit: Limit = None,
     seconds: Annotated[float, typer.Option(min=1, help="After which no more is started.")] = 300,
-    level: Annotated[
-        float, typer.Option(min=0.5, max=0.999, help="Confidence of the intervals.")
-    ] = 0.95,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    level: Level = 0.95,
+    as_json: Json = False,
     force: Force = False,
     device: Device = None,
 ) -> None:
@@ -47,7 +42,7 @@ def probe(
         Registry(),
         ref,
         path=data,
-        fields=dict(map(field_pair, fields or ())),
+        fields=columns_of(fields),
         limit=limit,
         seconds=seconds,
         level=level,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapterhub.cli.ask import field_pair
 from adapterhub.cli.console import hush_libraries, log_console, output, print_json, table
+from adapterhub.cli.options import field_pair
 from adapterhub.cli.run import open_reporter
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from adapterhub.cli.console import (
     share,
     table,
 )
+from adapterhub.cli.options import Device, Json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,8 +50,8 @@ def train(
         float,
         typer.Option(min=0, help="For what the adapter inherited, in the report; 0 leaves it out."),
     ] = 45,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Train an adapter from a recipe and store it in the registry."""
     hush_libraries()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapterhub.cli.console import hush_libraries, log_console, output, print_json, table
+from adapterhub.cli.options import Device, Json
 from adapterhub.cli.run import open_reporter
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ def sweep(
     keep_all: Annotated[bool, typer.Option(help="Keep the adapter of every trial.")] = False,
     register: Annotated[bool, typer.Option(help="Store the best adapter.")] = True,
     show_space: Annotated[bool, typer.Option(help="Print what would be tried, and end.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    device: Device = None,
+    as_json: Json = False,
 ) -> None:
     """Search for better values of a recipe's keys; run it again to go on."""
     hush_libraries()
@@ -152,9 +153,8 @@ def _show(result: SweepResult, version: Version | None) -> None:
         console.print(f"picture {result.folder / name}", markup=False)
     running = result.count("running")
     if running:
-        console.print(
-            f"{running} trials still run in other processes; the last one stores the best"
-        )
+        still = "1 trial still runs" if running == 1 else f"{running} trials still run"
+        console.print(f"{still} in other processes; the last one to finish stores the best")
     if version is not None:
         console.print(f"stored the best as {version.ref} ({version.digest[:19]}…)")
 

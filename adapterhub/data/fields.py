@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from adapterhub.data.source import Rows
 
+#: Fields that hold the answer to a row, of all tasks; what else a row has is asked.
+ANSWER_FIELDS = ("label", "tags", "response", "answers", "target", "summary", "summaries", "gain")
+
 
 def map_fields(
     rows: Rows,

@@ -47,6 +47,12 @@ def given_answers(row: Row, number: int) -> list[GivenAnswer]:
         )
     if starts is None:
         starts = [None] * len(texts)
+    if not isinstance(starts, list | tuple) or not all(_is_offset(start) for start in starts):
+        raise DataError(
+            "answer_start must be a list with a whole number for each answer",
+            place=place_of(number, "answers"),
+            hint="Write the character of the context that the answer begins at, from 0",
+        )
     if len(starts) != len(texts):
         raise DataError(
             f"{len(starts)} offsets for {len(texts)} answers", place=place_of(number, "answers")
@@ -78,3 +84,7 @@ def placed_answers(row: Row, number: int) -> list[tuple[int, int]]:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
+
+
+def _is_offset(value: Any) -> bool:
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))

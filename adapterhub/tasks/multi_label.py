@@ -75,7 +75,7 @@ class MultiLabelClassification(ReadOnce):
         """
         targets: list[int] = []
         if train or is_given(row, "label"):
-            has = self._has(row, number)
+            has = self.indices(row, number)
             targets = [int(index in has) for index in range(len(self.labels))]
         bare = {field: value for field, value in row.items() if field != "label"}
         example = self.texts.encode(bare, number, train=False)
@@ -115,7 +115,7 @@ class MultiLabelClassification(ReadOnce):
             raise DataError("there are no rows to score")
         expected = torch.zeros(len(rows), len(self.labels), dtype=torch.int64)
         for number, row in enumerate(rows, start=1):
-            expected[number - 1, sorted(self._has(row, number))] = 1
+            expected[number - 1, sorted(self.indices(row, number))] = 1
         found = (torch.stack(list(decoded)) >= self.options.threshold).long()
         pair = expected.numpy(), found.numpy()
         return Evaluation(
@@ -133,7 +133,12 @@ class MultiLabelClassification(ReadOnce):
         given = [name for name in self.labels if scores[name] >= self.options.threshold]
         return {"labels": sorted(given, key=lambda name: -scores[name]), "scores": scores}
 
-    def _has(self, row: Row, number: int) -> set[int]:
+    def indices(self, row: Row, number: int) -> set[int]:
+        """Return the place of each of a row's labels.
+
+        Raises:
+            DataError: naming row and field, when one is no known label.
+        """
         names = label_list(required(row, "label", number), number, "label")
         return {self.texts.index.index(name, number, "label") for name in names}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -165,7 +166,8 @@ def _gain(row: Row, number: int, label: int) -> float:
     value = row.get("gain")
     if value is None:
         return float(label)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+    number_given = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number_given or not 0 <= value < math.inf:
         raise DataError(
             f"a gain must be a number of at least 0, not {value!r}", place=place_of(number, "gain")
         )

@@ -18,13 +18,13 @@ def ranking_scores(
 ) -> dict[str, float]:
     """Return ``auc`` over all rows, ``ndcg_at_10`` over groups, and ``groups`` counted.
 
-    Groups that tell nothing of a ranking (see ``group_ndcg``) are left out; where none is left,
-    ``ndcg_at_10`` is left out as well.
+    Groups that tell nothing of a ranking (see ``group_ndcg``) are left out, and so are rows of no
+    group, which nobody saw as one list; where no group is left, ``ndcg_at_10`` is left out as well.
 
     Args:
         labels: 0 or 1 each.
         gains: worth of each row, at least 0.
-        groups: name of the group of each row.
+        groups: name of the group of each row, empty for one that is in none.
         chances: probability of each row.
 
     Raises:
@@ -39,7 +39,8 @@ def ranking_scores(
         )
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
-        members.setdefault(group, []).append(index)
+        if group:
+            members.setdefault(group, []).append(index)
     each = [
         group_ndcg([gains[i] for i in rows], [chances[i] for i in rows])
         for rows in members.values()

@@ -52,6 +52,7 @@ class TaskEntry:
             has no labels.
         reads: settings of a recipe that this task reads and not every task does.
         picture: the field that holds a picture; empty where rows are texts.
+        top: the best value of those of its metrics that are better when larger.
     """
 
     build: Callable[[TaskRequest], Task]
@@ -61,6 +62,7 @@ class TaskEntry:
     count_labels: Callable[[Iterable[Row]], dict[str, int]] | None
     reads: tuple[str, ...] = ()
     picture: str = ""
+    top: float = 1.0
 
 
 def build_task(
@@ -194,18 +196,23 @@ def _text_classification(request: TaskRequest) -> Task:
     from adapterhub.tasks.multi_label import MultiLabelClassification
     from adapterhub.tasks.text_classification import TextClassification
 
-    pool: Literal["first", "last"] = "first" if request.kind == "encoder" else "last"
-    if request.options.multi_label:
-        return MultiLabelClassification(
-            request.tokenizer, request.labels, request.options, pool=pool
-        )
-    return TextClassification(
-        request.tokenizer,
-        request.labels,
-        request.options,
-        pool=pool,
-        label_counts=request.label_counts,
+    if not request.options.multi_label:
+        return _labelling(request, TextClassification)
+    return MultiLabelClassification(
+        request.tokenizer, request.labels, request.options, pool=_side(request)
     )
+
+
+def _ranking(request: TaskRequest) -> Task:
+    from adapterhub.tasks.ranking import Ranking
+
+    return _labelling(request, Ranking)
+
+
+def _relation_extraction(request: TaskRequest) -> Task:
+    from adapterhub.tasks.relation_extraction import RelationExtraction
+
+    return _labelling(request, RelationExtraction)
 
 
 def _image_classification(request: TaskRequest) -> Task:
@@ -216,30 +223,6 @@ def _image_classification(request: TaskRequest) -> Task:
     )
 
 
-def _ranking(request: TaskRequest) -> Task:
-    from adapterhub.tasks.ranking import Ranking
-
-    return Ranking(
-        request.tokenizer,
-        request.labels,
-        request.options,
-        pool="first" if request.kind == "encoder" else "last",
-        label_counts=request.label_counts,
-    )
-
-
-def _relation_extraction(request: TaskRequest) -> Task:
-    from adapterhub.tasks.relation_extraction import RelationExtraction
-
-    return RelationExtraction(
-        request.tokenizer,
-        request.labels,
-        request.options,
-        pool="first" if request.kind == "encoder" else "last",
-        label_counts=request.label_counts,
-    )
-
-
 def _token_classification(request: TaskRequest) -> Task:
     from adapterhub.tasks.token_classification import TokenClassification
 
@@ -247,7 +230,7 @@ def _token_classification(request: TaskRequest) -> Task:
         request.tokenizer,
         request.labels,
         request.options,
-        read="first" if request.kind == "encoder" else "last",
+        read=_side(request),
         label_counts=request.label_counts,
     )
 
@@ -255,44 +238,57 @@ def _token_classification(request: TaskRequest) -> Task:
 def _question_answering(request: TaskRequest) -> Task:
     from adapterhub.tasks.question_answering import QuestionAnswering
 
-    null: Literal["first", "last"] = "first" if request.kind == "encoder" else "last"
-    return QuestionAnswering(request.tokenizer, request.options, null=null)
+    return QuestionAnswering(request.tokenizer, request.options, null=_side(request))
 
 
 def _dialogue(request: TaskRequest) -> Task:
     from adapterhub.tasks.dialogue import Dialogue
 
-    _check_generates(request, "dialogue")
-    return Dialogue(request.tokenizer, request.options)
+    return _generating(request, Dialogue, "dialogue")
 
 
 def _translation(request: TaskRequest) -> Task:
     from adapterhub.tasks.translation import translation
 
-    _check_generates(request, "translation")
-    return translation(request.tokenizer, request.options)
+    return _generating(request, translation, "translation")
 
 
 def _summarization(request: TaskRequest) -> Task:
     from adapterhub.tasks.summarization import summarization
 
-    _check_generates(request, "summarization")
-    return summarization(request.tokenizer, request.options)
+    return _generating(request, summarization, "summarization")
 
 
 def _generative_question_answering(request: TaskRequest) -> Task:
     from adapterhub.tasks.generative_answers import generative_question_answering
 
-    _check_generates(request, "generative question answering")
-    return generative_question_answering(request.tokenizer, request.options)
+    return _generating(request, generative_question_answering, "generative question answering")
 
 
-def _check_generates(request: TaskRequest, task: str) -> None:
+def _side(request: TaskRequest) -> Literal["first", "last"]:
+    """Return which token has seen what the head needs: a decoder's last one alone."""
+    return "first" if request.kind == "encoder" else "last"
+
+
+def _labelling(request: TaskRequest, make: Callable[..., Task]) -> Task:
+    """Make a task that gives each row of texts a label."""
+    return make(
+        request.tokenizer,
+        request.labels,
+        request.options,
+        pool=_side(request),
+        label_counts=request.label_counts,
+    )
+
+
+def _generating(request: TaskRequest, make: Callable[..., Task], task: str) -> Task:
+    """Make a task that generates texts, if the backbone can."""
     if request.kind != "decoder":
         raise RecipeError(
             f"{task} needs a backbone that generates text, this one is an encoder",
             place="task.name",
         )
+    return make(request.tokenizer, request.options)
 
 
 #: Settings of tasks that choose one of their labels.
@@ -347,6 +343,7 @@ TASKS: Mapping[str, TaskEntry] = {
         default_metric=("f1", True),
         count_labels=None,
         reads=("stride", "max_answer_tokens", "unanswerable"),
+        top=100.0,
     ),
     "dialogue": TaskEntry(
         build=_dialogue,

@@ -135,7 +135,8 @@ def learn_curve(
     data = prepare_data(recipe)
     cut = cut or ("label" if _has_label(data) else "rows")
     planned = _limits(limits, data, cut)
-    metric, greater = watched_metric(recipe.train, entry_of(recipe.task.name).default_metric)
+    entry = entry_of(recipe.task.name)
+    metric, greater = watched_metric(recipe.train, entry.default_metric)
     place = folder or Path("runs") / f"{recipe.name}-learn-curve"
     teller = Reporters([reporter] if reporter else [])
     backbone: Backbone | None = None
@@ -150,23 +151,29 @@ def learn_curve(
             point = _train(changed, run, metric, limit, backbone, teller)
         points.append(point)
     points.sort(key=lambda each: each.rows)
-    return LearnCurve(place, metric, greater, cut, points, forecast(points, greater=greater))
+    foretold = forecast(points, best=entry.top if greater else 0.0)
+    return LearnCurve(place, metric, greater, cut, points, foretold)
 
 
-def forecast(points: Sequence[Point], *, greater: bool) -> Forecast | None:
-    """Return what twice the labels would bring, by a power law through the points."""
-    sign, top = (-1.0, 1.0) if greater else (1.0, 0.0)
-    # a metric that is best when large counts from 1 down
-    law = fit_power_law([p.rows for p in points], [top + sign * p.value for p in points])
+def forecast(points: Sequence[Point], *, best: float) -> Forecast | None:
+    """Return what twice the labels would bring, by a power law through the points.
+
+    Args:
+        points: by number of rows.
+        best: value of the metric that nothing beats: 0 for one that is better when smaller.
+    """
+    sign = -1.0 if best else 1.0
+    # a metric that is best when large counts from its best value down
+    law = fit_power_law([p.rows for p in points], [best + sign * p.value for p in points])
     if law is None:
         return None
     last = points[-1].rows
     now, then = law.error(last), law.error(2 * last)
     return Forecast(
         rows=2 * last,
-        value=sign * (then - top),
+        value=sign * (then - best),
         gain=now - then,
-        ceiling=sign * (law.floor - top),
+        ceiling=sign * (law.floor - best),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub.data.fields import map_fields
+from adapterhub.data.fields import ANSWER_FIELDS, map_fields
 from adapterhub.data.pictures import with_pictures
 from adapterhub.data.readers import read_rows
 from adapterhub.data.source import FileSource, HubSource, Rows
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from adapterhub.training.recipe import DataSection, Recipe, TaskSection
-
-#: Fields that hold the answer; two rows that differ in nothing else are repeats of a text.
-_ANSWERS = frozenset({"label", "tags", "response", "answers", "target", "summary", "summaries"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,5 +142,6 @@ def _leaked(train: Rows, rows: Rows) -> int:
 
 
 def text_fields(rows: Rows) -> list[str]:
-    """Return the fields by which rows count as equal: all but the answer."""
-    return [field for field in rows.rows[0] if field not in _ANSWERS]
+    """Return the fields of any row by which rows count as equal: all but the answer."""
+    names = dict.fromkeys(name for row in rows.rows for name in row)
+    return [name for name in names if name not in ANSWER_FIELDS]

@@ -1,5 +1,5 @@
 """Tiny backbones, whose tokenizers the tasks need."""
 
-from toy_fixtures import encoder
+from toy_fixtures import decoder, encoder
 
-__all__ = ["encoder"]
+__all__ = ["decoder", "encoder"]

@@ -67,9 +67,32 @@ def test_other_metrics_are_tested_by_the_bootstrap():
     base = draw.random(300) < 0.7
     (found,) = differences(Bare(shares(base)), Bare(shares(base | (draw.random(300) < 0.5))))
     assert found.test == "bootstrap"
-    assert found.p_value == pytest.approx(1 / 101)
+    # what was found counts as a draw too, and there are two sides
+    assert found.p_value == pytest.approx(2 / 101)
     (same,) = differences(Bare(shares(base)), Bare(shares(base)))
     assert same.p_value == 1.0
+
+
+def test_resamples_that_tell_nothing_make_no_difference_surer():
+    class Torn(Bare):
+        """Half of the resamples have no value, as an area under a curve of one label."""
+
+        def metrics(self, indices):
+            values = self._scores.metrics(indices)["share"].copy()
+            if len(values) > 1:
+                values[::2] = np.nan
+            return {"share": values}
+
+    right = [1] * 30 + [0] * 30
+    (same,) = differences(Torn(shares(right)), Torn(shares(right)))
+    assert same.p_value == 1.0
+    (other,) = differences(Torn(shares([0] * 60)), Torn(shares([1] * 60)))
+    assert other.p_value == pytest.approx(2 / 51)
+
+
+def test_one_row_shows_no_difference():
+    (found,) = differences(shares([0]), shares([1]))
+    assert (found.value, found.p_value) == (1.0, 1.0)
 
 
 def test_other_numbers_of_rows_are_no_pairs():

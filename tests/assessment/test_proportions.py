@@ -55,6 +55,17 @@ def test_where_nothing_differs_it_still_has_a_width():
     assert same.interval.low < 0 < same.interval.high
 
 
+def test_things_told_several_times_make_no_difference_surer():
+    draw = np.random.default_rng(3)
+    first = draw.random(40) < 0.3
+    second = first ^ (draw.random(40) < 0.1)
+    once = paired_delta(first, second)
+    thrice = paired_delta(np.repeat(first, 3), np.repeat(second, 3), units=40)
+    assert (thrice.value, thrice.interval.low, thrice.interval.high) == pytest.approx(
+        (once.value, once.interval.low, once.interval.high)
+    )
+
+
 def test_nothing_has_no_share_and_others_no_pairs():
     with pytest.raises(ValueError, match="no share of nothing"):
         proportion([])

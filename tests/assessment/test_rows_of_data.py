@@ -1,8 +1,9 @@
 """Repeats, contradictions and leaks are counted, and near ones found."""
 
 import numpy as np
+import pytest
 
-from adapterhub.assessment.duplicates import leak, split_facts, text_of
+from adapterhub.assessment.duplicates import answer_of, leak, split_facts, text_of
 from adapterhub.assessment.labelled import most_confused
 from adapterhub.assessment.power_law import fit_power_law
 from adapterhub.data.source import numbered
@@ -47,6 +48,33 @@ def test_the_text_of_a_row_holds_no_answer():
     assert text_of({"tokens": ["a", "b"], "tags": ["O", "O"]}) == "a b"
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
     assert text_of({"messages": talk}) == "hi ho"
+
+
+@pytest.mark.parametrize(
+    ("asked", "one", "other"),
+    [
+        ({"source": "A dog."}, {"target": "Ein Hund."}, {"target": "Der Hund."}),
+        ({"document": "long"}, {"summary": "short"}, {"summaries": ["short", "brief"]}),
+        (
+            {"context": "In 1820.", "question": "When?"},
+            {"answers": {"text": ["1820"], "answer_start": [3]}},
+            {"answers": ["In 1820"]},
+        ),
+        ({"history": ["a"], "candidate": "b"}, {"label": 1, "gain": 5}, {"label": 0, "gain": 2}),
+    ],
+)
+def test_no_answer_of_any_task_hides_that_a_text_is_in_training(asked, one, other):
+    training, held_out = ({**asked, **answer} for answer in (one, other))
+    assert leak("test", numbered("b", [held_out]), numbered("a", [training])).same == 1
+    facts = split_facts("train", numbered("a", [training, held_out]))
+    assert (facts.repeated, facts.contradicting) == (1, 1)
+    assert text_of(training) == text_of(held_out)
+
+
+def test_answers_are_shown_as_texts():
+    assert answer_of({"answers": {"text": ["1820", "In 1820"], "answer_start": [3, 0]}}) == (
+        "1820 In 1820"
+    )
 
 
 def test_the_labels_confused_most_come_first():

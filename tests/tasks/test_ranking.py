@@ -108,6 +108,13 @@ def test_groups_that_tell_nothing_are_left_out():
     assert scores == {"auc": 0.5, "groups": 0.0}
 
 
+def test_rows_of_no_group_are_no_list():
+    labels, chances = [1, 0, 1, 0], [0.9, 0.1, 0.2, 0.8]
+    assert ranking_scores(labels, labels, [""] * 4, chances) == {"auc": 0.75, "groups": 0.0}
+    some = ranking_scores(labels, labels, ["a", "a", "", ""], chances)
+    assert (some["groups"], some["ndcg_at_10"]) == (1.0, 1.0)
+
+
 def test_only_the_first_ten_count():
     gains = [0.0] * 12
     gains[11] = 1.0
@@ -123,8 +130,9 @@ def test_one_label_alone_has_no_auc(wordpiece):
         task_for(wordpiece).evaluate([ROW, ROW], [0.5, 0.6])
     with pytest.raises(DataError, match="no rows"):
         task_for(wordpiece).evaluate([], [])
-    with pytest.raises(DataError, match="row 1, field 'gain': a gain must be a number"):
-        task_for(wordpiece).evaluate([{**ROW, "gain": -1}, {**ROW, "label": 0}], [0.5, 0.6])
+    for gain in (-1, float("nan"), float("inf"), "5", True):
+        with pytest.raises(DataError, match="row 1, field 'gain': a gain must be a number"):
+            task_for(wordpiece).evaluate([{**ROW, "gain": gain}, {**ROW, "label": 0}], [0.5, 0.6])
 
 
 def test_a_history_holds_what_was_liked_before_and_nothing_later():

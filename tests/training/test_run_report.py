@@ -7,15 +7,21 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import ClassVar
 
+import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from adapterhub.explaining.examples import Bounds
 from adapterhub.explaining.explanation import LARGE_GAP
+from adapterhub.tasks.base import TaskOptions
+from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 from adapterhub.training.energy import EnergyMeter
+from adapterhub.training.evaluate import Scored
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.report import inherited, of_run, write
 from adapterhub.training.report.blocks import Section, Table, Text
 from adapterhub.training.report.cost import Cost, cost_section
+from adapterhub.training.report.figures import draw_confusion
 from adapterhub.training.report.page import render_page
 from adapterhub.training.report.write import ReportOptions
 from adapterhub.training.train import train
@@ -29,6 +35,27 @@ NO_COST = Cost(
     peak_bytes=None,
     device_bytes=None,
 )
+
+
+@pytest.mark.parametrize("label", ["$5$_", "a$b_{$", "_under", "x\\frac"])
+def test_a_label_is_no_formula(label):
+    picture = draw_confusion(np.array([[3, 1], [0, 2]]), [label, "plain"])
+    assert picture.startswith(b"<?xml")
+
+
+def test_rows_are_counted_and_not_their_windows(encoder):
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    task = QuestionAnswering(tokenizer, TaskOptions(max_length=16, stride=2), null="first")
+    row = {"context": "the day was fine and long " * 6, "question": "when", "answers": ["fine"]}
+    windows = [*task.windows(row), *task.windows(row)]
+    assert len(windows) > 4
+    spans = [FoundSpan(0, 0, 0.5, 0.5)] * len(windows)
+    scored = Scored(windows, spans, task.evaluate(windows, spans))
+    facts = SimpleNamespace(task=task, before=None, known_before={}, after=scored)
+    summary = {}
+    section, _ = write._results(facts, ReportOptions(resamples=100), summary)
+    assert summary["rows"] == 2
+    assert section.blocks[0].caption.startswith("On 2 validation rows")
 
 
 def titles(page):

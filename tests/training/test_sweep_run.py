@@ -9,14 +9,20 @@ import sys
 import pytest
 
 from adapterhub.artifact import read_artifact
-from adapterhub.errors import MissingExtraError, TrainingError, TrainingInterrupted
+from adapterhub.errors import (
+    DataError,
+    MissingExtraError,
+    RecipeError,
+    TrainingError,
+    TrainingInterrupted,
+)
 from adapterhub.training.interrupt import InterruptFlag
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.sweep import trial as trial_module
 from adapterhub.training.sweep.needs import import_optuna
 from adapterhub.training.sweep.run import run_sweep
 from adapterhub.training.sweep.space import parse_space
-from adapterhub.training.sweep.study import SweepOptions, open_study
+from adapterhub.training.sweep.study import Goal, SweepOptions, open_study
 
 pytest.importorskip("optuna")
 
@@ -115,11 +121,59 @@ def test_a_trial_that_diverges_fails_alone(mood, tmp_path):
     assert result.best.params["optimizer.learning_rate"] == 0.01
 
 
+def test_a_trial_whose_values_do_not_go_together_fails_alone(mood, tmp_path):
+    sizes = {"train.epochs": [1, 2], "adapter.target_modules": [["all-linear"], ["nowhere"]]}
+    result = sweep(mood, tmp_path / "sweep", document=sizes, trials=5, sampler="random")
+    failed = [trial for trial in result.trials if trial.state == "fail"]
+    assert failed
+    assert all("nowhere" in trial.error for trial in failed)
+    assert result.best.params["adapter.target_modules"] == '["all-linear"]'
+    alone = {"adapter.target_modules": [["nowhere"], ["nowhere", "either"]]}
+    with pytest.raises(TrainingError, match=r"none of 1 trials came to its end; .*nowhere"):
+        sweep(mood, tmp_path / "none", document=alone, trials=1)
+
+
+def test_a_fault_of_the_data_leaves_no_study_behind(mood, moods, tmp_path):
+    lines = moods.read_text()
+    moods.unlink()
+    with pytest.raises(DataError, match="there is no such file"):
+        sweep(mood, tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
+    moods.write_text(lines)
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("nonsense", "the database can't be opened: Could not parse"),
+        ("sqlite:////no/such/folder/study.sqlite3", "unable to open database file"),
+        ("oracle://me:secret@nowhere/x", "Python package .* is not installed"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_one_line_without_its_password(
+    mood, tmp_path, storage, said
+):
+    recipe, space = load_recipe(mood), parse_space(RATES, origin="s")
+    with pytest.raises(RecipeError, match=said) as caught:
+        run_sweep(recipe, space, SweepOptions(1), folder=tmp_path / "sweep", storage=storage)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.usefixtures("no_reports")
 def test_another_space_is_another_study(mood, tmp_path):
     sweep(mood, tmp_path / "sweep", trials=1)
     with pytest.raises(TrainingError, match="another recipe, space or metric"):
         sweep(mood, tmp_path / "sweep", document={"adapter.rank": [2, 4]}, trials=2)
+
+
+def test_in_a_shared_database_another_recipe_needs_another_name(mood, tmp_path):
+    recipe, storage = load_recipe(mood), f"sqlite:///{tmp_path}/shared.sqlite3"
+    options = {"recipe": recipe, "goal": Goal("loss", False), "options": SweepOptions(1)}
+    rates, ranks = (parse_space(each, origin="s") for each in (RATES, {"adapter.rank": [2, 4]}))
+    open_study(tmp_path / "one", space=rates, storage=storage, **options)
+    with pytest.raises(TrainingError, match=r"'mood' of the storage.*another name"):
+        open_study(tmp_path / "two", space=ranks, storage=storage, **options)
 
 
 def test_processes_beside_each_other_share_the_trials(mood, tmp_path):

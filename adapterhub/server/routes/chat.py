@@ -6,12 +6,11 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse
-
-from adapterhub.server.answers import error_body
-from adapterhub.server.describing import headers_of, opening, provenance, usage
-from adapterhub.server.generation import Job, pieces, room_for, sampling, started
-from adapterhub.server.streaming import EventStream, event
+from adapterhub.server.describing import opening, provenance, usage
+from adapterhub.server.generation import Job, pieces, room_for, sampling
+from adapterhub.server.routes.asked import find_model
+from adapterhub.server.routes.continued import respond
+from adapterhub.server.streaming import event
 from adapterhub.server.tool_calls import (
     ToolText,
     required_schema,
@@ -32,20 +31,13 @@ if TYPE_CHECKING:
 async def chat(call: Call, body: ChatRequest) -> Response:
     """Continue a conversation."""
     job = await asyncio.to_thread(_prepare, call, body)
-    headers = headers_of([job.model])
-    if not body.stream:
-        return JSONResponse(await _whole(call, body, job), headers=headers)
-    found = await started(pieces(call, job))
-    return EventStream(
-        _events(call, body, job, found), lambda error: event(error_body(error)), headers
-    )
+    return await respond(call, body, job, _whole, _events)
 
 
 def _prepare(call: Call, body: ChatRequest) -> Job:
     """Resolve, render and tokenize; called on a thread."""
     server = call.server
-    model = server.models.find(body.model)
-    server.access.check_adapter(call.caller, model.refs)
+    model = find_model(call, body.model)
     schema = required_schema(body)
     # a call that is required is written by its schema, so the template need not know tools
     told = () if schema is not None and not server.chats.knows_tools else template_tools(body)

@@ -6,12 +6,11 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from starlette.responses import JSONResponse
-
-from adapterhub.server.answers import error_body
-from adapterhub.server.describing import headers_of, opening, provenance, usage
-from adapterhub.server.generation import Job, pieces, room_for, sampling, started
-from adapterhub.server.streaming import EventStream, event
+from adapterhub.server.describing import opening, provenance, usage
+from adapterhub.server.generation import Job, pieces, room_for, sampling
+from adapterhub.server.routes.asked import find_model
+from adapterhub.server.routes.continued import respond
+from adapterhub.server.streaming import event
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -30,20 +29,13 @@ DEFAULT_TOKENS = 16
 async def complete(call: Call, body: CompletionRequest) -> Response:
     """Continue text."""
     job = await asyncio.to_thread(_prepare, call, body)
-    headers = headers_of([job.model])
-    if not body.stream:
-        return JSONResponse(await _whole(call, body, job), headers=headers)
-    found = await started(pieces(call, job))
-    return EventStream(
-        _events(call, body, job, found), lambda error: event(error_body(error)), headers
-    )
+    return await respond(call, body, job, _whole, _events)
 
 
 def _prepare(call: Call, body: CompletionRequest) -> Job:
     """Resolve and tokenize; called on a thread."""
     server = call.server
-    model = server.models.find(body.model)
-    server.access.check_adapter(call.caller, model.refs)
+    model = find_model(call, body.model)
     prompts = tuple(_read(server, body, prompt) for prompt in prompts_of(body.prompt))
     return Job(model, prompts, prompts[0].params.n)
 

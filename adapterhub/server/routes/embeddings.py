@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse
 from adapterhub.errors import RequestError
 from adapterhub.server.describing import headers_of, provenance
 from adapterhub.server.fanning import for_each
+from adapterhub.server.routes.asked import find_model
 from adapterhub.server.routes.completions import prompts_of
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ def _prepare(call: Call, body: EmbeddingRequest) -> tuple[Model, list[tuple[int,
     width = int(server.backbone.config.hidden_size)
     if body.dimensions not in (None, width):
         raise RequestError(f"must be {width}, which the backbone has", place="dimensions")
-    model = server.models.find(body.model)
-    server.access.check_adapter(call.caller, model.refs)
+    model = find_model(call, body.model)
     return model, [tokens_of(server, text, "input") for text in prompts_of(body.input)]
 
 

@@ -52,8 +52,9 @@ def draw_confusion(matrix: Array, labels: Sequence[str]) -> bytes:
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
-        axes.set_xticks(places, labels, rotation=60, ha="right", fontsize=8)
-        axes.set_yticks(places, labels, fontsize=8)
+        # a label is what it says, dollar signs and all, and no formula
+        axes.set_xticks(places, labels, rotation=60, ha="right", fontsize=8, parse_math=False)
+        axes.set_yticks(places, labels, fontsize=8, parse_math=False)
         axes.set(xlabel="said", ylabel="right")
         if len(labels) <= MOST_LABELS // 2:
             for row in places:

@@ -12,6 +12,7 @@ from adapterhub.assessment.calibration import calibration, temperature_of
 from adapterhub.assessment.confidence import confidence_of
 from adapterhub.assessment.duplicates import leak, split_facts
 from adapterhub.assessment.labelled import labelled
+from adapterhub.assessment.row_statistics import units_of
 from adapterhub.assessment.worst import worst_examples
 from adapterhub.errors import MissingExtraError
 from adapterhub.explaining.examples import PLAIN_BOUNDS, explain_examples
@@ -153,11 +154,13 @@ def _results(facts: RunFacts, options: ReportOptions, summary: dict[str, Any]) -
         resamples=options.resamples,
         level=options.level,
     )
-    summary["rows"] = len(facts.after.rows)
+    # a long row may have been scored in windows
+    count = len(units_of(facts.task, facts.after.rows))
+    summary["rows"] = count
     summary["metrics"] = {name: asdict(row) for name, row in rows.items()}
     summary["labels"] = [dict(row) for row in facts.after.evaluation.table]
     return (
-        results_section(rows, len(facts.after.rows), options.level),
+        results_section(rows, count, options.level),
         labels_section(facts.after.evaluation.table),
     )
 

@@ -11,6 +11,7 @@ from filelock import FileLock
 from adapterhub.errors import TrainingError, TrainingInterrupted
 from adapterhub.tasks.table import entry_of
 from adapterhub.training.loop import watched_metric
+from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
 from adapterhub.training.sweep.lineage import write_with_study
 from adapterhub.training.sweep.plots import draw_study
@@ -66,10 +67,13 @@ def run_sweep(
     Raises:
         MissingExtraError: when Optuna isn't installed.
         RecipeError: naming the key at fault, before anything is trained.
+        DataError: naming file, row or split, before anything is trained.
         TrainingError: when the folder holds another study, or no trial came to its end.
         TrainingInterrupted: after Ctrl-C or SIGTERM; call again to go on.
     """
     check_space(space, recipe)
+    # a fault of the data is told before a study begins that would be of the faulty recipe
+    prepare_data(recipe)
     place = folder or Path("runs") / f"{recipe.name}-sweep"
     goal = Goal(*watched_metric(recipe.train, entry_of(recipe.task.name).default_metric))
     teller = Reporters([reporter] if reporter else [])
@@ -134,8 +138,9 @@ def _conclude(
     found: dict[str, Any] = {"artifact": None, "digest": ""}
     if not any(trial.state == "running" for trial in trials):
         if best is None:
+            why = next((f"; {each.error}" for each in reversed(trials) if each.error), "")
             raise TrainingError(
-                f"none of {len(trials)} trials came to its end",
+                f"none of {len(trials)} trials came to its end{why}",
                 place=str(folder),
                 hint="Look at their logs, lower the learning rates of the space, or try more",
             )

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 
 _RANGE_KEYS = ("low", "high", "log", "step")
 _CHOICE_KEYS = ("choices",)
+#: Keys, with all below them, that decide by what trials are compared and on which rows.
+_COMPARED = (
+    "name",
+    "task.name",
+    "data.hub",
+    "data.validation",
+    "data.split",
+    "data.limit_validation",
+    "train.metric",
+    "train.greater_is_better",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +191,24 @@ def check_space(space: Space, recipe: Recipe) -> None:
         RecipeError: naming the key at fault, before anything is trained.
     """
     for key, parameter in space.parameters.items():
+        _check_comparable(key, f"{space.origin}: {key}")
         for value in parameter.extremes():
             try:
                 with_values(recipe, {key: value})
             except RecipeError as error:
                 place = f"{space.origin}: {error.place or key}"
                 raise RecipeError(error.problem, place=place, hint=error.hint) from None
+
+
+def _check_comparable(key: str, place: str) -> None:
+    if key == "adapter.method":
+        raise RecipeError("can't be varied", place=place, hint="Make a study for each method")
+    if any(key == fixed or key.startswith(f"{fixed}.") for fixed in _COMPARED):
+        raise RecipeError(
+            "can't be varied: trials are compared by one metric on the same rows",
+            place=place,
+            hint="Make a study for each value",
+        )
 
 
 def values_of(recipe: Recipe, space: Space) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from adapterhub.errors import TrainingError
+from adapterhub.errors import RecipeError, TrainingError
 from adapterhub.training.sweep.needs import import_optuna
 from adapterhub.training.sweep.space import Choices, as_choice, values_of
 
@@ -90,13 +90,12 @@ def open_study(
 
     Raises:
         MissingExtraError: when Optuna isn't installed.
+        RecipeError: when the database can't be opened.
         TrainingError: when the study is of another recipe, space or metric.
     """
     library = import_optuna()
     folder.mkdir(parents=True, exist_ok=True)
-    url = storage or f"sqlite:///{(folder / STORAGE_NAME).absolute()}"
-    connect = {"timeout": _STORAGE_TIMEOUT} if url.startswith("sqlite") else {}
-    database = library.storages.RDBStorage(url, engine_kwargs={"connect_args": connect})
+    database = _open_storage(storage or f"sqlite:///{(folder / STORAGE_NAME).absolute()}")
     study: optuna.Study = library.create_study(
         study_name=recipe.name,
         storage=database,
@@ -115,10 +114,35 @@ def open_study(
     elif known != identity:
         raise TrainingError(
             "holds a study of another recipe, space or metric",
-            place=str(folder),
-            hint="Go on with what it began with, or choose another folder with --output",
+            place=f"the study {recipe.name!r} of the storage" if storage else str(folder),
+            hint="Go on with what it began with, or "
+            + (
+                "give the recipe another name" if storage else "choose another folder with --output"
+            ),
         )
     return study
+
+
+def _open_storage(url: str) -> Any:
+    """Return the database of a study; its address may hold a password and is never shown."""
+    library = import_optuna()
+    from sqlalchemy.exc import SQLAlchemyError
+
+    connect = {"timeout": _STORAGE_TIMEOUT} if url.startswith("sqlite") else {}
+    hint = "Write an address as SQLAlchemy reads it, such as sqlite:////folder/study.sqlite3"
+    try:
+        return library.storages.RDBStorage(url, engine_kwargs={"connect_args": connect})
+    except ImportError:
+        raise RecipeError(
+            "the Python package that speaks to this kind of database is not installed",
+            place="--storage",
+            hint="Install it, such as psycopg2-binary for postgresql://",
+        ) from None
+    except SQLAlchemyError as error:
+        said = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise RecipeError(
+            f"the database can't be opened: {said}", place="--storage", hint=hint
+        ) from None
 
 
 def build_sampler(options: SweepOptions, number: int) -> Any:

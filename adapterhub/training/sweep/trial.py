@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from adapterhub.errors import NonFiniteLossError
+from adapterhub.errors import NonFiniteLossError, RecipeError
 from adapterhub.training.checkpoint import drop_checkpoint
 from adapterhub.training.report.write import WITHOUT_PROBES
 from adapterhub.training.sweep.needs import import_optuna
@@ -113,8 +113,8 @@ def run_trial(
 ) -> None:
     """Train one trial, from its checkpoint if it has one, and tell the study how it ended.
 
-    A trial whose loss is not finite, or for which there is not memory enough, has failed; the
-    sweep goes on without it.
+    A trial whose loss is not finite, whose values do not go together, or for which there is not
+    memory enough, has failed; the sweep goes on without it.
 
     Args:
         claim: on the trial.
@@ -155,7 +155,7 @@ def run_trial(
         reporter.on_message(f"{name} stopped early at {teller.reached} %")
         trial.study.tell(trial, state=state.PRUNED)
         drop_checkpoint(claim.folder)
-    except (NonFiniteLossError, torch.OutOfMemoryError) as error:
+    except (NonFiniteLossError, RecipeError, torch.OutOfMemoryError) as error:
         reporter.on_message(f"{name} failed: {error}")
         trial.set_user_attr(ERROR, str(error))
         trial.study.tell(trial, state=state.FAIL)

@@ -1,0 +1,34 @@
+"""Rows count as repeats by all that is asked, whichever row has it."""
+
+import json
+
+import pytest
+
+from adapterhub.training.prepare import prepare_data
+from adapterhub.training.recipe_file import load_recipe
+
+PAIRS = (
+    {"text": "it rains", "label": "no"},
+    {"text": "it rains", "text_pair": "it is wet", "label": "yes"},
+    {"text": "it rains", "text_pair": "it is dry", "label": "no"},
+    {"text": "it rains", "text_pair": "it is dry", "label": "yes"},
+)
+TALKS = (
+    {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+    {"prompt": "c", "response": "d"},
+    {"prompt": "e", "response": "f"},
+    {"prompt": "e", "response": "g"},
+)
+
+
+@pytest.mark.parametrize(
+    ("task", "rows"), [("text-classification", PAIRS), ("dialogue", TALKS)], ids=["pairs", "talks"]
+)
+def test_a_field_that_the_first_row_lacks_counts(recipe, tmp_path, task, rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    section = {"train": str(path), "validation": str(path), "drop_duplicates": True}
+    found = prepare_data(load_recipe(recipe("rows", tmp_path, task, path, data=section)))
+    assert found.dropped == 1
+    assert list(found.splits["train"].rows) == list(rows[:3])
+    assert found.leaked == {"validation": 4}
