@@ -338,6 +338,8 @@ def _rows(
         file=AddedFile(
             path=str(path), fingerprint=fingerprint(new), rows=len(new), fields=dict(fields)
         ),
+        earlier=len(_added(folder)),
+        seed=recipe.data.split.seed,
     )
 
 

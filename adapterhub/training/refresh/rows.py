@@ -38,6 +38,8 @@ class RefreshRows:
         new: all of the new rows.
         parts: ``train``, ``validation`` and ``test`` of the new rows.
         file: where they are.
+        earlier: number of refreshes before this one.
+        seed: of the recipe's splits.
     """
 
     old: Mapping[str, Rows]
@@ -45,6 +47,16 @@ class RefreshRows:
     new: Rows
     parts: Mapping[str, Rows]
     file: AddedFile
+    earlier: int
+    seed: int
+
+    def draw(self, rows: Rows, count: int) -> Rows:
+        """Return ``count`` of the rows, others in each refresh.
+
+        Rows that ``data.limit_train`` drew by the recipe's seed come first by that seed, before
+        all that a refresh added; drawn by it again they would be far too many.
+        """
+        return limit(rows, count, seed=self.seed + self.earlier)
 
     @property
     def judged_by(self) -> str:
@@ -153,12 +165,12 @@ def mix(rows: RefreshRows, recipe: Recipe, labels: Sequence[str], replay: float)
         labels: of the parent, in the order of its head's outputs.
         replay: share of the old training rows, in [0, 1].
     """
-    seed, parts = recipe.data.split.seed, rows.parts
+    parts = rows.parts
     again = round(replay * len(rows.old["train"]))
     train = parts["train"]
     if again:
-        train = joined(train, limit(rows.old["train"], again, seed=seed))
-    chosen = limit(rows.old["validation"], len(parts["validation"]), seed=seed)
+        train = joined(train, rows.draw(rows.old["train"], again))
+    chosen = rows.draw(rows.old["validation"], len(parts["validation"]))
     splits = {
         "train": train,
         "validation": joined(parts["validation"], chosen),
