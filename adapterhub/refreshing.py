@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.artifact import read_artifact
 from adapterhub.assessment.drift import LEVEL
 from adapterhub.data.fingerprint import fingerprint
+from adapterhub.data.splits import repeated
 from adapterhub.engine.session import Session
-from adapterhub.errors import RecipeError, TrainingError
+from adapterhub.errors import DataError, RecipeError
 from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
-from adapterhub.training.annotate import write_annotated
 from adapterhub.training.loop import watched_metric
+from adapterhub.training.prepare import text_fields
+from adapterhub.training.progress import Reporters
 from adapterhub.training.recipe_file import apply_override, parse_recipe
+from adapterhub.training.refresh.child import write_child
 from adapterhub.training.refresh.document import (
-    REFRESH_NAME,
     AddedFile,
     RefreshDocument,
     read_document,
+    request_digest,
 )
 from adapterhub.training.refresh.findings import (
     Loss,
@@ -38,16 +41,18 @@ from adapterhub.training.refresh.rows import (
     refuse_unknown_labels,
     split_new,
 )
+from adapterhub.training.refresh.told import read_findings, tell
 from adapterhub.training.start import Start
 from adapterhub.training.train import open_backbone, train
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from adapterhub.artifact import Artifact
     from adapterhub.assessment.drift import Drift
     from adapterhub.assessment.row_statistics import Scores
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.data.source import Rows
     from adapterhub.engine.session import LoadedAdapter
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
@@ -57,8 +62,8 @@ if TYPE_CHECKING:
 
 #: Share of the old training rows that the child learns again.
 REPLAY = 0.25
-#: The child's artifact with its lineage, beside the one that training wrote.
-_CHILD_NAME = "child"
+#: Keys that say where old rows are now; their fingerprints tell whether they are the same.
+_PLACES = ("data.train", "data.validation", "data.test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class RefreshOptions:
         level: chance of finding drift where there is none.
         anyway: train also where there is neither drift nor loss.
         dry_run: find out, and train nothing.
-        folder: of the run; made from name, version and new rows where ``None``.
+        folder: of the run; named by what decides the child where ``None``.
         overrides: ``key.path=value`` each, for the child's recipe.
         device: the first GPU where there is one, else the CPU.
     """
@@ -97,7 +102,9 @@ class Refreshed:
         loss: of its metric on the new rows.
         outcome: of training; ``None`` where nothing was trained.
         child: the new version; ``None`` where nothing was trained.
-        folder: of the run, if there was one.
+        folder: of the run, if there was one now.
+        done_before: whether the child is an earlier one, of the same refresh; nothing was
+            computed now, and all the rest is what was found then.
     """
 
     parent: Version
@@ -107,6 +114,7 @@ class Refreshed:
     outcome: Outcome | None = None
     child: Version | None = None
     folder: Path | None = None
+    done_before: bool = False
 
     @property
     def is_due(self) -> bool:
@@ -118,13 +126,14 @@ class Refreshed:
         return {
             "parent": {"ref": str(self.parent.ref), "digest": self.parent.digest},
             "rows": self.rows,
-            **findings(self.drift, self.loss),
+            **tell(self.drift, self.loss),
             "due": self.is_due,
             **(self.outcome.document() if self.outcome else {"forgetting": None, "gain": None}),
             "child": {"ref": str(self.child.ref), "digest": self.child.digest}
             if self.child
             else None,
             "folder": str(self.folder) if self.folder else None,
+            "done_before": self.done_before,
         }
 
 
@@ -138,7 +147,8 @@ def refresh(
 ) -> Refreshed:
     """Look at new rows with an adapter, and train a child on them where that is due.
 
-    No alias is moved; that is the gate's to do.
+    No alias is moved; that is the gate's to do. After a kill at any point the same call goes
+    on, and ends with one child.
 
     Args:
         registry: that holds the adapter, and gets the child.
@@ -152,6 +162,8 @@ def refresh(
         RecipeError: when nobody recorded how it was trained, or it can't be gone on from.
         DataError: when new rows can't be used, or old ones are not there any more.
         SignatureError: when only signed adapters are loaded; the child would be none.
+        TrainingError: when the run's folder holds another one.
+        TrainingInterrupted: after Ctrl-C or SIGTERM; the same call goes on.
     """
     if not 0.0 <= options.replay <= 1.0:
         raise RecipeError(f"{options.replay:g} is no share, 0 to 1", place="--replay")
@@ -159,12 +171,19 @@ def refresh(
     folder = trusted_folder(registry, version)
     artifact = read_artifact(folder)
     recipe = _recipe(artifact, version, options.overrides)
-    rows = _rows(artifact, folder, recipe, path, options, str(version.ref))
+    new = read_new(recipe, path, options.fields)
+    request = _request(options, fingerprint(new))
+    before = None if options.dry_run else _done_before(registry, version, request, len(new))
+    if before is not None:
+        return before
+    rows = _rows(artifact, folder, recipe, new, path, options, str(version.ref))
+    teller = Reporters([reporter] if reporter else [])
+    _warn(rows, teller)
     backbone = open_backbone(recipe, device=options.device)
     loaded = Session(backbone).load(artifact, name=str(version.ref))
     loaded.model.activate()
     drift = find_drift(loaded.model, loaded.task, rows, recipe, level=options.level)
-    old = score(loaded.model, loaded.task, rows.old[rows.judged_by])
+    old = score(loaded.model, loaded.task, rows.judged)
     metric = _metric(recipe, loaded.task, old)
     loss = find_loss(
         old,
@@ -173,14 +192,15 @@ def refresh(
         recorded=artifact.manifest.metrics.after.get(metric[0]),
         split=rows.judged_by,
     )
-    held_out = score(loaded.model, loaded.task, rows.parts["test"])
     found = Refreshed(version, len(rows.new), drift, loss)
     if options.dry_run or not (found.is_due or options.anyway):
         return found
     require_unsigned_loads(registry, "refresh")
+    _require_unseen(rows, str(version.ref))
+    held_out = score(loaded.model, loaded.task, rows.held_out)
     # training puts an adapter of its own on the body
     loaded.model.close()
-    run = options.folder or _folder(version, rows)
+    run = options.folder or _folder(version, request(artifact.digest))
     start = Start(
         artifact.digest,
         artifact.weights.tensors,
@@ -195,23 +215,65 @@ def refresh(
         root=rows.root,
         added=(*_added(folder), rows.file),
         replay=options.replay,
-        findings={**findings(drift, loss), **outcome.document()},
+        findings={**tell(drift, loss), **outcome.document()},
+        request=request(artifact.digest),
     )
-    target = run / _CHILD_NAME
-    _write_child(result.artifact, target, document, version)
+    target = write_child(result.artifact, document, str(version.ref))
     info = {**result.info(), "curves": result.curves()}
     child = registry.put(target, version.name, info=info)
     return Refreshed(version, len(rows.new), drift, loss, outcome, child, run)
 
 
-def findings(drift: Drift, loss: Loss) -> dict[str, Any]:
-    """Return what was found before training as plain JSON."""
-    found = {each.what for each in drift.found}
-    tests = [{**asdict(test), "drift": test.what in found} for test in drift.tests]
-    return {
-        "drift": {"level": drift.level, "tests": tests, "found": bool(found)},
-        "present": {**asdict(loss), "worse": loss.shown},
-    }
+def _request(options: RefreshOptions, rows: str) -> Callable[[str], str]:
+    """Return a function from a parent's digest to the digest of this refresh of it."""
+    overrides = [each for each in options.overrides if each.partition("=")[0] not in _PLACES]
+    return lambda parent: request_digest(parent, rows, options.replay, overrides)
+
+
+def _done_before(
+    registry: Registry, version: Version, request: Callable[[str], str], rows: int
+) -> Refreshed | None:
+    """Return what this same refresh came to where its child is registered; else ``None``.
+
+    The version itself may be that child: the latest one is, after the refresh, and an alias may
+    have been moved to it.
+    """
+    versions = {each.digest: each for each in registry.versions(version.name)}
+    children = [each for each in versions.values() if each.parent == version.digest]
+    for child in (version, *children):
+        parent = versions.get(child.parent or "")
+        document = read_document(registry.materialize(child)) if parent else None
+        if parent and document and document.request == request(parent.digest):
+            found = read_findings(document.findings)
+            return Refreshed(parent, rows, *found, child=child, done_before=True)
+    return None
+
+
+def _warn(rows: RefreshRows, reporter: Reporter) -> None:
+    """Say where rows repeat others, so that figures are not taken for more than they are."""
+    count = rows.learned_before
+    if count:
+        reporter.on_message(
+            f"warning: {count} of {len(rows.new)} new rows are old training rows; they show no "
+            "drift, and the gain is measured without them"
+        )
+    learned = rows.parts["train"]
+    judged = repeated(learned, rows.judged, text_fields(learned))
+    if judged:
+        reporter.on_message(
+            f"warning: {judged} old {rows.judged_by} rows repeat the text of a new one that the "
+            "child would learn; forgetting would look smaller than it is"
+        )
+
+
+def _require_unseen(rows: RefreshRows, name: str) -> None:
+    if not rows.held_out.rows:
+        raise DataError(
+            f"no gain could be measured: all new rows that are held out are among those that "
+            f"{name} was trained on",
+            place=rows.new.name,
+            hint="Give rows that it has not learned yet",
+        )
 
 
 def _recipe(artifact: Artifact, version: Version, overrides: Sequence[str]) -> Recipe:
@@ -225,12 +287,15 @@ def _recipe(artifact: Artifact, version: Version, overrides: Sequence[str]) -> R
     document = json.loads(json.dumps(dict(manifest.recipe)))
     for override in overrides:
         key = override.partition("=")[0]
-        if key.partition(".")[0] not in ("optimizer", "schedule", "train"):
+        if key.partition(".")[0] not in ("optimizer", "schedule", "train") and not _moves(
+            document, key
+        ):
             raise RecipeError(
                 "can't be changed by a refresh",
                 place=key,
                 hint="A child is trained as its parent was, on the same task and backbone; only "
-                "keys of optimizer, schedule and train may differ",
+                "keys of optimizer, schedule and train may differ, and the path of old rows that "
+                "were moved",
             )
         apply_override(document, override)
     recipe = parse_recipe(document)
@@ -243,15 +308,20 @@ def _recipe(artifact: Artifact, version: Version, overrides: Sequence[str]) -> R
     return recipe
 
 
+def _moves(document: Mapping[str, Any], key: str) -> bool:
+    """Tell whether a key says where old rows are now."""
+    return key in _PLACES and document["data"].get(key.partition(".")[2]) is not None
+
+
 def _rows(
     artifact: Artifact,
     folder: Path,
     recipe: Recipe,
+    new: Rows,
     path: Path,
     options: RefreshOptions,
     name: str,
 ) -> RefreshRows:
-    new = read_new(recipe, path, options.fields)
     refuse_unknown_labels(new, recipe, artifact.manifest.labels, name)
     document = read_document(folder)
     root = (
@@ -268,6 +338,8 @@ def _rows(
         file=AddedFile(
             path=str(path), fingerprint=fingerprint(new), rows=len(new), fields=dict(fields)
         ),
+        earlier=len(_added(folder)),
+        seed=recipe.data.split.seed,
     )
 
 
@@ -285,8 +357,8 @@ def _metric(recipe: Recipe, task: Task, scores: Scores) -> tuple[str, bool]:
     return wanted if wanted[0] in known else task.default_metric
 
 
-def _folder(version: Version, rows: RefreshRows) -> Path:
-    short = rows.file.fingerprint.removeprefix("sha256:")[:8]
+def _folder(version: Version, request: str) -> Path:
+    short = request.removeprefix("sha256:")[:8]
     return Path("runs") / f"{version.name}-refresh-{version.version}-{short}"
 
 
@@ -296,48 +368,8 @@ def _outcome(
     loaded: LoadedAdapter = Session(backbone).load(read_artifact(artifact), name="child")
     loaded.model.activate()
     child = (
-        score(loaded.model, loaded.task, rows.old[rows.judged_by]),
-        score(loaded.model, loaded.task, rows.parts["test"]),
+        score(loaded.model, loaded.task, rows.judged),
+        score(loaded.model, loaded.task, rows.held_out),
     )
     loaded.model.close()
     return compare_outcomes(rows.judged_by, parent, child)
-
-
-def _write_child(source: Path, target: Path, document: RefreshDocument, version: Version) -> None:
-    if target.exists():
-        raise TrainingError(
-            "is there already", place=str(target), hint="Choose another folder with --output"
-        )
-    text = json.dumps(asdict(document), indent=2, sort_keys=True, ensure_ascii=False)
-    write_annotated(
-        source,
-        target,
-        files={REFRESH_NAME: f"{text}\n".encode()},
-        section=_section(document, version),
-        parent=document.parent,
-    )
-
-
-def _section(document: RefreshDocument, version: Version) -> str:
-    found = document.findings
-    metric = found["present"]["metric"]
-    lines = []
-    for name, what in (
-        ("forgetting", f"old {found['split']} rows"),
-        ("gain", "new rows, held out"),
-    ):
-        each = found[name].get(metric)
-        if each:
-            spread = each["interval"]
-            lines.append(
-                f"| {what} | {each['first']:.4f} | {each['second']:.4f} | "
-                f"{each['difference']:+.4f} ({spread['low']:+.4f} … {spread['high']:+.4f}) |"
-            )
-    rows = "\n".join(lines)
-    drifted = ", ".join(t["what"] for t in found["drift"]["tests"] if t["drift"]) or "none"
-    return (
-        f"## Refresh\n\nTrained on from `{version.ref}` (`{document.parent}`) with "
-        f"{document.added[-1].rows} new rows and {document.replay:.0%} of the old training rows. "
-        f"Drift: {drifted}. All that was found is in `{REFRESH_NAME}`.\n\n"
-        f"| {metric} on | parent | this one | difference |\n|---|---|---|---|\n{rows}\n"
-    )

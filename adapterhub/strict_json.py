@@ -87,7 +87,7 @@ def matching(pattern: re.Pattern[str], what: str) -> Reader:
 
     def read(value: Any, place: str) -> str:
         if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise _must(what, value, place)
+            raise must(what, value, place)
         return value
 
     return read
@@ -96,42 +96,42 @@ def matching(pattern: re.Pattern[str], what: str) -> Reader:
 def mapping(value: Any, place: str) -> dict[str, Any]:
     """Read an object, its values as they are."""
     if not isinstance(value, dict):
-        raise _must("an object", value, place)
+        raise must("an object", value, place)
     return value
 
 
 def text(value: Any, place: str) -> str:
     """Read a string."""
     if not isinstance(value, str):
-        raise _must("text", value, place)
+        raise must("text", value, place)
     return value
 
 
 def texts(value: Any, place: str) -> tuple[str, ...]:
     """Read a list of strings."""
     if not isinstance(value, list):
-        raise _must("a list", value, place)
+        raise must("a list", value, place)
     return tuple(text(item, f"{place}[{index}]") for index, item in enumerate(value))
 
 
 def flag(value: Any, place: str) -> bool:
     """Read true or false."""
     if not isinstance(value, bool):
-        raise _must("true or false", value, place)
+        raise must("true or false", value, place)
     return value
 
 
 def integer(value: Any, place: str) -> int:
     """Read a whole number."""
     if type(value) is not int:
-        raise _must("a whole number", value, place)
+        raise must("a whole number", value, place)
     return value
 
 
 def count(value: Any, place: str) -> int:
     """Read a whole number of 0 or more."""
     if integer(value, place) < 0:
-        raise _must("0 or more", value, place)
+        raise must("0 or more", value, place)
     return int(value)
 
 
@@ -139,7 +139,7 @@ def number(value: Any, place: str) -> float:
     """Read a finite number as a float."""
     # 1e999 is valid JSON and reads as infinity
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise _must("a finite number", value, place)
+        raise must("a finite number", value, place)
     return float(value)
 
 
@@ -148,7 +148,8 @@ def at(place: str, key: str) -> str:
     return f"{place}.{key}" if ": " in place else f"{place}: {key}"
 
 
-def _must(what: str, value: Any, place: str) -> ArtifactError:
+def must(what: str, value: Any, place: str) -> ArtifactError:
+    """Return the error that says what a value had to be, and what it is."""
     return ArtifactError(f"must be {what}, found {_shown(value)}", place=place)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,17 @@ import typer
 from adapterhub.cli.console import hush_libraries, log_console, output, print_json, table
 from adapterhub.cli.options import field_pair
 from adapterhub.cli.run import open_reporter
+from adapterhub.errors import TrainingInterrupted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from adapterhub.refreshing import Refreshed
+    from adapterhub.refreshing import Refreshed, RefreshOptions
     from adapterhub.training.refresh.findings import Outcome
+
+
+#: As in ``RefreshOptions``, without importing what it needs.
+REPLAY, LEVEL = 0.25, 0.05
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -31,10 +37,10 @@ def refresh(
     ] = None,
     replay: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the old rows to learn again.")
-    ] = 0.25,
+    ] = REPLAY,
     level: Annotated[
         float, typer.Option(min=0.0001, max=0.5, help="Chance to see drift where there is none.")
-    ] = 0.05,
+    ] = LEVEL,
     fields: Annotated[
         list[str] | None,
         typer.Option("--field", help="task_field=column; the recipe's where not given."),
@@ -65,12 +71,42 @@ def refresh(
         overrides=overrides or (),
         device=device,
     )
-    with open_reporter(log_console()) as reporter:
-        found = run_refresh(Registry(), ref, new_data, options, reporter=reporter)
+    again = _command(ref, new_data, options, as_json=as_json)
+    try:
+        with open_reporter(log_console()) as reporter:
+            found = run_refresh(Registry(), ref, new_data, options, reporter=reporter)
+    except TrainingInterrupted as error:
+        error.hint = f"To go on: {again}"
+        raise
+    except KeyboardInterrupt:
+        log_console().print(f"interrupted. To go on: {again}", markup=False, soft_wrap=True)
+        raise
     if as_json:
         print_json(found.document())
     else:
         _show(found, output(), dry_run=dry_run)
+
+
+def _command(ref: str, new_data: Path, options: RefreshOptions, *, as_json: bool) -> str:
+    """Return the command that was given, to be pasted into a shell."""
+    words = ["adapterhub", "refresh", ref, "--new-data", str(new_data)]
+    for name, value, default in (
+        ("--replay", options.replay, REPLAY),
+        ("--level", options.level, LEVEL),
+        ("--output", options.folder, None),
+        ("--device", options.device, None),
+    ):
+        if value != default:
+            words += [name, str(value)]
+    for field, column in (options.fields or {}).items():
+        words += ["--field", f"{field}={column}"]
+    for name, is_given in (
+        ("--dry-run", options.dry_run),
+        ("--anyway", options.anyway),
+        ("--json", as_json),
+    ):
+        words += [name] if is_given else []
+    return shlex.join([*words, *options.overrides])
 
 
 def _show(found: Refreshed, console: Console, *, dry_run: bool) -> None:
@@ -78,7 +114,8 @@ def _show(found: Refreshed, console: Console, *, dry_run: bool) -> None:
     _show_loss(found, console)
     if found.outcome is not None and found.child is not None:
         _show_outcome(found.outcome, found, console)
-        console.print(f"\nstored as {found.child.ref} ({found.child.digest[:19]}…), no alias moved")
+        done = "was stored before, by this same refresh, as" if found.done_before else "stored as"
+        console.print(f"\n{done} {found.child.ref} ({found.child.digest[:19]}…), no alias moved")
         console.print(f"next: adapterhub promote {found.child.ref} --to ALIAS", markup=False)
     elif dry_run and found.is_due:
         console.print("\na refresh is due; nothing was trained (--dry-run)")

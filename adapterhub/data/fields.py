@@ -82,7 +82,8 @@ def _map_row(
 def _missing(row: Mapping[str, Any], place: str, field: str, column: str) -> DataError:
     if column in row:
         return DataError(f"the field {field!r} (column {column!r}) is null or empty", place=place)
-    hint = f"{_columns_hint(column, row)}. Map it in data.fields.{field}"
+    there = _columns_hint(column, row)
+    hint = f"{there}. Map it in data.fields.{field}, or with --field {field}=COLUMN"
     return DataError(f"the field {field!r} (column {column!r}) is missing", place=place, hint=hint)
 
 

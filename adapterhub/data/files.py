@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 #: Rows are held in memory, several times the size of their text. A file over this limit,
 #: unpacked, is refused instead of filling the memory.
 MAX_BYTES = 2 * 1024**3
+NO_ROWS_HINT = "Is it the right file, and was it written to its end?"
 
 
 def find_file(source: FileSource, base_dir: Path) -> Path:
@@ -59,7 +60,7 @@ def read_text(path: Path, origin: str) -> str:
     check_size(len(content), origin)
     text = _decode(content, origin)
     if not text.strip():
-        raise DataError("holds no rows", place=origin)
+        raise DataError("holds no rows", place=origin, hint=NO_ROWS_HINT)
     return text
 
 

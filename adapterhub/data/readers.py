@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 from adapterhub.data.conll import parse_conll
 from adapterhub.data.delimited import parse_delimited
-from adapterhub.data.files import find_file, read_text
+from adapterhub.data.files import NO_ROWS_HINT, find_file, read_text
 from adapterhub.data.hub import read_hub
 from adapterhub.data.json_lines import parse_json_lines
 from adapterhub.data.parquet import read_parquet
@@ -44,7 +44,7 @@ def read_rows(source: FileSource | HubSource, base_dir: Path | None = None) -> R
     else:
         rows = _read_file(source, base_dir or Path())
     if not rows.rows:
-        raise DataError("holds no rows", place=rows.name)
+        raise DataError("holds no rows", place=rows.name, hint=NO_ROWS_HINT)
     return rows
 
 
@@ -79,6 +79,6 @@ def _format(source: FileSource) -> DataFormat:
         raise DataError(
             "the format can't be told from the file's ending",
             place=source.path,
-            hint=f"Set data.format to one of {', '.join(known)}",
+            hint=f"Set data.format to one of {', '.join(known)}, or let its name end so",
         )
     return kind

@@ -23,6 +23,7 @@ __all__ = [
     "repeated",
     "require_rows",
     "split_rows",
+    "unlike",
 ]
 
 
@@ -120,6 +121,13 @@ def repeated(train: Rows, other: Rows, fields: Sequence[str]) -> int:
     """Return how many rows of ``other`` repeat the ``fields`` of a training row."""
     known = set(_digests(train, 0, fields))
     return sum(key in known for key in _digests(other, 0, fields))
+
+
+def unlike(rows: Rows, known: Rows) -> Rows:
+    """Return the rows that repeat no row of ``known`` with all its fields."""
+    seen = set(_digests(known, 0, None))
+    digests = _digests(rows, 0, None)
+    return rows.take([index for index, digest in enumerate(digests) if digest not in seen])
 
 
 def require_rows(rows: Rows, split: str) -> None:

@@ -132,9 +132,10 @@ def load_checkpoint(
     document = json.loads((source / "state.json").read_text(encoding="utf-8"))
     if document["recipe"] != recipe_digest:
         raise TrainingError(
-            "the checkpoint was made by another recipe",
+            "the checkpoint was made by another recipe, or on other rows",
             place=str(source),
-            hint="Resume with the same recipe and overrides, or train without --resume",
+            hint="Give the same recipe, rows and overrides as then, choose another folder with "
+            "--output, or remove this one",
         )
     tensors = load_file(source / "state.safetensors")
     saved = _under(tensors, "parameter.")

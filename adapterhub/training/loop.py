@@ -131,14 +131,17 @@ class Loop:
             self._evaluate()
         before = _metrics(self.progress.history[0])
         self.model.train()
-        stopped = False
+        # a checkpoint may have been written by the evaluation that ended the run
+        stopped = self._out_of_patience()
+        steps = () if stopped else self.plans.steps_from(self.progress)
         with InterruptFlag() as interrupt:
-            for batches in self.plans.steps_from(self.progress):
+            for batches in steps:
                 self._step(batches)
                 if self._is_due(self.section.evaluate_every, end_of_epoch=True):
                     self._evaluate()
                     stopped = self._out_of_patience()
-                    self._save_if_due(evaluated=True)
+                    ends = stopped or self.progress.step == self.plans.total_steps
+                    self._save_if_due(evaluated=True, ends=ends)
                 else:
                     self._save_if_due(evaluated=False)
                 # one process may hear a signal a step before the others
@@ -227,9 +230,10 @@ class Loop:
             return step % every == 0
         return end_of_epoch and self.plans.ends_epoch(self.progress)
 
-    def _save_if_due(self, *, evaluated: bool) -> None:
+    def _save_if_due(self, *, evaluated: bool, ends: bool = False) -> None:
         every = self.section.checkpoint_every
-        if evaluated if every is None else self.progress.step % every == 0:
+        # the end always is: a kill while the artifact is made costs no step
+        if ends or (evaluated if every is None else self.progress.step % every == 0):
             self._save()
 
     def _save(self) -> None:

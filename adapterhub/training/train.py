@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
@@ -28,13 +29,14 @@ from adapterhub.training.calibrate import calibrated
 from adapterhub.training.checkpoint import checkpoint_folder, drop_checkpoint
 from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.evaluate import Seen, score_examples
+from adapterhub.training.finished import FINISHED_NAME, read_finished, write_finished
 from adapterhub.training.loop import DEFAULT_BATCH_SIZE, Loop
 from adapterhub.training.memory import keep_freed_memory
 from adapterhub.training.prepare import PreparedData, prepare_data
 from adapterhub.training.prior import prior_log_odds
 from adapterhub.training.progress import JsonLinesReporter, Reporter, Reporters
 from adapterhub.training.report.of_run import report_on
-from adapterhub.training.report.write import PLAIN_REPORT, ReportOptions
+from adapterhub.training.report.write import PLAIN_REPORT, REPORT_NAME, ReportOptions
 from adapterhub.training.result import LOG_NAME, TrainResult, result_of
 
 if TYPE_CHECKING:
@@ -71,7 +73,8 @@ def train(
     Args:
         recipe: decides everything.
         output: folder of the run; ``runs/NAME`` where not given.
-        resume: go on from the folder's checkpoint, if there is one.
+        resume: go on from the folder's checkpoint, if there is one; where this very run has
+            ended there, return what it came to.
         reporter: hears of every step, beside the run's own log file.
         backbone: already loaded, instead of loading the recipe's; must be the same one.
         device: the first GPU where there is one, else the CPU.
@@ -92,6 +95,10 @@ def train(
     accelerator, place = _processes(backbone, device)
     _check_folder(folder, resume=resume)
     data = start.data if start else prepare_data(recipe)
+    run = _digest(recipe, data, start)
+    ended = _ended(folder, run, accelerator, reporter) if resume else None
+    if ended is not None:
+        return ended
     section = recipe.backbone
     path = (
         backbone.path
@@ -127,7 +134,7 @@ def train(
     seen = Seen()
     loop = Loop(
         recipe=recipe,
-        recipe_digest=_digest(recipe, data, start),
+        recipe_digest=run,
         model=model,
         task=task,
         examples=[example for example in examples["train"] if example is not None],
@@ -142,6 +149,8 @@ def train(
         recipe = calibrated(recipe, task, seen.last, reporters)
         digest = ""
         if accelerator.is_main_process:
+            # of this same run, killed before it was recorded as ended
+            shutil.rmtree(folder / ARTIFACT_NAME, ignore_errors=True)
             digest = assemble(
                 folder / ARTIFACT_NAME,
                 recipe=recipe,
@@ -151,8 +160,10 @@ def train(
                 outcome=outcome,
                 log=folder / LOG_NAME,
             )
-            drop_checkpoint(folder)
         result = result_of(folder, folder / ARTIFACT_NAME, digest, model, outcome)
+        if digest:
+            write_finished(result, run)
+            drop_checkpoint(folder)
         if report is not None and digest:
             result = report_on(
                 result,
@@ -200,19 +211,35 @@ def _processes(backbone: Backbone | None, device: str | None) -> tuple[Accelerat
 
 
 def _check_folder(folder: Path, *, resume: bool) -> None:
-    artifact = folder / ARTIFACT_NAME
-    if artifact.exists():
+    checkpoint = checkpoint_folder(folder)
+    ended = (folder / FINISHED_NAME).is_file()
+    if (folder / ARTIFACT_NAME).exists() and not (resume and (ended or checkpoint)):
         raise TrainingError(
             "already holds a finished run",
             place=str(folder),
-            hint="Choose another folder with --output, or remove this one",
+            hint="Store it with --resume, choose another folder with --output, or remove this one",
         )
-    if not resume and checkpoint_folder(folder):
+    if not resume and checkpoint:
         raise TrainingError(
             "holds the checkpoint of an unfinished run",
             place=str(folder),
             hint="Go on with --resume, or remove the folder",
         )
+
+
+def _ended(
+    folder: Path, run: str, accelerator: Accelerator, reporter: Reporter | None
+) -> TrainResult | None:
+    """Return what a run came to that has ended in this folder before."""
+    result = read_finished(folder, folder / ARTIFACT_NAME, folder / REPORT_NAME, run)
+    if result is None:
+        return None
+    if not accelerator.is_main_process:
+        return replace(result, digest="")
+    # killed while this was done
+    drop_checkpoint(folder)
+    Reporters([reporter] if reporter else []).on_message(f"{folder}: trained before")
+    return result
 
 
 def _quantization(recipe: Recipe, device: torch.device) -> QuantizationSpec:

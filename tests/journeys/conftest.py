@@ -1,5 +1,17 @@
 """Tiny backbones, a small task to learn, and a home of its own for each test."""
 
+from refresh_fixtures import mood, more_moods, signs
 from toy_fixtures import command, decoder, encoder, moods, own_home, recipe, talks
 
-__all__ = ["command", "decoder", "encoder", "moods", "own_home", "recipe", "talks"]
+__all__ = [
+    "command",
+    "decoder",
+    "encoder",
+    "mood",
+    "moods",
+    "more_moods",
+    "own_home",
+    "recipe",
+    "signs",
+    "talks",
+]

@@ -2,50 +2,15 @@
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
+from refresh_fixtures import write
 from toy_fixtures import GLAD, SAD, THINGS
 
 from adapterhub.artifact import read_artifact
 from adapterhub.registry.registry import Registry
-
-
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-@pytest.fixture
-def signs(tmp_path):
-    """Rows that tell moods by signs which the first training never saw."""
-    draw = random.Random(5)
-    rows = []
-    for number in range(120):
-        mood = draw.choice(("glad", "sad"))
-        sign = "@" if mood == "glad" else "#"
-        rows.append({"text": f"{draw.choice(THINGS)} {sign} " * (1 + number % 3), "label": mood})
-    return write(tmp_path / "signs.jsonl", rows)
-
-
-@pytest.fixture
-def more_moods(tmp_path):
-    """Other draws of the rows that the first training saw."""
-    draw = random.Random(8)
-    rows = []
-    for _ in range(80):
-        mood = draw.choice(("glad", "sad"))
-        word = draw.choice(GLAD if mood == "glad" else SAD)
-        rows.append({"text": f"the {draw.choice(THINGS)} was {word}", "label": mood})
-    return write(tmp_path / "more.jsonl", rows)
-
-
-@pytest.fixture
-def mood(command, recipe, encoder, moods):
-    path = recipe("mood", encoder, "text-classification", moods)
-    assert command("train", str(path), "--no-report").exit_code == 0
-    command("promote", "mood", "--to", "prod")
-    return moods
 
 
 def test_drifted_rows_bring_a_child_that_gains_and_moves_no_alias(command, mood, signs, tmp_path):
@@ -88,11 +53,63 @@ def test_drifted_rows_bring_a_child_that_gains_and_moves_no_alias(command, mood,
     assert scored["adapter"]["accuracy"] == pytest.approx(kept["second"])
 
     # the child knows both files, so its own refresh finds the signs familiar
-    again = json.loads(command("refresh", "mood", "--new-data", signs, "--json").stdout)
+    look = ("refresh", "mood", "--new-data", signs, "--dry-run", "--json")
+    again = json.loads(command(*look).stdout)
     assert again["parent"]["ref"] == "mood@2"
     labels = [test for test in again["drift"]["tests"] if test["what"] == "labels"]
     assert not labels[0]["drift"]
     assert text["old"] < again["drift"]["tests"][0]["old"]
+
+
+def test_forgetting_is_measured_on_the_first_rows_too_after_several_refreshes(
+    command, mood, signs, more_moods
+):
+    few = ("--anyway", "train.steps=1", "train.epochs=null", "--json")
+    first = json.loads(command("refresh", "mood", "--new-data", signs, *few).stdout)
+    second = json.loads(command("refresh", "mood", "--new-data", more_moods, *few).stdout)
+    assert second["parent"]["ref"] == "mood@2"
+    # the adapter has no test split; what the first refresh held out is judged beside validation
+    old = second["present"]
+    assert old["split"] == "validation"
+    assert first["gain"]["accuracy"]["second"] < old["old"] < 1
+    assert second["forgetting"]["accuracy"]["first"] == pytest.approx(old["old"])
+
+
+def test_rows_that_were_learned_before_are_counted_and_measure_no_gain(
+    command, mood, more_moods, tmp_path
+):
+    known = [json.loads(line) for line in mood.read_text().splitlines()]
+    fresh = [json.loads(line) for line in Path(more_moods).read_text().splitlines()]
+    both = write(tmp_path / "both.jsonl", known + fresh)
+    few = ("--anyway", "train.steps=1", "train.epochs=null")
+    alone = command("refresh", "mood", "--new-data", more_moods, *few, "--json")
+    beside = command("refresh", "mood@1", "--new-data", both, *few, "--json")
+    learned = sum(row in known for row in known + fresh)
+    said = " ".join(beside.stderr.split())
+    assert f"{learned} of {len(known) + len(fresh)} new rows are old training rows" in said
+    # held out by content: the same fresh rows, and none that was learned
+    gains = [json.loads(each.stdout)["gain"]["accuracy"]["first"] for each in (alone, beside)]
+    assert gains[0] == pytest.approx(gains[1])
+    only = command("refresh", "mood@1", "--new-data", str(mood), *few)
+    assert only.exit_code == 3
+    assert "no gain could be measured" in str(only.exception)
+    assert "Give rows that it has not learned yet" in str(only.exception)
+
+
+def test_old_rows_that_were_moved_are_found_where_they_are_said_to_be(
+    command, mood, more_moods, tmp_path
+):
+    moved = mood.rename(tmp_path / "elsewhere.jsonl")
+    look = ("refresh", "mood", "--new-data", more_moods, "--dry-run")
+    gone = command(*look)
+    assert f"data.train={str(mood)!r}" not in str(gone.exception)
+    assert "data.train=PATH" in str(gone.exception)
+    places = (f"data.train={moved}", f"data.validation={moved}")
+    assert command(*look, *places).exit_code == 0
+    wrong = command(*look, f"data.train={more_moods}", f"data.validation={moved}")
+    assert "is not what mood@1 was trained on" in str(wrong.exception)
+    # a split that the adapter never had can't be brought in
+    assert "can't be changed" in str(command(*look, f"data.test={moved}").exception)
 
 
 def test_the_same_kind_of_rows_trains_nothing_unless_asked(command, mood, more_moods):
@@ -147,21 +164,32 @@ def test_rows_that_cannot_be_learned_are_refused_before_anything_is_loaded(
 
 
 def test_adapters_that_tag_and_that_talk_are_refreshed_too(
-    command, recipe, encoder, decoder, talks, tmp_path
+    command, recipe, encoder, decoder, tmp_path
 ):
-    rows = [
-        {"tokens": ["the", thing, "was", word], "tags": ["O", "B-THING", "O", "B-MOOD"]}
+    tagged = [
+        {"tokens": ["the", thing, "was", word, verb], "tags": ["O", "B-THING", "O", "B-MOOD", "O"]}
         for thing in THINGS
         for word in (*GLAD, *SAD)
+        for verb in ("was", "the", "@", "#")
     ]
-    tags = tmp_path / "tags.jsonl"
-    write(tags, rows)
+    said = [
+        {"prompt": f"the {thing} was {word} {sign}", "response": "good" if word in GLAD else "bad"}
+        for thing in THINGS
+        for word in (*GLAD, *SAD)
+        for sign in ("@", "#", "@ #", "# @")
+    ]
+    tags, talks, more_tags, more_talks = (tmp_path / f"{n}.jsonl" for n in "abcd")
+    for kind, first, second in ((tagged, tags, more_tags), (said, talks, more_talks)):
+        random.Random(4).shuffle(kind)
+        write(first, kind[:64])
+        write(second, kind[64:])
     short = {"steps": 4, "batch_size": 8}
     paths = (
         recipe("tags", encoder, "token-classification", tags, train=short),
         recipe("talks", decoder, "dialogue", talks, train=short),
     )
-    for path, data, metric in zip(paths, (tags, talks), ("entity_f1", "loss"), strict=True):
+    new = (more_tags, more_talks)
+    for path, data, metric in zip(paths, new, ("entity_f1", "loss"), strict=True):
         command("train", str(path), "--no-report")
         arguments = ("refresh", path.stem, "--new-data", str(data), "--anyway", "--json")
         found = json.loads(command(*arguments).stdout)

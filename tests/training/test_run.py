@@ -21,6 +21,7 @@ from adapterhub.errors import (
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.training import train as train_module
 from adapterhub.training.interrupt import InterruptFlag
+from adapterhub.training.loop import Loop
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
 
@@ -105,6 +106,60 @@ def test_a_checkpoint_belongs_to_its_recipe(recipe, encoder, moods, monkeypatch,
         train(load_recipe(path, ["train.seed=9"]), output=tmp_path / "run", resume=True)
     with pytest.raises(TrainingError, match="Go on with --resume"):
         train(load_recipe(path), output=tmp_path / "run")
+
+
+def test_a_run_that_ended_early_ends_there_again_after_a_kill(
+    recipe, encoder, moods, monkeypatch, tmp_path
+):
+    # nothing is learned, so patience runs out; no checkpoint is due when it does
+    still = {"batch_size": 16, "steps": 40, "evaluate_every": 3, "checkpoint_every": 7}
+    path = recipe(
+        "mood",
+        encoder,
+        "text-classification",
+        moods,
+        optimizer={"name": "sgd", "learning_rate": 1e-12},
+        train={**still, "patience": 2},
+    )
+    whole = train(load_recipe(path), output=tmp_path / "whole")
+    assert whole.steps < 40
+    with monkeypatch.context() as patched:
+        patched.setattr(Loop, "_finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(load_recipe(path), output=tmp_path / "cut")
+    monkeypatch.setattr(Loop, "_step", lambda *_: pytest.fail("a step was made"))
+    resumed = train(load_recipe(path), output=tmp_path / "cut", resume=True)
+    assert (resumed.steps, resumed.digest) == (whole.steps, whole.digest)
+
+
+def test_a_finished_run_is_used_and_not_trained_again(
+    recipe, encoder, moods, monkeypatch, tmp_path
+):
+    path, run = recipe("mood", encoder, "text-classification", moods), tmp_path / "run"
+    whole = train(load_recipe(path), output=run, report=None)
+    # killed before the end was recorded: the artifact may be there and not be all
+    for name in ("finished.json", "artifact"):
+        with monkeypatch.context() as patched:
+            patched.setattr(train_module, "write_finished", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                train(load_recipe(path), output=tmp_path / name, report=None)
+        assert (tmp_path / name / "artifact").is_dir()
+    monkeypatch.setattr(Loop, "_step", lambda *_: pytest.fail("a step was made"))
+    (tmp_path / "artifact" / "artifact" / "manifest.json").unlink()
+    for folder in (run, tmp_path / "finished.json", tmp_path / "artifact"):
+        again = train(load_recipe(path), output=folder, resume=True, report=None)
+        assert read_artifact(again.artifact).digest == whole.digest
+        assert (again.digest, again.steps) == (whole.digest, whole.steps)
+        assert again.after == whole.after
+        assert again.curves()
+        assert not (folder / "checkpoint").exists()
+    with pytest.raises(TrainingError, match="a finished run of another recipe, or on other rows"):
+        train(load_recipe(path, ["train.seed=9"]), output=run, resume=True)
+    with pytest.raises(TrainingError, match="Store it with --resume"):
+        train(load_recipe(path), output=run)
+    (run / "finished.json").unlink()
+    with pytest.raises(TrainingError, match="already holds a finished run"):
+        train(load_recipe(path), output=run, resume=True)
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "fp4", "int8", "none"])

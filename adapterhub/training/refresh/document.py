@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import math
+from dataclasses import asdict, dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from adapterhub import strict_json as strict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 REFRESH_NAME = "refresh.json"
@@ -41,6 +44,8 @@ class RefreshDocument:
         added: files of this refresh and of those before it, the oldest first.
         replay: share of the old training rows that were learned again.
         findings: drift, metrics before and after; plain JSON.
+        request: digest of what was asked for, see ``request_digest``; empty where an older
+            version did not keep it.
     """
 
     parent: str
@@ -48,6 +53,25 @@ class RefreshDocument:
     added: tuple[AddedFile, ...]
     replay: float
     findings: Mapping[str, Any]
+    request: str = ""
+
+    def to_bytes(self) -> bytes:
+        """Return the file's content; a number that JSON can't hold is null."""
+        text = json.dumps(_finite(asdict(self)), indent=2, sort_keys=True, ensure_ascii=False)
+        return f"{text}\n".encode()
+
+
+def request_digest(parent: str, rows: str, replay: float, overrides: Sequence[str]) -> str:
+    """Return what tells one refresh from another: two that agree in it make the same child.
+
+    Args:
+        parent: digest of the adapter that is refreshed.
+        rows: fingerprint of the new rows.
+        replay: share of the old training rows.
+        overrides: ``key.path=value`` each, without those that only say where old rows are.
+    """
+    text = json.dumps([parent, rows, replay, sorted(overrides)])
+    return f"sha256:{sha256(text.encode()).hexdigest()}"
 
 
 def read_document(folder: Path) -> RefreshDocument | None:
@@ -59,9 +83,17 @@ def read_document(folder: Path) -> RefreshDocument | None:
     path = folder / REFRESH_NAME
     if not path.is_file():
         return None
-    stored = strict.parse_object(path.read_bytes(), REFRESH_NAME)
+    stored = {"request": "", **strict.parse_object(path.read_bytes(), REFRESH_NAME)}
     document: RefreshDocument = _DOCUMENT(stored, REFRESH_NAME)
     return document
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _added(value: Any, place: str) -> tuple[AddedFile, ...]:
@@ -88,5 +120,6 @@ _DOCUMENT = strict.record(
         "added": _added,
         "replay": strict.number,
         "findings": strict.mapping,
+        "request": strict.text,
     },
 )

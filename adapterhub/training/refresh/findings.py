@@ -16,7 +16,6 @@ from adapterhub.assessment.bootstrap import (
 from adapterhub.assessment.drift import LEAST_ROWS, Drift, label_drift, text_drift
 from adapterhub.assessment.paired import differences
 from adapterhub.assessment.row_statistics import scores_of
-from adapterhub.data.splits import limit
 from adapterhub.training.embed import embed_rows
 from adapterhub.training.evaluate import score_rows
 from adapterhub.training.refresh.rows import counts_of
@@ -108,7 +107,7 @@ def find_drift(
     """
     seed, old, new = recipe.data.split.seed, rows.old["train"], rows.new
     tests = []
-    few = [limit(each, EMBEDDED_ROWS, seed=seed) for each in (old, new)]
+    few = [rows.draw(each, EMBEDDED_ROWS) for each in (old, new)]
     embedded = [embed_rows(model, task, each.rows).numpy() for each in few]
     if min(map(len, embedded)) >= LEAST_ROWS:
         tests.append(text_drift(*embedded, seed=seed))

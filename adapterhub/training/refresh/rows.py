@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.data.fingerprint import fingerprint
 from adapterhub.data.source import Rows, joined
-from adapterhub.data.splits import limit, repeated, require_rows, split_rows
+from adapterhub.data.splits import limit, repeated, require_rows, split_rows, unlike
 from adapterhub.errors import DataError
 from adapterhub.tasks.bio import repair
 from adapterhub.tasks.labels import LabelIndex
@@ -38,6 +38,8 @@ class RefreshRows:
         new: all of the new rows.
         parts: ``train``, ``validation`` and ``test`` of the new rows.
         file: where they are.
+        earlier: number of refreshes before this one.
+        seed: of the recipe's splits.
     """
 
     old: Mapping[str, Rows]
@@ -45,11 +47,39 @@ class RefreshRows:
     new: Rows
     parts: Mapping[str, Rows]
     file: AddedFile
+    earlier: int
+    seed: int
+
+    def draw(self, rows: Rows, count: int) -> Rows:
+        """Return ``count`` of the rows, others in each refresh.
+
+        Rows that ``data.limit_train`` drew by the recipe's seed come first by that seed, before
+        all that a refresh added; drawn by it again they would be far too many.
+        """
+        return limit(rows, count, seed=self.seed + self.earlier)
 
     @property
     def judged_by(self) -> str:
         """The old split on which forgetting is measured."""
-        return "test" if "test" in self.old else "validation"
+        return "test" if "test" in self.root else "validation"
+
+    @property
+    def judged(self) -> Rows:
+        """The rows of that split, and those that earlier refreshes held out."""
+        rows = self.old[self.judged_by]
+        if self.judged_by == "test" or "test" not in self.old:
+            return rows
+        return joined(rows, self.old["test"])
+
+    @property
+    def learned_before(self) -> int:
+        """How many of the new rows, answers included, are old training rows."""
+        return len(self.new) - len(unlike(self.new, self.old["train"]))
+
+    @property
+    def held_out(self) -> Rows:
+        """The new rows on which the gain is measured; neither parent nor child learned them."""
+        return unlike(self.parts["test"], self.old["train"])
 
 
 def read_new(recipe: Recipe, path: Path, fields: Mapping[str, str] | None) -> Rows:
@@ -87,14 +117,15 @@ def find_old(
         DataError: naming the path that is needed, or the file that is another one now.
     """
     if recipe.data.hub is None:
-        for where in (recipe.data.train, recipe.data.validation, recipe.data.test):
+        for split in ("train", "validation", "test"):
+            where = getattr(recipe.data, split)
             if where is not None:
-                _require(where, name)
+                _require(where, name, f", or say where it is now with data.{split}=PATH")
     old = dict(prepare_data(recipe).splits)
     for split, rows in old.items():
         _check(rows, root.get(split), name)
     for file in added:
-        _require(file.path, name)
+        _require(file.path, name, "")
         rows = read_new(recipe, Path(file.path), file.fields)
         _check(rows, file.fingerprint, name)
         for split, part in split_new(rows, recipe).items():
@@ -134,12 +165,12 @@ def mix(rows: RefreshRows, recipe: Recipe, labels: Sequence[str], replay: float)
         labels: of the parent, in the order of its head's outputs.
         replay: share of the old training rows, in [0, 1].
     """
-    seed, parts = recipe.data.split.seed, rows.parts
+    parts = rows.parts
     again = round(replay * len(rows.old["train"]))
     train = parts["train"]
     if again:
-        train = joined(train, limit(rows.old["train"], again, seed=seed))
-    chosen = limit(rows.old["validation"], len(parts["validation"]), seed=seed)
+        train = joined(train, rows.draw(rows.old["train"], again))
+    chosen = rows.draw(rows.old["validation"], len(parts["validation"]))
     splits = {
         "train": train,
         "validation": joined(parts["validation"], chosen),
@@ -201,12 +232,13 @@ def _label_names(rows: Rows, recipe: Recipe, labels: Sequence[str]) -> Iterator[
         yield from repair(names) if tagged else names
 
 
-def _require(where: str, name: str) -> None:
+def _require(where: str, name: str, otherwise: str) -> None:
     if not Path(where).is_file():
         raise DataError(
             f"the rows that {name} was trained on are needed here, and are not there",
             place=where,
-            hint="Put the file back, or start in the folder from which this path leads to it",
+            hint="Put the file back, start in the folder from which this path leads to it"
+            f"{otherwise or ', or put a link there'}",
         )
 
 

@@ -1,0 +1,101 @@
+"""What ``refresh.json`` tells is read back as it was, and refused where it is malformed."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from adapterhub.assessment.bootstrap import Interval
+from adapterhub.assessment.drift import Drift, DriftTest
+from adapterhub.assessment.paired import Difference
+from adapterhub.errors import ArtifactError
+from adapterhub.training.refresh.document import (
+    AddedFile,
+    RefreshDocument,
+    read_document,
+    request_digest,
+)
+from adapterhub.training.refresh.findings import Loss, Outcome
+from adapterhub.training.refresh.told import read_findings, tell
+
+SPREAD = Interval(low=0.1, high=0.3, level=0.95)
+DRIFT = Drift((DriftTest("text", "maximum mean discrepancy", 0.7, 0.001, 500, 80),), 0.05)
+LOSS = Loss(
+    metric="accuracy",
+    greater_is_better=True,
+    recorded=None,
+    split="test",
+    old=0.9,
+    old_interval=SPREAD,
+    new=0.7,
+    new_interval=SPREAD,
+    change=Interval(low=-0.3, high=-0.1, level=0.95),
+)
+OUTCOME = Outcome(
+    "test",
+    (Difference("accuracy", 0.9, 0.89, SPREAD, 0.4, "permutation"),),
+    (Difference("loss", 0.7, 0.5, SPREAD, 0.01, "bootstrap"),),
+)
+DOCUMENT = RefreshDocument(
+    parent="sha256:a",
+    root={"train": "sha256:b"},
+    added=(AddedFile(path="new.jsonl", fingerprint="sha256:c", rows=80, fields={}),),
+    replay=0.25,
+    findings={**tell(DRIFT, LOSS), **OUTCOME.document()},
+    request="sha256:d",
+)
+
+
+def stored(folder, document):
+    (folder / "refresh.json").write_bytes(document.to_bytes())
+    return read_document(folder)
+
+
+def test_findings_are_read_back_as_they_were(tmp_path):
+    again = stored(tmp_path, DOCUMENT)
+    assert again == DOCUMENT
+    assert read_findings(again.findings) == (DRIFT, LOSS, OUTCOME)
+
+
+def test_a_number_that_json_cannot_hold_spoils_nothing(tmp_path):
+    endless = replace(OUTCOME.gain[0], metric="perplexity", second=math.inf)
+    outcome = replace(OUTCOME, gain=(endless,))
+    findings = {**tell(DRIFT, LOSS), **outcome.document()}
+    again = stored(tmp_path, replace(DOCUMENT, findings=findings))
+    read = read_findings(again.findings)[2].gain[0]
+    assert math.isnan(read.second)
+    assert read.first == endless.first
+
+
+def test_a_document_from_before_requests_were_kept_is_read(tmp_path):
+    content = json.loads(DOCUMENT.to_bytes())
+    del content["request"]
+    (tmp_path / "refresh.json").write_text(json.dumps(content))
+    assert read_document(tmp_path) == replace(DOCUMENT, request="")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("drift", {"level": 0.05, "tests": {}, "found": True}, "findings.drift.tests: must be a"),
+        ("split", 3, "findings.split: must be text"),
+        ("gain", {"accuracy": {}}, "findings.gain.accuracy.first: is missing"),
+    ],
+)
+def test_malformed_findings_are_named(key, value, said):
+    with pytest.raises(ArtifactError) as caught:
+        read_findings({**DOCUMENT.findings, key: value})
+    assert said in str(caught.value)
+
+
+def test_a_refresh_is_told_by_all_that_decides_the_child():
+    first = request_digest("a", "b", 0.25, ["train.epochs=2", "train.seed=1"])
+    assert request_digest("a", "b", 0.25, ["train.seed=1", "train.epochs=2"]) == first
+    others = [
+        request_digest("x", "b", 0.25, ["train.epochs=2", "train.seed=1"]),
+        request_digest("a", "x", 0.25, ["train.epochs=2", "train.seed=1"]),
+        request_digest("a", "b", 0.5, ["train.epochs=2", "train.seed=1"]),
+        request_digest("a", "b", 0.25, ["train.epochs=3", "train.seed=1"]),
+    ]
+    assert len({first, *others}) == 5
