@@ -21,7 +21,7 @@ from adapterhub.training.sweep.space import with_values
 from adapterhub.training.train import ARTIFACT_NAME, open_backbone, train
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.training.prepare import PreparedData
@@ -36,6 +36,8 @@ POINT_NAME = "point.json"
 LEAST_STEPS = 60
 #: Points where none are asked for, each with twice the rows of the one before.
 POINTS = 6
+#: The recipe's key that makes a point.
+_KEYS: Mapping[Cut, str] = {"label": "data.limit_per_label", "rows": "data.limit_train"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,10 @@ def learn_curve(
     """
     data = prepare_data(recipe)
     cut = cut or ("label" if _has_label(data) else "rows")
+    if limits is not None:
+        # a few-shot recipe has a limit of its own, which is not to bound the points asked for
+        recipe = with_values(recipe, {_KEYS[cut]: None})
+        data = prepare_data(recipe)
     planned = _limits(limits, data, cut)
     entry = entry_of(recipe.task.name)
     metric, greater = watched_metric(recipe.train, entry.default_metric)
@@ -195,8 +201,7 @@ def _limits(given: Sequence[int] | None, data: PreparedData, cut: Cut) -> list[i
 
 
 def _cut_recipe(recipe: Recipe, limit: int, cut: Cut, least_steps: int) -> Recipe:
-    key = "data.limit_per_label" if cut == "label" else "data.limit_train"
-    changed = with_values(recipe, {key: limit})
+    changed = with_values(recipe, {_KEYS[cut]: limit})
     section = changed.train
     if section.steps is not None or section.batch_tokens is not None:
         return changed
