@@ -24,6 +24,14 @@ class Killed(BaseException):
 
 
 @pytest.fixture
+def heeds_interrupts():
+    """Ctrl-C as in a terminal: a shell starts what runs in the background deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
 def steps(monkeypatch):
     """The number of every training step that is made, over all runs."""
     made = []
@@ -160,6 +168,7 @@ def test_ctrl_c_says_the_command_that_goes_on(command, mood, signs, steps, monke
     assert json.loads(command(*refresh).stdout)["done_before"]
 
 
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_ctrl_c_outside_of_training_says_it_too(command, mood, signs, monkeypatch):
     with monkeypatch.context() as patched:
 
