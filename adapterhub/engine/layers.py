@@ -111,8 +111,7 @@ class LoraSite(nn.Module):
         """Map ``[..., in]`` to ``[..., out]``."""
         y: Tensor = self.base(x)
         step = current_step()
-        tokens = x.numel() // x.shape[-1]
-        plan = step.plan(self.number, tokens) if step is not None else None
+        plan = None if step is None else step.plan(self.number, x.numel() // x.shape[-1])
         if plan is not None:
             y = y.contiguous()
             rows = y.view(-1, y.shape[-1])
