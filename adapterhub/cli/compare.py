@@ -93,7 +93,7 @@ def _show(found: Comparison) -> None:
         console.print(
             f"\nright: both {counts.both}, only {found.first} {counts.first_only}, "
             f"only {found.second} {counts.second_only}, neither {counts.neither}; "
-            f"exact McNemar test p = {counts.p_value:.4f}"
+            f"exact McNemar test p = {counts.p_value:.3g}"
         )
     if found.better is None:
         console.print(f"\nno difference in {found.metric} is shown; more rows may show one")
