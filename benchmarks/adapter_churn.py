@@ -30,15 +30,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from adapterhub.artifact import write_artifact
+from adapterhub.adapters.artifact import write_artifact
+from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
+from adapterhub.adapters.peft_format import config_document, peft_config
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.engine.settings import EngineSettings
-from adapterhub.loader import AdapterLoader
-from adapterhub.manifest import BackboneRef, Manifest, Metrics
-from adapterhub.peft_format import config_document, peft_config
+from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
 from adapterhub.specs import LoraSpec, QuantizationSpec
 

@@ -33,6 +33,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import Backbone
 from adapterhub.backbones.quantize import default_compute_dtype, quantize_linears, torch_dtype
 from adapterhub.engine.engine import Engine
@@ -41,7 +42,6 @@ from adapterhub.engine.settings import EngineSettings
 from adapterhub.kernels.choice import choose_kernel, has_triton
 from adapterhub.kernels.lora_rows import Part, ReferenceKernel, plan_of
 from adapterhub.specs import LoraSpec, QuantizationSpec
-from adapterhub.weights import AdapterWeights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

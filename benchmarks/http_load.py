@@ -46,18 +46,18 @@ import torch
 import uvicorn
 from http_streams import Found, Plan, requests_of
 
-from adapterhub.artifact import write_artifact
+from adapterhub.adapters.artifact import write_artifact
+from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
+from adapterhub.adapters.peft_format import config_document, peft_config
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.manifest import BackboneRef, Manifest, Metrics
-from adapterhub.peft_format import config_document, peft_config
 from adapterhub.registry import Registry
 from adapterhub.server.holding import load
 from adapterhub.server.serving import listener, open_server
 from adapterhub.server.settings import ServerSettings
 from adapterhub.specs import LoraSpec, QuantizationSpec
-from adapterhub.weights import AdapterWeights
 
 if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone

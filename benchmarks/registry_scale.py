@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub.manifest import BackboneRef, FileEntry, Manifest, Metrics
+from adapterhub.adapters.manifest import BackboneRef, FileEntry, Manifest, Metrics
 from adapterhub.registry import Registry, aliases, index
 from adapterhub.registry.intake import StagedArtifact
 from adapterhub.registry.query import Query

@@ -40,6 +40,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from vllm_side import VllmSide
 
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype, torch_dtype
 from adapterhub.backbones.sources import fetch_backbone
@@ -47,7 +48,6 @@ from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.engine.settings import EngineSettings
 from adapterhub.specs import LoraSpec, QuantizationSpec
-from adapterhub.weights import AdapterWeights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

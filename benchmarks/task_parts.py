@@ -11,11 +11,11 @@ from steady_time import StepClock, steady_of_log
 from trained_run import trained_facts
 from whole_model import train_whole
 
-from adapterhub.artifact import read_artifact
-from adapterhub.assessment.bootstrap import intervals
-from adapterhub.assessment.labelled import labelled
-from adapterhub.assessment.row_statistics import scores_of
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.engine.session import Session
+from adapterhub.evaluation.bootstrap import intervals
+from adapterhub.evaluation.example_statistics import scores_of
+from adapterhub.evaluation.labelled import labelled
 from adapterhub.training.evaluate import score_rows
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters

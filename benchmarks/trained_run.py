@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from plain_figures import rounded, thinned
 from steady_time import steady_of_log
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.errors import TrainingError
 from adapterhub.training.plot import points_of, read_log
 from adapterhub.training.prepare import prepare_data
-from adapterhub.training.report.write import SUMMARY_NAME
 from adapterhub.training.result import LOG_NAME
 from adapterhub.training.train import ARTIFACT_NAME
+from adapterhub.workflows.run_report.write import SUMMARY_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from adapterhub.backbones.sources import cached_backbone, locate
 from adapterhub.errors import BackboneError, FingerprintMismatch, near
 
 if TYPE_CHECKING:
-    from adapterhub.manifest import Manifest
+    from adapterhub.adapters.manifest import Manifest
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 #: Branches that move; naming one says no more than naming none.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from adapterhub.adapters.peft_format import CONFIG_NAME, resolve_target_modules
 from adapterhub.backbones.heads import stock_class
 from adapterhub.backbones.held import parameter_count
 from adapterhub.errors import ArtifactError, RecipeError
-from adapterhub.peft_format import CONFIG_NAME, resolve_target_modules
 from adapterhub.specs import PrefixSpec
 
 if TYPE_CHECKING:

@@ -13,6 +13,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
+from adapterhub.adapters.peft_format import config_document, peft_config, resolve_target_modules
+from adapterhub.adapters.tensor_checks import strict_report
 from adapterhub.backbones.fused_lora import fuse_lora_layers
 from adapterhub.backbones.heads import StockHead, head_name, stock_model
 from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
@@ -20,9 +22,7 @@ from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.skeleton import check_prefix_fits
 from adapterhub.backbones.vision import VisionHead, head_inputs
 from adapterhub.errors import RecipeError, StrictLoadError
-from adapterhub.peft_format import config_document, peft_config, resolve_target_modules
 from adapterhub.specs import PrefixSpec
-from adapterhub.tensor_check import strict_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -120,8 +120,8 @@ def promote(
 ) -> None:
     """Move an alias to a version if it passes the alias's rule."""
     hush_libraries()
-    from adapterhub.gate import promote as ask_gate
     from adapterhub.registry.registry import Registry
+    from adapterhub.workflows.promote import promote as ask_gate
 
     verdict = ask_gate(Registry(), ref, to, why=why, force=force, device=device)
     place = f"{verdict.version.name}@{to}"

@@ -99,7 +99,7 @@ def evaluate(
 ) -> None:
     """Score an adapter on a file, with the bare backbone beside it."""
     hush_libraries()
-    from adapterhub.scoring import rows_for, score_beside_base
+    from adapterhub.workflows.score import rows_for, score_beside_base
 
     session, loaded, version = _open(ref, force=force, device=device)
     rows = rows_for(loaded, data, fields=columns_of(fields), limit=limit)
@@ -117,8 +117,8 @@ def evaluate(
 
 
 def _open(ref: str, *, force: bool, device: str | None) -> tuple[Session, LoadedAdapter, Version]:
-    from adapterhub.opening import open_adapter
     from adapterhub.registry.registry import Registry
+    from adapterhub.workflows.open_adapter import open_adapter
 
     return open_adapter(Registry(), ref, force=force, device=device)
 

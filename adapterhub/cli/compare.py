@@ -12,7 +12,7 @@ from adapterhub.cli.console import hush_libraries, output, print_json, table
 from adapterhub.cli.options import Device, Fields, Json, Level, Limit, columns_of
 
 if TYPE_CHECKING:
-    from adapterhub.comparing import Comparison
+    from adapterhub.workflows.compare import Comparison
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -37,8 +37,8 @@ def compare(
 ) -> None:
     """Compare two adapters on the same rows, and say whether it could be chance."""
     hush_libraries()
-    from adapterhub.comparing import compare as run_comparison
     from adapterhub.registry.registry import Registry
+    from adapterhub.workflows.compare import compare as run_comparison
 
     found = run_comparison(
         Registry(),

@@ -12,9 +12,9 @@ from adapterhub.cli.console import hush_libraries, output, print_json, table
 from adapterhub.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from adapterhub.composing import Parent, Search
     from adapterhub.composition import Method
     from adapterhub.registry.version import Version
+    from adapterhub.workflows.compose import Parent, Search
 
 #: Method that searches for weights and then blends by another one.
 FEW_SHOT = "few-shot"
@@ -63,10 +63,10 @@ def compose(
 ) -> None:
     """Make one adapter of several and store it with its lineage."""
     hush_libraries()
-    from adapterhub.composing import index_of, open_parents, store_composition
     from adapterhub.composition import Method
     from adapterhub.refs import check_name, parse_weighted
     from adapterhub.registry.registry import Registry
+    from adapterhub.workflows.compose import index_of, open_parents, store_composition
 
     check_name(name)
     searched = method == FEW_SHOT
@@ -78,7 +78,7 @@ def compose(
     head = None if head_from is None else index_of(registry, parents, head_from)
     search = None
     if data is not None:
-        from adapterhub.blend_search import search_weights
+        from adapterhub.workflows.merge_search import search_weights
 
         with registry.staging() as workspace:
             parents, search = search_weights(

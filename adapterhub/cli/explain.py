@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.text import Text as RichText
 
     from adapterhub.engine.session import LoadedAdapter, Session
-    from adapterhub.explaining.explanation import Explanation
+    from adapterhub.evaluation.attribution.explanation import Explanation
 
-#: See ``adapterhub.explaining.attribution``, which is not loaded for ``--help``.
+#: See ``adapterhub.evaluation.attribution.captum_methods``, which is not loaded for ``--help``.
 Method: TypeAlias = Literal["gradients", "ablation"]
 #: Words that are listed with their numbers, and columns of the longest bar.
 _LISTED, _BAR = 20, 24
@@ -67,8 +67,8 @@ def explain(
     the adapter was trained on it, and computes in float32.
     """
     hush_libraries()
-    from adapterhub.opening import open_adapter
     from adapterhub.registry.registry import Registry
+    from adapterhub.workflows.open_adapter import open_adapter
 
     place = None if span is None else _span(span)
     row = row_of(text, 1) if rows else {"text": text}
@@ -97,8 +97,8 @@ def _explanations(
     steps: int,
     method: Method | None,
 ) -> Sequence[Explanation]:
-    from adapterhub.explaining.explain import explain as explain_row
-    from adapterhub.explaining.explain import explain_text
+    from adapterhub.evaluation.attribution.explain import explain as explain_row
+    from adapterhub.evaluation.attribution.explain import explain_text
 
     task: Any = loaded.task
     model = session.model(loaded.name)
@@ -136,8 +136,8 @@ def _span(text: str) -> tuple[int, int]:
 
 
 def _write_page(path: Path, ref: str, loaded: LoadedAdapter, found: Sequence[Explanation]) -> None:
-    from adapterhub.training.report.page import render_page
-    from adapterhub.training.report.why import explained_section
+    from adapterhub.workflows.run_report.page import render_page
+    from adapterhub.workflows.run_report.why import explained_section
 
     subtitle = f"{loaded.task.name}; {loaded.digest}"
     page = render_page(f"Why {ref} answers so", subtitle, [explained_section(e) for e in found])
@@ -147,8 +147,8 @@ def _write_page(path: Path, ref: str, loaded: LoadedAdapter, found: Sequence[Exp
 def _show(found: Explanation) -> None:
     from rich.text import Text as RichText
 
-    from adapterhub.explaining.explanation import LARGE_GAP
-    from adapterhub.training.report.why import honest, said
+    from adapterhub.evaluation.attribution.explanation import LARGE_GAP
+    from adapterhub.workflows.run_report.why import honest, said
 
     console = output()
     console.print(RichText(said(found), style="bold"))

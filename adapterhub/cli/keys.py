@@ -37,7 +37,7 @@ def create_key(
     as_json: Json = False,
 ) -> None:
     """Make a key and show it, once; only its hash is kept."""
-    from adapterhub.bearer import hash_of, id_of
+    from adapterhub.access.bearer import hash_of, id_of
     from adapterhub.registry import Registry
     from adapterhub.server.access import open_keys
     from adapterhub.server.access.caller import parse_role

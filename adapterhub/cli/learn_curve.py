@@ -14,7 +14,7 @@ from adapterhub.cli.run import open_reporter
 from adapterhub.errors import RecipeError
 
 if TYPE_CHECKING:
-    from adapterhub.training.learn_curve import LearnCurve
+    from adapterhub.training.learning_curve import LearnCurve
 
 PICTURE_NAME = "curve.svg"
 
@@ -44,9 +44,9 @@ def learn_curve(
 ) -> None:
     """Show how the metric grows with the number of labels; run it again to go on."""
     hush_libraries()
-    from adapterhub.training.learn_curve import learn_curve as run_curve
+    from adapterhub.training.learning_curve import learn_curve as run_curve
     from adapterhub.training.recipe_file import load_recipe
-    from adapterhub.training.report.figures import draw_learn_curve
+    from adapterhub.workflows.run_report.figures import draw_learn_curve
 
     if per_label and rows:
         raise RecipeError("--per-label and --rows exclude each other", place="--rows")

@@ -12,7 +12,7 @@ from adapterhub.cli.console import hush_libraries, output, print_json, table
 from adapterhub.cli.options import Device, Fields, Force, Json, Level, Limit, columns_of
 
 if TYPE_CHECKING:
-    from adapterhub.probing import Probed
+    from adapterhub.workflows.bias_audit import Probed
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -35,8 +35,8 @@ def probe(
 ) -> None:
     """Measure bias and harm of an adapter beside its backbone."""
     hush_libraries()
-    from adapterhub.probing import probe as run_probe
     from adapterhub.registry.registry import Registry
+    from adapterhub.workflows.bias_audit import probe as run_probe
 
     found = run_probe(
         Registry(),
@@ -56,7 +56,7 @@ def probe(
 
 
 def _show(probed: Probed) -> None:
-    from adapterhub.probes.wording import headings, notes, rows
+    from adapterhub.evaluation.bias_audit.wording import headings, notes, rows
 
     found = probed.found
     shown = table(*headings(found))

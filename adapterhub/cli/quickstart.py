@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.cli.console import log_console, megabytes, share, table
 from adapterhub.data.source import Rows
@@ -27,8 +27,8 @@ from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
 from adapterhub.registry.registry import Registry
 from adapterhub.training.progress import PlainReporter
 from adapterhub.training.recipe_file import parse_recipe
-from adapterhub.training.report.write import WITHOUT_PROBES
 from adapterhub.training.train import train
+from adapterhub.workflows.run_report.write import WITHOUT_PROBES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,8 +16,8 @@ from adapterhub.errors import TrainingInterrupted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from adapterhub.refreshing import Refreshed, RefreshOptions
-    from adapterhub.training.refresh.findings import Outcome
+    from adapterhub.workflows.refresh.findings import Outcome
+    from adapterhub.workflows.refresh.run import Refreshed, RefreshOptions
 
 
 #: As in ``RefreshOptions``, without importing what it needs.
@@ -57,9 +57,9 @@ def refresh(
 ) -> None:
     """Train a version further on new rows where they drifted; no alias is moved."""
     hush_libraries()
-    from adapterhub.refreshing import RefreshOptions
-    from adapterhub.refreshing import refresh as run_refresh
     from adapterhub.registry.registry import Registry
+    from adapterhub.workflows.refresh.run import RefreshOptions
+    from adapterhub.workflows.refresh.run import refresh as run_refresh
 
     options = RefreshOptions(
         fields=dict(map(field_pair, fields)) if fields else None,

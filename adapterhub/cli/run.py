@@ -56,8 +56,8 @@ def train(
     """Train an adapter from a recipe and store it in the registry."""
     hush_libraries()
     from adapterhub.training.recipe_file import load_recipe
-    from adapterhub.training.report.write import ReportOptions
     from adapterhub.training.train import train as run_training
+    from adapterhub.workflows.run_report.write import ReportOptions
 
     checked = load_recipe(recipe, overrides or [])
     console = log_console()

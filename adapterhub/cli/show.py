@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from adapterhub.manifest import Manifest
+    from adapterhub.adapters.manifest import Manifest
     from adapterhub.registry.rules import StoredEvaluation
     from adapterhub.registry.version import Version
 
@@ -34,7 +34,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """Show what is known of one adapter."""
-    from adapterhub.manifest import MANIFEST_NAME, Manifest
+    from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
     from adapterhub.registry.registry import Registry
 
     registry = Registry()

@@ -11,8 +11,8 @@ import typer
 from adapterhub.cli.console import hush_libraries, megabytes, output, print_json, table
 
 if TYPE_CHECKING:
-    from adapterhub.adopt import Wishes
     from adapterhub.hub.client.pushing import PushPlan
+    from adapterhub.hub.import_peft import Wishes
 
 Json = Annotated[bool, typer.Option("--json")]
 Address = Annotated[str, typer.Argument(help="hf://owner/repository")]
@@ -117,8 +117,8 @@ def adopt(
 ) -> None:
     """Register an adapter that peft saved in a folder."""
     hush_libraries()
-    from adapterhub.adopt import adopt as write_artifact_of
-    from adapterhub.manifest import MANIFEST_NAME, Manifest
+    from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
+    from adapterhub.hub.import_peft import adopt as write_artifact_of
     from adapterhub.refs import check_name
     from adapterhub.registry.registry import Registry
 
@@ -147,7 +147,7 @@ def _wishes(
 ) -> Wishes:
     from typing import get_args
 
-    from adapterhub.adopt import Wishes
+    from adapterhub.hub.import_peft import Wishes
     from adapterhub.specs import QuantizationScheme, QuantizationSpec
 
     if quantization not in get_args(QuantizationScheme):

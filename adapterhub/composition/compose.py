@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.adapters.tensor_checks import PROMPT_KEY
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.composition.heads import join_heads
 from adapterhub.composition.lora import compose_lora
 from adapterhub.errors import RecipeError
 from adapterhub.specs import LoraSpec, PrefixSpec
-from adapterhub.tensor_check import PROMPT_KEY
-from adapterhub.weights import AdapterWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

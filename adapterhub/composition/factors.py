@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.adapters.peft_format import ALL_LINEAR, LORA_KEY
 from adapterhub.errors import RecipeError
-from adapterhub.peft_format import ALL_LINEAR, LORA_KEY
 from adapterhub.specs import LoraSpec
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.weights import AdapterWeights
+    from adapterhub.adapters.weights import AdapterWeights
 
 
 @dataclass(frozen=True, slots=True, eq=False)

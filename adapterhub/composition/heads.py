@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.adapters.peft_format import LORA_KEY
+from adapterhub.adapters.tensor_checks import PROMPT_KEY
 from adapterhub.errors import RecipeError
-from adapterhub.peft_format import LORA_KEY
-from adapterhub.tensor_check import PROMPT_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
+    from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.composition.method import Method
-    from adapterhub.weights import AdapterWeights
 
 _HINT = "Take the head of one adapter: --head-from REF"
 

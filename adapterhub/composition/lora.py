@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.composition.method import Method
     from adapterhub.specs import LoraSpec
-    from adapterhub.weights import AdapterWeights
 
 #: The adapters that change one module, each with its weight.
 Share: TypeAlias = "tuple[Factors, float]"

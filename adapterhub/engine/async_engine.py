@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.artifact import Artifact
+    from adapterhub.adapters.artifact import Artifact
     from adapterhub.engine.engine import Engine
     from adapterhub.engine.passes import Pooling
     from adapterhub.engine.requests import PromptReader, Request

@@ -56,7 +56,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.artifact import Artifact
+    from adapterhub.adapters.artifact import Artifact
+    from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.host_tier import Prepared
     from adapterhub.engine.passes import Pooling
@@ -66,7 +67,6 @@ if TYPE_CHECKING:
     from adapterhub.engine.texts import Adapters, HeadName
     from adapterhub.kernels.lora_rows import LoraKernel
     from adapterhub.tasks.base import Task
-    from adapterhub.weights import AdapterWeights
 
 
 _LOG = logging.getLogger(__name__)

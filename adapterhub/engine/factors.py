@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.adapters.peft_format import EMBEDDING_PARTS, LINEAR_PARTS, LORA_KEY
 from adapterhub.engine.embedding_site import EmbeddingSite
 from adapterhub.engine.heads import head_tensors
 from adapterhub.engine.layers import dense_weight
 from adapterhub.engine.slots import LoraFactors
 from adapterhub.errors import EngineError, StrictLoadError
-from adapterhub.peft_format import EMBEDDING_PARTS, LINEAR_PARTS, LORA_KEY
 from adapterhub.specs import LoraSpec
 
 _MAGNITUDE = "lora_magnitude_vector"
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.engine.heads import Reader
     from adapterhub.engine.layers import LoraSite
     from adapterhub.engine.sites import Sites
-    from adapterhub.weights import AdapterWeights
 
 
 def lora_scale(spec: LoraSpec) -> float:

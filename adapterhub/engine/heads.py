@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.backbones.catalog import BackboneKind
     from adapterhub.tasks.base import Task
-    from adapterhub.weights import AdapterWeights
 
 # peft stores a head below "base_model.model" beside LoRA, and below "base_model" beside a prefix
 _HEAD_KEY = re.compile(

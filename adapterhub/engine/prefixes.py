@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from adapterhub.adapters.tensor_checks import PROMPT_KEY
 from adapterhub.errors import StrictLoadError
-from adapterhub.tensor_check import PROMPT_KEY
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.engine.heads import Reader
-    from adapterhub.weights import AdapterWeights
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.heads import stock_class
 from adapterhub.backbones.quantize import torch_dtype
@@ -18,12 +19,11 @@ from adapterhub.engine.session import task_of
 from adapterhub.engine.slots import LoraFactors
 from adapterhub.errors import EngineError
 from adapterhub.specs import PrefixSpec
-from adapterhub.weights import AdapterWeights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapterhub.artifact import Artifact
+    from adapterhub.adapters.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.host_tier import Prepared
     from adapterhub.engine.sites import Sites

@@ -36,10 +36,10 @@ from adapterhub.tasks.table import build_task
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from adapterhub.artifact import Artifact
+    from adapterhub.adapters.artifact import Artifact
+    from adapterhub.adapters.manifest import Manifest
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.manifest import Manifest
     from adapterhub.tasks.base import Task
 
 #: Tokens computed at once.

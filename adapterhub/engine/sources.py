@@ -12,14 +12,14 @@ from functools import partial
 from threading import Condition
 from typing import TYPE_CHECKING, Any, Protocol
 
-from adapterhub.background import background_pool
+from adapterhub.engine.background import background_pool
 from adapterhub.errors import AdapterHubError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
     from concurrent.futures import Future
 
-    from adapterhub.artifact import Artifact
+    from adapterhub.adapters.artifact import Artifact
     from adapterhub.engine.host_tier import HostTier, Prepared
 
 #: Most adapters that are on their way at once; the others wait in the order of their rows.

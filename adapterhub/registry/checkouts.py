@@ -8,7 +8,7 @@ import os
 import shutil
 from typing import TYPE_CHECKING, NamedTuple
 
-from adapterhub.manifest import MANIFEST_NAME, Manifest
+from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.registry.blobs import file_fault
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
+from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import ArtifactError
-from adapterhub.manifest import MANIFEST_NAME, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from adapterhub import strict_json as strict
+from adapterhub.adapters import strict_json as strict
 from adapterhub.errors import ArtifactError
 from adapterhub.refs import check_name, check_tag
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import IntegrityError, RegistryError
-from adapterhub.manifest import MANIFEST_NAME, Manifest
 from adapterhub.registry.archive_reading import MAX_BYTES, MAX_FILES
 from adapterhub.registry.export_document import (
     ARTIFACT_FOLDER,

@@ -7,8 +7,8 @@ import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, BinaryIO
 
+from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest, check_file_name
 from adapterhub.errors import ArtifactError, NotFoundError, RefError, SignatureError
-from adapterhub.manifest import MANIFEST_NAME, Manifest, check_file_name
 from adapterhub.refs import check_name
 from adapterhub.registry.archive_reading import MAX_BYTES, MAX_FILES, Entry, read_archive
 from adapterhub.registry.export_document import (

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from adapterhub.adapters.manifest import MANIFEST_NAME, FileEntry, Manifest, refuse_pickle
 from adapterhub.errors import ArtifactError
-from adapterhub.manifest import MANIFEST_NAME, FileEntry, Manifest, refuse_pickle
 from adapterhub.registry.blobs import read_chunks, write_durable
 from adapterhub.registry.faults import os_faults
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from adapterhub import strict_json as strict
+from adapterhub.adapters import strict_json as strict
 from adapterhub.errors import RegistryError
 from adapterhub.registry import index
 from adapterhub.registry.aliases import acting_user

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from adapterhub import strict_json as strict
+from adapterhub.adapters import strict_json as strict
 from adapterhub.errors import ArtifactError, SignatureError
 
 #: What the name of a signature ends with, beside an artifact's files.

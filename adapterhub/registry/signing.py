@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterhub import strict_json as strict
+from adapterhub.adapters import strict_json as strict
 from adapterhub.errors import ArtifactError, MissingExtraError, SignatureError
 from adapterhub.registry.signature_file import parse_signature
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import ArtifactError
-from adapterhub.manifest import MANIFEST_NAME, Manifest
 from adapterhub.registry import index, signatures
 from adapterhub.registry.blobs import file_fault
 from adapterhub.registry.checkouts import Fault

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.async_engine import AsyncEngine
     from adapterhub.engine.requests import PromptReader
     from adapterhub.engine.settings import EngineSettings
-    from adapterhub.loader import AdapterLoader
+    from adapterhub.hub.loader import AdapterLoader
     from adapterhub.registry import Registry
     from adapterhub.server.access import Access, Caller
     from adapterhub.server.metrics import Metrics

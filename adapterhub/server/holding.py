@@ -6,19 +6,19 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub.adopt import Wishes, adopt
-from adapterhub.artifact import map_artifact
+from adapterhub.adapters.artifact import map_artifact
+from adapterhub.adapters.manifest import MANIFEST_NAME
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.errors import EngineError, NotFoundError, RefError
 from adapterhub.hub.client.address import SCHEME, parse_address
 from adapterhub.hub.client.pulling import pull
+from adapterhub.hub.import_peft import Wishes, adopt
 from adapterhub.hub.server.refusal import Refusal
-from adapterhub.manifest import MANIFEST_NAME
 from adapterhub.registry.policy import require_unsigned_loads
 from adapterhub.server.models import Loaded
 
 if TYPE_CHECKING:
-    from adapterhub.artifact import Artifact
+    from adapterhub.adapters.artifact import Artifact
     from adapterhub.server.context import Server
 
 

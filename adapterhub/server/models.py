@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.loader import AdapterLoader
+    from adapterhub.hub.loader import AdapterLoader
     from adapterhub.registry import Registry
     from adapterhub.registry.version import Version
 

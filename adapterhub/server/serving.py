@@ -15,7 +15,7 @@ from adapterhub.backbones.backbone import choose_device, load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine
-from adapterhub.loader import AdapterLoader
+from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
 from adapterhub.server.access import open_access
 from adapterhub.server.app import create_app
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from types import FrameType
 
-    from adapterhub.artifact import Artifact
+    from adapterhub.adapters.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.server.access import Access
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.loader import AdapterLoader
+    from adapterhub.hub.loader import AdapterLoader
     from adapterhub.server.models import Model
     from adapterhub.tasks.base import Task
 

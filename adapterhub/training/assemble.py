@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from adapterhub.artifact import write_artifact
-from adapterhub.card import render_card
+from adapterhub.adapters.artifact import write_artifact
+from adapterhub.adapters.manifest import BackboneRef, DataSource, Manifest, Metrics
+from adapterhub.adapters.model_card import render_card
 from adapterhub.data.splits import fingerprint
 from adapterhub.errors import MissingExtraError
-from adapterhub.manifest import BackboneRef, DataSource, Manifest, Metrics
 from adapterhub.training.plot import PLOT_NAMES, draw, read_log
 
 if TYPE_CHECKING:

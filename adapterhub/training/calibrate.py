@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adapterhub.assessment.calibration import temperature_of
-from adapterhub.assessment.confidence import confidence_of
+from adapterhub.evaluation.calibration import temperature_of
+from adapterhub.evaluation.confidence import confidence_of
 
 if TYPE_CHECKING:
     from adapterhub.tasks.base import Task

@@ -35,9 +35,9 @@ from adapterhub.training.memory import keep_freed_memory
 from adapterhub.training.prepare import PreparedData, prepare_data
 from adapterhub.training.prior import prior_log_odds
 from adapterhub.training.progress import JsonLinesReporter, Reporter, Reporters
-from adapterhub.training.report.of_run import report_on
-from adapterhub.training.report.write import PLAIN_REPORT, REPORT_NAME, ReportOptions
 from adapterhub.training.result import LOG_NAME, TrainResult, result_of
+from adapterhub.workflows.run_report.of_run import report_on
+from adapterhub.workflows.run_report.write import PLAIN_REPORT, REPORT_NAME, ReportOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -5,10 +5,10 @@ import torch
 from tiny_configs import llama_config
 from transformers import LlamaForCausalLM
 
+from adapterhub.adapters.peft_format import config_document, peft_config, spec_of
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.composition.factors import factors_of
-from adapterhub.peft_format import config_document, peft_config, spec_of
 from adapterhub.specs import LoraSpec
-from adapterhub.weights import AdapterWeights
 
 NAMES = ("first", "second", "third")
 IDS = torch.tensor([[5, 9, 2, 33], [7, 7, 1, 60]])

@@ -21,12 +21,12 @@ from composition_helpers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapterhub.adapters.tensor_checks import check_tensors
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.composition import METHODS, Method, compose
 from adapterhub.composition.factors import factors_of
 from adapterhub.errors import RecipeError
 from adapterhub.specs import LoraSpec, PrefixSpec
-from adapterhub.tensor_check import check_tensors
-from adapterhub.weights import AdapterWeights
 
 CONCAT = Method("concat")
 HEAD = "base_model.model.score.weight"

@@ -7,12 +7,12 @@ import pytest
 import torch
 from toy_fixtures import copy_home, train_once, write_moods, write_recipe, write_talks
 
-from adapterhub import blend_search
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
+from adapterhub.adapters.manifest import Manifest
 from adapterhub.composition import Method, compose
-from adapterhub.manifest import Manifest
-from adapterhub.opening import open_adapter
 from adapterhub.registry import Registry
+from adapterhub.workflows import merge_search as blend_search
+from adapterhub.workflows.open_adapter import open_adapter
 
 PLAIN = {"quantization": "none", "compute_dtype": "float32"}
 ASKED = [{"text": "the song was great"}, {"text": "the meal was awful"}]

@@ -6,9 +6,9 @@ import peft
 import torch
 from transformers import AutoModelForCausalLM
 
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.specs import LoraSpec, PrefixSpec
-from adapterhub.weights import AdapterWeights
 
 #: Difference of logits in float32 within which an order is no promise.
 TIE = 1e-4

@@ -12,10 +12,10 @@ from transformers import (
     AutoTokenizer,
 )
 
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.specs import LoraSpec, PrefixSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
-from adapterhub.weights import AdapterWeights
 
 CLASSES = {
     "sequence": (AutoModelForSequenceClassification, "SEQ_CLS", "text-classification"),

@@ -9,7 +9,7 @@ from engine_helpers import asked, assert_greedy, greedy, make_peer, some_specs
 from tier_helpers import HandSource, put
 from transformers import AutoModelForCausalLM
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.host_tier import HostTier
@@ -23,7 +23,7 @@ from adapterhub.errors import (
     NotFoundError,
     RequestError,
 )
-from adapterhub.loader import AdapterLoader
+from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
 from adapterhub.specs import QuantizationSpec
 

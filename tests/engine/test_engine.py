@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.factors import lora_scale
@@ -15,7 +16,6 @@ from adapterhub.errors import EngineError, NotFoundError, RequestError, StrictLo
 from adapterhub.kernels.lora_rows import ReferenceKernel
 from adapterhub.kernels.lora_rows_cpu import CpuKernel
 from adapterhub.specs import QuantizationSpec
-from adapterhub.weights import AdapterWeights
 
 PLAIN = QuantizationSpec("none", "float32")
 SMALL = EngineSettings(max_rows=4, step_tokens=16, cache_positions=96, block_size=4, rank_rows=24)

@@ -7,7 +7,7 @@ from tiny_configs import WINDOW, family_configs
 from toy_fixtures import save_tokenizer
 from transformers import AutoModelForCausalLM
 
-from adapterhub.artifact import read_peft_folder
+from adapterhub.adapters.artifact import read_peft_folder
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.decoder import can_run
 from adapterhub.engine.engine import Engine, EngineSettings

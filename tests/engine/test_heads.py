@@ -4,6 +4,7 @@ import pytest
 import torch
 from pass_helpers import make_labeller
 
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.engine import Engine, EngineSettings
 from adapterhub.engine.heads import head_tensors, make_head
@@ -11,7 +12,6 @@ from adapterhub.errors import EngineError, StrictLoadError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
-from adapterhub.weights import AdapterWeights
 
 PLAIN = QuantizationSpec("none", "float32")
 CPU = torch.device("cpu")

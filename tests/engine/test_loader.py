@@ -6,8 +6,8 @@ import pytest
 import torch
 from tier_helpers import put
 
-from adapterhub import loader as loading
-from adapterhub.artifact import map_artifact, read_artifact
+from adapterhub.adapters.artifact import map_artifact, read_artifact
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.errors import (
     ArtifactError,
     IntegrityError,
@@ -16,10 +16,10 @@ from adapterhub.errors import (
     SignatureError,
     TransferError,
 )
-from adapterhub.loader import AdapterLoader
+from adapterhub.hub import loader as loading
+from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
 from adapterhub.specs import LoraSpec
-from adapterhub.weights import AdapterWeights
 
 KEY = "base_model.model.model.layers.0.q_proj"
 
@@ -85,7 +85,7 @@ def test_a_file_that_is_cut_short_is_refused(registry, tmp_path, cut):
     path = tmp_path / "x.safetensors"
     folder = registry.materialize(registry.resolve("topic@1"))
     path.write_bytes((folder / "adapter_model.safetensors").read_bytes()[:cut])
-    from adapterhub.mapped_tensors import map_tensors
+    from adapterhub.adapters.mapped_tensors import map_tensors
 
     with pytest.raises(ArtifactError, match="safetensors"):
         map_tensors(path)

@@ -14,7 +14,8 @@ from tiny_configs import WINDOW, family_configs
 from toy_fixtures import GLAD, SAD, THINGS, save_tokenizer
 from transformers import AutoModelForCausalLM
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine, EngineSettings
@@ -23,7 +24,6 @@ from adapterhub.errors import DataError, EngineError, NotFoundError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
-from adapterhub.weights import AdapterWeights
 
 PLAIN = QuantizationSpec("none", "float32")
 TOLERANCE = 1e-4

@@ -10,6 +10,7 @@ from pass_helpers import randomize
 from transformers import AutoModelForImageClassification
 from vision_backbones import FAMILIES, save_vision, shape_picture
 
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.data.pictures import Picture
 from adapterhub.engine.engine import Engine, EngineSettings
@@ -17,7 +18,6 @@ from adapterhub.errors import DataError, EngineError, RequestError, StrictLoadEr
 from adapterhub.specs import LoraSpec, QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
-from adapterhub.weights import AdapterWeights
 
 PLAIN = QuantizationSpec("none", "float32")
 TOLERANCE = 1e-4

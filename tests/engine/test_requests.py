@@ -8,6 +8,7 @@ import pytest
 import torch
 from engine_helpers import asked, make_peer, some_specs
 
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine
@@ -15,7 +16,6 @@ from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.engine.settings import EngineSettings
 from adapterhub.errors import EngineError, NotFoundError, RequestError
 from adapterhub.specs import QuantizationSpec
-from adapterhub.weights import AdapterWeights
 
 SIZES = EngineSettings(max_rows=6, step_tokens=32, cache_positions=256, block_size=4, rank_rows=32)
 PROMPT = "the film was good"

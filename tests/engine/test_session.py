@@ -6,7 +6,8 @@ import pytest
 import torch
 from toy_fixtures import write_moods, write_recipe, write_talks
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.engine.session import Session
 from adapterhub.errors import (
@@ -19,7 +20,6 @@ from adapterhub.errors import (
 from adapterhub.specs import QuantizationSpec
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
-from adapterhub.weights import AdapterWeights
 
 ASKED = [{"text": "the song was great"}, {"text": "the meal was awful"}]
 TALK = [[{"role": "user", "content": "the film was awful"}]]

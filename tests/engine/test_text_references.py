@@ -8,14 +8,14 @@ from engine_helpers import asked
 from pass_helpers import make_labellers
 from tier_helpers import HandSource, put
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.host_tier import prepared_bytes
 from adapterhub.engine.settings import EngineSettings
 from adapterhub.errors import ArtifactError, EngineError, NotFoundError
-from adapterhub.loader import AdapterLoader
+from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
 from adapterhub.specs import QuantizationSpec
 

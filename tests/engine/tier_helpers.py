@@ -5,7 +5,9 @@ from types import SimpleNamespace
 
 import torch
 
-from adapterhub.artifact import write_artifact
+from adapterhub.adapters.artifact import write_artifact
+from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
+from adapterhub.adapters.peft_format import config_document, peft_config
 from adapterhub.engine.blocks import Blocks
 from adapterhub.engine.host_tier import HostTier, prepared_bytes
 from adapterhub.engine.residency import Residency
@@ -13,8 +15,6 @@ from adapterhub.engine.scheduler import Scheduler
 from adapterhub.engine.sequences import Sequence
 from adapterhub.engine.slots import AdapterSlots, LoraFactors
 from adapterhub.engine.sources import News
-from adapterhub.manifest import BackboneRef, Manifest, Metrics
-from adapterhub.peft_format import config_document, peft_config
 from adapterhub.specs import QuantizationSpec
 
 TASK_TYPES = {

@@ -105,8 +105,8 @@ def test_a_rule_that_can_not_be_kept_is_refused(command, words, said):
 
 
 def test_an_evaluation_is_kept_and_the_holder_is_not_evaluated_again(two, moods, monkeypatch):
-    from adapterhub import gate
     from adapterhub.registry import Registry
+    from adapterhub.workflows import promote as gate
 
     scored = []
     whole = gate.score
@@ -125,7 +125,7 @@ def test_an_evaluation_is_kept_and_the_holder_is_not_evaluated_again(two, moods,
 def test_an_adapter_that_changes_nothing_does_not_pass(command, recipe, decoder, talks, tmp_path):
     import torch
 
-    from adapterhub.artifact import read_artifact, write_artifact
+    from adapterhub.adapters.artifact import read_artifact, write_artifact
     from adapterhub.registry import Registry
 
     path = recipe("talk", decoder, "dialogue", talks)
@@ -149,7 +149,7 @@ def test_an_adapter_that_changes_nothing_does_not_pass(command, recipe, decoder,
 
 @pytest.mark.parametrize(("found", "passes"), [(0.94, True), (0.9399, False)])
 def test_as_much_worse_as_allowed_is_allowed(two, moods, monkeypatch, found, passes):
-    from adapterhub import gate
+    from adapterhub.workflows import promote as gate
 
     # 0.95 - 0.94 > 0.01 in floating point
     measured = {"mood@1": 0.95, "mood@2": found}

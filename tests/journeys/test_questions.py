@@ -9,7 +9,7 @@ from peft import PeftModel
 from toy_fixtures import GLAD, SAD, THINGS
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 from refresh_fixtures import write
 from toy_fixtures import GLAD, SAD, THINGS
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.registry.registry import Registry
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from adapterhub import refreshing
 from adapterhub.registry.registry import Registry
 from adapterhub.training import train as training
 from adapterhub.training.loop import Loop
 from adapterhub.training.progress import PlainReporter
+from adapterhub.workflows.refresh import run as refreshing
 
 SHORT = ("train.epochs=2", "--replay", "0.5")
 

@@ -10,8 +10,8 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+from adapterhub.adapters.manifest import BackboneRef, FileEntry, Manifest, Metrics
 from adapterhub.errors import NotFoundError
-from adapterhub.manifest import BackboneRef, FileEntry, Manifest, Metrics
 from adapterhub.registry import Registry
 from adapterhub.registry.exporting import export_version
 from adapterhub.registry.importing import import_version

@@ -21,7 +21,7 @@ from archive_helpers import (
 from registry_helpers import WEIGHTS
 from signing_helpers import changed, snapshot
 
-import adapterhub.artifact
+import adapterhub.adapters.artifact
 from adapterhub.errors import ArtifactError, NotFoundError, RefError, RegistryError, SignatureError
 from adapterhub.registry import archive_reading, exporting, importing
 from adapterhub.registry.exporting import export_version
@@ -31,7 +31,7 @@ __all__ = ["ada", "exported", "other", "version"]
 
 
 def test_the_bound_is_that_of_reading_an_artifact():
-    assert archive_reading.MAX_BYTES == adapterhub.artifact.MAX_BYTES
+    assert archive_reading.MAX_BYTES == adapterhub.adapters.artifact.MAX_BYTES
 
 
 KEY_NAME = "signatures/0123456789abcdef.sig"

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from adapterhub.adapters.manifest import Metrics
 from adapterhub.errors import ArtifactError
-from adapterhub.manifest import Metrics
 from adapterhub.registry.diff import compare
 
 

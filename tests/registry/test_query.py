@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from adapterhub.manifest import BackboneRef, Metrics
+from adapterhub.adapters.manifest import BackboneRef, Metrics
 from adapterhub.registry import query as query_module
 from adapterhub.registry.query import Query
 from adapterhub.specs import PrefixSpec

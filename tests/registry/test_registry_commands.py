@@ -6,7 +6,7 @@ import pytest
 from registry_helpers import make_artifact
 from toy_fixtures import command
 
-from adapterhub.manifest import Metrics
+from adapterhub.adapters.manifest import Metrics
 from adapterhub.registry import Registry
 
 __all__ = ["command"]

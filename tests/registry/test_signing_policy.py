@@ -22,11 +22,11 @@ from adapterhub.errors import (
     RegistryError,
     SignatureError,
 )
-from adapterhub.gate import promote
-from adapterhub.opening import open_adapter
 from adapterhub.registry import Registry
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.registry.signing import sign
+from adapterhub.workflows.open_adapter import open_adapter
+from adapterhub.workflows.promote import promote
 
 __all__ = ["ada", "command", "eve", "plain_environment", "signature", "version"]
 

@@ -9,14 +9,14 @@ import httpx
 import torch
 from openai import OpenAI
 
-from adapterhub.artifact import write_artifact
+from adapterhub.adapters.artifact import write_artifact
+from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
+from adapterhub.adapters.peft_format import config_document, peft_config
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.manifest import BackboneRef, Manifest, Metrics
-from adapterhub.peft_format import config_document, peft_config
 from adapterhub.server.serving import listener, open_server
 from adapterhub.server.settings import ServerSettings
 from adapterhub.specs import LoraSpec, QuantizationSpec
-from adapterhub.weights import AdapterWeights
 
 UNQUANTIZED = QuantizationSpec("none", "float32")
 SMALL = {

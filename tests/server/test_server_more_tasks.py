@@ -3,7 +3,7 @@
 import pytest
 from http_server_helpers import UNQUANTIZED, random_lora, running_server, store, store_adapters
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.session import Session
 from adapterhub.registry import Registry

@@ -9,13 +9,13 @@ from http_server_helpers import UNQUANTIZED, running_server, store
 from PIL import Image
 from vision_backbones import save_vision, shape_picture
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
+from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.data.pictures import Picture
 from adapterhub.engine.session import Session
 from adapterhub.registry import Registry
 from adapterhub.specs import LoraSpec
-from adapterhub.weights import AdapterWeights
 
 TASK = "image-classification"
 WIDTH = 32

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from toy_fixtures import GLAD, SAD
 
-from adapterhub.artifact import read_artifact
-from adapterhub.assessment.calibration import tempered
+from adapterhub.adapters.artifact import read_artifact
+from adapterhub.adapters.model_card import render_card
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.card import render_card
 from adapterhub.engine.session import Session, task_of
 from adapterhub.errors import RecipeError
+from adapterhub.evaluation.calibration import tempered
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
 

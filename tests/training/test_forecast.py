@@ -3,7 +3,7 @@
 import pytest
 
 from adapterhub.tasks.table import entry_of
-from adapterhub.training.learn_curve import Point, forecast
+from adapterhub.training.learning_curve import Point, forecast
 
 SIZES = (100, 200, 400, 800, 1600)
 

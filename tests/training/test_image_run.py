@@ -8,14 +8,14 @@ import pytest
 import torch
 from vision_backbones import save_shapes, save_vision, shape_picture
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.data.pictures import Picture, read_picture
 from adapterhub.engine.session import Session
 from adapterhub.errors import FingerprintMismatch, RecipeError
-from adapterhub.scoring import rows_for, score
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
+from adapterhub.workflows.score import rows_for, score
 
 SECTIONS = {
     "train": {"batch_size": 8, "steps": 36, "evaluate_every": 18},

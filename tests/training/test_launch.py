@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
 

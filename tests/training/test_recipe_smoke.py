@@ -11,12 +11,12 @@ import torch
 from toy_fixtures import GLAD, SAD, THINGS
 from vision_backbones import save_vision, shape_picture
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.session import Session
-from adapterhub.scoring import rows_for, score, score_beside_base
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
+from adapterhub.workflows.score import rows_for, score, score_beside_base
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 FAST = [

@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from adapterhub.assessment.bootstrap import Interval
-from adapterhub.assessment.drift import Drift, DriftTest
-from adapterhub.assessment.paired import Difference
 from adapterhub.errors import ArtifactError
-from adapterhub.training.refresh.document import (
+from adapterhub.evaluation.bootstrap import Interval
+from adapterhub.evaluation.drift import Drift, DriftTest
+from adapterhub.evaluation.paired_tests import Difference
+from adapterhub.workflows.refresh.document import (
     AddedFile,
     RefreshDocument,
     read_document,
     request_digest,
 )
-from adapterhub.training.refresh.findings import Loss, Outcome
-from adapterhub.training.refresh.told import read_findings, tell
+from adapterhub.workflows.refresh.findings import Loss, Outcome
+from adapterhub.workflows.refresh.serialization import read_findings, tell
 
 SPREAD = Interval(low=0.1, high=0.3, level=0.95)
 DRIFT = Drift((DriftTest("text", "maximum mean discrepancy", 0.7, 0.001, 500, 80),), 0.05)

@@ -5,9 +5,9 @@ import pytest
 from adapterhub.cli import refresh as command
 from adapterhub.data.source import joined, numbered
 from adapterhub.data.splits import limit
-from adapterhub.refreshing import LEVEL, REPLAY
-from adapterhub.training.refresh.document import AddedFile
-from adapterhub.training.refresh.rows import RefreshRows
+from adapterhub.workflows.refresh.document import AddedFile
+from adapterhub.workflows.refresh.examples import RefreshRows
+from adapterhub.workflows.refresh.run import LEVEL, REPLAY
 
 SEED = 13
 FILE = AddedFile(path="new.jsonl", fingerprint="sha256:c", rows=1, fields={})

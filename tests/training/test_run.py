@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.errors import (
     DataError,

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from adapterhub.explaining.examples import Bounds
-from adapterhub.explaining.explanation import LARGE_GAP
+from adapterhub.evaluation.attribution.examples import Bounds
+from adapterhub.evaluation.attribution.explanation import LARGE_GAP
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.evaluate import Scored
 from adapterhub.training.recipe_file import load_recipe
-from adapterhub.training.report import inherited, of_run, write
-from adapterhub.training.report.blocks import Section, Table, Text
-from adapterhub.training.report.cost import Cost, cost_section
-from adapterhub.training.report.figures import draw_confusion
-from adapterhub.training.report.page import render_page
-from adapterhub.training.report.write import ReportOptions
 from adapterhub.training.train import train
+from adapterhub.workflows.run_report import inherited, of_run, write
+from adapterhub.workflows.run_report.blocks import Section, Table, Text
+from adapterhub.workflows.run_report.cost import Cost, cost_section
+from adapterhub.workflows.run_report.figures import draw_confusion
+from adapterhub.workflows.run_report.page import render_page
+from adapterhub.workflows.run_report.write import ReportOptions
 
 NO_COST = Cost(
     seconds=1.0,

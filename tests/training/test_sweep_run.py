@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from adapterhub.artifact import read_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.errors import (
     DataError,
     MissingExtraError,

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterhub import strict_json as strict
-from adapterhub.adopt import MAX_CARD, Wishes, adopt, match_config
-from adapterhub.artifact import CARD_NAME, MAX_BYTES, WEIGHTS_NAME, digest_of
+from adapterhub.adapters import strict_json as strict
+from adapterhub.adapters.artifact import CARD_NAME, MAX_BYTES, WEIGHTS_NAME, digest_of
+from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest, refuse_pickle
+from adapterhub.adapters.peft_format import CONFIG_NAME, spec_of, with_explicit_targets
 from adapterhub.backbones.matching import check_manifest_backbone
 from adapterhub.errors import ArtifactError, FingerprintMismatch, NotFoundError, RefError
 from adapterhub.hub.client.remote import Remote, read_remote
 from adapterhub.hub.client.session import hub_api
-from adapterhub.manifest import MANIFEST_NAME, Manifest, refuse_pickle
-from adapterhub.peft_format import CONFIG_NAME, spec_of, with_explicit_targets
+from adapterhub.hub.import_peft import MAX_CARD, Wishes, adopt, match_config
 from adapterhub.refs import AdapterRef, check_name
 from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.signature_file import MAX_SIGNATURE, is_signature_name

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import AdapterHubError, RefError, TransferError
 from adapterhub.hub.client.faults import hub_faults
 from adapterhub.hub.client.remote import Remote, read_remote
 from adapterhub.hub.client.session import hub_api
-from adapterhub.manifest import MANIFEST_NAME, Manifest
 from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.signature_file import is_signature_name, signature_name
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import AdapterHubError, NotFoundError, SignatureError
 from adapterhub.hub.server import queries
 from adapterhub.hub.server.card import CARD_NAME, MAX_CARD, Card, parse_card
 from adapterhub.hub.server.changes import is_whole
 from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision, now
 from adapterhub.hub.server.refusal import Refusal
-from adapterhub.manifest import MANIFEST_NAME, Manifest
 from adapterhub.registry.database import Database
 from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.signature_file import (

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adapterhub.adapters.manifest import MANIFEST_NAME
 from adapterhub.errors import ArtifactError
 from adapterhub.hub.server.contents import check_path
 from adapterhub.hub.server.records import Add, Delete, TreeFile
 from adapterhub.hub.server.refusal import Refusal
-from adapterhub.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from adapterhub.adapters.manifest import Manifest
     from adapterhub.hub.server.settings import HubSettings
-    from adapterhub.manifest import Manifest
 
 
 def apply(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adapterhub.adapters.manifest import refuse_pickle
 from adapterhub.hub.server.refusal import Refusal
-from adapterhub.manifest import refuse_pickle
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 
-from adapterhub.bearer import bearer_of
+from adapterhub.access.bearer import bearer_of
 from adapterhub.hub.server.refusal import Refusal, no_repository
 from adapterhub.hub.server.tokens import Caller
 

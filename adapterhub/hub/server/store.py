@@ -7,6 +7,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+from adapterhub.adapters.manifest import MANIFEST_NAME
 from adapterhub.errors import RefError
 from adapterhub.hub.server import queries
 from adapterhub.hub.server.blobstore import BlobStore, Staged, git_name
@@ -18,7 +19,6 @@ from adapterhub.hub.server.refusal import Refusal, no_entry, no_repository, no_r
 from adapterhub.hub.server.schema import HUB_SCHEMA
 from adapterhub.hub.server.search import find
 from adapterhub.hub.server.settings import HubSettings
-from adapterhub.manifest import MANIFEST_NAME
 from adapterhub.refs import check_name
 from adapterhub.registry import Registry
 from adapterhub.registry.blobs import Blobs

@@ -6,7 +6,7 @@ import hmac
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from adapterhub.bearer import hash_of, id_of, new_secret, remove
+from adapterhub.access.bearer import hash_of, id_of, new_secret, remove
 from adapterhub.errors import RefError, RegistryError
 from adapterhub.hub.server.records import now
 from adapterhub.hub.server.schema import HUB_SCHEMA

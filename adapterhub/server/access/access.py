@@ -6,7 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-from adapterhub.bearer import bearer_of, hash_of
+from adapterhub.access.bearer import bearer_of, hash_of
 from adapterhub.errors import Forbidden, QueueFull, Unauthorized
 from adapterhub.server.access.caller import Caller
 from adapterhub.server.access.fairness import FairQueue, Ticket

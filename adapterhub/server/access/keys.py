@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from adapterhub.bearer import hash_of, id_of, new_secret, remove
+from adapterhub.access.bearer import hash_of, id_of, new_secret, remove
 from adapterhub.errors import SettingsError
 from adapterhub.refs import check_name
 from adapterhub.registry.database import Database

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from adapterhub.bearer import hash_of
+from adapterhub.access.bearer import hash_of
 from adapterhub.errors import SettingsError
 from adapterhub.server.access.access import Access
 from adapterhub.server.access.fairness import FairQueue

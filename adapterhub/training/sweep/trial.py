@@ -10,11 +10,11 @@ from filelock import FileLock, Timeout
 
 from adapterhub.errors import NonFiniteLossError, RecipeError
 from adapterhub.training.checkpoint import drop_checkpoint
-from adapterhub.training.report.write import WITHOUT_PROBES
 from adapterhub.training.sweep.needs import import_optuna
 from adapterhub.training.sweep.space import with_values
 from adapterhub.training.sweep.study import build_sampler, distributions, recipe_values
 from adapterhub.training.train import ARTIFACT_NAME, train
+from adapterhub.workflows.run_report.write import WITHOUT_PROBES
 
 if TYPE_CHECKING:
     from pathlib import Path

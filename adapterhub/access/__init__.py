@@ -1,0 +1,1 @@
+"""API keys and tokens, shared by the server and the Hub endpoint."""

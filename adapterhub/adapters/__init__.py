@@ -1,0 +1,1 @@
+"""Adapter weights, artifacts and manifests, and their conversion from and to peft."""

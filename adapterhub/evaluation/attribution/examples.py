@@ -1,0 +1,196 @@
+"""Explain a few answers of an evaluation, within bounds of time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from adapterhub.data.packing import pack
+from adapterhub.errors import DataError
+from adapterhub.evaluation.attribution.captum_methods import evaluating, method_for
+from adapterhub.evaluation.attribution.choosing import choose, foretold, judge
+from adapterhub.evaluation.attribution.explain import explain, explain_text
+from adapterhub.evaluation.attribution.explanation import LARGE_GAP
+from adapterhub.evaluation.attribution.reading import (
+    instructed_dialogue,
+    read_conversation,
+    read_row,
+)
+from adapterhub.tasks.instructed import Instructed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.data.packing import Example
+    from adapterhub.evaluation.attribution.choosing import Judged
+    from adapterhub.evaluation.attribution.explanation import Explanation
+    from adapterhub.evaluation.attribution.reading import Reading
+    from adapterhub.tasks.base import GeneratingTask, Row, Task
+    from adapterhub.tasks.chat_template import Message
+    from adapterhub.tasks.dialogue import Dialogue
+
+#: Most answers that are explained; see ``choose``.
+_ANSWERS = 3
+#: A step is a pass forward and one back, which takes about as long as two forward.
+_PASSES = 3
+#: Characters of an answer in text that are explained.
+_BEGINNING = 160
+#: Tokens by which the time of a pass is measured.
+_TIMED_TOKENS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What explaining a few answers may take.
+
+    Args:
+        steps: points of the path of each; see ``attribute``.
+        tokens: longest row.
+        seconds: for all answers; on a slow backbone shorter rows are taken, or none.
+    """
+
+    steps: int = 20
+    tokens: int = 128
+    seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedExample:
+    """An answer with its explanation.
+
+    Args:
+        why: it was chosen.
+        expected: the right answer.
+        found: the explanation of what was said.
+    """
+
+    why: str
+    expected: str
+    found: Explanation
+
+
+#: What the report of a run takes.
+PLAIN_BOUNDS = Bounds()
+
+
+def explain_examples(
+    model: TaskModel,
+    task: Task,
+    rows: Sequence[Row],
+    decoded: Sequence[Any],
+    bounds: Bounds = PLAIN_BOUNDS,
+) -> list[ExplainedExample]:
+    """Explain a few answers of each kind that ``choose``, or ``foretold``, knows.
+
+    Args:
+        model: that gave them, with its adapter active.
+        task: that it was trained for.
+        rows: with their answers, or the windows of rows.
+        decoded: raw prediction of each, as ``Task.decode`` gives it.
+        bounds: of time.
+
+    Returns:
+        None of them for a task whose answers can't be explained so, or where no row is short.
+
+    Raises:
+        MissingExtraError: when Captum isn't installed.
+    """
+
+    if not rows:
+        return []
+    if instructed_dialogue(task) is not None:
+        return list(_texts(model, cast("GeneratingTask", task), rows, decoded, bounds))
+    answers = judge(task, rows, decoded)
+    if not answers:
+        return []
+    clock = _Affordable(model, bounds)
+
+    def fits(each: Judged) -> bool:
+        try:
+            reading = read_row(task, rows[each.place])
+        except DataError:
+            return False
+        return clock.fits(reading)
+
+    return [
+        ExplainedExample(
+            why, each.expected, _explained(model, task, rows[each.place], each, bounds)
+        )
+        for why, each in choose(answers, fits).items()
+    ]
+
+
+def _explained(model: TaskModel, task: Task, row: Row, said: Judged, bounds: Bounds) -> Explanation:
+    """Explain an answer with half of the steps, and with all where that leaves a gap."""
+    for steps in (bounds.steps // 2, bounds.steps):
+        (found, *_) = explain(model, task, row, label=said.label, span=said.span, steps=steps)
+        if found.gap_share <= LARGE_GAP:
+            break
+    return found
+
+
+def _texts(
+    model: TaskModel,
+    task: GeneratingTask,
+    rows: Sequence[Row],
+    decoded: Sequence[Any],
+    bounds: Bounds,
+) -> Iterator[ExplainedExample]:
+    """Yield the beginnings of a row's own answers that were foretold best and worst."""
+    dialogue = instructed_dialogue(task)
+    clock = _Affordable(model, bounds)
+    for why, places in foretold(decoded).items():
+        for place in places:
+            messages, answer = _exchange(task, rows[place], place + 1)
+            try:
+                reading = read_conversation(dialogue, messages, answer) if dialogue else None
+            except DataError:
+                continue
+            if reading is not None and reading.words and clock.fits(reading):
+                found = explain_text(model, task, messages, answer, steps=bounds.steps)
+                yield ExplainedExample(why, found.answer, found)
+                break
+
+
+def _exchange(task: GeneratingTask, row: Row, number: int) -> tuple[list[Message], str]:
+    """Return what a row asks, and the beginning of its own answer."""
+    if isinstance(task, Instructed):
+        answer = task.wording.references(row, number)[0]
+        messages = task.question(row, number)
+    else:
+        messages, answer = cast("Dialogue", task).question_and_reference(row, number)
+    if len(answer) > _BEGINNING:
+        answer = answer[:_BEGINNING].rpartition(" ")[0] or answer[:_BEGINNING]
+    return messages, answer
+
+
+class _Affordable:
+    """Tells whether a row can be explained so that all answers keep to their time."""
+
+    def __init__(self, model: TaskModel, bounds: Bounds) -> None:
+        self._model = model
+        self._bounds = bounds
+        self._ablates = method_for(model) == "ablation"
+        #: seconds of a pass, a token; measured by the first row
+        self._each = 0.0
+
+    def fits(self, reading: Reading) -> bool:
+        tokens = len(reading.example)
+        if tokens > self._bounds.tokens:
+            return False
+        self._each = self._each or self._measured(reading.example)
+        # a row is read whole and without each of its words, or forward and back at each step
+        passes = len(reading.words) + 1 if self._ablates else self._bounds.steps * _PASSES
+        return passes * tokens * self._each <= self._bounds.seconds / _ANSWERS
+
+    def _measured(self, example: Example) -> float:
+        count = max(1, _TIMED_TOKENS // len(example))
+        batch = pack([example] * count).to(self._model.backbone.device)
+        with evaluating(self._model), torch.no_grad():
+            began = time.perf_counter()
+            float(self._model.hidden(batch).float().sum())
+            return (time.perf_counter() - began) / batch.tokens

@@ -1,0 +1,235 @@
+"""Which probes fit a task, and what they find."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+
+from adapterhub.errors import DataError
+from adapterhub.evaluation.bias_audit.bias import bias_examples, bias_measures, read_pairs
+from adapterhub.evaluation.bias_audit.clock import Clock
+from adapterhub.evaluation.bias_audit.harm import Judge, ask, harm_examples, harm_measures, in_turn
+from adapterhub.evaluation.bias_audit.labels import AskingLabels
+from adapterhub.evaluation.bias_audit.measures import Inherited
+from adapterhub.evaluation.bias_audit.ranked import AskingRanking
+from adapterhub.evaluation.bias_audit.reading import decoded, encoded
+from adapterhub.evaluation.bias_audit.reference import fit_head
+from adapterhub.evaluation.bias_audit.spans import AskingAnswers
+from adapterhub.evaluation.bias_audit.stereotypes import preferences, stereotype_measures
+from adapterhub.evaluation.bias_audit.swaps import Swapper
+from adapterhub.evaluation.bias_audit.word_lists import read_pairs as stereotype_pairs
+from adapterhub.evaluation.bias_audit.word_lists import read_requests, read_words
+from adapterhub.evaluation.bootstrap import LEVEL
+from adapterhub.tasks.multi_label import MultiLabelClassification
+from adapterhub.tasks.question_answering import QuestionAnswering
+from adapterhub.tasks.ranking import Ranking
+from adapterhub.tasks.relation_extraction import RelationExtraction
+from adapterhub.tasks.text_classification import TextClassification
+from adapterhub.tasks.token_classification import TokenClassification
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.data.packing import Example
+    from adapterhub.evaluation.bias_audit.asking import Asking
+    from adapterhub.evaluation.bias_audit.reference import FrozenHead
+    from adapterhub.tasks.base import GeneratingTask, Row, Task
+
+_EXAMPLES = 8
+#: Tokens of the rows that the backbone's head is learned from, and rows that are taken however
+#: long they are. To read them is most of what a probe costs.
+FITTED_TOKENS, FEWEST_FITTED = 6144, 60
+T = TypeVar("T")
+#: Rows drawn before those without a label or with nothing to learn from are left out.
+_SEED = 0
+
+
+_LABELLING = (
+    TextClassification,
+    MultiLabelClassification,
+    TokenClassification,
+    RelationExtraction,
+)
+
+
+def fits(task: Task) -> bool:
+    """Tell whether there is a probe for a task: for all but those of pictures."""
+    return task.head == "causal_lm" or asking(task) is not None
+
+
+def asking(task: Task) -> Asking | None:
+    """Return how a task with a head of its own is asked; ``None`` where it reads no texts."""
+    if isinstance(task, _LABELLING):
+        return AskingLabels(task)
+    if isinstance(task, Ranking):
+        return AskingRanking(task)
+    if isinstance(task, QuestionAnswering):
+        return AskingAnswers(task)
+    return None
+
+
+def find_inherited(
+    model: TaskModel,
+    task: Task,
+    *,
+    rows: Sequence[Row] = (),
+    training: Sequence[Row] = (),
+    answered: Sequence[tuple[Row, Any]] = (),
+    seconds: float,
+    level: float = LEVEL,
+) -> Inherited | None:
+    """Measure an adapter beside its backbone; ``None`` for a task that no probe fits.
+
+    Args:
+        model: active; its mode is put back afterwards.
+        task: that it does.
+        rows: in which words are exchanged too; those with labels are scored.
+        training: labelled rows, from which a head is learned on the bare backbone.
+        answered: labelled rows with what the adapter said of each, as ``Task.decode`` gives it;
+            where given they are scored in place of ``rows``, and not read again.
+        seconds: after which no more is started.
+        level: confidence of the intervals.
+    """
+    clock = Clock(seconds)
+    with _evaluating(model):
+        if task.head == "causal_lm":
+            return _harm(model, cast("GeneratingTask", task), clock, level)
+        asked = asking(task)
+        if asked is None:
+            return None
+        return _bias(model, asked, rows, training, answered, clock, level)
+
+
+def _bias(
+    model: TaskModel,
+    asked: Asking,
+    rows: Sequence[Row],
+    training: Sequence[Row],
+    answered: Sequence[tuple[Row, Any]],
+    clock: Clock,
+    level: float,
+) -> Inherited:
+    words = read_words()
+    swapper = Swapper(words)
+    sentences = [*asked.own(swapper, words), *asked.given(rows, swapper)]
+    reference = _reference(model, asked, training)
+    pairs, done = read_pairs(model, asked, sentences, reference, clock)
+    return Inherited(
+        probe="bias",
+        measures=bias_measures(pairs, asked.moved, level),
+        examples=bias_examples(pairs, _EXAMPLES),
+        backbone=""
+        if reference is None
+        else f"the frozen backbone with a head alone, learned from {reference.rows} training rows",
+        metric=asked.task.default_metric[0],
+        scores={} if reference is None else _scores(model, asked, rows, answered, reference),
+        asked=len(sentences),
+        done=done,
+        counted=asked.counted,
+        level=level,
+    )
+
+
+def _harm(model: TaskModel, task: GeneratingTask, clock: Clock, level: float) -> Inherited:
+    requests = read_requests()
+    judge = Judge(requests)
+    asked = in_turn(requests)
+    preferred = preferences(model, stereotype_pairs())
+    answered = ask(model, task, asked, clock)
+    return Inherited(
+        probe="harm",
+        measures=[
+            *harm_measures(answered, judge, level),
+            *stereotype_measures(preferred, level),
+        ],
+        examples=harm_examples(answered, judge, _EXAMPLES),
+        backbone="the bare backbone, asked the same",
+        metric="",
+        scores={},
+        asked=len(asked),
+        done=len(answered),
+        level=level,
+    )
+
+
+def _reference(model: TaskModel, asked: Asking, training: Sequence[Row]) -> FrozenHead | None:
+    """Return a head of the bare backbone; ``None`` without rows to learn it from."""
+    pairs = _labelled(asked.task, _some(training, asked.fitted_rows))
+    examples = _within([example for _, example in pairs], FITTED_TOKENS)
+    return fit_head(model, asked.task, examples) if examples else None
+
+
+def _scores(
+    model: TaskModel,
+    asked: Asking,
+    rows: Sequence[Row],
+    answered: Sequence[tuple[Row, Any]],
+    reference: FrozenHead,
+) -> Mapping[str, float]:
+    """Return the task's metric of adapter and backbone on the same labelled rows."""
+    task = asked.task
+    # the windows of a row must stay together, so rows of windows are drawn whole and read again
+    if answered and not task.reads_windows:
+        drawn = _some(answered, asked.scored_rows)
+    else:
+        drawn = [(row, None) for row in _some(rows, asked.scored_rows)]
+    pairs = _labelled(task, [row for row, _ in drawn])
+    if not pairs:
+        return {}
+    some, examples = [row for row, _ in pairs], [example for _, example in pairs]
+    said = [each for _, each in drawn if each is not None]
+    try:
+        if len(said) != len(pairs):
+            said = decoded(model, task, examples, model.head, bare=False)
+        adapter = task.evaluate(some, said)
+        backbone = task.evaluate(some, decoded(model, task, examples, reference, bare=True))
+    except DataError:
+        # a part of the rows may tell nothing, such as rankings all of one label
+        return {}
+    name = task.default_metric[0]
+    return {"adapter": adapter.metrics[name], "backbone": backbone.metrics[name]}
+
+
+def _within(examples: Sequence[Example], tokens: int) -> list[Example]:
+    """Return the first of the examples, some at least, up to so many tokens."""
+    found: list[Example] = []
+    total = 0
+    for example in examples:
+        total += len(example)
+        if total > tokens and len(found) >= FEWEST_FITTED:
+            break
+        found.append(example)
+    return found
+
+
+def _labelled(task: Task, rows: Sequence[Row]) -> list[tuple[Row, Example]]:
+    """Return the rows, or the windows of rows, that have their labels, with their examples."""
+    cut = [each for row in rows for each in _windows(task, row)]
+    pairs = zip(cut, encoded(task, cut, train=True), strict=True)
+    return [(row, example) for row, example in pairs if example]
+
+
+def _windows(task: Task, row: Row) -> Sequence[Row]:
+    try:
+        return task.windows(row) if task.reads_windows else [row]
+    except DataError:
+        return []
+
+
+def _some(rows: Sequence[T], most: int) -> list[T]:
+    """Return so many of the rows, drawn at random, always the same."""
+    order = np.random.default_rng(_SEED).permutation(len(rows))[:most]
+    return [rows[int(place)] for place in order]
+
+
+@contextmanager
+def _evaluating(model: TaskModel) -> Iterator[None]:
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)

@@ -1,0 +1,77 @@
+"""How sure a metric is: percentiles over resamples of the rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from adapterhub.evaluation.example_statistics import Array, Scores
+
+RESAMPLES = 2000
+LEVEL = 0.95
+#: Drawn rows held at once, in numbers of 8 bytes.
+_HELD = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Where a metric lies with so much confidence, other rows of the same kind given.
+
+    Args:
+        low: lower end.
+        high: upper end.
+        level: confidence.
+    """
+
+    low: float
+    high: float
+    level: float
+
+
+def intervals(
+    scores: Scores, *, resamples: int = RESAMPLES, level: float = LEVEL, seed: int = 0
+) -> dict[str, Interval]:
+    """Return the percentile bootstrap interval of each metric.
+
+    It tells what other rows would have given, not what another training run would have.
+    Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
+
+    Args:
+        scores: predictions on the rows.
+        resamples: as many, or fewer where the metrics take long.
+        level: confidence.
+        seed: of what is drawn.
+    """
+    return {
+        name: interval_of(values, level)
+        for name, values in resampled(scores, resamples=resamples, seed=seed).items()
+    }
+
+
+def resampled(scores: Scores, *, resamples: int, seed: int) -> dict[str, Array]:
+    """Return metric name to its values on rows drawn with replacement, ``[resamples]``.
+
+    The same seed draws the same rows, so that two sets of predictions stay paired.
+    """
+    count = resamples if scores.most is None else min(resamples, scores.most)
+    parts = [scores.metrics(drawn) for drawn in _draws(scores.rows, count, seed)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def interval_of(values: Array, level: float) -> Interval:
+    """Return the percentiles that hold ``level`` of the values between them."""
+    outside = (1.0 - level) / 2.0
+    low, high = np.nanquantile(values, [outside, 1.0 - outside])
+    return Interval(float(low), float(high), level)
+
+
+def _draws(rows: int, count: int, seed: int) -> Iterator[Array]:
+    generator = np.random.default_rng(seed)
+    each = max(1, min(count, _HELD // max(rows, 1)))
+    for start in range(0, count, each):
+        yield generator.integers(0, rows, size=(min(each, count - start), rows))

@@ -1,0 +1,171 @@
+"""Is one adapter better than another on the same rows, or is it chance?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats
+
+from adapterhub.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, interval_of, resampled
+from adapterhub.evaluation.example_statistics import RowStatistics
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from adapterhub.evaluation.example_statistics import Array, Scores
+
+#: Swaps of answers tried by the permutation test.
+PERMUTATIONS = 9999
+_HELD = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A metric of two adapters on the same rows.
+
+    Args:
+        metric: its name.
+        first: value of the first adapter.
+        second: value of the second.
+        interval: of ``second - first``, by a paired bootstrap.
+        p_value: how often a difference so large comes up if the two do not differ.
+        test: by which ``p_value`` was found: ``permutation`` or ``bootstrap``.
+    """
+
+    metric: str
+    first: float
+    second: float
+    interval: Interval
+    p_value: float
+    test: str
+
+    @property
+    def value(self) -> float:
+        """``second - first``."""
+        return self.second - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """On which rows two adapters were right.
+
+    Args:
+        both: rows that both have right.
+        first_only: rows that only the first has right.
+        second_only: rows that only the second has right.
+        neither: rows that none has right.
+        p_value: of the exact test, two-sided.
+    """
+
+    both: int
+    first_only: int
+    second_only: int
+    neither: int
+    p_value: float
+
+
+def differences(
+    first: Scores,
+    second: Scores,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> list[Difference]:
+    """Compare each metric that both have.
+
+    Args:
+        first: predictions of the first adapter.
+        second: predictions of the second, on the same rows in the same order.
+        resamples: of the paired bootstrap.
+        level: confidence of the intervals.
+        seed: of what is drawn.
+
+    Raises:
+        ValueError: when they are not on the same number of rows.
+    """
+    if first.rows != second.rows:
+        raise ValueError(f"{first.rows} and {second.rows} rows can't be paired")
+    drawn = [resampled(each, resamples=resamples, seed=seed) for each in (first, second)]
+    whole = np.arange(first.rows)[None, :]
+    points = [each.metrics(whole) for each in (first, second)]
+    found = []
+    for metric in points[0]:
+        if metric not in points[1]:
+            continue
+        a, b = (float(point[metric][0]) for point in points)
+        spread = drawn[1][metric] - drawn[0][metric]
+        p_value, test = _p_value(first, second, metric, spread, seed)
+        found.append(Difference(metric, a, b, interval_of(spread, level), p_value, test))
+    return found
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
+    """Return the exact McNemar test over rows that each adapter has right or wrong.
+
+    Only rows on which the two differ count: under the null hypothesis each is as likely right
+    on them, so their number is binomial with probability one half.
+    Source: McNemar 1947; the exact form as in Dietterich 1998, Neural Computation 10 (7).
+
+    Args:
+        first: whether the first is right on each row.
+        second: whether the second is.
+    """
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    differing = only_a + only_b
+    p_value = float(stats.binomtest(only_a, differing).pvalue) if differing else 1.0
+    return McNemar(int((a & b).sum()), only_a, only_b, int((~a & ~b).sum()), p_value)
+
+
+def _p_value(
+    first: Scores, second: Scores, metric: str, spread: Array, seed: int
+) -> tuple[float, str]:
+    if (
+        isinstance(first, RowStatistics)
+        and isinstance(second, RowStatistics)
+        and first.meaning == second.meaning
+    ):
+        return _permuted(first, second, metric, seed), "permutation"
+    # how much of the bootstrap's spread lies on the other side of no difference; what was found
+    # is one draw more, and resamples on which a metric can't be computed tell nothing
+    told = spread[~np.isnan(spread)]
+    beyond = min(int((told <= 0).sum()), int((told >= 0).sum()))
+    return min(1.0, 2.0 * (beyond + 1) / (len(told) + 1)), "bootstrap"
+
+
+def _permuted(first: RowStatistics, second: RowStatistics, metric: str, seed: int) -> float:
+    """Swap the two adapters' answers on rows at random and see how the difference falls.
+
+    Source: Yeh 2000, "More accurate tests for the statistical significance of result
+    differences", arXiv:cs/0008005.
+    """
+    rows = first.rows
+    if rows < 2:
+        # both swaps of one row are as extreme as what was found
+        return 1.0
+    values = np.concatenate([first.values, second.values])
+
+    def difference(x: Array, y: Array, axis: int) -> Any:
+        a, b = (first.formula(_chosen(each, 2 * rows) @ values)[metric] for each in (x, y))
+        return b - a
+
+    test = stats.permutation_test(
+        (np.arange(rows), np.arange(rows, 2 * rows)),
+        difference,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=PERMUTATIONS,
+        batch=max(1, _HELD // (2 * rows)),
+        rng=np.random.default_rng(seed),
+    )
+    return float(test.pvalue)
+
+
+def _chosen(indices: Array, size: int) -> Array:
+    """Return 1 where an index is among the last axis of ``indices``, ``[..., size]``."""
+    chosen = np.zeros((*indices.shape[:-1], size))
+    np.put_along_axis(chosen, indices.astype(int), 1.0, axis=-1)
+    return chosen

@@ -1,0 +1,1 @@
+"""Tasks that join the registry, the engine and training."""

@@ -1,0 +1,75 @@
+"""From a reference to an adapter that answers: registry, backbone and session joined."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adapterhub.adapters.artifact import read_artifact
+from adapterhub.backbones.backbone import choose_device, load_backbone
+from adapterhub.backbones.quantize import usable_compute_dtype
+from adapterhub.engine.session import Session
+from adapterhub.registry.policy import trusted_folder
+from adapterhub.specs import QuantizationSpec
+
+if TYPE_CHECKING:
+    from adapterhub.adapters.artifact import Artifact
+    from adapterhub.engine.session import LoadedAdapter
+    from adapterhub.registry.registry import Registry
+    from adapterhub.registry.version import Version
+    from adapterhub.specs import ComputeDtype
+
+
+def open_adapter(
+    registry: Registry,
+    ref: str,
+    *,
+    force: bool = False,
+    device: str | None = None,
+    backbone: str | None = None,
+    compute_dtype: ComputeDtype | None = None,
+) -> tuple[Session, LoadedAdapter, Version]:
+    """Load an adapter of the registry on the backbone that it was trained on.
+
+    Args:
+        registry: that holds it.
+        ref: which version.
+        force: accept a backbone with another fingerprint.
+        device: the first GPU where there is one, else the CPU.
+        backbone: load this one instead, in the quantization that the adapter was trained with.
+        compute_dtype: compute in this type instead of the one that it was trained with.
+
+    Raises:
+        NotFoundError: when there is no such version.
+        IntegrityError: when a byte of it is not as stored.
+        SignatureError: when the registry asks for a trusted signature and there is none.
+        FingerprintMismatch: when the backbone is another one.
+        StrictLoadError: when its tensors do not fit.
+        NoEffectError: when it changes nothing.
+    """
+    version = registry.resolve(ref)
+    artifact = read_artifact(trusted_folder(registry, version))
+    session = open_session(artifact, device=device, backbone=backbone, compute_dtype=compute_dtype)
+    return session, session.load(artifact, name=str(version.ref), force=force), version
+
+
+def open_session(
+    artifact: Artifact,
+    *,
+    device: str | None = None,
+    backbone: str | None = None,
+    compute_dtype: ComputeDtype | None = None,
+) -> Session:
+    """Load the backbone that an artifact was trained on, or another one; see ``open_adapter``.
+
+    Raises:
+        BackboneError: when it can't be loaded.
+    """
+    manifest = artifact.manifest
+    place = choose_device(device)
+    spec = QuantizationSpec(
+        manifest.quantization.scheme,
+        usable_compute_dtype(compute_dtype or manifest.quantization.compute_dtype, place),
+    )
+    section = manifest.recipe["backbone"]
+    name, revision = (backbone, None) if backbone else (section["name"], section["revision"])
+    return Session(load_backbone(name, spec, revision=revision, device=place))

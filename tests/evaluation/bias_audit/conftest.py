@@ -1,0 +1,143 @@
+"""Models that can be looked through: a text is the words in it, and a head looks at some."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from adapterhub.evaluation.bias_audit.counterfactuals import own_sentences
+from adapterhub.evaluation.bias_audit.swaps import Swapper
+from adapterhub.evaluation.bias_audit.word_lists import (
+    read_passages,
+    read_sentences,
+    read_topics,
+    read_words,
+)
+from adapterhub.tasks.base import TaskOptions
+from adapterhub.tasks.text_classification import TextClassification
+
+SPECIAL = ("[PAD]", "[UNK]", "[EOS]")
+
+
+class GlassHead:
+    """A linear head over the words of a text, which reads them as they are."""
+
+    def __init__(self, weight):
+        self.weight = weight
+
+    def __call__(self, hidden):
+        return hidden @ self.weight
+
+    def features(self, hidden):
+        return hidden
+
+
+class GlassModel:
+    """Its states are the numbers of each word in a row, with and without an adapter."""
+
+    def __init__(self, size, head):
+        self.size = size
+        self.head = head
+        self.training = False
+        self.is_bare = False
+        self.backbone = SimpleNamespace(device=torch.device("cpu"))
+
+    def hidden(self, batch):
+        if set(batch.selected) != {1}:
+            # a head that is read at many tokens sees each of them
+            return torch.nn.functional.one_hot(batch.input_ids[batch.select], self.size).float()
+        rows = batch.input_ids[: batch.tokens].split(batch.lengths)
+        counts = [torch.bincount(ids, minlength=self.size).float() for ids in rows]
+        return torch.stack(counts)
+
+    @contextmanager
+    def bare(self):
+        self.is_bare = True
+        yield
+        self.is_bare = False
+
+    def eval(self):
+        return self.train(False)
+
+    def train(self, mode=True):
+        self.training = mode
+        return self
+
+
+@pytest.fixture(scope="session")
+def words():
+    return read_words()
+
+
+@pytest.fixture(scope="session")
+def swapper(words):
+    return Swapper(words)
+
+
+@pytest.fixture(scope="session")
+def own(swapper, words):
+    return own_sentences(swapper, read_sentences(), words)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(own, words):
+    splitter = pre_tokenizers.Whitespace()
+    texts = [row["text"] for each in own for row in (each.row, *(v.row for v in each.variants))]
+    texts += [name for group in words.names.values() for half in group.values() for name in half]
+    for topic in read_topics():
+        texts += [*topic.history, *topic.candidates, topic.names, topic.pronouns]
+        texts.append(topic.nationalities)
+    for passage in (each for passages in read_passages().values() for each in passages):
+        texts += [passage.context, *passage.questions]
+    known = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text)})
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *known])}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    core.pre_tokenizer = splitter
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token=SPECIAL[0],
+        unk_token=SPECIAL[1],
+        eos_token=SPECIAL[2],
+        model_max_length=128,
+    )
+
+
+@pytest.fixture
+def task(tokenizer):
+    return TextClassification(tokenizer, ["no", "yes"], TaskOptions(max_length=64), pool="first")
+
+
+@pytest.fixture
+def head_for(tokenizer):
+    """Return a head that says yes to a text with one of some words, and else no."""
+
+    def make(chosen):
+        weight = torch.zeros(len(tokenizer), 2)
+        weight[:, 0] = 0.5
+        for word in chosen:
+            weight[tokenizer.convert_tokens_to_ids(word), 1] = 50.0
+        return GlassHead(weight)
+
+    return make
+
+
+@pytest.fixture
+def weighing(tokenizer):
+    """Return a head that adds up what words weigh for one of its outputs, or for all."""
+
+    def make(weights, outputs=(1,)):
+        weight = torch.zeros(len(tokenizer), 2)
+        for word, each in weights.items():
+            for output in outputs:
+                weight[tokenizer.convert_tokens_to_ids(word), output] = each
+        return GlassHead(weight)
+
+    return make
+
+
+@pytest.fixture
+def model_with(tokenizer):
+    return lambda head: GlassModel(len(tokenizer), head)

@@ -1,0 +1,145 @@
+"""Adapters that peft saved elsewhere: adopted with what is known, refused where they lie."""
+
+import shutil
+
+import peft
+import pytest
+import torch
+from adoption_helpers import WEIGHTS, change_config, saved, wishes
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from adapterhub.adapters.artifact import read_artifact
+from adapterhub.errors import (
+    AdapterHubError,
+    ArtifactError,
+    BackboneError,
+    RecipeError,
+    StrictLoadError,
+)
+from adapterhub.hub.import_peft import UPSTREAM_CARD, Wishes, adopt
+from adapterhub.workflows.open_adapter import open_session
+
+
+def adopted(folder, target, wish):
+    adopt(folder, target, name="adopted", origin="hf://someone/adapter", wishes=wish)
+    return read_artifact(target)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_rslora": True, "lora_alpha": 7},
+        {"use_dora": True},
+        {"target_modules": r".*layers\.[01]\.self_attn\.(q|k)_proj"},
+        {"target_modules": ["q_proj", "down_proj"], "layers_to_transform": [1]},
+        {"prefix": True},
+    ],
+    ids=["lora", "rslora", "dora", "pattern", "layers", "prefix"],
+)
+def test_an_adopted_adapter_answers_as_peft_does(decoder, tmp_path, options):
+    theirs = saved(decoder, tmp_path / "theirs", **options)
+    artifact = adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder))
+    session = open_session(artifact)
+    session.load(artifact, name="adopted")
+    prompt = [{"role": "user", "content": "the film was good"}]
+    tokenizer = AutoTokenizer.from_pretrained(decoder)
+    ids = tokenizer.apply_chat_template(
+        prompt, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    expected = theirs.generate(**ids, max_new_tokens=8, do_sample=False)
+    expected = tokenizer.decode(expected[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert session.generate("adopted", [prompt], max_new_tokens=8) == [expected.strip()]
+
+
+def test_the_tensors_stay_as_they_are(decoder, tmp_path):
+    saved(decoder, tmp_path / "theirs")
+    adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder))
+    theirs, ours = (load_file(tmp_path / each / WEIGHTS) for each in ("theirs", "ours"))
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
+
+
+def test_it_says_what_is_unknown(decoder, tmp_path):
+    saved(decoder, tmp_path / "theirs")
+    manifest = adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder)).manifest
+    assert manifest.unknown == ("backbone", "data", "metrics", "quantization", "recipe", "seed")
+    assert (manifest.seed, dict(manifest.data), dict(manifest.metrics.after)) == (None, {}, {})
+    assert manifest.libraries == {"peft": peft.__version__}
+    card = (tmp_path / "ours" / "README.md").read_text()
+    assert "Not recorded: backbone, data, metrics, quantization, recipe, seed" in card
+    assert (tmp_path / "ours" / UPSTREAM_CARD).read_text() == (
+        tmp_path / "theirs" / "README.md"
+    ).read_text()
+
+
+def test_a_classifier_gets_labels(decoder, tmp_path):
+    saved(decoder, tmp_path / "theirs", task="SEQ_CLS")
+    nameless = adopted(tmp_path / "theirs", tmp_path / "nameless", wishes(decoder)).manifest
+    assert nameless.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert "labels" in nameless.unknown
+    named = wishes(decoder, labels=("red", "green", "blue"))
+    manifest = adopted(tmp_path / "theirs", tmp_path / "named", named).manifest
+    assert (manifest.task, manifest.labels) == ("text-classification", ("red", "green", "blue"))
+    assert "labels" not in manifest.unknown
+    with pytest.raises(ArtifactError, match="3 outputs, 2 labels were given"):
+        adopted(tmp_path / "theirs", tmp_path / "few", wishes(decoder, labels=("a", "b")))
+
+
+def test_an_adapter_of_another_shape_is_refused(decoder, encoder, tmp_path):
+    saved(decoder, tmp_path / "theirs")
+    with pytest.raises(AdapterHubError):
+        adopted(tmp_path / "theirs", tmp_path / "ours", wishes(encoder))
+    tensors = load_file(tmp_path / "theirs" / WEIGHTS)
+    key = next(key for key in tensors if "lora_A" in key)
+    tensors[key] = tensors[key][:, :-1].contiguous()
+    save_file(tensors, tmp_path / "theirs" / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(StrictLoadError, match="1 tensors missing"):
+        adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder))
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"peft_type": "IA3"}, ArtifactError, "'IA3' is not supported"),
+        ({"alpha_pattern": {"q_proj": 8}}, ArtifactError, "alpha_pattern"),
+        ({"bias": "all"}, ArtifactError, "bias"),
+        ({"task_type": None}, RecipeError, "no task type.*--task"),
+        ({"task_type": "SEQ_2_SEQ_LM"}, RecipeError, "SEQ_2_SEQ_LM.*--task"),
+        ({"task_type": 7}, ArtifactError, "must be text"),
+        ({"init_lora_weights": "pissa"}, ArtifactError, "pissa"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(decoder, tmp_path, changes, error, message):
+    saved(decoder, tmp_path / "theirs")
+    change_config(tmp_path / "theirs", **changes)
+    with pytest.raises(error, match=message):
+        adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder))
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(
+    ("base_model", "asked", "message"),
+    [
+        (None, None, "does not name.*--backbone"),
+        ("/home/someone/model", None, "'/home/someone/model'.*--backbone"),
+        ("../model", None, "no Hub id"),
+        ("someone/other", "minilm-l6", "trained on 'someone/other'"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "minilm-l6", "another backbone"),
+        (None, "no-such", "neither a backbone of the catalog"),
+    ],
+)
+def test_the_backbone_must_be_known_and_the_same(decoder, tmp_path, base_model, asked, message):
+    saved(decoder, tmp_path / "theirs")
+    change_config(tmp_path / "theirs", base_model_name_or_path=base_model)
+    with pytest.raises(BackboneError, match=message):
+        adopted(tmp_path / "theirs", tmp_path / "ours", Wishes(backbone=asked))
+
+
+def test_a_pickle_is_refused(decoder, tmp_path):
+    saved(decoder, tmp_path / "theirs")
+    shutil.copy(tmp_path / "theirs" / WEIGHTS, tmp_path / "theirs" / "adapter_model.bin")
+    with pytest.raises(ArtifactError, match="pickle"):
+        adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder))
