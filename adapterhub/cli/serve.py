@@ -33,7 +33,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="8000; 0 for any that is free.")] = None,
     quantization: Annotated[str | None, typer.Option(help="nf4, fp4, int8 or none.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
-    anonymous: Annotated[
+    anonymous_access: Annotated[
         str | None, typer.Option(help="What needs no key: auto, no, use or manage.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
@@ -64,7 +64,7 @@ def serve(
         "port": port,
         "quantization": quantization,
         "device": device,
-        "anonymous": anonymous,
+        "anonymous_access": anonymous_access,
     }
     found = load_settings(flags, os.environ, config, assign or ())
     if show_config:

@@ -41,9 +41,9 @@ def create_app(server: Server) -> Starlette:
     app.add_middleware(
         Guards,
         answer=error_answer,
-        max_body=settings.max_body,
-        body_seconds=settings.body_seconds,
-        request_seconds=settings.request_seconds,
+        max_body_bytes=settings.max_body_bytes,
+        body_timeout=settings.body_timeout,
+        request_timeout=settings.request_timeout,
     )
     app.add_middleware(Labelled, fingerprint=server.backbone.fingerprint)
     app.add_middleware(RequestLog, prompts=settings.log_prompts)

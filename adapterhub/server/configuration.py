@@ -23,6 +23,21 @@ HIDDEN = "(hidden)"
 #: A file of settings of a few kilobytes is normal.
 _MAX_FILE = 1_000_000
 _FIELDS = ServerSettings.model_fields
+#: Former name of a setting to the name that replaced it.
+RENAMED = {
+    "max_body": "max_body_bytes",
+    "max_head": "max_header_bytes",
+    "head_seconds": "header_timeout",
+    "body_seconds": "body_timeout",
+    "write_seconds": "write_timeout",
+    "request_seconds": "request_timeout",
+    "queue_seconds": "queue_timeout",
+    "keep_alive_seconds": "keep_alive_timeout",
+    "drain_seconds": "shutdown_timeout",
+    "spare_share": "reserved_share",
+    "spare_seconds": "reserved_seconds",
+    "anonymous": "anonymous_access",
+}
 #: Flags that are not named as their setting is.
 _FLAGS = {"adapters": "--adapter"}
 
@@ -81,8 +96,7 @@ def load_settings(
     }
     for name, each in given.items():
         if name not in _FIELDS:
-            place, hint = _place(name, each.source), near(name, _FIELDS)
-            raise SettingsError("is an unknown setting", place=place, hint=hint)
+            raise _unknown(name, _place(name, each.source), near(name, _FIELDS))
     if "backbone" not in given or not given["backbone"].value:
         raise SettingsError(
             "is missing",
@@ -117,9 +131,15 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
         name = variable.removeprefix(PREFIX).lower()
         if name not in _FIELDS:
             known = [f"{PREFIX}{field.upper()}" for field in _FIELDS]
-            raise SettingsError("is an unknown setting", place=variable, hint=near(variable, known))
+            raise _unknown(name, variable, near(variable, known))
         found[name] = _Given(_of_text(name, text), variable)
     return found
+
+
+def _unknown(name: str, place: str, hint: str) -> SettingsError:
+    if name in RENAMED:
+        return SettingsError(f"{name} was renamed to {RENAMED[name]}", place=place)
+    return SettingsError("is an unknown setting", place=place, hint=hint)
 
 
 def _assignment(text: str) -> tuple[str, _Given]:

@@ -19,14 +19,14 @@ class ConnectionLimits:
     """Limits of one connection.
 
     Args:
-        head_seconds: for the head of each request to come.
-        max_head: in bytes.
-        write_seconds: for which the client may read nothing while it is written to.
+        header_timeout: for the head of each request to come.
+        max_header_bytes: in bytes.
+        write_timeout: for which the client may read nothing while it is written to.
     """
 
-    head_seconds: float
-    max_head: int
-    write_seconds: float
+    header_timeout: float
+    max_header_bytes: int
+    write_timeout: float
 
 
 class GuardedConnection(HttpToolsProtocol):
@@ -64,11 +64,11 @@ class GuardedConnection(HttpToolsProtocol):
         if self._in_head:
             self._head_read += len(data)
         super().data_received(data)
-        if self._in_head and self._head_read > self._limits.max_head:
+        if self._in_head and self._head_read > self._limits.max_header_bytes:
             self._refuse(431)
         elif not self._in_head and self._answered() and self._rest_timer is None:
             # the rest of a body that nobody reads; uvicorn waits for its end without a limit
-            seconds = self._limits.head_seconds
+            seconds = self._limits.header_timeout
             self._rest_timer = self.loop.call_later(seconds, self.transport.close)
 
     def on_message_begin(self) -> None:
@@ -95,7 +95,7 @@ class GuardedConnection(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Wait for the client to read."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self._limits.write_seconds, self.transport.abort)
+        self._write_timer = self.loop.call_later(self._limits.write_timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
         """Go on writing."""
@@ -108,7 +108,7 @@ class GuardedConnection(HttpToolsProtocol):
 
     def _await_head(self, read: int) -> None:
         self._in_head, self._head_read = True, read
-        self._head_timer = self.loop.call_later(self._limits.head_seconds, self._refuse, 408)
+        self._head_timer = self.loop.call_later(self._limits.header_timeout, self._refuse, 408)
 
     def _refuse(self, status: int) -> None:
         if self.transport.is_closing():
@@ -122,7 +122,9 @@ class GuardedConnection(HttpToolsProtocol):
 
 def uvicorn_options(settings: ServerSettings) -> dict[str, Any]:
     """Return what ``uvicorn.Config`` is given beside the application and its address."""
-    limits = ConnectionLimits(settings.head_seconds, settings.max_head, settings.write_seconds)
+    limits = ConnectionLimits(
+        settings.header_timeout, settings.max_header_bytes, settings.write_timeout
+    )
 
     def connection(*args: Any, **options: Any) -> GuardedConnection:
         return GuardedConnection(limits, *args, **options)
@@ -131,8 +133,8 @@ def uvicorn_options(settings: ServerSettings) -> dict[str, Any]:
         "http": connection,
         "ws": "none",
         "limit_concurrency": settings.max_connections,
-        "timeout_keep_alive": settings.keep_alive_seconds,
-        "timeout_graceful_shutdown": settings.drain_seconds,
+        "timeout_keep_alive": settings.keep_alive_timeout,
+        "timeout_graceful_shutdown": settings.shutdown_timeout,
         "server_header": False,
         # each request is logged by the application, which knows more of it
         "access_log": False,

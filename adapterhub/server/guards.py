@@ -32,9 +32,9 @@ class Guards:
     Args:
         app: that answers.
         answer: makes the answer of a refusal.
-        max_body: in bytes.
-        body_seconds: for all of the body to come.
-        request_seconds: for all of the request.
+        max_body_bytes: in bytes.
+        body_timeout: for all of the body to come.
+        request_timeout: for all of the request.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class Guards:
         app: ASGIApp,
         *,
         answer: Callable[[Exception], Response],
-        max_body: int,
-        body_seconds: float,
-        request_seconds: float,
+        max_body_bytes: int,
+        body_timeout: float,
+        request_timeout: float,
     ) -> None:
         self._app = app
         self._answer = answer
-        self._max_body = max_body
-        self._body_seconds = body_seconds
-        self._request_seconds = request_seconds
+        self._max_body = max_body_bytes
+        self._body_seconds = body_timeout
+        self._request_seconds = request_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

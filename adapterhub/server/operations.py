@@ -126,7 +126,9 @@ class Endpoint:
         operation, server = self._operation, call.server
         body = None
         if operation.body is not None:
-            content = b"".join([part async for part in stream(request, server.settings.max_body)])
+            content = b"".join(
+                [part async for part in stream(request, server.settings.max_body_bytes)]
+            )
             parse = operation.body.model_validate_json
             large = len(content) >= LARGE
             body = await asyncio.to_thread(parse, content) if large else parse(content)

@@ -53,26 +53,26 @@ class ServerSettings(BaseModel):
         adapters: references that are brought up before the server is ready.
         host: address to listen on. One that other machines reach needs a key.
         port: to listen on; 0 for any that is free.
-        anonymous: what may be done without a key: ``no`` for nothing, ``use``, ``manage``, or
-            ``auto``: all on loopback until there is a key, else nothing.
+        anonymous_access: what may be done without a key: ``no`` for nothing, ``use``, ``manage``,
+            or ``auto``: all on loopback until there is a key, else nothing.
         api_key: a key with the role manage beside those that were created, for containers.
         max_inflight: most rows of requests that are in the engine at once; an eighth more than
             ``max_rows`` where not given. A text that is labelled, answered from or embedded
             counts as one. More of them wait inside, where turns are not fair.
-        spare_share: of these rows, left free by all that ask for more than an equal share, while
+        reserved_share: of these rows, left free by all that ask for more than an equal share, while
             one asks for less or asked lately.
-        spare_seconds: what lately means.
+        reserved_seconds: what lately means.
         max_queue: most requests that wait for their turn.
-        queue_seconds: longest wait for a turn.
-        max_body: largest body of a request, in bytes.
-        max_head: largest head of a request, in bytes.
+        queue_timeout: longest wait for a turn.
+        max_body_bytes: largest body of a request, in bytes.
+        max_header_bytes: largest head of a request, in bytes.
         max_connections: most connections; more are answered with 503.
-        head_seconds: longest time until a request's head has come.
-        body_seconds: longest time until a request's body has come.
-        write_seconds: longest time for which a client may read nothing of its answer.
-        request_seconds: longest time of a request from its head to the end of its answer.
-        keep_alive_seconds: for which a connection without requests is kept.
-        drain_seconds: longest time for requests to end after SIGTERM.
+        header_timeout: longest time until a request's head has come.
+        body_timeout: longest time until a request's body has come.
+        write_timeout: longest time for which a client may read nothing of its answer.
+        request_timeout: longest time of a request from its head to the end of its answer.
+        keep_alive_timeout: for which a connection without requests is kept.
+        shutdown_timeout: longest time for requests to end after SIGTERM.
         log_level: least level that is logged.
         log_prompts: log what is asked and answered too.
         max_rows: see ``EngineSettings``.
@@ -98,24 +98,24 @@ class ServerSettings(BaseModel):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Number, Field(ge=0, le=65535)] = 8000
-    anonymous: Literal["auto", "no", "use", "manage"] = "auto"
+    anonymous_access: Literal["auto", "no", "use", "manage"] = "auto"
     api_key: Annotated[SecretStr, AfterValidator(_long_enough)] | None = None
 
     max_inflight: Count | None = None
-    spare_share: Share = 0.85
-    spare_seconds: Annotated[float, Number, Field(ge=0.0, le=86400.0)] = 30.0
+    reserved_share: Share = 0.85
+    reserved_seconds: Annotated[float, Number, Field(ge=0.0, le=86400.0)] = 30.0
     max_queue: Count = 1024
-    queue_seconds: Seconds = 60.0
+    queue_timeout: Seconds = 60.0
 
-    max_body: Count = 4 * _MIB
-    max_head: Annotated[int, Number, Field(ge=1024)] = 64 * 1024
+    max_body_bytes: Count = 4 * _MIB
+    max_header_bytes: Annotated[int, Number, Field(ge=1024)] = 64 * 1024
     max_connections: Count = 4096
-    head_seconds: Seconds = 10.0
-    body_seconds: Seconds = 30.0
-    write_seconds: Seconds = 30.0
-    request_seconds: Seconds = 600.0
-    keep_alive_seconds: Count = 15
-    drain_seconds: CountOrNone = 30
+    header_timeout: Seconds = 10.0
+    body_timeout: Seconds = 30.0
+    write_timeout: Seconds = 30.0
+    request_timeout: Seconds = 600.0
+    keep_alive_timeout: Count = 15
+    shutdown_timeout: CountOrNone = 30
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_prompts: bool = False

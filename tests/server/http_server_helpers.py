@@ -21,7 +21,7 @@ from adapterhub.specs import LoraSpec, QuantizationSpec
 UNQUANTIZED = QuantizationSpec("none", "float32")
 SMALL = {
     "port": 0,
-    "drain_seconds": 5,
+    "shutdown_timeout": 5,
     "max_rows": 8,
     "cache_positions": 1024,
     "step_tokens": 64,

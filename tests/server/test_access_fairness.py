@@ -75,7 +75,7 @@ def test_a_newcomer_has_the_next_free_place_however_long_the_flood(clock):
 def test_while_another_was_here_lately_the_flood_leaves_places_free_for_it(
     clock, other, share, left
 ):
-    queue = make(clock, 8, spare_share=share, spare_seconds=LINGER)
+    queue = make(clock, 8, reserved_share=share, reserved_seconds=LINGER)
     for ticket in push(queue, *other):
         assert started(queue) == [ticket]
         queue.end(ticket)
@@ -93,7 +93,7 @@ def test_while_another_was_here_lately_the_flood_leaves_places_free_for_it(
 
 
 def test_nothing_is_left_free_where_that_is_asked_for(clock):
-    queue = make(clock, 8, spare_share=0.0)
+    queue = make(clock, 8, reserved_share=0.0)
     for ticket in push(queue, "other", "x"):
         assert started(queue) == [ticket]
         queue.end(ticket)

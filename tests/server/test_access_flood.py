@@ -39,10 +39,10 @@ def serving(folder, home):
             "ADAPTERHUB_SERVE_PORT": str(port),
             "ADAPTERHUB_SERVE_MAX_ROWS": "8",
             # the rest of the flood need not go slowly once the samples are taken
-            "ADAPTERHUB_SERVE_SPARE_SECONDS": "1",
+            "ADAPTERHUB_SERVE_RESERVED_SECONDS": "1",
             "ADAPTERHUB_SERVE_STEP_TOKENS": "64",
             # a machine that is busy otherwise answers late, and not with 429
-            "ADAPTERHUB_SERVE_QUEUE_SECONDS": "240",
+            "ADAPTERHUB_SERVE_QUEUE_TIMEOUT": "240",
             "ADAPTERHUB_SERVE_CACHE_POSITIONS": "1024",
         },
         stdout=log,

@@ -20,13 +20,13 @@ from adapterhub.server.guards import Guards
 from adapterhub.server.settings import ServerSettings
 
 LIMITS = {
-    "max_body": 1000,
-    "max_head": 4096,
-    "head_seconds": 0.4,
-    "body_seconds": 0.4,
-    "write_seconds": 0.4,
-    "request_seconds": 1.0,
-    "keep_alive_seconds": 1,
+    "max_body_bytes": 1000,
+    "max_header_bytes": 4096,
+    "header_timeout": 0.4,
+    "body_timeout": 0.4,
+    "write_timeout": 0.4,
+    "request_timeout": 1.0,
+    "keep_alive_timeout": 1,
     "max_connections": 50,
     "log_level": "error",
 }
@@ -55,9 +55,9 @@ class Served:
         app.add_middleware(
             Guards,
             answer=answer_of,
-            max_body=settings.max_body,
-            body_seconds=settings.body_seconds,
-            request_seconds=settings.request_seconds,
+            max_body_bytes=settings.max_body_bytes,
+            body_timeout=settings.body_timeout,
+            request_timeout=settings.request_timeout,
         )
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -190,7 +190,7 @@ def test_a_length_of_thousands_of_digits_is_a_length_that_is_too_long():
     async def never(_scope, _receive, _send):
         raise AssertionError("the application was asked")
 
-    guards = Guards(never, answer=answer_of, max_body=9, body_seconds=1, request_seconds=1)
+    guards = Guards(never, answer=answer_of, max_body_bytes=9, body_timeout=1, request_timeout=1)
     sent = []
 
     async def send(message):
@@ -285,7 +285,7 @@ def test_a_stream_that_takes_too_long_is_ended(served):
 
 
 def test_a_client_that_reads_nothing_is_not_waited_for():
-    with serving(request_seconds=60.0) as served, served.connect() as client:
+    with serving(request_timeout=60.0) as served, served.connect() as client:
         client.sendall(head("GET /flood HTTP/1.1"))
         assert wait_for(lambda: served.events == ["flood ended"])
         assert wait_for(lambda: not served.server.server_state.connections)

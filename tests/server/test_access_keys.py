@@ -91,9 +91,9 @@ def test_other_addresses_than_loopback_need_a_key_or_the_word_that_none_is_neede
     for host in ("0.0.0.0", "::", "192.168.1.4", "example.org", "", "gpu-box"):
         with pytest.raises(SettingsError, match="there is no key"):
             gate(tmp_path, host=host)
-    assert gate(tmp_path, host="0.0.0.0", anonymous="use").caller({}) == Caller(None, "use")
+    assert gate(tmp_path, host="0.0.0.0", anonymous_access="use").caller({}) == Caller(None, "use")
     with pytest.raises(Unauthorized):
-        gate(tmp_path, host="0.0.0.0", anonymous="no").caller({})
+        gate(tmp_path, host="0.0.0.0", anonymous_access="no").caller({})
     keys.create("web")
     with pytest.raises(Unauthorized):
         gate(tmp_path, host="0.0.0.0").caller({})

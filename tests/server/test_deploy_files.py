@@ -90,7 +90,7 @@ def test_the_unit_keeps_what_is_stored_where_it_may_write():
 
 def test_the_unit_waits_until_requests_have_ended():
     settings = load_settings({}, {}, DEPLOY / "serve.toml").settings
-    assert int(unit("TimeoutStopSec")[0]) > settings.drain_seconds
+    assert int(unit("TimeoutStopSec")[0]) > settings.shutdown_timeout
     assert unit("KillSignal") == ["SIGTERM"]
 
 

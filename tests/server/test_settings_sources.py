@@ -60,13 +60,13 @@ def test_text_of_the_environment_becomes_what_the_setting_is():
         "ADAPTERHUB_SERVE_BACKBONE": "tiny",
         "ADAPTERHUB_SERVE_ADAPTERS": "a@prod, b",
         "ADAPTERHUB_SERVE_LOG_PROMPTS": "true",
-        "ADAPTERHUB_SERVE_QUEUE_SECONDS": "2.5",
+        "ADAPTERHUB_SERVE_QUEUE_TIMEOUT": "2.5",
         "ADAPTERHUB_SERVE_HOST": "",
     }
     settings = load_settings({}, environ).settings
     assert settings.adapters == ("a@prod", "b")
     assert settings.log_prompts is True
-    assert settings.queue_seconds == 2.5
+    assert settings.queue_timeout == 2.5
     assert settings.host == "127.0.0.1"
 
 
@@ -100,10 +100,10 @@ def test_prompts_are_not_logged_and_only_this_machine_is_let_in_by_default():
     settings = load_settings({"backbone": "tiny"}, {}).settings
     assert settings.log_prompts is False
     assert settings.host == "127.0.0.1"
-    assert settings.anonymous == "auto"
+    assert settings.anonymous_access == "auto"
     assert settings.max_rows <= settings.places
     # with what is left free for others, a flood does not fill all rows
-    assert settings.places * (1 - settings.spare_share) < settings.max_rows
+    assert settings.places * (1 - settings.reserved_share) < settings.max_rows
 
 
 def test_the_engine_gets_its_sizes():
@@ -122,9 +122,16 @@ def test_the_engine_gets_its_sizes():
         ({"prot": 1}, {}, "", "--prot: is an unknown setting. Did you mean 'port'"),
         ({"backbone": "x", "port": 70000}, {}, "", "--port: input should be less than or equal"),
         ({"backbone": "x"}, {}, "max_rows = 0", "serve.toml: max_rows: input should be"),
-        ({"backbone": "x"}, {}, "max_body = true", "max_body: must be a number"),
+        ({"backbone": "x"}, {}, "max_head = 9", "max_head: max_head was renamed to max_header_b"),
+        ({}, {"ADAPTERHUB_SERVE_MAX_HEAD": "1"}, "", "MAX_HEAD: max_head was renamed to max_head"),
+        ({"backbone": "x"}, {}, "max_body_bytes = true", "max_body_bytes: must be a number"),
         ({"backbone": "x"}, {"ADAPTERHUB_SERVE_MAX_ROWS": "many"}, "", "MAX_ROWS: input should"),
-        ({"backbone": "x"}, {"ADAPTERHUB_SERVE_ANONYMOUS": "all"}, "", "ANONYMOUS: input should"),
+        (
+            {"backbone": "x"},
+            {"ADAPTERHUB_SERVE_ANONYMOUS_ACCESS": "all"},
+            "",
+            "ANONYMOUS_ACCESS: input",
+        ),
         ({"backbone": "x", "block_size": 64, "cache_positions": 32}, {}, "", "block_size 64 is"),
         ({}, {}, "backbone = ", "is not TOML"),
         ({}, {}, "[engine]\nmax_rows = 2", "engine: is an unknown setting"),

@@ -34,7 +34,7 @@ class Access:
         queue: of requests that wait.
         wait_seconds: longest wait for a turn.
         clock: of seconds, the same as of the queue.
-        anonymous: what may be done without a key; ``None`` for nothing.
+        anonymous_access: what may be done without a key; ``None`` for nothing.
         until_keyed: whether that ends with the first key that there is.
         local: whether the server listens on loopback only, so that who shows no key must be
             this machine's own, and no page of another site in its browser.
@@ -48,7 +48,7 @@ class Access:
         *,
         wait_seconds: float,
         clock: Callable[[], float],
-        anonymous: Role | None = None,
+        anonymous_access: Role | None = None,
         until_keyed: bool = False,
         local: bool = True,
         fixed_hash: str = "",
@@ -56,7 +56,7 @@ class Access:
         self._keys = keys
         self._queue = queue
         self._wait_seconds = wait_seconds
-        self._anonymous = anonymous
+        self._anonymous = anonymous_access
         self._until_keyed = until_keyed
         self._local = local
         self._fixed_hash = fixed_hash

@@ -73,13 +73,13 @@ class _Part:
         """Return what each of its parts has a right to."""
         return -(-places // max(1, len(self.parts)))
 
-    def room(self, part: _Part, places: int, spare_share: float) -> int:
+    def room(self, part: _Part, places: int, reserved_share: float) -> int:
         """Return how many of this one's places a part may hold now."""
         fair = self.fair(places)
         heavy = [each for each in self.parts.values() if each.demand > fair]
         if part.demand <= fair or len(heavy) == len(self.parts):
             return fair
-        most = max(1, places - math.ceil(places * spare_share))
+        most = max(1, places - math.ceil(places * reserved_share))
         others = sum(each.held for each in heavy if each is not part)
         return max(-(-most // len(heavy)), most - others)
 
@@ -91,8 +91,8 @@ class FairQueue:
         places: requests, or rows, that may be at work at once.
         waiting: most requests that wait.
         clock: of seconds.
-        spare_share: of the places, left free by those that ask for more than their share.
-        spare_seconds: for which a part counts after its last request.
+        reserved_share: of the places, left free by those that ask for more than their share.
+        reserved_seconds: for which a part counts after its last request.
     """
 
     def __init__(
@@ -101,14 +101,14 @@ class FairQueue:
         waiting: int,
         clock: Callable[[], float],
         *,
-        spare_share: float = 0.85,
-        spare_seconds: float = 30.0,
+        reserved_share: float = 0.85,
+        reserved_seconds: float = 30.0,
     ) -> None:
         self._places = places
         self._most = waiting
         self._clock = clock
-        self._spare_share = spare_share
-        self._spare_seconds = spare_seconds
+        self._spare_share = reserved_share
+        self._spare_seconds = reserved_seconds
         self._all = _Part()
         self._ends: deque[float] = deque(maxlen=_PACE)
 
@@ -225,20 +225,20 @@ class FairQueue:
         return not part.held and not part.waiting and now - part.used >= self._spare_seconds
 
 
-def _next(whole: _Part, places: int, spare_share: float) -> Ticket | None:
+def _next(whole: _Part, places: int, reserved_share: float) -> Ticket | None:
     """Return the request whose turn it is in a part with so many places.
 
     A part that has all it may have is passed over. One whose turn it is, and which only lacks
     free places, is waited for: else small requests would keep a large one out for ever.
     """
     for part in _by_turn(whole):
-        room = whole.room(part, places, spare_share)
+        room = whole.room(part, places, reserved_share)
         if part.queue:
             ticket = part.queue[0]
             ticket.places = min(ticket.rows, whole.fair(places))
             found = ticket if part.held + ticket.places <= room else None
         else:
-            found = _next(part, room, spare_share)
+            found = _next(part, room, reserved_share)
         if found is not None:
             return found if whole.held + found.places <= places else None
     return None

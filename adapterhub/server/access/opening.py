@@ -34,26 +34,26 @@ def open_access(settings: ServerSettings, registry: Registry) -> Access:
     local = is_loopback(settings.host)
     fixed = settings.api_key.get_secret_value() if settings.api_key else ""
     keyed = bool(fixed or keys.callers())
-    if not (local or keyed) and settings.anonymous == "auto":
+    if not (local or keyed) and settings.anonymous_access == "auto":
         raise SettingsError(
             f"{settings.host} is reached from other machines, and there is no key",
             place="host",
             hint="Make one with: adapterhub key create NAME; "
-            "or say what may be done without: --anonymous use",
+            "or say what may be done without: --anonymous-access use",
         )
-    auto = settings.anonymous == "auto"
+    auto = settings.anonymous_access == "auto"
     return Access(
         keys,
         FairQueue(
             settings.places,
             settings.max_queue,
             time.monotonic,
-            spare_share=settings.spare_share,
-            spare_seconds=settings.spare_seconds,
+            reserved_share=settings.reserved_share,
+            reserved_seconds=settings.reserved_seconds,
         ),
-        wait_seconds=settings.queue_seconds,
+        wait_seconds=settings.queue_timeout,
         clock=time.monotonic,
-        anonymous=_anonymous(settings, may=local and not fixed),
+        anonymous_access=_anonymous(settings, may=local and not fixed),
         until_keyed=auto,
         local=local,
         fixed_hash=hash_of(fixed) if fixed else "",
@@ -61,6 +61,6 @@ def open_access(settings: ServerSettings, registry: Registry) -> Access:
 
 
 def _anonymous(settings: ServerSettings, *, may: bool) -> Role | None:
-    if settings.anonymous == "auto":
+    if settings.anonymous_access == "auto":
         return "manage" if may else None
-    return None if settings.anonymous == "no" else settings.anonymous
+    return None if settings.anonymous_access == "no" else settings.anonymous_access
