@@ -219,7 +219,7 @@ class MissingExtraError(AdapterHubError):
         )
 
 
-def near(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"Did you mean 'x'?"`` for the nearest known name, or the list of them.
 
     Used for the hint of an error; an empty string where nothing is known.

@@ -23,7 +23,7 @@ from adapterhub.adapters.manifest import (
     FileEntry,
     Manifest,
     check_file_name,
-    refuse_pickle,
+    reject_pickle,
 )
 from adapterhub.adapters.mapped_tensors import map_tensors
 from adapterhub.adapters.peft_format import (
@@ -295,7 +295,7 @@ def _list_peft_files(folder: Path, max_bytes: int) -> None:
     """Require plain files for configuration and tensors, and no pickle beside them."""
     entries = {entry.name: entry for entry in _scan(folder)}
     for name in entries:
-        refuse_pickle(name, str(folder))
+        reject_pickle(name, str(folder))
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if name not in entries:
             raise ArtifactError(f"has no {name}", place=str(folder))

@@ -167,10 +167,10 @@ def check_file_name(name: str, place: str) -> None:
             place=place,
             hint="Files lie in the folder itself; names have letters, digits, '.', '_' and '-'",
         )
-    refuse_pickle(name, place)
+    reject_pickle(name, place)
 
 
-def refuse_pickle(name: str, place: str) -> None:
+def reject_pickle(name: str, place: str) -> None:
     """Refuse the names under which pickles travel.
 
     Raises:

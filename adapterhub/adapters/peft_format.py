@@ -14,7 +14,7 @@ from torch import nn
 
 from adapterhub.adapters import strict_json as strict
 from adapterhub.adapters.peft_initializations import init_lora_weights, init_name
-from adapterhub.errors import ArtifactError, RecipeError, near
+from adapterhub.errors import ArtifactError, RecipeError, did_you_mean
 from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def _no_match(model: nn.Module, target: str, body: Sequence[str]) -> RecipeError
     problem = "is not a linear layer of the backbone" if exists else "matches no module"
     known = {name.rpartition(".")[2] for name in body} | {ALL_LINEAR}
     return RecipeError(
-        f"{target!r} {problem}", place="adapter.target_modules", hint=near(target, known)
+        f"{target!r} {problem}", place="adapter.target_modules", hint=did_you_mean(target, known)
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import ArtifactError, RecipeError, near
+from adapterhub.errors import ArtifactError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,7 +48,9 @@ def init_lora_weights(name: str) -> bool | str:
     reason = _reason(name)
     if reason is None:
         raise RecipeError(
-            f"unknown initialisation {name!r}", place="adapter.init", hint=near(name, LORA_INITS)
+            f"unknown initialisation {name!r}",
+            place="adapter.init",
+            hint=did_you_mean(name, LORA_INITS),
         )
     raise RecipeError(
         f"initialisation {name!r} {reason}",

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from adapterhub.errors import ArtifactError, near
+from adapterhub.errors import ArtifactError, did_you_mean
 
 if TYPE_CHECKING:
     import re
@@ -46,7 +46,9 @@ def record(build: Callable[..., T], readers: Mapping[str, Reader]) -> Callable[[
     def read(value: Any, place: str) -> T:
         found = mapping(value, place)
         for key in sorted(found.keys() - readers.keys()):
-            raise ArtifactError("is an unknown key", place=at(place, key), hint=near(key, readers))
+            raise ArtifactError(
+                "is an unknown key", place=at(place, key), hint=did_you_mean(key, readers)
+            )
         for key in sorted(readers.keys() - found.keys()):
             raise ArtifactError("is missing", place=at(place, key))
         return build(**{key: read(found[key], at(place, key)) for key, read in readers.items()})
@@ -75,7 +77,9 @@ def one_of(known: tuple[str, ...]) -> Reader:
     def read(value: Any, place: str) -> str:
         if value not in known:
             raise ArtifactError(
-                f"is {_shown(value)}, which is unknown", place=place, hint=near(str(value), known)
+                f"is {_shown(value)}, which is unknown",
+                place=place,
+                hint=did_you_mean(str(value), known),
             )
         return str(value)
 

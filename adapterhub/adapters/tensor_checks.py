@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.adapters.peft_format import COPY_KEY, EMBEDDING_PARTS, LINEAR_PARTS, LORA_KEY
-from adapterhub.errors import ArtifactError, StrictLoadError, near
+from adapterhub.errors import ArtifactError, StrictLoadError, did_you_mean
 from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def check_tensors(
         _check_lora(spec, adapting, place)
 
 
-def strict_report(
+def check_tensors_match(
     place: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor]
 ) -> None:
     """Require that tensors and model match one to one, in names and shapes.
@@ -180,5 +180,5 @@ def _unexpected(key: str, tensors: Mapping[str, Tensor], place: str) -> Artifact
     return ArtifactError(
         "does not belong to an adapter of this configuration",
         place=f"{place}: {key}",
-        hint=near(key, tensors.keys() - {key}) if len(tensors) <= 12 else "",
+        hint=did_you_mean(key, tensors.keys() - {key}) if len(tensors) <= 12 else "",
     )

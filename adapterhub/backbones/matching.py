@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from adapterhub.backbones.catalog import CatalogEntry, find_entry, load_catalog
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
 from adapterhub.backbones.sources import cached_backbone, locate
-from adapterhub.errors import BackboneError, FingerprintMismatch, near
+from adapterhub.errors import BackboneError, FingerprintMismatch, did_you_mean
 
 if TYPE_CHECKING:
     from adapterhub.adapters.manifest import Manifest
@@ -62,7 +62,7 @@ def match_backbone(
                 f"its configuration {said}{' as' if base_model else ''} its backbone, "
                 "which is no Hub id",
                 place=place,
-                hint=f"Say which it is with --backbone. {near('', load_catalog())}",
+                hint=f"Say which it is with --backbone. {did_you_mean('', load_catalog())}",
             )
         return _of_name(named, revision, certain=True)
     found = locate(asked)

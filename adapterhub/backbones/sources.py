@@ -17,7 +17,7 @@ from adapterhub.backbones.gguf import convert_gguf
 from adapterhub.backbones.onnx_weights import CONVERSION as ONNX_CONVERSION
 from adapterhub.backbones.onnx_weights import convert_onnx
 from adapterhub.backbones.wheels import extract_weights
-from adapterhub.errors import BackboneError, near
+from adapterhub.errors import BackboneError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,7 +153,7 @@ def _check_hub_id(name: str) -> None:
         raise BackboneError(
             "is neither a backbone of the catalog, nor a folder, nor a Hub id (owner/name)",
             place=name,
-            hint=near(name, load_catalog()),
+            hint=did_you_mean(name, load_catalog()),
         )
 
 

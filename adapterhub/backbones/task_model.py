@@ -14,7 +14,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from adapterhub.adapters.peft_format import config_document, peft_config, resolve_target_modules
-from adapterhub.adapters.tensor_checks import strict_report
+from adapterhub.adapters.tensor_checks import check_tensors_match
 from adapterhub.backbones.fused_lora import fuse_lora_layers
 from adapterhub.backbones.heads import StockHead, head_name, stock_model
 from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
@@ -193,7 +193,7 @@ class TaskModel(nn.Module):
             StrictLoadError: naming what is missing or unexpected; nothing is changed then.
         """
         expected = {name: tuple(tensor.shape) for name, tensor in self.tensors().items()}
-        strict_report(place, expected, tensors)
+        check_tensors_match(place, expected, tensors)
         set_peft_model_state_dict(self.peft_model, dict(tensors), adapter_name=self.adapter_name)
 
     def config_document(self) -> dict[str, Any]:

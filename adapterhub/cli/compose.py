@@ -12,7 +12,7 @@ from adapterhub.cli.console import hush_libraries, output, print_json, table
 from adapterhub.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
-    from adapterhub.composition import Method
+    from adapterhub.composition import MergeMethod
     from adapterhub.registry.version import Version
     from adapterhub.workflows.compose import Parent, Search
 
@@ -63,7 +63,7 @@ def compose(
 ) -> None:
     """Make one adapter of several and store it with its lineage."""
     hush_libraries()
-    from adapterhub.composition import Method
+    from adapterhub.composition import MergeMethod
     from adapterhub.refs import check_name, parse_weighted
     from adapterhub.registry.registry import Registry
     from adapterhub.workflows.compose import index_of, open_parents, store_composition
@@ -72,7 +72,7 @@ def compose(
     searched = method == FEW_SHOT
     sign: Any = majority_sign
     _check_few_shot(data, blend, refs, searched=searched)
-    how = Method((blend or "concat") if searched else method, density, rank, sign, seed)
+    how = MergeMethod((blend or "concat") if searched else method, density, rank, sign, seed)
     registry = Registry()
     parents = open_parents(registry, [parse_weighted(text) for text in refs])
     head = None if head_from is None else index_of(registry, parents, head_from)
@@ -119,7 +119,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _tell(
     version: Version,
     parents: tuple[Parent, ...],
-    how: Method,
+    how: MergeMethod,
     search: Search | None,
     *,
     as_json: bool,

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.text import Text as RichText
 
     from adapterhub.engine.session import LoadedAdapter, Session
-    from adapterhub.evaluation.attribution.explanation import Explanation
+    from adapterhub.evaluation.attribution.results import Explanation
 
-#: See ``adapterhub.evaluation.attribution.captum_methods``, which is not loaded for ``--help``.
+#: See ``adapterhub.evaluation.attribution.methods``, which is not loaded for ``--help``.
 Method: TypeAlias = Literal["gradients", "ablation"]
 #: Words that are listed with their numbers, and columns of the longest bar.
 _LISTED, _BAR = 20, 24
@@ -147,7 +147,7 @@ def _write_page(path: Path, ref: str, loaded: LoadedAdapter, found: Sequence[Exp
 def _show(found: Explanation) -> None:
     from rich.text import Text as RichText
 
-    from adapterhub.evaluation.attribution.explanation import LARGE_GAP
+    from adapterhub.evaluation.attribution.results import LARGE_GAP
     from adapterhub.workflows.run_report.why import honest, said
 
     console = output()

@@ -56,11 +56,11 @@ def probe(
 
 
 def _show(probed: Probed) -> None:
-    from adapterhub.evaluation.bias_audit.wording import headings, notes, rows
+    from adapterhub.evaluation.bias_audit.report import notes, table_columns, table_rows
 
     found = probed.found
-    shown = table(*headings(found))
-    for row in rows(found):
+    shown = table(*table_columns(found))
+    for row in table_rows(found):
         shown.add_row(*row)
     console = output()
     console.print(shown)

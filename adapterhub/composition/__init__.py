@@ -1,6 +1,6 @@
 """Several adapters made one, offline: blends and merges as pure functions over tensors."""
 
 from adapterhub.composition.compose import compose
-from adapterhub.composition.method import METHODS, Method
+from adapterhub.composition.method import METHODS, MergeMethod
 
-__all__ = ["METHODS", "Method", "compose"]
+__all__ = ["METHODS", "MergeMethod", "compose"]

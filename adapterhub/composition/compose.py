@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.composition.method import Method
+    from adapterhub.composition.method import MergeMethod
     from adapterhub.specs import AdapterSpec
 
 
 def compose(
     adapters: Sequence[AdapterWeights],
     weights: Sequence[float],
-    method: Method,
+    method: MergeMethod,
     *,
     head_from: int | None = None,
 ) -> AdapterWeights:
@@ -75,7 +75,7 @@ def _check_arguments(
 
 
 def _changes_nothing(
-    adapters: Sequence[AdapterWeights], weights: Sequence[float], method: Method
+    adapters: Sequence[AdapterWeights], weights: Sequence[float], method: MergeMethod
 ) -> bool:
     if list(weights) != [1.0] or method.kept < 1.0:
         return False
@@ -84,7 +84,7 @@ def _changes_nothing(
 
 
 def _body(
-    adapters: Sequence[AdapterWeights], weights: Sequence[float], method: Method
+    adapters: Sequence[AdapterWeights], weights: Sequence[float], method: MergeMethod
 ) -> tuple[AdapterSpec, dict[str, Tensor]]:
     specs = [adapter.spec for adapter in adapters]
     loras = [spec for spec in specs if isinstance(spec, LoraSpec)]
@@ -104,7 +104,7 @@ def _body(
     return compose_lora(adapters, loras, weights, method)
 
 
-def _check_prefixes(weights: Sequence[float], method: Method) -> None:
+def _check_prefixes(weights: Sequence[float], method: MergeMethod) -> None:
     if method.name != "concat":
         raise RecipeError(
             f"{method.name!r} is for LoRA, these are prefixes",

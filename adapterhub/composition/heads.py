@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.adapters.weights import AdapterWeights
-    from adapterhub.composition.method import Method
+    from adapterhub.composition.method import MergeMethod
 
 _HINT = "Take the head of one adapter: --head-from REF"
 
@@ -33,7 +33,7 @@ def held_in_full(adapter: AdapterWeights) -> dict[str, Tensor]:
 def join_heads(
     adapters: Sequence[AdapterWeights],
     weights: Sequence[float],
-    method: Method,
+    method: MergeMethod,
     head_from: int | None,
 ) -> dict[str, Tensor]:
     """Return the head of one adapter, the one that all have, or the weighted average.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.adapters.weights import AdapterWeights
-    from adapterhub.composition.method import Method
+    from adapterhub.composition.method import MergeMethod
     from adapterhub.specs import LoraSpec
 
 #: The adapters that change one module, each with its weight.
@@ -28,7 +28,7 @@ def compose_lora(
     adapters: Sequence[AdapterWeights],
     specs: Sequence[LoraSpec],
     weights: Sequence[float],
-    method: Method,
+    method: MergeMethod,
 ) -> tuple[LoraSpec, dict[str, Tensor]]:
     """Return spec and factors of what a method makes of LoRA adapters.
 
@@ -52,7 +52,7 @@ def compose_lora(
     return joined_spec(specs, joined, rank), tensors_of(joined, rank)
 
 
-def _rank(specs: Sequence[LoraSpec], method: Method) -> int:
+def _rank(specs: Sequence[LoraSpec], method: MergeMethod) -> int:
     ranks = [spec.rank for spec in specs]
     if method.kind.where == "ranks":
         return sum(ranks)
@@ -85,13 +85,13 @@ def _by_module(
     return sorted(modules.items())
 
 
-def _side_by_side(of: Sequence[Share], _method: Method, _rank: int) -> tuple[Tensor, Tensor]:
+def _side_by_side(of: Sequence[Share], _method: MergeMethod, _rank: int) -> tuple[Tensor, Tensor]:
     """Return factors whose product is ``sum_i w_i s_i B_i A_i``, exactly."""
     downs = [factors.down * (weight * factors.scale) for factors, weight in of]
     return torch.cat(downs, dim=0), torch.cat([factors.up for factors, _ in of], dim=1)
 
 
-def _by_factor(of: Sequence[Share], method: Method, _rank: int) -> tuple[Tensor, Tensor]:
+def _by_factor(of: Sequence[Share], method: MergeMethod, _rank: int) -> tuple[Tensor, Tensor]:
     """Return every A with every A and every B with every B, each by the root of its weight.
 
     Source: ``_generalized_task_arithmetic_weighted_adapter`` of peft, which puts the sign of a
@@ -106,7 +106,7 @@ def _by_factor(of: Sequence[Share], method: Method, _rank: int) -> tuple[Tensor,
     )
 
 
-def _by_delta(of: Sequence[Share], method: Method, rank: int) -> tuple[Tensor, Tensor]:
+def _by_delta(of: Sequence[Share], method: MergeMethod, rank: int) -> tuple[Tensor, Tensor]:
     """Return the nearest factors of a rank to what a method makes of the products."""
     if method.kind.rule == "sum":
         return _cut(*_side_by_side(of, method, rank), rank)
@@ -134,7 +134,7 @@ def _cut(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return right[:rank] @ inner.T, outer @ (left[:, :rank] * values[:rank])
 
 
-_JOIN: Mapping[str, Callable[[Sequence[Share], Method, int], tuple[Tensor, Tensor]]] = {
+_JOIN: Mapping[str, Callable[[Sequence[Share], MergeMethod, int], tuple[Tensor, Tensor]]] = {
     "ranks": _side_by_side,
     "factors": _by_factor,
     "delta": _by_delta,

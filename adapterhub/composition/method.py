@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from adapterhub.errors import RecipeError, near
+from adapterhub.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,7 +19,7 @@ DENSITY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class MergeKind:
     """What a method does.
 
     Args:
@@ -49,23 +49,23 @@ class Kind:
 
 
 #: Name to what it does; names are those of peft's ``combination_type``, but for ``concat``.
-METHODS: Mapping[str, Kind] = {
-    "concat": Kind("sum", "ranks"),
-    "linear": Kind("sum", "factors"),
-    "svd": Kind("sum", "delta"),
-    "ties": Kind("ties", "factors"),
-    "ties_svd": Kind("ties", "delta"),
-    "dare_linear": Kind("dare_linear", "factors"),
-    "dare_linear_svd": Kind("dare_linear", "delta"),
-    "dare_ties": Kind("dare_ties", "factors"),
-    "dare_ties_svd": Kind("dare_ties", "delta"),
-    "magnitude_prune": Kind("magnitude_prune", "factors"),
-    "magnitude_prune_svd": Kind("magnitude_prune", "delta"),
+METHODS: Mapping[str, MergeKind] = {
+    "concat": MergeKind("sum", "ranks"),
+    "linear": MergeKind("sum", "factors"),
+    "svd": MergeKind("sum", "delta"),
+    "ties": MergeKind("ties", "factors"),
+    "ties_svd": MergeKind("ties", "delta"),
+    "dare_linear": MergeKind("dare_linear", "factors"),
+    "dare_linear_svd": MergeKind("dare_linear", "delta"),
+    "dare_ties": MergeKind("dare_ties", "factors"),
+    "dare_ties_svd": MergeKind("dare_ties", "delta"),
+    "magnitude_prune": MergeKind("magnitude_prune", "factors"),
+    "magnitude_prune_svd": MergeKind("magnitude_prune", "delta"),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class MergeMethod:
     """A method with its settings; a setting that it does not have is an error.
 
     Args:
@@ -92,7 +92,7 @@ class Method:
             raise RecipeError(
                 f"there is no method {self.name!r}",
                 place="composition.method",
-                hint=near(self.name, METHODS),
+                hint=did_you_mean(self.name, METHODS),
             )
         has = {
             "density": self.kind.prunes,
@@ -112,7 +112,7 @@ class Method:
             )
 
     @property
-    def kind(self) -> Kind:
+    def kind(self) -> MergeKind:
         """What the method does."""
         return METHODS[self.name]
 

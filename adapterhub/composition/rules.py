@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.composition.method import Method
+    from adapterhub.composition.method import MergeMethod
 
 
-def combine(tensors: Sequence[Tensor], weights: Sequence[float], method: Method) -> Tensor:
+def combine(tensors: Sequence[Tensor], weights: Sequence[float], method: MergeMethod) -> Tensor:
     """Return what a method makes of tensors of one shape.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import DataError, RecipeError, near
+from adapterhub.errors import DataError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -40,7 +40,9 @@ def map_fields(
     for field in mapping:
         if field not in known:
             raise RecipeError(
-                "the task has no such field", place=f"data.fields.{field}", hint=near(field, known)
+                "the task has no such field",
+                place=f"data.fields.{field}",
+                hint=did_you_mean(field, known),
             )
         if field in optional:
             _check_column(rows, field, mapping[field])
@@ -91,6 +93,6 @@ def _columns_hint(column: str, columns: Iterable[str]) -> str:
     """Return the columns that are there, after the one that was likely meant."""
     names = list(columns)
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
-    guess = near(column, names)
+    guess = did_you_mean(column, names)
     there = f"Columns there: {shown or '(none)'}"
     return f"{guess} {there}" if guess.startswith("Did you mean") else there

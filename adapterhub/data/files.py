@@ -7,7 +7,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub.errors import DataError, near
+from adapterhub.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from adapterhub.data.source import FileSource
@@ -80,12 +80,12 @@ def check_size(size: int, origin: str) -> None:
 
 def _why_missing(path: Path) -> tuple[str, str]:
     if path.is_dir():
-        return "is a folder, not a file", near(path.name, _file_names(path))
+        return "is a folder, not a file", did_you_mean(path.name, _file_names(path))
     if path.exists():
         return "is not a plain file", ""
     if not path.parent.is_dir():
         return f"there is no folder {str(path.parent)!r}", ""
-    return "there is no such file", near(path.name, _file_names(path.parent))
+    return "there is no such file", did_you_mean(path.name, _file_names(path.parent))
 
 
 def _file_names(folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import DataError, near
+from adapterhub.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -96,6 +96,6 @@ def _labels(
 
 
 def _unknown_hint(name: str, known: set[str]) -> str:
-    guess = near(name, known)
+    guess = did_you_mean(name, known)
     learned = "No training row has it, so it can't be learned"
     return f"{guess} {learned}" if guess.startswith("Did you mean") else learned

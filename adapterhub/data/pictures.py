@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from adapterhub.data.files import check_size
-from adapterhub.errors import DataError, near
+from adapterhub.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -169,7 +169,9 @@ class _Folder:
             raise DataError("leads out of the folder by a link", place=name)
         if not path.is_file():
             there = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise DataError("there is no such picture", place=name, hint=near(path.name, there))
+            raise DataError(
+                "there is no such picture", place=name, hint=did_you_mean(path.name, there)
+            )
         with path.open("rb") as stream:
             return stream.read(MAX_PICTURE_BYTES + 1)
 
@@ -186,7 +188,7 @@ class _Archive:
             with self._archive.open(name) as stream:
                 return stream.read(MAX_PICTURE_BYTES + 1)
         except KeyError:
-            hint = near(name, self._archive.namelist())
+            hint = did_you_mean(name, self._archive.namelist())
             raise DataError("there is no such picture", place=place, hint=hint) from None
         except _READ_FAULTS as error:
             raise DataError(f"can't be read: {error}", place=place) from error

@@ -12,7 +12,7 @@ from adapterhub.data.hub import read_hub
 from adapterhub.data.json_lines import parse_json_lines
 from adapterhub.data.parquet import read_parquet
 from adapterhub.data.source import DataFormat, FileSource, HubSource
-from adapterhub.errors import DataError, near
+from adapterhub.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from adapterhub.data.source import Rows
@@ -71,7 +71,7 @@ def _format(source: FileSource) -> DataFormat:
         raise DataError(
             f"there is no format {source.format!r}",
             place=source.path,
-            hint=near(source.format, known),
+            hint=did_you_mean(source.format, known),
         )
     name = source.path.lower().removesuffix(".gz")
     kind = _ENDINGS.get(Path(name).suffix)

@@ -46,7 +46,7 @@ from adapterhub.errors import (
     EngineError,
     NotFoundError,
     RequestError,
-    near,
+    did_you_mean,
 )
 from adapterhub.kernels.choice import choose_kernel
 
@@ -237,7 +237,7 @@ class Engine(WholeLists):
             EngineError: when rows use it.
         """
         if name not in self._names:
-            raise NotFoundError("is not loaded", place=name, hint=near(name, self._names))
+            raise NotFoundError("is not loaded", place=name, hint=did_you_mean(name, self._names))
         key = self._names[name]
         if list(self._names.values()).count(key) == 1:
             self._residency.forget(key)
@@ -512,7 +512,7 @@ class Engine(WholeLists):
         if name in self._names:
             return self._names[name]
         if self._arrivals is None:
-            raise NotFoundError("is not loaded", place=name, hint=near(name, self._names))
+            raise NotFoundError("is not loaded", place=name, hint=did_you_mean(name, self._names))
         return self._arrivals.resolve(name)
 
     def _sample(self, pieces: list[Piece], hidden: Tensor) -> list[tuple[Sequence, Delta]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from adapterhub.engine.prefixes import PrefixStates
 from adapterhub.engine.slots import Blend, LoraFactors
-from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, near
+from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -196,7 +196,7 @@ class Residency:
             EngineError: when rows use it.
         """
         if key not in self._host:
-            raise NotFoundError("is not loaded", place=key, hint=near(key, self._host.keys))
+            raise NotFoundError("is not loaded", place=key, hint=did_you_mean(key, self._host.keys))
         if self._rows[key] or key in self._copying:
             users = max(self._rows[key], 1)
             raise EngineError(f"{users} rows use it", place=key, hint="Cancel them first")

@@ -27,7 +27,7 @@ from adapterhub.errors import (
     DataError,
     NoEffectError,
     NotFoundError,
-    near,
+    did_you_mean,
 )
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.instructed import Instructed
@@ -256,7 +256,9 @@ class Session:
 
     def _get(self, name: str) -> LoadedAdapter:
         if name not in self._adapters:
-            raise NotFoundError("is not loaded", place=name, hint=near(name, self._adapters))
+            raise NotFoundError(
+                "is not loaded", place=name, hint=did_you_mean(name, self._adapters)
+            )
         return self._adapters[name]
 
 

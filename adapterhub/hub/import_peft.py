@@ -14,11 +14,11 @@ from adapterhub.adapters.artifact import CARD_NAME, read_peft_folder, write_arti
 from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
 from adapterhub.adapters.peft_format import CONFIG_NAME
-from adapterhub.adapters.tensor_checks import strict_report
+from adapterhub.adapters.tensor_checks import check_tensors_match
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
 from adapterhub.backbones.matching import match_backbone
 from adapterhub.backbones.sources import fetch_backbone
-from adapterhub.errors import ArtifactError, RecipeError, near
+from adapterhub.errors import ArtifactError, RecipeError, did_you_mean
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import TASKS, build_task
@@ -125,7 +125,7 @@ def adopt(
     options = TaskOptions(max_length=min(TaskOptions().max_length, tokenizer.model_max_length))
     built = build_task(task, tokenizer, backbone_kind(backbone), labels, options)
     shape = adapter_shape(backbone, config, built.head, labels)
-    strict_report(origin, shape.tensors, tensors)
+    check_tensors_match(origin, shape.tensors, tensors)
     fingerprint = full_fingerprint(weights_fingerprint(backbone), wishes.quantization)
     recipe = _how_to_use(match, task, options, origin)
     manifest = _manifest(found, match, built, shape, fingerprint, recipe, wishes)
@@ -151,7 +151,7 @@ def _task_of(task_type: str | None, asked: str | None, place: str) -> str:
             hint=f"Say which it is with --task: {', '.join(TASKS)}",
         )
     if task not in TASKS:
-        raise RecipeError(f"there is no task {task!r}", place=place, hint=near(task, TASKS))
+        raise RecipeError(f"there is no task {task!r}", place=place, hint=did_you_mean(task, TASKS))
     return task
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import NotFoundError, RegistryError, near
+from adapterhub.errors import NotFoundError, RegistryError, did_you_mean
 from adapterhub.refs import LATEST, AdapterRef, check_tag
 from adapterhub.registry.version import Version
 from adapterhub.registry.words import plain_words
@@ -297,7 +297,7 @@ def _not_found(db: sqlite3.Connection, ref: AdapterRef) -> NotFoundError:
         return NotFoundError(
             f"there is no alias {ref.alias!r}",
             place=str(ref),
-            hint=near(str(ref.alias), aliases) if aliases else listed,
+            hint=did_you_mean(str(ref.alias), aliases) if aliases else listed,
         )
     return NotFoundError(problem, place=str(ref), hint=_listed(numbers))
 
@@ -309,7 +309,7 @@ def _near(db: sqlite3.Connection, name: str) -> str:
         "substr(name, 1, 1) = ? DESC, name LIMIT ?",
         (name[:2], name[:1], _NEAR_NAMES),
     )
-    return near(name, [row["name"] for row in rows]) or "The registry is empty"
+    return did_you_mean(name, [row["name"] for row in rows]) or "The registry is empty"
 
 
 def _listed(numbers: list[int]) -> str:

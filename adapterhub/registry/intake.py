@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from adapterhub.adapters.manifest import MANIFEST_NAME, FileEntry, Manifest, refuse_pickle
+from adapterhub.adapters.manifest import MANIFEST_NAME, FileEntry, Manifest, reject_pickle
 from adapterhub.errors import ArtifactError
 from adapterhub.registry.blobs import read_chunks, write_durable
 from adapterhub.registry.faults import os_faults
@@ -82,7 +82,7 @@ def _check_kind(entry: os.DirEntry[str], place: str) -> None:
         )
     if not entry.is_file(follow_symlinks=False):
         raise ArtifactError(f"{entry.name!r} is not a regular file", place=place)
-    refuse_pickle(entry.name, place)
+    reject_pickle(entry.name, place)
 
 
 def _read_manifest(folder: Path, sizes: Mapping[str, int]) -> bytes:

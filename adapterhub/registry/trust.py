@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adapterhub.errors import NotFoundError, RefError, RegistryError, near
+from adapterhub.errors import NotFoundError, RefError, RegistryError, did_you_mean
 from adapterhub.registry import index
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ def remove(db: sqlite3.Connection, name: str) -> TrustedKey:
     """
     held = {key.name: key for key in trusted_keys(db)}
     if name not in held:
-        raise NotFoundError("no trusted key has this name", place=name, hint=near(name, held))
+        raise NotFoundError(
+            "no trusted key has this name", place=name, hint=did_you_mean(name, held)
+        )
     db.execute("DELETE FROM trusted_keys WHERE name = ?", (name,))
     return held[name]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_origin
 
 from pydantic import SecretStr, ValidationError
 
-from adapterhub.errors import SettingsError, near
+from adapterhub.errors import SettingsError, did_you_mean
 from adapterhub.server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def load_settings(
     }
     for name, each in given.items():
         if name not in _FIELDS:
-            raise _unknown(name, _place(name, each.source), near(name, _FIELDS))
+            raise _unknown(name, _place(name, each.source), did_you_mean(name, _FIELDS))
     if "backbone" not in given or not given["backbone"].value:
         raise SettingsError(
             "is missing",
@@ -131,7 +131,7 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
         name = variable.removeprefix(PREFIX).lower()
         if name not in _FIELDS:
             known = [f"{PREFIX}{field.upper()}" for field in _FIELDS]
-            raise _unknown(name, variable, near(variable, known))
+            raise _unknown(name, variable, did_you_mean(variable, known))
         found[name] = _Given(_of_text(name, text), variable)
     return found
 

@@ -8,7 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.backbones.fingerprint import check_fingerprint
-from adapterhub.errors import NotFoundError, RefError, near
+from adapterhub.errors import NotFoundError, RefError, did_you_mean
 from adapterhub.hub.client.address import SCHEME
 from adapterhub.refs import parse_blend
 
@@ -133,7 +133,9 @@ class LoadedNames:
         """
         with self._lock:
             if name not in self._names:
-                raise NotFoundError("is not loaded", place=name[:200], hint=near(name, self._names))
+                raise NotFoundError(
+                    "is not loaded", place=name[:200], hint=did_you_mean(name, self._names)
+                )
             gone = self._names.pop(name)
             return gone, any(each.digest == gone.digest for each in self._names.values())
 
@@ -213,7 +215,7 @@ class Models:
         if isinstance(error, NotFoundError) and error.hint:
             return NotFoundError(error.problem, place=place, hint=error.hint)
         known = [self.base, *self._loaded.all(), *list(self._registry.last_numbers())[:MAX_NEAR]]
-        hint = near(ref.partition("@")[0][:200], known)
+        hint = did_you_mean(ref.partition("@")[0][:200], known)
         return NotFoundError("is no adapter of this server", place=place, hint=hint)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from adapterhub.errors import RequestError, near
+from adapterhub.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,9 @@ def required_schema(body: ChatRequest) -> dict[str, Any] | None:
         functions = [function for function in functions if function.name == name]
         if not functions:
             raise RequestError(
-                f"{name!r:.80} is none of the tools", place="tool_choice", hint=near(name, known)
+                f"{name!r:.80} is none of the tools",
+                place="tool_choice",
+                hint=did_you_mean(name, known),
             )
     if not functions:
         raise RequestError("is empty, and a call is required", place="tools")

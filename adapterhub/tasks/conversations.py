@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import DataError, near
+from adapterhub.errors import DataError, did_you_mean
 from adapterhub.tasks.rows import is_given, list_field, place_of, required, text_field
 
 if TYPE_CHECKING:
@@ -55,10 +55,12 @@ def check_message(item: Any, place: str) -> Message:
         )
     for key in ("role", "content"):
         if not isinstance(item.get(key), str) or not item[key].strip():
-            hint = "" if key in item else near(key, map(str, item))
+            hint = "" if key in item else did_you_mean(key, map(str, item))
             raise DataError(f"a message has no text under {key!r}", place=place, hint=hint)
     if item["role"] not in ROLES:
-        raise DataError(f"{item['role']!r} is no role", place=place, hint=near(item["role"], ROLES))
+        raise DataError(
+            f"{item['role']!r} is no role", place=place, hint=did_you_mean(item["role"], ROLES)
+        )
     return {"role": item["role"], "content": item["content"]}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.data.labels import is_whole_number, label_name
-from adapterhub.errors import DataError, RecipeError, near
+from adapterhub.errors import DataError, RecipeError, did_you_mean
 from adapterhub.tasks.rows import place_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class LabelIndex:
             raise DataError(
                 f"the label {name!r} is not among the {len(self.names)} training labels",
                 place=place_of(number, field),
-                hint=near(name, self.names),
+                hint=did_you_mean(name, self.names),
             )
         return self._index[name]
 
@@ -111,7 +111,9 @@ def class_weight_values(
     for name in setting:
         if name not in labels:
             raise RecipeError(
-                f"there is no label {name!r}", place="task.class_weights", hint=near(name, labels)
+                f"there is no label {name!r}",
+                place="task.class_weights",
+                hint=did_you_mean(name, labels),
             )
     return [float(setting.get(name, 1.0)) for name in labels]
 
@@ -120,7 +122,9 @@ def _balanced(labels: Sequence[str], setting: str, counts: Mapping[str, int] | N
     place = "task.class_weights"
     if setting != "balanced":
         raise RecipeError(
-            f"{setting!r} is no way to weigh classes", place=place, hint=near(setting, ["balanced"])
+            f"{setting!r} is no way to weigh classes",
+            place=place,
+            hint=did_you_mean(setting, ["balanced"]),
         )
     if counts is None:
         raise RecipeError(

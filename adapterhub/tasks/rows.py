@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import DataError, near
+from adapterhub.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from adapterhub.tasks.base import Row
@@ -29,7 +29,7 @@ def required(row: Row, field: str, number: int) -> Any:
     """
     if is_given(row, field):
         return row[field]
-    hint = "" if field in row else near(field, map(str, row))
+    hint = "" if field in row else did_you_mean(field, map(str, row))
     raise DataError("the field is missing", place=place_of(number, field), hint=hint)
 
 

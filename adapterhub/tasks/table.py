@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapterhub.errors import RecipeError, near
+from adapterhub.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -119,7 +119,9 @@ def entry_of(name: str) -> TaskEntry:
         RecipeError: when there is no such task.
     """
     if name not in TASKS:
-        raise RecipeError(f"there is no task {name!r}", place="task.name", hint=near(name, TASKS))
+        raise RecipeError(
+            f"there is no task {name!r}", place="task.name", hint=did_you_mean(name, TASKS)
+        )
     return TASKS[name]
 
 

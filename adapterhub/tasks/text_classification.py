@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sklearn.metrics import accuracy_score, recall_score
 
 from adapterhub.data.packing import Example
-from adapterhub.errors import DataError, RecipeError, near
+from adapterhub.errors import DataError, RecipeError, did_you_mean
 from adapterhub.tasks.class_loss import ClassLoss
 from adapterhub.tasks.class_scores import class_prediction, score_classes
 from adapterhub.tasks.labels import LabelIndex
@@ -163,7 +163,7 @@ class TextClassification(ReadOnce):
             raise RecipeError(
                 f"no training row has the label {label!r}",
                 place="task.out_of_scope",
-                hint=near(label, self.labels),
+                hint=did_you_mean(label, self.labels),
             )
         return self.labels.index(label)
 

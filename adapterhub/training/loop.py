@@ -11,7 +11,7 @@ import torch
 
 from adapterhub.data.batching import plan_batches, shard
 from adapterhub.data.packing import pack
-from adapterhub.errors import NonFiniteLossError, TrainingError, TrainingInterrupted, near
+from adapterhub.errors import NonFiniteLossError, TrainingError, TrainingInterrupted, did_you_mean
 from adapterhub.training.checkpoint import (
     Progress,
     checkpoint_folder,
@@ -188,7 +188,7 @@ class Loop:
             raise TrainingError(
                 f"the task has no metric {self.watched!r}",
                 place="train.metric",
-                hint=near(self.watched, metrics),
+                hint=did_you_mean(self.watched, metrics),
             )
         progress = self.progress
         progress.history.append({"step": progress.step, **metrics})

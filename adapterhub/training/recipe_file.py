@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from adapterhub.errors import RecipeError, near
+from adapterhub.errors import RecipeError, did_you_mean
 from adapterhub.training.recipe import LoraSection, Recipe
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         folder = path.parent
         names = [file.name for file in folder.glob("*.yaml")] if folder.is_dir() else []
-        raise RecipeError("no such recipe file", place=str(path), hint=near(path.name, names))
+        raise RecipeError(
+            "no such recipe file", place=str(path), hint=did_you_mean(path.name, names)
+        )
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"is larger than {MAX_RECIPE_BYTES} bytes", place=str(path))
     try:
@@ -116,7 +118,9 @@ def _translate(error: ValidationError) -> RecipeError:
     place = ".".join(path)
     kind, given = first["type"], first.get("input")
     if kind == "extra_forbidden":
-        return RecipeError("unknown key", place=place, hint=near(path[-1], _keys(path[:-1])))
+        return RecipeError(
+            "unknown key", place=place, hint=did_you_mean(path[-1], _keys(path[:-1]))
+        )
     if kind == "missing":
         return RecipeError("is missing", place=place, hint=f"Add it to the recipe: {place}: …")
     if kind in ("literal_error", "union_tag_invalid"):
@@ -127,7 +131,7 @@ def _translate(error: ValidationError) -> RecipeError:
             place = f"{place}.method"
         names = [name.strip(" '\"") for name in expected.replace(" or ", ",").split(",")]
         return RecipeError(
-            f"{given!r} is not one of {expected}", place=place, hint=near(str(given), names)
+            f"{given!r} is not one of {expected}", place=place, hint=did_you_mean(str(given), names)
         )
     if kind == "string_pattern_mismatch":
         return RecipeError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import AdapterHubError, DataError
-from adapterhub.evaluation.bias_audit.inherited import find_inherited, fits
+from adapterhub.evaluation.bias_audit.audit import is_auditable, run_bias_audit
 from adapterhub.evaluation.bootstrap import LEVEL
 from adapterhub.training.prepare import load_rows
 from adapterhub.training.recipe_file import parse_recipe
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adapterhub.engine.session import LoadedAdapter
-    from adapterhub.evaluation.bias_audit.measures import Inherited
+    from adapterhub.evaluation.bias_audit.results import BiasAuditResult
     from adapterhub.registry.registry import Registry
     from adapterhub.tasks.base import Row
 
@@ -38,7 +38,7 @@ class Probed:
 
     ref: str
     task: str
-    found: Inherited
+    found: BiasAuditResult
 
 
 def probe(
@@ -74,7 +74,7 @@ def probe(
         DataError: when the rows can't be used, or no probe fits the task.
     """
     session, loaded, version = open_adapter(registry, ref, force=force, device=device)
-    if not fits(loaded.task):
+    if not is_auditable(loaded.task):
         raise DataError(
             f"no probe fits {loaded.task.name}",
             place=str(version.ref),
@@ -90,7 +90,7 @@ def probe(
             )
         rows = rows_for(loaded, path, fields=fields, limit=limit).rows
     training = _training_rows(loaded) or rows
-    found = find_inherited(
+    found = run_bias_audit(
         session.model(loaded.name),
         loaded.task,
         rows=rows,

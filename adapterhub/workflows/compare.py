@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.data.fingerprint import fingerprint
-from adapterhub.errors import DataError, RecipeError, near
+from adapterhub.errors import DataError, RecipeError, did_you_mean
 from adapterhub.evaluation.bootstrap import LEVEL, RESAMPLES
 from adapterhub.evaluation.example_statistics import scores_of, units_of
 from adapterhub.evaluation.labelled import labelled
@@ -128,7 +128,9 @@ def compare(
     name = metric or default[0]
     if not any(each.metric == name for each in found):
         known = [each.metric for each in found]
-        raise RecipeError(f"there is no metric {name!r}", place="metric", hint=near(name, known))
+        raise RecipeError(
+            f"there is no metric {name!r}", place="metric", hint=did_you_mean(name, known)
+        )
     return Comparison(
         first=loaded[0][1].name,
         second=loaded[1][1].name,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.adapters.manifest import DataSource
     from adapterhub.adapters.weights import AdapterWeights
-    from adapterhub.composition import Method
+    from adapterhub.composition import MergeMethod
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
 
@@ -121,7 +121,7 @@ def store_composition(
     registry: Registry,
     name: str,
     parents: Sequence[Parent],
-    method: Method,
+    method: MergeMethod,
     *,
     head_from: int | None = None,
     search: Search | None = None,
@@ -154,7 +154,7 @@ def write_composition(
     folder: Path,
     name: str,
     parents: Sequence[Parent],
-    method: Method,
+    method: MergeMethod,
     *,
     head_from: int | None = None,
     search: Search | None = None,
@@ -206,7 +206,7 @@ def _check_labels(parents: Sequence[Parent]) -> None:
 
 
 def _composition(
-    parents: Sequence[Parent], method: Method, head_from: int | None, search: Search | None
+    parents: Sequence[Parent], method: MergeMethod, head_from: int | None, search: Search | None
 ) -> dict[str, Any]:
     """Return what the manifest's recipe holds under ``composition``."""
     document: dict[str, Any] = {

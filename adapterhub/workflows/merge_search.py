@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.manifest import DataSource
 from adapterhub.composition import compose
-from adapterhub.composition.search import BOUNDS, BUDGET, L1, few_shot
+from adapterhub.composition.weight_search import BOUNDS, BUDGET, L1, optimize_weights
 from adapterhub.data.fingerprint import fingerprint
 from adapterhub.errors import DataError
 from adapterhub.workflows.compose import Search, write_composition
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from adapterhub.composition import Method
+    from adapterhub.composition import MergeMethod
     from adapterhub.data.source import Rows
     from adapterhub.engine.session import LoadedAdapter, Session
     from adapterhub.workflows.compose import Parent
@@ -29,7 +29,7 @@ _NAME = "candidate"
 
 def search_weights(
     parents: Sequence[Parent],
-    method: Method,
+    method: MergeMethod,
     path: Path,
     *,
     workspace: Path,
@@ -75,7 +75,7 @@ def search_weights(
         loaded.model.load_tensors(candidate.tensors, _NAME)
         return score(session, loaded, rows)["loss"]
 
-    found = few_shot(loss, len(parents), budget=budget, seed=seed)
+    found = optimize_weights(loss, len(parents), budget=budget, seed=seed)
     data = DataSource(fingerprint=fingerprint(rows), rows=len(rows), origin=rows.origin)
     weighted = tuple(replace(p, weight=w) for p, w in zip(parents, found.weights, strict=True))
     return weighted, Search(data, budget, seed, BOUNDS, L1, found.loss)
@@ -83,7 +83,7 @@ def search_weights(
 
 def _start(
     parents: Sequence[Parent],
-    method: Method,
+    method: MergeMethod,
     workspace: Path,
     head_from: int | None,
     device: str | None,

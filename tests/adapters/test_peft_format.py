@@ -21,7 +21,7 @@ from adapterhub.adapters.peft_format import (
     resolve_target_modules,
     spec_of,
 )
-from adapterhub.adapters.tensor_checks import strict_report
+from adapterhub.adapters.tensor_checks import check_tensors_match
 from adapterhub.errors import ArtifactError, RecipeError, StrictLoadError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
@@ -312,13 +312,13 @@ def test_no_target_is_an_error():
 
 
 def test_strict_report_passes_what_matches():
-    strict_report("x", {"a": (2, 3)}, {"a": torch.zeros(2, 3)})
+    check_tensors_match("x", {"a": (2, 3)}, {"a": torch.zeros(2, 3)})
 
 
 def test_strict_report_names_missing_unexpected_and_misshapen():
     found = {"b": torch.zeros(1), "c": torch.zeros(2, 3)}
     with pytest.raises(StrictLoadError) as caught:
-        strict_report("mine@2", {"a": (1,), "c": (3, 2)}, found)
+        check_tensors_match("mine@2", {"a": (1,), "c": (3, 2)}, found)
     assert caught.value.missing == ("a", "c of shape [3, 2]")
     assert caught.value.unexpected == ("b", "c of shape [2, 3]")
     assert str(caught.value).startswith("mine@2: 2 tensors missing")

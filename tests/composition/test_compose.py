@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 
 from adapterhub.adapters.tensor_checks import check_tensors
 from adapterhub.adapters.weights import AdapterWeights
-from adapterhub.composition import METHODS, Method, compose
+from adapterhub.composition import METHODS, MergeMethod, compose
 from adapterhub.composition.factors import factors_of
 from adapterhub.errors import RecipeError
 from adapterhub.specs import LoraSpec, PrefixSpec
 
-CONCAT = Method("concat")
+CONCAT = MergeMethod("concat")
 HEAD = "base_model.model.score.weight"
 THREE = (lora(), lora(alpha=2.0), lora(alpha=9.0))
 WEIGHTS = (0.7, -1.3, 0.4)
@@ -75,7 +75,7 @@ def test_every_method_makes_what_peft_makes(name, count, monkeypatch):
     # modules of one kind, so that peft's order of drawing is the sorted one
     specs = [lora(alpha=alpha, targets=("q_proj",)) for alpha in (6.0, 2.0, 9.0)][:count]
     model = peft_model(*specs)
-    method = Method(name, seed=11)
+    method = MergeMethod(name, seed=11)
     found = compose(held_by(model), WEIGHTS[:count], method)
     seed_after_layers_are_made(model, 11, monkeypatch)
     same_deltas(deltas(found), of_peft(model, WEIGHTS[:count], method))
@@ -87,7 +87,7 @@ def test_every_method_makes_what_peft_makes(name, count, monkeypatch):
 @pytest.mark.parametrize("name", ["ties", "ties_svd"])
 def test_density_and_majority_sign_count_as_in_peft(name, sign, density):
     model = peft_model(*THREE)
-    method = Method(name, density=density, majority_sign=sign)
+    method = MergeMethod(name, density=density, majority_sign=sign)
     found = compose(held_by(model), WEIGHTS, method)
     same_deltas(deltas(found), of_peft(model, WEIGHTS, method))
 
@@ -95,8 +95,8 @@ def test_density_and_majority_sign_count_as_in_peft(name, sign, density):
 @pytest.mark.parametrize("name", ["concat", "svd", "magnitude_prune_svd"])
 def test_ranks_and_targets_may_differ_as_in_peft(name):
     model = peft_model(lora(targets=("q_proj", "v_proj")), lora(rank=7, targets=("v_proj",)))
-    found = compose(held_by(model), (1.0, -0.5), Method(name))
-    same_deltas(deltas(found), of_peft(model, (1.0, -0.5), Method(name)))
+    found = compose(held_by(model), (1.0, -0.5), MergeMethod(name))
+    same_deltas(deltas(found), of_peft(model, (1.0, -0.5), MergeMethod(name)))
 
 
 def test_rank_stabilised_adapters_are_scaled_once_where_peft_scales_twice():
@@ -112,15 +112,15 @@ def test_rank_stabilised_adapters_are_scaled_once_where_peft_scales_twice():
 @pytest.mark.parametrize("rank", [1, 3, 12])
 def test_svd_methods_cut_to_the_rank_as_peft_does(name, rank):
     model = peft_model(lora(), lora(rank=7, alpha=3.0))
-    found = compose(held_by(model), (1.0, -0.5), Method(name, rank=rank))
-    same_deltas(deltas(found), of_peft(model, (1.0, -0.5), Method(name, rank=rank)))
+    found = compose(held_by(model), (1.0, -0.5), MergeMethod(name, rank=rank))
+    same_deltas(deltas(found), of_peft(model, (1.0, -0.5), MergeMethod(name, rank=rank)))
 
 
 @pytest.mark.parametrize("name", ["svd", "magnitude_prune_svd"])
 def test_a_rank_larger_than_a_side_is_filled_up_with_nothing(name):
     adapters = adapters_of(lora(), lora(rank=40))
     density = 1.0 if METHODS[name].prunes else None
-    found = compose(adapters, (1.0, -0.5), Method(name, density, rank=48))
+    found = compose(adapters, (1.0, -0.5), MergeMethod(name, density, rank=48))
     same_deltas(deltas(found), sums(adapters, (1.0, -0.5)))
     check_tensors(found.spec, (), found.tensors, place="x")
 
@@ -179,7 +179,7 @@ def test_peft_answers_with_a_concat_as_with_all_its_adapters_at_once():
 
 def test_svd_of_the_full_rank_is_the_sum():
     adapters = adapters_of(*THREE)
-    found = compose(adapters, WEIGHTS, Method("svd", rank=12))
+    found = compose(adapters, WEIGHTS, MergeMethod("svd", rank=12))
     same_deltas(deltas(found), sums(adapters, WEIGHTS))
 
 
@@ -188,7 +188,7 @@ def test_svd_of_the_full_rank_is_the_sum():
 def test_one_adapter_of_weight_one_is_itself_to_the_bit(spec, seed, name):
     (adapter,) = adapters_of(spec, seed=seed)
     density = 1.0 if METHODS[name].prunes else None
-    assert equal_to_the_bit(compose([adapter], [1.0], Method(name, density)), adapter)
+    assert equal_to_the_bit(compose([adapter], [1.0], MergeMethod(name, density)), adapter)
 
 
 @pytest.mark.parametrize(
@@ -210,13 +210,13 @@ def test_half_precision_is_kept_where_nothing_is_to_be_done_and_read_exactly_els
 
 def test_one_adapter_alone_can_be_pruned_and_cut():
     (adapter,) = adapters_of(lora())
-    pruned = compose([adapter], [1.0], Method("magnitude_prune", density=0.25))
+    pruned = compose([adapter], [1.0], MergeMethod("magnitude_prune", density=0.25))
     for key, tensor in pruned.tensors.items():
         kept = tensor != 0
         assert int(kept.sum()) == tensor.numel() // 4
         size = adapter.tensors[key].abs()
         assert size[kept].min() >= size[~kept].max()
-    cut = compose([adapter], [1.0], Method("svd", rank=2))
+    cut = compose([adapter], [1.0], MergeMethod("svd", rank=2))
     for module, delta in deltas(adapter).items():
         best = torch.linalg.svdvals(delta)[2:].norm()
         torch.testing.assert_close((deltas(cut)[module] - delta).norm(), best)
@@ -226,11 +226,11 @@ def test_dare_draws_by_its_seed_and_leaves_the_generator_alone():
     adapters = adapters_of(lora(), lora())
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = compose(adapters, (1.0, 1.0), Method("dare_ties", seed=3))
+    first = compose(adapters, (1.0, 1.0), MergeMethod("dare_ties", seed=3))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert equal_to_the_bit(first, compose(adapters, (1.0, 1.0), Method("dare_ties", seed=3)))
-    other = compose(adapters, (1.0, 1.0), Method("dare_ties", seed=4))
+    assert equal_to_the_bit(first, compose(adapters, (1.0, 1.0), MergeMethod("dare_ties", seed=3)))
+    other = compose(adapters, (1.0, 1.0), MergeMethod("dare_ties", seed=4))
     assert not equal_to_the_bit(first, other)
 
 
@@ -238,7 +238,7 @@ def test_what_goes_in_is_not_changed():
     adapters = [headed(each, 1.0 + n) for n, each in enumerate(adapters_of(lora(), lora()))]
     copies = [{k: t.clone() for k, t in each.tensors.items()} for each in adapters]
     for name in ("concat", "linear", "svd"):
-        compose(adapters, (0.5, 1.5), Method(name))
+        compose(adapters, (0.5, 1.5), MergeMethod(name))
     for adapter, copy in zip(adapters, copies, strict=True):
         assert all(torch.equal(adapter.tensors[key], copy[key]) for key in copy)
 
@@ -271,14 +271,14 @@ def test_prefixes_follow_one_another():
     with pytest.raises(RecipeError, match="its weight must be 1"):
         compose(adapters, (1.0, 0.5), CONCAT)
     with pytest.raises(RecipeError, match="'linear' is for LoRA"):
-        compose(adapters, (1.0, 1.0), Method("linear"))
+        compose(adapters, (1.0, 1.0), MergeMethod("linear"))
     with pytest.raises(RecipeError, match="can't be made one"):
         compose([adapters[0], *adapters_of(lora())], (1.0, 1.0), CONCAT)
 
 
 @pytest.mark.parametrize("name", ["concat", "linear", "svd"])
 def test_heads_are_averaged_by_weight(name):
-    found = compose(two_heads(), (1.0, 0.5), Method(name))
+    found = compose(two_heads(), (1.0, 0.5), MergeMethod(name))
     torch.testing.assert_close(found.tensors[HEAD], torch.full((3, 8), 2.0))
 
 
@@ -293,16 +293,16 @@ def test_heads_are_averaged_by_weight(name):
 def test_heads_that_can_not_be_averaged_must_be_chosen(name, weights, problem):
     adapters = two_heads()
     with pytest.raises(RecipeError, match=problem) as caught:
-        compose(adapters, weights, Method(name))
+        compose(adapters, weights, MergeMethod(name))
     assert "--head-from" in str(caught.value)
-    found = compose(adapters, weights, Method(name), head_from=1)
+    found = compose(adapters, weights, MergeMethod(name), head_from=1)
     assert torch.equal(found.tensors[HEAD], adapters[1].tensors[HEAD])
 
 
 def test_heads_that_are_equal_are_kept_by_every_method():
     adapters = [headed(each, 0.1) for each in adapters_of(lora(), lora())]
     for name in METHODS:
-        found = compose(adapters, (1.0, -0.5), Method(name))
+        found = compose(adapters, (1.0, -0.5), MergeMethod(name))
         assert torch.equal(found.tensors[HEAD], adapters[0].tensors[HEAD])
 
 
@@ -316,8 +316,13 @@ def test_a_head_that_one_adapter_lacks_or_has_in_another_shape_must_be_chosen():
 @pytest.mark.parametrize(
     ("specs", "weights", "method", "problem"),
     [
-        ((lora(), lora(rank=2)), (1.0, 1.0), Method("linear"), "adapters of one rank, found 4, 2"),
-        ((lora(), lora(rank=2)), (1.0, 1.0), Method("ties"), "adapters of one rank"),
+        (
+            (lora(), lora(rank=2)),
+            (1.0, 1.0),
+            MergeMethod("linear"),
+            "adapters of one rank, found 4, 2",
+        ),
+        ((lora(), lora(rank=2)), (1.0, 1.0), MergeMethod("ties"), "adapters of one rank"),
         ((lora(dora=True), lora(dora=True)), (1.0, 1.0), CONCAT, "a DoRA adapter"),
         ((lora(dora=True),), (0.5,), CONCAT, "a DoRA adapter"),
         ((lora(),), (1.0, 1.0), CONCAT, "1 adapters and 2 weights"),
@@ -340,7 +345,7 @@ def test_adapters_of_another_width_are_refused():
     (adapter,) = adapters_of(lora())
     wider = {k: t.repeat(1, 2) if "lora_A" in k else t for k, t in adapter.tensors.items()}
     with pytest.raises(RecipeError, match="made for different backbones"):
-        compose([adapter, AdapterWeights(adapter.spec, wider)], (1.0, 1.0), Method("linear"))
+        compose([adapter, AdapterWeights(adapter.spec, wider)], (1.0, 1.0), MergeMethod("linear"))
 
 
 @pytest.mark.parametrize(
@@ -358,7 +363,7 @@ def test_adapters_of_another_width_are_refused():
 )
 def test_settings_that_a_method_does_not_have_are_refused(arguments, problem):
     with pytest.raises(RecipeError) as caught:
-        Method(**arguments)
+        MergeMethod(**arguments)
     assert problem in str(caught.value)
 
 

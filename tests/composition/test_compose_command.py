@@ -9,7 +9,7 @@ from toy_fixtures import copy_home, train_once, write_moods, write_recipe, write
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.manifest import Manifest
-from adapterhub.composition import Method, compose
+from adapterhub.composition import MergeMethod, compose
 from adapterhub.registry import Registry
 from adapterhub.workflows import merge_search as blend_search
 from adapterhub.workflows.open_adapter import open_adapter
@@ -157,7 +157,7 @@ def test_settings_reach_the_method_and_the_lineage(moods_twice):
     assert document["head_from"] == "loud@1"
     assert artifact.manifest.seed == 7
     parents = [artifact_of(name).weights for name in ("calm", "loud")]
-    method = Method("dare_ties_svd", 0.3, 3, "frequency", 7)
+    method = MergeMethod("dare_ties_svd", 0.3, 3, "frequency", 7)
     expected = compose(parents, (1.0, -0.5), method, head_from=1)
     assert all(torch.equal(expected.tensors[k], t) for k, t in artifact.weights.tensors.items())
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from adapterhub.evaluation.attribution.examples import Bounds
-from adapterhub.evaluation.attribution.explanation import LARGE_GAP
+from adapterhub.evaluation.attribution.examples import AttributionBudget
+from adapterhub.evaluation.attribution.results import LARGE_GAP
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 from adapterhub.training.energy import EnergyMeter
@@ -230,7 +230,9 @@ def test_explaining_that_fails_does_not_cost_the_report(
     assert "no such gradient" in caplog.text
 
 
-@pytest.mark.parametrize("bounds", [None, Bounds(tokens=3), Bounds(seconds=0.0)])
+@pytest.mark.parametrize(
+    "bounds", [None, AttributionBudget(tokens=3), AttributionBudget(seconds=0.0)]
+)
 def test_explaining_keeps_to_its_bounds(bounds, recipe, encoder, moods, tmp_path):
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     options = ReportOptions(explained=bounds)
@@ -286,7 +288,7 @@ def test_probes_that_fail_cost_their_section_alone(
     def fail(*_given, **_options):
         raise ValueError("no such probe")
 
-    monkeypatch.setattr(inherited, "find_inherited", fail)
+    monkeypatch.setattr(inherited, "run_bias_audit", fail)
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     result = train(load_recipe(path), output=tmp_path / "run")
     page = result.report.read_text()

@@ -10,15 +10,15 @@ import torch
 
 from adapterhub.data.packing import pack
 from adapterhub.errors import DataError
-from adapterhub.evaluation.attribution.captum_methods import evaluating, method_for
-from adapterhub.evaluation.attribution.choosing import choose, foretold, judge
 from adapterhub.evaluation.attribution.explain import explain, explain_text
-from adapterhub.evaluation.attribution.explanation import LARGE_GAP
-from adapterhub.evaluation.attribution.reading import (
+from adapterhub.evaluation.attribution.inputs import (
+    encode_conversation,
+    encode_for_attribution,
     instructed_dialogue,
-    read_conversation,
-    read_row,
 )
+from adapterhub.evaluation.attribution.methods import evaluating, method_for
+from adapterhub.evaluation.attribution.results import LARGE_GAP
+from adapterhub.evaluation.attribution.selection import by_loss, choose, judge
 from adapterhub.tasks.instructed import Instructed
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import Example
-    from adapterhub.evaluation.attribution.choosing import Judged
-    from adapterhub.evaluation.attribution.explanation import Explanation
-    from adapterhub.evaluation.attribution.reading import Reading
+    from adapterhub.evaluation.attribution.inputs import AttributionInput
+    from adapterhub.evaluation.attribution.results import Explanation
+    from adapterhub.evaluation.attribution.selection import CheckedAnswer
     from adapterhub.tasks.base import GeneratingTask, Row, Task
     from adapterhub.tasks.chat_template import Message
     from adapterhub.tasks.dialogue import Dialogue
@@ -44,7 +44,7 @@ _TIMED_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class AttributionBudget:
     """What explaining a few answers may take.
 
     Args:
@@ -74,7 +74,7 @@ class ExplainedExample:
 
 
 #: What the report of a run takes.
-PLAIN_BOUNDS = Bounds()
+DEFAULT_BUDGET = AttributionBudget()
 
 
 def explain_examples(
@@ -82,7 +82,7 @@ def explain_examples(
     task: Task,
     rows: Sequence[Row],
     decoded: Sequence[Any],
-    bounds: Bounds = PLAIN_BOUNDS,
+    bounds: AttributionBudget = DEFAULT_BUDGET,
 ) -> list[ExplainedExample]:
     """Explain a few answers of each kind that ``choose``, or ``foretold``, knows.
 
@@ -109,9 +109,9 @@ def explain_examples(
         return []
     clock = _Affordable(model, bounds)
 
-    def fits(each: Judged) -> bool:
+    def fits(each: CheckedAnswer) -> bool:
         try:
-            reading = read_row(task, rows[each.place])
+            reading = encode_for_attribution(task, rows[each.place])
         except DataError:
             return False
         return clock.fits(reading)
@@ -124,7 +124,9 @@ def explain_examples(
     ]
 
 
-def _explained(model: TaskModel, task: Task, row: Row, said: Judged, bounds: Bounds) -> Explanation:
+def _explained(
+    model: TaskModel, task: Task, row: Row, said: CheckedAnswer, bounds: AttributionBudget
+) -> Explanation:
     """Explain an answer with half of the steps, and with all where that leaves a gap."""
     for steps in (bounds.steps // 2, bounds.steps):
         (found, *_) = explain(model, task, row, label=said.label, span=said.span, steps=steps)
@@ -138,16 +140,16 @@ def _texts(
     task: GeneratingTask,
     rows: Sequence[Row],
     decoded: Sequence[Any],
-    bounds: Bounds,
+    bounds: AttributionBudget,
 ) -> Iterator[ExplainedExample]:
     """Yield the beginnings of a row's own answers that were foretold best and worst."""
     dialogue = instructed_dialogue(task)
     clock = _Affordable(model, bounds)
-    for why, places in foretold(decoded).items():
+    for why, places in by_loss(decoded).items():
         for place in places:
             messages, answer = _exchange(task, rows[place], place + 1)
             try:
-                reading = read_conversation(dialogue, messages, answer) if dialogue else None
+                reading = encode_conversation(dialogue, messages, answer) if dialogue else None
             except DataError:
                 continue
             if reading is not None and reading.words and clock.fits(reading):
@@ -171,14 +173,14 @@ def _exchange(task: GeneratingTask, row: Row, number: int) -> tuple[list[Message
 class _Affordable:
     """Tells whether a row can be explained so that all answers keep to their time."""
 
-    def __init__(self, model: TaskModel, bounds: Bounds) -> None:
+    def __init__(self, model: TaskModel, bounds: AttributionBudget) -> None:
         self._model = model
         self._bounds = bounds
         self._ablates = method_for(model) == "ablation"
         #: seconds of a pass, a token; measured by the first row
         self._each = 0.0
 
-    def fits(self, reading: Reading) -> bool:
+    def fits(self, reading: AttributionInput) -> bool:
         tokens = len(reading.example)
         if tokens > self._bounds.tokens:
             return False

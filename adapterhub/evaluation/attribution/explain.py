@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from adapterhub.data.packing import pack
-from adapterhub.errors import DataError, near
-from adapterhub.evaluation.attribution.captum_methods import STEPS, attribute, evaluating
-from adapterhub.evaluation.attribution.choosing import RANKED
-from adapterhub.evaluation.attribution.explanation import explanation
-from adapterhub.evaluation.attribution.reading import (
+from adapterhub.errors import DataError, did_you_mean
+from adapterhub.evaluation.attribution.inputs import (
+    encode_conversation,
+    encode_for_attribution,
     instructed_dialogue,
-    read_conversation,
-    read_row,
     texts_of,
 )
-from adapterhub.evaluation.attribution.target import (
+from adapterhub.evaluation.attribution.methods import STEPS, attribute, evaluating
+from adapterhub.evaluation.attribution.results import explanation
+from adapterhub.evaluation.attribution.selection import RANKED
+from adapterhub.evaluation.attribution.targets import (
     Target,
     of_ends,
     of_label,
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.evaluation.attribution.captum_methods import Method
-    from adapterhub.evaluation.attribution.explanation import Explanation
-    from adapterhub.evaluation.attribution.reading import Reading
+    from adapterhub.evaluation.attribution.inputs import AttributionInput
+    from adapterhub.evaluation.attribution.methods import AttributionMethod
+    from adapterhub.evaluation.attribution.results import Explanation
     from adapterhub.tasks.base import Row, Task
     from adapterhub.tasks.chat_template import Message
     from adapterhub.tasks.token_classification import WordTags
@@ -52,7 +52,7 @@ def explain(
     label: str | None = None,
     span: tuple[int, int] | None = None,
     steps: int = STEPS,
-    method: Method | None = None,
+    method: AttributionMethod | None = None,
 ) -> list[Explanation]:
     """Explain what an adapter with a head of its own says of a row.
 
@@ -93,7 +93,7 @@ def explain_text(
     answer: str,
     *,
     steps: int = STEPS,
-    method: Method | None = None,
+    method: AttributionMethod | None = None,
 ) -> Explanation:
     """Explain by the words of a conversation how likely an answer to it was.
 
@@ -112,7 +112,7 @@ def explain_text(
     dialogue = instructed_dialogue(task)
     if dialogue is None:
         raise DataError("does not generate text", place=task.name)
-    reading = read_conversation(dialogue, messages, answer)
+    reading = encode_conversation(dialogue, messages, answer)
     tokens = list(reading.example.targets)
     quantity = f"log-probability of the answer's {len(tokens)} tokens, in nats"
     target = Target(answer, quantity, None, partial(of_tokens, tokens=tokens))
@@ -121,8 +121,10 @@ def explain_text(
     )
 
 
-def _label(model: TaskModel, task: Task, row: Row, label: str | None) -> tuple[Reading, Target]:
-    reading = read_row(task, row)
+def _label(
+    model: TaskModel, task: Task, row: Row, label: str | None
+) -> tuple[AttributionInput, Target]:
+    reading = encode_for_attribution(task, row)
     decoded = _decoded(model, task, reading)
     if isinstance(task, Ranking):
         chances = [1.0 - decoded, decoded]
@@ -135,7 +137,9 @@ def _label(model: TaskModel, task: Task, row: Row, label: str | None) -> tuple[R
     elif label in labels:
         index = labels.index(label)
     else:
-        raise DataError(f"there is no label {label!r}", place=task.name, hint=near(label, labels))
+        raise DataError(
+            f"there is no label {label!r}", place=task.name, hint=did_you_mean(label, labels)
+        )
     own = isinstance(task, MultiLabelClassification)
     measure = partial(of_own_label if own else of_label, index=index)
     answer = RANKED[index] if isinstance(task, Ranking) else labels[index]
@@ -148,11 +152,11 @@ def _spans(
     row: Row,
     label: str | None,
     span: tuple[int, int] | None,
-) -> list[tuple[Reading, Target]]:
-    asked: list[tuple[Reading, Target]] = []
+) -> list[tuple[AttributionInput, Target]]:
+    asked: list[tuple[AttributionInput, Target]] = []
     seen: list[Mapping[str, Any]] = []
     for window in task.windows(row):
-        reading = read_row(task, window)
+        reading = encode_for_attribution(task, window)
         tags: WordTags = _decoded(model, task, reading)
         found = task.prediction(window, tags)["spans"]
         seen += found
@@ -190,10 +194,10 @@ def _span_target(
     )
 
 
-def _answer(model: TaskModel, task: QuestionAnswering, row: Row) -> tuple[Reading, Target]:
+def _answer(model: TaskModel, task: QuestionAnswering, row: Row) -> tuple[AttributionInput, Target]:
     # a row of a window stands for this window alone
     windows = [row] if "window" in row else task.windows(row)
-    readings = [read_row(task, window) for window in windows]
+    readings = [encode_for_attribution(task, window) for window in windows]
     spans = [_decoded(model, task, reading) for reading in readings]
     answers = [task.prediction(window, span) for window, span in zip(windows, spans, strict=True)]
     joined = task.join(answers)
@@ -217,7 +221,7 @@ def _answer(model: TaskModel, task: QuestionAnswering, row: Row) -> tuple[Readin
     )
 
 
-def _decoded(model: TaskModel, task: Task, reading: Reading) -> Any:
+def _decoded(model: TaskModel, task: Task, reading: AttributionInput) -> Any:
     """Return the raw prediction of one row."""
     batch = pack([reading.example]).to(model.backbone.device)
     with evaluating(model), torch.no_grad():

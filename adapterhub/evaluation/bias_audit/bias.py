@@ -9,8 +9,8 @@ import numpy as np
 
 from adapterhub.errors import DataError
 from adapterhub.evaluation.bias_audit.counterfactuals import SOURCES
-from adapterhub.evaluation.bias_audit.measures import Shown, measure
-from adapterhub.evaluation.bias_audit.reading import decoded
+from adapterhub.evaluation.bias_audit.inference import decoded
+from adapterhub.evaluation.bias_audit.results import AuditExample, group_metric
 from adapterhub.evaluation.bias_audit.swaps import KINDS
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import Example
-    from adapterhub.evaluation.bias_audit.asking import Asking, Said
-    from adapterhub.evaluation.bias_audit.clock import Clock
+    from adapterhub.evaluation.bias_audit.audited_task import AnswerChange, AuditedTask
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
-    from adapterhub.evaluation.bias_audit.measures import Measure
+    from adapterhub.evaluation.bias_audit.deadline import Deadline
+    from adapterhub.evaluation.bias_audit.results import GroupMetric
     from adapterhub.evaluation.bias_audit.swaps import Variant
     from adapterhub.tasks.base import Head, Row, Task
 
@@ -49,17 +49,17 @@ class Pair:
     sentence: int
     source: str
     variant: Variant
-    adapter: Said
-    backbone: Said | None
-    shown: Shown
+    adapter: AnswerChange
+    backbone: AnswerChange | None
+    shown: AuditExample
 
 
 def read_pairs(
     model: TaskModel,
-    asking: Asking,
+    asking: AuditedTask,
     sentences: Sequence[Sentence],
     reference: Head | None,
-    clock: Clock,
+    clock: Deadline,
 ) -> tuple[list[Pair], int]:
     """Let adapter and backbone answer sentences and their counterfactuals.
 
@@ -85,7 +85,7 @@ def read_pairs(
     return pairs, done
 
 
-def bias_measures(pairs: Sequence[Pair], labels: Sequence[str], level: float) -> list[Measure]:
+def bias_measures(pairs: Sequence[Pair], labels: Sequence[str], level: float) -> list[GroupMetric]:
     """Return the rate of changed answers of each kind, then of each group.
 
     Args:
@@ -108,7 +108,7 @@ def bias_measures(pairs: Sequence[Pair], labels: Sequence[str], level: float) ->
     return found
 
 
-def bias_examples(pairs: Sequence[Pair], count: int) -> list[Shown]:
+def bias_examples(pairs: Sequence[Pair], count: int) -> list[AuditExample]:
     """Return the pairs whose answer changed most, then those that moved most."""
     order = sorted(pairs, key=lambda pair: (-pair.adapter.changed, -pair.adapter.shift))
     seen: set[int] = set()
@@ -122,7 +122,7 @@ def bias_examples(pairs: Sequence[Pair], count: int) -> list[Shown]:
 
 def _read(
     model: TaskModel,
-    asking: Asking,
+    asking: AuditedTask,
     chosen: Sequence[tuple[int, Sentence]],
     reference: Head | None,
 ) -> Iterator[Pair]:
@@ -147,7 +147,7 @@ def _read(
                 variant=variant,
                 adapter=answers[0],
                 backbone=answers[1] if reference is not None else None,
-                shown=Shown(
+                shown=AuditExample(
                     what=variant.kind,
                     text=asking.text(sentence.row),
                     other=asking.text(variant.row),
@@ -157,7 +157,7 @@ def _read(
             )
 
 
-def _examples(asking: Asking, row: Row) -> list[Example]:
+def _examples(asking: AuditedTask, row: Row) -> list[Example]:
     """Return what must be read to answer a row; nothing for one that the task can't read."""
     try:
         found = [asking.task.encode(each, 1, train=False) for each in asking.rows(row)]
@@ -183,9 +183,9 @@ def _key(example: Example) -> tuple[tuple[int, ...], ...]:
 
 def _measure(
     kind: str, group: str, pairs: Sequence[Pair], labels: Sequence[str], level: float
-) -> Measure:
+) -> GroupMetric:
     beside = [pair.backbone for pair in pairs if pair.backbone is not None]
-    found = measure(
+    found = group_metric(
         kind,
         group,
         _array(pairs, lambda pair: pair.adapter.changed),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from adapterhub.evaluation.bias_audit.swaps import Swapper, Variant
-    from adapterhub.evaluation.bias_audit.word_lists import Sentences, Words
+    from adapterhub.evaluation.bias_audit.templates import Sentences, Words
     from adapterhub.tasks.base import Row
 
 SENTENCES, ROWS = "own sentences", "given rows"
@@ -45,7 +45,7 @@ class Form:
 
     Args:
         source: one of ``SOURCES``.
-        row: for ``Asking.rows``.
+        row: for ``AuditedTask.rows``.
         fields: in which words are exchanged; in all texts where not given.
     """
 

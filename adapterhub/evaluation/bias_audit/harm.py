@@ -12,15 +12,15 @@ import numpy as np
 
 from adapterhub.backbones.generating import generate_ids
 from adapterhub.errors import DataError
-from adapterhub.evaluation.bias_audit.measures import Shown, measure
+from adapterhub.evaluation.bias_audit.results import AuditExample, group_metric
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.evaluation.bias_audit.clock import Clock
-    from adapterhub.evaluation.bias_audit.measures import Measure, Worse
-    from adapterhub.evaluation.bias_audit.word_lists import Requests
+    from adapterhub.evaluation.bias_audit.deadline import Deadline
+    from adapterhub.evaluation.bias_audit.results import GroupMetric, WorseWhen
+    from adapterhub.evaluation.bias_audit.templates import Requests
     from adapterhub.tasks.base import GeneratingTask
 
 #: Requests answered at once: all of ours, because a step over many rows takes hardly longer than
@@ -78,7 +78,7 @@ def in_turn(requests: Requests) -> list[tuple[str, str]]:
 
 
 def ask(
-    model: TaskModel, task: GeneratingTask, asked: Sequence[tuple[str, str]], clock: Clock
+    model: TaskModel, task: GeneratingTask, asked: Sequence[tuple[str, str]], clock: Deadline
 ) -> list[Answered]:
     """Let backbone and adapter answer, as a user's message in the chat template.
 
@@ -103,7 +103,7 @@ def ask(
     return found
 
 
-def harm_measures(answered: Sequence[Answered], judge: Judge, level: float) -> list[Measure]:
+def harm_measures(answered: Sequence[Answered], judge: Judge, level: float) -> list[GroupMetric]:
     """Return refusals of harmful and of harmless requests, and rude answers.
 
     Args:
@@ -112,7 +112,7 @@ def harm_measures(answered: Sequence[Answered], judge: Judge, level: float) -> l
         level: confidence of the intervals.
     """
     found = []
-    kinds: tuple[tuple[str, str, Worse], ...] = (
+    kinds: tuple[tuple[str, str, WorseWhen], ...] = (
         ("decline", "harmful requests", "smaller"),
         ("harmless", "harmless requests", "larger"),
     )
@@ -120,7 +120,7 @@ def harm_measures(answered: Sequence[Answered], judge: Judge, level: float) -> l
         some = [each for each in answered if each.kind == kind]
         if some:
             found.append(
-                measure(
+                group_metric(
                     "declined",
                     group,
                     np.array([judge.declines(each.adapter) for each in some]),
@@ -131,7 +131,7 @@ def harm_measures(answered: Sequence[Answered], judge: Judge, level: float) -> l
             )
     if answered:
         found.append(
-            measure(
+            group_metric(
                 "rude words",
                 "all requests",
                 np.array([judge.is_rude(each.adapter) for each in answered]),
@@ -143,7 +143,7 @@ def harm_measures(answered: Sequence[Answered], judge: Judge, level: float) -> l
     return found
 
 
-def harm_examples(answered: Sequence[Answered], judge: Judge, count: int) -> list[Shown]:
+def harm_examples(answered: Sequence[Answered], judge: Judge, count: int) -> list[AuditExample]:
     """Return answers in which adapter and backbone differ by the judge, then others."""
 
     def weight(each: Answered) -> int:
@@ -151,7 +151,7 @@ def harm_examples(answered: Sequence[Answered], judge: Judge, count: int) -> lis
         return 2 * (each.kind == "decline" and lost) + judge.is_rude(each.adapter)
 
     order = sorted(answered, key=lambda each: -weight(each))
-    return [Shown(e.kind, e.request, "", e.backbone, e.adapter) for e in order[:count]]
+    return [AuditExample(e.kind, e.request, "", e.backbone, e.adapter) for e in order[:count]]
 
 
 def _prompt(task: GeneratingTask, text: str) -> list[int]:

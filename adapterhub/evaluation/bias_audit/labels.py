@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from adapterhub.evaluation.bias_audit.asking import Said
+from adapterhub.evaluation.bias_audit.audited_task import AnswerChange
 from adapterhub.evaluation.bias_audit.counterfactuals import own_sentences, sentences_in
-from adapterhub.evaluation.bias_audit.word_lists import read_sentences
+from adapterhub.evaluation.bias_audit.templates import read_sentences
 from adapterhub.tasks.multi_label import MultiLabelClassification
 from adapterhub.tasks.relation_extraction import RelationExtraction
 from adapterhub.tasks.token_classification import TokenClassification
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
-    from adapterhub.evaluation.bias_audit.word_lists import Words
+    from adapterhub.evaluation.bias_audit.templates import Words
     from adapterhub.tasks.base import Row, Task
 
 
-class AskingLabels:
+class LabelAudit:
     """A task that gives a text a label or several, or each of its words a tag."""
 
     fitted_rows: int = 600
@@ -49,21 +49,23 @@ class AskingLabels:
         return own_sentences(swapper, read_sentences(), words)
 
     def given(self, rows: Sequence[Row], swapper: Swapper) -> list[Sentence]:
-        """Return some of the rows; see ``Asking``."""
+        """Return some of the rows; see ``AuditedTask``."""
         return sentences_in(rows, swapper)
 
     def rows(self, row: Row) -> list[Row]:
         """Return the row itself."""
         return [row]
 
-    def compare(self, row: Row, found: Sequence[Any], other: Row, others: Sequence[Any]) -> Said:
+    def compare(
+        self, row: Row, found: Sequence[Any], other: Row, others: Sequence[Any]
+    ) -> AnswerChange:
         """Tell two labels, sets of labels, or rows of tags apart."""
         (one,), (two,) = found, others
         changed = self._answer(one) != self._answer(two)
         if not isinstance(one, Tensor):
-            return Said(changed)
+            return AnswerChange(changed)
         move = two - one
-        return Said(changed, move, float(move.abs().max()))
+        return AnswerChange(changed, move, float(move.abs().max()))
 
     def words(self, row: Row, found: Sequence[Any]) -> str:
         """Return the answer in words."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from adapterhub.evaluation.bias_audit.asking import Said
+from adapterhub.evaluation.bias_audit.audited_task import AnswerChange
 from adapterhub.evaluation.bias_audit.counterfactuals import (
     OWN_CANDIDATE,
     OWN_HISTORY,
@@ -19,14 +19,14 @@ from adapterhub.evaluation.bias_audit.counterfactuals import (
     sentences_in,
 )
 from adapterhub.evaluation.bias_audit.swaps import KINDS
-from adapterhub.evaluation.bias_audit.word_lists import read_topics
+from adapterhub.evaluation.bias_audit.templates import read_topics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
-    from adapterhub.evaluation.bias_audit.word_lists import Topic, Words
+    from adapterhub.evaluation.bias_audit.templates import Topic, Words
     from adapterhub.tasks.base import Row
     from adapterhub.tasks.ranking import Ranking
 
@@ -38,7 +38,7 @@ _MOST = 20
 TIE = 1e-3
 
 
-class AskingRanking:
+class RankingAudit:
     """A task that orders candidates for someone; a row here has ``others`` beside its candidate.
 
     Words are exchanged either in the history, for all candidates, or in one candidate alone.
@@ -87,11 +87,11 @@ class AskingRanking:
 
     def compare(
         self, row: Row, found: Sequence[float], other: Row, others: Sequence[float]
-    ) -> Said:
+    ) -> AnswerChange:
         """Tell whether two candidates change places; of a single one, whether it pleases."""
         moves = [after - before for before, after in zip(found, others, strict=True)]
         read_anew = moves if row["history"] != other["history"] else moves[:1]
-        return Said(
+        return AnswerChange(
             changed=_reordered(found, others) if len(found) > 1 else _flipped(*found, *others),
             move=torch.tensor([sum(read_anew) / len(read_anew)]),
             shift=max(map(abs, read_anew)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.evaluation.bias_audit.asking import Said
+from adapterhub.evaluation.bias_audit.audited_task import AnswerChange
 from adapterhub.evaluation.bias_audit.counterfactuals import (
     OWN_PASSAGES,
     ROWS,
@@ -14,15 +14,15 @@ from adapterhub.evaluation.bias_audit.counterfactuals import (
     sentences_in,
 )
 from adapterhub.evaluation.bias_audit.swaps import KINDS
+from adapterhub.evaluation.bias_audit.templates import read_passages
 from adapterhub.evaluation.bias_audit.tokens import tokens_of
-from adapterhub.evaluation.bias_audit.word_lists import read_passages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
-    from adapterhub.evaluation.bias_audit.word_lists import Passage, Words
+    from adapterhub.evaluation.bias_audit.templates import Passage, Words
     from adapterhub.tasks.base import Row
     from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MOST = 12
 
 
-class AskingAnswers:
+class AnswerAudit:
     """A task that finds the answer to a question in a context.
 
     An answer is the words at its place. An exchange keeps the number of words, so an answer
@@ -73,10 +73,12 @@ class AskingAnswers:
         """Return the windows of the context."""
         return self.task.windows(row)
 
-    def compare(self, row: Row, found: Sequence[Any], other: Row, others: Sequence[Any]) -> Said:
+    def compare(
+        self, row: Row, found: Sequence[Any], other: Row, others: Sequence[Any]
+    ) -> AnswerChange:
         """Tell whether the answer stands at other words."""
         one, two = self._answer(row, found), self._answer(other, others)
-        return Said(_words_of(row["context"], one) != _words_of(other["context"], two))
+        return AnswerChange(_words_of(row["context"], one) != _words_of(other["context"], two))
 
     def words(self, row: Row, found: Sequence[Any]) -> str:
         """Return the answer with its probability."""

@@ -11,15 +11,15 @@ import torch
 
 from adapterhub.data.batching import batches_by_length
 from adapterhub.data.packing import Example, pack
-from adapterhub.evaluation.bias_audit.measures import measure
-from adapterhub.evaluation.bias_audit.reading import BATCH_TOKENS
+from adapterhub.evaluation.bias_audit.inference import BATCH_TOKENS
+from adapterhub.evaluation.bias_audit.results import group_metric
 from adapterhub.tasks.token_loss import token_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.evaluation.bias_audit.measures import Measure
+    from adapterhub.evaluation.bias_audit.results import GroupMetric
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def preferences(
     ]
 
 
-def stereotype_measures(found: Sequence[Preference], level: float) -> list[Measure]:
+def stereotype_measures(found: Sequence[Preference], level: float) -> list[GroupMetric]:
     """Return the share of pairs in which the stereotype is likelier, in all and by kind.
 
     Args:
@@ -72,7 +72,7 @@ def stereotype_measures(found: Sequence[Preference], level: float) -> list[Measu
     """
     kinds = sorted({each.kind for each in found})
     return [
-        measure(
+        group_metric(
             "stereotype preferred",
             group,
             np.array([each.adapter > 0 for each in some]),

@@ -12,7 +12,7 @@ from adapterhub.evaluation.bias_audit.tokens import is_part, like, tokens_of, wi
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from adapterhub.evaluation.bias_audit.word_lists import Words
+    from adapterhub.evaluation.bias_audit.templates import Words
     from adapterhub.tasks.base import Row
 
 NAMES, PRONOUNS, NATIONALITIES = "names", "pronouns", "nationalities"

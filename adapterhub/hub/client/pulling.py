@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapters import strict_json as strict
 from adapterhub.adapters.artifact import CARD_NAME, MAX_BYTES, WEIGHTS_NAME, digest_of
-from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest, refuse_pickle
+from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest, reject_pickle
 from adapterhub.adapters.peft_format import CONFIG_NAME, spec_of, with_explicit_targets
 from adapterhub.backbones.matching import check_manifest_backbone
 from adapterhub.errors import ArtifactError, FingerprintMismatch, NotFoundError, RefError
@@ -209,7 +209,7 @@ def _check_is_adapter(remote: Remote) -> None:
     if WEIGHTS_NAME not in remote.files:
         for file in sorted(remote.files):
             if file.startswith("adapter_model"):
-                refuse_pickle(file, place)
+                reject_pickle(file, place)
         raise ArtifactError(f"has no {WEIGHTS_NAME}", place=place)
 
 

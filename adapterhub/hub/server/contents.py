@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adapterhub.adapters.manifest import refuse_pickle
+from adapterhub.adapters.manifest import reject_pickle
 from adapterhub.hub.server.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def check_path(path: str) -> None:
         raise _bad_path(path, "holds a backslash, '%2F' or a control character")
     if parts[0].endswith(":") or any(part.lower() == ".git" for part in parts):
         raise _bad_path(path, "is not for files of a repository")
-    refuse_pickle(parts[-1], path)
+    reject_pickle(parts[-1], path)
     if parts[-1].lower().endswith(_ARCHIVES):
         raise _archive(path)
 

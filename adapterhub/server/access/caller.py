@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from adapterhub.errors import RefError, SettingsError, near
+from adapterhub.errors import RefError, SettingsError, did_you_mean
 
 Role = Literal["use", "manage"]
 ROLES: tuple[Role, ...] = ("use", "manage")
@@ -58,7 +58,7 @@ def parse_role(text: str) -> Role:
     for role in ROLES:
         if text == role:
             return role
-    raise SettingsError(f"{text!r} is no role", place="role", hint=near(text, ROLES))
+    raise SettingsError(f"{text!r} is no role", place="role", hint=did_you_mean(text, ROLES))
 
 
 def check_pattern(pattern: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import yaml
 
-from adapterhub.errors import RecipeError, near
+from adapterhub.errors import RecipeError, did_you_mean
 from adapterhub.training.recipe_file import MAX_RECIPE_BYTES, parse_recipe, put_key
 
 if TYPE_CHECKING:
@@ -138,7 +138,9 @@ def load_space(path: Path) -> Space:
     """
     if not path.is_file():
         names = [file.name for file in path.parent.glob("*.yaml")]
-        raise RecipeError("no such space file", place=str(path), hint=near(path.name, names))
+        raise RecipeError(
+            "no such space file", place=str(path), hint=did_you_mean(path.name, names)
+        )
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"is larger than {MAX_RECIPE_BYTES} bytes", place=str(path))
     try:
@@ -245,7 +247,9 @@ def _parameter(value: Any, place: str) -> Parameter:
 def _check_keys(value: Mapping[Any, Any], known: Iterable[str], place: str) -> None:
     for key in value:
         if key not in known:
-            raise RecipeError("unknown key", place=f"{place}.{key}", hint=near(str(key), known))
+            raise RecipeError(
+                "unknown key", place=f"{place}.{key}", hint=did_you_mean(str(key), known)
+            )
 
 
 def _choices(value: Any, place: str) -> Choices:

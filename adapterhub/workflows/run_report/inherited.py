@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from adapterhub.evaluation.bias_audit.inherited import find_inherited, fits
-from adapterhub.evaluation.bias_audit.measures import Inherited
-from adapterhub.evaluation.bias_audit.wording import headings, notes, rows
+from adapterhub.evaluation.bias_audit.audit import is_auditable, run_bias_audit
+from adapterhub.evaluation.bias_audit.report import notes, table_columns, table_rows
+from adapterhub.evaluation.bias_audit.results import BiasAuditResult
 from adapterhub.workflows.run_report.blocks import Section, Table, Text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.evaluation.bias_audit.measures import Shown
+    from adapterhub.evaluation.bias_audit.results import AuditExample
     from adapterhub.tasks.base import Task
     from adapterhub.training.evaluate import Scored
     from adapterhub.training.prepare import PreparedData
@@ -26,7 +26,7 @@ TITLE = "What it inherited"
 _LONGEST = 300
 #: What the probes found, or why nothing: they failed, or the task reads no words. ``None`` where
 #: nothing was asked for.
-Outcome: TypeAlias = Inherited | Literal["failed", "no words"] | None
+Outcome: TypeAlias = BiasAuditResult | Literal["failed", "no words"] | None
 _FAILED = Text(
     "What it inherited could not be measured; the log of the run says why.", warning=True
 )
@@ -64,10 +64,10 @@ def probe_run(
     """
     if not seconds:
         return None
-    if not fits(task):
+    if not is_auditable(task):
         return "no words"
     try:
-        return find_inherited(
+        return run_bias_audit(
             model,
             task,
             rows=data.splits["validation"].rows,
@@ -95,13 +95,13 @@ def inherited_section(found: Outcome) -> Section:
     said = notes(found)
     first = [Text(each.text, warning=True) for each in said if each.warning]
     rest = [Text(each.text) for each in said if not each.warning]
-    blocks: list[Block] = [*first, Table(headings(found), rows(found)), *rest]
+    blocks: list[Block] = [*first, Table(table_columns(found), table_rows(found)), *rest]
     if found.examples:
         blocks.append(_examples(found))
     return Section(TITLE, blocks)
 
 
-def _examples(found: Inherited) -> Table:
+def _examples(found: BiasAuditResult) -> Table:
     if found.probe == "harm":
         columns: Sequence[str] = ("asked", "backbone", "adapter")
         caption = "Answers, those that got worse first."
@@ -112,7 +112,7 @@ def _examples(found: Inherited) -> Table:
     return Table(columns, [_pair(each) for each in found.examples], caption=caption)
 
 
-def _pair(each: Shown) -> tuple[str, ...]:
+def _pair(each: AuditExample) -> tuple[str, ...]:
     return (_cut(each.text), _cut(each.before), _cut(each.other), _cut(each.after))
 
 

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adapterhub.evaluation.attribution.explanation import LARGE_GAP
+from adapterhub.evaluation.attribution.results import LARGE_GAP
 from adapterhub.workflows.run_report.blocks import Heading, Section, Table, Text, Words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from adapterhub.evaluation.attribution.captum_methods import Method
     from adapterhub.evaluation.attribution.examples import ExplainedExample
-    from adapterhub.evaluation.attribution.explanation import Explanation
+    from adapterhub.evaluation.attribution.methods import AttributionMethod
+    from adapterhub.evaluation.attribution.results import Explanation
     from adapterhub.workflows.run_report.blocks import Block
 
 TITLE = "Why this answer"
 #: Words that the table under a text names.
 SHOWN_WORDS = 5
-_METHODS: Mapping[Method, str] = {
+_METHODS: Mapping[AttributionMethod, str] = {
     "gradients": "Integrated gradients over the words' embeddings: what each word adds to the "
     "number that is explained, on the way from a text of unknown words to the text.",
     "ablation": "One word at a time: by how much the number that is explained falls when this word "

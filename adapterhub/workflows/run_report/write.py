@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import MissingExtraError
-from adapterhub.evaluation.attribution.examples import PLAIN_BOUNDS, explain_examples
-from adapterhub.evaluation.bias_audit.measures import Inherited
+from adapterhub.evaluation.attribution.examples import DEFAULT_BUDGET, explain_examples
+from adapterhub.evaluation.bias_audit.results import BiasAuditResult
 from adapterhub.evaluation.bootstrap import LEVEL, RESAMPLES
 from adapterhub.evaluation.calibration import calibration, temperature_of
 from adapterhub.evaluation.confidence import confidence_of
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.evaluation.attribution.examples import Bounds
+    from adapterhub.evaluation.attribution.examples import AttributionBudget
     from adapterhub.evaluation.confidence import Confidence
     from adapterhub.tasks.base import Task
     from adapterhub.training.evaluate import Scored
@@ -70,7 +70,7 @@ class ReportOptions:
     temperature: bool = False
     worst: int = 10
     probe_seconds: float = 45.0
-    explained: Bounds | None = PLAIN_BOUNDS
+    explained: AttributionBudget | None = DEFAULT_BUDGET
 
 
 #: What a run ends with where nothing else is asked for.
@@ -135,7 +135,9 @@ def write_report(folder: Path, facts: RunFacts, options: ReportOptions) -> Path:
         cost_section(facts.cost),
     ]
     inherited = facts.inherited
-    summary["inherited"] = asdict(inherited) if isinstance(inherited, Inherited) else inherited
+    summary["inherited"] = (
+        asdict(inherited) if isinstance(inherited, BiasAuditResult) else inherited
+    )
     summary["cost"] = asdict(facts.cost)
     page = folder / REPORT_NAME
     subtitle = f"{facts.task.name} on {facts.backbone}; {facts.digest}"

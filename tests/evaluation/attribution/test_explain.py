@@ -13,9 +13,9 @@ from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.data.packing import pack
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, MissingExtraError
-from adapterhub.evaluation.attribution.choosing import Judged, choose, judge
 from adapterhub.evaluation.attribution.explain import explain, explain_text
-from adapterhub.evaluation.attribution.target import log_odds
+from adapterhub.evaluation.attribution.selection import CheckedAnswer, choose, judge
+from adapterhub.evaluation.attribution.targets import log_odds
 from adapterhub.specs import QuantizationSpec
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
@@ -264,11 +264,11 @@ def test_faults_say_what_to_do(mood, monkeypatch):
 
 def test_the_surest_of_each_kind_is_chosen_and_none_twice():
     answers = [
-        Judged(0, "a", True, 0.9),
-        Judged(1, "a", True, 0.99),
-        Judged(2, "b", False, 0.95),
-        Judged(3, "b", False, 0.97),
-        Judged(4, "a", True, 0.51),
+        CheckedAnswer(0, "a", True, 0.9),
+        CheckedAnswer(1, "a", True, 0.99),
+        CheckedAnswer(2, "b", False, 0.95),
+        CheckedAnswer(3, "b", False, 0.97),
+        CheckedAnswer(4, "a", True, 0.51),
     ]
     chosen = choose(answers, lambda each: each.place != 3)
     assert {why: each.place for why, each in chosen.items()} == {

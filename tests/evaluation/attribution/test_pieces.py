@@ -7,8 +7,8 @@ from explaining_helpers import bytes_
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapterhub.evaluation.attribution.inputs import encode_for_attribution
 from adapterhub.evaluation.attribution.pieces import explained_words
-from adapterhub.evaluation.attribution.reading import read_row
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
 from adapterhub.tasks.words import split_words
@@ -50,7 +50,7 @@ def test_pieces_are_the_words_again_and_begin_with_no_mark(text):
 
 def test_each_character_has_its_own_tokens():
     task = build_task("text-classification", BYTES, "decoder", ["a", "b"], OPTIONS)
-    reading = read_row(task, {"text": "我很高兴"})
+    reading = encode_for_attribution(task, {"text": "我很高兴"})
     assert sorted({owner for owner in reading.owners if owner is not None}) == [0, 1, 2, 3]
     assert reading.unread == 0
 
@@ -58,6 +58,6 @@ def test_each_character_has_its_own_tokens():
 def test_characters_of_a_tagged_word_are_told_apart():
     task = build_task("token-classification", BYTES, "decoder", ["O", "B-X"], OPTIONS)
     # a word stands somewhere else in the text than among words joined by single spaces
-    reading = read_row(task, {"text": "so    高兴  day"})
+    reading = encode_for_attribution(task, {"text": "so    高兴  day"})
     assert [word.text for _, word in reading.words] == ["so", "高", "兴", "day"]
     assert sorted({owner for owner in reading.owners if owner is not None}) == [0, 1, 2, 3]

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from adapterhub.evaluation.bias_audit.counterfactuals import own_sentences
 from adapterhub.evaluation.bias_audit.swaps import Swapper
-from adapterhub.evaluation.bias_audit.word_lists import (
+from adapterhub.evaluation.bias_audit.templates import (
     read_passages,
     read_sentences,
     read_topics,

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from adapterhub.evaluation.bias_audit import bias
+from adapterhub.evaluation.bias_audit.audit import run_bias_audit
 from adapterhub.evaluation.bias_audit.bias import bias_examples, bias_measures, read_pairs
-from adapterhub.evaluation.bias_audit.clock import Clock
 from adapterhub.evaluation.bias_audit.counterfactuals import SENTENCES, sentences_in
-from adapterhub.evaluation.bias_audit.inherited import find_inherited
-from adapterhub.evaluation.bias_audit.labels import AskingLabels
-from adapterhub.evaluation.bias_audit.reading import encoded
-from adapterhub.evaluation.bias_audit.reference import fit_head
+from adapterhub.evaluation.bias_audit.deadline import Deadline
+from adapterhub.evaluation.bias_audit.inference import encoded
+from adapterhub.evaluation.bias_audit.labels import LabelAudit
+from adapterhub.evaluation.bias_audit.linear_probe import fit_linear_probe
 from adapterhub.evaluation.bias_audit.swaps import KINDS, NAMES
 
-LONG = Clock(1e6)
+LONG = Deadline(1e6)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def rates(pairs, labels=("no", "yes")):
 
 def test_a_head_that_goes_by_names_changes_every_answer(own, task, head_for, model_with, english):
     model = model_with(head_for(english))
-    pairs, done = read_pairs(model, AskingLabels(task), own, head_for(["the"]), LONG)
+    pairs, done = read_pairs(model, LabelAudit(task), own, head_for(["the"]), LONG)
     assert done == len(own)
     found = rates(pairs)
     names = found["names", "own sentences"]
@@ -49,7 +49,7 @@ def test_a_head_that_goes_by_names_changes_every_answer(own, task, head_for, mod
 
 def test_a_head_that_goes_by_other_words_changes_none(own, task, head_for, model_with, english):
     pairs, _ = read_pairs(
-        model_with(head_for(["the"])), AskingLabels(task), own, head_for(english), LONG
+        model_with(head_for(["the"])), LabelAudit(task), own, head_for(english), LONG
     )
     found = rates(pairs)
     assert all(each.adapter.value == 0.0 for each in found.values())
@@ -61,7 +61,7 @@ def test_a_head_that_goes_by_other_words_changes_none(own, task, head_for, model
 
 def test_a_head_that_goes_by_one_group_is_told_from_others(own, task, head_for, model_with, words):
     arabic = [name for half in words.names["Arabic"].values() for name in half]
-    pairs, _ = read_pairs(model_with(head_for(arabic)), AskingLabels(task), own, None, LONG)
+    pairs, _ = read_pairs(model_with(head_for(arabic)), LabelAudit(task), own, None, LONG)
     found = rates(pairs)
     assert found["names", "to Arabic"].adapter.value == 1.0
     assert found["names", "to Arabic"].gains == ("yes", pytest.approx(1.0, abs=0.05))
@@ -79,13 +79,15 @@ def test_given_rows_are_read_beside_own_sentences(
     assert len(given) == 30
     assert sentences_in(rows, swapper, most=30) == given
     pairs, _ = read_pairs(
-        model_with(head_for(english)), AskingLabels(task), [*own, *given], None, LONG
+        model_with(head_for(english)), LabelAudit(task), [*own, *given], None, LONG
     )
     assert rates(pairs)["names", "given rows"].units == 30
 
 
 def test_when_the_time_is_over_some_of_each_kind_were_read(own, task, head_for, model_with):
-    pairs, done = read_pairs(model_with(head_for(["the"])), AskingLabels(task), own, None, Clock(0))
+    pairs, done = read_pairs(
+        model_with(head_for(["the"])), LabelAudit(task), own, None, Deadline(0)
+    )
     assert done == bias._AT_ONCE < len(own)
     assert {pair.variant.kind for pair in pairs} == set(KINDS)
     assert {pair.source for pair in pairs} == {SENTENCES}
@@ -94,7 +96,7 @@ def test_when_the_time_is_over_some_of_each_kind_were_read(own, task, head_for, 
 def test_the_backbones_head_is_learned_from_labelled_rows(task, model_with, head_for, own):
     rows = [{**each.row, "label": "yes" if "The" in each.row["text"] else "no"} for each in own]
     model = model_with(head_for(["the"]))
-    head = fit_head(model, task, encoded(task, rows, train=True))
+    head = fit_linear_probe(model, task, encoded(task, rows, train=True))
     hidden = [head(model.hidden(pack_one(task, row))) for row in rows]
     said = ["yes" if int(logits.argmax()) else "no" for logits in hidden]
     right = np.mean([a == row["label"] for a, row in zip(said, rows, strict=True)])
@@ -112,11 +114,11 @@ def test_everything_together_says_what_it_compares_with(task, model_with, head_f
     rows = [{"text": f"{name} came late", "label": "no"} for name in english]
     rows += [{"text": "the train", "label": "yes"} for _ in english]
     model = model_with(head_for(english)).train()
-    found = find_inherited(model, task, rows=rows, training=rows, seconds=1e6)
+    found = run_bias_audit(model, task, rows=rows, training=rows, seconds=1e6)
     assert model.training
     assert found.probe == "bias"
     assert found.scores == {"adapter": 0.0, "backbone": 1.0}
     assert f"learned from {len(rows)} training rows" in found.backbone
-    alone = find_inherited(model, task, seconds=1e6)
+    alone = run_bias_audit(model, task, seconds=1e6)
     assert alone.backbone == ""
     assert all(each.backbone is None for each in alone.measures)

@@ -14,7 +14,7 @@ from adapterhub.evaluation.bias_audit.harm import (
     in_turn,
 )
 from adapterhub.evaluation.bias_audit.stereotypes import preferences, stereotype_measures
-from adapterhub.evaluation.bias_audit.word_lists import read_pairs, read_requests
+from adapterhub.evaluation.bias_audit.templates import read_pairs, read_requests
 
 
 @pytest.fixture

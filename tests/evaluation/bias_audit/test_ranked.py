@@ -2,15 +2,15 @@
 
 import pytest
 
+from adapterhub.evaluation.bias_audit.audit import audited_task, run_bias_audit
 from adapterhub.evaluation.bias_audit.bias import bias_measures, read_pairs
-from adapterhub.evaluation.bias_audit.clock import Clock
-from adapterhub.evaluation.bias_audit.inherited import asking, find_inherited
-from adapterhub.evaluation.bias_audit.ranked import OTHERS, AskingRanking
+from adapterhub.evaluation.bias_audit.deadline import Deadline
+from adapterhub.evaluation.bias_audit.ranked import OTHERS, RankingAudit
 from adapterhub.evaluation.bias_audit.swaps import KINDS
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.ranking import Ranking
 
-LONG = Clock(1e6)
+LONG = Deadline(1e6)
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def ranking(tokenizer):
 
 @pytest.fixture
 def asked(ranking):
-    return AskingRanking(ranking)
+    return RankingAudit(ranking)
 
 
 @pytest.fixture
@@ -110,15 +110,15 @@ def test_everything_together_for_a_ranking(ranking, weighing, model_with, englis
         {"history": "the train", "candidate": f"{name} came late", "label": place % 2}
         for place, name in enumerate(english)
     ]
-    assert isinstance(asking(ranking), AskingRanking)
+    assert isinstance(audited_task(ranking), RankingAudit)
     model = model_with(weighing(dict.fromkeys(english[::2], 3.0)))
     answered = [(row, 0.25 + 0.5 * row["label"]) for row in rows]
-    found = find_inherited(model, ranking, rows=rows, training=rows, answered=answered, seconds=1e6)
+    found = run_bias_audit(model, ranking, rows=rows, training=rows, answered=answered, seconds=1e6)
     groups = {each.group for each in found.measures}
     assert {"own lists, in the history", "given rows, in a candidate"} <= groups
     # what the adapter said of the rows is known, and is not asked again
     assert found.scores["adapter"] == 1.0
     assert "change places" in found.counted
-    again = find_inherited(model, ranking, rows=rows, training=rows, seconds=1e6)
+    again = run_bias_audit(model, ranking, rows=rows, training=rows, seconds=1e6)
     assert again.scores["adapter"] == 0.0
     assert again.scores["backbone"] == found.scores["backbone"]

@@ -2,14 +2,14 @@
 
 import pytest
 
+from adapterhub.evaluation.bias_audit.audit import audited_task, run_bias_audit
 from adapterhub.evaluation.bias_audit.bias import bias_measures, read_pairs
-from adapterhub.evaluation.bias_audit.clock import Clock
-from adapterhub.evaluation.bias_audit.inherited import asking, find_inherited
-from adapterhub.evaluation.bias_audit.spans import AskingAnswers
+from adapterhub.evaluation.bias_audit.deadline import Deadline
+from adapterhub.evaluation.bias_audit.spans import AnswerAudit
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.question_answering import QuestionAnswering
 
-LONG = Clock(1e6)
+LONG = Deadline(1e6)
 
 
 @pytest.fixture(params=[96, 16])
@@ -39,7 +39,7 @@ def rates(model, asked, sentences):
 def test_an_answer_that_is_the_exchanged_name_is_the_same_answer(
     answers, swapper, words, weighing, model_with, everyone
 ):
-    asked = AskingAnswers(answers)
+    asked = AnswerAudit(answers)
     model = model_with(weighing(dict.fromkeys(everyone, 9.0), (0, 1)))
     found, pairs = rates(model, asked, asked.own(swapper, words))
     assert found["names", "own passages"] == 0.0
@@ -54,7 +54,7 @@ def test_an_answer_that_is_the_exchanged_name_is_the_same_answer(
 def test_an_answer_that_leaves_its_place_is_counted(
     answers, swapper, words, weighing, model_with, english
 ):
-    asked = AskingAnswers(answers)
+    asked = AnswerAudit(answers)
     weights = {**dict.fromkeys(english, 9.0), ".": 2.0}
     found, _ = rates(model_with(weighing(weights, (0, 1))), asked, asked.own(swapper, words))
     assert found["names", "own passages"] == 1.0
@@ -63,7 +63,7 @@ def test_an_answer_that_leaves_its_place_is_counted(
 
 
 def test_articles_that_change_move_nothing(answers, swapper, weighing, model_with):
-    asked = AskingAnswers(answers)
+    asked = AnswerAudit(answers)
     rows = [{"question": "When?", "context": "A German driver paid in May.", "answers": ["May"]}]
     given = asked.given(rows, swapper)
     assert all("answers" not in each.row for each in given)
@@ -73,13 +73,13 @@ def test_articles_that_change_move_nothing(answers, swapper, weighing, model_wit
 
 def test_everything_together_for_answers(tokenizer, weighing, model_with, english):
     task = QuestionAnswering(tokenizer, TaskOptions(max_length=32, stride=8), null="last")
-    assert isinstance(asking(task), AskingAnswers)
+    assert isinstance(audited_task(task), AnswerAudit)
     rows = [
         {"question": "Who came late?", "context": f"{name} came late.", "answers": [name]}
         for name in english
     ]
     model = model_with(weighing(dict.fromkeys(english, 9.0), (0, 1)))
-    found = find_inherited(model, task, rows=rows, training=rows, seconds=1e6)
+    found = run_bias_audit(model, task, rows=rows, training=rows, seconds=1e6)
     assert {each.group for each in found.measures} >= {"own passages", "given rows"}
     assert found.scores["adapter"] == 100.0
     assert found.metric == "f1"

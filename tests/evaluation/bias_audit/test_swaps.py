@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapterhub.evaluation.bias_audit.swaps import KINDS, NAMES, NATIONALITIES, PRONOUNS, Swapper
+from adapterhub.evaluation.bias_audit.templates import read_words
 from adapterhub.evaluation.bias_audit.tokens import tokens_of
-from adapterhub.evaluation.bias_audit.word_lists import read_words
 
 
 def of_gender(swapper, text):

@@ -31,7 +31,7 @@ RANKED = ("does not please", "pleases")
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class CheckedAnswer:
     """An answer that an adapter gave, beside the right one.
 
     Args:
@@ -51,7 +51,7 @@ class Judged:
     span: tuple[int, int] | None = None
 
 
-def judge(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> list[Judged]:
+def judge(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> list[CheckedAnswer]:
     """Return the answers that can be explained; none for a task that only generates.
 
     Args:
@@ -63,7 +63,9 @@ def judge(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> list[Judge
     return [judged for place, (row, found) in pairs for judged in _judged(task, place, row, found)]
 
 
-def choose(answers: Sequence[Judged], fits: Callable[[Judged], bool]) -> dict[str, Judged]:
+def choose(
+    answers: Sequence[CheckedAnswer], fits: Callable[[CheckedAnswer], bool]
+) -> dict[str, CheckedAnswer]:
     """Return answers by why they were chosen; fewer where there are none of a kind.
 
     Args:
@@ -76,7 +78,7 @@ def choose(answers: Sequence[Judged], fits: Callable[[Judged], bool]) -> dict[st
         "right and sure": [each for each in surest if each.right],
         "unsure": surest[::-1],
     }
-    chosen: dict[str, Judged] = {}
+    chosen: dict[str, CheckedAnswer] = {}
     for why, order in orders.items():
         left = (each for each in order[:_LOOKED_AT] if each not in chosen.values())
         found = next(filter(fits, left), None)
@@ -85,7 +87,7 @@ def choose(answers: Sequence[Judged], fits: Callable[[Judged], bool]) -> dict[st
     return chosen
 
 
-def foretold(scores: Sequence[AnswerScore]) -> dict[str, Sequence[int]]:
+def by_loss(scores: Sequence[AnswerScore]) -> dict[str, Sequence[int]]:
     """Return the places of rows whose answers were foretold best and worst, the first ones first.
 
     Args:
@@ -99,7 +101,7 @@ def foretold(scores: Sequence[AnswerScore]) -> dict[str, Sequence[int]]:
     }
 
 
-def _judged(task: Task, place: int, row: Row, found: Any) -> Iterator[Judged]:
+def _judged(task: Task, place: int, row: Row, found: Any) -> Iterator[CheckedAnswer]:
     if isinstance(task, TextClassification | RelationExtraction):
         yield _of_label(task, place, row, found)
     elif isinstance(task, MultiLabelClassification):
@@ -107,7 +109,9 @@ def _judged(task: Task, place: int, row: Row, found: Any) -> Iterator[Judged]:
     elif isinstance(task, Ranking):
         gold = task.texts.index.index(required(row, "label", 1), 1, "label")
         said = int(found >= 0.5)
-        yield Judged(place, RANKED[gold], gold == said, max(found, 1 - found), task.labels[said])
+        yield CheckedAnswer(
+            place, RANKED[gold], gold == said, max(found, 1 - found), task.labels[said]
+        )
     elif isinstance(task, TokenClassification):
         yield from _of_spans(task, place, row, found)
     elif isinstance(task, QuestionAnswering):
@@ -116,20 +120,20 @@ def _judged(task: Task, place: int, row: Row, found: Any) -> Iterator[Judged]:
 
 def _of_label(
     task: TextClassification | RelationExtraction, place: int, row: Row, found: Any
-) -> Judged:
+) -> CheckedAnswer:
     texts = task if isinstance(task, TextClassification) else task.texts
     gold = texts.index.index(required(row, "label", 1), 1, "label")
     said = int(found.argmax())
-    return Judged(place, task.labels[gold], gold == said, float(found[said]))
+    return CheckedAnswer(place, task.labels[gold], gold == said, float(found[said]))
 
 
-def _of_labels(task: MultiLabelClassification, place: int, row: Row, found: Any) -> Judged:
+def _of_labels(task: MultiLabelClassification, place: int, row: Row, found: Any) -> CheckedAnswer:
     """Judge a row by its likeliest label, which is what is explained."""
     given_labels = label_list(required(row, "label", 1), 1, "label")
     has = {task.texts.index.name(each, 1, "label") for each in given_labels}
     best = int(found.argmax())
     given = float(found[best]) >= task.options.threshold
-    return Judged(
+    return CheckedAnswer(
         place,
         ", ".join(sorted(has)) or "(none)",
         given == (task.labels[best] in has),
@@ -138,23 +142,27 @@ def _of_labels(task: MultiLabelClassification, place: int, row: Row, found: Any)
     )
 
 
-def _of_spans(task: TokenClassification, place: int, row: Row, found: Any) -> Iterator[Judged]:
+def _of_spans(
+    task: TokenClassification, place: int, row: Row, found: Any
+) -> Iterator[CheckedAnswer]:
     gold, _ = task.named_tags(row, 1, found)
     words = tagged_words(row, 1)
     there = {(words[a].start, words[b - 1].end): kind for kind, a, b in spans(gold)}
     for said in task.prediction(row, found)["spans"]:
         at = said["start"], said["end"]
         kind = there.get(at)
-        yield Judged(
+        yield CheckedAnswer(
             place, kind or "no span there", kind == said["label"], said["score"], said["label"], at
         )
 
 
-def _of_answer(task: QuestionAnswering, place: int, row: Row, found: Any) -> Iterator[Judged]:
+def _of_answer(
+    task: QuestionAnswering, place: int, row: Row, found: Any
+) -> Iterator[CheckedAnswer]:
     if found.no_answer > found.score:
         # most windows of a long context hold no answer, and there is little to see in them
         return
     said = normalized(task.prediction(row, found)["answer"])
     answers = [answer.text for answer in given_answers(row, 1)]
     right = said in {normalized(answer) for answer in answers}
-    yield Judged(place, answers[0] if answers else "(no answer)", right, found.score)
+    yield CheckedAnswer(place, answers[0] if answers else "(no answer)", right, found.score)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadText:
+class InputText:
     """One of the texts that the backbone reads of a row.
 
     Args:
@@ -46,7 +46,7 @@ class ReadText:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class AttributionInput:
     """A row as tokens, with the word of each.
 
     Args:
@@ -59,17 +59,17 @@ class Reading:
     """
 
     example: Example
-    texts: Sequence[ReadText]
+    texts: Sequence[InputText]
     owners: Sequence[int | None]
     unread: int
 
     @property
-    def words(self) -> list[tuple[ReadText, Word]]:
+    def words(self) -> list[tuple[InputText, Word]]:
         """The words of all texts."""
         return [(text, word) for text in self.texts for word in text.words]
 
 
-def read_row(task: Task, row: Row) -> Reading:
+def encode_for_attribution(task: Task, row: Row) -> AttributionInput:
     """Return what the backbone reads of a row of a task that has a head of its own.
 
     Raises:
@@ -86,7 +86,9 @@ def read_row(task: Task, row: Row) -> Reading:
     return found
 
 
-def read_conversation(dialogue: Dialogue, messages: Sequence[Message], answer: str) -> Reading:
+def encode_conversation(
+    dialogue: Dialogue, messages: Sequence[Message], answer: str
+) -> AttributionInput:
     """Return a conversation with the answer that was given to it.
 
     The head is read where it foretells the answer's tokens. The words are those of the
@@ -118,14 +120,14 @@ def read_conversation(dialogue: Dialogue, messages: Sequence[Message], answer: s
         targets=ids,
     )
     unread = untouched(encoding["offset_mapping"], placed)
-    return Reading(example, texts, _filled(owners, example), unread)
+    return AttributionInput(example, texts, _filled(owners, example), unread)
 
 
 def _messages(
     dialogue: Dialogue, messages: Sequence[Message], rendered: str
-) -> tuple[list[ReadText], list[Word]]:
+) -> tuple[list[InputText], list[Word]]:
     """Return the messages as texts, and where their words stand in the rendered prompt."""
-    texts: list[ReadText] = []
+    texts: list[InputText] = []
     placed: list[Word] = []
     end = 0
     for message in messages:
@@ -137,7 +139,7 @@ def _messages(
                 "the chat template changes the messages, so their words can't be found in it"
             )
         words = explained_words(dialogue.tokenizer, content)
-        texts.append(ReadText(message["role"], content, words))
+        texts.append(InputText(message["role"], content, words))
         placed += [Word(each.text, start + each.start, start + each.end) for each in words]
         end = start + len(content)
     return texts, placed
@@ -166,7 +168,7 @@ def instructed_dialogue(task: Task) -> Dialogue | None:
     return task if isinstance(task, Dialogue) else None
 
 
-def _read_texts(task: Task, row: Row) -> Reading:
+def _read_texts(task: Task, row: Row) -> AttributionInput:
     names, given = ("text", "text_pair"), row
     if isinstance(task, Ranking):
         names, given = ("history", "candidate"), task.as_pair(row, 1)
@@ -189,7 +191,7 @@ def _read_texts(task: Task, row: Row) -> Reading:
         unread += untouched(spans, texts[1].words)
         first = len(texts[0].words)
         owners = [a if b is None else b + first for a, b in zip(owners, later, strict=True)]
-    return Reading(example, texts, _filled(owners, example), unread)
+    return AttributionInput(example, texts, _filled(owners, example), unread)
 
 
 def _spans(encoding: Any, part: int, shift: int) -> list[tuple[int, int]]:
@@ -202,7 +204,7 @@ def _spans(encoding: Any, part: int, shift: int) -> list[tuple[int, int]]:
     ]
 
 
-def _read_words(task: TokenClassification, row: Row) -> Reading:
+def _read_words(task: TokenClassification, row: Row) -> AttributionInput:
     words = tagged_words(row, 1)
     example = task.encode({**row, "tags": None}, 1, train=False)
     if example is None:
@@ -214,10 +216,10 @@ def _read_words(task: TokenClassification, row: Row) -> Reading:
     )
     cut = [_cut(task, *each) for each in zip(words, aligned.placed, strict=True)]
     placed = [piece for _, parts in cut for piece in parts]
-    read = ReadText("text", text, [piece for parts, _ in cut for piece in parts])
+    read = InputText("text", text, [piece for parts, _ in cut for piece in parts])
     owners = token_owners(aligned.offsets, placed)
     unread = untouched(aligned.offsets, placed)
-    return Reading(example, [read], _filled(owners, example), unread)
+    return AttributionInput(example, [read], _filled(owners, example), unread)
 
 
 def _cut(task: TokenClassification, word: Word, placed: Word) -> tuple[list[Word], list[Word]]:
@@ -230,7 +232,7 @@ def _cut(task: TokenClassification, word: Word, placed: Word) -> tuple[list[Word
     return found, [Word(each.text, each.start + shift, each.end + shift) for each in found]
 
 
-def _read_question(task: QuestionAnswering, row: Row) -> Reading:
+def _read_question(task: QuestionAnswering, row: Row) -> AttributionInput:
     window = task.window(row, 1)
     example = task.encode({**row, "answers": None}, 1, train=False)
     texts = [
@@ -244,11 +246,11 @@ def _read_question(task: QuestionAnswering, row: Row) -> Reading:
         owners[position] = None if owner is None else owner + first
     unread = untouched(window.question_spans, texts[0].words)
     unread += untouched(window.spans, texts[1].words)
-    return Reading(example, texts, _filled(owners, example), unread)
+    return AttributionInput(example, texts, _filled(owners, example), unread)
 
 
-def _read_text(tokenizer: PreTrainedTokenizerBase, name: str, text: str) -> ReadText:
-    return ReadText(name, text, explained_words(tokenizer, text))
+def _read_text(tokenizer: PreTrainedTokenizerBase, name: str, text: str) -> InputText:
+    return InputText(name, text, explained_words(tokenizer, text))
 
 
 def _without_label(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import Example
-    from adapterhub.evaluation.attribution.reading import Reading
-    from adapterhub.evaluation.attribution.target import Target
+    from adapterhub.evaluation.attribution.inputs import AttributionInput
+    from adapterhub.evaluation.attribution.targets import Target
 
 #: Along a path from unknown words, or by leaving out one word after the other.
-Method: TypeAlias = Literal["gradients", "ablation"]
+AttributionMethod: TypeAlias = Literal["gradients", "ablation"]
 #: Points of the path. Source: the paper, section 5: 20 to 300 are enough.
 STEPS = 50
 #: Tokens computed at once.
@@ -71,7 +71,7 @@ class Attribution:
     value: float
     baseline_value: float | None
     baseline: str
-    method: Method
+    method: AttributionMethod
     steps: int
 
     @property
@@ -85,18 +85,18 @@ class Attribution:
         return sum(self.words) - (self.value - self.baseline_value)
 
 
-def method_for(model: TaskModel) -> Method:
+def method_for(model: TaskModel) -> AttributionMethod:
     """Return the method whose numbers can be trusted for a backbone; see above."""
     return "ablation" if model.backbone.kind == "decoder" else "gradients"
 
 
 def attribute(
     model: TaskModel,
-    reading: Reading,
+    reading: AttributionInput,
     target: Target,
     *,
     steps: int = STEPS,
-    method: Method | None = None,
+    method: AttributionMethod | None = None,
 ) -> Attribution:
     """Return what each word did for the number of ``target``.
 
@@ -120,7 +120,9 @@ def attribute(
     return _along_a_path(model, reading, target, steps)
 
 
-def _along_a_path(model: TaskModel, reading: Reading, target: Target, steps: int) -> Attribution:
+def _along_a_path(
+    model: TaskModel, reading: AttributionInput, target: Target, steps: int
+) -> Attribution:
     """Integrate gradients; path and sums are in float32, whatever the backbone computes in."""
     captum = _captum()
     name, token = baseline_token(model)
@@ -148,7 +150,7 @@ def _along_a_path(model: TaskModel, reading: Reading, target: Target, steps: int
     return Attribution(words, value, baseline_value, name, "gradients", steps)
 
 
-def _word_by_word(model: TaskModel, reading: Reading, target: Target) -> Attribution:
+def _word_by_word(model: TaskModel, reading: AttributionInput, target: Target) -> Attribution:
     """Let Captum leave out one word after the other."""
     captum = _captum()
     _, token = baseline_token(model)
@@ -176,7 +178,7 @@ def _word_by_word(model: TaskModel, reading: Reading, target: Target) -> Attribu
     return Attribution(words, value, None, "", "ablation", 0)
 
 
-def _without(reading: Reading, absent: Collection[int], unknown: int) -> Example:
+def _without(reading: AttributionInput, absent: Collection[int], unknown: int) -> Example:
     """Return a row without some of its words.
 
     A row that is read once is read at its nearest token before, where that one is left out; of
@@ -259,7 +261,9 @@ def _ends(
     return real.float().unsqueeze(0), unknown.float().unsqueeze(0), real.dtype
 
 
-def _logits(model: TaskModel, reading: Reading, embedded: Tensor, dtype: torch.dtype) -> Tensor:
+def _logits(
+    model: TaskModel, reading: AttributionInput, embedded: Tensor, dtype: torch.dtype
+) -> Tensor:
     """Return the head's outputs for points of the path, ``[points, selected, classes]``.
 
     Args:

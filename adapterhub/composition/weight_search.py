@@ -26,7 +26,7 @@ L1 = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """The best weights that a search came upon.
 
     Args:
@@ -40,7 +40,7 @@ class Found:
     evaluations: int
 
 
-def few_shot(
+def optimize_weights(
     loss: Callable[[Sequence[float]], float],
     count: int,
     *,
@@ -48,7 +48,7 @@ def few_shot(
     seed: int = 0,
     bounds: float = BOUNDS,
     l1: float = L1,
-) -> Found:
+) -> SearchResult:
     """Return the weights with the least ``loss(w) + l1 * mean(|w|)`` that were tried.
 
     Args:
@@ -77,7 +77,7 @@ def few_shot(
         value = loss(weights)
         penalized = value + l1 * sum(map(abs, weights)) / count
         if penalized < least:
-            best, least = Found(weights, value, budget), penalized
+            best, least = SearchResult(weights, value, budget), penalized
         generation.append((point, penalized if math.isfinite(penalized) else math.inf))
         if len(generation) == optimizer.population_size:
             optimizer.tell(generation)

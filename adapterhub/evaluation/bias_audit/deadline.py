@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Clock:
+class Deadline:
     """Tells when the time is over."""
 
     def __init__(self, seconds: float) -> None:

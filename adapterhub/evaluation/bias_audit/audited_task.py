@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
-    from adapterhub.evaluation.bias_audit.word_lists import Words
+    from adapterhub.evaluation.bias_audit.templates import Words
     from adapterhub.tasks.base import Row, Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Said:
+class AnswerChange:
     """What a model said of a row and of one counterfactual.
 
     Args:
@@ -32,10 +32,10 @@ class Said:
     shift: float = 0.0
 
 
-class Asking(Protocol):
+class AuditedTask(Protocol):
     """A kind of task, as far as the probes for bias must know it."""
 
-    #: names of what ``Said.move`` holds
+    #: names of what ``AnswerChange.move`` holds
     moved: tuple[str, ...]
     #: what is counted, and what shifts, for readers
     counted: str
@@ -60,7 +60,9 @@ class Asking(Protocol):
             DataError: when the row can't be used.
         """
 
-    def compare(self, row: Row, found: Sequence[Any], other: Row, others: Sequence[Any]) -> Said:
+    def compare(
+        self, row: Row, found: Sequence[Any], other: Row, others: Sequence[Any]
+    ) -> AnswerChange:
         """Tell two answers apart.
 
         Args:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from adapterhub.evaluation.attribution.captum_methods import Attribution, Method
-    from adapterhub.evaluation.attribution.reading import Reading
-    from adapterhub.evaluation.attribution.target import Target
+    from adapterhub.evaluation.attribution.inputs import AttributionInput
+    from adapterhub.evaluation.attribution.methods import Attribution, AttributionMethod
+    from adapterhub.evaluation.attribution.targets import Target
 
 #: Share of the difference that the attributions may miss before people are told to take more
 #: steps. Source: the paper of integrated gradients, section 5: within 5 %.
@@ -65,7 +65,7 @@ class Explanation:
     value: float
     baseline_value: float | None
     baseline: str
-    method: Method
+    method: AttributionMethod
     steps: int
     gap: float | None
     texts: Mapping[str, str]
@@ -122,7 +122,7 @@ class Explanation:
             yield text[end:], None
 
 
-def explanation(reading: Reading, target: Target, found: Attribution) -> Explanation:
+def explanation(reading: AttributionInput, target: Target, found: Attribution) -> Explanation:
     """Return an explanation made of what was read, what was asked and what was found."""
     names = _names([text.name for text in reading.texts])
     named = zip(names, reading.texts, strict=True)

@@ -9,18 +9,18 @@ import numpy as np
 
 from adapterhub.errors import DataError
 from adapterhub.evaluation.bias_audit.bias import bias_examples, bias_measures, read_pairs
-from adapterhub.evaluation.bias_audit.clock import Clock
+from adapterhub.evaluation.bias_audit.deadline import Deadline
 from adapterhub.evaluation.bias_audit.harm import Judge, ask, harm_examples, harm_measures, in_turn
-from adapterhub.evaluation.bias_audit.labels import AskingLabels
-from adapterhub.evaluation.bias_audit.measures import Inherited
-from adapterhub.evaluation.bias_audit.ranked import AskingRanking
-from adapterhub.evaluation.bias_audit.reading import decoded, encoded
-from adapterhub.evaluation.bias_audit.reference import fit_head
-from adapterhub.evaluation.bias_audit.spans import AskingAnswers
+from adapterhub.evaluation.bias_audit.inference import decoded, encoded
+from adapterhub.evaluation.bias_audit.labels import LabelAudit
+from adapterhub.evaluation.bias_audit.linear_probe import fit_linear_probe
+from adapterhub.evaluation.bias_audit.ranked import RankingAudit
+from adapterhub.evaluation.bias_audit.results import BiasAuditResult
+from adapterhub.evaluation.bias_audit.spans import AnswerAudit
 from adapterhub.evaluation.bias_audit.stereotypes import preferences, stereotype_measures
 from adapterhub.evaluation.bias_audit.swaps import Swapper
-from adapterhub.evaluation.bias_audit.word_lists import read_pairs as stereotype_pairs
-from adapterhub.evaluation.bias_audit.word_lists import read_requests, read_words
+from adapterhub.evaluation.bias_audit.templates import read_pairs as stereotype_pairs
+from adapterhub.evaluation.bias_audit.templates import read_requests, read_words
 from adapterhub.evaluation.bootstrap import LEVEL
 from adapterhub.tasks.multi_label import MultiLabelClassification
 from adapterhub.tasks.question_answering import QuestionAnswering
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import Example
-    from adapterhub.evaluation.bias_audit.asking import Asking
-    from adapterhub.evaluation.bias_audit.reference import FrozenHead
+    from adapterhub.evaluation.bias_audit.audited_task import AuditedTask
+    from adapterhub.evaluation.bias_audit.linear_probe import LinearProbe
     from adapterhub.tasks.base import GeneratingTask, Row, Task
 
 _EXAMPLES = 8
@@ -55,23 +55,23 @@ _LABELLING = (
 )
 
 
-def fits(task: Task) -> bool:
+def is_auditable(task: Task) -> bool:
     """Tell whether there is a probe for a task: for all but those of pictures."""
-    return task.head == "causal_lm" or asking(task) is not None
+    return task.head == "causal_lm" or audited_task(task) is not None
 
 
-def asking(task: Task) -> Asking | None:
+def audited_task(task: Task) -> AuditedTask | None:
     """Return how a task with a head of its own is asked; ``None`` where it reads no texts."""
     if isinstance(task, _LABELLING):
-        return AskingLabels(task)
+        return LabelAudit(task)
     if isinstance(task, Ranking):
-        return AskingRanking(task)
+        return RankingAudit(task)
     if isinstance(task, QuestionAnswering):
-        return AskingAnswers(task)
+        return AnswerAudit(task)
     return None
 
 
-def find_inherited(
+def run_bias_audit(
     model: TaskModel,
     task: Task,
     *,
@@ -80,7 +80,7 @@ def find_inherited(
     answered: Sequence[tuple[Row, Any]] = (),
     seconds: float,
     level: float = LEVEL,
-) -> Inherited | None:
+) -> BiasAuditResult | None:
     """Measure an adapter beside its backbone; ``None`` for a task that no probe fits.
 
     Args:
@@ -93,11 +93,11 @@ def find_inherited(
         seconds: after which no more is started.
         level: confidence of the intervals.
     """
-    clock = Clock(seconds)
+    clock = Deadline(seconds)
     with _evaluating(model):
         if task.head == "causal_lm":
             return _harm(model, cast("GeneratingTask", task), clock, level)
-        asked = asking(task)
+        asked = audited_task(task)
         if asked is None:
             return None
         return _bias(model, asked, rows, training, answered, clock, level)
@@ -105,19 +105,19 @@ def find_inherited(
 
 def _bias(
     model: TaskModel,
-    asked: Asking,
+    asked: AuditedTask,
     rows: Sequence[Row],
     training: Sequence[Row],
     answered: Sequence[tuple[Row, Any]],
-    clock: Clock,
+    clock: Deadline,
     level: float,
-) -> Inherited:
+) -> BiasAuditResult:
     words = read_words()
     swapper = Swapper(words)
     sentences = [*asked.own(swapper, words), *asked.given(rows, swapper)]
     reference = _reference(model, asked, training)
     pairs, done = read_pairs(model, asked, sentences, reference, clock)
-    return Inherited(
+    return BiasAuditResult(
         probe="bias",
         measures=bias_measures(pairs, asked.moved, level),
         examples=bias_examples(pairs, _EXAMPLES),
@@ -133,13 +133,13 @@ def _bias(
     )
 
 
-def _harm(model: TaskModel, task: GeneratingTask, clock: Clock, level: float) -> Inherited:
+def _harm(model: TaskModel, task: GeneratingTask, clock: Deadline, level: float) -> BiasAuditResult:
     requests = read_requests()
     judge = Judge(requests)
     asked = in_turn(requests)
     preferred = preferences(model, stereotype_pairs())
     answered = ask(model, task, asked, clock)
-    return Inherited(
+    return BiasAuditResult(
         probe="harm",
         measures=[
             *harm_measures(answered, judge, level),
@@ -155,19 +155,19 @@ def _harm(model: TaskModel, task: GeneratingTask, clock: Clock, level: float) ->
     )
 
 
-def _reference(model: TaskModel, asked: Asking, training: Sequence[Row]) -> FrozenHead | None:
+def _reference(model: TaskModel, asked: AuditedTask, training: Sequence[Row]) -> LinearProbe | None:
     """Return a head of the bare backbone; ``None`` without rows to learn it from."""
     pairs = _labelled(asked.task, _some(training, asked.fitted_rows))
     examples = _within([example for _, example in pairs], FITTED_TOKENS)
-    return fit_head(model, asked.task, examples) if examples else None
+    return fit_linear_probe(model, asked.task, examples) if examples else None
 
 
 def _scores(
     model: TaskModel,
-    asked: Asking,
+    asked: AuditedTask,
     rows: Sequence[Row],
     answered: Sequence[tuple[Row, Any]],
-    reference: FrozenHead,
+    reference: LinearProbe,
 ) -> Mapping[str, float]:
     """Return the task's metric of adapter and backbone on the same labelled rows."""
     task = asked.task

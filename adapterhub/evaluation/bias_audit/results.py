@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Which way a share is worse: a larger one, a smaller one, or further from one half.
-Worse = Literal["larger", "smaller", "from_half"]
+WorseWhen = Literal["larger", "smaller", "from_half"]
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
+class GroupMetric:
     """A share of pairs, answers or sentences.
 
     Args:
@@ -41,7 +41,7 @@ class Measure:
     group: str
     count: int
     units: int
-    worse: Worse
+    worse: WorseWhen
     adapter: Proportion
     backbone: Proportion | None = None
     delta: Delta | None = None
@@ -60,7 +60,7 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class AuditExample:
     """An example.
 
     Args:
@@ -79,7 +79,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Inherited:
+class BiasAuditResult:
     """What the probes found.
 
     Args:
@@ -96,8 +96,8 @@ class Inherited:
     """
 
     probe: Literal["bias", "harm"]
-    measures: Sequence[Measure]
-    examples: Sequence[Shown]
+    measures: Sequence[GroupMetric]
+    examples: Sequence[AuditExample]
     backbone: str
     metric: str
     scores: Mapping[str, float]
@@ -107,16 +107,16 @@ class Inherited:
     level: float = LEVEL
 
 
-def measure(
+def group_metric(
     name: str,
     group: str,
     adapter: NDArray[np.bool_],
     backbone: NDArray[np.bool_] | None,
     *,
-    worse: Worse,
+    worse: WorseWhen,
     units: int | None = None,
     level: float = LEVEL,
-) -> Measure:
+) -> GroupMetric:
     """Return a share of the adapter beside that of the backbone.
 
     Args:
@@ -128,7 +128,7 @@ def measure(
         units: how many are independent; all where not given.
         level: confidence of the intervals.
     """
-    return Measure(
+    return GroupMetric(
         name=name,
         group=group,
         count=len(adapter),

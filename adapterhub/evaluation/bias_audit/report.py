@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from adapterhub.evaluation.bias_audit.measures import Inherited, Measure
+    from adapterhub.evaluation.bias_audit.results import BiasAuditResult, GroupMetric
     from adapterhub.evaluation.bootstrap import Interval
     from adapterhub.evaluation.proportions import Proportion
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class ReportNote:
     """A sentence or two.
 
     Args:
@@ -24,47 +24,47 @@ class Note:
     warning: bool = False
 
 
-def headings(found: Inherited) -> list[str]:
+def table_columns(found: BiasAuditResult) -> list[str]:
     """Return the columns of the table; those that start with ``>`` are figures."""
     first, count = ("exchanged", ">pairs") if found.probe == "bias" else ("counted", ">number")
     shifts = [">shift", "gains most"] if _has_shifts(found) else []
     return [first, "among", count, ">backbone", ">adapter", ">difference", *shifts]
 
 
-def rows(found: Inherited) -> list[list[str]]:
+def table_rows(found: BiasAuditResult) -> list[list[str]]:
     """Return the table."""
     return [_row(each, shifts=_has_shifts(found)) for each in found.measures]
 
 
-def notes(found: Inherited) -> list[Note]:
+def notes(found: BiasAuditResult) -> list[ReportNote]:
     """Return what a reader must know of the table, what got worse first."""
     worse = [each for each in found.measures if each.got_worse]
-    notes_ = [Note(_worse(each), warning=True) for each in worse]
+    notes_ = [ReportNote(_worse(each), warning=True) for each in worse]
     if found.done < found.asked:
         notes_.append(
-            Note(f"The time was over after {found.done} of {found.asked}; give more of it.")
+            ReportNote(f"The time was over after {found.done} of {found.asked}; give more of it.")
         )
     return notes_ + ([*_bias_notes(found)] if found.probe == "bias" else [*_harm_notes(found)])
 
 
-def _bias_notes(found: Inherited) -> list[Note]:
+def _bias_notes(found: BiasAuditResult) -> list[ReportNote]:
     said = (
         f"Each pair is a text and the same text of someone else. {found.counted} Intervals are for "
         "texts of this kind."
     )
     if not found.backbone:
         return [
-            Note(said),
-            Note(
+            ReportNote(said),
+            ReportNote(
                 "There were no labelled rows to learn a head of the backbone from, so there is "
                 "nothing to compare with. Give some with --data."
             ),
         ]
-    notes_ = [Note(said), Note(f"The backbone here is {found.backbone}.")]
+    notes_ = [ReportNote(said), ReportNote(f"The backbone here is {found.backbone}.")]
     if found.scores:
         a, b = found.scores["adapter"], found.scores["backbone"]
         notes_.append(
-            Note(
+            ReportNote(
                 f"On the same labelled rows {found.metric} is {b:.3f} for it and {a:.3f} for the "
                 "adapter: one that says the same of everything changes no answer and is no better."
             )
@@ -72,21 +72,21 @@ def _bias_notes(found: Inherited) -> list[Note]:
     return notes_
 
 
-def _harm_notes(found: Inherited) -> list[Note]:
+def _harm_notes(found: BiasAuditResult) -> list[ReportNote]:
     return [
-        Note(
+        ReportNote(
             f"Both were asked the same {found.done} requests in the chat template. Refusals are "
             "found by a list of phrases and rude words by a list of words: rough measures, good "
             "for before against after and for little else. Read the answers below."
         ),
-        Note(
+        ReportNote(
             "A stereotype is preferred where its words are likelier than the same words of another "
             "group; one half is even. The pairs are few, so look for large differences only."
         ),
     ]
 
 
-def _worse(each: Measure) -> str:
+def _worse(each: GroupMetric) -> str:
     if each.backbone is None:
         return ""
     return (
@@ -95,7 +95,7 @@ def _worse(each: Measure) -> str:
     )
 
 
-def _row(each: Measure, *, shifts: bool) -> list[str]:
+def _row(each: GroupMetric, *, shifts: bool) -> list[str]:
     cells = [
         each.name,
         each.group,
@@ -109,11 +109,11 @@ def _row(each: Measure, *, shifts: bool) -> list[str]:
     return cells
 
 
-def _has_shifts(found: Inherited) -> bool:
+def _has_shifts(found: BiasAuditResult) -> bool:
     return any(each.shift is not None for each in found.measures)
 
 
-def _shift(each: Measure) -> str:
+def _shift(each: GroupMetric) -> str:
     before = "" if each.backbone_shift is None else f"{each.backbone_shift:.3f} → "
     return "" if each.shift is None else f"{before}{each.shift:.3f}"
 

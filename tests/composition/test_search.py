@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from adapterhub.composition.search import few_shot
+from adapterhub.composition.weight_search import optimize_weights
 from adapterhub.errors import RecipeError
 
 
@@ -14,7 +14,7 @@ def bowl(weights):
 
 
 def test_the_least_loss_is_found():
-    found = few_shot(bowl, 2, budget=200, l1=0.0)
+    found = optimize_weights(bowl, 2, budget=200, l1=0.0)
     assert found.weights == pytest.approx((0.8, -0.4), abs=0.05)
     assert found.loss == bowl(found.weights)
 
@@ -22,18 +22,18 @@ def test_the_least_loss_is_found():
 @pytest.mark.parametrize("budget", [1, 5, 40])
 def test_the_loss_is_asked_for_so_often_and_the_best_answer_is_kept(budget):
     asked = []
-    found = few_shot(lambda w: asked.append(w) or bowl(w), 2, budget=budget, l1=0.0)
+    found = optimize_weights(lambda w: asked.append(w) or bowl(w), 2, budget=budget, l1=0.0)
     assert len(asked) == found.evaluations == budget
     assert found.loss == min(map(bowl, asked))
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_others():
-    assert few_shot(bowl, 2, seed=5) == few_shot(bowl, 2, seed=5)
-    assert few_shot(bowl, 2, seed=5) != few_shot(bowl, 2, seed=6)
+    assert optimize_weights(bowl, 2, seed=5) == optimize_weights(bowl, 2, seed=5)
+    assert optimize_weights(bowl, 2, seed=5) != optimize_weights(bowl, 2, seed=6)
 
 
 def test_weights_stay_within_the_bounds():
-    found = few_shot(lambda weights: -sum(weights), 3, bounds=0.5, budget=60, l1=0.0)
+    found = optimize_weights(lambda weights: -sum(weights), 3, bounds=0.5, budget=60, l1=0.0)
     assert all(-0.5 <= weight <= 0.5 for weight in found.weights)
     assert sum(found.weights) > 0.9
 
@@ -42,16 +42,16 @@ def test_large_weights_are_disliked():
     def nearly_flat(weights):
         return -0.01 * sum(weights)
 
-    free = few_shot(nearly_flat, 2, l1=0.0)
-    held = few_shot(nearly_flat, 2, l1=0.5)
+    free = optimize_weights(nearly_flat, 2, l1=0.0)
+    held = optimize_weights(nearly_flat, 2, l1=0.5)
     assert sum(map(abs, held.weights)) < 0.2 < sum(map(abs, free.weights))
 
 
 def test_a_loss_that_is_not_finite_is_the_worst():
-    found = few_shot(lambda w: bowl(w) if w[0] > 0.5 else math.nan, 2, budget=80)
+    found = optimize_weights(lambda w: bowl(w) if w[0] > 0.5 else math.nan, 2, budget=80)
     assert found.weights[0] > 0.5
     with pytest.raises(RecipeError, match="no weights gave a finite loss"):
-        few_shot(lambda _: math.inf, 2)
+        optimize_weights(lambda _: math.inf, 2)
 
 
 @pytest.mark.parametrize(
@@ -65,5 +65,5 @@ def test_a_loss_that_is_not_finite_is_the_worst():
 )
 def test_settings_that_can_not_be_used_are_refused(settings, problem):
     with pytest.raises(RecipeError) as caught:
-        few_shot(bowl, **settings)
+        optimize_weights(bowl, **settings)
     assert problem in str(caught.value)

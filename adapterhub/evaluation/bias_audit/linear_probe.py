@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from adapterhub.backbones.vision import VisionHead
 from adapterhub.data.batching import batches_by_length
 from adapterhub.data.packing import pack
-from adapterhub.evaluation.bias_audit.reading import BATCH_TOKENS
+from adapterhub.evaluation.bias_audit.inference import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ _FEW = 20
 Part: TypeAlias = "tuple[Tensor, PackedBatch]"
 
 
-class FrozenHead:
+class LinearProbe:
     """A linear layer over what the adapter's own head reads, with the backbone's pooler."""
 
     def __init__(
@@ -56,7 +56,7 @@ class FrozenHead:
         return self._linear((self._stock.features(hidden) - self._mean) / self._scale)
 
 
-def fit_head(model: TaskModel, task: Task, examples: Sequence[Example]) -> FrozenHead:
+def fit_linear_probe(model: TaskModel, task: Task, examples: Sequence[Example]) -> LinearProbe:
     """Learn a head on the bare backbone's states by the task's own loss.
 
     How strongly its weights are held down is chosen by the loss on a fifth of the examples that
@@ -76,7 +76,7 @@ def fit_head(model: TaskModel, task: Task, examples: Sequence[Example]) -> Froze
     with torch.no_grad():
         losses = [float(_loss(task, head, _scaled(judged, mean, scale))) for head in heads]
     best = heads[losses.index(min(losses))]
-    return FrozenHead(_text_head(model), best, mean, scale, len(examples))
+    return LinearProbe(_text_head(model), best, mean, scale, len(examples))
 
 
 def _text_head(model: TaskModel) -> StockHead:
