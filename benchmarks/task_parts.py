@@ -16,7 +16,7 @@ from adapterhub.engine.session import Session
 from adapterhub.evaluation.bootstrap import intervals
 from adapterhub.evaluation.example_statistics import scores_of
 from adapterhub.evaluation.labelled import labelled
-from adapterhub.training.evaluate import score_rows
+from adapterhub.training.evaluate import score_examples
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
 from adapterhub.training.result import LOG_NAME
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adapterhub.tasks.base import GeneratingTask, Task
-    from adapterhub.training.evaluate import Scored
+    from adapterhub.training.evaluate import Predictions
     from adapterhub.training.progress import Reporter
     from adapterhub.training.recipe import Recipe
     from adapterhub.training.result import TrainResult
@@ -136,7 +136,9 @@ def _of_artifact(asked: Asked, artifact: Path) -> dict[str, Any]:
     session = Session(open_backbone(asked.recipe))
     loaded = session.load(read_artifact(artifact), name="measured")
     rows = prepare_data(asked.recipe).splits["validation"].rows
-    found = _of_predictions(loaded.task, score_rows(session.model("measured"), loaded.task, rows))
+    found = _of_predictions(
+        loaded.task, score_examples(session.model("measured"), loaded.task, rows)
+    )
     if loaded.task.head == "causal_lm":
         task = cast("GeneratingTask", loaded.task)
         found["texts"] = generated(session, task, rows[: asked.generate], "measured")
@@ -159,13 +161,13 @@ def _zero_shot(asked: Asked) -> dict[str, Any]:
     rows = prepare_data(recipe).splits["validation"].rows
     model = session.model("measured")
     with model.bare():
-        found = _of_predictions(loaded.task, score_rows(model, loaded.task, rows))
+        found = _of_predictions(loaded.task, score_examples(model, loaded.task, rows))
     task = cast("GeneratingTask", loaded.task)
     texts = generated(session, task, rows[: asked.generate], None, like="measured")
     return {"kind": "zero-shot", "trained_share": 0.0, **found, "texts": texts}
 
 
-def _of_predictions(task: Task, scored: Scored) -> dict[str, Any]:
+def _of_predictions(task: Task, scored: Predictions) -> dict[str, Any]:
     """Return metrics with their intervals, the table of labels and the matrix of confusion."""
     found: dict[str, Any] = {
         "validation_rows": scores_of(task, scored.rows, scored.decoded).rows,

@@ -10,11 +10,11 @@ from steady_time import steady_of_log
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.errors import TrainingError
-from adapterhub.training.plot import points_of, read_log
+from adapterhub.training.curves import curve_points, read_curves
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.result import LOG_NAME
 from adapterhub.training.train import ARTIFACT_NAME
-from adapterhub.workflows.run_report.write import SUMMARY_NAME
+from adapterhub.workflows.run_report.report import SUMMARY_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,5 +43,5 @@ def trained_facts(recipe: Recipe, folder: Path) -> dict[str, Any]:
         "artifact_bytes": cost["artifact_bytes"],
         "digest": artifact.digest,
         "untrained": rounded(before),
-        "curves": thinned(points_of(read_log(folder / LOG_NAME))),
+        "curves": thinned(curve_points(read_curves(folder / LOG_NAME))),
     }

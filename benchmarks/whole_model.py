@@ -24,8 +24,8 @@ from adapterhub.backbones.vision import VisionHead, head_inputs
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
-from adapterhub.training.evaluate import Scored, Seen, score_examples
-from adapterhub.training.loop import Loop, Outcome
+from adapterhub.training.evaluate import Predictions, Seen, score_encoded
+from adapterhub.training.loop import LoopResult, TrainingLoop
 from adapterhub.training.prepare import PreparedData, prepare_data
 from adapterhub.training.prior import prior_log_odds
 
@@ -84,7 +84,7 @@ class WholeModel(nn.Module):
 
 def train_whole(
     recipe: Recipe, learning_rate: float, reporter: Reporter
-) -> tuple[Task, Scored, Outcome]:
+) -> tuple[Task, Predictions, LoopResult]:
     """Train every weight and return the task, the best predictions and what the run came to."""
     recipe = _with_rate(recipe, learning_rate)
     data = prepare_data(recipe)
@@ -103,13 +103,13 @@ def train_whole(
     rows, examples = zip(*_encoded(task, data.splits["validation"], train=False), strict=True)
     seen = Seen()
     with tempfile.TemporaryDirectory() as folder:
-        outcome = Loop(
+        outcome = TrainingLoop(
             recipe=recipe,
             recipe_digest="",
             model=model,
             task=task,
             examples=learned,
-            evaluate=lambda: seen.note(score_examples(model, task, rows, examples)),
+            evaluate=lambda: seen.note(score_encoded(model, task, rows, examples)),
             accelerator=Accelerator(cpu=True),
             reporter=reporter,
             folder=Path(folder),

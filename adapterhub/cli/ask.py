@@ -99,11 +99,11 @@ def evaluate(
 ) -> None:
     """Score an adapter on a file, with the bare backbone beside it."""
     hush_libraries()
-    from adapterhub.workflows.score import rows_for, score_beside_base
+    from adapterhub.workflows.score import examples_for, score_with_base
 
     session, loaded, version = _open(ref, force=force, device=device)
-    rows = rows_for(loaded, data, fields=columns_of(fields), limit=limit)
-    scores = score_beside_base(session, loaded, rows, generate=generate)
+    rows = examples_for(loaded, data, fields=columns_of(fields), limit=limit)
+    scores = score_with_base(session, loaded, rows, generate=generate)
     if as_json:
         document = {"ref": str(version.ref), "data": data.name, "rows": len(rows)}
         print_json({**document, **asdict(scores)})

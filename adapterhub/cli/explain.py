@@ -136,11 +136,11 @@ def _span(text: str) -> tuple[int, int]:
 
 
 def _write_page(path: Path, ref: str, loaded: LoadedAdapter, found: Sequence[Explanation]) -> None:
+    from adapterhub.workflows.run_report.explanation_section import explanation_section
     from adapterhub.workflows.run_report.page import render_page
-    from adapterhub.workflows.run_report.why import explained_section
 
     subtitle = f"{loaded.task.name}; {loaded.digest}"
-    page = render_page(f"Why {ref} answers so", subtitle, [explained_section(e) for e in found])
+    page = render_page(f"Why {ref} answers so", subtitle, [explanation_section(e) for e in found])
     path.write_text(page, encoding="utf-8")
 
 
@@ -148,10 +148,10 @@ def _show(found: Explanation) -> None:
     from rich.text import Text as RichText
 
     from adapterhub.evaluation.attribution.results import LARGE_GAP
-    from adapterhub.workflows.run_report.why import honest, said
+    from adapterhub.workflows.run_report.explanation_section import answer_text, fidelity_note
 
     console = output()
-    console.print(RichText(said(found), style="bold"))
+    console.print(RichText(answer_text(found), style="bold"))
     for name in found.texts:
         line = RichText(f"{name}: " if len(found.texts) > 1 else "", style="dim")
         for piece, value in found.pieces(name):
@@ -166,7 +166,7 @@ def _show(found: Explanation) -> None:
     console.print(shown)
     if len(chosen) < len(found.words):
         console.print(f"{len(chosen)} of {len(found.words)} words; all are in --json")
-    console.print(RichText(honest(found), style="dim"))
+    console.print(RichText(fidelity_note(found), style="dim"))
     if found.gap_share > LARGE_GAP:
         console.print(
             "the words do not add up, do not trust them; more --steps may help", style="yellow"

@@ -14,7 +14,7 @@ from adapterhub.cli.run import open_reporter
 from adapterhub.errors import RecipeError
 
 if TYPE_CHECKING:
-    from adapterhub.training.learning_curve import LearnCurve
+    from adapterhub.training.learning_curve import LearningCurve
 
 PICTURE_NAME = "curve.svg"
 
@@ -44,9 +44,9 @@ def learn_curve(
 ) -> None:
     """Show how the metric grows with the number of labels; run it again to go on."""
     hush_libraries()
-    from adapterhub.training.learning_curve import learn_curve as run_curve
+    from adapterhub.training.learning_curve import measure_learning_curve
     from adapterhub.training.recipe_file import load_recipe
-    from adapterhub.workflows.run_report.figures import draw_learn_curve
+    from adapterhub.workflows.run_report.figures import draw_learning_curve
 
     if per_label and rows:
         raise RecipeError("--per-label and --rows exclude each other", place="--rows")
@@ -54,7 +54,7 @@ def learn_curve(
     given = per_label or rows
     checked = load_recipe(recipe, overrides or [])
     with open_reporter(log_console()) as reporter:
-        curve = run_curve(
+        curve = measure_learning_curve(
             checked,
             limits=_numbers(given, "--per-label" if per_label else "--rows") if given else None,
             cut=cut,
@@ -64,7 +64,7 @@ def learn_curve(
             device=device,
         )
     picture = curve.folder / PICTURE_NAME
-    picture.write_bytes(draw_learn_curve(curve))
+    picture.write_bytes(draw_learning_curve(curve))
     if as_json:
         print_json({**asdict(curve), "folder": str(curve.folder), "picture": str(picture)})
     else:
@@ -80,7 +80,7 @@ def _numbers(text: str, option: str) -> list[int]:
         ) from None
 
 
-def _show(curve: LearnCurve, picture: Path) -> None:
+def _show(curve: LearningCurve, picture: Path) -> None:
     console = output()
     shown = table(
         ">rows a label" if curve.cut == "label" else ">limit",
@@ -108,7 +108,7 @@ def _interval(low: Any, high: Any) -> str:
     return "" if low is None else f"{low:.4f} … {high:.4f}"
 
 
-def _verdict(curve: LearnCurve) -> str:
+def _verdict(curve: LearningCurve) -> str:
     found = curve.forecast
     if found is None:
         return "too few points, or too uneven ones, to say what more labels would bring"

@@ -12,7 +12,7 @@ from adapterhub.cli.console import hush_libraries, output, print_json, table
 from adapterhub.cli.options import Device, Fields, Force, Json, Level, Limit, columns_of
 
 if TYPE_CHECKING:
-    from adapterhub.workflows.bias_audit import Probed
+    from adapterhub.workflows.bias_audit import AdapterAudit
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -36,9 +36,9 @@ def probe(
     """Measure bias and harm of an adapter beside its backbone."""
     hush_libraries()
     from adapterhub.registry.registry import Registry
-    from adapterhub.workflows.bias_audit import probe as run_probe
+    from adapterhub.workflows.bias_audit import audit_adapter
 
-    found = run_probe(
+    found = audit_adapter(
         Registry(),
         ref,
         path=data,
@@ -55,7 +55,7 @@ def probe(
         _show(found)
 
 
-def _show(probed: Probed) -> None:
+def _show(probed: AdapterAudit) -> None:
     from adapterhub.evaluation.bias_audit.report import notes, table_columns, table_rows
 
     found = probed.found

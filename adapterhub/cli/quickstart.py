@@ -28,7 +28,7 @@ from adapterhub.registry.registry import Registry
 from adapterhub.training.progress import PlainReporter
 from adapterhub.training.recipe_file import parse_recipe
 from adapterhub.training.train import train
-from adapterhub.workflows.run_report.write import WITHOUT_PROBES
+from adapterhub.workflows.run_report.report import WITHOUT_BIAS_AUDIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -214,7 +214,7 @@ def _train(
         reporter=PlainReporter(log_console()),
         backbone=backbone,
         # it should be over soon; adapterhub probe measures the same afterwards
-        report=WITHOUT_PROBES,
+        report=WITHOUT_BIAS_AUDIT,
     )
     version = Registry().put(
         result.artifact, recipe.name, info={**result.info(), "curves": result.curves()}

@@ -16,8 +16,8 @@ from adapterhub.errors import TrainingInterrupted
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from adapterhub.workflows.refresh.findings import Outcome
-    from adapterhub.workflows.refresh.run import Refreshed, RefreshOptions
+    from adapterhub.workflows.refresh.findings import RefreshOutcome
+    from adapterhub.workflows.refresh.run import RefreshOptions, RefreshResult
 
 
 #: As in ``RefreshOptions``, without importing what it needs.
@@ -109,7 +109,7 @@ def _command(ref: str, new_data: Path, options: RefreshOptions, *, as_json: bool
     return shlex.join([*words, *options.overrides])
 
 
-def _show(found: Refreshed, console: Console, *, dry_run: bool) -> None:
+def _show(found: RefreshResult, console: Console, *, dry_run: bool) -> None:
     _show_drift(found, console)
     _show_loss(found, console)
     if found.outcome is not None and found.child is not None:
@@ -125,7 +125,7 @@ def _show(found: Refreshed, console: Console, *, dry_run: bool) -> None:
             console.print("train all the same with --anyway", markup=False)
 
 
-def _show_drift(found: Refreshed, console: Console) -> None:
+def _show_drift(found: RefreshResult, console: Console) -> None:
     rows = table("drift of", "test", ">old rows", ">new rows", ">effect", ">p", "")
     shown = {each.what for each in found.drift.found}
     for each in found.drift.tests:
@@ -141,7 +141,7 @@ def _show_drift(found: Refreshed, console: Console) -> None:
     console.print(rows)
 
 
-def _show_loss(found: Refreshed, console: Console) -> None:
+def _show_loss(found: RefreshResult, console: Console) -> None:
     loss = found.loss
     rows = table(f"{loss.metric} of {found.parent.ref}", ">value", ">95% interval")
     if loss.recorded is not None:
@@ -158,7 +158,7 @@ def _show_loss(found: Refreshed, console: Console) -> None:
     console.print(f"new minus old {change}: {verdict}", markup=False)
 
 
-def _show_outcome(outcome: Outcome, found: Refreshed, console: Console) -> None:
+def _show_outcome(outcome: RefreshOutcome, found: RefreshResult, console: Console) -> None:
     child = found.child.ref if found.child else ""
     rows = table("rows", "metric", f">{found.parent.ref}", f">{child}", ">difference", ">95%", ">p")
     parts = ((f"old {outcome.split}", outcome.forgetting), ("new, held out", outcome.gain))

@@ -57,7 +57,7 @@ def train(
     hush_libraries()
     from adapterhub.training.recipe_file import load_recipe
     from adapterhub.training.train import train as run_training
-    from adapterhub.workflows.run_report.write import ReportOptions
+    from adapterhub.workflows.run_report.report import ReportOptions
 
     checked = load_recipe(recipe, overrides or [])
     console = log_console()

@@ -9,12 +9,14 @@ from adapterhub.evaluation.confidence import confidence_of
 
 if TYPE_CHECKING:
     from adapterhub.tasks.base import Task
-    from adapterhub.training.evaluate import Scored
+    from adapterhub.training.evaluate import Predictions
     from adapterhub.training.progress import Reporter
     from adapterhub.training.recipe import Recipe
 
 
-def calibrated(recipe: Recipe, task: Task, scored: Scored | None, reporter: Reporter) -> Recipe:
+def fit_temperature(
+    recipe: Recipe, task: Task, scored: Predictions | None, reporter: Reporter
+) -> Recipe:
     """Return the recipe with the temperature that was fitted, where it asks for one.
 
     None is kept that does not help: one half of the rows must be foretold better by the

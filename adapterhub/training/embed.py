@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from adapterhub.tasks.base import Task
 
 
-def embed_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+def embed_examples(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Tensor:
     """Return the mean hidden state of each row in the bare backbone, ``[rows, hidden]`` float32.
 
     A row that the task reads in windows is embedded by its first; one that the task can't read

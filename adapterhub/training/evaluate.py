@@ -23,7 +23,7 @@ EVALUATION_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
+class Predictions:
     """An evaluation with what it was made from.
 
     Args:
@@ -41,10 +41,10 @@ class Seen:
     """Keeps the predictions of a run's first evaluation and of its last one."""
 
     def __init__(self) -> None:
-        self.first: Scored | None = None
-        self.last: Scored | None = None
+        self.first: Predictions | None = None
+        self.last: Predictions | None = None
 
-    def note(self, scored: Scored) -> Evaluation:
+    def note(self, scored: Predictions) -> Evaluation:
         """Take note of an evaluation, and return its metrics."""
         self.first = self.first or scored
         self.last = scored
@@ -57,16 +57,16 @@ def evaluate(
     rows: Sequence[Mapping[str, Any]],
     examples: Sequence[Example],
 ) -> Evaluation:
-    """Return the task's metrics and the mean loss over ``rows``; see ``score_examples``."""
-    return score_examples(model, task, rows, examples).evaluation
+    """Return the task's metrics and the mean loss over ``rows``; see ``score_encoded``."""
+    return score_encoded(model, task, rows, examples).evaluation
 
 
-def score_examples(
+def score_encoded(
     model: TaskModel,
     task: Task,
     rows: Sequence[Mapping[str, Any]],
     examples: Sequence[Example],
-) -> Scored:
+) -> Predictions:
     """Return the raw predictions for ``rows`` and their metrics, the mean loss among them.
 
     Args:
@@ -92,10 +92,12 @@ def score_examples(
     scored = task.evaluate(rows, decoded)
     loss = total_loss / total_weight if total_weight else 0.0
     evaluation = Evaluation(metrics={"loss": loss, **scored.metrics}, table=scored.table)
-    return Scored(rows, decoded, evaluation)
+    return Predictions(rows, decoded, evaluation)
 
 
-def evaluate_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Evaluation:
+def evaluate_examples(
+    model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]
+) -> Evaluation:
     """Encode rows and score them; a row that has nothing to score is left out.
 
     A task that reads windows is scored on all windows of a row.
@@ -103,10 +105,10 @@ def evaluate_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]
     Raises:
         DataError: naming the row that can't be used.
     """
-    return score_rows(model, task, rows).evaluation
+    return score_examples(model, task, rows).evaluation
 
 
-def score_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Scored:
+def score_examples(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Predictions:
     """Encode rows, predict and score them; a row that has nothing to score is left out.
 
     A task that reads windows is scored on all windows of a row.
@@ -120,4 +122,4 @@ def score_rows(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) 
             example = task.encode(window, number, train=True)
             if example is not None:
                 pairs.append((window, example))
-    return score_examples(model, task, [row for row, _ in pairs], [each for _, each in pairs])
+    return score_encoded(model, task, [row for row, _ in pairs], [each for _, each in pairs])

@@ -18,7 +18,7 @@ from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
 from adapterhub.training.sweep.space import with_values
 from adapterhub.training.train import ARTIFACT_NAME, open_backbone, train
-from adapterhub.workflows.run_report.write import SUMMARY_NAME, WITHOUT_PROBES
+from adapterhub.workflows.run_report.report import SUMMARY_NAME, WITHOUT_BIAS_AUDIT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,7 +41,7 @@ _KEYS: Mapping[Cut, str] = {"label": "data.limit_per_label", "rows": "data.limit
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class CurvePoint:
     """One training run of the curve.
 
     Args:
@@ -83,7 +83,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, slots=True)
-class LearnCurve:
+class LearningCurve:
     """The whole curve.
 
     Args:
@@ -99,11 +99,11 @@ class LearnCurve:
     metric: str
     greater_is_better: bool
     cut: Cut
-    points: Sequence[Point]
+    points: Sequence[CurvePoint]
     forecast: Forecast | None
 
 
-def learn_curve(
+def measure_learning_curve(
     recipe: Recipe,
     *,
     limits: Sequence[int] | None = None,
@@ -113,7 +113,7 @@ def learn_curve(
     reporter: Reporter | None = None,
     device: str | None = None,
     cache: Path | None = None,
-) -> LearnCurve:
+) -> LearningCurve:
     """Train the recipe on more and more rows, all scored on the same validation rows.
 
     Fewer rows are among those of the next point. Called again, it trains only the points that
@@ -158,10 +158,10 @@ def learn_curve(
         points.append(point)
     points.sort(key=lambda each: each.rows)
     foretold = forecast(points, best=entry.top if greater else 0.0)
-    return LearnCurve(place, metric, greater, cut, points, foretold)
+    return LearningCurve(place, metric, greater, cut, points, foretold)
 
 
-def forecast(points: Sequence[Point], *, best: float) -> Forecast | None:
+def forecast(points: Sequence[CurvePoint], *, best: float) -> Forecast | None:
     """Return what twice the labels would bring, by a power law through the points.
 
     Args:
@@ -219,7 +219,7 @@ def _cut_recipe(recipe: Recipe, limit: int, cut: Cut, least_steps: int) -> Recip
 
 def _train(
     recipe: Recipe, run: Path, metric: str, limit: int, backbone: Backbone, reporter: Reporter
-) -> Point:
+) -> CurvePoint:
     if (run / ARTIFACT_NAME).exists():
         # it was killed before its point was written
         shutil.rmtree(run)
@@ -229,11 +229,11 @@ def _train(
         resume=True,
         reporter=reporter,
         backbone=backbone,
-        report=WITHOUT_PROBES,
+        report=WITHOUT_BIAS_AUDIT,
     )
     summary = json.loads((run / SUMMARY_NAME).read_text(encoding="utf-8"))
     interval = summary["metrics"][metric]["interval"] or {}
-    point = Point(
+    point = CurvePoint(
         limit=limit,
         rows=next(s["rows"] for s in summary["data"]["splits"] if s["name"] == "train"),
         value=result.after[metric],
@@ -248,7 +248,7 @@ def _train(
     return point
 
 
-def _known(run: Path, recipe: Recipe) -> Point | None:
+def _known(run: Path, recipe: Recipe) -> CurvePoint | None:
     """Return a point that was trained before by the same recipe."""
     path = run / POINT_NAME
     if not path.is_file():
@@ -260,7 +260,7 @@ def _known(run: Path, recipe: Recipe) -> Point | None:
             place=str(run),
             hint="Choose another folder with --output, or remove this one",
         )
-    return Point(**document)
+    return CurvePoint(**document)
 
 
 def _digest(recipe: Recipe) -> str:

@@ -43,7 +43,7 @@ DEFAULT_EPOCHS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class LoopResult:
     """What a run came to.
 
     Args:
@@ -61,7 +61,7 @@ class Outcome:
     stopped_early: bool
 
 
-class Loop:
+class TrainingLoop:
     """One run over one model; call ``run`` once."""
 
     def __init__(
@@ -115,7 +115,7 @@ class Loop:
         self.best: dict[str, Tensor] | None = None
         self.watched, self.greater = watched_metric(recipe.train, task.default_metric)
 
-    def run(self, *, resume: bool) -> Outcome:
+    def run(self, *, resume: bool) -> LoopResult:
         """Train to the end, or until patience runs out.
 
         Args:
@@ -259,7 +259,7 @@ class Loop:
         self.resumed = True
         self.reporter.on_message(f"resumed after step {self.progress.step}")
 
-    def _finish(self, before: Mapping[str, float], stopped: bool) -> Outcome:
+    def _finish(self, before: Mapping[str, float], stopped: bool) -> LoopResult:
         if stopped:
             self.reporter.on_message(
                 f"stopped early at step {self.progress.step}: no better {self.watched} "
@@ -269,7 +269,7 @@ class Loop:
             with torch.no_grad():
                 for name, parameter in self.parameters:
                     parameter.copy_(self.best[name])
-        return Outcome(
+        return LoopResult(
             before=before,
             after=self.evaluate(),
             progress=self.progress,

@@ -54,7 +54,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         RecipeError: naming the key.
     """
     section, task = recipe.data, recipe.task.name
-    train = load_rows(section, task, section.train)
+    train = load_examples(section, task, section.train)
     dropped = 0
     if section.drop_duplicates:
         train, dropped = drop_duplicates(train, text_fields(train))
@@ -74,7 +74,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     )
 
 
-def load_rows(section: DataSection, task: str, where: str) -> Rows:
+def load_examples(section: DataSection, task: str, where: str) -> Rows:
     """Read one file or Hub split of a recipe under the task's field names.
 
     Raises:
@@ -108,13 +108,13 @@ def _split(section: DataSection, task: str, train: Rows) -> dict[str, Rows]:
     splits: dict[str, Rows] = {}
     seed = section.split.seed
     if section.test is not None:
-        splits["test"] = load_rows(section, task, section.test)
+        splits["test"] = load_examples(section, task, section.test)
     elif section.split.test:
         train, splits["test"] = split_rows(
             train, held_out=section.split.test, seed=seed + 1, key_fields=text_fields(train)
         )
     if section.validation is not None:
-        splits["validation"] = load_rows(section, task, section.validation)
+        splits["validation"] = load_examples(section, task, section.validation)
     else:
         train, splits["validation"] = split_rows(
             train, held_out=section.split.validation, seed=seed, key_fields=text_fields(train)

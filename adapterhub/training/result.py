@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.training.plot import points_of, read_log
+from adapterhub.training.curves import curve_points, read_curves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.training.loop import Outcome
+    from adapterhub.training.loop import LoopResult
 
 LOG_NAME = "log.jsonl"
 
@@ -51,7 +51,7 @@ class TrainResult:
 
     def curves(self) -> list[dict[str, Any]]:
         """Return loss and watched metric over steps, ``[{"name", "points"}]``."""
-        return points_of(read_log(self.folder / LOG_NAME))
+        return curve_points(read_curves(self.folder / LOG_NAME))
 
     def info(self) -> dict[str, float]:
         """Return what a registry keeps beside the artifact, because it varies between runs."""
@@ -64,7 +64,7 @@ class TrainResult:
 
 
 def result_of(
-    folder: Path, artifact: Path, digest: str, model: TaskModel, outcome: Outcome
+    folder: Path, artifact: Path, digest: str, model: TaskModel, outcome: LoopResult
 ) -> TrainResult:
     """Return what a run came to.
 

@@ -24,20 +24,20 @@ from adapterhub.errors import DataError, TrainingError
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
-from adapterhub.training.assemble import assemble
-from adapterhub.training.calibrate import calibrated
+from adapterhub.training.calibrate import fit_temperature
 from adapterhub.training.checkpoint import checkpoint_folder, drop_checkpoint
 from adapterhub.training.energy import EnergyMeter
-from adapterhub.training.evaluate import Seen, score_examples
+from adapterhub.training.evaluate import Seen, score_encoded
 from adapterhub.training.finished import FINISHED_NAME, read_finished, write_finished
-from adapterhub.training.loop import DEFAULT_BATCH_SIZE, Loop
+from adapterhub.training.loop import DEFAULT_BATCH_SIZE, TrainingLoop
 from adapterhub.training.memory import keep_freed_memory
 from adapterhub.training.prepare import PreparedData, prepare_data
 from adapterhub.training.prior import prior_log_odds
 from adapterhub.training.progress import JsonLinesReporter, Reporter, Reporters
 from adapterhub.training.result import LOG_NAME, TrainResult, result_of
+from adapterhub.training.save import save_adapter
 from adapterhub.workflows.run_report.of_run import report_on
-from adapterhub.workflows.run_report.write import PLAIN_REPORT, REPORT_NAME, ReportOptions
+from adapterhub.workflows.run_report.report import DEFAULT_REPORT, REPORT_NAME, ReportOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +65,7 @@ def train(
     backbone: Backbone | None = None,
     device: str | None = None,
     cache: Path | None = None,
-    report: ReportOptions | None = PLAIN_REPORT,
+    report: ReportOptions | None = DEFAULT_REPORT,
     start: Start | None = None,
 ) -> TrainResult:
     """Train an adapter and write its artifact.
@@ -132,13 +132,13 @@ def train(
     _announce(reporters, recipe, data, examples["train"])
     rows, scored = _scored(splits["validation"], examples["validation"])
     seen = Seen()
-    loop = Loop(
+    loop = TrainingLoop(
         recipe=recipe,
         recipe_digest=run,
         model=model,
         task=task,
         examples=[example for example in examples["train"] if example is not None],
-        evaluate=lambda: seen.note(score_examples(model, task, rows, scored)),
+        evaluate=lambda: seen.note(score_encoded(model, task, rows, scored)),
         accelerator=accelerator,
         reporter=reporters,
         folder=folder,
@@ -146,12 +146,12 @@ def train(
     try:
         with EnergyMeter(wanted=report is not None and accelerator.is_main_process) as meter:
             outcome = loop.run(resume=resume)
-        recipe = calibrated(recipe, task, seen.last, reporters)
+        recipe = fit_temperature(recipe, task, seen.last, reporters)
         digest = ""
         if accelerator.is_main_process:
             # of this same run, killed before it was recorded as ended
             shutil.rmtree(folder / ARTIFACT_NAME, ignore_errors=True)
-            digest = assemble(
+            digest = save_adapter(
                 folder / ARTIFACT_NAME,
                 recipe=recipe,
                 data=data,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from adapterhub.errors import AdapterHubError, DataError
 from adapterhub.evaluation.bias_audit.audit import is_auditable, run_bias_audit
 from adapterhub.evaluation.bootstrap import LEVEL
-from adapterhub.training.prepare import load_rows
+from adapterhub.training.prepare import load_examples
 from adapterhub.training.recipe_file import parse_recipe
 from adapterhub.workflows.open_adapter import open_adapter
-from adapterhub.workflows.score import rows_for
+from adapterhub.workflows.score import examples_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
+class AdapterAudit:
     """What came of probing an adapter.
 
     Args:
@@ -41,7 +41,7 @@ class Probed:
     found: BiasAuditResult
 
 
-def probe(
+def audit_adapter(
     registry: Registry,
     ref: str,
     *,
@@ -52,7 +52,7 @@ def probe(
     level: float = LEVEL,
     force: bool = False,
     device: str | None = None,
-) -> Probed:
+) -> AdapterAudit:
     """Measure an adapter beside the backbone that it was trained on.
 
     What it is compared with is learned from the training rows that its recipe names, if they are
@@ -88,7 +88,7 @@ def probe(
                 place="--data",
                 hint="Leave the file out",
             )
-        rows = rows_for(loaded, path, fields=fields, limit=limit).rows
+        rows = examples_for(loaded, path, fields=fields, limit=limit).rows
     training = _training_rows(loaded) or rows
     found = run_bias_audit(
         session.model(loaded.name),
@@ -107,7 +107,7 @@ def probe(
             hint="Give rows that speak of people, in English, with --data FILE; docs/probes.md "
             "says which words count",
         )
-    return Probed(str(version.ref), loaded.task.name, found)
+    return AdapterAudit(str(version.ref), loaded.task.name, found)
 
 
 def _training_rows(loaded: LoadedAdapter) -> Sequence[Row]:
@@ -117,7 +117,7 @@ def _training_rows(loaded: LoadedAdapter) -> Sequence[Row]:
     try:
         section = parse_recipe(loaded.manifest.recipe).data
         # what has to be fetched is not at hand
-        return () if section.hub else load_rows(section, loaded.task.name, section.train).rows
+        return () if section.hub else load_examples(section, loaded.task.name, section.train).rows
     except AdapterHubError as error:
         logger.info("the training rows are not there: %s", error)
         return ()

@@ -13,9 +13,9 @@ from adapterhub.evaluation.example_statistics import scores_of, units_of
 from adapterhub.evaluation.labelled import labelled
 from adapterhub.evaluation.paired_tests import differences, mcnemar
 from adapterhub.registry.policy import trusted_folder
-from adapterhub.training.evaluate import score_rows
+from adapterhub.training.evaluate import score_examples
 from adapterhub.workflows.open_adapter import open_adapter, open_session
-from adapterhub.workflows.score import rows_for
+from adapterhub.workflows.score import examples_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.paired_tests import Difference, McNemar
     from adapterhub.registry.registry import Registry
     from adapterhub.tasks.base import Task
-    from adapterhub.training.evaluate import Scored
+    from adapterhub.training.evaluate import Predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,8 @@ def compare(
     loaded = _open_both(registry, (first, second), device)
     scored = []
     for session, adapter in loaded:
-        rows = rows_for(adapter, path, fields=fields, limit=limit)
-        scored.append((rows, score_rows(session.model(adapter.name), adapter.task, rows.rows)))
+        rows = examples_for(adapter, path, fields=fields, limit=limit)
+        scored.append((rows, score_examples(session.model(adapter.name), adapter.task, rows.rows)))
     (rows, one), (other_rows, two) = scored
     _check_same(rows, other_rows, one, two, path)
     tasks = [adapter.task for _, adapter in loaded]
@@ -166,7 +166,7 @@ def _open_both(
     return [(session, first), (other, other.load(artifact, name=str(versions[1].ref)))]
 
 
-def _check_same(rows: Rows, others: Rows, one: Scored, two: Scored, path: Path) -> None:
+def _check_same(rows: Rows, others: Rows, one: Predictions, two: Predictions, path: Path) -> None:
     if fingerprint(rows) != fingerprint(others) or one.rows != two.rows:
         raise DataError(
             "the two adapters do not read the same rows out of it",
@@ -179,7 +179,7 @@ def _greater(name: str, default: tuple[str, bool]) -> bool:
     return default[1] if name == default[0] else name not in ("loss", "perplexity")
 
 
-def _mcnemar(tasks: Sequence[Task], one: Scored, two: Scored) -> McNemar | None:
+def _mcnemar(tasks: Sequence[Task], one: Predictions, two: Predictions) -> McNemar | None:
     first, second = (
         labelled(task, scored.rows, scored.decoded)
         for task, scored in zip(tasks, (one, two), strict=True)

@@ -13,7 +13,7 @@ from adapterhub.data.fingerprint import fingerprint
 from adapterhub.errors import DataError
 from adapterhub.workflows.compose import Search, write_composition
 from adapterhub.workflows.open_adapter import open_session
-from adapterhub.workflows.score import rows_for, score
+from adapterhub.workflows.score import examples_for, score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,7 +103,7 @@ def _rows(
     fields: Mapping[str, str] | None,
     limit: int | None,
 ) -> Rows:
-    rows = rows_for(replace(loaded, manifest=first.manifest), path, fields=fields, limit=limit)
+    rows = examples_for(replace(loaded, manifest=first.manifest), path, fields=fields, limit=limit)
     if not len(rows):
         raise DataError("holds no rows", place=str(path))
     return rows

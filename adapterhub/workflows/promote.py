@@ -24,7 +24,7 @@ from adapterhub.refs import AdapterRef
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.registry.rules import AliasRule, StoredEvaluation
 from adapterhub.workflows.open_adapter import open_session
-from adapterhub.workflows.score import rows_for, score
+from adapterhub.workflows.score import examples_for, score
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,7 +49,7 @@ _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class PromotionCheck:
     """One thing that was asked of a version.
 
     Args:
@@ -64,7 +64,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PromotionResult:
     """What came of asking for a promotion.
 
     Args:
@@ -77,7 +77,7 @@ class Verdict:
 
     version: Version
     holder: Version | None
-    checks: tuple[Check, ...]
+    checks: tuple[PromotionCheck, ...]
     move: AliasMove | None = None
     forced: bool = False
 
@@ -95,7 +95,7 @@ def promote(
     why: str = "",
     force: bool = False,
     device: str | None = None,
-) -> Verdict:
+) -> PromotionResult:
     """Judge a version by an alias's rule, and move the alias if it passes.
 
     The version is loaded on the backbone that serves, which checks every byte, the
@@ -122,7 +122,9 @@ def promote(
     version = registry.resolve(ref)
     holder = _holder(registry, version.name, alias)
     rule = registry.rule(version.name, alias) or AliasRule()
-    verdict = Verdict(version, holder, _Judge(registry, rule, device).checks(version, holder))
+    verdict = PromotionResult(
+        version, holder, _Judge(registry, rule, device).checks(version, holder)
+    )
     if not (verdict.passed or force):
         return verdict
     forced = not verdict.passed
@@ -130,7 +132,7 @@ def promote(
     move = registry.set_alias(
         version.ref, alias, why=reason, expected=holder.version if holder else 0
     )
-    return Verdict(version, holder, verdict.checks, move, forced)
+    return PromotionResult(version, holder, verdict.checks, move, forced)
 
 
 def _holder(registry: Registry, name: str, alias: str) -> Version | None:
@@ -149,18 +151,18 @@ class _Judge:
         self._device = device
         self._session: Session | None = None
 
-    def checks(self, version: Version, holder: Version | None) -> tuple[Check, ...]:
+    def checks(self, version: Version, holder: Version | None) -> tuple[PromotionCheck, ...]:
         try:
             loaded = self._load(version)
         except _REFUSALS as error:
-            return (Check("it loads on the backbone that serves", False, str(error)),)
+            return (PromotionCheck("it loads on the backbone that serves", False, str(error)),)
         serving = f"{loaded.model.backbone.name}, {loaded.manifest.quantization.scheme}"
-        checks = [Check("it loads on the backbone that serves", True, serving)]
+        checks = [PromotionCheck("it loads on the backbone that serves", True, serving)]
         if self._rule.metric is None:
             return tuple(checks)
         if self._rule.data is None:
             return (*checks, *self._bounds(version.metrics.get("after", {}), "in training"))
-        rows = rows_for(loaded, Path(self._rule.data))
+        rows = examples_for(loaded, Path(self._rule.data))
         metrics = self._evaluated(version, loaded, rows)
         checks += self._bounds(metrics, f"on {Path(self._rule.data).name}")
         if self._rule.not_worse_by is not None:
@@ -189,7 +191,7 @@ class _Judge:
         )
         return metrics
 
-    def _bounds(self, metrics: Mapping[str, float], where: str) -> list[Check]:
+    def _bounds(self, metrics: Mapping[str, float], where: str) -> list[PromotionCheck]:
         rule, name = self._rule, str(self._rule.metric)
         value = metrics.get(name)
         bounds: list[tuple[str, float | None, Callable[[float, float], bool]]] = [
@@ -202,26 +204,34 @@ class _Judge:
                 what = f"{name} {where} is {words} {bound:g}"
                 if value is None or math.isnan(value):
                     known = ", ".join(sorted(metrics)) or "none"
-                    checks.append(Check(what, False, f"no such metric; there are: {known}"))
+                    checks.append(
+                        PromotionCheck(what, False, f"no such metric; there are: {known}")
+                    )
                 else:
-                    checks.append(Check(what, holds(value, bound), f"{value:.4f}"))
+                    checks.append(PromotionCheck(what, holds(value, bound), f"{value:.4f}"))
         return checks
 
-    def _against(self, holder: Version | None, metrics: Mapping[str, float], rows: Rows) -> Check:
+    def _against(
+        self, holder: Version | None, metrics: Mapping[str, float], rows: Rows
+    ) -> PromotionCheck:
         rule, name = self._rule, str(self._rule.metric)
         what = f"{name} is not worse than the holder's by more than {rule.not_worse_by:g}"
         if holder is None:
-            return Check(what, True, "the alias points to nothing yet")
+            return PromotionCheck(what, True, "the alias points to nothing yet")
         if name not in metrics:
-            return Check(what, False, f"no such metric; there are: {', '.join(sorted(metrics))}")
+            return PromotionCheck(
+                what, False, f"no such metric; there are: {', '.join(sorted(metrics))}"
+            )
         try:
             before = self._holder_value(holder, name, rows)
         except AdapterHubError as error:
-            return Check(what, False, f"the holder {holder.ref} can't be evaluated: {error}")
+            return PromotionCheck(
+                what, False, f"the holder {holder.ref} can't be evaluated: {error}"
+            )
         worse = metrics[name] - before if _less_is_better(rule) else before - metrics[name]
         found = f"{metrics[name]:.4f}, {holder.ref} has {before:.4f}"
         # 0.95 - 0.94 is a little more than 0.01 in floating point
-        return Check(what, worse <= (rule.not_worse_by or 0.0) + _ROUNDING, found)
+        return PromotionCheck(what, worse <= (rule.not_worse_by or 0.0) + _ROUNDING, found)
 
     def _holder_value(self, holder: Version, name: str, rows: Rows) -> float:
         wanted = fingerprint(rows)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from adapterhub.training.evaluate import evaluate_rows
-from adapterhub.training.prepare import load_rows
+from adapterhub.training.evaluate import evaluate_examples
+from adapterhub.training.prepare import load_examples
 from adapterhub.training.recipe import DataSection
 from adapterhub.training.recipe_file import parse_recipe
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredBesideBase:
+class ScoresWithBase:
     """Metrics on the same rows.
 
     Args:
@@ -35,7 +35,7 @@ class ScoredBesideBase:
     signatures: Mapping[str, str] = field(default_factory=dict)
 
 
-def rows_for(
+def examples_for(
     loaded: LoadedAdapter,
     path: Path,
     *,
@@ -58,7 +58,7 @@ def rows_for(
     changes["format"] = "conll" if section.format == "conll" else "auto"
     if fields:
         changes["fields"] = dict(fields)
-    rows = load_rows(section.model_copy(update=changes), loaded.manifest.task, str(path))
+    rows = load_examples(section.model_copy(update=changes), loaded.manifest.task, str(path))
     return rows if limit is None else rows.take(list(range(min(limit, len(rows)))))
 
 
@@ -76,12 +76,12 @@ def score(session: Session, loaded: LoadedAdapter, rows: Rows) -> dict[str, floa
     Raises:
         DataError: naming the row that can't be used.
     """
-    return dict(evaluate_rows(session.model(loaded.name), loaded.task, rows.rows).metrics)
+    return dict(evaluate_examples(session.model(loaded.name), loaded.task, rows.rows).metrics)
 
 
-def score_beside_base(
+def score_with_base(
     session: Session, loaded: LoadedAdapter, rows: Rows, *, generate: int = 0
-) -> ScoredBesideBase:
+) -> ScoresWithBase:
     """Return the metrics of an adapter on rows beside those of the bare backbone.
 
     Args:
@@ -96,12 +96,12 @@ def score_beside_base(
     adapter = score(session, loaded, rows)
     model = session.model(loaded.name)
     with model.bare():
-        base = dict(evaluate_rows(model, loaded.task, rows.rows).metrics)
+        base = dict(evaluate_examples(model, loaded.task, rows.rows).metrics)
     if not generate or loaded.task.head != "causal_lm":
-        return ScoredBesideBase(base, adapter)
+        return ScoresWithBase(base, adapter)
     said = {name: _generated(session, loaded, rows, generate, name) for name in (None, loaded.name)}
     own = said[loaded.name]
-    return ScoredBesideBase(
+    return ScoresWithBase(
         {**base, **said[None].metrics}, {**adapter, **own.metrics}, own.signatures
     )
 

@@ -12,7 +12,7 @@ import pytest
 
 from adapterhub.registry.registry import Registry
 from adapterhub.training import train as training
-from adapterhub.training.loop import Loop
+from adapterhub.training.loop import TrainingLoop
 from adapterhub.training.progress import PlainReporter
 from adapterhub.workflows.refresh import run as refreshing
 
@@ -35,13 +35,13 @@ def heeds_interrupts():
 def steps(monkeypatch):
     """The number of every training step that is made, over all runs."""
     made = []
-    step = Loop._step
+    step = TrainingLoop._step
 
     def counted(loop, batches):
         step(loop, batches)
         made.append(loop.progress.step)
 
-    monkeypatch.setattr(Loop, "_step", counted)
+    monkeypatch.setattr(TrainingLoop, "_step", counted)
     return made
 
 
@@ -67,11 +67,11 @@ def killed_after(patched, where, name):
 STAGES = [
     (killed_before, refreshing, "open_backbone"),
     (killed_before, refreshing, "train"),
-    (killed_before, Loop, "_step"),
-    (killed_after, Loop, "_evaluate"),
-    (killed_before, Loop, "_finish"),
-    (killed_before, training, "assemble"),
-    (killed_after, training, "assemble"),
+    (killed_before, TrainingLoop, "_step"),
+    (killed_after, TrainingLoop, "_evaluate"),
+    (killed_before, TrainingLoop, "_finish"),
+    (killed_before, training, "save_adapter"),
+    (killed_after, training, "save_adapter"),
     (killed_before, training, "drop_checkpoint"),
     (killed_before, training, "report_on"),
     (killed_before, refreshing, "_outcome"),

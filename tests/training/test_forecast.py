@@ -3,14 +3,14 @@
 import pytest
 
 from adapterhub.tasks.table import entry_of
-from adapterhub.training.learning_curve import Point, forecast
+from adapterhub.training.learning_curve import CurvePoint, forecast
 
 SIZES = (100, 200, 400, 800, 1600)
 
 
 def points(value_of):
     return [
-        Point(
+        CurvePoint(
             limit=n, rows=n, value=value_of(n), low=None, high=None, steps=1, seconds=1, digest=""
         )
         for n in SIZES

@@ -15,7 +15,7 @@ from adapterhub.engine.session import Session
 from adapterhub.errors import FingerprintMismatch, RecipeError
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
-from adapterhub.workflows.score import rows_for, score
+from adapterhub.workflows.score import examples_for, score
 
 SECTIONS = {
     "train": {"batch_size": 8, "steps": 36, "evaluate_every": 18},
@@ -92,7 +92,7 @@ def test_what_is_loaded_again_answers_bit_for_bit(seer, shapes, recipe, tmp_path
         session = Session(load_backbone(str(seer), artifact.manifest.quantization))
         loaded = session.load(artifact, name="new")
         answers.append(session.predict("new", rows))
-        again = score(session, loaded, rows_for(loaded, shapes))
+        again = score(session, loaded, examples_for(loaded, shapes))
         torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-4, atol=1e-5)
     assert answers[0] == answers[1]
     bare = session.predict("new", rows, bare=True)

@@ -16,7 +16,7 @@ from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.session import Session
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
-from adapterhub.workflows.score import rows_for, score, score_beside_base
+from adapterhub.workflows.score import examples_for, score, score_with_base
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 FAST = [
@@ -117,12 +117,12 @@ def test_a_recipe_learns_is_stored_and_answers(path, data, encoder, decoder, tmp
     backbone = load_backbone(recipe.backbone.name, artifact.manifest.quantization)
     session = Session(backbone)
     loaded = session.load(artifact, name="new")
-    rows = rows_for(loaded, file)
+    rows = examples_for(loaded, file)
     # what is stored scores as what was trained
     again = score(session, loaded, rows)
     torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-3, atol=1e-4)
     if loaded.task.head == "causal_lm":
-        beside = score_beside_base(session, loaded, rows, generate=4)
+        beside = score_with_base(session, loaded, rows, generate=4)
         assert set(beside.signatures) <= set(beside.adapter)
         assert beside.signatures
     if recipe.task.name != "dialogue":

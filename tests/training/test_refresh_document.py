@@ -16,7 +16,7 @@ from adapterhub.workflows.refresh.document import (
     read_document,
     request_digest,
 )
-from adapterhub.workflows.refresh.findings import Loss, Outcome
+from adapterhub.workflows.refresh.findings import Loss, RefreshOutcome
 from adapterhub.workflows.refresh.serialization import read_findings, tell
 
 SPREAD = Interval(low=0.1, high=0.3, level=0.95)
@@ -32,7 +32,7 @@ LOSS = Loss(
     new_interval=SPREAD,
     change=Interval(low=-0.3, high=-0.1, level=0.95),
 )
-OUTCOME = Outcome(
+OUTCOME = RefreshOutcome(
     "test",
     (Difference("accuracy", 0.9, 0.89, SPREAD, 0.4, "permutation"),),
     (Difference("loss", 0.7, 0.5, SPREAD, 0.01, "bootstrap"),),

@@ -21,7 +21,7 @@ from adapterhub.errors import (
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.training import train as train_module
 from adapterhub.training.interrupt import InterruptFlag
-from adapterhub.training.loop import Loop
+from adapterhub.training.loop import TrainingLoop
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
 
@@ -124,10 +124,10 @@ def test_a_run_that_ended_early_ends_there_again_after_a_kill(
     whole = train(load_recipe(path), output=tmp_path / "whole")
     assert whole.steps < 40
     with monkeypatch.context() as patched:
-        patched.setattr(Loop, "_finish", lambda *_: 1 / 0)
+        patched.setattr(TrainingLoop, "_finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             train(load_recipe(path), output=tmp_path / "cut")
-    monkeypatch.setattr(Loop, "_step", lambda *_: pytest.fail("a step was made"))
+    monkeypatch.setattr(TrainingLoop, "_step", lambda *_: pytest.fail("a step was made"))
     resumed = train(load_recipe(path), output=tmp_path / "cut", resume=True)
     assert (resumed.steps, resumed.digest) == (whole.steps, whole.digest)
 
@@ -144,7 +144,7 @@ def test_a_finished_run_is_used_and_not_trained_again(
             with pytest.raises(ZeroDivisionError):
                 train(load_recipe(path), output=tmp_path / name, report=None)
         assert (tmp_path / name / "artifact").is_dir()
-    monkeypatch.setattr(Loop, "_step", lambda *_: pytest.fail("a step was made"))
+    monkeypatch.setattr(TrainingLoop, "_step", lambda *_: pytest.fail("a step was made"))
     (tmp_path / "artifact" / "artifact" / "manifest.json").unlink()
     for folder in (run, tmp_path / "finished.json", tmp_path / "artifact"):
         again = train(load_recipe(path), output=folder, resume=True, report=None)

@@ -16,15 +16,16 @@ from adapterhub.evaluation.attribution.results import LARGE_GAP
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 from adapterhub.training.energy import EnergyMeter
-from adapterhub.training.evaluate import Scored
+from adapterhub.training.evaluate import Predictions
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
-from adapterhub.workflows.run_report import inherited, of_run, write
+from adapterhub.workflows.run_report import bias_audit_section, of_run
+from adapterhub.workflows.run_report import report as report_module
 from adapterhub.workflows.run_report.blocks import Section, Table, Text
-from adapterhub.workflows.run_report.cost import Cost, cost_section
+from adapterhub.workflows.run_report.cost_section import Cost, cost_section
 from adapterhub.workflows.run_report.figures import draw_confusion
 from adapterhub.workflows.run_report.page import render_page
-from adapterhub.workflows.run_report.write import ReportOptions
+from adapterhub.workflows.run_report.report import ReportOptions
 
 NO_COST = Cost(
     seconds=1.0,
@@ -50,10 +51,10 @@ def test_rows_are_counted_and_not_their_windows(encoder):
     windows = [*task.windows(row), *task.windows(row)]
     assert len(windows) > 4
     spans = [FoundSpan(0, 0, 0.5, 0.5)] * len(windows)
-    scored = Scored(windows, spans, task.evaluate(windows, spans))
+    scored = Predictions(windows, spans, task.evaluate(windows, spans))
     facts = SimpleNamespace(task=task, before=None, known_before={}, after=scored)
     summary = {}
-    section, _ = write._results(facts, ReportOptions(resamples=100), summary)
+    section, _ = report_module._results(facts, ReportOptions(resamples=100), summary)
     assert summary["rows"] == 2
     assert section.blocks[0].caption.startswith("On 2 validation rows")
 
@@ -222,7 +223,7 @@ def test_explaining_that_fails_does_not_cost_the_report(
     def fail(*_given):
         raise ValueError("no such gradient")
 
-    monkeypatch.setattr(write, "explain_examples", fail)
+    monkeypatch.setattr(report_module, "explain_examples", fail)
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     page = train(load_recipe(path), output=tmp_path / "run").report.read_text()
     assert '<p class="warning">The answers could not be explained' in page
@@ -288,7 +289,7 @@ def test_probes_that_fail_cost_their_section_alone(
     def fail(*_given, **_options):
         raise ValueError("no such probe")
 
-    monkeypatch.setattr(inherited, "run_bias_audit", fail)
+    monkeypatch.setattr(bias_audit_section, "run_bias_audit", fail)
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     result = train(load_recipe(path), output=tmp_path / "run")
     page = result.report.read_text()

@@ -38,7 +38,7 @@ def mood(recipe, encoder, moods):
 @pytest.fixture
 def no_reports(monkeypatch):
     """Leave out the reports of trials, which take longer than the trials of this backbone."""
-    monkeypatch.setattr(trial_module, "WITHOUT_PROBES", None)
+    monkeypatch.setattr(trial_module, "WITHOUT_BIAS_AUDIT", None)
 
 
 def sweep(path, folder, *, document=RATES, trials=4, **more):

@@ -14,7 +14,7 @@ from adapterhub.training.sweep.needs import import_optuna
 from adapterhub.training.sweep.space import with_values
 from adapterhub.training.sweep.study import build_sampler, distributions, recipe_values
 from adapterhub.training.train import ARTIFACT_NAME, train
-from adapterhub.workflows.run_report.write import WITHOUT_PROBES
+from adapterhub.workflows.run_report.report import WITHOUT_BIAS_AUDIT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,7 +149,7 @@ def run_trial(
             backbone=backbone,
             device=device,
             cache=cache,
-            report=WITHOUT_PROBES,
+            report=WITHOUT_BIAS_AUDIT,
         )
     except optuna.TrialPruned:
         reporter.on_message(f"{name} stopped early at {teller.reached} %")

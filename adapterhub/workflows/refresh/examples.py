@@ -14,7 +14,7 @@ from adapterhub.errors import DataError
 from adapterhub.tasks.bio import repair
 from adapterhub.tasks.labels import LabelIndex
 from adapterhub.tasks.table import entry_of, fields_of
-from adapterhub.training.prepare import PreparedData, load_rows, prepare_data, text_fields
+from adapterhub.training.prepare import PreparedData, load_examples, prepare_data, text_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ VALIDATION = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RefreshRows:
+class RefreshExamples:
     """All rows of a refresh.
 
     Args:
@@ -82,7 +82,7 @@ class RefreshRows:
         return unlike(self.parts["test"], self.old["train"])
 
 
-def read_new(recipe: Recipe, path: Path, fields: Mapping[str, str] | None) -> Rows:
+def read_new_examples(recipe: Recipe, path: Path, fields: Mapping[str, str] | None) -> Rows:
     """Read a file as the recipe reads its data.
 
     Args:
@@ -99,7 +99,7 @@ def read_new(recipe: Recipe, path: Path, fields: Mapping[str, str] | None) -> Ro
         "format": "conll" if section.format == "conll" else "auto",
         "fields": dict(section.fields if fields is None else fields),
     }
-    return load_rows(section.model_copy(update=changes), recipe.task.name, str(path))
+    return load_examples(section.model_copy(update=changes), recipe.task.name, str(path))
 
 
 def find_old(
@@ -126,7 +126,7 @@ def find_old(
         _check(rows, root.get(split), name)
     for file in added:
         _require(file.path, name, "")
-        rows = read_new(recipe, Path(file.path), file.fields)
+        rows = read_new_examples(recipe, Path(file.path), file.fields)
         _check(rows, file.fingerprint, name)
         for split, part in split_new(rows, recipe).items():
             old[split] = joined(old[split], part) if split in old else part
@@ -153,7 +153,9 @@ def split_new(rows: Rows, recipe: Recipe) -> dict[str, Rows]:
     return parts
 
 
-def mix(rows: RefreshRows, recipe: Recipe, labels: Sequence[str], replay: float) -> PreparedData:
+def mix(
+    rows: RefreshExamples, recipe: Recipe, labels: Sequence[str], replay: float
+) -> PreparedData:
     """Return what the child learns from: new rows, and a share of the old ones.
 
     The best weights are chosen by as many old validation rows as new ones, so that neither the

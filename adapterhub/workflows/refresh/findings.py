@@ -16,8 +16,8 @@ from adapterhub.evaluation.bootstrap import (
 from adapterhub.evaluation.drift import LEAST_ROWS, Drift, label_drift, text_drift
 from adapterhub.evaluation.example_statistics import scores_of
 from adapterhub.evaluation.paired_tests import differences
-from adapterhub.training.embed import embed_rows
-from adapterhub.training.evaluate import score_rows
+from adapterhub.training.embed import embed_examples
+from adapterhub.training.evaluate import score_examples
 from adapterhub.workflows.refresh.examples import counts_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.paired_tests import Difference
     from adapterhub.tasks.base import Task
     from adapterhub.training.recipe import Recipe
-    from adapterhub.workflows.refresh.examples import RefreshRows
+    from adapterhub.workflows.refresh.examples import RefreshExamples
 
 #: Rows of each kind that are embedded; the test compares all pairs.
 EMBEDDED_ROWS = 500
@@ -66,7 +66,7 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RefreshOutcome:
     """What became of the metrics: the parent beside its child, on the same rows.
 
     Args:
@@ -91,7 +91,7 @@ class Outcome:
 def find_drift(
     model: TaskModel,
     task: Task,
-    rows: RefreshRows,
+    rows: RefreshExamples,
     recipe: Recipe,
     *,
     level: float,
@@ -108,7 +108,7 @@ def find_drift(
     seed, old, new = recipe.data.split.seed, rows.old["train"], rows.new
     tests = []
     few = [rows.draw(each, EMBEDDED_ROWS) for each in (old, new)]
-    embedded = [embed_rows(model, task, each.rows).numpy() for each in few]
+    embedded = [embed_examples(model, task, each.rows).numpy() for each in few]
     if min(map(len, embedded)) >= LEAST_ROWS:
         tests.append(text_drift(*embedded, seed=seed))
     counts = [counts_of(each, recipe, task.labels) for each in (old, new)]
@@ -119,7 +119,7 @@ def find_drift(
 
 def score(model: TaskModel, task: Task, rows: Rows) -> Scores:
     """Return what an adapter's metrics on rows are computed from."""
-    scored = score_rows(model, task, rows.rows)
+    scored = score_examples(model, task, rows.rows)
     return scores_of(task, scored.rows, scored.decoded)
 
 
@@ -154,7 +154,7 @@ def find_loss(old: Scores, new: Scores, metric: tuple[str, bool], **record: Any)
 
 def compare_outcomes(
     split: str, parent: tuple[Scores, Scores], child: tuple[Scores, Scores]
-) -> Outcome:
+) -> RefreshOutcome:
     """Compare parent and child on the old split and on new rows, both paired.
 
     Args:
@@ -163,7 +163,9 @@ def compare_outcomes(
         child: likewise.
     """
     (old, new), (old_then, new_then) = parent, child
-    return Outcome(split, tuple(differences(old, old_then)), tuple(differences(new, new_then)))
+    return RefreshOutcome(
+        split, tuple(differences(old, old_then)), tuple(differences(new, new_then))
+    )
 
 
 def _value(scores: Scores, name: str) -> float:

@@ -28,16 +28,16 @@ from adapterhub.workflows.refresh.document import (
     request_digest,
 )
 from adapterhub.workflows.refresh.examples import (
-    RefreshRows,
+    RefreshExamples,
     find_old,
     mix,
-    read_new,
+    read_new_examples,
     refuse_unknown_labels,
     split_new,
 )
 from adapterhub.workflows.refresh.findings import (
     Loss,
-    Outcome,
+    RefreshOutcome,
     compare_outcomes,
     find_drift,
     find_loss,
@@ -92,7 +92,7 @@ class RefreshOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Refreshed:
+class RefreshResult:
     """What came of it.
 
     Args:
@@ -111,7 +111,7 @@ class Refreshed:
     rows: int
     drift: Drift
     loss: Loss
-    outcome: Outcome | None = None
+    outcome: RefreshOutcome | None = None
     child: Version | None = None
     folder: Path | None = None
     done_before: bool = False
@@ -144,7 +144,7 @@ def refresh(
     options: RefreshOptions,
     *,
     reporter: Reporter | None = None,
-) -> Refreshed:
+) -> RefreshResult:
     """Look at new rows with an adapter, and train a child on them where that is due.
 
     No alias is moved; that is the gate's to do. After a kill at any point the same call goes
@@ -171,7 +171,7 @@ def refresh(
     folder = trusted_folder(registry, version)
     artifact = read_artifact(folder)
     recipe = _recipe(artifact, version, options.overrides)
-    new = read_new(recipe, path, options.fields)
+    new = read_new_examples(recipe, path, options.fields)
     request = _request(options, fingerprint(new))
     before = None if options.dry_run else _done_before(registry, version, request, len(new))
     if before is not None:
@@ -192,7 +192,7 @@ def refresh(
         recorded=artifact.manifest.metrics.after.get(metric[0]),
         split=rows.judged_by,
     )
-    found = Refreshed(version, len(rows.new), drift, loss)
+    found = RefreshResult(version, len(rows.new), drift, loss)
     if options.dry_run or not (found.is_due or options.anyway):
         return found
     require_unsigned_loads(registry, "refresh")
@@ -221,7 +221,7 @@ def refresh(
     target = write_child(result.artifact, document, str(version.ref))
     info = {**result.info(), "curves": result.curves()}
     child = registry.put(target, version.name, info=info)
-    return Refreshed(version, len(rows.new), drift, loss, outcome, child, run)
+    return RefreshResult(version, len(rows.new), drift, loss, outcome, child, run)
 
 
 def _request(options: RefreshOptions, rows: str) -> Callable[[str], str]:
@@ -232,7 +232,7 @@ def _request(options: RefreshOptions, rows: str) -> Callable[[str], str]:
 
 def _done_before(
     registry: Registry, version: Version, request: Callable[[str], str], rows: int
-) -> Refreshed | None:
+) -> RefreshResult | None:
     """Return what this same refresh came to where its child is registered; else ``None``.
 
     The version itself may be that child: the latest one is, after the refresh, and an alias may
@@ -245,11 +245,11 @@ def _done_before(
         document = read_document(registry.materialize(child)) if parent else None
         if parent and document and document.request == request(parent.digest):
             found = read_findings(document.findings)
-            return Refreshed(parent, rows, *found, child=child, done_before=True)
+            return RefreshResult(parent, rows, *found, child=child, done_before=True)
     return None
 
 
-def _warn(rows: RefreshRows, reporter: Reporter) -> None:
+def _warn(rows: RefreshExamples, reporter: Reporter) -> None:
     """Say where rows repeat others, so that figures are not taken for more than they are."""
     count = rows.learned_before
     if count:
@@ -266,7 +266,7 @@ def _warn(rows: RefreshRows, reporter: Reporter) -> None:
         )
 
 
-def _require_unseen(rows: RefreshRows, name: str) -> None:
+def _require_unseen(rows: RefreshExamples, name: str) -> None:
     if not rows.held_out.rows:
         raise DataError(
             f"no gain could be measured: all new rows that are held out are among those that "
@@ -321,7 +321,7 @@ def _rows(
     path: Path,
     options: RefreshOptions,
     name: str,
-) -> RefreshRows:
+) -> RefreshExamples:
     refuse_unknown_labels(new, recipe, artifact.manifest.labels, name)
     document = read_document(folder)
     root = (
@@ -330,7 +330,7 @@ def _rows(
         else {split: source.fingerprint for split, source in artifact.manifest.data.items()}
     )
     fields = recipe.data.fields if options.fields is None else options.fields
-    return RefreshRows(
+    return RefreshExamples(
         old=find_old(recipe, root, _added(folder), name),
         root=root,
         new=new,
@@ -363,8 +363,8 @@ def _folder(version: Version, request: str) -> Path:
 
 
 def _outcome(
-    backbone: Backbone, artifact: Path, rows: RefreshRows, parent: tuple[Scores, Scores]
-) -> Outcome:
+    backbone: Backbone, artifact: Path, rows: RefreshExamples, parent: tuple[Scores, Scores]
+) -> RefreshOutcome:
     loaded: LoadedAdapter = Session(backbone).load(read_artifact(artifact), name="child")
     loaded.model.activate()
     child = (

@@ -11,7 +11,7 @@ from adapterhub.evaluation.bootstrap import Interval
 from adapterhub.evaluation.drift import Drift, DriftTest
 from adapterhub.evaluation.paired_tests import Difference
 from adapterhub.workflows.refresh.document import REFRESH_NAME
-from adapterhub.workflows.refresh.findings import Loss, Outcome
+from adapterhub.workflows.refresh.findings import Loss, RefreshOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ def tell(drift: Drift, loss: Loss) -> dict[str, Any]:
     }
 
 
-def read_findings(findings: Mapping[str, Any]) -> tuple[Drift, Loss, Outcome]:
+def read_findings(findings: Mapping[str, Any]) -> tuple[Drift, Loss, RefreshOutcome]:
     """Return what the findings of a ``refresh.json`` tell.
 
     Raises:
@@ -69,8 +69,8 @@ def _together(
     split: str,
     forgetting: tuple[Difference, ...],
     gain: tuple[Difference, ...],
-) -> tuple[Drift, Loss, Outcome]:
-    return drift, present, Outcome(split, forgetting, gain)
+) -> tuple[Drift, Loss, RefreshOutcome]:
+    return drift, present, RefreshOutcome(split, forgetting, gain)
 
 
 _INTERVAL = strict.record(Interval, dict.fromkeys(("low", "high", "level"), _number))

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from adapterhub.evaluation.calibration import Calibration
     from adapterhub.evaluation.example_statistics import Array
-    from adapterhub.training.learning_curve import LearnCurve
-    from adapterhub.training.plot import Curves
+    from adapterhub.training.curves import Curves
+    from adapterhub.training.learning_curve import LearningCurve
 
 #: Labels above which a matrix can't be read.
 MOST_LABELS = 30
@@ -96,7 +96,7 @@ def draw_reliability(found: Calibration) -> bytes:
     return _svg(draw, (4.5, 4.5))
 
 
-def draw_learn_curve(curve: LearnCurve) -> bytes:
+def draw_learning_curve(curve: LearningCurve) -> bytes:
     """Return the metric against the number of rows, with the forecast for twice as many.
 
     Raises:

@@ -6,9 +6,9 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from adapterhub.workflows.run_report.cost import Cost, device_memory, peak_memory
-from adapterhub.workflows.run_report.inherited import probe_run
-from adapterhub.workflows.run_report.write import RunFacts, write_report
+from adapterhub.workflows.run_report.bias_audit_section import probe_run
+from adapterhub.workflows.run_report.cost_section import Cost, device_memory, peak_memory
+from adapterhub.workflows.run_report.report import RunFacts, write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.tasks.base import Task
     from adapterhub.training.energy import Energy
-    from adapterhub.training.evaluate import Scored
+    from adapterhub.training.evaluate import Predictions
     from adapterhub.training.prepare import PreparedData
     from adapterhub.training.recipe import Recipe
     from adapterhub.training.result import TrainResult
-    from adapterhub.workflows.run_report.write import ReportOptions
+    from adapterhub.workflows.run_report.report import ReportOptions
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ def report_on(
     data: PreparedData,
     task: Task,
     model: TaskModel,
-    before: Scored | None,
-    after: Scored | None,
+    before: Predictions | None,
+    after: Predictions | None,
     log: Path,
     options: ReportOptions,
     energy: Energy | None = None,

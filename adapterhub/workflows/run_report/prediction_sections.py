@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from adapterhub.evaluation.bootstrap import Interval
     from adapterhub.tasks.base import Task
-    from adapterhub.training.evaluate import Scored
+    from adapterhub.training.evaluate import Predictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class MetricRow:
 
 def metric_rows(
     task: Task,
-    before: Scored | None,
+    before: Predictions | None,
     known_before: Mapping[str, float],
-    after: Scored,
+    after: Predictions,
     *,
     resamples: int,
     level: float,
@@ -102,7 +102,9 @@ def labels_section(table: Sequence[Mapping[str, float | str]]) -> Section:
     return Section("Labels", (Table(columns, rows, caption="The weakest first."),))
 
 
-def _intervals(task: Task, scored: Scored, resamples: int, level: float) -> dict[str, Interval]:
+def _intervals(
+    task: Task, scored: Predictions, resamples: int, level: float
+) -> dict[str, Interval]:
     scores = scores_of(task, scored.rows, scored.decoded)
     return intervals(scores, resamples=resamples, level=level)
 

@@ -17,21 +17,25 @@ from adapterhub.evaluation.duplicates import leak, split_facts
 from adapterhub.evaluation.example_statistics import units_of
 from adapterhub.evaluation.labelled import labelled
 from adapterhub.evaluation.worst_examples import worst_examples
-from adapterhub.training.plot import read_log
+from adapterhub.training.curves import read_curves
 from adapterhub.workflows.run_report.answers import (
     calibration_section,
     confusion_section,
     worst_section,
 )
+from adapterhub.workflows.run_report.bias_audit_section import inherited_section
 from adapterhub.workflows.run_report.blocks import Picture, Section, Text
-from adapterhub.workflows.run_report.cost import cost_section
+from adapterhub.workflows.run_report.cost_section import cost_section
+from adapterhub.workflows.run_report.data_section import data_section, warnings
+from adapterhub.workflows.run_report.explanation_section import TITLE as WHY
+from adapterhub.workflows.run_report.explanation_section import why_section
 from adapterhub.workflows.run_report.figures import draw_curves
-from adapterhub.workflows.run_report.inherited import inherited_section
 from adapterhub.workflows.run_report.page import render_page
-from adapterhub.workflows.run_report.results import labels_section, metric_rows, results_section
-from adapterhub.workflows.run_report.rows import data_section, warnings
-from adapterhub.workflows.run_report.why import TITLE as WHY
-from adapterhub.workflows.run_report.why import why_section
+from adapterhub.workflows.run_report.prediction_sections import (
+    labels_section,
+    metric_rows,
+    results_section,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,11 +45,11 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.attribution.examples import AttributionBudget
     from adapterhub.evaluation.confidence import Confidence
     from adapterhub.tasks.base import Task
-    from adapterhub.training.evaluate import Scored
+    from adapterhub.training.evaluate import Predictions
     from adapterhub.training.prepare import PreparedData
     from adapterhub.training.recipe import Recipe
-    from adapterhub.workflows.run_report.cost import Cost
-    from adapterhub.workflows.run_report.inherited import Outcome
+    from adapterhub.workflows.run_report.bias_audit_section import Outcome
+    from adapterhub.workflows.run_report.cost_section import Cost
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +78,9 @@ class ReportOptions:
 
 
 #: What a run ends with where nothing else is asked for.
-PLAIN_REPORT = ReportOptions()
+DEFAULT_REPORT = ReportOptions()
 #: What one of many runs ends with, whose adapters will mostly not be used.
-WITHOUT_PROBES = ReportOptions(probe_seconds=0.0)
+WITHOUT_BIAS_AUDIT = ReportOptions(probe_seconds=0.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,9 +107,9 @@ class RunFacts:
     task: Task
     model: TaskModel
     backbone: str
-    before: Scored | None
+    before: Predictions | None
     known_before: Mapping[str, float]
-    after: Scored
+    after: Predictions
     log: Path
     digest: str
     cost: Cost
@@ -240,7 +244,7 @@ def _data(facts: RunFacts, summary: dict[str, Any]) -> Section:
 
 
 def _curves(log: Path) -> Section:
-    picture = Picture(draw_curves(read_log(log)), "Loss and watched metric over the run")
+    picture = Picture(draw_curves(read_curves(log)), "Loss and watched metric over the run")
     note = Text("The metric is of the validation rows, the loss of the rows of each step.")
     return Section("Curves", (picture, note))
 

@@ -35,7 +35,7 @@ class Curves:
     metric_values: Sequence[float]
 
 
-def read_log(path: Path) -> Curves:
+def read_curves(path: Path) -> Curves:
     """Read the curves out of a log of JSON Lines.
 
     After a resumed run the last record of a step counts.
@@ -53,7 +53,7 @@ def read_log(path: Path) -> Curves:
     )
 
 
-def points_of(curves: Curves, *, most: int = 200) -> list[dict[str, Any]]:
+def curve_points(curves: Curves, *, most: int = 200) -> list[dict[str, Any]]:
     """Return the curves as plain JSON, thinned to ``most`` points each; the last one is kept."""
     named = [
         ("train loss", curves.steps, curves.losses),

@@ -56,29 +56,29 @@ def why_section(examples: Sequence[ExplainedExample] | None, *, words: bool) -> 
         if each.found.probability is None:
             blocks += [Heading(why), Text(f"Explained: {each.found.answer}")]
         else:
-            blocks.append(Heading(f"{why}: {said(each.found)}"))
+            blocks.append(Heading(f"{why}: {answer_text(each.found)}"))
         if each.expected != each.found.answer:
             blocks.append(Text(f"The right answer is {each.expected}."))
         blocks += explanation_blocks(each.found)
     return Section(TITLE, blocks)
 
 
-def explained_section(found: Explanation) -> Section:
+def explanation_section(found: Explanation) -> Section:
     """Return one explanation as a section of its own."""
-    return Section(said(found), (_method(found), *explanation_blocks(found)))
+    return Section(answer_text(found), (_method(found), *explanation_blocks(found)))
 
 
 def _method(found: Explanation) -> Text:
     return Text(f"{_METHODS[found.method]} {_COLOURS}")
 
 
-def said(found: Explanation) -> str:
+def answer_text(found: Explanation) -> str:
     """Return an answer with its probability."""
     sure = "" if found.probability is None else f" ({found.probability:.3f})"
     return f"{' '.join(found.answer.split())}{sure}"
 
 
-def honest(found: Explanation) -> str:
+def fidelity_note(found: Explanation) -> str:
     """Return what was explained, against what, and how well the parts add up."""
     unread = f" {found.unread} words were cut off and not read." if found.unread else ""
     explained = f"Explained: {found.quantity}, {found.value:.3f}"
@@ -102,7 +102,7 @@ def explanation_blocks(found: Explanation) -> list[Block]:
     strongest = sorted(found.words, key=lambda word: -abs(word.attribution))[:SHOWN_WORDS]
     rows = [(word.word, f"{word.attribution:+.3f}") for word in strongest if word.attribution]
     blocks.append(Table(("strongest words", ">attribution"), rows))
-    blocks.append(Text(honest(found), warning=found.gap_share > LARGE_GAP))
+    blocks.append(Text(fidelity_note(found), warning=found.gap_share > LARGE_GAP))
     return blocks
 
 

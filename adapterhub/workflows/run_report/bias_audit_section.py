@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.evaluation.bias_audit.results import AuditExample
     from adapterhub.tasks.base import Task
-    from adapterhub.training.evaluate import Scored
+    from adapterhub.training.evaluate import Predictions
     from adapterhub.training.prepare import PreparedData
     from adapterhub.workflows.run_report.blocks import Block
 
@@ -47,7 +47,7 @@ def probe_run(
     model: TaskModel,
     task: Task,
     data: PreparedData,
-    after: Scored,
+    after: Predictions,
     *,
     seconds: float,
     level: float,

@@ -13,7 +13,7 @@ from adapterhub.adapters.manifest import BackboneRef, DataSource, Manifest, Metr
 from adapterhub.adapters.model_card import render_card
 from adapterhub.data.splits import fingerprint
 from adapterhub.errors import MissingExtraError
-from adapterhub.training.plot import PLOT_NAMES, draw, read_log
+from adapterhub.training.curves import PLOT_NAMES, draw, read_curves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.tasks.base import Task
-    from adapterhub.training.loop import Outcome
+    from adapterhub.training.loop import LoopResult
     from adapterhub.training.prepare import PreparedData
     from adapterhub.training.recipe import Recipe
 
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "safetensors")
 
 
-def assemble(
+def save_adapter(
     folder: Path,
     *,
     recipe: Recipe,
     data: PreparedData,
     task: Task,
     model: TaskModel,
-    outcome: Outcome,
+    outcome: LoopResult,
     log: Path,
 ) -> str:
     """Write the artifact and return its digest.
@@ -74,7 +74,7 @@ def assemble(
 
 
 def _manifest(
-    recipe: Recipe, data: PreparedData, task: Task, model: TaskModel, outcome: Outcome
+    recipe: Recipe, data: PreparedData, task: Task, model: TaskModel, outcome: LoopResult
 ) -> Manifest:
     backbone = model.backbone
     return Manifest(
@@ -108,7 +108,7 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _plots(log: Path, title: str) -> dict[str, bytes]:
     try:
-        return draw(read_log(log), title=title)
+        return draw(read_curves(log), title=title)
     except MissingExtraError as error:
         logger.warning("no plot is drawn: %s", error)
         return {}

@@ -6,7 +6,7 @@ from adapterhub.cli import refresh as command
 from adapterhub.data.source import joined, numbered
 from adapterhub.data.splits import limit
 from adapterhub.workflows.refresh.document import AddedFile
-from adapterhub.workflows.refresh.examples import RefreshRows
+from adapterhub.workflows.refresh.examples import RefreshExamples
 from adapterhub.workflows.refresh.run import LEVEL, REPLAY
 
 SEED = 13
@@ -18,7 +18,7 @@ def named(kind, count):
 
 
 def refresh_rows(old, *, earlier, root=("train", "validation")):
-    return RefreshRows(
+    return RefreshExamples(
         old=old,
         root=dict.fromkeys(root, "sha256:b"),
         new=named("new", 10),
