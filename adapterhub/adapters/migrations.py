@@ -36,7 +36,7 @@ class Migration:
 
 
 def _all_known(document: Document) -> Document:
-    # before adapters of others could be adopted, every fact was recorded
+    # before adapters of others could be imported, every fact was recorded
     return {**document, "unknown": []}
 
 

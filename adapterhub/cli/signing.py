@@ -171,7 +171,7 @@ def require(
     if switch not in ("on", "off"):
         raise typer.BadParameter(f"{switch!r} is neither on nor off")
     registry = Registry()
-    registry.require_signed(switch == "on")
+    registry.set_requires_signed(switch == "on")
     required = registry.requires_signed()
     if as_json:
         print_json({"require": required})

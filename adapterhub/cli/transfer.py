@@ -1,4 +1,4 @@
-"""``push``, ``pull`` and ``adopt``: adapters between the registry, a Hub and plain folders."""
+"""Commands ``push``, ``pull`` and ``import-peft``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from adapterhub.cli.console import hush_libraries, megabytes, output, print_json
 
 if TYPE_CHECKING:
     from adapterhub.hub.client.pushing import PushPlan
-    from adapterhub.hub.import_peft import Wishes
+    from adapterhub.hub.import_peft import ImportOptions
 
 Json = Annotated[bool, typer.Option("--json")]
 Address = Annotated[str, typer.Argument(help="hf://owner/repository")]
@@ -33,7 +33,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add this file's commands."""
     app.command()(push)
     app.command()(pull)
-    app.command()(adopt)
+    app.command("import-peft")(import_peft)
 
 
 def push(
@@ -92,7 +92,7 @@ def pull(
         Registry(),
         parse_address(address),
         name=name,
-        wishes=_wishes(backbone, quantization, task, labels),
+        options=_import_options(backbone, quantization, task, labels),
         force=force,
     )
     version = pulled.version
@@ -106,7 +106,7 @@ def pull(
     _say_unknown(pulled.unknown)
 
 
-def adopt(
+def import_peft(
     folder: Annotated[Path, typer.Argument(help="Where peft saved the adapter.")],
     name: Annotated[str, typer.Option(help="In the registry.")],
     backbone: BackboneOption = None,
@@ -118,20 +118,20 @@ def adopt(
     """Register an adapter that peft saved in a folder."""
     hush_libraries()
     from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
-    from adapterhub.hub.import_peft import adopt as write_artifact_of
+    from adapterhub.hub.import_peft import import_peft as write_artifact
     from adapterhub.refs import check_name
     from adapterhub.registry.registry import Registry
 
     check_name(name)
     registry = Registry()
     with registry.staging() as staging:
-        target = staging / "adopted"
-        write_artifact_of(
+        target = staging / "imported"
+        write_artifact(
             folder,
             target,
             name=name,
             origin=folder.name,
-            wishes=_wishes(backbone, quantization, task, labels),
+            options=_import_options(backbone, quantization, task, labels),
         )
         version = registry.put(target, name)
         unknown = Manifest.from_json((target / MANIFEST_NAME).read_bytes()).unknown
@@ -142,12 +142,12 @@ def adopt(
     _say_unknown(unknown)
 
 
-def _wishes(
+def _import_options(
     backbone: str | None, quantization: str, task: str | None, labels: str | None
-) -> Wishes:
+) -> ImportOptions:
     from typing import get_args
 
-    from adapterhub.hub.import_peft import Wishes
+    from adapterhub.hub.import_peft import ImportOptions
     from adapterhub.specs import QuantizationScheme, QuantizationSpec
 
     if quantization not in get_args(QuantizationScheme):
@@ -155,7 +155,7 @@ def _wishes(
         raise typer.BadParameter(f"{quantization!r} is not one of {known}")
     scheme: Any = quantization
     names = tuple(name.strip() for name in labels.split(",")) if labels else ()
-    return Wishes(backbone, QuantizationSpec(scheme), task, names)
+    return ImportOptions(backbone, QuantizationSpec(scheme), task, names)
 
 
 def _say_unknown(unknown: tuple[str, ...]) -> None:

@@ -280,7 +280,7 @@ def task_of(manifest: Manifest, backbone: Backbone) -> Task:
     section = manifest.recipe.get("task")
     if section is None:
         raise ArtifactError(
-            "has no section 'task'", place="recipe", hint="Train, adopt or compose it again"
+            "has no section 'task'", place="recipe", hint="Train, import or compose it again"
         )
     options = TaskOptions.of_section(section)
     return build_task(

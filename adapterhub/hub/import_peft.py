@@ -49,7 +49,7 @@ MAX_CARD = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class ImportOptions:
     """What a user says of an adapter whose files do not say it.
 
     Args:
@@ -67,13 +67,13 @@ class Wishes:
 
 
 def match_config(
-    config: Mapping[str, Any], wishes: Wishes, *, place: str
+    config: Mapping[str, Any], options: ImportOptions, *, place: str
 ) -> tuple[BackboneMatch, str]:
     """Return the backbone and the task of a peft configuration; nothing is fetched.
 
     Args:
         config: ``adapter_config.json`` as parsed.
-        wishes: of the user.
+        options: of the user.
         place: the adapter, for messages.
 
     Raises:
@@ -81,12 +81,12 @@ def match_config(
         RecipeError: when the task is not known.
     """
     base_model, revision = (_text(config, key) for key in ("base_model_name_or_path", "revision"))
-    match = match_backbone(base_model, revision, wishes.backbone, place=place)
-    return match, _task_of(_text(config, "task_type"), wishes.task, place)
+    match = match_backbone(base_model, revision, options.backbone, place=place)
+    return match, _task_of(_text(config, "task_type"), options.task, place)
 
 
-def adopt(
-    folder: Path, target: Path, *, name: str, origin: str, wishes: Wishes | None = None
+def import_peft(
+    folder: Path, target: Path, *, name: str, origin: str, options: ImportOptions | None = None
 ) -> str:
     """Write the artifact of an adapter that peft saved.
 
@@ -99,7 +99,7 @@ def adopt(
         target: of the artifact; must not exist.
         name: of the adapter, for the card.
         origin: where it came from, for the card and the manifest.
-        wishes: of the user.
+        options: of the user.
 
     Returns:
         The digest.
@@ -114,21 +114,21 @@ def adopt(
     from adapterhub.backbones.backbone import read_tokenizer
     from adapterhub.backbones.skeleton import adapter_shape, backbone_kind
 
-    wishes = wishes or Wishes()
+    options = options or ImportOptions()
     found = read_peft_folder(folder)
-    match, task = match_config(found.adapter_config, wishes, place=origin)
+    match, task = match_config(found.adapter_config, options, place=origin)
     backbone = fetch_backbone(match.name, revision=match.revision)
     config = _config(found, match)
     tensors = found.weights.tensors
-    labels = _labels(task, tensors, wishes.labels, str(folder))
+    labels = _labels(task, tensors, options.labels, str(folder))
     tokenizer = read_tokenizer(backbone)
-    options = TaskOptions(max_length=min(TaskOptions().max_length, tokenizer.model_max_length))
-    built = build_task(task, tokenizer, backbone_kind(backbone), labels, options)
+    task_options = TaskOptions(max_length=min(TaskOptions().max_length, tokenizer.model_max_length))
+    built = build_task(task, tokenizer, backbone_kind(backbone), labels, task_options)
     shape = adapter_shape(backbone, config, built.head, labels)
     check_tensors_match(origin, shape.tensors, tensors)
-    fingerprint = full_fingerprint(weights_fingerprint(backbone), wishes.quantization)
-    recipe = _how_to_use(match, task, options, origin)
-    manifest = _manifest(found, match, built, shape, fingerprint, recipe, wishes)
+    fingerprint = full_fingerprint(weights_fingerprint(backbone), options.quantization)
+    recipe = _how_to_use(match, task, task_options, origin)
+    manifest = _manifest(found, match, built, shape, fingerprint, recipe, options)
     return write_artifact(
         target,
         tensors=tensors,
@@ -190,13 +190,13 @@ def _manifest(
     shape: AdapterShape,
     fingerprint: str,
     recipe: Mapping[str, Any],
-    wishes: Wishes,
+    options: ImportOptions,
 ) -> Manifest:
     tensors = found.weights.tensors
     peft_version = _text(found.adapter_config, "peft_version")
     unknown = {"data", "metrics", "quantization", "recipe", "seed"}
     unknown |= set() if peft_version else {"libraries"}
-    unknown |= {"labels"} if task.labels and not wishes.labels else set()
+    unknown |= {"labels"} if task.labels and not options.labels else set()
     unknown |= set() if match.certain else {"backbone"}
     return Manifest(
         task=task.name,
@@ -207,7 +207,7 @@ def _manifest(
             hub_id=match.hub_id,
             revision=match.revision,
         ),
-        quantization=wishes.quantization,
+        quantization=options.quantization,
         adapter=found.weights.spec,
         trained_parameters=sum(tensor.numel() for tensor in tensors.values()),
         backbone_parameters=shape.backbone_parameters,
@@ -225,7 +225,7 @@ def _how_to_use(
 ) -> dict[str, Any]:
     """Return what of a recipe is needed to use an adapter; the rest nobody recorded."""
     return {
-        "description": f"adopted from {origin}",
+        "description": f"imported from {origin}",
         "backbone": {"name": match.name, "revision": match.revision},
         "task": {
             "name": task,

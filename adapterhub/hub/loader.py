@@ -106,14 +106,14 @@ class AdapterLoader:
             address = parse_address(ref)
 
             def pulled() -> str:
-                return self._know(pull(self._registry, address, api=self._api).version)
+                return self._remember(pull(self._registry, address, api=self._api).version)
 
             return self._once(self._pulling, ref, self._hub, pulled)
-        return self._know(self._registry.resolve(ref))
+        return self._remember(self._registry.resolve(ref))
 
-    def know(self, version: Version) -> str:
+    def register(self, version: Version) -> str:
         """Take a version that the registry resolved elsewhere; return its digest to fetch it by."""
-        return self._know(version)
+        return self._remember(version)
 
     def fetch(self, digest: str) -> Future[Artifact]:
         """Return the future of an artifact that was resolved here.
@@ -149,7 +149,7 @@ class AdapterLoader:
         with self._lock:
             running.pop(key, None)
 
-    def _know(self, version: Version) -> str:
+    def _remember(self, version: Version) -> str:
         with self._lock:
             self._versions[version.digest] = version
             self._versions.move_to_end(version.digest)

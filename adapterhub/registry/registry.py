@@ -337,7 +337,7 @@ class Registry:
         """Return the keys whose signatures count, sorted by name."""
         return self._signatures.trusted_keys()
 
-    def require_signed(self, required: bool) -> None:
+    def set_requires_signed(self, required: bool) -> None:
         """Switch on or off that adapters are loaded only if a trusted key has signed them."""
         self._signatures.require(required)
 

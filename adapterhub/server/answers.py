@@ -29,7 +29,7 @@ from adapterhub.errors import (
     SignatureError,
     TransferError,
 )
-from adapterhub.hub.server.refusal import Refusal
+from adapterhub.http.errors import HTTPError
 from adapterhub.server.access import Forbidden, QueueFull, Unauthorized
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def error_answer(error: Exception) -> JSONResponse:
     elif kind.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         # what is left of the body is not read
         headers["Connection"] = "close"
-    if isinstance(error, Refusal | HTTPException):
+    if isinstance(error, HTTPError | HTTPException):
         headers.update(error.headers or {})
     return JSONResponse(error_body(error), kind.status, headers)
 
@@ -111,7 +111,7 @@ def status_of(error: Exception) -> int:
 
 
 def _kind_of(error: Exception) -> _Kind:
-    if isinstance(error, Refusal):
+    if isinstance(error, HTTPError):
         type_ = "server_error" if error.status >= 500 else _INVALID
         return _Kind(error.status, type_, error.code or None)
     if isinstance(error, HTTPException):

@@ -7,8 +7,7 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from adapterhub.hub.server.bodies import too_large
-from adapterhub.hub.server.refusal import Refusal
+from adapterhub.http.errors import HTTPError, too_large
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +24,7 @@ _MOST_DIGITS = 18
 class Guards:
     """Middleware that holds every request to limits.
 
-    A body that is too long or too slow raises a ``Refusal`` where it is read, with the status 413
+    A body that is too long or too slow raises a ``HTTPError`` where it is read, with the status 413
     or 408; one whose announced length is too long is answered before the application sees it.
     A request that takes too long is cancelled, and answered with 504 where nothing was sent yet.
 
@@ -71,7 +70,7 @@ class Guards:
         try:
             async with asyncio.timeout(self._request_seconds) as limit:
                 await self._app(scope, body.receive, watched)
-        except (TimeoutError, Refusal) as error:
+        except (TimeoutError, HTTPError) as error:
             late = isinstance(error, TimeoutError)
             if (late and not limit.expired()) or (started and not late):
                 raise
@@ -82,8 +81,8 @@ class Guards:
                 return
             await self._refuse(refusal, scope, receive, send)
 
-    def _too_late(self) -> Refusal:
-        return Refusal(
+    def _too_late(self) -> HTTPError:
+        return HTTPError(
             504,
             f"took longer than {self._request_seconds:g} seconds",
             code="timeout",
@@ -126,7 +125,7 @@ class _Body:
         """Return the next message.
 
         Raises:
-            Refusal: when the body is too long, or late.
+            HTTPError: when the body is too long, or late.
         """
         if self._whole:
             # the application waits for the client to go
@@ -138,7 +137,7 @@ class _Body:
             if not limit.expired():
                 raise
             problem = f"the body did not come in {self._seconds:g} seconds"
-            raise Refusal(408, problem, code="slow_body", headers=_CLOSE) from None
+            raise HTTPError(408, problem, code="slow_body", headers=_CLOSE) from None
         self._read += len(message.get("body", b""))
         self._whole = not message.get("more_body", False)
         if self._read > self._most:

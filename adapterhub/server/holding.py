@@ -10,10 +10,10 @@ from adapterhub.adapters.artifact import map_artifact
 from adapterhub.adapters.manifest import MANIFEST_NAME
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.errors import EngineError, NotFoundError, RefError
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.client.address import SCHEME, parse_address
 from adapterhub.hub.client.pulling import pull
-from adapterhub.hub.import_peft import Wishes, adopt
-from adapterhub.hub.server.refusal import Refusal
+from adapterhub.hub.import_peft import ImportOptions, import_peft
 from adapterhub.registry.policy import require_unsigned_loads
 from adapterhub.server.models import Loaded
 
@@ -67,7 +67,7 @@ async def unload(server: Server, name: str) -> Loaded:
 
     Raises:
         NotFoundError: when there is no such name.
-        Refusal: when rows use it.
+        HTTPError: when rows use it.
     """
     gone, still = server.loaded.remove(name)
     if not still:
@@ -76,7 +76,7 @@ async def unload(server: Server, name: str) -> Loaded:
         except EngineError as error:
             server.loaded.set(name, gone)
             problem, place = error.problem, name[:200]
-            raise Refusal(409, problem, code="in_use", place=place, hint=error.hint) from error
+            raise HTTPError(409, problem, code="in_use", place=place, hint=error.hint) from error
     return gone
 
 
@@ -115,7 +115,7 @@ async def _pulled(server: Server, ref: str) -> str:
 
 
 def _read_folder(server: Server, folder: Path, name: str) -> Artifact:
-    """Read a folder; one that peft wrote is adopted by the registry under the name."""
+    """Read a folder; one that peft wrote is imported into the registry under the name."""
     if not folder.is_dir():
         raise NotFoundError("is no folder of the server's machine", place=str(folder)[:200])
     require_unsigned_loads(server.registry, str(folder))
@@ -124,9 +124,11 @@ def _read_folder(server: Server, folder: Path, name: str) -> Artifact:
         expected = artifact.manifest.backbone.fingerprint
         check_fingerprint(server.backbone.fingerprint, name, expected)
         return artifact
-    wishes = Wishes(backbone=server.backbone.name, quantization=server.backbone.quantization)
+    options = ImportOptions(
+        backbone=server.backbone.name, quantization=server.backbone.quantization
+    )
     with server.registry.staging() as staging:
-        target = staging / "adopted"
-        adopt(folder, target, name=name, origin=folder.name, wishes=wishes)
+        target = staging / "imported"
+        import_peft(folder, target, name=name, origin=folder.name, options=options)
         version = server.registry.put(target, name)
     return map_artifact(server.registry.materialize(version))

@@ -197,7 +197,7 @@ class Models:
         except (NotFoundError, RefError) as error:
             raise self._unknown(ref, error) from error
         check_fingerprint(self._backbone.fingerprint, ref, version.fingerprint)
-        self._loader.know(version)
+        self._loader.register(version)
         return version
 
     def _part(self, ref: str, weight: float) -> Part:

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from starlette.requests import Request
 
-from adapterhub.hub.server.bodies import stream
-from adapterhub.hub.server.refusal import Refusal
+from adapterhub.http.bodies import stream_body
+from adapterhub.http.errors import HTTPError
 from adapterhub.server.access import Caller
 from adapterhub.server.answers import error_answer
 from adapterhub.server.context import Call
@@ -108,7 +108,7 @@ class Endpoint:
     async def _serve(self, server: Server, request: Request, send: Send) -> None:
         operation = self._operation
         if not operation.open and server.draining:
-            raise Refusal(503, "the server is ending", code="draining")
+            raise HTTPError(503, "the server is ending", code="draining")
         call = Call(
             server=server,
             caller=NOBODY if operation.open else server.access.caller(request.headers),
@@ -127,7 +127,7 @@ class Endpoint:
         body = None
         if operation.body is not None:
             content = b"".join(
-                [part async for part in stream(request, server.settings.max_body_bytes)]
+                [chunk async for chunk in stream_body(request, server.settings.max_body_bytes)]
             )
             parse = operation.body.model_validate_json
             large = len(content) >= LARGE

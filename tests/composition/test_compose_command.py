@@ -273,7 +273,7 @@ def test_a_head_of_an_adapter_that_is_not_there_is_refused(moods_twice):
 
 
 def test_only_signed_parents_are_read_where_signatures_are_asked_for(moods_twice):
-    Registry().require_signed(True)
+    Registry().set_requires_signed(True)
     done = moods_twice("compose", "both", "calm", "loud")
     assert done.exit_code == 9
     assert b"calm@1: is not signed" in done.stderr_bytes

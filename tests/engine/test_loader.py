@@ -153,10 +153,10 @@ def test_an_error_is_not_remembered(registry, loader, tmp_path):
 def test_the_rule_on_signatures_holds_at_every_fetch(registry, loader):
     digest = loader.resolve("topic@1")
     loader.fetch(digest).result()
-    registry.require_signed(True)
+    registry.set_requires_signed(True)
     with pytest.raises(SignatureError):
         loader.fetch(digest).result()
-    registry.require_signed(False)
+    registry.set_requires_signed(False)
     loader.fetch(digest).result()
 
 

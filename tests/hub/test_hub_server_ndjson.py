@@ -10,9 +10,9 @@ from hub_server_helpers import SETTINGS, digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server.ndjson import CommitReader
 from adapterhub.hub.server.records import Delete
-from adapterhub.hub.server.refusal import Refusal
 
 TRICKY = 'says "content": "x" and \\"content\\" : "y"'
 
@@ -71,5 +71,5 @@ def read_whole(reader, body):
 def test_any_bytes_are_a_commit_or_refused(body):
     with tempfile.TemporaryDirectory() as folder:
         reader = CommitReader(Path(folder), SETTINGS)
-        with pytest.raises(Refusal):
+        with pytest.raises(HTTPError):
             read_whole(reader, body)

@@ -30,7 +30,7 @@ def test_a_signature_travels(hub_endpoint, here, there, put, keys):
     content = signed(here, "fruit", keys)
     send(here, "fruit", hub_endpoint.api)
     there.trust("team", keys.pem)
-    there.require_signed(True)
+    there.set_requires_signed(True)
     pulled = pull(there, ADDRESS, api=hub_endpoint.api)
     assert pulled.signatures == (keys.key,)
     assert there.signatures(pulled.version)[0].content == content
@@ -44,7 +44,7 @@ def test_without_one_a_pulled_adapter_is_not_loaded(hub_endpoint, here, there, p
     put()
     send(here, "fruit", hub_endpoint.api)
     there.trust("team", keys.pem)
-    there.require_signed(True)
+    there.set_requires_signed(True)
     pulled = pull(there, ADDRESS, api=hub_endpoint.api)
     with pytest.raises(SignatureError, match="not signed"):
         trusted_folder(there, pulled.version)

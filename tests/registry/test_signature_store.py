@@ -203,7 +203,7 @@ def test_a_damaged_signature_is_named_and_restored(registry, version, signature,
     with pytest.raises(IntegrityError, match=signature_name(ada.key)):
         registry.signatures(version)
     registry.trust("ada", ada.pem)
-    registry.require_signed(True)
+    registry.set_requires_signed(True)
     with pytest.raises(SignatureError, match="the signature by ada"):
         trusted_folder(registry, version)
     registry.add_signature("topics", signature)

@@ -33,7 +33,7 @@ __all__ = ["ada", "command", "eve", "plain_environment", "signature", "version"]
 
 def test_unsigned_is_loaded_until_the_rule_is_on(registry, version, signature, ada):
     assert trusted_folder(registry, version) == registry.materialize(version)
-    registry.require_signed(True)
+    registry.set_requires_signed(True)
     with pytest.raises(SignatureError, match=r"is not signed.*adapterhub sign topics@1"):
         trusted_folder(registry, version)
     registry.add_signature("topics", signature)
@@ -44,7 +44,7 @@ def test_unsigned_is_loaded_until_the_rule_is_on(registry, version, signature, a
     registry.distrust("ada")
     with pytest.raises(SignatureError, match="no trusted key"):
         trusted_folder(registry, version)
-    registry.require_signed(False)
+    registry.set_requires_signed(False)
     assert trusted_folder(registry, version) == registry.materialize(version)
 
 
@@ -54,7 +54,7 @@ def test_a_wrong_signature_that_came_before_its_key_does_not_count(registry, art
     (elsewhere,) = registry.signatures(other)
     registry.add_signature("topics", elsewhere.content)
     registry.trust("ada", ada.pem)
-    registry.require_signed(True)
+    registry.set_requires_signed(True)
     with pytest.raises(SignatureError, match="the signature by ada does not hold"):
         trusted_folder(registry, version)
     # one that holds is enough
@@ -73,12 +73,12 @@ def test_the_environment_switches_it_on(registry, version, monkeypatch, value, r
     if required:
         with pytest.raises(SignatureError, match="unset ADAPTERHUB_REQUIRE_SIGNED"):
             trusted_folder(registry, version)
-    registry.require_signed(True)
+    registry.set_requires_signed(True)
     assert registry.requires_signed()
 
 
 def test_nothing_unsigned_passes_where_adapters_are_loaded(registry, version, signature, ada):
-    registry.require_signed(True)
+    registry.set_requires_signed(True)
     with pytest.raises(SignatureError, match="is not signed"):
         open_adapter(registry, "topics")
     verdict = promote(registry, "topics", "prod")
@@ -102,7 +102,7 @@ def test_no_module_reads_an_artifact_past_the_rule():
 def test_without_the_extra_nothing_passes_silently(registry, artifact, ada, monkeypatch, package):
     version = put_signed(registry, artifact(), ada)
     registry.trust("ada", ada.pem)
-    registry.require_signed(True)
+    registry.set_requires_signed(True)
     for name in [name for name in sys.modules if name.split(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
@@ -236,7 +236,7 @@ def test_the_quick_start_is_refused_before_it_trains(command, tmp_path, monkeypa
     folder.mkdir()
     (folder / "kept.txt").write_text("precious")
     if by == "registry":
-        Registry().require_signed(True)
+        Registry().set_requires_signed(True)
     else:
         monkeypatch.setenv("ADAPTERHUB_REQUIRE_SIGNED", "1")
     refused = command("quickstart", "--folder", str(folder))

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from adapterhub.hub.server.refusal import Refusal
+from adapterhub.http.errors import HTTPError
 from adapterhub.server.connections import uvicorn_options
 from adapterhub.server.guards import Guards
 from adapterhub.server.settings import ServerSettings
@@ -50,7 +50,7 @@ class Served:
                 Route("/stream", self.stream),
                 Route("/flood", self.flood),
             ],
-            exception_handlers={Refusal: self.refused},
+            exception_handlers={HTTPError: self.refused},
         )
         app.add_middleware(
             Guards,
@@ -83,7 +83,7 @@ class Served:
         finally:
             self.events.append("slow ended")
 
-    async def stream(self, _request):
+    async def stream_body(self, _request):
         async def parts():
             try:
                 while True:

@@ -13,7 +13,7 @@ from adapterhub.backbones.matching import check_manifest_backbone
 from adapterhub.errors import ArtifactError, FingerprintMismatch, NotFoundError, RefError
 from adapterhub.hub.client.remote import Remote, read_remote
 from adapterhub.hub.client.session import hub_api
-from adapterhub.hub.import_peft import MAX_CARD, Wishes, adopt, match_config
+from adapterhub.hub.import_peft import MAX_CARD, ImportOptions, import_peft, match_config
 from adapterhub.refs import AdapterRef, check_name
 from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.signature_file import MAX_SIGNATURE, is_signature_name
@@ -55,21 +55,21 @@ def pull(
     address: HubAddress,
     *,
     name: str | None = None,
-    wishes: Wishes | None = None,
+    options: ImportOptions | None = None,
     force: bool = False,
     api: HfApi | None = None,
 ) -> Pulled:
     """Bring an adapter of a Hub into the registry.
 
     An artifact of adapterhub comes as it is, to the byte, with its signatures. Any other LoRA
-    or prefix adapter of peft is adopted. The configuration is read first; nothing else is
+    or prefix adapter of peft is imported. The configuration is read first; nothing else is
     fetched where it names the wrong backbone. The registry changes in one step at the end.
 
     Args:
         registry: to store it in.
         address: of the repository.
         name: in the registry; the repository's in lower case where not given.
-        wishes: what the files of an adapter of others do not say.
+        options: what the files of an adapter of others do not say.
         force: take an artifact for a backbone that is another one here.
         api: the Hub's client; of ``HF_ENDPOINT`` where not given.
 
@@ -90,7 +90,7 @@ def pull(
         folder.mkdir()
         if MANIFEST_NAME in remote.files:
             return _pull_artifact(registry, remote, folder, name, force=force)
-        return _pull_peft(registry, remote, folder, name, wishes or Wishes())
+        return _pull_peft(registry, remote, folder, name, options or ImportOptions())
 
 
 def _name_of(address: HubAddress) -> str:
@@ -175,20 +175,20 @@ def _signatures(remote: Remote, folder: Path) -> list[bytes]:
 
 
 def _pull_peft(
-    registry: Registry, remote: Remote, folder: Path, name: str, wishes: Wishes
+    registry: Registry, remote: Remote, folder: Path, name: str, options: ImportOptions
 ) -> Pulled:
     place = str(remote.address)
     _check_is_adapter(remote)
     config = _config(remote, folder)
     # all that the configuration alone can rule out is ruled out before the weights come
-    match_config(config, wishes, place=place)
+    match_config(config, options, place=place)
     spec_of(with_explicit_targets(config, ()))
     remote.fetch(WEIGHTS_NAME, folder, limit=MAX_BYTES, sha256=remote.files[WEIGHTS_NAME].sha256)
     if CARD_NAME in remote.files and remote.size(CARD_NAME) <= MAX_CARD:
         remote.fetch(CARD_NAME, folder, limit=MAX_CARD)
-    target = folder.parent / "adopted"
+    target = folder.parent / "imported"
     origin = f"hf://{remote.address.repo_id}@{remote.sha}"
-    digest = adopt(folder, target, name=name, origin=origin, wishes=wishes)
+    digest = import_peft(folder, target, name=name, origin=origin, options=options)
     new = _held(registry, name, digest) is None
     version = registry.put(target, name, info=_info(remote))
     unknown = Manifest.from_json((target / MANIFEST_NAME).read_bytes()).unknown

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import JSONResponse, Response
 
 from adapterhub.errors import ArtifactError, IntegrityError, NotFoundError, RefError
-from adapterhub.hub.server.refusal import Refusal
+from adapterhub.http.errors import HTTPError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -31,7 +31,7 @@ def answer_error(_request: Request, error: Exception) -> Response:
             # the paths of this machine are for its log
             text = _FULL if status == HTTPStatus.INSUFFICIENT_STORAGE else _FAILED
     headers = {"X-Error-Message": _header_text(text)}
-    if isinstance(error, Refusal):
+    if isinstance(error, HTTPError):
         headers.update(error.headers)
     if code:
         headers["X-Error-Code"] = code
@@ -44,7 +44,7 @@ def answer_error(_request: Request, error: Exception) -> Response:
 
 
 def _status_of(error: Exception) -> tuple[int, str]:
-    if isinstance(error, Refusal):
+    if isinstance(error, HTTPError):
         return error.status, error.code
     if isinstance(error, ArtifactError | RefError):
         return HTTPStatus.BAD_REQUEST, ""

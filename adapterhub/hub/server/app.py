@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from adapterhub.errors import AdapterHubError
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import (
     handlers_account,
     handlers_browse,
@@ -21,7 +22,7 @@ from adapterhub.hub.server import (
 )
 from adapterhub.hub.server.answers import answer_error
 from adapterhub.hub.server.context import Hub
-from adapterhub.hub.server.refusal import Refusal, no_repository
+from adapterhub.hub.server.errors import no_repository
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -114,5 +115,5 @@ def _routes() -> list[Route]:
 async def _answer_http(request: Request, error: Exception) -> Response:
     """Answer for addresses that are not known, in the form of every other error."""
     assert isinstance(error, HTTPException)
-    refusal = Refusal(error.status_code, error.detail, place=request.url.path[:200])
+    refusal = HTTPError(error.status_code, error.detail, place=request.url.path[:200])
     return answer_error(request, refusal)

@@ -8,7 +8,7 @@ from hashlib import sha1
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import IntegrityError
-from adapterhub.hub.server.refusal import Refusal
+from adapterhub.http.errors import HTTPError
 from adapterhub.registry.blobs import file_fault, read_chunks
 
 if TYPE_CHECKING:
@@ -109,10 +109,10 @@ def require_digest(staged: Staged, sha256: str, size: int) -> None:
     """Require that staged bytes are those that were announced.
 
     Raises:
-        Refusal: otherwise.
+        HTTPError: otherwise.
     """
     if (staged.sha256, staged.size) != (sha256, size):
-        raise Refusal(
+        raise HTTPError(
             400,
             f"{staged.size} bytes with the sha256 {staged.sha256} came, {size} with {sha256} "
             "were announced",

@@ -10,11 +10,11 @@ from urllib.parse import parse_qs
 
 from starlette.concurrency import run_in_threadpool
 
+from adapterhub.http.bodies import stream_body
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server.blobstore import Staged
-from adapterhub.hub.server.refusal import Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from starlette.requests import Request
@@ -23,33 +23,13 @@ if TYPE_CHECKING:
 _GATHER = 1024 * 1024
 
 
-async def stream(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """Yield a body in pieces.
-
-    Raises:
-        Refusal: when it is longer than ``limit`` bytes, or packed.
-    """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        # what it unpacks to is not known before it is done
-        raise Refusal(415, "packed bodies are not accepted", place="Content-Encoding")
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise too_large("the body", limit)
-    read = 0
-    async for piece in request.stream():
-        read += len(piece)
-        if read > limit:
-            raise too_large("the body", limit)
-        yield piece
-
-
 async def read_json(request: Request, limit: int) -> dict[str, Any]:
     """Return a body that is a JSON object; an empty one is an empty object.
 
     Raises:
-        Refusal: when it is anything else.
+        HTTPError: when it is anything else.
     """
-    content = b"".join([piece async for piece in stream(request, limit)])
+    content = b"".join([piece async for piece in stream_body(request, limit)])
     return parse_object(content) if content else {}
 
 
@@ -57,27 +37,27 @@ async def read_form(request: Request, limit: int) -> dict[str, list[str]]:
     """Return the lists of words of a body that is a form or a JSON object.
 
     Raises:
-        Refusal: when it is neither.
+        HTTPError: when it is neither.
     """
     if request.headers.get("content-type", "").startswith("application/json"):
         body = await read_json(request, limit)
         return {key: _words(value) for key, value in body.items()}
-    content = b"".join([piece async for piece in stream(request, limit)])
+    content = b"".join([piece async for piece in stream_body(request, limit)])
     try:
         return parse_qs(content.decode("utf-8"), max_num_fields=100_000)
     except ValueError as error:
-        raise Refusal(400, "is no form", place="body") from error
+        raise HTTPError(400, "is no form", place="body") from error
 
 
 async def stage(request: Request, target: Path, limit: int) -> Staged:
     """Write a body to a new file, synced to disk, and return it with its digest.
 
     Raises:
-        Refusal: when it is longer than ``limit`` bytes.
+        HTTPError: when it is longer than ``limit`` bytes.
     """
     writer = StagingFile(target)
     try:
-        async for piece in stream(request, limit):
+        async for piece in stream_body(request, limit):
             if writer.gather(piece) >= _GATHER:
                 await run_in_threadpool(writer.flush)
         return await run_in_threadpool(writer.finish)
@@ -137,14 +117,14 @@ def parse_object(content: bytes) -> dict[str, Any]:
     """Parse a JSON object.
 
     Raises:
-        Refusal: when it is none.
+        HTTPError: when it is none.
     """
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"is no JSON: {error}", place="body") from error
+        raise HTTPError(400, f"is no JSON: {error}", place="body") from error
     if not isinstance(found, dict):
-        raise Refusal(400, "must be a JSON object", place="body")
+        raise HTTPError(400, "must be a JSON object", place="body")
     return found
 
 
@@ -152,13 +132,13 @@ def text_of(body: dict[str, Any], key: str, default: str | None = None) -> str:
     """Return a text of a JSON object.
 
     Raises:
-        Refusal: when it is no text, or missing and without a default.
+        HTTPError: when it is no text, or missing and without a default.
     """
     value = body.get(key)
     if value is None and default is not None:
         return default
     if not isinstance(value, str) or not _is_text(value):
-        raise Refusal(400, "must be text", place=f"body: {key}")
+        raise HTTPError(400, "must be text", place=f"body: {key}")
     return value
 
 
@@ -169,11 +149,6 @@ def _is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def too_large(what: str, limit: int) -> Refusal:
-    """Return the answer for something that is too large; ``limit`` is in bytes."""
-    return Refusal(413, f"{what} is larger than the limit of {limit} bytes")
 
 
 def _words(value: Any) -> list[str]:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import AdapterHubError, NotFoundError, SignatureError
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import queries
 from adapterhub.hub.server.card import CARD_NAME, MAX_CARD, Card, parse_card
 from adapterhub.hub.server.changes import is_whole
 from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision, now
-from adapterhub.hub.server.refusal import Refusal
 from adapterhub.registry.database import Database
 from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.signature_file import (
@@ -149,7 +149,7 @@ class Bridge:
 
         Raises:
             ArtifactError: when the manifest is none, or says other than what the files are.
-            Refusal: when a signature by a key that the registry trusts does not hold.
+            HTTPError: when a signature by a key that the registry trusts does not hold.
         """
         listed = tree.get(MANIFEST_NAME)
         if listed is None:
@@ -166,7 +166,7 @@ class Bridge:
                     staging, name, info=info, signatures=self._signatures_in(tree)
                 )
             except SignatureError as error:
-                raise Refusal(400, error.problem, place=error.place) from error
+                raise HTTPError(400, error.problem, place=error.place) from error
 
     def check(self, tree: Mapping[str, TreeFile]) -> Manifest:
         """Return the manifest of a tree that has one, and which tells the truth.

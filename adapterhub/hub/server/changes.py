@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from adapterhub.adapters.manifest import MANIFEST_NAME
 from adapterhub.errors import ArtifactError
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server.contents import check_path
 from adapterhub.hub.server.records import Add, Delete, TreeFile
-from adapterhub.hub.server.refusal import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,7 +32,7 @@ def apply(
         settings: with the limits.
 
     Raises:
-        Refusal: naming the path of an operation that can't be done.
+        HTTPError: naming the path of an operation that can't be done.
     """
     after = dict(tree)
     for operation in operations:
@@ -42,7 +42,7 @@ def apply(
             check_path(operation.path)
             after[operation.path] = _file(operation, sizes, settings)
     if len(after) > settings.max_files:
-        raise Refusal(
+        raise HTTPError(
             400, f"would hold {len(after)} files, the limit is {settings.max_files}", place="tree"
         )
     _check_folders(after)
@@ -75,7 +75,7 @@ def _delete(tree: dict[str, TreeFile], operation: Delete) -> None:
         gone = [path] if path in tree else []
     if not gone:
         # huggingface_hub looks for these words
-        raise Refusal(
+        raise HTTPError(
             404, "A file with this name doesn't exist", code="EntryNotFound", place=operation.path
         )
     for name in gone:
@@ -85,14 +85,14 @@ def _delete(tree: dict[str, TreeFile], operation: Delete) -> None:
 def _file(operation: Add, sizes: Mapping[str, int], settings: HubSettings) -> TreeFile:
     size = sizes.get(operation.sha256)
     if size is None:
-        raise Refusal(
+        raise HTTPError(
             400,
             f"the bytes with the sha256 {operation.sha256} were not uploaded to this repository",
             place=operation.path,
             hint="Upload them by Git-LFS first, then commit",
         )
     if operation.size not in (None, size):
-        raise Refusal(
+        raise HTTPError(
             400, f"has {size} bytes, the commit says {operation.size}", place=operation.path
         )
     return TreeFile(operation.sha256, size, lfs=size > settings.max_inline)
@@ -104,4 +104,4 @@ def _check_folders(tree: Mapping[str, TreeFile]) -> None:
         parts = path.split("/")
         for count in range(1, len(parts)):
             if (folder := "/".join(parts[:count])) in tree:
-                raise Refusal(400, f"is a file, and {path!r} lies in it", place=folder)
+                raise HTTPError(400, f"is a file, and {path!r} lies in it", place=folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adapterhub.adapters.manifest import reject_pickle
-from adapterhub.hub.server.refusal import Refusal
+from adapterhub.http.errors import HTTPError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ def check_path(path: str) -> None:
     """Require a relative path of plain parts that names no pickle and no archive.
 
     Raises:
-        Refusal: saying what is wrong with ``path``.
+        HTTPError: saying what is wrong with ``path``.
         ArtifactError: when it is the name of a pickle.
     """
     parts = path.split("/")
@@ -61,7 +61,7 @@ def check_content(path: str, file: Path) -> None:
         file: with the bytes.
 
     Raises:
-        Refusal: when it is one.
+        HTTPError: when it is one.
     """
     with file.open("rb") as opened:
         head = opened.read(_HEAD)
@@ -75,23 +75,23 @@ def check_ref_name(name: str) -> None:
     """Require a name that a branch or a tag can have.
 
     Raises:
-        Refusal: otherwise.
+        HTTPError: otherwise.
     """
     parts = name.split("/")
     plain = all(part and part[0] != "." and part[0] != "-" and ".." not in part for part in parts)
     forbidden = any(char in " ~^:?*[\\%@{}" or not char.isprintable() for char in name)
     if not plain or forbidden or len(name) > _MAX_PART or name.startswith("refs/"):
-        raise Refusal(400, "cannot be the name of a branch or tag", place=repr(name)[:300])
+        raise HTTPError(400, "cannot be the name of a branch or tag", place=repr(name)[:300])
 
 
-def _bad_path(path: str, problem: str) -> Refusal:
-    return Refusal(
+def _bad_path(path: str, problem: str) -> HTTPError:
+    return HTTPError(
         400, problem, place=repr(path)[:300], hint="Paths are relative, with '/' between parts"
     )
 
 
-def _archive(path: str) -> Refusal:
-    return Refusal(
+def _archive(path: str) -> HTTPError:
+    return HTTPError(
         400,
         "is an archive, and archives are not accepted",
         place=repr(path)[:300],

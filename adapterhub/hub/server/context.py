@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from starlette.concurrency import run_in_threadpool
 
 from adapterhub.access.bearer import bearer_of
-from adapterhub.hub.server.refusal import Refusal, no_repository
+from adapterhub.http.errors import HTTPError
+from adapterhub.hub.server.errors import no_repository
 from adapterhub.hub.server.tokens import Caller
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ async def caller_of(request: Request) -> Caller:
     """Return who makes a request.
 
     Raises:
-        Refusal: when the token is not known.
+        HTTPError: when the token is not known.
     """
     header = request.headers.get("authorization", "")
     if not header:
@@ -56,7 +57,7 @@ async def caller_of(request: Request) -> Caller:
     caller = await run_in_threadpool(hub_of(request).tokens.caller, token) if token else None
     if caller is None:
         # the clients know these words
-        raise Refusal(401, "Invalid credentials in Authorization header")
+        raise HTTPError(401, "Invalid credentials in Authorization header")
     return caller
 
 
@@ -64,7 +65,7 @@ async def require_login(request: Request) -> Caller:
     """Return who makes a request that needs a token.
 
     Raises:
-        Refusal: when there is none, or it is not known.
+        HTTPError: when there is none, or it is not known.
     """
     caller = await caller_of(request)
     if caller.user is None:
@@ -76,7 +77,7 @@ async def require_reader(request: Request) -> Caller:
     """Return who makes a request that reads something.
 
     Raises:
-        Refusal: when a token is needed and there is none.
+        HTTPError: when a token is needed and there is none.
     """
     if hub_of(request).settings.anonymous_read:
         return await caller_of(request)
@@ -92,7 +93,7 @@ async def readable(request: Request, name: str | None = None) -> Repository:
     """Return the repository that a request is about, where the caller may read it.
 
     Raises:
-        Refusal: as if there were none, when the caller may not.
+        HTTPError: as if there were none, when the caller may not.
     """
     caller = await require_reader(request)
     hub = hub_of(request)
@@ -107,7 +108,7 @@ async def writable(request: Request, name: str | None = None) -> tuple[Repositor
     """Return the repository that a request is about and the caller, who may write it.
 
     Raises:
-        Refusal: when the caller may not.
+        HTTPError: when the caller may not.
     """
     caller = await require_login(request)
     found = await readable(request, name)
@@ -119,12 +120,12 @@ def require_write(caller: Caller, owner: str) -> None:
     """Require the right to write an owner's repositories.
 
     Raises:
-        Refusal: when the caller does not have it.
+        HTTPError: when the caller does not have it.
     """
     if caller.user is None:
         raise _no_token()
     if not caller.may("write", owner):
-        raise Refusal(
+        raise HTTPError(
             403,
             f"the token of {caller.user} may not write repositories of {owner!r}",
             place=owner,
@@ -137,5 +138,5 @@ def base_url(request: Request) -> str:
     return str(request.base_url).rstrip("/")
 
 
-def _no_token() -> Refusal:
-    return Refusal(401, "a token is needed", hint="Set HF_TOKEN, or log in with: hf auth login")
+def _no_token() -> HTTPError:
+    return HTTPError(401, "a token is needed", hint="Set HF_TOKEN, or log in with: hf auth login")

@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from adapterhub.errors import ArtifactError
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server.bodies import read_json, text_of
 from adapterhub.hub.server.card import parse_card
 from adapterhub.hub.server.context import (
@@ -18,7 +19,6 @@ from adapterhub.hub.server.context import (
     require_write,
     writable,
 )
-from adapterhub.hub.server.refusal import Refusal
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -63,7 +63,7 @@ async def create_repository(request: Request) -> Response:
         made = await run_in_threadpool(
             store.create, name, private=bool(private), author=str(caller.user)
         )
-    except Refusal as refusal:
+    except HTTPError as refusal:
         if refusal.status == 409:
             # clients that accept an existing repository read its address from the answer
             url = f"{base_url(request)}/{name}"
@@ -95,7 +95,7 @@ async def change_settings(request: Request) -> Response:
     found, _ = await writable(request)
     body = await read_json(request, hub_of(request).settings.max_json)
     if body.get("gated"):
-        raise Refusal(400, "gated repositories are not offered", hint="Make it private")
+        raise HTTPError(400, "gated repositories are not offered", hint="Make it private")
     private = _private(body)
     if private is not None:
         await run_in_threadpool(hub_of(request).store.set_private, found.name, private)
@@ -125,7 +125,7 @@ async def _account_request(request: Request) -> tuple[Caller, dict[str, Any]]:
     caller = await require_login(request)
     body = await read_json(request, hub_of(request).settings.max_json)
     if body.get("type") not in (None, "model"):
-        raise Refusal(400, f"repositories are of type 'model', not {body['type']!r}")
+        raise HTTPError(400, f"repositories are of type 'model', not {body['type']!r}")
     return caller, body
 
 
@@ -139,7 +139,7 @@ def _private(body: dict[str, Any]) -> bool | None:
     if visibility in ("public", "private"):
         return bool(visibility == "private")
     if visibility is not None:
-        raise Refusal(
+        raise HTTPError(
             400, f"the visibility {visibility!r} is not offered", hint="public or private"
         )
     private = body.get("private")

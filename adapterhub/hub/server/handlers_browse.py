@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server.bodies import read_form
 from adapterhub.hub.server.context import base_url, hub_of, readable
+from adapterhub.hub.server.errors import COMMIT_HEADER, no_entry
 from adapterhub.hub.server.params import is_true, page_size, path_of, revision_of, with_query
 from adapterhub.hub.server.records import MAIN
-from adapterhub.hub.server.refusal import COMMIT_HEADER, Refusal, no_entry
 from adapterhub.hub.server.views import commit_view, file_view, info_view
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ async def paths_info(request: Request) -> Response:
     form = await read_form(request, hub.settings.max_json)
     wanted = form.get("paths", [])
     if len(wanted) > hub.settings.max_files:
-        raise Refusal(413, f"asks for more than {hub.settings.max_files} paths")
+        raise HTTPError(413, f"asks for more than {hub.settings.max_files} paths")
     files = {path: tree[path] for path in wanted if path in tree}
     oids = await _oids(hub, files)
     folders = {path for path in wanted if any(_is_inside(name, path) for name in tree)} - {""}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from adapterhub.hub.server.bodies import read_json, stream, text_of
+from adapterhub.http.bodies import stream_body
+from adapterhub.hub.server.bodies import read_json, text_of
 from adapterhub.hub.server.context import base_url, hub_of, writable
 from adapterhub.hub.server.handlers_upload import refuse_pull_request
 from adapterhub.hub.server.ndjson import read_commit
@@ -25,7 +26,7 @@ async def commit(request: Request) -> Response:
     hub = hub_of(request)
     branch = revision_of(request).removeprefix("refs/heads/")
     with hub.store.staging() as folder:
-        body = stream(request, hub.settings.max_commit)
+        body = stream_body(request, hub.settings.max_commit)
         wanted = await read_commit(body, folder, hub.settings)
         made = await run_in_threadpool(hub.store.commit, found, branch, wanted, str(caller.user))
     return JSONResponse(

@@ -9,8 +9,8 @@ from starlette.responses import Response
 
 from adapterhub.hub.server.blob_response import BlobResponse
 from adapterhub.hub.server.context import hub_of, readable
+from adapterhub.hub.server.errors import COMMIT_HEADER
 from adapterhub.hub.server.params import path_of, revision_of
-from adapterhub.hub.server.refusal import COMMIT_HEADER
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -12,12 +12,12 @@ from urllib.parse import urlencode
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
 
+from adapterhub.http.errors import HTTPError, too_large
 from adapterhub.hub.server.blobstore import require_digest
-from adapterhub.hub.server.bodies import read_json, stage, text_of, too_large
+from adapterhub.hub.server.bodies import read_json, stage, text_of
 from adapterhub.hub.server.contents import check_path
 from adapterhub.hub.server.context import Hub, base_url, hub_of, name_of, writable
 from adapterhub.hub.server.params import revision_of
-from adapterhub.hub.server.refusal import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,9 +58,9 @@ async def lfs_batch(request: Request) -> Response:
     hub = hub_of(request)
     body = await read_json(request, hub.settings.max_json)
     if text_of(body, "operation") != "upload":
-        raise Refusal(400, "only uploads go by Git-LFS", hint="Download with resolve")
+        raise HTTPError(400, "only uploads go by Git-LFS", hint="Download with resolve")
     if text_of(body, "hash_algo", "sha256") != "sha256":
-        raise Refusal(400, "objects are named by sha256", place="hash_algo")
+        raise HTTPError(400, "objects are named by sha256", place="hash_algo")
     known = await run_in_threadpool(hub.store.known_sizes, found)
     objects = [_object(request, hub, each, known) for each in _list(body, "objects")]
     answer = {"transfer": "basic", "objects": objects, "hash_algo": "sha256"}
@@ -87,7 +87,7 @@ async def lfs_verify(request: Request) -> Response:
     oid = text_of(body, "oid")
     known = await run_in_threadpool(hub.store.known_sizes, found)
     if oid not in known or known[oid] != body.get("size") or not hub.store.has_bytes(oid):
-        raise Refusal(404, "did not arrive with this size", place=oid[:64])
+        raise HTTPError(404, "did not arrive with this size", place=oid[:64])
     return JSONResponse({"oid": oid, "size": known[oid]}, media_type=_LFS_TYPE)
 
 
@@ -95,7 +95,7 @@ async def no_xet(request: Request) -> Response:
     """Refuse the other way of transfer, saying what to do."""
     await writable(request)
     limit = hub_of(request).settings.max_inline
-    raise Refusal(
+    raise HTTPError(
         400,
         f"files larger than {limit} bytes go by Git-LFS here",
         place="xet",
@@ -105,10 +105,10 @@ async def no_xet(request: Request) -> Response:
 
 def _announced(entry: Any, hub: Hub) -> tuple[str, int]:
     if not isinstance(entry, dict):
-        raise Refusal(400, "must be a list of objects", place="files")
+        raise HTTPError(400, "must be a list of objects", place="files")
     path, size = text_of(entry, "path"), entry.get("size")
     if type(size) is not int or size < 0:
-        raise Refusal(400, "has no size", place=path)
+        raise HTTPError(400, "has no size", place=path)
     check_path(path)
     if size > hub.settings.max_file:
         raise too_large(path, hub.settings.max_file)
@@ -132,10 +132,10 @@ def _upload_mode(
 
 def _object(request: Request, hub: Hub, entry: Any, known: Mapping[str, int]) -> dict[str, Any]:
     if not isinstance(entry, dict):
-        raise Refusal(400, "must be a list of objects", place="objects")
+        raise HTTPError(400, "must be a list of objects", place="objects")
     oid, size = text_of(entry, "oid"), entry.get("size")
     if not _OID.fullmatch(oid) or type(size) is not int or size < 0:
-        raise Refusal(400, "has no sha256 and size", place="objects")
+        raise HTTPError(400, "has no sha256 and size", place="objects")
     answer: dict[str, Any] = {"oid": oid, "size": size}
     if size > hub.settings.max_file:
         problem = f"is larger than the limit of {hub.settings.max_file} bytes"
@@ -161,12 +161,12 @@ def _ticketed_size(request: Request, hub: Hub) -> int:
     query, oid = request.query_params, request.path_params["oid"]
     size, expires = query.get("size", ""), query.get("expires", "")
     if not (re.fullmatch("[0-9]{1,18}", size) and re.fullmatch("[0-9]{1,18}", expires)):
-        raise Refusal(403, "the link is not whole", place="upload")
+        raise HTTPError(403, "the link is not whole", place="upload")
     ticket = _ticket(hub, name_of(request), oid, int(size), int(expires))
     if not hmac.compare_digest(ticket.encode(), query.get("ticket", "").encode()):
-        raise Refusal(403, "the link is not for this upload", place="upload")
+        raise HTTPError(403, "the link is not for this upload", place="upload")
     if int(expires) < time.time():
-        raise Refusal(403, "the link has expired", place="upload", hint="Upload again")
+        raise HTTPError(403, "the link has expired", place="upload", hint="Upload again")
     return int(size)
 
 
@@ -178,14 +178,14 @@ def _ticket(hub: Hub, name: str, oid: str, size: int, expires: int) -> str:
 def _list(body: dict[str, Any], key: str) -> list[Any]:
     found = body.get(key)
     if not isinstance(found, list):
-        raise Refusal(400, "must be a list", place=key)
+        raise HTTPError(400, "must be a list", place=key)
     if len(found) > _MAX_OBJECTS:
-        raise Refusal(413, f"has more than {_MAX_OBJECTS} entries", place=key)
+        raise HTTPError(413, f"has more than {_MAX_OBJECTS} entries", place=key)
     return found
 
 
 def refuse_pull_request(request: Request) -> None:
     if request.query_params.get("create_pr"):
-        raise Refusal(
+        raise HTTPError(
             400, "pull requests are not offered", hint="Commit to a branch, and tell the owner"
         )

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 
-from adapterhub.hub.server.bodies import StagingFile, parse_object, text_of, too_large
+from adapterhub.http.errors import HTTPError, too_large
+from adapterhub.hub.server.bodies import StagingFile, parse_object, text_of
 from adapterhub.hub.server.records import Add, Commit, Delete
-from adapterhub.hub.server.refusal import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,7 +52,7 @@ class CommitReader:
         """Take the next piece.
 
         Raises:
-            Refusal: when the body is not what a commit is.
+            HTTPError: when the body is not what a commit is.
         """
         at = 0
         while at < len(piece):
@@ -65,13 +65,13 @@ class CommitReader:
         """Return the commit, at the end of the body.
 
         Raises:
-            Refusal: when the body is not what a commit is.
+            HTTPError: when the body is not what a commit is.
         """
         if self._content is not None:
-            raise Refusal(400, "ends in the middle of a file", place="commit")
+            raise HTTPError(400, "ends in the middle of a file", place="commit")
         self._end_line()
         if self._header is None:
-            raise Refusal(400, "has no header", place="commit")
+            raise HTTPError(400, "has no header", place="commit")
         return Commit(
             title=text_of(self._header, "summary", ""),
             message=text_of(self._header, "description", ""),
@@ -123,14 +123,14 @@ class CommitReader:
         entry = parse_object(line)
         value = entry.get("value")
         if not isinstance(value, dict):
-            raise Refusal(400, "has no value", place="commit")
+            raise HTTPError(400, "has no value", place="commit")
         key = text_of(entry, "key")
         if key == "header":
             self._header = value
         else:
             self._operations.append(_operation(key, value, staged))
         if len(self._operations) > self._settings.max_files:
-            raise Refusal(413, f"has more than {self._settings.max_files} operations")
+            raise HTTPError(413, f"has more than {self._settings.max_files} operations")
 
 
 class _Content:
@@ -152,11 +152,11 @@ class _Content:
         try:
             decoded = base64.b64decode(text[:whole], validate=True)
         except binascii.Error as error:
-            raise Refusal(
+            raise HTTPError(
                 400, f"holds a file that is no base64: {error}", place="commit"
             ) from error
         if self._padded:
-            raise Refusal(400, "holds a file that goes on after its end", place="commit")
+            raise HTTPError(400, "holds a file that goes on after its end", place="commit")
         self._padded = text[whole - 1 : whole] == b"="
         self._size += len(decoded)
         if self._size > self._limit:
@@ -166,7 +166,7 @@ class _Content:
 
     def finish(self) -> Staged:
         if self._rest:
-            raise Refusal(400, "holds a file that is no base64", place="commit")
+            raise HTTPError(400, "holds a file that is no base64", place="commit")
         return self._file.finish()
 
     def close(self) -> None:
@@ -177,7 +177,7 @@ async def read_commit(body: AsyncIterator[bytes], folder: Path, settings: HubSet
     """Read a commit; the files in it are put into ``folder``.
 
     Raises:
-        Refusal: when the body is not what a commit is.
+        HTTPError: when the body is not what a commit is.
     """
     reader = CommitReader(folder, settings)
     try:
@@ -192,14 +192,14 @@ def _operation(key: str, value: dict[str, Any], staged: Staged | None) -> Add | 
     path = text_of(value, "path")
     if key == "file":
         if text_of(value, "encoding", "base64") != "base64" or staged is None:
-            raise Refusal(400, "must have its content in base64", place=path)
+            raise HTTPError(400, "must have its content in base64", place=path)
         return Add(path, staged.sha256, staged.size, staged.path)
     if key == "lfsFile":
         oid = text_of(value, "oid")
         size = value.get("size")
         if not _SHA256.fullmatch(oid) or not (size is None or type(size) is int):
-            raise Refusal(400, "has no sha256 and size", place=path)
+            raise HTTPError(400, "has no sha256 and size", place=path)
         return Add(path, oid, size)
     if key in ("deletedFile", "deletedFolder"):
         return Delete(path, folder=key == "deletedFolder")
-    raise Refusal(400, f"has an unknown operation {key!r}", place=path)
+    raise HTTPError(400, f"has an unknown operation {key!r}", place=path)

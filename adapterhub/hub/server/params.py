@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server.records import MAIN
-from adapterhub.hub.server.refusal import Refusal
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -39,13 +39,13 @@ def page_size(request: Request, largest: int) -> int:
     """Return how many entries a page has.
 
     Raises:
-        Refusal: when ``limit`` is no whole number of 1 or more.
+        HTTPError: when ``limit`` is no whole number of 1 or more.
     """
     text = request.query_params.get("limit", "")
     if not text:
         return largest
     if not text.isascii() or not text.isdigit() or len(text) > 9 or int(text) < 1:
-        raise Refusal(400, "must be a whole number of 1 or more", place="limit")
+        raise HTTPError(400, "must be a whole number of 1 or more", place="limit")
     return min(int(text), largest)
 
 

@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import queries
-from adapterhub.hub.server.refusal import Refusal
 
 if TYPE_CHECKING:
     import sqlite3
@@ -64,7 +64,7 @@ def find(db: sqlite3.Connection, search: Search) -> Page:
     """Return one page of the repositories that pass every filter.
 
     Raises:
-        Refusal: when ``search.after`` is none of ours.
+        HTTPError: when ``search.after`` is none of ours.
     """
     conditions, values = _conditions(search)
     column = f"r.{search.sort}"
@@ -116,5 +116,5 @@ def _read_cursor(cursor: str) -> tuple[str, str]:
     try:
         value, name = json.loads(base64.b64decode(cursor.encode(), b"-_", validate=True))
     except (ValueError, TypeError) as error:
-        raise Refusal(400, "is no cursor of this endpoint", place="cursor") from error
+        raise HTTPError(400, "is no cursor of this endpoint", place="cursor") from error
     return str(value), str(name)

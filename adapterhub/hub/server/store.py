@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from adapterhub.adapters.manifest import MANIFEST_NAME
 from adapterhub.errors import RefError
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import queries
 from adapterhub.hub.server.blobstore import BlobStore, Staged, git_name
 from adapterhub.hub.server.bridge import Bridge
 from adapterhub.hub.server.changes import apply
 from adapterhub.hub.server.contents import check_content, check_path, check_ref_name
+from adapterhub.hub.server.errors import no_entry, no_repository, no_revision
 from adapterhub.hub.server.records import MAIN, Add, new_revision, now
-from adapterhub.hub.server.refusal import Refusal, no_entry, no_repository, no_revision
 from adapterhub.hub.server.schema import HUB_SCHEMA
 from adapterhub.hub.server.search import find
 from adapterhub.hub.server.settings import HubSettings
@@ -106,13 +107,13 @@ class RepoStore:
 
         Raises:
             RefError: when ``name`` is malformed.
-            Refusal: when there is one.
+            HTTPError: when there is one.
         """
         check_name(name)
         self._take_in(name)
         with self.database.writing() as db:
             if queries.repository(db, name):
-                raise Refusal(409, "there is a repository with this name", place=name)
+                raise HTTPError(409, "there is a repository with this name", place=name)
             made = queries.add_repository(db, name, private=private, created=now())
             first = new_revision(None, {}, author=author, title="initial commit", time=made.created)
             queries.add_revision(db, made.id, first, {})
@@ -123,7 +124,7 @@ class RepoStore:
         """Return a repository.
 
         Raises:
-            Refusal: when there is none.
+            HTTPError: when there is none.
         """
         try:
             check_name(name)
@@ -169,7 +170,7 @@ class RepoStore:
 
         Raises:
             RefError: when ``target`` is malformed.
-            Refusal: when there is no such repository, or one named ``target``.
+            HTTPError: when there is no such repository, or one named ``target``.
         """
         check_name(target)
         self._take_in(name)
@@ -177,7 +178,7 @@ class RepoStore:
         with self.database.writing() as db:
             repository = _require(db, name)
             if queries.repository(db, target):
-                raise Refusal(409, "there is a repository with this name", place=target)
+                raise HTTPError(409, "there is a repository with this name", place=target)
             queries.withdraw(db, name, queries.last_version(db, name))
             db.execute("DELETE FROM versions WHERE repository = ?", (repository.id,))
             db.execute("UPDATE repositories SET name = ? WHERE id = ?", (target, repository.id))
@@ -189,7 +190,7 @@ class RepoStore:
         """Return the revision that a branch, a tag or a sha names.
 
         Raises:
-            Refusal: when there is none.
+            HTTPError: when there is none.
         """
         with self.database.reading() as db:
             return self._find(db, repository, name)
@@ -203,7 +204,7 @@ class RepoStore:
         """Return a revision and one file of it.
 
         Raises:
-            Refusal: when there is no such revision or file.
+            HTTPError: when there is no such revision or file.
         """
         with self.database.reading() as db:
             found = self._find(db, repository, revision)
@@ -234,12 +235,12 @@ class RepoStore:
         """Make a branch or a tag.
 
         Raises:
-            Refusal: when there is one of this name, or no such revision.
+            HTTPError: when there is one of this name, or no such revision.
         """
         check_ref_name(name)
         with self.database.writing() as db:
             if queries.ref(db, repository.id, kind, name):
-                raise Refusal(409, f"there is a {kind} {name!r}", place=repository.name)
+                raise HTTPError(409, f"there is a {kind} {name!r}", place=repository.name)
             found = self._find(db, repository, revision)
             queries.set_ref(db, repository.id, kind, name, found.sha)
 
@@ -247,10 +248,10 @@ class RepoStore:
         """Delete a branch or a tag.
 
         Raises:
-            Refusal: when there is none, or it is main.
+            HTTPError: when there is none, or it is main.
         """
         if (kind, name) == ("branch", MAIN):
-            raise Refusal(403, "main stays as long as its repository", place=repository.name)
+            raise HTTPError(403, "main stays as long as its repository", place=repository.name)
         with self.database.writing() as db:
             if not queries.delete_ref(db, repository.id, kind, name):
                 raise no_revision(repository.name, name)
@@ -306,7 +307,7 @@ class RepoStore:
         """Commit to a branch; where that makes main a whole artifact, it is a version too.
 
         Raises:
-            Refusal: when an operation can't be done, or the branch moved on; nothing changes.
+            HTTPError: when an operation can't be done, or the branch moved on; nothing changes.
             ArtifactError: when the manifest says other than what the files are.
             RegistryError: when the registry can't be written.
         """
@@ -316,7 +317,7 @@ class RepoStore:
             if head is None:
                 raise no_revision(repository.name, branch)
             if commit.parent not in (None, head):
-                raise Refusal(
+                raise HTTPError(
                     412,
                     f"the branch is at {head}, the commit is made for {commit.parent}",
                     place=f"{repository.name}@{branch}",

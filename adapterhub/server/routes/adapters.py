@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import JSONResponse, PlainTextResponse
 
-from adapterhub.hub.server.refusal import Refusal
+from adapterhub.http.errors import HTTPError
 from adapterhub.server import holding
 from adapterhub.server.describing import DIGEST_HEADER
 
@@ -71,7 +71,7 @@ async def report(call: Call, _body: None) -> Response:
     """Show how an adapter was trained."""
     ref = call.query.get("ref", "")
     if not ref:
-        raise Refusal(400, "is missing", place="ref")
+        raise HTTPError(400, "is missing", place="ref")
     version = await asyncio.to_thread(call.server.models.version, ref)
     call.server.access.check_adapter(call.caller, [ref])
     info = {key: value for key, value in version.info.items() if key != "curves"}
@@ -92,7 +92,7 @@ async def load_lora(call: Call, body: LoadLoraRequest) -> Response:
     server = call.server
     server.access.require_manage(call.caller)
     if server.loaded.get(body.lora_name) is not None and not body.load_inplace:
-        raise Refusal(
+        raise HTTPError(
             400, "is loaded already", place=body.lora_name, hint="Unload it, or set load_inplace"
         )
     loaded = await holding.load_path(server, body.lora_path, body.lora_name)
@@ -126,7 +126,7 @@ def _set_alias(server: Server, body: AliasRequest) -> tuple[Version, bool]:
     registry = server.registry
     version = server.models.version(body.ref)
     if registry.rule(version.name, body.alias) is not None:
-        raise Refusal(
+        raise HTTPError(
             409,
             "has a rule, which only the promotion gate may pass",
             code="rule",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from adapterhub.hub.server.refusal import Refusal
+from adapterhub.http.errors import HTTPError
 
 if TYPE_CHECKING:
     from adapterhub.server.context import Call
@@ -20,6 +20,6 @@ async def health(_call: Call, _body: None) -> Response:
 async def ready(call: Call, _body: None) -> Response:
     """Tell whether requests are taken: the engine computes and the server is not ending."""
     if call.server.draining:
-        raise Refusal(503, "the server is ending", code="draining")
+        raise HTTPError(503, "the server is ending", code="draining")
     await call.server.engine.stats()
     return JSONResponse({"status": "ready", "model": call.server.models.base})

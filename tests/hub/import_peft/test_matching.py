@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from adoption_helpers import PLAIN
+from import_helpers import PLAIN
 from registry.registry_helpers import MANIFEST
 
 from adapterhub.adapters.manifest import BackboneRef

@@ -1,15 +1,15 @@
 """A repository that plain peft published, pulled from an endpoint and asked."""
 
 import pytest
-from adoption_helpers import WEIGHTS, change_config, saved, wishes
 from hub.hub_server_helpers import running
 from huggingface_hub import constants
+from import_helpers import WEIGHTS, change_config, import_options, saved
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.errors import ArtifactError, BackboneError, RecipeError
 from adapterhub.hub.client.address import HubAddress
 from adapterhub.hub.client.pulling import pull
-from adapterhub.hub.import_peft import Wishes
+from adapterhub.hub.import_peft import ImportOptions
 from adapterhub.registry import Registry
 from adapterhub.workflows.open_adapter import open_session
 
@@ -37,7 +37,7 @@ def publish(endpoint, folder):
 def test_it_is_pulled_and_answers(endpoint, here, decoder, tmp_path, options):
     saved(decoder, tmp_path / "theirs", **options)
     publish(endpoint, tmp_path / "theirs")
-    pulled = pull(here, ADDRESS, wishes=wishes(decoder), api=endpoint.api)
+    pulled = pull(here, ADDRESS, options=import_options(decoder), api=endpoint.api)
     assert pulled.new
     assert pulled.unknown == ("backbone", "data", "metrics", "quantization", "recipe", "seed")
     assert pulled.version.name == "team/plain"
@@ -46,28 +46,32 @@ def test_it_is_pulled_and_answers(endpoint, here, decoder, tmp_path, options):
     session = open_session(artifact)
     session.load(artifact, name="plain")
     assert session.generate("plain", [[{"role": "user", "content": "the film"}]])
-    again = pull(here, ADDRESS, wishes=wishes(decoder), api=endpoint.api)
+    again = pull(here, ADDRESS, options=import_options(decoder), api=endpoint.api)
     assert (again.new, again.version) == (False, pulled.version)
 
 
 @pytest.mark.parametrize(
-    ("changes", "wish", "error"),
+    ("changes", "options", "error"),
     [
-        ({"base_model_name_or_path": None}, Wishes(), BackboneError),
-        ({"base_model_name_or_path": "someone/else"}, Wishes(backbone="minilm-l6"), BackboneError),
-        ({"task_type": None}, Wishes(backbone="minilm-l6"), RecipeError),
-        ({"peft_type": "IA3"}, Wishes(backbone="minilm-l6"), ArtifactError),
-        ({"alpha_pattern": {"q": 2}}, Wishes(backbone="minilm-l6"), ArtifactError),
+        ({"base_model_name_or_path": None}, ImportOptions(), BackboneError),
+        (
+            {"base_model_name_or_path": "someone/else"},
+            ImportOptions(backbone="minilm-l6"),
+            BackboneError,
+        ),
+        ({"task_type": None}, ImportOptions(backbone="minilm-l6"), RecipeError),
+        ({"peft_type": "IA3"}, ImportOptions(backbone="minilm-l6"), ArtifactError),
+        ({"alpha_pattern": {"q": 2}}, ImportOptions(backbone="minilm-l6"), ArtifactError),
     ],
 )
 def test_what_the_configuration_rules_out_is_not_fetched(
-    endpoint, here, decoder, tmp_path, changes, wish, error
+    endpoint, here, decoder, tmp_path, changes, options, error
 ):
     saved(decoder, tmp_path / "theirs")
     change_config(tmp_path / "theirs", **changes)
     publish(endpoint, tmp_path / "theirs")
     with pytest.raises(error):
-        pull(here, ADDRESS, wishes=wish, api=endpoint.api)
+        pull(here, ADDRESS, options=options, api=endpoint.api)
     assert here.list() == ()
     fetched = {path.name for path in (tmp_path / "hf-cache").rglob("snapshots/*/*")}
     assert fetched == {"adapter_config.json"}
@@ -78,6 +82,6 @@ def test_weights_that_do_not_fit_change_nothing(endpoint, here, decoder, tmp_pat
     (tmp_path / "theirs" / WEIGHTS).write_bytes(b"no safetensors")
     publish(endpoint, tmp_path / "theirs")
     with pytest.raises(ArtifactError, match="not a safetensors file"):
-        pull(here, ADDRESS, wishes=wishes(decoder), api=endpoint.api)
+        pull(here, ADDRESS, options=import_options(decoder), api=endpoint.api)
     assert here.list() == ()
     assert here.verify() == ()

@@ -6,7 +6,7 @@ import peft
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from adapterhub.hub.import_peft import Wishes
+from adapterhub.hub.import_peft import ImportOptions
 from adapterhub.specs import QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
@@ -32,8 +32,8 @@ def saved(backbone, target, *, task="CAUSAL_LM", **options):
     return adapted.eval()
 
 
-def wishes(backbone, **more):
-    return Wishes(backbone=str(backbone), quantization=PLAIN, **more)
+def import_options(backbone, **more):
+    return ImportOptions(backbone=str(backbone), quantization=PLAIN, **more)
 
 
 def change_config(folder, **changes):

@@ -1,11 +1,11 @@
-"""Adapters that peft saved elsewhere: adopted with what is known, refused where they lie."""
+"""Adapters that peft saved elsewhere: imported with what is known, refused where they lie."""
 
 import shutil
 
 import peft
 import pytest
 import torch
-from adoption_helpers import WEIGHTS, change_config, saved, wishes
+from import_helpers import WEIGHTS, change_config, import_options, saved
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
@@ -17,12 +17,12 @@ from adapterhub.errors import (
     RecipeError,
     StrictLoadError,
 )
-from adapterhub.hub.import_peft import UPSTREAM_CARD, Wishes, adopt
+from adapterhub.hub.import_peft import UPSTREAM_CARD, ImportOptions, import_peft
 from adapterhub.workflows.open_adapter import open_session
 
 
-def adopted(folder, target, wish):
-    adopt(folder, target, name="adopted", origin="hf://someone/adapter", wishes=wish)
+def imported(folder, target, options):
+    import_peft(folder, target, name="imported", origin="hf://someone/adapter", options=options)
     return read_artifact(target)
 
 
@@ -40,9 +40,9 @@ def adopted(folder, target, wish):
 )
 def test_an_adopted_adapter_answers_as_peft_does(decoder, tmp_path, options):
     theirs = saved(decoder, tmp_path / "theirs", **options)
-    artifact = adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder))
+    artifact = imported(tmp_path / "theirs", tmp_path / "ours", import_options(decoder))
     session = open_session(artifact)
-    session.load(artifact, name="adopted")
+    session.load(artifact, name="imported")
     prompt = [{"role": "user", "content": "the film was good"}]
     tokenizer = AutoTokenizer.from_pretrained(decoder)
     ids = tokenizer.apply_chat_template(
@@ -50,12 +50,12 @@ def test_an_adopted_adapter_answers_as_peft_does(decoder, tmp_path, options):
     )
     expected = theirs.generate(**ids, max_new_tokens=8, do_sample=False)
     expected = tokenizer.decode(expected[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert session.generate("adopted", [prompt], max_new_tokens=8) == [expected.strip()]
+    assert session.generate("imported", [prompt], max_new_tokens=8) == [expected.strip()]
 
 
 def test_the_tensors_stay_as_they_are(decoder, tmp_path):
     saved(decoder, tmp_path / "theirs")
-    adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder))
+    imported(tmp_path / "theirs", tmp_path / "ours", import_options(decoder))
     theirs, ours = (load_file(tmp_path / each / WEIGHTS) for each in ("theirs", "ours"))
     assert theirs.keys() == ours.keys()
     assert all(torch.equal(theirs[key], ours[key]) for key in theirs)
@@ -63,7 +63,7 @@ def test_the_tensors_stay_as_they_are(decoder, tmp_path):
 
 def test_it_says_what_is_unknown(decoder, tmp_path):
     saved(decoder, tmp_path / "theirs")
-    manifest = adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder)).manifest
+    manifest = imported(tmp_path / "theirs", tmp_path / "ours", import_options(decoder)).manifest
     assert manifest.unknown == ("backbone", "data", "metrics", "quantization", "recipe", "seed")
     assert (manifest.seed, dict(manifest.data), dict(manifest.metrics.after)) == (None, {}, {})
     assert manifest.libraries == {"peft": peft.__version__}
@@ -76,27 +76,29 @@ def test_it_says_what_is_unknown(decoder, tmp_path):
 
 def test_a_classifier_gets_labels(decoder, tmp_path):
     saved(decoder, tmp_path / "theirs", task="SEQ_CLS")
-    nameless = adopted(tmp_path / "theirs", tmp_path / "nameless", wishes(decoder)).manifest
+    nameless = imported(
+        tmp_path / "theirs", tmp_path / "nameless", import_options(decoder)
+    ).manifest
     assert nameless.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
     assert "labels" in nameless.unknown
-    named = wishes(decoder, labels=("red", "green", "blue"))
-    manifest = adopted(tmp_path / "theirs", tmp_path / "named", named).manifest
+    named = import_options(decoder, labels=("red", "green", "blue"))
+    manifest = imported(tmp_path / "theirs", tmp_path / "named", named).manifest
     assert (manifest.task, manifest.labels) == ("text-classification", ("red", "green", "blue"))
     assert "labels" not in manifest.unknown
     with pytest.raises(ArtifactError, match="3 outputs, 2 labels were given"):
-        adopted(tmp_path / "theirs", tmp_path / "few", wishes(decoder, labels=("a", "b")))
+        imported(tmp_path / "theirs", tmp_path / "few", import_options(decoder, labels=("a", "b")))
 
 
 def test_an_adapter_of_another_shape_is_refused(decoder, encoder, tmp_path):
     saved(decoder, tmp_path / "theirs")
     with pytest.raises(AdapterHubError):
-        adopted(tmp_path / "theirs", tmp_path / "ours", wishes(encoder))
+        imported(tmp_path / "theirs", tmp_path / "ours", import_options(encoder))
     tensors = load_file(tmp_path / "theirs" / WEIGHTS)
     key = next(key for key in tensors if "lora_A" in key)
     tensors[key] = tensors[key][:, :-1].contiguous()
     save_file(tensors, tmp_path / "theirs" / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(StrictLoadError, match="1 tensors missing"):
-        adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder))
+        imported(tmp_path / "theirs", tmp_path / "ours", import_options(decoder))
     assert not (tmp_path / "ours").exists()
 
 
@@ -116,7 +118,7 @@ def test_what_cannot_be_used_is_refused(decoder, tmp_path, changes, error, messa
     saved(decoder, tmp_path / "theirs")
     change_config(tmp_path / "theirs", **changes)
     with pytest.raises(error, match=message):
-        adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder))
+        imported(tmp_path / "theirs", tmp_path / "ours", import_options(decoder))
     assert not (tmp_path / "ours").exists()
 
 
@@ -135,11 +137,11 @@ def test_the_backbone_must_be_known_and_the_same(decoder, tmp_path, base_model, 
     saved(decoder, tmp_path / "theirs")
     change_config(tmp_path / "theirs", base_model_name_or_path=base_model)
     with pytest.raises(BackboneError, match=message):
-        adopted(tmp_path / "theirs", tmp_path / "ours", Wishes(backbone=asked))
+        imported(tmp_path / "theirs", tmp_path / "ours", ImportOptions(backbone=asked))
 
 
 def test_a_pickle_is_refused(decoder, tmp_path):
     saved(decoder, tmp_path / "theirs")
     shutil.copy(tmp_path / "theirs" / WEIGHTS, tmp_path / "theirs" / "adapter_model.bin")
     with pytest.raises(ArtifactError, match="pickle"):
-        adopted(tmp_path / "theirs", tmp_path / "ours", wishes(decoder))
+        imported(tmp_path / "theirs", tmp_path / "ours", import_options(decoder))

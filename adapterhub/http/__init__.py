@@ -1,0 +1,1 @@
+"""Pieces shared by the HTTP servers: errors with a status, and bounded request bodies."""
