@@ -3,7 +3,7 @@
 Physics: a cold adapter in the page cache is mapped, converted (its bytes are read once and
 written once) and copied to the device's tables (once more each). The first time in a process its
 bytes are hashed and looked at for NaN too. All but the copy is done by threads of low priority,
-so running rows should hardly notice; the copy is cut into pieces of ``copy_bytes`` a step.
+so running rows should hardly notice; the copy is cut into pieces of ``max_copy_bytes`` a step.
 
 (a) cold to first token, beside the same request with the adapter resident; (b) many registered
 adapters under Zipf traffic beside as many as there are slots; (c) steps of running rows while
@@ -35,9 +35,9 @@ from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.adapters.peft_format import config_document, peft_config
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
+from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.engine.settings import EngineSettings
 from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
 from adapterhub.specs import LoraSpec, QuantizationSpec
@@ -127,7 +127,7 @@ class Bench:
 
     def __init__(self, store: Store, **sizes: int) -> None:
         self.loader = AdapterLoader(store.registry)
-        self.engine = Engine(store.backbone, EngineSettings(**sizes), source=self.loader)
+        self.engine = Engine(store.backbone, EngineConfig(**sizes), source=self.loader)
         self.draw = random.Random(1)
 
     def add(self, ref: str | None, tokens: int) -> Request:
@@ -154,7 +154,7 @@ class Bench:
 
 def cold(store: Store, refs: list[str], rounds: int) -> dict[str, float]:
     """(a): one slot and room for one adapter in host memory, so each request's is cold."""
-    bench = Bench(store, rank_rows=RANK, host_bytes=25_000_000, cache_positions=4096)
+    bench = Bench(store, rank_slots=RANK, host_cache_bytes=25_000_000, kv_cache_tokens=4096)
     for _ in range(5):
         bench.first_token(None)
     first, again, resident = [], [], []
@@ -174,7 +174,7 @@ def cold(store: Store, refs: list[str], rounds: int) -> dict[str, float]:
 
 def traffic(store: Store, refs: list[str], requests: int, tokens: int) -> dict[str, float]:
     """(b): as many requests under way as there are slots; each that ends is followed by one."""
-    bench = Bench(store, rank_rows=RANK * SLOTS, max_rows=SLOTS)
+    bench = Bench(store, rank_slots=RANK * SLOTS, max_num_seqs=SLOTS)
     for ref in refs[:SLOTS]:
         bench.first_token(ref)
     weights = list(accumulate(1 / (place + 1) for place in range(len(refs))))
@@ -213,7 +213,11 @@ def traffic(store: Store, refs: list[str], requests: int, tokens: int) -> dict[s
 def beside_loads(store: Store, refs: list[str], rows: int, blocks: int) -> dict[str, float]:
     """(c): blocks of steps with and without adapters coming in, in turns."""
     bench = Bench(
-        store, rank_rows=RANK * (rows + 1), host_bytes=45_000_000, max_rows=rows, look_ahead=1
+        store,
+        rank_slots=RANK * (rows + 1),
+        host_cache_bytes=45_000_000,
+        max_num_seqs=rows,
+        prefetch_lookahead=1,
     )
     engine = bench.engine
     for number in range(rows):
@@ -260,7 +264,7 @@ def bring_in(engine: Engine, key: str) -> bool:
 
 def process_memory(store: Store, refs: list[str]) -> dict[str, float]:
     """(d): after use of no adapter, and of all of them."""
-    bench = Bench(store, rank_rows=RANK * len(refs))
+    bench = Bench(store, rank_slots=RANK * len(refs))
     bench.first_token(None)
     none = memory()
     for ref in refs:

@@ -36,9 +36,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import Backbone
 from adapterhub.backbones.quantize import default_compute_dtype, quantize_linears, torch_dtype
+from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.engine.settings import EngineSettings
 from adapterhub.kernels.choice import choose_kernel, has_triton
 from adapterhub.kernels.lora_rows import Part, ReferenceKernel, plan_of
 from adapterhub.specs import LoraSpec, QuantizationSpec
@@ -123,8 +123,10 @@ class Decoding:
     """The engine, with every adapter loaded."""
 
     def __init__(self, backbone: Backbone, adapters: int, rows: int) -> None:
-        settings = EngineSettings(
-            max_rows=rows, step_tokens=max(512, rows), rank_rows=RANK * max(1, adapters)
+        settings = EngineConfig(
+            max_num_seqs=rows,
+            max_num_batched_tokens=max(512, rows),
+            rank_slots=RANK * max(1, adapters),
         )
         self.engine = Engine(backbone, settings)
         self.graphs = self.engine._forward.graphs

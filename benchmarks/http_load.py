@@ -102,7 +102,7 @@ async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     registry = Registry(folder / "home")
     store_adapters(registry, folder, backbone, asked.adapters)
     settings = ServerSettings(
-        port=0, max_rows=asked.rows, rank_rows=RANK * asked.adapters, queue_timeout=600.0
+        port=0, max_num_seqs=asked.rows, rank_slots=RANK * asked.adapters, queue_timeout=600.0
     )
     found: dict[str, Any] = {"streams": {}, "statuses": Counter()}
     async with open_server(backbone, registry, settings=settings) as server:

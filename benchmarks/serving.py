@@ -44,9 +44,9 @@ from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype, torch_dtype
 from adapterhub.backbones.sources import fetch_backbone
+from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.engine.settings import EngineSettings
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Ours:
 
     def __init__(self, scheme: str, compute: ComputeDtype, adapters: int, folder: Path) -> None:
         backbone = load_backbone(BACKBONE, QuantizationSpec(scheme, compute))
-        self.engine = Engine(backbone, EngineSettings(rank_rows=max(RANK * adapters, RANK)))
+        self.engine = Engine(backbone, EngineConfig(rank_slots=max(RANK * adapters, RANK)))
         self.engine_paths = {path: site for path, site in self.engine._sites.linear.items()}
         self.folders: list[Path] = []
         for number in range(adapters):

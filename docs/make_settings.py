@@ -9,7 +9,7 @@ import re
 import textwrap
 from pathlib import Path
 
-from adapterhub.engine.settings import EngineSettings
+from adapterhub.engine.config import EngineConfig
 from adapterhub.server.settings import ServerSettings
 
 PAGE = Path(__file__).parent / "serving.md"
@@ -28,7 +28,7 @@ def arguments(described: type) -> dict[str, str]:
 
 def table() -> str:
     """Return the table."""
-    meaning, sizes = arguments(ServerSettings), arguments(EngineSettings)
+    meaning, sizes = arguments(ServerSettings), arguments(EngineConfig)
     rows = ["| setting | default | meaning |", "|---|---|---|"]
     for name, field in ServerSettings.model_fields.items():
         text = sizes[name] if meaning[name].startswith("see ") else meaning[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adapterhub.engine.results import Answer, Delta
+from adapterhub.engine.outputs import CompletionOutput, Delta
 from adapterhub.errors import AdapterHubError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def cancel(row: Sequence) -> Delta:
     return Delta(row.state.index, None, finish_reason="cancelled")
 
 
-def answer_of(row: Sequence) -> Answer:
+def answer_of(row: Sequence) -> CompletionOutput:
     """Return the answer of a finished row.
 
     Raises:
@@ -53,7 +53,7 @@ def answer_of(row: Sequence) -> Answer:
     ended = row.finished == "stop" and row.output and row.output[-1] in row.state.end_ids
     tokens = row.output[:-1] if ended else row.output
     text = "".join(row.pieces)
-    return Answer(tuple(tokens), text, row.finished, tuple(row.logprobs), row.error)
+    return CompletionOutput(tuple(tokens), text, row.finished, tuple(row.logprobs), row.error)
 
 
 def _allow(row: Sequence) -> None:

@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.engine.engine import Engine
-    from adapterhub.engine.passes import Pooling
-    from adapterhub.engine.requests import PromptReader, Request
-    from adapterhub.engine.results import Completion, Delta, EngineStats
+    from adapterhub.engine.outputs import Delta, EngineStats, RequestOutput
+    from adapterhub.engine.pooling import Pooling
+    from adapterhub.engine.pooling_requests import Adapters, PoolingRequest
+    from adapterhub.engine.requests import PromptProcessor, Request
     from adapterhub.engine.sequences import Sequence
-    from adapterhub.engine.texts import Adapters, TextRequest
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-_P = TypeVar("_P", bound="TextRequest")
+_P = TypeVar("_P", bound="PoolingRequest")
 
 
 class OnStep(Protocol):
@@ -91,14 +91,14 @@ class AsyncEngine:
         self._closing = False
         self._requests: set[Request] = set()
         self._listeners: dict[Sequence, _Listener] = {}
-        self._passes: list[tuple[TextRequest, Future[None]]] = []
+        self._passes: list[tuple[PoolingRequest, Future[None]]] = []
         self._thread = Thread(target=self._run, name="adapterhub-engine", daemon=True)
         self._thread.start()
 
     @property
-    def reader(self) -> PromptReader:
-        """Makes prompts ready; see ``Engine.reader``."""
-        return self._engine.reader
+    def prompt_processor(self) -> PromptProcessor:
+        """Makes prompts ready; see ``Engine.prompt_processor``."""
+        return self._engine.prompt_processor
 
     @property
     def adapters(self) -> Mapping[str, str]:
@@ -110,8 +110,8 @@ class AsyncEngine:
         prompt: str | Rows[int] | PreparedPrompt,
         adapters: Adapters = None,
         params: SamplingParams | None = None,
-    ) -> Completion:
-        """Answer a prompt; see ``Engine.add``. Cancelling the task cancels the request.
+    ) -> RequestOutput:
+        """CompletionOutput a prompt; see ``Engine.add``. Cancelling the task cancels the request.
 
         Raises:
             AdapterHubError: what ``Engine.add`` raises; or why an answer failed.
@@ -155,23 +155,23 @@ class AsyncEngine:
     async def classify(
         self, text: str | Mapping[str, Any], adapters: str | Rows[tuple[str, float]]
     ) -> dict[str, Any]:
-        """Label a text; see ``Engine.ask``.
+        """Label a text; see ``Engine.add_labeling``.
 
         Raises:
-            AdapterHubError: what ``Engine.ask`` raises; or why the text failed.
+            AdapterHubError: what ``Engine.add_labeling`` raises; or why the text failed.
         """
-        request = await self._pass(lambda: self._engine.ask(text, adapters))
+        request = await self._pass(lambda: self._engine.add_labeling(text, adapters))
         return request.answer()
 
     async def tag(
         self, text: str | Mapping[str, Any], adapters: str | Rows[tuple[str, float]]
     ) -> dict[str, Any]:
-        """Find the spans of a text; see ``Engine.ask``.
+        """Find the spans of a text; see ``Engine.add_labeling``.
 
         Raises:
-            AdapterHubError: what ``Engine.ask`` raises; or why the text failed.
+            AdapterHubError: what ``Engine.add_labeling`` raises; or why the text failed.
         """
-        request = await self._pass(lambda: self._engine.ask(text, adapters, kind="token"))
+        request = await self._pass(lambda: self._engine.add_labeling(text, adapters, kind="token"))
         return request.answer()
 
     async def answer(
@@ -180,9 +180,9 @@ class AsyncEngine:
         """Find the answer to a question in its context; see ``Engine.answer``.
 
         Raises:
-            AdapterHubError: what ``Engine.ask`` raises; or why the row failed.
+            AdapterHubError: what ``Engine.add_labeling`` raises; or why the row failed.
         """
-        request = await self._pass(lambda: self._engine.ask(row, adapters, kind="span"))
+        request = await self._pass(lambda: self._engine.add_labeling(row, adapters, kind="span"))
         # it cuts the context once more, by a tokenizer that is for one thread
         return await self._call(request.answer)
 
@@ -194,13 +194,13 @@ class AsyncEngine:
         pooling: Pooling = "mean",
         normalize: bool = False,
     ) -> Tensor:
-        """Return the vector ``[hidden]`` of a text; see ``Engine.ask_embedding``.
+        """Return the vector ``[hidden]`` of a text; see ``Engine.add_embedding``.
 
         Raises:
-            AdapterHubError: what ``Engine.ask_embedding`` raises; or why the text failed.
+            AdapterHubError: what ``Engine.add_embedding`` raises; or why the text failed.
         """
         request = await self._pass(
-            lambda: self._engine.ask_embedding(text, adapters, pooling=pooling, normalize=normalize)
+            lambda: self._engine.add_embedding(text, adapters, pooling=pooling, normalize=normalize)
         )
         return request.value()
 
@@ -245,7 +245,9 @@ class AsyncEngine:
         if isinstance(prompt, PreparedPrompt):
             return prompt
         # tokenizing and compiling a schema would hold up the event loop
-        return await asyncio.to_thread(self._engine.reader.read, prompt, params or SamplingParams())
+        return await asyncio.to_thread(
+            self._engine.prompt_processor.read, prompt, params or SamplingParams()
+        )
 
     async def _join(self, ready: PreparedPrompt, adapters: Adapters) -> tuple[Request, _Listener]:
         listener = _Listener()
@@ -368,7 +370,7 @@ class AsyncEngine:
             self._on_step(time.perf_counter() - began, len(news))
 
     def _give_up(self, error: ComputeError) -> None:
-        self._engine.abandon()
+        self._engine.cancel_all()
         for listener in set(self._listeners.values()):
             listener.tell(error)
         self._settle(error)

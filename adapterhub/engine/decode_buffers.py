@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from adapterhub.engine.attention import PagedBatch, PagedSingles
-from adapterhub.engine.step import Step
+from adapterhub.engine.forward_context import ForwardContext
 from adapterhub.kernels.paged_attention import Pages
 from adapterhub.kernels.triton.plan_buffers import BufferedPlan, PlanBuffers
 
@@ -77,10 +77,10 @@ class DecodeView:
     ids: Tensor
     positions: Tensor
     paged: PagedBatch
-    step: Step
+    step: ForwardContext
 
 
-class BufferedStep(Step):
+class BufferedForwardContext(ForwardContext):
     """A step whose plans lie in buffers."""
 
     def __init__(self, plans: Sequence[BufferedPlan] | None) -> None:
@@ -196,7 +196,7 @@ class DecodeBuffers:
             ids.unsqueeze(0),
             positions.unsqueeze(0),
             PagedBatch(self._cache, (), writes, singles),
-            BufferedStep(plans),
+            BufferedForwardContext(plans),
         )
 
 

@@ -10,36 +10,36 @@ import torch
 
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.data.packing import Example
+from adapterhub.engine.adapted_layers import adapt_layers
+from adapterhub.engine.adapter_fetcher import AdapterFetcher, AdapterSource
+from adapterhub.engine.adapter_manager import AdapterManager
+from adapterhub.engine.adapter_preparation import AdapterPreparer, virtual_positions
+from adapterhub.engine.adapter_slots import BARE, AdapterSlots
 from adapterhub.engine.answers import cancel, fail, next_tokens
 from adapterhub.engine.attention import PAGED_NAME, install_paged_attention
-from adapterhub.engine.blocks import Blocks
+from adapterhub.engine.block_pool import BlockPool
 from adapterhub.engine.cache import KeyValueCache, cache_shape
+from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.families import check_served
-from adapterhub.engine.forward import ForwardPass
-from adapterhub.engine.host_tier import HostTier
-from adapterhub.engine.passes import PassRequest, SinglePasses, Wish
-from adapterhub.engine.picture_body import PictureBody
-from adapterhub.engine.preparing import Preparer, virtual_positions
+from adapterhub.engine.host_cache import HostCache
+from adapterhub.engine.image_body import ImageBody
+from adapterhub.engine.model_runner import ModelRunner
+from adapterhub.engine.offline import WholeLists
+from adapterhub.engine.outputs import EngineStats
+from adapterhub.engine.pooling import PoolingParams, PoolingRunner, PoolingSequence
+from adapterhub.engine.pooling_requests import EmbedRequest, LabelRequest, PoolingRequest
 from adapterhub.engine.requests import (
     PreparedPrompt,
-    PromptReader,
+    PromptProcessor,
     Request,
     reads_pictures,
     request_seed,
 )
-from adapterhub.engine.residency import Residency
-from adapterhub.engine.results import EngineStats
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.engine.sampling.sampler import Sampler
 from adapterhub.engine.sampling.state import SamplingState
 from adapterhub.engine.scheduler import Scheduler
 from adapterhub.engine.sequences import Sequence
-from adapterhub.engine.settings import EngineSettings
-from adapterhub.engine.sites import make_sites
-from adapterhub.engine.slots import BARE, AdapterSlots
-from adapterhub.engine.sources import AdapterSource, Arrivals
-from adapterhub.engine.texts import EmbedRequest, LabelRequest, TextRequest
-from adapterhub.engine.whole_lists import WholeLists
 from adapterhub.errors import (
     AdapterHubError,
     ComputeError,
@@ -59,12 +59,12 @@ if TYPE_CHECKING:
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.engine.host_tier import Prepared
-    from adapterhub.engine.passes import Pooling
-    from adapterhub.engine.residency import Waiting
-    from adapterhub.engine.results import Delta
-    from adapterhub.engine.scheduler import Piece
-    from adapterhub.engine.texts import Adapters, HeadName
+    from adapterhub.engine.adapter_manager import Waiting
+    from adapterhub.engine.host_cache import Prepared
+    from adapterhub.engine.outputs import Delta
+    from adapterhub.engine.pooling import Pooling
+    from adapterhub.engine.pooling_requests import Adapters, HeadName
+    from adapterhub.engine.scheduler import ScheduledChunk
     from adapterhub.kernels.lora_rows import LoraKernel
     from adapterhub.tasks.base import Task
 
@@ -84,7 +84,7 @@ class Engine(WholeLists):
     def __init__(
         self,
         backbone: Backbone,
-        settings: EngineSettings | None = None,
+        settings: EngineConfig | None = None,
         *,
         kernel: LoraKernel | None = None,
         source: AdapterSource | None = None,
@@ -102,7 +102,7 @@ class Engine(WholeLists):
         """
         check_served(backbone)
         self.backbone = backbone
-        self.settings = settings or EngineSettings()
+        self.settings = settings or EngineConfig()
         dtype = torch_dtype(backbone.quantization.compute_dtype)
         self._attention_before = backbone.body.config._attn_implementation
         vision = backbone.kind == "vision"
@@ -110,39 +110,39 @@ class Engine(WholeLists):
             install_paged_attention()
             backbone.body.config._attn_implementation = PAGED_NAME
         kernel = kernel or choose_kernel(backbone.device.type)
-        self._sites = make_sites(backbone, dtype, kernel)
+        self._sites = adapt_layers(backbone, dtype, kernel)
         self._generates = self._sites.output is not None
-        pictures = PictureBody(backbone) if vision else None
+        pictures = ImageBody(backbone) if vision else None
         width = pictures.width if pictures else int(backbone.config.hidden_size)
-        self._preparer = Preparer(backbone, self._sites, width)
+        self._preparer = AdapterPreparer(backbone, self._sites, width)
         self._slots = AdapterSlots(
             list(self._sites.pairs.values()),
-            self.settings.rank_rows,
+            self.settings.rank_slots,
             backbone.device,
             list(self._sites.norms.values()),
         )
-        self._host = HostTier(self.settings.host_bytes)
+        self._host = HostCache(self.settings.host_cache_bytes)
         self._arrivals = (
-            Arrivals(source, self._host, self._preparer.size, self._preparer.artifact)
+            AdapterFetcher(source, self._host, self._preparer.size, self._preparer.artifact)
             if source
             else None
         )
-        self._residency = Residency(
+        self._residency = AdapterManager(
             self._slots,
             self._host,
             self._arrivals,
             self._settle,
-            look_ahead=self.settings.look_ahead,
-            copy_bytes=self.settings.copy_bytes,
+            prefetch_lookahead=self.settings.prefetch_lookahead,
+            max_copy_bytes=self.settings.max_copy_bytes,
         )
-        self._passes = SinglePasses(
-            backbone, self._residency, tokens=self.settings.pass_tokens, pictures=pictures
+        self._passes = PoolingRunner(
+            backbone, self._residency, tokens=self.settings.max_pooling_tokens, pictures=pictures
         )
         #: texts that wait for their adapters
-        self._texts: list[TextRequest] = []
+        self._texts: list[PoolingRequest] = []
         size = self.settings.block_size
         # what does not generate keeps no keys and values
-        count = -(-self.settings.cache_positions // size) if self._generates else 0
+        count = -(-self.settings.kv_cache_tokens // size) if self._generates else 0
         layers, heads, key_width = (0, 0, 0) if vision else cache_shape(backbone.config)
         cache = KeyValueCache(
             layers=layers,
@@ -154,20 +154,20 @@ class Engine(WholeLists):
             dtype=dtype,
             device=backbone.device,
         )
-        self._forward = ForwardPass(
+        self._forward = ModelRunner(
             backbone, self._sites, cache, self._residency, kernel, self.settings
         )
-        self._blocks = Blocks(count, size)
+        self._blocks = BlockPool(count, size)
         self._scheduler = Scheduler(
             self._blocks,
             self._residency,
             self._forward.fill_prefix,
-            max_rows=self.settings.max_rows,
-            step_tokens=self.settings.step_tokens,
-            look_ahead=self.settings.look_ahead,
+            max_num_seqs=self.settings.max_num_seqs,
+            max_num_batched_tokens=self.settings.max_num_batched_tokens,
+            prefetch_lookahead=self.settings.prefetch_lookahead,
             max_overtakes=self.settings.max_overtakes,
         )
-        self._reader = None if vision else PromptReader(backbone)
+        self._reader = None if vision else PromptProcessor(backbone)
         self._sampler = Sampler()
         self._names: dict[str, str] = {}
         self._pinned: dict[str, str] = {}
@@ -176,7 +176,7 @@ class Engine(WholeLists):
         self._computed = 0
 
     @property
-    def reader(self) -> PromptReader:
+    def prompt_processor(self) -> PromptProcessor:
         """Makes prompts ready; safe for use from several threads.
 
         Raises:
@@ -275,7 +275,7 @@ class Engine(WholeLists):
         """Let a request join at the next step.
 
         Args:
-            prompt: text, tokenized as it stands, token ids, or what ``reader`` made of them.
+            prompt: Text, token ids, or what ``prompt_processor`` made of them.
             adapters: a name, names with weights, or ``None`` for the bare backbone. A name is
                 that of a loaded adapter, or any reference that the source knows: it means what
                 it means now, and the request waits until that has come. Where it can't come or
@@ -288,7 +288,7 @@ class Engine(WholeLists):
                 backbone reads pictures.
             EngineError: when the adapters can't be used together, or the backbone is an encoder.
         """
-        reader = self.reader
+        reader = self.prompt_processor
         if not self._generates:
             raise EngineError("does not generate text", place=self.backbone.name)
         ready = (
@@ -306,9 +306,9 @@ class Engine(WholeLists):
             self._scheduler.add(row)
         return Request(rows, seed)
 
-    def cancel(self, request: Request | TextRequest) -> None:
+    def cancel(self, request: Request | PoolingRequest) -> None:
         """Take a request's rows out before the next step."""
-        if isinstance(request, TextRequest):
+        if isinstance(request, PoolingRequest):
             self._drop_text(request, EngineError("was cancelled"))
             return
         for row in request.rows:
@@ -316,7 +316,7 @@ class Engine(WholeLists):
                 cancel(row)
                 self._scheduler.finish(row)
 
-    def ask(
+    def add_labeling(
         self,
         text: str | Mapping[str, Any],
         adapters: Adapters,
@@ -341,7 +341,7 @@ class Engine(WholeLists):
         self._join_text(request)
         return request
 
-    def ask_embedding(
+    def add_embedding(
         self,
         text: str | Rows[int],
         adapters: Adapters = None,
@@ -362,8 +362,8 @@ class Engine(WholeLists):
             RequestError: when the backbone reads pictures.
         """
         # refuses texts where the backbone reads pictures
-        ids = list(self.reader.encode(text) if isinstance(text, str) else text)
-        wish = Wish(pooling, normalize)
+        ids = list(self.prompt_processor.encode(text) if isinstance(text, str) else text)
+        wish = PoolingParams(pooling, normalize)
         keys = self._keys(adapters)
         request = EmbedRequest(self._next_number(), keys, Example(1, ids, ()), wish)
         self._join_text(request)
@@ -423,7 +423,7 @@ class Engine(WholeLists):
         """Return, once, which adapters came to the device (``load``) or left it (``evict``)."""
         return self._residency.moves()
 
-    def abandon(self) -> None:
+    def cancel_all(self) -> None:
         """Take out every row, after a fault that nobody foresaw."""
         for row in [*self._scheduler.running, *self._scheduler.waiting]:
             cancel(row)
@@ -431,7 +431,7 @@ class Engine(WholeLists):
         for text in self._texts:
             text.error = ComputeError("was given up after a fault")
         self._texts = []
-        self._passes.abandon()
+        self._passes.cancel_all()
 
     @property
     def pinned(self) -> frozenset[str]:
@@ -464,7 +464,7 @@ class Engine(WholeLists):
         user.virtual = virtual_positions(adapters, [weight for _, weight in user.adapters])
         if isinstance(user, Sequence):
             self._check_room(user)
-        elif isinstance(user, TextRequest):
+        elif isinstance(user, PoolingRequest):
             user.passes = tuple(
                 self._passes.add(
                     example, user.adapters, reader, number=user.number, virtual=user.virtual
@@ -472,12 +472,12 @@ class Engine(WholeLists):
                 for example, reader in user.rows(adapters)
             )
 
-    def _join_text(self, request: TextRequest) -> None:
+    def _join_text(self, request: PoolingRequest) -> None:
         self._residency.join(request)
         if not request.settled:
             self._texts.append(request)
 
-    def _drop_text(self, request: TextRequest, error: AdapterHubError) -> None:
+    def _drop_text(self, request: PoolingRequest, error: AdapterHubError) -> None:
         for each in request.passes:
             self._passes.drop(each, error)
         if not request.finished:
@@ -501,9 +501,9 @@ class Engine(WholeLists):
             if isinstance(user, Sequence):
                 self._scheduler.finish(user)
                 told.append((user, fail(user, error)))
-            elif isinstance(user, TextRequest):
+            elif isinstance(user, PoolingRequest):
                 self._drop_text(user, error)
-            elif isinstance(user, PassRequest):
+            elif isinstance(user, PoolingSequence):
                 self._passes.drop_all(user.adapters, error)
         self._texts = [text for text in self._texts if not text.settled]
         return told
@@ -515,7 +515,7 @@ class Engine(WholeLists):
             raise NotFoundError("is not loaded", place=name, hint=did_you_mean(name, self._names))
         return self._arrivals.resolve(name)
 
-    def _sample(self, pieces: list[Piece], hidden: Tensor) -> list[tuple[Sequence, Delta]]:
+    def _sample(self, pieces: list[ScheduledChunk], hidden: Tensor) -> list[tuple[Sequence, Delta]]:
         ends = torch.tensor([piece.end - piece.start for piece in pieces]).cumsum(0) - 1
         ready = [i for i, piece in enumerate(pieces) if piece.end == piece.sequence.length]
         if not ready:
@@ -528,7 +528,7 @@ class Engine(WholeLists):
                 self._scheduler.finish(row)
         return list(zip(rows, deltas, strict=True))
 
-    def _fail(self, pieces: list[Piece], error: Exception) -> list[tuple[Sequence, Delta]]:
+    def _fail(self, pieces: list[ScheduledChunk], error: Exception) -> list[tuple[Sequence, Delta]]:
         _LOG.error("a step of %d rows failed: %s", len(pieces), error)
         problem = ComputeError(f"the step could not be computed: {error}")
         failed = []
@@ -545,7 +545,11 @@ class Engine(WholeLists):
         seed: int,
     ) -> Sequence:
         state = SamplingState(
-            ready.params, ready.tokens, eos_ids=self.reader.end_ids, seed=seed, index=index
+            ready.params,
+            ready.tokens,
+            eos_ids=self.prompt_processor.end_ids,
+            seed=seed,
+            index=index,
         )
         return Sequence(
             self._next_number(),
@@ -562,13 +566,13 @@ class Engine(WholeLists):
 
     def _check_room(self, row: Sequence) -> None:
         prompt, answer = row.virtual + len(row.prompt), row.state.params.max_tokens
-        room = self.settings.cache_positions
+        room = self.settings.kv_cache_tokens
         if prompt + answer > room:
             raise RequestError(
                 f"{prompt} positions of prompt and {answer} of answer do not fit into the "
                 f"{room} positions of the cache",
                 place="prompt",
-                hint="Shorten it, ask for fewer max_tokens, or start with more cache_positions",
+                hint="Shorten it, ask for fewer max_tokens, or start with more kv_cache_tokens",
             )
 
     def _keys(self, adapters: Adapters) -> tuple[tuple[str, float], ...]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.adapters.peft_format import EMBEDDING_PARTS, LINEAR_PARTS, LORA_KEY
-from adapterhub.engine.embedding_site import EmbeddingSite
+from adapterhub.engine.adapter_slots import LoraFactors
 from adapterhub.engine.heads import head_tensors
-from adapterhub.engine.layers import dense_weight
-from adapterhub.engine.slots import LoraFactors
+from adapterhub.engine.lora_embedding import LoraEmbedding
+from adapterhub.engine.lora_linear import dense_weight
 from adapterhub.errors import EngineError, StrictLoadError
 from adapterhub.specs import LoraSpec
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.adapters.weights import AdapterWeights
-    from adapterhub.engine.heads import Reader
-    from adapterhub.engine.layers import LoraSite
-    from adapterhub.engine.sites import Sites
+    from adapterhub.engine.adapted_layers import AdaptedLayers
+    from adapterhub.engine.heads import TaskHead
+    from adapterhub.engine.lora_linear import LoraLinear
 
 
 def lora_scale(spec: LoraSpec) -> float:
@@ -37,12 +37,12 @@ def lora_scale(spec: LoraSpec) -> float:
 
 def lora_factors(
     weights: AdapterWeights,
-    sites: Sites,
+    sites: AdaptedLayers,
     prefix: str,
     *,
     name: str,
     others: Collection[str] = (),
-    reader: Reader | None = None,
+    reader: TaskHead | None = None,
 ) -> LoraFactors:
     """Return the matrices of a LoRA adapter by site, the scale folded into ``B``.
 
@@ -96,7 +96,7 @@ def lora_factors(
 class _Reading:
     """The tensors of an adapter, sorted by the module that they belong to."""
 
-    def __init__(self, spec: LoraSpec, sites: Sites, prefix: str, name: str) -> None:
+    def __init__(self, spec: LoraSpec, sites: AdaptedLayers, prefix: str, name: str) -> None:
         self.pairs = sites.pairs
         self._sites = sites
         self._dora = spec.dora
@@ -163,7 +163,7 @@ class _Reading:
                 place=self._name,
                 hint="Adapt it by LoRA: name it in target_modules, not in modules_to_save",
             )
-        own = _weight(site).t() if isinstance(site, EmbeddingSite) else _weight(site)
+        own = _weight(site).t() if isinstance(site, LoraEmbedding) else _weight(site)
         if tensor.shape != own.shape or not torch.equal(
             tensor.to(own.device, site.dtype).float(), own
         ):
@@ -175,13 +175,13 @@ class _Reading:
         return True
 
 
-def _names(site: LoraSite | EmbeddingSite) -> tuple[str, str]:
-    return EMBEDDING_PARTS if isinstance(site, EmbeddingSite) else LINEAR_PARTS
+def _names(site: LoraLinear | LoraEmbedding) -> tuple[str, str]:
+    return EMBEDDING_PARTS if isinstance(site, LoraEmbedding) else LINEAR_PARTS
 
 
-def _weight(site: LoraSite | EmbeddingSite) -> Tensor:
+def _weight(site: LoraLinear | LoraEmbedding) -> Tensor:
     """Return what a site multiplies by, ``[out, in]`` in float32; of an embedding one-hot rows."""
-    if isinstance(site, EmbeddingSite):
+    if isinstance(site, LoraEmbedding):
         return site.base.weight.detach().float().t()
     return dense_weight(site.base)
 

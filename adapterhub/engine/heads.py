@@ -68,7 +68,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reader:
+class TaskHead:
     """How an adapter labels texts.
 
     Args:
@@ -116,7 +116,7 @@ def head_tensors(weights: AdapterWeights) -> HeadTensors:
 
 def read_head(
     weights: AdapterWeights, task: Task, backbone: Backbone, *, width: int, name: str
-) -> tuple[Reader | None, frozenset[str]]:
+) -> tuple[TaskHead | None, frozenset[str]]:
     """Return how an adapter labels, where it does, and the keys of its head's tensors.
 
     Args:
@@ -140,7 +140,7 @@ def read_head(
         device=backbone.device,
         name=name,
     )
-    return Reader(task, head), found.keys
+    return TaskHead(task, head), found.keys
 
 
 def make_head(

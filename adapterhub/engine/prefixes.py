@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.adapters.weights import AdapterWeights
-    from adapterhub.engine.heads import Reader
+    from adapterhub.engine.heads import TaskHead
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,7 +28,7 @@ class PrefixStates:
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
-    reader: Reader | None = None
+    reader: TaskHead | None = None
 
     @property
     def length(self) -> int:
@@ -42,7 +42,7 @@ def prefix_states(
     dtype: torch.dtype,
     *,
     name: str,
-    reader: Reader | None = None,
+    reader: TaskHead | None = None,
 ) -> PrefixStates:
     """Return the keys and values of a prefix adapter.
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.engine.answers import answer_of
 from adapterhub.engine.constraints import ConstraintCompiler
-from adapterhub.engine.results import Completion
-from adapterhub.engine.streaming import TextStream
+from adapterhub.engine.detokenizer import IncrementalDetokenizer
+from adapterhub.engine.outputs import RequestOutput
 from adapterhub.errors import RequestError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class PreparedPrompt:
 
     tokens: tuple[int, ...]
     params: SamplingParams
-    streams: tuple[TextStream, ...]
+    streams: tuple[IncrementalDetokenizer, ...]
     constraints: tuple[Constraint | None, ...]
 
 
@@ -61,17 +61,17 @@ class Request:
         """Whether all answers are."""
         return all(row.finished is not None for row in self.rows)
 
-    def completion(self) -> Completion:
+    def completion(self) -> RequestOutput:
         """Return the answers.
 
         Raises:
             ValueError: when one of them is not finished.
         """
         answers = tuple(answer_of(row) for row in self.rows)
-        return Completion(answers, len(self.rows[0].prompt), self.seed)
+        return RequestOutput(answers, len(self.rows[0].prompt), self.seed)
 
 
-class PromptReader:
+class PromptProcessor:
     """Makes requests ready; safe for use from several threads."""
 
     def __init__(self, backbone: Backbone) -> None:
@@ -99,7 +99,7 @@ class PromptReader:
         """
         tokens = self._tokens(prompt)
         streams = tuple(
-            TextStream(self._tokenizer, params.stop, min_tokens=params.min_tokens)
+            IncrementalDetokenizer(self._tokenizer, params.stop, min_tokens=params.min_tokens)
             for _ in range(params.n)
         )
         return PreparedPrompt(tokens, params, streams, self._constraints(params))

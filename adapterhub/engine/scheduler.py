@@ -20,13 +20,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from adapterhub.engine.blocks import Blocks, content_name, first_name
+from adapterhub.engine.block_pool import BlockPool, content_name, first_name
 
 if TYPE_CHECKING:
     from adapterhub.engine.sequences import Sequence
 
 
-class Residency(Protocol):
+class AdapterManager(Protocol):
     """Who holds the adapters that rows wait for."""
 
     def ready(self, sequence: Sequence) -> bool:
@@ -47,7 +47,7 @@ class FillPrefix(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ScheduledChunk:
     """Positions ``start`` to ``end`` of a row, computed in one step."""
 
     sequence: Sequence
@@ -60,31 +60,31 @@ class Scheduler:
 
     Args:
         blocks: of the key-value cache.
-        residency: of the adapters.
+        adapter_manager: of the adapters.
         fill: writes trained prefixes.
-        max_rows: most rows that run at once.
-        step_tokens: most tokens of a step.
-        look_ahead: rows from the head of the queue on that may start.
+        max_num_seqs: most rows that run at once.
+        max_num_batched_tokens: most tokens of a step.
+        prefetch_lookahead: rows from the head of the queue on that may start.
         max_overtakes: most rows that may start before an older one that is ready.
     """
 
     def __init__(
         self,
-        blocks: Blocks,
-        residency: Residency,
+        blocks: BlockPool,
+        adapter_manager: AdapterManager,
         fill: FillPrefix,
         *,
-        max_rows: int,
-        step_tokens: int,
-        look_ahead: int = 64,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        prefetch_lookahead: int = 64,
         max_overtakes: int = 32,
     ) -> None:
         self._blocks = blocks
-        self._residency = residency
+        self._residency = adapter_manager
         self._fill = fill
-        self._max_rows = max_rows
-        self._step_tokens = step_tokens
-        self._look_ahead = look_ahead
+        self._max_rows = max_num_seqs
+        self._step_tokens = max_num_batched_tokens
+        self._look_ahead = prefetch_lookahead
         self._max_overtakes = max_overtakes
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
@@ -94,13 +94,13 @@ class Scheduler:
         """Let a row wait for its turn."""
         self.waiting.append(sequence)
 
-    def plan(self, *, start: bool = True) -> list[Piece]:
+    def plan(self, *, start: bool = True) -> list[ScheduledChunk]:
         """Return what the next step computes; blocks for it are taken.
 
         Args:
             start: whether rows that wait may start.
         """
-        pieces: list[Piece] = []
+        pieces: list[ScheduledChunk] = []
         budget = self._step_tokens
         preempted = self.preemptions
         # those that generate come before prompts that are not read to their end
@@ -131,7 +131,7 @@ class Scheduler:
         elif sequence in self.waiting:
             self.waiting.remove(sequence)
 
-    def computed(self, piece: Piece) -> None:
+    def computed(self, piece: ScheduledChunk) -> None:
         """Note that a piece's keys and values are in the cache."""
         sequence = piece.sequence
         sequence.computed = piece.end
@@ -140,17 +140,17 @@ class Scheduler:
         for number, content in zip(sequence.blocks[known:], sequence.chain[known:], strict=False):
             self._blocks.know(number, content)
 
-    def _extend(self, sequence: Sequence, budget: int, pieces: list[Piece]) -> int:
+    def _extend(self, sequence: Sequence, budget: int, pieces: list[ScheduledChunk]) -> int:
         """Plan a row's next tokens; return how many."""
         if sequence.computed < sequence.virtual:
             if not self._reach(sequence, sequence.virtual):
                 return 0
             self._fill(sequence, sequence.computed, sequence.virtual)
-            self.computed(Piece(sequence, sequence.computed, sequence.virtual))
+            self.computed(ScheduledChunk(sequence, sequence.computed, sequence.virtual))
         end = min(sequence.length, sequence.computed + budget)
         if not self._reach(sequence, end):
             return 0
-        pieces.append(Piece(sequence, sequence.computed, end))
+        pieces.append(ScheduledChunk(sequence, sequence.computed, end))
         return end - sequence.computed
 
     def _reach(self, sequence: Sequence, end: int) -> bool:

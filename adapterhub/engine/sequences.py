@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.constraints import Constraint
+    from adapterhub.engine.detokenizer import IncrementalDetokenizer
     from adapterhub.engine.sampling.logprobs import TokenLogprobs
     from adapterhub.engine.sampling.state import SamplingState
-    from adapterhub.engine.slots import Blend
-    from adapterhub.engine.streaming import TextStream
     from adapterhub.errors import AdapterHubError
 
 #: Stands for a position of a trained prefix, which has no token.
@@ -39,7 +39,7 @@ class Sequence:
     state: SamplingState
     adapters: tuple[tuple[str, float], ...] = ()
     virtual: int = 0
-    stream: TextStream | None = None
+    stream: IncrementalDetokenizer | None = None
     constraint: Constraint | None = None
     #: pieces of its text so far
     pieces: list[str] = field(default_factory=list)

@@ -182,7 +182,7 @@ class Session:
         max_new_tokens: int | None = None,
         like: str | None = None,
     ) -> list[str]:
-        """Answer conversations, greedily.
+        """CompletionOutput conversations, greedily.
 
         Args:
             name: of a loaded dialogue adapter; ``None`` asks the bare backbone.

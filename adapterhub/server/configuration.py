@@ -146,7 +146,7 @@ def _assignment(text: str) -> tuple[str, _Given]:
     name, equals, value = text.partition("=")
     name = name.strip()
     if not equals:
-        hint = "Write name=value, e.g. max_rows=16"
+        hint = "Write name=value, e.g. max_num_seqs=16"
         raise SettingsError("is no setting with a value", place=f"--set {name}", hint=hint)
     return name, _Given(_of_text(name, value.strip()), f"--set {name}")
 

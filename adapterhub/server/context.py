@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.async_engine import AsyncEngine
-    from adapterhub.engine.requests import PromptReader
-    from adapterhub.engine.settings import EngineSettings
+    from adapterhub.engine.config import EngineConfig
+    from adapterhub.engine.requests import PromptProcessor
     from adapterhub.hub.loader import AdapterLoader
     from adapterhub.registry import Registry
     from adapterhub.server.access import Access, Caller
@@ -40,7 +40,7 @@ class Texts:
     tokens: TokenTexts
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, reader: PromptReader) -> Self:
+    def of(cls, tokenizer: PreTrainedTokenizerBase, reader: PromptProcessor) -> Self:
         """Return it for a tokenizer, and what reads prompts by it."""
         return cls(ChatPrompts(tokenizer, reader), TokenTexts(tokenizer))
 
@@ -69,7 +69,7 @@ class Server:
     loader: AdapterLoader
     backbone: Backbone
     settings: ServerSettings
-    sizes: EngineSettings
+    sizes: EngineConfig
     access: Access
     metrics: Metrics
     loaded: LoadedNames
@@ -109,7 +109,7 @@ class Server:
     def context_length(self) -> int:
         """Most positions of a prompt and its answer together."""
         longest = int(getattr(self.backbone.config, "max_position_embeddings", 0) or 2**31)
-        return min(longest, self.sizes.cache_positions)
+        return min(longest, self.sizes.kv_cache_tokens)
 
 
 @dataclass(frozen=True, slots=True)

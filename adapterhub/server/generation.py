@@ -14,8 +14,8 @@ from adapterhub.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
+    from adapterhub.engine.outputs import Delta
     from adapterhub.engine.requests import PreparedPrompt
-    from adapterhub.engine.results import Delta
     from adapterhub.engine.sampling.logprobs import TokenLogprobs
     from adapterhub.server.context import Call, Server
     from adapterhub.server.models import Model
@@ -194,7 +194,9 @@ async def _of_prompt(
         async for delta in deltas:
             if delta.error is not None:
                 raise delta.error
-            yield _piece(delta, first, server.engine.reader.end_ids | {*params.stop_token_ids})
+            yield _piece(
+                delta, first, server.engine.prompt_processor.end_ids | {*params.stop_token_ids}
+            )
 
 
 def _piece(delta: Delta, first: int, ends: frozenset[int]) -> Piece:

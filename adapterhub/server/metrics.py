@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from adapterhub.engine.results import EngineStats
+    from adapterhub.engine.outputs import EngineStats
 
 #: Most adapters with a label of their own.
 MAX_ADAPTERS = 100

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.engine.requests import PromptReader
+    from adapterhub.engine.requests import PromptProcessor
 
 
 class ChatPrompts:
@@ -25,7 +25,7 @@ class ChatPrompts:
         reader: that tokenizes.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, reader: PromptReader) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, reader: PromptProcessor) -> None:
         self._tokenizer = tokenizer
         self._reader = reader
         template = tokenizer.chat_template

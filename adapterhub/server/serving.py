@@ -102,7 +102,7 @@ async def open_server(
             models=Models(backbone, registry, loader, loaded),
             texts=None
             if backbone.kind == "vision"
-            else Texts.of(backbone.tokenizer, engine.reader),
+            else Texts.of(backbone.tokenizer, engine.prompt_processor),
             tasks=TaskPrompts(backbone, loader),
         )
     finally:

@@ -14,9 +14,9 @@ from pydantic import (
     model_validator,
 )
 
-from adapterhub.engine.settings import EngineSettings
+from adapterhub.engine.config import EngineConfig
 
-_SIZES = EngineSettings()
+_SIZES = EngineConfig()
 _MIB = 1024 * 1024
 #: Shortest key that the settings may give.
 _MIN_KEY = 16
@@ -57,7 +57,7 @@ class ServerSettings(BaseModel):
             or ``auto``: all on loopback until there is a key, else nothing.
         api_key: a key with the role manage beside those that were created, for containers.
         max_inflight: most rows of requests that are in the engine at once; an eighth more than
-            ``max_rows`` where not given. A text that is labelled, answered from or embedded
+            ``max_num_seqs`` where not given. A text that is labelled, answered from or embedded
             counts as one. More of them wait inside, where turns are not fair.
         reserved_share: of these rows, left free by all that ask for more than an equal share, while
             one asks for less or asked lately.
@@ -75,16 +75,16 @@ class ServerSettings(BaseModel):
         shutdown_timeout: longest time for requests to end after SIGTERM.
         log_level: least level that is logged.
         log_prompts: log what is asked and answered too.
-        max_rows: see ``EngineSettings``.
-        step_tokens: see ``EngineSettings``.
-        cache_positions: see ``EngineSettings``.
-        block_size: see ``EngineSettings``.
-        rank_rows: see ``EngineSettings``.
-        pass_tokens: see ``EngineSettings``.
-        host_bytes: see ``EngineSettings``.
-        look_ahead: see ``EngineSettings``.
-        max_overtakes: see ``EngineSettings``.
-        copy_bytes: see ``EngineSettings``.
+        max_num_seqs: see ``EngineConfig``.
+        max_num_batched_tokens: see ``EngineConfig``.
+        kv_cache_tokens: see ``EngineConfig``.
+        block_size: see ``EngineConfig``.
+        rank_slots: see ``EngineConfig``.
+        max_pooling_tokens: see ``EngineConfig``.
+        host_cache_bytes: see ``EngineConfig``.
+        prefetch_lookahead: see ``EngineConfig``.
+        max_overtakes: see ``EngineConfig``.
+        max_copy_bytes: see ``EngineConfig``.
     """
 
     model_config = ConfigDict(
@@ -120,23 +120,23 @@ class ServerSettings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_prompts: bool = False
 
-    max_rows: Count = _SIZES.max_rows
-    step_tokens: Count = _SIZES.step_tokens
-    cache_positions: Count = _SIZES.cache_positions
+    max_num_seqs: Count = _SIZES.max_num_seqs
+    max_num_batched_tokens: Count = _SIZES.max_num_batched_tokens
+    kv_cache_tokens: Count = _SIZES.kv_cache_tokens
     block_size: Count = _SIZES.block_size
-    rank_rows: Count = _SIZES.rank_rows
-    pass_tokens: Count = _SIZES.pass_tokens
-    host_bytes: Count = _SIZES.host_bytes
-    look_ahead: Count = _SIZES.look_ahead
+    rank_slots: Count = _SIZES.rank_slots
+    max_pooling_tokens: Count = _SIZES.max_pooling_tokens
+    host_cache_bytes: Count = _SIZES.host_cache_bytes
+    prefetch_lookahead: Count = _SIZES.prefetch_lookahead
     max_overtakes: CountOrNone = _SIZES.max_overtakes
-    copy_bytes: Count = _SIZES.copy_bytes
+    max_copy_bytes: Count = _SIZES.max_copy_bytes
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ServerSettings:
-        if self.block_size > self.cache_positions:
+        if self.block_size > self.kv_cache_tokens:
             raise ValueError(
                 f"block_size {self.block_size} is larger than "
-                f"cache_positions {self.cache_positions}"
+                f"kv_cache_tokens {self.kv_cache_tokens}"
             )
         return self
 
@@ -144,9 +144,9 @@ class ServerSettings(BaseModel):
     def places(self) -> int:
         """Rows of requests that are in the engine at once."""
         # the few that wait inside follow at once on those that end
-        return self.max_inflight or self.max_rows + self.max_rows // 8
+        return self.max_inflight or self.max_num_seqs + self.max_num_seqs // 8
 
-    def engine(self) -> EngineSettings:
+    def engine(self) -> EngineConfig:
         """Return the sizes that the engine is built with."""
-        sizes = {name: getattr(self, name) for name in EngineSettings.__dataclass_fields__}
-        return EngineSettings(**sizes)
+        sizes = {name: getattr(self, name) for name in EngineConfig.__dataclass_fields__}
+        return EngineConfig(**sizes)

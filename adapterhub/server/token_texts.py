@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.engine.streaming import token_bytes
+from adapterhub.engine.detokenizer import token_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,16 +9,18 @@ from transformers import AutoModelForCausalLM
 
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.factors import lora_scale
-from adapterhub.engine.settings import EngineSettings
 from adapterhub.errors import EngineError, NotFoundError, RequestError, StrictLoadError
 from adapterhub.kernels.lora_rows import ReferenceKernel
 from adapterhub.kernels.lora_rows_cpu import CpuKernel
 from adapterhub.specs import QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
-SMALL = EngineSettings(max_rows=4, step_tokens=16, cache_positions=96, block_size=4, rank_rows=24)
+SMALL = EngineConfig(
+    max_num_seqs=4, max_num_batched_tokens=16, kv_cache_tokens=96, block_size=4, rank_slots=24
+)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,7 @@ def last_hidden(engine):
 
 
 def test_a_prompt_that_is_known_is_not_read_again_and_only_by_its_own_adapter(decoder, peers, bare):
-    engine = engine_of(decoder, peers, EngineSettings(block_size=4, cache_positions=512))
+    engine = engine_of(decoder, peers, EngineConfig(block_size=4, kv_cache_tokens=512))
     prompt = list(range(6, 30))
     for name, again in (("a0", False), ("a0", True), ("a3", False), (None, False), (None, True)):
         before = engine.stats().computed_tokens
@@ -228,7 +230,7 @@ def test_closing_gives_the_backbone_back(decoder, peers):
 
 
 def test_a_prefix_is_shared_between_its_rows(decoder, peers, bare):
-    engine = engine_of(decoder, peers, EngineSettings(block_size=4, cache_positions=512))
+    engine = engine_of(decoder, peers, EngineConfig(block_size=4, kv_cache_tokens=512))
     rows = [engine.add([20 + i, 7, 9], "a4", asked(3)).rows[0] for i in range(4)]
     engine.step()
     first = {row.blocks[0] for row in rows}

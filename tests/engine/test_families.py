@@ -10,12 +10,14 @@ from transformers import AutoModelForCausalLM
 from adapterhub.adapters.artifact import read_peft_folder
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.decoder import can_run
-from adapterhub.engine.engine import Engine, EngineSettings
+from adapterhub.engine.engine import Engine, EngineConfig
 from adapterhub.errors import EngineError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
-SMALL = EngineSettings(max_rows=8, step_tokens=16, cache_positions=400, block_size=4, rank_rows=24)
+SMALL = EngineConfig(
+    max_num_seqs=8, max_num_batched_tokens=16, kv_cache_tokens=400, block_size=4, rank_slots=24
+)
 WHOLE = ("q_proj", "down_proj", "embed_tokens", "lm_head")
 SPECS = {
     "linears": LoraSpec(rank=4, alpha=8.0, target_modules=LINEARS),
@@ -134,7 +136,7 @@ def test_tables_of_the_vocabulary_are_there_only_with_an_adapter_that_has_them(d
     assert held() == (0, 0)
     engine.load_weights(whole.weights, key="whole", name="whole")
     engine.generate([[7, 8]], ["whole"], asked(2))
-    assert held() == (SMALL.rank_rows * (64 + 64) * 4, 3 * (64 + 64) * 4)
+    assert held() == (SMALL.rank_slots * (64 + 64) * 4, 3 * (64 + 64) * 4)
     engine.unload("whole")
     assert held() == (0, 0)
     engine.close()

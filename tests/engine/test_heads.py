@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from pass_helpers import make_labeller
+from pooling_helpers import make_labeller
 
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.engine.engine import Engine, EngineSettings
+from adapterhub.engine.engine import Engine, EngineConfig
 from adapterhub.engine.heads import head_tensors, make_head
 from adapterhub.errors import EngineError, StrictLoadError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
@@ -49,12 +49,12 @@ def test_heads_compute_in_float32(decoder):
 def test_a_pooler_of_the_adapter_is_used_and_else_the_backbones_own(encoder):
     own = make_labeller(encoder, "encoder", "sequence", ON_ENCODER, 1, modules_to_save=["pooler"])
     without = make_labeller(encoder, "encoder", "sequence", ON_ENCODER, 2)
-    settings = EngineSettings(rank_rows=8)
+    settings = EngineConfig(rank_slots=8)
     engine = Engine(load_backbone(str(encoder), PLAIN), settings)
     asked = []
     for name, each in {"own": own, "without": without}.items():
         engine.load_weights(each.weights, key=name, name=name, task=each.task)
-        asked.append(engine.ask("the film was good", name))
+        asked.append(engine.add_labeling("the film was good", name))
     while engine.busy:
         engine.step()
     engine.close()

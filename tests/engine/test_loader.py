@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from tier_helpers import put
+from adapter_manager_helpers import put
 
 from adapterhub.adapters.artifact import map_artifact, read_artifact
 from adapterhub.adapters.weights import AdapterWeights

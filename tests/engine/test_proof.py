@@ -18,9 +18,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.heads import stock_model
+from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.sampler import Sampler
-from adapterhub.engine.settings import EngineSettings
 from adapterhub.kernels.lora_rows import ReferenceKernel
 from adapterhub.kernels.lora_rows_cpu import CpuKernel
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
@@ -34,7 +34,9 @@ BOUNDS = {"float32": 3e-4, "bfloat16": 0.8, "int8": 0.1}
 #: A few rows amplify rounding: peft's own logits in bfloat16 were seen 0.43 from its float32 ones
 #: where 0.1 is usual. Of such a row the bound is so many times that difference.
 AMPLIFIED = 4.0
-SIZES = EngineSettings(max_rows=4, step_tokens=12, cache_positions=96, block_size=4, rank_rows=26)
+SIZES = EngineConfig(
+    max_num_seqs=4, max_num_batched_tokens=12, kv_cache_tokens=96, block_size=4, rank_slots=26
+)
 SPECS = [
     LoraSpec(rank=4, alpha=8.0, target_modules=LINEARS),
     LoraSpec(rank=16, alpha=4.0, target_modules=("q_proj", "v_proj"), rslora=True),

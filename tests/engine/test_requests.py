@@ -11,13 +11,15 @@ from engine_helpers import asked, make_peer, some_specs
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.async_engine import AsyncEngine
+from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.engine.settings import EngineSettings
 from adapterhub.errors import EngineError, NotFoundError, RequestError
 from adapterhub.specs import QuantizationSpec
 
-SIZES = EngineSettings(max_rows=6, step_tokens=32, cache_positions=256, block_size=4, rank_rows=32)
+SIZES = EngineConfig(
+    max_num_seqs=6, max_num_batched_tokens=32, kv_cache_tokens=256, block_size=4, rank_slots=32
+)
 PROMPT = "the film was good"
 
 
@@ -91,7 +93,7 @@ def test_end_token_is_neither_text_nor_among_the_tokens(engine):
 
 def test_the_backbones_own_end_token_ends_a_text(engine):
     end = engine.backbone.tokenizer.eos_token_id
-    assert end in engine.reader.end_ids
+    assert end in engine.prompt_processor.end_ids
     params = SamplingParams(seed=1, temperature=5.0, max_tokens=200)
     (done,) = engine.generate([PROMPT], [None], params)
     assert done.finish_reason == "stop"
@@ -150,7 +152,9 @@ def test_a_step_that_fails_ends_its_rows_and_the_next_ones_go_on(engine, monkeyp
 
 
 def test_preempted_rows_draw_what_they_would_have_drawn(decoder):
-    tight = EngineSettings(max_rows=4, step_tokens=16, cache_positions=64, block_size=4)
+    tight = EngineConfig(
+        max_num_seqs=4, max_num_batched_tokens=16, kv_cache_tokens=64, block_size=4
+    )
     engine = Engine(load_backbone(str(decoder), QuantizationSpec("none", "float32")), tight)
     params = [
         SamplingParams(seed=seed, temperature=1.3, max_tokens=14, ignore_eos=True)

@@ -4,23 +4,23 @@ import asyncio
 
 import pytest
 import torch
+from adapter_manager_helpers import HandSource, put
 from engine_helpers import asked
-from pass_helpers import make_labellers
-from tier_helpers import HandSource, put
+from pooling_helpers import make_labellers
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.async_engine import AsyncEngine
+from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
-from adapterhub.engine.host_tier import prepared_bytes
-from adapterhub.engine.settings import EngineSettings
+from adapterhub.engine.host_cache import prepared_bytes
 from adapterhub.errors import ArtifactError, EngineError, NotFoundError
 from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
 from adapterhub.specs import QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
-SIZES = {"cache_positions": 256, "block_size": 4, "rank_rows": 12, "pass_tokens": 40}
+SIZES = {"kv_cache_tokens": 256, "block_size": 4, "rank_slots": 12, "max_pooling_tokens": 40}
 TEXTS = ["the film was good", "the book", "good", "the food was bad and the film was"]
 
 
@@ -51,7 +51,7 @@ def engine_on(decoder):
     made = []
 
     def make(source=None, **sizes):
-        settings = EngineSettings(**SIZES | sizes)
+        settings = EngineConfig(**SIZES | sizes)
         made.append(Engine(load_backbone(str(decoder), PLAIN), settings, source=source))
         return made[-1]
 
@@ -74,21 +74,21 @@ def loaded(engine, labellers):
     return engine
 
 
-def ask(engine, labellers, name, text):
-    return engine.ask(text, name, kind=labellers[name].task.head)
+def add_labeling(engine, labellers, name, text):
+    return engine.add_labeling(text, name, kind=labellers[name].task.head)
 
 
 def test_they_are_labelled_as_by_loaded_adapters_though_memory_holds_few(
     registry, engine_on, labellers
 ):
     pairs = [(name, text) for text in TEXTS for name in labellers]
-    roomy = loaded(engine_on(rank_rows=64), labellers)
-    expected = [ask(roomy, labellers, name, text) for name, text in pairs]
+    roomy = loaded(engine_on(rank_slots=64), labellers)
+    expected = [add_labeling(roomy, labellers, name, text) for name, text in pairs]
     run(roomy, expected)
     largest = max(prepared_bytes(roomy._host.get(f"sha256:{name}")) for name in labellers)
     loader = AdapterLoader(registry)
-    engine = engine_on(loader, host_bytes=largest)
-    found = [ask(engine, labellers, name, text) for name, text in pairs]
+    engine = engine_on(loader, host_cache_bytes=largest)
+    found = [add_labeling(engine, labellers, name, text) for name, text in pairs]
     row = engine.add([7, 8, 9], None, asked(60)).rows[0]
     run(engine, found)
     for request, other in zip(found, expected, strict=True):
@@ -103,15 +103,15 @@ def test_they_are_labelled_as_by_loaded_adapters_though_memory_holds_few(
 def test_embeddings_wait_for_their_adapter_too(registry, engine_on, labellers):
     source = HandSource()
     engine = engine_on(source)
-    request = engine.ask_embedding("the film", "s3")
-    bare = engine.ask_embedding("the film")
+    request = engine.add_embedding("the film", "s3")
+    bare = engine.add_embedding("the film")
     run(engine, [bare])
     assert not request.finished
     with pytest.raises(EngineError, match="waits for its adapters"):
         request.value()
     source.futures["s3"].set_result(artifact_of(registry, "s3"))
     run(engine, [request])
-    expected = loaded(engine_on(rank_rows=64), labellers).embed(["the film"], "s3")[0]
+    expected = loaded(engine_on(rank_slots=64), labellers).embed(["the film"], "s3")[0]
     assert torch.equal(request.value(), expected)
     assert not torch.allclose(request.value(), bare.value())
 
@@ -123,9 +123,9 @@ def artifact_of(registry, ref):
 def test_each_fault_is_of_the_texts_that_asked(registry, engine_on):
     source = HandSource()
     engine = engine_on(source)
-    lost, wrong = engine.ask("the film", "s0"), engine.ask("the film", "t0")
-    gone = engine.ask("the film", "s1")
-    bare = engine.ask_embedding("the film")
+    lost, wrong = engine.add_labeling("the film", "s0"), engine.add_labeling("the film", "t0")
+    gone = engine.add_labeling("the film", "s1")
+    bare = engine.add_embedding("the film")
     source.futures["s0"].set_exception(ArtifactError("is damaged", place="s0"))
     source.futures["t0"].set_result(artifact_of(registry, "t0"))
     engine.cancel(gone)
@@ -147,8 +147,8 @@ def test_each_fault_is_of_the_texts_that_asked(registry, engine_on):
 
 
 def test_a_text_whose_adapter_is_unloaded_before_its_turn_has_the_error(engine_on, labellers):
-    engine = loaded(engine_on(rank_rows=64), labellers)
-    request = engine.ask("the film", "s0")
+    engine = loaded(engine_on(rank_slots=64), labellers)
+    request = engine.add_labeling("the film", "s0")
     engine.unload("s0")
     run(engine, [request])
     with pytest.raises(NotFoundError, match="not loaded any more"):
@@ -167,7 +167,7 @@ def test_a_pin_fetches_what_is_not_there(registry, engine_on):
     key = loader.resolve("s0")
     assert key in engine._host
     fetches = engine.stats().fetches
-    run(engine, [engine.ask("the film", "s0")])
+    run(engine, [engine.add_labeling("the film", "s0")])
     assert engine.stats().fetches == fetches == 1
     loader.close()
 
@@ -185,7 +185,7 @@ def test_a_pin_that_can_not_be_had_ends_and_is_told(engine_on, caplog):
 
 def test_a_stream_of_rows_does_not_keep_a_text_waiting_for_ever(engine_on, labellers):
     """The rows' adapter has 8 of 12 rank rows, the text's needs another 8."""
-    engine = loaded(engine_on(max_overtakes=4, max_rows=2), labellers)
+    engine = loaded(engine_on(max_overtakes=4, max_num_seqs=2), labellers)
     engine.load_weights(
         labellers["t0"].weights, key="sha256:again", name="again", task=labellers["t0"].task
     )
@@ -193,7 +193,7 @@ def test_a_stream_of_rows_does_not_keep_a_text_waiting_for_ever(engine_on, label
         engine.add([7, 8], "again", asked(count))
     for _ in range(2):
         engine.step()
-    request = engine.ask("the film was good", "t0", kind="token")
+    request = engine.add_labeling("the film was good", "t0", kind="token")
     for step in range(60):
         if request.finished:
             break

@@ -105,7 +105,7 @@ def test_a_value_that_is_no_number_stays_in_its_row(device):
     assert not y[1:].isnan().any()
 
 
-def test_rank_rows_of_others_are_not_read(device):
+def test_rank_slots_of_others_are_not_read(device):
     y, x, a, b = inputs(1, torch.float32, device)
     a[4:], b[4:] = float("nan"), float("nan")
     TritonKernel().add_(y, x, a, b, plan_of([(1, (FOUR,))]))

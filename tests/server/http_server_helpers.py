@@ -22,9 +22,9 @@ UNQUANTIZED = QuantizationSpec("none", "float32")
 SMALL = {
     "port": 0,
     "shutdown_timeout": 5,
-    "max_rows": 8,
-    "cache_positions": 1024,
-    "step_tokens": 64,
+    "max_num_seqs": 8,
+    "kv_cache_tokens": 1024,
+    "max_num_batched_tokens": 64,
 }
 #: Of the tiny decoder: hidden, keys and values, and in the middle of its feed-forward layers.
 HIDDEN, INNER, LAYERS = 64, 128, 2

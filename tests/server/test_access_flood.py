@@ -37,7 +37,7 @@ def serving(folder, home):
             "ADAPTERHUB_SERVE_BACKBONE": str(folder),
             "ADAPTERHUB_SERVE_QUANTIZATION": "none",
             "ADAPTERHUB_SERVE_PORT": str(port),
-            "ADAPTERHUB_SERVE_MAX_ROWS": "8",
+            "ADAPTERHUB_SERVE_MAX_NUM_SEQS": "8",
             # the rest of the flood need not go slowly once the samples are taken
             "ADAPTERHUB_SERVE_RESERVED_SECONDS": "1",
             "ADAPTERHUB_SERVE_STEP_TOKENS": "64",

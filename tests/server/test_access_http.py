@@ -21,7 +21,7 @@ def closed(decoder, tmp_path_factory):
     store_adapters(registry, home, decoder)
     keys = open_keys(registry)
     keys.create("first", "manage")
-    settings = ServerSettings(port=0, shutdown_timeout=5, max_rows=8)
+    settings = ServerSettings(port=0, shutdown_timeout=5, max_num_seqs=8)
     with running_server(decoder, registry, settings=settings) as served:
         yield served, keys
 

@@ -35,7 +35,7 @@ COLOUR = {
 def served(tmp_path_factory):
     registry = Registry(tmp_path_factory.mktemp("chat-backbone"))
     with running_server(
-        "smollm2-135m-instruct", registry, max_rows=4, cache_positions=4096
+        "smollm2-135m-instruct", registry, max_num_seqs=4, kv_cache_tokens=4096
     ) as served:
         yield served
 

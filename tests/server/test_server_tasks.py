@@ -26,7 +26,7 @@ def test_prompts_are_continued_each_with_its_answers(served):
 
 def test_token_ids_and_their_text_are_continued_alike(served):
     asked = dict(model="alpha", max_tokens=5, temperature=0)
-    ids = list(served.server.engine.reader.encode("the film was"))
+    ids = list(served.server.engine.prompt_processor.encode("the film was"))
     text, same = (
         served.client.completions.create(prompt=prompt, **asked).choices[0].text
         for prompt in ("the film was", ids)

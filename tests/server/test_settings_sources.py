@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapterhub.cli.serve_settings import print_settings
-from adapterhub.engine.settings import EngineSettings
+from adapterhub.engine.config import EngineConfig
 from adapterhub.errors import SettingsError
 from adapterhub.server.configuration import load_settings
 from adapterhub.server.settings import ServerSettings
@@ -31,16 +31,18 @@ def test_flags_go_before_the_environment_before_the_file_before_defaults(file):
     path = file('backbone = "from-file"\nport = 1\nmax_rows = 2\nmax_queue = 3\n')
     environ = {
         "ADAPTERHUB_SERVE_PORT": "11",
-        "ADAPTERHUB_SERVE_MAX_ROWS": "12",
+        "ADAPTERHUB_SERVE_MAX_NUM_SEQS": "12",
         "ADAPTERHUB_HOME": "/elsewhere",
     }
-    found = load_settings({"port": 21, "max_rows": None, "adapters": []}, environ, path)
+    found = load_settings({"port": 21, "max_num_seqs": None, "adapters": []}, environ, path)
     settings = found.settings
-    assert (settings.port, settings.max_rows, settings.max_queue) == (21, 12, 3)
+    assert (settings.port, settings.max_num_seqs, settings.max_queue) == (21, 12, 3)
     assert settings.backbone == "from-file"
-    assert {name: found.sources[name] for name in ("port", "max_rows", "max_queue", "host")} == {
+    assert {
+        name: found.sources[name] for name in ("port", "max_num_seqs", "max_queue", "host")
+    } == {
         "port": "--port",
-        "max_rows": "ADAPTERHUB_SERVE_MAX_ROWS",
+        "max_num_seqs": "ADAPTERHUB_SERVE_MAX_NUM_SEQS",
         "max_queue": str(path),
         "host": "default",
     }
@@ -101,16 +103,16 @@ def test_prompts_are_not_logged_and_only_this_machine_is_let_in_by_default():
     assert settings.log_prompts is False
     assert settings.host == "127.0.0.1"
     assert settings.anonymous_access == "auto"
-    assert settings.max_rows <= settings.places
+    assert settings.max_num_seqs <= settings.places
     # with what is left free for others, a flood does not fill all rows
-    assert settings.places * (1 - settings.reserved_share) < settings.max_rows
+    assert settings.places * (1 - settings.reserved_share) < settings.max_num_seqs
 
 
 def test_the_engine_gets_its_sizes():
     sizes = load_settings(
-        {"backbone": "tiny", "max_rows": 4, "rank_rows": 64}, {}
+        {"backbone": "tiny", "max_num_seqs": 4, "rank_slots": 64}, {}
     ).settings.engine()
-    assert asdict(sizes) == {**asdict(EngineSettings()), "max_rows": 4, "rank_rows": 64}
+    assert asdict(sizes) == {**asdict(EngineConfig()), "max_num_seqs": 4, "rank_slots": 64}
 
 
 @pytest.mark.parametrize(
@@ -121,18 +123,23 @@ def test_the_engine_gets_its_sizes():
         ({}, {"ADAPTERHUB_SERVE_PORTS": "1"}, "", "PORTS: is an unknown setting. Did you mean"),
         ({"prot": 1}, {}, "", "--prot: is an unknown setting. Did you mean 'port'"),
         ({"backbone": "x", "port": 70000}, {}, "", "--port: input should be less than or equal"),
-        ({"backbone": "x"}, {}, "max_rows = 0", "serve.toml: max_rows: input should be"),
+        ({"backbone": "x"}, {}, "max_num_seqs = 0", "serve.toml: max_num_seqs: input should be"),
         ({"backbone": "x"}, {}, "max_head = 9", "max_head: max_head was renamed to max_header_b"),
         ({}, {"ADAPTERHUB_SERVE_MAX_HEAD": "1"}, "", "MAX_HEAD: max_head was renamed to max_head"),
         ({"backbone": "x"}, {}, "max_body_bytes = true", "max_body_bytes: must be a number"),
-        ({"backbone": "x"}, {"ADAPTERHUB_SERVE_MAX_ROWS": "many"}, "", "MAX_ROWS: input should"),
+        (
+            {"backbone": "x"},
+            {"ADAPTERHUB_SERVE_MAX_NUM_SEQS": "many"},
+            "",
+            "MAX_NUM_SEQS: input should",
+        ),
         (
             {"backbone": "x"},
             {"ADAPTERHUB_SERVE_ANONYMOUS_ACCESS": "all"},
             "",
             "ANONYMOUS_ACCESS: input",
         ),
-        ({"backbone": "x", "block_size": 64, "cache_positions": 32}, {}, "", "block_size 64 is"),
+        ({"backbone": "x", "block_size": 64, "kv_cache_tokens": 32}, {}, "", "block_size 64 is"),
         ({}, {}, "backbone = ", "is not TOML"),
         ({}, {}, "[engine]\nmax_rows = 2", "engine: is an unknown setting"),
         ({}, {"ADAPTERHUB_SERVE_CONFIG": "none.toml"}, None, "none.toml: can't be read: No such"),

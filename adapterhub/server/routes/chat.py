@@ -48,7 +48,7 @@ def _prepare(call: Call, body: ChatRequest) -> Job:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         json_schema=_format(body) if schema is None else schema,
     )
-    return Job(model, (server.engine.reader.read(tokens, params),), params.n)
+    return Job(model, (server.engine.prompt_processor.read(tokens, params),), params.n)
 
 
 def _format(body: ChatRequest) -> dict[str, Any] | None:

@@ -49,11 +49,13 @@ def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[str | list[
 
 
 def _read(server: Server, body: CompletionRequest, prompt: str | list[int]) -> PreparedPrompt:
-    tokens = server.engine.reader.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
+    tokens = (
+        server.engine.prompt_processor.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
+    )
     asked = body.max_tokens
     room = room_for(server, len(tokens), asked)
     params = sampling(body, max_tokens=asked or min(room, DEFAULT_TOKENS), logprobs=body.logprobs)
-    return server.engine.reader.read(tokens, params)
+    return server.engine.prompt_processor.read(tokens, params)
 
 
 async def _whole(call: Call, body: CompletionRequest, job: Job) -> dict[str, Any]:

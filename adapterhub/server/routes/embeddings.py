@@ -70,7 +70,7 @@ def tokens_of(server: Server, text: str | list[int], place: str) -> tuple[int, .
     Raises:
         RequestError: when there are none, too many, or one is no token.
     """
-    tokens = server.engine.reader.encode(text) if isinstance(text, str) else tuple(text)
+    tokens = server.engine.prompt_processor.encode(text) if isinstance(text, str) else tuple(text)
     longest = int(getattr(server.backbone.config, "max_position_embeddings", 0) or 2**31)
     if not 0 < len(tokens) <= longest:
         raise RequestError(

@@ -45,7 +45,7 @@ def _prepare(server: Server, one: Asked, most: int | None) -> tuple[Instructed, 
         max_tokens=most or min(room, task.options.max_new_tokens),
         stop_token_ids=tuple(sorted(task.stop_ids)),
     )
-    return task, Job(one.model, (server.engine.reader.read(tokens, params),), 1)
+    return task, Job(one.model, (server.engine.prompt_processor.read(tokens, params),), 1)
 
 
 async def _written(call: Call, task: Instructed, job: Job) -> dict[str, Any]:

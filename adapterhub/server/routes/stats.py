@@ -73,7 +73,7 @@ def queued(server: Server) -> int:
 def cache_fill(server: Server, free_blocks: int) -> tuple[int, int]:
     """Return how many positions of the key-value cache are in use, and how many there are."""
     block = server.sizes.block_size
-    size = -(-server.sizes.cache_positions // block) * block if free_blocks else 0
+    size = -(-server.sizes.kv_cache_tokens // block) * block if free_blocks else 0
     return max(size - free_blocks * block, 0), size
 
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.data.packing import Example
-    from adapterhub.engine.heads import Head, Reader
-    from adapterhub.engine.host_tier import Prepared
-    from adapterhub.engine.passes import PassRequest, Wish
-    from adapterhub.engine.slots import Blend
+    from adapterhub.engine.adapter_slots import Blend
+    from adapterhub.engine.heads import Head, TaskHead
+    from adapterhub.engine.host_cache import Prepared
+    from adapterhub.engine.pooling import PoolingParams, PoolingSequence
     from adapterhub.tasks.base import Row
 
 #: Of heads: read once a row, once a word, or wherever an answer may start or end.
@@ -30,7 +30,7 @@ Each: TypeAlias = "str | Sequence[Adapters]"
 _METHODS = {"sequence": "classify", "token": "tag", "span": "answer"}
 
 
-class TextRequest(ABC):
+class PoolingRequest(ABC):
     """A text, and the passes that it is read in once its adapters are in host memory."""
 
     def __init__(self, number: int, adapters: tuple[tuple[str, float], ...]) -> None:
@@ -46,7 +46,7 @@ class TextRequest(ABC):
         #: positions of its trained prefix
         self.virtual = 0
         self.blend: Blend | None = None
-        self.passes: tuple[PassRequest, ...] = ()
+        self.passes: tuple[PoolingSequence, ...] = ()
         self.error: AdapterHubError | None = None
 
     @property
@@ -57,7 +57,7 @@ class TextRequest(ABC):
         )
 
     @abstractmethod
-    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | Wish]]:
+    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | PoolingParams]]:
         """Return what is read in passes, and what of their hidden states is wanted.
 
         Args:
@@ -80,7 +80,7 @@ class TextRequest(ABC):
         return [request.value() for request in self.passes]
 
 
-class EmbedRequest(TextRequest):
+class EmbedRequest(PoolingRequest):
     """A text that becomes a vector."""
 
     def __init__(
@@ -88,7 +88,7 @@ class EmbedRequest(TextRequest):
         number: int,
         adapters: tuple[tuple[str, float], ...],
         example: Example,
-        wish: Wish,
+        wish: PoolingParams,
     ) -> None:
         """Wait for adapters.
 
@@ -102,7 +102,7 @@ class EmbedRequest(TextRequest):
         self.example = example
         self._wish = wish
 
-    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | Wish]]:
+    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | PoolingParams]]:
         """Return the text, whichever adapters read it."""
         return [(self.example, self._wish)]
 
@@ -116,7 +116,7 @@ class EmbedRequest(TextRequest):
         return vector
 
 
-class LabelRequest(TextRequest):
+class LabelRequest(PoolingRequest):
     """A text that is labelled by the head of one of its adapters."""
 
     def __init__(
@@ -137,11 +137,11 @@ class LabelRequest(TextRequest):
         super().__init__(number, adapters)
         self._row: Mapping[str, Any] = {"text": text} if isinstance(text, str) else text
         self._kind = kind
-        self._reader: Reader | None = None
+        self._reader: TaskHead | None = None
         #: parts of the text that fit into a pass, in order
         self._windows: list[Row] = []
 
-    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | Wish]]:
+    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | PoolingParams]]:
         """Return the text's windows, with the head that reads them.
 
         Raises:
@@ -171,7 +171,7 @@ class LabelRequest(TextRequest):
             parts.append(reader.task.prediction(window, decoded))
         return reader.task.join(parts)
 
-    def _only_reader(self, adapters: Sequence[Prepared]) -> Reader:
+    def _only_reader(self, adapters: Sequence[Prepared]) -> TaskHead:
         place = ", ".join(key for key, _ in self.adapters) or "bare backbone"
         found = [each.reader for each in adapters if each.reader is not None]
         if len(found) != 1:

@@ -10,18 +10,20 @@ from transformers import AutoModelForCausalLM
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.attention import PagedRow, _paged_singles, attend_rows, paged_batch
 from adapterhub.engine.cache import KeyValueCache
+from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.cuda_graphs import DecodeGraphs, can_capture, sizes_for
 from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeRow, DecodeSizes
 from adapterhub.engine.engine import Engine
-from adapterhub.engine.forward import ForwardPass
-from adapterhub.engine.graphs import DecodeGraphs, can_capture, sizes_for
-from adapterhub.engine.settings import EngineSettings
+from adapterhub.engine.model_runner import ModelRunner
 from adapterhub.kernels.choice import choose_attention
 from adapterhub.kernels.lora_rows import Part, plan_of
 from adapterhub.kernels.paged_attention import attend_pages
 from adapterhub.specs import QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
-SMALL = EngineSettings(max_rows=3, step_tokens=16, cache_positions=96, block_size=4, rank_rows=32)
+SMALL = EngineConfig(
+    max_num_seqs=3, max_num_batched_tokens=16, kv_cache_tokens=96, block_size=4, rank_slots=32
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def test_a_bare_row_gets_the_same_bits_beside_any_adapter(decoder, peers, monkey
         request = engine.add([6, 7, 8], None, asked(3))
         engine.add([9, 10], beside, asked(3))
         hidden = []
-        inner = ForwardPass.__call__
+        inner = ModelRunner.__call__
 
         def kept(forward, pieces, inner=inner, hidden=hidden):
             found = inner(forward, pieces)
@@ -115,7 +117,7 @@ def test_a_bare_row_gets_the_same_bits_beside_any_adapter(decoder, peers, monkey
             return found
 
         with monkeypatch.context() as patched:
-            patched.setattr(ForwardPass, "__call__", kept)
+            patched.setattr(ModelRunner, "__call__", kept)
             while engine.busy:
                 engine.step()
         assert request.completion().answers[0].tokens
@@ -239,9 +241,9 @@ def test_rows_of_one_token_on_a_gpu_see_what_they_see_on_a_cpu(window, tokens):
 
 
 def test_sizes_are_powers_of_two_up_to_the_most_rows():
-    assert sizes_for(EngineSettings(max_rows=1)).rows == (1,)
-    assert sizes_for(EngineSettings(max_rows=8)).rows == (1, 2, 4, 8)
-    assert sizes_for(EngineSettings(max_rows=20)).rows == (1, 2, 4, 8, 16, 20)
+    assert sizes_for(EngineConfig(max_num_seqs=1)).rows == (1,)
+    assert sizes_for(EngineConfig(max_num_seqs=8)).rows == (1, 2, 4, 8)
+    assert sizes_for(EngineConfig(max_num_seqs=20)).rows == (1, 2, 4, 8, 16, 20)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,13 @@ import torch
 from adapterhub.adapters.artifact import write_artifact
 from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.adapters.peft_format import config_document, peft_config
-from adapterhub.engine.blocks import Blocks
-from adapterhub.engine.host_tier import HostTier, prepared_bytes
-from adapterhub.engine.residency import Residency
+from adapterhub.engine.adapter_fetcher import FetchResults
+from adapterhub.engine.adapter_manager import AdapterManager
+from adapterhub.engine.adapter_slots import AdapterSlots, LoraFactors
+from adapterhub.engine.block_pool import BlockPool
+from adapterhub.engine.host_cache import HostCache, prepared_bytes
 from adapterhub.engine.scheduler import Scheduler
 from adapterhub.engine.sequences import Sequence
-from adapterhub.engine.slots import AdapterSlots, LoraFactors
-from adapterhub.engine.sources import News
 from adapterhub.specs import QuantizationSpec
 
 TASK_TYPES = {
@@ -105,7 +105,7 @@ class SlowArrivals:
             elif self.host.reserve(key, prepared_bytes(self.adapters[key]), number):
                 self.host.put(key, self.adapters[key])
                 del self.under_way[key]
-        return News()
+        return FetchResults()
 
 
 class Site:
@@ -128,35 +128,35 @@ class ModelFree:
         self,
         ranks,
         *,
-        rank_rows,
-        max_rows,
+        rank_slots,
+        max_num_seqs,
         host=1 << 30,
         delay=2,
         max_overtakes=8,
-        copy_bytes=1 << 30,
+        max_copy_bytes=1 << 30,
     ):
         factors = {
             f"a{i}": LoraFactors(rank, {0: (torch.zeros(rank, 1), torch.zeros(rank, 1))})
             for i, rank in enumerate(ranks)
         }
-        self.host = HostTier(host)
-        self.slots = AdapterSlots([Site()], rank_rows, torch.device("cpu"))
+        self.host = HostCache(host)
+        self.slots = AdapterSlots([Site()], rank_slots, torch.device("cpu"))
         self.arrivals = SlowArrivals(self.host, factors, delay)
-        self.residency = Residency(
+        self.adapter_manager = AdapterManager(
             self.slots,
             self.host,
             self.arrivals,
             lambda row, adapters: None,
-            look_ahead=64,
-            copy_bytes=copy_bytes,
+            prefetch_lookahead=64,
+            max_copy_bytes=max_copy_bytes,
         )
         self.scheduler = Scheduler(
-            Blocks(4096, 16),
-            self.residency,
+            BlockPool(4096, 16),
+            self.adapter_manager,
             None,
-            max_rows=max_rows,
-            step_tokens=512,
-            look_ahead=64,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=512,
+            prefetch_lookahead=64,
             max_overtakes=max_overtakes,
         )
         self.steps = 0
@@ -175,15 +175,17 @@ class ModelFree:
         self.arrived += 1
         self.came[row], self.tokens[row] = self.steps, tokens
         self.before[row] = len(self.scheduler.waiting)
-        self.residency.join(row)
+        self.adapter_manager.join(row)
         self.scheduler.add(row)
         return row
 
     def step(self):
-        lost = self.residency.look_after(self.scheduler.waiting, idle=not self.scheduler.running)
+        lost = self.adapter_manager.look_after(
+            self.scheduler.waiting, idle=not self.scheduler.running
+        )
         assert not lost
         for row in self.scheduler.waiting:
-            if self.residency.ready(row):
+            if self.adapter_manager.ready(row):
                 self.ready.setdefault(row, self.steps)
         self.steps += 1
         for piece in self.scheduler.plan():

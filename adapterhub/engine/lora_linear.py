@@ -10,7 +10,7 @@ from bitsandbytes.nn import Linear4bit
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
-from adapterhub.engine.step import current_step
+from adapterhub.engine.forward_context import get_forward_context
 from adapterhub.kernels.choice import has_triton
 from adapterhub.kernels.looped_four_bit import LoopedFourBit, can_loop_four_bit
 from adapterhub.kernels.packed import Packed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
-class LoraSite(nn.Module):
+class LoraLinear(nn.Module):
     """A linear layer of the backbone with tables of rank rows beside it.
 
     Without a current step it is the layer itself.
@@ -110,7 +110,7 @@ class LoraSite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., out]``."""
         y: Tensor = self.base(x)
-        step = current_step()
+        step = get_forward_context()
         plan = None if step is None else step.plan(self.number, x.numel() // x.shape[-1])
         if plan is not None:
             y = y.contiguous()
@@ -133,14 +133,14 @@ class LoraSite(nn.Module):
             rows[start:end] = own.to(rows.dtype)
 
 
-def install_sites(body: nn.Module, dtype: torch.dtype, kernel: LoraKernel) -> dict[str, LoraSite]:
+def install_sites(body: nn.Module, dtype: torch.dtype, kernel: LoraKernel) -> dict[str, LoraLinear]:
     """Put a site in the place of every linear layer of a body; return them by module path."""
     paths = [path for path, module in body.named_modules() if isinstance(module, nn.Linear)]
-    sites: dict[str, LoraSite] = {}
+    sites: dict[str, LoraLinear] = {}
     for number, path in enumerate(paths):
         parent, _, name = path.rpartition(".")
         holder = body.get_submodule(parent)
-        site = LoraSite(packed(getattr(holder, name)), number, dtype, kernel)
+        site = LoraLinear(packed(getattr(holder, name)), number, dtype, kernel)
         setattr(holder, name, site)
         sites[path] = site
     _say_what_is_not_fused([site.base for site in sites.values()])
@@ -181,7 +181,7 @@ def _say_what_is_not_fused(bases: list[nn.Module]) -> None:
         )
 
 
-def remove_sites(body: nn.Module, sites: dict[str, LoraSite]) -> None:
+def remove_sites(body: nn.Module, sites: dict[str, LoraLinear]) -> None:
     """Put the layers back that ``install_sites`` replaced."""
     for path, site in sites.items():
         parent, _, name = path.rpartition(".")

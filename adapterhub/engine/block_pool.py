@@ -2,7 +2,7 @@
 
 A block holds the keys and values of ``block_size`` neighbouring positions. A full block is known
 by what it is made of: the adapters that computed it, all tokens before it, and its own. A later
-row that begins alike takes the same block, read-only. Blocks that nobody uses stay known until
+row that begins alike takes the same block, read-only. BlockPool that nobody uses stay known until
 their memory is needed, the least recently used first.
 """
 
@@ -26,7 +26,7 @@ class _Block:
     content: bytes = b""
 
 
-class Blocks:
+class BlockPool:
     """Counts of users of every block, and the contents of those that are full.
 
     Args:

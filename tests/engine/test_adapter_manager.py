@@ -3,12 +3,12 @@
 import random
 
 import pytest
+from adapter_manager_helpers import ModelFree, numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tier_helpers import ModelFree, numbers
 
-from adapterhub.engine.host_tier import HostTier
-from adapterhub.engine.slots import LoraFactors, RankRows
+from adapterhub.engine.adapter_slots import LoraFactors, RankSlots
+from adapterhub.engine.host_cache import HostCache
 from adapterhub.errors import EngineError
 
 SLOTS, RANK, TOKENS = 8, 4, 6
@@ -35,11 +35,11 @@ def test_more_adapters_than_slots_cost_few_steps_and_nobody_starves(times, patte
     draw = random.Random(times)
     asked = numbers(pattern, SLOTS * times, 200, draw)
     steps = {}
-    for rank_rows in (SLOTS * RANK, SLOTS * RANK * times):
-        engine = ModelFree([RANK] * SLOTS * times, rank_rows=rank_rows, max_rows=SLOTS)
+    for rank_slots in (SLOTS * RANK, SLOTS * RANK * times):
+        engine = ModelFree([RANK] * SLOTS * times, rank_slots=rank_slots, max_num_seqs=SLOTS)
         for number in asked:
             engine.add(f"a{number}", tokens=TOKENS)
-        steps[rank_rows] = engine.run()
+        steps[rank_slots] = engine.run()
         assert len(engine.ended) == len(asked)
         assert_bound(engine, 8, TOKENS)
     few, all_resident = steps.values()
@@ -51,7 +51,7 @@ def test_fewer_slots_than_rows_cost_no_more_than_the_slots_that_lack(pattern):
     """Half the rows' slots: rows of different adapters can't all run, but no step is lost."""
     draw = random.Random(5)
     asked = numbers(pattern, 64, 200, draw)
-    engine = ModelFree([RANK] * 64, rank_rows=SLOTS * RANK, max_rows=2 * SLOTS)
+    engine = ModelFree([RANK] * 64, rank_slots=SLOTS * RANK, max_num_seqs=2 * SLOTS)
     for number in asked:
         engine.add(f"a{number}", tokens=TOKENS)
     # at least one row runs in each slot
@@ -62,7 +62,9 @@ def test_fewer_slots_than_rows_cost_no_more_than_the_slots_that_lack(pattern):
 def test_host_memory_smaller_than_what_rows_wait_for_is_no_cliff():
     steps = {}
     for host in (bytes_of(RANK) * (SLOTS + 4), 1 << 20):
-        engine = ModelFree([RANK] * 64, rank_rows=SLOTS * RANK, max_rows=SLOTS, host=host, delay=1)
+        engine = ModelFree(
+            [RANK] * 64, rank_slots=SLOTS * RANK, max_num_seqs=SLOTS, host=host, delay=1
+        )
         for number in numbers("uniform", 64, 150, random.Random(2)):
             engine.add(f"a{number}", tokens=TOKENS)
         steps[host] = engine.run()
@@ -74,7 +76,7 @@ def test_host_memory_smaller_than_what_rows_wait_for_is_no_cliff():
 @pytest.mark.parametrize(("overtakes", "served"), [(8, True), (10**9, False)])
 def test_a_stream_of_rows_does_not_keep_a_large_adapter_out(overtakes, served):
     """The large one needs all slots; without a bound on overtaking it would wait for ever."""
-    engine = ModelFree([4, 4, 16], rank_rows=16, max_rows=8, max_overtakes=overtakes)
+    engine = ModelFree([4, 4, 16], rank_slots=16, max_num_seqs=8, max_overtakes=overtakes)
     for _ in range(2):
         engine.add("a0")
         engine.add("a1")
@@ -92,7 +94,7 @@ def test_a_stream_of_rows_does_not_keep_a_large_adapter_out(overtakes, served):
 
 
 def test_rows_of_held_adapters_pass_by_one_that_is_on_its_way():
-    engine = ModelFree([4, 4], rank_rows=8, max_rows=4, delay=50)
+    engine = ModelFree([4, 4], rank_slots=8, max_num_seqs=4, delay=50)
     slow = engine.add("a0")
     bare = engine.add()
     engine.run()
@@ -101,12 +103,12 @@ def test_rows_of_held_adapters_pass_by_one_that_is_on_its_way():
 
 
 def test_pieces_of_free_rows_are_joined_by_evicting_and_pins_yield_last():
-    engine = ModelFree([4, 4, 4, 4, 12], rank_rows=16, max_rows=4)
+    engine = ModelFree([4, 4, 4, 4, 12], rank_slots=16, max_num_seqs=4)
     for name in ("a0", "a1", "a2", "a3"):
         engine.add(name)
     engine.run()
-    engine.residency.pin("a0")
-    engine.residency.pin("a2")
+    engine.adapter_manager.pin("a0")
+    engine.adapter_manager.pin("a2")
     # 8 rows are loose, in two pieces; the pinned ones stand between them
     engine.add("a4")
     engine.run()
@@ -115,19 +117,19 @@ def test_pieces_of_free_rows_are_joined_by_evicting_and_pins_yield_last():
 
 
 def test_pinned_adapters_stay_while_others_come_and_go():
-    engine = ModelFree([4] * 12, rank_rows=16, max_rows=4)
+    engine = ModelFree([4] * 12, rank_slots=16, max_num_seqs=4)
     engine.add("a0")
     engine.run()
-    engine.residency.pin("a0")
+    engine.adapter_manager.pin("a0")
     for number in range(1, 12):
         engine.add(f"a{number}")
     engine.run()
-    assert engine.residency.loads == 12
+    assert engine.adapter_manager.loads == 12
     assert "a0" in engine.slots.resident
 
 
 def test_copying_goes_on_over_steps_while_rows_run_and_a_blend_takes_all_it_needs():
-    engine = ModelFree([4, 4, 4, 4], rank_rows=12, max_rows=4, copy_bytes=1)
+    engine = ModelFree([4, 4, 4, 4], rank_slots=12, max_num_seqs=4, max_copy_bytes=1)
     engine.add("a0", tokens=30)
     engine.run()
     engine.add("a0", tokens=30)
@@ -150,22 +152,22 @@ def test_copying_goes_on_over_steps_while_rows_run_and_a_blend_takes_all_it_need
 )
 def test_any_mix_of_ranks_and_blends_comes_to_its_end(ranks, rows, host, pinned):
     room = bytes_of(16) * max(host, 2 + pinned)
-    engine = ModelFree(ranks, rank_rows=32, max_rows=4, host=room)
+    engine = ModelFree(ranks, rank_slots=32, max_num_seqs=4, host=room)
     for number in range(min(pinned, len(ranks))):
-        engine.residency.pin(f"a{number}")
+        engine.adapter_manager.pin(f"a{number}")
     for names, tokens, pause in rows:
         engine.add(*dict.fromkeys(f"a{number % len(ranks)}" for number in names), tokens=tokens)
         for _ in range(pause):
             engine.step()
     engine.run()
     assert len(engine.ended) == len(rows)
-    assert not engine.residency._rows
+    assert not engine.adapter_manager._rows
     assert not engine.host._users
 
 
 def test_a_blend_starts_where_its_own_adapters_had_cut_the_free_rows_in_pieces():
     """a1 lies behind a0; once a0 goes, 12 rows are free on either side of it, and a2 needs 14."""
-    engine = ModelFree([12, 8, 14], rank_rows=32, max_rows=4)
+    engine = ModelFree([12, 8, 14], rank_slots=32, max_num_seqs=4)
     for name in ("a0", "a1"):
         engine.add(name)
         engine.run()
@@ -177,7 +179,7 @@ def test_a_blend_starts_where_its_own_adapters_had_cut_the_free_rows_in_pieces()
 
 
 def test_a_blend_of_more_ranks_than_all_rows_is_refused():
-    engine = ModelFree([20, 20], rank_rows=32, max_rows=4, delay=0)
+    engine = ModelFree([20, 20], rank_slots=32, max_num_seqs=4, delay=0)
     for name in ("a0", "a1"):
         engine.add(name)
     engine.run()
@@ -186,7 +188,7 @@ def test_a_blend_of_more_ranks_than_all_rows_is_refused():
 
 
 def test_a_blend_that_host_memory_can_not_hold_at_once_is_refused():
-    host = HostTier(40)
+    host = HostCache(40)
     host.claim({"a": 3, "b": 3, "other": 4})
     for key in ("a", "other"):
         assert host.reserve(key, 16, 3)
@@ -198,7 +200,7 @@ def test_a_blend_that_host_memory_can_not_hold_at_once_is_refused():
 
 
 def test_host_memory_keeps_what_was_loaded_by_hand_and_says_when_it_is_full():
-    host = HostTier(100)
+    host = HostCache(100)
     host.keep("mine", adapter_of(15))
     assert host.reserve("a", 25, 0)
     host.put("a", adapter_of(6))
@@ -206,13 +208,13 @@ def test_host_memory_keeps_what_was_loaded_by_hand_and_says_when_it_is_full():
     host.give_up("b")
     with pytest.raises(EngineError, match="takes 80 bytes"):
         host.reserve("c", 80, 0)
-    with pytest.raises(EngineError, match="more host_bytes"):
+    with pytest.raises(EngineError, match="more host_cache_bytes"):
         host.keep("more", adapter_of(30))
     assert "mine" in host
 
 
 def test_host_memory_lets_go_of_younger_claims_before_older_ones():
-    host = HostTier(24)
+    host = HostCache(24)
     for key in ("old", "young", "none"):
         assert host.reserve(key, 8, 9)
         host.put(key, adapter_of(2))
@@ -238,7 +240,7 @@ def adapter_of(values):
 
 
 def test_largest_free_range_counts_what_would_be_freed():
-    rows = RankRows(16)
+    rows = RankSlots(16)
     starts = [rows.take(4) for _ in range(4)]
     assert rows.largest() == 0
     rows.give_back(starts[1], 4)

@@ -9,7 +9,7 @@ from engine_helpers import asked as answer
 from engine_helpers import greedy, make_peer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pass_helpers import ENCODER_SPECS, bare_body, hidden_of, make_labeller, make_labellers
+from pooling_helpers import ENCODER_SPECS, bare_body, hidden_of, make_labeller, make_labellers
 from tiny_configs import WINDOW, family_configs
 from toy_fixtures import GLAD, SAD, THINGS, save_tokenizer
 from transformers import AutoModelForCausalLM
@@ -18,7 +18,7 @@ from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.engine.async_engine import AsyncEngine
-from adapterhub.engine.engine import Engine, EngineSettings
+from adapterhub.engine.engine import Engine, EngineConfig
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, EngineError, NotFoundError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
@@ -28,9 +28,9 @@ from adapterhub.training.train import train
 PLAIN = QuantizationSpec("none", "float32")
 TOLERANCE = 1e-4
 WORDS = ["the", "was", *THINGS, *GLAD, *SAD]
-ROOMY = EngineSettings(cache_positions=256, rank_rows=64)
+ROOMY = EngineConfig(kv_cache_tokens=256, rank_slots=64)
 #: Room for two adapters or three, and for a few rows.
-TIGHT = EngineSettings(cache_positions=256, rank_rows=12, pass_tokens=40)
+TIGHT = EngineConfig(kv_cache_tokens=256, rank_slots=12, max_pooling_tokens=40)
 
 
 def engine_of(folder, labellers, settings=ROOMY):
@@ -71,11 +71,11 @@ def unloaded(encoder):
     engine.close()
 
 
-def ask(engine, labellers, text, name):
+def add_labeling(engine, labellers, text, name):
     """Ask for labels by the adapter's head; without an adapter, for an embedding."""
     if name is None:
-        return engine.ask_embedding(text)
-    return engine.ask(text, name, kind=labellers[name].task.head)
+        return engine.add_embedding(text)
+    return engine.add_labeling(text, name, kind=labellers[name].task.head)
 
 
 def wait(engine, asked):
@@ -104,7 +104,7 @@ MANY = settings(
 @given(rows=ROWS)
 def test_every_row_of_a_mix_is_read_as_alone_with_peft(encoder, encoders, tight, rows):
     body = bare_body(encoder)
-    asked = [ask(tight, encoders, text, name) for text, name in rows]
+    asked = [add_labeling(tight, encoders, text, name) for text, name in rows]
     wait(tight, asked)
     for request, (_, name) in zip(asked, rows, strict=True):
         assert_as_alone(request, encoders, name, body)
@@ -115,9 +115,9 @@ def test_every_row_of_a_mix_is_read_as_alone_with_peft(encoder, encoders, tight,
 def test_a_row_without_an_adapter_is_to_the_bit_as_if_none_were_loaded(
     encoders, roomy, unloaded, rows
 ):
-    asked = [ask(roomy, encoders, text, name) for text, name in rows]
+    asked = [add_labeling(roomy, encoders, text, name) for text, name in rows]
     wait(roomy, asked)
-    alike = [unloaded.ask_embedding(text) for text, _ in rows]
+    alike = [unloaded.add_embedding(text) for text, _ in rows]
     wait(unloaded, alike)
     for request, other, (_, name) in zip(asked, alike, rows, strict=True):
         if name is None:
@@ -129,7 +129,9 @@ def test_decoders_read_rows_of_all_kinds_as_alone_with_peft(decoder, decoders):
     body = bare_body(decoder)
     texts = [" ".join(WORDS[: 1 + (5 * i) % 13]) for i in range(14)]
     names = [None, *decoders, None, *reversed(decoders)]
-    asked = [ask(engine, decoders, text, name) for text, name in zip(texts, names, strict=True)]
+    asked = [
+        add_labeling(engine, decoders, text, name) for text, name in zip(texts, names, strict=True)
+    ]
     wait(engine, asked)
     assert engine.stats().evictions > 0
     assert engine.stats().passes == len(asked)
@@ -151,7 +153,7 @@ def test_windows_slide_in_passes(tmp_path, family):
     text = " ".join(WORDS * 2)
     assert len(text.split()) > 3 * WINDOW
     rows = [(text, None), (text, "a"), ("the film", "a"), ("the film", None)]
-    asked = [ask(engine, labellers, each, name) for each, name in rows]
+    asked = [add_labeling(engine, labellers, each, name) for each, name in rows]
     wait(engine, asked)
     engine.close()
     for request, (_, name) in zip(asked, rows, strict=True):
@@ -179,12 +181,12 @@ def test_norm_layers_of_an_adapter_are_used_by_its_own_rows(tmp_path):
         }
         engine = engine_of(folder, labellers)
         rows = [("the film was", "a0"), ("the day", None), ("a song", "a1"), ("the film was", None)]
-        asked = [ask(engine, labellers, text, name) for text, name in rows]
+        asked = [add_labeling(engine, labellers, text, name) for text, name in rows]
         wait(engine, asked)
         for request, (_, name) in zip(asked, rows, strict=True):
             assert_as_alone(request, labellers, name, bare_body(folder))
         with pytest.raises(EngineError, match=r"norm layers.*can't be blended"):
-            engine.ask("the film", [("a0", 0.5)])
+            engine.add_labeling("the film", [("a0", 0.5)])
         engine.close()
 
 
@@ -212,18 +214,18 @@ def test_a_blend_is_read_by_the_head_of_the_one_that_has_one(decoder, decoders):
     engine.load_weights(other.weights, key="other", name="other")
     text = "the film was good"
     blends = [[("s0", 1.0), ("other", weight)] for weight in (1.0, 0, 0.5)]
-    whole, none, half, alone = (engine.ask(text, each) for each in (*blends, "s0"))
+    whole, none, half, alone = (engine.add_labeling(text, each) for each in (*blends, "s0"))
     wait(engine, [whole, none, half, alone])
     logits = [request.passes[0].value() for request in (whole, none, half, alone)]
     assert torch.allclose(logits[1], logits[3], atol=TOLERANCE)
     assert not torch.allclose(logits[0], logits[3], atol=0.01)
     assert not torch.allclose(logits[0], logits[2], atol=0.01)
     with pytest.raises(EngineError, match="2 of the adapters have a head"):
-        engine.ask("the film", [("s0", 1.0), ("s2", 1.0)])
+        engine.add_labeling("the film", [("s0", 1.0), ("s2", 1.0)])
     with pytest.raises(EngineError, match=r"0 of the adapters have a head.*Use generate or embed"):
-        engine.ask("the film", "other")
+        engine.add_labeling("the film", "other")
     with pytest.raises(EngineError, match="Use tag"):
-        engine.ask("the film", "t0")
+        engine.add_labeling("the film", "t0")
     engine.close()
 
 
@@ -250,7 +252,7 @@ def test_text_pairs_have_their_segments(encoder, encoders, roomy, monkeypatch):
     pair = tokenizer(row["text"], row["text_pair"])
     ids = pair["input_ids"]
     example = encoders["s0"].task.encode(row, 1, train=False)
-    request = roomy.ask(row, "s0")
+    request = roomy.add_labeling(row, "s0")
     wait(roomy, [request])
     assert list(example.input_ids) == ids
     expected = encoders["s0"].logits(example)
@@ -264,8 +266,8 @@ def test_a_fault_reaches_only_its_own_row(encoder, encoders):
     engine = engine_of(encoder, encoders)
     broken = AdapterWeights(encoders["s0"].weights.spec, tensors)
     engine.load_weights(broken, key="broken", name="broken", task=encoders["s0"].task)
-    good, bad = engine.ask("the film", "s0"), engine.ask("the film", "broken")
-    long, bare = engine.ask_embedding(" ".join(WORDS * 6)), engine.ask_embedding("the film")
+    good, bad = engine.add_labeling("the film", "s0"), engine.add_labeling("the film", "broken")
+    long, bare = engine.add_embedding(" ".join(WORDS * 6)), engine.add_embedding("the film")
     wait(engine, [good, bad, long, bare])
     with pytest.raises(EngineError, match="NaN or infinite"):
         bad.answer()
@@ -337,8 +339,8 @@ def test_many_texts_are_awaited_at_once(decoder, decoders):
 
 def test_the_first_row_is_always_in_the_next_batch(decoder, decoders):
     engine = engine_of(decoder, decoders, TIGHT)
-    long = engine.ask_embedding([7] * 60)
-    short = [engine.ask_embedding([7] * 12) for _ in range(7)]
+    long = engine.add_embedding([7] * 60)
+    short = [engine.add_embedding([7] * 12) for _ in range(7)]
     done = []
     while engine.busy:
         before = [request.finished for request in (long, *short)]
@@ -350,7 +352,7 @@ def test_the_first_row_is_always_in_the_next_batch(decoder, decoders):
 
 
 def test_adapters_that_never_fit_together_are_an_error_and_not_a_wait(decoder, decoders):
-    small = EngineSettings(cache_positions=64, rank_rows=9)
+    small = EngineConfig(kv_cache_tokens=64, rank_slots=9)
     engine = engine_of(decoder, decoders, small)
     with pytest.raises(EngineError, match="has rank 12, the tables have 9 rows"):
         engine.embed(["the film"], [[("s0", 1.0), ("t0", 1.0)]])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 
 from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeRow, DecodeSizes
-from adapterhub.engine.step import running
+from adapterhub.engine.forward_context import set_forward_context
 from adapterhub.kernels.choice import choose_attention
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig
 
+    from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.attention import PagedBatch
     from adapterhub.engine.cache import KeyValueCache
-    from adapterhub.engine.residency import Residency
-    from adapterhub.engine.scheduler import Piece
-    from adapterhub.engine.settings import EngineSettings
-    from adapterhub.engine.step import Step
+    from adapterhub.engine.config import EngineConfig
+    from adapterhub.engine.forward_context import ForwardContext
+    from adapterhub.engine.scheduler import ScheduledChunk
     from adapterhub.kernels.lora_rows import LoraKernel
 
 _LOG = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class DecodeGraphs:
         self._replays: dict[tuple[int, bool], Callable[[], Tensor]] = {}
         self._failed = False
 
-    def __call__(self, rows: Sequence[DecodeRow], step: Step) -> Tensor | None:
+    def __call__(self, rows: Sequence[DecodeRow], step: ForwardContext) -> Tensor | None:
         """Return the hidden states ``[rows, hidden]``, valid until the next call.
 
         Args:
@@ -103,7 +103,7 @@ class DecodeGraphs:
             view = self._buffers.view(size, adapted=adapted)
 
             def compute() -> Tensor:
-                with torch.no_grad(), running(view.step):
+                with torch.no_grad(), set_forward_context(view.step):
                     return self._forward(view.ids, view.positions, view.paged)
 
             self._replays[key] = self._record(compute)
@@ -146,7 +146,7 @@ def decode_graphs(
     sites: int,
     kernel: LoraKernel,
     forward: Forward,
-    settings: EngineSettings,
+    settings: EngineConfig,
 ) -> DecodeGraphs | None:
     """Return what replays decoding steps, or ``None`` where they have to be computed each time.
 
@@ -173,15 +173,15 @@ def decode_graphs(
     return DecodeGraphs(forward, buffers, sites, CudaRecorder())
 
 
-def sizes_for(settings: EngineSettings) -> DecodeSizes:
+def sizes_for(settings: EngineConfig) -> DecodeSizes:
     """Return buffers that hold all steps of an engine but those with unusually many adapters."""
-    most = settings.max_rows
+    most = settings.max_num_seqs
     powers = [2**power for power in range(most.bit_length()) if 2**power < most]
     return DecodeSizes(
         rows=(*powers, most),
-        positions=settings.cache_positions,
+        positions=settings.kv_cache_tokens,
         parts=4 * most,
-        ranks=settings.rank_rows,
+        ranks=settings.rank_slots,
     )
 
 
@@ -198,7 +198,10 @@ def can_capture(config: Any) -> bool:
 
 
 def replay(
-    graphs: DecodeGraphs | None, pieces: Sequence[Piece], step: Step, residency: Residency
+    graphs: DecodeGraphs | None,
+    pieces: Sequence[ScheduledChunk],
+    step: ForwardContext,
+    adapter_manager: AdapterManager,
 ) -> Tensor | None:
     """Return the hidden states of a step, or ``None`` where it has to be computed.
 
@@ -209,11 +212,11 @@ def replay(
         graphs: of the engine, where it has any.
         pieces: of the step.
         step: which adapters they use.
-        residency: knows the adapters.
+        adapter_manager: knows the adapters.
     """
     if graphs is None or any(piece.end - piece.start != 1 for piece in pieces):
         return None
-    if any(residency.is_dora(key) for piece in pieces for key, _ in piece.sequence.adapters):
+    if any(adapter_manager.is_dora(key) for piece in pieces for key, _ in piece.sequence.adapters):
         return None
     rows = [
         DecodeRow(row.tokens(piece.start, piece.end)[0], piece.start, row.blocks)

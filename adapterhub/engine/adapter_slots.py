@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from adapterhub.engine.heads import Reader
-    from adapterhub.engine.norm_site import NormSite
+    from adapterhub.engine.adapted_norm import AdaptedNorm
+    from adapterhub.engine.heads import TaskHead
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +38,7 @@ class Slot:
     norms: bool = False
 
 
-class PairSite(Protocol):
+class AdaptedLayer(Protocol):
     """A layer that low-rank pairs are added to."""
 
     def make_tables(self, rows: int, device: torch.device) -> None:
@@ -72,7 +72,7 @@ class Blend:
 BARE = Blend()
 
 
-class RankRows:
+class RankSlots:
     """Which rank rows are taken; ranges are given out first fit.
 
     Args:
@@ -133,11 +133,11 @@ class LoraFactors:
     pairs: Mapping[int, tuple[Tensor, Tensor]]
     gains: Mapping[int, Tensor] = field(default_factory=dict)
     norms: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
-    reader: Reader | None = None
+    reader: TaskHead | None = None
 
 
 @dataclass(slots=True, eq=False)
-class Copying:
+class SlotCopy:
     """An adapter on its way into the tables.
 
     Args:
@@ -163,14 +163,14 @@ class AdapterSlots:
 
     def __init__(
         self,
-        sites: Sequence[PairSite],
+        sites: Sequence[AdaptedLayer],
         rows: int,
         device: torch.device,
-        norms: Sequence[NormSite] = (),
+        norms: Sequence[AdaptedNorm] = (),
     ) -> None:
         self._sites = tuple(sites)
         self._norms = dict(enumerate(norms, start=len(self._sites)))
-        self._rows = RankRows(rows)
+        self._rows = RankSlots(rows)
         self._resident: dict[str, Slot] = {}
         for site in self._sites:
             site.make_tables(rows, device)
@@ -208,7 +208,7 @@ class AdapterSlots:
         self.go_on(copying)
         return copying.slot
 
-    def begin(self, key: str, factors: LoraFactors) -> Copying | None:
+    def begin(self, key: str, factors: LoraFactors) -> SlotCopy | None:
         """Take the rows for an adapter, which ``go_on`` copies; ``None`` as in ``put``.
 
         Raises:
@@ -220,9 +220,9 @@ class AdapterSlots:
             return None
         sites = frozenset((*factors.pairs, *factors.norms))
         slot = Slot(key, row, factors.rank, sites, norms=bool(factors.norms))
-        return Copying(slot, factors, list(factors.pairs))
+        return SlotCopy(slot, factors, list(factors.pairs))
 
-    def go_on(self, copying: Copying, most: float = inf) -> int:
+    def go_on(self, copying: SlotCopy, most: float = inf) -> int:
         """Copy layers of an adapter until at least ``most`` bytes are; return how many are.
 
         It is resident once nothing is ``left``.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from pass_helpers import make_labeller
+from pooling_helpers import make_labeller
 from tiny_configs import family_configs
 from toy_fixtures import save_tokenizer
 from transformers import AutoModelForCausalLM
@@ -13,12 +13,12 @@ from transformers import AutoModelForCausalLM
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.data.packing import pack
 from adapterhub.engine.async_engine import AsyncEngine
-from adapterhub.engine.engine import Engine, EngineSettings
+from adapterhub.engine.engine import Engine, EngineConfig
 from adapterhub.errors import DataError, EngineError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
-SMALL = EngineSettings(max_rows=4, cache_positions=256, rank_rows=32)
+SMALL = EngineConfig(max_num_seqs=4, kv_cache_tokens=256, rank_slots=32)
 TARGETS = {"encoder": ("query", "dense"), "decoder": ("q_proj", "down_proj")}
 SHORT = {"question": "the film was", "context": "the film was good the meal was bad"}
 LONG = {"question": "the day", "context": "the song was dull and the day was good " * 12}
@@ -73,10 +73,10 @@ def test_answers_are_those_of_peft_alone_also_in_long_contexts(kit):
 def test_questions_share_a_pass_with_texts_that_are_labelled(kit):
     engine = kit.engine
     asked = [
-        engine.ask(SHORT, "one", kind="span"),
-        engine.ask("the film was good", "moods"),
-        engine.ask("the meal was bad", "things", kind="token"),
-        engine.ask(SHORT, "two", kind="span"),
+        engine.add_labeling(SHORT, "one", kind="span"),
+        engine.add_labeling("the film was good", "moods"),
+        engine.add_labeling("the meal was bad", "things", kind="token"),
+        engine.add_labeling(SHORT, "two", kind="span"),
     ]
     engine.step()
     assert all(request.finished for request in asked)

@@ -6,8 +6,8 @@ from collections import Counter, OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING, TypeAlias
 
+from adapterhub.engine.adapter_slots import LoraFactors
 from adapterhub.engine.prefixes import PrefixStates
-from adapterhub.engine.slots import LoraFactors
 from adapterhub.errors import EngineError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Prepared: TypeAlias = LoraFactors | PrefixStates
 
 
-class HostTier:
+class HostCache:
     """Holds adapters by digest; the least recently used go first. Safe for several threads.
 
     What was loaded by hand can't be fetched again: it counts, and stays until it is forgotten.
@@ -77,7 +77,7 @@ class HostTier:
                         f"takes {size} bytes of host memory, {self.limit - self._taken()} of "
                         f"{self.limit} are free",
                         place=key,
-                        hint="Unload another one, or start the engine with more host_bytes",
+                        hint="Unload another one, or start the engine with more host_cache_bytes",
                     )
                 self._held[key], self._sizes[key] = adapter, size
             self._permanent.add(key)
@@ -107,7 +107,7 @@ class HostTier:
                     f"takes {size} bytes of host memory, all of it is {self.limit}: {fixed} are "
                     f"loaded by hand or pinned, {beside} are of adapters that it is used with",
                     place=key,
-                    hint="Start the engine with more host_bytes",
+                    hint="Start the engine with more host_cache_bytes",
                 )
             if not self._make_room(size, number):
                 return False

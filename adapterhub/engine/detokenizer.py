@@ -27,7 +27,7 @@ class _Detokenizer(Protocol):
         """Return what was held back."""
 
 
-class TextStream:
+class IncrementalDetokenizer:
     """The text of one answer, each piece once.
 
     All pieces together are ``tokenizer.decode(ids, skip_special_tokens=True)`` without clean-up

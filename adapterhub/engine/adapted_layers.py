@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from adapterhub.engine.embedding_site import EmbeddingSite
-from adapterhub.engine.layers import LoraSite, install_sites, remove_sites
-from adapterhub.engine.norm_site import NormSite
+from adapterhub.engine.adapted_norm import AdaptedNorm
+from adapterhub.engine.lora_embedding import LoraEmbedding
+from adapterhub.engine.lora_linear import LoraLinear, install_sites, remove_sites
 from adapterhub.kernels.packed_linear import PackedLinear, can_pack
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ OUTPUT_NAME = "lm_head"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sites:
+class AdaptedLayers:
     """The sites of a backbone.
 
     Args:
@@ -37,13 +37,13 @@ class Sites:
     """
 
     body: nn.Module
-    linear: Mapping[str, LoraSite]
-    embeddings: Mapping[str, EmbeddingSite]
-    output: LoraSite | None
-    norms: Mapping[str, NormSite]
+    linear: Mapping[str, LoraLinear]
+    embeddings: Mapping[str, LoraEmbedding]
+    output: LoraLinear | None
+    norms: Mapping[str, AdaptedNorm]
 
     @property
-    def pairs(self) -> dict[str, LoraSite | EmbeddingSite]:
+    def pairs(self) -> dict[str, LoraLinear | LoraEmbedding]:
         """All sites of low-rank pairs by path, in the order of their numbers."""
         outputs = {} if self.output is None else {OUTPUT_NAME: self.output}
         return {**self.linear, **self.embeddings, **outputs}
@@ -63,7 +63,7 @@ class Sites:
         remove_sites(self.body, dict(self.linear))
 
 
-def make_sites(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> Sites:
+def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> AdaptedLayers:
     """Put sites into a backbone's body and around its output layer.
 
     Args:
@@ -79,7 +79,7 @@ def make_sites(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> Si
     linear = install_sites(body, dtype, kernel)
     number = len(linear)
     embeddings = {
-        path: EmbeddingSite(each, at, dtype) for at, (path, each) in enumerate(found, start=number)
+        path: LoraEmbedding(each, at, dtype) for at, (path, each) in enumerate(found, start=number)
     }
     number += len(embeddings)
     output = None
@@ -87,16 +87,16 @@ def make_sites(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> Si
         head = backbone.lm_head
         # its weight is mostly the embedding's too, which stays as it is
         base = PackedLinear(head, keep=True) if can_pack(head) else head
-        output = LoraSite(base, number, dtype, kernel, lazy=True)
+        output = LoraLinear(base, number, dtype, kernel, lazy=True)
         number += 1
     gemma = str(getattr(body.config, "model_type", "")).startswith("gemma")
-    return Sites(
+    return AdaptedLayers(
         body,
         linear,
         embeddings,
         output,
         {
-            path: NormSite(each, at, heads_first=gemma and path.endswith(("q_norm", "k_norm")))
+            path: AdaptedNorm(each, at, heads_first=gemma and path.endswith(("q_norm", "k_norm")))
             for at, (path, each) in enumerate(norms, start=number)
         },
     )

@@ -11,12 +11,12 @@ from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.heads import stock_class
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.skeleton import check_prefix_fits
+from adapterhub.engine.adapter_slots import LoraFactors
 from adapterhub.engine.cache import cache_shape
 from adapterhub.engine.factors import lora_factors, prepared_size
 from adapterhub.engine.heads import read_head
 from adapterhub.engine.prefixes import PrefixStates, prefix_states
 from adapterhub.engine.session import task_of
-from adapterhub.engine.slots import LoraFactors
 from adapterhub.errors import EngineError
 from adapterhub.specs import PrefixSpec
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.engine.host_tier import Prepared
-    from adapterhub.engine.sites import Sites
+    from adapterhub.engine.adapted_layers import AdaptedLayers
+    from adapterhub.engine.host_cache import Prepared
     from adapterhub.tasks.base import Task
 
 
-class Preparer:
+class AdapterPreparer:
     """Checks adapters and converts them; safe for use from several threads.
 
     Args:
@@ -39,7 +39,7 @@ class Preparer:
         width: of what heads read.
     """
 
-    def __init__(self, backbone: Backbone, sites: Sites, width: int) -> None:
+    def __init__(self, backbone: Backbone, sites: AdaptedLayers, width: int) -> None:
         # a tokenizer changes its settings while it works, and that of prompts is used by others
         self._backbone = replace(backbone, preprocessor=deepcopy(backbone.preprocessor))
         self._sites = sites

@@ -6,14 +6,14 @@ from dataclasses import replace
 import peft
 import pytest
 import torch
-from pass_helpers import randomize
+from pooling_helpers import randomize
 from transformers import AutoModelForImageClassification
 from vision_backbones import FAMILIES, save_vision, shape_picture
 
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.data.pictures import Picture
-from adapterhub.engine.engine import Engine, EngineSettings
+from adapterhub.engine.engine import Engine, EngineConfig
 from adapterhub.errors import DataError, EngineError, RequestError, StrictLoadError
 from adapterhub.specs import LoraSpec, QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
@@ -22,9 +22,9 @@ from adapterhub.tasks.table import build_task
 PLAIN = QuantizationSpec("none", "float32")
 TOLERANCE = 1e-4
 LABELS = ["red", "green", "blue"]
-ROOMY = EngineSettings(rank_rows=64)
+ROOMY = EngineConfig(rank_slots=64)
 #: Room for one adapter, and for two pictures or three.
-TIGHT = EngineSettings(rank_rows=5, pass_tokens=8)
+TIGHT = EngineConfig(rank_slots=5, max_pooling_tokens=8)
 SPECS = {
     "plain": LoraSpec(rank=4, alpha=8.0, target_modules=("all-linear",)),
     "dora": LoraSpec(rank=2, alpha=2.0, target_modules=("all-linear",), dora=True),
@@ -156,9 +156,9 @@ def test_adapters_read_pictures_of_their_own_size_in_one_batch(vit):
 def test_a_damaged_picture_disturbs_no_other(vit):
     engine, peers = vit
     (good,) = pictures(1)
-    asked = engine.ask({"image": good}, "own")
+    asked = engine.add_labeling({"image": good}, "own")
     with pytest.raises(DataError, match=r"x\.png.* can't be read as a picture\. Formats"):
-        engine.ask({"image": Picture("x.png", b"no picture")}, "own")
+        engine.add_labeling({"image": Picture("x.png", b"no picture")}, "own")
     while not asked.finished:
         engine.step()
     assert_as_alone(asked.answer(), peers["own"], good)
@@ -167,7 +167,7 @@ def test_a_damaged_picture_disturbs_no_other(vit):
 def test_a_picture_that_can_not_be_sized_fails_alone(vit):
     engine, peers = vit
     (good,) = pictures(1)
-    asked = [engine.ask({"image": good}, "own") for _ in range(2)]
+    asked = [engine.add_labeling({"image": good}, "own") for _ in range(2)]
     (first,) = asked[0].passes
 
     def broken():
@@ -187,7 +187,7 @@ def test_texts_are_refused(vit):
     with pytest.raises(RequestError, match="reads pictures"):
         engine.add("a text")
     with pytest.raises(RequestError, match="reads pictures"):
-        engine.ask_embedding("a text")
+        engine.add_embedding("a text")
     with pytest.raises(DataError, match="image"):
         engine.classify(["a text"], "own")
     with pytest.raises(EngineError, match="classify"):

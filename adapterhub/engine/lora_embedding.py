@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapterhub.engine.step import current_step
+from adapterhub.engine.forward_context import get_forward_context
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
 
-class EmbeddingSite:
+class LoraEmbedding:
     """An embedding, left where it is, and the pairs of the adapters that have one for it.
 
     Args:
@@ -86,7 +86,7 @@ class EmbeddingSite:
             self._hook = None
 
     def _add(self, _base: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        step = current_step()
+        step = get_forward_context()
         plan = step.plan(self.number) if step is not None else None
         if plan is None:
             return None

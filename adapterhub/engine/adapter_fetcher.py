@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from adapterhub.adapters.artifact import Artifact
-    from adapterhub.engine.host_tier import HostTier, Prepared
+    from adapterhub.engine.host_cache import HostCache, Prepared
 
 #: Most adapters that are on their way at once; the others wait in the order of their rows.
 MAX_UNDER_WAY = 4
@@ -41,7 +41,7 @@ class AdapterSource(Protocol):
 
 
 @dataclass(slots=True)
-class News:
+class FetchResults:
     """What came since it was last asked for.
 
     Args:
@@ -53,7 +53,7 @@ class News:
     failed: dict[str, AdapterHubError] = field(default_factory=dict)
 
 
-class Arrivals:
+class AdapterFetcher:
     """Adapters on their way from a source into host memory.
 
     Everything may be called on the engine's thread only, and does not wait, except ``wait``.
@@ -62,7 +62,7 @@ class Arrivals:
     def __init__(
         self,
         source: AdapterSource,
-        host: HostTier,
+        host: HostCache,
         measure: Callable[[Artifact], int],
         prepare: Callable[[Artifact], Prepared],
     ) -> None:
@@ -85,14 +85,14 @@ class Arrivals:
         #: fetched, but there was no room in host memory
         self._shut_out: dict[str, Artifact] = {}
         self._resolving: set[str] = set()
-        self._news = News()
+        self._news = FetchResults()
         self._anything_new = False
         self.fetches = 0
 
     def resolve(self, ref: str) -> str:
         """Return the digest of a reference, or the reference itself while it is looked up.
 
-        ``News.resolved`` then tells the digest.
+        ``FetchResults.resolved`` then tells the digest.
 
         Raises:
             AdapterHubError: when it means nothing.
@@ -137,10 +137,10 @@ class Arrivals:
             for key in [key for key in self._shut_out if key not in wanted]:
                 self._drop_shut_out(key)
 
-    def take(self) -> News:
+    def take(self) -> FetchResults:
         """Return what is new."""
         with self._changed:
-            news, self._news = self._news, News()
+            news, self._news = self._news, FetchResults()
             self._anything_new = False
         self._resolving -= news.resolved.keys()
         return news

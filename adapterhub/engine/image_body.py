@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from adapterhub.backbones.heads import stock_model
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.vision import feature_width, head_inputs
-from adapterhub.engine.step import PictureStep, running
+from adapterhub.engine.forward_context import ImageForwardContext, set_forward_context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.engine.slots import Blend
+    from adapterhub.engine.adapter_slots import Blend
 
 
-class PictureBody:
+class ImageBody:
     """A backbone's body inside transformers' own class for pictures.
 
     The class knows what its architecture gives a head. The head that stands in it here has no
@@ -41,5 +41,5 @@ class PictureBody:
             pixels: ``[rows, channels, height, width]``.
             blends: the adapters of each row.
         """
-        with running(PictureStep(blends)):
+        with set_forward_context(ImageForwardContext(blends)):
             return head_inputs(self._stock, pixels.to(self._dtype))

@@ -6,39 +6,43 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.engine.adapter_slots import BARE
 from adapterhub.engine.attention import PagedBatch, PagedRow, paged_batch
+from adapterhub.engine.cuda_graphs import decode_graphs, replay
 from adapterhub.engine.decoder import FastDecoder, can_run
 from adapterhub.engine.families import capped
-from adapterhub.engine.graphs import decode_graphs, replay
-from adapterhub.engine.slots import BARE
-from adapterhub.engine.step import Step, current_step, running
+from adapterhub.engine.forward_context import (
+    ForwardContext,
+    get_forward_context,
+    set_forward_context,
+)
 from adapterhub.errors import EngineError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.adapted_layers import AdaptedLayers
+    from adapterhub.engine.adapter_manager import AdapterManager
+    from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.cache import KeyValueCache
-    from adapterhub.engine.residency import Residency
-    from adapterhub.engine.scheduler import Piece
+    from adapterhub.engine.config import EngineConfig
+    from adapterhub.engine.scheduler import ScheduledChunk
     from adapterhub.engine.sequences import Sequence
-    from adapterhub.engine.settings import EngineSettings
-    from adapterhub.engine.sites import Sites
-    from adapterhub.engine.slots import Blend
     from adapterhub.kernels.lora_rows import LoraKernel
 
 
-class ForwardPass:
+class ModelRunner:
     """Computes steps of a decoder over a paged cache."""
 
     def __init__(
         self,
         backbone: Backbone,
-        sites: Sites,
+        sites: AdaptedLayers,
         cache: KeyValueCache,
-        residency: Residency,
+        adapter_manager: AdapterManager,
         kernel: LoraKernel,
-        settings: EngineSettings,
+        settings: EngineConfig,
     ) -> None:
         """Choose how this backbone is computed on its device.
 
@@ -46,14 +50,14 @@ class ForwardPass:
             backbone: with its sites in place.
             sites: of the backbone.
             cache: of keys and values.
-            residency: of the adapters.
+            adapter_manager: of the adapters.
             kernel: of the sites.
             settings: of the engine.
         """
         self._backbone = backbone
         self._sites = sites
         self.cache = cache
-        self._residency = residency
+        self._residency = adapter_manager
         self._block_size = settings.block_size
         dtype = cache.keys[0].dtype if cache.keys else torch.float32
         self.fast = FastDecoder(backbone.body) if can_run(backbone.body, dtype) else None
@@ -61,10 +65,10 @@ class ForwardPass:
             backbone.config, cache, len(sites.linear), kernel, self.body, settings
         )
 
-    def __call__(self, pieces: list[Piece]) -> Tensor:
+    def __call__(self, pieces: list[ScheduledChunk]) -> Tensor:
         """Return the last hidden states ``[tokens, hidden]`` of all pieces."""
         uses = [(p.end - p.start, p.sequence.blend or BARE) for p in pieces]
-        step = Step(uses)
+        step = ForwardContext(uses)
         # a graph has no hooks of embeddings and norm layers in it
         graphs = None if any(step.plan(site) for site in self._sites.hooked) else self.graphs
         replayed = replay(graphs, pieces, step, self._residency)
@@ -76,12 +80,12 @@ class ForwardPass:
         id_row = torch.tensor([ids], device=device)
         position_row = torch.tensor([positions], device=device)
         paged = self._paged(pieces)
-        with torch.no_grad(), running(step):
+        with torch.no_grad(), set_forward_context(step):
             return self.body(id_row, position_row, paged)
 
     def body(self, ids: Tensor, positions: Tensor, paged: PagedBatch) -> Tensor:
         """Return the last hidden states ``[tokens, hidden]`` for ids ``[1, tokens]``."""
-        step = current_step()
+        step = get_forward_context()
         # norm layers of adapters are in transformers' own modules
         if self.fast is not None and not (step is not None and step.norms):
             return self.fast(ids, positions, paged)
@@ -100,7 +104,7 @@ class ForwardPass:
         """Return the vocabulary's logits at positions ``[n, hidden]``, each with its adapters."""
         if self._sites.output is None:
             raise EngineError("does not generate text", place=self._backbone.name)
-        with torch.no_grad(), running(Step([(1, blend) for blend in blends])):
+        with torch.no_grad(), set_forward_context(ForwardContext([(1, blend) for blend in blends])):
             return capped(self._sites.output(hidden), self._backbone.config)
 
     def fill_prefix(self, sequence: Sequence, start: int, end: int) -> None:
@@ -115,7 +119,7 @@ class ForwardPass:
                 keys, values = prefix.keys[layer][start:end], prefix.values[layer][start:end]
                 self.cache.write(layer, places, keys, values)
 
-    def _paged(self, pieces: list[Piece]) -> PagedBatch:
+    def _paged(self, pieces: list[ScheduledChunk]) -> PagedBatch:
         rows, start, size = [], 0, self._block_size
         blocks = torch.tensor([block for piece in pieces for block in piece.sequence.blocks])
         places = blocks.unsqueeze(1) * size + torch.arange(size)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from adapterhub.engine.step import current_step
+from adapterhub.engine.forward_context import get_forward_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 
-class NormSite:
+class AdaptedNorm:
     """A norm layer, left where it is, and what adapters have in its place.
 
     Args:
@@ -65,7 +65,7 @@ class NormSite:
             self._hook = None
 
     def _replace(self, _base: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        step = current_step()
+        step = get_forward_context()
         plan = step.plan(self.number) if step is not None else None
         if plan is None:
             return None

@@ -17,11 +17,11 @@ from adapterhub.kernels.lora_rows import plan_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from adapterhub.engine.slots import Blend
+    from adapterhub.engine.adapter_slots import Blend
     from adapterhub.kernels.lora_rows import LoraPlan
 
 
-class Step:
+class ForwardContext:
     """The rows of a forward pass, as layers with adapters see them."""
 
     def __init__(self, uses: Sequence[tuple[int, Blend]]) -> None:
@@ -57,7 +57,7 @@ class Step:
         return self._plans[key]
 
 
-class PictureStep(Step):
+class ImageForwardContext(ForwardContext):
     """Pictures of one size: all have as many tokens, and not the same number in every layer.
 
     A Swin reads a quarter of them after each stage, and in windows; but what belongs to one
@@ -88,16 +88,16 @@ class PictureStep(Step):
         return self._sized_plans[key]
 
 
-_STEP: ContextVar[Step | None] = ContextVar("step", default=None)
+_STEP: ContextVar[ForwardContext | None] = ContextVar("step", default=None)
 
 
-def current_step() -> Step | None:
+def get_forward_context() -> ForwardContext | None:
     """Return the step that a forward pass runs for, or ``None`` outside of any."""
     return _STEP.get()
 
 
 @contextmanager
-def running(step: Step) -> Iterator[None]:
+def set_forward_context(step: ForwardContext) -> Iterator[None]:
     """Make ``step`` the current one."""
     token = _STEP.set(step)
     try:

@@ -1,6 +1,6 @@
 """Adapters by digest: on their way, in host memory, and on the device while rows use them.
 
-Each tier is bounded: the tables have ``rank_rows``, host memory ``host_bytes``, and a few
+Each tier is bounded: the tables have ``rank_slots``, host memory ``host_cache_bytes``, and a few
 adapters are under way at once. What rows wait for is brought up in the order of their arrival;
 what goes for it is what no row waits for, the least recently used first, and then what only
 younger rows wait for. So the oldest row always comes to its adapters, whatever the others ask.
@@ -14,18 +14,18 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
+from adapterhub.engine.adapter_slots import Blend, LoraFactors
 from adapterhub.engine.prefixes import PrefixStates
-from adapterhub.engine.slots import Blend, LoraFactors
 from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from collections.abc import Sequence as Rows
 
-    from adapterhub.engine.host_tier import HostTier, Prepared
+    from adapterhub.engine.adapter_fetcher import AdapterFetcher, FetchResults
+    from adapterhub.engine.adapter_slots import AdapterSlots, Slot, SlotCopy
+    from adapterhub.engine.host_cache import HostCache, Prepared
     from adapterhub.engine.sequences import Sequence
-    from adapterhub.engine.slots import AdapterSlots, Copying, Slot
-    from adapterhub.engine.sources import Arrivals, News
 
     #: Takes note of what a row's adapters are; raises where they can't serve it.
     Settle = Callable[["Waiting", Rows[Prepared]], None]
@@ -69,18 +69,18 @@ class Waiting(User, Protocol):
     adapters: tuple[tuple[str, float], ...]
 
 
-class Residency:
+class AdapterManager:
     """Brings adapters to where rows can use them, and takes unused ones away for others."""
 
     def __init__(
         self,
         slots: AdapterSlots,
-        host: HostTier,
-        arrivals: Arrivals | None,
+        host: HostCache,
+        arrivals: AdapterFetcher | None,
         settle: Settle,
         *,
-        look_ahead: int,
-        copy_bytes: int,
+        prefetch_lookahead: int,
+        max_copy_bytes: int,
     ) -> None:
         """Start with nothing held.
 
@@ -89,16 +89,16 @@ class Residency:
             host: memory.
             arrivals: of adapters that are not held; without them rows name held ones only.
             settle: called once for each row, when all its adapters are there.
-            look_ahead: rows from the queue's head on whose adapters are brought up.
-            copy_bytes: bytes that are copied to the device before a step of running rows; the
+            prefetch_lookahead: rows from the queue's head on whose adapters are brought up.
+            max_copy_bytes: bytes that are copied to the device before a step of running rows; the
                 layer that reaches them is copied to its end.
         """
         self._slots = slots
         self._host = host
         self._arrivals = arrivals
         self._settle = settle
-        self._look_ahead = look_ahead
-        self._copy_bytes = copy_bytes
+        self._look_ahead = prefetch_lookahead
+        self._copy_bytes = max_copy_bytes
         self._budget = inf
         #: key to the rows that use it, and how many rows use any
         self._rows: Counter[str] = Counter()
@@ -108,7 +108,7 @@ class Residency:
         self._wished: set[str] = set()
         #: resident adapters, the least recently used first
         self._recent: OrderedDict[str, None] = OrderedDict()
-        self._copying: dict[str, Copying] = {}
+        self._copying: dict[str, SlotCopy] = {}
         #: resident adapters that multiply the output of layers
         self._dora: set[str] = set()
         self._claims: dict[str, int] = {}
@@ -324,7 +324,7 @@ class Residency:
                 return False
         return True
 
-    def _fetch_pinned(self, news: News | None) -> None:
+    def _fetch_pinned(self, news: FetchResults | None) -> None:
         """Ask for pinned adapters after those that rows wait for."""
         for key in sorted(self._wished):
             error = news.failed.get(key) if news is not None else None
@@ -458,7 +458,7 @@ class Residency:
         del self._recent[key]
 
 
-def _told(waiting: Iterable[Waiting], news: News) -> dict[Waiting, AdapterHubError]:
+def _told(waiting: Iterable[Waiting], news: FetchResults) -> dict[Waiting, AdapterHubError]:
     """Give rows the digests that were looked up; return those whose adapters can't be had."""
     lost: dict[Waiting, AdapterHubError] = {}
     if not news.resolved and not news.failed:

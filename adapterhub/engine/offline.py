@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from adapterhub.engine.outputs import CompletionOutput, RequestOutput
+from adapterhub.engine.pooling_requests import one_each
 from adapterhub.engine.requests import Request
-from adapterhub.engine.results import Answer, Completion
 from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.engine.texts import one_each
 from adapterhub.errors import AdapterHubError
 
 if TYPE_CHECKING:
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.engine.passes import Pooling
-    from adapterhub.engine.requests import PreparedPrompt
-    from adapterhub.engine.texts import (
+    from adapterhub.engine.pooling import Pooling
+    from adapterhub.engine.pooling_requests import (
         Adapters,
         Each,
         EmbedRequest,
         HeadName,
         LabelRequest,
-        TextRequest,
+        PoolingRequest,
     )
+    from adapterhub.engine.requests import PreparedPrompt
 
 
 class WholeLists(ABC):
@@ -53,7 +53,7 @@ class WholeLists(ABC):
         """Let a request join at the next step."""
 
     @abstractmethod
-    def ask(
+    def add_labeling(
         self,
         text: str | Mapping[str, Any],
         adapters: Adapters,
@@ -63,7 +63,7 @@ class WholeLists(ABC):
         """Let a text be labelled in the next passes."""
 
     @abstractmethod
-    def ask_embedding(
+    def add_embedding(
         self,
         text: str | Rows[int],
         adapters: Adapters = None,
@@ -78,8 +78,8 @@ class WholeLists(ABC):
         prompts: Rows[str | Rows[int]],
         adapters: Rows[Adapters],
         params: SamplingParams | Rows[SamplingParams] | None = None,
-    ) -> list[Completion]:
-        """Answer prompts, each with its own adapter, and wait for all of them.
+    ) -> list[RequestOutput]:
+        """CompletionOutput prompts, each with its own adapter, and wait for all of them.
 
         Args:
             prompts: text or token ids.
@@ -163,7 +163,7 @@ class WholeLists(ABC):
             AdapterHubError: of the first text that could not be embedded, after all others are.
         """
         asked = [
-            self.ask_embedding(text, adapter, pooling=pooling, normalize=normalize)
+            self.add_embedding(text, adapter, pooling=pooling, normalize=normalize)
             for text, adapter in one_each(texts, adapters)
         ]
         self._run(asked)
@@ -172,19 +172,22 @@ class WholeLists(ABC):
     def _label(
         self, texts: Rows[str | Mapping[str, Any]], adapters: Each, kind: HeadName
     ) -> list[dict[str, Any]]:
-        asked = [self.ask(text, each or (), kind=kind) for text, each in one_each(texts, adapters)]
+        asked = [
+            self.add_labeling(text, each or (), kind=kind)
+            for text, each in one_each(texts, adapters)
+        ]
         self._run(asked)
         return [request.answer() for request in asked]
 
-    def _run(self, asked: Rows[TextRequest]) -> None:
+    def _run(self, asked: Rows[PoolingRequest]) -> None:
         while not all(request.finished for request in asked):
             self.step()
 
     def _try_add(
         self, prompt: str | Rows[int], adapters: Adapters, params: SamplingParams | None
-    ) -> Request | Completion:
+    ) -> Request | RequestOutput:
         try:
             return self.add(prompt, adapters, params)
         except AdapterHubError as error:
             count = (params or SamplingParams()).n
-            return Completion((Answer((), "", "error", error=error),) * count, 0, 0)
+            return RequestOutput((CompletionOutput((), "", "error", error=error),) * count, 0, 0)

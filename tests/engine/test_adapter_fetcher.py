@@ -5,16 +5,16 @@ import time
 
 import pytest
 import torch
+from adapter_manager_helpers import HandSource, put
 from engine_helpers import asked, assert_greedy, greedy, make_peer, some_specs
-from tier_helpers import HandSource, put
 from transformers import AutoModelForCausalLM
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
+from adapterhub.engine.adapter_fetcher import MAX_UNDER_WAY, AdapterFetcher
+from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
-from adapterhub.engine.host_tier import HostTier
-from adapterhub.engine.settings import EngineSettings
-from adapterhub.engine.sources import MAX_UNDER_WAY, Arrivals
+from adapterhub.engine.host_cache import HostCache
 from adapterhub.errors import (
     ArtifactError,
     EngineError,
@@ -28,7 +28,7 @@ from adapterhub.registry import Registry
 from adapterhub.specs import QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
-SIZES = {"max_rows": 4, "step_tokens": 16, "cache_positions": 256, "block_size": 4}
+SIZES = {"max_num_seqs": 4, "max_num_batched_tokens": 16, "kv_cache_tokens": 256, "block_size": 4}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def engine_on(decoder):
     made = []
 
     def make(source, **sizes):
-        settings = EngineSettings(**SIZES | {"rank_rows": 24} | sizes)
+        settings = EngineConfig(**SIZES | {"rank_slots": 24} | sizes)
         made.append(Engine(load_backbone(str(decoder), PLAIN), settings, source=source))
         return made[-1]
 
@@ -86,7 +86,7 @@ def test_rows_answer_as_peft_with_the_version_that_their_alias_meant(
     """Aliases move, and neither host memory nor slots have room for all versions."""
     draw = random.Random(seed)
     host = max(prepared_bytes_of(peer) for peer in peers)
-    engine = engine_on(loader, host_bytes=host)
+    engine = engine_on(loader, host_cache_bytes=host)
     prompts = [[draw.randrange(6, 60) for _ in range(count)] for count in (3, 9, 14)]
     rows = []
     registry.set_alias("topic@1", "prod")
@@ -116,7 +116,7 @@ def prepared_bytes_of(peer):
 def test_a_version_that_comes_back_is_the_same_to_the_bit_and_its_prompts_are_its_own(
     registry, loader, engine_on, peers
 ):
-    engine = engine_on(loader, host_bytes=max(map(prepared_bytes_of, peers)), rank_rows=16)
+    engine = engine_on(loader, host_cache_bytes=max(map(prepared_bytes_of, peers)), rank_slots=16)
     prompt = list(range(6, 22))
     first = {}
     for turn in range(2):
@@ -181,7 +181,7 @@ def test_an_adapter_that_does_not_fit_is_an_error_of_its_rows(
     engine_on, loader, registry, tmp_path, peers
 ):
     put(registry, tmp_path / "strange", "strange", peers[0].weights, "sha256:other+none")
-    engine = engine_on(loader, rank_rows=8)
+    engine = engine_on(loader, rank_slots=8)
     asked_for = {
         "strange": FingerprintMismatch,
         "topic@2": EngineError,  # its rank is larger than the tables
@@ -202,7 +202,7 @@ def test_an_adapter_that_does_not_fit_is_an_error_of_its_rows(
 
 def test_damage_on_disk_is_found_also_when_it_came_after_the_first_use(engine_on, registry):
     loader = AdapterLoader(registry)
-    engine = engine_on(loader, host_bytes=200_000)
+    engine = engine_on(loader, host_cache_bytes=200_000)
     for _ in range(2):
         request = engine.add([7, 8], "topic@1", asked(2))
         run(engine)
@@ -221,7 +221,7 @@ def test_damage_on_disk_is_found_also_when_it_came_after_the_first_use(engine_on
 
 
 def test_pins_and_unloading(engine_on, loader, peers):
-    engine = engine_on(loader, host_bytes=4 * max(map(prepared_bytes_of, peers)))
+    engine = engine_on(loader, host_cache_bytes=4 * max(map(prepared_bytes_of, peers)))
     engine.pin("topic@1")
     for number in (1, 2, 3, 4, 7):
         engine.add([7, 8], f"topic@{number}", asked(2))
@@ -250,10 +250,12 @@ def test_a_bare_row_is_as_before(decoder, engine_on, loader):
 
 def test_what_only_younger_rows_wait_for_gives_its_place_to_an_older_row():
     """All places are taken by adapters that find no room; the older row's must still come."""
-    source, host = HandSource(), HostTier(100)
+    source, host = HandSource(), HostCache(100)
     assert host.reserve("held", 60, 0)
     sizes = {"old": 40}
-    arrivals = Arrivals(source, host, lambda artifact: sizes.get(artifact, 60), lambda a: None)
+    arrivals = AdapterFetcher(
+        source, host, lambda artifact: sizes.get(artifact, 60), lambda a: None
+    )
     for number in range(MAX_UNDER_WAY):
         assert arrivals.want(f"young{number}", 10 + number)
         source.futures[f"young{number}"].set_result(f"young{number}")
@@ -266,9 +268,9 @@ def test_what_only_younger_rows_wait_for_gives_its_place_to_an_older_row():
 
 
 def test_what_no_row_waits_for_any_more_gives_its_place_back():
-    source, host = HandSource(), HostTier(100)
+    source, host = HandSource(), HostCache(100)
     assert host.reserve("held", 60, 0)
-    arrivals = Arrivals(source, host, lambda artifact: 60, lambda artifact: None)
+    arrivals = AdapterFetcher(source, host, lambda artifact: 60, lambda artifact: None)
     for number in range(MAX_UNDER_WAY):
         assert arrivals.want(f"gone{number}", number)
         source.futures[f"gone{number}"].set_result(f"gone{number}")

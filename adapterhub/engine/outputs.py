@@ -33,7 +33,7 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CompletionOutput:
     """One whole answer.
 
     Args:
@@ -52,7 +52,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
+class RequestOutput:
     """All answers to one prompt.
 
     Args:
@@ -61,7 +61,7 @@ class Completion:
         seed: of the random numbers; the same again gives the same draws.
     """
 
-    answers: tuple[Answer, ...]
+    answers: tuple[CompletionOutput, ...]
     prompt_tokens: int
     seed: int
 

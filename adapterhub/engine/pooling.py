@@ -15,9 +15,9 @@ import torch
 
 from adapterhub.backbones.heads import without_pooler
 from adapterhub.data.packing import pack
+from adapterhub.engine.adapter_slots import BARE
+from adapterhub.engine.forward_context import ForwardContext, set_forward_context
 from adapterhub.engine.pass_attention import PassBatch, PassRow
-from adapterhub.engine.slots import BARE
-from adapterhub.engine.step import Step, running
 from adapterhub.errors import AdapterHubError, ComputeError, EngineError
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.data.packing import Example, PackedBatch
+    from adapterhub.engine.adapter_manager import AdapterManager
+    from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.heads import Head
-    from adapterhub.engine.picture_body import PictureBody
+    from adapterhub.engine.image_body import ImageBody
     from adapterhub.engine.prefixes import PrefixStates
-    from adapterhub.engine.residency import Residency
-    from adapterhub.engine.slots import Blend
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _LOG = logging.getLogger(__name__)
 Pooling = Literal["mean", "last"]
 
 
-class Wish(NamedTuple):
+class PoolingParams(NamedTuple):
     """How an embedding is made.
 
     Args:
@@ -50,7 +50,7 @@ class Wish(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class PassRequest:
+class PoolingSequence:
     """One row on its way through a pass.
 
     Args:
@@ -61,7 +61,7 @@ class PassRequest:
 
     example: Example
     adapters: tuple[tuple[str, float], ...]
-    reader: Head | Wish
+    reader: Head | PoolingParams
     #: positions of its trained prefix
     virtual: int = 0
     #: its adapters were seen to go together
@@ -92,12 +92,12 @@ class PassRequest:
         return self.result
 
 
-class SinglePasses:
+class PoolingRunner:
     """The queue of passes, first come first served.
 
     Args:
         backbone: with its sites in place.
-        residency: of the adapters.
+        adapter_manager: of the adapters.
         tokens: most tokens of a batch; a single row may be longer.
         pictures: computes rows that are pictures; where there is none, rows are texts.
     """
@@ -105,19 +105,19 @@ class SinglePasses:
     def __init__(
         self,
         backbone: Backbone,
-        residency: Residency,
+        adapter_manager: AdapterManager,
         *,
         tokens: int,
-        pictures: PictureBody | None = None,
+        pictures: ImageBody | None = None,
     ) -> None:
         self._backbone = backbone
         self._pictures = pictures
         # the pooler would read the first token of the whole batch
         self._body = without_pooler(backbone.body) if _pooler(backbone) else backbone.body
-        self._residency = residency
+        self._residency = adapter_manager
         self._tokens = tokens
         self._longest = int(getattr(backbone.config, "max_position_embeddings", 0) or 2**31)
-        self._waiting: deque[PassRequest] = deque()
+        self._waiting: deque[PoolingSequence] = deque()
         #: passes in a row in which the first one that could start found no room on the device
         self.refused = 0
         self.computed_rows = 0
@@ -132,11 +132,11 @@ class SinglePasses:
         self,
         example: Example,
         adapters: tuple[tuple[str, float], ...],
-        reader: Head | Wish,
+        reader: Head | PoolingParams,
         *,
         number: int,
         virtual: int,
-    ) -> PassRequest:
+    ) -> PoolingSequence:
         """Let a row take part in one of the next passes; one that is too long has its error.
 
         Args:
@@ -146,7 +146,7 @@ class SinglePasses:
             number: of the text that it is of, counted up in the order of arrival.
             virtual: positions of its trained prefix.
         """
-        request = PassRequest(example, adapters, reader, virtual=virtual, number=number)
+        request = PoolingSequence(example, adapters, reader, virtual=virtual, number=number)
         length = len(example) + virtual
         if not len(example) or length > self._longest:
             request.error = EngineError(
@@ -156,15 +156,15 @@ class SinglePasses:
             self._waiting.append(request)
         return request
 
-    def firsts(self) -> list[PassRequest]:
+    def firsts(self) -> list[PoolingSequence]:
         """Return the first row that waits of each set of adapters; without any it needs none."""
-        found: dict[tuple[tuple[str, float], ...], PassRequest] = {}
+        found: dict[tuple[tuple[str, float], ...], PoolingSequence] = {}
         for request in self._waiting:
             found.setdefault(request.adapters, request)
         found.pop((), None)
         return list(found.values())
 
-    def drop(self, request: PassRequest, error: AdapterHubError) -> None:
+    def drop(self, request: PoolingSequence, error: AdapterHubError) -> None:
         """Take a row out that waits."""
         if request in self._waiting:
             self._waiting.remove(request)
@@ -175,12 +175,12 @@ class SinglePasses:
         for request in [each for each in self._waiting if each.adapters == adapters]:
             self.drop(request, error)
 
-    def abandon(self) -> None:
+    def cancel_all(self) -> None:
         """Take all rows out."""
         for request in list(self._waiting):
             self.drop(request, ComputeError("was given up after a fault"))
 
-    def step(self) -> list[PassRequest]:
+    def step(self) -> list[PoolingSequence]:
         """Compute one batch; return the rows that are finished by it."""
         rows = self._take()
         if not rows:
@@ -202,9 +202,9 @@ class SinglePasses:
         self.computed_tokens += sum(len(request.example) for request in rows)
         return rows
 
-    def _take(self) -> list[PassRequest]:
+    def _take(self) -> list[PoolingSequence]:
         """Take the first row, and later ones that fit beside it; their adapters are acquired."""
-        taken: list[PassRequest] = []
+        taken: list[PoolingSequence] = []
         room, refused = self._tokens, False
         for request in list(self._waiting):
             if taken and len(request.example) > room:
@@ -221,7 +221,7 @@ class SinglePasses:
         self.refused = self.refused + 1 if refused else 0
         return taken
 
-    def _compute(self, rows: list[PassRequest]) -> None:
+    def _compute(self, rows: list[PoolingSequence]) -> None:
         if self._pictures is None:
             self._compute_texts(rows)
         else:
@@ -234,7 +234,7 @@ class SinglePasses:
                     place=", ".join(key for key, _ in row.adapters) or "bare backbone",
                 )
 
-    def _compute_texts(self, rows: list[PassRequest]) -> None:
+    def _compute_texts(self, rows: list[PoolingSequence]) -> None:
         batch = pack([request.example for request in rows]).to(self._backbone.device)
         hidden = self._hidden(rows, batch)
         whole = hidden[: batch.tokens].split(batch.lengths)
@@ -242,9 +242,9 @@ class SinglePasses:
         self._embed([(row, own) for row, own in zip(rows, whole, strict=True)])
         self._label(self._pool([(row, own) for row, own in zip(rows, read, strict=True)]))
 
-    def _compute_pictures(self, rows: list[PassRequest], body: PictureBody) -> None:
+    def _compute_pictures(self, rows: list[PoolingSequence], body: ImageBody) -> None:
         # an adapter chooses the size of the pictures that it reads
-        sizes: dict[tuple[int, ...], list[tuple[PassRequest, Tensor]]] = {}
+        sizes: dict[tuple[int, ...], list[tuple[PoolingSequence, Tensor]]] = {}
         for row in rows:
             if row.example.pixels is None:
                 row.error = EngineError("is a text, and the backbone reads pictures", place="text")
@@ -261,7 +261,7 @@ class SinglePasses:
             features = body.features(stacked, blends).split(1)
             self._label([(row, own) for (row, _), own in zip(members, features, strict=True)])
 
-    def _hidden(self, rows: list[PassRequest], batch: PackedBatch) -> Tensor:
+    def _hidden(self, rows: list[PoolingSequence], batch: PackedBatch) -> Tensor:
         """Return the last hidden states ``[tokens + fill, hidden]``."""
         device = self._backbone.device
         prefixes = [next(iter(self._prefixes(row)), None) for row in rows]
@@ -277,7 +277,7 @@ class SinglePasses:
         if batch.segment_ids is not None:
             inputs["token_type_ids"] = batch.segment_ids.unsqueeze(0)
         lengths = zip(batch.lengths, prefixes, strict=True)
-        with running(Step([*uses, (fill, BARE)])):
+        with set_forward_context(ForwardContext([*uses, (fill, BARE)])):
             output = self._body(
                 input_ids=batch.input_ids.unsqueeze(0),
                 position_ids=positions.unsqueeze(0),
@@ -289,19 +289,19 @@ class SinglePasses:
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
-    def _embed(self, rows: list[tuple[PassRequest, Tensor]]) -> None:
+    def _embed(self, rows: list[tuple[PoolingSequence, Tensor]]) -> None:
         for request, hidden in rows:
-            if isinstance(request.reader, Wish):
+            if isinstance(request.reader, PoolingParams):
                 states = hidden.float()
                 vector = states.mean(dim=0) if request.reader.pooling == "mean" else states[-1]
                 if request.reader.normalize:
                     vector = torch.nn.functional.normalize(vector, dim=0)
                 request.result = vector.cpu()
 
-    def _label(self, rows: list[tuple[PassRequest, Tensor]]) -> None:
-        groups: dict[Head, list[tuple[PassRequest, Tensor]]] = {}
+    def _label(self, rows: list[tuple[PoolingSequence, Tensor]]) -> None:
+        groups: dict[Head, list[tuple[PoolingSequence, Tensor]]] = {}
         for request, hidden in rows:
-            if not isinstance(request.reader, Wish):
+            if not isinstance(request.reader, PoolingParams):
                 groups.setdefault(request.reader, []).append((request, hidden))
         for head, members in groups.items():
             logits = head.logits(torch.cat([hidden for _, hidden in members])).cpu()
@@ -309,7 +309,9 @@ class SinglePasses:
             for (request, _), own in zip(members, parts, strict=True):
                 request.result = own
 
-    def _pool(self, rows: list[tuple[PassRequest, Tensor]]) -> list[tuple[PassRequest, Tensor]]:
+    def _pool(
+        self, rows: list[tuple[PoolingSequence, Tensor]]
+    ) -> list[tuple[PoolingSequence, Tensor]]:
         """Bring first tokens through an encoder's pooler where a head reads whole rows."""
         pooler = _pooler(self._backbone)
         reads = [_reads_rows(request.reader) for request, _ in rows]
@@ -317,10 +319,12 @@ class SinglePasses:
             return rows
         firsts = [rows[index] for index, pools in enumerate(reads) if pools]
         stacked = torch.cat([hidden for _, hidden in firsts])
-        with running(Step([(len(hidden), request.blend or BARE) for request, hidden in firsts])):
+        with set_forward_context(
+            ForwardContext([(len(hidden), request.blend or BARE) for request, hidden in firsts])
+        ):
             pooled: list[Tensor] = list(pooler(stacked.unsqueeze(1)).split(1))
         for index, (request, hidden) in enumerate(firsts):
-            if not isinstance(request.reader, Wish) and request.reader.pooler is not None:
+            if not isinstance(request.reader, PoolingParams) and request.reader.pooler is not None:
                 pooled[index] = request.reader.pooled(hidden, pooler)
         found = iter(pooled)
         return [
@@ -328,7 +332,7 @@ class SinglePasses:
             for (request, hidden), pools in zip(rows, reads, strict=True)
         ]
 
-    def _prefixes(self, request: PassRequest) -> list[PrefixStates]:
+    def _prefixes(self, request: PoolingSequence) -> list[PrefixStates]:
         found = [self._residency.prefix(key) for key, _ in request.adapters]
         return [prefix for prefix in found if prefix is not None]
 
@@ -338,5 +342,5 @@ def _pooler(backbone: Backbone) -> nn.Module | None:
     return pooler
 
 
-def _reads_rows(reader: Head | Wish) -> bool:
-    return not isinstance(reader, Wish) and reader.kind == "sequence"
+def _reads_rows(reader: Head | PoolingParams) -> bool:
+    return not isinstance(reader, PoolingParams) and reader.kind == "sequence"

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from adapterhub.backbones.sources import fetch_backbone
-from adapterhub.engine.streaming import TextStream
+from adapterhub.engine.detokenizer import IncrementalDetokenizer
 
 CORPUS = ["the film was good", "größer als 東京", "👍🏽 don't 12345", "a  b\n\tc"]
 SPECIALS = [AddedToken("<|end|>", special=True), AddedToken("<tool é>", special=False)]
@@ -92,14 +92,14 @@ def whole(tokenizer, ids, stop=()):
 
 
 def streamed(tokenizer, ids, stop=(), cuts=()):
-    stream = TextStream(tokenizer, stop)
+    stream = IncrementalDetokenizer(tokenizer, stop)
     bounds = [0, *sorted(cuts), len(ids)]
     pieces = [stream.push(ids[start:end]) for start, end in pairwise(bounds)]
     return "".join([*pieces, stream.finish()]), stream.stopped
 
 
 def one_by_one(tokenizer, ids, stop=(), **settings):
-    stream = TextStream(tokenizer, stop, **settings)
+    stream = IncrementalDetokenizer(tokenizer, stop, **settings)
     return [stream.push([token]) for token in ids] + [stream.finish()]
 
 
@@ -157,7 +157,7 @@ def test_character_that_never_ends_is_told_at_the_end():
 
 def test_beginning_of_a_stop_string_is_held_and_given_back():
     tokenizer = TOKENIZERS["byte-level"]
-    stream = TextStream(tokenizer, ("xyz",))
+    stream = IncrementalDetokenizer(tokenizer, ("xyz",))
     assert stream.push(ids_of("qxy")) == "q"
     assert stream.push(ids_of("xy")) == "xy"
     assert stream.finish() == "xy"
@@ -165,7 +165,7 @@ def test_beginning_of_a_stop_string_is_held_and_given_back():
 
 
 def test_nothing_follows_a_stop_string():
-    stream = TextStream(TOKENIZERS["byte-level"], ("xy",))
+    stream = IncrementalDetokenizer(TOKENIZERS["byte-level"], ("xy",))
     assert stream.push(ids_of("qxyq")) == "q"
     assert stream.stopped == "xy"
     assert (stream.push(ids_of("q")), stream.finish()) == ("", "")
@@ -182,7 +182,7 @@ def test_nothing_follows_a_stop_string():
 )
 def test_stop_string_that_is_complete_first_counts(text, stop, expected):
     assert streamed(TOKENIZERS["byte-level"], ids_of(text), stop) == expected
-    stream = TextStream(TOKENIZERS["byte-level"], stop)
+    stream = IncrementalDetokenizer(TOKENIZERS["byte-level"], stop)
     assert ("".join(stream.push([token]) for token in ids_of(text)), stream.stopped) == expected
 
 
@@ -218,7 +218,7 @@ def test_work_grows_with_the_tokens_and_not_their_square(kind):
     core = Counting(TOKENIZERS[kind].backend_tokenizer)
     end = core.token_to_id("<|end|>")
     ids = (ids_of("the film was good", kind) + [end] * 20) * 50
-    stream = TextStream(SimpleNamespace(backend_tokenizer=core), ("nothing",))
+    stream = IncrementalDetokenizer(SimpleNamespace(backend_tokenizer=core), ("nothing",))
     for token in ids:
         stream.push([token])
     assert core.decoded <= 4 * len(ids)
