@@ -39,7 +39,7 @@ def measure(name: str, way: str) -> dict[str, float]:
 
     import adapterhub.backbones.task_model as models
     from adapterhub.backbones.backbone import load_backbone
-    from adapterhub.data.packing import Example, pack
+    from adapterhub.data.packing import EncodedExample, pack
     from adapterhub.specs import LoraSpec, QuantizationSpec
 
     torch.ones(8, 8) @ torch.ones(8, 8)
@@ -58,7 +58,7 @@ def measure(name: str, way: str) -> dict[str, float]:
     model.eval()
     ids = list(range(5, 133))
     with torch.no_grad():
-        model.hidden(pack([Example(1, ids, (0,))]))
+        model.hidden(pack([EncodedExample(1, ids, (0,))]))
     gc.collect()
     return {
         "resident_mb": round(loaded / 1e6, 1),

@@ -135,7 +135,7 @@ def _of_artifact(asked: Asked, artifact: Path) -> dict[str, Any]:
     """Score the stored adapter as anybody would who loads it."""
     session = Session(open_backbone(asked.recipe))
     loaded = session.load(read_artifact(artifact), name="measured")
-    rows = prepare_data(asked.recipe).splits["validation"].rows
+    rows = prepare_data(asked.recipe).splits["validation"].examples
     found = _of_predictions(
         loaded.task, score_examples(session.model("measured"), loaded.task, rows)
     )
@@ -158,7 +158,7 @@ def _zero_shot(asked: Asked) -> dict[str, Any]:
     result = train(one_step, output=asked.folder, reporter=asked.reporter, report=None)
     session = Session(open_backbone(recipe))
     loaded = session.load(read_artifact(result.artifact), name="measured")
-    rows = prepare_data(recipe).splits["validation"].rows
+    rows = prepare_data(recipe).splits["validation"].examples
     model = session.model("measured")
     with model.bare():
         found = _of_predictions(loaded.task, score_examples(model, loaded.task, rows))
@@ -170,7 +170,7 @@ def _zero_shot(asked: Asked) -> dict[str, Any]:
 def _of_predictions(task: Task, scored: Predictions) -> dict[str, Any]:
     """Return metrics with their intervals, the table of labels and the matrix of confusion."""
     found: dict[str, Any] = {
-        "validation_rows": scores_of(task, scored.rows, scored.decoded).rows,
+        "validation_rows": scores_of(task, scored.rows, scored.decoded).size,
         "watched": task.default_metric[0],
         "metrics": rounded(scored.evaluation.metrics),
         "intervals": {

@@ -99,7 +99,7 @@ def run_trainer(arguments: argparse.Namespace) -> dict[str, float]:
 
     def features(split: str) -> list[dict[str, list[int]]]:
         encoded = []
-        for row in data.splits[split].rows:
+        for row in data.splits[split].examples:
             example = task.encode(row, 1, train=True)
             ids = [*example.input_ids, example.targets[-1]]
             labels = [-100] * len(ids)

@@ -32,8 +32,8 @@ from adapterhub.training.prior import prior_log_odds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from adapterhub.data.packing import Example, PackedBatch
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
+    from adapterhub.data.packing import EncodedExample, PackedBatch
     from adapterhub.tasks.base import Task
     from adapterhub.training.progress import Reporter
     from adapterhub.training.recipe import Recipe
@@ -136,10 +136,12 @@ def _task(recipe: Recipe, data: PreparedData, backbone: Backbone) -> Task:
     )
 
 
-def _encoded(task: Task, rows: Rows, *, train: bool) -> list[tuple[Mapping[str, Any], Example]]:
+def _encoded(
+    task: Task, rows: Dataset, *, train: bool
+) -> list[tuple[Mapping[str, Any], EncodedExample]]:
     """Return the rows, or windows of rows, that have something to learn from or to score."""
     found = []
-    for number, row in zip(rows.numbers, rows.rows, strict=True):
+    for number, row in zip(rows.numbers, rows.examples, strict=True):
         for window in task.windows(row) if task.reads_windows else [row]:
             example = task.encode(window, number, train=train)
             if example is not None:

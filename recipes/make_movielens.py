@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from adapterhub.data.ratings import Rating, history_pairs
-from adapterhub.data.readers import read_rows
-from adapterhub.data.source import FileSource
+from adapterhub.data.readers import read_examples
+from adapterhub.data.dataset import FileSource
 
 #: Ratings of 4 and 5 of 5 stars please.
 LIKED = 4
@@ -38,7 +38,7 @@ def main(source: Path, target: Path, users: int | None = None) -> None:
 
 
 def _rows(path: Path) -> tuple[dict, ...]:
-    return read_rows(FileSource(str(path))).rows
+    return read_examples(FileSource(str(path))).rows
 
 
 def _film(row: dict) -> str:

@@ -12,8 +12,8 @@ import json
 import sys
 from pathlib import Path
 
-from adapterhub.data.readers import read_rows
-from adapterhub.data.source import FileSource
+from adapterhub.data.readers import read_examples
+from adapterhub.data.dataset import FileSource
 
 
 def main(source: Path, target: Path) -> None:
@@ -30,7 +30,7 @@ def main(source: Path, target: Path) -> None:
 
 
 def _conversations(path: Path) -> tuple[dict, ...]:
-    return read_rows(FileSource(str(path))).rows
+    return read_examples(FileSource(str(path))).rows
 
 
 def _row(conversation: dict) -> dict:

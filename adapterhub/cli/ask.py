@@ -131,22 +131,22 @@ def row_of(text: str, number: int) -> dict[str, Any]:
     """
     from adapterhub.data.json_lines import parse_json_lines
 
-    return parse_json_lines(text, f"text {number}").rows[0]
+    return parse_json_lines(text, f"text {number}").examples[0]
 
 
 def _asked(
     task: str, given: list[str], parsed: list[dict[str, Any]] | None
 ) -> list[dict[str, Any]]:
     """Return the rows to ask, with pictures read from the files that are named."""
-    from adapterhub.data.pictures import read_picture
+    from adapterhub.data.images import read_image
     from adapterhub.tasks.table import entry_of
 
-    picture = entry_of(task).picture
+    picture = entry_of(task).image_field
     rows = parsed or [{picture or "text": text} for text in given]
     if not picture:
         return rows
     return [
-        {**row, picture: read_picture(Path(row[picture]))}
+        {**row, picture: read_image(Path(row[picture]))}
         if isinstance(row.get(picture), str)
         else row
         for row in rows
@@ -155,9 +155,9 @@ def _asked(
 
 def _named(value: Any) -> Any:
     """Return a picture's name; any other value as it is."""
-    from adapterhub.data.pictures import Picture
+    from adapterhub.data.images import ImageFile
 
-    return value.name if isinstance(value, Picture) else value
+    return value.name if isinstance(value, ImageFile) else value
 
 
 def _turns() -> Any:

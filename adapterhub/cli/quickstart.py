@@ -19,8 +19,8 @@ import yaml
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.cli.console import log_console, megabytes, share, table
-from adapterhub.data.source import Rows
-from adapterhub.data.splits import split_rows
+from adapterhub.data.dataset import Dataset
+from adapterhub.data.splits import split_examples
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, MissingExtraError
 from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
@@ -154,8 +154,8 @@ def _write_rows(stem: Path, rows: Sequence[Mapping[str, str]], console: Console)
     """Drop rows whose question repeats, split, and write both sides."""
     unique = {next(iter(row.values())).casefold(): row for row in reversed(rows)}
     kept = [dict(row) for row in reversed(unique.values())]
-    everything = Rows(stem.name, tuple(kept), tuple(range(1, len(kept) + 1)))
-    train_rows, validation = split_rows(everything, held_out=HELD_OUT, seed=SPLIT_SEED)
+    everything = Dataset(stem.name, tuple(kept), tuple(range(1, len(kept) + 1)))
+    train_rows, validation = split_examples(everything, held_out=HELD_OUT, seed=SPLIT_SEED)
     console.print(
         f"   {stem.name}: {len(rows)} rows, {len(rows) - len(kept)} dropped because their "
         f"question repeats; {len(train_rows)} to train, {len(validation)} held out"
@@ -164,7 +164,7 @@ def _write_rows(stem: Path, rows: Sequence[Mapping[str, str]], console: Console)
     for split, part in (("train", train_rows), ("validation", validation)):
         paths[split] = stem / f"{split}.jsonl"
         paths[split].parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(row, ensure_ascii=False) for row in part.rows]
+        lines = [json.dumps(row, ensure_ascii=False) for row in part.examples]
         paths[split].write_text("\n".join(lines) + "\n", encoding="utf-8")
     return paths
 

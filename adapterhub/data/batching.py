@@ -1,4 +1,4 @@
-"""Which rows go into which batch."""
+"""Which examples go into which batch."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def plan_batches(
     epoch: int,
     shuffle: bool,
 ) -> list[list[int]]:
-    """Cut rows into batches of similar length; every row appears exactly once.
+    """Cut examples into batches of similar length; every example appears exactly once.
 
     Args:
-        lengths: tokens of each row.
-        batch_size: rows a batch.
-        batch_tokens: tokens a batch, instead; a longer row makes a batch of its own.
+        lengths: tokens of each example.
+        batch_size: examples a batch.
+        batch_tokens: tokens a batch, instead; a longer example makes a batch of its own.
         seed: with ``epoch`` it decides the order.
         epoch: from 0.
-        shuffle: draw the order; otherwise rows are only sorted by length.
+        shuffle: draw the order; otherwise examples are only sorted by length.
 
     Returns:
-        Row indices of each batch, longest first, so that equal lengths are neighbours.
+        Example indices of each batch, longest first, so that equal lengths are neighbours.
 
     Raises:
         ValueError: unless exactly one of ``batch_size`` and ``batch_tokens`` is given, and
@@ -53,8 +53,8 @@ def plan_batches(
     random = _generator(seed, epoch)
     order = random.permutation(count).tolist() if shuffle else list(range(count))
     mean = max(sum(lengths), 1) / max(count, 1)
-    rows = batch_size or max(1, round((batch_tokens or 0) / mean))
-    bucket = rows * _bucket_batches(count / rows) if shuffle else max(count, 1)
+    examples = batch_size or max(1, round((batch_tokens or 0) / mean))
+    bucket = examples * _bucket_batches(count / examples) if shuffle else max(count, 1)
     batches: list[list[int]] = []
     for start in range(0, count, bucket):
         members = sorted(order[start : start + bucket], key=lambda i: -lengths[i])
@@ -65,14 +65,14 @@ def plan_batches(
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Cut rows into batches of similar length for computing without learning, longest first."""
+    """Cut examples into batches of similar length for computing without learning, longest first."""
     return plan_batches(
         lengths, batch_size=None, batch_tokens=batch_tokens, seed=0, epoch=0, shuffle=False
     )
 
 
 def random_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Cut rows into batches as they come out of a shuffle: what buckets are measured against."""
+    """Cut examples into batches as they come out of a shuffle: what buckets are measured against."""
     order = _generator(seed, epoch).permutation(count).tolist()
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
@@ -80,10 +80,10 @@ def random_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> lis
 def shard(batches: list[list[int]], rank: int, world: int) -> list[list[int]]:
     """Return one process's share of the batches; all shares are equally long.
 
-    No row is left out and none repeated. Where the number of batches does not divide evenly,
-    the batches with most rows are halved until it does; where all have one row, a few of
+    No example is left out and none repeated. Where the number of batches does not divide evenly,
+    the batches with most examples are halved until it does; where all have one example, a few of
     them are joined in pairs instead. So batches differ a little in size from what was asked,
-    and a loss must be weighed by the rows of all processes.
+    and a loss must be weighed by the examples of all processes.
 
     Args:
         batches: of all processes, the same in each.
@@ -91,22 +91,22 @@ def shard(batches: list[list[int]], rank: int, world: int) -> list[list[int]]:
         world: number of processes.
 
     Raises:
-        DataError: when there are fewer rows than processes.
+        DataError: when there are fewer examples than processes.
         ValueError: unless ``0 <= rank < world``.
     """
     if not 0 <= rank < world:
         raise ValueError(f"rank {rank} is not among {world} processes")
-    rows = sum(map(len, batches))
-    if 0 < rows < world:
+    examples = sum(map(len, batches))
+    if 0 < examples < world:
         raise DataError(
-            f"{rows} rows can't be shared among {world} processes",
-            hint="Start fewer processes or give more rows",
+            f"{examples} examples can't be shared among {world} processes",
+            hint="Start fewer processes or give more examples",
         )
     return _even(batches, world)[rank::world]
 
 
 def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Return the share of positions that padding each batch to its longest row would add."""
+    """Return the share of positions that padding each batch to its longest example would add."""
     padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches if batch)
     real = sum(lengths[i] for batch in batches for i in batch)
     return 1.0 - real / padded if padded else 0.0
@@ -138,7 +138,7 @@ def _cut(
 
 
 def _even(batches: list[list[int]], world: int) -> list[list[int]]:
-    """Return the same rows in a number of batches that ``world`` divides."""
+    """Return the same examples in a number of batches that ``world`` divides."""
     even = list(batches)
     while excess := len(even) % world:
         largest = max(range(len(even)), key=lambda index: len(even[index]))
@@ -148,6 +148,6 @@ def _even(batches: list[list[int]], world: int) -> list[list[int]]:
             return even[: -2 * excess] + [
                 [*one, *other] for one, other in zip(pairs[::2], pairs[1::2], strict=True)
             ]
-        # every second row, so that the halves are of similar length and still sorted
+        # every second example, so that the halves are of similar length and still sorted
         even[largest : largest + 1] = [batch[::2], batch[1::2]]
     return even

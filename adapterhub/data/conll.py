@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.source import Rows, numbered
+from adapterhub.data.dataset import Dataset, numbered
 from adapterhub.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ _GAP = re.compile("[ \t]+")
 _DOCUMENT_START = "-DOCSTART-"
 
 
-def parse_conll(text: str, origin: str, columns: Sequence[str]) -> Rows:
-    """Return one row a sentence, each column a list with one value a word.
+def parse_conll(text: str, origin: str, columns: Sequence[str]) -> Dataset:
+    """Return one example a sentence, each column a list with one value a word.
 
     Lines whose first column is ``-DOCSTART-`` are left out.
 
@@ -32,7 +32,7 @@ def parse_conll(text: str, origin: str, columns: Sequence[str]) -> Rows:
     """
     if not columns or len(set(columns)) < len(columns):
         raise RecipeError("needs one name a column, each another", place="data.columns")
-    rows: list[dict[str, Any]] = []
+    examples: list[dict[str, Any]] = []
     lines: list[int] = []
     words: list[list[str]] = []
     # only line feeds end a line; the closing blank line ends the last sentence
@@ -45,9 +45,9 @@ def parse_conll(text: str, origin: str, columns: Sequence[str]) -> Rows:
                 lines.append(number)
             words.append(values)
         elif words:
-            rows.append(dict(zip(columns, map(list, zip(*words, strict=True)), strict=True)))
+            examples.append(dict(zip(columns, map(list, zip(*words, strict=True)), strict=True)))
             words = []
-    return numbered(origin, rows, lines)
+    return numbered(origin, examples, lines)
 
 
 def _misfit(found: int, columns: Sequence[str], place: str) -> DataError:

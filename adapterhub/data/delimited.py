@@ -6,15 +6,15 @@ import csv
 import io
 from typing import TYPE_CHECKING, Literal
 
-from adapterhub.data.source import Rows, numbered
+from adapterhub.data.dataset import Dataset, numbered
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def parse_delimited(text: str, origin: str, kind: Literal["csv", "tsv"]) -> Rows:
-    """Return one row of texts for each record after the header; an empty cell is ``None``.
+def parse_delimited(text: str, origin: str, kind: Literal["csv", "tsv"]) -> Dataset:
+    """Return one example of texts for each record after the header; an empty cell is ``None``.
 
     CSV is read as RFC 4180 has it: a value in quotes may hold commas, doubled quotes and
     line ends. In TSV quotes are characters like others, as in its media type
@@ -32,14 +32,14 @@ def parse_delimited(text: str, origin: str, kind: Literal["csv", "tsv"]) -> Rows
     records = _records(text, origin, kind)
     line, header = next(records)
     _check_header(header, f"{origin} line {line}", kind)
-    rows: list[dict[str, str | None]] = []
+    examples: list[dict[str, str | None]] = []
     lines: list[int] = []
     for line, values in records:
         if len(values) != len(header):
             raise _ragged(len(values), len(header), f"{origin} line {line}", kind)
-        rows.append(dict(zip(header, (value or None for value in values), strict=True)))
+        examples.append(dict(zip(header, (value or None for value in values), strict=True)))
         lines.append(line)
-    return numbered(origin, rows, lines)
+    return numbered(origin, examples, lines)
 
 
 def _records(

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from adapterhub.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from adapterhub.data.source import FileSource
+    from adapterhub.data.dataset import FileSource
 
-#: Rows are held in memory, several times the size of their text. A file over this limit,
+#: Examples are held in memory, several times the size of their text. A file over this limit,
 #: unpacked, is refused instead of filling the memory.
 MAX_BYTES = 2 * 1024**3
-NO_ROWS_HINT = "Is it the right file, and was it written to its end?"
+NO_EXAMPLES_HINT = "Is it the right file, and was it written to its end?"
 
 
 def find_file(source: FileSource, base_dir: Path) -> Path:
@@ -60,7 +60,7 @@ def read_text(path: Path, origin: str) -> str:
     check_size(len(content), origin)
     text = _decode(content, origin)
     if not text.strip():
-        raise DataError("holds no rows", place=origin, hint=NO_ROWS_HINT)
+        raise DataError("holds no examples", place=origin, hint=NO_EXAMPLES_HINT)
     return text
 
 
@@ -74,7 +74,7 @@ def check_size(size: int, origin: str) -> None:
         raise DataError(
             f"holds more than the {MAX_BYTES / 1024**3:.3g} GiB that are read into memory",
             place=origin,
-            hint="Train on a sample of its rows",
+            hint="Train on a sample of its examples",
         )
 
 

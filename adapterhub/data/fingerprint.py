@@ -1,4 +1,4 @@
-"""A digest over rows: the same rows in the same order have the same, on every machine."""
+"""A digest over examples: the same examples in the same order have the same, on every machine."""
 
 from __future__ import annotations
 
@@ -6,58 +6,58 @@ import json
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.pictures import Picture
+from adapterhub.data.images import ImageFile
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
 
 
-def fingerprint(rows: Rows) -> str:
-    """Return ``sha256:…`` over the rows' content, in order.
+def fingerprint(examples: Dataset) -> str:
+    """Return ``sha256:…`` over the examples' content, in order.
 
-    The order of a row's fields does not count, nor does where the rows are from.
+    The order of an example's fields does not count, nor does where the examples are from.
 
     Raises:
-        DataError: naming the row that has no form in JSON.
+        DataError: naming the example that has no form in JSON.
     """
     digest = sha256()
-    for index in range(len(rows)):
-        digest.update(canonical(rows, index))
+    for index in range(len(examples)):
+        digest.update(canonical(examples, index))
         digest.update(b"\n")
     return f"sha256:{digest.hexdigest()}"
 
 
-def canonical(rows: Rows, index: int, fields: Sequence[str] | None = None) -> bytes:
-    """Return the one form of a row in JSON: UTF-8, with sorted keys.
+def canonical(examples: Dataset, index: int, fields: Sequence[str] | None = None) -> bytes:
+    """Return the one form of an example in JSON: UTF-8, with sorted keys.
 
-    Of a picture it holds the digest of its file, not its name.
+    Of an image it holds the digest of its file, not its name.
 
     Args:
-        rows: that hold it.
-        index: of the row.
-        fields: of the row, a missing one counts as null; all that are there where not given.
+        examples: that hold it.
+        index: of the example.
+        fields: of the example, a missing one counts as null; all that are there where not given.
 
     Raises:
-        DataError: naming the row that holds a value with no form in JSON, such as a date.
+        DataError: naming the example that holds a value with no form in JSON, such as a date.
     """
-    row = rows.rows[index]
-    value = row if fields is None else {field: row.get(field) for field in fields}
+    example = examples.examples[index]
+    value = example if fields is None else {field: example.get(field) for field in fields}
     try:
         return json.dumps(
-            value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_picture_form
+            value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_image_form
         ).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(
             f"holds a value with no form in JSON: {error}",
-            place=rows.place(index),
-            hint="Rows may hold text, numbers, lists and mappings",
+            place=examples.place(index),
+            hint="Examples may hold text, numbers, lists and mappings",
         ) from error
 
 
-def _picture_form(value: Any) -> dict[str, str]:
-    if not isinstance(value, Picture):
+def _image_form(value: Any) -> dict[str, str]:
+    if not isinstance(value, ImageFile):
         raise TypeError(f"{type(value).__name__} has no form in JSON")
     return {"sha256": value.digest()}

@@ -6,19 +6,19 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.source import Rows, numbered
+from adapterhub.data.dataset import Dataset, numbered
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from adapterhub.data.source import HubSource
+    from adapterhub.data.dataset import HubSource
 
 _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def read_hub(source: HubSource) -> Rows:
-    """Return the rows of one split; class numbers become class names.
+def read_hub(source: HubSource) -> Dataset:
+    """Return the examples of one split; class numbers become class names.
 
     Only data is read: ``datasets`` 4 and later run no code of a data set.
 
@@ -36,7 +36,7 @@ def read_hub(source: HubSource) -> Rows:
         )
         dataset = _undecoded(dataset)
         names = {name: _class_names(kind) for name, kind in dataset.features.items()}
-        rows = [_named(row, names) for row in dataset]
+        examples = [_named(example, names) for example in dataset]
     except (DatasetsError, OSError, ValueError, RuntimeError, LookupError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
@@ -46,7 +46,7 @@ def read_hub(source: HubSource) -> Rows:
         ) from error
     config = f"{source.config} " if source.config else ""
     part = f"{config}split {source.split!r}"
-    return numbered(place, rows, part=part)
+    return numbered(place, examples, part=part)
 
 
 def _check_id(name: str, place: str) -> None:
@@ -62,7 +62,7 @@ def _check_id(name: str, place: str) -> None:
 
 
 def _undecoded(dataset: Any) -> Any:
-    """Return the data set with pictures left as the bytes of their files."""
+    """Return the data set with images left as the bytes of their files."""
     from datasets import Image
 
     for column, kind in dataset.features.items():
@@ -71,10 +71,12 @@ def _undecoded(dataset: Any) -> Any:
     return dataset
 
 
-def _named(row: dict[str, Any], names: dict[str, Callable[[Any], Any] | None]) -> dict[str, Any]:
+def _named(
+    example: dict[str, Any], names: dict[str, Callable[[Any], Any] | None]
+) -> dict[str, Any]:
     return {
         column: value if (name := names[column]) is None else name(value)
-        for column, value in row.items()
+        for column, value in example.items()
     }
 
 

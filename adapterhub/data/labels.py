@@ -10,28 +10,28 @@ from adapterhub.errors import DataError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
 
 
 def collect_labels(
-    train: Rows,
-    others: Mapping[str, Rows],
+    train: Dataset,
+    others: Mapping[str, Dataset],
     *,
     field: str,
     sequence: bool = False,
     repair: Callable[[list[str]], list[str]] | None = None,
 ) -> tuple[str, ...]:
-    """Return the label names of the training rows: numbers by value, then names by alphabet.
+    """Return the label names of the training examples: numbers by value, then names by alphabet.
 
     Args:
         train: decides the labels.
-        others: split name to rows; they must not have labels of their own.
+        others: split name to examples; they must not have labels of their own.
         field: that holds the label.
         sequence: whether the field holds a list of labels.
-        repair: applied to the labels of a row before they count, such as a BIO repair.
+        repair: applied to the labels of an example before they count, such as a BIO repair.
 
     Raises:
-        DataError: naming split, row and label, when a label is not in training; or the row
+        DataError: naming split, example and label, when a label is not in training; or the example
             whose label is none.
     """
     known = {
@@ -39,13 +39,13 @@ def collect_labels(
         for index in range(len(train))
         for name in _labels(train, index, field, sequence, repair)
     }
-    for split, rows in others.items():
-        for index in range(len(rows)):
-            for name in _labels(rows, index, field, sequence, repair):
+    for split, examples in others.items():
+        for index in range(len(examples)):
+            for name in _labels(examples, index, field, sequence, repair):
                 if name not in known:
                     raise DataError(
                         f"the label {name!r} occurs in the {split} split only",
-                        place=rows.place(index),
+                        place=examples.place(index),
                         hint=_unknown_hint(name, known),
                     )
     return tuple(sorted_labels(known))
@@ -79,14 +79,14 @@ def is_whole_number(name: str) -> bool:
 
 
 def _labels(
-    rows: Rows,
+    examples: Dataset,
     index: int,
     field: str,
     sequence: bool,
     repair: Callable[[list[str]], list[str]] | None,
 ) -> list[str]:
-    place = f"{rows.place(index)}, field {field!r}"
-    value = rows.rows[index].get(field)
+    place = f"{examples.place(index)}, field {field!r}"
+    value = examples.examples[index].get(field)
     if value is None:
         raise DataError("the label is missing", place=place)
     if sequence and not isinstance(value, list | tuple):
@@ -97,5 +97,5 @@ def _labels(
 
 def _unknown_hint(name: str, known: set[str]) -> str:
     guess = did_you_mean(name, known)
-    learned = "No training row has it, so it can't be learned"
+    learned = "No training example has it, so it can't be learned"
     return f"{guess} {learned}" if guess.startswith("Did you mean") else learned

@@ -1,4 +1,4 @@
-"""Encoded rows, and batches of them laid end to end without padding."""
+"""Encoded examples and batches of them, packed without padding."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-#: Matrix libraries on CPUs build a program for every shape that they meet, which can take as
-#: long as the product itself. Few shapes make the programs serve again.
+#: CPU matrix libraries compile a kernel for every new shape, which can take as long as the
+#: product itself; few distinct shapes let them reuse kernels.
 FILL_MULTIPLE = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """One encoded row.
+class EncodedExample:
+    """One example as model input.
 
     Args:
-        row: number of the row in its source, from 1, for messages.
-        input_ids: token ids.
-        select: positions in ``input_ids`` at which the head is evaluated.
-        targets: for each of ``select`` the class or token to predict; of a span the indices in
+        number: Number of the example in its source, from 1, for messages.
+        input_ids: Token ids.
+        select: Positions in ``input_ids`` at which the head is evaluated.
+        targets: Class or token to predict at each of ``select``; for a span the indices in
             ``select`` of its first and last token; empty in prediction.
-        segment_ids: token type of each position for encoders that read text pairs, or empty.
-        pixels: of a picture, which has no tokens: gives ``[channels, height, width]`` float32.
-            It is asked when a batch is made, so that pictures are not held decoded.
-        positions: of a picture, what it counts for where batches are cut by their size.
+        segment_ids: Token type of each position for encoders that read text pairs, or empty.
+        pixels: Loader of an image's pixels, ``[channels, height, width]`` float32; called when
+            a batch is packed, so that decoded images do not stay in memory.
+        positions: Size of an image in positions, for batches bounded by tokens.
     """
 
-    row: int
+    number: int
     input_ids: Sequence[int]
     select: Sequence[int]
     targets: Sequence[int] = ()
@@ -48,38 +48,37 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Several rows laid end to end; attention never crosses a row's border.
+    """Sequences laid end to end without padding; attention never crosses their borders.
 
-    Rows keep the order they were given in. Every matrix product runs over real tokens only,
-    so a batch wastes next to nothing on padding, and a row's result does not depend on the
-    lengths of its neighbours. A few positions that belong to no row fill the batch up to a
-    multiple of ``FILL_MULTIPLE``; nothing attends to them and nothing reads them.
+    Sequences keep their order. Every matrix product runs over real tokens only, and a result
+    does not depend on the lengths of the other sequences. A few positions of no sequence fill
+    the batch up to a multiple of ``FILL_MULTIPLE``; nothing attends to them or reads them.
 
-    A batch of pictures has no tokens: its pictures are stacked, and each is selected once.
+    A batch of images has no tokens: the images are stacked, and each is selected once.
     """
 
     # [tokens + fill] int64
     input_ids: Tensor
-    # [tokens + fill] int64, counted from 0 within each row
+    # [tokens + fill] int64, counted from 0 within each sequence
     position_ids: Tensor
     # [tokens + fill] int64, or None where the encoder reads single texts
     segment_ids: Tensor | None
     # [selected] int64, indices into the tokens
     select: Tensor
-    # [selected] int64, [2 * rows] for spans, or [0] in prediction
+    # [selected] int64, [2 * sequences] for spans, or [0] in prediction
     targets: Tensor
-    # per row: number of tokens
+    # per sequence: number of tokens
     lengths: tuple[int, ...]
-    # per row: number of selected positions
+    # per sequence: number of selected positions
     selected: tuple[int, ...]
-    # per row: number in the source, from 1
-    rows: tuple[int, ...]
-    # [rows, channels, height, width] float32, or None where rows are texts
+    # per sequence: number of the example in its source, from 1
+    numbers: tuple[int, ...]
+    # [sequences, channels, height, width] float32, or None for texts
     pixels: Tensor | None = None
 
     @property
     def tokens(self) -> int:
-        """Number of real tokens, or of positions that pictures count for."""
+        """Number of real tokens, or of positions that images count for."""
         return sum(self.lengths)
 
     def to(self, device: torch.device) -> PackedBatch:
@@ -95,12 +94,12 @@ class PackedBatch:
         )
 
 
-def pack(examples: Sequence[Example]) -> PackedBatch:
-    """Lay examples end to end, or stack those that are pictures.
+def pack(examples: Sequence[EncodedExample]) -> PackedBatch:
+    """Pack examples into one batch: tokens end to end, images stacked.
 
     Raises:
         ValueError: when ``examples`` is empty.
-        DataError: when a picture can't be decoded.
+        DataError: when an image can't be decoded.
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
@@ -128,11 +127,11 @@ def pack(examples: Sequence[Example]) -> PackedBatch:
         targets=_int64([target for example in examples for target in example.targets]),
         lengths=lengths,
         selected=tuple(len(example.select) for example in examples),
-        rows=tuple(example.row for example in examples),
+        numbers=tuple(example.number for example in examples),
     )
 
 
-def _stack(examples: Sequence[Example]) -> PackedBatch:
+def _stack(examples: Sequence[EncodedExample]) -> PackedBatch:
     nothing = _int64([])
     return PackedBatch(
         input_ids=nothing,
@@ -142,12 +141,12 @@ def _stack(examples: Sequence[Example]) -> PackedBatch:
         targets=_int64([target for example in examples for target in example.targets]),
         lengths=tuple(len(example) for example in examples),
         selected=(1,) * len(examples),
-        rows=tuple(example.row for example in examples),
+        numbers=tuple(example.number for example in examples),
         pixels=torch.stack([each.pixels() for each in examples if each.pixels is not None]),
     )
 
 
-def _segments(example: Example) -> Sequence[int]:
+def _segments(example: EncodedExample) -> Sequence[int]:
     return example.segment_ids or [0] * len(example)
 
 

@@ -29,15 +29,15 @@ class Rating:
 def history_pairs(
     ratings: Sequence[Rating], known: Sequence[Rating], *, liked: float, length: int
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row of the ranking task for each rating.
+    """Yield an example of the ranking task for each rating.
 
-    The history of a row holds what its user liked earlier than the rating among the ``known``
+    The history of an example holds what its user liked earlier than the rating among the ``known``
     ratings, the newest last. It never holds the rating itself, nor anything later: a model
     must not read from the future what it is to foretell.
 
     Args:
-        ratings: become rows, in their order.
-        known: make up histories; the training ratings, also for rows of other splits.
+        ratings: become examples, in their order.
+        known: make up histories; the training ratings, also for examples of other splits.
         liked: ratings of so much and more please.
         length: items of a history at most.
     """

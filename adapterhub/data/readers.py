@@ -1,4 +1,4 @@
-"""Read rows from files and from the Hub; nothing that is read can run."""
+"""Read examples from files and from the Hub; nothing that is read can run."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from adapterhub.data.conll import parse_conll
+from adapterhub.data.dataset import DataFormat, FileSource, HubSource
 from adapterhub.data.delimited import parse_delimited
-from adapterhub.data.files import NO_ROWS_HINT, find_file, read_text
+from adapterhub.data.files import NO_EXAMPLES_HINT, find_file, read_text
 from adapterhub.data.hub import read_hub
 from adapterhub.data.json_lines import parse_json_lines
 from adapterhub.data.parquet import read_parquet
-from adapterhub.data.source import DataFormat, FileSource, HubSource
 from adapterhub.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
 
 _ENDINGS: dict[str, DataFormat] = {
     ".jsonl": "jsonl",
@@ -28,11 +28,11 @@ _ENDINGS: dict[str, DataFormat] = {
 }
 
 
-def read_rows(source: FileSource | HubSource, base_dir: Path | None = None) -> Rows:
-    """Read all rows of a source.
+def read_examples(source: FileSource | HubSource, base_dir: Path | None = None) -> Dataset:
+    """Read all examples of a source.
 
     Args:
-        source: of rows.
+        source: of examples.
         base_dir: from which a relative path starts; the working directory where not given.
 
     Raises:
@@ -40,15 +40,15 @@ def read_rows(source: FileSource | HubSource, base_dir: Path | None = None) -> R
         RecipeError: when the names of CoNLL columns are none or repeat.
     """
     if isinstance(source, HubSource):
-        rows = read_hub(source)
+        examples = read_hub(source)
     else:
-        rows = _read_file(source, base_dir or Path())
-    if not rows.rows:
-        raise DataError("holds no rows", place=rows.name, hint=NO_ROWS_HINT)
-    return rows
+        examples = _read_file(source, base_dir or Path())
+    if not examples.examples:
+        raise DataError("holds no examples", place=examples.name, hint=NO_EXAMPLES_HINT)
+    return examples
 
 
-def _read_file(source: FileSource, base_dir: Path) -> Rows:
+def _read_file(source: FileSource, base_dir: Path) -> Dataset:
     path = find_file(source, base_dir)
     kind = _format(source)
     if kind == "parquet":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from adapterhub.backbones.quantize import torch_dtype
-from adapterhub.data.packing import Example
+from adapterhub.data.packing import EncodedExample
 from adapterhub.engine.adapted_layers import adapt_layers
 from adapterhub.engine.adapter_fetcher import AdapterFetcher, AdapterSource
 from adapterhub.engine.adapter_manager import AdapterManager
@@ -365,7 +365,7 @@ class Engine(WholeLists):
         ids = list(self.prompt_processor.encode(text) if isinstance(text, str) else text)
         wish = PoolingParams(pooling, normalize)
         keys = self._keys(adapters)
-        request = EmbedRequest(self._next_number(), keys, Example(1, ids, ()), wish)
+        request = EmbedRequest(self._next_number(), keys, EncodedExample(1, ids, ()), wish)
         self._join_text(request)
         return request
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.data.packing import Example, PackedBatch
+    from adapterhub.data.packing import EncodedExample, PackedBatch
     from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.heads import Head
@@ -59,7 +59,7 @@ class PoolingSequence:
         reader: the head that reads it, or how its embedding is made.
     """
 
-    example: Example
+    example: EncodedExample
     adapters: tuple[tuple[str, float], ...]
     reader: Head | PoolingParams
     #: positions of its trained prefix
@@ -130,7 +130,7 @@ class PoolingRunner:
 
     def add(
         self,
-        example: Example,
+        example: EncodedExample,
         adapters: tuple[tuple[str, float], ...],
         reader: Head | PoolingParams,
         *,

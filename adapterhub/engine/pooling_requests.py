@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.data.packing import Example
+    from adapterhub.data.packing import EncodedExample
     from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.heads import Head, TaskHead
     from adapterhub.engine.host_cache import Prepared
     from adapterhub.engine.pooling import PoolingParams, PoolingSequence
-    from adapterhub.tasks.base import Row
+    from adapterhub.tasks.base import Example
 
 #: Of heads: read once a row, once a word, or wherever an answer may start or end.
 HeadName = Literal["sequence", "token", "span"]
@@ -57,7 +57,7 @@ class PoolingRequest(ABC):
         )
 
     @abstractmethod
-    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | PoolingParams]]:
+    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[EncodedExample, Head | PoolingParams]]:
         """Return what is read in passes, and what of their hidden states is wanted.
 
         Args:
@@ -87,7 +87,7 @@ class EmbedRequest(PoolingRequest):
         self,
         number: int,
         adapters: tuple[tuple[str, float], ...],
-        example: Example,
+        example: EncodedExample,
         wish: PoolingParams,
     ) -> None:
         """Wait for adapters.
@@ -102,7 +102,7 @@ class EmbedRequest(PoolingRequest):
         self.example = example
         self._wish = wish
 
-    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | PoolingParams]]:
+    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[EncodedExample, Head | PoolingParams]]:
         """Return the text, whichever adapters read it."""
         return [(self.example, self._wish)]
 
@@ -123,7 +123,7 @@ class LabelRequest(PoolingRequest):
         self,
         number: int,
         adapters: tuple[tuple[str, float], ...],
-        text: str | Row,
+        text: str | Example,
         kind: HeadName,
     ) -> None:
         """Wait for adapters.
@@ -139,9 +139,9 @@ class LabelRequest(PoolingRequest):
         self._kind = kind
         self._reader: TaskHead | None = None
         #: parts of the text that fit into a pass, in order
-        self._windows: list[Row] = []
+        self._windows: list[Example] = []
 
-    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[Example, Head | PoolingParams]]:
+    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[EncodedExample, Head | PoolingParams]]:
         """Return the text's windows, with the head that reads them.
 
         Raises:

@@ -19,8 +19,8 @@ from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.generating import generate_ids
 from adapterhub.backbones.task_model import restore_task_model
 from adapterhub.data.batching import batches_by_length
-from adapterhub.data.packing import Example, pack
-from adapterhub.data.pictures import Picture
+from adapterhub.data.images import ImageFile
+from adapterhub.data.packing import EncodedExample, pack
 from adapterhub.errors import (
     AdapterHubError,
     ArtifactError,
@@ -211,7 +211,7 @@ class Session:
             answers += [task.text_of(each) for each in ids]
         return answers
 
-    def _decode(self, name: str, examples: Sequence[Example], *, bare: bool) -> list[Any]:
+    def _decode(self, name: str, examples: Sequence[EncodedExample], *, bare: bool) -> list[Any]:
         adapter = self._get(name)
         adapter.model.activate()
         decoded: list[Any] = [None] * len(examples)
@@ -239,14 +239,14 @@ class Session:
             # the body is as before; a head of its own still tells classes apart
             return adapter.task.head != "causal_lm" and bool(model.head(bare).std(dim=-1).any())
 
-    def _probe(self, task: Task) -> Example:
+    def _probe(self, task: Task) -> EncodedExample:
         """Return a row to see an adapter's effect on."""
         if self.backbone.kind == "vision":
             example = task.encode({"image": _probe_picture()}, 1, train=False)
             if example is not None:
                 return example
         ids = self.backbone.tokenizer(_PROBE)["input_ids"]
-        return Example(1, ids, range(len(ids)))
+        return EncodedExample(1, ids, range(len(ids)))
 
     def _any_dialogue(self) -> str:
         for name, adapter in self._adapters.items():
@@ -262,13 +262,13 @@ class Session:
         return self._adapters[name]
 
 
-def _probe_picture() -> Picture:
+def _probe_picture() -> ImageFile:
     """Return a picture whose colours run from corner to corner."""
     side = Image.linear_gradient("L")
     across = side.transpose(Image.Transpose.ROTATE_90)
     content = io.BytesIO()
     Image.merge("RGB", (side, across, side)).save(content, "PNG")
-    return Picture("probe", content.getvalue())
+    return ImageFile("probe", content.getvalue())
 
 
 def task_of(manifest: Manifest, backbone: Backbone) -> Task:

@@ -1,4 +1,4 @@
-"""How sure a metric is: percentiles over resamples of the rows."""
+"""How sure a metric is: percentiles over resamples of the examples."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 LEVEL = 0.95
-#: Drawn rows held at once, in numbers of 8 bytes.
+#: Drawn examples held at once, in numbers of 8 bytes.
 _HELD = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Where a metric lies with so much confidence, other rows of the same kind given.
+    """Where a metric lies with so much confidence, other examples of the same kind given.
 
     Args:
         low: lower end.
@@ -38,11 +38,11 @@ def intervals(
 ) -> dict[str, Interval]:
     """Return the percentile bootstrap interval of each metric.
 
-    It tells what other rows would have given, not what another training run would have.
+    It tells what other examples would have given, not what another training run would have.
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
 
     Args:
-        scores: predictions on the rows.
+        scores: predictions on the examples.
         resamples: as many, or fewer where the metrics take long.
         level: confidence.
         seed: of what is drawn.
@@ -54,12 +54,12 @@ def intervals(
 
 
 def resampled(scores: Scores, *, resamples: int, seed: int) -> dict[str, Array]:
-    """Return metric name to its values on rows drawn with replacement, ``[resamples]``.
+    """Return metric name to its values on examples drawn with replacement, ``[resamples]``.
 
-    The same seed draws the same rows, so that two sets of predictions stay paired.
+    The same seed draws the same examples, so that two sets of predictions stay paired.
     """
     count = resamples if scores.most is None else min(resamples, scores.most)
-    parts = [scores.metrics(drawn) for drawn in _draws(scores.rows, count, seed)]
+    parts = [scores.metrics(drawn) for drawn in _draws(scores.size, count, seed)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -70,8 +70,8 @@ def interval_of(values: Array, level: float) -> Interval:
     return Interval(float(low), float(high), level)
 
 
-def _draws(rows: int, count: int, seed: int) -> Iterator[Array]:
+def _draws(examples: int, count: int, seed: int) -> Iterator[Array]:
     generator = np.random.default_rng(seed)
-    each = max(1, min(count, _HELD // max(rows, 1)))
+    each = max(1, min(count, _HELD // max(examples, 1)))
     for start in range(0, count, each):
-        yield generator.integers(0, rows, size=(min(each, count - start), rows))
+        yield generator.integers(0, examples, size=(min(each, count - start), examples))

@@ -58,7 +58,7 @@ class Temperature:
     Args:
         value: above 1 where predictions are too sure of themselves.
         before: expected calibration error without it.
-        after: with it, each half of the rows by the temperature of the other half.
+        after: with it, each half of the examples by the temperature of the other half.
         nll_before: mean negative log-likelihood of the right label without it.
         nll_after: with it, measured as ``after``.
     """
@@ -105,8 +105,8 @@ def fit_temperature(probabilities: Array, gold: Array) -> float:
     """Return the temperature with the least negative log-likelihood of the right labels.
 
     Args:
-        probabilities: ``[rows, labels]``.
-        gold: index of the right label, ``[rows]``.
+        probabilities: ``[examples, labels]``.
+        gold: index of the right label, ``[examples]``.
     """
     logs = np.log(np.maximum(probabilities, _SMALLEST))
     found = minimize_scalar(
@@ -125,12 +125,12 @@ def tempered(probabilities: Array, temperature: float) -> Array:
 
 
 def temperature_of(probabilities: Array, gold: Array, *, seed: int = 0) -> Temperature:
-    """Fit a temperature, and see on rows that it was not fitted on what it brings.
+    """Fit a temperature, and see on examples that it was not fitted on what it brings.
 
     Args:
-        probabilities: on validation rows, ``[rows, labels]``.
-        gold: index of the right label, ``[rows]``.
-        seed: by which the rows are halved.
+        probabilities: on validation examples, ``[examples, labels]``.
+        gold: index of the right label, ``[examples]``.
+        seed: by which the examples are halved.
     """
     order = np.random.default_rng(seed).permutation(len(gold))
     halves = order[: len(order) // 2], order[len(order) // 2 :]

@@ -1,4 +1,4 @@
-"""Do new rows come from where the old ones came from? Two-sample tests, by texts and by labels."""
+"""Do new examples come from where the old ones came from? Two-sample tests, by texts and by labels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEVEL = 0.05
 #: Least p-value of the test of texts is one over one more than this.
 PERMUTATIONS = 999
 #: Of each kind; the effect is found by as many folds.
-LEAST_ROWS = 5
+MIN_EXAMPLES = 5
 #: Tables drawn for the test of labels.
 _TABLES = 9999
 #: Weights of shuffles held at once, in numbers of 8 bytes.
@@ -42,8 +42,8 @@ class DriftTest:
             that tells new from old (0.5 is by chance, 1 without fault), for labels Cramér's V
             (0 to 1).
         p_value: how often so large an effect comes up where nothing drifts.
-        old: old rows that were looked at.
-        new: new rows that were looked at.
+        old: old examples that were looked at.
+        new: new examples that were looked at.
     """
 
     what: str
@@ -80,15 +80,15 @@ def text_drift(old: Array, new: Array, *, seed: int = 0) -> DriftTest:
     Classifier Two-Sample Tests", arXiv:1610.06545.
 
     Args:
-        old: embeddings of old rows, ``[old, hidden]``.
-        new: embeddings of new rows, ``[new, hidden]``.
+        old: embeddings of old examples, ``[old, hidden]``.
+        new: embeddings of new examples, ``[new, hidden]``.
         seed: of shuffles and folds.
 
     Raises:
-        ValueError: when there are fewer than ``LEAST_ROWS`` of one kind.
+        ValueError: when there are fewer than ``MIN_EXAMPLES`` of one kind.
     """
-    if min(len(old), len(new)) < LEAST_ROWS:
-        raise ValueError(f"the test takes {LEAST_ROWS} rows of each kind at least")
+    if min(len(old), len(new)) < MIN_EXAMPLES:
+        raise ValueError(f"the test takes {MIN_EXAMPLES} examples of each kind at least")
     both = np.concatenate([old, new])
     squares = euclidean_distances(both, squared=True)
     kernel = np.exp(-squares / max(float(np.median(squares)), np.finfo(np.float32).tiny))
@@ -118,8 +118,8 @@ def label_drift(old: Mapping[str, int], new: Mapping[str, int], *, seed: int = 0
     Drawing tables instead of trusting the distribution's tail holds for rare labels too.
 
     Args:
-        old: label to its number in old rows.
-        new: label to its number in new rows.
+        old: label to its number in old examples.
+        new: label to its number in new examples.
         seed: of what is drawn.
 
     Raises:
@@ -147,13 +147,13 @@ def _mean_of(indices: Array, size: int) -> Array:
 
 
 def _told_apart(both: Array, old: int, seed: int) -> float:
-    """Return how well a linear classifier tells new rows from old ones that it did not see."""
+    """Return how well a linear classifier tells new examples from old ones that it did not see."""
     is_new = np.arange(len(both)) >= old
     scores = cross_val_predict(
         make_pipeline(StandardScaler(), RidgeClassifier()),
         both,
         is_new,
-        cv=StratifiedKFold(LEAST_ROWS, shuffle=True, random_state=seed),
+        cv=StratifiedKFold(MIN_EXAMPLES, shuffle=True, random_state=seed),
         method="decision_function",
     )
     return float(roc_auc_score(is_new, scores))

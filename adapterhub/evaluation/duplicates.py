@@ -1,4 +1,4 @@
-"""What the rows are like: lengths, repeats, contradictions, and what leaks between splits."""
+"""What the examples are like: lengths, repeats, contradictions, and what leaks between splits."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from adapterhub.data.fields import ANSWER_FIELDS
-from adapterhub.data.pictures import Picture
+from adapterhub.data.field_mapping import ANSWER_FIELDS
+from adapterhub.data.images import ImageFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
 
 #: Cosine over pieces of words above which two texts count as the same one, slightly changed.
 NEAR = 0.9
-#: Rows of a split, and of training, that are looked at for such texts.
+#: Examples of a split, and of training, that are looked at for such texts.
 NEAR_ROWS, NEAR_TRAIN_ROWS = 1000, 20000
 _CHUNK = 250
 _FEATURES = 2**18
@@ -34,16 +34,16 @@ class SplitFacts:
 
     Args:
         name: of the split.
-        rows: number of rows.
+        examples: number of examples.
         median_words: words of a text, half of the texts have fewer.
         longest_words: words of the longest text.
-        repeated: rows whose text an earlier row has, but for case and punctuation.
+        repeated: examples whose text an earlier example has, but for case and punctuation.
         contradicting: texts that come with more than one answer.
-        labels: label to its number of rows, or of words with it; empty without labels.
+        labels: label to its number of examples, or of words with it; empty without labels.
     """
 
     name: str
-    rows: int
+    examples: int
     median_words: float
     longest_words: int
     repeated: int
@@ -68,13 +68,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """What of a split is in the training rows too.
+    """What of a split is in the training examples too.
 
     Args:
         split: its name.
-        same: rows whose text is in training, but for case and punctuation.
-        near: rows whose text is nearly one of training, and not the same.
-        looked_at: rows that were looked at for ``near``.
+        same: examples whose text is in training, but for case and punctuation.
+        near: examples whose text is nearly one of training, and not the same.
+        looked_at: examples that were looked at for ``near``.
         pairs: the most similar ones that are not the same.
     """
 
@@ -85,46 +85,46 @@ class Leak:
     pairs: tuple[Pair, ...]
 
 
-def text_of(row: Mapping[str, Any]) -> str:
-    """Return what of a row is not its answer, as one text."""
-    return " | ".join(_plain(value) for key, value in row.items() if key not in ANSWER_FIELDS)
+def text_of(example: Mapping[str, Any]) -> str:
+    """Return what of an example is not its answer, as one text."""
+    return " | ".join(_plain(value) for key, value in example.items() if key not in ANSWER_FIELDS)
 
 
-def answer_of(row: Mapping[str, Any]) -> str:
-    """Return a row's answer as text; empty where it has none of its own."""
-    return " | ".join(_plain(row[key]) for key in ANSWER_FIELDS if row.get(key) is not None)
+def answer_of(example: Mapping[str, Any]) -> str:
+    """Return an example's answer as text; empty where it has none of its own."""
+    return " | ".join(_plain(example[key]) for key in ANSWER_FIELDS if example.get(key) is not None)
 
 
-def split_facts(name: str, rows: Rows) -> SplitFacts:
+def split_facts(name: str, examples: Dataset) -> SplitFacts:
     """Return what a split is like."""
-    texts = [text_of(row) for row in rows.rows]
+    texts = [text_of(example) for example in examples.examples]
     answers: dict[str, set[str]] = defaultdict(set)
-    for text, row in zip(map(_normal, texts), rows.rows, strict=True):
-        answers[text].add(answer_of(row))
+    for text, example in zip(map(_normal, texts), examples.examples, strict=True):
+        answers[text].add(answer_of(example))
     words = [len(text.split()) for text in texts]
     return SplitFacts(
         name=name,
-        rows=len(rows),
+        examples=len(examples),
         median_words=float(np.median(words)) if words else 0.0,
         longest_words=max(words, default=0),
-        repeated=len(rows) - len(answers),
+        repeated=len(examples) - len(answers),
         contradicting=sum(len(found) > 1 for found in answers.values()),
-        labels=dict(sorted(Counter(_labels(rows.rows)).items())),
+        labels=dict(sorted(Counter(_labels(examples.examples)).items())),
     )
 
 
-def leak(name: str, rows: Rows, training: Rows, *, shown: int = 5) -> Leak:
-    """Return what of a split is in the training rows too.
+def leak(name: str, examples: Dataset, training: Dataset, *, shown: int = 5) -> Leak:
+    """Return what of a split is in the training examples too.
 
     Args:
         name: of the split.
-        rows: of the split.
-        training: rows that were learned from.
+        examples: of the split.
+        training: examples that were learned from.
         shown: most pairs that are returned.
     """
-    known = [text_of(row) for row in training.rows]
+    known = [text_of(example) for example in training.examples]
     normal = set(map(_normal, known))
-    texts = [text_of(row) for row in rows.rows]
+    texts = [text_of(example) for example in examples.examples]
     same = [_normal(text) in normal for text in texts]
     others = [text for text, found in zip(texts, same, strict=True) if not found]
     looked_at, candidates = _spread(others, NEAR_ROWS), _spread(known, NEAR_TRAIN_ROWS)
@@ -144,10 +144,10 @@ def _near(texts: Sequence[str], training: Sequence[str]) -> Iterator[Pair]:
         part = texts[start : start + _CHUNK]
         products = (vectorizer.transform(part) @ known).tocsr()
         for index, text in enumerate(part):
-            row = products.getrow(index)
-            if row.nnz and row.data.max() >= NEAR:
-                best = int(row.indices[row.data.argmax()])
-                yield Pair(text, training[best], float(row.data.max()))
+            example = products.getrow(index)
+            if example.nnz and example.data.max() >= NEAR:
+                best = int(example.indices[example.data.argmax()])
+                yield Pair(text, training[best], float(example.data.max()))
 
 
 def _spread(texts: Sequence[str], most: int) -> list[str]:
@@ -157,12 +157,12 @@ def _spread(texts: Sequence[str], most: int) -> list[str]:
     return [texts[int(place)] for place in np.linspace(0, len(texts) - 1, most)]
 
 
-def _labels(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for row in rows:
-        if row.get("label") is not None:
-            yield str(row["label"])
-        elif row.get("tags") is not None:
-            yield from map(str, row["tags"])
+def _labels(examples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for example in examples:
+        if example.get("label") is not None:
+            yield str(example["label"])
+        elif example.get("tags") is not None:
+            yield from map(str, example["tags"])
 
 
 def _normal(text: str) -> str:
@@ -172,8 +172,8 @@ def _normal(text: str) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, Picture):
-        # the same file is the same picture, whatever its name
+    if isinstance(value, ImageFile):
+        # the same file is the same image, whatever its name
         return value.digest()
     if isinstance(value, dict) and isinstance(value.get("text"), list):
         # answers as SQuAD has them, but for their places

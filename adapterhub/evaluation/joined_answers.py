@@ -1,4 +1,4 @@
-"""Answers found in contexts, the windows of a row put together, beside the right ones."""
+"""Answers found in contexts, the windows of an example put together, beside the right ones."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from adapterhub.tasks.squad_scores import normalized
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from adapterhub.tasks.base import Row
+    from adapterhub.tasks.base import Example
     from adapterhub.tasks.question_answering import QuestionAnswering
 
 
 @dataclass(frozen=True, slots=True)
 class JoinedAnswer:
-    """The answer to one row.
+    """The answer to one example.
 
     Args:
-        row: its first window.
+        example: its first window.
         said: answer, empty for none.
         sure: its probability.
         expected: right answers; none where the question has no answer.
     """
 
-    row: Row
+    example: Example
     said: str
     sure: float
     expected: Sequence[str]
@@ -39,16 +39,16 @@ class JoinedAnswer:
 
 
 def joined_answers(
-    task: QuestionAnswering, rows: Sequence[Row], decoded: Sequence[Any]
+    task: QuestionAnswering, examples: Sequence[Example], decoded: Sequence[Any]
 ) -> Iterator[JoinedAnswer]:
-    """Yield the answer to each row.
+    """Yield the answer to each example.
 
     Args:
         task: that made the predictions.
-        rows: windows of rows, with their answers.
+        examples: windows of examples, with their answers.
         decoded: raw prediction of each window.
     """
-    for places in units_of(task, rows):
-        said = task.join([task.prediction(rows[at], decoded[at]) for at in places])
-        expected = [answer.text for answer in given_answers(rows[places[0]], places[0] + 1)]
-        yield JoinedAnswer(rows[places[0]], said["answer"], float(said["score"]), expected)
+    for places in units_of(task, examples):
+        said = task.join([task.prediction(examples[at], decoded[at]) for at in places])
+        expected = [answer.text for answer in given_answers(examples[places[0]], places[0] + 1)]
+        yield JoinedAnswer(examples[places[0]], said["answer"], float(said["score"]), expected)

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from adapterhub.evaluation.example_statistics import Array
-    from adapterhub.tasks.base import Row, Task
+    from adapterhub.tasks.base import Example, Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labelled:
-    """Choices among labels: one a row, or one a word.
+    """Choices among labels: one an example, or one a word.
 
     Args:
-        unit: ``rows`` or ``words``.
+        unit: ``examples`` or ``words``.
         labels: names.
         # [choices]
         gold: index of the right label.
@@ -68,7 +68,7 @@ class Confused:
     share: float
 
 
-def labelled(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Labelled | None:
+def labelled(task: Task, examples: Sequence[Example], decoded: Sequence[Any]) -> Labelled | None:
     """Return the choices among labels; ``None`` for a task that makes none.
 
     For tags the type counts and not whether a span begins; words beyond the cut are left out.
@@ -77,9 +77,9 @@ def labelled(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> Labelle
         task = task.texts
     if isinstance(task, TextClassification | ImageClassification):
         found = np.array([int(scores.argmax()) for scores in decoded], dtype=int)
-        return Labelled("rows", task.labels, gold_labels(task, rows), found)
+        return Labelled("examples", task.labels, gold_labels(task, examples), found)
     if isinstance(task, TokenClassification):
-        return _words(task, rows, decoded)
+        return _words(task, examples, decoded)
     return None
 
 
@@ -99,14 +99,18 @@ def most_confused(matrix: Array, labels: Sequence[str], count: int) -> list[Conf
     ]
 
 
-def _words(task: TokenClassification, rows: Sequence[Row], decoded: Sequence[Any]) -> Labelled:
+def _words(
+    task: TokenClassification, examples: Sequence[Example], decoded: Sequence[Any]
+) -> Labelled:
     kinds = sorted({tag[2:] for tag in task.labels if tag != OUTSIDE})
     names = (OUTSIDE, *kinds)
     index = {name: place for place, name in enumerate(names)}
     gold: list[int] = []
     found: list[int] = []
-    for number, (row, tags) in enumerate(zip(rows, decoded, strict=True), start=1):
+    for number, (example, tags) in enumerate(zip(examples, decoded, strict=True), start=1):
         read = len(tags.labels)
-        for target, named in zip((gold, found), task.named_tags(row, number, tags), strict=True):
+        for target, named in zip(
+            (gold, found), task.named_tags(example, number, tags), strict=True
+        ):
             target += [index[tag[2:] or OUTSIDE] for tag in named[:read]]
     return Labelled("words", names, np.array(gold), np.array(found))

@@ -1,4 +1,4 @@
-"""Is one adapter better than another on the same rows, or is it chance?"""
+"""Is one adapter better than another on the same examples, or is it chance?"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from adapterhub.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, interval_of, resampled
-from adapterhub.evaluation.example_statistics import RowStatistics
+from adapterhub.evaluation.example_statistics import ExampleStatistics
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -23,7 +23,7 @@ _HELD = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A metric of two adapters on the same rows.
+    """A metric of two adapters on the same examples.
 
     Args:
         metric: its name.
@@ -49,13 +49,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """On which rows two adapters were right.
+    """On which examples two adapters were right.
 
     Args:
-        both: rows that both have right.
-        first_only: rows that only the first has right.
-        second_only: rows that only the second has right.
-        neither: rows that none has right.
+        both: examples that both have right.
+        first_only: examples that only the first has right.
+        second_only: examples that only the second has right.
+        neither: examples that none has right.
         p_value: of the exact test, two-sided.
     """
 
@@ -78,18 +78,18 @@ def differences(
 
     Args:
         first: predictions of the first adapter.
-        second: predictions of the second, on the same rows in the same order.
+        second: predictions of the second, on the same examples in the same order.
         resamples: of the paired bootstrap.
         level: confidence of the intervals.
         seed: of what is drawn.
 
     Raises:
-        ValueError: when they are not on the same number of rows.
+        ValueError: when they are not on the same number of examples.
     """
-    if first.rows != second.rows:
-        raise ValueError(f"{first.rows} and {second.rows} rows can't be paired")
+    if first.size != second.size:
+        raise ValueError(f"{first.size} and {second.size} examples can't be paired")
     drawn = [resampled(each, resamples=resamples, seed=seed) for each in (first, second)]
-    whole = np.arange(first.rows)[None, :]
+    whole = np.arange(first.size)[None, :]
     points = [each.metrics(whole) for each in (first, second)]
     found = []
     for metric in points[0]:
@@ -103,14 +103,14 @@ def differences(
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
-    """Return the exact McNemar test over rows that each adapter has right or wrong.
+    """Return the exact McNemar test over examples that each adapter has right or wrong.
 
-    Only rows on which the two differ count: under the null hypothesis each is as likely right
+    Only examples on which the two differ count: under the null hypothesis each is as likely right
     on them, so their number is binomial with probability one half.
     Source: McNemar 1947; the exact form as in Dietterich 1998, Neural Computation 10 (7).
 
     Args:
-        first: whether the first is right on each row.
+        first: whether the first is right on each example.
         second: whether the second is.
     """
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
@@ -124,8 +124,8 @@ def _p_value(
     first: Scores, second: Scores, metric: str, spread: Array, seed: int
 ) -> tuple[float, str]:
     if (
-        isinstance(first, RowStatistics)
-        and isinstance(second, RowStatistics)
+        isinstance(first, ExampleStatistics)
+        and isinstance(second, ExampleStatistics)
         and first.meaning == second.meaning
     ):
         return _permuted(first, second, metric, seed), "permutation"
@@ -136,29 +136,29 @@ def _p_value(
     return min(1.0, 2.0 * (beyond + 1) / (len(told) + 1)), "bootstrap"
 
 
-def _permuted(first: RowStatistics, second: RowStatistics, metric: str, seed: int) -> float:
-    """Swap the two adapters' answers on rows at random and see how the difference falls.
+def _permuted(first: ExampleStatistics, second: ExampleStatistics, metric: str, seed: int) -> float:
+    """Swap the two adapters' answers on examples at random and see how the difference falls.
 
     Source: Yeh 2000, "More accurate tests for the statistical significance of result
     differences", arXiv:cs/0008005.
     """
-    rows = first.rows
-    if rows < 2:
-        # both swaps of one row are as extreme as what was found
+    examples = first.size
+    if examples < 2:
+        # both swaps of one example are as extreme as what was found
         return 1.0
     values = np.concatenate([first.values, second.values])
 
     def difference(x: Array, y: Array, axis: int) -> Any:
-        a, b = (first.formula(_chosen(each, 2 * rows) @ values)[metric] for each in (x, y))
+        a, b = (first.formula(_chosen(each, 2 * examples) @ values)[metric] for each in (x, y))
         return b - a
 
     test = stats.permutation_test(
-        (np.arange(rows), np.arange(rows, 2 * rows)),
+        (np.arange(examples), np.arange(examples, 2 * examples)),
         difference,
         permutation_type="samples",
         vectorized=True,
         n_resamples=PERMUTATIONS,
-        batch=max(1, _HELD // (2 * rows)),
+        batch=max(1, _HELD // (2 * examples)),
         rng=np.random.default_rng(seed),
     )
     return float(test.pvalue)

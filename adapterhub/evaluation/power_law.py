@@ -18,7 +18,7 @@ LEAST_POINTS = 4
 
 @dataclass(frozen=True, slots=True)
 class PowerLaw:
-    """``error = floor + scale * rows ** -decay``.
+    """``error = floor + scale * examples ** -decay``.
 
     Source: Hestness et al. 2017, "Deep Learning Scaling is Predictable, Empirically",
     arXiv:1712.00409.
@@ -28,21 +28,21 @@ class PowerLaw:
     scale: float
     decay: float
 
-    def error(self, rows: float) -> float:
-        """Return the error expected of so many rows."""
-        return float(self.floor + self.scale * rows**-self.decay)
+    def error(self, examples: float) -> float:
+        """Return the error expected of so many examples."""
+        return float(self.floor + self.scale * examples**-self.decay)
 
 
-def fit_power_law(rows: Sequence[int], errors: Sequence[float]) -> PowerLaw | None:
+def fit_power_law(examples: Sequence[int], errors: Sequence[float]) -> PowerLaw | None:
     """Return the law that fits best; ``None`` with too few points, or where none fits.
 
     Args:
-        rows: numbers of rows, above 0.
+        examples: numbers of examples, above 0.
         errors: at each, at least 0.
     """
-    if len(set(rows)) < LEAST_POINTS:
+    if len(set(examples)) < LEAST_POINTS:
         return None
-    x, y = np.array(rows, dtype=float), np.array(errors, dtype=float)
+    x, y = np.array(examples, dtype=float), np.array(errors, dtype=float)
     start = (
         max(float(y.min()) * 0.9, 0.0),
         max(float(y.max() - y.min()), 1e-6) * x.min() ** 0.5,

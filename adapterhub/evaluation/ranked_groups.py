@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from adapterhub.tasks.ranking import Judged
 
-#: Resamples; the area under a curve of some thousand rows takes milliseconds for each.
+#: Resamples; the area under a curve of some thousand examples takes milliseconds for each.
 _MOST = 500
 
 
@@ -25,19 +25,19 @@ _MOST = 500
 class RankedGroups:
     """Predictions for candidates of several groups, of which whole groups are drawn.
 
-    The ratings of one user depend on each other, and NDCG is a mean over users: rows drawn one
+    The ratings of one user depend on each other, and NDCG is a mean over users: examples drawn one
     by one would take a user's list apart, and give intervals that are too narrow.
 
     Args:
-        judged: labels, gains and groups of the rows.
-        chances: probability of each row.
+        judged: labels, gains and groups of the examples.
+        chances: probability of each example.
         most: see ``Scores``.
     """
 
     judged: Judged
     chances: Sequence[float]
     most: int | None = _MOST
-    #: [rows], which group each row belongs to
+    #: [examples], which group each example belongs to
     places: NDArray[Any] = field(init=False)
     #: [groups], NDCG of each; NaN for a group that tells nothing of a ranking
     ndcg: NDArray[Any] = field(init=False)
@@ -49,13 +49,13 @@ class RankedGroups:
         object.__setattr__(self, "ndcg", np.array(values, dtype=float))
 
     @property
-    def rows(self) -> int:
+    def size(self) -> int:
         """Number of groups: what is drawn."""
         return len(self.ndcg)
 
     def metrics(self, indices: NDArray[Any]) -> Mapping[str, NDArray[Any]]:
         """Return ``auc`` and ``ndcg_at_10`` of each resample; see ``Scores``."""
-        counts = np.stack([np.bincount(drawn, minlength=self.rows) for drawn in indices])
+        counts = np.stack([np.bincount(drawn, minlength=self.size) for drawn in indices])
         found = {"auc": np.array([self._auc(each) for each in counts])}
         told = ~np.isnan(self.ndcg)
         if told.any():

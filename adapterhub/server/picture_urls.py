@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 
-from adapterhub.data.pictures import Picture
+from adapterhub.data.images import ImageFile
 from adapterhub.errors import DataError, RequestError
 
 #: Most pixels of a picture: the engine decodes it between two steps, which shall not take long.
@@ -15,7 +15,7 @@ _START = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
 _NAME = "input.image"
 
 
-def picture_of(address: str) -> Picture:
+def picture_of(address: str) -> ImageFile:
     """Return the picture in a ``data:`` address. Nothing is fetched from anywhere.
 
     Raises:
@@ -32,7 +32,7 @@ def picture_of(address: str) -> Picture:
         content = base64.b64decode(address[start.end() :], validate=True)
     except binascii.Error as error:
         raise RequestError(f"is not base64: {error}", place=_NAME) from error
-    picture = Picture(_NAME, content)
+    picture = ImageFile(_NAME, content)
     try:
         picture.check_header(MAX_SERVED_PIXELS)
     except DataError as error:

@@ -1,4 +1,4 @@
-"""The answers of a row to its question, and where they stand in its context."""
+"""The answers of an example to its question, and where they stand in its context."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import DataError
-from adapterhub.tasks.rows import place_of, required, text_field
+from adapterhub.tasks.fields import place_of, required, text_field
 
 if TYPE_CHECKING:
-    from adapterhub.tasks.base import Row
+    from adapterhub.tasks.base import Example
 
 
 @dataclass(frozen=True, slots=True)
 class GivenAnswer:
-    """An answer that a row gives.
+    """An answer that an example gives.
 
     Args:
         text: of the answer.
-        start: of its first character in the context, ``None`` where the row does not say.
+        start: of its first character in the context, ``None`` where the example does not say.
     """
 
     text: str
     start: int | None
 
 
-def given_answers(row: Row, number: int) -> list[GivenAnswer]:
-    """Return a row's ``answers``; none where the question has no answer in its context.
+def given_answers(example: Example, number: int) -> list[GivenAnswer]:
+    """Return an example's ``answers``; none where the question has no answer in its context.
 
     They are in the form of SQuAD, ``{"text": [...], "answer_start": [...]}``, where offsets
     count characters; or a list of texts; or one text.
 
     Raises:
-        DataError: naming row and field, when they are in another form.
+        DataError: naming example and field, when they are in another form.
     """
-    value = required(row, "answers", number)
+    value = required(example, "answers", number)
     if isinstance(value, Mapping):
         texts, starts = value.get("text"), value.get("answer_start")
     else:
@@ -60,17 +60,17 @@ def given_answers(row: Row, number: int) -> list[GivenAnswer]:
     return [GivenAnswer(text, start) for text, start in zip(texts, starts, strict=True)]
 
 
-def placed_answers(row: Row, number: int) -> list[tuple[int, int]]:
-    """Return start and end of each answer in the row's ``context``, in characters.
+def placed_answers(example: Example, number: int) -> list[tuple[int, int]]:
+    """Return start and end of each answer in the example's ``context``, in characters.
 
     An answer without an offset is taken where it stands first.
 
     Raises:
-        DataError: when an answer does not stand where the row says, or nowhere.
+        DataError: when an answer does not stand where the example says, or nowhere.
     """
-    context = text_field(row, "context", number)
+    context = text_field(example, "context", number)
     placed = []
-    for answer in given_answers(row, number):
+    for answer in given_answers(example, number):
         start = context.find(answer.text) if answer.start is None else answer.start
         if start < 0 or context[start : start + len(answer.text)] != answer.text:
             where = "in the context" if answer.start is None else f"at offset {answer.start}"

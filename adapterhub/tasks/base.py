@@ -12,26 +12,26 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-    from adapterhub.data.packing import Example, PackedBatch
+    from adapterhub.data.packing import EncodedExample, PackedBatch
     from adapterhub.tasks.chat_template import Message
     from adapterhub.tasks.text_scores import TextScores
 
 #: Which head the task puts on the backbone: its own language-model head, or a new
-#: linear layer read once a row (``sequence``), once a word (``token``), at every token
-#: that may start or end an answer (``span``), or once a picture (``image``).
+#: linear layer read once an example (``sequence``), once a word (``token``), at every token
+#: that may start or end an answer (``span``), or once an image (``image``).
 HeadKind = Literal["causal_lm", "sequence", "token", "span", "image"]
 
 #: Maps hidden states ``[selected, hidden]`` to logits ``[selected, classes]``.
 Head: TypeAlias = "Callable[[Tensor], Tensor]"
 
-#: A data row after field mapping, keyed by the task's own field names.
-Row: TypeAlias = Mapping[str, Any]
+#: A data example after field mapping, keyed by the task's own field names.
+Example: TypeAlias = Mapping[str, Any]
 
-#: Whether every position sees the whole row (``encoder``) or only what is before it, or
-#: whether rows are pictures (``vision``).
+#: Whether every position sees the whole example (``encoder``) or only what is before it, or
+#: whether examples are images (``vision``).
 BackboneKind = Literal["encoder", "decoder", "vision"]
 
-#: What makes a backbone's input: of texts tokens, of pictures pixels.
+#: What makes a backbone's input: of texts tokens, of images pixels.
 Preprocessor: TypeAlias = "PreTrainedTokenizerBase | BaseImageProcessor"
 
 
@@ -42,7 +42,7 @@ class TaskOptions:
     Args:
         max_length: longest input in tokens; longer ones are cut.
         label_smoothing: share of the target's probability spread over all classes.
-        class_weights: ``None``, ``"balanced"`` (inverse frequency in the training rows), or
+        class_weights: ``None``, ``"balanced"`` (inverse frequency in the training examples), or
             a weight per label name.
         max_new_tokens: longest generated answer, for tasks that generate.
         system_prompt: first message of every conversation, or empty.
@@ -53,9 +53,9 @@ class TaskOptions:
         stride: tokens that one window of a long context shares with the next.
         max_answer_tokens: longest answer that is looked for in a context.
         unanswerable: a question may have no answer in its context.
-        calibrate: fit ``temperature`` on the validation rows.
+        calibrate: fit ``temperature`` on the validation examples.
         temperature: logits are divided by it before they become probabilities.
-        image_size: side in pixels that pictures are brought to; the backbone's own where
+        image_size: side in pixels that images are brought to; the backbone's own where
             ``None``.
     """
 
@@ -88,7 +88,7 @@ class TaskOptions:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Result of a task's metrics over a set of rows.
+    """Result of a task's metrics over a set of examples.
 
     Args:
         metrics: name to value, all floats.
@@ -100,7 +100,7 @@ class Evaluation:
 
 
 class Task(Protocol):
-    """One task: how rows become examples, and hidden states become loss and answers.
+    """One task: how examples become examples, and hidden states become loss and answers.
 
     A task holds the tokenizer or image processor, the labels and its options; it never holds a
     model.
@@ -115,22 +115,22 @@ class Task(Protocol):
     head: HeadKind
     #: label names in the order of the head's outputs; empty where there is no own head
     labels: tuple[str, ...]
-    #: whether training and scoring read all windows of a row, or its start alone
+    #: whether training and scoring read all windows of an example, or its start alone
     reads_windows: bool
     #: metric watched by default, and whether a larger value is better
     default_metric: tuple[str, bool]
 
-    def encode(self, row: Row, number: int, *, train: bool) -> Example | None:
-        """Encode one row; ``None`` where nothing is left to learn from after cutting.
+    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
+        """Encode one example; ``None`` where nothing is left to learn from after cutting.
 
         Args:
-            row: keyed by the task's field names.
-            number: of the row in its source, from 1.
-            train: the row must have its label; else it is used where it is there, and
+            example: keyed by the task's field names.
+            number: of the example in its source, from 1.
+            train: the example must have its label; else it is used where it is there, and
                 the example has no targets where it is not.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
 
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
@@ -145,29 +145,29 @@ class Task(Protocol):
         """Return what the summed loss is divided by: a count, or a sum of class weights."""
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[Any]:
-        """Return one raw prediction a row, small and on the CPU, for ``evaluate``."""
+        """Return one raw prediction an example, small and on the CPU, for ``evaluate``."""
 
-    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
-        """Score raw predictions against their rows (same order).
+    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
+        """Score raw predictions against their examples (same order).
 
-        Where the task reads windows, rows are windows, those of a row one after the other.
+        Where the task reads windows, examples are windows, those of an example one after the other.
         """
 
-    def windows(self, row: Row) -> list[Row]:
-        """Return the row cut into rows that fit ``max_length``, to lose nothing of it.
+    def windows(self, example: Example) -> list[Example]:
+        """Return the example cut into examples that fit ``max_length``, to lose nothing of it.
 
-        For prediction, and for scoring long rows in full. A task whose answers can't be
-        joined returns the row itself.
+        For prediction, and for scoring long examples in full. A task whose answers can't be
+        joined returns the example itself.
         """
 
     def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the predictions for the windows of one row, in order, as one.
+        """Return the predictions for the windows of one example, in order, as one.
 
         Raises:
             ValueError: when there are none, or more than the task can join.
         """
 
-    def prediction(self, row: Row, decoded: Any) -> dict[str, Any]:
+    def prediction(self, example: Example, decoded: Any) -> dict[str, Any]:
         """Return a raw prediction in the form that users see, made of plain JSON values."""
 
 
@@ -178,11 +178,11 @@ class GeneratingTask(Task, Protocol):
     #: tokens at which generation ends
     stop_ids: frozenset[int]
 
-    def question(self, row: Row, number: int) -> list[Message]:
-        """Return the messages that a row asks with, for ``prompt_ids``.
+    def question(self, example: Example, number: int) -> list[Message]:
+        """Return the messages that an example asks with, for ``prompt_ids``.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
@@ -195,16 +195,16 @@ class GeneratingTask(Task, Protocol):
     def text_of(self, ids: Sequence[int]) -> str:
         """Return generated tokens as text, without special tokens and outer spaces."""
 
-    def score_texts(self, rows: Sequence[Row], texts: Sequence[str]) -> TextScores:
-        """Score generated texts by the right answers of their rows (same order).
+    def score_texts(self, examples: Sequence[Example], texts: Sequence[str]) -> TextScores:
+        """Score generated texts by the right answers of their examples (same order).
 
         Raises:
-            DataError: when there are no texts, or a row has no answer.
+            DataError: when there are no texts, or an example has no answer.
         """
 
 
 def join_predictions(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the answers to the windows of one row as one: lists are joined in order.
+    """Return the answers to the windows of one example as one: lists are joined in order.
 
     Raises:
         ValueError: when there are no answers, or several that hold more than lists.

@@ -60,7 +60,7 @@ class ChatTemplate:
         Args:
             messages: at least one.
             prompt: end with what opens the assistant's next turn.
-            number: of the row, for errors.
+            number: of the example, for errors.
 
         Raises:
             DataError: when the template refuses the messages.
@@ -71,7 +71,7 @@ class ChatTemplate:
             )
         except TemplateError as error:
             raise DataError(
-                f"the chat template refuses the conversation: {error}", place=f"row {number}"
+                f"the chat template refuses the conversation: {error}", place=f"example {number}"
             ) from error
         return rendered
 
@@ -117,7 +117,7 @@ class ChatTemplate:
             raise RecipeError(
                 "the chat template rewrites earlier turns, so answers can't be told from prompts",
                 place="backbone.name",
-                hint="Give rows with one answer each, or use another backbone",
+                hint="Give examples with one answer each, or use another backbone",
             )
         return len(before), len(after)
 

@@ -1,4 +1,4 @@
-"""Accuracy, macro-F1 and a record per label, for tasks that give each row one label."""
+"""Accuracy, macro-F1 and a record per label, for tasks that give each example one label."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 
 from adapterhub.errors import DataError
 from adapterhub.tasks.base import Evaluation
-from adapterhub.tasks.rows import required
+from adapterhub.tasks.fields import required
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from adapterhub.tasks.base import Row
+    from adapterhub.tasks.base import Example
     from adapterhub.tasks.labels import LabelIndex
 
 
-def score_classes(index: LabelIndex, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
+def score_classes(
+    index: LabelIndex, examples: Sequence[Example], decoded: Sequence[Any]
+) -> Evaluation:
     """Return accuracy, macro-F1 and a record per label.
 
-    Macro-F1 is the mean over the labels that the rows or the predictions have, as
+    Macro-F1 is the mean over the labels that the examples or the predictions have, as
     scikit-learn computes it; the records list every label.
 
     Args:
         index: of the labels.
-        rows: with their ``label``.
-        decoded: the probability of each label, ``[classes]`` a row.
+        examples: with their ``label``.
+        decoded: the probability of each label, ``[classes]`` an example.
 
     Raises:
-        DataError: when there are no rows, or a row has no known label.
+        DataError: when there are no examples, or an example has no known label.
     """
-    if not rows:
-        raise DataError("there are no rows to score")
+    if not examples:
+        raise DataError("there are no examples to score")
     expected = [
-        index.index(required(row, "label", number), number, "label")
-        for number, row in enumerate(rows, start=1)
+        index.index(required(example, "label", number), number, "label")
+        for number, example in enumerate(examples, start=1)
     ]
     found = [int(scores.argmax()) for scores in decoded]
     return Evaluation(

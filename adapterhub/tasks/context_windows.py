@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapterhub.tasks.rows import text_field
+from adapterhub.tasks.fields import text_field
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.tasks.base import Row, TaskOptions
+    from adapterhub.tasks.base import Example, TaskOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,13 @@ class WindowEncoder:
         #: what was cut last: each of its windows asks for it again
         self._last: tuple[tuple[str, str], list[ContextWindow]] | None = None
 
-    def windows(self, row: Row, number: int) -> list[ContextWindow]:
-        """Return the windows of a row that hold any of its context, in order.
+    def windows(self, example: Example, number: int) -> list[ContextWindow]:
+        """Return the windows of an example that hold any of its context, in order.
 
         Raises:
-            DataError: naming row and field, when question or context is no text.
+            DataError: naming example and field, when question or context is no text.
         """
-        pair = (text_field(row, "question", number), text_field(row, "context", number))
+        pair = (text_field(example, "question", number), text_field(example, "context", number))
         if self._last is None or self._last[0] != pair:
             self._last = (pair, self._cut(*pair))
         return self._last[1]

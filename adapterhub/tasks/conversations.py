@@ -1,43 +1,45 @@
-"""Data rows as conversations, and long conversations made shorter."""
+"""Data examples as conversations, and long conversations made shorter."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import DataError, did_you_mean
-from adapterhub.tasks.rows import is_given, list_field, place_of, required, text_field
+from adapterhub.tasks.fields import is_given, list_field, place_of, required, text_field
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapterhub.tasks.base import Row
+    from adapterhub.tasks.base import Example
     from adapterhub.tasks.chat_template import Message
 
 ROLES = ("system", "user", "assistant")
 
 
-def conversation(row: Row, number: int, system_prompt: str) -> list[Message]:
-    """Return the messages of a row.
+def conversation(example: Example, number: int, system_prompt: str) -> list[Message]:
+    """Return the messages of an example.
 
-    They are the row's ``messages``; or a message of the user, ``prompt`` with ``input``
+    They are the example's ``messages``; or a message of the user, ``prompt`` with ``input``
     below it where there is one, and, where it is there, the assistant's ``response``, after
-    a ``system`` message if the row has one.
+    a ``system`` message if the example has one.
 
     Args:
-        row: with ``messages`` or ``prompt``, not both.
-        number: of the row, for errors.
-        system_prompt: first message where the row has no system message; empty for none.
+        example: with ``messages`` or ``prompt``, not both.
+        number: of the example, for errors.
+        system_prompt: first message where the example has no system message; empty for none.
 
     Raises:
-        DataError: naming row and field, when the row can't be used.
+        DataError: naming example and field, when the example can't be used.
     """
-    if is_given(row, "messages") and is_given(row, "prompt"):
-        raise DataError("the row has both messages and prompt", place=place_of(number, "messages"))
-    if is_given(row, "messages"):
-        items = list_field(row, "messages", number)
+    if is_given(example, "messages") and is_given(example, "prompt"):
+        raise DataError(
+            "the example has both messages and prompt", place=place_of(number, "messages")
+        )
+    if is_given(example, "messages"):
+        items = list_field(example, "messages", number)
         messages = [check_message(item, place_of(number, "messages")) for item in items]
     else:
-        messages = _exchange(row, number)
+        messages = _exchange(example, number)
     if system_prompt and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system_prompt})
     return messages
@@ -73,7 +75,7 @@ def split_answer(messages: Sequence[Message], number: int) -> tuple[list[Message
     for index in range(len(messages) - 1, 0, -1):
         if messages[index]["role"] == "assistant":
             return list(messages[:index]), messages[index]["content"]
-    raise DataError("the conversation has no answer of the assistant", place=f"row {number}")
+    raise DataError("the conversation has no answer of the assistant", place=f"example {number}")
 
 
 def without_oldest(messages: Sequence[Message]) -> list[Message] | None:
@@ -88,29 +90,29 @@ def without_oldest(messages: Sequence[Message]) -> list[Message] | None:
     return None
 
 
-def _exchange(row: Row, number: int) -> list[Message]:
-    prompt = text_field(row, "prompt", number)
-    extra = row.get("input")
+def _exchange(example: Example, number: int) -> list[Message]:
+    prompt = text_field(example, "prompt", number)
+    extra = example.get("input")
     if extra is not None and not isinstance(extra, str):
         raise DataError("the value must be text", place=place_of(number, "input"))
     if extra and extra.strip():
         prompt = f"{prompt}\n\n{extra}"
     messages = [{"role": "user", "content": prompt}]
-    if is_given(row, "system"):
-        messages.insert(0, {"role": "system", "content": text_field(row, "system", number)})
-    if is_given(row, "response"):
-        messages.append({"role": "assistant", "content": text_field(row, "response", number)})
+    if is_given(example, "system"):
+        messages.insert(0, {"role": "system", "content": text_field(example, "system", number)})
+    if is_given(example, "response"):
+        messages.append({"role": "assistant", "content": text_field(example, "response", number)})
     return messages
 
 
-def check_learnable(row: Row, messages: Sequence[Message], number: int) -> None:
-    """Check that a row has an answer to learn from.
+def check_learnable(example: Example, messages: Sequence[Message], number: int) -> None:
+    """Check that an example has an answer to learn from.
 
     Raises:
-        DataError: naming row and field, when it has none.
+        DataError: naming example and field, when it has none.
     """
-    if not is_given(row, "messages"):
-        required(row, "response", number)
+    if not is_given(example, "messages"):
+        required(example, "response", number)
     elif not any(message["role"] == "assistant" for message in messages):
         raise DataError(
             "the conversation has no message of the assistant", place=place_of(number, "messages")

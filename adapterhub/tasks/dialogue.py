@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.packing import Example
+from adapterhub.data.packing import EncodedExample
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import Evaluation, join_predictions
 from adapterhub.tasks.chat_template import ChatTemplate
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.base import Example, Head, HeadKind, TaskOptions
     from adapterhub.tasks.chat_template import Message, Rendered
     from adapterhub.tasks.text_scores import TextScores
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
-    """How well a row's answers were foretold, token by token.
+    """How well an example's answers were foretold, token by token.
 
     Args:
         loss: summed over the answers' tokens, in nats, without label smoothing.
@@ -49,7 +49,7 @@ class AnswerScore:
 
 
 class Dialogue:
-    """Rows have ``messages``, or ``prompt`` and ``response`` (and maybe ``input``, ``system``).
+    """Examples have ``messages``, or ``prompt`` and ``response`` (and maybe ``input``, ``system``).
 
     Only the assistant's turns are learned, each with the token that ends it. Where a
     template writes a system message of its own, training and prediction both get it. A
@@ -84,24 +84,24 @@ class Dialogue:
         #: tokens at which generation ends
         self.stop_ids = self.template.stop_ids
 
-    def encode(self, row: Row, number: int, *, train: bool) -> Example | None:
-        """Encode one row; see ``Task.encode``. A row without an answer is an error.
+    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
+        """Encode one example; see ``Task.encode``. An example without an answer is an error.
 
         Returns:
             ``None`` where the prompt alone is longer than ``max_length``.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        messages = conversation(row, number, self.options.system_prompt)
-        check_learnable(row, messages, number)
+        messages = conversation(example, number, self.options.system_prompt)
+        check_learnable(example, messages, number)
         rendered = self._fitted(messages, number)
         learned = [at for at in rendered.learned if 0 < at < self.options.max_length]
         if not learned:
             return None
         ids = rendered.input_ids
-        return Example(
-            row=number,
+        return EncodedExample(
+            number=number,
             # the last token to foretell is not read itself
             input_ids=ids[: learned[-1]],
             select=[at - 1 for at in learned],
@@ -117,16 +117,16 @@ class Dialogue:
         return float(batch.targets.numel())
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[AnswerScore]:
-        """Return the scores of each row's answers."""
+        """Return the scores of each example's answers."""
         losses, hits = token_scores(head, hidden, batch.targets)
         parts = zip(losses.double().split(batch.selected), hits.split(batch.selected), strict=True)
         return [AnswerScore(float(loss.sum()), len(loss), int(hit.sum())) for loss, hit in parts]
 
-    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
+    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
         """Return ``loss`` (nats a token of the answers), ``perplexity``, ``token_accuracy``.
 
         Raises:
-            DataError: when there are no rows.
+            DataError: when there are no examples.
         """
         tokens = sum(score.tokens for score in decoded)
         if not tokens:
@@ -140,16 +140,16 @@ class Dialogue:
             }
         )
 
-    def windows(self, row: Row) -> list[Row]:
-        """Return the row itself: a conversation is shortened by ``encode``."""
-        return [row]
+    def windows(self, example: Example) -> list[Example]:
+        """Return the example itself: a conversation is shortened by ``encode``."""
+        return [example]
 
     def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the only answer."""
         return join_predictions(answers)
 
-    def prediction(self, row: Row, decoded: AnswerScore) -> dict[str, Any]:
-        """Return ``{"loss", "tokens", "correct"}`` of the row's own answers.
+    def prediction(self, example: Example, decoded: AnswerScore) -> dict[str, Any]:
+        """Return ``{"loss", "tokens", "correct"}`` of the example's own answers.
 
         Text is generated from ``prompt_ids`` and read by ``text_of``.
         """
@@ -195,31 +195,33 @@ class Dialogue:
                 )
             left = shorter
 
-    def question_and_reference(self, row: Row, number: int) -> tuple[list[Message], str]:
-        """Return the messages before a row's last answer, for ``prompt_ids``, and the answer.
+    def question_and_reference(self, example: Example, number: int) -> tuple[list[Message], str]:
+        """Return the messages before an example's last answer, for ``prompt_ids``, and the answer.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        messages = conversation(row, number, self.options.system_prompt)
-        check_learnable(row, messages, number)
+        messages = conversation(example, number, self.options.system_prompt)
+        check_learnable(example, messages, number)
         return split_answer(messages, number)
 
-    def question(self, row: Row, number: int) -> list[Message]:
-        """Return the messages before a row's last answer, for ``prompt_ids``.
+    def question(self, example: Example, number: int) -> list[Message]:
+        """Return the messages before an example's last answer, for ``prompt_ids``.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        return self.question_and_reference(row, number)[0]
+        return self.question_and_reference(example, number)[0]
 
-    def score_texts(self, rows: Sequence[Row], texts: Sequence[str]) -> TextScores:
-        """Return chrF (0 to 100) of generated answers against the last answers of rows.
+    def score_texts(self, examples: Sequence[Example], texts: Sequence[str]) -> TextScores:
+        """Return chrF (0 to 100) of generated answers against the last answers of examples.
 
         Raises:
-            DataError: when there are no texts, or a row has no answer.
+            DataError: when there are no texts, or an example has no answer.
         """
-        pairs = [self.question_and_reference(row, at) for at, row in enumerate(rows, start=1)]
+        pairs = [
+            self.question_and_reference(example, at) for at, example in enumerate(examples, start=1)
+        ]
         return chrf_scores([[reference] for _, reference in pairs], texts)
 
     def text_of(self, ids: Sequence[int]) -> str:

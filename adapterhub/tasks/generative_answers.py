@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from adapterhub.errors import DataError
 from adapterhub.tasks.answers import given_answers
+from adapterhub.tasks.fields import is_given, place_of, text_field
 from adapterhub.tasks.instructed import Instructed, Wording
-from adapterhub.tasks.rows import is_given, place_of, text_field
 from adapterhub.tasks.squad_scores import normalized, squad_scores
 from adapterhub.tasks.text_scores import TextScores
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.tasks.base import Row, TaskOptions
+    from adapterhub.tasks.base import Example, TaskOptions
 
 #: What is said of a question that has no answer in its context.
 NO_ANSWER = "unanswerable"
@@ -27,10 +27,10 @@ _RULE = f' Say "{NO_ANSWER}" where the text does not tell.'
 def generative_question_answering(
     tokenizer: PreTrainedTokenizerBase, options: TaskOptions
 ) -> Instructed:
-    """Return the task: rows have ``question``, ``answers``, and maybe ``context``.
+    """Return the task: examples have ``question``, ``answers``, and maybe ``context``.
 
     The first answer is learned. Generated ones are scored by exact match and F1 against all
-    answers of a row (see ``squad_scores``). With ``unanswerable`` a row may have an empty list
+    answers of an example (see ``squad_scores``). With ``unanswerable`` an example may have an empty list
     of answers; the backbone then learns to say ``unanswerable``, which counts as no answer.
 
     Args:
@@ -44,27 +44,27 @@ def generative_question_answering(
     return Instructed(wording, tokenizer, options)
 
 
-def _prompt(instruction: str, row: Row, number: int) -> str:
-    question = text_field(row, "question", number)
-    if not is_given(row, "context"):
+def _prompt(instruction: str, example: Example, number: int) -> str:
+    question = text_field(example, "question", number)
+    if not is_given(example, "context"):
         return f"{instruction}\n\nQuestion: {question}"
-    context = text_field(row, "context", number)
+    context = text_field(example, "context", number)
     return f"{instruction}\n\nText: {context}\n\nQuestion: {question}"
 
 
-def _references(row: Row, number: int) -> list[str]:
-    texts = [answer.text for answer in given_answers(row, number)]
+def _references(example: Example, number: int) -> list[str]:
+    texts = [answer.text for answer in given_answers(example, number)]
     if not texts:
         raise DataError(
             "the question has no answer",
             place=place_of(number, "answers"),
-            hint="Set task.unanswerable: true, or leave such rows out",
+            hint="Set task.unanswerable: true, or leave such examples out",
         )
     return texts
 
 
-def _references_or_none(row: Row, number: int) -> list[str]:
-    return [answer.text for answer in given_answers(row, number)] or [NO_ANSWER]
+def _references_or_none(example: Example, number: int) -> list[str]:
+    return [answer.text for answer in given_answers(example, number)] or [NO_ANSWER]
 
 
 def _score(references: Sequence[Sequence[str]], found: Sequence[str]) -> TextScores:

@@ -1,4 +1,4 @@
-"""Tasks by instruction: a row's fields become a prompt, and the answer to it is learned."""
+"""Tasks by instruction: an example's fields become a prompt, and the answer to it is learned."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import join_predictions
 from adapterhub.tasks.dialogue import Dialogue
-from adapterhub.tasks.rows import is_given, place_of
+from adapterhub.tasks.fields import is_given, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.data.packing import Example, PackedBatch
-    from adapterhub.tasks.base import Evaluation, Head, HeadKind, Row, TaskOptions
+    from adapterhub.data.packing import EncodedExample, PackedBatch
+    from adapterhub.tasks.base import Evaluation, Example, Head, HeadKind, TaskOptions
     from adapterhub.tasks.chat_template import Message
     from adapterhub.tasks.dialogue import AnswerScore
     from adapterhub.tasks.text_scores import TextScores
@@ -31,10 +31,10 @@ class Wording:
         name: of the task.
         pipeline_tag: the Hub's name of it.
         instruction: said to the backbone where a recipe says nothing else.
-        long_field: the field that loses its end where a row is too long.
-        text_field: the field that a row may have under ``text`` in prediction.
-        prompt: makes the message to the backbone of instruction, row and its number.
-        references: returns the right answers to a row, the one to learn first, of row and its
+        long_field: the field that loses its end where an example is too long.
+        text_field: the field that an example may have under ``text`` in prediction.
+        prompt: makes the message to the backbone of instruction, example and its number.
+        references: returns the right answers to an example, the one to learn first, of example and its
             number.
         score: scores texts by the right answers to each.
     """
@@ -44,15 +44,15 @@ class Wording:
     instruction: str
     long_field: str
     text_field: str
-    prompt: Callable[[str, Row, int], str]
-    references: Callable[[Row, int], list[str]]
+    prompt: Callable[[str, Example, int], str]
+    references: Callable[[Example, int], list[str]]
     score: Callable[[Sequence[Sequence[str]], Sequence[str]], TextScores]
 
 
 class Instructed:
     """A task that the backbone does when it is told to, and learns to do well.
 
-    Training and prediction say the same to the backbone: an instruction and the row, through
+    Training and prediction say the same to the backbone: an instruction and the example, through
     its chat template. Prompt and answer share ``max_length``; ``max_new_tokens`` of it are
     kept for the answer, and a text that is too long for the rest loses its end.
     """
@@ -92,14 +92,14 @@ class Instructed:
         #: tokens at which generation ends
         self.stop_ids = self.dialogue.stop_ids
 
-    def encode(self, row: Row, number: int, *, train: bool) -> Example | None:
-        """Encode one row; see ``Task.encode``. A row without an answer is an error.
+    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
+        """Encode one example; see ``Task.encode``. An example without an answer is an error.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        answer = self.wording.references(row, number)[0]
-        exchange = {"prompt": self._prompt(row, number), "response": answer}
+        answer = self.wording.references(example, number)[0]
+        exchange = {"prompt": self._prompt(example, number), "response": answer}
         return self.dialogue.encode(exchange, number, train=train)
 
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
@@ -111,33 +111,33 @@ class Instructed:
         return self.dialogue.weight(batch)
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[AnswerScore]:
-        """Return how well each row's answer was foretold."""
+        """Return how well each example's answer was foretold."""
         return self.dialogue.decode(head, hidden, batch)
 
-    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
+    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
         """Return ``loss``, ``perplexity`` and ``token_accuracy`` of the given answers.
 
         Texts are scored by ``score_texts``, once they are generated.
 
         Raises:
-            DataError: when there are no rows.
+            DataError: when there are no examples.
         """
-        return self.dialogue.evaluate(rows, decoded)
+        return self.dialogue.evaluate(examples, decoded)
 
-    def windows(self, row: Row) -> list[Row]:
-        """Return the row itself: a long text is shortened by ``encode``."""
-        return [row]
+    def windows(self, example: Example) -> list[Example]:
+        """Return the example itself: a long text is shortened by ``encode``."""
+        return [example]
 
     def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the only answer."""
         return join_predictions(answers)
 
-    def prediction(self, row: Row, decoded: AnswerScore) -> dict[str, Any]:
-        """Return ``{"loss", "tokens", "correct"}`` of the row's own answer.
+    def prediction(self, example: Example, decoded: AnswerScore) -> dict[str, Any]:
+        """Return ``{"loss", "tokens", "correct"}`` of the example's own answer.
 
         Text is generated from ``question`` and read by ``text_of``.
         """
-        return self.dialogue.prediction(row, decoded)
+        return self.dialogue.prediction(example, decoded)
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens after which the answer to a conversation starts.
@@ -147,43 +147,45 @@ class Instructed:
         """
         return self.dialogue.prompt_ids(messages)
 
-    def question(self, row: Row, number: int) -> list[Message]:
-        """Return what a row says to the backbone, for ``prompt_ids``; no answer is needed.
+    def question(self, example: Example, number: int) -> list[Message]:
+        """Return what an example says to the backbone, for ``prompt_ids``; no answer is needed.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        return [{"role": "user", "content": self._prompt(row, number)}]
+        return [{"role": "user", "content": self._prompt(example, number)}]
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return generated tokens as text, without special tokens and outer spaces."""
         return self.dialogue.text_of(ids)
 
-    def score_texts(self, rows: Sequence[Row], texts: Sequence[str]) -> TextScores:
-        """Score generated texts by the right answers of their rows.
+    def score_texts(self, examples: Sequence[Example], texts: Sequence[str]) -> TextScores:
+        """Score generated texts by the right answers of their examples.
 
         Raises:
-            DataError: when there are no texts, or a row has no answer.
+            DataError: when there are no texts, or an example has no answer.
         """
-        references = [self.wording.references(row, at) for at, row in enumerate(rows, start=1)]
+        references = [
+            self.wording.references(example, at) for at, example in enumerate(examples, start=1)
+        ]
         return self.wording.score(references, texts)
 
-    def _prompt(self, row: Row, number: int) -> str:
+    def _prompt(self, example: Example, number: int) -> str:
         """Return the message that fits beside its answer."""
         field, asked = self.wording.long_field, self.wording.text_field
-        if not is_given(row, asked) and is_given(row, "text"):
-            row = {**row, asked: row["text"]}
-        prompt = self.wording.prompt(self.instruction, row, number)
+        if not is_given(example, asked) and is_given(example, "text"):
+            example = {**example, asked: example["text"]}
+        prompt = self.wording.prompt(self.instruction, example, number)
         excess = self._tokens(prompt) + self.options.max_new_tokens - self.options.max_length
         while excess > 0:
-            row = {**row, field: self._shorter(row, excess, number)}
-            prompt = self.wording.prompt(self.instruction, row, number)
+            example = {**example, field: self._shorter(example, excess, number)}
+            prompt = self.wording.prompt(self.instruction, example, number)
             excess = self._tokens(prompt) + self.options.max_new_tokens - self.options.max_length
         return prompt
 
-    def _shorter(self, row: Row, excess: int, number: int) -> str:
+    def _shorter(self, example: Example, excess: int, number: int) -> str:
         """Return the long text without its last ``excess`` tokens."""
-        text: str = row.get(self.wording.long_field) or ""
+        text: str = example.get(self.wording.long_field) or ""
         encoding = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )

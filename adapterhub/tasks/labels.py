@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.data.labels import is_whole_number, label_name
 from adapterhub.errors import DataError, RecipeError, did_you_mean
-from adapterhub.tasks.rows import place_of
+from adapterhub.tasks.fields import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,13 +28,13 @@ class LabelIndex:
             raise RecipeError(f"the label {twice!r} is listed twice", place="task.labels")
         if len(self.names) < 2:
             raise RecipeError(
-                f"a classifier needs two labels, the training rows have {len(self.names)}",
+                f"a classifier needs two labels, the training examples have {len(self.names)}",
                 place="data.train",
             )
         self._numbered = any(is_whole_number(name) for name in self.names)
 
     def name(self, value: Any, number: int, field: str) -> str:
-        """Return the label name that a row's value stands for.
+        """Return the label name that an example's value stands for.
 
         An integer stands for the label written with it, or, where no label is written as
         an integer, for the label at that place.
@@ -50,7 +50,7 @@ class LabelIndex:
         return text
 
     def index(self, value: Any, number: int, field: str) -> int:
-        """Return the index of the label that a row's value stands for.
+        """Return the index of the label that an example's value stands for.
 
         Raises:
             DataError: when the value is no label, or one that training never saw.
@@ -66,19 +66,19 @@ class LabelIndex:
 
 
 def label_text(value: Any, number: int, field: str) -> str:
-    """Return a row's label as text, as :func:`adapterhub.data.labels.label_name`.
+    """Return an example's label as text, as :func:`adapterhub.data.labels.label_name`.
 
     Raises:
-        DataError: naming row and field, when the value is neither text nor a whole number.
+        DataError: naming example and field, when the value is neither text nor a whole number.
     """
     return label_name(value, place_of(number, field))
 
 
 def label_list(value: Any, number: int, field: str) -> list[Any]:
-    """Return a row's list of labels, which may be empty; one label alone makes a list of one.
+    """Return an example's list of labels, which may be empty; one label alone makes a list of one.
 
     Raises:
-        DataError: naming row and field, when a label is in it twice.
+        DataError: naming example and field, when a label is in it twice.
     """
     labels = list(value) if isinstance(value, list | tuple) else [value]
     names = [label_text(label, number, field) for label in labels]
@@ -99,7 +99,7 @@ def class_weight_values(
         labels: in the order of the head's outputs.
         setting: ``None``; ``"balanced"`` for ``n / (classes * n_label)``, as scikit-learn's
             ``compute_class_weight``; or a weight per label name, 1 for those left out.
-        counts: how often each label is a target in the training rows.
+        counts: how often each label is a target in the training examples.
 
     Raises:
         RecipeError: when the setting does not fit the labels.
@@ -128,12 +128,12 @@ def _balanced(labels: Sequence[str], setting: str, counts: Mapping[str, int] | N
         )
     if counts is None:
         raise RecipeError(
-            "balanced weights need the label counts of the training rows", place=place
+            "balanced weights need the label counts of the training examples", place=place
         )
     unseen = [name for name in labels if not counts.get(name)]
     if unseen:
         raise RecipeError(
-            f"the label {unseen[0]!r} has no training row to balance by",
+            f"the label {unseen[0]!r} has no training example to balance by",
             place=place,
             hint="Give a weight per label instead",
         )

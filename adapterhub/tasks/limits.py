@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """Check that a tokenizer tells offsets and that rows of ``max_length`` tokens can be read.
+    """Check that a tokenizer tells offsets and that examples of ``max_length`` tokens can be read.
 
     Raises:
         RecipeError: naming the setting that does not fit.

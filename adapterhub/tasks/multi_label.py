@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 from torch.nn import functional as F
 
-from adapterhub.data.packing import Example
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.fields import is_given, required
 from adapterhub.tasks.labels import label_list
 from adapterhub.tasks.read_once import ReadOnce
-from adapterhub.tasks.rows import is_given, required
 from adapterhub.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Head, Row, TaskOptions
+    from adapterhub.data.packing import EncodedExample, PackedBatch
+    from adapterhub.tasks.base import Example, Head, TaskOptions
 
 
 class MultiLabelClassification(ReadOnce):
-    """Rows have ``text``, maybe ``text_pair``, and ``label``: a list of names, maybe empty.
+    """Examples have ``text``, maybe ``text_pair``, and ``label``: a list of names, maybe empty.
 
     Each label is a question of its own, answered yes where its probability is ``threshold``
     or more. The head is read as in text classification with one label.
@@ -67,55 +67,48 @@ class MultiLabelClassification(ReadOnce):
         self.options = options
         self.labels = self.texts.labels
 
-    def encode(self, row: Row, number: int, *, train: bool) -> Example:
-        """Encode one row; its targets are 1 for each label that it has and 0 for each other.
+    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
+        """Encode one example; its targets are 1 for each label that it has and 0 for each other.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
         targets: list[int] = []
-        if train or is_given(row, "label"):
-            has = self.indices(row, number)
+        if train or is_given(example, "label"):
+            has = self.indices(example, number)
             targets = [int(index in has) for index in range(len(self.labels))]
-        bare = {field: value for field, value in row.items() if field != "label"}
-        example = self.texts.encode(bare, number, train=False)
-        return Example(
-            row=example.row,
-            input_ids=example.input_ids,
-            select=example.select,
-            targets=targets,
-            segment_ids=example.segment_ids,
-        )
+        unlabelled = {field: value for field, value in example.items() if field != "label"}
+        return replace(self.texts.encode(unlabelled, number, train=False), targets=targets)
 
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Return the binary cross entropy summed over rows and labels, a scalar."""
+        """Return the binary cross entropy summed over examples and labels, a scalar."""
         logits = head(hidden).float()
         smoothing = self.options.label_smoothing
         wanted = batch.targets.view_as(logits).float() * (1 - smoothing) + smoothing / 2
         return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
 
     def weight(self, batch: PackedBatch) -> float:
-        """Return the number of rows times the number of labels."""
-        return float(len(batch.rows) * len(self.labels))
+        """Return the number of examples times the number of labels."""
+        return float(len(batch.numbers) * len(self.labels))
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[Tensor]:
-        """Return the probability of each label, ``[classes]`` a row, float32 on the CPU."""
+        """Return the probability of each label, ``[classes]`` an example, float32 on the CPU."""
         return list(head(hidden).float().sigmoid().cpu().unbind())
 
-    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
+    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
         """Return ``micro_f1``, ``macro_f1`` and ``exact_match``, and a record per label.
 
-        ``exact_match`` is the share of rows whose labels are all right and no other is given.
-        Macro-F1 is the mean over all labels, 0 for one that neither rows nor predictions have.
+        ``exact_match`` is the share of examples whose labels are all right and no other is given.
+        Macro-F1 is the mean over all labels, 0 for one that neither examples nor predictions have.
 
         Raises:
-            DataError: when there are no rows, or a row has no known labels.
+            DataError: when there are no examples, or an example has no known labels.
         """
-        if not rows:
-            raise DataError("there are no rows to score")
-        expected = torch.zeros(len(rows), len(self.labels), dtype=torch.int64)
-        for number, row in enumerate(rows, start=1):
-            expected[number - 1, sorted(self.indices(row, number))] = 1
+        if not examples:
+            raise DataError("there are no examples to score")
+        expected = torch.zeros(len(examples), len(self.labels), dtype=torch.int64)
+        for number, example in enumerate(examples, start=1):
+            expected[number - 1, sorted(self.indices(example, number))] = 1
         found = (torch.stack(list(decoded)) >= self.options.threshold).long()
         pair = expected.numpy(), found.numpy()
         return Evaluation(
@@ -127,19 +120,19 @@ class MultiLabelClassification(ReadOnce):
             table=self._table(*precision_recall_fscore_support(*pair, zero_division=0)),
         )
 
-    def prediction(self, row: Row, decoded: Tensor) -> dict[str, Any]:
+    def prediction(self, example: Example, decoded: Tensor) -> dict[str, Any]:
         """Return ``{"labels", "scores": {label: probability}}``, likeliest labels first."""
         scores = {name: float(score) for name, score in zip(self.labels, decoded, strict=True)}
         given = [name for name in self.labels if scores[name] >= self.options.threshold]
         return {"labels": sorted(given, key=lambda name: -scores[name]), "scores": scores}
 
-    def indices(self, row: Row, number: int) -> set[int]:
-        """Return the place of each of a row's labels.
+    def indices(self, example: Example, number: int) -> set[int]:
+        """Return the place of each of an example's labels.
 
         Raises:
-            DataError: naming row and field, when one is no known label.
+            DataError: naming example and field, when one is no known label.
         """
-        names = label_list(required(row, "label", number), number, "label")
+        names = label_list(required(example, "label", number), number, "label")
         return {self.texts.index.index(name, number, "label") for name in names}
 
     def _table(self, *columns: Any) -> list[dict[str, float | str]]:

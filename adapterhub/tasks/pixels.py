@@ -1,4 +1,4 @@
-"""From a picture to the numbers that a backbone reads, by transformers' own image processor."""
+"""From an image to the numbers that a backbone reads, by transformers' own image processor."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import BaseImageProcessor
 
-    from adapterhub.data.pictures import Picture
+    from adapterhub.data.images import ImageFile
 
-#: Shapes of pictures, width and height, that a processor must bring to one.
+#: Shapes of images, width and height, that a processor must bring to one.
 _SHAPES = ((24, 16), (16, 24))
 
 
 class PixelReader:
-    """Decodes pictures and brings all of them to one shape."""
+    """Decodes images and brings all of them to one shape."""
 
     def __init__(self, processor: BaseImageProcessor, side: int | None) -> None:
-        """Try the processor on pictures of different shapes.
+        """Try the processor on images of different shapes.
 
         Args:
             processor: transformers' own, of the backbone.
-            side: of the pictures that it makes, in pixels; its own where ``None``.
+            side: of the images that it makes, in pixels; its own where ``None``.
 
         Raises:
-            RecipeError: when it fails, or does not bring pictures to one shape.
+            RecipeError: when it fails, or does not bring images to one shape.
         """
         self._processor = processor
         self._changes = {} if side is None else _sized(processor, side)
@@ -41,20 +41,20 @@ class PixelReader:
             ) from error
         if len(set(shapes)) > 1:
             raise RecipeError(
-                f"{type(processor).__name__} keeps the shapes of pictures: {shapes}",
+                f"{type(processor).__name__} keeps the shapes of images: {shapes}",
                 place="backbone.name",
                 hint="Give its preprocessor_config.json a size with height and width",
             )
         #: height times width
         self.area: int = shapes[0][-1] * shapes[0][-2]
 
-    def pixels(self, picture: Picture) -> Tensor:
+    def pixels(self, image: ImageFile) -> Tensor:
         """Return ``[channels, height, width]`` float32.
 
         Raises:
-            DataError: when the picture can't be decoded.
+            DataError: when the image can't be decoded.
         """
-        return self._run(picture.decoded())
+        return self._run(image.decoded())
 
     def _run(self, image: Image.Image) -> Tensor:
         processor: Any = self._processor
@@ -62,7 +62,7 @@ class PixelReader:
 
 
 def _sized(processor: Any, side: int) -> dict[str, Any]:
-    """Return what makes a processor bring pictures to ``side`` by ``side``.
+    """Return what makes a processor bring images to ``side`` by ``side``.
 
     Processors that scale the shorter edge then cut out the middle, at the same side: the
     whole of that edge is seen.

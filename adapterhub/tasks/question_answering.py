@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.nn import functional as F
 
-from adapterhub.data.packing import Example
+from adapterhub.data.packing import EncodedExample
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.answers import given_answers, placed_answers
 from adapterhub.tasks.base import Evaluation
 from adapterhub.tasks.context_windows import WindowEncoder
+from adapterhub.tasks.fields import is_given, place_of, text_field
 from adapterhub.tasks.limits import check_tokenizer
-from adapterhub.tasks.rows import is_given, place_of, text_field
 from adapterhub.tasks.squad_scores import squad_scores
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.base import Example, Head, HeadKind, TaskOptions
     from adapterhub.tasks.context_windows import ContextWindow
 
 #: Fewest tokens of a window: a question and a context of some words each.
@@ -49,7 +49,7 @@ class FoundSpan:
 
 
 class QuestionAnswering:
-    """Rows have ``context``, ``question`` and ``answers`` (see ``answers.given_answers``).
+    """Examples have ``context``, ``question`` and ``answers`` (see ``answers.given_answers``).
 
     The head gives every token of the context two logits, for an answer to start and to end
     there, and the same to a token that stands for no answer. A context longer than
@@ -96,18 +96,18 @@ class QuestionAnswering:
         self.options = options
         self.encoder = WindowEncoder(tokenizer, options, null)
 
-    def encode(self, row: Row, number: int, *, train: bool) -> Example:
-        """Encode one window, the first where the row does not say which; see ``Task.encode``.
+    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
+        """Encode one window, the first where the example does not say which; see ``Task.encode``.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        window = self.window(row, number)
+        window = self.window(example, number)
         targets: tuple[int, ...] = ()
-        if train or is_given(row, "answers"):
-            targets = _target(window, self._answers(row, number))
-        return Example(
-            row=number,
+        if train or is_given(example, "answers"):
+            targets = _target(window, self._answers(example, number))
+        return EncodedExample(
+            number=number,
             input_ids=window.input_ids,
             select=(window.null, *window.positions),
             targets=targets,
@@ -125,7 +125,7 @@ class QuestionAnswering:
 
     def weight(self, batch: PackedBatch) -> float:
         """Return the number of windows."""
-        return float(len(batch.rows))
+        return float(len(batch.numbers))
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[FoundSpan]:
         """Return the likeliest answer of each window."""
@@ -134,34 +134,34 @@ class QuestionAnswering:
             _best(logits.log_softmax(dim=0), self.options.max_answer_tokens) for logits in chances
         ]
 
-    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
+    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
         """Return ``exact_match`` and ``f1``, from 0 to 100; see ``squad_scores``.
 
         Raises:
-            DataError: when there are no rows, or a row has no answers.
+            DataError: when there are no examples, or an example has no answers.
         """
         references: list[list[str]] = []
         parts: list[list[dict[str, Any]]] = []
-        for number, (row, span) in enumerate(zip(rows, decoded, strict=True), start=1):
-            # the windows of a row follow each other, the first one first
-            if not row.get("window"):
-                references.append([answer.text for answer in given_answers(row, number)])
+        for number, (example, span) in enumerate(zip(examples, decoded, strict=True), start=1):
+            # the windows of an example follow each other, the first one first
+            if not example.get("window"):
+                references.append([answer.text for answer in given_answers(example, number)])
                 parts.append([])
-            parts[-1].append(self.prediction(row, span))
+            parts[-1].append(self.prediction(example, span))
         found = [self.join(windows)["answer"] for windows in parts]
         return Evaluation(metrics=squad_scores(references, found))
 
-    def windows(self, row: Row) -> list[Row]:
-        """Return a row for each window of the context, numbered under ``window``.
+    def windows(self, example: Example) -> list[Example]:
+        """Return an example for each window of the context, numbered under ``window``.
 
         Raises:
             DataError: naming the field, when question or context is no text.
         """
-        count = len(self.encoder.windows(row, 1))
-        return [{**row, "window": index} for index in range(max(count, 1))]
+        count = len(self.encoder.windows(example, 1))
+        return [{**example, "window": index} for index in range(max(count, 1))]
 
     def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the likeliest of the answers in the windows of one row.
+        """Return the likeliest of the answers in the windows of one example.
 
         With ``unanswerable``, there is none where every window is likelier to hold none than
         the best is to hold its answer; ``answer`` is then empty, ``start`` and ``end`` are 0.
@@ -175,40 +175,40 @@ class QuestionAnswering:
             best = {"answer": "", "start": 0, "end": 0, "score": no_answer}
         return {**best, "no_answer": no_answer}
 
-    def prediction(self, row: Row, decoded: FoundSpan) -> dict[str, Any]:
+    def prediction(self, example: Example, decoded: FoundSpan) -> dict[str, Any]:
         """Return ``{"answer", "start", "end", "score", "no_answer"}`` for one window.
 
         Offsets count characters of the whole context; ``score`` and ``no_answer`` are
         probabilities. ``join`` decides between them.
         """
-        spans = self.window(row, 1).spans
+        spans = self.window(example, 1).spans
         start, end = spans[decoded.first][0], spans[decoded.last][1]
         return {
-            "answer": text_field(row, "context", 1)[start:end],
+            "answer": text_field(example, "context", 1)[start:end],
             "start": start,
             "end": end,
             "score": decoded.score,
             "no_answer": decoded.no_answer,
         }
 
-    def window(self, row: Row, number: int) -> ContextWindow:
-        """Return what is read of a row: the window that it names, or the first.
+    def window(self, example: Example, number: int) -> ContextWindow:
+        """Return what is read of an example: the window that it names, or the first.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        windows = self.encoder.windows(row, number)
+        windows = self.encoder.windows(example, number)
         if not windows:
             raise DataError("the context gives no tokens", place=place_of(number, "context"))
-        return windows[row.get("window", 0)]
+        return windows[example.get("window", 0)]
 
-    def _answers(self, row: Row, number: int) -> list[tuple[int, int]]:
-        answers = placed_answers(row, number)
+    def _answers(self, example: Example, number: int) -> list[tuple[int, int]]:
+        answers = placed_answers(example, number)
         if not answers and not self.options.unanswerable:
             raise DataError(
                 "the question has no answer",
                 place=place_of(number, "answers"),
-                hint="Set task.unanswerable: true, or leave such rows out",
+                hint="Set task.unanswerable: true, or leave such examples out",
             )
         return answers
 
@@ -232,7 +232,7 @@ def _best(chances: Tensor, longest: int) -> FoundSpan:
 
     Args:
         chances: ``[1 + tokens, 2]``, logarithms of the probabilities to start and to end; the
-            first row stands for no answer.
+            first example stands for no answer.
         longest: in tokens.
     """
     start, end = chances[1:, 0], chances[1:, 1]

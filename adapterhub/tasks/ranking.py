@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.fields import is_given, place_of, required, text_field
 from adapterhub.tasks.labels import label_text
 from adapterhub.tasks.ranking_scores import ranking_scores
 from adapterhub.tasks.read_once import ReadOnce
-from adapterhub.tasks.rows import is_given, place_of, required, text_field
 from adapterhub.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.data.packing import Example, PackedBatch
-    from adapterhub.tasks.base import Head, Row, TaskOptions
+    from adapterhub.data.packing import EncodedExample, PackedBatch
+    from adapterhub.tasks.base import Example, Head, TaskOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class Judged:
 
 
 class Ranking(ReadOnce):
-    """Rows have ``history``, ``candidate`` and ``label``: 1 where it pleased, 0 where not.
+    """Examples have ``history``, ``candidate`` and ``label``: 1 where it pleased, 0 where not.
 
     History and candidate are read as a pair of texts; a history may be a list of texts, the
-    newest last, which loses its oldest where a pair is longer than ``max_length``. Rows of one
+    newest last, which loses its oldest where a pair is longer than ``max_length``. Examples of one
     ``group`` (a user, a request) are ranked among each other in scoring, and ``gain`` says how
     much a candidate is worth there (a rating); without it the label does.
     """
@@ -70,7 +70,7 @@ class Ranking(ReadOnce):
             raise RecipeError(
                 f"the labels must be 0 and 1, not {', '.join(labels[:5])}",
                 place="data.fields.label",
-                hint="Give 1 to rows that pleased or were clicked, 0 to others",
+                hint="Give 1 to examples that pleased or were clicked, 0 to others",
             )
         self.texts = TextClassification(
             tokenizer, labels, options, pool=pool, label_counts=label_counts
@@ -79,70 +79,74 @@ class Ranking(ReadOnce):
         self.options = options
         self.labels = self.texts.labels
 
-    def encode(self, row: Row, number: int, *, train: bool) -> Example:
-        """Encode one row; see ``Task.encode``.
+    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
+        """Encode one example; see ``Task.encode``.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        pair = self.as_pair(row, number)
-        if is_given(row, "label"):
-            pair["label"] = label_text(row["label"], number, "label")
+        pair = self.as_pair(example, number)
+        if is_given(example, "label"):
+            pair["label"] = label_text(example["label"], number, "label")
         return self.texts.encode(pair, number, train=train)
 
-    def as_pair(self, row: Row, number: int) -> dict[str, str]:
+    def as_pair(self, example: Example, number: int) -> dict[str, str]:
         """Return history and candidate as the backbone reads them, ``{"text", "text_pair"}``.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        candidate = text_field(row, "candidate", number)
-        return {"text": self._history(row, number, candidate), "text_pair": candidate}
+        candidate = text_field(example, "candidate", number)
+        return {"text": self._history(example, number, candidate), "text_pair": candidate}
 
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the summed cross entropy, a scalar."""
         return self.texts.loss(head, hidden, batch)
 
     def weight(self, batch: PackedBatch) -> float:
-        """Return the number of rows, or the summed weight of their classes."""
+        """Return the number of examples, or the summed weight of their classes."""
         return self.texts.weight(batch)
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[float]:
         """Return the probability that each candidate pleases."""
         return [float(chances[1]) for chances in self.texts.decode(head, hidden, batch)]
 
-    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
-        """Return ``auc`` over all rows, and ``ndcg_at_10`` over groups; see ``ranking_scores``.
+    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
+        """Return ``auc`` over all examples, and ``ndcg_at_10`` over groups; see ``ranking_scores``.
 
         Raises:
-            DataError: when there are no rows, a row has no label, or all have the same.
+            DataError: when there are no examples, an example has no label, or all have the same.
         """
-        judged = self.judged(rows)
+        judged = self.judged(examples)
         scores = ranking_scores(judged.labels, judged.gains, judged.groups, decoded)
         return Evaluation(metrics=scores)
 
-    def judged(self, rows: Sequence[Row]) -> Judged:
-        """Return what is known of rows, for scoring.
+    def judged(self, examples: Sequence[Example]) -> Judged:
+        """Return what is known of examples, for scoring.
 
         Raises:
-            DataError: when a row has no known label, or a gain that is none.
+            DataError: when an example has no known label, or a gain that is none.
         """
         labels = [
-            self.texts.index.index(required(row, "label", number), number, "label")
-            for number, row in enumerate(rows, start=1)
+            self.texts.index.index(required(example, "label", number), number, "label")
+            for number, example in enumerate(examples, start=1)
         ]
-        pairs = zip(rows, labels, strict=True)
-        gains = [_gain(row, number, label) for number, (row, label) in enumerate(pairs, start=1)]
-        groups = [str(row["group"]) if is_given(row, "group") else "" for row in rows]
+        pairs = zip(examples, labels, strict=True)
+        gains = [
+            _gain(example, number, label) for number, (example, label) in enumerate(pairs, start=1)
+        ]
+        groups = [
+            str(example["group"]) if is_given(example, "group") else "" for example in examples
+        ]
         return Judged(labels, gains, groups)
 
-    def prediction(self, row: Row, decoded: float) -> dict[str, Any]:
+    def prediction(self, example: Example, decoded: float) -> dict[str, Any]:
         """Return ``{"score"}``, the probability that the candidate pleases."""
         return {"score": decoded}
 
-    def _history(self, row: Row, number: int, candidate: str) -> str:
+    def _history(self, example: Example, number: int, candidate: str) -> str:
         """Return the newest of the history that fits beside the candidate."""
-        value = required(row, "history", number)
+        value = required(example, "history", number)
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(each, str) for each in items):
             raise DataError(
@@ -162,8 +166,8 @@ class Ranking(ReadOnce):
         return len(ids) <= self.options.max_length
 
 
-def _gain(row: Row, number: int, label: int) -> float:
-    value = row.get("gain")
+def _gain(example: Example, number: int, label: int) -> float:
+    value = example.get("gain")
     if value is None:
         return float(label)
     number_given = isinstance(value, int | float) and not isinstance(value, bool)

@@ -16,34 +16,36 @@ RANKED = 10
 def ranking_scores(
     labels: Sequence[int], gains: Sequence[float], groups: Sequence[str], chances: Sequence[float]
 ) -> dict[str, float]:
-    """Return ``auc`` over all rows, ``ndcg_at_10`` over groups, and ``groups`` counted.
+    """Return ``auc`` over all examples, ``ndcg_at_10`` over groups, and ``groups`` counted.
 
-    Groups that tell nothing of a ranking (see ``group_ndcg``) are left out, and so are rows of no
+    Groups that tell nothing of a ranking (see ``group_ndcg``) are left out, and so are examples of no
     group, which nobody saw as one list; where no group is left, ``ndcg_at_10`` is left out as well.
 
     Args:
         labels: 0 or 1 each.
-        gains: worth of each row, at least 0.
-        groups: name of the group of each row, empty for one that is in none.
-        chances: probability of each row.
+        gains: worth of each example, at least 0.
+        groups: name of the group of each example, empty for one that is in none.
+        chances: probability of each example.
 
     Raises:
-        DataError: when there are no rows, or all have the same label.
+        DataError: when there are no examples, or all have the same label.
     """
     from sklearn.metrics import roc_auc_score
 
     if len(set(labels)) < 2:
         raise DataError(
-            "there are no rows to score" if not labels else f"all rows have the label {labels[0]}",
-            hint="AUC needs rows of both labels",
+            "there are no examples to score"
+            if not labels
+            else f"all examples have the label {labels[0]}",
+            hint="AUC needs examples of both labels",
         )
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         if group:
             members.setdefault(group, []).append(index)
     each = [
-        group_ndcg([gains[i] for i in rows], [chances[i] for i in rows])
-        for rows in members.values()
+        group_ndcg([gains[i] for i in examples], [chances[i] for i in examples])
+        for examples in members.values()
     ]
     told = [value for value in each if value is not None]
     scores = {"auc": float(roc_auc_score(labels, chances)), "groups": float(len(told))}

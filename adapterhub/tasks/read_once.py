@@ -1,4 +1,4 @@
-"""What all tasks share whose new head is read once a row."""
+"""What all tasks share whose new head is read once an example."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from adapterhub.tasks.base import join_predictions
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from adapterhub.tasks.base import HeadKind, Row
+    from adapterhub.tasks.base import Example, HeadKind
 
 
 class ReadOnce:
-    """A row has one prediction, made from one place of it, and is never cut into windows.
+    """An example has one prediction, made from one place of it, and is never cut into windows.
 
     Abstract: a task adds ``name``, ``default_metric`` and what it learns; see ``Task``.
     """
@@ -23,9 +23,9 @@ class ReadOnce:
     head: HeadKind = "sequence"
     reads_windows: bool = False
 
-    def windows(self, row: Row) -> list[Row]:
-        """Return the row itself."""
-        return [row]
+    def windows(self, example: Example) -> list[Example]:
+        """Return the example itself."""
+        return [example]
 
     def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the only answer."""

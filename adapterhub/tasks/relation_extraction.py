@@ -10,9 +10,9 @@ from sklearn.metrics import accuracy_score
 
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.fields import place_of, required, text_field
 from adapterhub.tasks.read_once import ReadOnce
 from adapterhub.tasks.relation_scores import DIRECTED, relation_of, relation_scores
-from adapterhub.tasks.rows import place_of, required, text_field
 from adapterhub.tasks.text_classification import TextClassification
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.data.packing import Example, PackedBatch
-    from adapterhub.tasks.base import Head, Row, TaskOptions
+    from adapterhub.data.packing import EncodedExample, PackedBatch
+    from adapterhub.tasks.base import Example, Head, TaskOptions
 
 _TAGGED = re.compile(r"<(e[12])>(.*?)</\1>", re.DOTALL)
 #: What stands around an entity in the text that the backbone reads. Signs that every tokenizer
@@ -47,10 +47,10 @@ class Entity:
 
 
 class RelationExtraction(ReadOnce):
-    """Rows have ``text`` with ``<e1>…</e1>`` and ``<e2>…</e2>`` in it, and ``label``.
+    """Examples have ``text`` with ``<e1>…</e1>`` and ``<e2>…</e2>`` in it, and ``label``.
 
     A label is a relation with its direction, such as ``Cause-Effect(e2,e1)``, or one without
-    (``Other``), which says that none of the relations holds. The head is read once a row, as
+    (``Other``), which says that none of the relations holds. The head is read once an example, as
     in text classification. A text longer than ``max_length`` loses what stands before its
     first entity as far as needed, then its end.
     """
@@ -93,65 +93,65 @@ class RelationExtraction(ReadOnce):
                 place="backbone.name",
             )
 
-    def encode(self, row: Row, number: int, *, train: bool) -> Example:
-        """Encode one row; see ``Task.encode``.
+    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
+        """Encode one example; see ``Task.encode``.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        marked = {**row, "text": self.marked(row, number)}
+        marked = {**example, "text": self.marked(example, number)}
         return self.texts.encode(marked, number, train=train)
 
-    def marked(self, row: Row, number: int) -> str:
-        """Return a row's text as the backbone reads it, with signs around its entities.
+    def marked(self, example: Example, number: int) -> str:
+        """Return an example's text as the backbone reads it, with signs around its entities.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        return self._fitted(*entities_of(row, number))
+        return self._fitted(*entities_of(example, number))
 
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the summed cross entropy, a scalar."""
         return self.texts.loss(head, hidden, batch)
 
     def weight(self, batch: PackedBatch) -> float:
-        """Return the number of rows, or the summed weight of their classes."""
+        """Return the number of examples, or the summed weight of their classes."""
         return self.texts.weight(batch)
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[Tensor]:
-        """Return the probability of each label, ``[classes]`` a row, float32 on the CPU."""
+        """Return the probability of each label, ``[classes]`` an example, float32 on the CPU."""
         return self.texts.decode(head, hidden, batch)
 
-    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
+    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
         """Score as the official scorer of SemEval-2010 task 8 does; see ``relation_scores``.
 
         Metrics: ``relation_f1``, ``relation_precision`` and ``relation_recall``, each the
         mean over relations of both directions; ``accuracy`` over the labels themselves.
 
         Raises:
-            DataError: when there are no rows, or a row has no known label.
+            DataError: when there are no examples, or an example has no known label.
         """
-        if not rows:
-            raise DataError("there are no rows to score")
+        if not examples:
+            raise DataError("there are no examples to score")
         index = self.texts.index
         expected = [
-            self.labels[index.index(required(row, "label", number), number, "label")]
-            for number, row in enumerate(rows, start=1)
+            self.labels[index.index(required(example, "label", number), number, "label")]
+            for number, example in enumerate(examples, start=1)
         ]
         found = [self.labels[int(scores.argmax())] for scores in decoded]
         metrics, table = relation_scores(expected, found)
         accuracy = float(accuracy_score(expected, found))
         return Evaluation(metrics={**metrics, "accuracy": accuracy}, table=table)
 
-    def prediction(self, row: Row, decoded: Tensor) -> dict[str, Any]:
+    def prediction(self, example: Example, decoded: Tensor) -> dict[str, Any]:
         """Return ``{"label", "score", "scores", "relation", "arguments"}``.
 
         The arguments are the two entities in the order of the relation, as
         ``{"entity", "text", "start", "end"}`` with offsets in the text without tags; there are
         none where the label has no direction.
         """
-        answer = self.texts.prediction(row, decoded)
-        text, entities = entities_of(row, 1)
+        answer = self.texts.prediction(example, decoded)
+        text, entities = entities_of(example, 1)
         match = DIRECTED.fullmatch(answer["label"])
         order = match.group("first", "second") if match else ()
         by_name = {entity.name: entity for entity in entities}
@@ -180,14 +180,14 @@ class RelationExtraction(ReadOnce):
         return ids
 
 
-def entities_of(row: Row, number: int) -> tuple[str, list[Entity]]:
-    """Return a row's text without tags, and its two entities in the order of the text.
+def entities_of(example: Example, number: int) -> tuple[str, list[Entity]]:
+    """Return an example's text without tags, and its two entities in the order of the text.
 
     Raises:
-        DataError: naming row and field, unless the text has each of the tags ``<e1>`` and
+        DataError: naming example and field, unless the text has each of the tags ``<e1>`` and
             ``<e2>`` once, with something in them.
     """
-    tagged = text_field(row, "text", number)
+    tagged = text_field(example, "text", number)
     found: list[Entity] = []
     pieces: list[str] = []
     end = length = 0

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-    from adapterhub.tasks.base import BackboneKind, Preprocessor, Row, Task, TaskOptions
+    from adapterhub.tasks.base import BackboneKind, Example, Preprocessor, Task, TaskOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class TaskRequest:
 
     @property
     def processor(self) -> BaseImageProcessor:
-        """The preprocessor of a backbone of pictures."""
+        """The preprocessor of a backbone of images."""
         processor: Any = self.preprocessor
         return processor
 
@@ -45,13 +45,13 @@ class TaskEntry:
 
     Args:
         build: makes the task.
-        alternatives: sets of fields, of which a training row needs one in full.
-        optional: fields that a row may have besides.
+        alternatives: sets of fields, of which a training example needs one in full.
+        optional: fields that an example may have besides.
         default_metric: watched where a recipe names none, and whether larger is better.
-        count_labels: how often each label is in training rows, or ``None`` where the task
+        count_labels: how often each label is in training examples, or ``None`` where the task
             has no labels.
         reads: settings of a recipe that this task reads and not every task does.
-        picture: the field that holds a picture; empty where rows are texts.
+        image_field: the field that holds an image; empty where examples are texts.
         top: the best value of those of its metrics that are better when larger.
     """
 
@@ -59,9 +59,9 @@ class TaskEntry:
     alternatives: tuple[tuple[str, ...], ...]
     optional: tuple[str, ...]
     default_metric: tuple[str, bool]
-    count_labels: Callable[[Iterable[Row]], dict[str, int]] | None
+    count_labels: Callable[[Iterable[Example]], dict[str, int]] | None
     reads: tuple[str, ...] = ()
-    picture: str = ""
+    image_field: str = ""
     top: float = 1.0
 
 
@@ -102,10 +102,10 @@ def _check_settings(name: str, options: TaskOptions) -> None:
 
 
 def _check_kind(name: str, kind: BackboneKind) -> None:
-    """Refuse a task of texts on a backbone of pictures, and the other way round."""
-    if bool(entry_of(name).picture) == (kind == "vision"):
+    """Refuse a task of texts on a backbone of images, and the other way round."""
+    if bool(entry_of(name).image_field) == (kind == "vision"):
         return
-    needs, found = ("pictures", "texts") if kind != "vision" else ("texts", "pictures")
+    needs, found = ("images", "texts") if kind != "vision" else ("texts", "images")
     raise RecipeError(
         f"{name} needs a backbone that reads {needs}, this one reads {found}",
         place="backbone.name",
@@ -126,7 +126,7 @@ def entry_of(name: str) -> TaskEntry:
 
 
 def fields_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the fields that every training row needs, and those that it may have.
+    """Return the fields that every training example needs, and those that it may have.
 
     Raises:
         RecipeError: when there is no such task.
@@ -139,7 +139,7 @@ def fields_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def missing_fields(name: str, present: Iterable[str]) -> tuple[str, ...]:
-    """Return the fields that a training row with the ``present`` ones still needs.
+    """Return the fields that a training example with the ``present`` ones still needs.
 
     Where a task reads one of several sets of fields, the set nearest to complete counts.
 
@@ -154,41 +154,41 @@ def missing_fields(name: str, present: Iterable[str]) -> tuple[str, ...]:
     return tuple(field for field in nearest if field not in there)
 
 
-def count_labels(name: str, rows: Iterable[Row]) -> dict[str, int]:
-    """Return how often each label is in training rows, in the order of the head's outputs.
+def count_labels(name: str, examples: Iterable[Example]) -> dict[str, int]:
+    """Return how often each label is in training examples, in the order of the head's outputs.
 
     Whole numbers come by value, names by alphabet, and the BIO tag ``O`` before all others.
     Empty for a task without labels.
 
     Raises:
-        DataError: naming row and field, when a row has no label.
+        DataError: naming example and field, when an example has no label.
         RecipeError: when there is no such task.
     """
     count = entry_of(name).count_labels
-    return {} if count is None else count(rows)
+    return {} if count is None else count(examples)
 
 
-def _count_texts(rows: Iterable[Row]) -> dict[str, int]:
+def _count_texts(examples: Iterable[Example]) -> dict[str, int]:
     from adapterhub.data.labels import sorted_labels
+    from adapterhub.tasks.fields import required
     from adapterhub.tasks.labels import label_list, label_text
-    from adapterhub.tasks.rows import required
 
     counts = Counter(
         label_text(label, number, "label")
-        for number, row in enumerate(rows, start=1)
-        for label in label_list(required(row, "label", number), number, "label")
+        for number, example in enumerate(examples, start=1)
+        for label in label_list(required(example, "label", number), number, "label")
     )
     return {label: counts[label] for label in sorted_labels(counts)}
 
 
-def _count_tags(rows: Iterable[Row]) -> dict[str, int]:
+def _count_tags(examples: Iterable[Example]) -> dict[str, int]:
     from adapterhub.tasks.bio import OUTSIDE, check_tags, repair
+    from adapterhub.tasks.fields import list_field
     from adapterhub.tasks.labels import label_text
-    from adapterhub.tasks.rows import list_field
 
     counts: Counter[str] = Counter()
-    for number, row in enumerate(rows, start=1):
-        tags = [label_text(tag, number, "tags") for tag in list_field(row, "tags", number)]
+    for number, example in enumerate(examples, start=1):
+        tags = [label_text(tag, number, "tags") for tag in list_field(example, "tags", number)]
         counts.update(repair(tags))
     check_tags(counts)
     return {tag: counts[tag] for tag in sorted(counts, key=lambda tag: (tag != OUTSIDE, tag))}
@@ -273,7 +273,7 @@ def _side(request: TaskRequest) -> Literal["first", "last"]:
 
 
 def _labelling(request: TaskRequest, make: Callable[..., Task]) -> Task:
-    """Make a task that gives each row of texts a label."""
+    """Make a task that gives each example of texts a label."""
     return make(
         request.tokenizer,
         request.labels,
@@ -320,7 +320,7 @@ TASKS: Mapping[str, TaskEntry] = {
         default_metric=("accuracy", True),
         count_labels=_count_texts,
         reads=("image_size", *_CALIBRATED),
-        picture="image",
+        image_field="image",
     ),
     "relation-extraction": TaskEntry(
         build=_relation_extraction,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.packing import Example
+from adapterhub.data.packing import EncodedExample
 from adapterhub.errors import DataError
 from adapterhub.tasks.alignment import align
 from adapterhub.tasks.base import Evaluation, join_predictions
 from adapterhub.tasks.bio import OUTSIDE, check_tags, repair, spans
 from adapterhub.tasks.class_loss import ClassLoss
+from adapterhub.tasks.fields import is_given, list_field, place_of, required, text_field
 from adapterhub.tasks.labels import LabelIndex
 from adapterhub.tasks.limits import check_temperature, check_tokenizer
-from adapterhub.tasks.rows import is_given, list_field, place_of, required, text_field
-from adapterhub.tasks.word_windows import tagged_words, window_rows
+from adapterhub.tasks.word_windows import split_into_windows, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from adapterhub.data.packing import PackedBatch
     from adapterhub.tasks.alignment import Read
-    from adapterhub.tasks.base import Head, HeadKind, Row, TaskOptions
+    from adapterhub.tasks.base import Example, Head, HeadKind, TaskOptions
     from adapterhub.tasks.words import Word
 
 
 @dataclass(frozen=True, slots=True)
 class WordTags:
-    """What the head said of one row, for the words before the cut.
+    """What the head said of one example, for the words before the cut.
 
     Args:
         labels: index of the likeliest label of each word.
@@ -45,7 +45,7 @@ class WordTags:
 
 
 class TokenClassification:
-    """Rows have ``tokens``, a list of words, and ``tags``, a BIO tag for each word.
+    """Examples have ``tokens``, a list of words, and ``tags``, a BIO tag for each word.
 
     The head is read once a word: at its first token for an encoder, at its last token for
     a decoder, which has seen the whole word only then. A decoder sees nothing to the right
@@ -53,9 +53,9 @@ class TokenClassification:
 
     Tags are repaired (see ``bio.repair``) both in the data and in predictions. Words beyond
     ``max_length`` are not learned from; in scoring and prediction they count as ``O``,
-    unless the row is cut into ``windows`` first.
+    unless the example is cut into ``windows`` first.
 
-    For prediction a row may have ``text`` instead of ``tokens``, split by ``split_words``.
+    For prediction an example may have ``text`` instead of ``tokens``, split by ``split_words``.
     """
 
     name: str = "token-classification"
@@ -81,7 +81,7 @@ class TokenClassification:
             labels: BIO tags in the order of the head's outputs.
             options: settings from the recipe.
             read: which token of a word the head reads.
-            label_counts: how often each tag is in the training rows; needed for balanced
+            label_counts: how often each tag is in the training examples; needed for balanced
                 class weights.
 
         Raises:
@@ -97,23 +97,23 @@ class TokenClassification:
         self.labels = self.index.names
         self.criterion = ClassLoss(self.labels, options, label_counts)
 
-    def encode(self, row: Row, number: int, *, train: bool) -> Example | None:
-        """Encode one row; see ``Task.encode``.
+    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
+        """Encode one example; see ``Task.encode``.
 
         Raises:
-            DataError: naming row and field, when the row can't be used.
+            DataError: naming example and field, when the example can't be used.
         """
-        words = tagged_words(row, number)
+        words = words_of(example, number)
         aligned = align(
             self.tokenizer, [word.text for word in words], self.read, self.options.max_length
         )
         targets: list[int] = []
-        if train or is_given(row, "tags"):
-            targets = self._gold(row, number)[: len(aligned.positions)]
+        if train or is_given(example, "tags"):
+            targets = self._gold(example, number)[: len(aligned.positions)]
         if train and not targets:
             return None
-        return Example(
-            row=number, input_ids=aligned.input_ids, select=aligned.positions, targets=targets
+        return EncodedExample(
+            number=number, input_ids=aligned.input_ids, select=aligned.positions, targets=targets
         )
 
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
@@ -125,12 +125,12 @@ class TokenClassification:
         return self.criterion.divisor(batch.targets)
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[WordTags]:
-        """Return the likeliest label of each word, a row at a time."""
+        """Return the likeliest label of each word, an example at a time."""
         logits = head(hidden).float() / self.options.temperature
-        rows = logits.softmax(dim=-1).cpu().split(batch.selected)
-        return [_word_tags(chances) for chances in rows]
+        examples = logits.softmax(dim=-1).cpu().split(batch.selected)
+        return [_word_tags(chances) for chances in examples]
 
-    def evaluate(self, rows: Sequence[Row], decoded: Sequence[Any]) -> Evaluation:
+    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
         """Score spans by seqeval in its default mode, as conlleval does, and words.
 
         Metrics: ``entity_precision``, ``entity_recall`` and ``entity_f1`` over spans whose
@@ -139,11 +139,13 @@ class TokenClassification:
         many words were beyond the cut and count as ``O``. The table has a record per type.
 
         Raises:
-            DataError: when there are no rows, or a row has no known tags.
+            DataError: when there are no examples, or an example has no known tags.
         """
-        if not rows:
-            raise DataError("there are no rows to score")
-        expected = [self._gold_names(row, number) for number, row in enumerate(rows, start=1)]
+        if not examples:
+            raise DataError("there are no examples to score")
+        expected = [
+            self._gold_names(example, number) for number, example in enumerate(examples, start=1)
+        ]
         found = [self._names(tags, len(gold)) for tags, gold in zip(decoded, expected, strict=True)]
         cut = sum(
             len(gold) - len(tags.labels) for tags, gold in zip(decoded, expected, strict=True)
@@ -160,37 +162,39 @@ class TokenClassification:
             table=table,
         )
 
-    def named_tags(self, row: Row, number: int, decoded: WordTags) -> tuple[list[str], list[str]]:
-        """Return the right tags of a row's words, and those found; ``O`` beyond the cut.
+    def named_tags(
+        self, example: Example, number: int, decoded: WordTags
+    ) -> tuple[list[str], list[str]]:
+        """Return the right tags of an example's words, and those found; ``O`` beyond the cut.
 
         Raises:
-            DataError: when the row has no known tags.
+            DataError: when the example has no known tags.
         """
-        gold = self._gold_names(row, number)
+        gold = self._gold_names(example, number)
         return gold, self._names(decoded, len(gold))
 
-    def windows(self, row: Row) -> list[Row]:
-        """Return the row cut at word borders into rows that fit ``max_length``.
+    def windows(self, example: Example) -> list[Example]:
+        """Return the example cut at word borders into examples that fit ``max_length``.
 
         Cuts fall after the end of a sentence where there is one in the second half of a
         window. Offsets still count in the whole text.
         """
-        return window_rows(row, self._fitting)
+        return split_into_windows(example, self._fitting)
 
     def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the spans of all windows."""
         return join_predictions(answers)
 
-    def prediction(self, row: Row, decoded: WordTags) -> dict[str, Any]:
-        """Return the row's spans, ``{"spans": [{"label", "start", "end", "text", "score"}]}``.
+    def prediction(self, example: Example, decoded: WordTags) -> dict[str, Any]:
+        """Return the example's spans, ``{"spans": [{"label", "start", "end", "text", "score"}]}``.
 
-        Offsets count the characters of the row's ``text``, or of its ``tokens`` joined by
+        Offsets count the characters of the example's ``text``, or of its ``tokens`` joined by
         spaces; the score is the mean probability of the tags of a span's words.
         """
-        words = tagged_words(row, 1)
-        text = text_field(row, "text", 1) if is_given(row, "text") else None
+        words = words_of(example, 1)
+        text = text_field(example, "text", 1) if is_given(example, "text") else None
         found = spans(self._names(decoded, len(words)))
-        # a row that is cut has scores for the words before the cut, and no spans after it
+        # an example that is cut has scores for the words before the cut, and no spans after it
         return {
             "spans": [
                 _span(kind, words[first:last], decoded.scores[first:last], text)
@@ -199,25 +203,25 @@ class TokenClassification:
         }
 
     def _fitting(self, words: Sequence[str]) -> int:
-        """Return how many of the words fit into one row."""
+        """Return how many of the words fit into one example."""
         # a word has a token at least, so the rest can't fit and need not be looked at
         some = words[: self.options.max_length]
         return len(align(self.tokenizer, some, self.read, self.options.max_length).positions)
 
-    def _gold(self, row: Row, number: int) -> list[int]:
-        names = self._gold_names(row, number)
+    def _gold(self, example: Example, number: int) -> list[int]:
+        names = self._gold_names(example, number)
         return [self.index.index(name, number, "tags") for name in names]
 
-    def _gold_names(self, row: Row, number: int) -> list[str]:
-        required(row, "tags", number)
-        tags = list_field(row, "tags", number)
-        words = len(tagged_words(row, number))
+    def _gold_names(self, example: Example, number: int) -> list[str]:
+        required(example, "tags", number)
+        tags = list_field(example, "tags", number)
+        words = len(words_of(example, number))
         if len(tags) != words:
             raise DataError(f"{len(tags)} tags for {words} words", place=place_of(number, "tags"))
         return repair([self.index.name(tag, number, "tags") for tag in tags])
 
     def _names(self, tags: WordTags, words: int) -> list[str]:
-        """Return repaired tag names for all words of a row."""
+        """Return repaired tag names for all words of an example."""
         names = [self.labels[label] for label in tags.labels]
         return repair(names + [OUTSIDE] * (words - len(names)))
 

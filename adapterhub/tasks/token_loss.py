@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from adapterhub.tasks.base import Head
 
-#: Positions a chunk: 256 rows of 49,152 float32 logits are 48 MiB.
+#: Positions a chunk: 256 examples of 49,152 float32 logits are 48 MiB.
 CHUNK_POSITIONS = 256
 
 

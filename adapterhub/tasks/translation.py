@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from adapterhub.tasks.fields import text_field
 from adapterhub.tasks.instructed import Instructed, Wording
-from adapterhub.tasks.rows import text_field
 from adapterhub.tasks.text_scores import translation_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.tasks.base import Row, TaskOptions
+    from adapterhub.tasks.base import Example, TaskOptions
 
 
 def translation(tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> Instructed:
-    """Return the task: rows have ``source`` and ``target``, texts in two languages.
+    """Return the task: examples have ``source`` and ``target``, texts in two languages.
 
     The instruction names the languages. Generated translations are scored by BLEU and chrF
     (see ``translation_scores``).
@@ -30,12 +30,12 @@ def translation(tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> Ins
     return Instructed(WORDING, tokenizer, options)
 
 
-def _prompt(instruction: str, row: Row, number: int) -> str:
-    return f"{instruction}\n\n{text_field(row, 'source', number)}"
+def _prompt(instruction: str, example: Example, number: int) -> str:
+    return f"{instruction}\n\n{text_field(example, 'source', number)}"
 
 
-def _references(row: Row, number: int) -> list[str]:
-    return [text_field(row, "target", number)]
+def _references(example: Example, number: int) -> list[str]:
+    return [text_field(example, "target", number)]
 
 
 WORDING = Wording(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import Example
+    from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.base import Task
 
 
@@ -49,7 +49,7 @@ def embed_examples(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any
     return means
 
 
-def _means(model: TaskModel, examples: Sequence[Example]) -> Tensor:
+def _means(model: TaskModel, examples: Sequence[EncodedExample]) -> Tensor:
     """Return the mean hidden state of each example, ``[examples, hidden]`` on the CPU."""
     hidden = model.hidden(pack(examples).to(model.backbone.device)).float().cpu()
     parts = hidden.split([len(example) for example in examples])

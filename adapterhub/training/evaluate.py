@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import Example
+    from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.base import Task
 
 #: Tokens a batch in evaluation: enough to keep the cores busy, small beside training.
@@ -55,7 +55,7 @@ def evaluate(
     model: TaskModel,
     task: Task,
     rows: Sequence[Mapping[str, Any]],
-    examples: Sequence[Example],
+    examples: Sequence[EncodedExample],
 ) -> Evaluation:
     """Return the task's metrics and the mean loss over ``rows``; see ``score_encoded``."""
     return score_encoded(model, task, rows, examples).evaluation
@@ -65,7 +65,7 @@ def score_encoded(
     model: TaskModel,
     task: Task,
     rows: Sequence[Mapping[str, Any]],
-    examples: Sequence[Example],
+    examples: Sequence[EncodedExample],
 ) -> Predictions:
     """Return the raw predictions for ``rows`` and their metrics, the mean loss among them.
 
@@ -116,7 +116,7 @@ def score_examples(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any
     Raises:
         DataError: naming the row that can't be used.
     """
-    pairs: list[tuple[Mapping[str, Any], Example]] = []
+    pairs: list[tuple[Mapping[str, Any], EncodedExample]] = []
     for number, row in enumerate(rows, start=1):
         for window in task.windows(row) if task.reads_windows else [row]:
             example = task.encode(window, number, train=True)

@@ -184,7 +184,7 @@ def forecast(points: Sequence[CurvePoint], *, best: float) -> Forecast | None:
 
 
 def _has_label(data: PreparedData) -> bool:
-    return all("label" in row for row in data.splits["train"].rows)
+    return all("label" in row for row in data.splits["train"].examples)
 
 
 def _limits(given: Sequence[int] | None, data: PreparedData, cut: Cut) -> list[int]:

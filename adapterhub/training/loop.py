@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import Example, PackedBatch
+    from adapterhub.data.packing import EncodedExample, PackedBatch
     from adapterhub.tasks.base import Evaluation, Task
     from adapterhub.training.progress import Reporter
     from adapterhub.training.recipe import Recipe, TrainSection
@@ -71,7 +71,7 @@ class TrainingLoop:
         recipe_digest: str,
         model: TaskModel,
         task: Task,
-        examples: Sequence[Example],
+        examples: Sequence[EncodedExample],
         evaluate: Callable[[], Evaluation],
         accelerator: Accelerator,
         reporter: Reporter,
@@ -177,7 +177,7 @@ class TrainingLoop:
     def _finite(self, loss: Tensor, batch: PackedBatch) -> float:
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise NonFiniteLossError(self.progress.step + 1, batch.rows)
+            raise NonFiniteLossError(self.progress.step + 1, batch.numbers)
         return value
 
     def _evaluate(self) -> None:

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub.data.fields import ANSWER_FIELDS, map_fields
-from adapterhub.data.pictures import with_pictures
-from adapterhub.data.readers import read_rows
-from adapterhub.data.source import FileSource, HubSource, Rows
+from adapterhub.data.dataset import Dataset, FileSource, HubSource
+from adapterhub.data.field_mapping import ANSWER_FIELDS, map_fields
+from adapterhub.data.images import load_images
+from adapterhub.data.readers import read_examples
 from adapterhub.data.splits import (
     collect_labels,
     drop_duplicates,
     limit,
     limit_per_label,
     repeated,
-    require_rows,
-    split_rows,
+    require_examples,
+    split_examples,
 )
 from adapterhub.tasks.bio import repair
 from adapterhub.tasks.table import count_labels, entry_of, fields_of, missing_fields
@@ -40,7 +40,7 @@ class PreparedData:
         leaked: split name to the number of its rows whose text is also in training.
     """
 
-    splits: Mapping[str, Rows]
+    splits: Mapping[str, Dataset]
     label_counts: Mapping[str, int]
     dropped: int
     leaked: Mapping[str, int]
@@ -64,7 +64,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     splits["train"] = limit(splits["train"], section.limit_train, seed=seed)
     splits["validation"] = limit(splits["validation"], section.limit_validation, seed=seed)
     for name, rows in splits.items():
-        require_rows(rows, name)
+        require_examples(rows, name)
     others = {name: rows for name, rows in splits.items() if name != "train"}
     return PreparedData(
         splits=splits,
@@ -74,7 +74,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     )
 
 
-def load_examples(section: DataSection, task: str, where: str) -> Rows:
+def load_examples(section: DataSection, task: str, where: str) -> Dataset:
     """Read one file or Hub split of a recipe under the task's field names.
 
     Raises:
@@ -83,17 +83,17 @@ def load_examples(section: DataSection, task: str, where: str) -> Rows:
     """
     required, optional = fields_of(task)
     rows = map_fields(
-        read_rows(_source(section, where)), section.fields, required=required, optional=optional
+        read_examples(_source(section, where)), section.fields, required=required, optional=optional
     )
-    for index, row in enumerate(rows.rows):
+    for index, row in enumerate(rows.examples):
         missing = missing_fields(task, row)
         if missing:
             # one of several sets of fields; the others were checked while mapping
-            map_fields(rows.take([index]), {}, required=missing, optional=())
-    picture = entry_of(task).picture
+            map_fields(rows.select([index]), {}, required=missing, optional=())
+    picture = entry_of(task).image_field
     if not picture:
         return rows
-    return with_pictures(rows, picture, None if section.hub else Path(where).expanduser())
+    return load_images(rows, picture, None if section.hub else Path(where).expanduser())
 
 
 def _source(section: DataSection, where: str) -> FileSource | HubSource:
@@ -103,26 +103,28 @@ def _source(section: DataSection, where: str) -> FileSource | HubSource:
     return HubSource(hub.id, where, hub.revision, hub.config)
 
 
-def _split(section: DataSection, task: str, train: Rows) -> dict[str, Rows]:
+def _split(section: DataSection, task: str, train: Dataset) -> dict[str, Dataset]:
     """Return the splits, cut off ``train`` where the recipe brings none."""
-    splits: dict[str, Rows] = {}
+    splits: dict[str, Dataset] = {}
     seed = section.split.seed
     if section.test is not None:
         splits["test"] = load_examples(section, task, section.test)
     elif section.split.test:
-        train, splits["test"] = split_rows(
+        train, splits["test"] = split_examples(
             train, held_out=section.split.test, seed=seed + 1, key_fields=text_fields(train)
         )
     if section.validation is not None:
         splits["validation"] = load_examples(section, task, section.validation)
     else:
-        train, splits["validation"] = split_rows(
+        train, splits["validation"] = split_examples(
             train, held_out=section.split.validation, seed=seed, key_fields=text_fields(train)
         )
     return {"train": train, **splits}
 
 
-def _label_counts(section: TaskSection, train: Rows, others: Mapping[str, Rows]) -> dict[str, int]:
+def _label_counts(
+    section: TaskSection, train: Dataset, others: Mapping[str, Dataset]
+) -> dict[str, int]:
     task = section.name
     if entry_of(task).count_labels is None:
         return {}
@@ -134,14 +136,14 @@ def _label_counts(section: TaskSection, train: Rows, others: Mapping[str, Rows])
         sequence=tagged or section.multi_label,
         repair=repair if tagged else None,
     )
-    return count_labels(task, train.rows)
+    return count_labels(task, train.examples)
 
 
-def _leaked(train: Rows, rows: Rows) -> int:
+def _leaked(train: Dataset, rows: Dataset) -> int:
     return repeated(train, rows, text_fields(train))
 
 
-def text_fields(rows: Rows) -> list[str]:
+def text_fields(rows: Dataset) -> list[str]:
     """Return the fields of any row by which rows count as equal: all but the answer."""
-    names = dict.fromkeys(name for row in rows.rows for name in row)
+    names = dict.fromkeys(name for row in rows.examples for name in row)
     return [name for name in names if name not in ANSWER_FIELDS]

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     import torch
 
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.data.packing import Example
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
+    from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.base import Task
     from adapterhub.training.recipe import Recipe
     from adapterhub.training.start import Start
@@ -286,34 +286,34 @@ def _task(recipe: Recipe, data: PreparedData, path: Path) -> Task:
     )
 
 
-def _windows(task: Task, rows: Rows) -> Rows:
+def _windows(task: Task, rows: Dataset) -> Dataset:
     """Return the rows, or their windows where the task reads all of them."""
     if not task.reads_windows:
         return rows
     cut: list[Mapping[str, Any]] = []
     origins: list[int] = []
-    for index, row in enumerate(rows.rows):
+    for index, row in enumerate(rows.examples):
         with _placed(rows, index, 1):
             windows = task.windows(row)
         cut += windows
         origins += [index] * len(windows)
-    return replace(rows.take(origins), rows=tuple(dict(window) for window in cut))
+    return replace(rows.select(origins), examples=tuple(dict(window) for window in cut))
 
 
 @contextmanager
-def _placed(rows: Rows, index: int, number: int) -> Iterator[None]:
+def _placed(rows: Dataset, index: int, number: int) -> Iterator[None]:
     """Let errors name the file beside the row, which they know by ``number``."""
     try:
         yield
     except DataError as error:
-        field = error.place.removeprefix(f"row {number}")
+        field = error.place.removeprefix(f"example {number}")
         place = f"{rows.place(index)}{field}"
         raise DataError(error.problem, place=place, hint=error.hint) from None
 
 
-def _encode(task: Task, rows: Rows, split: str) -> list[Example | None]:
+def _encode(task: Task, rows: Dataset, split: str) -> list[EncodedExample | None]:
     encoded = []
-    for index, (number, row) in enumerate(zip(rows.numbers, rows.rows, strict=True)):
+    for index, (number, row) in enumerate(zip(rows.numbers, rows.examples, strict=True)):
         with _placed(rows, index, number):
             encoded.append(task.encode(row, number, train=split == "train"))
     if not any(encoded):
@@ -326,15 +326,18 @@ def _encode(task: Task, rows: Rows, split: str) -> list[Example | None]:
 
 
 def _scored(
-    rows: Rows, examples: Sequence[Example | None]
-) -> tuple[list[Mapping[str, Any]], list[Example]]:
+    rows: Dataset, examples: Sequence[EncodedExample | None]
+) -> tuple[list[Mapping[str, Any]], list[EncodedExample]]:
     """Return the rows that have an example, with their examples."""
-    pairs = [(r, e) for r, e in zip(rows.rows, examples, strict=True) if e is not None]
+    pairs = [(r, e) for r, e in zip(rows.examples, examples, strict=True) if e is not None]
     return [row for row, _ in pairs], [example for _, example in pairs]
 
 
 def _announce(
-    reporter: Reporter, recipe: Recipe, data: PreparedData, examples: Sequence[Example | None]
+    reporter: Reporter,
+    recipe: Recipe,
+    data: PreparedData,
+    examples: Sequence[EncodedExample | None],
 ) -> None:
     """Say what was read, what was dropped, and what padding would have cost."""
     counts = ", ".join(f"{len(rows)} {name}" for name, rows in data.splits.items())

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.session import LoadedAdapter
     from adapterhub.evaluation.bias_audit.results import BiasAuditResult
     from adapterhub.registry.registry import Registry
-    from adapterhub.tasks.base import Row
+    from adapterhub.tasks.base import Example
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def audit_adapter(
             place=str(version.ref),
             hint="Probes exchange words, and a picture has none",
         )
-    rows: Sequence[Row] = ()
+    rows: Sequence[Example] = ()
     if path is not None:
         if loaded.task.head == "causal_lm":
             raise DataError(
@@ -88,7 +88,7 @@ def audit_adapter(
                 place="--data",
                 hint="Leave the file out",
             )
-        rows = examples_for(loaded, path, fields=fields, limit=limit).rows
+        rows = examples_for(loaded, path, fields=fields, limit=limit).examples
     training = _training_rows(loaded) or rows
     found = run_bias_audit(
         session.model(loaded.name),
@@ -110,14 +110,16 @@ def audit_adapter(
     return AdapterAudit(str(version.ref), loaded.task.name, found)
 
 
-def _training_rows(loaded: LoadedAdapter) -> Sequence[Row]:
+def _training_rows(loaded: LoadedAdapter) -> Sequence[Example]:
     """Return the rows that the adapter's recipe names; none where they are not at hand."""
     if "recipe" in loaded.manifest.unknown or loaded.task.head == "causal_lm":
         return ()
     try:
         section = parse_recipe(loaded.manifest.recipe).data
         # what has to be fetched is not at hand
-        return () if section.hub else load_examples(section, loaded.task.name, section.train).rows
+        return (
+            () if section.hub else load_examples(section, loaded.task.name, section.train).examples
+        )
     except AdapterHubError as error:
         logger.info("the training rows are not there: %s", error)
         return ()

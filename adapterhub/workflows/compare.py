@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
     from adapterhub.engine.session import LoadedAdapter, Session
     from adapterhub.evaluation.paired_tests import Difference, McNemar
     from adapterhub.registry.registry import Registry
@@ -113,7 +113,9 @@ def compare(
     scored = []
     for session, adapter in loaded:
         rows = examples_for(adapter, path, fields=fields, limit=limit)
-        scored.append((rows, score_examples(session.model(adapter.name), adapter.task, rows.rows)))
+        scored.append(
+            (rows, score_examples(session.model(adapter.name), adapter.task, rows.examples))
+        )
     (rows, one), (other_rows, two) = scored
     _check_same(rows, other_rows, one, two, path)
     tasks = [adapter.task for _, adapter in loaded]
@@ -166,7 +168,9 @@ def _open_both(
     return [(session, first), (other, other.load(artifact, name=str(versions[1].ref)))]
 
 
-def _check_same(rows: Rows, others: Rows, one: Predictions, two: Predictions, path: Path) -> None:
+def _check_same(
+    rows: Dataset, others: Dataset, one: Predictions, two: Predictions, path: Path
+) -> None:
     if fingerprint(rows) != fingerprint(others) or one.rows != two.rows:
         raise DataError(
             "the two adapters do not read the same rows out of it",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adapterhub.composition import MergeMethod
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
     from adapterhub.engine.session import LoadedAdapter, Session
     from adapterhub.workflows.compose import Parent
 
@@ -102,7 +102,7 @@ def _rows(
     path: Path,
     fields: Mapping[str, str] | None,
     limit: int | None,
-) -> Rows:
+) -> Dataset:
     rows = examples_for(replace(loaded, manifest=first.manifest), path, fields=fields, limit=limit)
     if not len(rows):
         raise DataError("holds no rows", place=str(path))

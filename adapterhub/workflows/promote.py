@@ -29,7 +29,7 @@ from adapterhub.workflows.score import examples_for, score
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
     from adapterhub.engine.session import LoadedAdapter, Session
     from adapterhub.registry.aliases import AliasMove
     from adapterhub.registry.registry import Registry
@@ -177,7 +177,9 @@ class _Judge:
             )
         return self._session.load(artifact, name=str(version.ref))
 
-    def _evaluated(self, version: Version, loaded: LoadedAdapter, rows: Rows) -> dict[str, float]:
+    def _evaluated(
+        self, version: Version, loaded: LoadedAdapter, rows: Dataset
+    ) -> dict[str, float]:
         if self._session is None:
             raise RegistryError("nothing is loaded", place=str(version.ref))
         metrics = score(self._session, loaded, rows)
@@ -212,7 +214,7 @@ class _Judge:
         return checks
 
     def _against(
-        self, holder: Version | None, metrics: Mapping[str, float], rows: Rows
+        self, holder: Version | None, metrics: Mapping[str, float], rows: Dataset
     ) -> PromotionCheck:
         rule, name = self._rule, str(self._rule.metric)
         what = f"{name} is not worse than the holder's by more than {rule.not_worse_by:g}"
@@ -233,7 +235,7 @@ class _Judge:
         # 0.95 - 0.94 is a little more than 0.01 in floating point
         return PromotionCheck(what, worse <= (rule.not_worse_by or 0.0) + _ROUNDING, found)
 
-    def _holder_value(self, holder: Version, name: str, rows: Rows) -> float:
+    def _holder_value(self, holder: Version, name: str, rows: Dataset) -> float:
         wanted = fingerprint(rows)
         for known in self._registry.evaluations(holder):
             if known.data_fingerprint == wanted and name in known.metrics:

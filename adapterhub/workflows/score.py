@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
     from adapterhub.engine.session import LoadedAdapter, Session
     from adapterhub.tasks.base import GeneratingTask
     from adapterhub.tasks.text_scores import TextScores
@@ -41,7 +41,7 @@ def examples_for(
     *,
     fields: Mapping[str, str] | None = None,
     limit: int | None = None,
-) -> Rows:
+) -> Dataset:
     """Read a file as the adapter's recipe reads its data.
 
     Args:
@@ -59,7 +59,7 @@ def examples_for(
     if fields:
         changes["fields"] = dict(fields)
     rows = load_examples(section.model_copy(update=changes), loaded.manifest.task, str(path))
-    return rows if limit is None else rows.take(list(range(min(limit, len(rows)))))
+    return rows if limit is None else rows.select(list(range(min(limit, len(rows)))))
 
 
 def _data_section(loaded: LoadedAdapter) -> DataSection:
@@ -70,17 +70,17 @@ def _data_section(loaded: LoadedAdapter) -> DataSection:
     return parse_recipe(manifest.recipe).data
 
 
-def score(session: Session, loaded: LoadedAdapter, rows: Rows) -> dict[str, float]:
+def score(session: Session, loaded: LoadedAdapter, rows: Dataset) -> dict[str, float]:
     """Return the task's metrics of an adapter on rows.
 
     Raises:
         DataError: naming the row that can't be used.
     """
-    return dict(evaluate_examples(session.model(loaded.name), loaded.task, rows.rows).metrics)
+    return dict(evaluate_examples(session.model(loaded.name), loaded.task, rows.examples).metrics)
 
 
 def score_with_base(
-    session: Session, loaded: LoadedAdapter, rows: Rows, *, generate: int = 0
+    session: Session, loaded: LoadedAdapter, rows: Dataset, *, generate: int = 0
 ) -> ScoresWithBase:
     """Return the metrics of an adapter on rows beside those of the bare backbone.
 
@@ -96,7 +96,7 @@ def score_with_base(
     adapter = score(session, loaded, rows)
     model = session.model(loaded.name)
     with model.bare():
-        base = dict(evaluate_examples(model, loaded.task, rows.rows).metrics)
+        base = dict(evaluate_examples(model, loaded.task, rows.examples).metrics)
     if not generate or loaded.task.head != "causal_lm":
         return ScoresWithBase(base, adapter)
     said = {name: _generated(session, loaded, rows, generate, name) for name in (None, loaded.name)}
@@ -107,9 +107,9 @@ def score_with_base(
 
 
 def _generated(
-    session: Session, loaded: LoadedAdapter, rows: Rows, count: int, name: str | None
+    session: Session, loaded: LoadedAdapter, rows: Dataset, count: int, name: str | None
 ) -> TextScores:
     task = cast("GeneratingTask", loaded.task)
-    some = rows.rows[:count]
+    some = rows.examples[:count]
     asked = [task.question(row, number) for number, row in enumerate(some, start=1)]
     return task.score_texts(some, session.generate(name, asked, like=loaded.name))

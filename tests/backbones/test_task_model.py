@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from adapterhub.backbones.backbone import load_backbone, state_digest
 from adapterhub.backbones.task_model import build_task_model, restore_task_model
-from adapterhub.data.packing import Example, pack
+from adapterhub.data.packing import EncodedExample, pack
 from adapterhub.errors import StrictLoadError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
@@ -48,7 +48,7 @@ def packed(kind, head, rows=ROWS):
             return tuple(range(len(ids)))
         return (0,) if kind == "encoder" else (len(ids) - 1,)
 
-    return pack([Example(n, ids, select(ids)) for n, ids in enumerate(rows, start=1)])
+    return pack([EncodedExample(n, ids, select(ids)) for n, ids in enumerate(rows, start=1)])
 
 
 def alone(model, head, rows=ROWS):

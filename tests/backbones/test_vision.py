@@ -19,7 +19,7 @@ from adapterhub.backbones.onnx_weights import convert_onnx
 from adapterhub.backbones.skeleton import check_adapter_fits
 from adapterhub.backbones.task_model import build_task_model
 from adapterhub.backbones.vision import VisionHead, head_inputs
-from adapterhub.data.packing import Example, pack
+from adapterhub.data.packing import EncodedExample, pack
 from adapterhub.errors import BackboneError, RecipeError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
@@ -30,7 +30,7 @@ LABELS = ("cat", "dog", "ship")
 def batch_of(count=3, side=SIDE):
     def example(number):
         pixels = torch.randn(3, side, side, generator=torch.Generator().manual_seed(number))
-        return Example(number, (), (0,), (number % 3,), pixels=lambda: pixels, positions=4)
+        return EncodedExample(number, (), (0,), (number % 3,), pixels=lambda: pixels, positions=4)
 
     return pack([example(number) for number in range(count)])
 

@@ -1,4 +1,4 @@
-"""Batches: every row once, bounds kept, and little padding."""
+"""Batches: every example once, bounds kept, and little padding."""
 
 from itertools import pairwise
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from adapterhub.data.source import Rows
+from adapterhub.data.dataset import Dataset
 from adapterhub.data.splits import collect_labels
 from adapterhub.errors import DataError
 
 
-def rows(*labels, field="label"):
-    return Rows(
+def examples(*labels, field="label"):
+    return Dataset(
         "a.jsonl", tuple({field: label} for label in labels), tuple(range(1, len(labels) + 1))
     )
 
@@ -24,11 +24,11 @@ def rows(*labels, field="label"):
     ],
 )
 def test_numbers_sort_by_value_and_names_by_alphabet(values, labels):
-    assert collect_labels(rows(*values), {}, field="label") == labels
+    assert collect_labels(examples(*values), {}, field="label") == labels
 
 
 def test_tags_are_collected_over_sequences():
-    train = rows(["O", "B-PER"], ["B-LOC"], field="tags")
+    train = examples(["O", "B-PER"], ["B-LOC"], field="tags")
     labels = collect_labels(train, {"validation": train}, field="tags", sequence=True)
     assert labels == ("B-LOC", "B-PER", "O")
 
@@ -36,10 +36,10 @@ def test_tags_are_collected_over_sequences():
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_label_that_training_lacks_names_label_split_and_row(split):
     with pytest.raises(DataError) as caught:
-        collect_labels(rows("good", "bad"), {split: rows("bad", "goood")}, field="label")
+        collect_labels(examples("good", "bad"), {split: examples("bad", "goood")}, field="label")
     assert str(caught.value) == (
-        f"a.jsonl row 2: the label 'goood' occurs in the {split} split only. "
-        "Did you mean 'good'? No training row has it, so it can't be learned"
+        f"a.jsonl example 2: the label 'goood' occurs in the {split} split only. "
+        "Did you mean 'good'? No training example has it, so it can't be learned"
     )
 
 
@@ -47,7 +47,7 @@ def test_a_repair_comes_before_labels_count():
     def repair(tags):
         return [tag.replace("I-", "B-") for tag in tags]
 
-    train, dev = rows(["I-PER", "O"], field="tags"), rows(["B-PER"], field="tags")
+    train, dev = examples(["I-PER", "O"], field="tags"), examples(["B-PER"], field="tags")
     with pytest.raises(DataError, match="'B-PER'"):
         collect_labels(train, {"test": dev}, field="tags", sequence=True)
     labels = collect_labels(train, {"test": dev}, field="tags", sequence=True, repair=repair)
@@ -68,6 +68,6 @@ def test_a_repair_comes_before_labels_count():
 def test_what_is_no_label_names_its_row(value, sequence, message):
     good = ["O"] if sequence else "a"
     with pytest.raises(DataError) as caught:
-        collect_labels(rows(good, value), {}, field="label", sequence=sequence)
-    assert str(caught.value).startswith("a.jsonl row 2, field 'label': ")
+        collect_labels(examples(good, value), {}, field="label", sequence=sequence)
+    assert str(caught.value).startswith("a.jsonl example 2, field 'label': ")
     assert message in str(caught.value)

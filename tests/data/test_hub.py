@@ -5,9 +5,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from vision_backbones import shape_picture
 
-from adapterhub.data.pictures import with_pictures
-from adapterhub.data.readers import read_rows
-from adapterhub.data.source import HubSource
+from adapterhub.data.dataset import HubSource
+from adapterhub.data.images import load_images
+from adapterhub.data.readers import read_examples
 from adapterhub.errors import DataError
 
 FEATURES = Features(
@@ -25,28 +25,28 @@ def test_class_numbers_become_names_and_settings_are_passed_on(monkeypatch):
 
     def load(*args, **kwargs):
         calls.append((args, kwargs))
-        rows = [
+        examples = [
             {"tokens": ["Mara", "left"], "tags": [1, 0], "label": 1, "n": 1},
             {"tokens": None, "tags": None, "label": -1, "n": None},
         ]
-        return Dataset.from_list(rows, features=FEATURES)
+        return Dataset.from_list(examples, features=FEATURES)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    rows = read_rows(HubSource("someone/plants", "train", revision="abc", config="small"))
+    examples = read_examples(HubSource("someone/plants", "train", revision="abc", config="small"))
     assert calls == [(("someone/plants", "small"), {"split": "train", "revision": "abc"})]
-    assert list(rows.rows) == [
+    assert list(examples.examples) == [
         {"tokens": ["Mara", "left"], "tags": ["B-PER", "O"], "label": "good", "n": 1},
         {"tokens": None, "tags": None, "label": None, "n": None},
     ]
-    assert rows.origin == "hub:someone/plants"
-    assert rows.place(1) == "hub:someone/plants small split 'train' row 2"
+    assert examples.origin == "hub:someone/plants"
+    assert examples.place(1) == "hub:someone/plants small split 'train' example 2"
 
 
 @pytest.mark.parametrize("name", ["json", "pandas", "../data", "a/b/c", ""])
 def test_only_ids_of_the_hub_are_loaded(monkeypatch, name):
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("was loaded"))
     with pytest.raises(DataError, match="owner/name"):
-        read_rows(HubSource(name, "train"))
+        read_examples(HubSource(name, "train"))
 
 
 def test_a_local_folder_never_stands_in_for_the_hub(monkeypatch, tmp_path):
@@ -54,7 +54,7 @@ def test_a_local_folder_never_stands_in_for_the_hub(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "someone" / "plants").mkdir(parents=True)
     with pytest.raises(DataError, match="local folder 'someone/plants'"):
-        read_rows(HubSource("someone/plants", "train"))
+        read_examples(HubSource("someone/plants", "train"))
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_the_hub_refuses_is_one_line(monkeypatch, error):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(DataError) as caught:
-        read_rows(HubSource("someone/plants", "trian"))
+        read_examples(HubSource("someone/plants", "trian"))
     text = str(caught.value)
     assert text.startswith("hub:someone/plants: can't load split 'trian': ")
     assert str(error).split()[0] in text
@@ -82,10 +82,10 @@ def test_what_the_hub_refuses_is_one_line(monkeypatch, error):
 def test_pictures_come_as_the_bytes_of_their_files(monkeypatch):
     content = shape_picture("red", 1)
     features = Features({"img": Image(), "label": ClassLabel(names=["blue", "red"])})
-    row = {"img": {"bytes": content, "path": None}, "label": 1}
+    example = {"img": {"bytes": content, "path": None}, "label": 1}
     monkeypatch.setattr(
-        datasets, "load_dataset", lambda *_, **__: Dataset.from_list([row], features=features)
+        datasets, "load_dataset", lambda *_, **__: Dataset.from_list([example], features=features)
     )
-    rows = with_pictures(read_rows(HubSource("someone/plants", "train")), "img", None)
-    assert rows.rows[0]["img"].content == content
-    assert rows.rows[0]["label"] == "red"
+    examples = load_images(read_examples(HubSource("someone/plants", "train")), "img", None)
+    assert examples.examples[0]["img"].content == content
+    assert examples.examples[0]["label"] == "red"

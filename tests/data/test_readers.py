@@ -1,4 +1,4 @@
-"""Reading rows, and every way in which a file can be wrong."""
+"""Reading examples, and every way in which a file can be wrong."""
 
 import gzip
 import json
@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from adapterhub.data import files
-from adapterhub.data.readers import read_rows
-from adapterhub.data.source import FileSource
+from adapterhub.data.dataset import FileSource
+from adapterhub.data.readers import read_examples
 from adapterhub.errors import DataError, RecipeError
 
 ROWS = [{"text": "a lamp", "label": 1}, {"text": "zwei Äpfel", "label": 0}]
@@ -21,7 +21,7 @@ CONLL = (
 def read(folder, name, content, **source):
     data = content if isinstance(content, bytes) else content.encode()
     (folder / name).write_bytes(data)
-    return read_rows(FileSource(name, **source), folder)
+    return read_examples(FileSource(name, **source), folder)
 
 
 def failure(folder, name, content, **source):
@@ -30,91 +30,96 @@ def failure(folder, name, content, **source):
     return str(caught.value)
 
 
-def json_lines(rows):
-    return "".join(json.dumps(row) + "\n" for row in rows)
+def json_lines(examples):
+    return "".join(json.dumps(example) + "\n" for example in examples)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "A.JSONL"])
 def test_json_lines(tmp_path, name):
-    rows = read(tmp_path, name, json_lines(ROWS))
-    assert (rows.origin, list(rows.rows), rows.numbers) == (name, ROWS, (1, 2))
-    assert rows.place(1) == f"{name} row 2"
+    examples = read(tmp_path, name, json_lines(ROWS))
+    assert (examples.origin, list(examples.examples), examples.numbers) == (name, ROWS, (1, 2))
+    assert examples.place(1) == f"{name} example 2"
 
 
 def test_places_give_the_line_where_it_is_not_the_row(tmp_path):
-    rows = read(tmp_path, "a.jsonl", '{"x": 1}\n\n{"x": 2}\r\n')
-    assert rows.place(1) == "a.jsonl row 2 (line 3)"
-    assert rows.take([1]).place(0) == "a.jsonl row 2 (line 3)"
+    examples = read(tmp_path, "a.jsonl", '{"x": 1}\n\n{"x": 2}\r\n')
+    assert examples.place(1) == "a.jsonl example 2 (line 3)"
+    assert examples.select([1]).place(0) == "a.jsonl example 2 (line 3)"
 
 
 def test_gzip_and_byte_order_mark(tmp_path):
     packed = gzip.compress(b"\xef\xbb\xbf" + json_lines(ROWS).encode())
-    assert list(read(tmp_path, "a.jsonl.gz", packed).rows) == ROWS
+    assert list(read(tmp_path, "a.jsonl.gz", packed).examples) == ROWS
 
 
 def test_line_separators_inside_values_end_no_line(tmp_path):
     text = "one\u2028two\x85three"
     line = json.dumps({"text": text}, ensure_ascii=False)
-    assert read(tmp_path, "a.jsonl", line).rows[0]["text"] == text
-    sentence = read(tmp_path, "a.conll", "10\u00a0000 B\x85C\n", columns=("tokens", "tags")).rows[0]
+    assert read(tmp_path, "a.jsonl", line).examples[0]["text"] == text
+    sentence = read(
+        tmp_path, "a.conll", "10\u00a0000 B\x85C\n", columns=("tokens", "tags")
+    ).examples[0]
     assert sentence == {"tokens": ["10\u00a0000"], "tags": ["B\x85C"]}
 
 
 def test_csv_values_in_quotes_and_empty_cells(tmp_path):
-    rows = read(tmp_path, "a.csv", 'text,label\r\n"one, ""two""\nthree",a\r\n\r\nfour,\r\n')
-    assert list(rows.rows) == [
+    examples = read(tmp_path, "a.csv", 'text,label\r\n"one, ""two""\nthree",a\r\n\r\nfour,\r\n')
+    assert list(examples.examples) == [
         {"text": 'one, "two"\nthree', "label": "a"},
         {"text": "four", "label": None},
     ]
-    assert rows.place(0) == "a.csv row 1 (line 2)"
-    assert rows.place(1) == "a.csv row 2 (line 5)"
+    assert examples.place(0) == "a.csv example 1 (line 2)"
+    assert examples.place(1) == "a.csv example 2 (line 5)"
 
 
 def test_tsv_takes_quotes_as_they_are(tmp_path):
-    rows = read(tmp_path, "a.tsv", 'text\tlabel\n"half a quote\t1\nend" it\t0\n').rows
-    assert [row["text"] for row in rows] == ['"half a quote', 'end" it']
+    examples = read(tmp_path, "a.tsv", 'text\tlabel\n"half a quote\t1\nend" it\t0\n').examples
+    assert [example["text"] for example in examples] == ['"half a quote', 'end" it']
 
 
 def test_parquet(tmp_path):
-    rows = [{"tokens": ["a", "b"], "n": 1.5}, {"tokens": None, "n": None}]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    found = read_rows(FileSource("a.parquet"), tmp_path)
-    assert (list(found.rows), found.place(1)) == (rows, "a.parquet row 2")
+    examples = [{"tokens": ["a", "b"], "n": 1.5}, {"tokens": None, "n": None}]
+    pq.write_table(pa.Table.from_pylist(examples), tmp_path / "a.parquet")
+    found = read_examples(FileSource("a.parquet"), tmp_path)
+    assert (list(found.examples), found.place(1)) == (examples, "a.parquet example 2")
 
 
 @pytest.mark.parametrize("name", ["a.conll", "a.txt"])
 def test_conll(tmp_path, name):
-    rows = read(tmp_path, name, CONLL)
-    assert [row["tokens"] for row in rows.rows] == [["Mara", "left"], ["Lindos", "."]]
-    assert rows.rows[1]["tags"] == ["B-LOC", "O"]
-    assert rows.place(1) == f"{name} row 2 (line 7)"
+    examples = read(tmp_path, name, CONLL)
+    assert [example["tokens"] for example in examples.examples] == [
+        ["Mara", "left"],
+        ["Lindos", "."],
+    ]
+    assert examples.examples[1]["tags"] == ["B-LOC", "O"]
+    assert examples.place(1) == f"{name} example 2 (line 7)"
 
 
 def test_conll_without_blank_lines_around_a_document_start(tmp_path):
-    rows = read(tmp_path, "a.conll", "a A\n-DOCSTART- x x\r\nb B\n", columns=("tokens", "tags"))
-    assert [row["tokens"] for row in rows.rows] == [["a"], ["b"]]
+    examples = read(tmp_path, "a.conll", "a A\n-DOCSTART- x x\r\nb B\n", columns=("tokens", "tags"))
+    assert [example["tokens"] for example in examples.examples] == [["a"], ["b"]]
 
 
 def test_the_format_can_be_told(tmp_path):
-    assert list(read(tmp_path, "rows.dat", json_lines(ROWS), format="jsonl").rows) == ROWS
+    assert list(read(tmp_path, "examples.dat", json_lines(ROWS), format="jsonl").examples) == ROWS
 
 
 def test_an_absolute_path_needs_no_folder(tmp_path):
     (tmp_path / "a.jsonl").write_text(json_lines(ROWS))
-    rows = read_rows(FileSource(str(tmp_path / "a.jsonl")))
-    assert (rows.origin, len(rows)) == ("a.jsonl", 2)
+    examples = read_examples(FileSource(str(tmp_path / "a.jsonl")))
+    assert (examples.origin, len(examples)) == ("a.jsonl", 2)
 
 
 def test_missing_file_names_a_near_one(tmp_path):
     (tmp_path / "train.jsonl").touch()
     with pytest.raises(DataError, match=r"^trian.jsonl: .*Did you mean 'train.jsonl'\?"):
-        read_rows(FileSource("trian.jsonl"), tmp_path)
+        read_examples(FileSource("trian.jsonl"), tmp_path)
     with pytest.raises(DataError, match=r"^nowhere/a.jsonl: there is no folder"):
-        read_rows(FileSource("nowhere/a.jsonl"), tmp_path)
+        read_examples(FileSource("nowhere/a.jsonl"), tmp_path)
     with pytest.raises(DataError, match=r"is a folder, not a file.*train\.jsonl"):
-        read_rows(FileSource("."), tmp_path)
+        read_examples(FileSource("."), tmp_path)
     with pytest.raises(DataError, match="can't be read"):
-        read_rows(FileSource("x" * 5000), tmp_path)
+        read_examples(FileSource("x" * 5000), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -147,11 +152,11 @@ def test_broken_json_names_its_line(tmp_path, line, message):
         ("a.csv", "x\ty\n1\t2\n", "has no commas but tabs. Set the format to tsv"),
         ("a.tsv", "x,y\n1,2\n", "has no tabs but commas. Set the format to csv"),
         ("a.csv", "x\n" + "a" * 140_000, "a.csv line 2: field larger than field limit"),
-        ("a.csv", "x,y\n", "a.csv: holds no rows"),
+        ("a.csv", "x,y\n", "a.csv: holds no examples"),
         ("a.conll", "a b c d\na b\n", "a.conll line 2: has 2 columns instead of 4 (tokens, pos"),
-        ("a.conll", "-DOCSTART- -X- O O\n", "a.conll: holds no rows"),
-        ("a.jsonl", "", "a.jsonl: holds no rows"),
-        ("a.jsonl", " \n\n", "a.jsonl: holds no rows"),
+        ("a.conll", "-DOCSTART- -X- O O\n", "a.conll: holds no examples"),
+        ("a.jsonl", "", "a.jsonl: holds no examples"),
+        ("a.jsonl", " \n\n", "a.jsonl: holds no examples"),
         ("a.jsonl", '{"a": "ä"}\n{"a": "ü"}'.encode("latin-1"), "a.jsonl line 1: is not UTF-8"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xfc"}', "a.jsonl line 2: is not UTF-8 text. Save"),
         ("a.jsonl", '{"a": 1}'.encode("utf-16"), "It looks like UTF-16"),

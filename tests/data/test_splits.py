@@ -8,80 +8,86 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapterhub.data.dataset import Dataset
 from adapterhub.data.fingerprint import fingerprint
-from adapterhub.data.source import Rows
-from adapterhub.data.splits import drop_duplicates, limit, repeated, require_rows, split_rows
+from adapterhub.data.splits import (
+    drop_duplicates,
+    limit,
+    repeated,
+    require_examples,
+    split_examples,
+)
 from adapterhub.errors import DataError, RecipeError
 
 
-def rows(values):
-    return Rows("a.jsonl", tuple(values), tuple(range(1, len(values) + 1)))
+def examples(values):
+    return Dataset("a.jsonl", tuple(values), tuple(range(1, len(values) + 1)))
 
 
 def texts(found):
-    return [row["text"] for row in found.rows]
+    return [example["text"] for example in found.examples]
 
 
-MANY = rows([{"text": f"line {i}", "label": i % 3} for i in range(2000)])
+MANY = examples([{"text": f"line {i}", "label": i % 3} for i in range(2000)])
 SOME = st.lists(st.sampled_from("abcdefgh").map(lambda t: {"text": t}), max_size=30)
 
 
 def test_shares_are_met_on_average():
-    kept, out = split_rows(MANY, held_out=0.2, seed=13)
+    kept, out = split_examples(MANY, held_out=0.2, seed=13)
     assert len(kept) + len(out) == 2000
     assert 320 < len(out) < 480
     assert out.numbers == tuple(sorted(out.numbers))
-    assert out.rows[0] == MANY.rows[out.numbers[0] - 1]
+    assert out.examples[0] == MANY.examples[out.numbers[0] - 1]
 
 
 def test_the_seed_draws_another_split():
-    first, second = (set(texts(split_rows(MANY, held_out=0.5, seed=s)[1])) for s in (1, 2))
+    first, second = (set(texts(split_examples(MANY, held_out=0.5, seed=s)[1])) for s in (1, 2))
     assert len(first & second) < 0.7 * len(first)
 
 
 @given(SOME, st.randoms(use_true_random=False), st.integers(-5, 5))
 def test_a_side_depends_on_content_and_seed_alone(values, random, seed):
-    kept, out = split_rows(rows(values), held_out=0.4, seed=seed)
+    kept, out = split_examples(examples(values), held_out=0.4, seed=seed)
     assert not set(texts(kept)) & set(texts(out))
     fewer = random.sample(values, random.randint(0, len(values)))
-    kept_now, out_now = split_rows(rows(fewer), held_out=0.4, seed=seed)
+    kept_now, out_now = split_examples(examples(fewer), held_out=0.4, seed=seed)
     assert set(texts(kept_now)) <= set(texts(kept))
     assert set(texts(out_now)) <= set(texts(out))
 
 
 def test_the_split_is_the_same_in_another_process():
     code = (
-        "from adapterhub.data.source import Rows\n"
-        "from adapterhub.data.splits import split_rows\n"
-        "rows = Rows('x', tuple({'b': i, 'a': 'ä'} for i in range(40)), tuple(range(1, 41)))\n"
-        "print(split_rows(rows, held_out=0.3, seed=4)[1].numbers)"
+        "from adapterhub.data.dataset import Dataset\n"
+        "from adapterhub.data.splits import split_examples\n"
+        "examples = Dataset('x', tuple({'b': i, 'a': 'ä'} for i in range(40)), tuple(range(1, 41)))\n"
+        "print(split_examples(examples, held_out=0.3, seed=4)[1].numbers)"
     )
-    here = Rows("y", tuple({"a": "ä", "b": i} for i in range(40)), tuple(range(1, 41)))
+    here = Dataset("y", tuple({"a": "ä", "b": i} for i in range(40)), tuple(range(1, 41)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == str(split_rows(here, held_out=0.3, seed=4)[1].numbers)
+    assert done.stdout.strip() == str(split_examples(here, held_out=0.3, seed=4)[1].numbers)
 
 
 def test_key_fields_keep_rows_of_one_text_together():
-    pairs = rows([{"text": f"t{i // 2}", "label": i} for i in range(400)])
-    kept, out = split_rows(pairs, held_out=0.5, seed=1, key_fields=("text",))
+    pairs = examples([{"text": f"t{i // 2}", "label": i} for i in range(400)])
+    kept, out = split_examples(pairs, held_out=0.5, seed=1, key_fields=("text",))
     assert not set(texts(kept)) & set(texts(out))
-    kept, out = split_rows(pairs, held_out=0.5, seed=1)
+    kept, out = split_examples(pairs, held_out=0.5, seed=1)
     assert set(texts(kept)) & set(texts(out))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
 def test_a_share_out_of_range(share):
     with pytest.raises(RecipeError, match=r"^data\.split: a share must be"):
-        split_rows(MANY, held_out=share, seed=1)
+        split_examples(MANY, held_out=share, seed=1)
 
 
 def test_an_empty_split_is_named():
     with pytest.raises(DataError, match=r"the validation split is empty"):
-        require_rows(rows([]), "validation")
+        require_examples(examples([]), "validation")
 
 
 def test_the_first_of_repeats_stays():
-    values = rows([{"text": "a", "n": 1}, {"n": 1, "text": "a"}, {"text": "a", "n": 2}])
+    values = examples([{"text": "a", "n": 1}, {"n": 1, "text": "a"}, {"text": "a", "n": 2}])
     kept, dropped = drop_duplicates(values)
     assert (kept.numbers, dropped) == ((1, 3), 1)
     kept, dropped = drop_duplicates(values, key_fields=("text",))
@@ -89,8 +95,10 @@ def test_the_first_of_repeats_stays():
 
 
 def test_repeated_counts_rows_whose_text_is_known():
-    train = rows([{"text": "a", "label": 0}, {"text": "b", "label": 0}])
-    other = rows([{"text": "a", "label": 1}, {"text": "a", "label": 0}, {"text": "c", "label": 0}])
+    train = examples([{"text": "a", "label": 0}, {"text": "b", "label": 0}])
+    other = examples(
+        [{"text": "a", "label": 1}, {"text": "a", "label": 0}, {"text": "c", "label": 0}]
+    )
     assert repeated(train, other, ["text"]) == 2
     assert repeated(train, other, ["text", "label"]) == 1
 
@@ -98,8 +106,8 @@ def test_repeated_counts_rows_whose_text_is_known():
 @given(st.permutations(range(20)), st.integers(1, 25))
 def test_a_sample_does_not_depend_on_the_order(order, count):
     values = [{"text": str(i)} for i in range(20)]
-    sample = limit(rows(values), count, seed=3)
-    again = limit(rows([values[i] for i in order]), count, seed=3)
+    sample = limit(examples(values), count, seed=3)
+    again = limit(examples([values[i] for i in order]), count, seed=3)
     assert len(sample) == min(count, 20)
     assert set(texts(sample)) == set(texts(again))
     assert sample.numbers == tuple(sorted(sample.numbers))
@@ -116,18 +124,18 @@ def test_samples_grow_and_depend_on_the_seed():
 
 def test_the_fingerprint_is_of_content_and_order():
     one, two = {"text": "ä", "label": 1}, {"text": "b", "label": 2}
-    digest = fingerprint(rows([one, two]))
+    digest = fingerprint(examples([one, two]))
     # pinned: manifests and checkpoints hold it
     assert digest == "sha256:98021749a50079de39ebee00b54f7855caa9a68631ec5b6757660fa028972b4d"
     turned = [dict(reversed(one.items())), two]
-    assert fingerprint(Rows("b.csv", tuple(turned), (7, 9))) == digest
-    assert fingerprint(rows([two, one])) != digest
-    assert fingerprint(rows([one])) != digest
-    assert fingerprint(rows([{**one, "label": "1"}, two])) != digest
+    assert fingerprint(Dataset("b.csv", tuple(turned), (7, 9))) == digest
+    assert fingerprint(examples([two, one])) != digest
+    assert fingerprint(examples([one])) != digest
+    assert fingerprint(examples([{**one, "label": "1"}, two])) != digest
 
 
 @pytest.mark.parametrize("value", [datetime.date(2020, 1, 2), b"x", float("nan"), object(), {1}])
 def test_a_value_with_no_form_in_json_names_its_row(value):
     for use in (fingerprint, drop_duplicates):
-        with pytest.raises(DataError, match=r"^a.jsonl row 2: .*no form in JSON"):
-            use(rows([{"a": 1}, {"a": value}]))
+        with pytest.raises(DataError, match=r"^a.jsonl example 2: .*no form in JSON"):
+            use(examples([{"a": 1}, {"a": value}]))

@@ -12,7 +12,7 @@ from vision_backbones import FAMILIES, save_vision, shape_picture
 
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone, state_digest
-from adapterhub.data.pictures import Picture
+from adapterhub.data.images import ImageFile
 from adapterhub.engine.engine import Engine, EngineConfig
 from adapterhub.errors import DataError, EngineError, RequestError, StrictLoadError
 from adapterhub.specs import LoraSpec, QuantizationSpec
@@ -77,7 +77,7 @@ SIZED = {"interpolate_pos_encoding": True}
 
 def pictures(count):
     return [
-        Picture(f"{n}.png", shape_picture(LABELS[n % 3], n, size=(36 + n, 40)))
+        ImageFile(f"{n}.png", shape_picture(LABELS[n % 3], n, size=(36 + n, 40)))
         for n in range(count)
     ]
 
@@ -158,7 +158,7 @@ def test_a_damaged_picture_disturbs_no_other(vit):
     (good,) = pictures(1)
     asked = engine.add_labeling({"image": good}, "own")
     with pytest.raises(DataError, match=r"x\.png.* can't be read as a picture\. Formats"):
-        engine.add_labeling({"image": Picture("x.png", b"no picture")}, "own")
+        engine.add_labeling({"image": ImageFile("x.png", b"no picture")}, "own")
     while not asked.finished:
         engine.step()
     assert_as_alone(asked.answer(), peers["own"], good)

@@ -25,18 +25,18 @@ def tokenizer(encoder):
 
 def test_a_ranking_is_a_choice_of_two(tokenizer):
     task = Ranking(tokenizer, ["0", "1"], OPTIONS, pool="first")
-    rows = [
+    examples = [
         {"history": ["the day", "a song"], "candidate": "film", "label": label}
         for label in (1, 0, 1)
     ]
     decoded = [0.9, 0.8, 0.3]
-    found = confidence_of(task, rows, decoded)
+    found = confidence_of(task, examples, decoded)
     assert found.unit == "candidates"
     np.testing.assert_allclose(found.sure, [0.9, 0.8, 0.7])
     assert found.right.tolist() == [True, False, False]
     np.testing.assert_allclose(found.probabilities[:, 1], decoded)
     assert found.gold.tolist() == [1, 0, 1]
-    worst = worst_examples(task, rows, decoded)
+    worst = worst_examples(task, examples, decoded)
     assert [each.expected for each in worst] == ["0", "1"]
     assert worst[0].text == "the day; a song | film"
     assert worst[0].badness == pytest.approx(-np.log(0.2))
@@ -46,23 +46,23 @@ def test_a_ranking_is_a_choice_of_two(tokenizer):
 def test_each_label_of_many_is_a_choice(tokenizer):
     options = TaskOptions(max_length=32, threshold=0.4)
     task = MultiLabelClassification(tokenizer, ["glad", "sad"], options, pool="first")
-    rows = [{"text": "the day", "label": ["glad"]}, {"text": "a film", "label": []}]
+    examples = [{"text": "the day", "label": ["glad"]}, {"text": "a film", "label": []}]
     decoded = [torch.tensor([0.5, 0.1]), torch.tensor([0.3, 0.9])]
-    found = confidence_of(task, rows, decoded)
+    found = confidence_of(task, examples, decoded)
     np.testing.assert_allclose(found.sure, [0.5, 0.9, 0.7, 0.9], rtol=1e-6)
     assert found.right.tolist() == [True, True, True, False]
     assert found.probabilities is None
-    (worst,) = worst_examples(task, rows, decoded)
+    (worst,) = worst_examples(task, examples, decoded)
     assert (worst.text, worst.expected, worst.found) == ("a film", "(none)", "sad")
     assert worst.badness == pytest.approx(-np.log(0.7) - np.log(0.1), rel=1e-5)
 
 
 def test_each_word_that_was_read_is_a_choice(tokenizer):
     task = TokenClassification(tokenizer, ["O", "B-A", "I-A"], OPTIONS, read="first")
-    rows = [{"tokens": ["the", "day", "was"], "tags": ["O", "I-A", "O"]}]
+    examples = [{"tokens": ["the", "day", "was"], "tags": ["O", "I-A", "O"]}]
     chances = torch.tensor([[0.9, 0.05, 0.05], [0.2, 0.2, 0.6]])
     decoded = [WordTags((0, 2), (0.9, 0.6), chances)]
-    found = confidence_of(task, rows, decoded)
+    found = confidence_of(task, examples, decoded)
     # the data's tag begins a span and is repaired, and the third word was cut off
     assert found.gold.tolist() == [0, 1]
     assert found.right.tolist() == [True, False]
@@ -72,10 +72,10 @@ def test_each_word_that_was_read_is_a_choice(tokenizer):
 def test_relations_and_answers_have_worst_rows(tokenizer):
     labels = ["Is(e1,e2)", "Other"]
     relations = RelationExtraction(tokenizer, labels, OPTIONS, pool="first")
-    rows = [{"text": "the <e1>day</e1> was <e2>fine</e2>", "label": "Other"}] * 2
+    examples = [{"text": "the <e1>day</e1> was <e2>fine</e2>", "label": "Other"}] * 2
     decoded = [torch.tensor([0.9, 0.1]), torch.tensor([0.2, 0.8])]
-    assert confidence_of(relations, rows, decoded).right.tolist() == [False, True]
-    (worst,) = worst_examples(relations, rows, decoded)
+    assert confidence_of(relations, examples, decoded).right.tolist() == [False, True]
+    (worst,) = worst_examples(relations, examples, decoded)
     assert (worst.expected, worst.found) == ("Other", "Is(e1,e2) (0.90)")
 
     task = QuestionAnswering(tokenizer, TaskOptions(max_length=24, stride=4), null="first")
@@ -83,7 +83,7 @@ def test_relations_and_answers_have_worst_rows(tokenizer):
         {"context": "the day was fine", "question": "when", "answers": [answer]}
         for answer in ("The day", "fine")
     ]
-    windows = [window for row in asked for window in task.windows(row)]
+    windows = [window for example in asked for window in task.windows(example)]
     found = worst_examples(task, windows, [FoundSpan(0, 1, 0.75, 0.1)] * 2)
     assert [(each.expected, each.found, each.badness) for each in found] == [
         ("fine", "the day", 0.75)

@@ -6,8 +6,8 @@ import pytest
 from adapterhub.evaluation.drift import Drift, label_drift, text_drift
 
 
-def drawn(seed, rows, shift=0.0, width=16):
-    return np.random.default_rng(seed).normal(size=(rows, width)) + shift
+def drawn(seed, examples, shift=0.0, width=16):
+    return np.random.default_rng(seed).normal(size=(examples, width)) + shift
 
 
 def test_other_texts_are_found_and_told_apart():
@@ -30,13 +30,13 @@ def test_rows_of_one_source_drift_no_more_often_than_the_level_says():
 
 
 def test_the_same_rows_again_are_no_drift():
-    rows = drawn(4, 30)
-    assert text_drift(rows, rows).p_value > 0.9
+    examples = drawn(4, 30)
+    assert text_drift(examples, examples).p_value > 0.9
     assert label_drift({"a": 3, "b": 9}, {"a": 3, "b": 9}).p_value > 0.9
 
 
 def test_too_few_rows_cannot_be_tested():
-    with pytest.raises(ValueError, match="takes 5 rows of each kind"):
+    with pytest.raises(ValueError, match="takes 5 examples of each kind"):
         text_drift(drawn(0, 20), drawn(1, 4))
 
 

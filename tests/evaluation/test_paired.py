@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from adapterhub.evaluation.example_statistics import RowStatistics
+from adapterhub.evaluation.example_statistics import ExampleStatistics
 from adapterhub.evaluation.paired_tests import differences, mcnemar
 
 
@@ -15,7 +15,7 @@ class Bare:
 
     def __init__(self, scores):
         self._scores = scores
-        self.rows = scores.rows
+        self.size = scores.size
 
     def metrics(self, indices):
         return self._scores.metrics(indices)
@@ -23,7 +23,7 @@ class Bare:
 
 def shares(right):
     values = np.stack([np.asarray(right, dtype=float), np.ones(len(right))], axis=-1)
-    return RowStatistics(values, lambda s: {"share": s[..., 0] / s[..., 1]}, ("share",))
+    return ExampleStatistics(values, lambda s: {"share": s[..., 0] / s[..., 1]}, ("share",))
 
 
 def test_the_exact_test_is_the_binomial_one():

@@ -126,7 +126,9 @@ def test_questions_may_have_no_answer(command, recipe, encoder, tmp_path):
     )
     refused = command("train", path)
     assert refused.exit_code == 3
-    assert "some.jsonl row 5, field 'answers': the question has no answer" in str(refused.exception)
+    assert "some.jsonl example 5, field 'answers': the question has no answer" in str(
+        refused.exception
+    )
     report = json.loads(
         command("train", path, "task.unanswerable=true", "--no-report", "--json").stdout
     )

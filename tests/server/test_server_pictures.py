@@ -12,7 +12,7 @@ from vision_backbones import save_vision, shape_picture
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.data.pictures import Picture
+from adapterhub.data.images import ImageFile
 from adapterhub.engine.session import Session
 from adapterhub.registry import Registry
 from adapterhub.specs import LoraSpec
@@ -66,7 +66,7 @@ def test_pictures_for_several_adapters_are_classified_as_by_predict(seen):
     answer = served.post("/v1/classify", {"items": items})
     assert answer.status_code == 200, answer.text
     for found, name, content in zip(answer.json()["data"], names, contents, strict=True):
-        (alone,) = session.predict(name, [{"image": Picture("x", content)}])
+        (alone,) = session.predict(name, [{"image": ImageFile("x", content)}])
         assert found["label"] == alone["label"]
         assert found["scores"] == pytest.approx(alone["scores"], abs=1e-4)
         assert found["digest"] == served.digest(name)

@@ -29,22 +29,22 @@ def with_template(tokenizer, template):
     return changed
 
 
-def learned_text(task, example):
-    return task.tokenizer.decode(list(example.targets))
+def learned_text(task, encoded):
+    return task.tokenizer.decode(list(encoded.targets))
 
 
-def read_text(task, example):
-    return task.tokenizer.decode(list(example.input_ids))
+def read_text(task, encoded):
+    return task.tokenizer.decode(list(encoded.input_ids))
 
 
 def test_only_the_answer_and_the_end_of_its_turn_are_learned(byte_bpe):
     task = Dialogue(byte_bpe, TaskOptions())
-    example = task.encode(PAIR, 2, train=True)
-    assert learned_text(task, example) == "Restart the printer 😀 .<|end|>"
+    encoded = task.encode(PAIR, 2, train=True)
+    assert learned_text(task, encoded) == "Restart the printer 😀 .<|end|>"
     # each target is the token after its position; the last target itself is not read
-    following = [*example.input_ids[1:], byte_bpe.convert_tokens_to_ids("<|end|>")]
-    assert [following[at] for at in example.select] == list(example.targets)
-    assert example.select[-1] == len(example) - 1
+    following = [*encoded.input_ids[1:], byte_bpe.convert_tokens_to_ids("<|end|>")]
+    assert [following[at] for at in encoded.select] == list(encoded.targets)
+    assert encoded.select[-1] == len(encoded) - 1
 
 
 @pytest.mark.parametrize("opening", [" ", ": ", "\n", "\n\n"])
@@ -56,19 +56,19 @@ def test_no_token_reaches_from_the_prompt_into_the_answer(byte_bpe, opening, ans
     ).replace("OPEN", opening)
     task = Dialogue(with_template(byte_bpe, template), TaskOptions())
     messages = turns("print", answer, "try", answer)
-    example = task.encode({"messages": messages}, 1, train=True)
-    assert learned_text(task, example) == f"{answer}<|end|>" * 2
+    encoded = task.encode({"messages": messages}, 1, train=True)
+    assert learned_text(task, encoded) == f"{answer}<|end|>" * 2
     prompt = task.prompt_ids(messages[:1])
-    assert list(example.input_ids[: len(prompt)]) == prompt
-    assert example.select[0] == len(prompt) - 1
+    assert list(encoded.input_ids[: len(prompt)]) == prompt
+    assert encoded.select[0] == len(prompt) - 1
 
 
 def test_generation_starts_from_what_training_showed_before_the_answer(byte_bpe):
     task = Dialogue(byte_bpe, TaskOptions())
-    example = task.encode(PAIR, 1, train=True)
+    encoded = task.encode(PAIR, 1, train=True)
     prompt = task.prompt_ids([{"role": "user", "content": PAIR["prompt"]}])
-    assert list(example.input_ids[: len(prompt)]) == prompt
-    assert example.select[0] == len(prompt) - 1
+    assert list(encoded.input_ids[: len(prompt)]) == prompt
+    assert encoded.select[0] == len(prompt) - 1
     # the template's own system message is in both
     assert byte_bpe.decode(prompt).startswith("<|start|>system\nBe kind.<|end|>")
 
@@ -76,24 +76,24 @@ def test_generation_starts_from_what_training_showed_before_the_answer(byte_bpe)
 def test_every_turn_of_the_assistant_is_learned_and_nothing_else(byte_bpe):
     task = Dialogue(byte_bpe, TaskOptions())
     messages = turns("Lindos ?", "Lindos", "the castle", "\n a  castle\n", "unanswered")
-    example = task.encode({"messages": messages}, 1, train=True)
-    assert learned_text(task, example) == "Lindos<|end|>\n a  castle\n<|end|>"
-    assert "unanswered" not in read_text(task, example)
+    encoded = task.encode({"messages": messages}, 1, train=True)
+    assert learned_text(task, encoded) == "Lindos<|end|>\n a  castle\n<|end|>"
+    assert "unanswered" not in read_text(task, encoded)
 
 
 def test_words_of_the_user_that_equal_the_answer_are_not_learned(byte_bpe):
     task = Dialogue(byte_bpe, TaskOptions())
-    example = task.encode({"messages": turns("print", "print")}, 1, train=True)
-    assert learned_text(task, example) == "print<|end|>"
+    encoded = task.encode({"messages": turns("print", "print")}, 1, train=True)
+    assert learned_text(task, encoded) == "print<|end|>"
 
 
 def test_an_opening_turn_of_the_assistant_is_context_only(byte_bpe):
     task = Dialogue(byte_bpe, TaskOptions())
     opening = {"role": "assistant", "content": "Welcome"}
-    row = {"messages": [opening, *turns("print", "try again")]}
-    example = task.encode(row, 1, train=True)
-    assert "Welcome" in read_text(task, example)
-    assert learned_text(task, example) == "try again<|end|>"
+    example = {"messages": [opening, *turns("print", "try again")]}
+    encoded = task.encode(example, 1, train=True)
+    assert "Welcome" in read_text(task, encoded)
+    assert learned_text(task, encoded) == "try again<|end|>"
     assert task.encode({"messages": [opening]}, 1, train=True) is None
 
 
@@ -120,19 +120,19 @@ def test_long_conversations_lose_their_oldest_turns_and_keep_the_system_message(
     messages = [system, *turns("first", "one", "second", "two", "third", "three")]
     whole = Dialogue(byte_bpe, TaskOptions()).encode({"messages": messages}, 1, train=True)
     task = Dialogue(byte_bpe, TaskOptions(max_length=len(whole) - 2))
-    example = task.encode({"messages": messages}, 1, train=True)
-    text = read_text(task, example)
+    encoded = task.encode({"messages": messages}, 1, train=True)
+    text = read_text(task, encoded)
     assert text.startswith("<|start|>system\nBe brief.<|end|>\n<|start|>user\nsecond")
-    assert learned_text(task, example) == "two<|end|>three<|end|>"
+    assert learned_text(task, encoded) == "two<|end|>three<|end|>"
 
 
 def test_a_last_answer_that_is_too_long_loses_its_end(byte_bpe):
     whole = Dialogue(byte_bpe, TaskOptions()).encode(PAIR, 1, train=True)
     task = Dialogue(byte_bpe, TaskOptions(max_length=len(whole) - 3))
-    example = task.encode(PAIR, 1, train=True)
-    assert 0 < len(example.targets) < len(whole.targets)
-    assert list(example.targets) == list(whole.targets[: len(example.targets)])
-    assert len(example) <= len(whole) - 3
+    encoded = task.encode(PAIR, 1, train=True)
+    assert 0 < len(encoded.targets) < len(whole.targets)
+    assert list(encoded.targets) == list(whole.targets[: len(encoded.targets)])
+    assert len(encoded) <= len(whole) - 3
 
 
 def test_nothing_is_learned_where_the_prompt_fills_the_row(byte_bpe):
@@ -150,22 +150,31 @@ def test_prompts_lose_their_oldest_turns_too(byte_bpe):
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("example", "message"),
     [
-        ({"prompt": "x", "respons": "y"}, "row 6, field 'response': the field is missing. Did you"),
-        ({"prompt": "x", "response": " "}, "row 6, field 'response': the text is empty"),
-        ({"promt": "x", "response": "y"}, "row 6, field 'prompt': the field is missing. Did you"),
-        ({"messages": turns("x")}, "row 6, field 'messages': the conversation has no message of"),
+        (
+            {"prompt": "x", "respons": "y"},
+            "example 6, field 'response': the field is missing. Did you",
+        ),
+        ({"prompt": "x", "response": " "}, "example 6, field 'response': the text is empty"),
+        (
+            {"promt": "x", "response": "y"},
+            "example 6, field 'prompt': the field is missing. Did you",
+        ),
+        (
+            {"messages": turns("x")},
+            "example 6, field 'messages': the conversation has no message of",
+        ),
         ({"messages": [{"role": "usr", "content": "x"}]}, "'usr' is no role. Did you mean 'user'?"),
         ({"messages": [{"role": "user", "text": "x"}]}, "no text under 'content'"),
         ({"messages": ["x"]}, "a message must be an object with role and content, not 'x'"),
-        ({"messages": []}, "row 6, field 'messages': the list is empty"),
+        ({"messages": []}, "example 6, field 'messages': the list is empty"),
         ({"messages": turns("x", "y"), "prompt": "x"}, "both messages and prompt"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(byte_bpe, row, message):
+def test_rows_that_cannot_be_used_are_named(byte_bpe, example, message):
     with pytest.raises(DataError) as caught:
-        Dialogue(byte_bpe, TaskOptions()).encode(row, 6, train=True)
+        Dialogue(byte_bpe, TaskOptions()).encode(example, 6, train=True)
     assert message in str(caught.value)
 
 
@@ -191,7 +200,9 @@ def test_what_a_template_refuses_is_an_error_of_the_row(byte_bpe):
         "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
     )
     task = Dialogue(with_template(byte_bpe, template), TaskOptions())
-    with pytest.raises(DataError, match=r"row 8: the chat template refuses .*no system messages"):
+    with pytest.raises(
+        DataError, match=r"example 8: the chat template refuses .*no system messages"
+    ):
         task.encode({**PAIR, "system": "x"}, 8, train=True)
 
 
@@ -201,8 +212,8 @@ def test_a_template_without_an_end_of_turn_learns_its_line_end(byte_bpe):
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     task = Dialogue(with_template(byte_bpe, template), TaskOptions())
-    example = task.encode(PAIR, 1, train=True)
-    assert learned_text(task, example).strip(" ") == "Restart the printer 😀 .\n"
+    encoded = task.encode(PAIR, 1, train=True)
+    assert learned_text(task, encoded).strip(" ") == "Restart the printer 😀 .\n"
     assert task.stop_ids == {byte_bpe.eos_token_id}
 
 
@@ -263,14 +274,14 @@ def test_no_positions_give_no_loss():
 
 def test_each_row_is_scored_by_its_own_tokens(byte_bpe):
     task = Dialogue(byte_bpe, TaskOptions(label_smoothing=0.3))
-    rows = [PAIR, {"messages": turns("Lindos ?", "Lindos", "Orion ?", "Orion")}]
-    batch = pack([task.encode(row, 1, train=True) for row in rows])
+    examples = [PAIR, {"messages": turns("Lindos ?", "Lindos", "Orion ?", "Orion")}]
+    batch = pack([task.encode(example, 1, train=True) for example in examples])
     torch.manual_seed(3)
     logits = torch.randn(len(batch.targets), len(byte_bpe))
     decoded = task.decode(lambda h: h, logits, batch)
     expected = F.cross_entropy(logits, batch.targets, reduction="none").split(batch.selected)
     assert [score.loss for score in decoded] == pytest.approx([float(e.sum()) for e in expected])
-    result = task.evaluate(rows, decoded).metrics
+    result = task.evaluate(examples, decoded).metrics
     mean = float(F.cross_entropy(logits, batch.targets))
     assert result["loss"] == pytest.approx(mean, rel=1e-5)
     assert result["perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)
@@ -296,13 +307,13 @@ def test_a_row_gives_its_question_and_the_reference(byte_bpe):
 
 def test_chrf_is_100_for_equal_texts_and_0_for_strange_ones(byte_bpe):
     task = Dialogue(byte_bpe, TaskOptions())
-    rows = [PAIR, {"messages": turns("a", "try")}]
-    scores = task.score_texts(rows, ["Restart the printer 😀 .", "try"])
+    examples = [PAIR, {"messages": turns("a", "try")}]
+    scores = task.score_texts(examples, ["Restart the printer 😀 .", "try"])
     assert scores.metrics == {"chrf": 100.0}
     assert "version:" in scores.signatures["chrf"]
     assert task.score_texts([PAIR], ["qqq"]).metrics["chrf"] == 0.0
     with pytest.raises(DataError, match="1 texts can't be scored by 2 references"):
-        task.score_texts(rows, ["a"])
+        task.score_texts(examples, ["a"])
     with pytest.raises(DataError, match="0 texts"):
         task.score_texts([], [])
 
@@ -311,10 +322,10 @@ def test_a_tokenizer_that_marks_the_start_of_any_text_reads_answers_as_within_th
     marking = copy.deepcopy(byte_bpe)
     marking.backend_tokenizer.normalizer = normalizers.Prepend("_")
     marking.chat_template = byte_bpe.chat_template
-    row = {"messages": turns("print", "Lindos", "try", "again")}
+    example = {"messages": turns("print", "Lindos", "try", "again")}
     task = Dialogue(marking, TaskOptions())
-    example = task.encode(row, 1, train=True)
-    whole = marking.apply_chat_template(row["messages"], tokenize=True)["input_ids"]
-    assert list(example.input_ids) == whole[: len(example)]
-    prompt = task.prompt_ids(row["messages"][:1])
-    assert list(example.input_ids[: len(prompt)]) == prompt
+    encoded = task.encode(example, 1, train=True)
+    whole = marking.apply_chat_template(example["messages"], tokenize=True)["input_ids"]
+    assert list(encoded.input_ids) == whole[: len(encoded)]
+    prompt = task.prompt_ids(example["messages"][:1])
+    assert list(encoded.input_ids[: len(prompt)]) == prompt

@@ -1,4 +1,4 @@
-"""Image classification: what a row needs, how pictures are sized, what it says."""
+"""Image classification: what an example needs, how images are sized, what it says."""
 
 import io
 
@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from transformers import BitImageProcessorPil, ConvNextImageProcessorPil, ViTImageProcessorPil
 from vision_backbones import shape_picture
 
+from adapterhub.data.images import ImageFile
 from adapterhub.data.packing import pack
-from adapterhub.data.pictures import Picture
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import TASKS, build_task
@@ -24,18 +24,18 @@ def task_of(processor=SQUARE, **options):
 
 
 def row_of(colour="red", number=1, **more):
-    return {"image": Picture("x.png", shape_picture(colour, number)), "label": colour, **more}
+    return {"image": ImageFile("x.png", shape_picture(colour, number)), "label": colour, **more}
 
 
 def test_a_batch_holds_pictures_as_the_processor_makes_them():
     task = task_of()
-    rows = [row_of(colour, number) for number, colour in enumerate(LABELS, start=1)]
-    examples = [task.encode(row, n, train=True) for n, row in enumerate(rows, start=1)]
-    batch = pack(examples)
+    examples = [row_of(colour, number) for number, colour in enumerate(LABELS, start=1)]
+    encoded = [task.encode(example, n, train=True) for n, example in enumerate(examples, start=1)]
+    batch = pack(encoded)
     assert batch.pixels.shape == (3, 3, 32, 32)
     assert batch.targets.tolist() == [0, 1, 2]
     assert batch.tokens == 3 * 4
-    own = SQUARE(images=rows[1]["image"].decoded(), return_tensors="pt")["pixel_values"][0]
+    own = SQUARE(images=examples[1]["image"].decoded(), return_tensors="pt")["pixel_values"][0]
     assert torch.equal(batch.pixels[1], own)
 
 
@@ -52,15 +52,15 @@ def test_a_batch_holds_pictures_as_the_processor_makes_them():
 def test_pictures_of_any_shape_come_to_the_side_asked_for(processor, side):
     task = task_of(processor, image_size=side)
     for size in ((40, 32), (20, 60), (200, 100)):
-        picture = Picture("x", shape_picture("red", 1, size))
-        example = task.encode({"image": picture}, 1, train=False)
+        image = ImageFile("x", shape_picture("red", 1, size))
+        encoded = task.encode({"image": image}, 1, train=False)
         wanted = side or 32
-        assert example.pixels().shape == (3, wanted, wanted)
+        assert encoded.pixels().shape == (3, wanted, wanted)
 
 
 def test_a_processor_that_keeps_shapes_is_refused():
     keeps = BitImageProcessorPil(size={"shortest_edge": 32}, do_center_crop=False)
-    with pytest.raises(RecipeError, match="keeps the shapes of pictures"):
+    with pytest.raises(RecipeError, match="keeps the shapes of images"):
         task_of(keeps)
 
 
@@ -69,14 +69,16 @@ def test_grey_and_transparent_pictures_are_read_in_colour():
         content = io.BytesIO()
         form = "JPEG" if mode == "CMYK" else "PNG"
         Image.new(mode, (40, 32)).save(content, form)
-        example = task_of().encode({"image": Picture("x", content.getvalue())}, 1, train=False)
-        assert example.pixels().shape == (3, 32, 32)
+        encoded = task_of().encode({"image": ImageFile("x", content.getvalue())}, 1, train=False)
+        assert encoded.pixels().shape == (3, 32, 32)
 
 
 def test_the_loss_is_cross_entropy_and_the_scores_are_of_a_class():
     task = task_of()
-    rows = [row_of(colour) for colour in LABELS]
-    batch = pack([task.encode(row, n, train=True) for n, row in enumerate(rows, start=1)])
+    examples = [row_of(colour) for colour in LABELS]
+    batch = pack(
+        [task.encode(example, n, train=True) for n, example in enumerate(examples, start=1)]
+    )
     features = torch.randn(3, 5)
     weight = torch.randn(3, 5)
     loss = task.loss(lambda h: h @ weight.T, features, batch)
@@ -86,31 +88,31 @@ def test_the_loss_is_cross_entropy_and_the_scores_are_of_a_class():
     decoded = task.decode(lambda h: h @ weight.T, features, batch)
     expected = F.softmax(features @ weight.T, dim=-1)
     torch.testing.assert_close(torch.stack(decoded), expected)
-    said = task.prediction(rows[0], torch.tensor([0.1, 0.7, 0.2]))
+    said = task.prediction(examples[0], torch.tensor([0.1, 0.7, 0.2]))
     assert said["label"] == "green"
     assert list(said["scores"]) == LABELS
     one_wrong = [torch.eye(3)[0], torch.eye(3)[1], torch.eye(3)[0]]
-    evaluation = task.evaluate(rows, one_wrong)
+    evaluation = task.evaluate(examples, one_wrong)
     assert evaluation.metrics["accuracy"] == pytest.approx(2 / 3)
     # blue: 1 of 2 said, 1 of 1 found; green right; red never said
     assert evaluation.metrics["macro_f1"] == pytest.approx((2 / 3 + 1 + 0) / 3)
 
 
 @pytest.mark.parametrize(
-    ("row", "problem"),
+    ("example", "problem"),
     [
-        ({"label": "red"}, "row 7, field 'image': the field is missing"),
-        ({"image": "x.png", "label": "red"}, "field 'image': the value must be a picture, not str"),
+        ({"label": "red"}, "example 7, field 'image': the field is missing"),
+        ({"image": "x.png", "label": "red"}, "field 'image': the value must be an image, not str"),
         (
-            {"image": Picture("x.png", b"none"), "label": "red"},
-            "row 7, field 'image': the picture 'x.png' can't be read as a picture",
+            {"image": ImageFile("x.png", b"none"), "label": "red"},
+            "example 7, field 'image': the image 'x.png' can't be read as an image",
         ),
-        (row_of(label="mauve"), "row 7, field 'label': the label 'mauve' is not among"),
+        (row_of(label="mauve"), "example 7, field 'label': the label 'mauve' is not among"),
     ],
 )
-def test_a_row_that_can_not_be_used_is_named(row, problem):
+def test_a_row_that_can_not_be_used_is_named(example, problem):
     with pytest.raises(DataError) as caught:
-        task_of().encode(row, 7, train=True)
+        task_of().encode(example, 7, train=True)
     assert problem in str(caught.value)
 
 
@@ -122,7 +124,7 @@ def test_tasks_of_texts_are_refused_on_a_backbone_of_pictures(name):
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_pictures_are_refused_on_a_backbone_of_texts(kind, byte_bpe):
-    with pytest.raises(RecipeError, match="needs a backbone that reads pictures"):
+    with pytest.raises(RecipeError, match="needs a backbone that reads images"):
         build_task("image-classification", byte_bpe, kind, LABELS, TaskOptions())
 
 

@@ -37,27 +37,27 @@ def kind(request):
     return request.param
 
 
-def learned_text(task, example):
-    return task.tokenizer.decode(list(example.targets))
+def learned_text(task, encoded):
+    return task.tokenizer.decode(list(encoded.targets))
 
 
-def prompt_text(task, row):
-    return task.tokenizer.decode(task.prompt_ids(task.question(row, 1)))
+def prompt_text(task, example):
+    return task.tokenizer.decode(task.prompt_ids(task.question(example, 1)))
 
 
 def test_the_answer_alone_is_learned(byte_bpe, kind):
     task = BUILDERS[kind](byte_bpe, TaskOptions())
-    example = task.encode(ROWS[kind], 1, train=True)
-    assert learned_text(task, example) == f"{ANSWERS[kind]}<|end|>"
+    encoded = task.encode(ROWS[kind], 1, train=True)
+    assert learned_text(task, encoded) == f"{ANSWERS[kind]}<|end|>"
 
 
 def test_prediction_asks_as_training_did_and_needs_no_answer(byte_bpe, kind):
     task = BUILDERS[kind](byte_bpe, TaskOptions(system_prompt="Be brief."))
-    example = task.encode(ROWS[kind], 1, train=True)
+    encoded = task.encode(ROWS[kind], 1, train=True)
     bare = {k: v for k, v in ROWS[kind].items() if k not in ("target", "summary", "answers")}
     ids = task.prompt_ids(task.question(bare, 1))
-    assert list(example.input_ids[: len(ids)]) == ids
-    assert example.select[0] == len(ids) - 1
+    assert list(encoded.input_ids[: len(ids)]) == ids
+    assert encoded.select[0] == len(ids) - 1
     assert "Be brief." in task.tokenizer.decode(ids)
 
 
@@ -76,29 +76,29 @@ def test_one_text_stands_for_what_is_asked(byte_bpe, kind):
 
 def test_a_long_text_loses_its_end_and_the_answer_nothing(byte_bpe, kind):
     field = BUILDERS[kind](byte_bpe, TaskOptions()).wording.long_field
-    row = {**ROWS[kind], field: "the old harbour of Lindos lies below the castle " * 20}
+    example = {**ROWS[kind], field: "the old harbour of Lindos lies below the castle " * 20}
     task = BUILDERS[kind](byte_bpe, TaskOptions(max_length=128, max_new_tokens=40))
-    example = task.encode(row, 1, train=True)
-    assert learned_text(task, example) == f"{ANSWERS[kind]}<|end|>"
-    prompt = task.prompt_ids(task.question(row, 1))
+    encoded = task.encode(example, 1, train=True)
+    assert learned_text(task, encoded) == f"{ANSWERS[kind]}<|end|>"
+    prompt = task.prompt_ids(task.question(example, 1))
     # filled up to what the answer is to have, but for a token or two at the cut
     assert 128 - 40 - 4 <= len(prompt) <= 128 - 40
-    assert list(example.input_ids[: len(prompt)]) == prompt
+    assert list(encoded.input_ids[: len(prompt)]) == prompt
     if kind == "generative":
         assert "Question: where ?" in task.tokenizer.decode(prompt)
 
 
 def test_what_can_never_fit_is_named(byte_bpe):
-    row = {**ROWS["generative"], "question": "where is it ? " * 60}
+    example = {**ROWS["generative"], "question": "where is it ? " * 60}
     task = generative_question_answering(byte_bpe, TaskOptions(max_length=128, max_new_tokens=40))
-    with pytest.raises(DataError, match=r"row 2, field 'context': .* leaves it no room in 128"):
-        task.encode(row, 2, train=True)
+    with pytest.raises(DataError, match=r"example 2, field 'context': .* leaves it no room in 128"):
+        task.encode(example, 2, train=True)
     with pytest.raises(RecipeError, match=r"task\.max_new_tokens: 64 tokens .* max_length 64"):
         translation(byte_bpe, TaskOptions(max_length=64))
 
 
 @pytest.mark.parametrize(
-    ("kind", "row", "message"),
+    ("kind", "example", "message"),
     [
         ("translation", {"source": "x", "taget": "y"}, "field 'target': the field is missing. Did"),
         ("translation", {"source": " ", "target": "y"}, "field 'source': the text is empty"),
@@ -111,10 +111,10 @@ def test_what_can_never_fit_is_named(byte_bpe):
         ),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(byte_bpe, kind, row, message):
+def test_rows_that_cannot_be_used_are_named(byte_bpe, kind, example, message):
     with pytest.raises(DataError) as caught:
-        BUILDERS[kind](byte_bpe, TaskOptions()).encode(row, 6, train=True)
-    assert "row 6" in str(caught.value)
+        BUILDERS[kind](byte_bpe, TaskOptions()).encode(example, 6, train=True)
+    assert "example 6" in str(caught.value)
     assert message in str(caught.value)
 
 
@@ -127,11 +127,11 @@ def test_questions_need_no_context(byte_bpe):
 
 def test_a_question_without_an_answer_is_answered_so(byte_bpe):
     task = generative_question_answering(byte_bpe, TaskOptions(unanswerable=True))
-    row = {"question": "who ?", "context": "the castle", "answers": []}
-    example = task.encode(row, 1, train=True)
-    assert learned_text(task, example) == "unanswerable<|end|>"
-    assert 'Say "unanswerable"' in prompt_text(task, row)
-    scores = task.score_texts([row, ROWS["generative"]], ["Unanswerable.", "in Port Sorrel"])
+    example = {"question": "who ?", "context": "the castle", "answers": []}
+    encoded = task.encode(example, 1, train=True)
+    assert learned_text(task, encoded) == "unanswerable<|end|>"
+    assert 'Say "unanswerable"' in prompt_text(task, example)
+    scores = task.score_texts([example, ROWS["generative"]], ["Unanswerable.", "in Port Sorrel"])
     assert scores.metrics["exact_match"] == 50.0
     assert scores.metrics["unanswerable_f1"] == 100.0
     assert scores.metrics["answerable_f1"] == pytest.approx(80.0)
@@ -157,8 +157,8 @@ def test_texts_may_have_different_numbers_of_references():
 
 def test_summaries_have_the_score_of_rouge_score_by_their_best_reference(byte_bpe):
     task = summarization(byte_bpe, TaskOptions())
-    row = {"document": "x", "summaries": ["nothing works", "the printers printed again"]}
-    scores = task.score_texts([row], ["the printer prints"])
+    example = {"document": "x", "summaries": ["nothing works", "the printers printed again"]}
+    scores = task.score_texts([example], ["the printer prints"])
     own = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)
     best = own.score("the printers printed again", "the printer prints")
     assert scores.metrics["rouge1"] == best["rouge1"].fmeasure

@@ -24,8 +24,8 @@ def test_the_option_makes_the_task(byte_bpe):
         "text-classification", byte_bpe, "decoder", LABELS, TaskOptions(multi_label=True)
     )
     assert isinstance(task, MultiLabelClassification)
-    example = task.encode({"text": "the castle", "label": []}, 1, train=True)
-    assert tuple(example.select) == (len(example) - 1,)
+    encoded = task.encode({"text": "the castle", "label": []}, 1, train=True)
+    assert tuple(encoded.select) == (len(encoded) - 1,)
 
 
 @pytest.mark.parametrize(
@@ -33,13 +33,13 @@ def test_the_option_makes_the_task(byte_bpe):
     [(["war", "drama"], [1, 0, 1]), ([], [0, 0, 0]), ("sea", [0, 1, 0]), ([2], [0, 0, 1])],
 )
 def test_each_label_has_a_target(wordpiece, label, targets):
-    example = task_for(wordpiece).encode({"text": "a film", "label": label}, 1, train=True)
-    assert list(example.targets) == targets
+    encoded = task_for(wordpiece).encode({"text": "a film", "label": label}, 1, train=True)
+    assert list(encoded.targets) == targets
 
 
 def test_a_row_without_labels_can_be_predicted_but_not_learned(wordpiece):
     assert not task_for(wordpiece).encode({"text": "a film"}, 1, train=False).targets
-    with pytest.raises(DataError, match="row 4, field 'label': the field is missing"):
+    with pytest.raises(DataError, match="example 4, field 'label': the field is missing"):
         task_for(wordpiece).encode({"text": "a film"}, 4, train=True)
 
 
@@ -47,7 +47,7 @@ def test_a_row_without_labels_can_be_predicted_but_not_learned(wordpiece):
     ("label", "message"),
     [
         (["was"], "'was' is not among the 3 training labels. Did you mean 'war'?"),
-        (["war", "war"], "row 4, field 'label': the label 'war' is there twice"),
+        (["war", "war"], "example 4, field 'label': the label 'war' is there twice"),
         ([None], "a name or a whole number, not None"),
     ],
 )
@@ -60,8 +60,8 @@ def test_labels_that_cannot_be_used_are_named(wordpiece, label, message):
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_summed_loss_over_weight_is_the_mean_of_torch(wordpiece, smoothing):
     task = task_for(wordpiece, label_smoothing=smoothing)
-    rows = [{"text": "x", "label": label} for label in (["war"], [], ["sea", "war"])]
-    batch = pack([task.encode(row, 1, train=True) for row in rows])
+    examples = [{"text": "x", "label": label} for label in (["war"], [], ["sea", "war"])]
+    batch = pack([task.encode(example, 1, train=True) for example in examples])
     logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
     wanted = torch.tensor([[0.0, 0, 1], [0, 0, 0], [0, 1, 1]])
     expected = F.binary_cross_entropy_with_logits(logits, wanted * (1 - smoothing) + smoothing / 2)
@@ -70,26 +70,28 @@ def test_summed_loss_over_weight_is_the_mean_of_torch(wordpiece, smoothing):
 
 
 def test_scores_and_table(wordpiece):
-    rows = [{"text": "x", "label": label} for label in (["war"], [], ["sea", "war"])]
+    examples = [{"text": "x", "label": label} for label in (["war"], [], ["sea", "war"])]
     chances = [[0.1, 0.2, 0.9], [0.1, 0.1, 0.5], [0.2, 0.8, 0.4]]
-    result = task_for(wordpiece).evaluate(rows, [torch.tensor(each) for each in chances])
+    result = task_for(wordpiece).evaluate(examples, [torch.tensor(each) for each in chances])
     expected, found = [[0, 0, 1], [0, 0, 0], [0, 1, 1]], [[0, 0, 1], [0, 0, 1], [0, 1, 0]]
     assert result.metrics["micro_f1"] == pytest.approx(f1_score(expected, found, average="micro"))
     assert result.metrics["exact_match"] == pytest.approx(1 / 3)
     assert [record["label"] for record in result.table] == list(LABELS)
     assert result.table[2]["support"] == 2.0
-    careful = task_for(wordpiece, threshold=0.85).evaluate(rows, [torch.tensor(c) for c in chances])
+    careful = task_for(wordpiece, threshold=0.85).evaluate(
+        examples, [torch.tensor(c) for c in chances]
+    )
     assert careful.metrics["exact_match"] == pytest.approx(2 / 3)
-    with pytest.raises(DataError, match="no rows"):
+    with pytest.raises(DataError, match="no examples"):
         task_for(wordpiece).evaluate([], [])
 
 
 def test_prediction_lists_what_is_likely_enough(wordpiece):
     task = task_for(wordpiece)
-    example = task.encode({"text": "x"}, 1, train=False)
+    encoded = task.encode({"text": "x"}, 1, train=False)
     logits = torch.tensor([[1.0, -2.0, 3.0], [-1.0, -1.0, -1.0]])
     first, none = (
-        task.prediction({}, d) for d in task.decode(lambda h: h, logits, pack([example] * 2))
+        task.prediction({}, d) for d in task.decode(lambda h: h, logits, pack([encoded] * 2))
     )
     assert first["labels"] == ["war", "drama"]
     assert first["scores"]["drama"] == pytest.approx(float(torch.sigmoid(torch.tensor(1.0))))
@@ -97,8 +99,8 @@ def test_prediction_lists_what_is_likely_enough(wordpiece):
 
 
 def test_labels_are_counted_one_by_one():
-    rows = [{"label": ["war", "sea"]}, {"label": []}, {"label": ["war"]}]
-    assert count_labels("text-classification", rows) == {"sea": 1, "war": 2}
+    examples = [{"label": ["war", "sea"]}, {"label": []}, {"label": ["war"]}]
+    assert count_labels("text-classification", examples) == {"sea": 1, "war": 2}
 
 
 def test_class_weights_are_refused(wordpiece):

@@ -35,18 +35,18 @@ def task_for(request):
     )
 
 
-def logits_for(example, first, last):
+def logits_for(encoded, first, last):
     """Return logits by which an answer starts at one place in ``select`` and ends at another."""
-    logits = torch.zeros(len(example.select), 2)
+    logits = torch.zeros(len(encoded.select), 2)
     logits[first, 0] = logits[last, 1] = 20.0
     return logits
 
 
-def answer_to(task, row, first, last):
-    example = task.encode(row, 1, train=False)
-    logits = logits_for(example, first, last)
-    (span,) = task.decode(lambda h: h, logits, pack([example]))
-    return task.prediction(row, span)
+def answer_to(task, example, first, last):
+    encoded = task.encode(example, 1, train=False)
+    logits = logits_for(encoded, first, last)
+    (span,) = task.decode(lambda h: h, logits, pack([encoded]))
+    return task.prediction(example, span)
 
 
 def test_the_targets_stand_for_the_first_answer_and_give_it_back_whole(task_for):
@@ -70,8 +70,8 @@ def test_the_first_selected_place_stands_for_no_answer(wordpiece, byte_bpe):
 
 def test_no_token_of_the_question_can_be_an_answer(task_for):
     task = task_for()
-    example = task.encode(ROW, 1, train=False)
-    read = [task.tokenizer.decode([example.input_ids[at]]) for at in example.select[1:]]
+    encoded = task.encode(ROW, 1, train=False)
+    read = [task.tokenizer.decode([encoded.input_ids[at]]) for at in encoded.select[1:]]
     assert "print" not in "".join(read)
     assert "".join(read).replace(" ", "").replace("#", "").lower().endswith("sorrel.")
 
@@ -123,10 +123,10 @@ def test_the_likeliest_window_answers():
 
 def test_an_answer_is_no_longer_than_asked_for_and_never_ends_before_it_starts(wordpiece):
     task = QuestionAnswering(wordpiece, TaskOptions(max_answer_tokens=2), null="first")
-    example = task.encode(ROW, 1, train=False)
-    batch = pack([example])
+    encoded = task.encode(ROW, 1, train=False)
+    batch = pack([encoded])
     for first, last in ((2, 9), (9, 2)):
-        (span,) = task.decode(lambda h: h, logits_for(example, first, last), batch)
+        (span,) = task.decode(lambda h: h, logits_for(encoded, first, last), batch)
         assert 0 <= span.last - span.first < 2
 
 
@@ -134,11 +134,11 @@ def test_an_answer_is_no_longer_than_asked_for_and_never_ends_before_it_starts(w
 @given(seed=st.integers(0, 10**6), longest=st.integers(1, 8))
 def test_the_best_span_is_that_of_a_search_through_all(wordpiece, seed, longest):
     task = QuestionAnswering(wordpiece, TaskOptions(max_answer_tokens=longest), null="first")
-    example = task.encode(ROW, 1, train=False)
-    logits = torch.randn(len(example.select), 2, generator=torch.Generator().manual_seed(seed))
-    (span,) = task.decode(lambda h: h, logits, pack([example]))
+    encoded = task.encode(ROW, 1, train=False)
+    logits = torch.randn(len(encoded.select), 2, generator=torch.Generator().manual_seed(seed))
+    (span,) = task.decode(lambda h: h, logits, pack([encoded]))
     chances = logits.softmax(dim=0)
-    count = len(example.select) - 1
+    count = len(encoded.select) - 1
     best = max(
         float(chances[i + 1, 0] * chances[j + 1, 1])
         for i in range(count)
@@ -151,14 +151,14 @@ def test_the_best_span_is_that_of_a_search_through_all(wordpiece, seed, longest)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_is_the_mean_over_start_and_end_of_each_row(wordpiece, smoothing):
     task = QuestionAnswering(wordpiece, TaskOptions(label_smoothing=smoothing), null="first")
-    rows = [ROW, {**ROW, "context": "the castle lies below", "answers": ["castle"]}]
-    examples = [task.encode(row, 1, train=True) for row in rows]
+    examples = [ROW, {**ROW, "context": "the castle lies below", "answers": ["castle"]}]
+    examples = [task.encode(example, 1, train=True) for example in examples]
     batch = pack(examples)
     hidden = torch.randn(len(batch.select), 2, generator=torch.Generator().manual_seed(1))
     expected = 0.0
-    for logits, example in zip(hidden.split(batch.selected), examples, strict=True):
+    for logits, encoded in zip(hidden.split(batch.selected), examples, strict=True):
         for side in (0, 1):
-            target = torch.tensor([example.targets[side]])
+            target = torch.tensor([encoded.targets[side]])
             one = logits[None, :, side]
             expected += float(F.cross_entropy(one, target, label_smoothing=smoothing)) / 2
     assert float(task.loss(lambda h: h, hidden, batch)) == pytest.approx(expected, rel=1e-5)
@@ -167,24 +167,26 @@ def test_the_loss_is_the_mean_over_start_and_end_of_each_row(wordpiece, smoothin
 
 def test_windows_of_a_row_are_scored_as_one_answer(wordpiece):
     task = QuestionAnswering(wordpiece, TaskOptions(max_length=40, stride=8), null="first")
-    rows = [ROW, *task.windows(LONG)]
+    examples = [ROW, *task.windows(LONG)]
     decoded = []
-    for row in rows:
-        first, last = task.encode(row, 1, train=True).targets
+    for example in examples:
+        first, last = task.encode(example, 1, train=True).targets
         sure = 0.9 if first else 0.1
         decoded.append(FoundSpan(max(first - 1, 0), max(last - 1, 0), sure, 1 - sure))
-    assert len(rows) > 3
-    assert task.evaluate(rows, decoded).metrics == {"exact_match": 100.0, "f1": 100.0}
+    assert len(examples) > 3
+    assert task.evaluate(examples, decoded).metrics == {"exact_match": 100.0, "f1": 100.0}
 
 
 def test_a_question_without_an_answer_needs_the_option(wordpiece):
-    row = {**ROW, "answers": {"text": [], "answer_start": []}}
-    with pytest.raises(DataError, match=r"row 3, field 'answers': the question has no answer.*una"):
-        QuestionAnswering(wordpiece, TaskOptions(), null="first").encode(row, 3, train=True)
+    example = {**ROW, "answers": {"text": [], "answer_start": []}}
+    with pytest.raises(
+        DataError, match=r"example 3, field 'answers': the question has no answer.*una"
+    ):
+        QuestionAnswering(wordpiece, TaskOptions(), null="first").encode(example, 3, train=True)
     task = QuestionAnswering(wordpiece, TaskOptions(unanswerable=True), null="first")
-    example = task.encode(row, 3, train=True)
-    assert tuple(example.targets) == (0, 0)
-    result = task.evaluate([row, ROW], [FoundSpan(0, 1, 0.1, 0.8), FoundSpan(0, 1, 0.1, 0.8)])
+    encoded = task.encode(example, 3, train=True)
+    assert tuple(encoded.targets) == (0, 0)
+    result = task.evaluate([example, ROW], [FoundSpan(0, 1, 0.1, 0.8), FoundSpan(0, 1, 0.1, 0.8)])
     assert result.metrics["exact_match"] == 50.0
     assert result.metrics["unanswerable_f1"] == 100.0
     assert result.metrics["answerable_f1"] == 0.0
@@ -193,7 +195,7 @@ def test_a_question_without_an_answer_needs_the_option(wordpiece):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"answers": None}, "row 4, field 'answers': the field is missing"),
+        ({"answers": None}, "example 4, field 'answers': the field is missing"),
         ({"answers": 5}, "answers must be texts, or an object with text and answer_start"),
         ({"answers": {"text": ["Orion"], "answer_start": [3]}}, "'Orion' does not stand at offset"),
         ({"answers": ["castle"]}, "the answer 'castle' does not stand in the context"),
@@ -201,8 +203,8 @@ def test_a_question_without_an_answer_needs_the_option(wordpiece):
         ({"answers": {"text": ["Orion"], "answer_start": 33}}, "answer_start must be a list"),
         ({"answers": {"text": ["Orion"], "answer_start": ["33"]}}, "answer_start must be a list"),
         ({"answers": {"text": ["Orion"], "answer_start": [33.0]}}, "answer_start must be a list"),
-        ({"context": " "}, "row 4, field 'context': the text is empty"),
-        ({"question": 3}, "row 4, field 'question': the value must be text"),
+        ({"context": " "}, "example 4, field 'context': the text is empty"),
+        ({"question": 3}, "example 4, field 'question': the value must be text"),
     ],
 )
 def test_rows_that_cannot_be_used_are_named(wordpiece, change, message):
@@ -213,9 +215,9 @@ def test_rows_that_cannot_be_used_are_named(wordpiece, change, message):
 
 
 def test_a_long_question_leaves_room_for_the_context(task_for):
-    row = {**ROW, "question": "what does the captain print ? " * 30}
+    example = {**ROW, "question": "what does the captain print ? " * 30}
     task = task_for(max_length=32, stride=200)
-    windows = task.windows(row)
+    windows = task.windows(example)
     assert all(len(task.encode(window, 1, train=True)) <= 32 for window in windows)
     assert len(windows) > 1
 

@@ -21,9 +21,9 @@ def task_for(tokenizer, pool="first", **options):
 
 
 def test_history_and_candidate_are_read_as_a_pair(wordpiece, byte_bpe):
-    example = task_for(wordpiece).encode(ROW, 1, train=True)
-    assert set(example.segment_ids) == {0, 1}
-    assert tuple(example.targets) == (1,)
+    encoded = task_for(wordpiece).encode(ROW, 1, train=True)
+    assert set(encoded.segment_ids) == {0, 1}
+    assert tuple(encoded.targets) == (1,)
     ids = task_for(byte_bpe, "last").encode(ROW, 1, train=True).input_ids
     assert byte_bpe.decode(ids) == "the old castle; a moving film\nthe Orion"
 
@@ -35,17 +35,17 @@ def test_one_text_and_a_list_of_one_are_the_same_history(byte_bpe):
 
 
 def test_a_long_history_loses_its_oldest_and_the_candidate_nothing(byte_bpe):
-    row = {**ROW, "history": [f"film {number}" for number in range(40)]}
-    example = task_for(byte_bpe, "last", max_length=60).encode(row, 1, train=True)
-    text = byte_bpe.decode(example.input_ids)
+    example = {**ROW, "history": [f"film {number}" for number in range(40)]}
+    encoded = task_for(byte_bpe, "last", max_length=60).encode(example, 1, train=True)
+    text = byte_bpe.decode(encoded.input_ids)
     assert text.endswith("film 38; film 39\nthe Orion")
     assert "film 0;" not in text
-    assert 40 < len(example) <= 60
+    assert 40 < len(encoded) <= 60
 
 
 def test_someone_without_a_history_can_be_ranked_for(byte_bpe):
-    example = task_for(byte_bpe, "last").encode({**ROW, "history": []}, 1, train=True)
-    assert byte_bpe.decode(example.input_ids) == "-\nthe Orion"
+    encoded = task_for(byte_bpe, "last").encode({**ROW, "history": []}, 1, train=True)
+    assert byte_bpe.decode(encoded.input_ids) == "-\nthe Orion"
 
 
 @pytest.mark.parametrize("label", [1, "1", True, 1.0])
@@ -74,7 +74,7 @@ def test_labels_other_than_0_and_1_are_refused(wordpiece):
 def test_rows_that_cannot_be_used_are_named(wordpiece, change, message):
     with pytest.raises(DataError) as caught:
         task_for(wordpiece).encode({**ROW, **change}, 4, train=True)
-    assert str(caught.value).startswith("row 4")
+    assert str(caught.value).startswith("example 4")
     assert message in str(caught.value)
 
 
@@ -88,12 +88,12 @@ def test_prediction_is_the_probability_of_label_1(wordpiece):
 
 
 def test_the_metrics_are_those_of_scikit_learn(wordpiece):
-    rows = [
+    examples = [
         {**ROW, "label": label, "group": group, "gain": gain}
         for label, group, gain in ((1, "a", 5), (0, "a", 2), (1, "b", 4), (0, "b", 1), (1, "b", 5))
     ]
     chances = [0.2, 0.7, 0.9, 0.1, 0.4]
-    metrics = task_for(wordpiece).evaluate(rows, chances).metrics
+    metrics = task_for(wordpiece).evaluate(examples, chances).metrics
     assert metrics["auc"] == roc_auc_score([1, 0, 1, 0, 1], chances)
     each = (
         ndcg_score([[5, 2]], [[0.2, 0.7]], k=10),
@@ -126,12 +126,12 @@ def test_only_the_first_ten_count():
 
 
 def test_one_label_alone_has_no_auc(wordpiece):
-    with pytest.raises(DataError, match=r"all rows have the label 1\. AUC needs"):
+    with pytest.raises(DataError, match=r"all examples have the label 1\. AUC needs"):
         task_for(wordpiece).evaluate([ROW, ROW], [0.5, 0.6])
-    with pytest.raises(DataError, match="no rows"):
+    with pytest.raises(DataError, match="no examples"):
         task_for(wordpiece).evaluate([], [])
     for gain in (-1, float("nan"), float("inf"), "5", True):
-        with pytest.raises(DataError, match="row 1, field 'gain': a gain must be a number"):
+        with pytest.raises(DataError, match="example 1, field 'gain': a gain must be a number"):
             task_for(wordpiece).evaluate([{**ROW, "gain": gain}, {**ROW, "label": 0}], [0.5, 0.6])
 
 
@@ -144,15 +144,15 @@ def test_a_history_holds_what_was_liked_before_and_nothing_later():
         Rating("u", "third", 4, 5),
     ]
     asked = [Rating("u", "now", 2, 4), *known]
-    rows = list(history_pairs(asked, known, liked=4, length=2))
-    assert rows[0] == {
+    examples = list(history_pairs(asked, known, liked=4, length=2))
+    assert examples[0] == {
         "history": ["first", "second"],
         "candidate": "now",
         "label": 0,
         "group": "u",
         "gain": 2,
     }
-    assert [row["history"] for row in rows[1:]] == [
+    assert [example["history"] for example in examples[1:]] == [
         [],
         ["first"],
         ["first"],
@@ -160,4 +160,4 @@ def test_a_history_holds_what_was_liked_before_and_nothing_later():
         ["first", "second"],
     ]
     shuffled = copy.copy(known)[::-1]
-    assert list(history_pairs(asked, shuffled, liked=4, length=2)) == rows
+    assert list(history_pairs(asked, shuffled, liked=4, length=2)) == examples

@@ -37,10 +37,10 @@ def test_entities_are_found_in_the_text_without_tags():
 
 
 def test_the_backbone_reads_signs_around_the_entities_and_no_tags(byte_bpe):
-    example = task_for(byte_bpe, pool="last").encode(ROW, 1, train=True)
-    assert byte_bpe.decode(example.input_ids) == "the @ captain @ met the # old film # again"
-    assert tuple(example.targets) == (1,)
-    assert tuple(example.select) == (len(example) - 1,)
+    encoded = task_for(byte_bpe, pool="last").encode(ROW, 1, train=True)
+    assert byte_bpe.decode(encoded.input_ids) == "the @ captain @ met the # old film # again"
+    assert tuple(encoded.targets) == (1,)
+    assert tuple(encoded.select) == (len(encoded) - 1,)
 
 
 def test_the_two_ways_round_are_told_apart(byte_bpe):
@@ -57,10 +57,10 @@ def test_the_two_ways_round_are_told_apart(byte_bpe):
 def test_a_long_text_loses_its_start_before_an_entity(signs, byte_bpe, limit):
     long = {**ROW, "text": "a wonderful and moving film about nothing " * 4 + ROW["text"]}
     for tokenizer, pool in ((signs, "first"), (byte_bpe, "last")):
-        example = task_for(tokenizer, pool, max_length=limit).encode(long, 1, train=True)
-        assert len(example) <= limit
-        assert "@" in tokenizer.decode(example.input_ids)
-        assert example.select[0] < len(example)
+        encoded = task_for(tokenizer, pool, max_length=limit).encode(long, 1, train=True)
+        assert len(encoded) <= limit
+        assert "@" in tokenizer.decode(encoded.input_ids)
+        assert encoded.select[0] < len(encoded)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_long_text_loses_its_start_before_an_entity(signs, byte_bpe, limit):
     ],
 )
 def test_a_text_without_two_entities_is_named(signs, text):
-    with pytest.raises(DataError, match="row 7, field 'text': the text must mark two entities"):
+    with pytest.raises(DataError, match="example 7, field 'text': the text must mark two entities"):
         task_for(signs).encode({"text": text, "label": "Other"}, 7, train=True)
 
 
@@ -105,7 +105,7 @@ def test_prediction_names_the_relation_and_its_arguments_in_order(signs):
 
 
 def test_the_official_score_by_hand():
-    # Made: 3 rows, 1 right, 1 the wrong way round; one Other is answered as Made
+    # Made: 3 examples, 1 right, 1 the wrong way round; one Other is answered as Made
     expected = ["Made(e1,e2)", "Made(e1,e2)", "Made(e2,e1)", "Part(e1,e2)", "Other", "Other"]
     found = ["Made(e1,e2)", "Made(e2,e1)", "Other", "Part(e1,e2)", "Made(e1,e2)", "Other"]
     metrics, table = relation_scores(expected, found)
@@ -147,9 +147,9 @@ def test_direction_never_helps_against_the_score_without_it(pairs):
 
 def test_evaluation_scores_labels(signs):
     task = task_for(signs)
-    rows = [{**ROW, "label": label} for label in ("Made(e1,e2)", "Part(e2,e1)", "Other")]
-    result = task.evaluate(rows, list(torch.eye(5)[[0, 2, 4]]))
+    examples = [{**ROW, "label": label} for label in ("Made(e1,e2)", "Part(e2,e1)", "Other")]
+    result = task.evaluate(examples, list(torch.eye(5)[[0, 2, 4]]))
     assert result.metrics["relation_f1"] == pytest.approx(0.5)
     assert result.metrics["accuracy"] == pytest.approx(2 / 3)
-    with pytest.raises(DataError, match="no rows"):
+    with pytest.raises(DataError, match="no examples"):
         task.evaluate([], [])

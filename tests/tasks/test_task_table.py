@@ -6,8 +6,8 @@ from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import TaskOptions, join_predictions
 from adapterhub.tasks.table import TASKS, build_task, count_labels, fields_of, missing_fields
 
-#: what reads pictures has tests of its own
-TEXT_TASKS = [name for name, entry in TASKS.items() if not entry.picture]
+#: what reads images has tests of its own
+TEXT_TASKS = [name for name, entry in TASKS.items() if not entry.image_field]
 LABELS = {
     "text-classification": ["bad", "good"],
     "token-classification": ["O", "B-LOC"],
@@ -32,12 +32,12 @@ def test_the_table_and_the_task_say_the_same(byte_bpe, name):
 
 
 def test_the_kind_of_backbone_decides_where_the_head_is_read(wordpiece, byte_bpe):
-    row = {"text": "the castle", "tokens": ["harbour"]}
+    example = {"text": "the castle", "tokens": ["harbour"]}
 
     def places(name, tokenizer, kind):
         task = build_task(name, tokenizer, kind, LABELS[name], TaskOptions())
-        example = task.encode(row, 1, train=False)
-        return list(example.select), len(example)
+        encoded = task.encode(example, 1, train=False)
+        return list(encoded.select), len(encoded)
 
     assert places("text-classification", wordpiece, "encoder")[0] == [0]
     last, length = places("text-classification", byte_bpe, "decoder")
@@ -115,7 +115,7 @@ def test_labels_are_counted_in_a_fixed_order():
 
 
 def test_a_row_without_label_is_named_in_counting():
-    with pytest.raises(DataError, match="row 2, field 'label': the field is missing"):
+    with pytest.raises(DataError, match="example 2, field 'label': the field is missing"):
         count_labels("text-classification", [{"label": "a"}, {"text": "x"}])
     with pytest.raises(RecipeError, match="'NN' is not a BIO tag"):
         count_labels("token-classification", [{"tags": ["O", "NN"]}])

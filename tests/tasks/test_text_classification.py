@@ -21,52 +21,52 @@ def task_for(tokenizer, pool="first", counts=None, **options):
 
 def test_encoder_reads_the_class_token_and_a_cut_keeps_the_closing_token(wordpiece):
     task = task_for(wordpiece, max_length=6)
-    example = task.encode({"text": "the old harbour of Lindos", "label": "good"}, 3, train=True)
-    assert (example.row, tuple(example.select), tuple(example.targets)) == (3, (0,), (1,))
-    assert len(example) == 6
-    assert example.input_ids[0] == wordpiece.cls_token_id
-    assert example.input_ids[-1] == wordpiece.sep_token_id
+    encoded = task.encode({"text": "the old harbour of Lindos", "label": "good"}, 3, train=True)
+    assert (encoded.number, tuple(encoded.select), tuple(encoded.targets)) == (3, (0,), (1,))
+    assert len(encoded) == 6
+    assert encoded.input_ids[0] == wordpiece.cls_token_id
+    assert encoded.input_ids[-1] == wordpiece.sep_token_id
 
 
 def test_decoder_reads_the_last_token(byte_bpe):
-    example = task_for(byte_bpe, pool="last").encode(
+    encoded = task_for(byte_bpe, pool="last").encode(
         {"text": "a moving film", "label": 2}, 1, train=True
     )
-    assert tuple(example.select) == (len(example) - 1,)
-    assert tuple(example.targets) == (2,)
+    assert tuple(encoded.select) == (len(encoded) - 1,)
+    assert tuple(encoded.targets) == (2,)
 
 
 def test_pairs_have_segments_in_an_encoder_and_lines_in_a_decoder(wordpiece, byte_bpe):
-    row = {"text": "the harbour", "text_pair": "the castle"}
-    segments = task_for(wordpiece).encode(row, 1, train=False).segment_ids
+    example = {"text": "the harbour", "text_pair": "the castle"}
+    segments = task_for(wordpiece).encode(example, 1, train=False).segment_ids
     assert set(segments) == {0, 1}
     assert list(segments) == sorted(segments)
-    ids = task_for(byte_bpe, pool="last").encode(row, 1, train=False).input_ids
+    ids = task_for(byte_bpe, pool="last").encode(example, 1, train=False).input_ids
     assert byte_bpe.decode(ids) == "the harbour\nthe castle"
 
 
 def test_a_row_without_label_can_be_predicted_but_not_learned(wordpiece):
     task = task_for(wordpiece)
     assert tuple(task.encode({"text": "a film"}, 1, train=False).targets) == ()
-    with pytest.raises(DataError, match="row 4, field 'label': the field is missing"):
+    with pytest.raises(DataError, match="example 4, field 'label': the field is missing"):
         task.encode({"text": "a film"}, 4, train=True)
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("example", "message"),
     [
-        ({"label": "good", "txt": "x"}, "row 9, field 'text': the field is missing. Did you"),
-        ({"label": "good", "text": None}, "row 9, field 'text': the field is missing"),
-        ({"label": "good", "text": "  "}, "row 9, field 'text': the text is empty"),
-        ({"label": "good", "text": 5}, "row 9, field 'text': the value must be text, not int"),
+        ({"label": "good", "txt": "x"}, "example 9, field 'text': the field is missing. Did you"),
+        ({"label": "good", "text": None}, "example 9, field 'text': the field is missing"),
+        ({"label": "good", "text": "  "}, "example 9, field 'text': the text is empty"),
+        ({"label": "good", "text": 5}, "example 9, field 'text': the value must be text, not int"),
         ({"label": "god", "text": "x"}, "'god' is not among the 3 training labels. Did you mean"),
-        ({"label": 7, "text": "x"}, "row 9, field 'label': the label '7' is not among"),
+        ({"label": 7, "text": "x"}, "example 9, field 'label': the label '7' is not among"),
         ({"label": 0.5, "text": "x"}, "a name or a whole number, not 0.5"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(wordpiece, row, message):
+def test_rows_that_cannot_be_used_are_named(wordpiece, example, message):
     with pytest.raises(DataError) as caught:
-        task_for(wordpiece).encode(row, 9, train=True)
+        task_for(wordpiece).encode(example, 9, train=True)
     assert message in str(caught.value)
 
 
@@ -85,8 +85,8 @@ def test_summed_loss_over_weight_is_the_mean_of_torch(wordpiece, smoothing, weig
     task = task_for(wordpiece, counts=counts, label_smoothing=smoothing, class_weights=weights)
     labels = ["good", "bad", "good", "mixed", "good"]
     texts = ["the film", "old", "a harbour of Lindos", "try again", "works"]
-    rows = zip(texts, labels, strict=True)
-    examples = [task.encode({"text": t, "label": n}, 1, train=True) for t, n in rows]
+    examples = zip(texts, labels, strict=True)
+    examples = [task.encode({"text": t, "label": n}, 1, train=True) for t, n in examples]
     torch.manual_seed(0)
     hidden, matrix = torch.randn(5, 4), torch.randn(4, 3)
     total = divisor = 0.0
@@ -116,8 +116,8 @@ def test_summed_loss_over_weight_is_the_mean_of_torch(wordpiece, smoothing, weig
             None,
             "task.class_weights: there is no label 'goood'. Did you mean 'good'",
         ),
-        ("balanced", None, "need the label counts of the training rows"),
-        ("balanced", {"bad": 1, "good": 1}, "'mixed' has no training row"),
+        ("balanced", None, "need the label counts of the training examples"),
+        ("balanced", {"bad": 1, "good": 1}, "'mixed' has no training example"),
         ("balance", {}, "Did you mean 'balanced'?"),
     ],
 )
@@ -131,8 +131,8 @@ def test_scores_and_table(wordpiece):
     task = task_for(wordpiece)
     expected, found = [0, 0, 1, 1, 1], [0, 1, 1, 1, 0]
     decoded = list(torch.eye(3)[found])
-    rows = [{"text": "x", "label": LABELS[index]} for index in expected]
-    result = task.evaluate(rows, decoded)
+    examples = [{"text": "x", "label": LABELS[index]} for index in expected]
+    result = task.evaluate(examples, decoded)
     assert result.metrics["accuracy"] == pytest.approx(0.6)
     assert result.metrics["macro_f1"] == pytest.approx(f1_score(expected, found, average="macro"))
     assert [record["label"] for record in result.table] == list(LABELS)
@@ -143,25 +143,25 @@ def test_scores_and_table(wordpiece):
         "f1": pytest.approx(2 / 3),
         "support": 3.0,
     }
-    with pytest.raises(DataError, match="no rows"):
+    with pytest.raises(DataError, match="no examples"):
         task.evaluate([], [])
 
 
 def test_texts_out_of_scope_are_told_from_the_others(wordpiece):
-    rows = [{"text": "x", "label": label} for label in ("bad", "bad", "good", "mixed", "mixed")]
+    examples = [{"text": "x", "label": label} for label in ("bad", "bad", "good", "mixed", "mixed")]
     found = [torch.eye(3)[index] for index in (0, 2, 1, 2, 0)]
-    metrics = task_for(wordpiece, out_of_scope="mixed").evaluate(rows, found).metrics
+    metrics = task_for(wordpiece, out_of_scope="mixed").evaluate(examples, found).metrics
     assert metrics["in_scope_accuracy"] == pytest.approx(2 / 3)
     assert metrics["out_of_scope_recall"] == pytest.approx(1 / 2)
     assert metrics["accuracy"] == pytest.approx(3 / 5)
-    # rows of one kind alone
+    # examples of one kind alone
     for few, expected in ((slice(0, 3), (2 / 3, 0.0)), (slice(3, 5), (0.0, 1 / 2))):
         task = task_for(wordpiece, out_of_scope="mixed")
-        metrics = task.evaluate(rows[few], found[few]).metrics
+        metrics = task.evaluate(examples[few], found[few]).metrics
         assert metrics["in_scope_accuracy"] == pytest.approx(expected[0])
         assert metrics["out_of_scope_recall"] == pytest.approx(expected[1])
-    assert "in_scope_accuracy" not in task_for(wordpiece).evaluate(rows, found).metrics
-    with pytest.raises(RecipeError, match=r"no training row has the label 'mixd'.*'mixed'"):
+    assert "in_scope_accuracy" not in task_for(wordpiece).evaluate(examples, found).metrics
+    with pytest.raises(RecipeError, match=r"no training example has the label 'mixd'.*'mixed'"):
         task_for(wordpiece, out_of_scope="mixd")
 
 
@@ -180,7 +180,7 @@ def test_prediction_gives_labels_with_scores(wordpiece):
 @pytest.mark.parametrize(
     ("labels", "options", "message"),
     [
-        (["a"], {}, "needs two labels, the training rows have 1"),
+        (["a"], {}, "needs two labels, the training examples have 1"),
         (["a", "b", "a"], {}, "the label 'a' is listed twice"),
         (["a", "b"], {"max_length": 3}, "task.max_length: 3 tokens leave no room"),
         (["a", "b"], {"max_length": 600}, "Use 512 or less"),

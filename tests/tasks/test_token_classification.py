@@ -29,19 +29,19 @@ def said(*names, score=1.0):
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_one_target_a_word_and_gold_tags_are_repaired(wordpiece, byte_bpe, kind):
     task = task_for(wordpiece) if kind == "encoder" else task_for(byte_bpe, read="last")
-    example = task.encode(ROW, 1, train=True)
-    assert len(example.select) == 6
-    assert len(example) > 6
+    encoded = task.encode(ROW, 1, train=True)
+    assert len(encoded.select) == 6
+    assert len(encoded) > 6
     # the I-PER of Orion begins a span
-    assert list(example.targets) == [2, 3, 0, 2, 0, 1]
+    assert list(encoded.targets) == [2, 3, 0, 2, 0, 1]
 
 
 def test_words_beyond_the_cut_are_not_learned_and_count_as_outside(wordpiece):
     task = task_for(wordpiece, max_length=8)
-    example = task.encode(ROW, 1, train=True)
-    kept = len(example.select)
+    encoded = task.encode(ROW, 1, train=True)
+    kept = len(encoded.select)
     assert 0 < kept < 6
-    assert len(example.targets) == kept
+    assert len(encoded.targets) == kept
     names = ["B-PER", "I-PER", "O", "B-PER", "O", "B-LOC"][:kept]
     result = task.evaluate([ROW], [said(*names)])
     assert result.metrics["truncated_words"] == 6 - kept
@@ -52,29 +52,29 @@ def test_words_beyond_the_cut_are_not_learned_and_count_as_outside(wordpiece):
 
 
 def test_nothing_to_learn_where_the_first_word_does_not_fit(byte_bpe):
-    row = {"tokens": ["Zyxwvutsrqponmlkjihg"], "tags": ["B-LOC"]}
+    example = {"tokens": ["Zyxwvutsrqponmlkjihg"], "tags": ["B-LOC"]}
     task = task_for(byte_bpe, read="last", max_length=4)
-    assert task.encode(row, 1, train=True) is None
-    example = task.encode(row, 1, train=False)
-    assert len(example.select) == 0
-    decoded = task.decode(lambda h: h, torch.zeros(0, 4), pack([example]))
-    assert task.prediction(row, decoded[0]) == {"spans": []}
+    assert task.encode(example, 1, train=True) is None
+    encoded = task.encode(example, 1, train=False)
+    assert len(encoded.select) == 0
+    decoded = task.decode(lambda h: h, torch.zeros(0, 4), pack([encoded]))
+    assert task.prediction(example, decoded[0]) == {"spans": []}
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
+    ("example", "message"),
     [
-        ({"tokens": ["a"]}, "row 5, field 'tags': the field is missing"),
-        ({"tokens": ["a", "b"], "tags": ["O"]}, "row 5, field 'tags': 1 tags for 2 words"),
-        ({"tokens": [], "tags": []}, "row 5, field 'tokens': the list is empty"),
-        ({"tokens": "a b", "tags": ["O"]}, "row 5, field 'tokens': the value must be a list"),
+        ({"tokens": ["a"]}, "example 5, field 'tags': the field is missing"),
+        ({"tokens": ["a", "b"], "tags": ["O"]}, "example 5, field 'tags': 1 tags for 2 words"),
+        ({"tokens": [], "tags": []}, "example 5, field 'tokens': the list is empty"),
+        ({"tokens": "a b", "tags": ["O"]}, "example 5, field 'tokens': the value must be a list"),
         ({"tokens": ["a", 3], "tags": ["O", "O"]}, "a word must be text, not 3"),
         ({"tokens": ["a"], "tags": ["B-LOK"]}, "'B-LOK' is not among the 4 training labels. Did"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(wordpiece, row, message):
+def test_rows_that_cannot_be_used_are_named(wordpiece, example, message):
     with pytest.raises(DataError) as caught:
-        task_for(wordpiece).encode(row, 5, train=True)
+        task_for(wordpiece).encode(example, 5, train=True)
     assert message in str(caught.value)
 
 
@@ -85,13 +85,13 @@ def test_labels_must_be_bio(wordpiece):
 
 def test_spans_and_words_are_scored_as_conlleval_does(wordpiece):
     task = task_for(wordpiece)
-    rows = [
+    examples = [
         {"tokens": ["a", "b", "c", "d"], "tags": ["B-PER", "I-PER", "O", "B-LOC"]},
         {"tokens": ["a", "b"], "tags": ["O", "B-LOC"]},
     ]
     # an inside tag without its beginning counts as a span; borders must be right
     decoded = [said("I-PER", "I-PER", "O", "B-PER"), said("B-LOC", "B-LOC")]
-    result = task.evaluate(rows, decoded)
+    result = task.evaluate(examples, decoded)
     assert result.metrics == {
         "entity_precision": pytest.approx(2 / 4),
         "entity_recall": pytest.approx(2 / 3),
@@ -104,8 +104,8 @@ def test_spans_and_words_are_scored_as_conlleval_does(wordpiece):
 
 
 def test_rows_without_any_span_score_nought(wordpiece):
-    row = {"tokens": ["a", "b"], "tags": ["O", "O"]}
-    result = task_for(wordpiece).evaluate([row], [said("O", "O")])
+    example = {"tokens": ["a", "b"], "tags": ["O", "O"]}
+    result = task_for(wordpiece).evaluate([example], [said("O", "O")])
     assert result.metrics["entity_f1"] == 0.0
     assert result.metrics["token_accuracy"] == 1.0
     assert result.table == []
@@ -115,8 +115,8 @@ def test_rows_without_any_span_score_nought(wordpiece):
 def test_summed_loss_over_weight_is_the_mean_of_torch_over_a_padded_batch(wordpiece, smoothing):
     weights = {"O": 0.25, "B-PER": 2.0}
     task = task_for(wordpiece, label_smoothing=smoothing, class_weights=weights)
-    rows = [ROW, {"tokens": ["the", "castle"], "tags": ["O", "B-LOC"]}]
-    batch = pack([task.encode(row, 1, train=True) for row in rows])
+    examples = [ROW, {"tokens": ["the", "castle"], "tags": ["O", "B-LOC"]}]
+    batch = pack([task.encode(example, 1, train=True) for example in examples])
     torch.manual_seed(1)
     logits = torch.randn(8, 4)
     padded, targets = torch.randn(2, 6, 4), torch.full((2, 6), -100)
@@ -134,8 +134,8 @@ def test_summed_loss_over_weight_is_the_mean_of_torch_over_a_padded_batch(wordpi
 
 def test_decode_gives_each_row_its_own_words(wordpiece):
     task = task_for(wordpiece)
-    rows = [{"tokens": ["Lindos"]}, {"tokens": ["Mara", "Vell", "met"]}]
-    batch = pack([task.encode(row, 1, train=False) for row in rows])
+    examples = [{"tokens": ["Lindos"]}, {"tokens": ["Mara", "Vell", "met"]}]
+    batch = pack([task.encode(example, 1, train=False) for example in examples])
     logits = 9.0 * torch.eye(4)[[1, 2, 3, 0]]
     first, second = task.decode(lambda h: h, logits, batch)
     assert first.labels == (1,)
@@ -145,9 +145,9 @@ def test_decode_gives_each_row_its_own_words(wordpiece):
 
 def test_spans_have_offsets_in_the_text(wordpiece):
     task = task_for(wordpiece)
-    row = {"text": "So  Mara Vell\nmet (Lindos)."}
+    example = {"text": "So  Mara Vell\nmet (Lindos)."}
     tags = WordTags((0, 3, 3, 0, 0, 1, 0, 0), (1.0, 0.5, 0.7, 1.0, 1.0, 0.9, 1.0, 1.0))
-    person, place = task.prediction(row, tags)["spans"]
+    person, place = task.prediction(example, tags)["spans"]
     assert person == {
         "label": "PER",
         "start": 4,
@@ -155,13 +155,13 @@ def test_spans_have_offsets_in_the_text(wordpiece):
         "text": "Mara Vell",
         "score": pytest.approx(0.6),
     }
-    assert row["text"][place["start"] : place["end"]] == place["text"] == "Lindos"
+    assert example["text"][place["start"] : place["end"]] == place["text"] == "Lindos"
 
 
 def test_spans_of_given_words_have_offsets_in_the_joined_words(wordpiece):
-    row = {"tokens": ROW["tokens"]}
+    example = {"tokens": ROW["tokens"]}
     tags = said("O", "O", "O", "B-PER", "I-PER", "O")
-    (span,) = task_for(wordpiece).prediction(row, tags)["spans"]
+    (span,) = task_for(wordpiece).prediction(example, tags)["spans"]
     assert (span["text"], span["start"], span["end"]) == ("Orion in", 14, 22)
     assert " ".join(ROW["tokens"])[14:22] == "Orion in"
 
@@ -181,15 +181,15 @@ QUIET = settings(
     limit=st.integers(6, 20),
 )
 def test_windows_lose_no_word_and_each_fits(wordpiece, byte_bpe, words, limit):
-    row = {"tokens": words, "tags": ["O"] * len(words)}
+    example = {"tokens": words, "tags": ["O"] * len(words)}
     for tokenizer, read in ((wordpiece, "first"), (byte_bpe, "last")):
         task = task_for(tokenizer, read=read, max_length=limit)
-        windows = task.windows(row)
+        windows = task.windows(example)
         assert [word for window in windows for word in window["tokens"]] == words
         for window in windows:
-            example = task.encode(window, 1, train=False)
-            assert len(example.select) == len(window["tokens"]) == len(example.targets)
-            assert len(example) <= limit
+            encoded = task.encode(window, 1, train=False)
+            assert len(encoded.select) == len(window["tokens"]) == len(encoded.targets)
+            assert len(encoded) <= limit
 
 
 def test_answers_to_windows_join_to_spans_of_the_whole_text(wordpiece):

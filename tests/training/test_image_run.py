@@ -10,7 +10,7 @@ from vision_backbones import save_shapes, save_vision, shape_picture
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.data.pictures import Picture, read_picture
+from adapterhub.data.images import ImageFile, read_image
 from adapterhub.engine.session import Session
 from adapterhub.errors import FingerprintMismatch, RecipeError
 from adapterhub.training.recipe_file import load_recipe
@@ -86,7 +86,7 @@ def test_what_is_loaded_again_answers_bit_for_bit(seer, shapes, recipe, tmp_path
     files = [tmp_path / f"{n}.png" for n in range(5)]
     for number, file in enumerate(files):
         file.write_bytes(shape_picture(random.Random(number).choice(["red", "blue"]), number))
-    rows = [{"image": read_picture(file)} for file in files]
+    rows = [{"image": read_image(file)} for file in files]
     answers = []
     for _ in range(2):
         session = Session(load_backbone(str(seer), artifact.manifest.quantization))
@@ -120,7 +120,7 @@ def test_plain_peft_and_transformers_say_the_same(seer, shapes, recipe, tmp_path
     session.load(artifact, name="new")
     picture = shape_picture("red", 3)
     (tmp_path / "your picture.jpg").write_bytes(picture)
-    (said,) = session.predict("new", [{"image": Picture("x", picture)}])
+    (said,) = session.predict("new", [{"image": ImageFile("x", picture)}])
 
     card = (result.artifact / "README.md").read_text()
     snippet = card[card.index("```python\n") + 10 :]
@@ -136,7 +136,7 @@ def test_plain_peft_and_transformers_say_the_same(seer, shapes, recipe, tmp_path
 def test_two_adapters_share_one_backbone_of_pictures(seer, shapes, recipe, tmp_path):
     session = Session(load_backbone(str(seer)))
     (tmp_path / "a.png").write_bytes(shape_picture("red", 3))
-    rows = [{"image": read_picture(tmp_path / "a.png")}]
+    rows = [{"image": read_image(tmp_path / "a.png")}]
     alone = {}
     for seed in (1, 2):
         path = recipe(
@@ -191,4 +191,4 @@ def test_a_hostile_row_stops_the_run_before_weights_are_loaded(seer, shapes, rec
     done = command("train", str(path))
     assert done.exit_code != 0
     said = done.stderr_bytes.decode()
-    assert "rows.jsonl row 4, field 'image': '../../secret.png' is no path below" in said
+    assert "rows.jsonl example 4, field 'image': '../../secret.png' is no path below" in said

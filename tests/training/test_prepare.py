@@ -30,5 +30,5 @@ def test_a_field_that_the_first_row_lacks_counts(recipe, tmp_path, task, rows):
     section = {"train": str(path), "validation": str(path), "drop_duplicates": True}
     found = prepare_data(load_recipe(recipe("rows", tmp_path, task, path, data=section)))
     assert found.dropped == 1
-    assert list(found.splits["train"].rows) == list(rows[:3])
+    assert list(found.splits["train"].examples) == list(rows[:3])
     assert found.leaked == {"validation": 4}

@@ -126,7 +126,7 @@ def test_a_recipe_learns_is_stored_and_answers(path, data, encoder, decoder, tmp
         assert set(beside.signatures) <= set(beside.adapter)
         assert beside.signatures
     if recipe.task.name != "dialogue":
-        asked = [dict(row) for row in rows.rows[:3]]
+        asked = [dict(row) for row in rows.examples[:3]]
         for row in asked:
             for answer in ("label", "tags", "answers", "target", "summary"):
                 row.pop(answer, None)

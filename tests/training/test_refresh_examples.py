@@ -3,7 +3,7 @@
 import pytest
 
 from adapterhub.cli import refresh as command
-from adapterhub.data.source import joined, numbered
+from adapterhub.data.dataset import joined, numbered
 from adapterhub.data.splits import limit
 from adapterhub.workflows.refresh.document import AddedFile
 from adapterhub.workflows.refresh.examples import RefreshExamples
@@ -35,7 +35,7 @@ def test_rows_that_a_refresh_added_are_drawn_as_often_as_the_first_ones(earlier)
     first = limit(named("first", 3000), 1000, seed=SEED)
     both = joined(first, named("added", 1000))
     rows = refresh_rows({"train": both, "validation": first}, earlier=earlier)
-    drawn = rows.draw(both, 400).rows
+    drawn = rows.draw(both, 400).examples
     added = sum(row["text"].startswith("added") for row in drawn)
     assert len(drawn) == 400
     # half of them, within four standard deviations
@@ -44,7 +44,7 @@ def test_rows_that_a_refresh_added_are_drawn_as_often_as_the_first_ones(earlier)
 
 def test_each_refresh_draws_others():
     old = {"train": named("old", 1000), "validation": named("old", 9)}
-    draws = [refresh_rows(old, earlier=n).draw(old["train"], 100).rows for n in (0, 1)]
+    draws = [refresh_rows(old, earlier=n).draw(old["train"], 100).examples for n in (0, 1)]
     assert draws[0] != draws[1]
 
 
@@ -55,7 +55,7 @@ def test_forgetting_is_judged_by_the_first_split_and_what_was_held_out_since():
         for root in (("train", "validation"), ("train", "validation", "test"))
     )
     assert (without.judged_by, with_test.judged_by) == ("validation", "test")
-    assert [row["text"].split()[0] for row in without.judged.rows] == ["validation"] * 3 + [
+    assert [row["text"].split()[0] for row in without.judged.examples] == ["validation"] * 3 + [
         "test"
     ] * 3
     assert with_test.judged == old["test"]
@@ -65,7 +65,7 @@ def test_what_was_learned_before_is_told_by_text_and_answer():
     old = {"train": named("new", 4), "validation": named("old", 1)}
     rows = refresh_rows(old, earlier=0)
     assert rows.learned_before == 4
-    assert [row["text"] for row in rows.held_out.rows] == [f"new {n}" for n in range(4, 10)]
+    assert [row["text"] for row in rows.held_out.examples] == [f"new {n}" for n in range(4, 10)]
 
 
 def test_the_command_and_the_library_agree_on_what_is_not_given():

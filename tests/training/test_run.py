@@ -270,7 +270,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(
     ("overrides", "error", "said"),
     [
         (["data.train=mods.jsonl"], DataError, "no such file. Did you mean 'moods.jsonl'?"),
-        (["data.fields={text: sentence}"], DataError, "row 1"),
+        (["data.fields={text: sentence}"], DataError, "example 1"),
         (["data.fields={txt: text}"], RecipeError, "Did you mean 'text'?"),
         (["data.validation=null", "data.split.validation=0.0"], DataError, "split is empty"),
         (["adapter.target_modules=[qery]"], RecipeError, "Did you mean 'query'?"),
@@ -300,7 +300,7 @@ def test_a_row_without_text_is_told_before_any_weight_is_loaded(
     with moods.open("a") as file:
         file.write('{"text": "  ", "label": "glad"}\n')
     path = recipe("mood", encoder, "text-classification", moods)
-    with pytest.raises(DataError, match=r"moods\.jsonl row 121"):
+    with pytest.raises(DataError, match=r"moods\.jsonl example 121"):
         train(load_recipe(path), output=tmp_path / "run")
 
 
@@ -308,7 +308,7 @@ def test_a_label_that_only_validation_has_is_refused(recipe, encoder, moods, tmp
     other = tmp_path / "other.jsonl"
     other.write_text('{"text": "the day was fine", "label": "calm"}\n')
     path = recipe("mood", encoder, "text-classification", moods)
-    with pytest.raises(DataError, match=r"other\.jsonl row 1.*'calm'.*validation"):
+    with pytest.raises(DataError, match=r"other\.jsonl example 1.*'calm'.*validation"):
         train(load_recipe(path, [f"data.validation={other}"]), output=tmp_path / "run")
 
 

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import Example
+    from adapterhub.data.packing import EncodedExample
     from adapterhub.evaluation.attribution.inputs import AttributionInput
     from adapterhub.evaluation.attribution.results import Explanation
     from adapterhub.evaluation.attribution.selection import CheckedAnswer
-    from adapterhub.tasks.base import GeneratingTask, Row, Task
+    from adapterhub.tasks.base import Example, GeneratingTask, Task
     from adapterhub.tasks.chat_template import Message
     from adapterhub.tasks.dialogue import Dialogue
 
@@ -80,7 +80,7 @@ DEFAULT_BUDGET = AttributionBudget()
 def explain_examples(
     model: TaskModel,
     task: Task,
-    rows: Sequence[Row],
+    rows: Sequence[Example],
     decoded: Sequence[Any],
     bounds: AttributionBudget = DEFAULT_BUDGET,
 ) -> list[ExplainedExample]:
@@ -125,7 +125,7 @@ def explain_examples(
 
 
 def _explained(
-    model: TaskModel, task: Task, row: Row, said: CheckedAnswer, bounds: AttributionBudget
+    model: TaskModel, task: Task, row: Example, said: CheckedAnswer, bounds: AttributionBudget
 ) -> Explanation:
     """Explain an answer with half of the steps, and with all where that leaves a gap."""
     for steps in (bounds.steps // 2, bounds.steps):
@@ -138,7 +138,7 @@ def _explained(
 def _texts(
     model: TaskModel,
     task: GeneratingTask,
-    rows: Sequence[Row],
+    rows: Sequence[Example],
     decoded: Sequence[Any],
     bounds: AttributionBudget,
 ) -> Iterator[ExplainedExample]:
@@ -158,7 +158,7 @@ def _texts(
                 break
 
 
-def _exchange(task: GeneratingTask, row: Row, number: int) -> tuple[list[Message], str]:
+def _exchange(task: GeneratingTask, row: Example, number: int) -> tuple[list[Message], str]:
     """Return what a row asks, and the beginning of its own answer."""
     if isinstance(task, Instructed):
         answer = task.wording.references(row, number)[0]
@@ -189,7 +189,7 @@ class _Affordable:
         passes = len(reading.words) + 1 if self._ablates else self._bounds.steps * _PASSES
         return passes * tokens * self._each <= self._bounds.seconds / _ANSWERS
 
-    def _measured(self, example: Example) -> float:
+    def _measured(self, example: EncodedExample) -> float:
         count = max(1, _TIMED_TOKENS // len(example))
         batch = pack([example] * count).to(self._model.backbone.device)
         with evaluating(self._model), torch.no_grad():

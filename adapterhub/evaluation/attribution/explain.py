@@ -30,7 +30,7 @@ from adapterhub.tasks.multi_label import MultiLabelClassification
 from adapterhub.tasks.question_answering import QuestionAnswering
 from adapterhub.tasks.ranking import Ranking
 from adapterhub.tasks.token_classification import TokenClassification
-from adapterhub.tasks.word_windows import tagged_words
+from adapterhub.tasks.word_windows import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.attribution.inputs import AttributionInput
     from adapterhub.evaluation.attribution.methods import AttributionMethod
     from adapterhub.evaluation.attribution.results import Explanation
-    from adapterhub.tasks.base import Row, Task
+    from adapterhub.tasks.base import Example, Task
     from adapterhub.tasks.chat_template import Message
     from adapterhub.tasks.token_classification import WordTags
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 def explain(
     model: TaskModel,
     task: Task,
-    row: Row,
+    row: Example,
     *,
     label: str | None = None,
     span: tuple[int, int] | None = None,
@@ -122,7 +122,7 @@ def explain_text(
 
 
 def _label(
-    model: TaskModel, task: Task, row: Row, label: str | None
+    model: TaskModel, task: Task, row: Example, label: str | None
 ) -> tuple[AttributionInput, Target]:
     reading = encode_for_attribution(task, row)
     decoded = _decoded(model, task, reading)
@@ -149,7 +149,7 @@ def _label(
 def _spans(
     model: TaskModel,
     task: TokenClassification,
-    row: Row,
+    row: Example,
     label: str | None,
     span: tuple[int, int] | None,
 ) -> list[tuple[AttributionInput, Target]]:
@@ -177,11 +177,11 @@ def _spans(
 
 
 def _span_target(
-    task: TokenClassification, window: Row, tags: WordTags, span: Mapping[str, Any]
+    task: TokenClassification, window: Example, tags: WordTags, span: Mapping[str, Any]
 ) -> Target:
     words = [
         at
-        for at, word in enumerate(tagged_words(window, 1)[: len(tags.labels)])
+        for at, word in enumerate(words_of(window, 1)[: len(tags.labels)])
         if word.start >= span["start"] and word.end <= span["end"]
     ]
     return Target(
@@ -194,7 +194,9 @@ def _span_target(
     )
 
 
-def _answer(model: TaskModel, task: QuestionAnswering, row: Row) -> tuple[AttributionInput, Target]:
+def _answer(
+    model: TaskModel, task: QuestionAnswering, row: Example
+) -> tuple[AttributionInput, Target]:
     # a row of a window stands for this window alone
     windows = [row] if "window" in row else task.windows(row)
     readings = [encode_for_attribution(task, window) for window in windows]

@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.packing import Example
+from adapterhub.data.packing import EncodedExample
 from adapterhub.errors import DataError
 from adapterhub.evaluation.attribution.pieces import explained_words, pieces
 from adapterhub.tasks.alignment import align, token_owners, untouched
 from adapterhub.tasks.dialogue import Dialogue
+from adapterhub.tasks.fields import is_given, text_field
 from adapterhub.tasks.instructed import Instructed
 from adapterhub.tasks.multi_label import MultiLabelClassification
 from adapterhub.tasks.question_answering import QuestionAnswering
 from adapterhub.tasks.ranking import Ranking
 from adapterhub.tasks.relation_extraction import RelationExtraction
-from adapterhub.tasks.rows import is_given, text_field
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification
-from adapterhub.tasks.word_windows import tagged_words
+from adapterhub.tasks.word_windows import words_of
 from adapterhub.tasks.words import Word
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.tasks.base import Row, Task
+    from adapterhub.tasks.base import Example, Task
     from adapterhub.tasks.chat_template import Message
 
 
@@ -58,7 +58,7 @@ class AttributionInput:
         unread: words that no token has any part of, because they were cut off.
     """
 
-    example: Example
+    example: EncodedExample
     texts: Sequence[InputText]
     owners: Sequence[int | None]
     unread: int
@@ -69,7 +69,7 @@ class AttributionInput:
         return [(text, word) for text in self.texts for word in text.words]
 
 
-def encode_for_attribution(task: Task, row: Row) -> AttributionInput:
+def encode_for_attribution(task: Task, row: Example) -> AttributionInput:
     """Return what the backbone reads of a row of a task that has a head of its own.
 
     Raises:
@@ -112,8 +112,8 @@ def encode_conversation(
     )
     texts, placed = _messages(dialogue, left, rendered)
     owners = token_owners(encoding["offset_mapping"], placed)
-    example = Example(
-        row=1,
+    example = EncodedExample(
+        number=1,
         # the answer's last token is foretold and not read itself
         input_ids=[*prompt, *ids[:-1]],
         select=range(len(prompt) - 1, len(prompt) + len(ids) - 1),
@@ -168,7 +168,7 @@ def instructed_dialogue(task: Task) -> Dialogue | None:
     return task if isinstance(task, Dialogue) else None
 
 
-def _read_texts(task: Task, row: Row) -> AttributionInput:
+def _read_texts(task: Task, row: Example) -> AttributionInput:
     names, given = ("text", "text_pair"), row
     if isinstance(task, Ranking):
         names, given = ("history", "candidate"), task.as_pair(row, 1)
@@ -204,8 +204,8 @@ def _spans(encoding: Any, part: int, shift: int) -> list[tuple[int, int]]:
     ]
 
 
-def _read_words(task: TokenClassification, row: Row) -> AttributionInput:
-    words = tagged_words(row, 1)
+def _read_words(task: TokenClassification, row: Example) -> AttributionInput:
+    words = words_of(row, 1)
     example = task.encode({**row, "tags": None}, 1, train=False)
     if example is None:
         raise DataError("nothing of the row can be read", place=task.name)
@@ -232,7 +232,7 @@ def _cut(task: TokenClassification, word: Word, placed: Word) -> tuple[list[Word
     return found, [Word(each.text, each.start + shift, each.end + shift) for each in found]
 
 
-def _read_question(task: QuestionAnswering, row: Row) -> AttributionInput:
+def _read_question(task: QuestionAnswering, row: Example) -> AttributionInput:
     window = task.window(row, 1)
     example = task.encode({**row, "answers": None}, 1, train=False)
     texts = [
@@ -257,6 +257,6 @@ def _without_label(row: Mapping[str, Any]) -> dict[str, Any]:
     return {field: value for field, value in row.items() if field != "label"}
 
 
-def _filled(owners: Sequence[int | None], example: Example) -> list[int | None]:
+def _filled(owners: Sequence[int | None], example: EncodedExample) -> list[int | None]:
     """Return the owners of all tokens; those at the end that stand in no text have none."""
     return [*owners, *[None] * (len(example) - len(owners))]

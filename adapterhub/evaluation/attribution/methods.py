@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import Example
+    from adapterhub.data.packing import EncodedExample
     from adapterhub.evaluation.attribution.inputs import AttributionInput
     from adapterhub.evaluation.attribution.targets import Target
 
@@ -178,7 +178,7 @@ def _word_by_word(model: TaskModel, reading: AttributionInput, target: Target) -
     return Attribution(words, value, None, "", "ablation", 0)
 
 
-def _without(reading: AttributionInput, absent: Collection[int], unknown: int) -> Example:
+def _without(reading: AttributionInput, absent: Collection[int], unknown: int) -> EncodedExample:
     """Return a row without some of its words.
 
     A row that is read once is read at its nearest token before, where that one is left out; of

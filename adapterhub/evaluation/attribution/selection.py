@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.tasks.answers import given_answers
 from adapterhub.tasks.bio import spans
+from adapterhub.tasks.fields import required
 from adapterhub.tasks.labels import label_list
 from adapterhub.tasks.multi_label import MultiLabelClassification
 from adapterhub.tasks.question_answering import QuestionAnswering
 from adapterhub.tasks.ranking import Ranking
 from adapterhub.tasks.relation_extraction import RelationExtraction
-from adapterhub.tasks.rows import required
 from adapterhub.tasks.squad_scores import normalized
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.tasks.token_classification import TokenClassification
-from adapterhub.tasks.word_windows import tagged_words
+from adapterhub.tasks.word_windows import words_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from adapterhub.tasks.base import Row, Task
+    from adapterhub.tasks.base import Example, Task
     from adapterhub.tasks.dialogue import AnswerScore
 
 #: Answers of each kind that are looked at until one is found that is short enough.
@@ -51,7 +51,7 @@ class CheckedAnswer:
     span: tuple[int, int] | None = None
 
 
-def judge(task: Task, rows: Sequence[Row], decoded: Sequence[Any]) -> list[CheckedAnswer]:
+def judge(task: Task, rows: Sequence[Example], decoded: Sequence[Any]) -> list[CheckedAnswer]:
     """Return the answers that can be explained; none for a task that only generates.
 
     Args:
@@ -101,7 +101,7 @@ def by_loss(scores: Sequence[AnswerScore]) -> dict[str, Sequence[int]]:
     }
 
 
-def _judged(task: Task, place: int, row: Row, found: Any) -> Iterator[CheckedAnswer]:
+def _judged(task: Task, place: int, row: Example, found: Any) -> Iterator[CheckedAnswer]:
     if isinstance(task, TextClassification | RelationExtraction):
         yield _of_label(task, place, row, found)
     elif isinstance(task, MultiLabelClassification):
@@ -119,7 +119,7 @@ def _judged(task: Task, place: int, row: Row, found: Any) -> Iterator[CheckedAns
 
 
 def _of_label(
-    task: TextClassification | RelationExtraction, place: int, row: Row, found: Any
+    task: TextClassification | RelationExtraction, place: int, row: Example, found: Any
 ) -> CheckedAnswer:
     texts = task if isinstance(task, TextClassification) else task.texts
     gold = texts.index.index(required(row, "label", 1), 1, "label")
@@ -127,7 +127,9 @@ def _of_label(
     return CheckedAnswer(place, task.labels[gold], gold == said, float(found[said]))
 
 
-def _of_labels(task: MultiLabelClassification, place: int, row: Row, found: Any) -> CheckedAnswer:
+def _of_labels(
+    task: MultiLabelClassification, place: int, row: Example, found: Any
+) -> CheckedAnswer:
     """Judge a row by its likeliest label, which is what is explained."""
     given_labels = label_list(required(row, "label", 1), 1, "label")
     has = {task.texts.index.name(each, 1, "label") for each in given_labels}
@@ -143,10 +145,10 @@ def _of_labels(task: MultiLabelClassification, place: int, row: Row, found: Any)
 
 
 def _of_spans(
-    task: TokenClassification, place: int, row: Row, found: Any
+    task: TokenClassification, place: int, row: Example, found: Any
 ) -> Iterator[CheckedAnswer]:
     gold, _ = task.named_tags(row, 1, found)
-    words = tagged_words(row, 1)
+    words = words_of(row, 1)
     there = {(words[a].start, words[b - 1].end): kind for kind, a, b in spans(gold)}
     for said in task.prediction(row, found)["spans"]:
         at = said["start"], said["end"]
@@ -157,7 +159,7 @@ def _of_spans(
 
 
 def _of_answer(
-    task: QuestionAnswering, place: int, row: Row, found: Any
+    task: QuestionAnswering, place: int, row: Example, found: Any
 ) -> Iterator[CheckedAnswer]:
     if found.no_answer > found.score:
         # most windows of a long context hold no answer, and there is little to see in them

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import Example
+    from adapterhub.data.packing import EncodedExample
     from adapterhub.evaluation.bias_audit.audited_task import AuditedTask
     from adapterhub.evaluation.bias_audit.linear_probe import LinearProbe
-    from adapterhub.tasks.base import GeneratingTask, Row, Task
+    from adapterhub.tasks.base import Example, GeneratingTask, Task
 
 _EXAMPLES = 8
 #: Tokens of the rows that the backbone's head is learned from, and rows that are taken however
@@ -75,9 +75,9 @@ def run_bias_audit(
     model: TaskModel,
     task: Task,
     *,
-    rows: Sequence[Row] = (),
-    training: Sequence[Row] = (),
-    answered: Sequence[tuple[Row, Any]] = (),
+    rows: Sequence[Example] = (),
+    training: Sequence[Example] = (),
+    answered: Sequence[tuple[Example, Any]] = (),
     seconds: float,
     level: float = LEVEL,
 ) -> BiasAuditResult | None:
@@ -106,9 +106,9 @@ def run_bias_audit(
 def _bias(
     model: TaskModel,
     asked: AuditedTask,
-    rows: Sequence[Row],
-    training: Sequence[Row],
-    answered: Sequence[tuple[Row, Any]],
+    rows: Sequence[Example],
+    training: Sequence[Example],
+    answered: Sequence[tuple[Example, Any]],
     clock: Deadline,
     level: float,
 ) -> BiasAuditResult:
@@ -155,7 +155,9 @@ def _harm(model: TaskModel, task: GeneratingTask, clock: Deadline, level: float)
     )
 
 
-def _reference(model: TaskModel, asked: AuditedTask, training: Sequence[Row]) -> LinearProbe | None:
+def _reference(
+    model: TaskModel, asked: AuditedTask, training: Sequence[Example]
+) -> LinearProbe | None:
     """Return a head of the bare backbone; ``None`` without rows to learn it from."""
     pairs = _labelled(asked.task, _some(training, asked.fitted_rows))
     examples = _within([example for _, example in pairs], FITTED_TOKENS)
@@ -165,8 +167,8 @@ def _reference(model: TaskModel, asked: AuditedTask, training: Sequence[Row]) ->
 def _scores(
     model: TaskModel,
     asked: AuditedTask,
-    rows: Sequence[Row],
-    answered: Sequence[tuple[Row, Any]],
+    rows: Sequence[Example],
+    answered: Sequence[tuple[Example, Any]],
     reference: LinearProbe,
 ) -> Mapping[str, float]:
     """Return the task's metric of adapter and backbone on the same labelled rows."""
@@ -193,9 +195,9 @@ def _scores(
     return {"adapter": adapter.metrics[name], "backbone": backbone.metrics[name]}
 
 
-def _within(examples: Sequence[Example], tokens: int) -> list[Example]:
+def _within(examples: Sequence[EncodedExample], tokens: int) -> list[EncodedExample]:
     """Return the first of the examples, some at least, up to so many tokens."""
-    found: list[Example] = []
+    found: list[EncodedExample] = []
     total = 0
     for example in examples:
         total += len(example)
@@ -205,14 +207,14 @@ def _within(examples: Sequence[Example], tokens: int) -> list[Example]:
     return found
 
 
-def _labelled(task: Task, rows: Sequence[Row]) -> list[tuple[Row, Example]]:
+def _labelled(task: Task, rows: Sequence[Example]) -> list[tuple[Example, EncodedExample]]:
     """Return the rows, or the windows of rows, that have their labels, with their examples."""
     cut = [each for row in rows for each in _windows(task, row)]
     pairs = zip(cut, encoded(task, cut, train=True), strict=True)
     return [(row, example) for row, example in pairs if example]
 
 
-def _windows(task: Task, row: Row) -> Sequence[Row]:
+def _windows(task: Task, row: Example) -> Sequence[Example]:
     try:
         return task.windows(row) if task.reads_windows else [row]
     except DataError:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
     from adapterhub.evaluation.bias_audit.templates import Words
-    from adapterhub.tasks.base import Row, Task
+    from adapterhub.tasks.base import Example, Task
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,10 +50,10 @@ class AuditedTask(Protocol):
     def own(self, swapper: Swapper, words: Words) -> list[Sentence]:
         """Return the package's own rows with their counterfactuals; maybe none."""
 
-    def given(self, rows: Sequence[Row], swapper: Swapper) -> list[Sentence]:
+    def given(self, rows: Sequence[Example], swapper: Swapper) -> list[Sentence]:
         """Return some of the rows in which words can be exchanged, with their counterfactuals."""
 
-    def rows(self, row: Row) -> list[Row]:
+    def rows(self, row: Example) -> list[Example]:
         """Return the rows that the task must read to answer this one.
 
         Raises:
@@ -61,7 +61,7 @@ class AuditedTask(Protocol):
         """
 
     def compare(
-        self, row: Row, found: Sequence[Any], other: Row, others: Sequence[Any]
+        self, row: Example, found: Sequence[Any], other: Example, others: Sequence[Any]
     ) -> AnswerChange:
         """Tell two answers apart.
 
@@ -72,8 +72,8 @@ class AuditedTask(Protocol):
             others: raw predictions of that.
         """
 
-    def words(self, row: Row, found: Sequence[Any]) -> str:
+    def words(self, row: Example, found: Sequence[Any]) -> str:
         """Return the answer in words, for people."""
 
-    def text(self, row: Row) -> str:
+    def text(self, row: Example) -> str:
         """Return what was asked, for people."""

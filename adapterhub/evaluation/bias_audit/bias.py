@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import Example
+    from adapterhub.data.packing import EncodedExample
     from adapterhub.evaluation.bias_audit.audited_task import AnswerChange, AuditedTask
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.deadline import Deadline
     from adapterhub.evaluation.bias_audit.results import GroupMetric
     from adapterhub.evaluation.bias_audit.swaps import Variant
-    from adapterhub.tasks.base import Head, Row, Task
+    from adapterhub.tasks.base import Example, Head, Task
 
 #: Sentences between two looks at the clock.
 _AT_ONCE = 40
@@ -157,7 +157,7 @@ def _read(
             )
 
 
-def _examples(asking: AuditedTask, row: Row) -> list[Example]:
+def _examples(asking: AuditedTask, row: Example) -> list[EncodedExample]:
     """Return what must be read to answer a row; nothing for one that the task can't read."""
     try:
         found = [asking.task.encode(each, 1, train=False) for each in asking.rows(row)]
@@ -168,7 +168,12 @@ def _examples(asking: AuditedTask, row: Row) -> list[Example]:
 
 
 def _answers(
-    model: TaskModel, task: Task, rows: Sequence[Sequence[Example]], head: Head, *, bare: bool
+    model: TaskModel,
+    task: Task,
+    rows: Sequence[Sequence[EncodedExample]],
+    head: Head,
+    *,
+    bare: bool,
 ) -> list[list[Any]]:
     """Return the raw predictions of each row's examples; equal examples are read once."""
     distinct = {_key(example): example for examples in rows for example in examples}
@@ -177,7 +182,7 @@ def _answers(
     return [[found[_key(example)] for example in examples] for examples in rows]
 
 
-def _key(example: Example) -> tuple[tuple[int, ...], ...]:
+def _key(example: EncodedExample) -> tuple[tuple[int, ...], ...]:
     return tuple(example.input_ids), tuple(example.select), tuple(example.segment_ids)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from adapterhub.evaluation.bias_audit.swaps import Swapper, Variant
     from adapterhub.evaluation.bias_audit.templates import Sentences, Words
-    from adapterhub.tasks.base import Row
+    from adapterhub.tasks.base import Example
 
 SENTENCES, ROWS = "own sentences", "given rows"
 OWN_HISTORY, OWN_CANDIDATE = "own lists, in the history", "own lists, in a candidate"
@@ -50,7 +50,7 @@ class Form:
     """
 
     source: str
-    row: Row
+    row: Example
     fields: Collection[str] | None = None
 
 
@@ -65,11 +65,11 @@ class Sentence:
     """
 
     source: str
-    row: Row
+    row: Example
     variants: tuple[Variant, ...]
 
 
-def as_it_is(row: Row) -> list[Form]:
+def as_it_is(row: Example) -> list[Form]:
     """Return a given row to be asked as it is."""
     return [Form(ROWS, row)]
 
@@ -93,10 +93,10 @@ def own_sentences(swapper: Swapper, sentences: Sentences, words: Words) -> list[
 
 
 def sentences_in(
-    rows: Sequence[Row],
+    rows: Sequence[Example],
     swapper: Swapper,
     *,
-    forms: Callable[[Row], Sequence[Form]] = as_it_is,
+    forms: Callable[[Example], Sequence[Form]] = as_it_is,
     most: int = ROWS_A_KIND,
     seed: int = 0,
 ) -> list[Sentence]:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import Example
-    from adapterhub.tasks.base import Head, Row, Task
+    from adapterhub.data.packing import EncodedExample
+    from adapterhub.tasks.base import Example, Head, Task
 
 #: Tokens computed at once.
 BATCH_TOKENS = 2048
 
 
-def encoded(task: Task, rows: Sequence[Row], *, train: bool) -> list[Example | None]:
+def encoded(task: Task, rows: Sequence[Example], *, train: bool) -> list[EncodedExample | None]:
     """Return each row's example, ``None`` for one that the task can't read.
 
     Args:
@@ -30,7 +30,7 @@ def encoded(task: Task, rows: Sequence[Row], *, train: bool) -> list[Example | N
         rows: with the task's fields.
         train: the rows must have their labels.
     """
-    found: list[Example | None] = []
+    found: list[EncodedExample | None] = []
     for number, row in enumerate(rows, start=1):
         try:
             found.append(task.encode(row, number, train=train))
@@ -41,7 +41,7 @@ def encoded(task: Task, rows: Sequence[Row], *, train: bool) -> list[Example | N
 
 
 def decoded(
-    model: TaskModel, task: Task, examples: Sequence[Example], head: Head, *, bare: bool
+    model: TaskModel, task: Task, examples: Sequence[EncodedExample], head: Head, *, bare: bool
 ) -> list[Any]:
     """Return the raw prediction of each example, as ``Task.decode`` gives it.
 

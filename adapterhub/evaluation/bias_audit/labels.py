@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
     from adapterhub.evaluation.bias_audit.templates import Words
-    from adapterhub.tasks.base import Row, Task
+    from adapterhub.tasks.base import Example, Task
 
 
 class LabelAudit:
@@ -48,16 +48,16 @@ class LabelAudit:
             return []
         return own_sentences(swapper, read_sentences(), words)
 
-    def given(self, rows: Sequence[Row], swapper: Swapper) -> list[Sentence]:
+    def given(self, rows: Sequence[Example], swapper: Swapper) -> list[Sentence]:
         """Return some of the rows; see ``AuditedTask``."""
         return sentences_in(rows, swapper)
 
-    def rows(self, row: Row) -> list[Row]:
+    def rows(self, row: Example) -> list[Example]:
         """Return the row itself."""
         return [row]
 
     def compare(
-        self, row: Row, found: Sequence[Any], other: Row, others: Sequence[Any]
+        self, row: Example, found: Sequence[Any], other: Example, others: Sequence[Any]
     ) -> AnswerChange:
         """Tell two labels, sets of labels, or rows of tags apart."""
         (one,), (two,) = found, others
@@ -67,7 +67,7 @@ class LabelAudit:
         move = two - one
         return AnswerChange(changed, move, float(move.abs().max()))
 
-    def words(self, row: Row, found: Sequence[Any]) -> str:
+    def words(self, row: Example, found: Sequence[Any]) -> str:
         """Return the answer in words."""
         said = self.task.prediction(row, found[0])
         if "label" in said:
@@ -77,7 +77,7 @@ class LabelAudit:
             return ", ".join(given) or "none"
         return ", ".join(f"{each['label']}: {each['text']}" for each in said["spans"]) or "no spans"
 
-    def text(self, row: Row) -> str:
+    def text(self, row: Example) -> str:
         """Return the texts of a row."""
         parts = [row[field] for field in ("text", "text_pair", "tokens") if row.get(field)]
         return " | ".join(part if isinstance(part, str) else " ".join(part) for part in parts)

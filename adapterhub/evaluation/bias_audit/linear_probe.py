@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.heads import StockHead
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import Example, PackedBatch
+    from adapterhub.data.packing import EncodedExample, PackedBatch
     from adapterhub.tasks.base import Task
 
 #: Steps of L-BFGS at most, and weights of the squared norm that are tried.
@@ -56,7 +56,9 @@ class LinearProbe:
         return self._linear((self._stock.features(hidden) - self._mean) / self._scale)
 
 
-def fit_linear_probe(model: TaskModel, task: Task, examples: Sequence[Example]) -> LinearProbe:
+def fit_linear_probe(
+    model: TaskModel, task: Task, examples: Sequence[EncodedExample]
+) -> LinearProbe:
     """Learn a head on the bare backbone's states by the task's own loss.
 
     How strongly its weights are held down is chosen by the loss on a fifth of the examples that
@@ -115,7 +117,7 @@ def _scaled(parts: Sequence[Part], mean: Tensor, scale: Tensor) -> list[Part]:
     return [((features - mean) / scale, batch) for features, batch in parts]
 
 
-def _features(model: TaskModel, examples: Sequence[Example]) -> list[Part]:
+def _features(model: TaskModel, examples: Sequence[EncodedExample]) -> list[Part]:
     """Return what a head reads of the bare backbone, ``[selected, hidden]`` a batch."""
     found = []
     with torch.no_grad(), model.bare():

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
     from adapterhub.evaluation.bias_audit.templates import Topic, Words
-    from adapterhub.tasks.base import Row
+    from adapterhub.tasks.base import Example
     from adapterhub.tasks.ranking import Ranking
 
 #: Candidates that stand beside the one of a given row.
@@ -67,11 +67,11 @@ class RankingAudit:
             for each in sentence(swapper, Form(source, row, (field,)), kind, place)
         ]
 
-    def given(self, rows: Sequence[Row], swapper: Swapper) -> list[Sentence]:
+    def given(self, rows: Sequence[Example], swapper: Swapper) -> list[Sentence]:
         """Return some of the rows, each with other candidates of its group."""
         offers = _Offers(rows)
 
-        def forms(row: Row) -> list[Form]:
+        def forms(row: Example) -> list[Form]:
             listed = offers.listed(row)
             return [
                 Form(ROWS_HISTORY, listed, ("history",)),
@@ -80,13 +80,13 @@ class RankingAudit:
 
         return sentences_in(rows, swapper, forms=forms, most=_MOST)
 
-    def rows(self, row: Row) -> list[Row]:
+    def rows(self, row: Example) -> list[Example]:
         """Return a row for each candidate."""
         offered = (row["candidate"], *row["others"])
         return [{"history": row["history"], "candidate": each} for each in offered]
 
     def compare(
-        self, row: Row, found: Sequence[float], other: Row, others: Sequence[float]
+        self, row: Example, found: Sequence[float], other: Example, others: Sequence[float]
     ) -> AnswerChange:
         """Tell whether two candidates change places; of a single one, whether it pleases."""
         moves = [after - before for before, after in zip(found, others, strict=True)]
@@ -97,13 +97,13 @@ class RankingAudit:
             shift=max(map(abs, read_anew)),
         )
 
-    def words(self, row: Row, found: Sequence[float]) -> str:
+    def words(self, row: Example, found: Sequence[float]) -> str:
         """Return the candidates in their order, with their scores."""
         offered = (row["candidate"], *row["others"])
         order = sorted(zip(found, offered, strict=True), key=lambda pair: -pair[0])
         return "; ".join(f"{score:.3f} {text}" for score, text in order)
 
-    def text(self, row: Row) -> str:
+    def text(self, row: Example) -> str:
         """Return history and candidate."""
         history = row["history"]
         liked = history if isinstance(history, str) else "; ".join(history)
@@ -113,7 +113,7 @@ class RankingAudit:
 class _Offers:
     """What else a group was offered; rows without a group are one group."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Example]) -> None:
         self._places: dict[str, dict[str, int]] = {}
         for row in rows:
             places = self._places.setdefault(_group(row), {})
@@ -122,7 +122,7 @@ class _Offers:
             group: list(places) for group, places in self._places.items()
         }
 
-    def listed(self, row: Row) -> Row:
+    def listed(self, row: Example) -> Example:
         """Return history and candidate with others of the group, those that follow it."""
         group, candidate = _group(row), str(row.get("candidate"))
         offered = self._listed[group]
@@ -132,11 +132,13 @@ class _Offers:
         return {"history": row.get("history"), "candidate": candidate, "others": others}
 
 
-def _group(row: Row) -> str:
+def _group(row: Example) -> str:
     return str(row.get("group") or "")
 
 
-def _own_lists(topics: Sequence[Topic], kind: str, words: Words) -> Iterator[tuple[str, str, Row]]:
+def _own_lists(
+    topics: Sequence[Topic], kind: str, words: Words
+) -> Iterator[tuple[str, str, Example]]:
     """Yield source, field in which words are exchanged, and row of each list."""
     for place, topic in enumerate(topics):
         for marked in filled(getattr(topic, kind), kind, words, place):

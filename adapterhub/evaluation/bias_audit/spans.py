@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
     from adapterhub.evaluation.bias_audit.templates import Passage, Words
-    from adapterhub.tasks.base import Row
+    from adapterhub.tasks.base import Example
     from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 
 #: Given rows for each kind; a context is much longer than a sentence.
@@ -61,35 +61,35 @@ class AnswerAudit:
             for each in sentence(swapper, Form(OWN_PASSAGES, row), kind, place)
         ]
 
-    def given(self, rows: Sequence[Row], swapper: Swapper) -> list[Sentence]:
+    def given(self, rows: Sequence[Example], swapper: Swapper) -> list[Sentence]:
         """Return some of the rows, without their answers."""
 
-        def forms(row: Row) -> list[Form]:
+        def forms(row: Example) -> list[Form]:
             return [Form(ROWS, {field: row.get(field) for field in ("question", "context")})]
 
         return sentences_in(rows, swapper, forms=forms, most=_MOST)
 
-    def rows(self, row: Row) -> list[Row]:
+    def rows(self, row: Example) -> list[Example]:
         """Return the windows of the context."""
         return self.task.windows(row)
 
     def compare(
-        self, row: Row, found: Sequence[Any], other: Row, others: Sequence[Any]
+        self, row: Example, found: Sequence[Any], other: Example, others: Sequence[Any]
     ) -> AnswerChange:
         """Tell whether the answer stands at other words."""
         one, two = self._answer(row, found), self._answer(other, others)
         return AnswerChange(_words_of(row["context"], one) != _words_of(other["context"], two))
 
-    def words(self, row: Row, found: Sequence[Any]) -> str:
+    def words(self, row: Example, found: Sequence[Any]) -> str:
         """Return the answer with its probability."""
         said = self._answer(row, found)
         return f"{said['answer'] or '(no answer)'} {said['score']:.2f}"
 
-    def text(self, row: Row) -> str:
+    def text(self, row: Example) -> str:
         """Return question and context."""
         return f"{row['question']} | {row['context']}"
 
-    def _answer(self, row: Row, found: Sequence[FoundSpan]) -> dict[str, Any]:
+    def _answer(self, row: Example, found: Sequence[FoundSpan]) -> dict[str, Any]:
         windows = self.rows(row)
         return self.task.join(
             [self.task.prediction(*each) for each in zip(windows, found, strict=True)]

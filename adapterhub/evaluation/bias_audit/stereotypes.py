@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from adapterhub.data.batching import batches_by_length
-from adapterhub.data.packing import Example, pack
+from adapterhub.data.packing import EncodedExample, pack
 from adapterhub.evaluation.bias_audit.inference import BATCH_TOKENS
 from adapterhub.evaluation.bias_audit.results import group_metric
 from adapterhub.tasks.token_loss import token_scores
@@ -87,7 +87,7 @@ def stereotype_measures(found: Sequence[Preference], level: float) -> list[Group
     ]
 
 
-def _examples(model: TaskModel, one: str, two: str) -> Iterator[Example]:
+def _examples(model: TaskModel, one: str, two: str) -> Iterator[EncodedExample]:
     """Yield both sentences, to be scored where they end alike."""
     tokenizer = model.backbone.tokenizer
     texts = [tokenizer(text)["input_ids"] for text in (one, two)]
@@ -97,15 +97,15 @@ def _examples(model: TaskModel, one: str, two: str) -> Iterator[Example]:
         shared += 1
     for ids in texts:
         first = len(ids) - shared
-        yield Example(
-            row=1,
+        yield EncodedExample(
+            number=1,
             input_ids=ids[:-1],
             select=range(first - 1, len(ids) - 1),
             targets=ids[first:],
         )
 
 
-def _scores(model: TaskModel, examples: Sequence[Example], *, bare: bool) -> np.ndarray:
+def _scores(model: TaskModel, examples: Sequence[EncodedExample], *, bare: bool) -> np.ndarray:
     """Return the log-probability of the shared end of each sentence, ``[sentences]``."""
     found = np.zeros(len(examples))
     with torch.no_grad(), model.bare() if bare else nullcontext():

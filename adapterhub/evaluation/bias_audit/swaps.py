@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from adapterhub.evaluation.bias_audit.templates import Words
-    from adapterhub.tasks.base import Row
+    from adapterhub.tasks.base import Example
 
 NAMES, PRONOUNS, NATIONALITIES = "names", "pronouns", "nationalities"
 #: What is exchanged.
@@ -36,7 +36,7 @@ class Variant:
 
     kind: str
     group: str
-    row: Row
+    row: Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,9 @@ class Swapper:
             for index, nation in enumerate(nations):
                 self._nations.setdefault(nation.lower(), _Place(group, "", index))
 
-    def variants(self, row: Row, kind: str, fields: Collection[str] | None = None) -> list[Variant]:
+    def variants(
+        self, row: Example, kind: str, fields: Collection[str] | None = None
+    ) -> list[Variant]:
         """Return a row's counterfactuals of one kind, one for each group; none without words.
 
         Args:
@@ -94,7 +96,7 @@ class Swapper:
                 found.append(Variant(kind, group, changed))
         return found
 
-    def _of_gender(self, row: Row) -> list[Variant]:
+    def _of_gender(self, row: Example) -> list[Variant]:
         words = [token for tokens in _token_lists(row) for token in tokens]
         group = self._gender.group(words)
         changed = _changed(row, lambda tokens: self._other_names(self._gender.exchange(tokens)))
@@ -143,7 +145,7 @@ class Swapper:
         return token[0].isupper() or (lower and token not in self._words.ambiguous)
 
 
-def _changed(row: Row, change: Callable[[Sequence[str]], list[str]]) -> dict[str, Any] | None:
+def _changed(row: Example, change: Callable[[Sequence[str]], list[str]]) -> dict[str, Any] | None:
     """Return the row with its texts changed; ``None`` where nothing changes."""
     result = dict(row)
     for field, value in row.items():
@@ -163,7 +165,7 @@ def _changed_text(text: str, change: Callable[[Sequence[str]], list[str]]) -> st
     return "".join(change(tokens_of(text)))
 
 
-def _token_lists(row: Row) -> Iterator[Sequence[str]]:
+def _token_lists(row: Example) -> Iterator[Sequence[str]]:
     for field, value in row.items():
         if field in _NO_TEXT:
             continue

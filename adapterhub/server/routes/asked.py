@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.responses import JSONResponse
 
-from adapterhub.data.pictures import Picture
+from adapterhub.data.images import ImageFile
 from adapterhub.errors import RequestError
 from adapterhub.server.describing import headers_of
 from adapterhub.server.fanning import for_each
@@ -54,8 +54,8 @@ class Asked(NamedTuple):
         return sum(_cost_of(value) for value in self.row.values()) + 1
 
 
-def _cost_of(value: str | list[str] | Picture) -> int:
-    if isinstance(value, Picture):
+def _cost_of(value: str | list[str] | ImageFile) -> int:
+    if isinstance(value, ImageFile):
         return PICTURE_COST
     return sum(len(part) for part in value) // 4
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.data.dataset import Dataset, joined
 from adapterhub.data.fingerprint import fingerprint
-from adapterhub.data.source import Rows, joined
-from adapterhub.data.splits import limit, repeated, require_rows, split_rows, unlike
+from adapterhub.data.splits import limit, repeated, require_examples, split_examples, unlike
 from adapterhub.errors import DataError
 from adapterhub.tasks.bio import repair
 from adapterhub.tasks.labels import LabelIndex
@@ -42,15 +42,15 @@ class RefreshExamples:
         seed: of the recipe's splits.
     """
 
-    old: Mapping[str, Rows]
+    old: Mapping[str, Dataset]
     root: Mapping[str, str]
-    new: Rows
-    parts: Mapping[str, Rows]
+    new: Dataset
+    parts: Mapping[str, Dataset]
     file: AddedFile
     earlier: int
     seed: int
 
-    def draw(self, rows: Rows, count: int) -> Rows:
+    def draw(self, rows: Dataset, count: int) -> Dataset:
         """Return ``count`` of the rows, others in each refresh.
 
         Rows that ``data.limit_train`` drew by the recipe's seed come first by that seed, before
@@ -64,7 +64,7 @@ class RefreshExamples:
         return "test" if "test" in self.root else "validation"
 
     @property
-    def judged(self) -> Rows:
+    def judged(self) -> Dataset:
         """The rows of that split, and those that earlier refreshes held out."""
         rows = self.old[self.judged_by]
         if self.judged_by == "test" or "test" not in self.old:
@@ -77,12 +77,12 @@ class RefreshExamples:
         return len(self.new) - len(unlike(self.new, self.old["train"]))
 
     @property
-    def held_out(self) -> Rows:
+    def held_out(self) -> Dataset:
         """The new rows on which the gain is measured; neither parent nor child learned them."""
         return unlike(self.parts["test"], self.old["train"])
 
 
-def read_new_examples(recipe: Recipe, path: Path, fields: Mapping[str, str] | None) -> Rows:
+def read_new_examples(recipe: Recipe, path: Path, fields: Mapping[str, str] | None) -> Dataset:
     """Read a file as the recipe reads its data.
 
     Args:
@@ -104,7 +104,7 @@ def read_new_examples(recipe: Recipe, path: Path, fields: Mapping[str, str] | No
 
 def find_old(
     recipe: Recipe, root: Mapping[str, str], added: Sequence[AddedFile], name: str
-) -> dict[str, Rows]:
+) -> dict[str, Dataset]:
     """Return the rows that an adapter was made with, by split, each checked to be the same.
 
     Args:
@@ -133,18 +133,18 @@ def find_old(
     return old
 
 
-def split_new(rows: Rows, recipe: Recipe) -> dict[str, Rows]:
+def split_new(rows: Dataset, recipe: Recipe) -> dict[str, Dataset]:
     """Split new rows by content into ``train``, ``validation`` and ``test``.
 
     Raises:
         DataError: when a split would be empty.
     """
     seed, fields = recipe.data.split.seed, text_fields(rows)
-    rest, test = split_rows(rows, held_out=HELD_OUT, seed=seed + 1, key_fields=fields)
-    train, validation = split_rows(rest, held_out=VALIDATION, seed=seed, key_fields=fields)
+    rest, test = split_examples(rows, held_out=HELD_OUT, seed=seed + 1, key_fields=fields)
+    train, validation = split_examples(rest, held_out=VALIDATION, seed=seed, key_fields=fields)
     parts = {"train": train, "validation": validation, "test": test}
     for name, part in parts.items():
-        if not part.rows:
+        if not part.examples:
             raise DataError(
                 f"{len(rows)} rows are too few: none is left for {name}",
                 place=rows.name,
@@ -179,7 +179,7 @@ def mix(
         "test": parts["test"],
     }
     for name, each in splits.items():
-        require_rows(each, name)
+        require_examples(each, name)
     fields = text_fields(train)
     return PreparedData(
         splits=splits,
@@ -189,7 +189,7 @@ def mix(
     )
 
 
-def counts_of(rows: Rows, recipe: Recipe, labels: Sequence[str]) -> dict[str, int]:
+def counts_of(rows: Dataset, recipe: Recipe, labels: Sequence[str]) -> dict[str, int]:
     """Return how often each of an adapter's labels is in rows, in the order of its outputs."""
     if not labels:
         return {}
@@ -197,7 +197,7 @@ def counts_of(rows: Rows, recipe: Recipe, labels: Sequence[str]) -> dict[str, in
     return {label: counts[label] for label in labels}
 
 
-def refuse_unknown_labels(rows: Rows, recipe: Recipe, labels: Sequence[str], name: str) -> None:
+def refuse_unknown_labels(rows: Dataset, recipe: Recipe, labels: Sequence[str], name: str) -> None:
     """Refuse rows with labels for which the adapter's head has no output.
 
     Raises:
@@ -220,14 +220,14 @@ def refuse_unknown_labels(rows: Rows, recipe: Recipe, labels: Sequence[str], nam
     )
 
 
-def _label_names(rows: Rows, recipe: Recipe, labels: Sequence[str]) -> Iterator[str]:
+def _label_names(rows: Dataset, recipe: Recipe, labels: Sequence[str]) -> Iterator[str]:
     """Yield each label of each row, as the head calls it."""
     task = recipe.task.name
     if entry_of(task).count_labels is None:
         return
     tagged = "tags" in fields_of(task)[0]
     field, index = "tags" if tagged else "label", LabelIndex(labels)
-    for number, row in enumerate(rows.rows, start=1):
+    for number, row in enumerate(rows.examples, start=1):
         value = row[field]
         values = value if isinstance(value, list | tuple) else [value]
         names = [index.name(each, number, field) for each in values]
@@ -244,7 +244,7 @@ def _require(where: str, name: str, otherwise: str) -> None:
         )
 
 
-def _check(rows: Rows, expected: str | None, name: str) -> None:
+def _check(rows: Dataset, expected: str | None, name: str) -> None:
     if expected is not None and fingerprint(rows) != expected:
         raise DataError(
             f"is not what {name} was trained on",

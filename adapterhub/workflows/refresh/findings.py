@@ -13,7 +13,7 @@ from adapterhub.evaluation.bootstrap import (
     intervals,
     resampled,
 )
-from adapterhub.evaluation.drift import LEAST_ROWS, Drift, label_drift, text_drift
+from adapterhub.evaluation.drift import MIN_EXAMPLES, Drift, label_drift, text_drift
 from adapterhub.evaluation.example_statistics import scores_of
 from adapterhub.evaluation.paired_tests import differences
 from adapterhub.training.embed import embed_examples
@@ -22,7 +22,7 @@ from adapterhub.workflows.refresh.examples import counts_of
 
 if TYPE_CHECKING:
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
     from adapterhub.evaluation.example_statistics import Scores
     from adapterhub.evaluation.paired_tests import Difference
     from adapterhub.tasks.base import Task
@@ -108,8 +108,8 @@ def find_drift(
     seed, old, new = recipe.data.split.seed, rows.old["train"], rows.new
     tests = []
     few = [rows.draw(each, EMBEDDED_ROWS) for each in (old, new)]
-    embedded = [embed_examples(model, task, each.rows).numpy() for each in few]
-    if min(map(len, embedded)) >= LEAST_ROWS:
+    embedded = [embed_examples(model, task, each.examples).numpy() for each in few]
+    if min(map(len, embedded)) >= MIN_EXAMPLES:
         tests.append(text_drift(*embedded, seed=seed))
     counts = [counts_of(each, recipe, task.labels) for each in (old, new)]
     if all(sum(each.values()) for each in counts):
@@ -117,9 +117,9 @@ def find_drift(
     return Drift(tuple(tests), level)
 
 
-def score(model: TaskModel, task: Task, rows: Rows) -> Scores:
+def score(model: TaskModel, task: Task, rows: Dataset) -> Scores:
     """Return what an adapter's metrics on rows are computed from."""
-    scored = score_examples(model, task, rows.rows)
+    scored = score_examples(model, task, rows.examples)
     return scores_of(task, scored.rows, scored.decoded)
 
 
@@ -171,7 +171,7 @@ def compare_outcomes(
 def _value(scores: Scores, name: str) -> float:
     import numpy as np
 
-    return float(scores.metrics(np.arange(scores.rows)[None, :])[name][0])
+    return float(scores.metrics(np.arange(scores.size)[None, :])[name][0])
 
 
 def _record(difference: Difference) -> dict[str, Any]:

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
     from adapterhub.engine.session import LoadedAdapter
     from adapterhub.evaluation.drift import Drift
     from adapterhub.evaluation.example_statistics import Scores
@@ -267,7 +267,7 @@ def _warn(rows: RefreshExamples, reporter: Reporter) -> None:
 
 
 def _require_unseen(rows: RefreshExamples, name: str) -> None:
-    if not rows.held_out.rows:
+    if not rows.held_out.examples:
         raise DataError(
             f"no gain could be measured: all new rows that are held out are among those that "
             f"{name} was trained on",
@@ -317,7 +317,7 @@ def _rows(
     artifact: Artifact,
     folder: Path,
     recipe: Recipe,
-    new: Rows,
+    new: Dataset,
     path: Path,
     options: RefreshOptions,
     name: str,
@@ -353,7 +353,7 @@ def _metric(recipe: Recipe, task: Task, scores: Scores) -> tuple[str, bool]:
     import numpy as np
 
     wanted = watched_metric(recipe.train, task.default_metric)
-    known = scores.metrics(np.arange(scores.rows)[None, :])
+    known = scores.metrics(np.arange(scores.size)[None, :])
     return wanted if wanted[0] in known else task.default_metric
 
 

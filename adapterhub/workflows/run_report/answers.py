@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from adapterhub.evaluation.calibration import Calibration, Temperature
     from adapterhub.evaluation.labelled import Labelled
-    from adapterhub.evaluation.worst_examples import Example
+    from adapterhub.evaluation.worst_examples import ErrorExample
     from adapterhub.workflows.run_report.blocks import Block
 
 #: Pairs of labels that the table names.
@@ -72,7 +72,7 @@ def calibration_section(
     return Section("Calibration", blocks)
 
 
-def worst_section(examples: Sequence[Example]) -> Section:
+def worst_section(examples: Sequence[ErrorExample]) -> Section:
     """Return the rows with the worst answers."""
     if not examples:
         return Section("Worst examples")

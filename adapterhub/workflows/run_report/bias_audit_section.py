@@ -70,8 +70,8 @@ def probe_run(
         return run_bias_audit(
             model,
             task,
-            rows=data.splits["validation"].rows,
-            training=data.splits["train"].rows,
+            rows=data.splits["validation"].examples,
+            training=data.splits["train"].examples,
             answered=list(zip(after.rows, after.decoded, strict=True)),
             seconds=seconds,
             level=level,

@@ -38,7 +38,7 @@ def data_section(facts: Sequence[SplitFacts], leaks: Sequence[Leak], *, dropped:
     rows = [
         (
             each.name,
-            f"{each.rows:,}",
+            f"{each.examples:,}",
             f"{each.median_words:.0f}",
             f"{each.longest_words:,}",
             f"{each.repeated:,}",

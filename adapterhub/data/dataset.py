@@ -1,4 +1,4 @@
-"""Where rows come from, in plain words."""
+"""Where examples come from, in plain words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file of rows.
+    """A file of examples.
 
     Args:
         path: as given by the user.
@@ -44,27 +44,27 @@ class FileSource:
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows and where they came from.
+class Dataset:
+    """Examples and where they came from.
 
     Args:
         origin: file name or ``hub:owner/name``, for messages and records.
-        rows: column or field name to value.
-        numbers: of each row in its source, from 1; header and blank lines do not count, and
-            in a CoNLL file a row is a sentence.
-        lines: line of the file on which each row starts, from 1; empty where the source has
+        examples: column or field name to value.
+        numbers: of each example in its source, from 1; header and blank lines do not count, and
+            in a CoNLL file an example is a sentence.
+        lines: line of the file on which each example starts, from 1; empty where the source has
             no lines.
         part: which part of ``origin`` was read, where that is not the whole, for messages.
     """
 
     origin: str
-    rows: tuple[dict[str, Any], ...]
+    examples: tuple[dict[str, Any], ...]
     numbers: tuple[int, ...] = field(default=())
     lines: tuple[int, ...] = ()
     part: str = ""
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.examples)
 
     @property
     def name(self) -> str:
@@ -72,32 +72,32 @@ class Rows:
         return f"{self.origin} {self.part}" if self.part else self.origin
 
     def place(self, index: int) -> str:
-        """Return ``FILE row N`` for messages, with the line where that is another number."""
+        """Return ``FILE example N`` for messages, with the line where that is another number."""
         number = self.numbers[index]
         line = self.lines[index] if self.lines else number
-        return f"{self.name} row {number}" + (f" (line {line})" if line != number else "")
+        return f"{self.name} example {number}" + (f" (line {line})" if line != number else "")
 
-    def take(self, indices: Sequence[int]) -> Rows:
-        """Return the rows at ``indices``, in that order."""
+    def select(self, indices: Sequence[int]) -> Dataset:
+        """Return the examples at ``indices``, in that order."""
         return replace(
             self,
-            rows=tuple(self.rows[index] for index in indices),
+            examples=tuple(self.examples[index] for index in indices),
             numbers=tuple(self.numbers[index] for index in indices),
             lines=tuple(self.lines[index] for index in indices) if self.lines else (),
         )
 
 
 def numbered(
-    origin: str, rows: Sequence[dict[str, Any]], lines: Sequence[int] = (), part: str = ""
-) -> Rows:
-    """Return all rows of a source, numbered from 1."""
-    return Rows(origin, tuple(rows), tuple(range(1, len(rows) + 1)), tuple(lines), part)
+    origin: str, examples: Sequence[dict[str, Any]], lines: Sequence[int] = (), part: str = ""
+) -> Dataset:
+    """Return all examples of a source, numbered from 1."""
+    return Dataset(origin, tuple(examples), tuple(range(1, len(examples) + 1)), tuple(lines), part)
 
 
-def joined(first: Rows, second: Rows) -> Rows:
-    """Return the rows of both, the first's before the second's; numbers stay those of each file."""
-    return Rows(
+def joined(first: Dataset, second: Dataset) -> Dataset:
+    """Return the examples of both, the first's before the second's; numbers stay those of each file."""
+    return Dataset(
         f"{first.origin} + {second.origin}",
-        (*first.rows, *second.rows),
+        (*first.examples, *second.examples),
         (*first.numbers, *second.numbers),
     )

@@ -3,30 +3,32 @@
 import numpy as np
 import pytest
 
-from adapterhub.data.source import numbered
+from adapterhub.data.dataset import numbered
 from adapterhub.evaluation.duplicates import answer_of, leak, split_facts, text_of
 from adapterhub.evaluation.labelled import most_confused
 from adapterhub.evaluation.power_law import fit_power_law
 
 
-def rows(*pairs):
+def examples(*pairs):
     return numbered("x.jsonl", [{"text": text, "label": label} for text, label in pairs])
 
 
 def test_repeats_count_but_for_case_and_punctuation_and_contradictions_are_told():
     facts = split_facts(
         "train",
-        rows(("Good day", "a"), ("good day!", "a"), ("bad", "a"), ("Bad.", "b"), ("x y z", "b")),
+        examples(
+            ("Good day", "a"), ("good day!", "a"), ("bad", "a"), ("Bad.", "b"), ("x y z", "b")
+        ),
     )
-    assert (facts.rows, facts.repeated, facts.contradicting) == (5, 2, 1)
+    assert (facts.examples, facts.repeated, facts.contradicting) == (5, 2, 1)
     assert facts.labels == {"a": 3, "b": 2}
     assert facts.longest_words == 3
 
 
 def test_a_text_that_is_in_training_leaks_and_so_does_one_that_nearly_is():
     long = "the quick brown fox jumps over the lazy dog and runs far away into the woods"
-    training = rows((long, "a"), ("something else entirely, about cooking rice", "b"))
-    held_out = rows(
+    training = examples((long, "a"), ("something else entirely, about cooking rice", "b"))
+    held_out = examples(
         (long.upper(), "a"),
         (long.replace("woods", "wood"), "a"),
         ("a third text on trains and their stations", "b"),
@@ -39,7 +41,7 @@ def test_a_text_that_is_in_training_leaks_and_so_does_one_that_nearly_is():
 
 
 def test_nothing_leaks_where_nothing_is_alike():
-    found = leak("test", rows(("alpha beta", "a")), rows(("gamma delta", "a")))
+    found = leak("test", examples(("alpha beta", "a")), examples(("gamma delta", "a")))
     assert (found.same, found.near, found.pairs) == (0, 0, ())
 
 

@@ -1,4 +1,4 @@
-"""Pictures that rows name, read into memory as they are stored, with bounds on everything."""
+"""Images that examples name, read into memory as they are stored, with bounds on everything."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from adapterhub.errors import DataError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
 
 #: Formats that Pillow is let try; its others are decoders that nothing here needs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-#: Largest file of one picture, in bytes.
-MAX_PICTURE_BYTES = 32 * 1024**2
-#: Largest picture once decoded, in pixels: a file of a few kilobytes may claim any size.
+#: Largest file of one image, in bytes.
+MAX_IMAGE_BYTES = 32 * 1024**2
+#: Largest image once decoded, in pixels: a file of a few kilobytes may claim any size.
 MAX_PIXELS = 2**26
 _READ_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture as stored, not decoded.
+class ImageFile:
+    """An image as stored, not decoded.
 
     Args:
         name: by which messages and answers call it.
@@ -44,14 +44,14 @@ class Picture:
     content: bytes = field(repr=False)
 
     def digest(self) -> str:
-        """Return the sha256 of the file, by which pictures count as equal."""
+        """Return the sha256 of the file, by which images count as equal."""
         return sha256(self.content).hexdigest()
 
     def decoded(self) -> Image.Image:
-        """Return the picture in RGB, turned as its camera says; of an animation the first frame.
+        """Return the image in RGB, turned as its camera says; of an animation the first frame.
 
         Raises:
-            DataError: when it is no picture of a known format, damaged, or too large.
+            DataError: when it is no image of a known format, damaged, or too large.
         """
         with self._opened(MAX_PIXELS) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
@@ -60,14 +60,14 @@ class Picture:
         """Check format and size by the header, which takes no time.
 
         Raises:
-            DataError: when it is no picture of a known format, or too large.
+            DataError: when it is no image of a known format, or too large.
         """
         with self._opened(most_pixels):
             pass
 
     @contextmanager
     def _opened(self, most_pixels: int) -> Iterator[Image.Image]:
-        """Lend the picture, of which the header alone is read."""
+        """Lend the image, of which the header alone is read."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -78,7 +78,7 @@ class Picture:
             raise DataError(f"is too large to be decoded: {error}", place=self.name) from error
         except (OSError, ValueError, SyntaxError, EOFError, zlib.error, MemoryError) as error:
             raise DataError(
-                f"can't be read as a picture{_reason(error)}",
+                f"can't be read as an image{_reason(error)}",
                 place=self.name,
                 hint=f"Formats that are read: {', '.join(FORMATS)}",
             ) from error
@@ -91,65 +91,65 @@ def _reason(error: Exception) -> str:
 
 
 class _Store(Protocol):
-    """Where pictures lie beside a file of rows."""
+    """Where images lie beside a file of examples."""
 
     def read(self, name: str) -> bytes:
-        """Return the file of a picture, at most one byte more than it may have."""
+        """Return the file of an image, at most one byte more than it may have."""
 
 
-def read_picture(path: Path) -> Picture:
-    """Return the picture in a file that the user names.
+def read_image(path: Path) -> ImageFile:
+    """Return the image in a file that the user names.
 
     Raises:
         DataError: when there is no such file, or it is too large.
     """
     try:
         with path.open("rb") as stream:
-            content = stream.read(MAX_PICTURE_BYTES + 1)
+            content = stream.read(MAX_IMAGE_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"can't be read: {reason}", place=str(path)) from error
     _check_bytes(len(content), str(path))
-    return Picture(str(path), content)
+    return ImageFile(str(path), content)
 
 
-def with_pictures(rows: Rows, column: str, beside: Path | None) -> Rows:
-    """Return the rows with pictures in place of their names.
+def load_images(examples: Dataset, column: str, beside: Path | None) -> Dataset:
+    """Return the examples with images in place of their names.
 
-    A row names a file in the folder of the file of rows, or, where a zip file of the same name
-    lies there (``train.zip`` beside ``train.jsonl``), in that. Rows that bring the bytes of
-    their picture, as the Hub's and Parquet files do, need no file.
+    An example names a file in the folder of the file of examples, or, where a zip file of the same name
+    lies there (``train.zip`` beside ``train.jsonl``), in that. Examples that bring the bytes of
+    their image, as the Hub's and Parquet files do, need no file.
 
     Args:
-        rows: under the task's field names.
-        column: that holds the picture.
-        beside: the file of rows; ``None`` where they are from no file.
+        examples: under the task's field names.
+        column: that holds the image.
+        beside: the file of examples; ``None`` where they are from no file.
 
     Raises:
-        DataError: naming the row whose picture is missing, too large, or outside the folder.
+        DataError: naming the example whose image is missing, too large, or outside the folder.
     """
     found: list[dict[str, Any]] = []
     total = 0
     with ExitStack() as open_files:
         store: _Store | None = None
-        for index, row in enumerate(rows.rows):
-            place = f"{rows.place(index)}, field {column!r}"
-            value = row[column]
+        for index, example in enumerate(examples.examples):
+            place = f"{examples.place(index)}, field {column!r}"
+            value = example[column]
             if isinstance(value, str):
                 store = store or _store_beside(beside, place, open_files)
-                picture = Picture(value, store.read(_plain_name(value, place)))
+                image = ImageFile(value, store.read(_plain_name(value, place)))
             else:
-                picture = _embedded(value, place)
-            _check_bytes(len(picture.content), place)
-            total += len(picture.content)
-            check_size(total, f"all pictures of {rows.name}")
-            found.append({**row, column: picture})
-    return replace(rows, rows=tuple(found))
+                image = _embedded(value, place)
+            _check_bytes(len(image.content), place)
+            total += len(image.content)
+            check_size(total, f"all images of {examples.name}")
+            found.append({**example, column: image})
+    return replace(examples, examples=tuple(found))
 
 
 def _store_beside(beside: Path | None, place: str, open_files: ExitStack) -> _Store:
     if beside is None:
-        raise DataError("names a picture, and there is no folder to look in", place=place)
+        raise DataError("names an image, and there is no folder to look in", place=place)
     archive = beside.with_name(f"{beside.name.partition('.')[0]}.zip")
     if not archive.is_file():
         return _Folder(beside.parent)
@@ -170,10 +170,10 @@ class _Folder:
         if not path.is_file():
             there = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
             raise DataError(
-                "there is no such picture", place=name, hint=did_you_mean(path.name, there)
+                "there is no such image", place=name, hint=did_you_mean(path.name, there)
             )
         with path.open("rb") as stream:
-            return stream.read(MAX_PICTURE_BYTES + 1)
+            return stream.read(MAX_IMAGE_BYTES + 1)
 
 
 class _Archive:
@@ -186,36 +186,36 @@ class _Archive:
         try:
             # what the directory of a zip file says of sizes may be wrong: the bytes are counted
             with self._archive.open(name) as stream:
-                return stream.read(MAX_PICTURE_BYTES + 1)
+                return stream.read(MAX_IMAGE_BYTES + 1)
         except KeyError:
             hint = did_you_mean(name, self._archive.namelist())
-            raise DataError("there is no such picture", place=place, hint=hint) from None
+            raise DataError("there is no such image", place=place, hint=hint) from None
         except _READ_FAULTS as error:
             raise DataError(f"can't be read: {error}", place=place) from error
 
 
 def _plain_name(name: str, place: str) -> str:
-    """Refuse names that lead anywhere but down from where pictures lie."""
+    """Refuse names that lead anywhere but down from where images lie."""
     path = PurePosixPath(name)
     plain = path.parts and not path.is_absolute() and ".." not in path.parts
     if not plain or "\\" in name or "\0" in name or ":" in path.parts[0]:
         raise DataError(
-            f"{name!r:.100} is no path below the folder of the rows",
+            f"{name!r:.100} is no path below the folder of the examples",
             place=place,
-            hint="Name pictures as sub/folder/name.jpg, from where the file of rows lies",
+            hint="Name images as sub/folder/name.jpg, from where the file of examples lies",
         )
     return name
 
 
-def _embedded(value: Any, place: str) -> Picture:
-    if isinstance(value, Picture):
+def _embedded(value: Any, place: str) -> ImageFile:
+    if isinstance(value, ImageFile):
         return value
     content = value.get("bytes") if isinstance(value, dict) else None
     if not isinstance(content, bytes):
         raise DataError(
-            f"must name a picture, or hold its bytes, not {type(value).__name__}", place=place
+            f"must name an image, or hold its bytes, not {type(value).__name__}", place=place
         )
-    return Picture(_name_of(value, content), content)
+    return ImageFile(_name_of(value, content), content)
 
 
 def _name_of(value: Mapping[str, Any], content: bytes) -> str:
@@ -224,9 +224,9 @@ def _name_of(value: Mapping[str, Any], content: bytes) -> str:
 
 
 def _check_bytes(size: int, place: str) -> None:
-    if size > MAX_PICTURE_BYTES:
+    if size > MAX_IMAGE_BYTES:
         raise DataError(
-            f"has more than the {MAX_PICTURE_BYTES / 1024**2:.3g} MiB that a picture may have",
+            f"has more than the {MAX_IMAGE_BYTES / 1024**2:.3g} MiB that an image may have",
             place=place,
         )
 

@@ -10,31 +10,31 @@ from adapterhub.errors import DataError, RecipeError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from adapterhub.data.source import Rows
+    from adapterhub.data.dataset import Dataset
 
-#: Fields that hold the answer to a row, of all tasks; what else a row has is asked.
+#: Fields that hold the answer to an example, of all tasks; what else an example has is asked.
 ANSWER_FIELDS = ("label", "tags", "response", "answers", "target", "summary", "summaries", "gain")
 
 
 def map_fields(
-    rows: Rows,
+    examples: Dataset,
     mapping: Mapping[str, str],
     *,
     required: Sequence[str],
     optional: Sequence[str] = (),
-) -> Rows:
+) -> Dataset:
     """Keep the task's fields under the task's names.
 
     Args:
-        rows: as read.
+        examples: as read.
         mapping: task field to column, where they differ.
-        required: fields that every row must have.
-        optional: fields that a row may have.
+        required: fields that every example must have.
+        optional: fields that an example may have.
 
     Raises:
         RecipeError: for a field in ``mapping`` that the task does not have.
-        DataError: naming the row in which a required field is missing or null, or the
-            column that ``mapping`` gives for an optional field and no row has.
+        DataError: naming the example in which a required field is missing or null, or the
+            column that ``mapping`` gives for an optional field and no example has.
     """
     known = (*required, *optional)
     for field in mapping:
@@ -45,26 +45,26 @@ def map_fields(
                 hint=did_you_mean(field, known),
             )
         if field in optional:
-            _check_column(rows, field, mapping[field])
+            _check_column(examples, field, mapping[field])
     mapped = tuple(
-        _map_row(row, rows.place(index), mapping, required, optional)
-        for index, row in enumerate(rows.rows)
+        _map_example(example, examples.place(index), mapping, required, optional)
+        for index, example in enumerate(examples.examples)
     )
-    return replace(rows, rows=mapped)
+    return replace(examples, examples=mapped)
 
 
-def _check_column(rows: Rows, field: str, column: str) -> None:
-    if not any(column in row for row in rows.rows):
-        columns = dict.fromkeys(name for row in rows.rows for name in row)
+def _check_column(examples: Dataset, field: str, column: str) -> None:
+    if not any(column in example for example in examples.examples):
+        columns = dict.fromkeys(name for example in examples.examples for name in example)
         raise DataError(
-            f"no row has the column {column!r} that data.fields.{field} names",
-            place=rows.name,
+            f"no example has the column {column!r} that data.fields.{field} names",
+            place=examples.name,
             hint=_columns_hint(column, columns),
         )
 
 
-def _map_row(
-    row: Mapping[str, Any],
+def _map_example(
+    example: Mapping[str, Any],
     place: str,
     mapping: Mapping[str, str],
     required: Sequence[str],
@@ -73,18 +73,18 @@ def _map_row(
     found: dict[str, Any] = {}
     for field in (*required, *optional):
         column = mapping.get(field, field)
-        value = row.get(column)
+        value = example.get(column)
         if value is not None:
             found[field] = value
         elif field in required:
-            raise _missing(row, place, field, column)
+            raise _missing(example, place, field, column)
     return found
 
 
-def _missing(row: Mapping[str, Any], place: str, field: str, column: str) -> DataError:
-    if column in row:
+def _missing(example: Mapping[str, Any], place: str, field: str, column: str) -> DataError:
+    if column in example:
         return DataError(f"the field {field!r} (column {column!r}) is null or empty", place=place)
-    there = _columns_hint(column, row)
+    there = _columns_hint(column, example)
     hint = f"{there}. Map it in data.fields.{field}, or with --field {field}=COLUMN"
     return DataError(f"the field {field!r} (column {column!r}) is missing", place=place, hint=hint)
 

@@ -1,4 +1,4 @@
-"""Pictures beside rows: what is read, and what is refused."""
+"""Images beside examples: what is read, and what is refused."""
 
 import io
 import struct
@@ -10,53 +10,66 @@ import pytest
 from PIL import Image
 from vision_backbones import save_shapes, shape_picture
 
-from adapterhub.data import pictures
+from adapterhub.data import images
+from adapterhub.data.dataset import FileSource, numbered
 from adapterhub.data.fingerprint import fingerprint
-from adapterhub.data.pictures import Picture, read_picture, with_pictures
-from adapterhub.data.readers import read_rows
-from adapterhub.data.source import FileSource, numbered
+from adapterhub.data.images import ImageFile, load_images, read_image
+from adapterhub.data.readers import read_examples
 from adapterhub.data.splits import drop_duplicates
 from adapterhub.errors import DataError
 
 
 def read(path):
-    return with_pictures(read_rows(FileSource(str(path))), "file", path)
+    return load_images(read_examples(FileSource(str(path))), "file", path)
 
 
 def naming(folder, name):
-    """Return rows of which one names ``name``, as if they lay in the folder."""
-    return with_pictures(numbered("rows.jsonl", [{"file": name}]), "file", folder / "rows.jsonl")
+    """Return examples of which one names ``name``, as if they lay in the folder."""
+    return load_images(numbered("rows.jsonl", [{"file": name}]), "file", folder / "rows.jsonl")
 
 
 def test_pictures_are_read_from_a_zip_file_and_from_a_folder_alike(tmp_path):
     zipped = read(save_shapes(tmp_path / "a", count=4))
     folder = read(save_shapes(tmp_path / "b", count=4, zipped=False))
-    assert [row["file"] for row in zipped.rows] == [row["file"] for row in folder.rows]
-    image = zipped.rows[0]["file"].decoded()
+    assert [example["file"] for example in zipped.examples] == [
+        example["file"] for example in folder.examples
+    ]
+    image = zipped.examples[0]["file"].decoded()
     assert (image.mode, image.size) == ("RGB", (40, 32))
 
 
 def test_rows_are_known_by_the_content_of_pictures_and_not_by_their_names(tmp_path):
-    rows = read(save_shapes(tmp_path, count=3))
+    examples = read(save_shapes(tmp_path, count=3))
     renamed = replace(
-        rows,
-        rows=tuple({**row, "file": replace(row["file"], name="other")} for row in rows.rows),
+        examples,
+        examples=tuple(
+            {**example, "file": replace(example["file"], name="other")}
+            for example in examples.examples
+        ),
     )
-    assert fingerprint(rows) == fingerprint(renamed)
-    changed = replace(rows, rows=({**rows.rows[0], "file": Picture("x", b"other")}, *rows.rows[1:]))
-    assert fingerprint(rows) != fingerprint(changed)
-    twice = numbered("x", [rows.rows[0], renamed.rows[0]])
+    assert fingerprint(examples) == fingerprint(renamed)
+    changed = replace(
+        examples,
+        examples=(
+            {**examples.examples[0], "file": ImageFile("x", b"other")},
+            *examples.examples[1:],
+        ),
+    )
+    assert fingerprint(examples) != fingerprint(changed)
+    twice = numbered("x", [examples.examples[0], renamed.examples[0]])
     assert drop_duplicates(twice)[1] == 1
 
 
 def test_pictures_of_the_hub_come_with_their_bytes():
     content = shape_picture("red", 1)
-    rows = with_pictures(numbered("hub", [{"img": {"bytes": content, "path": None}}]), "img", None)
-    assert rows.rows[0]["img"].content == content
-    with pytest.raises(DataError, match="must name a picture, or hold its bytes"):
-        with_pictures(numbered("hub", [{"img": 3}]), "img", None)
+    examples = load_images(
+        numbered("hub", [{"img": {"bytes": content, "path": None}}]), "img", None
+    )
+    assert examples.examples[0]["img"].content == content
+    with pytest.raises(DataError, match="must name an image, or hold its bytes"):
+        load_images(numbered("hub", [{"img": 3}]), "img", None)
     with pytest.raises(DataError, match="no folder to look in"):
-        with_pictures(numbered("hub", [{"img": "a.png"}]), "img", None)
+        load_images(numbered("hub", [{"img": "a.png"}]), "img", None)
 
 
 @pytest.mark.parametrize(
@@ -66,18 +79,20 @@ def test_pictures_of_the_hub_come_with_their_bytes():
 @pytest.mark.parametrize("zipped", [True, False])
 def test_names_that_lead_elsewhere_are_refused(tmp_path, name, zipped):
     (tmp_path / "secret.png").write_bytes(shape_picture("red", 1))
-    folder = tmp_path / "rows"
+    folder = tmp_path / "examples"
     folder.mkdir()
     if zipped:
         with zipfile.ZipFile(folder / "rows.zip", "w") as archive:
             archive.writestr(name or "x", shape_picture("red", 1))
-    with pytest.raises(DataError, match=r"rows\.jsonl row 1, field 'file': .* is no path below"):
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl example 1, field 'file': .* is no path below"
+    ):
         naming(folder, name)
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
     (tmp_path / "secret.png").write_bytes(shape_picture("red", 1))
-    folder = tmp_path / "rows"
+    folder = tmp_path / "examples"
     folder.mkdir()
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(DataError, match="leads out of the folder by a link"):
@@ -86,15 +101,15 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
 
 def test_a_picture_that_is_not_there_is_named_with_its_neighbour(tmp_path):
     save_shapes(tmp_path / "a", count=2)
-    with pytest.raises(DataError, match=r"no such picture\. Did you mean 'shapes/001\.png'"):
+    with pytest.raises(DataError, match=r"no such image\. Did you mean 'shapes/001\.png'"):
         naming(tmp_path / "a", "shapes/0001.png")
     save_shapes(tmp_path / "b", count=2, zipped=False)
-    with pytest.raises(DataError, match=r"no such picture\. Did you mean '001\.png'"):
+    with pytest.raises(DataError, match=r"no such image\. Did you mean '001\.png'"):
         naming(tmp_path / "b", "shapes/0001.png")
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_PICTURE_BYTES", 1 << 20)
+    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 1 << 20)
     with zipfile.ZipFile(tmp_path / "rows.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.png", bytes(200 << 20))
     assert (tmp_path / "rows.zip").stat().st_size < 1 << 20
@@ -103,7 +118,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(
         zipfile.ZipExtFile, "read", lambda self, n=-1: asked.append(n) or honest(self, n)
     )
-    with pytest.raises(DataError, match="more than the 1 MiB that a picture may have"):
+    with pytest.raises(DataError, match="more than the 1 MiB that an image may have"):
         naming(tmp_path, "bomb.png")
     assert asked == [(1 << 20) + 1]
 
@@ -113,8 +128,8 @@ def test_all_pictures_together_have_a_bound(tmp_path, monkeypatch):
 
     path = save_shapes(tmp_path, count=8)
     monkeypatch.setattr(files, "MAX_BYTES", 600)
-    with pytest.raises(DataError, match=r"all pictures of rows\.jsonl"):
-        with_pictures(
+    with pytest.raises(DataError, match=r"all images of rows\.jsonl"):
+        load_images(
             numbered("rows.jsonl", [{"file": f"shapes/{n:03}.png"} for n in range(8)]), "file", path
         )
 
@@ -122,7 +137,7 @@ def test_all_pictures_together_have_a_bound(tmp_path, monkeypatch):
 def test_damaged_archives_are_refused(tmp_path):
     path = save_shapes(tmp_path, count=2)
     content = bytearray((tmp_path / "rows.zip").read_bytes())
-    content[60] ^= 0xFF  # within the first picture: its checksum no longer fits
+    content[60] ^= 0xFF  # within the first image: its checksum no longer fits
     (tmp_path / "rows.zip").write_bytes(content)
     with pytest.raises(DataError, match=r"rows\.zip: shapes/000\.png: can't be read"):
         read(path)
@@ -146,15 +161,15 @@ def claims_to_be(width, height):
 def test_a_decompression_bomb_is_refused_by_its_header(size, monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
     with pytest.raises(DataError, match="pixels"):
-        Picture("bomb.png", claims_to_be(*size)).decoded()
+        ImageFile("bomb.png", claims_to_be(*size)).decoded()
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no picture", shape_picture("red", 1)[:-40], b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+    "content", [b"", b"no image", shape_picture("red", 1)[:-40], b"%!PS-Adobe-3.0 EPSF-3.0\n"]
 )
 def test_what_is_no_whole_picture_is_refused(content):
-    with pytest.raises(DataError, match=r"x\.png: can't be read as a picture"):
-        Picture("x.png", content).decoded()
+    with pytest.raises(DataError, match=r"x\.png: can't be read as an image"):
+        ImageFile("x.png", content).decoded()
 
 
 def test_a_picture_is_turned_as_its_camera_says():
@@ -163,15 +178,15 @@ def test_a_picture_is_turned_as_its_camera_says():
     exif[0x0112] = 6
     content = io.BytesIO()
     image.save(content, "JPEG", exif=exif)
-    assert Picture("x.jpg", content.getvalue()).decoded().size == (20, 40)
+    assert ImageFile("x.jpg", content.getvalue()).decoded().size == (20, 40)
 
 
 def test_a_file_that_the_user_names_is_read_within_bounds(tmp_path, monkeypatch):
     path = tmp_path / "x.png"
     path.write_bytes(shape_picture("red", 1))
-    assert read_picture(path).decoded().size == (40, 32)
+    assert read_image(path).decoded().size == (40, 32)
     with pytest.raises(DataError, match="can't be read: No such file"):
-        read_picture(tmp_path / "none.png")
-    monkeypatch.setattr(pictures, "MAX_PICTURE_BYTES", 10)
-    with pytest.raises(DataError, match="a picture may have"):
-        read_picture(path)
+        read_image(tmp_path / "none.png")
+    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 10)
+    with pytest.raises(DataError, match="an image may have"):
+        read_image(path)
