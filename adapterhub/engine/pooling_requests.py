@@ -57,7 +57,9 @@ class PoolingRequest(ABC):
         )
 
     @abstractmethod
-    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[EncodedExample, Head | PoolingParams]]:
+    def rows(
+        self, adapters: Sequence[Prepared]
+    ) -> list[tuple[EncodedExample, Head | PoolingParams]]:
         """Return what is read in passes, and what of their hidden states is wanted.
 
         Args:
@@ -102,7 +104,9 @@ class EmbedRequest(PoolingRequest):
         self.example = example
         self._wish = wish
 
-    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[EncodedExample, Head | PoolingParams]]:
+    def rows(
+        self, adapters: Sequence[Prepared]
+    ) -> list[tuple[EncodedExample, Head | PoolingParams]]:
         """Return the text, whichever adapters read it."""
         return [(self.example, self._wish)]
 
@@ -141,7 +145,9 @@ class LabelRequest(PoolingRequest):
         #: parts of the text that fit into a pass, in order
         self._windows: list[Example] = []
 
-    def rows(self, adapters: Sequence[Prepared]) -> list[tuple[EncodedExample, Head | PoolingParams]]:
+    def rows(
+        self, adapters: Sequence[Prepared]
+    ) -> list[tuple[EncodedExample, Head | PoolingParams]]:
         """Return the text's windows, with the head that reads them.
 
         Raises:
