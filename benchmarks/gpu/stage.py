@@ -41,6 +41,8 @@ TINY = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+#: Adapters for dialogue are refused on a backbone without a chat template.
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}</s>{% endfor %}"
 
 
 @dataclass
@@ -112,6 +114,10 @@ def random_backbone(shape: dict[str, Any], scheme: str, device: torch.device) ->
         torch.set_default_dtype(before)
     quantize_linears(whole.model, spec, device)
     words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1}, unk_token="<unk>"))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", eos_token="</s>", pad_token="</s>"
+    )
+    tokenizer.chat_template = TEMPLATE
     return Backbone(
         name="random weights",
         hub_id=None,
@@ -122,9 +128,7 @@ def random_backbone(shape: dict[str, Any], scheme: str, device: torch.device) ->
         quantization=spec,
         fingerprint="random",
         config=config,
-        preprocessor=PreTrainedTokenizerFast(
-            tokenizer_object=words, unk_token="<unk>", eos_token="</s>", pad_token="</s>"
-        ),
+        preprocessor=tokenizer,
         body=whole.model,
         lm_head=whole.lm_head,
         device=device,
