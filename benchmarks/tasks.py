@@ -35,7 +35,7 @@ from task_parts import PARTS, Asked
 from task_results import RESULTS, machine, save_part, today
 from task_table import write_table
 
-from adapterhub.cli.console import hush_libraries
+from adapterhub.cli.console import silence_libraries
 from adapterhub.training.memory import keep_freed_memory
 from adapterhub.training.progress import PlainReporter
 from adapterhub.training.recipe_file import load_recipe
@@ -48,7 +48,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 def main() -> None:
     arguments = parse(sys.argv[1:])
-    hush_libraries()
+    silence_libraries()
     keep_freed_memory()
     for name in arguments.recipes:
         for part in arguments.parts:

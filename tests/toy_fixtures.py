@@ -20,8 +20,7 @@ from transformers import (
 )
 from typer.testing import CliRunner, Result
 
-from adapterhub.cli.faults import exit_code, message
-from adapterhub.cli.main import build_app
+from adapterhub.cli.main import build_app, exit_code, message
 from adapterhub.errors import AdapterHubError
 
 GLAD, SAD = ("good", "great", "fine", "lovely"), ("bad", "poor", "awful", "dull")

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapterhub.cli.console import hush_libraries, output, print_json, table
+from adapterhub.cli.console import output, print_json, print_result, silence_libraries, table
+from adapterhub.cli.options import Device, Json, Ref, Why, complete_ref
 from adapterhub.errors import RefError
-from adapterhub.refs import AdapterRef, parse_ref
+from adapterhub.refs import parse_ref
+from adapterhub.registry.registry import Registry
+from adapterhub.registry.rules import AliasRule
 
 if TYPE_CHECKING:
     from adapterhub.registry.aliases import AliasMove
@@ -18,71 +21,49 @@ if TYPE_CHECKING:
 #: Exit code of a promotion that did not pass.
 GATE_CLOSED = 8
 
-Why = Annotated[str, typer.Option("--why", help="For the history.")]
-Json = Annotated[bool, typer.Option("--json")]
-OfAlias = Annotated[str, typer.Argument(help="NAME@ALIAS, e.g. topics@prod")]
+AliasRef = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME@ALIAS", help="Alias, e.g. topics@prod", autocompletion=complete_ref
+    ),
+]
+AliasWord = Annotated[str, typer.Argument(help="Alias, e.g. prod")]
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    alias = typer.Typer(help="Move and remove aliases such as prod.", no_args_is_help=True)
-    alias.command("set")(set_alias)
-    alias.command("rm")(remove_alias)
-    alias.command("rule")(rule)
-    app.add_typer(alias, name="alias")
-    app.command()(promote)
-    app.command()(log)
-    app.command()(rollback)
-
-
-def set_alias(
-    ref: Annotated[str, typer.Argument(help="The version, e.g. topics@3")],
-    alias: Annotated[str, typer.Argument(help="A word, e.g. prod")],
-    why: Why = "",
-    as_json: Json = False,
-) -> None:
-    """Point an alias to a version, without asking its rule; see also: promote."""
-    from adapterhub.registry.registry import Registry
-
+def set_alias(ref: Ref, alias: AliasWord, why: Why = "", as_json: Json = False) -> None:
+    """Point an alias to a version without its rule."""
     registry = Registry()
     move = registry.set_alias(ref, alias, why=why)
     if move is None:
         version = registry.resolve(ref)
-        if as_json:
-            print_json(None)
-        else:
-            output().print(f"{version.name}@{alias} points to version {version.version} already")
+        line = f"{version.name}@{alias} points to version {version.version} already"
+        print_result(None, line, as_json=as_json)
         return
-    _tell(move, as_json=as_json)
+    _show_move(move, as_json=as_json)
 
 
-def remove_alias(ref: OfAlias, why: Why = "", as_json: Json = False) -> None:
-    """Remove an alias; the version that it pointed to stays."""
-    from adapterhub.registry.registry import Registry
-
+def remove_alias(ref: AliasRef, why: Why = "", as_json: Json = False) -> None:
+    """Remove an alias."""
     name, alias = _alias_of(ref)
-    _tell(Registry().remove_alias(name, alias, why=why), as_json=as_json)
+    _show_move(Registry().remove_alias(name, alias, why=why), as_json=as_json)
 
 
 def rule(
-    ref: OfAlias,
-    metric: Annotated[str | None, typer.Option(help="That decides, e.g. accuracy.")] = None,
-    at_least: Annotated[float | None, typer.Option(help="Smallest value.")] = None,
-    at_most: Annotated[float | None, typer.Option(help="Largest value.")] = None,
+    ref: AliasRef,
+    metric: Annotated[str | None, typer.Option(help="Metric that decides, e.g. accuracy.")] = None,
+    at_least: Annotated[float | None, typer.Option(help="Smallest value of the metric.")] = None,
+    at_most: Annotated[float | None, typer.Option(help="Largest value of the metric.")] = None,
     not_worse_by: Annotated[
-        float | None, typer.Option(help="May be worse than the present holder by this much.")
+        float | None, typer.Option(help="Largest loss against the current version.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Rows to evaluate on; else what training stored counts.")
+        Path | None, typer.Option(help="File to evaluate on; training's metrics by default.")
     ] = None,
-    backbone: Annotated[str | None, typer.Option(help="That serves.")] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Take the rule away.")] = False,
+    backbone: Annotated[str | None, typer.Option(help="Backbone that serves the alias.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the rule.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Set, show or clear what promote asks of a version before the alias moves to it."""
-    from adapterhub.registry.registry import Registry
-    from adapterhub.registry.rules import AliasRule
-
+    """Show, set or clear the promotion rule of an alias."""
     name, alias = _alias_of(ref)
     registry = Registry()
     given = AliasRule(
@@ -98,32 +79,28 @@ def rule(
     elif given != AliasRule():
         registry.set_rule(name, alias, given)
     found = registry.rule(name, alias)
-    if as_json:
-        print_json(asdict(found) if found else None)
-        return
-    asked = (
-        {k.replace("_", " "): v for k, v in asdict(found).items() if v is not None} if found else {}
-    )
-    words = ", ".join(f"{key} {value}" for key, value in asked.items())
-    output().print(f"{name}@{alias}: {words or 'only that it loads on its backbone'}")
+    document = asdict(found) if found else None
+    bounds = {k.replace("_", " "): v for k, v in (document or {}).items() if v is not None}
+    words = ", ".join(f"{key} {value}" for key, value in bounds.items())
+    line = f"{name}@{alias}: {words or 'the adapter must load on its backbone'}"
+    print_result(document, line, as_json=as_json)
 
 
 def promote(
-    ref: Annotated[str, typer.Argument(help="The version, e.g. topics@3")],
-    to: Annotated[str, typer.Option("--to", help="The alias, e.g. prod")],
+    ref: Ref,
+    to: Annotated[str, typer.Option("--to", metavar="ALIAS", help="Alias to move, e.g. prod")],
     why: Why = "",
     force: Annotated[
-        bool, typer.Option("--force", help="Move it although a check fails; needs --why.")
+        bool, typer.Option("--force", help="Move it despite failed checks; needs --why.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
+    device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Move an alias to a version if it passes the alias's rule."""
-    hush_libraries()
-    from adapterhub.registry.registry import Registry
-    from adapterhub.workflows.promote import promote as ask_gate
+    """Point an alias to a version that passes its rule."""
+    silence_libraries()
+    from adapterhub.workflows.promote import promote as run_gate
 
-    verdict = ask_gate(Registry(), ref, to, why=why, force=force, device=device)
+    verdict = run_gate(Registry(), ref, to, why=why, force=force, device=device)
     place = f"{verdict.version.name}@{to}"
     moved = verdict.passed or verdict.forced
     if as_json:
@@ -142,28 +119,26 @@ def promote(
             mark = "passed" if check.passed else "FAILED"
             typer.echo(f"{mark}  {check.what}: {check.found}")
         now = f"points to version {verdict.version.version}" if moved else "was not moved"
-        note = " (forced, which the log tells)" if verdict.forced else ""
+        note = " (forced, as the log records)" if verdict.forced else ""
         typer.echo(f"{place} {now}{note}")
     if not moved:
         raise typer.Exit(GATE_CLOSED)
 
 
-def rollback(ref: OfAlias, why: Why = "", as_json: Json = False) -> None:
-    """Point an alias to the version that it pointed to before."""
-    from adapterhub.registry.registry import Registry
-
+def rollback(ref: AliasRef, why: Why = "", as_json: Json = False) -> None:
+    """Point an alias back to its previous version."""
     name, alias = _alias_of(ref)
-    _tell(Registry().rollback(name, alias, why=why), as_json=as_json)
+    _show_move(Registry().rollback(name, alias, why=why), as_json=as_json)
 
 
 def log(
-    ref: Annotated[str | None, typer.Argument(help="NAME or NAME@ALIAS; all if none.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most entries.")] = 50,
+    ref: Annotated[
+        str | None, typer.Argument(metavar="NAME[@ALIAS]", help="Adapter or alias; all by default.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Number of entries.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """Show which aliases were moved: when, by whom, from where to where, and why."""
-    from adapterhub.registry.registry import Registry
-
+    """Show the history of aliases."""
     parsed = parse_ref(ref) if ref else None
     moves = Registry().history(
         parsed.name if parsed else None, parsed.alias if parsed else None, limit=limit
@@ -174,9 +149,9 @@ def log(
     if not moves:
         output().print("no alias was moved yet")
         return
-    rows = table("time", "alias", ">from", ">to", "who", "why")
+    shown = table("time", "alias", ">from", ">to", "who", "why")
     for move in moves:
-        rows.add_row(
+        shown.add_row(
             move.time[:19].replace("T", " "),
             f"{move.name}@{move.alias}",
             str(move.from_version or ""),
@@ -184,23 +159,21 @@ def log(
             move.who,
             move.why,
         )
-    output().print(rows)
+    output().print(shown)
 
 
-def _tell(move: AliasMove, *, as_json: bool) -> None:
-    if as_json:
-        print_json(asdict(move))
-        return
+def _show_move(move: AliasMove, *, as_json: bool) -> None:
     place = f"{move.name}@{move.alias}"
     if move.to_version is None:
-        output().print(f"removed {place}, which pointed to version {move.from_version}")
+        line = f"removed {place}, which pointed to version {move.from_version}"
     else:
         before = f" (before: {move.from_version})" if move.from_version else ""
-        output().print(f"{place} points to version {move.to_version}{before}")
+        line = f"{place} points to version {move.to_version}{before}"
+    print_result(asdict(move), line, as_json=as_json)
 
 
 def _alias_of(text: str) -> tuple[str, str]:
-    ref: AdapterRef = parse_ref(text)
+    ref = parse_ref(text)
     if ref.alias is None:
         raise RefError("names no alias", place=text, hint=f"Write {ref.name}@prod")
     return ref.name, ref.alias

@@ -1,4 +1,4 @@
-"""How commands speak: people on a console, programs in JSON."""
+"""Console output: tables and lines for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-#: Columns of a table that goes into a file or a pipe.
+if TYPE_CHECKING:
+    from adapterhub.registry.version import Version
+
+#: Width of a table in a file or a pipe, in columns.
 PIPE_WIDTH = 140
 
 
@@ -32,6 +37,20 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
+def print_result(document: Any, *lines: str, as_json: bool) -> None:
+    """Write a result as a JSON document, or else as lines of text."""
+    if as_json:
+        print_json(document)
+        return
+    for line in lines:
+        output().print(line, markup=False)
+
+
+def version_document(version: Version) -> dict[str, Any]:
+    """Return a version as a JSON document."""
+    return {**asdict(version), "ref": str(version.ref)}
+
+
 def table(*columns: str, title: str | None = None) -> Table:
     """Return an empty table; columns whose name starts with ``>`` are aligned to the right."""
     result = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
@@ -42,18 +61,35 @@ def table(*columns: str, title: str | None = None) -> Table:
     return result
 
 
-def share(value: float) -> str:
-    """Return a share as per cent."""
+def percent(value: float) -> str:
+    """Return a share as a percentage."""
     return f"{value:.2%}"
 
 
 def megabytes(size: int) -> str:
-    """Return a size in MB of a million bytes."""
+    """Return a size in megabytes (a million bytes)."""
     return f"{size / 1e6:.2f} MB"
 
 
-def hush_libraries() -> None:
-    """Hold back what libraries say that a user can do nothing about."""
+def short_digest(digest: str) -> str:
+    """Return the beginning of a digest or key."""
+    return f"{digest[:19]}…" if digest.startswith("sha256:") else f"{digest[:16]}…"
+
+
+def minute(time: str) -> str:
+    """Return an ISO 8601 time up to its minute."""
+    return time[:16].replace("T", " ")
+
+
+def open_reporter(console: Console) -> AbstractContextManager[Any]:
+    """Return a progress reporter: a live bar on a terminal, otherwise a line now and then."""
+    from adapterhub.training.progress import PlainReporter, RichReporter
+
+    return RichReporter(console) if console.is_terminal else nullcontext(PlainReporter(console))
+
+
+def silence_libraries() -> None:
+    """Hide warnings and progress bars of libraries that a user cannot act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -1,4 +1,4 @@
-"""``explain``: which words an answer comes from."""
+"""``explain``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
-from adapterhub.cli.ask import row_of
-from adapterhub.cli.console import hush_libraries, output, print_json, table
-from adapterhub.cli.options import Device, Force, Json
+from adapterhub.cli.console import output, print_json, silence_libraries, table
+from adapterhub.cli.options import Device, Force, Json, Jsonl, Ref
+from adapterhub.cli.predict import json_input
 from adapterhub.errors import DataError
+from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,62 +21,45 @@ if TYPE_CHECKING:
     from adapterhub.engine.session import LoadedAdapter, Session
     from adapterhub.evaluation.attribution.results import Explanation
 
-#: See ``adapterhub.evaluation.attribution.methods``, which is not loaded for ``--help``.
+#: As in ``adapterhub.evaluation.attribution.methods``, which is too slow to import for ``--help``.
 Method: TypeAlias = Literal["gradients", "ablation"]
-#: Words that are listed with their numbers, and columns of the longest bar.
+#: Words in the table, and columns of the longest bar.
 _LISTED, _BAR = 20, 24
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command()(explain)
-
-
 def explain(
-    ref: Annotated[str, typer.Argument(help="NAME, NAME@3, NAME@latest or NAME@sha256:…")],
-    text: Annotated[str, typer.Argument(help="What the adapter is asked.")],
-    rows: Annotated[
-        bool, typer.Option("--rows", help="The text is a JSON object with the task's fields.")
-    ] = False,
+    ref: Ref,
+    text: Annotated[str, typer.Argument(help="Input to explain.")],
+    jsonl: Jsonl = False,
     label: Annotated[
-        str | None,
-        typer.Option("--class", help="Explain this label instead; of spans, those of this type."),
+        str | None, typer.Option(help="Label to explain; the predicted label by default.")
     ] = None,
     span: Annotated[
-        str | None, typer.Option(help="START:END: explain the spans found there alone.")
+        str | None, typer.Option(metavar="START:END", help="Predicted spans to explain.")
     ] = None,
     steps: Annotated[
-        int, typer.Option(min=2, max=1000, help="More of them close the gap that is printed.")
+        int, typer.Option(min=2, max=1000, help="Steps of the integration path.")
     ] = 50,
     method: Annotated[
-        Method | None,
-        typer.Option(
-            help="gradients along a path, or ablation of one word at a time; what fits the "
-            "backbone where not given."
-        ),
+        Method | None, typer.Option(help="Attribution method; by the backbone's kind.")
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Write a page that stands alone.", metavar="FILE")
-    ] = None,
+    html: Annotated[Path | None, typer.Option(help="HTML page to write.", metavar="FILE")] = None,
     as_json: Json = False,
     force: Force = False,
     device: Device = None,
 ) -> None:
-    """Show which words of a text an answer comes from.
-
-    By integrated gradients with an encoder, word by word with a decoder. The backbone is held as
-    the adapter was trained on it, and computes in float32.
-    """
-    hush_libraries()
-    from adapterhub.registry.registry import Registry
+    """Show how much each word contributes to a prediction."""
+    silence_libraries()
     from adapterhub.workflows.open_adapter import open_adapter
 
     place = None if span is None else _span(span)
-    row = row_of(text, 1) if rows else {"text": text}
+    example = json_input(text, 1) if jsonl else {"text": text}
     session, loaded, version = open_adapter(
         Registry(), ref, force=force, device=device, compute_dtype="float32"
     )
-    found = _explanations(session, loaded, row, label=label, span=place, steps=steps, method=method)
+    found = _explanations(
+        session, loaded, example, label=label, span=place, steps=steps, method=method
+    )
     if html is not None:
         _write_page(html, str(version.ref), loaded, found)
     if as_json:
@@ -90,47 +74,49 @@ def explain(
 def _explanations(
     session: Session,
     loaded: LoadedAdapter,
-    row: dict[str, Any],
+    example: dict[str, Any],
     *,
     label: str | None,
     span: tuple[int, int] | None,
     steps: int,
     method: Method | None,
 ) -> Sequence[Explanation]:
-    from adapterhub.evaluation.attribution.explain import explain as explain_row
+    from adapterhub.evaluation.attribution.explain import explain as explain_example
     from adapterhub.evaluation.attribution.explain import explain_text
 
     task: Any = loaded.task
     model = session.model(loaded.name)
     if task.head != "causal_lm":
-        return explain_row(model, task, row, label=label, span=span, steps=steps, method=method)
+        return explain_example(
+            model, task, example, label=label, span=span, steps=steps, method=method
+        )
     if label is not None or span is not None:
         raise DataError(
-            "answers in text, it has no labels and spans to choose from",
+            "generates text, so there are no labels or spans to choose from",
             place=loaded.name,
-            hint="Ask without --class and --span",
+            hint="Leave out --label and --span",
         )
-    messages = _messages(task, row)
+    messages = _messages(task, example)
     (answer,) = session.generate(loaded.name, [messages])
     return [explain_text(model, task, messages, answer, steps=steps, method=method)]
 
 
-def _messages(task: Any, row: dict[str, Any]) -> list[dict[str, str]]:
-    """Return what a row asks an adapter that generates."""
+def _messages(task: Any, example: dict[str, Any]) -> list[dict[str, str]]:
+    """Return the conversation that a generating task makes of an example."""
     from adapterhub.tasks.instructed import Instructed
 
     if isinstance(task, Instructed):
-        return task.question(row, 1)
-    if "messages" in row:
-        return list(row["messages"])
-    return [{"role": "user", "content": str(row.get("text") or row.get("prompt") or "")}]
+        return task.question(example, 1)
+    if "messages" in example:
+        return list(example["messages"])
+    return [{"role": "user", "content": str(example.get("text") or example.get("prompt") or "")}]
 
 
 def _span(text: str) -> tuple[int, int]:
     start, colon, end = text.partition(":")
     if not (colon and start.isdigit() and end.isdigit() and int(start) < int(end)):
         raise DataError(
-            f"{text!r} is no span", place="--span", hint="Write START:END, characters from 0"
+            f"{text!r} is not a span", place="--span", hint="Write START:END, in characters from 0"
         )
     return int(start), int(end)
 
@@ -140,7 +126,7 @@ def _write_page(path: Path, ref: str, loaded: LoadedAdapter, found: Sequence[Exp
     from adapterhub.workflows.run_report.page import render_page
 
     subtitle = f"{loaded.task.name}; {loaded.digest}"
-    page = render_page(f"Why {ref} answers so", subtitle, [explanation_section(e) for e in found])
+    page = render_page(f"Explanation of {ref}", subtitle, [explanation_section(e) for e in found])
     path.write_text(page, encoding="utf-8")
 
 
@@ -154,8 +140,8 @@ def _show(found: Explanation) -> None:
     console.print(RichText(answer_text(found), style="bold"))
     for name in found.texts:
         line = RichText(f"{name}: " if len(found.texts) > 1 else "", style="dim")
-        for piece, value in found.pieces(name):
-            line.append(piece, style=_style(0.0 if value is None else value / found.strongest))
+        for segment, value in found.pieces(name):
+            line.append(segment, style=_style(0.0 if value is None else value / found.strongest))
         console.print(line)
     strongest = sorted(found.words, key=lambda word: -abs(word.attribution))[:_LISTED]
     chosen = [word for word in found.words if word in strongest and word.attribution]
@@ -165,11 +151,11 @@ def _show(found: Explanation) -> None:
         shown.add_row(RichText(word.word), f"{word.attribution:+.3f}", _bar(share))
     console.print(shown)
     if len(chosen) < len(found.words):
-        console.print(f"{len(chosen)} of {len(found.words)} words; all are in --json")
+        console.print(f"{len(chosen)} of {len(found.words)} words; --json has all")
     console.print(RichText(fidelity_note(found), style="dim"))
     if found.gap_share > LARGE_GAP:
         console.print(
-            "the words do not add up, do not trust them; more --steps may help", style="yellow"
+            "the attributions do not add up to the prediction; try more --steps", style="yellow"
         )
     console.print()
 
@@ -177,13 +163,13 @@ def _show(found: Explanation) -> None:
 def _bar(share: float) -> RichText:
     from rich.text import Text as RichText
 
-    # two signs, so that the bars can be told apart without colours too
+    # two characters, so that the sign shows without colours too
     sign = "█" if share >= 0 else "░"
     return RichText(sign * round(abs(share) * _BAR), style=_style(share))
 
 
 def _style(share: float) -> str:
-    """Return the colour of a word: stronger for more, none for next to nothing."""
+    """Return the style of a word by its share of the strongest attribution."""
     if abs(share) < 0.05:
         return ""
     colour = "blue" if share > 0 else "dark_orange"

@@ -3,69 +3,157 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+from click import UsageError
 
 from adapterhub.cli import (
     aliases,
-    archives,
-    ask,
-    backbones,
-    compare,
     compose,
+    evaluate,
     explain,
-    hub,
     keys,
-    learn_curve,
-    probe,
+    predict,
     refresh,
     registry,
-    run,
     serve,
-    show,
     signing,
     sweep,
+    train,
     transfer,
 )
-from adapterhub.cli.faults import exit_code, message
-from adapterhub.errors import AdapterHubError
+from adapterhub.errors import (
+    AdapterHubError,
+    ArtifactError,
+    BackboneError,
+    DataError,
+    FingerprintMismatch,
+    IntegrityError,
+    NotFoundError,
+    RecipeError,
+    RefError,
+    SettingsError,
+    SignatureError,
+    TrainingInterrupted,
+    TransferError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+#: A command's function, or the help of a group and its commands.
+Command: TypeAlias = "Callable[..., None] | tuple[str, Mapping[str, Command]]"
+
+#: Heading in ``--help`` to the commands below it.
+COMMANDS: dict[str, dict[str, Command]] = {
+    "Train": {
+        "train": train.train,
+        "sweep": sweep.sweep,
+        "learn-curve": sweep.learn_curve,
+        "refresh": refresh.refresh,
+        "compose": compose.compose,
+        "quickstart": train.quickstart,
+        "backbones": (
+            "List and fetch backbones.",
+            {"list": train.list_backbones, "fetch": train.fetch_backbones},
+        ),
+    },
+    "Evaluate": {
+        "predict": predict.predict,
+        "chat": predict.chat,
+        "eval": evaluate.evaluate,
+        "compare": evaluate.compare,
+        "explain": explain.explain,
+        "bias-audit": evaluate.bias_audit,
+    },
+    "Registry": {
+        "list": registry.list_versions,
+        "show": registry.show,
+        "diff": registry.diff,
+        "tag": registry.tag,
+        "rm": registry.rm,
+        "gc": registry.gc,
+        "promote": aliases.promote,
+        "rollback": aliases.rollback,
+        "log": aliases.log,
+        "alias": (
+            "Move and remove aliases such as prod.",
+            {"set": aliases.set_alias, "rm": aliases.remove_alias, "rule": aliases.rule},
+        ),
+    },
+    "Publish": {
+        "push": transfer.push,
+        "pull": transfer.pull,
+        "import-peft": transfer.import_peft,
+        "export": transfer.export_file,
+        "import": transfer.import_file,
+        "sign": signing.sign,
+        "verify": signing.verify,
+        "trust": (
+            "Manage the keys whose signatures are trusted.",
+            {
+                "new": signing.new_key,
+                "add": signing.add_key,
+                "list": signing.list_keys,
+                "rm": signing.remove_key,
+                "require": signing.require,
+            },
+        ),
+    },
+    "Serve": {
+        "serve": serve.serve,
+        "key": (
+            "Manage API keys and their limits.",
+            {"create": keys.create_key, "list": keys.list_keys, "rm": keys.remove_key},
+        ),
+        "hub": (
+            "Serve the registry as a private Hub.",
+            {
+                "serve": serve.serve_hub,
+                "token": (
+                    "Manage access tokens of the private Hub.",
+                    {"add": keys.add_token, "list": keys.list_tokens, "rm": keys.remove_token},
+                ),
+            },
+        ),
+    },
+}
+#: Former names of commands.
+RENAMED = {"adopt": "import-peft", "probe": "bias-audit"}
+#: The first class that matches decides; any other error exits with 1.
+EXIT_CODES: tuple[tuple[type[AdapterHubError], int], ...] = (
+    (RecipeError, 2),
+    (RefError, 2),
+    (SettingsError, 2),
+    (DataError, 3),
+    (NotFoundError, 4),
+    (IntegrityError, 5),
+    (ArtifactError, 5),
+    (FingerprintMismatch, 6),
+    (BackboneError, 7),
+    (SignatureError, 9),
+    (TransferError, 10),
+    (TrainingInterrupted, 130),
+)
 
 
 def build_app() -> typer.Typer:
-    """Return the command line with all its commands."""
+    """Return the command line with all commands."""
     app = typer.Typer(
         name="adapterhub",
-        help="Train, store and use small task adapters on one frozen, quantized backbone.",
+        help="Train, store, compose and serve many task adapters on one frozen backbone.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for group in (
-        run,
-        sweep,
-        learn_curve,
-        refresh,
-        ask,
-        explain,
-        compare,
-        probe,
-        compose,
-        registry,
-        show,
-        aliases,
-        signing,
-        archives,
-        transfer,
-        hub,
-        serve,
-        keys,
-        backbones,
-    ):
-        group.add_commands(app)
+    app.callback()(_options)
+    for panel, commands in COMMANDS.items():
+        _add(app, commands, panel)
+    for old, new in RENAMED.items():
+        ignored: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True}
+        app.command(old, hidden=True, context_settings=ignored)(_renamed(old, new))
     return app
 
 
@@ -81,3 +169,46 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         # the reader of a pipe has gone; nothing is left to say
         sys.exit(141)
+
+
+def exit_code(error: AdapterHubError) -> int:
+    """Return the exit code of the process for an error."""
+    return next((code for kind, code in EXIT_CODES if isinstance(error, kind)), 1)
+
+
+def message(error: AdapterHubError) -> str:
+    """Return the line that is shown for an error."""
+    return f"error: {error}"
+
+
+def _add(app: typer.Typer, commands: Mapping[str, Command], panel: str | None = None) -> None:
+    for name, command in commands.items():
+        if isinstance(command, tuple):
+            text, inner = command
+            group = typer.Typer(help=text, no_args_is_help=True)
+            _add(group, inner)
+            app.add_typer(group, name=name, rich_help_panel=panel)
+        else:
+            app.command(name, rich_help_panel=panel)(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"adapterhub {version('adapterhub')}")
+        raise typer.Exit
+
+
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Train, store, compose and serve many task adapters on one frozen backbone."""
+
+
+def _renamed(old: str, new: str) -> Callable[[], None]:
+    def command() -> None:
+        raise UsageError(f"'adapterhub {old}' is now 'adapterhub {new}'.")
+
+    return command

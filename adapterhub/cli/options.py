@@ -1,7 +1,8 @@
-"""Options that several commands have, in the same words."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,35 +12,64 @@ from adapterhub.errors import RecipeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Force = Annotated[
-    bool, typer.Option("--force", help="Accept an adapter made for another backbone.")
+
+def complete_ref(incomplete: str) -> list[str]:
+    """Return the names and aliases of stored adapters that begin as typed, for shells."""
+    from adapterhub.registry.registry import Registry
+
+    versions = Registry().list()
+    names = {v.name for v in versions} | {f"{v.name}@{a}" for v in versions for a in v.aliases}
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="ADAPTER",
+        help="NAME, NAME@3, NAME@prod or NAME@sha256:…",
+        autocompletion=complete_ref,
+    ),
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Recipe keys to change, e.g. train.epochs=5"),
+]
+Output = Annotated[
+    Path | None, typer.Option("--output", help="Output folder; a folder in runs/ by default.")
+]
+DataFile = Annotated[Path, typer.Option("--data", help="File of labelled examples.")]
 Fields = Annotated[
     list[str] | None,
-    typer.Option("--field", help="task_field=column; the recipe's where not given."),
+    typer.Option("--field", help="Column of a task field, FIELD=COLUMN; as in the recipe."),
 ]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first rows.")]
-Level = Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence of the intervals.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Number of examples to read.")]
+Jsonl = Annotated[bool, typer.Option("--jsonl", help="Read each input as a JSON object.")]
+ConfidenceLevel = Annotated[
+    float, typer.Option(min=0.5, max=0.999, help="Confidence level of the intervals.")
+]
+Why = Annotated[str, typer.Option("--why", help="Reason, kept in the log.")]
+Force = Annotated[bool, typer.Option("--force", help="Accept another backbone fingerprint.")]
+Device = Annotated[str | None, typer.Option(help="Torch device: cpu, cuda, cuda:1, …")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-def columns_of(fields: Sequence[str] | None) -> dict[str, str]:
-    """Read ``--field`` options: the task's field to the file's column.
+def field_columns(pairs: Sequence[str] | None) -> dict[str, str]:
+    """Parse ``--field`` options.
+
+    Args:
+        pairs: Texts of the form ``FIELD=COLUMN``.
+
+    Returns:
+        Task field to the column of the file.
 
     Raises:
-        RecipeError: when one is nothing of the kind.
+        RecipeError: When a text has another form.
     """
-    return dict(field_pair(field) for field in fields or ())
-
-
-def field_pair(field: str) -> tuple[str, str]:
-    """Read ``task_field=column``.
-
-    Raises:
-        RecipeError: when it is nothing of the kind.
-    """
-    name, equals, column = field.partition("=")
-    if not (name and equals and column):
-        raise RecipeError(f"{field!r} is not task_field=column", place="--field")
-    return name, column
+    columns: dict[str, str] = {}
+    for pair in pairs or ():
+        name, _, column = pair.partition("=")
+        if not (name and column):
+            raise RecipeError(f"{pair!r} is not FIELD=COLUMN", place="--field")
+        columns[name] = column
+    return columns

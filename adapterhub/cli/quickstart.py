@@ -1,8 +1,4 @@
-"""The main job in one go: two adapters trained on one frozen 4-bit backbone, stored, asked.
-
-Each step is what a user does by hand: write rows, write a recipe, train, put into the
-registry, load from there, ask.
-"""
+"""Quick start: train, register and try two adapters on one frozen 4-bit backbone."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ import yaml
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone, state_digest
-from adapterhub.cli.console import log_console, megabytes, share, table
+from adapterhub.cli.console import log_console, megabytes, percent, short_digest, table
 from adapterhub.data.dataset import Dataset
 from adapterhub.data.splits import split_examples
 from adapterhub.engine.session import Session
@@ -40,24 +36,24 @@ if TYPE_CHECKING:
     from adapterhub.training.result import TrainResult
 
 BACKBONE = "smollm2-135m-instruct"
-#: Files of chatterbot-corpus whose questions have enough different ones to tell apart.
+#: Files of chatterbot-corpus with enough distinct questions to classify.
 TOPICS = ("ai", "coding", "emotion", "psychology", "trivia")
-#: Files that hold questions about computers with their answers.
+#: Files of questions about computers, with answers.
 SUPPORT = ("tech_support", "computers", "coding", "ai")
 HELD_OUT = 0.2
 SPLIT_SEED = 13
-ASKED = 4
+NUM_SHOWN = 4
 CACHE_HINT = "the first run also fetches and converts the backbone"
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """An adapter of the quick start.
+    """A trained adapter of the quick start.
 
     Args:
-        version: in the registry.
-        result: of its training.
-        metric: name of the metric shown.
+        version: Version in the registry.
+        result: Result of the training run.
+        metric: Name of the metric in the summary.
     """
 
     version: Version
@@ -66,40 +62,40 @@ class Trained:
 
 
 def run_quickstart(folder: Path, console: Console) -> None:
-    """Do the whole job and end with a table.
+    """Train both adapters, register them, and print their answers and a summary.
 
     Args:
-        folder: receives data, recipes and runs; what an earlier quick start left is replaced.
-        console: to print to.
+        folder: Folder for data, recipes and runs; replaced if it exists.
+        console: Console to print to.
 
     Raises:
-        MissingExtraError: when the corpus isn't installed.
-        SignatureError: when the registry loads signed adapters only; nothing is changed.
+        MissingExtraError: When the corpus is not installed.
+        SignatureError: When the registry requires signatures; nothing is changed.
     """
     began = time.perf_counter()
     require_unsigned_loads(Registry(), "quickstart")
     shutil.rmtree(folder, ignore_errors=True)
     corpus = corpus_folder()
     console.print("[bold]1  Data[/bold]  English files of the package chatterbot-corpus (BSD-3)")
-    topics = _write_rows(folder / "topics", _topic_rows(corpus), console)
-    support = _write_rows(folder / "support", _support_rows(corpus), console)
+    topics = _write_examples(folder / "topics", _topic_examples(corpus), console)
+    support = _write_examples(folder / "support", _support_examples(corpus), console)
     console.print(f"\n[bold]2  Backbone[/bold]  {BACKBONE}, frozen, nf4 ({CACHE_HINT})")
     backbone = load_backbone(BACKBONE)
     before = state_digest(backbone.body)
     console.print(
         f"   {backbone.parameters / 1e6:.0f}M parameters in "
-        f"{megabytes(backbone.memory_bytes)}, {backbone.fingerprint[:19]}…"
+        f"{megabytes(backbone.memory_bytes)}, {short_digest(backbone.fingerprint)}"
     )
-    console.print("\n[bold]3  Train and store[/bold]")
+    console.print("\n[bold]3  Train and register[/bold]")
     trained = [
         _train("topics", _topic_recipe(topics), "accuracy", folder, backbone, console),
         _train("support", _support_recipe(support), "perplexity", folder, backbone, console),
     ]
-    console.print("\n[bold]4  Ask both on the same backbone[/bold]")
+    console.print("\n[bold]4  Use both on the same backbone[/bold]")
     session = _session(backbone, trained)
-    _ask_topics(session, trained[0], topics, console)
-    _ask_support(session, trained[1], support, console)
-    unchanged = "unchanged" if state_digest(_bare(session)) == before else "CHANGED"
+    _show_topics(session, trained[0], topics, console)
+    _show_support(session, trained[1], support, console)
+    unchanged = "unchanged" if state_digest(_base_model(session)) == before else "CHANGED"
     _summarize(trained, console)
     console.print(
         f"\nbackbone bytes after training and use: {unchanged}; "
@@ -109,10 +105,10 @@ def run_quickstart(folder: Path, console: Console) -> None:
 
 
 def corpus_folder() -> Path:
-    """Return where the installed corpus keeps its English files; none of its code is run.
+    """Return the folder of the corpus's English files, without importing the package.
 
     Raises:
-        MissingExtraError: when it isn't installed.
+        MissingExtraError: When the corpus is not installed.
     """
     spec = find_spec("chatterbot_corpus")
     if spec is None or not spec.submodule_search_locations:
@@ -124,7 +120,7 @@ def conversations(corpus: Path, name: str) -> list[list[str]]:
     """Return the conversations of one file as lists of turns.
 
     Raises:
-        DataError: when the file is missing or of another form.
+        DataError: When the file is missing.
     """
     path = corpus / f"{name}.yml"
     if not path.is_file():
@@ -133,7 +129,7 @@ def conversations(corpus: Path, name: str) -> list[list[str]]:
     return [[str(turn).strip() for turn in turns] for turns in document["conversations"]]
 
 
-def _topic_rows(corpus: Path) -> list[dict[str, str]]:
+def _topic_examples(corpus: Path) -> list[dict[str, str]]:
     return [
         {"text": turns[0], "label": topic}
         for topic in TOPICS
@@ -141,7 +137,7 @@ def _topic_rows(corpus: Path) -> list[dict[str, str]]:
     ]
 
 
-def _support_rows(corpus: Path) -> list[dict[str, str]]:
+def _support_examples(corpus: Path) -> list[dict[str, str]]:
     return [
         {"prompt": turns[0], "response": turns[1]}
         for name in SUPPORT
@@ -150,21 +146,23 @@ def _support_rows(corpus: Path) -> list[dict[str, str]]:
     ]
 
 
-def _write_rows(stem: Path, rows: Sequence[Mapping[str, str]], console: Console) -> dict[str, Path]:
-    """Drop rows whose question repeats, split, and write both sides."""
-    unique = {next(iter(row.values())).casefold(): row for row in reversed(rows)}
-    kept = [dict(row) for row in reversed(unique.values())]
+def _write_examples(
+    stem: Path, examples: Sequence[Mapping[str, str]], console: Console
+) -> dict[str, Path]:
+    """Drop repeated questions, split the rest, and write both splits."""
+    unique = {next(iter(each.values())).casefold(): each for each in reversed(examples)}
+    kept = [dict(each) for each in reversed(unique.values())]
     everything = Dataset(stem.name, tuple(kept), tuple(range(1, len(kept) + 1)))
-    train_rows, validation = split_examples(everything, held_out=HELD_OUT, seed=SPLIT_SEED)
+    train_split, validation = split_examples(everything, held_out=HELD_OUT, seed=SPLIT_SEED)
     console.print(
-        f"   {stem.name}: {len(rows)} rows, {len(rows) - len(kept)} dropped because their "
-        f"question repeats; {len(train_rows)} to train, {len(validation)} held out"
+        f"   {stem.name}: {len(examples)} examples, {len(examples) - len(kept)} repeated questions "
+        f"dropped; {len(train_split)} to train, {len(validation)} held out"
     )
     paths = {}
-    for split, part in (("train", train_rows), ("validation", validation)):
+    for split, part in (("train", train_split), ("validation", validation)):
         paths[split] = stem / f"{split}.jsonl"
         paths[split].parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(row, ensure_ascii=False) for row in part.examples]
+        lines = [json.dumps(each, ensure_ascii=False) for each in part.examples]
         paths[split].write_text("\n".join(lines) + "\n", encoding="utf-8")
     return paths
 
@@ -172,7 +170,7 @@ def _write_rows(stem: Path, rows: Sequence[Mapping[str, str]], console: Console)
 def _topic_recipe(data: Mapping[str, Path]) -> dict[str, Any]:
     return {
         "name": "quickstart-topics",
-        "description": "Tells what a question is about",
+        "description": "Classifies the topic of a question",
         "backbone": {"name": BACKBONE},
         "task": {"name": "text-classification", "max_length": 128},
         "data": {split: str(path) for split, path in data.items()},
@@ -203,7 +201,7 @@ def _train(
     backbone: Backbone,
     console: Console,
 ) -> Trained:
-    """Train one adapter, put it into the registry, and leave its recipe for the user."""
+    """Write a recipe, train its adapter and register it."""
     recipe_path = folder / f"{stem}.yaml"
     recipe_path.write_text(yaml.safe_dump(dict(document), sort_keys=False), encoding="utf-8")
     console.print(f"   {document['name']}  (recipe: {recipe_path})")
@@ -213,18 +211,18 @@ def _train(
         output=folder / f"run-{stem}",
         reporter=PlainReporter(log_console()),
         backbone=backbone,
-        # it should be over soon; adapterhub probe measures the same afterwards
+        # the bias audit takes a minute; adapterhub bias-audit runs it later
         report=WITHOUT_BIAS_AUDIT,
     )
     version = Registry().put(
         result.artifact, recipe.name, info={**result.info(), "curves": result.curves()}
     )
-    console.print(f"   stored as {version.ref}  {version.digest[:19]}…")
+    console.print(f"   stored as {version.ref}  {short_digest(version.digest)}")
     return Trained(version, result, metric)
 
 
 def _session(backbone: Backbone, trained: Sequence[Trained]) -> Session:
-    """Load both adapters, from the registry, side by side on one backbone."""
+    """Load both adapters from the registry on one backbone."""
     registry = Registry()
     session = Session(backbone)
     for each in trained:
@@ -233,8 +231,8 @@ def _session(backbone: Backbone, trained: Sequence[Trained]) -> Session:
     return session
 
 
-def _bare(session: Session) -> Any:
-    """Take all adapters off and return the backbone's body."""
+def _base_model(session: Session) -> Any:
+    """Remove all adapters and return the base model."""
     for adapter in list(session.adapters.values()):
         adapter.model.close()
     return session.backbone.body
@@ -246,42 +244,39 @@ def _held_out(paths: Mapping[str, Path], count: int) -> list[dict[str, str]]:
     return [json.loads(line) for line in lines[::step][:count]]
 
 
-def _ask_topics(
+def _show_topics(
     session: Session, trained: Trained, paths: Mapping[str, Path], console: Console
 ) -> None:
-    """Show held-out questions with the backbone's choice beside the adapter's.
-
-    The bare backbone is given the adapter's trained head, so that it can answer at all.
-    """
-    rows = _held_out(paths, ASKED)
+    """Print predictions of the base model, with the trained head, and of the adapter."""
+    examples = _held_out(paths, NUM_SHOWN)
     name = trained.version.name
-    adapted = session.predict(name, rows)
-    plain = session.predict(name, rows, bare=True)
+    adapted = session.predict(name, examples)
+    plain = session.predict(name, examples, bare=True)
     shown = table("held-out question", "topic", "base", "adapter")
-    for row, base, answer in zip(rows, plain, adapted, strict=True):
+    for each, base, answer in zip(examples, plain, adapted, strict=True):
         shown.add_row(
-            row["text"][:60],
-            row["label"],
+            each["text"][:60],
+            each["label"],
             f"{base['label']} {base['score']:.2f}",
             f"{answer['label']} {answer['score']:.2f}",
         )
     console.print(shown)
 
 
-def _ask_support(
+def _show_support(
     session: Session, trained: Trained, paths: Mapping[str, Path], console: Console
 ) -> None:
-    """Show held-out questions with the backbone's answer beside the adapter's."""
-    rows = _held_out(paths, ASKED)
+    """Print answers of the base model and of the adapter."""
+    examples = _held_out(paths, NUM_SHOWN)
     name = trained.version.name
-    asked = [[{"role": "user", "content": row["prompt"]}] for row in rows]
-    plain = session.generate(None, asked, like=name)
-    adapted = session.generate(name, asked)
-    for row, base, answer in zip(rows, plain, adapted, strict=True):
-        console.print(f"\n[bold]{_line(row['prompt'])}[/bold]")
+    conversations = [[{"role": "user", "content": each["prompt"]}] for each in examples]
+    plain = session.generate(None, conversations, like=name)
+    adapted = session.generate(name, conversations)
+    for each, base, answer in zip(examples, plain, adapted, strict=True):
+        console.print(f"\n[bold]{_line(each['prompt'])}[/bold]")
         console.print(f"   base     {_line(base)}", markup=False)
         console.print(f"   adapter  {_line(answer)}", markup=False)
-        console.print(f"   held out {_line(row['response'])}", markup=False)
+        console.print(f"   held out {_line(each['response'])}", markup=False)
 
 
 def _summarize(trained: Sequence[Trained], console: Console) -> None:
@@ -294,7 +289,7 @@ def _summarize(trained: Sequence[Trained], console: Console) -> None:
             each.metric,
             f"{each.result.before[each.metric]:.3f}",
             f"{each.result.after[each.metric]:.3f}",
-            share(each.result.trained_share),
+            percent(each.result.trained_share),
             megabytes(each.result.artifact_bytes),
             f"{each.result.seconds:.0f} s",
         )

@@ -1,4 +1,4 @@
-"""``list``, ``diff``, ``tag``, ``rm`` and ``gc``."""
+"""``list``, ``show``, ``diff``, ``tag``, ``rm`` and ``gc``."""
 
 from __future__ import annotations
 
@@ -8,50 +8,59 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapterhub.cli.console import megabytes, output, print_json, table
+from adapterhub.cli.console import (
+    megabytes,
+    minute,
+    output,
+    percent,
+    print_json,
+    print_result,
+    short_digest,
+    table,
+    version_document,
+)
+from adapterhub.cli.options import Json, Ref
 from adapterhub.errors import RegistryError
 from adapterhub.refs import parse_ref
+from adapterhub.registry.registry import GRACE_SECONDS, Registry
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from rich.table import Table
+
+    from adapterhub.adapters.manifest import Manifest
+    from adapterhub.registry.rules import StoredEvaluation
     from adapterhub.registry.version import Version
 
-#: File of the registry's folder that is there once the registry was served as a Hub.
+#: File in the registry's folder once it has been served as a Hub.
 HUB_INDEX = "hub.sqlite3"
-#: Most changed tensors that ``diff`` names.
-SHOWN_TENSORS = 8
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command("list")(list_versions)
-    app.command()(diff)
-    app.command()(tag)
-    app.command()(rm)
-    app.command()(gc)
+#: Most changed tensors in ``diff``, and most labels in ``show``.
+SHOWN_TENSORS, SHOWN_LABELS = 8, 12
 
 
 def list_versions(
-    prefix: Annotated[str | None, typer.Argument(help="What the name begins with.")] = None,
-    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Only this backbone.")] = None,
-    method: Annotated[str | None, typer.Option(help="lora or prefix.")] = None,
+    prefix: Annotated[str | None, typer.Argument(help="Beginning of the name.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of the adapter.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Backbone of the adapter.")] = None,
+    method: Annotated[str | None, typer.Option(help="Adapter type: lora or prefix.")] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="Only where it is at least this: accuracy=0.9")
+        list[str] | None, typer.Option(help="Smallest value of a metric, e.g. accuracy=0.9")
     ] = None,
-    tagged: Annotated[str | None, typer.Option("--tag", help="Only with this tag.")] = None,
-    alias: Annotated[str | None, typer.Option(help="Only where this alias points to.")] = None,
+    tagged: Annotated[str | None, typer.Option("--tag", help="Tag of the version.")] = None,
+    alias: Annotated[str | None, typer.Option(help="Alias of the version.")] = None,
     text: Annotated[
         str | None, typer.Option(help="Words of name, task, labels or description.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Versions on a page.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Number of versions to list.")] = 100,
     after: Annotated[
-        str | None, typer.Option(help="Begin after NAME@3, the last one of the page before.")
+        str | None, typer.Option(metavar="NAME@N", help="Last version of the previous page.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Json = False,
 ) -> None:
-    """List the stored adapters, a page at a time."""
+    """List stored adapters."""
     from adapterhub.registry.query import Query
-    from adapterhub.registry.registry import Registry
 
     query = Query(
         prefix=prefix,
@@ -73,37 +82,68 @@ def list_versions(
     if not versions:
         filtered = query != Query(limit=limit + 1)
         output().print(
-            "no adapter passes all filters"
+            "no adapter matches all filters"
             if filtered
             else "no adapters; train one with: adapterhub train RECIPE"
         )
         return
-    rows = table("adapter", "aliases", "task", "backbone", "metrics", ">size", "created", "tags")
+    shown = table("adapter", "aliases", "task", "backbone", "metrics", ">size", "created", "tags")
     for version in versions:
         scores = list(version.metrics.get("after", {}).items())
-        rows.add_row(
+        shown.add_row(
             str(version.ref),
             ", ".join(version.aliases),
             version.task,
             version.backbone,
             ", ".join(f"{name} {value:.3f}" for name, value in scores[:3]),
             megabytes(version.size),
-            version.created[:16].replace("T", " "),
+            minute(version.created),
             ", ".join(version.tags),
         )
-    output().print(rows)
+    output().print(shown)
     if len(found) > limit:
         output().print(f"more: --after {versions[-1].ref}")
 
 
+def show(ref: Ref, as_json: Json = False) -> None:
+    """Show the details of an adapter."""
+    from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
+
+    registry = Registry()
+    version = registry.resolve(ref)
+    folder = registry.materialize(version)
+    manifest = Manifest.from_json((folder / MANIFEST_NAME).read_bytes())
+    evaluations = registry.evaluations(version)
+    signed_by = [stored.key for stored in registry.signed_by(version)]
+    if as_json:
+        print_json(
+            {
+                **version_document(version),
+                "recipe": manifest.recipe,
+                "folder": str(folder),
+                "unknown": list(manifest.unknown),
+                "evaluations": [asdict(each) for each in evaluations],
+                "signed_by": signed_by,
+            }
+        )
+        return
+    console = output()
+    console.print(_facts(version, manifest, folder, signed_by))
+    if manifest.metrics.after:
+        console.print()
+        console.print(_metrics(manifest))
+    if evaluations:
+        console.print()
+        console.print(_evaluations(evaluations))
+
+
 def diff(
-    first: Annotated[str, typer.Argument(help="A version.")],
-    second: Annotated[str, typer.Argument(help="Another one.")],
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    first: Ref,
+    second: Annotated[str, typer.Argument(metavar="ADAPTER", help="Version to compare with.")],
+    as_json: Json = False,
 ) -> None:
-    """Show what differs between two versions: recipe, data, metrics and tensors."""
+    """Show what changed between two versions."""
     from adapterhub.registry.diff import compare
-    from adapterhub.registry.registry import Registry
 
     registry = Registry()
     versions = [registry.resolve(ref) for ref in (first, second)]
@@ -114,7 +154,7 @@ def diff(
         return
     console = output()
     if versions[0].digest == versions[1].digest:
-        console.print("the same bytes")
+        console.print("no difference")
         return
     changes = table("what", str(versions[0].ref), str(versions[1].ref))
     for change in found.changes:
@@ -134,74 +174,54 @@ def diff(
 
 
 def tag(
-    ref: Annotated[str, typer.Argument(help="A version.")],
-    words: Annotated[list[str], typer.Argument(help="Tags to add.")],
-    remove: Annotated[bool, typer.Option("--remove", help="Take them away instead.")] = False,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    ref: Ref,
+    tags: Annotated[list[str], typer.Argument(help="Tags, e.g. lang:en")],
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the tags.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Give a version words to find it by."""
-    from adapterhub.registry.registry import Registry
-
-    add, drop = ((), words) if remove else (words, ())
+    """Add tags to a version, or remove them."""
+    add, drop = ((), tags) if remove else (tags, ())
     version = Registry().tag(ref, add=add, remove=drop)
-    if as_json:
-        print_json(version_document(version))
-    else:
-        output().print(f"{version.ref}: {', '.join(version.tags) or 'no tags'}")
+    line = f"{version.ref}: {', '.join(version.tags) or 'no tags'}"
+    print_result(version_document(version), line, as_json=as_json)
 
 
 def rm(
-    ref: Annotated[str, typer.Argument(help="NAME@3 or NAME@sha256:…; NAME is its latest.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Needs --yes.")] = False,
+    ref: Ref,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove without confirmation.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Remove one version of an adapter; its number is not given again."""
-    from adapterhub.registry.registry import Registry
-
+    """Remove a version of an adapter."""
     registry = Registry()
     version = registry.resolve(ref)
     if not yes:
-        # a question would stand in the way of the document
+        # a prompt would break the JSON document
         if as_json or not sys.stdin.isatty():
             raise RegistryError(
                 "nothing was removed", place=str(version.ref), hint="Confirm with --yes"
             )
-        typer.confirm(f"Remove {version.ref} ({version.digest[:19]}…)?", abort=True)
+        typer.confirm(f"Remove {version.ref} ({short_digest(version.digest)})?", abort=True)
     removed = registry.remove(version.ref)
-    if as_json:
-        print_json(version_document(removed))
-        return
-    output().print(f"removed {version.ref}; its files stay until: adapterhub gc")
+    line = f"removed {version.ref}; its files stay until: adapterhub gc"
+    print_result(version_document(removed), line, as_json=as_json)
 
 
 def gc(
     grace_hours: Annotated[
-        float | None,
-        typer.Option("--grace-hours", min=0.0, help="Spare files used within so many hours."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+        float, typer.Option(min=0.0, help="Age below which unused files are kept, in hours.")
+    ] = GRACE_SECONDS / 3600,
+    as_json: Json = False,
 ) -> None:
-    """Delete files that no version has any more."""
-    from adapterhub.registry.registry import GRACE_SECONDS, Registry
-
-    grace = GRACE_SECONDS if grace_hours is None else grace_hours * 3600.0
-    registry = Registry()
+    """Delete files that no version uses."""
+    registry, grace = Registry(), grace_hours * 3600
     if (registry.folder / HUB_INDEX).exists():
-        # repositories that were pushed to this registry's endpoint hold blobs of their own
+        # repositories pushed to this registry's Hub endpoint have blobs of their own
         from adapterhub.hub.server.store import RepoStore
 
         freed = registry.collect(grace=grace, spare=RepoStore().uses_blob)
     else:
         freed = registry.collect(grace=grace)
-    if as_json:
-        print_json({"freed_bytes": freed})
-    else:
-        output().print(f"freed {megabytes(freed)}")
-
-
-def version_document(version: Version) -> dict[str, Any]:
-    """Return a version as programs read it."""
-    return {**asdict(version), "ref": str(version.ref)}
+    print_result({"freed_bytes": freed}, f"freed {megabytes(freed)}", as_json=as_json)
 
 
 def _bound(text: str) -> tuple[str, float]:
@@ -224,3 +244,70 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     return "" if value is None else str(value)
+
+
+def _facts(version: Version, manifest: Manifest, folder: Path, signed_by: Sequence[str]) -> Table:
+    facts = table("", "")
+    facts.show_header = False
+    for name, value in (
+        *_what_it_is(version, manifest),
+        ("aliases", ", ".join(version.aliases)),
+        ("tags", ", ".join(version.tags)),
+        ("signed by", ", ".join(short_digest(key) for key in signed_by)),
+        ("parent", manifest.parent or ""),
+        ("found by", _study(version.info)),
+        ("pulled from", _origin(version.info)),
+        ("not recorded", ", ".join(manifest.unknown)),
+        ("created", version.created),
+        ("size", megabytes(version.size)),
+        ("folder", str(folder)),
+    ):
+        if value:
+            facts.add_row(name, value)
+    return facts
+
+
+def _what_it_is(version: Version, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    labels, more = manifest.labels[:SHOWN_LABELS], len(manifest.labels) > SHOWN_LABELS
+    trained = manifest.trained_parameters / manifest.backbone_parameters
+    yield "adapter", f"{version.ref}  {version.digest}"
+    yield "task", manifest.task
+    yield "labels", ", ".join(labels) + (" …" if more else "")
+    yield "backbone", f"{manifest.backbone.name}  {manifest.backbone.fingerprint}"
+    yield "quantization", str(manifest.quantization)
+    yield "method", str(manifest.adapter)
+    yield "trained", f"{manifest.trained_parameters} parameters, {percent(trained)} of the backbone"
+    yield "data", ", ".join(f"{k}: {v.origin}, {v.rows} examples" for k, v in manifest.data.items())
+    yield "libraries", ", ".join(f"{k} {v}" for k, v in manifest.libraries.items())
+
+
+def _origin(info: Any) -> str:
+    """Return the Hub revision that a version was pulled from."""
+    hub = info.get("hub")
+    if not isinstance(hub, dict):
+        return ""
+    return f"hf://{hub.get('repository')}@{hub.get('revision')} of {hub.get('endpoint')}"
+
+
+def _study(info: Any) -> str:
+    """Return the sweep that found a version."""
+    study = info.get("study")
+    if not isinstance(study, dict):
+        return ""
+    return f"study {study.get('name')}, trial {study.get('trial')} of {study.get('trials')}"
+
+
+def _metrics(manifest: Manifest) -> Table:
+    shown = table("metric (validation)", ">before", ">after")
+    for name, after in manifest.metrics.after.items():
+        before = manifest.metrics.before.get(name)
+        shown.add_row(name, "" if before is None else f"{before:.4f}", f"{after:.4f}")
+    return shown
+
+
+def _evaluations(evaluations: Sequence[StoredEvaluation]) -> Table:
+    shown = table("evaluated on", "metrics", "when", "by")
+    for each in evaluations:
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in each.metrics.items())
+        shown.add_row(each.data, metrics, minute(each.time), each.who)
+    return shown

@@ -1,56 +1,52 @@
-"""``serve``: one backbone and its adapters over HTTP."""
+"""``serve`` and ``hub serve``."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapterhub.cli.console import hush_libraries
-from adapterhub.cli.serve_settings import print_settings
+from adapterhub.cli.console import output, print_json, silence_libraries, table
+from adapterhub.cli.options import Device, Json
 from adapterhub.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from adapterhub.server.configuration import Configuration
     from adapterhub.server.context import Server
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command()(serve)
 
 
 def serve(
     backbone: Annotated[
-        str | None, typer.Option(help="Of the catalog, a Hub id or a folder.")
+        str | None, typer.Option(help="Catalog name, Hub id or folder of the backbone.")
     ] = None,
     adapter: Annotated[
-        list[str] | None,
-        typer.Option(help="Hold in memory from the start; may be given several times."),
+        list[str] | None, typer.Option(help="Adapter to load at the start; repeatable.")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; loopback.")] = None,
-    port: Annotated[int | None, typer.Option(help="8000; 0 for any that is free.")] = None,
-    quantization: Annotated[str | None, typer.Option(help="nf4, fp4, int8 or none.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …")] = None,
+    host: Annotated[str | None, typer.Option(help="Host name; 127.0.0.1 by default.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port number; 8000 by default.")] = None,
+    quantization: Annotated[
+        str | None, typer.Option(help="Quantization: nf4, fp4, int8 or none.")
+    ] = None,
+    device: Device = None,
     anonymous_access: Annotated[
-        str | None, typer.Option(help="What needs no key: auto, no, use or manage.")
+        str | None, typer.Option(help="Access without a key: auto, no, use or manage.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="A TOML file of settings.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     assign: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="name=value, for every setting that has no flag."),
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting.")
     ] = None,
     show_config: Annotated[
-        bool, typer.Option("--show-config", help="Show every setting and its source, and end.")
+        bool, typer.Option("--show-config", help="Print all settings and exit.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --show-config.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Serve a backbone and every adapter of the registry that was trained on it."""
-    # bitsandbytes has functions compiled by torch's compiler, which the server never calls; loading
-    # the compiler would take 1 to 2 of the 9 seconds to the first answer
+    """Serve a backbone and its adapters over HTTP."""
+    # torch's compiler, which bitsandbytes loads and the server never uses, takes 1 to 2 seconds
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
-    hush_libraries()
+    silence_libraries()
     try:
         from adapterhub.server.configuration import load_settings
         from adapterhub.server.logs import configure_logging
@@ -71,11 +67,47 @@ def serve(
         print_settings(found, as_json=as_json)
         return
     configure_logging(found.settings.log_level, prompts=found.settings.log_prompts)
-    serve_http(found.settings, on_ready=_tell)
+    serve_http(found.settings, on_ready=_show_addresses)
 
 
-def _tell(server: Server, url: str) -> None:
-    """Say where to go next."""
+def serve_hub(
+    host: Annotated[str, typer.Option(help="Host name.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port number.")] = 8600,
+    anonymous_read: Annotated[
+        bool, typer.Option(help="Allow reading public repositories without a token.")
+    ] = True,
+) -> None:
+    """Serve the registry over the Hub's HTTP API."""
+    try:
+        from adapterhub.hub import server
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "starlette", "serve") from error
+    settings = replace(server.HubSettings(), anonymous_read=anonymous_read)
+    output().print(f"clients: export HF_ENDPOINT=http://{host}:{port}")
+    server.serve(None, host, port, settings)
+
+
+def print_settings(configuration: Configuration, *, as_json: bool = False) -> None:
+    """Print every setting with its value and source; secrets are hidden."""
+    shown = configuration.shown()
+    if as_json:
+        print_json({name: {"value": value, "source": source} for name, value, source in shown})
+        return
+    settings = table("setting", "value", "from")
+    for name, value, source in shown:
+        settings.add_row(name, _text(value), source)
+    output().print(settings)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-" if value in (None, "") else str(value)
+
+
+def _show_addresses(server: Server, url: str) -> None:
     typer.echo(f"page    {url}/  (the API: {url}/docs, metrics: {url}/metrics)")
     typer.echo(f"client  OpenAI(base_url='{url}/v1', api_key='none'), model='{server.models.base}'")
     typer.echo(f"models  curl {url}/v1/models")

@@ -6,73 +6,59 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapterhub.cli.console import output, print_json, table
+from adapterhub.cli.console import minute, output, print_json, print_result, short_digest, table
+from adapterhub.cli.options import Json, Ref, complete_ref
 from adapterhub.errors import RegistryError, SignatureError
+from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
-    from adapterhub.registry.registry import Registry
-    from adapterhub.registry.trust import TrustedKey
     from adapterhub.registry.version import Version
 
-Json = Annotated[bool, typer.Option("--json")]
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command()(sign)
-    app.command()(verify)
-    trust = typer.Typer(help="Whose signatures count.", no_args_is_help=True)
-    trust.command("new")(new_key)
-    trust.command("add")(add_key)
-    trust.command("list")(list_keys)
-    trust.command("rm")(remove_key)
-    trust.command("require")(require)
-    app.add_typer(trust, name="trust")
+KeyName = Annotated[str, typer.Argument(help="Name of the key.")]
 
 
 def sign(
-    ref: Annotated[str, typer.Argument(help="A version.")],
-    key: Annotated[Path, typer.Option("--key", help="File with the private key, PEM.")],
+    ref: Ref,
+    key: Annotated[
+        Path,
+        typer.Option(help="Private key (PEM); its password may be in ADAPTERHUB_KEY_PASSWORD."),
+    ],
     as_json: Json = False,
 ) -> None:
-    """Sign all files of a version; the signature is kept beside it and travels with it.
-
-    The password of an encrypted key is asked for, or taken from ADAPTERHUB_KEY_PASSWORD.
-    """
+    """Sign a version with a private key."""
     from adapterhub.registry import signing
-    from adapterhub.registry.registry import Registry
 
     registry = Registry()
     version = registry.resolve(ref)
     password = _password(key) if signing.needs_password(key) else None
     content = signing.sign(registry.materialize(version), key, password)
     made = registry.add_signature(version.ref, content)
-    if as_json:
-        print_json({"ref": str(version.ref), "digest": version.digest, "key": made.key})
-    else:
-        output().print(f"signed {version.ref} ({version.digest[:19]}…) by the key {made.key[:16]}…")
+    document = {"ref": str(version.ref), "digest": version.digest, "key": made.key}
+    digest, signer = short_digest(version.digest), short_digest(made.key)
+    print_result(document, f"signed {version.ref} ({digest}) with key {signer}", as_json=as_json)
 
 
 def verify(
-    ref: Annotated[str | None, typer.Argument(help="A version; everything if none.")] = None,
-    key: Annotated[
-        Path | None, typer.Option("--key", help="A public key, PEM, that must have signed it.")
+    ref: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="ADAPTER", help="Version; all by default.", autocompletion=complete_ref
+        ),
     ] = None,
+    key: Annotated[Path | None, typer.Option(help="Required signer's public key (PEM).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Read every stored byte and report what is damaged; or check one version and who signed it."""
-    from adapterhub.registry.registry import Registry
-
+    """Check stored files and signatures."""
     registry = Registry()
     if ref is not None:
         _verify_one(registry, registry.resolve(ref), key, as_json=as_json)
         return
     if key is not None:
-        raise typer.BadParameter("--key needs the version whose signature is checked")
+        raise typer.BadParameter("--key needs an ADAPTER")
     problems = registry.verify()
     if as_json:
         print_json([asdict(problem) for problem in problems])
@@ -81,20 +67,19 @@ def verify(
         output().print(str(problem))
     if problems:
         raise typer.Exit(5)
-    output().print(f"{len(registry.list())} versions, all whole")
+    output().print(f"{len(registry.list())} versions, no damage found")
 
 
 def new_key(
-    name: Annotated[str, typer.Argument(help="To call the key by here.")],
-    private: Annotated[Path, typer.Option("--private", help="Where the private key goes.")],
-    public: Annotated[Path, typer.Option("--public", help="Where the public key goes.")],
+    name: KeyName,
+    private: Annotated[
+        Path,
+        typer.Option(help="File for the private key, encrypted with ADAPTERHUB_KEY_PASSWORD."),
+    ],
+    public: Annotated[Path, typer.Option(help="File for the public key.")],
     as_json: Json = False,
 ) -> None:
-    """Make a key pair and trust it; the private key is written to its file and nowhere else.
-
-    It is encrypted with the password that is asked for, or with ADAPTERHUB_KEY_PASSWORD.
-    """
-    from adapterhub.registry.registry import Registry
+    """Create a key pair and trust it."""
     from adapterhub.registry.signing import make_key_pair, read_key_file
     from adapterhub.registry.trust import check_key_name
 
@@ -105,82 +90,66 @@ def new_key(
     password = _new_password()
     make_key_pair(private, public, password)
     added = registry.trust(name, read_key_file(public))
-    if as_json:
-        print_json({**_document(added), "private": str(private), "public": str(public)})
-        return
     kept = "encrypted" if password else "not encrypted"
-    output().print(f"trusts {name}, {added.key[:16]}…; public key in {public}")
-    output().print(f"private key in {private}, {kept}, for you alone")
+    print_result(
+        {**asdict(added), "private": str(private), "public": str(public)},
+        f"trusts {name}, {short_digest(added.key)}; public key in {public}",
+        f"private key in {private}, {kept}; keep it secret",
+        as_json=as_json,
+    )
 
 
 def add_key(
-    name: Annotated[str, typer.Argument(help="To call the key by here.")],
-    public: Annotated[Path, typer.Argument(help="File with the public key, PEM.")],
+    name: KeyName,
+    public: Annotated[Path, typer.Argument(help="File of the public key (PEM).")],
     as_json: Json = False,
 ) -> None:
-    """Let the signatures by a key count."""
-    from adapterhub.registry.registry import Registry
+    """Trust signatures by a key."""
     from adapterhub.registry.signing import read_key_file
 
     added = Registry().trust(name, read_key_file(public))
-    if as_json:
-        print_json(_document(added))
-    else:
-        output().print(f"trusts {added.name}, {added.key[:16]}…")
+    line = f"trusts {added.name}, {short_digest(added.key)}"
+    print_result(asdict(added), line, as_json=as_json)
 
 
 def list_keys(as_json: Json = False) -> None:
-    """List the trusted keys, and say whether unsigned adapters are loaded."""
-    from adapterhub.registry.registry import Registry
-
+    """List trusted keys and the rule on unsigned adapters."""
     registry = Registry()
     keys, required = registry.trusted_keys(), registry.requires_signed()
     if as_json:
-        print_json({"require": required, "keys": [_document(key) for key in keys]})
+        print_json({"require": required, "keys": [asdict(key) for key in keys]})
         return
     if keys:
-        rows = table("name", "key", "added")
+        shown = table("name", "key", "added")
         for key in keys:
-            rows.add_row(key.name, key.key, key.added[:16].replace("T", " "))
-        output().print(rows)
+            shown.add_row(key.name, key.key, minute(key.added))
+        output().print(shown)
     else:
         output().print("no key is trusted; add one with: adapterhub trust add NAME FILE")
     output().print(_rule(required))
 
 
-def remove_key(
-    name: Annotated[str, typer.Argument(help="Of a trusted key.")], as_json: Json = False
-) -> None:
-    """Trust a key no longer; its signatures are kept and no longer count."""
-    from adapterhub.registry.registry import Registry
-
+def remove_key(name: KeyName, as_json: Json = False) -> None:
+    """Stop trusting a key."""
     removed = Registry().distrust(name)
-    if as_json:
-        print_json(_document(removed))
-    else:
-        output().print(f"trusts {name} no longer")
+    print_result(asdict(removed), f"no longer trusts {name}", as_json=as_json)
 
 
 def require(
-    switch: Annotated[str, typer.Argument(help="on or off", metavar="on|off")],
+    switch: Annotated[str, typer.Argument(help="Whether to refuse unsigned.", metavar="on|off")],
     as_json: Json = False,
 ) -> None:
-    """Switch on or off that adapters are loaded only if a trusted key has signed them."""
-    from adapterhub.registry.registry import Registry
-
+    """Require trusted signatures to load adapters."""
     if switch not in ("on", "off"):
         raise typer.BadParameter(f"{switch!r} is neither on nor off")
     registry = Registry()
     registry.set_requires_signed(switch == "on")
     required = registry.requires_signed()
-    if as_json:
-        print_json({"require": required})
-    else:
-        output().print(_rule(required))
+    print_result({"require": required}, _rule(required), as_json=as_json)
 
 
 def _verify_one(registry: Registry, version: Version, key: Path | None, *, as_json: bool) -> None:
-    """Check a version's bytes, then the signature by one key, or those by all trusted keys."""
+    """Check the files of a version, then its signature by one key or by all trusted keys."""
     from adapterhub.registry.policy import require_signature, signature_fault
     from adapterhub.registry.signing import check_signature, key_id, read_key_file
 
@@ -200,12 +169,13 @@ def _verify_one(registry: Registry, version: Version, key: Path | None, *, as_js
             signers.append((trusted.name, trusted.key))
         if registry.requires_signed():
             require_signature(registry, version, folder)
-    if as_json:
-        signed_by = [{"name": name, "key": each} for name, each in signers]
-        print_json({"ref": str(version.ref), "digest": version.digest, "signed_by": signed_by})
-        return
-    listed = ", ".join(f"{name} ({each[:16]}…)" for name, each in signers)
-    output().print(f"{version.ref}: whole; signed by {listed or 'no trusted key'}")
+    signed_by = [{"name": name, "key": each} for name, each in signers]
+    listed = ", ".join(f"{name} ({short_digest(each)})" for name, each in signers)
+    print_result(
+        {"ref": str(version.ref), "digest": version.digest, "signed_by": signed_by},
+        f"{version.ref}: no damage found; signed by {listed or 'no trusted key'}",
+        as_json=as_json,
+    )
 
 
 def _password(key: Path) -> str:
@@ -227,7 +197,7 @@ def _new_password() -> str | None:
     given = os.environ.get(PASSWORD_VARIABLE)
     if given or not sys.stdin.isatty():
         return given or None
-    asked = typer.prompt(
+    typed = typer.prompt(
         "password for the new key (empty for none)",
         default="",
         show_default=False,
@@ -235,14 +205,10 @@ def _new_password() -> str | None:
         confirmation_prompt=True,
         err=True,
     )
-    return str(asked) or None
+    return str(typed) or None
 
 
 def _rule(required: bool) -> str:
     if required:
-        return "adapters are loaded only if a trusted key has signed them"
-    return "unsigned adapters are loaded too"
-
-
-def _document(key: TrustedKey) -> dict[str, Any]:
-    return asdict(key)
+        return "adapters load only with a signature by a trusted key"
+    return "adapters load without a signature too"

@@ -1,92 +1,99 @@
-"""Commands ``push``, ``pull`` and ``import-peft``."""
+"""``push``, ``pull``, ``import-peft``, ``export`` and ``import``."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapterhub.cli.console import hush_libraries, megabytes, output, print_json, table
+from adapterhub.cli.console import (
+    megabytes,
+    output,
+    print_json,
+    short_digest,
+    silence_libraries,
+    table,
+    version_document,
+)
+from adapterhub.cli.options import Json, Ref
+from adapterhub.errors import RegistryError
+from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
     from adapterhub.hub.client.pushing import PushPlan
     from adapterhub.hub.import_peft import ImportOptions
 
-Json = Annotated[bool, typer.Option("--json")]
-Address = Annotated[str, typer.Argument(help="hf://owner/repository")]
-BackboneOption = Annotated[
-    str | None,
-    typer.Option(help="Where the adapter does not name it: of the catalog, a Hub id, a folder."),
-]
+#: Stands for standard output or input in place of a file.
+PIPE = Path("-")
+STDOUT, STDIN = "standard output", "standard input"
+
+BackboneOption = Annotated[str | None, typer.Option(help="Backbone, where the adapter names none.")]
 Quantization = Annotated[
-    str, typer.Option(help="nf4, fp4, int8 or none: how the backbone's weights are held.")
+    str, typer.Option(help="Quantization of the backbone: nf4, fp4, int8 or none.")
 ]
-Task = Annotated[str | None, typer.Option(help="Where peft's task type does not tell it.")]
+Task = Annotated[str | None, typer.Option(help="Task, where peft's task type is ambiguous.")]
 Labels = Annotated[
-    str | None, typer.Option(help="With commas between, in the order of the head's outputs.")
+    str | None, typer.Option(help="Comma-separated labels, in the order of the head's outputs.")
 ]
-
-
-def add_commands(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command()(push)
-    app.command()(pull)
-    app.command("import-peft")(import_peft)
+Name = Annotated[str | None, typer.Option(help="Name in the registry; its own by default.")]
 
 
 def push(
-    ref: Annotated[str, typer.Argument(help="NAME, NAME@3, NAME@prod or NAME@sha256:…")],
-    address: Address,
+    ref: Ref,
+    address: Annotated[str, typer.Argument(metavar="REPO_ID", help="hf://owner/repository")],
     private: Annotated[
-        bool | None, typer.Option("--private/--public", help="Of a new repository.")
+        bool | None, typer.Option("--private/--public", help="Visibility of a new repository.")
     ] = None,
-    tag: Annotated[str | None, typer.Option(help="v3 for version 3 where not given.")] = None,
-    message: Annotated[str, typer.Option(help="Title of the commit.")] = "",
-    dry_run: Annotated[bool, typer.Option(help="Show what would be sent; send nothing.")] = False,
+    tag: Annotated[str | None, typer.Option(help="Tag of the commit; v3 for version 3.")] = None,
+    commit_message: Annotated[str, typer.Option(help="Title of the commit.")] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the upload without sending it.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Publish a version on a Hub: one commit, its card, and a tag."""
-    hush_libraries()
+    """Publish a version to the Hugging Face Hub."""
+    silence_libraries()
     from adapterhub.hub.client import pushing
     from adapterhub.hub.client.address import parse_address
-    from adapterhub.registry.registry import Registry
 
     registry = Registry()
     where = parse_address(address)
     plan = pushing.plan_push(registry, ref, where, private=private, tag=tag)
     if not as_json:
         _show_plan(plan)
-    commit = None if dry_run else pushing.push(registry, plan, message=message)
+    commit = None if dry_run else pushing.push(registry, plan, message=commit_message)
     if as_json:
         print_json(_plan_document(plan, commit))
     elif dry_run:
         output().print("nothing was sent (--dry-run)")
     else:
-        output().print(f"{plan.version.ref} is {where} at {plan.tag} (commit {str(commit)[:12]})")
-        output().print(f"others: adapterhub pull {where}@{plan.tag}")
+        output().print(
+            f"pushed {plan.version.ref} to {where}@{plan.tag} (commit {str(commit)[:12]})"
+        )
+        output().print(f"download: adapterhub pull {where}@{plan.tag}")
 
 
 def pull(
-    address: Annotated[str, typer.Argument(help="hf://owner/repository, or with @revision")],
-    name: Annotated[
-        str | None, typer.Option(help="In the registry; owner/repository where not given.")
-    ] = None,
+    address: Annotated[
+        str, typer.Argument(metavar="REPO_ID", help="hf://owner/repository[@revision]")
+    ],
+    name: Name = None,
     backbone: BackboneOption = None,
     quantization: Quantization = "nf4",
     task: Task = None,
     labels: Labels = None,
     force: Annotated[
-        bool, typer.Option(help="Take it although its backbone is another one here.")
+        bool, typer.Option("--force", help="Accept another backbone fingerprint.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Bring an adapter of a Hub into the registry; also one that plain peft published."""
-    hush_libraries()
+    """Download an adapter from the Hugging Face Hub."""
+    silence_libraries()
     from adapterhub.hub.client import pulling
     from adapterhub.hub.client.address import parse_address
-    from adapterhub.registry.registry import Registry
 
     pulled = pulling.pull(
         Registry(),
@@ -99,28 +106,29 @@ def pull(
     if as_json:
         print_json({**asdict(pulled), "ref": str(version.ref)})
         return
-    known = "" if pulled.new else ", which was here before"
-    output().print(f"{version.ref}  {version.digest[:19]}…  {megabytes(version.size)}{known}")
+    known = "" if pulled.new else ", already stored"
+    output().print(
+        f"{version.ref}  {short_digest(version.digest)}  {megabytes(version.size)}{known}"
+    )
     for key in pulled.signatures:
-        output().print(f"signed by the key {key[:16]}")
-    _say_unknown(pulled.unknown)
+        output().print(f"signed by {short_digest(key)}")
+    _show_unknown(pulled.unknown)
 
 
 def import_peft(
-    folder: Annotated[Path, typer.Argument(help="Where peft saved the adapter.")],
-    name: Annotated[str, typer.Option(help="In the registry.")],
+    folder: Annotated[Path, typer.Argument(help="Folder that peft saved.")],
+    name: Annotated[str, typer.Option(help="Name in the registry.")],
     backbone: BackboneOption = None,
     quantization: Quantization = "nf4",
     task: Task = None,
     labels: Labels = None,
     as_json: Json = False,
 ) -> None:
-    """Register an adapter that peft saved in a folder."""
-    hush_libraries()
+    """Import an adapter that peft saved in a folder."""
+    silence_libraries()
     from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
     from adapterhub.hub.import_peft import import_peft as write_artifact
     from adapterhub.refs import check_name
-    from adapterhub.registry.registry import Registry
 
     check_name(name)
     registry = Registry()
@@ -136,10 +144,79 @@ def import_peft(
         version = registry.put(target, name)
         unknown = Manifest.from_json((target / MANIFEST_NAME).read_bytes()).unknown
     if as_json:
-        print_json({**asdict(version), "ref": str(version.ref), "unknown": unknown})
+        print_json({**version_document(version), "unknown": unknown})
         return
-    output().print(f"{version.ref}  {version.digest[:19]}…  {megabytes(version.size)}")
-    _say_unknown(unknown)
+    output().print(f"{version.ref}  {short_digest(version.digest)}  {megabytes(version.size)}")
+    _show_unknown(unknown)
+
+
+def export_file(
+    ref: Ref,
+    file: Annotated[Path, typer.Argument(help="File to write, e.g. topics.tar; - for a pipe.")],
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Export a version to a tar file."""
+    from adapterhub.registry.exporting import export_version, write_export
+
+    if file == PIPE:
+        if as_json:
+            raise typer.BadParameter("--json cannot be used with -: both write standard output")
+        try:
+            write_export(Registry(), ref, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise RegistryError(f"cannot be written: {error.strerror}", place=STDOUT) from error
+        return
+    made = export_version(Registry(), ref, file, overwrite=force)
+    if as_json:
+        print_json(
+            {
+                "ref": str(made.version.ref),
+                "digest": made.version.digest,
+                "signatures": list(made.signatures),
+                "file": str(file),
+                "size": made.size,
+                "sha256": made.sha256,
+            }
+        )
+        return
+    output().print(
+        f"exported {made.version.ref} ({short_digest(made.version.digest)}) to {file}, "
+        f"{megabytes(made.size)}, {len(made.signatures)} signatures"
+    )
+    output().print(f"sha256 {made.sha256}")
+
+
+def import_file(
+    file: Annotated[Path, typer.Argument(help="Exported file, tar or zip; - for a pipe.")],
+    name: Name = None,
+    as_json: Json = False,
+) -> None:
+    """Import a version from a file."""
+    from adapterhub.registry.importing import import_version, read_export
+
+    registry = Registry()
+    if file == PIPE:
+        version = read_export(registry, sys.stdin.buffer, STDIN, name=name)
+    else:
+        version = import_version(registry, file, name=name)
+    keys = [stored.key for stored in registry.signed_by(version)]
+    if as_json:
+        print_json(
+            {
+                "ref": str(version.ref),
+                "digest": version.digest,
+                "signatures": keys,
+                "tags": list(version.tags),
+                "size": version.size,
+            }
+        )
+        return
+    signed = f"{len(keys)} signatures" if keys else "not signed"
+    output().print(f"stored as {version.ref} ({short_digest(version.digest)}), {signed}")
 
 
 def _import_options(
@@ -158,9 +235,9 @@ def _import_options(
     return ImportOptions(backbone, QuantizationSpec(scheme), task, names)
 
 
-def _say_unknown(unknown: tuple[str, ...]) -> None:
+def _show_unknown(unknown: tuple[str, ...]) -> None:
     if unknown:
-        output().print(f"trained elsewhere; not recorded: {', '.join(unknown)}")
+        output().print(f"trained by other tools; not recorded: {', '.join(unknown)}")
 
 
 def _show_plan(plan: PushPlan) -> None:
@@ -168,16 +245,16 @@ def _show_plan(plan: PushPlan) -> None:
     if plan.create:
         console.print(f"new {'private' if plan.private else 'public'} repository {plan.address}")
     if plan.done:
-        console.print("all of it is there already")
+        console.print("the repository is up to date")
         return
-    rows = table("", "file", ">size")
+    shown = table("", "file", ">size")
     for name, size in plan.send:
-        rows.add_row("send", name, megabytes(size))
+        shown.add_row("send", name, megabytes(size))
     for name in plan.keep:
-        rows.add_row("there already", name, "")
+        shown.add_row("keep", name, "")
     for name in plan.delete:
-        rows.add_row("delete", name, "")
-    console.print(rows)
+        shown.add_row("delete", name, "")
+    console.print(shown)
 
 
 def _plan_document(plan: PushPlan, commit: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapterhub.cli.serve_settings import print_settings
+from adapterhub.cli.serve import print_settings
 from adapterhub.engine.config import EngineConfig
 from adapterhub.errors import SettingsError
 from adapterhub.server.configuration import load_settings

@@ -1,74 +1,65 @@
-"""``train`` and ``quickstart``."""
+"""``train``, ``quickstart`` and ``backbones``."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adapterhub.cli.console import (
-    hush_libraries,
     log_console,
     megabytes,
+    open_reporter,
     output,
+    percent,
     print_json,
-    share,
+    short_digest,
+    silence_libraries,
     table,
 )
-from adapterhub.cli.options import Device, Json
+from adapterhub.cli.options import Device, Json, Output, Overrides, RecipeFile
+from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from adapterhub.registry.version import Version
     from adapterhub.training.result import TrainResult
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add this file's commands."""
-    app.command()(train)
-    app.command()(quickstart)
-
-
 def train(
-    recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value, e.g. train.epochs=5")
-    ] = None,
-    output_folder: Annotated[
-        Path | None, typer.Option("--output", help="Folder of the run; runs/NAME by default.")
-    ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the folder's checkpoint.")] = False,
-    register: Annotated[bool, typer.Option(help="Store the adapter in the registry.")] = True,
-    report: Annotated[bool, typer.Option(help="Write a report on the run, an HTML page.")] = True,
-    temperature: Annotated[
-        bool, typer.Option(help="Fit a temperature on the validation rows, for the report.")
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    output_folder: Output = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the run's checkpoint.")
     ] = False,
-    probe_seconds: Annotated[
-        float,
-        typer.Option(min=0, help="For what the adapter inherited, in the report; 0 leaves it out."),
+    register: Annotated[bool, typer.Option(help="Store the adapter in the registry.")] = True,
+    report: Annotated[bool, typer.Option(help="Write the run's HTML report.")] = True,
+    temperature: Annotated[
+        bool, typer.Option("--temperature", help="Fit a softmax temperature for the report.")
+    ] = False,
+    audit_seconds: Annotated[
+        float, typer.Option(min=0, help="Time for the report's bias audit; 0 for none.")
     ] = 45,
     device: Device = None,
     as_json: Json = False,
 ) -> None:
-    """Train an adapter from a recipe and store it in the registry."""
-    hush_libraries()
+    """Train an adapter from a recipe."""
+    silence_libraries()
     from adapterhub.training.recipe_file import load_recipe
     from adapterhub.training.train import train as run_training
     from adapterhub.workflows.run_report.report import ReportOptions
 
     checked = load_recipe(recipe, overrides or [])
-    console = log_console()
-    with open_reporter(console) as reporter:
+    with open_reporter(log_console()) as reporter:
         result = run_training(
             checked,
             output=output_folder,
             resume=resume,
             reporter=reporter,
             device=device,
-            report=ReportOptions(temperature=temperature, probe_seconds=probe_seconds)
+            report=ReportOptions(temperature=temperature, probe_seconds=audit_seconds)
             if report
             else None,
         )
@@ -77,11 +68,8 @@ def train(
         return
     version = None
     if register:
-        from adapterhub.registry.registry import Registry
-
-        version = Registry().put(
-            result.artifact, checked.name, info={**result.info(), "curves": result.curves()}
-        )
+        info = {**result.info(), "curves": result.curves()}
+        version = Registry().put(result.artifact, checked.name, info=info)
     if as_json:
         print_json(_document(result, version))
     else:
@@ -90,21 +78,40 @@ def train(
 
 def quickstart(
     folder: Annotated[
-        Path, typer.Option("--folder", help="Where recipes, data and runs are put.")
+        Path, typer.Option("--folder", help="Folder of recipes, data and runs.")
     ] = Path("runs/quickstart"),
 ) -> None:
-    """Train two adapters on one 4-bit backbone, store them, and ask both."""
-    hush_libraries()
+    """Train and try two adapters on one 4-bit backbone."""
+    silence_libraries()
     from adapterhub.cli.quickstart import run_quickstart
 
     run_quickstart(folder, output())
 
 
-def open_reporter(console: Console) -> AbstractContextManager[Any]:
-    """Return what shows a run: a live bar on a terminal, else a line now and then."""
-    from adapterhub.training.progress import PlainReporter, RichReporter
+def list_backbones(as_json: Json = False) -> None:
+    """List the backbones of the catalog."""
+    from adapterhub.backbones.catalog import load_catalog
 
-    return RichReporter(console) if console.is_terminal else nullcontext(PlainReporter(console))
+    entries = load_catalog().values()
+    if as_json:
+        print_json([asdict(entry) for entry in entries])
+        return
+    shown = table("name", "kind", "Hub", "license", "description")
+    for entry in entries:
+        shown.add_row(entry.name, entry.kind, entry.hub_id, entry.license, entry.description)
+    output().print(shown)
+
+
+def fetch_backbones(
+    names: Annotated[list[str], typer.Argument(help="Catalog names or Hub ids.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+) -> None:
+    """Download backbones into the cache and convert them."""
+    silence_libraries()
+    from adapterhub.backbones.sources import fetch_backbone
+
+    for name in names:
+        output().print(f"{name}: {fetch_backbone(name, revision=revision)}")
 
 
 def _document(result: TrainResult, version: Version | None) -> dict[str, Any]:
@@ -135,13 +142,13 @@ def _show(result: TrainResult, version: Version | None) -> None:
         metrics.add_row(name, "" if before is None else f"{before:.4f}", f"{value:.4f}")
     console.print(metrics)
     console.print(
-        f"\ntrained {share(result.trained_share)} of the backbone's parameters in "
+        f"\ntrained {percent(result.trained_share)} of the backbone's parameters in "
         f"{result.seconds:.0f} s at {result.tokens_per_second:.0f} tokens/s; "
         f"artifact {megabytes(result.artifact_bytes)} in {result.artifact}"
     )
     if result.report is not None:
         console.print(f"report {result.report}", markup=False)
     if version is not None:
-        console.print(f"stored as {version.ref} ({version.digest[:19]}…)")
+        console.print(f"stored as {version.ref} ({short_digest(version.digest)})")
         verb = "chat" if version.task == "dialogue" else "predict"
         console.print(f"next: adapterhub {verb} {version.name}   adapterhub show {version.name}")

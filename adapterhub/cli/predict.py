@@ -1,0 +1,139 @@
+"""``predict`` and ``chat``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adapterhub.cli.console import output, print_json, silence_libraries
+from adapterhub.cli.options import Device, Force, Json, Jsonl, Ref
+from adapterhub.errors import DataError
+from adapterhub.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+def predict(
+    ref: Ref,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="INPUT", help="Texts or image files; standard input by default."),
+    ] = None,
+    jsonl: Jsonl = False,
+    as_json: Json = False,
+    force: Force = False,
+    device: Device = None,
+) -> None:
+    """Predict labels, spans or answers for texts or images."""
+    silence_libraries()
+    from adapterhub.workflows.open_adapter import open_adapter
+
+    given = inputs or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    if not given:
+        raise DataError("no input", hint="Give texts as arguments, or lines on standard input")
+    parsed = [json_input(text, at) for at, text in enumerate(given, start=1)] if jsonl else None
+    session, loaded, _ = open_adapter(Registry(), ref, force=force, device=device)
+    examples = _examples(loaded.manifest.task, given, parsed)
+    answers = session.predict(loaded.name, examples)
+    if as_json:
+        shown = [{key: _name_of(value) for key, value in each.items()} for each in examples]
+        print_json([{**each, **answer} for each, answer in zip(shown, answers, strict=True)])
+        return
+    for text, answer in zip(given, answers, strict=True):
+        typer.echo(f"{_short(answer)}\t{text}")
+
+
+def chat(
+    ref: Ref,
+    message: Annotated[
+        list[str] | None, typer.Option("--message", "-m", help="User message; exit afterwards.")
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="Show the base model's answer too.")] = False,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer in tokens; as in the recipe.")
+    ] = None,
+    force: Force = False,
+    device: Device = None,
+) -> None:
+    """Chat with a dialogue adapter."""
+    silence_libraries()
+    from adapterhub.workflows.open_adapter import open_adapter
+
+    session, loaded, _ = open_adapter(Registry(), ref, force=force, device=device)
+    if loaded.task.head != "causal_lm":
+        raise DataError("does not generate text", place=ref, hint="Use adapterhub predict")
+    history: list[dict[str, str]] = []
+    for turn in message or _turns():
+        history.append({"role": "user", "content": turn})
+        if base:
+            plain = session.generate(
+                None, [history], max_new_tokens=max_new_tokens, like=loaded.name
+            )
+            typer.echo(f"base     {plain[0]}")
+        (answer,) = session.generate(loaded.name, [history], max_new_tokens=max_new_tokens)
+        typer.echo(f"adapter  {answer}" if base else answer)
+        history.append({"role": "assistant", "content": answer})
+
+
+def json_input(text: str, number: int) -> dict[str, Any]:
+    """Parse an input given as a JSON object of the task's fields.
+
+    Raises:
+        DataError: When it is not a JSON object; ``number`` names the input.
+    """
+    from adapterhub.data.json_lines import parse_json_lines
+
+    return parse_json_lines(text, f"input {number}").examples[0]
+
+
+def _examples(
+    task: str, given: list[str], parsed: list[dict[str, Any]] | None
+) -> list[dict[str, Any]]:
+    """Return the examples to predict, with images read from the named files."""
+    from adapterhub.data.images import read_image
+    from adapterhub.tasks.table import entry_of
+
+    image = entry_of(task).image_field
+    examples = parsed or [{image or "text": text} for text in given]
+    if not image:
+        return examples
+    return [
+        {**each, image: read_image(Path(each[image]))}
+        if isinstance(each.get(image), str)
+        else each
+        for each in examples
+    ]
+
+
+def _name_of(value: Any) -> Any:
+    """Return the name of an image; any other value unchanged."""
+    from adapterhub.data.images import ImageFile
+
+    return value.name if isinstance(value, ImageFile) else value
+
+
+def _turns() -> Iterator[str]:
+    """Yield the user's turns, typed at a prompt or lines of standard input."""
+    if not sys.stdin.isatty():
+        yield from (line.strip() for line in sys.stdin if line.strip())
+        return
+    output().print("an empty line ends the conversation")
+    while turn := input("you      ").strip():
+        yield turn
+
+
+def _short(answer: Mapping[str, Any]) -> str:
+    if "answer" in answer:
+        return answer["answer"] or "(none)"
+    if "labels" in answer:
+        return ", ".join(f"{n} {answer['scores'][n]:.3f}" for n in answer["labels"]) or "(none)"
+    if "label" in answer:
+        return f"{answer['label']} {answer['score']:.3f}"
+    if "spans" not in answer:
+        return f"{answer['score']:.3f}"
+    found = [f"{s['label']}[{s['start']}:{s['end']}] {s['text']}" for s in answer["spans"]]
+    return "; ".join(found) or "(none)"
