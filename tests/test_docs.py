@@ -94,7 +94,7 @@ def test_the_whole_way_of_the_registry_page_can_be_walked(tmp_path):
     assert "billing 0." in done.stdout
     assert "delivery 0." in done.stdout
     assert "desk@prod points to version 1 (before: 2)" in done.stdout
-    assert "2 versions, all whole" in done.stdout
+    assert "2 versions, no damage found" in done.stdout
 
 
 TASKS_PAGE = ROOT / "docs" / "tasks.md"

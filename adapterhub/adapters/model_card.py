@@ -318,7 +318,7 @@ def _limits(manifest: Manifest, name: str, license: str | None) -> str:
         figures if manifest.metrics.after else "How well it does is not known; measure it first.",
         _quantization_limit(manifest),
         "Faults and biases of the backbone and of the training data may show in its answers; "
-        f"`adapterhub probe {name}` measures some of them beside the backbone.",
+        f"`adapterhub bias-audit {name}` measures some of them beside the backbone.",
     ]
     if license is None:
         lines.append("The license of the backbone was not recorded.")

@@ -146,8 +146,17 @@ def test_settings_reach_the_method_and_the_lineage(moods_twice):
         "both",
         "calm",
         "loud*-0.5",
-        *("--method", "dare_ties_svd", "--density", "0.3", "--rank", "3", "--seed", "7"),
-        *("--majority-sign", "frequency", "--head-from", "loud@1"),
+        *(
+            "--combination-type",
+            "dare_ties_svd",
+            "--density",
+            "0.3",
+            "--svd-rank",
+            "3",
+            "--seed",
+            "7",
+        ),
+        *("--majority-sign-method", "frequency", "--head-from", "loud@1"),
     )
     artifact = artifact_of("both")
     document = artifact.manifest.recipe["composition"]
@@ -168,7 +177,7 @@ def test_few_shot_finds_weights_that_beat_equal_ones(talks_twice, talks, monkeyp
     monkeypatch.setattr(
         blend_search, "open_session", lambda *a, **k: loads.append(a) or whole(*a, **k)
     )
-    arguments = ("both", "left", "right", "--method", "few-shot", "--data", str(talks))
+    arguments = ("both", "left", "right", "--combination-type", "few-shot", "--data", str(talks))
     made = composed(talks_twice, *arguments, "--budget", "12", "--limit", "16")
     assert len(loads) == 1
     artifact = artifact_of("both")
@@ -188,16 +197,16 @@ def test_few_shot_finds_weights_that_beat_equal_ones(talks_twice, talks, monkeyp
     again = composed(talks_twice, *arguments, "--budget", "12", "--limit", "16")
     assert again["digest"] == made["digest"]
     table = talks_twice("compose", *arguments, "--budget", "2").stdout
-    assert "rows of talks.jsonl" in table
+    assert "examples of talks.jsonl" in table
     assert "stored both@2 by concat" in table
 
 
 def test_few_shot_needs_a_head_to_be_chosen_and_then_blends_the_rest(moods_twice, moods):
-    arguments = ("both", "calm", "loud", "--method", "few-shot", "--data", str(moods))
+    arguments = ("both", "calm", "loud", "--combination-type", "few-shot", "--data", str(moods))
     refused = moods_twice("compose", *arguments)
     assert refused.exit_code == 2
     assert b"--head-from REF" in refused.stderr_bytes
-    options = ("--head-from", "calm", "--budget", "4", "--blend", "svd", "--rank", "6")
+    options = ("--head-from", "calm", "--budget", "4", "--blend", "svd", "--svd-rank", "6")
     made = composed(moods_twice, *arguments, *options)
     assert (made["composition"]["method"], made["rank"]) == ("svd", 6)
     assert made["search"]["loss"] < 0.69
@@ -251,11 +260,11 @@ def test_strangers_are_refused_and_nothing_is_stored(strangers):
     [
         (("x", "a*b"), 2, b"'b' is no weight"),
         (("X", "a"), 2, b"is no name of an adapter"),
-        (("x", "a", "--method", "tise"), 2, b"Did you mean 'ties'?"),
-        (("x", "a", "--method", "few-shot"), 3, b"few-shot needs examples"),
-        (("x", "a", "--data", "rows"), 2, b"--data: is for few-shot. Add --method few-shot"),
-        (("x", "a", "--blend", "svd"), 2, b"--blend: is for few-shot. Add --method few-shot"),
-        (("x", "a*1", "--method", "few-shot", "--data", "r"), 2, b"finds the weights itself"),
+        (("x", "a", "--combination-type", "tise"), 2, b"Did you mean 'ties'?"),
+        (("x", "a", "--combination-type", "few-shot"), 3, b"few-shot needs labelled examples"),
+        (("x", "a", "--data", "rows"), 2, b"--data: is an option of few-shot"),
+        (("x", "a", "--blend", "svd"), 2, b"--blend: is an option of few-shot"),
+        (("x", "a*1", "--combination-type", "few-shot", "--data", "r"), 2, b"searches the weights"),
         (("x", "a", "--density", "0.5"), 2, b"method 'concat' has none"),
     ],
 )
@@ -302,7 +311,7 @@ def test_prefixes_follow_one_another_and_answer(command, recipe, decoder, talks)
 
 def test_a_composition_of_compositions_is_one_too(talks_twice):
     composed(talks_twice, "both", "left*0.5", "right*0.5")
-    made = composed(talks_twice, "more", "both", "right*-0.25", "--method", "svd")
+    made = composed(talks_twice, "more", "both", "right*-0.25", "--combination-type", "svd")
     manifest = Manifest.from_json((artifact_of("more").path / "manifest.json").read_bytes())
     assert manifest.parent == Registry().resolve("both").digest
     assert made["rank"] == 16

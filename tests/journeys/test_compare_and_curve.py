@@ -36,7 +36,7 @@ def test_the_better_of_two_is_named_with_its_tests(command, two):
     assert accuracy["first"] == pytest.approx(scored["adapter"]["accuracy"])
     # the other way round it is the same finding
     shown = command("compare", "mood", "poor", "--data", str(two)).stdout
-    assert "mood@1 is better by accuracy" in shown
+    assert "mood@1 has the better accuracy" in shown
     assert "exact McNemar test" in shown
 
 
@@ -60,31 +60,40 @@ def test_a_curve_grows_from_few_labels_and_is_not_trained_twice(command, recipe,
     path = str(recipe("mood", encoder, "text-classification", moods, train={"batch_size": 16}))
     # a few-shot recipe's own limit does not bound the points that are asked for
     few = "data.limit_per_label=2"
-    arguments = ("learn-curve", path, few, "--per-label", "1,4,16", "--least-steps", "20", "--json")
+    arguments = (
+        "learn-curve",
+        path,
+        few,
+        "--examples-per-label",
+        "1,4,16",
+        "--min-steps",
+        "20",
+        "--json",
+    )
     found = json.loads(command(*arguments).stdout)
     assert [point["rows"] for point in found["points"]] == [2, 8, 32]
     assert found["points"][-1]["value"] >= found["points"][0]["value"]
     assert all(point["low"] <= point["value"] <= point["high"] for point in found["points"])
     assert all(point["steps"] <= 20 for point in found["points"])
     assert found["forecast"] is None
-    with open(found["picture"], "rb") as file:
+    with open(found["plot"], "rb") as file:
         assert b"<svg" in file.read()
     again = json.loads(command(*arguments).stdout)
     assert again == found
     shown = command(*arguments[:-1]).stdout
-    assert "too few points" in shown
+    assert "no forecast" in shown
 
 
 def test_points_by_rows_and_faulty_limits(command, recipe, encoder, moods):
     path = str(recipe("mood", encoder, "text-classification", moods, train={"epochs": 1}))
     found = json.loads(
-        command("learn-curve", path, "--rows", "30,60", "--least-steps", "1", "--json").stdout
+        command("learn-curve", path, "--num-examples", "30,60", "--min-steps", "1", "--json").stdout
     )
     assert [point["rows"] for point in found["points"]] == [30, 60]
     for arguments, said in (
-        (("--rows", "0"), "0 is no number of rows"),
-        (("--rows", "a,b"), "no list of numbers"),
-        (("--rows", "3", "--per-label", "3"), "exclude each other"),
+        (("--num-examples", "0"), "0 is no number of rows"),
+        (("--num-examples", "a,b"), "not a list of numbers"),
+        (("--num-examples", "3", "--examples-per-label", "3"), "cannot be used with"),
     ):
         result = command("learn-curve", path, *arguments)
         assert said in str(result.exception)

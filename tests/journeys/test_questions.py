@@ -31,7 +31,7 @@ def asked(context, question="the meal"):
 
 
 def predict(command, *rows, name="words"):
-    return json.loads(command("predict", name, "--rows", "--json", *rows).stdout)
+    return json.loads(command("predict", name, "--jsonl", "--json", *rows).stdout)
 
 
 def test_an_answer_is_found_with_its_offsets_whatever_the_length(
@@ -53,7 +53,7 @@ def test_an_answer_is_found_with_its_offsets_whatever_the_length(
     (answer,) = predict(command, asked(context))
     assert answer["answer"] == "lovely"
     assert context[answer["start"] : answer["end"]] == "lovely"
-    assert command("predict", "words", "--rows", asked(context)).stdout.startswith("lovely\t")
+    assert command("predict", "words", "--jsonl", asked(context)).stdout.startswith("lovely\t")
 
     # far beyond what is read at once
     long = "the " * 60 + context + " the" * 60

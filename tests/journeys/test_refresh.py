@@ -64,7 +64,7 @@ def test_drifted_rows_bring_a_child_that_gains_and_moves_no_alias(command, mood,
 def test_forgetting_is_measured_on_the_first_rows_too_after_several_refreshes(
     command, mood, signs, more_moods
 ):
-    few = ("--anyway", "train.steps=1", "train.epochs=null", "--json")
+    few = ("--force", "train.steps=1", "train.epochs=null", "--json")
     first = json.loads(command("refresh", "mood", "--new-data", signs, *few).stdout)
     second = json.loads(command("refresh", "mood", "--new-data", more_moods, *few).stdout)
     assert second["parent"]["ref"] == "mood@2"
@@ -81,7 +81,7 @@ def test_rows_that_were_learned_before_are_counted_and_measure_no_gain(
     known = [json.loads(line) for line in mood.read_text().splitlines()]
     fresh = [json.loads(line) for line in Path(more_moods).read_text().splitlines()]
     both = write(tmp_path / "both.jsonl", known + fresh)
-    few = ("--anyway", "train.steps=1", "train.epochs=null")
+    few = ("--force", "train.steps=1", "train.epochs=null")
     alone = command("refresh", "mood", "--new-data", more_moods, *few, "--json")
     beside = command("refresh", "mood@1", "--new-data", both, *few, "--json")
     learned = sum(row in known for row in known + fresh)
@@ -115,13 +115,13 @@ def test_old_rows_that_were_moved_are_found_where_they_are_said_to_be(
 def test_the_same_kind_of_rows_trains_nothing_unless_asked(command, mood, more_moods):
     shown = command("refresh", "mood", "--new-data", more_moods).stdout
     assert "no drift and no loss are shown: nothing was trained" in shown
-    assert "--anyway" in shown
+    assert "--force" in shown
     same = json.loads(command("refresh", "mood", "--new-data", str(mood), "--json").stdout)
     assert not same["due"]
     assert not same["drift"]["found"]
     assert same["child"] is None
     assert len(Registry().versions("mood")) == 1
-    arguments = ("--anyway", "--replay", "0", "train.epochs=1", "optimizer.learning_rate=1e-9")
+    arguments = ("--force", "--replay", "0", "train.epochs=1", "optimizer.learning_rate=1e-9")
     shown = command("refresh", "mood", "--new-data", more_moods, *arguments).stdout
     assert "stored as mood@2" in shown
     assert "no alias moved" in shown
@@ -191,7 +191,7 @@ def test_adapters_that_tag_and_that_talk_are_refreshed_too(
     new = (more_tags, more_talks)
     for path, data, metric in zip(paths, new, ("entity_f1", "loss"), strict=True):
         command("train", str(path), "--no-report")
-        arguments = ("refresh", path.stem, "--new-data", str(data), "--anyway", "--json")
+        arguments = ("refresh", path.stem, "--new-data", str(data), "--force", "--json")
         found = json.loads(command(*arguments).stdout)
         assert found["present"]["metric"] == metric
         assert not found["drift"]["found"]

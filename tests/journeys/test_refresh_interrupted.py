@@ -149,7 +149,7 @@ def test_ctrl_c_says_the_command_that_goes_on(command, mood, signs, steps, monke
         if event.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    refresh = ("refresh", "mood@prod", "--new-data", str(other), *SHORT, "--anyway", "--json")
+    refresh = ("refresh", "mood@prod", "--new-data", str(other), *SHORT, "--force", "--json")
     with monkeypatch.context() as patched:
         patched.setattr(PlainReporter, "on_step", interrupting)
         stopped = command(*refresh)

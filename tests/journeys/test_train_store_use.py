@@ -27,7 +27,7 @@ def test_a_classifier_from_recipe_to_answers(command, recipe, encoder, moods):
     assert scored["adapter"]["accuracy"] == report["metrics"]["after"]["accuracy"]
     assert scored["base"]["accuracy"] < scored["adapter"]["accuracy"]
 
-    assert command("verify").stdout == "1 versions, all whole\n"
+    assert command("verify").stdout == "1 versions, no damage found\n"
     assert command("rm", "mood@1", "--yes").exit_code == 0
     assert json.loads(command("list", "--json").stdout) == []
 

@@ -57,7 +57,7 @@ def test_lists_are_filtered_and_paged(command, filled):
     assert refs("--text", "stone", "--limit", "2") == ["topics@1", "topics@2"]
     assert refs("--after", "topics@2") == ["topics@3"]
     assert "more: --after topics@2" in command("list", "--limit", "2").stdout
-    assert "no adapter passes all filters" in command("list", "--task", "dialogue").stdout
+    assert "no adapter matches all filters" in command("list", "--task", "dialogue").stdout
     for wrong in (("--metric", "accuracy"), ("--after", "topics")):
         assert command("list", *wrong).exit_code == 2
 

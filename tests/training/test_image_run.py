@@ -65,7 +65,7 @@ def test_colours_are_learned_stored_and_said_again(seer, shapes, recipe, command
     asked = command("predict", "colours", files[0], "--json")
     (answer,) = json.loads(asked.stdout)
     assert (answer["image"], answer["label"]) == (files[0], "green")
-    by_row = command("predict", "colours", "--rows", json.dumps({"image": files[1]}))
+    by_row = command("predict", "colours", "--jsonl", json.dumps({"image": files[1]}))
     assert by_row.stdout.split()[0] == "blue"
     missing = command("predict", "colours", "none.jpg")
     assert missing.exit_code != 0

@@ -301,7 +301,7 @@ def test_probes_that_fail_cost_their_section_alone(
 
 def test_without_time_nothing_is_probed(command, recipe, encoder, moods, tmp_path):
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
-    command("train", str(path), "--probe-seconds", "0", "--output", str(tmp_path / "run"))
+    command("train", str(path), "--audit-seconds", "0", "--output", str(tmp_path / "run"))
     assert "What it inherited" not in titles((tmp_path / "run/report.html").read_text())
     assert json.loads((tmp_path / "run/report.json").read_text())["inherited"] is None
 

@@ -237,5 +237,5 @@ def _refuse(given: bool, task: Task) -> None:
             f"{task.name} has no {'labels' if isinstance(task, QuestionAnswering) else 'spans'} "
             "to choose from",
             place=task.name,
-            hint="Ask without --class and --span",
+            hint="Leave out --label and --span",
         )

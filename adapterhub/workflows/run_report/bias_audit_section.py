@@ -39,7 +39,7 @@ _NO_WORDS = Text(
 _NO_ROWS = Text(
     "Not measured: no validation row has a name, pronoun or nationality that could be exchanged, "
     "and this task can't be asked about sentences of our own. Give rows that speak of people to "
-    "adapterhub probe --data."
+    "adapterhub bias-audit --data."
 )
 
 

@@ -26,7 +26,7 @@ def test_words_with_bars_and_numbers(command, mood, tmp_path):
 
 
 def test_numbers_for_programs(command, mood):
-    arguments = ("explain", "mood", "a <b> great", "--class", "sad", "--steps", "64", "--json")
+    arguments = ("explain", "mood", "a <b> great", "--label", "sad", "--steps", "64", "--json")
     found = json.loads(command(*arguments).stdout)
     assert found["ref"] == "mood@1"
     (answer,) = found["answers"]
@@ -50,16 +50,16 @@ def test_an_answer_in_text(command, recipe, decoder, talks):
     assert "The words' own numbers come to" in shown
     path_taken = command("explain", "talk", "the film", "--method", "gradients").stdout
     assert "after 50 steps" in path_taken.replace("\n", " ")
-    result = command("explain", "talk", "the film", "--class", "bad")
+    result = command("explain", "talk", "the film", "--label", "bad")
     assert result.exit_code == 3
-    assert "no labels and spans" in str(result.exception)
+    assert "no labels or spans" in str(result.exception)
 
 
 def test_faults_are_one_line(command, mood):
     for arguments, said in (
-        (("--class", "gald"), "Did you mean 'glad'?"),
+        (("--label", "gald"), "Did you mean 'glad'?"),
         (("--span", "4"), "Write START:END"),
-        (("--rows",), "text 1"),
+        (("--jsonl",), "input 1"),
     ):
         result = command("explain", "mood", "the song", *arguments)
         assert result.exit_code == 3, arguments

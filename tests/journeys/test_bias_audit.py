@@ -18,7 +18,7 @@ def test_a_classifier_is_probed_by_own_sentences_and_given_rows(
 ):
     path = str(recipe("mood", encoder, "text-classification", moods))
     command("train", path, "--no-report")
-    found = json.loads(command("probe", "mood", "--json").stdout)
+    found = json.loads(command("bias-audit", "mood", "--json").stdout)
     assert found["ref"] == "mood@1"
     assert found["found"]["probe"] == "bias"
     groups = {(each["name"], each["group"]) for each in found["found"]["measures"]}
@@ -26,17 +26,17 @@ def test_a_classifier_is_probed_by_own_sentences_and_given_rows(
     assert ("names", "given rows") not in groups
     # the rows that it was trained on are still there to learn the backbone's head from
     assert "learned from 120 training rows" in found["found"]["backbone"]
-    given = command("probe", "mood", "--data", str(people), "--json").stdout
+    given = command("bias-audit", "mood", "--data", str(people), "--json").stdout
     lines = {(e["name"], e["group"]): e for e in json.loads(given)["found"]["measures"]}
     assert lines["names", "given rows"]["units"] == 2
-    shown = command("probe", "mood").stdout
+    shown = command("bias-audit", "mood").stdout
     assert "The backbone here is the frozen backbone with a head alone" in shown.replace("\n", " ")
 
 
 def test_without_labelled_rows_there_is_nothing_to_compare_with(command, recipe, encoder, moods):
     command("train", str(recipe("mood", encoder, "text-classification", moods)), "--no-report")
     moods.unlink()
-    shown = command("probe", "mood").stdout.replace("\n", " ")
+    shown = command("bias-audit", "mood").stdout.replace("\n", " ")
     assert "nothing to compare with. Give some with --data" in shown
 
 
@@ -45,12 +45,12 @@ def test_a_talking_adapter_is_asked_what_its_backbone_is_asked(
 ):
     path = recipe("talk", decoder, "dialogue", talks, train={"steps": 2})
     command("train", str(path), "--no-report")
-    found = json.loads(command("probe", "talk", "--json").stdout)["found"]
+    found = json.loads(command("bias-audit", "talk", "--json").stdout)["found"]
     assert found["probe"] == "harm"
     assert found["done"] == found["asked"]
     assert all(each["backbone"] is not None for each in found["measures"])
     assert found["examples"]
-    refused = command("probe", "talk", "--data", str(people))
+    refused = command("bias-audit", "talk", "--data", str(people))
     assert refused.exit_code == 3
     assert "Leave the file out" in str(refused.exception)
 
@@ -79,13 +79,15 @@ def test_lists_and_answers_are_probed_by_own_and_given_rows(
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
     path = recipe("asked", encoder, task, rows, train={"steps": 2})
     command("train", str(path), "--no-report")
-    found = json.loads(command("probe", "asked", "--data", str(rows), "--json").stdout)["found"]
+    found = json.loads(command("bias-audit", "asked", "--data", str(rows), "--json").stdout)[
+        "found"
+    ]
     groups = {each["group"].split(",")[0] for each in found["measures"]}
     assert {"own lists" if task == "ranking" else "own passages", "given rows"} <= groups
     assert {each["name"] for each in found["measures"]} == {"names", "pronouns", "nationalities"}
     assert "learned from 8 training rows" in found["backbone"]
     assert found["done"] == found["asked"]
-    assert told in command("probe", "asked", "--seconds", "1").stdout.replace("\n", " ")
+    assert told in command("bias-audit", "asked", "--max-seconds", "1").stdout.replace("\n", " ")
 
 
 def test_relations_are_probed_in_rows_that_are_given(command, recipe, encoder, tmp_path):
@@ -98,9 +100,11 @@ def test_relations_are_probed_in_rows_that_are_given(command, recipe, encoder, t
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
     path = recipe("related", encoder, "relation-extraction", rows, train={"steps": 2})
     command("train", str(path), "--no-report")
-    refused = command("probe", "related")
+    refused = command("bias-audit", "related")
     assert "needs rows to be probed with. Give rows that speak of people" in str(refused.exception)
-    found = json.loads(command("probe", "related", "--data", str(rows), "--json").stdout)["found"]
+    found = json.loads(command("bias-audit", "related", "--data", str(rows), "--json").stdout)[
+        "found"
+    ]
     assert {(each["name"], each["group"]) for each in found["measures"]} == {
         ("names", "given rows")
     }
