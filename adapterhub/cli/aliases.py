@@ -63,7 +63,7 @@ def rule(
     clear: Annotated[bool, typer.Option("--clear", help="Remove the rule.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show, set or clear the promotion rule of an alias."""
+    """Show or change the promotion rule of an alias."""
     name, alias = _alias_of(ref)
     registry = Registry()
     given = AliasRule(

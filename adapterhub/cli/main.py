@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from click import UsageError
 
 from adapterhub.cli import (
     aliases,
@@ -209,6 +208,7 @@ def _options(
 
 def _renamed(old: str, new: str) -> Callable[[], None]:
     def command() -> None:
-        raise UsageError(f"'adapterhub {old}' is now 'adapterhub {new}'.")
+        typer.echo(f"error: 'adapterhub {old}' is now 'adapterhub {new}'", err=True)
+        raise typer.Exit(2)
 
     return command

@@ -102,9 +102,7 @@ def _examples(
     if not image:
         return examples
     return [
-        {**each, image: read_image(Path(each[image]))}
-        if isinstance(each.get(image), str)
-        else each
+        {**each, image: read_image(Path(each[image]))} if isinstance(each.get(image), str) else each
         for each in examples
     ]
 

@@ -116,9 +116,7 @@ def _show(found: RefreshResult, console: Console, *, dry_run: bool) -> None:
         console.print("\na refresh is due; nothing was trained (--dry-run)")
     elif not found.is_due:
         hint = "" if dry_run else "; train anyway with --force"
-        console.print(
-            f"\nno drift and no drop found: nothing was trained{hint}", markup=False
-        )
+        console.print(f"\nno drift and no drop found: nothing was trained{hint}", markup=False)
 
 
 def _show_drift(found: RefreshResult, console: Console) -> None:

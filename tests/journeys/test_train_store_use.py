@@ -132,26 +132,6 @@ def test_a_flipped_byte_is_never_served(command, recipe, encoder, moods, tmp_pat
     assert command("verify").exit_code == 5
 
 
-def test_help_loads_no_heavy_library():
-    import subprocess
-    import sys
-
-    code = (
-        "import sys\n"
-        "from typer.testing import CliRunner\n"
-        "from adapterhub.cli.main import build_app\n"
-        "assert CliRunner().invoke(build_app(), ['--help']).exit_code == 0\n"
-        "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_every_command_has_help(command):
-    for name in ("train", "predict", "chat", "eval", "list", "show", "rm", "verify", "quickstart"):
-        assert command(name, "--help").exit_code == 0
-
-
 def test_recipes_of_the_project_are_valid():
     from adapterhub.training.recipe_file import load_recipe
 
