@@ -39,8 +39,9 @@ from adapterhub.backbones.quantize import default_compute_dtype, quantize_linear
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.kernels.choice import choose_kernel, has_triton
-from adapterhub.kernels.lora_rows import Part, ReferenceKernel, plan_of
+from adapterhub.kernels.choice import choose_lora_kernel, has_triton
+from adapterhub.kernels.lora.plan import RankSlice, build_plan
+from adapterhub.kernels.lora.reference import ReferenceLoraKernel
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
 if TYPE_CHECKING:
@@ -200,9 +201,9 @@ def products(backbone: Backbone, asked: argparse.Namespace) -> dict[str, dict[st
             with torch.no_grad():
                 sides = {"bitsandbytes": lambda x=x, linear=linear: linear(x)}
                 if has_triton(device.type):
-                    from adapterhub.kernels.triton.four_bit import TritonFourBit
+                    from adapterhub.kernels.linear.triton_four_bit import TritonLinear4bit
 
-                    fused = TritonFourBit(linear)
+                    fused = TritonLinear4bit(linear)
                     sides["triton"] = lambda x=x, fused=fused: fused(x)
                 name = f"{path}, {rows} rows"
                 results[name] = {k: microseconds(f, device, asked.rounds) for k, f in sides.items()}
@@ -220,12 +221,12 @@ def adapters_alone(backbone: Backbone, asked: argparse.Namespace) -> dict[str, d
         for adapters in (count for count in asked.adapters if 0 < count <= rows):
             shapes = ((rows, out), (rows, width), (RANK * adapters, width), (RANK * adapters, out))
             y, x, a, b = (torch.randn(shape, device=device, dtype=dtype) for shape in shapes)
-            plan = plan_of(
-                [(1, (Part(RANK * (row % adapters), RANK, 1.0),)) for row in range(rows)]
+            plan = build_plan(
+                [(1, (RankSlice(RANK * (row % adapters), RANK, 1.0),)) for row in range(rows)]
             )
             if plan is None:
                 continue
-            kernels = {"chosen": choose_kernel(device.type), "plain": ReferenceKernel()}
+            kernels = {"chosen": choose_lora_kernel(device.type), "plain": ReferenceLoraKernel()}
             name = f"{width} by {out}, {rows} rows, {adapters} adapters"
             results[name] = {}
             for kind, kernel in kernels.items():

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from adapterhub.backbones.backbone import Backbone, load_backbone
 from adapterhub.backbones.heads import StockHead, head_name, stock_model
-from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
 from adapterhub.backbones.vision import VisionHead, head_inputs
+from adapterhub.kernels.attention.layout import PackedSequences
+from adapterhub.kernels.attention.transformers_interface import ATTENTION_NAME, install_attention
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
@@ -68,7 +69,7 @@ class WholeModel(nn.Module):
                 input_ids=batch.input_ids.unsqueeze(0),
                 position_ids=batch.position_ids.unsqueeze(0),
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
-                row_lengths=batch.lengths,
+                packed=PackedSequences(batch.lengths),
                 **inputs,
             )
         return output.last_hidden_state[0, batch.select]
@@ -92,7 +93,7 @@ def train_whole(
     set_seed(recipe.train.seed)
     task = _task(recipe, data, backbone)
     if backbone.kind != "vision":
-        install_packed_attention()
+        install_attention()
         backbone.body.config._attn_implementation = ATTENTION_NAME
     model: Any = WholeModel(stock_model(backbone, task.head, task.labels), backbone)
     if recipe.task.multi_label:

@@ -16,7 +16,7 @@ from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from adapterhub.kernels.lora_linear import LoraLinear
+from adapterhub.kernels.lora.autograd import LoraLinearFunction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return type(layer).forward(layer, x, *args, **kwargs)
     weight, dtype = _frozen_weight(base)
     flat = x.reshape(-1, x.shape[-1]).to(dtype)
-    y = LoraLinear.apply(
+    y = LoraLinearFunction.apply(
         flat,
         layer.lora_A[name].weight,
         layer.lora_B[name].weight,

@@ -17,11 +17,12 @@ from adapterhub.adapters.peft_format import config_document, peft_config, resolv
 from adapterhub.adapters.tensor_checks import check_tensors_match
 from adapterhub.backbones.fused_lora import fuse_lora_layers
 from adapterhub.backbones.heads import StockHead, head_name, stock_model
-from adapterhub.backbones.packed_attention import ATTENTION_NAME, install_packed_attention
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.skeleton import check_prefix_fits
 from adapterhub.backbones.vision import VisionHead, head_inputs
 from adapterhub.errors import RecipeError, StrictLoadError
+from adapterhub.kernels.attention.layout import PackedSequences
+from adapterhub.kernels.attention.transformers_interface import ATTENTION_NAME, install_attention
 from adapterhub.specs import PrefixSpec
 
 if TYPE_CHECKING:
@@ -109,9 +110,9 @@ class TaskModel(nn.Module):
         output = body(
             position_ids=positions.unsqueeze(0),
             # a ready four-dimensional mask is passed on as it is; packed attention reads
-            # the row lengths instead
+            # the lengths of the sequences instead
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.input_ids.device),
-            row_lengths=batch.lengths,
+            packed=PackedSequences(batch.lengths),
             **inputs,
         )
         return output.last_hidden_state[0, batch.select]
@@ -300,7 +301,7 @@ def _choose_attention(backbone: Backbone) -> None:
     """Let texts attend within their rows; pictures are stacked and need nothing of the kind."""
     if backbone.kind == "vision":
         return
-    install_packed_attention()
+    install_attention()
     backbone.body.config._attn_implementation = ATTENTION_NAME
 
 

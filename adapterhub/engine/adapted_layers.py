@@ -10,7 +10,7 @@ from torch import nn
 from adapterhub.engine.adapted_norm import AdaptedNorm
 from adapterhub.engine.lora_embedding import LoraEmbedding
 from adapterhub.engine.lora_linear import LoraLinear, install_sites, remove_sites
-from adapterhub.kernels.packed_linear import PackedLinear, can_pack
+from adapterhub.kernels.linear.onednn import OneDnnLinear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.kernels.lora_rows import LoraKernel
+    from adapterhub.kernels.lora.plan import LoraKernel
 
 #: What transformers' classes call the layer that gives the vocabulary's logits.
 OUTPUT_NAME = "lm_head"
@@ -86,7 +86,7 @@ def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> 
     if backbone.lm_head is not None:
         head = backbone.lm_head
         # its weight is mostly the embedding's too, which stays as it is
-        base = PackedLinear(head, keep=True) if can_pack(head) else head
+        base = OneDnnLinear(head, keep=True) if OneDnnLinear.supports(head) else head
         output = LoraLinear(base, number, dtype, kernel, lazy=True)
         number += 1
     gemma = str(getattr(body.config, "model_type", "")).startswith("gemma")

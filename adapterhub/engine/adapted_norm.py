@@ -71,7 +71,7 @@ class AdaptedNorm:
             return None
         for start, end, parts in plan.runs:
             # an adapter with norm layers is never blended, so it is the only part
-            own = self._own[parts[0].row]
+            own = self._own[parts[0].start]
             place = output.narrow(self._axis, start, end - start)
             place.copy_(own(args[0].narrow(self._axis, start, end - start)))
         return output

@@ -12,12 +12,12 @@ from adapterhub.backbones.heads import stock_class
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.skeleton import check_prefix_fits
 from adapterhub.engine.adapter_slots import LoraFactors
-from adapterhub.engine.cache import cache_shape
 from adapterhub.engine.factors import lora_factors, prepared_size
 from adapterhub.engine.heads import read_head
 from adapterhub.engine.prefixes import PrefixStates, prefix_states
 from adapterhub.engine.session import task_of
 from adapterhub.errors import EngineError
+from adapterhub.kernels.attention.kv_cache import cache_shape
 from adapterhub.specs import PrefixSpec
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from adapterhub.errors import EngineError
-from adapterhub.kernels.lora_rows import Part
+from adapterhub.kernels.lora.plan import RankSlice
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -61,10 +61,12 @@ class Blend:
 
     slots: tuple[tuple[Slot, float], ...] = ()
 
-    def parts(self, site: int) -> tuple[Part, ...]:
+    def parts(self, site: int) -> tuple[RankSlice, ...]:
         """Return the rank rows that it uses at a site."""
         return tuple(
-            Part(slot.row, slot.rank, weight) for slot, weight in self.slots if site in slot.sites
+            RankSlice(slot.row, slot.rank, weight)
+            for slot, weight in self.slots
+            if site in slot.sites
         )
 
 

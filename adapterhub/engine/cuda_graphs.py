@@ -15,7 +15,7 @@ import torch
 
 from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeRow, DecodeSizes
 from adapterhub.engine.forward_context import set_forward_context
-from adapterhub.kernels.choice import choose_attention
+from adapterhub.kernels.choice import choose_paged_attention, has_triton
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from adapterhub.engine.adapter_manager import AdapterManager
-    from adapterhub.engine.attention import PagedBatch
-    from adapterhub.engine.cache import KeyValueCache
     from adapterhub.engine.config import EngineConfig
     from adapterhub.engine.forward_context import ForwardContext
     from adapterhub.engine.scheduler import ScheduledChunk
-    from adapterhub.kernels.lora_rows import LoraKernel
+    from adapterhub.kernels.attention.kv_cache import KeyValueCache
+    from adapterhub.kernels.attention.paged import PagedBatch
+    from adapterhub.kernels.lora.plan import LoraKernel
 
 _LOG = logging.getLogger(__name__)
 
@@ -161,15 +161,15 @@ def decode_graphs(
     if not cache.keys:
         # nothing is decoded
         return None
-    attention = choose_attention(cache.keys[0].device.type)
-    if attention is None:
+    device = cache.keys[0].device.type
+    if not has_triton(device):
         return None
-    from adapterhub.kernels.triton.lora_rows import TritonKernel
+    from adapterhub.kernels.lora.triton import TritonLoraKernel
 
-    if not isinstance(kernel, TritonKernel) or not can_capture(config):
+    if not isinstance(kernel, TritonLoraKernel) or not can_capture(config):
         _LOG.warning("decoding steps of this backbone can't be captured as CUDA graphs")
         return None
-    buffers = DecodeBuffers(cache, sites, sizes_for(settings), attention)
+    buffers = DecodeBuffers(cache, sites, sizes_for(settings), choose_paged_attention(device))
     return DecodeGraphs(forward, buffers, sites, CudaRecorder())
 
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from adapterhub.engine.attention import PagedBatch, PagedSingles
 from adapterhub.engine.forward_context import ForwardContext
-from adapterhub.kernels.paged_attention import Pages
-from adapterhub.kernels.triton.plan_buffers import BufferedPlan, PlanBuffers
+from adapterhub.kernels.attention.paged import DecodeTokens, PagedBatch, PageTable
+from adapterhub.kernels.lora.plan_buffers import BufferedPlan, PlanBuffers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from adapterhub.engine.cache import KeyValueCache
-    from adapterhub.kernels.lora_rows import LoraPlan
-    from adapterhub.kernels.paged_attention import PagedAttention
+    from adapterhub.kernels.attention.kv_cache import KeyValueCache
+    from adapterhub.kernels.attention.paged import PagedAttention
+    from adapterhub.kernels.lora.plan import LoraPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +121,9 @@ class DecodeBuffers:
         self._row_pages = -(-sizes.positions // size)
         self._plans = PlanBuffers(
             device,
-            tokens=most,
-            parts=sizes.parts,
-            ranks=sizes.ranks,
+            max_tokens=most,
+            max_slices=sizes.parts,
+            max_ranks=sizes.ranks,
             tables=sizes.layouts + 1,
             layers=sites,
         )
@@ -183,19 +182,19 @@ class DecodeBuffers:
             adapted: whether layers look for plans at all.
         """
         ids, positions, writes = self._tokens.device[:, :size]
-        pages = Pages(
+        pages = PageTable(
             self._pages.device.flatten(),
             self._firsts[:size],
             self._contexts.device[:size],
             self._cache.block_size,
         )
-        singles = PagedSingles(self._firsts[:size], pages, self._kernel)
+        decode = DecodeTokens(self._firsts[:size], pages, self._kernel)
         layers = range(len(self._plans.groups))
         plans = [BufferedPlan(self._plans, layer) for layer in layers] if adapted else None
         return DecodeView(
             ids.unsqueeze(0),
             positions.unsqueeze(0),
-            PagedBatch(self._cache, (), writes, singles),
+            PagedBatch(self._cache, (), writes, decode),
             BufferedForwardContext(plans),
         )
 

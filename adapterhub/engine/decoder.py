@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapterhub.engine.attention import attend_rows
-from adapterhub.kernels.arrays import as_array
-from adapterhub.kernels.loops.layers import add_and_normalize, gate, rotate_and_store
+from adapterhub.kernels.attention.layout import AttentionParams
+from adapterhub.kernels.attention.paged import attend_paged
+from adapterhub.kernels.decoder_layer_cpu import add_and_normalize, gate, rotate_and_store
+from adapterhub.kernels.numba_support import as_array
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from adapterhub.engine.attention import PagedBatch
+    from adapterhub.kernels.attention.paged import PagedBatch
 
 #: Classes of layers whose formula this file has.
 KNOWN_LAYERS = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"})
@@ -85,11 +86,12 @@ class FastDecoder:
             as_array(key),
             as_array(value),
             *turns,
-            as_array(paged.writes),
+            as_array(paged.slot_mapping),
             as_array(keys),
             as_array(values),
         )
-        attended = attend_rows(query, layer, paged, window=None, scale=module.scaling)
+        params = AttentionParams(layer, causal=True, window=None, scale=module.scaling)
+        attended = attend_paged(query, paged, params)
         found: Tensor = module.o_proj(attended.view(tokens, -1))
         return found
 

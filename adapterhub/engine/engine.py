@@ -16,9 +16,7 @@ from adapterhub.engine.adapter_manager import AdapterManager
 from adapterhub.engine.adapter_preparation import AdapterPreparer, virtual_positions
 from adapterhub.engine.adapter_slots import BARE, AdapterSlots
 from adapterhub.engine.answers import cancel, fail, next_tokens
-from adapterhub.engine.attention import PAGED_NAME, install_paged_attention
 from adapterhub.engine.block_pool import BlockPool
-from adapterhub.engine.cache import KeyValueCache, cache_shape
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.families import check_served
 from adapterhub.engine.host_cache import HostCache
@@ -48,7 +46,9 @@ from adapterhub.errors import (
     RequestError,
     did_you_mean,
 )
-from adapterhub.kernels.choice import choose_kernel
+from adapterhub.kernels.attention.kv_cache import KeyValueCache, cache_shape
+from adapterhub.kernels.attention.transformers_interface import ATTENTION_NAME, install_attention
+from adapterhub.kernels.choice import choose_lora_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.pooling import Pooling
     from adapterhub.engine.pooling_requests import Adapters, HeadName
     from adapterhub.engine.scheduler import ScheduledChunk
-    from adapterhub.kernels.lora_rows import LoraKernel
+    from adapterhub.kernels.lora.plan import LoraKernel
     from adapterhub.tasks.base import Task
 
 
@@ -107,9 +107,9 @@ class Engine(WholeLists):
         self._attention_before = backbone.body.config._attn_implementation
         vision = backbone.kind == "vision"
         if not vision:
-            install_paged_attention()
-            backbone.body.config._attn_implementation = PAGED_NAME
-        kernel = kernel or choose_kernel(backbone.device.type)
+            install_attention()
+            backbone.body.config._attn_implementation = ATTENTION_NAME
+        kernel = kernel or choose_lora_kernel(backbone.device.type)
         self._sites = adapt_layers(backbone, dtype, kernel)
         self._generates = self._sites.output is not None
         pictures = ImageBody(backbone) if vision else None

@@ -12,13 +12,13 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import EngineError
-from adapterhub.kernels.lora_rows import plan_of
+from adapterhub.kernels.lora.plan import build_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from adapterhub.engine.adapter_slots import Blend
-    from adapterhub.kernels.lora_rows import LoraPlan
+    from adapterhub.kernels.lora.plan import LoraPlan
 
 
 class ForwardContext:
@@ -53,7 +53,9 @@ class ForwardContext:
         # sites that the same adapters have share a plan; mostly all of them do
         key = tuple([site in sites for sites in self._site_sets])
         if key not in self._plans:
-            self._plans[key] = plan_of([(count, blend.parts(site)) for count, blend in self.uses])
+            self._plans[key] = build_plan(
+                [(count, blend.parts(site)) for count, blend in self.uses]
+            )
         return self._plans[key]
 
 
@@ -84,7 +86,9 @@ class ImageForwardContext(ForwardContext):
             raise EngineError(f"{tokens} tokens of {len(self.uses)} pictures come to a layer")
         key = (tuple([site in sites for sites in self._site_sets]), each)
         if key not in self._sized_plans:
-            self._sized_plans[key] = plan_of([(each, blend.parts(site)) for _, blend in self.uses])
+            self._sized_plans[key] = build_plan(
+                [(each, blend.parts(site)) for _, blend in self.uses]
+            )
         return self._sized_plans[key]
 
 

@@ -94,7 +94,7 @@ class LoraEmbedding:
         rows = output.reshape(-1, output.shape[-1])
         for start, end, parts in plan.runs:
             total = rows[start:end].float()
-            gain = self._gains.get(parts[0].row)
+            gain = self._gains.get(parts[0].start)
             if gain is not None:
                 total = total * gain
             for row, _, weight in parts:

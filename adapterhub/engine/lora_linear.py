@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from adapterhub.engine.forward_context import get_forward_context
 from adapterhub.kernels.choice import has_triton
-from adapterhub.kernels.looped_four_bit import LoopedFourBit, can_loop_four_bit
-from adapterhub.kernels.packed import Packed
-from adapterhub.kernels.packed_four_bit import PackedFourBit, can_pack_four_bit
-from adapterhub.kernels.packed_linear import PackedLinear, can_pack
+from adapterhub.kernels.linear.avx512_four_bit import Avx512Linear4bit
+from adapterhub.kernels.linear.cpu_four_bit import CpuLinear4bit
+from adapterhub.kernels.linear.onednn import OneDnnLinear
+from adapterhub.kernels.linear.packed_layer import PackedLayer
 
 if TYPE_CHECKING:
-    from adapterhub.kernels.lora_rows import LoraKernel, LoraPlan
+    from adapterhub.kernels.lora.plan import LoraKernel, LoraPlan
 
 _LOG = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class LoraLinear(nn.Module):
         """Multiply the layer's own output of rows with DoRA, without its bias, in place."""
         bias = self.base.bias
         for start, end, parts in plan.runs:
-            gain = self._gains.get(parts[0].row)
+            gain = self._gains.get(parts[0].start)
             if gain is None:
                 continue
             own = rows[start:end].float()
@@ -149,20 +149,20 @@ def install_sites(body: nn.Module, dtype: torch.dtype, kernel: LoraKernel) -> di
 
 def packed(layer: nn.Module) -> nn.Module:
     """Return the fastest layer that computes the same here, or the layer itself."""
-    if can_pack(layer):
-        return PackedLinear(layer)
-    if can_pack_four_bit(layer):
-        return PackedFourBit(layer)
+    if OneDnnLinear.supports(layer):
+        return OneDnnLinear(layer)
+    if Avx512Linear4bit.supports(layer):
+        return Avx512Linear4bit(layer)
     if isinstance(layer, Linear4bit) and has_triton(layer.weight.device.type):
         return fused(layer)
-    return LoopedFourBit(layer) if can_loop_four_bit(layer) else layer
+    return CpuLinear4bit(layer) if CpuLinear4bit.supports(layer) else layer
 
 
 def fused(layer: Linear4bit) -> nn.Module:
     """Return a layer that Triton computes, or the layer itself where it can't."""
-    from adapterhub.kernels.triton.four_bit import TritonFourBit, can_fuse_four_bit
+    from adapterhub.kernels.linear.triton_four_bit import TritonLinear4bit
 
-    return TritonFourBit(layer) if can_fuse_four_bit(layer) else layer
+    return TritonLinear4bit(layer) if TritonLinear4bit.supports(layer) else layer
 
 
 def _say_what_is_not_fused(bases: list[nn.Module]) -> None:
@@ -186,13 +186,13 @@ def remove_sites(body: nn.Module, sites: dict[str, LoraLinear]) -> None:
     for path, site in sites.items():
         parent, _, name = path.rpartition(".")
         base = site.base
-        layer = base.unpacked() if isinstance(base, Packed) else base
+        layer = base.unpack() if isinstance(base, PackedLayer) else base
         setattr(body.get_submodule(parent), name, layer)
 
 
 def dense_weight(base: nn.Module) -> Tensor:
     """Return the weight ``[out, in]`` that a layer multiplies by, in float32."""
-    if isinstance(base, Packed):
+    if isinstance(base, PackedLayer):
         return base.dense().float()
     weight: Tensor = dequantize_module_weight(base)
     return weight.detach().float()

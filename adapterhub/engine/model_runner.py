@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.engine.adapter_slots import BARE
-from adapterhub.engine.attention import PagedBatch, PagedRow, paged_batch
 from adapterhub.engine.cuda_graphs import decode_graphs, replay
 from adapterhub.engine.decoder import FastDecoder, can_run
 from adapterhub.engine.families import capped
@@ -17,6 +16,8 @@ from adapterhub.engine.forward_context import (
     set_forward_context,
 )
 from adapterhub.errors import EngineError
+from adapterhub.kernels.attention.paged import PagedBatch, PagedSequence, paged_batch
+from adapterhub.kernels.choice import choose_paged_attention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     from adapterhub.engine.adapted_layers import AdaptedLayers
     from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.adapter_slots import Blend
-    from adapterhub.engine.cache import KeyValueCache
     from adapterhub.engine.config import EngineConfig
     from adapterhub.engine.scheduler import ScheduledChunk
     from adapterhub.engine.sequences import Sequence
-    from adapterhub.kernels.lora_rows import LoraKernel
+    from adapterhub.kernels.attention.kv_cache import KeyValueCache
+    from adapterhub.kernels.lora.plan import LoraKernel
 
 
 class ModelRunner:
@@ -59,6 +60,7 @@ class ModelRunner:
         self.cache = cache
         self._residency = adapter_manager
         self._block_size = settings.block_size
+        self._attention = choose_paged_attention(backbone.device.type)
         dtype = cache.keys[0].dtype if cache.keys else torch.float32
         self.fast = FastDecoder(backbone.body) if can_run(backbone.body, dtype) else None
         self.graphs = decode_graphs(
@@ -127,6 +129,6 @@ class ModelRunner:
         for piece, span in zip(pieces, spans, strict=True):
             count = piece.end - piece.start
             seen = span.flatten()[: piece.end].to(self._backbone.device)
-            rows.append(PagedRow(start, count, piece.end, seen))
+            rows.append(PagedSequence(start, count, piece.end, seen))
             start += count
-        return paged_batch(self.cache, rows)
+        return paged_batch(self.cache, rows, self._attention)

@@ -17,8 +17,8 @@ from adapterhub.backbones.heads import without_pooler
 from adapterhub.data.packing import pack
 from adapterhub.engine.adapter_slots import BARE
 from adapterhub.engine.forward_context import ForwardContext, set_forward_context
-from adapterhub.engine.pass_attention import PassBatch, PassRow
 from adapterhub.errors import AdapterHubError, ComputeError, EngineError
+from adapterhub.kernels.attention.layout import PackedSequences
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -276,14 +276,13 @@ class PoolingRunner:
             positions = positions + torch.tensor([*shifts, 0]).repeat_interleave(counts).to(device)
         if batch.segment_ids is not None:
             inputs["token_type_ids"] = batch.segment_ids.unsqueeze(0)
-        lengths = zip(batch.lengths, prefixes, strict=True)
         with set_forward_context(ForwardContext([*uses, (fill, BARE)])):
             output = self._body(
                 input_ids=batch.input_ids.unsqueeze(0),
                 position_ids=positions.unsqueeze(0),
                 # a ready mask is passed on as it is; the attention of passes has its own
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
-                paged=PassBatch(tuple(PassRow(count, prefix) for count, prefix in lengths)),
+                packed=PackedSequences(batch.lengths, tuple(prefixes)),
                 **inputs,
             )
         hidden: Tensor = output.last_hidden_state[0]

@@ -1,4 +1,4 @@
-"""Which implementation computes on a device: the plain one, the CPU's or Triton's."""
+"""Choice of the kernels for a device: ``cpu``, ``triton`` or ``reference``."""
 
 from __future__ import annotations
 
@@ -6,41 +6,43 @@ import logging
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from adapterhub.kernels.lora_rows import ReferenceKernel
-
 if TYPE_CHECKING:
-    from adapterhub.kernels.lora_rows import LoraKernel
-    from adapterhub.kernels.paged_attention import PagedAttention
+    from adapterhub.kernels.attention.paged import PagedAttention
+    from adapterhub.kernels.lora.plan import LoraKernel
 
 _LOG = logging.getLogger(__name__)
 
 
-def choose_kernel(device: str) -> LoraKernel:
-    """Return the fastest kernel for a type of device; the log says which, and why."""
+def choose_lora_kernel(device: str) -> LoraKernel:
+    """Return the fastest LoRA kernel for a device type and log the choice of kernels once."""
     if device == "cpu":
-        from adapterhub.kernels.lora_rows_cpu import CpuKernel
+        from adapterhub.kernels.lora.cpu import CpuLoraKernel
 
-        _LOG.info("adapters are added by loops compiled for this CPU")
-        return CpuKernel()
+        _LOG.info("kernels: cpu (numba), because the device is cpu")
+        return CpuLoraKernel()
     if has_triton(device):
-        from adapterhub.kernels.triton.lora_rows import TritonKernel
+        from adapterhub.kernels.lora.triton import TritonLoraKernel
 
-        _LOG.info("adapters are added by Triton's programs, because the device is %s", device)
-        return TritonKernel()
-    why = "triton is not installed" if device == "cuda" else f"there is no kernel for {device}"
-    _LOG.warning("adapters are added by plain torch, which is slow, because %s", why)
-    return ReferenceKernel()
+        _LOG.info("kernels: triton, because the device is %s", device)
+        return TritonLoraKernel()
+    from adapterhub.kernels.lora.reference import ReferenceLoraKernel
+
+    why = "triton is not installed" if device == "cuda" else f"there are none for {device}"
+    _LOG.warning("kernels: reference (plain torch), which is slow, because %s", why)
+    return ReferenceLoraKernel()
 
 
-def choose_attention(device: str) -> PagedAttention | None:
-    """Return what lets single tokens on a device see a paged cache; on CPUs that is another."""
-    if not has_triton(device):
-        return None
-    from adapterhub.kernels.triton.attention import attend_pages
-
+def choose_paged_attention(device: str) -> PagedAttention:
+    """Return the fastest attention kernel for single tokens on a device type."""
+    if device == "cpu":
+        from adapterhub.kernels.attention.cpu import attend_pages
+    elif has_triton(device):
+        from adapterhub.kernels.attention.triton import attend_pages
+    else:
+        from adapterhub.kernels.attention.reference import attend_pages
     return attend_pages
 
 
 def has_triton(device: str) -> bool:
-    """Return whether Triton's programs run on a type of device here."""
+    """Return whether Triton kernels run on a device type."""
     return device == "cuda" and find_spec("triton") is not None

@@ -36,7 +36,10 @@ class Recorder:
         """Record the outcome of a test's call, or of its setup where that did not pass."""
         if report.when != "call" and (report.when != "setup" or report.passed):
             return
-        values: dict[str, object] = {"outcome": report.outcome, "seconds": round(report.duration, 2)}
+        values: dict[str, object] = {
+            "outcome": report.outcome,
+            "seconds": round(report.duration, 2),
+        }
         if report.failed:
             values |= {"passed": False, "error": str(report.longrepr)[-1500:]}
         if report.skipped:

@@ -1,23 +1,23 @@
 """Decoding steps over buffers that never move answer as steps that are computed anew."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from engine_helpers import asked, greedy, make_peer, some_specs
 from transformers import AutoModelForCausalLM
 
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.engine.attention import PagedRow, _paged_singles, attend_rows, paged_batch
-from adapterhub.engine.cache import KeyValueCache
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.cuda_graphs import DecodeGraphs, can_capture, sizes_for
 from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeRow, DecodeSizes
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.model_runner import ModelRunner
-from adapterhub.kernels.choice import choose_attention
-from adapterhub.kernels.lora_rows import Part, plan_of
-from adapterhub.kernels.paged_attention import attend_pages
+from adapterhub.kernels.attention import cpu
+from adapterhub.kernels.attention.kv_cache import KeyValueCache
+from adapterhub.kernels.attention.layout import AttentionParams
+from adapterhub.kernels.attention.paged import PagedSequence, attend_paged, paged_batch
+from adapterhub.kernels.attention.reference import attend_pages
+from adapterhub.kernels.choice import choose_paged_attention
+from adapterhub.kernels.lora.plan import RankSlice, build_plan
 from adapterhub.specs import QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
@@ -55,9 +55,9 @@ class Recorder:
 def engine_of(decoder, peers, attention=attend_pages, **changes):
     """Return an engine of Triton's kernel, and the recorder of its decoding steps."""
     pytest.importorskip("triton", reason="triton is not installed")
-    from adapterhub.kernels.triton.lora_rows import TritonKernel
+    from adapterhub.kernels.lora.triton import TritonLoraKernel
 
-    engine = Engine(load_backbone(str(decoder), PLAIN), SMALL, kernel=TritonKernel())
+    engine = Engine(load_backbone(str(decoder), PLAIN), SMALL, kernel=TritonLoraKernel())
     # on a GPU the forward pass is transformers' own
     engine._forward.fast = None
     recorder, sites = Recorder(), len(engine._sites.linear)
@@ -128,7 +128,7 @@ def test_a_bare_row_gets_the_same_bits_beside_any_adapter(decoder, peers, monkey
 
 
 def test_an_adapter_in_the_rows_of_another_is_seen_by_recorded_steps(decoder, peers):
-    attention = choose_attention("cuda")
+    attention = choose_paged_attention("cuda")
     engine, recorder = engine_of(decoder, {"a0": peers["a0"]}, attention)
     assert run(engine, [([6, 7], "a0", 3)]) == [peers["a0"].greedy([6, 7], 3)[0]]
     before = recorder.recorded
@@ -186,21 +186,21 @@ def test_steps_are_filled_up_with_rows_that_write_to_the_last_block():
         assert buffers.size_for(count) == size
         buffers.fill(rows[:count], [None, None])
         view = views[size]
-        pages = view.paged.singles.pages
+        pages = view.paged.decode.pages
         real, inert = range(count), range(count, size)
         assert view.ids.tolist() == [[50 + i for i in real] + [0 for _ in inert]]
         assert view.positions.tolist() == [[5 + i for i in real] + [0 for _ in inert]]
         writes = [(i + 3) * 4 + 1 + i for i in real] + [24 + i for i in inert]
-        assert view.paged.writes.tolist() == writes
-        assert pages.contexts.tolist() == [6 + i for i in real] + [1 for _ in inert]
-        first = [int(pages.numbers[first]) for first in pages.firsts]
+        assert view.paged.slot_mapping.tolist() == writes
+        assert pages.context_lens.tolist() == [6 + i for i in real] + [1 for _ in inert]
+        first = [int(pages.indices[offset]) for offset in pages.offsets]
         assert first == [*real, *(6 for _ in inert)]
 
 
 def test_a_view_stays_where_it_is():
     buffers = buffers_of()
     before, after = buffers.view(4, adapted=True), buffers.view(4, adapted=True)
-    buffers.fill([DecodeRow(1, 0, [0])], [plan_of([(1, (Part(0, 2, 1.0),))]), None])
+    buffers.fill([DecodeRow(1, 0, [0])], [build_plan([(1, (RankSlice(0, 2, 1.0),))]), None])
     for view in (before, after):
         assert view.ids.tolist() == [[1, 0, 0, 0]]
         # the first layer has a plan, the second the empty one
@@ -212,13 +212,13 @@ def test_a_view_stays_where_it_is():
 
 
 def test_what_has_no_room_is_refused():
-    buffers, plan = buffers_of(), plan_of([(1, (Part(0, 2, 1.0),))])
+    buffers, plan = buffers_of(), build_plan([(1, (RankSlice(0, 2, 1.0),))])
     row = DecodeRow(1, 0, [0])
     assert buffers.fits([row] * 4, [plan, plan])
     assert not buffers.fits([row] * 5, [None, None])
     assert not buffers.fits([DecodeRow(1, 0, [0] * 5)], [None, None])
-    assert not buffers.fits([row], [plan, plan_of([(1, (Part(2, 2, 1.0),))])])
-    assert not buffers.fits([row], [plan_of([(1, (Part(0, 9, 1.0),))]), None])
+    assert not buffers.fits([row], [plan, build_plan([(1, (RankSlice(2, 2, 1.0),))])])
+    assert not buffers.fits([row], [build_plan([(1, (RankSlice(0, 9, 1.0),))]), None])
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -230,13 +230,15 @@ def test_rows_of_one_token_on_a_gpu_see_what_they_see_on_a_cpu(window, tokens):
     places, rows = torch.randperm(28, generator=draw), []
     for index, count in enumerate(tokens):
         start = sum(tokens[:index])
-        rows.append(PagedRow(start, count, 5 + index, places[8 * index : 8 * index + 5 + index]))
-    batch = paged_batch(cache, rows)
-    alone = [row for row in rows if row.tokens == 1]
-    paged = replace(batch, singles=_paged_singles(alone, places.device, attend_pages))
+        rows.append(
+            PagedSequence(start, count, 5 + index, places[8 * index : 8 * index + 5 + index])
+        )
+    params = AttentionParams(layer=0, causal=True, window=window, scale=0.5)
     query = torch.randn(sum(tokens), 2, 4, generator=draw)
-    expected = attend_rows(query, 0, batch, window=window, scale=0.5)
-    found = attend_rows(query, 0, paged, window=window, scale=0.5)
+    found, expected = (
+        attend_paged(query, paged_batch(cache, rows, kernel), params)
+        for kernel in (attend_pages, cpu.attend_pages)
+    )
     assert torch.allclose(found, expected, atol=1e-6)
 
 

@@ -13,8 +13,8 @@ from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.factors import lora_scale
 from adapterhub.errors import EngineError, NotFoundError, RequestError, StrictLoadError
-from adapterhub.kernels.lora_rows import ReferenceKernel
-from adapterhub.kernels.lora_rows_cpu import CpuKernel
+from adapterhub.kernels.lora.cpu import CpuLoraKernel
+from adapterhub.kernels.lora.reference import ReferenceLoraKernel
 from adapterhub.specs import QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
@@ -52,7 +52,7 @@ REQUEST = st.tuples(
 )
 
 
-@pytest.mark.parametrize("kernel", [ReferenceKernel, CpuKernel])
+@pytest.mark.parametrize("kernel", [ReferenceLoraKernel, CpuLoraKernel])
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -90,7 +90,7 @@ def test_preempted_rows_and_evicted_adapters_lose_nothing(decoder, peers, bare):
         assert list(answer.tokens) == alone(peers, bare, name, prompt, 12)
 
 
-@pytest.mark.parametrize("kernel", [ReferenceKernel, CpuKernel])
+@pytest.mark.parametrize("kernel", [ReferenceLoraKernel, CpuLoraKernel])
 def test_a_blend_is_the_weighted_sum_of_its_adapters(decoder, peers, bare, kernel):
     prompt, weights = [7, 20, 9, 33], {"a0": 0.7, "a1": -0.4}
     model = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()

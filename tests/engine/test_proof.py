@@ -21,8 +21,8 @@ from adapterhub.backbones.heads import stock_model
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.sampler import Sampler
-from adapterhub.kernels.lora_rows import ReferenceKernel
-from adapterhub.kernels.lora_rows_cpu import CpuKernel
+from adapterhub.kernels.lora.cpu import CpuLoraKernel
+from adapterhub.kernels.lora.reference import ReferenceLoraKernel
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
 #: Largest difference of logits, whose own spread is about 10. Over 60 plays of each kind 3.4e-5
@@ -57,12 +57,12 @@ USES = [
 ]
 #: Held so, and computed by: everything that an engine on a CPU is built of.
 KINDS = [
-    ("none", "float32", ReferenceKernel),
-    ("none", "float32", CpuKernel),
-    ("nf4", "float32", CpuKernel),
-    ("int8", "float32", CpuKernel),
-    ("none", "bfloat16", CpuKernel),
-    ("nf4", "bfloat16", CpuKernel),
+    ("none", "float32", ReferenceLoraKernel),
+    ("none", "float32", CpuLoraKernel),
+    ("nf4", "float32", CpuLoraKernel),
+    ("int8", "float32", CpuLoraKernel),
+    ("none", "bfloat16", CpuLoraKernel),
+    ("nf4", "bfloat16", CpuLoraKernel),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Each kernel equals the plain formula that it stands for, forward and backward."""
+"""The autograd kernels compute their plain formula, forward and backward."""
 
 import pytest
 import torch
@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from adapterhub.kernels.attention.layout import AttentionParams, PackedSequences
+from adapterhub.kernels.attention.packed import attend_packed
 from adapterhub.kernels.linear_cross_entropy import linear_cross_entropy
-from adapterhub.kernels.lora_linear import LoraLinear
-from adapterhub.kernels.packed_attention import AttentionLayout, packed_attention
+from adapterhub.kernels.lora.autograd import LoraLinearFunction
 
 
 def gradients(value, inputs):
@@ -24,7 +25,7 @@ def test_lora_linear(dropout, bias):
     x, a, b = (torch.randn(s, requires_grad=True) for s in ((9, 6), (3, 6), (5, 3)))
     weight, offset = torch.randn(5, 6), torch.randn(5) if bias else None
     keep = torch.bernoulli(torch.full((9, 6), 0.5)) * 2 if dropout else None
-    fused = LoraLinear.apply(x, a, b, 0.7, lambda: weight, offset, keep)
+    fused = LoraLinearFunction.apply(x, a, b, 0.7, lambda: weight, offset, keep)
     plain = F.linear(x, weight, offset) + 0.7 * (x if keep is None else x * keep) @ a.T @ b.T
     torch.testing.assert_close(fused, plain)
     for ours, theirs in zip(gradients(fused, (x, a, b)), gradients(plain, (x, a, b)), strict=True):
@@ -52,51 +53,52 @@ def test_linear_cross_entropy_refuses_a_weight_that_learns():
         )
 
 
-def looped(query, key, value, layout):
-    """One row after the other, by torch's own attention."""
+def sequence_by_sequence(query, key, value, lengths, params):
+    """Packed attention by torch's SDPA with a mask."""
     groups = query.shape[0] // key.shape[0]
     key, value = (t.repeat_interleave(groups, dim=0) for t in (key, value))
-    rows, start, prefix = [], 0, layout.prefix
-    for length in layout.lengths:
+    outputs, start, prefix = [], 0, key.shape[1] - query.shape[1]
+    for length in lengths:
         own = slice(prefix + start, prefix + start + length)
         k, v = (torch.cat((t[:, :prefix], t[:, own]), dim=1) for t in (key, value))
         mask = torch.ones(length, prefix + length, dtype=torch.bool)
-        if layout.causal:
+        if params.causal:
             mask = mask.tril(prefix)
-        if layout.window is not None:
-            mask &= ~torch.ones_like(mask).tril(prefix - layout.window)
-        row = F.scaled_dot_product_attention(
+        if params.window is not None:
+            far = torch.ones_like(mask).tril(prefix - params.window)
+            mask &= ~(far | torch.ones_like(mask).triu(prefix + params.window))
+        output = F.scaled_dot_product_attention(
             query[None, :, start : start + length], k[None], v[None], attn_mask=mask
         )
-        rows.append(row[0].transpose(0, 1))
+        outputs.append(output[0].transpose(0, 1))
         start += length
-    return torch.cat(rows)
+    return torch.cat(outputs)
 
 
 @settings(deadline=None, max_examples=25)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
-    kind=st.sampled_from(["causal", "both ways", "prefix", "window", "long"]),
+    kind=st.sampled_from(
+        ["causal", "both ways", "prefix", "window", "both ways in a window", "long"]
+    ),
     fill=st.integers(0, 5),
 )
 def test_packed_attention(lengths, kind, fill):
     torch.manual_seed(0)
     if kind == "long":
         lengths = [300, *lengths]
-    layout = AttentionLayout(
-        lengths=tuple(lengths),
-        prefix=3 if kind == "prefix" else 0,
-        causal=kind != "both ways",
-        window=7 if kind == "window" else None,
+    params = AttentionParams(
+        layer=0,
+        causal="both ways" not in kind,
+        window=7 if "window" in kind else None,
         scale=8**-0.5,
     )
+    prefix = 3 if kind == "prefix" else 0
     tokens = sum(lengths)
     query = torch.randn(4, tokens + fill, 8, requires_grad=True)
-    key, value = (
-        torch.randn(2, layout.prefix + tokens + fill, 8, requires_grad=True) for _ in range(2)
-    )
-    fused = packed_attention(query, key, value, layout)
-    plain = looped(query, key, value, layout)
+    key, value = (torch.randn(2, prefix + tokens + fill, 8, requires_grad=True) for _ in range(2))
+    fused = attend_packed(query, key, value, PackedSequences(tuple(lengths)), params)
+    plain = sequence_by_sequence(query, key, value, lengths, params)
     torch.testing.assert_close(fused[:tokens], plain, rtol=1e-4, atol=1e-5)
     assert not fused[tokens:].any()
     inputs = (query, key, value)

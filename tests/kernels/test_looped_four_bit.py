@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from adapterhub.backbones.quantize import quantize_linears
-from adapterhub.kernels.looped_four_bit import MOST_ROWS, LoopedFourBit, can_loop_four_bit
+from adapterhub.kernels.linear.cpu_four_bit import MAX_TOKENS, CpuLinear4bit
 from adapterhub.specs import QuantizationSpec
 
 CPU = torch.device("cpu")
@@ -25,14 +25,14 @@ def four_bit(outputs, inputs, *, scheme="nf4", compute="float32", bias=True):
 def test_weights_are_to_the_bit_as_bitsandbytes_expands_them(scheme, shape):
     layer = four_bit(*shape, scheme=scheme)
     expected = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    assert torch.equal(LoopedFourBit(layer).dense(), expected)
+    assert torch.equal(CpuLinear4bit(layer).dense(), expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rows", [1, 2, MOST_ROWS, MOST_ROWS + 1, 40])
+@pytest.mark.parametrize("rows", [1, 2, MAX_TOKENS, MAX_TOKENS + 1, 40])
 def test_products_are_those_of_the_expanded_weights(rows, bias):
     layer = four_bit(96, 192, bias=bias)
-    looped = LoopedFourBit(layer)
+    looped = CpuLinear4bit(layer)
     # every other column of a wider tensor, so that rows are not contiguous
     x = torch.randn(rows, 384)[:, ::2]
     with torch.no_grad():
@@ -44,22 +44,22 @@ def test_products_are_those_of_the_expanded_weights(rows, bias):
 def test_the_layer_is_given_back_as_it_was():
     layer = four_bit(96, 192)
     codes = layer.weight.data.clone()
-    looped = LoopedFourBit(layer)
+    looped = CpuLinear4bit(layer)
     with torch.no_grad():
         looped(torch.randn(3, 192))
-    assert looped.unpacked() is layer
+    assert looped.unpack() is layer
     assert torch.equal(layer.weight.data, codes)
 
 
 def test_gradients_reach_the_input():
-    looped = LoopedFourBit(four_bit(96, 192))
+    looped = CpuLinear4bit(four_bit(96, 192))
     x = torch.randn(2, 192, requires_grad=True)
     looped(x).sum().backward()
     assert torch.allclose(x.grad, looped.dense().sum(0).expand(2, -1), atol=1e-4)
 
 
 def test_what_it_does_not_compute_is_left_alone():
-    assert can_loop_four_bit(four_bit(48, 64))
-    assert not can_loop_four_bit(four_bit(48, 96))
-    assert not can_loop_four_bit(four_bit(48, 64, compute="bfloat16"))
-    assert not can_loop_four_bit(nn.Linear(64, 48))
+    assert CpuLinear4bit.supports(four_bit(48, 64))
+    assert not CpuLinear4bit.supports(four_bit(48, 96))
+    assert not CpuLinear4bit.supports(four_bit(48, 64, compute="bfloat16"))
+    assert not CpuLinear4bit.supports(nn.Linear(64, 48))

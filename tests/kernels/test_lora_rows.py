@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapterhub.kernels.lora_rows import Part, ReferenceKernel, plan_of
-from adapterhub.kernels.lora_rows_cpu import CpuKernel
+from adapterhub.kernels.lora.cpu import CpuLoraKernel
+from adapterhub.kernels.lora.plan import RankSlice, build_plan
+from adapterhub.kernels.lora.reference import ReferenceLoraKernel
 
 ROWS, WIDTH, OUT = 64, 48, 40
 #: Per type: largest error relative to the largest value.
@@ -22,7 +23,7 @@ def mixes(draw):
         for _ in range(draw(st.integers(0, 3))):
             rank = draw(st.sampled_from([1, 2, 4, 7, 16]))
             row = draw(st.integers(0, ROWS - rank))
-            parts.append(Part(row, rank, draw(st.sampled_from([1.0, 0.5, -2.0]))))
+            parts.append(RankSlice(row, rank, draw(st.sampled_from([1.0, 0.5, -2.0]))))
         groups.append((draw(st.sampled_from([1, 1, 2, 5, 30])), tuple(parts)))
     return groups
 
@@ -37,56 +38,56 @@ def inputs(tokens, dtype, seed=0):
 @settings(max_examples=40, deadline=None)
 @given(groups=mixes())
 def test_the_fast_kernel_computes_the_formula(dtype, groups):
-    plan = plan_of(groups)
+    plan = build_plan(groups)
     y, x, a, b = inputs(sum(count for count, _ in groups), dtype)
     if plan is None:
         assert all(not parts for _, parts in groups)
         return
     expected, found = y.clone(), y.clone()
-    ReferenceKernel().add_(expected, x, a, b, plan)
-    CpuKernel().add_(found, x, a, b, plan)
+    ReferenceLoraKernel().add_(expected, x, a, b, plan)
+    CpuLoraKernel().add_(found, x, a, b, plan)
     bound = TOLERANCE[dtype] * max(1.0, float(expected.abs().max()))
     assert float((expected.float() - found.float()).abs().max()) <= bound
 
 
-@pytest.mark.parametrize("kernel", [ReferenceKernel(), CpuKernel()])
+@pytest.mark.parametrize("kernel", [ReferenceLoraKernel(), CpuLoraKernel()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_tokens_without_an_adapter_stay_to_the_bit(kernel, dtype):
     y, x, a, b = inputs(7, dtype)
     before = y.clone()
-    plan = plan_of([(2, ()), (3, (Part(8, 4, 1.0),)), (2, ())])
+    plan = build_plan([(2, ()), (3, (RankSlice(8, 4, 1.0),)), (2, ())])
     kernel.add_(y, x, a, b, plan)
     assert torch.equal(y[:2], before[:2])
     assert torch.equal(y[5:], before[5:])
     assert not torch.equal(y[2:5], before[2:5])
 
 
-@pytest.mark.parametrize("kernel", [ReferenceKernel(), CpuKernel()])
+@pytest.mark.parametrize("kernel", [ReferenceLoraKernel(), CpuLoraKernel()])
 def test_a_row_does_not_depend_on_the_rows_beside_it(kernel):
     y, x, a, b = inputs(6, torch.bfloat16)
-    parts = [(Part(4 * index, 4, 1.0),) for index in range(6)]
+    parts = [(RankSlice(4 * index, 4, 1.0),) for index in range(6)]
     together = y.clone()
-    kernel.add_(together, x, a, b, plan_of([(1, each) for each in parts]))
+    kernel.add_(together, x, a, b, build_plan([(1, each) for each in parts]))
     for index, each in enumerate(parts):
         alone = y[index : index + 1].clone()
-        kernel.add_(alone, x[index : index + 1].clone(), a, b, plan_of([(1, each)]))
+        kernel.add_(alone, x[index : index + 1].clone(), a, b, build_plan([(1, each)]))
         assert torch.equal(alone[0], together[index])
 
 
-@pytest.mark.parametrize("kernel", [ReferenceKernel(), CpuKernel()])
+@pytest.mark.parametrize("kernel", [ReferenceLoraKernel(), CpuLoraKernel()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_blend_of_two_is_the_sum_of_both(kernel, dtype):
     y, x, a, b = inputs(4, dtype)
     zero = torch.zeros_like(y)
     first, second, both = zero.clone(), zero.clone(), zero.clone()
-    kernel.add_(first, x, a, b, plan_of([(4, (Part(0, 8, 0.7),))]))
-    kernel.add_(second, x, a, b, plan_of([(4, (Part(20, 3, 0.3),))]))
-    kernel.add_(both, x, a, b, plan_of([(4, (Part(0, 8, 0.7), Part(20, 3, 0.3)))]))
+    kernel.add_(first, x, a, b, build_plan([(4, (RankSlice(0, 8, 0.7),))]))
+    kernel.add_(second, x, a, b, build_plan([(4, (RankSlice(20, 3, 0.3),))]))
+    kernel.add_(both, x, a, b, build_plan([(4, (RankSlice(0, 8, 0.7), RankSlice(20, 3, 0.3)))]))
     assert torch.allclose(both, first + second, rtol=2e-2, atol=TOLERANCE[dtype] * 10)
 
 
 def test_neighbours_with_the_same_parts_are_one_run():
-    parts = (Part(0, 4, 1.0),)
-    plan = plan_of([(1, parts), (2, parts), (1, ()), (1, parts)])
+    parts = (RankSlice(0, 4, 1.0),)
+    plan = build_plan([(1, parts), (2, parts), (1, ()), (1, parts)])
     assert [(run.start, run.end) for run in plan.runs] == [(0, 3), (4, 5)]
-    assert plan_of([(3, ())]) is None
+    assert build_plan([(3, ())]) is None

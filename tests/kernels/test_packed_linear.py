@@ -7,8 +7,8 @@ from torch import nn
 
 from adapterhub.backbones.held import state_digest
 from adapterhub.backbones.quantize import quantize_linears
-from adapterhub.kernels.packed_four_bit import PackedFourBit, can_pack_four_bit
-from adapterhub.kernels.packed_linear import PackedLinear, can_pack
+from adapterhub.kernels.linear.avx512_four_bit import Avx512Linear4bit
+from adapterhub.kernels.linear.onednn import OneDnnLinear
 from adapterhub.specs import QuantizationSpec
 
 BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -20,23 +20,23 @@ BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 def test_it_computes_what_the_layer_computes(dtype, bias, rows):
     torch.manual_seed(1)
     linear = nn.Linear(96, 160, bias=bias, dtype=dtype)
-    if not can_pack(linear):
+    if not OneDnnLinear.supports(linear):
         pytest.skip("this CPU has no product in bfloat16")
     x = torch.randn(1, rows, 96, dtype=dtype)
     expected, weight = linear(x), linear.weight.detach().clone()
-    packed = PackedLinear(linear)
+    packed = OneDnnLinear(linear)
     assert not linear.weight.numel()
     found = packed(x)
     assert found.shape == expected.shape
     assert torch.allclose(found.float(), expected.float(), rtol=BOUND[dtype], atol=BOUND[dtype])
-    assert packed.unpacked() is linear
+    assert packed.unpack() is linear
     assert torch.equal(linear.weight, weight)
 
 
 def test_only_plain_layers_are_packed():
-    assert can_pack(nn.Linear(8, 8))
-    assert not can_pack(nn.Linear(8, 8, dtype=torch.float64))
-    assert not can_pack(nn.LayerNorm(8))
+    assert OneDnnLinear.supports(nn.Linear(8, 8))
+    assert not OneDnnLinear.supports(nn.Linear(8, 8, dtype=torch.float64))
+    assert not OneDnnLinear.supports(nn.LayerNorm(8))
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "fp4"])
@@ -50,12 +50,12 @@ def test_a_packed_four_bit_layer_computes_what_the_layer_computes(scheme, rows):
     (layer,) = body
     x = torch.randn(1, rows, 128, dtype=torch.bfloat16)
     expected, before = layer(x), state_digest(body)
-    assert can_pack_four_bit(layer)
-    packed = PackedFourBit(layer)
+    assert Avx512Linear4bit.supports(layer)
+    packed = Avx512Linear4bit(layer)
     found = packed(x)
     assert found.shape == expected.shape
     bound = 0.02 * expected.float().abs().max()
     assert (found.float() - expected.float()).abs().max() <= bound
-    assert packed.unpacked() is layer
+    assert packed.unpack() is layer
     assert state_digest(body) == before
     assert torch.equal(layer(x), expected)

@@ -25,7 +25,7 @@ def run(*command, threads):
 
 def test_they_take_as_many_as_torch():
     code = (
-        "import adapterhub.kernels.lora_rows_cpu, numba, torch\n"
+        "import adapterhub.kernels.lora.cpu, numba, torch\n"
         "print(numba.config.NUMBA_NUM_THREADS, torch.get_num_threads())\n"
     )
     assert run("-c", code, threads=1).stdout.strip() == "1 1"

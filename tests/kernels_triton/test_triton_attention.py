@@ -1,4 +1,4 @@
-"""Attention of single tokens over scattered pages, in Triton and plainly, against torch's own."""
+"""Attention of single tokens to scattered pages, Triton and reference, against torch's SDPA."""
 
 import pytest
 import torch
@@ -6,16 +6,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from adapterhub.kernels import paged_attention
-from adapterhub.kernels.paged_attention import Pages
+from adapterhub.kernels.attention import reference
+from adapterhub.kernels.attention.paged import PageTable
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from adapterhub.kernels.triton import attention
+from adapterhub.kernels.attention import triton
 
 #: The interpreter cuts off the bits of bfloat16 that a GPU rounds.
 BOUND = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-KINDS = {"triton": attention.attend_pages, "plain": paged_attention.attend_pages}
+KINDS = {"triton": triton.attend_pages, "reference": reference.attend_pages}
 
 
 def expected_of(query, keys, values, places, window, scale):
@@ -42,7 +42,7 @@ def check(
     numbers = torch.randperm(blocks, generator=draw)
     counts = torch.tensor([-(-context // size) for context in contexts])
     firsts = counts.cumsum(0) - counts
-    pages = Pages(
+    pages = PageTable(
         numbers.int().to(device),
         firsts.int().to(device),
         torch.tensor(contexts, dtype=torch.int32, device=device),
@@ -77,7 +77,7 @@ def test_it_is_scaled_dot_product_attention(kind, dtype, window, device):
 )
 def test_it_is_so_for_any_rows(contexts, shared, group, window, large, size, device):
     sizes = dict(shared=shared, group=group, window=window, large=large, size=size)
-    check(attention.attend_pages, contexts, torch.float32, device, **sizes)
+    check(triton.attend_pages, contexts, torch.float32, device, **sizes)
 
 
 def test_a_score_that_is_no_number_stays_in_its_row(device):
@@ -85,8 +85,8 @@ def test_a_score_that_is_no_number_stays_in_its_row(device):
     query[0] = float("nan")
     keys = torch.ones(8, 1, 4, device=device)
     numbers = torch.arange(2, dtype=torch.int32, device=device)
-    pages = Pages(numbers, numbers, torch.full_like(numbers, 4), 4)
-    found = attention.attend_pages(query, keys, keys, pages, window=None, scale=1.0)
+    pages = PageTable(numbers, numbers, torch.full_like(numbers, 4), 4)
+    found = triton.attend_pages(query, keys, keys, pages, window=None, scale=1.0)
     assert found[0].isnan().all()
     assert torch.equal(found[1], torch.ones(1, 4, device=device))
 
@@ -95,6 +95,6 @@ def test_places_beyond_a_row_are_not_read(device):
     query, keys = torch.ones(1, 1, 4, device=device), torch.ones(8, 1, 4, device=device)
     keys[5:] = float("nan")
     numbers = torch.arange(2, dtype=torch.int32, device=device)
-    pages = Pages(numbers, numbers[:1], torch.tensor([5], dtype=torch.int32, device=device), 4)
-    found = attention.attend_pages(query, keys, keys, pages, window=None, scale=1.0)
+    pages = PageTable(numbers, numbers[:1], torch.tensor([5], dtype=torch.int32, device=device), 4)
+    found = triton.attend_pages(query, keys, keys, pages, window=None, scale=1.0)
     assert torch.equal(found, torch.ones(1, 1, 4, device=device))

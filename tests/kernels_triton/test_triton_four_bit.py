@@ -8,16 +8,15 @@ from torch import nn
 
 from adapterhub.backbones.held import state_digest
 from adapterhub.backbones.quantize import quantize_linears
-from adapterhub.engine import layers
-from adapterhub.kernels.lora_rows import ReferenceKernel
+from adapterhub.engine import lora_linear
+from adapterhub.kernels.lora.reference import ReferenceLoraKernel
 from adapterhub.specs import QuantizationSpec
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from adapterhub.kernels.triton import four_bit
-from adapterhub.kernels.triton.four_bit import (
-    TritonFourBit,
-    can_fuse_four_bit,
+from adapterhub.kernels.linear import triton_four_bit
+from adapterhub.kernels.linear.triton_four_bit import (
+    TritonLinear4bit,
     multiply_four_bit,
 )
 
@@ -73,9 +72,9 @@ def test_few_rows_are_fused_and_many_are_left_to_bitsandbytes(monkeypatch, devic
         asked.append(len(x))
         return multiply_four_bit(x, *others)
 
-    monkeypatch.setattr(four_bit, "multiply_four_bit", counted)
+    monkeypatch.setattr(triton_four_bit, "multiply_four_bit", counted)
     (layer,) = body
-    fused, before = TritonFourBit(layer), state_digest(body)
+    fused, before = TritonLinear4bit(layer), state_digest(body)
     for rows in (1, 32, 33):
         x = torch.randn(1, rows, 128, device=device)
         with torch.no_grad():
@@ -86,25 +85,25 @@ def test_few_rows_are_fused_and_many_are_left_to_bitsandbytes(monkeypatch, devic
     assert torch.equal(
         fused.dense(), functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     )
-    assert fused.unpacked() is layer
+    assert fused.unpack() is layer
     assert state_digest(body) == before
 
 
 def test_what_it_cannot_read_is_refused(device):
     (layer,) = layer_of(device=device)
-    assert can_fuse_four_bit(layer)
-    assert not can_fuse_four_bit(nn.Linear(64, 64))
+    assert TritonLinear4bit.supports(layer)
+    assert not TritonLinear4bit.supports(nn.Linear(64, 64))
     (odd,) = layer_of(width=96, device=device)
-    assert not can_fuse_four_bit(odd)
+    assert not TritonLinear4bit.supports(odd)
     _codes, state = functional.quantize_4bit(
         torch.randn(96, 128, device=device), quant_type="nf4", compress_statistics=True
     )
     layer.weight.quant_state = state
-    assert not can_fuse_four_bit(layer)
+    assert not TritonLinear4bit.supports(layer)
 
 
 def test_sites_fuse_what_they_can_and_the_log_says_once_what_not(monkeypatch, caplog, device):
-    monkeypatch.setattr(layers, "has_triton", lambda kind: True)
+    monkeypatch.setattr(lora_linear, "has_triton", lambda kind: True)
     body = nn.Sequential(*layer_of(device=device), *layer_of(96, 64, device=device))
     body.append(*layer_of(device=device))
     nested = body[2]
@@ -113,11 +112,15 @@ def test_sites_fuse_what_they_can_and_the_log_says_once_what_not(monkeypatch, ca
         weight, quant_type="nf4", compress_statistics=True
     )
     before, held = state_digest(body), list(body)
-    sites = layers.install_sites(body, torch.float32, ReferenceKernel())
-    assert [type(site.base) for site in sites.values()] == [TritonFourBit, Linear4bit, Linear4bit]
+    sites = lora_linear.install_sites(body, torch.float32, ReferenceLoraKernel())
+    assert [type(site.base) for site in sites.values()] == [
+        TritonLinear4bit,
+        Linear4bit,
+        Linear4bit,
+    ]
     (record,) = caplog.records
     assert record.message.startswith("2 of 3 layers")
-    assert torch.equal(layers.dense_weight(sites["0"].base), layers.dense_weight(held[0]))
-    layers.remove_sites(body, sites)
+    assert torch.equal(lora_linear.dense_weight(sites["0"].base), lora_linear.dense_weight(held[0]))
+    lora_linear.remove_sites(body, sites)
     assert list(body) == held
     assert state_digest(body) == before

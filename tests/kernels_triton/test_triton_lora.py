@@ -5,12 +5,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapterhub.kernels.lora_rows import Part, ReferenceKernel, plan_of
+from adapterhub.kernels.lora.plan import RankSlice, build_plan
+from adapterhub.kernels.lora.reference import ReferenceLoraKernel
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from adapterhub.kernels.triton.lora_rows import TritonKernel
-from adapterhub.kernels.triton.plan_buffers import BufferedPlan, PlanBuffers
+from adapterhub.kernels.lora.plan_buffers import BufferedPlan, PlanBuffers
+from adapterhub.kernels.lora.triton import TritonLoraKernel
 
 ROWS, WIDTH, OUT = 96, 72, 40
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -19,15 +20,15 @@ TYPES = [torch.float32, torch.bfloat16, torch.float16]
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
 #: rank-exact: an adapter of rank 4 beside one of 33, no multiple of what a program takes
-FOUR, SEVEN, LONG = Part(0, 4, 1.0), Part(4, 7, 0.5), Part(40, 33, -2.0)
-ADAPTERS = [(Part(3 * index, 3, 1.0),) for index in range(12)]
+FOUR, SEVEN, LONG = RankSlice(0, 4, 1.0), RankSlice(4, 7, 0.5), RankSlice(40, 33, -2.0)
+ADAPTERS = [(RankSlice(3 * index, 3, 1.0),) for index in range(12)]
 MIXES = {
     "distinct": [(1, parts) for parts in ADAPTERS],
     "uniform": [(2, parts) for parts in ADAPTERS[:6] * 2],
     "zipf": [(12 // (rank + 1), parts) for rank, parts in enumerate(ADAPTERS)],
     "identical": [(19, (FOUR,)), (2, ()), (16, (FOUR,))],
     "skewed": [(33, (LONG,)), (1, (FOUR,)), (1, ()), (1, (SEVEN,))],
-    "ranks": [(1, (FOUR,)), (1, (LONG,)), (1, (SEVEN,)), (1, (Part(95, 1, 1.0),))],
+    "ranks": [(1, (FOUR,)), (1, (LONG,)), (1, (SEVEN,)), (1, (RankSlice(95, 1, 1.0),))],
     "blends": [(2, (FOUR, LONG)), (3, (SEVEN, FOUR, LONG)), (1, (LONG,)), (2, (FOUR, LONG))],
     "repeated part": [(2, (SEVEN, SEVEN))],
 }
@@ -41,14 +42,14 @@ def inputs(tokens, dtype, device, width=WIDTH):
 
 def check(groups, dtype, device, width=WIDTH):
     y, x, a, b = inputs(sum(count for count, _ in groups), dtype, device, width)
-    plan = plan_of(groups)
+    plan = build_plan(groups)
     expected, found = y.clone(), y.clone()
-    ReferenceKernel().add_(expected, x, a, b, plan)
-    TritonKernel().add_(found, x, a, b, plan)
+    ReferenceLoraKernel().add_(expected, x, a, b, plan)
+    TritonLoraKernel().add_(found, x, a, b, plan)
     bound = TOLERANCE[dtype] * float(expected.abs().max())
     assert float((expected.float() - found.float()).abs().max()) <= bound
-    bare = [bool(parts) for count, parts in groups for _ in range(count)]
-    untouched = ~torch.tensor(bare, device=device)
+    adapted = [bool(parts) for count, parts in groups for _ in range(count)]
+    untouched = ~torch.tensor(adapted, device=device)
     assert torch.equal(found[untouched], y[untouched])
     assert not torch.equal(found, y)
 
@@ -71,7 +72,7 @@ def mixes(draw):
         for _ in range(draw(st.integers(0, 3))):
             rank = draw(st.sampled_from([1, 4, 16, 17]))
             row = draw(st.integers(0, ROWS - rank))
-            parts.append(Part(row, rank, draw(st.sampled_from([1.0, 0.0, -2.0]))))
+            parts.append(RankSlice(row, rank, draw(st.sampled_from([1.0, 0.0, -2.0]))))
         groups.append((draw(st.sampled_from([1, 2, 18])), tuple(parts)))
     return groups
 
@@ -88,11 +89,11 @@ def test_it_computes_the_formula_of_any_mix(groups, device):
 def test_a_mixed_batch_equals_one_by_one_to_the_bit(dtype, device):
     groups = [(1, ADAPTERS[0]), (1, (FOUR, LONG)), (1, ADAPTERS[0]), (1, (LONG,))]
     y, x, a, b = inputs(len(groups), dtype, device)
-    together, kernel = y.clone(), TritonKernel()
-    kernel.add_(together, x, a, b, plan_of(groups))
+    together, kernel = y.clone(), TritonLoraKernel()
+    kernel.add_(together, x, a, b, build_plan(groups))
     for row, group in enumerate(groups):
         alone = y[row : row + 1].clone()
-        kernel.add_(alone, x[row : row + 1].contiguous(), a, b, plan_of([group]))
+        kernel.add_(alone, x[row : row + 1].contiguous(), a, b, build_plan([group]))
         assert torch.equal(alone[0], together[row])
 
 
@@ -100,7 +101,7 @@ def test_a_value_that_is_no_number_stays_in_its_row(device):
     groups = [(1, (FOUR,)), (1, (FOUR,)), (1, ())]
     y, x, a, b = inputs(3, torch.float32, device)
     x[0] = float("nan")
-    TritonKernel().add_(y, x, a, b, plan_of(groups))
+    TritonLoraKernel().add_(y, x, a, b, build_plan(groups))
     assert y[0].isnan().all()
     assert not y[1:].isnan().any()
 
@@ -108,17 +109,20 @@ def test_a_value_that_is_no_number_stays_in_its_row(device):
 def test_rank_slots_of_others_are_not_read(device):
     y, x, a, b = inputs(1, torch.float32, device)
     a[4:], b[4:] = float("nan"), float("nan")
-    TritonKernel().add_(y, x, a, b, plan_of([(1, (FOUR,))]))
+    TritonLoraKernel().add_(y, x, a, b, build_plan([(1, (FOUR,))]))
     assert not y.isnan().any()
 
 
 def test_buffers_are_filled_again_and_serve_several_layers(device):
-    buffers = PlanBuffers(device, tokens=24, parts=8, ranks=64, tables=3, layers=3)
+    buffers = PlanBuffers(device, max_tokens=24, max_slices=8, max_ranks=64, tables=3, layers=3)
     plans = [BufferedPlan(buffers, layer) for layer in range(3)]
     address = buffers.tables.data_ptr()
-    small, wide = plan_of([(2, (FOUR,)), (2, (SEVEN, LONG))]), plan_of([(1, ()), (20, (LONG,))])
+    small, wide = (
+        build_plan([(2, (FOUR,)), (2, (SEVEN, LONG))]),
+        build_plan([(1, ()), (20, (LONG,))]),
+    )
     # fewer tiles than before: nothing of an earlier step may be left
-    one, kernel = plan_of([(1, ()), (1, (FOUR,))]), TritonKernel()
+    one, kernel = build_plan([(1, ()), (1, (FOUR,))]), TritonLoraKernel()
     for filled in (
         [small, wide, None],
         [None, small, small],
@@ -131,7 +135,7 @@ def test_buffers_are_filled_again_and_serve_several_layers(device):
             y, x, a, b = inputs(24, torch.float32, device)
             expected, found = y.clone(), y.clone()
             if plan is not None:
-                ReferenceKernel().add_(expected, x, a, b, plan)
+                ReferenceLoraKernel().add_(expected, x, a, b, plan)
             kernel.add_(found, x, a, b, layer)
             assert (found - expected).abs().max() <= 2e-6 * expected.abs().max()
             assert plan is not None or torch.equal(found, y)
@@ -139,10 +143,10 @@ def test_buffers_are_filled_again_and_serve_several_layers(device):
 
 
 def test_what_has_no_room_is_refused(device):
-    buffers = PlanBuffers(device, tokens=4, parts=2, ranks=8, tables=2)
+    buffers = PlanBuffers(device, max_tokens=4, max_slices=2, max_ranks=8, tables=2)
     assert buffers.fits([None])
-    assert buffers.fits([plan_of([(4, (FOUR,))])])
-    assert not buffers.fits([plan_of([(5, (FOUR,))])])
-    assert not buffers.fits([plan_of([(1, (LONG,))])])
-    assert not buffers.fits([plan_of([(1, (FOUR,)), (1, (SEVEN,)), (1, (FOUR,))])])
-    assert not buffers.fits([plan_of([(1, (FOUR,))]), plan_of([(1, (FOUR,))])])
+    assert buffers.fits([build_plan([(4, (FOUR,))])])
+    assert not buffers.fits([build_plan([(5, (FOUR,))])])
+    assert not buffers.fits([build_plan([(1, (LONG,))])])
+    assert not buffers.fits([build_plan([(1, (FOUR,)), (1, (SEVEN,)), (1, (FOUR,))])])
+    assert not buffers.fits([build_plan([(1, (FOUR,))]), build_plan([(1, (FOUR,))])])

@@ -1,4 +1,4 @@
-"""Where programs run, and how products treat their operands there."""
+"""Launch context and operand precision of the Triton kernels."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def interpreted() -> bool:
-    """Return whether programs run under Triton's interpreter (``TRITON_INTERPRET=1``)."""
+    """Return whether kernels run in Triton's interpreter (``TRITON_INTERPRET=1``)."""
     return bool(knobs.runtime.interpret)
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[None]:
-    """Launch programs on a tensor's GPU, which need not be the current one."""
+    """Launch kernels on a tensor's GPU, which may differ from the current one."""
     guard: AbstractContextManager[None] = torch.cuda.device_of(tensor)
     return guard
 
@@ -34,8 +34,8 @@ def widens(dtype: torch.dtype) -> bool:
 
 
 def precision(dtype: torch.dtype) -> str:
-    """Return how products of float32 operands are rounded where the compute type is ``dtype``.
+    """Return Triton's ``input_precision`` for float32 operands of a kernel's compute type.
 
-    TF32 keeps 10 bits behind the point, more than either 16-bit type leaves of the result.
+    TF32 keeps 10 mantissa bits, more than either 16-bit type leaves of the result.
     """
     return "ieee" if dtype == torch.float32 else "tf32"

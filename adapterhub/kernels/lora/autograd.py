@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class LoraLinear(torch.autograd.Function):
+class LoraLinearFunction(torch.autograd.Function):
     """Differentiable in ``x``, ``a`` and ``b``; the frozen weight gets no gradient."""
 
     @staticmethod

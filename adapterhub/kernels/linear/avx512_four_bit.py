@@ -1,7 +1,7 @@
-"""A 4-bit layer whose codes lie in the order of bitsandbytes' product for AVX-512 BF16.
+"""4-bit linear layers in the layout of bitsandbytes' AVX-512 BF16 product.
 
-The layer itself expands all of its weights at every call. This product expands them in
-registers, with its scales rounded to bfloat16.
+bitsandbytes' own layer dequantizes its whole weight at every call. This product dequantizes in
+registers, with scales rounded to bfloat16.
 """
 
 from __future__ import annotations
@@ -17,30 +17,44 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-#: Codes are interleaved over so many outputs.
-_OUTPUTS = 32
+#: Number of outputs whose codes are interleaved.
+_INTERLEAVED_OUTPUTS = 32
 
 
-class PackedFourBit(nn.Module):
-    """Computes what a 4-bit layer computes; its codes lie here until ``unpacked``."""
+class Avx512Linear4bit(nn.Module):
+    """A ``PackedLayer`` that takes over the codes of a 4-bit layer.
+
+    Args:
+        layer: Layer for which ``supports`` is true; left without codes until ``unpack``.
+    """
 
     def __init__(self, layer: Linear4bit) -> None:
-        """Take over a layer's codes; the layer itself is left without any.
-
-        Args:
-            layer: as ``can_pack_four_bit`` accepts it.
-        """
         super().__init__()
         self.in_features = layer.in_features
         self.out_features = layer.out_features
         self.bias = layer.bias
         self._layer = (layer,)
-        # packing changes the state in place, and rounds the scales
+        # packing changes the state in place and rounds its scales
         state = copy.copy(layer.weight.quant_state)
         self._codes, self._state = bnb_functional._convert_weight_packed_for_cpu(
             layer.weight.data, state
         )
         layer.weight.data = torch.empty(0, dtype=torch.uint8)
+
+    @staticmethod
+    def supports(module: Any) -> TypeGuard[Linear4bit]:
+        """Return whether a layer is a bfloat16 4-bit one on a CPU with AVX-512 BF16."""
+        if not isinstance(module, Linear4bit) or not bnb_functional.has_avx512bf16():
+            return False
+        state = module.weight.quant_state
+        return (
+            module.weight.device.type == "cpu"
+            and module.weight.dtype == torch.uint8
+            and state.dtype == torch.bfloat16
+            and not state.nested
+            and module.out_features % _INTERLEAVED_OUTPUTS == 0
+            and module.in_features % state.blocksize == 0
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., out]``."""
@@ -51,12 +65,12 @@ class PackedFourBit(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def dense(self) -> Tensor:
-        """Return the weight ``[out, in]``, by the exact scales."""
+        """Return the weight ``[out, in]``, dequantized by the exact scales."""
         (layer,) = self._layer
         return bnb_functional.dequantize_4bit(self._plain_codes(), layer.weight.quant_state)
 
-    def unpacked(self) -> Linear4bit:
-        """Give the layer its codes back, to the bit, and return it."""
+    def unpack(self) -> Linear4bit:
+        """Return the original layer with its codes, restored bit by bit."""
         (layer,) = self._layer
         layer.weight.data = self._plain_codes()
         return layer
@@ -65,18 +79,3 @@ class PackedFourBit(nn.Module):
         state = copy.copy(self._state)
         codes: Tensor = bnb_functional._convert_weight_packed_for_cpu_inverse(self._codes, state)[0]
         return codes
-
-
-def can_pack_four_bit(module: Any) -> TypeGuard[Linear4bit]:
-    """Return whether a layer may be packed: 4 bits, in bfloat16, on a CPU that multiplies in it."""
-    if not isinstance(module, Linear4bit) or not bnb_functional.has_avx512bf16():
-        return False
-    state = module.weight.quant_state
-    return (
-        module.weight.device.type == "cpu"
-        and module.weight.dtype == torch.uint8
-        and state.dtype == torch.bfloat16
-        and not state.nested
-        and module.out_features % _OUTPUTS == 0
-        and module.in_features % state.blocksize == 0
-    )

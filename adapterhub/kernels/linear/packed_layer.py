@@ -1,4 +1,4 @@
-"""What every layer is that computes in the place of a linear one and can give it back."""
+"""Interface of layers that replace a linear layer and compute the same product faster."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class Packed(Protocol):
-    """The product of the base weight, quantized or not, computed in another way."""
+class PackedLayer(Protocol):
+    """A linear layer, quantized or not, whose weight is held in another layout."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., out]``."""
@@ -18,5 +18,5 @@ class Packed(Protocol):
     def dense(self) -> Tensor:
         """Return the weight ``[out, in]``."""
 
-    def unpacked(self) -> nn.Linear:
-        """Give the layer back as it was."""
+    def unpack(self) -> nn.Linear:
+        """Return the original layer, restored bit by bit."""

@@ -1,0 +1,95 @@
+"""Packed and paged attention behind transformers' attention interface.
+
+The metadata of a batch travels with the call as a keyword, through the model's own ``**kwargs``:
+``packed`` for training and pooling, ``paged`` for generation. A call without either is plain SDPA,
+so one loaded model serves all of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from adapterhub.kernels.attention.layout import AttentionParams
+from adapterhub.kernels.attention.packed import attend_packed
+from adapterhub.kernels.attention.paged import attend_paged
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from adapterhub.kernels.attention.layout import PackedSequences
+    from adapterhub.kernels.attention.paged import PagedBatch
+
+#: Value of transformers' ``attn_implementation``.
+ATTENTION_NAME = "adapterhub"
+
+
+def install_attention() -> None:
+    """Register the attention with transformers, if it is not registered yet."""
+    ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, attention_forward)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, sdpa_mask)
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed: PackedSequences | None = None,
+    paged: PagedBatch | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each sequence of a batch.
+
+    Args:
+        module: Attention module of the model.
+        query: ``[1, heads, num_tokens, head_dim]``.
+        key: ``[1, kv_heads, num_tokens, head_dim]``; in a packed batch trained keys may precede
+            them, which every sequence sees.
+        value: Shaped as ``key``.
+        attention_mask: Mask of plain SDPA; not used with ``packed`` or ``paged``.
+        packed: Sequences of a packed batch.
+        paged: Sequences of a decoding step, whose keys and values are written to the cache first.
+        dropout: Dropout probability of the attention weights.
+        scaling: Factor of the scores; ``head_dim ** -0.5`` if ``None``.
+        is_causal: Whether attention is causal; an attribute of ``module`` if ``None``.
+        sliding_window: See ``AttentionParams``.
+        kwargs: Other arguments of plain SDPA.
+
+    Returns:
+        ``[1, num_tokens, heads, head_dim]``, and ``None`` for the attention weights.
+    """
+    if packed is None and paged is None:
+        return sdpa_attention_forward(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            is_causal=is_causal,
+            **kwargs,
+        )
+    params = AttentionParams(
+        layer=int(getattr(module, "layer_idx", None) or 0),
+        causal=bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal,
+        window=sliding_window,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+    )
+    if paged is None:
+        out = attend_packed(query[0], key[0], value[0], packed, params, dropout=dropout)
+    else:
+        keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
+        paged.cache.write(params.layer, paged.slot_mapping, keys, values)
+        out = attend_paged(query[0].transpose(0, 1), paged, params)
+    return out.unsqueeze(0), None
