@@ -122,7 +122,7 @@ def _rotate(heads: Any, cosine: Any, sine: Any) -> None:
         )
 
 
-@inlined()
+@inlined
 def _rotate_halves(
     lower: Any, upper: Any, lower_cosine: Any, upper_cosine: Any, lower_sine: Any, upper_sine: Any
 ) -> None:

@@ -3,11 +3,11 @@
 NumPy has no bfloat16, so such tensors are passed as ``uint16`` arrays of their bits. A kernel reads
 with ``widen``, computes in float32 and writes with ``narrow``; it is compiled for either type.
 """
+# mypy: allow-untyped-decorators
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,18 +16,35 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
     from torch import Tensor
 
 #: Sums may be reordered so that they vectorise; NaN and infinity keep their meaning.
 _FAST_MATH = {"reassoc", "contract", "nsz", "arcp"}
 
-# Python's division checks for zero, which prevents vectorisation; NumPy's error model does not.
-compiled: Any = partial(njit, fastmath=_FAST_MATH, nogil=True, cache=True, error_model="numpy")
-inlined: Any = partial(njit, fastmath=_FAST_MATH, inline="always", error_model="numpy")
-
 #: Smallest argument whose ``exp`` is not 0 in float32.
 _MIN_EXPONENT = np.float32(-87.0)
+
+_Function = TypeVar("_Function", bound="Callable[..., Any]")
+
+
+def compiled(*, parallel: bool = False) -> Callable[[_Function], _Function]:
+    """Compile a function, without the GIL and cached on disk.
+
+    Args:
+        parallel: Whether its ``prange`` loops are distributed over threads.
+    """
+    # Python's division checks for zero, which prevents vectorisation; NumPy's error model does not
+    return njit(
+        fastmath=_FAST_MATH, nogil=True, cache=True, error_model="numpy", parallel=parallel
+    )
+
+
+def inlined(function: _Function) -> _Function:
+    """Compile a function into each of its callers."""
+    return njit(fastmath=_FAST_MATH, inline="always", error_model="numpy")(function)
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
@@ -88,7 +105,7 @@ def power_of_two(_context: Any, _exponent: Any) -> Any:
     return types.float32(types.int32), build
 
 
-@inlined()
+@inlined
 def exponential(x: Any) -> Any:
     """Return ``exp(x)`` for ``x <= 0`` with an absolute error below 2e-7.
 

@@ -48,8 +48,9 @@ def attend_pages(
         raise ValueError(f"attention on CPUs needs pages of 1 slot, got {pages.page_size}")
     query = query.contiguous()
     out = torch.empty_like(query)
-    tensors = (query, keys, values, pages.indices, pages.offsets, pages.context_lens)
-    _attend(*map(as_array, tensors), window or 0, scale, as_array(out))
+    tables = (as_array(query), as_array(keys), as_array(values))
+    context = (as_array(pages.indices), as_array(pages.offsets), as_array(pages.context_lens))
+    _attend(*tables, *context, window or 0, scale, as_array(out))
     return out
 
 
@@ -100,7 +101,7 @@ def _attend(
                 out[sequence, head * group + g, k] = narrow(mixed[g, k], query[sequence, 0, k])
 
 
-@inlined()
+@inlined
 def _softmax(scores: Any) -> None:
     """Replace scores ``[group, context]`` by their softmax over the context, in place."""
     group, context = scores.shape

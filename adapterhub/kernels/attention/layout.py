@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch.nn import functional as F
@@ -45,7 +45,8 @@ class PrefixKeyValues(Protocol):
         """Values of each layer, shaped as the keys."""
 
 
-class SequenceRun(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class SequenceRun:
     """Consecutive sequences of equal length and with the same prefix.
 
     Args:

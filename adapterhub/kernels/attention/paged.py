@@ -168,6 +168,6 @@ def attend_paged(query: Tensor, batch: PagedBatch, params: AttentionParams) -> T
         if sequence.num_tokens > 1:
             tokens = slice(sequence.start, sequence.start + sequence.num_tokens)
             keys, values = batch.cache.read(params.layer, sequence.slots)
-            states = (each.transpose(0, 1).unsqueeze(0) for each in (query[tokens], keys, values))
-            output[tokens] = attend(*states, params)[0].transpose(0, 1)
+            q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (query[tokens], keys, values))
+            output[tokens] = attend(q, k, v, params)[0].transpose(0, 1)
     return output

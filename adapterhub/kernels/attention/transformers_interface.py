@@ -68,7 +68,19 @@ def attention_forward(
     Returns:
         ``[1, num_tokens, heads, head_dim]``, and ``None`` for the attention weights.
     """
-    if packed is None and paged is None:
+    params = AttentionParams(
+        layer=int(getattr(module, "layer_idx", None) or 0),
+        causal=bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal,
+        window=sliding_window,
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+    )
+    if packed is not None:
+        out = attend_packed(query[0], key[0], value[0], packed, params, dropout=dropout)
+    elif paged is not None:
+        keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
+        paged.cache.write(params.layer, paged.slot_mapping, keys, values)
+        out = attend_paged(query[0].transpose(0, 1), paged, params)
+    else:
         return sdpa_attention_forward(
             module,
             query,
@@ -80,16 +92,4 @@ def attention_forward(
             is_causal=is_causal,
             **kwargs,
         )
-    params = AttentionParams(
-        layer=int(getattr(module, "layer_idx", None) or 0),
-        causal=bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal,
-        window=sliding_window,
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-    )
-    if paged is None:
-        out = attend_packed(query[0], key[0], value[0], packed, params, dropout=dropout)
-    else:
-        keys, values = key[0].transpose(0, 1), value[0].transpose(0, 1)
-        paged.cache.write(params.layer, paged.slot_mapping, keys, values)
-        out = attend_paged(query[0].transpose(0, 1), paged, params)
     return out.unsqueeze(0), None
