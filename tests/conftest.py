@@ -13,6 +13,24 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+#: Parameters of tests that run on the CPU and, where there is one, on a GPU.
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+        ],
+    ),
+]
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def compute_device(request):
+    """The device that a test computes on, by torch's name."""
+    return request.param
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):

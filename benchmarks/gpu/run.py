@@ -11,6 +11,7 @@ holds what was measured until then; ``DIR/run.log`` has what the stages printed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -173,10 +174,8 @@ def wait(process: subprocess.Popen[bytes], limit: float) -> str:
         return "timed out"
     finally:
         # helpers of the stage may still run
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
 

@@ -36,8 +36,8 @@ LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 PROMPT = 32
 #: Sequences and distinct adapters that are registered, in the order of interest.
 MIXES = [
-    (32, 0), (32, 64), (128, 0), (128, 64), (1, 0), (1, 1), (8, 0), (8, 8), (32, 1), (32, 8), (8, 1),
-    (128, 1), (128, 8),
+    (32, 0), (32, 64), (128, 0), (128, 64), (1, 0), (1, 1), (8, 0), (8, 8),
+    (32, 1), (32, 8), (8, 1), (128, 1), (128, 8),
 ]  # fmt: skip
 #: Adapters on disk that stand behind all registered names of the Zipf traffic.
 TEMPLATES = 4
@@ -168,7 +168,7 @@ def measure_rates(
 
 
 def step_bytes(backbone: Backbone) -> dict[str, float]:
-    """Return the bytes that a step reads: of weights, of one adapter, of keys and values a token."""
+    """Return the bytes of all weights, of one adapter, and of a token's keys and values."""
     config = backbone.config
     value = 2 if backbone.quantization.compute_dtype == "bfloat16" else 4
     embeddings = config.vocab_size * config.hidden_size * value

@@ -35,8 +35,8 @@ def greedy(model, prompt, count):
     """Generate greedily, one row alone, and return tokens and the logits of each step."""
     with torch.no_grad():
         output = model.generate(
-            input_ids=torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            input_ids=torch.tensor([prompt], device=model.device),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long, device=model.device),
             max_new_tokens=count,
             do_sample=False,
             eos_token_id=None,

@@ -39,10 +39,11 @@ class Labeller:
 
     def logits(self, example):
         """Return ``[selected, classes]`` of one encoded row, alone."""
-        ids = torch.tensor([list(example.input_ids)])
+        ids = torch.tensor([list(example.input_ids)], device=self.model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if example.segment_ids:
-            inputs["token_type_ids"] = torch.tensor([list(example.segment_ids)])
+            segments = torch.tensor([list(example.segment_ids)], device=self.model.device)
+            inputs["token_type_ids"] = segments
         with torch.no_grad():
             output = self.model(**inputs)
         if self.task.head == "span":

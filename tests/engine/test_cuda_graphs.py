@@ -20,6 +20,9 @@ from adapterhub.kernels.choice import choose_paged_attention
 from adapterhub.kernels.lora.plan import RankSlice, build_plan
 from adapterhub.specs import QuantizationSpec
 
+# where there is a GPU, all of these are tests of it
+pytestmark = [pytest.mark.gpu] if torch.cuda.is_available() else []
+
 PLAIN = QuantizationSpec("none", "float32")
 SMALL = EngineConfig(
     max_num_seqs=3, max_num_batched_tokens=16, kv_cache_tokens=96, block_size=4, rank_slots=32
@@ -269,11 +272,11 @@ def test_positions_whose_frequencies_vary_are_not_captured(rope, can):
 def test_captured_steps_answer_as_computed_ones(decoder, peers):
     requests = [([6, 7, 8], "a0", 6), ([9, 10], "a1", 4), ([11, 12], None, 8)]
     captured, _ = engine_of(decoder, peers)
-    assert captured._graphs is not None
-    captured._graphs.prepare()
+    assert captured._forward.graphs is not None
+    captured._forward.graphs.prepare()
     found = run(captured, requests)
     captured.close()
     computed, _ = engine_of(decoder, peers)
-    computed._graphs = None
+    computed._forward.graphs = None
     assert run(computed, requests) == found
     computed.close()

@@ -55,14 +55,42 @@ USES = [
     ((3, -1.5),),
     ((1, 0.0), (2, 2.0)),
 ]
-#: Held so, and computed by: everything that an engine on a CPU is built of.
+
+
+def triton_kernel():
+    from adapterhub.kernels.lora.triton import TritonLoraKernel
+
+    return TritonLoraKernel()
+
+
+#: Quantization scheme, compute type, kernel of the adapters and device.
 KINDS = [
-    ("none", "float32", ReferenceLoraKernel),
-    ("none", "float32", CpuLoraKernel),
-    ("nf4", "float32", CpuLoraKernel),
-    ("int8", "float32", CpuLoraKernel),
-    ("none", "bfloat16", CpuLoraKernel),
-    ("nf4", "bfloat16", CpuLoraKernel),
+    ("none", "float32", ReferenceLoraKernel, "cpu"),
+    ("none", "float32", CpuLoraKernel, "cpu"),
+    ("nf4", "float32", CpuLoraKernel, "cpu"),
+    ("int8", "float32", CpuLoraKernel, "cpu"),
+    ("none", "bfloat16", CpuLoraKernel, "cpu"),
+    ("nf4", "bfloat16", CpuLoraKernel, "cpu"),
+    # Triton's programs, with decoding steps replayed as CUDA graphs
+    *(
+        pytest.param(
+            scheme,
+            compute,
+            triton_kernel,
+            "cuda",
+            marks=[
+                pytest.mark.gpu,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"),
+            ],
+        )
+        for scheme, compute in (
+            ("none", "float32"),
+            ("nf4", "float32"),
+            ("int8", "float32"),
+            ("none", "bfloat16"),
+            ("nf4", "bfloat16"),
+        )
+    ),
 ]
 
 
@@ -75,7 +103,7 @@ class RecordingSampler(Sampler):
 
     def sample(self, logits, rows):
         for row, values in zip(rows, logits, strict=True):
-            self.logits.setdefault(row, []).append(values.float())
+            self.logits.setdefault(row, []).append(values.float().cpu())
         return super().sample(logits, rows)
 
 
@@ -86,19 +114,22 @@ class Reference:
     folder: object
     spec: QuantizationSpec
     weights: list
+    device: str
     _models: dict = field(default_factory=dict)
 
     def logits(self, use, prompt, answer):
         """Return the logits of every token of an answer, ``[tokens, vocabulary]``."""
         if use not in self._models:
             self._models[use] = self._model(use)
-        ids = torch.tensor([[*prompt, *answer[:-1]]])
+        ids = torch.tensor([[*prompt, *answer[:-1]]], device=self.device)
         with torch.no_grad():
             found = self._models[use](input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        return found[0, -len(answer) :].float()
+        return found[0, -len(answer) :].float().cpu()
 
     def _model(self, use):
-        stock = stock_model(load_backbone(str(self.folder), self.spec), "causal_lm", ())
+        stock = stock_model(
+            load_backbone(str(self.folder), self.spec, device=self.device), "causal_lm", ()
+        )
         if not use:
             return stock
         model = None
@@ -143,8 +174,8 @@ def references(decoder):
     weights = [make_peer(decoder, spec, number).weights for number, spec in enumerate(SPECS)]
 
     @cache
-    def of(scheme, compute):
-        return Reference(decoder, QuantizationSpec(scheme, compute), weights)
+    def of(scheme, compute, device):
+        return Reference(decoder, QuantizationSpec(scheme, compute), weights, device)
 
     return of
 
@@ -155,9 +186,9 @@ def engines(references):
     opened = []
 
     @cache
-    def of(scheme, compute, kernel):
-        reference = references(scheme, compute)
-        backbone = load_backbone(str(reference.folder), reference.spec)
+    def of(scheme, compute, kernel, device):
+        reference = references(scheme, compute, device)
+        backbone = load_backbone(str(reference.folder), reference.spec, device=device)
         opened.append(Engine(backbone, SIZES, kernel=kernel()))
         return opened[-1]
 
@@ -257,7 +288,7 @@ def assert_as_alone(play, reference, exact):
         assert torch.equal(torch.tensor(answer)[clear], expected.argmax(-1)[clear])
 
 
-@pytest.mark.parametrize(("scheme", "compute", "kernel"), KINDS)
+@pytest.mark.parametrize(("scheme", "compute", "kernel", "device"), KINDS)
 @settings(
     max_examples=20,
     deadline=None,
@@ -266,22 +297,24 @@ def assert_as_alone(play, reference, exact):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(events=EVENTS)
-def test_every_row_is_as_alone_with_peft(references, engines, scheme, compute, kernel, events):
-    reference = references(scheme, compute)
-    play = Play(engines(scheme, compute, kernel), reference.weights)
+def test_every_row_is_as_alone_with_peft(
+    references, engines, scheme, compute, kernel, device, events
+):
+    reference = references(scheme, compute, device)
+    play = Play(engines(scheme, compute, kernel, device), reference.weights)
     for event in events:
         play.happen(*event)
     play.finish()
-    assert_as_alone(play, reference, references(scheme, "float32"))
+    assert_as_alone(play, reference, references(scheme, "float32", device))
 
 
-@pytest.mark.parametrize(("scheme", "compute", "kernel"), KINDS)
+@pytest.mark.parametrize(("scheme", "compute", "kernel", "device"), KINDS)
 def test_the_proof_sees_evictions_preemptions_and_swaps(
-    references, engines, scheme, compute, kernel
+    references, engines, scheme, compute, kernel, device
 ):
     """One play in which all of them happen, so that the proof is about them."""
-    reference = references(scheme, compute)
-    play = Play(engines(scheme, compute, kernel), reference.weights)
+    reference = references(scheme, compute, device)
+    play = Play(engines(scheme, compute, kernel, device), reference.weights)
     before = play.engine.stats()
     for number, use in enumerate(USES):
         play.add([7 + number] * 21, use, 9)
@@ -294,4 +327,4 @@ def test_the_proof_sees_evictions_preemptions_and_swaps(
     stats = play.engine.stats()
     assert stats.evictions > before.evictions
     assert stats.preemptions > before.preemptions
-    assert_as_alone(play, reference, references(scheme, "float32"))
+    assert_as_alone(play, reference, references(scheme, "float32", device))
