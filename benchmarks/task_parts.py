@@ -19,8 +19,9 @@ from adapterhub.evaluation.labelled import labelled
 from adapterhub.training.evaluate import score_examples
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
-from adapterhub.training.result import LOG_NAME
-from adapterhub.training.train import ARTIFACT_NAME, open_backbone, train
+from adapterhub.training.result import ARTIFACT_NAME, LOG_NAME
+from adapterhub.training.setup import open_backbone
+from adapterhub.training.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,7 +71,7 @@ def measure_adapter(asked: Asked) -> dict[str, Any]:
             **trained_facts(asked.recipe, asked.trained),
             **_of_artifact(asked, asked.trained / ARTIFACT_NAME),
         }
-    result = train(asked.recipe, output=asked.folder, reporter=asked.reporter, report=None)
+    result = train(asked.recipe, output=asked.folder, reporter=asked.reporter)
     return {**_of_run(asked.recipe, result), **_of_artifact(asked, result.artifact)}
 
 
@@ -79,7 +80,7 @@ def measure_base(asked: Asked) -> dict[str, Any]:
     if asked.recipe.task.name in GENERATING:
         return _zero_shot(asked)
     recipe = _head_alone(asked.recipe, asked.head_rate)
-    result = train(recipe, output=asked.folder, reporter=asked.reporter, report=None)
+    result = train(recipe, output=asked.folder, reporter=asked.reporter)
     return {"kind": "head", **_of_run(recipe, result), **_of_artifact(asked, result.artifact)}
 
 
@@ -90,9 +91,9 @@ def measure_full(asked: Asked) -> dict[str, Any]:
     task, scored, outcome = train_whole(asked.recipe, asked.full_rate, reporters)
     return {
         "learning_rate": asked.full_rate,
-        "steps": outcome.progress.step,
+        "steps": outcome.state.step,
         "training_rows": len(prepare_data(asked.recipe).splits["train"]),
-        "seconds": round(clock.seconds(outcome.progress.step)),
+        "seconds": round(clock.seconds(outcome.state.step)),
         "trained_share": 1.0,
         **_of_predictions(task, scored),
     }
@@ -155,7 +156,7 @@ def _zero_shot(asked: Asked) -> dict[str, Any]:
             "train": recipe.train.model_copy(update={"epochs": None, "steps": 1}),
         }
     )
-    result = train(one_step, output=asked.folder, reporter=asked.reporter, report=None)
+    result = train(one_step, output=asked.folder, reporter=asked.reporter)
     session = Session(open_backbone(recipe))
     loaded = session.load(read_artifact(result.artifact), name="measured")
     rows = prepare_data(recipe).splits["validation"].examples
@@ -170,16 +171,16 @@ def _zero_shot(asked: Asked) -> dict[str, Any]:
 def _of_predictions(task: Task, scored: Predictions) -> dict[str, Any]:
     """Return metrics with their intervals, the table of labels and the matrix of confusion."""
     found: dict[str, Any] = {
-        "validation_rows": scores_of(task, scored.rows, scored.decoded).size,
+        "validation_rows": scores_of(task, scored.examples, scored.decoded).size,
         "watched": task.default_metric[0],
         "metrics": rounded(scored.evaluation.metrics),
         "intervals": {
             name: [round(each.low, 4), round(each.high, 4)]
-            for name, each in intervals(scores_of(task, scored.rows, scored.decoded)).items()
+            for name, each in intervals(scores_of(task, scored.examples, scored.decoded)).items()
         },
         "labels": [rounded(each) for each in scored.evaluation.table],
     }
-    choices = labelled(task, scored.rows, scored.decoded)
+    choices = labelled(task, scored.examples, scored.decoded)
     if choices is not None and len(choices.labels) <= MOST_LABELS:
         matrix = [[int(each) for each in row] for row in choices.confusion()]
         found["confusion"] = {"labels": list(choices.labels), "matrix": matrix}

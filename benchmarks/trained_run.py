@@ -12,8 +12,7 @@ from adapterhub.adapters.artifact import read_artifact
 from adapterhub.errors import TrainingError
 from adapterhub.training.curves import curve_points, read_curves
 from adapterhub.training.prepare import prepare_data
-from adapterhub.training.result import LOG_NAME
-from adapterhub.training.train import ARTIFACT_NAME
+from adapterhub.training.result import ARTIFACT_NAME, LOG_NAME
 from adapterhub.workflows.run_report.report import SUMMARY_NAME
 
 if TYPE_CHECKING:

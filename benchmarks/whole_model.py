@@ -25,10 +25,9 @@ from adapterhub.kernels.attention.transformers_interface import ATTENTION_NAME, 
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
-from adapterhub.training.evaluate import Predictions, Seen, score_encoded
+from adapterhub.training.evaluate import Predictions, score_encoded
 from adapterhub.training.loop import LoopResult, TrainingLoop
-from adapterhub.training.prepare import PreparedData, prepare_data
-from adapterhub.training.prior import prior_log_odds
+from adapterhub.training.prepare import PreparedData, label_log_odds, prepare_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -98,25 +97,23 @@ def train_whole(
     model: Any = WholeModel(stock_model(backbone, task.head, task.labels), backbone)
     if recipe.task.multi_label:
         head = model.stock.get_submodule(head_name(model.stock))
-        head.bias.data = torch.tensor(prior_log_odds(data))
+        head.bias.data = torch.tensor(label_log_odds(data))
     model.requires_grad_(True)
     learned = [example for _, example in _encoded(task, data.splits["train"], train=True)]
     rows, examples = zip(*_encoded(task, data.splits["validation"], train=False), strict=True)
-    seen = Seen()
     with tempfile.TemporaryDirectory() as folder:
         outcome = TrainingLoop(
             recipe=recipe,
-            recipe_digest="",
+            run_digest="",
             model=model,
             task=task,
             examples=learned,
-            evaluate=lambda: seen.note(score_encoded(model, task, rows, examples)),
+            evaluate=lambda: score_encoded(model, task, rows, examples),
             accelerator=Accelerator(cpu=True),
             reporter=reporter,
             folder=Path(folder),
         ).run(resume=False)
-    assert seen.last is not None
-    return task, seen.last, outcome
+    return task, outcome.after, outcome
 
 
 def _with_rate(recipe: Recipe, learning_rate: float) -> Recipe:

@@ -23,8 +23,7 @@ from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
 from adapterhub.registry.registry import Registry
 from adapterhub.training.progress import PlainReporter
 from adapterhub.training.recipe_file import parse_recipe
-from adapterhub.training.train import train
-from adapterhub.workflows.run_report.report import WITHOUT_BIAS_AUDIT
+from adapterhub.workflows.train_run import register_run, train_trial
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -206,17 +205,14 @@ def _train(
     recipe_path.write_text(yaml.safe_dump(dict(document), sort_keys=False), encoding="utf-8")
     console.print(f"   {document['name']}  (recipe: {recipe_path})")
     recipe = parse_recipe(document)
-    result = train(
+    # without a bias audit, to be over soon; adapterhub probe runs one afterwards
+    result = train_trial(
         recipe,
         output=folder / f"run-{stem}",
         reporter=PlainReporter(log_console()),
         backbone=backbone,
-        # the bias audit takes a minute; adapterhub bias-audit runs it later
-        report=WITHOUT_BIAS_AUDIT,
     )
-    version = Registry().put(
-        result.artifact, recipe.name, info={**result.info(), "curves": result.curves()}
-    )
+    version = register_run(Registry(), recipe.name, result)
     console.print(f"   stored as {version.ref}  {short_digest(version.digest)}")
     return Trained(version, result, metric)
 

@@ -79,9 +79,8 @@ def sweep(
     silence_libraries()
     from adapterhub.training.recipe_file import load_recipe
     from adapterhub.training.sweep.defaults import default_space
-    from adapterhub.training.sweep.needs import import_optuna
     from adapterhub.training.sweep.space import load_space
-    from adapterhub.training.sweep.study import SweepOptions
+    from adapterhub.training.sweep.study import SweepOptions, import_optuna
 
     checked = load_recipe(recipe, overrides or [])
     tried = load_space(space) if space else default_space(checked)
@@ -92,6 +91,7 @@ def sweep(
         return
     import_optuna()
     from adapterhub.training.sweep.run import run_sweep
+    from adapterhub.workflows.train_run import train_trial
 
     options = SweepOptions(
         trials=trials,
@@ -109,6 +109,7 @@ def sweep(
             storage=storage,
             reporter=reporter,
             device=device,
+            train_trial=train_trial,
         )
     version = None
     if register and result.artifact is not None:
@@ -180,11 +181,12 @@ def learn_curve(
     from adapterhub.training.learning_curve import measure_learning_curve
     from adapterhub.training.recipe_file import load_recipe
     from adapterhub.workflows.run_report.figures import draw_learning_curve
+    from adapterhub.workflows.train_run import train_trial
 
     if examples_per_label and num_examples:
         raise RecipeError("cannot be used with --examples-per-label", place="--num-examples")
-    cut: Literal["label", "rows"] | None = (
-        "label" if examples_per_label else "rows" if num_examples else None
+    limit_by: Literal["label", "examples"] | None = (
+        "label" if examples_per_label else "examples" if num_examples else None
     )
     given = examples_per_label or num_examples
     option = "--examples-per-label" if examples_per_label else "--num-examples"
@@ -193,11 +195,12 @@ def learn_curve(
         curve = measure_learning_curve(
             checked,
             limits=_numbers(given, option) if given else None,
-            cut=cut,
+            limit_by=limit_by,
             least_steps=min_steps,
             folder=output_folder,
             reporter=reporter,
             device=device,
+            train_point=train_trial,
         )
     plot = curve.folder / PLOT_NAME
     plot.write_bytes(draw_learning_curve(curve))
@@ -219,7 +222,7 @@ def _numbers(text: str, option: str) -> list[int]:
 def _show_curve(curve: LearningCurve, plot: Path) -> None:
     console = output()
     shown = table(
-        ">examples per label" if curve.cut == "label" else ">limit",
+        ">examples per label" if curve.limit_by == "label" else ">limit",
         ">examples",
         f">{curve.metric}",
         ">95% interval",
@@ -229,7 +232,7 @@ def _show_curve(curve: LearningCurve, plot: Path) -> None:
     for point in curve.points:
         shown.add_row(
             str(point.limit),
-            str(point.rows),
+            str(point.num_examples),
             f"{point.value:.4f}",
             _interval(point.low, point.high),
             str(point.steps),
@@ -251,7 +254,7 @@ def _verdict(curve: LearningCurve) -> str:
     last = curve.points[-1]
     change = found.gain if curve.greater_is_better else -found.gain
     text = (
-        f"forecast for {found.rows} examples, twice as many: {curve.metric} "
+        f"forecast for {found.num_examples} examples, twice as many: {curve.metric} "
         f"{found.value:.4f} ({change:+.4f})"
     )
     if last.low is not None and last.high is not None and found.gain < (last.high - last.low) / 2:

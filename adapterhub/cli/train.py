@@ -20,10 +20,9 @@ from adapterhub.cli.console import (
     table,
 )
 from adapterhub.cli.options import Device, Json, Output, Overrides, RecipeFile
-from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
-    from adapterhub.registry.version import Version
+    from adapterhub.training.recipe import Recipe
     from adapterhub.training.result import TrainResult
 
 
@@ -48,32 +47,29 @@ def train(
     """Train an adapter from a recipe."""
     silence_libraries()
     from adapterhub.training.recipe_file import load_recipe
-    from adapterhub.training.train import train as run_training
     from adapterhub.workflows.run_report.report import ReportOptions
+    from adapterhub.workflows.train_run import train_run
 
     checked = load_recipe(recipe, overrides or [])
     with open_reporter(log_console()) as reporter:
-        result = run_training(
+        result = train_run(
             checked,
             output=output_folder,
             resume=resume,
             reporter=reporter,
             device=device,
-            report=ReportOptions(temperature=temperature, probe_seconds=audit_seconds)
+            report=ReportOptions(temperature=temperature, audit_seconds=audit_seconds)
             if report
             else None,
+            register=register,
         )
     if not result.digest:
         # one of several processes, and not the one that wrote the artifact
         return
-    version = None
-    if register:
-        info = {**result.info(), "curves": result.curves()}
-        version = Registry().put(result.artifact, checked.name, info=info)
     if as_json:
-        print_json(_document(result, version))
+        print_json(_document(result))
     else:
-        _show(result, version)
+        _show(result, checked)
 
 
 def quickstart(
@@ -114,9 +110,9 @@ def fetch_backbones(
         output().print(f"{name}: {fetch_backbone(name, revision=revision)}")
 
 
-def _document(result: TrainResult, version: Version | None) -> dict[str, Any]:
+def _document(result: TrainResult) -> dict[str, Any]:
     return {
-        "ref": str(version.ref) if version else None,
+        "ref": result.reference or None,
         "digest": result.digest,
         "artifact": str(result.artifact),
         "report": str(result.report) if result.report else None,
@@ -127,7 +123,7 @@ def _document(result: TrainResult, version: Version | None) -> dict[str, Any]:
     }
 
 
-def _show(result: TrainResult, version: Version | None) -> None:
+def _show(result: TrainResult, recipe: Recipe) -> None:
     console = output()
     if result.table:
         labels = table("label", ">precision", ">recall", ">f1", ">support")
@@ -148,7 +144,7 @@ def _show(result: TrainResult, version: Version | None) -> None:
     )
     if result.report is not None:
         console.print(f"report {result.report}", markup=False)
-    if version is not None:
-        console.print(f"stored as {version.ref} ({short_digest(version.digest)})")
-        verb = "chat" if version.task == "dialogue" else "predict"
-        console.print(f"next: adapterhub {verb} {version.name}   adapterhub show {version.name}")
+    if result.reference:
+        console.print(f"stored as {result.reference} ({short_digest(result.digest)})")
+        verb, name = "chat" if recipe.task.name == "dialogue" else "predict", recipe.name
+        console.print(f"next: adapterhub {verb} {name}   adapterhub show {name}")

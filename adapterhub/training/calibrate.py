@@ -1,4 +1,4 @@
-"""A temperature for an adapter's probabilities, fitted on the validation rows."""
+"""Temperature scaling fitted on the validation examples."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 
 
 def fit_temperature(
-    recipe: Recipe, task: Task, scored: Predictions | None, reporter: Reporter
+    recipe: Recipe, task: Task, predictions: Predictions, reporter: Reporter
 ) -> Recipe:
-    """Return the recipe with the temperature that was fitted, where it asks for one.
+    """Return the recipe with a fitted temperature, where it enables ``task.calibrate``.
 
-    None is kept that does not help: one half of the rows must be foretold better by the
-    temperature of the other half. And where every row is right there is nothing to fit, since
-    surer would always look better.
+    A temperature is kept only if it helps: fitted on one half of the examples, it must lower the
+    loss of the other half. Where every prediction is correct there is nothing to fit, since a
+    higher confidence would always look better.
 
     Args:
-        recipe: of the run.
-        task: that it learned.
-        scored: predictions of what is stored, on the validation rows.
-        reporter: hears what came of it.
+        recipe: Recipe of the run.
+        task: Task that was trained.
+        predictions: Validation predictions of the stored adapter.
+        reporter: Receiver of the outcome.
     """
     if not recipe.task.calibrate:
         return recipe
-    found = None if scored is None else confidence_of(task, scored.rows, scored.decoded)
+    found = confidence_of(task, predictions.examples, predictions.decoded)
     if found is None or found.probabilities is None or found.gold is None or found.right.all():
-        reporter.on_message("no temperature is stored: no validation row is answered wrongly")
+        reporter.on_message("no temperature is stored: no validation prediction is wrong")
         return recipe
     fitted = temperature_of(found.probabilities, found.gold)
     if fitted.nll_after >= fitted.nll_before:
-        reporter.on_message("no temperature is stored: it does not help on the validation rows")
+        reporter.on_message("no temperature is stored: it does not help on the validation examples")
         return recipe
-    # the predictions were made with the temperature that the recipe began with
+    # the predictions were made with the temperature that the recipe started with
     value = round(recipe.task.temperature * fitted.value, 4)
     reporter.on_message(
         f"temperature {value:g}: expected calibration error {fitted.before:.4f} without it, "

@@ -1,8 +1,8 @@
-"""Checkpoints: everything needed to go on as if nothing had happened, without pickle.
+"""Checkpoints that resume a run bit for bit, without pickle.
 
-A checkpoint is a folder of ``state.safetensors`` (what learns, the best of it so far, the
-optimizer's tensors, torch's random state) and ``state.json`` (counters and settings). It
-is written beside the last one and takes its place by a rename.
+A checkpoint is a folder of ``state.safetensors`` (trained parameters, the best of them so far,
+the optimizer's tensors, torch's random state) and ``state.json`` (counters). It is written beside
+the previous one and replaces it by a rename.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 CHECKPOINT_NAME = "checkpoint"
-#: Joins the keys of nested optimizer states.
+#: Separator of the joined keys of nested optimizer states.
 _NESTED = "/"
 
 
 @dataclass(slots=True)
-class Progress:
-    """Counters of a run; all that is needed beside tensors.
+class TrainingState:
+    """Counters of a run: everything a checkpoint needs beside tensors.
 
     Args:
-        step: optimizer steps done.
-        epoch: passes begun, from 0.
-        batch: batches of the present pass done.
-        tokens: real tokens seen.
-        seconds: spent in training steps.
-        best_step: step of the best evaluation, or -1.
-        best_value: watched metric there.
-        stale: evaluations since the last better value.
-        history: one record for each evaluation.
+        step: Optimizer steps done.
+        epoch: Current epoch, from 0.
+        batch: Steps of the current epoch done.
+        tokens: Tokens seen, without padding.
+        seconds: Seconds spent in training steps.
+        best_step: Step of the best evaluation, or -1.
+        best_value: Watched metric at that step.
+        stale: Evaluations since the last better value.
+        history: Step and metrics of each evaluation.
     """
 
     step: int = 0
@@ -60,27 +60,27 @@ class Progress:
 def save_checkpoint(
     folder: Path,
     *,
-    recipe_digest: str,
-    progress: Progress,
+    run_digest: str,
+    state: TrainingState,
     parameters: Mapping[str, Tensor],
     best: Mapping[str, Tensor] | None,
     optimizer: Optimizer,
 ) -> None:
-    """Write a checkpoint into ``folder``, replacing the one before at the last moment."""
-    state = optimizer.state_dict()
+    """Write a checkpoint into ``folder``, replacing the previous one atomically."""
+    optimizer_state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
     tensors |= {f"parameter.{name}": value for name, value in parameters.items()}
     tensors |= {f"best.{name}": value for name, value in (best or {}).items()}
     scalars: dict[str, dict[str, Any]] = {}
-    for index, entries in state["state"].items():
+    for index, entries in optimizer_state["state"].items():
         for key, value in _flat(entries):
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer.{index}.{key}"] = value
             else:
                 scalars.setdefault(str(index), {})[key] = value
     document = {
-        "recipe": recipe_digest,
-        "progress": asdict(progress),
+        "recipe": run_digest,
+        "progress": asdict(state),
         "optimizer": scalars,
     }
     target = folder / CHECKPOINT_NAME
@@ -104,9 +104,9 @@ def save_checkpoint(
 
 
 def checkpoint_folder(folder: Path) -> Path | None:
-    """Return where a usable checkpoint lies, also after a kill between the two renames."""
+    """Return the folder of a complete checkpoint, also after a kill between the two renames."""
     for name in (CHECKPOINT_NAME, f".{CHECKPOINT_NAME}.new", f".{CHECKPOINT_NAME}.old"):
-        if (folder / name / "state.json").is_file() and _whole(folder / name):
+        if (folder / name / "state.json").is_file() and _is_complete(folder / name):
             return folder / name
     return None
 
@@ -114,28 +114,28 @@ def checkpoint_folder(folder: Path) -> Path | None:
 def load_checkpoint(
     folder: Path,
     *,
-    recipe_digest: str,
+    run_digest: str,
     parameters: Mapping[str, Tensor],
     optimizer: Optimizer,
-) -> tuple[Progress, dict[str, Tensor] | None]:
-    """Put a checkpoint's state into parameters, optimizer and torch's random generator.
+) -> tuple[TrainingState, dict[str, Tensor] | None]:
+    """Restore parameters, optimizer and torch's random generator from a checkpoint.
 
     Returns:
         The counters, and the best parameters so far, if there are any.
 
     Raises:
-        TrainingError: when there is none, or it belongs to another recipe.
+        TrainingError: when there is no checkpoint, or it belongs to another run.
     """
     source = checkpoint_folder(folder)
     if source is None:
         raise TrainingError("holds no checkpoint", place=str(folder), hint="Train without --resume")
     document = json.loads((source / "state.json").read_text(encoding="utf-8"))
-    if document["recipe"] != recipe_digest:
+    if document["recipe"] != run_digest:
         raise TrainingError(
-            "the checkpoint was made by another recipe, or on other rows",
+            "the checkpoint belongs to another recipe, or to other examples",
             place=str(source),
-            hint="Give the same recipe, rows and overrides as then, choose another folder with "
-            "--output, or remove this one",
+            hint="Use the recipe, data and overrides it was started with, choose another folder "
+            "with --output, or remove this one",
         )
     tensors = load_file(source / "state.safetensors")
     saved = _under(tensors, "parameter.")
@@ -147,11 +147,11 @@ def load_checkpoint(
     _load_optimizer(optimizer, tensors, document["optimizer"])
     torch.set_rng_state(tensors["random"])
     best = _under(tensors, "best.")
-    return Progress(**document["progress"]), best or None
+    return TrainingState(**document["progress"]), best or None
 
 
 def drop_checkpoint(folder: Path) -> None:
-    """Remove the checkpoint of a run that has ended."""
+    """Remove the checkpoint of a finished run."""
     for name in (CHECKPOINT_NAME, f".{CHECKPOINT_NAME}.new", f".{CHECKPOINT_NAME}.old"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
@@ -180,7 +180,7 @@ def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _put(entries: dict[str, Any], key: str, value: Any) -> None:
-    """Undo ``_flat`` for one value."""
+    """Set one value under a key that ``_flat`` joined."""
     *outer, last = key.split(_NESTED)
     for name in outer:
         entries = entries.setdefault(name, {})
@@ -191,7 +191,7 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
         json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""A picture of the loss and the watched metric, from a run's log."""
+"""Learning curves of a run, read from its log, and their plot."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PLOT_NAMES = ("loss.png", "loss.svg")
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """What a log holds.
+    """Training loss and watched metric of a run.
 
     Args:
-        steps: optimizer steps.
-        losses: training loss at each.
-        metric: name of the watched metric.
-        metric_steps: steps evaluated.
-        metric_values: watched metric at each.
+        steps: Optimizer steps.
+        losses: Training loss at each of ``steps``.
+        metric: Name of the watched metric.
+        metric_steps: Optimizer steps with an evaluation.
+        metric_values: Watched metric at each of ``metric_steps``.
     """
 
     steps: Sequence[int]
@@ -36,10 +36,7 @@ class Curves:
 
 
 def read_curves(path: Path) -> Curves:
-    """Read the curves out of a log of JSON Lines.
-
-    After a resumed run the last record of a step counts.
-    """
+    """Read the curves from a log of JSON Lines; the last record of a repeated step counts."""
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     losses = {r["step"]: r["loss"] for r in records if r["event"] == "step"}
     evaluations: dict[int, Any] = {r["step"]: r for r in records if r["event"] == "evaluation"}
@@ -54,7 +51,7 @@ def read_curves(path: Path) -> Curves:
 
 
 def curve_points(curves: Curves, *, most: int = 200) -> list[dict[str, Any]]:
-    """Return the curves as plain JSON, thinned to ``most`` points each; the last one is kept."""
+    """Return the curves as plain JSON, thinned to ``most`` points each, the last point included."""
     named = [
         ("train loss", curves.steps, curves.losses),
         (curves.metric, curves.metric_steps, curves.metric_values),
@@ -69,7 +66,7 @@ def curve_points(curves: Curves, *, most: int = 200) -> list[dict[str, Any]]:
     return found
 
 
-def draw(curves: Curves, *, title: str) -> dict[str, bytes]:
+def plot_curves(curves: Curves, *, title: str) -> dict[str, bytes]:
     """Return the plot as PNG and SVG, by file name; equal curves give equal bytes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How much energy a run takes, as codecarbon estimates it, where that is installed."""
+"""Energy of a training run, estimated by codecarbon where it is installed."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at the power; codecarbon's thread sleeps in between.
+#: Seconds between two measurements of the power.
 _EVERY = 15
-#: Any country: it decides emissions, which are not read, and energy does not depend on it.
+#: Any country: it affects emissions, which are not used, but not energy.
 _COUNTRY = "USA"
 
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """An estimate of what a run took from the socket of the machine.
+    """Estimated energy of the whole machine during a run.
 
     Args:
-        kwh: in all.
-        cpu_kwh: of it the processors.
-        gpu_kwh: of it the GPUs.
-        ram_kwh: of it the memory.
-        source: who estimated it.
+        kwh: Total energy in kWh.
+        cpu_kwh: Energy of the processors in kWh.
+        gpu_kwh: Energy of the GPUs in kWh.
+        ram_kwh: Energy of the memory in kWh.
+        source: Library and version that estimated it.
     """
 
     kwh: float
@@ -37,25 +37,21 @@ class Energy:
 
 
 class EnergyMeter:
-    """Estimates the energy of the whole machine while it is entered, offline.
+    """Context manager that estimates the energy of the whole machine, offline.
 
-    ``energy`` is ``None`` before the end, without codecarbon, and where it fails: a run never
-    stops for want of an estimate.
+    ``energy`` is ``None`` before the end, without codecarbon, and where codecarbon fails: a
+    failing estimate never stops a run.
     """
 
-    def __init__(self, *, wanted: bool = True) -> None:
-        """Make a meter.
-
-        Args:
-            wanted: else it does nothing.
-        """
+    def __init__(self, *, enabled: bool = True) -> None:
+        """Create a meter; it does nothing unless ``enabled``."""
         self.energy: Energy | None = None
-        self._wanted = wanted
+        self._enabled = enabled
         self._tracker: Any = None
 
     def __enter__(self) -> EnergyMeter:
-        """Start, if there is anything to start."""
-        if self._wanted:
+        """Start measuring, where enabled and codecarbon is installed."""
+        if self._enabled:
             self._tracker = _start()
         return self
 
@@ -65,7 +61,7 @@ class EnergyMeter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop and keep the estimate."""
+        """Stop measuring and store the estimate."""
         if self._tracker is None:
             return
         try:
@@ -76,15 +72,15 @@ class EnergyMeter:
 
 
 def _start() -> Any:
-    """Return codecarbon's tracker, started; ``None`` where there is none."""
+    """Return a started codecarbon tracker; ``None`` where there is none."""
     try:
         from codecarbon import OfflineEmissionsTracker
     except ImportError:
         return None
-    # it talks before it has read how loud it may be
+    # it logs before it has read its log level
     logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
     try:
-        # it may read settings of the user's; nothing of them may send or write anything
+        # override the user's codecarbon settings: nothing may be sent or written
         tracker = OfflineEmissionsTracker(
             country_iso_code=_COUNTRY,
             measure_power_secs=_EVERY,

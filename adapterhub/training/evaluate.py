@@ -1,4 +1,4 @@
-"""Score a task model on rows."""
+"""Predict and score examples with a task model."""
 
 from __future__ import annotations
 
@@ -18,70 +18,46 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.base import Task
 
-#: Tokens a batch in evaluation: enough to keep the cores busy, small beside training.
+#: Tokens per evaluation batch: enough to keep the cores busy, small beside training.
 EVALUATION_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predictions:
-    """An evaluation with what it was made from.
+    """Predictions for labelled examples, and their metrics.
 
     Args:
-        rows: with their answers.
-        decoded: raw prediction of each, as ``Task.decode`` gives it.
-        evaluation: of them.
+        examples: Labelled examples, or windows of them where the task reads windows.
+        decoded: Raw prediction for each of ``examples``, as ``Task.decode`` returns it.
+        evaluation: Metrics of the predictions.
     """
 
-    rows: Sequence[Mapping[str, Any]]
+    examples: Sequence[Mapping[str, Any]]
     decoded: Sequence[Any]
     evaluation: Evaluation
-
-
-class Seen:
-    """Keeps the predictions of a run's first evaluation and of its last one."""
-
-    def __init__(self) -> None:
-        self.first: Predictions | None = None
-        self.last: Predictions | None = None
-
-    def note(self, scored: Predictions) -> Evaluation:
-        """Take note of an evaluation, and return its metrics."""
-        self.first = self.first or scored
-        self.last = scored
-        return scored.evaluation
-
-
-def evaluate(
-    model: TaskModel,
-    task: Task,
-    rows: Sequence[Mapping[str, Any]],
-    examples: Sequence[EncodedExample],
-) -> Evaluation:
-    """Return the task's metrics and the mean loss over ``rows``; see ``score_encoded``."""
-    return score_encoded(model, task, rows, examples).evaluation
 
 
 def score_encoded(
     model: TaskModel,
     task: Task,
-    rows: Sequence[Mapping[str, Any]],
-    examples: Sequence[EncodedExample],
+    examples: Sequence[Mapping[str, Any]],
+    encoded: Sequence[EncodedExample],
 ) -> Predictions:
-    """Return the raw predictions for ``rows`` and their metrics, the mean loss among them.
+    """Return predictions and metrics for encoded examples, the mean loss among them.
 
     Args:
-        model: scored in evaluation mode; its mode is put back afterwards.
-        task: that encoded the rows.
-        rows: with their labels.
-        examples: one for each of ``rows``, in the same order.
+        model: Model to score, in evaluation mode; its mode is restored afterwards.
+        task: Task that encoded the examples.
+        examples: Labelled examples.
+        encoded: Encoded form of each of ``examples``, in the same order.
     """
-    decoded: list[Any] = [None] * len(rows)
+    decoded: list[Any] = [None] * len(examples)
     total_loss = total_weight = 0.0
     training = model.training
     model.eval()
     with torch.no_grad():
-        for indices in batches_by_length([len(example) for example in examples], EVALUATION_TOKENS):
-            batch = pack([examples[index] for index in indices]).to(model.backbone.device)
+        for indices in batches_by_length([len(each) for each in encoded], EVALUATION_TOKENS):
+            batch = pack([encoded[index] for index in indices]).to(model.backbone.device)
             hidden = model.hidden(batch)
             total_loss += float(task.loss(model.head, hidden, batch))
             total_weight += task.weight(batch)
@@ -89,37 +65,26 @@ def score_encoded(
             for index, output in zip(indices, outputs, strict=True):
                 decoded[index] = output
     model.train(training)
-    scored = task.evaluate(rows, decoded)
+    scored = task.evaluate(examples, decoded)
     loss = total_loss / total_weight if total_weight else 0.0
     evaluation = Evaluation(metrics={"loss": loss, **scored.metrics}, table=scored.table)
-    return Predictions(rows, decoded, evaluation)
+    return Predictions(examples, decoded, evaluation)
 
 
-def evaluate_examples(
-    model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]
-) -> Evaluation:
-    """Encode rows and score them; a row that has nothing to score is left out.
+def score_examples(
+    model: TaskModel, task: Task, examples: Sequence[Mapping[str, Any]]
+) -> Predictions:
+    """Encode, predict and score labelled examples; those with nothing to score are left out.
 
-    A task that reads windows is scored on all windows of a row.
-
-    Raises:
-        DataError: naming the row that can't be used.
-    """
-    return score_examples(model, task, rows).evaluation
-
-
-def score_examples(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Predictions:
-    """Encode rows, predict and score them; a row that has nothing to score is left out.
-
-    A task that reads windows is scored on all windows of a row.
+    A task that reads windows is scored on all windows of an example.
 
     Raises:
-        DataError: naming the row that can't be used.
+        DataError: naming the example that can't be used.
     """
     pairs: list[tuple[Mapping[str, Any], EncodedExample]] = []
-    for number, row in enumerate(rows, start=1):
-        for window in task.windows(row) if task.reads_windows else [row]:
-            example = task.encode(window, number, train=True)
-            if example is not None:
-                pairs.append((window, example))
-    return score_encoded(model, task, [row for row, _ in pairs], [each for _, each in pairs])
+    for number, example in enumerate(examples, start=1):
+        for window in task.windows(example) if task.reads_windows else [example]:
+            encoded = task.encode(window, number, train=True)
+            if encoded is not None:
+                pairs.append((window, encoded))
+    return score_encoded(model, task, [each for each, _ in pairs], [each for _, each in pairs])

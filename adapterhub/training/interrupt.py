@@ -13,16 +13,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class InterruptFlag:
-    """While entered, the first signal sets ``asked``; a second one acts as usual."""
+    """While entered, the first signal sets ``is_set``; a second one has its usual effect."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.is_set = False
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> InterruptFlag:
-        """Take over the signals; outside the main thread they can't be, and are left."""
+        """Handle the signals, where this is the main thread; other threads can not."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = {each: signal.signal(each, self._ask) for each in _SIGNALS}
+            self._previous = {each: signal.signal(each, self._set) for each in _SIGNALS}
         return self
 
     def __exit__(
@@ -31,11 +31,11 @@ class InterruptFlag:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the signals back."""
+        """Restore the previous handlers."""
         self._restore()
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        self.is_set = True
         self._restore()
 
     def _restore(self) -> None:

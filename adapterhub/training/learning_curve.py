@@ -1,4 +1,4 @@
-"""The metric against the number of labels, so that one knows whether more labelling pays."""
+"""Learning curve: the metric against the number of training examples, with a forecast."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from adapterhub.errors import RecipeError
 from adapterhub.evaluation.power_law import fit_power_law
 from adapterhub.tasks.table import entry_of
-from adapterhub.training.loop import DEFAULT_BATCH_SIZE, DEFAULT_EPOCHS, watched_metric
+from adapterhub.training.batch_schedule import DEFAULT_BATCH_SIZE, DEFAULT_EPOCHS
+from adapterhub.training.loop import watched_metric
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
+from adapterhub.training.result import ARTIFACT_NAME
+from adapterhub.training.setup import open_backbone
 from adapterhub.training.sweep.space import with_values
-from adapterhub.training.train import ARTIFACT_NAME, open_backbone, train
-from adapterhub.workflows.run_report.report import SUMMARY_NAME, WITHOUT_BIAS_AUDIT
+from adapterhub.training.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,17 +29,20 @@ if TYPE_CHECKING:
     from adapterhub.training.prepare import PreparedData
     from adapterhub.training.progress import Reporter
     from adapterhub.training.recipe import Recipe
+    from adapterhub.training.train import TrainFunction
 
-#: How a point is cut: so many rows of each label, or so many rows.
-Cut: TypeAlias = Literal["label", "rows"]
+#: What limits a point: the number of examples of each label, or of all examples.
+LimitBy: TypeAlias = Literal["label", "examples"]
 
 POINT_NAME = "point.json"
-#: Fewest optimizer steps of a point: a handful of rows would else be seen a handful of times.
+#: Fewest optimizer steps of a point: a few examples would otherwise be seen a few times only.
 LEAST_STEPS = 60
-#: Points where none are asked for, each with twice the rows of the one before.
+#: Default number of points, each with twice the examples of the previous one.
 POINTS = 6
-#: The recipe's key that makes a point.
-_KEYS: Mapping[Cut, str] = {"label": "data.limit_per_label", "rows": "data.limit_train"}
+#: Recipe key that limits a point.
+_KEYS: Mapping[LimitBy, str] = {"label": "data.limit_per_label", "examples": "data.limit_train"}
+#: Prefix of a point's run folder.
+_FOLDERS: Mapping[LimitBy, str] = {"label": "label", "examples": "rows"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +50,18 @@ class CurvePoint:
     """One training run of the curve.
 
     Args:
-        limit: rows of each label, or rows.
-        rows: training rows.
-        value: of the metric on the validation rows.
-        low: lower end of its bootstrap interval, where it has one.
-        high: upper end.
-        steps: optimizer steps.
-        seconds: spent in training steps.
-        digest: of the adapter.
+        limit: Limit on the examples of each label, or on all examples.
+        num_examples: Number of training examples.
+        value: Metric on the validation examples.
+        low: Lower end of its bootstrap interval, where it has one.
+        high: Upper end of the interval.
+        steps: Optimizer steps.
+        seconds: Seconds spent in training steps.
+        digest: Digest of the adapter.
     """
 
     limit: int
-    rows: int
+    num_examples: int
     value: float
     low: float | None
     high: float | None
@@ -67,16 +72,16 @@ class CurvePoint:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What twice the labels would bring, if the curve goes on as it went.
+    """Extrapolation of the curve to twice the examples of the last point.
 
     Args:
-        rows: twice those of the last point.
-        value: of the metric then.
-        gain: over the law's value at the last point; above 0 where it gets better.
-        ceiling: of the metric with labels without end.
+        num_examples: Twice the number of examples of the last point.
+        value: Predicted metric.
+        gain: Improvement over the fitted value at the last point; positive is better.
+        ceiling: Predicted metric with unlimited examples.
     """
 
-    rows: int
+    num_examples: int
     value: float
     gain: float
     ceiling: float
@@ -84,21 +89,21 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """The whole curve.
+    """A learning curve.
 
     Args:
-        folder: of the runs.
-        metric: on the validation rows.
-        greater_is_better: its direction.
-        cut: how points were cut.
-        points: by number of rows.
-        forecast: ``None`` where there are too few points, or no law fits them.
+        folder: Folder of the runs.
+        metric: Name of the metric, on the validation examples.
+        greater_is_better: Direction of the metric.
+        limit_by: What limits the points.
+        points: Points by number of examples.
+        forecast: Extrapolation; ``None`` where there are too few points, or no power law fits.
     """
 
     folder: Path
     metric: str
     greater_is_better: bool
-    cut: Cut
+    limit_by: LimitBy
     points: Sequence[CurvePoint]
     forecast: Forecast | None
 
@@ -107,76 +112,81 @@ def measure_learning_curve(
     recipe: Recipe,
     *,
     limits: Sequence[int] | None = None,
-    cut: Cut | None = None,
+    limit_by: LimitBy | None = None,
     least_steps: int = LEAST_STEPS,
     folder: Path | None = None,
     reporter: Reporter | None = None,
     device: str | None = None,
     cache: Path | None = None,
+    train_point: TrainFunction = train,
 ) -> LearningCurve:
-    """Train the recipe on more and more rows, all scored on the same validation rows.
+    """Train the recipe on growing subsets of its data, scored on the same validation examples.
 
-    Fewer rows are among those of the next point. Called again, it trains only the points that
-    are missing, and goes on in the middle of one that was cut off.
+    Each subset contains the smaller ones. Called again, it trains only the missing points, and
+    resumes an interrupted one.
 
     Args:
-        recipe: that is trained.
-        limits: of each point; halves of all rows where not given.
-        cut: whether limits count rows of each label, or rows; by label where rows have one.
-        least_steps: fewest optimizer steps of a point.
-        folder: of the runs; ``runs/NAME-learn-curve`` where not given.
-        reporter: hears of every step.
-        device: the first GPU where there is one, else the CPU.
-        cache: root of the backbone cache.
+        recipe: Recipe to train.
+        limits: Limit of each point; all examples, a half, a quarter, … where not given.
+        limit_by: Whether limits count examples of each label, or all examples; by label where
+            examples have one.
+        least_steps: Fewest optimizer steps of a point.
+        folder: Folder of the runs; ``runs/NAME-learn-curve`` where not given.
+        reporter: Receiver of progress events.
+        device: Device; the first GPU where there is one, else the CPU.
+        cache: Root of the backbone cache.
+        train_point: Function that trains one point.
 
     Raises:
-        RecipeError: naming the key, or the limit that is none.
-        DataError: naming file, row or split.
-        TrainingInterrupted: after Ctrl-C or SIGTERM; call again to go on.
+        RecipeError: naming the key or limit at fault.
+        DataError: naming file, example or split.
+        TrainingInterrupted: after Ctrl-C or SIGTERM; call again to continue.
     """
     data = prepare_data(recipe)
-    cut = cut or ("label" if _has_label(data) else "rows")
+    limit_by = limit_by or ("label" if _has_label(data) else "examples")
     if limits is not None:
-        # a few-shot recipe has a limit of its own, which is not to bound the points asked for
-        recipe = with_values(recipe, {_KEYS[cut]: None})
+        # the limit of a few-shot recipe does not bound the given points
+        recipe = with_values(recipe, {_KEYS[limit_by]: None})
         data = prepare_data(recipe)
-    planned = _limits(limits, data, cut)
+    planned = _limits(limits, data, limit_by)
     entry = entry_of(recipe.task.name)
     metric, greater = watched_metric(recipe.train, entry.default_metric)
     place = folder or Path("runs") / f"{recipe.name}-learn-curve"
-    teller = Reporters([reporter] if reporter else [])
+    reporters = Reporters([reporter] if reporter else [])
     backbone: Backbone | None = None
     points = []
     for limit in planned:
-        changed = _cut_recipe(recipe, limit, cut, least_steps)
-        run = place / f"{cut}-{limit:06}"
+        changed = _limited(recipe, limit, limit_by, least_steps)
+        run = place / f"{_FOLDERS[limit_by]}-{limit:06}"
         point = _known(run, changed)
         if point is None:
             backbone = backbone or open_backbone(recipe, device=device, cache=cache)
-            teller.on_message(f"point {cut} {limit}")
-            point = _train(changed, run, metric, limit, backbone, teller)
+            reporters.on_message(
+                f"point with {limit} {'examples per label' if limit_by == 'label' else 'examples'}"
+            )
+            point = _train(changed, run, metric, limit, backbone, reporters, train_point)
         points.append(point)
-    points.sort(key=lambda each: each.rows)
-    foretold = forecast(points, best=entry.top if greater else 0.0)
-    return LearningCurve(place, metric, greater, cut, points, foretold)
+    points.sort(key=lambda each: each.num_examples)
+    predicted = forecast(points, best=entry.top if greater else 0.0)
+    return LearningCurve(place, metric, greater, limit_by, points, predicted)
 
 
 def forecast(points: Sequence[CurvePoint], *, best: float) -> Forecast | None:
-    """Return what twice the labels would bring, by a power law through the points.
+    """Return the metric at twice the examples, by a power law fitted to the points.
 
     Args:
-        points: by number of rows.
-        best: value of the metric that nothing beats: 0 for one that is better when smaller.
+        points: Points by number of examples.
+        best: Best possible value of the metric; 0 for one that is better when smaller.
     """
     sign = -1.0 if best else 1.0
-    # a metric that is best when large counts from its best value down
-    law = fit_power_law([p.rows for p in points], [best + sign * p.value for p in points])
+    # a metric that is better when larger is fitted as its distance to the best value
+    law = fit_power_law([p.num_examples for p in points], [best + sign * p.value for p in points])
     if law is None:
         return None
-    last = points[-1].rows
+    last = points[-1].num_examples
     now, then = law.error(last), law.error(2 * last)
     return Forecast(
-        rows=2 * last,
+        num_examples=2 * last,
         value=sign * (then - best),
         gain=now - then,
         ceiling=sign * (law.floor - best),
@@ -187,28 +197,29 @@ def _has_label(data: PreparedData) -> bool:
     return all("label" in row for row in data.splits["train"].examples)
 
 
-def _limits(given: Sequence[int] | None, data: PreparedData, cut: Cut) -> list[int]:
-    rows = len(data.splits["train"])
-    most = max(data.label_counts.values()) if cut == "label" and data.label_counts else rows
+def _limits(given: Sequence[int] | None, data: PreparedData, limit_by: LimitBy) -> list[int]:
+    by_label = limit_by == "label" and data.label_counts
+    most = max(data.label_counts.values()) if by_label else len(data.splits["train"])
     if given is None:
         halves = {max(1, most // 2**power) for power in range(POINTS)}
-        # below two rows a label there is hardly anything to learn from
+        # one example per label is hardly anything to learn from
         return sorted(limit for limit in halves if limit > 1 or most == 1)
     for limit in given:
         if limit < 1:
-            raise RecipeError(f"{limit} is no number of rows", place="limits")
+            raise RecipeError(f"a limit is 1 or more, not {limit}", place="limits")
     return sorted({min(limit, most) for limit in given})
 
 
-def _cut_recipe(recipe: Recipe, limit: int, cut: Cut, least_steps: int) -> Recipe:
-    changed = with_values(recipe, {_KEYS[cut]: limit})
+def _limited(recipe: Recipe, limit: int, limit_by: LimitBy, least_steps: int) -> Recipe:
+    """Return the recipe of a point, with enough steps to learn from its examples."""
+    changed = with_values(recipe, {_KEYS[limit_by]: limit})
     section = changed.train
     if section.steps is not None or section.batch_tokens is not None:
         return changed
-    rows = len(prepare_data(changed).splits["train"])
+    num_examples = len(prepare_data(changed).splits["train"])
     batch = (section.batch_size or DEFAULT_BATCH_SIZE) * section.gradient_accumulation
     epochs = section.epochs or DEFAULT_EPOCHS
-    steps = math.ceil(rows / batch) * epochs
+    steps = math.ceil(num_examples / batch) * epochs
     if steps >= least_steps:
         return changed
     values: dict[str, Any] = {"train.epochs": None, "train.steps": least_steps}
@@ -218,38 +229,38 @@ def _cut_recipe(recipe: Recipe, limit: int, cut: Cut, least_steps: int) -> Recip
 
 
 def _train(
-    recipe: Recipe, run: Path, metric: str, limit: int, backbone: Backbone, reporter: Reporter
+    recipe: Recipe,
+    run: Path,
+    metric: str,
+    limit: int,
+    backbone: Backbone,
+    reporter: Reporter,
+    train_point: TrainFunction,
 ) -> CurvePoint:
     if (run / ARTIFACT_NAME).exists():
-        # it was killed before its point was written
+        # killed before the point was written
         shutil.rmtree(run)
-    result = train(
-        recipe,
-        output=run,
-        resume=True,
-        reporter=reporter,
-        backbone=backbone,
-        report=WITHOUT_BIAS_AUDIT,
-    )
-    summary = json.loads((run / SUMMARY_NAME).read_text(encoding="utf-8"))
-    interval = summary["metrics"][metric]["interval"] or {}
+    result = train_point(recipe, output=run, resume=True, reporter=reporter, backbone=backbone)
+    interval = result.intervals.get(metric)
+    data = result.evidence.data if result.evidence else prepare_data(recipe)
     point = CurvePoint(
         limit=limit,
-        rows=next(s["rows"] for s in summary["data"]["splits"] if s["name"] == "train"),
+        num_examples=len(data.splits["train"]),
         value=result.after[metric],
-        low=interval.get("low"),
-        high=interval.get("high"),
+        low=interval.low if interval and math.isfinite(interval.low) else None,
+        high=interval.high if interval and math.isfinite(interval.high) else None,
         steps=result.steps,
         seconds=result.seconds,
         digest=result.digest,
     )
-    document = {"recipe": _digest(recipe), **asdict(point)}
+    document = {"recipe": _digest(recipe), "rows": point.num_examples, **asdict(point)}
+    del document["num_examples"]
     (run / POINT_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     return point
 
 
 def _known(run: Path, recipe: Recipe) -> CurvePoint | None:
-    """Return a point that was trained before by the same recipe."""
+    """Return the point of a run that the same recipe trained before."""
     path = run / POINT_NAME
     if not path.is_file():
         return None
@@ -260,7 +271,7 @@ def _known(run: Path, recipe: Recipe) -> CurvePoint | None:
             place=str(run),
             hint="Choose another folder with --output, or remove this one",
         )
-    return CurvePoint(**document)
+    return CurvePoint(num_examples=document.pop("rows"), **document)
 
 
 def _digest(recipe: Recipe) -> str:

@@ -1,10 +1,12 @@
-"""From the recipe's data section to rows in splits, checked before any weight is loaded."""
+"""Read, split and encode the data of a recipe, checked before any weight is loaded."""
 
 from __future__ import annotations
 
+import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from adapterhub.data.dataset import Dataset, FileSource, HubSource
 from adapterhub.data.field_mapping import ANSWER_FIELDS, map_fields
@@ -19,25 +21,28 @@ from adapterhub.data.splits import (
     require_examples,
     split_examples,
 )
+from adapterhub.errors import DataError
 from adapterhub.tasks.bio import repair
 from adapterhub.tasks.table import count_labels, entry_of, fields_of, missing_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from adapterhub.data.packing import EncodedExample
+    from adapterhub.tasks.base import Task
     from adapterhub.training.recipe import DataSection, Recipe, TaskSection
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Rows ready to be encoded.
+    """Examples ready to be encoded.
 
     Args:
-        splits: ``train``, ``validation`` and maybe ``test``.
-        label_counts: label to its number in training, in the order of the head's outputs;
-            empty where the task has no labels.
-        dropped: repeated training rows that were removed.
-        leaked: split name to the number of its rows whose text is also in training.
+        splits: Examples of ``train``, ``validation`` and, where there is one, ``test``.
+        label_counts: Number of training examples of each label, in the order of the head's
+            outputs; empty where the task has no labels.
+        dropped: Number of duplicate training examples that were removed.
+        leaked: Number of examples of each other split whose text is also in training.
     """
 
     splits: Mapping[str, Dataset]
@@ -46,12 +51,27 @@ class PreparedData:
     leaked: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedSplit:
+    """Examples of a split that the task can learn from or be scored on.
+
+    Args:
+        examples: Examples, or windows of them where the task reads windows.
+        encoded: Encoded form of each of ``examples``.
+        skipped: Number of examples or windows with nothing to learn from.
+    """
+
+    examples: Sequence[Mapping[str, Any]]
+    encoded: Sequence[EncodedExample]
+    skipped: int
+
+
 def prepare_data(recipe: Recipe) -> PreparedData:
     """Read, map, clean and split the data of a recipe.
 
     Raises:
-        DataError: naming file, row or split.
-        RecipeError: naming the key.
+        DataError: naming file, example or split.
+        RecipeError: naming the recipe key.
     """
     section, task = recipe.data, recipe.task.name
     train = load_examples(section, task, section.train)
@@ -147,3 +167,56 @@ def text_fields(rows: Dataset) -> list[str]:
     """Return the fields of any row by which rows count as equal: all but the answer."""
     names = dict.fromkeys(name for row in rows.examples for name in row)
     return [name for name in names if name not in ANSWER_FIELDS]
+
+
+def encode_split(task: Task, data: PreparedData, split: str) -> EncodedSplit:
+    """Encode the examples of a split, leaving out those with nothing to learn from.
+
+    Raises:
+        DataError: naming file and example, or the split of which nothing is left.
+    """
+    source, train = data.splits[split], split == "train"
+    pairs: list[tuple[Mapping[str, Any], EncodedExample]] = []
+    skipped = 0
+    for index, (number, example) in enumerate(zip(source.numbers, source.examples, strict=True)):
+        with _located(source, index, 1):
+            windows = task.windows(example) if task.reads_windows else [example]
+        for window in windows:
+            with _located(source, index, number):
+                encoded = task.encode(window, number, train=train)
+            if encoded is None:
+                skipped += 1
+            else:
+                pairs.append((window, encoded))
+    if not pairs:
+        raise DataError(
+            f"no example of the {split} split has anything to learn from",
+            place=source.origin,
+            hint="Raise task.max_length",
+        )
+    return EncodedSplit([window for window, _ in pairs], [each for _, each in pairs], skipped)
+
+
+def label_log_odds(data: PreparedData) -> list[float]:
+    """Return each label's log odds in the training examples: the initial bias of a fresh head.
+
+    Most labels are absent from most texts. A head that starts at one half for all of them gets
+    the same gradient from every example, which saturates an encoder's pooler before it has
+    separated any two texts. Source: Lin et al. 2017, "Focal Loss for Dense Object Detection",
+    arXiv:1708.02002, section 4.1, here with counts as shares.
+    """
+    total = len(data.splits["train"])
+    # add-one smoothing: no share is 0 or 1
+    shares = [(count + 1) / (total + 2) for count in data.label_counts.values()]
+    return [math.log(share / (1 - share)) for share in shares]
+
+
+@contextmanager
+def _located(source: Dataset, index: int, number: int) -> Iterator[None]:
+    """Add the file to errors that name an example only by ``number``."""
+    try:
+        yield
+    except DataError as error:
+        field = error.place.removeprefix(f"example {number}")
+        place = f"{source.place(index)}{field}"
+        raise DataError(error.problem, place=place, hint=error.hint) from None

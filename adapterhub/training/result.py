@@ -1,39 +1,88 @@
-"""What a training run came to."""
+"""The result of a training run, and its record in the run folder."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.adapters.artifact import read_artifact
+from adapterhub.errors import TrainingError
+from adapterhub.training.checkpoint import checkpoint_folder
 from adapterhub.training.curves import curve_points, read_curves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.evaluation.bootstrap import Interval
+    from adapterhub.tasks.base import Task
+    from adapterhub.training.energy import Energy
+    from adapterhub.training.evaluate import Predictions
     from adapterhub.training.loop import LoopResult
+    from adapterhub.training.prepare import PreparedData
+    from adapterhub.training.recipe import Recipe
 
-LOG_NAME = "log.jsonl"
+LOG_NAME, ARTIFACT_NAME, FINISHED_NAME = "log.jsonl", "artifact", "finished.json"
+#: Fields of a result that the record of a finished run holds.
+_RECORDED = (
+    "digest",
+    "before",
+    "after",
+    "table",
+    "trained_share",
+    "seconds",
+    "tokens_per_second",
+    "artifact_bytes",
+    "steps",
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingEvidence:
+    """What the figures of a run were computed from.
+
+    Args:
+        recipe: Recipe as stored, with the fitted temperature.
+        data: Splits that the run read.
+        task: Task that was trained.
+        before: Validation predictions of the untrained adapter; ``None`` in a resumed run.
+        after: Validation predictions of the stored adapter.
+        energy: Estimated energy of the training loop, where it was measured.
+    """
+
+    recipe: Recipe
+    data: PreparedData
+    task: Task
+    before: Predictions | None
+    after: Predictions
+    energy: Energy | None
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """A finished run.
+    """A finished training run.
 
     Args:
-        folder: of the run, with log and artifact.
-        artifact: folder of the artifact.
-        digest: of the artifact.
-        before: validation metrics of the untrained adapter.
-        after: validation metrics of the artifact.
-        table: per-label scores of the artifact, where the task has them.
-        trained_share: trained parameters as a share of the backbone's.
-        seconds: spent in training steps, without evaluations.
-        tokens_per_second: real tokens in training steps.
-        artifact_bytes: size of all files of the artifact.
-        steps: optimizer steps made.
-        report: HTML page on the run, where one was written.
+        folder: Run folder, with log and artifact.
+        artifact: Folder of the artifact.
+        digest: Digest of the artifact; empty in a process that wrote none.
+        before: Validation metrics of the untrained adapter.
+        after: Validation metrics of the stored adapter.
+        table: Scores of each label, where the task has labels.
+        trained_share: Trained parameters as a share of the backbone's.
+        seconds: Seconds spent in training steps, without evaluations.
+        tokens_per_second: Tokens, without padding, per second of training steps.
+        artifact_bytes: Size of all files of the artifact.
+        steps: Optimizer steps made.
+        evidence: Data and predictions behind the metrics; ``None`` where an earlier call had
+            finished the run.
+        report: HTML page of the run report, where one was written.
+        intervals: Bootstrap interval of each metric in ``after`` that the report computed.
+        reference: Registered version, e.g. ``desk@3``; empty where it was not registered.
     """
 
     folder: Path
@@ -47,14 +96,22 @@ class TrainResult:
     tokens_per_second: float
     artifact_bytes: int
     steps: int
+    evidence: TrainingEvidence | None = field(default=None, repr=False)
     report: Path | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
+    reference: str = ""
+
+    @property
+    def weights(self) -> AdapterWeights:
+        """Trained weights, read from the artifact."""
+        return read_artifact(self.artifact).weights
 
     def curves(self) -> list[dict[str, Any]]:
         """Return loss and watched metric over steps, ``[{"name", "points"}]``."""
         return curve_points(read_curves(self.folder / LOG_NAME))
 
     def info(self) -> dict[str, float]:
-        """Return what a registry keeps beside the artifact, because it varies between runs."""
+        """Return the figures that vary between equal runs, and so are not in the artifact."""
         return {
             "training_seconds": round(self.seconds, 1),
             "tokens_per_second": round(self.tokens_per_second, 1),
@@ -63,30 +120,91 @@ class TrainResult:
         }
 
 
-def result_of(
-    folder: Path, artifact: Path, digest: str, model: TaskModel, outcome: LoopResult
+def build_result(
+    folder: Path, digest: str, model: TaskModel, outcome: LoopResult, evidence: TrainingEvidence
 ) -> TrainResult:
-    """Return what a run came to.
+    """Return the result of a run whose artifact is written.
 
     Args:
-        folder: of the run.
-        artifact: its folder.
-        digest: of the artifact; empty in a process that wrote none.
-        model: with what was trained.
-        outcome: of the loop.
+        folder: Run folder.
+        digest: Digest of the artifact; empty in a process that wrote none.
+        model: Trained model.
+        outcome: Result of the training loop.
+        evidence: Data and predictions behind the metrics.
     """
-    progress = outcome.progress
-    trained = sum(parameter.numel() for _, parameter in model.trainable())
+    state, artifact = outcome.state, folder / ARTIFACT_NAME
     return TrainResult(
         folder=folder,
         artifact=artifact,
         digest=digest,
-        before=outcome.before,
-        after=outcome.after.metrics,
-        table=outcome.after.table,
-        trained_share=trained / model.backbone.parameters,
-        seconds=progress.seconds,
-        tokens_per_second=progress.tokens / max(progress.seconds, 1e-9),
+        before=outcome.metrics_before,
+        after=outcome.after.evaluation.metrics,
+        table=outcome.after.evaluation.table,
+        trained_share=sum(p.numel() for _, p in model.trainable()) / model.backbone.parameters,
+        seconds=state.seconds,
+        tokens_per_second=state.tokens / max(state.seconds, 1e-9),
         artifact_bytes=sum(f.stat().st_size for f in artifact.iterdir()) if digest else 0,
-        steps=progress.step,
+        steps=state.step,
+        evidence=evidence,
     )
+
+
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Check that a run may write into a folder.
+
+    Raises:
+        TrainingError: when the folder holds another run that would be overwritten.
+    """
+    checkpoint = checkpoint_folder(folder)
+    finished = (folder / FINISHED_NAME).is_file()
+    if (folder / ARTIFACT_NAME).exists() and not (resume and (finished or checkpoint)):
+        raise TrainingError(
+            "already holds a finished run",
+            place=str(folder),
+            hint="Store it with --resume, choose another folder with --output, or remove this one",
+        )
+    if not resume and checkpoint:
+        raise TrainingError(
+            "holds the checkpoint of an unfinished run",
+            place=str(folder),
+            hint="Continue with --resume, or remove the folder",
+        )
+
+
+def write_finished(result: TrainResult, run_digest: str) -> None:
+    """Record atomically that a run has finished, so that the same command does not train again.
+
+    Args:
+        result: Result of the run, whose artifact is written.
+        run_digest: Digest of the run's inputs.
+    """
+    record = {name: getattr(result, name) for name in _RECORDED}
+    fresh = result.folder / f".{FINISHED_NAME}.new"
+    with fresh.open("w", encoding="utf-8") as file:
+        json.dump({"run": run_digest, "result": record}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(result.folder / FINISHED_NAME)
+
+
+def read_finished(folder: Path, run_digest: str) -> TrainResult | None:
+    """Return the recorded result of a run that finished in a folder; ``None`` without one.
+
+    Args:
+        folder: Run folder.
+        run_digest: Digest of the run's inputs.
+
+    Raises:
+        TrainingError: when another run finished there.
+    """
+    artifact, record = folder / ARTIFACT_NAME, folder / FINISHED_NAME
+    if not artifact.is_dir() or not record.is_file():
+        return None
+    document = json.loads(record.read_text(encoding="utf-8"))
+    if document["run"] != run_digest:
+        raise TrainingError(
+            "holds a finished run of another recipe, or on other examples",
+            place=str(folder),
+            hint="Choose another folder with --output, or remove this one",
+        )
+    return TrainResult(folder=folder, artifact=artifact, **document["result"])

@@ -1,4 +1,4 @@
-"""Put a trained adapter, and all that is known of it, into an artifact folder."""
+"""Write a trained adapter and its manifest as an artifact folder."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ import torch
 from adapterhub.adapters.artifact import write_artifact
 from adapterhub.adapters.manifest import BackboneRef, DataSource, Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
-from adapterhub.data.splits import fingerprint
+from adapterhub.data.fingerprint import fingerprint
 from adapterhub.errors import MissingExtraError
-from adapterhub.training.curves import PLOT_NAMES, draw, read_curves
+from adapterhub.training.curves import PLOT_NAMES, plot_curves, read_curves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.tasks.base import Task
-    from adapterhub.training.loop import LoopResult
-    from adapterhub.training.prepare import PreparedData
-    from adapterhub.training.recipe import Recipe
+    from adapterhub.training.result import TrainingEvidence
 
 logger = logging.getLogger(__name__)
 
@@ -33,34 +30,30 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "saf
 def save_adapter(
     folder: Path,
     *,
-    recipe: Recipe,
-    data: PreparedData,
-    task: Task,
+    evidence: TrainingEvidence,
     model: TaskModel,
-    outcome: LoopResult,
+    metrics_before: Mapping[str, float],
     log: Path,
 ) -> str:
     """Write the artifact and return its digest.
 
-    The same training run gives the same bytes: nothing in the folder tells when or where it
-    was made, or how long it took.
+    Equal runs give equal bytes: nothing in the folder depends on when or where it was written,
+    or on how long training took.
 
     Args:
-        folder: of the artifact; must not exist.
-        recipe: of the run.
-        data: that it learned from.
-        task: that it learned.
-        model: with the weights to keep.
-        outcome: of the loop.
-        log: from which the plot is drawn.
+        folder: Folder of the artifact; must not exist.
+        evidence: Recipe, data, task and final predictions of the run.
+        model: Trained model.
+        metrics_before: Validation metrics of the untrained adapter.
+        log: Log file of the run, from which the plot is drawn.
     """
-    manifest = _manifest(recipe, data, task, model, outcome)
-    plots = _plots(log, recipe.name)
+    manifest = _manifest(evidence, model, metrics_before)
+    plots = _plots(log, evidence.recipe.name)
     card = render_card(
         manifest,
-        name=recipe.name,
+        name=evidence.recipe.name,
         plot=PLOT_NAMES[0] if plots else None,
-        pipeline_tag=task.pipeline_tag,
+        pipeline_tag=evidence.task.pipeline_tag,
         license=model.backbone.license,
     )
     return write_artifact(
@@ -74,12 +67,12 @@ def save_adapter(
 
 
 def _manifest(
-    recipe: Recipe, data: PreparedData, task: Task, model: TaskModel, outcome: LoopResult
+    evidence: TrainingEvidence, model: TaskModel, metrics_before: Mapping[str, float]
 ) -> Manifest:
-    backbone = model.backbone
+    recipe, backbone = evidence.recipe, model.backbone
     return Manifest(
-        task=task.name,
-        labels=task.labels,
+        task=evidence.task.name,
+        labels=evidence.task.labels,
         backbone=BackboneRef(
             name=backbone.name,
             fingerprint=backbone.fingerprint,
@@ -93,9 +86,11 @@ def _manifest(
         recipe=recipe.model_dump(mode="json"),
         data={
             name: DataSource(fingerprint=fingerprint(rows), rows=len(rows), origin=rows.origin)
-            for name, rows in data.splits.items()
+            for name, rows in evidence.data.splits.items()
         },
-        metrics=Metrics(before=_finite(outcome.before), after=_finite(outcome.after.metrics)),
+        metrics=Metrics(
+            before=_finite(metrics_before), after=_finite(evidence.after.evaluation.metrics)
+        ),
         seed=recipe.train.seed,
         libraries={name: version(name) for name in LIBRARIES} | {"torch": torch.__version__},
     )
@@ -108,7 +103,7 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _plots(log: Path, title: str) -> dict[str, bytes]:
     try:
-        return draw(read_curves(log), title=title)
+        return plot_curves(read_curves(log), title=title)
     except MissingExtraError as error:
         logger.warning("no plot is drawn: %s", error)
         return {}

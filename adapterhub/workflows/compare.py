@@ -120,8 +120,8 @@ def compare(
     _check_same(rows, other_rows, one, two, path)
     tasks = [adapter.task for _, adapter in loaded]
     found = differences(
-        scores_of(tasks[0], one.rows, one.decoded),
-        scores_of(tasks[1], two.rows, two.decoded),
+        scores_of(tasks[0], one.examples, one.decoded),
+        scores_of(tasks[1], two.examples, two.decoded),
         resamples=resamples,
         level=level,
         seed=seed,
@@ -137,7 +137,7 @@ def compare(
         first=loaded[0][1].name,
         second=loaded[1][1].name,
         data=fingerprint(rows),
-        rows=len(units_of(tasks[0], one.rows)),
+        rows=len(units_of(tasks[0], one.examples)),
         metric=name,
         greater_is_better=_greater(name, default),
         differences=tuple(found),
@@ -171,7 +171,7 @@ def _open_both(
 def _check_same(
     rows: Dataset, others: Dataset, one: Predictions, two: Predictions, path: Path
 ) -> None:
-    if fingerprint(rows) != fingerprint(others) or one.rows != two.rows:
+    if fingerprint(rows) != fingerprint(others) or one.examples != two.examples:
         raise DataError(
             "the two adapters do not read the same rows out of it",
             place=str(path),
@@ -185,7 +185,7 @@ def _greater(name: str, default: tuple[str, bool]) -> bool:
 
 def _mcnemar(tasks: Sequence[Task], one: Predictions, two: Predictions) -> McNemar | None:
     first, second = (
-        labelled(task, scored.rows, scored.decoded)
+        labelled(task, scored.examples, scored.decoded)
         for task, scored in zip(tasks, (one, two), strict=True)
     )
     # words of a row depend on each other, so the test would be too sure of itself

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from adapterhub.training.evaluate import evaluate_examples
+from adapterhub.training.evaluate import score_examples
 from adapterhub.training.prepare import load_examples
 from adapterhub.training.recipe import DataSection
 from adapterhub.training.recipe_file import parse_recipe
@@ -76,7 +76,9 @@ def score(session: Session, loaded: LoadedAdapter, rows: Dataset) -> dict[str, f
     Raises:
         DataError: naming the row that can't be used.
     """
-    return dict(evaluate_examples(session.model(loaded.name), loaded.task, rows.examples).metrics)
+    return dict(
+        score_examples(session.model(loaded.name), loaded.task, rows.examples).evaluation.metrics
+    )
 
 
 def score_with_base(
@@ -96,7 +98,7 @@ def score_with_base(
     adapter = score(session, loaded, rows)
     model = session.model(loaded.name)
     with model.bare():
-        base = dict(evaluate_examples(model, loaded.task, rows.examples).metrics)
+        base = dict(score_examples(model, loaded.task, rows.examples).evaluation.metrics)
     if not generate or loaded.task.head != "causal_lm":
         return ScoresWithBase(base, adapter)
     said = {name: _generated(session, loaded, rows, generate, name) for name in (None, loaded.name)}

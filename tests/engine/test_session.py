@@ -30,7 +30,7 @@ def classifier(decoder, tmp_path_factory):
     place = tmp_path_factory.mktemp("classifier")
     rows = write_moods(place / "moods.jsonl")
     path = write_recipe(place, "mood", decoder, "text-classification", rows)
-    return read_artifact(train(load_recipe(path), output=place / "run", report=None).artifact)
+    return read_artifact(train(load_recipe(path), output=place / "run").artifact)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def talker(decoder, tmp_path_factory):
     path = write_recipe(
         place, "talk", decoder, "dialogue", rows, train={"batch_size": 8, "epochs": 12}
     )
-    return read_artifact(train(load_recipe(path), output=place / "run", report=None).artifact)
+    return read_artifact(train(load_recipe(path), output=place / "run").artifact)
 
 
 @pytest.fixture

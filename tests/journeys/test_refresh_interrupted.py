@@ -14,6 +14,7 @@ from adapterhub.registry.registry import Registry
 from adapterhub.training import train as training
 from adapterhub.training.loop import TrainingLoop
 from adapterhub.training.progress import PlainReporter
+from adapterhub.workflows import train_run as workflow
 from adapterhub.workflows.refresh import run as refreshing
 
 SHORT = ("train.epochs=2", "--replay", "0.5")
@@ -66,14 +67,14 @@ def killed_after(patched, where, name):
 
 STAGES = [
     (killed_before, refreshing, "open_backbone"),
-    (killed_before, refreshing, "train"),
+    (killed_before, refreshing, "train_run"),
     (killed_before, TrainingLoop, "_step"),
     (killed_after, TrainingLoop, "_evaluate"),
     (killed_before, TrainingLoop, "_finish"),
     (killed_before, training, "save_adapter"),
     (killed_after, training, "save_adapter"),
     (killed_before, training, "drop_checkpoint"),
-    (killed_before, training, "report_on"),
+    (killed_before, workflow, "report_run"),
     (killed_before, refreshing, "_outcome"),
     (killed_before, refreshing, "write_child"),
     (killed_before, Registry, "put"),

@@ -15,7 +15,7 @@ from adapterhub.engine.session import Session, task_of
 from adapterhub.errors import RecipeError
 from adapterhub.evaluation.calibration import tempered
 from adapterhub.training.recipe_file import load_recipe
-from adapterhub.training.train import train
+from adapterhub.workflows.train_run import train_run
 
 ASKED = [
     {"text": f"the {thing} was {word}"} for thing in ("film", "day") for word in ("good", "bad")
@@ -33,7 +33,7 @@ def wrong_here_and_there(moods):
 
 
 def run(path, tmp_path, name, *overrides):
-    artifact = train(load_recipe(path, overrides), output=tmp_path / name).artifact
+    artifact = train_run(load_recipe(path, overrides), output=tmp_path / name).artifact
     return read_artifact(artifact)
 
 
@@ -50,7 +50,7 @@ def test_answers_have_the_temperature_that_was_fitted(
     report = json.loads((tmp_path / "fitted/report.json").read_text())
     assert section["temperature"] == round(report["calibration"]["temperature"]["value"], 4)
     page = (tmp_path / "fitted/report.html").read_text()
-    assert f"answers of this adapter have is {section['temperature']:g}" in page
+    assert f"temperature stored with this adapter is {section['temperature']:g}" in page
 
     session = Session(load_backbone(str(encoder)))
     session.load(plain, name="plain")
@@ -85,7 +85,7 @@ def test_where_no_row_is_wrong_nothing_is_stored(recipe, encoder, moods, tmp_pat
         artifact = run(path, tmp_path, "run", "task.calibrate=true")
     assert artifact.manifest.recipe["task"]["temperature"] == 1.0
     log = (tmp_path / "run/log.jsonl").read_text()
-    assert "no validation row is answered wrongly" in log
+    assert "no validation prediction is wrong" in log
 
 
 def test_the_card_tells_users_of_peft(recipe, encoder, moods, tmp_path):
@@ -177,7 +177,7 @@ def test_what_makes_no_sense_is_refused(task, override, said, recipe, encoder, m
         data.write_text((json.dumps(row) + "\n") * 8)
     path = recipe("any", encoder, task, data, train={"steps": 2})
     with pytest.raises(RecipeError, match=said):
-        train(load_recipe(path, [override]), output=tmp_path / "run")
+        train_run(load_recipe(path, [override]), output=tmp_path / "run")
 
 
 def test_many_labels_and_a_temperature_exclude_each_other(recipe, encoder, tmp_path):
@@ -187,4 +187,4 @@ def test_many_labels_and_a_temperature_exclude_each_other(recipe, encoder, tmp_p
     path = recipe("many", encoder, "text-classification", data)
     both = ["task.multi_label=true", "task.calibrate=true"]
     with pytest.raises(RecipeError, match="exclude multi_label"):
-        train(load_recipe(path, both), output=tmp_path / "run")
+        train_run(load_recipe(path, both), output=tmp_path / "run")

@@ -80,7 +80,7 @@ def test_colours_are_learned_stored_and_said_again(seer, shapes, recipe, command
 
 def test_what_is_loaded_again_answers_bit_for_bit(seer, shapes, recipe, tmp_path):
     path = recipe("colours", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
-    result = train(load_recipe(path), output=tmp_path / "run", report=None)
+    result = train(load_recipe(path), output=tmp_path / "run")
     artifact = read_artifact(result.artifact)
     assert sum(f.stat().st_size for f in result.artifact.iterdir()) < 200_000
     files = [tmp_path / f"{n}.png" for n in range(5)]
@@ -114,7 +114,7 @@ def test_plain_peft_and_transformers_say_the_same(seer, shapes, recipe, tmp_path
         backbone=backbone,
     )
     made = load_recipe(path, ["train.steps=8"])
-    result = train(made, output=tmp_path / "run", report=None)
+    result = train(made, output=tmp_path / "run")
     artifact = read_artifact(result.artifact)
     session = Session(load_backbone(str(seer), artifact.manifest.quantization))
     session.load(artifact, name="new")
@@ -143,7 +143,7 @@ def test_two_adapters_share_one_backbone_of_pictures(seer, shapes, recipe, tmp_p
             f"run{seed}", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS
         )
         made = load_recipe(path, ["train.steps=4", f"train.seed={seed}"])
-        artifact = read_artifact(train(made, output=tmp_path / str(seed), report=None).artifact)
+        artifact = read_artifact(train(made, output=tmp_path / str(seed)).artifact)
         session.load(artifact, name=str(seed))
         alone[str(seed)] = session.predict(str(seed), rows)
     assert alone["1"] != alone["2"]
@@ -153,7 +153,7 @@ def test_two_adapters_share_one_backbone_of_pictures(seer, shapes, recipe, tmp_p
 def test_the_same_recipe_gives_the_same_artifact(seer, shapes, recipe, tmp_path):
     path = recipe("colours", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
     made = load_recipe(path, ["train.steps=4", "adapter.dropout=0.1"])
-    digests = {train(made, output=tmp_path / n, report=None).digest for n in ("a", "b")}
+    digests = {train(made, output=tmp_path / n).digest for n in ("a", "b")}
     assert len(digests) == 1
 
 
@@ -170,10 +170,10 @@ def test_adapters_and_backbones_of_another_kind_are_refused(
         train(load_recipe(pictures), output=tmp_path / "b")
 
     own = recipe("own", encoder, "text-classification", moods, train={"steps": 2})
-    of_texts = read_artifact(train(load_recipe(own), output=tmp_path / "c", report=None).artifact)
+    of_texts = read_artifact(train(load_recipe(own), output=tmp_path / "c").artifact)
     own = recipe("own", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
     of_pictures = read_artifact(
-        train(load_recipe(own, ["train.steps=2"]), output=tmp_path / "d", report=None).artifact
+        train(load_recipe(own, ["train.steps=2"]), output=tmp_path / "d").artifact
     )
     for artifact, folder, kind in ((of_texts, seer, "texts"), (of_pictures, encoder, "pictures")):
         session = Session(load_backbone(str(folder)))

@@ -19,11 +19,14 @@ from adapterhub.errors import (
     TrainingInterrupted,
 )
 from adapterhub.tasks.text_classification import TextClassification
+from adapterhub.training import setup
 from adapterhub.training import train as train_module
 from adapterhub.training.interrupt import InterruptFlag
 from adapterhub.training.loop import TrainingLoop
 from adapterhub.training.recipe_file import load_recipe
+from adapterhub.training.setup import recipe_quantization
 from adapterhub.training.train import train
+from adapterhub.workflows.train_run import train_run
 
 DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.2}
 
@@ -32,7 +35,7 @@ def interrupt_after(monkeypatch, steps: int) -> None:
     """Ask a run to stop, as a signal would, after so many steps."""
     asked = iter([False] * (steps - 1) + [True])
     fake = property(lambda _: next(asked), lambda *_: None)
-    monkeypatch.setattr(InterruptFlag, "asked", fake, raising=False)
+    monkeypatch.setattr(InterruptFlag, "is_set", fake, raising=False)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "sgd"])
@@ -48,7 +51,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
         optimizer={"name": optimizer, "learning_rate": 0.01},
         train={"batch_size": 16, "epochs": 2, "evaluate_every": 5},
     )
-    whole = train(load_recipe(path), output=tmp_path / "whole", report=None)
+    whole = train(load_recipe(path), output=tmp_path / "whole")
 
     with monkeypatch.context() as patched:
         interrupt_after(patched, 7)
@@ -58,7 +61,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     names = {p.name for p in (tmp_path / "cut").rglob("*") if p.is_file()}
     assert names == {"log.jsonl", "state.safetensors", "state.json"}
 
-    resumed = train(load_recipe(path), output=tmp_path / "cut", resume=True, report=None)
+    resumed = train(load_recipe(path), output=tmp_path / "cut", resume=True)
     first, second = (read_artifact(run.artifact).weights.tensors for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert resumed.digest == whole.digest
@@ -73,7 +76,7 @@ def test_a_killed_process_leaves_a_checkpoint_to_go_on_from(recipe, encoder, moo
         adapter=DROPOUT,
         train={"batch_size": 8, "epochs": 4, "evaluate_every": 10, "checkpoint_every": 3},
     )
-    whole = train(load_recipe(path), output=tmp_path / "whole", report=None)
+    whole = train(load_recipe(path), output=tmp_path / "whole")
     code = (
         "import os, sys, signal\n"
         "from pathlib import Path\n"
@@ -91,7 +94,7 @@ def test_a_killed_process_leaves_a_checkpoint_to_go_on_from(recipe, encoder, moo
         [sys.executable, "-c", code], capture_output=True, env=os.environ.copy(), check=False
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()[-500:]
-    resumed = train(load_recipe(path), output=tmp_path / "cut", resume=True)
+    resumed = train_run(load_recipe(path), output=tmp_path / "cut", resume=True)
     assert resumed.digest == whole.digest
     assert resumed.report.is_file()
 
@@ -102,9 +105,9 @@ def test_a_checkpoint_belongs_to_its_recipe(recipe, encoder, moods, monkeypatch,
         interrupt_after(patched, 2)
         with pytest.raises(TrainingInterrupted):
             train(load_recipe(path), output=tmp_path / "run")
-    with pytest.raises(TrainingError, match="made by another recipe"):
+    with pytest.raises(TrainingError, match="belongs to another recipe"):
         train(load_recipe(path, ["train.seed=9"]), output=tmp_path / "run", resume=True)
-    with pytest.raises(TrainingError, match="Go on with --resume"):
+    with pytest.raises(TrainingError, match="Continue with --resume"):
         train(load_recipe(path), output=tmp_path / "run")
 
 
@@ -136,24 +139,26 @@ def test_a_finished_run_is_used_and_not_trained_again(
     recipe, encoder, moods, monkeypatch, tmp_path
 ):
     path, run = recipe("mood", encoder, "text-classification", moods), tmp_path / "run"
-    whole = train(load_recipe(path), output=run, report=None)
+    whole = train(load_recipe(path), output=run)
     # killed before the end was recorded: the artifact may be there and not be all
     for name in ("finished.json", "artifact"):
         with monkeypatch.context() as patched:
             patched.setattr(train_module, "write_finished", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                train(load_recipe(path), output=tmp_path / name, report=None)
+                train(load_recipe(path), output=tmp_path / name)
         assert (tmp_path / name / "artifact").is_dir()
     monkeypatch.setattr(TrainingLoop, "_step", lambda *_: pytest.fail("a step was made"))
     (tmp_path / "artifact" / "artifact" / "manifest.json").unlink()
     for folder in (run, tmp_path / "finished.json", tmp_path / "artifact"):
-        again = train(load_recipe(path), output=folder, resume=True, report=None)
+        again = train(load_recipe(path), output=folder, resume=True)
         assert read_artifact(again.artifact).digest == whole.digest
         assert (again.digest, again.steps) == (whole.digest, whole.steps)
         assert again.after == whole.after
         assert again.curves()
         assert not (folder / "checkpoint").exists()
-    with pytest.raises(TrainingError, match="a finished run of another recipe, or on other rows"):
+    with pytest.raises(
+        TrainingError, match="a finished run of another recipe, or on other examples"
+    ):
         train(load_recipe(path, ["train.seed=9"]), output=run, resume=True)
     with pytest.raises(TrainingError, match="Store it with --resume"):
         train(load_recipe(path), output=run)
@@ -166,7 +171,7 @@ def test_a_finished_run_is_used_and_not_trained_again(
 def test_the_backbone_keeps_every_byte(recipe, decoder, moods, tmp_path, scheme):
     path = recipe("mood", decoder, "text-classification", moods)
     loaded = load_recipe(path, [f"backbone.quantization={scheme}"])
-    spec = train_module._quantization(loaded, torch.device("cpu"))
+    spec = recipe_quantization(loaded, torch.device("cpu"))
     backbone = load_backbone(str(decoder), spec)
     before = state_digest(backbone.body), state_digest(backbone.lm_head)
     result = train(loaded, output=tmp_path / "run", backbone=backbone)
@@ -183,7 +188,7 @@ def test_a_prefix_learns_and_is_small(recipe, decoder, talks, tmp_path):
         adapter={"method": "prefix", "num_virtual_tokens": 4},
         train={"batch_size": 8, "epochs": 12},
     )
-    result = train(load_recipe(path), output=tmp_path / "run", report=None)
+    result = train(load_recipe(path), output=tmp_path / "run")
     assert result.after["loss"] < result.before["loss"]
     (tensor,) = read_artifact(result.artifact).weights.tensors.values()
     # 4 positions, 2 layers, keys and values of 2 heads of 16
@@ -192,7 +197,7 @@ def test_a_prefix_learns_and_is_small(recipe, decoder, talks, tmp_path):
 
 def test_only_the_head_learns_where_only_the_head_shall(recipe, decoder, moods, tmp_path):
     path = recipe("mood", decoder, "text-classification", moods)
-    result = train(load_recipe(path, ["train.parts=head"]), output=tmp_path / "run", report=None)
+    result = train(load_recipe(path, ["train.parts=head"]), output=tmp_path / "run")
     tensors = read_artifact(result.artifact).weights.tensors
     assert not any(t.any() for name, t in tensors.items() if "lora_B" in name)
     assert result.trained_share < 0.01
@@ -201,9 +206,7 @@ def test_only_the_head_learns_where_only_the_head_shall(recipe, decoder, moods, 
 
 def test_norm_layers_learn_beside_the_adapter(recipe, decoder, moods, tmp_path):
     path = recipe("mood", decoder, "text-classification", moods)
-    result = train(
-        load_recipe(path, ["train.parts=adapter_and_norms"]), output=tmp_path / "run", report=None
-    )
+    result = train(load_recipe(path, ["train.parts=adapter_and_norms"]), output=tmp_path / "run")
     names = read_artifact(result.artifact).weights.tensors
     assert any("input_layernorm" in name for name in names)
     assert result.after["accuracy"] > 0.9
@@ -217,7 +220,7 @@ def test_patience_ends_a_run_and_the_best_weights_are_kept(recipe, encoder, mood
         moods,
         train={"batch_size": 16, "epochs": 50, "evaluate_every": 4, "patience": 2},
     )
-    result = train(load_recipe(path), output=tmp_path / "run", report=None)
+    result = train(load_recipe(path), output=tmp_path / "run")
     assert result.steps < 50 * 8
     records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     scores = [r["metrics"] for r in records if r["event"] == "evaluation" and r["step"]]
@@ -241,7 +244,7 @@ def test_accumulated_batches_give_the_gradient_of_the_whole(recipe, decoder, moo
         ("whole", ["train.batch_size=16"]),
         ("parts", ["train.batch_size=4", "train.gradient_accumulation=4"]),
     ):
-        result = train(load_recipe(path, exact + more), output=tmp_path / name, report=None)
+        result = train(load_recipe(path, exact + more), output=tmp_path / name)
         tensors.append(read_artifact(result.artifact).weights.tensors)
     for name in tensors[0]:
         torch.testing.assert_close(tensors[0][name], tensors[1][name], rtol=1e-3, atol=1e-5)
@@ -285,7 +288,7 @@ def test_faults_are_told_before_any_weight_is_loaded(
     def refuse(*_, **__):
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(train_module, "load_backbone", refuse)
+    monkeypatch.setattr(setup, "load_backbone", refuse)
     path = recipe("mood", encoder, "text-classification", moods)
     with pytest.raises(error) as caught:
         train(load_recipe(path, overrides), output=tmp_path / "run")
@@ -296,7 +299,7 @@ def test_faults_are_told_before_any_weight_is_loaded(
 def test_a_row_without_text_is_told_before_any_weight_is_loaded(
     recipe, encoder, moods, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(train_module, "load_backbone", None)
+    monkeypatch.setattr(setup, "load_backbone", None)
     with moods.open("a") as file:
         file.write('{"text": "  ", "label": "glad"}\n')
     path = recipe("mood", encoder, "text-classification", moods)
@@ -316,7 +319,6 @@ def test_the_plot_is_in_the_card_and_the_log_is_json(recipe, encoder, moods, tmp
     result = train(
         load_recipe(recipe("mood", encoder, "text-classification", moods)),
         output=tmp_path / "run",
-        report=None,
     )
     assert "(loss.png)" in (result.artifact / "README.md").read_text()
     assert (result.artifact / "loss.png").read_bytes().startswith(b"\x89PNG")

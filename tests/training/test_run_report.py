@@ -18,14 +18,15 @@ from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.evaluate import Predictions
 from adapterhub.training.recipe_file import load_recipe
-from adapterhub.training.train import train
-from adapterhub.workflows.run_report import bias_audit_section, of_run
+from adapterhub.workflows.run_report import bias_audit_section
 from adapterhub.workflows.run_report import report as report_module
 from adapterhub.workflows.run_report.blocks import Section, Table, Text
 from adapterhub.workflows.run_report.cost_section import Cost, cost_section
 from adapterhub.workflows.run_report.figures import draw_confusion
 from adapterhub.workflows.run_report.page import render_page
+from adapterhub.workflows.run_report.prediction_sections import metric_rows
 from adapterhub.workflows.run_report.report import ReportOptions
+from adapterhub.workflows.train_run import train_run
 
 NO_COST = Cost(
     seconds=1.0,
@@ -40,8 +41,8 @@ NO_COST = Cost(
 
 @pytest.mark.parametrize("label", ["$5$_", "a$b_{$", "_under", "x\\frac"])
 def test_a_label_is_no_formula(label):
-    picture = draw_confusion(np.array([[3, 1], [0, 2]]), [label, "plain"])
-    assert picture.startswith(b"<?xml")
+    svg = draw_confusion(np.array([[3, 1], [0, 2]]), [label, "plain"])
+    assert svg.startswith(b"<?xml")
 
 
 def test_rows_are_counted_and_not_their_windows(encoder):
@@ -52,11 +53,12 @@ def test_rows_are_counted_and_not_their_windows(encoder):
     assert len(windows) > 4
     spans = [FoundSpan(0, 0, 0.5, 0.5)] * len(windows)
     scored = Predictions(windows, spans, task.evaluate(windows, spans))
-    facts = SimpleNamespace(task=task, before=None, known_before={}, after=scored)
+    evidence = SimpleNamespace(task=task, before=None, after=scored)
+    rows = metric_rows(evidence, {}, resamples=100, level=0.95)
     summary = {}
-    section, _ = report_module._results(facts, ReportOptions(resamples=100), summary)
+    section, _ = report_module._results(evidence, rows, ReportOptions(), summary)
     assert summary["rows"] == 2
-    assert section.blocks[0].caption.startswith("On 2 validation rows")
+    assert section.blocks[0].caption.startswith("On 2 validation examples")
 
 
 def titles(page):
@@ -66,24 +68,24 @@ def titles(page):
 def test_the_page_names_no_address_and_holds_its_pictures(recipe, encoder, moods, tmp_path):
     path = recipe("mood", encoder, "text-classification", moods)
     options = ReportOptions(temperature=True)
-    result = train(load_recipe(path), output=tmp_path / "run", report=options)
+    result = train_run(load_recipe(path), output=tmp_path / "run", report=options)
     page = result.report.read_text()
     assert titles(page) == [
         "Results",
         "Labels",
         "Confusion",
         "Calibration",
-        "Why this answer",
+        "Explanations",
         "Data",
         "Curves",
-        "What it inherited",
+        "Bias audit",
         "Cost",
     ]
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert "<script" not in page
     assert page.count("data:image/svg+xml;base64,") == 3
     # the toy's validation rows are its training rows, which the page must not hide
-    assert "120 validation rows are in training too" in page
+    assert "120 validation examples are also in training" in page
 
     summary = json.loads((tmp_path / "run/report.json").read_text())
     found = summary["metrics"]["accuracy"]
@@ -118,10 +120,10 @@ def test_the_worst_rows_are_shown_and_stay_text(recipe, encoder, moods, tmp_path
     held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = recipe("mood", encoder, "text-classification", moods)
     loaded = load_recipe(path, [f"data.validation={held_out}", "train.metric=loss"])
-    result = train(loaded, output=tmp_path / "run")
+    result = train_run(loaded, output=tmp_path / "run")
     page = result.report.read_text()
-    assert "Worst examples" in titles(page)
-    assert "1 texts of the validation split come with more than one answer" in page
+    assert "Error examples" in titles(page)
+    assert "1 texts of the validation split occur with more than one label or answer" in page
     assert "<img src=x" not in page
     assert "the day was fine &lt;img src=x" in page
 
@@ -138,12 +140,12 @@ def test_other_tasks_have_the_sections_that_make_sense(
         row = {"tokens": ["the", "film", "was", "good"], "tags": ["O", "B-THING", "O", "O"]}
         data.write_text((json.dumps(row) + "\n") * 8)
     path = recipe("any", request.getfixturevalue(backbone), task, data, train={"steps": 2})
-    result = train(load_recipe(path), output=tmp_path / "run")
+    result = train_run(load_recipe(path), output=tmp_path / "run")
     found = set(titles(result.report.read_text()))
-    assert {"Results", "Data", "Curves", "What it inherited", "Cost"} <= found
+    assert {"Results", "Data", "Curves", "Bias audit", "Cost"} <= found
     assert ("Confusion" in found) == (task == "token-classification")
     assert ("Calibration" in found) == (task == "token-classification")
-    assert {"Worst examples", "Why this answer"} & found
+    assert {"Error examples", "Explanations"} & found
     summary = json.loads((tmp_path / "run/report.json").read_text())
     name = "entity_f1" if task == "token-classification" else "perplexity"
     assert summary["metrics"][name]["interval"] is not None
@@ -159,7 +161,7 @@ def test_without_matplotlib_the_page_has_no_pictures_but_all_figures(
 ):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
-    result = train(load_recipe(path), output=tmp_path / "run")
+    result = train_run(load_recipe(path), output=tmp_path / "run")
     page = result.report.read_text()
     assert "Calibration" in titles(page)
     assert "data:image" not in page
@@ -192,9 +194,9 @@ def test_chosen_answers_are_explained_by_their_words(recipe, encoder, moods, tmp
         row["label"] = "sad" if row["label"] == "glad" else "glad"
     moods.write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = recipe("mood", encoder, "text-classification", moods)
-    result = train(load_recipe(path), output=tmp_path / "run")
+    result = train_run(load_recipe(path), output=tmp_path / "run")
     page = result.report.read_text()
-    section = page[page.index('<section id="why-this-answer">') : page.index('<section id="data">')]
+    section = page[page.index('<section id="explanations">') : page.index('<section id="data">')]
     assert [found.split(":")[0] for found in re.findall(r"<h3>(.*?)</h3>", section)] == [
         "Wrong and sure",
         "Right and sure",
@@ -225,8 +227,8 @@ def test_explaining_that_fails_does_not_cost_the_report(
 
     monkeypatch.setattr(report_module, "explain_examples", fail)
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
-    page = train(load_recipe(path), output=tmp_path / "run").report.read_text()
-    assert '<p class="warning">The answers could not be explained' in page
+    page = train_run(load_recipe(path), output=tmp_path / "run").report.read_text()
+    assert '<p class="warning">The predictions could not be explained' in page
     assert {"Results", "Cost"} <= set(titles(page))
     assert "no such gradient" in caplog.text
 
@@ -236,25 +238,25 @@ def test_explaining_that_fails_does_not_cost_the_report(
 )
 def test_explaining_keeps_to_its_bounds(bounds, recipe, encoder, moods, tmp_path):
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
-    options = ReportOptions(explained=bounds)
-    result = train(load_recipe(path), output=tmp_path / "run", report=options)
+    options = ReportOptions(explanations=bounds)
+    result = train_run(load_recipe(path), output=tmp_path / "run", report=options)
     page = result.report.read_text()
-    assert ("Why this answer" in titles(page)) == (bounds is not None)
-    assert ("Not explained: on the validation rows no answer" in page) == (bounds is not None)
+    assert ("Explanations" in titles(page)) == (bounds is not None)
+    assert ("Not explained: no validation example has a prediction" in page) == (bounds is not None)
 
 
 def test_answers_in_text_are_explained_where_they_were_foretold_best_and_worst(
     recipe, decoder, talks, tmp_path
 ):
     path = recipe("talk", decoder, "dialogue", talks, train={"batch_size": 8, "epochs": 4})
-    result = train(load_recipe(path), output=tmp_path / "run")
+    result = train_run(load_recipe(path), output=tmp_path / "run")
     page = result.report.read_text()
     worst, best = json.loads((tmp_path / "run/report.json").read_text())["why"]
     assert [worst["why"], best["why"]] == ["foretold worst", "foretold best"]
     assert best["value"] > worst["value"]
     assert {best["method"], worst["method"]} == {"ablation"}
     assert best["gap"] is None
-    assert "One word at a time" in page
+    assert "Leave-one-out" in page
     assert f"Explained: {best['answer']}" in page
     assert "nan" not in page
 
@@ -264,8 +266,8 @@ def test_without_captum_the_report_is_written_all_the_same(
 ):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
-    result = train(load_recipe(path), output=tmp_path / "run")
-    assert "Why this answer" not in titles(result.report.read_text())
+    result = train_run(load_recipe(path), output=tmp_path / "run")
+    assert "Explanations" not in titles(result.report.read_text())
     assert "pip install 'adapterhub[report]'" in caplog.text
 
 
@@ -275,9 +277,9 @@ def test_a_report_that_fails_does_not_cost_the_adapter(
     def fail(*_given):
         raise ValueError("no such figure")
 
-    monkeypatch.setattr(of_run, "write_report", fail)
+    monkeypatch.setattr(report_module, "_write_report", fail)
     path = recipe("mood", encoder, "text-classification", moods)
-    result = train(load_recipe(path), output=tmp_path / "run", report=ReportOptions())
+    result = train_run(load_recipe(path), output=tmp_path / "run", report=ReportOptions())
     assert result.report is None
     assert (result.artifact / "adapter_model.safetensors").is_file()
     assert "no such figure" in caplog.text
@@ -291,10 +293,10 @@ def test_probes_that_fail_cost_their_section_alone(
 
     monkeypatch.setattr(bias_audit_section, "run_bias_audit", fail)
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
-    result = train(load_recipe(path), output=tmp_path / "run")
+    result = train_run(load_recipe(path), output=tmp_path / "run")
     page = result.report.read_text()
-    assert {"Results", "Curves", "What it inherited", "Cost"} <= set(titles(page))
-    assert "What it inherited could not be measured" in page
+    assert {"Results", "Curves", "Bias audit", "Cost"} <= set(titles(page))
+    assert "The bias audit failed" in page
     assert json.loads(result.report.with_suffix(".json").read_text())["inherited"] == "failed"
     assert "no such probe" in caplog.text
 
@@ -302,7 +304,7 @@ def test_probes_that_fail_cost_their_section_alone(
 def test_without_time_nothing_is_probed(command, recipe, encoder, moods, tmp_path):
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     command("train", str(path), "--audit-seconds", "0", "--output", str(tmp_path / "run"))
-    assert "What it inherited" not in titles((tmp_path / "run/report.html").read_text())
+    assert "Bias audit" not in titles((tmp_path / "run/report.html").read_text())
     assert json.loads((tmp_path / "run/report.json").read_text())["inherited"] is None
 
 
@@ -369,7 +371,7 @@ def test_a_run_goes_on_where_the_energy_cannot_be_estimated(codecarbon, monkeypa
 
 
 def test_no_energy_is_measured_where_none_is_wanted(codecarbon):
-    with EnergyMeter(wanted=False) as meter:
+    with EnergyMeter(enabled=False) as meter:
         pass
     assert meter.energy is None
     assert codecarbon.made == []

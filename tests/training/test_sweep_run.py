@@ -18,11 +18,9 @@ from adapterhub.errors import (
 )
 from adapterhub.training.interrupt import InterruptFlag
 from adapterhub.training.recipe_file import load_recipe
-from adapterhub.training.sweep import trial as trial_module
-from adapterhub.training.sweep.needs import import_optuna
 from adapterhub.training.sweep.run import run_sweep
 from adapterhub.training.sweep.space import parse_space
-from adapterhub.training.sweep.study import Goal, SweepOptions, open_study
+from adapterhub.training.sweep.study import Goal, SweepOptions, import_optuna, open_study
 
 pytest.importorskip("optuna")
 
@@ -33,12 +31,6 @@ SHORT = {"batch_size": 16, "epochs": 3, "metric": "loss"}
 @pytest.fixture
 def mood(recipe, encoder, moods):
     return recipe("mood", encoder, "text-classification", moods, train=SHORT)
-
-
-@pytest.fixture
-def no_reports(monkeypatch):
-    """Leave out the reports of trials, which take longer than the trials of this backbone."""
-    monkeypatch.setattr(trial_module, "WITHOUT_BIAS_AUDIT", None)
 
 
 def sweep(path, folder, *, document=RATES, trials=4, **more):
@@ -73,7 +65,6 @@ def test_the_best_trial_carries_its_study(mood, tmp_path):
     assert kept == [f"{result.best.number:04}"]
 
 
-@pytest.mark.usefixtures("no_reports")
 def test_more_trials_go_on_from_those_there_are_as_if_never_stopped(mood, tmp_path):
     whole = sweep(mood, tmp_path / "whole", trials=3, pruner="none")
     sweep(mood, tmp_path / "parts", trials=2, pruner="none")
@@ -83,20 +74,18 @@ def test_more_trials_go_on_from_those_there_are_as_if_never_stopped(mood, tmp_pa
     assert whole.digest == parts.digest == again.digest
 
 
-@pytest.mark.usefixtures("no_reports")
 def test_a_trial_that_was_cut_off_goes_on_from_its_checkpoint(mood, tmp_path, monkeypatch):
     whole = sweep(mood, tmp_path / "whole", trials=2)
     asked = iter([False] * 17 + [True] + [False] * 100)
     with monkeypatch.context() as patched:
         fake = property(lambda _: next(asked), lambda *_: None)
-        patched.setattr(InterruptFlag, "asked", fake, raising=False)
+        patched.setattr(InterruptFlag, "is_set", fake, raising=False)
         with pytest.raises(TrainingInterrupted, match="Run the same command again"):
             sweep(mood, tmp_path / "cut", trials=2)
     assert list((tmp_path / "cut/trials").glob("*/checkpoint"))
     assert found(sweep(mood, tmp_path / "cut", trials=2)) == found(whole)
 
 
-@pytest.mark.usefixtures("no_reports")
 def test_poor_trials_are_stopped_early(recipe, encoder, moods, tmp_path):
     train = {"batch_size": 8, "epochs": 4, "evaluate_every": 15, "metric": "loss"}
     path = recipe("mood", encoder, "text-classification", moods, train=train)
@@ -111,7 +100,6 @@ def test_poor_trials_are_stopped_early(recipe, encoder, moods, tmp_path):
     assert result.best.value < min(trial.value for trial in hopeless)
 
 
-@pytest.mark.usefixtures("no_reports")
 def test_a_trial_that_diverges_fails_alone(mood, tmp_path):
     rates = {"optimizer.clip_norm": [0.0, 1.0], "optimizer.learning_rate": [0.01, 1e30]}
     result = sweep(mood, tmp_path / "sweep", document=rates, trials=6, sampler="random")
@@ -160,7 +148,6 @@ def test_a_database_that_cannot_be_opened_is_one_line_without_its_password(
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.usefixtures("no_reports")
 def test_another_space_is_another_study(mood, tmp_path):
     sweep(mood, tmp_path / "sweep", trials=1)
     with pytest.raises(TrainingError, match="another recipe, space or metric"):

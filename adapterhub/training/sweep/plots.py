@@ -9,7 +9,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import MissingExtraError
-from adapterhub.training.sweep.needs import import_optuna
+from adapterhub.training.sweep.study import import_optuna
 
 if TYPE_CHECKING:
     from collections.abc import Callable

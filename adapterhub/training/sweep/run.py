@@ -13,13 +13,15 @@ from adapterhub.tasks.table import entry_of
 from adapterhub.training.loop import watched_metric
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
+from adapterhub.training.result import ARTIFACT_NAME
+from adapterhub.training.setup import open_backbone
 from adapterhub.training.sweep.lineage import write_with_study
 from adapterhub.training.sweep.plots import draw_study
 from adapterhub.training.sweep.results import SweepResult, best_of, lineage_document, read_trials
 from adapterhub.training.sweep.space import check_space
 from adapterhub.training.sweep.study import Goal, open_study
 from adapterhub.training.sweep.trial import next_claim, run_trial, trial_folder
-from adapterhub.training.train import ARTIFACT_NAME, open_backbone
+from adapterhub.training.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from adapterhub.training.sweep.results import TrialRecord
     from adapterhub.training.sweep.space import Space
     from adapterhub.training.sweep.study import SweepOptions
+    from adapterhub.training.train import TrainFunction
 
 BEST_NAME = "best"
 #: Held while a process draws a trial or clears up.
@@ -48,6 +51,7 @@ def run_sweep(
     reporter: Reporter | None = None,
     device: str | None = None,
     cache: Path | None = None,
+    train_trial: TrainFunction = train,
 ) -> SweepResult:
     """Train trials until the study has as many as asked for.
 
@@ -63,6 +67,7 @@ def run_sweep(
         reporter: hears of every step of every trial.
         device: the first GPU where there is one, else the CPU.
         cache: root of the backbone cache.
+        train_trial: Function that trains one trial.
 
     Raises:
         MissingExtraError: when Optuna isn't installed.
@@ -101,6 +106,7 @@ def run_sweep(
                 backbone=backbone,
                 device=device,
                 cache=cache,
+                train=train_trial,
             )
         except TrainingInterrupted as error:
             error.hint = "Run the same command again to go on"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from adapterhub.errors import RecipeError, TrainingError
-from adapterhub.training.sweep.needs import import_optuna
+from adapterhub.errors import MissingExtraError, RecipeError, TrainingError
 from adapterhub.training.sweep.space import Choices, as_choice, values_of
 
 if TYPE_CHECKING:
@@ -64,6 +64,21 @@ class Goal:
 
     metric: str
     greater_is_better: bool
+
+
+def import_optuna() -> Any:
+    """Import Optuna, with its log limited to warnings.
+
+    Raises:
+        MissingExtraError: when it isn't installed.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise MissingExtraError("optuna", "sweep") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    return optuna
 
 
 def open_study(

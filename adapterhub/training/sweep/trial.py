@@ -10,11 +10,14 @@ from filelock import FileLock, Timeout
 
 from adapterhub.errors import NonFiniteLossError, RecipeError
 from adapterhub.training.checkpoint import drop_checkpoint
-from adapterhub.training.sweep.needs import import_optuna
+from adapterhub.training.result import ARTIFACT_NAME
 from adapterhub.training.sweep.space import with_values
-from adapterhub.training.sweep.study import build_sampler, distributions, recipe_values
-from adapterhub.training.train import ARTIFACT_NAME, train
-from adapterhub.workflows.run_report.report import WITHOUT_BIAS_AUDIT
+from adapterhub.training.sweep.study import (
+    build_sampler,
+    distributions,
+    import_optuna,
+    recipe_values,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from adapterhub.training.result import TrainResult
     from adapterhub.training.sweep.space import Space
     from adapterhub.training.sweep.study import Goal, SweepOptions
+    from adapterhub.training.train import TrainFunction
 
 TRIALS_NAME = "trials"
 #: Held by the process that runs a trial; the system lets go of it when the process dies.
@@ -110,6 +114,7 @@ def run_trial(
     backbone: Backbone | None,
     device: str | None,
     cache: Path | None,
+    train: TrainFunction,
 ) -> None:
     """Train one trial, from its checkpoint if it has one, and tell the study how it ended.
 
@@ -125,6 +130,7 @@ def run_trial(
         backbone: already loaded, where all trials share one.
         device: the first GPU where there is one, else the CPU.
         cache: root of the backbone cache.
+        train: Function that trains the trial.
 
     Raises:
         TrainingInterrupted: after Ctrl-C or SIGTERM; the trial can be gone on with.
@@ -149,7 +155,6 @@ def run_trial(
             backbone=backbone,
             device=device,
             cache=cache,
-            report=WITHOUT_BIAS_AUDIT,
         )
     except optuna.TrialPruned:
         reporter.on_message(f"{name} stopped early at {teller.reached} %")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from adapterhub.training.recipe import Recipe
     from adapterhub.workflows.refresh.examples import RefreshExamples
 
-#: Rows of each kind that are embedded; the test compares all pairs.
+#: Dataset of each kind that are embedded; the test compares all pairs.
 EMBEDDED_ROWS = 500
 
 
@@ -120,7 +120,7 @@ def find_drift(
 def score(model: TaskModel, task: Task, rows: Dataset) -> Scores:
     """Return what an adapter's metrics on rows are computed from."""
     scored = score_examples(model, task, rows.examples)
-    return scores_of(task, scored.rows, scored.decoded)
+    return scores_of(task, scored.examples, scored.decoded)
 
 
 def find_loss(old: Scores, new: Scores, metric: tuple[str, bool], **record: Any) -> Loss:

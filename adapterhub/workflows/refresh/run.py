@@ -18,8 +18,8 @@ from adapterhub.training.loop import watched_metric
 from adapterhub.training.prepare import text_fields
 from adapterhub.training.progress import Reporters
 from adapterhub.training.recipe_file import apply_override, parse_recipe
-from adapterhub.training.start import Start
-from adapterhub.training.train import open_backbone, train
+from adapterhub.training.setup import open_backbone
+from adapterhub.training.train import WarmStart
 from adapterhub.workflows.refresh.child import write_child
 from adapterhub.workflows.refresh.document import (
     AddedFile,
@@ -44,6 +44,7 @@ from adapterhub.workflows.refresh.findings import (
     score,
 )
 from adapterhub.workflows.refresh.serialization import read_findings, tell
+from adapterhub.workflows.train_run import register_run, train_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -201,12 +202,12 @@ def refresh(
     # training puts an adapter of its own on the body
     loaded.model.close()
     run = options.folder or _folder(version, request(artifact.digest))
-    start = Start(
+    start = WarmStart(
         artifact.digest,
         artifact.weights.tensors,
         mix(rows, recipe, loaded.task.labels, options.replay),
     )
-    result = train(
+    result = train_run(
         recipe, output=run, resume=True, reporter=reporter, backbone=backbone, start=start
     )
     outcome = _outcome(backbone, result.artifact, rows, (old, held_out))
@@ -219,8 +220,7 @@ def refresh(
         request=request(artifact.digest),
     )
     target = write_child(result.artifact, document, str(version.ref))
-    info = {**result.info(), "curves": result.curves()}
-    child = registry.put(target, version.name, info=info)
+    child = register_run(registry, version.name, result, target)
     return RefreshResult(version, len(rows.new), drift, loss, outcome, child, run)
 
 

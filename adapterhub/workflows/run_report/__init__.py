@@ -1,1 +1,1 @@
-"""The report at the end of a training run: one HTML file that needs nothing from elsewhere."""
+"""The report of a training run: one self-contained HTML file and its figures as JSON."""

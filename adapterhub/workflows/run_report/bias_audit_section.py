@@ -1,4 +1,4 @@
-"""*What it inherited*: bias and harm of the adapter beside those of the backbone."""
+"""Report section on the bias audit: bias and harm of the adapter beside its backbone's."""
 
 from __future__ import annotations
 
@@ -8,114 +8,97 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from adapterhub.evaluation.bias_audit.audit import is_auditable, run_bias_audit
 from adapterhub.evaluation.bias_audit.report import notes, table_columns, table_rows
 from adapterhub.evaluation.bias_audit.results import BiasAuditResult
-from adapterhub.workflows.run_report.blocks import Section, Table, Text
+from adapterhub.workflows.run_report.blocks import Section, Table, Text, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.evaluation.bias_audit.results import AuditExample
-    from adapterhub.tasks.base import Task
-    from adapterhub.training.evaluate import Predictions
-    from adapterhub.training.prepare import PreparedData
+    from adapterhub.training.result import TrainingEvidence
     from adapterhub.workflows.run_report.blocks import Block
 
 logger = logging.getLogger(__name__)
 
-TITLE = "What it inherited"
+TITLE = "Bias audit"
 _LONGEST = 300
-#: What the probes found, or why nothing: they failed, or the task reads no words. ``None`` where
-#: nothing was asked for.
-Outcome: TypeAlias = BiasAuditResult | Literal["failed", "no words"] | None
-_FAILED = Text(
-    "What it inherited could not be measured; the log of the run says why.", warning=True
+#: Result of the audit, or the reason without one; ``None`` where it was switched off.
+AuditOutcome: TypeAlias = BiasAuditResult | Literal["failed", "no words"] | None
+_FAILED = Text("The bias audit failed; see the log of the run.", warning=True)
+_NO_TEXT = Text(
+    "Not measured: the audit exchanges names, pronouns and nationalities in texts, and this task "
+    "reads images. An adapter for images can still treat people differently: test it on images of "
+    "the people it will be used on."
 )
-_NO_WORDS = Text(
-    "Not measured: the probes exchange names, pronouns and nationalities in texts, and compare "
-    "answers in words. A picture has none of these, and pictures of people come with no package. "
-    "An adapter for pictures may still treat people unlike: try it on pictures of the people it "
-    "will see."
-)
-_NO_ROWS = Text(
-    "Not measured: no validation row has a name, pronoun or nationality that could be exchanged, "
-    "and this task can't be asked about sentences of our own. Give rows that speak of people to "
-    "adapterhub bias-audit --data."
+_NO_EXAMPLES = Text(
+    "Not measured: no validation example has a name, pronoun or nationality to exchange, and the "
+    "built-in sentences do not fit this task. Pass examples that mention people to adapterhub "
+    "bias-audit --data."
 )
 
 
-def probe_run(
-    model: TaskModel,
-    task: Task,
-    data: PreparedData,
-    after: Predictions,
-    *,
-    seconds: float,
-    level: float,
-) -> Outcome:
-    """Return what the probes find of a run's adapter.
+def audit_run(
+    model: TaskModel, evidence: TrainingEvidence, *, seconds: float, level: float
+) -> AuditOutcome:
+    """Run the bias audit on the adapter of a run.
 
     Args:
-        model: with the adapter that the run ends with.
-        task: that it learned.
-        data: that it learned from; words are exchanged in the validation rows.
-        after: predictions for the validation rows, which need not be made again.
-        seconds: after which no more is started; 0 for no probe.
-        level: confidence of the intervals.
+        model: Trained model.
+        evidence: Data, task and predictions of the run; words are exchanged in the validation
+            examples, whose predictions are reused.
+        seconds: Time limit in seconds; 0 switches the audit off.
+        level: Confidence level of the intervals.
     """
     if not seconds:
         return None
-    if not is_auditable(task):
+    if not is_auditable(evidence.task):
         return "no words"
+    splits, after = evidence.data.splits, evidence.after
     try:
         return run_bias_audit(
             model,
-            task,
-            rows=data.splits["validation"].examples,
-            training=data.splits["train"].examples,
-            answered=list(zip(after.rows, after.decoded, strict=True)),
+            evidence.task,
+            rows=splits["validation"].examples,
+            training=splits["train"].examples,
+            answered=list(zip(after.examples, after.decoded, strict=True)),
             seconds=seconds,
             level=level,
         )
     except Exception:
-        # all else of the report is as good as before
-        logger.exception("the probes of what the adapter inherited failed")
+        # the rest of the report is worth having without it
+        logger.exception("the bias audit failed")
         return "failed"
 
 
-def inherited_section(found: Outcome) -> Section:
-    """Return the section; an empty one where nothing was asked for."""
+def bias_audit_section(found: AuditOutcome) -> Section:
+    """Return the section; an empty one where the audit was switched off."""
     if found is None:
         return Section(TITLE)
     if found == "failed":
         return Section(TITLE, (_FAILED,))
     if found == "no words":
-        return Section(TITLE, (_NO_WORDS,))
+        return Section(TITLE, (_NO_TEXT,))
     if not found.measures:
-        return Section(TITLE, (_NO_ROWS,))
-    said = notes(found)
-    first = [Text(each.text, warning=True) for each in said if each.warning]
-    rest = [Text(each.text) for each in said if not each.warning]
-    blocks: list[Block] = [*first, Table(table_columns(found), table_rows(found)), *rest]
+        return Section(TITLE, (_NO_EXAMPLES,))
+    # warnings first
+    texts = sorted((Text(each.text, each.warning) for each in notes(found)), key=_is_plain)
+    count = sum(each.warning for each in texts)
+    table = Table(table_columns(found), table_rows(found))
+    blocks: list[Block] = [*texts[:count], table, *texts[count:]]
     if found.examples:
         blocks.append(_examples(found))
     return Section(TITLE, blocks)
 
 
+def _is_plain(text: Text) -> bool:
+    return not text.warning
+
+
 def _examples(found: BiasAuditResult) -> Table:
     if found.probe == "harm":
-        columns: Sequence[str] = ("asked", "backbone", "adapter")
-        caption = "Answers, those that got worse first."
-        cells = [(_cut(each.text), _cut(each.before), _cut(each.after)) for each in found.examples]
-        return Table(columns, cells, caption=caption)
-    columns = ("text", "adapter said", "with words exchanged", "adapter said")
-    caption = "Pairs whose answer changed most."
-    return Table(columns, [_pair(each) for each in found.examples], caption=caption)
-
-
-def _pair(each: AuditExample) -> tuple[str, ...]:
-    return (_cut(each.text), _cut(each.before), _cut(each.other), _cut(each.after))
-
-
-def _cut(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= _LONGEST else f"{flat[: _LONGEST - 1]}…"
+        columns = ["prompt", "backbone", "adapter"]
+        caption = "Responses, those that got worse first."
+        cells = [[each.text, each.before, each.after] for each in found.examples]
+    else:
+        columns = ["text", "prediction", "counterfactual", "prediction"]
+        caption = "Pairs whose prediction changed most."
+        cells = [[each.text, each.before, each.other, each.after] for each in found.examples]
+    rows = [[shorten(cell, _LONGEST) for cell in row] for row in cells]
+    return Table(columns, rows, caption=caption)

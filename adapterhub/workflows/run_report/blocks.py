@@ -1,9 +1,9 @@
-"""What a report is made of, without a word of HTML."""
+"""Content of a report, independent of HTML."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,37 +14,41 @@ class Text:
     """A paragraph.
 
     Args:
-        text: plain.
-        warning: whether it should be seen first.
+        text: Plain text.
+        warning: Whether to highlight it.
     """
 
+    kind: ClassVar[str] = "text"
     text: str
     warning: bool = False
 
-    @property
-    def kind(self) -> str:
-        """Which form the page gives it."""
-        return "text"
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading inside a section.
+
+    Args:
+        text: Plain text.
+    """
+
+    kind: ClassVar[str] = "heading"
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under headings.
+    """A table with headings.
 
     Args:
-        columns: headings; those that start with ``>`` are aligned to the right.
-        rows: a cell for each column.
-        caption: above it.
+        columns: Heading of each column; one that starts with ``>`` is aligned to the right.
+        rows: Cells of each row, one for each column.
+        caption: Text above the table.
     """
 
+    kind: ClassVar[str] = "table"
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
-
-    @property
-    def kind(self) -> str:
-        """Which form the page gives it."""
-        return "table"
 
     @property
     def headings(self) -> list[tuple[str, bool]]:
@@ -53,68 +57,44 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A drawing.
+class Figure:
+    """A figure.
 
     Args:
-        svg: its bytes.
-        caption: what it shows, also for those who can't see it.
+        svg: Content of the SVG file.
+        caption: Caption, which is also the alternative text.
     """
 
+    kind: ClassVar[str] = "figure"
     svg: bytes
     caption: str
 
-    @property
-    def kind(self) -> str:
-        """Which form the page gives it."""
-        return "picture"
-
 
 @dataclass(frozen=True, slots=True)
-class Heading:
-    """What begins a part of a section.
+class ShadedText:
+    """A text whose words are shaded by a number.
 
     Args:
-        text: plain.
+        name: Name of the text, or empty.
+        spans: Consecutive spans of the text, each with its shade in [-1, 1] and its tooltip;
+            the shade is ``None`` for spans without one.
     """
 
-    text: str
-
-    @property
-    def kind(self) -> str:
-        """Which form the page gives it."""
-        return "heading"
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """A text whose words are shaded.
-
-    Args:
-        name: of the text, or empty.
-        pieces: of the text in order: each with a share from -1 to 1 and what it stands for, or
-            without where it is not shaded.
-    """
-
+    kind: ClassVar[str] = "shaded"
     name: str
-    pieces: Sequence[tuple[str, float | None, str]]
-
-    @property
-    def kind(self) -> str:
-        """Which form the page gives it."""
-        return "words"
+    spans: Sequence[tuple[str, float | None, str]]
 
 
-Block: TypeAlias = Text | Table | Picture | Heading | Words
+Block: TypeAlias = Text | Heading | Table | Figure | ShadedText
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the report.
+    """A section of a report; one without blocks is left out.
 
     Args:
-        title: its heading.
-        blocks: in their order.
+        title: Heading.
+        blocks: Content in order.
     """
 
     title: str
@@ -122,5 +102,11 @@ class Section:
 
     @property
     def anchor(self) -> str:
-        """By which the table of contents finds it."""
+        """HTML id that the table of contents links to."""
         return "-".join(self.title.casefold().split())
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return a text on one line, cut to ``limit`` characters."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else f"{flat[: limit - 1]}…"

@@ -1,4 +1,4 @@
-"""What a run took."""
+"""Report section on time, memory and energy of a run."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     import torch
 
     from adapterhub.training.energy import Energy
+    from adapterhub.training.result import TrainResult
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a run took.
+    """Resources that a run used.
 
     Args:
-        seconds: in training steps, without evaluations.
-        steps: optimizer steps.
-        tokens_per_second: in training steps.
-        trained_share: trained parameters as a share of the backbone's.
-        artifact_bytes: of all files of the artifact.
-        peak_bytes: most memory that the process had at once; ``None`` where the system does
-            not tell.
-        device_bytes: most memory of a GPU; ``None`` on a CPU.
-        energy: estimated, evaluations included; ``None`` where it was not.
+        seconds: Seconds in training steps, without evaluations.
+        steps: Optimizer steps.
+        tokens_per_second: Throughput of training steps.
+        trained_share: Trained parameters as a share of the backbone's.
+        artifact_bytes: Size of all files of the artifact.
+        peak_bytes: Peak memory of the process; ``None`` where the system does not report it.
+        device_bytes: Peak GPU memory of tensors; ``None`` on a CPU.
+        energy: Estimated energy, evaluations included; ``None`` where it was not estimated.
     """
 
     seconds: float
@@ -40,24 +40,18 @@ class Cost:
     energy: Energy | None = None
 
 
-def peak_memory() -> int | None:
-    """Return the most memory that this process had at once, in bytes."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in KiB, macOS in bytes. Source: getrusage(2)
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def device_memory(device: torch.device) -> int | None:
-    """Return the most memory that tensors took on a GPU at once, in bytes."""
-    if device.type != "cuda":
-        return None
-    import torch
-
-    return int(torch.cuda.max_memory_allocated(device))
+def cost_of(result: TrainResult, device: torch.device) -> Cost:
+    """Return the resources that a run in this process used."""
+    return Cost(
+        seconds=result.seconds,
+        steps=result.steps,
+        tokens_per_second=result.tokens_per_second,
+        trained_share=result.trained_share,
+        artifact_bytes=result.artifact_bytes,
+        peak_bytes=_peak_memory(),
+        device_bytes=_device_memory(device),
+        energy=result.evidence.energy if result.evidence else None,
+    )
 
 
 def cost_section(cost: Cost) -> Section:
@@ -69,23 +63,39 @@ def cost_section(cost: Cost) -> Section:
         ("artifact", f"{cost.artifact_bytes / 1e6:.2f} MB"),
     ]
     if cost.peak_bytes is not None:
-        rows.append(("memory of the process, at most", f"{cost.peak_bytes / 1e6:,.0f} MB"))
+        rows.append(("peak memory of the process", f"{cost.peak_bytes / 1e6:,.0f} MB"))
     if cost.device_bytes is not None:
-        rows.append(("memory on the GPU, at most", f"{cost.device_bytes / 1e6:,.0f} MB"))
+        rows.append(("peak GPU memory", f"{cost.device_bytes / 1e6:,.0f} MB"))
     if cost.energy is not None:
         rows.append(("energy, estimated", f"{1000 * cost.energy.kwh:,.2f} Wh"))
-    return Section("Cost", (Table(("", ">"), rows), Text(_on_energy(cost.energy))))
+    return Section("Cost", (Table(("", ">"), rows), Text(_energy_note(cost.energy))))
 
 
-def _on_energy(energy: Energy | None) -> str:
+def _peak_memory() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in KiB, macOS in bytes. Source: getrusage(2)
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _device_memory(device: torch.device) -> int | None:
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return int(torch.cuda.max_memory_allocated(device))
+
+
+def _energy_note(energy: Energy | None) -> str:
     if energy is None:
-        return (
-            "The energy was not estimated; that needs codecarbon: pip install 'adapterhub[energy]'."
-        )
+        return "Energy was not estimated; install codecarbon: pip install 'adapterhub[energy]'."
     parts = (("CPU", energy.cpu_kwh), ("GPU", energy.gpu_kwh), ("memory", energy.ram_kwh))
     named = ", ".join(f"{name} {1000 * kwh:,.2f} Wh" for name, kwh in parts)
     return (
-        f"The energy is what {energy.source} estimates for the whole machine while it trained and "
-        f"evaluated, other programs included: {named}. Where the machine does not measure its "
-        "power, the estimate goes by a model's name and its load, and may be off by a lot."
+        f"Energy is estimated by {energy.source} for the whole machine during training and "
+        f"evaluation, other programs included: {named}. On a machine without power sensors the "
+        "estimate is based on the hardware model and its load, and can be far off."
     )

@@ -1,11 +1,11 @@
-"""What the data are like, and what of them should worry."""
+"""Report section on the data: sizes, duplicates, contradictions, label shares, leakage."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from adapterhub.evaluation.duplicates import NEAR
-from adapterhub.workflows.run_report.blocks import Section, Table, Text
+from adapterhub.workflows.run_report.blocks import Section, Table, Text, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,20 +19,20 @@ _LONGEST = 200
 
 
 def data_section(facts: Sequence[SplitFacts], leaks: Sequence[Leak], *, dropped: int) -> Section:
-    """Return sizes, repeats, contradictions, label shares, and leaks between splits.
+    """Return the section.
 
     Args:
-        facts: of each split, training first.
-        leaks: of each other split into training.
-        dropped: repeated training rows that were removed before.
+        facts: Statistics of each split, training first.
+        leaks: Overlap of each other split with training.
+        dropped: Number of duplicate training examples removed before.
     """
-    blocks: list[Block] = [Text(words, warning=True) for words in warnings(facts, leaks)]
+    blocks: list[Block] = [Text(warning, warning=True) for warning in warnings(facts, leaks)]
     columns = (
         "split",
-        ">rows",
+        ">examples",
         ">words, median",
-        ">longest",
-        ">repeated texts",
+        ">words, longest",
+        ">duplicate texts",
         ">contradicting texts",
     )
     rows = [
@@ -46,42 +46,46 @@ def data_section(facts: Sequence[SplitFacts], leaks: Sequence[Leak], *, dropped:
         )
         for each in facts
     ]
-    caption = f"{dropped:,} repeated rows were dropped before." if dropped else ""
+    caption = f"{dropped:,} duplicate examples were dropped before." if dropped else ""
     blocks.append(Table(columns, rows, caption=caption))
-    blocks += _leaks(leaks)
+    blocks += _near_duplicates(leaks)
     blocks += _labels(facts)
     return Section("Data", blocks)
 
 
 def warnings(facts: Sequence[SplitFacts], leaks: Sequence[Leak]) -> list[str]:
-    """Return what of the data makes the figures doubtful, a sentence each."""
-    found = []
-    for leak in leaks:
-        if leak.same or leak.near:
-            found.append(
-                f"{leak.same:,} {leak.split} rows are in training too, and {leak.near:,} of "
-                f"{leak.looked_at:,} others that were looked at nearly are: the figures are too "
-                "good by what was learned by heart. Set data.drop_duplicates, or split again."
-            )
-    for each in facts:
-        if each.contradicting:
-            found.append(
-                f"{each.contradicting:,} texts of the {each.name} split come with more than one "
-                "answer; nothing can be right on all of their rows."
-            )
+    """Return what makes the metrics doubtful, one sentence each."""
+    found = [
+        f"{leak.same:,} {leak.split} examples are also in training, and {leak.near:,} of "
+        f"{leak.looked_at:,} others that were compared are near-duplicates of training examples, "
+        "so the metrics partly measure memorization. Set data.drop_duplicates, or split again."
+        for leak in leaks
+        if leak.same or leak.near
+    ]
+    found += [
+        f"{each.contradicting:,} texts of the {each.name} split occur with more than one label or "
+        "answer, so no model can be right on all of them."
+        for each in facts
+        if each.contradicting
+    ]
     return found
 
 
-def _leaks(leaks: Sequence[Leak]) -> list[Block]:
-    pairs = [(leak.split, pair) for leak in leaks for pair in leak.pairs]
-    if not pairs:
-        return []
+def _near_duplicates(leaks: Sequence[Leak]) -> list[Block]:
     rows = [
-        (split, _cut(pair.text), _cut(pair.training), f"{pair.similarity:.2f}")
-        for split, pair in pairs
+        (
+            leak.split,
+            shorten(pair.text, _LONGEST),
+            shorten(pair.training, _LONGEST),
+            f"{pair.similarity:.2f}",
+        )
+        for leak in leaks
+        for pair in leak.pairs
     ]
-    caption = f"Texts that are nearly in training: cosine of pieces of words from {NEAR:g}."
-    return [Table(("split", "text", "training text", ">cosine"), rows, caption=caption)]
+    caption = (
+        f"Near-duplicates of training texts: cosine similarity of character n-grams ≥ {NEAR:g}."
+    )
+    return [Table(("split", "text", "training text", ">cosine"), rows, caption)] if rows else []
 
 
 def _labels(facts: Sequence[SplitFacts]) -> list[Block]:
@@ -89,20 +93,17 @@ def _labels(facts: Sequence[SplitFacts]) -> list[Block]:
     if not first.labels:
         return []
     names = sorted(first.labels, key=lambda name: (-first.labels[name], name))
+    totals = [max(sum(split.labels.values()), 1) for split in facts]
     rows = [
-        (name, *(f"{split.labels.get(name, 0) / _total(split):.1%}" for split in facts))
+        (
+            name,
+            *(
+                f"{split.labels.get(name, 0) / total:.1%}"
+                for split, total in zip(facts, totals, strict=True)
+            ),
+        )
         for name in names[:SHOWN_LABELS]
     ]
     more = len(names) - SHOWN_LABELS
-    caption = f"{more} more labels are rarer." if more > 0 else ""
-    columns = ("label", *(f">{split.name}" for split in facts))
-    return [Table(columns, rows, caption=caption)]
-
-
-def _total(split: SplitFacts) -> int:
-    return max(sum(split.labels.values()), 1)
-
-
-def _cut(text: str) -> str:
-    flat = " ".join(text.split())
-    return flat if len(flat) <= _LONGEST else f"{flat[: _LONGEST - 1]}…"
+    caption = f"{more} less frequent labels are not listed." if more > 0 else ""
+    return [Table(("label", *(f">{split.name}" for split in facts)), rows, caption)]

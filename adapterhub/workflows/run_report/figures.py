@@ -1,8 +1,9 @@
-"""Drawings of a report, as SVG; equal values give equal bytes."""
+"""Figures of reports as SVG; equal values give equal bytes."""
 
 from __future__ import annotations
 
 import io
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import MissingExtraError
@@ -15,12 +16,12 @@ if TYPE_CHECKING:
     from adapterhub.training.curves import Curves
     from adapterhub.training.learning_curve import LearningCurve
 
-#: Labels above which a matrix can't be read.
+#: Number of labels above which a confusion matrix is illegible.
 MOST_LABELS = 30
 
 
 def draw_curves(curves: Curves) -> bytes:
-    """Return loss and watched metric over the run.
+    """Return training loss and watched metric over the run.
 
     Raises:
         MissingExtraError: when matplotlib isn't installed.
@@ -40,7 +41,7 @@ def draw_curves(curves: Curves) -> bytes:
 
 
 def draw_confusion(matrix: Array, labels: Sequence[str]) -> bytes:
-    """Return a matrix of right labels against those said, each row as shares of its sum.
+    """Return the confusion matrix, shaded by the share of the actual label.
 
     Raises:
         MissingExtraError: when matplotlib isn't installed.
@@ -52,22 +53,22 @@ def draw_confusion(matrix: Array, labels: Sequence[str]) -> bytes:
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
-        # a label is what it says, dollar signs and all, and no formula
+        # a dollar sign in a label does not start a formula
         axes.set_xticks(places, labels, rotation=60, ha="right", fontsize=8, parse_math=False)
         axes.set_yticks(places, labels, fontsize=8, parse_math=False)
-        axes.set(xlabel="said", ylabel="right")
+        axes.set(xlabel="predicted", ylabel="actual")
         if len(labels) <= MOST_LABELS // 2:
-            for row in places:
-                for column in places:
-                    color = "white" if shares[row, column] > 0.5 else "black"
-                    value = str(int(matrix[row, column]))
-                    axes.text(column, row, value, ha="center", va="center", color=color, fontsize=8)
+            for actual, predicted in product(places, places):
+                color = "white" if shares[actual, predicted] > 0.5 else "black"
+                count = str(int(matrix[actual, predicted]))
+                style = {"ha": "center", "va": "center", "color": color, "fontsize": 8}
+                axes.text(predicted, actual, count, **style)
 
     return _svg(draw, (side + 1.0, side))
 
 
 def draw_reliability(found: Calibration) -> bytes:
-    """Return accuracy against confidence, and how many predictions each bin has.
+    """Return the reliability diagram: accuracy against confidence, and the size of each bin.
 
     Raises:
         MissingExtraError: when matplotlib isn't installed.
@@ -82,7 +83,7 @@ def draw_reliability(found: Calibration) -> bytes:
             "o-",
             color="tab:blue",
         )
-        above.set(ylabel="share right", ylim=(0, 1), xlim=(0, 1))
+        above.set(ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
         below.bar(
             [each.low for each in found.bins],
             [each.count for each in found.bins],
@@ -91,13 +92,13 @@ def draw_reliability(found: Calibration) -> bytes:
             color="tab:blue",
             alpha=0.5,
         )
-        below.set(xlabel="confidence", ylabel="number")
+        below.set(xlabel="confidence", ylabel="count")
 
     return _svg(draw, (4.5, 4.5))
 
 
 def draw_learning_curve(curve: LearningCurve) -> bytes:
-    """Return the metric against the number of rows, with the forecast for twice as many.
+    """Return the metric against the number of training examples, with the forecast.
 
     Raises:
         MissingExtraError: when matplotlib isn't installed.
@@ -106,17 +107,17 @@ def draw_learning_curve(curve: LearningCurve) -> bytes:
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        sizes = [each.rows for each in points]
+        sizes = [each.num_examples for each in points]
         axes.plot(sizes, [each.value for each in points], "o-", color="tab:blue")
         lows = [each.value if each.low is None else each.low for each in points]
         highs = [each.value if each.high is None else each.high for each in points]
         axes.fill_between(sizes, lows, highs, color="tab:blue", alpha=0.2)
         if curve.forecast is not None:
             ends = [points[-1].value, curve.forecast.value]
-            axes.plot([sizes[-1], curve.forecast.rows], ends, "o--", color="gray")
+            axes.plot([sizes[-1], curve.forecast.num_examples], ends, "o--", color="gray")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axes.set(xlabel="training rows", ylabel=f"{curve.metric} (validation)")
+        axes.set(xlabel="training examples", ylabel=f"{curve.metric} (validation)")
 
     return _svg(draw, (6.0, 3.6))
 

@@ -1,4 +1,4 @@
-"""Sections as one HTML page; whatever the rows hold stays text."""
+"""Render sections as one self-contained HTML page; all content is escaped."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from adapterhub.workflows.run_report.blocks import Section
 
 _TEMPLATE = "page.html"
-#: Characters above which a word may be broken, so that an address does not widen its column.
+#: Characters above which a word may be broken, so that a URL does not widen its column.
 _LONGEST_WORD = 24
 
 
 def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """Return the page; it names no address, runs no script and fetches nothing.
+    """Return the page; it has no links to elsewhere, no script and no external assets.
 
     Args:
-        title: of the page.
-        subtitle: a line under it.
-        sections: those without blocks are left out.
+        title: Title of the page.
+        subtitle: Line under the title.
+        sections: Sections in order; those without blocks are left out.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

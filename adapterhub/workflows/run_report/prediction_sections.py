@@ -1,4 +1,4 @@
-"""Metrics before and after with their intervals, and the scores of each label."""
+"""Report sections on validation predictions: metrics, labels, confusion, calibration, errors."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING
 
 from adapterhub.evaluation.bootstrap import intervals
 from adapterhub.evaluation.example_statistics import scores_of
-from adapterhub.workflows.run_report.blocks import Section, Table, Text
+from adapterhub.evaluation.labelled import most_confused
+from adapterhub.workflows.run_report.blocks import Figure, Section, Table, Text, shorten
+from adapterhub.workflows.run_report.figures import MOST_LABELS, draw_confusion, draw_reliability
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from adapterhub.evaluation.bootstrap import Interval
-    from adapterhub.tasks.base import Task
+    from adapterhub.evaluation.calibration import Calibration, Temperature
+    from adapterhub.evaluation.labelled import Labelled
+    from adapterhub.evaluation.worst_examples import ErrorExample
     from adapterhub.training.evaluate import Predictions
+    from adapterhub.training.result import TrainingEvidence
+    from adapterhub.workflows.run_report.blocks import Block
+
+#: Pairs of labels listed in the confusion section.
+SHOWN_PAIRS = 15
+#: Longest text of an error example, in characters.
+_LONGEST = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +33,10 @@ class MetricRow:
     """A metric before and after training.
 
     Args:
-        before: of the untrained adapter; ``None`` where it was not measured.
-        after: of the adapter.
-        before_interval: of ``before``, where it can be resampled.
-        interval: of ``after``, where it can be resampled.
+        before: Value of the untrained adapter; ``None`` where it was not measured.
+        after: Value of the stored adapter.
+        before_interval: Interval of ``before``, where it can be resampled.
+        interval: Interval of ``after``, where it can be resampled.
     """
 
     before: float | None
@@ -35,10 +46,8 @@ class MetricRow:
 
 
 def metric_rows(
-    task: Task,
-    before: Predictions | None,
-    known_before: Mapping[str, float],
-    after: Predictions,
+    evidence: TrainingEvidence,
+    metrics_before: Mapping[str, float],
     *,
     resamples: int,
     level: float,
@@ -46,47 +55,51 @@ def metric_rows(
     """Return each metric with its bootstrap intervals.
 
     Args:
-        task: that made the predictions.
-        before: predictions of the untrained adapter; ``None`` in a run that was resumed.
-        known_before: its metrics, which a resumed run still knows.
-        after: predictions of the adapter.
-        resamples: of the bootstrap.
-        level: confidence.
+        evidence: Task and predictions of the run.
+        metrics_before: Metrics of the untrained adapter, which a resumed run still has.
+        resamples: Number of bootstrap resamples.
+        level: Confidence level.
     """
-    earlier = {} if before is None else _intervals(task, before, resamples, level)
-    later = _intervals(task, after, resamples, level)
+
+    def found(predictions: Predictions | None) -> dict[str, Interval]:
+        if predictions is None:
+            return {}
+        scores = scores_of(evidence.task, predictions.examples, predictions.decoded)
+        return intervals(scores, resamples=resamples, level=level)
+
+    before, after = found(evidence.before), found(evidence.after)
     return {
-        name: MetricRow(known_before.get(name), value, earlier.get(name), later.get(name))
-        for name, value in after.evaluation.metrics.items()
+        name: MetricRow(metrics_before.get(name), value, before.get(name), after.get(name))
+        for name, value in evidence.after.evaluation.metrics.items()
     }
 
 
 def results_section(rows: Mapping[str, MetricRow], count: int, level: float) -> Section:
-    """Return the table of metrics."""
+    """Return the table of metrics before and after training."""
     table = Table(
         ("metric", ">before", f">{level:.0%} interval", ">after", f">{level:.0%} interval"),
         [
             (
                 name,
                 "" if row.before is None else f"{row.before:.4f}",
-                _shown(row.before_interval),
+                _interval(row.before_interval),
                 f"{row.after:.4f}",
-                _shown(row.interval),
+                _interval(row.interval),
             )
             for name, row in rows.items()
         ],
-        caption=f"On {count} validation rows. Intervals are percentiles over resampled rows: "
-        "what other rows of the same kind would have given, not other training runs.",
+        caption=f"On {count} validation examples. Intervals are bootstrap percentiles: they show "
+        "how the metric varies with the examples, not between training runs.",
     )
     note = Text(
-        "The validation rows also chose which weights were kept, so these figures are a "
-        "little too good; measure on rows that played no part with adapterhub eval."
+        "The same validation examples selected the stored weights, so these metrics are slightly "
+        "optimistic. Measure on held-out examples with adapterhub eval."
     )
     return Section("Results", (table, note))
 
 
 def labels_section(table: Sequence[Mapping[str, float | str]]) -> Section:
-    """Return precision, recall and F1 of each label, the weakest first."""
+    """Return precision, recall and F1 of each label, the lowest F1 first."""
     if not table:
         return Section("Labels")
     ordered = sorted(table, key=lambda row: (float(row["f1"]), -float(row["support"])))
@@ -99,15 +112,86 @@ def labels_section(table: Sequence[Mapping[str, float | str]]) -> Section:
         for row in ordered
     ]
     columns = ("label", ">precision", ">recall", ">F1", ">support")
-    return Section("Labels", (Table(columns, rows, caption="The weakest first."),))
+    return Section("Labels", (Table(columns, rows, caption="Sorted by F1, lowest first."),))
 
 
-def _intervals(
-    task: Task, scored: Predictions, resamples: int, level: float
-) -> dict[str, Interval]:
-    scores = scores_of(task, scored.rows, scored.decoded)
-    return intervals(scores, resamples=resamples, level=level)
+def confusion_section(choices: Labelled, *, draw: bool) -> Section:
+    """Return the confusion matrix, where it is legible, and the labels confused most often."""
+    matrix = choices.confusion()
+    blocks: list[Block] = []
+    if draw and len(choices.labels) <= MOST_LABELS:
+        caption = (
+            f"Actual against predicted labels, in {choices.unit}; shades are shares of the actual "
+            "label"
+        )
+        blocks.append(Figure(draw_confusion(matrix, choices.labels), caption))
+    pairs = most_confused(matrix, choices.labels, SHOWN_PAIRS)
+    if pairs:
+        rows = [(p.gold, p.found, str(p.count), f"{p.share:.1%}") for p in pairs]
+        columns = ("actual", "predicted", f">{choices.unit}", ">share of the actual label")
+        blocks.append(Table(columns, rows, caption="Labels confused most often."))
+    else:
+        blocks.append(Text("No label was confused with another."))
+    return Section("Confusion", blocks)
 
 
-def _shown(interval: Interval | None) -> str:
+def calibration_section(
+    found: Calibration, temperature: Temperature | None, unit: str, stored: float, *, draw: bool
+) -> Section:
+    """Return the calibration error, and what a temperature changes.
+
+    Args:
+        found: Calibration without a temperature fitted in this run.
+        temperature: Fitted temperature, where one was fitted.
+        unit: Unit of the predictions, such as ``words``.
+        stored: Temperature stored with the adapter.
+        draw: Whether to draw figures.
+    """
+    bins = f"{len(found.bins)} bin{'s' if len(found.bins) != 1 else ''}"
+    blocks: list[Block] = [
+        Text(
+            f"Expected calibration error {found.error:.4f} over {bins} of {unit}: the average "
+            "difference between confidence and accuracy."
+        )
+    ]
+    if draw:
+        caption = "Accuracy against confidence; a calibrated model lies on the dashed line"
+        blocks.append(Figure(draw_reliability(found), caption))
+    if temperature is not None:
+        blocks.append(_temperature(temperature))
+        blocks.append(Text(f"The temperature stored with this adapter is {stored:g}."))
+    return Section("Calibration", blocks)
+
+
+def errors_section(examples: Sequence[ErrorExample]) -> Section:
+    """Return the examples with the worst predictions."""
+    if not examples:
+        return Section("Error examples")
+    predicts = any(example.found for example in examples)
+    columns = ["text", "actual", *(["predicted"] if predicts else []), f">{examples[0].measure}"]
+    rows = [
+        [
+            shorten(each.text, _LONGEST),
+            shorten(each.expected, _LONGEST),
+            *([shorten(each.found, _LONGEST)] if predicts else []),
+            f"{each.badness:.2f}",
+        ]
+        for each in examples
+    ]
+    return Section("Error examples", (Table(columns, rows),))
+
+
+def _temperature(found: Temperature) -> Table:
+    rows = [
+        ("expected calibration error", f"{found.before:.4f}", f"{found.after:.4f}"),
+        ("negative log-likelihood", f"{found.nll_before:.4f}", f"{found.nll_after:.4f}"),
+    ]
+    caption = (
+        f"Temperature {found.value:.3f}, fitted on the validation examples. The values with it are "
+        "cross-fitted: each half of the examples uses the temperature of the other half."
+    )
+    return Table(("", ">without", ">with temperature"), rows, caption=caption)
+
+
+def _interval(interval: Interval | None) -> str:
     return "" if interval is None else f"{interval.low:.4f} … {interval.high:.4f}"

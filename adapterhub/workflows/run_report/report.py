@@ -1,10 +1,10 @@
-"""The whole report of a training run, for people and for programs."""
+"""The run report: ``report.html`` for people and ``report.json`` for programs."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import MissingExtraError
@@ -18,38 +18,34 @@ from adapterhub.evaluation.example_statistics import units_of
 from adapterhub.evaluation.labelled import labelled
 from adapterhub.evaluation.worst_examples import worst_examples
 from adapterhub.training.curves import read_curves
-from adapterhub.workflows.run_report.answers import (
-    calibration_section,
-    confusion_section,
-    worst_section,
-)
-from adapterhub.workflows.run_report.bias_audit_section import inherited_section
-from adapterhub.workflows.run_report.blocks import Picture, Section, Text
-from adapterhub.workflows.run_report.cost_section import cost_section
+from adapterhub.training.result import LOG_NAME
+from adapterhub.workflows.run_report.bias_audit_section import audit_run, bias_audit_section
+from adapterhub.workflows.run_report.blocks import Figure, Section, Text
+from adapterhub.workflows.run_report.cost_section import cost_of, cost_section
 from adapterhub.workflows.run_report.data_section import data_section, warnings
-from adapterhub.workflows.run_report.explanation_section import TITLE as WHY
-from adapterhub.workflows.run_report.explanation_section import why_section
+from adapterhub.workflows.run_report.explanation_section import TITLE as EXPLANATIONS
+from adapterhub.workflows.run_report.explanation_section import explanations_section
 from adapterhub.workflows.run_report.figures import draw_curves
 from adapterhub.workflows.run_report.page import render_page
 from adapterhub.workflows.run_report.prediction_sections import (
+    calibration_section,
+    confusion_section,
+    errors_section,
     labels_section,
     metric_rows,
     results_section,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.evaluation.attribution.examples import AttributionBudget
     from adapterhub.evaluation.confidence import Confidence
-    from adapterhub.tasks.base import Task
-    from adapterhub.training.evaluate import Predictions
-    from adapterhub.training.prepare import PreparedData
-    from adapterhub.training.recipe import Recipe
-    from adapterhub.workflows.run_report.bias_audit_section import Outcome
-    from adapterhub.workflows.run_report.cost_section import Cost
+    from adapterhub.training.result import TrainingEvidence, TrainResult
+    from adapterhub.workflows.run_report.bias_audit_section import AuditOutcome
+    from adapterhub.workflows.run_report.prediction_sections import MetricRow
 
 logger = logging.getLogger(__name__)
 
@@ -58,208 +54,190 @@ REPORT_NAME, SUMMARY_NAME = "report.html", "report.json"
 
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """How thorough a report is.
+    """Settings of a run report.
 
     Args:
-        resamples: of the bootstrap.
-        level: confidence of the intervals.
-        temperature: fit one on the validation rows.
-        worst: most examples that are shown.
-        probe_seconds: after which no more is probed of what the adapter inherited; 0 for nothing.
-        explained: bounds of what explaining a few answers may take; none is where ``None``.
+        resamples: Number of bootstrap resamples.
+        level: Confidence level of the intervals.
+        temperature: Whether to fit a temperature on the validation examples.
+        max_errors: Largest number of error examples shown.
+        audit_seconds: Time limit of the bias audit in seconds; 0 leaves it out.
+        explanations: Limits of explaining a few predictions; ``None`` leaves them out.
     """
 
     resamples: int = RESAMPLES
     level: float = LEVEL
     temperature: bool = False
-    worst: int = 10
-    probe_seconds: float = 45.0
-    explained: AttributionBudget | None = DEFAULT_BUDGET
+    max_errors: int = 10
+    audit_seconds: float = 45.0
+    explanations: AttributionBudget | None = DEFAULT_BUDGET
 
 
-#: What a run ends with where nothing else is asked for.
 DEFAULT_REPORT = ReportOptions()
-#: What one of many runs ends with, whose adapters will mostly not be used.
-WITHOUT_BIAS_AUDIT = ReportOptions(probe_seconds=0.0)
+#: For one of many runs, most of whose adapters will not be used.
+WITHOUT_BIAS_AUDIT = ReportOptions(audit_seconds=0.0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RunFacts:
-    """All that a report is made of.
+def report_run(result: TrainResult, model: TaskModel, options: ReportOptions) -> TrainResult:
+    """Write the report of a run and return the result with its page and intervals.
 
-    Args:
-        recipe: of the run.
-        data: that it learned from.
-        task: that it learned.
-        model: that was trained.
-        backbone: its name.
-        before: predictions of the untrained adapter; ``None`` in a run that was resumed.
-        known_before: metrics of the untrained adapter.
-        after: predictions of the adapter.
-        log: of the run.
-        digest: of the artifact.
-        cost: of the run.
-        inherited: what the probes found, or why nothing.
-    """
-
-    recipe: Recipe
-    data: PreparedData
-    task: Task
-    model: TaskModel
-    backbone: str
-    before: Predictions | None
-    known_before: Mapping[str, float]
-    after: Predictions
-    log: Path
-    digest: str
-    cost: Cost
-    inherited: Outcome = None
-
-
-def write_report(folder: Path, facts: RunFacts, options: ReportOptions) -> Path:
-    """Write ``report.html``, and ``report.json`` with the same figures for programs.
+    A report that fails is logged, and the result is returned as it is: the adapter is trained
+    and must not be lost for a page about it.
 
     Args:
-        folder: of the run.
-        facts: of the run.
-        options: how thorough.
-
-    Returns:
-        The path of the page.
+        result: Result of the run, with its evidence.
+        model: Trained model, still on the backbone.
+        options: Settings of the report.
     """
-    pictures = _can_draw()
-    summary: dict[str, Any] = {"name": facts.recipe.name, "digest": facts.digest}
+    if result.evidence is None:
+        return result
+    audit = audit_run(model, result.evidence, seconds=options.audit_seconds, level=options.level)
+    try:
+        return _write_report(result, result.evidence, model, audit, options)
+    except Exception:
+        logger.exception("the report could not be written")
+        return result
+
+
+def _write_report(
+    result: TrainResult,
+    evidence: TrainingEvidence,
+    model: TaskModel,
+    audit: AuditOutcome,
+    options: ReportOptions,
+) -> TrainResult:
+    draw = _can_draw()
+    rows = metric_rows(evidence, result.before, resamples=options.resamples, level=options.level)
+    cost = cost_of(result, model.backbone.device)
+    summary: dict[str, Any] = {"name": evidence.recipe.name, "digest": result.digest}
     sections = [
-        *_results(facts, options, summary),
-        *_answers(facts, options, summary, pictures=pictures),
-        _why(facts, options, summary),
-        _data(facts, summary),
-        *([_curves(facts.log)] if pictures else []),
-        inherited_section(facts.inherited),
-        cost_section(facts.cost),
+        *_results(evidence, rows, options, summary),
+        *_predictions(evidence, options, summary, draw=draw),
+        _explanations(evidence, model, options, summary),
+        _data(evidence, summary),
+        *([_curves(result.folder / LOG_NAME)] if draw else []),
+        bias_audit_section(audit),
+        cost_section(cost),
     ]
-    inherited = facts.inherited
-    summary["inherited"] = (
-        asdict(inherited) if isinstance(inherited, BiasAuditResult) else inherited
-    )
-    summary["cost"] = asdict(facts.cost)
-    page = folder / REPORT_NAME
-    subtitle = f"{facts.task.name} on {facts.backbone}; {facts.digest}"
-    page.write_text(render_page(facts.recipe.name, subtitle, sections), encoding="utf-8")
+    summary["inherited"] = asdict(audit) if isinstance(audit, BiasAuditResult) else audit
+    summary["cost"] = asdict(cost)
+    backbone = f"{model.backbone.name}, {model.backbone.quantization.scheme}"
+    subtitle = f"{evidence.task.name} on {backbone}; {result.digest}"
+    page = result.folder / REPORT_NAME
+    page.write_text(render_page(evidence.recipe.name, subtitle, sections), encoding="utf-8")
     text = json.dumps(_finite(summary), indent=2, ensure_ascii=False, allow_nan=False)
-    (folder / SUMMARY_NAME).write_text(f"{text}\n", encoding="utf-8")
-    return page
+    (result.folder / SUMMARY_NAME).write_text(f"{text}\n", encoding="utf-8")
+    intervals = {name: row.interval for name, row in rows.items() if row.interval}
+    return replace(result, report=page, intervals=intervals)
 
 
-def _results(facts: RunFacts, options: ReportOptions, summary: dict[str, Any]) -> Sequence[Section]:
-    rows = metric_rows(
-        facts.task,
-        facts.before,
-        facts.known_before,
-        facts.after,
-        resamples=options.resamples,
-        level=options.level,
-    )
-    # a long row may have been scored in windows
-    count = len(units_of(facts.task, facts.after.rows))
+def _results(
+    evidence: TrainingEvidence,
+    rows: Mapping[str, MetricRow],
+    options: ReportOptions,
+    summary: dict[str, Any],
+) -> list[Section]:
+    # a long example may have been scored in windows
+    count = len(units_of(evidence.task, evidence.after.examples))
+    table = evidence.after.evaluation.table
     summary["rows"] = count
     summary["metrics"] = {name: asdict(row) for name, row in rows.items()}
-    summary["labels"] = [dict(row) for row in facts.after.evaluation.table]
-    return (
-        results_section(rows, count, options.level),
-        labels_section(facts.after.evaluation.table),
-    )
+    summary["labels"] = [dict(row) for row in table]
+    return [results_section(rows, count, options.level), labels_section(table)]
 
 
-def _answers(
-    facts: RunFacts, options: ReportOptions, summary: dict[str, Any], *, pictures: bool
-) -> Sequence[Section]:
-    after = facts.after
-    found: list[Section] = []
-    choices = labelled(facts.task, after.rows, after.decoded)
+def _predictions(
+    evidence: TrainingEvidence, options: ReportOptions, summary: dict[str, Any], *, draw: bool
+) -> list[Section]:
+    task, after = evidence.task, evidence.after
+    sections: list[Section] = []
+    choices = labelled(task, after.examples, after.decoded)
     if choices is not None:
-        found.append(confusion_section(choices, pictures=pictures))
-    sure = confidence_of(facts.task, after.rows, after.decoded)
-    if sure is not None:
-        found.append(_calibration(facts, options, summary, sure, pictures=pictures))
-    worst = worst_examples(facts.task, after.rows, after.decoded, count=options.worst)
-    return (*found, worst_section(worst))
+        sections.append(confusion_section(choices, draw=draw))
+    confidence = confidence_of(task, after.examples, after.decoded)
+    if confidence is not None:
+        sections.append(_calibration(evidence, options, summary, confidence, draw=draw))
+    errors = worst_examples(task, after.examples, after.decoded, count=options.max_errors)
+    return [*sections, errors_section(errors)]
 
 
 def _calibration(
-    facts: RunFacts,
+    evidence: TrainingEvidence,
     options: ReportOptions,
     summary: dict[str, Any],
-    found: Confidence,
+    confidence: Confidence,
     *,
-    pictures: bool,
+    draw: bool,
 ) -> Section:
-    errors = calibration(found.sure, found.right)
+    found = calibration(confidence.sure, confidence.right)
     temperature = None
-    wanted = options.temperature or facts.recipe.task.calibrate
-    if wanted and found.probabilities is not None and found.gold is not None:
-        temperature = temperature_of(found.probabilities, found.gold)
+    enabled = options.temperature or evidence.recipe.task.calibrate
+    if enabled and confidence.probabilities is not None and confidence.gold is not None:
+        temperature = temperature_of(confidence.probabilities, confidence.gold)
     summary["calibration"] = {
-        "error": errors.error,
+        "error": found.error,
         "temperature": None if temperature is None else asdict(temperature),
     }
-    stored = facts.recipe.task.temperature
-    return calibration_section(errors, temperature, found.unit, stored, pictures=pictures)
+    stored = evidence.recipe.task.temperature
+    return calibration_section(found, temperature, confidence.unit, stored, draw=draw)
 
 
-def _why(facts: RunFacts, options: ReportOptions, summary: dict[str, Any]) -> Section:
-    """Return a few answers explained; an empty section where nothing was asked for."""
-    after, words = facts.after, facts.task.head != "image"
-    if options.explained is None:
-        return Section(WHY)
+def _explanations(
+    evidence: TrainingEvidence, model: TaskModel, options: ReportOptions, summary: dict[str, Any]
+) -> Section:
+    """Return a few explained predictions; an empty section where they are switched off."""
+    task, after = evidence.task, evidence.after
+    if options.explanations is None:
+        return Section(EXPLANATIONS)
+    reads_text = task.head != "image"
     try:
-        found = explain_examples(
-            facts.model, facts.task, after.rows, after.decoded, options.explained
-        )
+        found = explain_examples(model, task, after.examples, after.decoded, options.explanations)
     except MissingExtraError as error:
-        logger.warning("the report explains no answers: %s", error)
-        return Section(WHY)
+        logger.warning("the report explains no predictions: %s", error)
+        return Section(EXPLANATIONS)
     except Exception:
         # the rest of the report is worth having without it
-        logger.exception("the answers could not be explained")
-        return why_section(None, words=words)
+        logger.exception("the predictions could not be explained")
+        return explanations_section(None, reads_text=reads_text)
     summary["why"] = [
         {"why": each.why, "expected": each.expected, **each.found.document()} for each in found
     ]
-    return why_section(found, words=words)
+    return explanations_section(found, reads_text=reads_text)
 
 
-def _data(facts: RunFacts, summary: dict[str, Any]) -> Section:
-    splits = facts.data.splits
+def _data(evidence: TrainingEvidence, summary: dict[str, Any]) -> Section:
+    splits = evidence.data.splits
     training = splits["train"]
-    others = {name: rows for name, rows in splits.items() if name != "train"}
-    known = [split_facts("train", training), *(split_facts(n, r) for n, r in others.items())]
-    leaks = [leak(name, rows, training) for name, rows in others.items()]
+    others = {name: examples for name, examples in splits.items() if name != "train"}
+    facts = [split_facts("train", training), *(split_facts(n, e) for n, e in others.items())]
+    leaks = [leak(name, examples, training) for name, examples in others.items()]
     summary["data"] = {
-        "splits": [asdict(each) for each in known],
+        "splits": [asdict(each) for each in facts],
         "leaks": [asdict(each) for each in leaks],
-        "warnings": warnings(known, leaks),
+        "warnings": warnings(facts, leaks),
     }
-    return data_section(known, leaks, dropped=facts.data.dropped)
+    return data_section(facts, leaks, dropped=evidence.data.dropped)
 
 
 def _curves(log: Path) -> Section:
-    picture = Picture(draw_curves(read_curves(log)), "Loss and watched metric over the run")
-    note = Text("The metric is of the validation rows, the loss of the rows of each step.")
-    return Section("Curves", (picture, note))
+    figure = Figure(draw_curves(read_curves(log)), "Training loss and watched metric over the run")
+    note = Text(
+        "The metric is computed on the validation examples, the loss on the examples of each step."
+    )
+    return Section("Curves", (figure, note))
 
 
 def _can_draw() -> bool:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        logger.warning("the report has no pictures: %s", MissingExtraError("matplotlib", "report"))
+        logger.warning("the report has no figures: %s", MissingExtraError("matplotlib", "report"))
         return False
     return True
 
 
 def _finite(value: Any) -> Any:
-    """Return plain data in which what JSON can't hold is ``None``."""
+    """Return plain data in which numbers that JSON can't hold are ``None``."""
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
     if isinstance(value, dict):

@@ -26,7 +26,7 @@ FLOAT32 = QuantizationSpec("nf4", "float32")
 
 def loaded(path, folder, tmp_path, *overrides):
     """Train a recipe and load the adapter; return session, model and task."""
-    result = train(load_recipe(path, overrides), output=tmp_path / "run", report=None)
+    result = train(load_recipe(path, overrides), output=tmp_path / "run")
     session = Session(load_backbone(str(folder), FLOAT32))
     adapter = session.load(read_artifact(result.artifact), name="it")
     return session, session.model("it"), adapter.task

@@ -5,8 +5,7 @@ import math
 
 import pytest
 
-from adapterhub.training.prepare import PreparedData
-from adapterhub.training.prior import prior_log_odds
+from adapterhub.training.prepare import PreparedData, label_log_odds
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
 
@@ -22,7 +21,7 @@ def test_log_odds_are_those_of_shares_that_are_never_none_or_all():
         dropped=0,
         leaked={},
     )
-    assert prior_log_odds(data) == pytest.approx([math.log(1 / 9), 0.0, math.log(9)])
+    assert label_log_odds(data) == pytest.approx([math.log(1 / 9), 0.0, math.log(9)])
 
 
 def test_an_untrained_adapter_of_several_labels_says_their_shares(recipe, encoder, tmp_path):

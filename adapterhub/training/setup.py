@@ -1,0 +1,120 @@
+"""Processes, backbone and task of a training run, as its recipe describes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from accelerate import Accelerator
+
+from adapterhub.backbones.backbone import choose_device, load_backbone, read_preprocessor
+from adapterhub.backbones.quantize import default_compute_dtype
+from adapterhub.backbones.skeleton import backbone_kind, check_adapter_fits
+from adapterhub.backbones.sources import fetch_backbone
+from adapterhub.errors import TrainingError
+from adapterhub.specs import QuantizationSpec
+from adapterhub.tasks.base import TaskOptions
+from adapterhub.tasks.table import build_task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.tasks.base import Task
+    from adapterhub.training.prepare import PreparedData
+    from adapterhub.training.recipe import Recipe
+
+
+def open_accelerator(
+    backbone: Backbone | None, device: str | None
+) -> tuple[Accelerator, torch.device]:
+    """Return the processes of this run, and the device that this process trains on."""
+    place = backbone.device if backbone else choose_device(device)
+    # the backbone is loaded where it stays, so accelerate has nothing to move
+    accelerator = Accelerator(cpu=place.type == "cpu", device_placement=False)
+    return accelerator, place if accelerator.num_processes == 1 else accelerator.device
+
+
+def build_recipe_task(
+    recipe: Recipe, data: PreparedData, backbone: Backbone | None, cache: Path | None
+) -> Task:
+    """Build the task from the backbone's folder, without loading any weights.
+
+    Args:
+        recipe: Recipe of the run.
+        data: Splits of the run, with the labels.
+        backbone: Backbone that is loaded already, if any.
+        cache: Root of the backbone cache.
+
+    Raises:
+        BackboneError: when the backbone can't be found or fetched.
+        RecipeError: when the adapter does not fit the backbone.
+    """
+    section = recipe.backbone
+    path = (
+        backbone.path
+        if backbone
+        else fetch_backbone(section.name, revision=section.revision, cache=cache)
+    )
+    check_adapter_fits(path, recipe.adapter.spec())
+    return build_task(
+        recipe.task.name,
+        read_preprocessor(path),
+        backbone_kind(path),
+        list(data.label_counts),
+        TaskOptions.of_section(recipe.task.model_dump()),
+        data.label_counts,
+    )
+
+
+def open_backbone(
+    recipe: Recipe, *, device: str | None = None, cache: Path | None = None
+) -> Backbone:
+    """Load the backbone that a recipe names, to train several adapters on it.
+
+    Args:
+        recipe: Recipe with the backbone section to use.
+        device: Device; the first GPU where there is one, else the CPU.
+        cache: Root of the backbone cache.
+
+    Raises:
+        BackboneError: when it can't be found, fetched, checked or loaded.
+    """
+    return recipe_backbone(recipe, choose_device(device), cache=cache)
+
+
+def recipe_backbone(
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    loaded: Backbone | None = None,
+    cache: Path | None = None,
+) -> Backbone:
+    """Return the loaded backbone if it is the one that the recipe names, else load that one.
+
+    Raises:
+        TrainingError: when another backbone is loaded.
+        BackboneError: when it can't be found, fetched, checked or loaded.
+    """
+    section, spec = recipe.backbone, recipe_quantization(recipe, device)
+    if loaded is None:
+        return load_backbone(
+            section.name, spec, revision=section.revision, device=device, cache=cache
+        )
+    if (loaded.name, loaded.quantization) != (section.name, spec):
+        raise TrainingError(
+            f"the recipe names {section.name} in {spec}, "
+            f"the loaded backbone is {loaded.name} in {loaded.quantization}",
+            place="backbone",
+        )
+    return loaded
+
+
+def recipe_quantization(recipe: Recipe, device: torch.device) -> QuantizationSpec:
+    """Return the quantization of a recipe, with ``auto`` resolved for the device."""
+    section = recipe.backbone
+    dtype = section.compute_dtype
+    return QuantizationSpec(
+        section.quantization, default_compute_dtype(device) if dtype == "auto" else dtype
+    )

@@ -1,0 +1,115 @@
+"""Train a recipe, write the run report and register the adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.registry.registry import Registry
+from adapterhub.training.recipe import Recipe
+from adapterhub.training.recipe_file import load_recipe, parse_recipe
+from adapterhub.training.train import train
+from adapterhub.workflows.run_report.report import (
+    DEFAULT_REPORT,
+    REPORT_NAME,
+    WITHOUT_BIAS_AUDIT,
+    report_run,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.registry.version import Version
+    from adapterhub.training.progress import Reporter
+    from adapterhub.training.result import TrainResult
+    from adapterhub.training.train import TrainFunction, WarmStart
+    from adapterhub.workflows.run_report.report import ReportOptions
+
+
+def train_run(
+    recipe: Recipe | Mapping[str, Any] | Path | str,
+    *,
+    output: Path | None = None,
+    resume: bool = False,
+    reporter: Reporter | None = None,
+    backbone: Backbone | None = None,
+    device: str | None = None,
+    cache: Path | None = None,
+    start: WarmStart | None = None,
+    report: ReportOptions | None = DEFAULT_REPORT,
+    register: bool = False,
+    registry: Registry | None = None,
+) -> TrainResult:
+    """Train an adapter, write its artifact and run report, and optionally register it.
+
+    Args:
+        recipe: Recipe, the same as plain data, or the path of its YAML file.
+        output: Run folder; ``runs/NAME`` where not given.
+        resume: Whether to continue from the folder's checkpoint, if there is one, and to return
+            the recorded result where this same run has finished there.
+        reporter: Receiver of progress events, beside the run's own log file.
+        backbone: Loaded backbone to use; must be the one that the recipe names.
+        device: Device; the first GPU where there is one, else the CPU.
+        cache: Root of the backbone cache.
+        start: Adapter and data to continue from instead of a fresh adapter.
+        report: Settings of the run report; ``None`` writes none.
+        register: Whether to store the adapter as the next version of the recipe's name.
+        registry: Registry to store it in; the default one where not given.
+
+    Returns:
+        The result, with ``report`` and ``reference`` where they were written. In all but one of
+        several processes ``digest`` is empty.
+
+    Raises:
+        RecipeError: naming the key at fault, before any weight is loaded.
+        DataError: naming file and example, before any weight is loaded.
+        TrainingInterrupted: after Ctrl-C or SIGTERM; call again with ``resume``.
+    """
+    checked = _recipe(recipe)
+    result = train(
+        checked,
+        output=output,
+        resume=resume,
+        reporter=reporter,
+        backbone=backbone,
+        device=device,
+        cache=cache,
+        start=start,
+        measure_energy=report is not None,
+        on_train_end=partial(report_run, options=report) if report else None,
+    )
+    if result.evidence is None and (page := result.folder / REPORT_NAME).is_file():
+        # an earlier call finished the run and wrote its report
+        result = replace(result, report=page)
+    if register and result.digest:
+        version = register_run(registry or Registry(), checked.name, result)
+        result = replace(result, reference=str(version.ref))
+    return result
+
+
+#: Trains one of many runs, such as a trial of a sweep: with a report, without a bias audit.
+train_trial: TrainFunction = partial(train_run, report=WITHOUT_BIAS_AUDIT)
+
+
+def register_run(
+    registry: Registry, name: str, result: TrainResult, artifact: Path | None = None
+) -> Version:
+    """Store the adapter of a run as the next version of ``name``, with its curves.
+
+    Args:
+        registry: Registry to store it in.
+        name: Name in the registry.
+        result: Result of the run.
+        artifact: Folder to store instead of the run's own artifact.
+    """
+    info = {**result.info(), "curves": result.curves()}
+    return registry.put(artifact or result.artifact, name, info=info)
+
+
+def _recipe(given: Recipe | Mapping[str, Any] | Path | str) -> Recipe:
+    if isinstance(given, Recipe):
+        return given
+    return parse_recipe(given) if isinstance(given, Mapping) else load_recipe(given)
