@@ -1,30 +1,55 @@
-"""Readers of stored JSON that accept exactly what is expected and name the key otherwise.
+"""Strict reading of stored JSON documents into typed values.
 
-A reader maps a parsed value and its place, such as ``manifest.json: data.train``, to the value
-to keep, or raises ``ArtifactError`` with that place.
+Duplicate keys, NaN, infinity, unknown keys and values of another type are errors that name the
+key, such as ``manifest.json: data.train.rows``.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from adapterhub.errors import ArtifactError, did_you_mean
 
-if TYPE_CHECKING:
-    import re
-
 T = TypeVar("T")
-Reader = Callable[[Any, str], Any]
+
+#: Configuration of documents that this project writes.
+STRICT: ConfigDict = {
+    "extra": "forbid",
+    "strict": True,
+    "allow_inf_nan": False,
+    "defer_build": True,
+}
+#: Configuration of documents that other programs write, which hold more than is read here.
+FOREIGN: ConfigDict = {**STRICT, "extra": "ignore"}
+
+#: pydantic's error type to what the value must be.
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dataclass_type": "an object",
+    "dict_type": "an object",
+    "finite_number": "a finite number",
+    "float_type": "a finite number",
+    "greater_than_equal": "{ge:g} or more",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+_UNKNOWN_KEY = "unexpected_keyword_argument"
 
 
 def parse_object(content: bytes, place: str) -> dict[str, Any]:
-    """Parse a JSON object; repeated keys and ``NaN`` are refused.
+    """Parse a JSON object, rejecting repeated keys and ``NaN``.
 
     Raises:
-        ArtifactError: when ``content`` is anything else.
+        ArtifactError: When ``content`` is anything else.
     """
     try:
         document = json.loads(
@@ -32,119 +57,101 @@ def parse_object(content: bytes, place: str) -> dict[str, Any]:
         )
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"is not valid JSON: {error}", place=place) from error
-    return mapping(document, place)
+    if not isinstance(document, dict):
+        raise ArtifactError(f"must be an object, found {_shown(document)}", place=place)
+    return document
 
 
-def record(build: Callable[..., T], readers: Mapping[str, Reader]) -> Callable[[Any, str], T]:
-    """Return a reader of objects that have exactly the keys of ``readers``.
+def canonical_json(document: Any, place: str) -> bytes:
+    """Serialize a document with sorted keys, two spaces and one newline at the end.
 
-    Args:
-        build: called with one keyword argument a key.
-        readers: key to the reader of its value.
+    Raises:
+        ArtifactError: When JSON cannot hold one of its values.
     """
-
-    def read(value: Any, place: str) -> T:
-        found = mapping(value, place)
-        for key in sorted(found.keys() - readers.keys()):
-            raise ArtifactError(
-                "is an unknown key", place=at(place, key), hint=did_you_mean(key, readers)
-            )
-        for key in sorted(readers.keys() - found.keys()):
-            raise ArtifactError("is missing", place=at(place, key))
-        return build(**{key: read(found[key], at(place, key)) for key, read in readers.items()})
-
-    return read
+    try:
+        text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+        return f"{text}\n".encode()
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"cannot be written: {error}", place=place) from error
 
 
-def map_of(reader: Reader) -> Callable[[Any, str], dict[str, Any]]:
-    """Return a reader of objects with any keys, whose values ``reader`` reads."""
+class Schema(Generic[T]):
+    """Reads and writes one type of document."""
 
-    def read(value: Any, place: str) -> dict[str, Any]:
-        items = mapping(value, place).items()
-        return {key: reader(item, at(place, key)) for key, item in items}
+    def __init__(self, kind: type[T], *, complete: bool = True) -> None:
+        """Create the schema of a dataclass.
 
-    return read
+        Args:
+            kind: Dataclass with ``__pydantic_config__`` set to ``STRICT`` or ``FOREIGN``.
+            complete: Require every key, also those of fields with a default.
+        """
+        self._adapter: TypeAdapter[T] = TypeAdapter(kind)
+        self._complete = complete
 
+    def read(self, document: Mapping[str, Any], place: str) -> T:
+        """Validate a parsed document.
 
-def optional(reader: Reader) -> Reader:
-    """Return a reader that also accepts null."""
-    return lambda value, place: None if value is None else reader(value, place)
-
-
-def one_of(known: tuple[str, ...]) -> Reader:
-    """Return a reader of the given words."""
-
-    def read(value: Any, place: str) -> str:
-        if value not in known:
-            raise ArtifactError(
-                f"is {_shown(value)}, which is unknown",
-                place=place,
-                hint=did_you_mean(str(value), known),
-            )
-        return str(value)
-
-    return read
-
-
-def matching(pattern: re.Pattern[str], what: str) -> Reader:
-    """Return a reader of text that ``pattern`` matches as a whole; ``what`` describes it."""
-
-    def read(value: Any, place: str) -> str:
-        if not isinstance(value, str) or not pattern.fullmatch(value):
-            raise must(what, value, place)
+        Raises:
+            ArtifactError: Naming the first key that is unknown, missing or of another type.
+        """
+        try:
+            # JSON mode accepts lists for tuples and nothing else that strict mode would not
+            value = self._adapter.validate_json(json.dumps(document))
+        except ValidationError as error:
+            raise self._translate(error, document, place) from error
+        if self._complete:
+            _require_keys(self.dump(value), document, place)
         return value
 
-    return read
+    def dump(self, value: T) -> Any:
+        """Return a value as plain JSON data."""
+        return self._adapter.dump_python(value, mode="json", by_alias=True, warnings=False)
 
+    def _translate(
+        self, error: ValidationError, document: Mapping[str, Any], place: str
+    ) -> ArtifactError:
+        order = {_UNKNOWN_KEY: 0, "missing": 1}
+        found = min(error.errors(include_url=False), key=lambda each: order.get(each["type"], 2))
+        kind, context, loc = found["type"], found.get("ctx", {}), found["loc"]
+        for part in _document_path(loc, document):
+            place = f"{place}[{part}]" if isinstance(part, int) else at(place, part)
+        if kind == _UNKNOWN_KEY:
+            hint = did_you_mean(str(loc[-1]), self._known_keys(loc[:-1]))
+            return ArtifactError("is an unknown key", place=place, hint=hint)
+        if kind in ("missing", "union_tag_not_found"):
+            key = context.get("discriminator", "").strip("'")
+            return ArtifactError("is missing", place=at(place, key) if key else place)
+        if kind == "union_tag_invalid":
+            place = at(place, context["discriminator"].strip("'"))
+            return _not_known(context["tag"], context["expected_tags"], place)
+        if kind == "literal_error":
+            return _not_known(found["input"], context["expected"], place)
+        problem = found["msg"].lower()
+        if kind in _EXPECTED:
+            problem = f"must be {_EXPECTED[kind].format(**context)}"
+        return ArtifactError(f"{problem}, found {_shown(found['input'])}", place=place)
 
-def mapping(value: Any, place: str) -> dict[str, Any]:
-    """Read an object, its values as they are."""
-    if not isinstance(value, dict):
-        raise must("an object", value, place)
-    return value
+    def _known_keys(self, loc: Sequence[int | str]) -> list[str]:
+        """Return the keys of the object at a location of pydantic's."""
+        node = self._resolved(self._json_schema)
+        for part in loc:
+            if "discriminator" in node:
+                node = {"$ref": node["discriminator"]["mapping"][part]}
+            else:
+                node = node.get("properties", {}).get(part) or node.get(
+                    "items" if isinstance(part, int) else "additionalProperties", {}
+                )
+            node = self._resolved(node)
+        return list(node.get("properties", {}))
 
+    @cached_property
+    def _json_schema(self) -> dict[str, Any]:
+        return self._adapter.json_schema()
 
-def text(value: Any, place: str) -> str:
-    """Read a string."""
-    if not isinstance(value, str):
-        raise must("text", value, place)
-    return value
-
-
-def texts(value: Any, place: str) -> tuple[str, ...]:
-    """Read a list of strings."""
-    if not isinstance(value, list):
-        raise must("a list", value, place)
-    return tuple(text(item, f"{place}[{index}]") for index, item in enumerate(value))
-
-
-def flag(value: Any, place: str) -> bool:
-    """Read true or false."""
-    if not isinstance(value, bool):
-        raise must("true or false", value, place)
-    return value
-
-
-def integer(value: Any, place: str) -> int:
-    """Read a whole number."""
-    if type(value) is not int:
-        raise must("a whole number", value, place)
-    return value
-
-
-def count(value: Any, place: str) -> int:
-    """Read a whole number of 0 or more."""
-    if integer(value, place) < 0:
-        raise must("0 or more", value, place)
-    return int(value)
-
-
-def number(value: Any, place: str) -> float:
-    """Read a finite number as a float."""
-    # 1e999 is valid JSON and reads as infinity
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise must("a finite number", value, place)
-    return float(value)
+    def _resolved(self, node: dict[str, Any]) -> dict[str, Any]:
+        name = node.get("$ref", "").rpartition("/")[2]
+        resolved: dict[str, Any] = self._json_schema["$defs"][name] if name else node
+        return resolved
 
 
 def at(place: str, key: str) -> str:
@@ -152,9 +159,32 @@ def at(place: str, key: str) -> str:
     return f"{place}.{key}" if ": " in place else f"{place}: {key}"
 
 
-def must(what: str, value: Any, place: str) -> ArtifactError:
-    """Return the error that says what a value had to be, and what it is."""
-    return ArtifactError(f"must be {what}, found {_shown(value)}", place=place)
+def _document_path(loc: Sequence[int | str], document: Any) -> list[int | str]:
+    """Return a location of pydantic's without the tags of unions, which no document has."""
+    path: list[int | str] = []
+    for part in loc[:-1]:
+        if isinstance(part, int) or part in document:
+            document = document[part]
+            path.append(part)
+    return [*path, *loc[-1:]]
+
+
+def _require_keys(written: Any, given: Any, place: str) -> None:
+    if isinstance(written, dict):
+        for key, value in written.items():
+            if key not in given:
+                raise ArtifactError("is missing", place=at(place, key))
+            _require_keys(value, given[key], at(place, key))
+    elif isinstance(written, list):
+        for index, (value, other) in enumerate(zip(written, given, strict=True)):
+            _require_keys(value, other, f"{place}[{index}]")
+
+
+def _not_known(value: Any, expected: str, place: str) -> ArtifactError:
+    known = re.findall(r"'([^']*)'", expected)
+    return ArtifactError(
+        f"is {_shown(value)}, which is unknown", place=place, hint=did_you_mean(str(value), known)
+    )
 
 
 def _shown(value: Any) -> str:

@@ -39,8 +39,8 @@ CLASSIFIER = Manifest(
     backbone_parameters=98765,
     recipe={"task": "text-classification", "optimizer": {"learning_rate": 0.001}, "seed": 7},
     data={
-        "train": DataSource(fingerprint="sha256:11", rows=1200, origin="hub:someone/plants"),
-        "validation": DataSource(fingerprint="sha256:22", rows=40, origin="hub:someone/plants"),
+        "train": DataSource(fingerprint="sha256:11", num_examples=1200, origin="hub:someone/plants"),
+        "validation": DataSource(fingerprint="sha256:22", num_examples=40, origin="hub:someone/plants"),
     },
     metrics=Metrics(
         before={"accuracy": 0.5, "macro_f1": 1 / 3}, after={"accuracy": 0.975, "macro_f1": 0.97}
@@ -53,7 +53,7 @@ DIALOGUE = replace(
     task="dialogue",
     labels=(),
     adapter=PrefixSpec(8),
-    data={"train": DataSource(fingerprint="sha256:11", rows=3, origin="support.jsonl")},
+    data={"train": DataSource(fingerprint="sha256:11", num_examples=3, origin="support.jsonl")},
     metrics=Metrics(),
 )
 
@@ -104,7 +104,7 @@ def test_metric_that_was_not_measured_before_says_so():
 
 
 def test_local_data_is_not_named_as_a_data_set_of_the_hub():
-    source = DataSource(fingerprint="f", rows=4, origin="dev.jsonl")
+    source = DataSource(fingerprint="f", num_examples=4, origin="dev.jsonl")
     data = ModelCard(card(replace(CLASSIFIER, data={"validation": source}))).data
     assert data.get("datasets") is None
     assert data.eval_results[0].dataset_type == "local"

@@ -37,8 +37,8 @@ def example() -> Manifest:
         backbone_parameters=3400,
         recipe={"optimizer": {"learning_rate": 0.001}, "epochs": 2, "notes": None},
         data={
-            "train": DataSource(fingerprint="sha256:11", rows=8, origin="train.jsonl"),
-            "validation": DataSource(fingerprint="sha256:22", rows=4, origin="dev.jsonl"),
+            "train": DataSource(fingerprint="sha256:11", num_examples=8, origin="train.jsonl"),
+            "validation": DataSource(fingerprint="sha256:22", num_examples=4, origin="dev.jsonl"),
         },
         metrics=Metrics(before={"accuracy": 0.5}, after={"accuracy": 0.75}),
         seed=7,
