@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 from safetensors import SafetensorError
 
-from adapterhub.adapters import strict_json as strict
 from adapterhub.adapters.atomic_folder import require_free, write_folder
 from adapterhub.adapters.manifest import (
     MANIFEST_NAME,
@@ -29,10 +28,12 @@ from adapterhub.adapters.mapped_tensors import map_tensors
 from adapterhub.adapters.peft_format import (
     ALL_LINEAR,
     CONFIG_NAME,
+    metadata_of,
     modules_to_save,
     spec_of,
     with_explicit_targets,
 )
+from adapterhub.adapters.strict_json import parse_object
 from adapterhub.adapters.tensor_checks import check_tensors
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.errors import ArtifactError
@@ -154,7 +155,7 @@ def read_artifact(folder: Path, *, verify: bool = True, max_bytes: int = MAX_BYT
     manifest = Manifest.from_json(manifest_bytes)
     _check_listing(folder, manifest, sizes)
     contents = _read_listed(folder, manifest, verify=verify)
-    config = strict.parse_object(contents[CONFIG_NAME], f"{folder}/{CONFIG_NAME}")
+    config = parse_object(contents[CONFIG_NAME], f"{folder}/{CONFIG_NAME}")
     tensors = _parse_tensors(contents[WEIGHTS_NAME], f"{folder}/{WEIGHTS_NAME}")
     spec = _check_agreement(manifest, config, tensors)
     weights = AdapterWeights(spec, tensors)
@@ -179,7 +180,7 @@ def map_artifact(folder: Path, *, values: bool = True, max_bytes: int = MAX_BYTE
     manifest_bytes = _read(folder, MANIFEST_NAME)
     manifest = Manifest.from_json(manifest_bytes)
     _check_listing(folder, manifest, sizes)
-    config = strict.parse_object(_read(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
+    config = parse_object(_read(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
     tensors = map_tensors(folder / WEIGHTS_NAME)
     spec = _check_agreement(manifest, config, tensors, values=values)
     weights = AdapterWeights(spec, tensors)
@@ -196,17 +197,18 @@ def read_peft_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> PeftFolder:
         ArtifactError: naming the file or tensor that is wrong.
     """
     _list_peft_files(folder, max_bytes)
-    config = strict.parse_object(_read(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
+    config = parse_object(_read(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
     tensors = _parse_tensors(_read(folder, WEIGHTS_NAME), f"{folder}/{WEIGHTS_NAME}")
     config = dict(with_explicit_targets(config, tensors))
     spec = spec_of(config)
     check_tensors(spec, modules_to_save(config), tensors, place=f"{folder}/{WEIGHTS_NAME}")
+    metadata = metadata_of(config)
     return PeftFolder(
         adapter_config=config,
         weights=AdapterWeights(spec, tensors),
-        base_model=_optional_text(config, "base_model_name_or_path"),
-        revision=_optional_text(config, "revision"),
-        task_type=_optional_text(config, "task_type"),
+        base_model=metadata.base_model_name_or_path,
+        revision=metadata.revision,
+        task_type=metadata.task_type,
         path=folder,
     )
 
@@ -263,11 +265,6 @@ def _config_bytes(config: Mapping[str, Any]) -> bytes:
 
 def _entry(content: bytes) -> FileEntry:
     return FileEntry(sha256=sha256(content).hexdigest(), size=len(content))
-
-
-def _optional_text(config: Mapping[str, Any], key: str) -> str | None:
-    value = config.get(key)
-    return None if value is None else strict.text(value, f"{CONFIG_NAME}: {key}")
 
 
 def _parse_tensors(content: bytes, place: str) -> dict[str, Tensor]:

@@ -7,13 +7,21 @@ bytes, and a digest over them names the whole artifact.
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, GetPydanticSchema
+from pydantic import Field, GetPydanticSchema
 from pydantic_core import core_schema
 
 from adapterhub.adapters.migrations import MANIFEST_MIGRATIONS, upgrade
-from adapterhub.adapters.strict_json import STRICT, Schema, canonical_json, parse_object
+from adapterhub.adapters.strict_json import (
+    STRICT,
+    Count,
+    Digest,
+    Schema,
+    Sha256,
+    canonical_json,
+    parse_object,
+)
 from adapterhub.errors import ArtifactError
 from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec, QuantizationSpec
 
@@ -23,7 +31,6 @@ SCHEMA_VERSION = len(MANIFEST_MIGRATIONS) + 1
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,7 @@ class FileEntry:
         size: Size in bytes.
     """
 
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sha256: Sha256
     size: Count
 
 
@@ -139,15 +146,15 @@ class Manifest:
     metrics: Metrics
     seed: int | None
     libraries: Mapping[str, str]
-    parent: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")] | None = None
+    parent: Digest | None = None
     unknown: tuple[str, ...] = ()
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    __pydantic_config__ = STRICT
 
     @classmethod
-    def from_json(cls, content: bytes) -> Self:
+    def from_json(cls, content: bytes) -> "Manifest":
         """Read a manifest of this schema or an older one.
 
         Raises:

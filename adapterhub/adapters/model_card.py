@@ -159,7 +159,7 @@ def _results(manifest: Manifest) -> str:
         for metric in sorted(before.keys() | after.keys())
     ]
     source = manifest.data.get(_VALIDATION)
-    where = f", {source.rows:,} rows of {_escape(source.origin)}" if source else ""
+    where = f", {source.num_examples:,} rows of {_escape(source.origin)}" if source else ""
     table = "\n".join(["| metric | backbone alone | with adapter |", "|---|---:|---:|", *rows])
     return f"## Results\n\nOn the validation split{where}.\n\n{table}"
 
@@ -288,7 +288,7 @@ def _model_arguments(manifest: Manifest) -> list[str]:
 
 def _training(manifest: Manifest) -> str:
     rows = [
-        f"| {_escape(split)} | {source.rows:,} | {_escape(source.origin)} "
+        f"| {_escape(split)} | {source.num_examples:,} | {_escape(source.origin)} "
         f"| `{source.fingerprint}` |"
         for split, source in sorted(manifest.data.items())
     ]

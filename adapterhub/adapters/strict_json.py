@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from adapterhub.errors import ArtifactError, did_you_mean
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 T = TypeVar("T")
+#: Types of fields, for the annotations of stored dataclasses.
+Count = Annotated[int, Field(ge=0)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
 
 #: Configuration of documents that this project writes.
 STRICT: ConfigDict = {
@@ -38,9 +44,13 @@ _EXPECTED = {
     "greater_than_equal": "{ge:g} or more",
     "int_from_float": "a whole number",
     "int_type": "a whole number",
-    "string_pattern_mismatch": "text of the form {pattern}",
+    "string_pattern_mismatch": "{form}",
     "string_type": "text",
     "tuple_type": "a list",
+}
+_FORMS = {
+    "^[0-9a-f]{64}$": "64 hex digits",
+    "^sha256:[0-9a-f]{64}$": "'sha256:' and 64 hex digits",
 }
 _UNKNOWN_KEY = "unexpected_keyword_argument"
 
@@ -111,9 +121,12 @@ class Schema(Generic[T]):
         self, error: ValidationError, document: Mapping[str, Any], place: str
     ) -> ArtifactError:
         order = {_UNKNOWN_KEY: 0, "missing": 1}
-        found = min(error.errors(include_url=False), key=lambda each: order.get(each["type"], 2))
+        found = min(
+            error.errors(include_url=False),
+            key=lambda each: (order.get(each["type"], 2), str(each["loc"])),
+        )
         kind, context, loc = found["type"], found.get("ctx", {}), found["loc"]
-        for part in _document_path(loc, document):
+        for part in _document_path(loc, document, absent=kind in (_UNKNOWN_KEY, "missing")):
             place = f"{place}[{part}]" if isinstance(part, int) else at(place, part)
         if kind == _UNKNOWN_KEY:
             hint = did_you_mean(str(loc[-1]), self._known_keys(loc[:-1]))
@@ -128,7 +141,8 @@ class Schema(Generic[T]):
             return _not_known(found["input"], context["expected"], place)
         problem = found["msg"].lower()
         if kind in _EXPECTED:
-            problem = f"must be {_EXPECTED[kind].format(**context)}"
+            form = _FORMS.get(context.get("pattern", ""), "text of another form")
+            problem = f"must be {_EXPECTED[kind].format(**context, form=form)}"
         return ArtifactError(f"{problem}, found {_shown(found['input'])}", place=place)
 
     def _known_keys(self, loc: Sequence[int | str]) -> list[str]:
@@ -159,14 +173,21 @@ def at(place: str, key: str) -> str:
     return f"{place}.{key}" if ": " in place else f"{place}: {key}"
 
 
-def _document_path(loc: Sequence[int | str], document: Any) -> list[int | str]:
-    """Return a location of pydantic's without the tags of unions, which no document has."""
+def _document_path(loc: Sequence[int | str], document: Any, *, absent: bool) -> list[int | str]:
+    """Return a location of pydantic's without the names of union members.
+
+    Args:
+        loc: Location in the validated type.
+        document: Document that was validated.
+        absent: Whether the last key is not in the document.
+    """
     path: list[int | str] = []
-    for part in loc[:-1]:
-        if isinstance(part, int) or part in document:
+    for part in loc:
+        inside = isinstance(part, int) or (isinstance(document, dict) and part in document)
+        if inside:
             document = document[part]
             path.append(part)
-    return [*path, *loc[-1:]]
+    return [*path, *loc[-1:]] if absent and path[-1:] != [*loc[-1:]] else path
 
 
 def _require_keys(written: Any, given: Any, place: str) -> None:

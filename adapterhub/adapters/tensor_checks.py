@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from adapterhub.adapters.peft_format import COPY_KEY, EMBEDDING_PARTS, LINEAR_PARTS, LORA_KEY
+from adapterhub.adapters.peft_format import BASE_LAYER_KEY, EMBEDDING_PARTS, LINEAR_PARTS, LORA_KEY
 from adapterhub.errors import ArtifactError, StrictLoadError, did_you_mean
 from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec
 
@@ -172,7 +172,7 @@ def _is_target(module: str, targets: Sequence[str]) -> bool:
 
 
 def _is_copy(key: str, targets: Sequence[str]) -> bool:
-    match = COPY_KEY.fullmatch(key)
+    match = BASE_LAYER_KEY.fullmatch(key)
     return match is not None and _is_target(match["module"], targets)
 
 

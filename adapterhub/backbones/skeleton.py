@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from adapterhub.adapters.peft_format import CONFIG_NAME, resolve_target_modules
+from adapterhub.adapters.peft_format import CONFIG_NAME
+from adapterhub.adapters.target_modules import resolve_target_modules
 from adapterhub.backbones.heads import stock_class
 from adapterhub.backbones.held import parameter_count
 from adapterhub.errors import ArtifactError, RecipeError

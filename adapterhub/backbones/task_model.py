@@ -13,7 +13,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from adapterhub.adapters.peft_format import config_document, peft_config, resolve_target_modules
+from adapterhub.adapters.peft_format import config_document, peft_config
+from adapterhub.adapters.target_modules import resolve_target_modules
 from adapterhub.adapters.tensor_checks import check_tensors_match
 from adapterhub.backbones.fused_lora import fuse_lora_layers
 from adapterhub.backbones.heads import StockHead, head_name, stock_model

@@ -132,6 +132,6 @@ def _show(
     output().print(shown)
     if search is not None:
         output().print(
-            f"loss {search.loss:.4f} on {search.data.rows} examples of {search.data.origin}"
+            f"loss {search.loss:.4f} on {search.data.num_examples} examples of {search.data.origin}"
         )
     output().print(f"stored {version.ref} by {how.name}  {version.digest}")

@@ -277,7 +277,8 @@ def _what_it_is(version: Version, manifest: Manifest) -> Iterator[tuple[str, str
     yield "quantization", str(manifest.quantization)
     yield "method", str(manifest.adapter)
     yield "trained", f"{manifest.trained_parameters} parameters, {percent(trained)} of the backbone"
-    yield "data", ", ".join(f"{k}: {v.origin}, {v.rows} examples" for k, v in manifest.data.items())
+    sources = (f"{k}: {v.origin}, {v.num_examples} examples" for k, v in manifest.data.items())
+    yield "data", ", ".join(sources)
     yield "libraries", ", ".join(f"{k} {v}" for k, v in manifest.libraries.items())
 
 

@@ -37,9 +37,7 @@ def compiled(*, parallel: bool = False) -> Callable[[_Function], _Function]:
         parallel: Whether its ``prange`` loops are distributed over threads.
     """
     # Python's division checks for zero, which prevents vectorisation; NumPy's error model does not
-    return njit(
-        fastmath=_FAST_MATH, nogil=True, cache=True, error_model="numpy", parallel=parallel
-    )
+    return njit(fastmath=_FAST_MATH, nogil=True, cache=True, error_model="numpy", parallel=parallel)
 
 
 def inlined(function: _Function) -> _Function:

@@ -1,21 +1,21 @@
 """``export.json``: what an export says of its version beside the artifact and its signatures."""
 
-from __future__ import annotations
-
-import json
-import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from adapterhub.adapters import strict_json as strict
+from adapterhub.adapters.strict_json import (
+    STRICT,
+    Count,
+    Digest,
+    Schema,
+    canonical_json,
+    parse_object,
+)
 from adapterhub.errors import ArtifactError
 from adapterhub.refs import check_name, check_tag
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from adapterhub.registry.version import Version
+from adapterhub.registry.version import Version
 
 EXPORT_NAME = "export.json"
 FORMAT = 1
@@ -45,25 +45,30 @@ class Document:
 
     format: int
     name: str
-    version: int
-    digest: str
+    version: Count
+    digest: Digest
     created: str
     tags: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    __pydantic_config__ = STRICT
+
+
+_SCHEMA = Schema(Document)
+
 
 def document_of(version: Version) -> bytes:
     """Return the bytes of ``export.json`` for a version."""
-    document = {
-        "format": FORMAT,
-        "name": version.name,
-        "version": version.version,
-        "digest": version.digest,
-        "created": version.created,
-        "tags": list(version.tags),
-        "info": dict(version.info),
-    }
-    return (json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False) + "\n").encode()
+    document = Document(
+        format=FORMAT,
+        name=version.name,
+        version=version.version,
+        digest=version.digest,
+        created=version.created,
+        tags=version.tags,
+        info=version.info,
+    )
+    return canonical_json(_SCHEMA.dump(document), EXPORT_NAME)
 
 
 def read_document(content: bytes, place: str) -> Document:
@@ -76,14 +81,15 @@ def read_document(content: bytes, place: str) -> Document:
     place = f"{place}: {EXPORT_NAME}"
     if len(content) > MAX_DOCUMENT:
         raise ArtifactError(f"is larger than {MAX_DOCUMENT} bytes", place=place)
-    found = strict.parse_object(content, place)
+    found = parse_object(content, place)
     if found.get("format") != FORMAT:
         raise ArtifactError(
             f"has the format {found.get('format')!r}, this adapterhub reads {FORMAT}",
             place=place,
             hint="Upgrade adapterhub to import it",
         )
-    document = _DOCUMENT(found, place)
+    document = _SCHEMA.read(found, place)
+    _check_depth(document.info, f"{place}.info")
     check_name(document.name)
     for tag in document.tags:
         check_tag(tag)
@@ -93,28 +99,11 @@ def read_document(content: bytes, place: str) -> Document:
     return document
 
 
-def _shallow(value: Any, place: str) -> dict[str, Any]:
-    """Read an object that is not nested so deep that it can't be shown."""
-    level: list[Any] = [strict.mapping(value, place)]
+def _check_depth(info: Mapping[str, Any], place: str) -> None:
+    """Reject values that are nested too deep to be displayed."""
+    level: list[Any] = [info]
     for _ in range(_MAX_DEPTH):
         inner = [x.values() if isinstance(x, dict) else x for x in level]
         level = [x for items in inner for x in items if isinstance(x, dict | list)]
     if level:
         raise ArtifactError(f"is nested deeper than {_MAX_DEPTH}", place=place)
-    return dict(value)
-
-
-_DOCUMENT = strict.record(
-    Document,
-    {
-        "format": strict.count,
-        "name": strict.text,
-        "version": strict.count,
-        "digest": strict.matching(
-            re.compile(r"sha256:[0-9a-f]{64}"), "'sha256:' and 64 hex digits"
-        ),
-        "created": strict.text,
-        "tags": strict.texts,
-        "info": _shallow,
-    },
-)

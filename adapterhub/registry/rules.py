@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from adapterhub.adapters import strict_json as strict
+from adapterhub.adapters.strict_json import STRICT, Schema
 from adapterhub.errors import RegistryError
 from adapterhub.registry import index
 from adapterhub.registry.aliases import acting_user
@@ -39,6 +39,8 @@ class AliasRule:
     not_worse_by: float | None = None
     data: str | None = None
     backbone: str | None = None
+
+    __pydantic_config__ = STRICT
 
     def __post_init__(self) -> None:
         bounds = (self.at_least, self.at_most, self.not_worse_by)
@@ -81,19 +83,7 @@ class StoredEvaluation:
     metrics: Mapping[str, float]
 
 
-_NUMBER = strict.optional(strict.number)
-_TEXT = strict.optional(strict.text)
-_RULE = strict.record(
-    AliasRule,
-    {
-        "metric": _TEXT,
-        "at_least": _NUMBER,
-        "at_most": _NUMBER,
-        "not_worse_by": _NUMBER,
-        "data": _TEXT,
-        "backbone": _TEXT,
-    },
-)
+_RULE_SCHEMA = Schema(AliasRule)
 
 
 def set_rule(db: sqlite3.Connection, name: str, alias: str, rule: AliasRule | None) -> None:
@@ -113,8 +103,7 @@ def rule_of(db: sqlite3.Connection, name: str, alias: str) -> AliasRule | None:
     found = db.execute(query, (name, alias)).fetchone()
     if found is None:
         return None
-    rule: AliasRule = _RULE(json.loads(found["rule"]), f"rule of {name}@{alias}")
-    return rule
+    return _RULE_SCHEMA.read(json.loads(found["rule"]), f"rule of {name}@{alias}")
 
 
 def add_evaluation(db: sqlite3.Connection, evaluation: StoredEvaluation) -> None:

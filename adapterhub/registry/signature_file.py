@@ -3,12 +3,12 @@
 Reading it checks its form only; ``adapterhub.registry.signing`` checks that it holds.
 """
 
-from __future__ import annotations
-
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from adapterhub.adapters import strict_json as strict
+from adapterhub.adapters.strict_json import FOREIGN, Schema, Sha256, parse_object
 from adapterhub.errors import ArtifactError, SignatureError
 
 #: What the name of a signature ends with, beside an artifact's files.
@@ -16,7 +16,6 @@ SIGNATURE_SUFFIX = ".sig"
 #: Largest signature that is read, in bytes; one of ten files has about 4 KB.
 MAX_SIGNATURE = 64 * 1024
 
-_KEY = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[0-9a-f]{16}" + re.escape(SIGNATURE_SUFFIX))
 
 
@@ -31,6 +30,28 @@ class Signature:
 
     key: str
     content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _PublicKey:
+    hint: Sha256
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    publicKey: _PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    mediaType: str
+    dsseEnvelope: Mapping[str, Any]
+    verificationMaterial: _Material
+
+    __pydantic_config__ = FOREIGN
+
+
+_SCHEMA = Schema(_Bundle)
 
 
 def signature_name(key: str) -> str:
@@ -52,20 +73,11 @@ def parse_signature(content: bytes, place: str = "signature") -> Signature:
     if len(content) > MAX_SIGNATURE:
         raise SignatureError(f"is larger than {MAX_SIGNATURE} bytes", place=place)
     try:
-        bundle = strict.parse_object(content, place)
-        strict.text(bundle.get("mediaType"), f"{place}: mediaType")
-        strict.mapping(bundle.get("dsseEnvelope"), f"{place}: dsseEnvelope")
-        material = strict.mapping(
-            bundle.get("verificationMaterial"), f"{place}: verificationMaterial"
-        )
-        public_key = strict.mapping(material.get("publicKey"), f"{place}: publicKey")
-        key = strict.matching(_KEY, "64 hex digits")(
-            public_key.get("hint"), f"{place}: publicKey.hint"
-        )
+        bundle = _SCHEMA.read(parse_object(content, place), place)
     except ArtifactError as error:
         raise SignatureError(
             f"is no signature: {error.problem}",
             place=error.place,
             hint="It must be a Sigstore bundle made with a key pair, as adapterhub sign makes it",
         ) from error
-    return Signature(str(key), content)
+    return Signature(bundle.verificationMaterial.publicKey.hint, content)

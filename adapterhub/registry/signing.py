@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.adapters import strict_json as strict
+from adapterhub.adapters.strict_json import parse_object
 from adapterhub.errors import ArtifactError, MissingExtraError, SignatureError
 from adapterhub.registry.signature_file import parse_signature
 
@@ -225,10 +225,10 @@ def _require_all_files(folder: Path, signature: bytes) -> None:
 
     A signature says itself which files it leaves out; here it may leave out none.
     """
-    bundle = strict.parse_object(signature, "signature")
+    bundle = parse_object(signature, "signature")
     if bundle.keys() != {"mediaType", "verificationMaterial", "dsseEnvelope"}:
         raise ValueError("it has parts that are not known")
-    envelope = strict.mapping(bundle["dsseEnvelope"], "signature: dsseEnvelope")
+    envelope = bundle["dsseEnvelope"]
     if envelope.keys() != {"payload", "payloadType", "signatures"}:
         raise ValueError("its envelope has parts that are not known")
     statement = json.loads(base64.b64decode(envelope["payload"], validate=True))

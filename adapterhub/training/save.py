@@ -85,7 +85,9 @@ def _manifest(
         backbone_parameters=backbone.parameters,
         recipe=recipe.model_dump(mode="json"),
         data={
-            name: DataSource(fingerprint=fingerprint(rows), rows=len(rows), origin=rows.origin)
+            name: DataSource(
+                fingerprint=fingerprint(rows), num_examples=len(rows), origin=rows.origin
+            )
             for name, rows in evidence.data.splits.items()
         },
         metrics=Metrics(

@@ -76,7 +76,7 @@ def search_weights(
         return score(session, loaded, rows)["loss"]
 
     found = optimize_weights(loss, len(parents), budget=budget, seed=seed)
-    data = DataSource(fingerprint=fingerprint(rows), rows=len(rows), origin=rows.origin)
+    data = DataSource(fingerprint=fingerprint(rows), num_examples=len(rows), origin=rows.origin)
     weighted = tuple(replace(p, weight=w) for p, w in zip(parents, found.weights, strict=True))
     return weighted, Search(data, budget, seed, BOUNDS, L1, found.loss)
 

@@ -39,8 +39,12 @@ CLASSIFIER = Manifest(
     backbone_parameters=98765,
     recipe={"task": "text-classification", "optimizer": {"learning_rate": 0.001}, "seed": 7},
     data={
-        "train": DataSource(fingerprint="sha256:11", num_examples=1200, origin="hub:someone/plants"),
-        "validation": DataSource(fingerprint="sha256:22", num_examples=40, origin="hub:someone/plants"),
+        "train": DataSource(
+            fingerprint="sha256:11", num_examples=1200, origin="hub:someone/plants"
+        ),
+        "validation": DataSource(
+            fingerprint="sha256:22", num_examples=40, origin="hub:someone/plants"
+        ),
     },
     metrics=Metrics(
         before={"accuracy": 0.5, "macro_f1": 1 / 3}, after={"accuracy": 0.975, "macro_f1": 0.97}

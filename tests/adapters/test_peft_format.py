@@ -18,9 +18,9 @@ from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.adapters.peft_format import (
     config_document,
     peft_config,
-    resolve_target_modules,
     spec_of,
 )
+from adapterhub.adapters.target_modules import resolve_target_modules
 from adapterhub.adapters.tensor_checks import check_tensors_match
 from adapterhub.errors import ArtifactError, RecipeError, StrictLoadError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec

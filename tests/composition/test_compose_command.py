@@ -184,7 +184,7 @@ def test_few_shot_finds_weights_that_beat_equal_ones(talks_twice, talks, monkeyp
     document = artifact.manifest.recipe["composition"]
     assert document["method"] == "concat"
     assert document["search"]["budget"] == 12
-    assert artifact.manifest.data["examples"].rows == 16
+    assert artifact.manifest.data["examples"].num_examples == 16
     assert "data" not in artifact.manifest.unknown
 
     def loss(name):

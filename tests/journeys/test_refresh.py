@@ -133,7 +133,7 @@ def test_the_same_kind_of_rows_trains_nothing_unless_asked(command, mood, more_m
     for name, tensor in child.weights.tensors.items():
         torch.testing.assert_close(tensor, parent.weights.tensors[name], rtol=0, atol=1e-6)
     assert manifest.recipe["train"]["epochs"] == 1
-    assert manifest.data["train"].rows < 80
+    assert manifest.data["train"].num_examples < 80
     assert manifest.data["train"].origin == "more.jsonl"
 
 

@@ -82,7 +82,7 @@ def test_a_newer_signature_takes_the_place_of_an_older_one(registry, version, si
         (b"", "is no signature"),
         (b"\x00\xff", "is no signature"),
         (b"[]", "is no signature"),
-        (b"{}", "mediaType"),
+        (b"{}", "dsseEnvelope"),
         (b'{"mediaType": "x", "mediaType": "y"}', "a key occurs twice"),
         (b"{" * 50_000, "is no signature"),
         (b" " * (MAX_SIGNATURE + 1), "larger than"),

@@ -40,7 +40,7 @@ OUTCOME = RefreshOutcome(
 DOCUMENT = RefreshDocument(
     parent="sha256:a",
     root={"train": "sha256:b"},
-    added=(AddedFile(path="new.jsonl", fingerprint="sha256:c", rows=80, fields={}),),
+    added=(AddedFile(path="new.jsonl", fingerprint="sha256:c", num_examples=80, fields={}),),
     replay=0.25,
     findings={**tell(DRIFT, LOSS), **OUTCOME.document()},
     request="sha256:d",

@@ -10,7 +10,7 @@ from adapterhub.workflows.refresh.examples import RefreshExamples
 from adapterhub.workflows.refresh.run import LEVEL, REPLAY
 
 SEED = 13
-FILE = AddedFile(path="new.jsonl", fingerprint="sha256:c", rows=1, fields={})
+FILE = AddedFile(path="new.jsonl", fingerprint="sha256:c", num_examples=1, fields={})
 
 
 def named(kind, count):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.adapters import strict_json as strict
 from adapterhub.adapters.artifact import CARD_NAME, MAX_BYTES, WEIGHTS_NAME, digest_of
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest, reject_pickle
 from adapterhub.adapters.peft_format import CONFIG_NAME, spec_of, with_explicit_targets
+from adapterhub.adapters.strict_json import parse_object
 from adapterhub.backbones.matching import check_manifest_backbone
 from adapterhub.errors import ArtifactError, FingerprintMismatch, NotFoundError, RefError
 from adapterhub.hub.client.remote import Remote, read_remote
@@ -215,7 +215,7 @@ def _check_is_adapter(remote: Remote) -> None:
 
 def _config(remote: Remote, folder: Path, *, sha256: str | None = None) -> dict[str, Any]:
     path = remote.fetch(CONFIG_NAME, folder, limit=MAX_CONFIG, sha256=sha256)
-    return strict.parse_object(path.read_bytes(), f"{remote.address}: {CONFIG_NAME}")
+    return parse_object(path.read_bytes(), f"{remote.address}: {CONFIG_NAME}")
 
 
 def _held(registry: Registry, name: str, digest: str) -> Version | None:

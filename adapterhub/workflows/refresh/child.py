@@ -56,7 +56,8 @@ def _section(document: RefreshDocument, parent: str) -> str:
     drifted = ", ".join(t["what"] for t in found["drift"]["tests"] if t["drift"]) or "none"
     return (
         f"## Refresh\n\nTrained on from `{parent}` (`{document.parent}`) with "
-        f"{document.added[-1].rows} new rows and {document.replay:.0%} of the old training rows. "
+        f"{document.added[-1].num_examples} new examples and {document.replay:.0%} of the old "
+        "training examples. "
         f"Drift: {drifted}. All that was found is in `{REFRESH_NAME}`.\n\n"
         f"| {metric} on | parent | this one | difference |\n|---|---|---|---|\n{rows}\n"
     )

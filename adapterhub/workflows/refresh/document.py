@@ -1,18 +1,16 @@
 """``refresh.json`` in an artifact: from what, on what and why it was refreshed."""
 
-from __future__ import annotations
-
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from adapterhub.adapters import strict_json as strict
+from pydantic import Field
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+from adapterhub.adapters.strict_json import STRICT, Schema, canonical_json, parse_object
 
 REFRESH_NAME = "refresh.json"
 
@@ -30,7 +28,7 @@ class AddedFile:
 
     path: str
     fingerprint: str
-    rows: int
+    num_examples: Annotated[int, Field(ge=0, alias="rows")]
     fields: Mapping[str, str]
 
 
@@ -55,10 +53,14 @@ class RefreshDocument:
     findings: Mapping[str, Any]
     request: str = ""
 
+    __pydantic_config__ = STRICT
+
     def to_bytes(self) -> bytes:
         """Return the file's content; a number that JSON can't hold is null."""
-        text = json.dumps(_finite(asdict(self)), indent=2, sort_keys=True, ensure_ascii=False)
-        return f"{text}\n".encode()
+        return canonical_json(_finite(_SCHEMA.dump(self)), REFRESH_NAME)
+
+
+_SCHEMA = Schema(RefreshDocument)
 
 
 def request_digest(parent: str, rows: str, replay: float, overrides: Sequence[str]) -> str:
@@ -83,9 +85,8 @@ def read_document(folder: Path) -> RefreshDocument | None:
     path = folder / REFRESH_NAME
     if not path.is_file():
         return None
-    stored = {"request": "", **strict.parse_object(path.read_bytes(), REFRESH_NAME)}
-    document: RefreshDocument = _DOCUMENT(stored, REFRESH_NAME)
-    return document
+    stored = {"request": "", **parse_object(path.read_bytes(), REFRESH_NAME)}
+    return _SCHEMA.read(stored, REFRESH_NAME)
 
 
 def _finite(value: Any) -> Any:
@@ -94,32 +95,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _added(value: Any, place: str) -> tuple[AddedFile, ...]:
-    files: Mapping[str, AddedFile] = strict.map_of(_ADDED)(
-        {str(index): each for index, each in enumerate(value)}, place
-    )
-    return tuple(files.values())
-
-
-_ADDED = strict.record(
-    AddedFile,
-    {
-        "path": strict.text,
-        "fingerprint": strict.text,
-        "rows": strict.count,
-        "fields": strict.map_of(strict.text),
-    },
-)
-_DOCUMENT = strict.record(
-    RefreshDocument,
-    {
-        "parent": strict.text,
-        "root": strict.map_of(strict.text),
-        "added": _added,
-        "replay": strict.number,
-        "findings": strict.mapping,
-        "request": strict.text,
-    },
-)

@@ -336,7 +336,7 @@ def _rows(
         new=new,
         parts=split_new(new, recipe),
         file=AddedFile(
-            path=str(path), fingerprint=fingerprint(new), rows=len(new), fields=dict(fields)
+            path=str(path), fingerprint=fingerprint(new), num_examples=len(new), fields=dict(fields)
         ),
         earlier=len(_added(folder)),
         seed=recipe.data.split.seed,

@@ -1,20 +1,35 @@
-"""What a refresh found, told as plain JSON and read back."""
-
-from __future__ import annotations
+"""Findings of a refresh as plain JSON, written and read back."""
 
 import math
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from adapterhub.adapters import strict_json as strict
-from adapterhub.evaluation.bootstrap import Interval
-from adapterhub.evaluation.drift import Drift, DriftTest
+from pydantic import ConfigDict
+
+from adapterhub.adapters.strict_json import FOREIGN, Schema
+from adapterhub.evaluation.drift import Drift
 from adapterhub.evaluation.paired_tests import Difference
 from adapterhub.workflows.refresh.document import REFRESH_NAME
 from adapterhub.workflows.refresh.findings import Loss, RefreshOutcome
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+_CONFIG: ConfigDict = {**FOREIGN, "allow_inf_nan": True}
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """The stored findings; values that follow from the others are not read."""
+
+    drift: Drift
+    present: Loss
+    split: str
+    forgetting: Mapping[str, Difference]
+    gain: Mapping[str, Difference]
+
+    __pydantic_config__ = _CONFIG
+
+
+_SCHEMA = Schema(_Findings)
 
 
 def tell(drift: Drift, loss: Loss) -> dict[str, Any]:
@@ -34,88 +49,15 @@ def read_findings(findings: Mapping[str, Any]) -> tuple[Drift, Loss, RefreshOutc
         ArtifactError: when they are malformed.
     """
     place = f"{REFRESH_NAME}: findings"
-    drift, loss, outcome = _FINDINGS(dict(findings), place)
-    return drift, loss, outcome
+    read = _SCHEMA.read(_nan_for_null(findings), place)
+    outcome = RefreshOutcome(read.split, tuple(read.forgetting.values()), tuple(read.gain.values()))
+    return read.drift, read.present, outcome
 
 
-def _number(value: Any, place: str) -> float:
-    # null is a number that JSON can't hold
-    return math.nan if value is None else strict.number(value, place)
-
-
-def _without(key: str, reader: strict.Reader) -> strict.Reader:
-    """Return a reader that leaves out what follows from the rest."""
-
-    def read(value: Any, place: str) -> Any:
-        kept = {name: each for name, each in strict.mapping(value, place).items() if name != key}
-        return reader(kept, place)
-
-    return read
-
-
-def _tests(value: Any, place: str) -> tuple[DriftTest, ...]:
-    if not isinstance(value, list):
-        raise strict.must("a list", value, place)
-    return tuple(_TEST(each, f"{place}[{index}]") for index, each in enumerate(value))
-
-
-def _differences(value: Any, place: str) -> tuple[Difference, ...]:
-    return tuple(strict.map_of(_DIFFERENCE)(value, place).values())
-
-
-def _together(
-    drift: Drift,
-    present: Loss,
-    split: str,
-    forgetting: tuple[Difference, ...],
-    gain: tuple[Difference, ...],
-) -> tuple[Drift, Loss, RefreshOutcome]:
-    return drift, present, RefreshOutcome(split, forgetting, gain)
-
-
-_INTERVAL = strict.record(Interval, dict.fromkeys(("low", "high", "level"), _number))
-_TEST = _without(
-    "drift",
-    strict.record(
-        DriftTest,
-        {
-            **dict.fromkeys(("what", "test"), strict.text),
-            **dict.fromkeys(("effect", "p_value"), _number),
-            **dict.fromkeys(("old", "new"), strict.count),
-        },
-    ),
-)
-_DIFFERENCE = _without(
-    "difference",
-    strict.record(
-        Difference,
-        {
-            **dict.fromkeys(("metric", "test"), strict.text),
-            **dict.fromkeys(("first", "second", "p_value"), _number),
-            "interval": _INTERVAL,
-        },
-    ),
-)
-_LOSS = _without(
-    "worse",
-    strict.record(
-        Loss,
-        {
-            **dict.fromkeys(("metric", "split"), strict.text),
-            "greater_is_better": strict.flag,
-            "recorded": strict.optional(strict.number),
-            **dict.fromkeys(("old", "new"), _number),
-            **dict.fromkeys(("old_interval", "new_interval", "change"), _INTERVAL),
-        },
-    ),
-)
-_FINDINGS = strict.record(
-    _together,
-    {
-        "drift": _without("found", strict.record(Drift, {"level": _number, "tests": _tests})),
-        "present": _LOSS,
-        "split": strict.text,
-        "forgetting": _differences,
-        "gain": _differences,
-    },
-)
+def _nan_for_null(value: Any, key: str = "") -> Any:
+    """Return a value with NaN for each null, which stands for a number that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {name: _nan_for_null(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_nan_for_null(each) for each in value]
+    return math.nan if value is None and key != "recorded" else value
