@@ -83,7 +83,7 @@ class Served:
         finally:
             self.events.append("slow ended")
 
-    async def stream_body(self, _request):
+    async def stream(self, _request):
         async def parts():
             try:
                 while True:
