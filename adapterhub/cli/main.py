@@ -109,18 +109,16 @@ COMMANDS: dict[str, dict[str, Command]] = {
         ),
         "hub": (
             "Serve the registry as a private Hub.",
-            {
-                "serve": serve.serve_hub,
-                "token": (
-                    "Manage access tokens of the private Hub.",
-                    {"add": keys.add_token, "list": keys.list_tokens, "rm": keys.remove_token},
-                ),
-            },
+            {"serve": serve.serve_hub},
         ),
     },
 }
 #: Former names of commands.
-RENAMED = {"adopt": "import-peft", "probe": "bias-audit"}
+RENAMED = {
+    "adopt": "import-peft",
+    "probe": "bias-audit",
+    "hub token": "key create NAME --scope RIGHT:OWNER",
+}
 #: The first class that matches decides; any other error exits with 1.
 EXIT_CODES: tuple[tuple[type[AdapterHubError], int], ...] = (
     (RecipeError, 2),
@@ -150,9 +148,7 @@ def build_app() -> typer.Typer:
     app.callback()(_options)
     for panel, commands in COMMANDS.items():
         _add(app, commands, panel)
-    for old, new in RENAMED.items():
-        ignored: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True}
-        app.command(old, hidden=True, context_settings=ignored)(_renamed(old, new))
+    _add_renamed(app)
     return app
 
 
@@ -186,9 +182,18 @@ def _add(app: typer.Typer, commands: Mapping[str, Command], panel: str | None = 
             text, inner = command
             group = typer.Typer(help=text, no_args_is_help=True)
             _add(group, inner)
+            _add_renamed(group, name)
             app.add_typer(group, name=name, rich_help_panel=panel)
         else:
             app.command(name, rich_help_panel=panel)(command)
+
+
+def _add_renamed(app: typer.Typer, group: str = "") -> None:
+    ignored: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True}
+    for old, new in RENAMED.items():
+        parent, _, name = old.rpartition(" ")
+        if parent == group:
+            app.command(name, hidden=True, context_settings=ignored)(_renamed(old, new))
 
 
 def _show_version(wanted: bool) -> None:

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from adapterhub.access import Caller
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.async_engine import AsyncEngine
     from adapterhub.engine.config import EngineConfig
     from adapterhub.engine.requests import PromptProcessor
     from adapterhub.hub.loader import AdapterLoader
     from adapterhub.registry import Registry
-    from adapterhub.server.access import Access, Caller
+    from adapterhub.server.access import Access
     from adapterhub.server.metrics import Metrics
     from adapterhub.server.models import LoadedNames, Models
     from adapterhub.server.settings import ServerSettings

@@ -12,9 +12,9 @@ from uuid import uuid4
 
 from starlette.requests import Request
 
+from adapterhub.access import Caller
 from adapterhub.http.bodies import stream_body
 from adapterhub.http.errors import HTTPError
-from adapterhub.server.access import Caller
 from adapterhub.server.answers import error_answer
 from adapterhub.server.context import Call
 from adapterhub.server.request_log import note

@@ -13,7 +13,8 @@ import httpx2
 import uvicorn
 from huggingface_hub import HfApi
 
-from adapterhub.hub.server import HubSettings, RepoStore, Scope, Tokens
+from adapterhub.access import KeyStore, open_keys, parse_scope
+from adapterhub.hub.server import HubSettings, RepoStore
 from adapterhub.hub.server.app import create_app
 from adapterhub.registry import Registry
 
@@ -34,7 +35,7 @@ class Endpoint:
     url: str
     root: Path
     store: RepoStore
-    tokens: Tokens
+    keys: KeyStore
     writer: str
     settings: HubSettings
 
@@ -47,7 +48,7 @@ class Endpoint:
         return HfApi(endpoint=self.url, token=False)
 
     def token(self, user, *scopes):
-        return self.tokens.add(user, [Scope(*scope.split(":")) for scope in scopes])
+        return self.keys.create(user, None, scopes=map(parse_scope, scopes))
 
     def api_for(self, user, *scopes):
         return HfApi(endpoint=self.url, token=self.token(user, *scopes))
@@ -76,13 +77,14 @@ class Endpoint:
 def running(root, settings=SETTINGS):
     """Run an endpoint over the registry in ``root`` in a thread."""
     store = RepoStore(root, settings)
-    tokens = Tokens(store.database)
-    writer = tokens.add("tester", [Scope("write", "tester"), Scope("write", "team")])
+    keys = open_keys(store.registry)
+    scopes = [parse_scope("write:tester"), parse_scope("write:team")]
+    writer = keys.create("tester", None, scopes=scopes)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = uvicorn.Config(
-        create_app(store, tokens, settings), host="127.0.0.1", port=port, log_level="warning"
+        create_app(store, keys, settings), host="127.0.0.1", port=port, log_level="warning"
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -91,7 +93,7 @@ def running(root, settings=SETTINGS):
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     try:
-        yield Endpoint(f"http://127.0.0.1:{port}", root, store, tokens, writer, settings)
+        yield Endpoint(f"http://127.0.0.1:{port}", root, store, keys, writer, settings)
     finally:
         server.should_exit = True
         thread.join(timeout=30)

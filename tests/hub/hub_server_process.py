@@ -3,13 +3,15 @@
 import sys
 from pathlib import Path
 
-from adapterhub.hub.server import RepoStore, Scope, Tokens, serve
+from adapterhub.access import open_keys, parse_scope
+from adapterhub.hub.server import serve
+from adapterhub.registry import Registry
 
 
 def main(root, port):
     """Serve until killed."""
-    tokens = Tokens(RepoStore(Path(root)).database)
-    token = tokens.add("tester", [Scope("write", "*")])
+    keys = open_keys(Registry(Path(root)))
+    token = keys.create("tester", None, scopes=[parse_scope("write:*")])
     sys.stdout.write(f"{token}\n")
     sys.stdout.flush()
     serve(Path(root), "127.0.0.1", int(port))

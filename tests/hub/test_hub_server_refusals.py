@@ -347,12 +347,12 @@ def test_pull_requests_are_not_offered(hub):
 def test_tokens_are_stored_hashed_and_can_be_removed(hub):
     token = hub.token("reader", "read:*")
     stored = b"".join(
-        path.read_bytes() for path in hub.tokens.path.parent.glob("hub.sqlite3*") if path.is_file()
+        path.read_bytes() for path in hub.keys.path.parent.glob("*.sqlite3*") if path.is_file()
     )
     assert token.encode() not in stored
     assert token.partition("_")[2].encode() not in stored
-    info = next(each for each in hub.tokens.list() if each.user == "reader")
-    hub.tokens.remove(info.id)
+    info = next(each for each in hub.keys.list() if each.name == "reader")
+    hub.keys.remove(info.id)
     assert hub.request("GET", "/api/whoami-v2", token=token).status_code == 401
 
 

@@ -97,19 +97,6 @@ def test_faults_say_what_to_do(command, filled):
         assert said in result.stderr_bytes, arguments
 
 
-def test_tokens_are_shown_once_and_listed_by_what_they_allow(command, filled):
-    made = json.loads(command("hub", "token", "add", "ada", "read:*", "write:ada", "--json").stdout)
-    listed = command("hub", "token", "list", "--json")
-    (info,) = json.loads(listed.stdout)
-    assert (info["user"], info["scopes"]) == ("ada", ["read:*", "write:ada"])
-    assert made["token"] not in listed.stdout
-    stored = (filled.folder / "hub.sqlite3").read_bytes()
-    assert made["token"].encode() not in stored
-    assert command("hub", "token", "rm", info["id"]).exit_code == 0
-    assert json.loads(command("hub", "token", "list", "--json").stdout) == []
-    assert b"is no scope" in command("hub", "token", "add", "ada", "all").stderr_bytes
-
-
 def test_collecting_spares_what_was_pushed_to_the_endpoint(command, filled):
     from hashlib import sha256
 
@@ -147,7 +134,7 @@ def test_every_command_of_the_registry_speaks_json():
         if not any("--json" in parameter.opts for parameter in found.params)
     }
     asked = "list show diff log tag rollback export import rm gc promote push pull sign verify"
-    assert not silent & {*asked.split(), "alias set", "alias rm", "alias rule", "hub token rm"}
+    assert not silent & {*asked.split(), "alias set", "alias rm", "alias rule", "key rm"}
     # what goes on until it is stopped has no document to give
     assert "hub serve" in silent
 

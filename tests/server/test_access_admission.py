@@ -6,9 +6,10 @@ import time
 
 import pytest
 
+from adapterhub.access import Caller, open_keys
 from adapterhub.errors import QueueFull
 from adapterhub.registry import Registry
-from adapterhub.server.access import Access, Caller, FairQueue, open_keys
+from adapterhub.server.access import Access, FairQueue
 
 ANYONE = Caller(None, "use")
 

@@ -8,8 +8,8 @@ import time
 import pytest
 from http_server_helpers import running_server, store_adapters
 
+from adapterhub.access import open_keys
 from adapterhub.registry import Registry
-from adapterhub.server.access import open_keys
 from adapterhub.server.settings import ServerSettings
 
 

@@ -6,9 +6,10 @@ import sqlite3
 
 import pytest
 
+from adapterhub.access import Caller, open_keys
 from adapterhub.errors import Forbidden, NotFoundError, RefError, SettingsError, Unauthorized
 from adapterhub.registry import Registry
-from adapterhub.server.access import Access, Caller, FairQueue, open_access, open_keys
+from adapterhub.server.access import Access, FairQueue, open_access
 from adapterhub.server.settings import ServerSettings
 
 
@@ -37,7 +38,7 @@ def test_a_key_lets_in_with_its_role_adapters_and_limits(keys, tmp_path):
     key = keys.create("web", "use", adapters=["b", "a@prod"], rate=60, concurrency=4)
     (info,) = keys.list()
     caller = gate(tmp_path).caller(shown(key))
-    assert caller == Caller(info.id, "use", ("a@prod", "b"), rate=60, concurrency=4)
+    assert caller == Caller(info.id, "use", ("a@prod", "b"), rate=60, concurrency=4, name="web")
     assert info.caller == caller
     assert info.name == "web"
 

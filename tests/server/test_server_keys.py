@@ -3,8 +3,8 @@
 import pytest
 from http_server_helpers import running_server, store_adapters
 
+from adapterhub.access import open_keys
 from adapterhub.registry import Registry
-from adapterhub.server.access import open_keys
 
 CHAT = {"messages": [{"role": "user", "content": "the film"}], "max_tokens": 1}
 

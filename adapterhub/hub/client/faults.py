@@ -142,7 +142,7 @@ def _scrubbed(text: str) -> str:
     return _TOKEN.sub("…", text)
 
 
-_TOKEN = re.compile(r"\b(?:hf|ah)_[\w-]{8,}|Bearer\s+\S+")
+_TOKEN = re.compile(r"\b(?:hf|ahk?)_[\w-]{8,}|Bearer\s+\S+")
 _KNOWN: tuple[type[BaseException], ...] = (
     HfHubHTTPError,
     httpx2.HTTPError,

@@ -7,16 +7,5 @@ which blobs the endpoint needs wherever it is opened.
 from adapterhub.hub.server.serving import serve
 from adapterhub.hub.server.settings import HubSettings
 from adapterhub.hub.server.store import RepoStore
-from adapterhub.hub.server.tokens import ALL, Caller, Scope, TokenInfo, Tokens, parse_scope
 
-__all__ = [
-    "ALL",
-    "Caller",
-    "HubSettings",
-    "RepoStore",
-    "Scope",
-    "TokenInfo",
-    "Tokens",
-    "parse_scope",
-    "serve",
-]
+__all__ = ["HubSettings", "RepoStore", "serve"]

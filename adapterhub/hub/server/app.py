@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from adapterhub.access import KeyStore
     from adapterhub.hub.server.settings import HubSettings
     from adapterhub.hub.server.store import RepoStore
-    from adapterhub.hub.server.tokens import Tokens
 
 _REPO = "/api/models/{owner}/{name}"
 _LFS = "/{owner}/{name}.git/info/lfs"
 
 
-def create_app(store: RepoStore, tokens: Tokens, settings: HubSettings) -> Starlette:
+def create_app(store: RepoStore, keys: KeyStore, settings: HubSettings) -> Starlette:
     """Return the endpoint over a store, to be run by an ASGI server."""
     app = Starlette(
         routes=_routes(),
@@ -46,7 +46,7 @@ def create_app(store: RepoStore, tokens: Tokens, settings: HubSettings) -> Starl
             HTTPException: _answer_http,
         },
     )
-    app.state.hub = Hub(store, tokens, settings, store.secret("uploads"))
+    app.state.hub = Hub(store, keys, settings, store.secret("uploads"))
     app.add_middleware(KeepEncodedSlashes)
     return app
 

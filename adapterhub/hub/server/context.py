@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 
-from adapterhub.access.bearer import bearer_of
+from adapterhub.access import Caller, bearer_token
 from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server.errors import no_repository
-from adapterhub.hub.server.tokens import Caller
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from adapterhub.access import KeyStore
     from adapterhub.hub.server.records import Repository
     from adapterhub.hub.server.settings import HubSettings
     from adapterhub.hub.server.store import RepoStore
-    from adapterhub.hub.server.tokens import Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +26,13 @@ class Hub:
 
     Args:
         store: of the repositories.
-        tokens: that it accepts.
+        keys: API keys that it accepts.
         settings: of the endpoint.
         ticket_key: signs links for uploads.
     """
 
     store: RepoStore
-    tokens: Tokens
+    keys: KeyStore
     settings: HubSettings
     ticket_key: bytes
 
@@ -53,9 +52,9 @@ async def caller_of(request: Request) -> Caller:
     header = request.headers.get("authorization", "")
     if not header:
         return Caller()
-    token = bearer_of(header)
-    caller = await run_in_threadpool(hub_of(request).tokens.caller, token) if token else None
-    if caller is None:
+    token = bearer_token(header)
+    caller = await run_in_threadpool(hub_of(request).keys.find, token) if token else None
+    if caller is None or not caller.scopes:
         # the clients know these words
         raise HTTPError(401, "Invalid credentials in Authorization header")
     return caller
@@ -68,7 +67,7 @@ async def require_login(request: Request) -> Caller:
         HTTPError: when there is none, or it is not known.
     """
     caller = await caller_of(request)
-    if caller.user is None:
+    if caller.name is None:
         raise _no_token()
     return caller
 
@@ -122,12 +121,12 @@ def require_write(caller: Caller, owner: str) -> None:
     Raises:
         HTTPError: when the caller does not have it.
     """
-    if caller.user is None:
+    if caller.name is None:
         raise _no_token()
     if not caller.may("write", owner):
         raise HTTPError(
             403,
-            f"the token of {caller.user} may not write repositories of {owner!r}",
+            f"the token of {caller.name} may not write repositories of {owner!r}",
             place=owner,
             hint=f"Use a token with the scope write:{owner}",
         )

@@ -23,27 +23,27 @@ from adapterhub.hub.server.context import (
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from adapterhub.hub.server.tokens import Caller
+    from adapterhub.access import Caller
 
 
 async def who_am_i(request: Request) -> Response:
     """Tell whose token it is and what it allows."""
     caller = await require_login(request)
-    owners = sorted({scope.owner for scope in caller.scopes} - {caller.user, "*"})
+    owners = sorted({scope.owner for scope in caller.scopes} - {caller.name, "*"})
     role = "write" if any(scope.right == "write" for scope in caller.scopes) else "read"
     return JSONResponse(
         {
             "type": "user",
-            "id": caller.user,
-            "name": caller.user,
-            "fullname": caller.user,
+            "id": caller.name,
+            "name": caller.name,
+            "fullname": caller.name,
             "email": None,
             "isPro": False,
             "orgs": [{"type": "org", "id": owner, "name": owner} for owner in owners],
             "auth": {
                 "type": "access_token",
                 "accessToken": {
-                    "displayName": caller.user,
+                    "displayName": caller.name,
                     "role": role,
                     "scopes": sorted(map(str, caller.scopes)),
                 },
@@ -61,7 +61,7 @@ async def create_repository(request: Request) -> Response:
     private = _private(body)
     try:
         made = await run_in_threadpool(
-            store.create, name, private=bool(private), author=str(caller.user)
+            store.create, name, private=bool(private), author=str(caller.name)
         )
     except HTTPError as refusal:
         if refusal.status == 409:
@@ -130,7 +130,7 @@ async def _account_request(request: Request) -> tuple[Caller, dict[str, Any]]:
 
 
 def _full_name(body: dict[str, Any], caller: Caller) -> str:
-    owner = text_of(body, "organization", "") or caller.user
+    owner = text_of(body, "organization", "") or caller.name
     return f"{owner}/{text_of(body, 'name')}"
 
 

@@ -28,7 +28,7 @@ async def commit(request: Request) -> Response:
     with hub.store.staging() as folder:
         body = stream_body(request, hub.settings.max_commit)
         wanted = await read_commit(body, folder, hub.settings)
-        made = await run_in_threadpool(hub.store.commit, found, branch, wanted, str(caller.user))
+        made = await run_in_threadpool(hub.store.commit, found, branch, wanted, str(caller.name))
     return JSONResponse(
         {
             "success": True,

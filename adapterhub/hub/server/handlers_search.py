@@ -23,8 +23,8 @@ async def list_models(request: Request) -> Response:
     caller = await require_reader(request)
     hub, query = hub_of(request), request.query_params
     search = Search(
-        owners=caller.owners(),
-        readable=None if hub.settings.anonymous_read else caller.owners(),
+        owners=caller.readable_owners(),
+        readable=None if hub.settings.anonymous_read else caller.readable_owners(),
         text=query.get("search"),
         owner=query.get("author"),
         tags=tuple(tag for given in query.getlist("filter") for tag in given.split(",") if tag),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from adapterhub.access import open_keys
 from adapterhub.errors import MissingExtraError
 from adapterhub.hub.server.settings import HubSettings
 from adapterhub.hub.server.store import RepoStore
-from adapterhub.hub.server.tokens import Tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,5 +41,5 @@ def serve(
     store = RepoStore(registry_root, settings)
     if taken_in := store.take_in_all():
         _LOG.info("%d versions of the registry are repositories now", taken_in)
-    app = create_app(store, Tokens(store.database), settings)
+    app = create_app(store, open_keys(store.registry), settings)
     uvicorn.run(app, host=host, port=port, log_level="info", server_header=False)

@@ -77,13 +77,13 @@ class RepoStore:
         self.settings = settings or HubSettings()
         home = root if root is not None else default_root()
         self._on_step = on_step
-        self._registry = Registry(home, on_step=on_step)
-        self._layout = Layout(self._registry.folder)
+        self.registry = Registry(home, on_step=on_step)
+        self._layout = Layout(self.registry.folder)
         self.database = Database(self._layout.folder / "hub.sqlite3")
         self.database.prepare(HUB_SCHEMA)
         blobs = Blobs(self._layout)
         self._blobs = BlobStore(blobs, Database(self._layout.index))
-        self._bridge = Bridge(self._registry, self._layout, blobs, self.settings.max_inline)
+        self._bridge = Bridge(self.registry, self._layout, blobs, self.settings.max_inline)
 
     def uses_blob(self, sha256: str) -> bool:
         """Return whether the endpoint needs a blob, so that ``Registry.collect`` spares it."""

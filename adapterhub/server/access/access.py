@@ -6,19 +6,18 @@ import asyncio
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
-from adapterhub.access.bearer import bearer_of, hash_of
+from adapterhub.access import Caller, bearer_token
+from adapterhub.access.keys import PREFIX as KEY_PREFIX
+from adapterhub.access.keys import hash_key
 from adapterhub.errors import Forbidden, QueueFull, Unauthorized
-from adapterhub.server.access.caller import Caller
 from adapterhub.server.access.fairness import FairQueue, Ticket
-from adapterhub.server.access.keys import PREFIX
 from adapterhub.server.access.limits import Limits
 from adapterhub.server.access.origin import check_from_here
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
-    from adapterhub.server.access.caller import Role
-    from adapterhub.server.access.keys import KeyStore
+    from adapterhub.access import KeyStore, Role
 
 #: The share in the queue of all who show no key.
 _ANONYMOUS = ""
@@ -85,12 +84,12 @@ class Access:
             RegistryError: when the keys can't be read.
         """
         anonymous = self._without_key()
-        secret = bearer_of(headers.get("authorization", ""))
-        known = self._known(hash_of(secret)) if secret else None
+        secret = bearer_token(headers.get("authorization", ""))
+        known = self._known(secret) if secret else None
         if known is not None:
             return known
         # clients that insist on a key send any word
-        if anonymous is None or secret.startswith(PREFIX):
+        if anonymous is None or secret.startswith(KEY_PREFIX):
             raise Unauthorized(
                 "the key is not known" if secret else "a key is needed",
                 hint="Send one as: Authorization: Bearer ahk_…; "
@@ -216,13 +215,15 @@ class Access:
             seconds = self._queue.retry_after(ticket.key)
             turn.set_exception(QueueFull(problem, retry_after=seconds, hint="Try again later"))
 
-    def _known(self, hashed: str) -> Caller | None:
-        if hashed == self._fixed_hash:
+    def _known(self, secret: str) -> Caller | None:
+        if hash_key(secret) == self._fixed_hash:
             return FIXED_KEY
-        return self._keys.callers().get(hashed)
+        found = self._keys.find(secret)
+        # a key of the Hub endpoint only is none here
+        return found if found is not None and found.role is not None else None
 
     def _without_key(self) -> Role | None:
-        if self._until_keyed and self._keys.callers():
+        if self._until_keyed and self._keys.has_server_keys():
             # also when the last key is taken back, nothing opens that was closed once
             self._until_keyed, self._anonymous = False, None
         return self._anonymous

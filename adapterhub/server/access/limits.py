@@ -11,7 +11,7 @@ from adapterhub.errors import QueueFull
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from adapterhub.server.access.caller import Caller
+    from adapterhub.access import Caller
 
 #: What ``Caller.rate`` counts over, in seconds.
 WINDOW = 60.0

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from adapterhub.access.bearer import hash_of
+from adapterhub.access import open_keys
+from adapterhub.access.keys import hash_key
 from adapterhub.errors import SettingsError
 from adapterhub.server.access.access import Access
 from adapterhub.server.access.fairness import FairQueue
-from adapterhub.server.access.keys import open_keys
 from adapterhub.server.access.origin import is_loopback
 
 if TYPE_CHECKING:
+    from adapterhub.access import Role
     from adapterhub.registry import Registry
-    from adapterhub.server.access.caller import Role
     from adapterhub.server.settings import ServerSettings
 
 
@@ -33,7 +33,7 @@ def open_access(settings: ServerSettings, registry: Registry) -> Access:
     keys = open_keys(registry)
     local = is_loopback(settings.host)
     fixed = settings.api_key.get_secret_value() if settings.api_key else ""
-    keyed = bool(fixed or keys.callers())
+    keyed = bool(fixed or keys.has_server_keys())
     if not (local or keyed) and settings.anonymous_access == "auto":
         raise SettingsError(
             f"{settings.host} is reached from other machines, and there is no key",
@@ -56,7 +56,7 @@ def open_access(settings: ServerSettings, registry: Registry) -> Access:
         anonymous_access=_anonymous(settings, may=local and not fixed),
         until_keyed=auto,
         local=local,
-        fixed_hash=hash_of(fixed) if fixed else "",
+        fixed_hash=hash_key(fixed) if fixed else "",
     )
 
 

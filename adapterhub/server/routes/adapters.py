@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
+    from adapterhub.access import Caller
     from adapterhub.registry.version import Version
-    from adapterhub.server.access import Caller
     from adapterhub.server.context import Call, Server
     from adapterhub.server.models import Loaded
     from adapterhub.server.schemas.adapters import (

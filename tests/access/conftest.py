@@ -1,0 +1,1 @@
+from toy_fixtures import command, own_home  # noqa: F401
