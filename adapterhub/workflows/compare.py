@@ -189,6 +189,6 @@ def _mcnemar(tasks: Sequence[Task], one: Predictions, two: Predictions) -> McNem
         for task, scored in zip(tasks, (one, two), strict=True)
     )
     # words of a row depend on each other, so the test would be too sure of itself
-    if first is None or second is None or first.unit != "rows":
+    if first is None or second is None or first.unit != "examples":
         return None
     return mcnemar(first.correct, second.correct)
