@@ -71,7 +71,7 @@ def test_a_curve_grows_from_few_labels_and_is_not_trained_twice(command, recipe,
         "--json",
     )
     found = json.loads(command(*arguments).stdout)
-    assert [point["rows"] for point in found["points"]] == [2, 8, 32]
+    assert [point["num_examples"] for point in found["points"]] == [2, 8, 32]
     assert found["points"][-1]["value"] >= found["points"][0]["value"]
     assert all(point["low"] <= point["value"] <= point["high"] for point in found["points"])
     assert all(point["steps"] <= 20 for point in found["points"])
@@ -89,7 +89,7 @@ def test_points_by_rows_and_faulty_limits(command, recipe, encoder, moods):
     found = json.loads(
         command("learn-curve", path, "--num-examples", "30,60", "--min-steps", "1", "--json").stdout
     )
-    assert [point["rows"] for point in found["points"]] == [30, 60]
+    assert [point["num_examples"] for point in found["points"]] == [30, 60]
     for arguments, said in (
         (("--num-examples", "0"), "0 is no number of rows"),
         (("--num-examples", "a,b"), "not a list of numbers"),
