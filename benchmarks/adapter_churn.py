@@ -60,7 +60,7 @@ class Store:
         self.registry = Registry(root / "home")
         self.shapes = {
             path: (module.in_features, module.out_features)
-            for path, module in backbone.body.named_modules()
+            for path, module in backbone.base_model.named_modules()
             if isinstance(module, torch.nn.Linear)
         }
         self.made = 0

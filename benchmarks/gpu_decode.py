@@ -192,7 +192,7 @@ def microseconds(call: Callable[[], object], device: torch.device, rounds: int) 
 def products(backbone: Backbone, asked: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Return the time of 4-bit products, by bitsandbytes and, where it runs, by Triton."""
     results: dict[str, dict[str, float]] = {}
-    device, layer = backbone.device, backbone.body.layers[0]
+    device, layer = backbone.device, backbone.base_model.layers[0]
     for path in ("self_attn.k_proj", "self_attn.q_proj", "mlp.up_proj", "mlp.down_proj"):
         linear = layer.get_submodule(path)
         dtype = torch_dtype(backbone.quantization.compute_dtype)

@@ -253,7 +253,7 @@ def store_adapters(registry: Registry, folder: Path, backbone: Backbone, count: 
     """Put adapters of random values into the registry."""
     linears = {
         path: module
-        for path, module in backbone.body.named_modules()
+        for path, module in backbone.base_model.named_modules()
         if path.rpartition(".")[2] in LINEARS
     }
     spec = LoraSpec(rank=RANK, alpha=float(RANK), target_modules=LINEARS)

@@ -161,7 +161,7 @@ def _zero_shot(asked: Asked) -> dict[str, Any]:
     loaded = session.load(read_artifact(result.artifact), name="measured")
     rows = prepare_data(recipe).splits["validation"].examples
     model = session.model("measured")
-    with model.bare():
+    with model.disable_adapter():
         found = _of_predictions(loaded.task, score_examples(model, loaded.task, rows))
     task = cast("GeneratingTask", loaded.task)
     texts = generated(session, task, rows[: asked.generate], None, like="measured")

@@ -18,8 +18,13 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from adapterhub.backbones.backbone import Backbone, load_backbone
-from adapterhub.backbones.heads import StockHead, head_name, stock_model
-from adapterhub.backbones.vision import VisionHead, head_inputs
+from adapterhub.backbones.heads import (
+    TextHead,
+    VisionHead,
+    build_head_model,
+    head_name,
+    image_features,
+)
 from adapterhub.kernels.attention.layout import PackedSequences
 from adapterhub.kernels.attention.transformers_interface import ATTENTION_NAME, install_attention
 from adapterhub.specs import QuantizationSpec
@@ -50,13 +55,13 @@ class WholeModel(nn.Module):
         self.backbone = backbone
 
     @property
-    def head(self) -> StockHead | VisionHead:
-        return VisionHead(self.stock) if self.backbone.kind == "vision" else StockHead(self.stock)
+    def head(self) -> TextHead | VisionHead:
+        return VisionHead(self.stock) if self.backbone.kind == "vision" else TextHead(self.stock)
 
     def hidden(self, batch: PackedBatch) -> Tensor:
         if batch.pixels is not None:
             with torch.autocast("cpu", torch.bfloat16):
-                return head_inputs(self.stock, batch.pixels)
+                return image_features(self.stock, batch.pixels)
         inputs: dict[str, Any] = {}
         if batch.segment_ids is not None:
             inputs["token_type_ids"] = batch.segment_ids.unsqueeze(0)
@@ -93,8 +98,8 @@ def train_whole(
     task = _task(recipe, data, backbone)
     if backbone.kind != "vision":
         install_attention()
-        backbone.body.config._attn_implementation = ATTENTION_NAME
-    model: Any = WholeModel(stock_model(backbone, task.head, task.labels), backbone)
+        backbone.base_model.config._attn_implementation = ATTENTION_NAME
+    model: Any = WholeModel(build_head_model(backbone, task.head, task.labels), backbone)
     if recipe.task.multi_label:
         head = model.stock.get_submodule(head_name(model.stock))
         head.bias.data = torch.tensor(label_log_odds(data))

@@ -1,4 +1,4 @@
-"""A loaded backbone: frozen, quantized, with a fingerprint."""
+"""Loading of a backbone: quantized, frozen and fingerprinted."""
 
 from __future__ import annotations
 
@@ -8,36 +8,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from adapterhub.backbones.catalog import BackboneKind, CatalogEntry
+from adapterhub.backbones.architecture import (
+    backbone_kind,
+    is_decoder,
+    kind_of,
+    no_progress_bars,
+    read_preprocessor,
+)
+from adapterhub.backbones.catalog import CatalogEntry
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
-from adapterhub.backbones.freed_memory import return_freed_memory
-from adapterhub.backbones.held import held_bytes, parameter_count, state_digest
+from adapterhub.backbones.memory import memory_bytes, parameter_count, return_freed_memory
 from adapterhub.backbones.quantize import default_compute_dtype, quantize_linears, torch_dtype
-from adapterhub.backbones.quiet import no_progress_bars
 from adapterhub.backbones.sources import Source, fetch_backbone, locate
 from adapterhub.errors import BackboneError
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
-    from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
+    from adapterhub.backbones.catalog import BackboneKind
     from adapterhub.tasks.base import Preprocessor
-
-__all__ = [
-    "Backbone",
-    "choose_device",
-    "is_decoder",
-    "kind_of",
-    "load_backbone",
-    "read_architecture",
-    "read_image_processor",
-    "read_preprocessor",
-    "read_tokenizer",
-    "state_digest",
-]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,19 +37,19 @@ class Backbone:
     """A pretrained model without a task.
 
     Args:
-        name: in the catalog, or as given.
+        name: Name in the catalog, or as given.
         hub_id: ``owner/name`` on the Hub, if known.
-        revision: on the Hub, if known.
-        license: the Hub's identifier, if known.
-        path: folder that it was loaded from.
-        kind: ``decoder``, ``encoder``, or ``vision`` where it reads pictures.
-        quantization: how its linear layers are held.
-        fingerprint: digest of what it is, with the quantization scheme.
+        revision: Revision on the Hub, if known.
+        license: License identifier of the Hub, if known.
+        path: Folder that it was loaded from.
+        kind: ``decoder``, ``encoder`` or ``vision``.
+        quantization: Quantization of its linear layers.
+        fingerprint: Digest of architecture, tokenizer and weights, with the quantization scheme.
         config: transformers' configuration.
-        preprocessor: transformers' tokenizer, or image processor.
-        body: the model up to its last hidden states, frozen.
-        lm_head: maps hidden states to the vocabulary; ``None`` where it is no decoder.
-        device: where it is.
+        preprocessor: transformers' tokenizer or image processor.
+        base_model: Frozen model up to its last hidden states.
+        lm_head: Layer from hidden states to the vocabulary; ``None`` if it is not a decoder.
+        device: Device of the weights.
     """
 
     name: str
@@ -70,7 +62,7 @@ class Backbone:
     fingerprint: str
     config: PretrainedConfig
     preprocessor: Preprocessor
-    body: nn.Module
+    base_model: nn.Module
     lm_head: nn.Module | None
     device: torch.device
 
@@ -79,10 +71,10 @@ class Backbone:
         """transformers' tokenizer.
 
         Raises:
-            BackboneError: when the backbone reads pictures.
+            BackboneError: If it is a vision backbone.
         """
         if self.kind == "vision":
-            raise BackboneError("reads pictures and has no tokenizer", place=self.name)
+            raise BackboneError("is a vision model without a tokenizer", place=self.name)
         tokenizer: Any = self.preprocessor
         return tokenizer
 
@@ -93,11 +85,11 @@ class Backbone:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes held by weights, scales and buffers, shared ones counted once."""
-        return held_bytes(self._modules())
+        """Size of weights, scales and buffers in bytes, shared ones counted once."""
+        return memory_bytes(self._modules())
 
     def _modules(self) -> list[nn.Module]:
-        return [self.body] if self.lm_head is None else [self.body, self.lm_head]
+        return [self.base_model] if self.lm_head is None else [self.base_model, self.lm_head]
 
 
 def load_backbone(
@@ -109,44 +101,44 @@ def load_backbone(
     device: str | torch.device | None = None,
     cache: Path | None = None,
 ) -> Backbone:
-    """Fetch a backbone if need be, quantize it and freeze it.
+    """Load a backbone, quantized and frozen, and download it first if it is not cached.
 
     Args:
-        name: in the catalog, a Hub id, or a local folder.
-        quantization: nf4 in the device's best compute type where not given.
-        revision: of a Hub id.
-        source: where to take a backbone of the catalog from.
-        device: the first GPU where there is one, else the CPU.
-        cache: root of the cache.
+        name: Catalog name, Hub id or local folder.
+        quantization: Scheme and compute type; nf4 in the device's best compute type if ``None``.
+        revision: Revision of a Hub id.
+        source: Where a catalog backbone is downloaded from.
+        device: Device of the weights; the first GPU, or the CPU without one, if ``None``.
+        cache: Root of the cache.
 
     Raises:
-        BackboneError: when it can't be found, fetched, checked or loaded.
+        BackboneError: If it can't be found, downloaded, checked or loaded.
     """
-    place = choose_device(device)
-    spec = quantization or QuantizationSpec("nf4", default_compute_dtype(place))
+    target = choose_device(device)
+    spec = quantization or QuantizationSpec("nf4", default_compute_dtype(target))
     located = locate(name)
     entry = located if isinstance(located, CatalogEntry) else None
     path = fetch_backbone(name, revision=revision, source=source, cache=cache)
-    body, lm_head = _load_modules(path, spec, place)
+    base_model, lm_head = _load_modules(path, spec, target)
     return Backbone(
         name=entry.name if entry else name,
         hub_id=(entry.hub_id or None) if entry else (located if isinstance(located, str) else None),
         revision=revision or ((entry.revision or None) if entry else None),
         license=entry.license if entry else None,
         path=path,
-        kind=kind_of(body.config) if lm_head is None else "decoder",
+        kind=kind_of(base_model.config) if lm_head is None else "decoder",
         quantization=spec,
         fingerprint=full_fingerprint(weights_fingerprint(path, cache=cache), spec),
-        config=body.config,
+        config=base_model.config,
         preprocessor=read_preprocessor(path),
-        body=body,
+        base_model=base_model,
         lm_head=lm_head,
-        device=place,
+        device=target,
     )
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """Return the device asked for, or the best one there is."""
+    """Return the requested device, or the best available one."""
     if device is not None:
         return torch.device(device)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -155,64 +147,60 @@ def choose_device(device: str | torch.device | None) -> torch.device:
 def _load_modules(
     path: Path, spec: QuantizationSpec, device: torch.device
 ) -> tuple[Any, nn.Module | None]:
-    """Load in the type of the file, quantize, then move the rest to the compute type.
+    """Load in the file's type, quantize, then convert the rest to the compute type.
 
-    The file is mapped into memory, and each tensor of it is let go as soon as it is
-    quantized or converted: no second copy of the whole model is ever held.
+    The file is memory-mapped, and each tensor is released as soon as it is quantized or converted,
+    so there is never a second copy of the whole model.
     """
-    whole = _pretrained(path)
-    decoder = is_decoder(whole.config)
-    body = whole.base_model if decoder else whole
-    lm_head = whole.get_output_embeddings() if decoder else None
-    quantize_linears(body, spec, device)
-    for module in (body, lm_head):
+    model = _from_pretrained(path)
+    decoder = is_decoder(model.config)
+    base_model = model.base_model if decoder else model
+    lm_head = model.get_output_embeddings() if decoder else None
+    quantize_linears(base_model, spec, device)
+    for module in (base_model, lm_head):
         if module is not None:
-            _settle(module, torch_dtype(spec.compute_dtype), device)
-    del whole
+            _freeze(module, torch_dtype(spec.compute_dtype), device)
+    del model
     return_freed_memory()
-    return body, lm_head
+    return base_model, lm_head
 
 
-def _pretrained(path: Path) -> Any:
+def _from_pretrained(path: Path) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModel, AutoModelForCausalLM
 
-    kind = kind_of(read_architecture(path))
+    kind = backbone_kind(path)
     auto = AutoModelForCausalLM if kind == "decoder" else AutoModel
-    settings: dict[str, Any] = {"dtype": "auto"}
+    options: dict[str, Any] = {"dtype": "auto"}
     if kind != "vision":
-        # convolutions know no attention; the others for pictures take this one by themselves
-        settings["attn_implementation"] = "sdpa"
-    settings |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+        # vision transformers choose SDPA themselves, and convolutional models have no attention
+        options["attn_implementation"] = "sdpa"
+    options |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
     try:
         with no_progress_bars():
-            whole, report = auto.from_pretrained(path, **settings)
-            if _only_pooler(report["missing_keys"]):
+            model, report = auto.from_pretrained(path, **options)
+            missing = sorted(report["missing_keys"])
+            if missing and all(name.startswith("pooler.") for name in missing):
                 # such a checkpoint would get another random pooler at every load
-                settings["add_pooling_layer"] = False
-                whole, report = auto.from_pretrained(path, **settings)
+                options["add_pooling_layer"] = False
+                model, report = auto.from_pretrained(path, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise BackboneError(f"can't be loaded: {error}", place=str(path)) from error
     missing = sorted(report["missing_keys"])
     if missing:
         raise BackboneError(
-            f"{len(missing)} tensors of its architecture are missing, the first {missing[0]!r}",
+            f"{len(missing)} tensors of its architecture are missing, the first is {missing[0]!r}",
             place=str(path),
             hint="The weights are incomplete or belong to another config.json",
         )
-    return whole
+    return model
 
 
-def _only_pooler(missing: Iterable[str]) -> bool:
-    names = list(missing)
-    return bool(names) and all(name.startswith("pooler.") for name in names)
-
-
-def _settle(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-    """Freeze a module on its device, what is not quantized in the compute type."""
+def _freeze(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    """Freeze a module on its device, with unquantized weights in the compute type."""
     for parameter in module.parameters():
         if parameter.is_floating_point():
-            # a copy also where nothing changes, to let go of the mapped file
+            # a copy even if nothing changes, to release the mapped file
             parameter.data = parameter.data.to(device, dtype, copy=True)
     for layer in module.modules():
         scale = getattr(layer, "scalar_embed_scale", None)
@@ -220,96 +208,3 @@ def _settle(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None
             # Gemma's, which transformers rounds to the type of the file
             layer.embed_scale = torch.tensor(scale, dtype=torch.float32)
     module.to(device).requires_grad_(False).eval()
-
-
-def read_architecture(path: Path) -> PretrainedConfig:
-    """Return transformers' configuration of a backbone folder.
-
-    Raises:
-        BackboneError: when transformers does not know it, or adapterhub can't use it.
-    """
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(
-            f"its architecture is not known: {_first_line(error)}", place=str(path)
-        ) from error
-    if getattr(config, "is_encoder_decoder", False):
-        raise BackboneError(
-            f"{config.model_type!r} has an encoder and a decoder",
-            place=str(path),
-            hint="Backbones are decoders (Llama, Gemma) or encoders (BERT)",
-        )
-    return config
-
-
-def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer in a backbone folder.
-
-    Raises:
-        BackboneError: when transformers can't read it.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(
-            f"its tokenizer can't be read: {_first_line(error)}", place=str(path)
-        ) from error
-
-
-def read_preprocessor(path: Path) -> Preprocessor:
-    """Return the tokenizer in a backbone folder, or the image processor where it reads pictures.
-
-    Raises:
-        BackboneError: when transformers can't read it.
-    """
-    if kind_of(read_architecture(path)) == "vision":
-        return read_image_processor(path)
-    return read_tokenizer(path)
-
-
-def read_image_processor(path: Path) -> BaseImageProcessor:
-    """Return the image processor in a backbone folder, the form of it that runs on Pillow.
-
-    Results then do not depend on whether torchvision is installed.
-
-    Raises:
-        BackboneError: when transformers can't read it.
-    """
-    from transformers import AutoImageProcessor
-
-    try:
-        return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise BackboneError(
-            f"its image processor can't be read: {_first_line(error)}", place=str(path)
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-def is_decoder(config: Any) -> bool:
-    """Tell decoders from encoders, also those that could run as decoders, such as BERT."""
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
-
-    if type(config) not in AutoModelForCausalLM._model_mapping:
-        return False
-    masked = type(config) in AutoModelForMaskedLM._model_mapping
-    return not masked or bool(getattr(config, "is_decoder", False))
-
-
-def kind_of(config: Any) -> BackboneKind:
-    """Return what an architecture is; one that reads texts too, such as CLIP, is no ``vision``."""
-    from transformers import AutoModelForImageClassification
-
-    if is_decoder(config):
-        return "decoder"
-    reads_pictures = type(config) in AutoModelForImageClassification._model_mapping
-    return "vision" if reads_pictures and not hasattr(config, "text_config") else "encoder"

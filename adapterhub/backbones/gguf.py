@@ -1,4 +1,4 @@
-"""Turn a GGUF file once into the safetensors that everything else reads."""
+"""Conversion of a GGUF file to a backbone folder."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapterhub.backbones.quiet import no_progress_bars
+from adapterhub.backbones.architecture import no_progress_bars
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Counts changes of what the conversion writes; folders made by an older one are not used.
+#: Version of the conversion; cached folders of older versions are not used.
 CONVERSION = 2
 
-_DIGITS_APART = "smollm"
-_AS_CONVERTED = "default"
+_SPLIT_DIGITS = "smollm"
+_DEFAULT = "default"
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Dequantize a GGUF file into ``folder`` as bfloat16, with its tokenizer.
 
     Args:
-        gguf: the file.
-        folder: receives configuration, weights and tokenizer.
+        gguf: GGUF file.
+        folder: Existing folder that configuration, weights and tokenizer are written to.
 
     Raises:
-        BackboneError: when the file can't be read, or its tokenizer not in full.
+        BackboneError: If the file or its tokenizer can't be read.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
@@ -54,34 +54,34 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def complete_tokenizer(tokenizer: Any, pre_tokenizer: str) -> None:
-    """Give a tokenizer read from GGUF the pre-tokenizer that the file names.
+    """Set the pre-tokenizer that a GGUF file names.
 
-    GGUF holds only a name for it, which transformers 5 does not read. Without the step that
-    sets digits apart, a run of white space before a digit is cut another way than in training
-    (``"a  1"``, a line break before ``"1."``).
+    GGUF stores only its name, which transformers 5 does not read. Without the step that splits
+    digits, white space before a digit is tokenized differently than in training (``"a  1"``, a
+    line break before ``"1."``).
 
     Args:
         tokenizer: transformers' fast tokenizer, changed in place.
-        pre_tokenizer: value of ``tokenizer.ggml.pre``.
+        pre_tokenizer: Value of ``tokenizer.ggml.pre``.
 
     Raises:
-        BackboneError: when the name is not known.
+        BackboneError: If the name is not supported.
     """
     from tokenizers import pre_tokenizers
 
-    if pre_tokenizer == _DIGITS_APART:
-        # llama.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM: \p{N} apart, then the pattern of GPT-2
+    if pre_tokenizer == _SPLIT_DIGITS:
+        # llama.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM: split \p{N}, then the pattern of GPT-2
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.Digits(individual_digits=True),
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
             ]
         )
-    elif pre_tokenizer != _AS_CONVERTED:
+    elif pre_tokenizer != _DEFAULT:
         raise BackboneError(
             f"names the pre-tokenizer {pre_tokenizer!r}, which is not supported",
             place="tokenizer.ggml.pre",
-            hint=f"Supported: {_AS_CONVERTED}, {_DIGITS_APART}",
+            hint=f"Supported: {_DEFAULT}, {_SPLIT_DIGITS}",
         )
 
 
@@ -92,11 +92,11 @@ def _pre_tokenizer(gguf: Path) -> str:
         field = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
     except ValueError as error:
         raise BackboneError(f"is not GGUF: {error}", place=gguf.name) from error
-    return _AS_CONVERTED if field is None else str(field.contents())
+    return _DEFAULT if field is None else str(field.contents())
 
 
 def _drop_keys(path: Path, keys: tuple[str, ...]) -> None:
-    """Remove what only described the file that the weights came from."""
+    """Remove keys that describe the source file."""
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     kept = {key: value for key, value in config.items() if key not in keys}
     path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")

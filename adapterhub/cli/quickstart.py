@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from adapterhub.adapters.artifact import read_artifact
-from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.memory import state_digest
 from adapterhub.cli.console import log_console, megabytes, percent, short_digest, table
 from adapterhub.data.dataset import Dataset
 from adapterhub.data.splits import split_examples
@@ -80,7 +81,7 @@ def run_quickstart(folder: Path, console: Console) -> None:
     support = _write_examples(folder / "support", _support_examples(corpus), console)
     console.print(f"\n[bold]2  Backbone[/bold]  {BACKBONE}, frozen, nf4 ({CACHE_HINT})")
     backbone = load_backbone(BACKBONE)
-    before = state_digest(backbone.body)
+    before = state_digest(backbone.base_model)
     console.print(
         f"   {backbone.parameters / 1e6:.0f}M parameters in "
         f"{megabytes(backbone.memory_bytes)}, {short_digest(backbone.fingerprint)}"
@@ -231,7 +232,7 @@ def _base_model(session: Session) -> Any:
     """Remove all adapters and return the base model."""
     for adapter in list(session.adapters.values()):
         adapter.model.close()
-    return session.backbone.body
+    return session.backbone.base_model
 
 
 def _held_out(paths: Mapping[str, Path], count: int) -> list[dict[str, str]]:

@@ -71,7 +71,7 @@ def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> 
         dtype: compute type.
         kernel: adds the products of linear layers.
     """
-    body = backbone.body
+    body = backbone.base_model
     found = [(path, each) for path, each in body.named_modules() if isinstance(each, nn.Embedding)]
     # of pictures, rows are not told apart in norm layers
     readable = [] if backbone.kind == "vision" else list(body.named_modules())

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from adapterhub.adapters.weights import AdapterWeights
+from adapterhub.backbones.compatibility import check_prefix_fits
 from adapterhub.backbones.fingerprint import check_fingerprint
-from adapterhub.backbones.heads import stock_class
+from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.quantize import torch_dtype
-from adapterhub.backbones.skeleton import check_prefix_fits
 from adapterhub.engine.adapter_slots import LoraFactors
 from adapterhub.engine.factors import lora_factors, prepared_size
 from adapterhub.engine.heads import read_head
@@ -100,10 +100,10 @@ class AdapterPreparer:
         Raises:
             BackboneError: when the architecture has no such class.
         """
-        backbone, found = self._backbone, self._backbone.body.base_model_prefix
+        backbone, found = self._backbone, self._backbone.base_model.base_model_prefix
         if task is not None and task.head != "causal_lm":
             # of Llama's classes, that for answers calls it "transformer", all others "model"
-            found = stock_class(backbone.config, task.head, backbone.name).base_model_prefix
+            found = head_model_class(backbone.config, task.head, backbone.name).base_model_prefix
         return str(found or "model")
 
 

@@ -104,11 +104,11 @@ class Engine(WholeLists):
         self.backbone = backbone
         self.settings = settings or EngineConfig()
         dtype = torch_dtype(backbone.quantization.compute_dtype)
-        self._attention_before = backbone.body.config._attn_implementation
+        self._attention_before = backbone.base_model.config._attn_implementation
         vision = backbone.kind == "vision"
         if not vision:
             install_attention()
-            backbone.body.config._attn_implementation = ATTENTION_NAME
+            backbone.base_model.config._attn_implementation = ATTENTION_NAME
         kernel = kernel or choose_lora_kernel(backbone.device.type)
         self._sites = adapt_layers(backbone, dtype, kernel)
         self._generates = self._sites.output is not None
@@ -453,7 +453,7 @@ class Engine(WholeLists):
         """Give the backbone back as it was."""
         self._residency.close()
         self._sites.close()
-        self.backbone.body.config._attn_implementation = self._attention_before
+        self.backbone.base_model.config._attn_implementation = self._attention_before
 
     def _keep(self, key: str, name: str, prepare: Callable[[], Prepared]) -> None:
         self._residency.keep(key, self._host.get(key) or prepare())

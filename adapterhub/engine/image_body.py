@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adapterhub.backbones.heads import stock_model
+from adapterhub.backbones.heads import build_head_model, image_feature_width, image_features
 from adapterhub.backbones.quantize import torch_dtype
-from adapterhub.backbones.vision import feature_width, head_inputs
 from adapterhub.engine.forward_context import ImageForwardContext, set_forward_context
 
 if TYPE_CHECKING:
@@ -29,10 +28,10 @@ class ImageBody:
     """
 
     def __init__(self, backbone: Backbone) -> None:
-        self._stock = stock_model(backbone, "image", ("stands", "in"))
+        self._stock = build_head_model(backbone, "image", ("stands", "in"))
         self._dtype = torch_dtype(backbone.quantization.compute_dtype)
         #: features of a picture, as heads read them
-        self.width = feature_width(self._stock)
+        self.width = image_feature_width(self._stock)
 
     def features(self, pixels: Tensor, blends: Sequence[Blend]) -> Tensor:
         """Return what the architecture gives a head, ``[rows, features]``.
@@ -42,4 +41,4 @@ class ImageBody:
             blends: the adapters of each row.
         """
         with set_forward_context(ImageForwardContext(blends)):
-            return head_inputs(self._stock, pixels.to(self._dtype))
+            return image_features(self._stock, pixels.to(self._dtype))

@@ -62,7 +62,9 @@ class ModelRunner:
         self._block_size = settings.block_size
         self._attention = choose_paged_attention(backbone.device.type)
         dtype = cache.keys[0].dtype if cache.keys else torch.float32
-        self.fast = FastDecoder(backbone.body) if can_run(backbone.body, dtype) else None
+        self.fast = (
+            FastDecoder(backbone.base_model) if can_run(backbone.base_model, dtype) else None
+        )
         self.graphs = decode_graphs(
             backbone.config, cache, len(sites.linear), kernel, self.body, settings
         )
@@ -91,7 +93,7 @@ class ModelRunner:
         # norm layers of adapters are in transformers' own modules
         if self.fast is not None and not (step is not None and step.norms):
             return self.fast(ids, positions, paged)
-        output = self._backbone.body(
+        output = self._backbone.base_model(
             input_ids=ids,
             position_ids=positions,
             # a ready mask is passed on as it is; paged attention has its own

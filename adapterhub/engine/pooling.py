@@ -113,7 +113,9 @@ class PoolingRunner:
         self._backbone = backbone
         self._pictures = pictures
         # the pooler would read the first token of the whole batch
-        self._body = without_pooler(backbone.body) if _pooler(backbone) else backbone.body
+        self._body = (
+            without_pooler(backbone.base_model) if _pooler(backbone) else backbone.base_model
+        )
         self._residency = adapter_manager
         self._tokens = tokens
         self._longest = int(getattr(backbone.config, "max_position_embeddings", 0) or 2**31)
@@ -337,7 +339,7 @@ class PoolingRunner:
 
 
 def _pooler(backbone: Backbone) -> nn.Module | None:
-    pooler: nn.Module | None = getattr(backbone.body, "pooler", None)
+    pooler: nn.Module | None = getattr(backbone.base_model, "pooler", None)
     return pooler
 
 

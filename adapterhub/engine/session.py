@@ -16,7 +16,7 @@ from peft import PeftConfig
 from PIL import Image
 
 from adapterhub.backbones.fingerprint import check_fingerprint
-from adapterhub.backbones.generating import generate_ids
+from adapterhub.backbones.generation import generate_ids
 from adapterhub.backbones.task_model import restore_task_model
 from adapterhub.data.batching import batches_by_length
 from adapterhub.data.images import ImageFile
@@ -204,9 +204,9 @@ class Session:
         answers: list[str] = []
         for start in range(0, len(prompts), BATCH_CONVERSATIONS):
             part = prompts[start : start + BATCH_CONVERSATIONS]
-            with chosen.model.bare() if name is None else nullcontext():
+            with chosen.model.disable_adapter() if name is None else nullcontext():
                 ids = generate_ids(
-                    chosen.model, part, limit, stop_ids=task.stop_ids, bare=name is None
+                    chosen.model, part, limit, stop_ids=task.stop_ids, with_adapter=name is not None
                 )
             answers += [task.text_of(each) for each in ids]
         return answers
@@ -216,7 +216,7 @@ class Session:
         adapter.model.activate()
         decoded: list[Any] = [None] * len(examples)
         batches = batches_by_length([len(example) for example in examples], BATCH_TOKENS)
-        without = adapter.model.bare() if bare else nullcontext()
+        without = adapter.model.disable_adapter() if bare else nullcontext()
         with torch.no_grad(), without:
             for indices in batches:
                 batch = pack([examples[index] for index in indices]).to(self.backbone.device)
@@ -232,7 +232,7 @@ class Session:
         model.activate()
         batch = pack([self._probe(adapter.task)]).to(self.backbone.device)
         with torch.no_grad():
-            with model.bare():
+            with model.disable_adapter():
                 bare = model.hidden(batch)
             if not torch.equal(bare, model.hidden(batch)):
                 return True

@@ -16,7 +16,7 @@ from adapterhub.adapters.model_card import render_card
 from adapterhub.adapters.peft_format import CONFIG_NAME
 from adapterhub.adapters.tensor_checks import check_tensors_match
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
-from adapterhub.backbones.matching import match_backbone
+from adapterhub.backbones.resolve import resolve_base_model
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.errors import ArtifactError, RecipeError, did_you_mean
 from adapterhub.specs import QuantizationSpec
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.adapters.artifact import PeftFolder
-    from adapterhub.backbones.matching import BackboneMatch
-    from adapterhub.backbones.skeleton import AdapterShape
+    from adapterhub.backbones.compatibility import AdapterShape
+    from adapterhub.backbones.resolve import ResolvedBackbone
     from adapterhub.tasks.base import Task
 
 #: peft's ``TaskType`` to the task that reads its head.
@@ -68,7 +68,7 @@ class ImportOptions:
 
 def match_config(
     config: Mapping[str, Any], options: ImportOptions, *, place: str
-) -> tuple[BackboneMatch, str]:
+) -> tuple[ResolvedBackbone, str]:
     """Return the backbone and the task of a peft configuration; nothing is fetched.
 
     Args:
@@ -81,7 +81,7 @@ def match_config(
         RecipeError: when the task is not known.
     """
     base_model, revision = (_text(config, key) for key in ("base_model_name_or_path", "revision"))
-    match = match_backbone(base_model, revision, options.backbone, place=place)
+    match = resolve_base_model(base_model, revision, options.backbone, place=place)
     return match, _task_of(_text(config, "task_type"), options.task, place)
 
 
@@ -111,8 +111,8 @@ def import_peft(
         RecipeError: when the task is not known, or does not fit the labels.
     """
     # a pull of an artifact, which imports this file, needs no library for models
-    from adapterhub.backbones.backbone import read_tokenizer
-    from adapterhub.backbones.skeleton import adapter_shape, backbone_kind
+    from adapterhub.backbones.architecture import backbone_kind, read_tokenizer
+    from adapterhub.backbones.compatibility import adapter_shape
 
     options = options or ImportOptions()
     found = read_peft_folder(folder)
@@ -155,7 +155,7 @@ def _task_of(task_type: str | None, asked: str | None, place: str) -> str:
     return task
 
 
-def _config(found: PeftFolder, match: BackboneMatch) -> dict[str, Any]:
+def _config(found: PeftFolder, match: ResolvedBackbone) -> dict[str, Any]:
     config = dict(found.adapter_config)
     config["base_model_name_or_path"] = match.hub_id or match.name
     config["revision"] = match.revision
@@ -185,7 +185,7 @@ def _labels(
 
 def _manifest(
     found: PeftFolder,
-    match: BackboneMatch,
+    match: ResolvedBackbone,
     task: Task,
     shape: AdapterShape,
     fingerprint: str,
@@ -221,7 +221,7 @@ def _manifest(
 
 
 def _how_to_use(
-    match: BackboneMatch, task: str, options: TaskOptions, origin: str
+    match: ResolvedBackbone, task: str, options: TaskOptions, origin: str
 ) -> dict[str, Any]:
     """Return what of a recipe is needed to use an adapter; the rest nobody recorded."""
     return {

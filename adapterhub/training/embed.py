@@ -42,8 +42,8 @@ def embed_examples(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any
     whole = [
         replace(each, select=range(len(each)), targets=()) for each in encoded if each is not None
     ]
-    means = torch.zeros(len(whole), model.backbone.body.config.hidden_size)
-    with torch.no_grad(), model.bare():
+    means = torch.zeros(len(whole), model.backbone.base_model.config.hidden_size)
+    with torch.no_grad(), model.disable_adapter():
         for indices in batches_by_length([len(each) for each in whole], EVALUATION_TOKENS):
             means[indices] = _means(model, [whole[index] for index in indices])
     return means

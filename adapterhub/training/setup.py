@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 
-from adapterhub.backbones.backbone import choose_device, load_backbone, read_preprocessor
+from adapterhub.backbones.architecture import backbone_kind, read_preprocessor
+from adapterhub.backbones.backbone import choose_device, load_backbone
+from adapterhub.backbones.compatibility import check_adapter_fits
 from adapterhub.backbones.quantize import default_compute_dtype
-from adapterhub.backbones.skeleton import backbone_kind, check_adapter_fits
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.errors import TrainingError
 from adapterhub.specs import QuantizationSpec

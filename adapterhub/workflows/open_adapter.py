@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import choose_device, load_backbone
-from adapterhub.backbones.quantize import usable_compute_dtype
+from adapterhub.backbones.quantize import supported_compute_dtype
 from adapterhub.engine.session import Session
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.specs import QuantizationSpec
@@ -68,7 +68,7 @@ def open_session(
     place = choose_device(device)
     spec = QuantizationSpec(
         manifest.quantization.scheme,
-        usable_compute_dtype(compute_dtype or manifest.quantization.compute_dtype, place),
+        supported_compute_dtype(compute_dtype or manifest.quantization.compute_dtype, place),
     )
     section = manifest.recipe["backbone"]
     name, revision = (backbone, None) if backbone else (section["name"], section["revision"])

@@ -97,7 +97,7 @@ def score_with_base(
     """
     adapter = score(session, loaded, rows)
     model = session.model(loaded.name)
-    with model.bare():
+    with model.disable_adapter():
         base = dict(score_examples(model, loaded.task, rows.examples).evaluation.metrics)
     if not generate or loaded.task.head != "causal_lm":
         return ScoresWithBase(base, adapter)

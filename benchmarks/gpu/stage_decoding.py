@@ -118,7 +118,7 @@ def adapter_tensors(backbone: Backbone, seed: int) -> dict[str, torch.Tensor]:
     device = backbone.device
     draw = torch.Generator(device).manual_seed(seed)
     tensors = {}
-    for path, module in backbone.body.named_modules():
+    for path, module in backbone.base_model.named_modules():
         if path.endswith(LINEARS) and hasattr(module, "in_features"):
             key = f"base_model.model.model.{path}"
             for name, shape in (

@@ -27,7 +27,7 @@ def main() -> None:
     shape = {**options.shape, "num_hidden_layers": 1}
     backbone = random_backbone(shape, "nf4", options.device)
     dtype = torch_dtype(backbone.quantization.compute_dtype)
-    layer = backbone.body.layers[0]
+    layer = backbone.base_model.layers[0]
     for path in PATHS:
         measure_four_bit(options, path, layer.get_submodule(path), dtype)
     measure_lora(options, dtype)

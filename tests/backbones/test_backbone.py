@@ -32,7 +32,7 @@ def test_decoder_gives_what_transformers_gives(decoder):
     backbone = load(decoder)
     expected = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32)
     with torch.no_grad():
-        logits = backbone.lm_head(backbone.body(input_ids=IDS).last_hidden_state)
+        logits = backbone.lm_head(backbone.base_model(input_ids=IDS).last_hidden_state)
         assert_close(logits, expected(input_ids=IDS).logits)
     assert backbone.kind == "decoder"
 
@@ -41,7 +41,7 @@ def test_encoder_gives_what_transformers_gives(encoder):
     backbone = load(encoder)
     expected = AutoModel.from_pretrained(encoder, dtype=torch.float32)
     with torch.no_grad():
-        ours, theirs = backbone.body(input_ids=IDS), expected(input_ids=IDS)
+        ours, theirs = backbone.base_model(input_ids=IDS), expected(input_ids=IDS)
     assert_close(ours.pooler_output, theirs.pooler_output)
     assert backbone.kind == "encoder"
     assert backbone.lm_head is None
@@ -53,7 +53,7 @@ def test_gemma_scales_its_embeddings_as_in_the_compute_type(tmp_path, compute):
     backbone = load(folder, QuantizationSpec("none", compute))
     expected = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, compute))
     with torch.no_grad():
-        ours = backbone.body(input_ids=IDS).last_hidden_state
+        ours = backbone.base_model(input_ids=IDS).last_hidden_state
         assert_close(ours, expected.model(input_ids=IDS).last_hidden_state)
 
 
@@ -61,18 +61,18 @@ def test_gemma_scales_its_embeddings_as_in_the_compute_type(tmp_path, compute):
 def test_everything_is_frozen_and_in_evaluation_mode(decoder, encoder, scheme):
     for folder in (decoder, encoder):
         backbone = load(folder, QuantizationSpec(scheme, "bfloat16"))
-        modules = [m for m in (backbone.body, backbone.lm_head) if m is not None]
+        modules = [m for m in (backbone.base_model, backbone.lm_head) if m is not None]
         assert not any(p.requires_grad for m in modules for p in m.parameters())
         assert not any(layer.training for m in modules for layer in m.modules())
 
 
 def test_tied_head_shares_the_embeddings(decoder):
     backbone = load(decoder, QuantizationSpec("nf4", "bfloat16"))
-    assert backbone.lm_head.weight is backbone.body.get_input_embeddings().weight
+    assert backbone.lm_head.weight is backbone.base_model.get_input_embeddings().weight
 
 
 def test_rotary_frequencies_stay_in_float32(decoder):
-    body = load(decoder, QuantizationSpec("nf4", "bfloat16")).body
+    body = load(decoder, QuantizationSpec("nf4", "bfloat16")).base_model
     assert body.rotary_emb.inv_freq.dtype == torch.float32
 
 
@@ -105,12 +105,12 @@ def test_memory_of_each_scheme_by_arithmetic(decoder):
 def test_loaded_weights_outlive_the_file(tmp_path):
     folder = save_decoder(tmp_path / "decoder")
     backbone = load(folder)
-    before = backbone.body.get_input_embeddings().weight.clone()
+    before = backbone.base_model.get_input_embeddings().weight.clone()
     path = folder / "model.safetensors"
     with path.open("r+b") as file:
         file.seek(-1000, 2)
         file.write(bytes(1000))
-    assert torch.equal(backbone.body.get_input_embeddings().weight, before)
+    assert torch.equal(backbone.base_model.get_input_embeddings().weight, before)
 
 
 def test_a_local_folder_has_neither_hub_id_nor_license(decoder):
@@ -123,7 +123,7 @@ def test_checkpoint_without_pooler_gets_none(tmp_path):
     config = bert_config(vocab_size=96, num_hidden_layers=1)
     BertForMaskedLM(config).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
-    assert load(tmp_path).body.pooler is None
+    assert load(tmp_path).base_model.pooler is None
 
 
 def test_missing_tensor_is_named(decoder):
@@ -149,7 +149,7 @@ def test_damaged_weights_are_refused(decoder):
 
 def test_unknown_architecture_is_refused(decoder):
     change_config(decoder, model_type="telepathy")
-    with pytest.raises(BackboneError, match=r"architecture is not known.*telepathy"):
+    with pytest.raises(BackboneError, match=r"architecture is not supported.*telepathy"):
         load(decoder)
 
 
@@ -172,7 +172,7 @@ def test_encoder_decoder_is_refused(tmp_path):
     config = T5Config(vocab_size=96, d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4)
     T5Model(config).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
-    with pytest.raises(BackboneError, match="has an encoder and a decoder"):
+    with pytest.raises(BackboneError, match="is an encoder-decoder model"):
         load(tmp_path)
 
 

@@ -22,18 +22,18 @@ def test_a_whole_folder_is_used_where_it_is(decoder):
 
 def test_without_config(decoder):
     (decoder / "config.json").unlink()
-    refused(decoder, r"holds no config\.json")
+    refused(decoder, r"contains no config\.json")
 
 
 def test_an_adapter_is_told_from_a_backbone(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    refused(tmp_path, "It holds an adapter")
+    refused(tmp_path, "It contains an adapter")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
 def test_config_that_describes_no_model(decoder, text):
     (decoder / "config.json").write_text(text)
-    refused(decoder, r"config\.json: (can't be read as JSON|holds no JSON object|names no model)")
+    refused(decoder, r"config\.json: (can't be read as JSON|contains no JSON object|has no model)")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth"])
@@ -44,17 +44,17 @@ def test_pickles_are_refused(decoder, name):
 
 def test_without_weights(decoder):
     (decoder / "model.safetensors").unlink()
-    refused(decoder, r"holds no weights \(model\.safetensors\)")
+    refused(decoder, r"contains no weights \(model\.safetensors\)")
 
 
 def test_weights_of_an_adapter_are_no_weights(decoder):
     (decoder / "model.safetensors").rename(decoder / "adapter_model.safetensors")
-    refused(decoder, "holds no weights")
+    refused(decoder, "contains no weights")
 
 
 def test_without_tokenizer(decoder):
     (decoder / "tokenizer.json").unlink()
-    refused(decoder, "holds no tokenizer")
+    refused(decoder, "contains no tokenizer")
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_without_tokenizer(decoder):
     [
         ("../model.safetensors", "not a safetensors file beside it"),
         ("model.bin", "not a safetensors file beside it"),
-        ("model-9.safetensors", "which is not there"),
+        ("model-9.safetensors", "which is missing"),
     ],
 )
 def test_index_of_shards_is_checked(decoder, shard, message):

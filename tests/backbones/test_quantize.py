@@ -10,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 from tiny_backbones import save_decoder, save_encoder
 from torch import nn
 
-from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.quantize import default_compute_dtype, quantize_linears
 from adapterhub.errors import BackboneError
 from adapterhub.specs import QuantizationSpec
@@ -54,7 +55,7 @@ def gradient_at_embeddings(body):
 def test_an_evaluation_changes_neither_bytes_nor_the_gradient(tmp_path, save, scheme, compute):
     """What lies beside the layers passes a gradient on its own, so a part may be lost:
     only the same gradient as before the evaluation will do."""
-    body = load(save(tmp_path / "backbone"), scheme, compute).body
+    body = load(save(tmp_path / "backbone"), scheme, compute).base_model
     digest = state_digest(body)
     before = gradient_at_embeddings(body)
 
@@ -68,7 +69,7 @@ def test_an_evaluation_changes_neither_bytes_nor_the_gradient(tmp_path, save, sc
 
 @pytest.mark.parametrize("scheme", ["nf4", "fp4", "int8"])
 def test_every_layer_passes_a_gradient_on_after_an_evaluation(decoder, scheme):
-    body = load(decoder, scheme).body
+    body = load(decoder, scheme).base_model
     evaluate(body)
     body.train()
     for name, layer in body.named_modules():
@@ -82,7 +83,9 @@ def test_every_layer_passes_a_gradient_on_after_an_evaluation(decoder, scheme):
 @pytest.mark.parametrize("scheme", ["nf4", "fp4"])
 def test_no_layer_may_repack_its_weights(decoder, scheme):
     """What the test above proves on CPUs with AVX512-BF16, in a form that fails on any."""
-    layers = [m for m in load(decoder, scheme).body.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    layers = [
+        m for m in load(decoder, scheme).base_model.modules() if isinstance(m, bnb.nn.Linear4bit)
+    ]
     assert layers
     assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
 
@@ -92,7 +95,7 @@ def test_no_layer_may_repack_its_weights(decoder, scheme):
 )
 def test_the_trap_is_real_where_the_cpu_has_it(decoder):
     """Without the guard these tests see the damage: bytes change or the gradient is lost."""
-    body = load(decoder, "nf4").body
+    body = load(decoder, "nf4").base_model
     for module in body.modules():
         if isinstance(module, bnb.nn.Linear4bit):
             module.support_avx512bf16_for_cpu = True
@@ -107,7 +110,7 @@ def test_the_trap_is_real_where_the_cpu_has_it(decoder):
 
 
 def test_the_guard_survives_a_deep_copy(decoder):
-    body = copy.deepcopy(load(decoder, "nf4").body)
+    body = copy.deepcopy(load(decoder, "nf4").base_model)
     digest = state_digest(body)
     evaluate(body)
     assert state_digest(body) == digest
@@ -117,18 +120,18 @@ def test_the_guard_survives_a_deep_copy(decoder):
 @pytest.mark.parametrize("save", [save_decoder, save_encoder])
 def test_linear_layers_are_quantized_and_nothing_else(tmp_path, save, scheme):
     backbone = load(save(tmp_path / "backbone"), scheme)
-    for name, module in backbone.body.named_modules():
+    for name, module in backbone.base_model.named_modules():
         if isinstance(module, nn.Linear):
             assert quantized(module), name
         else:
             floats = [p for p in module.parameters(recurse=False) if p.is_floating_point()]
             assert all(p.dtype == torch.bfloat16 for p in floats), name
-    assert not quantized(backbone.body.get_input_embeddings())
+    assert not quantized(backbone.base_model.get_input_embeddings())
     assert not quantized(backbone.lm_head)
 
 
 def test_scales_of_four_bit_blocks_are_not_quantized_again(decoder):
-    layer = load(decoder, "nf4").body.layers[0].mlp.up_proj
+    layer = load(decoder, "nf4").base_model.layers[0].mlp.up_proj
     assert not layer.weight.quant_state.nested
     assert layer.weight.quant_state.absmax.dtype == torch.float32
 
@@ -138,8 +141,8 @@ def test_scales_of_four_bit_blocks_are_not_quantized_again(decoder):
 def test_output_stays_near_the_unquantized_one(tmp_path, save, scheme, bound):
     folder = save(tmp_path / "backbone")
     with torch.no_grad():
-        exact = hidden(load(folder, "none", "float32").body)
-        rounded = hidden(load(folder, scheme, "float32").body)
+        exact = hidden(load(folder, "none", "float32").base_model)
+        rounded = hidden(load(folder, scheme, "float32").base_model)
     error = (rounded - exact).norm() / exact.norm()
     assert 0 < error < bound
 
@@ -149,7 +152,9 @@ def test_codes_do_not_depend_on_the_compute_type(decoder, scheme):
     """Stored in float32: quantized from float32, also where bfloat16 computes."""
     codes = {
         compute: [
-            m.weight.data for m in load(decoder, scheme, compute).body.modules() if quantized(m)
+            m.weight.data
+            for m in load(decoder, scheme, compute).base_model.modules()
+            if quantized(m)
         ]
         for compute in ("bfloat16", "float32")
     }
@@ -157,7 +162,7 @@ def test_codes_do_not_depend_on_the_compute_type(decoder, scheme):
 
 
 def test_a_row_in_int8_does_not_depend_on_its_neighbours(decoder):
-    layer = load(decoder, "int8", "float32").body.layers[0].mlp.up_proj
+    layer = load(decoder, "int8", "float32").base_model.layers[0].mlp.up_proj
     torch.manual_seed(0)
     row = torch.randn(1, 64)
     row[0, 3] = 40.0  # an outlier, which a threshold would treat apart
@@ -170,9 +175,9 @@ def test_a_row_in_int8_does_not_depend_on_its_neighbours(decoder):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_peft_finds_the_layers_and_the_backbone_keeps_every_byte(decoder, scheme):
     backbone = load(decoder, scheme)
-    before = {"body": state_digest(backbone.body), "head": state_digest(backbone.lm_head)}
+    before = {"body": state_digest(backbone.base_model), "head": state_digest(backbone.lm_head)}
     torch.manual_seed(0)
-    model = get_peft_model(backbone.body, LoraConfig(r=4, target_modules="all-linear"))
+    model = get_peft_model(backbone.base_model, LoraConfig(r=4, target_modules="all-linear"))
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
     start = [p.detach().clone() for p in trained]
@@ -191,7 +196,7 @@ def test_peft_finds_the_layers_and_the_backbone_keeps_every_byte(decoder, scheme
 
 def test_state_digest_sees_one_changed_bit_in_codes_and_in_scales(decoder):
     for scheme in ("nf4", "int8"):
-        body = load(decoder, scheme).body
+        body = load(decoder, scheme).base_model
         digests = [state_digest(body)]
         layer = body.layers[1].self_attn.o_proj
         layer.weight.data.view(torch.uint8)[0, 0] ^= 1
@@ -203,7 +208,7 @@ def test_state_digest_sees_one_changed_bit_in_codes_and_in_scales(decoder):
 
 
 def test_an_architecture_without_linear_layers_is_not_called_quantized():
-    with pytest.raises(BackboneError, match="no linear layer that nf4 can hold"):
+    with pytest.raises(BackboneError, match="no linear layer to quantize to nf4"):
         quantize_linears(nn.Embedding(4, 4), QuantizationSpec("nf4"), torch.device("cpu"))
 
 

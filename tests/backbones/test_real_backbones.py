@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.catalog import load_catalog
+from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.specs import QuantizationSpec
@@ -82,23 +83,23 @@ def test_smollm2_chat_template(smollm2):
 
 
 def test_smollm2_answers_and_does_not_change(smollm2):
-    before = state_digest(smollm2.body)
+    before = state_digest(smollm2.base_model)
     prompt = smollm2.tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True)
     ids = smollm2.tokenizer(prompt)["input_ids"]
     start = len(ids)
     with torch.no_grad():
         for _ in range(6):
-            last = smollm2.body(torch.tensor([ids])).last_hidden_state[:, -1]
+            last = smollm2.base_model(torch.tensor([ids])).last_hidden_state[:, -1]
             ids.append(int(smollm2.lm_head(last).argmax()))
     assert smollm2.tokenizer.decode(ids[start:]) == "The capital of France is Paris"
-    assert state_digest(smollm2.body) == before
+    assert state_digest(smollm2.base_model) == before
 
 
 def test_minilm_finds_the_nearer_sentence(minilm):
     texts = ["My printer does not print", "The printer is out of order", "We sail at dawn"]
     batch = minilm.tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
-        hidden = minilm.body(**batch).last_hidden_state
+        hidden = minilm.base_model(**batch).last_hidden_state
     mask = batch["attention_mask"].unsqueeze(-1)
     mean = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1))
     printer, sail = mean[1:] @ mean[0]

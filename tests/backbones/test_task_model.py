@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.task_model import build_task_model, restore_task_model
 from adapterhub.data.packing import EncodedExample, pack
 from adapterhub.errors import StrictLoadError
@@ -111,19 +112,19 @@ def test_gradients_are_those_of_peft(request, kind, adapter):
 @pytest.mark.parametrize("scheme", ["nf4", "int8", "none"])
 def test_several_adapters_share_a_body_and_each_computes_as_alone(decoder, scheme):
     backbone = load_backbone(str(decoder), QuantizationSpec(scheme, "float32"))
-    untouched = state_digest(backbone.body)
+    untouched = state_digest(backbone.base_model)
     wanted = {}
     for name, adapter in ADAPTERS.items():
         head = "causal_lm" if name in ("prefix", "rslora") else "token"
         model = built(backbone, head, adapter)
         with torch.no_grad():
             hidden = model.hidden(packed("decoder", head))
-            with model.bare():
+            with model.disable_adapter():
                 bare = model.hidden(packed("decoder", head))
         config = copy.deepcopy(model.peft_model.peft_config["default"])
         wanted[name] = (head, config, model.tensors(), hidden, bare)
         model.close()
-        assert state_digest(backbone.body) == untouched
+        assert state_digest(backbone.base_model) == untouched
         assert not torch.equal(hidden, bare)
 
     models = {
@@ -144,7 +145,7 @@ def test_several_adapters_share_a_body_and_each_computes_as_alone(decoder, schem
             models[name].activate()
             with torch.no_grad():
                 assert torch.equal(models[name].hidden(packed("decoder", head)), hidden)
-                with models[name].bare():
+                with models[name].disable_adapter():
                     assert torch.equal(models[name].hidden(packed("decoder", head)), bare)
             stored = models[name].tensors()
             assert stored.keys() == tensors.keys()
@@ -156,7 +157,7 @@ def test_several_adapters_share_a_body_and_each_computes_as_alone(decoder, schem
     models.pop("dora").remove()
     check([name for name in order if name != "dora"])
     next(iter(models.values())).close()
-    assert state_digest(backbone.body) == untouched
+    assert state_digest(backbone.base_model) == untouched
 
 
 def test_a_tensor_too_few_or_too_many_is_refused_and_changes_nothing(decoder):
@@ -178,7 +179,7 @@ def test_a_tensor_too_few_or_too_many_is_refused_and_changes_nothing(decoder):
 def test_the_frozen_body_stays_in_evaluation_mode_while_an_adapter_trains(encoder):
     backbone = load_backbone(str(encoder), EXACT)
     built(backbone, "sequence", LoraSpec(rank=4, alpha=8, dropout=0.5)).train()
-    modes = {name: module.training for name, module in backbone.body.named_modules()}
+    modes = {name: module.training for name, module in backbone.base_model.named_modules()}
     dropouts = [name for name in modes if "lora_dropout" in name]
     assert dropouts
     assert all(modes[name] for name in dropouts)

@@ -13,12 +13,11 @@ from vision_backbones import FAMILIES, SIDE, build, save_vision
 
 from adapterhub.backbones import onnx_weights
 from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.compatibility import check_adapter_fits
 from adapterhub.backbones.fingerprint import weights_fingerprint
-from adapterhub.backbones.heads import stock_model
+from adapterhub.backbones.heads import VisionHead, build_head_model, image_features
 from adapterhub.backbones.onnx_weights import convert_onnx
-from adapterhub.backbones.skeleton import check_adapter_fits
 from adapterhub.backbones.task_model import build_task_model
-from adapterhub.backbones.vision import VisionHead, head_inputs
 from adapterhub.data.packing import EncodedExample, pack
 from adapterhub.errors import BackboneError, RecipeError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
@@ -39,12 +38,12 @@ def batch_of(count=3, side=SIDE):
 def test_the_head_reads_what_transformers_own_class_gives_it(tmp_path, family):
     backbone = load_backbone(str(save_vision(tmp_path / family, family)), PLAIN)
     assert backbone.kind == "vision"
-    stock = stock_model(backbone, "image", LABELS)
+    stock = build_head_model(backbone, "image", LABELS)
     pixels = batch_of().pixels
     own = AutoModelForImageClassification.from_pretrained(tmp_path / family, num_labels=3).eval()
     own.classifier.load_state_dict(stock.classifier.state_dict())
     with torch.no_grad():
-        logits = VisionHead(stock)(head_inputs(stock, pixels))
+        logits = VisionHead(stock)(image_features(stock, pixels))
         torch.testing.assert_close(logits, own(pixel_values=pixels).logits)
 
 
@@ -71,16 +70,16 @@ def test_every_layer_that_is_adapted_learns(tmp_path, family, scheme):
 
 def test_pictures_of_another_size_are_read(tmp_path):
     backbone = load_backbone(str(save_vision(tmp_path)), PLAIN)
-    stock = stock_model(backbone, "image", LABELS)
-    assert head_inputs(stock, batch_of(2, side=42).pixels).shape == (2, 32)
+    stock = build_head_model(backbone, "image", LABELS)
+    assert image_features(stock, batch_of(2, side=42).pixels).shape == (2, 32)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(tmp_path):
     backbone = load_backbone(str(save_vision(tmp_path)), QuantizationSpec("nf4", "float32"))
-    stock = stock_model(backbone, "image", LABELS)
+    stock = build_head_model(backbone, "image", LABELS)
     pixels = batch_of(4).pixels
-    together = head_inputs(stock, pixels)
-    alone = torch.cat([head_inputs(stock, each.unsqueeze(0)) for each in pixels])
+    together = image_features(stock, pixels)
+    alone = torch.cat([image_features(stock, each.unsqueeze(0)) for each in pixels])
     torch.testing.assert_close(together, alone)
 
 
@@ -102,18 +101,18 @@ def test_the_fingerprint_of_a_backbone_of_texts_has_no_image_processor_in_it(enc
 def test_what_needs_texts_is_refused(tmp_path):
     folder = save_vision(tmp_path)
     backbone = load_backbone(str(folder), PLAIN)
-    with pytest.raises(BackboneError, match="reads pictures and has no tokenizer"):
+    with pytest.raises(BackboneError, match="is a vision model without a tokenizer"):
         _ = backbone.tokenizer
     with pytest.raises(BackboneError, match="has no sequence head"):
-        stock_model(backbone, "sequence", LABELS)
-    with pytest.raises(RecipeError, match=r"prefix tuning needs a decoder, .* reads pictures"):
+        build_head_model(backbone, "sequence", LABELS)
+    with pytest.raises(RecipeError, match=r"prefix tuning needs a decoder, .* is a vision model"):
         check_adapter_fits(folder, PrefixSpec(num_virtual_tokens=2))
 
 
 def test_a_folder_without_an_image_processor_says_what_is_missing(tmp_path):
     folder = save_vision(tmp_path)
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(BackboneError, match=r"reads pictures holds preprocessor_config\.json"):
+    with pytest.raises(BackboneError, match=r"vision backbone needs preprocessor_config\.json"):
         load_backbone(str(folder), PLAIN)
 
 
@@ -162,7 +161,7 @@ def test_weights_out_of_onnx_compute_the_same(tmp_path):
     backbone = load_backbone(str(folder), PLAIN)
     pixels = batch_of().pixels
     with torch.no_grad():
-        found = backbone.body(pixels).last_hidden_state
+        found = backbone.base_model(pixels).last_hidden_state
         torch.testing.assert_close(found, body.eval()(pixels).last_hidden_state)
 
 

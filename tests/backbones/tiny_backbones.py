@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from adapterhub.backbones.catalog import WheelPart
+from adapterhub.backbones.catalog import WheelFile
 
 WORDS = ["<unk>", "<s>", "</s>", "a", "b", "c", "d", "e", "f", "g"]
 
@@ -76,7 +76,7 @@ class WheelShop:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def add(self, package: str, members: dict[str, bytes]) -> WheelPart:
+    def add(self, package: str, members: dict[str, bytes]) -> WheelFile:
         """Write a wheel; the part names its first member."""
         name = package.replace("-", "_")
         path = self.folder / f"{name}-1.0-py3-none-any.whl"
@@ -90,4 +90,4 @@ class WheelShop:
             archive.writestr(f"{info}/WHEEL", tag)
             archive.writestr(f"{info}/RECORD", "")
         digest = sha256(path.read_bytes()).hexdigest()
-        return WheelPart(package, "1.0", next(iter(members)), digest)
+        return WheelFile(package, "1.0", next(iter(members)), digest)

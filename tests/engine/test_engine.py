@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from adapterhub.adapters.weights import AdapterWeights
-from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.memory import state_digest
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.factors import lora_scale
@@ -220,13 +221,13 @@ def test_an_adapter_of_another_model_is_refused(decoder, peers):
 
 def test_closing_gives_the_backbone_back(decoder, peers):
     backbone = load_backbone(str(decoder), PLAIN)
-    before = state_digest(backbone.body)
+    before = state_digest(backbone.base_model)
     engine = Engine(backbone, SMALL)
     engine.load_weights(peers["a0"].weights, key="a", name="a")
     engine.generate([[7, 8, 9]], ["a"], asked(3))
     engine.close()
-    assert state_digest(backbone.body) == before
-    assert not any("Lora" in type(module).__name__ for module in backbone.body.modules())
+    assert state_digest(backbone.base_model) == before
+    assert not any("Lora" in type(module).__name__ for module in backbone.base_model.modules())
 
 
 def test_a_prefix_is_shared_between_its_rows(decoder, peers, bare):

@@ -11,7 +11,8 @@ from transformers import AutoModelForImageClassification
 from vision_backbones import FAMILIES, save_vision, shape_picture
 
 from adapterhub.adapters.weights import AdapterWeights
-from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.memory import state_digest
 from adapterhub.data.images import ImageFile
 from adapterhub.engine.engine import Engine, EngineConfig
 from adapterhub.errors import DataError, EngineError, RequestError, StrictLoadError
@@ -122,12 +123,12 @@ def test_mixed_pictures_are_classified_as_alone(family, settings):
 def test_the_backbone_is_as_before_when_the_engine_is_closed(family):
     folder, peers = family
     backbone = load_backbone(str(folder), PLAIN)
-    before = state_digest(backbone.body)
+    before = state_digest(backbone.base_model)
     engine = Engine(backbone, ROOMY)
     engine.load_weights(peers["plain"].weights, key="sha256:a", name="a", task=peers["plain"].task)
     engine.classify([{"image": each} for each in pictures(2)], "a")
     engine.close()
-    assert state_digest(backbone.body) == before
+    assert state_digest(backbone.base_model) == before
 
 
 @pytest.fixture(scope="module")

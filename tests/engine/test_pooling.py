@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.weights import AdapterWeights
-from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.memory import state_digest
 from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine, EngineConfig
 from adapterhub.engine.session import Session
@@ -376,7 +377,7 @@ def test_long_texts_are_tagged_in_windows_and_artifacts_answer_as_in_a_session(
         "tags": load_recipe(recipe("tags", encoder, "token-classification", tagged)),
     }
     session, backbone = Session(load_backbone(str(encoder))), load_backbone(str(encoder))
-    before = state_digest(backbone.body)
+    before = state_digest(backbone.base_model)
     engine = Engine(backbone, ROOMY)
     for name, each in artifacts.items():
         artifact = read_artifact(train(each, output=tmp_path / name).artifact)
@@ -387,7 +388,7 @@ def test_long_texts_are_tagged_in_windows_and_artifacts_answer_as_in_a_session(
     labels = engine.classify(moods_asked, "mood")
     (spans,) = engine.tag([long], ["tags"])
     engine.close()
-    assert state_digest(backbone.body) == before
+    assert state_digest(backbone.base_model) == before
     expected = session.predict("mood", [{"text": text} for text in moods_asked])
     assert [each["label"] for each in labels] == ["glad", "sad"]
     for one, other in zip(labels, expected, strict=True):

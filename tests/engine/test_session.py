@@ -8,7 +8,8 @@ from toy_fixtures import write_moods, write_recipe, write_talks
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.weights import AdapterWeights
-from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.memory import state_digest
 from adapterhub.engine.session import Session
 from adapterhub.errors import (
     DataError,
@@ -53,7 +54,7 @@ def test_both_answer_on_one_backbone_as_each_does_alone(session, decoder, classi
     alone.load(classifier, name="mood")
     expected = alone.predict("mood", ASKED)
 
-    before = state_digest(session.backbone.body)
+    before = state_digest(session.backbone.base_model)
     session.load(classifier, name="mood")
     session.load(talker, name="talk")
     assert session.generate("talk", TALK) == ["bad"]
@@ -63,7 +64,7 @@ def test_both_answer_on_one_backbone_as_each_does_alone(session, decoder, classi
     session.unload("talk")
     assert session.predict("mood", ASKED) == expected
     session.model("mood").close()
-    assert state_digest(session.backbone.body) == before
+    assert state_digest(session.backbone.base_model) == before
 
 
 def test_another_quantization_is_another_backbone(decoder, classifier):
@@ -86,7 +87,7 @@ def test_an_adapter_without_effect_is_refused(session, talker):
 
 
 def test_a_missing_tensor_is_refused_and_leaves_no_trace(session, classifier):
-    before = state_digest(session.backbone.body)
+    before = state_digest(session.backbone.base_model)
     tensors = dict(classifier.weights.tensors)
     name = next(key for key in tensors if "lora_A" in key)
     del tensors[name]
@@ -97,7 +98,7 @@ def test_a_missing_tensor_is_refused_and_leaves_no_trace(session, classifier):
     assert not session.adapters
     session.load(classifier, name="mood")
     session.model("mood").close()
-    assert state_digest(session.backbone.body) == before
+    assert state_digest(session.backbone.base_model) == before
 
 
 def test_unknown_and_unfit_names_are_errors(session, classifier):

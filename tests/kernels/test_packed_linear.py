@@ -5,7 +5,7 @@ import torch
 from bitsandbytes import functional
 from torch import nn
 
-from adapterhub.backbones.held import state_digest
+from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.quantize import quantize_linears
 from adapterhub.kernels.linear.avx512_four_bit import Avx512Linear4bit
 from adapterhub.kernels.linear.onednn import OneDnnLinear

@@ -6,7 +6,7 @@ from bitsandbytes import functional
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 
-from adapterhub.backbones.held import state_digest
+from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.quantize import quantize_linears
 from adapterhub.engine import lora_linear
 from adapterhub.kernels.lora.reference import ReferenceLoraKernel

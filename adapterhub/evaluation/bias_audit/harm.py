@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adapterhub.backbones.generating import generate_ids
+from adapterhub.backbones.generation import generate_ids
 from adapterhub.errors import DataError
 from adapterhub.evaluation.bias_audit.results import AuditExample, group_metric
 
@@ -166,8 +166,8 @@ def _answers(
     model: TaskModel, task: GeneratingTask, prompts: Sequence[list[int]], *, bare: bool
 ) -> list[str]:
     limit = min(_LONGEST, task.options.max_new_tokens)
-    with model.bare() if bare else nullcontext():
-        ids = generate_ids(model, prompts, limit, stop_ids=task.stop_ids, bare=bare)
+    with model.disable_adapter() if bare else nullcontext():
+        ids = generate_ids(model, prompts, limit, stop_ids=task.stop_ids, with_adapter=not bare)
     return [task.text_of(each) for each in ids]
 
 

@@ -53,7 +53,7 @@ def decoded(
         bare: without the adapter's layers.
     """
     found: list[Any] = [None] * len(examples)
-    without = model.bare() if bare else nullcontext()
+    without = model.disable_adapter() if bare else nullcontext()
     with torch.no_grad(), without:
         for indices in batches_by_length([len(each) for each in examples], BATCH_TOKENS):
             batch = pack([examples[index] for index in indices]).to(model.backbone.device)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from adapterhub.backbones.vision import VisionHead
+from adapterhub.backbones.heads import VisionHead
 from adapterhub.data.batching import batches_by_length
 from adapterhub.data.packing import pack
 from adapterhub.evaluation.bias_audit.inference import BATCH_TOKENS
@@ -15,7 +15,7 @@ from adapterhub.evaluation.bias_audit.inference import BATCH_TOKENS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapterhub.backbones.heads import StockHead
+    from adapterhub.backbones.heads import TextHead
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import EncodedExample, PackedBatch
     from adapterhub.tasks.base import Task
@@ -34,7 +34,7 @@ class LinearProbe:
     """A linear layer over what the adapter's own head reads, with the backbone's pooler."""
 
     def __init__(
-        self, stock: StockHead, linear: nn.Linear, mean: Tensor, scale: Tensor, rows: int
+        self, stock: TextHead, linear: nn.Linear, mean: Tensor, scale: Tensor, rows: int
     ) -> None:
         """Set up the head.
 
@@ -81,7 +81,7 @@ def fit_linear_probe(
     return LinearProbe(_text_head(model), best, mean, scale, len(examples))
 
 
-def _text_head(model: TaskModel) -> StockHead:
+def _text_head(model: TaskModel) -> TextHead:
     head = model.head
     assert not isinstance(head, VisionHead), "pictures have no words to exchange"
     return head
@@ -120,7 +120,7 @@ def _scaled(parts: Sequence[Part], mean: Tensor, scale: Tensor) -> list[Part]:
 def _features(model: TaskModel, examples: Sequence[EncodedExample]) -> list[Part]:
     """Return what a head reads of the bare backbone, ``[selected, hidden]`` a batch."""
     found = []
-    with torch.no_grad(), model.bare():
+    with torch.no_grad(), model.disable_adapter():
         for indices in batches_by_length([len(each) for each in examples], BATCH_TOKENS):
             batch = pack([examples[index] for index in indices]).to(model.backbone.device)
             found.append((_text_head(model).features(model.hidden(batch)).float(), batch))

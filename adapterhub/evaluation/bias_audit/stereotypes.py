@@ -108,7 +108,7 @@ def _examples(model: TaskModel, one: str, two: str) -> Iterator[EncodedExample]:
 def _scores(model: TaskModel, examples: Sequence[EncodedExample], *, bare: bool) -> np.ndarray:
     """Return the log-probability of the shared end of each sentence, ``[sentences]``."""
     found = np.zeros(len(examples))
-    with torch.no_grad(), model.bare() if bare else nullcontext():
+    with torch.no_grad(), model.disable_adapter() if bare else nullcontext():
         for indices in batches_by_length([len(each) for each in examples], BATCH_TOKENS):
             batch = pack([examples[index] for index in indices]).to(model.backbone.device)
             losses, _ = token_scores(model.head, model.hidden(batch), batch.targets)

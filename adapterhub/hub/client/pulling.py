@@ -9,7 +9,7 @@ from adapterhub.adapters.artifact import CARD_NAME, MAX_BYTES, WEIGHTS_NAME, dig
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest, reject_pickle
 from adapterhub.adapters.peft_format import CONFIG_NAME, spec_of, with_explicit_targets
 from adapterhub.adapters.strict_json import parse_object
-from adapterhub.backbones.matching import check_manifest_backbone
+from adapterhub.backbones.resolve import check_manifest_backbone
 from adapterhub.errors import ArtifactError, FingerprintMismatch, NotFoundError, RefError
 from adapterhub.hub.client.remote import Remote, read_remote
 from adapterhub.hub.client.session import hub_api

@@ -9,7 +9,8 @@ import torch
 from toy_fixtures import GLAD, SAD
 
 from adapterhub.adapters.artifact import read_artifact
-from adapterhub.backbones.backbone import load_backbone, state_digest
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.memory import state_digest
 from adapterhub.data.packing import pack
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, MissingExtraError
@@ -125,12 +126,12 @@ def test_a_word_that_was_cut_off_did_nothing(recipe, decoder, moods, tmp_path):
 
 def test_explaining_changes_nothing(mood):
     session, model, task = mood
-    before = state_digest(session.backbone.body)
+    before = state_digest(session.backbone.base_model)
     answer = session.predict("it", [ROW])
     modes = [module.training for module in model.modules()]
     explain(model, task, ROW, steps=2)
     assert [module.training for module in model.modules()] == modes
-    assert state_digest(session.backbone.body) == before
+    assert state_digest(session.backbone.base_model) == before
     assert session.predict("it", [ROW]) == answer
     assert all(parameter.grad is None for parameter in model.parameters())
 

@@ -1,4 +1,4 @@
-"""Which backbone an adapter goes on, told from its files alone."""
+"""Resolution of the backbone of an adapter from its files alone."""
 
 from dataclasses import replace
 
@@ -7,25 +7,25 @@ from import_helpers import PLAIN
 from registry.registry_helpers import MANIFEST
 
 from adapterhub.adapters.manifest import BackboneRef
-from adapterhub.backbones import matching
+from adapterhub.backbones import resolve
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
-from adapterhub.backbones.matching import check_manifest_backbone, match_backbone
+from adapterhub.backbones.resolve import check_manifest_backbone, resolve_base_model
 from adapterhub.errors import BackboneError, FingerprintMismatch
 
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
-@pytest.mark.parametrize("asked", [None, "smollm2-135m-instruct", SMOLLM])
-def test_a_hub_id_is_the_backbone_of_the_catalog(asked):
-    match = match_backbone(SMOLLM, None, asked, place="theirs")
-    assert (match.name, match.hub_id) == ("smollm2-135m-instruct", SMOLLM)
-    assert match.certain
+@pytest.mark.parametrize("requested", [None, "smollm2-135m-instruct", SMOLLM])
+def test_a_hub_id_is_the_catalog_backbone(requested):
+    resolved = resolve_base_model(SMOLLM, None, requested, place="theirs")
+    assert (resolved.name, resolved.hub_id) == ("smollm2-135m-instruct", SMOLLM)
+    assert resolved.certain
 
 
-def test_what_a_user_says_of_an_adapter_that_does_not_is_not_certain():
-    match = match_backbone("/home/someone/model", None, "minilm-l6", place="theirs")
-    assert match.name == "minilm-l6"
-    assert not match.certain
+def test_a_backbone_named_by_the_user_alone_is_not_certain():
+    resolved = resolve_base_model("/home/someone/model", None, "minilm-l6", place="theirs")
+    assert resolved.name == "minilm-l6"
+    assert not resolved.certain
 
 
 @pytest.fixture
@@ -36,13 +36,13 @@ def manifest(decoder):
     return replace(MANIFEST, backbone=backbone, quantization=PLAIN)
 
 
-def have(monkeypatch, folder):
-    """Let a backbone of every Hub id lie in ``folder``, or none where it is ``None``."""
-    monkeypatch.setattr(matching, "cached_backbone", lambda hub_id, revision: folder)
+def cache_backbone(monkeypatch, folder):
+    """Make ``folder`` the cached backbone of every Hub id; ``None`` for no cached backbone."""
+    monkeypatch.setattr(resolve, "cached_backbone", lambda hub_id, revision: folder)
 
 
 def test_the_backbone_that_is_here_must_have_the_fingerprint(manifest, decoder, monkeypatch):
-    have(monkeypatch, decoder)
+    cache_backbone(monkeypatch, decoder)
     check_manifest_backbone(manifest, "nobody/tiny", place="theirs")
     other = replace(manifest.backbone, fingerprint="sha256:cd")
     with pytest.raises(FingerprintMismatch) as caught:
@@ -52,7 +52,7 @@ def test_the_backbone_that_is_here_must_have_the_fingerprint(manifest, decoder, 
 
 
 def test_a_backbone_that_is_not_here_is_compared_when_it_is_loaded(manifest, monkeypatch):
-    have(monkeypatch, None)
+    cache_backbone(monkeypatch, None)
     other = replace(manifest.backbone, fingerprint="sha256:cd")
     check_manifest_backbone(replace(manifest, backbone=other), "Nobody/Tiny", place="theirs")
     with pytest.raises(BackboneError, match="its manifest names the backbone 'nobody/tiny'"):

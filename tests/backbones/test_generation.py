@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adapterhub.backbones.generating import _contiguous
+from adapterhub.backbones.generation import _contiguous
 
 
 class Largest(TorchDispatchMode):

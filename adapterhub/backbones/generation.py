@@ -1,4 +1,4 @@
-"""Greedy answers to prompts, with an adapter or by the bare backbone."""
+"""Greedy generation with a training model, with its adapter or without."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def generate_ids(
     limit: int,
     *,
     stop_ids: Iterable[int],
-    bare: bool,
+    with_adapter: bool,
 ) -> list[list[int]]:
-    """Return the new token ids of each prompt, up to where it stops.
+    """Return the generated token ids of each prompt, up to its stop token.
 
     Args:
-        model: active, of a language model; entered in ``bare`` where ``bare`` is true.
-        prompts: token ids, of any lengths.
-        limit: tokens of an answer at most.
-        stop_ids: tokens at which an answer ends.
-        bare: without the adapter.
+        model: Active model of a causal-LM task; without adapter, called in ``disable_adapter``.
+        prompts: Token ids of each prompt, of any lengths.
+        limit: Largest number of generated tokens.
+        stop_ids: Tokens that end an answer.
+        with_adapter: Whether the adapter is used.
     """
     tokenizer = model.backbone.tokenizer
     batch = tokenizer.pad({"input_ids": list(prompts)}, padding_side="left", return_tensors="pt")
     batch = batch.to(model.backbone.device)
-    generator = model.stock if bare else model.peft_model
-    with torch.no_grad(), _contiguous(model.stock.get_output_embeddings()):
+    generator = model.peft_model if with_adapter else model.head_model
+    with torch.no_grad(), _contiguous_input(model.head_model.get_output_embeddings()):
         output = generator.generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -49,18 +49,18 @@ def generate_ids(
 
 
 @contextmanager
-def _contiguous(layer: nn.Module) -> Iterator[None]:
-    """Let a linear layer read its input as one block of memory while entered.
+def _contiguous_input(layer: nn.Module) -> Iterator[None]:
+    """Make the input of a linear layer contiguous inside the block.
 
-    Of a prompt transformers keeps the last state of each row, as a view. A product of such a
-    view in three dimensions copies the layer's weight once for every row, which is gigabytes
-    for a vocabulary.
+    transformers keeps the last state of each sequence of a prompt as a view. The product of such a
+    view in three dimensions copies the layer's weight once per sequence, which is gigabytes for a
+    vocabulary.
     """
 
-    def straightened(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    def make_contiguous(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
         return (inputs[0].contiguous(), *inputs[1:])
 
-    handle = layer.register_forward_pre_hook(straightened)
+    handle = layer.register_forward_pre_hook(make_contiguous)
     try:
         yield
     finally:
