@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapterhub.cli.console import output, print_json, print_result, silence_libraries, table
-from adapterhub.cli.options import Device, Json, Ref, Why, complete_ref
+from adapterhub.cli.options import Device, Json, Ref, Why, complete_ref, open_registry
 from adapterhub.errors import RefError
 from adapterhub.refs import parse_ref
-from adapterhub.registry.registry import Registry
-from adapterhub.registry.rules import AliasRule
 
 if TYPE_CHECKING:
     from adapterhub.registry.aliases import AliasMove
@@ -32,7 +30,7 @@ AliasWord = Annotated[str, typer.Argument(help="Alias, e.g. prod")]
 
 def set_alias(ref: Ref, alias: AliasWord, why: Why = "", as_json: Json = False) -> None:
     """Point an alias to a version without its rule."""
-    registry = Registry()
+    registry = open_registry()
     move = registry.set_alias(ref, alias, why=why)
     if move is None:
         version = registry.resolve(ref)
@@ -45,7 +43,7 @@ def set_alias(ref: Ref, alias: AliasWord, why: Why = "", as_json: Json = False) 
 def remove_alias(ref: AliasRef, why: Why = "", as_json: Json = False) -> None:
     """Remove an alias."""
     name, alias = _alias_of(ref)
-    _show_move(Registry().remove_alias(name, alias, why=why), as_json=as_json)
+    _show_move(open_registry().remove_alias(name, alias, why=why), as_json=as_json)
 
 
 def rule(
@@ -64,8 +62,10 @@ def rule(
     as_json: Json = False,
 ) -> None:
     """Show or change the promotion rule of an alias."""
+    from adapterhub.registry.rules import AliasRule
+
     name, alias = _alias_of(ref)
-    registry = Registry()
+    registry = open_registry()
     given = AliasRule(
         metric=metric,
         at_least=at_least,
@@ -100,7 +100,7 @@ def promote(
     silence_libraries()
     from adapterhub.workflows.promote import promote as run_gate
 
-    verdict = run_gate(Registry(), ref, to, why=why, force=force, device=device)
+    verdict = run_gate(open_registry(), ref, to, why=why, force=force, device=device)
     place = f"{verdict.version.name}@{to}"
     moved = verdict.passed or verdict.forced
     if as_json:
@@ -128,7 +128,7 @@ def promote(
 def rollback(ref: AliasRef, why: Why = "", as_json: Json = False) -> None:
     """Point an alias back to its previous version."""
     name, alias = _alias_of(ref)
-    _show_move(Registry().rollback(name, alias, why=why), as_json=as_json)
+    _show_move(open_registry().rollback(name, alias, why=why), as_json=as_json)
 
 
 def log(
@@ -140,7 +140,7 @@ def log(
 ) -> None:
     """Show the history of aliases."""
     parsed = parse_ref(ref) if ref else None
-    moves = Registry().history(
+    moves = open_registry().history(
         parsed.name if parsed else None, parsed.alias if parsed else None, limit=limit
     )
     if as_json:

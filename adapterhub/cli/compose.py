@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapterhub.cli.console import output, print_json, silence_libraries, table, version_document
-from adapterhub.cli.options import Device, Fields, Json, Limit, field_columns
+from adapterhub.cli.options import Device, Fields, Json, Limit, field_columns, open_registry
 from adapterhub.errors import DataError, RecipeError
-from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
     from adapterhub.composition import MergeMethod
@@ -67,7 +66,7 @@ def compose(
     _check_few_shot(data, blend, refs, searched=searched)
     kind = (blend or "concat") if searched else combination_type
     how = MergeMethod(kind, density, svd_rank, sign, seed)
-    registry = Registry()
+    registry = open_registry()
     parents = open_parents(registry, [parse_weighted(text) for text in refs])
     head = None if head_from is None else index_of(registry, parents, head_from)
     search = None

@@ -20,8 +20,8 @@ from adapterhub.cli.options import (
     Ref,
     complete_ref,
     field_columns,
+    open_registry,
 )
-from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
     from adapterhub.workflows.bias_audit import AdapterAudit
@@ -45,7 +45,7 @@ def evaluate(
     from adapterhub.workflows.open_adapter import open_adapter
     from adapterhub.workflows.score import examples_for, score_with_base
 
-    session, loaded, version = open_adapter(Registry(), ref, force=force, device=device)
+    session, loaded, version = open_adapter(open_registry(), ref, force=force, device=device)
     examples = examples_for(loaded, data, fields=field_columns(fields), limit=limit)
     scores = score_with_base(session, loaded, examples, generate=generate)
     if as_json:
@@ -88,7 +88,7 @@ def compare(
     from adapterhub.workflows.compare import compare as run_comparison
 
     found = run_comparison(
-        Registry(),
+        open_registry(),
         first,
         second,
         data,
@@ -124,7 +124,7 @@ def bias_audit(
     from adapterhub.workflows.bias_audit import audit_adapter
 
     found = audit_adapter(
-        Registry(),
+        open_registry(),
         ref,
         path=data,
         fields=field_columns(fields),

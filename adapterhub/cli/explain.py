@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -11,15 +11,14 @@ from adapterhub.cli.console import output, print_json, silence_libraries, table
 from adapterhub.cli.options import Device, Force, Json, Jsonl, Ref
 from adapterhub.cli.predict import json_input
 from adapterhub.errors import DataError
-from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.text import Text as RichText
 
-    from adapterhub.engine.session import LoadedAdapter, Session
     from adapterhub.evaluation.attribution.results import Explanation
+    from adapterhub.workflows.model import Model
 
 #: As in ``adapterhub.evaluation.attribution.methods``, which is too slow to import for ``--help``.
 Method: TypeAlias = Literal["gradients", "ablation"]
@@ -50,66 +49,21 @@ def explain(
 ) -> None:
     """Show how much each word contributes to a prediction."""
     silence_libraries()
-    from adapterhub.workflows.open_adapter import open_adapter
+    from adapterhub.workflows.model import load
 
     place = None if span is None else _span(span)
-    example = json_input(text, 1) if jsonl else {"text": text}
-    session, loaded, version = open_adapter(
-        Registry(), ref, force=force, device=device, compute_dtype="float32"
-    )
-    found = _explanations(
-        session, loaded, example, label=label, span=place, steps=steps, method=method
-    )
+    given = json_input(text, 1) if jsonl else text
+    model = load(ref, force=force, device=device, compute_dtype="float32")
+    found = model.explain(given, label=label, span=place, steps=steps, method=method)
     if html is not None:
-        _write_page(html, str(version.ref), loaded, found)
+        _write_page(html, model, found)
     if as_json:
-        print_json({"ref": str(version.ref), "answers": [each.document() for each in found]})
+        print_json({"ref": str(model.version.ref), "answers": [each.document() for each in found]})
         return
     for each in found:
         _show(each)
     if html is not None:
         output().print(f"page {html}", markup=False)
-
-
-def _explanations(
-    session: Session,
-    loaded: LoadedAdapter,
-    example: dict[str, Any],
-    *,
-    label: str | None,
-    span: tuple[int, int] | None,
-    steps: int,
-    method: Method | None,
-) -> Sequence[Explanation]:
-    from adapterhub.evaluation.attribution.explain import explain as explain_example
-    from adapterhub.evaluation.attribution.explain import explain_text
-
-    task: Any = loaded.task
-    model = session.model(loaded.name)
-    if task.head != "causal_lm":
-        return explain_example(
-            model, task, example, label=label, span=span, steps=steps, method=method
-        )
-    if label is not None or span is not None:
-        raise DataError(
-            "generates text, so there are no labels or spans to choose from",
-            place=loaded.name,
-            hint="Leave out --label and --span",
-        )
-    messages = _messages(task, example)
-    (answer,) = session.generate(loaded.name, [messages])
-    return [explain_text(model, task, messages, answer, steps=steps, method=method)]
-
-
-def _messages(task: Any, example: dict[str, Any]) -> list[dict[str, str]]:
-    """Return the conversation that a generating task makes of an example."""
-    from adapterhub.tasks.instructed import Instructed
-
-    if isinstance(task, Instructed):
-        return task.question(example, 1)
-    if "messages" in example:
-        return list(example["messages"])
-    return [{"role": "user", "content": str(example.get("text") or example.get("prompt") or "")}]
 
 
 def _span(text: str) -> tuple[int, int]:
@@ -121,12 +75,13 @@ def _span(text: str) -> tuple[int, int]:
     return int(start), int(end)
 
 
-def _write_page(path: Path, ref: str, loaded: LoadedAdapter, found: Sequence[Explanation]) -> None:
+def _write_page(path: Path, model: Model, found: Sequence[Explanation]) -> None:
     from adapterhub.workflows.run_report.explanation_section import explanation_section
     from adapterhub.workflows.run_report.page import render_page
 
-    subtitle = f"{loaded.task.name}; {loaded.digest}"
-    page = render_page(f"Explanation of {ref}", subtitle, [explanation_section(e) for e in found])
+    title = f"Explanation of {model.version.ref}"
+    sections = [explanation_section(each) for each in found]
+    page = render_page(title, f"{model.task}; {model.version.digest}", sections)
     path.write_text(page, encoding="utf-8")
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapterhub.cli.console import minute, output, print_json, print_result, table
-from adapterhub.cli.options import Json
-from adapterhub.registry.registry import Registry
+from adapterhub.cli.options import Json, open_registry
 
 if TYPE_CHECKING:
     from adapterhub.access import ApiKey
@@ -37,7 +36,7 @@ def create_key(
 
     listed = None if adapters is None else [each.strip() for each in adapters.split(",")]
     scopes = [parse_scope(each) for each in scope or ()]
-    key = open_keys(Registry()).create(
+    key = open_keys(open_registry()).create(
         name,
         parse_role(role) if role else None if scopes else "use",
         scopes=scopes,
@@ -57,7 +56,7 @@ def list_keys(as_json: Json = False) -> None:
     """List API keys."""
     from adapterhub.access import open_keys
 
-    found = open_keys(Registry()).list()
+    found = open_keys(open_registry()).list()
     if as_json:
         print_json([_key_document(key) for key in found])
         return
@@ -88,7 +87,7 @@ def remove_key(
     """Revoke an API key."""
     from adapterhub.access import open_keys
 
-    open_keys(Registry()).remove(key_id)
+    open_keys(open_registry()).remove(key_id)
     print_result({"removed": key_id}, f"removed {key_id}", as_json=as_json)
 
 

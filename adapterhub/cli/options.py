@@ -12,12 +12,19 @@ from adapterhub.errors import RecipeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from adapterhub.registry.registry import Registry
+
+
+def open_registry() -> Registry:
+    """Return the local registry; its modules are imported now, not for ``--help``."""
+    from adapterhub.registry.registry import Registry
+
+    return Registry()
+
 
 def complete_ref(incomplete: str) -> list[str]:
     """Return the names and aliases of stored adapters that begin as typed, for shells."""
-    from adapterhub.registry.registry import Registry
-
-    versions = Registry().list()
+    versions = open_registry().list()
     names = {v.name for v in versions} | {f"{v.name}@{a}" for v in versions for a in v.aliases}
     return sorted(name for name in names if name.startswith(incomplete))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +10,6 @@ import typer
 from adapterhub.cli.console import output, print_json, silence_libraries
 from adapterhub.cli.options import Device, Force, Json, Jsonl, Ref
 from adapterhub.errors import DataError
-from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,21 +28,20 @@ def predict(
 ) -> None:
     """Predict labels, spans or answers for texts or images."""
     silence_libraries()
-    from adapterhub.workflows.open_adapter import open_adapter
+    from adapterhub.workflows.model import load
 
     given = inputs or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not given:
         raise DataError("no input", hint="Give texts as arguments, or lines on standard input")
     parsed = [json_input(text, at) for at, text in enumerate(given, start=1)] if jsonl else None
-    session, loaded, _ = open_adapter(Registry(), ref, force=force, device=device)
-    examples = _examples(loaded.manifest.task, given, parsed)
-    answers = session.predict(loaded.name, examples)
+    model = load(ref, force=force, device=device)
+    predictions = model.predict(parsed or given)
     if as_json:
-        shown = [{key: _name_of(value) for key, value in each.items()} for each in examples]
-        print_json([{**each, **answer} for each, answer in zip(shown, answers, strict=True)])
+        fields = parsed or [{model.input_field: text} for text in given]
+        print_json([{**each, **found} for each, found in zip(fields, predictions, strict=True)])
         return
-    for text, answer in zip(given, answers, strict=True):
-        typer.echo(f"{_short(answer)}\t{text}")
+    for text, found in zip(given, predictions, strict=True):
+        typer.echo(f"{_short(found)}\t{text}")
 
 
 def chat(
@@ -61,20 +58,17 @@ def chat(
 ) -> None:
     """Chat with a dialogue adapter."""
     silence_libraries()
-    from adapterhub.workflows.open_adapter import open_adapter
+    from adapterhub.workflows.model import load
 
-    session, loaded, _ = open_adapter(Registry(), ref, force=force, device=device)
-    if loaded.task.head != "causal_lm":
-        raise DataError("does not generate text", place=ref, hint="Use adapterhub predict")
+    model = load(ref, force=force, device=device)
     history: list[dict[str, str]] = []
     for turn in message or _turns():
         history.append({"role": "user", "content": turn})
+        conversation = [{"messages": history}]
         if base:
-            plain = session.generate(
-                None, [history], max_new_tokens=max_new_tokens, like=loaded.name
-            )
+            plain = model.generate(conversation, max_new_tokens=max_new_tokens, base=True)
             typer.echo(f"base     {plain[0]}")
-        (answer,) = session.generate(loaded.name, [history], max_new_tokens=max_new_tokens)
+        (answer,) = model.generate(conversation, max_new_tokens=max_new_tokens)
         typer.echo(f"adapter  {answer}" if base else answer)
         history.append({"role": "assistant", "content": answer})
 
@@ -88,30 +82,6 @@ def json_input(text: str, number: int) -> dict[str, Any]:
     from adapterhub.data.json_lines import parse_json_lines
 
     return parse_json_lines(text, f"input {number}").examples[0]
-
-
-def _examples(
-    task: str, given: list[str], parsed: list[dict[str, Any]] | None
-) -> list[dict[str, Any]]:
-    """Return the examples to predict, with images read from the named files."""
-    from adapterhub.data.images import read_image
-    from adapterhub.tasks.table import entry_of
-
-    image = entry_of(task).image_field
-    examples = parsed or [{image or "text": text} for text in given]
-    if not image:
-        return examples
-    return [
-        {**each, image: read_image(Path(each[image]))} if isinstance(each.get(image), str) else each
-        for each in examples
-    ]
-
-
-def _name_of(value: Any) -> Any:
-    """Return the name of an image; any other value unchanged."""
-    from adapterhub.data.images import ImageFile
-
-    return value.name if isinstance(value, ImageFile) else value
 
 
 def _turns() -> Iterator[str]:

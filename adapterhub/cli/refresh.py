@@ -17,9 +17,17 @@ from adapterhub.cli.console import (
     silence_libraries,
     table,
 )
-from adapterhub.cli.options import Device, Fields, Json, Output, Overrides, Ref, field_columns
+from adapterhub.cli.options import (
+    Device,
+    Fields,
+    Json,
+    Output,
+    Overrides,
+    Ref,
+    field_columns,
+    open_registry,
+)
 from adapterhub.errors import TrainingInterrupted
-from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,7 +76,7 @@ def refresh(
     again = _command(ref, new_data, options, as_json=as_json)
     try:
         with open_reporter(log_console()) as reporter:
-            found = run_refresh(Registry(), ref, new_data, options, reporter=reporter)
+            found = run_refresh(open_registry(), ref, new_data, options, reporter=reporter)
     except TrainingInterrupted as error:
         error.hint = f"To resume: {again}"
         raise

@@ -19,10 +19,9 @@ from adapterhub.cli.console import (
     table,
     version_document,
 )
-from adapterhub.cli.options import Json, Ref
+from adapterhub.cli.options import Json, Ref, open_registry
 from adapterhub.errors import RegistryError
 from adapterhub.refs import parse_ref
-from adapterhub.registry.registry import GRACE_SECONDS, Registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 
 #: File in the registry's folder once it has been served as a Hub.
 HUB_INDEX = "hub.sqlite3"
+#: As ``GRACE_SECONDS`` of the registry, whose module is too slow to import for ``--help``.
+GRACE_HOURS = 24.0
 #: Most changed tensors in ``diff``, and most labels in ``show``.
 SHOWN_TENSORS, SHOWN_LABELS = 8, 12
 
@@ -74,7 +75,7 @@ def list_versions(
         limit=limit + 1,
         after=_position(after) if after else None,
     )
-    found = Registry().list(query)
+    found = open_registry().list(query)
     versions = found[:limit]
     if as_json:
         print_json([version_document(version) for version in versions])
@@ -109,7 +110,7 @@ def show(ref: Ref, as_json: Json = False) -> None:
     """Show the details of an adapter."""
     from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 
-    registry = Registry()
+    registry = open_registry()
     version = registry.resolve(ref)
     folder = registry.materialize(version)
     manifest = Manifest.from_json((folder / MANIFEST_NAME).read_bytes())
@@ -145,7 +146,7 @@ def diff(
     """Show what changed between two versions."""
     from adapterhub.registry.diff import compare
 
-    registry = Registry()
+    registry = open_registry()
     versions = [registry.resolve(ref) for ref in (first, second)]
     old, new = (registry.materialize(version) for version in versions)
     found = compare(old, new)
@@ -181,7 +182,7 @@ def tag(
 ) -> None:
     """Add tags to a version, or remove them."""
     add, drop = ((), tags) if remove else (tags, ())
-    version = Registry().tag(ref, add=add, remove=drop)
+    version = open_registry().tag(ref, add=add, remove=drop)
     line = f"{version.ref}: {', '.join(version.tags) or 'no tags'}"
     print_result(version_document(version), line, as_json=as_json)
 
@@ -192,7 +193,7 @@ def rm(
     as_json: Json = False,
 ) -> None:
     """Remove a version of an adapter."""
-    registry = Registry()
+    registry = open_registry()
     version = registry.resolve(ref)
     if not yes:
         # a prompt would break the JSON document
@@ -209,11 +210,11 @@ def rm(
 def gc(
     grace_hours: Annotated[
         float, typer.Option(min=0.0, help="Age below which unused files are kept, in hours.")
-    ] = GRACE_SECONDS / 3600,
+    ] = GRACE_HOURS,
     as_json: Json = False,
 ) -> None:
     """Delete files that no version uses."""
-    registry, grace = Registry(), grace_hours * 3600
+    registry, grace = open_registry(), grace_hours * 3600
     if (registry.folder / HUB_INDEX).exists():
         # repositories pushed to this registry's Hub endpoint have blobs of their own
         from adapterhub.hub.server.store import RepoStore

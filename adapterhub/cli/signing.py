@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapterhub.cli.console import minute, output, print_json, print_result, short_digest, table
-from adapterhub.cli.options import Json, Ref, complete_ref
+from adapterhub.cli.options import Json, Ref, complete_ref, open_registry
 from adapterhub.errors import RegistryError, SignatureError
-from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
+    from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
 
 KeyName = Annotated[str, typer.Argument(help="Name of the key.")]
@@ -32,7 +32,7 @@ def sign(
     """Sign a version with a private key."""
     from adapterhub.registry import signing
 
-    registry = Registry()
+    registry = open_registry()
     version = registry.resolve(ref)
     password = _password(key) if signing.needs_password(key) else None
     content = signing.sign(registry.materialize(version), key, password)
@@ -53,7 +53,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check stored files and signatures."""
-    registry = Registry()
+    registry = open_registry()
     if ref is not None:
         _verify_one(registry, registry.resolve(ref), key, as_json=as_json)
         return
@@ -83,7 +83,7 @@ def new_key(
     from adapterhub.registry.signing import make_key_pair, read_key_file
     from adapterhub.registry.trust import check_key_name
 
-    registry = Registry()
+    registry = open_registry()
     check_key_name(name)
     if any(held.name == name for held in registry.trusted_keys()):
         raise RegistryError("is the name of another key", place=name, hint="Choose another name")
@@ -107,14 +107,14 @@ def add_key(
     """Trust signatures by a key."""
     from adapterhub.registry.signing import read_key_file
 
-    added = Registry().trust(name, read_key_file(public))
+    added = open_registry().trust(name, read_key_file(public))
     line = f"trusts {added.name}, {short_digest(added.key)}"
     print_result(asdict(added), line, as_json=as_json)
 
 
 def list_keys(as_json: Json = False) -> None:
     """List trusted keys and the rule on unsigned adapters."""
-    registry = Registry()
+    registry = open_registry()
     keys, required = registry.trusted_keys(), registry.requires_signed()
     if as_json:
         print_json({"require": required, "keys": [asdict(key) for key in keys]})
@@ -131,7 +131,7 @@ def list_keys(as_json: Json = False) -> None:
 
 def remove_key(name: KeyName, as_json: Json = False) -> None:
     """Stop trusting a key."""
-    removed = Registry().distrust(name)
+    removed = open_registry().distrust(name)
     print_result(asdict(removed), f"no longer trusts {name}", as_json=as_json)
 
 
@@ -142,7 +142,7 @@ def require(
     """Require trusted signatures to load adapters."""
     if switch not in ("on", "off"):
         raise typer.BadParameter(f"{switch!r} is neither on nor off")
-    registry = Registry()
+    registry = open_registry()
     registry.set_requires_signed(switch == "on")
     required = registry.requires_signed()
     print_result({"require": required}, _rule(required), as_json=as_json)

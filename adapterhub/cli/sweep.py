@@ -19,9 +19,8 @@ from adapterhub.cli.console import (
     silence_libraries,
     table,
 )
-from adapterhub.cli.options import Device, Json, Output, Overrides, RecipeFile
+from adapterhub.cli.options import Device, Json, Output, Overrides, RecipeFile, open_registry
 from adapterhub.errors import RecipeError
-from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
     from adapterhub.registry.version import Version
@@ -113,7 +112,7 @@ def sweep(
         )
     version = None
     if register and result.artifact is not None:
-        version = Registry().put(result.artifact, checked.name, info=result.info())
+        version = open_registry().put(result.artifact, checked.name, info=result.info())
     if as_json:
         print_json(_sweep_document(result, version))
     else:

@@ -18,9 +18,8 @@ from adapterhub.cli.console import (
     table,
     version_document,
 )
-from adapterhub.cli.options import Json, Ref
+from adapterhub.cli.options import Json, Ref, open_registry
 from adapterhub.errors import RegistryError
-from adapterhub.registry.registry import Registry
 
 if TYPE_CHECKING:
     from adapterhub.hub.client.pushing import PushPlan
@@ -59,7 +58,7 @@ def push(
     from adapterhub.hub.client import pushing
     from adapterhub.hub.client.address import parse_address
 
-    registry = Registry()
+    registry = open_registry()
     where = parse_address(address)
     plan = pushing.plan_push(registry, ref, where, private=private, tag=tag)
     if not as_json:
@@ -96,7 +95,7 @@ def pull(
     from adapterhub.hub.client.address import parse_address
 
     pulled = pulling.pull(
-        Registry(),
+        open_registry(),
         parse_address(address),
         name=name,
         options=_import_options(backbone, quantization, task, labels),
@@ -131,7 +130,7 @@ def import_peft(
     from adapterhub.refs import check_name
 
     check_name(name)
-    registry = Registry()
+    registry = open_registry()
     with registry.staging() as staging:
         target = staging / "imported"
         write_artifact(
@@ -163,14 +162,14 @@ def export_file(
         if as_json:
             raise typer.BadParameter("--json cannot be used with -: both write standard output")
         try:
-            write_export(Registry(), ref, sys.stdout.buffer)
+            write_export(open_registry(), ref, sys.stdout.buffer)
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             raise
         except OSError as error:
             raise RegistryError(f"cannot be written: {error.strerror}", place=STDOUT) from error
         return
-    made = export_version(Registry(), ref, file, overwrite=force)
+    made = export_version(open_registry(), ref, file, overwrite=force)
     if as_json:
         print_json(
             {
@@ -198,7 +197,7 @@ def import_file(
     """Import a version from a file."""
     from adapterhub.registry.importing import import_version, read_export
 
-    registry = Registry()
+    registry = open_registry()
     if file == PIPE:
         version = read_export(registry, sys.stdin.buffer, STDIN, name=name)
     else:

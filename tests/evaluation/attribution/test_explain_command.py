@@ -47,7 +47,7 @@ def test_an_answer_in_text(command, recipe, decoder, talks):
     assert answer["method"] == "ablation"
     assert answer["gap"] is None
     shown = command("explain", "talk", "the film was awful").stdout.replace("\n", " ")
-    assert "The words' own numbers come to" in shown
+    assert "The attributions sum to" in shown
     path_taken = command("explain", "talk", "the film", "--method", "gradients").stdout
     assert "after 50 steps" in path_taken.replace("\n", " ")
     result = command("explain", "talk", "the film", "--label", "bad")

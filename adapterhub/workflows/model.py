@@ -1,0 +1,306 @@
+"""Model facade: one adapter on its backbone, ready to predict, evaluate and explain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import numpy as np
+
+from adapterhub.data.images import read_image
+from adapterhub.errors import DataError
+from adapterhub.evaluation.attribution.explain import explain, explain_text
+from adapterhub.evaluation.attribution.methods import STEPS
+from adapterhub.registry.registry import Registry
+from adapterhub.tasks.instructed import Instructed
+from adapterhub.tasks.table import entry_of
+from adapterhub.workflows.open_adapter import open_adapter
+from adapterhub.workflows.score import examples_for, score
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.session import LoadedAdapter, Session
+    from adapterhub.evaluation.attribution.methods import AttributionMethod
+    from adapterhub.evaluation.attribution.results import Explanation
+    from adapterhub.registry.version import Version
+    from adapterhub.specs import ComputeDtype
+
+#: A text, the path of an image, or the fields of the task by name.
+Input: TypeAlias = "str | Path | Mapping[str, Any]"
+Prediction: TypeAlias = "dict[str, Any]"
+
+
+class Model:
+    """An adapter on the backbone that it was trained on. Not safe for use from several threads.
+
+    Make one with `load`. An input is a text, the path of an image file, or a mapping with the
+    fields of the task, such as ``{"question": …, "context": …}`` or ``{"messages": […]}``.
+
+    Args:
+        ref: Reference of the adapter.
+        registry: Registry that stores it.
+        device: Torch device; the first GPU or else the CPU by default.
+        force: Accept a backbone with another fingerprint.
+        compute_dtype: Type of activations; as in training by default.
+    """
+
+    def __init__(
+        self,
+        ref: str,
+        registry: Registry,
+        *,
+        device: str | None = None,
+        force: bool = False,
+        compute_dtype: ComputeDtype | None = None,
+    ) -> None:
+        self._registry, self._device, self._force = registry, device, force
+        self._session, self._loaded, self._version = self._open(ref, compute_dtype)
+        self._float32: tuple[Session, LoadedAdapter] | None = None
+
+    @property
+    def version(self) -> Version:
+        """Stored version of the adapter."""
+        return self._version
+
+    @property
+    def backbone(self) -> Backbone:
+        """Frozen backbone of the adapter."""
+        return self._session.backbone
+
+    @property
+    def task(self) -> str:
+        """Name of the task, such as ``text-classification``."""
+        return self._loaded.manifest.task
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Labels in the order of `predict_proba`; empty for a task without labels."""
+        return self._loaded.manifest.labels
+
+    @property
+    def input_field(self) -> str:
+        """Field of the task that an input other than a mapping is put in: an image, or a text."""
+        return entry_of(self.task).image_field or "text"
+
+    @property
+    def generates(self) -> bool:
+        """Whether predictions are generated texts."""
+        return self._loaded.task.head == "causal_lm"
+
+    @overload
+    def predict(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
+        self, inputs: Input, *, max_new_tokens: int | None = None
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self, inputs: Sequence[Input], *, max_new_tokens: int | None = None
+    ) -> list[Prediction]: ...
+    def predict(
+        self, inputs: Input | Sequence[Input], *, max_new_tokens: int | None = None
+    ) -> Prediction | list[Prediction]:
+        """Predict labels, spans, scores or answers.
+
+        Args:
+            inputs: One input, or a sequence of them.
+            max_new_tokens: Longest generated answer in tokens; as in the recipe by default.
+
+        Returns:
+            One prediction for one input, else a list of them. Its keys depend on the task:
+            ``label``, ``score`` and ``scores``; ``labels`` with several labels; ``spans`` with
+            character offsets; ``answer``.
+
+        Raises:
+            DataError: When an input cannot be used; the message names it.
+        """
+        examples = [self._example(each) for each in _as_list(inputs)]
+        if self.generates:
+            texts = self.generate(examples, max_new_tokens=max_new_tokens)
+            found: list[Prediction] = [{"answer": text} for text in texts]
+        else:
+            found = self._session.predict(self._loaded.name, examples)
+        return found[0] if _is_single(inputs) else found
+
+    def predict_proba(self, inputs: Input | Sequence[Input]) -> NDArray[np.float64]:
+        """Predict the probability of each label.
+
+        Args:
+            inputs: One input, or a sequence of them.
+
+        Returns:
+            Probabilities ``[num_labels]`` of one input, else ``[num_inputs, num_labels]``, in
+            the order of `labels`. They sum to 1 unless an input may have several labels.
+
+        Raises:
+            DataError: When the task has no label for each input, or an input cannot be used.
+        """
+        found = self.predict(_as_list(inputs))
+        if any("scores" not in each for each in found):
+            problem = f"{self.task} has no label probabilities"
+            raise DataError(problem, place=self._loaded.name, hint="Use predict")
+        table = np.array([[each["scores"][label] for label in self.labels] for each in found])
+        return table[0] if _is_single(inputs) else table.reshape(len(found), len(self.labels))
+
+    def generate(
+        self,
+        inputs: Sequence[Mapping[str, Any]],
+        *,
+        max_new_tokens: int | None = None,
+        base: bool = False,
+    ) -> list[str]:
+        """Generate answers greedily.
+
+        Args:
+            inputs: Mappings with ``messages``, or with the fields of the task.
+            max_new_tokens: Longest answer in tokens; as in the recipe by default.
+            base: Generate with the base model, without the adapter.
+
+        Raises:
+            DataError: When the task does not generate text, or an input cannot be used.
+        """
+        name = self._loaded.name
+        if not self.generates:
+            raise DataError("does not generate text", place=name, hint="Use predict")
+        task = self._loaded.task
+        conversations = [_messages(task, each, at) for at, each in enumerate(inputs, start=1)]
+        return self._session.generate(
+            None if base else name, conversations, max_new_tokens=max_new_tokens, like=name
+        )
+
+    def evaluate(
+        self,
+        data: Path | str,
+        *,
+        fields: Mapping[str, str] | None = None,
+        limit: int | None = None,
+    ) -> dict[str, float]:
+        """Compute the metrics of the task on a file of labelled examples.
+
+        Args:
+            data: Path of the file: JSON Lines, CSV, TSV, Parquet or CoNLL, possibly gzipped.
+            fields: Task field to the column of the file; as in the recipe by default.
+            limit: Number of examples to read; all by default.
+
+        Raises:
+            DataError: When an example cannot be used; the message names file and example.
+        """
+        examples = examples_for(self._loaded, Path(data), fields=fields, limit=limit)
+        return score(self._session, self._loaded, examples)
+
+    def explain(
+        self,
+        input: Input,
+        *,
+        label: str | None = None,
+        span: tuple[int, int] | None = None,
+        steps: int = STEPS,
+        method: AttributionMethod | None = None,
+    ) -> list[Explanation]:
+        """Attribute a prediction to the words of the input.
+
+        Gradients need float32: where the model computes in another type, a second copy of the
+        backbone is loaded for the first explanation.
+
+        Args:
+            input: Input to explain.
+            label: Label to explain; the predicted label by default. With spans, their label.
+            span: Characters ``(start, end)``; only predicted spans that overlap are explained.
+            steps: Points of the integration path.
+            method: ``gradients`` or ``ablation``; by the kind of backbone by default.
+
+        Returns:
+            One explanation, or one for each predicted span.
+
+        Raises:
+            DataError: When the input cannot be used, or there is no such label or span.
+            MissingExtraError: When Captum is not installed.
+        """
+        session, loaded = self._in_float32()
+        model, example = session.model(loaded.name), self._example(input)
+        if not self.generates:
+            return explain(
+                model, loaded.task, example, label=label, span=span, steps=steps, method=method
+            )
+        if label is not None or span is not None:
+            raise DataError(
+                "generates text, so there are no labels or spans to choose from",
+                place=loaded.name,
+                hint="Leave out the label and the span",
+            )
+        messages = _messages(loaded.task, example, 1)
+        (answer,) = session.generate(loaded.name, [messages])
+        return [explain_text(model, loaded.task, messages, answer, steps=steps, method=method)]
+
+    def _open(
+        self, ref: str, compute_dtype: ComputeDtype | None
+    ) -> tuple[Session, LoadedAdapter, Version]:
+        return open_adapter(
+            self._registry,
+            ref,
+            force=self._force,
+            device=self._device,
+            compute_dtype=compute_dtype,
+        )
+
+    def _in_float32(self) -> tuple[Session, LoadedAdapter]:
+        if self.backbone.quantization.compute_dtype == "float32":
+            return self._session, self._loaded
+        if self._float32 is None:
+            self._float32 = self._open(str(self._version.ref), "float32")[:2]
+        return self._float32
+
+    def _example(self, given: Input) -> dict[str, Any]:
+        image = entry_of(self.task).image_field
+        example: dict[str, Any] = (
+            dict(given) if isinstance(given, Mapping) else {self.input_field: given}
+        )
+        if image and isinstance(example.get(image), str | Path):
+            example[image] = read_image(Path(example[image]))
+        return example
+
+
+def load(
+    ref: str,
+    *,
+    registry: Registry | None = None,
+    device: str | None = None,
+    force: bool = False,
+    compute_dtype: ComputeDtype | None = None,
+) -> Model:
+    """Load an adapter and the backbone that it was trained on.
+
+    Args:
+        ref: Reference of a stored adapter: ``desk``, ``desk@3``, ``desk@prod`` or a digest.
+        registry: Registry that stores it; the local one by default.
+        device: Torch device; the first GPU or else the CPU by default.
+        force: Accept a backbone with another fingerprint.
+        compute_dtype: Type of activations; as in training by default.
+
+    Raises:
+        NotFoundError: When the registry has no such version.
+        IntegrityError: When a stored byte has changed.
+        SignatureError: When the registry requires a trusted signature and there is none.
+        FingerprintMismatch: When the backbone is not the one of the training.
+    """
+    return Model(
+        ref, registry or Registry(), device=device, force=force, compute_dtype=compute_dtype
+    )
+
+
+def _is_single(inputs: Input | Sequence[Input]) -> bool:
+    return isinstance(inputs, str | Path | Mapping)
+
+
+def _as_list(inputs: Any) -> list[Any]:
+    return [inputs] if _is_single(inputs) else list(inputs)
+
+
+def _messages(task: Any, example: Mapping[str, Any], number: int) -> list[dict[str, str]]:
+    """Return the conversation that a generating task answers."""
+    if "messages" in example:
+        return list(example["messages"])
+    if isinstance(task, Instructed):
+        return task.question(example, number)
+    return [{"role": "user", "content": str(example.get("text") or example.get("prompt") or "")}]
