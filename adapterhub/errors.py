@@ -1,8 +1,7 @@
-"""The one tree of exceptions.
+"""Exception hierarchy of the package.
 
-Every exception carries its facts as fields, so that a caller can act on them
-without reading text. ``str(error)`` gives one line: the place, the problem and,
-where it is known, what to do.
+Every exception carries its data as fields, so that callers need not parse text. ``str(error)``
+is one line: the place, the problem and, where known, how to fix it.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class AdapterHubError(Exception):
-    """Base of all errors that adapterhub raises on purpose.
+    """Base class of all errors raised by adapterhub.
 
     Args:
-        problem: what is wrong, without a full stop.
-        place: where it is wrong (a recipe key, a file and row, a tensor name).
-        hint: what the user can do about it.
+        problem: What is wrong, without a full stop.
+        place: Where it is wrong: a recipe key, a file and line, a tensor name.
+        hint: How to fix it.
     """
 
     def __init__(self, problem: str, *, place: str = "", hint: str = "") -> None:
@@ -35,23 +34,29 @@ class AdapterHubError(Exception):
 
 
 class RecipeError(AdapterHubError):
-    """A recipe that cannot be used; ``place`` is the dotted path of the key."""
+    """A recipe is invalid; ``place`` is the dotted path of the key."""
 
 
 class DataError(AdapterHubError):
-    """Data that cannot be used; ``place`` names the file and, if known, the row."""
+    """Data is invalid; ``place`` names the file and, if known, the example."""
 
 
 class BackboneError(AdapterHubError):
-    """A backbone that cannot be found, fetched, checked or loaded."""
+    """A backbone cannot be found, downloaded, verified or loaded."""
 
 
 class ArtifactError(AdapterHubError):
-    """An artifact that is not whole, not safe or not of the known format."""
+    """An artifact is incomplete, unsafe or of an unknown format."""
 
 
 class StrictLoadError(ArtifactError):
-    """Tensors of an artifact and of the model do not match one to one."""
+    """Tensors of an artifact and of the model do not match one to one.
+
+    Args:
+        place: The adapter.
+        missing: Tensors that only the model has.
+        unexpected: Tensors that only the artifact has.
+    """
 
     def __init__(self, place: str, missing: Iterable[str], unexpected: Iterable[str]) -> None:
         self.missing = tuple(sorted(missing))
@@ -60,16 +65,22 @@ class StrictLoadError(ArtifactError):
             f"{len(self.missing)} tensors missing {_first(self.missing)} and "
             f"{len(self.unexpected)} unexpected {_first(self.unexpected)}",
             place=place,
-            hint="Nothing was applied; it was made for another architecture or is damaged",
+            hint="Nothing was loaded; it was made for another architecture or is damaged",
         )
 
 
 class NoEffectError(ArtifactError):
-    """An adapter whose presence changes nothing in the output of the backbone."""
+    """An adapter does not change the output of the backbone."""
 
 
 class FingerprintMismatch(AdapterHubError):
-    """An adapter trained on one backbone was asked to run on another."""
+    """An adapter was trained on another backbone than the loaded one.
+
+    Args:
+        adapter: Name or path of the adapter.
+        expected: Fingerprint of the backbone that it was trained on.
+        found: Fingerprint of the loaded backbone.
+    """
 
     def __init__(self, adapter: str, expected: str, found: str) -> None:
         self.adapter = adapter
@@ -85,33 +96,33 @@ class FingerprintMismatch(AdapterHubError):
 
 
 class RegistryError(AdapterHubError):
-    """The registry cannot do what was asked."""
+    """A registry operation failed."""
 
 
 class RefError(RegistryError):
-    """A reference such as ``name@3`` that cannot be read."""
+    """A reference such as ``name@3`` is malformed."""
 
 
 class NotFoundError(RegistryError):
-    """A name, version or digest that the registry does not hold."""
+    """A name, version or digest does not exist."""
 
 
 class IntegrityError(RegistryError):
-    """Stored bytes do not have the digest that they are stored under."""
+    """Stored bytes do not match their digest."""
 
 
 class SignatureError(RegistryError):
-    """A signature that is missing, malformed, or not by the key over these files."""
+    """A signature is missing, malformed or does not verify."""
 
 
 class TransferError(AdapterHubError):
-    """A Hub can't be reached, or refuses.
+    """A Hub is unreachable or rejects a request.
 
     Args:
-        problem: what is wrong, without a full stop.
-        place: the address.
-        hint: what the user can do about it.
-        status: of HTTP, where the Hub answered.
+        problem: What is wrong, without a full stop.
+        place: URL of the request.
+        hint: How to fix it.
+        status: HTTP status, where the Hub answered.
     """
 
     def __init__(
@@ -122,41 +133,41 @@ class TransferError(AdapterHubError):
 
 
 class EngineError(AdapterHubError):
-    """The engine cannot do what was asked, or was built for something else."""
+    """A request or setting is invalid for this engine."""
 
 
 class ComputeError(EngineError):
-    """A step failed on the device; the request is not to blame."""
+    """A step failed on the device, independently of the request."""
 
 
 class EngineClosedError(EngineError):
-    """The engine takes no requests any more."""
+    """The engine is closed and accepts no requests."""
 
 
 class RequestError(AdapterHubError):
-    """A request that cannot be served as asked; ``place`` is the name of its field."""
+    """A request is invalid; ``place`` is the name of its field."""
 
 
 class SettingsError(AdapterHubError):
-    """A setting of the server that cannot be used; ``place`` says which, and from where."""
+    """A server setting is invalid; ``place`` names it and its source."""
 
 
 class Unauthorized(AdapterHubError):
-    """Who asks did not show a key that is known."""
+    """A request has no valid API key."""
 
 
 class Forbidden(AdapterHubError):
-    """Who asks may not do that."""
+    """An API key does not permit the request."""
 
 
 class QueueFull(AdapterHubError):
-    """A request that cannot wait for its turn now.
+    """A request is rejected because a queue or a rate limit is exhausted.
 
     Args:
-        problem: as in ``AdapterHubError``.
-        retry_after: seconds after which it is worth another try.
-        place: as in ``AdapterHubError``.
-        hint: as in ``AdapterHubError``.
+        problem: What is wrong, without a full stop.
+        retry_after: Seconds after which a retry can succeed.
+        place: Where it is wrong.
+        hint: How to fix it.
     """
 
     def __init__(
@@ -167,34 +178,34 @@ class QueueFull(AdapterHubError):
 
 
 class TrainingError(AdapterHubError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class NonFiniteLossError(TrainingError):
     """The loss became NaN or infinite.
 
     Args:
-        step: optimizer step, counted from 1.
-        rows: row numbers, counted from 1, of the training file in the batch at fault.
+        step: Optimizer step, counted from 1.
+        examples: Numbers, counted from 1, of the training examples in the batch.
     """
 
-    def __init__(self, step: int, rows: Iterable[int]) -> None:
+    def __init__(self, step: int, examples: Iterable[int]) -> None:
         self.step = step
-        self.rows = tuple(rows)
-        listed = ", ".join(map(str, self.rows))
+        self.examples = tuple(examples)
+        listed = ", ".join(map(str, self.examples))
         super().__init__(
             f"the loss is not finite at step {step}",
-            place=f"training rows {listed}",
-            hint="Look at these rows, lower optimizer.learning_rate or set optimizer.clip_norm",
+            place=f"training examples {listed}",
+            hint="Check these examples, lower optimizer.learning_rate or set optimizer.clip_norm",
         )
 
 
 class TrainingInterrupted(TrainingError):
-    """A run was asked to stop and left a checkpoint.
+    """A run was interrupted and wrote a checkpoint.
 
     Args:
-        step: optimizer steps done.
-        folder: of the run, which holds the checkpoint.
+        step: Completed optimizer steps.
+        folder: Run folder with the checkpoint.
     """
 
     def __init__(self, step: int, folder: object) -> None:
@@ -203,12 +214,17 @@ class TrainingInterrupted(TrainingError):
         super().__init__(
             f"interrupted after step {step}",
             place=str(folder),
-            hint="Run the same command with --resume to go on",
+            hint="Run the same command with --resume to continue",
         )
 
 
 class MissingExtraError(AdapterHubError):
-    """An optional dependency is needed and not installed."""
+    """A required optional dependency is not installed.
+
+    Args:
+        package: Name of the package.
+        extra: Extra of adapterhub that installs it.
+    """
 
     def __init__(self, package: str, extra: str) -> None:
         self.package = package
@@ -220,9 +236,9 @@ class MissingExtraError(AdapterHubError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"Did you mean 'x'?"`` for the nearest known name, or the list of them.
+    """Return ``"Did you mean 'x'?"`` for the nearest known name, or the list of known names.
 
-    Used for the hint of an error; an empty string where nothing is known.
+    The result is the hint of an error; it is empty where nothing is known.
     """
     names = sorted(set(known))
     if not names:

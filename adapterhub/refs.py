@@ -1,7 +1,7 @@
-"""The one parser of references, such as ``name@3`` and ``name@prod``, and of blends of them.
+"""Grammar of adapter references, such as ``name@3`` and ``name@prod``, and of blends.
 
-A name is one part or ``owner/part``. What follows ``@`` says which version: a number, an
-alias (a word), or a digest, whole or its first hex digits. Without ``@`` the latest is meant.
+A name is ``part`` or ``owner/part``. ``@`` introduces a selector: a version number, an alias, or
+a digest, whole or its first hex digits. Without a selector the latest version is used.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from adapterhub.errors import RefError
 
-#: The alias that every name has: the highest version that was not removed.
+#: Alias of the highest version that was not removed; every name has it.
 LATEST = "latest"
 DIGEST_PREFIX = "sha256:"
-#: Longest part of a name, and longest alias, in characters.
+#: Maximum length of a name part and of an alias, in characters.
 MAX_PART = 96
 MAX_VERSION = 999_999_999
-#: Fewest hex digits that stand for a digest.
+#: Minimum number of hex digits of an abbreviated digest.
 MIN_DIGEST = 8
-#: Largest weight of an adapter in a blend, and most adapters of one.
+#: Maximum weight of an adapter in a blend, and maximum number of adapters.
 MAX_WEIGHT = 100.0
 MAX_BLENDED = 16
 
@@ -39,19 +39,19 @@ _SELECTOR_HINT = "Write name, name@3, name@alias or name@sha256:…"
 
 @dataclass(frozen=True, slots=True)
 class AdapterRef:
-    """A reference to a version of an adapter; ``str`` gives the text that parses to it.
+    """Reference to a version of an adapter; ``str`` gives the text that parses to it.
 
-    At most one of ``version``, ``alias`` and ``digest`` is given; with none of them the
-    latest version is meant.
+    At most one of ``version``, ``alias`` and ``digest`` is given; without any of them it is the
+    latest version.
 
     Args:
         name: ``part`` or ``owner/part``.
-        version: counted from 1.
-        alias: a word that begins with a letter.
-        digest: ``sha256:`` and 8 to 64 hex digits, the first ones of the whole digest.
+        version: Version number, counted from 1.
+        alias: Word that begins with a letter.
+        digest: ``sha256:`` and the first 8 to 64 hex digits of the digest.
 
     Raises:
-        RefError: when a field is malformed, or more than one says which version.
+        RefError: When a field is malformed, or several select the version.
     """
 
     name: str
@@ -83,10 +83,10 @@ class AdapterRef:
 
 
 def parse_ref(text: str) -> AdapterRef:
-    """Read a reference.
+    """Parse a reference.
 
     Raises:
-        RefError: saying what is wrong with ``text`` and how it is written right.
+        RefError: When ``text`` is malformed.
     """
     name, at, selector = text.partition("@")
     check_name(name)
@@ -104,10 +104,10 @@ def parse_ref(text: str) -> AdapterRef:
 
 
 def parse_weighted(text: str) -> tuple[str, float]:
-    """Read ``ref`` or ``ref*0.5``; the reference is returned as it is written.
+    """Split ``ref`` or ``ref*0.5`` into the unparsed reference and its weight.
 
     Raises:
-        RefError: when the weight is no number from -100 to 100.
+        RefError: When the weight is not a number from -100 to 100.
     """
     ref, star, written = text.strip().partition("*")
     if not star:
@@ -116,7 +116,7 @@ def parse_weighted(text: str) -> tuple[str, float]:
     weight = float(written) if _WEIGHT.fullmatch(written.strip()) else MAX_WEIGHT + 1
     if not abs(weight) <= MAX_WEIGHT:
         raise RefError(
-            f"{written[:20]!r} is no weight from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}",
+            f"{written[:20]!r} is not a weight from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}",
             place=_place(text),
             hint="Write name@3*0.5",
         )
@@ -124,13 +124,12 @@ def parse_weighted(text: str) -> tuple[str, float]:
 
 
 def parse_blend(text: str) -> tuple[tuple[str, float], ...]:
-    """Read a blend, ``a@prod*0.7+b*0.3``; a reference alone has weight 1.
+    """Split a blend, ``a@prod*0.7+b*0.3``, into unparsed references and weights.
 
-    Returns:
-        Each reference as it is written, and its weight.
+    A reference without a weight has weight 1.
 
     Raises:
-        RefError: when a weight is none, or there are too many references.
+        RefError: When a weight is malformed, or there are too many references.
     """
     parts = text.split("+")
     if len(parts) > MAX_BLENDED:
@@ -144,7 +143,7 @@ def check_name(name: str) -> None:
     """Require a well-formed name, ``part`` or ``owner/part``.
 
     Raises:
-        RefError: saying what is wrong with it.
+        RefError: When it is malformed.
     """
     place = _place(name, "name")
     if not name:
@@ -157,10 +156,10 @@ def check_name(name: str) -> None:
 
 
 def check_alias(alias: str) -> None:
-    """Require a well-formed alias; one that looks like a number is refused.
+    """Require a well-formed alias, which must not look like a number.
 
     Raises:
-        RefError: saying what is wrong with it.
+        RefError: When it is malformed.
     """
     place = _place(alias, "alias")
     if _NUMBER_LIKE.fullmatch(alias):
@@ -171,12 +170,12 @@ def check_alias(alias: str) -> None:
             f"a digest with {DIGEST_PREFIX!r}",
         )
     if alias == DIGEST_PREFIX.rstrip(":"):
-        raise RefError("names no digest", place=place, hint=_SELECTOR_HINT)
+        raise RefError("has no digest", place=place, hint=_SELECTOR_HINT)
     if len(alias) > MAX_PART:
         raise RefError(f"is longer than {MAX_PART} characters", place=place)
     if not _ALIAS.fullmatch(alias) or ".." in alias:
         raise RefError(
-            "is no alias",
+            "is not an alias",
             place=place,
             hint=_lower_hint(alias, _ALIAS)
             or "An alias is a word of lower-case letters, digits, '.', '_' and '-'",
@@ -187,11 +186,11 @@ def check_tag(tag: str) -> None:
     """Require a well-formed tag: a word, or ``key:value``.
 
     Raises:
-        RefError: saying what is wrong with it.
+        RefError: When it is malformed.
     """
     if len(tag) > MAX_PART or not _TAG.fullmatch(tag):
         raise RefError(
-            "is no tag",
+            "is not a tag",
             place=_place(tag, "tag"),
             hint=_lower_hint(tag, _TAG)
             or "A tag has lower-case letters, digits, '.', '_', '-' and ':', as in lang:en",
@@ -202,14 +201,14 @@ def _check_part(part: str, place: str) -> None:
     if not part:
         raise RefError("has an empty part beside '/'", place=place, hint="Write owner/name")
     if any(char.isspace() or not char.isprintable() for char in part):
-        raise RefError("holds a space or a control character", place=place, hint=_NAME_HINT)
+        raise RefError("contains a space or a control character", place=place, hint=_NAME_HINT)
     if ".." in part:
-        raise RefError("holds '..'", place=place, hint=_NAME_HINT)
+        raise RefError("contains '..'", place=place, hint=_NAME_HINT)
     if len(part) > MAX_PART:
         raise RefError(f"has a part longer than {MAX_PART} characters", place=place)
     if not _PART.fullmatch(part):
         raise RefError(
-            "is no name of an adapter", place=place, hint=_lower_hint(part, _PART) or _NAME_HINT
+            "is not an adapter name", place=place, hint=_lower_hint(part, _PART) or _NAME_HINT
         )
 
 

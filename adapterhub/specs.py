@@ -1,9 +1,9 @@
-"""Frozen descriptions shared by training, storage and serving. No torch here."""
-
-from __future__ import annotations
+"""Frozen specs shared by training, storage and serving, without torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 QuantizationScheme = Literal["nf4", "fp4", "int8", "none"]
 ComputeDtype = Literal["bfloat16", "float32"]
@@ -11,12 +11,13 @@ ComputeDtype = Literal["bfloat16", "float32"]
 
 @dataclass(frozen=True, slots=True)
 class QuantizationSpec:
-    """How the weights of a backbone's linear layers are held.
+    """Quantization of a backbone's linear layers.
 
     Args:
-        scheme: ``nf4`` and ``fp4`` hold 4 bits a weight in blocks of 64, ``int8`` holds
-            8 bits with one scale a row, ``none`` holds the compute type itself.
-        compute_dtype: the type of activations, and of what is dequantized.
+        scheme: Storage of weights: ``nf4`` and ``fp4`` take 4 bits a weight in blocks of 64,
+            ``int8`` takes 8 bits with one scale per output channel, ``none`` stores
+            ``compute_dtype`` itself.
+        compute_dtype: Type of activations and of dequantized weights.
     """
 
     scheme: QuantizationScheme = "nf4"
@@ -31,16 +32,16 @@ class LoraSpec:
     """Low-rank adaptation: ``y = W x + s B A x``, Hu et al. 2021 (arXiv:2106.09685).
 
     Args:
-        rank: inner dimension of ``A`` and ``B``.
-        alpha: ``s = alpha / rank``, or ``alpha / sqrt(rank)`` with ``rslora``.
-        dropout: probability applied to the input of ``A`` in training.
-        target_modules: last parts of module names, or ``("all-linear",)``.
-        rslora: rank-stabilised scale, Kalajdzievski 2023 (arXiv:2312.03732).
-        dora: weight-decomposed adaptation, Liu et al. 2024 (arXiv:2402.09353).
-        init: how peft initialises ``A`` and ``B``; ``default`` makes ``B`` zero.
+        rank: Inner dimension of ``A`` and ``B``.
+        alpha: Numerator of ``s = alpha / rank``, or ``alpha / sqrt(rank)`` with ``rslora``.
+        dropout: Dropout probability on the input of ``A`` in training.
+        target_modules: Suffixes of module names, or ``("all-linear",)``.
+        rslora: Rank-stabilised scale, Kalajdzievski 2023 (arXiv:2312.03732).
+        dora: Weight-decomposed adaptation, Liu et al. 2024 (arXiv:2402.09353).
+        init: Initialisation of ``A`` and ``B``; ``default`` makes ``B`` zero.
     """
 
-    rank: int = 16
+    rank: Annotated[int, Ge(0)] = 16
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: tuple[str, ...] = ("all-linear",)
@@ -55,14 +56,14 @@ class LoraSpec:
 
 @dataclass(frozen=True, slots=True)
 class PrefixSpec:
-    """Trained keys and values before every layer's own, Li and Liang 2021 (arXiv:2101.00190).
+    """Prefix tuning: trained keys and values in every layer, Li and Liang 2021 (arXiv:2101.00190).
 
     Args:
-        num_virtual_tokens: length of the prefix, in positions.
-        projection: re-parametrise the prefix by a small network while training.
+        num_virtual_tokens: Length of the prefix in tokens.
+        projection: Whether training re-parametrises the prefix by a small network.
     """
 
-    num_virtual_tokens: int = 16
+    num_virtual_tokens: Annotated[int, Ge(0)] = 16
     projection: bool = False
 
     @property

@@ -286,7 +286,7 @@ def write(folder: Path, weights: AdapterWeights, backbone: Backbone) -> None:
         backbone=BackboneRef(name=backbone.name, fingerprint=backbone.fingerprint),
         quantization=backbone.quantization,
         adapter=weights.spec,
-        trained_parameters=weights.parameters,
+        trained_parameters=weights.num_parameters,
         backbone_parameters=backbone.parameters,
         recipe={"task": task, "backbone": {"name": backbone.name, "revision": None}},
         data={},

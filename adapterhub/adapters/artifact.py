@@ -1,14 +1,13 @@
-"""The artifact folder: written at once or not at all, and read with every byte accounted for.
+"""Artifacts: adapters written to and read from a folder in peft's layout.
 
-The folder is in peft's own layout, so ``PeftModel.from_pretrained`` loads it unchanged. The
-digest of an artifact is that of its ``manifest.json``, which holds the digest of every other
-file.
+``PeftModel.from_pretrained`` loads the folder unchanged. The digest of an artifact is that of its
+``manifest.json``, which holds the digest of every other file.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,19 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 from safetensors import SafetensorError
 
-from adapterhub.adapters.atomic_folder import require_free, write_folder
-from adapterhub.adapters.manifest import (
-    MANIFEST_NAME,
-    FileEntry,
-    Manifest,
-    check_file_name,
-    reject_pickle,
+from adapterhub.adapters.artifact_folder import (
+    CARD_NAME,
+    REQUIRED_FILES,
+    WEIGHTS_NAME,
+    check_listing,
+    check_peft_files,
+    list_files,
+    read_file,
+    read_verified,
+    require_free,
+    write_folder,
 )
+from adapterhub.adapters.manifest import MANIFEST_NAME, FileEntry, Manifest, check_file_name
 from adapterhub.adapters.mapped_tensors import map_tensors
 from adapterhub.adapters.peft_format import (
     ALL_LINEAR,
@@ -45,23 +49,20 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-CARD_NAME = "README.md"
-REQUIRED_FILES: tuple[str, ...] = (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME)
-#: Largest artifact that is read by default, in bytes; it is read into memory.
+#: Default limit on the size of an artifact in bytes; it is read into memory.
 MAX_BYTES = 4 * 1024**3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Artifact:
-    """A whole adapter as read from its folder.
+    """An adapter as read from its folder.
 
     Args:
-        manifest: what it is.
-        adapter_config: peft's configuration as parsed.
-        weights: spec and tensors.
+        manifest: Description of the adapter.
+        adapter_config: peft's configuration, parsed.
+        weights: Spec and tensors.
         digest: ``sha256:`` and 64 hex digits, over the bytes of ``manifest.json``.
-        path: the folder.
+        path: Folder of the artifact.
     """
 
     manifest: Manifest
@@ -73,15 +74,15 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PeftFolder:
-    """An adapter that peft saved, with no manifest.
+    """An adapter that peft saved, without a manifest.
 
     Args:
         adapter_config: peft's configuration, its target modules listed.
-        weights: spec and tensors.
+        weights: Spec and tensors.
         base_model: Hub id or path of the backbone, where the configuration names it.
-        revision: of the backbone, where the configuration names it.
+        revision: Revision of the backbone, where the configuration names it.
         task_type: peft's name of the task, where the configuration names it.
-        path: the folder.
+        path: Folder of the adapter.
     """
 
     adapter_config: Mapping[str, Any]
@@ -101,21 +102,21 @@ def write_artifact(
     card: str,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> str:
-    """Write an artifact that appears whole or not at all; equal arguments give equal bytes.
+    """Write an artifact atomically; equal arguments give equal bytes.
 
     Args:
-        folder: must not exist, or be empty; its parent is made where needed.
+        folder: Folder that does not exist or is empty; its parents are created.
         tensors: peft's key to tensor, on any device.
-        adapter_config: as ``peft_format.config_document`` gives it.
-        manifest: its ``files`` are filled in here.
-        card: the text of ``README.md``.
-        extra_files: name to content, such as a plot.
+        adapter_config: Result of ``peft_format.config_document``.
+        manifest: Description of the adapter; its ``files`` are filled in here.
+        card: Text of ``README.md``.
+        extra_files: Name to content of further files, such as a plot.
 
     Returns:
         The digest.
 
     Raises:
-        ArtifactError: when the parts disagree, or the folder holds something.
+        ArtifactError: When the parts disagree, or the folder is not empty.
     """
     require_free(folder)
     _check_agreement(manifest, adapter_config, tensors)
@@ -133,72 +134,103 @@ def write_artifact(
     return digest_of(manifest_bytes)
 
 
-def read_artifact(folder: Path, *, verify: bool = True, max_bytes: int = MAX_BYTES) -> Artifact:
-    """Read an artifact; nothing in the folder is executed.
+def write_annotated(
+    source: Path,
+    target: Path,
+    *,
+    files: Mapping[str, bytes],
+    section: str,
+    parent: str | None = None,
+) -> str:
+    """Write a copy of an artifact with more files and a longer card.
+
+    Equal arguments give equal bytes.
 
     Args:
-        folder: the artifact.
-        verify: compare the digest of every file; sizes and names are always compared.
-        max_bytes: largest sum of file sizes that is read.
+        source: Folder of the artifact.
+        target: Folder of the copy, which is replaced.
+        files: Name to content of further files.
+        section: Markdown appended to the card.
+        parent: Digest of the parent adapter; that of ``source`` where ``None``.
+
+    Returns:
+        The digest of the copy.
 
     Raises:
-        ArtifactError: naming the file or tensor that is wrong.
+        ArtifactError: When ``source`` is damaged.
     """
-    sizes = _list_files(folder, max_bytes)
-    if MANIFEST_NAME not in sizes:
-        raise ArtifactError(
-            f"has no {MANIFEST_NAME}",
-            place=str(folder),
-            hint="It is no artifact of adapterhub" if CONFIG_NAME in sizes else "",
-        )
-    manifest_bytes = _read(folder, MANIFEST_NAME)
-    manifest = Manifest.from_json(manifest_bytes)
-    _check_listing(folder, manifest, sizes)
-    contents = _read_listed(folder, manifest, verify=verify)
+    artifact = read_artifact(source)
+    manifest = artifact.manifest
+    kept = {
+        name: (source / name).read_bytes() for name in manifest.files if name not in REQUIRED_FILES
+    }
+    card = (source / CARD_NAME).read_text(encoding="utf-8")
+    shutil.rmtree(target, ignore_errors=True)
+    return write_artifact(
+        target,
+        tensors=artifact.weights.tensors,
+        adapter_config=artifact.adapter_config,
+        manifest=replace(manifest, files={}, parent=parent or manifest.parent),
+        card=f"{card}\n{section}",
+        extra_files={**kept, **files},
+    )
+
+
+def read_artifact(folder: Path, *, verify: bool = True, max_bytes: int = MAX_BYTES) -> Artifact:
+    """Read an artifact without executing anything in the folder.
+
+    Args:
+        folder: Folder of the artifact.
+        verify: Compare the digest of every file; sizes and names are always compared.
+        max_bytes: Limit on the sum of file sizes.
+
+    Raises:
+        ArtifactError: Naming the file or tensor at fault.
+    """
+    manifest, digest = _read_manifest(folder, max_bytes)
+    if verify:
+        contents = read_verified(folder, manifest)
+    else:
+        contents = {name: read_file(folder, name) for name in (CONFIG_NAME, WEIGHTS_NAME)}
     config = parse_object(contents[CONFIG_NAME], f"{folder}/{CONFIG_NAME}")
     tensors = _parse_tensors(contents[WEIGHTS_NAME], f"{folder}/{WEIGHTS_NAME}")
     spec = _check_agreement(manifest, config, tensors)
-    weights = AdapterWeights(spec, tensors)
-    return Artifact(manifest, config, weights, digest_of(manifest_bytes), folder)
+    return Artifact(manifest, config, AdapterWeights(spec, tensors), digest, folder)
 
 
 def map_artifact(folder: Path, *, values: bool = True, max_bytes: int = MAX_BYTES) -> Artifact:
-    """Read an artifact whose digests were compared already, its tensors mapped into memory.
+    """Read an artifact that was verified before, with memory-mapped tensors.
 
-    They are read from the file when they are used; see ``map_tensors``.
+    Tensors are read from the file on first use; see ``map_tensors``.
 
     Args:
-        folder: the artifact, as ``Registry.materialize`` returns it.
-        values: look for NaN and infinity, which reads every value; names, sizes, types and
+        folder: Folder of the artifact, as ``Registry.materialize`` returns it.
+        values: Check for NaN and infinity, which reads every value; names, sizes, types and
             shapes are always checked.
-        max_bytes: largest sum of file sizes that is mapped.
+        max_bytes: Limit on the sum of file sizes.
 
     Raises:
-        ArtifactError: naming the file or tensor that is wrong.
+        ArtifactError: Naming the file or tensor at fault.
     """
-    sizes = _list_files(folder, max_bytes)
-    manifest_bytes = _read(folder, MANIFEST_NAME)
-    manifest = Manifest.from_json(manifest_bytes)
-    _check_listing(folder, manifest, sizes)
-    config = parse_object(_read(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
+    manifest, digest = _read_manifest(folder, max_bytes)
+    config = parse_object(read_file(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
     tensors = map_tensors(folder / WEIGHTS_NAME)
     spec = _check_agreement(manifest, config, tensors, values=values)
-    weights = AdapterWeights(spec, tensors)
-    return Artifact(manifest, config, weights, digest_of(manifest_bytes), folder)
+    return Artifact(manifest, config, AdapterWeights(spec, tensors), digest, folder)
 
 
 def read_peft_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> PeftFolder:
-    """Read an adapter that peft saved; what its configuration does not say is ``None``.
+    """Read an adapter that peft saved.
 
-    Target modules that the configuration gives by a pattern are listed as the tensors have them.
-    Other files of the folder (tokenizer, card) are left alone; pickles are refused.
+    Target modules that the configuration gives by a pattern are listed as in the tensors. Other
+    files of the folder (tokenizer, card) are ignored; pickles are errors.
 
     Raises:
-        ArtifactError: naming the file or tensor that is wrong.
+        ArtifactError: Naming the file or tensor at fault.
     """
-    _list_peft_files(folder, max_bytes)
-    config = parse_object(_read(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
-    tensors = _parse_tensors(_read(folder, WEIGHTS_NAME), f"{folder}/{WEIGHTS_NAME}")
+    check_peft_files(folder, max_bytes)
+    config = parse_object(read_file(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
+    tensors = _parse_tensors(read_file(folder, WEIGHTS_NAME), f"{folder}/{WEIGHTS_NAME}")
     config = dict(with_explicit_targets(config, tensors))
     spec = spec_of(config)
     check_tensors(spec, modules_to_save(config), tensors, place=f"{folder}/{WEIGHTS_NAME}")
@@ -214,18 +246,33 @@ def read_peft_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> PeftFolder:
 
 
 def digest_of(manifest_bytes: bytes) -> str:
-    """Return the digest that names the artifact with this ``manifest.json``."""
+    """Return the digest of the artifact with this ``manifest.json``."""
     return f"sha256:{sha256(manifest_bytes).hexdigest()}"
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the safetensors file of ``tensors``; the order of the mapping does not matter."""
-    # clones, because safetensors refuses tensors that share memory
+    """Return the safetensors file of ``tensors``, whatever the order of the mapping."""
+    # clones, because safetensors rejects tensors that share memory
     copies = {
         key: tensors[key].detach().to("cpu", copy=True).contiguous() for key in sorted(tensors)
     }
     content: bytes = safetensors.torch.save(copies, metadata={"format": "pt"})
     return content
+
+
+def _read_manifest(folder: Path, max_bytes: int) -> tuple[Manifest, str]:
+    """Return the manifest and its digest, with names and sizes of all files checked."""
+    sizes = list_files(folder, max_bytes)
+    if MANIFEST_NAME not in sizes:
+        raise ArtifactError(
+            f"has no {MANIFEST_NAME}",
+            place=str(folder),
+            hint="Import it with adapterhub import-peft" if CONFIG_NAME in sizes else "",
+        )
+    content = read_file(folder, MANIFEST_NAME)
+    manifest = Manifest.from_json(content)
+    check_listing(folder, manifest, sizes)
+    return manifest, digest_of(content)
 
 
 def _check_agreement(
@@ -235,6 +282,7 @@ def _check_agreement(
     *,
     values: bool = True,
 ) -> AdapterSpec:
+    """Require that manifest, configuration and tensors describe the same adapter."""
     spec = spec_of(config)
     if not _same_adapter(manifest.adapter, spec):
         raise ArtifactError(
@@ -244,15 +292,16 @@ def _check_agreement(
     return spec
 
 
-def _same_adapter(asked: AdapterSpec, resolved: AdapterSpec) -> bool:
-    if not isinstance(asked, LoraSpec) or not isinstance(resolved, LoraSpec):
-        return asked == resolved
-    asked_names = asked.target_modules
-    meant = all(
-        any(name in (ALL_LINEAR, target) or target.endswith(f".{name}") for name in asked_names)
+def _same_adapter(requested: AdapterSpec, resolved: AdapterSpec) -> bool:
+    """Return whether two specs differ only in how target modules are named."""
+    if not isinstance(requested, LoraSpec) or not isinstance(resolved, LoraSpec):
+        return requested == resolved
+    names = requested.target_modules
+    covered = all(
+        any(name in (ALL_LINEAR, target) or target.endswith(f".{name}") for name in names)
         for target in resolved.target_modules
     )
-    return meant and replace(asked, target_modules=resolved.target_modules) == resolved
+    return covered and replace(requested, target_modules=resolved.target_modules) == resolved
 
 
 def _config_bytes(config: Mapping[str, Any]) -> bytes:
@@ -273,88 +322,3 @@ def _parse_tensors(content: bytes, place: str) -> dict[str, Tensor]:
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise ArtifactError(f"is not a safetensors file: {error}", place=place) from error
     return tensors
-
-
-def _list_files(folder: Path, max_bytes: int) -> dict[str, int]:
-    """Return the size in bytes of each file of an artifact, having refused all else."""
-    sizes: dict[str, int] = {}
-    for entry in _scan(folder):
-        if not entry.is_file(follow_symlinks=False):
-            raise _not_plain(entry, folder)
-        if entry.name != MANIFEST_NAME:
-            check_file_name(entry.name, str(folder))
-        sizes[entry.name] = entry.stat(follow_symlinks=False).st_size
-    _check_size(folder, sizes, max_bytes)
-    return sizes
-
-
-def _list_peft_files(folder: Path, max_bytes: int) -> None:
-    """Require plain files for configuration and tensors, and no pickle beside them."""
-    entries = {entry.name: entry for entry in _scan(folder)}
-    for name in entries:
-        reject_pickle(name, str(folder))
-    for name in (CONFIG_NAME, WEIGHTS_NAME):
-        if name not in entries:
-            raise ArtifactError(f"has no {name}", place=str(folder))
-        if not entries[name].is_file(follow_symlinks=False):
-            raise _not_plain(entries[name], folder)
-    needed = (entries[CONFIG_NAME], entries[WEIGHTS_NAME])
-    _check_size(folder, {entry.name: entry.stat().st_size for entry in needed}, max_bytes)
-
-
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise ArtifactError(f"cannot be read: {error.strerror}", place=str(folder)) from error
-
-
-def _not_plain(entry: os.DirEntry[str], folder: Path) -> ArtifactError:
-    kind = "a link" if entry.is_symlink() else "not a plain file"
-    return ArtifactError(f"{entry.name!r} is {kind}", place=str(folder))
-
-
-def _check_size(folder: Path, sizes: Mapping[str, int], max_bytes: int) -> None:
-    if (total := sum(sizes.values())) > max_bytes:
-        raise ArtifactError(f"holds {total} bytes, the limit is {max_bytes}", place=str(folder))
-
-
-def _check_listing(folder: Path, manifest: Manifest, sizes: Mapping[str, int]) -> None:
-    listed = manifest.files.keys()
-    for name in REQUIRED_FILES:
-        if name not in listed:
-            raise ArtifactError(f"does not list {name!r}", place=f"{folder}/{MANIFEST_NAME}")
-    for name in sorted(listed - sizes.keys()):
-        raise ArtifactError(f"{name!r} is listed and missing", place=str(folder))
-    for name in sorted(sizes.keys() - listed - {MANIFEST_NAME}):
-        raise ArtifactError(f"{name!r} is not listed in {MANIFEST_NAME}", place=str(folder))
-    for name in sorted(listed):
-        if sizes[name] != manifest.files[name].size:
-            raise ArtifactError(
-                f"has {sizes[name]} bytes, {MANIFEST_NAME} says {manifest.files[name].size}",
-                place=f"{folder}/{name}",
-            )
-
-
-def _read_listed(folder: Path, manifest: Manifest, *, verify: bool) -> dict[str, bytes]:
-    """Read files once, so that what is checked is what is parsed."""
-    names = tuple(sorted(manifest.files)) if verify else REQUIRED_FILES
-    contents = {name: _read(folder, name) for name in names}
-    for name in names if verify else ():
-        if (found := sha256(contents[name]).hexdigest()) != manifest.files[name].sha256:
-            raise ArtifactError(
-                f"has sha256 {found}, {MANIFEST_NAME} says {manifest.files[name].sha256}",
-                place=f"{folder}/{name}",
-                hint="The file was changed or damaged; fetch the artifact again",
-            )
-    return contents
-
-
-def _read(folder: Path, name: str) -> bytes:
-    try:
-        return (folder / name).read_bytes()
-    except OSError as error:
-        raise ArtifactError(
-            f"cannot be read: {error.strerror}", place=f"{folder}/{name}"
-        ) from error

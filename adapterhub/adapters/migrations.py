@@ -1,7 +1,7 @@
-"""Ordered upgrades of stored documents, from the oldest schema to the current one.
+"""Ordered migrations of stored documents to the current schema.
 
-A document is a plain ``dict`` with an integer ``schema_version``. Migrations are append-only:
-one that has been released is never edited, because documents written before it exist.
+A document is a ``dict`` with an integer ``schema_version``. Migrations are append-only: a released
+one is never edited, because documents written before it exist.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ VERSION_KEY = "schema_version"
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One upgrade, from ``from_version`` to ``from_version + 1``.
+    """One migration, from ``from_version`` to ``from_version + 1``.
 
     Args:
-        from_version: schema version of the documents that it reads.
-        name: what changes, in a few words, for messages.
-        apply: maps a document to the upgraded one; ``schema_version`` is set by the caller.
+        from_version: Schema version of its input.
+        name: Short description of the change.
+        apply: Function from a document to the upgraded one; the caller sets ``schema_version``.
     """
 
     from_version: int
@@ -40,26 +40,26 @@ def _all_known(document: Document) -> Document:
     return {**document, "unknown": []}
 
 
-#: Upgrades of an artifact's ``manifest.json``.
+#: Migrations of an artifact's ``manifest.json``.
 MANIFEST_MIGRATIONS: tuple[Migration, ...] = (
-    Migration(1, "adapters that were trained elsewhere: what is unknown of them", _all_known),
+    Migration(1, "unrecorded keys of adapters that were trained elsewhere", _all_known),
 )
 
 
 def upgrade(
     document: Mapping[str, Any], migrations: Sequence[Migration], *, place: str
 ) -> Document:
-    """Return ``document`` at the current schema; the input is not changed.
+    """Return a copy of ``document`` at the current schema.
 
     The current schema is one past the last migration, or 1 where there are none.
 
     Args:
-        document: the stored document.
-        migrations: all upgrades in order, the first from version 1.
-        place: what the document is, for messages.
+        document: Stored document.
+        migrations: All migrations in order, the first from version 1.
+        place: Name of the document in error messages.
 
     Raises:
-        ArtifactError: when the version is absent, not a positive integer, or of the future.
+        ArtifactError: When the version is missing, not a positive integer, or too new.
     """
     current = len(migrations) + 1
     version = _version(document, current, place)

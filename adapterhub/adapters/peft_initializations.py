@@ -1,4 +1,4 @@
-"""Which of peft's LoRA initialisations leave the backbone as it is.
+"""Supported LoRA initialisations of peft: those that leave the backbone unchanged.
 
 Source: ``peft/tuners/lora/layer.py`` of peft 0.21, the ``*_init`` methods of ``LoraLayer``.
 """
@@ -20,20 +20,18 @@ LORA_INITS: Mapping[str, bool | str] = {
     "random": False,
 }
 
-_CHANGES_BACKBONE = (
-    "subtracts its start from the backbone's weights, which are frozen and may be quantized"
-)
-#: peft's other initialisations, and why training does not offer them.
-_REFUSED: Mapping[str, str] = {
+_CHANGES_BACKBONE = "subtracts the initial adapter from the backbone's weights, which are frozen"
+#: peft's other initialisations and why training does not support them.
+_UNSUPPORTED: Mapping[str, str] = {
     "pissa": _CHANGES_BACKBONE,
     "olora": _CHANGES_BACKBONE,
     "corda": _CHANGES_BACKBONE,
     "lora_ga": _CHANGES_BACKBONE,
-    "loftq": "quantizes the backbone again by itself, and the backbone's weights must not change",
+    "loftq": "quantizes the backbone again, and the backbone's weights must not change",
     "mica": "freezes B and needs the unquantized weights of the backbone",
-    "eva": "needs a pass over the training data before the first step, which is not built",
+    "eva": "needs a pass over the training data before the first step",
 }
-#: Refused in training, yet an adapter that began so runs on the unchanged backbone.
+#: Not supported in training, but such an adapter runs on the unchanged backbone.
 _READABLE = frozenset({"eva"})
 
 
@@ -41,7 +39,7 @@ def init_lora_weights(name: str) -> bool | str:
     """Return peft's ``init_lora_weights`` for ``LoraSpec.init``.
 
     Raises:
-        RecipeError: when the name is unknown, or its method can't keep the backbone frozen.
+        RecipeError: When the name is unknown, or the method changes the backbone.
     """
     if name in LORA_INITS:
         return LORA_INITS[name]
@@ -63,7 +61,7 @@ def init_name(value: Any, place: str) -> str:
     """Return ``LoraSpec.init`` for peft's ``init_lora_weights``.
 
     Raises:
-        ArtifactError: when the adapter would not run on the unchanged backbone.
+        ArtifactError: When the adapter does not run on the unchanged backbone.
     """
     for name, peft_name in LORA_INITS.items():
         if type(value) is type(peft_name) and value == peft_name:
@@ -84,4 +82,4 @@ def init_name(value: Any, place: str) -> str:
 
 def _reason(name: str) -> str | None:
     # "pissa_niter_16" is "pissa" by a faster decomposition
-    return _REFUSED.get(name.partition("_niter_")[0])
+    return _UNSUPPORTED.get(name.partition("_niter_")[0])

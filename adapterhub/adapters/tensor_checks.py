@@ -1,4 +1,4 @@
-"""Do the tensors of an artifact fit its configuration, and do they fit a model?
+"""Checks of an adapter's tensors against its configuration and against a model.
 
 Keys are peft's (``get_peft_model_state_dict``): LoRA under ``base_model.model.<module>``, a
 prefix as ``prompt_embeddings`` with its heads under ``base_model.<module>``.
@@ -37,29 +37,27 @@ def check_tensors(
     """Check keys, shapes, types and values of an adapter's tensors against its spec.
 
     Args:
-        spec: from ``adapter_config.json``.
-        saved_modules: names of modules held in full (``modules_to_save``).
-        tensors: key to tensor.
-        place: for messages.
-        values: read every value; without it only what the headers say is checked.
+        spec: Spec from ``adapter_config.json``.
+        saved_modules: Names of modules stored in full (``modules_to_save``).
+        tensors: Key to tensor.
+        place: Name of the file in error messages.
+        values: Check every value for NaN and infinity, which reads the tensors.
 
     Raises:
-        ArtifactError: naming the tensor that is wrong, or what is absent.
+        ArtifactError: Naming the tensor that is wrong or missing.
     """
     for key, tensor in tensors.items():
         _check_dtype(tensor, f"{place}: {key}")
         if values:
             _check_values(tensor, f"{place}: {key}")
-    held = (*saved_modules, *PEFT_HEADS)
-    adapting = {key: tensor for key, tensor in tensors.items() if not _in_full(key, held)}
-    if isinstance(spec, LoraSpec):
-        # peft stores an embedding itself beside the LoRA on it; engines compare it to their own
-        copies = [key for key in adapting if _is_copy(key, spec.target_modules)]
-        adapting = {key: tensor for key, tensor in adapting.items() if key not in copies}
+    full = (*saved_modules, *PEFT_HEADS)
+    adapting = {key: tensor for key, tensor in tensors.items() if not _in_full(key, full)}
     if isinstance(spec, PrefixSpec):
         _check_prefix(spec, adapting, place)
-    else:
-        _check_lora(spec, adapting, place)
+        return
+    # peft stores an embedding itself beside the LoRA on it; the engine compares it to its own
+    lora = {k: tensor for k, tensor in adapting.items() if not _is_base(k, spec.target_modules)}
+    _check_lora(spec, lora, place)
 
 
 def check_tensors_match(
@@ -68,13 +66,13 @@ def check_tensors_match(
     """Require that tensors and model match one to one, in names and shapes.
 
     Args:
-        place: the adapter, for the message.
-        expected: key to shape, of the model.
-        found: key to tensor, of the artifact.
+        place: Name of the adapter in error messages.
+        expected: Key to shape, from the model.
+        found: Key to tensor, from the artifact.
 
     Raises:
-        StrictLoadError: with what is missing and unexpected; a tensor of another shape counts
-            as both, with its shapes.
+        StrictLoadError: With missing and unexpected tensors; a tensor of another shape counts as
+            both, with its shapes.
     """
     missing = [key for key in expected if key not in found]
     unexpected = [key for key in found if key not in expected]
@@ -97,8 +95,7 @@ def _check_dtype(tensor: Tensor, place: str) -> None:
 
 
 def _check_values(tensor: Tensor, place: str) -> None:
-    # NaN and infinity go into every sum, which is found a third as fast as looking at each value;
-    # a sum may be infinite of itself, so only a finite one settles it
+    # a finite sum excludes NaN and infinity, and takes a third of the time of checking each value
     if torch.isfinite(tensor.sum(dtype=torch.float32)):
         return
     if not torch.isfinite(tensor).all():
@@ -110,12 +107,12 @@ def _check_values(tensor: Tensor, place: str) -> None:
         )
 
 
-def _in_full(key: str, held: Sequence[str]) -> bool:
+def _in_full(key: str, full: Sequence[str]) -> bool:
     prefix, _, path = key.partition(".")
     if prefix != "base_model" or LORA_KEY.fullmatch(key):
         return False
     module = path.rpartition(".")[0]
-    return any(f".{name}." in f".{module}." for name in held)
+    return any(f".{name}." in f".{module}." for name in full)
 
 
 def _check_prefix(spec: PrefixSpec, tensors: Mapping[str, Tensor], place: str) -> None:
@@ -126,7 +123,7 @@ def _check_prefix(spec: PrefixSpec, tensors: Mapping[str, Tensor], place: str) -
     shape = tensors[PROMPT_KEY].shape
     if len(shape) != 2 or shape[0] != spec.num_virtual_tokens:
         raise ArtifactError(
-            f"has shape {list(shape)}, the configuration says {spec.num_virtual_tokens} positions",
+            f"has shape {list(shape)}, the configuration says {spec.num_virtual_tokens} tokens",
             place=f"{place}: {PROMPT_KEY}",
         )
 
@@ -152,8 +149,8 @@ def _check_pair(spec: LoraSpec, parts: Mapping[str, Tensor], place: str) -> None
     if spec.dora:
         wanted.add("lora_magnitude_vector")
     if wanted != parts.keys():
-        has, asks = ", ".join(sorted(parts)), ", ".join(sorted(wanted))
-        raise ArtifactError(f"has {has}, the configuration asks for {asks}", place=place)
+        found, needed = ", ".join(sorted(parts)), ", ".join(sorted(wanted))
+        raise ArtifactError(f"has {found}, the configuration requires {needed}", place=place)
     down, up = parts[first].shape, parts[second].shape
     if len(down) != 2 or len(up) != 2 or down[0] != spec.rank or up[1] != spec.rank:
         raise ArtifactError(
@@ -171,7 +168,7 @@ def _is_target(module: str, targets: Sequence[str]) -> bool:
     )
 
 
-def _is_copy(key: str, targets: Sequence[str]) -> bool:
+def _is_base(key: str, targets: Sequence[str]) -> bool:
     match = BASE_LAYER_KEY.fullmatch(key)
     return match is not None and _is_target(match["module"], targets)
 

@@ -1,4 +1,4 @@
-"""The central value: an immutable spec plus named tensors."""
+"""Adapter weights: an immutable spec plus named tensors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 class AdapterWeights:
     """An adapter as training returns it, an artifact stores it and the engine loads it.
 
-    The mapping is a read-only copy in sorted order. The tensors themselves are shared with
-    the caller and must not be written to.
+    The mapping is a read-only copy in sorted order. The tensors are shared with the caller and
+    must not be written to.
 
     Args:
-        spec: method and hyper-parameters, target modules as resolved.
+        spec: Method and hyper-parameters, with resolved target modules.
         tensors: peft's key in ``adapter_model.safetensors`` to tensor. For LoRA
             ``base_model.model.<module>.lora_A.weight`` is ``[rank, in]`` and ``lora_B.weight``
             ``[out, rank]``, with DoRA ``lora_magnitude_vector`` ``[out]``; a prefix is
-            ``prompt_embeddings`` ``[virtual tokens, layers * 2 * key-value width]``; heads and
+            ``prompt_embeddings`` ``[num_virtual_tokens, num_layers * 2 * kv_size]``; heads and
             other trained modules keep their own shapes.
     """
 
@@ -38,11 +38,11 @@ class AdapterWeights:
         object.__setattr__(self, "tensors", MappingProxyType(ordered))
 
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         """Number of scalars in all tensors."""
         return sum(tensor.numel() for tensor in self.tensors.values())
 
     @property
     def nbytes(self) -> int:
-        """Bytes that all tensors take in memory."""
+        """Size of all tensors in memory, in bytes."""
         return sum(tensor.nbytes for tensor in self.tensors.values())

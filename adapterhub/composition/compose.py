@@ -67,7 +67,7 @@ def _check_arguments(
         )
     for weight in weights:
         if not math.isfinite(weight):
-            raise RecipeError(f"{weight} is no weight", place="composition.weights")
+            raise RecipeError(f"{weight} is not a weight", place="composition.weights")
     if head_from is not None and not 0 <= head_from < len(adapters):
         raise RecipeError(
             f"there is no adapter {head_from} among {len(adapters)}", place="composition.head_from"

@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.adapters.artifact import CARD_NAME, read_peft_folder, write_artifact
+from adapterhub.adapters.artifact import read_peft_folder, write_artifact
+from adapterhub.adapters.artifact_folder import CARD_NAME
 from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
 from adapterhub.adapters.peft_format import CONFIG_NAME

@@ -10,7 +10,8 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from adapterhub.adapters.artifact import CARD_NAME, read_artifact, write_artifact
+from adapterhub.adapters.artifact import read_artifact, write_artifact
+from adapterhub.adapters.artifact_folder import CARD_NAME
 from adapterhub.adapters.manifest import Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
 from adapterhub.adapters.peft_format import ALL_LINEAR, modules_to_save
@@ -245,7 +246,7 @@ def _manifest(
         backbone=first.backbone,
         quantization=first.quantization,
         adapter=weights.spec,
-        trained_parameters=weights.parameters,
+        trained_parameters=weights.num_parameters,
         backbone_parameters=first.backbone_parameters,
         recipe={
             "description": f"{composition['method']} of {_listed(parents)}",

@@ -327,7 +327,7 @@ def changed(**changes):
     [
         (changed(**{A_KEY: torch.zeros(3, 6)}), r"query: A has shape \[3, 6\].*says rank 2"),
         (changed(**{A_KEY: torch.zeros(12)}), r"query: A has shape \[12\]"),
-        (changed(**{A_KEY: None}), r"query: has lora_B\.weight, the configuration asks for"),
+        (changed(**{A_KEY: None}), r"query: has lora_B\.weight, the configuration requires"),
         (changed(**{A_KEY: torch.full((2, 6), torch.nan)}), r"12 of 12 values are NaN"),
         (changed(**{A_KEY: torch.zeros(2, 6, dtype=torch.int8)}), r"has type int8"),
         (changed(surprise=torch.zeros(1)), r"surprise: does not belong"),

@@ -125,8 +125,8 @@ def test_our_folder_reads_back_what_peft_held(tmp_path):
     weights = read_artifact(tmp_path / "adapter").weights
     assert weights.tensors.keys() == state.keys()
     assert all(torch.equal(weights.tensors[key], state[key]) for key in state)
-    assert weights.parameters == sum(tensor.numel() for tensor in state.values())
-    assert weights.nbytes == 4 * weights.parameters
+    assert weights.num_parameters == sum(tensor.numel() for tensor in state.values())
+    assert weights.nbytes == 4 * weights.num_parameters
 
 
 @pytest.mark.parametrize("spec", [LoraSpec(rank=2), PrefixSpec(num_virtual_tokens=2)])
@@ -188,11 +188,11 @@ def test_configuration_is_what_peft_itself_saves(tmp_path, spec):
 @pytest.mark.parametrize(
     ("init", "why"),
     [
-        ("pissa", "subtracts its start from the backbone's weights"),
-        ("pissa_niter_16", "subtracts its start from the backbone's weights"),
-        ("olora", "subtracts its start from the backbone's weights"),
-        ("corda", "subtracts its start from the backbone's weights"),
-        ("lora_ga", "subtracts its start from the backbone's weights"),
+        ("pissa", "subtracts the initial adapter"),
+        ("pissa_niter_16", "subtracts the initial adapter"),
+        ("olora", "subtracts the initial adapter"),
+        ("corda", "subtracts the initial adapter"),
+        ("lora_ga", "subtracts the initial adapter"),
         ("loftq", "quantizes the backbone again"),
         ("mica", "freezes B"),
         ("eva", "needs a pass over the training data"),

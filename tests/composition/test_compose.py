@@ -326,7 +326,7 @@ def test_a_head_that_one_adapter_lacks_or_has_in_another_shape_must_be_chosen():
         ((lora(dora=True), lora(dora=True)), (1.0, 1.0), CONCAT, "a DoRA adapter"),
         ((lora(dora=True),), (0.5,), CONCAT, "a DoRA adapter"),
         ((lora(),), (1.0, 1.0), CONCAT, "1 adapters and 2 weights"),
-        ((lora(),), (float("nan"),), CONCAT, "nan is no weight"),
+        ((lora(),), (float("nan"),), CONCAT, "nan is not a weight"),
     ],
 )
 def test_what_can_not_be_made_one_is_refused(specs, weights, method, problem):

@@ -258,8 +258,8 @@ def test_strangers_are_refused_and_nothing_is_stored(strangers):
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
-        (("x", "a*b"), 2, b"'b' is no weight"),
-        (("X", "a"), 2, b"is no name of an adapter"),
+        (("x", "a*b"), 2, b"'b' is not a weight"),
+        (("X", "a"), 2, b"is not an adapter name"),
         (("x", "a", "--combination-type", "tise"), 2, b"Did you mean 'ties'?"),
         (("x", "a", "--combination-type", "few-shot"), 3, b"few-shot needs labelled examples"),
         (("x", "a", "--data", "rows"), 2, b"--data: is an option of few-shot"),

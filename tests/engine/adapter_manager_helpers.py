@@ -41,7 +41,7 @@ def put(registry, folder, name, weights, fingerprint, *, task="dialogue", labels
         backbone=BackboneRef(name="tiny", fingerprint=fingerprint),
         quantization=QuantizationSpec("none", "float32"),
         adapter=weights.spec,
-        trained_parameters=weights.parameters,
+        trained_parameters=weights.num_parameters,
         backbone_parameters=1000,
         recipe={"task": {"max_length": 64, "max_new_tokens": 8, "system_prompt": ""}},
         data={},

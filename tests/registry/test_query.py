@@ -103,7 +103,7 @@ def test_a_version_tells_its_tags_labels_and_lineage(filled):
 def test_a_tag_is_a_word(filled, tag):
     from adapterhub.errors import RefError
 
-    with pytest.raises(RefError, match="is no tag"):
+    with pytest.raises(RefError, match="is not a tag"):
         filled.tag("topical", add=[tag])
     assert filled.resolve("topical").tags == ("fast", "lang:de")
 

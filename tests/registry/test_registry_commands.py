@@ -90,7 +90,7 @@ def test_faults_say_what_to_do(command, filled):
         (("rollback", "topics@prod"), b"no alias 'prod'"),
         (("alias", "set", "topics@1", "latest"), b"Use another word"),
         (("alias", "set", "topics@9", "prod"), b"no such version"),
-        (("tag", "topics", "No Tag"), b"is no tag"),
+        (("tag", "topics", "No Tag"), b"is not a tag"),
     ):
         result = command(*arguments)
         assert result.exit_code not in (0, 1)

@@ -128,7 +128,7 @@ def store(registry, folder, name, weights, fingerprint, *, task="dialogue", read
         backbone=BackboneRef(name="tiny", fingerprint=fingerprint),
         quantization=UNQUANTIZED,
         adapter=weights.spec,
-        trained_parameters=weights.parameters,
+        trained_parameters=weights.num_parameters,
         backbone_parameters=1000,
         recipe={"task": section, "backbone": {"name": "tiny", "revision": None}},
         data={},

@@ -266,8 +266,8 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(
     with pytest.raises(NonFiniteLossError) as caught:
         train(load_recipe(path), output=tmp_path / "run")
     assert caught.value.step == 3
-    assert len(caught.value.rows) == 16
-    assert str(caught.value.rows[0]) in str(caught.value)
+    assert len(caught.value.examples) == 16
+    assert str(caught.value.examples[0]) in str(caught.value)
 
 
 @pytest.mark.parametrize(

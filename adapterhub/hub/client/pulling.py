@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.adapters.artifact import CARD_NAME, MAX_BYTES, WEIGHTS_NAME, digest_of
+from adapterhub.adapters.artifact import MAX_BYTES, digest_of
+from adapterhub.adapters.artifact_folder import CARD_NAME, WEIGHTS_NAME
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest, reject_pickle
 from adapterhub.adapters.peft_format import CONFIG_NAME, spec_of, with_explicit_targets
 from adapterhub.adapters.strict_json import parse_object

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.adapters.annotate import write_annotated
+from adapterhub.adapters.artifact import write_annotated
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adapterhub.adapters.annotate import write_annotated
+from adapterhub.adapters.artifact import write_annotated
 from adapterhub.workflows.refresh.document import REFRESH_NAME
 
 if TYPE_CHECKING:
