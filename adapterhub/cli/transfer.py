@@ -156,7 +156,7 @@ def export_file(
     as_json: Json = False,
 ) -> None:
     """Export a version to a tar file."""
-    from adapterhub.registry.exporting import export_version, write_export
+    from adapterhub.registry.archive.export import export_version, write_export
 
     if file == PIPE:
         if as_json:
@@ -195,7 +195,7 @@ def import_file(
     as_json: Json = False,
 ) -> None:
     """Import a version from a file."""
-    from adapterhub.registry.importing import import_version, read_export
+    from adapterhub.registry.archive.intake import import_version, read_export
 
     registry = open_registry()
     if file == PIPE:

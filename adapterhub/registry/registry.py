@@ -20,7 +20,7 @@ from adapterhub.registry.layout import Layout, default_root
 from adapterhub.registry.query import Query, find
 from adapterhub.registry.signature_file import Signature, parse_signature
 from adapterhub.registry.signature_store import SignatureStore
-from adapterhub.registry.storage import Storage
+from adapterhub.registry.storage import Storage, no_hook
 from adapterhub.registry.verify import find_problems
 
 if TYPE_CHECKING:
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 
 #: Seconds that ``collect`` leaves files alone for, where not told otherwise.
 GRACE_SECONDS = 24 * 3600.0
-
-
-def _no_hook(_step: str) -> None:
-    """Do nothing."""
 
 
 def _spare_none(_blob: str) -> bool:
@@ -58,7 +54,7 @@ class Registry:
     """
 
     def __init__(
-        self, root: Path | None = None, *, on_step: Callable[[str], None] = _no_hook
+        self, root: Path | None = None, *, on_step: Callable[[str], None] = no_hook
     ) -> None:
         home = root if root is not None else default_root()
         self._layout = Layout(home.absolute() / "registry")

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 
+def no_hook(_step: str) -> None:
+    """Do nothing at a step."""
+
+
 class Storage:
     """What is on disk of one registry; what its methods raise, ``Registry`` says.
 

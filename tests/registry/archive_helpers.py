@@ -11,9 +11,9 @@ from signing_helpers import snapshot
 
 from adapterhub.errors import ArtifactError
 from adapterhub.registry import Registry
-from adapterhub.registry.archive_reading import read_archive
-from adapterhub.registry.exporting import export_version
-from adapterhub.registry.importing import import_version
+from adapterhub.registry.archive.export import export_version
+from adapterhub.registry.archive.intake import import_version
+from adapterhub.registry.archive.members import read_members
 from adapterhub.registry.signing import sign
 
 __all__ = ["ada"]
@@ -90,4 +90,4 @@ def refused(registry, path, said, kind=ArtifactError, **options):
 
 
 def read_all(file):
-    return [(found.name, b"".join(found.chunks)) for found in read_archive(file, "bytes")]
+    return [(found.name, b"".join(found.chunks)) for found in read_members(file, "bytes")]

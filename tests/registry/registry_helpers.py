@@ -13,8 +13,8 @@ from pathlib import Path
 from adapterhub.adapters.manifest import BackboneRef, FileEntry, Manifest, Metrics
 from adapterhub.errors import NotFoundError
 from adapterhub.registry import Registry
-from adapterhub.registry.exporting import export_version
-from adapterhub.registry.importing import import_version
+from adapterhub.registry.archive.export import export_version
+from adapterhub.registry.archive.intake import import_version
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
 WEIGHTS = "adapter_model.safetensors"

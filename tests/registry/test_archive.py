@@ -15,8 +15,8 @@ from signing_helpers import snapshot
 from toy_fixtures import command
 
 from adapterhub.errors import ArtifactError, IntegrityError, RefError
-from adapterhub.registry.exporting import export_version
-from adapterhub.registry.importing import import_version, read_export
+from adapterhub.registry.archive.export import export_version
+from adapterhub.registry.archive.intake import import_version, read_export
 from adapterhub.registry.signature_file import signature_name
 
 __all__ = ["ada", "command", "exported", "other", "version"]

@@ -18,9 +18,10 @@ from signing_helpers import snapshot
 from test_faults import open_folder, ordinary_user
 
 from adapterhub.errors import ArtifactError, IntegrityError, RegistryError
-from adapterhub.registry import Registry, whole_file
-from adapterhub.registry.exporting import export_version
-from adapterhub.registry.importing import import_version
+from adapterhub.registry import Registry
+from adapterhub.registry.archive import atomic_file
+from adapterhub.registry.archive.export import export_version
+from adapterhub.registry.archive.intake import import_version
 
 __all__ = ["ada", "exported", "open_folder", "other", "version"]
 
@@ -226,16 +227,16 @@ def test_what_another_writes_at_once_is_left_to_it(registry, version, tmp_path):
 def test_a_file_taken_for_abandoned_too_early_is_begun_anew(
     registry, version, tmp_path, monkeypatch
 ):
-    real, calls = whole_file.fcntl.flock, []
+    real, calls = atomic_file.fcntl.flock, []
 
     def late(file, operation):
         if not calls:
             calls.append(operation)
-            whole_file._remove_abandoned(tmp_path / "topics.tar")
+            atomic_file._remove_abandoned(tmp_path / "topics.tar")
             assert not list(tmp_path.glob(".*.partial"))
         real(file, operation)
 
-    monkeypatch.setattr(whole_file.fcntl, "flock", late)
+    monkeypatch.setattr(atomic_file.fcntl, "flock", late)
     export_version(registry, "topics", tmp_path / "topics.tar")
     assert tarfile.is_tarfile(tmp_path / "topics.tar")
     assert not list(tmp_path.glob(".*"))
@@ -243,7 +244,7 @@ def test_a_file_taken_for_abandoned_too_early_is_begun_anew(
 
 def test_without_locks_nothing_is_taken_for_abandoned(registry, version, tmp_path, monkeypatch):
     assert kill("export", tmp_path / "home", "written", tmp_path / "topics.tar") == 77
-    monkeypatch.setattr(whole_file.fcntl, "flock", lambda *_: _raise(errno.ENOLCK))
+    monkeypatch.setattr(atomic_file.fcntl, "flock", lambda *_: _raise(errno.ENOLCK))
     export_version(registry, "topics", tmp_path / "topics.tar")
     assert tarfile.is_tarfile(tmp_path / "topics.tar")
     assert len(list(tmp_path.glob(".*.partial"))) == 1

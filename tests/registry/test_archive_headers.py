@@ -9,7 +9,7 @@ from archive_helpers import ada, entry, exported, members, other, pack, read_all
 from signing_helpers import snapshot
 
 from adapterhub.errors import AdapterHubError, ArtifactError
-from adapterhub.registry.importing import import_version, read_export
+from adapterhub.registry.archive.intake import import_version, read_export
 
 __all__ = ["ada", "exported", "other", "version"]
 
@@ -31,7 +31,7 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(exported, other, tmp_path, f
         path.write_bytes(content[:length])
         with pytest.raises(ArtifactError) as caught:
             import_version(other, path)
-        assert ("is cut off" if length >= 512 else "is no tar") in str(caught.value), length
+        assert ("is cut off" if length >= 512 else "is not a tar") in str(caught.value), length
     path.write_bytes(content[:end])
     assert import_version(other, path).version == 1
 
@@ -151,6 +151,6 @@ def test_a_damaged_header_is_refused(exported, other, tmp_path):
 def test_something_after_the_end_is_refused(exported, other, tmp_path):
     path = tmp_path / "bad.tar"
     path.write_bytes(exported.read_bytes() + b"hidden")
-    refused(other, path, "has something after its end")
+    refused(other, path, "has data after its end")
     path.write_bytes(exported.read_bytes() + bytes(2_000_000))
-    refused(other, path, "has something after its end")
+    refused(other, path, "has data after its end")

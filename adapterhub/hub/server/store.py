@@ -25,6 +25,7 @@ from adapterhub.registry import Registry
 from adapterhub.registry.blobs import Blobs
 from adapterhub.registry.database import Database
 from adapterhub.registry.layout import Layout, default_root
+from adapterhub.registry.storage import no_hook
 
 if TYPE_CHECKING:
     import sqlite3
@@ -48,10 +49,6 @@ _BATCH = 500
 _KINDS: tuple[RefKind, ...] = ("branch", "tag")
 
 
-def _no_hook(_step: str) -> None:
-    """Do nothing."""
-
-
 class RepoStore:
     """The repositories of one registry; any number of processes and threads may use it at once.
 
@@ -72,7 +69,7 @@ class RepoStore:
         root: Path | None = None,
         settings: HubSettings | None = None,
         *,
-        on_step: Callable[[str], None] = _no_hook,
+        on_step: Callable[[str], None] = no_hook,
     ) -> None:
         self.settings = settings or HubSettings()
         home = root if root is not None else default_root()

@@ -1,8 +1,8 @@
-"""Reading tar and zip files that anyone may have made: plain files with plain names, and no more.
+"""Plain files out of untrusted tar and zip files.
 
-The standard library reads the formats. Here stands what it would let pass: links, devices, sparse
-files, compressed tars, headers of any size, and a tar that is cut off or damaged where a header
-should be. Bytes are counted while they are read, whatever a header says of them.
+The standard library reads the formats, and its ``data`` filter rejects unsafe members of a tar
+file. Added here are bounds on the size of headers, and the detection of files that are cut off or
+damaged, which ``tarfile`` takes for their end.
 """
 
 from __future__ import annotations
@@ -22,24 +22,22 @@ from adapterhub.registry.blobs import read_chunks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Largest sum of the files of one archive, in bytes; no larger artifact is read anyway.
+#: Largest total size of the files in an archive, in bytes, which is that of an artifact.
 MAX_BYTES = 4 * 1024**3
-#: Most files of one archive.
+#: Largest number of files in an archive.
 MAX_FILES = 1000
 
 _BLOCK = 512
 _ZEROS = bytes(_BLOCK)
-#: Longest name that is read, in characters; names in an export have at most 137.
-_MAX_NAME = 512
-#: Most bytes of all headers of one file. Python before 3.11.10 searches an extended header in
-#: quadratic time (CVE-2024-6232): one of this size takes 0.1 s, one of 64 KiB 5 s.
+#: Largest size of all headers of one file, in bytes. Python before 3.11.10 needs quadratic time
+#: for an extended header (CVE-2024-6232): 0.1 s at this size, 5 s for 64 KiB.
 _MAX_HEADERS = 8192
-#: Folders that a tar file may list, besides files.
+#: Folders that an archive may list besides files.
 _FOLDERS = ("artifact", "signatures")
-#: Most zeros after the end of a tar file, in bytes; tools fill up to their own block size.
+#: Largest padding after the end of a tar file, in bytes; tools fill up to their block size.
 _MAX_PADDING = 1024 * 1024
-#: Largest table of contents of a zip file, in bytes.
-_MAX_TABLE = 1024 * 1024
+#: Largest central directory of a zip file, in bytes.
+_MAX_DIRECTORY = 1024 * 1024
 _ZIP_END = 22
 _ZIP64_LOCATOR = 20
 
@@ -49,26 +47,18 @@ _COMPRESSED = {
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-_KINDS = {
-    tarfile.LNKTYPE: "a hard link",
-    tarfile.SYMTYPE: "a symbolic link",
-    tarfile.CHRTYPE: "a device",
-    tarfile.BLKTYPE: "a device",
-    tarfile.FIFOTYPE: "a pipe",
-    tarfile.DIRTYPE: "a folder",
-}
-_PLAIN = "Make it with adapterhub export, or pack plain files with tar"
+_HINT = "Create it with adapterhub export, or pack regular files with tar"
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One file of an archive.
+class Member:
+    """One file in an archive.
 
     Args:
-        name: as written in the archive, not checked.
-        size: that the archive says it has, in bytes.
-        chunks: its bytes, to be read before the next entry is asked for; they may be more or
-            fewer than ``size``.
+        name: Name as written in the archive, not validated.
+        size: Size in bytes that the archive declares.
+        chunks: Content, to be consumed before the next member is requested; its length may
+            differ from ``size``.
     """
 
     name: str
@@ -76,38 +66,39 @@ class Entry:
     chunks: Iterator[bytes]
 
 
-def read_archive(file: BinaryIO, place: str) -> Iterator[Entry]:
-    """Yield the files of a tar or zip file in its order, folders left out.
+def read_members(file: BinaryIO, place: str) -> Iterator[Member]:
+    """Yield the files of a tar or zip file in their order, without folders.
 
     Args:
-        file: at its beginning; only a zip file needs to be seekable.
-        place: what errors call it.
+        file: Archive at its beginning; only a zip file needs to be seekable.
+        place: Name of the archive in error messages.
 
     Raises:
-        ArtifactError: when it is neither, is cut off, or holds what is no plain file.
+        ArtifactError: When it is neither format, is cut off, or contains anything but regular
+            files.
     """
     with _read_faults(place):
         head = _read_exactly(file, _BLOCK)
         if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-            yield from _zip_entries(file, place)
+            yield from _zip_members(file, place)
             return
         for magic, kind in _COMPRESSED.items():
             if head.startswith(magic):
                 raise ArtifactError(
                     f"is compressed with {kind}", place=place, hint="Decompress it first"
                 )
-        yield from _tar_entries(file, head, place)
+        yield from _tar_members(file, head, place)
 
 
-def _tar_entries(file: BinaryIO, head: bytes, place: str) -> Iterator[Entry]:
+def _tar_members(file: BinaryIO, head: bytes, place: str) -> Iterator[Member]:
     source = _Source(file, head, place)
     with _tar_faults(source, place), _open_tar(source, place) as archive:
         for number, info in enumerate(archive):
-            _check_tar_kind(info, place)
+            _check_tar_member(info, place)
             if number >= MAX_FILES + len(_FOLDERS):
                 raise ArtifactError(f"has more than {MAX_FILES} files", place=place)
             if not info.isdir():
-                yield Entry(info.name, info.size, _tar_chunks(archive, info, source, place))
+                yield Member(info.name, info.size, _tar_chunks(archive, info, source, place))
             source.allow(_MAX_HEADERS)
     # tarfile takes a damaged or missing header for the end
     if len(source.last) == _BLOCK and source.last != _ZEROS:
@@ -118,18 +109,18 @@ def _tar_entries(file: BinaryIO, head: bytes, place: str) -> Iterator[Entry]:
 
 
 class _Source:
-    """What ``tarfile`` reads from, block by block: no more than is allowed at a time.
+    """Stream that ``tarfile`` reads block by block, up to a budget of bytes.
 
     Args:
-        file: to read from.
-        head: what has been read of it already.
-        place: what errors call it.
+        file: Archive.
+        head: Block that has been read from it already.
+        place: Name of the archive in error messages.
     """
 
     def __init__(self, file: BinaryIO, head: bytes, place: str) -> None:
-        #: The block that was read last; empty after ``allow`` and where the file has ended.
+        #: Last block that was read; empty after ``allow`` and at the end of the file.
         self.last = b""
-        #: Bytes that were read.
+        #: Number of bytes that were read.
         self.position = 0
         self._file = file
         self._head = head
@@ -137,7 +128,7 @@ class _Source:
         self._left = _MAX_HEADERS
 
     def allow(self, size: int) -> None:
-        """Let this many bytes be read from now on, in place of what was allowed before."""
+        """Set the number of bytes that may be read from now on."""
         self._left = size
         self.last = b""
 
@@ -145,13 +136,13 @@ class _Source:
         """Read one block.
 
         Raises:
-            ArtifactError: when it is not allowed; nothing is read.
+            ArtifactError: When the budget is exceeded; nothing is read.
         """
         if size > self._left:
             raise ArtifactError(
                 f"has headers of more than {_MAX_HEADERS} bytes for one file",
                 place=self._place,
-                hint=_PLAIN,
+                hint=_HINT,
             )
         self.last, self._head = self._head or _read_exactly(self._file, size), b""
         self.position += len(self.last)
@@ -165,22 +156,22 @@ def _open_tar(source: _Source, place: str) -> tarfile.TarFile:
         # with blocks of this size nothing is read ahead, so ``source.last`` is the last header
         return tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK, encoding="utf-8")
     except tarfile.ReadError as error:
-        # what comes after a first block that was understood is cut off or damaged
+        # after a first block that was understood, the file is cut off or damaged
         if source.position >= _BLOCK + len(source.last):
             raise
-        raise ArtifactError("is no tar or zip file", place=place, hint=_PLAIN) from error
+        raise ArtifactError("is not a tar or zip file", place=place, hint=_HINT) from error
 
 
-def _check_tar_kind(info: tarfile.TarInfo, place: str) -> None:
-    if len(info.name) > _MAX_NAME:
-        raise ArtifactError(f"has a name of {len(info.name)} characters", place=place)
-    plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse()
-    if not plain and not (info.isdir() and _is_folder(info.name)):
-        what = _KINDS.get(info.type, f"of the unknown kind {info.type!r}")
-        what = "a sparse file" if info.issparse() else what
-        raise ArtifactError(f"{info.name!r} is {what}", place=place, hint=_PLAIN)
-    if info.size < 0:
-        raise ArtifactError(f"{info.name!r} has a size below 0", place=place)
+def _check_tar_member(info: tarfile.TarInfo, place: str) -> None:
+    shown = ascii(info.name)[:120]
+    try:
+        tarfile.data_filter(info, "/archive")
+    except (tarfile.FilterError, ValueError) as error:
+        raise ArtifactError(f"{shown} is unsafe", place=place, hint=_HINT) from error
+    regular = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse()
+    folder = info.isdir() and _is_folder(info.name)
+    if not (regular or folder) or info.size < 0:
+        raise ArtifactError(f"{shown} is not a regular file", place=place, hint=_HINT)
 
 
 def _tar_chunks(
@@ -206,24 +197,24 @@ def _check_padding(file: BinaryIO, place: str) -> None:
     for chunk in read_chunks(file, left):
         left -= len(chunk)
         if not left or chunk.strip(b"\0"):
-            raise ArtifactError("has something after its end", place=place)
+            raise ArtifactError("has data after its end", place=place)
 
 
-def _zip_entries(file: BinaryIO, place: str) -> Iterator[Entry]:
+def _zip_members(file: BinaryIO, place: str) -> Iterator[Member]:
     if not file.seekable():
-        raise ArtifactError("a zip file must be a file", place=place, hint="Pipe a tar file")
-    _check_zip_table(file, place)
+        raise ArtifactError("a zip file cannot be piped", place=place, hint="Pipe a tar file")
+    _check_zip_directory(file, place)
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
-            # what the library makes of a name hides what is wrong with it
+            # ``filename`` is cleaned up, which would hide an unsafe name
             name = info.orig_filename
-            _check_zip_kind(info, name, place)
+            _check_zip_member(info, name, place)
             if not name.endswith("/"):
-                yield Entry(name, info.file_size, _zip_chunks(archive, info, place))
+                yield Member(name, info.file_size, _zip_chunks(archive, info, place))
 
 
-def _check_zip_table(file: BinaryIO, place: str) -> None:
-    """Refuse a table of contents that it would cost much to read."""
+def _check_zip_directory(file: BinaryIO, place: str) -> None:
+    """Reject a central directory that would need much memory."""
     size = file.seek(0, 2)
     tail = min(size, _ZIP_END + _ZIP64_LOCATOR)
     file.seek(size - tail)
@@ -232,23 +223,25 @@ def _check_zip_table(file: BinaryIO, place: str) -> None:
     if not end.startswith(b"PK\x05\x06") or end[20:] != b"\0\0":
         raise ArtifactError("is cut off, or has a comment at its end", place=place)
     large = data[:-_ZIP_END].startswith(b"PK\x06\x07")
-    if large or int.from_bytes(end[12:16], "little") > _MAX_TABLE:
-        raise ArtifactError("has too large a table of contents", place=place)
+    if large or int.from_bytes(end[12:16], "little") > _MAX_DIRECTORY:
+        raise ArtifactError("has too large a central directory", place=place)
     file.seek(0)
 
 
-def _check_zip_kind(info: zipfile.ZipInfo, name: str, place: str) -> None:
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    folder = name.endswith("/")
-    if folder and (not _is_folder(name) or info.file_size or kind not in (0, stat.S_IFDIR)):
-        raise ArtifactError(f"{name!r} is a folder", place=place, hint=_PLAIN)
-    if not folder and kind not in (0, stat.S_IFREG):
-        what = "a symbolic link" if kind == stat.S_IFLNK else "not a regular file"
-        raise ArtifactError(f"{name!r} is {what}", place=place, hint=_PLAIN)
+def _check_zip_member(info: zipfile.ZipInfo, name: str, place: str) -> None:
+    kind, shown = stat.S_IFMT(info.external_attr >> 16), ascii(name)[:120]
+    if name.endswith("/"):
+        regular = _is_folder(name) and not info.file_size and kind in (0, stat.S_IFDIR)
+    else:
+        regular = kind in (0, stat.S_IFREG)
+    if not regular:
+        raise ArtifactError(f"{shown} is not a regular file", place=place, hint=_HINT)
     if info.flag_bits & 0x1:
-        raise ArtifactError(f"{name!r} is encrypted", place=place, hint="Pack it without")
+        raise ArtifactError(f"{shown} is encrypted", place=place, hint="Pack it unencrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ArtifactError(f"{name!r} is compressed in a way that is not read", place=place)
+        raise ArtifactError(
+            f"{shown} is compressed with an unsupported method", place=place, hint="Use deflate"
+        )
 
 
 def _zip_chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: str) -> Iterator[bytes]:
@@ -258,7 +251,7 @@ def _zip_chunks(archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: str) -> 
 
 @contextmanager
 def _read_faults(place: str) -> Iterator[None]:
-    """Translate what reading meets; a consumer's own errors do not come by here."""
+    """Translate errors of reading; a consumer's own errors do not pass through here."""
     try:
         yield
     except OSError as error:
@@ -281,9 +274,9 @@ def _is_folder(name: str) -> bool:
 
 
 def _read_exactly(file: BinaryIO, size: int) -> bytes:
-    """Read ``size`` bytes, fewer only where the file ends; a pipe gives them in parts."""
+    """Read ``size`` bytes, fewer only at the end of the file; a pipe returns them in parts."""
     return b"".join(read_chunks(file, size))
 
 
 def _cut_off(place: str) -> ArtifactError:
-    return ArtifactError("is cut off", place=place, hint="Copy or fetch it again")
+    return ArtifactError("is cut off", place=place, hint="Copy or download it again")

@@ -1,7 +1,7 @@
-"""A version as one file, to be carried where no network leads.
+"""Export of a version to a single file.
 
-An export is an uncompressed tar file with ``export.json``, the artifact's files under
-``artifact/`` and its signatures under ``signatures/``; equal versions give equal bytes.
+An export is an uncompressed tar file with ``export.json``, the files of the artifact in
+``artifact/`` and its signatures in ``signatures/``. Equal versions give equal bytes.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import IntegrityError, RegistryError
-from adapterhub.registry.archive_reading import MAX_BYTES, MAX_FILES
-from adapterhub.registry.export_document import (
+from adapterhub.registry.archive.atomic_file import atomic_file
+from adapterhub.registry.archive.document import (
     ARTIFACT_FOLDER,
     EXPORT_NAME,
     MAX_DOCUMENT,
     SIGNATURES_FOLDER,
     document_of,
 )
+from adapterhub.registry.archive.members import MAX_BYTES, MAX_FILES
 from adapterhub.registry.signature_file import signature_name
-from adapterhub.registry.whole_file import whole_file
+from adapterhub.registry.storage import no_hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,19 +44,15 @@ _OS_HINTS = {
 }
 
 
-def _no_hook(_step: str) -> None:
-    """Do nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What was exported.
+    """Result of an export.
 
     Args:
-        version: whose files they are.
-        signatures: keys of the signatures that went with it.
-        size: of the file, in bytes.
-        sha256: of the file, in hex, to be compared where it arrives.
+        version: Exported version.
+        signatures: Keys of the exported signatures.
+        size: Size of the file in bytes.
+        sha256: Digest of the file in hex, to be compared at its destination.
     """
 
     version: Version
@@ -70,23 +67,23 @@ def export_version(
     target: Path,
     *,
     overwrite: bool = False,
-    on_step: Callable[[str], None] = _no_hook,
+    on_step: Callable[[str], None] = no_hook,
 ) -> Export:
-    """Write a version into one file, which appears whole or not at all.
+    """Write a version to a file atomically.
 
     Args:
-        registry: that holds it.
-        ref: which version.
-        target: the file; its folder must be there.
-        overwrite: a file that is there.
-        on_step: called with the name of every step that changes something on disk.
+        registry: Registry that has the version.
+        ref: Reference of the version.
+        target: Path of the file, in an existing folder.
+        overwrite: Whether to replace an existing file.
+        on_step: Hook called with the name of every step that changes something on disk.
 
     Raises:
-        NotFoundError: when there is no such version.
-        IntegrityError: when a byte of it is not as stored.
-        RegistryError: when the file is there, or can't be written; nothing is changed.
+        NotFoundError: When there is no such version.
+        IntegrityError: When a stored file is damaged.
+        RegistryError: When the file exists or cannot be written; nothing is changed.
     """
-    with _target_faults(target), whole_file(target, overwrite=overwrite) as file:
+    with _target_faults(target), atomic_file(target, overwrite=overwrite) as file:
         made = write_export(registry, ref, file)
         on_step("written")
     on_step("exported")
@@ -94,13 +91,13 @@ def export_version(
 
 
 def write_export(registry: Registry, ref: str | AdapterRef, file: BinaryIO) -> Export:
-    """Write a version into an open file or pipe.
+    """Write a version to an open file or pipe.
 
     Raises:
-        NotFoundError: when there is no such version.
-        IntegrityError: when a byte of it is not as stored.
-        RegistryError: when it is larger than what an import accepts.
-        OSError: when ``file`` can't be written.
+        NotFoundError: When there is no such version.
+        IntegrityError: When a stored file is damaged.
+        RegistryError: When the version is larger than an import accepts.
+        OSError: When ``file`` cannot be written.
     """
     version = registry.resolve(ref)
     folder = registry.materialize(version)
@@ -112,11 +109,11 @@ def write_export(registry: Registry, ref: str | AdapterRef, file: BinaryIO) -> E
     size += sum(len(each.content) for each in signatures)
     if size > MAX_BYTES or len(document) > MAX_DOCUMENT or count > MAX_FILES:
         raise RegistryError(
-            f"is larger than what can be imported: {size} bytes in {count} files",
+            f"is too large to be imported: {size} bytes in {count} files",
             place=str(version.ref),
         )
     counted = _Counted(file)
-    # as a stream, so that a pipe will do
+    # written as a stream, so that the file can be a pipe
     stream: Any = counted
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.GNU_FORMAT) as archive:
         _add(archive, EXPORT_NAME, document)
@@ -128,7 +125,7 @@ def write_export(registry: Registry, ref: str | AdapterRef, file: BinaryIO) -> E
                     _header(f"{ARTIFACT_FOLDER}/{name}", entry.size), cast("Any", hashing)
                 )
             if hashing.digest.hexdigest() != entry.sha256:
-                raise IntegrityError(f"{name} has changed meanwhile", place=str(version.ref))
+                raise IntegrityError(f"{name} changed during the export", place=str(version.ref))
         for each in signatures:
             _add(archive, f"{SIGNATURES_FOLDER}/{signature_name(each.key)}", each.content)
     keys = tuple(each.key for each in signatures)
@@ -136,7 +133,7 @@ def write_export(registry: Registry, ref: str | AdapterRef, file: BinaryIO) -> E
 
 
 class _Counted:
-    """Counts and hashes what is written to a file, or read from it."""
+    """File that counts and hashes the bytes written to it or read from it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -144,16 +141,16 @@ class _Counted:
         self.digest = sha256()
 
     def write(self, data: bytes) -> int:
-        self._note(data)
+        self._update(data)
         self._file.write(data)
         return len(data)
 
     def read(self, size: int = -1) -> bytes:
         data = self._file.read(size)
-        self._note(data)
+        self._update(data)
         return data
 
-    def _note(self, data: bytes) -> None:
+    def _update(self, data: bytes) -> None:
         self.size += len(data)
         self.digest.update(data)
 
@@ -163,7 +160,7 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _header(name: str, size: int) -> tarfile.TarInfo:
-    # owner and time stay 0 and empty, so that equal versions give equal bytes
+    # owner and time keep their defaults, so that equal versions give equal bytes
     info = tarfile.TarInfo(name)
     info.size = size
     info.mode = 0o644

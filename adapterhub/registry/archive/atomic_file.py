@@ -1,4 +1,4 @@
-"""A file that appears whole or not at all, in a folder that is not ours."""
+"""Atomic creation of a file in a folder of the user."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 
 
 @contextmanager
-def whole_file(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """Lend a new file that takes the place of ``target`` at the end, or leaves nothing.
+def atomic_file(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open a new file that becomes ``target`` when the block ends without an error.
 
-    What a killed process left while it wrote the same target is removed first; several may write
-    it at once.
+    Several processes may write the same target at once. Partial files that killed processes left
+    for it are removed first.
 
     Args:
-        target: its folder must be there.
-        overwrite: a file that is there.
+        target: Path in an existing folder.
+        overwrite: Whether to replace an existing file.
 
     Raises:
-        OSError: when there is a file that may not be overwritten, or it can't be written.
+        OSError: When the file exists and may not be replaced, or cannot be written.
     """
     _remove_abandoned(target)
     if not overwrite and os.path.lexists(target):
@@ -50,21 +50,21 @@ def whole_file(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _partial(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """Lend a new file whose lock is held until it is closed, or the process is gone."""
+    """Open a new file, locked until it is closed or the process ends."""
     while True:
         path = target.parent / f"{_prefix(target)}{secrets.token_hex(8)}.partial"
         with path.open("xb") as file:
-            # some file systems have no locks; on these nobody removes it either
+            # on a file system without locks, no other process removes it either
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
-            # another may have taken it for abandoned before it was locked
+            # another process may have removed it as abandoned before it was locked
             if path.exists():
                 yield path, file
                 return
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove what nobody writes any more of the files that were to become ``target``."""
+    """Remove the partial files of ``target`` that no process writes any more."""
     pattern = re.compile(re.escape(_prefix(target)) + r"[0-9a-f]{16}\.partial")
     with suppress(OSError):
         for path in list(target.parent.iterdir()):
@@ -73,7 +73,7 @@ def _remove_abandoned(target: Path) -> None:
 
 
 def _remove_unlocked(path: Path) -> None:
-    # gone meanwhile, another user's, being written, or the file system has no locks
+    # removed already, owned by another user, being written, or on a file system without locks
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
@@ -84,7 +84,7 @@ def _remove_unlocked(path: Path) -> None:
 
 
 def _prefix(target: Path) -> str:
-    # a name may be as long as names may be, so it can't be part of another
+    # a hash, since a target name of the maximum length leaves no room for a suffix
     return f".{sha256(os.fsencode(target.name)).hexdigest()[:16]}."
 
 
@@ -93,7 +93,7 @@ def _move(partial: Path, target: Path, *, overwrite: bool) -> None:
         partial.replace(target)
         return
     try:
-        # unlike a rename, this never takes the place of a file
+        # unlike a rename, a link never replaces a file
         target.hardlink_to(partial)
     except OSError as error:
         if error.errno not in _NO_LINKS:

@@ -1,23 +1,22 @@
-"""A version out of one file: what an export holds, checked and put into a registry."""
+"""Import of a version from an archive: every file is checked before it is stored."""
 
 from __future__ import annotations
 
 import os
-import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, BinaryIO
 
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest, check_file_name
 from adapterhub.errors import ArtifactError, NotFoundError, RefError, SignatureError
 from adapterhub.refs import check_name
-from adapterhub.registry.archive_reading import MAX_BYTES, MAX_FILES, Entry, read_archive
-from adapterhub.registry.export_document import (
+from adapterhub.registry.archive.document import (
     ARTIFACT_FOLDER,
     EXPORT_NAME,
     SIGNATURES_FOLDER,
     Document,
     read_document,
 )
+from adapterhub.registry.archive.members import MAX_BYTES, MAX_FILES, Member, read_members
 from adapterhub.registry.faults import os_faults
 from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.signature_file import (
@@ -26,6 +25,7 @@ from adapterhub.registry.signature_file import (
     parse_signature,
     signature_name,
 )
+from adapterhub.registry.storage import no_hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
 
-
-def _no_hook(_step: str) -> None:
-    """Do nothing."""
+#: Staging folder of the files at the top of an archive.
+_TOP = "top"
 
 
 def import_version(
@@ -44,28 +43,28 @@ def import_version(
     source: Path,
     *,
     name: str | None = None,
-    on_step: Callable[[str], None] = _no_hook,
+    on_step: Callable[[str], None] = no_hook,
 ) -> Version:
-    """Store the version that a file holds, with its tags and signatures.
+    """Store the version in a file, with its tags and signatures.
 
-    Reads what ``export_version`` wrote, and a tar or zip file of an artifact's folder. A version
-    that is there already is returned.
+    Reads the files that ``export_version`` writes, and tar or zip files of an artifact folder.
+    A version that the registry has already is returned.
 
     Args:
-        registry: to store it in.
-        source: the file.
-        name: instead of the name that it was exported under.
-        on_step: called with the name of every step that changes something on disk.
+        registry: Registry to store the version in.
+        source: Archive.
+        name: Name in the registry instead of the exported one.
+        on_step: Hook called with the name of every step that changes something on disk.
 
     Raises:
-        ArtifactError: when the file is no export, is cut off, holds what may be no part of an
-            artifact, or is not what its manifest says; nothing is changed.
-        RefError: when the name is malformed or missing; nothing is changed.
-        SignatureError: when a signature can be none, or does not hold; nothing is changed.
-        RegistryError: when the registry can't be written; nothing is changed.
+        ArtifactError: When the file is not an export, is cut off, contains a file that cannot
+            belong to an artifact, or differs from its manifest; nothing is changed.
+        RefError: When the name is malformed or missing; nothing is changed.
+        SignatureError: When a signature is malformed or invalid; nothing is changed.
+        RegistryError: When the registry cannot be written; nothing is changed.
     """
     try:
-        # a pipe in place of a file is not waited on
+        # does not block on a pipe in place of a file
         descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             return read_export(registry, file, str(source), name=name, on_step=on_step)
@@ -81,28 +80,28 @@ def read_export(
     place: str,
     *,
     name: str | None = None,
-    on_step: Callable[[str], None] = _no_hook,
+    on_step: Callable[[str], None] = no_hook,
 ) -> Version:
-    """Store the version that an open file or pipe holds; see ``import_version``.
+    """Store the version in an open file or pipe, see ``import_version``.
 
     Args:
-        registry: to store it in.
-        file: at its beginning.
-        place: what errors call it.
-        name: instead of the name that it was exported under.
-        on_step: called with the name of every step that changes something on disk.
+        registry: Registry to store the version in.
+        file: Archive at its beginning.
+        place: Name of the archive in error messages.
+        name: Name in the registry instead of the exported one.
+        on_step: Hook called with the name of every step that changes something on disk.
     """
     if name is not None:
         check_name(name)
     with os_faults(registry.folder), registry.staging() as staging:
         intake = _Intake(staging, place)
-        for entry in read_archive(file, place):
-            intake.take(entry)
+        for member in read_members(file, place):
+            intake.add(member)
             on_step("read a file")
         document = intake.document()
         chosen = name or (document.name if document else None)
         if chosen is None:
-            raise RefError("does not say its name", place=place, hint="Give one with --name")
+            raise RefError("has no name", place=place, hint="Give one with --name")
         return registry.put(
             intake.artifact,
             chosen,
@@ -113,48 +112,56 @@ def read_export(
 
 
 class _Intake:
-    """Puts the files of an archive into a folder, each where it belongs, and checks them."""
+    """Writes the members of an archive to the staging folders of their kind.
+
+    Args:
+        staging: Empty folder.
+        place: Name of the archive in error messages.
+    """
 
     def __init__(self, staging: Path, place: str) -> None:
         self.artifact = staging / ARTIFACT_FOLDER
+        self._signatures = staging / SIGNATURES_FOLDER
+        self._top = staging / _TOP
         self._staging = staging
         self._place = place
-        self._names: set[tuple[str, str]] = set()
+        self._count = 0
         self._left = MAX_BYTES
-        for folder in ("", ARTIFACT_FOLDER, SIGNATURES_FOLDER):
-            (staging / (folder or "top")).mkdir()
+        for folder in (self.artifact, self._signatures, self._top):
+            folder.mkdir()
 
-    def take(self, entry: Entry) -> None:
-        """Write one file; its name and size are checked before."""
-        folder, name = _belongs(entry.name, self._place)
-        if (folder, name) in self._names:
-            raise ArtifactError(f"{entry.name!r} is there twice", place=self._place)
-        self._names.add((folder, name))
-        if len(self._names) > MAX_FILES:
+    def add(self, member: Member) -> None:
+        """Write one file after its name and size were checked."""
+        folder, name = _location(member.name, self._place)
+        path = self._staging / (folder or _TOP) / name
+        if path.exists():
+            raise ArtifactError(f"{member.name!r} occurs twice", place=self._place)
+        self._count += 1
+        if self._count > MAX_FILES:
             raise ArtifactError(f"has more than {MAX_FILES} files", place=self._place)
         limit = min(_limit(folder, name), self._left)
-        if entry.size > limit:
-            raise self._too_large(entry)
+        if member.size > limit:
+            raise self._too_large(member)
         written = 0
-        with (self._staging / (folder or "top") / name).open("xb") as target:
-            for chunk in entry.chunks:
+        with path.open("xb") as target:
+            for chunk in member.chunks:
                 written += len(chunk)
                 if written > limit:
-                    raise self._too_large(entry)
+                    raise self._too_large(member)
                 target.write(chunk)
         self._left -= written
 
     def document(self) -> Document | None:
-        """Return ``export.json`` where there is one, agreeing with what is beside it."""
-        top = {name for folder, name in self._names if not folder}
-        if not any(folder == ARTIFACT_FOLDER for folder, _ in self._names):
-            self._take_bare(top)
+        """Return the content of ``export.json`` if there is one, checked against the artifact."""
+        top = {path.name for path in self._top.iterdir()}
+        if not any(self.artifact.iterdir()):
+            self._take_artifact_folder(top)
             return None
         if top - {EXPORT_NAME}:
-            raise ArtifactError(f"{min(top)!r} is no file of an export", place=self._place)
+            raise ArtifactError(f"{min(top)!r} does not belong to an export", place=self._place)
         if not top:
             return None
-        document = read_document((self._staging / "top" / EXPORT_NAME).read_bytes(), self._place)
+        document = read_document((self._top / EXPORT_NAME).read_bytes(), self._place)
         digest = f"sha256:{sha256(self._manifest()).hexdigest()}"
         if document.digest != digest:
             raise ArtifactError(
@@ -167,7 +174,7 @@ class _Intake:
     def signatures(self) -> tuple[bytes, ...]:
         """Return the signatures, sorted by name."""
         contents = []
-        for path in sorted((self._staging / SIGNATURES_FOLDER).iterdir()):
+        for path in sorted(self._signatures.iterdir()):
             content = path.read_bytes()
             signature = parse_signature(content, f"{self._place}: {path.name}")
             if signature_name(signature.key) != path.name:
@@ -177,14 +184,14 @@ class _Intake:
             contents.append(content)
         return tuple(contents)
 
-    def _take_bare(self, top: set[str]) -> None:
-        """Take files at the top for an artifact's, signatures beside them apart."""
+    def _take_artifact_folder(self, top: set[str]) -> None:
+        """Treat the files at the top as those of an artifact, except for signatures."""
         for name in top:
-            (self._staging / "top" / name).rename(self.artifact / name)
+            (self._top / name).rename(self.artifact / name)
         listed = Manifest.from_json(self._manifest()).files
         for name in top:
             if is_signature_name(name) and name not in listed:
-                (self.artifact / name).rename(self._staging / SIGNATURES_FOLDER / name)
+                (self.artifact / name).rename(self._signatures / name)
 
     def _manifest(self) -> bytes:
         try:
@@ -193,30 +200,24 @@ class _Intake:
             raise ArtifactError(
                 f"has no {MANIFEST_NAME}",
                 place=self._place,
-                hint="It must hold an artifact; make it with adapterhub export",
+                hint="It must contain an artifact; create it with adapterhub export",
             ) from error
 
-    def _too_large(self, entry: Entry) -> ArtifactError:
+    def _too_large(self, member: Member) -> ArtifactError:
         return ArtifactError(
-            f"{entry.name!r} is larger than what is read",
+            f"{member.name!r} is too large",
             place=self._place,
             hint=f"All files together may have {MAX_BYTES} bytes",
         )
 
 
-def _belongs(path: str, place: str) -> tuple[str, str]:
+def _location(path: str, place: str) -> tuple[str, str]:
     """Return the folder, empty for the top, and the name of a file in an archive."""
-    if re.search(r"[\x00-\x1f\x7f]", path):
-        raise ArtifactError(f"{path!r} holds a control character", place=place)
-    if path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", path):
-        raise ArtifactError(f"{path!r} is an absolute path", place=place)
-    if ".." in re.split(r"[/\\]", path):
-        raise ArtifactError(f"{path!r} leaves its folder", place=place)
-    folder, slash, name = path.rpartition("/")
+    folder, _, name = path.rpartition("/")
     if folder == SIGNATURES_FOLDER and is_signature_name(name):
         return folder, name
-    if (slash and folder != ARTIFACT_FOLDER) or not name:
-        raise ArtifactError(f"{path!r} is no file of an export", place=place)
+    if folder not in ("", ARTIFACT_FOLDER) or path != (f"{folder}/{name}" if folder else name):
+        raise ArtifactError(f"{path!r} does not belong to an export", place=place)
     if name != MANIFEST_NAME:
         check_file_name(name, place)
     return folder, name

@@ -1,4 +1,4 @@
-"""``export.json``: what an export says of its version beside the artifact and its signatures."""
+"""``export.json``: name, tags and digest of an exported version."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,28 +19,28 @@ from adapterhub.registry.version import Version
 
 EXPORT_NAME = "export.json"
 FORMAT = 1
-#: Largest ``export.json``, in bytes.
+#: Largest size of ``export.json``, in bytes.
 MAX_DOCUMENT = 1024 * 1024
-#: Where an export has the files of the artifact, and where its signatures.
+#: Folders of an export with the files of the artifact and with its signatures.
 ARTIFACT_FOLDER = "artifact"
 SIGNATURES_FOLDER = "signatures"
 
-#: Deepest nesting of what is kept beside a version.
+#: Deepest nesting of the metadata of a version.
 _MAX_DEPTH = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What ``export.json`` says of the version beside it.
+    """Content of ``export.json``.
 
     Args:
-        format: of the export.
-        name: that the version had.
-        version: its number.
-        digest: of its artifact.
-        created: when, ISO 8601 in UTC.
-        tags: of the version.
-        info: JSON values kept beside the version.
+        format: Format of the export.
+        name: Name of the adapter.
+        version: Number of the version.
+        digest: Digest of the artifact.
+        created: Time of registration, ISO 8601 in UTC.
+        tags: Tags of the version.
+        info: JSON metadata of the version.
     """
 
     format: int
@@ -58,7 +58,7 @@ _SCHEMA = Schema(Document)
 
 
 def document_of(version: Version) -> bytes:
-    """Return the bytes of ``export.json`` for a version."""
+    """Serialize the ``export.json`` of a version."""
     document = Document(
         format=FORMAT,
         name=version.name,
@@ -72,11 +72,11 @@ def document_of(version: Version) -> bytes:
 
 
 def read_document(content: bytes, place: str) -> Document:
-    """Read the bytes of an ``export.json``.
+    """Parse an ``export.json``.
 
     Raises:
-        ArtifactError: when it is too large, of another format, or malformed.
-        RefError: when the name or a tag is malformed.
+        ArtifactError: When it is too large, of another format, or malformed.
+        RefError: When the name or a tag is malformed.
     """
     place = f"{place}: {EXPORT_NAME}"
     if len(content) > MAX_DOCUMENT:
