@@ -119,7 +119,7 @@ def rates(records: list[Record], bandwidth: float | None) -> list[str]:
         row.append(f"{each['step_bytes'] / bandwidth / step:.0%}" if bandwidth else "")
         graph = each["graph_seconds"]
         row.append(f"{1 - graph / step:.0%}" if graph else "")
-        eager = each["tokens_per_second"]["eager"] if "eager" in each["tokens_per_second"] else None
+        eager = each["tokens_per_second"].get("eager")
         row.append(f"{eager:,.0f}" if eager else "")
         rows.append(row)
     head = ["scheme", "sequences", "adapters", "tokens/s", "of the base rate"]
@@ -138,8 +138,9 @@ def others(decoding: dict[str, list[Record]]) -> list[str]:
     lines = [""] if any(decoding[kind] for kind in ("prefill", "cold", "traffic")) else []
     lines += [f"- {r['name']}: {r['tokens_per_second']:,.0f} tokens/s" for r in decoding["prefill"]]
     lines += [
-        f"- {r['name']} ({r['adapter_bytes'] / 1e6:.0f} MB): {r['added_from_host_ms']:.1f} ms added "
-        f"from host memory (goal: under 5), {r['added_from_disk_ms']:.1f} ms from disk; "
+        f"- {r['name']} ({r['adapter_bytes'] / 1e6:.0f} MB): "
+        f"{r['added_from_host_ms']:.1f} ms added from host memory (goal: under 5), "
+        f"{r['added_from_disk_ms']:.1f} ms from disk; "
         f"{r['resident_ms']:.1f} ms when resident"
         for r in decoding["cold"]
     ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from stage import RANK, StageOptions, random_backbone, seconds_of, stage_options
 from torch import nn
 from torch.nn import functional as F
@@ -16,8 +16,12 @@ from adapterhub.kernels.choice import choose_lora_kernel, choose_paged_attention
 from adapterhub.kernels.lora.plan import RankSlice, build_plan
 from adapterhub.kernels.lora.reference import ReferenceLoraKernel
 
+if TYPE_CHECKING:
+    from bitsandbytes.nn import Linear4bit
+
 PATHS = ("self_attn.k_proj", "self_attn.q_proj", "mlp.up_proj", "mlp.down_proj")
 TOKENS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 128)
+#: Tokens in a page of the KV cache, as the engine has them.
 BLOCK = 16
 
 
@@ -87,7 +91,7 @@ def measure_lora(options: StageOptions, dtype: torch.dtype) -> None:
         kernels = {"chosen": choose_lora_kernel(options.device.type)}
         kernels["plain torch"] = ReferenceLoraKernel()
         found = {
-            name: microseconds(options, lambda kernel=kernel: kernel.add_(y, x, a, b, plan))
+            name: microseconds(options, partial(kernel.add_, y, x, a, b, plan))
             for name, kernel in kernels.items()
         }
         options.record(
@@ -108,31 +112,28 @@ def measure_attention(options: StageOptions, dtype: torch.dtype) -> None:
         if options.tiny and sequences * context > 256:
             continue
         slots, device = sequences * context, options.device
+        block = BLOCK if device.type == "cuda" else 1  # the CPU's kernel has pages of one token
         query = torch.randn(sequences, heads, width, device=device, dtype=dtype)
         keys, values = (
             torch.randn(slots, kv_heads, width, device=device, dtype=dtype) for _ in range(2)
         )
         pages = PageTable(
-            indices=torch.randperm(slots // BLOCK).to(device, torch.int32),
-            offsets=torch.arange(0, slots // BLOCK, context // BLOCK, dtype=torch.int32).to(device),
+            indices=torch.randperm(slots // block).to(device, torch.int32),
+            offsets=torch.arange(0, slots // block, context // block, dtype=torch.int32).to(device),
             context_lens=torch.full((sequences,), context, dtype=torch.int32, device=device),
-            page_size=BLOCK,
+            page_size=block,
         )
         padded = (sequences, context, kv_heads, width)
         k, v = (table.view(padded).transpose(1, 2) for table in (keys, values))
         paged = choose_paged_attention(device.type)
+        padded_attention = F.scaled_dot_product_attention
         found = {
             "paged": microseconds(
                 options,
-                lambda paged=paged, q=query, k=keys, v=values, p=pages: paged(
-                    q, k, v, p, window=None, scale=width**-0.5
-                ),
+                partial(paged, query, keys, values, pages, window=None, scale=width**-0.5),
             ),
             "torch, padded": microseconds(
-                options,
-                lambda q=query.unsqueeze(2), k=k, v=v: F.scaled_dot_product_attention(
-                    q, k, v, enable_gqa=True
-                ),
+                options, partial(padded_attention, query.unsqueeze(2), k, v, enable_gqa=True)
             ),
         }
         options.record(
