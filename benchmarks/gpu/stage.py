@@ -129,7 +129,7 @@ def random_backbone(shape: dict[str, Any], scheme: str, device: torch.device) ->
         fingerprint="random",
         config=config,
         preprocessor=tokenizer,
-        body=whole.model,
+        base_model=whole.model,
         lm_head=whole.lm_head,
         device=device,
     )
