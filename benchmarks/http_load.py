@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING, Any
 import http_streams
 import torch
 import uvicorn
+from adapterhub.server.holding import load
 from http_streams import Found, Plan, requests_of
 
 from adapterhub.adapters.artifact import write_artifact
@@ -54,7 +55,6 @@ from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.registry import Registry
-from adapterhub.server.holding import load
 from adapterhub.server.serving import listener, open_server
 from adapterhub.server.settings import ServerSettings
 from adapterhub.specs import LoraSpec, QuantizationSpec
@@ -171,7 +171,7 @@ def plan_of(asked: argparse.Namespace, listening: Listener, streams: int, seed: 
 async def engine_alone(server: Server, plan: Plan) -> float:
     """Return tokens a second through the engine and no HTTP."""
     adapters = {
-        name: server.models.find(name).adapters
+        name: server.names.resolve(name).adapters
         for name in (f"adapter{number}" for number in range(plan.adapters))
     }
     began = time.perf_counter()

@@ -14,8 +14,8 @@ from adapterhub.cli.options import Device, Json
 from adapterhub.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from adapterhub.server.configuration import Configuration
     from adapterhub.server.context import Server
+    from adapterhub.server.settings import Configuration
 
 
 def serve(
@@ -48,9 +48,9 @@ def serve(
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     silence_libraries()
     try:
-        from adapterhub.server.configuration import load_settings
         from adapterhub.server.logs import configure_logging
         from adapterhub.server.serving import serve as serve_http
+        from adapterhub.server.settings import load_settings
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "starlette", "serve") from error
     flags = {
@@ -62,7 +62,7 @@ def serve(
         "device": device,
         "anonymous_access": anonymous_access,
     }
-    found = load_settings(flags, os.environ, config, assign or ())
+    found = load_settings(flags, config, assign or ())
     if show_config:
         print_settings(found, as_json=as_json)
         return
@@ -109,5 +109,5 @@ def _text(value: Any) -> str:
 
 def _show_addresses(server: Server, url: str) -> None:
     typer.echo(f"page    {url}/  (the API: {url}/docs, metrics: {url}/metrics)")
-    typer.echo(f"client  OpenAI(base_url='{url}/v1', api_key='none'), model='{server.models.base}'")
+    typer.echo(f"client  OpenAI(base_url='{url}/v1', api_key='none'), model='{server.names.base}'")
     typer.echo(f"models  curl {url}/v1/models")

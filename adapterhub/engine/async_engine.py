@@ -38,8 +38,8 @@ _P = TypeVar("_P", bound="PoolingRequest")
 class OnStep(Protocol):
     """Takes note of a step."""
 
-    def __call__(self, seconds: float, rows: int) -> None:
-        """Take the seconds of a step and the number of rows that it answered."""
+    def __call__(self, seconds: float, sequences: int) -> None:
+        """Record the duration of a step in seconds and the number of sequences it processed."""
 
 
 class _Listener:

@@ -1,85 +1,89 @@
-"""The server: every address it answers at."""
+"""The HTTP application: routes, middleware and error responses."""
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from starlette.applications import Starlette
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
 
 from adapterhub.errors import AdapterHubError
-from adapterhub.server.answers import error_answer
-from adapterhub.server.describing import FINGERPRINT_HEADER
-from adapterhub.server.guards import Guards
-from adapterhub.server.operation_list import operations
-from adapterhub.server.operations import Endpoint, Operation
-from adapterhub.server.page_files import page_routes
+from adapterhub.server.error_responses import error_response
+from adapterhub.server.page_routes import page_routes
+from adapterhub.server.request_limits import RequestLimits
 from adapterhub.server.request_log import RequestLog
+from adapterhub.server.responses import FINGERPRINT_HEADER
+from adapterhub.server.routes import adapters, chat, completions, monitoring, tasks
+from adapterhub.server.schemas.base import ErrorResponse
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from adapterhub.server.context import Server
 
+_DESCRIPTION = (
+    "Text, labels and embeddings from one frozen backbone and many adapters. The `model` of a "
+    "request is the backbone's name, an adapter, or a blend such as `a@prod*0.7+b*0.3`. "
+    "The headers of every response name the adapters and the backbone that were used."
+)
 
-def create_app(server: Server) -> Starlette:
-    """Return the application over a server, to be run by an ASGI server."""
-    app = Starlette(
-        routes=[*(_route(each) for each in operations()), *page_routes()],
-        exception_handlers={
-            AdapterHubError: _answer_error,
-            HTTPException: _answer_error,
-            Exception: _answer_error,
-        },
-    )
+
+def create_app(server: Server) -> FastAPI:
+    """Return the application of a server, to be run by an ASGI server."""
+    app = create_api()
     app.state.server = server
     settings = server.settings
-    # the last one that is added is the first that sees a request
+    # the middleware that is added last sees a request first
     app.add_middleware(
-        Guards,
-        answer=error_answer,
+        RequestLimits,
+        error_response=error_response,
         max_body_bytes=settings.max_body_bytes,
         body_timeout=settings.body_timeout,
         request_timeout=settings.request_timeout,
     )
-    app.add_middleware(Labelled, fingerprint=server.backbone.fingerprint)
-    app.add_middleware(RequestLog, prompts=settings.log_prompts)
+    app.add_middleware(
+        RequestLog,
+        metrics=server.metrics,
+        headers={FINGERPRINT_HEADER: server.backbone.fingerprint},
+        prompts=settings.log_prompts,
+    )
     return app
 
 
-class Labelled:
-    """Tells with every answer the backbone that is served.
+def create_api() -> FastAPI:
+    """Return the routes and their OpenAPI document, without a server behind them."""
+    app = FastAPI(
+        title="adapterhub",
+        version=version("adapterhub"),
+        description=_DESCRIPTION,
+        routes=[*page_routes()],
+        docs_url=None,
+        redoc_url=None,
+        # clients that send no Content-Type mean JSON
+        strict_content_type=False,
+        separate_input_output_schemas=False,
+        generate_unique_id_function=lambda route: route.name,
+        responses={"default": {"model": ErrorResponse, "description": "Error"}},
+        exception_handlers=dict.fromkeys(
+            (AdapterHubError, HTTPException, RequestValidationError), _handle_error
+        ),
+    )
+    for router in (
+        monitoring.models,
+        chat.router,
+        completions.router,
+        tasks.router,
+        adapters.router,
+        adapters.vllm,
+        monitoring.router,
+        monitoring.public,
+    ):
+        app.include_router(router)
+    return app
 
-    Args:
-        app: that answers.
-        fingerprint: of the backbone.
-    """
 
-    def __init__(self, app: ASGIApp, *, fingerprint: str) -> None:
-        self._app = app
-        self._fingerprint = fingerprint.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        label = (FINGERPRINT_HEADER.encode(), self._fingerprint)
-
-        async def labelled(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], label]}
-            await send(message)
-
-        await self._app(scope, receive, labelled)
-
-
-def _route(operation: Operation) -> Route:
-    return Route(operation.path, Endpoint(operation), methods=[operation.method])
-
-
-async def _answer_error(_request: Request, error: Exception) -> Response:
-    return error_answer(error)
+async def _handle_error(_request: Request, error: Exception) -> Response:
+    return error_response(error)

@@ -1,142 +1,112 @@
-"""Connections with deadlines: uvicorn's own protocol waits for heads and readers for ever."""
+"""uvicorn's configuration, with the deadlines of a connection that uvicorn has no setting for."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
-    import asyncio
-
     from adapterhub.server.settings import ServerSettings
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Limits of one connection.
+class DeadlineProtocol(HttpToolsProtocol):
+    """HTTP connection that is closed when its client is too slow.
+
+    uvicorn bounds idle connections, but waits forever for the headers of a request and for a
+    client to read its response, neither of which an application sees. Without these deadlines,
+    clients that send or read nothing keep connections and sequences. Only the callbacks of
+    asyncio's protocols and of httptools' parser are extended.
 
     Args:
-        header_timeout: for the head of each request to come.
-        max_header_bytes: in bytes.
-        write_timeout: for which the client may read nothing while it is written to.
+        settings: Settings with the deadlines and the size limit of the headers.
+        args: Arguments of uvicorn's protocol.
+        options: Options of uvicorn's protocol.
     """
 
-    header_timeout: float
-    max_header_bytes: int
-    write_timeout: float
-
-
-class GuardedConnection(HttpToolsProtocol):
-    """One connection of a client, closed where the client is too slow.
-
-    Args:
-        limits: of the connection.
-        options: of uvicorn's protocol.
-    """
-
-    def __init__(self, limits: ConnectionLimits, *args: Any, **options: Any) -> None:
+    def __init__(self, settings: ServerSettings, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._limits = limits
-        self._in_head = False
-        self._head_read = 0
-        self._head_timer: asyncio.TimerHandle | None = None
-        self._rest_timer: asyncio.TimerHandle | None = None
+        self._settings = settings
+        self._header_bytes = 0
+        self._header_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for the first head."""
+        """Start the deadline of the first headers."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(HIGH_WATER_LIMIT)
-        self._await_head(0)
+        self._start_headers(0)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing any more."""
-        for timer in (self._head_timer, self._rest_timer, self._write_timer):
+        """Cancel the deadlines."""
+        for timer in (self._header_timer, self._write_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read on, as far as a head may be long."""
-        if self._in_head:
-            self._head_read += len(data)
+        """Parse data and check the size of the headers."""
+        self._header_bytes += len(data)
         super().data_received(data)
-        if self._in_head and self._head_read > self._limits.max_header_bytes:
-            self._refuse(431)
-        elif not self._in_head and self._answered() and self._rest_timer is None:
-            # the rest of a body that nobody reads; uvicorn waits for its end without a limit
-            seconds = self._limits.header_timeout
-            self._rest_timer = self.loop.call_later(seconds, self.transport.close)
+        if self._header_timer and self._header_bytes > self._settings.max_header_bytes:
+            self._reject(b"431 Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
-        """Wait for a head, of which the first byte came."""
+        """Start the deadline of the headers of a further request."""
         super().on_message_begin()
-        if self._rest_timer is not None:
-            self._rest_timer.cancel()
-            self._rest_timer = None
-        if not self._in_head:
-            self._await_head(1)
+        if self._header_timer is None:
+            self._start_headers(1)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header; what comes after the body is left out."""
-        if self._in_head:
+        """Take a header; trailers after the body are ignored."""
+        if self._header_timer:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Begin with the request."""
-        self._in_head = False
-        if self._head_timer is not None:
-            self._head_timer.cancel()
+        """Cancel the deadline of the headers and start the request."""
+        if self._header_timer is not None:
+            self._header_timer.cancel()
+            self._header_timer = None
         super().on_headers_complete()
 
     def pause_writing(self) -> None:
-        """Wait for the client to read."""
+        """Start the deadline for the client to read."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self._limits.write_timeout, self.transport.abort)
+        timeout = self._settings.write_timeout
+        self._write_timer = asyncio.get_running_loop().call_later(timeout, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on writing."""
+        """Cancel the deadline for the client to read."""
         if self._write_timer is not None:
             self._write_timer.cancel()
         super().resume_writing()
 
-    def _answered(self) -> bool:
-        return self.cycle is not None and self.cycle.response_complete
+    def _start_headers(self, received: int) -> None:
+        self._header_bytes = received
+        self._header_timer = asyncio.get_running_loop().call_later(
+            self._settings.header_timeout, self._reject, b"408 Request Timeout"
+        )
 
-    def _await_head(self, read: int) -> None:
-        self._in_head, self._head_read = True, read
-        self._head_timer = self.loop.call_later(self._limits.header_timeout, self._refuse, 408)
-
-    def _refuse(self, status: int) -> None:
+    def _reject(self, status: bytes) -> None:
         if self.transport.is_closing():
             return
-        if self._head_read:
-            self.transport.write(
-                STATUS_LINE[status] + b"content-length: 0\r\nconnection: close\r\n\r\n"
-            )
+        if self._header_bytes:
+            head = b"HTTP/1.1 " + status + b"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            self.transport.write(head)
         self.transport.close()
 
 
 def uvicorn_options(settings: ServerSettings) -> dict[str, Any]:
-    """Return what ``uvicorn.Config`` is given beside the application and its address."""
-    limits = ConnectionLimits(
-        settings.header_timeout, settings.max_header_bytes, settings.write_timeout
-    )
-
-    def connection(*args: Any, **options: Any) -> GuardedConnection:
-        return GuardedConnection(limits, *args, **options)
-
+    """Return the options of ``uvicorn.Config`` besides the application and its address."""
     return {
-        "http": connection,
+        "http": partial(DeadlineProtocol, settings),
         "ws": "none",
         "limit_concurrency": settings.max_connections,
         "timeout_keep_alive": settings.keep_alive_timeout,
         "timeout_graceful_shutdown": settings.shutdown_timeout,
         "server_header": False,
-        # each request is logged by the application, which knows more of it
+        # the application logs each request, with its adapters and key
         "access_log": False,
         "log_config": None,
         "log_level": settings.log_level,

@@ -1,68 +1,54 @@
-"""What the routes of a server share, and what one request brings."""
+"""State that all routes of a server share, and the authenticated call that a route handles."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated
 
-from adapterhub.engine.requests import reads_pictures
-from adapterhub.server.prompts import ChatPrompts
-from adapterhub.server.token_texts import TokenTexts
+from fastapi import Depends, Request
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
+
+from adapterhub.http.errors import HTTPError
+from adapterhub.server.prompts import ChatPrompts, TokenTexts
+from adapterhub.server.request_log import add_log_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from transformers import PreTrainedTokenizerBase
+    from starlette.types import Receive, Scope, Send
 
     from adapterhub.access import Caller
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.async_engine import AsyncEngine
     from adapterhub.engine.config import EngineConfig
-    from adapterhub.engine.requests import PromptProcessor
     from adapterhub.hub.loader import AdapterLoader
     from adapterhub.registry import Registry
     from adapterhub.server.access import Access
     from adapterhub.server.metrics import Metrics
-    from adapterhub.server.models import LoadedNames, Models
+    from adapterhub.server.models import AdapterNames, ResolvedModel
+    from adapterhub.server.prompts import TaskPrompts
     from adapterhub.server.settings import ServerSettings
-    from adapterhub.server.task_prompts import TaskPrompts
 
 
-@dataclass(frozen=True, slots=True)
-class Texts:
-    """What a server that reads texts has.
-
-    Args:
-        chats: renders conversations.
-        tokens: writes tokens as text.
-    """
-
-    chats: ChatPrompts
-    tokens: TokenTexts
-
-    @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, reader: PromptProcessor) -> Self:
-        """Return it for a tokenizer, and what reads prompts by it."""
-        return cls(ChatPrompts(tokenizer, reader), TokenTexts(tokenizer))
-
-
-@dataclass(slots=True)
+@dataclass
 class Server:
-    """One backbone behind HTTP; kept in ``app.state.server``.
+    """One backbone behind HTTP, stored in ``app.state.server``.
 
     Args:
-        engine: that computes.
-        registry: of this machine.
-        loader: fetches what the registry holds.
-        backbone: that is served.
-        settings: of the server.
-        sizes: of the engine.
-        access: who may ask for what, and when.
-        metrics: counts.
-        loaded: names given while it runs.
-        models: resolves what requests ask for.
-        texts: conversations and tokens; ``None`` where the backbone reads pictures.
-        tasks: writes rows as their task's prompts.
+        engine: Engine that computes.
+        registry: Local registry.
+        loader: Loader that fetches adapters from the registry.
+        backbone: Backbone that is served.
+        settings: Settings of the server.
+        sizes: Settings of the engine.
+        access: Authentication, rate limits and fair admission.
+        metrics: Counters for Prometheus and the page.
+        names: Table of adapter names.
+        tasks: Prompts of instruction-tuned adapters.
+        draining: Whether the server is shutting down.
+        pulling: Addresses of adapters that are being pulled from a Hub.
     """
 
     engine: AsyncEngine
@@ -73,60 +59,110 @@ class Server:
     sizes: EngineConfig
     access: Access
     metrics: Metrics
-    loaded: LoadedNames
-    models: Models
-    texts: Texts | None
+    names: AdapterNames
     tasks: TaskPrompts
-    #: set when the server is told to end
     draining: bool = False
-    #: addresses of adapters that are pulled from a Hub now
     pulling: set[str] = field(default_factory=set)
 
-    @property
+    @cached_property
     def chats(self) -> ChatPrompts:
-        """Renders conversations.
+        """Conversations as prompts.
 
         Raises:
-            RequestError: when the backbone reads pictures.
+            RequestError: when the backbone reads images.
         """
-        return self._texts.chats
+        reader = self.engine.prompt_processor
+        return ChatPrompts(self.backbone.tokenizer, reader)
 
-    @property
+    @cached_property
     def tokens(self) -> TokenTexts:
-        """Writes tokens as text.
-
-        Raises:
-            RequestError: when the backbone reads pictures.
-        """
-        return self._texts.tokens
+        """Single tokens as text."""
+        return TokenTexts(self.backbone.tokenizer)
 
     @property
-    def _texts(self) -> Texts:
-        if self.texts is None:
-            raise reads_pictures()
-        return self.texts
+    def max_position_embeddings(self) -> int:
+        """Most tokens that the backbone reads."""
+        return int(getattr(self.backbone.config, "max_position_embeddings", 0) or 2**31)
 
     @property
     def context_length(self) -> int:
-        """Most positions of a prompt and its answer together."""
-        longest = int(getattr(self.backbone.config, "max_position_embeddings", 0) or 2**31)
-        return min(longest, self.sizes.kv_cache_tokens)
+        """Most tokens of a prompt and its answer together."""
+        return min(self.max_position_embeddings, self.sizes.kv_cache_tokens)
+
+    def check_not_draining(self) -> None:
+        """Check that new requests are accepted.
+
+        Raises:
+            HTTPError: 503 when the server is shutting down.
+        """
+        if self.draining:
+            raise HTTPError(503, "the server is shutting down", code="draining")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request on its way through a route.
+    """An authenticated request.
 
     Args:
-        server: that answers.
-        caller: who asks.
-        request_id: that the answer and the logs carry.
-        path: parts of the address.
-        query: of the address.
+        server: Server that handles it.
+        caller: Caller that sent it.
     """
 
     server: Server
     caller: Caller
-    request_id: str
-    path: Mapping[str, str]
-    query: Mapping[str, str]
+
+    def resolve(self, name: str) -> ResolvedModel:
+        """Return the model of the request; call it on a thread.
+
+        Raises:
+            NotFoundError: with a suggestion, when an adapter is unknown.
+            Forbidden: when the key does not allow an adapter.
+        """
+        model = self.server.names.resolve(name)
+        self.server.access.check_adapters(self.caller, [part.ref for part in model.parts])
+        return model
+
+
+class AuthenticatedRoute(APIRoute):
+    """Route that authenticates the caller and applies the limits of its key.
+
+    This precedes the parsing of the body, and the limits hold until the response was sent.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request of an authenticated caller."""
+        server: Server = scope["app"].state.server
+        server.check_not_draining()
+        caller = server.access.caller(Headers(scope=scope))
+        add_log_fields(scope, key=caller.key_id)
+        scope["state"]["call"] = Call(server, caller)
+        # reading lists and statistics does not count
+        counts = scope["method"] == "POST"
+        with server.access.counted(caller) if counts else nullcontext():
+            await super().handle(scope, receive, send)
+
+
+async def _current_call(request: Request) -> Call:
+    call: Call = request.state.call
+    return call
+
+
+async def _managing_call(request: Request) -> Call:
+    call: Call = request.state.call
+    call.server.access.require_manage(call.caller)
+    return call
+
+
+async def _server_of(request: Request) -> Server:
+    server: Server = request.app.state.server
+    return server
+
+
+#: Documents the API key; ``AuthenticatedRoute`` checks it.
+API_KEY = Depends(HTTPBearer(auto_error=False, scheme_name="key", description="API key"))
+#: Call of a caller with the role use or manage.
+CallDep = Annotated[Call, Depends(_current_call)]
+#: Call of a caller with the role manage.
+ManageCallDep = Annotated[Call, Depends(_managing_call)]
+#: The server, for routes without authentication.
+ServerDep = Annotated[Server, Depends(_server_of)]

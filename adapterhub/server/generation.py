@@ -1,4 +1,4 @@
-"""From a request for text to the pieces of its answers; chats and completions share it."""
+"""Computing one request: prompts to deltas and responses, and many inputs at once."""
 
 from __future__ import annotations
 
@@ -6,94 +6,129 @@ import asyncio
 import time
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from starlette.responses import JSONResponse
 
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.errors import RequestError
+from adapterhub.server.responses import (
+    EventStream,
+    digest_header,
+    envelope,
+    event,
+    provenance,
+    usage,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+    from starlette.responses import Response
 
     from adapterhub.engine.outputs import Delta
     from adapterhub.engine.requests import PreparedPrompt
     from adapterhub.engine.sampling.logprobs import TokenLogprobs
     from adapterhub.server.context import Call, Server
-    from adapterhub.server.models import Model
-    from adapterhub.server.schemas.base import Generation
+    from adapterhub.server.models import ResolvedModel
+    from adapterhub.server.schemas.base import GenerationRequest
 
-#: Most tokens of an answer where a request names no number, if the context has room for them.
-DEFAULT_TOKENS = 1024
+_InputT = TypeVar("_InputT")
+_ResultT = TypeVar("_ResultT")
+#: Most inputs of one request that are processed at the same time.
+MAX_CONCURRENT_INPUTS = 64
+#: Default for ``max_tokens``, if the context has room for them.
+DEFAULT_MAX_TOKENS = 1024
+#: Log-probability of what is as good as impossible, since JSON has no minus infinity. OpenAI's.
+MIN_LOGPROB = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """Prompts that one request asks to continue, made ready.
+class GenerationJob:
+    """The prepared prompts of one request.
 
     Args:
-        model: that continues them.
-        prompts: each with as many answers.
-        answers: to each prompt.
+        model: Model that continues them.
+        prompts: Prompts with their sampling parameters.
+        n: Number of answers to each prompt.
     """
 
-    model: Model
+    model: ResolvedModel
     prompts: tuple[PreparedPrompt, ...]
-    answers: int
+    n: int
 
     @property
     def prompt_tokens(self) -> int:
-        """Of all prompts."""
+        """Tokens of all prompts."""
         return sum(len(prompt.tokens) for prompt in self.prompts)
 
     @property
-    def choices(self) -> int:
-        """Of all prompts."""
-        return len(self.prompts) * self.answers
+    def num_choices(self) -> int:
+        """Answers to all prompts."""
+        return len(self.prompts) * self.n
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """What a step added to one answer.
+class ChoiceDelta:
+    """What one step added to one answer.
 
     Args:
-        index: of the answer among those of the request.
-        text: new.
-        token: that was chosen and is part of the text; ``None`` where there is none.
-        counted: whether a token was generated.
-        logprobs: of the token.
-        finish: why the answer ends with this, where it does.
+        index: Index of the answer among those of the request.
+        text: New text.
+        token: Generated token; ``None`` if it ended the answer and is not part of its text.
+        generated: Whether a token was generated.
+        logprobs: Log-probabilities of the token.
+        finish_reason: Reason why the answer ended with this delta.
     """
 
     index: int
     text: str
     token: int | None
-    counted: bool
+    generated: bool
     logprobs: TokenLogprobs | None
-    finish: str | None
+    finish_reason: str | None
 
 
-def sampling(
-    body: Generation,
+class ChoiceFormat(Protocol):
+    """How one route writes the answers of one request."""
+
+    kind: str
+    chunk_kind: str
+    id_prefix: str
+
+    def opening(self) -> list[dict[str, Any]]:
+        """Return the choices of the first event of a stream, if there is one before the text."""
+
+    def chunk(self, delta: ChoiceDelta) -> dict[str, Any] | None:
+        """Return the choice of an event; ``None`` if the delta adds nothing yet."""
+
+    def choice(self, index: int, deltas: Sequence[ChoiceDelta]) -> dict[str, Any]:
+        """Return a whole answer."""
+
+
+def sampling_params(
+    body: GenerationRequest,
     *,
     max_tokens: int,
     logprobs: int | None,
     json_schema: Any = None,
 ) -> SamplingParams:
-    """Return the settings that a request asks for.
+    """Return the sampling parameters of a request.
 
     Args:
-        body: of the request.
-        max_tokens: most tokens of an answer.
-        logprobs: number of best tokens that are reported, if any are.
-        json_schema: that the answer follows, if it does.
+        body: Body of the request.
+        max_tokens: Most tokens of an answer.
+        logprobs: Number of most likely tokens to report.
+        json_schema: Schema that the answer must follow.
 
     Raises:
         RequestError: when they exclude each other.
     """
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
-    asked: dict[str, Any] = {
+    options: dict[str, Any] = {
         "temperature": body.temperature,
         "top_p": body.top_p,
-        # vLLM switches it off by -1
+        # vLLM disables it by -1
         "top_k": None if body.top_k is None else max(body.top_k, 0),
         "min_p": body.min_p,
         "repetition_penalty": body.repetition_penalty,
@@ -107,7 +142,7 @@ def sampling(
         "n": body.n,
         "regex": body.regex,
     }
-    given = {name: value for name, value in asked.items() if value is not None}
+    given = {name: value for name, value in options.items() if value is not None}
     return SamplingParams(
         **given,
         stop=tuple(each for each in stop if each),
@@ -117,92 +152,157 @@ def sampling(
     )
 
 
-def room_for(server: Server, prompt_tokens: int, asked: int | None) -> int:
-    """Return the most tokens of an answer to a prompt.
+def max_tokens_for(server: Server, prompt_tokens: int, requested: int | None) -> int:
+    """Return the most tokens of the answer to a prompt.
 
     Raises:
-        RequestError: with both numbers, when the context has no room for it.
+        RequestError: when they do not fit the context together with the prompt.
     """
     length = server.context_length
-    if prompt_tokens + (asked or 1) > length:
-        answer = f"and {asked} of the answer " if asked else ""
+    if prompt_tokens + (requested or 1) > length:
+        answer = f"and {requested} of the answer " if requested else ""
         raise RequestError(
             f"the context has {length} tokens; the prompt has {prompt_tokens} {answer}"
-            f"({prompt_tokens + (asked or 1)} together)",
-            place="messages" if asked is None else "max_tokens",
-            hint="Shorten the prompt, or ask for fewer tokens",
+            f"({prompt_tokens + (requested or 1)} together)",
+            place="messages" if requested is None else "max_tokens",
+            hint="Shorten the prompt, or request fewer tokens",
         )
-    return asked or min(length - prompt_tokens, DEFAULT_TOKENS)
+    return requested or min(length - prompt_tokens, DEFAULT_MAX_TOKENS)
 
 
-async def pieces(call: Call, job: Job) -> AsyncGenerator[Piece, None]:
-    """Yield what each step adds to the answers of all prompts of a job.
+async def respond(
+    call: Call, body: GenerationRequest, job: GenerationJob, choices: ChoiceFormat
+) -> Response:
+    """Return the response to a request, whole or as a stream."""
+    headers = digest_header([job.model])
+    if not body.stream:
+        return JSONResponse(await _whole(call, job, choices), headers=headers)
+    deltas = generate_deltas(call, job)
+    # an error before the first delta is an error response and not a stream
+    first = await anext(deltas)
+    return EventStream(_events(call, body, job, choices, first, deltas), headers)
 
-    Raises:
-        AdapterHubError: why the first answer failed that did; the others end then.
+
+async def map_concurrently(
+    function: Callable[[_InputT], Awaitable[_ResultT]], inputs: Sequence[_InputT]
+) -> list[_ResultT]:
+    """Apply a function to each input of a request, so that they share batches.
+
+    Returns:
+        The results in the order of the inputs. The first exception cancels the rest.
     """
-    began = time.perf_counter()
-    generated = 0
+    results: dict[int, _ResultT] = {}
+    remaining = iter(enumerate(inputs))
+
+    async def work() -> None:
+        for index, each in remaining:
+            results[index] = await function(each)
+
+    tasks = [asyncio.ensure_future(work()) for _ in range(min(MAX_CONCURRENT_INPUTS, len(inputs)))]
     try:
-        async with aclosing(_all_pieces(call, job)) as found:
-            async for piece in found:
-                if piece.counted:
-                    if not generated:
-                        call.server.metrics.first_token(time.perf_counter() - began)
-                    generated += 1
-                    call.server.metrics.sent()
-                yield piece
+        await asyncio.gather(*tasks)
     finally:
-        seconds = time.perf_counter() - began
-        call.server.metrics.used(job.model.names, job.prompt_tokens, generated, seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return [results[index] for index in range(len(inputs))]
 
 
-async def started(found: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
-    """Wait for the first piece, so that what fails at once is an error and no stream.
+async def generate_deltas(call: Call, job: GenerationJob) -> AsyncGenerator[ChoiceDelta, None]:
+    """Yield what each step adds to the answers to all prompts of a job.
 
     Raises:
-        AdapterHubError: why there is none.
+        AdapterHubError: of the first answer that failed; the others are cancelled.
     """
-    first = await anext(found)
-
-    async def again() -> AsyncGenerator[Piece, None]:
-        async with aclosing(found):
-            yield first
-            async for piece in found:
-                yield piece
-
-    return again()
-
-
-def _all_pieces(call: Call, job: Job) -> AsyncGenerator[Piece, None]:
-    each = [
-        _of_prompt(call, job.model, prompt, number * job.answers)
+    started = time.perf_counter()
+    generated = 0
+    metrics = call.server.metrics
+    streams = [
+        _prompt_deltas(call, job.model, prompt, number * job.n)
         for number, prompt in enumerate(job.prompts)
     ]
-    return each[0] if len(each) == 1 else _merged(each)
+    try:
+        async with aclosing(streams[0] if len(streams) == 1 else _merge(streams)) as deltas:
+            async for delta in deltas:
+                if delta.generated:
+                    if not generated:
+                        metrics.record_first_token(time.perf_counter() - started)
+                    generated += 1
+                    metrics.record_token()
+                yield delta
+    finally:
+        seconds = time.perf_counter() - started
+        metrics.record_model_use(job.model.adapter_names, job.prompt_tokens, generated, seconds)
 
 
-async def _of_prompt(
-    call: Call, model: Model, prompt: PreparedPrompt, first: int
-) -> AsyncGenerator[Piece, None]:
+async def _whole(call: Call, job: GenerationJob, choices: ChoiceFormat) -> dict[str, Any]:
+    deltas: list[list[ChoiceDelta]] = [[] for _ in range(job.num_choices)]
+    async with aclosing(generate_deltas(call, job)) as found:
+        async for delta in found:
+            deltas[delta.index].append(delta)
+    generated = sum(delta.generated for each in deltas for delta in each)
+    return {
+        **envelope(call.server, job.model, choices.kind, choices.id_prefix),
+        "choices": [choices.choice(index, each) for index, each in enumerate(deltas)],
+        "usage": usage(job.prompt_tokens, generated),
+        "adapterhub": provenance(call.server, job.model),
+    }
+
+
+async def _events(
+    call: Call,
+    body: GenerationRequest,
+    job: GenerationJob,
+    choices: ChoiceFormat,
+    first: ChoiceDelta,
+    deltas: AsyncGenerator[ChoiceDelta, None],
+) -> AsyncGenerator[bytes, None]:
+    head = envelope(call.server, job.model, choices.chunk_kind, choices.id_prefix)
+    origin = {"adapterhub": provenance(call.server, job.model)}
+    include_usage = body.stream_options.include_usage if body.stream_options else None
+    generated, left = 0, job.num_choices
+    extra: dict[str, Any] = dict(origin)
+    async with aclosing(deltas):
+        if opening := choices.opening():
+            yield event({**head, "choices": opening, **extra})
+            extra = {}
+        delta: ChoiceDelta | None = first
+        while delta is not None:
+            generated += delta.generated
+            left -= delta.finish_reason is not None
+            choice = choices.chunk(delta)
+            if choice is not None:
+                if left == 0 and include_usage is None:
+                    extra["usage"] = usage(job.prompt_tokens, generated)
+                yield event({**head, "choices": [choice], **extra})
+                extra = {}
+            delta = await anext(deltas, None)
+    if include_usage:
+        counts = usage(job.prompt_tokens, generated)
+        yield event({**head, "choices": [], "usage": counts, **origin})
+
+
+async def _prompt_deltas(
+    call: Call, model: ResolvedModel, prompt: PreparedPrompt, offset: int
+) -> AsyncGenerator[ChoiceDelta, None]:
+    """Yield the deltas of one prompt; ``offset`` is the index of its first answer."""
     server, params = call.server, prompt.params
     cost = len(prompt.tokens) + params.max_tokens * params.n
+    end_ids = server.engine.prompt_processor.end_ids | {*params.stop_token_ids}
     async with (
-        server.access.admit(call.caller, model.label, cost, rows=params.n),
+        server.access.admit(call.caller, model.label, cost, places=params.n),
         aclosing(server.engine.stream(prompt, model.adapters)) as deltas,
     ):
         async for delta in deltas:
             if delta.error is not None:
                 raise delta.error
-            yield _piece(
-                delta, first, server.engine.prompt_processor.end_ids | {*params.stop_token_ids}
-            )
+            yield _choice_delta(delta, offset, end_ids)
 
 
-def _piece(delta: Delta, first: int, ends: frozenset[int]) -> Piece:
-    ended = delta.finish_reason == "stop" and delta.token in ends
-    return Piece(
-        first + delta.index,
+def _choice_delta(delta: Delta, offset: int, end_ids: frozenset[int]) -> ChoiceDelta:
+    ended = delta.finish_reason == "stop" and delta.token in end_ids
+    return ChoiceDelta(
+        offset + delta.index,
         delta.text,
         None if ended else delta.token,
         delta.token is not None,
@@ -211,31 +311,33 @@ def _piece(delta: Delta, first: int, ends: frozenset[int]) -> Piece:
     )
 
 
-async def _merged(each: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:
-    """Yield the pieces of several prompts as they come; the first error ends all."""
-    queue: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
+async def _merge(
+    streams: Sequence[AsyncGenerator[ChoiceDelta, None]],
+) -> AsyncGenerator[ChoiceDelta, None]:
+    """Yield the deltas of several prompts as they are generated; the first error cancels all."""
+    queue: asyncio.Queue[ChoiceDelta | Exception | None] = asyncio.Queue()
 
-    async def pump(found: AsyncGenerator[Piece, None]) -> None:
+    async def pump(deltas: AsyncGenerator[ChoiceDelta, None]) -> None:
         try:
-            async with aclosing(found):
-                async for piece in found:
-                    queue.put_nowait(piece)
+            async with aclosing(deltas):
+                async for delta in deltas:
+                    queue.put_nowait(delta)
         except Exception as error:  # noqa: BLE001, raised by the reader
             queue.put_nowait(error)
         else:
             queue.put_nowait(None)
 
-    tasks = [asyncio.ensure_future(pump(found)) for found in each]
+    tasks = [asyncio.ensure_future(pump(deltas)) for deltas in streams]
     left = len(tasks)
     try:
         while left:
-            news = await queue.get()
-            if isinstance(news, Exception):
-                raise news
-            if news is None:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
                 left -= 1
             else:
-                yield news
+                yield item
     finally:
         for task in tasks:
             task.cancel()

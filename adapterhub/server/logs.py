@@ -1,7 +1,7 @@
-"""Logs as lines of JSON, each with the id of the request that it was written for.
+"""Logs as lines of JSON, each with the id of the request that it belongs to.
 
-What clients ask and are answered is in them only where that is switched on. The messages of
-errors may quote it, so those of errors that are not this program's own are left out too.
+Prompts and responses are logged only if that is enabled. The messages of exceptions may quote
+them, so the messages of foreign exceptions are left out as well.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from adapterhub.errors import AdapterHubError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The request that a task works for; set by ``RequestLog`` and read by ``JsonLines`` only.
+#: Id of the current request; set by ``RequestLog`` and read by ``JsonLines``.
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-#: Errors whose messages quote what they were given.
+#: Exceptions whose messages quote their input.
 _QUOTING = (ValueError, TypeError, LookupError)
-_WITHHELD = "(left out: it may quote a prompt)"
-_MOST_CAUSES = 8
+_HIDDEN = "(left out: it may quote a prompt)"
+_MAX_CAUSES = 8
 
 
 class JsonLines(logging.Formatter):
-    """Writes a record as one line of JSON.
+    """Formats a log record as one line of JSON.
 
     Args:
-        prompts: whether what clients ask may be in it.
+        prompts: Whether prompts and responses may be logged.
     """
 
     def __init__(self, *, prompts: bool = False) -> None:
@@ -53,22 +53,22 @@ class JsonLines(logging.Formatter):
             line["request_id"] = request_id
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
-            line["error"] = [self._described(each) for each in _causes(record.exc_info[1])]
+            line["error"] = [self._exception(each) for each in _causes(record.exc_info[1])]
         return json.dumps(line, ensure_ascii=False, default=str)
 
-    def _described(self, error: BaseException) -> dict[str, Any]:
+    def _exception(self, error: BaseException) -> dict[str, Any]:
         frames = traceback.extract_tb(error.__traceback__)
         return {
             "type": f"{type(error).__module__}.{type(error).__qualname__}",
-            "message": str(error) if self._may_show(error) else _WITHHELD,
+            "message": str(error) if self._may_show(error) else _HIDDEN,
             "frames": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
         }
 
-    def _may_show(self, what: object) -> bool:
-        """Return whether the text of an error, or of what a message is made of, can be shown."""
+    def _may_show(self, value: object) -> bool:
+        """Return whether an exception, or the arguments of a message, may be logged."""
         if self._prompts:
             return True
-        parts = what if isinstance(what, tuple) else (what,)
+        parts = value if isinstance(value, tuple) else (value,)
         return not any(
             isinstance(part, _QUOTING) and not isinstance(part, AdapterHubError) for part in parts
         )
@@ -78,28 +78,28 @@ def configure_logging(level: str, *, prompts: bool = False, stream: TextIO | Non
     """Write all logs of the process as lines of JSON.
 
     Args:
-        level: the least that is written.
-        prompts: whether what clients ask may be in them.
-        stream: that is written to; standard error where not given.
+        level: Lowest level that is written.
+        prompts: Whether prompts and responses may be logged.
+        stream: Stream to write to; standard error by default.
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines(prompts=prompts))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # commands set a level of their own here, for people at a console
+    # commands set a level of their own here for the console
     logging.getLogger("adapterhub").setLevel(logging.NOTSET)
 
 
 def accepted_id(given: str) -> str:
-    """Return an id that a client gave its request, empty where it can't be one."""
+    """Return the request id that a client gave; empty if it is invalid."""
     return given if _GIVEN_ID.fullmatch(given) else ""
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what led to it."""
+    """Yield an exception and its causes."""
     current: BaseException | None = error
-    for _ in range(_MOST_CAUSES):
+    for _ in range(_MAX_CAUSES):
         if current is None:
             return
         yield current

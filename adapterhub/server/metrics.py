@@ -1,7 +1,7 @@
-"""Counts for Prometheus, and the few that the page shows.
+"""Prometheus metrics, and the medians that the page shows.
 
-Names of adapters are labels, and whoever sends requests could make up as many as the registry
-holds. The first ``MAX_ADAPTERS`` get a label of their own; the rest share ``other``.
+Names of adapters are label values, so a registry with many adapters could create any number of
+time series. The first ``MAX_ADAPTERS`` adapters get a label of their own; the rest share ``other``.
 """
 
 from __future__ import annotations
@@ -22,93 +22,73 @@ if TYPE_CHECKING:
 #: Most adapters with a label of their own.
 MAX_ADAPTERS = 100
 OTHER = "other"
-#: Measurements that medians are taken of.
+#: Number of recent measurements that medians are taken over.
 RECENT = 256
-#: Seconds that tokens a second are taken over.
+#: Window of the token throughput, in seconds.
 WINDOW_SECONDS = 10.0
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_ADAPTER_SECONDS = (0.1, 0.5, 1, 5, 30)
+_SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_GAUGES = {
+    "running": "Running sequences.",
+    "waiting": "Sequences that wait in the engine.",
+    "queued": "Requests in the fair queue before the engine.",
+    "resident_adapters": "Adapters on the device.",
+    "host_adapters": "Adapters in host memory.",
+    "host_bytes": "Bytes of adapters in host memory.",
+    "cache_used": "Tokens in the KV cache.",
+    "cache_size": "Capacity of the KV cache in tokens.",
+}
 
 
 class Metrics:
-    """What a server counts, in a collector registry of its own.
-
-    Safe for use from several threads: the engine's thread tells its steps.
-    """
+    """Metrics of one server, in a Prometheus registry of its own. Thread-safe."""
 
     def __init__(self) -> None:
         self.collector = CollectorRegistry()
         self._lock = Lock()
         self._labels: set[str] = set()
-        self._steps: deque[float] = deque(maxlen=RECENT)
-        self._first: deque[float] = deque(maxlen=RECENT)
-        #: time and number of tokens that were sent
-        self._sent: deque[tuple[float, int]] = deque(maxlen=65536)
+        self._step_seconds: deque[float] = deque(maxlen=RECENT)
+        self._first_token_seconds: deque[float] = deque(maxlen=RECENT)
+        #: times at which tokens were generated
+        self._token_times: deque[float] = deque(maxlen=65536)
         self.requests_total = 0
         self.tokens_total = 0
-        self._make_counters()
-        self._make_gauges()
-
-    def _make_counters(self) -> None:
-        own, p = self.collector, "adapterhub"
-        self._requests = Counter(
-            f"{p}_requests", "Requests that were answered.", ("route", "status"), registry=own
+        self._requests = self._counter("requests", "Finished requests.", "route", "status")
+        self._seconds = self._histogram("request_seconds", "Duration of a request.", "route")
+        self._tokens = self._counter("tokens", "Processed tokens.", "kind")
+        self._first_token = self._histogram(
+            "time_to_first_token_seconds", "Time from a request to its first token."
         )
-        self._seconds = Histogram(
-            f"{p}_request_seconds", "Of a request.", ("route",), registry=own, buckets=_SECONDS
+        self._step = self._histogram("step_seconds", "Duration of a step of the engine.")
+        self._step_sequences = self._histogram(
+            "step_sequences", "Sequences processed by a step.", buckets=_SEQUENCES
         )
-        self._tokens = Counter(f"{p}_tokens", "Tokens.", ("kind",), registry=own)
-        self._first_token = Histogram(
-            f"{p}_time_to_first_token_seconds", "From arrival on.", registry=own, buckets=_SECONDS
+        self._adapter_requests = self._counter(
+            "adapter_requests", "Requests of an adapter.", "adapter"
         )
-        self._step = Histogram(
-            f"{p}_step_seconds", "Of a step of the engine.", registry=own, buckets=_SECONDS
+        self._adapter_tokens = self._counter(
+            "adapter_tokens", "Processed tokens of an adapter.", "adapter", "kind"
         )
-        self._fill = Histogram(
-            f"{p}_step_rows", "Rows that a step answered.", registry=own, buckets=_ROWS
+        self._adapter_seconds = self._histogram(
+            "adapter_request_seconds",
+            "Duration of a request of an adapter.",
+            "adapter",
+            buckets=_ADAPTER_SECONDS,
         )
-        each = ("adapter",)
-        self._adapter_requests = Counter(
-            f"{p}_adapter_requests", "Requests of an adapter.", each, registry=own
+        self._adapter_loads = self._counter(
+            "adapter_loads", "Copies of an adapter to the device.", "adapter"
         )
-        self._adapter_tokens = Counter(
-            f"{p}_adapter_tokens", "Tokens of an adapter.", (*each, "kind"), registry=own
+        self._adapter_evictions = self._counter(
+            "adapter_evictions", "Evictions of an adapter from the device.", "adapter"
         )
-        self._adapter_seconds = Histogram(
-            f"{p}_adapter_request_seconds",
-            "Of a request of an adapter.",
-            each,
-            registry=own,
-            buckets=(0.1, 0.5, 1, 5, 30),
+        self._resident = self._gauge(
+            "adapter_resident",
+            "1 if an adapter is on the device or in host memory.",
+            "adapter",
+            "place",
         )
-        self._adapter_loads = Counter(
-            f"{p}_adapter_loads", "Times it was put on the device.", each, registry=own
-        )
-        self._adapter_evictions = Counter(
-            f"{p}_adapter_evictions", "Times it was taken off for another.", each, registry=own
-        )
-
-    def _make_gauges(self) -> None:
-        own, p = self.collector, "adapterhub"
-        self._place = Gauge(
-            f"{p}_adapter_resident",
-            "1 where an adapter is on the device or in host memory.",
-            ("adapter", "place"),
-            registry=own,
-        )
-        self._gauges = {
-            name: Gauge(f"{p}_{name}", text, registry=own)
-            for name, text in (
-                ("running", "Rows that run."),
-                ("waiting", "Rows in the engine that wait."),
-                ("queued", "Requests that wait to enter the engine."),
-                ("resident_adapters", "Adapters on the device."),
-                ("host_adapters", "Adapters in host memory."),
-                ("host_bytes", "Bytes of adapters in host memory."),
-                ("cache_used", "Positions of the key-value cache in use."),
-                ("cache_size", "Positions of the key-value cache."),
-            )
-        }
+        self._gauges = {name: self._gauge(name, text) for name, text in _GAUGES.items()}
 
     def label(self, adapter: str) -> str:
         """Return the label of an adapter."""
@@ -120,73 +100,82 @@ class Metrics:
             self._labels.add(adapter)
             return adapter
 
-    def on_step(self, seconds: float, rows: int) -> None:
-        """Take note of a step; called on the engine's thread."""
+    def record_step(self, seconds: float, sequences: int) -> None:
+        """Record a step of the engine; called on the engine's thread."""
         self._step.observe(seconds)
-        if rows:
-            self._fill.observe(rows)
+        if sequences:
+            self._step_sequences.observe(sequences)
             with self._lock:
-                self._steps.append(seconds)
+                self._step_seconds.append(seconds)
 
-    def answered(self, route: str, status: int, seconds: float) -> None:
-        """Take note of a request that was answered."""
+    def record_request(self, route: str, status: int, seconds: float) -> None:
+        """Record a finished request."""
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
         with self._lock:
             self.requests_total += 1
 
-    def first_token(self, seconds: float) -> None:
-        """Take note of how long a client waited for its first token."""
+    def record_first_token(self, seconds: float) -> None:
+        """Record the time to the first token of a request."""
         self._first_token.observe(seconds)
         with self._lock:
-            self._first.append(seconds)
+            self._first_token_seconds.append(seconds)
 
-    def used(self, adapters: Iterable[str], prompt: int, answer: int, seconds: float) -> None:
-        """Take note of a request that a model computed.
+    def record_model_use(
+        self, adapters: Iterable[str], prompt_tokens: int, completion_tokens: int, seconds: float
+    ) -> None:
+        """Record what a request computed.
 
         Args:
-            adapters: names.
-            prompt: tokens that were read.
-            answer: tokens that were generated.
-            seconds: that it took.
+            adapters: Names of its adapters.
+            prompt_tokens: Tokens of its prompts.
+            completion_tokens: Generated tokens.
+            seconds: Duration.
         """
-        kinds = {"prompt": prompt, "completion": answer}
-        for kind, count in kinds.items():
+        counts = {"prompt": prompt_tokens, "completion": completion_tokens}
+        for kind, count in counts.items():
             self._tokens.labels(kind).inc(count)
         for name in {self.label(adapter) for adapter in adapters}:
             self._adapter_requests.labels(name).inc()
             self._adapter_seconds.labels(name).observe(seconds)
-            for kind, count in kinds.items():
+            for kind, count in counts.items():
                 self._adapter_tokens.labels(name, kind).inc(count)
         with self._lock:
-            self.tokens_total += answer
+            self.tokens_total += completion_tokens
 
-    def sent(self, tokens: int = 1) -> None:
-        """Take note of tokens that were generated just now."""
+    def record_token(self) -> None:
+        """Record a token that was generated just now."""
         with self._lock:
-            self._sent.append((time.monotonic(), tokens))
+            self._token_times.append(time.monotonic())
 
-    def moved(self, moves: Iterable[tuple[str, str]], names: Mapping[str, str]) -> None:
-        """Take note of adapters that came to the device or left it.
+    def record_moves(self, moves: Iterable[tuple[str, str]], names: Mapping[str, str]) -> None:
+        """Record adapters that were copied to the device or evicted from it.
 
         Args:
             moves: ``load`` or ``evict``, and a digest.
-            names: digest to name of those that are known.
+            names: Name of each known digest.
         """
         for kind, digest in moves:
             counter = self._adapter_loads if kind == "load" else self._adapter_evictions
             counter.labels(self.label(names.get(digest, digest[:19]))).inc()
 
-    def observe(
-        self, stats: EngineStats, places: Mapping[str, str], *, queued: int, cache_size: int
+    def set_load(
+        self,
+        stats: EngineStats,
+        places: Mapping[str, str],
+        *,
+        queued: int,
+        cache_used: int,
+        cache_size: int,
     ) -> None:
-        """Take note of how full the engine is.
+        """Set the gauges.
 
         Args:
-            stats: of the engine.
-            places: adapter to where it is.
-            queued: requests that wait outside of the engine.
-            cache_size: positions of the cache.
+            stats: Statistics of the engine.
+            places: Where each adapter is.
+            queued: Requests in the fair queue.
+            cache_used: Tokens in the KV cache.
+            cache_size: Capacity of the KV cache in tokens.
         """
         values = {
             "running": stats.running,
@@ -195,33 +184,42 @@ class Metrics:
             "resident_adapters": stats.resident,
             "host_adapters": stats.host_adapters,
             "host_bytes": stats.host_bytes,
+            "cache_used": cache_used,
             "cache_size": cache_size,
         }
         for name, value in values.items():
             self._gauges[name].set(value)
-        self._place.clear()
+        self._resident.clear()
         for adapter, place in places.items():
-            self._place.labels(self.label(adapter), place).set(1)
-
-    def cache_used(self, positions: int) -> None:
-        """Take note of how many positions of the cache are in use."""
-        self._gauges["cache_used"].set(positions)
+            self._resident.labels(self.label(adapter), place).set(1)
 
     def tokens_per_second(self) -> float:
-        """Return tokens a second over the last seconds."""
+        """Return the token throughput over the last seconds."""
         since = time.monotonic() - WINDOW_SECONDS
         with self._lock:
-            return sum(count for at, count in self._sent if at >= since) / WINDOW_SECONDS
+            return sum(at >= since for at in self._token_times) / WINDOW_SECONDS
 
     def medians(self) -> tuple[float | None, float | None]:
-        """Return the medians of the last times to a first token, and of the last steps."""
+        """Return the median of the recent times to first token, and of recent steps."""
         with self._lock:
-            first, steps = list(self._first), list(self._steps)
+            first, steps = list(self._first_token_seconds), list(self._step_seconds)
         return (
             statistics.median(first) if first else None,
             statistics.median(steps) if steps else None,
         )
 
     def text(self) -> bytes:
-        """Return all of it in Prometheus's text format."""
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.collector)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"adapterhub_{name}", text, labels, registry=self.collector)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"adapterhub_{name}", text, labels, registry=self.collector)
+
+    def _histogram(
+        self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = _SECONDS
+    ) -> Histogram:
+        registry = self.collector
+        return Histogram(f"adapterhub_{name}", text, labels, registry=registry, buckets=buckets)

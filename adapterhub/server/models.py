@@ -1,11 +1,11 @@
-"""What the ``model`` of a request means: the backbone, an adapter, or a blend of adapters."""
+"""Adapter names: the one table that maps the ``model`` of a request to digests."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.errors import NotFoundError, RefError, did_you_mean
@@ -20,176 +20,118 @@ if TYPE_CHECKING:
     from adapterhub.registry import Registry
     from adapterhub.registry.version import Version
 
-#: Most names that a message about an unknown one chooses from.
-MAX_NEAR = 1000
+#: Most names that are compared with an unknown one for a suggestion.
+MAX_SUGGESTIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One adapter of a model.
+class ResolvedAdapter:
+    """An adapter that a name was resolved to.
 
     Args:
-        ref: as it was asked for.
-        name: of the adapter, without a version.
-        digest: that the reference means now.
-        weight: of the adapter in a blend.
-        task: that it was trained for; empty where that is not known.
-        labels: of its head.
+        ref: Reference, as requested.
+        name: Name without a version.
+        digest: Digest of the artifact.
+        task: Task that it was trained for; empty if unknown.
+        labels: Labels of its head.
+        weight: Weight in a blend.
     """
 
     ref: str
     name: str
     digest: str
-    weight: float = 1.0
     task: str = ""
     labels: tuple[str, ...] = ()
+    weight: float = 1.0
+
+    @classmethod
+    def of(cls, version: Version, ref: str = "", weight: float = 1.0) -> Self:
+        """Return a version of the registry; ``ref`` is its own reference if empty."""
+        ref = ref or str(version.ref)
+        return cls(ref, version.name, version.digest, version.task, version.labels, weight)
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """What answers a request.
+class ResolvedModel:
+    """The ``model`` of a request: the backbone, an adapter or a blend.
 
     Args:
-        text: as it was asked for.
-        parts: adapters, each once; none for the bare backbone.
+        name: Name, as requested.
+        parts: Adapters, each once; none for the base model.
     """
 
-    text: str
-    parts: tuple[Part, ...] = ()
+    name: str
+    parts: tuple[ResolvedAdapter, ...] = ()
 
     @property
     def adapters(self) -> tuple[tuple[str, float], ...] | None:
-        """As the engine takes them: digests and weights."""
+        """Digests and weights for the engine; ``None`` for the base model."""
         return tuple((part.digest, part.weight) for part in self.parts) or None
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the adapters."""
+    def adapter_names(self) -> tuple[str, ...]:
+        """Names of the adapters, without versions."""
         return tuple(part.name for part in self.parts)
 
     @property
-    def refs(self) -> tuple[str, ...]:
-        """References of the adapters, as they were asked for."""
-        return tuple(part.ref for part in self.parts)
-
-    @property
     def label(self) -> str:
-        """One word for queues and counts: the adapters' names, or ``base``."""
-        return "+".join(self.names) or "base"
+        """Name for queues and metrics: the adapters' names, or ``base``."""
+        return "+".join(self.adapter_names) or "base"
 
     @property
     def digests(self) -> str:
-        """Value of the header that tells what answered."""
+        """Digests of the adapters, separated by commas."""
         return ",".join(part.digest for part in self.parts)
 
-    def described(self) -> list[dict[str, Any]]:
-        """Return the adapters as answers tell them."""
+    def provenance(self) -> list[dict[str, Any]]:
+        """Return the adapters as responses list them."""
         return [
             {"ref": part.ref, "digest": part.digest, "weight": part.weight} for part in self.parts
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """What a name means that somebody gave to an adapter while the server runs.
+class AdapterNames:
+    """Names of the backbone and of its adapters, resolved once when a request is admitted.
+
+    Names that were given at runtime take precedence over references of the registry.
+    Safe for use from several threads. Methods that read the registry block.
 
     Args:
-        digest: of the adapter.
-        ref: it was loaded by.
-        name: of the adapter.
-        task: that it was trained for.
-        labels: of its head.
+        backbone: Backbone that is served.
+        registry: Registry with the adapters.
+        loader: Loader that fetches the resolved versions.
     """
 
-    digest: str
-    ref: str
-    name: str
-    task: str = ""
-    labels: tuple[str, ...] = ()
-
-
-class LoadedNames:
-    """Names that mean an adapter only in this server. Safe for use from several threads."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._names: dict[str, Loaded] = {}
-
-    def set(self, name: str, loaded: Loaded) -> None:
-        """Let a name stand for an adapter from now on."""
-        with self._lock:
-            self._names[name] = loaded
-
-    def get(self, name: str) -> Loaded | None:
-        """Return what a name stands for, if it does."""
-        with self._lock:
-            return self._names.get(name)
-
-    def remove(self, name: str) -> tuple[Loaded, bool]:
-        """Forget a name; return what it stood for, and whether another one still does.
-
-        Raises:
-            NotFoundError: when there is no such name.
-        """
-        with self._lock:
-            if name not in self._names:
-                raise NotFoundError(
-                    "is not loaded", place=name[:200], hint=did_you_mean(name, self._names)
-                )
-            gone = self._names.pop(name)
-            return gone, any(each.digest == gone.digest for each in self._names.values())
-
-    def all(self) -> Mapping[str, Loaded]:
-        """Return every name."""
-        with self._lock:
-            return dict(self._names)
-
-
-class Models:
-    """Resolves what requests ask for. Its methods read the registry, so they take a thread.
-
-    Args:
-        backbone: that is served.
-        registry: of this machine.
-        loader: that fetches what is resolved here.
-        loaded: names given while the server runs; they come before those of the registry.
-    """
-
-    def __init__(
-        self, backbone: Backbone, registry: Registry, loader: AdapterLoader, loaded: LoadedNames
-    ) -> None:
+    def __init__(self, backbone: Backbone, registry: Registry, loader: AdapterLoader) -> None:
         self._backbone = backbone
         self._registry = registry
         self._loader = loader
-        self._loaded = loaded
+        self._lock = Lock()
+        self._loaded: dict[str, ResolvedAdapter] = {}
         self.base = served_name(backbone)
 
-    def find(self, text: str) -> Model:
-        """Return what a ``model`` means now; what it means later changes nothing for it.
+    def resolve(self, name: str) -> ResolvedModel:
+        """Return what a ``model`` refers to now.
 
         Raises:
-            NotFoundError: with near names, when one of its adapters is unknown.
-            RefError: when it is no blend.
+            NotFoundError: with a suggestion, when one of its adapters is unknown.
+            RefError: when it is not a valid blend.
             FingerprintMismatch: when an adapter was trained on another backbone.
         """
-        if text in (self.base, self._backbone.name):
-            return Model(text)
-        found: dict[str, Part] = {}
-        for ref, weight in parse_blend(text):
-            part = self._part(ref, weight)
+        if name in (self.base, self._backbone.name):
+            return ResolvedModel(name)
+        found: dict[str, ResolvedAdapter] = {}
+        for ref, weight in parse_blend(name):
+            part = self._resolve_adapter(ref, weight)
             same = found.get(part.digest)
-            if same is not None:
-                part = Part(
-                    same.ref, part.name, part.digest, same.weight + weight, part.task, part.labels
-                )
-            found[part.digest] = part
-        return Model(text, tuple(found.values()))
+            found[part.digest] = replace(same, weight=same.weight + weight) if same else part
+        return ResolvedModel(name, tuple(found.values()))
 
-    def version(self, ref: str) -> Version:
-        """Return a version of the registry that this server can load.
+    def resolve_version(self, ref: str) -> Version:
+        """Return a version of the registry that fits the backbone.
 
         Raises:
-            NotFoundError: with near names, when it is unknown.
+            NotFoundError: with a suggestion, when it is unknown.
             FingerprintMismatch: when it was trained on another backbone.
         """
         try:
@@ -200,12 +142,40 @@ class Models:
         self._loader.register(version)
         return version
 
-    def _part(self, ref: str, weight: float) -> Part:
-        loaded = self._loaded.get(ref)
+    def add(self, name: str, adapter: ResolvedAdapter) -> None:
+        """Give an adapter a name."""
+        with self._lock:
+            self._loaded[name] = adapter
+
+    def remove(self, name: str) -> tuple[ResolvedAdapter, bool]:
+        """Remove a name that was given; return its adapter and whether it has another name.
+
+        Raises:
+            NotFoundError: when there is no such name.
+        """
+        with self._lock:
+            if name not in self._loaded:
+                hint = did_you_mean(name, self._loaded)
+                raise NotFoundError("is not loaded", place=name[:200], hint=hint)
+            adapter = self._loaded.pop(name)
+            return adapter, any(other.digest == adapter.digest for other in self._loaded.values())
+
+    def loaded(self) -> Mapping[str, ResolvedAdapter]:
+        """Return the names that were given and their adapters."""
+        with self._lock:
+            return dict(self._loaded)
+
+    def by_digest(self) -> dict[str, str]:
+        """Return the name of each adapter by its digest."""
+        names = {adapter.digest: adapter.name for adapter in self.loaded().values()}
+        return names | {version.digest: version.name for version in self._registry.list()}
+
+    def _resolve_adapter(self, ref: str, weight: float) -> ResolvedAdapter:
+        with self._lock:
+            loaded = self._loaded.get(ref)
         if loaded is not None:
-            return Part(ref, loaded.name, loaded.digest, weight, loaded.task, loaded.labels)
-        version = self.version(ref)
-        return Part(ref, version.name, version.digest, weight, version.task, version.labels)
+            return replace(loaded, ref=ref, weight=weight)
+        return ResolvedAdapter.of(self.resolve_version(ref), ref, weight)
 
     def _unknown(self, ref: str, error: NotFoundError | RefError) -> NotFoundError:
         place = ref[:200]
@@ -214,11 +184,11 @@ class Models:
             return NotFoundError("is not loaded", place=place, hint=hint)
         if isinstance(error, NotFoundError) and error.hint:
             return NotFoundError(error.problem, place=place, hint=error.hint)
-        known = [self.base, *self._loaded.all(), *list(self._registry.last_numbers())[:MAX_NEAR]]
-        hint = did_you_mean(ref.partition("@")[0][:200], known)
-        return NotFoundError("is no adapter of this server", place=place, hint=hint)
+        names = list(self._registry.last_numbers())[:MAX_SUGGESTIONS]
+        hint = did_you_mean(ref.partition("@")[0][:200], [self.base, *self.loaded(), *names])
+        return NotFoundError("is not an adapter of this server", place=place, hint=hint)
 
 
 def served_name(backbone: Backbone) -> str:
-    """Return the name that clients know a backbone by; the last part where it is a folder."""
+    """Return the name of a backbone for clients; of a local folder its last part."""
     return Path(backbone.name).name if Path(backbone.name).is_absolute() else backbone.name

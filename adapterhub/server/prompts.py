@@ -1,28 +1,45 @@
-"""Conversations as the tokens that the backbone's own chat template makes of them."""
+"""Prompts: conversations, task examples and tokens, by the backbone's tokenizer and template."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from copy import deepcopy
+from dataclasses import replace
+from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, meta
 from jinja2.exceptions import TemplateError
 
+from adapterhub.engine.detokenizer import token_bytes
+from adapterhub.engine.session import task_of
 from adapterhub.errors import RequestError
+from adapterhub.tasks.instructed import Instructed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
+    from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.requests import PromptProcessor
+    from adapterhub.hub.loader import AdapterLoader
+    from adapterhub.server.models import ResolvedModel
+    from adapterhub.tasks.base import Task
+
+#: Most adapters whose tasks are cached.
+MAX_TASKS = 256
+#: Most tokens whose bytes are cached.
+MAX_TOKENS = 65536
 
 
 class ChatPrompts:
-    """Renders conversations. Safe for use from several threads.
+    """Renders conversations by the chat template. Safe for use from several threads.
 
     Args:
-        tokenizer: of the backbone.
-        reader: that tokenizes.
+        tokenizer: Tokenizer of the backbone, with its chat template.
+        reader: Reader that tokenizes the rendered text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, reader: PromptProcessor) -> None:
@@ -30,19 +47,19 @@ class ChatPrompts:
         self._reader = reader
         template = tokenizer.chat_template
         self._template = template if isinstance(template, str) else ""
-        self.knows_tools = "tools" in _variables(self._template)
+        self.supports_tools = "tools" in _variables(self._template)
 
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
     ) -> tuple[int, ...]:
-        """Return the tokens after which the assistant's answer starts.
+        """Return the prompt tokens of a conversation, up to the start of the next answer.
 
         Args:
-            messages: of the conversation.
-            tools: that the assistant may call.
+            messages: Messages of the conversation.
+            tools: Tools that the assistant may call.
 
         Raises:
-            RequestError: when there is no template, or it refuses the conversation.
+            RequestError: when there is no template, or it rejects the conversation.
         """
         if not self._template:
             raise RequestError(
@@ -50,9 +67,9 @@ class ChatPrompts:
                 place="messages",
                 hint="Use /v1/completions, or an instruction-tuned backbone",
             )
-        if tools and not self.knows_tools:
+        if tools and not self.supports_tools:
             raise RequestError(
-                "the chat template of the backbone knows no tools",
+                "the chat template of the backbone does not support tools",
                 place="tools",
                 hint="Leave tools out, or set tool_choice to required or to one function",
             )
@@ -66,10 +83,95 @@ class ChatPrompts:
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise RequestError(
-                f"the chat template refuses the conversation: {error}", place="messages"
+                f"the chat template rejects the conversation: {error}", place="messages"
             ) from error
         # the template has written the special tokens already
         return self._reader.encode(text, special_tokens=False)
+
+
+class TokenTexts:
+    """Converts single tokens to text and bytes, for reports of log-probabilities.
+
+    Args:
+        tokenizer: Tokenizer of the backbone.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        fast: Any = tokenizer
+        backend = fast.backend_tokenizer
+        self._bytes = lru_cache(MAX_TOKENS)(lambda token: token_bytes(backend, token))
+
+    def content(self, token: int) -> bytes:
+        """Return the bytes of a token."""
+        return self._bytes(token)
+
+    def text(self, token: int) -> str:
+        """Return the text of a token; incomplete characters become U+FFFD."""
+        return self._bytes(token).decode("utf-8", "replace")
+
+
+class TaskPrompts:
+    """Formats examples as the prompts that instruction-tuned adapters were trained with.
+
+    Its methods may read a disk, so call them on a thread.
+
+    Args:
+        backbone: Backbone whose tokenizer and chat template format the prompts.
+        loader: Loader that fetches the adapters' manifests.
+    """
+
+    def __init__(self, backbone: Backbone, loader: AdapterLoader) -> None:
+        # a tokenizer changes its settings while it works, and the backbone's is shared
+        self._backbone = replace(backbone, preprocessor=deepcopy(backbone.preprocessor))
+        self._loader = loader
+        self._lock = Lock()
+        self._tasks: OrderedDict[str, Task] = OrderedDict()
+
+    def task(self, model: ResolvedModel) -> Instructed:
+        """Return the task with the one instruction that all adapters of a model were trained with.
+
+        Raises:
+            RequestError: when there is no such task.
+            AdapterHubError: when an adapter can't be read.
+        """
+        tasks = [self._task_of(part.digest) for part in model.parts]
+        found = [task for task in tasks if isinstance(task, Instructed)]
+        if not found or len(found) < len(tasks):
+            others = ", ".join(part.task or "another task" for part in model.parts)
+            raise RequestError(
+                f"is for {others or 'no task'}, which has no instruction of its own",
+                place="model",
+                hint="Use /v1/chat/completions, or the route of its task",
+            )
+        if len({(task.name, task.instruction) for task in found}) > 1:
+            raise RequestError(
+                "the adapters of the blend were trained with different instructions",
+                place="model",
+                hint="Use /v1/chat/completions, and write the instruction yourself",
+            )
+        return found[0]
+
+    def prompt(self, task: Instructed, example: Mapping[str, Any]) -> Sequence[int]:
+        """Return the prompt tokens of an example.
+
+        Raises:
+            DataError: naming the field, when the example is invalid.
+        """
+        with self._lock:
+            return task.prompt_ids(task.question(example, 1))
+
+    def _task_of(self, digest: str) -> Task:
+        with self._lock:
+            cached = self._tasks.get(digest)
+            if cached is not None:
+                self._tasks.move_to_end(digest)
+                return cached
+        manifest = self._loader.fetch(digest).result().manifest
+        with self._lock:
+            task = self._tasks[digest] = task_of(manifest, self._backbone)
+            if len(self._tasks) > MAX_TASKS:
+                self._tasks.popitem(last=False)
+            return task
 
 
 def _variables(template: str) -> set[str]:

@@ -1,9 +1,8 @@
-"""Starting the server, and ending it when all requests that run are answered."""
+"""Starting a server, and stopping it when its running requests are finished."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,14 +17,14 @@ from adapterhub.engine.engine import Engine
 from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
 from adapterhub.server.access import open_access
+from adapterhub.server.adapter_lifecycle import load
 from adapterhub.server.app import create_app
 from adapterhub.server.connections import uvicorn_options
-from adapterhub.server.context import Server, Texts
-from adapterhub.server.holding import load
+from adapterhub.server.context import Server
 from adapterhub.server.metrics import Metrics
-from adapterhub.server.models import LoadedNames, Models
+from adapterhub.server.models import AdapterNames
+from adapterhub.server.prompts import TaskPrompts
 from adapterhub.server.settings import ServerSettings
-from adapterhub.server.task_prompts import TaskPrompts
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
@@ -37,24 +36,23 @@ if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.server.access import Access
 
-_LOG = logging.getLogger(__name__)
 _DIGEST = "sha256:"
 
 
 class ResolvedSource:
-    """A loader as the engine sees it, which is given digests that the server has resolved.
+    """Source of adapters for the engine, which gets digests that the server has resolved.
 
-    The registry is read on the server's threads, so the engine's own never waits for a disk.
+    The server's threads read the registry, so the engine's thread never waits for a disk.
 
     Args:
-        loader: that fetches.
+        loader: Loader that fetches the artifacts.
     """
 
     def __init__(self, loader: AdapterLoader) -> None:
         self._loader = loader
 
     def resolve(self, ref: str) -> str | Future[str]:
-        """Return the digest of a reference; a digest stands for itself."""
+        """Return the digest of a reference or digest."""
         return ref if ref.startswith(_DIGEST) else self._loader.resolve(ref)
 
     def fetch(self, digest: str) -> Future[Artifact]:
@@ -70,24 +68,24 @@ async def open_server(
     settings: ServerSettings | None = None,
     access: Access | None = None,
 ) -> AsyncIterator[Server]:
-    """Lend a server around a backbone, whose engine runs until the end.
+    """Run an engine, and provide the server around it until the block ends.
 
     Args:
-        backbone: that is served.
-        registry: of this machine.
-        settings: of the server; the defaults where not given.
-        access: who may ask for what; as the settings say where not given.
+        backbone: Backbone that is served.
+        registry: Local registry.
+        settings: Settings of the server; defaults if not given.
+        access: Admission of requests; by the settings if not given.
 
     Raises:
-        SettingsError: when the settings would let everybody in who can reach it.
+        SettingsError: when other machines could use the server without a key.
     """
     settings = settings or ServerSettings()
     sizes = settings.engine()
     access = access or open_access(settings, registry)
-    metrics, loaded = Metrics(), LoadedNames()
+    metrics = Metrics()
     loader = AdapterLoader(registry)
     engine = Engine(backbone, sizes, source=ResolvedSource(loader))
-    running = AsyncEngine(engine, on_step=metrics.on_step)
+    running = AsyncEngine(engine, on_step=metrics.record_step)
     try:
         yield Server(
             engine=running,
@@ -98,11 +96,7 @@ async def open_server(
             sizes=sizes,
             access=access,
             metrics=metrics,
-            loaded=loaded,
-            models=Models(backbone, registry, loader, loaded),
-            texts=None
-            if backbone.kind == "vision"
-            else Texts.of(backbone.tokenizer, engine.prompt_processor),
+            names=AdapterNames(backbone, registry, loader),
             tasks=TaskPrompts(backbone, loader),
         )
     finally:
@@ -112,11 +106,11 @@ async def open_server(
 
 
 class Listener(uvicorn.Server):
-    """uvicorn's server, which lets requests that run end when it is told to.
+    """uvicorn's server, which lets running requests finish when it is stopped.
 
     Args:
-        config: of uvicorn.
-        server: told when the end begins.
+        config: Configuration of uvicorn.
+        server: Server that is marked as draining.
     """
 
     def __init__(self, config: uvicorn.Config, server: Server) -> None:
@@ -125,13 +119,13 @@ class Listener(uvicorn.Server):
 
     @property
     def url(self) -> str:
-        """Address that is listened on."""
+        """URL of the server."""
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """End by a signal as by itself: uvicorn would raise it again when it is done."""
+        """Stop normally on a signal; uvicorn would raise it again at the end."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -145,20 +139,20 @@ class Listener(uvicorn.Server):
                 loop.remove_signal_handler(sig)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take note of a signal to end."""
+        """Start to shut down."""
         self._served.draining = True
         super().handle_exit(sig, frame)
 
 
 def serve(settings: ServerSettings, **options: Any) -> None:
-    """Serve a backbone until the process is told to stop; see ``run``."""
+    """Serve a backbone until the process is stopped; see ``run``."""
     factory = uvicorn.Config("", log_config=None).get_loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(run(settings, **options))
 
 
 def listener(server: Server) -> Listener:
-    """Return what listens for a server."""
+    """Return uvicorn's server for a server."""
     settings = server.settings
     config = uvicorn.Config(
         create_app(server), host=settings.host, port=settings.port, **uvicorn_options(settings)
@@ -171,16 +165,16 @@ async def run(
     *,
     on_ready: Callable[[Server, str], None] = lambda _server, _url: None,
 ) -> None:
-    """Serve a backbone until the process is told to stop.
+    """Serve a backbone until the process is stopped.
 
     Args:
-        settings: of the server.
-        on_ready: called with the address once requests are taken.
+        settings: Settings of the server.
+        on_ready: Function called with the server and its URL when it accepts requests.
 
     Raises:
-        AdapterHubError: why the backbone or an adapter can't be loaded.
+        AdapterHubError: when the backbone or an adapter can't be loaded.
     """
-    # who may come in is settled before anything large is loaded
+    # access is checked before anything large is loaded
     registry = Registry()
     access = open_access(settings, registry)
     device = choose_device(settings.device)

@@ -1,7 +1,7 @@
-"""Calls of tools in what a model writes, and the schema by which it has to call one.
+"""Tool calls: parsing those of a model's text, and the schema that enforces one.
 
-Many instruction-tuned models write a call as ``<tool_call>{"name": …}</tool_call>``.
-Where a call is required, the answer follows a JSON schema instead, and is one call.
+Many instruction-tuned models write a call as ``<tool_call>{"name": …}</tool_call>``. If a call
+is required, the answer follows a JSON schema instead and is one call.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 def required_schema(body: ChatRequest) -> dict[str, Any] | None:
-    """Return the schema of an answer that has to be a call of a tool, if it has to be.
+    """Return the schema of an answer that must be a tool call; ``None`` if it need not be.
 
     Raises:
-        RequestError: when the tool that has to be called is none of those given.
+        RequestError: when the tool that must be called is not among those given.
     """
     choice = body.tool_choice
     if choice is None or choice in ("none", "auto"):
@@ -37,7 +37,7 @@ def required_schema(body: ChatRequest) -> dict[str, Any] | None:
         functions = [function for function in functions if function.name == name]
         if not functions:
             raise RequestError(
-                f"{name!r:.80} is none of the tools",
+                f"{name!r:.80} is not one of the tools",
                 place="tool_choice",
                 hint=did_you_mean(name, known),
             )
@@ -48,49 +48,49 @@ def required_schema(body: ChatRequest) -> dict[str, Any] | None:
 
 
 @dataclass(slots=True)
-class ToolText:
-    """The text of one answer, with the calls in it taken out.
+class ToolCallParser:
+    """Separates the tool calls of one answer from its text while it is generated.
 
     Args:
-        required: whether the whole text is one call.
-        calls: found so far, in OpenAI's form.
+        required: Whether the whole text is one call.
+        calls: Calls found so far, in OpenAI's form.
     """
 
     required: bool = False
     calls: list[dict[str, Any]] = field(default_factory=list)
-    _held: str = ""
+    _buffer: str = ""
 
     def push(self, text: str) -> str:
-        """Take text; return what is surely no part of a call."""
-        self._held += text
+        """Add text; return what is certainly not part of a call."""
+        self._buffer += text
         return "" if self.required else self._plain(final=False)
 
     def finish(self) -> str:
-        """Return what was held back, once no text follows."""
+        """Return the buffered text at the end of the answer."""
         if not self.required:
             return self._plain(final=True)
-        text, self._held = self._held, ""
-        return "" if self._take(text) else text
+        text, self._buffer = self._buffer, ""
+        return "" if self._parse(text) else text
 
     def _plain(self, *, final: bool) -> str:
         found = ""
         while True:
-            before, mark, rest = self._held.partition(_OPEN)
+            before, mark, rest = self._buffer.partition(_OPEN)
             if not mark:
                 break
             inner, end, after = rest.partition(_CLOSE)
             if not end and not final:
-                self._held = mark + rest
+                self._buffer = mark + rest
                 return found + before
-            self._held = after
-            found += before if self._take(inner) else before + mark + inner + end
-        keep = 0 if final else _overlap(self._held)
-        found += self._held[: len(self._held) - keep]
-        self._held = self._held[len(self._held) - keep :]
+            self._buffer = after
+            found += before if self._parse(inner) else before + mark + inner + end
+        keep = 0 if final else _overlap(self._buffer)
+        found += self._buffer[: len(self._buffer) - keep]
+        self._buffer = self._buffer[len(self._buffer) - keep :]
         return found
 
-    def _take(self, text: str) -> bool:
-        """Keep a call if the text is one."""
+    def _parse(self, text: str) -> bool:
+        """Add the call that a text contains; return whether it is one."""
         try:
             call = json.loads(text)
         except ValueError:
@@ -105,30 +105,30 @@ class ToolText:
 
 
 def template_messages(body: ChatRequest) -> list[dict[str, Any]]:
-    """Return a request's messages as chat templates take them."""
-    return [_message(message.model_dump(exclude_none=True)) for message in body.messages]
+    """Return a request's messages in the form of chat templates."""
+    return [_template_message(message.model_dump(exclude_none=True)) for message in body.messages]
 
 
 def template_tools(body: ChatRequest) -> Sequence[dict[str, Any]]:
-    """Return the tools that the chat template is told of."""
+    """Return a request's tools in the form of chat templates."""
     if body.tool_choice == "none":
         return ()
     return [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
 
 
-def _message(message: dict[str, Any]) -> dict[str, Any]:
+def _template_message(message: dict[str, Any]) -> dict[str, Any]:
     content = message.get("content", "")
     if not isinstance(content, str):
         content = "".join(part["text"] for part in content)
     role = "system" if message["role"] == "developer" else message["role"]
     calls = [
-        {**call, "function": {**call["function"], "arguments": _parsed(call["function"])}}
+        {**call, "function": {**call["function"], "arguments": _arguments(call["function"])}}
         for call in message.get("tool_calls", ())
     ]
     return {**message, "role": role, "content": content} | ({"tool_calls": calls} if calls else {})
 
 
-def _parsed(function: dict[str, Any]) -> Any:
+def _arguments(function: dict[str, Any]) -> Any:
     """Return arguments as an object, which templates write as JSON themselves."""
     try:
         return json.loads(function["arguments"])
@@ -149,6 +149,6 @@ def _call_schema(function: Function) -> dict[str, Any]:
 
 
 def _overlap(text: str) -> int:
-    """Return how many letters at the end of a text begin a call."""
+    """Return the length of the longest end of a text that may begin a call."""
     lengths = range(min(len(_OPEN) - 1, len(text)), 0, -1)
     return next((length for length in lengths if text.endswith(_OPEN[:length])), 0)

@@ -72,7 +72,7 @@ class Served:
 
     @property
     def base(self):
-        return self.server.models.base
+        return self.server.names.base
 
     def request(self, method, path, **options):
         return httpx.request(method, f"{self.url}{path}", timeout=60, **options)

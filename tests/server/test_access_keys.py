@@ -9,7 +9,8 @@ import pytest
 from adapterhub.access import Caller, open_keys
 from adapterhub.errors import Forbidden, NotFoundError, RefError, SettingsError, Unauthorized
 from adapterhub.registry import Registry
-from adapterhub.server.access import Access, FairQueue, open_access
+from adapterhub.server.access import Access, open_access
+from adapterhub.server.fair_queue import FairQueue
 from adapterhub.server.settings import ServerSettings
 
 
@@ -90,7 +91,7 @@ def test_where_nothing_changed_the_file_is_not_read(keys, tmp_path, monkeypatch)
 
 def test_other_addresses_than_loopback_need_a_key_or_the_word_that_none_is_needed(keys, tmp_path):
     for host in ("0.0.0.0", "::", "192.168.1.4", "example.org", "", "gpu-box"):
-        with pytest.raises(SettingsError, match="there is no key"):
+        with pytest.raises(SettingsError, match="there is no API key"):
             gate(tmp_path, host=host)
     assert gate(tmp_path, host="0.0.0.0", anonymous_access="use").caller({}) == Caller(None, "use")
     with pytest.raises(Unauthorized):
@@ -120,7 +121,7 @@ def test_a_key_of_the_settings_manages_and_closes_the_server(tmp_path):
 def test_clients_that_insist_on_a_key_may_send_any_word_where_none_is_needed(tmp_path):
     access = gate(tmp_path)
     assert access.caller(shown("sk-unused")).key_id is None
-    with pytest.raises(Unauthorized, match="not known"):
+    with pytest.raises(Unauthorized, match="is unknown"):
         access.caller(shown("ahk_taken-back"))
 
 
@@ -177,13 +178,13 @@ def test_this_machine_itself_needs_no_key_on_loopback(tmp_path, headers):
 )
 def test_which_adapters_a_list_allows(listed, ref, allowed, keys):
     caller = Caller("id", "use", listed)
-    access = Access(keys, FairQueue(1, 1, lambda: 0.0), wait_seconds=1.0, clock=lambda: 0.0)
+    access = Access(keys, FairQueue(1, 1, lambda: 0.0), queue_timeout=1.0, clock=lambda: 0.0)
     assert caller.allows(ref) is allowed
     if allowed:
-        access.check_adapter(caller, [ref])
+        access.check_adapters(caller, [ref])
     else:
-        with pytest.raises(Forbidden, match=r"may not be asked for with this key"):
-            access.check_adapter(caller, [*(listed or ()), ref])
+        with pytest.raises(Forbidden, match=r"is not allowed with this API key"):
+            access.check_adapters(caller, [*(listed or ()), ref])
 
 
 def test_managing_needs_the_role(tmp_path):

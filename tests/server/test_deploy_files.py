@@ -15,7 +15,7 @@ from adapterhub.cli.main import build_app
 from adapterhub.errors import SettingsError
 from adapterhub.registry import Registry
 from adapterhub.server.access import open_access
-from adapterhub.server.configuration import load_settings
+from adapterhub.server.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -89,7 +89,7 @@ def test_the_unit_keeps_what_is_stored_where_it_may_write():
 
 
 def test_the_unit_waits_until_requests_have_ended():
-    settings = load_settings({}, {}, DEPLOY / "serve.toml").settings
+    settings = load_settings({}, DEPLOY / "serve.toml").settings
     assert int(unit("TimeoutStopSec")[0]) > settings.shutdown_timeout
     assert unit("KillSignal") == ["SIGTERM"]
 
@@ -133,15 +133,16 @@ def test_the_container_starts_a_command_that_there_is():
     check_command(words)
 
 
-def test_the_container_listens_to_other_machines_only_with_a_key(tmp_path):
-    environment = container_environment()
-    settings = load_settings({}, environment).settings
+def test_the_container_listens_to_other_machines_only_with_a_key(tmp_path, monkeypatch):
+    for name, value in container_environment().items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings({}).settings
     assert settings.host == "0.0.0.0"
     assert str(settings.port) in last("EXPOSE")
-    with pytest.raises(SettingsError, match="no key"):
+    with pytest.raises(SettingsError, match="no API key"):
         open_access(settings, Registry(tmp_path))
-    environment["ADAPTERHUB_SERVE_API_KEY"] = "a-secret-of-16-and-more"
-    assert open_access(load_settings({}, environment).settings, Registry(tmp_path))
+    monkeypatch.setenv("ADAPTERHUB_SERVE_API_KEY", "a-secret-of-16-and-more")
+    assert open_access(load_settings({}).settings, Registry(tmp_path))
 
 
 def test_the_container_does_not_run_as_root_and_stores_in_its_volumes():
@@ -176,7 +177,7 @@ def test_the_container_asks_itself_whether_it_is_ready():
 
 
 def test_the_settings_beside_them_can_be_read(tmp_path):
-    found = load_settings({}, {}, DEPLOY / "serve.toml")
+    found = load_settings({}, DEPLOY / "serve.toml")
     assert found.settings.host == "127.0.0.1"
     assert found.settings.log_prompts is False
     assert open_access(found.settings, Registry(tmp_path))

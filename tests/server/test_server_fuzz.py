@@ -8,16 +8,16 @@ from http_server_helpers import running_server, store_adapters
 from hypothesis import HealthCheck, Phase, given, settings
 
 from adapterhub.registry import Registry
-from adapterhub.server.openapi import document
-from adapterhub.server.operation_list import operations
+from adapterhub.server.app import create_api
 
+DOCUMENT = create_api().openapi()
 #: Together about half a minute.
 EXAMPLES = 25
 
 
 def narrowed(models):
     """Return the description with models that exist and answers that are short."""
-    found = copy.deepcopy(document(operations()))
+    found = copy.deepcopy(DOCUMENT)
     narrow(found["components"]["schemas"], models)
     return found
 
@@ -49,18 +49,14 @@ def fuzzed(decoder, tmp_path_factory):
         yield served
 
 
-PATHS = [
-    (path, method.upper())
-    for path, each in document(operations())["paths"].items()
-    for method in each
-]
+PATHS = [(path, method.upper()) for path, each in DOCUMENT["paths"].items() for method in each]
 
 
 @pytest.mark.parametrize(("path", "method"), PATHS)
 @pytest.mark.parametrize("known", [True, False])
 def test_no_request_is_a_fault(fuzzed, path, method, known):
     models = [fuzzed.base, "alpha", "alpha@prod*0.7+beta*0.3", "moods", "things", "none"]
-    found = narrowed(models) if known else document(operations())
+    found = narrowed(models) if known else DOCUMENT
     operation = schemathesis.openapi.from_dict(found)[path][method]
 
     @settings(

@@ -1,1 +1,1 @@
-"""What is answered at each address."""
+"""HTTP routes, one module for each group of addresses."""

@@ -1,130 +1,143 @@
-"""Adapters while the server runs: list, load, unload, pin, alias, and vLLM's own addresses."""
+"""Adapter routes: list, load, unload, pin and alias, and vLLM's own addresses."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from starlette.responses import JSONResponse, PlainTextResponse
+from fastapi import APIRouter, Query
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from adapterhub.http.errors import HTTPError
-from adapterhub.server import holding
-from adapterhub.server.describing import DIGEST_HEADER
+from adapterhub.server import adapter_lifecycle
+from adapterhub.server.context import API_KEY, AuthenticatedRoute, CallDep, ManageCallDep
+from adapterhub.server.responses import DIGEST_HEADER
+from adapterhub.server.schemas.adapters import (
+    AdapterChange,
+    AdapterList,
+    AliasRequest,
+    LoadLoraRequest,
+    LoadRequest,
+    PinRequest,
+    TrainingReport,
+    UnloadLoraRequest,
+    UnloadRequest,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from starlette.responses import Response
-
     from adapterhub.access import Caller
     from adapterhub.registry.version import Version
-    from adapterhub.server.context import Call, Server
-    from adapterhub.server.models import Loaded
-    from adapterhub.server.schemas.adapters import (
-        AliasRequest,
-        LoadLoraRequest,
-        LoadRequest,
-        PinRequest,
-        UnloadLoraRequest,
-        UnloadRequest,
-    )
+    from adapterhub.server.context import Server
+    from adapterhub.server.models import ResolvedAdapter
+
+router = APIRouter(
+    prefix="/v1/adapters",
+    tags=["adapters"],
+    route_class=AuthenticatedRoute,
+    dependencies=[API_KEY],
+)
+vllm = APIRouter(
+    prefix="/v1", tags=["vllm"], route_class=AuthenticatedRoute, dependencies=[API_KEY]
+)
 
 
-async def list_adapters(call: Call, _body: None) -> Response:
-    """List every adapter for the backbone, and where it is."""
+@router.get("", response_model=AdapterList, summary="List adapters and where they are stored")
+async def list_adapters(call: CallDep) -> Response:
+    """List every adapter for the backbone that the key may use."""
     server = call.server
     places, pinned = await server.engine.places(), await server.engine.pinned()
     data = await asyncio.to_thread(_entries, server, places, pinned)
-    data = [each for each in data if _may_see(call.caller, each)]
-    return JSONResponse({"object": "list", "data": data})
+    visible = [each for each in data if _is_visible(call.caller, each)]
+    return JSONResponse({"object": "list", "data": visible})
 
 
-async def load(call: Call, body: LoadRequest) -> Response:
-    """Hold an adapter in memory."""
-    call.server.access.require_manage(call.caller)
-    name, loaded = await holding.load(call.server, body.ref, body.name)
-    return _changed(loaded, name=name)
-
-
-async def unload(call: Call, body: UnloadRequest) -> Response:
-    """Let an adapter go."""
-    call.server.access.require_manage(call.caller)
-    return _changed(await holding.unload(call.server, body.name), name=body.name)
-
-
-async def pin(call: Call, body: PinRequest) -> Response:
-    """Keep an adapter in memory whatever comes, or no longer."""
-    call.server.access.require_manage(call.caller)
-    loaded = await holding.pin(call.server, body.ref, pinned=body.pinned)
-    return _changed(loaded, pinned=body.pinned)
-
-
-async def alias(call: Call, body: AliasRequest) -> Response:
-    """Point an alias to a version; requests that run keep what the alias meant."""
-    call.server.access.require_manage(call.caller)
-    version, moved = await asyncio.to_thread(_set_alias, call.server, body)
-    answer = {"ref": str(version.ref), "digest": version.digest, "alias": body.alias}
-    return JSONResponse({**answer, "moved": moved}, headers={DIGEST_HEADER: version.digest})
-
-
-async def report(call: Call, _body: None) -> Response:
-    """Show how an adapter was trained."""
-    ref = call.query.get("ref", "")
-    if not ref:
-        raise HTTPError(400, "is missing", place="ref")
-    version = await asyncio.to_thread(call.server.models.version, ref)
-    call.server.access.check_adapter(call.caller, [ref])
-    info = {key: value for key, value in version.info.items() if key != "curves"}
-    answer = {
+@router.get("/report", response_model=TrainingReport, summary="Show how an adapter was trained")
+async def report(
+    call: CallDep,
+    ref: Annotated[str, Query(min_length=1, description="A version, such as name@3.")],
+) -> Response:
+    """Return the training curves and the metrics before and after training."""
+    version = await asyncio.to_thread(call.server.names.resolve_version, ref)
+    call.server.access.check_adapters(call.caller, [ref])
+    content = {
         "ref": str(version.ref),
         "digest": version.digest,
         "task": version.task,
         "curves": version.info.get("curves", []),
         "before": dict(version.metrics.get("before", {})),
         "after": dict(version.metrics.get("after", {})),
-        "info": info,
+        "info": {key: value for key, value in version.info.items() if key != "curves"},
     }
-    return JSONResponse(answer, headers={DIGEST_HEADER: version.digest})
+    return JSONResponse(content, headers={DIGEST_HEADER: version.digest})
 
 
-async def load_lora(call: Call, body: LoadLoraRequest) -> Response:
-    """Hold an adapter in memory, as vLLM is asked to."""
-    server = call.server
-    server.access.require_manage(call.caller)
-    if server.loaded.get(body.lora_name) is not None and not body.load_inplace:
-        raise HTTPError(
-            400, "is loaded already", place=body.lora_name, hint="Unload it, or set load_inplace"
-        )
-    loaded = await holding.load_path(server, body.lora_path, body.lora_name)
-    return PlainTextResponse(
-        f"Success: LoRA adapter '{body.lora_name}' added successfully.",
-        headers={DIGEST_HEADER: loaded.digest},
-    )
+@router.post("/load", response_model=AdapterChange, summary="Load an adapter into memory")
+async def load(call: ManageCallDep, body: LoadRequest) -> Response:
+    """Load an adapter of the registry or of a Hub, under its own name or another one."""
+    name, adapter = await adapter_lifecycle.load(call.server, body.ref, body.name)
+    return _changed(adapter, name=name)
 
 
-async def unload_lora(call: Call, body: UnloadLoraRequest) -> Response:
-    """Let an adapter go, as vLLM is asked to."""
-    call.server.access.require_manage(call.caller)
-    gone = await holding.unload(call.server, body.lora_name)
-    return PlainTextResponse(
-        f"Success: LoRA adapter '{body.lora_name}' removed successfully.",
-        headers={DIGEST_HEADER: gone.digest},
-    )
+@router.post("/unload", response_model=AdapterChange, summary="Unload an adapter")
+async def unload(call: ManageCallDep, body: UnloadRequest) -> Response:
+    """Remove a name, and unload its adapter when it has no other name."""
+    adapter = await adapter_lifecycle.unload(call.server, body.name)
+    return _changed(adapter, name=body.name)
 
 
-def _may_see(caller: Caller, entry: Mapping[str, Any]) -> bool:
+@router.post("/pin", response_model=AdapterChange, summary="Pin or unpin an adapter")
+async def pin(call: ManageCallDep, body: PinRequest) -> Response:
+    """Keep an adapter in memory even when others need the space, or end that."""
+    adapter = await adapter_lifecycle.pin(call.server, body.ref, pinned=body.pinned)
+    return _changed(adapter, pinned=body.pinned)
+
+
+@router.post("/alias", response_model=AdapterChange, summary="Set an alias")
+async def alias(call: ManageCallDep, body: AliasRequest) -> Response:
+    """Let an alias refer to a version; running requests keep the version they started with."""
+    version, moved = await asyncio.to_thread(_set_alias, call.server, body)
+    content = {"ref": str(version.ref), "digest": version.digest, "alias": body.alias}
+    return JSONResponse({**content, "moved": moved}, headers={DIGEST_HEADER: version.digest})
+
+
+@vllm.post(
+    "/load_lora_adapter", response_class=PlainTextResponse, summary="Load an adapter into memory"
+)
+async def load_lora(call: ManageCallDep, body: LoadLoraRequest) -> Response:
+    """Load an adapter, with vLLM's request and response."""
+    name = body.lora_name
+    if name in call.server.names.loaded() and not body.load_inplace:
+        raise HTTPError(400, "is already loaded", place=name, hint="Unload it, or set load_inplace")
+    adapter = await adapter_lifecycle.load_path(call.server, body.lora_path, name)
+    return _lora_changed(f"Success: LoRA adapter '{name}' added successfully.", adapter)
+
+
+@vllm.post("/unload_lora_adapter", response_class=PlainTextResponse, summary="Unload an adapter")
+async def unload_lora(call: ManageCallDep, body: UnloadLoraRequest) -> Response:
+    """Unload an adapter, with vLLM's request and response."""
+    adapter = await adapter_lifecycle.unload(call.server, body.lora_name)
+    return _lora_changed(f"Success: LoRA adapter '{body.lora_name}' removed successfully.", adapter)
+
+
+def _is_visible(caller: Caller, entry: Mapping[str, Any]) -> bool:
     refs = [entry["ref"], *(f"{entry['name']}@{alias}" for alias in entry["aliases"])]
     return any(caller.allows(ref) for ref in refs)
 
 
-def _changed(loaded: Loaded, **more: Any) -> Response:
-    answer = {"ref": loaded.ref, "digest": loaded.digest, **more}
-    return JSONResponse(answer, headers={DIGEST_HEADER: loaded.digest})
+def _changed(adapter: ResolvedAdapter, **fields: Any) -> Response:
+    content = {"ref": adapter.ref, "digest": adapter.digest, **fields}
+    return JSONResponse(content, headers={DIGEST_HEADER: adapter.digest})
+
+
+def _lora_changed(message: str, adapter: ResolvedAdapter) -> Response:
+    return PlainTextResponse(message, headers={DIGEST_HEADER: adapter.digest})
 
 
 def _set_alias(server: Server, body: AliasRequest) -> tuple[Version, bool]:
     registry = server.registry
-    version = server.models.version(body.ref)
+    version = server.names.resolve_version(body.ref)
     if registry.rule(version.name, body.alias) is not None:
         raise HTTPError(
             409,
@@ -140,33 +153,56 @@ def _set_alias(server: Server, body: AliasRequest) -> tuple[Version, bool]:
 def _entries(
     server: Server, places: Mapping[str, str], pinned: Collection[str]
 ) -> list[dict[str, Any]]:
-    loaded = server.loaded.all()
+    loaded = server.names.loaded()
     names: dict[str, list[str]] = {}
-    for name, each in loaded.items():
-        names.setdefault(each.digest, []).append(name)
-    found = [
-        _entry(version, places, pinned, names.pop(version.digest, []))
+    for name, adapter in loaded.items():
+        names.setdefault(adapter.digest, []).append(name)
+
+    def entry(digest: str, **fields: Any) -> dict[str, Any]:
+        return {
+            "version": None,
+            "digest": digest,
+            "aliases": [],
+            "task": "",
+            "labels": [],
+            "method": "",
+            "rank": None,
+            "size_bytes": 0,
+            "metrics": {},
+            "pinned": digest in pinned,
+            "loaded_as": names.get(digest, []),
+            "created": "",
+            **fields,
+        }
+
+    stored = [
+        entry(version.digest, **_version_fields(version, places))
         for version in server.registry.list()
         if version.fingerprint == server.backbone.fingerprint
     ]
-    # what was loaded from a folder is in no registry
-    others = [
-        _bare(each.name, digest, places.get(digest, "host"), each, digest in pinned, names[digest])
-        for digest, each in {each.digest: each for each in loaded.values()}.items()
-        if digest in names
-    ]
-    coming = [_bare(ref, "", "remote", None, False, []) for ref in sorted(server.pulling)]
-    return found + others + coming
+    known = {each["digest"] for each in stored}
+    # adapters that were loaded from a folder are not in the registry
+    other = {
+        adapter.digest: entry(
+            adapter.digest,
+            name=adapter.name,
+            ref=adapter.ref,
+            task=adapter.task,
+            labels=list(adapter.labels),
+            residency=places.get(adapter.digest, "host"),
+        )
+        for adapter in loaded.values()
+        if adapter.digest not in known
+    }
+    pulled = [entry("", name=ref, ref=ref, residency="remote") for ref in sorted(server.pulling)]
+    return [*stored, *other.values(), *pulled]
 
 
-def _entry(
-    version: Version, places: Mapping[str, str], pinned: Collection[str], names: list[str]
-) -> dict[str, Any]:
+def _version_fields(version: Version, places: Mapping[str, str]) -> dict[str, Any]:
     return {
         "name": version.name,
         "version": version.version,
         "ref": str(version.ref),
-        "digest": version.digest,
         "aliases": list(version.aliases),
         "task": version.task,
         "labels": list(version.labels),
@@ -175,29 +211,5 @@ def _entry(
         "size_bytes": version.size,
         "metrics": dict(version.metrics.get("after", {})),
         "residency": places.get(version.digest, "disk"),
-        "pinned": version.digest in pinned,
-        "loaded_as": names,
         "created": version.created,
-    }
-
-
-def _bare(
-    name: str, digest: str, place: str, loaded: Loaded | None, pinned: bool, names: list[str]
-) -> dict[str, Any]:
-    return {
-        "name": name,
-        "version": None,
-        "ref": loaded.ref if loaded else name,
-        "digest": digest,
-        "aliases": [],
-        "task": loaded.task if loaded else "",
-        "labels": list(loaded.labels) if loaded else [],
-        "method": "",
-        "rank": None,
-        "size_bytes": 0,
-        "metrics": {},
-        "residency": place,
-        "pinned": pinned,
-        "loaded_as": names,
-        "created": "",
     }

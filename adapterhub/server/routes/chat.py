@@ -1,170 +1,163 @@
-"""``/v1/chat/completions``."""
+"""Route ``/v1/chat/completions``."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.server.describing import opening, provenance, usage
-from adapterhub.server.generation import Job, pieces, room_for, sampling
-from adapterhub.server.routes.asked import find_model
-from adapterhub.server.routes.continued import respond
-from adapterhub.server.streaming import event
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from adapterhub.server.context import API_KEY, AuthenticatedRoute, CallDep
+from adapterhub.server.generation import (
+    MIN_LOGPROB,
+    GenerationJob,
+    max_tokens_for,
+    respond,
+    sampling_params,
+)
+from adapterhub.server.schemas.chat import ChatRequest, ChatResponse
 from adapterhub.server.tool_calls import (
-    ToolText,
+    ToolCallParser,
     required_schema,
     template_messages,
     template_tools,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from starlette.responses import Response
+    from collections.abc import Sequence
 
     from adapterhub.server.context import Call, Server
-    from adapterhub.server.generation import Piece
-    from adapterhub.server.schemas.chat import ChatRequest
+    from adapterhub.server.generation import ChoiceDelta
+
+router = APIRouter(tags=["openai"], route_class=AuthenticatedRoute, dependencies=[API_KEY])
+#: Documents that a route may respond with server-sent events.
+STREAMS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
 
 
-async def chat(call: Call, body: ChatRequest) -> Response:
-    """Continue a conversation."""
+@router.post(
+    "/v1/chat/completions",
+    response_model=ChatResponse,
+    responses=STREAMS,
+    summary="Continue a conversation",
+)
+async def chat(call: CallDep, body: ChatRequest) -> Response:
+    """Generate the assistant's next message, whole or as a stream of server-sent events."""
     job = await asyncio.to_thread(_prepare, call, body)
-    return await respond(call, body, job, _whole, _events)
+    return await respond(call, body, job, _ChatFormat(call.server, body, job))
 
 
-def _prepare(call: Call, body: ChatRequest) -> Job:
-    """Resolve, render and tokenize; called on a thread."""
+def _prepare(call: Call, body: ChatRequest) -> GenerationJob:
+    """Resolve the model, render the conversation and tokenize it; called on a thread."""
     server = call.server
-    model = find_model(call, body.model)
+    model = call.resolve(body.model)
     schema = required_schema(body)
-    # a call that is required is written by its schema, so the template need not know tools
-    told = () if schema is not None and not server.chats.knows_tools else template_tools(body)
-    tokens = server.chats.render(template_messages(body), told)
-    params = sampling(
+    # a required call follows its schema, so the template need not support tools
+    tools = () if schema is not None and not server.chats.supports_tools else template_tools(body)
+    tokens = server.chats.render(template_messages(body), tools)
+    requested = body.max_completion_tokens or body.max_tokens
+    params = sampling_params(
         body,
-        max_tokens=room_for(server, len(tokens), body.max_completion_tokens or body.max_tokens),
+        max_tokens=max_tokens_for(server, len(tokens), requested),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        json_schema=_format(body) if schema is None else schema,
+        json_schema=_response_schema(body) if schema is None else schema,
     )
-    return Job(model, (server.engine.prompt_processor.read(tokens, params),), params.n)
+    return GenerationJob(model, (server.engine.prompt_processor.read(tokens, params),), params.n)
 
 
-def _format(body: ChatRequest) -> dict[str, Any] | None:
-    asked = body.response_format
-    if asked is None or asked.type == "text":
+def _response_schema(body: ChatRequest) -> dict[str, Any] | None:
+    requested = body.response_format
+    if requested is None or requested.type == "text":
         return None
-    return {"type": "object"} if asked.type == "json_object" else asked.json_schema.schema_
+    return {"type": "object"} if requested.type == "json_object" else requested.json_schema.schema_
 
 
-def _tool_texts(body: ChatRequest, job: Job) -> list[ToolText] | None:
-    """Return what looks for calls in each answer, where there are tools to be called."""
-    if not body.tools or body.tool_choice == "none":
-        return None
-    required = body.tool_choice not in (None, "auto")
-    return [ToolText(required) for _ in range(job.choices)]
+class _ChatFormat:
+    """Answers of one request as chat messages.
 
+    Args:
+        server: Server that responds.
+        body: Body of the request.
+        job: Prompts of the request.
+    """
 
-async def _whole(call: Call, body: ChatRequest, job: Job) -> dict[str, Any]:
-    texts = [""] * job.choices
-    reports: list[list[dict[str, Any]]] = [[] for _ in texts]
-    reasons = ["stop"] * job.choices
-    generated = 0
-    async with aclosing(pieces(call, job)) as found:
-        async for piece in found:
-            texts[piece.index] += piece.text
-            generated += piece.counted
-            reasons[piece.index] = piece.finish or reasons[piece.index]
-            if body.logprobs:
-                reports[piece.index] += _report(call.server, piece)
-    choices = []
-    tools = _tool_texts(body, job)
-    for index, text in enumerate(texts):
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
+    id_prefix = "chatcmpl"
+
+    def __init__(self, server: Server, body: ChatRequest, job: GenerationJob) -> None:
+        self._server = server
+        self._logprobs = bool(body.logprobs)
+        self._parsers: list[ToolCallParser] | None = None
+        self._choices = range(job.num_choices)
+        if body.tools and body.tool_choice != "none":
+            required = body.tool_choice not in (None, "auto")
+            self._parsers = [ToolCallParser(required) for _ in self._choices]
+
+    def opening(self) -> list[dict[str, Any]]:
+        return [
+            {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+            for index in self._choices
+        ]
+
+    def chunk(self, delta: ChoiceDelta) -> dict[str, Any] | None:
+        text, reason = delta.text, delta.finish_reason
+        added: dict[str, Any] = {}
+        if self._parsers is not None:
+            parser = self._parsers[delta.index]
+            text = parser.push(text)
+            if reason is not None:
+                text += parser.finish()
+                if parser.calls:
+                    reason = "tool_calls"
+                    added["tool_calls"] = [
+                        {"index": number, **each} for number, each in enumerate(parser.calls)
+                    ]
+        if text:
+            added["content"] = text
+        logprobs = self._logprobs_of([delta])
+        if not (added or logprobs or reason):
+            return None
+        return {
+            "index": delta.index,
+            "delta": added,
+            "finish_reason": reason,
+            "logprobs": {"content": logprobs, "refusal": None} if logprobs else None,
+        }
+
+    def choice(self, index: int, deltas: Sequence[ChoiceDelta]) -> dict[str, Any]:
+        text = "".join(delta.text for delta in deltas)
+        reason = next((each.finish_reason for each in deltas if each.finish_reason), "stop")
         message: dict[str, Any] = {"role": "assistant", "content": text}
-        if tools is not None:
-            plain = tools[index].push(text) + tools[index].finish()
-            if tools[index].calls:
-                reasons[index] = "tool_calls"
-                message = {**message, "content": plain or None, "tool_calls": tools[index].calls}
-        logprobs = {"content": reports[index], "refusal": None} if body.logprobs else None
-        choices.append(
-            {
-                "index": index,
-                "message": message,
-                "finish_reason": reasons[index],
-                "logprobs": logprobs,
-            }
-        )
-    return {
-        **opening(call.server, job.model, "chat.completion", "chatcmpl"),
-        "choices": choices,
-        "usage": usage(job.prompt_tokens, generated),
-        "adapterhub": provenance(call.server, job.model),
-    }
-
-
-async def _events(
-    call: Call, body: ChatRequest, job: Job, found: AsyncGenerator[Piece, None]
-) -> AsyncGenerator[bytes, None]:
-    head = opening(call.server, job.model, "chat.completion.chunk", "chatcmpl")
-    told = {"adapterhub": provenance(call.server, job.model)}
-    wish = body.stream_options.include_usage if body.stream_options else None
-    tools = _tool_texts(body, job)
-    generated, left = 0, job.choices
-    first = [
-        {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-        for index in range(job.choices)
-    ]
-    yield event({**head, "choices": first, **told})
-    async with aclosing(found):
-        async for piece in found:
-            generated += piece.counted
-            left -= piece.finish is not None
-            choice = _choice(call.server, body, piece, tools)
-            if choice is None:
-                continue
-            last = left == 0 and wish is None
-            extra = {"usage": usage(job.prompt_tokens, generated)} if last else {}
-            yield event({**head, "choices": [choice], **extra})
-    if wish:
-        yield event({**head, "choices": [], "usage": usage(job.prompt_tokens, generated), **told})
-
-
-def _choice(
-    server: Server, body: ChatRequest, piece: Piece, tools: list[ToolText] | None
-) -> dict[str, Any] | None:
-    """Return what a piece adds to its answer; ``None`` where that is nothing yet."""
-    text, reason = piece.text, piece.finish
-    delta: dict[str, Any] = {}
-    if tools is not None:
-        tool = tools[piece.index]
-        text = tool.push(text)
-        if reason is not None:
-            text += tool.finish()
-            if tool.calls:
+        if self._parsers is not None:
+            parser = self._parsers[index]
+            plain = parser.push(text) + parser.finish()
+            if parser.calls:
                 reason = "tool_calls"
-                delta["tool_calls"] = [
-                    {"index": number, **each} for number, each in enumerate(tool.calls)
-                ]
-    if text:
-        delta["content"] = text
-    reports = _report(server, piece) if body.logprobs else []
-    if not (delta or reports or reason):
-        return None
-    logprobs = {"content": reports, "refusal": None} if reports else None
-    return {"index": piece.index, "delta": delta, "finish_reason": reason, "logprobs": logprobs}
+                message |= {"content": plain or None, "tool_calls": parser.calls}
+        logprobs = {"content": self._logprobs_of(deltas), "refusal": None}
+        return {
+            "index": index,
+            "message": message,
+            "finish_reason": reason,
+            "logprobs": logprobs if self._logprobs else None,
+        }
 
+    def _logprobs_of(self, deltas: Sequence[ChoiceDelta]) -> list[dict[str, Any]]:
+        return [
+            {
+                **self._token(delta.token, delta.logprobs.chosen),
+                "top_logprobs": [self._token(*each) for each in delta.logprobs.best],
+            }
+            for delta in deltas
+            if self._logprobs and delta.logprobs is not None and delta.token is not None
+        ]
 
-def _report(server: Server, piece: Piece) -> list[dict[str, Any]]:
-    if piece.logprobs is None or piece.token is None:
-        return []
-    best = [_token(server, *each) for each in piece.logprobs.best]
-    return [{**_token(server, piece.token, piece.logprobs.chosen), "top_logprobs": best}]
-
-
-def _token(server: Server, token: int, logprob: float) -> dict[str, Any]:
-    content = server.tokens.content(token)
-    # minus infinity is no JSON; OpenAI writes this for what is as good as impossible
-    value = max(logprob, -9999.0)
-    return {"token": server.tokens.text(token), "logprob": value, "bytes": list(content)}
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        return {
+            "token": self._server.tokens.text(token),
+            "logprob": max(logprob, MIN_LOGPROB),
+            "bytes": list(self._server.tokens.content(token)),
+        }

@@ -1,148 +1,228 @@
-"""``/v1/completions``."""
+"""Routes ``/v1/completions`` and ``/v1/embeddings``."""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+import base64
+import time
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.server.describing import opening, provenance, usage
-from adapterhub.server.generation import Job, pieces, room_for, sampling
-from adapterhub.server.routes.asked import find_model
-from adapterhub.server.routes.continued import respond
-from adapterhub.server.streaming import event
+import numpy as np
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from adapterhub.errors import RequestError
+from adapterhub.server.context import API_KEY, AuthenticatedRoute, CallDep
+from adapterhub.server.generation import (
+    MIN_LOGPROB,
+    GenerationJob,
+    map_concurrently,
+    max_tokens_for,
+    respond,
+    sampling_params,
+)
+from adapterhub.server.responses import digest_header, provenance
+from adapterhub.server.routes.chat import STREAMS
+from adapterhub.server.schemas.completion import (
+    CompletionRequest,
+    CompletionResponse,
+    EmbeddingRequest,
+    EmbeddingResponse,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import Sequence
 
-    from starlette.responses import Response
+    from torch import Tensor
 
     from adapterhub.engine.requests import PreparedPrompt
     from adapterhub.server.context import Call, Server
-    from adapterhub.server.generation import Piece
-    from adapterhub.server.schemas.completion import CompletionRequest
+    from adapterhub.server.generation import ChoiceDelta
+    from adapterhub.server.models import ResolvedModel
 
+router = APIRouter(tags=["openai"], route_class=AuthenticatedRoute, dependencies=[API_KEY])
 #: OpenAI's own default.
-DEFAULT_TOKENS = 16
+DEFAULT_COMPLETION_TOKENS = 16
 
 
-async def complete(call: Call, body: CompletionRequest) -> Response:
-    """Continue text."""
+@router.post(
+    "/v1/completions",
+    response_model=CompletionResponse,
+    responses=STREAMS,
+    summary="Continue texts",
+)
+async def complete(call: CallDep, body: CompletionRequest) -> Response:
+    """Continue one or several prompts, whole or as a stream of server-sent events."""
     job = await asyncio.to_thread(_prepare, call, body)
-    return await respond(call, body, job, _whole, _events)
+    return await respond(call, body, job, _CompletionFormat(call.server, body, job))
 
 
-def _prepare(call: Call, body: CompletionRequest) -> Job:
-    """Resolve and tokenize; called on a thread."""
+@router.post("/v1/embeddings", response_model=EmbeddingResponse, summary="Embed texts as vectors")
+async def embed(call: CallDep, body: EmbeddingRequest) -> Response:
+    """Return a vector for each text: the pooled hidden states of the last layer."""
+    started = time.perf_counter()
+    model, texts = await asyncio.to_thread(_prepare_embedding, call, body)
+    vectors = await embed_texts(
+        call, model, texts, pooling=body.pooling or "mean", normalize=body.normalize is not False
+    )
+    encode = _base64 if body.encoding_format == "base64" else _numbers
+    tokens = sum(len(text) for text in texts)
+    seconds = time.perf_counter() - started
+    call.server.metrics.record_model_use(model.adapter_names, tokens, 0, seconds)
+    content = {
+        "object": "list",
+        "model": model.name,
+        "data": [
+            {"object": "embedding", "index": index, "embedding": encode(vector)}
+            for index, vector in enumerate(vectors)
+        ],
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+        "adapterhub": provenance(call.server, model),
+    }
+    return JSONResponse(content, headers=digest_header([model]))
+
+
+async def embed_texts(
+    call: Call,
+    model: ResolvedModel,
+    texts: Sequence[tuple[int, ...]],
+    *,
+    pooling: Any,
+    normalize: bool,
+) -> list[Tensor]:
+    """Return the vector of each text, given as token ids."""
     server = call.server
-    model = find_model(call, body.model)
-    prompts = tuple(_read(server, body, prompt) for prompt in prompts_of(body.prompt))
-    return Job(model, prompts, prompts[0].params.n)
+
+    async def embed_one(tokens: tuple[int, ...]) -> Tensor:
+        async with server.access.admit(call.caller, model.label, len(tokens)):
+            return await server.engine.embed(
+                tokens, model.adapters, pooling=pooling, normalize=normalize
+            )
+
+    return await map_concurrently(embed_one, texts)
 
 
-def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[str | list[int]]:
-    """Return each prompt of a request: text, or token ids."""
-    if isinstance(given, str):
-        return [given]
-    numbers = [each for each in given if isinstance(each, int)]
-    return [numbers] if numbers else [each for each in given if not isinstance(each, int)]
+def text_tokens(server: Server, text: str | list[int], place: str) -> tuple[int, ...]:
+    """Return the token ids of a text to embed.
+
+    Raises:
+        RequestError: when there are none, too many, or one is not in the vocabulary.
+    """
+    tokens = server.engine.prompt_processor.encode(text) if isinstance(text, str) else tuple(text)
+    longest = server.max_position_embeddings
+    if not 0 < len(tokens) <= longest:
+        raise RequestError(
+            f"has {len(tokens)} tokens; the backbone reads 1 to {longest}", place=place
+        )
+    if max(tokens) >= int(server.backbone.config.vocab_size):
+        raise RequestError(f"{max(tokens)} is not a token of the vocabulary", place=place)
+    return tokens
+
+
+def _prepare(call: Call, body: CompletionRequest) -> GenerationJob:
+    """Resolve the model and tokenize the prompts; called on a thread."""
+    model = call.resolve(body.model)
+    prompts = tuple(_read(call.server, body, prompt) for prompt in _prompts(body.prompt))
+    return GenerationJob(model, prompts, prompts[0].params.n)
 
 
 def _read(server: Server, body: CompletionRequest, prompt: str | list[int]) -> PreparedPrompt:
     tokens = (
         server.engine.prompt_processor.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
     )
-    asked = body.max_tokens
-    room = room_for(server, len(tokens), asked)
-    params = sampling(body, max_tokens=asked or min(room, DEFAULT_TOKENS), logprobs=body.logprobs)
+    room = max_tokens_for(server, len(tokens), body.max_tokens)
+    max_tokens = body.max_tokens or min(room, DEFAULT_COMPLETION_TOKENS)
+    params = sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs)
     return server.engine.prompt_processor.read(tokens, params)
 
 
-async def _whole(call: Call, body: CompletionRequest, job: Job) -> dict[str, Any]:
-    writers = [_Reports(call.server) for _ in range(job.choices)]
-    texts = [""] * job.choices
-    reasons = ["stop"] * job.choices
-    generated = 0
-    async with aclosing(pieces(call, job)) as found:
-        async for piece in found:
-            texts[piece.index] += piece.text
-            generated += piece.counted
-            reasons[piece.index] = piece.finish or reasons[piece.index]
-            writers[piece.index].push(piece)
-    choices = [
-        {
+def _prepare_embedding(
+    call: Call, body: EmbeddingRequest
+) -> tuple[ResolvedModel, list[tuple[int, ...]]]:
+    """Resolve the model and tokenize the texts; called on a thread."""
+    width = int(call.server.backbone.config.hidden_size)
+    if body.dimensions not in (None, width):
+        raise RequestError(f"must be {width}, the backbone's hidden size", place="dimensions")
+    model = call.resolve(body.model)
+    return model, [text_tokens(call.server, text, "input") for text in _prompts(body.input)]
+
+
+def _prompts(given: str | Sequence[str | int | list[int]]) -> list[str | list[int]]:
+    """Return each prompt of a request: text, or token ids."""
+    if isinstance(given, str):
+        return [given]
+    token_ids = [each for each in given if isinstance(each, int)]
+    return [token_ids] if token_ids else [each for each in given if not isinstance(each, int)]
+
+
+def _numbers(vector: Tensor) -> list[float]:
+    return vector.tolist()
+
+
+def _base64(vector: Tensor) -> str:
+    return base64.b64encode(vector.numpy().astype(np.dtype("<f4")).tobytes()).decode("ascii")
+
+
+class _CompletionFormat:
+    """Answers of one request as completions.
+
+    Args:
+        server: Server that responds.
+        body: Body of the request.
+        job: Prompts of the request.
+    """
+
+    kind = chunk_kind = "text_completion"
+    id_prefix = "cmpl"
+
+    def __init__(self, server: Server, body: CompletionRequest, job: GenerationJob) -> None:
+        self._server = server
+        self._logprobs = body.logprobs is not None
+        self._offsets = [0] * job.num_choices
+        self._pending: list[list[ChoiceDelta]] = [[] for _ in range(job.num_choices)]
+
+    def opening(self) -> list[dict[str, Any]]:
+        return []
+
+    def chunk(self, delta: ChoiceDelta) -> dict[str, Any] | None:
+        # the log-probabilities of tokens whose text is not complete follow with the next text
+        pending = self._pending[delta.index]
+        pending.append(delta)
+        if not (delta.text or delta.finish_reason):
+            return None
+        self._pending[delta.index] = []
+        return self._choice(delta.index, pending, delta.text, delta.finish_reason)
+
+    def choice(self, index: int, deltas: Sequence[ChoiceDelta]) -> dict[str, Any]:
+        text = "".join(delta.text for delta in deltas)
+        reason = next((each.finish_reason for each in deltas if each.finish_reason), "stop")
+        return self._choice(index, deltas, text, reason)
+
+    def _choice(
+        self, index: int, deltas: Sequence[ChoiceDelta], text: str, reason: str | None
+    ) -> dict[str, Any]:
+        return {
             "index": index,
             "text": text,
-            "finish_reason": reasons[index],
-            "logprobs": None if body.logprobs is None else writers[index].taken(),
+            "finish_reason": reason,
+            "logprobs": self._logprobs_of(index, deltas) if self._logprobs else None,
         }
-        for index, text in enumerate(texts)
-    ]
-    return {
-        **opening(call.server, job.model, "text_completion", "cmpl"),
-        "choices": choices,
-        "usage": usage(job.prompt_tokens, generated),
-        "adapterhub": provenance(call.server, job.model),
-    }
 
-
-async def _events(
-    call: Call, body: CompletionRequest, job: Job, found: AsyncGenerator[Piece, None]
-) -> AsyncGenerator[bytes, None]:
-    head = opening(call.server, job.model, "text_completion", "cmpl")
-    told: dict[str, Any] = {"adapterhub": provenance(call.server, job.model)}
-    wish = body.stream_options.include_usage if body.stream_options else None
-    writers = [_Reports(call.server) for _ in range(job.choices)]
-    generated, left = 0, job.choices
-    async with aclosing(found):
-        async for piece in found:
-            generated += piece.counted
-            left -= piece.finish is not None
-            writers[piece.index].push(piece)
-            if not (piece.text or piece.finish):
+    def _logprobs_of(self, index: int, deltas: Sequence[ChoiceDelta]) -> dict[str, Any]:
+        text_of = self._server.tokens.text
+        tokens, chosen, top, offsets = [], [], [], []
+        for delta in deltas:
+            if delta.logprobs is None or delta.token is None:
                 continue
-            choice = {
-                "index": piece.index,
-                "text": piece.text,
-                "finish_reason": piece.finish,
-                "logprobs": None if body.logprobs is None else writers[piece.index].taken(),
-            }
-            last = left == 0 and wish is None
-            extra = {"usage": usage(job.prompt_tokens, generated)} if last else {}
-            yield event({**head, "choices": [choice], **extra, **told})
-            told = {}
-    if wish:
-        counted = usage(job.prompt_tokens, generated)
-        told = {"adapterhub": provenance(call.server, job.model)}
-        yield event({**head, "choices": [], "usage": counted, **told})
-
-
-class _Reports:
-    """The probabilities of one answer's tokens, in the form of completions."""
-
-    def __init__(self, server: Server) -> None:
-        self._texts = server.tokens
-        self._offset = 0
-        self._pieces: list[Piece] = []
-
-    def push(self, piece: Piece) -> None:
-        if piece.logprobs is not None and piece.token is not None:
-            self._pieces.append(piece)
-
-    def taken(self) -> dict[str, Any]:
-        """Return what came since it was last asked for."""
-        pieces_, self._pieces = self._pieces, []
-        offsets = []
-        for piece in pieces_:
-            offsets.append(self._offset)
-            self._offset += len(self._texts.text(piece.token or 0))
-        reports = [piece.logprobs for piece in pieces_ if piece.logprobs is not None]
+            tokens.append(text_of(delta.token))
+            chosen.append(max(delta.logprobs.chosen, MIN_LOGPROB))
+            best = delta.logprobs.best
+            top.append({text_of(token): max(value, MIN_LOGPROB) for token, value in best})
+            offsets.append(self._offsets[index])
+            self._offsets[index] += len(tokens[-1])
         return {
-            "tokens": [self._texts.text(piece.token or 0) for piece in pieces_],
-            "token_logprobs": [max(report.chosen, -9999.0) for report in reports],
-            "top_logprobs": [
-                {self._texts.text(token): max(value, -9999.0) for token, value in report.best}
-                for report in reports
-            ],
+            "tokens": tokens,
+            "token_logprobs": chosen,
+            "top_logprobs": top,
             "text_offset": offsets,
         }

@@ -1,161 +1,339 @@
-"""``/v1/classify``, ``/v1/tag``, ``/v1/answer`` and ``/v1/rerank``."""
+"""Task routes: ``/v1/classify``, ``/v1/tag``, ``/v1/answer``, ``/v1/generate``, ``/v1/rerank``."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import re
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import aclosing
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from starlette.responses import JSONResponse
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
 
-from adapterhub.errors import RequestError
-from adapterhub.server.describing import headers_of, provenance
-from adapterhub.server.fanning import for_each
-from adapterhub.server.picture_urls import picture_of
-from adapterhub.server.routes.asked import Asked, answer_each, asked_rows, find_model
-from adapterhub.server.routes.embeddings import embed_texts, tokens_of
-from adapterhub.server.schemas.tasks import PictureInput
+from adapterhub.data.images import ImageFile
+from adapterhub.engine.sampling.params import SamplingParams
+from adapterhub.errors import DataError, RequestError
+from adapterhub.server.context import API_KEY, AuthenticatedRoute, CallDep
+from adapterhub.server.generation import (
+    GenerationJob,
+    generate_deltas,
+    map_concurrently,
+    max_tokens_for,
+)
+from adapterhub.server.responses import digest_header, provenance, usage
+from adapterhub.server.routes.completions import embed_texts, text_tokens
+from adapterhub.server.schemas.tasks import (
+    AnswerRequest,
+    AnswerResponse,
+    ClassifyRequest,
+    ClassifyResponse,
+    GenerateRequest,
+    GenerateResponse,
+    ImageInput,
+    PairText,
+    QuestionInput,
+    RerankRequest,
+    RerankResponse,
+    TagRequest,
+    TagResponse,
+)
 
 if TYPE_CHECKING:
-    from starlette.responses import Response
+    from collections.abc import Awaitable, Callable
 
-    from adapterhub.server.context import Call
-    from adapterhub.server.models import Model
-    from adapterhub.server.schemas.tasks import (
-        AnswerRequest,
-        ClassifyRequest,
-        PairText,
-        RerankRequest,
-        TaskRequest,
+    from adapterhub.server.context import Call, Server
+    from adapterhub.server.models import ResolvedModel
+    from adapterhub.server.schemas.tasks import TaskRequest
+    from adapterhub.tasks.instructed import Instructed
+
+router = APIRouter(tags=["tasks"], route_class=AuthenticatedRoute, dependencies=[API_KEY])
+#: Label whose probability ranks a document; the last label of heads without it.
+RELEVANT = "relevant"
+TEXT_CLASSIFICATION = "text-classification"
+RANKING = "ranking"
+_RANK_HINT = "Use /v1/rerank: the history is the query, the candidates are the documents"
+#: Most pixels of an image, since it is decoded between two steps of the engine.
+MAX_SERVED_PIXELS = 2**24
+#: Cost of an image in tokens: those of a ViT that reads 224 pixels in patches of 14.
+IMAGE_COST = 256
+_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
+_IMAGE_FIELD = "input.image"
+
+
+class TaskItem(NamedTuple):
+    """One input of a request.
+
+    Args:
+        model: Model that processes it.
+        example: Fields of the input.
+    """
+
+    model: ResolvedModel
+    example: dict[str, Any]
+
+    @property
+    def adapters(self) -> tuple[tuple[str, float], ...]:
+        """Digests and weights for the engine.
+
+        Raises:
+            RequestError: when the model is the base model.
+        """
+        if self.model.adapters is None:
+            raise RequestError(
+                "the base model has no head",
+                place="model",
+                hint="Name an adapter that was trained for the task",
+            )
+        return self.model.adapters
+
+    @property
+    def cost(self) -> int:
+        """Estimated number of tokens."""
+        return sum(_cost_of(value) for value in self.example.values()) + 1
+
+
+@router.post("/v1/classify", response_model=ClassifyResponse, summary="Classify texts or images")
+async def classify(call: CallDep, body: ClassifyRequest) -> Response:
+    """Return the label of each text or image, with the probability of every label."""
+    return await _respond(call, body, lambda item: _classify(call, item))
+
+
+@router.post("/v1/tag", response_model=TagResponse, summary="Find spans in texts")
+async def tag(call: CallDep, body: TagRequest) -> Response:
+    """Return the labelled spans of each text."""
+
+    async def tag_one(item: TaskItem) -> dict[str, Any]:
+        async with call.server.access.admit(call.caller, item.model.label, item.cost):
+            return await call.server.engine.tag(item.example, item.adapters)
+
+    return await _respond(call, body, tag_one)
+
+
+@router.post("/v1/answer", response_model=AnswerResponse, summary="Find answers in contexts")
+async def answer(call: CallDep, body: AnswerRequest) -> Response:
+    """Return the part of each context that answers its question."""
+
+    async def answer_one(item: TaskItem) -> dict[str, Any]:
+        async with call.server.access.admit(call.caller, item.model.label, item.cost):
+            found = await call.server.engine.answer(item.example, item.adapters)
+        empty = {} if found["answer"] else {"answer": None, "start": None, "end": None}
+        return {**found, **empty}
+
+    return await _respond(call, body, answer_one)
+
+
+@router.post(
+    "/v1/generate",
+    response_model=GenerateResponse,
+    summary="Generate texts by the instruction of a task",
+)
+async def generate(call: CallDep, body: GenerateRequest) -> Response:
+    """Translate, summarize or answer, greedily and with the prompt of the training."""
+
+    async def generate_one(item: TaskItem) -> dict[str, Any]:
+        task, job = await asyncio.to_thread(_prepare, call.server, item, body.max_tokens)
+        return await _generate(call, task, job)
+
+    # the generation records the use of the model itself
+    return await _respond(call, body, generate_one, record=False)
+
+
+@router.post("/v1/rerank", response_model=RerankResponse, summary="Sort documents by relevance")
+async def rerank(call: CallDep, body: RerankRequest) -> Response:
+    """Sort documents by an adapter that ranks or classifies pairs, or else by embeddings."""
+    started = time.perf_counter()
+    model = await asyncio.to_thread(call.resolve, body.model)
+    scores = await _relevance(call, body, model)
+    seconds = time.perf_counter() - started
+    call.server.metrics.record_model_use(model.adapter_names, 0, 0, seconds)
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
+    content = {
+        "object": "list",
+        "model": model.name,
+        "results": [
+            {
+                "index": index,
+                "relevance_score": scores[index],
+                "document": (
+                    None if body.return_documents is False else {"text": body.documents[index]}
+                ),
+            }
+            for index in order
+        ],
+        "adapterhub": provenance(call.server, model),
+    }
+    return JSONResponse(content, headers=digest_header([model]))
+
+
+async def _respond(
+    call: Call,
+    body: TaskRequest,
+    process: Callable[[TaskItem], Awaitable[dict[str, Any]]],
+    *,
+    record: bool = True,
+) -> Response:
+    """Process all inputs of a request, so that they share batches."""
+    items = await asyncio.to_thread(_items, call, body)
+    started = time.perf_counter()
+    results = await map_concurrently(process, items)
+    seconds = time.perf_counter() - started
+    data = []
+    for index, (item, result) in enumerate(zip(items, results, strict=True)):
+        model = item.model
+        if record:
+            call.server.metrics.record_model_use(model.adapter_names, 0, 0, seconds)
+        data.append({"index": index, "model": model.name, "digest": model.digests, **result})
+    fingerprint = call.server.backbone.fingerprint
+    content = {"object": "list", "data": data, "backbone_fingerprint": fingerprint}
+    return JSONResponse(content, headers=digest_header(item.model for item in items))
+
+
+def _items(call: Call, body: TaskRequest) -> list[TaskItem]:
+    """Resolve the model of each input; called on a thread."""
+    resolve = lru_cache(None)(call.resolve)
+    return [TaskItem(resolve(name), _example(given)) for name, given in body.pairs()]
+
+
+def _example(
+    given: str | dict[str, str] | PairText | QuestionInput | ImageInput,
+) -> dict[str, Any]:
+    if isinstance(given, ImageInput):
+        return {"image": decode_image(given.image)}
+    if isinstance(given, PairText | QuestionInput):
+        return given.model_dump(exclude_none=True)
+    return {"text": given} if isinstance(given, str) else dict(given)
+
+
+def decode_image(url: str) -> ImageFile:
+    """Return the image in a ``data:`` URL; other URLs are not fetched.
+
+    Raises:
+        RequestError: when it is not an image, or too large.
+    """
+    start = _DATA_URL.match(url)
+    if start is None:
+        raise RequestError(
+            "is not a data: URL of an image",
+            place=_IMAGE_FIELD,
+            hint="Give data:image/png;base64, and the file in base64; nothing is fetched",
+        )
+    try:
+        content = base64.b64decode(url[start.end() :], validate=True)
+    except binascii.Error as error:
+        raise RequestError(f"is not base64: {error}", place=_IMAGE_FIELD) from error
+    image = ImageFile(_IMAGE_FIELD, content)
+    try:
+        image.check_header(MAX_SERVED_PIXELS)
+    except DataError as error:
+        raise RequestError(error.problem, place=_IMAGE_FIELD, hint=error.hint) from error
+    return image
+
+
+def _cost_of(value: str | list[str] | ImageFile) -> int:
+    if isinstance(value, ImageFile):
+        return IMAGE_COST
+    return sum(len(part) for part in value) // 4
+
+
+async def _classify(call: Call, item: TaskItem) -> dict[str, Any]:
+    """Return the labels of one input; for a multi-label task, the most likely one is the label."""
+    if any(part.task == RANKING for part in item.model.parts):
+        raise RequestError("ranks candidates and has no labels", place="model", hint=_RANK_HINT)
+    found = await _classify_any(call, item)
+    if "labels" not in found:
+        return found
+    best = next(iter(found["labels"]), None)
+    return {"label": best, "score": None if best is None else found["scores"][best], **found}
+
+
+async def _classify_any(call: Call, item: TaskItem) -> dict[str, Any]:
+    async with call.server.access.admit(call.caller, item.model.label, item.cost):
+        return await call.server.engine.classify(item.example, item.adapters)
+
+
+def _prepare(
+    server: Server, item: TaskItem, max_tokens: int | None
+) -> tuple[Instructed, GenerationJob]:
+    """Format the prompt of an example; called on a thread."""
+    task = server.tasks.task(item.model)
+    tokens = tuple(server.tasks.prompt(task, item.example))
+    room = max_tokens_for(server, len(tokens), max_tokens)
+    params = SamplingParams(
+        temperature=0,
+        max_tokens=max_tokens or min(room, task.options.max_new_tokens),
+        stop_token_ids=tuple(sorted(task.stop_ids)),
+    )
+    return task, GenerationJob(
+        item.model, (server.engine.prompt_processor.read(tokens, params),), 1
     )
 
-#: Label whose probability ranks a document; the last one where a head has none of this name.
-RELEVANT = "relevant"
-CLASSIFIES = "text-classification"
-RANKS = "ranking"
-_RANK_HINT = "Use /v1/rerank: the history is the query, the candidates are the documents"
+
+async def _generate(call: Call, task: Instructed, job: GenerationJob) -> dict[str, Any]:
+    tokens: list[int] = []
+    generated, reason = 0, "stop"
+    async with aclosing(generate_deltas(call, job)) as deltas:
+        async for delta in deltas:
+            generated += delta.generated
+            reason = delta.finish_reason or reason
+            if delta.token is not None:
+                tokens.append(delta.token)
+    return {
+        "text": task.text_of(tokens),
+        "finish_reason": reason,
+        "usage": usage(job.prompt_tokens, generated),
+    }
 
 
-async def classify(call: Call, body: ClassifyRequest) -> Response:
-    """Label texts or pictures."""
-    asked = await asyncio.to_thread(asked_rows, call, body, _row)
-    return await answer_each(call, asked, lambda one: _label(call, one))
-
-
-async def tag(call: Call, body: TaskRequest) -> Response:
-    """Find spans in texts."""
-    asked = await asyncio.to_thread(asked_rows, call, body, _row)
-
-    async def spans(one: Asked) -> dict[str, Any]:
-        async with call.server.access.admit(call.caller, one.model.label, one.cost):
-            return await call.server.engine.tag(one.row, one.adapters)
-
-    return await answer_each(call, asked, spans)
-
-
-async def answer(call: Call, body: AnswerRequest) -> Response:
-    """Find answers to questions in their contexts."""
-    asked = await asyncio.to_thread(asked_rows, call, body, lambda row: row.model_dump())
-
-    async def found(one: Asked) -> dict[str, Any]:
-        async with call.server.access.admit(call.caller, one.model.label, one.cost):
-            told = await call.server.engine.answer(one.row, one.adapters)
-        # an answer has a word at least
-        none = {} if told["answer"] else {"answer": None, "start": None, "end": None}
-        return {**told, **none}
-
-    return await answer_each(call, asked, found)
-
-
-async def rerank(call: Call, body: RerankRequest) -> Response:
-    """Order documents: by the head of an adapter that ranks or compares, else by embeddings."""
-    began = time.perf_counter()
-    model = await asyncio.to_thread(find_model, call, body.model)
+async def _relevance(call: Call, body: RerankRequest, model: ResolvedModel) -> list[float]:
+    """Return the relevance of each document."""
     tasks = {part.task for part in model.parts}
-    if RANKS in tasks:
-        scores = await _by_history(call, body, model)
-    elif isinstance(body.query, list):
+    if RANKING in tasks:
+        return await _relevance_by_history(call, body, model)
+    if isinstance(body.query, list):
         raise RequestError(
             "several texts are a history, which only adapters for ranking read",
             place="query",
             hint="Give one text",
         )
-    elif CLASSIFIES in tasks:
-        scores = await _by_head(call, body, model)
-    else:
-        scores = await _by_embedding(call, body, model)
-    call.server.metrics.used(model.names, 0, 0, time.perf_counter() - began)
-    order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
-    results = [
-        {
-            "index": index,
-            "relevance_score": scores[index],
-            "document": {"text": body.documents[index]},
-        }
-        for index in order
-    ]
-    if body.return_documents is False:
-        results = [{**each, "document": None} for each in results]
-    answer = {
-        "object": "list",
-        "model": model.text,
-        "results": results,
-        "adapterhub": provenance(call.server, model),
-    }
-    return JSONResponse(answer, headers=headers_of([model]))
+    if TEXT_CLASSIFICATION in tasks:
+        return await _relevance_by_label(call, body, model)
+    return await _relevance_by_embedding(call, body, model)
 
 
-async def _label(call: Call, one: Asked) -> dict[str, Any]:
-    """Return the labels of one text; of several at once, the likeliest is the label."""
-    if any(part.task == RANKS for part in one.model.parts):
-        raise RequestError("ranks candidates and has no labels", place="model", hint=_RANK_HINT)
-    async with call.server.access.admit(call.caller, one.model.label, one.cost):
-        told = await call.server.engine.classify(one.row, one.adapters)
-    if "labels" not in told:
-        return told
-    best = next(iter(told["labels"]), None)
-    return {"label": best, "score": None if best is None else told["scores"][best], **told}
+async def _relevance_by_history(
+    call: Call, body: RerankRequest, model: ResolvedModel
+) -> list[float]:
+    """Return how likely each document is relevant to the user whose history the query is."""
+
+    async def score(document: str) -> float:
+        item = TaskItem(model, {"history": body.query, "candidate": document})
+        return float((await _classify_any(call, item))["score"])
+
+    return await map_concurrently(score, body.documents)
 
 
-def _row(text: str | PairText | PictureInput) -> dict[str, Any]:
-    if isinstance(text, PictureInput):
-        return {"image": picture_of(text.image)}
-    return {"text": text} if isinstance(text, str) else text.model_dump(exclude_none=True)
-
-
-async def _by_head(call: Call, body: RerankRequest, model: Model) -> list[float]:
-    labels = next(part.labels for part in model.parts if part.task == CLASSIFIES)
+async def _relevance_by_label(call: Call, body: RerankRequest, model: ResolvedModel) -> list[float]:
+    labels = next(part.labels for part in model.parts if part.task == TEXT_CLASSIFICATION)
     label = RELEVANT if RELEVANT in labels else labels[-1]
 
     async def score(document: str) -> float:
-        row = {"text": body.query, "text_pair": document}
-        answer = await _label(call, Asked(model, row))
-        return float(answer["scores"][label])
+        item = TaskItem(model, {"text": body.query, "text_pair": document})
+        return float((await _classify(call, item))["scores"][label])
 
-    return await for_each(body.documents, score)
-
-
-async def _by_history(call: Call, body: RerankRequest, model: Model) -> list[float]:
-    """Return how likely each document pleases whose history the query is."""
-
-    async def score(document: str) -> float:
-        one = Asked(model, {"history": body.query, "candidate": document})
-        async with call.server.access.admit(call.caller, model.label, one.cost):
-            answer = await call.server.engine.classify(one.row, one.adapters)
-        return float(answer["score"])
-
-    return await for_each(body.documents, score)
+    return await map_concurrently(score, body.documents)
 
 
-async def _by_embedding(call: Call, body: RerankRequest, model: Model) -> list[float]:
-    texts = await asyncio.to_thread(
-        lambda: [
-            tokens_of(call.server, text, place)
-            for text, place in [
-                (str(body.query), "query"),
-                *((d, "documents") for d in body.documents),
-            ]
-        ]
-    )
+async def _relevance_by_embedding(
+    call: Call, body: RerankRequest, model: ResolvedModel
+) -> list[float]:
+    def tokenize() -> list[tuple[int, ...]]:
+        query = text_tokens(call.server, str(body.query), "query")
+        return [query, *(text_tokens(call.server, each, "documents") for each in body.documents)]
+
+    texts = await asyncio.to_thread(tokenize)
     query, *documents = await embed_texts(call, model, texts, pooling="mean", normalize=True)
     return [float(query @ document) for document in documents]

@@ -1,1 +1,1 @@
-"""What requests and answers look like; the OpenAPI document is made of these."""
+"""Schemas of requests and responses, from which the OpenAPI document is generated."""

@@ -1,4 +1,4 @@
-"""Adapters while the server runs, and how it does."""
+"""Requests and responses about adapters and about the server itself."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from adapterhub.server.schemas.base import MAX_MODEL, Answer, Body
+from adapterhub.server.schemas.base import MAX_MODEL, RequestModel, ResponseModel
 
 Ref = Annotated[str, Field(min_length=1, max_length=MAX_MODEL)]
-#: Where an adapter is, the nearest place first.
-Residency = Literal["device", "host", "disk", "remote"]
+#: Where an adapter is stored, the fastest place first.
+ResidencyName = Literal["device", "host", "disk", "remote"]
 
 
-class LoadRequest(Body):
-    """An adapter to be held in memory: a reference, or ``hf://owner/name``."""
+class LoadRequest(RequestModel):
+    """Adapter to load into memory: a reference or ``hf://owner/name``."""
 
     ref: Ref
     name: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^+*\s]+$")] | None = None
 
 
-class UnloadRequest(Body):
-    """A name that an adapter was loaded by."""
+class UnloadRequest(RequestModel):
+    """Name of a loaded adapter."""
 
     name: Ref
 
 
-class PinRequest(Body):
-    """An adapter to be kept in memory whatever comes, or no longer."""
+class PinRequest(RequestModel):
+    """Adapter to pin in memory or to unpin."""
 
     ref: Ref
     pinned: bool = True
 
 
-class AliasRequest(Body):
-    """A version that an alias of its name shall point to."""
+class AliasRequest(RequestModel):
+    """Version that an alias of its name is to refer to."""
 
     ref: Ref
     alias: Annotated[str, Field(min_length=1, max_length=96)]
     why: Annotated[str, Field(max_length=1000)] | None = None
 
 
-class LoadLoraRequest(Body):
-    """As vLLM has it: a name, and a reference, ``hf://owner/name`` or a folder of this machine."""
+class LoadLoraRequest(RequestModel):
+    """vLLM's request: a name, and a reference, ``hf://owner/name`` or a local folder."""
 
     lora_name: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^+*\s]+$")]
     lora_path: Annotated[str, Field(min_length=1, max_length=4096)]
@@ -50,15 +50,15 @@ class LoadLoraRequest(Body):
     load_inplace: bool | None = None
 
 
-class UnloadLoraRequest(Body):
-    """As vLLM has it: a name."""
+class UnloadLoraRequest(RequestModel):
+    """vLLM's request: a name."""
 
     lora_name: Ref
     lora_int_id: int | None = None
 
 
-class Changed(Answer):
-    """The adapter that was changed."""
+class AdapterChange(ResponseModel):
+    """Adapter that was changed."""
 
     ref: str
     digest: str
@@ -68,8 +68,8 @@ class Changed(Answer):
     moved: bool | None = None
 
 
-class AdapterEntry(Answer):
-    """One version of an adapter."""
+class AdapterEntry(ResponseModel):
+    """Version of an adapter."""
 
     name: str
     version: int | None
@@ -82,28 +82,28 @@ class AdapterEntry(Answer):
     rank: int | None
     size_bytes: int
     metrics: dict[str, float]
-    residency: Residency
+    residency: ResidencyName
     pinned: bool
     loaded_as: list[str]
     created: str
 
 
-class AdapterList(Answer):
-    """All adapters for the backbone."""
+class AdapterList(ResponseModel):
+    """Adapters for the backbone."""
 
     object: Literal["list"]
     data: list[AdapterEntry]
 
 
-class Curve(Answer):
-    """A loss or a metric over steps."""
+class Curve(ResponseModel):
+    """Loss or metric over training steps."""
 
     name: str
     points: list[tuple[float, float]]
 
 
-class Report(Answer):
-    """How an adapter was trained."""
+class TrainingReport(ResponseModel):
+    """Training report of an adapter."""
 
     ref: str
     digest: str
@@ -114,8 +114,8 @@ class Report(Answer):
     info: dict[str, Any]
 
 
-class Stats(Answer):
-    """How the server does now."""
+class ServerStats(ResponseModel):
+    """Current load of the server."""
 
     running: int
     waiting: int
@@ -133,8 +133,8 @@ class Stats(Answer):
     time: float
 
 
-class Me(Answer):
-    """Who asks."""
+class CallerInfo(ResponseModel):
+    """Role and limits of the caller."""
 
     key_id: str | None
     role: Literal["use", "manage"]

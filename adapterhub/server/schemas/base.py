@@ -1,4 +1,4 @@
-"""What all requests have in common."""
+"""Base classes and parts that several requests and responses share."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ ModelName = Annotated[
         "or a blend (a@prod*0.7+b*0.3).",
     ),
 ]
-#: Reasons by which an answer ends, as OpenAI calls them.
-Finish = Literal["stop", "length", "tool_calls"]
+#: Why an answer ended, in OpenAI's words.
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class Body(BaseModel):
-    """A request; a key that is not known is an error."""
+class RequestModel(BaseModel):
+    """Part of a request; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
-class Answer(BaseModel):
-    """An answer, or a part of one."""
+class ResponseModel(BaseModel):
+    """Part of a response."""
 
     model_config = ConfigDict(protected_namespaces=())
 
 
-class AdapterUse(Answer):
-    """An adapter that took part."""
+class AdapterUse(ResponseModel):
+    """Adapter that was used, with its weight in a blend."""
 
     ref: str
     digest: str
     weight: float
 
 
-class Provenance(Answer):
-    """What answered."""
+class Provenance(ResponseModel):
+    """Adapters and backbone that were used."""
 
     adapters: list[AdapterUse]
     backbone_fingerprint: str
 
 
-class Usage(Answer):
-    """Tokens of a request."""
+class Usage(ResponseModel):
+    """Token counts of a request."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
-class ErrorDetail(Answer):
-    """What went wrong, in OpenAI's form."""
+class ErrorDetail(ResponseModel):
+    """Error in OpenAI's form."""
 
     message: str
     type: str
@@ -66,14 +66,21 @@ class ErrorDetail(Answer):
     code: str | None
 
 
-class ErrorAnswer(Answer):
-    """An answer that is an error."""
+class ErrorResponse(ResponseModel):
+    """Response to a request that failed."""
 
     error: ErrorDetail
 
 
-class Generation(Body):
-    """How text is generated; shared by chats and completions."""
+class StreamOptions(RequestModel):
+    """Options of a stream."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class GenerationRequest(RequestModel):
+    """Sampling parameters that chats and completions share."""
 
     model: ModelName
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -94,17 +101,7 @@ class Generation(Body):
     stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
     ignore_eos: bool | None = None
     regex: Annotated[str, Field(max_length=4096)] | None = None
-    # accepted, and without effect
+    # accepted without effect
     user: str | None = None
     metadata: dict[str, Any] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-
-
-class StreamOptions(Body):
-    """What a stream holds beside text."""
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
-
-
-Generation.model_rebuild()

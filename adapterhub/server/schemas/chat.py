@@ -1,4 +1,4 @@
-"""Chats."""
+"""Requests and responses of ``/v1/chat/completions``."""
 
 from __future__ import annotations
 
@@ -7,39 +7,39 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from adapterhub.server.schemas.base import (
-    Answer,
-    Body,
-    Finish,
-    Generation,
+    FinishReason,
+    GenerationRequest,
     Provenance,
+    RequestModel,
+    ResponseModel,
     Usage,
 )
 
 
-class TextPart(Body):
-    """A piece of a message."""
+class TextPart(RequestModel):
+    """Text of a message."""
 
     type: Literal["text"]
     text: str
 
 
-class FunctionCall(Body):
-    """A call of a function; the arguments are JSON."""
+class FunctionCall(RequestModel):
+    """Call of a function; the arguments are JSON text."""
 
     name: str
     arguments: str
 
 
-class ToolCall(Body):
-    """A call of a tool."""
+class ToolCall(RequestModel):
+    """Call of a tool."""
 
     id: str | None = None
     type: Literal["function"] = "function"
     function: FunctionCall
 
 
-class Message(Body):
-    """A turn of a conversation."""
+class Message(RequestModel):
+    """Message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
@@ -49,8 +49,8 @@ class Message(Body):
     refusal: str | None = None
 
 
-class Function(Body):
-    """A function that the assistant may call."""
+class Function(RequestModel):
+    """Function that the assistant may call."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
     description: str | None = None
@@ -58,28 +58,28 @@ class Function(Body):
     strict: bool | None = None
 
 
-class Tool(Body):
-    """A tool that the assistant may call."""
+class Tool(RequestModel):
+    """Tool that the assistant may call."""
 
     type: Literal["function"]
     function: Function
 
 
-class NamedFunction(Body):
-    """The name of a function."""
+class NamedFunction(RequestModel):
+    """Name of a function."""
 
     name: str
 
 
-class NamedTool(Body):
-    """The tool that has to be called."""
+class NamedTool(RequestModel):
+    """Tool that must be called."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
-class NamedSchema(Body):
-    """A JSON schema that the answer follows."""
+class NamedSchema(RequestModel):
+    """JSON schema that the answer must follow."""
 
     name: str | None = None
     description: str | None = None
@@ -87,21 +87,21 @@ class NamedSchema(Body):
     strict: bool | None = None
 
 
-class PlainFormat(Body):
-    """Text of any form, or any JSON object."""
+class PlainFormat(RequestModel):
+    """Free text, or any JSON object."""
 
     type: Literal["text", "json_object"]
 
 
-class SchemaFormat(Body):
-    """JSON that a schema describes."""
+class SchemaFormat(RequestModel):
+    """JSON that follows a schema."""
 
     type: Literal["json_schema"]
     json_schema: NamedSchema
 
 
-class ChatRequest(Generation):
-    """A conversation to be continued."""
+class ChatRequest(GenerationRequest):
+    """Conversation to continue."""
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -110,36 +110,36 @@ class ChatRequest(Generation):
     response_format: PlainFormat | SchemaFormat | None = None
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    # accepted, and without effect
+    # accepted without effect
     parallel_tool_calls: bool | None = None
     store: bool | None = None
     service_tier: str | None = None
     reasoning_effort: str | None = None
 
 
-class TopToken(Answer):
-    """A token that might have been chosen."""
+class TokenLogprob(ResponseModel):
+    """Token with its log-probability."""
 
     token: str
     logprob: float
     bytes: list[int] | None
 
 
-class TokenReport(TopToken):
-    """A token that was chosen, and those that might have been."""
+class GeneratedTokenLogprob(TokenLogprob):
+    """Generated token and the most likely tokens at its position."""
 
-    top_logprobs: list[TopToken]
+    top_logprobs: list[TokenLogprob]
 
 
-class ChatLogprobs(Answer):
-    """Logarithms of the probabilities of an answer's tokens."""
+class ChatLogprobs(ResponseModel):
+    """Log-probabilities of the tokens of an answer."""
 
-    content: list[TokenReport]
+    content: list[GeneratedTokenLogprob]
     refusal: None = None
 
 
-class AnsweredMessage(Answer):
-    """What the assistant said."""
+class AssistantMessage(ResponseModel):
+    """Message of the assistant."""
 
     role: Literal["assistant"]
     content: str | None
@@ -147,17 +147,17 @@ class AnsweredMessage(Answer):
     refusal: None = None
 
 
-class ChatChoice(Answer):
-    """One answer."""
+class ChatChoice(ResponseModel):
+    """Answer."""
 
     index: int
-    message: AnsweredMessage
-    finish_reason: Finish
+    message: AssistantMessage
+    finish_reason: FinishReason
     logprobs: ChatLogprobs | None
 
 
-class ChatAnswer(Answer):
-    """All answers to a conversation."""
+class ChatResponse(ResponseModel):
+    """Answers to a conversation."""
 
     id: str
     object: Literal["chat.completion"]

@@ -1,4 +1,4 @@
-"""Completions of plain text, and embeddings."""
+"""Requests and responses of ``/v1/completions`` and ``/v1/embeddings``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from adapterhub.server.schemas.base import (
-    Answer,
-    Body,
-    Finish,
-    Generation,
+    FinishReason,
+    GenerationRequest,
     ModelName,
     Provenance,
+    RequestModel,
+    ResponseModel,
     Usage,
 )
 
@@ -26,8 +26,8 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1)]
 Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS)]
 
 
-class CompletionRequest(Generation):
-    """Text to be continued: one, several, or their token ids."""
+class CompletionRequest(GenerationRequest):
+    """Prompts to continue: texts or token ids."""
 
     prompt: (
         str
@@ -36,14 +36,14 @@ class CompletionRequest(Generation):
         | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
     )
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    # accepted where they change nothing
+    # accepted with values that have no effect
     echo: Literal[False] | None = None
     best_of: Literal[1] | None = None
     suffix: Literal[""] | None = None
 
 
-class CompletionLogprobs(Answer):
-    """Logarithms of the probabilities of an answer's tokens."""
+class CompletionLogprobs(ResponseModel):
+    """Log-probabilities of the tokens of an answer."""
 
     tokens: list[str]
     token_logprobs: list[float]
@@ -51,17 +51,17 @@ class CompletionLogprobs(Answer):
     text_offset: list[int]
 
 
-class CompletionChoice(Answer):
-    """One answer."""
+class CompletionChoice(ResponseModel):
+    """Answer."""
 
     index: int
     text: str
-    finish_reason: Finish
+    finish_reason: FinishReason
     logprobs: CompletionLogprobs | None
 
 
-class CompletionAnswer(Answer):
-    """All answers to one or several prompts."""
+class CompletionResponse(ResponseModel):
+    """Answers to one or several prompts."""
 
     id: str
     object: Literal["text_completion"]
@@ -73,8 +73,8 @@ class CompletionAnswer(Answer):
     adapterhub: Provenance
 
 
-class EmbeddingRequest(Body):
-    """Texts to be embedded."""
+class EmbeddingRequest(RequestModel):
+    """Texts to embed."""
 
     model: ModelName
     input: str | Texts | TokenIds | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
@@ -86,23 +86,23 @@ class EmbeddingRequest(Body):
     normalize: bool | None = None
 
 
-class EmbeddingItem(Answer):
-    """One vector: numbers, or their float32 bytes in base64."""
+class EmbeddingItem(ResponseModel):
+    """Vector: numbers, or their float32 bytes in base64."""
 
     object: Literal["embedding"]
     index: int
     embedding: list[float] | str
 
 
-class EmbeddingUsage(Answer):
-    """Tokens that were read."""
+class EmbeddingUsage(ResponseModel):
+    """Token counts of a request for embeddings."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class EmbeddingAnswer(Answer):
-    """The vectors of all texts."""
+class EmbeddingResponse(ResponseModel):
+    """Vectors of all texts."""
 
     object: Literal["list"]
     model: str

@@ -1,51 +1,52 @@
-"""Labels of texts, spans in them, answers to questions, and the order of documents."""
+"""Requests and responses of the task routes: classify, tag, answer, generate and rerank."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from adapterhub.server.schemas.base import Answer, Body, Finish, ModelName, Provenance, Usage
+from adapterhub.server.schemas.base import (
+    FinishReason,
+    ModelName,
+    Provenance,
+    RequestModel,
+    ResponseModel,
+    Usage,
+)
 from adapterhub.server.schemas.completion import MAX_PROMPTS, MAX_TEXTS
 
-#: Longest context that an answer is looked for in, in characters.
+#: Longest context of a question, in characters.
 MAX_CONTEXT = 262_144
-_HISTORY = "A history, the newest last, for an adapter that ranks."
+_HISTORY = "Several texts are a history, the newest last, for an adapter that ranks."
 
 Text = Annotated[str, Field(min_length=1)]
-#: Of a task, such as source, document, or question and context.
-RowFields = Annotated[dict[str, str], Field(min_length=1, max_length=16)]
+#: Fields of a task's example, such as source, document, or question and context.
+ExampleFields = Annotated[dict[str, str], Field(min_length=1, max_length=16)]
+ItemT = TypeVar("ItemT")
 
 
-class PairText(Body):
-    """A text, and a second one that is read beside it."""
+class PairText(RequestModel):
+    """Text with a second text, such as a hypothesis beside its premise."""
 
     text: Text
     text_pair: str | None = None
 
 
-class PictureInput(Body):
-    """A picture, as a ``data:image/png;base64,`` address."""
+class ImageInput(RequestModel):
+    """Image as a ``data:image/png;base64,`` URL."""
 
     image: Text
 
 
-class TaskItem(Body):
-    """A text with a model of its own."""
+class QuestionInput(RequestModel):
+    """Question, and the text that contains its answer."""
 
-    model: ModelName
-    input: Text | PairText
-
-
-class ClassifyItem(Body):
-    """A text or a picture with a model of its own."""
-
-    model: ModelName
-    input: Text | PairText | PictureInput
+    question: Text
+    context: Annotated[str, Field(min_length=1, max_length=MAX_CONTEXT)]
 
 
-class Rows(Body):
+class TaskRequest(RequestModel):
     """Inputs of a task: for one model, or each with its own."""
 
     model: ModelName | None = None
@@ -67,45 +68,52 @@ class Rows(Body):
         return [(self.model or "", each) for each in inputs]
 
 
-class TaskRequest(Rows):
-    """Texts to find spans in: by one model, or each by its own."""
+class TagItem(RequestModel):
+    """Text with a model of its own."""
+
+    model: ModelName
+    input: Text | PairText
+
+
+class TagRequest(TaskRequest):
+    """Texts in which to find spans."""
 
     input: (
         Text
         | PairText
         | Annotated[list[Text | PairText], Field(min_length=1, max_length=MAX_TEXTS)]
     ) | None = None
-    items: Annotated[list[TaskItem], Field(min_length=1, max_length=MAX_TEXTS)] | None = None
+    items: Annotated[list[TagItem], Field(min_length=1, max_length=MAX_TEXTS)] | None = None
 
 
-class ClassifyRequest(Rows):
-    """Texts or pictures to be labelled: by one model, or each by its own."""
+class ClassifyItem(RequestModel):
+    """Text or image with a model of its own."""
+
+    model: ModelName
+    input: Text | PairText | ImageInput
+
+
+class ClassifyRequest(TaskRequest):
+    """Texts or images to classify."""
 
     input: (
         Text
         | PairText
-        | PictureInput
-        | Annotated[list[Text | PairText | PictureInput], Field(min_length=1, max_length=MAX_TEXTS)]
+        | ImageInput
+        | Annotated[list[Text | PairText | ImageInput], Field(min_length=1, max_length=MAX_TEXTS)]
     ) | None = None
     items: Annotated[list[ClassifyItem], Field(min_length=1, max_length=MAX_TEXTS)] | None = None
 
 
-class QuestionInput(Body):
-    """A question, and the text that its answer is looked for in."""
-
-    question: Text
-    context: Annotated[str, Field(min_length=1, max_length=MAX_CONTEXT)]
-
-
-class AnswerItem(Body):
-    """A question with a model of its own."""
+class AnswerItem(RequestModel):
+    """Question with a model of its own."""
 
     model: ModelName
     input: QuestionInput
 
 
-class AnswerRequest(Rows):
-    """Questions to be answered: by one model, or each by its own."""
+class AnswerRequest(TaskRequest):
+    """Questions to answer from their contexts."""
 
     input: (
         QuestionInput | Annotated[list[QuestionInput], Field(min_length=1, max_length=MAX_TEXTS)]
@@ -113,123 +121,27 @@ class AnswerRequest(Rows):
     items: Annotated[list[AnswerItem], Field(min_length=1, max_length=MAX_TEXTS)] | None = None
 
 
-class GenerateItem(Body):
-    """The fields of a row with a model of its own."""
+class GenerateItem(RequestModel):
+    """Fields of an example with a model of its own."""
 
     model: ModelName
-    input: Text | RowFields
+    input: Text | ExampleFields
 
 
-class GenerateRequest(Rows):
-    """Rows for adapters that were trained with an instruction, which is put before them."""
+class GenerateRequest(TaskRequest):
+    """Examples for adapters that were trained with an instruction, which is added to them."""
 
     input: (
         Text
-        | RowFields
-        | Annotated[list[Text | RowFields], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | ExampleFields
+        | Annotated[list[Text | ExampleFields], Field(min_length=1, max_length=MAX_PROMPTS)]
     ) | None = None
     items: Annotated[list[GenerateItem], Field(min_length=1, max_length=MAX_PROMPTS)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
 
 
-class Labelled(Answer):
-    """What answered one text."""
-
-    index: int
-    model: str
-    digest: str
-
-
-class Argument(Answer):
-    """One of the two entities of a relation; offsets are of the text without tags."""
-
-    entity: str
-    text: str
-    start: int
-    end: int
-
-
-class Classified(Labelled):
-    """The label of one text; none where it has no label of those that it may have several of."""
-
-    label: str | None
-    score: float | None
-    scores: dict[str, float]
-    #: where a text may have several
-    labels: list[str] | None = None
-    #: of an adapter for relations
-    relation: str | None = None
-    arguments: list[Argument] | None = None
-
-
-class Span(Answer):
-    """A part of a text, from character ``start`` to before ``end``."""
-
-    label: str
-    start: int
-    end: int
-    text: str
-    score: float
-
-
-class Tagged(Labelled):
-    """The spans of one text."""
-
-    spans: list[Span]
-
-
-class Found(Labelled):
-    """The answer to one question; none where the adapter may find none, and that is likelier."""
-
-    answer: str | None
-    start: int | None
-    end: int | None
-    score: float
-    no_answer: float
-
-
-class FoundAnswer(Answer):
-    """The answers to all questions."""
-
-    object: Literal["list"]
-    data: list[Found]
-    backbone_fingerprint: str
-
-
-class Written(Labelled):
-    """The text for one row."""
-
-    text: str
-    finish_reason: Finish
-    usage: Usage
-
-
-class GenerateAnswer(Answer):
-    """The texts for all rows."""
-
-    object: Literal["list"]
-    data: list[Written]
-    backbone_fingerprint: str
-
-
-class ClassifyAnswer(Answer):
-    """The labels of all texts."""
-
-    object: Literal["list"]
-    data: list[Classified]
-    backbone_fingerprint: str
-
-
-class TagAnswer(Answer):
-    """The spans of all texts."""
-
-    object: Literal["list"]
-    data: list[Tagged]
-    backbone_fingerprint: str
-
-
-class RerankRequest(Body):
-    """Documents to be put in the order of what they have to do with a query."""
+class RerankRequest(RequestModel):
+    """Documents to sort by their relevance to a query."""
 
     model: ModelName
     query: (
@@ -240,24 +152,112 @@ class RerankRequest(Body):
     return_documents: bool | None = None
 
 
-class RankedText(Answer):
-    """A document."""
+class TaskResult(ResponseModel):
+    """Result for one input."""
+
+    index: int
+    model: str
+    digest: str
+
+
+class TaskResponse(ResponseModel, Generic[ItemT]):
+    """Results for all inputs of a request."""
+
+    object: Literal["list"]
+    data: list[ItemT]
+    backbone_fingerprint: str
+
+
+class RelationArgument(ResponseModel):
+    """Entity of a relation; offsets refer to the text without tags."""
+
+    entity: str
+    text: str
+    start: int
+    end: int
+
+
+class Classification(TaskResult):
+    """Label of one input; ``null`` if a multi-label adapter assigns none."""
+
+    label: str | None
+    score: float | None
+    scores: dict[str, float]
+    #: of a multi-label adapter
+    labels: list[str] | None = None
+    #: of an adapter for relation extraction
+    relation: str | None = None
+    arguments: list[RelationArgument] | None = None
+
+
+class ClassifyResponse(TaskResponse[Classification]):
+    """Labels of all inputs."""
+
+
+class TaggedSpan(ResponseModel):
+    """Part of a text, from character ``start`` up to ``end``."""
+
+    label: str
+    start: int
+    end: int
+    text: str
+    score: float
+
+
+class Tagging(TaskResult):
+    """Spans of one text."""
+
+    spans: list[TaggedSpan]
+
+
+class TagResponse(TaskResponse[Tagging]):
+    """Spans of all texts."""
+
+
+class ExtractedAnswer(TaskResult):
+    """Answer to one question; ``null`` if having no answer is more likely."""
+
+    answer: str | None
+    start: int | None
+    end: int | None
+    score: float
+    no_answer: float
+
+
+class AnswerResponse(TaskResponse[ExtractedAnswer]):
+    """Answers to all questions."""
+
+
+class GeneratedText(TaskResult):
+    """Text generated for one example."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+
+
+class GenerateResponse(TaskResponse[GeneratedText]):
+    """Texts for all examples."""
+
+
+class RankedText(ResponseModel):
+    """Document."""
 
     text: str
 
 
-class Ranked(Answer):
-    """A document and how much it has to do with the query."""
+class RankedDocument(ResponseModel):
+    """Document with its relevance to the query."""
 
     index: int
     relevance_score: float
     document: RankedText | None = None
 
 
-class RerankAnswer(Answer):
+class RerankResponse(ResponseModel):
     """Documents, the most relevant first."""
 
     object: Literal["list"]
     model: str
-    results: list[Ranked]
+    results: list[RankedDocument]
     adapterhub: Provenance

@@ -6,7 +6,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from adapterhub.server.page_files import page_routes, read_page
+from adapterhub.server.page_routes import page_routes, read_page
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from adapterhub.http.errors import HTTPError
 from adapterhub.server.connections import uvicorn_options
-from adapterhub.server.guards import Guards
+from adapterhub.server.request_limits import RequestLimits
 from adapterhub.server.settings import ServerSettings
 
 LIMITS = {
@@ -38,7 +38,7 @@ def answer_of(error):
 
 
 class Served:
-    """A small application behind the guards."""
+    """A small application behind the limits."""
 
     def __init__(self, **settings):
         self.events = []
@@ -53,8 +53,8 @@ class Served:
             exception_handlers={HTTPError: self.refused},
         )
         app.add_middleware(
-            Guards,
-            answer=answer_of,
+            RequestLimits,
+            error_response=answer_of,
             max_body_bytes=settings.max_body_bytes,
             body_timeout=settings.body_timeout,
             request_timeout=settings.request_timeout,
@@ -190,14 +190,16 @@ def test_a_length_of_thousands_of_digits_is_a_length_that_is_too_long():
     async def never(_scope, _receive, _send):
         raise AssertionError("the application was asked")
 
-    guards = Guards(never, answer=answer_of, max_body_bytes=9, body_timeout=1, request_timeout=1)
+    limits = RequestLimits(
+        never, error_response=answer_of, max_body_bytes=9, body_timeout=1, request_timeout=1
+    )
     sent = []
 
     async def send(message):
         sent.append(message)
 
     scope = {"type": "http", "headers": [(b"content-length", b"9" * 5000)]}
-    asyncio.run(guards(scope, None, send))
+    asyncio.run(limits(scope, None, send))
     assert sent[0]["status"] == 413
 
 

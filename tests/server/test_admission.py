@@ -9,7 +9,8 @@ import pytest
 from adapterhub.access import Caller, open_keys
 from adapterhub.errors import QueueFull
 from adapterhub.registry import Registry
-from adapterhub.server.access import Access, FairQueue
+from adapterhub.server.access import Access
+from adapterhub.server.fair_queue import FairQueue
 
 ANYONE = Caller(None, "use")
 
@@ -36,9 +37,9 @@ def keys(tmp_path):
 
 @pytest.fixture
 def make(keys, clock):
-    def access(places=1, waiting=100, wait_seconds=60.0):
+    def access(places=1, waiting=100, queue_timeout=60.0):
         queue = FairQueue(places, waiting, clock)
-        return Access(keys, queue, wait_seconds=wait_seconds, clock=clock)
+        return Access(keys, queue, queue_timeout=queue_timeout, clock=clock)
 
     return access
 
@@ -140,10 +141,10 @@ def test_who_goes_away_as_its_turn_comes_loses_no_place(make):
 
 def test_who_waits_too_long_is_told_when_to_come_again(make):
     async def scene():
-        access = make(wait_seconds=0.05)
+        access = make(queue_timeout=0.05)
         first = Guest(access)
         await settle()
-        with pytest.raises(QueueFull, match=r"no turn came in 0\.05 seconds") as caught:
+        with pytest.raises(QueueFull, match=r"waited in the queue for 0\.05 seconds") as caught:
             async with access.admit(ANYONE, "a", 1):
                 pass
         assert caught.value.retry_after >= 1
@@ -160,9 +161,9 @@ def test_the_newest_of_a_flood_is_told_that_others_go_first(make):
         await settle()
         late = Guest(access, adapter="b")
         await settle()
-        with pytest.raises(QueueFull, match="others"):
+        with pytest.raises(QueueFull, match="the queue is full"):
             await guests[-1].task
-        with pytest.raises(QueueFull, match="3 requests wait"):
+        with pytest.raises(QueueFull, match="full with 3 requests"):
             async with access.admit(ANYONE, "a", 1):
                 pass
         for guest in (guests[0], late, *guests[1:3]):
@@ -181,7 +182,7 @@ def test_a_key_has_so_many_requests_at_once_and_others_are_not_touched(make):
         guests = [Guest(access, few) for _ in range(2)]
         await settle()
         with (
-            pytest.raises(QueueFull, match="has 2 requests at work and may have 2") as caught,
+            pytest.raises(QueueFull, match="has 2 running requests; its limit is 2") as caught,
             access.counted(few),
         ):
             pass
@@ -254,7 +255,7 @@ def test_nothing_is_left_of_ten_thousand_requests(make, clock):
         clock.now += 1000
         async with access.admit(ANYONE, "a", 1):
             pass
-        assert access._limits._uses.keys() <= {f"key{n}" for n in range(5)}
+        assert access._limits._usage.keys() <= {f"key{n}" for n in range(5)}
         assert (access.running, access.queued) == (0, 0)
 
     asyncio.run(scene())
@@ -291,7 +292,7 @@ def test_a_flood_of_200_raises_the_median_time_to_first_token_of_another_less_th
         access = Access(
             keys,
             FairQueue(machine.rows, 1000, time.monotonic),
-            wait_seconds=60,
+            queue_timeout=60,
             clock=time.monotonic,
         )
         flooder, other = (Caller("f", "use"), Caller("o", "use")) if keyed else (ANYONE, ANYONE)

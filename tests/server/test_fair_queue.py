@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from adapterhub.errors import QueueFull
-from adapterhub.server.access.fairness import FairQueue, Ticket
+from adapterhub.server.fair_queue import FairQueue, Ticket
 
 LINGER = 30.0
 
@@ -51,7 +51,7 @@ def test_one_who_is_alone_has_all_places(clock):
     queue = make(clock, 8)
     push(queue, "a", "x", 20)
     assert len(started(queue)) == 8
-    assert (queue.held, queue.waiting) == (8, 12)
+    assert (queue.occupied, queue.waiting) == (8, 12)
 
 
 def test_turns_of_one_adapter_are_in_the_order_of_arrival(clock):
@@ -66,7 +66,7 @@ def test_a_newcomer_has_the_next_free_place_however_long_the_flood(clock):
     running = started(queue)
     (late,) = push(queue, "other", "y")
     assert started(queue) == []
-    queue.end(running[0])
+    queue.finish(running[0])
     assert started(queue) == [late]
 
 
@@ -78,7 +78,7 @@ def test_while_another_was_here_lately_the_flood_leaves_places_free_for_it(
     queue = make(clock, 8, reserved_share=share, reserved_seconds=LINGER)
     for ticket in push(queue, *other):
         assert started(queue) == [ticket]
-        queue.end(ticket)
+        queue.finish(ticket)
     push(queue, "flood", "x", 200)
     assert len(started(queue)) == 8 - left
     for _ in range(10):
@@ -86,7 +86,7 @@ def test_while_another_was_here_lately_the_flood_leaves_places_free_for_it(
         clock.now += 1
         (again,) = push(queue, *other)
         assert started(queue) == [again]
-        queue.end(again)
+        queue.finish(again)
         assert started(queue) == []
     clock.now += LINGER
     assert len(started(queue)) == left
@@ -96,7 +96,7 @@ def test_nothing_is_left_free_where_that_is_asked_for(clock):
     queue = make(clock, 8, reserved_share=0.0)
     for ticket in push(queue, "other", "x"):
         assert started(queue) == [ticket]
-        queue.end(ticket)
+        queue.finish(ticket)
     push(queue, "flood", "x", 200)
     assert len(started(queue)) == 8
 
@@ -106,9 +106,9 @@ def test_of_two_places_one_is_for_each(clock):
     push(queue, "a", "x", 9)
     first = started(queue)
     push(queue, "b", "x")
-    queue.end(first[0])
+    queue.finish(first[0])
     (late,) = started(queue)
-    queue.end(late)
+    queue.finish(late)
     assert late.key == "b"
     assert started(queue) == []
 
@@ -119,7 +119,7 @@ def test_two_floods_share_the_places_evenly_in_the_end(clock):
     running = started(queue)
     push(queue, "b", "x", 500)
     for _ in range(200):
-        queue.end(running.pop(0))
+        queue.finish(running.pop(0))
         running += started(queue)
     assert by(running, "key") == {"a": 4, "b": 4}
 
@@ -132,7 +132,7 @@ def test_keys_share_first_and_then_the_adapters_of_each_key(clock):
     running = started(queue)
     turns = []
     for _ in range(200):
-        queue.end(running.pop(0))
+        queue.finish(running.pop(0))
         new = started(queue)
         turns += new
         running += new
@@ -149,7 +149,7 @@ def test_who_asks_for_more_work_at_a_time_has_fewer_turns(clock):
     for _ in range(200):
         (ticket,) = started(queue)
         turns.append(ticket)
-        queue.end(ticket)
+        queue.finish(ticket)
     assert by(turns, "key") == {"large": 50, "small": 150}
 
 
@@ -158,21 +158,21 @@ def test_time_without_requests_gives_no_credit(clock):
     push(queue, "steady", "x", 300)
     for _ in range(100):
         (ticket,) = started(queue)
-        queue.end(ticket)
+        queue.finish(ticket)
     push(queue, "late", "x", 100)
     turns = []
     for _ in range(20):
         (ticket,) = started(queue)
         turns.append(ticket)
-        queue.end(ticket)
+        queue.finish(ticket)
     assert by(turns, "key") == {"steady": 10, "late": 10}
 
 
 def test_a_request_of_many_rows_takes_as_many_places_and_no_more_than_its_share(clock):
     queue = make(clock, 8)
-    push(queue, "a", "x", rows=6)
+    push(queue, "a", "x", requested_places=6)
     assert [ticket.places for ticket in started(queue)] == [6]
-    push(queue, "b", "x", rows=100)
+    push(queue, "b", "x", requested_places=100)
     assert started(queue) == []
 
 
@@ -180,9 +180,9 @@ def test_small_requests_do_not_keep_a_large_one_out(clock):
     queue = make(clock, 8)
     push(queue, "small", "x", 500)
     running = started(queue)
-    (large,) = push(queue, "large", "x", rows=4)
+    (large,) = push(queue, "large", "x", requested_places=4)
     for _ in range(8):
-        queue.end(running.pop(0))
+        queue.finish(running.pop(0))
         running += started(queue)
         if large in running:
             break
@@ -203,7 +203,7 @@ def test_a_full_queue_drops_the_newest_of_the_flood_for_one_who_has_less(clock):
 def test_in_a_full_queue_the_flood_itself_is_refused(clock):
     queue = make(clock, 1, waiting=4)
     push(queue, "flood", "x", 4)
-    with pytest.raises(QueueFull, match="4 requests wait") as caught:
+    with pytest.raises(QueueFull, match="full with 4 requests") as caught:
         queue.push(Ticket("flood", "x"))
     assert caught.value.retry_after == 1.0
     assert queue.push(Ticket("flood", "another")) is not None
@@ -215,10 +215,10 @@ def test_what_is_told_to_wait_follows_the_pace(clock):
     for _ in range(3):
         (ticket,) = started(queue)
         clock.now += 2
-        queue.end(ticket)
+        queue.finish(ticket)
     assert queue.retry_after("a") == pytest.approx(3 * 2)
     clock.now += 100
-    queue.end(*started(queue))
+    queue.finish(*started(queue))
     assert queue.retry_after("a") == 60.0
 
 
@@ -228,11 +228,11 @@ def test_who_leaves_is_not_started_and_parts_are_forgotten(clock):
     queue.leave(first)
     queue.leave(first)
     assert started(queue) == [second]
-    queue.end(second)
+    queue.finish(second)
     clock.now += LINGER
     assert started(queue) == []
-    assert (queue.held, queue.waiting) == (0, 0)
-    assert not queue._all.parts
+    assert (queue.occupied, queue.waiting) == (0, 0)
+    assert not queue._all.groups
 
 
 def test_all_that_wait_are_started_once_whatever_comes_and_goes(clock):
@@ -246,10 +246,12 @@ def test_all_that_wait_are_started_once_whatever_comes_and_goes(clock):
         choice = draw.random()
         if choice < 0.5:
             key, adapter = draw.choice("abc"), draw.choice("xyz")
-            pushed += push(queue, key, adapter, cost=draw.randint(1, 9), rows=draw.randint(1, 8))
+            pushed += push(
+                queue, key, adapter, cost=draw.randint(1, 9), requested_places=draw.randint(1, 8)
+            )
         elif choice < 0.9 and running:
             ticket = running.pop(draw.randrange(len(running)))
-            queue.end(ticket)
+            queue.finish(ticket)
             done.append(ticket)
         else:
             waiting = [ticket for ticket in pushed if ticket.waits]
@@ -257,12 +259,12 @@ def test_all_that_wait_are_started_once_whatever_comes_and_goes(clock):
                 left.append(draw.choice(waiting))
                 queue.leave(left[-1])
         running += started(queue)
-        assert 0 <= queue.held <= 6
-        assert queue.held == sum(ticket.places for ticket in running)
+        assert 0 <= queue.occupied <= 6
+        assert queue.occupied == sum(ticket.places for ticket in running)
         assert running or not queue.waiting
     while running:
         for ticket in running:
-            queue.end(ticket)
+            queue.finish(ticket)
         done += running
         running = started(queue)
     assert not queue.waiting

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from adapterhub.errors import RequestError
 from adapterhub.server.logs import configure_logging
-from adapterhub.server.request_log import RequestLog, note
+from adapterhub.server.request_log import RequestLog, add_log_fields
 
 SECRET = "my grandmother's maiden name"
 LOG = logging.getLogger("adapterhub.tests")
@@ -27,7 +27,7 @@ class Asked(BaseModel):
 async def answer(request):
     body = await request.json()
     LOG.info("at work")
-    note(request.scope, key="0123456789ab")
+    add_log_fields(request.scope, key="0123456789ab")
     await asyncio.sleep(body.get("wait", 0))
     return JSONResponse({"text": body["prompt"]}, headers={"x-adapter-digest": "sha256:abc"})
 
@@ -172,8 +172,8 @@ def test_what_is_asked_is_in_the_log_once_that_is_switched_on(logged):
     client, lines, _ = logged(prompts=True)
     client.post("/answer", json={"prompt": SECRET})
     line = lines()[-1]
-    assert json.loads(line["asked"])["prompt"] == SECRET
-    assert json.loads(line["answered"])["text"] == SECRET
+    assert json.loads(line["request"])["prompt"] == SECRET
+    assert json.loads(line["response"])["text"] == SECRET
     client.post("/fail?kind=key", json={"prompt": SECRET})
     assert SECRET in lines()[-3]["error"][0]["message"]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from adapterhub.errors import RefError
 from adapterhub.refs import parse_blend
-from adapterhub.server.tool_calls import ToolText
+from adapterhub.server.tool_calls import ToolCallParser
 
 CALL = '<tool_call>{"name": "look", "arguments": {"at": 1}}</tool_call>'
 
@@ -17,7 +17,7 @@ CALL = '<tool_call>{"name": "look", "arguments": {"at": 1}}</tool_call>'
 def test_calls_are_found_however_the_text_is_cut(cuts, before):
     whole = f"{before}{CALL} and {CALL}."
     places = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
-    found = ToolText()
+    found = ToolCallParser()
     text = "".join(found.push(whole[a:b]) for a, b in itertools.pairwise(places))
     text += found.finish()
     assert text == f"{before} and ."
@@ -26,16 +26,16 @@ def test_calls_are_found_however_the_text_is_cut(cuts, before):
 
 @given(st.text(alphabet="<tol_ca>{}x", max_size=40), st.integers(0, 40))
 def test_text_without_a_call_comes_through_whole(text, cut):
-    found = ToolText()
+    found = ToolCallParser()
     assert found.push(text[:cut]) + found.push(text[cut:]) + found.finish() == text
     assert not found.calls
 
 
 def test_a_required_call_that_is_none_stays_text():
-    found = ToolText(required=True)
+    found = ToolCallParser(required=True)
     assert found.push("no ") == ""
     assert found.push("call") + found.finish() == "no call"
-    found = ToolText(required=True)
+    found = ToolCallParser(required=True)
     found.push('{"name": "look", "arguments": {}}')
     assert found.finish() == ""
     assert found.calls[0]["function"]["arguments"] == "{}"

@@ -1,4 +1,4 @@
-"""Errors in OpenAI's form: one table from what went wrong to what is answered."""
+"""Error responses in OpenAI's form: one table from exceptions to statuses and codes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import ValidationError
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -19,36 +19,38 @@ from adapterhub.errors import (
     EngineClosedError,
     EngineError,
     FingerprintMismatch,
+    Forbidden,
     IntegrityError,
     MissingExtraError,
     NotFoundError,
+    QueueFull,
     RecipeError,
     RefError,
     RegistryError,
     RequestError,
     SignatureError,
     TransferError,
+    Unauthorized,
 )
 from adapterhub.http.errors import HTTPError
-from adapterhub.server.access import Forbidden, QueueFull, Unauthorized
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Mapping
 
 _LOG = logging.getLogger(__name__)
-_FAILED = "the server could not do this. Its log tells why"
+_FAILED = "the server failed. Its log has the reason"
 _INVALID = "invalid_request_error"
 
 
 class _Kind(NamedTuple):
-    """How one kind of error is answered."""
+    """Status and OpenAI's fields of one kind of error."""
 
     status: int
     type: str
     code: str | None = None
 
 
-#: The first class that fits decides.
+#: The first matching class decides.
 _KINDS: tuple[tuple[type[AdapterHubError], _Kind], ...] = (
     (Unauthorized, _Kind(401, "authentication_error", "invalid_api_key")),
     (Forbidden, _Kind(403, "permission_error", "forbidden")),
@@ -72,8 +74,9 @@ _KINDS: tuple[tuple[type[AdapterHubError], _Kind], ...] = (
 _UNKNOWN = _Kind(500, "server_error")
 
 
-def error_answer(error: Exception) -> JSONResponse:
-    """Return the answer to a request that failed."""
+def error_response(error: Exception) -> JSONResponse:
+    """Return the response to a request that raised an exception."""
+    error = _original(error)
     kind = _kind_of(error)
     headers: dict[str, str] = {}
     if isinstance(error, QueueFull):
@@ -82,16 +85,13 @@ def error_answer(error: Exception) -> JSONResponse:
         headers["Retry-After"] = "1"
     elif kind.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    elif kind.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        # what is left of the body is not read
-        headers["Connection"] = "close"
     if isinstance(error, HTTPError | HTTPException):
         headers.update(error.headers or {})
     return JSONResponse(error_body(error), kind.status, headers)
 
 
 def error_body(error: Exception) -> dict[str, Any]:
-    """Return an error in OpenAI's form; what only the log may hold is left out."""
+    """Return an error in OpenAI's form; details that only the log may hold are left out."""
     kind = _kind_of(error)
     if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         _LOG.error("%s", error, exc_info=error)
@@ -105,58 +105,62 @@ def error_body(error: Exception) -> dict[str, Any]:
     }
 
 
-def status_of(error: Exception) -> int:
-    """Return the status that an error is answered with."""
-    return _kind_of(error).status
+def _original(error: Exception) -> Exception:
+    # FastAPI wraps what reading a body raises
+    cause = error.__cause__
+    wrapped = isinstance(error, HTTPException) and isinstance(cause, HTTPError)
+    return cause if wrapped and isinstance(cause, Exception) else error
 
 
 def _kind_of(error: Exception) -> _Kind:
     if isinstance(error, HTTPError):
-        type_ = "server_error" if error.status >= 500 else _INVALID
+        type_ = "server_error" if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR else _INVALID
         return _Kind(error.status, type_, error.code or None)
     if isinstance(error, HTTPException):
         return _Kind(error.status_code, _INVALID)
-    if isinstance(error, ValidationError):
+    if isinstance(error, RequestValidationError):
         return _Kind(400, _INVALID)
-    if isinstance(error, RegistryError) and error.__cause__ is not None and _is_fault(error):
+    if type(error) is RegistryError and _has_foreign_cause(error):
         return _UNKNOWN
     return next((kind for class_, kind in _KINDS if isinstance(error, class_)), _UNKNOWN)
 
 
-def _is_fault(error: RegistryError) -> bool:
-    """Tell whether the disk or the index is to blame, and not what was asked."""
-    return not isinstance(error.__cause__, AdapterHubError) and type(error) is RegistryError
+def _has_foreign_cause(error: RegistryError) -> bool:
+    """Return whether the disk or the index failed, rather than the request being wrong."""
+    return error.__cause__ is not None and not isinstance(error.__cause__, AdapterHubError)
 
 
 def _message(error: Exception, kind: _Kind) -> str:
-    if isinstance(error, ValidationError):
-        return _described(error)
+    if isinstance(error, RequestValidationError):
+        return _validation_message(error)
     if isinstance(error, HTTPException):
         return str(error.detail)
-    plain = isinstance(error, AdapterHubError)
-    if not plain or (kind is _UNKNOWN or isinstance(error, ComputeError)):
+    if not isinstance(error, AdapterHubError) or kind is _UNKNOWN or kind.code == "compute_failed":
         return _FAILED
     return str(error)
 
 
 def _param(error: Exception) -> str | None:
-    if isinstance(error, ValidationError):
-        return _place(error.errors()[0]["loc"]) or None
+    if isinstance(error, RequestValidationError):
+        return _field(error.errors()[0]) or None
     if isinstance(error, RequestError):
         return error.place or None
     return "model" if isinstance(error, NotFoundError | FingerprintMismatch) else None
 
 
-def _described(error: ValidationError) -> str:
-    """Return what is wrong with a body: the place, the problem, and a near name."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place, problem = _place(first["loc"]) or "body", first["msg"]
-    if first["type"] == "extra_forbidden":
-        problem = "is not known here"
-    more = error.error_count() - 1
-    rest = f" (and {more} more)" if more else ""
-    return f"{place}: {problem}{rest}"
+def _validation_message(error: RequestValidationError) -> str:
+    """Return the first problem of a request with its field, and the number of further ones."""
+    first, *others = error.errors()
+    if first["type"] == "json_invalid":
+        return f"body: is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
+    if isinstance(error.body, bytes):
+        return "body: must be sent with the header Content-Type: application/json"
+    unknown = first["type"] == "extra_forbidden"
+    problem = "is an unknown field" if unknown else first["msg"].removeprefix("Value error, ")
+    rest = f" (and {len(others)} more)" if others else ""
+    return f"{_field(first) or first['loc'][0]}: {problem}{rest}"
 
 
-def _place(parts: Iterable[int | str]) -> str:
-    return ".".join(str(part) for part in parts)[:200]
+def _field(problem: Mapping[str, Any]) -> str:
+    """Return the path of a field, without the word that says where in the request it is."""
+    return "" if problem["type"] == "json_invalid" else ".".join(map(str, problem["loc"][1:]))[:200]

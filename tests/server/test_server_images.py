@@ -89,9 +89,9 @@ def large_picture():
     ("given", "problem"),
     [
         ("https://example.org/cat.png", "nothing is fetched"),
-        ("file:///etc/passwd", "no data: address"),
+        ("file:///etc/passwd", "not a data: URL"),
         ("data:image/png;base64,%%%", "not base64"),
-        (address(b"no picture"), "can't be read as a picture"),
+        (address(b"no picture"), "can't be read as an image"),
         (address(large_picture()), "25000000 pixels"),
     ],
     ids=["link", "file", "coding", "format", "size"],

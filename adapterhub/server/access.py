@@ -1,0 +1,317 @@
+"""Admission of requests: authentication, permissions, rate limits and a place in the fair queue."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager, contextmanager
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from adapterhub.access import Caller, bearer_token, open_keys
+from adapterhub.access.keys import PREFIX, hash_key
+from adapterhub.errors import Forbidden, QueueFull, SettingsError, Unauthorized
+from adapterhub.server.fair_queue import FairQueue, Ticket
+from adapterhub.server.rate_limits import RateLimits
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+
+    from adapterhub.access import KeyStore, Role
+    from adapterhub.registry import Registry
+    from adapterhub.server.settings import ServerSettings
+
+#: Share in the queue of all callers without a key.
+_ANONYMOUS = ""
+#: Caller with the key of the settings.
+SETTINGS_CALLER = Caller("settings", "manage")
+_LOCAL_NAMES = ("localhost", "ip6-localhost")
+_ORIGIN_HINT = "Make a key with: adapterhub key create, and send it"
+
+
+class Access:
+    """Admits the requests of one server. For one event loop.
+
+    Args:
+        keys: Stored API keys.
+        queue: Queue of waiting requests.
+        queue_timeout: Longest wait in the queue, in seconds.
+        clock: Clock in seconds, the same as the queue's.
+        anonymous_access: Role of callers without a key; ``None`` rejects them.
+        until_keyed: Whether anonymous access ends when there is a key.
+        local: Whether the server listens on loopback only. Callers without a key must then be
+            local programs, not pages of other sites in a local browser.
+        settings_hash: Hash of the key of the settings; empty for none.
+    """
+
+    def __init__(
+        self,
+        keys: KeyStore,
+        queue: FairQueue,
+        *,
+        queue_timeout: float,
+        clock: Callable[[], float],
+        anonymous_access: Role | None = None,
+        until_keyed: bool = False,
+        local: bool = True,
+        settings_hash: str = "",
+    ) -> None:
+        self._keys = keys
+        self._queue = queue
+        self._queue_timeout = queue_timeout
+        self._anonymous = anonymous_access
+        self._until_keyed = until_keyed
+        self._local = local
+        self._settings_hash = settings_hash
+        self._limits = RateLimits(clock)
+        self._turns: dict[Ticket, asyncio.Future[None]] = {}
+
+    @property
+    def queued(self) -> int:
+        """Number of waiting requests."""
+        return self._queue.waiting
+
+    @property
+    def running(self) -> int:
+        """Number of occupied places."""
+        return self._queue.occupied
+
+    def caller(self, headers: Mapping[str, str]) -> Caller:
+        """Return the caller of a request.
+
+        Args:
+            headers: Headers of the request by lower-case names.
+
+        Raises:
+            Unauthorized: when the key is unknown, or missing and required.
+            Forbidden: when a page of another site sends a request without a key.
+            RegistryError: when the keys can't be read.
+        """
+        anonymous = self._anonymous_role()
+        secret = bearer_token(headers.get("authorization", ""))
+        known = self._find(secret) if secret else None
+        if known is not None:
+            return known
+        # clients that require a key send any word
+        if anonymous is None or secret.startswith(PREFIX):
+            raise Unauthorized(
+                "the API key is unknown" if secret else "an API key is required",
+                hint="Send one as: Authorization: Bearer ahk_…; "
+                "create one with: adapterhub key create",
+            )
+        if self._local:
+            check_same_origin(headers)
+        return Caller(None, anonymous)
+
+    def check_adapters(self, caller: Caller, refs: Sequence[str]) -> None:
+        """Check that a caller may use adapters; the base model is always allowed.
+
+        Raises:
+            Forbidden: naming the first adapter that is not allowed.
+        """
+        for ref in refs:
+            if not caller.allows(ref):
+                allowed = ", ".join(caller.adapters or ())
+                raise Forbidden(
+                    "is not allowed with this API key",
+                    place=ascii(ref)[:120],
+                    hint=f"The key allows: {allowed}",
+                )
+
+    def require_manage(self, caller: Caller) -> None:
+        """Check that a caller may change what is served.
+
+        Raises:
+            Unauthorized: when there is no key.
+            Forbidden: when the key has another role.
+        """
+        if caller.role == "manage":
+            return
+        hint = "Create one with: adapterhub key create NAME --role manage"
+        if caller.key_id is None:
+            raise Unauthorized("an API key with the role manage is required", hint=hint)
+        raise Forbidden("the API key has the role use; the role manage is required", hint=hint)
+
+    @contextmanager
+    def counted(self, caller: Caller) -> Iterator[None]:
+        """Count a request against the limits of its key while the block runs.
+
+        Raises:
+            QueueFull: when a limit is reached.
+        """
+        self._limits.check(caller)
+        self._limits.start(caller)
+        try:
+            yield
+        finally:
+            self._limits.finish(caller)
+
+    @asynccontextmanager
+    async def admit(
+        self, caller: Caller, adapter: str, cost: float = 1, *, places: int = 1
+    ) -> AsyncIterator[None]:
+        """Wait in the fair queue, and occupy places of the engine while the block runs.
+
+        Each input of a request with a list waits by itself.
+
+        Args:
+            caller: Caller of the request.
+            adapter: Name of the adapter or blend; empty for the base model.
+            cost: Estimated work, in the same unit for all requests, such as tokens.
+            places: Sequences in the engine, which is the number of answers.
+
+        Raises:
+            QueueFull: when the queue is full, or the wait takes too long.
+        """
+        ticket = Ticket(caller.key_id or _ANONYMOUS, adapter, cost, max(1, places))
+        dropped = self._queue.push(ticket)
+        if dropped is not None:
+            self._fail(dropped, "the queue is full, and callers with fewer requests go first")
+        await self._wait(ticket)
+        try:
+            yield
+        finally:
+            self._queue.finish(ticket)
+            self._start_next()
+
+    async def _wait(self, ticket: Ticket) -> None:
+        loop = asyncio.get_running_loop()
+        turn = self._turns[ticket] = loop.create_future()
+        timer = loop.call_later(self._queue_timeout, self._time_out, ticket)
+        self._start_next()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # the client disconnected, perhaps at the moment when its request was started
+            if ticket.started:
+                self._queue.finish(ticket)
+            else:
+                self._queue.leave(ticket)
+            self._start_next()
+            raise
+        finally:
+            timer.cancel()
+            del self._turns[ticket]
+
+    def _start_next(self) -> None:
+        """Start requests while there are free places."""
+        while (ticket := self._queue.start()) is not None:
+            turn = self._turns[ticket]
+            # the task of a cancelled request gives its places back when it runs
+            if not turn.done():
+                turn.set_result(None)
+
+    def _time_out(self, ticket: Ticket) -> None:
+        if ticket.waits:
+            self._queue.leave(ticket)
+            self._fail(ticket, f"waited in the queue for {self._queue_timeout:g} seconds")
+
+    def _fail(self, ticket: Ticket, problem: str) -> None:
+        """End the wait of a request that has left the queue."""
+        turn = self._turns[ticket]
+        if not turn.done():
+            seconds = self._queue.retry_after(ticket.key)
+            turn.set_exception(QueueFull(problem, retry_after=seconds, hint="Try again later"))
+
+    def _find(self, secret: str) -> Caller | None:
+        if hash_key(secret) == self._settings_hash:
+            return SETTINGS_CALLER
+        caller = self._keys.find(secret)
+        # some keys are for the Hub endpoint only
+        return caller if caller is not None and caller.role is not None else None
+
+    def _anonymous_role(self) -> Role | None:
+        if self._until_keyed and self._keys.has_server_keys():
+            # removing the last key does not open the server again
+            self._until_keyed, self._anonymous = False, None
+        return self._anonymous
+
+
+def open_access(settings: ServerSettings, registry: Registry) -> Access:
+    """Return the admission of a server.
+
+    Args:
+        settings: Settings of the server.
+        registry: Registry beside which the keys are stored.
+
+    Raises:
+        SettingsError: when other machines could use the server, and there is neither a key nor
+            a setting that says that none is needed.
+        RegistryError: when the keys can't be read.
+    """
+    keys = open_keys(registry)
+    local = is_loopback(settings.host)
+    secret = settings.api_key.get_secret_value() if settings.api_key else ""
+    auto = settings.anonymous_access == "auto"
+    if auto and not (local or secret or keys.has_server_keys()):
+        raise SettingsError(
+            f"other machines can reach {settings.host}, and there is no API key",
+            place="host",
+            hint="Create one with: adapterhub key create NAME; "
+            "or allow access without: --anonymous-access use",
+        )
+    return Access(
+        keys,
+        FairQueue(
+            settings.places,
+            settings.max_queue,
+            time.monotonic,
+            reserved_share=settings.reserved_share,
+            reserved_seconds=settings.reserved_seconds,
+        ),
+        queue_timeout=settings.queue_timeout,
+        clock=time.monotonic,
+        anonymous_access=_anonymous_role(settings, allowed=local and not secret),
+        until_keyed=auto,
+        local=local,
+        settings_hash=hash_key(secret) if secret else "",
+    )
+
+
+def check_same_origin(headers: Mapping[str, str]) -> None:
+    """Check that a request to loopback was not sent by a page of another site.
+
+    A browser lets any page send requests to ``127.0.0.1``, and a domain that resolves to it makes
+    the responses readable as well. Both show in the headers.
+
+    Raises:
+        Forbidden: when the host is not a local name, or the origin is another site.
+    """
+    host = headers.get("host", "")
+    if host and not _may_be_local(_host_and_netloc(f"//{host}")[0]):
+        raise Forbidden("is not a local name", place=f"Host {host[:120]}", hint=_ORIGIN_HINT)
+    origin = headers.get("origin", "")
+    if origin and _host_and_netloc(origin)[1] != host:
+        raise Forbidden("is another site", place=f"Origin {origin[:120]}", hint=_ORIGIN_HINT)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a name or address always refers to the local machine."""
+    if host.lower() in _LOCAL_NAMES:
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _anonymous_role(settings: ServerSettings, *, allowed: bool) -> Role | None:
+    if settings.anonymous_access == "auto":
+        return "manage" if allowed else None
+    return None if settings.anonymous_access == "no" else settings.anonymous_access
+
+
+def _may_be_local(host: str) -> bool:
+    # no public site has a name of one word
+    one_word = bool(host) and "." not in host and ":" not in host
+    return one_word or host.endswith(".localhost") or is_loopback(host)
+
+
+def _host_and_netloc(address: str) -> tuple[str, str]:
+    """Return the host, and the host with its port, of an address; empty if it is invalid."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return "", ""
+    return parts.hostname or "", parts.netloc

@@ -1,0 +1,149 @@
+"""Health, models, metrics and statistics of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from adapterhub.server.context import API_KEY, AuthenticatedRoute, CallDep, ServerDep
+from adapterhub.server.schemas.adapters import CallerInfo, ServerStats
+
+if TYPE_CHECKING:
+    from adapterhub.server.context import Server
+
+public = APIRouter(tags=["server"])
+router = APIRouter(tags=["server"], route_class=AuthenticatedRoute, dependencies=[API_KEY])
+models = APIRouter(
+    prefix="/v1/models", tags=["openai"], route_class=AuthenticatedRoute, dependencies=[API_KEY]
+)
+
+
+@public.get("/health", response_class=PlainTextResponse, summary="Check that the process is up")
+async def health() -> str:
+    """Return OK while the process is up."""
+    return "OK"
+
+
+@public.get("/ready", response_model=dict[str, str], summary="Check that requests are accepted")
+async def ready(server: ServerDep) -> Response:
+    """Return 200 while the engine runs and the server is not shutting down, and 503 otherwise."""
+    server.check_not_draining()
+    await server.engine.stats()
+    return JSONResponse({"status": "ready", "model": server.names.base})
+
+
+@models.get("", response_model=dict[str, Any], summary="List the backbone and its adapters")
+async def list_models(call: CallDep) -> Response:
+    """List the backbone and every adapter for it that the key may use."""
+    data = await asyncio.to_thread(_models, call.server)
+    data = [each for each in data if each["parent"] is None or call.caller.allows(each["id"])]
+    return JSONResponse({"object": "list", "data": data})
+
+
+@models.get("/{model:path}", response_model=dict[str, Any], summary="Show one model")
+async def show_model(call: CallDep, model: str) -> Response:
+    """Show the backbone, an adapter or a blend."""
+    server = call.server
+    found = await asyncio.to_thread(call.resolve, model)
+    entry = _model_entry(found.name, server, parent=server.names.base if found.parts else None)
+    return JSONResponse({**entry, "adapters": found.provenance()})
+
+
+@router.get("/v1/me", response_model=CallerInfo, summary="Show the caller's role and adapters")
+async def me(call: CallDep) -> Response:
+    """Show the id, the role and the adapters of the key."""
+    caller = call.caller
+    adapters = None if caller.adapters is None else list(caller.adapters)
+    return JSONResponse({"key_id": caller.key_id, "role": caller.role, "adapters": adapters})
+
+
+@router.get("/v1/stats", response_model=ServerStats, summary="Show the current load")
+async def stats(call: CallDep) -> Response:
+    """Show the running and waiting requests, the throughput and the cache usage."""
+    server, metrics = call.server, call.server.metrics
+    found = await server.engine.stats()
+    first, step = metrics.medians()
+    used, size = _cache_usage(server, found.free_blocks)
+    return JSONResponse(
+        {
+            "running": found.running,
+            "waiting": found.waiting,
+            "queued": server.access.queued,
+            "requests_total": metrics.requests_total,
+            "tokens_total": metrics.tokens_total,
+            "tokens_per_second": metrics.tokens_per_second(),
+            "time_to_first_token_ms_p50": None if first is None else first * 1000,
+            "step_ms_p50": None if step is None else step * 1000,
+            "cache_used": used,
+            "cache_size": size,
+            "resident": found.resident,
+            "host_adapters": found.host_adapters,
+            "host_bytes": found.host_bytes,
+            "time": time.time(),
+        }
+    )
+
+
+@router.get("/metrics", response_class=PlainTextResponse, summary="Export Prometheus metrics")
+async def prometheus(call: CallDep) -> Response:
+    """Return all metrics in Prometheus's text format."""
+    server, metrics = call.server, call.server.metrics
+    found, places = await server.engine.stats(), await server.engine.places()
+    moves = await server.engine.moves()
+    names = await asyncio.to_thread(server.names.by_digest)
+    used, size = _cache_usage(server, found.free_blocks)
+    metrics.record_moves(moves, names)
+    metrics.set_load(
+        found,
+        {names.get(digest, digest[:19]): place for digest, place in places.items()},
+        queued=server.access.queued,
+        cache_used=used,
+        cache_size=size,
+    )
+    return Response(metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _cache_usage(server: Server, free_blocks: int) -> tuple[int, int]:
+    """Return how many tokens of the KV cache are in use, and its size."""
+    block = server.sizes.block_size
+    size = -(-server.sizes.kv_cache_tokens // block) * block if free_blocks else 0
+    return max(size - free_blocks * block, 0), size
+
+
+def _models(server: Server) -> list[dict[str, Any]]:
+    base = server.names.base
+    found = {base: _model_entry(base, server, parent=None) | {"kind": server.backbone.kind}}
+    for version in server.registry.list():
+        if version.fingerprint != server.backbone.fingerprint:
+            continue
+        created = int(datetime.fromisoformat(version.created).timestamp())
+        details = {"root": version.name, "digest": version.digest, "task": version.task}
+        aliases = [f"{version.name}@{alias}" for alias in version.aliases]
+        # the newest version of a name comes last, and is what the name alone refers to
+        for name in (version.name, str(version.ref), *aliases):
+            found[name] = _model_entry(name, server, parent=base, created=created) | details
+    for name, loaded in server.names.loaded().items():
+        details = {"root": loaded.name, "digest": loaded.digest, "task": loaded.task}
+        found[name] = _model_entry(name, server, parent=base) | details
+    return list(found.values())
+
+
+def _model_entry(
+    name: str, server: Server, *, parent: str | None, created: int = 0
+) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "adapterhub",
+        "root": name,
+        "parent": parent,
+        "max_model_len": server.context_length,
+        "backbone_fingerprint": server.backbone.fingerprint,
+    }
