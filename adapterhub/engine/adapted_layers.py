@@ -10,7 +10,7 @@ from torch import nn
 from adapterhub.engine.adapted_norm import AdaptedNorm
 from adapterhub.engine.lora_embedding import LoraEmbedding
 from adapterhub.engine.lora_linear import LoraLinear, install_sites, remove_sites
-from adapterhub.kernels.linear.onednn import OneDnnLinear
+from adapterhub.kernels.linear.cpu import OneDnnLinear
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from adapterhub.engine.forward_context import get_forward_context
 from adapterhub.kernels.choice import has_triton
-from adapterhub.kernels.linear.avx512_four_bit import Avx512Linear4bit
-from adapterhub.kernels.linear.cpu_four_bit import CpuLinear4bit
-from adapterhub.kernels.linear.onednn import OneDnnLinear
+from adapterhub.kernels.linear.cpu import Avx512Linear4bit, CpuLinear4bit, OneDnnLinear
 from adapterhub.kernels.linear.packed_layer import PackedLayer
 
 if TYPE_CHECKING:
@@ -160,7 +158,7 @@ def packed(layer: nn.Module) -> nn.Module:
 
 def fused(layer: Linear4bit) -> nn.Module:
     """Return a layer that Triton computes, or the layer itself where it can't."""
-    from adapterhub.kernels.linear.triton_four_bit import TritonLinear4bit
+    from adapterhub.kernels.linear.triton import TritonLinear4bit
 
     return TritonLinear4bit(layer) if TritonLinear4bit.supports(layer) else layer
 

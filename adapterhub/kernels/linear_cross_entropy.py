@@ -1,10 +1,10 @@
-"""Cross entropy over a large vocabulary without keeping the logits.
+"""Cross entropy over a large vocabulary that does not materialise all logits.
 
-Logits are made a chunk of positions at a time, turned into the loss and at once into the
-gradient of the hidden states, and thrown away. Peak memory is one chunk of logits instead
-of all of them, and the chunk stays in the cache between the two uses. The head is frozen,
-so it gets no gradient. Source of the idea: Hsu et al. 2024, "Liger Kernel",
-arXiv:2410.10989, section 3.2.
+Logits are computed for a chunk of positions, turned into the loss and at once into the gradient of
+the hidden states, and discarded. Peak memory is one chunk of logits, which stays in the cache
+between the two uses. The head is frozen and gets no gradient. torch's chunked
+``linear_cross_entropy`` has no label smoothing and returns a bfloat16 loss for bfloat16 inputs.
+Source of the method: Hsu et al. 2024, "Liger Kernel", arXiv:2410.10989, section 3.2.
 """
 
 from __future__ import annotations
@@ -18,40 +18,30 @@ from torch.nn import functional as F
 CHUNK_POSITIONS = 256
 
 
-class LinearCrossEntropy(torch.autograd.Function):
+class LinearCrossEntropyFunction(torch.autograd.Function):
     """``sum_i cross_entropy(h_i Wᵀ, t_i)``, differentiable in ``h`` only."""
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float
     ) -> Tensor:
-        """Sum the loss over positions.
-
-        Args:
-            hidden: ``[positions, width]``.
-            weight: ``[vocabulary, width]``, frozen, of the type of ``hidden``.
-            targets: ``[positions]`` int64.
-            smoothing: share of the target spread evenly over the vocabulary.
-
-        Returns:
-            A float32 scalar.
-        """
+        """Return the summed loss and save its gradient; see ``linear_cross_entropy``."""
         total = hidden.new_zeros((), dtype=torch.float32)
         needs_grad = ctx.needs_input_grad[0]
         grad = torch.empty_like(hidden) if needs_grad else None
         for start in range(0, hidden.shape[0], CHUNK_POSITIONS):
-            part = slice(start, start + CHUNK_POSITIONS)
-            loss, grad_part = _chunk(hidden[part], weight, targets[part], smoothing, needs_grad)
+            chunk = slice(start, start + CHUNK_POSITIONS)
+            loss, slope = _chunk(hidden[chunk], weight, targets[chunk], smoothing, needs_grad)
             total += loss
             if grad is not None:
-                grad[part] = grad_part
+                grad[chunk] = slope
         if grad is not None:
             ctx.save_for_backward(grad)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradient that the forward pass made."""
+        """Scale the gradient computed by the forward pass."""
         (grad,) = ctx.saved_tensors
         return grad * grads[0].to(grad.dtype), None, None, None
 
@@ -62,26 +52,26 @@ def linear_cross_entropy(
     """Return the summed cross entropy of ``hidden @ weight.T`` against ``targets``.
 
     Args:
-        hidden: ``[positions, width]``.
-        weight: ``[vocabulary, width]``; must not require a gradient.
-        targets: ``[positions]`` int64.
-        smoothing: label smoothing as in ``torch.nn.functional.cross_entropy``.
+        hidden: Hidden states ``[num_positions, hidden]``.
+        weight: Frozen output embeddings ``[vocab_size, hidden]`` in the type of ``hidden``.
+        targets: Token ids ``[num_positions]``, int64.
+        smoothing: Label smoothing as in ``torch.nn.functional.cross_entropy``.
 
     Returns:
-        A float32 scalar.
+        A float32 scalar, differentiable in ``hidden``.
 
     Raises:
-        ValueError: when ``weight`` requires a gradient, which this function would drop.
+        ValueError: If ``weight`` requires a gradient, which would not be computed.
     """
     if weight.requires_grad:
-        raise ValueError("linear_cross_entropy needs a frozen weight")
-    return LinearCrossEntropy.apply(hidden, weight, targets, smoothing)
+        raise ValueError("weight must be frozen; call weight.requires_grad_(False)")
+    return LinearCrossEntropyFunction.apply(hidden, weight, targets, smoothing)
 
 
 def _chunk(
     hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the chunk's summed loss and, if wanted, its gradient ``[positions, width]``."""
+    """Return a chunk's summed loss and, if needed, its gradient ``[num_positions, hidden]``."""
     log_probs = F.log_softmax(F.linear(hidden, weight), dim=-1, dtype=torch.float32)
     index = targets.unsqueeze(1)
     loss = -(1 - smoothing) * log_probs.gather(1, index).sum()

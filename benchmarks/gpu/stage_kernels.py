@@ -52,7 +52,7 @@ def measure_four_bit(
     dense.to(options.device)
     fused: Any = None
     if has_triton(options.device.type):
-        from adapterhub.kernels.linear.triton_four_bit import multiply_four_bit
+        from adapterhub.kernels.linear.triton import multiply_four_bit
 
         fused = multiply_four_bit
     for tokens in TOKENS[:2] if options.tiny else TOKENS:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adapterhub.backbones.generation import _contiguous
+from adapterhub.backbones.generation import _contiguous_input
 
 
 class Largest(TorchDispatchMode):
@@ -25,7 +25,7 @@ def test_the_vocabularys_matrix_is_not_copied_for_every_row():
     wanted = layer(states[:, -1])
     with Largest() as plain:
         layer(states[:, -1:])
-    with _contiguous(layer), Largest() as straightened:
+    with _contiguous_input(layer), Largest() as straightened:
         found = layer(states[:, -1:])
     assert torch.allclose(found[:, 0], wanted)
     assert straightened.elements <= layer.weight.numel()

@@ -7,9 +7,14 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from adapterhub.kernels.attention.cpu import attend_pages
+from adapterhub.kernels.attention.layout import AttentionParams
 from adapterhub.kernels.attention.paged import PageTable
 
 SLOTS = 200
+
+
+def params_of(window, scale):
+    return AttentionParams(layer=0, causal=True, window=window, scale=scale)
 
 
 def page_table(slots):
@@ -33,7 +38,7 @@ def test_it_is_scaled_dot_product_attention(dtype, contexts, kv_heads, group, wi
     query = (torch.randn(len(contexts), kv_heads * group, width, generator=draw) * large).to(dtype)
     tables = [torch.randn(SLOTS, kv_heads, width, generator=draw).to(dtype) for _ in range(2)]
     slots = [torch.randperm(SLOTS, generator=draw)[:context] for context in contexts]
-    found = attend_pages(query, *tables, page_table(slots), window=window, scale=scale)
+    found = attend_pages(query, *tables, page_table(slots), params_of(window, scale))
     for index, own in enumerate(slots):
         visible = own[-window:] if window else own
         keys, values = (table[visible].float().transpose(0, 1).unsqueeze(0) for table in tables)
@@ -49,7 +54,7 @@ def test_nan_scores_stay_in_their_sequence():
     query[0] = float("nan")
     keys = torch.ones(8, 1, 4)
     pages = page_table([torch.arange(4), torch.arange(4, 8)])
-    found = attend_pages(query, keys, keys, pages, window=None, scale=1.0)
+    found = attend_pages(query, keys, keys, pages, params_of(None, 1.0))
     assert found[0].isnan().all()
     assert torch.equal(found[1], torch.ones(1, 4))
 
@@ -58,4 +63,4 @@ def test_pages_of_several_slots_are_refused():
     query, keys = torch.ones(1, 1, 4), torch.ones(8, 1, 4)
     pages = page_table([torch.arange(4)])._replace(page_size=4)
     with pytest.raises(ValueError, match="pages of 1 slot, got 4"):
-        attend_pages(query, keys, keys, pages, window=None, scale=1.0)
+        attend_pages(query, keys, keys, pages, params_of(None, 1.0))

@@ -1,4 +1,4 @@
-"""The loops take as many threads as torch, and compute the same with several."""
+"""The numba kernels use as many threads as torch and compute the same with several."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def run(*command, threads):
     )
 
 
-def test_they_take_as_many_as_torch():
+def test_numba_uses_as_many_threads_as_torch():
     code = (
         "import adapterhub.kernels.lora.cpu, numba, torch\n"
         "print(numba.config.NUMBA_NUM_THREADS, torch.get_num_threads())\n"
@@ -32,8 +32,8 @@ def test_they_take_as_many_as_torch():
 
 
 @pytest.mark.alone
-def test_formulas_hold_with_several():
-    names = ("looped_four_bit", "lora_rows", "paged_attention")
+def test_results_are_the_same_with_several_threads():
+    names = ("cpu_linear_4bit", "lora", "paged_attention")
     engine = HERE.parent / "engine" / "test_engine.py"
     tests = [
         *(HERE / f"test_{name}.py" for name in names),

@@ -7,23 +7,28 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from adapterhub.kernels.attention import reference
+from adapterhub.kernels.attention.layout import AttentionParams
 from adapterhub.kernels.attention.paged import PageTable
 
 pytest.importorskip("triton", reason="triton is not installed")
 
 from adapterhub.kernels.attention import triton
 
-#: The interpreter cuts off the bits of bfloat16 that a GPU rounds.
+#: The interpreter truncates the bits of bfloat16 that a GPU rounds.
 BOUND = {torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 KINDS = {"triton": triton.attend_pages, "reference": reference.attend_pages}
 
 
-def expected_of(query, keys, values, places, window, scale):
-    seen = places[-window:] if window else places
+def params_of(window, scale):
+    return AttentionParams(layer=0, causal=True, window=window, scale=scale)
+
+
+def expected_of(query, keys, values, slots, window, scale):
+    visible = slots[-window:] if window else slots
     found = F.scaled_dot_product_attention(
         query.float().unsqueeze(0).unsqueeze(2),
-        keys[seen].float().transpose(0, 1).unsqueeze(0),
-        values[seen].float().transpose(0, 1).unsqueeze(0),
+        keys[visible].float().transpose(0, 1).unsqueeze(0),
+        values[visible].float().transpose(0, 1).unsqueeze(0),
         scale=scale,
         enable_gqa=True,
     )
@@ -31,30 +36,40 @@ def expected_of(query, keys, values, places, window, scale):
 
 
 def check(
-    attend, contexts, dtype, device, *, shared=2, group=3, window=None, large=1.0, size=4, width=20
+    attend,
+    contexts,
+    dtype,
+    device,
+    *,
+    kv_heads=2,
+    group=3,
+    window=None,
+    large=1.0,
+    size=4,
+    width=20,
 ):
     draw = torch.Generator().manual_seed(len(contexts))
     blocks = sum(-(-context // size) for context in contexts)
-    query = torch.randn(len(contexts), shared * group, width, generator=draw) * large
+    query = torch.randn(len(contexts), kv_heads * group, width, generator=draw) * large
     query = query.to(device, dtype)
-    shape = ((blocks + 1) * size, shared, width)
+    shape = ((blocks + 1) * size, kv_heads, width)
     keys, values = (torch.randn(shape, generator=draw).to(device, dtype) for _ in range(2))
-    numbers = torch.randperm(blocks, generator=draw)
+    indices = torch.randperm(blocks, generator=draw)
     counts = torch.tensor([-(-context // size) for context in contexts])
-    firsts = counts.cumsum(0) - counts
+    offsets = counts.cumsum(0) - counts
     pages = PageTable(
-        numbers.int().to(device),
-        firsts.int().to(device),
+        indices.int().to(device),
+        offsets.int().to(device),
         torch.tensor(contexts, dtype=torch.int32, device=device),
         size,
     )
-    found = attend(query, keys, values, pages, window=window, scale=0.25)
+    found = attend(query, keys, values, pages, params_of(window, 0.25))
     assert found.dtype == dtype
-    for row, context in enumerate(contexts):
-        own = numbers[firsts[row] : firsts[row] + counts[row]]
-        places = (own.unsqueeze(1) * size + torch.arange(size)).flatten()[:context].to(device)
-        expected = expected_of(query[row], keys, values, places, window, 0.25)
-        assert (found[row].float() - expected).abs().max() <= BOUND[dtype]
+    for index, context in enumerate(contexts):
+        own = indices[offsets[index] : offsets[index] + counts[index]]
+        slots = (own.unsqueeze(1) * size + torch.arange(size)).flatten()[:context].to(device)
+        expected = expected_of(query[index], keys, values, slots, window, 0.25)
+        assert (found[index].float() - expected).abs().max() <= BOUND[dtype]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,32 +84,34 @@ def test_it_is_scaled_dot_product_attention(kind, dtype, window, device):
 )
 @given(
     contexts=st.lists(st.integers(1, 90), min_size=1, max_size=3),
-    shared=st.sampled_from([1, 2]),
+    kv_heads=st.sampled_from([1, 2]),
     group=st.sampled_from([1, 3]),
     window=st.sampled_from([None, 7, 64]),
     large=st.sampled_from([1.0, 30.0]),
     size=st.sampled_from([1, 16]),
 )
-def test_it_is_so_for_any_rows(contexts, shared, group, window, large, size, device):
-    sizes = dict(shared=shared, group=group, window=window, large=large, size=size)
+def test_it_is_scaled_dot_product_attention_for_any_batch(
+    contexts, kv_heads, group, window, large, size, device
+):
+    sizes = dict(kv_heads=kv_heads, group=group, window=window, large=large, size=size)
     check(triton.attend_pages, contexts, torch.float32, device, **sizes)
 
 
-def test_a_score_that_is_no_number_stays_in_its_row(device):
+def test_nan_scores_stay_in_their_sequence(device):
     query = torch.zeros(2, 1, 4, device=device)
     query[0] = float("nan")
     keys = torch.ones(8, 1, 4, device=device)
-    numbers = torch.arange(2, dtype=torch.int32, device=device)
-    pages = PageTable(numbers, numbers, torch.full_like(numbers, 4), 4)
-    found = triton.attend_pages(query, keys, keys, pages, window=None, scale=1.0)
+    indices = torch.arange(2, dtype=torch.int32, device=device)
+    pages = PageTable(indices, indices, torch.full_like(indices, 4), 4)
+    found = triton.attend_pages(query, keys, keys, pages, params_of(None, 1.0))
     assert found[0].isnan().all()
     assert torch.equal(found[1], torch.ones(1, 4, device=device))
 
 
-def test_places_beyond_a_row_are_not_read(device):
+def test_slots_beyond_the_context_are_not_read(device):
     query, keys = torch.ones(1, 1, 4, device=device), torch.ones(8, 1, 4, device=device)
     keys[5:] = float("nan")
-    numbers = torch.arange(2, dtype=torch.int32, device=device)
-    pages = PageTable(numbers, numbers[:1], torch.tensor([5], dtype=torch.int32, device=device), 4)
-    found = triton.attend_pages(query, keys, keys, pages, window=None, scale=1.0)
+    indices = torch.arange(2, dtype=torch.int32, device=device)
+    pages = PageTable(indices, indices[:1], torch.tensor([5], dtype=torch.int32, device=device), 4)
+    found = triton.attend_pages(query, keys, keys, pages, params_of(None, 1.0))
     assert torch.equal(found, torch.ones(1, 1, 4, device=device))

@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from adapterhub.kernels.attention import triton as attention
-from adapterhub.kernels.linear import triton_four_bit as four_bit
+from adapterhub.kernels.linear import triton as four_bit
 from adapterhub.kernels.lora import triton as lora
 
 NUMBERS = {"scale": "fp32"}

@@ -1,4 +1,4 @@
-"""The 4-bit product in Triton against bitsandbytes' own expansion."""
+"""The 4-bit product in Triton against bitsandbytes' dequantized weights."""
 
 import pytest
 import torch
@@ -14,8 +14,8 @@ from adapterhub.specs import QuantizationSpec
 
 pytest.importorskip("triton", reason="triton is not installed")
 
-from adapterhub.kernels.linear import triton_four_bit
-from adapterhub.kernels.linear.triton_four_bit import (
+from adapterhub.kernels.linear import triton as triton_linear
+from adapterhub.kernels.linear.triton import (
     TritonLinear4bit,
     multiply_four_bit,
 )
@@ -31,12 +31,12 @@ def close(found, expected):
 
 @pytest.mark.parametrize("scheme", ["nf4", "fp4"])
 @pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize(("rows", "biased"), [(1, False), (5, True), (32, False)])
-def test_it_multiplies_by_what_bitsandbytes_expands(scheme, dtype, rows, biased, device):
-    torch.manual_seed(rows)
+@pytest.mark.parametrize(("tokens", "biased"), [(1, False), (5, True), (32, False)])
+def test_it_multiplies_by_the_dequantized_weights(scheme, dtype, tokens, biased, device):
+    torch.manual_seed(tokens)
     weight = torch.randn(100, 192).to(device, dtype)
     codes, state = functional.quantize_4bit(weight, quant_type=scheme, blocksize=64)
-    x = torch.randn(rows, 192).to(device, dtype)
+    x = torch.randn(tokens, 192).to(device, dtype)
     bias = torch.randn(100).to(device, dtype) if biased else None
     expected = nn.functional.linear(x, functional.dequantize_4bit(codes, state), bias)
     found = multiply_four_bit(x, codes, state, bias)
@@ -46,11 +46,11 @@ def test_it_multiplies_by_what_bitsandbytes_expands(scheme, dtype, rows, biased,
 
 @pytest.mark.parametrize("scheme", ["nf4", "fp4"])
 @pytest.mark.parametrize("block", [32, 64, 128])
-def test_every_code_is_read_where_it_lies(scheme, block, device):
+def test_every_code_is_read_from_its_place(scheme, block, device):
     torch.manual_seed(block)
     weight = torch.randn(8, 256, device=device)
     codes, state = functional.quantize_4bit(weight, quant_type=scheme, blocksize=block)
-    # rows of one value each show single weights
+    # one-hot tokens return single weights
     found = [
         multiply_four_bit(part.contiguous(), codes, state)
         for part in torch.eye(256, device=device).split(32)
@@ -60,36 +60,36 @@ def test_every_code_is_read_where_it_lies(scheme, block, device):
 
 def layer_of(width=128, out=96, dtype="float32", device="cpu"):
     torch.manual_seed(1)
-    body = nn.Sequential(nn.Linear(width, out))
-    quantize_linears(body, QuantizationSpec("nf4", dtype), torch.device(device))
-    return body
+    model = nn.Sequential(nn.Linear(width, out))
+    quantize_linears(model, QuantizationSpec("nf4", dtype), torch.device(device))
+    return model
 
 
-def test_few_rows_are_fused_and_many_are_left_to_bitsandbytes(monkeypatch, device):
-    body, asked = layer_of(device=device), []
+def test_few_tokens_are_fused_and_many_are_left_to_bitsandbytes(monkeypatch, device):
+    model, counts = layer_of(device=device), []
 
     def counted(x, *others):
-        asked.append(len(x))
+        counts.append(len(x))
         return multiply_four_bit(x, *others)
 
-    monkeypatch.setattr(triton_four_bit, "multiply_four_bit", counted)
-    (layer,) = body
-    fused, before = TritonLinear4bit(layer), state_digest(body)
-    for rows in (1, 32, 33):
-        x = torch.randn(1, rows, 128, device=device)
+    monkeypatch.setattr(triton_linear, "multiply_four_bit", counted)
+    (layer,) = model
+    fused, before = TritonLinear4bit(layer), state_digest(model)
+    for tokens in (1, 32, 33):
+        x = torch.randn(1, tokens, 128, device=device)
         with torch.no_grad():
             found, expected = fused(x), layer(x)
-        assert found.shape == (1, rows, 96)
+        assert found.shape == (1, tokens, 96)
         assert close(found, expected)
-    assert asked == [1, 32]
+    assert counts == [1, 32]
     assert torch.equal(
         fused.dense(), functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     )
     assert fused.unpack() is layer
-    assert state_digest(body) == before
+    assert state_digest(model) == before
 
 
-def test_what_it_cannot_read_is_refused(device):
+def test_other_layers_are_not_supported(device):
     (layer,) = layer_of(device=device)
     assert TritonLinear4bit.supports(layer)
     assert not TritonLinear4bit.supports(nn.Linear(64, 64))
@@ -104,15 +104,15 @@ def test_what_it_cannot_read_is_refused(device):
 
 def test_sites_fuse_what_they_can_and_the_log_says_once_what_not(monkeypatch, caplog, device):
     monkeypatch.setattr(lora_linear, "has_triton", lambda kind: True)
-    body = nn.Sequential(*layer_of(device=device), *layer_of(96, 64, device=device))
-    body.append(*layer_of(device=device))
-    nested = body[2]
+    model = nn.Sequential(*layer_of(device=device), *layer_of(96, 64, device=device))
+    model.append(*layer_of(device=device))
+    nested = model[2]
     weight = functional.dequantize_4bit(nested.weight.data, nested.weight.quant_state)
     nested.weight.data, nested.weight.quant_state = functional.quantize_4bit(
         weight, quant_type="nf4", compress_statistics=True
     )
-    before, held = state_digest(body), list(body)
-    sites = lora_linear.install_sites(body, torch.float32, ReferenceLoraKernel())
+    before, layers = state_digest(model), list(model)
+    sites = lora_linear.install_sites(model, torch.float32, ReferenceLoraKernel())
     assert [type(site.base) for site in sites.values()] == [
         TritonLinear4bit,
         Linear4bit,
@@ -120,7 +120,9 @@ def test_sites_fuse_what_they_can_and_the_log_says_once_what_not(monkeypatch, ca
     ]
     (record,) = caplog.records
     assert record.message.startswith("2 of 3 layers")
-    assert torch.equal(lora_linear.dense_weight(sites["0"].base), lora_linear.dense_weight(held[0]))
-    lora_linear.remove_sites(body, sites)
-    assert list(body) == held
-    assert state_digest(body) == before
+    assert torch.equal(
+        lora_linear.dense_weight(sites["0"].base), lora_linear.dense_weight(layers[0])
+    )
+    lora_linear.remove_sites(model, sites)
+    assert list(model) == layers
+    assert state_digest(model) == before

@@ -13,30 +13,30 @@ pytest.importorskip("triton", reason="triton is not installed")
 from adapterhub.kernels.lora.plan_buffers import BufferedPlan, PlanBuffers
 from adapterhub.kernels.lora.triton import TritonLoraKernel
 
-ROWS, WIDTH, OUT = 96, 72, 40
+RANK_SLOTS, WIDTH, OUT = 96, 72, 40
 TYPES = [torch.float32, torch.bfloat16, torch.float16]
 #: Per type: largest error relative to the largest value. The interpreter cuts off the bits of
 #: bfloat16 that a GPU rounds, which is one unit in the last place instead of half of one.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
-#: rank-exact: an adapter of rank 4 beside one of 33, no multiple of what a program takes
+#: rank-exact: an adapter of rank 4 beside one of 33, which is no multiple of what a program multiplies
 FOUR, SEVEN, LONG = RankSlice(0, 4, 1.0), RankSlice(4, 7, 0.5), RankSlice(40, 33, -2.0)
 ADAPTERS = [(RankSlice(3 * index, 3, 1.0),) for index in range(12)]
 MIXES = {
-    "distinct": [(1, parts) for parts in ADAPTERS],
-    "uniform": [(2, parts) for parts in ADAPTERS[:6] * 2],
-    "zipf": [(12 // (rank + 1), parts) for rank, parts in enumerate(ADAPTERS)],
+    "distinct": [(1, slices) for slices in ADAPTERS],
+    "uniform": [(2, slices) for slices in ADAPTERS[:6] * 2],
+    "zipf": [(12 // (rank + 1), slices) for rank, slices in enumerate(ADAPTERS)],
     "identical": [(19, (FOUR,)), (2, ()), (16, (FOUR,))],
     "skewed": [(33, (LONG,)), (1, (FOUR,)), (1, ()), (1, (SEVEN,))],
     "ranks": [(1, (FOUR,)), (1, (LONG,)), (1, (SEVEN,)), (1, (RankSlice(95, 1, 1.0),))],
     "blends": [(2, (FOUR, LONG)), (3, (SEVEN, FOUR, LONG)), (1, (LONG,)), (2, (FOUR, LONG))],
-    "repeated part": [(2, (SEVEN, SEVEN))],
+    "repeated slice": [(2, (SEVEN, SEVEN))],
 }
 
 
 def inputs(tokens, dtype, device, width=WIDTH):
     draw = torch.Generator().manual_seed(tokens)
-    shapes = ((tokens, OUT), (tokens, width), (ROWS, width), (ROWS, OUT))
+    shapes = ((tokens, OUT), (tokens, width), (RANK_SLOTS, width), (RANK_SLOTS, OUT))
     return [torch.randn(shape, generator=draw).to(device, dtype) for shape in shapes]
 
 
@@ -48,7 +48,7 @@ def check(groups, dtype, device, width=WIDTH):
     TritonLoraKernel().add_(found, x, a, b, plan)
     bound = TOLERANCE[dtype] * float(expected.abs().max())
     assert float((expected.float() - found.float()).abs().max()) <= bound
-    adapted = [bool(parts) for count, parts in groups for _ in range(count)]
+    adapted = [bool(slices) for count, slices in groups for _ in range(count)]
     untouched = ~torch.tensor(adapted, device=device)
     assert torch.equal(found[untouched], y[untouched])
     assert not torch.equal(found, y)
@@ -56,11 +56,11 @@ def check(groups, dtype, device, width=WIDTH):
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("mix", MIXES)
-def test_it_computes_the_formula(mix, dtype, device):
+def test_it_equals_the_reference(mix, dtype, device):
     check(MIXES[mix], dtype, device)
 
 
-def test_an_input_of_several_ranges_is_summed(device):
+def test_ranges_of_the_input_are_summed(device):
     check(MIXES["blends"], torch.float32, device, width=2100)
 
 
@@ -68,12 +68,12 @@ def test_an_input_of_several_ranges_is_summed(device):
 def mixes(draw):
     groups = [(1, (FOUR,))]
     for _ in range(draw(st.integers(1, 4))):
-        parts = []
+        slices = []
         for _ in range(draw(st.integers(0, 3))):
             rank = draw(st.sampled_from([1, 4, 16, 17]))
-            row = draw(st.integers(0, ROWS - rank))
-            parts.append(RankSlice(row, rank, draw(st.sampled_from([1.0, 0.0, -2.0]))))
-        groups.append((draw(st.sampled_from([1, 2, 18])), tuple(parts)))
+            start = draw(st.integers(0, RANK_SLOTS - rank))
+            slices.append(RankSlice(start, rank, draw(st.sampled_from([1.0, 0.0, -2.0]))))
+        groups.append((draw(st.sampled_from([1, 2, 18])), tuple(slices)))
     return groups
 
 
@@ -81,23 +81,23 @@ def mixes(draw):
     max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(groups=mixes())
-def test_it_computes_the_formula_of_any_mix(groups, device):
+def test_it_equals_the_reference_for_any_mix(groups, device):
     check(groups, torch.float32, device)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_mixed_batch_equals_one_by_one_to_the_bit(dtype, device):
+def test_a_token_does_not_depend_on_its_batch(dtype, device):
     groups = [(1, ADAPTERS[0]), (1, (FOUR, LONG)), (1, ADAPTERS[0]), (1, (LONG,))]
     y, x, a, b = inputs(len(groups), dtype, device)
     together, kernel = y.clone(), TritonLoraKernel()
     kernel.add_(together, x, a, b, build_plan(groups))
-    for row, group in enumerate(groups):
-        alone = y[row : row + 1].clone()
-        kernel.add_(alone, x[row : row + 1].contiguous(), a, b, build_plan([group]))
-        assert torch.equal(alone[0], together[row])
+    for token, group in enumerate(groups):
+        alone = y[token : token + 1].clone()
+        kernel.add_(alone, x[token : token + 1].contiguous(), a, b, build_plan([group]))
+        assert torch.equal(alone[0], together[token])
 
 
-def test_a_value_that_is_no_number_stays_in_its_row(device):
+def test_nan_inputs_stay_in_their_token(device):
     groups = [(1, (FOUR,)), (1, (FOUR,)), (1, ())]
     y, x, a, b = inputs(3, torch.float32, device)
     x[0] = float("nan")
@@ -106,14 +106,14 @@ def test_a_value_that_is_no_number_stays_in_its_row(device):
     assert not y[1:].isnan().any()
 
 
-def test_rank_slots_of_others_are_not_read(device):
+def test_rank_slots_of_other_adapters_are_not_read(device):
     y, x, a, b = inputs(1, torch.float32, device)
     a[4:], b[4:] = float("nan"), float("nan")
     TritonLoraKernel().add_(y, x, a, b, build_plan([(1, (FOUR,))]))
     assert not y.isnan().any()
 
 
-def test_buffers_are_filled_again_and_serve_several_layers(device):
+def test_buffers_are_reused_and_serve_several_layers(device):
     buffers = PlanBuffers(device, max_tokens=24, max_slices=8, max_ranks=64, tables=3, layers=3)
     plans = [BufferedPlan(buffers, layer) for layer in range(3)]
     address = buffers.tables.data_ptr()
@@ -121,7 +121,7 @@ def test_buffers_are_filled_again_and_serve_several_layers(device):
         build_plan([(2, (FOUR,)), (2, (SEVEN, LONG))]),
         build_plan([(1, ()), (20, (LONG,))]),
     )
-    # fewer tiles than before: nothing of an earlier step may be left
+    # fewer tiles than before: nothing of an earlier step may remain
     one, kernel = build_plan([(1, ()), (1, (FOUR,))]), TritonLoraKernel()
     for filled in (
         [small, wide, None],
@@ -142,7 +142,7 @@ def test_buffers_are_filled_again_and_serve_several_layers(device):
     assert buffers.tables.data_ptr() == address
 
 
-def test_what_has_no_room_is_refused(device):
+def test_plans_beyond_the_capacity_do_not_fit(device):
     buffers = PlanBuffers(device, max_tokens=4, max_slices=2, max_ranks=8, tables=2)
     assert buffers.fits([None])
     assert buffers.fits([build_plan([(4, (FOUR,))])])

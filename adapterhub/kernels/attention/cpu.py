@@ -19,27 +19,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from adapterhub.kernels.attention.layout import AttentionParams
     from adapterhub.kernels.attention.paged import PageTable
 
 
 def attend_pages(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    pages: PageTable,
-    *,
-    window: int | None,
-    scale: float,
+    query: Tensor, keys: Tensor, values: Tensor, pages: PageTable, params: AttentionParams
 ) -> Tensor:
     """Attend on a CPU; see ``PagedAttention``.
-
-    Args:
-        query: ``[num_seqs, heads, head_dim]``, bfloat16 or float32.
-        keys: Key cache of a layer ``[num_slots, kv_heads, head_dim]``.
-        values: Value cache of the layer, shaped as ``keys``.
-        pages: Context of each sequence, in pages of one slot.
-        window: Size of the sliding window in tokens; ``None`` for none.
-        scale: Factor of the scores.
 
     Raises:
         ValueError: If pages have more than one slot.
@@ -50,7 +37,7 @@ def attend_pages(
     out = torch.empty_like(query)
     tables = (as_array(query), as_array(keys), as_array(values))
     context = (as_array(pages.indices), as_array(pages.offsets), as_array(pages.context_lens))
-    _attend(*tables, *context, window or 0, scale, as_array(out))
+    _attend(*tables, *context, params.window or 0, params.scale, as_array(out))
     return out
 
 

@@ -39,24 +39,16 @@ class PagedAttention(Protocol):
     """Kernel that attends from the newest token of each sequence to its cached context."""
 
     def __call__(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        pages: PageTable,
-        *,
-        window: int | None,
-        scale: float,
+        self, query: Tensor, keys: Tensor, values: Tensor, pages: PageTable, params: AttentionParams
     ) -> Tensor:
-        """Return ``[num_seqs, heads, head_dim]``.
+        """Return the output ``[num_seqs, heads, head_dim]``.
 
         Args:
-            query: ``[num_seqs, heads, head_dim]``.
+            query: Queries of the newest tokens ``[num_seqs, heads, head_dim]``.
             keys: Key cache of a layer ``[num_slots, kv_heads, head_dim]``.
             values: Value cache of the layer, shaped as ``keys``.
             pages: Context of each sequence, the newest token last.
-            window: Size of the sliding window in tokens, including the newest; ``None`` for none.
-            scale: Factor of the scores.
+            params: Parameters of the layer, causal.
         """
 
 
@@ -90,14 +82,6 @@ class DecodeTokens:
     tokens: Tensor
     pages: PageTable
     kernel: PagedAttention
-
-    def attend(
-        self, query: Tensor, keys: Tensor, values: Tensor, params: AttentionParams
-    ) -> Tensor:
-        """Return ``[num_seqs, heads, head_dim]``; see ``PagedAttention``."""
-        return self.kernel(
-            query, keys, values, self.pages, window=params.window, scale=params.scale
-        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,10 +144,11 @@ def attend_paged(query: Tensor, batch: PagedBatch, params: AttentionParams) -> T
     """
     decode, tables = batch.decode, batch.cache.tables(params.layer)
     if decode is not None and len(decode.tokens) == len(query):
-        return decode.attend(query, *tables, params)
+        return decode.kernel(query, *tables, decode.pages, params)
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if decode is not None:
-        output[decode.tokens] = decode.attend(query[decode.tokens], *tables, params)
+        single = query[decode.tokens]
+        output[decode.tokens] = decode.kernel(single, *tables, decode.pages, params)
     for sequence in batch.sequences:
         if sequence.num_tokens > 1:
             tokens = slice(sequence.start, sequence.start + sequence.num_tokens)

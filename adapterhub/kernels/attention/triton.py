@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from adapterhub.kernels.attention.layout import AttentionParams
 from adapterhub.kernels.attention.paged import PageTable
-from adapterhub.kernels.triton_support import on_device_of, precision, widens
+from adapterhub.kernels.triton_support import precision, widens
 
 #: Number of positions per product.
 _POSITIONS = 32
@@ -22,13 +23,7 @@ _RANGES = 8
 
 
 def attend_pages(
-    query: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    pages: PageTable,
-    *,
-    window: int | None,
-    scale: float,
+    query: Tensor, keys: Tensor, values: Tensor, pages: PageTable, params: AttentionParams
 ) -> Tensor:
     """Attend on NVIDIA GPUs; see ``PagedAttention``."""
     query = query.contiguous()
@@ -39,7 +34,8 @@ def attend_pages(
     sums = torch.empty(shape, dtype=torch.float32, device=device)
     out = torch.empty_like(query)
     padded_width = int(triton.next_power_of_2(max(width, 16)))
-    with on_device_of(query):
+    # the current GPU may be another one
+    with torch.cuda.device_of(query):
         attend_kernel[(sequences, kv_heads, _RANGES)](
             query,
             keys,
@@ -50,8 +46,8 @@ def attend_pages(
             partial,
             maxima,
             sums,
-            scale,
-            window or 0,
+            params.scale,
+            params.window or 0,
             width,
             WIDTH=padded_width,
             GROUP=heads // kv_heads,
@@ -70,51 +66,28 @@ def attend_pages(
 
 @triton.jit
 def attend_kernel(
-    query,
-    keys,
-    values,
-    pages,
-    offsets,
-    contexts,
-    partial,
-    maxima,
-    sums,
-    scale,
-    window,
-    width,
-    WIDTH: tl.constexpr,
-    GROUP: tl.constexpr,
-    HEADS: tl.constexpr,
-    PAGE: tl.constexpr,
-    POSITIONS: tl.constexpr,
-    RANGES: tl.constexpr,
-    WIDE: tl.constexpr,
+    query,  # [num_seqs, kv_heads * GROUP, width]
+    keys,  # [num_slots, kv_heads, width]
+    values,  # shaped as keys
+    pages,  # int32, page indices of all sequences
+    offsets,  # int32 [num_seqs], position of each sequence's first page in pages
+    contexts,  # int32 [num_seqs], context lengths
+    partial,  # float32 [num_seqs, kv_heads * GROUP, RANGES, width], sums not yet divided
+    maxima,  # float32 [num_seqs, kv_heads * GROUP, RANGES], largest scores
+    sums,  # shaped as maxima, sums of exponentials
+    scale,  # factor of the scores
+    window,  # size of the sliding window, 0 for none
+    width,  # head_dim
+    WIDTH: tl.constexpr,  # power of two, at least width
+    GROUP: tl.constexpr,  # query heads per key head
+    HEADS: tl.constexpr,  # power of two, at least GROUP and 16
+    PAGE: tl.constexpr,  # slots in a page
+    POSITIONS: tl.constexpr,  # positions per product
+    RANGES: tl.constexpr,  # ranges that a context is split into
+    WIDE: tl.constexpr,  # whether operands are widened to float32 before a product
     PRECISION: tl.constexpr,
 ):
-    """Attend to one range of a sequence's context, with the query heads of one key head.
-
-    Args:
-        query: ``[num_seqs, kv_heads * GROUP, head_dim]``.
-        keys: ``[num_slots, kv_heads, head_dim]``.
-        values: Shaped as ``keys``.
-        pages: int32, page indices of all sequences.
-        offsets: int32 ``[num_seqs]``, position of each sequence's first page in ``pages``.
-        contexts: int32 ``[num_seqs]``, context length of each sequence.
-        partial: float32 ``[num_seqs, kv_heads * GROUP, RANGES, head_dim]``, unnormalised sums.
-        maxima: float32 ``[num_seqs, kv_heads * GROUP, RANGES]``, largest scores.
-        sums: Shaped as ``maxima``, sums of exponentials.
-        scale: Factor of the scores.
-        window: Size of the sliding window in tokens, 0 for none.
-        width: ``head_dim``.
-        WIDTH: Power of two, at least ``width``.
-        GROUP: Number of query heads per key head.
-        HEADS: Power of two, at least ``GROUP`` and 16.
-        PAGE: Number of slots in a page.
-        POSITIONS: Number of positions per product.
-        RANGES: Number of ranges that a context is split into.
-        WIDE: Whether operands are widened to float32 before a product.
-        PRECISION: ``input_precision`` of the products.
-    """
+    """Attend to one range of a sequence's context, with the query heads of one key head."""
     sequence = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     context = tl.load(contexts + sequence)
@@ -166,22 +139,12 @@ def reduce_kernel(
     partial,
     maxima,
     sums,
-    out,
+    out,  # [num_seqs * heads, width], written
     width,
     WIDTH: tl.constexpr,
     RANGES: tl.constexpr,
 ):
-    """Combine the ranges of one query head of one sequence.
-
-    Args:
-        partial: Result of ``attend_kernel``.
-        maxima: Result of ``attend_kernel``.
-        sums: Result of ``attend_kernel``.
-        out: ``[num_seqs * heads, head_dim]``, written.
-        width: ``head_dim``.
-        WIDTH: Power of two, at least ``width``.
-        RANGES: Power of two, number of ranges.
-    """
+    """Combine the ranges of one query head of one sequence."""
     at = tl.program_id(0).to(tl.int64)
     index = tl.arange(0, RANGES)
     column = tl.arange(0, WIDTH)

@@ -1,10 +1,10 @@
-"""A frozen linear layer with a low-rank adapter, forward and backward as one function.
+"""Frozen linear layer with a LoRA adapter, forward and backward as one autograd function.
 
-    y = x Wᵀ + b + s ((k ∘ x) Aᵀ) Bᵀ,   k the dropout's factors
+    y = x Wᵀ + b + s ((k ∘ x) Aᵀ) Bᵀ,   k the mask of inverted dropout
 
-Written out by hand, the backward pass needs only ``x`` and ``x Aᵀ``, adds the adapter's
-share into the result of the large product in place, and expands a quantized ``W`` twice a
-step without keeping it. Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
+The explicit backward pass saves only ``x`` and ``x Aᵀ``, accumulates the adapter's term in place
+into the large product, and dequantizes ``W`` twice per step without keeping it.
+Source: Hu et al. 2021, arXiv:2106.09685, section 4.1.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ class LoraLinearFunction(torch.autograd.Function):
         """Compute the layer.
 
         Args:
-            x: ``[tokens, in]`` in the compute type.
-            a: ``[rank, in]``, usually float32.
-            b: ``[out, rank]``, usually float32.
-            scale: ``s`` of the formula.
-            weight: returns ``W`` as ``[out, in]`` in the compute type; called once here
+            ctx: Context of the autograd function.
+            x: Input ``[num_tokens, in]`` in the compute type.
+            a: ``A``, ``[rank, in]``, usually float32.
+            b: ``B``, ``[out, rank]``, usually float32.
+            scale: Scale ``s`` of the adapter.
+            weight: Function that returns ``W`` ``[out, in]`` in the compute type; called once here
                 and once in the backward pass.
-            bias: ``[out]`` or ``None``.
-            keep: factors of inverted dropout on the adapter's input, ``[tokens, in]``.
+            bias: Bias ``[out]``, if any.
+            keep: Dropout mask ``k`` ``[num_tokens, in]``, if any.
 
         Returns:
-            ``[tokens, out]`` in the compute type.
+            Output ``[num_tokens, out]`` in the compute type.
         """
         a_c, b_c = a.to(x.dtype), (b * scale).to(x.dtype)
         y = torch.nn.functional.linear(x, weight(), bias)
@@ -60,7 +61,7 @@ class LoraLinearFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Return gradients of ``x``, ``a`` and ``b``, the last two in their own types."""
+        """Return the gradients of ``x``, ``a`` and ``b`` in their types."""
         (grad,) = grads
         x, inner, a_c, b_c, keep = ctx.saved_tensors
         a_type, b_type = ctx.dtypes

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from adapterhub.kernels.lora.plan import LoraPlan
 from adapterhub.kernels.lora.plan_buffers import TILE, BufferedPlan, buffered
-from adapterhub.kernels.triton_support import on_device_of, precision, widens
+from adapterhub.kernels.triton_support import precision, widens
 
 #: Number of rank slots per product, the least that a tensor core multiplies.
 _RANKS = 16
@@ -44,122 +44,73 @@ class TritonLoraKernel:
 
         A ``BufferedPlan`` is read from its own buffers.
         """
-        on_device = plan if isinstance(plan, BufferedPlan) else self._buffered.get(plan)
-        if on_device is None:
-            on_device = self._buffered[plan] = buffered(plan, y.device)
-        with on_device_of(y):
-            expand_(y, shrink(x, a, on_device), b, on_device)
-
-
-def shrink(x: Tensor, a: Tensor, plan: BufferedPlan) -> Tensor:
-    """Return ``w (x Aᵀ)``, float32 ``[num_ranges, num_sorted_tokens, max_ranks]``.
-
-    Only what ``expand_`` reads is written.
-
-    Args:
-        x: ``[num_tokens, in]`` in the compute type, contiguous.
-        a: ``[rank_slots, in]`` in the compute type.
-        plan: Rank slices of each token.
-    """
-    (tokens, width), buffers = x.shape, plan.buffers
-    ranges = triton.cdiv(width, _STEP * _STEPS)
-    inner = torch.empty(ranges, tokens, buffers.max_ranks, dtype=torch.float32, device=x.device)
-    shrink_kernel[(min(tokens, buffers.max_tokens), ranges)](
-        x,
-        a,
-        inner,
-        plan.group,
-        buffers.tables,
-        buffers.table_words,
-        buffers.order_at,
-        buffers.slices_at,
-        buffers.weights_at,
-        width,
-        inner.stride(0),
-        inner.stride(1),
-        TOKENS=TILE,
-        RANKS=_RANKS,
-        STEP=_STEP,
-        STEPS=min(_STEPS, triton.cdiv(width, _STEP)),
-        WIDE=widens(x.dtype),
-        PRECISION=precision(x.dtype),
-    )
-    return inner
-
-
-def expand_(y: Tensor, inner: Tensor, b: Tensor, plan: BufferedPlan) -> None:
-    """Add ``inner B`` to ``y`` in place.
-
-    Args:
-        y: ``[num_tokens, out]`` in the compute type, contiguous.
-        inner: Result of ``shrink``.
-        b: ``[rank_slots, out]`` in the compute type, with scales folded in.
-        plan: Rank slices of each token.
-    """
-    (tokens, width), buffers = y.shape, plan.buffers
-    expand_kernel[(min(tokens, buffers.max_tokens), triton.cdiv(width, _OUT))](
-        y,
-        b,
-        inner,
-        plan.group,
-        buffers.tables,
-        buffers.table_words,
-        buffers.order_at,
-        buffers.slices_at,
-        width,
-        inner.stride(0),
-        inner.stride(1),
-        TOKENS=TILE,
-        RANKS=_RANKS,
-        OUT=_OUT,
-        RANGES=len(inner),
-        PRECISION=precision(y.dtype),
-    )
+        if not isinstance(plan, BufferedPlan):
+            if plan not in self._buffered:
+                self._buffered[plan] = buffered(plan, y.device)
+            plan = self._buffered[plan]
+        buffers, (tokens, width) = plan.buffers, x.shape
+        tiles, ranges = min(tokens, buffers.max_tokens), triton.cdiv(width, _STEP * _STEPS)
+        inner = torch.empty(ranges, tokens, buffers.max_ranks, dtype=torch.float32, device=x.device)
+        tables = (plan.group, buffers.tables, buffers.table_words)
+        strides = (inner.stride(0), inner.stride(1))
+        # the current GPU may be another one
+        with torch.cuda.device_of(y):
+            shrink_kernel[(tiles, ranges)](
+                x,
+                a,
+                inner,
+                *tables,
+                buffers.order_at,
+                buffers.slices_at,
+                buffers.weights_at,
+                width,
+                *strides,
+                TOKENS=TILE,
+                RANKS=_RANKS,
+                STEP=_STEP,
+                STEPS=min(_STEPS, triton.cdiv(width, _STEP)),
+                WIDE=widens(x.dtype),
+                PRECISION=precision(x.dtype),
+            )
+            expand_kernel[(tiles, triton.cdiv(y.shape[1], _OUT))](
+                y,
+                b,
+                inner,
+                *tables,
+                buffers.order_at,
+                buffers.slices_at,
+                y.shape[1],
+                *strides,
+                TOKENS=TILE,
+                RANKS=_RANKS,
+                OUT=_OUT,
+                RANGES=ranges,
+                PRECISION=precision(y.dtype),
+            )
 
 
 @triton.jit(do_not_specialize=_BUFFER_SIZES, do_not_specialize_on_alignment=_BUFFER_POINTERS)
 def shrink_kernel(
-    x,
-    a,
-    inner,
-    group,
-    tables,
-    table_words,
-    order_at,
-    slices_at,
-    weights_at,
-    width,
-    inner_split,
-    inner_token,
-    TOKENS: tl.constexpr,
-    RANKS: tl.constexpr,
-    STEP: tl.constexpr,
-    STEPS: tl.constexpr,
-    WIDE: tl.constexpr,
+    x,  # [num_tokens, width]
+    a,  # [rank_slots, width]
+    inner,  # float32 [num_ranges, num_sorted_tokens, num_ranks], written
+    group,  # int32 [1], table of the layer
+    tables,  # int32, see plan_buffers
+    table_words,  # size of a table
+    order_at,  # offset of the sorted tokens in a table
+    slices_at,  # offset of the rank slices in a table
+    weights_at,  # offset of the weights of the slices in a table
+    width,  # number of inputs
+    inner_split,  # stride between ranges
+    inner_token,  # stride between tokens
+    TOKENS: tl.constexpr,  # tokens in a tile
+    RANKS: tl.constexpr,  # rank slots per product
+    STEP: tl.constexpr,  # inputs per product
+    STEPS: tl.constexpr,  # products per range of the input
+    WIDE: tl.constexpr,  # whether operands are widened to float32 before a product
     PRECISION: tl.constexpr,
 ):
-    """Write ``w (x Aᵀ)`` of one range of the input, for one tile.
-
-    Args:
-        x: ``[num_tokens, width]``.
-        a: ``[rank_slots, width]``.
-        inner: float32 ``[num_ranges, num_sorted_tokens, num_ranks]``, written.
-        group: int32 ``[1]``, table of the layer.
-        tables: int32, see ``plan_buffers``.
-        table_words: Number of words of a table.
-        order_at: Offset of the sorted tokens in a table.
-        slices_at: Offset of the rank slices in a table.
-        weights_at: Offset of the weights of the slices in a table.
-        width: Number of inputs.
-        inner_split: Stride of ``inner`` between ranges.
-        inner_token: Stride of ``inner`` between tokens.
-        TOKENS: Number of tokens in a tile.
-        RANKS: Number of rank slots per product.
-        STEP: Number of inputs per product.
-        STEPS: Number of products per range of the input.
-        WIDE: Whether operands are widened to float32 before a product.
-        PRECISION: ``input_precision`` of the products.
-    """
+    """Write ``w (x Aᵀ)`` of one range of the input, for one tile."""
     table = tables + tl.load(group).to(tl.int64) * table_words
     tile = table + tl.program_id(0) * 4
     count = tl.load(tile + 1)
@@ -207,43 +158,24 @@ def shrink_kernel(
 
 @triton.jit(do_not_specialize=_BUFFER_SIZES, do_not_specialize_on_alignment=_BUFFER_POINTERS)
 def expand_kernel(
-    y,
-    b,
-    inner,
+    y,  # [num_tokens, width]
+    b,  # [rank_slots, width]
+    inner,  # result of shrink_kernel
     group,
     tables,
     table_words,
     order_at,
     slices_at,
-    width,
+    width,  # number of outputs
     inner_split,
     inner_token,
     TOKENS: tl.constexpr,
     RANKS: tl.constexpr,
-    OUT: tl.constexpr,
-    RANGES: tl.constexpr,
+    OUT: tl.constexpr,  # outputs of a program
+    RANGES: tl.constexpr,  # ranges of the input to sum
     PRECISION: tl.constexpr,
 ):
-    """Add ``inner B`` to ``y`` in place, for one tile and one range of the output.
-
-    Args:
-        y: ``[num_tokens, width]``.
-        b: ``[rank_slots, width]``.
-        inner: Result of ``shrink_kernel``.
-        group: See ``shrink_kernel``, as for all arguments up to ``slices_at``.
-        tables: See above.
-        table_words: See above.
-        order_at: See above.
-        slices_at: See above.
-        width: Number of outputs.
-        inner_split: Stride of ``inner`` between ranges.
-        inner_token: Stride of ``inner`` between tokens.
-        TOKENS: Number of tokens in a tile.
-        RANKS: Number of rank slots per product.
-        OUT: Number of outputs of a program.
-        RANGES: Number of ranges of the input to sum.
-        PRECISION: ``input_precision`` of the products.
-    """
+    """Add ``inner B`` to ``y`` in place, for one tile and one range of the output."""
     table = tables + tl.load(group).to(tl.int64) * table_words
     tile = table + tl.program_id(0) * 4
     count = tl.load(tile + 1)

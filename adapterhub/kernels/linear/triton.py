@@ -20,7 +20,8 @@ from bitsandbytes import functional as bnb_functional
 from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 
-from adapterhub.kernels.triton_support import on_device_of, precision, widens
+from adapterhub.kernels.linear.packed_layer import PackedLayer
+from adapterhub.kernels.triton_support import precision, widens
 
 #: Largest number of tokens that the fused product is used for.
 MAX_TOKENS = 32
@@ -32,19 +33,15 @@ _MIN_PROGRAMS = 256
 _SIZE = 1024
 
 
-class TritonLinear4bit(nn.Module):
-    """A ``PackedLayer`` that reads the codes of a 4-bit layer where they are.
+class TritonLinear4bit(PackedLayer):
+    """A 4-bit layer whose few-token products are computed by Triton.
 
     Args:
-        layer: Layer for which ``supports`` is true; left unchanged.
+        layer: 4-bit layer, which is left unchanged.
     """
 
     def __init__(self, layer: Linear4bit) -> None:
-        super().__init__()
-        self.in_features = layer.in_features
-        self.out_features = layer.out_features
-        self.bias = layer.bias
-        self._layer = (layer,)
+        super().__init__(layer)
 
     @staticmethod
     def supports(module: nn.Module) -> TypeGuard[Linear4bit]:
@@ -67,7 +64,8 @@ class TritonLinear4bit(nn.Module):
         if x.numel() > MAX_TOKENS * self.in_features:
             return layer(x)
         flat = x.reshape(-1, self.in_features).contiguous().to(state.dtype)
-        with on_device_of(flat):
+        # the current GPU may be another one
+        with torch.cuda.device_of(flat):
             y = multiply_four_bit(flat, layer.weight.data, state, self.bias)
         return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
 
@@ -131,41 +129,23 @@ def multiply_four_bit(x: Tensor, codes: Tensor, state: Any, bias: Tensor | None 
 # compiled once for all numbers of tokens
 @triton.jit(do_not_specialize=("tokens", "steps_per_range"))
 def multiply_kernel(
-    x,
-    codes,
-    scales,
-    book,
-    sums,
-    tokens,
-    width,
-    out_width,
-    steps_per_range,
-    TOKENS: tl.constexpr,
-    OUT: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STEP: tl.constexpr,
-    WIDE: tl.constexpr,
+    x,  # [num_tokens, width]
+    codes,  # uint8 [out_width * width / 2]
+    scales,  # float32 [out_width * width / BLOCK]
+    book,  # float32 [16], value of each code
+    sums,  # float32 [num_ranges, num_tokens, out_width], written
+    tokens,  # number of tokens
+    width,  # number of inputs, a multiple of STEP
+    out_width,  # number of outputs
+    steps_per_range,  # products per range of the input
+    TOKENS: tl.constexpr,  # power of two, at least tokens
+    OUT: tl.constexpr,  # outputs of a program
+    BLOCK: tl.constexpr,  # weights that share a scale
+    STEP: tl.constexpr,  # inputs per product, a divisor of BLOCK
+    WIDE: tl.constexpr,  # whether operands are widened to float32 before a product
     PRECISION: tl.constexpr,
 ):
-    """Write the product of some outputs over one range of the input.
-
-    Args:
-        x: ``[num_tokens, width]``.
-        codes: uint8 ``[out_width * width / 2]``.
-        scales: float32 ``[out_width * width / BLOCK]``.
-        book: float32 ``[16]``, value of each code.
-        sums: float32 ``[num_ranges, num_tokens, out_width]``, written.
-        tokens: Number of tokens.
-        width: Number of inputs, a multiple of ``STEP``.
-        out_width: Number of outputs.
-        steps_per_range: Number of products per range of the input.
-        TOKENS: Power of two, at least ``tokens``.
-        OUT: Number of outputs of a program.
-        BLOCK: Number of weights that share a scale.
-        STEP: Number of inputs per product, a divisor of ``BLOCK``.
-        WIDE: Whether operands are widened to float32 before a product.
-        PRECISION: ``input_precision`` of the products.
-    """
+    """Write the product of some outputs over one range of the input."""
     n = (tl.program_id(0) * OUT + tl.arange(0, OUT)).to(tl.int64)
     token = tl.arange(0, TOKENS)
     pair = tl.arange(0, STEP // 2)
@@ -194,27 +174,16 @@ def multiply_kernel(
 
 @triton.jit(do_not_specialize=("elements", "ranges"))
 def reduce_kernel(
-    sums,
-    bias,
-    y,
-    elements,
-    out_width,
-    ranges,
-    SIZE: tl.constexpr,
+    sums,  # result of multiply_kernel
+    bias,  # [out_width], read if BIASED
+    y,  # [num_tokens, out_width], written
+    elements,  # number of elements of y
+    out_width,  # number of outputs
+    ranges,  # number of ranges of the input
+    SIZE: tl.constexpr,  # elements of a program
     BIASED: tl.constexpr,
 ):
-    """Sum the ranges in order, add the bias and round to the compute type.
-
-    Args:
-        sums: Result of ``multiply_kernel``.
-        bias: ``[out_width]``, read if ``BIASED``.
-        y: ``[num_tokens, out_width]``, written.
-        elements: Number of elements of ``y``.
-        out_width: Number of outputs.
-        ranges: Number of ranges of the input.
-        SIZE: Number of elements of a program.
-        BIASED: Whether there is a bias.
-    """
+    """Sum the ranges in order, add the bias and round to the compute type."""
     at = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     inside = at < elements
     total = tl.load(sums + at, mask=inside, other=0.0)

@@ -1,4 +1,4 @@
-"""A packed layer computes the same and gives its weight back to the bit."""
+"""Packed layers compute the same and restore their layer bit by bit."""
 
 import pytest
 import torch
@@ -7,8 +7,7 @@ from torch import nn
 
 from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.quantize import quantize_linears
-from adapterhub.kernels.linear.avx512_four_bit import Avx512Linear4bit
-from adapterhub.kernels.linear.onednn import OneDnnLinear
+from adapterhub.kernels.linear.cpu import Avx512Linear4bit, OneDnnLinear
 from adapterhub.specs import QuantizationSpec
 
 BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -16,13 +15,13 @@ BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("rows", [1, 3, 32, 100])
-def test_it_computes_what_the_layer_computes(dtype, bias, rows):
+@pytest.mark.parametrize("tokens", [1, 3, 32, 100])
+def test_onednn_linear_computes_the_same(dtype, bias, tokens):
     torch.manual_seed(1)
     linear = nn.Linear(96, 160, bias=bias, dtype=dtype)
     if not OneDnnLinear.supports(linear):
-        pytest.skip("this CPU has no product in bfloat16")
-    x = torch.randn(1, rows, 96, dtype=dtype)
+        pytest.skip("this CPU has no bfloat16 product")
+    x = torch.randn(1, tokens, 96, dtype=dtype)
     expected, weight = linear(x), linear.weight.detach().clone()
     packed = OneDnnLinear(linear)
     assert not linear.weight.numel()
@@ -33,23 +32,23 @@ def test_it_computes_what_the_layer_computes(dtype, bias, rows):
     assert torch.equal(linear.weight, weight)
 
 
-def test_only_plain_layers_are_packed():
+def test_onednn_supports_only_plain_layers():
     assert OneDnnLinear.supports(nn.Linear(8, 8))
     assert not OneDnnLinear.supports(nn.Linear(8, 8, dtype=torch.float64))
     assert not OneDnnLinear.supports(nn.LayerNorm(8))
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "fp4"])
-@pytest.mark.parametrize("rows", [1, 5, 32, 70])
-def test_a_packed_four_bit_layer_computes_what_the_layer_computes(scheme, rows):
+@pytest.mark.parametrize("tokens", [1, 5, 32, 70])
+def test_avx512_linear_4bit_computes_the_same(scheme, tokens):
     if not functional.has_avx512bf16():
-        pytest.skip("this CPU has no product in bfloat16")
+        pytest.skip("this CPU has no bfloat16 product")
     torch.manual_seed(1)
-    body = nn.Sequential(nn.Linear(128, 96, dtype=torch.bfloat16))
-    quantize_linears(body, QuantizationSpec(scheme, "bfloat16"), torch.device("cpu"))
-    (layer,) = body
-    x = torch.randn(1, rows, 128, dtype=torch.bfloat16)
-    expected, before = layer(x), state_digest(body)
+    model = nn.Sequential(nn.Linear(128, 96, dtype=torch.bfloat16))
+    quantize_linears(model, QuantizationSpec(scheme, "bfloat16"), torch.device("cpu"))
+    (layer,) = model
+    x = torch.randn(1, tokens, 128, dtype=torch.bfloat16)
+    expected, before = layer(x), state_digest(model)
     assert Avx512Linear4bit.supports(layer)
     packed = Avx512Linear4bit(layer)
     found = packed(x)
@@ -57,5 +56,5 @@ def test_a_packed_four_bit_layer_computes_what_the_layer_computes(scheme, rows):
     bound = 0.02 * expected.float().abs().max()
     assert (found.float() - expected.float()).abs().max() <= bound
     assert packed.unpack() is layer
-    assert state_digest(body) == before
+    assert state_digest(model) == before
     assert torch.equal(layer(x), expected)

@@ -1,4 +1,4 @@
-"""Segmented low-rank products: the fast kernel against the formula, over mixes of adapters."""
+"""Segmented LoRA products: the CPU kernel against the reference, over mixes of adapters."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from adapterhub.kernels.lora.cpu import CpuLoraKernel
 from adapterhub.kernels.lora.plan import RankSlice, build_plan
 from adapterhub.kernels.lora.reference import ReferenceLoraKernel
 
-ROWS, WIDTH, OUT = 64, 48, 40
+RANK_SLOTS, WIDTH, OUT = 64, 48, 40
 #: Per type: largest error relative to the largest value.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
 
@@ -19,29 +19,29 @@ def mixes(draw):
     """Draw groups of tokens, each without adapter, with one, or with a blend."""
     groups = []
     for _ in range(draw(st.integers(1, 6))):
-        parts = []
+        slices = []
         for _ in range(draw(st.integers(0, 3))):
             rank = draw(st.sampled_from([1, 2, 4, 7, 16]))
-            row = draw(st.integers(0, ROWS - rank))
-            parts.append(RankSlice(row, rank, draw(st.sampled_from([1.0, 0.5, -2.0]))))
-        groups.append((draw(st.sampled_from([1, 1, 2, 5, 30])), tuple(parts)))
+            start = draw(st.integers(0, RANK_SLOTS - rank))
+            slices.append(RankSlice(start, rank, draw(st.sampled_from([1.0, 0.5, -2.0]))))
+        groups.append((draw(st.sampled_from([1, 1, 2, 5, 30])), tuple(slices)))
     return groups
 
 
 def inputs(tokens, dtype, seed=0):
     draw = torch.Generator().manual_seed(seed)
-    shapes = ((tokens, OUT), (tokens, WIDTH), (ROWS, WIDTH), (ROWS, OUT))
+    shapes = ((tokens, OUT), (tokens, WIDTH), (RANK_SLOTS, WIDTH), (RANK_SLOTS, OUT))
     return [torch.randn(shape, generator=draw).to(dtype) for shape in shapes]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(max_examples=40, deadline=None)
 @given(groups=mixes())
-def test_the_fast_kernel_computes_the_formula(dtype, groups):
+def test_the_cpu_kernel_equals_the_reference(dtype, groups):
     plan = build_plan(groups)
     y, x, a, b = inputs(sum(count for count, _ in groups), dtype)
     if plan is None:
-        assert all(not parts for _, parts in groups)
+        assert all(not slices for _, slices in groups)
         return
     expected, found = y.clone(), y.clone()
     ReferenceLoraKernel().add_(expected, x, a, b, plan)
@@ -52,7 +52,7 @@ def test_the_fast_kernel_computes_the_formula(dtype, groups):
 
 @pytest.mark.parametrize("kernel", [ReferenceLoraKernel(), CpuLoraKernel()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_tokens_without_an_adapter_stay_to_the_bit(kernel, dtype):
+def test_tokens_without_adapter_are_unchanged(kernel, dtype):
     y, x, a, b = inputs(7, dtype)
     before = y.clone()
     plan = build_plan([(2, ()), (3, (RankSlice(8, 4, 1.0),)), (2, ())])
@@ -63,12 +63,12 @@ def test_tokens_without_an_adapter_stay_to_the_bit(kernel, dtype):
 
 
 @pytest.mark.parametrize("kernel", [ReferenceLoraKernel(), CpuLoraKernel()])
-def test_a_row_does_not_depend_on_the_rows_beside_it(kernel):
+def test_a_token_does_not_depend_on_its_batch(kernel):
     y, x, a, b = inputs(6, torch.bfloat16)
-    parts = [(RankSlice(4 * index, 4, 1.0),) for index in range(6)]
+    slices = [(RankSlice(4 * index, 4, 1.0),) for index in range(6)]
     together = y.clone()
-    kernel.add_(together, x, a, b, build_plan([(1, each) for each in parts]))
-    for index, each in enumerate(parts):
+    kernel.add_(together, x, a, b, build_plan([(1, each) for each in slices]))
+    for index, each in enumerate(slices):
         alone = y[index : index + 1].clone()
         kernel.add_(alone, x[index : index + 1].clone(), a, b, build_plan([(1, each)]))
         assert torch.equal(alone[0], together[index])
@@ -76,7 +76,7 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(kernel):
 
 @pytest.mark.parametrize("kernel", [ReferenceLoraKernel(), CpuLoraKernel()])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_blend_of_two_is_the_sum_of_both(kernel, dtype):
+def test_a_blend_is_the_sum_of_its_adapters(kernel, dtype):
     y, x, a, b = inputs(4, dtype)
     zero = torch.zeros_like(y)
     first, second, both = zero.clone(), zero.clone(), zero.clone()
@@ -86,8 +86,8 @@ def test_a_blend_of_two_is_the_sum_of_both(kernel, dtype):
     assert torch.allclose(both, first + second, rtol=2e-2, atol=TOLERANCE[dtype] * 10)
 
 
-def test_neighbours_with_the_same_parts_are_one_run():
-    parts = (RankSlice(0, 4, 1.0),)
-    plan = build_plan([(1, parts), (2, parts), (1, ()), (1, parts)])
+def test_neighbours_with_the_same_slices_are_one_run():
+    slices = (RankSlice(0, 4, 1.0),)
+    plan = build_plan([(1, slices), (2, slices), (1, ()), (1, slices)])
     assert [(run.start, run.end) for run in plan.runs] == [(0, 3), (4, 5)]
     assert build_plan([(3, ())]) is None
