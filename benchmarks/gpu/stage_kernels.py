@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from adapterhub.backbones.quantize import torch_dtype
+from adapterhub.kernels.attention.layout import AttentionParams
 from adapterhub.kernels.attention.paged import PageTable
 from adapterhub.kernels.choice import choose_lora_kernel, choose_paged_attention, has_triton
 from adapterhub.kernels.lora.plan import RankSlice, build_plan
@@ -125,12 +126,13 @@ def measure_attention(options: StageOptions, dtype: torch.dtype) -> None:
         )
         padded = (sequences, context, kv_heads, width)
         k, v = (table.view(padded).transpose(1, 2) for table in (keys, values))
+        params = AttentionParams(layer=0, causal=True, window=None, scale=width**-0.5)
         paged = choose_paged_attention(device.type)
         padded_attention = F.scaled_dot_product_attention
         found = {
             "paged": microseconds(
                 options,
-                partial(paged, query, keys, values, pages, window=None, scale=width**-0.5),
+                partial(paged, query, keys, values, pages, params),
             ),
             "torch, padded": microseconds(
                 options, partial(padded_attention, query.unsqueeze(2), k, v, enable_gqa=True)

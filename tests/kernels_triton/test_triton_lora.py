@@ -19,7 +19,7 @@ TYPES = [torch.float32, torch.bfloat16, torch.float16]
 #: bfloat16 that a GPU rounds, which is one unit in the last place instead of half of one.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
 
-#: rank-exact: an adapter of rank 4 beside one of 33, which is no multiple of what a program multiplies
+#: rank-exact: rank 4 beside rank 33, which is no multiple of what a program multiplies
 FOUR, SEVEN, LONG = RankSlice(0, 4, 1.0), RankSlice(4, 7, 0.5), RankSlice(40, 33, -2.0)
 ADAPTERS = [(RankSlice(3 * index, 3, 1.0),) for index in range(12)]
 MIXES = {
