@@ -135,7 +135,7 @@ def run_stage(
         process = subprocess.Popen(
             call,
             cwd=ROOT,
-            env=environment(site),
+            env=environment(site, options.device),
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -155,11 +155,15 @@ def run_stage(
     return result
 
 
-def environment(site: Path | None) -> dict[str, str]:
+def environment(site: Path | None, device: str) -> dict[str, str]:
     """Return the environment variables of a stage."""
+    # Triton's interpreter has to be chosen before anything imports triton
+    interpreted = {"TRITON_INTERPRET": "1"} if device == "cpu" else {}
     path = [str(site)] if site else []
     path += [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {
+    return {
+        **os.environ,
+        **interpreted,
         "PYTHONPATH": os.pathsep.join(filter(None, path)),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",
