@@ -40,10 +40,10 @@ def serving(folder, home):
             "ADAPTERHUB_SERVE_MAX_NUM_SEQS": "8",
             # the rest of the flood need not go slowly once the samples are taken
             "ADAPTERHUB_SERVE_RESERVED_SECONDS": "1",
-            "ADAPTERHUB_SERVE_STEP_TOKENS": "64",
+            "ADAPTERHUB_SERVE_MAX_NUM_BATCHED_TOKENS": "64",
             # a machine that is busy otherwise answers late, and not with 429
             "ADAPTERHUB_SERVE_QUEUE_TIMEOUT": "240",
-            "ADAPTERHUB_SERVE_CACHE_POSITIONS": "1024",
+            "ADAPTERHUB_SERVE_KV_CACHE_TOKENS": "1024",
         },
         stdout=log,
         stderr=log,
