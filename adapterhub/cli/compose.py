@@ -15,7 +15,7 @@ from adapterhub.errors import DataError, RecipeError
 if TYPE_CHECKING:
     from adapterhub.composition import MergeMethod
     from adapterhub.registry.version import Version
-    from adapterhub.workflows.compose import Parent, Search
+    from adapterhub.workflows.compose import Parent, WeightSearch
 
 #: Combination type that searches the weights for another one.
 FEW_SHOT = "few-shot"
@@ -58,7 +58,7 @@ def compose(
     silence_libraries()
     from adapterhub.composition import MergeMethod
     from adapterhub.refs import check_name, parse_weighted
-    from adapterhub.workflows.compose import index_of, open_parents, store_composition
+    from adapterhub.workflows.compose import open_parents, parent_index, store_composition
 
     check_name(name)
     searched = combination_type == FEW_SHOT
@@ -68,7 +68,7 @@ def compose(
     how = MergeMethod(kind, density, svd_rank, sign, seed)
     registry = open_registry()
     parents = open_parents(registry, [parse_weighted(text) for text in refs])
-    head = None if head_from is None else index_of(registry, parents, head_from)
+    head = None if head_from is None else parent_index(registry, parents, head_from)
     search = None
     if data is not None:
         from adapterhub.workflows.merge_search import search_weights
@@ -108,7 +108,7 @@ def _show(
     version: Version,
     parents: tuple[Parent, ...],
     how: MergeMethod,
-    search: Search | None,
+    search: WeightSearch | None,
     *,
     as_json: bool,
 ) -> None:

@@ -150,7 +150,7 @@ def _comparison_document(found: Comparison) -> dict[str, Any]:
 def _show_comparison(found: Comparison) -> None:
     console = output()
     shown = table(
-        f"{found.rows} examples",
+        f"{found.num_examples} examples",
         f">{found.first}",
         f">{found.second}",
         ">difference",

@@ -67,7 +67,7 @@ def refresh(
         fields=field_columns(fields) if fields else None,
         replay=replay,
         level=level,
-        anyway=force,
+        force=force,
         dry_run=dry_run,
         folder=output_folder,
         overrides=overrides or (),
@@ -104,7 +104,7 @@ def _command(ref: str, new_data: Path, options: RefreshOptions, *, as_json: bool
         words += ["--field", f"{field}={column}"]
     for name, is_given in (
         ("--dry-run", options.dry_run),
-        ("--force", options.anyway),
+        ("--force", options.force),
         ("--json", as_json),
     ):
         words += [name] if is_given else []
@@ -144,19 +144,19 @@ def _show_drift(found: RefreshResult, console: Console) -> None:
 
 
 def _show_loss(found: RefreshResult, console: Console) -> None:
-    loss = found.loss
+    loss = found.metric_change
     shown = table(f"{loss.metric} of {found.parent.ref}", ">value", ">95% interval")
     if loss.recorded is not None:
         shown.add_row("recorded in training (validation)", f"{loss.recorded:.4f}", "")
     for what, value, spread in (
         (f"old {loss.split} examples", loss.old, loss.old_interval),
-        (f"{found.rows} new examples", loss.new, loss.new_interval),
+        (f"{found.num_new} new examples", loss.new, loss.new_interval),
     ):
         shown.add_row(what, f"{value:.4f}", f"{spread.low:.4f} … {spread.high:.4f}")
     console.print()
     console.print(shown)
     change = f"{loss.change.low:+.4f} … {loss.change.high:+.4f}"
-    verdict = "a drop" if loss.shown else "no drop found"
+    verdict = "a drop" if loss.is_worse else "no drop found"
     console.print(f"new minus old {change}: {verdict}", markup=False)
 
 

@@ -305,6 +305,10 @@ def watched_metric(section: TrainSection, default: tuple[str, bool]) -> tuple[st
         default: The task's own metric and its direction.
     """
     name = section.metric or default[0]
-    if section.greater_is_better is not None:
-        return name, section.greater_is_better
-    return (name, default[1]) if name == default[0] else (name, name not in ("loss", "perplexity"))
+    greater = section.greater_is_better
+    return name, larger_is_better(name, default) if greater is None else greater
+
+
+def larger_is_better(name: str, default: tuple[str, bool] = ("", True)) -> bool:
+    """Return whether a larger value of a metric is better; see ``watched_metric``."""
+    return default[1] if name == default[0] else name not in ("loss", "perplexity")

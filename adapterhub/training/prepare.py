@@ -83,14 +83,14 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     splits["train"] = limit_per_label(splits["train"], section.limit_per_label, seed=seed)
     splits["train"] = limit(splits["train"], section.limit_train, seed=seed)
     splits["validation"] = limit(splits["validation"], section.limit_validation, seed=seed)
-    for name, rows in splits.items():
-        require_examples(rows, name)
-    others = {name: rows for name, rows in splits.items() if name != "train"}
+    for name, examples in splits.items():
+        require_examples(examples, name)
+    others = {name: examples for name, examples in splits.items() if name != "train"}
     return PreparedData(
         splits=splits,
         label_counts=_label_counts(recipe.task, splits["train"], others),
         dropped=dropped,
-        leaked={name: _leaked(splits["train"], rows) for name, rows in others.items()},
+        leaked=count_leaks(splits),
     )
 
 
@@ -98,22 +98,43 @@ def load_examples(section: DataSection, task: str, where: str) -> Dataset:
     """Read one file or Hub split of a recipe under the task's field names.
 
     Raises:
-        DataError: naming file and row.
+        DataError: naming file and example.
         RecipeError: naming the key.
     """
     required, optional = fields_of(task)
-    rows = map_fields(
-        read_examples(_source(section, where)), section.fields, required=required, optional=optional
-    )
-    for index, row in enumerate(rows.examples):
-        missing = missing_fields(task, row)
+    source = read_examples(_source(section, where))
+    examples = map_fields(source, section.fields, required=required, optional=optional)
+    for index, example in enumerate(examples.examples):
+        missing = missing_fields(task, example)
         if missing:
             # one of several sets of fields; the others were checked while mapping
-            map_fields(rows.select([index]), {}, required=missing, optional=())
-    picture = entry_of(task).image_field
-    if not picture:
-        return rows
-    return load_images(rows, picture, None if section.hub else Path(where).expanduser())
+            map_fields(examples.select([index]), {}, required=missing, optional=())
+    image = entry_of(task).image_field
+    if not image:
+        return examples
+    return load_images(examples, image, None if section.hub else Path(where).expanduser())
+
+
+def load_more_examples(
+    section: DataSection, task: str, path: Path, fields: Mapping[str, str] | None
+) -> Dataset:
+    """Read another file as a recipe reads its data.
+
+    Args:
+        section: Data section of the recipe.
+        task: Name of the task.
+        path: File to read.
+        fields: Column of each task field, where they differ; the recipe's where ``None``.
+
+    Raises:
+        DataError: naming file and example.
+    """
+    changes: dict[str, Any] = {
+        "hub": None,
+        "format": "conll" if section.format == "conll" else "auto",
+        "fields": dict(section.fields if fields is None else fields),
+    }
+    return load_examples(section.model_copy(update=changes), task, str(path))
 
 
 def _source(section: DataSection, where: str) -> FileSource | HubSource:
@@ -124,7 +145,7 @@ def _source(section: DataSection, where: str) -> FileSource | HubSource:
 
 
 def _split(section: DataSection, task: str, train: Dataset) -> dict[str, Dataset]:
-    """Return the splits, cut off ``train`` where the recipe brings none."""
+    """Return the splits, held out from ``train`` where the recipe has no files for them."""
     splits: dict[str, Dataset] = {}
     seed = section.split.seed
     if section.test is not None:
@@ -159,13 +180,20 @@ def _label_counts(
     return count_labels(task, train.examples)
 
 
-def _leaked(train: Dataset, rows: Dataset) -> int:
-    return repeated(train, rows, text_fields(train))
+def count_leaks(splits: Mapping[str, Dataset]) -> dict[str, int]:
+    """Return how many examples of each other split have a text that is also in training."""
+    train = splits["train"]
+    fields = text_fields(train)
+    return {
+        name: repeated(train, examples, fields)
+        for name, examples in splits.items()
+        if name != "train"
+    }
 
 
-def text_fields(rows: Dataset) -> list[str]:
-    """Return the fields of any row by which rows count as equal: all but the answer."""
-    names = dict.fromkeys(name for row in rows.examples for name in row)
+def text_fields(dataset: Dataset) -> list[str]:
+    """Return the fields by which examples count as equal: all but the label or answer."""
+    names = dict.fromkeys(name for example in dataset.examples for name in example)
     return [name for name in names if name not in ANSWER_FIELDS]
 
 

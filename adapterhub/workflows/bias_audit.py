@@ -1,4 +1,4 @@
-"""Probe a stored adapter beside its backbone: bias of one that labels, harm of one that talks."""
+"""Audit a registered adapter beside its base model: bias of a labeller, harm of a generator."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AdapterAudit:
-    """What came of probing an adapter.
+    """Bias audit of a registered adapter.
 
     Args:
-        ref: of the adapter.
-        task: that it does.
-        found: by the probes.
+        ref: Reference of the adapter.
+        task: Name of its task.
+        found: Result of the audit.
     """
 
     ref: str
@@ -53,73 +53,71 @@ def audit_adapter(
     force: bool = False,
     device: str | None = None,
 ) -> AdapterAudit:
-    """Measure an adapter beside the backbone that it was trained on.
+    """Audit an adapter beside the backbone that it was trained on.
 
-    What it is compared with is learned from the training rows that its recipe names, if they are
-    still there, else from ``path``.
+    The head that it is compared with is fitted on the training examples that its recipe names,
+    where they are available locally, else on ``path``.
 
     Args:
-        registry: that holds it.
-        ref: which version.
-        path: of rows in which words are exchanged too, read as its recipe reads its data.
-        fields: the task's field to the file's; the recipe's where not given.
-        limit: only the first rows.
-        seconds: after which no more is started.
-        level: confidence of the intervals.
-        force: accept a backbone with another fingerprint.
-        device: the first GPU where there is one, else the CPU.
+        registry: Registry that holds the adapter.
+        ref: Reference of the version.
+        path: File of examples to exchange words in, read as its recipe reads its data.
+        fields: Column of each task field, where they differ; the recipe's where not given.
+        limit: Number of examples to read; all where not given.
+        seconds: Time limit in seconds.
+        level: Confidence level of the intervals.
+        force: Whether to accept a backbone with another fingerprint.
+        device: Device; the first GPU where there is one, else the CPU.
 
     Raises:
         NotFoundError: when there is no such version.
-        DataError: when the rows can't be used, or no probe fits the task.
+        DataError: when the examples can't be used, or the task can't be audited.
     """
     session, loaded, version = open_adapter(registry, ref, force=force, device=device)
+    generates = loaded.task.head == "causal_lm"
     if not is_auditable(loaded.task):
         raise DataError(
-            f"no probe fits {loaded.task.name}",
+            f"{loaded.task.name} can't be audited",
             place=str(version.ref),
-            hint="Probes exchange words, and a picture has none",
+            hint="The audit exchanges words in texts, and this task reads images",
         )
-    rows: Sequence[Example] = ()
+    examples: Sequence[Example] = ()
     if path is not None:
-        if loaded.task.head == "causal_lm":
+        if generates:
             raise DataError(
-                f"an adapter for {loaded.task.name} is probed with requests of our own",
+                f"an adapter for {loaded.task.name} is audited on built-in prompts",
                 place="--data",
                 hint="Leave the file out",
             )
-        rows = examples_for(loaded, path, fields=fields, limit=limit).examples
-    training = _training_rows(loaded) or rows
+        examples = examples_for(loaded, path, fields=fields, limit=limit).examples
     found = run_bias_audit(
         session.model(loaded.name),
         loaded.task,
-        rows=rows,
-        training=training,
+        rows=examples,
+        training=() if generates else _training_examples(loaded) or examples,
         seconds=seconds,
         level=level,
     )
     if found is None or not found.measures:
         raise DataError(
-            "no word in it can be exchanged for another"
-            if path
-            else "needs rows to be probed with",
+            "no word in it can be exchanged" if path else "needs examples to be audited on",
             place=str(path or version.ref),
-            hint="Give rows that speak of people, in English, with --data FILE; docs/probes.md "
-            "says which words count",
+            hint="Pass English examples that mention people with --data FILE; docs/probes.md "
+            "lists the words that are exchanged",
         )
     return AdapterAudit(str(version.ref), loaded.task.name, found)
 
 
-def _training_rows(loaded: LoadedAdapter) -> Sequence[Example]:
-    """Return the rows that the adapter's recipe names; none where they are not at hand."""
-    if "recipe" in loaded.manifest.unknown or loaded.task.head == "causal_lm":
+def _training_examples(loaded: LoadedAdapter) -> Sequence[Example]:
+    """Return the examples that the adapter's recipe names; none where they are not available."""
+    if "recipe" in loaded.manifest.unknown:
         return ()
     try:
         section = parse_recipe(loaded.manifest.recipe).data
-        # what has to be fetched is not at hand
-        return (
-            () if section.hub else load_examples(section, loaded.task.name, section.train).examples
-        )
+        if section.hub:
+            # not downloaded just for the audit
+            return ()
+        return load_examples(section, loaded.task.name, section.train).examples
     except AdapterHubError as error:
-        logger.info("the training rows are not there: %s", error)
+        logger.info("the training examples are not available: %s", error)
         return ()

@@ -1,4 +1,4 @@
-"""Adapters of the registry made one, and the result stored as a version with its lineage."""
+"""Merge registered adapters into a new version that records its lineage."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
 
-#: Split of the manifest that holds the rows on which weights were searched.
+#: Split of the manifest that holds the examples on which weights were searched.
 EXAMPLES = "examples"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parent:
-    """An adapter that goes into a composition.
+    """An adapter in a composition.
 
     Args:
-        ref: the version, e.g. ``topics@3``.
-        artifact: of it, every byte checked.
-        weight: how much of it; a negative one subtracts.
+        ref: Reference of the version, e.g. ``topics@3``.
+        artifact: Its artifact, with every byte verified.
+        weight: Weight in the composition; a negative one subtracts.
     """
 
     ref: str
@@ -52,21 +52,21 @@ class Parent:
 
     @property
     def manifest(self) -> Manifest:
-        """Of the artifact."""
+        """Manifest of the artifact."""
         return self.artifact.manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
-    """How the weights were found, where nobody gave them.
+class WeightSearch:
+    """Record of a search for weights.
 
     Args:
-        data: rows that the loss is of.
-        budget: how many weights were tried.
-        seed: of the search.
-        bounds: largest weight that was tried.
-        l1: how much large weights were disliked.
-        loss: of the rows, with the weights found.
+        data: Examples that the loss was computed on.
+        budget: Number of candidates.
+        seed: Seed of the search.
+        bounds: Largest absolute weight of a candidate.
+        l1: Factor of the L1 penalty on weights.
+        loss: Loss with the weights found.
     """
 
     data: DataSource
@@ -78,43 +78,43 @@ class Search:
 
 
 def open_parents(registry: Registry, refs: Sequence[tuple[str, float]]) -> tuple[Parent, ...]:
-    """Read the adapters that references name, all for one backbone and one task.
+    """Read adapters for one backbone and one task.
 
     Args:
-        registry: that holds them.
-        refs: reference and weight of each, 1 or more.
+        registry: Registry that holds them.
+        refs: Reference and weight of each, 1 or more.
 
     Raises:
         NotFoundError: when there is no such version.
-        IntegrityError: when a byte of one is not as stored.
-        SignatureError: when the registry asks for trusted signatures and one has none.
-        FingerprintMismatch: when they are of different backbones.
-        RecipeError: when they are of different tasks.
+        IntegrityError: when a stored byte has changed.
+        SignatureError: when the registry requires trusted signatures and one is missing.
+        FingerprintMismatch: when the backbones differ.
+        RecipeError: when the tasks differ.
     """
     parents = []
     for ref, weight in refs:
         version = registry.resolve(ref)
         artifact = read_artifact(trusted_folder(registry, version))
         parents.append(Parent(str(version.ref), artifact, weight))
-    _check_kinship(parents)
+    _check_compatible(parents)
     return tuple(parents)
 
 
-def index_of(registry: Registry, parents: Sequence[Parent], ref: str) -> int:
-    """Return which of the parents a reference names.
+def parent_index(registry: Registry, parents: Sequence[Parent], ref: str) -> int:
+    """Return the index of the parent that a reference names.
 
     Raises:
         NotFoundError: when there is no such version.
-        RecipeError: when it is none of the parents.
+        RecipeError: when it names no parent.
     """
     digest = registry.resolve(ref).digest
     for index, parent in enumerate(parents):
         if parent.artifact.digest == digest:
             return index
     raise RecipeError(
-        f"{ref} is none of the adapters that are composed",
+        f"{ref} is not one of the composed adapters",
         place="composition.head_from",
-        hint=f"They are: {', '.join(parent.ref for parent in parents)}",
+        hint=f"Name one of: {', '.join(parent.ref for parent in parents)}",
     )
 
 
@@ -125,23 +125,23 @@ def store_composition(
     method: MergeMethod,
     *,
     head_from: int | None = None,
-    search: Search | None = None,
+    search: WeightSearch | None = None,
 ) -> Version:
     """Compose adapters and store the result as the next version of ``name``.
 
-    The same adapters, weights and settings give the same digest, and so the same version.
+    Equal adapters, weights and settings give the same digest, and so the same version.
 
     Args:
-        registry: that takes it.
-        name: ``part`` or ``owner/part``.
-        parents: as ``open_parents`` gives them.
-        method: how.
-        head_from: index of the parent whose head and labels are taken.
-        search: how the weights were found, if nobody gave them.
+        registry: Registry to store it in.
+        name: Name of the new adapter, ``part`` or ``owner/part``.
+        parents: Adapters to merge, from ``open_parents``.
+        method: Merge method.
+        head_from: Index of the parent whose head and labels are used.
+        search: Record of the search, where the weights were searched.
 
     Raises:
         RefError: when the name is malformed.
-        RecipeError: when these adapters can't be made one in this way.
+        RecipeError: when the method can't merge these adapters.
         RegistryError: when the registry can't be written.
     """
     check_name(name)
@@ -158,7 +158,7 @@ def write_composition(
     method: MergeMethod,
     *,
     head_from: int | None = None,
-    search: Search | None = None,
+    search: WeightSearch | None = None,
 ) -> str:
     """Write the artifact of a composition and return its digest; see ``store_composition``."""
     if head_from is None:
@@ -181,7 +181,7 @@ def write_composition(
     )
 
 
-def _check_kinship(parents: Sequence[Parent]) -> None:
+def _check_compatible(parents: Sequence[Parent]) -> None:
     first = parents[0]
     for parent in parents[1:]:
         expected, found = (each.manifest.backbone.fingerprint for each in (parent, first))
@@ -192,7 +192,7 @@ def _check_kinship(parents: Sequence[Parent]) -> None:
                 f"{first.ref} is for {first.manifest.task}, "
                 f"{parent.ref} for {parent.manifest.task}",
                 place="composition.adapters",
-                hint="Only adapters for the same task can be made one",
+                hint="Compose adapters for the same task",
             )
 
 
@@ -200,16 +200,19 @@ def _check_labels(parents: Sequence[Parent]) -> None:
     for parent in parents[1:]:
         if parent.manifest.labels != parents[0].manifest.labels:
             raise RecipeError(
-                f"the heads of {parents[0].ref} and {parent.ref} are of different labels",
+                f"the heads of {parents[0].ref} and {parent.ref} have different labels",
                 place="composition.head_from",
-                hint="Take the head of one adapter: --head-from REF",
+                hint="Choose the head of one adapter: --head-from REF",
             )
 
 
 def _composition(
-    parents: Sequence[Parent], method: MergeMethod, head_from: int | None, search: Search | None
+    parents: Sequence[Parent],
+    method: MergeMethod,
+    head_from: int | None,
+    search: WeightSearch | None,
 ) -> dict[str, Any]:
-    """Return what the manifest's recipe holds under ``composition``."""
+    """Return the ``composition`` section of the manifest's recipe."""
     document: dict[str, Any] = {
         "method": method.name,
         "adapters": [
@@ -221,7 +224,9 @@ def _composition(
     if head_from is not None:
         document["head_from"] = parents[head_from].ref
     if search is not None:
-        document["search"] = asdict(search)
+        data = {"fingerprint": search.data.fingerprint, "rows": search.data.num_examples}
+        data["origin"] = search.data.origin
+        document["search"] = {**asdict(search), "data": data}
     return document
 
 
@@ -230,7 +235,7 @@ def _manifest(
     weights: AdapterWeights,
     head: Parent,
     composition: dict[str, Any],
-    search: Search | None,
+    search: WeightSearch | None,
 ) -> Manifest:
     first = parents[0].manifest
     seed = composition.get("seed") if search is None else search.seed
@@ -249,10 +254,10 @@ def _manifest(
         trained_parameters=weights.num_parameters,
         backbone_parameters=first.backbone_parameters,
         recipe={
-            "description": f"{composition['method']} of {_listed(parents)}",
-            # what is needed to use it
+            "description": f"{composition['method']} of {_expression(parents)}",
+            # needed to load it
             "backbone": first.recipe["backbone"],
-            # a temperature was fitted for the answers of one adapter alone
+            # the temperature was fitted to the predictions of one adapter
             "task": {**first.recipe["task"], "calibrate": False, "temperature": 1.0},
             "composition": composition,
         },
@@ -266,7 +271,7 @@ def _manifest(
 
 
 def _config(first: Parent, weights: AdapterWeights, head: Parent) -> dict[str, Any]:
-    """Return ``adapter_config.json`` of the result, in the form of the first adapter's."""
+    """Return ``adapter_config.json`` of the result, based on the first adapter's."""
     config = dict(first.artifact.adapter_config)
     config["modules_to_save"] = list(modules_to_save(head.artifact.adapter_config)) or None
     if weights is first.artifact.weights:
@@ -278,13 +283,13 @@ def _config(first: Parent, weights: AdapterWeights, head: Parent) -> dict[str, A
             "num_virtual_tokens": spec.num_virtual_tokens,
             "prefix_projection": spec.projection,
         }
-    everywhere = spec.target_modules == (ALL_LINEAR,)
+    all_linear = spec.target_modules == (ALL_LINEAR,)
     return {
         **config,
         "r": spec.rank,
         "lora_alpha": int(spec.alpha),
         "lora_dropout": spec.dropout,
-        "target_modules": ALL_LINEAR if everywhere else list(spec.target_modules),
+        "target_modules": ALL_LINEAR if all_linear else list(spec.target_modules),
         "use_rslora": spec.rslora,
         "init_lora_weights": True,
     }
@@ -297,13 +302,14 @@ def _card(manifest: Manifest, name: str, parents: Sequence[Parent]) -> str:
     )
     method = manifest.recipe["composition"]["method"]
     return (
-        f"{card}\n## Composition\n\nIt was not trained itself; it was made by `{method}` of:\n\n"
+        f"{card}\n## Composition\n\nThis adapter was not trained; it is the "
+        f"`{method}` composition of:\n\n"
         f"| adapter | weight | digest |\n|---|---:|---|\n{rows}\n"
     )
 
 
 def _license(folder: Path) -> str | None:
-    """Return the license that an adapter's card names, if it can be read."""
+    """Return the license in an adapter's model card, if it can be read."""
     try:
         card = ModelCard((folder / CARD_NAME).read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError):
@@ -312,7 +318,7 @@ def _license(folder: Path) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _listed(parents: Sequence[Parent]) -> str:
+def _expression(parents: Sequence[Parent]) -> str:
     return ", ".join(
         parent.ref if parent.weight == 1.0 else f"{parent.ref}*{parent.weight:g}"
         for parent in parents

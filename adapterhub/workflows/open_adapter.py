@@ -1,4 +1,4 @@
-"""From a reference to an adapter that answers: registry, backbone and session joined."""
+"""Load a registered adapter on its backbone."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def open_adapter(
     backbone: str | None = None,
     compute_dtype: ComputeDtype | None = None,
 ) -> tuple[Session, LoadedAdapter, Version]:
-    """Load an adapter of the registry on the backbone that it was trained on.
+    """Load a registered adapter on the backbone that it was trained on.
 
     Args:
-        registry: that holds it.
-        ref: which version.
-        force: accept a backbone with another fingerprint.
-        device: the first GPU where there is one, else the CPU.
-        backbone: load this one instead, in the quantization that the adapter was trained with.
-        compute_dtype: compute in this type instead of the one that it was trained with.
+        registry: Registry that holds the adapter.
+        ref: Reference of the version.
+        force: Whether to accept a backbone with another fingerprint.
+        device: Device; the first GPU where there is one, else the CPU.
+        backbone: Backbone to load instead, in the quantization that the adapter was trained with.
+        compute_dtype: Compute type to use instead of the one that it was trained with.
 
     Raises:
         NotFoundError: when there is no such version.
-        IntegrityError: when a byte of it is not as stored.
-        SignatureError: when the registry asks for a trusted signature and there is none.
+        IntegrityError: when a stored byte has changed.
+        SignatureError: when the registry requires a trusted signature and there is none.
         FingerprintMismatch: when the backbone is another one.
-        StrictLoadError: when its tensors do not fit.
-        NoEffectError: when it changes nothing.
+        StrictLoadError: when the tensors do not fit.
+        NoEffectError: when the adapter does not change the output.
     """
     version = registry.resolve(ref)
     artifact = read_artifact(trusted_folder(registry, version))
@@ -59,7 +59,7 @@ def open_session(
     backbone: str | None = None,
     compute_dtype: ComputeDtype | None = None,
 ) -> Session:
-    """Load the backbone that an artifact was trained on, or another one; see ``open_adapter``.
+    """Load the backbone of an artifact without its adapter; see ``open_adapter``.
 
     Raises:
         BackboneError: when it can't be loaded.

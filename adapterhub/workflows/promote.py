@@ -1,9 +1,9 @@
-"""The promotion gate: an alias moves to a version only if the version passes the alias's rule."""
+"""The promotion gate: move an alias to a version only if it passes the alias's rule."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +23,12 @@ from adapterhub.errors import (
 from adapterhub.refs import AdapterRef
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.registry.rules import AliasRule, StoredEvaluation
+from adapterhub.training.loop import larger_is_better
 from adapterhub.workflows.open_adapter import open_session
 from adapterhub.workflows.score import examples_for, score
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from adapterhub.data.dataset import Dataset
     from adapterhub.engine.session import LoadedAdapter, Session
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
 
-#: What of a version keeps it from being loaded; anything else is a fault of this run.
-_REFUSALS = (
+#: Faults of a version that fail its check; anything else is a fault of this run.
+_LOAD_ERRORS = (
     ArtifactError,
     BackboneError,
     FingerprintMismatch,
@@ -44,18 +45,18 @@ _REFUSALS = (
     SignatureError,
     StrictLoadError,
 )
-#: Of the difference of two metrics; far below what one row of an evaluation changes.
+#: Tolerance of comparing metrics; far below what one example changes.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
 class PromotionCheck:
-    """One thing that was asked of a version.
+    """One check of a version.
 
     Args:
-        what: in a few words.
-        passed: whether it holds.
-        found: what was seen.
+        what: Requirement in a few words.
+        passed: Whether the version meets it.
+        found: Observed value.
     """
 
     what: str
@@ -65,25 +66,25 @@ class PromotionCheck:
 
 @dataclass(frozen=True, slots=True)
 class PromotionResult:
-    """What came of asking for a promotion.
+    """Result of a promotion.
 
     Args:
-        version: that was to be promoted.
-        holder: version that the alias pointed to, if any.
-        checks: all that was asked.
-        move: of the alias; ``None`` where it did not move.
-        forced: whether it moved although a check failed.
+        version: Version to promote.
+        current: Version that the alias pointed to, if any.
+        checks: All checks made.
+        move: Move of the alias; ``None`` where it did not move.
+        forced: Whether the alias moved although a check failed.
     """
 
     version: Version
-    holder: Version | None
+    current: Version | None
     checks: tuple[PromotionCheck, ...]
     move: AliasMove | None = None
     forced: bool = False
 
     @property
     def passed(self) -> bool:
-        """Whether every check holds."""
+        """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
 
@@ -96,19 +97,19 @@ def promote(
     force: bool = False,
     device: str | None = None,
 ) -> PromotionResult:
-    """Judge a version by an alias's rule, and move the alias if it passes.
+    """Check a version against an alias's rule, and move the alias if it passes.
 
-    The version is loaded on the backbone that serves, which checks every byte, the
-    fingerprint, every tensor, and that it changes the output at all. Then come the bounds of
-    the rule. What was evaluated is kept in the registry, whatever the verdict.
+    The version is loaded on the backbone that serves, which verifies every byte, the
+    fingerprint and every tensor, and that the adapter changes the output. Then the bounds of the
+    rule are checked. Evaluations are stored in the registry, whatever the result.
 
     Args:
-        registry: that holds it.
-        ref: of the version.
-        alias: to move.
-        why: for the history; with ``force`` it must be given.
-        force: move it all the same.
-        device: the first GPU where there is one, else the CPU.
+        registry: Registry that holds the version.
+        ref: Reference of the version.
+        alias: Alias to move.
+        why: Reason for the history; required with ``force``.
+        force: Whether to move the alias although a check fails.
+        device: Device; the first GPU where there is one, else the CPU.
 
     Raises:
         NotFoundError: when there is no such version.
@@ -120,30 +121,28 @@ def promote(
             "forcing needs a reason", place=f"{ref} to {alias}", hint="Add --why TEXT"
         )
     version = registry.resolve(ref)
-    holder = _holder(registry, version.name, alias)
+    current = _current(registry, version.name, alias)
     rule = registry.rule(version.name, alias) or AliasRule()
-    verdict = PromotionResult(
-        version, holder, _Judge(registry, rule, device).checks(version, holder)
-    )
-    if not (verdict.passed or force):
-        return verdict
-    forced = not verdict.passed
+    checks = _Gate(registry, rule, device).check(version, current)
+    result = PromotionResult(version, current, checks)
+    if not (result.passed or force):
+        return result
+    forced = not result.passed
     reason = f"forced: {why}" if forced else why
-    move = registry.set_alias(
-        version.ref, alias, why=reason, expected=holder.version if holder else 0
-    )
-    return PromotionResult(version, holder, verdict.checks, move, forced)
+    expected = current.version if current else 0
+    move = registry.set_alias(version.ref, alias, why=reason, expected=expected)
+    return replace(result, move=move, forced=forced)
 
 
-def _holder(registry: Registry, name: str, alias: str) -> Version | None:
+def _current(registry: Registry, name: str, alias: str) -> Version | None:
     try:
         return registry.resolve(AdapterRef(name, alias=alias))
     except NotFoundError:
         return None
 
 
-class _Judge:
-    """Makes the checks of one rule; the session is shared by the two versions compared."""
+class _Gate:
+    """Checks versions against one rule, on one loaded backbone."""
 
     def __init__(self, registry: Registry, rule: AliasRule, device: str | None) -> None:
         self._registry = registry
@@ -151,10 +150,10 @@ class _Judge:
         self._device = device
         self._session: Session | None = None
 
-    def checks(self, version: Version, holder: Version | None) -> tuple[PromotionCheck, ...]:
+    def check(self, version: Version, current: Version | None) -> tuple[PromotionCheck, ...]:
         try:
-            loaded = self._load(version)
-        except _REFUSALS as error:
+            session, loaded = self._load(version)
+        except _LOAD_ERRORS as error:
             return (PromotionCheck("it loads on the backbone that serves", False, str(error)),)
         serving = f"{loaded.model.backbone.name}, {loaded.manifest.quantization.scheme}"
         checks = [PromotionCheck("it loads on the backbone that serves", True, serving)]
@@ -162,90 +161,88 @@ class _Judge:
             return tuple(checks)
         if self._rule.data is None:
             return (*checks, *self._bounds(version.metrics.get("after", {}), "in training"))
-        rows = examples_for(loaded, Path(self._rule.data))
-        metrics = self._evaluated(version, loaded, rows)
+        examples = examples_for(loaded, Path(self._rule.data))
+        metrics = self._evaluate(version, session, loaded, examples)
         checks += self._bounds(metrics, f"on {Path(self._rule.data).name}")
         if self._rule.not_worse_by is not None:
-            checks.append(self._against(holder, metrics, rows))
+            checks.append(self._compare(current, metrics, examples, self._rule.not_worse_by))
         return tuple(checks)
 
-    def _load(self, version: Version) -> LoadedAdapter:
+    def _load(self, version: Version) -> tuple[Session, LoadedAdapter]:
         artifact = read_artifact(trusted_folder(self._registry, version))
         if self._session is None:
             self._session = open_session(
                 artifact, device=self._device, backbone=self._rule.backbone
             )
-        return self._session.load(artifact, name=str(version.ref))
+        name = str(version.ref)
+        known = self._session.adapters.get(name)
+        return self._session, known or self._session.load(artifact, name=name)
 
-    def _evaluated(
-        self, version: Version, loaded: LoadedAdapter, rows: Dataset
+    def _evaluate(
+        self, version: Version, session: Session, loaded: LoadedAdapter, examples: Dataset
     ) -> dict[str, float]:
-        if self._session is None:
-            raise RegistryError("nothing is loaded", place=str(version.ref))
-        metrics = score(self._session, loaded, rows)
+        metrics = score(session, loaded, examples)
         self._registry.record_evaluation(
             StoredEvaluation(
                 digest=version.digest,
-                data=Path(rows.origin).name,
-                data_fingerprint=fingerprint(rows),
+                data=Path(examples.origin).name,
+                data_fingerprint=fingerprint(examples),
                 metrics=metrics,
             )
         )
         return metrics
 
     def _bounds(self, metrics: Mapping[str, float], where: str) -> list[PromotionCheck]:
-        rule, name = self._rule, str(self._rule.metric)
-        value = metrics.get(name)
-        bounds: list[tuple[str, float | None, Callable[[float, float], bool]]] = [
-            ("at least", rule.at_least, lambda found, bound: found >= bound),
-            ("at most", rule.at_most, lambda found, bound: found <= bound),
-        ]
+        name = str(self._rule.metric)
+        value = metrics.get(name, math.nan)
         checks = []
-        for words, bound, holds in bounds:
-            if bound is not None:
-                what = f"{name} {where} is {words} {bound:g}"
-                if value is None or math.isnan(value):
-                    known = ", ".join(sorted(metrics)) or "none"
-                    checks.append(
-                        PromotionCheck(what, False, f"no such metric; there are: {known}")
-                    )
-                else:
-                    checks.append(PromotionCheck(what, holds(value, bound), f"{value:.4f}"))
+        for words, bound, sign in (
+            ("at least", self._rule.at_least, 1),
+            ("at most", self._rule.at_most, -1),
+        ):
+            if bound is None:
+                continue
+            what = f"{name} {where} is {words} {bound:g}"
+            if math.isnan(value):
+                checks.append(_unknown_metric(what, metrics))
+            else:
+                passed = sign * value >= sign * bound
+                checks.append(PromotionCheck(what, passed, f"{value:.4f}"))
         return checks
 
-    def _against(
-        self, holder: Version | None, metrics: Mapping[str, float], rows: Dataset
+    def _compare(
+        self,
+        current: Version | None,
+        metrics: Mapping[str, float],
+        examples: Dataset,
+        margin: float,
     ) -> PromotionCheck:
-        rule, name = self._rule, str(self._rule.metric)
-        what = f"{name} is not worse than the holder's by more than {rule.not_worse_by:g}"
-        if holder is None:
-            return PromotionCheck(what, True, "the alias points to nothing yet")
+        name = str(self._rule.metric)
+        what = f"{name} is not worse than the current version's by more than {margin:g}"
+        if current is None:
+            return PromotionCheck(what, True, "the alias points to no version yet")
         if name not in metrics:
-            return PromotionCheck(
-                what, False, f"no such metric; there are: {', '.join(sorted(metrics))}"
-            )
+            return _unknown_metric(what, metrics)
         try:
-            before = self._holder_value(holder, name, rows)
+            before = self._current_value(current, name, examples)
         except AdapterHubError as error:
-            return PromotionCheck(
-                what, False, f"the holder {holder.ref} can't be evaluated: {error}"
-            )
-        worse = metrics[name] - before if _less_is_better(rule) else before - metrics[name]
-        found = f"{metrics[name]:.4f}, {holder.ref} has {before:.4f}"
+            found = f"the current version {current.ref} can't be evaluated: {error}"
+            return PromotionCheck(what, False, found)
+        smaller = self._rule.at_most is not None or not larger_is_better(name)
+        worse = metrics[name] - before if smaller else before - metrics[name]
+        found = f"{metrics[name]:.4f}, {current.ref} has {before:.4f}"
         # 0.95 - 0.94 is a little more than 0.01 in floating point
-        return PromotionCheck(what, worse <= (rule.not_worse_by or 0.0) + _ROUNDING, found)
+        return PromotionCheck(what, worse <= margin + _ROUNDING, found)
 
-    def _holder_value(self, holder: Version, name: str, rows: Dataset) -> float:
-        wanted = fingerprint(rows)
-        for known in self._registry.evaluations(holder):
-            if known.data_fingerprint == wanted and name in known.metrics:
+    def _current_value(self, current: Version, name: str, examples: Dataset) -> float:
+        digest = fingerprint(examples)
+        for known in self._registry.evaluations(current):
+            if known.data_fingerprint == digest and name in known.metrics:
                 return known.metrics[name]
-        session = self._session
-        ref = str(holder.ref)
-        if session is not None and ref in session.adapters:
-            return self._evaluated(holder, session.adapters[ref], rows)[name]
-        return self._evaluated(holder, self._load(holder), rows)[name]
+        session, loaded = self._load(current)
+        return self._evaluate(current, session, loaded, examples)[name]
 
 
-def _less_is_better(rule: AliasRule) -> bool:
-    return rule.at_most is not None or rule.metric in ("loss", "perplexity")
+def _unknown_metric(what: str, metrics: Mapping[str, float]) -> PromotionCheck:
+    known = ", ".join(sorted(metrics)) or "none"
+    return PromotionCheck(what, False, f"no such metric; known metrics: {known}")

@@ -1,12 +1,13 @@
-"""Score a loaded adapter on a file of rows, with the bare backbone beside it."""
+"""Score an adapter on a file of examples, beside its base model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
+from adapterhub.errors import DataError
 from adapterhub.training.evaluate import score_examples
-from adapterhub.training.prepare import load_examples
+from adapterhub.training.prepare import load_more_examples
 from adapterhub.training.recipe import DataSection
 from adapterhub.training.recipe_file import parse_recipe
 
@@ -14,20 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.dataset import Dataset
     from adapterhub.engine.session import LoadedAdapter, Session
-    from adapterhub.tasks.base import GeneratingTask
+    from adapterhub.tasks.base import GeneratingTask, Task
     from adapterhub.tasks.text_scores import TextScores
 
 
 @dataclass(frozen=True, slots=True)
 class ScoresWithBase:
-    """Metrics on the same rows.
+    """Metrics of an adapter and its base model on the same examples.
 
     Args:
-        base: of the bare backbone.
-        adapter: of the adapter.
-        signatures: how metrics of generated texts were computed, by name.
+        base: Metrics of the base model, without the adapter.
+        adapter: Metrics with the adapter.
+        signatures: Settings of each metric of generated texts, by name.
     """
 
     base: Mapping[str, float]
@@ -42,76 +44,71 @@ def examples_for(
     fields: Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> Dataset:
-    """Read a file as the adapter's recipe reads its data.
+    """Read a file of labelled examples as an adapter's recipe reads its data.
 
     Args:
-        loaded: the adapter.
-        path: of the file.
-        fields: the task's field to the file's; the recipe's where not given.
-        limit: only the first rows.
+        loaded: Adapter.
+        path: File to read.
+        fields: Column of each task field, where they differ; the recipe's where not given.
+        limit: Number of examples to read; all where not given.
 
     Raises:
-        DataError: naming file and row.
+        DataError: naming file and example, or an empty file.
     """
-    section = _data_section(loaded)
-    changes: dict[str, Any] = {"hub": None}
-    changes["format"] = "conll" if section.format == "conll" else "auto"
-    if fields:
-        changes["fields"] = dict(fields)
-    rows = load_examples(section.model_copy(update=changes), loaded.manifest.task, str(path))
-    return rows if limit is None else rows.select(list(range(min(limit, len(rows)))))
-
-
-def _data_section(loaded: LoadedAdapter) -> DataSection:
+    # the recipe of an imported adapter is unknown; assume the task's own field names
     manifest = loaded.manifest
-    if "recipe" in manifest.unknown:
-        # nobody knows how its rows were read; the task's own names are as good a guess as any
-        return DataSection(train="")
-    return parse_recipe(manifest.recipe).data
+    unknown = "recipe" in manifest.unknown
+    section = DataSection(train="") if unknown else parse_recipe(manifest.recipe).data
+    examples = load_more_examples(section, manifest.task, path, fields)
+    if not len(examples):
+        raise DataError("holds no examples", place=str(path))
+    return examples if limit is None else examples.select(list(range(min(limit, len(examples)))))
 
 
-def score(session: Session, loaded: LoadedAdapter, rows: Dataset) -> dict[str, float]:
-    """Return the task's metrics of an adapter on rows.
+def score(session: Session, loaded: LoadedAdapter, examples: Dataset) -> dict[str, float]:
+    """Return the task's metrics of an adapter on labelled examples.
 
     Raises:
-        DataError: naming the row that can't be used.
+        DataError: naming the example that can't be used.
     """
-    return dict(
-        score_examples(session.model(loaded.name), loaded.task, rows.examples).evaluation.metrics
-    )
+    return _metrics(session.model(loaded.name), loaded.task, examples)
 
 
 def score_with_base(
-    session: Session, loaded: LoadedAdapter, rows: Dataset, *, generate: int = 0
+    session: Session, loaded: LoadedAdapter, examples: Dataset, *, generate: int = 0
 ) -> ScoresWithBase:
-    """Return the metrics of an adapter on rows beside those of the bare backbone.
+    """Return the metrics of an adapter and of its base model on the same examples.
 
     Args:
-        session: that the adapter is loaded in.
-        loaded: the adapter.
-        rows: with their answers.
-        generate: of an adapter that generates, answer so many rows and score the text too.
+        session: Session that the adapter is loaded in.
+        loaded: Adapter to score.
+        examples: Labelled examples.
+        generate: Number of examples to generate a text for and score it, for a generative task.
 
     Raises:
-        DataError: naming the row that can't be used.
+        DataError: naming the example that can't be used.
     """
-    adapter = score(session, loaded, rows)
     model = session.model(loaded.name)
+    adapter = _metrics(model, loaded.task, examples)
     with model.disable_adapter():
-        base = dict(score_examples(model, loaded.task, rows.examples).evaluation.metrics)
+        base = _metrics(model, loaded.task, examples)
     if not generate or loaded.task.head != "causal_lm":
         return ScoresWithBase(base, adapter)
-    said = {name: _generated(session, loaded, rows, generate, name) for name in (None, loaded.name)}
-    own = said[loaded.name]
+    base_texts = _score_texts(session, loaded, examples, generate, None)
+    texts = _score_texts(session, loaded, examples, generate, loaded.name)
     return ScoresWithBase(
-        {**base, **said[None].metrics}, {**adapter, **own.metrics}, own.signatures
+        {**base, **base_texts.metrics}, {**adapter, **texts.metrics}, texts.signatures
     )
 
 
-def _generated(
-    session: Session, loaded: LoadedAdapter, rows: Dataset, count: int, name: str | None
+def _metrics(model: TaskModel, task: Task, examples: Dataset) -> dict[str, float]:
+    return dict(score_examples(model, task, examples.examples).evaluation.metrics)
+
+
+def _score_texts(
+    session: Session, loaded: LoadedAdapter, examples: Dataset, count: int, name: str | None
 ) -> TextScores:
     task = cast("GeneratingTask", loaded.task)
-    some = rows.examples[:count]
-    asked = [task.question(row, number) for number, row in enumerate(some, start=1)]
-    return task.score_texts(some, session.generate(name, asked, like=loaded.name))
+    some = examples.examples[:count]
+    prompts = [task.question(example, number) for number, example in enumerate(some, start=1)]
+    return task.score_texts(some, session.generate(name, prompts, like=loaded.name))

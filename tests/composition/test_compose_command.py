@@ -243,7 +243,7 @@ def test_strangers_are_refused_and_nothing_is_stored(strangers):
     for ref, code, problem in (
         ("elsewhere", 6, b"was trained on the backbone with fingerprint"),
         ("tagger", 2, b"calm@1 is for text-classification, tagger@1 for token-classification"),
-        ("gloomy", 2, b"of different labels. Take the head of one adapter: --head-from REF"),
+        ("gloomy", 2, b"have different labels. Choose the head of one adapter: --head-from REF"),
         ("nobody", 4, b"nobody"),
     ):
         done = strangers("compose", "both", "calm", ref)
@@ -278,7 +278,7 @@ def test_a_head_of_an_adapter_that_is_not_there_is_refused(moods_twice):
     composed(moods_twice, "both", "calm", "loud")
     done = moods_twice("compose", "x", "calm", "loud", "--head-from", "both")
     assert done.exit_code == 2
-    assert b"They are: calm@1, loud@1" in done.stderr_bytes
+    assert b"Name one of: calm@1, loud@1" in done.stderr_bytes
 
 
 def test_only_signed_parents_are_read_where_signatures_are_asked_for(moods_twice):

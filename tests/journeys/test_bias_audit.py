@@ -1,4 +1,4 @@
-"""What an adapter inherited, by the command that a user types."""
+"""``bias-audit`` as a user runs it."""
 
 import json
 
@@ -7,13 +7,13 @@ import pytest
 
 @pytest.fixture
 def people(tmp_path):
-    rows = [{"text": f"the song of Emily was {word}", "label": "glad"} for word in ("good", "fine")]
+    texts = [f"the song of Emily was {word}" for word in ("good", "fine")]
     path = tmp_path / "people.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps({"text": t, "label": "glad"}) + "\n" for t in texts))
     return path
 
 
-def test_a_classifier_is_probed_by_own_sentences_and_given_rows(
+def test_a_classifier_is_audited_on_built_in_sentences_and_given_examples(
     command, recipe, encoder, moods, people
 ):
     path = str(recipe("mood", encoder, "text-classification", moods))
@@ -24,7 +24,7 @@ def test_a_classifier_is_probed_by_own_sentences_and_given_rows(
     groups = {(each["name"], each["group"]) for each in found["found"]["measures"]}
     assert ("names", "own sentences") in groups
     assert ("names", "given rows") not in groups
-    # the rows that it was trained on are still there to learn the backbone's head from
+    # its training examples are still available to fit the head of the backbone
     assert "learned from 120 training rows" in found["found"]["backbone"]
     given = command("bias-audit", "mood", "--data", str(people), "--json").stdout
     lines = {(e["name"], e["group"]): e for e in json.loads(given)["found"]["measures"]}
@@ -33,16 +33,16 @@ def test_a_classifier_is_probed_by_own_sentences_and_given_rows(
     assert "The backbone here is the frozen backbone with a head alone" in shown.replace("\n", " ")
 
 
-def test_without_labelled_rows_there_is_nothing_to_compare_with(command, recipe, encoder, moods):
+def test_without_labelled_examples_there_is_nothing_to_compare_with(
+    command, recipe, encoder, moods
+):
     command("train", str(recipe("mood", encoder, "text-classification", moods)), "--no-report")
     moods.unlink()
     shown = command("bias-audit", "mood").stdout.replace("\n", " ")
     assert "nothing to compare with. Give some with --data" in shown
 
 
-def test_a_talking_adapter_is_asked_what_its_backbone_is_asked(
-    command, recipe, decoder, talks, people
-):
+def test_a_generator_gets_the_same_prompts_as_its_backbone(command, recipe, decoder, talks, people):
     path = recipe("talk", decoder, "dialogue", talks, train={"steps": 2})
     command("train", str(path), "--no-report")
     found = json.loads(command("bias-audit", "talk", "--json").stdout)["found"]
@@ -56,7 +56,7 @@ def test_a_talking_adapter_is_asked_what_its_backbone_is_asked(
 
 
 @pytest.mark.parametrize(
-    ("task", "row", "told"),
+    ("task", "example", "note"),
     [
         (
             "ranking",
@@ -70,16 +70,16 @@ def test_a_talking_adapter_is_asked_what_its_backbone_is_asked(
         ),
     ],
 )
-def test_lists_and_answers_are_probed_by_own_and_given_rows(
-    task, row, told, command, recipe, encoder, tmp_path
+def test_lists_and_answers_are_audited_on_built_in_and_given_examples(
+    task, example, note, command, recipe, encoder, tmp_path
 ):
-    rows = tmp_path / "rows.jsonl"
+    file = tmp_path / "examples.jsonl"
     labelled = {"label": 0} if task == "ranking" else {}
-    lines = [{**row, **{key: number % 2 for key in labelled}} for number in range(8)]
-    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    path = recipe("asked", encoder, task, rows, train={"steps": 2})
+    lines = [{**example, **{key: number % 2 for key in labelled}} for number in range(8)]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = recipe("asked", encoder, task, file, train={"steps": 2})
     command("train", str(path), "--no-report")
-    found = json.loads(command("bias-audit", "asked", "--data", str(rows), "--json").stdout)[
+    found = json.loads(command("bias-audit", "asked", "--data", str(file), "--json").stdout)[
         "found"
     ]
     groups = {each["group"].split(",")[0] for each in found["measures"]}
@@ -87,22 +87,24 @@ def test_lists_and_answers_are_probed_by_own_and_given_rows(
     assert {each["name"] for each in found["measures"]} == {"names", "pronouns", "nationalities"}
     assert "learned from 8 training rows" in found["backbone"]
     assert found["done"] == found["asked"]
-    assert told in command("bias-audit", "asked", "--max-seconds", "1").stdout.replace("\n", " ")
+    assert note in command("bias-audit", "asked", "--max-seconds", "1").stdout.replace("\n", " ")
 
 
-def test_relations_are_probed_in_rows_that_are_given(command, recipe, encoder, tmp_path):
-    rows = tmp_path / "relations.jsonl"
+def test_relations_are_audited_on_given_examples(command, recipe, encoder, tmp_path):
+    file = tmp_path / "relations.jsonl"
     texts = ["the <e1>film</e1> of Emily was <e2>good</e2>", "the <e1>day</e1> was <e2>bad</e2>"]
     lines = [
         {"text": text, "label": label}
         for text, label in zip(texts * 4, ("Is(e1,e2)", "Other") * 4, strict=True)
     ]
-    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    path = recipe("related", encoder, "relation-extraction", rows, train={"steps": 2})
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = recipe("related", encoder, "relation-extraction", file, train={"steps": 2})
     command("train", str(path), "--no-report")
     refused = command("bias-audit", "related")
-    assert "needs rows to be probed with. Give rows that speak of people" in str(refused.exception)
-    found = json.loads(command("bias-audit", "related", "--data", str(rows), "--json").stdout)[
+    assert "needs examples to be audited on. Pass English examples that mention people" in str(
+        refused.exception
+    )
+    found = json.loads(command("bias-audit", "related", "--data", str(file), "--json").stdout)[
         "found"
     ]
     assert {(each["name"], each["group"]) for each in found["measures"]} == {

@@ -1,4 +1,4 @@
-"""Which adapter is better, and would more labels help: by the commands that a user types."""
+"""``compare`` and ``learn-curve`` as a user runs them."""
 
 import json
 
@@ -9,8 +9,8 @@ from toy_fixtures import copy_home, train_once, write_moods, write_recipe
 @pytest.fixture(scope="module")
 def trained(encoder, tmp_path_factory):
     place = tmp_path_factory.mktemp("comparison")
-    rows = write_moods(place / "moods.jsonl")
-    path = str(write_recipe(place, "mood", encoder, "text-classification", rows))
+    file = write_moods(place / "moods.jsonl")
+    path = str(write_recipe(place, "mood", encoder, "text-classification", file))
     poor = ("optimizer.learning_rate=1e-6", "train.epochs=1", "name=poor")
     train_once(place, (path,), (path, *poor))
     return place
@@ -22,7 +22,7 @@ def two(trained, own_home, moods):
     return moods
 
 
-def test_the_better_of_two_is_named_with_its_tests(command, two):
+def test_the_better_adapter_is_named_with_its_tests(command, two):
     found = json.loads(command("compare", "poor", "mood", "--data", str(two), "--json").stdout)
     assert found["better"] == "mood@1"
     assert found["significant"]
@@ -34,21 +34,21 @@ def test_the_better_of_two_is_named_with_its_tests(command, two):
     assert counts["p_value"] < 0.001
     scored = json.loads(command("eval", "poor", "--data", str(two), "--json").stdout)
     assert accuracy["first"] == pytest.approx(scored["adapter"]["accuracy"])
-    # the other way round it is the same finding
+    # the same result in the other order
     shown = command("compare", "mood", "poor", "--data", str(two)).stdout
     assert "mood@1 has the better accuracy" in shown
     assert "exact McNemar test" in shown
 
 
-def test_what_cannot_be_compared_is_told(command, two, recipe, encoder, tmp_path):
+def test_adapters_that_cannot_be_compared_are_refused(command, two, recipe, encoder, tmp_path):
     other = tmp_path / "tags.jsonl"
-    row = {"tokens": ["the", "film", "was", "good"], "tags": ["O", "B-THING", "O", "O"]}
-    other.write_text((json.dumps(row) + "\n") * 4)
+    example = {"tokens": ["the", "film", "was", "good"], "tags": ["O", "B-THING", "O", "O"]}
+    other.write_text((json.dumps(example) + "\n") * 4)
     path = recipe("tags", encoder, "token-classification", other, train={"steps": 2})
     command("train", str(path), "--no-report")
     for arguments, said in (
         (("mood", "mood@1"), "is the same adapter"),
-        (("mood", "tags"), "Only adapters for the same task"),
+        (("mood", "tags"), "Compare adapters for the same task"),
         (("mood", "poor", "--metric", "acuracy"), "Did you mean 'accuracy'?"),
     ):
         result = command("compare", *arguments, "--data", str(two))
@@ -56,9 +56,9 @@ def test_what_cannot_be_compared_is_told(command, two, recipe, encoder, tmp_path
         assert result.exit_code == 2
 
 
-def test_a_curve_grows_from_few_labels_and_is_not_trained_twice(command, recipe, encoder, moods):
+def test_a_curve_improves_with_labels_and_is_not_trained_twice(command, recipe, encoder, moods):
     path = str(recipe("mood", encoder, "text-classification", moods, train={"batch_size": 16}))
-    # a few-shot recipe's own limit does not bound the points that are asked for
+    # a few-shot recipe's own limit does not bound the requested points
     few = "data.limit_per_label=2"
     arguments = (
         "learn-curve",
@@ -84,14 +84,14 @@ def test_a_curve_grows_from_few_labels_and_is_not_trained_twice(command, recipe,
     assert "no forecast" in shown
 
 
-def test_points_by_rows_and_faulty_limits(command, recipe, encoder, moods):
+def test_points_by_number_of_examples_and_invalid_limits(command, recipe, encoder, moods):
     path = str(recipe("mood", encoder, "text-classification", moods, train={"epochs": 1}))
     found = json.loads(
         command("learn-curve", path, "--num-examples", "30,60", "--min-steps", "1", "--json").stdout
     )
     assert [point["num_examples"] for point in found["points"]] == [30, 60]
     for arguments, said in (
-        (("--num-examples", "0"), "0 is no number of rows"),
+        (("--num-examples", "0"), "a limit is 1 or more, not 0"),
         (("--num-examples", "a,b"), "not a list of numbers"),
         (("--num-examples", "3", "--examples-per-label", "3"), "cannot be used with"),
     ):
@@ -100,7 +100,7 @@ def test_points_by_rows_and_faulty_limits(command, recipe, encoder, moods):
         assert result.exit_code == 2
 
 
-def test_few_rows_of_each_label_are_drawn_by_content(command, recipe, encoder, moods):
+def test_few_examples_of_each_label_are_sampled_by_content(command, recipe, encoder, moods):
     from adapterhub.training.prepare import prepare_data
     from adapterhub.training.recipe_file import load_recipe
 

@@ -1,4 +1,4 @@
-"""An alias moves to what passes its rule, and to nothing else unless somebody answers for it."""
+"""An alias moves to a version that passes its rule, or with force and a reason."""
 
 import json
 
@@ -8,10 +8,10 @@ from toy_fixtures import copy_home, train_once, write_moods, write_recipe
 
 @pytest.fixture(scope="module")
 def trained(encoder, tmp_path_factory):
-    """Train a version that has learned and one that has learned next to nothing."""
+    """Train one version well and one hardly at all."""
     place = tmp_path_factory.mktemp("promotion")
-    rows = write_moods(place / "moods.jsonl")
-    path = str(write_recipe(place, "mood", encoder, "text-classification", rows))
+    file = write_moods(place / "moods.jsonl")
+    path = str(write_recipe(place, "mood", encoder, "text-classification", file))
     weak = ("train.steps=1", "train.epochs=null", "optimizer.learning_rate=1e-6")
     train_once(place, (path,), (path, *weak))
     return place
@@ -50,13 +50,13 @@ def test_a_version_below_the_threshold_does_not_pass(two, moods):
     assert json.loads(passed.stdout)["move"]["to_version"] == 1
 
 
-def test_a_version_worse_than_the_holder_needs_force_and_a_reason(two, moods):
+def test_a_version_worse_than_the_current_one_needs_force_and_a_reason(two, moods):
     rule = ("alias", "rule", "mood@prod", "--metric", "accuracy", "--not-worse-by", "0.02")
     two(*rule, "--data", str(moods))
     assert two("promote", "mood@1", "--to", "prod").exit_code == 0
     refused = two("promote", "mood@2", "--to", "prod")
     assert refused.exit_code == 8
-    assert "FAILED  accuracy is not worse than the holder's" in refused.stdout
+    assert "FAILED  accuracy is not worse than the current version's" in refused.stdout
     assert "mood@prod was not moved" in refused.stdout
 
     silent = two("promote", "mood@2", "--to", "prod", "--force")
@@ -70,19 +70,19 @@ def test_a_version_worse_than_the_holder_needs_force_and_a_reason(two, moods):
     assert newest["why"] == "forced: hotfix"
 
 
-def test_what_training_measured_counts_where_the_rule_names_no_file(two):
+def test_metrics_of_training_count_where_the_rule_names_no_file(two):
     two("alias", "rule", "mood@prod", "--metric", "loss", "--at-most", "0.3")
     assert two("promote", "mood@2", "--to", "prod").exit_code == 8
     assert two("promote", "mood@1", "--to", "prod").exit_code == 0
     two("alias", "rule", "mood@prod", "--metric", "bleu", "--at-least", "0.3")
     unknown = two("promote", "mood@1", "--to", "prod")
     assert unknown.exit_code == 8
-    assert "no such metric; there are: accuracy, loss, macro_f1" in unknown.stdout
+    assert "no such metric; known metrics: accuracy, loss, macro_f1" in unknown.stdout
     assert "only that it loads" in two("alias", "rule", "mood@prod", "--clear").stdout
     assert json.loads(two("alias", "rule", "mood@prod", "--json").stdout) is None
 
 
-def test_another_backbone_than_the_one_that_serves_does_not_pass(two, decoder):
+def test_another_backbone_than_the_serving_one_does_not_pass(two, decoder):
     two("alias", "rule", "mood@prod", "--backbone", str(decoder))
     done = two("promote", "mood@1", "--to", "prod", "--json")
     assert done.exit_code == 8
@@ -98,13 +98,13 @@ def test_another_backbone_than_the_one_that_serves_does_not_pass(two, decoder):
         (("--metric", "f1", "--not-worse-by=-1", "--data", "x"), b"must not be negative"),
     ],
 )
-def test_a_rule_that_can_not_be_kept_is_refused(command, words, said):
+def test_an_invalid_rule_is_refused(command, words, said):
     done = command("alias", "rule", "mood@prod", *words)
     assert done.exit_code == 1
     assert said in done.stderr_bytes
 
 
-def test_an_evaluation_is_kept_and_the_holder_is_not_evaluated_again(two, moods, monkeypatch):
+def test_a_stored_evaluation_is_not_repeated(two, moods, monkeypatch):
     from adapterhub.registry import Registry
     from adapterhub.workflows import promote as gate
 
@@ -122,7 +122,7 @@ def test_an_evaluation_is_kept_and_the_holder_is_not_evaluated_again(two, moods,
     assert kept.metrics["accuracy"] > 0.9
 
 
-def test_an_adapter_that_changes_nothing_does_not_pass(command, recipe, decoder, talks, tmp_path):
+def test_an_adapter_without_effect_does_not_pass(command, recipe, decoder, talks, tmp_path):
     import torch
 
     from adapterhub.adapters.artifact import read_artifact, write_artifact

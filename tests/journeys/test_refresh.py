@@ -1,4 +1,4 @@
-"""New rows come in: are they other ones, does it matter, and does a child do better?"""
+"""New examples: drift, its effect on the metric, and the gain of a child."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from adapterhub.adapters.artifact import read_artifact
 from adapterhub.registry.registry import Registry
 
 
-def test_drifted_rows_bring_a_child_that_gains_and_moves_no_alias(command, mood, signs, tmp_path):
+def test_drift_leads_to_a_child_that_gains_and_moves_no_alias(command, mood, signs, tmp_path):
     dry = json.loads(
         command("refresh", "mood@prod", "--new-data", signs, "--dry-run", "--json").stdout
     )
@@ -47,12 +47,12 @@ def test_drifted_rows_bring_a_child_that_gains_and_moves_no_alias(command, mood,
     assert [file["path"] for file in document["added"]] == [signs]
     assert document["findings"]["drift"]["found"]
     assert "## Refresh" in (folder / "README.md").read_text()
-    # the gate moves the alias where it is asked to
+    # the promotion gate moves the alias
     assert command("promote", "mood@2", "--to", "prod").exit_code == 0
     scored = json.loads(command("eval", "mood@prod", "--data", str(mood), "--json").stdout)
     assert scored["adapter"]["accuracy"] == pytest.approx(kept["second"])
 
-    # the child knows both files, so its own refresh finds the signs familiar
+    # the child was trained on both files, so its own refresh finds no drift of labels
     look = ("refresh", "mood", "--new-data", signs, "--dry-run", "--json")
     again = json.loads(command(*look).stdout)
     assert again["parent"]["ref"] == "mood@2"
@@ -61,44 +61,40 @@ def test_drifted_rows_bring_a_child_that_gains_and_moves_no_alias(command, mood,
     assert text["old"] < again["drift"]["tests"][0]["old"]
 
 
-def test_forgetting_is_measured_on_the_first_rows_too_after_several_refreshes(
+def test_forgetting_covers_the_first_examples_after_several_refreshes(
     command, mood, signs, more_moods
 ):
     few = ("--force", "train.steps=1", "train.epochs=null", "--json")
     first = json.loads(command("refresh", "mood", "--new-data", signs, *few).stdout)
     second = json.loads(command("refresh", "mood", "--new-data", more_moods, *few).stdout)
     assert second["parent"]["ref"] == "mood@2"
-    # the adapter has no test split; what the first refresh held out is judged beside validation
+    # no test split: the examples that the first refresh held out count beside validation
     old = second["present"]
     assert old["split"] == "validation"
     assert first["gain"]["accuracy"]["second"] < old["old"] < 1
     assert second["forgetting"]["accuracy"]["first"] == pytest.approx(old["old"])
 
 
-def test_rows_that_were_learned_before_are_counted_and_measure_no_gain(
-    command, mood, more_moods, tmp_path
-):
+def test_seen_examples_are_counted_and_measure_no_gain(command, mood, more_moods, tmp_path):
     known = [json.loads(line) for line in mood.read_text().splitlines()]
     fresh = [json.loads(line) for line in Path(more_moods).read_text().splitlines()]
     both = write(tmp_path / "both.jsonl", known + fresh)
     few = ("--force", "train.steps=1", "train.epochs=null")
     alone = command("refresh", "mood", "--new-data", more_moods, *few, "--json")
     beside = command("refresh", "mood@1", "--new-data", both, *few, "--json")
-    learned = sum(row in known for row in known + fresh)
+    learned = sum(each in known for each in known + fresh)
     said = " ".join(beside.stderr.split())
-    assert f"{learned} of {len(known) + len(fresh)} new rows are old training rows" in said
-    # held out by content: the same fresh rows, and none that was learned
+    assert f"{learned} of {len(known) + len(fresh)} new examples are old training examples" in said
+    # held out by content: the same fresh examples, and none that was seen
     gains = [json.loads(each.stdout)["gain"]["accuracy"]["first"] for each in (alone, beside)]
     assert gains[0] == pytest.approx(gains[1])
     only = command("refresh", "mood@1", "--new-data", str(mood), *few)
     assert only.exit_code == 3
     assert "no gain could be measured" in str(only.exception)
-    assert "Give rows that it has not learned yet" in str(only.exception)
+    assert "Pass examples that it was not trained on" in str(only.exception)
 
 
-def test_old_rows_that_were_moved_are_found_where_they_are_said_to_be(
-    command, mood, more_moods, tmp_path
-):
+def test_moved_files_are_found_at_their_new_path(command, mood, more_moods, tmp_path):
     moved = mood.rename(tmp_path / "elsewhere.jsonl")
     look = ("refresh", "mood", "--new-data", more_moods, "--dry-run")
     gone = command(*look)
@@ -108,13 +104,13 @@ def test_old_rows_that_were_moved_are_found_where_they_are_said_to_be(
     assert command(*look, *places).exit_code == 0
     wrong = command(*look, f"data.train={more_moods}", f"data.validation={moved}")
     assert "is not what mood@1 was trained on" in str(wrong.exception)
-    # a split that the adapter never had can't be brought in
+    # a split that the adapter never had can't be added
     assert "can't be changed" in str(command(*look, f"data.test={moved}").exception)
 
 
-def test_the_same_kind_of_rows_trains_nothing_unless_asked(command, mood, more_moods):
+def test_without_drift_nothing_is_trained_unless_forced(command, mood, more_moods):
     shown = command("refresh", "mood", "--new-data", more_moods).stdout
-    assert "no drift and no loss are shown: nothing was trained" in shown
+    assert "no drift and no drop found: nothing was trained" in shown
     assert "--force" in shown
     same = json.loads(command("refresh", "mood", "--new-data", str(mood), "--json").stdout)
     assert not same["due"]
@@ -127,7 +123,7 @@ def test_the_same_kind_of_rows_trains_nothing_unless_asked(command, mood, more_m
     assert "no alias moved" in shown
     parent, child = (read_artifact(Registry().materialize(v)) for v in Registry().versions("mood"))
     manifest = child.manifest
-    # it went on from the parent's tensors, head included, and hardly moved
+    # it continues from the parent's tensors, head included, and hardly moves
     assert manifest.parent == parent.digest
     assert child.weights.tensors.keys() == parent.weights.tensors.keys()
     for name, tensor in child.weights.tensors.items():
@@ -137,13 +133,11 @@ def test_the_same_kind_of_rows_trains_nothing_unless_asked(command, mood, more_m
     assert manifest.data["train"].origin == "more.jsonl"
 
 
-def test_rows_that_cannot_be_learned_are_refused_before_anything_is_loaded(
-    command, mood, signs, tmp_path
-):
+def test_unusable_examples_are_refused_before_anything_is_loaded(command, mood, signs, tmp_path):
     odd = write(tmp_path / "odd.jsonl", [{"text": "the film was fine", "label": "bored"}] * 40)
     few = write(tmp_path / "few.jsonl", [{"text": "the film was fine", "label": "glad"}] * 3)
     for arguments, code, said in (
-        ((odd,), 3, "labels that mood@1 does not know: 'bored' (40 rows)"),
+        ((odd,), 3, "labels that mood@1 does not know: 'bored' (40 examples)"),
         ((few,), 3, "too few"),
         ((signs, "task.max_length=9"), 2, "can't be changed by a refresh"),
     ):
@@ -152,20 +146,18 @@ def test_rows_that_cannot_be_learned_are_refused_before_anything_is_loaded(
         assert said in str(result.exception), arguments
         assert result.exit_code == code
     assert "train a new adapter" in str(command("refresh", "mood", "--new-data", odd).exception)
-    rows = mood.read_text().splitlines(keepends=True)
-    mood.write_text("".join(rows[1:]))
+    lines = mood.read_text().splitlines(keepends=True)
+    mood.write_text("".join(lines[1:]))
     changed = command("refresh", "mood", "--new-data", signs)
     assert "is not what mood@1 was trained on" in str(changed.exception)
     mood.unlink()
     gone = command("refresh", "mood", "--new-data", signs)
     assert str(mood) in str(gone.exception)
-    assert "Put the file back" in str(gone.exception)
+    assert "Restore the file" in str(gone.exception)
     assert len(Registry().versions("mood")) == 1
 
 
-def test_adapters_that_tag_and_that_talk_are_refreshed_too(
-    command, recipe, encoder, decoder, tmp_path
-):
+def test_taggers_and_generators_are_refreshed_too(command, recipe, encoder, decoder, tmp_path):
     tagged = [
         {"tokens": ["the", thing, "was", word, verb], "tags": ["O", "B-THING", "O", "B-MOOD", "O"]}
         for thing in THINGS

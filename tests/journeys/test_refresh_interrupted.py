@@ -1,4 +1,4 @@
-"""A refresh that was cut off anywhere: the same command ends it, with one child."""
+"""A refresh interrupted at any stage: the same command completes it, with one child."""
 
 import json
 import os
@@ -21,12 +21,12 @@ SHORT = ("train.epochs=2", "--replay", "0.5")
 
 
 class Killed(BaseException):
-    """What nothing on the way expects, as a kill."""
+    """An exception that nothing catches, like a kill."""
 
 
 @pytest.fixture
-def heeds_interrupts():
-    """Ctrl-C as in a terminal: a shell starts what runs in the background deaf to it."""
+def handles_interrupts():
+    """Handle Ctrl-C as in a terminal: a shell lets background processes ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -34,20 +34,20 @@ def heeds_interrupts():
 
 @pytest.fixture
 def steps(monkeypatch):
-    """The number of every training step that is made, over all runs."""
+    """Number of every training step made, over all runs."""
     made = []
     step = TrainingLoop._step
 
     def counted(loop, batches):
         step(loop, batches)
-        made.append(loop.progress.step)
+        made.append(loop.state.step)
 
     monkeypatch.setattr(TrainingLoop, "_step", counted)
     return made
 
 
 def killed_before(patched, where, name):
-    """Let the first call of a function be the end, before it does anything."""
+    """Raise in place of the first call of a function."""
 
     def killed(*arguments, **settings):
         raise Killed(name)
@@ -86,7 +86,7 @@ def children(name="mood"):
     return [version for version in Registry().versions(name) if version.parent]
 
 
-def test_the_same_command_ends_a_refresh_that_was_killed_at_any_stage(
+def test_the_same_command_completes_a_refresh_killed_at_any_stage(
     command, mood, signs, steps, monkeypatch, tmp_path
 ):
     refresh = ("refresh", "mood", "--new-data", signs, *SHORT, "--json")
@@ -109,9 +109,9 @@ def test_the_same_command_ends_a_refresh_that_was_killed_at_any_stage(
         assert steps == planned, stage
         assert ended["child"]["digest"] == child.digest == whole["child"]["digest"], stage
         assert ended["done_before"] == (kill is killed_after and name == "put"), stage
-        same = ("drift", "present", "forgetting", "gain", "parent", "rows", "due")
+        same = ("drift", "present", "forgetting", "gain", "parent", "num_examples", "due")
         assert {key: ended[key] for key in same} == {key: whole[key] for key in same}, stage
-    # and once more: nothing is left to do, wherever the reference leads
+    # once more: nothing is left to do, whatever the reference
     command("promote", str(child.ref), "--to", "prod")
     for ref in ("mood", "mood@1", "mood@prod"):
         assert "by this same refresh" in command("refresh", ref, *refresh[2:-1]).stdout
@@ -119,7 +119,7 @@ def test_the_same_command_ends_a_refresh_that_was_killed_at_any_stage(
     assert steps == planned
 
 
-def test_a_process_killed_before_it_registers_leaves_nothing_to_clear_away(
+def test_a_process_killed_before_it_registers_leaves_nothing_to_clean_up(
     command, mood, signs, steps
 ):
     refresh = ("refresh", "mood", "--new-data", signs, *SHORT)
@@ -140,8 +140,8 @@ def test_a_process_killed_before_it_registers_leaves_nothing_to_clear_away(
     assert len(children()) == 1
 
 
-def test_ctrl_c_says_the_command_that_goes_on(command, mood, signs, steps, monkeypatch, tmp_path):
-    other = tmp_path / "new rows.jsonl"
+def test_ctrl_c_prints_the_command_that_resumes(command, mood, signs, steps, monkeypatch, tmp_path):
+    other = tmp_path / "new examples.jsonl"
     other.write_bytes(Path(signs).read_bytes())
     step = PlainReporter.on_step
 
@@ -159,18 +159,18 @@ def test_ctrl_c_says_the_command_that_goes_on(command, mood, signs, steps, monke
     said = str(stopped.exception)
     assert "interrupted after step 3" in said
     assert "--resume" not in said
-    program, *words = shlex.split(said.partition("To go on: ")[2])
+    program, *words = shlex.split(said.partition("To resume: ")[2])
     assert program == "adapterhub"
     assert "stored" not in said
     ended = json.loads(command(*words).stdout)
     assert ended["child"]["ref"] == "mood@2"
     assert steps == list(range(1, len(steps) + 1))
-    # the same refresh as the one that was typed
+    # the same refresh as the first command
     assert json.loads(command(*refresh).stdout)["done_before"]
 
 
-@pytest.mark.usefixtures("heeds_interrupts")
-def test_ctrl_c_outside_of_training_says_it_too(command, mood, signs, monkeypatch):
+@pytest.mark.usefixtures("handles_interrupts")
+def test_ctrl_c_outside_of_training_prints_it_too(command, mood, signs, monkeypatch):
     with monkeypatch.context() as patched:
 
         def interrupted(*_, **__):
@@ -179,16 +179,14 @@ def test_ctrl_c_outside_of_training_says_it_too(command, mood, signs, monkeypatc
         patched.setattr(refreshing, "find_drift", interrupted)
         stopped = command("refresh", "mood", "--new-data", signs, "--replay", "0")
     assert stopped.exit_code == 130
-    assert f"To go on: adapterhub refresh mood --new-data {signs} --replay 0.0" in stopped.stderr
+    assert f"To resume: adapterhub refresh mood --new-data {signs} --replay 0.0" in stopped.stderr
 
 
-def test_another_refresh_does_not_go_on_in_the_folder_of_a_finished_one(
-    command, mood, signs, tmp_path
-):
+def test_another_refresh_is_refused_in_the_folder_of_a_finished_one(command, mood, signs, tmp_path):
     run = ("--output", str(tmp_path / "run"))
     command("refresh", "mood@1", "--new-data", signs, *SHORT, *run)
     other = command("refresh", "mood@1", "--new-data", signs, *run, "train.epochs=1")
-    assert "holds a finished run of another recipe, or on other rows" in str(other.exception)
+    assert "holds a finished run of another recipe, or on other examples" in str(other.exception)
     assert "Choose another folder with --output" in str(other.exception)
     # without --output each has a folder of its own
     assert command("refresh", "mood@1", "--new-data", signs, "train.epochs=1").exit_code == 0

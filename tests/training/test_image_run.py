@@ -1,4 +1,4 @@
-"""A run over pictures, from recipe to prediction."""
+"""A run on images, from recipe to prediction."""
 
 import json
 import random
@@ -23,10 +23,10 @@ SECTIONS = {
 }
 
 
-def data_of(rows: Path) -> dict:
+def data_of(file: Path) -> dict:
     return {
-        "train": str(rows),
-        "validation": str(rows),
+        "train": str(file),
+        "validation": str(file),
         "fields": {"image": "file", "label": "label_name"},
     }
 
@@ -42,7 +42,7 @@ def shapes(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "int8"])
-def test_colours_are_learned_stored_and_said_again(seer, shapes, recipe, command, tmp_path, scheme):
+def test_colours_are_learned_stored_and_predicted(seer, shapes, recipe, command, tmp_path, scheme):
     path = recipe("colours", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
     done = command("train", str(path), f"backbone.quantization={scheme}", "--json")
     assert done.exit_code == 0, done.output
@@ -51,8 +51,8 @@ def test_colours_are_learned_stored_and_said_again(seer, shapes, recipe, command
     assert result["metrics"]["after"]["macro_f1"] > 0.9
     assert {row["label"] for row in result["table"]} == {"red", "green", "blue"}
     page = Path(result["report"]).read_text()
-    assert "Not explained: answers are explained by words, and a picture has none" in page
-    assert "Not measured: the probes exchange names" in page
+    assert "Not explained: predictions are explained by words, and this task reads images" in page
+    assert "Not measured: the audit exchanges names" in page
     assert "Calibration" in page
 
     files = []
@@ -60,13 +60,13 @@ def test_colours_are_learned_stored_and_said_again(seer, shapes, recipe, command
         file = tmp_path / f"{colour}.jpg"
         file.write_bytes(shape_picture(colour, number, form="JPEG"))
         files.append(str(file))
-    said = command("predict", "colours", *files)
-    assert [line.split()[0] for line in said.stdout.splitlines()] == ["green", "blue", "red"]
-    asked = command("predict", "colours", files[0], "--json")
-    (answer,) = json.loads(asked.stdout)
-    assert (answer["image"], answer["label"]) == (files[0], "green")
-    by_row = command("predict", "colours", "--jsonl", json.dumps({"image": files[1]}))
-    assert by_row.stdout.split()[0] == "blue"
+    shown = command("predict", "colours", *files)
+    assert [line.split()[0] for line in shown.stdout.splitlines()] == ["green", "blue", "red"]
+    printed = command("predict", "colours", files[0], "--json")
+    (found,) = json.loads(printed.stdout)
+    assert (found["image"], found["label"]) == (files[0], "green")
+    as_json = command("predict", "colours", "--jsonl", json.dumps({"image": files[1]}))
+    assert as_json.stdout.split()[0] == "blue"
     missing = command("predict", "colours", "none.jpg")
     assert missing.exit_code != 0
     assert b"none.jpg: can't be read" in missing.stderr_bytes
@@ -78,7 +78,7 @@ def test_colours_are_learned_stored_and_said_again(seer, shapes, recipe, command
     assert manifest.quantization.scheme == scheme
 
 
-def test_what_is_loaded_again_answers_bit_for_bit(seer, shapes, recipe, tmp_path):
+def test_a_reloaded_adapter_predicts_bit_for_bit(seer, shapes, recipe, tmp_path):
     path = recipe("colours", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
     result = train(load_recipe(path), output=tmp_path / "run")
     artifact = read_artifact(result.artifact)
@@ -86,23 +86,23 @@ def test_what_is_loaded_again_answers_bit_for_bit(seer, shapes, recipe, tmp_path
     files = [tmp_path / f"{n}.png" for n in range(5)]
     for number, file in enumerate(files):
         file.write_bytes(shape_picture(random.Random(number).choice(["red", "blue"]), number))
-    rows = [{"image": read_image(file)} for file in files]
+    images = [{"image": read_image(file)} for file in files]
     answers = []
     for _ in range(2):
         session = Session(load_backbone(str(seer), artifact.manifest.quantization))
         loaded = session.load(artifact, name="new")
-        answers.append(session.predict("new", rows))
+        answers.append(session.predict("new", images))
         again = score(session, loaded, examples_for(loaded, shapes))
         torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-4, atol=1e-5)
     assert answers[0] == answers[1]
-    bare = session.predict("new", rows, bare=True)
+    bare = session.predict("new", images, bare=True)
     assert bare != answers[0]
     session.unload("new")
     session.load(artifact, name="new")
-    assert session.predict("new", rows) == answers[0]
+    assert session.predict("new", images) == answers[0]
 
 
-def test_plain_peft_and_transformers_say_the_same(seer, shapes, recipe, tmp_path):
+def test_plain_peft_and_transformers_give_the_same_scores(seer, shapes, recipe, tmp_path):
     backbone = {"name": str(seer), "quantization": "none", "compute_dtype": "float32"}
     path = recipe(
         "plain",
@@ -118,25 +118,25 @@ def test_plain_peft_and_transformers_say_the_same(seer, shapes, recipe, tmp_path
     artifact = read_artifact(result.artifact)
     session = Session(load_backbone(str(seer), artifact.manifest.quantization))
     session.load(artifact, name="new")
-    picture = shape_picture("red", 3)
-    (tmp_path / "your picture.jpg").write_bytes(picture)
-    (said,) = session.predict("new", [{"image": ImageFile("x", picture)}])
+    content = shape_picture("red", 3)
+    (tmp_path / "your picture.jpg").write_bytes(content)
+    (found,) = session.predict("new", [{"image": ImageFile("x", content)}])
 
     card = (result.artifact / "README.md").read_text()
     snippet = card[card.index("```python\n") + 10 :]
     snippet = snippet[: snippet.index("\n```")].replace(
         'adapter = "."', f'adapter = "{result.artifact}"'
     )
-    found: dict = {}
-    exec(compile(snippet, "card", "exec"), found)
-    expected = torch.tensor([list(said["scores"].values())])
-    torch.testing.assert_close(found["scores"], expected, rtol=1e-4, atol=1e-5)
+    names: dict = {}
+    exec(compile(snippet, "card", "exec"), names)
+    expected = torch.tensor([list(found["scores"].values())])
+    torch.testing.assert_close(names["scores"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_two_adapters_share_one_backbone_of_pictures(seer, shapes, recipe, tmp_path):
+def test_two_adapters_share_one_vision_backbone(seer, shapes, recipe, tmp_path):
     session = Session(load_backbone(str(seer)))
     (tmp_path / "a.png").write_bytes(shape_picture("red", 3))
-    rows = [{"image": read_image(tmp_path / "a.png")}]
+    images = [{"image": read_image(tmp_path / "a.png")}]
     alone = {}
     for seed in (1, 2):
         path = recipe(
@@ -145,9 +145,9 @@ def test_two_adapters_share_one_backbone_of_pictures(seer, shapes, recipe, tmp_p
         made = load_recipe(path, ["train.steps=4", f"train.seed={seed}"])
         artifact = read_artifact(train(made, output=tmp_path / str(seed)).artifact)
         session.load(artifact, name=str(seed))
-        alone[str(seed)] = session.predict(str(seed), rows)
+        alone[str(seed)] = session.predict(str(seed), images)
     assert alone["1"] != alone["2"]
-    assert {name: session.predict(name, rows) for name in alone} == alone
+    assert {name: session.predict(name, images) for name in alone} == alone
 
 
 def test_the_same_recipe_gives_the_same_artifact(seer, shapes, recipe, tmp_path):
@@ -163,19 +163,22 @@ def test_adapters_and_backbones_of_another_kind_are_refused(
     texts = recipe("texts", seer, "text-classification", moods)
     with pytest.raises(RecipeError, match="needs a backbone that reads texts"):
         train(load_recipe(texts), output=tmp_path / "a")
-    pictures = recipe(
-        "pictures", encoder, "image-classification", shapes, data=data_of(shapes), **SECTIONS
+    images = recipe(
+        "images", encoder, "image-classification", shapes, data=data_of(shapes), **SECTIONS
     )
-    with pytest.raises(RecipeError, match="needs a backbone that reads pictures"):
-        train(load_recipe(pictures), output=tmp_path / "b")
+    with pytest.raises(RecipeError, match="needs a backbone that reads images"):
+        train(load_recipe(images), output=tmp_path / "b")
 
     own = recipe("own", encoder, "text-classification", moods, train={"steps": 2})
-    of_texts = read_artifact(train(load_recipe(own), output=tmp_path / "c").artifact)
+    text_adapter = read_artifact(train(load_recipe(own), output=tmp_path / "c").artifact)
     own = recipe("own", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
-    of_pictures = read_artifact(
+    image_adapter = read_artifact(
         train(load_recipe(own, ["train.steps=2"]), output=tmp_path / "d").artifact
     )
-    for artifact, folder, kind in ((of_texts, seer, "texts"), (of_pictures, encoder, "pictures")):
+    for artifact, folder, kind in (
+        (text_adapter, seer, "texts"),
+        (image_adapter, encoder, "images"),
+    ):
         session = Session(load_backbone(str(folder)))
         with pytest.raises(FingerprintMismatch):
             session.load(artifact, name="x")
@@ -183,12 +186,14 @@ def test_adapters_and_backbones_of_another_kind_are_refused(
             session.load(artifact, name="x", force=True)
 
 
-def test_a_hostile_row_stops_the_run_before_weights_are_loaded(seer, shapes, recipe, command):
+def test_a_hostile_example_stops_the_run_before_weights_are_loaded(seer, shapes, recipe, command):
     lines = shapes.read_text().splitlines()
     lines[3] = json.dumps({"file": "../../secret.png", "label_name": "red"})
     shapes.write_text("\n".join(lines))
     path = recipe("colours", seer, "image-classification", shapes, data=data_of(shapes), **SECTIONS)
     done = command("train", str(path))
     assert done.exit_code != 0
-    said = done.stderr_bytes.decode()
-    assert "rows.jsonl example 4, field 'image': '../../secret.png' is no path below" in said
+    assert (
+        "rows.jsonl example 4, field 'image': '../../secret.png' is no path below"
+        in done.stderr_bytes.decode()
+    )

@@ -1,4 +1,4 @@
-"""What ``refresh.json`` tells is read back as it was, and refused where it is malformed."""
+"""``refresh.json`` survives a round trip, and is refused where it is malformed."""
 
 import json
 import math
@@ -16,12 +16,12 @@ from adapterhub.workflows.refresh.document import (
     read_document,
     request_digest,
 )
-from adapterhub.workflows.refresh.findings import Loss, RefreshOutcome
-from adapterhub.workflows.refresh.serialization import read_findings, tell
+from adapterhub.workflows.refresh.findings import MetricChange, RefreshOutcome
+from adapterhub.workflows.refresh.serialization import findings_document, read_findings
 
 SPREAD = Interval(low=0.1, high=0.3, level=0.95)
 DRIFT = Drift((DriftTest("text", "maximum mean discrepancy", 0.7, 0.001, 500, 80),), 0.05)
-LOSS = Loss(
+CHANGE = MetricChange(
     metric="accuracy",
     greater_is_better=True,
     recorded=None,
@@ -42,7 +42,7 @@ DOCUMENT = RefreshDocument(
     root={"train": "sha256:b"},
     added=(AddedFile(path="new.jsonl", fingerprint="sha256:c", num_examples=80, fields={}),),
     replay=0.25,
-    findings={**tell(DRIFT, LOSS), **OUTCOME.document()},
+    findings={**findings_document(DRIFT, CHANGE), **OUTCOME.document()},
     request="sha256:d",
 )
 
@@ -52,23 +52,23 @@ def stored(folder, document):
     return read_document(folder)
 
 
-def test_findings_are_read_back_as_they_were(tmp_path):
+def test_findings_survive_a_round_trip(tmp_path):
     again = stored(tmp_path, DOCUMENT)
     assert again == DOCUMENT
-    assert read_findings(again.findings) == (DRIFT, LOSS, OUTCOME)
+    assert read_findings(again.findings) == (DRIFT, CHANGE, OUTCOME)
 
 
-def test_a_number_that_json_cannot_hold_spoils_nothing(tmp_path):
+def test_a_number_that_json_cannot_hold_is_read_as_nan(tmp_path):
     endless = replace(OUTCOME.gain[0], metric="perplexity", second=math.inf)
     outcome = replace(OUTCOME, gain=(endless,))
-    findings = {**tell(DRIFT, LOSS), **outcome.document()}
+    findings = {**findings_document(DRIFT, CHANGE), **outcome.document()}
     again = stored(tmp_path, replace(DOCUMENT, findings=findings))
     read = read_findings(again.findings)[2].gain[0]
     assert math.isnan(read.second)
     assert read.first == endless.first
 
 
-def test_a_document_from_before_requests_were_kept_is_read(tmp_path):
+def test_a_document_without_a_request_digest_is_read(tmp_path):
     content = json.loads(DOCUMENT.to_bytes())
     del content["request"]
     (tmp_path / "refresh.json").write_text(json.dumps(content))
@@ -89,7 +89,7 @@ def test_malformed_findings_are_named(key, value, said):
     assert said in str(caught.value)
 
 
-def test_a_refresh_is_told_by_all_that_decides_the_child():
+def test_the_request_digest_depends_on_all_inputs_of_the_child():
     first = request_digest("a", "b", 0.25, ["train.epochs=2", "train.seed=1"])
     assert request_digest("a", "b", 0.25, ["train.seed=1", "train.epochs=2"]) == first
     others = [

@@ -1,4 +1,4 @@
-"""``refresh.json`` in an artifact: from what, on what and why it was refreshed."""
+"""``refresh.json`` in an artifact: parent, data and findings of a refresh."""
 
 import json
 import math
@@ -10,20 +10,23 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from adapterhub.adapters.artifact import write_annotated
 from adapterhub.adapters.strict_json import STRICT, Schema, canonical_json, parse_object
 
 REFRESH_NAME = "refresh.json"
+#: Folder of the child's artifact, beside the artifact that training wrote.
+CHILD_NAME = "child"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddedFile:
-    """A file of rows that a refresh added.
+    """A file of examples that a refresh added.
 
     Args:
-        path: as given; a relative one starts from the working directory.
-        fingerprint: digest over its rows.
-        rows: number of rows.
-        fields: task field to column name, where they differ.
+        path: Path as given; a relative one starts from the working directory.
+        fingerprint: Digest over its examples.
+        num_examples: Number of examples; ``rows`` in the stored document.
+        fields: Column of each task field, where they differ.
     """
 
     path: str
@@ -34,16 +37,16 @@ class AddedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshDocument:
-    """What the next refresh has to know, and what people want to.
+    """Lineage of a refreshed adapter, which the next refresh builds on.
 
     Args:
-        parent: digest of the adapter that was refreshed.
-        root: split name to the fingerprint of the rows that the first ancestor's recipe names.
-        added: files of this refresh and of those before it, the oldest first.
-        replay: share of the old training rows that were learned again.
-        findings: drift, metrics before and after; plain JSON.
-        request: digest of what was asked for, see ``request_digest``; empty where an older
-            version did not keep it.
+        parent: Digest of the adapter that was refreshed.
+        root: Fingerprint of each split of the first ancestor's recipe.
+        added: Files of this refresh and of earlier ones, the oldest first.
+        replay: Share of the old training examples in the child's training data.
+        findings: Drift and metrics before and after, as plain JSON.
+        request: Digest of the request, see ``request_digest``; empty in documents of older
+            versions.
     """
 
     parent: str
@@ -56,28 +59,28 @@ class RefreshDocument:
     __pydantic_config__ = STRICT
 
     def to_bytes(self) -> bytes:
-        """Return the file's content; a number that JSON can't hold is null."""
+        """Return the content of the file; a number that JSON can't hold is null."""
         return canonical_json(_finite(_SCHEMA.dump(self)), REFRESH_NAME)
 
 
 _SCHEMA = Schema(RefreshDocument)
 
 
-def request_digest(parent: str, rows: str, replay: float, overrides: Sequence[str]) -> str:
-    """Return what tells one refresh from another: two that agree in it make the same child.
+def request_digest(parent: str, examples: str, replay: float, overrides: Sequence[str]) -> str:
+    """Return the digest of a refresh; refreshes with equal digests give the same child.
 
     Args:
-        parent: digest of the adapter that is refreshed.
-        rows: fingerprint of the new rows.
-        replay: share of the old training rows.
-        overrides: ``key.path=value`` each, without those that only say where old rows are.
+        parent: Digest of the adapter to refresh.
+        examples: Fingerprint of the new examples.
+        replay: Share of the old training examples.
+        overrides: ``key.path=value`` each, without those that only locate old files.
     """
-    text = json.dumps([parent, rows, replay, sorted(overrides)])
+    text = json.dumps([parent, examples, replay, sorted(overrides)])
     return f"sha256:{sha256(text.encode()).hexdigest()}"
 
 
 def read_document(folder: Path) -> RefreshDocument | None:
-    """Return what an artifact's folder tells of its refresh; ``None`` where there was none.
+    """Return the refresh document of an artifact folder; ``None`` without one.
 
     Raises:
         ArtifactError: when it is malformed.
@@ -87,6 +90,52 @@ def read_document(folder: Path) -> RefreshDocument | None:
         return None
     stored = {"request": "", **parse_object(path.read_bytes(), REFRESH_NAME)}
     return _SCHEMA.read(stored, REFRESH_NAME)
+
+
+def write_child(source: Path, document: RefreshDocument, parent: str) -> Path:
+    """Write the child's artifact beside the one that training wrote, and return its folder.
+
+    An existing one is of this same refresh, and is replaced.
+
+    Args:
+        source: Artifact folder that training wrote.
+        document: Document of the refresh.
+        parent: Reference of the version that was refreshed, for the model card.
+    """
+    target = source.parent / CHILD_NAME
+    write_annotated(
+        source,
+        target,
+        files={REFRESH_NAME: document.to_bytes()},
+        section=_card_section(document, parent),
+        parent=document.parent,
+    )
+    return target
+
+
+def _card_section(document: RefreshDocument, parent: str) -> str:
+    found = document.findings
+    metric = found["present"]["metric"]
+    lines = []
+    for name, what in (
+        ("forgetting", f"old {found['split']} examples"),
+        ("gain", "new examples, held out"),
+    ):
+        each = found[name].get(metric)
+        if each:
+            spread = each["interval"]
+            lines.append(
+                f"| {what} | {each['first']:.4f} | {each['second']:.4f} | "
+                f"{each['difference']:+.4f} ({spread['low']:+.4f} … {spread['high']:+.4f}) |"
+            )
+    table = "\n".join(lines)
+    drifted = ", ".join(t["what"] for t in found["drift"]["tests"] if t["drift"]) or "none"
+    return (
+        f"## Refresh\n\nContinued from `{parent}` (`{document.parent}`) with "
+        f"{document.added[-1].num_examples} new examples and {document.replay:.0%} of the old "
+        f"training examples. Drift: {drifted}. All findings are in `{REFRESH_NAME}`.\n\n"
+        f"| {metric} on | parent | this version | difference |\n|---|---|---|---|\n{table}\n"
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -1,20 +1,26 @@
-"""Rows of a refresh: the old ones found again, the new ones split, and both mixed."""
+"""Data of a refresh: old examples read again, new ones split, and the mix to train on."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adapterhub.data.dataset import Dataset, joined
 from adapterhub.data.fingerprint import fingerprint
-from adapterhub.data.splits import limit, repeated, require_examples, split_examples, unlike
+from adapterhub.data.splits import limit, require_examples, split_examples, unlike
 from adapterhub.errors import DataError
 from adapterhub.tasks.bio import repair
 from adapterhub.tasks.labels import LabelIndex
 from adapterhub.tasks.table import entry_of, fields_of
-from adapterhub.training.prepare import PreparedData, load_examples, prepare_data, text_fields
+from adapterhub.training.prepare import (
+    PreparedData,
+    count_leaks,
+    load_more_examples,
+    prepare_data,
+    text_fields,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -22,232 +28,207 @@ if TYPE_CHECKING:
     from adapterhub.training.recipe import Recipe
     from adapterhub.workflows.refresh.document import AddedFile
 
-#: Share of the new rows that nothing learns from and nothing is chosen by.
+#: Share of the new examples that are held out for measuring the gain.
 HELD_OUT = 0.2
-#: Share of the other new rows by which the best weights are chosen.
+#: Share of the other new examples that select the best weights.
 VALIDATION = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RefreshExamples:
-    """All rows of a refresh.
+class RefreshData:
+    """All examples of a refresh.
 
     Args:
-        old: split name to the rows that the adapter was made with.
-        root: split name to the fingerprint of the rows that its first ancestor's recipe names.
-        new: all of the new rows.
-        parts: ``train``, ``validation`` and ``test`` of the new rows.
-        file: where they are.
-        earlier: number of refreshes before this one.
-        seed: of the recipe's splits.
+        old: Splits that the adapter was trained on and evaluated with.
+        root: Fingerprint of each split of the first ancestor's recipe.
+        new: All new examples.
+        new_splits: Splits ``train``, ``validation`` and ``test`` of the new examples.
+        file: File of the new examples.
+        num_earlier: Number of earlier refreshes.
+        seed: Split seed of the recipe.
     """
 
     old: Mapping[str, Dataset]
     root: Mapping[str, str]
     new: Dataset
-    parts: Mapping[str, Dataset]
+    new_splits: Mapping[str, Dataset]
     file: AddedFile
-    earlier: int
+    num_earlier: int
     seed: int
 
-    def draw(self, rows: Dataset, count: int) -> Dataset:
-        """Return ``count`` of the rows, others in each refresh.
+    def sample(self, examples: Dataset, count: int) -> Dataset:
+        """Return ``count`` of the examples, different ones in each refresh.
 
-        Rows that ``data.limit_train`` drew by the recipe's seed come first by that seed, before
-        all that a refresh added; drawn by it again they would be far too many.
+        ``data.limit_train`` samples by the recipe's seed alone; sampling by it again would prefer
+        its examples to all that earlier refreshes added.
         """
-        return limit(rows, count, seed=self.seed + self.earlier)
+        return limit(examples, count, seed=self.seed + self.num_earlier)
 
     @property
-    def judged_by(self) -> str:
-        """The old split on which forgetting is measured."""
+    def old_split(self) -> str:
+        """Name of the old split on which forgetting is measured."""
         return "test" if "test" in self.root else "validation"
 
     @property
-    def judged(self) -> Dataset:
-        """The rows of that split, and those that earlier refreshes held out."""
-        rows = self.old[self.judged_by]
-        if self.judged_by == "test" or "test" not in self.old:
-            return rows
-        return joined(rows, self.old["test"])
+    def old_examples(self) -> Dataset:
+        """Examples of that split, and those that earlier refreshes held out."""
+        examples = self.old[self.old_split]
+        if self.old_split == "test" or "test" not in self.old:
+            return examples
+        return joined(examples, self.old["test"])
 
     @property
-    def learned_before(self) -> int:
-        """How many of the new rows, answers included, are old training rows."""
+    def num_seen(self) -> int:
+        """Number of new examples that are also, labels included, old training examples."""
         return len(self.new) - len(unlike(self.new, self.old["train"]))
 
     @property
     def held_out(self) -> Dataset:
-        """The new rows on which the gain is measured; neither parent nor child learned them."""
-        return unlike(self.parts["test"], self.old["train"])
+        """New examples on which the gain is measured; neither parent nor child trains on them."""
+        return unlike(self.new_splits["test"], self.old["train"])
 
 
-def read_new_examples(recipe: Recipe, path: Path, fields: Mapping[str, str] | None) -> Dataset:
-    """Read a file as the recipe reads its data.
-
-    Args:
-        recipe: of the adapter.
-        path: of the file.
-        fields: the task's field to the file's; the recipe's where ``None``.
-
-    Raises:
-        DataError: naming file and row.
-    """
-    section = recipe.data
-    changes: dict[str, Any] = {
-        "hub": None,
-        "format": "conll" if section.format == "conll" else "auto",
-        "fields": dict(section.fields if fields is None else fields),
-    }
-    return load_examples(section.model_copy(update=changes), recipe.task.name, str(path))
-
-
-def find_old(
+def load_old_splits(
     recipe: Recipe, root: Mapping[str, str], added: Sequence[AddedFile], name: str
 ) -> dict[str, Dataset]:
-    """Return the rows that an adapter was made with, by split, each checked to be the same.
+    """Return the splits that an adapter was trained with, verified by their fingerprints.
 
     Args:
-        recipe: of the adapter.
-        root: fingerprint of each split that the recipe names, as recorded.
-        added: files that earlier refreshes added.
-        name: of the adapter, for messages.
+        recipe: Recipe of the adapter.
+        root: Recorded fingerprint of each split of the recipe.
+        added: Files that earlier refreshes added.
+        name: Reference of the adapter, for messages.
 
     Raises:
-        DataError: naming the path that is needed, or the file that is another one now.
+        DataError: naming the missing path, or the file that has changed.
     """
     if recipe.data.hub is None:
         for split in ("train", "validation", "test"):
             where = getattr(recipe.data, split)
             if where is not None:
-                _require(where, name, f", or say where it is now with data.{split}=PATH")
+                _require_file(where, name, f", or pass its new path with data.{split}=PATH")
     old = dict(prepare_data(recipe).splits)
-    for split, rows in old.items():
-        _check(rows, root.get(split), name)
+    for split, examples in old.items():
+        _check_fingerprint(examples, root.get(split), name)
     for file in added:
-        _require(file.path, name, "")
-        rows = read_new_examples(recipe, Path(file.path), file.fields)
-        _check(rows, file.fingerprint, name)
-        for split, part in split_new(rows, recipe).items():
+        _require_file(file.path, name, "")
+        examples = load_more_examples(recipe.data, recipe.task.name, Path(file.path), file.fields)
+        _check_fingerprint(examples, file.fingerprint, name)
+        for split, part in split_new(examples, recipe).items():
             old[split] = joined(old[split], part) if split in old else part
     return old
 
 
-def split_new(rows: Dataset, recipe: Recipe) -> dict[str, Dataset]:
-    """Split new rows by content into ``train``, ``validation`` and ``test``.
+def split_new(new: Dataset, recipe: Recipe) -> dict[str, Dataset]:
+    """Split new examples by content into ``train``, ``validation`` and ``test``.
 
     Raises:
         DataError: when a split would be empty.
     """
-    seed, fields = recipe.data.split.seed, text_fields(rows)
-    rest, test = split_examples(rows, held_out=HELD_OUT, seed=seed + 1, key_fields=fields)
+    seed, fields = recipe.data.split.seed, text_fields(new)
+    rest, test = split_examples(new, held_out=HELD_OUT, seed=seed + 1, key_fields=fields)
     train, validation = split_examples(rest, held_out=VALIDATION, seed=seed, key_fields=fields)
-    parts = {"train": train, "validation": validation, "test": test}
-    for name, part in parts.items():
-        if not part.examples:
+    splits = {"train": train, "validation": validation, "test": test}
+    for name, examples in splits.items():
+        if not examples.examples:
             raise DataError(
-                f"{len(rows)} rows are too few: none is left for {name}",
-                place=rows.name,
-                hint="Give some dozens of new rows at least",
+                f"{len(new)} examples are too few: none is left for {name}",
+                place=new.name,
+                hint="Pass at least a few dozen new examples",
             )
-    return parts
+    return splits
 
 
-def mix(
-    rows: RefreshExamples, recipe: Recipe, labels: Sequence[str], replay: float
+def mix_replay(
+    data: RefreshData, recipe: Recipe, labels: Sequence[str], replay: float
 ) -> PreparedData:
-    """Return what the child learns from: new rows, and a share of the old ones.
+    """Return the child's data: new examples, and a share of the old ones.
 
-    The best weights are chosen by as many old validation rows as new ones, so that neither the
-    old nor the new decides alone.
+    The best weights are selected on as many old validation examples as new ones.
 
     Args:
-        rows: old and new.
-        recipe: of the child.
-        labels: of the parent, in the order of its head's outputs.
-        replay: share of the old training rows, in [0, 1].
+        data: Old and new examples.
+        recipe: Recipe of the child.
+        labels: Labels of the parent, in the order of its head's outputs.
+        replay: Share of the old training examples, in [0, 1].
     """
-    parts = rows.parts
-    again = round(replay * len(rows.old["train"]))
-    train = parts["train"]
-    if again:
-        train = joined(train, rows.draw(rows.old["train"], again))
-    chosen = rows.draw(rows.old["validation"], len(parts["validation"]))
+    new, train = data.new_splits, data.new_splits["train"]
+    num_replayed = round(replay * len(data.old["train"]))
+    if num_replayed:
+        train = joined(train, data.sample(data.old["train"], num_replayed))
+    old_validation = data.sample(data.old["validation"], len(new["validation"]))
     splits = {
         "train": train,
-        "validation": joined(parts["validation"], chosen),
-        "test": parts["test"],
+        "validation": joined(new["validation"], old_validation),
+        "test": new["test"],
     }
     for name, each in splits.items():
         require_examples(each, name)
-    fields = text_fields(train)
     return PreparedData(
         splits=splits,
-        label_counts=counts_of(train, recipe, labels),
+        label_counts=count_known_labels(train, recipe, labels),
         dropped=0,
-        leaked={n: repeated(train, each, fields) for n, each in splits.items() if n != "train"},
+        leaked=count_leaks(splits),
     )
 
 
-def counts_of(rows: Dataset, recipe: Recipe, labels: Sequence[str]) -> dict[str, int]:
-    """Return how often each of an adapter's labels is in rows, in the order of its outputs."""
+def count_known_labels(examples: Dataset, recipe: Recipe, labels: Sequence[str]) -> dict[str, int]:
+    """Return how often each of an adapter's labels occurs, in the order of its outputs."""
     if not labels:
         return {}
-    counts = Counter(_label_names(rows, recipe, labels))
+    counts = Counter(_label_names(examples, recipe, labels))
     return {label: counts[label] for label in labels}
 
 
-def refuse_unknown_labels(rows: Dataset, recipe: Recipe, labels: Sequence[str], name: str) -> None:
-    """Refuse rows with labels for which the adapter's head has no output.
+def check_labels(examples: Dataset, recipe: Recipe, labels: Sequence[str], name: str) -> None:
+    """Check that an adapter's head has an output for every label.
 
     Raises:
-        DataError: naming them, and what to do.
+        DataError: naming the unknown labels, and how to proceed.
     """
-    if not labels:
-        return
-    counts = Counter(_label_names(rows, recipe, labels))
+    counts = Counter(_label_names(examples, recipe, labels)) if labels else Counter[str]()
     unknown = sorted(set(counts) - set(labels))
     if not unknown:
         return
-    shown = ", ".join(f"{label!r} ({counts[label]} rows)" for label in unknown[:5])
+    shown = ", ".join(f"{label!r} ({counts[label]} examples)" for label in unknown[:5])
     more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
     raise DataError(
         f"has labels that {name} does not know: {shown}{more}",
-        place=rows.name,
+        place=examples.name,
         hint="A head has an output for each label that it was trained on: train a new adapter "
-        "on old and new rows together (adapterhub train RECIPE data.train=BOTH), or leave "
-        "these rows out",
+        "on old and new examples together (adapterhub train RECIPE data.train=BOTH), or leave "
+        "these examples out",
     )
 
 
-def _label_names(rows: Dataset, recipe: Recipe, labels: Sequence[str]) -> Iterator[str]:
-    """Yield each label of each row, as the head calls it."""
+def _label_names(examples: Dataset, recipe: Recipe, labels: Sequence[str]) -> Iterator[str]:
+    """Yield each label of each example under its name in the head."""
     task = recipe.task.name
     if entry_of(task).count_labels is None:
         return
     tagged = "tags" in fields_of(task)[0]
     field, index = "tags" if tagged else "label", LabelIndex(labels)
-    for number, row in enumerate(rows.examples, start=1):
-        value = row[field]
+    for number, example in enumerate(examples.examples, start=1):
+        value = example[field]
         values = value if isinstance(value, list | tuple) else [value]
         names = [index.name(each, number, field) for each in values]
         yield from repair(names) if tagged else names
 
 
-def _require(where: str, name: str, otherwise: str) -> None:
+def _require_file(where: str, name: str, alternative: str) -> None:
     if not Path(where).is_file():
         raise DataError(
-            f"the rows that {name} was trained on are needed here, and are not there",
+            f"the examples that {name} was trained on are not here",
             place=where,
-            hint="Put the file back, start in the folder from which this path leads to it"
-            f"{otherwise or ', or put a link there'}",
+            hint="Restore the file, run the command in the folder that this path is relative to"
+            f"{alternative or ', or put a link there'}",
         )
 
 
-def _check(rows: Dataset, expected: str | None, name: str) -> None:
-    if expected is not None and fingerprint(rows) != expected:
+def _check_fingerprint(examples: Dataset, expected: str | None, name: str) -> None:
+    if expected is not None and fingerprint(examples) != expected:
         raise DataError(
             f"is not what {name} was trained on",
-            place=rows.name,
-            hint="Forgetting can only be measured on the rows of then; put that file back",
+            place=examples.name,
+            hint="Restore the original file: forgetting can only be measured on the same examples",
         )

@@ -1,9 +1,11 @@
-"""What a refresh finds: drift, what it costs, and what a child forgets and gains."""
+"""Findings of a refresh: drift, metric change, forgetting and gain."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from adapterhub.evaluation.bootstrap import (
     LEVEL,
@@ -18,7 +20,7 @@ from adapterhub.evaluation.example_statistics import scores_of
 from adapterhub.evaluation.paired_tests import differences
 from adapterhub.training.embed import embed_examples
 from adapterhub.training.evaluate import score_examples
-from adapterhub.workflows.refresh.examples import counts_of
+from adapterhub.workflows.refresh.examples import count_known_labels
 
 if TYPE_CHECKING:
     from adapterhub.backbones.task_model import TaskModel
@@ -27,26 +29,26 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.paired_tests import Difference
     from adapterhub.tasks.base import Task
     from adapterhub.training.recipe import Recipe
-    from adapterhub.workflows.refresh.examples import RefreshExamples
+    from adapterhub.workflows.refresh.examples import RefreshData
 
-#: Dataset of each kind that are embedded; the test compares all pairs.
-EMBEDDED_ROWS = 500
+#: Old and new examples that are embedded, at most each; the test compares all pairs.
+MAX_EMBEDDED = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
-    """What the new rows cost the present version.
+class MetricChange:
+    """Metric of the present version on new examples against old ones.
 
     Args:
-        metric: that decides.
-        greater_is_better: its direction.
-        recorded: its value in the manifest, on the validation split; ``None`` where it has none.
-        split: old split that it is compared with.
-        old: value on that split.
-        old_interval: of it.
-        new: value on the new rows.
-        new_interval: of it.
-        change: interval of ``new - old``; the rows are other ones, so it is not paired.
+        metric: Name of the metric.
+        greater_is_better: Direction of the metric.
+        recorded: Value in the manifest, on the validation split; ``None`` without one.
+        split: Old split that the new examples are compared with.
+        old: Value on that split.
+        old_interval: Interval of ``old``.
+        new: Value on the new examples.
+        new_interval: Interval of ``new``.
+        change: Interval of ``new - old``; not paired, since the examples differ.
     """
 
     metric: str
@@ -60,19 +62,19 @@ class Loss:
     change: Interval
 
     @property
-    def shown(self) -> bool:
-        """Whether the new rows are answered worse by more than chance."""
+    def is_worse(self) -> bool:
+        """Whether the metric is significantly worse on the new examples."""
         return self.change.high < 0 if self.greater_is_better else self.change.low > 0
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshOutcome:
-    """What became of the metrics: the parent beside its child, on the same rows.
+    """Metrics of parent and child on the same examples.
 
     Args:
-        split: old split on which forgetting is measured.
-        forgetting: of each metric on that split, the child second.
-        gain: of each metric on the new rows that nothing learned from.
+        split: Old split on which forgetting is measured.
+        forgetting: Difference of each metric on that split, the child second.
+        gain: Difference of each metric on held-out new examples.
     """
 
     split: str
@@ -80,7 +82,7 @@ class RefreshOutcome:
     gain: tuple[Difference, ...]
 
     def document(self) -> dict[str, Any]:
-        """Return it as plain JSON, the differences by metric."""
+        """Return the outcome as plain JSON, with the differences by metric."""
         return {
             "split": self.split,
             "forgetting": {each.metric: _record(each) for each in self.forgetting},
@@ -91,87 +93,88 @@ class RefreshOutcome:
 def find_drift(
     model: TaskModel,
     task: Task,
-    rows: RefreshExamples,
+    data: RefreshData,
     recipe: Recipe,
     *,
     level: float,
 ) -> Drift:
-    """Test texts and labels of the new rows against those that the adapter learned from.
+    """Test texts and labels of the new examples against the adapter's training examples.
 
     Args:
-        model: whose bare backbone embeds the texts.
-        task: of the adapter.
-        rows: old and new.
-        recipe: of the adapter.
-        level: chance of finding drift where there is none.
+        model: Model whose base model embeds the texts.
+        task: Task of the adapter.
+        data: Old and new examples.
+        recipe: Recipe of the adapter.
+        level: Significance level.
     """
-    seed, old, new = recipe.data.split.seed, rows.old["train"], rows.new
+    seed, old, new = recipe.data.split.seed, data.old["train"], data.new
     tests = []
-    few = [rows.draw(each, EMBEDDED_ROWS) for each in (old, new)]
+    few = [data.sample(each, MAX_EMBEDDED) for each in (old, new)]
     embedded = [embed_examples(model, task, each.examples).numpy() for each in few]
     if min(map(len, embedded)) >= MIN_EXAMPLES:
         tests.append(text_drift(*embedded, seed=seed))
-    counts = [counts_of(each, recipe, task.labels) for each in (old, new)]
+    counts = [count_known_labels(each, recipe, task.labels) for each in (old, new)]
     if all(sum(each.values()) for each in counts):
         tests.append(label_drift(*counts, seed=seed))
     return Drift(tuple(tests), level)
 
 
-def score(model: TaskModel, task: Task, rows: Dataset) -> Scores:
-    """Return what an adapter's metrics on rows are computed from."""
-    scored = score_examples(model, task, rows.examples)
+def score(model: TaskModel, task: Task, examples: Dataset) -> Scores:
+    """Return the statistics of an adapter's predictions, from which metrics are resampled."""
+    scored = score_examples(model, task, examples.examples)
     return scores_of(task, scored.examples, scored.decoded)
 
 
-def find_loss(old: Scores, new: Scores, metric: tuple[str, bool], **record: Any) -> Loss:
-    """Compare the present version on new rows with itself on old ones.
+def measure_change(
+    old: Scores, new: Scores, metric: tuple[str, bool], *, recorded: float | None, split: str
+) -> MetricChange:
+    """Compare the present version on new examples with itself on old ones.
 
     Args:
-        old: its answers to the old split.
-        new: its answers to the new rows.
-        metric: that decides, and whether larger is better.
-        record: ``recorded`` and ``split`` of the finding.
+        old: Scores on the old split.
+        new: Scores on the new examples.
+        metric: Name of the metric, and whether larger is better.
+        recorded: Value in the manifest; ``None`` without one.
+        split: Name of the old split.
     """
     name, greater = metric
-    # two seeds: the draws are of different rows and have nothing to do with each other
+    # two seeds: the resamples are of different examples and must be independent
     drawn = [
         resampled(each, resamples=RESAMPLES, seed=seed)[name]
         for seed, each in enumerate((old, new))
     ]
     shortest = min(map(len, drawn))
-    values = [_value(each, name) for each in (old, new)]
-    return Loss(
+    return MetricChange(
         metric=name,
         greater_is_better=greater,
-        old=values[0],
+        recorded=recorded,
+        split=split,
+        old=metrics_of(old)[name],
         old_interval=intervals(old)[name],
-        new=values[1],
+        new=metrics_of(new)[name],
         new_interval=intervals(new)[name],
         change=interval_of(drawn[1][:shortest] - drawn[0][:shortest], LEVEL),
-        **record,
     )
 
 
 def compare_outcomes(
     split: str, parent: tuple[Scores, Scores], child: tuple[Scores, Scores]
 ) -> RefreshOutcome:
-    """Compare parent and child on the old split and on new rows, both paired.
+    """Compare parent and child on the old split and on new examples, both paired.
 
     Args:
-        split: name of the old one.
-        parent: its answers to the old split and to the new rows.
-        child: likewise.
+        split: Name of the old split.
+        parent: Scores of the parent on the old split and on the new examples.
+        child: Scores of the child on the same.
     """
-    (old, new), (old_then, new_then) = parent, child
-    return RefreshOutcome(
-        split, tuple(differences(old, old_then)), tuple(differences(new, new_then))
-    )
+    forgetting, gain = (tuple(differences(*pair)) for pair in zip(parent, child, strict=True))
+    return RefreshOutcome(split, forgetting, gain)
 
 
-def _value(scores: Scores, name: str) -> float:
-    import numpy as np
-
-    return float(scores.metrics(np.arange(scores.size)[None, :])[name][0])
+def metrics_of(scores: Scores) -> dict[str, float]:
+    """Return the metrics of scores without resampling."""
+    everything = np.arange(scores.size)[None, :]
+    return {name: float(values[0]) for name, values in scores.metrics(everything).items()}
 
 
 def _record(difference: Difference) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Keep an adapter current: find drift, see whether it matters, train a child, register it."""
+"""Refresh an adapter: detect drift, train a child on new examples, register it."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from adapterhub.errors import DataError, RecipeError
 from adapterhub.evaluation.drift import LEVEL
 from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
 from adapterhub.training.loop import watched_metric
-from adapterhub.training.prepare import text_fields
+from adapterhub.training.prepare import load_more_examples, text_fields
 from adapterhub.training.progress import Reporters
 from adapterhub.training.recipe_file import apply_override, parse_recipe
 from adapterhub.training.setup import open_backbone
 from adapterhub.training.train import WarmStart
-from adapterhub.workflows.refresh.child import write_child
 from adapterhub.workflows.refresh.document import (
     AddedFile,
     RefreshDocument,
     read_document,
     request_digest,
+    write_child,
 )
 from adapterhub.workflows.refresh.examples import (
-    RefreshExamples,
-    find_old,
-    mix,
-    read_new_examples,
-    refuse_unknown_labels,
+    RefreshData,
+    check_labels,
+    load_old_splits,
+    mix_replay,
     split_new,
 )
 from adapterhub.workflows.refresh.findings import (
-    Loss,
+    MetricChange,
     RefreshOutcome,
     compare_outcomes,
     find_drift,
-    find_loss,
+    measure_change,
+    metrics_of,
     score,
 )
-from adapterhub.workflows.refresh.serialization import read_findings, tell
+from adapterhub.workflows.refresh.serialization import findings_document, read_findings
 from adapterhub.workflows.train_run import register_run, train_run
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.data.dataset import Dataset
-    from adapterhub.engine.session import LoadedAdapter
     from adapterhub.evaluation.drift import Drift
     from adapterhub.evaluation.example_statistics import Scores
     from adapterhub.registry.registry import Registry
@@ -61,31 +60,31 @@ if TYPE_CHECKING:
     from adapterhub.training.progress import Reporter
     from adapterhub.training.recipe import Recipe
 
-#: Share of the old training rows that the child learns again.
+#: Default share of the old training examples in the child's training data.
 REPLAY = 0.25
-#: Keys that say where old rows are now; their fingerprints tell whether they are the same.
-_PLACES = ("data.train", "data.validation", "data.test")
+#: Keys that locate old files; fingerprints verify that the examples are the same.
+_PATH_KEYS = ("data.train", "data.validation", "data.test")
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshOptions:
-    """How to refresh.
+    """Settings of a refresh.
 
     Args:
-        fields: the task's field to the new file's; the recipe's where ``None``.
-        replay: share of the old training rows that the child learns again, in [0, 1].
-        level: chance of finding drift where there is none.
-        anyway: train also where there is neither drift nor loss.
-        dry_run: find out, and train nothing.
-        folder: of the run; named by what decides the child where ``None``.
+        fields: Column of each task field in the new file; the recipe's where ``None``.
+        replay: Share of the old training examples that the child trains on again, in [0, 1].
+        level: Significance level of the drift tests.
+        force: Whether to train also without drift or a worse metric.
+        dry_run: Whether to stop before training.
+        folder: Run folder; named by the digest of the refresh where ``None``.
         overrides: ``key.path=value`` each, for the child's recipe.
-        device: the first GPU where there is one, else the CPU.
+        device: Device; the first GPU where there is one, else the CPU.
     """
 
     fields: Mapping[str, str] | None = None
     replay: float = REPLAY
     level: float = LEVEL
-    anyway: bool = False
+    force: bool = False
     dry_run: bool = False
     folder: Path | None = None
     overrides: Sequence[str] = ()
@@ -94,24 +93,23 @@ class RefreshOptions:
 
 @dataclass(frozen=True, slots=True)
 class RefreshResult:
-    """What came of it.
+    """Result of a refresh.
 
     Args:
-        parent: the version that was looked at.
-        rows: new rows.
-        drift: between its training rows and the new ones.
-        loss: of its metric on the new rows.
-        outcome: of training; ``None`` where nothing was trained.
-        child: the new version; ``None`` where nothing was trained.
-        folder: of the run, if there was one now.
-        done_before: whether the child is an earlier one, of the same refresh; nothing was
-            computed now, and all the rest is what was found then.
+        parent: Version that was refreshed.
+        num_new: Number of new examples.
+        drift: Drift between its training examples and the new ones.
+        metric_change: Its metric on the new examples against old ones.
+        outcome: Forgetting and gain of the child; ``None`` where nothing was trained.
+        child: New version; ``None`` where nothing was trained.
+        folder: Run folder, where this call trained.
+        done_before: Whether an earlier call made the child; the findings are then the stored ones.
     """
 
     parent: Version
-    rows: int
+    num_new: int
     drift: Drift
-    loss: Loss
+    metric_change: MetricChange
     outcome: RefreshOutcome | None = None
     child: Version | None = None
     folder: Path | None = None
@@ -119,20 +117,20 @@ class RefreshResult:
 
     @property
     def is_due(self) -> bool:
-        """Whether there is drift, or the new rows are answered worse."""
-        return bool(self.drift.found) or self.loss.shown
+        """Whether there is drift, or the metric is worse on the new examples."""
+        return bool(self.drift.found) or self.metric_change.is_worse
 
     def document(self) -> dict[str, Any]:
-        """Return it as plain JSON."""
+        """Return the result as plain JSON."""
+        outcome = self.outcome.document() if self.outcome else {"forgetting": None, "gain": None}
+        child = {"ref": str(self.child.ref), "digest": self.child.digest} if self.child else None
         return {
             "parent": {"ref": str(self.parent.ref), "digest": self.parent.digest},
-            "rows": self.rows,
-            **tell(self.drift, self.loss),
+            "num_examples": self.num_new,
+            **findings_document(self.drift, self.metric_change),
             "due": self.is_due,
-            **(self.outcome.document() if self.outcome else {"forgetting": None, "gain": None}),
-            "child": {"ref": str(self.child.ref), "digest": self.child.digest}
-            if self.child
-            else None,
+            **outcome,
+            "child": child,
             "folder": str(self.folder) if self.folder else None,
             "done_before": self.done_before,
         }
@@ -146,97 +144,98 @@ def refresh(
     *,
     reporter: Reporter | None = None,
 ) -> RefreshResult:
-    """Look at new rows with an adapter, and train a child on them where that is due.
+    """Test an adapter on new examples, and train a child on them where a refresh is due.
 
-    No alias is moved; that is the gate's to do. After a kill at any point the same call goes
-    on, and ends with one child.
+    No alias is moved; that is the promotion gate's task. After a kill at any point the same call
+    resumes, and ends with one child.
 
     Args:
-        registry: that holds the adapter, and gets the child.
-        ref: of the adapter.
-        path: of the new rows, with their answers.
-        options: how.
-        reporter: hears of every step of training.
+        registry: Registry that holds the adapter and receives the child.
+        ref: Reference of the adapter.
+        path: File of new labelled examples.
+        options: Settings of the refresh.
+        reporter: Receiver of progress events.
 
     Raises:
         NotFoundError: when there is no such version.
-        RecipeError: when nobody recorded how it was trained, or it can't be gone on from.
-        DataError: when new rows can't be used, or old ones are not there any more.
-        SignatureError: when only signed adapters are loaded; the child would be none.
-        TrainingError: when the run's folder holds another one.
-        TrainingInterrupted: after Ctrl-C or SIGTERM; the same call goes on.
+        RecipeError: when its training is not recorded, or can't be continued.
+        DataError: when new examples can't be used, or old ones are missing.
+        SignatureError: when only signed adapters may be loaded, since the child would be unsigned.
+        TrainingError: when the run folder holds another run.
+        TrainingInterrupted: after Ctrl-C or SIGTERM; the same call resumes.
     """
     if not 0.0 <= options.replay <= 1.0:
-        raise RecipeError(f"{options.replay:g} is no share, 0 to 1", place="--replay")
+        raise RecipeError(f"is a share from 0 to 1, not {options.replay:g}", place="--replay")
     version = registry.resolve(ref)
     folder = trusted_folder(registry, version)
     artifact = read_artifact(folder)
-    recipe = _recipe(artifact, version, options.overrides)
-    new = read_new_examples(recipe, path, options.fields)
+    recipe = _child_recipe(artifact, version, options.overrides)
+    new = load_more_examples(recipe.data, recipe.task.name, path, options.fields)
     request = _request(options, fingerprint(new))
     before = None if options.dry_run else _done_before(registry, version, request, len(new))
     if before is not None:
         return before
-    rows = _rows(artifact, folder, recipe, new, path, options, str(version.ref))
-    teller = Reporters([reporter] if reporter else [])
-    _warn(rows, teller)
+
+    data = _load_data(artifact, folder, recipe, new, path, options, str(version.ref))
+    _warn_of_repeats(data, Reporters([reporter] if reporter else []))
     backbone = open_backbone(recipe, device=options.device)
     loaded = Session(backbone).load(artifact, name=str(version.ref))
     loaded.model.activate()
-    drift = find_drift(loaded.model, loaded.task, rows, recipe, level=options.level)
-    old = score(loaded.model, loaded.task, rows.judged)
-    metric = _metric(recipe, loaded.task, old)
-    loss = find_loss(
-        old,
-        score(loaded.model, loaded.task, rows.new),
+    drift = find_drift(loaded.model, loaded.task, data, recipe, level=options.level)
+    old_scores = score(loaded.model, loaded.task, data.old_examples)
+    metric = _deciding_metric(recipe, loaded.task, old_scores)
+    change = measure_change(
+        old_scores,
+        score(loaded.model, loaded.task, data.new),
         metric,
         recorded=artifact.manifest.metrics.after.get(metric[0]),
-        split=rows.judged_by,
+        split=data.old_split,
     )
-    found = RefreshResult(version, len(rows.new), drift, loss)
-    if options.dry_run or not (found.is_due or options.anyway):
-        return found
+    result = RefreshResult(version, len(data.new), drift, change)
+    if options.dry_run or not (result.is_due or options.force):
+        return result
+
     require_unsigned_loads(registry, "refresh")
-    _require_unseen(rows, str(version.ref))
-    held_out = score(loaded.model, loaded.task, rows.held_out)
-    # training puts an adapter of its own on the body
+    _require_unseen(data, str(version.ref))
+    held_out = score(loaded.model, loaded.task, data.held_out)
+    # training places its own adapter on the backbone
     loaded.model.close()
-    run = options.folder or _folder(version, request(artifact.digest))
+    run = options.folder or _run_folder(version, request(artifact.digest))
     start = WarmStart(
         artifact.digest,
         artifact.weights.tensors,
-        mix(rows, recipe, loaded.task.labels, options.replay),
+        mix_replay(data, recipe, loaded.task.labels, options.replay),
     )
-    result = train_run(
+    trained = train_run(
         recipe, output=run, resume=True, reporter=reporter, backbone=backbone, start=start
     )
-    outcome = _outcome(backbone, result.artifact, rows, (old, held_out))
+    outcome = _outcome(backbone, trained.artifact, data, (old_scores, held_out))
     document = RefreshDocument(
         parent=artifact.digest,
-        root=rows.root,
-        added=(*_added(folder), rows.file),
+        root=data.root,
+        added=(*_added_files(folder), data.file),
         replay=options.replay,
-        findings={**tell(drift, loss), **outcome.document()},
+        findings={**findings_document(drift, change), **outcome.document()},
         request=request(artifact.digest),
     )
-    target = write_child(result.artifact, document, str(version.ref))
-    child = register_run(registry, version.name, result, target)
-    return RefreshResult(version, len(rows.new), drift, loss, outcome, child, run)
+    target = write_child(trained.artifact, document, str(version.ref))
+    child = register_run(registry, version.name, trained, target)
+    return RefreshResult(version, len(data.new), drift, change, outcome, child, run)
 
 
-def _request(options: RefreshOptions, rows: str) -> Callable[[str], str]:
+def _request(options: RefreshOptions, examples: str) -> Callable[[str], str]:
     """Return a function from a parent's digest to the digest of this refresh of it."""
-    overrides = [each for each in options.overrides if each.partition("=")[0] not in _PLACES]
-    return lambda parent: request_digest(parent, rows, options.replay, overrides)
+    overrides = [each for each in options.overrides if each.partition("=")[0] not in _PATH_KEYS]
+    return lambda parent: request_digest(parent, examples, options.replay, overrides)
 
 
 def _done_before(
-    registry: Registry, version: Version, request: Callable[[str], str], rows: int
+    registry: Registry, version: Version, request: Callable[[str], str], num_new: int
 ) -> RefreshResult | None:
-    """Return what this same refresh came to where its child is registered; else ``None``.
+    """Return the result of this same refresh where its child is registered; else ``None``.
 
-    The version itself may be that child: the latest one is, after the refresh, and an alias may
-    have been moved to it.
+    ``version`` may itself be that child, when it is the latest version or an alias has been moved
+    to it since.
     """
     versions = {each.digest: each for each in registry.versions(version.name)}
     children = [each for each in versions.values() if each.parent == version.digest]
@@ -245,75 +244,74 @@ def _done_before(
         document = read_document(registry.materialize(child)) if parent else None
         if parent and document and document.request == request(parent.digest):
             found = read_findings(document.findings)
-            return RefreshResult(parent, rows, *found, child=child, done_before=True)
+            return RefreshResult(parent, num_new, *found, child=child, done_before=True)
     return None
 
 
-def _warn(rows: RefreshExamples, reporter: Reporter) -> None:
-    """Say where rows repeat others, so that figures are not taken for more than they are."""
-    count = rows.learned_before
-    if count:
+def _warn_of_repeats(data: RefreshData, reporter: Reporter) -> None:
+    """Report repeated examples that would distort drift, gain or forgetting."""
+    if data.num_seen:
         reporter.on_message(
-            f"warning: {count} of {len(rows.new)} new rows are old training rows; they show no "
-            "drift, and the gain is measured without them"
+            f"warning: {data.num_seen} of {len(data.new)} new examples are old training examples; "
+            "they hide drift, and the gain is measured without them"
         )
-    learned = rows.parts["train"]
-    judged = repeated(learned, rows.judged, text_fields(learned))
-    if judged:
+    train = data.new_splits["train"]
+    overlapping = repeated(train, data.old_examples, text_fields(train))
+    if overlapping:
         reporter.on_message(
-            f"warning: {judged} old {rows.judged_by} rows repeat the text of a new one that the "
-            "child would learn; forgetting would look smaller than it is"
+            f"warning: {overlapping} old {data.old_split} examples repeat the text of a new "
+            "training example, so forgetting would be underestimated"
         )
 
 
-def _require_unseen(rows: RefreshExamples, name: str) -> None:
-    if not rows.held_out.examples:
+def _require_unseen(data: RefreshData, name: str) -> None:
+    if not data.held_out.examples:
         raise DataError(
-            f"no gain could be measured: all new rows that are held out are among those that "
-            f"{name} was trained on",
-            place=rows.new.name,
-            hint="Give rows that it has not learned yet",
+            f"no gain could be measured: {name} was trained on all held-out new examples",
+            place=data.new.name,
+            hint="Pass examples that it was not trained on",
         )
 
 
-def _recipe(artifact: Artifact, version: Version, overrides: Sequence[str]) -> Recipe:
+def _child_recipe(artifact: Artifact, version: Version, overrides: Sequence[str]) -> Recipe:
+    """Return the parent's recipe with the overrides that a refresh may change."""
     manifest, place = artifact.manifest, str(version.ref)
     if {"recipe", "data"} & set(manifest.unknown) or "data" not in manifest.recipe:
         raise RecipeError(
-            "nobody recorded on which rows it was trained, and how",
+            "its training recipe and data are not recorded",
             place=place,
             hint="Only an adapter that adapterhub train made can be refreshed",
         )
     document = json.loads(json.dumps(dict(manifest.recipe)))
     for override in overrides:
         key = override.partition("=")[0]
-        if key.partition(".")[0] not in ("optimizer", "schedule", "train") and not _moves(
-            document, key
-        ):
+        if not _may_change(document, key):
             raise RecipeError(
                 "can't be changed by a refresh",
                 place=key,
-                hint="A child is trained as its parent was, on the same task and backbone; only "
-                "keys of optimizer, schedule and train may differ, and the path of old rows that "
-                "were moved",
+                hint="A child is trained like its parent, on the same task and backbone; only "
+                "keys of optimizer, schedule and train may differ, and the paths of moved files",
             )
         apply_override(document, override)
     recipe = parse_recipe(document)
     if getattr(recipe.adapter, "projection", False):
         raise RecipeError(
-            "the network that made its prefix was not kept, so it can't be trained further",
+            "its prefix projection was not stored, so it can't be trained further",
             place=place,
-            hint="Train it anew on old and new rows",
+            hint="Train a new adapter on old and new examples",
         )
     return recipe
 
 
-def _moves(document: Mapping[str, Any], key: str) -> bool:
-    """Tell whether a key says where old rows are now."""
-    return key in _PLACES and document["data"].get(key.partition(".")[2]) is not None
+def _may_change(document: Mapping[str, Any], key: str) -> bool:
+    section, _, rest = key.partition(".")
+    if section in ("optimizer", "schedule", "train"):
+        return True
+    # the path of an old file that has moved
+    return key in _PATH_KEYS and document["data"].get(rest) is not None
 
 
-def _rows(
+def _load_data(
     artifact: Artifact,
     folder: Path,
     recipe: Recipe,
@@ -321,55 +319,50 @@ def _rows(
     path: Path,
     options: RefreshOptions,
     name: str,
-) -> RefreshExamples:
-    refuse_unknown_labels(new, recipe, artifact.manifest.labels, name)
+) -> RefreshData:
+    check_labels(new, recipe, artifact.manifest.labels, name)
     document = read_document(folder)
-    root = (
-        document.root
-        if document
-        else {split: source.fingerprint for split, source in artifact.manifest.data.items()}
-    )
+    sources = artifact.manifest.data
+    root = document.root if document else {n: each.fingerprint for n, each in sources.items()}
+    added = document.added if document else ()
     fields = recipe.data.fields if options.fields is None else options.fields
-    return RefreshExamples(
-        old=find_old(recipe, root, _added(folder), name),
+    return RefreshData(
+        old=load_old_splits(recipe, root, added, name),
         root=root,
         new=new,
-        parts=split_new(new, recipe),
+        new_splits=split_new(new, recipe),
         file=AddedFile(
             path=str(path), fingerprint=fingerprint(new), num_examples=len(new), fields=dict(fields)
         ),
-        earlier=len(_added(folder)),
+        num_earlier=len(added),
         seed=recipe.data.split.seed,
     )
 
 
-def _added(folder: Path) -> tuple[AddedFile, ...]:
+def _added_files(folder: Path) -> tuple[AddedFile, ...]:
     document = read_document(folder)
     return document.added if document else ()
 
 
-def _metric(recipe: Recipe, task: Task, scores: Scores) -> tuple[str, bool]:
-    """Return what decides: the recipe's metric where rows can be resampled for it."""
-    import numpy as np
-
-    wanted = watched_metric(recipe.train, task.default_metric)
-    known = scores.metrics(np.arange(scores.size)[None, :])
-    return wanted if wanted[0] in known else task.default_metric
+def _deciding_metric(recipe: Recipe, task: Task, scores: Scores) -> tuple[str, bool]:
+    """Return the recipe's metric where it can be resampled, else the task's own."""
+    watched = watched_metric(recipe.train, task.default_metric)
+    return watched if watched[0] in metrics_of(scores) else task.default_metric
 
 
-def _folder(version: Version, request: str) -> Path:
+def _run_folder(version: Version, request: str) -> Path:
     short = request.removeprefix("sha256:")[:8]
     return Path("runs") / f"{version.name}-refresh-{version.version}-{short}"
 
 
 def _outcome(
-    backbone: Backbone, artifact: Path, rows: RefreshExamples, parent: tuple[Scores, Scores]
+    backbone: Backbone, artifact: Path, data: RefreshData, parent: tuple[Scores, Scores]
 ) -> RefreshOutcome:
-    loaded: LoadedAdapter = Session(backbone).load(read_artifact(artifact), name="child")
+    loaded = Session(backbone).load(read_artifact(artifact), name="child")
     loaded.model.activate()
     child = (
-        score(loaded.model, loaded.task, rows.judged),
-        score(loaded.model, loaded.task, rows.held_out),
+        score(loaded.model, loaded.task, data.old_examples),
+        score(loaded.model, loaded.task, data.held_out),
     )
     loaded.model.close()
-    return compare_outcomes(rows.judged_by, parent, child)
+    return compare_outcomes(data.old_split, parent, child)

@@ -11,17 +11,17 @@ from adapterhub.adapters.strict_json import FOREIGN, Schema
 from adapterhub.evaluation.drift import Drift
 from adapterhub.evaluation.paired_tests import Difference
 from adapterhub.workflows.refresh.document import REFRESH_NAME
-from adapterhub.workflows.refresh.findings import Loss, RefreshOutcome
+from adapterhub.workflows.refresh.findings import MetricChange, RefreshOutcome
 
 _CONFIG: ConfigDict = {**FOREIGN, "allow_inf_nan": True}
 
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """The stored findings; values that follow from the others are not read."""
+    """The stored findings; derived values are not read."""
 
     drift: Drift
-    present: Loss
+    present: MetricChange
     split: str
     forgetting: Mapping[str, Difference]
     gain: Mapping[str, Difference]
@@ -32,18 +32,18 @@ class _Findings:
 _SCHEMA = Schema(_Findings)
 
 
-def tell(drift: Drift, loss: Loss) -> dict[str, Any]:
-    """Return what was found before training as plain JSON."""
+def findings_document(drift: Drift, change: MetricChange) -> dict[str, Any]:
+    """Return the findings before training as plain JSON."""
     found = {each.what for each in drift.found}
     tests = [{**asdict(test), "drift": test.what in found} for test in drift.tests]
     return {
         "drift": {"level": drift.level, "tests": tests, "found": bool(found)},
-        "present": {**asdict(loss), "worse": loss.shown},
+        "present": {**asdict(change), "worse": change.is_worse},
     }
 
 
-def read_findings(findings: Mapping[str, Any]) -> tuple[Drift, Loss, RefreshOutcome]:
-    """Return what the findings of a ``refresh.json`` tell.
+def read_findings(findings: Mapping[str, Any]) -> tuple[Drift, MetricChange, RefreshOutcome]:
+    """Return the findings stored in a ``refresh.json``.
 
     Raises:
         ArtifactError: when they are malformed.
