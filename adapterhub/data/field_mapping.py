@@ -1,10 +1,12 @@
-"""From a file's columns to a task's fields."""
+"""Mapping of a file's columns to a task's fields, and examples as text."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.data.images import ImageFile
 from adapterhub.errors import DataError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
     from adapterhub.data.dataset import Dataset
 
-#: Fields that hold the answer to an example, of all tasks; what else an example has is asked.
+#: Fields with the answer of an example, of all tasks; all other fields are input.
 ANSWER_FIELDS = ("label", "tags", "response", "answers", "target", "summary", "summaries", "gain")
 
 
@@ -96,3 +98,39 @@ def _columns_hint(column: str, columns: Iterable[str]) -> str:
     guess = did_you_mean(column, names)
     there = f"Columns there: {shown or '(none)'}"
     return f"{guess} {there}" if guess.startswith("Did you mean") else there
+
+
+def example_text(example: Mapping[str, Any]) -> str:
+    """Return the input of an example, all but its answer, as one text.
+
+    An image is represented by the digest of its file.
+    """
+    return " | ".join(_plain(value) for key, value in example.items() if key not in ANSWER_FIELDS)
+
+
+def display_text(example: Mapping[str, Any]) -> str:
+    """Return the input of an example for people: its text, or the name of its image."""
+    image = example.get("image")
+    return image.name if isinstance(image, ImageFile) else example_text(example)
+
+
+def answer_text(example: Mapping[str, Any]) -> str:
+    """Return the answer of an example as text; empty where it has none of its own."""
+    return " | ".join(_plain(example[key]) for key in ANSWER_FIELDS if example.get(key) is not None)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, ImageFile):
+        # the same file is the same image, whatever its name
+        return value.digest()
+    if isinstance(value, dict) and isinstance(value.get("text"), list):
+        # answers as SQuAD has them, but for their places
+        value = value["text"]
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return " ".join(value)
+    if isinstance(value, list) and all(isinstance(each, dict) for each in value):
+        # the turns of a conversation
+        return " ".join(str(each.get("content", "")) for each in value)
+    return json.dumps(value, ensure_ascii=False, default=str)

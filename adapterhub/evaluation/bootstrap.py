@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from adapterhub.evaluation.example_statistics import Array, Scores
+    from adapterhub.tasks.predictions import Array, Scores
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -58,7 +58,7 @@ def resampled(scores: Scores, *, resamples: int, seed: int) -> dict[str, Array]:
 
     The same seed draws the same examples, so that two sets of predictions stay paired.
     """
-    count = resamples if scores.most is None else min(resamples, scores.most)
+    count = resamples if scores.max_resamples is None else min(resamples, scores.max_resamples)
     parts = [scores.metrics(drawn) for drawn in _draws(scores.size, count, seed)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 if TYPE_CHECKING:
-    from adapterhub.evaluation.example_statistics import Array
+    from adapterhub.tasks.predictions import Array
 
 BINS = 15
 #: Temperatures that are tried lie between these.

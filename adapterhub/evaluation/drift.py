@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from adapterhub.evaluation.example_statistics import Array
+    from adapterhub.tasks.predictions import Array
 
 #: A p-value below it, shared between the tests that are made, is drift.
 LEVEL = 0.05

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from adapterhub.data.field_mapping import ANSWER_FIELDS
-from adapterhub.data.images import ImageFile
+from adapterhub.data.field_mapping import answer_text, example_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -85,22 +83,12 @@ class Leak:
     pairs: tuple[Pair, ...]
 
 
-def text_of(example: Mapping[str, Any]) -> str:
-    """Return what of an example is not its answer, as one text."""
-    return " | ".join(_plain(value) for key, value in example.items() if key not in ANSWER_FIELDS)
-
-
-def answer_of(example: Mapping[str, Any]) -> str:
-    """Return an example's answer as text; empty where it has none of its own."""
-    return " | ".join(_plain(example[key]) for key in ANSWER_FIELDS if example.get(key) is not None)
-
-
 def split_facts(name: str, examples: Dataset) -> SplitFacts:
     """Return what a split is like."""
-    texts = [text_of(example) for example in examples.examples]
+    texts = [example_text(example) for example in examples.examples]
     answers: dict[str, set[str]] = defaultdict(set)
     for text, example in zip(map(_normal, texts), examples.examples, strict=True):
-        answers[text].add(answer_of(example))
+        answers[text].add(answer_text(example))
     words = [len(text.split()) for text in texts]
     return SplitFacts(
         name=name,
@@ -122,9 +110,9 @@ def leak(name: str, examples: Dataset, training: Dataset, *, shown: int = 5) -> 
         training: examples that were learned from.
         shown: most pairs that are returned.
     """
-    known = [text_of(example) for example in training.examples]
+    known = [example_text(example) for example in training.examples]
     normal = set(map(_normal, known))
-    texts = [text_of(example) for example in examples.examples]
+    texts = [example_text(example) for example in examples.examples]
     same = [_normal(text) in normal for text in texts]
     others = [text for text, found in zip(texts, same, strict=True) if not found]
     looked_at, candidates = _spread(others, NEAR_ROWS), _spread(known, NEAR_TRAIN_ROWS)
@@ -167,20 +155,3 @@ def _labels(examples: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _normal(text: str) -> str:
     return _NO_WORD.sub(" ", text.casefold()).strip()
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, ImageFile):
-        # the same file is the same image, whatever its name
-        return value.digest()
-    if isinstance(value, dict) and isinstance(value.get("text"), list):
-        # answers as SQuAD has them, but for their places
-        value = value["text"]
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return " ".join(value)
-    if isinstance(value, list) and all(isinstance(each, dict) for each in value):
-        # the turns of a conversation
-        return " ".join(str(each.get("content", "")) for each in value)
-    return json.dumps(value, ensure_ascii=False, default=str)

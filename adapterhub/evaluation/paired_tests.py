@@ -9,12 +9,12 @@ import numpy as np
 from scipy import stats
 
 from adapterhub.evaluation.bootstrap import LEVEL, RESAMPLES, Interval, interval_of, resampled
-from adapterhub.evaluation.example_statistics import ExampleStatistics
+from adapterhub.tasks.predictions import ExampleStatistics
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from adapterhub.evaluation.example_statistics import Array, Scores
+    from adapterhub.tasks.predictions import Array, Scores
 
 #: Swaps of answers tried by the permutation test.
 PERMUTATIONS = 9999

@@ -1,4 +1,4 @@
-"""Which token stands for a word."""
+"""Alignment of words with tokens."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ if TYPE_CHECKING:
 
     from adapterhub.tasks.words import Word
 
-#: Stands in for a word that the tokenizer reads as nothing, such as a zero-width space.
+#: Replacement of a word without tokens, such as a zero-width space.
 PLACEHOLDER = "?"
 
-#: Which of a word's tokens the head reads.
+#: Token of a word that the head reads.
 Read = Literal["first", "last"]
 
 
 @dataclass(frozen=True, slots=True)
 class AlignedWords:
-    """Words as tokens.
+    """Words as tokens, truncated to the maximum length.
 
     Args:
-        input_ids: of all words, special tokens included, ``max_length`` at most.
-        positions: index in ``input_ids`` of the token read for each word, for the words
-            before the cut.
-        offsets: start and end of each token in the words joined by spaces, before the cut;
-            tokens without text are empty.
-        placed: the words there.
+        input_ids: Token ids of all words, with special tokens.
+        positions: Index in ``input_ids`` of the token that represents each remaining word.
+        offsets: Start and end of each remaining token in the words joined by spaces; empty for
+            tokens without text.
+        placed: Words with their offsets in the joined text.
     """
 
     input_ids: list[int]
@@ -44,14 +43,14 @@ class AlignedWords:
 def align(
     tokenizer: PreTrainedTokenizerBase, words: Sequence[str], read: Read, max_length: int
 ) -> AlignedWords:
-    """Tokenize words joined by single spaces and find the token that stands for each.
+    """Tokenize words joined by single spaces and find the token that represents each.
 
-    Joining makes every tokenizer see the text it was trained for: byte-level ones mark the
-    space before a word inside the word's first token. A word whose token to read lies
-    beyond the cut is left out, and so are all after it.
+    Joining gives every tokenizer the kind of text it was trained on: byte-level ones mark the
+    space before a word inside the word's first token. Words whose representing token is
+    truncated are left out.
 
     Raises:
-        RecipeError: when the tokenizer gives a word no token whatever stands for it.
+        RecipeError: when the tokenizer has no token even for the replacement of a word.
     """
     text, placed = join_words(words)
     encoding = _encode(tokenizer, text)
@@ -64,7 +63,7 @@ def align(
     found = [at for at in positions if at is not None]
     if len(found) < len(words):
         raise RecipeError(
-            f"the tokenizer reads {PLACEHOLDER!r} as nothing, so words can't be told apart",
+            f"the tokenizer has no token for {PLACEHOLDER!r}, so words can't be separated",
             place="backbone.name",
         )
     ids, closing = encoding["input_ids"], _closing(encoding["special_tokens_mask"])
@@ -80,12 +79,12 @@ def align(
 def word_positions(
     offsets: Sequence[tuple[int, int]], words: Sequence[Word], read: Read
 ) -> list[int | None]:
-    """Return the index of each word's first or last token, ``None`` where it has none.
+    """Return the index of each word's first or last token; ``None`` where it has none.
 
     Args:
-        offsets: start and end of each token in the text; tokens without text are empty.
-        words: in the order of the text, not overlapping.
-        read: which token of a word to take.
+        offsets: Start and end of each token in the text; empty for tokens without text.
+        words: Words in the order of the text, not overlapping.
+        read: Token of a word to return.
     """
     positions: list[int | None] = [None] * len(words)
     token = 0
@@ -102,13 +101,13 @@ def word_positions(
 
 
 def token_owners(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> list[int | None]:
-    """Return the index of the word that each token belongs to, ``None`` where to none.
+    """Return the index of the word that each token belongs to; ``None`` without a word.
 
-    A token that reaches over several words belongs to the one that it has most of.
+    A token that spans several words belongs to the one with the largest overlap.
 
     Args:
-        offsets: start and end of each token in the text; tokens without text are empty.
-        words: in the order of the text, not overlapping.
+        offsets: Start and end of each token in the text; empty for tokens without text.
+        words: Words in the order of the text, not overlapping.
     """
     owners: list[int | None] = []
     first = 0
@@ -126,11 +125,11 @@ def token_owners(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> l
 
 
 def untouched(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> int:
-    """Return how many words no token has any part of: they were cut off.
+    """Return how many words overlap no token because of truncation.
 
     Args:
-        offsets: start and end of each token in the text; tokens without text are empty.
-        words: in the order of the text.
+        offsets: Start and end of each token in the text; empty for tokens without text.
+        words: Words in the order of the text.
     """
     tokens = [span for span in offsets if span[1] > span[0]]
     return sum(
@@ -149,7 +148,7 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> dict[str, Any]:
 
 
 def _closing(special: Sequence[int]) -> int:
-    """Return how many special tokens close the text."""
+    """Return the number of special tokens at the end of the text."""
     count = 0
     while count < len(special) and special[len(special) - 1 - count]:
         count += 1

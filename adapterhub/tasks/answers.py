@@ -1,7 +1,10 @@
-"""The answers of an example to its question, and where they stand in its context."""
+"""Reference answers to questions, and scores of answers as in SQuAD."""
 
 from __future__ import annotations
 
+import re
+import string
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,30 +13,36 @@ from adapterhub.errors import DataError
 from adapterhub.tasks.fields import place_of, required, text_field
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from adapterhub.tasks.base import Example
 
 
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
 @dataclass(frozen=True, slots=True)
-class GivenAnswer:
-    """An answer that an example gives.
+class ReferenceAnswer:
+    """A reference answer.
 
     Args:
-        text: of the answer.
-        start: of its first character in the context, ``None`` where the example does not say.
+        text: Text of the answer.
+        start: First character in the context; ``None`` where it is not given.
     """
 
     text: str
     start: int | None
 
 
-def given_answers(example: Example, number: int) -> list[GivenAnswer]:
-    """Return an example's ``answers``; none where the question has no answer in its context.
+def reference_answers(example: Example, number: int) -> list[ReferenceAnswer]:
+    """Return the ``answers`` of an example; empty where its question has none.
 
-    They are in the form of SQuAD, ``{"text": [...], "answer_start": [...]}``, where offsets
-    count characters; or a list of texts; or one text.
+    They have the form of SQuAD, ``{"text": [...], "answer_start": [...]}`` with offsets in
+    characters, or are a list of texts, or one text.
 
     Raises:
-        DataError: naming example and field, when they are in another form.
+        DataError: naming example and field, when they have another form.
     """
     value = required(example, "answers", number)
     if isinstance(value, Mapping):
@@ -51,35 +60,86 @@ def given_answers(example: Example, number: int) -> list[GivenAnswer]:
         raise DataError(
             "answer_start must be a list with a whole number for each answer",
             place=place_of(number, "answers"),
-            hint="Write the character of the context that the answer begins at, from 0",
+            hint="Give the first character of the answer in the context, counted from 0",
         )
     if len(starts) != len(texts):
         raise DataError(
             f"{len(starts)} offsets for {len(texts)} answers", place=place_of(number, "answers")
         )
-    return [GivenAnswer(text, start) for text, start in zip(texts, starts, strict=True)]
+    return [ReferenceAnswer(text, start) for text, start in zip(texts, starts, strict=True)]
 
 
 def placed_answers(example: Example, number: int) -> list[tuple[int, int]]:
     """Return start and end of each answer in the example's ``context``, in characters.
 
-    An answer without an offset is taken where it stands first.
+    An answer without an offset is located at its first occurrence.
 
     Raises:
-        DataError: when an answer does not stand where the example says, or nowhere.
+        DataError: when an answer is not at its offset, or not in the context.
     """
     context = text_field(example, "context", number)
     placed = []
-    for answer in given_answers(example, number):
+    for answer in reference_answers(example, number):
         start = context.find(answer.text) if answer.start is None else answer.start
         if start < 0 or context[start : start + len(answer.text)] != answer.text:
             where = "in the context" if answer.start is None else f"at offset {answer.start}"
             raise DataError(
-                f"the answer {answer.text!r} does not stand {where}",
+                f"the answer {answer.text!r} is not {where}",
                 place=place_of(number, "answers"),
             )
         placed.append((start, start + len(answer.text)))
     return placed
+
+
+def squad_scores(references: Sequence[Sequence[str]], found: Sequence[str]) -> dict[str, float]:
+    """Return ``exact_match`` and ``f1`` against the best reference, both from 0 to 100.
+
+    Where some questions have answers and some have none, ``answerable_f1`` and
+    ``unanswerable_f1`` are given too.
+
+    Source: ``evaluate-v2.0.py`` of SQuAD. Version 1.1 differs only in answers of nothing but
+    articles and punctuation, which it leaves out of F1.
+
+    Args:
+        references: Reference answers to each question; empty where it has none.
+        found: Predicted answer to each; an empty text for none.
+
+    Raises:
+        DataError: when there are no questions, or not as many answers.
+    """
+    if not references or len(references) != len(found):
+        raise DataError(f"{len(found)} answers can't be scored by {len(references)} questions")
+    exact: list[float] = []
+    overlap: list[float] = []
+    for right, answer in zip(references, found, strict=True):
+        wanted = [text for text in right if normalized(text)] or [""]
+        exact.append(max(float(normalized(text) == normalized(answer)) for text in wanted))
+        overlap.append(max(token_f1(text, answer) for text in wanted))
+    scores = {"exact_match": _percent(exact), "f1": _percent(overlap)}
+    have = [f1 for f1, right in zip(overlap, references, strict=True) if right]
+    lack = [f1 for f1, right in zip(overlap, references, strict=True) if not right]
+    if have and lack:
+        scores |= {"answerable_f1": _percent(have), "unanswerable_f1": _percent(lack)}
+    return scores
+
+
+def normalized(text: str) -> str:
+    """Return a text in lower case without ASCII punctuation, articles and extra spaces."""
+    plain = text.lower().translate(_PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", plain).split())
+
+
+def token_f1(reference: str, found: str) -> float:
+    """Return the harmonic mean of precision and recall over words, from 0 to 1."""
+    wanted, given = normalized(reference).split(), normalized(found).split()
+    if not wanted or not given:
+        return float(wanted == given)
+    common = sum((Counter(wanted) & Counter(given)).values())
+    return 2 * common / (len(wanted) + len(given))
+
+
+def _percent(values: Sequence[float]) -> float:
+    return 100.0 * sum(values) / len(values)
 
 
 def _is_text(value: Any) -> bool:

@@ -1,10 +1,11 @@
-"""What every task offers to training, evaluation and prediction."""
+"""Interface that every task implements for training, evaluation, prediction and serving."""
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -13,25 +14,27 @@ if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
     from adapterhub.data.packing import EncodedExample, PackedBatch
-    from adapterhub.tasks.chat_template import Message
+    from adapterhub.tasks.attribution import AttributionInput, AttributionSource
+    from adapterhub.tasks.conversations import Message
+    from adapterhub.tasks.predictions import Confidence, ErrorExample, LabelChoices, Scores
     from adapterhub.tasks.text_scores import TextScores
 
-#: Which head the task puts on the backbone: its own language-model head, or a new
-#: linear layer read once an example (``sequence``), once a word (``token``), at every token
-#: that may start or end an answer (``span``), or once an image (``image``).
+#: Head that the task puts on the backbone: the language-model head, or a new linear layer that is
+#: read once per text (``sequence``), per word (``token``), at every token that may start or end
+#: an answer (``span``), or once per image (``image``).
 HeadKind = Literal["causal_lm", "sequence", "token", "span", "image"]
 
 #: Maps hidden states ``[selected, hidden]`` to logits ``[selected, classes]``.
 Head: TypeAlias = "Callable[[Tensor], Tensor]"
 
-#: A data example after field mapping, keyed by the task's own field names.
+#: A record after field mapping, keyed by the task's own field names.
 Example: TypeAlias = Mapping[str, Any]
 
-#: Whether every position sees the whole example (``encoder``) or only what is before it, or
-#: whether examples are images (``vision``).
+#: Whether tokens attend to the whole text (``encoder``) or only backwards (``decoder``), or the
+#: input is an image (``vision``).
 BackboneKind = Literal["encoder", "decoder", "vision"]
 
-#: What makes a backbone's input: of texts tokens, of images pixels.
+#: Turns a backbone's input into tensors: texts into tokens, images into pixels.
 Preprocessor: TypeAlias = "PreTrainedTokenizerBase | BaseImageProcessor"
 
 
@@ -40,23 +43,22 @@ class TaskOptions:
     """Settings of a task that come from the recipe.
 
     Args:
-        max_length: longest input in tokens; longer ones are cut.
-        label_smoothing: share of the target's probability spread over all classes.
+        max_length: Longest input in tokens; longer ones are truncated.
+        label_smoothing: Share of the target's probability spread over all classes.
         class_weights: ``None``, ``"balanced"`` (inverse frequency in the training examples), or
             a weight per label name.
-        max_new_tokens: longest generated answer, for tasks that generate.
-        system_prompt: first message of every conversation, or empty.
-        instruction: what the backbone is told to do; the task's own where empty.
-        multi_label: a text may have any number of labels.
-        threshold: probability from which on a label is given, with ``multi_label``.
-        out_of_scope: label of texts that no other label fits.
-        stride: tokens that one window of a long context shares with the next.
-        max_answer_tokens: longest answer that is looked for in a context.
-        unanswerable: a question may have no answer in its context.
-        calibrate: fit ``temperature`` on the validation examples.
-        temperature: logits are divided by it before they become probabilities.
-        image_size: side in pixels that images are brought to; the backbone's own where
-            ``None``.
+        max_new_tokens: Longest generated answer in tokens.
+        system_prompt: First message of every conversation; empty for none.
+        instruction: Instruction given to the backbone; the task's own where empty.
+        multi_label: Whether a text may have any number of labels.
+        threshold: Least probability of an assigned label, with ``multi_label``.
+        out_of_scope: Label of texts that no other label fits.
+        stride: Overlap of adjacent windows of a long context, in tokens.
+        max_answer_tokens: Longest answer searched for in a context, in tokens.
+        unanswerable: Whether a question may have no answer in its context.
+        calibrate: Whether to fit ``temperature`` on the validation examples.
+        temperature: Divisor of the logits before they become probabilities.
+        image_size: Side in pixels that images are resized to; the backbone's own where ``None``.
     """
 
     max_length: int = 512
@@ -77,9 +79,9 @@ class TaskOptions:
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> TaskOptions:
-        """Return the settings in a recipe's task section; one that it lacks has its default.
+        """Return the settings of a recipe's task section, with defaults for missing ones.
 
-        Recipes are stored with adapters, and older ones know fewer settings.
+        Recipes are stored with adapters, and older ones have fewer settings.
         """
         return cls(
             **{each.name: section[each.name] for each in fields(cls) if each.name in section}
@@ -88,129 +90,227 @@ class TaskOptions:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Result of a task's metrics over a set of examples.
+    """Metrics of a task over a set of examples.
 
     Args:
-        metrics: name to value, all floats.
-        table: one record a class for the per-label table, or empty.
+        metrics: Metric name to value.
+        table: One record per class for the per-label table, or empty.
     """
 
     metrics: Mapping[str, float]
     table: Sequence[Mapping[str, float | str]] = field(default_factory=tuple)
 
 
-class Task(Protocol):
-    """One task: how examples become examples, and hidden states become loss and answers.
+@dataclass(frozen=True, slots=True)
+class AuditSpec:
+    """What a bias audit compares between an example and its counterfactual.
 
-    A task holds the tokenizer or image processor, the labels and its options; it never holds a
-    model.
+    Args:
+        kind: ``labels`` of a text or its words, a ``ranking`` of candidates, or the ``answers``
+            found in a context.
+        change: Change of a prediction that is counted, as a phrase ("another label").
+        plain_texts: Whether sentences without any markup are valid examples of the task.
+    """
+
+    kind: Literal["labels", "ranking", "answers"]
+    change: str = ""
+    plain_texts: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """Discrete part of a raw prediction, and the probabilities behind it.
+
+    Args:
+        choice: Indices of the chosen labels, tags or tokens; equal for equal answers.
+        probabilities: Probability of each label, ``[labels]``; ``None`` where the choice is not
+            among labels.
+    """
+
+    choice: tuple[int, ...]
+    probabilities: Tensor | None = None
+
+
+class Task(Protocol):
+    """One task: encoding of examples, loss, decoding, metrics, and analysis of predictions.
+
+    A task holds the tokenizer or image processor, the labels and its options, never a model.
     """
 
     #: e.g. ``text-classification``
     name: str
-    #: the Hub's name of the task, for cards
+    #: the Hub's name of the task, for model cards
     pipeline_tag: str
-    #: peft's ``TaskType`` name, e.g. ``SEQ_CLS``
+    #: name of peft's ``TaskType``, e.g. ``SEQ_CLS``
     peft_task_type: str
     head: HeadKind
-    #: label names in the order of the head's outputs; empty where there is no own head
+    #: label names in the order of the head's outputs; empty without an own head
     labels: tuple[str, ...]
-    #: whether training and scoring read all windows of an example, or its start alone
+    #: whether training and scoring read all windows of an example, or only its start
     reads_windows: bool
-    #: metric watched by default, and whether a larger value is better
+    #: metric watched by default, and whether larger is better
     default_metric: tuple[str, bool]
+    #: what a bias audit compares; ``None`` where none applies to predictions
+    audit: AuditSpec | None
+
+    @property
+    def generation(self) -> TextGeneration | None:
+        """Text generation by this task; ``None`` for a task with a head of its own."""
+
+    @property
+    def attribution(self) -> AttributionSource | None:
+        """What word attributions of its predictions are computed from; ``None`` without them."""
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
-        """Encode one example; ``None`` where nothing is left to learn from after cutting.
+        """Encode an example; ``None`` where truncation leaves nothing to learn from.
 
         Args:
-            example: keyed by the task's field names.
-            number: of the example in its source, from 1.
-            train: the example must have its label; else it is used where it is there, and
-                the example has no targets where it is not.
+            example: Fields by the task's names.
+            number: Number of the example in its source, from 1.
+            train: Whether the label is required. If not, it is used where present, and the
+                result has no targets where it is missing.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: naming example and field, when the example is invalid.
         """
 
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the loss summed over the batch, as a scalar.
 
         Args:
-            head: maps ``[n, hidden]`` to logits ``[n, classes]``.
-            hidden: ``[selected, hidden]``, in the order of ``batch.select``.
+            head: Maps ``[n, hidden]`` to logits ``[n, classes]``.
+            hidden: Hidden states ``[selected, hidden]``, in the order of ``batch.select``.
+            batch: Batch with targets.
         """
 
     def weight(self, batch: PackedBatch) -> float:
-        """Return what the summed loss is divided by: a count, or a sum of class weights."""
+        """Return the divisor of the summed loss: a count, or a sum of class weights."""
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[Any]:
-        """Return one raw prediction an example, small and on the CPU, for ``evaluate``."""
+        """Return one raw prediction per example, small and on the CPU."""
 
     def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
         """Score raw predictions against their examples (same order).
 
-        Where the task reads windows, examples are windows, those of an example one after the other.
+        Where ``reads_windows`` is set, examples are windows, adjacent for one example.
         """
 
     def windows(self, example: Example) -> list[Example]:
-        """Return the example cut into examples that fit ``max_length``, to lose nothing of it.
+        """Split an example into windows of at most ``max_length`` tokens that cover all of it.
 
-        For prediction, and for scoring long examples in full. A task whose answers can't be
-        joined returns the example itself.
+        A task whose predictions can't be merged returns the example itself.
         """
 
     def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the predictions for the windows of one example, in order, as one.
+        """Merge the predictions for the windows of one example, in order.
 
         Raises:
-            ValueError: when there are none, or more than the task can join.
+            ValueError: when there are none, or more than the task can merge.
         """
 
     def prediction(self, example: Example, decoded: Any) -> dict[str, Any]:
-        """Return a raw prediction in the form that users see, made of plain JSON values."""
+        """Return a raw prediction as plain JSON values, as users and clients see it."""
+
+    def summary(self, prediction: Mapping[str, Any]) -> str:
+        """Return a prediction as one line of text."""
+
+    def outcome(self, decoded: Any) -> Outcome:
+        """Return the choice in a raw prediction, to compare two predictions."""
+
+    def confidence(
+        self, examples: Sequence[Example], decoded: Sequence[Any]
+    ) -> Confidence | None:
+        """Return the probability and correctness of each choice; ``None`` without choices."""
+
+    def errors(self, examples: Sequence[Example], decoded: Sequence[Any]) -> list[ErrorExample]:
+        """Return the wrongly predicted examples, in any order."""
+
+    def label_choices(
+        self, examples: Sequence[Example], decoded: Sequence[Any]
+    ) -> LabelChoices | None:
+        """Return expected and predicted labels; ``None`` unless there is one label per choice."""
+
+    def statistics(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Scores | None:
+        """Return what resampled metrics are computed from.
+
+        ``None`` where only ``evaluate`` knows the metrics of a resample.
+        """
 
 
-class GeneratingTask(Task, Protocol):
-    """A task whose answers are generated texts."""
+class TextGeneration(Protocol):
+    """Generation of answers in text: prompts, stop tokens and scoring."""
 
     options: TaskOptions
-    #: tokens at which generation ends
+    #: instruction put before every example; empty where examples are conversations
+    instruction: str
+    #: tokens that end generation
     stop_ids: frozenset[int]
 
-    def question(self, example: Example, number: int) -> list[Message]:
-        """Return the messages that an example asks with, for ``prompt_ids``.
+    def messages(self, example: Example, number: int) -> list[Message]:
+        """Return the messages of an example to answer, for ``prompt_ids``; no answer is needed.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: naming example and field, when the example is invalid.
+        """
+
+    def question_and_reference(self, example: Example, number: int) -> tuple[list[Message], str]:
+        """Return the messages before the answer of an example, and its (first) reference answer.
+
+        Raises:
+            DataError: naming example and field, when the example has no answer.
         """
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens after which the answer starts.
 
         Raises:
-            DataError: when the messages can't be used, or are too long.
+            DataError: when the messages are invalid or too long.
         """
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return generated tokens as text, without special tokens and outer spaces."""
 
     def score_texts(self, examples: Sequence[Example], texts: Sequence[str]) -> TextScores:
-        """Score generated texts by the right answers of their examples (same order).
+        """Score generated texts by the reference answers of their examples (same order).
 
         Raises:
             DataError: when there are no texts, or an example has no answer.
         """
 
+    def attribution_input(self, messages: Sequence[Message], answer: str) -> AttributionInput:
+        """Return a conversation and its answer as input of an attribution.
+
+        The words are those of the messages; the head is read where it predicts the answer.
+
+        Raises:
+            DataError: when the messages are invalid or the answer is empty.
+        """
+
+
+class UnsplitTask(ABC):
+    """Base of tasks that read an example whole, truncated where it is too long."""
+
+    reads_windows: bool = False
+
+    @final
+    def windows(self, example: Example) -> list[Example]:
+        """Return the example itself."""
+        return [example]
+
+    @final
+    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the only prediction."""
+        return join_predictions(answers)
+
 
 def join_predictions(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the answers to the windows of one example as one: lists are joined in order.
+    """Merge the predictions for the windows of one example by concatenating their lists.
 
     Raises:
-        ValueError: when there are no answers, or several that hold more than lists.
+        ValueError: when there are none, or several with values other than lists.
     """
     if len(answers) == 1:
         return dict(answers[0])
     if not answers or not all(isinstance(v, list) for answer in answers for v in answer.values()):
-        raise ValueError(f"{len(answers)} answers can't be joined")
+        raise ValueError(f"{len(answers)} predictions can't be merged")
     return {key: [item for answer in answers for item in answer[key]] for key in answers[0]}

@@ -1,16 +1,25 @@
-"""BIO tags: their repair, and the spans that they mark.
+"""BIO tags: repair, spans, counts and entity scores.
 
 A tag is ``O``, ``B-TYPE`` for the first word of a span, or ``I-TYPE`` for a later one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from adapterhub.errors import RecipeError
+from adapterhub.tasks.classification import label_table, label_text
+from adapterhub.tasks.fields import list_field
+from adapterhub.tasks.predictions import ratio
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from adapterhub.tasks.base import Example
+    from adapterhub.tasks.predictions import Array
 
 OUTSIDE = "O"
 
@@ -33,9 +42,9 @@ def check_tags(tags: Iterable[str]) -> None:
 def repair(tags: Sequence[str]) -> list[str]:
     """Return tags in which every span starts with ``B``.
 
-    An ``I-TYPE`` that does not follow ``B-TYPE`` or ``I-TYPE`` becomes ``B-TYPE``. That is
-    how conlleval reads such tags, so no score by spans changes, and it turns the older
-    IOB1 scheme into BIO.
+    An ``I-TYPE`` that does not follow ``B-TYPE`` or ``I-TYPE`` becomes ``B-TYPE``. conlleval
+    reads such tags in the same way, so no span score changes, and it turns the older IOB1
+    scheme into BIO.
     """
     repaired: list[str] = []
     for tag in tags:
@@ -55,3 +64,44 @@ def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
             kind, start, _ = found[-1]
             found[-1] = (kind, start, index + 1)
     return found
+
+
+def count_tags(examples: Iterable[Example]) -> dict[str, int]:
+    """Return the frequency of each repaired BIO tag, ``O`` first and others by alphabet.
+
+    Raises:
+        DataError: naming example and field, when an example has no tags.
+        RecipeError: when a tag is not BIO.
+    """
+    counts: Counter[str] = Counter()
+    for number, example in enumerate(examples, start=1):
+        tags = [label_text(tag, number, "tags") for tag in list_field(example, "tags", number)]
+        counts.update(repair(tags))
+    check_tags(counts)
+    return {tag: counts[tag] for tag in sorted(counts, key=lambda tag: (tag != OUTSIDE, tag))}
+
+
+def entity_scores(
+    expected: list[list[str]], found: list[list[str]]
+) -> tuple[dict[str, float], list[dict[str, float | str]]]:
+    """Return precision, recall and F1 over all spans, and a record per span type."""
+    from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
+
+    # seqeval returns the types in alphabetical order, without their names
+    types = sorted({kind for kind, _, _ in [*get_entities(expected), *get_entities(found)]})
+    micro = precision_recall_fscore_support(expected, found, average="micro", zero_division=0)
+    columns = precision_recall_fscore_support(expected, found, average=None, zero_division=0)
+    precision, recall, f1 = (float(value) for value in micro[:3])
+    table = label_table(types, columns)
+    return {"entity_precision": precision, "entity_recall": recall, "entity_f1": f1}, table
+
+
+def span_metrics(sums: Array) -> dict[str, Array]:
+    """Return metrics for sums of correct, predicted and expected spans, correct and all words."""
+    hits, found, gold, right, words = np.moveaxis(sums, -1, 0)
+    return {
+        "entity_precision": ratio(hits, found),
+        "entity_recall": ratio(hits, gold),
+        "entity_f1": ratio(2.0 * hits, gold + found),
+        "token_accuracy": ratio(right, words),
+    }

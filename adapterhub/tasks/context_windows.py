@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ContextWindow:
-    """What is read at once of a question and its context.
+    """A question and one window of its context as tokens.
 
     Args:
-        input_ids: of both, special tokens included.
-        segment_ids: token type of each, or empty.
-        null: position that stands for no answer.
-        positions: of the tokens of the context, in order, but for those of spaces alone.
-        spans: start and end in the context of each of these, in characters.
-        question: the question as it is read, maybe shortened.
-        question_spans: start and end in it of each of the first tokens; those that are no part
-            of it, and those of spaces, are empty.
+        input_ids: Token ids of both, with special tokens.
+        segment_ids: Token type of each, or empty.
+        null: Position of the null token, which represents no answer.
+        positions: Positions of the context's tokens in order, without those of spaces only.
+        spans: Start and end of each of these in the context, in characters.
+        question: Question, truncated where it is too long.
+        question_spans: Start and end in the question of each of the first tokens; empty for
+            spaces and for tokens outside of it.
     """
 
     input_ids: list[int]
@@ -40,11 +40,11 @@ class ContextWindow:
 
 
 class WindowEncoder:
-    """Cuts contexts into windows that overlap.
+    """Splits contexts into overlapping windows.
 
-    An encoder reads question and context as a pair; its first token stands for no answer. A
-    decoder reads the question, a line end, the context, and the token that ends a text, which
-    has seen all of it and stands for no answer.
+    An encoder reads question and context as a pair; its first token is the null token. A
+    decoder reads the question, a line end, the context, and the end-of-text token, which
+    attends to all of it and is the null token.
     """
 
     def __init__(
@@ -53,34 +53,34 @@ class WindowEncoder:
         options: TaskOptions,
         null: Literal["first", "last"],
     ) -> None:
-        """Encode by a tokenizer.
+        """Set up the encoder.
 
         Args:
-            tokenizer: a fast one.
-            options: tell the length of a window and how far windows overlap.
-            null: which token stands for no answer.
+            tokenizer: Fast tokenizer.
+            options: Settings with length and overlap of windows.
+            null: Token that represents no answer.
         """
         self.tokenizer = tokenizer
         self.null = null
         self.stride = options.stride
         self.max_length = options.max_length - (null == "last")
         self._ending = [tokenizer.eos_token_id] if null == "last" else []
-        #: what was cut last: each of its windows asks for it again
+        #: the last windows, which are requested again for each of them
         self._last: tuple[tuple[str, str], list[ContextWindow]] | None = None
 
     def windows(self, example: Example, number: int) -> list[ContextWindow]:
-        """Return the windows of an example that hold any of its context, in order.
+        """Return the windows of an example that contain some of its context, in order.
 
         Raises:
             DataError: naming example and field, when question or context is no text.
         """
         pair = (text_field(example, "question", number), text_field(example, "context", number))
         if self._last is None or self._last[0] != pair:
-            self._last = (pair, self._cut(*pair))
+            self._last = (pair, self._split(*pair))
         return self._last[1]
 
-    def _cut(self, question: str, context: str) -> list[ContextWindow]:
-        question = self._short(question.strip())
+    def _split(self, question: str, context: str) -> list[ContextWindow]:
+        question = self._truncated(question.strip())
         lead = f"{question}\n" if self.null == "last" else question
         room = self.max_length - len(self._ids(lead, ""))
         encoding = self.tokenizer(
@@ -121,8 +121,8 @@ class WindowEncoder:
             ],
         )
 
-    def _short(self, question: str) -> str:
-        """Return a question cut so that it leaves half of a window to the context."""
+    def _truncated(self, question: str) -> str:
+        """Return a question truncated so that half of a window is left for the context."""
         encoding = self.tokenizer(
             question, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
@@ -135,7 +135,7 @@ class WindowEncoder:
 
 
 def _without_spaces(text: str, span: tuple[int, int]) -> tuple[int, int]:
-    """Return where a token's text stands without the spaces around it.
+    """Return the span of a token without the spaces around it.
 
     Byte-level tokenizers mark the space before a word inside the word's first token.
     """

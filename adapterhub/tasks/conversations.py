@@ -1,32 +1,180 @@
-"""Data examples as conversations, and long conversations made shorter."""
+"""Conversations: messages of an example, and their tokens by the backbone's chat template."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import DataError, did_you_mean
+from jinja2.exceptions import TemplateError
+
+from adapterhub.errors import DataError, RecipeError, did_you_mean
 from adapterhub.tasks.fields import is_given, list_field, place_of, required, text_field
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from transformers import PreTrainedTokenizerBase
+
     from adapterhub.tasks.base import Example
-    from adapterhub.tasks.chat_template import Message
 
 ROLES = ("system", "user", "assistant")
+
+#: A message: ``role`` is ``system``, ``user`` or ``assistant``; ``content`` is text.
+Message = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A conversation as tokens.
+
+    Args:
+        input_ids: Token ids of the whole conversation, up to the last learned token.
+        learned: Indices of the assistant's tokens: its texts, each with the token that ends its
+            turn.
+    """
+
+    input_ids: list[int]
+    learned: list[int]
+
+
+class ChatTemplate:
+    """Renders conversations with the tokenizer's own template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Find the special tokens and stop tokens of a tokenizer.
+
+        Raises:
+            RecipeError: when it has no chat template.
+        """
+        if not tokenizer.chat_template:
+            raise RecipeError(
+                "the backbone has no chat template",
+                place="backbone.name",
+                hint="Use an instruction-tuned backbone for dialogue",
+            )
+        self.tokenizer = tokenizer
+        self._special = frozenset(
+            index for index, token in tokenizer.added_tokens_decoder.items() if token.special
+        )
+        self.stop_ids = self._stop_ids()
+
+    def text(self, messages: Sequence[Message], *, prompt: bool, number: int = 1) -> str:
+        """Render messages as text.
+
+        Args:
+            messages: Messages, at least one.
+            prompt: Whether to end with the opening of the assistant's next turn.
+            number: Number of the example, for errors.
+
+        Raises:
+            DataError: when the template rejects the messages.
+        """
+        try:
+            rendered: str = self.tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=prompt
+            )
+        except TemplateError as error:
+            raise DataError(
+                f"the chat template rejects the conversation: {error}", place=f"example {number}"
+            ) from error
+        return rendered
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the tokens after which the assistant's answer starts.
+
+        Raises:
+            DataError: when the template rejects the messages.
+        """
+        return self._encode(self.text(messages, prompt=True))
+
+    def render(self, messages: Sequence[Message], number: int) -> Rendered:
+        """Tokenize a conversation and find the assistant's tokens in it.
+
+        The conversation is rendered turn by turn, each rendering a prefix of the next: what a
+        turn of the assistant adds after the opening of its turn is learned. A first message of
+        the assistant is not.
+
+        Raises:
+            DataError: when the template rejects the messages.
+            RecipeError: when the template changes earlier text as a conversation goes on, so
+                that turns can't be separated.
+        """
+        text = self.text(messages, prompt=False, number=number)
+        turns = [
+            self._turn(messages, index, text, number)
+            for index, message in enumerate(messages)
+            if index and message["role"] == "assistant"
+        ]
+        ids, places = self._cut_at([at for turn in turns for at in turn], text)
+        learned: list[int] = []
+        for start, end in zip(places[::2], places[1::2], strict=True):
+            learned += self._up_to_end(range(start, end), ids)
+        return Rendered(ids[: learned[-1] + 1] if learned else ids, learned)
+
+    def _turn(
+        self, messages: Sequence[Message], index: int, text: str, number: int
+    ) -> tuple[int, int]:
+        """Return start and end, in characters, of what one turn adds to its prompt."""
+        before = self.text(messages[:index], prompt=True, number=number)
+        after = self.text(messages[: index + 1], prompt=False, number=number)
+        if not (after.startswith(before) and text.startswith(after)):
+            raise RecipeError(
+                "the chat template rewrites earlier turns, so answers can't be separated from prompts",
+                place="backbone.name",
+                hint="Give examples with one answer each, or use another backbone",
+            )
+        return len(before), len(after)
+
+    def _cut_at(self, cuts: Sequence[int], text: str) -> tuple[list[int], list[int]]:
+        """Tokenize a text; return its tokens, and the number of tokens before each cut.
+
+        A token may span a cut, as where a prompt ends in a space that the tokenizer joins to
+        the answer. Then the parts are tokenized separately, because the prompt must have the
+        same tokens that an answer is generated from.
+        """
+        whole = self._encode(text)
+        parts = [
+            self._encode(text[start:end])
+            for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)
+        ]
+        joined = list(chain.from_iterable(parts))
+        if joined != whole:
+            # some tokenizers mark the start of any text, a harmless difference
+            before = [self._encode(text[:cut]) for cut in cuts]
+            if all(whole[: len(part)] == part for part in before):
+                return whole, [len(part) for part in before]
+        return joined, list(accumulate(len(part) for part in parts[:-1]))
+
+    def _up_to_end(self, turn: range, ids: Sequence[int]) -> range:
+        """Return a turn up to the token that ends it, without the line end after that."""
+        ends = [at for at in turn if ids[at] in self._special]
+        return range(turn.start, ends[-1] + 1) if ends else turn
+
+    def _encode(self, text: str) -> list[int]:
+        # the template has written the special tokens already
+        encoding = self.tokenizer(text, add_special_tokens=False, verbose=False)
+        ids: list[int] = encoding["input_ids"]
+        return ids
+
+    def _stop_ids(self) -> frozenset[int]:
+        """Return the tokens that end an answer: end of sequence, and end of turn."""
+        sample = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        last = self.render(sample, 1).input_ids[-1]
+        stops = {self.tokenizer.eos_token_id, last if last in self._special else None}
+        return frozenset(stop for stop in stops if stop is not None)
 
 
 def conversation(example: Example, number: int, system_prompt: str) -> list[Message]:
     """Return the messages of an example.
 
-    They are the example's ``messages``; or a message of the user, ``prompt`` with ``input``
-    below it where there is one, and, where it is there, the assistant's ``response``, after
-    a ``system`` message if the example has one.
+    They are its ``messages``; or the user's ``prompt``, with ``input`` below it, and the
+    assistant's ``response``, after the ``system`` message; all but the prompt are optional.
 
     Args:
-        example: with ``messages`` or ``prompt``, not both.
-        number: of the example, for errors.
-        system_prompt: first message where the example has no system message; empty for none.
+        example: Example with ``messages`` or ``prompt``, not both.
+        number: Number of the example, for errors.
+        system_prompt: First message of an example without a system message; empty for none.
 
     Raises:
         DataError: naming example and field, when the example can't be used.
@@ -46,7 +194,7 @@ def conversation(example: Example, number: int, system_prompt: str) -> list[Mess
 
 
 def check_message(item: Any, place: str) -> Message:
-    """Return a message with its role and content alone.
+    """Return a message with nothing but role and content.
 
     Raises:
         DataError: when it is no message.
@@ -61,7 +209,7 @@ def check_message(item: Any, place: str) -> Message:
             raise DataError(f"a message has no text under {key!r}", place=place, hint=hint)
     if item["role"] not in ROLES:
         raise DataError(
-            f"{item['role']!r} is no role", place=place, hint=did_you_mean(item["role"], ROLES)
+            f"{item['role']!r} is not a role", place=place, hint=did_you_mean(item["role"], ROLES)
         )
     return {"role": item["role"], "content": item["content"]}
 
@@ -70,7 +218,7 @@ def split_answer(messages: Sequence[Message], number: int) -> tuple[list[Message
     """Return the messages before the last answer, and that answer.
 
     Raises:
-        DataError: when the assistant answers nothing.
+        DataError: when there is no answer of the assistant.
     """
     for index in range(len(messages) - 1, 0, -1):
         if messages[index]["role"] == "assistant":
@@ -79,9 +227,9 @@ def split_answer(messages: Sequence[Message], number: int) -> tuple[list[Message
 
 
 def without_oldest(messages: Sequence[Message]) -> list[Message] | None:
-    """Return the conversation without its oldest turn, ``None`` where only one is left.
+    """Return the conversation without its oldest turn; ``None`` where only one is left.
 
-    A turn is a message of the user and what follows it. A system message stays.
+    A turn is a message of the user and all up to the next one. A system message stays.
     """
     first = 1 if messages[0]["role"] == "system" else 0
     for index in range(first + 1, len(messages)):
@@ -106,7 +254,7 @@ def _exchange(example: Example, number: int) -> list[Message]:
 
 
 def check_learnable(example: Example, messages: Sequence[Message], number: int) -> None:
-    """Check that an example has an answer to learn from.
+    """Require an answer to learn from.
 
     Raises:
         DataError: naming example and field, when it has none.

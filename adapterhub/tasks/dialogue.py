@@ -1,25 +1,38 @@
-"""Dialogue and instruction tuning over the backbone's own chat template."""
+"""Dialogue and instruction tuning with the backbone's own chat template."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
+import numpy as np
+
+from adapterhub.data.field_mapping import answer_text, example_text
 from adapterhub.data.packing import EncodedExample
 from adapterhub.errors import DataError, RecipeError
-from adapterhub.tasks.base import Evaluation, join_predictions
-from adapterhub.tasks.chat_template import ChatTemplate
+from adapterhub.tasks.alignment import token_owners, untouched
+from adapterhub.tasks.attribution import (
+    AttributionInput,
+    InputText,
+    attribution_words,
+    padded_owners,
+)
+from adapterhub.tasks.base import Evaluation, Outcome, UnsplitTask
 from adapterhub.tasks.conversations import (
+    ChatTemplate,
     check_learnable,
     check_message,
     conversation,
     split_answer,
     without_oldest,
 )
-from adapterhub.tasks.limits import check_tokenizer
+from adapterhub.tasks.fields import is_given
+from adapterhub.tasks.predictions import ErrorExample, ExampleStatistics, ratio
+from adapterhub.tasks.preprocessors import check_tokenizer
 from adapterhub.tasks.text_scores import chrf_scores
 from adapterhub.tasks.token_loss import summed_cross_entropy, token_scores
+from adapterhub.tasks.words import Word
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,102 +41,69 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Example, Head, HeadKind, TaskOptions
-    from adapterhub.tasks.chat_template import Message, Rendered
+    from adapterhub.tasks.base import AuditSpec, Example, Head, HeadKind, TaskOptions
+    from adapterhub.tasks.conversations import Message, Rendered
+    from adapterhub.tasks.predictions import Array
     from adapterhub.tasks.text_scores import TextScores
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerScore:
-    """How well an example's answers were foretold, token by token.
+    """Score of an example's reference answers under the model.
 
     Args:
-        loss: summed over the answers' tokens, in nats, without label smoothing.
-        tokens: how many there are.
-        correct: how many were the likeliest token at their place.
+        loss: Cross entropy summed over the answers' tokens, in nats, without label smoothing.
+        tokens: Number of tokens.
+        correct: Number of tokens that are the likeliest at their position.
     """
 
     loss: float
     tokens: int
     correct: int
 
+    @property
+    def mean_loss(self) -> float:
+        """Cross entropy per token, in nats."""
+        return self.loss / max(self.tokens, 1)
 
-class Dialogue:
-    """Examples have ``messages``, or ``prompt`` and ``response`` (and maybe ``input``, ``system``).
 
-    Only the assistant's turns are learned, each with the token that ends it. Where a
-    template writes a system message of its own, training and prediction both get it. A
-    conversation longer than ``max_length`` loses its oldest turns; a last turn that is
-    still too long loses its end.
+class GeneratingTask(UnsplitTask):
+    """Base of tasks whose predictions are generated texts.
+
+    Their raw predictions are scores of the reference answers; texts are generated and scored
+    through ``generation``.
     """
 
-    name: str = "dialogue"
-    pipeline_tag: str = "text-generation"
     peft_task_type: str = "CAUSAL_LM"
     head: HeadKind = "causal_lm"
     labels: tuple[str, ...] = ()
-    reads_windows: bool = False
     default_metric: tuple[str, bool] = ("loss", False)
+    audit: AuditSpec | None = None
+    attribution: None = None
+    options: TaskOptions
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> None:
-        """Set up the task.
-
-        Args:
-            tokenizer: a fast one, with a chat template.
-            options: settings from the recipe.
-
-        Raises:
-            RecipeError: when options and tokenizer do not fit together.
-        """
-        check_tokenizer(tokenizer, options.max_length)
-        if options.class_weights is not None:
-            raise RecipeError("a dialogue has no classes to weigh", place="task.class_weights")
-        self.tokenizer = tokenizer
-        self.options = options
-        self.template = ChatTemplate(tokenizer)
-        #: tokens at which generation ends
-        self.stop_ids = self.template.stop_ids
-
-    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
-        """Encode one example; see ``Task.encode``. An example without an answer is an error.
-
-        Returns:
-            ``None`` where the prompt alone is longer than ``max_length``.
-
-        Raises:
-            DataError: naming example and field, when the example can't be used.
-        """
-        messages = conversation(example, number, self.options.system_prompt)
-        check_learnable(example, messages, number)
-        rendered = self._fitted(messages, number)
-        learned = [at for at in rendered.learned if 0 < at < self.options.max_length]
-        if not learned:
-            return None
-        ids = rendered.input_ids
-        return EncodedExample(
-            number=number,
-            # the last token to foretell is not read itself
-            input_ids=ids[: learned[-1]],
-            select=[at - 1 for at in learned],
-            targets=[ids[at] for at in learned],
-        )
-
+    @final
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the cross entropy summed over the answers' tokens, a scalar."""
         return summed_cross_entropy(head, hidden, batch.targets, self.options.label_smoothing)
 
+    @final
     def weight(self, batch: PackedBatch) -> float:
         """Return the number of answer tokens."""
         return float(batch.targets.numel())
 
+    @final
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[AnswerScore]:
-        """Return the scores of each example's answers."""
+        """Return the score of each example's answers."""
         losses, hits = token_scores(head, hidden, batch.targets)
         parts = zip(losses.double().split(batch.selected), hits.split(batch.selected), strict=True)
         return [AnswerScore(float(loss.sum()), len(loss), int(hit.sum())) for loss, hit in parts]
 
+    @final
     def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Return ``loss`` (nats a token of the answers), ``perplexity``, ``token_accuracy``.
+        """Return ``loss`` (nats per token), ``perplexity`` and ``token_accuracy`` of the answers.
+
+        Texts are scored by ``score_texts``, once they are generated.
 
         Raises:
             DataError: when there are no examples.
@@ -140,25 +120,111 @@ class Dialogue:
             }
         )
 
-    def windows(self, example: Example) -> list[Example]:
-        """Return the example itself: a conversation is shortened by ``encode``."""
-        return [example]
-
-    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the only answer."""
-        return join_predictions(answers)
-
+    @final
     def prediction(self, example: Example, decoded: AnswerScore) -> dict[str, Any]:
         """Return ``{"loss", "tokens", "correct"}`` of the example's own answers.
 
-        Text is generated from ``prompt_ids`` and read by ``text_of``.
+        Text is generated from ``messages`` and decoded by ``text_of``.
         """
-        tokens = max(decoded.tokens, 1)
         return {
-            "loss": decoded.loss / tokens,
+            "loss": decoded.mean_loss,
             "tokens": decoded.tokens,
             "correct": decoded.correct,
         }
+
+    @final
+    def summary(self, prediction: Mapping[str, Any]) -> str:
+        """Return a generated ``answer``."""
+        return prediction["answer"] or "(none)"
+
+    @final
+    def outcome(self, decoded: AnswerScore) -> Outcome:
+        """Return how many tokens of the answers are the likeliest."""
+        return Outcome((decoded.correct,))
+
+    @final
+    def confidence(self, examples: Sequence[Example], decoded: Sequence[Any]) -> None:
+        """Return ``None``: a text is no choice."""
+
+    @final
+    def label_choices(self, examples: Sequence[Example], decoded: Sequence[Any]) -> None:
+        """Return ``None``: a text is no label."""
+
+    @final
+    def statistics(
+        self, examples: Sequence[Example], decoded: Sequence[AnswerScore]
+    ) -> ExampleStatistics:
+        """Return loss and number of tokens of each example."""
+        values = [[score.loss, score.tokens, score.correct] for score in decoded]
+        return ExampleStatistics(np.array(values, dtype=float), _token_metrics, ("tokens",))
+
+
+class Dialogue(GeneratingTask):
+    """Examples have ``messages``, or ``prompt`` and ``response`` (and maybe ``input``, ``system``).
+
+    Only the assistant's turns are learned, each with the token that ends it. A system message
+    that the chat template adds is used in training and prediction alike. A conversation longer
+    than ``max_length`` loses its oldest turns; a last turn that is still too long loses its end.
+    """
+
+    name: str = "dialogue"
+    pipeline_tag: str = "text-generation"
+    instruction: str = ""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> None:
+        """Set up the task.
+
+        Args:
+            tokenizer: Fast tokenizer with a chat template.
+            options: Settings from the recipe.
+
+        Raises:
+            RecipeError: when options and tokenizer do not fit together.
+        """
+        check_tokenizer(tokenizer, options.max_length)
+        if options.class_weights is not None:
+            raise RecipeError("a dialogue has no class weights", place="task.class_weights")
+        self.tokenizer = tokenizer
+        self.options = options
+        self.template = ChatTemplate(tokenizer)
+        #: tokens that end generation
+        self.stop_ids = self.template.stop_ids
+
+    @property
+    def generation(self) -> Dialogue:
+        """This task."""
+        return self
+
+    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
+        """Encode an example with its answer, which is required; see ``Task.encode``.
+
+        Returns:
+            ``None`` where the prompt alone is longer than ``max_length``.
+
+        Raises:
+            DataError: naming example and field, when the example is invalid.
+        """
+        messages = conversation(example, number, self.options.system_prompt)
+        check_learnable(example, messages, number)
+        rendered = self._fitted(messages, number)
+        learned = [at for at in rendered.learned if 0 < at < self.options.max_length]
+        if not learned:
+            return None
+        ids = rendered.input_ids
+        return EncodedExample(
+            number=number,
+            # the last target is not an input
+            input_ids=ids[: learned[-1]],
+            select=[at - 1 for at in learned],
+            targets=[ids[at] for at in learned],
+        )
+
+    def errors(
+        self, examples: Sequence[Example], decoded: Sequence[AnswerScore]
+    ) -> list[ErrorExample]:
+        """Return all examples, with the loss of their answers."""
+        pairs = zip(examples, decoded, strict=True)
+        return [answer_error(example_text(e), answer_text(e), score) for e, score in pairs]
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens after which the answer to a conversation starts.
@@ -168,13 +234,13 @@ class Dialogue:
         Raises:
             DataError: when the last message is not the user's, or is too long by itself.
         """
-        return self.fitted_prompt(messages)[1]
+        return self._fitted_prompt(messages)[1]
 
-    def fitted_prompt(self, messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
-        """Return the messages that are left of a conversation, and their tokens.
+    def _fitted_prompt(self, messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
+        """Return the messages that fit of a conversation, and their tokens.
 
         Raises:
-            DataError: see ``prompt_ids``.
+            DataError: as ``prompt_ids``.
         """
         left = [check_message(message, "messages") for message in messages]
         if not left or left[-1]["role"] != "user":
@@ -196,25 +262,27 @@ class Dialogue:
             left = shorter
 
     def question_and_reference(self, example: Example, number: int) -> tuple[list[Message], str]:
-        """Return the messages before an example's last answer, for ``prompt_ids``, and the answer.
+        """Return the messages before the last answer of an example, and that answer.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: naming example and field, when the example has no answer.
         """
         messages = conversation(example, number, self.options.system_prompt)
         check_learnable(example, messages, number)
         return split_answer(messages, number)
 
-    def question(self, example: Example, number: int) -> list[Message]:
-        """Return the messages before an example's last answer, for ``prompt_ids``.
+    def messages(self, example: Example, number: int) -> list[Message]:
+        """Return the messages of an example, which may have ``text`` instead of ``prompt``.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: naming example and field, when the example is invalid.
         """
-        return self.question_and_reference(example, number)[0]
+        if not any(is_given(example, field) for field in ("messages", "prompt")):
+            example = {**example, "prompt": example.get("text")}
+        return conversation(example, number, self.options.system_prompt)
 
     def score_texts(self, examples: Sequence[Example], texts: Sequence[str]) -> TextScores:
-        """Return chrF (0 to 100) of generated answers against the last answers of examples.
+        """Return chrF (0 to 100) of generated answers against the last answers of the examples.
 
         Raises:
             DataError: when there are no texts, or an example has no answer.
@@ -229,6 +297,52 @@ class Dialogue:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.strip()
 
+    def attribution_input(self, messages: Sequence[Message], answer: str) -> AttributionInput:
+        """Return a conversation and its answer; see ``TextGeneration.attribution_input``.
+
+        Raises:
+            DataError: when the messages are invalid or the answer is empty.
+        """
+        left, prompt = self._fitted_prompt(messages)
+        ids: list[int] = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise DataError("the answer is empty, so there is nothing to explain")
+        rendered = self.template.text(left, prompt=True)
+        offsets = self.tokenizer(
+            rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )["offset_mapping"]
+        texts, placed = self._placed_messages(left, rendered)
+        encoded = EncodedExample(
+            number=1,
+            # the answer's last token is a target and no input
+            input_ids=[*prompt, *ids[:-1]],
+            select=range(len(prompt) - 1, len(prompt) + len(ids) - 1),
+            targets=ids,
+        )
+        owners = padded_owners(token_owners(offsets, placed), encoded)
+        return AttributionInput(encoded, texts, owners, untouched(offsets, placed))
+
+    def _placed_messages(
+        self, messages: Sequence[Message], rendered: str
+    ) -> tuple[list[InputText], list[Word]]:
+        """Return the messages as texts, and their words with offsets in the rendered prompt."""
+        texts: list[InputText] = []
+        placed: list[Word] = []
+        end = 0
+        for message in messages:
+            # templates strip the spaces around a message
+            content = message["content"].strip()
+            start = rendered.find(content, end)
+            if start < 0:
+                raise DataError(
+                    "the chat template changes the messages, so their words can't be located"
+                )
+            words = attribution_words(self.tokenizer, content)
+            texts.append(InputText(message["role"], content, words))
+            placed += [Word(each.text, start + each.start, start + each.end) for each in words]
+            end = start + len(content)
+        return texts, placed
+
     def _fitted(self, messages: list[Message], number: int) -> Rendered:
         """Render the newest turns that fit into ``max_length``, one at least."""
         while True:
@@ -239,3 +353,18 @@ class Dialogue:
             if shorter is None or not any(m["role"] == "assistant" for m in shorter):
                 return rendered
             messages = shorter
+
+
+def answer_error(question: str, reference: str, score: AnswerScore) -> ErrorExample:
+    """Return the mean loss of a reference answer as an error."""
+    return ErrorExample(question, reference, "", score.mean_loss, "cross entropy, nats per token")
+
+
+def _token_metrics(sums: Array) -> dict[str, Array]:
+    loss, tokens, correct = np.moveaxis(sums, -1, 0)
+    mean = ratio(loss, tokens)
+    return {
+        "loss": mean,
+        "perplexity": np.exp(np.minimum(mean, 700.0)),
+        "token_accuracy": ratio(correct, tokens),
+    }

@@ -1,4 +1,4 @@
-"""Reading a task's fields out of a data example, with errors that name example and field."""
+"""Checked access to the fields of an example, with errors that name example and field."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def place_of(number: int, field: str) -> str:
-    """Return how errors name a field of an example."""
+    """Return the place of a field of an example, for errors."""
     return f"example {number}, field {field!r}"
 
 
 def is_given(example: Example, field: str) -> bool:
-    """Tell whether a field is there and not null."""
+    """Return whether a field is present and not null."""
     return example.get(field) is not None
 
 
@@ -34,7 +34,7 @@ def required(example: Example, field: str, number: int) -> Any:
 
 
 def text_field(example: Example, field: str, number: int) -> str:
-    """Return a field that must be text with something in it.
+    """Return a field that must be text and not blank.
 
     Raises:
         DataError: when it is missing, not text, or blank.
@@ -50,7 +50,7 @@ def text_field(example: Example, field: str, number: int) -> str:
 
 
 def list_field(example: Example, field: str, number: int) -> list[Any]:
-    """Return a field that must be a list with something in it.
+    """Return a field that must be a list and not empty.
 
     Raises:
         DataError: when it is missing, not a list, or empty.

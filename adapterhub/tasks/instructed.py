@@ -1,42 +1,43 @@
-"""Tasks by instruction: an example's fields become a prompt, and the answer to it is learned."""
+"""Tasks by instruction: translation, summarization and generative question answering."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from adapterhub.errors import DataError, RecipeError
-from adapterhub.tasks.base import join_predictions
-from adapterhub.tasks.dialogue import Dialogue
-from adapterhub.tasks.fields import is_given, place_of
+from adapterhub.tasks.answers import normalized, reference_answers, squad_scores
+from adapterhub.tasks.dialogue import Dialogue, GeneratingTask, answer_error
+from adapterhub.tasks.fields import is_given, list_field, place_of, text_field
+from adapterhub.tasks.text_scores import TextScores, rouge_scores, translation_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.data.packing import EncodedExample, PackedBatch
-    from adapterhub.tasks.base import Evaluation, Example, Head, HeadKind, TaskOptions
-    from adapterhub.tasks.chat_template import Message
+    from adapterhub.data.packing import EncodedExample
+    from adapterhub.tasks.attribution import AttributionInput
+    from adapterhub.tasks.base import Example, TaskOptions
+    from adapterhub.tasks.conversations import Message
     from adapterhub.tasks.dialogue import AnswerScore
-    from adapterhub.tasks.text_scores import TextScores
+    from adapterhub.tasks.predictions import ErrorExample
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
-    """What tells one task by instruction from another.
+class InstructionFormat:
+    """What distinguishes one task by instruction from another.
 
     Args:
-        name: of the task.
-        pipeline_tag: the Hub's name of it.
-        instruction: said to the backbone where a recipe says nothing else.
-        long_field: the field that loses its end where an example is too long.
-        text_field: the field that an example may have under ``text`` in prediction.
-        prompt: makes the message to the backbone of instruction, example and its number.
-        references: returns the right answers to an example, the one to learn first, of example and its
-            number.
-        score: scores texts by the right answers to each.
+        name: Name of the task.
+        pipeline_tag: The Hub's name of the task.
+        instruction: Instruction used where the recipe has none.
+        long_field: Field that is truncated where an example is too long.
+        text_field: Field that may be given as ``text`` in prediction.
+        prompt: Returns the user's message for instruction, example and its number.
+        references: Returns the reference answers to an example, the learned one first, for
+            example and its number.
+        score: Scores texts by the reference answers to each.
     """
 
     name: str
@@ -49,95 +50,83 @@ class Wording:
     score: Callable[[Sequence[Sequence[str]], Sequence[str]], TextScores]
 
 
-class Instructed:
-    """A task that the backbone does when it is told to, and learns to do well.
+class InstructionTask(GeneratingTask):
+    """Text generation by an instruction and an example, through the backbone's chat template.
 
-    Training and prediction say the same to the backbone: an instruction and the example, through
-    its chat template. Prompt and answer share ``max_length``; ``max_new_tokens`` of it are
-    kept for the answer, and a text that is too long for the rest loses its end.
+    Training and prediction use the same prompt. Prompt and answer share ``max_length``, of which
+    ``max_new_tokens`` are reserved for the answer; a text that is too long for the rest is
+    truncated at its end.
     """
 
-    peft_task_type: str = "CAUSAL_LM"
-    head: HeadKind = "causal_lm"
-    labels: tuple[str, ...] = ()
-    reads_windows: bool = False
-    default_metric: tuple[str, bool] = ("loss", False)
-
     def __init__(
-        self, wording: Wording, tokenizer: PreTrainedTokenizerBase, options: TaskOptions
+        self, format: InstructionFormat, tokenizer: PreTrainedTokenizerBase, options: TaskOptions
     ) -> None:
         """Set up the task.
 
         Args:
-            wording: what the task is.
-            tokenizer: a fast one, with a chat template.
-            options: settings from the recipe.
+            format: Prompt, references and scoring of the task.
+            tokenizer: Fast tokenizer with a chat template.
+            options: Settings from the recipe.
 
         Raises:
             RecipeError: when options and tokenizer do not fit together.
         """
-        self.dialogue = Dialogue(tokenizer, options)
+        self._dialogue = Dialogue(tokenizer, options)
         if options.max_new_tokens >= options.max_length:
             raise RecipeError(
                 f"{options.max_new_tokens} tokens for the answer leave no room for the prompt "
                 f"in max_length {options.max_length}",
                 place="task.max_new_tokens",
             )
-        self.wording = wording
-        self.name = wording.name
-        self.pipeline_tag = wording.pipeline_tag
+        self.format = format
+        self.name = format.name
+        self.pipeline_tag = format.pipeline_tag
         self.tokenizer = tokenizer
         self.options = options
-        self.instruction = options.instruction or wording.instruction
-        #: tokens at which generation ends
-        self.stop_ids = self.dialogue.stop_ids
+        self.instruction = options.instruction or format.instruction
+        #: tokens that end generation
+        self.stop_ids = self._dialogue.stop_ids
+
+    @property
+    def generation(self) -> InstructionTask:
+        """This task."""
+        return self
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
-        """Encode one example; see ``Task.encode``. An example without an answer is an error.
+        """Encode an example with its answer, which is required; see ``Task.encode``.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: naming example and field, when the example is invalid.
         """
-        answer = self.wording.references(example, number)[0]
+        answer = self.format.references(example, number)[0]
         exchange = {"prompt": self._prompt(example, number), "response": answer}
-        return self.dialogue.encode(exchange, number, train=train)
+        return self._dialogue.encode(exchange, number, train=train)
 
-    def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Return the cross entropy summed over the answers' tokens, a scalar."""
-        return self.dialogue.loss(head, hidden, batch)
+    def errors(
+        self, examples: Sequence[Example], decoded: Sequence[AnswerScore]
+    ) -> list[ErrorExample]:
+        """Return all examples, with the loss of their reference answers."""
+        pairs = enumerate(zip(examples, decoded, strict=True), start=1)
+        return [
+            answer_error(self._prompt(each, at), self.format.references(each, at)[0], score)
+            for at, (each, score) in pairs
+        ]
 
-    def weight(self, batch: PackedBatch) -> float:
-        """Return the number of answer tokens."""
-        return self.dialogue.weight(batch)
-
-    def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[AnswerScore]:
-        """Return how well each example's answer was foretold."""
-        return self.dialogue.decode(head, hidden, batch)
-
-    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Return ``loss``, ``perplexity`` and ``token_accuracy`` of the given answers.
-
-        Texts are scored by ``score_texts``, once they are generated.
+    def messages(self, example: Example, number: int) -> list[Message]:
+        """Return the prompt of an example; no answer is needed.
 
         Raises:
-            DataError: when there are no examples.
+            DataError: naming example and field, when the example is invalid.
         """
-        return self.dialogue.evaluate(examples, decoded)
+        return [{"role": "user", "content": self._prompt(example, number)}]
 
-    def windows(self, example: Example) -> list[Example]:
-        """Return the example itself: a long text is shortened by ``encode``."""
-        return [example]
+    def question_and_reference(self, example: Example, number: int) -> tuple[list[Message], str]:
+        """Return the prompt of an example, and its first reference answer.
 
-    def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the only answer."""
-        return join_predictions(answers)
-
-    def prediction(self, example: Example, decoded: AnswerScore) -> dict[str, Any]:
-        """Return ``{"loss", "tokens", "correct"}`` of the example's own answer.
-
-        Text is generated from ``question`` and read by ``text_of``.
+        Raises:
+            DataError: naming example and field, when the example has no answer.
         """
-        return self.dialogue.prediction(example, decoded)
+        return self.messages(example, number), self.format.references(example, number)[0]
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens after which the answer to a conversation starts.
@@ -145,47 +134,45 @@ class Instructed:
         Raises:
             DataError: when the last message is not the user's, or is too long by itself.
         """
-        return self.dialogue.prompt_ids(messages)
-
-    def question(self, example: Example, number: int) -> list[Message]:
-        """Return what an example says to the backbone, for ``prompt_ids``; no answer is needed.
-
-        Raises:
-            DataError: naming example and field, when the example can't be used.
-        """
-        return [{"role": "user", "content": self._prompt(example, number)}]
+        return self._dialogue.prompt_ids(messages)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Return generated tokens as text, without special tokens and outer spaces."""
-        return self.dialogue.text_of(ids)
+        return self._dialogue.text_of(ids)
 
     def score_texts(self, examples: Sequence[Example], texts: Sequence[str]) -> TextScores:
-        """Score generated texts by the right answers of their examples.
+        """Score generated texts by the reference answers of their examples.
 
         Raises:
             DataError: when there are no texts, or an example has no answer.
         """
-        references = [
-            self.wording.references(example, at) for at, example in enumerate(examples, start=1)
-        ]
-        return self.wording.score(references, texts)
+        references = [self.format.references(each, at) for at, each in enumerate(examples, start=1)]
+        return self.format.score(references, texts)
+
+    def attribution_input(self, messages: Sequence[Message], answer: str) -> AttributionInput:
+        """Return a conversation and its answer; see ``TextGeneration.attribution_input``.
+
+        Raises:
+            DataError: when the messages are invalid or the answer is empty.
+        """
+        return self._dialogue.attribution_input(messages, answer)
 
     def _prompt(self, example: Example, number: int) -> str:
-        """Return the message that fits beside its answer."""
-        field, asked = self.wording.long_field, self.wording.text_field
-        if not is_given(example, asked) and is_given(example, "text"):
-            example = {**example, asked: example["text"]}
-        prompt = self.wording.prompt(self.instruction, example, number)
+        """Return the user's message, truncated so that an answer fits beside it."""
+        field, given = self.format.long_field, self.format.text_field
+        if not is_given(example, given) and is_given(example, "text"):
+            example = {**example, given: example["text"]}
+        prompt = self.format.prompt(self.instruction, example, number)
         excess = self._tokens(prompt) + self.options.max_new_tokens - self.options.max_length
         while excess > 0:
             example = {**example, field: self._shorter(example, excess, number)}
-            prompt = self.wording.prompt(self.instruction, example, number)
+            prompt = self.format.prompt(self.instruction, example, number)
             excess = self._tokens(prompt) + self.options.max_new_tokens - self.options.max_length
         return prompt
 
     def _shorter(self, example: Example, excess: int, number: int) -> str:
         """Return the long text without its last ``excess`` tokens."""
-        text: str = example.get(self.wording.long_field) or ""
+        text: str = example.get(self.format.long_field) or ""
         encoding = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
@@ -193,8 +180,8 @@ class Instructed:
         shorter = text[: offsets[-excess][0]].rstrip() if excess < len(offsets) else ""
         if not shorter:
             raise DataError(
-                f"what stands beside it leaves it no room in {self.options.max_length} tokens",
-                place=place_of(number, self.wording.long_field),
+                f"the rest of the prompt leaves it no room in {self.options.max_length} tokens",
+                place=place_of(number, self.format.long_field),
                 hint="Train with a larger task.max_length, or less of task.max_new_tokens",
             )
         return shorter
@@ -203,4 +190,138 @@ class Instructed:
         messages: list[Message] = [{"role": "user", "content": prompt}]
         if self.options.system_prompt:
             messages.insert(0, {"role": "system", "content": self.options.system_prompt})
-        return len(self.dialogue.template.prompt_ids(messages))
+        return len(self._dialogue.template.prompt_ids(messages))
+
+
+def translation(tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> InstructionTask:
+    """Return the translation task: examples have ``source`` and ``target``.
+
+    The instruction names the languages. Generated translations are scored by BLEU and chrF
+    (see ``translation_scores``).
+
+    Raises:
+        RecipeError: when options and tokenizer do not fit together.
+    """
+    return InstructionTask(_TRANSLATION, tokenizer, options)
+
+
+def summarization(tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> InstructionTask:
+    """Return the summarization task: examples have ``document``, and ``summary`` or ``summaries``.
+
+    The first summary is learned. Generated ones are scored by ROUGE against all summaries of an
+    example (see ``rouge_scores``).
+
+    Raises:
+        RecipeError: when options and tokenizer do not fit together.
+    """
+    return InstructionTask(_SUMMARIZATION, tokenizer, options)
+
+
+def generative_question_answering(
+    tokenizer: PreTrainedTokenizerBase, options: TaskOptions
+) -> InstructionTask:
+    """Return the task: examples have ``question``, ``answers``, and maybe ``context``.
+
+    The first answer is learned. Generated ones are scored by exact match and F1 against all
+    answers of an example (see ``squad_scores``). With ``unanswerable`` an example may have an
+    empty list of answers; the learned answer is then ``unanswerable``, which counts as none.
+
+    Raises:
+        RecipeError: when options and tokenizer do not fit together.
+    """
+    chosen = _UNANSWERABLE if options.unanswerable else _QUESTIONS
+    return InstructionTask(chosen, tokenizer, options)
+
+
+#: Answer to a question without an answer in its context.
+NO_ANSWER = "unanswerable"
+
+
+def _after_instruction(field: str) -> Callable[[str, Example, int], str]:
+    """Return a prompt of instruction and field."""
+
+    def prompt(instruction: str, example: Example, number: int) -> str:
+        return f"{instruction}\n\n{text_field(example, field, number)}"
+
+    return prompt
+
+
+def _summaries(example: Example, number: int) -> list[str]:
+    if not is_given(example, "summaries"):
+        return [text_field(example, "summary", number)]
+    summaries = list_field(example, "summaries", number)
+    if not all(isinstance(summary, str) and summary.strip() for summary in summaries):
+        raise DataError("a summary must be text", place=place_of(number, "summaries"))
+    return summaries
+
+
+def _question(instruction: str, example: Example, number: int) -> str:
+    question = text_field(example, "question", number)
+    if not is_given(example, "context"):
+        return f"{instruction}\n\nQuestion: {question}"
+    context = text_field(example, "context", number)
+    return f"{instruction}\n\nText: {context}\n\nQuestion: {question}"
+
+
+def _answers(example: Example, number: int) -> list[str]:
+    texts = [answer.text for answer in reference_answers(example, number)]
+    if not texts:
+        raise DataError(
+            "the question has no answer",
+            place=place_of(number, "answers"),
+            hint="Set task.unanswerable: true, or remove such examples",
+        )
+    return texts
+
+
+def _answers_or_none(example: Example, number: int) -> list[str]:
+    return [answer.text for answer in reference_answers(example, number)] or [NO_ANSWER]
+
+
+def _score_answers(references: Sequence[Sequence[str]], found: Sequence[str]) -> TextScores:
+    metrics = squad_scores(references, found)
+    return TextScores(metrics, dict.fromkeys(metrics, "SQuAD 2.0, 0 to 100"))
+
+
+def _score_answers_or_none(references: Sequence[Sequence[str]], found: Sequence[str]) -> TextScores:
+    wanted = [[] if list(each) == [NO_ANSWER] else each for each in references]
+    given = ["" if normalized(text) == NO_ANSWER else text for text in found]
+    return _score_answers(wanted, given)
+
+
+_TRANSLATION = InstructionFormat(
+    name="translation",
+    pipeline_tag="translation",
+    instruction="Translate from English to German.",
+    long_field="source",
+    text_field="source",
+    prompt=_after_instruction("source"),
+    references=lambda example, number: [text_field(example, "target", number)],
+    score=translation_scores,
+)
+_SUMMARIZATION = InstructionFormat(
+    name="summarization",
+    pipeline_tag="summarization",
+    instruction="Summarize the following text in one or two sentences.",
+    long_field="document",
+    text_field="document",
+    prompt=_after_instruction("document"),
+    references=_summaries,
+    score=rouge_scores,
+)
+_QUESTIONS = InstructionFormat(
+    name="generative-question-answering",
+    pipeline_tag="text-generation",
+    instruction="Answer the question in a few words.",
+    long_field="context",
+    text_field="question",
+    prompt=_question,
+    references=_answers,
+    score=_score_answers,
+)
+_UNANSWERABLE = replace(
+    _QUESTIONS,
+    instruction=f'{_QUESTIONS.instruction} Say "{NO_ANSWER}" where the text does not tell.',
+    references=_answers_or_none,
+    score=_score_answers_or_none,
+)

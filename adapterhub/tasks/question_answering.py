@@ -1,24 +1,42 @@
-"""Extractive question answering: which part of a context answers a question."""
+"""Extractive question answering: the span of a context that answers a question."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from adapterhub.data.packing import EncodedExample
 from adapterhub.errors import DataError, RecipeError
-from adapterhub.tasks.answers import given_answers, placed_answers
-from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.alignment import token_owners, untouched
+from adapterhub.tasks.answers import normalized, placed_answers, reference_answers, squad_scores
+from adapterhub.tasks.attribution import (
+    AttributionInput,
+    CheckedAnswer,
+    Target,
+    input_text,
+    padded_owners,
+    refuse_selection,
+    span_log_odds,
+)
+from adapterhub.tasks.base import AuditSpec, Evaluation, Outcome
 from adapterhub.tasks.context_windows import WindowEncoder
 from adapterhub.tasks.fields import is_given, place_of, text_field
-from adapterhub.tasks.limits import check_tokenizer
-from adapterhub.tasks.squad_scores import squad_scores
+from adapterhub.tasks.predictions import (
+    Confidence,
+    ErrorExample,
+    ExampleStatistics,
+    ratio,
+    window_groups,
+)
+from adapterhub.tasks.preprocessors import check_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -26,20 +44,22 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import PackedBatch
     from adapterhub.tasks.base import Example, Head, HeadKind, TaskOptions
     from adapterhub.tasks.context_windows import ContextWindow
+    from adapterhub.tasks.predictions import Array
 
 #: Fewest tokens of a window: a question and a context of some words each.
 MIN_LENGTH = 16
+_NO_ANSWER = "(no answer)"
 
 
 @dataclass(frozen=True, slots=True)
 class FoundSpan:
-    """The likeliest answer in one window.
+    """Likeliest answer in one window.
 
     Args:
-        first: index of its first token among those of the window's context.
-        last: index of its last token.
-        score: probability that it starts and ends there.
-        no_answer: probability that no answer starts or ends in the window.
+        first: Index of its first token among those of the window's context.
+        last: Index of its last token.
+        score: Probability that it starts and ends there.
+        no_answer: Probability that no answer starts or ends in the window.
     """
 
     first: int
@@ -48,14 +68,29 @@ class FoundSpan:
     no_answer: float
 
 
-class QuestionAnswering:
-    """Examples have ``context``, ``question`` and ``answers`` (see ``answers.given_answers``).
+@dataclass(frozen=True, slots=True)
+class _MergedAnswer:
+    """Answer to one question over all windows of its context."""
 
-    The head gives every token of the context two logits, for an answer to start and to end
-    there, and the same to a token that stands for no answer. A context longer than
-    ``max_length`` is read in windows that share ``stride`` tokens, in training too; a window
-    that does not hold the whole answer is one without an answer. With ``unanswerable`` a
-    question may have an empty list of answers, and prediction may give none.
+    example: Example
+    text: str
+    score: float
+    references: Sequence[str]
+
+    @property
+    def correct(self) -> bool:
+        """Whether it equals a reference answer, as SQuAD compares them."""
+        return normalized(self.text) in {normalized(text) for text in self.references or [""]}
+
+
+class QuestionAnswering:
+    """Examples have ``context``, ``question`` and ``answers``; see ``reference_answers``.
+
+    The head gives two logits to every token of the context, for an answer that starts and one
+    that ends there, and to a null token for no answer. A context longer than ``max_length`` is
+    split into windows that share ``stride`` tokens, in training too; a window without the whole
+    answer has no answer. With ``unanswerable`` a question may have an empty list of answers, and
+    prediction may give none.
     """
 
     name: str = "question-answering"
@@ -65,6 +100,8 @@ class QuestionAnswering:
     labels: tuple[str, ...] = ("start", "end")
     reads_windows: bool = True
     default_metric: tuple[str, bool] = ("f1", True)
+    audit: AuditSpec | None = AuditSpec("answers")
+    generation: None = None
 
     def __init__(
         self,
@@ -76,9 +113,9 @@ class QuestionAnswering:
         """Set up the task.
 
         Args:
-            tokenizer: a fast one.
-            options: settings from the recipe.
-            null: which token of a window stands for no answer.
+            tokenizer: Fast tokenizer.
+            options: Settings from the recipe.
+            null: Token of a window that represents no answer.
 
         Raises:
             RecipeError: when options and tokenizer do not fit together.
@@ -91,16 +128,21 @@ class QuestionAnswering:
                 hint=f"Use {MIN_LENGTH} or more",
             )
         if options.class_weights is not None:
-            raise RecipeError("answers have no classes to weigh", place="task.class_weights")
+            raise RecipeError("answers have no class weights", place="task.class_weights")
         self.tokenizer = tokenizer
         self.options = options
         self.encoder = WindowEncoder(tokenizer, options, null)
 
+    @property
+    def attribution(self) -> AnswerAttribution:
+        """Attribution of the answer to the words of question and context."""
+        return AnswerAttribution(self)
+
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
-        """Encode one window, the first where the example does not say which; see ``Task.encode``.
+        """Encode the window named by an example, or the first; see ``Task.encode``.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: naming example and field, when the example is invalid.
         """
         window = self.window(example, number)
         targets: tuple[int, ...] = ()
@@ -129,27 +171,20 @@ class QuestionAnswering:
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[FoundSpan]:
         """Return the likeliest answer of each window."""
-        chances = head(hidden).float().cpu().split(batch.selected)
+        parts = head(hidden).float().cpu().split(batch.selected)
         return [
-            _best(logits.log_softmax(dim=0), self.options.max_answer_tokens) for logits in chances
+            _best(logits.log_softmax(dim=0), self.options.max_answer_tokens) for logits in parts
         ]
 
     def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
         """Return ``exact_match`` and ``f1``, from 0 to 100; see ``squad_scores``.
 
         Raises:
-            DataError: when there are no examples, or an example has no answers.
+            DataError: when there are no examples, or one has no answers.
         """
-        references: list[list[str]] = []
-        parts: list[list[dict[str, Any]]] = []
-        for number, (example, span) in enumerate(zip(examples, decoded, strict=True), start=1):
-            # the windows of an example follow each other, the first one first
-            if not example.get("window"):
-                references.append([answer.text for answer in given_answers(example, number)])
-                parts.append([])
-            parts[-1].append(self.prediction(example, span))
-        found = [self.join(windows)["answer"] for windows in parts]
-        return Evaluation(metrics=squad_scores(references, found))
+        merged = self._merged(examples, decoded)
+        references = [each.references for each in merged]
+        return Evaluation(metrics=squad_scores(references, [each.text for each in merged]))
 
     def windows(self, example: Example) -> list[Example]:
         """Return an example for each window of the context, numbered under ``window``.
@@ -163,8 +198,8 @@ class QuestionAnswering:
     def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the likeliest of the answers in the windows of one example.
 
-        With ``unanswerable``, there is none where every window is likelier to hold none than
-        the best is to hold its answer; ``answer`` is then empty, ``start`` and ``end`` are 0.
+        With ``unanswerable`` there is none if every window is likelier to have none than the
+        best is to have its answer; ``answer`` is then empty, ``start`` and ``end`` are 0.
 
         Raises:
             ValueError: when there are no windows.
@@ -191,16 +226,78 @@ class QuestionAnswering:
             "no_answer": decoded.no_answer,
         }
 
+    def summary(self, prediction: Mapping[str, Any]) -> str:
+        """Return the answer."""
+        return prediction["answer"] or "(none)"
+
+    def outcome(self, decoded: FoundSpan) -> Outcome:
+        """Return the first and last token of the answer in its window."""
+        return Outcome((decoded.first, decoded.last))
+
+    def confidence(
+        self, examples: Sequence[Example], decoded: Sequence[FoundSpan]
+    ) -> Confidence | None:
+        """Return the confidence of the answer to each question."""
+        if not decoded:
+            return None
+        merged = self._merged(examples, decoded)
+        predicted = np.array([each.score for each in merged], dtype=float)
+        return Confidence("questions", predicted, np.array([each.correct for each in merged]))
+
+    def errors(
+        self, examples: Sequence[Example], decoded: Sequence[FoundSpan]
+    ) -> list[ErrorExample]:
+        """Return the questions with a wrong answer."""
+        return [
+            ErrorExample(
+                text=f"{each.example['question']} | {each.example['context']}",
+                expected=" / ".join(dict.fromkeys(each.references)) or _NO_ANSWER,
+                predicted=each.text or _NO_ANSWER,
+                error=each.score,
+                measure="probability of the answer",
+            )
+            for each in self._merged(examples, decoded)
+            if not each.correct
+        ]
+
+    def label_choices(self, examples: Sequence[Example], decoded: Sequence[Any]) -> None:
+        """Return ``None``: an answer is no label."""
+
+    def statistics(
+        self, examples: Sequence[Example], decoded: Sequence[FoundSpan]
+    ) -> ExampleStatistics:
+        """Return the scores of each question."""
+        values = []
+        for each in self._merged(examples, decoded):
+            found = squad_scores([each.references], [each.text])
+            answerable = float(bool(each.references))
+            values.append(
+                [found["exact_match"], found["f1"], 1.0, found["f1"] * answerable, answerable]
+            )
+        return ExampleStatistics(np.array(values, dtype=float), _answer_metrics, ("answers",))
+
     def window(self, example: Example, number: int) -> ContextWindow:
-        """Return what is read of an example: the window that it names, or the first.
+        """Return the window that an example names, or the first.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: naming example and field, when the example is invalid.
         """
         windows = self.encoder.windows(example, number)
         if not windows:
             raise DataError("the context gives no tokens", place=place_of(number, "context"))
         return windows[example.get("window", 0)]
+
+    def _merged(
+        self, examples: Sequence[Example], decoded: Sequence[FoundSpan]
+    ) -> list[_MergedAnswer]:
+        """Return the answer to each question, given the windows of all."""
+        found = []
+        for number, places in enumerate(window_groups(examples), start=1):
+            answer = self.join([self.prediction(examples[at], decoded[at]) for at in places])
+            first = examples[places[0]]
+            references = [each.text for each in reference_answers(first, number)]
+            found.append(_MergedAnswer(first, answer["answer"], float(answer["score"]), references))
+        return found
 
     def _answers(self, example: Example, number: int) -> list[tuple[int, int]]:
         answers = placed_answers(example, number)
@@ -208,15 +305,89 @@ class QuestionAnswering:
             raise DataError(
                 "the question has no answer",
                 place=place_of(number, "answers"),
-                hint="Set task.unanswerable: true, or leave such examples out",
+                hint="Set task.unanswerable: true, or remove such examples",
             )
         return answers
 
 
-def _target(window: ContextWindow, answers: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Return where in ``select`` the first answer starts and ends; 0 and 0 for none.
+@dataclass(frozen=True, slots=True)
+class AnswerAttribution:
+    """Attribution of an answer to the words of question and context; see ``AttributionSource``.
 
-    The first of them is the token that stands for no answer.
+    Args:
+        task: Task that predicts the answer.
+    """
+
+    task: QuestionAnswering
+
+    def windows(self, example: Example) -> Sequence[Example]:
+        """Return the windows of the context, or the one that the example names."""
+        return [example] if "window" in example else self.task.windows(example)
+
+    def encode(self, window: Example) -> AttributionInput:
+        """Encode a window; see ``AttributionSource``."""
+        read = self.task.window(window, 1)
+        encoded = self.task.encode({**window, "answers": None}, 1, train=False)
+        tokenizer = self.task.tokenizer
+        question = input_text(tokenizer, "question", read.question)
+        context = input_text(tokenizer, "context", text_field(window, "context", 1))
+        owners = token_owners(read.question_spans, question.words)
+        inside = token_owners(read.spans, context.words)
+        for position, owner in zip(read.positions, inside, strict=True):
+            owners[position] = None if owner is None else owner + len(question.words)
+        unread = untouched(read.question_spans, question.words)
+        unread += untouched(read.spans, context.words)
+        texts = [question, context]
+        return AttributionInput(encoded, texts, padded_owners(owners, encoded), unread)
+
+    def targets(
+        self,
+        windows: Sequence[Example],
+        decoded: Sequence[FoundSpan],
+        *,
+        label: str | None = None,
+        span: tuple[int, int] | None = None,
+    ) -> list[tuple[int, Target]]:
+        """Return the likeliest answer of all windows; see ``AttributionSource``."""
+        refuse_selection(self.task.name, label=label, span=span)
+        pairs = zip(windows, decoded, strict=True)
+        answers = [self.task.prediction(window, found) for window, found in pairs]
+        merged = self.task.join(answers)
+        places = range(len(windows))
+        if not merged["answer"]:
+            at = min(places, key=lambda each: float(answers[each]["no_answer"]))
+            measure = partial(span_log_odds, first=0, last=0)
+            quantity = "log-odds that no answer starts, plus that none ends"
+            return [(at, Target(_NO_ANSWER, quantity, merged["score"], measure))]
+        at = max(places, key=lambda each: float(answers[each]["score"]))
+        # the head reads the null token first
+        first, last = decoded[at].first + 1, decoded[at].last + 1
+        target = Target(
+            answer=merged["answer"],
+            quantity="log-odds to start there, plus to end there",
+            probability=merged["score"],
+            measure=partial(span_log_odds, first=first, last=last),
+            start=merged["start"],
+            end=merged["end"],
+        )
+        return [(at, target)]
+
+    def answers(self, place: int, example: Example, decoded: FoundSpan) -> Iterator[CheckedAnswer]:
+        """Yield the answer of a window, if it has one; see ``AttributionSource``."""
+        if decoded.no_answer > decoded.score:
+            # most windows of a long context have no answer, and there is little to see in them
+            return
+        answer = normalized(self.task.prediction(example, decoded)["answer"])
+        references = [each.text for each in reference_answers(example, 1)]
+        right = answer in {normalized(text) for text in references}
+        expected = references[0] if references else _NO_ANSWER
+        yield CheckedAnswer(place, expected, right, decoded.score)
+
+
+def _target(window: ContextWindow, answers: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the index in ``select`` of start and end of the first answer; 0 for none.
+
+    Index 0 is the null token.
     """
     if not answers:
         return 0, 0
@@ -227,15 +398,14 @@ def _target(window: ContextWindow, answers: Sequence[tuple[int, int]]) -> tuple[
     return inside[0] + 1, inside[-1] + 1
 
 
-def _best(chances: Tensor, longest: int) -> FoundSpan:
-    """Return the likeliest span of ``longest`` tokens at most.
+def _best(logs: Tensor, longest: int) -> FoundSpan:
+    """Return the likeliest span.
 
     Args:
-        chances: ``[1 + tokens, 2]``, logarithms of the probabilities to start and to end; the
-            first example stands for no answer.
-        longest: in tokens.
+        logs: Log-probabilities to start and to end, ``[1 + tokens, 2]``, the null token first.
+        longest: Longest span in tokens.
     """
-    start, end = chances[1:, 0], chances[1:, 1]
+    start, end = logs[1:, 0], logs[1:, 1]
     # [tokens, tokens]; an end before its start, or too far behind it, is none
     scores = start.unsqueeze(1) + end.unsqueeze(0)
     allowed = torch.ones_like(scores, dtype=torch.bool).triu().tril(longest - 1)
@@ -245,5 +415,14 @@ def _best(chances: Tensor, longest: int) -> FoundSpan:
         first=first,
         last=last,
         score=float(scores[first, last].exp()),
-        no_answer=float(chances[0].sum().exp()),
+        no_answer=float(logs[0].sum().exp()),
     )
+
+
+def _answer_metrics(sums: Array) -> dict[str, Array]:
+    exact, f1, examples, answerable_f1, answerable = np.moveaxis(sums, -1, 0)
+    found = {"exact_match": exact / examples, "f1": f1 / examples}
+    if (answerable < examples).any():
+        found["answerable_f1"] = ratio(answerable_f1, answerable)
+        found["unanswerable_f1"] = ratio(f1 - answerable_f1, examples - answerable)
+    return found

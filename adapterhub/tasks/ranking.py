@@ -1,18 +1,20 @@
-"""Ranking for recommendation: how likely does a candidate please who has this history?"""
+"""Ranking for recommendation: the probability that a candidate is relevant given a history."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import torch
+
 from adapterhub.errors import DataError, RecipeError
-from adapterhub.tasks.base import Evaluation
+from adapterhub.tasks.base import AuditSpec, Evaluation, Outcome
+from adapterhub.tasks.classification import LABEL_ERROR, ClassTask, label_text
 from adapterhub.tasks.fields import is_given, place_of, required, text_field
-from adapterhub.tasks.labels import label_text
-from adapterhub.tasks.ranking_scores import ranking_scores
-from adapterhub.tasks.read_once import ReadOnce
-from adapterhub.tasks.text_classification import TextClassification
+from adapterhub.tasks.predictions import Confidence, ErrorExample, nats
+from adapterhub.tasks.text_classification import LabelAttribution, TextEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,17 +23,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import EncodedExample, PackedBatch
-    from adapterhub.tasks.base import Example, Head, TaskOptions
+    from adapterhub.tasks.base import Example, Head, HeadKind, TaskOptions
+    from adapterhub.tasks.predictions import Array
+
+#: Cutoff of the ranked list in NDCG.
+CUTOFF = 10
+#: Answers in words, for the labels 0 and 1.
+RELEVANCE = ("not relevant", "relevant")
+#: Resamples of ``RankedGroups``; an AUC over some thousand examples takes milliseconds.
+_MAX_RESAMPLES = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What is known of candidates.
+class RelevanceJudgments:
+    """Reference relevance of candidates.
 
     Args:
-        labels: 1 for each that pleased, 0 for others.
-        gains: worth of each.
-        groups: name of the group of each, empty where it has none.
+        labels: 1 for each relevant candidate, 0 for others.
+        gains: Gain of each candidate.
+        groups: Name of the group of each candidate; empty where it has none.
     """
 
     labels: Sequence[int]
@@ -39,17 +49,21 @@ class Judged:
     groups: Sequence[str]
 
 
-class Ranking(ReadOnce):
-    """Examples have ``history``, ``candidate`` and ``label``: 1 where it pleased, 0 where not.
+class Ranking(ClassTask):
+    """Examples have ``history``, ``candidate`` and ``label``: 1 if relevant, 0 if not.
 
-    History and candidate are read as a pair of texts; a history may be a list of texts, the
-    newest last, which loses its oldest where a pair is longer than ``max_length``. Examples of one
-    ``group`` (a user, a request) are ranked among each other in scoring, and ``gain`` says how
-    much a candidate is worth there (a rating); without it the label does.
+    History and candidate are encoded as a pair of texts; a history may be a list of texts, the
+    newest last, and loses its oldest where a pair is longer than ``max_length``. Examples of one
+    ``group`` (a user, a request) are ranked against each other in scoring, by the ``gain`` of a
+    candidate (a rating) or, without it, by its label.
     """
 
     name: str = "ranking"
+    pipeline_tag: str = "text-classification"
+    peft_task_type: str = "SEQ_CLS"
+    head: HeadKind = "sequence"
     default_metric: tuple[str, bool] = ("auc", True)
+    audit: AuditSpec | None = AuditSpec("ranking")
 
     def __init__(
         self,
@@ -70,82 +84,117 @@ class Ranking(ReadOnce):
             raise RecipeError(
                 f"the labels must be 0 and 1, not {', '.join(labels[:5])}",
                 place="data.fields.label",
-                hint="Give 1 to examples that pleased or were clicked, 0 to others",
+                hint="Give 1 to relevant or clicked candidates, 0 to others",
             )
-        self.texts = TextClassification(
-            tokenizer, labels, options, pool=pool, label_counts=label_counts
-        )
+        super().__init__(labels, options, label_counts)
+        self.texts = TextEncoder(tokenizer, options, pool)
         self.tokenizer = tokenizer
-        self.options = options
-        self.labels = self.texts.labels
+
+    @property
+    def attribution(self) -> LabelAttribution:
+        """Attribution of a candidate's relevance to the words of history and candidate."""
+        return LabelAttribution(
+            self.name,
+            self.texts,
+            self.labels,
+            self.outcome,
+            self._check,
+            as_texts=lambda example: self._pair(example, 1),
+            names=("history", "candidate"),
+            answers_by_label=RELEVANCE,
+            explained=1,
+        )
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
-        """Encode one example; see ``Task.encode``.
+        """Encode an example; see ``Task.encode``.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: naming example and field, when the example is invalid.
         """
-        pair = self.as_pair(example, number)
+        pair: dict[str, Any] = self._pair(example, number)
         if is_given(example, "label"):
             pair["label"] = label_text(example["label"], number, "label")
-        return self.texts.encode(pair, number, train=train)
+        targets = self.classes.targets(pair, number, train=train)
+        return self.texts.encode(pair, number, targets)
 
-    def as_pair(self, example: Example, number: int) -> dict[str, str]:
-        """Return history and candidate as the backbone reads them, ``{"text", "text_pair"}``.
+    def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[float]:
+        """Return the probability that each candidate is relevant."""
+        return [float(value) for value in self.classes.probabilities(head, hidden)[:, 1]]
+
+    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
+        """Return ``auc`` over all examples, ``ndcg_at_10`` over groups; see ``ranking_scores``.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: when there are no examples, one has no label, or all have the same.
         """
+        return Evaluation(metrics=ranking_scores(self._judgments(examples), decoded))
+
+    def prediction(self, example: Example, decoded: float) -> dict[str, Any]:
+        """Return ``{"score"}``, the probability that the candidate is relevant."""
+        return {"score": decoded}
+
+    def summary(self, prediction: Mapping[str, Any]) -> str:
+        """Return the probability."""
+        return f"{prediction['score']:.3f}"
+
+    def outcome(self, decoded: float) -> Outcome:
+        """Return whether the candidate is relevant, with the probabilities of both."""
+        return Outcome((int(decoded >= 0.5),), torch.tensor([1.0 - decoded, decoded]))
+
+    def confidence(
+        self, examples: Sequence[Example], decoded: Sequence[float]
+    ) -> Confidence | None:
+        """Return the confidence of each candidate's relevance."""
+        if not decoded:
+            return None
+        likely = np.array(decoded, dtype=float)
+        table = np.stack((1.0 - likely, likely), axis=-1)
+        return Confidence.of_choices("candidates", table, np.array(self._labels(examples)))
+
+    def errors(self, examples: Sequence[Example], decoded: Sequence[float]) -> list[ErrorExample]:
+        """Return the candidates on the wrong side of one half."""
+        found = []
+        for example, label, likely in zip(examples, self._labels(examples), decoded, strict=True):
+            if (likely >= 0.5) != label:
+                history = example["history"]
+                known = history if isinstance(history, str) else "; ".join(history)
+                text = f"{known or '-'} | {example['candidate']}"
+                error = nats(likely if label else 1.0 - likely)
+                expected, predicted = self.labels[label], f"{likely:.2f}"
+                found.append(ErrorExample(text, expected, predicted, error, LABEL_ERROR))
+        return found
+
+    def label_choices(self, examples: Sequence[Example], decoded: Sequence[Any]) -> None:
+        """Return ``None``: candidates are ordered, not labelled."""
+
+    def statistics(
+        self, examples: Sequence[Example], decoded: Sequence[float]
+    ) -> RankedGroups | None:
+        """Return the groups of candidates; ``None`` unless every candidate has one."""
+        judgments = self._judgments(examples)
+        return RankedGroups(judgments, decoded) if all(judgments.groups) else None
+
+    def _check(self, example: Example, decoded: float) -> tuple[str, bool, float, str]:
+        gold, best = self.classes.gold(example, 1), int(decoded >= 0.5)
+        return RELEVANCE[gold], gold == best, max(decoded, 1 - decoded), self.labels[best]
+
+    def _labels(self, examples: Sequence[Example]) -> list[int]:
+        return self.classes.all_gold(examples)
+
+    def _judgments(self, examples: Sequence[Example]) -> RelevanceJudgments:
+        labels = self._labels(examples)
+        pairs = enumerate(zip(examples, labels, strict=True), start=1)
+        gains = [_gain(example, number, label) for number, (example, label) in pairs]
+        groups = [str(each["group"]) if is_given(each, "group") else "" for each in examples]
+        return RelevanceJudgments(labels, gains, groups)
+
+    def _pair(self, example: Example, number: int) -> dict[str, str]:
+        """Return history and candidate as ``{"text", "text_pair"}``."""
         candidate = text_field(example, "candidate", number)
         return {"text": self._history(example, number, candidate), "text_pair": candidate}
 
-    def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Return the summed cross entropy, a scalar."""
-        return self.texts.loss(head, hidden, batch)
-
-    def weight(self, batch: PackedBatch) -> float:
-        """Return the number of examples, or the summed weight of their classes."""
-        return self.texts.weight(batch)
-
-    def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[float]:
-        """Return the probability that each candidate pleases."""
-        return [float(chances[1]) for chances in self.texts.decode(head, hidden, batch)]
-
-    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Return ``auc`` over all examples, and ``ndcg_at_10`` over groups; see ``ranking_scores``.
-
-        Raises:
-            DataError: when there are no examples, an example has no label, or all have the same.
-        """
-        judged = self.judged(examples)
-        scores = ranking_scores(judged.labels, judged.gains, judged.groups, decoded)
-        return Evaluation(metrics=scores)
-
-    def judged(self, examples: Sequence[Example]) -> Judged:
-        """Return what is known of examples, for scoring.
-
-        Raises:
-            DataError: when an example has no known label, or a gain that is none.
-        """
-        labels = [
-            self.texts.index.index(required(example, "label", number), number, "label")
-            for number, example in enumerate(examples, start=1)
-        ]
-        pairs = zip(examples, labels, strict=True)
-        gains = [
-            _gain(example, number, label) for number, (example, label) in enumerate(pairs, start=1)
-        ]
-        groups = [
-            str(example["group"]) if is_given(example, "group") else "" for example in examples
-        ]
-        return Judged(labels, gains, groups)
-
-    def prediction(self, example: Example, decoded: float) -> dict[str, Any]:
-        """Return ``{"score"}``, the probability that the candidate pleases."""
-        return {"score": decoded}
-
     def _history(self, example: Example, number: int, candidate: str) -> str:
-        """Return the newest of the history that fits beside the candidate."""
+        """Return the newest part of the history that fits beside the candidate."""
         value = required(example, "history", number)
         items = [value] if isinstance(value, str) else value
         if not isinstance(items, list | tuple) or not all(isinstance(each, str) for each in items):
@@ -153,7 +202,7 @@ class Ranking(ReadOnce):
                 "a history must be a text or a list of texts", place=place_of(number, "history")
             )
         if not any(item.strip() for item in items):
-            # someone new: nothing is known
+            # a new user without a history
             return "-"
         first = 0
         while first < len(items) - 1 and not self._fits("; ".join(items[first:]), candidate):
@@ -164,6 +213,124 @@ class Ranking(ReadOnce):
         # a decoder's pair has a line end between its texts
         ids = self.tokenizer(history, f"\n{candidate}", verbose=False)["input_ids"]
         return len(ids) <= self.options.max_length
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RankedGroups:
+    """Predictions for candidates in groups, of which whole groups are resampled.
+
+    The ratings of one user depend on each other, and NDCG is a mean over users: resampling
+    single examples would split a user's list, and give intervals that are too narrow.
+
+    Args:
+        judgments: Labels, gains and groups of the examples.
+        predicted: Probability of each example.
+        max_resamples: See ``Scores``.
+    """
+
+    judgments: RelevanceJudgments
+    predicted: Sequence[float]
+    max_resamples: int | None = _MAX_RESAMPLES
+    #: [examples], group of each example
+    group_of: Array = field(init=False)
+    #: [groups], NDCG of each; NaN where a group has no ranking
+    ndcg: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        names, group_of = np.unique(np.array(self.judgments.groups), return_inverse=True)
+        values = [self._group_ndcg(group_of == group) for group in range(len(names))]
+        object.__setattr__(self, "group_of", group_of)
+        object.__setattr__(self, "ndcg", np.array(values, dtype=float))
+
+    @property
+    def size(self) -> int:
+        """Number of groups."""
+        return len(self.ndcg)
+
+    def metrics(self, indices: Array) -> Mapping[str, Array]:
+        """Return ``auc`` and ``ndcg_at_10`` of each resample; see ``Scores``."""
+        counts = np.stack([np.bincount(drawn, minlength=self.size) for drawn in indices])
+        found = {"auc": np.array([self._auc(each) for each in counts])}
+        ranked = ~np.isnan(self.ndcg)
+        if ranked.any():
+            weights = counts[:, ranked]
+            total = weights.sum(-1)
+            sums = weights @ self.ndcg[ranked]
+            found["ndcg_at_10"] = np.divide(
+                sums, total, out=np.full(len(total), np.nan), where=total > 0
+            )
+        return found
+
+    def _auc(self, counts: Array) -> float:
+        """Return the AUC with each group counted so often; NaN where one label is left."""
+        from sklearn.metrics import roc_auc_score
+
+        weights = counts[self.group_of]
+        labels = np.array(self.judgments.labels)
+        if len(set(labels[weights > 0])) < 2:
+            return float("nan")
+        return float(roc_auc_score(labels, self.predicted, sample_weight=weights))
+
+    def _group_ndcg(self, inside: Array) -> float:
+        gains = np.array(self.judgments.gains, dtype=float)[inside]
+        predicted = np.array(self.predicted, dtype=float)[inside]
+        found = group_ndcg(gains.tolist(), predicted.tolist())
+        return float("nan") if found is None else found
+
+
+def ranking_scores(judgments: RelevanceJudgments, predicted: Sequence[float]) -> dict[str, float]:
+    """Return ``auc`` over all examples, ``ndcg_at_10`` over groups, and ``groups`` counted.
+
+    Examples without a group, and groups without a ranking (see ``group_ndcg``), do not count;
+    without any group ``ndcg_at_10`` is missing.
+
+    Args:
+        judgments: Labels, gains and groups of the examples.
+        predicted: Probability of each example.
+
+    Raises:
+        DataError: when there are no examples, or all have the same label.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    labels, gains = judgments.labels, judgments.gains
+    if len(set(labels)) < 2:
+        raise DataError(
+            f"all examples have the label {labels[0]}" if labels else "there are no examples",
+            hint="AUC needs examples of both labels",
+        )
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(judgments.groups):
+        if group:
+            members.setdefault(group, []).append(index)
+    each = [
+        group_ndcg([gains[i] for i in group], [predicted[i] for i in group])
+        for group in members.values()
+    ]
+    ranked = [value for value in each if value is not None]
+    scores = {"auc": float(roc_auc_score(labels, predicted)), "groups": float(len(ranked))}
+    if ranked:
+        scores["ndcg_at_10"] = sum(ranked) / len(ranked)
+    return scores
+
+
+def group_ndcg(gains: Sequence[float], predicted: Sequence[float]) -> float | None:
+    """Return NDCG at 10 of one group's candidates; ``None`` where there is no ranking.
+
+    Gains have a logarithmic discount, and equal scores share the mean of their positions, as in
+    scikit-learn. A single candidate, and candidates without any gain, have no ranking.
+
+    Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
+
+    Args:
+        gains: Gain of each candidate, at least 0.
+        predicted: Probability of each candidate.
+    """
+    from sklearn.metrics import ndcg_score
+
+    if len(gains) < 2 or not any(gains):
+        return None
+    return float(ndcg_score([list(gains)], [list(predicted)], k=CUTOFF))
 
 
 def _gain(example: Example, number: int, label: int) -> float:

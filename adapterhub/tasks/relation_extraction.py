@@ -1,19 +1,19 @@
-"""Relation extraction: which directed relation holds between two marked entities of a text."""
+"""Relation extraction: the directed relation between two marked entities of a text."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from sklearn.metrics import accuracy_score
 
 from adapterhub.errors import DataError, RecipeError
-from adapterhub.tasks.base import Evaluation
-from adapterhub.tasks.fields import place_of, required, text_field
-from adapterhub.tasks.read_once import ReadOnce
-from adapterhub.tasks.relation_scores import DIRECTED, relation_of, relation_scores
-from adapterhub.tasks.text_classification import TextClassification
+from adapterhub.tasks.base import AuditSpec, Evaluation
+from adapterhub.tasks.classification import SingleLabelTask, predicted_labels, require_any
+from adapterhub.tasks.fields import place_of, text_field
+from adapterhub.tasks.text_classification import LabelAttribution, TextEncoder, check_label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,14 +21,18 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.data.packing import EncodedExample, PackedBatch
-    from adapterhub.tasks.base import Example, Head, TaskOptions
+    from adapterhub.data.packing import EncodedExample
+    from adapterhub.tasks.base import Example, HeadKind, TaskOptions
 
 _TAGGED = re.compile(r"<(e[12])>(.*?)</\1>", re.DOTALL)
-#: What stands around an entity in the text that the backbone reads. Signs that every tokenizer
-#: knows need no new embedding, and the backbone is frozen.
+#: Signs around each entity in the encoded text. Every tokenizer knows them, so they need no new
+#: embeddings, which a frozen backbone could not learn.
 #: Source: Zhou and Chen 2022, arXiv:2102.01373, "entity marker (punct)".
 MARKERS = {"e1": "@", "e2": "#"}
+
+
+#: Label of a relation with its direction, e.g. ``Cause-Effect(e2,e1)``.
+DIRECTED = re.compile(r"(?P<relation>.+)\((?P<first>e[12]),(?P<second>(?!(?P=first))e[12])\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +40,9 @@ class Entity:
     """One of the two entities of a text.
 
     Args:
-        name: ``e1`` or ``e2``; which of them comes first in the text is open.
-        start: of its first character in the text without tags.
-        end: one past its last character.
+        name: ``e1`` or ``e2``; either may come first in the text.
+        start: First character in the text without tags.
+        end: Character after its last.
     """
 
     name: str
@@ -46,17 +50,20 @@ class Entity:
     end: int
 
 
-class RelationExtraction(ReadOnce):
+class RelationExtraction(SingleLabelTask):
     """Examples have ``text`` with ``<e1>…</e1>`` and ``<e2>…</e2>`` in it, and ``label``.
 
     A label is a relation with its direction, such as ``Cause-Effect(e2,e1)``, or one without
-    (``Other``), which says that none of the relations holds. The head is read once an example, as
-    in text classification. A text longer than ``max_length`` loses what stands before its
-    first entity as far as needed, then its end.
+    (``Other``), which means that none of the relations holds. A text longer than ``max_length``
+    loses its start, up to its first entity, as far as needed, and then its end.
     """
 
     name: str = "relation-extraction"
+    pipeline_tag: str = "text-classification"
+    peft_task_type: str = "SEQ_CLS"
+    head: HeadKind = "sequence"
     default_metric: tuple[str, bool] = ("relation_f1", True)
+    audit: AuditSpec | None = AuditSpec("labels", "another label", plain_texts=False)
 
     def __init__(
         self,
@@ -73,72 +80,56 @@ class RelationExtraction(ReadOnce):
             RecipeError: when labels, options and tokenizer do not fit together, or no label
                 has a direction.
         """
-        self.texts = TextClassification(
-            tokenizer, labels, options, pool=pool, label_counts=label_counts
-        )
+        super().__init__(labels, options, label_counts)
+        self.texts = TextEncoder(tokenizer, options, pool)
         self.tokenizer = tokenizer
-        self.options = options
-        self.labels = self.texts.labels
         if not any(DIRECTED.fullmatch(label) for label in self.labels):
             raise RecipeError(
                 f"no label has a direction, such as {self.labels[0]}(e1,e2)",
                 place="data.fields.label",
                 hint="Use text-classification for labels without one",
             )
-        first, second = (self._read(sign) for sign in MARKERS.values())
+        first, second = (self._ids(sign) for sign in MARKERS.values())
         if first == second:
             raise RecipeError(
-                f"the tokenizer can't tell {' from '.join(MARKERS.values())}, the signs around "
-                "entities",
+                f"the tokenizer maps {' and '.join(MARKERS.values())}, the signs around entities, "
+                "to the same tokens",
                 place="backbone.name",
             )
 
+    @property
+    def attribution(self) -> LabelAttribution:
+        """Attribution of the relation to the words of the text."""
+        return LabelAttribution(
+            self.name,
+            self.texts,
+            self.labels,
+            self.outcome,
+            partial(check_label, self.classes),
+            as_texts=lambda example: self._as_text(example, 1),
+        )
+
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
-        """Encode one example; see ``Task.encode``.
+        """Encode an example; see ``Task.encode``.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: naming example and field, when the example is invalid.
         """
-        marked = {**example, "text": self.marked(example, number)}
-        return self.texts.encode(marked, number, train=train)
-
-    def marked(self, example: Example, number: int) -> str:
-        """Return an example's text as the backbone reads it, with signs around its entities.
-
-        Raises:
-            DataError: naming example and field, when the example can't be used.
-        """
-        return self._fitted(*entities_of(example, number))
-
-    def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Return the summed cross entropy, a scalar."""
-        return self.texts.loss(head, hidden, batch)
-
-    def weight(self, batch: PackedBatch) -> float:
-        """Return the number of examples, or the summed weight of their classes."""
-        return self.texts.weight(batch)
-
-    def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[Tensor]:
-        """Return the probability of each label, ``[classes]`` an example, float32 on the CPU."""
-        return self.texts.decode(head, hidden, batch)
+        targets = self.classes.targets(example, number, train=train)
+        return self.texts.encode(self._as_text(example, number), number, targets)
 
     def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Score as the official scorer of SemEval-2010 task 8 does; see ``relation_scores``.
+        """Score as the official scorer of SemEval-2010 task 8; see ``relation_scores``.
 
         Metrics: ``relation_f1``, ``relation_precision`` and ``relation_recall``, each the
         mean over relations of both directions; ``accuracy`` over the labels themselves.
 
         Raises:
-            DataError: when there are no examples, or an example has no known label.
+            DataError: when there are no examples, or one has no known label.
         """
-        if not examples:
-            raise DataError("there are no examples to score")
-        index = self.texts.index
-        expected = [
-            self.labels[index.index(required(example, "label", number), number, "label")]
-            for number, example in enumerate(examples, start=1)
-        ]
-        found = [self.labels[int(scores.argmax())] for scores in decoded]
+        require_any(examples)
+        expected = [self.labels[index] for index in self.classes.all_gold(examples)]
+        found = [self.labels[index] for index in predicted_labels(decoded)]
         metrics, table = relation_scores(expected, found)
         accuracy = float(accuracy_score(expected, found))
         return Evaluation(metrics={**metrics, "accuracy": accuracy}, table=table)
@@ -147,10 +138,10 @@ class RelationExtraction(ReadOnce):
         """Return ``{"label", "score", "scores", "relation", "arguments"}``.
 
         The arguments are the two entities in the order of the relation, as
-        ``{"entity", "text", "start", "end"}`` with offsets in the text without tags; there are
-        none where the label has no direction.
+        ``{"entity", "text", "start", "end"}`` with offsets in the text without tags; empty
+        where the label has no direction.
         """
-        answer = self.texts.prediction(example, decoded)
+        answer = self.classes.prediction(decoded)
         text, entities = entities_of(example, 1)
         match = DIRECTED.fullmatch(answer["label"])
         order = match.group("first", "second") if match else ()
@@ -161,21 +152,28 @@ class RelationExtraction(ReadOnce):
             "arguments": [_argument(by_name[name], text) for name in order],
         }
 
+    def statistics(self, examples: Sequence[Example], decoded: Sequence[Any]) -> None:
+        """Return ``None``: resamples are evaluated."""
+
+    def _as_text(self, example: Example, number: int) -> dict[str, str]:
+        """Return an example as text with signs around its entities."""
+        return {"text": self._fitted(*entities_of(example, number))}
+
     def _fitted(self, text: str, entities: Sequence[Entity]) -> str:
-        """Return the text with its markers, without its start as far as that is too long."""
+        """Return the marked text, truncated at its start where it is too long."""
         marked = _marked(text, entities)
-        excess = len(self._read(marked)) - self.options.max_length
+        excess = len(self._ids(marked)) - self.options.max_length
         first = min(entity.start for entity in entities)
         if excess <= 0 or not first:
             return marked
         lead = self.tokenizer(
             text[:first], add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )["offset_mapping"]
-        # one token more: the first one that stays may be read otherwise without what is before
+        # one token more: the first remaining one may be tokenized differently without its left side
         cut = lead[excess + 1][0] if excess + 1 < len(lead) else first
         return marked[cut:]
 
-    def _read(self, text: str) -> list[int]:
+    def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"]
         return ids
 
@@ -189,16 +187,16 @@ def entities_of(example: Example, number: int) -> tuple[str, list[Entity]]:
     """
     tagged = text_field(example, "text", number)
     found: list[Entity] = []
-    pieces: list[str] = []
+    parts: list[str] = []
     end = length = 0
     for match in _TAGGED.finditer(tagged):
         before, inside = tagged[end : match.start()], match.group(2)
-        pieces += [before, inside]
+        parts += [before, inside]
         length += len(before)
         found.append(Entity(match.group(1), length, length + len(inside)))
         length += len(inside)
         end = match.end()
-    text = "".join([*pieces, tagged[end:]])
+    text = "".join([*parts, tagged[end:]])
     names = sorted(entity.name for entity in found)
     blank = any(not text[entity.start : entity.end].strip() for entity in found)
     if names != ["e1", "e2"] or blank:
@@ -210,14 +208,14 @@ def entities_of(example: Example, number: int) -> tuple[str, list[Entity]]:
 
 
 def _marked(text: str, entities: Sequence[Entity]) -> str:
-    pieces: list[str] = []
+    parts: list[str] = []
     end = 0
     for entity in entities:
         sign = MARKERS[entity.name]
         inside = text[entity.start : entity.end].strip()
-        pieces += [text[end : entity.start], f"{sign} {inside} {sign}"]
+        parts += [text[end : entity.start], f"{sign} {inside} {sign}"]
         end = entity.end
-    return "".join([*pieces, text[end:]])
+    return "".join([*parts, text[end:]])
 
 
 def _argument(entity: Entity, text: str) -> dict[str, Any]:
@@ -227,3 +225,59 @@ def _argument(entity: Entity, text: str) -> dict[str, Any]:
         "start": entity.start,
         "end": entity.end,
     }
+
+
+def relation_scores(
+    expected: Sequence[str], found: Sequence[str]
+) -> tuple[dict[str, float], list[dict[str, float | str]]]:
+    """Return macro-averaged scores over relations, and a record per relation.
+
+    The two directions of a relation count as one class, in which the wrong direction is an
+    error of both precision and recall. Labels without a direction (``Other``) are left out of
+    the means, but predicting a relation in their place lowers its precision. The means are over
+    the relations in ``expected``.
+
+    Source: ``semeval2010_task8_scorer-v1.2.pl``, "(9+1)-way evaluation taking directionality
+    into account", which its README calls official; Hendrickx et al. 2010.
+
+    Args:
+        expected: Reference labels.
+        found: Predicted labels.
+
+    Returns:
+        ``relation_f1``, ``relation_precision``, ``relation_recall``; and records of
+        ``label``, ``precision``, ``recall``, ``f1`` and ``support``.
+    """
+    table: list[dict[str, float | str]] = []
+    for relation in sorted({relation_of(label) for label in expected if DIRECTED.fullmatch(label)}):
+        support = sum(relation_of(label) == relation for label in expected)
+        answered = sum(relation_of(label) == relation for label in found)
+        right = sum(
+            wanted == label and relation_of(label) == relation
+            for wanted, label in zip(expected, found, strict=True)
+        )
+        precision = right / answered if answered else 0.0
+        recall = right / support
+        total = precision + recall
+        table.append(
+            {
+                "label": relation,
+                "precision": precision,
+                "recall": recall,
+                "f1": 2 * precision * recall / total if total else 0.0,
+                "support": float(support),
+            }
+        )
+    metrics = {f"relation_{name}": _mean(table, name) for name in ("f1", "precision", "recall")}
+    return metrics, table
+
+
+def relation_of(label: str) -> str:
+    """Return a label without its direction."""
+    match = DIRECTED.fullmatch(label)
+    return match["relation"] if match else label
+
+
+def _mean(table: Sequence[dict[str, float | str]], name: str) -> float:
+    values = [float(record[name]) for record in table]
+    return sum(values) / len(values) if values else 0.0

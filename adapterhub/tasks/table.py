@@ -1,9 +1,9 @@
-"""The table of tasks: what each reads and how it is built. A new task is a line here."""
+"""Table of tasks: fields, settings, serving route and construction. A new task is one entry."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapterhub.errors import RecipeError, did_you_mean
@@ -11,14 +11,16 @@ from adapterhub.errors import RecipeError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
-
     from adapterhub.tasks.base import BackboneKind, Example, Preprocessor, Task, TaskOptions
+
+#: Route of the server that serves a task: labels, spans, answers, the order of documents, text
+#: for an example, or a conversation.
+Route = Literal["classify", "tag", "answer", "rerank", "generate", "chat"]
 
 
 @dataclass(frozen=True, slots=True)
-class TaskRequest:
-    """All that a task is built from; see ``build_task``."""
+class TaskInputs:
+    """Arguments of a task's construction; see ``build_task``."""
 
     preprocessor: Preprocessor
     kind: BackboneKind
@@ -27,42 +29,37 @@ class TaskRequest:
     label_counts: Mapping[str, int] | None
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The preprocessor of a backbone of texts."""
-        tokenizer: Any = self.preprocessor
-        return tokenizer
-
-    @property
-    def processor(self) -> BaseImageProcessor:
-        """The preprocessor of a backbone of images."""
-        processor: Any = self.preprocessor
-        return processor
+    def pool(self) -> Literal["first", "last"]:
+        """Token that has attended to all that the head needs: only a decoder's last one."""
+        return "first" if self.kind == "encoder" else "last"
 
 
 @dataclass(frozen=True, slots=True)
 class TaskEntry:
-    """A line of the table.
+    """One task of the table.
 
     Args:
-        build: makes the task.
-        alternatives: sets of fields, of which a training example needs one in full.
-        optional: fields that an example may have besides.
-        default_metric: watched where a recipe names none, and whether larger is better.
-        count_labels: how often each label is in training examples, or ``None`` where the task
-            has no labels.
-        reads: settings of a recipe that this task reads and not every task does.
-        image_field: the field that holds an image; empty where examples are texts.
-        top: the best value of those of its metrics that are better when larger.
+        build: Constructs the task.
+        alternatives: Sets of fields, one of which a training example must have in full.
+        default_metric: Metric watched where a recipe names none, and whether larger is better.
+        route: Route of the server for this task.
+        optional: Further fields of an example.
+        label_counter: ``module:function`` that counts labels in training examples; empty for a
+            task without labels.
+        settings: Settings of a recipe that this task uses and not every task does.
+        image_field: Field that holds an image; empty where examples are texts.
+        best: Best value of the metrics that are better when larger.
     """
 
-    build: Callable[[TaskRequest], Task]
+    build: Callable[[TaskInputs], Task]
     alternatives: tuple[tuple[str, ...], ...]
-    optional: tuple[str, ...]
     default_metric: tuple[str, bool]
-    count_labels: Callable[[Iterable[Example]], dict[str, int]] | None
-    reads: tuple[str, ...] = ()
+    route: Route
+    optional: tuple[str, ...] = ()
+    label_counter: str = ""
+    settings: tuple[str, ...] = ()
     image_field: str = ""
-    top: float = 1.0
+    best: float = 1.0
 
 
 def build_task(
@@ -76,33 +73,33 @@ def build_task(
     """Build a task.
 
     Args:
-        name: in the table.
-        preprocessor: the backbone's: a fast tokenizer, or an image processor.
-        kind: of backbone.
-        labels: names in the order of the head's outputs; empty for a task without labels.
-        options: settings from the recipe.
-        label_counts: as ``count_labels`` returns them; needed for balanced class weights.
+        name: Name in the table.
+        preprocessor: Fast tokenizer or image processor of the backbone.
+        kind: Kind of backbone.
+        labels: Names in the order of the head's outputs; empty for a task without labels.
+        options: Settings from the recipe.
+        label_counts: Result of ``count_labels``; needed for balanced class weights.
 
     Raises:
         RecipeError: when there is no such task, or it does not fit the rest.
     """
     _check_settings(name, options)
     _check_kind(name, kind)
-    return entry_of(name).build(TaskRequest(preprocessor, kind, labels, options, label_counts))
+    return entry_of(name).build(TaskInputs(preprocessor, kind, labels, options, label_counts))
 
 
 def _check_settings(name: str, options: TaskOptions) -> None:
-    """Refuse a setting that the task would not heed."""
+    """Reject a setting that this task does not use."""
     from adapterhub.tasks.base import TaskOptions
 
-    read, defaults = entry_of(name).reads, TaskOptions()
-    for setting in sorted({each for entry in TASKS.values() for each in entry.reads}):
-        if setting not in read and getattr(options, setting) != getattr(defaults, setting):
-            raise RecipeError(f"{name} does not read this setting", place=f"task.{setting}")
+    used, defaults = entry_of(name).settings, TaskOptions()
+    for setting in sorted({each for entry in TASKS.values() for each in entry.settings}):
+        if setting not in used and getattr(options, setting) != getattr(defaults, setting):
+            raise RecipeError(f"{name} does not use this setting", place=f"task.{setting}")
 
 
 def _check_kind(name: str, kind: BackboneKind) -> None:
-    """Refuse a task of texts on a backbone of images, and the other way round."""
+    """Reject a task of texts on a backbone for images, and vice versa."""
     if bool(entry_of(name).image_field) == (kind == "vision"):
         return
     needs, found = ("images", "texts") if kind != "vision" else ("texts", "images")
@@ -113,7 +110,7 @@ def _check_kind(name: str, kind: BackboneKind) -> None:
 
 
 def entry_of(name: str) -> TaskEntry:
-    """Return a task's line of the table.
+    """Return a task's entry of the table.
 
     Raises:
         RecipeError: when there is no such task.
@@ -126,7 +123,7 @@ def entry_of(name: str) -> TaskEntry:
 
 
 def fields_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the fields that every training example needs, and those that it may have.
+    """Return the required and the optional fields of training examples.
 
     Raises:
         RecipeError: when there is no such task.
@@ -139,9 +136,9 @@ def fields_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def missing_fields(name: str, present: Iterable[str]) -> tuple[str, ...]:
-    """Return the fields that a training example with the ``present`` ones still needs.
+    """Return the fields that a training example lacks, given the ``present`` ones.
 
-    Where a task reads one of several sets of fields, the set nearest to complete counts.
+    Where a task accepts several sets of fields, the one nearest to complete counts.
 
     Raises:
         RecipeError: when there is no such task.
@@ -155,227 +152,163 @@ def missing_fields(name: str, present: Iterable[str]) -> tuple[str, ...]:
 
 
 def count_labels(name: str, examples: Iterable[Example]) -> dict[str, int]:
-    """Return how often each label is in training examples, in the order of the head's outputs.
+    """Return the frequency of each label in training examples, in the order of the head's outputs.
 
-    Whole numbers come by value, names by alphabet, and the BIO tag ``O`` before all others.
-    Empty for a task without labels.
+    Whole numbers are ordered by value, names by alphabet, and the BIO tag ``O`` is first. Empty
+    for a task without labels.
 
     Raises:
         DataError: naming example and field, when an example has no label.
         RecipeError: when there is no such task.
     """
-    count = entry_of(name).count_labels
-    return {} if count is None else count(examples)
+    counter = entry_of(name).label_counter
+    counts: dict[str, int] = _attribute(counter)(examples) if counter else {}
+    return counts
 
 
-def _count_texts(examples: Iterable[Example]) -> dict[str, int]:
-    from adapterhub.data.labels import sorted_labels
-    from adapterhub.tasks.fields import required
-    from adapterhub.tasks.labels import label_list, label_text
-
-    counts = Counter(
-        label_text(label, number, "label")
-        for number, example in enumerate(examples, start=1)
-        for label in label_list(required(example, "label", number), number, "label")
-    )
-    return {label: counts[label] for label in sorted_labels(counts)}
+def _attribute(location: str) -> Callable[..., Any]:
+    """Import an attribute of this package, given as ``module:name``."""
+    module, _, name = location.partition(":")
+    found: Callable[..., Any] = getattr(import_module(f"adapterhub.tasks.{module}"), name)
+    return found
 
 
-def _count_tags(examples: Iterable[Example]) -> dict[str, int]:
-    from adapterhub.tasks.bio import OUTSIDE, check_tags, repair
-    from adapterhub.tasks.fields import list_field
-    from adapterhub.tasks.labels import label_text
+def _classifier(location: str) -> Callable[[TaskInputs], Task]:
+    """Return the builder of a task that chooses a label for texts."""
 
-    counts: Counter[str] = Counter()
-    for number, example in enumerate(examples, start=1):
-        tags = [label_text(tag, number, "tags") for tag in list_field(example, "tags", number)]
-        counts.update(repair(tags))
-    check_tags(counts)
-    return {tag: counts[tag] for tag in sorted(counts, key=lambda tag: (tag != OUTSIDE, tag))}
+    def build(inputs: TaskInputs) -> Task:
+        make, counts = _attribute(location), inputs.label_counts
+        arguments = inputs.preprocessor, inputs.labels, inputs.options
+        return make(*arguments, pool=inputs.pool, label_counts=counts)
+
+    return build
 
 
-def _text_classification(request: TaskRequest) -> Task:
-    from adapterhub.tasks.multi_label import MultiLabelClassification
-    from adapterhub.tasks.text_classification import TextClassification
-
-    if not request.options.multi_label:
-        return _labelling(request, TextClassification)
-    return MultiLabelClassification(
-        request.tokenizer, request.labels, request.options, pool=_side(request)
-    )
+def _text_classification(inputs: TaskInputs) -> Task:
+    if not inputs.options.multi_label:
+        return _classifier("text_classification:TextClassification")(inputs)
+    make = _attribute("multi_label:MultiLabelClassification")
+    return make(inputs.preprocessor, inputs.labels, inputs.options, pool=inputs.pool)
 
 
-def _ranking(request: TaskRequest) -> Task:
-    from adapterhub.tasks.ranking import Ranking
-
-    return _labelling(request, Ranking)
-
-
-def _relation_extraction(request: TaskRequest) -> Task:
-    from adapterhub.tasks.relation_extraction import RelationExtraction
-
-    return _labelling(request, RelationExtraction)
+def _image_classification(inputs: TaskInputs) -> Task:
+    make = _attribute("image_classification:ImageClassification")
+    arguments = inputs.preprocessor, inputs.labels, inputs.options
+    return make(*arguments, label_counts=inputs.label_counts)
 
 
-def _image_classification(request: TaskRequest) -> Task:
-    from adapterhub.tasks.image_classification import ImageClassification
-
-    return ImageClassification(
-        request.processor, request.labels, request.options, label_counts=request.label_counts
-    )
+def _token_classification(inputs: TaskInputs) -> Task:
+    make = _attribute("token_classification:TokenClassification")
+    arguments = inputs.preprocessor, inputs.labels, inputs.options
+    return make(*arguments, read=inputs.pool, label_counts=inputs.label_counts)
 
 
-def _token_classification(request: TaskRequest) -> Task:
-    from adapterhub.tasks.token_classification import TokenClassification
-
-    return TokenClassification(
-        request.tokenizer,
-        request.labels,
-        request.options,
-        read=_side(request),
-        label_counts=request.label_counts,
-    )
+def _question_answering(inputs: TaskInputs) -> Task:
+    make = _attribute("question_answering:QuestionAnswering")
+    return make(inputs.preprocessor, inputs.options, null=inputs.pool)
 
 
-def _question_answering(request: TaskRequest) -> Task:
-    from adapterhub.tasks.question_answering import QuestionAnswering
+def _generator(location: str, task: str) -> Callable[[TaskInputs], Task]:
+    """Return the builder of a task that generates text, which needs a decoder."""
 
-    return QuestionAnswering(request.tokenizer, request.options, null=_side(request))
+    def build(inputs: TaskInputs) -> Task:
+        if inputs.kind != "decoder":
+            raise RecipeError(
+                f"{task} needs a backbone that generates text, this one is an encoder",
+                place="task.name",
+            )
+        return _attribute(location)(inputs.preprocessor, inputs.options)
 
-
-def _dialogue(request: TaskRequest) -> Task:
-    from adapterhub.tasks.dialogue import Dialogue
-
-    return _generating(request, Dialogue, "dialogue")
-
-
-def _translation(request: TaskRequest) -> Task:
-    from adapterhub.tasks.translation import translation
-
-    return _generating(request, translation, "translation")
+    return build
 
 
-def _summarization(request: TaskRequest) -> Task:
-    from adapterhub.tasks.summarization import summarization
-
-    return _generating(request, summarization, "summarization")
-
-
-def _generative_question_answering(request: TaskRequest) -> Task:
-    from adapterhub.tasks.generative_answers import generative_question_answering
-
-    return _generating(request, generative_question_answering, "generative question answering")
-
-
-def _side(request: TaskRequest) -> Literal["first", "last"]:
-    """Return which token has seen what the head needs: a decoder's last one alone."""
-    return "first" if request.kind == "encoder" else "last"
-
-
-def _labelling(request: TaskRequest, make: Callable[..., Task]) -> Task:
-    """Make a task that gives each example of texts a label."""
-    return make(
-        request.tokenizer,
-        request.labels,
-        request.options,
-        pool=_side(request),
-        label_counts=request.label_counts,
-    )
-
-
-def _generating(request: TaskRequest, make: Callable[..., Task], task: str) -> Task:
-    """Make a task that generates texts, if the backbone can."""
-    if request.kind != "decoder":
-        raise RecipeError(
-            f"{task} needs a backbone that generates text, this one is an encoder",
-            place="task.name",
-        )
-    return make(request.tokenizer, request.options)
-
-
+#: Counts of ``label`` and of ``tags``.
+_LABELS, _TAGS = "classification:count_labels", "bio:count_tags"
 #: Settings of tasks that choose one of their labels.
 _CALIBRATED = ("calibrate", "temperature")
+_LOSS = ("loss", False)
 
 TASKS: Mapping[str, TaskEntry] = {
     "text-classification": TaskEntry(
         build=_text_classification,
         alternatives=(("text", "label"),),
-        optional=("text_pair",),
         default_metric=("accuracy", True),
-        count_labels=_count_texts,
-        reads=("multi_label", "threshold", "out_of_scope", *_CALIBRATED),
+        route="classify",
+        optional=("text_pair",),
+        label_counter=_LABELS,
+        settings=("multi_label", "threshold", "out_of_scope", *_CALIBRATED),
     ),
     "token-classification": TaskEntry(
         build=_token_classification,
         alternatives=(("tokens", "tags"),),
-        optional=(),
         default_metric=("entity_f1", True),
-        count_labels=_count_tags,
-        reads=_CALIBRATED,
+        route="tag",
+        label_counter=_TAGS,
+        settings=_CALIBRATED,
     ),
     "image-classification": TaskEntry(
         build=_image_classification,
         alternatives=(("image", "label"),),
-        optional=(),
         default_metric=("accuracy", True),
-        count_labels=_count_texts,
-        reads=("image_size", *_CALIBRATED),
+        route="classify",
+        label_counter=_LABELS,
+        settings=("image_size", *_CALIBRATED),
         image_field="image",
     ),
     "relation-extraction": TaskEntry(
-        build=_relation_extraction,
+        build=_classifier("relation_extraction:RelationExtraction"),
         alternatives=(("text", "label"),),
-        optional=(),
         default_metric=("relation_f1", True),
-        count_labels=_count_texts,
-        reads=_CALIBRATED,
+        route="classify",
+        label_counter=_LABELS,
+        settings=_CALIBRATED,
     ),
     "ranking": TaskEntry(
-        build=_ranking,
+        build=_classifier("ranking:Ranking"),
         alternatives=(("history", "candidate", "label"),),
-        optional=("group", "gain"),
         default_metric=("auc", True),
-        count_labels=_count_texts,
-        reads=_CALIBRATED,
+        route="rerank",
+        optional=("group", "gain"),
+        label_counter=_LABELS,
+        settings=_CALIBRATED,
     ),
     "question-answering": TaskEntry(
         build=_question_answering,
         alternatives=(("context", "question", "answers"),),
-        optional=(),
         default_metric=("f1", True),
-        count_labels=None,
-        reads=("stride", "max_answer_tokens", "unanswerable"),
-        top=100.0,
+        route="answer",
+        settings=("stride", "max_answer_tokens", "unanswerable"),
+        best=100.0,
     ),
     "dialogue": TaskEntry(
-        build=_dialogue,
+        build=_generator("dialogue:Dialogue", "dialogue"),
         alternatives=(("messages",), ("prompt", "response")),
+        default_metric=_LOSS,
+        route="chat",
         optional=("input", "system"),
-        default_metric=("loss", False),
-        count_labels=None,
     ),
     "translation": TaskEntry(
-        build=_translation,
+        build=_generator("instructed:translation", "translation"),
         alternatives=(("source", "target"),),
-        optional=(),
-        default_metric=("loss", False),
-        count_labels=None,
-        reads=("instruction",),
+        default_metric=_LOSS,
+        route="generate",
+        settings=("instruction",),
     ),
     "summarization": TaskEntry(
-        build=_summarization,
+        build=_generator("instructed:summarization", "summarization"),
         alternatives=(("document", "summary"), ("document", "summaries")),
-        optional=(),
-        default_metric=("loss", False),
-        count_labels=None,
-        reads=("instruction",),
+        default_metric=_LOSS,
+        route="generate",
+        settings=("instruction",),
     ),
     "generative-question-answering": TaskEntry(
-        build=_generative_question_answering,
+        build=_generator(
+            "instructed:generative_question_answering", "generative question answering"
+        ),
         alternatives=(("question", "answers"),),
+        default_metric=_LOSS,
+        route="generate",
         optional=("context",),
-        default_metric=("loss", False),
-        count_labels=None,
-        reads=("instruction", "unanswerable"),
+        settings=("instruction", "unanswerable"),
     ),
 }

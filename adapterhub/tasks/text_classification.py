@@ -2,40 +2,224 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from sklearn.metrics import accuracy_score, recall_score
 
 from adapterhub.data.packing import EncodedExample
 from adapterhub.errors import DataError, RecipeError, did_you_mean
-from adapterhub.tasks.class_loss import ClassLoss
-from adapterhub.tasks.class_scores import class_prediction, score_classes
-from adapterhub.tasks.fields import is_given, place_of, required, text_field
-from adapterhub.tasks.labels import LabelIndex
-from adapterhub.tasks.limits import check_temperature, check_tokenizer
-from adapterhub.tasks.read_once import ReadOnce
+from adapterhub.tasks.alignment import token_owners, untouched
+from adapterhub.tasks.attribution import (
+    AttributionInput,
+    CheckedAnswer,
+    Target,
+    independent_label_log_odds,
+    input_text,
+    label_log_odds,
+    padded_owners,
+    refuse_selection,
+)
+from adapterhub.tasks.base import AuditSpec
+from adapterhub.tasks.classification import SingleLabelTask, predicted_labels
+from adapterhub.tasks.fields import is_given, place_of, text_field
+from adapterhub.tasks.preprocessors import check_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-    from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Evaluation, Example, Head, TaskOptions
+    from adapterhub.tasks.base import Evaluation, Example, HeadKind, Outcome, TaskOptions
+    from adapterhub.tasks.classification import ClassLabels
+    from adapterhub.tasks.predictions import ExampleStatistics
 
 
-class TextClassification(ReadOnce):
-    """Examples have ``text``, maybe ``text_pair``, and ``label``: a name or a whole number.
+class TextEncoder:
+    """Encodes ``text`` and an optional ``text_pair`` for a head that is read once.
 
-    The head is read once an example: at the first token for an encoder (its class token), at
-    the last token for a decoder, the only one that has seen the whole text. Texts longer
-    than ``max_length`` lose their end; special tokens stay.
+    The head is read at the first token of an encoder (its class token) and at the last token of
+    a decoder, the only one that attends to the whole text. Texts longer than ``max_length`` are
+    truncated at the end; special tokens stay.
     """
 
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        options: TaskOptions,
+        pool: Literal["first", "last"],
+    ) -> None:
+        """Check the tokenizer.
+
+        Args:
+            tokenizer: Fast tokenizer.
+            options: Settings from the recipe.
+            pool: Token that the head is read at.
+
+        Raises:
+            RecipeError: when tokenizer and options do not fit together.
+        """
+        check_tokenizer(tokenizer, options.max_length)
+        self.tokenizer = tokenizer
+        self._max_length = options.max_length
+        self._pool = pool
+
+    def encode(self, example: Example, number: int, targets: Sequence[int] = ()) -> EncodedExample:
+        """Encode the texts of an example.
+
+        Raises:
+            DataError: naming example and field, when the example is invalid.
+        """
+        encoding = self._encoding(example, number)
+        ids: list[int] = encoding["input_ids"]
+        if not ids:
+            raise DataError("the text gives no tokens", place=place_of(number, "text"))
+        segments = encoding.get("token_type_ids") or []
+        return EncodedExample(
+            number=number,
+            input_ids=ids,
+            select=(0 if self._pool == "first" else len(ids) - 1,),
+            targets=targets,
+            segment_ids=segments if any(segments) else (),
+        )
+
+    def attribution_input(
+        self, example: Example, names: tuple[str, str] = ("text", "text_pair")
+    ) -> AttributionInput:
+        """Return an example with the words of its texts.
+
+        Args:
+            example: Example with ``text`` and maybe ``text_pair``.
+            names: Names of both texts.
+
+        Raises:
+            DataError: naming example and field, when the example is invalid.
+        """
+        encoding = self._encoding(example, 1, offsets=True)
+        encoded = self.encode(example, 1)
+        texts = [input_text(self.tokenizer, names[0], text_field(example, "text", 1))]
+        spans = _spans(encoding, 0, 0)
+        owners = token_owners(spans, texts[0].words)
+        unread = untouched(spans, texts[0].words)
+        pair = self._pair(example, 1)
+        if pair is not None:
+            second = text_field(example, "text_pair", 1)
+            texts.append(input_text(self.tokenizer, names[1], second))
+            # a decoder's second text begins with a line end of its own
+            spans = _spans(encoding, 1, len(pair) - len(second))
+            later = token_owners(spans, texts[1].words)
+            unread += untouched(spans, texts[1].words)
+            first = len(texts[0].words)
+            owners = [a if b is None else b + first for a, b in zip(owners, later, strict=True)]
+        return AttributionInput(encoded, texts, padded_owners(owners, encoded), unread)
+
+    def _encoding(self, example: Example, number: int, *, offsets: bool = False) -> BatchEncoding:
+        return self.tokenizer(
+            text_field(example, "text", number),
+            self._pair(example, number),
+            truncation=True,
+            max_length=self._max_length,
+            return_offsets_mapping=offsets,
+        )
+
+    def _pair(self, example: Example, number: int) -> str | None:
+        if not is_given(example, "text_pair"):
+            return None
+        pair = text_field(example, "text_pair", number)
+        # a decoder has no separator token: its pairs are two lines
+        return pair if self._pool == "first" else f"\n{pair}"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelAttribution:
+    """Attribution of a label to the words of one or two texts; see ``AttributionSource``.
+
+    Args:
+        task: Name of the task.
+        texts: Encoder of the texts.
+        labels: Label names in the order of the head's outputs.
+        outcome: Returns choice and probabilities of a raw prediction.
+        check: Returns the reference answer of an example in words, whether a raw prediction is
+            correct, its probability, and the label to explain if it is not the likeliest.
+        as_texts: Returns an example as ``text`` and ``text_pair``.
+        names: Names of both texts.
+        answers_by_label: Each label as an answer; the label itself where empty.
+        explained: Index of the label that is explained unless another is asked for; the
+            likeliest where ``None``.
+        independent: Whether labels are assigned independently of each other.
+    """
+
+    task: str
+    texts: TextEncoder
+    labels: tuple[str, ...]
+    outcome: Callable[[Any], Outcome]
+    check: Callable[[Example, Any], tuple[str, bool, float, str | None]]
+    as_texts: Callable[[Example], Example] | None = None
+    names: tuple[str, str] = ("text", "text_pair")
+    answers_by_label: tuple[str, ...] = ()
+    explained: int | None = None
+    independent: bool = False
+
+    def windows(self, example: Example) -> Sequence[Example]:
+        """Return the example itself."""
+        return [example]
+
+    def encode(self, window: Example) -> AttributionInput:
+        """Encode an example; see ``AttributionSource``."""
+        given = window if self.as_texts is None else self.as_texts(window)
+        return self.texts.attribution_input(given, self.names)
+
+    def targets(
+        self,
+        windows: Sequence[Example],
+        decoded: Sequence[Any],
+        *,
+        label: str | None = None,
+        span: tuple[int, int] | None = None,
+    ) -> list[tuple[int, Target]]:
+        """Return the label as the only target; see ``AttributionSource``."""
+        refuse_selection(self.task, label=None, span=span)
+        probabilities = self.outcome(decoded[0]).probabilities
+        if probabilities is None:
+            return []
+        index = self._index(label, int(probabilities.argmax()))
+        measure = independent_label_log_odds if self.independent else label_log_odds
+        target = Target(
+            answer=(self.answers_by_label or self.labels)[index],
+            quantity="log-odds of the label",
+            probability=float(probabilities[index]),
+            measure=partial(measure, index=index),
+        )
+        return [(0, target)]
+
+    def answers(self, place: int, example: Example, decoded: Any) -> Iterator[CheckedAnswer]:
+        """Yield the label of an example; see ``AttributionSource``."""
+        expected, right, confidence, label = self.check(example, decoded)
+        yield CheckedAnswer(place, expected, right, confidence, label)
+
+    def _index(self, label: str | None, likeliest: int) -> int:
+        if label is None:
+            return likeliest if self.explained is None else self.explained
+        if label not in self.labels:
+            raise DataError(
+                f"there is no label {label!r}",
+                place=self.task,
+                hint=did_you_mean(label, self.labels),
+            )
+        return self.labels.index(label)
+
+
+class TextClassification(SingleLabelTask):
+    """Examples have ``text``, maybe ``text_pair``, and ``label``: a name or a whole number."""
+
     name: str = "text-classification"
+    pipeline_tag: str = "text-classification"
+    peft_task_type: str = "SEQ_CLS"
+    head: HeadKind = "sequence"
     default_metric: tuple[str, bool] = ("accuracy", True)
+    audit: AuditSpec | None = AuditSpec("labels", "another label")
 
     def __init__(
         self,
@@ -49,136 +233,96 @@ class TextClassification(ReadOnce):
         """Set up the task.
 
         Args:
-            tokenizer: a fast one.
-            labels: names in the order of the head's outputs.
-            options: settings from the recipe.
-            pool: which token of an example the head reads.
-            label_counts: how often each label is in the training examples; needed for
-                balanced class weights.
+            tokenizer: Fast tokenizer.
+            labels: Names in the order of the head's outputs.
+            options: Settings from the recipe.
+            pool: Token that the head is read at.
+            label_counts: Frequency of each label in the training data; needed for balanced
+                class weights.
 
         Raises:
             RecipeError: when labels, options and tokenizer do not fit together.
         """
-        check_tokenizer(tokenizer, options.max_length)
-        check_temperature(options.temperature)
-        self.tokenizer = tokenizer
-        self.options = options
-        self.pool = pool
-        self.index = LabelIndex(labels)
-        self.labels = self.index.names
-        #: output of the label of texts that no other label fits, where there is one
-        self.out_of_scope = self._out_of_scope()
-        self.criterion = ClassLoss(self.labels, options, label_counts)
+        super().__init__(labels, options, label_counts)
+        self.texts = TextEncoder(tokenizer, options, pool)
+        self._out_of_scope = _out_of_scope(self.labels, options.out_of_scope)
+
+    @property
+    def attribution(self) -> LabelAttribution:
+        """Attribution of the label to the words of the texts."""
+        check = partial(check_label, self.classes)
+        return LabelAttribution(self.name, self.texts, self.labels, self.outcome, check)
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
-        """Encode one example; see ``Task.encode``.
+        """Encode an example; see ``Task.encode``.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: naming example and field, when the example is invalid.
         """
-        encoding = self.read(example, number)
-        ids: list[int] = encoding["input_ids"]
-        if not ids:
-            raise DataError("the text gives no tokens", place=place_of(number, "text"))
-        segments = encoding.get("token_type_ids") or []
-        return EncodedExample(
-            number=number,
-            input_ids=ids,
-            select=(0 if self.pool == "first" else len(ids) - 1,),
-            targets=self._targets(example, number, train),
-            segment_ids=segments if any(segments) else (),
-        )
-
-    def read(self, example: Example, number: int, *, offsets: bool = False) -> BatchEncoding:
-        """Return the tokens of an example's text, and of its pair where it has one.
-
-        Args:
-            example: keyed by the task's field names.
-            number: of the example in its source, from 1.
-            offsets: tell where the tokens stand, in the texts as ``pair`` changes them.
-
-        Raises:
-            DataError: naming example and field, when the example can't be used.
-        """
-        return self.tokenizer(
-            text_field(example, "text", number),
-            self.pair(example, number),
-            truncation=True,
-            max_length=self.options.max_length,
-            return_offsets_mapping=offsets,
-        )
-
-    def pair(self, example: Example, number: int) -> str | None:
-        """Return the second text of an example as the backbone reads it, where there is one.
-
-        Raises:
-            DataError: when it is no text.
-        """
-        if not is_given(example, "text_pair"):
-            return None
-        pair = text_field(example, "text_pair", number)
-        # a decoder has no separator of its own: its pairs are two lines
-        return pair if self.pool == "first" else f"\n{pair}"
-
-    def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Return the summed cross entropy, a scalar."""
-        return self.criterion.total(head(hidden), batch.targets)
-
-    def weight(self, batch: PackedBatch) -> float:
-        """Return the number of examples, or the summed weight of their classes."""
-        return self.criterion.divisor(batch.targets)
-
-    def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[Tensor]:
-        """Return the probability of each label, ``[classes]`` an example, float32 on the CPU."""
-        logits = head(hidden).float() / self.options.temperature
-        return list(logits.softmax(dim=-1).cpu().unbind())
+        targets = self.classes.targets(example, number, train=train)
+        return self.texts.encode(example, number, targets)
 
     def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Return accuracy, macro-F1 and a record per label; see ``score_classes``.
+        """Return accuracy, macro-F1 and a record per label; see ``ClassLabels.evaluate``.
 
-        With ``out_of_scope`` there are the accuracy on examples of the other labels and the recall of
-        its own, 0 where no example is one. Source: Larson et al. 2019, "An Evaluation Dataset for
-        Intent Classification and Out-of-Scope Prediction", arXiv:1909.02027.
+        With ``out_of_scope`` also the accuracy on examples of the other labels and the recall
+        of that label, 0 where no example has it. Source: Larson et al. 2019, "An Evaluation
+        Dataset for Intent Classification and Out-of-Scope Prediction", arXiv:1909.02027.
 
         Raises:
-            DataError: when there are no examples, or an example has no known label.
+            DataError: when there are no examples, or one has no known label.
         """
-        scored = score_classes(self.index, examples, decoded)
+        scored = self.classes.evaluate(examples, decoded)
         return replace(scored, metrics={**scored.metrics, **self._scope_metrics(examples, decoded)})
 
     def prediction(self, example: Example, decoded: Tensor) -> dict[str, Any]:
         """Return ``{"label", "score", "scores": {label: probability}}``."""
-        return class_prediction(self.labels, decoded)
+        return self.classes.prediction(decoded)
 
-    def _targets(self, example: Example, number: int, train: bool) -> tuple[int, ...]:
-        if not train and not is_given(example, "label"):
-            return ()
-        return (self.index.index(required(example, "label", number), number, "label"),)
-
-    def _out_of_scope(self) -> int | None:
-        label = self.options.out_of_scope
-        if label is None:
-            return None
-        if label not in self.labels:
-            raise RecipeError(
-                f"no training example has the label {label!r}",
-                place="task.out_of_scope",
-                hint=did_you_mean(label, self.labels),
-            )
-        return self.labels.index(label)
+    def statistics(
+        self, examples: Sequence[Example], decoded: Sequence[Tensor]
+    ) -> ExampleStatistics:
+        """Return hits, gold and predicted labels of each example."""
+        return self.classes.statistics(examples, decoded, out_of_scope=self._out_of_scope)
 
     def _scope_metrics(
-        self, examples: Sequence[Example], decoded: Sequence[Any]
+        self, examples: Sequence[Example], decoded: Sequence[Tensor]
     ) -> dict[str, float]:
-        outside = self.out_of_scope
+        outside = self._out_of_scope
         if outside is None:
             return {}
-        expected = [
-            self.index.index(required(example, "label", number), number, "label")
-            for number, example in enumerate(examples, start=1)
-        ]
-        found = [int(scores.argmax()) for scores in decoded]
+        expected, found = self.classes.all_gold(examples), predicted_labels(decoded)
         inside = [pair for pair in zip(expected, found, strict=True) if pair[0] != outside]
         accuracy = accuracy_score(*zip(*inside, strict=True)) if inside else 0.0
         recall = recall_score(expected, found, labels=[outside], average="macro", zero_division=0)
         return {"in_scope_accuracy": float(accuracy), "out_of_scope_recall": float(recall)}
+
+
+def check_label(
+    classes: ClassLabels, example: Example, decoded: Tensor
+) -> tuple[str, bool, float, None]:
+    """Compare the likeliest label with the label of an example; see ``LabelAttribution``."""
+    gold, best = classes.gold(example, 1), int(decoded.argmax())
+    return classes.names[gold], gold == best, float(decoded[best]), None
+
+
+def _out_of_scope(labels: Sequence[str], label: str | None) -> int | None:
+    if label is None:
+        return None
+    if label not in labels:
+        raise RecipeError(
+            f"no training example has the label {label!r}",
+            place="task.out_of_scope",
+            hint=did_you_mean(label, labels),
+        )
+    return labels.index(label)
+
+
+def _spans(encoding: Any, part: int, shift: int) -> list[tuple[int, int]]:
+    """Return the span of each token in one text of a pair; empty for tokens of the other."""
+    return [
+        (start - shift, end - shift) if own == part else (0, 0)
+        for own, (start, end) in zip(
+            encoding.sequence_ids(0), encoding["offset_mapping"], strict=True
+        )
+    ]

@@ -1,4 +1,4 @@
-"""Scores of generated texts by well-known libraries, with what makes them comparable."""
+"""Scores of generated texts by well-known libraries, with their signatures."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class TextScores:
     """Scores of texts.
 
     Args:
-        metrics: name to value.
-        signatures: name of a metric to how exactly it was computed; two values compare only
-            where their signatures are equal.
+        metrics: Metric name to value.
+        signatures: Metric name to the exact way of its computation; values are comparable only
+            with equal signatures.
     """
 
     metrics: Mapping[str, float]
@@ -34,7 +34,7 @@ def translation_scores(references: Sequence[Sequence[str]], found: Sequence[str]
     Source: Post 2018, "A Call for Clarity in Reporting BLEU Scores"; Popović 2015, "chrF".
 
     Raises:
-        DataError: when there are no texts, or not as many of the one as of the other.
+        DataError: when there are no texts, or their number differs from the references'.
     """
     from sacrebleu.metrics import BLEU, CHRF
 
@@ -52,7 +52,7 @@ def chrf_scores(references: Sequence[Sequence[str]], found: Sequence[str]) -> Te
     """Return ``chrf`` of a corpus alone; see ``translation_scores``.
 
     Raises:
-        DataError: when there are no texts, or not as many of the one as of the other.
+        DataError: when there are no texts, or their number differs from the references'.
     """
     scores = translation_scores(references, found)
     return TextScores({"chrf": scores.metrics["chrf"]}, {"chrf": scores.signatures["chrf"]})
@@ -61,12 +61,12 @@ def chrf_scores(references: Sequence[Sequence[str]], found: Sequence[str]) -> Te
 def rouge_scores(references: Sequence[Sequence[str]], found: Sequence[str]) -> TextScores:
     """Return ``rouge1``, ``rouge2`` and ``rouge_l``: mean F1 over texts, from 0 to 1.
 
-    Words are stemmed, and the best reference of a text counts, as rouge-score does both.
+    Words are stemmed, and the best reference of a text counts, both as in rouge-score.
 
     Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries".
 
     Raises:
-        DataError: when there are no texts, or not as many of the one as of the other.
+        DataError: when there are no texts, or their number differs from the references'.
     """
     from rouge_score.rouge_scorer import RougeScorer
 

@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
 
 from adapterhub.data.packing import EncodedExample
 from adapterhub.errors import DataError
-from adapterhub.tasks.alignment import align
-from adapterhub.tasks.base import Evaluation, join_predictions
-from adapterhub.tasks.bio import OUTSIDE, check_tags, repair, spans
-from adapterhub.tasks.class_loss import ClassLoss
+from adapterhub.tasks.alignment import align, token_owners, untouched
+from adapterhub.tasks.attribution import (
+    AttributionInput,
+    CheckedAnswer,
+    InputText,
+    Target,
+    padded_owners,
+    split_unspaced,
+    tags_log_odds,
+)
+from adapterhub.tasks.base import AuditSpec, Evaluation, Outcome, join_predictions
+from adapterhub.tasks.bio import OUTSIDE, check_tags, entity_scores, repair, span_metrics, spans
+from adapterhub.tasks.classification import ClassLabels, require_any
 from adapterhub.tasks.fields import is_given, list_field, place_of, required, text_field
-from adapterhub.tasks.labels import LabelIndex
-from adapterhub.tasks.limits import check_temperature, check_tokenizer
-from adapterhub.tasks.word_windows import split_into_windows, words_of
+from adapterhub.tasks.predictions import Confidence, ErrorExample, ExampleStatistics, LabelChoices
+from adapterhub.tasks.preprocessors import check_tokenizer
+from adapterhub.tasks.words import Word, split_into_windows, words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.alignment import Read
+    from adapterhub.tasks.alignment import AlignedWords, Read
     from adapterhub.tasks.base import Example, Head, HeadKind, TaskOptions
-    from adapterhub.tasks.words import Word
 
 
 @dataclass(frozen=True, slots=True)
 class WordTags:
-    """What the head said of one example, for the words before the cut.
+    """Raw prediction for one example: a tag for each word that was not truncated.
 
     Args:
-        labels: index of the likeliest label of each word.
-        scores: its probability.
-        # [words, labels]
-        probabilities: of every label, float32 on the CPU.
+        labels: Index of the likeliest label of each word.
+        scores: Its probability.
+        probabilities: Probability of every label, ``[words, labels]`` float32 on the CPU.
     """
 
     labels: tuple[int, ...]
@@ -47,15 +58,15 @@ class WordTags:
 class TokenClassification:
     """Examples have ``tokens``, a list of words, and ``tags``, a BIO tag for each word.
 
-    The head is read once a word: at its first token for an encoder, at its last token for
-    a decoder, which has seen the whole word only then. A decoder sees nothing to the right
-    of a word, so its tags are worse wherever the right context decides.
+    The head is read once per word: at its first token for an encoder, at its last token for
+    a decoder, which has attended to the whole word only then. A decoder sees nothing to the
+    right of a word, so its tags are worse wherever the right context decides.
 
     Tags are repaired (see ``bio.repair``) both in the data and in predictions. Words beyond
-    ``max_length`` are not learned from; in scoring and prediction they count as ``O``,
-    unless the example is cut into ``windows`` first.
+    ``max_length`` are not trained on; in scoring and prediction they count as ``O``, unless the
+    example is split into ``windows`` first.
 
-    For prediction an example may have ``text`` instead of ``tokens``, split by ``split_words``.
+    For prediction an example may have ``text`` instead of ``tokens``; see ``split_words``.
     """
 
     name: str = "token-classification"
@@ -64,6 +75,8 @@ class TokenClassification:
     head: HeadKind = "token"
     reads_windows: bool = False
     default_metric: tuple[str, bool] = ("entity_f1", True)
+    audit: AuditSpec | None = AuditSpec("labels", "another tag for any word")
+    generation: None = None
 
     def __init__(
         self,
@@ -77,36 +90,36 @@ class TokenClassification:
         """Set up the task.
 
         Args:
-            tokenizer: a fast one.
+            tokenizer: Fast tokenizer.
             labels: BIO tags in the order of the head's outputs.
-            options: settings from the recipe.
-            read: which token of a word the head reads.
-            label_counts: how often each tag is in the training examples; needed for balanced
-                class weights.
+            options: Settings from the recipe.
+            read: Token of a word that the head reads.
+            label_counts: Frequency of each tag in the training data; needed for balanced class
+                weights.
 
         Raises:
             RecipeError: when labels, options and tokenizer do not fit together.
         """
         check_tokenizer(tokenizer, options.max_length)
-        check_temperature(options.temperature)
         check_tags(labels)
         self.tokenizer = tokenizer
         self.options = options
-        self.read = read
-        self.index = LabelIndex(labels)
-        self.labels = self.index.names
-        self.criterion = ClassLoss(self.labels, options, label_counts)
+        self.classes = ClassLabels(labels, options, label_counts, field="tags")
+        self.labels = self.classes.names
+        self._read = read
+
+    @property
+    def attribution(self) -> SpanAttribution:
+        """Attribution of spans to the words of the text."""
+        return SpanAttribution(self)
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
-        """Encode one example; see ``Task.encode``.
+        """Encode an example; see ``Task.encode``.
 
         Raises:
-            DataError: naming example and field, when the example can't be used.
+            DataError: naming example and field, when the example is invalid.
         """
-        words = words_of(example, number)
-        aligned = align(
-            self.tokenizer, [word.text for word in words], self.read, self.options.max_length
-        )
+        aligned = self.aligned(words_of(example, number))
         targets: list[int] = []
         if train or is_given(example, "tags"):
             targets = self._gold(example, number)[: len(aligned.positions)]
@@ -116,56 +129,55 @@ class TokenClassification:
             number=number, input_ids=aligned.input_ids, select=aligned.positions, targets=targets
         )
 
+    def aligned(self, words: Sequence[Word]) -> AlignedWords:
+        """Return words as tokens, truncated to ``max_length``."""
+        texts = [word.text for word in words]
+        return align(self.tokenizer, texts, self._read, self.options.max_length)
+
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the cross entropy summed over words, a scalar."""
-        return self.criterion.total(head(hidden), batch.targets)
+        return self.classes.loss(head, hidden, batch)
 
     def weight(self, batch: PackedBatch) -> float:
         """Return the number of words, or the summed weight of their classes."""
-        return self.criterion.divisor(batch.targets)
+        return self.classes.weight(batch)
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[WordTags]:
-        """Return the likeliest label of each word, an example at a time."""
-        logits = head(hidden).float() / self.options.temperature
-        examples = logits.softmax(dim=-1).cpu().split(batch.selected)
-        return [_word_tags(chances) for chances in examples]
+        """Return the likeliest label of each word, per example."""
+        parts = self.classes.probabilities(head, hidden).split(batch.selected)
+        return [_word_tags(probabilities) for probabilities in parts]
 
     def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Score spans by seqeval in its default mode, as conlleval does, and words.
+        """Score spans with seqeval in its default mode, as conlleval, and words.
 
-        Metrics: ``entity_precision``, ``entity_recall`` and ``entity_f1`` over spans whose
-        type and borders are both right (0 where nothing can be counted);
-        ``token_accuracy``, the share of words with the right tag; ``truncated_words``, how
-        many words were beyond the cut and count as ``O``. The table has a record per type.
+        Metrics: ``entity_precision``, ``entity_recall`` and ``entity_f1`` over spans whose type
+        and borders are both correct (0 where undefined); ``token_accuracy``, the share of words
+        with the correct tag; ``truncated_words``, the number of words beyond ``max_length``,
+        which count as ``O``. The table has a record per type.
 
         Raises:
-            DataError: when there are no examples, or an example has no known tags.
+            DataError: when there are no examples, or one has no known tags.
         """
-        if not examples:
-            raise DataError("there are no examples to score")
-        expected = [
-            self._gold_names(example, number) for number, example in enumerate(examples, start=1)
-        ]
-        found = [self._names(tags, len(gold)) for tags, gold in zip(decoded, expected, strict=True)]
-        cut = sum(
-            len(gold) - len(tags.labels) for tags, gold in zip(decoded, expected, strict=True)
-        )
+        require_any(examples)
+        pairs = self._named_pairs(examples, decoded)
+        expected, found = [gold for gold, _ in pairs], [named for _, named in pairs]
         words = sum(map(len, expected))
-        right = sum(
-            a == b
-            for gold, tags in zip(expected, found, strict=True)
-            for a, b in zip(gold, tags, strict=True)
-        )
-        scores, table = _entity_scores(expected, found)
+        read = sum(len(tags.labels) for tags in decoded)
+        right = sum(a == b for gold, named in pairs for a, b in zip(gold, named, strict=True))
+        scores, table = entity_scores(expected, found)
         return Evaluation(
-            metrics={**scores, "token_accuracy": right / words, "truncated_words": float(cut)},
+            metrics={
+                **scores,
+                "token_accuracy": right / words,
+                "truncated_words": float(words - read),
+            },
             table=table,
         )
 
     def named_tags(
         self, example: Example, number: int, decoded: WordTags
     ) -> tuple[list[str], list[str]]:
-        """Return the right tags of an example's words, and those found; ``O`` beyond the cut.
+        """Return expected and predicted tags of an example's words; ``O`` where truncated.
 
         Raises:
             DataError: when the example has no known tags.
@@ -174,10 +186,10 @@ class TokenClassification:
         return gold, self._names(decoded, len(gold))
 
     def windows(self, example: Example) -> list[Example]:
-        """Return the example cut at word borders into examples that fit ``max_length``.
+        """Split an example at word borders into windows that fit ``max_length``.
 
-        Cuts fall after the end of a sentence where there is one in the second half of a
-        window. Offsets still count in the whole text.
+        Windows end after a sentence where one ends in their second half. Offsets still count in
+        the whole text.
         """
         return split_into_windows(example, self._fitting)
 
@@ -186,7 +198,7 @@ class TokenClassification:
         return join_predictions(answers)
 
     def prediction(self, example: Example, decoded: WordTags) -> dict[str, Any]:
-        """Return the example's spans, ``{"spans": [{"label", "start", "end", "text", "score"}]}``.
+        """Return the spans, ``{"spans": [{"label", "start", "end", "text", "score"}]}``.
 
         Offsets count the characters of the example's ``text``, or of its ``tokens`` joined by
         spaces; the score is the mean probability of the tags of a span's words.
@@ -194,7 +206,7 @@ class TokenClassification:
         words = words_of(example, 1)
         text = text_field(example, "text", 1) if is_given(example, "text") else None
         found = spans(self._names(decoded, len(words)))
-        # an example that is cut has scores for the words before the cut, and no spans after it
+        # truncated words have no scores, and no spans
         return {
             "spans": [
                 _span(kind, words[first:last], decoded.scores[first:last], text)
@@ -202,15 +214,87 @@ class TokenClassification:
             ]
         }
 
+    def summary(self, prediction: Mapping[str, Any]) -> str:
+        """Return the spans with their types and offsets."""
+        found = (f"{s['label']}[{s['start']}:{s['end']}] {s['text']}" for s in prediction["spans"])
+        return "; ".join(found) or "(none)"
+
+    def outcome(self, decoded: WordTags) -> Outcome:
+        """Return the tag of each word."""
+        return Outcome(decoded.labels)
+
+    def confidence(
+        self, examples: Sequence[Example], decoded: Sequence[WordTags]
+    ) -> Confidence | None:
+        """Return the confidence of each remaining word's tag, before its repair."""
+        tables = [each.probabilities for each in decoded if each.probabilities is not None]
+        if len(tables) < len(decoded):
+            return None
+        pairs = enumerate(zip(examples, decoded, strict=True), start=1)
+        gold = [
+            tag
+            for number, (example, tags) in pairs
+            for tag in self._gold(example, number)[: len(tags.labels)]
+        ]
+        if not gold:
+            return None
+        return Confidence.of_choices("words", torch.cat(tables).double().numpy(), np.array(gold))
+
+    def errors(
+        self, examples: Sequence[Example], decoded: Sequence[WordTags]
+    ) -> list[ErrorExample]:
+        """Return the examples with missed or spurious spans."""
+        found = []
+        for example, pair in zip(examples, self._named_pairs(examples, decoded), strict=True):
+            words = [str(word) for word in example["tokens"]]
+            gold, predicted = (set(spans(tags)) for tags in pair)
+            if wrong := gold ^ predicted:
+                missed, spurious = _listed(gold - predicted, words), _listed(predicted - gold, words)
+                measure = "missed and spurious spans"
+                found.append(
+                    ErrorExample(" ".join(words), missed, spurious, float(len(wrong)), measure)
+                )
+        return found
+
+    def label_choices(
+        self, examples: Sequence[Example], decoded: Sequence[WordTags]
+    ) -> LabelChoices:
+        """Return expected and predicted span type of each word that was not truncated."""
+        index = self._type_index()
+        sides: tuple[list[int], list[int]] = ([], [])
+        for pair, tags in zip(self._named_pairs(examples, decoded), decoded, strict=True):
+            for side, names in zip(sides, pair, strict=True):
+                side += [index[tag[2:] or OUTSIDE] for tag in names[: len(tags.labels)]]
+        gold, predicted = map(np.array, sides)
+        return LabelChoices("words", tuple(index), gold, predicted)
+
+    def statistics(
+        self, examples: Sequence[Example], decoded: Sequence[WordTags]
+    ) -> ExampleStatistics:
+        """Return the number of spans and of correct words of each example."""
+        values = []
+        for gold, found in self._named_pairs(examples, decoded):
+            expected, predicted = set(spans(gold)), set(spans(found))
+            right = sum(a == b for a, b in zip(gold, found, strict=True))
+            hits = len(expected & predicted)
+            values.append([hits, len(predicted), len(expected), right, len(gold)])
+        return ExampleStatistics(np.array(values, dtype=float), span_metrics, ("spans",))
+
+    def _named_pairs(
+        self, examples: Sequence[Example], decoded: Sequence[WordTags]
+    ) -> list[tuple[list[str], list[str]]]:
+        pairs = enumerate(zip(examples, decoded, strict=True), start=1)
+        return [self.named_tags(example, number, tags) for number, (example, tags) in pairs]
+
     def _fitting(self, words: Sequence[str]) -> int:
-        """Return how many of the words fit into one example."""
-        # a word has a token at least, so the rest can't fit and need not be looked at
+        """Return how many of the words fit into one window."""
+        # a word has at least one token, so the rest can't fit
         some = words[: self.options.max_length]
-        return len(align(self.tokenizer, some, self.read, self.options.max_length).positions)
+        return len(align(self.tokenizer, some, self._read, self.options.max_length).positions)
 
     def _gold(self, example: Example, number: int) -> list[int]:
-        names = self._gold_names(example, number)
-        return [self.index.index(name, number, "tags") for name in names]
+        index = self.classes.index
+        return [index.index(name, number, "tags") for name in self._gold_names(example, number)]
 
     def _gold_names(self, example: Example, number: int) -> list[str]:
         required(example, "tags", number)
@@ -218,18 +302,117 @@ class TokenClassification:
         words = len(words_of(example, number))
         if len(tags) != words:
             raise DataError(f"{len(tags)} tags for {words} words", place=place_of(number, "tags"))
-        return repair([self.index.name(tag, number, "tags") for tag in tags])
+        return repair([self.classes.index.name(tag, number, "tags") for tag in tags])
 
     def _names(self, tags: WordTags, words: int) -> list[str]:
         """Return repaired tag names for all words of an example."""
         names = [self.labels[label] for label in tags.labels]
         return repair(names + [OUTSIDE] * (words - len(names)))
 
+    def _type_index(self) -> dict[str, int]:
+        """Return the index of each span type, after that of words outside of spans."""
+        types = sorted({tag[2:] for tag in self.labels if tag != OUTSIDE})
+        return {name: place for place, name in enumerate((OUTSIDE, *types))}
 
-def _word_tags(chances: Tensor) -> WordTags:
-    """Return the likeliest of the labels, ``[words, labels]``."""
-    scores, labels = chances.max(dim=-1)
-    return WordTags(tuple(labels.tolist()), tuple(scores.tolist()), chances)
+
+@dataclass(frozen=True, slots=True)
+class SpanAttribution:
+    """Attribution of spans to the words of a text; see ``AttributionSource``.
+
+    Args:
+        task: Task that predicts the spans.
+    """
+
+    task: TokenClassification
+
+    def windows(self, example: Example) -> Sequence[Example]:
+        """Return the windows that the text is split into."""
+        return self.task.windows(example)
+
+    def encode(self, window: Example) -> AttributionInput:
+        """Encode a window; see ``AttributionSource``."""
+        words = words_of(window, 1)
+        encoded = self.task.encode({**window, "tags": None}, 1, train=False)
+        if encoded is None:
+            raise DataError("the example has no tokens", place=self.task.name)
+        joined = " ".join(word.text for word in words)
+        text = text_field(window, "text", 1) if is_given(window, "text") else joined
+        aligned = self.task.aligned(words)
+        parts = [self._parts(*each) for each in zip(words, aligned.placed, strict=True)]
+        placed = [part for _, those in parts for part in those]
+        read = InputText("text", text, [part for these, _ in parts for part in these])
+        owners = padded_owners(token_owners(aligned.offsets, placed), encoded)
+        return AttributionInput(encoded, [read], owners, untouched(aligned.offsets, placed))
+
+    def targets(
+        self,
+        windows: Sequence[Example],
+        decoded: Sequence[WordTags],
+        *,
+        label: str | None = None,
+        span: tuple[int, int] | None = None,
+    ) -> list[tuple[int, Target]]:
+        """Return the predicted spans; see ``AttributionSource``."""
+        found = [
+            (place, each)
+            for place, (window, tags) in enumerate(zip(windows, decoded, strict=True))
+            for each in self.task.prediction(window, tags)["spans"]
+        ]
+        wanted = [
+            (place, self._target(windows[place], decoded[place], each))
+            for place, each in found
+            if label in (None, each["label"])
+            and (span is None or (each["start"] < span[1] and each["end"] > span[0]))
+        ]
+        if not wanted:
+            listed = "; ".join(f"{each['label']} {each['start']}:{each['end']}" for _, each in found)
+            raise DataError(
+                "no such span was found" if found else "no span was found",
+                place=self.task.name,
+                hint=f"Found: {listed}" if found else "There is nothing to explain",
+            )
+        return wanted
+
+    def answers(self, place: int, example: Example, decoded: WordTags) -> Iterator[CheckedAnswer]:
+        """Yield each predicted span; see ``AttributionSource``."""
+        gold, _ = self.task.named_tags(example, 1, decoded)
+        words = words_of(example, 1)
+        expected = {(words[a].start, words[b - 1].end): kind for kind, a, b in spans(gold)}
+        for each in self.task.prediction(example, decoded)["spans"]:
+            at = each["start"], each["end"]
+            kind = expected.get(at)
+            right = kind == each["label"]
+            yield CheckedAnswer(place, kind or "no span", right, each["score"], each["label"], at)
+
+    def _parts(self, word: Word, placed: Word) -> tuple[list[Word], list[Word]]:
+        """Return the parts of a word with offsets in the text, and in the joined words."""
+        if placed.text != word.text:
+            # the replacement of a word without tokens
+            return [word], [placed]
+        shift = placed.start - word.start
+        found = split_unspaced(self.task.tokenizer, word)
+        return found, [Word(each.text, each.start + shift, each.end + shift) for each in found]
+
+    def _target(self, window: Example, tags: WordTags, span: Mapping[str, Any]) -> Target:
+        words = [
+            at
+            for at, word in enumerate(words_of(window, 1)[: len(tags.labels)])
+            if word.start >= span["start"] and word.end <= span["end"]
+        ]
+        return Target(
+            answer=f"{span['label']}: {span['text']}",
+            quantity="mean log-odds of the span's tags",
+            probability=span["score"],
+            measure=partial(tags_log_odds, words=words, tags=[tags.labels[at] for at in words]),
+            start=span["start"],
+            end=span["end"],
+        )
+
+
+def _word_tags(probabilities: Tensor) -> WordTags:
+    """Return the likeliest labels, given probabilities ``[words, labels]``."""
+    scores, labels = probabilities.max(dim=-1)
+    return WordTags(tuple(labels.tolist()), tuple(scores.tolist()), probabilities)
 
 
 def _span(
@@ -246,24 +429,6 @@ def _span(
     }
 
 
-def _entity_scores(
-    expected: list[list[str]], found: list[list[str]]
-) -> tuple[dict[str, float], list[dict[str, float | str]]]:
-    from seqeval.metrics.sequence_labeling import get_entities, precision_recall_fscore_support
-
-    # seqeval returns the types in alphabetical order, without their names
-    types = sorted({kind for kind, _, _ in [*get_entities(expected), *get_entities(found)]})
-    micro = precision_recall_fscore_support(expected, found, average="micro", zero_division=0)
-    columns = precision_recall_fscore_support(expected, found, average=None, zero_division=0)
-    precision, recall, f1 = (float(value) for value in micro[:3])
-    table: list[dict[str, float | str]] = [
-        {
-            "label": kind,
-            "precision": float(each[0]),
-            "recall": float(each[1]),
-            "f1": float(each[2]),
-            "support": float(each[3]),
-        }
-        for kind, *each in zip(types, *columns, strict=True)
-    ]
-    return {"entity_precision": precision, "entity_recall": recall, "entity_f1": f1}, table
+def _listed(found: set[tuple[str, int, int]], words: Sequence[str]) -> str:
+    ordered = sorted(found, key=lambda span: span[1:])
+    return "; ".join(f"{' '.join(words[a:b])} [{kind}]" for kind, a, b in ordered) or "(none)"

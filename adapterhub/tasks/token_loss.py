@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from adapterhub.tasks.base import Head
 
-#: Positions a chunk: 256 examples of 49,152 float32 logits are 48 MiB.
+#: Positions per chunk: 256 vectors of 49,152 float32 logits are 48 MiB.
 CHUNK_POSITIONS = 256
 
 
@@ -26,15 +26,14 @@ def summed_cross_entropy(
 ) -> Tensor:
     """Return the cross entropy summed over positions, a float32 scalar.
 
-    A head that is one frozen matrix, and says so by ``frozen_weight``, is never called: the
-    fused kernel reads its matrix. For any other head logits are made a chunk at a time,
-    dropped, and made again for the gradient.
+    A head with a ``frozen_weight`` is a single matrix and is computed by the fused kernel. For
+    any other head logits are computed chunk by chunk and recomputed for the gradient.
 
     Args:
-        head: maps ``[n, hidden]`` to ``[n, vocabulary]``.
-        hidden: ``[n, hidden]``.
-        targets: ``[n]`` int64.
-        smoothing: as in ``torch.nn.functional.cross_entropy``.
+        head: Maps ``[n, hidden]`` to ``[n, vocabulary]``.
+        hidden: Hidden states ``[n, hidden]``.
+        targets: Target tokens ``[n]`` int64.
+        smoothing: Label smoothing as in ``torch.nn.functional.cross_entropy``.
     """
 
     weight = getattr(head, "frozen_weight", None)
@@ -56,9 +55,9 @@ def token_scores(head: Head, hidden: Tensor, targets: Tensor) -> tuple[Tensor, T
     """Return each position's loss, float32, and whether its target is the likeliest token.
 
     Args:
-        head: maps ``[n, hidden]`` to ``[n, vocabulary]``.
-        hidden: ``[n, hidden]``.
-        targets: ``[n]`` int64.
+        head: Maps ``[n, hidden]`` to ``[n, vocabulary]``.
+        hidden: Hidden states ``[n, hidden]``.
+        targets: Target tokens ``[n]`` int64.
 
     Returns:
         Two tensors ``[n]`` on the CPU.

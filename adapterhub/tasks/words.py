@@ -1,24 +1,29 @@
-"""A plain word splitter that keeps character offsets."""
+"""Words of an example with character offsets, and long examples split into windows."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.errors import DataError
+from adapterhub.tasks.fields import is_given, list_field, place_of, text_field
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from adapterhub.tasks.base import Example
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word and where it stands.
+    """A word with its offsets.
 
     Args:
-        text: the word itself.
-        start: its first character in the whole text.
-        end: one past its last character.
+        text: The word itself.
+        start: First character in the text.
+        end: Character after its last.
     """
 
     text: str
@@ -26,13 +31,14 @@ class Word:
     end: int
 
 
-# Read over a string with one letter per character of the text: w letter or mark, d digit,
-# "." full stop, i punctuation that may stand inside a word, c clitic's apostrophe, z
-# invisible, s space, p anything else.
+# Matched against a string with one letter per character of the text: w letter or mark, d digit,
+# "." full stop, i punctuation that may be inside a word, c a clitic's apostrophe, z invisible,
+# s space, p anything else.
 _WORDS = re.compile(r"(?:w\.){2,}(?![wd])|[wd]+(?:[iz.][wd]+)*|cw|[^sz]")
-# Unicode's own classes: letters, marks, numbers, control and format characters
+# Unicode categories: letters, marks, numbers, control and format characters
 _KINDS = {"L": "w", "M": "w", "N": "d", "C": "z"}
 _INNER = frozenset("-'’,/:@&_")
+_SENTENCE_ENDS = frozenset(".!?。！？")
 
 
 def split_words(text: str) -> list[Word]:
@@ -57,6 +63,68 @@ def join_words(words: Sequence[str]) -> tuple[str, list[Word]]:
         placed.append(Word(word, start, start + len(word)))
         start += len(word) + 1
     return " ".join(words), placed
+
+
+def words_of(example: Example, number: int) -> list[Word]:
+    """Return the words of an example: its ``tokens``, with ``offsets`` if given, or its text.
+
+    Raises:
+        DataError: naming example and field, when there are no words.
+    """
+    if not is_given(example, "tokens") and is_given(example, "text"):
+        words = split_words(text_field(example, "text", number))
+        if not words:
+            raise DataError("the text has no words", place=place_of(number, "text"))
+        return words
+    tokens = list_field(example, "tokens", number)
+    odd = next((token for token in tokens if not isinstance(token, str)), None)
+    if odd is not None:
+        raise DataError(f"a word must be text, not {odd!r}", place=place_of(number, "tokens"))
+    if not is_given(example, "offsets"):
+        return join_words(tokens)[1]
+    pairs = zip(tokens, example["offsets"], strict=True)
+    return [Word(token, start, end) for token, (start, end) in pairs]
+
+
+def split_into_windows(example: Example, fitting: Callable[[Sequence[str]], int]) -> list[Example]:
+    """Split an example into windows that cover each word once, in order.
+
+    Args:
+        example: Example with ``tokens`` or ``text``; its ``tags`` are split too.
+        fitting: Returns how many words of a list fit into one window, from its start.
+    """
+    words = words_of(example, 1)
+    texts = [word.text for word in words]
+    windows: list[Example] = []
+    start = 0
+    while start < len(words):
+        rest = texts[start:]
+        # a word longer than a window is a window of its own
+        count = max(1, fitting(rest))
+        if count < len(rest):
+            count = _sentence_cut(rest, count)
+        windows.append(_window(example, words, start, start + count))
+        start += count
+    return windows
+
+
+def _window(example: Example, words: Sequence[Word], start: int, end: int) -> dict[str, Any]:
+    part = {
+        **example,
+        "tokens": [word.text for word in words[start:end]],
+        "offsets": [(word.start, word.end) for word in words[start:end]],
+    }
+    if is_given(example, "tags"):
+        part["tags"] = list(example["tags"])[start:end]
+    return part
+
+
+def _sentence_cut(words: Sequence[str], limit: int) -> int:
+    """Return the last sentence end in the second half of the first ``limit`` words."""
+    for count in range(limit, limit // 2, -1):
+        if words[count - 1] in _SENTENCE_ENDS:
+            return count
+    return limit
 
 
 def _kind(text: str, index: int) -> str:

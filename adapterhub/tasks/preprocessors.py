@@ -1,0 +1,101 @@
+"""Checks of tokenizers and image processors against a task's settings, and image loading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from adapterhub.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+
+    from adapterhub.data.images import ImageFile
+
+#: Width and height of the images that a processor is tried on; it must give one shape.
+_SIZES = ((24, 16), (16, 24))
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    """Require a tokenizer with character offsets and a valid ``max_length``.
+
+    Raises:
+        RecipeError: naming the setting that does not fit.
+    """
+    if not tokenizer.is_fast:
+        raise RecipeError(
+            f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
+            place="backbone.name",
+            hint="Use a backbone that comes with a tokenizer.json",
+        )
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    if max_length <= special:
+        raise RecipeError(
+            f"{max_length} tokens leave no room beside {special} special tokens",
+            place="task.max_length",
+        )
+    if max_length > tokenizer.model_max_length:
+        raise RecipeError(
+            f"{max_length} tokens are more than the backbone reads",
+            place="task.max_length",
+            hint=f"Use {tokenizer.model_max_length} or less",
+        )
+
+
+class ImageLoader:
+    """Decodes images and resizes all of them to one shape with transformers' image processor."""
+
+    def __init__(self, processor: BaseImageProcessor, side: int | None) -> None:
+        """Try the processor on images of different shapes.
+
+        Args:
+            processor: Image processor of the backbone.
+            side: Side of the resulting images in pixels; the processor's own where ``None``.
+
+        Raises:
+            RecipeError: when it fails, or keeps different shapes.
+        """
+        self._processor = processor
+        self._changes = {} if side is None else _resizing(processor, side)
+        try:
+            shapes = [tuple(self._run(Image.new("RGB", size)).shape) for size in _SIZES]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RecipeError(
+                f"{type(processor).__name__} can't be used: {error}", place="task.image_size"
+            ) from error
+        if len(set(shapes)) > 1:
+            raise RecipeError(
+                f"{type(processor).__name__} keeps the shapes of images: {shapes}",
+                place="backbone.name",
+                hint="Give its preprocessor_config.json a size with height and width",
+            )
+        #: height times width
+        self.area: int = shapes[0][-1] * shapes[0][-2]
+
+    def pixels(self, image: ImageFile) -> Tensor:
+        """Return ``[channels, height, width]`` float32.
+
+        Raises:
+            DataError: when the image can't be decoded.
+        """
+        return self._run(image.decoded())
+
+    def _run(self, image: Image.Image) -> Tensor:
+        processor: Any = self._processor
+        return processor(images=image, return_tensors="pt", **self._changes)["pixel_values"][0]
+
+
+def _resizing(processor: Any, side: int) -> dict[str, Any]:
+    """Return the settings with which a processor resizes images to ``side`` by ``side``.
+
+    Processors that scale the shorter edge then crop the center with the same side, so that all
+    of that edge is seen.
+    """
+    if not getattr(processor, "do_resize", False):
+        return {"do_resize": True, "size": {"height": side, "width": side}}
+    changes: dict[str, Any] = {"size": {key: side for key in dict(processor.size)}}
+    if getattr(processor, "crop_size", None):
+        changes["crop_size"] = {"height": side, "width": side}
+    return changes
