@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from adapterhub.engine.session import Session
-    from adapterhub.tasks.base import GeneratingTask
+    from adapterhub.tasks.base import TextGeneration
 
 #: Resamples of the rows; scores of texts take long.
 RESAMPLES = 200
@@ -19,7 +19,7 @@ LEVEL = 0.95
 
 def generated(
     session: Session,
-    task: GeneratingTask,
+    task: TextGeneration,
     rows: Sequence[Mapping[str, Any]],
     name: str | None,
     *,
@@ -34,7 +34,9 @@ def generated(
         name: of the adapter; ``None`` asks the bare backbone.
         like: adapter whose prompts the bare backbone is asked with.
     """
-    asked = [task.question(row, number) for number, row in enumerate(rows, start=1)]
+    asked = [
+        task.question_and_reference(row, number)[0] for number, row in enumerate(rows, start=1)
+    ]
     texts = session.generate(name, asked, like=like)
     scores = task.score_texts(rows, texts)
     return {
@@ -47,7 +49,7 @@ def generated(
 
 
 def _intervals(
-    task: GeneratingTask, rows: Sequence[Mapping[str, Any]], texts: Sequence[str]
+    task: TextGeneration, rows: Sequence[Mapping[str, Any]], texts: Sequence[str]
 ) -> dict[str, list[float]]:
     """Return percentiles over rows drawn with replacement."""
     draw = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from plain_figures import rounded, thinned
 from scored_texts import generated
@@ -15,7 +15,6 @@ from adapterhub.adapters.artifact import read_artifact
 from adapterhub.engine.session import Session
 from adapterhub.evaluation.bootstrap import intervals
 from adapterhub.evaluation.example_statistics import scores_of
-from adapterhub.evaluation.labelled import labelled
 from adapterhub.training.evaluate import score_examples
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from adapterhub.tasks.base import GeneratingTask, Task
+    from adapterhub.tasks.base import Task
     from adapterhub.training.evaluate import Predictions
     from adapterhub.training.progress import Reporter
     from adapterhub.training.recipe import Recipe
@@ -140,8 +139,7 @@ def _of_artifact(asked: Asked, artifact: Path) -> dict[str, Any]:
     found = _of_predictions(
         loaded.task, score_examples(session.model("measured"), loaded.task, rows)
     )
-    if loaded.task.head == "causal_lm":
-        task = cast("GeneratingTask", loaded.task)
+    if (task := loaded.task.generation) is not None:
         found["texts"] = generated(session, task, rows[: asked.generate], "measured")
     return found
 
@@ -163,7 +161,8 @@ def _zero_shot(asked: Asked) -> dict[str, Any]:
     model = session.model("measured")
     with model.disable_adapter():
         found = _of_predictions(loaded.task, score_examples(model, loaded.task, rows))
-    task = cast("GeneratingTask", loaded.task)
+    if (task := loaded.task.generation) is None:
+        raise ValueError(f"{loaded.task.name} does not generate text")
     texts = generated(session, task, rows[: asked.generate], None, like="measured")
     return {"kind": "zero-shot", "trained_share": 0.0, **found, "texts": texts}
 
@@ -180,7 +179,7 @@ def _of_predictions(task: Task, scored: Predictions) -> dict[str, Any]:
         },
         "labels": [rounded(each) for each in scored.evaluation.table],
     }
-    choices = labelled(task, scored.examples, scored.decoded)
+    choices = task.label_choices(scored.examples, scored.decoded)
     if choices is not None and len(choices.labels) <= MOST_LABELS:
         matrix = [[int(each) for each in row] for row in choices.confusion()]
         found["confusion"] = {"labels": list(choices.labels), "matrix": matrix}

@@ -12,7 +12,7 @@ from adapterhub.cli.options import Device, Force, Json, Jsonl, Ref
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 
 def predict(
@@ -41,7 +41,7 @@ def predict(
         print_json([{**each, **found} for each, found in zip(fields, predictions, strict=True)])
         return
     for text, found in zip(given, predictions, strict=True):
-        typer.echo(f"{_short(found)}\t{text}")
+        typer.echo(f"{model.summary(found)}\t{text}")
 
 
 def chat(
@@ -92,16 +92,3 @@ def _turns() -> Iterator[str]:
     output().print("an empty line ends the conversation")
     while turn := input("you      ").strip():
         yield turn
-
-
-def _short(answer: Mapping[str, Any]) -> str:
-    if "answer" in answer:
-        return answer["answer"] or "(none)"
-    if "labels" in answer:
-        return ", ".join(f"{n} {answer['scores'][n]:.3f}" for n in answer["labels"]) or "(none)"
-    if "label" in answer:
-        return f"{answer['label']} {answer['score']:.3f}"
-    if "spans" not in answer:
-        return f"{answer['score']:.3f}"
-    found = [f"{s['label']}[{s['start']}:{s['end']}] {s['text']}" for s in answer["spans"]]
-    return "; ".join(found) or "(none)"

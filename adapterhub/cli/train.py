@@ -146,5 +146,7 @@ def _show(result: TrainResult, recipe: Recipe) -> None:
         console.print(f"report {result.report}", markup=False)
     if result.reference:
         console.print(f"stored as {result.reference} ({short_digest(result.digest)})")
-        verb, name = "chat" if recipe.task.name == "dialogue" else "predict", recipe.name
+        from adapterhub.tasks.table import served_by
+
+        verb, name = "chat" if served_by(recipe.task.name, "chat") else "predict", recipe.name
         console.print(f"next: adapterhub {verb} {name}   adapterhub show {name}")

@@ -30,7 +30,6 @@ from adapterhub.errors import (
     did_you_mean,
 )
 from adapterhub.tasks.base import TaskOptions
-from adapterhub.tasks.instructed import Instructed
 from adapterhub.tasks.table import build_task
 
 if TYPE_CHECKING:
@@ -159,11 +158,12 @@ class Session:
             DataError: when the adapter generates text, or a row can't be used.
         """
         task = self._get(name).task
-        if isinstance(task, Instructed):
-            asked = [task.question(row, number) for number, row in enumerate(rows, start=1)]
+        generation = task.generation
+        if generation is not None and generation.instruction:
+            asked = [generation.messages(row, number) for number, row in enumerate(rows, start=1)]
             texts = self.generate(None if bare else name, asked, like=name)
             return [{"answer": text} for text in texts]
-        if task.head == "causal_lm":
+        if generation is not None:
             raise DataError("answers in text", place=name, hint="Use generate, or adapterhub chat")
         windows = [(index, w) for index, row in enumerate(rows) for w in task.windows(row)]
         encoded = [task.encode(w, index + 1, train=False) for index, w in windows]
@@ -195,8 +195,8 @@ class Session:
             DataError: when the adapter does not generate text.
         """
         chosen = self._get(name or like or self._any_dialogue())
-        task: Any = chosen.task
-        if task.head != "causal_lm":
+        task = chosen.task.generation
+        if task is None:
             raise DataError("does not generate text", place=chosen.name, hint="Use predict")
         chosen.model.activate()
         limit = max_new_tokens or task.options.max_new_tokens
@@ -237,7 +237,7 @@ class Session:
             if not torch.equal(bare, model.hidden(batch)):
                 return True
             # the body is as before; a head of its own still tells classes apart
-            return adapter.task.head != "causal_lm" and bool(model.head(bare).std(dim=-1).any())
+            return adapter.task.generation is None and bool(model.head(bare).std(dim=-1).any())
 
     def _probe(self, task: Task) -> EncodedExample:
         """Return a row to see an adapter's effect on."""
@@ -250,7 +250,7 @@ class Session:
 
     def _any_dialogue(self) -> str:
         for name, adapter in self._adapters.items():
-            if adapter.task.head == "causal_lm":
+            if adapter.task.generation is not None:
                 return name
         raise NotFoundError("no dialogue adapter is loaded", hint="Load one, or name it in like")
 

@@ -167,7 +167,7 @@ def _config(found: PeftFolder, match: ResolvedBackbone) -> dict[str, Any]:
 def _labels(
     task: str, tensors: Mapping[str, Tensor], asked: tuple[str, ...], place: str
 ) -> tuple[str, ...]:
-    if TASKS[task].count_labels is None:
+    if not TASKS[task].label_counter:
         return ()
     heads = [tensor for key, tensor in tensors.items() if _HEAD_WEIGHT.fullmatch(key)]
     if len(heads) != 1 or heads[0].dim() != 2:

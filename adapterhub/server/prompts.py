@@ -15,7 +15,6 @@ from jinja2.exceptions import TemplateError
 from adapterhub.engine.detokenizer import token_bytes
 from adapterhub.engine.session import task_of
 from adapterhub.errors import RequestError
-from adapterhub.tasks.instructed import Instructed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.requests import PromptProcessor
     from adapterhub.hub.loader import AdapterLoader
     from adapterhub.server.models import ResolvedModel
-    from adapterhub.tasks.base import Task
+    from adapterhub.tasks.base import Task, TextGeneration
 
 #: Most adapters whose tasks are cached.
 MAX_TASKS = 256
@@ -127,7 +126,7 @@ class TaskPrompts:
         self._lock = Lock()
         self._tasks: OrderedDict[str, Task] = OrderedDict()
 
-    def task(self, model: ResolvedModel) -> Instructed:
+    def task(self, model: ResolvedModel) -> TextGeneration:
         """Return the task with the one instruction that all adapters of a model were trained with.
 
         Raises:
@@ -135,7 +134,8 @@ class TaskPrompts:
             AdapterHubError: when an adapter can't be read.
         """
         tasks = [self._task_of(part.digest) for part in model.parts]
-        found = [task for task in tasks if isinstance(task, Instructed)]
+        generations = [task.generation for task in tasks]
+        found = [each for each in generations if each is not None and each.instruction]
         if not found or len(found) < len(tasks):
             others = ", ".join(part.task or "another task" for part in model.parts)
             raise RequestError(
@@ -143,7 +143,7 @@ class TaskPrompts:
                 place="model",
                 hint="Use /v1/chat/completions, or the route of its task",
             )
-        if len({(task.name, task.instruction) for task in found}) > 1:
+        if len({(t.name, each.instruction) for t, each in zip(tasks, found, strict=True)}) > 1:
             raise RequestError(
                 "the adapters of the blend were trained with different instructions",
                 place="model",
@@ -151,14 +151,14 @@ class TaskPrompts:
             )
         return found[0]
 
-    def prompt(self, task: Instructed, example: Mapping[str, Any]) -> Sequence[int]:
+    def prompt(self, task: TextGeneration, example: Mapping[str, Any]) -> Sequence[int]:
         """Return the prompt tokens of an example.
 
         Raises:
             DataError: naming the field, when the example is invalid.
         """
         with self._lock:
-            return task.prompt_ids(task.question(example, 1))
+            return task.prompt_ids(task.messages(example, 1))
 
     def _task_of(self, digest: str) -> Task:
         with self._lock:

@@ -217,9 +217,7 @@ class Task(Protocol):
     def outcome(self, decoded: Any) -> Outcome:
         """Return the choice in a raw prediction, to compare two predictions."""
 
-    def confidence(
-        self, examples: Sequence[Example], decoded: Sequence[Any]
-    ) -> Confidence | None:
+    def confidence(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Confidence | None:
         """Return the probability and correctness of each choice; ``None`` without choices."""
 
     def errors(self, examples: Sequence[Example], decoded: Sequence[Any]) -> list[ErrorExample]:

@@ -216,9 +216,7 @@ class ClassLabels:
         table = torch.stack(list(decoded)).double().numpy()
         return Confidence.of_choices("examples", table, np.array(self.all_gold(examples)))
 
-    def label_choices(
-        self, examples: Sequence[Example], decoded: Sequence[Tensor]
-    ) -> LabelChoices:
+    def label_choices(self, examples: Sequence[Example], decoded: Sequence[Tensor]) -> LabelChoices:
         """Return expected and predicted label of each example."""
         gold, found = np.array(self.all_gold(examples)), np.array(predicted_labels(decoded))
         return LabelChoices("examples", self.names, gold, found)

@@ -12,6 +12,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from adapterhub.tasks.base import BackboneKind, Example, Preprocessor, Task, TaskOptions
+    from adapterhub.tasks.dialogue import Dialogue
+    from adapterhub.tasks.image_classification import ImageClassification
+    from adapterhub.tasks.instructed import InstructionTask
+    from adapterhub.tasks.multi_label import MultiLabelClassification
+    from adapterhub.tasks.question_answering import QuestionAnswering
+    from adapterhub.tasks.ranking import Ranking
+    from adapterhub.tasks.relation_extraction import RelationExtraction
+    from adapterhub.tasks.text_classification import TextClassification
+    from adapterhub.tasks.token_classification import TokenClassification
+
+    # the type checker compares every class with the interface
+    _IMPLEMENTATIONS: tuple[type[Task], ...] = (
+        Dialogue,
+        ImageClassification,
+        InstructionTask,
+        MultiLabelClassification,
+        QuestionAnswering,
+        Ranking,
+        RelationExtraction,
+        TextClassification,
+        TokenClassification,
+    )
 
 #: Route of the server that serves a task: labels, spans, answers, the order of documents, text
 #: for an example, or a conversation.
@@ -120,6 +142,16 @@ def entry_of(name: str) -> TaskEntry:
             f"there is no task {name!r}", place="task.name", hint=did_you_mean(name, TASKS)
         )
     return TASKS[name]
+
+
+def served_by(name: str, route: Route) -> bool:
+    """Return whether a route serves a task; no route serves an unknown one."""
+    return name in TASKS and TASKS[name].route == route
+
+
+def reads_pairs(name: str) -> bool:
+    """Return whether a task scores a pair of texts, such as a query and a document."""
+    return name in TASKS and "text_pair" in TASKS[name].optional
 
 
 def fields_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

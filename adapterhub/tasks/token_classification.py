@@ -249,7 +249,10 @@ class TokenClassification:
             words = [str(word) for word in example["tokens"]]
             gold, predicted = (set(spans(tags)) for tags in pair)
             if wrong := gold ^ predicted:
-                missed, spurious = _listed(gold - predicted, words), _listed(predicted - gold, words)
+                missed, spurious = (
+                    _listed(gold - predicted, words),
+                    _listed(predicted - gold, words),
+                )
                 measure = "missed and spurious spans"
                 found.append(
                     ErrorExample(" ".join(words), missed, spurious, float(len(wrong)), measure)
@@ -365,7 +368,9 @@ class SpanAttribution:
             and (span is None or (each["start"] < span[1] and each["end"] > span[0]))
         ]
         if not wanted:
-            listed = "; ".join(f"{each['label']} {each['start']}:{each['end']}" for _, each in found)
+            listed = "; ".join(
+                f"{each['label']} {each['start']}:{each['end']}" for _, each in found
+            )
             raise DataError(
                 "no such span was found" if found else "no span was found",
                 place=self.task.name,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adapterhub.evaluation.calibration import temperature_of
-from adapterhub.evaluation.confidence import confidence_of
 
 if TYPE_CHECKING:
     from adapterhub.tasks.base import Task
@@ -31,8 +30,8 @@ def fit_temperature(
     """
     if not recipe.task.calibrate:
         return recipe
-    found = confidence_of(task, predictions.examples, predictions.decoded)
-    if found is None or found.probabilities is None or found.gold is None or found.right.all():
+    found = task.confidence(predictions.examples, predictions.decoded)
+    if found is None or found.probabilities is None or found.gold is None or found.correct.all():
         reporter.on_message("no temperature is stored: no validation prediction is wrong")
         return recipe
     fitted = temperature_of(found.probabilities, found.gold)

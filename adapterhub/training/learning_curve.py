@@ -167,7 +167,7 @@ def measure_learning_curve(
             point = _train(changed, run, metric, limit, backbone, reporters, train_point)
         points.append(point)
     points.sort(key=lambda each: each.num_examples)
-    predicted = forecast(points, best=entry.top if greater else 0.0)
+    predicted = forecast(points, best=entry.best if greater else 0.0)
     return LearningCurve(place, metric, greater, limit_by, points, predicted)
 
 

@@ -167,7 +167,7 @@ def _label_counts(
     section: TaskSection, train: Dataset, others: Mapping[str, Dataset]
 ) -> dict[str, int]:
     task = section.name
-    if entry_of(task).count_labels is None:
+    if not entry_of(task).label_counter:
         return {}
     tagged = "tags" in fields_of(task)[0]
     collect_labels(

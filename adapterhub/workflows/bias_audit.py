@@ -74,7 +74,7 @@ def audit_adapter(
         DataError: when the examples can't be used, or the task can't be audited.
     """
     session, loaded, version = open_adapter(registry, ref, force=force, device=device)
-    generates = loaded.task.head == "causal_lm"
+    generates = loaded.task.generation is not None
     if not is_auditable(loaded.task):
         raise DataError(
             f"{loaded.task.name} can't be audited",

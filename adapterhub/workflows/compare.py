@@ -10,7 +10,6 @@ from adapterhub.data.fingerprint import fingerprint
 from adapterhub.errors import DataError, RecipeError, did_you_mean
 from adapterhub.evaluation.bootstrap import LEVEL, RESAMPLES
 from adapterhub.evaluation.example_statistics import scores_of, units_of
-from adapterhub.evaluation.labelled import labelled
 from adapterhub.evaluation.paired_tests import differences, mcnemar
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.training.evaluate import score_examples
@@ -174,7 +173,7 @@ def _check_same(read: Sequence[Dataset], one: Predictions, two: Predictions, pat
 
 def _mcnemar(tasks: Sequence[Task], one: Predictions, two: Predictions) -> McNemar | None:
     first, second = (
-        labelled(task, scored.examples, scored.decoded)
+        task.label_choices(scored.examples, scored.decoded)
         for task, scored in zip(tasks, (one, two), strict=True)
     )
     # the words of an example are not independent, so the test would be overconfident

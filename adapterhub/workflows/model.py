@@ -13,7 +13,6 @@ from adapterhub.errors import DataError
 from adapterhub.evaluation.attribution.explain import explain, explain_text
 from adapterhub.evaluation.attribution.methods import STEPS
 from adapterhub.registry.registry import Registry
-from adapterhub.tasks.instructed import Instructed
 from adapterhub.tasks.table import entry_of
 from adapterhub.workflows.open_adapter import open_adapter
 from adapterhub.workflows.score import examples_for, score
@@ -88,7 +87,11 @@ class Model:
     @property
     def generates(self) -> bool:
         """Whether predictions are generated texts."""
-        return self._loaded.task.head == "causal_lm"
+        return self._loaded.task.generation is not None
+
+    def summary(self, prediction: Prediction) -> str:
+        """Return a prediction as one line of text."""
+        return self._loaded.task.summary(prediction)
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
@@ -160,11 +163,10 @@ class Model:
         Raises:
             DataError: When the task does not generate text, or an input cannot be used.
         """
-        name = self._loaded.name
-        if not self.generates:
+        name, task = self._loaded.name, self._loaded.task.generation
+        if task is None:
             raise DataError("does not generate text", place=name, hint="Use predict")
-        task = self._loaded.task
-        conversations = [_messages(task, each, at) for at, each in enumerate(inputs, start=1)]
+        conversations = [task.messages(each, at) for at, each in enumerate(inputs, start=1)]
         return self._session.generate(
             None if base else name, conversations, max_new_tokens=max_new_tokens, like=name
         )
@@ -219,7 +221,8 @@ class Model:
         """
         session, loaded = self._in_float32()
         model, example = session.model(loaded.name), self._example(input)
-        if not self.generates:
+        generation = loaded.task.generation
+        if generation is None:
             return explain(
                 model, loaded.task, example, label=label, span=span, steps=steps, method=method
             )
@@ -229,7 +232,7 @@ class Model:
                 place=loaded.name,
                 hint="Leave out the label and the span",
             )
-        messages = _messages(loaded.task, example, 1)
+        messages = generation.messages(example, 1)
         (answer,) = session.generate(loaded.name, [messages])
         return [explain_text(model, loaded.task, messages, answer, steps=steps, method=method)]
 
@@ -295,12 +298,3 @@ def _is_single(inputs: Input | Sequence[Input]) -> bool:
 
 def _as_list(inputs: Any) -> list[Any]:
     return [inputs] if _is_single(inputs) else list(inputs)
-
-
-def _messages(task: Any, example: Mapping[str, Any], number: int) -> list[dict[str, str]]:
-    """Return the conversation that a generating task answers."""
-    if "messages" in example:
-        return list(example["messages"])
-    if isinstance(task, Instructed):
-        return task.question(example, number)
-    return [{"role": "user", "content": str(example.get("text") or example.get("prompt") or "")}]

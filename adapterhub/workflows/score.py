@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from adapterhub.errors import DataError
 from adapterhub.training.evaluate import score_examples
@@ -12,13 +12,13 @@ from adapterhub.training.recipe import DataSection
 from adapterhub.training.recipe_file import parse_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.dataset import Dataset
     from adapterhub.engine.session import LoadedAdapter, Session
-    from adapterhub.tasks.base import GeneratingTask, Task
+    from adapterhub.tasks.base import Example, Task, TextGeneration
     from adapterhub.tasks.text_scores import TextScores
 
 
@@ -92,10 +92,13 @@ def score_with_base(
     adapter = _metrics(model, loaded.task, examples)
     with model.disable_adapter():
         base = _metrics(model, loaded.task, examples)
-    if not generate or loaded.task.head != "causal_lm":
+    generation = loaded.task.generation
+    if not generate or generation is None:
         return ScoresWithBase(base, adapter)
-    base_texts = _score_texts(session, loaded, examples, generate, None)
-    texts = _score_texts(session, loaded, examples, generate, loaded.name)
+    base_texts, texts = (
+        _score_texts(session, generation, examples.examples[:generate], name, like=loaded.name)
+        for name in (None, loaded.name)
+    )
     return ScoresWithBase(
         {**base, **base_texts.metrics}, {**adapter, **texts.metrics}, texts.signatures
     )
@@ -106,9 +109,13 @@ def _metrics(model: TaskModel, task: Task, examples: Dataset) -> dict[str, float
 
 
 def _score_texts(
-    session: Session, loaded: LoadedAdapter, examples: Dataset, count: int, name: str | None
+    session: Session,
+    task: TextGeneration,
+    examples: Sequence[Example],
+    name: str | None,
+    *,
+    like: str,
 ) -> TextScores:
-    task = cast("GeneratingTask", loaded.task)
-    some = examples.examples[:count]
-    prompts = [task.question(example, number) for number, example in enumerate(some, start=1)]
-    return task.score_texts(some, session.generate(name, prompts, like=loaded.name))
+    pairs = [task.question_and_reference(each, at) for at, each in enumerate(examples, start=1)]
+    questions = [messages for messages, _ in pairs]
+    return task.score_texts(examples, session.generate(name, questions, like=like))

@@ -8,13 +8,10 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from adapterhub.evaluation.bootstrap import intervals, resampled
-from adapterhub.evaluation.example_statistics import (
-    ExampleStatistics,
-    ReevaluatedExamples,
-    scores_of,
-)
+from adapterhub.evaluation.example_statistics import ReevaluatedExamples, scores_of
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.dialogue import AnswerScore, Dialogue
+from adapterhub.tasks.predictions import ExampleStatistics
 from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 from adapterhub.tasks.ranking import Ranking
 from adapterhub.tasks.text_classification import TextClassification
@@ -128,7 +125,9 @@ def test_the_same_seed_draws_the_same_rows_however_they_are_cut(tokenizer):
     first, again = (resampled(scores, resamples=50, seed=5)["accuracy"] for _ in range(2))
     assert (first == again).all()
     assert len(first) == 50
-    slow = resampled(ReevaluatedExamples(task, examples, decoded, most=7), resamples=50, seed=5)
+    slow = resampled(
+        ReevaluatedExamples(task, examples, decoded, max_resamples=7), resamples=50, seed=5
+    )
     assert (slow["accuracy"] == first[:7]).all()
 
 

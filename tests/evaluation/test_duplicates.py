@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from adapterhub.data.dataset import numbered
-from adapterhub.evaluation.duplicates import answer_of, leak, split_facts, text_of
-from adapterhub.evaluation.labelled import most_confused
+from adapterhub.data.field_mapping import answer_text, example_text
+from adapterhub.evaluation.duplicates import leak, split_facts
+from adapterhub.evaluation.errors import most_confused
 from adapterhub.evaluation.power_law import fit_power_law
 
 
@@ -46,10 +47,10 @@ def test_nothing_leaks_where_nothing_is_alike():
 
 
 def test_the_text_of_a_row_holds_no_answer():
-    assert text_of({"text": "a", "text_pair": "b", "label": "c"}) == "a | b"
-    assert text_of({"tokens": ["a", "b"], "tags": ["O", "O"]}) == "a b"
+    assert example_text({"text": "a", "text_pair": "b", "label": "c"}) == "a | b"
+    assert example_text({"tokens": ["a", "b"], "tags": ["O", "O"]}) == "a b"
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
-    assert text_of({"messages": talk}) == "hi ho"
+    assert example_text({"messages": talk}) == "hi ho"
 
 
 @pytest.mark.parametrize(
@@ -70,11 +71,11 @@ def test_no_answer_of_any_task_hides_that_a_text_is_in_training(asked, one, othe
     assert leak("test", numbered("b", [held_out]), numbered("a", [training])).same == 1
     facts = split_facts("train", numbered("a", [training, held_out]))
     assert (facts.repeated, facts.contradicting) == (1, 1)
-    assert text_of(training) == text_of(held_out)
+    assert example_text(training) == example_text(held_out)
 
 
 def test_answers_are_shown_as_texts():
-    assert answer_of({"answers": {"text": ["1820", "In 1820"], "answer_start": [3, 0]}}) == (
+    assert answer_text({"answers": {"text": ["1820", "In 1820"], "answer_start": [3, 0]}}) == (
         "1820 In 1820"
     )
 
@@ -82,8 +83,8 @@ def test_answers_are_shown_as_texts():
 def test_the_labels_confused_most_come_first():
     matrix = np.array([[8, 2, 0], [5, 5, 0], [0, 0, 10]])
     first, second = most_confused(matrix, ("a", "b", "c"), 5)
-    assert (first.gold, first.found, first.count, first.share) == ("b", "a", 5, 0.5)
-    assert (second.gold, second.found, second.count, second.share) == ("a", "b", 2, 0.2)
+    assert (first.gold, first.predicted, first.count, first.share) == ("b", "a", 5, 0.5)
+    assert (second.gold, second.predicted, second.count, second.share) == ("a", "b", 2, 0.2)
 
 
 def test_a_power_law_is_found_again_and_too_few_points_give_none():

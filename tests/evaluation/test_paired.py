@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from adapterhub.evaluation.example_statistics import ExampleStatistics
 from adapterhub.evaluation.paired_tests import differences, mcnemar
+from adapterhub.tasks.predictions import ExampleStatistics
 
 
 class Bare:
     """Scores of which nothing is known but their metrics."""
 
-    most = 100
+    max_resamples = 100
 
     def __init__(self, scores):
         self._scores = scores

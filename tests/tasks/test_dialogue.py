@@ -165,7 +165,10 @@ def test_prompts_lose_their_oldest_turns_too(byte_bpe):
             {"messages": turns("x")},
             "example 6, field 'messages': the conversation has no message of",
         ),
-        ({"messages": [{"role": "usr", "content": "x"}]}, "'usr' is no role. Did you mean 'user'?"),
+        (
+            {"messages": [{"role": "usr", "content": "x"}]},
+            "'usr' is not a role. Did you mean 'user'?",
+        ),
         ({"messages": [{"role": "user", "text": "x"}]}, "no text under 'content'"),
         ({"messages": ["x"]}, "a message must be an object with role and content, not 'x'"),
         ({"messages": []}, "example 6, field 'messages': the list is empty"),
@@ -201,7 +204,7 @@ def test_what_a_template_refuses_is_an_error_of_the_row(byte_bpe):
     )
     task = Dialogue(with_template(byte_bpe, template), TaskOptions())
     with pytest.raises(
-        DataError, match=r"example 8: the chat template refuses .*no system messages"
+        DataError, match=r"example 8: the chat template rejects .*no system messages"
     ):
         task.encode({**PAIR, "system": "x"}, 8, train=True)
 
@@ -225,7 +228,7 @@ def test_generation_stops_at_the_end_of_a_turn(byte_bpe):
 
 
 def test_class_weights_are_refused(byte_bpe):
-    with pytest.raises(RecipeError, match=r"task\.class_weights: a dialogue has no classes"):
+    with pytest.raises(RecipeError, match=r"task\.class_weights: a dialogue has no class weights"):
         Dialogue(byte_bpe, TaskOptions(class_weights="balanced"))
 
 

@@ -129,5 +129,5 @@ def test_pictures_are_refused_on_a_backbone_of_texts(kind, byte_bpe):
 
 
 def test_a_task_of_texts_does_not_read_the_size_of_pictures(byte_bpe):
-    with pytest.raises(RecipeError, match=r"task\.image_size: .* does not read this setting"):
+    with pytest.raises(RecipeError, match=r"task\.image_size: .* does not use this setting"):
         build_task("text-classification", byte_bpe, "decoder", LABELS, TaskOptions(image_size=32))

@@ -6,10 +6,8 @@ from sacrebleu.metrics import BLEU
 
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import TaskOptions
-from adapterhub.tasks.generative_answers import generative_question_answering
-from adapterhub.tasks.summarization import summarization
+from adapterhub.tasks.instructed import generative_question_answering, summarization, translation
 from adapterhub.tasks.text_scores import rouge_scores, translation_scores
-from adapterhub.tasks.translation import translation
 
 BUILDERS = {
     "translation": translation,
@@ -42,7 +40,7 @@ def learned_text(task, encoded):
 
 
 def prompt_text(task, example):
-    return task.tokenizer.decode(task.prompt_ids(task.question(example, 1)))
+    return task.tokenizer.decode(task.prompt_ids(task.messages(example, 1)))
 
 
 def test_the_answer_alone_is_learned(byte_bpe, kind):
@@ -55,7 +53,7 @@ def test_prediction_asks_as_training_did_and_needs_no_answer(byte_bpe, kind):
     task = BUILDERS[kind](byte_bpe, TaskOptions(system_prompt="Be brief."))
     encoded = task.encode(ROWS[kind], 1, train=True)
     bare = {k: v for k, v in ROWS[kind].items() if k not in ("target", "summary", "answers")}
-    ids = task.prompt_ids(task.question(bare, 1))
+    ids = task.prompt_ids(task.messages(bare, 1))
     assert list(encoded.input_ids[: len(ids)]) == ids
     assert encoded.select[0] == len(ids) - 1
     assert "Be brief." in task.tokenizer.decode(ids)
@@ -63,10 +61,10 @@ def test_prediction_asks_as_training_did_and_needs_no_answer(byte_bpe, kind):
 
 def test_the_instruction_of_the_recipe_goes_before_the_own(byte_bpe, kind):
     own = BUILDERS[kind](byte_bpe, TaskOptions())
-    assert own.wording.instruction in prompt_text(own, ROWS[kind])
+    assert own.format.instruction in prompt_text(own, ROWS[kind])
     told = BUILDERS[kind](byte_bpe, TaskOptions(instruction="Do it in rhyme."))
     assert "Do it in rhyme.\n\n" in prompt_text(told, ROWS[kind])
-    assert own.wording.instruction not in prompt_text(told, ROWS[kind])
+    assert own.format.instruction not in prompt_text(told, ROWS[kind])
 
 
 def test_one_text_stands_for_what_is_asked(byte_bpe, kind):
@@ -75,12 +73,12 @@ def test_one_text_stands_for_what_is_asked(byte_bpe, kind):
 
 
 def test_a_long_text_loses_its_end_and_the_answer_nothing(byte_bpe, kind):
-    field = BUILDERS[kind](byte_bpe, TaskOptions()).wording.long_field
+    field = BUILDERS[kind](byte_bpe, TaskOptions()).format.long_field
     example = {**ROWS[kind], field: "the old harbour of Lindos lies below the castle " * 20}
     task = BUILDERS[kind](byte_bpe, TaskOptions(max_length=128, max_new_tokens=40))
     encoded = task.encode(example, 1, train=True)
     assert learned_text(task, encoded) == f"{ANSWERS[kind]}<|end|>"
-    prompt = task.prompt_ids(task.question(example, 1))
+    prompt = task.prompt_ids(task.messages(example, 1))
     # filled up to what the answer is to have, but for a token or two at the cut
     assert 128 - 40 - 4 <= len(prompt) <= 128 - 40
     assert list(encoded.input_ids[: len(prompt)]) == prompt

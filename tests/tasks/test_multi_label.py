@@ -47,7 +47,7 @@ def test_a_row_without_labels_can_be_predicted_but_not_learned(wordpiece):
     ("label", "message"),
     [
         (["was"], "'was' is not among the 3 training labels. Did you mean 'war'?"),
-        (["war", "war"], "example 4, field 'label': the label 'war' is there twice"),
+        (["war", "war"], "example 4, field 'label': the label 'war' is listed twice"),
         ([None], "a name or a whole number, not None"),
     ],
 )

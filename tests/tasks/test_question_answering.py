@@ -197,8 +197,8 @@ def test_a_question_without_an_answer_needs_the_option(wordpiece):
     [
         ({"answers": None}, "example 4, field 'answers': the field is missing"),
         ({"answers": 5}, "answers must be texts, or an object with text and answer_start"),
-        ({"answers": {"text": ["Orion"], "answer_start": [3]}}, "'Orion' does not stand at offset"),
-        ({"answers": ["castle"]}, "the answer 'castle' does not stand in the context"),
+        ({"answers": {"text": ["Orion"], "answer_start": [3]}}, "'Orion' is not at offset"),
+        ({"answers": ["castle"]}, "the answer 'castle' is not in the context"),
         ({"answers": {"text": ["Orion"], "answer_start": []}}, "0 offsets for 1 answers"),
         ({"answers": {"text": ["Orion"], "answer_start": 33}}, "answer_start must be a list"),
         ({"answers": {"text": ["Orion"], "answer_start": ["33"]}}, "answer_start must be a list"),
@@ -225,7 +225,7 @@ def test_a_long_question_leaves_room_for_the_context(task_for):
 def test_settings_that_do_not_fit(wordpiece):
     for options, message in (
         ({"max_length": 10}, "10 tokens leave no room"),
-        ({"class_weights": "balanced"}, "no classes to weigh"),
+        ({"class_weights": "balanced"}, "no class weights"),
     ):
         with pytest.raises(RecipeError, match=message):
             QuestionAnswering(wordpiece, TaskOptions(**options), null="first")

@@ -10,8 +10,7 @@ from adapterhub.data.packing import pack
 from adapterhub.data.ratings import Rating, history_pairs
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import TaskOptions
-from adapterhub.tasks.ranking import Ranking
-from adapterhub.tasks.ranking_scores import ranking_scores
+from adapterhub.tasks.ranking import Ranking, RelevanceJudgments, ranking_scores
 
 ROW = {"history": ["the old castle", "a moving film"], "candidate": "the Orion", "label": 1}
 
@@ -104,14 +103,19 @@ def test_the_metrics_are_those_of_scikit_learn(wordpiece):
 
 
 def test_groups_that_tell_nothing_are_left_out():
-    scores = ranking_scores([1, 0, 0, 1], [1, 0, 0, 1], ["a", "b", "b", "c"], [0.5] * 4)
+    scores = ranking_scores(
+        RelevanceJudgments([1, 0, 0, 1], [1, 0, 0, 1], ["a", "b", "b", "c"]), [0.5] * 4
+    )
     assert scores == {"auc": 0.5, "groups": 0.0}
 
 
 def test_rows_of_no_group_are_no_list():
     labels, chances = [1, 0, 1, 0], [0.9, 0.1, 0.2, 0.8]
-    assert ranking_scores(labels, labels, [""] * 4, chances) == {"auc": 0.75, "groups": 0.0}
-    some = ranking_scores(labels, labels, ["a", "a", "", ""], chances)
+    assert ranking_scores(RelevanceJudgments(labels, labels, [""] * 4), chances) == {
+        "auc": 0.75,
+        "groups": 0.0,
+    }
+    some = ranking_scores(RelevanceJudgments(labels, labels, ["a", "a", "", ""]), chances)
     assert (some["groups"], some["ndcg_at_10"]) == (1.0, 1.0)
 
 
@@ -120,9 +124,13 @@ def test_only_the_first_ten_count():
     gains[11] = 1.0
     falling = [1 - number / 20 for number in range(12)]
     labels = [int(gain) for gain in gains]
-    assert ranking_scores(labels, gains, ["a"] * 12, falling)["ndcg_at_10"] == 0.0
+    assert (
+        ranking_scores(RelevanceJudgments(labels, gains, ["a"] * 12), falling)["ndcg_at_10"] == 0.0
+    )
     rising = falling[::-1]
-    assert ranking_scores(labels, gains, ["a"] * 12, rising)["ndcg_at_10"] == 1.0
+    assert (
+        ranking_scores(RelevanceJudgments(labels, gains, ["a"] * 12), rising)["ndcg_at_10"] == 1.0
+    )
 
 
 def test_one_label_alone_has_no_auc(wordpiece):

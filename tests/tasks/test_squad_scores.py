@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapterhub.errors import DataError
-from adapterhub.tasks.squad_scores import normalized, squad_scores, token_f1
+from adapterhub.tasks.answers import normalized, squad_scores, token_f1
 
 WORDS = st.lists(st.sampled_from(["a", "the", "port", "Orion", "met.", "3"]), max_size=6)
 

@@ -77,7 +77,7 @@ def test_tasks_that_generate_need_a_decoder(wordpiece, name):
 )
 def test_a_setting_that_the_task_would_not_heed_is_refused(byte_bpe, name, setting):
     (key,) = setting
-    with pytest.raises(RecipeError, match=rf"task\.{key}: {name} does not read this setting"):
+    with pytest.raises(RecipeError, match=rf"task\.{key}: {name} does not use this setting"):
         build_task(name, byte_bpe, "decoder", LABELS[name], TaskOptions(**setting))
 
 
@@ -124,7 +124,7 @@ def test_a_row_without_label_is_named_in_counting():
 def test_only_lists_are_joined():
     assert join_predictions([{"label": "a"}]) == {"label": "a"}
     assert join_predictions([{"spans": [1]}, {"spans": []}, {"spans": [2]}]) == {"spans": [1, 2]}
-    with pytest.raises(ValueError, match="2 answers"):
+    with pytest.raises(ValueError, match="2 predictions"):
         join_predictions([{"label": "a"}, {"label": "b"}])
-    with pytest.raises(ValueError, match="0 answers"):
+    with pytest.raises(ValueError, match="0 predictions"):
         join_predictions([])

@@ -26,7 +26,7 @@ def points(value_of):
 
 @pytest.mark.parametrize("task", ["text-classification", "question-answering"])
 def test_a_share_and_a_score_out_of_a_hundred_have_the_same_forecast(task):
-    best = entry_of(task).top
+    best = entry_of(task).best
     found = forecast(points(lambda n: best * (0.9 - 3.0 * n**-0.5)), best=best)
     assert found.num_examples == 3200
     assert found.value == pytest.approx(best * (0.9 - 3.0 * 3200**-0.5), rel=0.01)

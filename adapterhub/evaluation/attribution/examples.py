@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from adapterhub.data.packing import pack
 from adapterhub.errors import DataError
-from adapterhub.evaluation.attribution.explain import explain, explain_text
-from adapterhub.evaluation.attribution.inputs import (
-    encode_conversation,
-    encode_for_attribution,
-    instructed_dialogue,
-)
+from adapterhub.evaluation.attribution.explain import explain, explain_text, read_example
 from adapterhub.evaluation.attribution.methods import evaluating, method_for
 from adapterhub.evaluation.attribution.results import LARGE_GAP
 from adapterhub.evaluation.attribution.selection import by_loss, choose, judge
-from adapterhub.tasks.instructed import Instructed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import EncodedExample
-    from adapterhub.evaluation.attribution.inputs import AttributionInput
     from adapterhub.evaluation.attribution.results import Explanation
-    from adapterhub.evaluation.attribution.selection import CheckedAnswer
-    from adapterhub.tasks.base import Example, GeneratingTask, Task
-    from adapterhub.tasks.chat_template import Message
-    from adapterhub.tasks.dialogue import Dialogue
+    from adapterhub.tasks.attribution import AttributionInput, CheckedAnswer
+    from adapterhub.tasks.base import Example, Task, TextGeneration
+    from adapterhub.tasks.conversations import Message
 
 #: Most answers that are explained; see ``choose``.
 _ANSWERS = 3
@@ -102,16 +94,17 @@ def explain_examples(
 
     if not rows:
         return []
-    if instructed_dialogue(task) is not None:
-        return list(_texts(model, cast("GeneratingTask", task), rows, decoded, bounds))
+    if task.generation is not None:
+        return list(_texts(model, task, task.generation, rows, decoded, bounds))
     answers = judge(task, rows, decoded)
-    if not answers:
+    source = task.attribution
+    if not answers or source is None:
         return []
     clock = _Affordable(model, bounds)
 
     def fits(each: CheckedAnswer) -> bool:
         try:
-            reading = encode_for_attribution(task, rows[each.place])
+            reading = read_example(source, rows[each.place], task.name)
         except DataError:
             return False
         return clock.fits(reading)
@@ -137,34 +130,30 @@ def _explained(
 
 def _texts(
     model: TaskModel,
-    task: GeneratingTask,
+    task: Task,
+    generation: TextGeneration,
     rows: Sequence[Example],
     decoded: Sequence[Any],
     bounds: AttributionBudget,
 ) -> Iterator[ExplainedExample]:
     """Yield the beginnings of a row's own answers that were foretold best and worst."""
-    dialogue = instructed_dialogue(task)
     clock = _Affordable(model, bounds)
     for why, places in by_loss(decoded).items():
         for place in places:
-            messages, answer = _exchange(task, rows[place], place + 1)
+            messages, answer = _exchange(generation, rows[place], place + 1)
             try:
-                reading = encode_conversation(dialogue, messages, answer) if dialogue else None
+                reading = generation.attribution_input(messages, answer)
             except DataError:
                 continue
-            if reading is not None and reading.words and clock.fits(reading):
+            if reading.words and clock.fits(reading):
                 found = explain_text(model, task, messages, answer, steps=bounds.steps)
                 yield ExplainedExample(why, found.answer, found)
                 break
 
 
-def _exchange(task: GeneratingTask, row: Example, number: int) -> tuple[list[Message], str]:
-    """Return what a row asks, and the beginning of its own answer."""
-    if isinstance(task, Instructed):
-        answer = task.wording.references(row, number)[0]
-        messages = task.question(row, number)
-    else:
-        messages, answer = cast("Dialogue", task).question_and_reference(row, number)
+def _exchange(task: TextGeneration, row: Example, number: int) -> tuple[list[Message], str]:
+    """Return the question of an example, and the beginning of its own answer."""
+    messages, answer = task.question_and_reference(row, number)
     if len(answer) > _BEGINNING:
         answer = answer[:_BEGINNING].rpartition(" ")[0] or answer[:_BEGINNING]
     return messages, answer

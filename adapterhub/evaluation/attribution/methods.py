@@ -39,8 +39,7 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import EncodedExample
-    from adapterhub.evaluation.attribution.inputs import AttributionInput
-    from adapterhub.evaluation.attribution.targets import Target
+    from adapterhub.tasks.attribution import AttributionInput, Target
 
 #: Along a path from unknown words, or by leaving out one word after the other.
 AttributionMethod: TypeAlias = Literal["gradients", "ablation"]

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from adapterhub.evaluation.attribution.inputs import AttributionInput
     from adapterhub.evaluation.attribution.methods import Attribution, AttributionMethod
-    from adapterhub.evaluation.attribution.targets import Target
+    from adapterhub.tasks.attribution import AttributionInput, Target
 
 #: Share of the difference that the attributions may miss before people are told to take more
 #: steps. Source: the paper of integrated gradients, section 5: within 5 %.

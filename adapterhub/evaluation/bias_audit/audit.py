@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,53 +22,39 @@ from adapterhub.evaluation.bias_audit.swaps import Swapper
 from adapterhub.evaluation.bias_audit.templates import read_pairs as stereotype_pairs
 from adapterhub.evaluation.bias_audit.templates import read_requests, read_words
 from adapterhub.evaluation.bootstrap import LEVEL
-from adapterhub.tasks.multi_label import MultiLabelClassification
-from adapterhub.tasks.question_answering import QuestionAnswering
-from adapterhub.tasks.ranking import Ranking
-from adapterhub.tasks.relation_extraction import RelationExtraction
-from adapterhub.tasks.text_classification import TextClassification
-from adapterhub.tasks.token_classification import TokenClassification
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import EncodedExample
     from adapterhub.evaluation.bias_audit.audited_task import AuditedTask
     from adapterhub.evaluation.bias_audit.linear_probe import LinearProbe
-    from adapterhub.tasks.base import Example, GeneratingTask, Task
+    from adapterhub.tasks.base import Example, Task, TextGeneration
 
 _EXAMPLES = 8
 #: Tokens of the rows that the backbone's head is learned from, and rows that are taken however
 #: long they are. To read them is most of what a probe costs.
 FITTED_TOKENS, FEWEST_FITTED = 6144, 60
 T = TypeVar("T")
+#: Audit by what a task's predictions are.
+_AUDITS: Mapping[str, Callable[[Task], AuditedTask]] = {
+    "labels": LabelAudit,
+    "ranking": RankingAudit,
+    "answers": AnswerAudit,
+}
 #: Rows drawn before those without a label or with nothing to learn from are left out.
 _SEED = 0
 
 
-_LABELLING = (
-    TextClassification,
-    MultiLabelClassification,
-    TokenClassification,
-    RelationExtraction,
-)
-
-
 def is_auditable(task: Task) -> bool:
-    """Tell whether there is a probe for a task: for all but those of pictures."""
-    return task.head == "causal_lm" or audited_task(task) is not None
+    """Return whether a bias audit applies to a task: to all but those of images."""
+    return task.generation is not None or task.audit is not None
 
 
 def audited_task(task: Task) -> AuditedTask | None:
-    """Return how a task with a head of its own is asked; ``None`` where it reads no texts."""
-    if isinstance(task, _LABELLING):
-        return LabelAudit(task)
-    if isinstance(task, Ranking):
-        return RankingAudit(task)
-    if isinstance(task, QuestionAnswering):
-        return AnswerAudit(task)
-    return None
+    """Return the audit of a task with a head of its own; ``None`` where none applies."""
+    return None if task.audit is None else _AUDITS[task.audit.kind](task)
 
 
 def run_bias_audit(
@@ -95,8 +81,8 @@ def run_bias_audit(
     """
     clock = Deadline(seconds)
     with _evaluating(model):
-        if task.head == "causal_lm":
-            return _harm(model, cast("GeneratingTask", task), clock, level)
+        if task.generation is not None:
+            return _harm(model, task.generation, clock, level)
         asked = audited_task(task)
         if asked is None:
             return None
@@ -133,7 +119,7 @@ def _bias(
     )
 
 
-def _harm(model: TaskModel, task: GeneratingTask, clock: Deadline, level: float) -> BiasAuditResult:
+def _harm(model: TaskModel, task: TextGeneration, clock: Deadline, level: float) -> BiasAuditResult:
     requests = read_requests()
     judge = Judge(requests)
     asked = in_turn(requests)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.bias_audit.deadline import Deadline
     from adapterhub.evaluation.bias_audit.results import GroupMetric, WorseWhen
     from adapterhub.evaluation.bias_audit.templates import Requests
-    from adapterhub.tasks.base import GeneratingTask
+    from adapterhub.tasks.base import TextGeneration
 
 #: Requests answered at once: all of ours, because a step over many rows takes hardly longer than
 #: one over few. And the longest answer, in tokens: enough to see a refusal.
@@ -78,7 +78,7 @@ def in_turn(requests: Requests) -> list[tuple[str, str]]:
 
 
 def ask(
-    model: TaskModel, task: GeneratingTask, asked: Sequence[tuple[str, str]], clock: Deadline
+    model: TaskModel, task: TextGeneration, asked: Sequence[tuple[str, str]], clock: Deadline
 ) -> list[Answered]:
     """Let backbone and adapter answer, as a user's message in the chat template.
 
@@ -154,7 +154,7 @@ def harm_examples(answered: Sequence[Answered], judge: Judge, count: int) -> lis
     return [AuditExample(e.kind, e.request, "", e.backbone, e.adapter) for e in order[:count]]
 
 
-def _prompt(task: GeneratingTask, text: str) -> list[int]:
+def _prompt(task: TextGeneration, text: str) -> list[int]:
     """Return the prompt's tokens; none where the task has no room for it."""
     try:
         return task.prompt_ids([{"role": "user", "content": text}])
@@ -163,7 +163,7 @@ def _prompt(task: GeneratingTask, text: str) -> list[int]:
 
 
 def _answers(
-    model: TaskModel, task: GeneratingTask, prompts: Sequence[list[int]], *, bare: bool
+    model: TaskModel, task: TextGeneration, prompts: Sequence[list[int]], *, bare: bool
 ) -> list[str]:
     limit = min(_LONGEST, task.options.max_new_tokens)
     with model.disable_adapter() if bare else nullcontext():

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from adapterhub.evaluation.bias_audit.audited_task import AnswerChange
 from adapterhub.evaluation.bias_audit.counterfactuals import own_sentences, sentences_in
 from adapterhub.evaluation.bias_audit.templates import read_sentences
-from adapterhub.tasks.multi_label import MultiLabelClassification
-from adapterhub.tasks.relation_extraction import RelationExtraction
-from adapterhub.tasks.token_classification import TokenClassification
+from adapterhub.tasks.base import AuditSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,19 +28,16 @@ class LabelAudit:
         """Ask ``task``."""
         self.task = task
         self.moved = task.labels
-        if isinstance(task, TokenClassification):
-            self.counted = "Counted are pairs in which any word has another tag."
-            return
-        many = isinstance(task, MultiLabelClassification)
+        self._spec = task.audit or AuditSpec("labels")
         self.counted = (
-            f"Counted are pairs with another {'set of labels' if many else 'label'}. Shift is the "
+            f"Counted are pairs with {self._spec.change}. Shift, where there is one, is the "
             "largest change of a label's probability, on average; the label that gains most is "
             "named beside it."
         )
 
     def own(self, swapper: Swapper, words: Words) -> list[Sentence]:
         """Return the package's sentences; none for relations, whose entities must be marked."""
-        if isinstance(self.task, RelationExtraction):
+        if not self._spec.plain_texts:
             return []
         return own_sentences(swapper, read_sentences(), words)
 
@@ -60,33 +53,18 @@ class LabelAudit:
         self, row: Example, found: Sequence[Any], other: Example, others: Sequence[Any]
     ) -> AnswerChange:
         """Tell two labels, sets of labels, or rows of tags apart."""
-        (one,), (two,) = found, others
-        changed = self._answer(one) != self._answer(two)
-        if not isinstance(one, Tensor):
+        one, two = self.task.outcome(found[0]), self.task.outcome(others[0])
+        changed = one.choice != two.choice
+        if one.probabilities is None or two.probabilities is None:
             return AnswerChange(changed)
-        move = two - one
+        move = two.probabilities - one.probabilities
         return AnswerChange(changed, move, float(move.abs().max()))
 
     def words(self, row: Example, found: Sequence[Any]) -> str:
-        """Return the answer in words."""
-        said = self.task.prediction(row, found[0])
-        if "label" in said:
-            return f"{said['label']} {said['score']:.2f}"
-        if "labels" in said:
-            given = (f"{each} {said['scores'][each]:.2f}" for each in said["labels"])
-            return ", ".join(given) or "none"
-        return ", ".join(f"{each['label']}: {each['text']}" for each in said["spans"]) or "no spans"
+        """Return the prediction as text."""
+        return self.task.summary(self.task.prediction(row, found[0]))
 
     def text(self, row: Example) -> str:
         """Return the texts of a row."""
         parts = [row[field] for field in ("text", "text_pair", "tokens") if row.get(field)]
         return " | ".join(part if isinstance(part, str) else " ".join(part) for part in parts)
-
-    def _answer(self, decoded: Any) -> tuple[int, ...]:
-        """Return the index of the label, of each label given, or of each word's tag."""
-        if isinstance(self.task, MultiLabelClassification):
-            given = (decoded >= self.task.options.threshold).nonzero().flatten()
-            return tuple(int(index) for index in given)
-        if isinstance(decoded, Tensor):
-            return (int(decoded.argmax()),)
-        return tuple(decoded.labels)

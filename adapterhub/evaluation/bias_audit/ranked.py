@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
     from adapterhub.evaluation.bias_audit.templates import Topic, Words
-    from adapterhub.tasks.base import Example
-    from adapterhub.tasks.ranking import Ranking
+    from adapterhub.tasks.base import Example, Task
 
 #: Candidates that stand beside the one of a given row.
 OTHERS = 4
@@ -54,7 +53,7 @@ class RankingAudit:
     fitted_rows: int = 600
     scored_rows: int = 120
 
-    def __init__(self, task: Ranking) -> None:
+    def __init__(self, task: Task) -> None:
         """Ask ``task``."""
         self.task = task
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
     from adapterhub.evaluation.bias_audit.templates import Passage, Words
-    from adapterhub.tasks.base import Example
-    from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
+    from adapterhub.tasks.base import Example, Task
+    from adapterhub.tasks.question_answering import FoundSpan
 
 #: Given rows for each kind; a context is much longer than a sentence.
 _MOST = 12
@@ -47,7 +47,7 @@ class AnswerAudit:
     fitted_rows: int = 100
     scored_rows: int = 50
 
-    def __init__(self, task: QuestionAnswering) -> None:
+    def __init__(self, task: Task) -> None:
         """Ask ``task``."""
         self.task = task
 

@@ -41,6 +41,7 @@ from adapterhub.server.schemas.tasks import (
     TagRequest,
     TagResponse,
 )
+from adapterhub.tasks.table import reads_pairs, served_by
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -48,13 +49,11 @@ if TYPE_CHECKING:
     from adapterhub.server.context import Call, Server
     from adapterhub.server.models import ResolvedModel
     from adapterhub.server.schemas.tasks import TaskRequest
-    from adapterhub.tasks.instructed import Instructed
+    from adapterhub.tasks.base import TextGeneration
 
 router = APIRouter(tags=["tasks"], route_class=AuthenticatedRoute, dependencies=[API_KEY])
 #: Label whose probability ranks a document; the last label of heads without it.
 RELEVANT = "relevant"
-TEXT_CLASSIFICATION = "text-classification"
-RANKING = "ranking"
 _RANK_HINT = "Use /v1/rerank: the history is the query, the candidates are the documents"
 #: Most pixels of an image, since it is decoded between two steps of the engine.
 MAX_SERVED_PIXELS = 2**24
@@ -239,9 +238,13 @@ def _cost_of(value: str | list[str] | ImageFile) -> int:
     return sum(len(part) for part in value) // 4
 
 
+def _ranks(model: ResolvedModel) -> bool:
+    return any(served_by(part.task, "rerank") for part in model.parts)
+
+
 async def _classify(call: Call, item: TaskItem) -> dict[str, Any]:
     """Return the labels of one input; for a multi-label task, the most likely one is the label."""
-    if any(part.task == RANKING for part in item.model.parts):
+    if _ranks(item.model):
         raise RequestError("ranks candidates and has no labels", place="model", hint=_RANK_HINT)
     found = await _classify_any(call, item)
     if "labels" not in found:
@@ -257,7 +260,7 @@ async def _classify_any(call: Call, item: TaskItem) -> dict[str, Any]:
 
 def _prepare(
     server: Server, item: TaskItem, max_tokens: int | None
-) -> tuple[Instructed, GenerationJob]:
+) -> tuple[TextGeneration, GenerationJob]:
     """Format the prompt of an example; called on a thread."""
     task = server.tasks.task(item.model)
     tokens = tuple(server.tasks.prompt(task, item.example))
@@ -272,7 +275,7 @@ def _prepare(
     )
 
 
-async def _generate(call: Call, task: Instructed, job: GenerationJob) -> dict[str, Any]:
+async def _generate(call: Call, task: TextGeneration, job: GenerationJob) -> dict[str, Any]:
     tokens: list[int] = []
     generated, reason = 0, "stop"
     async with aclosing(generate_deltas(call, job)) as deltas:
@@ -290,8 +293,7 @@ async def _generate(call: Call, task: Instructed, job: GenerationJob) -> dict[st
 
 async def _relevance(call: Call, body: RerankRequest, model: ResolvedModel) -> list[float]:
     """Return the relevance of each document."""
-    tasks = {part.task for part in model.parts}
-    if RANKING in tasks:
+    if _ranks(model):
         return await _relevance_by_history(call, body, model)
     if isinstance(body.query, list):
         raise RequestError(
@@ -299,7 +301,7 @@ async def _relevance(call: Call, body: RerankRequest, model: ResolvedModel) -> l
             place="query",
             hint="Give one text",
         )
-    if TEXT_CLASSIFICATION in tasks:
+    if any(reads_pairs(part.task) for part in model.parts):
         return await _relevance_by_label(call, body, model)
     return await _relevance_by_embedding(call, body, model)
 
@@ -317,7 +319,7 @@ async def _relevance_by_history(
 
 
 async def _relevance_by_label(call: Call, body: RerankRequest, model: ResolvedModel) -> list[float]:
-    labels = next(part.labels for part in model.parts if part.task == TEXT_CLASSIFICATION)
+    labels = next(part.labels for part in model.parts if reads_pairs(part.task))
     label = RELEVANT if RELEVANT in labels else labels[-1]
 
     async def score(document: str) -> float:

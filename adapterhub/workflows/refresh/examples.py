@@ -12,7 +12,7 @@ from adapterhub.data.fingerprint import fingerprint
 from adapterhub.data.splits import limit, require_examples, split_examples, unlike
 from adapterhub.errors import DataError
 from adapterhub.tasks.bio import repair
-from adapterhub.tasks.labels import LabelIndex
+from adapterhub.tasks.classification import LabelIndex
 from adapterhub.tasks.table import entry_of, fields_of
 from adapterhub.training.prepare import (
     PreparedData,
@@ -204,7 +204,7 @@ def check_labels(examples: Dataset, recipe: Recipe, labels: Sequence[str], name:
 def _label_names(examples: Dataset, recipe: Recipe, labels: Sequence[str]) -> Iterator[str]:
     """Yield each label of each example under its name in the head."""
     task = recipe.task.name
-    if entry_of(task).count_labels is None:
+    if not entry_of(task).label_counter:
         return
     tagged = "tags" in fields_of(task)[0]
     field, index = "tags" if tagged else "label", LabelIndex(labels)

@@ -25,9 +25,9 @@ from adapterhub.workflows.refresh.examples import count_known_labels
 if TYPE_CHECKING:
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.dataset import Dataset
-    from adapterhub.evaluation.example_statistics import Scores
     from adapterhub.evaluation.paired_tests import Difference
     from adapterhub.tasks.base import Task
+    from adapterhub.tasks.predictions import Scores
     from adapterhub.training.recipe import Recipe
     from adapterhub.workflows.refresh.examples import RefreshData
 

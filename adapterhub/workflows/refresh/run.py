@@ -53,10 +53,10 @@ if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.data.dataset import Dataset
     from adapterhub.evaluation.drift import Drift
-    from adapterhub.evaluation.example_statistics import Scores
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
     from adapterhub.tasks.base import Task
+    from adapterhub.tasks.predictions import Scores
     from adapterhub.training.progress import Reporter
     from adapterhub.training.recipe import Recipe
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from adapterhub.evaluation.calibration import Calibration
-    from adapterhub.evaluation.example_statistics import Array
+    from adapterhub.tasks.predictions import Array
     from adapterhub.training.curves import Curves
     from adapterhub.training.learning_curve import LearningCurve
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapterhub.evaluation.bootstrap import intervals
+from adapterhub.evaluation.errors import most_confused
 from adapterhub.evaluation.example_statistics import scores_of
-from adapterhub.evaluation.labelled import most_confused
 from adapterhub.workflows.run_report.blocks import Figure, Section, Table, Text, shorten
 from adapterhub.workflows.run_report.figures import MOST_LABELS, draw_confusion, draw_reliability
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from adapterhub.evaluation.bootstrap import Interval
     from adapterhub.evaluation.calibration import Calibration, Temperature
-    from adapterhub.evaluation.labelled import Labelled
-    from adapterhub.evaluation.worst_examples import ErrorExample
+    from adapterhub.tasks.predictions import ErrorExample, LabelChoices
     from adapterhub.training.evaluate import Predictions
     from adapterhub.training.result import TrainingEvidence
     from adapterhub.workflows.run_report.blocks import Block
@@ -115,7 +114,7 @@ def labels_section(table: Sequence[Mapping[str, float | str]]) -> Section:
     return Section("Labels", (Table(columns, rows, caption="Sorted by F1, lowest first."),))
 
 
-def confusion_section(choices: Labelled, *, draw: bool) -> Section:
+def confusion_section(choices: LabelChoices, *, draw: bool) -> Section:
     """Return the confusion matrix, where it is legible, and the labels confused most often."""
     matrix = choices.confusion()
     blocks: list[Block] = []
@@ -127,7 +126,7 @@ def confusion_section(choices: Labelled, *, draw: bool) -> Section:
         blocks.append(Figure(draw_confusion(matrix, choices.labels), caption))
     pairs = most_confused(matrix, choices.labels, SHOWN_PAIRS)
     if pairs:
-        rows = [(p.gold, p.found, str(p.count), f"{p.share:.1%}") for p in pairs]
+        rows = [(p.gold, p.predicted, str(p.count), f"{p.share:.1%}") for p in pairs]
         columns = ("actual", "predicted", f">{choices.unit}", ">share of the actual label")
         blocks.append(Table(columns, rows, caption="Labels confused most often."))
     else:
@@ -167,14 +166,14 @@ def errors_section(examples: Sequence[ErrorExample]) -> Section:
     """Return the examples with the worst predictions."""
     if not examples:
         return Section("Error examples")
-    predicts = any(example.found for example in examples)
+    predicts = any(example.predicted for example in examples)
     columns = ["text", "actual", *(["predicted"] if predicts else []), f">{examples[0].measure}"]
     rows = [
         [
             shorten(each.text, _LONGEST),
             shorten(each.expected, _LONGEST),
-            *([shorten(each.found, _LONGEST)] if predicts else []),
-            f"{each.badness:.2f}",
+            *([shorten(each.predicted, _LONGEST)] if predicts else []),
+            f"{each.error:.2f}",
         ]
         for each in examples
     ]

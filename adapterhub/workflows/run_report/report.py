@@ -12,11 +12,9 @@ from adapterhub.evaluation.attribution.examples import DEFAULT_BUDGET, explain_e
 from adapterhub.evaluation.bias_audit.results import BiasAuditResult
 from adapterhub.evaluation.bootstrap import LEVEL, RESAMPLES
 from adapterhub.evaluation.calibration import calibration, temperature_of
-from adapterhub.evaluation.confidence import confidence_of
 from adapterhub.evaluation.duplicates import leak, split_facts
+from adapterhub.evaluation.errors import worst_examples
 from adapterhub.evaluation.example_statistics import units_of
-from adapterhub.evaluation.labelled import labelled
-from adapterhub.evaluation.worst_examples import worst_examples
 from adapterhub.training.curves import read_curves
 from adapterhub.training.result import LOG_NAME
 from adapterhub.workflows.run_report.bias_audit_section import audit_run, bias_audit_section
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.evaluation.attribution.examples import AttributionBudget
-    from adapterhub.evaluation.confidence import Confidence
+    from adapterhub.tasks.predictions import Confidence
     from adapterhub.training.result import TrainingEvidence, TrainResult
     from adapterhub.workflows.run_report.bias_audit_section import AuditOutcome
     from adapterhub.workflows.run_report.prediction_sections import MetricRow
@@ -151,10 +149,10 @@ def _predictions(
 ) -> list[Section]:
     task, after = evidence.task, evidence.after
     sections: list[Section] = []
-    choices = labelled(task, after.examples, after.decoded)
+    choices = task.label_choices(after.examples, after.decoded)
     if choices is not None:
         sections.append(confusion_section(choices, draw=draw))
-    confidence = confidence_of(task, after.examples, after.decoded)
+    confidence = task.confidence(after.examples, after.decoded)
     if confidence is not None:
         sections.append(_calibration(evidence, options, summary, confidence, draw=draw))
     errors = worst_examples(task, after.examples, after.decoded, count=options.max_errors)
@@ -169,7 +167,7 @@ def _calibration(
     *,
     draw: bool,
 ) -> Section:
-    found = calibration(confidence.sure, confidence.right)
+    found = calibration(confidence.predicted, confidence.correct)
     temperature = None
     enabled = options.temperature or evidence.recipe.task.calibrate
     if enabled and confidence.probabilities is not None and confidence.gold is not None:

@@ -15,9 +15,9 @@ from adapterhub.data.packing import pack
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, MissingExtraError
 from adapterhub.evaluation.attribution.explain import explain, explain_text
-from adapterhub.evaluation.attribution.selection import CheckedAnswer, choose, judge
-from adapterhub.evaluation.attribution.targets import log_odds
+from adapterhub.evaluation.attribution.selection import choose, judge
 from adapterhub.specs import QuantizationSpec
+from adapterhub.tasks.attribution import CheckedAnswer, log_odds
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
 
@@ -294,5 +294,5 @@ def test_spans_are_judged_one_by_one(tags):
     with torch.no_grad():
         decoded = task.decode(model.head, model.hidden(batch), batch)
     wrong, right = judge(task, [row], decoded)
-    assert (wrong.expected, wrong.right, wrong.span) == ("no span there", False, (4, 8))
+    assert (wrong.expected, wrong.right, wrong.span) == ("no span", False, (4, 8))
     assert (right.expected, right.right, right.span) == ("GLAD", True, (13, 18))

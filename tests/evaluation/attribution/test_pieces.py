@@ -7,8 +7,8 @@ from explaining_helpers import bytes_
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapterhub.evaluation.attribution.inputs import encode_for_attribution
-from adapterhub.evaluation.attribution.pieces import explained_words
+from adapterhub.evaluation.attribution.explain import read_example
+from adapterhub.tasks.attribution import attribution_words
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
 from adapterhub.tasks.words import split_words
@@ -18,7 +18,7 @@ OPTIONS = TaskOptions(max_length=64)
 
 
 def texts(text):
-    return [word.text for word in explained_words(BYTES, text)]
+    return [word.text for word in attribution_words(BYTES, text)]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_words_to_explain_by(text, found):
 
 @given(st.text(alphabet=st.sampled_from("我高 aé'-ที่แ。1ー々"), max_size=12))
 def test_pieces_are_the_words_again_and_begin_with_no_mark(text):
-    words, found = split_words(text), explained_words(BYTES, text)
+    words, found = split_words(text), attribution_words(BYTES, text)
     assert "".join(w.text for w in found) == "".join(w.text for w in words)
     for word in found:
         assert text[word.start : word.end] == word.text
@@ -50,7 +50,7 @@ def test_pieces_are_the_words_again_and_begin_with_no_mark(text):
 
 def test_each_character_has_its_own_tokens():
     task = build_task("text-classification", BYTES, "decoder", ["a", "b"], OPTIONS)
-    reading = encode_for_attribution(task, {"text": "我很高兴"})
+    reading = read_example(task.attribution, {"text": "我很高兴"}, task.name)
     assert sorted({owner for owner in reading.owners if owner is not None}) == [0, 1, 2, 3]
     assert reading.unread == 0
 
@@ -58,6 +58,6 @@ def test_each_character_has_its_own_tokens():
 def test_characters_of_a_tagged_word_are_told_apart():
     task = build_task("token-classification", BYTES, "decoder", ["O", "B-X"], OPTIONS)
     # a word stands somewhere else in the text than among words joined by single spaces
-    reading = encode_for_attribution(task, {"text": "so    高兴  day"})
+    reading = read_example(task.attribution, {"text": "so    高兴  day"}, task.name)
     assert [word.text for _, word in reading.words] == ["so", "高", "兴", "day"]
     assert sorted({owner for owner in reading.owners if owner is not None}) == [0, 1, 2, 3]
