@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.heads import Head, TaskHead
     from adapterhub.engine.host_cache import Prepared
     from adapterhub.engine.pooling import PoolingParams, PoolingSequence
-    from adapterhub.tasks.base import Example
+    from adapterhub.tasks.fields import Example
 
 #: Of heads: read once a row, once a word, or wherever an answer may start or end.
 HeadName = Literal["sequence", "token", "span"]

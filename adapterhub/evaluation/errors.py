@@ -10,7 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapterhub.tasks.base import Example, Task
+    from adapterhub.tasks.base import Task
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Array, ErrorExample
 
 

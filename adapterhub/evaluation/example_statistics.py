@@ -13,7 +13,8 @@ from adapterhub.tasks.predictions import window_groups
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from adapterhub.tasks.base import Example, Task
+    from adapterhub.tasks.base import Task
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Array, Scores
 
 #: Resamples of a task whose metrics are computed anew for each; some take a second.

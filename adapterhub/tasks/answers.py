@@ -15,7 +15,7 @@ from adapterhub.tasks.fields import place_of, required, text_field
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapterhub.tasks.base import Example
+    from adapterhub.tasks.fields import Example
 
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import EncodedExample
-    from adapterhub.tasks.base import Example
+    from adapterhub.tasks.fields import Example
 
 #: First words of the Unicode names of letters in scripts without spaces between words.
 _UNSPACED = (

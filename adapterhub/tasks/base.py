@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
     from transformers import BaseImageProcessor, PreTrainedTokenizerBase
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import EncodedExample, PackedBatch
     from adapterhub.tasks.attribution import AttributionInput, AttributionSource
     from adapterhub.tasks.conversations import Message
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Confidence, ErrorExample, LabelChoices, Scores
     from adapterhub.tasks.text_scores import TextScores
 
@@ -26,9 +25,6 @@ HeadKind = Literal["causal_lm", "sequence", "token", "span", "image"]
 
 #: Maps hidden states ``[selected, hidden]`` to logits ``[selected, classes]``.
 Head: TypeAlias = "Callable[[Tensor], Tensor]"
-
-#: A record after field mapping, keyed by the task's own field names.
-Example: TypeAlias = Mapping[str, Any]
 
 #: Whether tokens attend to the whole text (``encoder``) or only backwards (``decoder``), or the
 #: input is an image (``vision``).
@@ -285,7 +281,7 @@ class TextGeneration(Protocol):
         """
 
 
-class UnsplitTask(ABC):
+class UnsplitTask:
     """Base of tasks that read an example whole, truncated where it is too long."""
 
     reads_windows: bool = False

@@ -18,7 +18,7 @@ from adapterhub.tasks.predictions import ratio
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from adapterhub.tasks.base import Example
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Array
 
 OUTSIDE = "O"

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Example, Head, TaskOptions
+    from adapterhub.tasks.base import Head, TaskOptions
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Array
 
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.tasks.base import Example, TaskOptions
+    from adapterhub.tasks.base import TaskOptions
+    from adapterhub.tasks.fields import Example
 
 
 @dataclass(frozen=True, slots=True)

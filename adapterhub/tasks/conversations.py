@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.tasks.base import Example
+    from adapterhub.tasks.fields import Example
 
 ROLES = ("system", "user", "assistant")
 

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import AuditSpec, Example, Head, HeadKind, TaskOptions
+    from adapterhub.tasks.base import AuditSpec, Head, HeadKind, TaskOptions
     from adapterhub.tasks.conversations import Message, Rendered
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Array
     from adapterhub.tasks.text_scores import TextScores
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 from adapterhub.errors import DataError, did_you_mean
 
-if TYPE_CHECKING:
-    from adapterhub.tasks.base import Example
+#: A record after field mapping, keyed by the task's own field names.
+Example: TypeAlias = Mapping[str, Any]
 
 
 def place_of(number: int, field: str) -> str:

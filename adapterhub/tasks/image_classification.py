@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import BaseImageProcessor
 
-    from adapterhub.tasks.base import AuditSpec, Evaluation, Example, HeadKind, TaskOptions
+    from adapterhub.tasks.base import AuditSpec, Evaluation, HeadKind, TaskOptions
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import ExampleStatistics
 
 #: Pixels that count as one position in batches bounded by tokens: a patch of a ViT.

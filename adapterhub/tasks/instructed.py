@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.attribution import AttributionInput
-    from adapterhub.tasks.base import Example, TaskOptions
+    from adapterhub.tasks.base import TaskOptions
     from adapterhub.tasks.conversations import Message
     from adapterhub.tasks.dialogue import AnswerScore
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import ErrorExample
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import EncodedExample, PackedBatch
-    from adapterhub.tasks.base import Example, Head, HeadKind, TaskOptions
+    from adapterhub.tasks.base import Head, HeadKind, TaskOptions
+    from adapterhub.tasks.fields import Example
 
 
 class MultiLabelClassification(UnsplitTask):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from adapterhub.tasks.base import Example
+    from adapterhub.tasks.fields import Example
 
 Array: TypeAlias = "NDArray[Any]"
 

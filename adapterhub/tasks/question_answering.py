@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Example, Head, HeadKind, TaskOptions
+    from adapterhub.tasks.base import Head, HeadKind, TaskOptions
     from adapterhub.tasks.context_windows import ContextWindow
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Array
 
 #: Fewest tokens of a window: a question and a context of some words each.

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import EncodedExample
-    from adapterhub.tasks.base import Example, HeadKind, TaskOptions
+    from adapterhub.tasks.base import HeadKind, TaskOptions
+    from adapterhub.tasks.fields import Example
 
 _TAGGED = re.compile(r"<(e[12])>(.*?)</\1>", re.DOTALL)
 #: Signs around each entity in the encoded text. Every tokenizer knows them, so they need no new

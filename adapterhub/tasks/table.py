@@ -11,8 +11,9 @@ from adapterhub.errors import RecipeError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from adapterhub.tasks.base import BackboneKind, Example, Preprocessor, Task, TaskOptions
+    from adapterhub.tasks.base import BackboneKind, Preprocessor, Task, TaskOptions
     from adapterhub.tasks.dialogue import Dialogue
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.image_classification import ImageClassification
     from adapterhub.tasks.instructed import InstructionTask
     from adapterhub.tasks.multi_label import MultiLabelClassification

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-    from adapterhub.tasks.base import Evaluation, Example, HeadKind, Outcome, TaskOptions
+    from adapterhub.tasks.base import Evaluation, HeadKind, Outcome, TaskOptions
     from adapterhub.tasks.classification import ClassLabels
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import ExampleStatistics
 
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     from adapterhub.data.packing import PackedBatch
     from adapterhub.tasks.alignment import AlignedWords, Read
-    from adapterhub.tasks.base import Example, Head, HeadKind, TaskOptions
+    from adapterhub.tasks.base import Head, HeadKind, TaskOptions
+    from adapterhub.tasks.fields import Example
 
 
 @dataclass(frozen=True, slots=True)

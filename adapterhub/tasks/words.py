@@ -13,7 +13,7 @@ from adapterhub.tasks.fields import is_given, list_field, place_of, text_field
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from adapterhub.tasks.base import Example
+    from adapterhub.tasks.fields import Example
 
 
 @dataclass(frozen=True, slots=True)

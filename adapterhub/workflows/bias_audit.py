@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.session import LoadedAdapter
     from adapterhub.evaluation.bias_audit.results import BiasAuditResult
     from adapterhub.registry.registry import Registry
-    from adapterhub.tasks.base import Example
+    from adapterhub.tasks.fields import Example
 
 logger = logging.getLogger(__name__)
 

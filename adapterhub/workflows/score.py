@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.dataset import Dataset
     from adapterhub.engine.session import LoadedAdapter, Session
-    from adapterhub.tasks.base import Example, Task, TextGeneration
+    from adapterhub.tasks.base import Task, TextGeneration
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.text_scores import TextScores
 
 

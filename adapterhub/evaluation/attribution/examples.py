@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import EncodedExample
     from adapterhub.evaluation.attribution.results import Explanation
     from adapterhub.tasks.attribution import AttributionInput, CheckedAnswer
-    from adapterhub.tasks.base import Example, Task, TextGeneration
+    from adapterhub.tasks.base import Task, TextGeneration
     from adapterhub.tasks.conversations import Message
+    from adapterhub.tasks.fields import Example
 
 #: Most answers that are explained; see ``choose``.
 _ANSWERS = 3

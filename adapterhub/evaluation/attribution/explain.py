@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.attribution.methods import AttributionMethod
     from adapterhub.evaluation.attribution.results import Explanation
     from adapterhub.tasks.attribution import AttributionInput, AttributionSource
-    from adapterhub.tasks.base import Example, Task
+    from adapterhub.tasks.base import Task
     from adapterhub.tasks.conversations import Message
+    from adapterhub.tasks.fields import Example
 
 
 def explain(

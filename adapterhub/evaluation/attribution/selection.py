@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from adapterhub.tasks.attribution import CheckedAnswer
-    from adapterhub.tasks.base import Example, Task
+    from adapterhub.tasks.base import Task
     from adapterhub.tasks.dialogue import AnswerScore
+    from adapterhub.tasks.fields import Example
 
 #: Answers of each kind that are tried until one is short enough.
 _TRIED = 50

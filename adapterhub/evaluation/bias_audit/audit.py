@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import EncodedExample
     from adapterhub.evaluation.bias_audit.audited_task import AuditedTask
     from adapterhub.evaluation.bias_audit.linear_probe import LinearProbe
-    from adapterhub.tasks.base import Example, Task, TextGeneration
+    from adapterhub.tasks.base import Task, TextGeneration
+    from adapterhub.tasks.fields import Example
 
 _EXAMPLES = 8
 #: Tokens of the rows that the backbone's head is learned from, and rows that are taken however

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.bias_audit.deadline import Deadline
     from adapterhub.evaluation.bias_audit.results import GroupMetric
     from adapterhub.evaluation.bias_audit.swaps import Variant
-    from adapterhub.tasks.base import Example, Head, Task
+    from adapterhub.tasks.base import Head, Task
+    from adapterhub.tasks.fields import Example
 
 #: Sentences between two looks at the clock.
 _AT_ONCE = 40

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from adapterhub.evaluation.bias_audit.swaps import Swapper, Variant
     from adapterhub.evaluation.bias_audit.templates import Sentences, Words
-    from adapterhub.tasks.base import Example
+    from adapterhub.tasks.fields import Example
 
 SENTENCES, ROWS = "own sentences", "given rows"
 OWN_HISTORY, OWN_CANDIDATE = "own lists, in the history", "own lists, in a candidate"

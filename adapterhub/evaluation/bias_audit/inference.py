@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import EncodedExample
-    from adapterhub.tasks.base import Example, Head, Task
+    from adapterhub.tasks.base import Head, Task
+    from adapterhub.tasks.fields import Example
 
 #: Tokens computed at once.
 BATCH_TOKENS = 2048

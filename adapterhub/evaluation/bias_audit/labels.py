@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
     from adapterhub.evaluation.bias_audit.templates import Words
-    from adapterhub.tasks.base import Example, Task
+    from adapterhub.tasks.base import Task
+    from adapterhub.tasks.fields import Example
 
 
 class LabelAudit:

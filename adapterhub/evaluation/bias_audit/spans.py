@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from adapterhub.evaluation.bias_audit.counterfactuals import Sentence
     from adapterhub.evaluation.bias_audit.swaps import Swapper
     from adapterhub.evaluation.bias_audit.templates import Passage, Words
-    from adapterhub.tasks.base import Example, Task
+    from adapterhub.tasks.base import Task
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.question_answering import FoundSpan
 
 #: Given rows for each kind; a context is much longer than a sentence.

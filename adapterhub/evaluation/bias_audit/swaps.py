@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from adapterhub.evaluation.bias_audit.templates import Words
-    from adapterhub.tasks.base import Example
+    from adapterhub.tasks.fields import Example
 
 NAMES, PRONOUNS, NATIONALITIES = "names", "pronouns", "nationalities"
 #: What is exchanged.
