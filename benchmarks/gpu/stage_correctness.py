@@ -20,8 +20,9 @@ PATHS = (
     "tests/engine/test_proof.py",
     "tests/training/test_cuda_training.py",
 )
-#: One quick test of each file, for rehearsals.
-TINY = "test_parity or identical or what_has_no_room"
+#: Quick tests for rehearsals. Triton programs are compiled for CUDA, which needs no GPU; older
+#: interpreters of Triton cannot run them.
+TINY = "test_parity or test_triton_compiles or what_has_no_room"
 #: Test processes beside each other; each compiles Triton programs on a core of its own.
 MAX_WORKERS = 8
 
