@@ -1,4 +1,4 @@
-"""Documents say what the code says."""
+"""Documents agree with the code, and their commands and code blocks run."""
 
 import json
 import os
@@ -13,20 +13,39 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import adapterhub as ah
 from adapterhub.cli.main import build_app
 from adapterhub.training.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_page_of_recipe_keys_is_up_to_date():
-    module = runpy.run_path(str(ROOT / "docs" / "make_recipes.py"))
-    written = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-    assert written == module["page"](), "run: python docs/make_recipes.py"
+@pytest.mark.parametrize("name", ["recipes.md", "cli.md", "serving.md"])
+def test_reference_pages_are_up_to_date(name):
+    module = runpy.run_path(str(ROOT / "docs" / "make_reference.py"))
+    written = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert written == module["pages"]()[name], "run: python docs/make_reference.py"
+
+
+def test_the_site_builds_without_warnings_and_has_every_public_name(tmp_path):
+    arguments = ["build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "api.html").read_text(encoding="utf-8")
+    for name in ah.__all__:
+        anchor = f"errors.{name}" if hasattr(ah.errors, name) else name
+        assert f'id="adapterhub.{anchor}"' in page, name
+    assert "https://" not in "".join(re.findall(r"<(?:script|link)[^>]*>", page))
 
 
 def test_links_of_the_documents_lead_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (*ROOT.glob("README*.md"), *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
@@ -59,6 +78,20 @@ def test_the_first_adapter_of_the_readme_answers_as_written(tmp_path, monkeypatc
     assert promised
     answers = [line.split("\t") for line in result.stdout.splitlines()]
     assert [(label.split()[0], asked) for label, asked in answers] == promised
+
+
+@pytest.mark.weights
+def test_the_tutorial_runs_and_prints_what_it_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    namespace = {}
+    for language, block in re.findall(r"```(python|text)\n(.*?)```", page, flags=re.DOTALL):
+        if language == "python":
+            capsys.readouterr()
+            exec(compile(block, "docs/tutorial.md", "exec"), namespace)
+        else:
+            assert capsys.readouterr().out == block
 
 
 def commands_of(section):
@@ -118,7 +151,7 @@ def test_every_task_has_a_section_with_an_example_that_it_accepts():
         (example,) = re.findall(r"```json\n(.*?)```", sections[anchor], flags=re.DOTALL)
         assert missing_fields(task, json.loads(example)) == (), anchor
         measured = "| **" in sections[anchor]
-        pictures = re.findall(r"!\[.+\]\(pictures/.+\.svg\)", sections[anchor])
+        pictures = re.findall(r"!\[.+\]\(figures/.+\.svg\)", sections[anchor])
         assert len(pictures) == measured, anchor
 
 
@@ -142,9 +175,8 @@ def test_every_recipe_is_in_the_page_of_tasks_and_its_commands_are_valid():
                 load_recipe(ROOT / word)
 
 
-def test_pictures_of_tasks_are_drawn_from_what_is_kept():
-    module = runpy.run_path(str(ROOT / "docs" / "make_pictures.py"))
-    results = module["read_all"]()
-    drawn = set(module["pictures"](results))
-    there = {path.name for path in (ROOT / "docs" / "pictures").glob("*.svg")}
-    assert drawn == there, "run: python docs/make_pictures.py"
+def test_figures_of_tasks_are_drawn_from_the_results():
+    module = runpy.run_path(str(ROOT / "docs" / "make_figures.py"))
+    drawn = set(module["figures"](module["read_all"]()))
+    there = {path.name for path in (ROOT / "docs" / "figures").glob("*.svg")}
+    assert drawn == there, "run: python docs/make_figures.py"

@@ -42,7 +42,7 @@ Name = Annotated[str | None, typer.Option(help="Name in the registry; its own by
 
 def push(
     ref: Ref,
-    address: Annotated[str, typer.Argument(metavar="REPO_ID", help="hf://owner/repository")],
+    address: Annotated[str, typer.Argument(metavar="REPO_ID", help="owner/name")],
     private: Annotated[
         bool | None, typer.Option("--private/--public", help="Visibility of a new repository.")
     ] = None,
@@ -56,10 +56,10 @@ def push(
     """Publish a version to the Hugging Face Hub."""
     silence_libraries()
     from adapterhub.hub.client import pushing
-    from adapterhub.hub.client.address import parse_address
+    from adapterhub.hub.client.address import parse_repo_id
 
     registry = open_registry()
-    where = parse_address(address)
+    where = parse_repo_id(address)
     plan = pushing.plan_push(registry, ref, where, private=private, tag=tag)
     if not as_json:
         _show_plan(plan)
@@ -77,7 +77,7 @@ def push(
 
 def pull(
     address: Annotated[
-        str, typer.Argument(metavar="REPO_ID", help="hf://owner/repository[@revision]")
+        str, typer.Argument(metavar="REPO_ID", help="owner/name or owner/name@revision")
     ],
     name: Name = None,
     backbone: BackboneOption = None,
@@ -92,11 +92,11 @@ def pull(
     """Download an adapter from the Hugging Face Hub."""
     silence_libraries()
     from adapterhub.hub.client import pulling
-    from adapterhub.hub.client.address import parse_address
+    from adapterhub.hub.client.address import parse_repo_id
 
     pulled = pulling.pull(
         open_registry(),
-        parse_address(address),
+        parse_repo_id(address),
         name=name,
         options=_import_options(backbone, quantization, task, labels),
         force=force,

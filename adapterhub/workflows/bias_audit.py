@@ -102,7 +102,7 @@ def audit_adapter(
         raise DataError(
             "no word in it can be exchanged" if path else "needs examples to be audited on",
             place=str(path or version.ref),
-            hint="Pass English examples that mention people with --data FILE; docs/probes.md "
+            hint="Pass English examples that mention people with --data FILE; docs/bias-audit.md "
             "lists the words that are exchanged",
         )
     return AdapterAudit(str(version.ref), loaded.task.name, found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adapterhub.hub.client import pulling, pushing
-from adapterhub.hub.client.address import SCHEME, HubAddress, parse_address
+from adapterhub.hub.client.address import parse_repo_id
 from adapterhub.registry.registry import Registry
 from adapterhub.workflows.promote import promote
 
@@ -100,7 +100,7 @@ class ConnectedRegistry(Registry):
             NotFoundError: When there is no such version.
             TransferError: When the Hub cannot be reached or refuses.
         """
-        plan = pushing.plan_push(self, ref, _address(repo_id), private=private, tag=tag)
+        plan = pushing.plan_push(self, ref, parse_repo_id(repo_id), private=private, tag=tag)
         return pushing.push(self, plan, message=commit_message)
 
     def pull(
@@ -126,7 +126,7 @@ class ConnectedRegistry(Registry):
             ArtifactError: When the repository has no adapter, or one that is not supported.
             FingerprintMismatch: When the local backbone differs from the adapter's.
         """
-        address = _address(repo_id if revision is None else f"{repo_id}@{revision}")
+        address = parse_repo_id(repo_id if revision is None else f"{repo_id}@{revision}")
         return pulling.pull(self, address, name=name, options=options, force=force).version
 
 
@@ -149,7 +149,3 @@ def pull(
 ) -> Version:
     """Download an adapter into the local registry; see `Registry.pull`."""
     return ConnectedRegistry().pull(repo_id, revision=revision, name=name, force=force)
-
-
-def _address(repo_id: str) -> HubAddress:
-    return parse_address(repo_id if repo_id.startswith(SCHEME) else f"{SCHEME}{repo_id}")

@@ -50,6 +50,15 @@ def parse_address(text: str) -> HubAddress:
     return HubAddress(repo_id, revision or None)
 
 
+def parse_repo_id(text: str) -> HubAddress:
+    """Read ``owner/name`` or ``owner/name@revision``, with or without ``hf://``.
+
+    Raises:
+        RefError: When the text is not an address.
+    """
+    return parse_address(f"{SCHEME}{text.removeprefix(SCHEME)}")
+
+
 def _is_part(text: str) -> bool:
     return bool(_PART.fullmatch(text)) and ".." not in text and "--" not in text
 

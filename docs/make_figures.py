@@ -1,7 +1,7 @@
-"""Draw a picture of each task from what was measured: ``python docs/make_pictures.py``.
+"""Draw a figure of each task from the benchmark results: ``python docs/make_figures.py``.
 
-It reads ``benchmarks/results/`` and writes ``docs/pictures/TASK.svg``. Equal results give equal
-bytes. There are figures and names of labels in the pictures, and no row of any data.
+It reads ``benchmarks/results/`` and writes ``docs/figures/TASK.svg``. Equal results give equal
+bytes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-PICTURES = Path(__file__).with_name("pictures")
-#: The parts of a comparison, as they are named and coloured in every picture.
+FIGURES = Path(__file__).with_name("figures")
+#: Compared models, with their names and colours in every figure.
 PARTS = {
     "base": ("frozen backbone", "#b8b8b8"),
     "adapter": ("adapter", "#2a6fbb"),
@@ -37,13 +37,13 @@ Results = dict[str, dict[str, Any]]
 
 
 def main() -> None:
-    PICTURES.mkdir(exist_ok=True)
-    for name, picture in pictures(read_all()).items():
-        (PICTURES / name).write_bytes(picture)
+    FIGURES.mkdir(exist_ok=True)
+    for name, content in figures(read_all()).items():
+        (FIGURES / name).write_bytes(content)
 
 
-def pictures(results: Results) -> dict[str, bytes]:
-    """Return the picture of each task of which something was measured, by file name."""
+def figures(results: Results) -> dict[str, bytes]:
+    """Return the figure of each task that has results, by file name."""
     found: dict[str, bytes] = {}
     for name, (needed, draw, size) in DRAWINGS.items():
         there = {recipe: results[recipe] for recipe in needed if recipe in results}
@@ -59,17 +59,17 @@ def draw_classification(figure: Figure, results: Results) -> None:
 
 
 def draw_labels(figure: Figure, results: Results) -> None:
-    """Draw F1 of each label that some row has, beside how often it is there."""
+    """Draw F1 and support of each label."""
     (document,) = results.values()
-    there = [row for row in document["parts"]["adapter"]["labels"] if row["support"]]
-    rows = sorted(there, key=lambda row: -row["support"])
+    found = [each for each in document["parts"]["adapter"]["labels"] if each["support"]]
+    labels = sorted(found, key=lambda each: -each["support"])
     axes = figure.add_subplot()
-    places = np.arange(len(rows))
-    axes.bar(places, [row["f1"] for row in rows], color=PARTS["adapter"][1])
-    names = [f"{row['label']} ({row['support']:.0f})" for row in rows]
+    places = np.arange(len(labels))
+    axes.bar(places, [each["f1"] for each in labels], color=PARTS["adapter"][1])
+    names = [f"{each['label']} ({each['support']:.0f})" for each in labels]
     axes.set_xticks(places, names, rotation=45, ha="right", fontsize=8)
     axes.set(ylabel="F1 (dev)", ylim=(0, 1))
-    axes.set_xlabel("label (rows that have it)")
+    axes.set_xlabel("label (support)")
 
 
 def draw_entities(figure: Figure, results: Results) -> None:
@@ -81,7 +81,7 @@ def draw_entities(figure: Figure, results: Results) -> None:
 
 
 def draw_confusion(figure: Figure, results: Results) -> None:
-    """Draw shares of each right label by the label that was said."""
+    """Draw the row-normalized confusion matrix."""
     (document,) = results.values()
     found = document["parts"]["adapter"]["confusion"]
     matrix = np.array(found["matrix"], dtype=float)
@@ -91,12 +91,12 @@ def draw_confusion(figure: Figure, results: Results) -> None:
     places = range(len(found["labels"]))
     axes.set_xticks(places, found["labels"], rotation=90, fontsize=7)
     axes.set_yticks(places, found["labels"], fontsize=7)
-    axes.set(xlabel="said", ylabel="right")
-    figure.colorbar(image, ax=axes, label="share of the right label's rows", shrink=0.8)
+    axes.set(xlabel="predicted label", ylabel="true label")
+    figure.colorbar(image, ax=axes, label="share of the true label", shrink=0.8)
 
 
 def draw_curve_and_bars(metrics: Sequence[str]) -> Callable[[Figure, Results], None]:
-    """Return what draws the loss of the run, and metrics of all parts beside it."""
+    """Return a function that draws the loss curve, and metrics of all models beside it."""
 
     def draw(figure: Figure, results: Results) -> None:
         (document,) = results.values()
@@ -118,7 +118,7 @@ def draw_curve_and_bars(metrics: Sequence[str]) -> Callable[[Figure, Results], N
 
 
 def _bars(axes: Axes, groups: Mapping[str, tuple[Mapping[str, Any], str]]) -> None:
-    """Draw a group of bars for each name: a part each, with its interval where there is one."""
+    """Draw a group of bars for each name: one bar for each model, with its interval."""
     parts = [part for part in PARTS if any(part in d["parts"] for d, _ in groups.values())]
     width = 0.8 / len(parts)
     for place, part in enumerate(parts):
@@ -142,7 +142,7 @@ def _bars(axes: Axes, groups: Mapping[str, tuple[Mapping[str, Any], str]]) -> No
 
 
 Drawing = tuple[tuple[str, ...], "Callable[[Figure, Results], None]", tuple[float, float]]
-#: Which recipes a picture shows, how, and its size in inches.
+#: Figure to the recipes that it shows, its drawing function and its size in inches.
 DRAWINGS: dict[str, Drawing] = {
     "text-classification": (
         ("sst2-sentiment", "ag-news-topic", "banking77-intent", "clinc150-intent"),
@@ -169,7 +169,7 @@ DRAWINGS: dict[str, Drawing] = {
         (8.0, 3.2),
     ),
     "dialogue": (("support-replies",), draw_curve_and_bars(("perplexity", "chrf")), (8.0, 3.2)),
-    "pictures": (("cifar10-objects",), draw_labels, (7.0, 3.4)),
+    "images": (("cifar10-objects",), draw_labels, (7.0, 3.4)),
     "ranking": (("movielens-ranking",), draw_curve_and_bars(("auc", "ndcg_at_10")), (8.0, 3.2)),
 }
 
