@@ -1,4 +1,4 @@
-"""Architectures small enough for tests."""
+"""Configurations of tiny architectures for tests."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
+    ModernBertConfig,
     PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -21,7 +22,7 @@ _SHAPE = {
 
 
 def llama_config(**changes: Any) -> LlamaConfig:
-    """Return a decoder whose query heads share key heads in pairs."""
+    """Return a decoder with two query heads per key head."""
     return LlamaConfig(**{**_SHAPE, "num_key_value_heads": 2, **changes})
 
 
@@ -30,12 +31,19 @@ def bert_config(**changes: Any) -> BertConfig:
     return BertConfig(**{**_SHAPE, **changes})
 
 
-#: How far back a position sees in layers with a sliding window.
+def modernbert_config(**changes: Any) -> ModernBertConfig:
+    """Return an encoder whose heads have more layers than one."""
+    special = dict.fromkeys(("bos_token_id", "cls_token_id"), 1)
+    special |= {"pad_token_id": 0, "eos_token_id": 2, "sep_token_id": 2}
+    return ModernBertConfig(**{**_SHAPE, **special, **changes})
+
+
+#: Size of the sliding window in tokens, in layers that have one.
 WINDOW = 8
-#: Settings of decoders that generate from the toy tokenizer's words.
+#: Configuration of decoders that generate words of the toy tokenizer.
 WORDED = {
     "vocab_size": 64,
-    "initializer_range": 0.2,  # logits wide enough to tell words apart
+    "initializer_range": 0.2,  # logits wide enough to separate words
     "bos_token_id": 4,
     "eos_token_id": 5,
     "pad_token_id": 0,
@@ -43,7 +51,7 @@ WORDED = {
 
 
 def family_configs() -> dict[str, PretrainedConfig]:
-    """Return a decoder of each family that the engine is tested with."""
+    """Return a decoder of each architecture that the engine is tested with."""
     shape = {**_SHAPE, "num_key_value_heads": 2, **WORDED}
     slid = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": WINDOW}
     return {

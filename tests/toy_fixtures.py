@@ -1,4 +1,4 @@
-"""Fixtures: a home folder of its own, tiny backbones, and small tasks to learn."""
+"""Fixtures: an isolated home folder, tiny backbones, and small tasks."""
 
 import json
 import random
@@ -83,7 +83,7 @@ def decoder(tmp_path_factory) -> Path:
     config = llama_config(
         vocab_size=64,
         tie_word_embeddings=True,
-        initializer_range=0.2,  # logits wide enough to tell words apart
+        initializer_range=0.2,  # logits wide enough to separate words
         bos_token_id=4,
         eos_token_id=5,
         pad_token_id=0,
@@ -95,9 +95,9 @@ def decoder(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch, request) -> Path:
-    """Keep everything that a test stores in a folder of its own, and work there.
+    """Store everything of a test in a temporary folder, which is the working directory too.
 
-    Real weights come from the user's cache: to fetch and convert them again takes minutes.
+    Real weights come from the user's cache: downloading and converting them takes minutes.
     """
     monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "home"))
     if "weights" not in request.keywords:
@@ -107,14 +107,14 @@ def own_home(tmp_path, monkeypatch, request) -> Path:
 
 
 def write_moods(path: Path) -> Path:
-    """Write rows whose last word tells their label."""
+    """Write examples whose last word determines their label."""
     draw = random.Random(3)
-    rows = []
+    examples = []
     for _ in range(120):
         mood = draw.choice(("glad", "sad"))
         word = draw.choice(GLAD if mood == "glad" else SAD)
-        rows.append({"text": f"the {draw.choice(THINGS)} was {word}", "label": mood})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        examples.append({"text": f"the {draw.choice(THINGS)} was {word}", "label": mood})
+    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return path
 
 
@@ -124,13 +124,13 @@ def moods(tmp_path) -> Path:
 
 
 def write_talks(path: Path) -> Path:
-    """Write rows of dialogue: good is said to good words, bad to bad ones."""
-    rows = [
+    """Write dialogues: the response is good to good words, bad to bad ones."""
+    examples = [
         {"prompt": f"the {thing} was {word}", "response": "good" if word in GLAD else "bad"}
         for thing in THINGS
         for word in (*GLAD, *SAD)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return path
 
 
@@ -140,7 +140,7 @@ def talks(tmp_path) -> Path:
 
 
 def write_recipe(
-    place: Path, name: str, folder: Path, task: str, rows: Path, **sections: Any
+    place: Path, name: str, folder: Path, task: str, examples: Path, **sections: Any
 ) -> Path:
     """Write a recipe; keyword arguments replace whole sections."""
     document = {
@@ -149,7 +149,7 @@ def write_recipe(
         "task": {"name": task, "max_length": 32, "max_new_tokens": 3}
         if task == "dialogue"
         else {"name": task, "max_length": 32},
-        "data": {"train": str(rows), "validation": str(rows)},
+        "data": {"train": str(examples), "validation": str(examples)},
         "adapter": {"rank": 8, "alpha": 16},
         "optimizer": {"learning_rate": 0.01},
         "train": {"batch_size": 16, "epochs": 4},
@@ -172,7 +172,7 @@ Command = Callable[..., Result]
 
 
 def run_command(*arguments: str, stdin: str | None = None) -> Result:
-    """Run a command as a user does; expected errors become a line and an exit code."""
+    """Run a command as the entry point does: errors become a line and an exit code."""
     result = CliRunner().invoke(build_app(), list(arguments), input=stdin)
     if isinstance(result.exception, AdapterHubError):
         result.exit_code = exit_code(result.exception)
@@ -188,11 +188,11 @@ def command() -> Command:
 
 
 def train_once(place: Path, *trainings: Sequence[str]) -> None:
-    """Train into a home that the tests of a module copy, instead of training for each.
+    """Train into a home that all tests of a module copy.
 
     Args:
-        place: a folder, which gets the home.
-        trainings: what follows ``adapterhub train``, of each.
+        place: Folder of the home.
+        trainings: Arguments of each ``adapterhub train``.
     """
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("ADAPTERHUB_HOME", str(place / "home"))
@@ -204,5 +204,5 @@ def train_once(place: Path, *trainings: Sequence[str]) -> None:
 
 
 def copy_home(place: Path, own_home: Path) -> None:
-    """Begin a test with what was trained at a place."""
+    """Copy a home of ``train_once`` into that of a test."""
     shutil.copytree(place / "home", own_home / "home")

@@ -1,4 +1,4 @@
-"""Tiny random backbones that read pictures, and pictures to tell apart."""
+"""Tiny random vision backbones, and images of coloured shapes."""
 
 import io
 import json
@@ -38,7 +38,7 @@ COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (40, 40, 210)}
 
 
 def build(family: str):
-    """Return a body and its image processor."""
+    """Return a base model and its image processor."""
     torch.manual_seed(0)
     square = {"height": SIDE, "width": SIDE}
     plain = ViTImageProcessorPil(size=square)
@@ -62,7 +62,7 @@ def build(family: str):
             )
             return SwinModel(config), plain
         case _:
-            # at first, its layers would have a millionth of a part in what they add to
+            # with the default its layers would hardly contribute
             config = ConvNextConfig(
                 hidden_sizes=[16, 32], depths=[1, 1], num_stages=2, layer_scale_init_value=1.0
             )
@@ -73,14 +73,14 @@ FAMILIES = ("vit", "deit", "dinov2", "swin", "convnext")
 
 
 def save_vision(folder: Path, family: str = "vit") -> Path:
-    body, processor = build(family)
-    body.save_pretrained(folder)
+    base_model, processor = build(family)
+    base_model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-def shape_picture(colour: str, number: int, size=(40, 32), form: str = "PNG") -> bytes:
-    """Return a picture of a shape of that colour, somewhere on grey."""
+def shape_image(colour: str, number: int, size=(40, 32), form: str = "PNG") -> bytes:
+    """Return an image of a shape of that colour on grey."""
     draw_at = random.Random(number)
     image = Image.new("RGB", size, (120, 120, 120))
     left, top = draw_at.randrange(8), draw_at.randrange(6)
@@ -93,24 +93,25 @@ def shape_picture(colour: str, number: int, size=(40, 32), form: str = "PNG") ->
 
 
 def save_shapes(folder: Path, *, count: int = 48, zipped: bool = True, name: str = "rows") -> Path:
-    """Write rows that name pictures, and the pictures in a zip file or folder beside them."""
+    """Write examples that name images, and the images in a zip file or folder."""
     folder.mkdir(parents=True, exist_ok=True)
     names = list(COLOURS)
-    rows = [
+    examples = [
         {"file": f"shapes/{number:03}.png", "label_name": names[number % 3]}
         for number in range(count)
     ]
-    pictures = {
-        row["file"]: shape_picture(row["label_name"], number) for number, row in enumerate(rows)
+    images = {
+        example["file"]: shape_image(example["label_name"], number)
+        for number, example in enumerate(examples)
     }
     if zipped:
         with zipfile.ZipFile(folder / f"{name}.zip", "w") as archive:
-            for member, content in pictures.items():
+            for member, content in images.items():
                 archive.writestr(member, content)
     else:
-        for member, content in pictures.items():
+        for member, content in images.items():
             (folder / member).parent.mkdir(exist_ok=True)
             (folder / member).write_bytes(content)
     path = folder / f"{name}.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return path

@@ -110,7 +110,8 @@ def without_pooler(base_model: nn.Module) -> nn.Module:
 def _initialize_head(model: PreTrainedModel, backbone: Backbone) -> None:
     name = head_name(model)
     linear = getattr(model, name) if name else None
-    if not isinstance(linear, nn.Linear):
+    empty = {parameter for parameter in model.parameters() if parameter.is_meta}
+    if not isinstance(linear, nn.Linear) or empty != set(linear.parameters()):
         raise BackboneError(
             f"the head of {type(model).__name__} is not supported",
             place=backbone.name,

@@ -1,4 +1,4 @@
-"""Loading: kinds, sharing, types, what is frozen, and the errors."""
+"""Loading a backbone: kind, shared weights, types, freezing and errors."""
 
 import json
 
@@ -6,17 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_backbones import change_config, save_decoder, save_gemma, save_tokenizer
-from tiny_configs import bert_config
+from tiny_configs import bert_config, modernbert_config
 from torch.testing import assert_close
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     BertForMaskedLM,
+    ModernBertModel,
     T5Config,
     T5Model,
 )
 
 from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.heads import build_head_model
 from adapterhub.errors import BackboneError
 from adapterhub.specs import QuantizationSpec
 
@@ -28,7 +30,7 @@ def load(folder, quantization=PLAIN):
     return load_backbone(str(folder), quantization, device="cpu")
 
 
-def test_decoder_gives_what_transformers_gives(decoder):
+def test_decoder_equals_transformers(decoder):
     backbone = load(decoder)
     expected = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32)
     with torch.no_grad():
@@ -37,7 +39,7 @@ def test_decoder_gives_what_transformers_gives(decoder):
     assert backbone.kind == "decoder"
 
 
-def test_encoder_gives_what_transformers_gives(encoder):
+def test_encoder_equals_transformers(encoder):
     backbone = load(encoder)
     expected = AutoModel.from_pretrained(encoder, dtype=torch.float32)
     with torch.no_grad():
@@ -72,8 +74,8 @@ def test_tied_head_shares_the_embeddings(decoder):
 
 
 def test_rotary_frequencies_stay_in_float32(decoder):
-    body = load(decoder, QuantizationSpec("nf4", "bfloat16")).base_model
-    assert body.rotary_emb.inv_freq.dtype == torch.float32
+    base_model = load(decoder, QuantizationSpec("nf4", "bfloat16")).base_model
+    assert base_model.rotary_emb.inv_freq.dtype == torch.float32
 
 
 def test_parameters_are_counted_before_quantization(decoder):
@@ -85,21 +87,21 @@ def test_parameters_are_counted_before_quantization(decoder):
     assert set(counts.values()) == {expected}
 
 
-def test_memory_of_each_scheme_by_arithmetic(decoder):
+def test_memory_of_each_scheme(decoder):
     """Embeddings 96 x 64 and 5 norms of 64 in two bytes, 32 bytes of rotary frequencies
-    (twice: transformers keeps the original beside them), linear layers as the scheme says."""
+    (twice: transformers keeps the original too), linear layers by the scheme."""
     linear = 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
     rest = 2 * (96 * 64 + 5 * 64) + 2 * 8 * 4
-    rows = 2 * (2 * 64 + 2 * 32 + 2 * 128 + 64)
+    outputs = 2 * (2 * 64 + 2 * 32 + 2 * 128 + 64)
     layers = 14
     sizes = {
         scheme: load(decoder, QuantizationSpec(scheme, "bfloat16")).memory_bytes
         for scheme in ("nf4", "int8", "none")
     }
     assert sizes["none"] == rest + 2 * linear
-    assert sizes["int8"] == rest + linear + 4 * rows
+    assert sizes["int8"] == rest + linear + 4 * outputs
     table = sizes["nf4"] - rest - linear // 2 - 4 * linear // 64
-    assert table in (16 * 4, layers * 16 * 4)  # the 16 levels, shared or one copy a layer
+    assert table in (16 * 4, layers * 16 * 4)  # the 16 levels, shared or one copy per layer
 
 
 def test_loaded_weights_outlive_the_file(tmp_path):
@@ -119,7 +121,7 @@ def test_a_local_folder_has_neither_hub_id_nor_license(decoder):
     assert backbone.path == decoder
 
 
-def test_checkpoint_without_pooler_gets_none(tmp_path):
+def test_a_checkpoint_without_pooler_gets_none(tmp_path):
     config = bert_config(vocab_size=96, num_hidden_layers=1)
     BertForMaskedLM(config).save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
@@ -153,7 +155,7 @@ def test_unknown_architecture_is_refused(decoder):
         load(decoder)
 
 
-def test_code_of_a_backbone_is_never_run(decoder):
+def test_code_in_a_backbone_folder_is_never_run(decoder):
     marker = decoder / "ran"
     code = f"open({str(marker)!r}, 'w').close()\n"
     (decoder / "modeling_evil.py").write_text(code)
@@ -174,6 +176,13 @@ def test_encoder_decoder_is_refused(tmp_path):
     save_tokenizer(tmp_path)
     with pytest.raises(BackboneError, match="is an encoder-decoder model"):
         load(tmp_path)
+
+
+def test_a_head_of_several_layers_is_refused(tmp_path):
+    ModernBertModel(modernbert_config(vocab_size=96)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    with pytest.raises(BackboneError, match="head of ModernBertForTokenClassification is not supp"):
+        build_head_model(load(tmp_path), "token", ["a", "b"])
 
 
 def test_broken_tokenizer_is_refused(decoder):

@@ -1,4 +1,4 @@
-"""The same backbone has the same fingerprint wherever and however it lies; another has not."""
+"""Fingerprints: equal for the same backbone in any place and file layout, else different."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def edit_json(path, change):
     path.write_text(json.dumps(document, indent=1, sort_keys=True))
 
 
-def test_a_copy_elsewhere_has_the_same(decoder, other):
+def test_a_copy_has_the_same_fingerprint(decoder, other):
     assert weights_fingerprint(decoder) == weights_fingerprint(other)
 
 
@@ -51,13 +51,13 @@ def test_a_copy_elsewhere_has_the_same(decoder, other):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_only_what_makes_the_architecture_counts(decoder, other, volatile):
+def test_only_the_architecture_of_a_configuration_counts(decoder, other, volatile):
     change_config(other, **volatile)
     same = weights_fingerprint(decoder) == weights_fingerprint(other)
     assert same == ("rope_parameters" not in volatile)
 
 
-def test_sharded_weights_have_the_same(decoder, other):
+def test_sharded_weights_have_the_same_fingerprint(decoder, other):
     model = AutoModelForCausalLM.from_pretrained(other)
     (other / "model.safetensors").unlink()
     model.save_pretrained(other, max_shard_size="40KB")
@@ -110,12 +110,12 @@ def change_epsilon(folder):
 @pytest.mark.parametrize(
     "change", [flip_a_bit, rename_a_tensor, swap_two_words, change_template, change_epsilon]
 )
-def test_any_change_of_what_it_computes_changes_it(decoder, other, change):
+def test_any_change_of_the_computation_changes_it(decoder, other, change):
     change(other)
     assert weights_fingerprint(decoder) != weights_fingerprint(other)
 
 
-def test_the_template_counts_the_same_wherever_it_is_written(decoder, other):
+def test_the_chat_template_counts_the_same_in_either_file(decoder, other):
     template = other / "chat_template.jinja"
     text = template.read_text()
     template.unlink()
@@ -158,14 +158,14 @@ def test_nothing_is_written_into_a_users_folder(decoder):
 
 
 @pytest.mark.parametrize("damage", ["", "[]", '{"form": 2}', '{"digest": "sha256:0"}'])
-def test_a_damaged_memory_is_not_believed(decoder, tmp_path, damage):
+def test_a_damaged_cache_file_is_ignored(decoder, tmp_path, damage):
     first = weights_fingerprint(decoder, cache=tmp_path / "cache")
-    (memory,) = (tmp_path / "cache").rglob("*.json")
-    memory.write_text(damage)
+    (cache_file,) = (tmp_path / "cache").rglob("*.json")
+    cache_file.write_text(damage)
     assert weights_fingerprint(decoder, cache=tmp_path / "cache") == first
 
 
-def test_it_works_where_nothing_can_be_remembered(decoder, tmp_path):
+def test_it_works_without_a_writable_cache(decoder, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
     assert weights_fingerprint(decoder, cache=blocked).startswith("sha256:")
@@ -178,7 +178,7 @@ def test_damaged_weights_are_named(decoder):
         weights_fingerprint(decoder)
 
 
-def test_mismatch_says_both_unless_forced(caplog):
+def test_a_mismatch_names_both_unless_forced(caplog):
     found = full_fingerprint("sha256:aa", QuantizationSpec("int8"))
     check_fingerprint(found, "support@3", found)
     with pytest.raises(FingerprintMismatch, match=r"support@3.*sha256:aa\+nf4.*sha256:aa\+int8"):

@@ -1,4 +1,4 @@
-"""What is refused in a folder that a user gives, in one clear line."""
+"""Errors about a user's backbone folder, each in one line."""
 
 import json
 
@@ -16,7 +16,7 @@ def refused(folder, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_whole_folder_is_used_where_it_is(decoder):
+def test_a_complete_folder_is_used_in_place(decoder):
     assert fetch_backbone(str(decoder)) == decoder
 
 
@@ -25,7 +25,7 @@ def test_without_config(decoder):
     refused(decoder, r"contains no config\.json")
 
 
-def test_an_adapter_is_told_from_a_backbone(tmp_path):
+def test_an_adapter_folder_is_recognised(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     refused(tmp_path, "It contains an adapter")
 
@@ -39,7 +39,7 @@ def test_config_that_describes_no_model(decoder, text):
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pth"])
 def test_pickles_are_refused(decoder, name):
     (decoder / "model.safetensors").rename(decoder / name)
-    refused(decoder, rf"pickled weights only \({name}\).*can run code")
+    refused(decoder, rf"only pickled weights \({name}\).*can run code")
 
 
 def test_without_weights(decoder):
@@ -47,7 +47,7 @@ def test_without_weights(decoder):
     refused(decoder, r"contains no weights \(model\.safetensors\)")
 
 
-def test_weights_of_an_adapter_are_no_weights(decoder):
+def test_adapter_weights_are_not_backbone_weights(decoder):
     (decoder / "model.safetensors").rename(decoder / "adapter_model.safetensors")
     refused(decoder, "contains no weights")
 
@@ -60,8 +60,8 @@ def test_without_tokenizer(decoder):
 @pytest.mark.parametrize(
     ("shard", "message"),
     [
-        ("../model.safetensors", "not a safetensors file beside it"),
-        ("model.bin", "not a safetensors file beside it"),
+        ("../model.safetensors", "is no safetensors file of its folder"),
+        ("model.bin", "is no safetensors file of its folder"),
         ("model-9.safetensors", "which is missing"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Answers to several prompts at once, at the cost of their tokens and no more."""
+"""Memory of greedy generation for several prompts."""
 
 import torch
 from torch import nn
@@ -8,27 +8,27 @@ from adapterhub.backbones.generation import _contiguous_input
 
 
 class Largest(TorchDispatchMode):
-    """Keeps the number of elements of the largest tensor that is made."""
+    """Records the number of elements of the largest tensor that is created."""
 
     elements = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor):
-            self.elements = max(self.elements, made.numel())
-        return made
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.elements = max(self.elements, result.numel())
+        return result
 
 
-def test_the_vocabularys_matrix_is_not_copied_for_every_row():
+def test_the_output_embeddings_are_not_copied_per_sequence():
     layer = nn.Linear(8, 100, bias=False).requires_grad_(False)
     states = torch.randn(6, 5, 8)
-    wanted = layer(states[:, -1])
+    expected = layer(states[:, -1])
     with Largest() as plain:
         layer(states[:, -1:])
-    with _contiguous_input(layer), Largest() as straightened:
+    with _contiguous_input(layer), Largest() as contiguous:
         found = layer(states[:, -1:])
-    assert torch.allclose(found[:, 0], wanted)
-    assert straightened.elements <= layer.weight.numel()
-    # if this fails torch has learned it, and the hook can go
+    assert torch.allclose(found[:, 0], expected)
+    assert contiguous.elements <= layer.weight.numel()
+    # if this fails, torch needs the hook no longer
     assert plain.elements == 6 * layer.weight.numel()
     assert not layer._forward_pre_hooks

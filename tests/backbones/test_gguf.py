@@ -1,4 +1,4 @@
-"""A tokenizer read from GGUF is made whole."""
+"""Completion of a tokenizer that was read from GGUF."""
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -10,7 +10,7 @@ from adapterhub.errors import BackboneError
 
 @pytest.fixture
 def from_gguf():
-    """As transformers reads it: bytes by the pattern of GPT-2, and nothing before."""
+    """Tokenizer as transformers reads it: bytes by GPT-2's pattern without a step before."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -29,7 +29,7 @@ def test_white_space_before_digits_stays_whole(from_gguf, text):
     assert all(len(token) == 1 for token in after if any(c.isdigit() for c in token))
 
 
-def test_it_can_be_made_whole_twice(from_gguf):
+def test_completing_twice_changes_nothing(from_gguf):
     complete_tokenizer(from_gguf, "smollm")
     once = from_gguf.tokenize("a  1 b")
     complete_tokenizer(from_gguf, "smollm")
@@ -47,7 +47,7 @@ def test_unknown_pre_tokenizer_is_refused(from_gguf):
         complete_tokenizer(from_gguf, "telepathic")
 
 
-def test_what_is_not_gguf_is_refused(tmp_path):
+def test_a_file_that_is_not_gguf_is_refused(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"no magic here at all" * 10)
     with pytest.raises(BackboneError, match=r"model\.gguf: is not GGUF"):
         convert_gguf(tmp_path / "model.gguf", tmp_path / "out")

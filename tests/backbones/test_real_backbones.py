@@ -12,7 +12,7 @@ from adapterhub.specs import QuantizationSpec
 
 pytestmark = pytest.mark.weights
 
-#: Digits apart, then the pattern of GPT-2: white space before a digit is one token.
+#: Digits are split, then GPT-2's pattern: white space before a digit is one token.
 SMOLLM2_IDS = {
     "Hello world 12345": [19556, 905, 216, 33, 34, 35, 36, 37],
     "don't\n\n1.": [12420, 982, 1116, 33, 30],
@@ -31,7 +31,7 @@ def minilm():
     return load_backbone("minilm-l6", QuantizationSpec("nf4", "float32"), device="cpu")
 
 
-def test_smollm2_is_what_its_authors_describe(smollm2):
+def test_smollm2_has_the_documented_properties(smollm2):
     assert smollm2.kind == "decoder"
     assert smollm2.parameters == 134_515_008
     assert smollm2.hub_id == "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -39,12 +39,12 @@ def test_smollm2_is_what_its_authors_describe(smollm2):
     assert smollm2.fingerprint.endswith("+nf4")
 
 
-def test_nf4_holds_less_than_half_of_what_the_compute_type_would(smollm2):
+def test_nf4_takes_less_than_half_of_the_memory(smollm2):
     width = torch_dtype(smollm2.quantization.compute_dtype).itemsize
     assert smollm2.memory_bytes < 0.45 * width * smollm2.parameters
 
 
-def test_smollm2_tokenizer_sets_digits_apart(smollm2):
+def test_smollm2_tokenizer_splits_digits(smollm2):
     tokenizer = smollm2.tokenizer
     assert {text: tokenizer(text)["input_ids"] for text in SMOLLM2_IDS} == SMOLLM2_IDS
 
@@ -68,7 +68,7 @@ def test_smollm2_special_tokens(smollm2):
 
 
 @pytest.mark.parametrize("text", ["a  b\n\n\n 1 22  333\t4", "é 漢字 🤗 ½", "<|im_end|> x", " "])
-def test_smollm2_tokenizer_gives_every_text_back(smollm2, text):
+def test_smollm2_tokenizer_round_trips(smollm2, text):
     ids = smollm2.tokenizer(text)["input_ids"]
     assert smollm2.tokenizer.decode(ids) == text
 
@@ -109,7 +109,7 @@ def test_minilm_finds_the_nearer_sentence(minilm):
 
 
 @pytest.mark.parametrize("name", ["smollm2-135m-instruct", "minilm-l6"])
-def test_prepared_tokenizers_pass_their_probe(name):
+def test_prepared_tokenizers_pass_their_check(name):
     from adapterhub.backbones.sources import _check_probe
 
     _check_probe(load_catalog()[name], fetch_backbone(name))

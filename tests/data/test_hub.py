@@ -3,7 +3,7 @@
 import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
-from vision_backbones import shape_picture
+from vision_backbones import shape_image
 
 from adapterhub.data.dataset import HubSource
 from adapterhub.data.images import load_images
@@ -80,7 +80,7 @@ def test_what_the_hub_refuses_is_one_line(monkeypatch, error):
 
 
 def test_pictures_come_as_the_bytes_of_their_files(monkeypatch):
-    content = shape_picture("red", 1)
+    content = shape_image("red", 1)
     features = Features({"img": Image(), "label": ClassLabel(names=["blue", "red"])})
     example = {"img": {"bytes": content, "path": None}, "label": 1}
     monkeypatch.setattr(

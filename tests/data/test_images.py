@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from PIL import Image
-from vision_backbones import save_shapes, shape_picture
+from vision_backbones import save_shapes, shape_image
 
 from adapterhub.data import images
 from adapterhub.data.dataset import FileSource, numbered
@@ -61,7 +61,7 @@ def test_rows_are_known_by_the_content_of_pictures_and_not_by_their_names(tmp_pa
 
 
 def test_pictures_of_the_hub_come_with_their_bytes():
-    content = shape_picture("red", 1)
+    content = shape_image("red", 1)
     examples = load_images(
         numbered("hub", [{"img": {"bytes": content, "path": None}}]), "img", None
     )
@@ -78,12 +78,12 @@ def test_pictures_of_the_hub_come_with_their_bytes():
 )
 @pytest.mark.parametrize("zipped", [True, False])
 def test_names_that_lead_elsewhere_are_refused(tmp_path, name, zipped):
-    (tmp_path / "secret.png").write_bytes(shape_picture("red", 1))
+    (tmp_path / "secret.png").write_bytes(shape_image("red", 1))
     folder = tmp_path / "examples"
     folder.mkdir()
     if zipped:
         with zipfile.ZipFile(folder / "rows.zip", "w") as archive:
-            archive.writestr(name or "x", shape_picture("red", 1))
+            archive.writestr(name or "x", shape_image("red", 1))
     with pytest.raises(
         DataError, match=r"rows\.jsonl example 1, field 'file': .* is no path below"
     ):
@@ -91,7 +91,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, name, zipped):
 
 
 def test_a_link_out_of_the_folder_is_refused(tmp_path):
-    (tmp_path / "secret.png").write_bytes(shape_picture("red", 1))
+    (tmp_path / "secret.png").write_bytes(shape_image("red", 1))
     folder = tmp_path / "examples"
     folder.mkdir()
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
@@ -165,7 +165,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(size, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no image", shape_picture("red", 1)[:-40], b"%!PS-Adobe-3.0 EPSF-3.0\n"]
+    "content", [b"", b"no image", shape_image("red", 1)[:-40], b"%!PS-Adobe-3.0 EPSF-3.0\n"]
 )
 def test_what_is_no_whole_picture_is_refused(content):
     with pytest.raises(DataError, match=r"x\.png: can't be read as an image"):
@@ -183,7 +183,7 @@ def test_a_picture_is_turned_as_its_camera_says():
 
 def test_a_file_that_the_user_names_is_read_within_bounds(tmp_path, monkeypatch):
     path = tmp_path / "x.png"
-    path.write_bytes(shape_picture("red", 1))
+    path.write_bytes(shape_image("red", 1))
     assert read_image(path).decoded().size == (40, 32)
     with pytest.raises(DataError, match="can't be read: No such file"):
         read_image(tmp_path / "none.png")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pooling_helpers import randomize
 from transformers import AutoModelForImageClassification
-from vision_backbones import FAMILIES, save_vision, shape_picture
+from vision_backbones import FAMILIES, save_vision, shape_image
 
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
@@ -78,7 +78,7 @@ SIZED = {"interpolate_pos_encoding": True}
 
 def pictures(count):
     return [
-        ImageFile(f"{n}.png", shape_picture(LABELS[n % 3], n, size=(36 + n, 40)))
+        ImageFile(f"{n}.png", shape_image(LABELS[n % 3], n, size=(36 + n, 40)))
         for n in range(count)
     ]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from http_server_helpers import UNQUANTIZED, running_server, store
 from PIL import Image
-from vision_backbones import save_vision, shape_picture
+from vision_backbones import save_vision, shape_image
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.weights import AdapterWeights
@@ -57,7 +57,7 @@ def seen(tmp_path_factory):
 
 def test_pictures_for_several_adapters_are_classified_as_by_predict(seen):
     served, session = seen
-    contents = [shape_picture(colour, number) for number, colour in enumerate(COLOURS)]
+    contents = [shape_image(colour, number) for number, colour in enumerate(COLOURS)]
     names = ["colours", "shades", "colours"]
     items = [
         {"model": name, "input": {"image": address(content)}}
@@ -74,7 +74,7 @@ def test_pictures_for_several_adapters_are_classified_as_by_predict(seen):
 
 def test_one_model_takes_a_list_of_jpegs(seen):
     served, _ = seen
-    pictures = [{"image": address(shape_picture("red", n, form="JPEG"), "jpeg")} for n in range(2)]
+    pictures = [{"image": address(shape_image("red", n, form="JPEG"), "jpeg")} for n in range(2)]
     answer = served.post("/v1/classify", {"model": "colours", "input": pictures})
     assert [each["index"] for each in answer.json()["data"]] == [0, 1]
 
@@ -134,7 +134,7 @@ def test_the_server_says_that_its_backbone_reads_pictures(seen):
 
 
 def test_a_picture_for_an_adapter_that_reads_texts_is_refused(served):
-    content = shape_picture("red", 1)
+    content = shape_image("red", 1)
     answer = served.post("/v1/classify", {"model": "moods", "input": {"image": address(content)}})
     assert answer.status_code == 400
     assert "text" in answer.json()["error"]["message"]

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 from transformers import BitImageProcessorPil, ConvNextImageProcessorPil, ViTImageProcessorPil
-from vision_backbones import shape_picture
+from vision_backbones import shape_image
 
 from adapterhub.data.images import ImageFile
 from adapterhub.data.packing import pack
@@ -24,7 +24,7 @@ def task_of(processor=SQUARE, **options):
 
 
 def row_of(colour="red", number=1, **more):
-    return {"image": ImageFile("x.png", shape_picture(colour, number)), "label": colour, **more}
+    return {"image": ImageFile("x.png", shape_image(colour, number)), "label": colour, **more}
 
 
 def test_a_batch_holds_pictures_as_the_processor_makes_them():
@@ -52,7 +52,7 @@ def test_a_batch_holds_pictures_as_the_processor_makes_them():
 def test_pictures_of_any_shape_come_to_the_side_asked_for(processor, side):
     task = task_of(processor, image_size=side)
     for size in ((40, 32), (20, 60), (200, 100)):
-        image = ImageFile("x", shape_picture("red", 1, size))
+        image = ImageFile("x", shape_image("red", 1, size))
         encoded = task.encode({"image": image}, 1, train=False)
         wanted = side or 32
         assert encoded.pixels().shape == (3, wanted, wanted)

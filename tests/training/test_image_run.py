@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from vision_backbones import save_shapes, save_vision, shape_picture
+from vision_backbones import save_shapes, save_vision, shape_image
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
@@ -58,7 +58,7 @@ def test_colours_are_learned_stored_and_predicted(seer, shapes, recipe, command,
     files = []
     for number, colour in enumerate(("green", "blue", "red"), start=100):
         file = tmp_path / f"{colour}.jpg"
-        file.write_bytes(shape_picture(colour, number, form="JPEG"))
+        file.write_bytes(shape_image(colour, number, form="JPEG"))
         files.append(str(file))
     shown = command("predict", "colours", *files)
     assert [line.split()[0] for line in shown.stdout.splitlines()] == ["green", "blue", "red"]
@@ -85,8 +85,13 @@ def test_a_reloaded_adapter_predicts_bit_for_bit(seer, shapes, recipe, tmp_path)
     assert sum(f.stat().st_size for f in result.artifact.iterdir()) < 200_000
     files = [tmp_path / f"{n}.png" for n in range(5)]
     for number, file in enumerate(files):
+<<<<<<< HEAD
         file.write_bytes(shape_picture(random.Random(number).choice(["red", "blue"]), number))
     images = [{"image": read_image(file)} for file in files]
+=======
+        file.write_bytes(shape_image(random.Random(number).choice(["red", "blue"]), number))
+    rows = [{"image": read_image(file)} for file in files]
+>>>>>>> e4be8c4 (Refuse heads of several layers by name; tests of backbones in the terms of the field)
     answers = []
     for _ in range(2):
         session = Session(load_backbone(str(seer), artifact.manifest.quantization))
@@ -118,9 +123,15 @@ def test_plain_peft_and_transformers_give_the_same_scores(seer, shapes, recipe, 
     artifact = read_artifact(result.artifact)
     session = Session(load_backbone(str(seer), artifact.manifest.quantization))
     session.load(artifact, name="new")
+<<<<<<< HEAD
     content = shape_picture("red", 3)
     (tmp_path / "your picture.jpg").write_bytes(content)
     (found,) = session.predict("new", [{"image": ImageFile("x", content)}])
+=======
+    picture = shape_image("red", 3)
+    (tmp_path / "your picture.jpg").write_bytes(picture)
+    (said,) = session.predict("new", [{"image": ImageFile("x", picture)}])
+>>>>>>> e4be8c4 (Refuse heads of several layers by name; tests of backbones in the terms of the field)
 
     card = (result.artifact / "README.md").read_text()
     snippet = card[card.index("```python\n") + 10 :]
@@ -135,8 +146,13 @@ def test_plain_peft_and_transformers_give_the_same_scores(seer, shapes, recipe, 
 
 def test_two_adapters_share_one_vision_backbone(seer, shapes, recipe, tmp_path):
     session = Session(load_backbone(str(seer)))
+<<<<<<< HEAD
     (tmp_path / "a.png").write_bytes(shape_picture("red", 3))
     images = [{"image": read_image(tmp_path / "a.png")}]
+=======
+    (tmp_path / "a.png").write_bytes(shape_image("red", 3))
+    rows = [{"image": read_image(tmp_path / "a.png")}]
+>>>>>>> e4be8c4 (Refuse heads of several layers by name; tests of backbones in the terms of the field)
     alone = {}
     for seed in (1, 2):
         path = recipe(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from toy_fixtures import GLAD, SAD, THINGS
-from vision_backbones import save_vision, shape_picture
+from vision_backbones import save_vision, shape_image
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
@@ -77,7 +77,7 @@ def data(tmp_path):
     with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
         for row in rows:
             colour = "green" if row["label"] else "red"
-            archive.writestr(row["file"], shape_picture(colour, int(row["file"][:-4])))
+            archive.writestr(row["file"], shape_image(colour, int(row["file"][:-4])))
     words = tmp_path / "rows.txt"
     words.write_text(
         "\n".join(

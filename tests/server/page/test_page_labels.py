@@ -4,7 +4,7 @@ import base64
 
 import pytest
 from page_api import adapter
-from vision_backbones import shape_picture
+from vision_backbones import shape_image
 
 TEXT = "Zoë 👩‍🚀 flew from the 𝒰niversity of Zürich 🚀 to Paris"
 
@@ -148,7 +148,7 @@ def test_a_question_is_asked_for_only_where_something_answers_it(page, api):
 def test_a_picture_is_sent_as_it_is_stored(page, api, tmp_path):
     api.adapters = [adapter("colours", task="image-classification")]
     file = tmp_path / "one.png"
-    file.write_bytes(shape_picture("red", 1))
+    file.write_bytes(shape_image("red", 1))
     page.fresh()
     page.open("label")
     page.until(lambda: page.find("#label-picture").is_displayed(), "the field for a picture")
