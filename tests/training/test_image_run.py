@@ -85,13 +85,8 @@ def test_a_reloaded_adapter_predicts_bit_for_bit(seer, shapes, recipe, tmp_path)
     assert sum(f.stat().st_size for f in result.artifact.iterdir()) < 200_000
     files = [tmp_path / f"{n}.png" for n in range(5)]
     for number, file in enumerate(files):
-<<<<<<< HEAD
-        file.write_bytes(shape_picture(random.Random(number).choice(["red", "blue"]), number))
-    images = [{"image": read_image(file)} for file in files]
-=======
         file.write_bytes(shape_image(random.Random(number).choice(["red", "blue"]), number))
-    rows = [{"image": read_image(file)} for file in files]
->>>>>>> e4be8c4 (Refuse heads of several layers by name; tests of backbones in the terms of the field)
+    images = [{"image": read_image(file)} for file in files]
     answers = []
     for _ in range(2):
         session = Session(load_backbone(str(seer), artifact.manifest.quantization))
@@ -123,15 +118,9 @@ def test_plain_peft_and_transformers_give_the_same_scores(seer, shapes, recipe, 
     artifact = read_artifact(result.artifact)
     session = Session(load_backbone(str(seer), artifact.manifest.quantization))
     session.load(artifact, name="new")
-<<<<<<< HEAD
-    content = shape_picture("red", 3)
+    content = shape_image("red", 3)
     (tmp_path / "your picture.jpg").write_bytes(content)
     (found,) = session.predict("new", [{"image": ImageFile("x", content)}])
-=======
-    picture = shape_image("red", 3)
-    (tmp_path / "your picture.jpg").write_bytes(picture)
-    (said,) = session.predict("new", [{"image": ImageFile("x", picture)}])
->>>>>>> e4be8c4 (Refuse heads of several layers by name; tests of backbones in the terms of the field)
 
     card = (result.artifact / "README.md").read_text()
     snippet = card[card.index("```python\n") + 10 :]
@@ -146,13 +135,8 @@ def test_plain_peft_and_transformers_give_the_same_scores(seer, shapes, recipe, 
 
 def test_two_adapters_share_one_vision_backbone(seer, shapes, recipe, tmp_path):
     session = Session(load_backbone(str(seer)))
-<<<<<<< HEAD
-    (tmp_path / "a.png").write_bytes(shape_picture("red", 3))
-    images = [{"image": read_image(tmp_path / "a.png")}]
-=======
     (tmp_path / "a.png").write_bytes(shape_image("red", 3))
-    rows = [{"image": read_image(tmp_path / "a.png")}]
->>>>>>> e4be8c4 (Refuse heads of several layers by name; tests of backbones in the terms of the field)
+    images = [{"image": read_image(tmp_path / "a.png")}]
     alone = {}
     for seed in (1, 2):
         path = recipe(
