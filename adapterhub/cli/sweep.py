@@ -129,7 +129,7 @@ def _sweep_document(result: SweepResult, version: Version | None) -> dict[str, A
         **asdict(result.goal),
         "best": asdict(result.best) if result.best else None,
         "trials": [asdict(trial) for trial in result.trials],
-        "plots": [str(result.folder / name) for name in result.pictures],
+        "plots": [str(result.folder / name) for name in result.plots],
     }
 
 
@@ -148,7 +148,7 @@ def _show_sweep(result: SweepResult, version: Version | None) -> None:
         f"\n{len(result.trials)} trials: {len(complete)} complete, "
         f"{result.count('pruned')} pruned, {result.count('fail')} failed"
     )
-    for name in result.pictures:
+    for name in result.plots:
         console.print(f"plot {result.folder / name}", markup=False)
     running = result.count("running")
     if running:

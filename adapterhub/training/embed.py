@@ -1,4 +1,4 @@
-"""Where texts lie in the eyes of the frozen backbone: the mean of their hidden states."""
+"""Embed texts with a frozen backbone: the mean of their hidden states."""
 
 from __future__ import annotations
 
@@ -18,39 +18,37 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.base import Task
 
 
-def embed_examples(model: TaskModel, task: Task, rows: Sequence[Mapping[str, Any]]) -> Tensor:
-    """Return the mean hidden state of each row in the bare backbone, ``[rows, hidden]`` float32.
+def embed_examples(model: TaskModel, task: Task, examples: Sequence[Mapping[str, Any]]) -> Tensor:
+    """Return the mean hidden state of each example in the base model, ``[examples, hidden]``.
 
-    A row that the task reads in windows is embedded by its first; one that the task can't read
-    is left out.
+    An example that the task reads in windows is embedded by its first window; one that the task
+    can't encode is left out.
 
     Args:
-        model: whose backbone embeds; its adapter takes no part.
-        task: that encodes the rows.
-        rows: with their answers.
+        model: Model whose backbone embeds, without its adapter.
+        task: Task that encodes the examples.
+        examples: Labelled examples.
+
+    Returns:
+        float32 on the CPU.
 
     Raises:
-        DataError: naming the row that can't be used.
+        DataError: naming the example that can't be used.
     """
-    firsts = [task.windows(row)[0] if task.reads_windows else row for row in rows]
-    encoded = [task.encode(row, number, train=True) for number, row in enumerate(firsts, start=1)]
-    # every position is read, whatever the head reads
+    firsts = [task.windows(each)[0] if task.reads_windows else each for each in examples]
+    encoded = [task.encode(each, number, train=True) for number, each in enumerate(firsts, start=1)]
+    # every token counts, not only those that the head reads
     whole = [
         replace(each, select=range(len(each)), targets=()) for each in encoded if each is not None
     ]
     means = torch.zeros(len(whole), model.backbone.base_model.config.hidden_size)
     with torch.no_grad(), model.disable_adapter():
         for indices in batches_by_length([len(each) for each in whole], EVALUATION_TOKENS):
-            means[indices] = _means(model, [whole[index] for index in indices])
+            batch = [whole[index] for index in indices]
+            hidden = model.hidden(pack(batch).to(model.backbone.device)).float().cpu()
+            split = hidden.split([len(each) for each in batch])
+            means[indices] = torch.stack([states.mean(dim=0) for states in split])
     return means
-
-
-def _means(model: TaskModel, examples: Sequence[EncodedExample]) -> Tensor:
-    """Return the mean hidden state of each example, ``[examples, hidden]`` on the CPU."""
-    hidden = model.hidden(pack(examples).to(model.backbone.device)).float().cpu()
-    parts = hidden.split([len(example) for example in examples])
-    return torch.stack([part.mean(dim=0) for part in parts])

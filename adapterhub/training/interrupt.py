@@ -1,4 +1,4 @@
-"""Turn Ctrl-C and SIGTERM into a flag, so that a step is never cut in two."""
+"""Turn Ctrl-C and SIGTERM into a flag, so that no step is interrupted halfway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the C library's allocator that suit training on a CPU."""
+"""Allocator settings for training on a CPU."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _LARGEST_KEPT = 1 << 30
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep the memory of freed tensors for the next ones.
+    """Let glibc reuse the memory of freed tensors, and return whether it was possible.
 
-    By default it gives every large block back to the kernel, which must clear it again at
-    the next allocation: a training step frees and takes gigabytes. The process keeps the
-    size of its largest step. Returns whether it was done; elsewhere than on glibc it is not.
+    By default glibc returns every large block to the kernel, which clears it again at the next
+    allocation, and a training step frees and allocates gigabytes. The process keeps the size of
+    its largest step. Other C libraries are left as they are.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -28,6 +28,6 @@ def keep_freed_memory() -> bool:
         done = library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
         done = done and library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     except (OSError, AttributeError):
-        logger.info("the allocator can't be told to keep freed memory; training is a little slower")
+        logger.info("the allocator can't keep freed memory; training is slightly slower")
         return False
     return bool(done)

@@ -1,4 +1,4 @@
-"""The optimizer and its schedule, as the recipe names them."""
+"""Build the optimizer and learning rate schedule of a recipe."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 def build_optimizer(
     parameters: Iterable[tuple[str, nn.Parameter]], section: OptimizerSection
 ) -> Optimizer:
-    """Return the optimizer over the given parameters.
+    """Return the optimizer over the trained parameters.
 
-    LoRA's ``B`` factors learn ``lora_plus_ratio`` times as fast as the rest, and a head
-    ``head_ratio`` times as fast. Weight decay acts on matrices only.
+    LoRA's ``B`` factors have ``lora_plus_ratio`` times the learning rate, and a head
+    ``head_ratio`` times. Weight decay applies to matrices only.
 
     Args:
-        parameters: name and parameter of everything that learns.
-        section: of the recipe.
+        parameters: Name and value of each trained parameter.
+        section: Optimizer section of the recipe.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:
@@ -48,7 +48,7 @@ def build_optimizer(
 
 
 def build_schedule(optimizer: Optimizer, section: ScheduleSection, total_steps: int) -> LRScheduler:
-    """Return the schedule of the learning rate over ``total_steps`` optimizer steps."""
+    """Return the learning rate schedule over ``total_steps`` optimizer steps."""
     name = "constant_with_warmup" if section.name == "constant" else section.name
     return get_scheduler(
         name,
@@ -59,12 +59,12 @@ def build_schedule(optimizer: Optimizer, section: ScheduleSection, total_steps: 
 
 
 def seek(schedule: LRScheduler, step: int) -> None:
-    """Set a schedule, and its optimizer's learning rates, to where they are after ``step`` steps.
+    """Set a schedule and its optimizer's learning rates to their values after ``step`` steps.
 
-    torch's own way, loading a saved state, leaves the optimizer's rates as they are.
+    torch's ``load_state_dict`` does not restore the optimizer's learning rates.
     """
     schedule.last_epoch = step - 1
-    # the optimizer has stepped, in the run that is being resumed
+    # the optimizer has stepped in the run that is resumed; otherwise torch warns
     schedule.optimizer._opt_called = True
     schedule.step()
 

@@ -1,4 +1,4 @@
-"""What a run says while it goes: for a terminal, for a log file, for a program."""
+"""Progress events of a run, and reporters for terminals, pipes and log files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two lines where there is no terminal.
+#: Seconds between two lines of ``PlainReporter``.
 PLAIN_INTERVAL = 10.0
 
 
@@ -28,12 +28,12 @@ class StepEvent:
     """One optimizer step.
 
     Args:
-        step: from 1.
-        total: steps planned.
-        loss: mean over the step's targets.
-        learning_rate: of the first parameter group.
-        tokens_per_second: real tokens, over the whole run so far.
-        eta_seconds: to the last step planned, without evaluations.
+        step: Number of the step, from 1.
+        total: Planned steps.
+        loss: Mean loss over the step's targets.
+        learning_rate: Learning rate of the first parameter group.
+        tokens_per_second: Throughput of the run so far, without padding.
+        eta_seconds: Estimated seconds to the last planned step, without evaluations.
     """
 
     step: int
@@ -49,10 +49,10 @@ class EvaluationEvent:
     """One evaluation.
 
     Args:
-        step: optimizer steps done; 0 is before training.
-        metrics: name to value.
-        watched: name of the metric that decides.
-        best: its best value so far.
+        step: Optimizer steps done; 0 is before training.
+        metrics: Metrics by name.
+        watched: Name of the metric that selects the best weights.
+        best: Its best value so far.
     """
 
     step: int
@@ -62,42 +62,42 @@ class EvaluationEvent:
 
 
 class Reporter(Protocol):
-    """Receives a run's events."""
+    """Receiver of a run's progress events."""
 
     def on_step(self, event: StepEvent) -> None:
-        """Take note of a step."""
+        """Handle an optimizer step."""
 
     def on_evaluation(self, event: EvaluationEvent) -> None:
-        """Take note of an evaluation."""
+        """Handle an evaluation."""
 
     def on_message(self, text: str) -> None:
-        """Take note of something worth a line."""
+        """Handle a message."""
 
 
 class Reporters:
-    """Several reporters as one."""
+    """Passes events on to several reporters."""
 
     def __init__(self, members: Sequence[Reporter]) -> None:
         self._members = tuple(members)
 
     def on_step(self, event: StepEvent) -> None:
-        """Pass on."""
+        """Pass the event on."""
         for member in self._members:
             member.on_step(event)
 
     def on_evaluation(self, event: EvaluationEvent) -> None:
-        """Pass on."""
+        """Pass the event on."""
         for member in self._members:
             member.on_evaluation(event)
 
     def on_message(self, text: str) -> None:
-        """Pass on."""
+        """Pass the event on."""
         for member in self._members:
             member.on_message(text)
 
 
 class JsonLinesReporter:
-    """Writes one JSON object an event to a file, from which plots are made."""
+    """Writes one JSON object per event to a log file, from which plots are drawn."""
 
     def __init__(self, path: Path, *, append: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,14 +125,14 @@ class JsonLinesReporter:
 
 
 class PlainReporter:
-    """Writes a line now and then, for logs and pipes."""
+    """Prints a line every few seconds, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._last = -PLAIN_INTERVAL
 
     def on_step(self, event: StepEvent) -> None:
-        """Write a line if the last one is old enough."""
+        """Print a line if the last one is old enough."""
         now = time.monotonic()
         if now - self._last < PLAIN_INTERVAL and event.step != event.total:
             return
@@ -143,11 +143,11 @@ class PlainReporter:
         )
 
     def on_evaluation(self, event: EvaluationEvent) -> None:
-        """Write a line."""
+        """Print a line."""
         self._line(f"evaluation at step {event.step}  {summary(event)}")
 
     def on_message(self, text: str) -> None:
-        """Write a line."""
+        """Print a line."""
         self._line(text)
 
     def _line(self, text: str) -> None:
@@ -155,7 +155,7 @@ class PlainReporter:
 
 
 class RichReporter:
-    """Shows a live bar on a terminal. Use it as a context manager."""
+    """Shows a live progress bar on a terminal; a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -171,7 +171,7 @@ class RichReporter:
         self._metric = ""
 
     def __enter__(self) -> RichReporter:
-        """Start drawing."""
+        """Start the progress bar."""
         self._bar.start()
         return self
 
@@ -181,11 +181,11 @@ class RichReporter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop drawing."""
+        """Stop the progress bar."""
         self._bar.stop()
 
     def on_step(self, event: StepEvent) -> None:
-        """Move the bar."""
+        """Advance the progress bar."""
         status = (
             f"loss {event.loss:.4f}  {event.tokens_per_second:.0f} tokens/s  "
             f"ETA {clock(event.eta_seconds)}  {self._metric}"
@@ -193,17 +193,17 @@ class RichReporter:
         self._bar.update(self._task, completed=event.step, total=event.total, status=status)
 
     def on_evaluation(self, event: EvaluationEvent) -> None:
-        """Show last and best value of the watched metric."""
+        """Show the last and best value of the watched metric."""
         self._metric = summary(event)
         self.on_message(f"evaluation at step {event.step}  {self._metric}")
 
     def on_message(self, text: str) -> None:
-        """Print above the bar."""
+        """Print above the progress bar."""
         self._console.print(text, highlight=False, markup=False)
 
 
 def summary(event: EvaluationEvent) -> str:
-    """Return the watched metric's last and best value in a few words."""
+    """Return the last and best value of the watched metric as text."""
     return f"{event.watched} {event.metrics[event.watched]:.4f} (best {event.best:.4f})"
 
 

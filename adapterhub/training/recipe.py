@@ -1,4 +1,4 @@
-"""The recipe: everything that decides a training run, typed and validated once."""
+"""The recipe: every setting of a training run, typed and validated."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Positive = Annotated[float, Field(gt=0.0)]
 
 
 class _Section(BaseModel):
-    """A frozen part of a recipe; a key that it does not know is an error."""
+    """A frozen section of a recipe; an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class BackboneSection(_Section):
-    """The frozen model.
+    """The frozen base model.
 
     Args:
-        name: a name in the catalog, a Hub id, or a local folder.
-        revision: of a Hub id; the catalog's where none is given.
-        quantization: how its linear layers are held.
-        compute_dtype: type of activations; ``auto`` is bfloat16 where the device computes
-            in it, else float32.
+        name: Name in the catalog, Hub id, or local folder.
+        revision: Commit, tag or branch of a Hub id; the catalog's where not given.
+        quantization: Storage of the linear layers.
+        compute_dtype: Type of activations; ``auto`` is bfloat16 where the device supports it,
+            else float32.
     """
 
     name: str
@@ -37,28 +37,27 @@ class BackboneSection(_Section):
 
 
 class TaskSection(_Section):
-    """What is learned.
+    """The task.
 
     Args:
-        name: of the task, e.g. ``text-classification``.
-        max_length: longest input in tokens; longer ones are cut.
-        label_smoothing: share of the target's probability spread over all classes.
+        name: Name of the task, e.g. ``text-classification``.
+        max_length: Longest input in tokens; longer inputs are truncated.
+        label_smoothing: Share of the target's probability that is spread over all classes.
         class_weights: ``balanced`` for inverse frequency, or a weight per label.
-        max_new_tokens: longest generated answer.
-        system_prompt: first message of every conversation.
-        instruction: what the backbone is told to do; the task's own where empty.
-        multi_label: a text may have any number of labels; ``label`` is then a list.
-        threshold: probability from which on a label is given, with ``multi_label``.
-        out_of_scope: label of texts that no other label fits; metrics then tell accuracy on the
-            others from the share of these that is recognized.
-        stride: tokens that one window of a long context shares with the next.
-        max_answer_tokens: longest answer that is looked for in a context.
-        unanswerable: a question may have no answer in its context.
-        calibrate: fit ``temperature`` on the validation rows when training ends.
-        temperature: logits are divided by it before they become probabilities; above 1 answers
-            are less sure. What is fitted is stored here.
-        image_size: side in pixels that pictures are brought to; the backbone's own where not
-            given.
+        max_new_tokens: Longest generated response, in tokens.
+        system_prompt: First message of every conversation.
+        instruction: Instruction to the model; the task's own where empty.
+        multi_label: Whether a text can have any number of labels; ``label`` is then a list.
+        threshold: Smallest probability of a predicted label, with ``multi_label``.
+        out_of_scope: Label of texts that no other label fits; metrics then separate the accuracy
+            on the other labels from the recall of this one.
+        stride: Tokens that two consecutive windows of a long context share.
+        max_answer_tokens: Longest extracted answer, in tokens.
+        unanswerable: Whether a question can have no answer in its context.
+        calibrate: Whether to fit ``temperature`` on the validation examples after training.
+        temperature: Divisor of the logits; above 1 lowers the confidence. The fitted value is
+            stored here.
+        image_size: Side in pixels that images are resized to; the backbone's own where not given.
     """
 
     name: str
@@ -80,7 +79,13 @@ class TaskSection(_Section):
 
 
 class HubData(_Section):
-    """A data set on the Hub; ``data.train`` and the others then name its splits."""
+    """A data set on the Hub; ``data.train`` and the other keys then name its splits.
+
+    Args:
+        id: Id of the data set, ``owner/name``.
+        revision: Commit, tag or branch.
+        config: Configuration, where the data set has several.
+    """
 
     id: str
     revision: str | None = None
@@ -88,12 +93,12 @@ class HubData(_Section):
 
 
 class SplitSection(_Section):
-    """How to split where the data brings no validation or test rows of its own.
+    """Splits held out from the training examples where the data has none.
 
     Args:
-        validation: share of the training rows held out for validation.
-        test: share of the training rows held out for the test.
-        seed: of the split; equal rows always fall on the same side.
+        validation: Share of the training examples held out for validation.
+        test: Share of the training examples held out for testing.
+        seed: Seed of the split; equal examples always fall into the same split.
     """
 
     validation: Share = 0.1
@@ -102,24 +107,24 @@ class SplitSection(_Section):
 
 
 class DataSection(_Section):
-    """Where the rows come from.
+    """The data.
 
     Args:
-        train: path of a file, or name of a split of ``hub``. Relative paths start from the
-            working directory. Rows of pictures name files below its folder, or in the zip file
-            of its name beside it (``train.zip`` beside ``train.jsonl``).
-        validation: as ``train``; split off ``train`` where none is given.
-        test: as ``train``; optional.
-        hub: a data set on the Hub instead of files.
-        format: of the files; ``auto`` reads it off the file's ending.
-        columns: names of the columns of a CoNLL file, in order.
-        fields: task field to column name, where they differ.
-        split: used where ``validation`` is missing.
-        drop_duplicates: remove repeated training rows before splitting.
-        limit_per_label: use only so many training rows of each label, drawn by ``split.seed``;
-            fewer rows are among those that more rows hold.
-        limit_train: use only so many training rows, drawn by ``split.seed``.
-        limit_validation: use only so many validation rows.
+        train: Path of a file, or name of a split of ``hub``. Relative paths start from the
+            working directory. Examples with images name files below its folder, or in the zip
+            file of its name beside it (``train.zip`` beside ``train.jsonl``).
+        validation: As ``train``; held out from ``train`` where not given.
+        test: As ``train``; optional.
+        hub: Data set on the Hub instead of files.
+        format: Format of the files; ``auto`` infers it from the file name.
+        columns: Names of the columns of a CoNLL file, in order.
+        fields: Column of each task field, where they differ.
+        split: Splits held out where ``validation`` or ``test`` is missing.
+        drop_duplicates: Whether to remove duplicate training examples before splitting.
+        limit_per_label: Number of training examples of each label, sampled by ``split.seed``; a
+            smaller sample is part of a larger one.
+        limit_train: Number of training examples, sampled by ``split.seed``.
+        limit_validation: Number of validation examples.
     """
 
     train: str
@@ -141,13 +146,13 @@ class LoraSection(_Section):
 
     Args:
         method: ``lora``.
-        rank: inner dimension of the two factors.
-        alpha: the factors' product is scaled by ``alpha / rank``.
-        dropout: probability applied to the input of the first factor in training.
-        target_modules: last parts of module names, or ``all-linear``.
-        rslora: scale by ``alpha / sqrt(rank)`` instead.
-        dora: adapt direction and magnitude apart.
-        init: of the factors: ``default``, ``gaussian``, ``orthogonal`` or ``random``.
+        rank: Inner dimension of the two factors.
+        alpha: Numerator of the scale ``alpha / rank`` of the factors' product.
+        dropout: Dropout probability on the input of the first factor in training.
+        target_modules: Last parts of module names, or ``all-linear``.
+        rslora: Whether to scale by ``alpha / sqrt(rank)`` instead.
+        dora: Whether to adapt direction and magnitude separately (DoRA).
+        init: Initialization: ``default``, ``gaussian``, ``orthogonal`` or ``random``.
     """
 
     method: Literal["lora"] = "lora"
@@ -160,7 +165,7 @@ class LoraSection(_Section):
     init: str = "default"
 
     def spec(self) -> AdapterSpec:
-        """Return the same as a plain spec."""
+        """Return the section as a plain spec."""
         targets = self.target_modules
         return LoraSpec(
             rank=self.rank,
@@ -178,8 +183,8 @@ class PrefixSection(_Section):
 
     Args:
         method: ``prefix``.
-        num_virtual_tokens: length of the prefix, in positions.
-        projection: re-parametrise the prefix by a small network while training.
+        num_virtual_tokens: Number of virtual tokens in the prefix.
+        projection: Whether to reparametrize the prefix by a small network in training.
     """
 
     method: Literal["prefix"]
@@ -187,7 +192,7 @@ class PrefixSection(_Section):
     projection: bool = False
 
     def spec(self) -> AdapterSpec:
-        """Return the same as a plain spec."""
+        """Return the section as a plain spec."""
         return PrefixSpec(num_virtual_tokens=self.num_virtual_tokens, projection=self.projection)
 
 
@@ -196,14 +201,14 @@ class OptimizerSection(_Section):
 
     Args:
         name: AdamW, SGD, or bitsandbytes' AdamW with 8-bit states.
-        learning_rate: peak value.
-        weight_decay: decoupled, applied to matrices only.
-        betas: of AdamW.
-        momentum: of SGD.
-        clip_norm: largest norm of the whole gradient; 0 switches clipping off.
-        lora_plus_ratio: learning rate of LoRA's ``B`` over that of ``A``; 1 is plain LoRA.
+        learning_rate: Peak learning rate.
+        weight_decay: Decoupled weight decay, applied to matrices only.
+        betas: Betas of AdamW.
+        momentum: Momentum of SGD.
+        clip_norm: Largest norm of the whole gradient; 0 switches clipping off.
+        lora_plus_ratio: Learning rate of LoRA's ``B`` over that of ``A``; 1 is plain LoRA.
             Source: Hayou et al. 2024, arXiv:2402.12354.
-        head_ratio: learning rate of the head over that of the adapter.
+        head_ratio: Learning rate of the head over that of the adapter.
     """
 
     name: Literal["adamw", "sgd", "adamw_8bit"] = "adamw"
@@ -217,11 +222,11 @@ class OptimizerSection(_Section):
 
 
 class ScheduleSection(_Section):
-    """How the learning rate moves.
+    """The learning rate schedule.
 
     Args:
-        name: shape after the warm-up.
-        warmup: share of all steps spent rising from 0.
+        name: Shape after the warm-up.
+        warmup: Share of all steps in which the learning rate rises from 0.
     """
 
     name: Literal["linear", "cosine", "constant"] = "linear"
@@ -229,24 +234,23 @@ class ScheduleSection(_Section):
 
 
 class TrainSection(_Section):
-    """The loop.
+    """The training loop.
 
     Args:
-        batch_size: rows a batch.
-        batch_tokens: tokens a batch, instead of ``batch_size``.
-        gradient_accumulation: batches an optimizer step.
-        epochs: passes over the training rows.
-        steps: optimizer steps, instead of ``epochs``.
-        evaluate_every: optimizer steps between evaluations; each epoch where not given.
-        metric: what decides which weights are best; the task's own where not given.
-        greater_is_better: direction of ``metric``; known for the task's own metrics.
-        patience: evaluations without a better value before stopping; none where not given.
-        keep_best: end with the best weights seen instead of the last; among equals, with
-            those of least loss.
-        checkpoint_every: optimizer steps between checkpoints; one at each evaluation where
-            not given.
-        parts: what learns.
-        seed: of everything drawn at random.
+        batch_size: Examples per batch; 32 where neither this nor ``batch_tokens`` is given.
+        batch_tokens: Tokens per batch, instead of ``batch_size``.
+        gradient_accumulation: Batches per optimizer step.
+        epochs: Passes over the training examples; 3 where neither this nor ``steps`` is given.
+        steps: Optimizer steps, instead of ``epochs``.
+        evaluate_every: Optimizer steps between evaluations; an epoch where not given.
+        metric: Metric that selects the best weights; the task's own where not given.
+        greater_is_better: Direction of ``metric``; known for the task's own metrics.
+        patience: Evaluations without improvement before early stopping; off where not given.
+        keep_best: Whether to store the best weights instead of the last; among equals, those
+            with the lowest loss.
+        checkpoint_every: Optimizer steps between checkpoints; each evaluation where not given.
+        parts: Trained parameters.
+        seed: Seed of all randomness.
     """
 
     batch_size: Count | None = None
@@ -273,18 +277,18 @@ class TrainSection(_Section):
 
 
 class Recipe(_Section):
-    """A whole training run.
+    """All settings of a training run.
 
     Args:
-        name: under which the adapter is stored.
-        description: a line on what the adapter does.
-        backbone: the frozen model.
-        task: what is learned.
-        data: where the rows come from.
-        adapter: what is trained.
-        optimizer: how it moves.
-        schedule: how the learning rate moves.
-        train: the loop.
+        name: Name of the adapter in the registry.
+        description: One line on what the adapter does.
+        backbone: Frozen base model.
+        task: Task and its settings.
+        data: Training, validation and test data.
+        adapter: Adapter method and its settings.
+        optimizer: Optimizer.
+        schedule: Learning rate schedule.
+        train: Training loop.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?$")]

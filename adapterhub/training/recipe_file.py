@@ -1,4 +1,4 @@
-"""Read a recipe from YAML and the command line; every fault names its place."""
+"""Read recipes from YAML files, plain data and command-line overrides."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ MAX_RECIPE_BYTES = 1_000_000
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and validate a recipe.
+    """Read and validate a recipe file.
 
     Args:
-        path: a YAML file.
-        overrides: ``key.path=value`` each; the value is read as YAML.
+        path: YAML file.
+        overrides: ``key.path=value`` each; the value is parsed as YAML.
 
     Raises:
-        RecipeError: naming the key at fault and, where it can, what was meant.
+        RecipeError: naming the key at fault and, where known, the intended one.
     """
-    document = _read(Path(path))
+    document = read_yaml(Path(path), "recipe")
+    if not isinstance(document, dict):
+        raise RecipeError("a recipe must be a mapping of keys to values", place=str(path))
     for override in overrides:
         apply_override(document, override)
     return parse_recipe(document)
@@ -39,7 +41,7 @@ def parse_recipe(document: Mapping[str, Any]) -> Recipe:
     """Validate a recipe given as plain data.
 
     Raises:
-        RecipeError: for the first fault found.
+        RecipeError: naming the first key at fault.
     """
     document = dict(document)
     adapter = document.get("adapter")
@@ -51,17 +53,24 @@ def parse_recipe(document: Mapping[str, Any]) -> Recipe:
         raise _translate(error) from None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, kind: str) -> Any:
+    """Return the content of a small YAML file.
+
+    Args:
+        path: File to read.
+        kind: Kind of the file, for messages.
+
+    Raises:
+        RecipeError: when there is no such file, or it is not YAML.
+    """
     if not path.is_file():
-        folder = path.parent
-        names = [file.name for file in folder.glob("*.yaml")] if folder.is_dir() else []
-        raise RecipeError(
-            "no such recipe file", place=str(path), hint=did_you_mean(path.name, names)
-        )
+        names = [file.name for file in path.parent.glob("*.yaml")]
+        hint = did_you_mean(path.name, names)
+        raise RecipeError(f"no such {kind} file", place=str(path), hint=hint)
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise RecipeError(f"is larger than {MAX_RECIPE_BYTES} bytes", place=str(path))
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise RecipeError("is not UTF-8 text", place=str(path)) from None
     except yaml.YAMLError as error:
@@ -69,16 +78,13 @@ def _read(path: Path) -> dict[str, Any]:
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or "is not YAML"
         raise RecipeError(f"{problem}", place=f"{path}{line}") from None
-    if not isinstance(document, dict):
-        raise RecipeError("a recipe is a mapping of keys to values", place=str(path))
-    return document
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
-    """Set the key that ``key.path=value`` names in a recipe given as plain data.
+    """Apply ``key.path=value`` to a recipe given as plain data.
 
     Raises:
-        RecipeError: when it is no override.
+        RecipeError: when the override is malformed.
     """
     key, equals, text = override.partition("=")
     if not equals or not key:
@@ -94,10 +100,10 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def put_key(document: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of a recipe given as plain data, making sections where they are missing.
+    """Set a dotted key of a recipe given as plain data, adding missing sections.
 
     Raises:
-        RecipeError: when a part of the key before the last is a value.
+        RecipeError: when a parent of the key is a value.
     """
     *parents, last = key.split(".")
     section = document
@@ -110,10 +116,10 @@ def put_key(document: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _translate(error: ValidationError) -> RecipeError:
-    """Turn pydantic's first finding into one line; unknown keys go first."""
+    """Return one error for pydantic's; an unknown key takes precedence."""
     found = error.errors(include_url=False)
     first = next((item for item in found if item["type"] == "extra_forbidden"), found[0])
-    # pydantic puts the discriminator of a union into the path; recipes do not have it
+    # pydantic adds the discriminator of a union to the path; recipes do not have it
     path = [str(part) for part in first["loc"] if part not in ("lora", "prefix")]
     place = ".".join(path)
     kind, given = first["type"], first.get("input")
@@ -137,7 +143,7 @@ def _translate(error: ValidationError) -> RecipeError:
         return RecipeError(
             f"{given!r} is not a name",
             place=place,
-            hint="Use small letters, digits, '.', '_' and '-', as in support-replies",
+            hint="Use lowercase letters, digits, '.', '_' and '-', as in support-replies",
         )
     message = first["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(given, dict | BaseModel) else f" (found {given!r})"
@@ -145,7 +151,7 @@ def _translate(error: ValidationError) -> RecipeError:
 
 
 def _keys(path: Sequence[str]) -> Iterable[str]:
-    """Return the keys that the section at ``path`` knows."""
+    """Return the known keys of the section at ``path``."""
     model: type[BaseModel] = Recipe
     names: set[str] = set(model.model_fields)
     for part in path:

@@ -78,7 +78,7 @@ def test_metrics_of_training_count_where_the_rule_names_no_file(two):
     unknown = two("promote", "mood@1", "--to", "prod")
     assert unknown.exit_code == 8
     assert "no such metric; known metrics: accuracy, loss, macro_f1" in unknown.stdout
-    assert "only that it loads" in two("alias", "rule", "mood@prod", "--clear").stdout
+    assert "must load on its backbone" in two("alias", "rule", "mood@prod", "--clear").stdout
     assert json.loads(two("alias", "rule", "mood@prod", "--json").stdout) is None
 
 

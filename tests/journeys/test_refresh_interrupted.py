@@ -114,7 +114,7 @@ def test_the_same_command_completes_a_refresh_killed_at_any_stage(
     # once more: nothing is left to do, whatever the reference
     command("promote", str(child.ref), "--to", "prod")
     for ref in ("mood", "mood@1", "mood@prod"):
-        assert "by this same refresh" in command("refresh", ref, *refresh[2:-1]).stdout
+        assert "already stored as" in command("refresh", ref, *refresh[2:-1]).stdout
     assert [each.digest for each in children()] == [child.digest]
     assert steps == planned
 

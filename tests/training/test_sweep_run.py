@@ -117,7 +117,7 @@ def test_a_trial_whose_values_do_not_go_together_fails_alone(mood, tmp_path):
     assert all("nowhere" in trial.error for trial in failed)
     assert result.best.params["adapter.target_modules"] == '["all-linear"]'
     alone = {"adapter.target_modules": [["nowhere"], ["nowhere", "either"]]}
-    with pytest.raises(TrainingError, match=r"none of 1 trials came to its end; .*nowhere"):
+    with pytest.raises(TrainingError, match=r"none of 1 trials is complete; .*nowhere"):
         sweep(mood, tmp_path / "none", document=alone, trials=1)
 
 

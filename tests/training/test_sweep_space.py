@@ -77,7 +77,7 @@ def test_a_faulty_space_is_one_line_that_names_the_place(document, said):
         ({"adapter.rank": {"low": -1, "high": 4}}, "s.yaml: adapter.rank"),
         ({"schedule.name": ["linear", "cosin"]}, "Did you mean 'cosine'?"),
         ({"train.batch_tokens": [512, 1024]}, "exclude each other"),
-        ({"adapter.method": ["lora", "prefix"]}, "can't be varied. Make a study for each method"),
+        ({"adapter.method": ["lora", "prefix"]}, "can't be varied. Run a sweep for each method"),
         ({"train.metric": ["accuracy", "macro_f1"]}, "compared by one metric on the same rows"),
         ({"data.limit_validation": [10, 20]}, "compared by one metric on the same rows"),
         ({"data.split.seed": [1, 2]}, "compared by one metric on the same rows"),

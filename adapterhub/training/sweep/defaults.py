@@ -1,4 +1,4 @@
-"""Spaces to search where the user gives none: what matters most for each method."""
+"""Default search spaces: the most influential keys of each adapter method."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from adapterhub.training.recipe import Recipe
     from adapterhub.training.sweep.space import Parameter
 
-#: The learning rate decides most; the best one hardly depends on rank where alpha goes with it.
+#: The learning rate matters most; its best value hardly depends on the rank at a fixed alpha/rank.
 #: Source: Schulman et al. 2025, "LoRA Without Regret"; Biderman et al. 2024, arXiv:2405.09673.
 _LORA: Mapping[str, Parameter] = {
     "optimizer.learning_rate": Range(1e-4, 1e-2, log=True),
@@ -22,8 +22,8 @@ _LORA: Mapping[str, Parameter] = {
     "adapter.dropout": Choices((0.0, 0.05, 0.1)),
     "schedule.warmup": Choices((0.0, 0.06, 0.1)),
 }
-#: A prefix learns at rates far above those of weights. Source: Li and Liang 2021,
-#: arXiv:2101.00190, where the length matters most after it.
+#: A prefix needs far higher learning rates than weights; its length matters most after them.
+#: Source: Li and Liang 2021, arXiv:2101.00190.
 _PREFIX: Mapping[str, Parameter] = {
     "optimizer.learning_rate": Range(1e-3, 1e-1, log=True),
     "adapter.num_virtual_tokens": Choices((4, 8, 16, 32)),
@@ -37,7 +37,7 @@ _HEAD: Mapping[str, Parameter] = {
 
 
 def default_space(recipe: Recipe) -> Space:
-    """Return the space for the method that the recipe trains by."""
+    """Return the default space for the recipe's adapter method."""
     if recipe.train.parts == "head":
         return Space(_HEAD, "the space for heads")
     if isinstance(recipe.adapter, LoraSection):

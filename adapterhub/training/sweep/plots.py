@@ -1,4 +1,4 @@
-"""Pictures of a study: its history, what mattered, and how the values lie together."""
+"""Plots of a study: history, parameter importance and parallel coordinates."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PICTURES = ("history.png", "importance.png", "parallel.png")
+PLOT_NAMES = ("history.png", "importance.png", "parallel.png")
 
 
 def draw_study(study: optuna.Study, metric: str) -> dict[str, bytes]:
-    """Return the pictures of a study by file name; equal studies give equal bytes.
+    """Return the plots of a study by file name; equal studies give equal bytes.
 
-    A picture that says nothing is left out: importance needs two complete trials that differ.
+    Importance is left out without two complete trials of different value.
 
     Args:
-        study: with its trials.
-        metric: name of what is made best.
+        study: Optuna study.
+        metric: Name of the metric.
 
     Raises:
         MissingExtraError: when matplotlib isn't installed.
@@ -51,9 +51,9 @@ def draw_study(study: optuna.Study, metric: str) -> dict[str, bytes]:
             study, evaluator=evaluator, target_name=metric
         )
     with warnings.catch_warnings(), pyplot.style.context("default"):
-        # optuna calls its own pictures by matplotlib an experiment
+        # Optuna marks its matplotlib plots as experimental
         warnings.simplefilter("ignore")
-        return {name: _render(pyplot, drawers[name]) for name in PICTURES if name in drawers}
+        return {name: _render(pyplot, drawers[name]) for name in PLOT_NAMES if name in drawers}
 
 
 def _complete_values(study: optuna.Study) -> list[float]:

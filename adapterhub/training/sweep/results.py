@@ -1,10 +1,12 @@
-"""What a sweep found, in plain values: for people, for programs, and as an adapter's lineage."""
+"""Results of a sweep as plain values, and the study stored in the best adapter."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.adapters.artifact import write_annotated
 from adapterhub.training.sweep.trial import DIGEST, ERROR, FACTS, METRICS
 
 if TYPE_CHECKING:
@@ -17,20 +19,23 @@ if TYPE_CHECKING:
     from adapterhub.training.sweep.study import Goal, SweepOptions
 
 
+STUDY_NAME = "study.json"
+
+
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
     """One trial.
 
     Args:
-        number: from 0, in the order of their beginning.
+        number: Number of the trial, from 0, in the order of their start.
         state: ``complete``, ``pruned``, ``fail`` or ``running``.
-        value: of the metric that decides; of a pruned trial at its last evaluation.
-        reached: how far it got, in per cent of its steps.
-        params: dotted key of the recipe to value.
-        metrics: all of a complete trial.
-        digest: of a complete trial's artifact.
-        facts: of a complete trial, such as training seconds.
-        error: why it failed.
+        value: Metric of the study; of a pruned trial at its last evaluation.
+        reached: Progress in percent of its steps.
+        params: Value of each dotted recipe key.
+        metrics: All metrics of a complete trial.
+        digest: Digest of a complete trial's artifact.
+        facts: Further figures of a complete trial, such as training seconds.
+        error: Error message of a failed trial.
     """
 
     number: int
@@ -46,18 +51,18 @@ class TrialRecord:
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """A sweep as it stands.
+    """State of a sweep.
 
     Args:
-        folder: of the sweep.
-        name: of the study.
-        goal: what is made best.
-        trials: all that have begun.
-        best: the best complete trial, if there is one.
-        artifact: folder of the best trial's adapter with the study in it; ``None`` while
-            another process still runs trials.
-        digest: of that adapter.
-        pictures: file names of the plots in ``folder``.
+        folder: Folder of the sweep.
+        name: Name of the study.
+        goal: Metric of the study and its direction.
+        trials: All trials that have started.
+        best: Best complete trial, if there is one.
+        artifact: Folder of the best trial's artifact with the study in it; ``None`` while another
+            process still runs trials.
+        digest: Digest of that artifact.
+        plots: File names of the plots in ``folder``.
     """
 
     folder: Path
@@ -67,14 +72,14 @@ class SweepResult:
     best: TrialRecord | None
     artifact: Path | None
     digest: str
-    pictures: Sequence[str]
+    plots: Sequence[str]
 
     def count(self, state: str) -> int:
-        """Return how many trials are in a state."""
+        """Return the number of trials in a state."""
         return sum(trial.state == state for trial in self.trials)
 
     def info(self) -> dict[str, Any]:
-        """Return what a registry keeps beside the best trial's adapter."""
+        """Return the information stored in the registry beside the best adapter."""
         if self.best is None:
             return {}
         return {
@@ -90,7 +95,7 @@ class SweepResult:
 
 
 def read_trials(study: optuna.Study) -> list[TrialRecord]:
-    """Return the trials of a study that have begun."""
+    """Return the trials of a study that have started."""
     return [
         TrialRecord(
             number=each.number,
@@ -126,7 +131,7 @@ def lineage_document(
     goal: Goal,
     options: SweepOptions,
 ) -> dict[str, Any]:
-    """Return the study as its best adapter carries it along: no time and no path inside."""
+    """Return the study as stored in the best adapter, without times and paths."""
     return {
         "study": name,
         "goal": asdict(goal),
@@ -147,6 +152,45 @@ def lineage_document(
             for each in trials
         ],
     }
+
+
+def write_with_study(
+    source: Path, target: Path, study: Mapping[str, Any], plots: Mapping[str, bytes]
+) -> str:
+    """Write a copy of an artifact that contains its study, and return the copy's digest.
+
+    Equal arguments give equal bytes.
+
+    Args:
+        source: Artifact folder of the best trial.
+        target: Folder of the copy; an existing one is replaced.
+        study: Study, from ``lineage_document``.
+        plots: Content of each plot by file name.
+
+    Raises:
+        ArtifactError: when ``source`` is damaged.
+    """
+    text = json.dumps(study, indent=2, sort_keys=True, ensure_ascii=False)
+    return write_annotated(
+        source,
+        target,
+        files={**plots, STUDY_NAME: f"{text}\n".encode()},
+        section=_card_section(study, plots),
+    )
+
+
+def _card_section(study: Mapping[str, Any], plots: Mapping[str, bytes]) -> str:
+    trials = study["trials"]
+    best = next(each for each in trials if each["number"] == study["best"])
+    pruned = sum(each["state"] == "pruned" for each in trials)
+    rows = "\n".join(f"| `{key}` | {value} |" for key, value in sorted(best["params"].items()))
+    shown = "".join(f"\n\n![{name.partition('.')[0]} of the search]({name})" for name in plots)
+    return (
+        f"## Search\n\nThe best of {len(trials)} trials of the study `{study['study']}` "
+        f"({pruned} pruned) by {study['goal']['metric']} on the validation split, which makes the "
+        f"metric above slightly optimistic. All trials are in `{STUDY_NAME}`.\n\n"
+        f"| key | best value |\n|---|---|\n{rows}{shown}\n"
+    )
 
 
 def _value(trial: optuna.trial.FrozenTrial) -> float | None:

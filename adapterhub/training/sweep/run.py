@@ -1,4 +1,4 @@
-"""A whole sweep: the one call behind ``adapterhub sweep``."""
+"""Run a hyperparameter sweep."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
 from adapterhub.training.result import ARTIFACT_NAME
 from adapterhub.training.setup import open_backbone
-from adapterhub.training.sweep.lineage import write_with_study
 from adapterhub.training.sweep.plots import draw_study
-from adapterhub.training.sweep.results import SweepResult, best_of, lineage_document, read_trials
+from adapterhub.training.sweep.results import (
+    SweepResult,
+    best_of,
+    lineage_document,
+    read_trials,
+    write_with_study,
+)
 from adapterhub.training.sweep.space import check_space
 from adapterhub.training.sweep.study import Goal, open_study
 from adapterhub.training.sweep.trial import next_claim, run_trial, trial_folder
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
     from adapterhub.training.train import TrainFunction
 
 BEST_NAME = "best"
-#: Held while a process draws a trial or clears up.
+#: Lock of the process that samples a trial or removes artifacts.
 _LOCK_NAME = ".lock"
 
 
@@ -53,35 +58,35 @@ def run_sweep(
     cache: Path | None = None,
     train_trial: TrainFunction = train,
 ) -> SweepResult:
-    """Train trials until the study has as many as asked for.
+    """Run trials until the study has the requested number.
 
-    Call it again after an interruption, and it goes on where it was, in the middle of a trial
-    too. Several processes that share the folder share the trials.
+    Called again after an interruption, it resumes, within a trial too. Several processes that
+    share the folder share the trials.
 
     Args:
-        recipe: that is varied; its validation split decides.
-        space: what is tried.
-        options: how it is searched.
-        folder: of the sweep; ``runs/NAME-sweep`` where not given.
-        storage: address of a database for the study; a file in ``folder`` where not given.
-        reporter: hears of every step of every trial.
-        device: the first GPU where there is one, else the CPU.
-        cache: root of the backbone cache.
+        recipe: Recipe to vary; trials are compared on its validation split.
+        space: Search space.
+        options: Settings of the sweep.
+        folder: Folder of the sweep; ``runs/NAME-sweep`` where not given.
+        storage: Optuna database URL; a file in ``folder`` where not given.
+        reporter: Receiver of progress events.
+        device: Device; the first GPU where there is one, else the CPU.
+        cache: Root of the backbone cache.
         train_trial: Function that trains one trial.
 
     Raises:
         MissingExtraError: when Optuna isn't installed.
         RecipeError: naming the key at fault, before anything is trained.
         DataError: naming file, row or split, before anything is trained.
-        TrainingError: when the folder holds another study, or no trial came to its end.
-        TrainingInterrupted: after Ctrl-C or SIGTERM; call again to go on.
+        TrainingError: when the folder holds another study, or no trial is complete.
+        TrainingInterrupted: after Ctrl-C or SIGTERM; call again to resume.
     """
     check_space(space, recipe)
-    # a fault of the data is told before a study begins that would be of the faulty recipe
+    # invalid data must fail before a study of the faulty recipe is created
     prepare_data(recipe)
     place = folder or Path("runs") / f"{recipe.name}-sweep"
     goal = Goal(*watched_metric(recipe.train, entry_of(recipe.task.name).default_metric))
-    teller = Reporters([reporter] if reporter else [])
+    reporters = Reporters([reporter] if reporter else [])
     place.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place / _LOCK_NAME)
     with lock:
@@ -102,14 +107,14 @@ def run_sweep(
                 recipe=recipe,
                 space=space,
                 goal=goal,
-                reporter=teller,
+                reporter=reporters,
                 backbone=backbone,
                 device=device,
                 cache=cache,
                 train=train_trial,
             )
         except TrainingInterrupted as error:
-            error.hint = "Run the same command again to go on"
+            error.hint = "Run the same command again to resume"
             raise
         finally:
             claim.lock.release()
@@ -125,7 +130,7 @@ def _shares_backbone(space: Space) -> bool:
 
 
 def _drop_worse(trials: Sequence[TrialRecord], goal: Goal, folder: Path) -> None:
-    """Remove the artifacts of complete trials that are not the best one."""
+    """Remove the artifacts of all complete trials but the best one."""
     best = best_of(trials, goal)
     for trial in trials:
         if trial.state == "complete" and best is not None and trial.number != best.number:
@@ -135,27 +140,27 @@ def _drop_worse(trials: Sequence[TrialRecord], goal: Goal, folder: Path) -> None
 def _conclude(
     study: optuna.Study, folder: Path, space: Space, goal: Goal, options: SweepOptions
 ) -> SweepResult:
-    """Draw the study, and, where no trial runs any more, write the best trial's adapter."""
+    """Plot the study and, once no trial is running, write the best trial's artifact."""
     trials = read_trials(study)
     best = best_of(trials, goal)
-    pictures = draw_study(study, goal.metric)
-    for name, content in pictures.items():
+    plots = draw_study(study, goal.metric)
+    for name, content in plots.items():
         (folder / name).write_bytes(content)
     found: dict[str, Any] = {"artifact": None, "digest": ""}
     if not any(trial.state == "running" for trial in trials):
         if best is None:
-            why = next((f"; {each.error}" for each in reversed(trials) if each.error), "")
+            reason = next((f"; {each.error}" for each in reversed(trials) if each.error), "")
             raise TrainingError(
-                f"none of {len(trials)} trials came to its end{why}",
+                f"none of {len(trials)} trials is complete{reason}",
                 place=str(folder),
-                hint="Look at their logs, lower the learning rates of the space, or try more",
+                hint="Check their logs, lower the learning rates of the space, or run more trials",
             )
         document = lineage_document(
             study.study_name, trials, best=best, space=space, goal=goal, options=options
         )
         source = trial_folder(folder, best.number) / ARTIFACT_NAME
         target = folder / BEST_NAME
-        digest = write_with_study(source, target, document, pictures)
+        digest = write_with_study(source, target, document, plots)
         found = {"artifact": target, "digest": digest}
     return SweepResult(
         folder=folder,
@@ -163,6 +168,6 @@ def _conclude(
         goal=goal,
         trials=trials,
         best=best,
-        pictures=tuple(pictures),
+        plots=tuple(plots),
         **found,
     )

@@ -1,4 +1,4 @@
-"""What a sweep may change: keys of a recipe, and the values to try for each."""
+"""The search space of a sweep: recipe keys and the values to try for each."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import yaml
-
 from adapterhub.errors import RecipeError, did_you_mean
-from adapterhub.training.recipe_file import MAX_RECIPE_BYTES, parse_recipe, put_key
+from adapterhub.training.recipe_file import parse_recipe, put_key, read_yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 _RANGE_KEYS = ("low", "high", "log", "step")
 _CHOICE_KEYS = ("choices",)
-#: Keys, with all below them, that decide by what trials are compared and on which rows.
+#: Keys, with all below them, that define how trials are compared; they can not be varied.
 _COMPARED = (
     "name",
     "task.name",
@@ -36,13 +34,13 @@ _COMPARED = (
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included; whole ones where both ends are.
+    """Numbers from ``low`` to ``high`` inclusive; integers where both ends are.
 
     Args:
-        low: smallest value.
-        high: largest value.
-        log: draw evenly over the logarithm.
-        step: distance between two values; none where not given.
+        low: Smallest value.
+        high: Largest value.
+        log: Whether to sample uniformly over the logarithm.
+        step: Distance between two values; continuous where not given.
     """
 
     low: float
@@ -51,19 +49,19 @@ class Range:
     step: float | None = None
 
     @property
-    def whole(self) -> bool:
-        """Whether only whole numbers are tried."""
+    def is_integer(self) -> bool:
+        """Whether only integers are tried."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def extremes(self) -> tuple[Any, ...]:
-        """Return the values by which the whole parameter is checked."""
+        """Return the values that are validated for the whole parameter."""
         return (self.low, self.high)
 
     def contains(self, value: Any) -> bool:
-        """Tell whether a recipe's value is one that can be drawn."""
+        """Return whether a recipe's value can be sampled."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
-        if not self.low <= value <= self.high or (self.whole and value != int(value)):
+        if not self.low <= value <= self.high or (self.is_integer and value != int(value)):
             return False
         if self.step is None:
             return True
@@ -71,7 +69,7 @@ class Range:
         return math.isclose(steps, round(steps), abs_tol=1e-9)
 
     def document(self) -> dict[str, Any]:
-        """Return the same as a space file holds it."""
+        """Return the content of the space file."""
         found: dict[str, Any] = {"low": self.low, "high": self.high}
         if self.log:
             found["log"] = True
@@ -82,24 +80,24 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """One of several values, whatever their type.
+    """Categorical values of any type.
 
     Args:
-        values: two or more, all different.
+        values: Two or more different values.
     """
 
     values: tuple[Any, ...]
 
     def extremes(self) -> tuple[Any, ...]:
-        """Return the values by which the whole parameter is checked."""
+        """Return the values that are validated for the whole parameter."""
         return self.values
 
     def contains(self, value: Any) -> bool:
-        """Tell whether a recipe's value is one that can be drawn."""
+        """Return whether a recipe's value can be sampled."""
         return as_choice(value) in map(as_choice, self.values)
 
     def document(self) -> dict[str, Any]:
-        """Return the same as a space file holds it."""
+        """Return the content of the space file."""
         return {"choices": list(self.values)}
 
 
@@ -108,62 +106,50 @@ Parameter: TypeAlias = Range | Choices
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """The parameters of a sweep.
+    """A search space.
 
     Args:
-        parameters: dotted key of the recipe to what is tried for it.
-        origin: name of the file, for messages.
+        parameters: Values to try for each dotted recipe key.
+        origin: Name of the file, for messages.
     """
 
     parameters: Mapping[str, Parameter]
     origin: str
 
     def document(self) -> dict[str, Any]:
-        """Return the same as a space file holds it."""
+        """Return the content of the space file."""
         return {key: self.parameters[key].document() for key in sorted(self.parameters)}
 
 
 def as_choice(value: Any) -> str | int | float | bool | None:
-    """Return a value of ``choices`` as a study keeps it: lists and mappings as JSON text."""
+    """Return a value as Optuna stores it: lists and mappings become JSON text."""
     if isinstance(value, str | int | float | bool) or value is None:
         return value
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def load_space(path: Path) -> Space:
-    """Read a space from a YAML file.
+    """Read a search space from a YAML file.
 
     Raises:
         RecipeError: naming the key at fault.
     """
-    if not path.is_file():
-        names = [file.name for file in path.parent.glob("*.yaml")]
-        raise RecipeError(
-            "no such space file", place=str(path), hint=did_you_mean(path.name, names)
-        )
-    if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise RecipeError(f"is larger than {MAX_RECIPE_BYTES} bytes", place=str(path))
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        problem = getattr(error, "problem", None) or "is not YAML in UTF-8"
-        raise RecipeError(problem, place=str(path)) from None
-    return parse_space(document, origin=path.name)
+    return parse_space(read_yaml(path, "space"), origin=path.name)
 
 
 def parse_space(document: Any, *, origin: str) -> Space:
-    """Read a space given as plain data: key to a range, or to a list of choices.
+    """Validate a search space given as plain data: a range or a list of choices for each key.
 
     Args:
-        document: as a space file holds it.
-        origin: how messages name it.
+        document: Content of a space file.
+        origin: Name of the space, for messages.
 
     Raises:
         RecipeError: naming the key at fault.
     """
     if not isinstance(document, dict) or not document:
         raise RecipeError(
-            "a space maps keys of the recipe to ranges or choices",
+            "a space must map recipe keys to ranges or choices",
             place=origin,
             hint="Write optimizer.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}",
         )
@@ -174,11 +160,11 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Return the recipe with some of its keys changed.
 
     Args:
-        recipe: left as it is.
-        values: dotted key to value.
+        recipe: Recipe, which is not changed.
+        values: Value of each dotted key.
 
     Raises:
-        RecipeError: when there is no such key, or it can't have the value.
+        RecipeError: when there is no such key, or the value is invalid.
     """
     document = recipe.model_dump(mode="json")
     for key, value in values.items():
@@ -187,7 +173,7 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
 
 
 def check_space(space: Space, recipe: Recipe) -> None:
-    """Check that the recipe takes every parameter at its ends, or at each of its choices.
+    """Check that the ends of every range and every choice are valid in the recipe.
 
     Raises:
         RecipeError: naming the key at fault, before anything is trained.
@@ -204,17 +190,17 @@ def check_space(space: Space, recipe: Recipe) -> None:
 
 def _check_comparable(key: str, place: str) -> None:
     if key == "adapter.method":
-        raise RecipeError("can't be varied", place=place, hint="Make a study for each method")
+        raise RecipeError("can't be varied", place=place, hint="Run a sweep for each method")
     if any(key == fixed or key.startswith(f"{fixed}.") for fixed in _COMPARED):
         raise RecipeError(
-            "can't be varied: trials are compared by one metric on the same rows",
+            "can't be varied: trials are compared by one metric on the same examples",
             place=place,
-            hint="Make a study for each value",
+            hint="Run a sweep for each value",
         )
 
 
 def values_of(recipe: Recipe, space: Space) -> dict[str, Any] | None:
-    """Return the recipe's own values, if all of them lie in the space."""
+    """Return the recipe's own values, if the space contains all of them."""
     found: dict[str, Any] = {}
     document = recipe.model_dump(mode="json")
     for key, parameter in space.parameters.items():
@@ -223,8 +209,8 @@ def values_of(recipe: Recipe, space: Space) -> dict[str, Any] | None:
             value = value.get(part) if isinstance(value, dict) else None
         if not parameter.contains(value):
             return None
-        whole = isinstance(parameter, Range) and parameter.whole
-        found[key] = int(value) if whole else as_choice(value)
+        integer = isinstance(parameter, Range) and parameter.is_integer
+        found[key] = int(value) if integer else as_choice(value)
     return found
 
 
@@ -233,7 +219,7 @@ def _parameter(value: Any, place: str) -> Parameter:
         return _choices(value, place)
     if not isinstance(value, dict):
         raise RecipeError(
-            f"{value!r} is neither a range nor choices",
+            f"{value!r} is neither a range nor a list of choices",
             place=place,
             hint="Write {low: 1, high: 8} or [1, 2, 4, 8]",
         )
@@ -254,7 +240,7 @@ def _check_keys(value: Mapping[Any, Any], known: Iterable[str], place: str) -> N
 
 def _choices(value: Any, place: str) -> Choices:
     if not isinstance(value, list) or len(value) < 2:
-        raise RecipeError("choices are a list of two values or more", place=place)
+        raise RecipeError("choices must be a list of two or more values", place=place)
     kept = [(type(each), as_choice(each)) for each in value]
     for index, each in enumerate(kept):
         if each in kept[:index]:
@@ -273,11 +259,11 @@ def _range(value: Mapping[str, Any], place: str) -> Range:
     if log and low <= 0:
         raise RecipeError(f"log needs a low above 0, not {low:g}", place=f"{place}.low")
     if step is not None and (log or step <= 0):
-        problem = "log and step exclude each other" if log else "a step is above 0"
+        problem = "log and step exclude each other" if log else "a step must be above 0"
         raise RecipeError(problem, place=f"{place}.step")
     found = Range(low, high, log, step)
-    if found.whole and step is not None and not isinstance(step, int):
-        raise RecipeError("the step between whole numbers is whole", place=f"{place}.step")
+    if found.is_integer and step is not None and not isinstance(step, int):
+        raise RecipeError("the step between integers must be an integer", place=f"{place}.step")
     return found
 
 

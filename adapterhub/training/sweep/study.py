@@ -24,26 +24,26 @@ SamplerName: TypeAlias = Literal["tpe", "random"]
 PrunerName: TypeAlias = Literal["median", "halving", "hyperband", "none"]
 
 STORAGE_NAME = "study.sqlite3"
-#: Seconds that a process waits for another one's writing.
+#: Seconds that a process waits for another one's write.
 _STORAGE_TIMEOUT = 60.0
-#: Trials drawn at random before TPE goes by what was found.
+#: Random trials before TPE uses their results.
 _STARTUP_TRIALS = 8
-#: Attribute of a study that tells what it is of.
+#: Attribute of a study with the digest of recipe, space and metric.
 _IDENTITY = "identity"
 
 
 @dataclass(frozen=True, slots=True)
 class SweepOptions:
-    """How a sweep searches.
+    """Settings of a sweep.
 
     Args:
-        trials: that the study shall have in the end, with those of earlier calls and of other
-            processes, pruned and failed ones too.
-        sampler: ``tpe`` goes by what was found so far.
-        pruner: what ends poor trials early.
-        seed: of what is drawn; a trial's draw depends on it, on its number and on the trials
-            before.
-        keep_all: keep the artifact of every trial, not of the best one alone.
+        trials: Total number of trials in the study, including those of earlier calls and other
+            processes, and pruned and failed ones.
+        sampler: Sampler; ``tpe`` uses the results so far.
+        pruner: Early stopping of poor trials.
+        seed: Seed of the sampler; a sample depends on it, on the trial's number and on the
+            earlier trials.
+        keep_all: Whether to keep the artifact of every trial instead of the best one's alone.
     """
 
     trials: int
@@ -55,11 +55,11 @@ class SweepOptions:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What is made best.
+    """Objective of a study.
 
     Args:
-        metric: name of the validation metric.
-        greater_is_better: its direction.
+        metric: Name of the validation metric.
+        greater_is_better: Direction of the metric.
     """
 
     metric: str
@@ -90,18 +90,18 @@ def open_study(
     options: SweepOptions,
     storage: str | None = None,
 ) -> optuna.Study:
-    """Open the study of a sweep, or make it.
+    """Open or create the study of a sweep.
 
-    The recipe's own values are its first trial where they lie in the space, so that the best
-    trial is no worse than the recipe.
+    The recipe's own values are the first trial where the space contains them, so that the best
+    trial is not worse than the recipe.
 
     Args:
-        folder: of the sweep, in which the study is kept where ``storage`` does not say otherwise.
-        recipe: that is varied.
-        space: how.
-        goal: what is made best.
-        options: how it is searched.
-        storage: address of a database, e.g. ``postgresql://…``.
+        folder: Folder of the sweep, which holds the study without ``storage``.
+        recipe: Recipe to vary.
+        space: Search space.
+        goal: Objective.
+        options: Settings of the sweep.
+        storage: Optuna database URL, e.g. ``postgresql://…``.
 
     Raises:
         MissingExtraError: when Optuna isn't installed.
@@ -130,7 +130,7 @@ def open_study(
         raise TrainingError(
             "holds a study of another recipe, space or metric",
             place=f"the study {recipe.name!r} of the storage" if storage else str(folder),
-            hint="Go on with what it began with, or "
+            hint="Use the recipe and space it was started with, or "
             + (
                 "give the recipe another name" if storage else "choose another folder with --output"
             ),
@@ -139,32 +139,32 @@ def open_study(
 
 
 def _open_storage(url: str) -> Any:
-    """Return the database of a study; its address may hold a password and is never shown."""
+    """Return the database of a study; its URL may contain a password and is never shown."""
     library = import_optuna()
     from sqlalchemy.exc import SQLAlchemyError
 
     connect = {"timeout": _STORAGE_TIMEOUT} if url.startswith("sqlite") else {}
-    hint = "Write an address as SQLAlchemy reads it, such as sqlite:////folder/study.sqlite3"
+    hint = "Write a SQLAlchemy URL, such as sqlite:////folder/study.sqlite3"
     try:
         return library.storages.RDBStorage(url, engine_kwargs={"connect_args": connect})
     except ImportError:
         raise RecipeError(
-            "the Python package that speaks to this kind of database is not installed",
+            "the Python driver of this database is not installed",
             place="--storage",
             hint="Install it, such as psycopg2-binary for postgresql://",
         ) from None
     except SQLAlchemyError as error:
-        said = " ".join(str(getattr(error, "orig", None) or error).split())
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
         raise RecipeError(
-            f"the database can't be opened: {said}", place="--storage", hint=hint
+            f"the database can't be opened: {reason}", place="--storage", hint=hint
         ) from None
 
 
 def build_sampler(options: SweepOptions, number: int) -> Any:
-    """Return what draws the trial of a number.
+    """Return the sampler of one trial.
 
-    A new one for each trial: what it draws then depends on nothing that an interrupted process
-    would forget, and processes beside each other draw differently.
+    Each trial has its own, so that samples do not depend on the state of an interrupted process,
+    and parallel processes sample differently.
     """
     samplers = import_optuna().samplers
     seed = int.from_bytes(sha256(f"{options.seed}/{number}".encode()).digest()[:4], "big")
@@ -176,7 +176,7 @@ def build_sampler(options: SweepOptions, number: int) -> Any:
 
 
 def build_pruner(name: PrunerName) -> Any:
-    """Return what ends trials early; it sees how far each one is in per cent of its steps."""
+    """Return the pruner; it sees the progress of trials in percent of their steps."""
     pruners = import_optuna().pruners
     if name == "median":
         return pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=15, n_min_trials=2)
@@ -188,14 +188,14 @@ def build_pruner(name: PrunerName) -> Any:
 
 
 def distributions(space: Space) -> dict[str, Any]:
-    """Return the space in Optuna's words."""
+    """Return the space as Optuna's distributions."""
     kinds = import_optuna().distributions
     found: dict[str, Any] = {}
     for key, parameter in space.parameters.items():
         if isinstance(parameter, Choices):
             values = [as_choice(value) for value in parameter.values]
             found[key] = kinds.CategoricalDistribution(values)
-        elif parameter.whole:
+        elif parameter.is_integer:
             found[key] = kinds.IntDistribution(
                 int(parameter.low),
                 int(parameter.high),
@@ -210,7 +210,7 @@ def distributions(space: Space) -> dict[str, Any]:
 
 
 def recipe_values(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a trial's parameters as the recipe takes them."""
+    """Return a trial's parameters as recipe values."""
     values: dict[str, Any] = {}
     for key, value in params.items():
         parameter = space.parameters[key]

@@ -1,4 +1,4 @@
-"""One trial: a training run that tells the study how it fares, and stops when told to."""
+"""One trial: a training run that reports to the study and can be pruned."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
     from adapterhub.training.train import TrainFunction
 
 TRIALS_NAME = "trials"
-#: Held by the process that runs a trial; the system lets go of it when the process dies.
+#: Lock of the process that runs a trial; the system releases it when the process dies.
 _LOCK_NAME = ".lock"
 #: Attributes of a trial.
 METRICS, FACTS, DIGEST, ERROR = "metrics", "facts", "digest", "error"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Claim:
-    """A trial that is this process's to run.
+class TrialClaim:
+    """A trial that this process runs.
 
     Args:
-        trial: Optuna's.
-        folder: of its run.
-        lock: held until the trial has ended.
+        trial: Optuna trial.
+        folder: Run folder.
+        lock: Lock that is held until the trial ends.
     """
 
     trial: optuna.Trial
@@ -55,46 +55,46 @@ class Claim:
 
 
 def trial_folder(folder: Path, number: int) -> Path:
-    """Return where the run of a trial lies in the folder of its sweep."""
+    """Return the run folder of a trial."""
     return folder / TRIALS_NAME / f"{number:04}"
 
 
 def next_claim(
     study: optuna.Study, folder: Path, space: Space, options: SweepOptions
-) -> Claim | None:
-    """Take over a trial whose process has died, or draw a new one; ``None`` where all are done.
+) -> TrialClaim | None:
+    """Take over a trial whose process has died, or start a new one; ``None`` when all are done.
 
-    Only one process may be in here at a time.
+    Only one process at a time may call it.
     """
     optuna = import_optuna()
     running = optuna.trial.TrialState.RUNNING
-    wanted = distributions(space)
+    expected = distributions(space)
     for frozen in study.get_trials(deepcopy=False, states=(running,)):
         lock = take_lock(trial_folder(folder, frozen.number))
         if lock is None:
             continue
-        if frozen.params.keys() == wanted.keys():
+        if frozen.params.keys() == expected.keys():
             trial = optuna.trial.Trial(study, frozen._trial_id)
-            return Claim(trial, trial_folder(folder, frozen.number), lock)
-        # its process died while it was drawn
+            return TrialClaim(trial, trial_folder(folder, frozen.number), lock)
+        # its process died while it was sampled
         study.tell(frozen.number, state=optuna.trial.TrialState.FAIL)
         lock.release()
-    begun = [
+    started = [
         each
         for each in study.get_trials(deepcopy=False)
         if each.state != optuna.trial.TrialState.WAITING
     ]
-    if len(begun) >= options.trials:
+    if len(started) >= options.trials:
         return None
-    study.sampler = build_sampler(options, len(begun))
-    trial = study.ask(fixed_distributions=wanted)
+    study.sampler = build_sampler(options, len(started))
+    trial = study.ask(fixed_distributions=expected)
     place = trial_folder(folder, trial.number)
     lock = take_lock(place)
-    return None if lock is None else Claim(trial, place, lock)
+    return None if lock is None else TrialClaim(trial, place, lock)
 
 
 def take_lock(place: Path) -> FileLock | None:
-    """Return the lock of a trial's folder, held; ``None`` where another process holds it."""
+    """Acquire and return the lock of a trial's folder; ``None`` if another process holds it."""
     place.mkdir(parents=True, exist_ok=True)
     lock = FileLock(place / _LOCK_NAME)
     try:
@@ -105,7 +105,7 @@ def take_lock(place: Path) -> FileLock | None:
 
 
 def run_trial(
-    claim: Claim,
+    claim: TrialClaim,
     *,
     recipe: Recipe,
     space: Space,
@@ -116,24 +116,24 @@ def run_trial(
     cache: Path | None,
     train: TrainFunction,
 ) -> None:
-    """Train one trial, from its checkpoint if it has one, and tell the study how it ended.
+    """Train one trial, from its checkpoint if it has one, and report its result to the study.
 
-    A trial whose loss is not finite, whose values do not go together, or for which there is not
-    memory enough, has failed; the sweep goes on without it.
+    A trial fails, and the sweep continues, where its loss is not finite, its values are not valid
+    together, or memory runs out.
 
     Args:
-        claim: on the trial.
-        recipe: that is varied.
-        space: by which its parameters are read.
-        goal: what is made best.
-        reporter: hears of every step.
-        backbone: already loaded, where all trials share one.
-        device: the first GPU where there is one, else the CPU.
-        cache: root of the backbone cache.
+        claim: Trial to run.
+        recipe: Recipe to vary.
+        space: Search space.
+        goal: Objective.
+        reporter: Receiver of progress events.
+        backbone: Loaded backbone, where all trials share one.
+        device: Device; the first GPU where there is one, else the CPU.
+        cache: Root of the backbone cache.
         train: Function that trains the trial.
 
     Raises:
-        TrainingInterrupted: after Ctrl-C or SIGTERM; the trial can be gone on with.
+        TrainingInterrupted: after Ctrl-C or SIGTERM; the trial can be resumed.
     """
     import torch
 
@@ -143,21 +143,21 @@ def run_trial(
     name = f"trial {trial.number}"
     reporter.on_message(f"{name}: {described(values)}")
     if (claim.folder / ARTIFACT_NAME).exists():
-        # it was killed before the study heard of its end
+        # it was killed before its result reached the study
         shutil.rmtree(claim.folder / ARTIFACT_NAME)
-    teller = _Teller(trial, reporter)
+    trial_reporter = _TrialReporter(trial, reporter)
     try:
         result = train(
             with_values(recipe, values),
             output=claim.folder,
             resume=True,
-            reporter=teller,
+            reporter=trial_reporter,
             backbone=backbone,
             device=device,
             cache=cache,
         )
     except optuna.TrialPruned:
-        reporter.on_message(f"{name} stopped early at {teller.reached} %")
+        reporter.on_message(f"{name} pruned at {trial_reporter.reached} %")
         trial.study.tell(trial, state=state.PRUNED)
         drop_checkpoint(claim.folder)
     except (NonFiniteLossError, RecipeError, torch.OutOfMemoryError) as error:
@@ -172,7 +172,7 @@ def run_trial(
 
 
 def described(values: Any) -> str:
-    """Return parameters in a line, e.g. ``optimizer.learning_rate 0.001, adapter.rank 8``."""
+    """Return parameters on one line, e.g. ``optimizer.learning_rate 0.001, adapter.rank 8``."""
     return ", ".join(
         f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
         for key, value in values.items()
@@ -185,11 +185,11 @@ def _keep_facts(trial: optuna.Trial, result: TrainResult) -> None:
     trial.set_user_attr(DIGEST, result.digest)
 
 
-class _Teller:
-    """Passes a run's events on, tells the study each evaluation, and stops a poor trial.
+class _TrialReporter:
+    """Reports each evaluation to the study, and prunes a poor trial.
 
-    How far a trial is counts in per cent of its steps, so that trials of other batch sizes
-    can be compared.
+    Progress is in percent of the trial's steps, so that trials with different batch sizes can be
+    compared.
     """
 
     def __init__(self, trial: optuna.Trial, inner: Reporter) -> None:
@@ -197,8 +197,8 @@ class _Teller:
         self._inner = inner
         self._total = 1
         known = trial.study.trials[trial.number].intermediate_values
-        self._told = set(known)
-        self.reached = max(self._told, default=0)
+        self._reported = set(known)
+        self.reached = max(self._reported, default=0)
 
     def on_step(self, event: StepEvent) -> None:
         self._total = event.total
@@ -209,9 +209,9 @@ class _Teller:
         if event.step == 0:
             return
         self.reached = round(100 * event.step / self._total)
-        if self.reached not in self._told:
-            # a resumed run evaluates some steps again, to the same values
-            self._told.add(self.reached)
+        if self.reached not in self._reported:
+            # a resumed run repeats some evaluations, with the same values
+            self._reported.add(self.reached)
             self._trial.report(event.metrics[event.watched], self.reached)
         if event.step < self._total and self._trial.should_prune():
             raise import_optuna().TrialPruned
