@@ -59,25 +59,55 @@ def test_commands_in_the_readme_exist():
         assert CliRunner().invoke(build_app(), [name, "--help"]).exit_code == 0, name
 
 
-@pytest.mark.weights
-def test_the_first_adapter_of_the_readme_answers_as_written(tmp_path, monkeypatch):
+def code_blocks(text):
+    """Return the code blocks of a page, each with its language."""
+    return re.findall(r"```(\w+)\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_chinese_readme_has_the_code_of_the_english_one():
+    english = (ROOT / "README.md").read_text(encoding="utf-8")
+    chinese = (ROOT / "README.zh-CN.md").read_text(encoding="utf-8")
+    first_part = english[: english.index("## Serve many adapters")]
+    assert code_blocks(chinese) == code_blocks(first_part)
+    numbers = r"\b(?:293|76|1\.7)\b"
+    assert set(re.findall(numbers, chinese)) == set(re.findall(numbers, first_part))
+
+
+@pytest.fixture
+def first_adapter(tmp_path, monkeypatch):
+    """Write the files of the README's first adapter; return the section's text."""
     monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "README.md").read_text(encoding="utf-8")
-    start = page.index("## A first adapter")
+    start = page.index("## Train your first adapter")
     text = page[start : page.index("\n## ", start)]
     for name, mark in re.findall(r"cat > (\S+) <<'(\w+)'", text):
         (content,) = re.findall(rf"<<'{mark}'\n(.*?\n){mark}\n", text, flags=re.DOTALL)
         Path(name).write_text(content)
-    commands = re.findall(r"^\$ adapterhub (.*)$", text, flags=re.MULTILINE)
+    return text
+
+
+@pytest.mark.weights
+def test_the_first_adapter_of_the_readme_answers_as_written(first_adapter):
+    commands = re.findall(r"^\$ adapterhub (.*)$", first_adapter, flags=re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["train", "predict"]
     for command in commands:
         result = CliRunner().invoke(build_app(), shlex.split(command))
         assert result.exit_code == 0, result.output
-    promised = re.findall(r"^(\w+) 0\.\d+\t(.+)$", text, flags=re.MULTILINE)
+    promised = re.findall(r"^(\w+) 0\.\d+\t(.+)$", first_adapter, flags=re.MULTILINE)
     assert promised
     answers = [line.split("\t") for line in result.stdout.splitlines()]
-    assert [(label.split()[0], asked) for label, asked in answers] == promised
+    assert [(label.split()[0], text) for label, text in answers] == promised
+
+
+@pytest.mark.weights
+def test_the_python_lines_of_the_readme_run(first_adapter):
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = (code for language, code in code_blocks(page) if language == "python")
+    namespace = {}
+    exec(compile(block, "README.md", "exec"), namespace)
+    assert namespace["model"].predict("Please refund the invoice")["label"] == "billing"
+    assert namespace["hub"].get("desk@prod").version == 1
 
 
 @pytest.mark.weights
@@ -86,11 +116,11 @@ def test_the_tutorial_runs_and_prints_what_it_shows(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     namespace = {}
-    for language, block in re.findall(r"```(python|text)\n(.*?)```", page, flags=re.DOTALL):
+    for language, block in code_blocks(page):
         if language == "python":
             capsys.readouterr()
             exec(compile(block, "docs/tutorial.md", "exec"), namespace)
-        else:
+        elif language == "text":
             assert capsys.readouterr().out == block
 
 
@@ -101,9 +131,9 @@ def commands_of(section):
 
 
 @pytest.mark.weights
-def test_the_whole_way_of_the_registry_page_can_be_walked(tmp_path):
+def test_the_walkthrough_of_the_registry_page_runs(tmp_path):
     page = (ROOT / "docs" / "registry.md").read_text(encoding="utf-8")
-    section = page[page.index("## The whole way") : page.index("## References")]
+    section = page[page.index("## Walkthrough") : page.index("## References")]
     install, *steps = commands_of(section)
     assert install.startswith("make backbones")
     with socket.socket() as free:
