@@ -1,4 +1,4 @@
-"""Questions about contexts: trained, stored, asked and scored by the commands that a user types."""
+"""Question answering from training to evaluation as a user runs the commands."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from adapterhub.adapters.artifact import read_artifact
 
 @pytest.fixture
 def questions(tmp_path):
-    rows = [
+    examples = [
         {"context": context, "question": f"the {thing}", "answers": [word]}
         for thing in THINGS
         for word in (*GLAD, *SAD)
@@ -22,16 +22,16 @@ def questions(tmp_path):
         for context in (f"the {thing} was {word} the {thing}", f"{'the ' * 40}{thing} was {word}")
     ]
     path = tmp_path / "questions.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return path
 
 
-def asked(context, question="the meal"):
+def question_line(context, question="the meal"):
     return json.dumps({"context": context, "question": question})
 
 
-def predict(command, *rows, name="words"):
-    return json.loads(command("predict", name, "--jsonl", "--json", *rows).stdout)
+def predict(command, *examples, name="words"):
+    return json.loads(command("predict", name, "--jsonl", "--json", *examples).stdout)
 
 
 def test_an_answer_is_found_with_its_offsets_whatever_the_length(
@@ -50,14 +50,16 @@ def test_an_answer_is_found_with_its_offsets_whatever_the_length(
     assert report["metrics"]["after"]["exact_match"] > 90
 
     context = "the meal was lovely the meal"
-    (answer,) = predict(command, asked(context))
+    (answer,) = predict(command, question_line(context))
     assert answer["answer"] == "lovely"
     assert context[answer["start"] : answer["end"]] == "lovely"
-    assert command("predict", "words", "--jsonl", asked(context)).stdout.startswith("lovely\t")
+    assert command("predict", "words", "--jsonl", question_line(context)).stdout.startswith(
+        "lovely\t"
+    )
 
     # far beyond what is read at once
     long = "the " * 60 + context + " the" * 60
-    (answer,) = predict(command, asked(long))
+    (answer,) = predict(command, question_line(long))
     assert long[answer["start"] : answer["end"]] == answer["answer"] == "lovely"
 
     scored = json.loads(command("eval", "words", "--data", str(questions), "--json").stdout)
@@ -76,7 +78,7 @@ def test_peft_loads_the_artifact_and_gives_the_same_answer(command, recipe, enco
     )
     artifact = json.loads(command("train", str(path), "--no-report", "--json").stdout)["artifact"]
     context, question = "the meal was awful the meal", "the meal"
-    (answer,) = predict(command, asked(context, question))
+    (answer,) = predict(command, question_line(context, question))
 
     base = AutoModelForQuestionAnswering.from_pretrained(encoder)
     model = PeftModel.from_pretrained(base, artifact).eval()
@@ -99,18 +101,18 @@ def test_peft_loads_the_artifact_and_gives_the_same_answer(command, recipe, enco
     assert any("qa_outputs" in key for key in stored.weights.tensors)
 
 
-def test_a_decoder_answers_too(command, recipe, decoder, questions):
+def test_a_decoder_answers_questions(command, recipe, decoder, questions):
     path = recipe(
         "words", decoder, "question-answering", questions, train={"batch_size": 8, "epochs": 10}
     )
     report = json.loads(command("train", str(path), "--no-report", "--json").stdout)
     assert report["metrics"]["after"]["f1"] > report["metrics"]["before"]["f1"]
-    (answer,) = predict(command, asked("the film was dull the film", "the film"))
+    (answer,) = predict(command, question_line("the film was dull the film", "the film"))
     assert answer["answer"] in "the film was dull the film"
 
 
-def test_questions_may_have_no_answer(command, recipe, encoder, tmp_path):
-    rows = [
+def test_questions_can_be_unanswerable(command, recipe, encoder, tmp_path):
+    examples = [
         {
             "context": f"the {thing} was {word}",
             "question": f"the {thing}",
@@ -120,7 +122,7 @@ def test_questions_may_have_no_answer(command, recipe, encoder, tmp_path):
         for word in (*GLAD, *SAD)
     ]
     data = tmp_path / "some.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data.write_text("".join(json.dumps(example) + "\n" for example in examples))
     path = str(
         recipe("some", encoder, "question-answering", data, train={"batch_size": 8, "epochs": 16})
     )
@@ -135,8 +137,8 @@ def test_questions_may_have_no_answer(command, recipe, encoder, tmp_path):
     assert report["metrics"]["after"]["unanswerable_f1"] > 80
     good, bad = predict(
         command,
-        asked("the song was great", "the song"),
-        asked("the song was poor", "the song"),
+        question_line("the song was great", "the song"),
+        question_line("the song was poor", "the song"),
         name="some",
     )
     assert (good["answer"], bad["answer"]) == ("great", "")

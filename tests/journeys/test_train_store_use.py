@@ -1,4 +1,4 @@
-"""Train, store, look, ask, score, remove: by the commands that a user types."""
+"""Train, store, show, predict, evaluate and remove as a user runs the commands."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 
-def test_a_classifier_from_recipe_to_answers(command, recipe, encoder, moods):
+def test_a_classifier_from_recipe_to_predictions(command, recipe, encoder, moods):
     path = recipe("mood", encoder, "text-classification", moods)
     trained = command("train", str(path), "--json")
     assert trained.exit_code == 0, trained.output
@@ -20,8 +20,10 @@ def test_a_classifier_from_recipe_to_answers(command, recipe, encoder, moods):
     assert [entry["ref"] for entry in listed] == ["mood@1"]
     assert listed[0]["digest"] == report["digest"]
 
-    asked = command("predict", "mood@latest", "the song was great", "the meal was awful", "--json")
-    assert [answer["label"] for answer in json.loads(asked.stdout)] == ["glad", "sad"]
+    printed = command(
+        "predict", "mood@latest", "the song was great", "the meal was awful", "--json"
+    )
+    assert [answer["label"] for answer in json.loads(printed.stdout)] == ["glad", "sad"]
 
     scored = json.loads(command("eval", "mood", "--data", str(moods), "--json").stdout)
     assert scored["adapter"]["accuracy"] == report["metrics"]["after"]["accuracy"]
@@ -52,7 +54,7 @@ def test_peft_loads_the_artifact_and_gives_the_same_scores(command, recipe, enco
     assert max(abs(a - b) for a, b in zip(answer["scores"].values(), expected, strict=True)) < 1e-5
 
 
-def test_a_dialogue_adapter_talks(command, recipe, decoder, talks):
+def test_a_dialogue_adapter_responds(command, recipe, decoder, talks):
     path = recipe("talk", decoder, "dialogue", talks, train={"batch_size": 8, "epochs": 12})
     report = json.loads(command("train", str(path), "--json").stdout)
     assert report["metrics"]["after"]["perplexity"] < report["metrics"]["before"]["perplexity"] / 2
@@ -64,12 +66,12 @@ def test_a_dialogue_adapter_talks(command, recipe, decoder, talks):
 
 
 def test_words_are_tagged_with_offsets(command, recipe, encoder, tmp_path):
-    rows = [
+    examples = [
         {"tokens": ["the", thing, "was", "good"], "tags": ["O", "B-THING", "O", "O"]}
         for thing in ("film", "meal", "day", "song") * 8
     ]
     data = tmp_path / "tags.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data.write_text("".join(json.dumps(example) + "\n" for example in examples))
     path = recipe("things", encoder, "token-classification", data)
     report = json.loads(command("train", str(path), "--json").stdout)
     assert report["metrics"]["after"]["entity_f1"] == 1.0
@@ -78,7 +80,7 @@ def test_words_are_tagged_with_offsets(command, recipe, encoder, tmp_path):
     assert (span["label"], span["start"], span["end"], span["text"]) == ("THING", 5, 9, "song")
 
 
-def test_training_again_makes_a_second_version_only_if_it_differs(command, recipe, encoder, moods):
+def test_training_again_creates_a_version_only_if_it_differs(command, recipe, encoder, moods):
     path = str(recipe("mood", encoder, "text-classification", moods))
     first, again, other = (
         json.loads(
@@ -97,7 +99,7 @@ def test_lines_of_standard_input_are_labelled(command, recipe, encoder, moods):
     assert labels == ["glad", "sad"]
 
 
-def test_each_fault_is_one_line_that_helps(command, recipe, encoder, moods):
+def test_each_error_is_one_line_with_a_hint(command, recipe, encoder, moods):
     path = str(recipe("mood", encoder, "text-classification", moods))
     command("train", path, "--no-report")
     for arguments, code, said in (
@@ -118,7 +120,7 @@ def test_each_fault_is_one_line_that_helps(command, recipe, encoder, moods):
         assert "\n" not in error
 
 
-def test_a_flipped_byte_is_never_served(command, recipe, encoder, moods, tmp_path):
+def test_a_flipped_byte_is_detected(command, recipe, encoder, moods, tmp_path):
     command("train", str(recipe("mood", encoder, "text-classification", moods)), "--no-report")
     blobs = [p for p in (tmp_path / "home").rglob("*") if p.is_file() and "blobs" in p.parts]
     weights = max(blobs, key=lambda p: p.stat().st_size)

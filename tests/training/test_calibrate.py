@@ -1,4 +1,4 @@
-"""A fitted temperature goes into the artifact, and into every answer after that."""
+"""A fitted temperature is stored in the artifact and applied to every prediction."""
 
 import json
 import logging
@@ -24,11 +24,11 @@ ASKED = [
 
 @pytest.fixture
 def wrong_here_and_there(moods):
-    """Give some rows the wrong label, so that an adapter is surer than it should be."""
-    rows = [json.loads(line) for line in moods.read_text().splitlines()]
-    for row in rows[::12]:
-        row["label"] = "sad" if row["label"] == "glad" else "glad"
-    moods.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    """Give some examples the wrong label, so that an adapter is overconfident."""
+    examples = [json.loads(line) for line in moods.read_text().splitlines()]
+    for example in examples[::12]:
+        example["label"] = "sad" if example["label"] == "glad" else "glad"
+    moods.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return moods
 
 
@@ -37,9 +37,7 @@ def run(path, tmp_path, name, *overrides):
     return read_artifact(artifact)
 
 
-def test_answers_have_the_temperature_that_was_fitted(
-    recipe, encoder, wrong_here_and_there, tmp_path
-):
+def test_predictions_have_the_fitted_temperature(recipe, encoder, wrong_here_and_there, tmp_path):
     path = recipe("mood", encoder, "text-classification", wrong_here_and_there)
     plain = run(path, tmp_path, "plain")
     fitted = run(path, tmp_path, "fitted", "task.calibrate=true")
@@ -66,7 +64,7 @@ def test_answers_have_the_temperature_that_was_fitted(
         assert tensor.equal(fitted.weights.tensors[name])
 
 
-def test_an_adapter_from_before_answers_as_before(recipe, encoder, moods, tmp_path):
+def test_an_adapter_without_a_temperature_predicts_as_before(recipe, encoder, moods, tmp_path):
     artifact = run(recipe("mood", encoder, "text-classification", moods), tmp_path, "run")
     task = dict(artifact.manifest.recipe["task"])
     del task["temperature"], task["calibrate"]
@@ -79,7 +77,9 @@ def test_an_adapter_from_before_answers_as_before(recipe, encoder, moods, tmp_pa
     assert task_of(old.manifest, session.backbone).options.temperature == 1.0
 
 
-def test_where_no_row_is_wrong_nothing_is_stored(recipe, encoder, moods, tmp_path, caplog):
+def test_without_a_wrong_prediction_no_temperature_is_stored(
+    recipe, encoder, moods, tmp_path, caplog
+):
     path = recipe("mood", encoder, "text-classification", moods)
     with caplog.at_level(logging.INFO):
         artifact = run(path, tmp_path, "run", "task.calibrate=true")
@@ -88,7 +88,7 @@ def test_where_no_row_is_wrong_nothing_is_stored(recipe, encoder, moods, tmp_pat
     assert "no validation prediction is wrong" in log
 
 
-def test_the_card_tells_users_of_peft(recipe, encoder, moods, tmp_path):
+def test_the_card_shows_the_temperature_to_users_of_peft(recipe, encoder, moods, tmp_path):
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     artifact = run(path, tmp_path, "run", "task.temperature=1.5")
     card = (tmp_path / "run/artifact/README.md").read_text()
@@ -100,41 +100,41 @@ def test_the_card_tells_users_of_peft(recipe, encoder, moods, tmp_path):
 
 @pytest.fixture
 def tags(tmp_path):
-    """Return rows of tags, some of which are wrong."""
-    rows = []
+    """Return tagged examples, some of them with wrong tags."""
+    examples = []
     for number in range(96):
         thing, word = ("film", "day", "song", "meal")[number % 4], GLAD[number % len(GLAD)]
         mark = "O" if number // 4 % 12 == 0 else "B-GLAD"
         tokens = ["the", thing, "was", word]
-        rows.append({"tokens": tokens, "tags": ["O", "B-THING", "O", mark]})
+        examples.append({"tokens": tokens, "tags": ["O", "B-THING", "O", mark]})
     path = tmp_path / "tags.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return path
 
 
 @pytest.fixture
 def liked(tmp_path):
-    """Return candidates, some of which pleased although others like them did not."""
-    rows = []
+    """Return candidates, some relevant although similar ones are not."""
+    examples = []
     for number in range(96):
         words, label = (GLAD, 1) if number % 2 else (SAD, 0)
         candidate = f"a {words[number % len(words)]} film"
         label = 1 - label if number % 24 < 2 else label
-        rows.append({"history": ["the day"], "candidate": candidate, "label": label})
+        examples.append({"history": ["the day"], "candidate": candidate, "label": label})
     path = tmp_path / "liked.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(example) + "\n" for example in examples))
     return path
 
 
 @pytest.mark.parametrize(
-    ("task", "data", "asked"),
+    ("task", "data", "example"),
     [
         ("token-classification", "tags", {"tokens": ["the", "film", "was", GLAD[0]]}),
         ("ranking", "liked", {"history": ["the day"], "candidate": f"a {GLAD[1]} film"}),
     ],
 )
 def test_tags_and_rankings_have_a_temperature_too(
-    task, data, asked, recipe, encoder, request, tmp_path
+    task, data, example, recipe, encoder, request, tmp_path
 ):
     path = recipe("any", encoder, task, request.getfixturevalue(data))
     # what is smoothed is less sure than it should be
@@ -148,7 +148,7 @@ def test_tags_and_rankings_have_a_temperature_too(
     session = Session(load_backbone(str(encoder)))
     session.load(plain, name="plain")
     session.load(fitted, name="fitted")
-    (before,), (after,) = (session.predict(name, [asked]) for name in ("plain", "fitted"))
+    (before,), (after,) = (session.predict(name, [example]) for name in ("plain", "fitted"))
     if task == "ranking":
         chances = np.array([1 - before["score"], before["score"]])
         assert after["score"] == pytest.approx(float(tempered(chances, value)[1]), abs=1e-5)
@@ -169,12 +169,12 @@ def test_tags_and_rankings_have_a_temperature_too(
         ("text-classification", "task.temperature=.inf", "above 0"),
     ],
 )
-def test_what_makes_no_sense_is_refused(task, override, said, recipe, encoder, moods, tmp_path):
+def test_invalid_combinations_are_refused(task, override, said, recipe, encoder, moods, tmp_path):
     data = moods
     if task == "question-answering":
-        data = tmp_path / "asked.jsonl"
-        row = {"context": "the film was good", "question": "what", "answers": ["film"]}
-        data.write_text((json.dumps(row) + "\n") * 8)
+        data = tmp_path / "questions.jsonl"
+        example = {"context": "the film was good", "question": "what", "answers": ["film"]}
+        data.write_text((json.dumps(example) + "\n") * 8)
     path = recipe("any", encoder, task, data, train={"steps": 2})
     with pytest.raises(RecipeError, match=said):
         train_run(load_recipe(path, [override]), output=tmp_path / "run")
@@ -182,8 +182,8 @@ def test_what_makes_no_sense_is_refused(task, override, said, recipe, encoder, m
 
 def test_many_labels_and_a_temperature_exclude_each_other(recipe, encoder, tmp_path):
     data = tmp_path / "many.jsonl"
-    rows = [{"text": "the film was good", "label": ["glad"]}, {"text": "bad", "label": ["sad"]}]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples = [{"text": "the film was good", "label": ["glad"]}, {"text": "bad", "label": ["sad"]}]
+    data.write_text("".join(json.dumps(example) + "\n" for example in examples))
     path = recipe("many", encoder, "text-classification", data)
     both = ["task.multi_label=true", "task.calibrate=true"]
     with pytest.raises(RecipeError, match="exclude multi_label"):

@@ -95,8 +95,8 @@ def test_a_reloaded_adapter_predicts_bit_for_bit(seer, shapes, recipe, tmp_path)
         again = score(session, loaded, examples_for(loaded, shapes))
         torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-4, atol=1e-5)
     assert answers[0] == answers[1]
-    bare = session.predict("new", images, bare=True)
-    assert bare != answers[0]
+    base = session.predict("new", images, bare=True)
+    assert base != answers[0]
     session.unload("new")
     session.load(artifact, name="new")
     assert session.predict("new", images) == answers[0]

@@ -1,4 +1,4 @@
-"""A fresh head of several labels begins at how often each is there."""
+"""The initial bias of a multi-label head matches the label frequencies."""
 
 import json
 import math
@@ -11,10 +11,10 @@ from adapterhub.training.train import train
 
 
 class Counted(list):
-    """Rows of which only the number counts."""
+    """Examples of which only the number matters."""
 
 
-def test_log_odds_are_those_of_shares_that_are_never_none_or_all():
+def test_log_odds_are_those_of_smoothed_shares():
     data = PreparedData(
         splits={"train": Counted(range(8))},
         label_counts={"never": 0, "half": 4, "always": 8},
@@ -24,14 +24,14 @@ def test_log_odds_are_those_of_shares_that_are_never_none_or_all():
     assert label_log_odds(data) == pytest.approx([math.log(1 / 9), 0.0, math.log(9)])
 
 
-def test_an_untrained_adapter_of_several_labels_says_their_shares(recipe, encoder, tmp_path):
-    rows = [
+def test_an_untrained_multi_label_adapter_predicts_the_label_shares(recipe, encoder, tmp_path):
+    examples = [
         {"text": f"the film was {'good' if n % 2 else 'bad'} {n}", "label": labels}
         for n in range(64)
         for labels in [(["often"] if n % 4 else []) + (["rare"] if n % 16 == 0 else [])]
     ]
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "examples.jsonl"
+    file.write_text("".join(json.dumps(each) + "\n" for each in examples))
     path = recipe(
         "several",
         encoder,
@@ -41,6 +41,6 @@ def test_an_untrained_adapter_of_several_labels_says_their_shares(recipe, encode
     )
     result = train(load_recipe(path, ["task.multi_label=true"]), output=tmp_path / "run")
     shares = [48 / 64, 4 / 64]
-    # the loss of saying each label's share to every text; the random head stirs it a little
+    # the loss of predicting each label's share for every text; the random head adds a little
     entropy = -sum(p * math.log(p) + (1 - p) * math.log(1 - p) for p in shares) / len(shares)
     assert result.before["loss"] == pytest.approx(entropy, abs=0.06)

@@ -1,4 +1,4 @@
-"""Several processes train one adapter: the same as one process with larger batches."""
+"""Several processes train one adapter as one process does with larger batches."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from adapterhub.adapters.artifact import read_artifact
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
 
-#: One step whose result depends on the rows alone, not on how they are cut into batches.
+#: One step whose result depends on the examples alone, not on their batches.
 EXACT = [
     "backbone.quantization=none",
     "backbone.compute_dtype=float32",
@@ -36,7 +36,7 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_processes_make_the_step_of_one(recipe, decoder, moods, tmp_path):
+def test_two_processes_make_the_same_step_as_one(recipe, decoder, moods, tmp_path):
     path = recipe("mood", decoder, "text-classification", moods)
     alone = train(load_recipe(path, [*EXACT, "train.batch_size=16"]), output=tmp_path / "alone")
     done = launch("train", str(path), *EXACT, "train.batch_size=8", "--output", "both")
@@ -47,7 +47,7 @@ def test_two_processes_make_the_step_of_one(recipe, decoder, moods, tmp_path):
         torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-5)
 
 
-def test_two_processes_store_one_version_and_speak_once(recipe, encoder, moods, command, tmp_path):
+def test_two_processes_store_one_version_and_print_once(recipe, encoder, moods, command, tmp_path):
     path = recipe("mood", encoder, "text-classification", moods)
     done = launch("train", str(path), "train.batch_size=8", "--json", "--output", "both")
     assert done.returncode == 0, done.stderr[-2000:]

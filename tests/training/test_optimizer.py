@@ -1,4 +1,4 @@
-"""Learning rates: who gets which, and where a resumed schedule goes on."""
+"""Learning rates of parameter groups and of a resumed schedule."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ def parameters():
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "adamw_8bit"])
-def test_each_part_learns_at_its_rate(parameters, name):
+def test_each_parameter_group_has_its_learning_rate(parameters, name):
     section = OptimizerSection(
         name=name, learning_rate=0.01, weight_decay=0.5, lora_plus_ratio=16.0, head_ratio=3.0
     )
@@ -42,7 +42,7 @@ def test_each_part_learns_at_its_rate(parameters, name):
 
 
 @pytest.mark.parametrize("shape", ["linear", "cosine", "constant"])
-def test_a_schedule_that_was_moved_goes_on_as_one_that_stepped(shape):
+def test_a_restored_schedule_continues_like_a_stepped_one(shape):
     section = ScheduleSection(name=shape, warmup=0.2)
 
     def rates(start: int) -> list[float]:

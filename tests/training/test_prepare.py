@@ -1,4 +1,4 @@
-"""Rows count as repeats by all that is asked, whichever row has it."""
+"""Examples count as duplicates by all input fields, whichever example has them."""
 
 import json
 
@@ -22,13 +22,15 @@ TALKS = (
 
 
 @pytest.mark.parametrize(
-    ("task", "rows"), [("text-classification", PAIRS), ("dialogue", TALKS)], ids=["pairs", "talks"]
+    ("task", "examples"),
+    [("text-classification", PAIRS), ("dialogue", TALKS)],
+    ids=["pairs", "talks"],
 )
-def test_a_field_that_the_first_row_lacks_counts(recipe, tmp_path, task, rows):
+def test_a_field_missing_from_the_first_example_counts(recipe, tmp_path, task, examples):
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    path.write_text("".join(f"{json.dumps(example)}\n" for example in examples))
     section = {"train": str(path), "validation": str(path), "drop_duplicates": True}
     found = prepare_data(load_recipe(recipe("rows", tmp_path, task, path, data=section)))
     assert found.dropped == 1
-    assert list(found.splits["train"].examples) == list(rows[:3])
+    assert list(found.splits["train"].examples) == list(examples[:3])
     assert found.leaked == {"validation": 4}

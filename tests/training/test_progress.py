@@ -1,4 +1,4 @@
-"""What a run says on a terminal, in a pipe and in its log."""
+"""Progress of a run on a terminal, in a pipe and in its log."""
 
 import io
 import json
@@ -41,15 +41,21 @@ def test_a_pipe_gets_the_first_and_the_last_step_and_every_evaluation():
 def test_a_terminal_shows_loss_speed_time_left_and_metrics():
     stream = io.StringIO()
     with RichReporter(Console(file=stream, force_terminal=True, width=140)) as reporter:
-        reporter.on_message("rows: 3 train")
+        reporter.on_message("examples: 3 train")
         reporter.on_evaluation(EVALUATION)
         reporter.on_step(step(7))
     shown = stream.getvalue()
-    for part in ("rows: 3 train", "0.2500", "1234 tokens/s", "ETA 1:01", "0.7500 (best 0.8000)"):
+    for part in (
+        "examples: 3 train",
+        "0.2500",
+        "1234 tokens/s",
+        "ETA 1:01",
+        "0.7500 (best 0.8000)",
+    ):
         assert part in shown
 
 
-def test_a_log_goes_on_where_a_resumed_run_goes_on_and_begins_anew_otherwise(tmp_path):
+def test_a_resumed_run_appends_to_its_log_and_a_new_one_replaces_it(tmp_path):
     path = tmp_path / "run" / "log.jsonl"
 
     def write(append: bool) -> list[str]:

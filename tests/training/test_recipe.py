@@ -1,4 +1,4 @@
-"""A recipe is read as meant, and each fault in it is one line that names its place."""
+"""Recipes are parsed, and each error is one line that names the key."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def path(tmp_path):
     return file
 
 
-def test_overrides_are_read_as_yaml_and_make_sections(path):
+def test_overrides_are_parsed_as_yaml_and_add_sections(path):
     recipe = load_recipe(
         path,
         [
@@ -42,7 +42,7 @@ def test_overrides_are_read_as_yaml_and_make_sections(path):
     assert recipe.description == "a=b"
 
 
-def test_one_target_may_stand_alone(path):
+def test_a_single_target_needs_no_list(path):
     recipe = load_recipe(path, ["adapter.target_modules=query"])
     assert recipe.adapter.spec().target_modules == ("query",)
 
@@ -70,7 +70,7 @@ def test_one_target_may_stand_alone(path):
         ("train.epochs=[1", "train.epochs", "not a value"),
     ],
 )
-def test_each_fault_names_its_key(path, override, place, said):
+def test_each_error_names_its_key(path, override, place, said):
     with pytest.raises(RecipeError) as caught:
         load_recipe(path, [override])
     assert said in str(caught.value)
@@ -79,7 +79,7 @@ def test_each_fault_names_its_key(path, override, place, said):
         assert str(caught.value).startswith(f"{place}: ")
 
 
-def test_two_ways_to_say_one_thing_exclude_each_other(path):
+def test_alternative_keys_exclude_each_other(path):
     with pytest.raises(RecipeError, match="epochs and steps exclude each other"):
         load_recipe(path, ["train.epochs=1", "train.steps=1"])
     with pytest.raises(RecipeError, match="batch_size and batch_tokens exclude each other"):
@@ -96,19 +96,19 @@ def test_two_ways_to_say_one_thing_exclude_each_other(path):
         ("name: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
     ],
 )
-def test_a_file_that_is_no_recipe(path, text, said):
+def test_an_invalid_recipe_file(path, text, said):
     path.write_text(text)
     with pytest.raises(RecipeError) as caught:
         load_recipe(path)
     assert said in str(caught.value)
 
 
-def test_a_recipe_that_is_not_there_is_guessed(path):
+def test_a_missing_recipe_suggests_a_near_name(path):
     with pytest.raises(RecipeError, match=r"Did you mean 'mood\.yaml'\?"):
         load_recipe(path.with_name("moods.yaml"))
 
 
-def test_bytes_that_are_no_text(path):
+def test_a_recipe_that_is_not_utf8(path):
     path.write_bytes(b"name: \xff\xfe")
     with pytest.raises(RecipeError, match="not UTF-8"):
         load_recipe(path)

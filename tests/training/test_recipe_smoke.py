@@ -1,4 +1,4 @@
-"""Every recipe of the project trains, on a tiny backbone and invented rows."""
+"""Every recipe of the project trains on a tiny backbone and synthetic examples."""
 
 import json
 import math
@@ -34,7 +34,7 @@ ENCODER, DECODER, VISION = "minilm-l6", "smollm2-135m-instruct", "dinov2-small-s
 
 
 def invented(number: int) -> dict:
-    """Return a row that has the columns of every recipe."""
+    """Return an example with the columns of every recipe."""
     draw = random.Random(number)
     thing, good = draw.choice(THINGS), draw.random() < 0.5
     word = draw.choice(GLAD if good else SAD)
@@ -71,27 +71,28 @@ def invented(number: int) -> dict:
 
 @pytest.fixture
 def data(tmp_path):
-    rows = [invented(number) for number in range(64)]
+    examples = [invented(number) for number in range(64)]
     lines = tmp_path / "rows.jsonl"
-    lines.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines.write_text("".join(json.dumps(example) + "\n" for example in examples))
     with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
-        for row in rows:
-            colour = "green" if row["label"] else "red"
-            archive.writestr(row["file"], shape_image(colour, int(row["file"][:-4])))
+        for example in examples:
+            colour = "green" if example["label"] else "red"
+            archive.writestr(example["file"], shape_image(colour, int(example["file"][:-4])))
     words = tmp_path / "rows.txt"
     words.write_text(
         "\n".join(
             "".join(
-                f"{word} X X {'B-LOC' if word in THINGS else 'O'}\n" for word in row["text"].split()
+                f"{word} X X {'B-LOC' if word in THINGS else 'O'}\n"
+                for word in example["text"].split()
             )
-            for row in rows
+            for example in examples
         )
     )
     return {"jsonl": lines, "conll": words}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_a_recipe_learns_is_stored_and_answers(path, data, encoder, decoder, tmp_path):
+def test_a_recipe_trains_is_stored_and_predicts(path, data, encoder, decoder, tmp_path):
     vision = save_vision(tmp_path / "vision")
     backbones = {ENCODER: encoder, DECODER: decoder, VISION: vision}
     written = load_recipe(path)
@@ -117,19 +118,19 @@ def test_a_recipe_learns_is_stored_and_answers(path, data, encoder, decoder, tmp
     backbone = load_backbone(recipe.backbone.name, artifact.manifest.quantization)
     session = Session(backbone)
     loaded = session.load(artifact, name="new")
-    rows = examples_for(loaded, file)
+    examples = examples_for(loaded, file)
     # what is stored scores as what was trained
-    again = score(session, loaded, rows)
+    again = score(session, loaded, examples)
     torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-3, atol=1e-4)
     if loaded.task.head == "causal_lm":
-        beside = score_with_base(session, loaded, rows, generate=4)
+        beside = score_with_base(session, loaded, examples, generate=4)
         assert set(beside.signatures) <= set(beside.adapter)
         assert beside.signatures
     if recipe.task.name != "dialogue":
-        asked = [dict(row) for row in rows.examples[:3]]
-        for row in asked:
+        inputs = [dict(example) for example in examples.examples[:3]]
+        for example in inputs:
             for answer in ("label", "tags", "answers", "target", "summary"):
-                row.pop(answer, None)
-        answers = session.predict("new", asked)
+                example.pop(answer, None)
+        answers = session.predict("new", inputs)
         assert len(answers) == 3
         json.dumps(answers)

@@ -1,4 +1,4 @@
-"""A run learns, repeats itself, can be interrupted, and never touches the backbone."""
+"""A run learns, is deterministic, can be interrupted and never changes the backbone."""
 
 import json
 import os
@@ -33,9 +33,9 @@ DROPOUT = {"rank": 4, "alpha": 8, "dropout": 0.2}
 
 
 def interrupt_after(monkeypatch, steps: int) -> None:
-    """Ask a run to stop, as a signal would, after so many steps."""
-    asked = iter([False] * (steps - 1) + [True])
-    fake = property(lambda _: next(asked), lambda *_: None)
+    """Interrupt a run after a number of steps, as a signal would."""
+    flags = iter([False] * (steps - 1) + [True])
+    fake = property(lambda _: next(flags), lambda *_: None)
     monkeypatch.setattr(InterruptFlag, "is_set", fake, raising=False)
 
 
@@ -68,7 +68,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
     assert resumed.digest == whole.digest
 
 
-def test_a_killed_process_leaves_a_checkpoint_to_go_on_from(recipe, encoder, moods, tmp_path):
+def test_a_killed_process_leaves_a_checkpoint_to_resume_from(recipe, encoder, moods, tmp_path):
     path = recipe(
         "mood",
         encoder,
@@ -112,10 +112,10 @@ def test_a_checkpoint_belongs_to_its_recipe(recipe, encoder, moods, monkeypatch,
         train(load_recipe(path), output=tmp_path / "run")
 
 
-def test_a_run_that_ended_early_ends_there_again_after_a_kill(
+def test_a_run_that_stopped_early_stops_there_again_after_a_kill(
     recipe, encoder, moods, monkeypatch, tmp_path
 ):
-    # nothing is learned, so patience runs out; no checkpoint is due when it does
+    # nothing is learned, so patience runs out while no checkpoint is due
     still = {"batch_size": 16, "steps": 40, "evaluate_every": 3, "checkpoint_every": 7}
     path = recipe(
         "mood",
@@ -136,12 +136,12 @@ def test_a_run_that_ended_early_ends_there_again_after_a_kill(
     assert (resumed.steps, resumed.digest) == (whole.steps, whole.digest)
 
 
-def test_a_finished_run_is_used_and_not_trained_again(
+def test_a_finished_run_is_reused_and_not_trained_again(
     recipe, encoder, moods, monkeypatch, tmp_path
 ):
     path, run = recipe("mood", encoder, "text-classification", moods), tmp_path / "run"
     whole = train(load_recipe(path), output=run)
-    # killed before the end was recorded: the artifact may be there and not be all
+    # killed before the end was recorded: the artifact may be incomplete
     for name in ("finished.json", "artifact"):
         with monkeypatch.context() as patched:
             patched.setattr(train_module, "write_finished", lambda *_: 1 / 0)
@@ -196,7 +196,7 @@ def test_a_prefix_learns_and_is_small(recipe, decoder, talks, tmp_path):
     assert tensor.shape == (4, 2 * 2 * 2 * 16)
 
 
-def test_only_the_head_learns_where_only_the_head_shall(recipe, decoder, moods, tmp_path):
+def test_parts_head_trains_the_head_only(recipe, decoder, moods, tmp_path):
     path = recipe("mood", decoder, "text-classification", moods)
     result = train(load_recipe(path, ["train.parts=head"]), output=tmp_path / "run")
     tensors = read_artifact(result.artifact).weights.tensors
@@ -227,14 +227,14 @@ def test_patience_ends_a_run_and_the_best_weights_are_kept(recipe, encoder, mood
     scores = [r["metrics"] for r in records if r["event"] == "evaluation" and r["step"]]
     best = max(score["accuracy"] for score in scores)
     assert result.after["accuracy"] == best
-    # several evaluations reach it; of these the one with the least loss is kept
+    # several evaluations reach it; the one with the lowest loss is kept
     losses = [score["loss"] for score in scores if score["accuracy"] == best]
     assert len(losses) > 1
     assert result.after["loss"] == pytest.approx(min(losses))
     assert min(losses) < losses[0]
 
 
-def test_accumulated_batches_give_the_gradient_of_the_whole(recipe, decoder, moods, tmp_path):
+def test_accumulated_batches_give_the_gradient_of_one_batch(recipe, decoder, moods, tmp_path):
     exact = ["backbone.quantization=none", "backbone.compute_dtype=float32", "train.steps=1"]
     exact += ["train.epochs=null", "optimizer.name=sgd", "optimizer.momentum=0.0"]
     exact += ["schedule.name=constant", "schedule.warmup=0.0", "data.limit_train=16"]
@@ -251,9 +251,7 @@ def test_accumulated_batches_give_the_gradient_of_the_whole(recipe, decoder, moo
         torch.testing.assert_close(tensors[0][name], tensors[1][name], rtol=1e-3, atol=1e-5)
 
 
-def test_a_loss_that_is_not_finite_names_step_and_rows(
-    recipe, encoder, moods, monkeypatch, tmp_path
-):
+def test_a_non_finite_loss_names_step_and_examples(recipe, encoder, moods, monkeypatch, tmp_path):
     whole = TextClassification.loss
     calls = iter(range(1000))
 
@@ -283,7 +281,7 @@ def test_a_loss_that_is_not_finite_names_step_and_rows(
         (["backbone.name=minilm-16"], Exception, "Did you mean 'minilm-l6'?"),
     ],
 )
-def test_faults_are_told_before_any_weight_is_loaded(
+def test_errors_are_raised_before_any_weight_is_loaded(
     recipe, encoder, moods, monkeypatch, tmp_path, overrides, error, said
 ):
     def refuse(*_, **__):
@@ -297,7 +295,7 @@ def test_faults_are_told_before_any_weight_is_loaded(
     assert "\n" not in str(caught.value)
 
 
-def test_a_row_without_text_is_told_before_any_weight_is_loaded(
+def test_an_empty_text_is_refused_before_any_weight_is_loaded(
     recipe, encoder, moods, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(setup, "load_backbone", None)

@@ -1,4 +1,4 @@
-"""Every run ends with a page that stands alone, and says what its figures are worth."""
+"""Every run writes a self-contained report with intervals and warnings."""
 
 import json
 import re
@@ -40,16 +40,16 @@ NO_COST = Cost(
 
 
 @pytest.mark.parametrize("label", ["$5$_", "a$b_{$", "_under", "x\\frac"])
-def test_a_label_is_no_formula(label):
+def test_a_label_is_not_a_formula(label):
     svg = draw_confusion(np.array([[3, 1], [0, 2]]), [label, "plain"])
     assert svg.startswith(b"<?xml")
 
 
-def test_rows_are_counted_and_not_their_windows(encoder):
+def test_examples_are_counted_and_not_their_windows(encoder):
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     task = QuestionAnswering(tokenizer, TaskOptions(max_length=16, stride=2), null="first")
-    row = {"context": "the day was fine and long " * 6, "question": "when", "answers": ["fine"]}
-    windows = [*task.windows(row), *task.windows(row)]
+    example = {"context": "the day was fine and long " * 6, "question": "when", "answers": ["fine"]}
+    windows = [*task.windows(example), *task.windows(example)]
     assert len(windows) > 4
     spans = [FoundSpan(0, 0, 0.5, 0.5)] * len(windows)
     scored = Predictions(windows, spans, task.evaluate(windows, spans))
@@ -65,7 +65,9 @@ def titles(page):
     return re.findall(r"<h2>(.*?)</h2>", page)
 
 
-def test_the_page_names_no_address_and_holds_its_pictures(recipe, encoder, moods, tmp_path):
+def test_the_page_has_no_links_to_elsewhere_and_embeds_its_figures(
+    recipe, encoder, moods, tmp_path
+):
     path = recipe("mood", encoder, "text-classification", moods)
     options = ReportOptions(temperature=True)
     result = train_run(load_recipe(path), output=tmp_path / "run", report=options)
@@ -84,7 +86,7 @@ def test_the_page_names_no_address_and_holds_its_pictures(recipe, encoder, moods
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert "<script" not in page
     assert page.count("data:image/svg+xml;base64,") == 3
-    # the toy's validation rows are its training rows, which the page must not hide
+    # the toy's validation examples are its training examples, which the page must report
     assert "120 validation examples are also in training" in page
 
     summary = json.loads((tmp_path / "run/report.json").read_text())
@@ -97,27 +99,27 @@ def test_the_page_names_no_address_and_holds_its_pictures(recipe, encoder, moods
     assert summary["calibration"]["temperature"]["value"] > 0
     assert summary["data"]["leaks"][0]["same"] == 120
     assert summary["cost"]["peak_bytes"] > 1e6
-    probed = summary["inherited"]
-    assert probed["done"] == probed["asked"]
-    assert {each["name"] for each in probed["measures"]} == {
+    audit = summary["inherited"]
+    assert audit["done"] == audit["asked"]
+    assert {each["name"] for each in audit["measures"]} == {
         "names",
         "pronouns",
         "nationalities",
     }
-    # this backbone takes every such word for the same unknown one
-    assert all(each["adapter"]["value"] == 0 for each in probed["measures"])
-    assert probed["scores"]["adapter"] == result.after["accuracy"]
+    # this tokenizer maps every such word to the same unknown token
+    assert all(each["adapter"]["value"] == 0 for each in audit["measures"])
+    assert audit["scores"]["adapter"] == result.after["accuracy"]
     assert "a head alone, learned from 120 training rows" in page
 
 
-def test_the_worst_rows_are_shown_and_stay_text(recipe, encoder, moods, tmp_path):
+def test_error_examples_are_shown_and_escaped(recipe, encoder, moods, tmp_path):
     held_out = tmp_path / "held.jsonl"
-    rows = [
-        # whatever is said, it is wrong on one of the two
+    examples = [
+        # any prediction is wrong on one of the two
         {"text": "the day was fine <img src=x onerror=alert(1)>", "label": label}
         for label in ("sad", "glad")
     ]
-    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held_out.write_text("".join(json.dumps(example) + "\n" for example in examples))
     path = recipe("mood", encoder, "text-classification", moods)
     loaded = load_recipe(path, [f"data.validation={held_out}", "train.metric=loss"])
     result = train_run(loaded, output=tmp_path / "run")
@@ -131,14 +133,12 @@ def test_the_worst_rows_are_shown_and_stay_text(recipe, encoder, moods, tmp_path
 @pytest.mark.parametrize(
     ("task", "backbone"), [("token-classification", "encoder"), ("dialogue", "decoder")]
 )
-def test_other_tasks_have_the_sections_that_make_sense(
-    task, backbone, recipe, request, talks, tmp_path
-):
+def test_other_tasks_have_the_sections_that_apply(task, backbone, recipe, request, talks, tmp_path):
     data = talks
     if task == "token-classification":
         data = tmp_path / "tags.jsonl"
-        row = {"tokens": ["the", "film", "was", "good"], "tags": ["O", "B-THING", "O", "O"]}
-        data.write_text((json.dumps(row) + "\n") * 8)
+        example = {"tokens": ["the", "film", "was", "good"], "tags": ["O", "B-THING", "O", "O"]}
+        data.write_text((json.dumps(example) + "\n") * 8)
     path = recipe("any", request.getfixturevalue(backbone), task, data, train={"steps": 2})
     result = train_run(load_recipe(path), output=tmp_path / "run")
     found = set(titles(result.report.read_text()))
@@ -156,7 +156,7 @@ def test_other_tasks_have_the_sections_that_make_sense(
         assert "names" in names
 
 
-def test_without_matplotlib_the_page_has_no_pictures_but_all_figures(
+def test_without_matplotlib_the_page_has_all_numbers_but_no_figures(
     recipe, encoder, moods, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -167,7 +167,7 @@ def test_without_matplotlib_the_page_has_no_pictures_but_all_figures(
     assert "data:image" not in page
 
 
-def test_no_report_is_written_where_none_is_wanted(command, recipe, encoder, moods, tmp_path):
+def test_no_report_writes_no_report(command, recipe, encoder, moods, tmp_path):
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     report = json.loads(command("train", str(path), "--no-report", "--json").stdout)
     assert report["report"] is None
@@ -187,12 +187,12 @@ def test_empty_sections_are_left_out_and_text_is_escaped():
     assert '<td>&lt;i&gt;</td><td class="num">1</td>' in page
 
 
-def test_chosen_answers_are_explained_by_their_words(recipe, encoder, moods, tmp_path):
-    # some rows have the wrong label, so that some answers are wrong and sure
-    rows = [json.loads(line) for line in moods.read_text().splitlines()]
-    for row in rows[::30]:
-        row["label"] = "sad" if row["label"] == "glad" else "glad"
-    moods.write_text("".join(json.dumps(row) + "\n" for row in rows))
+def test_selected_predictions_are_explained_by_their_words(recipe, encoder, moods, tmp_path):
+    # some examples have the wrong label, so that some predictions are confidently wrong
+    examples = [json.loads(line) for line in moods.read_text().splitlines()]
+    for example in examples[::30]:
+        example["label"] = "sad" if example["label"] == "glad" else "glad"
+    moods.write_text("".join(json.dumps(example) + "\n" for example in examples))
     path = recipe("mood", encoder, "text-classification", moods)
     result = train_run(load_recipe(path), output=tmp_path / "run")
     page = result.report.read_text()
@@ -219,7 +219,7 @@ def test_chosen_answers_are_explained_by_their_words(recipe, encoder, moods, tmp
     assert "Integrated gradients" in section
 
 
-def test_explaining_that_fails_does_not_cost_the_report(
+def test_a_failed_explanation_leaves_the_report(
     recipe, encoder, moods, tmp_path, monkeypatch, caplog
 ):
     def fail(*_given):
@@ -236,7 +236,7 @@ def test_explaining_that_fails_does_not_cost_the_report(
 @pytest.mark.parametrize(
     "bounds", [None, AttributionBudget(tokens=3), AttributionBudget(seconds=0.0)]
 )
-def test_explaining_keeps_to_its_bounds(bounds, recipe, encoder, moods, tmp_path):
+def test_explanations_keep_to_their_budget(bounds, recipe, encoder, moods, tmp_path):
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     options = ReportOptions(explanations=bounds)
     result = train_run(load_recipe(path), output=tmp_path / "run", report=options)
@@ -245,7 +245,7 @@ def test_explaining_keeps_to_its_bounds(bounds, recipe, encoder, moods, tmp_path
     assert ("Not explained: no validation example has a prediction" in page) == (bounds is not None)
 
 
-def test_answers_in_text_are_explained_where_they_were_foretold_best_and_worst(
+def test_generated_answers_are_explained_where_predicted_best_and_worst(
     recipe, decoder, talks, tmp_path
 ):
     path = recipe("talk", decoder, "dialogue", talks, train={"batch_size": 8, "epochs": 4})
@@ -261,7 +261,7 @@ def test_answers_in_text_are_explained_where_they_were_foretold_best_and_worst(
     assert "nan" not in page
 
 
-def test_without_captum_the_report_is_written_all_the_same(
+def test_without_captum_the_report_is_written_anyway(
     recipe, encoder, moods, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
@@ -271,9 +271,7 @@ def test_without_captum_the_report_is_written_all_the_same(
     assert "pip install 'adapterhub[report]'" in caplog.text
 
 
-def test_a_report_that_fails_does_not_cost_the_adapter(
-    recipe, encoder, moods, tmp_path, monkeypatch, caplog
-):
+def test_a_failed_report_leaves_the_adapter(recipe, encoder, moods, tmp_path, monkeypatch, caplog):
     def fail(*_given):
         raise ValueError("no such figure")
 
@@ -285,7 +283,7 @@ def test_a_report_that_fails_does_not_cost_the_adapter(
     assert "no such figure" in caplog.text
 
 
-def test_probes_that_fail_cost_their_section_alone(
+def test_a_failed_bias_audit_leaves_the_other_sections(
     recipe, encoder, moods, tmp_path, monkeypatch, caplog
 ):
     def fail(*_given, **_options):
@@ -301,7 +299,7 @@ def test_probes_that_fail_cost_their_section_alone(
     assert "no such probe" in caplog.text
 
 
-def test_without_time_nothing_is_probed(command, recipe, encoder, moods, tmp_path):
+def test_audit_seconds_0_leaves_out_the_bias_audit(command, recipe, encoder, moods, tmp_path):
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     command("train", str(path), "--audit-seconds", "0", "--output", str(tmp_path / "run"))
     assert "Bias audit" not in titles((tmp_path / "run/report.html").read_text())
@@ -309,7 +307,7 @@ def test_without_time_nothing_is_probed(command, recipe, encoder, moods, tmp_pat
 
 
 class Tracker:
-    """Stands for codecarbon's own, which is not installed with the tests."""
+    """Replaces codecarbon's tracker, which is not installed with the tests."""
 
     made: ClassVar[list] = []
     final_emissions_data = SimpleNamespace(
@@ -337,13 +335,13 @@ def codecarbon(monkeypatch):
     return Tracker
 
 
-def test_energy_is_told_where_codecarbon_estimates_it(codecarbon):
+def test_the_report_shows_the_energy_that_codecarbon_estimates(codecarbon):
     with EnergyMeter() as meter:
         assert meter.energy is None
     (tracker,) = codecarbon.made
     assert tracker.calls == ["start", "stop"]
     assert meter.energy.kwh == 0.0123
-    # nothing is written, sent or asked for
+    # nothing is written or sent
     settings = tracker.settings
     assert not any(value for name, value in settings.items() if name.startswith("save_to"))
     assert settings["output_methods"] == settings["output_handlers"] == []
@@ -353,7 +351,7 @@ def test_energy_is_told_where_codecarbon_estimates_it(codecarbon):
     assert "version of codecarbon" in shown
 
 
-def test_a_run_goes_on_where_the_energy_cannot_be_estimated(codecarbon, monkeypatch, caplog):
+def test_a_run_continues_where_the_energy_cannot_be_estimated(codecarbon, monkeypatch, caplog):
     def fail(_self):
         raise OSError("no such file")
 
@@ -370,7 +368,7 @@ def test_a_run_goes_on_where_the_energy_cannot_be_estimated(codecarbon, monkeypa
     assert "pip install &#39;adapterhub[energy]&#39;" in shown
 
 
-def test_no_energy_is_measured_where_none_is_wanted(codecarbon):
+def test_a_disabled_meter_measures_nothing(codecarbon):
     with EnergyMeter(enabled=False) as meter:
         pass
     assert meter.energy is None

@@ -1,4 +1,4 @@
-"""A sweep finds better values, stops poor trials, and goes on after it was cut off."""
+"""A sweep finds better values, prunes poor trials and resumes after an interruption."""
 
 import json
 import os
@@ -42,10 +42,10 @@ def found(result):
     return [(t.number, t.state, t.value, dict(t.params)) for t in result.trials]
 
 
-def test_the_best_trial_carries_its_study(mood, tmp_path):
+def test_the_best_artifact_contains_its_study(mood, tmp_path):
     result = sweep(mood, tmp_path / "sweep", pruner="none")
     assert [trial.state for trial in result.trials] == ["complete"] * 4
-    # the recipe's own value goes first
+    # the recipe's own value is the first trial
     assert result.trials[0].params == {"optimizer.learning_rate": 0.01}
     assert result.best.value == min(trial.value for trial in result.trials)
     artifact = read_artifact(result.artifact)
@@ -65,7 +65,7 @@ def test_the_best_trial_carries_its_study(mood, tmp_path):
     assert kept == [f"{result.best.number:04}"]
 
 
-def test_more_trials_go_on_from_those_there_are_as_if_never_stopped(mood, tmp_path):
+def test_more_trials_continue_a_study_as_if_never_stopped(mood, tmp_path):
     whole = sweep(mood, tmp_path / "whole", trials=3, pruner="none")
     sweep(mood, tmp_path / "parts", trials=2, pruner="none")
     parts = sweep(mood, tmp_path / "parts", trials=3, pruner="none")
@@ -74,11 +74,11 @@ def test_more_trials_go_on_from_those_there_are_as_if_never_stopped(mood, tmp_pa
     assert whole.digest == parts.digest == again.digest
 
 
-def test_a_trial_that_was_cut_off_goes_on_from_its_checkpoint(mood, tmp_path, monkeypatch):
+def test_an_interrupted_trial_resumes_from_its_checkpoint(mood, tmp_path, monkeypatch):
     whole = sweep(mood, tmp_path / "whole", trials=2)
-    asked = iter([False] * 17 + [True] + [False] * 100)
+    flags = iter([False] * 17 + [True] + [False] * 100)
     with monkeypatch.context() as patched:
-        fake = property(lambda _: next(asked), lambda *_: None)
+        fake = property(lambda _: next(flags), lambda *_: None)
         patched.setattr(InterruptFlag, "is_set", fake, raising=False)
         with pytest.raises(TrainingInterrupted, match="Run the same command again"):
             sweep(mood, tmp_path / "cut", trials=2)
@@ -86,7 +86,7 @@ def test_a_trial_that_was_cut_off_goes_on_from_its_checkpoint(mood, tmp_path, mo
     assert found(sweep(mood, tmp_path / "cut", trials=2)) == found(whole)
 
 
-def test_poor_trials_are_stopped_early(recipe, encoder, moods, tmp_path):
+def test_poor_trials_are_pruned(recipe, encoder, moods, tmp_path):
     train = {"batch_size": 8, "epochs": 4, "evaluate_every": 15, "metric": "loss"}
     path = recipe("mood", encoder, "text-classification", moods, train=train)
     rates = {"optimizer.learning_rate": [0.01, 0.011, 0.012, 0.013, 1e-7, 2e-7, 3e-7]}
@@ -100,7 +100,7 @@ def test_poor_trials_are_stopped_early(recipe, encoder, moods, tmp_path):
     assert result.best.value < min(trial.value for trial in hopeless)
 
 
-def test_a_trial_that_diverges_fails_alone(mood, tmp_path):
+def test_a_diverging_trial_fails_alone(mood, tmp_path):
     rates = {"optimizer.clip_norm": [0.0, 1.0], "optimizer.learning_rate": [0.01, 1e30]}
     result = sweep(mood, tmp_path / "sweep", document=rates, trials=6, sampler="random")
     failed = [trial for trial in result.trials if trial.state == "fail"]
@@ -109,7 +109,7 @@ def test_a_trial_that_diverges_fails_alone(mood, tmp_path):
     assert result.best.params["optimizer.learning_rate"] == 0.01
 
 
-def test_a_trial_whose_values_do_not_go_together_fails_alone(mood, tmp_path):
+def test_a_trial_with_an_invalid_combination_fails_alone(mood, tmp_path):
     sizes = {"train.epochs": [1, 2], "adapter.target_modules": [["all-linear"], ["nowhere"]]}
     result = sweep(mood, tmp_path / "sweep", document=sizes, trials=5, sampler="random")
     failed = [trial for trial in result.trials if trial.state == "fail"]
@@ -121,7 +121,7 @@ def test_a_trial_whose_values_do_not_go_together_fails_alone(mood, tmp_path):
         sweep(mood, tmp_path / "none", document=alone, trials=1)
 
 
-def test_a_fault_of_the_data_leaves_no_study_behind(mood, moods, tmp_path):
+def test_invalid_data_leaves_no_study_behind(mood, moods, tmp_path):
     lines = moods.read_text()
     moods.unlink()
     with pytest.raises(DataError, match="there is no such file"):
@@ -138,9 +138,7 @@ def test_a_fault_of_the_data_leaves_no_study_behind(mood, moods, tmp_path):
         ("oracle://me:secret@nowhere/x", "Python package .* is not installed"),
     ],
 )
-def test_a_database_that_cannot_be_opened_is_one_line_without_its_password(
-    mood, tmp_path, storage, said
-):
+def test_a_database_error_is_one_line_without_the_password(mood, tmp_path, storage, said):
     recipe, space = load_recipe(mood), parse_space(RATES, origin="s")
     with pytest.raises(RecipeError, match=said) as caught:
         run_sweep(recipe, space, SweepOptions(1), folder=tmp_path / "sweep", storage=storage)
@@ -163,7 +161,7 @@ def test_in_a_shared_database_another_recipe_needs_another_name(mood, tmp_path):
         open_study(tmp_path / "two", space=ranks, storage=storage, **options)
 
 
-def test_processes_beside_each_other_share_the_trials(mood, tmp_path):
+def test_parallel_processes_share_the_trials(mood, tmp_path):
     code = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -190,7 +188,7 @@ def test_processes_beside_each_other_share_the_trials(mood, tmp_path):
     assert result.digest in outputs
 
 
-def test_a_killed_process_leaves_a_trial_that_the_next_one_takes_over(mood, tmp_path):
+def test_the_trial_of_a_killed_process_is_taken_over(mood, tmp_path):
     code = (
         "import os, signal\n"
         "from pathlib import Path\n"
@@ -215,7 +213,7 @@ def test_a_killed_process_leaves_a_trial_that_the_next_one_takes_over(mood, tmp_
     assert [trial.state for trial in result.trials] == ["complete", "complete"]
 
 
-def test_the_command_stores_the_best_and_says_where_it_is_from(command, mood, tmp_path):
+def test_the_command_stores_the_best_adapter_with_its_study(command, mood, tmp_path):
     (tmp_path / "space.yaml").write_text("optimizer.learning_rate: [0.01, 0.001]\n")
     arguments = ("sweep", str(mood), "--space", "space.yaml", "--trials", "2", "--json")
     report = json.loads(command(*arguments).stdout)
@@ -230,7 +228,7 @@ def test_the_command_stores_the_best_and_says_where_it_is_from(command, mood, tm
     assert json.loads(command(*arguments).stdout)["ref"] == "mood@1"
 
 
-def test_the_space_for_the_method_can_be_printed_and_given_back(command, mood, tmp_path):
+def test_the_default_space_can_be_printed_and_passed_back(command, mood, tmp_path):
     printed = command("sweep", str(mood), "--show-space").stdout
     (tmp_path / "space.yaml").write_text(printed)
     again = command("sweep", str(mood), "--space", "space.yaml", "--show-space").stdout

@@ -1,4 +1,4 @@
-"""A space says what a sweep may try, and every fault of it names its key."""
+"""Search spaces are parsed, and each error names the key."""
 
 import pytest
 from pydantic import TypeAdapter
@@ -29,7 +29,7 @@ def plain(**sections):
     return parse_recipe({**PLAIN, **sections})
 
 
-def test_ranges_and_choices_are_read_as_written(tmp_path):
+def test_ranges_and_choices_are_parsed(tmp_path):
     path = tmp_path / "space.yaml"
     path.write_text(
         "optimizer.learning_rate: {low: 1e-4, high: 1.0e-2, log: true}\n"
@@ -63,7 +63,7 @@ def test_ranges_and_choices_are_read_as_written(tmp_path):
         ({"adapter.rank": {"low": 1, "high": 8, "step": 0.5}}, "the step between whole numbers"),
     ],
 )
-def test_a_faulty_space_is_one_line_that_names_the_place(document, said):
+def test_each_error_of_a_space_names_its_key(document, said):
     with pytest.raises(RecipeError) as caught:
         parse_space(document, origin="s.yaml")
     assert said in str(caught.value)
@@ -83,14 +83,14 @@ def test_a_faulty_space_is_one_line_that_names_the_place(document, said):
         ({"data.split.seed": [1, 2]}, "compared by one metric on the same rows"),
     ],
 )
-def test_what_the_recipe_does_not_take_is_told_before_anything_is_trained(document, said):
+def test_values_that_the_recipe_refuses_are_found_before_training(document, said):
     recipe = plain(train={"batch_size": 8})
     with pytest.raises(RecipeError) as caught:
         check_space(parse_space(document, origin="s.yaml"), recipe)
     assert said in str(caught.value)
 
 
-def test_a_missing_file_names_its_neighbour(tmp_path):
+def test_a_missing_file_suggests_a_near_name(tmp_path):
     (tmp_path / "space.yaml").write_text("adapter.rank: [2, 4]")
     with pytest.raises(RecipeError, match=r"Did you mean 'space\.yaml'"):
         load_space(tmp_path / "spce.yaml")
@@ -104,14 +104,14 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
         ({"train": {"parts": "head"}}, "optimizer.weight_decay"),
     ],
 )
-def test_each_method_has_a_space_that_its_recipe_takes(sections, expected):
+def test_the_default_space_of_each_method_is_valid(sections, expected):
     recipe = plain(**sections)
     space = default_space(recipe)
     assert expected in space.parameters
     check_space(space, recipe)
 
 
-def test_the_recipe_is_a_trial_of_its_own_only_where_it_lies_in_the_space():
+def test_the_recipe_is_a_trial_only_where_the_space_contains_it():
     recipe = plain()
     space = parse_space({"adapter.rank": [8, 16], "adapter.alpha": [16, 32]}, origin="s")
     assert values_of(recipe, space) == {"adapter.rank": 16, "adapter.alpha": 32.0}
@@ -120,7 +120,7 @@ def test_the_recipe_is_a_trial_of_its_own_only_where_it_lies_in_the_space():
     assert values_of(recipe, stepped) is None
 
 
-def test_a_draw_is_put_into_the_recipe_whatever_its_type():
+def test_sampled_values_of_every_type_fit_the_recipe():
     pytest.importorskip("optuna")
     space = parse_space(
         {
