@@ -1,4 +1,4 @@
-"""Scripts beside the recipes make rows that the recipes can learn from."""
+"""Scripts beside the recipes write examples in the form that the recipes read."""
 
 import gzip
 import json
@@ -12,11 +12,11 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 @pytest.fixture
 def run(tmp_path):
-    """Write files (gzip by their name), run a script on them and return its rows by file name."""
+    """Write files (gzip by their name), run a script on them and return its examples by file."""
 
     def run(script, files, *more):
-        for name, rows in files.items():
-            text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        for name, records in files.items():
+            text = "".join(json.dumps(each) + "\n" for each in records).encode()
             (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
         module = runpy.run_path(str(RECIPES / script))
         module["main"](tmp_path, tmp_path / "out", *more)
@@ -36,8 +36,8 @@ def conversation(*turns, intents):
     }
 
 
-def test_a_conversation_becomes_what_its_user_said_and_wanted(run, capsys):
-    rows = run(
+def test_a_conversation_becomes_the_text_and_intents_of_its_user(run, capsys):
+    examples = run(
         "make_sgd.py",
         {
             "train.jsonl.gz": [
@@ -50,12 +50,12 @@ def test_a_conversation_becomes_what_its_user_said_and_wanted(run, capsys):
             ],
         },
     )
-    assert rows["train"] == [
+    assert examples["train"] == [
         {"text": "A bus. At six.", "intents": ["FindBus"]},
         {"text": "A play.", "intents": ["FindEvents"]},
     ]
-    # nothing could learn RentFilm, so its conversation is no row, and that is said
-    assert rows["dev"] == [{"text": "A play and a bus.", "intents": ["FindBus", "FindEvents"]}]
+    # RentFilm is not in training, so its conversation is left out and counted
+    assert examples["dev"] == [{"text": "A play and a bus.", "intents": ["FindBus", "FindEvents"]}]
     assert "1 left out" in capsys.readouterr().out
 
 
@@ -69,8 +69,8 @@ def test_ratings_become_pairs_of_an_earlier_history_and_a_candidate(run):
     ]
     held_out = [{"user_id": user, "item_id": 3, "rating": 4, "timestamp": 9} for user in (1, 2)]
     files = {"items.jsonl": films, "train.jsonl.gz": ratings, "dev.jsonl": held_out}
-    (row,) = run("make_movielens.py", files, 1)["dev"]
-    # only the first user is scored; what was liked before is the history, the newest last
-    assert row["history"] == ["film 0 [Drama]", "film 2 [Drama]"]
-    assert row["candidate"] == "film 3 [Drama]"
-    assert row["label"] == 1
+    (example,) = run("make_movielens.py", files, 1)["dev"]
+    # only the first user is evaluated; the history is what it liked before, the newest last
+    assert example["history"] == ["film 0 [Drama]", "film 2 [Drama]"]
+    assert example["candidate"] == "film 3 [Drama]"
+    assert example["label"] == 1

@@ -194,7 +194,7 @@ def forecast(points: Sequence[CurvePoint], *, best: float) -> Forecast | None:
 
 
 def _has_label(data: PreparedData) -> bool:
-    return all("label" in row for row in data.splits["train"].examples)
+    return all("label" in example for example in data.splits["train"].examples)
 
 
 def _limits(given: Sequence[int] | None, data: PreparedData, limit_by: LimitBy) -> list[int]:

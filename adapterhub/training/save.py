@@ -86,9 +86,9 @@ def _manifest(
         recipe=recipe.model_dump(mode="json"),
         data={
             name: DataSource(
-                fingerprint=fingerprint(rows), num_examples=len(rows), origin=rows.origin
+                fingerprint=fingerprint(split), num_examples=len(split), origin=split.origin
             )
-            for name, rows in evidence.data.splits.items()
+            for name, split in evidence.data.splits.items()
         },
         metrics=Metrics(
             before=_finite(metrics_before), after=_finite(evidence.after.evaluation.metrics)

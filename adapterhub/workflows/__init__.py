@@ -1,1 +1,1 @@
-"""Tasks that join the registry, the engine and training."""
+"""Workflows that combine registry, engine and training."""

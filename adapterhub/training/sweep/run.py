@@ -77,7 +77,7 @@ def run_sweep(
     Raises:
         MissingExtraError: when Optuna isn't installed.
         RecipeError: naming the key at fault, before anything is trained.
-        DataError: naming file, row or split, before anything is trained.
+        DataError: naming file, example or split, before anything is trained.
         TrainingError: when the folder holds another study, or no trial is complete.
         TrainingInterrupted: after Ctrl-C or SIGTERM; call again to resume.
     """

@@ -1,1 +1,1 @@
-"""A child of a stored adapter, trained on new rows and some of the old ones."""
+"""Refresh a registered adapter: train a child on new examples and a share of the old ones."""
