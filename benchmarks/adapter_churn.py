@@ -43,8 +43,9 @@ from adapterhub.registry import Registry
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
 if TYPE_CHECKING:
+    from adapterhub.engine.prompts import Request
+
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.engine.requests import Request
 
 BACKBONE = "smollm2-135m-instruct"
 RANK, SLOTS, PROMPT = 16, 16, 16
@@ -142,7 +143,7 @@ class Bench:
         while not request.finished:
             self.engine.step()
         took = (time.perf_counter() - began) * 1e3
-        error = request.completion().error
+        error = request.output().error
         if error is not None:
             raise error
         return took
@@ -189,7 +190,7 @@ def traffic(store: Store, refs: list[str], requests: int, tokens: int) -> dict[s
             if asked < requests:
                 (ref,) = bench.draw.choices(refs, cum_weights=weights)
                 now = time.perf_counter()
-                came[bench.add(ref, tokens).rows[0]] = now
+                came[bench.add(ref, tokens).sequences[0]] = now
                 asked += 1
         for row, _ in bench.engine.step():
             if row in came:
@@ -256,10 +257,10 @@ def beside_loads(store: Store, refs: list[str], rows: int, blocks: int) -> dict[
 
 def bring_in(engine: Engine, key: str) -> bool:
     """Ask for an adapter, and have it copied to the spare slot once it is there."""
-    if key not in engine._host:
-        engine._arrivals.want(key, 10**6)
+    if key not in engine.core.host:
+        engine.core.fetcher.want(key, 10**6)
         return False
-    return engine._residency._resident(key, 10**6) is not None
+    return engine.core.adapters._resident(key, 10**6) is not None
 
 
 def process_memory(store: Store, refs: list[str]) -> dict[str, float]:

@@ -66,7 +66,7 @@ class Ours:
     def __init__(self, scheme: str, compute: ComputeDtype, adapters: int, folder: Path) -> None:
         backbone = load_backbone(BACKBONE, QuantizationSpec(scheme, compute))
         self.engine = Engine(backbone, EngineConfig(rank_slots=max(RANK * adapters, RANK)))
-        self.engine_paths = {path: site for path, site in self.engine._sites.linear.items()}
+        self.engine_paths = {path: site for path, site in self.engine.core.layers.linear.items()}
         self.folders: list[Path] = []
         for number in range(adapters):
             weights = self._random(number)

@@ -1,42 +1,207 @@
-"""Every place of a backbone where an adapter may change what is computed."""
+"""The layers of a backbone that adapters can change: linear, embedding, output and norm layers."""
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import nn
 
-from adapterhub.engine.adapted_norm import AdaptedNorm
-from adapterhub.engine.lora_embedding import LoraEmbedding
-from adapterhub.engine.lora_linear import LoraLinear, install_sites, remove_sites
+from adapterhub.engine.forward_context import get_forward_context
+from adapterhub.engine.lora_linear import LoraLinear, install_lora_linears, remove_lora_linears
 from adapterhub.kernels.linear.cpu import OneDnnLinear
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
-    import torch
+    from torch import Tensor
+    from torch.utils.hooks import RemovableHandle
 
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.kernels.lora.plan import LoraKernel
+    from adapterhub.engine.adapter_slots import AdaptedLayer
+    from adapterhub.engine.prepared_adapter import LoraFactors
+    from adapterhub.kernels.lora.plan import LoraKernel, LoraPlan
 
 #: What transformers' classes call the layer that gives the vocabulary's logits.
 OUTPUT_NAME = "lm_head"
 
+#: Changes a layer's output, given its arguments and the plan of the forward pass.
+_Change: TypeAlias = "Callable[[tuple[Any, ...], Tensor, LoraPlan], Tensor]"
+
+
+class _ForwardHook:
+    """A forward hook that a module has only while an adapter needs it."""
+
+    def __init__(self, module: nn.Module, number: int, change: _Change) -> None:
+        self._module, self._number, self._change = module, number, change
+        self._handle: RemovableHandle | None = None
+
+    def set(self, *, active: bool) -> None:
+        """Add the hook to the module, or remove it."""
+        if active and self._handle is None:
+            self._handle = self._module.register_forward_hook(self._run)
+        elif not active and self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _run(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        context = get_forward_context()
+        plan = None if context is None else context.plan(self._number)
+        return None if plan is None else self._change(args, output, plan)
+
+
+class LoraEmbedding:
+    """An embedding of the backbone, to which a hook adds the LoRA pairs of each token.
+
+    peft's LoRA on an embedding looks a token up in ``A`` and multiplies the result by ``B``. No
+    memory is set aside: a table over the vocabulary is as large as the adapter makes it.
+
+    Source: ``Embedding`` in ``peft/tuners/lora/layer.py``.
+
+    Args:
+        base: Embedding of the backbone, which stays in place.
+        number: Number of the layer.
+        dtype: Compute type of the backbone.
+    """
+
+    def __init__(self, base: nn.Embedding, number: int, dtype: torch.dtype) -> None:
+        self.base = base
+        self.number = number
+        self.dtype = dtype
+        #: first rank slot to A [vocab_size, rank] and B [rank, hidden_size]
+        self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
+        #: first rank slot of a DoRA adapter to its factor of the embedding, [hidden_size]
+        self._magnitude_scales: dict[int, Tensor] = {}
+        self._hook = _ForwardHook(base, number, self._add)
+
+    @property
+    def in_features(self) -> int:
+        return int(self.base.num_embeddings)
+
+    @property
+    def out_features(self) -> int:
+        return int(self.base.embedding_dim)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pairs."""
+        return sum(tensor.nbytes for pair in self._pairs.values() for tensor in pair)
+
+    def allocate(self, rank_slots: int, device: torch.device) -> None:
+        """Do nothing, since each adapter brings its own tables."""
+
+    def load(self, start: int, factors: LoraFactors) -> None:
+        """Copy the pair of an adapter to the device."""
+        a, b = factors.pairs[self.number]
+        device = self.base.weight.device
+        # Gemma multiplies its embeddings, and peft what it adds to them
+        scale = getattr(self.base, "embed_scale", None)
+        up = b.float() if scale is None else b.float() * scale.to(self.dtype).float().to(b.device)
+        self._pairs[start] = (a.t().contiguous().to(device), up.to(device, self.dtype))
+        if self.number in factors.magnitude_scales:
+            found = factors.magnitude_scales[self.number]
+            self._magnitude_scales[start] = found.to(device, torch.float32)
+        self._hook.set(active=True)
+
+    def unload(self, start: int) -> None:
+        """Remove an adapter; the embedding is unchanged again once the last one is removed."""
+        self._pairs.pop(start, None)
+        self._magnitude_scales.pop(start, None)
+        self._hook.set(active=bool(self._pairs))
+
+    def close(self) -> None:
+        """Leave the embedding as it was."""
+        self._hook.set(active=False)
+
+    def _add(self, args: tuple[Any, ...], output: Tensor, plan: LoraPlan) -> Tensor:
+        ids = args[0].reshape(-1)
+        embedded = output.reshape(-1, output.shape[-1])
+        for start, end, slices in plan.runs:
+            total = embedded[start:end].float()
+            scale = self._magnitude_scales.get(slices[0].start)
+            if scale is not None:
+                total = total * scale
+            for first, _, weight in slices:
+                a, b = self._pairs[first]
+                total = total + weight * (a[ids[start:end]].float() @ b.float())
+            embedded[start:end] = total.to(embedded.dtype)
+        return embedded.view(output.shape)
+
+
+class AdaptedNorm:
+    """A norm layer of the backbone, which a hook replaces for tokens whose adapter has its own.
+
+    Adapters hold such layers in full, by peft's ``modules_to_save``.
+
+    Args:
+        base: Norm layer of the backbone, which stays in place.
+        number: Number of the layer.
+        heads_first: Whether the input is ``[1, num_heads, num_tokens, head_dim]``, as of Gemma's
+            norms of queries and keys, and not ``[1, num_tokens, ...]``.
+    """
+
+    def __init__(self, base: nn.Module, number: int, *, heads_first: bool) -> None:
+        self.base = base
+        self.number = number
+        self._axis = 2 if heads_first else 1
+        #: first rank slot of an adapter to its own layer
+        self._own: dict[int, nn.Module] = {}
+        self._hook = _ForwardHook(base, number, self._replace)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters by name."""
+        return {name: tuple(value.shape) for name, value in self.base.named_parameters()}
+
+    def allocate(self, rank_slots: int, device: torch.device) -> None:
+        """Do nothing, since each adapter brings its own layer."""
+
+    def load(self, start: int, factors: LoraFactors) -> None:
+        """Copy the norm layer of an adapter to the device."""
+        own = copy.copy(self.base)
+        own._forward_hooks = OrderedDict()
+        parameters = factors.norms[self.number]
+        own._parameters = {
+            name: nn.Parameter(parameters[name].to(value.device, value.dtype), requires_grad=False)
+            for name, value in self.base.named_parameters()
+        }
+        self._own[start] = own
+        self._hook.set(active=True)
+
+    def unload(self, start: int) -> None:
+        """Remove the layer of an adapter."""
+        self._own.pop(start, None)
+        self._hook.set(active=bool(self._own))
+
+    def close(self) -> None:
+        """Leave the layer as it was."""
+        self._hook.set(active=False)
+
+    def _replace(self, args: tuple[Any, ...], output: Tensor, plan: LoraPlan) -> Tensor:
+        for start, end, slices in plan.runs:
+            # an adapter with norm layers is never blended, so it has the only slice
+            own = self._own[slices[0].start]
+            place = output.narrow(self._axis, start, end - start)
+            place.copy_(own(args[0].narrow(self._axis, start, end - start)))
+        return output
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdaptedLayers:
-    """The sites of a backbone.
+    """The adapted layers of a backbone, numbered in the order of the fields.
 
     Args:
-        body: that they are in.
-        linear: by module path below the body, numbered from 0 on.
-        embeddings: by module path below the body.
-        output: of a decoder; its tables are made when an adapter has it.
-        norms: by module path below the body; numbered last.
+        base_model: Base model whose layers they are.
+        linear: Linear layers by module path below the base model.
+        embeddings: Embeddings by module path below the base model.
+        output: Output layer of a decoder; its tables exist while an adapter has the layer.
+        norms: Norm layers by module path below the base model.
     """
 
-    body: nn.Module
+    base_model: nn.Module
     linear: Mapping[str, LoraLinear]
     embeddings: Mapping[str, LoraEmbedding]
     output: LoraLinear | None
@@ -44,39 +209,46 @@ class AdaptedLayers:
 
     @property
     def pairs(self) -> dict[str, LoraLinear | LoraEmbedding]:
-        """All sites of low-rank pairs by path, in the order of their numbers."""
+        """Layers that can have LoRA pairs, by module path."""
         outputs = {} if self.output is None else {OUTPUT_NAME: self.output}
         return {**self.linear, **self.embeddings, **outputs}
 
     @property
+    def all(self) -> list[AdaptedLayer]:
+        """All layers by number."""
+        return [*self.pairs.values(), *self.norms.values()]
+
+    @property
     def hooked(self) -> list[int]:
-        """Numbers of the sites that work by hooks."""
-        embeddings = [site.number for site in self.embeddings.values()]
-        return embeddings + [site.number for site in self.norms.values()]
+        """Numbers of the layers that work by forward hooks."""
+        return [layer.number for layer in self._hooked()]
 
     def close(self) -> None:
-        """Give the body back as it was."""
-        for embedding in self.embeddings.values():
-            embedding.close()
-        for norm in self.norms.values():
-            norm.close()
-        remove_sites(self.body, dict(self.linear))
+        """Restore the layers of the base model."""
+        for layer in self._hooked():
+            layer.close()
+        remove_lora_linears(self.base_model, self.linear)
+
+    def _hooked(self) -> Iterator[LoraEmbedding | AdaptedNorm]:
+        yield from self.embeddings.values()
+        yield from self.norms.values()
 
 
 def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> AdaptedLayers:
-    """Put sites into a backbone's body and around its output layer.
+    """Make the layers of a backbone adaptable.
 
     Args:
-        backbone: whose body changes until ``close``.
-        dtype: compute type.
-        kernel: adds the products of linear layers.
+        backbone: Backbone whose linear layers are replaced until ``AdaptedLayers.close``.
+        dtype: Compute type.
+        kernel: Kernel that adds the LoRA products of linear layers.
     """
     body = backbone.base_model
-    found = [(path, each) for path, each in body.named_modules() if isinstance(each, nn.Embedding)]
-    # of pictures, rows are not told apart in norm layers
-    readable = [] if backbone.kind == "vision" else list(body.named_modules())
+    modules = list(body.named_modules())
+    found = [(path, each) for path, each in modules if isinstance(each, nn.Embedding)]
+    # norm layers of vision backbones see windows, whose tokens cannot be told apart by image
+    readable = [] if backbone.kind == "vision" else modules
     norms = [(path, each) for path, each in readable if "Norm" in type(each).__name__]
-    linear = install_sites(body, dtype, kernel)
+    linear = install_lora_linears(body, dtype, kernel)
     number = len(linear)
     embeddings = {
         path: LoraEmbedding(each, at, dtype) for at, (path, each) in enumerate(found, start=number)
@@ -90,13 +262,8 @@ def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> 
         output = LoraLinear(base, number, dtype, kernel, lazy=True)
         number += 1
     gemma = str(getattr(body.config, "model_type", "")).startswith("gemma")
-    return AdaptedLayers(
-        body,
-        linear,
-        embeddings,
-        output,
-        {
-            path: AdaptedNorm(each, at, heads_first=gemma and path.endswith(("q_norm", "k_norm")))
-            for at, (path, each) in enumerate(norms, start=number)
-        },
-    )
+    adapted_norms = {
+        path: AdaptedNorm(each, at, heads_first=gemma and path.endswith(("q_norm", "k_norm")))
+        for at, (path, each) in enumerate(norms, start=number)
+    }
+    return AdaptedLayers(body, linear, embeddings, output, adapted_norms)

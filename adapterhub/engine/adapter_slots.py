@@ -1,8 +1,8 @@
-"""Adapters on the device: ranges of rank rows in the tables of every linear layer."""
+"""Adapters on the device: ranges of rank slots in the tables of every adapted layer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     import torch
-    from torch import Tensor
 
-    from adapterhub.engine.adapted_norm import AdaptedNorm
-    from adapterhub.engine.heads import TaskHead
+    from adapterhub.engine.prepared_adapter import LoraFactors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,69 +22,74 @@ class Slot:
     """A resident adapter.
 
     Args:
-        key: digest of the artifact, or any name that means these tensors and no others.
-        row: first rank row, the same at every site.
-        rank: of its matrices.
-        sites: numbers of the layers that it adapts.
-        norms: whether it replaces norm layers.
+        key: Digest of the artifact, or another name that is unique to these tensors.
+        start: First rank slot, the same in every layer.
+        rank: Number of rank slots.
+        layers: Numbers of the layers that the adapter changes.
+        norms: Whether the adapter replaces norm layers.
     """
 
     key: str
-    row: int
+    start: int
     rank: int
-    sites: frozenset[int]
+    layers: frozenset[int]
     norms: bool = False
-
-
-class AdaptedLayer(Protocol):
-    """A layer that low-rank pairs are added to."""
-
-    def make_tables(self, rows: int, device: torch.device) -> None:
-        """Get ready to hold ``rows`` rank rows."""
-
-    def write_rows(self, row: int, a: Tensor, b: Tensor, gain: Tensor | None = None) -> None:
-        """Copy an adapter in; ``a`` is ``[rank, in]``, ``b`` ``[rank, out]``."""
-
-    def forget_rows(self, row: int) -> None:
-        """Drop what is known of the adapter whose first rank row this was."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """Adapters that a row uses, each with a weight; none of them is the bare backbone.
+    """Weighted combination of resident adapters; an empty one is the base model.
 
     Args:
-        slots: resident adapters and their weights, in canonical order.
+        slots: Resident adapters and their weights, in canonical order.
     """
 
     slots: tuple[tuple[Slot, float], ...] = ()
 
-    def parts(self, site: int) -> tuple[RankSlice, ...]:
-        """Return the rank rows that it uses at a site."""
+    def slices(self, layer: int) -> tuple[RankSlice, ...]:
+        """Return the rank slots that the blend uses in a layer."""
         return tuple(
-            RankSlice(slot.row, slot.rank, weight)
+            RankSlice(slot.start, slot.rank, weight)
             for slot, weight in self.slots
-            if site in slot.sites
+            if layer in slot.layers
         )
 
 
-#: The bare backbone.
-BARE = Blend()
+#: The base model, without adapter.
+BASE_MODEL = Blend()
+
+
+class AdaptedLayer(Protocol):
+    """A layer of the backbone that computes with the tensors of resident adapters."""
+
+    def allocate(self, rank_slots: int, device: torch.device) -> None:
+        """Set memory aside for a number of rank slots."""
+
+    def load(self, start: int, factors: LoraFactors) -> None:
+        """Copy the layer's tensors of an adapter to the rank slots from ``start`` on."""
+
+    def unload(self, start: int) -> None:
+        """Remove the adapter whose rank slots begin at ``start``."""
 
 
 class RankSlots:
-    """Which rank rows are taken; ranges are given out first fit.
+    """First-fit allocator of ranges of rank slots.
 
     Args:
-        count: of all rows.
+        count: Number of rank slots.
     """
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._free: list[tuple[int, int]] = [(0, count)] if count else []
 
+    @property
+    def free(self) -> int:
+        """Number of free rank slots, contiguous or not."""
+        return sum(length for _, length in self._free)
+
     def take(self, rank: int) -> int | None:
-        """Return the first of ``rank`` free rows in a row, now taken, or ``None``."""
+        """Take ``rank`` contiguous slots; return the first, or ``None`` where there are none."""
         for index, (start, length) in enumerate(self._free):
             if length >= rank:
                 rest = [(start + rank, length - rank)] if length > rank else []
@@ -94,18 +97,18 @@ class RankSlots:
                 return start
         return None
 
-    def give_back(self, row: int, rank: int) -> None:
-        """Free a range; neighbours that are free join."""
+    def give_back(self, start: int, rank: int) -> None:
+        """Free a range and merge it with its free neighbours."""
         merged: list[tuple[int, int]] = []
-        for start, length in sorted([*self._free, (row, rank)]):
-            if merged and merged[-1][0] + merged[-1][1] == start:
+        for first, length in sorted([*self._free, (start, rank)]):
+            if merged and sum(merged[-1]) == first:
                 merged[-1] = (merged[-1][0], merged[-1][1] + length)
             else:
-                merged.append((start, length))
+                merged.append((first, length))
         self._free = merged
 
     def largest(self, freed: Sequence[tuple[int, int]] = ()) -> int:
-        """Return the most free rows in a row, were these ranges free too."""
+        """Return the length of the longest free range if the ranges ``freed`` were free too."""
         best = length = end = 0
         for start, count in sorted([*self._free, *freed]):
             length = length + count if start == end else count
@@ -113,39 +116,15 @@ class RankSlots:
             best = max(best, length)
         return best
 
-    @property
-    def free(self) -> int:
-        """Number of rows that are free, in however many pieces."""
-        return sum(length for _, length in self._free)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LoraFactors:
-    """The matrices of an adapter at the sites that it has, ready to be copied into rows.
-
-    Args:
-        rank: of all of them.
-        pairs: site to ``A`` ``[rank, in]`` and ``B`` ``[rank, out]``, the scale in ``B``.
-        gains: of DoRA, site to what the layer's own output is multiplied by, ``[out]``.
-        norms: site to the parameters of a norm layer that the adapter holds in full, by name.
-        reader: how it labels texts, where it does.
-    """
-
-    rank: int
-    pairs: Mapping[int, tuple[Tensor, Tensor]]
-    gains: Mapping[int, Tensor] = field(default_factory=dict)
-    norms: Mapping[int, Mapping[str, Tensor]] = field(default_factory=dict)
-    reader: TaskHead | None = None
-
 
 @dataclass(slots=True, eq=False)
 class SlotCopy:
-    """An adapter on its way into the tables.
+    """An adapter that is being copied to the device.
 
     Args:
-        slot: where it will be.
-        factors: what is copied.
-        left: sites that it is not copied to yet.
+        slot: Slot that the adapter will have.
+        factors: Tensors to copy.
+        left: Numbers of the layers that are not copied yet.
     """
 
     slot: Slot
@@ -154,111 +133,85 @@ class SlotCopy:
 
 
 class AdapterSlots:
-    """The tables of all sites, and the adapters that lie in them.
+    """Tables of all adapted layers and the adapters in them.
 
     Args:
-        sites: by number.
-        rows: rank rows of every table.
-        device: of the backbone.
-        norms: whose numbers go on where those of ``sites`` end.
+        layers: Adapted layers by number.
+        rank_slots: Number of rank slots of every table.
+        device: Device of the backbone.
     """
 
     def __init__(
-        self,
-        sites: Sequence[AdaptedLayer],
-        rows: int,
-        device: torch.device,
-        norms: Sequence[AdaptedNorm] = (),
+        self, layers: Sequence[AdaptedLayer], rank_slots: int, device: torch.device
     ) -> None:
-        self._sites = tuple(sites)
-        self._norms = dict(enumerate(norms, start=len(self._sites)))
-        self._rows = RankSlots(rows)
+        self._layers = tuple(layers)
+        self._ranks = RankSlots(rank_slots)
         self._resident: dict[str, Slot] = {}
-        for site in self._sites:
-            site.make_tables(rows, device)
+        for layer in self._layers:
+            layer.allocate(rank_slots, device)
 
     @property
     def resident(self) -> Mapping[str, Slot]:
-        """Adapters by key."""
+        """Resident adapters by key."""
         return dict(self._resident)
 
     @property
-    def free_rows(self) -> int:
-        """Rank rows that no adapter has."""
-        return self._rows.free
+    def free(self) -> int:
+        """Number of free rank slots."""
+        return self._ranks.free
 
     def find(self, key: str) -> Slot | None:
-        """Return an adapter if it is resident."""
+        """Return the slot of an adapter if it is resident."""
         return self._resident.get(key)
 
     def fits(self, rank: int, without: Collection[str] = ()) -> bool:
-        """Return whether so many rows in a row are free, or would be without some adapters."""
+        """Return whether ``rank`` contiguous slots are free, or would be without some adapters."""
         gone = [self._resident[key] for key in without]
-        return self._rows.largest([(slot.row, slot.rank) for slot in gone]) >= rank
+        return self._ranks.largest([(slot.start, slot.rank) for slot in gone]) >= rank
 
-    def put(self, key: str, factors: LoraFactors) -> Slot | None:
-        """Copy an adapter into free rows; ``None`` where there are not enough in a row.
-
-        Raises:
-            EngineError: when its rank is larger than all tables.
-        """
-        if key in self._resident:
-            return self._resident[key]
-        copying = self.begin(key, factors)
-        if copying is None:
-            return None
-        self.go_on(copying)
-        return copying.slot
-
-    def begin(self, key: str, factors: LoraFactors) -> SlotCopy | None:
-        """Take the rows for an adapter, which ``go_on`` copies; ``None`` as in ``put``.
+    def begin_copy(self, key: str, factors: LoraFactors) -> SlotCopy | None:
+        """Take the rank slots of an adapter; ``None`` where too few are contiguous.
 
         Raises:
-            EngineError: when its rank is larger than all tables.
+            EngineError: If the rank is larger than the tables.
         """
         self.check_rank(factors.rank, key)
-        row = self._rows.take(factors.rank)
-        if row is None:
+        start = self._ranks.take(factors.rank)
+        if start is None:
             return None
-        sites = frozenset((*factors.pairs, *factors.norms))
-        slot = Slot(key, row, factors.rank, sites, norms=bool(factors.norms))
-        return SlotCopy(slot, factors, list(factors.pairs))
+        slot = Slot(key, start, factors.rank, factors.layers, norms=bool(factors.norms))
+        return SlotCopy(slot, factors, list(factors.layers))
 
-    def go_on(self, copying: SlotCopy, most: float = inf) -> int:
-        """Copy layers of an adapter until at least ``most`` bytes are; return how many are.
+    def continue_copy(self, copy: SlotCopy, max_bytes: float = inf) -> int:
+        """Copy layer by layer until ``max_bytes`` are reached; return the bytes copied.
 
-        It is resident once nothing is ``left``.
+        The adapter is resident once no layer is left.
         """
         done = 0
-        slot, factors = copying.slot, copying.factors
-        while copying.left and done < most:
-            site = copying.left.pop()
-            a, b = factors.pairs[site]
-            self._sites[site].write_rows(slot.row, a, b, factors.gains.get(site))
-            done += a.nbytes + b.nbytes
-        if not copying.left:
-            for site, parameters in factors.norms.items():
-                self._norms[site].hold(slot.row, parameters)
-            self._resident[slot.key] = slot
+        while copy.left and done < max_bytes:
+            layer = copy.left.pop()
+            self._layers[layer].load(copy.slot.start, copy.factors)
+            done += copy.factors.layer_bytes(layer)
+        if not copy.left:
+            self._resident[copy.slot.key] = copy.slot
         return done
 
     def check_rank(self, rank: int, key: str) -> None:
-        """Require that a rank, or those of a blend together, is not larger than all tables.
+        """Require that a rank, or the sum of the ranks of a blend, fits into the tables.
 
         Raises:
-            EngineError: when it is.
+            EngineError: If it does not fit.
         """
-        if rank > self._rows.count:
+        if rank > self._ranks.count:
             raise EngineError(
-                f"has rank {rank}, the tables have {self._rows.count} rows",
+                f"has rank {rank}, the engine has {self._ranks.count} rank slots",
                 place=key,
-                hint="Start the engine with more rank rows",
+                hint="Start the engine with more rank_slots",
             )
 
     def drop(self, key: str) -> None:
-        """Give an adapter's rows back."""
+        """Remove an adapter from the device."""
         slot = self._resident.pop(key)
-        for site in slot.sites:
-            place = self._norms[site] if site in self._norms else self._sites[site]
-            place.forget_rows(slot.row)
-        self._rows.give_back(slot.row, slot.rank)
+        for layer in slot.layers:
+            self._layers[layer].unload(slot.start)
+        self._ranks.give_back(slot.start, slot.rank)

@@ -1,4 +1,4 @@
-"""An engine on a thread of its own, for asyncio: many requests at once, each one awaited."""
+"""An engine on a thread of its own, for asyncio."""
 
 from __future__ import annotations
 
@@ -10,199 +10,197 @@ from concurrent.futures import Future
 from threading import Condition, Thread
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from adapterhub.engine.requests import PreparedPrompt
+from adapterhub.engine.prompts import PreparedPrompt
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.errors import ComputeError, EngineClosedError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
-    from collections.abc import Sequence as Rows
+    from collections.abc import Sequence as SequenceOf
 
     from torch import Tensor
 
     from adapterhub.adapters.artifact import Artifact
-    from adapterhub.engine.engine import Engine
+    from adapterhub.engine.engine import Adapters, Engine
     from adapterhub.engine.outputs import Delta, EngineStats, RequestOutput
-    from adapterhub.engine.pooling import Pooling
-    from adapterhub.engine.pooling_requests import Adapters, PoolingRequest
-    from adapterhub.engine.requests import PromptProcessor, Request
-    from adapterhub.engine.sequences import Sequence
+    from adapterhub.engine.pooling_requests import LabelRequest, Pooling, PoolingRequest
+    from adapterhub.engine.prompts import PromptProcessor
+    from adapterhub.engine.sequences import Request, Sequence
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-
 _P = TypeVar("_P", bound="PoolingRequest")
 
 
 class OnStep(Protocol):
-    """Takes note of a step."""
+    """Receives the duration of each step."""
 
-    def __call__(self, seconds: float, sequences: int) -> None:
-        """Record the duration of a step in seconds and the number of sequences it processed."""
+    def __call__(self, seconds: float, num_deltas: int, /) -> None:
+        """Receive the seconds of a step and the number of its deltas."""
 
 
-class _Listener:
-    """Carries what the engine's thread finds out to the event loop that waits for it."""
+class _DeltaStream:
+    """The deltas of one request, passed from the engine's thread to an event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[Delta | EngineError] = asyncio.Queue()
 
-    def tell(self, news: Delta | EngineError) -> None:
-        """Called on the engine's thread."""
+    def put(self, item: Delta | EngineError) -> None:
+        """Add an item; called on the engine's thread."""
         try:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, news)
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
         except RuntimeError:
-            # the loop was closed: nobody waits any longer
             _LOG.debug("the client's event loop is closed")
 
-    async def hear(self) -> Delta:
-        """Wait for the next news.
+    async def get(self) -> Delta:
+        """Wait for the next delta.
 
         Raises:
-            EngineError: when the engine was closed.
+            EngineError: If the engine was closed, or a step failed.
         """
-        news = await self._queue.get()
-        if isinstance(news, EngineError):
-            raise news
-        return news
+        item = await self._queue.get()
+        if isinstance(item, EngineError):
+            raise item
+        return item
 
 
 class AsyncEngine:
     """Runs an engine's steps on its own thread while there is work.
 
-    All methods are for use on an event loop, of which there may be several. The engine belongs
+    All methods are for event loops, of which there may be several. They reach the engine's
+    thread through one inbox of calls, which are executed between two steps. The engine belongs
     to this object until ``close``.
+
+    Args:
+        engine: Engine to run.
+        on_step: Called on the engine's thread after each step.
     """
 
     def __init__(self, engine: Engine, *, on_step: OnStep | None = None) -> None:
-        """Start the thread.
-
-        Args:
-            engine: whose steps it runs.
-            on_step: called on the engine's thread after each step, with its seconds and the
-                rows that it answered.
-        """
         self._engine = engine
         self._on_step = on_step
         self._wake = Condition()
-        self._commands: deque[Callable[[], None]] = deque()
+        self._inbox: deque[Callable[[], object]] = deque()
         self._closing = False
         self._requests: set[Request] = set()
-        self._listeners: dict[Sequence, _Listener] = {}
-        self._passes: list[tuple[PoolingRequest, Future[None]]] = []
+        self._streams: dict[Sequence, _DeltaStream] = {}
+        self._pooling: list[tuple[PoolingRequest, Future[None]]] = []
         self._thread = Thread(target=self._run, name="adapterhub-engine", daemon=True)
         self._thread.start()
 
     @property
     def prompt_processor(self) -> PromptProcessor:
-        """Makes prompts ready; see ``Engine.prompt_processor``."""
+        """Processor of prompts; see ``Engine.prompt_processor``."""
         return self._engine.prompt_processor
 
     @property
     def adapters(self) -> Mapping[str, str]:
-        """Names of loaded adapters and the digests that they stand for now."""
+        """Names of loaded adapters and the digests that they mean now."""
         return self._engine.adapters
 
     async def generate(
         self,
-        prompt: str | Rows[int] | PreparedPrompt,
+        prompt: str | SequenceOf[int] | PreparedPrompt,
         adapters: Adapters = None,
         params: SamplingParams | None = None,
     ) -> RequestOutput:
-        """CompletionOutput a prompt; see ``Engine.add``. Cancelling the task cancels the request.
+        """Generate for a prompt; see ``Engine.add``. Cancelling the task cancels the request.
 
         Raises:
-            AdapterHubError: what ``Engine.add`` raises; or why an answer failed.
+            AdapterHubError: From ``Engine.add``, or the error of an answer.
         """
-        ready = await self._read(prompt, params)
-        request, listener = await self._join(ready, adapters)
+        request, stream = await self._add(await self._prepare(prompt, params), adapters)
         try:
-            await _finished(listener, len(request.rows))
+            left = len(request.sequences)
+            while left:
+                left -= (await stream.get()).finish_reason is not None
         finally:
             self._leave(request)
-        completion = request.completion()
-        if completion.error is not None:
-            raise completion.error
-        return completion
+        output = request.output()
+        if output.error is not None:
+            raise output.error
+        return output
 
     async def stream(
         self,
-        prompt: str | Rows[int] | PreparedPrompt,
+        prompt: str | SequenceOf[int] | PreparedPrompt,
         adapters: Adapters = None,
         params: SamplingParams | None = None,
     ) -> AsyncGenerator[Delta, None]:
-        """Yield what each step adds to the answers of a prompt.
+        """Yield the deltas of the answers of a prompt.
 
         Closing the generator cancels the request. An answer that fails ends with a delta that
-        has the error; the others go on.
+        has the error; the others continue.
 
         Raises:
-            AdapterHubError: what ``Engine.add`` raises.
+            AdapterHubError: From ``Engine.add``.
         """
-        ready = await self._read(prompt, params)
-        request, listener = await self._join(ready, adapters)
-        left = len(request.rows)
+        request, stream = await self._add(await self._prepare(prompt, params), adapters)
+        left = len(request.sequences)
         try:
             while left:
-                delta = await listener.hear()
+                delta = await stream.get()
                 left -= delta.finish_reason is not None
                 yield delta
         finally:
             self._leave(request)
 
     async def classify(
-        self, text: str | Mapping[str, Any], adapters: str | Rows[tuple[str, float]]
+        self, item: str | Mapping[str, Any], adapters: str | SequenceOf[tuple[str, float]]
     ) -> dict[str, Any]:
-        """Label a text; see ``Engine.add_labeling``.
+        """Label a text or an image; see ``Engine.add_labeling``.
 
         Raises:
-            AdapterHubError: what ``Engine.add_labeling`` raises; or why the text failed.
+            AdapterHubError: From ``Engine.add_labeling``, or the error of the request.
         """
-        request = await self._pass(lambda: self._engine.add_labeling(text, adapters))
-        return request.answer()
+        request = await self._pool(lambda: self._engine.add_labeling(item, adapters))
+        return request.prediction()
 
     async def tag(
-        self, text: str | Mapping[str, Any], adapters: str | Rows[tuple[str, float]]
+        self, item: str | Mapping[str, Any], adapters: str | SequenceOf[tuple[str, float]]
     ) -> dict[str, Any]:
         """Find the spans of a text; see ``Engine.add_labeling``.
 
         Raises:
-            AdapterHubError: what ``Engine.add_labeling`` raises; or why the text failed.
+            AdapterHubError: From ``Engine.add_labeling``, or the error of the request.
         """
-        request = await self._pass(lambda: self._engine.add_labeling(text, adapters, kind="token"))
-        return request.answer()
+        request = await self._pool(lambda: self._engine.add_labeling(item, adapters, kind="token"))
+        return request.prediction()
 
     async def answer(
-        self, row: Mapping[str, Any], adapters: str | Rows[tuple[str, float]]
+        self, item: Mapping[str, Any], adapters: str | SequenceOf[tuple[str, float]]
     ) -> dict[str, Any]:
         """Find the answer to a question in its context; see ``Engine.answer``.
 
         Raises:
-            AdapterHubError: what ``Engine.add_labeling`` raises; or why the row failed.
+            AdapterHubError: From ``Engine.add_labeling``, or the error of the request.
         """
-        request = await self._pass(lambda: self._engine.add_labeling(row, adapters, kind="span"))
-        # it cuts the context once more, by a tokenizer that is for one thread
-        return await self._call(request.answer)
+
+        def add() -> LabelRequest:
+            return self._engine.add_labeling(item, adapters, kind="span")
+
+        request = await self._pool(add)
+        # this cuts the context into windows again, with a tokenizer that is for one thread
+        return await self._call(request.prediction)
 
     async def embed(
         self,
-        text: str | Rows[int],
+        text: str | SequenceOf[int],
         adapters: Adapters = None,
         *,
         pooling: Pooling = "mean",
         normalize: bool = False,
     ) -> Tensor:
-        """Return the vector ``[hidden]`` of a text; see ``Engine.add_embedding``.
+        """Return the vector ``[hidden_size]`` of a text; see ``Engine.add_embedding``.
 
         Raises:
-            AdapterHubError: what ``Engine.add_embedding`` raises; or why the text failed.
+            AdapterHubError: From ``Engine.add_embedding``, or the error of the request.
         """
-        request = await self._pass(
+        request = await self._pool(
             lambda: self._engine.add_embedding(text, adapters, pooling=pooling, normalize=normalize)
         )
-        return request.value()
+        return request.embedding()
 
     async def load(self, artifact: Artifact, *, name: str, force: bool = False) -> None:
         """See ``Engine.load``."""
@@ -220,92 +218,89 @@ class AsyncEngine:
         """See ``Engine.stats``."""
         return await self._call(self._engine.stats)
 
-    async def places(self) -> Mapping[str, Literal["device", "host"]]:
-        """See ``Engine.places``."""
-        return await self._call(self._engine.places)
+    async def locations(self) -> Mapping[str, Literal["device", "host"]]:
+        """See ``Engine.locations``."""
+        return await self._call(self._engine.locations)
 
     async def pinned(self) -> frozenset[str]:
         """See ``Engine.pinned``."""
         return await self._call(lambda: self._engine.pinned)
 
-    async def moves(self) -> list[tuple[str, str]]:
-        """See ``Engine.moves``."""
-        return await self._call(self._engine.moves)
+    async def adapter_events(self) -> list[tuple[str, str]]:
+        """See ``Engine.adapter_events``."""
+        return await self._call(self._engine.adapter_events)
 
     async def close(self) -> None:
-        """End all requests and the thread; the engine itself stays open."""
+        """Cancel all requests and end the thread; the engine itself stays open."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
 
-    async def _read(
-        self, prompt: str | Rows[int] | PreparedPrompt, params: SamplingParams | None
+    async def _prepare(
+        self, prompt: str | SequenceOf[int] | PreparedPrompt, params: SamplingParams | None
     ) -> PreparedPrompt:
         if isinstance(prompt, PreparedPrompt):
             return prompt
-        # tokenizing and compiling a schema would hold up the event loop
+        # tokenizing and compiling a schema would block the event loop
         return await asyncio.to_thread(
-            self._engine.prompt_processor.read, prompt, params or SamplingParams()
+            self.prompt_processor.prepare, prompt, params or SamplingParams()
         )
 
-    async def _join(self, ready: PreparedPrompt, adapters: Adapters) -> tuple[Request, _Listener]:
-        listener = _Listener()
+    async def _add(
+        self, prompt: PreparedPrompt, adapters: Adapters
+    ) -> tuple[Request, _DeltaStream]:
+        stream = _DeltaStream()
 
-        def join() -> Request:
-            request = self._engine.add(ready, adapters)
+        def add() -> Request:
+            request = self._engine.add(prompt, adapters)
             self._requests.add(request)
-            self._listeners.update(dict.fromkeys(request.rows, listener))
+            self._streams.update(dict.fromkeys(request.sequences, stream))
             return request
 
-        joined = self._submit(join)
+        added = self._submit(add)
         try:
-            return await asyncio.wrap_future(joined), listener
+            return await asyncio.wrap_future(added), stream
         except asyncio.CancelledError:
-            # it may join all the same, and nobody would take it out
-            joined.add_done_callback(self._leave_joined)
+            # the request may be added all the same, and nobody else would cancel it
+            added.add_done_callback(self._leave_added)
             raise
 
-    def _leave_joined(self, joined: Future[Request]) -> None:
-        if not joined.cancelled() and joined.exception() is None:
-            self._leave(joined.result())
+    def _leave_added(self, added: Future[Request]) -> None:
+        if not added.cancelled() and added.exception() is None:
+            self._leave(added.result())
 
     def _leave(self, request: Request) -> None:
-        """Take a request out, whether or not it is finished."""
-        with self._wake:
-            self._commands.append(lambda: self._forget(request))
-            self._wake.notify()
+        """Cancel a request if it is not finished, and forget it."""
+        self._post(lambda: self._forget(request))
 
     def _forget(self, request: Request) -> None:
         self._engine.cancel(request)
         self._requests.discard(request)
-        for row in request.rows:
-            self._listeners.pop(row, None)
+        for sequence in request.sequences:
+            self._streams.pop(sequence, None)
 
-    async def _pass(self, ask: Callable[[], _P]) -> _P:
-        """Ask for a pass on the engine's thread and wait until it is done."""
+    async def _pool(self, add: Callable[[], _P]) -> _P:
+        """Add a pooling request on the engine's thread and wait until it is finished."""
         done: Future[None] = Future()
 
-        def join() -> _P:
-            request = ask()
-            self._passes.append((request, done))
+        def add_and_watch() -> _P:
+            request = add()
+            self._pooling.append((request, done))
             return request
 
-        request = await self._call(join)
+        request = await self._call(add_and_watch)
         try:
             await asyncio.wrap_future(done)
         except asyncio.CancelledError:
-            # nobody waits for it any longer, and its adapter need not come
-            with self._wake:
-                self._commands.append(lambda: self._engine.cancel(request))
-                self._wake.notify()
+            self._post(lambda: self._engine.cancel(request))
             raise
         return request
 
-    def _settle(self, error: EngineError | None = None) -> None:
-        """Tell those whose passes are done; with an error, everybody."""
+    def _notify_finished(self, error: EngineError | None = None) -> None:
+        """Complete the futures of finished pooling requests; with an error, all futures."""
         waiting = []
-        for request, done in self._passes:
+        for request, done in self._pooling:
             if not (request.finished or error):
                 waiting.append((request, done))
             elif done.set_running_or_notify_cancel():
@@ -313,79 +308,74 @@ class AsyncEngine:
                     done.set_result(None)
                 else:
                     done.set_exception(error)
-        self._passes = waiting
+        self._pooling = waiting
 
-    async def _call(self, do: Callable[[], _T]) -> _T:
-        return await asyncio.wrap_future(self._submit(do))
+    async def _call(self, function: Callable[[], _T]) -> _T:
+        return await asyncio.wrap_future(self._submit(function))
 
-    def _submit(self, do: Callable[[], _T]) -> Future[_T]:
-        """Run something on the engine's thread, between two steps."""
+    def _submit(self, function: Callable[[], _T]) -> Future[_T]:
+        """Call a function on the engine's thread, between two steps."""
         future: Future[_T] = Future()
 
         def run() -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                result = do()
+                result = function()
             except BaseException as error:  # noqa: BLE001, it is raised where it is awaited
                 future.set_exception(error)
             else:
                 future.set_result(result)
 
-        with self._wake:
-            if self._closing:
-                raise EngineClosedError("the engine is closed")
-            self._commands.append(run)
-            self._wake.notify()
+        self._post(run, check=True)
         return future
+
+    def _post(self, call: Callable[[], object], *, check: bool = False) -> None:
+        with self._wake:
+            if check and self._closing:
+                raise EngineClosedError("the engine is closed")
+            self._inbox.append(call)
+            self._wake.notify()
 
     def _run(self) -> None:
         while self._wait():
-            while self._commands:
-                self._commands.popleft()()
+            self._empty_inbox()
             self._step()
-        while self._commands:
-            self._commands.popleft()()
-        for listener in set(self._listeners.values()):
-            listener.tell(EngineClosedError("the engine is closed"))
-        self._settle(EngineClosedError("the engine is closed"))
-        for request in tuple(self._requests):
-            self._forget(request)
+        self._empty_inbox()
+        self._end_all(EngineClosedError("the engine is closed"))
+
+    def _empty_inbox(self) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
 
     def _step(self) -> None:
         began = time.perf_counter()
         try:
-            news = self._engine.step()
-        except Exception as error:  # noqa: BLE001, logged, and told to those who wait
-            # one fault that nobody foresaw ends what runs, and not all that comes later
-            _LOG.exception("a step failed; all rows are given up")
-            self._give_up(ComputeError(f"the step failed: {type(error).__name__}"))
+            deltas = self._engine.step()
+        except Exception as error:  # noqa: BLE001, logged, and raised in waiting requests
+            # an unexpected fault ends the requests of now, not those of later
+            _LOG.exception("a step failed; all requests are cancelled")
+            self._engine.cancel_all()
+            self._end_all(ComputeError(f"the step failed: {type(error).__name__}"))
             return
-        for row, delta in news:
-            listener = self._listeners.get(row)
-            if listener is not None:
-                listener.tell(delta)
-        self._settle()
+        for sequence, delta in deltas:
+            stream = self._streams.get(sequence)
+            if stream is not None:
+                stream.put(delta)
+        self._notify_finished()
         if self._on_step is not None:
-            self._on_step(time.perf_counter() - began, len(news))
+            self._on_step(time.perf_counter() - began, len(deltas))
 
-    def _give_up(self, error: ComputeError) -> None:
-        self._engine.cancel_all()
-        for listener in set(self._listeners.values()):
-            listener.tell(error)
-        self._settle(error)
+    def _end_all(self, error: EngineError) -> None:
+        for stream in set(self._streams.values()):
+            stream.put(error)
+        self._notify_finished(error)
         for request in tuple(self._requests):
             self._forget(request)
 
     def _wait(self) -> bool:
-        """Sleep until there is work; return whether to go on."""
+        """Sleep until there is work; return ``False`` when the engine is being closed."""
         with self._wake:
-            while not (self._closing or self._commands or self._engine.busy):
+            while not (self._closing or self._inbox or self._engine.busy):
                 self._wake.wait()
             return not self._closing
-
-
-async def _finished(listener: _Listener, rows: int) -> None:
-    while rows:
-        delta = await listener.hear()
-        rows -= delta.finish_reason is not None

@@ -1,9 +1,9 @@
-"""Which blocks of the key-value cache belong to whom, and which prompts they already hold.
+"""KV-cache block allocation with prefix reuse.
 
-A block holds the keys and values of ``block_size`` neighbouring positions. A full block is known
-by what it is made of: the adapters that computed it, all tokens before it, and its own. A later
-row that begins alike takes the same block, read-only. BlockPool that nobody uses stay known until
-their memory is needed, the least recently used first.
+A block holds the keys and values of ``block_size`` consecutive tokens. A full block is
+identified by a hash over the adapters that computed it, all tokens before it and its own. A later
+sequence that begins with the same tokens shares the block, read-only. Unused blocks keep their
+contents until their memory is needed, least recently used first.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ class _Block:
 
 
 class BlockPool:
-    """Counts of users of every block, and the contents of those that are full.
+    """Reference counts of all blocks and hashes of the full ones.
 
     Args:
-        count: of blocks.
-        size: positions in a block.
+        count: Number of blocks.
+        size: Number of tokens in a block.
     """
 
     def __init__(self, count: int, size: int) -> None:
         self.size = size
         self._blocks = [_Block() for _ in range(count)]
-        #: blocks without users, the least recently used first
+        #: blocks without users, least recently used first
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(count))
-        self._by_content: dict[bytes, int] = {}
+        self._cached: dict[bytes, int] = {}
 
     @property
     def free(self) -> int:
-        """Number of blocks that can be taken."""
+        """Number of blocks that can be allocated."""
         return len(self._free)
 
     @property
     def count(self) -> int:
-        """Number of all blocks."""
+        """Number of blocks."""
         return len(self._blocks)
 
-    def take(self) -> int | None:
-        """Return a block for writing, with one user, or ``None`` where all are used."""
+    def allocate(self) -> int | None:
+        """Return a block for writing, with one user, or ``None`` if all are in use."""
         if not self._free:
             return None
         number, _ = self._free.popitem(last=False)
         block = self._blocks[number]
         if block.content:
-            del self._by_content[block.content]
+            del self._cached[block.content]
             block.content = b""
         block.users = 1
         return number
@@ -71,56 +71,57 @@ class BlockPool:
         block.users += 1
 
     def release(self, numbers: Sequence[int]) -> None:
-        """Count one user less of each block; the last one of a row is taken again first."""
+        """Count one user less of each block; the last block of a sequence is reused first."""
         for number in reversed(numbers):
             block = self._blocks[number]
             if block.users < 1:
-                raise EngineError("a block of the key-value cache was released twice")
+                raise EngineError("a block of the KV cache was released twice")
             block.users -= 1
             if not block.users:
                 self._free[number] = None
                 if not block.content:
                     self._free.move_to_end(number, last=False)
 
-    def find(self, contents: Sequence[bytes]) -> list[int]:
-        """Return the known blocks of the longest beginning of ``contents``, users counted."""
+    def share_cached(self, hashes: Sequence[bytes]) -> list[int]:
+        """Share the cached blocks of the longest prefix of ``hashes`` and return them."""
         found: list[int] = []
-        for content in contents:
-            number = self._by_content.get(content)
+        for content in hashes:
+            number = self._cached.get(content)
             if number is None:
                 break
             self.share(number)
             found.append(number)
         return found
 
-    def know(self, number: int, content: bytes) -> None:
-        """Note what a full block holds; a content that is known already stays where it is."""
-        if content not in self._by_content and not self._blocks[number].content:
-            self._by_content[content] = number
+    def register(self, number: int, content: bytes) -> None:
+        """Register the hash of a full block, unless another block has the same one."""
+        if content not in self._cached and not self._blocks[number].content:
+            self._cached[content] = number
             self._blocks[number].content = content
 
-    def forget(self) -> None:
-        """Forget all contents."""
-        self._by_content.clear()
+    def clear(self) -> None:
+        """Forget the contents of all blocks."""
+        self._cached.clear()
         for block in self._blocks:
             block.content = b""
 
 
-def content_name(before: bytes, cells: Sequence[int]) -> bytes:
-    """Return what names a full block: who computed it and every token up to its end.
+def hash_block(previous: bytes, token_ids: Sequence[int]) -> bytes:
+    """Return the hash of a full block.
 
     Args:
-        before: name of the block before it, or ``first_name`` of the row.
-        cells: tokens of the block.
+        previous: Hash of the block before it, or ``hash_adapters`` for the first block.
+        token_ids: Token ids of the block.
     """
-    # an array of 32-bit words, whatever the machine's order of bytes
-    return blake2b(before + struct.pack(f"<{len(cells)}I", *cells), digest_size=16).digest()
+    # an array of 32-bit words, independent of the machine's byte order
+    packed = struct.pack(f"<{len(token_ids)}I", *token_ids)
+    return blake2b(previous + packed, digest_size=16).digest()
 
 
-def first_name(key: str) -> bytes:
-    """Return what stands before the first block of a row.
+def hash_adapters(key: str) -> bytes:
+    """Return the hash that precedes the first block of a sequence.
 
     Args:
-        key: canonical name of the adapters, with their digests.
+        key: Digests and weights of the adapters.
     """
     return blake2b(key.encode(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Sizes that an engine is built with."""
+"""Configuration of an engine."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Sizes that an engine is built with.
+    """Sizes and limits of an engine.
 
     Args:
-        max_num_seqs: most rows that run at once.
-        max_num_batched_tokens: most tokens of a step; longer prompts are read in pieces.
-        kv_cache_tokens: of the key-value cache, over all rows.
-        block_size: positions in a block of the cache.
-        rank_slots: of all resident adapters together: 32 adapters of rank 16 have 512.
-        max_pooling_tokens: most tokens of rows that are labelled or embedded together.
-        host_cache_bytes: of host memory for adapters in the compute type.
-        prefetch_lookahead: rows from the head of the queue on that are looked at in a step: their
-            adapters are brought up, and one of them may start before an older one.
-        max_overtakes: most rows that may start before an older one whose adapters are in host
-            memory; then it is the next to start.
-        max_copy_bytes: bytes of adapters copied to the device before a step of running rows.
+        max_num_seqs: Most sequences that run at once.
+        max_num_batched_tokens: Most tokens of a step; longer prompts are read in chunks.
+        kv_cache_tokens: Capacity of the KV cache in tokens, over all sequences.
+        block_size: Tokens in a block of the KV cache.
+        rank_slots: Sum of the ranks of all adapters on the device; 32 adapters of rank 16 take
+            512.
+        max_pooling_tokens: Most tokens of pooling requests that are computed together.
+        host_cache_bytes: Bytes of host memory for adapters in the compute type.
+        prefetch_lookahead: Waiting requests, from the head of the queue, whose adapters are
+            fetched and which may start before older ones.
+        max_overtakes: Most sequences that may start before an older one whose adapters are in
+            host memory; then it starts next.
+        max_copy_bytes: Bytes of adapters that are copied to the device per step while sequences
+            run.
     """
 
     max_num_seqs: int = 32

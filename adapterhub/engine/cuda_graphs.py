@@ -1,9 +1,9 @@
-"""Decoding steps captured as CUDA graphs, one for each of a few numbers of rows.
+"""Decoding steps captured as CUDA graphs, one for each of a few batch sizes.
 
-A step of a small batch is hundreds of launches, which a CPU issues more slowly than a GPU does
-them. A graph is issued at once. It repeats launches with the same addresses and grids, so all
-that varies, which rows use which adapters and where their positions lie, is data in
-``DecodeBuffers``, and adapters that come and go change what lies in tables that stay.
+A step of a small batch is hundreds of kernel launches, which a CPU issues more slowly than a GPU
+executes them; a graph is launched at once. It repeats kernels with the same addresses and grids,
+so all that varies, such as adapters and positions, is data in ``DecodeBuffers`` and in the tables
+of the adapted layers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeRow, DecodeSizes
+from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeSequence, DecodeSizes
 from adapterhub.engine.forward_context import set_forward_context
 from adapterhub.kernels.choice import choose_paged_attention, has_triton
 
@@ -23,104 +23,104 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PretrainedConfig
 
-    from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.config import EngineConfig
     from adapterhub.engine.forward_context import ForwardContext
-    from adapterhub.engine.scheduler import ScheduledChunk
     from adapterhub.kernels.attention.kv_cache import KeyValueCache
     from adapterhub.kernels.attention.paged import PagedBatch
     from adapterhub.kernels.lora.plan import LoraKernel
 
 _LOG = logging.getLogger(__name__)
 
-#: Maps ids and positions ``[1, tokens]`` and the step's rows to hidden states.
+#: Maps token ids and positions [1, num_tokens] and their places to hidden states.
 Forward: TypeAlias = "Callable[[Tensor, Tensor, PagedBatch], Tensor]"
-#: Makes of a computation one that repeats it, and returns what it returned.
-Record: TypeAlias = "Callable[[Callable[[], Tensor]], Callable[[], Tensor]]"
+#: Captures a computation; returns a function that repeats it.
+Capture: TypeAlias = "Callable[[Callable[[], Tensor]], Callable[[], Tensor]]"
 
-#: Times that a step is computed before it is captured, so that every program is compiled.
+#: Times that a step is computed before it is captured, so that every kernel is compiled.
 _WARM_UP = 2
-#: Position embeddings whose frequencies depend on values, which a graph can't.
+#: Position embeddings whose frequencies depend on values, which a graph cannot express.
 _VARYING_ROPE = frozenset({"dynamic", "longrope"})
 
 
 class DecodeGraphs:
-    """Steps in which every row has one token, repeated from recordings.
+    """Captured steps in which every sequence has one token.
 
     Args:
-        forward: of the backbone.
-        buffers: that it reads when recorded.
-        sites: layers with adapters.
-        record: makes the recording; ``CudaRecorder`` but in tests.
+        forward: Forward pass of the backbone.
+        buffers: Buffers that the captured forward pass reads.
+        num_layers: Number of adapted linear layers.
+        capture: Captures the forward pass; ``CudaGraphCapture`` except in tests.
     """
 
     def __init__(
-        self, forward: Forward, buffers: DecodeBuffers, sites: int, record: Record
+        self, forward: Forward, buffers: DecodeBuffers, num_layers: int, capture: Capture
     ) -> None:
-        self._forward, self._buffers, self._record = forward, buffers, record
-        self._sites = range(sites)
+        self._forward, self._buffers, self._capture = forward, buffers, capture
+        self._layers = range(num_layers)
         self._replays: dict[tuple[int, bool], Callable[[], Tensor]] = {}
         self._failed = False
 
-    def __call__(self, rows: Sequence[DecodeRow], step: ForwardContext) -> Tensor | None:
-        """Return the hidden states ``[rows, hidden]``, valid until the next call.
+    def __call__(
+        self, sequences: Sequence[DecodeSequence], context: ForwardContext
+    ) -> Tensor | None:
+        """Return the hidden states ``[num_sequences, hidden_size]``, valid until the next call.
 
         Args:
-            rows: in the order of the batch.
-            step: which adapters they use.
+            sequences: Sequences in batch order.
+            context: Adapters of the sequences.
 
         Returns:
-            ``None`` where the step has no room in the buffers, or can't be recorded.
+            ``None`` if the step does not fit into the buffers or cannot be captured.
         """
-        plans = [step.plan(site) for site in self._sites]
-        size = self._buffers.size_for(len(rows))
-        if self._failed or size is None or not self._buffers.fits(rows, plans):
+        plans = [context.plan(layer) for layer in self._layers]
+        size = self._buffers.batch_size(len(sequences))
+        if self._failed or size is None or not self._buffers.fits(sequences, plans):
             return None
-        self._buffers.fill(rows, plans)
+        self._buffers.fill(sequences, plans)
         adapted = any(plan is not None for plan in plans)
         try:
             replay = self._replay(size, adapted=adapted)
         except RuntimeError as error:
-            _LOG.warning("decoding steps are not captured as CUDA graphs from now on: %s", error)
+            _LOG.warning("CUDA graphs are disabled, because capturing a step failed: %s", error)
             self._failed = True
             return None
-        return replay()[: len(rows)]
+        return replay()[: len(sequences)]
 
     def prepare(self) -> None:
-        """Record all sizes now, the largest first, so that no request waits for it.
+        """Capture all batch sizes, the largest first, so that no request waits for it.
 
         Raises:
-            RuntimeError: when the forward pass can't be recorded.
+            RuntimeError: If the forward pass cannot be captured.
         """
-        self._buffers.fill((), [None for _ in self._sites])
-        for size in reversed(self._buffers.sizes.rows):
+        self._buffers.fill((), [None for _ in self._layers])
+        for size in reversed(self._buffers.sizes.batch_sizes):
             for adapted in (True, False):
                 self._replay(size, adapted=adapted)
 
     def _replay(self, size: int, *, adapted: bool) -> Callable[[], Tensor]:
         key = (size, adapted)
         if key not in self._replays:
-            view = self._buffers.view(size, adapted=adapted)
+            inputs = self._buffers.inputs(size, adapted=adapted)
 
             def compute() -> Tensor:
-                with torch.no_grad(), set_forward_context(view.step):
-                    return self._forward(view.ids, view.positions, view.paged)
+                with torch.no_grad(), set_forward_context(inputs.context):
+                    return self._forward(inputs.ids, inputs.positions, inputs.paged)
 
-            self._replays[key] = self._record(compute)
+            self._replays[key] = self._capture(compute)
         return self._replays[key]
 
 
-class CudaRecorder:
-    """Captures computations as CUDA graphs that share their memory."""
+class CudaGraphCapture:
+    """Captures computations as CUDA graphs that share a memory pool."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Capture a computation, whose inputs stay where they are.
+        """Capture a computation with inputs at fixed addresses.
 
         Raises:
-            RuntimeError: when it does what a graph can't hold, such as waiting for a value.
+            RuntimeError: If it does what a graph cannot express, such as waiting for a value.
         """
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -129,7 +129,7 @@ class CudaRecorder:
                 compute()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # other threads may go on using the device, as when they load adapters
+        # other threads may use the device meanwhile, for example to load adapters
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             output = compute()
 
@@ -143,20 +143,20 @@ class CudaRecorder:
 def decode_graphs(
     config: PretrainedConfig,
     cache: KeyValueCache,
-    sites: int,
+    num_layers: int,
     kernel: LoraKernel,
     forward: Forward,
-    settings: EngineConfig,
+    engine_config: EngineConfig,
 ) -> DecodeGraphs | None:
-    """Return what replays decoding steps, or ``None`` where they have to be computed each time.
+    """Return the CUDA graphs of a backbone, or ``None`` if its steps cannot be captured.
 
     Args:
-        config: of the backbone.
-        cache: whose last block no row gets.
-        sites: layers with adapters.
-        kernel: of those layers.
-        forward: of the backbone.
-        settings: of the engine.
+        config: Configuration of the backbone.
+        cache: KV cache, whose last block no sequence uses.
+        num_layers: Number of adapted linear layers.
+        kernel: Kernel of these layers.
+        forward: Forward pass of the backbone.
+        engine_config: Configuration of the engine.
     """
     if not cache.keys:
         # nothing is decoded
@@ -167,60 +167,32 @@ def decode_graphs(
     from adapterhub.kernels.lora.triton import TritonLoraKernel
 
     if not isinstance(kernel, TritonLoraKernel) or not can_capture(config):
-        _LOG.warning("decoding steps of this backbone can't be captured as CUDA graphs")
+        _LOG.warning("CUDA graphs are disabled, because this backbone cannot be captured")
         return None
-    buffers = DecodeBuffers(cache, sites, sizes_for(settings), choose_paged_attention(device))
-    return DecodeGraphs(forward, buffers, sites, CudaRecorder())
+    attention = choose_paged_attention(device)
+    buffers = DecodeBuffers(cache, num_layers, sizes_for(engine_config), attention)
+    return DecodeGraphs(forward, buffers, num_layers, CudaGraphCapture())
 
 
-def sizes_for(settings: EngineConfig) -> DecodeSizes:
-    """Return buffers that hold all steps of an engine but those with unusually many adapters."""
-    most = settings.max_num_seqs
+def sizes_for(config: EngineConfig) -> DecodeSizes:
+    """Return buffers for all steps of an engine except those with unusually many adapters."""
+    most = config.max_num_seqs
     powers = [2**power for power in range(most.bit_length()) if 2**power < most]
     return DecodeSizes(
-        rows=(*powers, most),
-        positions=settings.kv_cache_tokens,
-        parts=4 * most,
-        ranks=settings.rank_slots,
+        batch_sizes=(*powers, most),
+        max_length=config.kv_cache_tokens,
+        max_slices=4 * most,
+        max_ranks=config.rank_slots,
     )
 
 
 def can_capture(config: Any) -> bool:
-    """Return whether a backbone's forward pass does the same whatever the values are."""
+    """Return whether a backbone launches the same kernels whatever the values are."""
     parameters = getattr(config, "rope_parameters", None) or {}
-    # some architectures have parameters of their own for each type of layer
+    # some architectures have parameters for each type of layer
     kinds = {
         each.get("rope_type")
         for each in (parameters, *parameters.values())
         if isinstance(each, dict)
     }
     return not kinds & _VARYING_ROPE and not getattr(config, "num_experts", None)
-
-
-def replay(
-    graphs: DecodeGraphs | None,
-    pieces: Sequence[ScheduledChunk],
-    step: ForwardContext,
-    adapter_manager: AdapterManager,
-) -> Tensor | None:
-    """Return the hidden states of a step, or ``None`` where it has to be computed.
-
-    That is also where a row has more tokens than one, or uses DoRA, whose factors of the
-    layers' own output are no data in a buffer.
-
-    Args:
-        graphs: of the engine, where it has any.
-        pieces: of the step.
-        step: which adapters they use.
-        adapter_manager: knows the adapters.
-    """
-    if graphs is None or any(piece.end - piece.start != 1 for piece in pieces):
-        return None
-    if any(adapter_manager.is_dora(key) for piece in pieces for key, _ in piece.sequence.adapters):
-        return None
-    rows = [
-        DecodeRow(row.tokens(piece.start, piece.end)[0], piece.start, row.blocks)
-        for piece in pieces
-        for row in (piece.sequence,)
-    ]
-    return graphs(rows, step)

@@ -1,8 +1,8 @@
-"""A decoding step as data in buffers that never move: what a CUDA graph reads at every replay.
+"""Inputs of a decoding step in device buffers with fixed addresses, as CUDA graphs need them.
 
-All rows of such a step have one token. It is filled up to one of a few sizes with *inert* rows:
-token 0 at position 0, one position of context, whose keys and values go to a block of the cache
-that belongs to nobody.
+Each sequence of the step has one token. The batch is padded to one of a few sizes with token 0 at
+position 0, a context of one token, and keys and values that go to a block of the KV cache which
+no sequence uses.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class DecodeRow:
-    """A row with one token.
+class DecodeSequence:
+    """A sequence with one token in a step.
 
     Args:
-        token: its id.
-        position: of the token.
-        blocks: of the cache, all that the row has.
+        token: Token id.
+        position: Position of the token.
+        blocks: All KV-cache blocks of the sequence.
     """
 
     token: int
@@ -45,153 +45,157 @@ class DecodeRow:
 
 @dataclass(frozen=True, slots=True)
 class DecodeSizes:
-    """What the buffers have room for; a step that needs more is computed without them.
+    """Capacity of the buffers; a step that exceeds it is computed without them.
 
     Args:
-        rows: sizes that steps are filled up to, in rising order.
-        positions: most of a row.
-        parts: ranges of rank rows of one layer, over all rows.
-        ranks: that one row uses.
-        layouts: different sets of layers that adapters have, over all rows.
+        batch_sizes: Numbers of sequences that steps are padded to, in rising order.
+        max_length: Most tokens of a sequence.
+        max_slices: Most rank slices of a layer, over all sequences.
+        max_ranks: Most ranks of a sequence.
+        max_layer_sets: Most distinct sets of layers that adapters change, over all sequences.
     """
 
-    rows: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    positions: int = 16384
-    parts: int = 128
-    ranks: int = 512
-    layouts: int = 15
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    max_length: int = 16384
+    max_slices: int = 128
+    max_ranks: int = 512
+    max_layer_sets: int = 15
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class DecodeView:
-    """The beginning of the buffers, as the forward pass of one size takes it.
+class DecodeInputs:
+    """Inputs of a forward pass of one batch size, as views of the buffers.
 
     Args:
-        ids: int64 ``[1, rows]``.
-        positions: int64 ``[1, rows]``.
-        paged: for attention.
-        step: for layers with adapters.
+        ids: Token ids.
+        positions: Positions of the tokens.
+        paged: Places of the tokens in the KV cache.
+        context: Context for adapted layers.
     """
 
+    #: int64 [1, batch_size]
     ids: Tensor
+    #: int64 [1, batch_size]
     positions: Tensor
     paged: PagedBatch
-    step: ForwardContext
+    context: ForwardContext
 
 
 class BufferedForwardContext(ForwardContext):
-    """A step whose plans lie in buffers."""
+    """A forward context whose plans are in buffers.
+
+    Args:
+        plans: Plan of every linear layer; ``None`` if no sequence has an adapter.
+    """
 
     def __init__(self, plans: Sequence[BufferedPlan] | None) -> None:
-        """Describe a step.
-
-        Args:
-            plans: of every layer; ``None`` for steps in which no row has an adapter.
-        """
         super().__init__(())
         self._buffered = plans
 
-    def plan(self, site: int, tokens: int | None = None) -> LoraPlan | None:
-        """Return the plan of a linear layer; sites that work by hooks have later numbers."""
-        if self._buffered is None or site >= len(self._buffered):
+    def plan(self, layer: int, num_tokens: int | None = None) -> LoraPlan | None:
+        """Return the plan of a linear layer; layers that work by hooks have higher numbers."""
+        if self._buffered is None or layer >= len(self._buffered):
             return None
-        return self._buffered[site]
+        return self._buffered[layer]
 
 
 class DecodeBuffers:
-    """Device memory of one decoding step, and the host's copy of it.
+    """Inputs of one decoding step on the device and their copy on the host.
 
     Args:
-        cache: whose last block belongs to no row.
-        sites: layers with adapters.
-        sizes: what there is room for.
-        kernel: attends to the cache.
+        cache: KV cache, whose last block no sequence uses.
+        num_layers: Number of adapted linear layers.
+        sizes: Capacity.
+        kernel: Attention kernel.
     """
 
     def __init__(
         self,
         cache: KeyValueCache,
-        sites: int,
+        num_layers: int,
         sizes: DecodeSizes,
         kernel: PagedAttention,
     ) -> None:
         self.sizes = sizes
         self._cache, self._kernel = cache, kernel
-        device, most, size = cache.keys[0].device, sizes.rows[-1], cache.block_size
-        self._row_pages = -(-sizes.positions // size)
+        device, most, size = cache.keys[0].device, sizes.batch_sizes[-1], cache.block_size
+        self._max_blocks = -(-sizes.max_length // size)
         self._plans = PlanBuffers(
             device,
             max_tokens=most,
-            max_slices=sizes.parts,
-            max_ranks=sizes.ranks,
-            tables=sizes.layouts + 1,
-            layers=sites,
+            max_slices=sizes.max_slices,
+            max_ranks=sizes.max_ranks,
+            tables=sizes.max_layer_sets + 1,
+            layers=num_layers,
         )
-        #: ids, positions and places that are written to, [3, rows]
+        #: token ids, positions and KV-cache slots to write, [3, max_batch_size]
         self._tokens = _Mirror(np.zeros((3, most), np.int64), device)
-        self._contexts = _Mirror(np.zeros(most, np.int32), device)
-        self._pages = _Mirror(np.zeros((most, self._row_pages), np.int32), device)
-        self._firsts = torch.arange(most, dtype=torch.int32, device=device) * self._row_pages
-        scratch = len(cache.keys[0]) - 1
-        self._inert = scratch, scratch * size + np.arange(most) % size
+        #: [max_batch_size]
+        self._context_lens = _Mirror(np.zeros(most, np.int32), device)
+        #: [max_batch_size, max_blocks]
+        self._blocks = _Mirror(np.zeros((most, self._max_blocks), np.int32), device)
+        #: [max_batch_size]
+        self._offsets = torch.arange(most, dtype=torch.int32, device=device) * self._max_blocks
+        spare = len(cache.keys[0]) - 1
+        self._padding = spare, spare * size + np.arange(most) % size
 
-    def size_for(self, rows: int) -> int | None:
-        """Return the size that so many rows are filled up to, if there is one."""
-        return next((size for size in self.sizes.rows if size >= rows), None)
+    def batch_size(self, num_sequences: int) -> int | None:
+        """Return the batch size that a step is padded to, if one is large enough."""
+        return next((size for size in self.sizes.batch_sizes if size >= num_sequences), None)
 
-    def fits(self, rows: Sequence[DecodeRow], plans: Sequence[LoraPlan | None]) -> bool:
-        """Return whether a step has room.
+    def fits(self, sequences: Sequence[DecodeSequence], plans: Sequence[LoraPlan | None]) -> bool:
+        """Return whether a step fits into the buffers.
 
         Args:
-            rows: of the step.
-            plans: of every layer; ``None`` where no row has a part.
+            sequences: Sequences of the step.
+            plans: Plan of every layer; ``None`` where no sequence has an adapter.
         """
         return (
-            self.size_for(len(rows)) is not None
-            and max((len(row.blocks) for row in rows), default=0) <= self._row_pages
+            self.batch_size(len(sequences)) is not None
+            and max((len(each.blocks) for each in sequences), default=0) <= self._max_blocks
             and self._plans.fits(plans)
         )
 
-    def fill(self, rows: Sequence[DecodeRow], plans: Sequence[LoraPlan | None]) -> None:
-        """Write a step and bring it to the device; every row beyond is made inert.
+    def fill(self, sequences: Sequence[DecodeSequence], plans: Sequence[LoraPlan | None]) -> None:
+        """Copy a step to the device and pad it to the largest batch size.
 
         Args:
-            rows: of the step, as ``fits`` accepts them.
-            plans: of every layer.
+            sequences: Sequences of the step, accepted by ``fits``.
+            plans: Plan of every layer.
         """
         ids, positions, writes = self._tokens.host
-        contexts, pages = self._contexts.host, self._pages.host
-        block, places = self._inert
-        count, size = len(rows), self._cache.block_size
-        ids[count:], positions[count:], writes[count:] = 0, 0, places[count:]
-        contexts[count:], pages[count:, 0] = 1, block
-        for index, row in enumerate(rows):
-            ids[index], positions[index] = row.token, row.position
-            writes[index] = row.blocks[row.position // size] * size + row.position % size
-            contexts[index] = row.position + 1
-            pages[index, : len(row.blocks)] = row.blocks
-        for mirror in (self._tokens, self._contexts, self._pages):
+        lengths, blocks = self._context_lens.host, self._blocks.host
+        spare, spare_slots = self._padding
+        count, size = len(sequences), self._cache.block_size
+        ids[count:], positions[count:], writes[count:] = 0, 0, spare_slots[count:]
+        lengths[count:], blocks[count:, 0] = 1, spare
+        for index, each in enumerate(sequences):
+            ids[index], positions[index] = each.token, each.position
+            writes[index] = each.blocks[each.position // size] * size + each.position % size
+            lengths[index] = each.position + 1
+            blocks[index, : len(each.blocks)] = each.blocks
+        for mirror in (self._tokens, self._context_lens, self._blocks):
             mirror.send()
         self._plans.fill(plans)
 
-    def view(self, size: int, *, adapted: bool) -> DecodeView:
-        """Return what the forward pass of ``size`` rows takes.
+    def inputs(self, batch_size: int, *, adapted: bool) -> DecodeInputs:
+        """Return the inputs of a forward pass.
 
         Args:
-            size: one of the sizes.
-            adapted: whether layers look for plans at all.
+            batch_size: One of the batch sizes.
+            adapted: Whether adapted layers have plans.
         """
-        ids, positions, writes = self._tokens.device[:, :size]
+        ids, positions, writes = self._tokens.device[:, :batch_size]
         pages = PageTable(
-            self._pages.device.flatten(),
-            self._firsts[:size],
-            self._contexts.device[:size],
+            self._blocks.device.flatten(),
+            self._offsets[:batch_size],
+            self._context_lens.device[:batch_size],
             self._cache.block_size,
         )
-        decode = DecodeTokens(self._firsts[:size], pages, self._kernel)
+        decode = DecodeTokens(self._offsets[:batch_size], pages, self._kernel)
         layers = range(len(self._plans.groups))
         plans = [BufferedPlan(self._plans, layer) for layer in layers] if adapted else None
-        return DecodeView(
+        return DecodeInputs(
             ids.unsqueeze(0),
             positions.unsqueeze(0),
             PagedBatch(self._cache, (), writes, decode),
@@ -200,12 +204,12 @@ class DecodeBuffers:
 
 
 class _Mirror:
-    """An array on the host and its copy on the device, at one address each."""
+    """An array on the host and its copy on the device, each at a fixed address."""
 
     def __init__(self, host: NDArray[Any], device: torch.device) -> None:
         self.host = host
         self.device = torch.from_numpy(host).to(device, copy=True)
 
     def send(self) -> None:
-        """Bring the host's values to the device."""
+        """Copy the host's values to the device."""
         self.device.copy_(torch.from_numpy(self.host))

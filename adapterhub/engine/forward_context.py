@@ -1,8 +1,8 @@
-"""What one forward pass is about, and the one hidden channel that tells the layers of it.
+"""The adapters of each token of a forward pass, for layers that receive no extra argument.
 
-transformers' modules hand no argument down to their linear layers, so a layer finds the step
-that it computes for in a context variable. It is set here and nowhere else, and only while a
-forward pass runs.
+transformers' modules hand no argument down to their linear layers, so an adapted layer reads
+the context of its forward pass from the one context variable of this package. It is set only
+while a forward pass runs.
 """
 
 from __future__ import annotations
@@ -22,89 +22,86 @@ if TYPE_CHECKING:
 
 
 class ForwardContext:
-    """The rows of a forward pass, as layers with adapters see them."""
+    """Number of tokens and blend of each sequence of a forward pass, in batch order."""
 
     def __init__(self, uses: Sequence[tuple[int, Blend]]) -> None:
         """Describe a batch.
 
         Args:
-            uses: number of tokens of each row and the blend that they use, in the order of
-                the batch.
+            uses: Number of tokens of each sequence and the blend that they use.
         """
         self.uses = tuple(uses)
-        self._site_sets = tuple({slot.sites for _, blend in uses for slot, _ in blend.slots})
-        #: whether a row has norm layers of its own
+        self._layer_sets = tuple({slot.layers for _, blend in uses for slot, _ in blend.slots})
+        #: whether an adapter of the batch replaces norm layers
         self.norms = any(slot.norms for _, blend in uses for slot, _ in blend.slots)
-        self._plans: dict[tuple[bool, ...], LoraPlan | None] = {}
-        self._site_plans: dict[int, LoraPlan | None] = {}
+        self._plans: dict[tuple[tuple[bool, ...], int], LoraPlan | None] = {}
+        self._layer_plans: dict[int, LoraPlan | None] = {}
 
-    def plan(self, site: int, tokens: int | None = None) -> LoraPlan | None:
-        """Return which tokens use which rank rows at a site; ``None`` where none does.
+    def plan(self, layer: int, num_tokens: int | None = None) -> LoraPlan | None:
+        """Return which tokens use which rank slots in a layer, or ``None`` where none does.
 
         Args:
-            site: number of it.
-            tokens: that come to the layer; those of the batch, where rows are texts.
+            layer: Number of the adapted layer.
+            num_tokens: Number of tokens that the layer received; of the batch where the
+                sequences are texts.
         """
-        if site not in self._site_plans:
-            self._site_plans[site] = self._shared_plan(site)
-        return self._site_plans[site]
+        if layer not in self._layer_plans:
+            self._layer_plans[layer] = self._shared_plan(layer)
+        return self._layer_plans[layer]
 
-    def _shared_plan(self, site: int) -> LoraPlan | None:
-        # sites that the same adapters have share a plan; mostly all of them do
-        key = tuple([site in sites for sites in self._site_sets])
+    def _shared_plan(self, layer: int, repeat: int = 1) -> LoraPlan | None:
+        # layers that the same adapters change share a plan; mostly all of them do
+        key = (tuple([layer in layers for layers in self._layer_sets]), repeat)
         if key not in self._plans:
-            self._plans[key] = build_plan(
-                [(count, blend.parts(site)) for count, blend in self.uses]
-            )
+            uses = [(count * repeat, blend.slices(layer)) for count, blend in self.uses]
+            self._plans[key] = build_plan(uses)
         return self._plans[key]
 
 
 class ImageForwardContext(ForwardContext):
-    """Pictures of one size: all have as many tokens, and not the same number in every layer.
+    """Blend of each image of a batch of images of one size.
 
-    A Swin reads a quarter of them after each stage, and in windows; but what belongs to one
-    picture always lies together, in the order of the batch.
+    All images have the same number of tokens, which differs between layers: Swin merges tokens
+    after each stage and reads them in windows. The tokens of one image always lie together, in
+    batch order.
     """
 
     def __init__(self, blends: Sequence[Blend]) -> None:
         """Describe a batch.
 
         Args:
-            blends: of each picture.
+            blends: Blend of each image.
         """
         super().__init__([(1, blend) for blend in blends])
-        self._sized_plans: dict[tuple[tuple[bool, ...], int], LoraPlan | None] = {}
 
-    def plan(self, site: int, tokens: int | None = None) -> LoraPlan | None:
-        """Return which tokens use which rank rows at a site; ``None`` where none does.
+    def plan(self, layer: int, num_tokens: int | None = None) -> LoraPlan | None:
+        """Return which tokens use which rank slots in a layer, or ``None`` where none does.
 
         Raises:
-            EngineError: when pictures do not share the tokens evenly.
+            EngineError: If the number of tokens is no multiple of the number of images.
         """
-        each, rest = divmod(tokens or 0, len(self.uses))
-        if rest or not each:
-            raise EngineError(f"{tokens} tokens of {len(self.uses)} pictures come to a layer")
-        key = (tuple([site in sites for sites in self._site_sets]), each)
-        if key not in self._sized_plans:
-            self._sized_plans[key] = build_plan(
-                [(each, blend.parts(site)) for _, blend in self.uses]
+        per_image, rest = divmod(num_tokens or 0, len(self.uses))
+        if rest or not per_image:
+            raise EngineError(
+                f"a layer received {num_tokens} tokens of {len(self.uses)} images, "
+                "which is no whole number per image"
             )
-        return self._sized_plans[key]
+        return self._shared_plan(layer, per_image)
 
 
-_STEP: ContextVar[ForwardContext | None] = ContextVar("step", default=None)
+_CONTEXT: ContextVar[ForwardContext | None] = ContextVar("forward_context", default=None)
 
 
 def get_forward_context() -> ForwardContext | None:
-    """Return the step that a forward pass runs for, or ``None`` outside of any."""
-    return _STEP.get()
+    """Return the context of the running forward pass, or ``None`` outside of one."""
+    return _CONTEXT.get()
 
 
 @contextmanager
-def set_forward_context(step: ForwardContext) -> Iterator[None]:
-    """Make ``step`` the current one."""
-    token = _STEP.set(step)
+def set_forward_context(context: ForwardContext) -> Iterator[None]:
+    """Make a context the current one while the block runs."""
+    token = _CONTEXT.set(context)
     try:
         yield
     finally:
-        _STEP.reset(token)
+        _CONTEXT.reset(token)

@@ -1,4 +1,4 @@
-"""Heads of adapters: what maps a row's hidden states to its labels."""
+"""Heads of adapters, which map hidden states to labels."""
 
 from __future__ import annotations
 
@@ -29,35 +29,42 @@ _HEAD_KEY = re.compile(
 _POOLER_KEY = re.compile(r"base_model\.(?:model\.)?\w+\.pooler\.dense\.(?P<part>weight|bias)")
 
 
+#: Read once per sequence, once per word, or at every token where an answer may start or end.
+HeadKind = Literal["sequence", "token", "span"]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
     """A linear layer over hidden states, in float32.
 
     Args:
-        kind: read once a row, once a word, or at every token of an answer's context.
-        labels: in the order of its outputs.
-        weight: ``[classes, hidden]``.
-        bias: ``[classes]``, where the architecture's head has one.
-        pooler: weight ``[hidden, hidden]`` and bias ``[hidden]`` of the layer before it, where
-            the adapter has its own in place of the encoder's.
+        kind: Positions that the head reads.
+        labels: Labels in the order of the outputs.
+        weight: Weight.
+        bias: Bias, if the architecture's head has one.
+        pooler: Weight and bias of the layer before the head, if the adapter replaces the
+            encoder's.
     """
 
-    kind: Literal["sequence", "token", "span"]
+    kind: HeadKind
     labels: tuple[str, ...]
+    #: [num_classes, hidden_size]
     weight: Tensor
+    #: [num_classes]
     bias: Tensor | None
+    #: [hidden_size, hidden_size] and [hidden_size]
     pooler: tuple[Tensor, Tensor] | None
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Map ``[n, hidden]`` to ``[n, classes]`` in float32."""
+        """Map ``[n, hidden_size]`` to float32 ``[n, num_classes]``."""
         return F.linear(hidden.float(), self.weight, self.bias)
 
     def pooled(self, hidden: Tensor, pooler: nn.Module) -> Tensor:
-        """Return what its own pooler makes of first tokens ``[n, hidden]``.
+        """Apply the adapter's own pooler to first tokens ``[n, hidden_size]``.
 
         Args:
-            hidden: of the body.
-            pooler: the encoder's, whose activation it has too.
+            hidden: Hidden states of the base model.
+            pooler: Pooler of the encoder, whose activation is used.
         """
         if self.pooler is None:
             raise EngineError("the adapter has no pooler of its own")
@@ -69,11 +76,11 @@ class Head:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskHead:
-    """How an adapter labels texts.
+    """Task and head of an adapter that labels.
 
     Args:
-        task: that it was trained for: cuts texts into rows, and names what the head finds.
-        head: reads their hidden states.
+        task: Task, which cuts texts into windows and decodes the logits.
+        head: Head over the hidden states.
     """
 
     task: Task
@@ -91,9 +98,9 @@ class HeadTensors:
     """The tensors of a head among those of an adapter.
 
     Args:
-        linear: ``weight`` and maybe ``bias``.
-        pooler: the same of the layer before it, or empty.
-        keys: of all of them.
+        linear: ``weight`` and perhaps ``bias`` of the head.
+        pooler: The same of the layer before the head, or empty.
+        keys: Keys of all these tensors in the adapter.
     """
 
     linear: Mapping[str, Tensor]
@@ -102,7 +109,7 @@ class HeadTensors:
 
 
 def head_tensors(weights: AdapterWeights) -> HeadTensors:
-    """Return the tensors of an adapter's head; empty where it has none."""
+    """Return the tensors of an adapter's head, empty if it has none."""
     linear: dict[str, Tensor] = {}
     pooler: dict[str, Tensor] = {}
     keys: set[str] = set()
@@ -117,17 +124,17 @@ def head_tensors(weights: AdapterWeights) -> HeadTensors:
 def read_head(
     weights: AdapterWeights, task: Task, backbone: Backbone, *, width: int, name: str
 ) -> tuple[TaskHead | None, frozenset[str]]:
-    """Return how an adapter labels, where it does, and the keys of its head's tensors.
+    """Return the head of an adapter, if it has one, and the keys of its tensors.
 
     Args:
-        weights: of the adapter.
-        task: that it was trained for.
-        backbone: that it was trained on.
-        width: of what heads read.
-        name: of the adapter, for messages.
+        weights: Weights of the adapter.
+        task: Task that it was trained for.
+        backbone: Backbone that it was trained on.
+        width: Number of features that heads read.
+        name: Name of the adapter, for error messages.
 
     Raises:
-        StrictLoadError: when the head is not whole.
+        StrictLoadError: If the head is incomplete.
     """
     if task.head == "causal_lm":
         return None, frozenset()
@@ -155,29 +162,29 @@ def make_head(
     """Return the head of an adapter that labels.
 
     Args:
-        found: its tensors.
-        task: that it was trained for.
-        kind: of the backbone.
-        width: of hidden states, or of the features of a picture.
-        device: of the backbone.
-        name: of the adapter, for messages.
+        found: Tensors of the head.
+        task: Task that the adapter was trained for.
+        kind: Kind of the backbone.
+        width: Number of features: the hidden size, or the features of an image.
+        device: Device of the backbone.
+        name: Name of the adapter, for error messages.
 
     Raises:
-        EngineError: when the task has no head of its own.
-        StrictLoadError: when a tensor is missing, or of another shape.
+        EngineError: If the task has no head of its own.
+        StrictLoadError: If a tensor is missing or has another shape.
     """
-    read: Literal["sequence", "token", "span"]
+    read: HeadKind
     match task.head:
         case "sequence" | "token" | "span":
             read = task.head
         case "image":
-            # a picture is a row, read once
+            # an image is read once
             read = "sequence"
         case _:
             raise EngineError(f"{task.name} has no head of its own", place=name)
     classes = len(task.labels)
     wanted: dict[str, tuple[int, ...]] = {"head.weight": (classes, width)}
-    # transformers: the head of a decoder that is read once a row has no bias
+    # in transformers, the sequence head of a decoder has no bias
     if kind != "decoder" or task.head != "sequence":
         wanted["head.bias"] = (classes,)
     if found.pooler:

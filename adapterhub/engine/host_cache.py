@@ -1,39 +1,37 @@
-"""Adapters in host memory, ready to be copied to the device, within a bound in bytes."""
+"""LRU cache of prepared adapters in host memory, bounded in bytes."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from threading import Lock
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-from adapterhub.engine.adapter_slots import LoraFactors
-from adapterhub.engine.prefixes import PrefixStates
 from adapterhub.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-#: An adapter in the compute type, its scale folded in.
-Prepared: TypeAlias = LoraFactors | PrefixStates
+    from adapterhub.engine.prepared_adapter import PreparedAdapter
 
 
 class HostCache:
-    """Holds adapters by digest; the least recently used go first. Safe for several threads.
+    """Prepared adapters by digest, evicted in LRU order. Safe for several threads.
 
-    What was loaded by hand can't be fetched again: it counts, and stays until it is forgotten.
-    For the rest, room for a row's adapter is made from what no row waits for, and then from what
-    only younger rows wait for, so that the oldest row always gets it.
+    Adapters that were loaded explicitly cannot be fetched again: they count towards the limit
+    and stay until they are unloaded. The others are evicted for a request in this order: those
+    that no waiting request needs, then those that only later requests need. So the oldest
+    request always gets memory.
 
     Args:
-        limit: most bytes.
+        limit: Most bytes.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.evictions = 0
         self._lock = Lock()
-        #: the least recently used first
-        self._held: OrderedDict[str, Prepared] = OrderedDict()
+        #: least recently used first
+        self._adapters: OrderedDict[str, PreparedAdapter] = OrderedDict()
         self._sizes: dict[str, int] = {}
         self._reserved: dict[str, int] = {}
         self._permanent: set[str] = set()
@@ -43,130 +41,128 @@ class HostCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all adapters, and of the room kept for those that are made ready."""
+        """Bytes of all adapters and of the memory reserved for those in preparation."""
         with self._lock:
-            return self._taken()
+            return self._used()
 
     @property
     def keys(self) -> frozenset[str]:
-        """Digests of what is held."""
+        """Digests of all adapters."""
         with self._lock:
-            return frozenset(self._held)
+            return frozenset(self._adapters)
 
     def __contains__(self, key: str) -> bool:
         return key in self._sizes
 
-    def get(self, key: str) -> Prepared | None:
-        """Return an adapter if it is held, which counts as use."""
+    def get(self, key: str) -> PreparedAdapter | None:
+        """Return an adapter if it is here, and mark it as used."""
         with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-            return self._held.get(key)
+            if key in self._adapters:
+                self._adapters.move_to_end(key)
+            return self._adapters.get(key)
 
-    def keep(self, key: str, adapter: Prepared) -> None:
-        """Hold an adapter until it is forgotten.
+    def keep(self, key: str, adapter: PreparedAdapter) -> None:
+        """Add an adapter that stays until it is removed.
 
         Raises:
-            EngineError: when there is no room for it.
+            EngineError: If there is not enough memory.
         """
-        size = prepared_bytes(adapter)
+        size = adapter.nbytes
         with self._lock:
             if key not in self._sizes:
                 if not self._make_room(size, -1):
                     raise EngineError(
-                        f"takes {size} bytes of host memory, {self.limit - self._taken()} of "
+                        f"takes {size} bytes of host memory, {self.limit - self._used()} of "
                         f"{self.limit} are free",
                         place=key,
-                        hint="Unload another one, or start the engine with more host_cache_bytes",
+                        hint="Unload an adapter, or start the engine with more host_cache_bytes",
                     )
-                self._held[key], self._sizes[key] = adapter, size
+                self._adapters[key], self._sizes[key] = adapter, size
             self._permanent.add(key)
 
     def reserve(self, key: str, size: int, number: int) -> bool:
-        """Make room for an adapter that is not ready yet, if that can be done now.
+        """Reserve memory for an adapter in preparation; return whether there is enough now.
 
         Args:
-            key: of the adapter.
-            size: bytes.
-            number: of the oldest row that waits for it.
+            key: Digest of the adapter.
+            size: Bytes to reserve.
+            number: Number of the oldest request that needs the adapter.
 
         Raises:
-            EngineError: when there can never be room.
+            EngineError: If there can never be enough.
         """
         with self._lock:
-            stay = self._permanent | self._pinned
-            fixed = sum(self._sizes.get(key, 0) for key in stay)
-            # a row starts once all its adapters are here together
-            beside = sum(
-                size
-                for key, size in self._sizes.items()
-                if key not in stay and self._claims.get(key) == number
-            )
-            if size > self.limit - fixed - beside:
-                raise EngineError(
-                    f"takes {size} bytes of host memory, all of it is {self.limit}: {fixed} are "
-                    f"loaded by hand or pinned, {beside} are of adapters that it is used with",
-                    place=key,
-                    hint="Start the engine with more host_cache_bytes",
-                )
+            self._check_possible(key, size, number)
             if not self._make_room(size, number):
                 return False
             self._reserved[key] = size
             return True
 
-    def put(self, key: str, adapter: Prepared) -> None:
-        """Hold an adapter in the room that was reserved for it."""
+    def put(self, key: str, adapter: PreparedAdapter) -> None:
+        """Add an adapter in the memory that was reserved for it."""
         with self._lock:
             del self._reserved[key]
-            self._held[key] = adapter
-            self._sizes[key] = prepared_bytes(adapter)
+            self._adapters[key] = adapter
+            self._sizes[key] = adapter.nbytes
 
-    def give_up(self, key: str) -> None:
-        """Give room back where nothing was put into it."""
+    def cancel_reservation(self, key: str) -> None:
+        """Free reserved memory that was not used."""
         with self._lock:
             self._reserved.pop(key, None)
 
-    def forget(self, key: str) -> None:
-        """Let an adapter go."""
+    def remove(self, key: str) -> None:
+        """Remove an adapter."""
         with self._lock:
             self._permanent.discard(key)
             self._pinned.discard(key)
             self._drop(key)
 
     def hold(self, keys: Iterable[str]) -> None:
-        """Count a row that reads adapters from here, so that they stay."""
+        """Count a request that reads adapters from host memory, so that they stay."""
         with self._lock:
             self._users.update(keys)
 
-    def let_go(self, keys: Iterable[str]) -> None:
-        """Count such a row less."""
+    def release(self, keys: Iterable[str]) -> None:
+        """Count such a request no longer."""
         with self._lock:
-            for key in keys:
-                self._users[key] -= 1
-                if not self._users[key]:
-                    del self._users[key]
+            self._users.subtract(keys)
+            self._users += Counter()
 
     def pin(self, key: str, *, pinned: bool) -> None:
-        """Let an adapter stay once it is here, or no longer."""
+        """Keep an adapter once it is here, or let it be evicted again."""
         with self._lock:
-            if pinned:
-                self._pinned.add(key)
-            else:
-                self._pinned.discard(key)
+            (self._pinned.add if pinned else self._pinned.discard)(key)
 
     def claim(self, claims: Mapping[str, int]) -> None:
-        """Note what rows wait for now.
+        """Set which adapters waiting requests need.
 
         Args:
-            claims: digest to the number of the oldest row that waits for it.
+            claims: Digest to the number of the oldest request that needs it.
         """
         with self._lock:
             self._claims = claims
 
+    def _check_possible(self, key: str, size: int, number: int) -> None:
+        stay = self._permanent | self._pinned
+        fixed = sum(self._sizes.get(each, 0) for each in stay)
+        # a request starts once all its adapters are here together
+        blended = sum(
+            taken
+            for each, taken in self._sizes.items()
+            if each not in stay and self._claims.get(each) == number
+        )
+        if size > self.limit - fixed - blended:
+            raise EngineError(
+                f"takes {size} bytes of host memory, all of it is {self.limit}: {fixed} are "
+                f"loaded explicitly or pinned, {blended} are of adapters that it is blended with",
+                place=key,
+                hint="Start the engine with more host_cache_bytes",
+            )
+
     def _make_room(self, size: int, number: int) -> bool:
         going: list[str] = []
-        free = self.limit - self._taken()
-        for key in self._in_order_of_going(number):
+        free = self.limit - self._used()
+        for key in self._eviction_order(number):
             if free >= size:
                 break
             going.append(key)
@@ -178,27 +174,17 @@ class HostCache:
             self.evictions += 1
         return True
 
-    def _in_order_of_going(self, number: int) -> list[str]:
-        """Return what may go for a row, the first to go first."""
+    def _eviction_order(self, number: int) -> list[str]:
+        """Return the adapters that may be evicted for a request, the first to go first."""
         fixed = self._permanent | self._pinned
-        loose = [key for key in self._held if key not in fixed and not self._users[key]]
+        loose = [key for key in self._adapters if key not in fixed and not self._users[key]]
         unclaimed = [key for key in loose if key not in self._claims]
-        younger = [key for key in loose if self._claims.get(key, -1) > number]
-        return unclaimed + sorted(younger, key=lambda key: -self._claims[key])
+        later = [key for key in loose if self._claims.get(key, -1) > number]
+        return unclaimed + sorted(later, key=lambda key: -self._claims[key])
 
     def _drop(self, key: str) -> None:
-        self._held.pop(key, None)
+        self._adapters.pop(key, None)
         self._sizes.pop(key, None)
 
-    def _taken(self) -> int:
+    def _used(self) -> int:
         return sum(self._sizes.values()) + sum(self._reserved.values())
-
-
-def prepared_bytes(adapter: Prepared) -> int:
-    """Return the bytes that an adapter's tensors take."""
-    head = adapter.reader.nbytes if adapter.reader is not None else 0
-    if isinstance(adapter, PrefixStates):
-        return head + sum(tensor.nbytes for tensor in (*adapter.keys, *adapter.values))
-    pairs = sum(a.nbytes + b.nbytes for a, b in adapter.pairs.values())
-    norms = sum(each.nbytes for own in adapter.norms.values() for each in own.values())
-    return head + pairs + norms + sum(gain.nbytes for gain in adapter.gains.values())

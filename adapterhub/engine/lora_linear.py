@@ -1,4 +1,4 @@
-"""Linear layers that add the adapters of each row to what the backbone computes."""
+"""Linear layers with the LoRA adapters of each token."""
 
 from __future__ import annotations
 
@@ -16,15 +16,25 @@ from adapterhub.kernels.linear.cpu import Avx512Linear4bit, CpuLinear4bit, OneDn
 from adapterhub.kernels.linear.packed_layer import PackedLayer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from adapterhub.engine.prepared_adapter import LoraFactors
     from adapterhub.kernels.lora.plan import LoraKernel, LoraPlan
 
 _LOG = logging.getLogger(__name__)
 
 
 class LoraLinear(nn.Module):
-    """A linear layer of the backbone with tables of rank rows beside it.
+    """A linear layer of the backbone that adds the LoRA products of each token's adapters.
 
-    Without a current step it is the layer itself.
+    Outside of a forward context it computes what the layer itself computes.
+
+    Args:
+        base: Layer of the backbone, quantized or not.
+        number: Number of the layer.
+        dtype: Compute type of the backbone and of the tables.
+        kernel: Kernel that adds the products.
+        lazy: Whether the tables exist only while an adapter of this layer is resident.
     """
 
     def __init__(
@@ -36,29 +46,21 @@ class LoraLinear(nn.Module):
         *,
         lazy: bool = False,
     ) -> None:
-        """Stand in for a layer.
-
-        Args:
-            base: the layer, quantized or not.
-            number: of the site, which steps and slots know it by.
-            dtype: compute type of the backbone, and of the tables.
-            kernel: adds the products.
-            lazy: have tables only while an adapter of this layer is in them.
-        """
         super().__init__()
         self.base = base
         self.number = number
         self.dtype = dtype
         self._kernel = kernel
         self._lazy = lazy
-        self._place: tuple[int, torch.device] = (0, torch.device("cpu"))
-        #: first rank rows of the adapters in lazy tables
-        self._written: set[int] = set()
-        #: [rank rows, in] and [rank rows, out]
+        self._size: tuple[int, torch.device] = (0, torch.device("cpu"))
+        #: first rank slots of the adapters in lazy tables
+        self._loaded: set[int] = set()
+        #: [rank_slots, in_features]
         self.a = torch.empty(0)
+        #: [rank_slots, out_features]
         self.b = torch.empty(0)
-        #: first rank row of a DoRA adapter to what the layer's output is multiplied by, [out]
-        self._gains: dict[int, Tensor] = {}
+        #: first rank slot of a DoRA adapter to its factor of the output, [out_features]
+        self._magnitude_scales: dict[int, Tensor] = {}
 
     @property
     def in_features(self) -> int:
@@ -68,85 +70,90 @@ class LoraLinear(nn.Module):
     def out_features(self) -> int:
         return int(self.base.out_features)
 
-    def make_tables(self, rows: int, device: torch.device) -> None:
-        """Set memory aside for ``rows`` rank rows; the pages are touched when written to."""
-        self._place = (rows, device)
+    def allocate(self, rank_slots: int, device: torch.device) -> None:
+        """Set memory aside for the tables; its pages are touched when adapters are loaded."""
+        self._size = (rank_slots, device)
         if not self._lazy:
             self._allocate()
 
     def _allocate(self) -> None:
-        rows, device = self._place
-        self.a = torch.empty(rows, self.in_features, dtype=self.dtype, device=device)
-        self.b = torch.empty(rows, self.out_features, dtype=self.dtype, device=device)
+        rank_slots, device = self._size
+        self.a = torch.empty(rank_slots, self.in_features, dtype=self.dtype, device=device)
+        self.b = torch.empty(rank_slots, self.out_features, dtype=self.dtype, device=device)
 
-    def write_rows(self, row: int, a: Tensor, b: Tensor, gain: Tensor | None = None) -> None:
-        """Copy an adapter in.
-
-        Args:
-            row: first of its rank rows.
-            a: ``[rank, in]``.
-            b: ``[rank, out]``.
-            gain: of DoRA, ``[out]``.
-        """
+    def load(self, start: int, factors: LoraFactors) -> None:
+        """Copy the pair of an adapter to the rank slots from ``start`` on."""
+        a, b = factors.pairs[self.number]
         if self._lazy:
-            if not self._written:
+            if not self._loaded:
                 self._allocate()
-            self._written.add(row)
-        self.a[row : row + len(a)].copy_(a)
-        self.b[row : row + len(b)].copy_(b)
-        if gain is not None:
-            self._gains[row] = gain.to(self.a.device, torch.float32)
+            self._loaded.add(start)
+        self.a[start : start + len(a)].copy_(a)
+        self.b[start : start + len(b)].copy_(b)
+        if self.number in factors.magnitude_scales:
+            scale = factors.magnitude_scales[self.number]
+            self._magnitude_scales[start] = scale.to(self.a.device, torch.float32)
 
-    def forget_rows(self, row: int) -> None:
-        """Drop what is known of the adapter whose first rank row this was."""
-        self._gains.pop(row, None)
-        if row in self._written:
-            self._written.remove(row)
-            if not self._written:
+    def unload(self, start: int) -> None:
+        """Remove the adapter whose rank slots begin at ``start``."""
+        self._magnitude_scales.pop(start, None)
+        if start in self._loaded:
+            self._loaded.remove(start)
+            if not self._loaded:
                 self.a, self.b = torch.empty(0), torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[..., in]`` to ``[..., out]``."""
+        """Map ``[..., in_features]`` to ``[..., out_features]``."""
         y: Tensor = self.base(x)
-        step = get_forward_context()
-        plan = None if step is None else step.plan(self.number, x.numel() // x.shape[-1])
+        context = get_forward_context()
+        plan = None if context is None else context.plan(self.number, x.numel() // x.shape[-1])
         if plan is not None:
             y = y.contiguous()
-            rows = y.view(-1, y.shape[-1])
-            if self._gains:
-                self._multiply(rows, plan)
+            tokens = y.view(-1, y.shape[-1])
+            if self._magnitude_scales:
+                self._scale(tokens, plan)
             flat = x.reshape(-1, x.shape[-1]).contiguous()
-            self._kernel.add_(rows, flat.to(y.dtype), self.a, self.b, plan)
+            self._kernel.add_(tokens, flat.to(y.dtype), self.a, self.b, plan)
         return y
 
-    def _multiply(self, rows: Tensor, plan: LoraPlan) -> None:
-        """Multiply the layer's own output of rows with DoRA, without its bias, in place."""
+    def _scale(self, tokens: Tensor, plan: LoraPlan) -> None:
+        """Multiply the layer's own output without its bias by DoRA's factors, in place."""
         bias = self.base.bias
-        for start, end, parts in plan.runs:
-            gain = self._gains.get(parts[0].start)
-            if gain is None:
+        for start, end, slices in plan.runs:
+            scale = self._magnitude_scales.get(slices[0].start)
+            if scale is None:
                 continue
-            own = rows[start:end].float()
-            own = own * gain if bias is None else (own - bias.float()) * gain + bias.float()
-            rows[start:end] = own.to(rows.dtype)
+            own = tokens[start:end].float()
+            own = own * scale if bias is None else (own - bias.float()) * scale + bias.float()
+            tokens[start:end] = own.to(tokens.dtype)
 
 
-def install_sites(body: nn.Module, dtype: torch.dtype, kernel: LoraKernel) -> dict[str, LoraLinear]:
-    """Put a site in the place of every linear layer of a body; return them by module path."""
-    paths = [path for path, module in body.named_modules() if isinstance(module, nn.Linear)]
-    sites: dict[str, LoraLinear] = {}
+def install_lora_linears(
+    base_model: nn.Module, dtype: torch.dtype, kernel: LoraKernel
+) -> dict[str, LoraLinear]:
+    """Replace every linear layer of a base model; return the new ones by module path."""
+    paths = [path for path, module in base_model.named_modules() if isinstance(module, nn.Linear)]
+    layers: dict[str, LoraLinear] = {}
     for number, path in enumerate(paths):
         parent, _, name = path.rpartition(".")
-        holder = body.get_submodule(parent)
-        site = LoraLinear(packed(getattr(holder, name)), number, dtype, kernel)
-        setattr(holder, name, site)
-        sites[path] = site
-    _say_what_is_not_fused([site.base for site in sites.values()])
-    return sites
+        owner = base_model.get_submodule(parent)
+        layers[path] = LoraLinear(packed(getattr(owner, name)), number, dtype, kernel)
+        setattr(owner, name, layers[path])
+    _warn_of_unfused([layer.base for layer in layers.values()])
+    return layers
+
+
+def remove_lora_linears(base_model: nn.Module, layers: Mapping[str, LoraLinear]) -> None:
+    """Restore the layers that ``install_lora_linears`` replaced."""
+    for path, layer in layers.items():
+        parent, _, name = path.rpartition(".")
+        base = layer.base
+        own = base.unpack() if isinstance(base, PackedLayer) else base
+        setattr(base_model.get_submodule(parent), name, own)
 
 
 def packed(layer: nn.Module) -> nn.Module:
-    """Return the fastest layer that computes the same here, or the layer itself."""
+    """Return the fastest equivalent of a layer on its device, or the layer itself."""
     if OneDnnLinear.supports(layer):
         return OneDnnLinear(layer)
     if Avx512Linear4bit.supports(layer):
@@ -157,14 +164,14 @@ def packed(layer: nn.Module) -> nn.Module:
 
 
 def fused(layer: Linear4bit) -> nn.Module:
-    """Return a layer that Triton computes, or the layer itself where it can't."""
+    """Return the Triton equivalent of a 4-bit layer, or the layer itself if there is none."""
     from adapterhub.kernels.linear.triton import TritonLinear4bit
 
     return TritonLinear4bit(layer) if TritonLinear4bit.supports(layer) else layer
 
 
-def _say_what_is_not_fused(bases: list[nn.Module]) -> None:
-    """Log once how many 4-bit layers on a GPU are left to bitsandbytes."""
+def _warn_of_unfused(bases: list[nn.Module]) -> None:
+    """Log how many 4-bit layers on a GPU are computed by bitsandbytes."""
     left = [
         base
         for base in bases
@@ -172,24 +179,15 @@ def _say_what_is_not_fused(bases: list[nn.Module]) -> None:
     ]
     if left:
         _LOG.warning(
-            "%d of %d layers are computed by bitsandbytes' own 4-bit product, because their "
-            "scales are quantized themselves or their width is no multiple of a block",
+            "%d of %d layers use bitsandbytes' own 4-bit product, because their scales are "
+            "quantized or their width is no multiple of the block size",
             len(left),
             len(bases),
         )
 
 
-def remove_sites(body: nn.Module, sites: dict[str, LoraLinear]) -> None:
-    """Put the layers back that ``install_sites`` replaced."""
-    for path, site in sites.items():
-        parent, _, name = path.rpartition(".")
-        base = site.base
-        layer = base.unpack() if isinstance(base, PackedLayer) else base
-        setattr(body.get_submodule(parent), name, layer)
-
-
 def dense_weight(base: nn.Module) -> Tensor:
-    """Return the weight ``[out, in]`` that a layer multiplies by, in float32."""
+    """Return the weight of a layer, float32 ``[out_features, in_features]``."""
     if isinstance(base, PackedLayer):
         return base.dense().float()
     weight: Tensor = dequantize_module_weight(base)

@@ -1,15 +1,15 @@
-"""The forward pass of a step: rows that generate, each with its adapters and its own positions."""
+"""The forward pass of a step: sequences of any adapters over the paged KV cache."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapterhub.engine.adapter_slots import BARE
-from adapterhub.engine.cuda_graphs import decode_graphs, replay
+from adapterhub.engine.adapter_slots import BASE_MODEL
+from adapterhub.engine.cuda_graphs import decode_graphs
+from adapterhub.engine.decode_buffers import DecodeSequence
 from adapterhub.engine.decoder import FastDecoder, can_run
-from adapterhub.engine.families import capped
 from adapterhub.engine.forward_context import (
     ForwardContext,
     get_forward_context,
@@ -32,71 +32,97 @@ if TYPE_CHECKING:
     from adapterhub.kernels.attention.kv_cache import KeyValueCache
     from adapterhub.kernels.lora.plan import LoraKernel
 
+# settings that change what is computed where the engine does not see it, and the neutral value:
+# Gemma 2 caps attention scores, Granite and Cohere scale logits
+_UNSUPPORTED: dict[str, Any] = {
+    "attn_logit_softcapping": None,
+    "use_bidirectional_attention": False,
+    "logits_scaling": 1.0,
+    "logit_scale": 1.0,
+}
+
+
+def check_supported(backbone: Backbone) -> None:
+    """Require that the engine computes what the architecture does.
+
+    Raises:
+        EngineError: With the unsupported setting of the configuration.
+    """
+    for setting, neutral in _UNSUPPORTED.items():
+        value = getattr(backbone.config, setting, None)
+        if value is not None and value != neutral:
+            raise EngineError(
+                f"has {setting} = {value!r}, which the engine does not support",
+                place=backbone.name,
+            )
+
 
 class ModelRunner:
-    """Computes steps of a decoder over a paged cache."""
+    """Computes the chunks of a step with a decoder.
+
+    Args:
+        backbone: Backbone with adapted layers.
+        layers: Adapted layers of the backbone.
+        cache: KV cache.
+        adapters: Manager of the adapters.
+        kernel: Kernel of the adapted layers.
+        config: Configuration of the engine.
+    """
 
     def __init__(
         self,
         backbone: Backbone,
-        sites: AdaptedLayers,
+        layers: AdaptedLayers,
         cache: KeyValueCache,
-        adapter_manager: AdapterManager,
+        adapters: AdapterManager,
         kernel: LoraKernel,
-        settings: EngineConfig,
+        config: EngineConfig,
     ) -> None:
-        """Choose how this backbone is computed on its device.
-
-        Args:
-            backbone: with its sites in place.
-            sites: of the backbone.
-            cache: of keys and values.
-            adapter_manager: of the adapters.
-            kernel: of the sites.
-            settings: of the engine.
-        """
         self._backbone = backbone
-        self._sites = sites
+        self._layers = layers
         self.cache = cache
-        self._residency = adapter_manager
-        self._block_size = settings.block_size
+        self._adapters = adapters
+        self._block_size = config.block_size
         self._attention = choose_paged_attention(backbone.device.type)
         dtype = cache.keys[0].dtype if cache.keys else torch.float32
         self.fast = (
             FastDecoder(backbone.base_model) if can_run(backbone.base_model, dtype) else None
         )
         self.graphs = decode_graphs(
-            backbone.config, cache, len(sites.linear), kernel, self.body, settings
+            backbone.config, cache, len(layers.linear), kernel, self.forward, config
         )
 
-    def __call__(self, pieces: list[ScheduledChunk]) -> Tensor:
-        """Return the last hidden states ``[tokens, hidden]`` of all pieces."""
-        uses = [(p.end - p.start, p.sequence.blend or BARE) for p in pieces]
-        step = ForwardContext(uses)
-        # a graph has no hooks of embeddings and norm layers in it
-        graphs = None if any(step.plan(site) for site in self._sites.hooked) else self.graphs
-        replayed = replay(graphs, pieces, step, self._residency)
+    def __call__(self, chunks: list[ScheduledChunk]) -> Tensor:
+        """Return the last hidden states ``[num_tokens, hidden_size]`` of all chunks."""
+        context = ForwardContext([(c.num_tokens, c.sequence.blend or BASE_MODEL) for c in chunks])
+        replayed = self._replay(chunks, context)
         if replayed is not None:
             return replayed
-        ids = [id_ for p in pieces for id_ in p.sequence.tokens(p.start, p.end)]
-        positions = [position for p in pieces for position in range(p.start, p.end)]
+        ids = [token for c in chunks for token in c.sequence.token_ids(c.start, c.end)]
+        positions = [position for c in chunks for position in range(c.start, c.end)]
         device = self._backbone.device
-        id_row = torch.tensor([ids], device=device)
-        position_row = torch.tensor([positions], device=device)
-        paged = self._paged(pieces)
-        with torch.no_grad(), set_forward_context(step):
-            return self.body(id_row, position_row, paged)
+        paged = self._paged(chunks)
+        with torch.no_grad(), set_forward_context(context):
+            return self.forward(
+                torch.tensor([ids], device=device), torch.tensor([positions], device=device), paged
+            )
 
-    def body(self, ids: Tensor, positions: Tensor, paged: PagedBatch) -> Tensor:
-        """Return the last hidden states ``[tokens, hidden]`` for ids ``[1, tokens]``."""
-        step = get_forward_context()
-        # norm layers of adapters are in transformers' own modules
-        if self.fast is not None and not (step is not None and step.norms):
+    def forward(self, ids: Tensor, positions: Tensor, paged: PagedBatch) -> Tensor:
+        """Return the last hidden states ``[num_tokens, hidden_size]``.
+
+        Args:
+            ids: Token ids ``[1, num_tokens]``.
+            positions: Positions ``[1, num_tokens]``.
+            paged: Places of the tokens in the KV cache.
+        """
+        context = get_forward_context()
+        # norm layers of adapters hook transformers' own modules
+        if self.fast is not None and not (context is not None and context.norms):
             return self.fast(ids, positions, paged)
         output = self._backbone.base_model(
             input_ids=ids,
             position_ids=positions,
-            # a ready mask is passed on as it is; paged attention has its own
+            # a 4D mask is passed on unchanged, and paged attention needs none
             attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
             paged=paged,
             use_cache=False,
@@ -105,32 +131,55 @@ class ModelRunner:
         return hidden
 
     def logits(self, hidden: Tensor, blends: list[Blend]) -> Tensor:
-        """Return the vocabulary's logits at positions ``[n, hidden]``, each with its adapters."""
-        if self._sites.output is None:
+        """Return logits ``[n, vocab_size]`` for hidden states ``[n, hidden_size]``.
+
+        They are capped as the architecture does it. Source: ``final_logit_softcapping`` in
+        transformers' ``modeling_gemma3.py``.
+        """
+        if self._layers.output is None:
             raise EngineError("does not generate text", place=self._backbone.name)
-        with torch.no_grad(), set_forward_context(ForwardContext([(1, blend) for blend in blends])):
-            return capped(self._sites.output(hidden), self._backbone.config)
+        context = ForwardContext([(1, blend) for blend in blends])
+        with torch.no_grad(), set_forward_context(context):
+            logits: Tensor = self._layers.output(hidden)
+        cap = getattr(self._backbone.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def fill_prefix(self, sequence: Sequence, start: int, end: int) -> None:
-        """Copy positions of a row's trained prefix into the cache, whose blocks are taken."""
+        """Copy virtual tokens of a sequence's prefix adapter to its blocks."""
         size = self._block_size
         places = torch.tensor(
             [sequence.blocks[p // size] * size + p % size for p in range(start, end)],
             device=self._backbone.device,
         )
-        for prefix in self._residency.prefixes(sequence):
+        for prefix in self._adapters.prefixes(sequence):
             for layer in range(len(prefix.keys)):
                 keys, values = prefix.keys[layer][start:end], prefix.values[layer][start:end]
                 self.cache.write(layer, places, keys, values)
 
-    def _paged(self, pieces: list[ScheduledChunk]) -> PagedBatch:
-        rows, start, size = [], 0, self._block_size
-        blocks = torch.tensor([block for piece in pieces for block in piece.sequence.blocks])
+    def _replay(self, chunks: list[ScheduledChunk], context: ForwardContext) -> Tensor | None:
+        """Return the hidden states by a CUDA graph, or ``None`` where no graph fits the step.
+
+        Graphs contain neither hooks nor DoRA, and decode one token per sequence.
+        """
+        if self.graphs is None or any(chunk.num_tokens != 1 for chunk in chunks):
+            return None
+        if any(self._adapters.uses_dora(chunk.sequence) for chunk in chunks):
+            return None
+        if any(context.plan(layer) for layer in self._layers.hooked):
+            return None
+        sequences = [
+            DecodeSequence(c.sequence.token_ids(c.start, c.end)[0], c.start, c.sequence.blocks)
+            for c in chunks
+        ]
+        return self.graphs(sequences, context)
+
+    def _paged(self, chunks: list[ScheduledChunk]) -> PagedBatch:
+        sequences, start, size = [], 0, self._block_size
+        blocks = torch.tensor([block for chunk in chunks for block in chunk.sequence.blocks])
         places = blocks.unsqueeze(1) * size + torch.arange(size)
-        spans = places.split([len(piece.sequence.blocks) for piece in pieces])
-        for piece, span in zip(pieces, spans, strict=True):
-            count = piece.end - piece.start
-            seen = span.flatten()[: piece.end].to(self._backbone.device)
-            rows.append(PagedSequence(start, count, piece.end, seen))
-            start += count
-        return paged_batch(self.cache, rows, self._attention)
+        spans = places.split([len(chunk.sequence.blocks) for chunk in chunks])
+        for chunk, span in zip(chunks, spans, strict=True):
+            seen = span.flatten()[: chunk.end].to(self._backbone.device)
+            sequences.append(PagedSequence(start, chunk.num_tokens, chunk.end, seen))
+            start += chunk.num_tokens
+        return paged_batch(self.cache, sequences, self._attention)

@@ -1,27 +1,29 @@
-"""What an engine gives back: pieces of answers while they grow, and whole ones."""
+"""What the engine returns: deltas of answers, whole outputs and statistics."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
-    from adapterhub.engine.sampling.logprobs import TokenLogprobs
-    from adapterhub.engine.sequences import FinishReason
+    from adapterhub.engine.sampling.sampler import TokenLogprobs
     from adapterhub.errors import AdapterHubError
+
+#: End token or stop string, ``max_tokens``, cancelled by the client, error.
+FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What a step added to one answer of a request.
+    """Addition of one step to one answer of a request.
 
     Args:
-        index: of the answer among those of its request.
-        token: that was chosen; ``None`` where the answer ended without one.
-        text: that can no longer change; may be empty, or hold text of earlier tokens too.
-        logprobs: of the token, where the request asks for them.
-        finish_reason: where the answer ends with this.
-        error: of an answer that ends by one.
+        index: Index of the answer in its request.
+        token: Token id, or ``None`` where the answer ended without one.
+        text: Text that can no longer change; may be empty or include text of earlier tokens.
+        logprobs: Log-probabilities of the token, if requested.
+        finish_reason: Reason, where the answer ends with this delta.
+        error: Error that ended the answer.
     """
 
     index: int
@@ -37,11 +39,11 @@ class CompletionOutput:
     """One whole answer.
 
     Args:
-        tokens: without the one that ended it.
-        text: cut before the stop string, where one ended it.
-        finish_reason: ``stop``, ``length``, ``cancelled`` or ``error``.
-        logprobs: of each token, that which ended it included; empty where not asked for.
-        error: why it ended, where it ended by an error.
+        tokens: Token ids, without the end token.
+        text: Text, cut before the stop string that ended it.
+        finish_reason: Reason why the answer ended.
+        logprobs: Log-probabilities of each token including the end token, if requested.
+        error: Error that ended the answer.
     """
 
     tokens: tuple[int, ...]
@@ -53,58 +55,63 @@ class CompletionOutput:
 
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
-    """All answers to one prompt.
+    """All answers of a request.
 
     Args:
-        answers: ``n`` of them.
-        prompt_tokens: length of the prompt.
-        seed: of the random numbers; the same again gives the same draws.
+        outputs: The ``n`` answers.
+        prompt_tokens: Number of tokens of the prompt.
+        seed: Seed of the random numbers; the same seed gives the same draws again.
     """
 
-    answers: tuple[CompletionOutput, ...]
+    outputs: tuple[CompletionOutput, ...]
     prompt_tokens: int
     seed: int
+
+    @classmethod
+    def failed(cls, error: AdapterHubError, n: int) -> Self:
+        """Return ``n`` answers of a request that could not be added."""
+        return cls((CompletionOutput((), "", "error", error=error),) * n, 0, 0)
 
     @property
     def text(self) -> str:
         """Text of the first answer."""
-        return self.answers[0].text
+        return self.outputs[0].text
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Tokens of the first answer."""
-        return self.answers[0].tokens
+        """Token ids of the first answer."""
+        return self.outputs[0].tokens
 
     @property
     def finish_reason(self) -> FinishReason:
-        """How the first answer ended."""
-        return self.answers[0].finish_reason
+        """Reason why the first answer ended."""
+        return self.outputs[0].finish_reason
 
     @property
     def error(self) -> AdapterHubError | None:
-        """Of the first answer that ended by one, if any did."""
-        return next((answer.error for answer in self.answers if answer.error is not None), None)
+        """First error among the answers, if any."""
+        return next((output.error for output in self.outputs if output.error is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Counts since the engine was built, and how full it is now.
+    """Counters since the engine was built and its current load.
 
     Args:
-        steps: forward passes.
-        computed_tokens: positions whose keys and values were computed.
-        preemptions: rows that gave their blocks back to be computed again.
-        loads: times an adapter was put on the device.
-        evictions: times one was taken off for another.
-        passes: rows that were labelled or embedded.
-        running: rows that run.
-        waiting: rows that wait.
-        resident: adapters on the device.
-        fetches: times an adapter was asked for from the source.
-        host_adapters: adapters in host memory.
-        host_bytes: that they take.
-        free_blocks: of the key-value cache.
-        cache_bytes: of the key-value cache.
+        steps: Forward passes of generation.
+        computed_tokens: Tokens whose keys and values were computed.
+        preemptions: Sequences that were preempted, to be computed again.
+        loads: Adapters loaded to the device.
+        evictions: Adapters evicted from the device.
+        pooled: Sequences of pooling requests that were computed.
+        running: Sequences that are running.
+        waiting: Sequences and pooling requests that are waiting.
+        resident: Adapters on the device.
+        fetches: Adapters fetched from the source.
+        host_adapters: Adapters in host memory.
+        host_bytes: Bytes of these adapters.
+        free_blocks: Free blocks of the KV cache.
+        cache_bytes: Bytes of the KV cache.
     """
 
     steps: int
@@ -112,7 +119,7 @@ class EngineStats:
     preemptions: int
     loads: int
     evictions: int
-    passes: int
+    pooled: int
     running: int
     waiting: int
     resident: int

@@ -1,210 +1,259 @@
-"""Texts on their way to labels or an embedding: they wait for adapters, then are read in passes."""
+"""Pooling requests: texts or images that are labelled or embedded in one forward pass."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from adapterhub.data.packing import pack
 from adapterhub.errors import AdapterHubError, EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
     from adapterhub.data.packing import EncodedExample
     from adapterhub.engine.adapter_slots import Blend
-    from adapterhub.engine.heads import Head, TaskHead
-    from adapterhub.engine.host_cache import Prepared
-    from adapterhub.engine.pooling import PoolingParams, PoolingSequence
+    from adapterhub.engine.heads import Head, HeadKind, TaskHead
+    from adapterhub.engine.prepared_adapter import PreparedAdapter
     from adapterhub.tasks.fields import Example
 
-#: Of heads: read once a row, once a word, or wherever an answer may start or end.
-HeadName = Literal["sequence", "token", "span"]
-#: A name, names with weights, or none for the bare backbone.
-Adapters: TypeAlias = "str | Sequence[tuple[str, float]] | None"
-#: One for each text, or one name for all.
-Each: TypeAlias = "str | Sequence[Adapters]"
+#: Mean of the hidden states of all tokens, or hidden state of the last token.
+Pooling = Literal["mean", "last"]
 _METHODS = {"sequence": "classify", "token": "tag", "span": "answer"}
 
 
+@dataclass(frozen=True, slots=True)
+class PoolingParams:
+    """Parameters of an embedding.
+
+    Args:
+        pooling: How the hidden states of the tokens become one vector.
+        normalize: Whether the vector is normalized to length 1.
+    """
+
+    pooling: Pooling = "mean"
+    normalize: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class PoolingSequence:
+    """A part of a pooling request that is computed at once: a window of a text, or an image.
+
+    Args:
+        example: Tokens, and the positions that the head reads.
+        number: Number of the request.
+        adapters: Keys and weights, in canonical order; empty for the base model.
+        num_virtual_tokens: Number of virtual tokens of the prefix.
+        head: Head that reads the hidden states; ``None`` for an embedding.
+        params: Parameters of an embedding.
+    """
+
+    example: EncodedExample
+    number: int
+    adapters: tuple[tuple[str, float], ...]
+    num_virtual_tokens: int
+    head: Head | None
+    params: PoolingParams
+    #: a sequence exists only once its request is validated
+    validated: bool = True
+    #: set while it is computed
+    blend: Blend | None = None
+    #: logits [num_selected, num_classes] or embedding [hidden_size], float32 on the CPU
+    result: Tensor | None = None
+    error: AdapterHubError | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is a result or an error."""
+        return self.result is not None or self.error is not None
+
+
 class PoolingRequest(ABC):
-    """A text, and the passes that it is read in once its adapters are in host memory."""
+    """A request that becomes pooling sequences once its adapters are in host memory.
+
+    Args:
+        number: Number in order of arrival.
+        adapters: Keys and weights, in canonical order; empty for the base model.
+    """
 
     def __init__(self, number: int, adapters: tuple[tuple[str, float], ...]) -> None:
-        """Wait for adapters.
-
-        Args:
-            number: counted up in the order of arrival.
-            adapters: keys and weights, in canonical order; empty for the bare backbone.
-        """
         self.number = number
         self.adapters = adapters
-        self.settled = False
-        #: positions of its trained prefix
-        self.virtual = 0
+        self.validated = False
+        self.num_virtual_tokens = 0
         self.blend: Blend | None = None
-        self.passes: tuple[PoolingSequence, ...] = ()
+        self.sequences: tuple[PoolingSequence, ...] = ()
         self.error: AdapterHubError | None = None
 
     @property
     def finished(self) -> bool:
-        """Whether it is read, or never will be."""
+        """Whether there are all results, or an error."""
         return self.error is not None or (
-            self.settled and all(request.finished for request in self.passes)
+            self.validated and all(sequence.finished for sequence in self.sequences)
         )
 
-    @abstractmethod
-    def rows(
-        self, adapters: Sequence[Prepared]
-    ) -> list[tuple[EncodedExample, Head | PoolingParams]]:
-        """Return what is read in passes, and what of their hidden states is wanted.
+    @property
+    def pending(self) -> list[PoolingSequence]:
+        """Sequences that are not computed yet."""
+        return [sequence for sequence in self.sequences if not sequence.finished]
+
+    def prepare(self, adapters: Sequence[PreparedAdapter], max_length: int) -> None:
+        """Set the sequences; one that is empty or too long gets an error.
 
         Args:
-            adapters: its own, which are there now.
+            adapters: Adapters of the request.
+            max_length: Most tokens of a sequence, virtual tokens included.
 
         Raises:
-            AdapterHubError: when they can't read it.
+            AdapterHubError: If the adapters cannot read the request.
         """
+        examples, head, params = self._encode(adapters)
+        self.sequences = tuple(
+            PoolingSequence(
+                example, self.number, self.adapters, self.num_virtual_tokens, head, params
+            )
+            for example in examples
+        )
+        for sequence in self.sequences:
+            length = len(sequence.example) + self.num_virtual_tokens
+            if not len(sequence.example) or length > max_length:
+                sequence.error = EngineError(
+                    f"has {length} tokens, the backbone reads 1 to {max_length}", place="text"
+                )
 
-    def values(self) -> list[Tensor]:
-        """Return the result of every pass.
+    def fail(self, error: AdapterHubError) -> None:
+        """End the request by an error; results that are there already stay."""
+        for sequence in self.pending:
+            sequence.error = error
+        if not self.validated and self.error is None:
+            self.error = error
+
+    def results(self) -> list[Tensor]:
+        """Return the result of every sequence.
 
         Raises:
-            AdapterHubError: when it went wrong, or is not finished.
+            AdapterHubError: If the request failed or is not finished.
         """
-        if self.error is not None:
-            raise self.error
-        if not self.settled:
-            raise EngineError("waits for its adapters", hint="Call step until it is finished")
-        return [request.value() for request in self.passes]
+        errors = [self.error, *(sequence.error for sequence in self.sequences)]
+        for error in errors:
+            if error is not None:
+                raise error
+        found = [each.result for each in self.sequences if each.result is not None]
+        if not self.finished:
+            raise EngineError("is not computed yet", hint="Call step until it is finished")
+        return found
+
+    @abstractmethod
+    def _encode(
+        self, adapters: Sequence[PreparedAdapter]
+    ) -> tuple[Iterable[EncodedExample], Head | None, PoolingParams]:
+        """Return the sequences' examples, and how their hidden states are read."""
 
 
 class EmbedRequest(PoolingRequest):
-    """A text that becomes a vector."""
+    """A text to embed.
+
+    Args:
+        number: Number in order of arrival.
+        adapters: Keys and weights, in canonical order; empty for the base model.
+        example: Tokens of the text.
+        params: Parameters of the embedding.
+    """
 
     def __init__(
         self,
         number: int,
         adapters: tuple[tuple[str, float], ...],
         example: EncodedExample,
-        wish: PoolingParams,
+        params: PoolingParams,
     ) -> None:
-        """Wait for adapters.
-
-        Args:
-            number: as of every text.
-            adapters: as of every text.
-            example: its tokens.
-            wish: how its embedding is made.
-        """
         super().__init__(number, adapters)
-        self.example = example
-        self._wish = wish
+        self._example = example
+        self._params = params
 
-    def rows(
-        self, adapters: Sequence[Prepared]
-    ) -> list[tuple[EncodedExample, Head | PoolingParams]]:
-        """Return the text, whichever adapters read it."""
-        return [(self.example, self._wish)]
-
-    def value(self) -> Tensor:
-        """Return the vector ``[hidden]``, float32 on the CPU.
+    def embedding(self) -> Tensor:
+        """Return the vector ``[hidden_size]``, float32 on the CPU.
 
         Raises:
-            AdapterHubError: when it went wrong, or is not finished.
+            AdapterHubError: If the request failed or is not finished.
         """
-        (vector,) = self.values()
+        (vector,) = self.results()
         return vector
+
+    def _encode(
+        self, adapters: Sequence[PreparedAdapter]
+    ) -> tuple[Iterable[EncodedExample], Head | None, PoolingParams]:
+        return [self._example], None, self._params
 
 
 class LabelRequest(PoolingRequest):
-    """A text that is labelled by the head of one of its adapters."""
+    """A text or image to label with the head of one of its adapters.
+
+    Args:
+        number: Number in order of arrival.
+        adapters: Keys and weights, in canonical order; exactly one of them has a head.
+        item: Text, or a mapping with the fields of the task.
+        kind: Kind of the head.
+    """
 
     def __init__(
         self,
         number: int,
         adapters: tuple[tuple[str, float], ...],
-        text: str | Example,
-        kind: HeadName,
+        item: str | Example,
+        kind: HeadKind,
     ) -> None:
-        """Wait for adapters.
-
-        Args:
-            number: as of every text.
-            adapters: as of every text; one of them has a head.
-            text: itself, or a row with the task's fields.
-            kind: of the head.
-        """
         super().__init__(number, adapters)
-        self._row: Mapping[str, Any] = {"text": text} if isinstance(text, str) else text
+        self._item: Mapping[str, Any] = {"text": item} if isinstance(item, str) else item
         self._kind = kind
-        self._reader: TaskHead | None = None
-        #: parts of the text that fit into a pass, in order
+        self._head: TaskHead | None = None
+        #: windows of the text, in order
         self._windows: list[Example] = []
 
-    def rows(
-        self, adapters: Sequence[Prepared]
-    ) -> list[tuple[EncodedExample, Head | PoolingParams]]:
-        """Return the text's windows, with the head that reads them.
+    def prediction(self) -> dict[str, Any]:
+        """Return the task's prediction, joined over all windows.
 
         Raises:
-            EngineError: when none or several of the adapters have a head, or one of another kind.
-            DataError: when the text can't be used.
+            AdapterHubError: If the request failed or is not finished.
         """
-        self._reader = reader = self._only_reader(adapters)
-        task = reader.task
-        self._windows = list(task.windows(self._row))
-        examples = [task.encode(window, 1, train=False) for window in self._windows]
-        return [(example, reader.head) for example in examples if example is not None]
-
-    def answer(self) -> dict[str, Any]:
-        """Return what the task's ``prediction`` gives, of all windows together.
-
-        Raises:
-            AdapterHubError: when it went wrong, or is not finished.
-        """
-        values, reader = self.values(), self._reader
-        if reader is None:
+        results, head = self.results(), self._head
+        if head is None:
             raise EngineError("waits for its adapters", hint="Call step until it is finished")
         parts = []
-        for window, request, logits in zip(self._windows, self.passes, values, strict=True):
-            # the pixels of a picture are read, and what is left to decode needs none of them
-            batch = pack([replace(request.example, pixels=None)])
-            (decoded,) = reader.task.decode(lambda hidden: hidden, logits, batch)
-            parts.append(reader.task.prediction(window, decoded))
-        return reader.task.join(parts)
+        for window, sequence, logits in zip(self._windows, self.sequences, results, strict=True):
+            # decoding needs no pixels
+            batch = pack([replace(sequence.example, pixels=None)])
+            (decoded,) = head.task.decode(lambda hidden: hidden, logits, batch)
+            parts.append(head.task.prediction(window, decoded))
+        return head.task.join(parts)
 
-    def _only_reader(self, adapters: Sequence[Prepared]) -> TaskHead:
-        place = ", ".join(key for key, _ in self.adapters) or "bare backbone"
-        found = [each.reader for each in adapters if each.reader is not None]
-        if len(found) != 1:
+    def _encode(
+        self, adapters: Sequence[PreparedAdapter]
+    ) -> tuple[Iterable[EncodedExample], Head | None, PoolingParams]:
+        self._head = self._only_head(adapters)
+        task = self._head.task
+        self._windows = list(task.windows(self._item))
+        examples = [task.encode(window, 1, train=False) for window in self._windows]
+        found = [example for example in examples if example is not None]
+        return found, self._head.head, PoolingParams()
+
+    def _only_head(self, adapters: Sequence[PreparedAdapter]) -> TaskHead:
+        place = ", ".join(key for key, _ in self.adapters) or "base model"
+        heads = [each.head for each in adapters if each.head is not None]
+        if len(heads) != 1:
             raise EngineError(
-                f"{len(found)} of the adapters have a head, and it takes one to label a text",
+                f"{len(heads)} of the adapters have a head, exactly one must",
                 place=place,
-                hint="" if found else "Use generate or embed",
+                hint="" if heads else "Use generate or embed",
             )
-        (reader,) = found
-        if reader.head.kind != self._kind:
+        (head,) = heads
+        if head.head.kind != self._kind:
             raise EngineError(
-                f"its head is for {reader.task.name}",
+                f"its head is for {head.task.name}",
                 place=place,
-                hint=f"Use {_METHODS[reader.head.kind]}",
+                hint=f"Use {_METHODS[head.head.kind]}",
             )
-        return reader
-
-
-def one_each(texts: Sequence[Any], adapters: Each | None) -> Iterator[tuple[Any, Adapters]]:
-    """Yield each text with its adapters.
-
-    Raises:
-        EngineError: when there are not as many of one as of the other.
-    """
-    if isinstance(texts, str):
-        raise EngineError("one text is given where a list of texts is asked for", place="texts")
-    each = [adapters] * len(texts) if adapters is None or isinstance(adapters, str) else adapters
-    if len(each) != len(texts):
-        raise EngineError(f"{len(each)} adapters for {len(texts)} texts", place="adapters")
-    return zip(texts, each, strict=True)
+        return head

@@ -1,226 +1,245 @@
-"""Which rows take part in the next step, and with how many tokens.
+"""Scheduling of each step: which sequences run, and with how many tokens.
 
-Rows that generate go first, one token each. What is left of the step's tokens is given to
-prompts in pieces, so that a long one never stalls the others. When the cache is full, the row
-that came last gives its blocks back and is computed again later; nothing is lost by it.
+Decoding sequences come first, with one token each. The rest of the token budget goes to prompts in
+chunks, so a long prompt never stalls the others. When the KV cache is full, the latest sequence is
+preempted: it returns its blocks and is computed again later.
 
-Rows start in the order of arrival, but for two things. A row whose adapters are on their way to
-host memory is passed by. One whose adapters are there, and have no room on the device yet, may
-be overtaken by ``max_overtakes`` rows in all; then no later row starts before it, so that the
-device drains until it has room. A bound follows: where rows run for at most ``L`` steps and the
-cache suffices, a row that has ``k`` rows before it in the queue starts at most ``(k +
-max_overtakes + 1) * L`` steps after its adapters and those of the ``k`` came to host memory. For
-after at most ``L`` steps in which no row starts, none runs, and then the oldest one starts.
+Sequences start in order of arrival, with two exceptions. A sequence whose adapters are not in host
+memory yet is skipped. A sequence whose adapters are there but have no free rank slots may be
+overtaken by ``max_overtakes`` sequences in all; then no later sequence starts before it, so that
+running ones finish until there is room. This bounds the wait: if sequences run for at most ``L``
+steps and the KV cache suffices, a sequence with ``k`` others before it in the queue starts at most
+``(k + max_overtakes + 1) * L`` steps after its adapters and those of the ``k`` are in host memory.
+For if no sequence starts, none runs after at most ``L`` steps, and then the oldest starts.
+
+Pooling requests are computed before the step of the generating sequences and hold their adapters
+only meanwhile. If the first of them finds no room ``max_overtakes`` times in a row, no sequence
+starts until it does.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
-from adapterhub.engine.block_pool import BlockPool, content_name, first_name
+from adapterhub.engine.block_pool import hash_adapters, hash_block
+from adapterhub.engine.request_queue import RequestQueue
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from adapterhub.engine.adapter_manager import AdapterManager
+    from adapterhub.engine.block_pool import BlockPool
+    from adapterhub.engine.config import EngineConfig
+    from adapterhub.engine.pooling_requests import PoolingSequence
     from adapterhub.engine.sequences import Sequence
 
 
-class AdapterManager(Protocol):
-    """Who holds the adapters that rows wait for."""
-
-    def ready(self, sequence: Sequence) -> bool:
-        """Return whether a row waits for nothing but its turn and room on the device."""
-
-    def acquire(self, sequence: Sequence) -> bool:
-        """Make a row's adapters resident and count it as their user, if that can be done now."""
-
-    def release(self, sequence: Sequence) -> None:
-        """Count a row no longer as a user of its adapters."""
-
-
 class FillPrefix(Protocol):
-    """Copies a trained prefix into the cache."""
+    """Copies the keys and values of a prefix adapter into the KV cache."""
 
     def __call__(self, sequence: Sequence, start: int, end: int) -> None:
-        """Write positions ``start`` to ``end`` of a row, whose blocks are taken."""
+        """Write the virtual tokens ``start`` to ``end`` of a sequence to its blocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduledChunk:
-    """Positions ``start`` to ``end`` of a row, computed in one step."""
+    """Tokens ``start`` to ``end`` of a sequence, computed in one step."""
 
     sequence: Sequence
     start: int
     end: int
 
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens."""
+        return self.end - self.start
+
+    @property
+    def samples(self) -> bool:
+        """Whether a token is sampled after the chunk."""
+        return self.end == self.sequence.length
+
 
 class Scheduler:
-    """Queues and the plan of each step.
+    """The queue of waiting requests, the running sequences and the plan of each step.
 
     Args:
-        blocks: of the key-value cache.
-        adapter_manager: of the adapters.
-        fill: writes trained prefixes.
-        max_num_seqs: most rows that run at once.
-        max_num_batched_tokens: most tokens of a step.
-        prefetch_lookahead: rows from the head of the queue on that may start.
-        max_overtakes: most rows that may start before an older one that is ready.
+        config: Configuration of the engine.
+        blocks: Blocks of the KV cache.
+        adapters: Manager of the adapters.
+        fill_prefix: Writer of prefix adapters.
     """
 
     def __init__(
         self,
+        config: EngineConfig,
         blocks: BlockPool,
-        adapter_manager: AdapterManager,
-        fill: FillPrefix,
-        *,
-        max_num_seqs: int,
-        max_num_batched_tokens: int,
-        prefetch_lookahead: int = 64,
-        max_overtakes: int = 32,
+        adapters: AdapterManager,
+        fill_prefix: FillPrefix,
     ) -> None:
+        self._config = config
         self._blocks = blocks
-        self._residency = adapter_manager
-        self._fill = fill
-        self._max_rows = max_num_seqs
-        self._step_tokens = max_num_batched_tokens
-        self._look_ahead = prefetch_lookahead
-        self._max_overtakes = max_overtakes
-        self.waiting: deque[Sequence] = deque()
+        self._adapters = adapters
+        self._fill_prefix = fill_prefix
+        self.waiting = RequestQueue()
+        #: in order of arrival
         self.running: list[Sequence] = []
         self.preemptions = 0
+        #: steps in a row in which the first pooling sequence found no room on the device
+        self._pooling_refusals = 0
 
-    def add(self, sequence: Sequence) -> None:
-        """Let a row wait for its turn."""
-        self.waiting.append(sequence)
+    def schedule_pooling(self) -> list[PoolingSequence]:
+        """Return the pooling sequences to compute next, their adapters acquired.
 
-    def plan(self, *, start: bool = True) -> list[ScheduledChunk]:
-        """Return what the next step computes; blocks for it are taken.
-
-        Args:
-            start: whether rows that wait may start.
+        These are the first one that can be computed, which may have any length, and later ones
+        that fit into ``max_pooling_tokens`` with it.
         """
-        pieces: list[ScheduledChunk] = []
-        budget = self._step_tokens
-        preempted = self.preemptions
-        # those that generate come before prompts that are not read to their end
-        for sequence in sorted(self.running, key=_is_reading):
+        scheduled: list[PoolingSequence] = []
+        budget, refused = self._config.max_pooling_tokens, False
+        pending = [each for request in self.waiting.pooling() for each in request.pending]
+        for sequence in pending:
+            if scheduled and len(sequence.example) > budget:
+                continue
+            if not self._adapters.is_ready(sequence):
+                continue
+            if not self._adapters.acquire(sequence):
+                # later ones release their slots at once, so they do not delay the first one
+                refused = refused or not scheduled
+                continue
+            scheduled.append(sequence)
+            budget -= len(sequence.example)
+        self._pooling_refusals = self._pooling_refusals + 1 if refused else 0
+        return scheduled
+
+    def finish_pooling(self, sequences: Iterable[PoolingSequence]) -> None:
+        """Release the adapters of computed pooling sequences and dequeue finished requests."""
+        for sequence in sequences:
+            self._adapters.release(sequence)
+        for request in [each for each in self.waiting.pooling() if each.finished]:
+            self.waiting.remove(request)
+
+    def schedule(self) -> list[ScheduledChunk]:
+        """Return the chunks of the next step, whose blocks are allocated."""
+        chunks: list[ScheduledChunk] = []
+        budget = self._config.max_num_batched_tokens
+        preemptions = self.preemptions
+        for sequence in sorted(self.running, key=_is_prefilling):
             if budget and sequence in self.running:
-                budget -= self._extend(sequence, budget, pieces)
-        # a row that gave its blocks back after it was planned is not computed
-        pieces = [piece for piece in pieces if piece.sequence in self.running]
-        while (
-            start
-            and budget
-            and len(self.running) < self._max_rows
-            and self.preemptions == preempted
-        ):
-            next_one, overtaken = self._next_waiting()
-            if next_one is None or not self._admit(next_one):
+                budget -= self._extend(sequence, budget, chunks)
+        while budget and self._may_start() and self.preemptions == preemptions:
+            candidate, overtaken = self._next_waiting()
+            if candidate is None or not self._start(candidate):
                 break
             for older in overtaken:
                 older.overtaken += 1
-            budget -= self._extend(next_one, budget, pieces)
-        return [piece for piece in pieces if piece.sequence in self.running]
+            budget -= self._extend(candidate, budget, chunks)
+        # a sequence that was preempted after it was scheduled is not computed
+        return [chunk for chunk in chunks if chunk.sequence in self.running]
+
+    def computed(self, chunk: ScheduledChunk) -> None:
+        """Record that the keys and values of a chunk are in the cache."""
+        sequence = chunk.sequence
+        sequence.num_computed_tokens = chunk.end
+        known = len(sequence.block_hashes)
+        self._hash_blocks(sequence, chunk.end)
+        new = sequence.block_hashes[known:]
+        for number, content in zip(sequence.blocks[known:], new, strict=False):
+            self._blocks.register(number, content)
 
     def finish(self, sequence: Sequence) -> None:
-        """Take a row out; its full blocks stay known."""
+        """Remove a sequence; its full blocks stay cached."""
         if sequence in self.running:
             self.running.remove(sequence)
-            self._give_back(sequence)
-        elif sequence in self.waiting:
+            self._release(sequence)
+        else:
             self.waiting.remove(sequence)
 
-    def computed(self, piece: ScheduledChunk) -> None:
-        """Note that a piece's keys and values are in the cache."""
-        sequence = piece.sequence
-        sequence.computed = piece.end
-        known = len(sequence.chain)
-        self._name_blocks(sequence, piece.end)
-        for number, content in zip(sequence.blocks[known:], sequence.chain[known:], strict=False):
-            self._blocks.know(number, content)
+    def _may_start(self) -> bool:
+        starving = self._pooling_refusals > self._config.max_overtakes
+        return not starving and len(self.running) < self._config.max_num_seqs
 
-    def _extend(self, sequence: Sequence, budget: int, pieces: list[ScheduledChunk]) -> int:
-        """Plan a row's next tokens; return how many."""
-        if sequence.computed < sequence.virtual:
-            if not self._reach(sequence, sequence.virtual):
+    def _extend(self, sequence: Sequence, budget: int, chunks: list[ScheduledChunk]) -> int:
+        """Schedule the next tokens of a sequence; return how many."""
+        virtual = sequence.num_virtual_tokens
+        if sequence.num_computed_tokens < virtual:
+            if not self._allocate(sequence, virtual):
                 return 0
-            self._fill(sequence, sequence.computed, sequence.virtual)
-            self.computed(ScheduledChunk(sequence, sequence.computed, sequence.virtual))
-        end = min(sequence.length, sequence.computed + budget)
-        if not self._reach(sequence, end):
+            start = sequence.num_computed_tokens
+            self._fill_prefix(sequence, start, virtual)
+            self.computed(ScheduledChunk(sequence, start, virtual))
+        start = sequence.num_computed_tokens
+        end = min(sequence.length, start + budget)
+        if not self._allocate(sequence, end):
             return 0
-        pieces.append(ScheduledChunk(sequence, sequence.computed, end))
-        return end - sequence.computed
+        chunks.append(ScheduledChunk(sequence, start, end))
+        return end - start
 
-    def _reach(self, sequence: Sequence, end: int) -> bool:
-        """Take the blocks for positions up to ``end``, if need be from rows that came later."""
+    def _allocate(self, sequence: Sequence, end: int) -> bool:
+        """Allocate blocks for tokens up to ``end``, if necessary by preempting later sequences."""
         while len(sequence.blocks) * self._blocks.size < end:
-            number = self._blocks.take()
+            number = self._blocks.allocate()
             if number is not None:
                 sequence.blocks.append(number)
                 continue
-            youngest = self.running[-1]
-            self._preempt(youngest)
-            if youngest is sequence:
+            latest = self.running[-1]
+            self._preempt(latest)
+            if latest is sequence:
                 return False
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
-        self._give_back(sequence)
-        sequence.computed = 0
-        # the queue stays in the order of arrival
-        place = sum(other.number < sequence.number for other in self.waiting)
-        self.waiting.insert(place, sequence)
+        self._release(sequence)
+        sequence.num_computed_tokens = 0
+        self.waiting.add(sequence)
         self.preemptions += 1
 
-    def _give_back(self, sequence: Sequence) -> None:
+    def _release(self, sequence: Sequence) -> None:
         self._blocks.release(sequence.blocks)
         sequence.blocks = []
-        sequence.chain = []
-        self._residency.release(sequence)
+        sequence.block_hashes = []
+        self._adapters.release(sequence)
 
-    def _name_blocks(self, sequence: Sequence, end: int) -> None:
-        """Name the full blocks of a row's first ``end`` positions that have no name yet."""
-        size, chain = self._blocks.size, sequence.chain
-        for start in range(len(chain) * size, end - size + 1, size):
-            before = chain[-1] if chain else first_name(sequence.key)
-            chain.append(content_name(before, sequence.cells(start, start + size)))
+    def _hash_blocks(self, sequence: Sequence, end: int) -> None:
+        """Hash the full blocks among the first ``end`` tokens that are not hashed yet."""
+        size, hashes = self._blocks.size, sequence.block_hashes
+        for start in range(len(hashes) * size, end - size + 1, size):
+            previous = hashes[-1] if hashes else hash_adapters(sequence.adapter_key)
+            hashes.append(hash_block(previous, sequence.token_ids(start, start + size)))
 
     def _next_waiting(self) -> tuple[Sequence | None, list[Sequence]]:
-        """Return the row that starts next, its adapters acquired, and those it overtakes."""
-        passed: list[Sequence] = []
-        for sequence in islice(self.waiting, self._look_ahead):
-            if not self._residency.ready(sequence):
+        """Return the sequence to start next, its adapters acquired, and those it overtakes."""
+        overtaken: list[Sequence] = []
+        for sequence in islice(self.waiting.sequences(), self._config.prefetch_lookahead):
+            if not self._adapters.is_ready(sequence):
                 continue
-            if self._residency.acquire(sequence):
-                return sequence, passed
-            if sequence.overtaken >= self._max_overtakes:
+            if self._adapters.acquire(sequence):
+                return sequence, overtaken
+            if sequence.overtaken >= self._config.max_overtakes:
                 break
-            passed.append(sequence)
-        return None, passed
+            overtaken.append(sequence)
+        return None, overtaken
 
-    def _admit(self, sequence: Sequence) -> bool:
-        """Start a row with what the cache knows of it; its adapters are acquired."""
-        size = self._blocks.size
-        # one position at least is computed, for its logits
-        self._name_blocks(sequence, sequence.length - 1)
-        found = self._blocks.find(sequence.chain)
-        # room for its first new block, or it would push others out at once
+    def _start(self, sequence: Sequence) -> bool:
+        """Move a sequence to the running ones, with its cached blocks."""
+        # at least one token is computed, for its logits
+        self._hash_blocks(sequence, sequence.length - 1)
+        cached = self._blocks.share_cached(sequence.block_hashes)
+        # without room for its first new block it would preempt others at once
         if not self._blocks.free:
-            self._blocks.release(found)
-            self._residency.release(sequence)
+            self._blocks.release(cached)
+            self._adapters.release(sequence)
             return False
         self.waiting.remove(sequence)
-        sequence.blocks = found
-        sequence.chain = sequence.chain[: len(found)]
-        sequence.computed = len(found) * size
-        # rows are kept in the order of arrival, for preemption
+        sequence.blocks = cached
+        sequence.block_hashes = sequence.block_hashes[: len(cached)]
+        sequence.num_computed_tokens = len(cached) * self._blocks.size
         place = sum(other.number < sequence.number for other in self.running)
         self.running.insert(place, sequence)
         return True
 
 
-def _is_reading(sequence: Sequence) -> bool:
-    return sequence.length - sequence.computed > 1
+def _is_prefilling(sequence: Sequence) -> bool:
+    return sequence.length - sequence.num_computed_tokens > 1

@@ -1,90 +1,178 @@
-"""A row of text on its way through the engine."""
+"""Generation requests and their sequences, one per answer."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
+
+from adapterhub.engine.outputs import CompletionOutput, Delta, RequestOutput
+from adapterhub.errors import AdapterHubError
 
 if TYPE_CHECKING:
     from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.constraints import Constraint
     from adapterhub.engine.detokenizer import IncrementalDetokenizer
-    from adapterhub.engine.sampling.logprobs import TokenLogprobs
+    from adapterhub.engine.outputs import FinishReason
+    from adapterhub.engine.sampling.sampler import SampledToken, TokenLogprobs
     from adapterhub.engine.sampling.state import SamplingState
-    from adapterhub.errors import AdapterHubError
 
-#: Stands for a position of a trained prefix, which has no token.
+#: Takes the place of a token id for the virtual tokens of a prefix.
 VIRTUAL = 0xFFFFFFFF
-
-#: Why an answer ended: by an end token or a stop string, by its length, by its client, by a fault.
-FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """One row, its blocks and how far it has come.
+    """Tokens of one answer, their KV-cache blocks and the progress of the computation.
 
     Args:
-        number: counted up in the order of arrival.
-        prompt: token ids.
-        state: its settings, tokens and random stream.
-        adapters: keys and weights, in canonical order; empty for the bare backbone.
-        virtual: positions of a trained prefix before the prompt; known when it is settled.
-        stream: its text, where text is wanted.
-        constraint: that its text follows, if any.
+        number: Number in order of arrival.
+        prompt: Token ids of the prompt.
+        state: Sampling state of the answer.
+        adapters: Keys and weights, in canonical order; empty for the base model.
+        num_virtual_tokens: Number of virtual tokens before the prompt, set by validation.
+        detokenizer: Detokenizer, where text is wanted.
+        constraint: Constraint of the text.
     """
 
     number: int
     prompt: tuple[int, ...]
     state: SamplingState
     adapters: tuple[tuple[str, float], ...] = ()
-    virtual: int = 0
-    stream: IncrementalDetokenizer | None = None
+    num_virtual_tokens: int = 0
+    detokenizer: IncrementalDetokenizer | None = None
     constraint: Constraint | None = None
-    #: pieces of its text so far
-    pieces: list[str] = field(default_factory=list)
+    #: texts of the deltas so far
+    texts: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
-    #: positions whose keys and values are in the cache
-    computed: int = 0
+    #: number of tokens whose keys and values are in the cache
+    num_computed_tokens: int = 0
     blocks: list[int] = field(default_factory=list)
-    #: names of the contents of its full blocks, as far as they are known
-    chain: list[bytes] = field(default_factory=list)
-    #: whether its adapters were there once and can serve it
-    settled: bool = False
-    #: rows that came later and started while this one waited for nothing but the device
+    #: hashes of its full blocks, as far as they are computed
+    block_hashes: list[bytes] = field(default_factory=list)
+    #: whether its adapters were in host memory once and can serve it
+    validated: bool = False
+    #: number of later sequences that started while this one waited only for rank slots
     overtaken: int = 0
     #: set while it is running
     blend: Blend | None = None
-    finished: FinishReason | None = None
+    finish_reason: FinishReason | None = None
     error: AdapterHubError | None = None
 
     @property
-    def output(self) -> list[int]:
-        """Tokens of the answer so far, the one that ended it included."""
+    def output_tokens(self) -> list[int]:
+        """Token ids of the answer so far, including the end token."""
         return self.state.tokens
 
     @property
-    def key(self) -> str:
-        """What the keys and values of its positions depend on beside its tokens."""
+    def adapter_key(self) -> str:
+        """The adapters and weights as text, on which keys and values depend."""
         return "+".join(f"{key}*{weight!r}" for key, weight in self.adapters)
 
     @property
     def length(self) -> int:
-        """Number of its positions."""
-        return self.virtual + len(self.prompt) + len(self.output)
+        """Number of virtual, prompt and output tokens."""
+        return self.num_virtual_tokens + len(self.prompt) + len(self.output_tokens)
 
-    def cells(self, start: int, end: int) -> list[int]:
-        """Return what stands at positions ``start`` to ``end``: token ids, or ``VIRTUAL``."""
-        if start >= self.virtual:
-            return self.tokens(start, end)
-        return [VIRTUAL] * (min(end, self.virtual) - start) + self.tokens(
-            self.virtual, max(end, self.virtual)
-        )
+    def token_ids(self, start: int, end: int) -> list[int]:
+        """Return the token ids from ``start`` to ``end``, ``VIRTUAL`` for virtual tokens."""
+        virtual, prompt = self.num_virtual_tokens, len(self.prompt)
+        first, last = max(start - virtual, 0), max(end - virtual, 0)
+        if first >= prompt:
+            return self.output_tokens[first - prompt : last - prompt]
+        head = [VIRTUAL] * (min(end, virtual) - start)
+        return [*head, *self.prompt[first:last], *self.output_tokens[: max(last - prompt, 0)]]
 
-    def tokens(self, start: int, end: int) -> list[int]:
-        """Return the token ids of positions ``start`` to ``end``, none of them virtual."""
-        first, last = start - self.virtual, end - self.virtual
-        own = len(self.prompt)
-        if first >= own:
-            return self.output[first - own : last - own]
-        return [*self.prompt[first:last], *self.output[: max(last - own, 0)]]
+    def set_allowed_tokens(self) -> None:
+        """Let the constraint decide which tokens may come next; an error is kept."""
+        if self.constraint is not None:
+            try:
+                self.state.allowed = self.constraint.mask()
+            except AdapterHubError as error:
+                self.error = error
+
+    def append(self, sampled: SampledToken) -> Delta:
+        """Append a sampled token, or end the sequence by its error."""
+        error = self.error or sampled.error
+        if error is not None or sampled.token is None:
+            return self.fail(error or AdapterHubError("no token was sampled"))
+        try:
+            reason = self._append(sampled.token)
+        except AdapterHubError as found:
+            return self.fail(found)
+        text = self._text(sampled.token, reason)
+        if self.detokenizer is not None and self.detokenizer.stopped is not None:
+            reason = "stop"
+        self.finish_reason = reason
+        if sampled.logprobs is not None:
+            self.logprobs.append(sampled.logprobs)
+        return Delta(self.state.index, sampled.token, text, sampled.logprobs, reason)
+
+    def fail(self, error: AdapterHubError) -> Delta:
+        """End the sequence by an error."""
+        self.error, self.finish_reason = error, "error"
+        return Delta(self.state.index, None, finish_reason="error", error=error)
+
+    def cancel(self) -> Delta:
+        """End the sequence because its request was cancelled."""
+        self.finish_reason = "cancelled"
+        return Delta(self.state.index, None, finish_reason="cancelled")
+
+    def output(self) -> CompletionOutput:
+        """Return the whole answer.
+
+        Raises:
+            ValueError: If the sequence is not finished.
+        """
+        if self.finish_reason is None:
+            raise ValueError("the sequence is not finished")
+        tokens = self.output_tokens
+        if self.finish_reason == "stop" and tokens and tokens[-1] in self.state.end_ids:
+            tokens = tokens[:-1]
+        text, logprobs = "".join(self.texts), tuple(self.logprobs)
+        return CompletionOutput(tuple(tokens), text, self.finish_reason, logprobs, self.error)
+
+    def _append(self, token: int) -> FinishReason | None:
+        reason = self.state.append(token)
+        if self.constraint is not None and token not in self.state.end_ids:
+            self.constraint.advance(token)
+            if self.constraint.finished:
+                return "stop"
+        return reason
+
+    def _text(self, token: int, reason: FinishReason | None) -> str:
+        """Return the text that a token adds; an end token adds none."""
+        if self.detokenizer is None:
+            return ""
+        ends = reason == "stop" and token in self.state.end_ids
+        text = "" if ends else self.detokenizer.push([token])
+        if reason is not None:
+            text += self.detokenizer.finish()
+        self.texts.append(text)
+        return text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """A generation request.
+
+    Args:
+        sequences: Sequence of each answer.
+        seed: Seed of the random numbers.
+    """
+
+    sequences: tuple[Sequence, ...]
+    seed: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether all answers are finished."""
+        return all(sequence.finish_reason is not None for sequence in self.sequences)
+
+    def output(self) -> RequestOutput:
+        """Return the answers.
+
+        Raises:
+            ValueError: If one of them is not finished.
+        """
+        outputs = tuple(sequence.output() for sequence in self.sequences)
+        return RequestOutput(outputs, len(self.sequences[0].prompt), self.seed)

@@ -15,7 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
 from adapterhub.adapters.artifact import Artifact, map_artifact
-from adapterhub.engine.background import background_pool
+from adapterhub.engine.adapter_fetcher import background_pool
 from adapterhub.errors import NotFoundError
 from adapterhub.hub.client.address import SCHEME, parse_address
 from adapterhub.hub.client.pulling import pull

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
     from adapterhub.engine.outputs import Delta
-    from adapterhub.engine.requests import PreparedPrompt
-    from adapterhub.engine.sampling.logprobs import TokenLogprobs
+    from adapterhub.engine.prompts import PreparedPrompt
+    from adapterhub.engine.sampling.sampler import TokenLogprobs
     from adapterhub.server.context import Call, Server
     from adapterhub.server.models import ResolvedModel
     from adapterhub.server.schemas.base import GenerationRequest

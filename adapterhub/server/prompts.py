@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.engine.requests import PromptProcessor
+    from adapterhub.engine.prompts import PromptProcessor
     from adapterhub.hub.loader import AdapterLoader
     from adapterhub.server.models import ResolvedModel
     from adapterhub.tasks.base import Task, TextGeneration

@@ -29,8 +29,9 @@ from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.specs import LoraSpec
 
 if TYPE_CHECKING:
+    from adapterhub.engine.prompts import Request
+
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.engine.requests import Request
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PROMPT = 32
@@ -79,7 +80,7 @@ class Decoder:
         )
         self.backbone = backbone
         self.engine = Engine(backbone, config)
-        self.graphs = self.engine._forward.graphs
+        self.graphs = self.engine.core.model_runner.graphs
         self.draw = random.Random(0)
         for number in range(adapters):
             weights = random_adapter(backbone, number)
@@ -95,7 +96,7 @@ class Decoder:
     def rate(self, sequences: int, adapters: int, tokens: int, *, graphs: bool) -> float:
         """Return decoded tokens a second over the steps in which every sequence takes part."""
         engine = self.engine
-        engine._forward.graphs = self.graphs if graphs else None
+        engine.core.model_runner.graphs = self.graphs if graphs else None
         for number in range(sequences):
             self.add(str(number % adapters) if adapters else None, tokens)
         while engine.busy and len(engine.step()) < sequences:
@@ -285,7 +286,7 @@ def first_token(engine: Engine, request: Request) -> float:
     while not request.finished:
         engine.step()
     took = (time.perf_counter() - began) * 1e3
-    error = request.completion().error
+    error = request.output().error
     if error is not None:
         raise error
     return took
@@ -377,7 +378,7 @@ def measure_traffic(
 
 def sequence_of(request: Request) -> Any:
     """Return the one sequence of a request."""
-    (sequence,) = request.rows
+    (sequence,) = request.sequences
     return sequence
 
 

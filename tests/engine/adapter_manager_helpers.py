@@ -10,9 +10,11 @@ from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.adapters.peft_format import config_document, peft_config
 from adapterhub.engine.adapter_fetcher import FetchResults
 from adapterhub.engine.adapter_manager import AdapterManager
-from adapterhub.engine.adapter_slots import AdapterSlots, LoraFactors
+from adapterhub.engine.adapter_slots import AdapterSlots
 from adapterhub.engine.block_pool import BlockPool
-from adapterhub.engine.host_cache import HostCache, prepared_bytes
+from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.host_cache import HostCache
+from adapterhub.engine.prepared_adapter import LoraFactors
 from adapterhub.engine.scheduler import Scheduler
 from adapterhub.engine.sequences import Sequence
 from adapterhub.specs import QuantizationSpec
@@ -75,54 +77,54 @@ class HandSource:
         return self.futures[digest]
 
 
-class SlowArrivals:
-    """Adapters that are in host memory so many steps after they were asked for."""
+class SlowFetcher:
+    """Puts adapters into host memory a number of steps after they were requested."""
 
     def __init__(self, host, adapters, steps):
         self.host, self.adapters, self.steps = host, adapters, steps
-        self.under_way = {}
+        self.in_flight = {}
         self.fetches = 0
 
-    def is_reference(self, key):
+    def is_unresolved(self, key):
         return False
 
-    def want(self, key, number):
-        if key not in self.under_way:
-            if len(self.under_way) >= 4:
+    def fetch(self, key, number):
+        if key not in self.in_flight:
+            if len(self.in_flight) >= 4:
                 return False
-            self.under_way[key] = [self.steps, number]
+            self.in_flight[key] = [self.steps, number]
             self.fetches += 1
-        self.under_way[key][1] = min(number, self.under_way[key][1])
+        self.in_flight[key][1] = min(number, self.in_flight[key][1])
         return True
 
     def drop_unwanted(self, wanted):
         pass
 
-    def take(self):
-        for key, (left, number) in list(self.under_way.items()):
+    def poll(self):
+        for key, (left, number) in list(self.in_flight.items()):
             if left > 0:
-                self.under_way[key][0] -= 1
-            elif self.host.reserve(key, prepared_bytes(self.adapters[key]), number):
+                self.in_flight[key][0] -= 1
+            elif self.host.reserve(key, self.adapters[key].nbytes, number):
                 self.host.put(key, self.adapters[key])
-                del self.under_way[key]
+                del self.in_flight[key]
         return FetchResults()
 
 
-class Site:
-    """Takes rows and forgets them."""
+class FakeLayer:
+    """An adapted layer that stores nothing."""
 
-    def make_tables(self, rows, device):
+    def allocate(self, rank_slots, device):
         pass
 
-    def write_rows(self, row, a, b, gain=None):
+    def load(self, start, factors):
         pass
 
-    def forget_rows(self, row):
+    def unload(self, start):
         pass
 
 
 class ModelFree:
-    """The engine's queues, caches and slots, and steps that compute nothing."""
+    """The engine's queue, caches and slots, with steps that compute nothing."""
 
     def __init__(
         self,
@@ -139,82 +141,73 @@ class ModelFree:
             f"a{i}": LoraFactors(rank, {0: (torch.zeros(rank, 1), torch.zeros(rank, 1))})
             for i, rank in enumerate(ranks)
         }
+        config = EngineConfig(
+            max_num_seqs=max_num_seqs, max_overtakes=max_overtakes, rank_slots=rank_slots
+        )
         self.host = HostCache(host)
-        self.slots = AdapterSlots([Site()], rank_slots, torch.device("cpu"))
-        self.arrivals = SlowArrivals(self.host, factors, delay)
+        self.slots = AdapterSlots([FakeLayer()], rank_slots, torch.device("cpu"))
+        self.fetcher = SlowFetcher(self.host, factors, delay)
         self.adapter_manager = AdapterManager(
             self.slots,
             self.host,
-            self.arrivals,
-            lambda row, adapters: None,
-            prefetch_lookahead=64,
+            self.fetcher,
+            lambda sequence, adapters: None,
+            prefetch_lookahead=config.prefetch_lookahead,
             max_copy_bytes=max_copy_bytes,
         )
-        self.scheduler = Scheduler(
-            BlockPool(4096, 16),
-            self.adapter_manager,
-            None,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=512,
-            prefetch_lookahead=64,
-            max_overtakes=max_overtakes,
-        )
+        self.scheduler = Scheduler(config, BlockPool(4096, 16), self.adapter_manager, None)
         self.steps = 0
-        self.arrived = 0
-        self.came = {}
-        self.started = {}
-        self.ended = {}
+        self.added = 0
         self.before = {}
         self.ready = {}
-        self.tokens = {}
+        self.started = {}
+        self.ended = {}
+        self.num_tokens = {}
 
     def add(self, *names, tokens=4):
-        row = Sequence(
-            self.arrived, (1, 2, 3), SimpleNamespace(tokens=[]), tuple((n, 1.0) for n in names)
-        )
-        self.arrived += 1
-        self.came[row], self.tokens[row] = self.steps, tokens
-        self.before[row] = len(self.scheduler.waiting)
-        self.adapter_manager.join(row)
-        self.scheduler.add(row)
-        return row
+        adapters = tuple((name, 1.0) for name in names)
+        sequence = Sequence(self.added, (1, 2, 3), SimpleNamespace(tokens=[]), adapters)
+        self.added += 1
+        self.num_tokens[sequence] = tokens
+        self.before[sequence] = len(self.scheduler.waiting)
+        self.adapter_manager.admit(sequence)
+        self.scheduler.waiting.add(sequence)
+        return sequence
 
     def step(self):
-        lost = self.adapter_manager.look_after(
-            self.scheduler.waiting, idle=not self.scheduler.running
-        )
-        assert not lost
-        for row in self.scheduler.waiting:
-            if self.adapter_manager.ready(row):
-                self.ready.setdefault(row, self.steps)
+        waiting, idle = self.scheduler.waiting, not self.scheduler.running
+        assert not self.adapter_manager.poll(waiting.needing_adapters(), idle=idle)
+        for sequence in waiting:
+            if self.adapter_manager.is_ready(sequence):
+                self.ready.setdefault(sequence, self.steps)
         self.steps += 1
-        for piece in self.scheduler.plan():
-            row = piece.sequence
-            self.started.setdefault(row, self.steps)
-            self.ready.setdefault(row, self.steps)
-            self.scheduler.computed(piece)
-            row.output.append(0)
-            if len(row.output) == self.tokens[row]:
-                row.finished = "length"
-                self.ended[row] = self.steps
-                self.scheduler.finish(row)
+        for chunk in self.scheduler.schedule():
+            sequence = chunk.sequence
+            self.started.setdefault(sequence, self.steps)
+            self.ready.setdefault(sequence, self.steps)
+            self.scheduler.computed(chunk)
+            sequence.output_tokens.append(0)
+            if len(sequence.output_tokens) == self.num_tokens[sequence]:
+                sequence.finish_reason = "length"
+                self.ended[sequence] = self.steps
+                self.scheduler.finish(sequence)
         taken = sum(slot.rank for slot in self.slots.resident.values())
-        assert taken + self.slots.free_rows <= self.slots._rows.count
+        assert taken + self.slots.free <= self.slots._ranks.count
         assert self.host.nbytes <= self.host.limit
 
     def run(self, most=20_000):
         while self.scheduler.waiting or self.scheduler.running:
             self.step()
-            assert self.steps < most, "rows wait for ever"
+            assert self.steps < most, "sequences wait for ever"
         return self.steps
 
 
-def numbers(pattern, adapters, rows, draw):
-    """Return which adapter each row uses: each as often, or the first ones far more often."""
+def numbers(pattern, adapters, count, draw):
+    """Return the adapter of each request: all equally often, or the first ones far more often."""
     if pattern == "uniform":
-        return [draw.randrange(adapters) for _ in range(rows)]
+        return [draw.randrange(adapters) for _ in range(count)]
     weights = [1 / (place + 1) for place in range(adapters)]
-    return draw.choices(range(adapters), weights, k=rows)
+    return draw.choices(range(adapters), weights, k=count)
 
 
 __all__ = ["HandSource", "ModelFree", "numbers", "put"]

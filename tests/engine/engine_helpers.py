@@ -32,7 +32,7 @@ def asked(count, **settings):
 
 
 def greedy(model, prompt, count):
-    """Generate greedily, one row alone, and return tokens and the logits of each step."""
+    """Generate greedily, one sequence alone, and return tokens and the logits of each step."""
     with torch.no_grad():
         output = model.generate(
             input_ids=torch.tensor([prompt], device=model.device),
@@ -48,7 +48,7 @@ def greedy(model, prompt, count):
 
 
 def assert_greedy(model, prompt, answer):
-    """Require the token that a model, one row alone, takes after the prompt and those before.
+    """Require the token that a model, one sequence alone, takes after the prompt and those before.
 
     Where its two best logits are as good as equal, it may be either. One pass over all tokens
     takes a fraction of the time of generating them again.

@@ -1,4 +1,4 @@
-"""Adapters by reference: they come from a registry while rows run, and equal peft's answers."""
+"""Adapters by reference: they come from a registry while sequences run, and equal peft's answers."""
 
 import random
 import time
@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.engine.adapter_fetcher import MAX_UNDER_WAY, AdapterFetcher
+from adapterhub.engine.adapter_fetcher import MAX_FETCHES, AdapterFetcher
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.host_cache import HostCache
@@ -76,11 +76,11 @@ def run(engine, most=5000):
         if not engine.busy:
             return
         engine.step()
-    raise AssertionError("rows wait for ever")
+    raise AssertionError("sequences wait for ever")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_rows_answer_as_peft_with_the_version_that_their_alias_meant(
+def test_sequences_answer_as_peft_with_the_version_that_their_alias_meant(
     registry, loader, engine_on, peers, seed
 ):
     """Aliases move, and neither host memory nor slots have room for all versions."""
@@ -88,7 +88,7 @@ def test_rows_answer_as_peft_with_the_version_that_their_alias_meant(
     host = max(prepared_bytes_of(peer) for peer in peers)
     engine = engine_on(loader, host_cache_bytes=host)
     prompts = [[draw.randrange(6, 60) for _ in range(count)] for count in (3, 9, 14)]
-    rows = []
+    sequences = []
     registry.set_alias("topic@1", "prod")
     meant = 1
     for _ in range(60):
@@ -97,16 +97,18 @@ def test_rows_answer_as_peft_with_the_version_that_their_alias_meant(
             registry.set_alias(f"topic@{meant}", "prod")
         if draw.random() < 0.5:
             prompt, count = draw.choice(prompts), draw.randrange(1, 7)
-            rows.append((engine.add(prompt, "topic@prod", asked(count)).rows[0], meant, count))
+            sequences.append(
+                (engine.add(prompt, "topic@prod", asked(count)).sequences[0], meant, count)
+            )
         engine.step()
         assert engine.stats().host_bytes <= host
     run(engine)
-    for row, version, count in rows:
-        assert row.finished == "length", row.error
-        assert len(row.output) == count
-        assert_greedy(peers[version - 1].model, list(row.prompt), row.output)
+    for sequence, version, count in sequences:
+        assert sequence.finish_reason == "length", sequence.error
+        assert len(sequence.output_tokens) == count
+        assert_greedy(peers[version - 1].model, list(sequence.prompt), sequence.output_tokens)
     assert engine.stats().evictions
-    assert engine._host.evictions
+    assert engine.core.host.evictions
 
 
 def prepared_bytes_of(peer):
@@ -125,59 +127,59 @@ def test_a_version_that_comes_back_is_the_same_to_the_bit_and_its_prompts_are_it
             before = engine.stats()
             request = engine.add(prompt, "topic@prod", asked(4))
             run(engine)
-            (row,) = request.rows
-            assert row.error is None
-            held = engine._host.get(row.adapters[0][0])
+            (sequence,) = request.sequences
+            assert sequence.error is None
+            held = engine.core.host.get(sequence.adapters[0][0])
             found = [tensor.clone() for pair in held.pairs.values() for tensor in pair]
             if not turn:
-                first[version] = (found, row.output)
+                first[version] = (found, sequence.output_tokens)
             assert all(map(torch.equal, found, first[version][0]))
-            assert row.output == first[version][1]
+            assert sequence.output_tokens == first[version][1]
             assert engine.stats().fetches == before.fetches + 1
             read = engine.stats().computed_tokens - before.computed_tokens - 3
             # the second time the keys and values of its own first turn are known
             assert read == (4 if turn else len(prompt))
-            assert len(row.output) == 4
-            assert_greedy(peers[version - 1].model, prompt, row.output)
+            assert len(sequence.output_tokens) == 4
+            assert_greedy(peers[version - 1].model, prompt, sequence.output_tokens)
 
 
-def test_running_rows_go_on_while_an_adapter_is_on_its_way(decoder, engine_on, registry):
+def test_running_sequences_go_on_while_an_adapter_is_on_its_way(decoder, engine_on, registry):
     source = HandSource()
     engine = engine_on(source)
-    waits = engine.add([7, 8, 9], "far", asked(2)).rows[0]
-    runs = engine.add([7, 8, 9], None, asked(5)).rows[0]
+    waits = engine.add([7, 8, 9], "far", asked(2)).sequences[0]
+    runs = engine.add([7, 8, 9], None, asked(5)).sequences[0]
     assert source.asked == ["far"]
     for _ in range(5):
         engine.step()
-    assert runs.finished == "length"
-    assert waits.finished is None
+    assert runs.finish_reason == "length"
+    assert waits.finish_reason is None
     source.futures["far"].set_result(artifact_of(registry, "topic@1"))
     run(engine)
-    assert waits.finished == "length"
+    assert waits.finish_reason == "length"
 
 
 def artifact_of(registry, ref):
     return read_artifact(registry.materialize(registry.resolve(ref)))
 
 
-def test_a_fault_reaches_the_rows_that_asked_and_the_next_ask_tries_again(engine_on, registry):
+def test_a_fault_reaches_the_sequences_that_asked_and_the_next_ask_tries_again(engine_on, registry):
     source = HandSource()
     engine = engine_on(source)
-    lost = [engine.add([7, 8], "far", asked(2)).rows[0] for _ in range(2)]
-    other = engine.add([7, 8], None, asked(8)).rows[0]
+    lost = [engine.add([7, 8], "far", asked(2)).sequences[0] for _ in range(2)]
+    other = engine.add([7, 8], None, asked(8)).sequences[0]
     source.futures["far"].set_exception(ArtifactError("is damaged", place="far"))
     deltas = engine.step()
-    assert [row.finished for row in lost] == ["error", "error"]
-    assert all(isinstance(row.error, ArtifactError) for row in lost)
-    assert {row for row, delta in deltas if delta.error is not None} == set(lost)
-    again = engine.add([7, 8], "far", asked(2)).rows[0]
+    assert [sequence.finish_reason for sequence in lost] == ["error", "error"]
+    assert all(isinstance(sequence.error, ArtifactError) for sequence in lost)
+    assert {sequence for sequence, delta in deltas if delta.error is not None} == set(lost)
+    again = engine.add([7, 8], "far", asked(2)).sequences[0]
     source.futures["far"].set_result(artifact_of(registry, "topic@1"))
     run(engine)
-    assert (again.finished, other.finished) == ("length", "length")
+    assert (again.finish_reason, other.finish_reason) == ("length", "length")
     assert source.asked == ["far", "far"]
 
 
-def test_an_adapter_that_does_not_fit_is_an_error_of_its_rows(
+def test_an_adapter_that_does_not_fit_is_an_error_of_its_sequences(
     engine_on, loader, registry, tmp_path, peers
 ):
     put(registry, tmp_path / "strange", "strange", peers[0].weights, "sha256:other+none")
@@ -186,16 +188,16 @@ def test_an_adapter_that_does_not_fit_is_an_error_of_its_rows(
         "strange": FingerprintMismatch,
         "topic@2": EngineError,  # its rank is larger than the tables
     }
-    rows = {ref: engine.add([7, 8], ref, asked(2)).rows[0] for ref in asked_for}
-    blend = engine.add([7, 8], [("topic@5", 1.0), ("topic@6", 1.0)], asked(2)).rows[0]
-    long = engine.add([7] * 60, "topic@5", asked(193)).rows[0]
-    fine = engine.add([7, 8], "topic@1", asked(2)).rows[0]
+    sequences = {ref: engine.add([7, 8], ref, asked(2)).sequences[0] for ref in asked_for}
+    blend = engine.add([7, 8], [("topic@5", 1.0), ("topic@6", 1.0)], asked(2)).sequences[0]
+    long = engine.add([7] * 60, "topic@5", asked(193)).sequences[0]
+    fine = engine.add([7, 8], "topic@1", asked(2)).sequences[0]
     run(engine)
     for ref, kind in asked_for.items():
-        assert isinstance(rows[ref].error, kind), (ref, rows[ref].error)
+        assert isinstance(sequences[ref].error, kind), (ref, sequences[ref].error)
     assert isinstance(blend.error, EngineError)
     assert isinstance(long.error, RequestError)
-    assert fine.finished == "length"
+    assert fine.finish_reason == "length"
     with pytest.raises(NotFoundError):
         engine.add([7, 8], "nobody@3")
 
@@ -206,9 +208,9 @@ def test_damage_on_disk_is_found_also_when_it_came_after_the_first_use(engine_on
     for _ in range(2):
         request = engine.add([7, 8], "topic@1", asked(2))
         run(engine)
-        assert request.rows[0].error is None
-        engine._host.forget(request.rows[0].adapters[0][0])
-        engine._residency._drop(request.rows[0].adapters[0][0])
+        assert request.sequences[0].error is None
+        engine.core.host.remove(request.sequences[0].adapters[0][0])
+        engine.core.adapters.device.drop(request.sequences[0].adapters[0][0])
     path = registry.materialize(registry.resolve("topic@1")) / "adapter_model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -216,7 +218,7 @@ def test_damage_on_disk_is_found_also_when_it_came_after_the_first_use(engine_on
     path.write_bytes(content)
     request = engine.add([7, 8], "topic@1", asked(2))
     run(engine)
-    assert isinstance(request.rows[0].error, IntegrityError)
+    assert isinstance(request.sequences[0].error, IntegrityError)
     loader.close()
 
 
@@ -227,58 +229,56 @@ def test_pins_and_unloading(engine_on, loader, peers):
         engine.add([7, 8], f"topic@{number}", asked(2))
         run(engine)
     key = loader.resolve("topic@1")
-    assert key in engine._slots.resident
-    assert key in engine._host
+    assert key in engine.core.slots.resident
+    assert key in engine.core.host
     engine.pin("topic@1", pinned=False)
     with pytest.raises(NotFoundError, match="is not loaded"):
         engine.unload("topic@1")
     engine.load_weights(peers[0].weights, key="by hand", name="mine")
-    waits = engine.add([7, 8], "mine", asked(2)).rows[0]
+    waits = engine.add([7, 8], "mine", asked(2)).sequences[0]
     engine.unload("mine")
     run(engine)
     assert isinstance(waits.error, NotFoundError)
 
 
-def test_a_bare_row_is_as_before(decoder, engine_on, loader):
+def test_a_bare_sequence_is_as_before(decoder, engine_on, loader):
     bare = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
     engine = engine_on(loader)
     engine.add([9, 30, 12], "topic@3", asked(6))
-    row = engine.add([9, 30, 12], None, asked(6)).rows[0]
+    sequence = engine.add([9, 30, 12], None, asked(6)).sequences[0]
     run(engine)
-    assert row.output == greedy(bare, [9, 30, 12], 6)[0]
+    assert sequence.output_tokens == greedy(bare, [9, 30, 12], 6)[0]
 
 
-def test_what_only_younger_rows_wait_for_gives_its_place_to_an_older_row():
-    """All places are taken by adapters that find no room; the older row's must still come."""
+def test_what_only_younger_sequences_wait_for_gives_its_place_to_an_older_sequence():
+    """All places are taken by adapters that find no room; the older sequence's must still come."""
     source, host = HandSource(), HostCache(100)
     assert host.reserve("held", 60, 0)
     sizes = {"old": 40}
-    arrivals = AdapterFetcher(
-        source, host, lambda artifact: sizes.get(artifact, 60), lambda a: None
-    )
-    for number in range(MAX_UNDER_WAY):
-        assert arrivals.want(f"young{number}", 10 + number)
+    fetcher = AdapterFetcher(source, host, lambda artifact: sizes.get(artifact, 60), lambda a: None)
+    for number in range(MAX_FETCHES):
+        assert fetcher.fetch(f"young{number}", 10 + number)
         source.futures[f"young{number}"].set_result(f"young{number}")
-    wait_for(lambda: len(arrivals._shut_out) == MAX_UNDER_WAY)
-    assert not arrivals.want("younger still", 99)
-    assert arrivals.want("old", 1)
-    assert arrivals.want("young0", 10) is False
-    assert not arrivals.want("young3", 13)
-    arrivals.close()
+    wait_for(lambda: len(fetcher._blocked) == MAX_FETCHES)
+    assert not fetcher.fetch("younger still", 99)
+    assert fetcher.fetch("old", 1)
+    assert fetcher.fetch("young0", 10) is False
+    assert not fetcher.fetch("young3", 13)
+    fetcher.close()
 
 
-def test_what_no_row_waits_for_any_more_gives_its_place_back():
+def test_what_no_sequence_waits_for_any_more_gives_its_place_back():
     source, host = HandSource(), HostCache(100)
     assert host.reserve("held", 60, 0)
-    arrivals = AdapterFetcher(source, host, lambda artifact: 60, lambda artifact: None)
-    for number in range(MAX_UNDER_WAY):
-        assert arrivals.want(f"gone{number}", number)
+    fetcher = AdapterFetcher(source, host, lambda artifact: 60, lambda artifact: None)
+    for number in range(MAX_FETCHES):
+        assert fetcher.fetch(f"gone{number}", number)
         source.futures[f"gone{number}"].set_result(f"gone{number}")
-    wait_for(lambda: len(arrivals._shut_out) == MAX_UNDER_WAY)
-    assert not arrivals.want("new", 50)
-    arrivals.drop_unwanted({"gone1": 1})
-    assert arrivals.want("new", 50)
-    arrivals.close()
+    wait_for(lambda: len(fetcher._blocked) == MAX_FETCHES)
+    assert not fetcher.fetch("new", 50)
+    fetcher.drop_unwanted({"gone1": 1})
+    assert fetcher.fetch("new", 50)
+    fetcher.close()
 
 
 def wait_for(happened, seconds=10.0):

@@ -7,8 +7,9 @@ from adapter_manager_helpers import ModelFree, numbers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapterhub.engine.adapter_slots import LoraFactors, RankSlots
+from adapterhub.engine.adapter_slots import RankSlots
 from adapterhub.engine.host_cache import HostCache
+from adapterhub.engine.prepared_adapter import LoraFactors
 from adapterhub.errors import EngineError
 
 SLOTS, RANK, TOKENS = 8, 4, 6
@@ -20,13 +21,13 @@ def bytes_of(rank):
 
 
 def assert_bound(engine, overtakes, steps):
-    """Require the bound that ``scheduler`` states, for every row."""
-    for row, started in engine.started.items():
-        ahead = [each for each in engine.started if each.number < row.number]
-        ready = max([engine.ready[row], *(engine.ready[each] for each in ahead)])
-        bound = (engine.before[row] + overtakes + 1) * steps
-        assert started - ready <= bound, (row.number, started - ready, bound)
-        assert row.overtaken <= overtakes
+    """Require the bound that ``scheduler`` states, for every sequence."""
+    for sequence, started in engine.started.items():
+        ahead = [each for each in engine.started if each.number < sequence.number]
+        ready = max([engine.ready[sequence], *(engine.ready[each] for each in ahead)])
+        bound = (engine.before[sequence] + overtakes + 1) * steps
+        assert started - ready <= bound, (sequence.number, started - ready, bound)
+        assert sequence.overtaken <= overtakes
 
 
 @pytest.mark.parametrize("pattern", ["uniform", "zipf"])
@@ -47,19 +48,19 @@ def test_more_adapters_than_slots_cost_few_steps_and_nobody_starves(times, patte
 
 
 @pytest.mark.parametrize("pattern", ["uniform", "zipf"])
-def test_fewer_slots_than_rows_cost_no_more_than_the_slots_that_lack(pattern):
-    """Half the rows' slots: rows of different adapters can't all run, but no step is lost."""
+def test_fewer_slots_than_sequences_cost_no_more_than_the_slots_that_lack(pattern):
+    """Half the sequences' slots: sequences of different adapters can't all run, but no step is lost."""
     draw = random.Random(5)
     asked = numbers(pattern, 64, 200, draw)
     engine = ModelFree([RANK] * 64, rank_slots=SLOTS * RANK, max_num_seqs=2 * SLOTS)
     for number in asked:
         engine.add(f"a{number}", tokens=TOKENS)
-    # at least one row runs in each slot
+    # at least one sequence runs in each slot
     assert engine.run() <= 1.25 * len(asked) / SLOTS * TOKENS
     assert_bound(engine, 8, TOKENS)
 
 
-def test_host_memory_smaller_than_what_rows_wait_for_is_no_cliff():
+def test_host_memory_smaller_than_what_sequences_wait_for_is_no_cliff():
     steps = {}
     for host in (bytes_of(RANK) * (SLOTS + 4), 1 << 20):
         engine = ModelFree(
@@ -74,7 +75,7 @@ def test_host_memory_smaller_than_what_rows_wait_for_is_no_cliff():
 
 
 @pytest.mark.parametrize(("overtakes", "served"), [(8, True), (10**9, False)])
-def test_a_stream_of_rows_does_not_keep_a_large_adapter_out(overtakes, served):
+def test_a_stream_of_sequences_does_not_keep_a_large_adapter_out(overtakes, served):
     """The large one needs all slots; without a bound on overtaking it would wait for ever."""
     engine = ModelFree([4, 4, 16], rank_slots=16, max_num_seqs=8, max_overtakes=overtakes)
     for _ in range(2):
@@ -93,7 +94,7 @@ def test_a_stream_of_rows_does_not_keep_a_large_adapter_out(overtakes, served):
         assert_bound(engine, overtakes, 4)
 
 
-def test_rows_of_held_adapters_pass_by_one_that_is_on_its_way():
+def test_sequences_of_held_adapters_pass_by_one_that_is_on_its_way():
     engine = ModelFree([4, 4], rank_slots=8, max_num_seqs=4, delay=50)
     slow = engine.add("a0")
     bare = engine.add()
@@ -102,14 +103,14 @@ def test_rows_of_held_adapters_pass_by_one_that_is_on_its_way():
     assert slow.overtaken == 0
 
 
-def test_pieces_of_free_rows_are_joined_by_evicting_and_pins_yield_last():
+def test_pieces_of_free_sequences_are_joined_by_evicting_and_pins_yield_last():
     engine = ModelFree([4, 4, 4, 4, 12], rank_slots=16, max_num_seqs=4)
     for name in ("a0", "a1", "a2", "a3"):
         engine.add(name)
     engine.run()
     engine.adapter_manager.pin("a0")
     engine.adapter_manager.pin("a2")
-    # 8 rows are loose, in two pieces; the pinned ones stand between them
+    # 8 sequences are loose, in two pieces; the pinned ones stand between them
     engine.add("a4")
     engine.run()
     assert "a4" in engine.slots.resident
@@ -124,11 +125,11 @@ def test_pinned_adapters_stay_while_others_come_and_go():
     for number in range(1, 12):
         engine.add(f"a{number}")
     engine.run()
-    assert engine.adapter_manager.loads == 12
+    assert engine.adapter_manager.device.loads == 12
     assert "a0" in engine.slots.resident
 
 
-def test_copying_goes_on_over_steps_while_rows_run_and_a_blend_takes_all_it_needs():
+def test_copying_goes_on_over_steps_while_sequences_run_and_a_blend_takes_all_it_needs():
     engine = ModelFree([4, 4, 4, 4], rank_slots=12, max_num_seqs=4, max_copy_bytes=1)
     engine.add("a0", tokens=30)
     engine.run()
@@ -143,47 +144,47 @@ def test_copying_goes_on_over_steps_while_rows_run_and_a_blend_takes_all_it_need
 @settings(max_examples=60, deadline=None)
 @given(
     ranks=st.lists(st.integers(1, 16), min_size=2, max_size=12),
-    rows=st.lists(
+    sequences=st.lists(
         st.tuples(st.lists(st.integers(0, 11), max_size=2), st.integers(1, 8), st.integers(0, 5)),
         max_size=40,
     ),
     host=st.integers(2, 12),
     pinned=st.integers(0, 2),
 )
-def test_any_mix_of_ranks_and_blends_comes_to_its_end(ranks, rows, host, pinned):
+def test_any_mix_of_ranks_and_blends_comes_to_its_end(ranks, sequences, host, pinned):
     room = bytes_of(16) * max(host, 2 + pinned)
     engine = ModelFree(ranks, rank_slots=32, max_num_seqs=4, host=room)
     for number in range(min(pinned, len(ranks))):
         engine.adapter_manager.pin(f"a{number}")
-    for names, tokens, pause in rows:
+    for names, tokens, pause in sequences:
         engine.add(*dict.fromkeys(f"a{number % len(ranks)}" for number in names), tokens=tokens)
         for _ in range(pause):
             engine.step()
     engine.run()
-    assert len(engine.ended) == len(rows)
-    assert not engine.adapter_manager._rows
+    assert len(engine.ended) == len(sequences)
+    assert not engine.adapter_manager.device._users
     assert not engine.host._users
 
 
-def test_a_blend_starts_where_its_own_adapters_had_cut_the_free_rows_in_pieces():
-    """a1 lies behind a0; once a0 goes, 12 rows are free on either side of it, and a2 needs 14."""
+def test_a_blend_starts_where_its_own_adapters_had_cut_the_free_sequences_in_pieces():
+    """a1 lies behind a0; once a0 goes, 12 sequences are free on either side of it, and a2 needs 14."""
     engine = ModelFree([12, 8, 14], rank_slots=32, max_num_seqs=4)
     for name in ("a0", "a1"):
         engine.add(name)
         engine.run()
-    row = engine.add("a1", "a2")
+    sequence = engine.add("a1", "a2")
     engine.run(most=100)
-    assert row in engine.ended
+    assert sequence in engine.ended
     slots = engine.slots.resident
-    assert {slots["a1"].row, slots["a2"].row} == {0, 8}
+    assert {slots["a1"].start, slots["a2"].start} == {0, 8}
 
 
-def test_a_blend_of_more_ranks_than_all_rows_is_refused():
+def test_a_blend_of_more_ranks_than_all_sequences_is_refused():
     engine = ModelFree([20, 20], rank_slots=32, max_num_seqs=4, delay=0)
     for name in ("a0", "a1"):
         engine.add(name)
     engine.run()
-    with pytest.raises(EngineError, match="has rank 40, the tables have 32"):
+    with pytest.raises(EngineError, match="has rank 40, the engine has 32"):
         engine.add("a0", "a1")
 
 
@@ -193,7 +194,7 @@ def test_a_blend_that_host_memory_can_not_hold_at_once_is_refused():
     for key in ("a", "other"):
         assert host.reserve(key, 16, 3)
         host.put(key, adapter_of(4))
-    with pytest.raises(EngineError, match="16 are of adapters that it is used with"):
+    with pytest.raises(EngineError, match="16 are of adapters that it is blended with"):
         host.reserve("b", 32, 3)
     assert host.reserve("b", 24, 3)
     assert "other" not in host
@@ -205,7 +206,7 @@ def test_host_memory_keeps_what_was_loaded_by_hand_and_says_when_it_is_full():
     assert host.reserve("a", 25, 0)
     host.put("a", adapter_of(6))
     assert not host.reserve("b", 40, 0) or "a" not in host
-    host.give_up("b")
+    host.cancel_reservation("b")
     with pytest.raises(EngineError, match="takes 80 bytes"):
         host.reserve("c", 80, 0)
     with pytest.raises(EngineError, match="more host_cache_bytes"):
@@ -240,11 +241,11 @@ def adapter_of(values):
 
 
 def test_largest_free_range_counts_what_would_be_freed():
-    rows = RankSlots(16)
-    starts = [rows.take(4) for _ in range(4)]
-    assert rows.largest() == 0
-    rows.give_back(starts[1], 4)
-    assert rows.largest() == 4
-    assert rows.largest([(starts[3], 4)]) == 4
-    assert rows.largest([(starts[2], 4)]) == 8
-    assert rows.largest([(starts[0], 4), (starts[2], 4), (starts[3], 4)]) == 16
+    sequences = RankSlots(16)
+    starts = [sequences.take(4) for _ in range(4)]
+    assert sequences.largest() == 0
+    sequences.give_back(starts[1], 4)
+    assert sequences.largest() == 4
+    assert sequences.largest([(starts[3], 4)]) == 4
+    assert sequences.largest([(starts[2], 4)]) == 8
+    assert sequences.largest([(starts[0], 4), (starts[2], 4), (starts[3], 4)]) == 16

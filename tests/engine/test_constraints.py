@@ -55,19 +55,19 @@ def generate(compiler, tokenizer, seed, *, width=None, **asked):
     """Sample from random logits until the text is complete; return it."""
     params = SamplingParams(seed=seed, temperature=1.0, max_tokens=LONGEST, **asked)
     constraint = compiler.compile(params)
-    row = SamplingState(params, eos_ids=(tokenizer.eos_token_id,))
+    sequence = SamplingState(params, eos_ids=(tokenizer.eos_token_id,))
     draw = torch.Generator().manual_seed(seed)
     while True:
-        row.allowed = constraint.mask()
+        sequence.allowed = constraint.mask()
         logits = torch.randn(1, width or len(tokenizer), generator=draw) * 3
-        token = Sampler().sample(logits, [row])[0].token
-        reason = row.append(token)
+        token = Sampler().sample(logits, [sequence])[0].token
+        reason = sequence.append(token)
         constraint.advance(token)
         if reason == "length":
             pytest.fail("the text does not come to an end")
         if reason or constraint.finished:
             assert constraint.accepting
-            return tokenizer.decode(row.tokens, skip_special_tokens=True)
+            return tokenizer.decode(sequence.tokens, skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.cuda_graphs import DecodeGraphs, can_capture, sizes_for
-from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeRow, DecodeSizes
+from adapterhub.engine.decode_buffers import DecodeBuffers, DecodeSequence, DecodeSizes
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.model_runner import ModelRunner
 from adapterhub.kernels.attention import cpu
@@ -62,13 +62,17 @@ def engine_of(decoder, peers, attention=attend_pages, **changes):
 
     engine = Engine(load_backbone(str(decoder), PLAIN), SMALL, kernel=TritonLoraKernel())
     # on a GPU the forward pass is transformers' own
-    engine._forward.fast = None
-    recorder, sites = Recorder(), len(engine._sites.linear)
+    engine.core.model_runner.fast = None
+    recorder, sites = Recorder(), len(engine.core.layers.linear)
     if not torch.cuda.is_available():
         sizes = sizes_for(SMALL)
-        sizes = DecodeSizes(sizes.rows, sizes.positions, sizes.parts, sizes.ranks, **changes)
-        buffers = DecodeBuffers(engine._forward.cache, sites, sizes, attention)
-        engine._forward.graphs = DecodeGraphs(engine._forward.body, buffers, sites, recorder)
+        sizes = DecodeSizes(
+            sizes.batch_sizes, sizes.max_length, sizes.max_slices, sizes.max_ranks, **changes
+        )
+        buffers = DecodeBuffers(engine.core.model_runner.cache, sites, sizes, attention)
+        engine.core.model_runner.graphs = DecodeGraphs(
+            engine.core.model_runner.forward, buffers, sites, recorder
+        )
     for name, peer in peers.items():
         engine.load_weights(peer.weights, key=f"sha256:{name}", name=name)
     return engine, recorder
@@ -82,12 +86,12 @@ def run(engine, requests):
             [name for _, name, _ in requests],
             [asked(count) for _, _, count in requests],
         )
-        for answer in completion.answers
+        for answer in completion.outputs
     ]
 
 
-def test_rows_of_replayed_steps_answer_as_alone_with_peft(decoder, peers, bare):
-    """Adapters have different layers and ranks; a prefix; rows end at different steps."""
+def test_sequences_of_replayed_steps_answer_as_alone_with_peft(decoder, peers, bare):
+    """Adapters have different layers and ranks; a prefix; sequences end at different steps."""
     engine, recorder = engine_of(decoder, peers)
     requests = [
         ([6, 7, 8], "a0", 5),
@@ -102,10 +106,10 @@ def test_rows_of_replayed_steps_answer_as_alone_with_peft(decoder, peers, bare):
     engine.close()
     if not torch.cuda.is_available():
         assert recorder.replayed >= 4
-        assert recorder.recorded <= 2 * len(sizes_for(SMALL).rows)
+        assert recorder.recorded <= 2 * len(sizes_for(SMALL).batch_sizes)
 
 
-def test_a_bare_row_gets_the_same_bits_beside_any_adapter(decoder, peers, monkeypatch):
+def test_a_bare_sequence_gets_the_same_bits_beside_any_adapter(decoder, peers, monkeypatch):
     engine, _ = engine_of(decoder, peers)
     states = []
     for beside in (None, "a0", [("a0", 0.5), ("a1", 0.25)]):
@@ -123,14 +127,14 @@ def test_a_bare_row_gets_the_same_bits_beside_any_adapter(decoder, peers, monkey
             patched.setattr(ModelRunner, "__call__", kept)
             while engine.busy:
                 engine.step()
-        assert request.completion().answers[0].tokens
+        assert request.output().outputs[0].tokens
         states.append(torch.stack(hidden))
     engine.close()
     assert torch.equal(states[0], states[1])
     assert torch.equal(states[0], states[2])
 
 
-def test_an_adapter_in_the_rows_of_another_is_seen_by_recorded_steps(decoder, peers):
+def test_an_adapter_in_the_sequences_of_another_is_seen_by_recorded_steps(decoder, peers):
     attention = choose_paged_attention("cuda")
     engine, recorder = engine_of(decoder, {"a0": peers["a0"]}, attention)
     assert run(engine, [([6, 7], "a0", 3)]) == [peers["a0"].greedy([6, 7], 3)[0]]
@@ -144,7 +148,7 @@ def test_an_adapter_in_the_rows_of_another_is_seen_by_recorded_steps(decoder, pe
 
 def test_what_cannot_be_replayed_is_computed(decoder, peers, bare):
     """DoRA, and more sets of layers than the buffers have room for."""
-    engine, recorder = engine_of(decoder, peers, layouts=1)
+    engine, recorder = engine_of(decoder, peers, max_layer_sets=1)
     assert run(engine, [([6, 7], "a6", 3)]) == [peers["a6"].greedy([6, 7], 3)[0]]
     assert recorder.replayed == 0
     assert run(engine, [([6, 7], "a1", 3)]) == [peers["a1"].greedy([6, 7], 3)[0]]
@@ -158,11 +162,11 @@ def test_a_step_that_cannot_be_recorded_is_computed_from_then_on(decoder, bare, 
     def refuse(compute):
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    engine._forward.graphs._record = refuse
+    engine.core.model_runner.graphs._capture = refuse
     assert run(engine, [([6, 7], None, 4)]) == [greedy(bare, [6, 7], 4)[0]]
     engine.close()
-    told = [r for r in caplog.records if "not captured" in r.message]
-    assert len(told) == 1
+    warnings = [r for r in caplog.records if "CUDA graphs are disabled" in r.message]
+    assert len(warnings) == 1
 
 
 def cache_of():
@@ -181,14 +185,14 @@ def buffers_of(layers=2):
     return DecodeBuffers(cache_of(), layers, DecodeSizes((2, 4), 16, 4, 8, 1), attend_pages)
 
 
-def test_steps_are_filled_up_with_rows_that_write_to_the_last_block():
+def test_steps_are_filled_up_with_sequences_that_write_to_the_last_block():
     buffers = buffers_of()
-    views = {size: buffers.view(size, adapted=True) for size in (2, 4)}
-    rows = [DecodeRow(50 + index, 5 + index, [index, index + 3]) for index in range(3)]
+    inputs = {size: buffers.inputs(size, adapted=True) for size in (2, 4)}
+    sequences = [DecodeSequence(50 + index, 5 + index, [index, index + 3]) for index in range(3)]
     for count, size in ((3, 4), (1, 2), (2, 2)):
-        assert buffers.size_for(count) == size
-        buffers.fill(rows[:count], [None, None])
-        view = views[size]
+        assert buffers.batch_size(count) == size
+        buffers.fill(sequences[:count], [None, None])
+        view = inputs[size]
         pages = view.paged.decode.pages
         real, inert = range(count), range(count, size)
         assert view.ids.tolist() == [[50 + i for i in real] + [0 for _ in inert]]
@@ -202,53 +206,53 @@ def test_steps_are_filled_up_with_rows_that_write_to_the_last_block():
 
 def test_a_view_stays_where_it_is():
     buffers = buffers_of()
-    before, after = buffers.view(4, adapted=True), buffers.view(4, adapted=True)
-    buffers.fill([DecodeRow(1, 0, [0])], [build_plan([(1, (RankSlice(0, 2, 1.0),))]), None])
+    before, after = buffers.inputs(4, adapted=True), buffers.inputs(4, adapted=True)
+    buffers.fill([DecodeSequence(1, 0, [0])], [build_plan([(1, (RankSlice(0, 2, 1.0),))]), None])
     for view in (before, after):
         assert view.ids.tolist() == [[1, 0, 0, 0]]
         # the first layer has a plan, the second the empty one
-        assert [int(view.step.plan(layer).group) for layer in (0, 1)] == [1, 0]
+        assert [int(view.context.plan(layer).group) for layer in (0, 1)] == [1, 0]
         # an embedding's or a norm layer's hook, which asks at every forward pass
-        assert view.step.plan(2) is None
+        assert view.context.plan(2) is None
     assert before.ids.data_ptr() == after.ids.data_ptr()
-    assert buffers.view(4, adapted=False).step.plan(0) is None
+    assert buffers.inputs(4, adapted=False).context.plan(0) is None
 
 
 def test_what_has_no_room_is_refused():
     buffers, plan = buffers_of(), build_plan([(1, (RankSlice(0, 2, 1.0),))])
-    row = DecodeRow(1, 0, [0])
-    assert buffers.fits([row] * 4, [plan, plan])
-    assert not buffers.fits([row] * 5, [None, None])
-    assert not buffers.fits([DecodeRow(1, 0, [0] * 5)], [None, None])
-    assert not buffers.fits([row], [plan, build_plan([(1, (RankSlice(2, 2, 1.0),))])])
-    assert not buffers.fits([row], [build_plan([(1, (RankSlice(0, 9, 1.0),))]), None])
+    sequence = DecodeSequence(1, 0, [0])
+    assert buffers.fits([sequence] * 4, [plan, plan])
+    assert not buffers.fits([sequence] * 5, [None, None])
+    assert not buffers.fits([DecodeSequence(1, 0, [0] * 5)], [None, None])
+    assert not buffers.fits([sequence], [plan, build_plan([(1, (RankSlice(2, 2, 1.0),))])])
+    assert not buffers.fits([sequence], [build_plan([(1, (RankSlice(0, 9, 1.0),))]), None])
 
 
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("tokens", [(1, 1, 1), (1, 4, 1)])
-def test_rows_of_one_token_on_a_gpu_see_what_they_see_on_a_cpu(window, tokens):
+def test_sequences_of_one_token_on_a_gpu_see_what_they_see_on_a_cpu(window, tokens):
     cache, draw = cache_of(), torch.Generator().manual_seed(1)
     for table in (*cache.keys, *cache.values):
         table.copy_(torch.randn(table.shape, generator=draw))
-    places, rows = torch.randperm(28, generator=draw), []
+    places, sequences = torch.randperm(28, generator=draw), []
     for index, count in enumerate(tokens):
         start = sum(tokens[:index])
-        rows.append(
+        sequences.append(
             PagedSequence(start, count, 5 + index, places[8 * index : 8 * index + 5 + index])
         )
     params = AttentionParams(layer=0, causal=True, window=window, scale=0.5)
     query = torch.randn(sum(tokens), 2, 4, generator=draw)
     found, expected = (
-        attend_paged(query, paged_batch(cache, rows, kernel), params)
+        attend_paged(query, paged_batch(cache, sequences, kernel), params)
         for kernel in (attend_pages, cpu.attend_pages)
     )
     assert torch.allclose(found, expected, atol=1e-6)
 
 
-def test_sizes_are_powers_of_two_up_to_the_most_rows():
-    assert sizes_for(EngineConfig(max_num_seqs=1)).rows == (1,)
-    assert sizes_for(EngineConfig(max_num_seqs=8)).rows == (1, 2, 4, 8)
-    assert sizes_for(EngineConfig(max_num_seqs=20)).rows == (1, 2, 4, 8, 16, 20)
+def test_sizes_are_powers_of_two_up_to_the_most_sequences():
+    assert sizes_for(EngineConfig(max_num_seqs=1)).batch_sizes == (1,)
+    assert sizes_for(EngineConfig(max_num_seqs=8)).batch_sizes == (1, 2, 4, 8)
+    assert sizes_for(EngineConfig(max_num_seqs=20)).batch_sizes == (1, 2, 4, 8, 16, 20)
 
 
 @pytest.mark.parametrize(
@@ -272,11 +276,11 @@ def test_positions_whose_frequencies_vary_are_not_captured(rope, can):
 def test_captured_steps_answer_as_computed_ones(decoder, peers):
     requests = [([6, 7, 8], "a0", 6), ([9, 10], "a1", 4), ([11, 12], None, 8)]
     captured, _ = engine_of(decoder, peers)
-    assert captured._forward.graphs is not None
-    captured._forward.graphs.prepare()
+    assert captured.core.model_runner.graphs is not None
+    captured.core.model_runner.graphs.prepare()
     found = run(captured, requests)
     captured.close()
     computed, _ = engine_of(decoder, peers)
-    computed._forward.graphs = None
+    computed.core.model_runner.graphs = None
     assert run(computed, requests) == found
     computed.close()

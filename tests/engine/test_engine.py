@@ -1,4 +1,4 @@
-"""Mixed rows in one batch answer as each does alone with peft."""
+"""Mixed sequences in one batch answer as each does alone with peft."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.memory import state_digest
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
-from adapterhub.engine.factors import lora_scale
+from adapterhub.engine.lora_factors import lora_scale
 from adapterhub.errors import EngineError, NotFoundError, RequestError, StrictLoadError
 from adapterhub.kernels.lora.cpu import CpuLoraKernel
 from adapterhub.kernels.lora.reference import ReferenceLoraKernel
@@ -58,27 +58,27 @@ REQUEST = st.tuples(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(requests=st.lists(REQUEST, min_size=1, max_size=9))
-def test_every_row_of_a_mix_answers_as_alone_with_peft(decoder, peers, bare, kernel, requests):
+def test_every_sequence_of_a_mix_answers_as_alone_with_peft(decoder, peers, bare, kernel, requests):
     """Rows arrive at different steps; slots and cache are too small for all of them."""
     engine = engine_of(decoder, peers, kernel=kernel())
-    rows = []
+    sequences = []
     arrivals = sorted(requests, key=lambda request: request[3])
     for step in range(400):
         while arrivals and arrivals[0][3] <= step:
             prompt, name, count, _ = arrivals.pop(0)
-            (row,) = engine.add(prompt, name, asked(count)).rows
-            rows.append((row, prompt, name, count))
+            (sequence,) = engine.add(prompt, name, asked(count)).sequences
+            sequences.append((sequence, prompt, name, count))
         engine.step()
         if not arrivals and not engine.busy:
             break
     engine.close()
-    for row, prompt, name, count in rows:
-        assert row.finished == "length"
-        assert len(row.output) == count
-        assert_greedy(peers[name].model if name else bare, prompt, row.output)
+    for sequence, prompt, name, count in sequences:
+        assert sequence.finish_reason == "length"
+        assert len(sequence.output_tokens) == count
+        assert_greedy(peers[name].model if name else bare, prompt, sequence.output_tokens)
 
 
-def test_preempted_rows_and_evicted_adapters_lose_nothing(decoder, peers, bare):
+def test_preempted_sequences_and_evicted_adapters_lose_nothing(decoder, peers, bare):
     engine = engine_of(decoder, peers)
     prompts = [list(range(6 + i, 26 + i)) for i in range(8)]
     names = ["a0", "a1", "a2", "a3", None, "a1", "a0", "a3"]
@@ -116,18 +116,18 @@ def add_delta(model, weights, weight):
 def test_a_blend_of_one_with_weight_1_is_that_adapter_to_the_bit(decoder, peers):
     engine = engine_of(decoder, peers)
     prompts = [[8, 9, 10], [8, 9, 10]]
-    rows = [
-        engine.add(prompt, adapter, asked(4)).rows[0]
+    sequences = [
+        engine.add(prompt, adapter, asked(4)).sequences[0]
         for prompt, adapter in zip(prompts, ["a0", [("a0", 1.0)]], strict=True)
     ]
     while engine.busy:
         engine.step()
     engine.close()
-    assert rows[0].output == rows[1].output
-    assert rows[0].key == rows[1].key
+    assert sequences[0].output_tokens == sequences[1].output_tokens
+    assert sequences[0].adapter_key == sequences[1].adapter_key
 
 
-def test_rows_without_an_adapter_are_as_if_no_adapter_were_loaded(decoder, peers):
+def test_sequences_without_an_adapter_are_as_if_no_adapter_were_loaded(decoder, peers):
     prompts = [[6, 7, 8, 9], [30, 31], [12, 40, 9]]
     hidden = []
     for loaded in ({}, peers):
@@ -143,7 +143,7 @@ def test_rows_without_an_adapter_are_as_if_no_adapter_were_loaded(decoder, peers
 
 
 def last_hidden(engine):
-    return engine._forward(engine._scheduler.plan())
+    return engine.core.model_runner(engine.core.scheduler.schedule())
 
 
 def test_a_prompt_that_is_known_is_not_read_again_and_only_by_its_own_adapter(decoder, peers, bare):
@@ -158,31 +158,31 @@ def test_a_prompt_that_is_known_is_not_read_again_and_only_by_its_own_adapter(de
     engine.close()
 
 
-def test_a_name_that_is_replaced_means_the_new_adapter_and_running_rows_keep_the_old(
+def test_a_name_that_is_replaced_means_the_new_adapter_and_running_sequences_keep_the_old(
     decoder, peers, bare
 ):
     engine = engine_of(decoder, peers)
     prompt = [9, 30, 12]
-    old = engine.add(prompt, "a0", asked(10)).rows[0]
+    old = engine.add(prompt, "a0", asked(10)).sequences[0]
     for _ in range(3):
         engine.step()
     engine.load_weights(peers["a3"].weights, key="sha256:new", name="a0")
-    new = engine.add(prompt, "a0", asked(10)).rows[0]
+    new = engine.add(prompt, "a0", asked(10)).sequences[0]
     while engine.busy:
         engine.step()
     engine.close()
-    assert old.output == alone(peers, bare, "a0", prompt, 10)
-    assert new.output == alone(peers, bare, "a3", prompt, 10)
+    assert old.output_tokens == alone(peers, bare, "a0", prompt, 10)
+    assert new.output_tokens == alone(peers, bare, "a3", prompt, 10)
 
 
-def test_cancelled_rows_leave_and_give_everything_back(decoder, peers):
+def test_cancelled_sequences_leave_and_give_everything_back(decoder, peers):
     engine = engine_of(decoder, peers)
-    rows = [engine.add([7, 8, 9], name, asked(20)) for name in ("a0", "a1", None)]
+    sequences = [engine.add([7, 8, 9], name, asked(20)) for name in ("a0", "a1", None)]
     free = engine.stats().free_blocks
     engine.step()
     assert engine.stats().free_blocks < free
-    for row in rows:
-        engine.cancel(row)
+    for sequence in sequences:
+        engine.cancel(sequence)
     assert not engine.busy
     assert engine.stats().free_blocks == free
     engine.unload("a0")
@@ -195,14 +195,14 @@ def test_what_cannot_be_served_is_refused_at_once(decoder, peers):
     engine = engine_of(decoder, peers)
     with pytest.raises(NotFoundError, match="Did you mean 'a0'"):
         engine.add([7, 8], "a00")
-    with pytest.raises(RequestError, match=r"do not fit into the 96 positions"):
+    with pytest.raises(RequestError, match=r"do not fit into the KV cache of 96 tokens"):
         engine.add([7] * 80, "a0", asked(17))
     for prompt in ([], [10**6], [-1], ["x"]):
         with pytest.raises(RequestError, match="prompt"):
             engine.add(prompt, "a0")
     running = engine.add([7, 8], "a0", asked(5))
     engine.step()
-    with pytest.raises(EngineError, match="1 rows use it"):
+    with pytest.raises(EngineError, match="is used by 1 requests"):
         engine.unload("a0")
     engine.cancel(running)
     engine.close()
@@ -230,25 +230,25 @@ def test_closing_gives_the_backbone_back(decoder, peers):
     assert not any("Lora" in type(module).__name__ for module in backbone.base_model.modules())
 
 
-def test_a_prefix_is_shared_between_its_rows(decoder, peers, bare):
+def test_a_prefix_is_shared_between_its_sequences(decoder, peers, bare):
     engine = engine_of(decoder, peers, EngineConfig(block_size=4, kv_cache_tokens=512))
-    rows = [engine.add([20 + i, 7, 9], "a4", asked(3)).rows[0] for i in range(4)]
+    sequences = [engine.add([20 + i, 7, 9], "a4", asked(3)).sequences[0] for i in range(4)]
     engine.step()
-    first = {row.blocks[0] for row in rows}
-    # the last, partly filled block of the prefix is each row's own
-    second = {row.blocks[1] for row in rows}
+    first = {sequence.blocks[0] for sequence in sequences}
+    # the last, partly filled block of the prefix is each sequence's own
+    second = {sequence.blocks[1] for sequence in sequences}
     while engine.busy:
         engine.step()
     engine.close()
     assert (len(first), len(second)) == (1, 4)
-    for index, row in enumerate(rows):
-        assert row.output == alone(peers, bare, "a4", [20 + index, 7, 9], 3)
+    for index, sequence in enumerate(sequences):
+        assert sequence.output_tokens == alone(peers, bare, "a4", [20 + index, 7, 9], 3)
 
 
-def test_a_row_takes_one_prefix_only(decoder, peers):
+def test_a_sequence_takes_one_prefix_only(decoder, peers):
     engine = engine_of(decoder, peers)
     for blend in ([("a4", 1.0), ("a5", 1.0)], [("a4", 0.5)]):
-        with pytest.raises(EngineError, match="one prefix, with weight 1"):
+        with pytest.raises(EngineError, match="one prefix adapter, with weight 1"):
             engine.add([7, 8], blend)
     engine.add([7, 8], [("a4", 1.0), ("a0", 0.5)], asked(2))
     engine.close()
@@ -257,6 +257,6 @@ def test_a_row_takes_one_prefix_only(decoder, peers):
 def test_dora_is_served_alone_and_not_blended(decoder, peers):
     engine = engine_of(decoder, peers)
     for blend in ([("a6", 0.5)], [("a6", 1.0), ("a0", 1.0)]):
-        with pytest.raises(EngineError, match=r"DoRA.*can't be blended"):
+        with pytest.raises(EngineError, match=r"DoRA.*cannot be blended"):
             engine.add([7, 8], blend)
     engine.close()

@@ -9,8 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from adapterhub.adapters.artifact import read_peft_folder
 from adapterhub.backbones.backbone import load_backbone
+from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.decoder import can_run
-from adapterhub.engine.engine import Engine, EngineConfig
+from adapterhub.engine.engine import Engine
 from adapterhub.errors import EngineError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
@@ -39,15 +40,17 @@ def save_family(folder, family):
 def generate_with_logits(engine, requests, count):
     """Return tokens and logits of each request, all of them running together."""
     captured = []
-    hook = engine._sites.output.register_forward_hook(lambda _m, _a, out: captured.append(out))
-    rows = [engine.add(prompt, name, asked(count)).rows[0] for prompt, name in requests]
-    logits = {id(row): [] for row in rows}
+    hook = engine.core.layers.output.register_forward_hook(lambda _m, _a, out: captured.append(out))
+    sequences = [engine.add(prompt, name, asked(count)).sequences[0] for prompt, name in requests]
+    logits = {id(sequence): [] for sequence in sequences}
     while engine.busy:
         captured.clear()
-        for (row, _), scores in zip(engine.step(), captured[0] if captured else (), strict=True):
-            logits[id(row)].append(scores.clone())
+        for (sequence, _), scores in zip(
+            engine.step(), captured[0] if captured else (), strict=True
+        ):
+            logits[id(sequence)].append(scores.clone())
     hook.remove()
-    return [(row.output, torch.stack(logits[id(row)])) for row in rows]
+    return [(sequence.output_tokens, torch.stack(logits[id(sequence)])) for sequence in sequences]
 
 
 @pytest.mark.parametrize("family", family_configs())
@@ -91,7 +94,7 @@ def test_embeddings_of_a_folder_that_peft_saved_tied_or_not(decoder, tmp_path, t
 
 
 def test_blends_and_evictions_of_embeddings_and_output_layers(decoder):
-    """24 rank rows hold three of the four adapters at once."""
+    """24 rank sequences hold three of the four adapters at once."""
     spec = LoraSpec(rank=8, alpha=8.0, target_modules=WHOLE)
     peers = {f"w{i}": make_peer(decoder, spec, 20 + i) for i in range(4)}
     engine = Engine(load_backbone(str(decoder), PLAIN), SMALL)
@@ -124,7 +127,7 @@ def test_blends_and_evictions_of_embeddings_and_output_layers(decoder):
 
 def test_tables_of_the_vocabulary_are_there_only_with_an_adapter_that_has_them(decoder):
     engine = Engine(load_backbone(str(decoder), PLAIN), SMALL)
-    sites = engine._sites
+    sites = engine.core.layers
 
     def held():
         embeddings = sum(site.nbytes for site in sites.embeddings.values())
@@ -147,7 +150,7 @@ def test_whole_copies_of_the_vocabulary_are_refused(decoder):
     for module in ("embed_tokens", "lm_head"):
         peer = make_peer(decoder, spec, 3, modules_to_save=[module])
         engine = Engine(load_backbone(str(decoder), PLAIN), SMALL)
-        with pytest.raises(EngineError, match=f"whole copy of '{module}'"):
+        with pytest.raises(EngineError, match=f"full copy of '{module}'"):
             engine.load_weights(peer.weights, key="x", name="x")
         engine.close()
 

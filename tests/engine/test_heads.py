@@ -6,7 +6,8 @@ from pooling_helpers import make_labeller
 
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.engine.engine import Engine, EngineConfig
+from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.engine import Engine
 from adapterhub.engine.heads import head_tensors, make_head
 from adapterhub.errors import EngineError, StrictLoadError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
@@ -59,8 +60,8 @@ def test_a_pooler_of_the_adapter_is_used_and_else_the_backbones_own(encoder):
         engine.step()
     engine.close()
     for request, each in zip(asked, (own, without), strict=True):
-        expected = each.logits(request.passes[0].example)
-        assert (request.passes[0].value() - expected).abs().max() < 1e-4
+        expected = each.logits(request.sequences[0].example)
+        assert (request.results()[0] - expected).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("broken", ["bias", "weight", "shape", "labels"])

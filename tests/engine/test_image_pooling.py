@@ -14,7 +14,8 @@ from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.memory import state_digest
 from adapterhub.data.images import ImageFile
-from adapterhub.engine.engine import Engine, EngineConfig
+from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.engine import Engine
 from adapterhub.errors import DataError, EngineError, RequestError, StrictLoadError
 from adapterhub.specs import LoraSpec, QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
@@ -158,18 +159,18 @@ def test_a_damaged_picture_disturbs_no_other(vit):
     engine, peers = vit
     (good,) = pictures(1)
     asked = engine.add_labeling({"image": good}, "own")
-    with pytest.raises(DataError, match=r"x\.png.* can't be read as a picture\. Formats"):
+    with pytest.raises(DataError, match=r"x\.png.* can't be read as an image\. Formats"):
         engine.add_labeling({"image": ImageFile("x.png", b"no picture")}, "own")
     while not asked.finished:
         engine.step()
-    assert_as_alone(asked.answer(), peers["own"], good)
+    assert_as_alone(asked.prediction(), peers["own"], good)
 
 
 def test_a_picture_that_can_not_be_sized_fails_alone(vit):
     engine, peers = vit
     (good,) = pictures(1)
     asked = [engine.add_labeling({"image": good}, "own") for _ in range(2)]
-    (first,) = asked[0].passes
+    (first,) = asked[0].sequences
 
     def broken():
         raise DataError("can't be sized")
@@ -179,15 +180,15 @@ def test_a_picture_that_can_not_be_sized_fails_alone(vit):
     while not all(request.finished for request in asked):
         engine.step()
     with pytest.raises(DataError, match="can't be sized"):
-        asked[0].answer()
-    assert_as_alone(asked[1].answer(), peers["own"], good)
+        asked[0].prediction()
+    assert_as_alone(asked[1].prediction(), peers["own"], good)
 
 
 def test_texts_are_refused(vit):
     engine, _ = vit
-    with pytest.raises(RequestError, match="reads pictures"):
+    with pytest.raises(RequestError, match="reads images"):
         engine.add("a text")
-    with pytest.raises(RequestError, match="reads pictures"):
+    with pytest.raises(RequestError, match="reads images"):
         engine.add_embedding("a text")
     with pytest.raises(DataError, match="image"):
         engine.classify(["a text"], "own")

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.data.packing import pack
 from adapterhub.engine.async_engine import AsyncEngine
-from adapterhub.engine.engine import Engine, EngineConfig
+from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.engine import Engine
 from adapterhub.errors import DataError, EngineError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
@@ -80,10 +81,10 @@ def test_questions_share_a_pass_with_texts_that_are_labelled(kit):
     ]
     engine.step()
     assert all(request.finished for request in asked)
-    assert engine.stats().passes == 4
+    assert engine.stats().pooled == 4
     for request, name in ((asked[0], "one"), (asked[3], "two")):
-        assert request.answer() == pytest.approx(alone(kit.labellers[name], SHORT), abs=1e-4)
-    assert asked[1].answer()["label"] in ("glad", "sad", "odd")
+        assert request.prediction() == pytest.approx(alone(kit.labellers[name], SHORT), abs=1e-4)
+    assert asked[1].prediction()["label"] in ("glad", "sad", "odd")
 
 
 def test_a_question_without_an_answer_has_none(kit):

@@ -53,7 +53,7 @@ def test_generated_tokens_and_log_probabilities(tmp_path, compute_device, family
     )
     engine.close()
     for (prompt, name), completion in zip(requests, completions, strict=True):
-        (answer,) = completion.answers
+        (answer,) = completion.outputs
         expected, logits = greedy(models[name], prompt, 8)
         assert list(answer.tokens) == expected, name
         found = torch.tensor([each.chosen for each in answer.logprobs])
@@ -95,8 +95,8 @@ def test_labels(tmp_path, compute_device, architecture, head):
         engine.step()
     engine.close()
     for request, side in requests:
-        for each in request.passes:
-            difference = each.value() - side.logits(each.example)
+        for each, result in zip(request.sequences, request.results(), strict=True):
+            difference = result - side.logits(each.example)
             assert difference.abs().max() <= TOLERANCE[compute_device]
 
 

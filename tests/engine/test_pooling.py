@@ -19,7 +19,8 @@ from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.memory import state_digest
 from adapterhub.engine.async_engine import AsyncEngine
-from adapterhub.engine.engine import Engine, EngineConfig
+from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.engine import Engine
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, EngineError, NotFoundError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
@@ -86,12 +87,12 @@ def wait(engine, asked):
 
 def assert_as_alone(request, labellers, name, body):
     if name is None:
-        expected = hidden_of(body, request.example.input_ids).mean(dim=0)
-        assert (request.value() - expected).abs().max() < TOLERANCE
+        expected = hidden_of(body, request.sequences[0].example.input_ids).mean(dim=0)
+        assert (request.embedding() - expected).abs().max() < TOLERANCE
         return
-    for each in request.passes:
+    for each, result in zip(request.sequences, request.results(), strict=True):
         expected = labellers[name].logits(each.example)
-        assert (each.value() - expected).abs().max() < TOLERANCE, name
+        assert (result - expected).abs().max() < TOLERANCE, name
 
 
 TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=28).map(" ".join)
@@ -122,7 +123,7 @@ def test_a_row_without_an_adapter_is_to_the_bit_as_if_none_were_loaded(
     wait(unloaded, alike)
     for request, other, (_, name) in zip(asked, alike, rows, strict=True):
         if name is None:
-            assert torch.equal(request.value(), other.value())
+            assert torch.equal(request.embedding(), other.embedding())
 
 
 def test_decoders_read_rows_of_all_kinds_as_alone_with_peft(decoder, decoders):
@@ -135,7 +136,7 @@ def test_decoders_read_rows_of_all_kinds_as_alone_with_peft(decoder, decoders):
     ]
     wait(engine, asked)
     assert engine.stats().evictions > 0
-    assert engine.stats().passes == len(asked)
+    assert engine.stats().pooled == len(asked)
     engine.close()
     for request, name in zip(asked, names, strict=True):
         assert_as_alone(request, decoders, name, body)
@@ -186,7 +187,7 @@ def test_norm_layers_of_an_adapter_are_used_by_its_own_rows(tmp_path):
         wait(engine, asked)
         for request, (_, name) in zip(asked, rows, strict=True):
             assert_as_alone(request, labellers, name, bare_body(folder))
-        with pytest.raises(EngineError, match=r"norm layers.*can't be blended"):
+        with pytest.raises(EngineError, match=r"norm layers.*cannot be blended"):
             engine.add_labeling("the film", [("a0", 0.5)])
         engine.close()
 
@@ -217,7 +218,7 @@ def test_a_blend_is_read_by_the_head_of_the_one_that_has_one(decoder, decoders):
     blends = [[("s0", 1.0), ("other", weight)] for weight in (1.0, 0, 0.5)]
     whole, none, half, alone = (engine.add_labeling(text, each) for each in (*blends, "s0"))
     wait(engine, [whole, none, half, alone])
-    logits = [request.passes[0].value() for request in (whole, none, half, alone)]
+    logits = [request.results()[0] for request in (whole, none, half, alone)]
     assert torch.allclose(logits[1], logits[3], atol=TOLERANCE)
     assert not torch.allclose(logits[0], logits[3], atol=0.01)
     assert not torch.allclose(logits[0], logits[2], atol=0.01)
@@ -257,7 +258,7 @@ def test_text_pairs_have_their_segments(encoder, encoders, roomy, monkeypatch):
     wait(roomy, [request])
     assert list(example.input_ids) == ids
     expected = encoders["s0"].logits(example)
-    assert (request.passes[0].value() - expected).abs().max() < TOLERANCE
+    assert (request.results()[0] - expected).abs().max() < TOLERANCE
 
 
 def test_a_fault_reaches_only_its_own_row(encoder, encoders):
@@ -271,12 +272,12 @@ def test_a_fault_reaches_only_its_own_row(encoder, encoders):
     long, bare = engine.add_embedding(" ".join(WORDS * 6)), engine.add_embedding("the film")
     wait(engine, [good, bad, long, bare])
     with pytest.raises(EngineError, match="NaN or infinite"):
-        bad.answer()
-    with pytest.raises(EngineError, match=r"86 positions.* 1 to 64"):
-        long.value()
-    expected = encoders["s0"].logits(good.passes[0].example)
-    assert (good.passes[0].value() - expected).abs().max() < TOLERANCE
-    assert torch.isfinite(bare.value()).all()
+        bad.prediction()
+    with pytest.raises(EngineError, match=r"86 tokens.* 1 to 64"):
+        long.embedding()
+    expected = encoders["s0"].logits(good.sequences[0].example)
+    assert (good.results()[0] - expected).abs().max() < TOLERANCE
+    assert torch.isfinite(bare.embedding()).all()
     with pytest.raises(DataError, match="text is empty"):
         engine.classify(["  "], ["s0"])
     with pytest.raises(NotFoundError):
@@ -299,14 +300,14 @@ def test_an_encoder_does_not_generate(encoder, encoders):
 def test_passes_run_between_generating_rows(decoder, decoders):
     engine = engine_of(decoder, decoders)
     bare = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
-    (row,) = engine.add([7, 8, 9], None, answer(6)).rows
+    (row,) = engine.add([7, 8, 9], None, answer(6)).sequences
     engine.step()
     assert len(engine.classify(["the film was good"], ["s0"])) == 1
-    assert not row.finished
+    assert not row.finish_reason
     while engine.busy:
         engine.step()
     engine.close()
-    assert row.output == greedy(bare, [7, 8, 9], 6)[0]
+    assert row.output_tokens == greedy(bare, [7, 8, 9], 6)[0]
 
 
 def test_many_texts_are_awaited_at_once(decoder, decoders):
@@ -324,7 +325,7 @@ def test_many_texts_are_awaited_at_once(decoder, decoders):
         )
         with pytest.raises(EngineError, match="Use tag"):
             await running.classify("dull", "t0")
-        with pytest.raises(EngineError, match="positions"):
+        with pytest.raises(EngineError, match="has 3000 tokens"):
             await running.embed([7] * 3000)
         await running.close()
         return found
@@ -355,7 +356,7 @@ def test_the_first_row_is_always_in_the_next_batch(decoder, decoders):
 def test_adapters_that_never_fit_together_are_an_error_and_not_a_wait(decoder, decoders):
     small = EngineConfig(kv_cache_tokens=64, rank_slots=9)
     engine = engine_of(decoder, decoders, small)
-    with pytest.raises(EngineError, match="has rank 12, the tables have 9 rows"):
+    with pytest.raises(EngineError, match="has rank 12, the engine has 9 rank slots"):
         engine.embed(["the film"], [[("s0", 1.0), ("t0", 1.0)]])
     assert len(engine.embed(["the film"], "s0")) == 1
     engine.close()

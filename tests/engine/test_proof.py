@@ -1,8 +1,8 @@
-"""The contract: whatever stands beside it and whatever happens, a row is as alone with peft.
+"""The contract: whatever stands beside it and whatever happens, a sequence is as alone with peft.
 
-Rows arrive at any step, names are given to other adapters while rows run, adapters are pushed out
-of slots and rows out of the cache. The logits of every token are compared with those that peft
-gives for the same tokens, one row alone, on a backbone of its own.
+Rows arrive at any step, names are given to other adapters while sequences run, adapters are pushed out
+of slots and sequences out of the cache. The logits of every token are compared with those that peft
+gives for the same tokens, one sequence alone, on a backbone of its own.
 """
 
 from dataclasses import dataclass, field
@@ -28,11 +28,11 @@ from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 #: Largest difference of logits, whose own spread is about 10. Over 60 plays of each kind 3.4e-5
 #: was seen in float32, 0.63 in bfloat16 and 0.019 in int8. bfloat16 has 8 bits, so that a logit
 #: of 10 is rounded by 0.04 at each of some ten places on its way. int8 rounds activations to 8
-#: bits of the row's largest, where a difference in the last bit can move a whole step.
-#: In float32 rows stay below 2e-5 but for one with 4-bit weights that amplifies rounding, 1.2e-4.
+#: bits of the sequence's largest, where a difference in the last bit can move a whole step.
+#: In float32 sequences stay below 2e-5 but for one with 4-bit weights that amplifies rounding, 1.2e-4.
 BOUNDS = {"float32": 3e-4, "bfloat16": 0.8, "int8": 0.1}
-#: A few rows amplify rounding: peft's own logits in bfloat16 were seen 0.43 from its float32 ones
-#: where 0.1 is usual. Of such a row the bound is so many times that difference.
+#: A few sequences amplify rounding: peft's own logits in bfloat16 were seen 0.43 from its float32 ones
+#: where 0.1 is usual. Of such a sequence the bound is so many times that difference.
 AMPLIFIED = 4.0
 SIZES = EngineConfig(
     max_num_seqs=4, max_num_batched_tokens=12, kv_cache_tokens=96, block_size=4, rank_slots=26
@@ -95,16 +95,16 @@ KINDS = [
 
 
 class RecordingSampler(Sampler):
-    """Keeps the logits of every row."""
+    """Keeps the logits of every sequence."""
 
     def __init__(self):
         super().__init__()
         self.logits = {}
 
-    def sample(self, logits, rows):
-        for row, values in zip(rows, logits, strict=True):
-            self.logits.setdefault(row, []).append(values.float().cpu())
-        return super().sample(logits, rows)
+    def sample(self, logits, sequences):
+        for sequence, values in zip(sequences, logits, strict=True):
+            self.logits.setdefault(sequence, []).append(values.float().cpu())
+        return super().sample(logits, sequences)
 
 
 @dataclass
@@ -213,13 +213,13 @@ EVENTS = st.lists(
 
 
 class Play:
-    """An engine to which events happen; it knows what each row was asked with."""
+    """An engine to which events happen; it knows what each sequence was asked with."""
 
     def __init__(self, engine, weights):
         self.engine, self.weights = engine, weights
-        self.engine._sampler = self.recorder = RecordingSampler()
+        self.engine.core.sampler = self.recorder = RecordingSampler()
         self.meaning = list(range(len(SPECS)))
-        self.rows, self.requests = [], []
+        self.sequences, self.requests = [], []
         for number, weights in enumerate(self.weights):
             self.engine.load_weights(weights, key=f"sha256:{number}", name=f"n{number}")
 
@@ -227,12 +227,12 @@ class Play:
         getattr(self, kind)(*details)
 
     def add(self, prompt, use, count):
-        # what a name stands for when the row comes is what it is answered by
+        # what a name stands for when the sequence comes is what it is answered by
         meant = tuple((self.meaning[number], weight) for number, weight in use)
         named = [(f"n{number}", weight) for number, weight in use]
         request = self.engine.add(prompt, named, asked(count))
         self.requests.append(request)
-        self.rows.append((request.rows[0], meant, prompt))
+        self.sequences.append((request.sequences[0], meant, prompt))
 
     def steps(self, count):
         for _ in range(count):
@@ -271,14 +271,14 @@ def reference_use(use):
 def assert_as_alone(play, reference, exact):
     """Require peft's logits; ``exact`` are the same weights computed in float32."""
     scheme, compute = reference.spec.scheme, reference.spec.compute_dtype
-    for row, use, prompt in play.rows:
-        bound, answer = BOUNDS["int8" if scheme == "int8" else compute], row.output
-        assert row.error is None
-        assert row.finished in ("length", "cancelled")
+    for sequence, use, prompt in play.sequences:
+        bound, answer = BOUNDS["int8" if scheme == "int8" else compute], sequence.output_tokens
+        assert sequence.error is None
+        assert sequence.finish_reason in ("length", "cancelled")
         if not answer:
             continue
         expected = reference.logits(reference_use(use), prompt, answer)
-        found = torch.stack(play.recorder.logits[row.state])
+        found = torch.stack(play.recorder.logits[sequence.state])
         if compute == "bfloat16":
             own = expected - exact.logits(reference_use(use), prompt, answer)
             bound = max(bound, AMPLIFIED * own.abs().max().item())
@@ -297,7 +297,7 @@ def assert_as_alone(play, reference, exact):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(events=EVENTS)
-def test_every_row_is_as_alone_with_peft(
+def test_every_sequence_is_as_alone_with_peft(
     references, engines, scheme, compute, kernel, device, events
 ):
     reference = references(scheme, compute, device)

@@ -70,8 +70,8 @@ def test_seed_that_was_drawn_is_told_and_gives_the_same_again(engine):
 def test_several_answers_differ_and_share_the_prompt(engine):
     params = SamplingParams(n=4, seed=3, temperature=2.0, max_tokens=10, ignore_eos=True)
     (done,) = engine.generate([PROMPT], ["a0"], params)
-    assert len({answer.tokens for answer in done.answers}) == 4
-    assert done.tokens == done.answers[0].tokens
+    assert len({answer.tokens for answer in done.outputs}) == 4
+    assert done.tokens == done.outputs[0].tokens
 
 
 def test_stop_string_ends_the_text_and_is_cut_off(engine):
@@ -102,7 +102,7 @@ def test_the_backbones_own_end_token_ends_a_text(engine):
 
 def test_logprobs_come_with_every_token(engine):
     (done,) = engine.generate([PROMPT], ["a1"], asked(5, logprobs=2))
-    reports = done.answers[0].logprobs
+    reports = done.outputs[0].logprobs
     assert len(reports) == 5
     for token, report in zip(done.tokens, reports, strict=True):
         assert report.best[0] == (token, report.chosen)
@@ -117,7 +117,7 @@ def test_what_is_not_served_is_an_error_of_its_own_request(engine):
     assert found[0].tokens == engine.generate([PROMPT], ["a0"], asked(4))[0].tokens
 
 
-def test_nan_is_an_error_of_its_row_alone(decoder):
+def test_nan_is_an_error_of_its_sequence_alone(decoder):
     engine = Engine(load_backbone(str(decoder), QuantizationSpec("none", "float32")), SIZES)
     peers = [make_peer(decoder, spec, number) for number, spec in enumerate(some_specs()[:2])]
     bad = {key: tensor.clone() for key, tensor in peers[1].weights.tensors.items()}
@@ -129,13 +129,13 @@ def test_nan_is_an_error_of_its_row_alone(decoder):
     assert [one.finish_reason for one in found] == ["length", "error", "length"]
     assert "NaN or infinity" in str(found[1].error)
     assert list(found[0].tokens) == peers[0].greedy(prompt, 6)[0]
-    # what the bad row left in the cache is read by no other
+    # what the bad sequence left in the cache is read by no other
     again = engine.generate([prompt, prompt], [None, "good"], asked(6))
     assert [one.tokens for one in again] == [found[2].tokens, found[0].tokens]
     engine.close()
 
 
-def test_a_step_that_fails_ends_its_rows_and_the_next_ones_go_on(engine, monkeypatch):
+def test_a_step_that_fails_ends_its_sequences_and_the_next_ones_go_on(engine, monkeypatch):
     expected = engine.generate([PROMPT], ["a0"], asked(4))[0].tokens
     before = engine.stats().free_blocks
 
@@ -143,7 +143,7 @@ def test_a_step_that_fails_ends_its_rows_and_the_next_ones_go_on(engine, monkeyp
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_forward", broken)
+        patch.setattr(engine.core, "model_runner", broken)
         (failed,) = engine.generate([PROMPT], ["a0"], asked(4))
     assert isinstance(failed.error, EngineError)
     assert "out of memory" in str(failed.error)
@@ -151,7 +151,7 @@ def test_a_step_that_fails_ends_its_rows_and_the_next_ones_go_on(engine, monkeyp
     assert engine.generate([PROMPT], ["a0"], asked(4))[0].tokens == expected
 
 
-def test_preempted_rows_draw_what_they_would_have_drawn(decoder):
+def test_preempted_sequences_draw_what_they_would_have_drawn(decoder):
     tight = EngineConfig(
         max_num_seqs=4, max_num_batched_tokens=16, kv_cache_tokens=64, block_size=4
     )
@@ -235,11 +235,11 @@ def test_pieces_of_a_stream_are_the_text(engine):
         return texts, ends
 
     texts, ends = run(engine, use)
-    assert texts == [answer.text for answer in expected.answers]
+    assert texts == [answer.text for answer in expected.outputs]
     assert ends == ["length", "length"]
 
 
-def test_client_that_leaves_gives_its_rows_back(engine):
+def test_client_that_leaves_gives_its_sequences_back(engine):
     free = engine.stats().free_blocks
 
     async def use(served):

@@ -27,8 +27,8 @@ VOCABULARY = 1500
 GOLDEN = (213000021201967259, 2897417925929110537)
 
 
-def random_logits(rows, width=VOCABULARY, seed=0, spread=4.0):
-    return torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)) * spread
+def random_logits(count, width=VOCABULARY, seed=0, spread=4.0):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed)) * spread
 
 
 def state(prompt=(), answer=(), **settings):
@@ -38,12 +38,12 @@ def state(prompt=(), answer=(), **settings):
     return found
 
 
-def tokens_of(logits, rows):
-    return [sampled.token for sampled in Sampler().sample(logits, rows)]
+def tokens_of(logits, states):
+    return [sampled.token for sampled in Sampler().sample(logits, states)]
 
 
 def transformers_scores(logits, params):
-    """What transformers' own processors make of one row, ``[1, vocabulary]``."""
+    """What transformers' own processors make of one sequence's logits, ``[1, vocabulary]``."""
     chain = [TemperatureLogitsWarper(params.temperature)]
     chain += [TopKLogitsWarper(params.top_k)] if params.top_k else []
     chain += [TopPLogitsWarper(params.top_p)] if params.top_p < 1 else []
@@ -76,11 +76,11 @@ def test_tokens_and_probabilities_are_those_of_transformers(seed):
     params = [SamplingParams(**one) for one in SETTINGS]
     logits = random_logits(len(params), seed=seed)
     weights = token_weights(logits.clone(), params).double()
-    for row, one in enumerate(params):
-        expected = transformers_scores(logits[row : row + 1], one).double().softmax(-1)[0]
-        found = weights[row] / weights[row].sum()
+    for i, one in enumerate(params):
+        expected = transformers_scores(logits[i : i + 1], one).double().softmax(-1)[0]
+        found = weights[i] / weights[i].sum()
         # less likely than 2**-40 of the best never comes
-        assert torch.equal(found > 0, expected > expected.max() * 2.0**-40), SETTINGS[row]
+        assert torch.equal(found > 0, expected > expected.max() * 2.0**-40), SETTINGS[i]
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
 
 
@@ -93,8 +93,8 @@ def test_what_ties_with_the_last_kept_token_is_kept(asked):
 
 def test_extreme_finite_logits_are_sampled():
     logits = torch.tensor([[3e38, -3e38, 1.0]])
-    rows = [state(temperature=1e-8, repetition_penalty=0.01, answer=[0])]
-    assert tokens_of(logits, rows) == [0]
+    states = [state(temperature=1e-8, repetition_penalty=0.01, answer=[0])]
+    assert tokens_of(logits, states) == [0]
 
 
 @pytest.mark.parametrize("penalty", [0.5, 1.3])
@@ -102,12 +102,12 @@ def test_repetition_penalty_is_that_of_transformers(penalty):
     logits = random_logits(2)
     prompts, answer = [[5, 9, 9, 70], [8]], [5, 11, 11]
     found = logits.clone()
-    rows = [state(prompt, answer, repetition_penalty=penalty) for prompt in prompts]
-    apply_penalties(found, [0, 1], [row.seen for row in rows], [row.params for row in rows])
-    for row, prompt in enumerate(prompts):
+    states = [state(prompt, answer, repetition_penalty=penalty) for prompt in prompts]
+    apply_penalties(found, [(i, one.seen, one.params) for i, one in enumerate(states)])
+    for i, prompt in enumerate(prompts):
         ids = torch.tensor([prompt + answer])
-        expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits[row : row + 1])
-        assert torch.equal(found[row : row + 1], expected)
+        expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, logits[i : i + 1])
+        assert torch.equal(found[i : i + 1], expected)
 
 
 def test_penalties_in_a_mixed_batch_are_those_of_a_loop():
@@ -117,26 +117,28 @@ def test_penalties_in_a_mixed_batch_are_those_of_a_loop():
         {"frequency_penalty": -0.25},
     ]
     prompt, answer = [1, 2, 3, 2], [3, 4, 4, *range(100, 300)]
-    rows = [state(prompt, answer, **one) for one in asked]
+    states = [state(prompt, answer, **one) for one in asked]
     logits = random_logits(4)
     found = logits.clone()
-    apply_penalties(found, [0, 2, 3], [row.seen for row in rows], [row.params for row in rows])
+    apply_penalties(
+        found, [(i, one.seen, one.params) for i, one in zip([0, 2, 3], states, strict=True)]
+    )
     expected = logits.clone()
     counts = Counter(answer)
-    for row, one in zip([0, 2, 3], rows, strict=True):
+    for i, one in zip([0, 2, 3], states, strict=True):
         for token in {*prompt, *answer}:
-            value, params = expected[row, token], one.params
+            value, params = expected[i, token], one.params
             strength = params.repetition_penalty
             value = value * strength if value < 0 else value / strength
             value = value - params.frequency_penalty * counts[token]
-            expected[row, token] = value - params.presence_penalty * (counts[token] > 0)
+            expected[i, token] = value - params.presence_penalty * (counts[token] > 0)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_ids_that_are_no_token_have_no_penalty():
     logits = random_logits(1)
-    rows = [state([0xFFFFFFFF, VOCABULARY], temperature=0, repetition_penalty=2.0)]
-    assert tokens_of(logits, rows) == logits.argmax(-1).tolist()
+    states = [state([0xFFFFFFFF, VOCABULARY], temperature=0, repetition_penalty=2.0)]
+    assert tokens_of(logits, states) == logits.argmax(-1).tolist()
 
 
 def test_presence_penalty_counts_the_answer_only():
@@ -150,8 +152,8 @@ def test_presence_penalty_counts_the_answer_only():
 def test_greedy_takes_the_largest_whatever_the_type(dtype):
     logits = random_logits(3).to(dtype)
     before = logits.clone()
-    rows = [state(temperature=0), state(temperature=0, presence_penalty=1.0), state(top_k=1)]
-    assert tokens_of(logits, rows) == logits.argmax(-1).tolist()
+    states = [state(temperature=0), state(temperature=0, presence_penalty=1.0), state(top_k=1)]
+    assert tokens_of(logits, states) == logits.argmax(-1).tolist()
     assert torch.equal(logits, before)
 
 
@@ -198,23 +200,23 @@ MIXES = st.lists(
 @given(MIXES, st.integers(0, 2**32), st.randoms(use_true_random=False), st.integers(1, 3))
 def test_token_of_a_row_does_not_depend_on_the_others(mix, seed, order, chunk):
     logits = random_logits(len(mix), width=1001, seed=seed)
-    rows = [state([3, 4], [5, 5, 6], **one) for one in mix]
-    alone = [tokens_of(logits[row : row + 1], [one])[0] for row, one in enumerate(rows)]
+    states = [state([3, 4], [5, 5, 6], **one) for one in mix]
+    alone = [tokens_of(logits[i : i + 1], [one])[0] for i, one in enumerate(states)]
     places = list(range(len(mix)))
     order.shuffle(places)
-    found = Sampler(chunk_rows=chunk).sample(logits[places], [rows[place] for place in places])
+    found = Sampler(chunk_size=chunk).sample(logits[places], [states[place] for place in places])
     assert [one.token for one in found] == [alone[place] for place in places]
 
 
 def test_neither_threads_nor_neighbours_move_a_draw_over_a_real_vocabulary():
     logits = random_logits(6, width=49_157)
-    rows = [state(seed=row, top_p=0.95, temperature=1.5) for row in range(6)]
-    alone = [tokens_of(logits[row : row + 1], [one])[0] for row, one in enumerate(rows)]
+    states = [state(seed=i, top_p=0.95, temperature=1.5) for i in range(6)]
+    alone = [tokens_of(logits[i : i + 1], [one])[0] for i, one in enumerate(states)]
     before = torch.get_num_threads()
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            assert tokens_of(logits, rows) == alone
+            assert tokens_of(logits, states) == alone
     finally:
         torch.set_num_threads(before)
 
@@ -222,12 +224,12 @@ def test_neither_threads_nor_neighbours_move_a_draw_over_a_real_vocabulary():
 def test_seed_answer_and_step_each_have_their_own_stream():
     logits = random_logits(1, spread=0.0)
     params = SamplingParams(seed=5, n=2)
-    rows = [SamplingState(params, index=index) for index in (0, 1, 0)]
-    rows[2].append(1)
+    states = [SamplingState(params, index=index) for index in (0, 1, 0)]
+    states[2].append(1)
     other = SamplingState(SamplingParams(seed=6))
-    assert len(set(tokens_of(logits.repeat(4, 1), [*rows, other]))) == 4
+    assert len(set(tokens_of(logits.repeat(4, 1), [*states, other]))) == 4
     again = SamplingState(params, index=1)
-    assert tokens_of(logits, [again]) == tokens_of(logits, [rows[1]])
+    assert tokens_of(logits, [again]) == tokens_of(logits, [states[1]])
 
 
 def test_seed_that_nobody_gave_is_drawn_and_told():
@@ -262,24 +264,24 @@ def test_row_of_minus_infinity_is_an_error_and_one_such_logit_is_not():
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_only_tokens_of_the_mask_come(temperature):
     logits = random_logits(2)
-    rows = [state(temperature=temperature, top_k=3) for _ in range(2)]
-    for row, allowed in zip(rows, ([400], []), strict=True):
-        row.allowed = torch.zeros(VOCABULARY, dtype=torch.bool)
-        row.allowed[allowed] = True
-    first, second = Sampler().sample(logits, rows)
+    states = [state(temperature=temperature, top_k=3) for _ in range(2)]
+    for one, allowed in zip(states, ([400], []), strict=True):
+        one.allowed = torch.zeros(VOCABULARY, dtype=torch.bool)
+        one.allowed[allowed] = True
+    first, second = Sampler().sample(logits, states)
     assert first.token == 400
-    assert (second.token, str(second.error)) == (None, "no token can come next")
+    assert (second.token, str(second.error)) == (None, "every token is excluded")
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_nothing_ends_the_text_before_min_tokens(temperature):
     logits = torch.zeros(1, 5)
     logits[0, [2, 3]] = 50.0
-    row = state(temperature=temperature, min_tokens=2, stop_token_ids=(3, 10**6))
+    one = state(temperature=temperature, min_tokens=2, stop_token_ids=(3, 10**6))
     came = []
     while True:
-        came.append(tokens_of(logits, [row])[0])
-        if row.append(came[-1]):
+        came.append(tokens_of(logits, [one])[0])
+        if one.append(came[-1]):
             break
     assert len(came) == 3
     assert came[-1] in (2, 3)
@@ -288,8 +290,8 @@ def test_nothing_ends_the_text_before_min_tokens(temperature):
 
 def test_text_ends_by_its_tokens_or_its_length():
     def reasons(tokens, **asked):
-        row = state(**asked)
-        return [row.append(token) for token in tokens]
+        one = state(**asked)
+        return [one.append(token) for token in tokens]
 
     assert reasons([7, 2]) == [None, "stop"]
     assert reasons([2, 9], ignore_eos=True, stop_token_ids=(9,)) == [None, "stop"]
@@ -299,20 +301,20 @@ def test_text_ends_by_its_tokens_or_its_length():
 
 def test_logprobs_are_of_the_raw_logits():
     logits = random_logits(4)
-    rows = [
+    states = [
         state(temperature=0, logprobs=0),
         state(temperature=0.1, top_k=1, logprobs=3, presence_penalty=2.0, answer=[1, 2, 3]),
         state(),
         state(logprobs=20, seed=4),
     ]
     expected = logits.double().log_softmax(-1)
-    for row, found in enumerate(Sampler().sample(logits, rows)):
-        count = rows[row].params.logprobs
+    for i, found in enumerate(Sampler().sample(logits, states)):
+        count = states[i].params.logprobs
         if count is None:
             assert found.logprobs is None
             continue
-        assert found.logprobs.chosen == pytest.approx(expected[row, found.token].item(), abs=1e-4)
-        values, ids = expected[row].topk(count)
+        assert found.logprobs.chosen == pytest.approx(expected[i, found.token].item(), abs=1e-4)
+        values, ids = expected[i].topk(count)
         assert [token for token, _ in found.logprobs.best] == ids.tolist()
         assert [value for _, value in found.logprobs.best] == pytest.approx(values.tolist(), 1e-4)
 

@@ -13,7 +13,6 @@ from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
-from adapterhub.engine.host_cache import prepared_bytes
 from adapterhub.errors import ArtifactError, EngineError, NotFoundError
 from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
@@ -85,17 +84,17 @@ def test_they_are_labelled_as_by_loaded_adapters_though_memory_holds_few(
     roomy = loaded(engine_on(rank_slots=64), labellers)
     expected = [add_labeling(roomy, labellers, name, text) for name, text in pairs]
     run(roomy, expected)
-    largest = max(prepared_bytes(roomy._host.get(f"sha256:{name}")) for name in labellers)
+    largest = max(roomy.core.host.get(f"sha256:{name}").nbytes for name in labellers)
     loader = AdapterLoader(registry)
     engine = engine_on(loader, host_cache_bytes=largest)
     found = [add_labeling(engine, labellers, name, text) for name, text in pairs]
-    row = engine.add([7, 8, 9], None, asked(60)).rows[0]
+    row = engine.add([7, 8, 9], None, asked(60)).sequences[0]
     run(engine, found)
     for request, other in zip(found, expected, strict=True):
-        for mine, its in zip(request.values(), other.values(), strict=True):
+        for mine, its in zip(request.results(), other.results(), strict=True):
             assert (mine - its).abs().max() < 1e-4
-        assert request.answer().keys() == other.answer().keys()
-    assert engine._host.evictions
+        assert request.prediction().keys() == other.prediction().keys()
+    assert engine.core.host.evictions
     assert row.error is None
     loader.close()
 
@@ -107,13 +106,13 @@ def test_embeddings_wait_for_their_adapter_too(registry, engine_on, labellers):
     bare = engine.add_embedding("the film")
     run(engine, [bare])
     assert not request.finished
-    with pytest.raises(EngineError, match="waits for its adapters"):
-        request.value()
+    with pytest.raises(EngineError, match="is not computed yet"):
+        request.embedding()
     source.futures["s3"].set_result(artifact_of(registry, "s3"))
     run(engine, [request])
     expected = loaded(engine_on(rank_slots=64), labellers).embed(["the film"], "s3")[0]
-    assert torch.equal(request.value(), expected)
-    assert not torch.allclose(request.value(), bare.value())
+    assert torch.equal(request.embedding(), expected)
+    assert not torch.allclose(request.embedding(), bare.embedding())
 
 
 def artifact_of(registry, ref):
@@ -136,7 +135,7 @@ def test_each_fault_is_of_the_texts_that_asked(registry, engine_on):
         (gone, EngineError, "was cancelled"),
     ):
         with pytest.raises(kind, match=words):
-            request.answer()
+            request.prediction()
     assert bare.error is None
     source.futures["s1"].set_result(artifact_of(registry, "s1"))
     for _ in range(100):
@@ -152,7 +151,7 @@ def test_a_text_whose_adapter_is_unloaded_before_its_turn_has_the_error(engine_o
     engine.unload("s0")
     run(engine, [request])
     with pytest.raises(NotFoundError, match="not loaded any more"):
-        request.answer()
+        request.prediction()
 
 
 def test_a_pin_fetches_what_is_not_there(registry, engine_on):
@@ -165,7 +164,7 @@ def test_a_pin_fetches_what_is_not_there(registry, engine_on):
             break
         engine.step()
     key = loader.resolve("s0")
-    assert key in engine._host
+    assert key in engine.core.host
     fetches = engine.stats().fetches
     run(engine, [engine.add_labeling("the film", "s0")])
     assert engine.stats().fetches == fetches == 1

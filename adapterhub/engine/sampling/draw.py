@@ -1,8 +1,8 @@
-"""Which tokens can come, and the draw of one of them, with sums that are exact.
+"""Top-k, top-p and min-p filtering, and random draws with exact sums.
 
-Probabilities are whole numbers in units of 2**-40 of the most likely token's. Sums of whole
-numbers do not depend on their order, so neither the rows beside it nor the number of threads
-can change what a row draws. A token less likely than one unit never comes.
+Probabilities are integers in units of 2**-40 of the most likely token's. Sums of integers do not
+depend on their order, so neither the other sequences of the batch nor the number of threads can
+change a draw. A token less likely than one unit is never drawn.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 
 #: A sum over four million tokens still fits 63 bits.
 _UNIT_BITS = 40
-#: Most likely tokens that are looked at before all are sorted; mostly they reach top-p.
+#: Most likely tokens that are tried before all are sorted; mostly they reach top-p.
 _HEAD = 512
 
 
 def token_weights(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """Return how likely each token is after temperature, top-k, top-p and min-p.
+    """Return the weights of all tokens after temperature, top-k, top-p and min-p.
 
-    The order and the meaning are those of transformers' processors; tokens that tie with the
-    last one kept are kept too, as transformers does for top-k.
+    Order and meaning are those of transformers' processors; tokens that tie with the last one
+    kept are kept too, as transformers does for top-k.
 
     Args:
-        logits: float32 ``[rows, vocabulary]``; changed. What cannot come is minus infinity, and
-            a row's largest value is finite or minus infinity.
-        params: of each row, with a temperature above 0.
+        logits: Float32 ``[num_seqs, vocab_size]``; changed. Minus infinity excludes a token, and
+            the largest value of a sequence is finite or minus infinity.
+        params: Parameters of each sequence, with a temperature above 0.
 
     Returns:
-        Whole numbers, int64 ``[rows, vocabulary]``, 0 for what cannot come.
+        Int64 ``[num_seqs, vocab_size]``, 0 for excluded tokens.
     """
     _keep_top_k(logits, [one.top_k for one in params])
-    # the largest becomes 0 before the division, which then cannot overflow upwards; a row of
-    # minus infinity alone would become NaN without the bound
+    # the largest becomes 0 before the division, which then cannot overflow upwards; a sequence
+    # with minus infinity alone would become NaN without the bound
     logits -= logits.amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).min)
     logits /= _column([one.temperature for one in params], logits)
     weights = _weights(logits)
@@ -54,9 +54,9 @@ def uniform_bits(seed: int, index: int, step: int) -> int:
     """Return 64 random bits that depend on these three numbers alone.
 
     Args:
-        seed: of the request, 64 bits.
-        index: of the answer among those of the request.
-        step: number of the token in the answer.
+        seed: Seed of the request, 64 bits.
+        index: Index of the answer in its request.
+        step: Number of the token in the answer.
 
     Source: Philox4x64-10, Salmon et al. 2011 (doi:10.1145/2063384.2063405).
     """
@@ -66,14 +66,14 @@ def uniform_bits(seed: int, index: int, step: int) -> int:
 
 
 def draw_tokens(weights: Tensor, bits: Sequence[int]) -> list[int | None]:
-    """Draw a token from each row by inversion of its cumulative distribution.
+    """Draw a token per sequence by inversion of the cumulative distribution.
 
     Args:
-        weights: int64 ``[rows, vocabulary]``, not negative.
-        bits: 64 random bits a row.
+        weights: Int64 ``[num_seqs, vocab_size]``, not negative.
+        bits: 64 random bits per sequence.
 
     Returns:
-        A token id a row, ``None`` where no token can come.
+        Token id of each sequence, ``None`` where all tokens are excluded.
     """
     cumulative = weights.cumsum(-1)
     totals = cumulative[:, -1].tolist()
@@ -84,8 +84,8 @@ def draw_tokens(weights: Tensor, bits: Sequence[int]) -> list[int | None]:
 
 
 def _weights(shifted: Tensor) -> Tensor:
-    # numpy's exponential of a number does not depend on its place in the array; that of
-    # torch on CPUs comes from the vendor's library, which does not promise it
+    # numpy's exponential of a number does not depend on its place in the array; torch's on CPUs
+    # comes from the vendor's library, which does not guarantee it
     if shifted.device.type == "cpu":
         likely = torch.from_numpy(np.exp(shifted.numpy()))
     else:
@@ -95,29 +95,29 @@ def _weights(shifted: Tensor) -> Tensor:
 
 def _keep_top_k(logits: Tensor, counts: Sequence[int]) -> None:
     width = logits.shape[1]
-    rows = [row for row, count in enumerate(counts) if 0 < count < width]
-    if not rows:
+    limited = [i for i, count in enumerate(counts) if 0 < count < width]
+    if not limited:
         return
-    kept = torch.tensor([counts[row] for row in rows], device=logits.device)[:, None]
-    index = torch.tensor(rows, device=logits.device)
+    kept = torch.tensor([counts[i] for i in limited], device=logits.device)[:, None]
+    index = torch.tensor(limited, device=logits.device)
     chosen = logits[index]
     least = chosen.topk(int(kept.max()), dim=-1).values.gather(1, kept - 1)
     logits[index] = chosen.masked_fill_(chosen < least, -torch.inf)
 
 
 def _keep_top_p(shifted: Tensor, weights: Tensor, shares: Sequence[float]) -> None:
-    rows = [row for row, share in enumerate(shares) if share < 1]
-    if not rows:
+    limited = [i for i, share in enumerate(shares) if share < 1]
+    if not limited:
         return
-    index = torch.tensor(rows, device=weights.device)
+    index = torch.tensor(limited, device=weights.device)
     chosen, logits = weights[index], shifted[index]
-    goal = torch.tensor([shares[row] for row in rows], dtype=torch.float64, device=weights.device)
+    goal = torch.tensor([shares[i] for i in limited], dtype=torch.float64, device=weights.device)
     goal = (goal[:, None] * chosen.sum(-1, keepdim=True)).ceil().to(torch.int64)
     weights[index] = chosen.masked_fill_(logits < _least_kept(logits, goal), 0)
 
 
 def _least_kept(logits: Tensor, goal: Tensor) -> Tensor:
-    """Return the logit at which the most likely tokens reach ``goal`` together, a row."""
+    """Return the logit at which the most likely tokens of a sequence reach ``goal`` together."""
     width = logits.shape[1]
     ordered = logits.topk(min(_HEAD, width), dim=-1).values
     weights = _weights(ordered)
@@ -127,7 +127,7 @@ def _least_kept(logits: Tensor, goal: Tensor) -> Tensor:
         weights = _weights(ordered)
         cumulative = weights.cumsum(-1)
     needed = (cumulative - weights < goal).sum(-1, keepdim=True)
-    # none is needed in a row without a token
+    # none is needed where all tokens are excluded
     return ordered.gather(1, (needed - 1).clamp_min(0))
 
 

@@ -1,4 +1,4 @@
-"""What a request asks of sampling: how tokens are chosen and where the text ends."""
+"""Sampling parameters of a request."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from adapterhub.errors import RequestError
 
-#: Bounds that keep the cost of one request small.
+#: Limits of the cost of one request.
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 MAX_LOGPROBS = 20
 MAX_ANSWERS = 128
-#: Float32 holds what comes of logits between them.
+#: Between them logits stay within float32.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-8, 100.0
 MIN_REPETITION, MAX_REPETITION = 0.01, 100.0
 _UINT64 = 2**64
@@ -23,34 +23,34 @@ _UINT64 = 2**64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
-    """Settings of one request, checked when it is made.
+    """Sampling parameters of one request, checked when they are created.
 
     Args:
-        temperature: logits are divided by it; 0 takes the most likely token, and then
-            ``top_k``, ``top_p`` and ``min_p`` have no effect.
-        top_k: only this many most likely tokens can come, and ties with the last; 0 is off.
-        top_p: only the most likely tokens that reach this probability together can come,
-            Holtzman et al. 2020 (arXiv:1904.09751); 1 is off.
-        min_p: only tokens at least this many times as likely as the most likely one can
-            come, Nguyen et al. 2024 (arXiv:2407.01082); 0 is off.
-        repetition_penalty: positive logits of tokens in prompt or answer are divided by it and
-            negative ones multiplied, Keskar et al. 2019 (arXiv:1909.05858); 1 is off.
-        presence_penalty: subtracted from the logit of each token that the answer holds.
-        frequency_penalty: subtracted as many times as the answer holds the token.
-        seed: of the random numbers, 0 to 2**64 - 1; ``None`` draws one.
-        stop: strings that end the text and are cut off it.
-        stop_token_ids: tokens that end the text beside the backbone's own.
-        ignore_eos: go on after the backbone's end-of-text token.
-        max_tokens: most tokens of an answer.
-        min_tokens: tokens before which no token or string ends the text.
-        n: number of answers.
-        logprobs: log-probabilities are reported of the chosen token and of this many best
-            ones; ``None`` reports none.
-        json_schema: the answer is JSON that this schema describes; a mapping is kept as text.
-        regex: the answer as a whole matches this regular expression.
+        temperature: Divisor of the logits; 0 selects the most likely token, and then ``top_k``,
+            ``top_p`` and ``min_p`` have no effect.
+        top_k: Number of most likely tokens that are kept, with ties; 0 disables it.
+        top_p: Probability that the most likely tokens kept reach together, Holtzman et al. 2020
+            (arXiv:1904.09751); 1 disables it.
+        min_p: Probability of kept tokens relative to the most likely one, Nguyen et al. 2024
+            (arXiv:2407.01082); 0 disables it.
+        repetition_penalty: Divisor of positive and factor of negative logits of tokens in prompt
+            or answer, Keskar et al. 2019 (arXiv:1909.05858); 1 disables it.
+        presence_penalty: Value subtracted from the logit of each token that the answer contains.
+        frequency_penalty: Value subtracted once per occurrence of the token in the answer.
+        seed: Seed of the random numbers, 0 to 2**64 - 1; ``None`` draws one.
+        stop: Strings that end the text and are cut off.
+        stop_token_ids: Tokens that end the text in addition to the backbone's own.
+        ignore_eos: Whether to continue after the backbone's end-of-text token.
+        max_tokens: Most tokens of an answer.
+        min_tokens: Number of tokens before which no token or string ends the text.
+        n: Number of answers.
+        logprobs: Number of most likely tokens whose log-probabilities are reported with the
+            sampled token's; ``None`` reports none.
+        json_schema: JSON schema of the answer; a mapping is stored as text.
+        regex: Regular expression that the whole answer matches.
 
     Raises:
-        RequestError: when a value is out of range or two of them exclude each other.
+        RequestError: If a value is out of range or two of them exclude each other.
     """
 
     temperature: float = 1.0
@@ -84,24 +84,26 @@ class SamplingParams:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is taken."""
+        """Whether the most likely token is selected."""
         return self.temperature == 0
 
     @property
     def penalized(self) -> bool:
-        """Whether a logit depends on the tokens before."""
+        """Whether there is a penalty."""
         return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
 
     @property
     def constrained(self) -> bool:
-        """Whether a schema or a regular expression rules the text."""
+        """Whether the text follows a schema or a regular expression."""
         return self.json_schema is not None or self.regex is not None
 
     def _check_numbers(self) -> None:
         _number("temperature", self.temperature, 0, MAX_TEMPERATURE)
         if 0 < self.temperature < MIN_TEMPERATURE:
             wanted = f"0 or at least {MIN_TEMPERATURE}"
-            raise _wrong("temperature", wanted, self.temperature, hint="0 takes the most likely")
+            raise _wrong(
+                "temperature", wanted, self.temperature, hint="0 selects the most likely token"
+            )
         _number("top_p", self.top_p, 0, 1, above=True)
         _number("min_p", self.min_p, 0, 1)
         _number("repetition_penalty", self.repetition_penalty, MIN_REPETITION, MAX_REPETITION)
@@ -140,14 +142,14 @@ class SamplingParams:
         if self.json_schema is not None and self.regex is not None:
             raise _exclude(self, "json_schema", "regex", "An answer follows one of them")
         if self.min_tokens > self.max_tokens:
-            raise _exclude(self, "min_tokens", "max_tokens", "Raise the second or lower the first")
+            raise _exclude(self, "min_tokens", "max_tokens", "Raise max_tokens or lower min_tokens")
         if self.greedy and self.n > 1:
-            raise _exclude(self, "temperature", "n", "Without chance all answers are the same")
+            raise _exclude(self, "temperature", "n", "At temperature 0 all answers are the same")
         kind = "json_schema" if self.regex is None else "regex"
         if self.constrained and self.min_tokens:
-            raise _exclude(self, "min_tokens", kind, "Such a text ends where it is complete")
+            raise _exclude(self, "min_tokens", kind, "A constrained text ends where it is complete")
         if self.constrained and self.ignore_eos:
-            raise _exclude(self, "ignore_eos", kind, "Such a text ends where it is complete")
+            raise _exclude(self, "ignore_eos", kind, "A constrained text ends where it is complete")
 
 
 def _number(name: str, value: Any, least: float, most: float, *, above: bool = False) -> None:
@@ -166,7 +168,7 @@ def _count(name: str, value: Any, least: int, most: int | None = None) -> None:
 
 
 def _items(name: str, value: Any) -> tuple[Any, ...]:
-    # the letters of a string would else be taken for its items
+    # the characters of a string would be taken for its items
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise _wrong(name, "a list", value)
     return tuple(value)
@@ -174,7 +176,7 @@ def _items(name: str, value: Any) -> tuple[Any, ...]:
 
 def _schema_text(schema: Mapping[str, Any]) -> str:
     try:
-        # the order of keys is kept: properties are written in it
+        # the order of keys is kept: properties are generated in it
         return json.dumps(schema, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise RequestError(f"is not JSON: {error}", place="json_schema") from error

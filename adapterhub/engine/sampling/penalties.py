@@ -1,4 +1,4 @@
-"""Penalties on tokens that came before, over the rows of a batch at once."""
+"""Repetition, presence and frequency penalties of a whole batch at once."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ if TYPE_CHECKING:
 
 
 class SeenTokens:
-    """The distinct tokens of prompt and answer, and how often the answer holds each."""
+    """The distinct tokens of prompt and answer, and how often each occurs in the answer.
+
+    Args:
+        prompt: Token ids of the prompt.
+    """
 
     def __init__(self, prompt: Iterable[int]) -> None:
-        """Begin with a prompt and an empty answer."""
         distinct = list(dict.fromkeys(prompt))
         self._places = {token: place for place, token in enumerate(distinct)}
-        # room to grow: a token is added in amortised constant time
+        # spare capacity, so that adding a token takes amortised constant time
         self._tokens = np.zeros(len(distinct) + 64, np.int64)
         self._tokens[: len(distinct)] = distinct
         self._counts = np.zeros_like(self._tokens)
 
     @property
     def tokens(self) -> NDArray[np.int64]:
-        """Token ids, each one once, ``[distinct]``."""
+        """Distinct token ids, ``[num_distinct]``."""
         return self._tokens[: len(self._places)]
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """How often the answer holds them, ``[distinct]``."""
+        """Number of occurrences in the answer, ``[num_distinct]``."""
         return self._counts[: len(self._places)]
 
     def add(self, token: int) -> None:
@@ -49,37 +52,35 @@ class SeenTokens:
 
 
 def apply_penalties(
-    logits: Tensor,
-    rows: Sequence[int],
-    seen: Sequence[SeenTokens],
-    params: Sequence[SamplingParams],
+    logits: Tensor, penalized: Sequence[tuple[int, SeenTokens, SamplingParams]]
 ) -> None:
-    """Change the logits of tokens that came before, in place.
+    """Penalize the logits of tokens that occurred before, in place.
 
-    Repetition first, then frequency and presence, each with its row's own strength. Only the
-    entries of such tokens are touched.
+    Repetition is applied first, then frequency and presence. Only the entries of tokens that
+    occurred are touched.
 
     Args:
-        logits: float32 ``[batch, vocabulary]``.
-        rows: of the batch that have penalties.
-        seen: tokens of each of these rows.
-        params: settings of each of these rows.
+        logits: Float32 ``[num_seqs, vocab_size]``.
+        penalized: Index, seen tokens and parameters of each sequence with penalties.
     """
-    sizes = [len(one.tokens) for one in seen]
-    # ids past the vocabulary stand for what is no token, such as a trained prefix
-    tokens = np.concatenate([one.tokens for one in seen])
+    if not penalized:
+        return
+    indices, seen, params = zip(*penalized, strict=True)
+    sizes = [len(each.tokens) for each in seen]
+    # ids past the vocabulary, as of virtual tokens, have no logits
+    tokens = np.concatenate([each.tokens for each in seen])
     real = (tokens >= 0) & (tokens < logits.shape[1])
 
     def spread(values: Sequence[float], dtype: Any) -> Tensor:
         return torch.from_numpy(np.repeat(np.asarray(values, dtype), sizes)[real]).to(logits.device)
 
-    place = (spread(rows, np.int64), torch.from_numpy(tokens[real]).to(logits.device))
-    found = np.concatenate([one.counts for one in seen])[real].astype(np.float32)
+    place = (spread(indices, np.int64), torch.from_numpy(tokens[real]).to(logits.device))
+    found = np.concatenate([each.counts for each in seen])[real].astype(np.float32)
     counts = torch.from_numpy(found).to(logits.device)
-    repetition = spread([one.repetition_penalty for one in params], np.float32)
+    repetition = spread([each.repetition_penalty for each in params], np.float32)
     values = logits[place]
     values = torch.where(values < 0, values * repetition, values / repetition)
-    values -= spread([one.frequency_penalty for one in params], np.float32) * counts
-    values -= spread([one.presence_penalty for one in params], np.float32) * (counts > 0)
-    # a sum past float32 would become infinite, which no later step could tell from a fault
+    values -= spread([each.frequency_penalty for each in params], np.float32) * counts
+    values -= spread([each.presence_penalty for each in params], np.float32) * (counts > 0)
+    # a sum past float32 would become infinite, which later steps would take for a fault
     logits[place] = values.clamp_max_(torch.finfo(torch.float32).max)

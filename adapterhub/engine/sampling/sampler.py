@@ -1,4 +1,4 @@
-"""The next token of every row of a batch, each by its own settings."""
+"""Sampling of the next token of every sequence of a batch, each with its own parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.engine.sampling.draw import draw_tokens, token_weights, uniform_bits
-from adapterhub.engine.sampling.logprobs import token_logprobs
 from adapterhub.engine.sampling.penalties import apply_penalties
 from adapterhub.errors import EngineError
 
@@ -17,18 +16,30 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.engine.sampling.logprobs import TokenLogprobs
     from adapterhub.engine.sampling.state import SamplingState
 
 
 @dataclass(frozen=True, slots=True)
-class SampledToken:
-    """What a step gave one row.
+class TokenLogprobs:
+    """Natural logarithms of the probabilities of one step.
 
     Args:
-        token: its id; ``None`` where there is an error.
-        logprobs: where the request asks for them.
-        error: why this row, and no other, has no token.
+        chosen: Value of the sampled token.
+        best: Ids and values of the most likely tokens, in falling order.
+    """
+
+    chosen: float
+    best: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    """Result of one sequence.
+
+    Args:
+        token: Token id, or ``None`` in case of an error.
+        logprobs: Log-probabilities, if requested.
+        error: Error of this sequence alone.
     """
 
     token: int | None
@@ -37,94 +48,108 @@ class SampledToken:
 
 
 class Sampler:
-    """Chooses tokens by logits and each row's settings; keeps nothing between steps.
+    """Samples tokens from logits; keeps no state between steps.
 
-    What is promised: a row's token depends on the bits of its own logits, its settings, its
-    tokens so far, its mask and, above temperature 0, on (seed, index, step). Which rows stand
-    beside it, their order and the number of threads change nothing. What is not promised: that
-    a model gives the same bits for the logits of a row in another batch. Matrix products may
-    round differently there, so equal seeds give equal texts as long as no such difference in
-    the last bits moves a choice. Another device or version of a library can move one too.
+    The token of a sequence depends on the bits of its own logits, its parameters, its tokens so
+    far, its mask and, above temperature 0, on (seed, index, step). The other sequences of the
+    batch, their order and the number of threads change nothing. However, a model may round the
+    logits of a sequence differently in another batch, so equal seeds give equal texts as long as
+    no difference in the last bits changes a choice. Another device or library version may change
+    one too.
+
+    Args:
+        chunk_size: Sequences with parameters beyond greedy sampling that are processed at once;
+            each takes about 40 bytes per token of the vocabulary.
     """
 
-    def __init__(self, *, chunk_rows: int = 64) -> None:
-        """Bound the memory that a step takes.
+    def __init__(self, *, chunk_size: int = 64) -> None:
+        self._chunk_size = chunk_size
+
+    def sample(self, logits: Tensor, states: Sequence[SamplingState]) -> list[SampledToken]:
+        """Sample the next token of every sequence.
 
         Args:
-            chunk_rows: rows with settings beyond greedy that are worked on at once; each
-                takes some 40 bytes a token of the vocabulary.
-        """
-        self._chunk_rows = chunk_rows
-
-    def sample(self, logits: Tensor, rows: Sequence[SamplingState]) -> list[SampledToken]:
-        """Choose the next token of every row.
-
-        Args:
-            logits: ``[rows, vocabulary]`` of any float type; not changed. Minus infinity is a
-                token that cannot come.
-            rows: where each row stands; not changed, ``append`` adds the token.
+            logits: Logits ``[num_seqs, vocab_size]`` of any float type; not changed. Minus
+                infinity excludes a token.
+            states: Sampling states; not changed, ``append`` adds the token.
 
         Returns:
-            One entry a row, with an error for a row whose logits hold NaN or infinity or whose
-            every token is barred.
+            Result of each sequence, with an error where the logits contain NaN or infinity or
+            every token is excluded.
         """
-        if not rows:
+        if not states:
             return []
         # the largest is NaN if one is NaN, and infinite if one is infinite or all are minus it;
         # argmax takes four times as long in bfloat16
         largest, best = logits.max(-1)
         tokens: list[int | None] = best.tolist()
-        sound = largest.isfinite().tolist()
-        edited = [row for row, state in enumerate(rows) if sound[row] and not _plain(state)]
-        for start in range(0, len(edited), self._chunk_rows):
-            chunk = edited[start : start + self._chunk_rows]
-            states = [rows[row] for row in chunk]
-            for row, token in zip(chunk, _chosen(_picked(logits, chunk), states), strict=True):
-                tokens[row] = token
-        reports = _reports(
-            logits, rows, [t if s else None for t, s in zip(tokens, sound, strict=True)]
-        )
-        return [_result(*one) for one in zip(tokens, sound, reports, strict=True)]
+        valid = largest.isfinite().tolist()
+        others = [i for i, state in enumerate(states) if valid[i] and not _is_plain(state)]
+        for start in range(0, len(others), self._chunk_size):
+            chunk = others[start : start + self._chunk_size]
+            chosen = _sample_chunk(_select(logits, chunk), [states[i] for i in chunk])
+            for i, token in zip(chunk, chosen, strict=True):
+                tokens[i] = token
+        sampled = [token if fine else None for token, fine in zip(tokens, valid, strict=True)]
+        logprobs = _logprobs(logits, states, sampled)
+        return [_result(*each) for each in zip(tokens, valid, logprobs, strict=True)]
 
 
-def _plain(state: SamplingState) -> bool:
+def token_logprobs(
+    logits: Tensor, chosen: Sequence[int], counts: Sequence[int]
+) -> list[TokenLogprobs]:
+    """Return log-probabilities of the model's own distribution.
+
+    Args:
+        logits: Float32 ``[num_seqs, vocab_size]``, before penalties and temperature.
+        chosen: Sampled token of each sequence.
+        counts: Number of most likely tokens to report for each sequence.
+    """
+    values = torch.log_softmax(logits, dim=-1)
+    index = torch.tensor(chosen, device=logits.device)[:, None]
+    taken = values.gather(1, index)[:, 0].tolist()
+    best = values.topk(min(max(counts), logits.shape[1]), dim=-1)
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [
+        TokenLogprobs(own, tuple(zip(ids[:count], found[:count], strict=True)))
+        for own, count, (ids, found) in zip(taken, counts, pairs, strict=True)
+    ]
+
+
+def _is_plain(state: SamplingState) -> bool:
+    """Return whether the most likely token is the result."""
     return state.params.greedy and state.seen is None and state.allowed is None and not state.barred
 
 
-def _picked(logits: Tensor, rows: Sequence[int]) -> Tensor:
-    """Return some rows as float32, a copy."""
-    return logits[torch.tensor(rows, device=logits.device)].float()
+def _select(logits: Tensor, indices: Sequence[int]) -> Tensor:
+    """Return the logits of some sequences as a float32 copy."""
+    return logits[torch.tensor(indices, device=logits.device)].float()
 
 
-def _chosen(logits: Tensor, states: Sequence[SamplingState]) -> list[int | None]:
-    """Choose tokens; ``logits`` is changed."""
-    _penalize(logits, states)
+def _sample_chunk(logits: Tensor, states: Sequence[SamplingState]) -> list[int | None]:
+    """Sample tokens; ``logits`` is changed."""
+    penalized = [(i, state.seen, state.params) for i, state in enumerate(states)]
+    apply_penalties(
+        logits, [(i, seen, params) for i, seen, params in penalized if seen is not None]
+    )
     _mask(logits, states)
     tokens: list[int | None] = [None] * len(states)
-    for greedy, choose in ((True, _most_likely), (False, _drawn)):
-        group = [row for row, state in enumerate(states) if state.params.greedy is greedy]
+    for greedy, choose in ((True, _most_likely), (False, _draw)):
+        group = [i for i, state in enumerate(states) if state.params.greedy is greedy]
         if group:
-            part = logits if len(group) == len(states) else _picked(logits, group)
-            for row, token in zip(group, choose(part, [states[row] for row in group]), strict=True):
-                tokens[row] = token
+            part = logits if len(group) == len(states) else _select(logits, group)
+            for i, token in zip(group, choose(part, [states[i] for i in group]), strict=True):
+                tokens[i] = token
     return tokens
 
 
-def _penalize(logits: Tensor, states: Sequence[SamplingState]) -> None:
-    found = [(row, state.seen, state.params) for row, state in enumerate(states)]
-    penalized = [(row, seen, params) for row, seen, params in found if seen is not None]
-    if penalized:
-        rows, seen, params = zip(*penalized, strict=True)
-        apply_penalties(logits, rows, seen, params)
-
-
 def _mask(logits: Tensor, states: Sequence[SamplingState]) -> None:
-    for row, state in enumerate(states):
+    for i, state in enumerate(states):
         if state.allowed is not None:
-            logits[row].masked_fill_(~state.allowed.to(logits.device), -torch.inf)
-        early = [token for token in state.barred if token < logits.shape[1]]
-        if early:
-            logits[row, early] = -torch.inf
+            logits[i].masked_fill_(~state.allowed.to(logits.device), -torch.inf)
+        barred = [token for token in state.barred if token < logits.shape[1]]
+        if barred:
+            logits[i, barred] = -torch.inf
 
 
 def _most_likely(logits: Tensor, states: Sequence[SamplingState]) -> list[int | None]:
@@ -133,35 +158,34 @@ def _most_likely(logits: Tensor, states: Sequence[SamplingState]) -> list[int | 
     return [token if fine else None for token, fine in zip(best.tolist(), possible, strict=True)]
 
 
-def _drawn(logits: Tensor, states: Sequence[SamplingState]) -> list[int | None]:
+def _draw(logits: Tensor, states: Sequence[SamplingState]) -> list[int | None]:
     weights = token_weights(logits, [state.params for state in states])
     bits = [uniform_bits(state.seed, state.index, state.step) for state in states]
     return draw_tokens(weights, bits)
 
 
-def _reports(
-    logits: Tensor, rows: Sequence[SamplingState], tokens: Sequence[int | None]
+def _logprobs(
+    logits: Tensor, states: Sequence[SamplingState], tokens: Sequence[int | None]
 ) -> list[TokenLogprobs | None]:
-    asked = [
-        (row, token, state.params.logprobs)
-        for row, (state, token) in enumerate(zip(rows, tokens, strict=True))
+    requested = [
+        (i, token, state.params.logprobs)
+        for i, (state, token) in enumerate(zip(states, tokens, strict=True))
         if token is not None and state.params.logprobs is not None
     ]
-    reports: list[TokenLogprobs | None] = [None] * len(rows)
-    if asked:
-        places, chosen, counts = zip(*asked, strict=True)
-        for row, report in zip(
-            places, token_logprobs(_picked(logits, places), chosen, counts), strict=True
-        ):
-            reports[row] = report
-    return reports
+    found: list[TokenLogprobs | None] = [None] * len(states)
+    if requested:
+        indices, chosen, counts = zip(*requested, strict=True)
+        reports = token_logprobs(_select(logits, indices), chosen, counts)
+        for i, report in zip(indices, reports, strict=True):
+            found[i] = report
+    return found
 
 
-def _result(token: int | None, sound: bool, report: TokenLogprobs | None) -> SampledToken:
-    if not sound:
-        problem = "the logits hold NaN or infinity"
-        hint = "The adapter or the precision of its backbone makes numbers that are too large"
+def _result(token: int | None, valid: bool, logprobs: TokenLogprobs | None) -> SampledToken:
+    if not valid:
+        problem = "the logits contain NaN or infinity"
+        hint = "The adapter, or the precision of its backbone, produces numbers that are too large"
         return SampledToken(None, error=EngineError(problem, hint=hint))
     if token is None:
-        return SampledToken(None, error=EngineError("no token can come next"))
-    return SampledToken(token, report)
+        return SampledToken(None, error=EngineError("every token is excluded"))
+    return SampledToken(token, logprobs)

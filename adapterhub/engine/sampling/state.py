@@ -1,4 +1,4 @@
-"""Where one answer stands: its settings, its tokens so far, its random stream."""
+"""Sampling state of one answer: parameters, tokens so far and random stream."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ EndReason = Literal["stop", "length"]
 
 
 class SamplingState:
-    """One answer of a request, of which there are ``params.n``."""
+    """One answer of a request, of which there are ``params.n``.
+
+    Args:
+        params: Sampling parameters.
+        prompt: Token ids of the prompt.
+        eos_ids: End-of-text tokens of the backbone.
+        seed: Seed where ``params`` has none; all answers of a request share it.
+        index: Index of this answer in its request.
+    """
 
     def __init__(
         self,
@@ -29,23 +37,14 @@ class SamplingState:
         seed: int | None = None,
         index: int = 0,
     ) -> None:
-        """Begin an empty answer.
-
-        Args:
-            params: of the request.
-            prompt: its token ids.
-            eos_ids: tokens by which the backbone ends a text.
-            seed: where ``params`` has none; all answers of a request share it.
-            index: of this answer among those of the request.
-        """
         self.params = params
-        #: of the random numbers; drawn where the request names none, so that it can be told
+        #: seed of the random numbers; drawn if none is given, so that it can be reported
         self.seed = next(
             (found for found in (params.seed, seed) if found is not None), secrets.randbits(63)
         )
         self.index = index
         self.tokens: list[int] = []
-        #: which tokens a constraint allows next, bool ``[vocabulary]``; ``None`` allows all
+        #: tokens that a constraint allows next, bool [vocab_size]; ``None`` allows all
         self.allowed: Tensor | None = None
         ends = () if params.ignore_eos else eos_ids
         self.end_ids = frozenset(ends) | frozenset(params.stop_token_ids)
@@ -53,23 +52,20 @@ class SamplingState:
 
     @property
     def step(self) -> int:
-        """Number of tokens so far; a random number belongs to each."""
+        """Number of tokens so far; each has its own random number."""
         return len(self.tokens)
 
     @property
     def barred(self) -> frozenset[int]:
-        """Tokens that cannot come yet, because they would end the text too early."""
+        """End tokens that are excluded because ``min_tokens`` is not reached."""
         return self.end_ids if self.step < self.params.min_tokens else frozenset()
 
     def append(self, token: int) -> EndReason | None:
-        """Add a token.
-
-        Args:
-            token: its id.
+        """Append a token.
 
         Returns:
-            Why the answer ends with it: ``stop`` for a token that ends texts, which is no part
-            of the text, ``length`` for the last of ``max_tokens``; ``None`` where it goes on.
+            ``stop`` for an end token, which is not part of the text, ``length`` for the last of
+            ``max_tokens``, or ``None`` if the answer continues.
         """
         self.tokens.append(token)
         if self.seen is not None:

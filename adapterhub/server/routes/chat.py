@@ -64,7 +64,7 @@ def _prepare(call: Call, body: ChatRequest) -> GenerationJob:
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         json_schema=_response_schema(body) if schema is None else schema,
     )
-    return GenerationJob(model, (server.engine.prompt_processor.read(tokens, params),), params.n)
+    return GenerationJob(model, (server.engine.prompt_processor.prepare(tokens, params),), params.n)
 
 
 def _response_schema(body: ChatRequest) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.engine.requests import PreparedPrompt
+    from adapterhub.engine.prompts import PreparedPrompt
     from adapterhub.server.context import Call, Server
     from adapterhub.server.generation import ChoiceDelta
     from adapterhub.server.models import ResolvedModel
@@ -133,7 +133,7 @@ def _read(server: Server, body: CompletionRequest, prompt: str | list[int]) -> P
     room = max_tokens_for(server, len(tokens), body.max_tokens)
     max_tokens = body.max_tokens or min(room, DEFAULT_COMPLETION_TOKENS)
     params = sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs)
-    return server.engine.prompt_processor.read(tokens, params)
+    return server.engine.prompt_processor.prepare(tokens, params)
 
 
 def _prepare_embedding(

@@ -94,8 +94,8 @@ async def stats(call: CallDep) -> Response:
 async def prometheus(call: CallDep) -> Response:
     """Return all metrics in Prometheus's text format."""
     server, metrics = call.server, call.server.metrics
-    found, places = await server.engine.stats(), await server.engine.places()
-    moves = await server.engine.moves()
+    found, places = await server.engine.stats(), await server.engine.locations()
+    moves = await server.engine.adapter_events()
     names = await asyncio.to_thread(server.names.by_digest)
     used, size = _cache_usage(server, found.free_blocks)
     metrics.record_moves(moves, names)

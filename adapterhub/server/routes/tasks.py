@@ -271,7 +271,7 @@ def _prepare(
         stop_token_ids=tuple(sorted(task.stop_ids)),
     )
     return task, GenerationJob(
-        item.model, (server.engine.prompt_processor.read(tokens, params),), 1
+        item.model, (server.engine.prompt_processor.prepare(tokens, params),), 1
     )
 
 

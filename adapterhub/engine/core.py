@@ -1,0 +1,297 @@
+"""The engine's core: one queue of requests, and the steps that compute them."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+
+from adapterhub.backbones.quantize import torch_dtype
+from adapterhub.engine.adapted_layers import adapt_layers
+from adapterhub.engine.adapter_fetcher import AdapterFetcher
+from adapterhub.engine.adapter_manager import AdapterManager
+from adapterhub.engine.adapter_preparation import AdapterPreparer, num_virtual_tokens
+from adapterhub.engine.adapter_slots import BASE_MODEL, AdapterSlots
+from adapterhub.engine.block_pool import BlockPool
+from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.host_cache import HostCache
+from adapterhub.engine.model_runner import ModelRunner, check_supported
+from adapterhub.engine.outputs import EngineStats
+from adapterhub.engine.pooling import ImageFeatures, PoolingRunner
+from adapterhub.engine.pooling_requests import PoolingRequest
+from adapterhub.engine.sampling.sampler import Sampler
+from adapterhub.engine.scheduler import Scheduler
+from adapterhub.engine.sequences import Sequence
+from adapterhub.errors import ComputeError, EngineError, RequestError
+from adapterhub.kernels.attention.kv_cache import KeyValueCache, cache_shape
+from adapterhub.kernels.attention.transformers_interface import ATTENTION_NAME, install_attention
+from adapterhub.kernels.choice import choose_lora_kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as SequenceOf
+
+    from torch import Tensor
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.adapter_fetcher import AdapterSource
+    from adapterhub.engine.adapter_manager import AdapterUser
+    from adapterhub.engine.outputs import Delta
+    from adapterhub.engine.prepared_adapter import PreparedAdapter
+    from adapterhub.engine.scheduler import ScheduledChunk
+    from adapterhub.engine.sequences import Request
+    from adapterhub.errors import AdapterHubError
+    from adapterhub.kernels.lora.plan import LoraKernel
+
+_LOG = logging.getLogger(__name__)
+
+#: Longest wait in seconds of a step that has nothing to compute until an adapter is fetched.
+IDLE_SECONDS = 0.005
+
+
+class EngineCore:
+    """Schedules and computes the requests of one backbone, step by step.
+
+    Args:
+        backbone: Frozen backbone.
+        config: Sizes and limits.
+        kernel: Kernel of the LoRA products; the fastest of the device by default.
+        source: Source of adapters that are not loaded. It stays the caller's.
+
+    Raises:
+        EngineError: If the architecture of the backbone is not supported.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: EngineConfig | None = None,
+        *,
+        kernel: LoraKernel | None = None,
+        source: AdapterSource | None = None,
+    ) -> None:
+        check_supported(backbone)
+        self.backbone = backbone
+        self.config = config = config or EngineConfig()
+        vision = backbone.kind == "vision"
+        self._attention_before = backbone.base_model.config._attn_implementation
+        if not vision:
+            install_attention()
+            backbone.base_model.config._attn_implementation = ATTENTION_NAME
+        kernel = kernel or choose_lora_kernel(backbone.device.type)
+        dtype = torch_dtype(backbone.quantization.compute_dtype)
+        self.layers = adapt_layers(backbone, dtype, kernel)
+        images = ImageFeatures(backbone) if vision else None
+        width = images.width if images else int(backbone.config.hidden_size)
+        self.preparer = AdapterPreparer(backbone, self.layers, width)
+        self.slots = AdapterSlots(self.layers.all, config.rank_slots, backbone.device)
+        self.host = HostCache(config.host_cache_bytes)
+        self.fetcher = (
+            AdapterFetcher(source, self.host, self.preparer.size, self.preparer.artifact)
+            if source
+            else None
+        )
+        self.adapters = AdapterManager(
+            self.slots,
+            self.host,
+            self.fetcher,
+            self._validate,
+            prefetch_lookahead=config.prefetch_lookahead,
+            max_copy_bytes=config.max_copy_bytes,
+        )
+        cache, num_blocks = _kv_cache(backbone, config, generates=self.layers.output is not None)
+        self.blocks = BlockPool(num_blocks, config.block_size)
+        self.model_runner = ModelRunner(backbone, self.layers, cache, self.adapters, kernel, config)
+        self.pooling_runner = PoolingRunner(backbone, self.adapters, images)
+        self.scheduler = Scheduler(
+            config, self.blocks, self.adapters, self.model_runner.fill_prefix
+        )
+        self.sampler = Sampler()
+        self._num_steps = self._num_computed_tokens = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is waiting or running, or a pinned adapter is being fetched."""
+        scheduler = self.scheduler
+        return bool(scheduler.waiting or scheduler.running or self.adapters.fetching_pinned)
+
+    def add(self, sequences: SequenceOf[Sequence]) -> None:
+        """Add the sequences of a request to the waiting queue, all of them or none.
+
+        Raises:
+            AdapterHubError: If its adapters are in host memory and cannot serve it, or it does
+                not fit into the KV cache.
+        """
+        for sequence in sequences:
+            self.adapters.admit(sequence)
+            self._check_fits(sequence)
+        for sequence in sequences:
+            self.scheduler.waiting.add(sequence)
+
+    def add_pooling(self, request: PoolingRequest) -> None:
+        """Add a pooling request to the waiting queue.
+
+        Raises:
+            AdapterHubError: If its adapters are in host memory and cannot serve it.
+        """
+        self.adapters.admit(request)
+        if not request.finished:
+            self.scheduler.waiting.add(request)
+
+    def cancel(self, request: Request | PoolingRequest) -> None:
+        """Cancel a request before the next step."""
+        if isinstance(request, PoolingRequest):
+            self._fail_pooling(request, EngineError("was cancelled"))
+            return
+        for sequence in request.sequences:
+            if sequence.finish_reason is None:
+                sequence.cancel()
+                self.scheduler.finish(sequence)
+
+    def cancel_all(self) -> None:
+        """Cancel every request, after an unexpected fault."""
+        for sequence in [*self.scheduler.running, *self.scheduler.waiting.sequences()]:
+            sequence.cancel()
+            self.scheduler.finish(sequence)
+        for request in list(self.scheduler.waiting.pooling()):
+            self._fail_pooling(request, ComputeError("was cancelled after a fault"))
+
+    def step(self) -> list[tuple[Sequence, Delta]]:
+        """Compute one step; return the sequences that have something new, and what it is.
+
+        Pooling requests go first, a batch of them: they hold no resources afterwards, so
+        generating sequences wait for one forward pass at most. If the device cannot compute the
+        step, its sequences end with an error.
+        """
+        deltas = self._fail_unavailable()
+        pooled = self.scheduler.schedule_pooling()
+        try:
+            self.pooling_runner(pooled)
+        finally:
+            self.scheduler.finish_pooling(pooled)
+        chunks = self.scheduler.schedule()
+        if not chunks:
+            if self.busy and not pooled:
+                self.adapters.wait(IDLE_SECONDS)
+            return deltas
+        try:
+            hidden = self.model_runner(chunks)
+        except (RuntimeError, MemoryError) as error:
+            return deltas + self._fail_step(chunks, error)
+        return deltas + self._postprocess(chunks, hidden)
+
+    def stats(self) -> EngineStats:
+        """Return counters and the current load."""
+        return EngineStats(
+            steps=self._num_steps,
+            computed_tokens=self._num_computed_tokens,
+            preemptions=self.scheduler.preemptions,
+            loads=self.adapters.device.loads,
+            evictions=self.adapters.device.evictions,
+            pooled=self.pooling_runner.num_computed,
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            resident=len(self.slots.resident),
+            fetches=self.fetcher.fetches if self.fetcher is not None else 0,
+            host_adapters=len(self.host.keys),
+            host_bytes=self.host.nbytes,
+            free_blocks=self.blocks.free,
+            cache_bytes=self.model_runner.cache.nbytes,
+        )
+
+    def close(self) -> None:
+        """Restore the backbone."""
+        self.adapters.close()
+        self.layers.close()
+        self.backbone.base_model.config._attn_implementation = self._attention_before
+
+    def _validate(self, request: AdapterUser, adapters: SequenceOf[PreparedAdapter]) -> None:
+        """Set the number of virtual tokens, and check that the adapters can serve the request."""
+        weights = [weight for _, weight in request.adapters]
+        request.num_virtual_tokens = num_virtual_tokens(adapters, weights)
+        if isinstance(request, Sequence):
+            self._check_fits(request)
+        elif isinstance(request, PoolingRequest):
+            request.prepare(adapters, self.pooling_runner.max_length)
+
+    def _check_fits(self, sequence: Sequence) -> None:
+        prompt = sequence.num_virtual_tokens + len(sequence.prompt)
+        answer, capacity = sequence.state.params.max_tokens, self.config.kv_cache_tokens
+        if prompt + answer > capacity:
+            raise RequestError(
+                f"{prompt} tokens of prompt and up to {answer} of answer do not fit into the "
+                f"KV cache of {capacity} tokens",
+                place="prompt",
+                hint="Shorten it, lower max_tokens, or start with more kv_cache_tokens",
+            )
+
+    def _fail_unavailable(self) -> list[tuple[Sequence, Delta]]:
+        """End the requests whose adapters are unavailable; return the generating ones."""
+        deltas = []
+        waiting, idle = self.scheduler.waiting, not self.scheduler.running
+        for request, error in self.adapters.poll(waiting.needing_adapters(), idle=idle):
+            if isinstance(request, Sequence):
+                self.scheduler.finish(request)
+                deltas.append((request, request.fail(error)))
+                continue
+            for other in list(waiting.pooling()):
+                if other is request or (other.validated and other.adapters == request.adapters):
+                    self._fail_pooling(other, error)
+        return deltas
+
+    def _fail_pooling(self, request: PoolingRequest, error: AdapterHubError) -> None:
+        request.fail(error)
+        self.scheduler.waiting.remove(request)
+
+    def _fail_step(
+        self, chunks: list[ScheduledChunk], error: Exception
+    ) -> list[tuple[Sequence, Delta]]:
+        _LOG.error("a step of %d sequences failed: %s", len(chunks), error)
+        problem = ComputeError(f"the step could not be computed: {error}")
+        for chunk in chunks:
+            self.scheduler.finish(chunk.sequence)
+        return [(chunk.sequence, chunk.sequence.fail(problem)) for chunk in chunks]
+
+    def _postprocess(
+        self, chunks: list[ScheduledChunk], hidden: Tensor
+    ) -> list[tuple[Sequence, Delta]]:
+        """Sample a token for every sequence that is computed to its end."""
+        self._num_steps += 1
+        self._num_computed_tokens += len(hidden)
+        for chunk in chunks:
+            self.scheduler.computed(chunk)
+        ends = torch.tensor([chunk.num_tokens for chunk in chunks]).cumsum(0) - 1
+        samples = [index for index, chunk in enumerate(chunks) if chunk.samples]
+        if not samples:
+            return []
+        sequences = [chunks[index].sequence for index in samples]
+        blends = [sequence.blend or BASE_MODEL for sequence in sequences]
+        logits = self.model_runner.logits(hidden[ends[samples]], blends)
+        for sequence in sequences:
+            sequence.set_allowed_tokens()
+        sampled = self.sampler.sample(logits, [sequence.state for sequence in sequences])
+        deltas = [(s, s.append(each)) for s, each in zip(sequences, sampled, strict=True)]
+        for sequence in sequences:
+            if sequence.finish_reason is not None:
+                self.scheduler.finish(sequence)
+        return deltas
+
+
+def _kv_cache(
+    backbone: Backbone, config: EngineConfig, *, generates: bool
+) -> tuple[KeyValueCache, int]:
+    """Return the KV cache and its number of usable blocks, 0 if the backbone does not generate."""
+    vision = backbone.kind == "vision"
+    layers, heads, width = (0, 0, 0) if vision else cache_shape(backbone.config)
+    num_blocks = -(-config.kv_cache_tokens // config.block_size) if generates else 0
+    cache = KeyValueCache(
+        layers=layers,
+        heads=heads,
+        width=width,
+        # the last block is for the padding of captured steps
+        blocks=num_blocks + bool(num_blocks),
+        block_size=config.block_size,
+        dtype=torch_dtype(backbone.quantization.compute_dtype),
+        device=backbone.device,
+    )
+    return cache, num_blocks

@@ -1,0 +1,133 @@
+"""Tokenization of prompts and preparation of what each answer needs.
+
+Everything here may run on any thread, so that a server keeps it off the engine's thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os.path import isabs
+from pathlib import PurePath
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.engine.constraints import ConstraintCompiler
+from adapterhub.engine.detokenizer import IncrementalDetokenizer
+from adapterhub.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.constraints import Constraint
+    from adapterhub.engine.sampling.params import SamplingParams
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedPrompt:
+    """A tokenized prompt with its sampling parameters.
+
+    Args:
+        tokens: Token ids of the prompt.
+        params: Sampling parameters.
+        detokenizers: Detokenizer of each answer.
+        constraints: Constraint of each answer, or ``None`` where it has none.
+    """
+
+    tokens: tuple[int, ...]
+    params: SamplingParams
+    detokenizers: tuple[IncrementalDetokenizer, ...]
+    constraints: tuple[Constraint | None, ...]
+
+
+class PromptProcessor:
+    """Prepares prompts for one backbone; safe for use from several threads.
+
+    Args:
+        backbone: Backbone whose tokenizer is used.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        # a fast tokenizer, as every task requires it
+        self._tokenizer: Any = backbone.tokenizer
+        # only the last part of a folder: messages may go to clients of a server
+        self._name = PurePath(backbone.name).name if isabs(backbone.name) else backbone.name
+        self._vocab_size = int(backbone.config.vocab_size)
+        self.end_ids = _end_ids(backbone)
+        self._compiler: ConstraintCompiler | None = None
+        self._lock = Lock()
+
+    def prepare(self, prompt: str | Sequence[int], params: SamplingParams) -> PreparedPrompt:
+        """Prepare a prompt.
+
+        Args:
+            prompt: Text, to which no chat template is applied, or token ids.
+            params: Sampling parameters.
+
+        Raises:
+            RequestError: If the prompt is empty, a token id is not in the vocabulary, or the
+                schema or expression is not supported.
+            MissingExtraError: If constrained text needs the extra ``serve``.
+        """
+        tokens = self._tokens(prompt)
+        detokenizers = tuple(
+            IncrementalDetokenizer(self._tokenizer, params.stop, min_tokens=params.min_tokens)
+            for _ in range(params.n)
+        )
+        return PreparedPrompt(tokens, params, detokenizers, self._constraints(params))
+
+    def encode(self, text: str, *, special_tokens: bool = True) -> tuple[int, ...]:
+        """Return the token ids of a text.
+
+        Args:
+            text: Text to tokenize.
+            special_tokens: Whether to add the tokenizer's tokens for begin and end of text.
+        """
+        # the tokenizer's own settings change while it works
+        with self._lock:
+            encoding = self._tokenizer(text, add_special_tokens=special_tokens, verbose=False)
+        return tuple(encoding["input_ids"])
+
+    def _tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:
+        tokens = self.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
+        if not tokens:
+            raise RequestError("is empty", place="prompt")
+        for token in tokens:
+            if not isinstance(token, int) or not 0 <= token < self._vocab_size:
+                problem = f"{token!r:.80} is not a token id of the vocabulary"
+                raise RequestError(problem, place="prompt")
+        return tokens
+
+    def _constraints(self, params: SamplingParams) -> tuple[Constraint | None, ...]:
+        if not params.constrained:
+            return (None,) * params.n
+        with self._lock:
+            if self._compiler is None:
+                self._compiler = ConstraintCompiler(
+                    self._tokenizer,
+                    eos_ids=sorted(self.end_ids),
+                    vocabulary=self._vocab_size,
+                    name=self._name,
+                )
+            return tuple(self._compiler.compile(params) for _ in range(params.n))
+
+
+def only_images() -> RequestError:
+    """Return the error for a text that is sent to a vision backbone."""
+    return RequestError(
+        "the backbone reads images, not texts", place="model", hint="Classify images with it"
+    )
+
+
+def _end_ids(backbone: Backbone) -> frozenset[int]:
+    """Return the end-of-text tokens of a backbone and its tokenizer."""
+    from transformers import GenerationConfig
+
+    found: list[Any] = [backbone.tokenizer.eos_token_id, *_as_list(backbone.config.eos_token_id)]
+    if (backbone.path / "generation_config.json").is_file():
+        found += _as_list(GenerationConfig.from_pretrained(backbone.path).eos_token_id)
+    return frozenset(int(token) for token in found if token is not None)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
