@@ -91,7 +91,7 @@ def test_a_head_without_a_task_has_no_place(encoder):
 def test_a_task_that_generates_has_no_head(decoder):
     labeller = make_labeller(decoder, "decoder", "sequence", ON_DECODER, 1)
     labeller.task = build_task(
-        "dialogue", labeller.task.tokenizer, "decoder", [], TaskOptions(max_length=32)
+        "dialogue", labeller.task.texts.tokenizer, "decoder", [], TaskOptions(max_length=32)
     )
     with pytest.raises(EngineError, match="no head of its own"):
         head_of(labeller, "decoder")

@@ -249,7 +249,7 @@ def test_embeddings_are_pooled_and_normalized_as_asked(decoder, decoders):
 
 
 def test_text_pairs_have_their_segments(encoder, encoders, roomy, monkeypatch):
-    tokenizer = encoders["s0"].task.tokenizer
+    tokenizer = encoders["s0"].task.texts.tokenizer
     row = {"text": "the film was good", "text_pair": "the meal was bad"}
     pair = tokenizer(row["text"], row["text_pair"])
     ids = pair["input_ids"]
