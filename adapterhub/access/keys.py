@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from adapterhub.access.caller import ALL, Caller, Role, Scope, check_pattern, parse_scope
 from adapterhub.errors import NotFoundError, RefError, SettingsError
 from adapterhub.refs import check_name
-from adapterhub.registry.database import Database
-from adapterhub.registry.schema import SchemaChange
+from adapterhub.registry.database import Database, SchemaChange
 
 if TYPE_CHECKING:
     import sqlite3
@@ -102,12 +101,12 @@ class KeyStore:
     """The API keys of one registry folder, safe for use by several processes at once.
 
     Args:
-        database: Database of the keys; its schema is brought up to date here.
+        path: SQLite file of the keys, created if it does not exist.
     """
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        database.prepare(KEY_SCHEMA)
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path, KEY_SCHEMA)
+        self._database.prepare()
         self._stamp: Stamp = ()
         self._callers: dict[str, Caller] = {}
 
@@ -233,7 +232,7 @@ def open_keys(registry: Registry) -> KeyStore:
     Raises:
         RegistryError: When they cannot be read or written.
     """
-    keys = KeyStore(Database(registry.folder / KEYS_FILE))
+    keys = KeyStore(registry.folder / KEYS_FILE)
     keys.import_hub_tokens(registry.folder / HUB_FILE)
     return keys
 

@@ -115,7 +115,7 @@ def show(ref: Ref, as_json: Json = False) -> None:
     folder = registry.materialize(version)
     manifest = Manifest.from_json((folder / MANIFEST_NAME).read_bytes())
     evaluations = registry.evaluations(version)
-    signed_by = [stored.key for stored in registry.signed_by(version)]
+    signed_by = [stored.key for stored in registry.stored_signatures(version.digest)]
     if as_json:
         print_json(
             {
@@ -219,7 +219,7 @@ def gc(
         # repositories pushed to this registry's Hub endpoint have blobs of their own
         from adapterhub.hub.server.store import RepoStore
 
-        freed = registry.collect(grace=grace, spare=RepoStore().uses_blob)
+        freed = registry.collect(grace=grace, in_use=RepoStore().uses_blob)
     else:
         freed = registry.collect(grace=grace)
     print_result({"freed_bytes": freed}, f"freed {megabytes(freed)}", as_json=as_json)

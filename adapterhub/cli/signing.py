@@ -30,12 +30,12 @@ def sign(
     as_json: Json = False,
 ) -> None:
     """Sign a version with a private key."""
-    from adapterhub.registry import signing
+    from adapterhub.registry import sigstore
 
     registry = open_registry()
     version = registry.resolve(ref)
-    password = _password(key) if signing.needs_password(key) else None
-    content = signing.sign(registry.materialize(version), key, password)
+    password = _password(key) if sigstore.needs_password(key) else None
+    content = sigstore.sign(registry.materialize(version), key, password)
     made = registry.add_signature(version.ref, content)
     document = {"ref": str(version.ref), "digest": version.digest, "key": made.key}
     digest, signer = short_digest(version.digest), short_digest(made.key)
@@ -80,7 +80,7 @@ def new_key(
     as_json: Json = False,
 ) -> None:
     """Create a key pair and trust it."""
-    from adapterhub.registry.signing import make_key_pair, read_key_file
+    from adapterhub.registry.sigstore import make_key_pair, read_key_file
     from adapterhub.registry.trust import check_key_name
 
     registry = open_registry()
@@ -105,7 +105,7 @@ def add_key(
     as_json: Json = False,
 ) -> None:
     """Trust signatures by a key."""
-    from adapterhub.registry.signing import read_key_file
+    from adapterhub.registry.sigstore import read_key_file
 
     added = open_registry().trust(name, read_key_file(public))
     line = f"trusts {added.name}, {short_digest(added.key)}"
@@ -150,8 +150,8 @@ def require(
 
 def _verify_one(registry: Registry, version: Version, key: Path | None, *, as_json: bool) -> None:
     """Check the files of a version, then its signature by one key or by all trusted keys."""
-    from adapterhub.registry.policy import require_signature, signature_fault
-    from adapterhub.registry.signing import check_signature, key_id, read_key_file
+    from adapterhub.registry.sigstore import check_signature, key_id, read_key_file
+    from adapterhub.registry.trust import require_signature, signature_fault
 
     folder = registry.materialize(version)
     signers: list[tuple[str, str]] = []
@@ -161,7 +161,7 @@ def _verify_one(registry: Registry, version: Version, key: Path | None, *, as_js
         check_signature(folder, signature.content, pem)
         signers.append((str(key), signature.key))
     else:
-        by = {stored.key for stored in registry.signed_by(version)}
+        by = {stored.key for stored in registry.stored_signatures(version.digest)}
         for trusted in (held for held in registry.trusted_keys() if held.key in by):
             fault = signature_fault(registry, version, folder, trusted)
             if fault is not None:
@@ -179,7 +179,7 @@ def _verify_one(registry: Registry, version: Version, key: Path | None, *, as_js
 
 
 def _password(key: Path) -> str:
-    from adapterhub.registry.signing import PASSWORD_VARIABLE
+    from adapterhub.registry.sigstore import PASSWORD_VARIABLE
 
     given = os.environ.get(PASSWORD_VARIABLE)
     if given:
@@ -192,7 +192,7 @@ def _password(key: Path) -> str:
 
 
 def _new_password() -> str | None:
-    from adapterhub.registry.signing import PASSWORD_VARIABLE
+    from adapterhub.registry.sigstore import PASSWORD_VARIABLE
 
     given = os.environ.get(PASSWORD_VARIABLE)
     if given or not sys.stdin.isatty():

@@ -202,7 +202,7 @@ def import_file(
         version = read_export(registry, sys.stdin.buffer, STDIN, name=name)
     else:
         version = import_version(registry, file, name=name)
-    keys = [stored.key for stored in registry.signed_by(version)]
+    keys = [stored.key for stored in registry.stored_signatures(version.digest)]
     if as_json:
         print_json(
             {

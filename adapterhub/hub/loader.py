@@ -19,7 +19,7 @@ from adapterhub.engine.adapter_fetcher import background_pool
 from adapterhub.errors import NotFoundError
 from adapterhub.hub.client.address import SCHEME, parse_address
 from adapterhub.hub.client.pulling import pull
-from adapterhub.registry.policy import trusted_folder
+from adapterhub.registry.trust import trusted_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,7 +180,7 @@ class AdapterLoader:
         """Return what the rule on signatures looks at, so that a change of it is seen."""
         if not self._registry.requires_signed():
             return None
-        return self._registry.trusted_keys(), self._registry.signed_by(version)
+        return self._registry.trusted_keys(), self._registry.stored_signatures(version.digest)
 
 
 def _stamps(folder: Path) -> dict[str, tuple[int, ...]]:

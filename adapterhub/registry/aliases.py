@@ -1,4 +1,4 @@
-"""Movable aliases of a name, such as ``prod``, and the history of every move."""
+"""Aliases of a name, such as ``prod``, and the history of their moves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from adapterhub.registry.version import Version
 
-#: Says who acts, where the account's name would not.
+#: Environment variable with the user name for the history.
 WHO_VARIABLE = "ADAPTERHUB_USER"
 
 
@@ -26,13 +26,13 @@ class AliasMove:
     """One entry of the history.
 
     Args:
-        name: of the adapter.
-        alias: that moved.
-        time: ISO 8601 in UTC.
-        who: did it, as ``user@host`` or as ``ADAPTERHUB_USER`` says.
-        from_version: before; ``None`` where the alias was new.
-        to_version: after; ``None`` where the alias was removed.
-        why: in the words of who did it.
+        name: Name of the adapter.
+        alias: Alias that moved.
+        time: Time of the move, ISO 8601 in UTC.
+        who: User who moved it, ``user@host`` or ``$ADAPTERHUB_USER``.
+        from_version: Version before; ``None`` if the alias was new.
+        to_version: Version after; ``None`` if the alias was removed.
+        why: Reason that the user gave.
     """
 
     name: str
@@ -45,14 +45,14 @@ class AliasMove:
 
 
 def acting_user() -> str:
-    """Return who acts: ``$ADAPTERHUB_USER``, or ``user@host``."""
+    """Return the current user: ``$ADAPTERHUB_USER``, or ``user@host``."""
     named = os.environ.get(WHO_VARIABLE)
     if named:
         return named
     try:
         user = getpass.getuser()
     except (OSError, KeyError):
-        # an account without a name, as in many containers
+        # an account without a name, such as in many containers
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
 
@@ -60,27 +60,26 @@ def acting_user() -> str:
 def set_alias(
     db: sqlite3.Connection, version: Version, alias: str, *, why: str, expected: int | None = None
 ) -> AliasMove | None:
-    """Point an alias to a version; return the move, or ``None`` where it pointed there already.
+    """Point an alias to a version; return the move, or ``None`` if it pointed there already.
 
     Args:
-        db: a connection that holds the write lock.
-        version: to point to.
-        alias: a word; ``latest`` can't be moved.
-        why: for the history.
-        expected: the version that the alias must point to now, where that was decided upon;
-            0 where there must be no such alias yet.
+        db: Connection that holds the write lock.
+        version: Version to point to.
+        alias: Alias other than ``latest``.
+        why: Reason, for the history.
+        expected: Version number that the alias must point to now; 0 if it must not exist.
 
     Raises:
-        RefError: when ``alias`` is none, or is ``latest``.
-        RegistryError: when it points elsewhere than ``expected``.
+        RefError: When ``alias`` is malformed or ``latest``.
+        RegistryError: When it does not point to ``expected``.
     """
     _check_movable(alias)
     present = current(db, version.name, alias)
     if expected is not None and (present or 0) != expected:
         raise RegistryError(
-            f"points to version {present} by now, not to {expected or 'none'}",
+            f"points to version {present} now, not to {expected or 'none'}",
             place=f"{version.name}@{alias}",
-            hint="Somebody else has moved it; look at adapterhub log and decide anew",
+            hint="Another user moved it; see adapterhub log and decide again",
         )
     if present == version.version:
         return None
@@ -89,29 +88,29 @@ def set_alias(
         "ON CONFLICT (name, alias) DO UPDATE SET version = excluded.version",
         (version.name, alias, version.version),
     )
-    return _note(db, version.name, alias, present, version.version, why)
+    return _log(db, version.name, alias, present, version.version, why)
 
 
 def remove_alias(db: sqlite3.Connection, name: str, alias: str, *, why: str) -> AliasMove:
     """Remove an alias.
 
     Raises:
-        RefError: when ``alias`` is ``latest``.
-        NotFoundError: when there is no such alias.
+        RefError: When ``alias`` is ``latest``.
+        NotFoundError: When there is no such alias.
     """
     _check_movable(alias)
     present = index.resolve(db, AdapterRef(name, alias=alias)).version
     db.execute("DELETE FROM aliases WHERE name = ? AND alias = ?", (name, alias))
-    return _note(db, name, alias, present, None, why)
+    return _log(db, name, alias, present, None, why)
 
 
 def rollback(db: sqlite3.Connection, name: str, alias: str, *, why: str) -> AliasMove:
-    """Point an alias to the version that it pointed to before, of those that are still there.
+    """Point an alias to the last version that it pointed to before and that still exists.
 
-    A rollback is a move like any other: rolling back twice comes back.
+    A rollback is a move itself: a second rollback undoes the first.
 
     Raises:
-        NotFoundError: when there is no such alias, or no version to go back to.
+        NotFoundError: When there is no such alias, or no earlier version.
     """
     present = index.resolve(db, AdapterRef(name, alias=alias)).version
     for move in history(db, name, alias):
@@ -123,7 +122,7 @@ def rollback(db: sqlite3.Connection, name: str, alias: str, *, why: str) -> Alia
             done = set_alias(db, found[0], alias, why=why)
             if done:
                 return done
-    raise NotFoundError("never pointed to another version that is there", place=f"{name}@{alias}")
+    raise NotFoundError("has no earlier version that still exists", place=f"{name}@{alias}")
 
 
 def history(
@@ -142,13 +141,13 @@ def history(
 
 
 def current(db: sqlite3.Connection, name: str, alias: str) -> int | None:
-    """Return the number of the version that an alias points to, if there is one."""
+    """Return the number of the version that an alias points to, or ``None``."""
     query = "SELECT version FROM aliases WHERE name = ? AND alias = ?"
     found = db.execute(query, (name, alias)).fetchone()
     return int(found["version"]) if found else None
 
 
-def _note(
+def _log(
     db: sqlite3.Connection, name: str, alias: str, before: int | None, after: int | None, why: str
 ) -> AliasMove:
     move = AliasMove(
@@ -172,7 +171,7 @@ def _check_movable(alias: str) -> None:
     check_alias(alias)
     if alias == LATEST:
         raise RefError(
-            "always means the newest version and can't be moved",
+            "is always the newest version and cannot be moved",
             place=f"alias {LATEST!r}",
-            hint="Use another word, such as prod",
+            hint="Use another alias, such as prod",
         )

@@ -1,4 +1,4 @@
-"""Content-addressed files: each is stored once, under the sha256 of its bytes."""
+"""Content-addressed files, each stored once under its sha256."""
 
 from __future__ import annotations
 
@@ -20,22 +20,19 @@ _CHUNK = 1024 * 1024
 class Blobs:
     """The blobs of one registry.
 
-    A blob is written aside, synced, and then moved to its place in one step, so a blob that
-    is there is whole. Only who holds the index's write lock may ``place`` or ``delete``.
+    A blob is written to a staging folder, synced, and moved to its place atomically, so every
+    blob is complete. ``place`` and ``delete`` require the write lock of the index.
     """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
     def path(self, digest: str) -> Path:
-        """Return where the blob with this sha256, in hex, lies or would lie."""
+        """Return the path of the blob with this sha256 in hex, whether or not it exists."""
         return self._layout.blob(digest)
 
     def place(self, staged: Path, digest: str) -> None:
-        """Move a staged file to its place; one that is there is replaced by equal bytes.
-
-        Replacing restores a blob that was damaged on disk.
-        """
+        """Move a staged file to its place; an existing blob is replaced, which repairs damage."""
         target = self.path(digest)
         target.parent.mkdir(exist_ok=True)
         sync_folder(target.parent.parent)
@@ -43,7 +40,7 @@ class Blobs:
         sync_folder(target.parent)
 
     def delete(self, digest: str) -> int:
-        """Delete a blob if it is there and return its size in bytes."""
+        """Delete a blob if it exists and return its size in bytes."""
         path = self.path(digest)
         try:
             size = path.stat().st_size
@@ -53,21 +50,21 @@ class Blobs:
         return size
 
     def written(self, digest: str) -> float:
-        """Return when a blob was written, in seconds since the epoch."""
+        """Return the time at which a blob was written, in seconds since the epoch."""
         return self.path(digest).stat().st_mtime
 
     def all(self) -> Iterator[str]:
-        """Yield the digests of all blobs on disk, in hex."""
+        """Yield the sha256 of all blobs on disk, in hex."""
         for folder in sorted(self._layout.blobs.iterdir()):
             yield from sorted(path.name for path in folder.iterdir())
 
 
 def file_fault(path: Path, digest: str) -> str:
-    """Return what is wrong with a stored file, or an empty string when its bytes are right.
+    """Return what is wrong with a stored file, or an empty string if it is intact.
 
     Args:
-        path: the file.
-        digest: the sha256 that its bytes must have, in hex.
+        path: Stored file.
+        digest: Expected sha256 in hex.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -80,7 +77,7 @@ def file_fault(path: Path, digest: str) -> str:
 
 
 def hash_stream(file: BinaryIO) -> str:
-    """Return the sha256 in hex of what is left in ``file``."""
+    """Return the sha256 of the rest of ``file``, in hex."""
     digest = sha256()
     while chunk := file.read(_CHUNK):
         digest.update(chunk)
@@ -88,9 +85,9 @@ def hash_stream(file: BinaryIO) -> str:
 
 
 def write_durable(target: Path, chunks: Iterator[bytes]) -> str:
-    """Write a new read-only file, sync it to disk and return the sha256 of its bytes in hex."""
+    """Write a new read-only file, sync it to disk and return its sha256 in hex."""
     digest = sha256()
-    # the mode binds later openings only; this descriptor can write
+    # the mode applies to later openings only; this descriptor can write
     descriptor = os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o444)
     with os.fdopen(descriptor, "wb") as file:
         for chunk in chunks:
@@ -102,7 +99,7 @@ def write_durable(target: Path, chunks: Iterator[bytes]) -> str:
 
 
 def read_chunks(file: BinaryIO, limit: int) -> Iterator[bytes]:
-    """Yield at most ``limit`` bytes of ``file`` in pieces."""
+    """Yield at most ``limit`` bytes of ``file`` in chunks."""
     left = limit
     while left > 0 and (chunk := file.read(min(_CHUNK, left))):
         left -= len(chunk)

@@ -1,4 +1,4 @@
-"""Folders with the files of an artifact under their own names, for peft and people to read."""
+"""Checked-out artifacts: folders with the files under their own names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUP
 
 
 class Fault(NamedTuple):
-    """A file that is not what it should be, and in which way."""
+    """A damaged file and what is wrong with it."""
 
     file: str
     problem: str
@@ -31,7 +31,7 @@ class Fault(NamedTuple):
 class Checkouts:
     """The checked-out artifacts of one registry.
 
-    Only who holds the index's write lock may ``build`` or ``drop``.
+    ``build`` and ``drop`` require the write lock of the index.
     """
 
     def __init__(self, layout: Layout, blobs: Blobs) -> None:
@@ -39,20 +39,20 @@ class Checkouts:
         self._blobs = blobs
 
     def path(self, digest: str) -> Path:
-        """Return where the artifact is or would be checked out."""
+        """Return the folder of an artifact, whether or not it is checked out."""
         return self._layout.checkout(digest)
 
     def build(self, digest: str, staging: Path) -> None:
-        """Check an artifact out, in one step, as it is; ``fault`` tells whether it is whole.
+        """Check an artifact out atomically, damaged or not; ``fault`` verifies it.
 
         Raises:
-            ArtifactError: when the manifest is of a schema that is not known here.
+            ArtifactError: When the manifest has an unknown schema.
         """
         folder = staging / "checkout"
         folder.mkdir()
         manifest_blob = self._blobs.path(digest.removeprefix("sha256:"))
         self._link(manifest_blob, folder / MANIFEST_NAME)
-        # file names are taken from a manifest only when its own bytes are right
+        # file names are taken from an intact manifest only
         if not file_fault(manifest_blob, manifest_blob.name):
             for name, entry in Manifest.from_json(manifest_blob.read_bytes()).files.items():
                 self._link(self._blobs.path(entry.sha256), folder / name)
@@ -60,34 +60,34 @@ class Checkouts:
         self.path(digest).chmod(0o555)
 
     def fault(self, digest: str) -> Fault | None:
-        """Return the first file that is not what the digest says, if there is one.
+        """Return the first damaged file of a checkout, or ``None``.
 
-        Every byte is read. The manifest is trusted by the digest, the rest by the manifest.
+        Every byte is read: the manifest is checked by the digest, the files by the manifest.
 
         Raises:
-            ArtifactError: when the manifest is of a schema that is not known here.
+            ArtifactError: When the manifest has an unknown schema.
         """
         folder = self.path(digest)
         try:
             return _first_fault(folder, digest)
         except FileNotFoundError:
-            # without the lock, another process may drop it at any moment
+            # without the lock, another process may drop it at any time
             return Fault(folder.name, "is missing")
 
     def touch(self, digest: str) -> None:
-        """Note that an artifact is read now."""
+        """Record that an artifact is read now."""
         try:
             os.utime(self.path(digest))
         except OSError as error:
-            # a registry that is shared read-only is read all the same
-            _LOG.debug("the time of use is not kept: %s", error)
+            # a registry on a read-only file system stays usable
+            _LOG.debug("cannot record the time of use: %s", error)
 
     def used(self, digest: str) -> float:
-        """Return when an artifact was last read, in seconds since the epoch."""
+        """Return the time of the last read of an artifact, in seconds since the epoch."""
         return self.path(digest).stat().st_mtime
 
     def drop(self, digest: str, staging: Path) -> None:
-        """Take a checkout away; what is moved to ``staging`` is left to its owner to remove."""
+        """Move a checkout to ``staging``, to be removed with it."""
         folder = self.path(digest)
         if folder.is_dir():
             folder.chmod(0o755)
@@ -101,12 +101,12 @@ class Checkouts:
         try:
             target.hardlink_to(blob)
         except FileNotFoundError:
-            # a blob is missing, which ``fault`` tells
+            # a missing blob is reported by ``fault``
             return
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            _LOG.info("copying %s, the file system refuses hard links: %s", blob, error.strerror)
+            _LOG.info("copying %s, hard links are rejected: %s", blob, error.strerror)
             shutil.copyfile(blob, target)
             target.chmod(0o444)
 
@@ -118,7 +118,7 @@ def _first_fault(folder: Path, digest: str) -> Fault | None:
     files = Manifest.from_json(manifest.read_bytes()).files
     extra = {path.name for path in folder.iterdir()} - {MANIFEST_NAME, *files}
     if extra:
-        return Fault(min(extra), "is no file of this artifact")
+        return Fault(min(extra), "does not belong to this artifact")
     for name, entry in files.items():
         if problem := file_fault(folder / name, entry.sha256):
             return Fault(name, problem)

@@ -1,7 +1,7 @@
-"""The SQLite file behind the index: opening, transactions and schema upgrades.
+"""SQLite databases: connections, transactions and schema upgrades.
 
-A connection lives for one operation, so a registry can be used from any thread and across
-``fork``. Writers take the one write lock with ``BEGIN IMMEDIATE`` and wait for each other.
+A connection is used for one operation, so a database can be used from any thread and across
+``fork``. Writers take the write lock with ``BEGIN IMMEDIATE`` and wait for each other.
 """
 
 from __future__ import annotations
@@ -9,58 +9,79 @@ from __future__ import annotations
 import sqlite3
 import time
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import RegistryError
-from adapterhub.registry.faults import primary_code, sqlite_faults
-from adapterhub.registry.schema import SCHEMA_CHANGES, SchemaChange
+from adapterhub.registry.failures import primary_code, translate_sqlite_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: Longest wait for another process's transaction, in seconds.
+#: Longest wait for the transaction of another process, in seconds.
 BUSY_SECONDS = 60.0
-#: Seconds after which a time of change tells that nothing changed since.
-_SETTLED = 0.1
-#: Time of change and size of the files that a database lies in.
+#: Age in seconds from which the modification time of a file identifies its content.
+_CLOCK_TICK = 0.1
+#: Modification time and size of the files of a database.
 Stamp = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """One upgrade of a schema; ``PRAGMA user_version`` counts the upgrades that were applied.
+
+    Args:
+        name: Short description.
+        statements: SQL statements, executed in order in one transaction.
+    """
+
+    name: str
+    statements: tuple[str, ...]
 
 
 class Database:
     """One SQLite file in WAL mode.
 
     Args:
-        path: absolute path of the file.
-        busy_seconds: longest wait for another process's transaction.
+        path: Absolute path of the file.
+        changes: Upgrades of the schema, the oldest first.
+        busy_seconds: Longest wait for the transaction of another process.
     """
 
-    def __init__(self, path: Path, *, busy_seconds: float = BUSY_SECONDS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        changes: tuple[SchemaChange, ...] = (),
+        *,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
         self.path = path
+        self._changes = changes
         self._busy_seconds = busy_seconds
 
-    def prepare(self, changes: tuple[SchemaChange, ...] = SCHEMA_CHANGES) -> None:
-        """Make the file where it is missing and bring its schema up to date.
+    def prepare(self) -> None:
+        """Create the file if it does not exist and upgrade its schema.
 
         Raises:
-            RegistryError: when it can't be made, or a newer adapterhub has upgraded it.
+            RegistryError: When it cannot be created, or was upgraded by a newer adapterhub.
         """
-        with sqlite_faults(self.path), closing(self._connect("rwc")) as db:
+        with translate_sqlite_errors(self.path), closing(self._connect("rwc")) as db:
             self._use_wal(db)
-            if self._schema_of(db, changes) < len(changes):
+            if self._schema_of(db) < len(self._changes):
                 with _transaction(db, "IMMEDIATE"):
-                    # another process may have been first
-                    _apply(db, changes, self._schema_of(db, changes))
+                    # another process may have upgraded it since
+                    _apply(db, self._changes, self._schema_of(db))
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that sees one state of the index throughout.
+        """Open a connection that sees one snapshot of the database.
 
         Raises:
-            RegistryError: when the index can't be read.
+            RegistryError: When the database cannot be read.
         """
         with (
-            sqlite_faults(self.path),
+            translate_sqlite_errors(self.path),
             closing(self._connect("rw")) as db,
             _transaction(db, "DEFERRED"),
         ):
@@ -68,36 +89,36 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that holds the write lock; commits at the end, or changes nothing.
+        """Open a connection that holds the write lock; commit at the end, or roll back on an error.
 
         Raises:
-            RegistryError: when the index can't be written.
+            RegistryError: When the database cannot be written.
         """
         with (
-            sqlite_faults(self.path),
+            translate_sqlite_errors(self.path),
             closing(self._connect("rw")) as db,
             _transaction(db, "IMMEDIATE"),
         ):
             yield db
 
     def stamp(self) -> Stamp:
-        """Return what changes whenever the content does; empty where it changed just now."""
+        """Return a value that changes with the content; empty if the content has just changed."""
         found = []
         for path in (self.path, self.path.with_name(f"{self.path.name}-wal")):
             with suppress(FileNotFoundError):
                 found.append(path.stat())
-        # a later change in the same tick of the clock would not show
-        if any(time.time() - stat.st_mtime < _SETTLED for stat in found):
+        # a change in the same tick of the clock as an earlier one would not be visible
+        if any(time.time() - stat.st_mtime < _CLOCK_TICK for stat in found):
             return ()
         return tuple((stat.st_mtime_ns, stat.st_size) for stat in found)
 
     def damage(self) -> tuple[str, ...]:
-        """Return what SQLite finds wrong with its own file; nothing where it is whole.
+        """Return the damage that SQLite finds in the file; nothing if it is intact.
 
         Raises:
-            RegistryError: when the index can't be read.
+            RegistryError: When the database cannot be read.
         """
-        with sqlite_faults(self.path), closing(self._connect("rw")) as db:
+        with translate_sqlite_errors(self.path), closing(self._connect("rw")) as db:
             try:
                 found = tuple(str(row[0]) for row in db.execute("PRAGMA integrity_check(20)"))
             except sqlite3.DatabaseError as error:
@@ -119,7 +140,7 @@ class Database:
         return db
 
     def _use_wal(self, db: sqlite3.Connection) -> None:
-        # SQLite does not wait by itself when two processes change the mode of a new file
+        # SQLite itself does not wait when two processes change the mode of a new file
         deadline = time.monotonic() + self._busy_seconds
         while True:
             try:
@@ -131,17 +152,17 @@ class Database:
                 time.sleep(0.01)
         if mode != "wal":
             raise RegistryError(
-                f"the file system allows the journal mode {mode!r} only, not WAL",
+                f"the file system supports the journal mode {mode!r} only, not WAL",
                 place=str(self.path),
                 hint="Set ADAPTERHUB_HOME to a local folder",
             )
 
-    def _schema_of(self, db: sqlite3.Connection, changes: tuple[SchemaChange, ...]) -> int:
+    def _schema_of(self, db: sqlite3.Connection) -> int:
         schema = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if schema > len(changes):
+        if schema > len(self._changes):
             raise RegistryError(
-                f"the index has schema version {schema}, this adapterhub knows up to "
-                f"{len(changes)}",
+                f"the database has schema version {schema}, this adapterhub supports up to "
+                f"{len(self._changes)}",
                 place=str(self.path),
                 hint="Upgrade adapterhub to use it",
             )

@@ -1,4 +1,4 @@
-"""What differs between two versions: recipe, data, metrics, labels, and the tensors."""
+"""Differences between two artifacts: recipe, data, metrics, labels and tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WEIGHTS_NAME = "adapter_model.safetensors"
-#: safetensors' names of types to numpy's.
+#: Data types of safetensors and their names in numpy.
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
 
 
@@ -26,9 +26,9 @@ class Change:
     """A value that differs.
 
     Args:
-        what: its place, such as ``recipe.train.epochs``.
-        old: in the first version; ``None`` where it is not there.
-        new: in the second version; ``None`` where it is not there.
+        what: Path of the value, such as ``recipe.train.epochs``.
+        old: Value in the first version; ``None`` if it is missing.
+        new: Value in the second version; ``None`` if it is missing.
     """
 
     what: str
@@ -38,12 +38,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TensorChange:
-    """A tensor that both versions have, and that differs.
+    """A tensor of both versions that differs.
 
     Args:
-        name: peft's key.
-        relative: norm of the difference over the norm of the first; infinite where the first
-            is all zero or the shapes differ.
+        name: Key in peft's format.
+        relative: Norm of the difference divided by the norm of the first tensor; infinite if
+            that is zero or the shapes differ.
     """
 
     name: str
@@ -52,14 +52,14 @@ class TensorChange:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """All that differs between two versions.
+    """All differences between two versions.
 
     Args:
-        changes: of the manifest, files and libraries left out.
-        missing: tensors of the first version only.
-        added: tensors of the second version only.
-        tensors: that differ.
-        equal: number of tensors that are equal in every bit.
+        changes: Changes of the manifest, except for its list of files.
+        missing: Tensors of the first version only.
+        added: Tensors of the second version only.
+        tensors: Tensors that differ.
+        equal: Number of tensors that are bitwise equal.
     """
 
     changes: tuple[Change, ...]
@@ -73,7 +73,7 @@ def compare(first: Path, second: Path) -> Difference:
     """Compare two artifact folders.
 
     Raises:
-        ArtifactError: when a manifest or the weights can't be read.
+        ArtifactError: When a manifest or the weights cannot be read.
     """
     old, new = (_tensors(folder) for folder in (first, second))
     both = sorted(old.keys() & new.keys())
@@ -109,7 +109,7 @@ def _tensors(folder: Path) -> dict[str, _Stored]:
         stored = deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
         return {name: _Stored(**tensor) for name, tensor in stored}
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(f"can't be read: {error}", place=str(path)) from error
+        raise ArtifactError(f"cannot be read: {error}", place=str(path)) from error
 
 
 def _relative(old: _Stored, new: _Stored) -> float:
@@ -124,22 +124,22 @@ def _relative(old: _Stored, new: _Stored) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
-    """A tensor as safetensors holds it."""
+    """A tensor as stored in a safetensors file."""
 
     shape: list[int]
     dtype: str
     data: bytes
 
     def values(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return the numbers in float64, flat.
+        """Return the values as a flat array of float64.
 
         Raises:
-            ArtifactError: when the type is none that adapters have.
+            ArtifactError: When the data type is not supported.
         """
         if self.dtype == "BF16":
             # the upper half of a float32
             wide = np.frombuffer(self.data, "<u2").astype("<u4") << 16
             return wide.view("<f4").astype(np.float64)
         if self.dtype not in _TYPES:
-            raise ArtifactError(f"tensors of type {self.dtype} can't be compared")
+            raise ArtifactError(f"tensors of type {self.dtype} cannot be compared")
         return np.frombuffer(self.data, _TYPES[self.dtype]).astype(np.float64)

@@ -1,9 +1,11 @@
-"""The queries of the index, over a connection that ``Database`` lends."""
+"""Queries of the index."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
+import unicodedata
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -11,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.errors import NotFoundError, RegistryError, did_you_mean
 from adapterhub.refs import LATEST, AdapterRef, check_tag
 from adapterhub.registry.version import Version
-from adapterhub.registry.words import plain_words
 from adapterhub.specs import AdapterSpec, LoraSpec
 
 if TYPE_CHECKING:
@@ -29,23 +30,24 @@ SELECT = """
             WHERE s.name = v.name AND s.version = v.version) AS aliases
     FROM versions v JOIN artifacts a ON a.digest = v.digest
 """
-#: Most names that are compared with one that was not found.
+#: Largest number of names that are compared with an unknown one.
 _NEAR_NAMES = 500
-#: Most version numbers that a message lists.
+#: Largest number of versions that an error message lists.
 _SHOWN_VERSIONS = 12
+_WORD = re.compile(r"[^\W_]+")
 
 
 def resolve(db: sqlite3.Connection, ref: AdapterRef) -> Version:
-    """Return the version that ``ref`` names.
+    """Return the version of a reference.
 
     Raises:
-        NotFoundError: with near names or the versions that there are.
-        RegistryError: when the first digits of a digest fit several versions.
+        NotFoundError: With near names, or the existing versions.
+        RegistryError: When a shortened digest is ambiguous.
     """
     if ref.version is not None:
         found = select(db, "WHERE v.name = ? AND v.version = ?", (ref.name, ref.version))
     elif ref.digest is not None:
-        # hex digits sort before 'g', so this range holds all digests with the prefix
+        # hex digits sort before 'g', so this range contains all digests with the prefix
         where = "WHERE v.name = ? AND v.digest >= ? AND v.digest < ? ORDER BY v.version"
         found = select(db, where, (ref.name, ref.digest, f"{ref.digest}g"))
     elif ref.alias in (None, LATEST):
@@ -60,7 +62,7 @@ def resolve(db: sqlite3.Connection, ref: AdapterRef) -> Version:
         raise _not_found(db, ref)
     if len(found) > 1:
         raise RegistryError(
-            f"{len(found)} versions have a digest that begins so",
+            f"{len(found)} versions have a digest that begins like this",
             place=str(ref),
             hint=f"Give more digits, or one of {', '.join(str(v.ref) for v in found[:4])}",
         )
@@ -68,18 +70,18 @@ def resolve(db: sqlite3.Connection, ref: AdapterRef) -> Version:
 
 
 def versions_of(db: sqlite3.Connection, name: str) -> tuple[Version, ...]:
-    """Return the versions of one name, the oldest first; none where the name is unknown."""
+    """Return the versions of a name, the oldest first; none if the name is unknown."""
     return select(db, "WHERE v.name = ? ORDER BY v.version", (name,))
 
 
 def last_numbers(db: sqlite3.Connection) -> dict[str, int]:
-    """Return every name with the last number given under it."""
+    """Return the highest version number of every name, removed versions included."""
     rows = db.execute("SELECT name, last_version FROM names ORDER BY name")
     return {row["name"]: row["last_version"] for row in rows}
 
 
 def registered(db: sqlite3.Connection, name: str, digest: str) -> Version | None:
-    """Return the version of ``name`` that has this digest, if there is one."""
+    """Return the version of ``name`` with this digest, or ``None``."""
     found = select(db, "WHERE v.name = ? AND v.digest = ?", (name, digest))
     return found[0] if found else None
 
@@ -88,10 +90,10 @@ def add(db: sqlite3.Connection, name: str, staged: StagedArtifact, info: str) ->
     """Register an artifact as the next version of ``name``.
 
     Args:
-        db: a connection that holds the write lock.
-        name: a well-formed name.
-        staged: the artifact; ``name`` has no version with its digest yet.
-        info: JSON text of an object.
+        db: Connection that holds the write lock.
+        name: Well-formed name.
+        staged: Artifact whose digest no version of ``name`` has.
+        info: JSON text of the metadata.
     """
     _add_artifact(db, staged)
     db.execute("INSERT OR IGNORE INTO names (name, last_version) VALUES (?, 0)", (name,))
@@ -101,24 +103,24 @@ def add(db: sqlite3.Connection, name: str, staged: StagedArtifact, info: str) ->
         "SELECT name, last_version, ?, ?, ? FROM names WHERE name = ?",
         (staged.digest, now(), info, name),
     )
-    _add_words(db, name, staged)
+    _index_words(db, name, staged)
     return select(db, "WHERE v.name = ? AND v.digest = ?", (name, staged.digest))[0]
 
 
 def delete(db: sqlite3.Connection, version: Version) -> None:
-    """Delete a version, and its artifact where no other version has it.
+    """Delete a version, and its artifact if no other version has it.
 
-    The blobs are noted as removed now; deleting them is another step.
+    Its blobs are recorded as removed and not deleted yet.
 
     Raises:
-        RegistryError: when an alias points to it.
+        RegistryError: When an alias points to it.
     """
-    held = aliases_of(db, version)
-    if held:
+    names = aliases_of(db, version)
+    if names:
         raise RegistryError(
-            f"the alias {held[0]!r} points to it",
+            f"the alias {names[0]!r} points to it",
             place=str(version.ref),
-            hint=f"Move the alias first, or: adapterhub alias rm {version.name}@{held[0]}",
+            hint=f"Move the alias first, or: adapterhub alias rm {version.name}@{names[0]}",
         )
     key = (version.name, version.version)
     db.execute(
@@ -142,10 +144,10 @@ def delete(db: sqlite3.Connection, version: Version) -> None:
 def change_tags(
     db: sqlite3.Connection, version: Version, *, add: Iterable[str], remove: Iterable[str]
 ) -> Version:
-    """Add and remove tags of a version and return it as it then is.
+    """Add and remove tags of a version and return it with its new tags.
 
     Raises:
-        RefError: when a tag is none.
+        RefError: When a tag is malformed.
     """
     key = (version.name, version.version)
     for tag in add:
@@ -157,7 +159,7 @@ def change_tags(
 
 
 def uses_blob(db: sqlite3.Connection, blob: str) -> bool:
-    """Return whether an artifact has a file or a signature with these bytes."""
+    """Return whether a blob is a file or a signature of an artifact."""
     query = (
         "SELECT 1 FROM artifact_files WHERE sha256 = :blob "
         "UNION ALL SELECT 1 FROM signatures WHERE sha256 = :blob LIMIT 1"
@@ -166,14 +168,14 @@ def uses_blob(db: sqlite3.Connection, blob: str) -> bool:
 
 
 def removed_at(db: sqlite3.Connection, blob: str) -> float | None:
-    """Return when the last artifact with this blob was removed, in seconds since the epoch."""
+    """Return the time of removal of the last artifact with a blob, in seconds since the epoch."""
     query = "SELECT time FROM removed_blobs WHERE sha256 = ?"
     found = db.execute(query, (blob,)).fetchone()
     return float(found["time"]) if found else None
 
 
 def forget_removed(db: sqlite3.Connection, blob: str) -> None:
-    """Drop the note that a blob was removed, because it is in use again or deleted."""
+    """Forget the removal of a blob that is in use again, or deleted."""
     db.execute("DELETE FROM removed_blobs WHERE sha256 = ?", (blob,))
 
 
@@ -190,7 +192,7 @@ def has_artifact(db: sqlite3.Connection, digest: str) -> bool:
 
 
 def artifacts(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
-    """Return every artifact's digest and the versions that have it."""
+    """Return the versions of every artifact, by digest."""
     owners: dict[str, list[str]] = {
         row["digest"]: [] for row in db.execute("SELECT digest FROM artifacts ORDER BY digest")
     }
@@ -245,12 +247,12 @@ def recipe_digest(recipe: Mapping[str, Any]) -> str:
     return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
-def _add_words(db: sqlite3.Connection, name: str, staged: StagedArtifact) -> None:
-    """Make a new version findable by the words of its name, labels, task and description."""
+def _index_words(db: sqlite3.Connection, name: str, staged: StagedArtifact) -> None:
+    """Add the words of name, labels, task and description of a new version to the search index."""
     manifest = staged.manifest
     words = [name, manifest.task, manifest.backbone.name, manifest.adapter.method]
     words += [*manifest.labels, str(manifest.recipe.get("description", ""))]
-    content = "".join(f" {word}" for word in plain_words(" ".join(words)))
+    content = "".join(f" {word}" for word in normalized_words(" ".join(words)))
     row = db.execute(
         "INSERT INTO texts (name, version, content) "
         "SELECT name, last_version, ? FROM names WHERE name = ? RETURNING id",
@@ -262,7 +264,7 @@ def _add_words(db: sqlite3.Connection, name: str, staged: StagedArtifact) -> Non
 def select(
     db: sqlite3.Connection, clauses: str, values: Iterable[str | int | float]
 ) -> tuple[Version, ...]:
-    """Return the versions that SQL clauses after the joined tables ``v`` and ``a`` choose."""
+    """Return the versions that SQL clauses on the joined tables ``v`` and ``a`` select."""
     return tuple(_version(row) for row in db.execute(SELECT + clauses, tuple(values)))
 
 
@@ -280,7 +282,7 @@ def _not_found(db: sqlite3.Connection, ref: AdapterRef) -> NotFoundError:
     known = db.execute(query, (ref.name,)).fetchone()
     if known is None:
         return NotFoundError(
-            "the registry has no adapter of this name", place=str(ref), hint=_near(db, ref.name)
+            "the registry has no adapter with this name", place=str(ref), hint=_near(db, ref.name)
         )
     numbers = [version.version for version in versions_of(db, ref.name)]
     if not numbers:
@@ -303,7 +305,7 @@ def _not_found(db: sqlite3.Connection, ref: AdapterRef) -> NotFoundError:
 
 
 def _near(db: sqlite3.Connection, name: str) -> str:
-    # of a large registry only names that begin alike are compared
+    # in a large registry, only names with the same beginning are compared
     rows = db.execute(
         "SELECT DISTINCT name FROM versions ORDER BY substr(name, 1, 2) = ? DESC, "
         "substr(name, 1, 1) = ? DESC, name LIMIT ?",
@@ -317,6 +319,12 @@ def _listed(numbers: list[int]) -> str:
     return f"It has {'…, ' if len(numbers) > _SHOWN_VERSIONS else ''}{shown}"
 
 
+def normalized_words(text: str) -> list[str]:
+    """Return the words of a text in lower case and without accents, as they are searched."""
+    apart = unicodedata.normalize("NFKD", text.casefold())
+    return _WORD.findall("".join(char for char in apart if not unicodedata.combining(char)))
+
+
 def now() -> str:
-    """Return the time as it is stored: ISO 8601 in UTC, with milliseconds."""
+    """Return the current time as stored: ISO 8601 in UTC, with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""Taking in an artifact folder: every file checked against the manifest while it is copied."""
+"""Copies of artifact folders into staging, each file checked against the manifest."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, BinaryIO
 from adapterhub.adapters.manifest import MANIFEST_NAME, FileEntry, Manifest, reject_pickle
 from adapterhub.errors import ArtifactError
 from adapterhub.registry.blobs import read_chunks, write_durable
-from adapterhub.registry.faults import os_faults
+from adapterhub.registry.failures import translate_os_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-#: Largest ``manifest.json`` that is read, in bytes.
+#: Largest size of ``manifest.json``, in bytes.
 MAX_MANIFEST = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class StagedArtifact:
-    """A checked artifact whose files lie in a staging folder under their own names.
+    """A checked artifact with its files in a staging folder.
 
     Args:
-        folder: the staging folder.
-        manifest: as parsed.
-        digest: ``sha256:`` and the digest of the manifest's bytes.
-        files: every file, ``manifest.json`` included.
+        folder: Staging folder.
+        manifest: Parsed manifest.
+        digest: ``sha256:`` and the sha256 of the manifest file.
+        files: Every file by name, ``manifest.json`` included.
     """
 
     folder: Path
@@ -39,17 +39,17 @@ class StagedArtifact:
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total size of the files in bytes."""
         return sum(entry.size for entry in self.files.values())
 
 
 def stage_artifact(folder: Path, staging: Path, on_step: Callable[[str], None]) -> StagedArtifact:
-    """Copy the files of an artifact into ``staging``; what is hashed is what is kept.
+    """Copy the files of an artifact into ``staging``; the copied bytes are those hashed.
 
     Raises:
-        ArtifactError: naming the file that is extra, missing, a link, a pickle, or not what
-            the manifest says.
-        RegistryError: when ``staging`` can't be written.
+        ArtifactError: Naming a file that is extra, missing, a link, a pickle, or differs from
+            the manifest.
+        RegistryError: When ``staging`` cannot be written.
     """
     sizes = _list_files(folder)
     content = _read_manifest(folder, sizes)
@@ -59,7 +59,7 @@ def stage_artifact(folder: Path, staging: Path, on_step: Callable[[str], None]) 
     for name, entry in manifest.files.items():
         _stage_file(folder / name, staging / name, entry)
         on_step(f"staged {name}")
-    with os_faults(staging):
+    with translate_os_errors(staging):
         digest = write_durable(staging / MANIFEST_NAME, iter((content,)))
     on_step(f"staged {MANIFEST_NAME}")
     files = {**manifest.files, MANIFEST_NAME: FileEntry(sha256=digest, size=len(content))}
@@ -78,7 +78,7 @@ def _list_files(folder: Path) -> dict[str, int]:
 def _check_kind(entry: os.DirEntry[str], place: str) -> None:
     if entry.is_symlink():
         raise ArtifactError(
-            f"{entry.name!r} is a link", place=place, hint="Put a copy of what it points to"
+            f"{entry.name!r} is a link", place=place, hint="Replace it by a copy of its target"
         )
     if not entry.is_file(follow_symlinks=False):
         raise ArtifactError(f"{entry.name!r} is not a regular file", place=place)
@@ -88,7 +88,7 @@ def _check_kind(entry: os.DirEntry[str], place: str) -> None:
 def _read_manifest(folder: Path, sizes: Mapping[str, int]) -> bytes:
     if MANIFEST_NAME not in sizes:
         raise ArtifactError(
-            f"has no {MANIFEST_NAME}", place=str(folder), hint="It is no artifact of adapterhub"
+            f"has no {MANIFEST_NAME}", place=str(folder), hint="It is not an adapterhub artifact"
         )
     with _open_regular(folder / MANIFEST_NAME) as file:
         content = b"".join(read_chunks(file, MAX_MANIFEST + 1))
@@ -107,17 +107,17 @@ def _check_listing(folder: Path, manifest: Manifest, sizes: Mapping[str, int]) -
         raise ArtifactError(f"{name!r} is listed in {MANIFEST_NAME} and missing", place=str(folder))
     for name, entry in manifest.files.items():
         if sizes[name] != entry.size:
-            raise _lies(folder / name, f"{sizes[name]} bytes", f"{entry.size}")
+            raise _mismatch(folder / name, f"{sizes[name]} bytes", f"{entry.size}")
 
 
 def _stage_file(source: Path, target: Path, entry: FileEntry) -> None:
     with _open_regular(source) as file:
-        # one byte more than listed, so that a file that grew has another digest
+        # one byte more than listed, so that a longer file has another digest
         chunks = _readable(source, read_chunks(file, entry.size + 1))
-        with os_faults(target):
+        with translate_os_errors(target):
             found = write_durable(target, chunks)
     if found != entry.sha256:
-        raise _lies(source, f"the sha256 {found}", entry.sha256)
+        raise _mismatch(source, f"the sha256 {found}", entry.sha256)
 
 
 def _readable(source: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -128,7 +128,7 @@ def _readable(source: Path, chunks: Iterator[bytes]) -> Iterator[bytes]:
 @contextmanager
 def _open_regular(path: Path) -> Iterator[BinaryIO]:
     with _source_faults(path):
-        # a file swapped for a link or a pipe after the listing is neither followed nor waited on
+        # does not follow a link or block on a pipe that replaced the file after the listing
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -144,9 +144,9 @@ def _source_faults(path: Path) -> Iterator[None]:
         raise ArtifactError(f"cannot be read: {error.strerror}", place=str(path)) from error
 
 
-def _lies(path: Path, found: str, listed: str) -> ArtifactError:
+def _mismatch(path: Path, found: str, listed: str) -> ArtifactError:
     return ArtifactError(
         f"has {found}, {MANIFEST_NAME} says {listed}",
         place=str(path),
-        hint="The artifact is damaged or was changed after it was written",
+        hint="The artifact is damaged, or was changed after it was written",
     )

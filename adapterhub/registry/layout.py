@@ -1,4 +1,4 @@
-"""Where a registry keeps what on disk."""
+"""Paths of a registry on disk, and its staging folders."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub.registry.faults import os_faults
+from adapterhub.registry.failures import translate_os_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Overrides the folder that holds a user's registry.
+#: Environment variable with the home folder, which contains the registry.
 HOME_VARIABLE = "ADAPTERHUB_HOME"
-#: Age in seconds past which a staging folder can only be what a killed process left.
+#: Age in seconds from which a staging folder is taken for the remains of a killed process.
 STALE_SECONDS = 24 * 3600.0
 
 
 def default_root() -> Path:
-    """Return ``$ADAPTERHUB_HOME``, or the user's own data folder where it is not set."""
+    """Return ``$ADAPTERHUB_HOME``, or the data folder of the user."""
     home = os.environ.get(HOME_VARIABLE)
     if home:
         return Path(home).expanduser()
@@ -35,10 +35,10 @@ def default_root() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Paths of one registry; all of them lie in one file system.
+    """Paths of one registry, all in one file system.
 
     Args:
-        folder: absolute path of the registry's own folder.
+        folder: Absolute path of the registry folder.
     """
 
     folder: Path
@@ -64,24 +64,24 @@ class Layout:
         return self.blobs / sha256[:2] / sha256
 
     def checkout(self, digest: str) -> Path:
-        """Return the folder of the checked-out artifact with this ``sha256:`` digest."""
+        """Return the folder of the checkout with this ``sha256:`` digest."""
         return self.checkouts / digest.removeprefix("sha256:")
 
     def make(self) -> None:
-        """Make the folders that are not there.
+        """Create the folders that do not exist.
 
         Raises:
-            RegistryError: when they can't be made.
+            RegistryError: When they cannot be created.
         """
-        with os_faults(self.folder):
+        with translate_os_errors(self.folder):
             for folder in (self.blobs, self.checkouts, self.staging):
                 folder.mkdir(parents=True, exist_ok=True)
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
-        """Lend a new folder in the registry's file system, removed with what is left in it."""
+        """Create a staging folder, removed with its content afterwards."""
         folder = self.staging / secrets.token_hex(16)
-        with os_faults(folder):
+        with translate_os_errors(folder):
             folder.mkdir()
         try:
             yield folder
@@ -89,9 +89,9 @@ class Layout:
             shutil.rmtree(folder, ignore_errors=True)
 
     def sweep_staging(self) -> None:
-        """Remove the staging folders that processes killed long ago left."""
+        """Remove old staging folders that killed processes left."""
         oldest = time.time() - STALE_SECONDS
-        with os_faults(self.staging):
+        with translate_os_errors(self.staging):
             for folder in list(self.staging.iterdir()):
                 if _modified(folder) < oldest:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -101,12 +101,12 @@ def _modified(folder: Path) -> float:
     try:
         return folder.lstat().st_mtime
     except FileNotFoundError:
-        # its owner has just removed it
+        # removed by its owner since it was listed
         return math.inf
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
+    """Sync the directory entries of ``folder`` to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

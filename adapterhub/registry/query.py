@@ -1,4 +1,4 @@
-"""Filtered lists of versions, a page at a time."""
+"""Filtered, paginated lists of versions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from adapterhub.registry import index
-from adapterhub.registry.words import plain_words
 
 if TYPE_CHECKING:
     import sqlite3
@@ -14,26 +13,26 @@ if TYPE_CHECKING:
 
     from adapterhub.registry.version import Version
 
-#: A filter that fewer versions pass than this is looked up first and the rest checked on what
-#: it gives. Where all pass more, the versions are walked in order until the page is full.
+#: A filter with fewer matches than this is evaluated first and the others on its matches. If all
+#: have more, the versions are scanned in order until the page is full.
 FEW = 3000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Which versions to list; every filter given must hold.
+    """Filters of a list of versions, all of which must match.
 
     Args:
-        prefix: what the name begins with.
-        task: name of the task.
-        backbone: name of the backbone.
-        method: ``lora`` or ``prefix``.
-        metric_at_least: metric after training to its smallest value.
-        tag: a word that a user gave.
-        alias: that points to the version.
-        text: words of which each begins a word of name, task, labels or description.
-        limit: most versions returned; all where ``None``.
-        after: name and number of the version after which the page begins.
+        prefix: Prefix of the name.
+        task: Name of the task.
+        backbone: Name of the backbone.
+        method: Adapter method, ``lora`` or ``prefix``.
+        metric_at_least: Smallest value of metrics after training, by metric.
+        tag: Tag of the version.
+        alias: Alias that points to the version.
+        text: Words, each of them a prefix of a word in name, task, labels or description.
+        limit: Largest number of versions; ``None`` for all.
+        after: Name and number of the version after which the page begins.
     """
 
     prefix: str | None = None
@@ -50,13 +49,13 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class _Filter:
-    """A condition on ``v`` and ``a``, and a query for the versions or digests that pass it.
+    """A condition on ``v`` and ``a``, and a query for the versions or digests that match.
 
     Args:
         condition: SQL over the joined tables.
-        source: SQL that selects what passes, without the joined tables.
-        key: the columns that ``source`` selects, as they are called in the joined tables.
-        values: of the placeholders, the same in ``condition`` and in ``source``.
+        source: SQL that selects the matches without the joined tables.
+        key: Columns of the joined tables that ``source`` selects.
+        values: Values of the placeholders, the same in ``condition`` and ``source``.
     """
 
     condition: str
@@ -66,7 +65,7 @@ class _Filter:
 
 
 def find(db: sqlite3.Connection, query: Query) -> tuple[Version, ...]:
-    """Return the versions that pass every filter, by name and then number."""
+    """Return the versions that match every filter, by name and then number."""
     filters = list(_filters(query))
     counts = [_count(db, each) for each in filters]
     first = counts.index(min(counts)) if counts and min(counts) < FEW else None
@@ -96,7 +95,7 @@ def _filters(query: Query) -> Iterable[_Filter]:
     ):
         if value is not None:
             source = f"SELECT digest FROM artifacts WHERE {column} = ?"
-            # the plus keeps SQLite from looking this filter up and sorting all it gives
+            # the plus keeps SQLite from using the index on this column and sorting all matches
             yield _Filter(f"+a.{column} = ?", source, "a.digest", (value,))
     for metric, least in query.metric_at_least.items():
         source = "SELECT digest FROM artifact_metrics WHERE metric = ? AND value >= ?"
@@ -108,12 +107,12 @@ def _filters(query: Query) -> Iterable[_Filter]:
             held = f"EXISTS ({source} AND name = v.name AND version = v.version)"
             yield _Filter(held, source, "(v.name, v.version)", (value,))
     if query.text is not None:
-        yield from map(_word_filter, plain_words(query.text))
+        yield from map(_word_filter, index.normalized_words(query.text))
 
 
 def _word_filter(word: str) -> _Filter:
-    # letters and digits only, so the word has no meaning of its own in either language
-    # joined in this order, counting stops at its limit; of IN (…) SQLite would read all first
+    # a word has letters and digits only, so it needs no escaping in MATCH and LIKE; joined in
+    # this order, counting stops at its limit, while SQLite evaluates IN (…) completely
     source = (
         "SELECT t.name, t.version FROM words CROSS JOIN texts t ON t.id = words.rowid "
         f"WHERE words MATCH '\"{word}\"*'"

@@ -1,8 +1,4 @@
-"""The local registry: versions of adapters, stored once, found by reference.
-
-Here stands what a registry promises. What is on disk is right at every moment, which
-``storage`` sees to; signatures and whose count are the matter of ``signature_store``.
-"""
+"""The local registry: versions of adapters, stored once and found by reference."""
 
 from __future__ import annotations
 
@@ -10,16 +6,16 @@ import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import RegistryError
+from adapterhub.errors import RegistryError, SignatureError
 from adapterhub.refs import AdapterRef, check_name, parse_ref
-from adapterhub.registry import aliases, index, rules
+from adapterhub.registry import aliases, index, rules, signatures, trust
 from adapterhub.registry.blobs import Blobs
 from adapterhub.registry.database import Database
-from adapterhub.registry.faults import os_faults
+from adapterhub.registry.failures import translate_os_errors
 from adapterhub.registry.layout import Layout, default_root
 from adapterhub.registry.query import Query, find
-from adapterhub.registry.signature_file import Signature, parse_signature
-from adapterhub.registry.signature_store import SignatureStore
+from adapterhub.registry.schema import SCHEMA_CHANGES
+from adapterhub.registry.sigstore import Signature, parse_signature, read_public_key
 from adapterhub.registry.storage import Storage, no_hook
 from adapterhub.registry.verify import find_problems
 
@@ -33,24 +29,24 @@ if TYPE_CHECKING:
     from adapterhub.registry.trust import TrustedKey
     from adapterhub.registry.version import Problem, Version
 
-#: Seconds that ``collect`` leaves files alone for, where not told otherwise.
+#: Default age in seconds below which ``collect`` keeps unused files.
 GRACE_SECONDS = 24 * 3600.0
 
 
-def _spare_none(_blob: str) -> bool:
+def _in_use_nowhere(_blob: str) -> bool:
     return False
 
 
 class Registry:
-    """A registry in a folder; any number of processes and threads may use it at once.
+    """A registry in a folder, safe for use by any number of processes and threads at once.
 
     Args:
-        root: the home folder, in which the registry has its own; ``$ADAPTERHUB_HOME`` or the
-            user's data folder where not given. Made where it is missing.
-        on_step: called with the name of every step that changes something on disk.
+        root: Home folder that contains the registry folder; ``$ADAPTERHUB_HOME`` or the user's
+            data folder by default. Created if it does not exist.
+        on_step: Hook called with the name of every step that changes something on disk.
 
     Raises:
-        RegistryError: when the folder can't be made, read or written.
+        RegistryError: When the folder cannot be created, read or written.
     """
 
     def __init__(
@@ -58,17 +54,16 @@ class Registry:
     ) -> None:
         home = root if root is not None else default_root()
         self._layout = Layout(home.absolute() / "registry")
-        self._database = Database(self._layout.index)
+        self._database = Database(self._layout.index, SCHEMA_CHANGES)
         self._blobs = Blobs(self._layout)
         self._storage = Storage(self._layout, self._database, self._blobs, on_step)
-        self._signatures = SignatureStore(self._database, self._blobs)
         self._on_step = on_step
         self._layout.make()
         self._database.prepare()
 
     @property
     def folder(self) -> Path:
-        """The registry's own folder."""
+        """The folder of the registry itself."""
         return self._layout.folder
 
     def put(
@@ -82,47 +77,47 @@ class Registry:
     ) -> Version:
         """Store an artifact folder as the next version of ``name``.
 
-        Where ``name`` has a version with the same digest, that one is returned, with its own
-        ``info``; damaged blobs of it are restored, tags and signatures added.
+        If ``name`` has a version with the same digest, that version is returned with its own
+        ``info``; its damaged blobs are restored, and tags and signatures are added.
 
         Args:
-            folder: the artifact, left as it is.
-            name: ``part`` or ``owner/part``.
-            info: JSON values kept beside the version, such as training seconds.
-            tags: words to find it by.
-            signatures: to keep beside it, see ``add_signature``.
+            folder: Artifact folder; it is not changed.
+            name: Name of the adapter, ``part`` or ``owner/part``.
+            info: JSON metadata of the version, such as training seconds.
+            tags: Tags to find the version by.
+            signatures: Signatures of the artifact, see ``add_signature``.
 
         Raises:
-            RefError: when the name or a tag is malformed.
-            ArtifactError: when the folder is not what its manifest says; nothing is changed.
-            SignatureError: when a signature can be none, or does not hold; nothing is changed.
-            RegistryError: when the registry can't be written; nothing is changed.
+            RefError: When the name or a tag is malformed.
+            ArtifactError: When the folder differs from its manifest; nothing is changed.
+            SignatureError: When a signature is malformed or invalid; nothing is changed.
+            RegistryError: When the registry cannot be written; nothing is changed.
         """
         check_name(name)
         contents = tuple(signatures)
 
         def check(copy: Path) -> tuple[Signature, ...]:
-            return tuple(self._signatures.check(each, copy, name) for each in contents)
+            return tuple(self._check_signature(each, copy, name) for each in contents)
 
         return self._storage.put(folder, name, _info_text(info or {}, name), tuple(tags), check)
 
     def resolve(self, ref: str | AdapterRef) -> Version:
-        """Return the version that a reference names; without ``@`` the latest.
+        """Return the version of a reference; the latest one without ``@``.
 
         Raises:
-            RefError: when the text is no reference.
-            NotFoundError: with near names, or the versions that there are.
-            RegistryError: when a shortened digest fits several versions.
+            RefError: When the text is not a reference.
+            NotFoundError: With near names, or the existing versions.
+            RegistryError: When a shortened digest is ambiguous.
         """
         with self._database.reading() as db:
             return index.resolve(db, _to_ref(ref))
 
     def materialize(self, version: Version) -> Path:
-        """Return a read-only folder with the files of a version, every byte checked now.
+        """Return a read-only folder with the files of a version, after checking every byte.
 
         Raises:
-            NotFoundError: when the version was removed and its files collected meanwhile.
-            IntegrityError: naming the file whose bytes are not those that were stored.
+            NotFoundError: When the version was removed and its files were collected.
+            IntegrityError: Naming a damaged file.
         """
         return self._storage.materialize(version)
 
@@ -132,25 +127,25 @@ class Registry:
             return find(db, query or Query())
 
     def versions(self, name: str) -> tuple[Version, ...]:
-        """Return the versions of one name, the oldest first; none where it is unknown."""
+        """Return the versions of a name, the oldest first; none if the name is unknown."""
         check_name(name)
         with self._database.reading() as db:
             return index.versions_of(db, name)
 
     def last_numbers(self) -> dict[str, int]:
-        """Return every name with the last number given under it, of a removed version too."""
+        """Return the highest version number of every name, removed versions included."""
         with self._database.reading() as db:
             return index.last_numbers(db)
 
     def remove(self, ref: str | AdapterRef) -> Version:
-        """Remove the version that a reference names; its files stay until ``collect``.
+        """Remove the version of a reference; its files stay until ``collect``.
 
-        Its number is not given again.
+        Its number is not reused.
 
         Raises:
-            RefError: when the text is no reference.
-            NotFoundError: with near names, or the versions that there are.
-            RegistryError: when an alias points to it.
+            RefError: When the text is not a reference.
+            NotFoundError: With near names, or the existing versions.
+            RegistryError: When an alias points to the version.
         """
         wanted = _to_ref(ref)
         with self._database.writing() as db:
@@ -163,22 +158,21 @@ class Registry:
     def set_alias(
         self, ref: str | AdapterRef, alias: str, *, why: str = "", expected: int | None = None
     ) -> AliasMove | None:
-        """Point an alias of a name to the version that a reference names.
+        """Point an alias to the version of a reference.
 
         Args:
-            ref: the version.
-            alias: a word other than ``latest``.
-            why: for the history.
-            expected: the version that the alias must point to now, where that was decided upon;
-                0 where there must be no such alias yet.
+            ref: Reference of the version.
+            alias: Alias other than ``latest``.
+            why: Reason, for the history.
+            expected: Version number that the alias must point to now; 0 if it must not exist.
 
         Returns:
-            The move, or ``None`` where the alias pointed there already.
+            The move, or ``None`` if the alias pointed to the version already.
 
         Raises:
-            RefError: when ``alias`` is none.
-            NotFoundError: when there is no such version.
-            RegistryError: when the alias points elsewhere than ``expected``.
+            RefError: When ``alias`` is malformed.
+            NotFoundError: When there is no such version.
+            RegistryError: When the alias does not point to ``expected``.
         """
         with self._database.writing() as db:
             version = index.resolve(db, _to_ref(ref))
@@ -188,7 +182,7 @@ class Registry:
         """Remove an alias.
 
         Raises:
-            NotFoundError: when there is no such alias.
+            NotFoundError: When there is no such alias.
         """
         with self._database.writing() as db:
             return aliases.remove_alias(db, name, alias, why=why)
@@ -197,7 +191,7 @@ class Registry:
         """Point an alias to the version that it pointed to before.
 
         Raises:
-            NotFoundError: when there is no such alias, or nothing to go back to.
+            NotFoundError: When there is no such alias, or no earlier version.
         """
         with self._database.writing() as db:
             return aliases.rollback(db, name, alias, why=why)
@@ -210,15 +204,15 @@ class Registry:
             return aliases.history(db, name, alias, limit)
 
     def set_rule(self, name: str, alias: str, rule: AliasRule | None) -> None:
-        """Say what a version has to pass before the promotion gate moves an alias to it.
+        """Set the rule that the promotion gate checks before it moves an alias.
 
         Args:
-            name: of the adapter.
-            alias: that may not be there yet.
-            rule: the new one; ``None`` takes it away.
+            name: Name of the adapter.
+            alias: Alias, which need not exist yet.
+            rule: New rule; ``None`` removes it.
 
         Raises:
-            RefError: when ``name`` or ``alias`` is malformed.
+            RefError: When ``name`` or ``alias`` is malformed.
         """
         AdapterRef(name, alias=alias)
         with self._database.writing() as db:
@@ -230,148 +224,160 @@ class Registry:
             return rules.rule_of(db, name, alias)
 
     def record_evaluation(self, evaluation: StoredEvaluation) -> None:
-        """Keep an evaluation beside the artifact that it is of.
+        """Store an evaluation of an artifact.
 
         Raises:
-            RegistryError: when the registry does not hold the artifact.
+            RegistryError: When the registry does not have the artifact.
         """
         with self._database.writing() as db:
             rules.add_evaluation(db, evaluation)
 
     def evaluations(self, version: Version) -> tuple[StoredEvaluation, ...]:
-        """Return the evaluations of a version's artifact, the newest first."""
+        """Return the evaluations of the artifact of a version, the newest first."""
         with self._database.reading() as db:
             return rules.evaluations_of(db, version.digest)
 
     def tag(
         self, ref: str | AdapterRef, *, add: Iterable[str] = (), remove: Iterable[str] = ()
     ) -> Version:
-        """Give a version words to find it by, or take them away; return it as it then is.
+        """Add and remove tags of a version and return it with its new tags.
 
         Raises:
-            RefError: when a tag is none.
-            NotFoundError: when there is no such version.
+            RefError: When a tag is malformed.
+            NotFoundError: When there is no such version.
         """
         with self._database.writing() as db:
             version = index.resolve(db, _to_ref(ref))
             return index.change_tags(db, version, add=add, remove=remove)
 
     def add_signature(self, ref: str | AdapterRef, content: bytes) -> Signature:
-        """Keep a signature beside the version that a reference names.
+        """Store a signature of the version of a reference.
 
-        It takes the place of an earlier one by the same key. One by a key that is trusted here
-        must hold, so that a right signature is never lost to a wrong one; one by another key
-        is kept as it is.
+        It replaces an earlier one by the same key. A signature by a trusted key is verified
+        first, so that an invalid one never replaces a valid one; others are stored unverified.
 
         Args:
-            ref: the version.
-            content: a Sigstore bundle made with a key pair.
+            ref: Reference of the version.
+            content: Sigstore bundle made with a key pair.
 
         Raises:
-            NotFoundError: when there is no such version.
-            SignatureError: when it can be no signature, or does not hold; nothing is changed.
-            MissingExtraError: when its key is trusted, without the extra ``sign``.
-            RegistryError: when the registry can't be written; nothing is changed.
+            NotFoundError: When there is no such version.
+            SignatureError: When it is malformed or invalid; nothing is changed.
+            MissingExtraError: When its key is trusted, without the extra ``sign``.
+            RegistryError: When the registry cannot be written; nothing is changed.
         """
         wanted = _to_ref(ref)
         place = f"signature of {wanted}"
         signature = parse_signature(content, place)
-        if self._signatures.trusted(signature.key) is not None:
-            self._signatures.check(content, self.materialize(self.resolve(wanted)), place)
+        if any(key.key == signature.key for key in self.trusted_keys()):
+            self._check_signature(content, self.materialize(self.resolve(wanted)), place)
         self._storage.add_signature(wanted, signature)
         return signature
 
     def signatures(self, version: Version) -> tuple[Signature, ...]:
-        """Return the signatures of a version's artifact, sorted by key.
+        """Return the signatures of the artifact of a version, sorted by key.
 
         Raises:
-            IntegrityError: naming a signature whose bytes are not those that were stored.
+            IntegrityError: Naming a damaged signature.
         """
-        return self._signatures.all(version)
+        return tuple(
+            signatures.read_signature(self._blobs, version, stored)
+            for stored in self.stored_signatures(version.digest)
+        )
 
     def signature(self, version: Version, key: str) -> Signature:
-        """Return the signature of a version's artifact that names a key.
+        """Return the signature by a key of the artifact of a version.
 
         Raises:
-            SignatureError: when there is none.
-            IntegrityError: when its bytes are not those that were stored.
+            SignatureError: When there is none.
+            IntegrityError: When it is damaged.
         """
-        return self._signatures.by(version, key)
+        for stored in self.stored_signatures(version.digest):
+            if stored.key == key:
+                return signatures.read_signature(self._blobs, version, stored)
+        raise SignatureError(f"has no signature by the key {key[:16]}…", place=str(version.ref))
 
-    def signed_by(self, version: Version) -> tuple[StoredSignature, ...]:
-        """Return what signatures a version's artifact has, sorted by key, without reading them."""
-        return self._signatures.of(version.digest)
-
-    def signatures_of(self, digest: str) -> tuple[StoredSignature, ...]:
-        """Return what signatures an artifact has, sorted by key; none where it is unknown."""
-        return self._signatures.of(digest)
+    def stored_signatures(self, digest: str) -> tuple[StoredSignature, ...]:
+        """Return key and digest of the signatures of an artifact; none if it is unknown."""
+        with self._database.reading() as db:
+            return signatures.signatures_of(db, digest)
 
     def trust(self, name: str, public_key: bytes) -> TrustedKey:
-        """Let the signatures by a key count.
+        """Trust the signatures by a key.
 
         Args:
-            name: to call it by here.
-            public_key: in PEM.
+            name: Name of the key in this registry.
+            public_key: Public key in PEM.
 
         Raises:
-            RefError: when the name is malformed.
-            SignatureError: when it is no public key that can be used.
-            RegistryError: when the name means another key, or the key has another name.
-            MissingExtraError: without the extra ``sign``.
+            RefError: When the name is malformed.
+            SignatureError: When it is not a supported public key.
+            RegistryError: When the name belongs to another key, or the key has another name.
+            MissingExtraError: Without the extra ``sign``.
         """
-        return self._signatures.trust(name, public_key)
+        key, pem = read_public_key(public_key)
+        with self._database.writing() as db:
+            return trust.add_key(db, name, key, pem.decode("ascii"))
 
     def distrust(self, name: str) -> TrustedKey:
-        """Let the signatures by a key count no longer; they are kept.
+        """Stop trusting the signatures by a key; they stay stored.
 
         Raises:
-            NotFoundError: when no key has this name.
+            NotFoundError: When no key has this name.
         """
-        return self._signatures.distrust(name)
+        with self._database.writing() as db:
+            return trust.remove_key(db, name)
 
     def trusted_keys(self) -> tuple[TrustedKey, ...]:
-        """Return the keys whose signatures count, sorted by name."""
-        return self._signatures.trusted_keys()
+        """Return the trusted keys, sorted by name."""
+        with self._database.reading() as db:
+            return trust.trusted_keys(db)
 
     def set_requires_signed(self, required: bool) -> None:
-        """Switch on or off that adapters are loaded only if a trusted key has signed them."""
-        self._signatures.require(required)
+        """Store whether only adapters signed by a trusted key are loaded."""
+        with self._database.writing() as db:
+            trust.set_requires_signed(db, required)
 
     def requires_signed(self) -> bool:
-        """Return whether adapters are loaded only if a trusted key has signed them.
+        """Return whether only adapters signed by a trusted key are loaded.
 
-        ``ADAPTERHUB_REQUIRE_SIGNED`` switches it on for one process.
+        ``ADAPTERHUB_REQUIRE_SIGNED`` switches this on for one process.
         """
-        return self._signatures.required()
+        with self._database.reading() as db:
+            return trust.requires_signed(db)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """Lend a new folder in the registry's file system, removed with what is left in it.
+        """Create a temporary folder in the file system of the registry, removed afterwards.
 
         Raises:
-            RegistryError: when the registry can't be written.
+            RegistryError: When the registry cannot be written.
         """
         with self._layout.staged() as folder:
             yield folder
 
     def verify(self) -> tuple[Problem, ...]:
-        """Read every byte that is stored and return what is damaged or missing."""
-        with os_faults(self.folder):
+        """Read every stored byte and return what is damaged or missing."""
+        with translate_os_errors(self.folder):
             return find_problems(self._database, self._blobs)
 
     def collect(
-        self, *, grace: float = GRACE_SECONDS, spare: Callable[[str], bool] = _spare_none
+        self,
+        *,
+        grace: float = GRACE_SECONDS,
+        in_use: Callable[[str], bool] = _in_use_nowhere,
     ) -> int:
-        """Delete files that no version has; return the bytes freed.
+        """Delete files that no version uses and return the freed bytes.
 
         Args:
-            grace: seconds since a file was removed, written or read from this registry before
-                it may go, so that nobody loses what was resolved a moment ago. A file that is
-                open stays readable whatever happens to its name.
-            spare: tells of a blob, by its sha256 in hex, whether something beside the
-                versions needs it.
+            grace: Age in seconds, since its removal, creation or last read from this registry,
+                below which a file is kept, so that a version resolved a moment ago can be read.
+            in_use: Whether something other than a version uses a blob, by its sha256 in hex.
         """
-        return self._storage.collect(grace, spare)
+        return self._storage.collect(grace, in_use)
+
+    def _check_signature(self, content: bytes, folder: Path, place: str) -> Signature:
+        return signatures.check_if_trusted(content, folder, self.trusted_keys(), place)
 
 
 def _to_ref(ref: str | AdapterRef) -> AdapterRef:

@@ -1,4 +1,4 @@
-"""Rules of aliases, and evaluations that were made of versions."""
+"""Promotion rules of aliases, and stored evaluations of artifacts."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AliasRule:
-    """What a version has to pass before an alias moves to it.
+    """Conditions for moving an alias to a version.
 
     Args:
-        metric: that decides; needed by the bounds below.
-        at_least: smallest value of it; a metric where less is better has ``at_most`` instead.
-        at_most: largest value of it.
-        not_worse_by: how much worse than the present holder it may be, on the same rows.
-        data: file of rows to evaluate on; without it, ``metric`` is the one that training
-            stored, and the holder is not compared.
-        backbone: that serves; the one the adapter was trained on where not given.
+        metric: Metric that the bounds below refer to.
+        at_least: Smallest allowed value.
+        at_most: Largest allowed value, for a metric that is better when smaller.
+        not_worse_by: Largest allowed loss against the current version on the same examples.
+        data: File of examples to evaluate on; without it, ``metric`` is the value stored by
+            training, and the current version is not compared.
+        backbone: Backbone that serves the adapter; that of its training by default.
 
     Raises:
-        RegistryError: when the parts do not fit together.
+        RegistryError: When the conditions contradict each other.
     """
 
     metric: str | None = None
@@ -48,13 +48,13 @@ class AliasRule:
             raise RegistryError("a bound needs a metric", place="rule", hint="Add --metric")
         if self.metric is not None and all(bound is None for bound in bounds):
             raise RegistryError(
-                f"nothing is asked of {self.metric!r}",
+                f"the metric {self.metric!r} has no bound",
                 place="rule",
                 hint="Add --at-least, --at-most or --not-worse-by",
             )
         if self.not_worse_by is not None and self.data is None:
             raise RegistryError(
-                "comparing with the holder needs rows that both are evaluated on",
+                "the comparison with the current version needs examples",
                 place="rule",
                 hint="Add --data FILE",
             )
@@ -67,12 +67,12 @@ class StoredEvaluation:
     """One evaluation of an artifact.
 
     Args:
-        digest: of the artifact.
-        time: ISO 8601 in UTC.
-        who: made it.
-        data: name of the file of rows.
-        data_fingerprint: digest over its rows.
-        metrics: name to value.
+        digest: Digest of the artifact.
+        time: Time of the evaluation, ISO 8601 in UTC.
+        who: User who ran it.
+        data: Name of the file of examples.
+        data_fingerprint: Fingerprint of the examples.
+        metrics: Values by metric.
     """
 
     digest: str
@@ -87,7 +87,7 @@ _RULE_SCHEMA = Schema(AliasRule)
 
 
 def set_rule(db: sqlite3.Connection, name: str, alias: str, rule: AliasRule | None) -> None:
-    """Give an alias a rule, or take it away with ``None``."""
+    """Set the rule of an alias, or remove it with ``None``."""
     if rule is None:
         db.execute("DELETE FROM alias_rules WHERE name = ? AND alias = ?", (name, alias))
         return
@@ -107,7 +107,7 @@ def rule_of(db: sqlite3.Connection, name: str, alias: str) -> AliasRule | None:
 
 
 def add_evaluation(db: sqlite3.Connection, evaluation: StoredEvaluation) -> None:
-    """Keep an evaluation beside the artifact that it is of."""
+    """Store an evaluation of an artifact."""
     db.execute(
         "INSERT INTO evaluations (digest, time, who, data, data_fingerprint, result) "
         "VALUES (?, ?, ?, ?, ?, ?)",

@@ -1,29 +1,15 @@
-"""The schema of the index, as the list of changes that led to it."""
+"""The schema of the index, as the list of its changes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from adapterhub.registry.database import SchemaChange
 
-
-@dataclass(frozen=True, slots=True)
-class SchemaChange:
-    """One upgrade of the index; ``PRAGMA user_version`` counts those that were made.
-
-    Args:
-        name: what changes, in a few words.
-        statements: SQL, run in order in one transaction.
-    """
-
-    name: str
-    statements: tuple[str, ...]
-
-
-#: Append-only: a change that was released is never edited, for indexes made before exist.
+#: Append-only: a released change is never edited, since indexes made with it exist.
 SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
     SchemaChange(
         "artifacts, their files, names and versions",
         (
-            # an artifact has one row, whatever the number of names that it is registered under
+            # one entry per artifact, whatever the number of its names
             """CREATE TABLE artifacts (
                 digest TEXT PRIMARY KEY,
                 task TEXT NOT NULL,
@@ -36,7 +22,7 @@ SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
             ) WITHOUT ROWID""",
             "CREATE INDEX artifacts_by_task ON artifacts (task)",
             "CREATE INDEX artifacts_by_backbone ON artifacts (backbone)",
-            # which blobs are in use
+            # the blobs in use
             """CREATE TABLE artifact_files (
                 digest TEXT NOT NULL REFERENCES artifacts (digest) ON DELETE CASCADE,
                 file TEXT NOT NULL,
@@ -45,7 +31,7 @@ SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
                 PRIMARY KEY (digest, file)
             ) WITHOUT ROWID""",
             "CREATE INDEX artifact_files_by_blob ON artifact_files (sha256)",
-            # outlives the removal of versions, so that no number is given twice
+            # kept when versions are removed, so that no number is reused
             """CREATE TABLE names (
                 name TEXT PRIMARY KEY,
                 last_version INTEGER NOT NULL
@@ -63,14 +49,14 @@ SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
         ),
     ),
     SchemaChange(
-        "what a list is filtered by; aliases and their history; tags; evaluations; removals",
+        "filters, aliases and their history, tags, evaluations, removals",
         (
             "ALTER TABLE artifacts ADD COLUMN rank INTEGER",
             "ALTER TABLE artifacts ADD COLUMN labels TEXT NOT NULL DEFAULT '[]'",
-            # sha256 of the recipe's canonical JSON, and split name to fingerprint of its rows
+            # sha256 of the recipe's canonical JSON, and split name to fingerprint of its examples
             "ALTER TABLE artifacts ADD COLUMN recipe TEXT NOT NULL DEFAULT ''",
             "ALTER TABLE artifacts ADD COLUMN data TEXT NOT NULL DEFAULT '{}'",
-            # metrics after training, once more, to filter by
+            # metrics after training again, for filters
             """CREATE TABLE artifact_metrics (
                 digest TEXT NOT NULL REFERENCES artifacts (digest) ON DELETE CASCADE,
                 metric TEXT NOT NULL,
@@ -86,7 +72,7 @@ SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
                 FOREIGN KEY (name, version) REFERENCES versions (name, version)
             ) WITHOUT ROWID""",
             "CREATE INDEX aliases_by_version ON aliases (name, version)",
-            # outlives aliases and versions
+            # kept when aliases and versions are removed
             """CREATE TABLE alias_log (
                 id INTEGER PRIMARY KEY,
                 name TEXT NOT NULL,
@@ -98,7 +84,7 @@ SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
                 why TEXT NOT NULL
             )""",
             "CREATE INDEX alias_log_by_alias ON alias_log (name, alias)",
-            # what a version has to pass before an alias moves to it
+            # conditions for moving an alias to a version
             """CREATE TABLE alias_rules (
                 name TEXT NOT NULL,
                 alias TEXT NOT NULL,
@@ -123,12 +109,12 @@ SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
                 result TEXT NOT NULL
             )""",
             "CREATE INDEX evaluations_by_digest ON evaluations (digest)",
-            # blobs of removed artifacts wait here until the grace time is over
+            # blobs of removed artifacts, until the grace period is over
             """CREATE TABLE removed_blobs (
                 sha256 TEXT PRIMARY KEY,
                 time REAL NOT NULL
             ) WITHOUT ROWID""",
-            # words to search, one row a version: a blank, then words with blanks between
+            # words to search, one entry per version: a blank, then words separated by blanks
             """CREATE TABLE texts (
                 id INTEGER PRIMARY KEY,
                 name TEXT NOT NULL,
@@ -142,9 +128,9 @@ SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
         ),
     ),
     SchemaChange(
-        "signatures, the keys that are trusted, and settings",
+        "signatures, trusted keys and settings",
         (
-            # a signature is a blob; its key is named by the sha256 of the public key
+            # a signature is a blob; its key is the sha256 of the public key
             """CREATE TABLE signatures (
                 digest TEXT NOT NULL REFERENCES artifacts (digest) ON DELETE CASCADE,
                 key TEXT NOT NULL,

@@ -1,25 +1,33 @@
-"""Signatures in the index; their bytes are blobs."""
+"""Signatures that a registry stores: listed in the index, with their content as blobs."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from adapterhub.registry import index
+from adapterhub.errors import IntegrityError
+from adapterhub.registry import index, trust
+from adapterhub.registry.sigstore import Signature, check_signature, parse_signature, signature_name
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from adapterhub.registry.blobs import Blobs
+    from adapterhub.registry.version import Version
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSignature:
-    """Where the bytes of a signature are.
+    """A signature as the index lists it.
 
     Args:
-        key: that the signature names, 64 hex digits.
-        sha256: of its bytes, in hex.
-        size: of its bytes.
+        key: Id of the public key, 64 hex digits.
+        sha256: Digest of the signature in hex, which names its blob.
+        size: Size of the signature in bytes.
     """
 
     key: str
@@ -34,7 +42,7 @@ def signatures_of(db: sqlite3.Connection, digest: str) -> tuple[StoredSignature,
 
 
 def all_signatures(db: sqlite3.Connection) -> dict[str, tuple[StoredSignature, ...]]:
-    """Return the signatures of every artifact that has any, by its digest."""
+    """Return the signatures of every signed artifact, by digest."""
     found: dict[str, tuple[StoredSignature, ...]] = {}
     query = "SELECT digest, key, sha256, size FROM signatures ORDER BY digest, key"
     for row in db.execute(query):
@@ -43,13 +51,13 @@ def all_signatures(db: sqlite3.Connection) -> dict[str, tuple[StoredSignature, .
     return found
 
 
-def add(db: sqlite3.Connection, digest: str, stored: StoredSignature) -> None:
-    """List a signature; it takes the place of an earlier one by the same key.
+def add_signature(db: sqlite3.Connection, digest: str, stored: StoredSignature) -> None:
+    """List a signature in place of an earlier one by the same key.
 
     Args:
-        db: a connection that holds the write lock.
-        digest: of an artifact that the index has.
-        stored: whose blob is in its place.
+        db: Connection that holds the write lock.
+        digest: Digest of an artifact in the index.
+        stored: Signature whose blob is in its place.
     """
     earlier = db.execute(
         "SELECT sha256 FROM signatures WHERE digest = ? AND key = ?", (digest, stored.key)
@@ -65,3 +73,40 @@ def add(db: sqlite3.Connection, digest: str, stored: StoredSignature) -> None:
             "INSERT OR REPLACE INTO removed_blobs (sha256, time) VALUES (?, ?)",
             (earlier["sha256"], time.time()),
         )
+
+
+def read_signature(blobs: Blobs, version: Version, stored: StoredSignature) -> Signature:
+    """Return a stored signature of a version.
+
+    Raises:
+        IntegrityError: When its blob is missing or damaged.
+    """
+    try:
+        content = blobs.path(stored.sha256).read_bytes()
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    else:
+        if sha256(content).hexdigest() == stored.sha256:
+            return Signature(stored.key, content)
+        problem = "is damaged"
+    raise IntegrityError(
+        f"{signature_name(stored.key)} {problem}",
+        place=str(version.ref),
+        hint="Add the signature again to restore it",
+    )
+
+
+def check_if_trusted(
+    content: bytes, folder: Path, keys: Iterable[trust.TrustedKey], place: str
+) -> Signature:
+    """Parse a signature and, if its key is trusted, verify it over a folder.
+
+    Raises:
+        SignatureError: When it is malformed, or invalid and its key is trusted.
+        MissingExtraError: When it has to be verified, without the extra ``sign``.
+    """
+    signature = parse_signature(content, place)
+    for trusted in keys:
+        if trusted.key == signature.key:
+            check_signature(folder, content, trusted.pem.encode())
+    return signature

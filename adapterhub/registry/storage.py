@@ -1,8 +1,7 @@
-"""Files and the index that lists what needs them, changed together.
+"""Changes of blobs, checkouts and index together.
 
-Blobs are moved to their places and versions committed while the index's write lock is held,
-blobs first. A process killed anywhere leaves at most files that nothing refers to, which
-``collect`` deletes.
+Blobs are placed before the versions that use them are committed, both under the write lock of the
+index. A killed process leaves at most unused files, which ``collect`` deletes.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from adapterhub.errors import IntegrityError, NotFoundError, RegistryError
 from adapterhub.registry import index, signatures
 from adapterhub.registry.blobs import write_durable
 from adapterhub.registry.checkouts import Checkouts
-from adapterhub.registry.faults import os_faults
+from adapterhub.registry.failures import translate_os_errors
 from adapterhub.registry.intake import StagedArtifact, stage_artifact
 from adapterhub.registry.signatures import StoredSignature
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from adapterhub.registry.blobs import Blobs
     from adapterhub.registry.database import Database
     from adapterhub.registry.layout import Layout
-    from adapterhub.registry.signature_file import Signature
+    from adapterhub.registry.sigstore import Signature
     from adapterhub.registry.version import Version
 
 _LOG = logging.getLogger(__name__)
@@ -41,13 +40,13 @@ def no_hook(_step: str) -> None:
 
 
 class Storage:
-    """What is on disk of one registry; what its methods raise, ``Registry`` says.
+    """The files of one registry; see ``Registry`` for the errors that its methods raise.
 
     Args:
-        layout: of the registry.
-        database: its index.
-        blobs: its files.
-        on_step: called with the name of every step that changes something on disk.
+        layout: Paths of the registry.
+        database: Index.
+        blobs: Blobs of the registry.
+        on_step: Hook called with the name of every step that changes something on disk.
     """
 
     def __init__(
@@ -67,15 +66,15 @@ class Storage:
         tags: tuple[str, ...],
         check: Callable[[Path], tuple[Signature, ...]],
     ) -> Version:
-        """Store an artifact folder as the next version of ``name``, or find it there.
+        """Store an artifact folder as the next version of ``name``, unless it exists already.
 
         Args:
-            folder: the artifact, left as it is.
-            name: well-formed.
-            info: JSON.
-            tags: words to find it by.
-            check: returns the signatures to keep beside it, given the folder of its copy; it
-                raises where one may not be kept.
+            folder: Artifact folder; it is not changed.
+            name: Well-formed name of the adapter.
+            info: JSON text of the metadata.
+            tags: Tags of the version.
+            check: Function from the folder of the copy to the signatures to store; it raises
+                if one is invalid.
         """
         self._layout.sweep_staging()
         with self._staging() as staging:
@@ -93,7 +92,7 @@ class Storage:
         return version
 
     def add_signature(self, ref: AdapterRef, signature: Signature) -> None:
-        """Keep a signature beside the version that a reference names."""
+        """Store a signature of the version of a reference."""
         self._layout.sweep_staging()
         with self._staging() as staging:
             part = self._stage_signature(signature, staging)
@@ -102,15 +101,15 @@ class Storage:
         self._on_step("committed signature")
 
     def materialize(self, version: Version) -> Path:
-        """Return a read-only folder with the files of a version, every byte checked now."""
-        with os_faults(self._layout.folder):
+        """Return a read-only folder with the files of a version, after checking every byte."""
+        with translate_os_errors(self._layout.folder):
             if self._checkouts.fault(version.digest) is not None:
                 self._check_out(version)
             self._checkouts.touch(version.digest)
         return self._checkouts.path(version.digest)
 
-    def collect(self, grace: float, spare: Callable[[str], bool]) -> int:
-        """Delete files that no version has; return the bytes freed."""
+    def collect(self, grace: float, in_use: Callable[[str], bool]) -> int:
+        """Delete files that no version uses and return the freed bytes."""
         self._layout.sweep_staging()
         oldest = time.time() - grace
         with self._staging() as staging, self._database.writing() as db:
@@ -121,17 +120,17 @@ class Storage:
             return sum(
                 self._delete_blob(db, blob)
                 for blob in list(self._blobs.all())
-                if self._blob_age(db, blob) < oldest and not spare(blob)
+                if self._blob_age(db, blob) < oldest and not in_use(blob)
             )
 
     @contextmanager
     def _staging(self) -> Iterator[Path]:
-        with os_faults(self._layout.folder), self._layout.staged() as staging:
+        with translate_os_errors(self._layout.folder), self._layout.staged() as staging:
             yield staging
 
     @contextmanager
     def _changing(self) -> Iterator[_Change]:
-        """Lend the write lock; where that fails, blobs that were not there before go again."""
+        """Take the write lock; if the block fails, delete the blobs that it added."""
         new: set[str] = set()
         try:
             with self._database.writing() as db:
@@ -151,7 +150,7 @@ class Storage:
         return version
 
     def _stage_signature(self, signature: Signature, staging: Path) -> _StagedSignature:
-        # a name that no file of an artifact can have
+        # not a valid name of an artifact file, so it cannot collide with one
         path = staging / f".{signature.key}"
         blob = write_durable(path, iter((signature.content,)))
         self._on_step("staged signature")
@@ -161,7 +160,7 @@ class Storage:
     def _list_signature(self, change: _Change, digest: str, part: _StagedSignature) -> None:
         self._place(change, part.path, part.stored.sha256)
         self._on_step("placed signature")
-        signatures.add(change.db, digest, part.stored)
+        signatures.add_signature(change.db, digest, part.stored)
         self._on_step("listed signature")
 
     def _place(self, change: _Change, staged: Path, blob: str) -> None:
@@ -170,7 +169,7 @@ class Storage:
         self._blobs.place(staged, blob)
 
     def _check_out(self, version: Version) -> None:
-        # under the lock no blob is removed meanwhile, and nobody else builds or drops the same
+        # the lock keeps other processes from removing blobs, and from building or dropping this
         with self._staging() as staging, self._database.writing() as db:
             if not index.has_artifact(db, version.digest):
                 raise NotFoundError("the registry no longer holds it", place=str(version.ref))
@@ -179,19 +178,19 @@ class Storage:
                 self._on_step("checked out")
             fault = self._checkouts.fault(version.digest)
             if fault is not None:
-                # the next call builds it anew, from blobs that may have been restored
+                # the next call builds it again, from blobs that may have been repaired
                 self._checkouts.drop(version.digest, staging)
                 raise _damaged(version, *fault)
 
     def _sweep_after_failure(self, new: Iterable[str]) -> None:
-        # what was committed after all is in use and spared
+        # blobs that were committed nevertheless are in use and kept
         try:
-            with os_faults(self._layout.folder), self._database.writing() as db:
+            with translate_os_errors(self._layout.folder), self._database.writing() as db:
                 for blob in new:
                     if not index.uses_blob(db, blob):
                         self._delete_blob(db, blob)
         except RegistryError as error:
-            _LOG.warning("blobs of a failed put are left for collect(): %s", error)
+            _LOG.warning("blobs of a failed put are left to collect(): %s", error)
 
     def _delete_blob(self, db: sqlite3.Connection, blob: str) -> int:
         freed = self._blobs.delete(blob)
@@ -200,7 +199,7 @@ class Storage:
         return freed
 
     def _blob_age(self, db: sqlite3.Connection, blob: str) -> float:
-        """Return since when nothing has needed a blob; never where a version has it."""
+        """Return the time since when a blob is unused; infinity if a version uses it."""
         if index.uses_blob(db, blob):
             return math.inf
         removed = index.removed_at(db, blob)
@@ -208,14 +207,14 @@ class Storage:
 
 
 class _Change(NamedTuple):
-    """A change of the index by who holds its write lock, and the blobs that came with it."""
+    """A connection with the write lock, and the new blobs of the change."""
 
     db: sqlite3.Connection
     new: set[str]
 
 
 class _StagedSignature(NamedTuple):
-    """A signature that lies in a staging folder."""
+    """A signature in a staging folder."""
 
     path: Path
     stored: StoredSignature
@@ -225,5 +224,5 @@ def _damaged(version: Version, file: str, problem: str) -> IntegrityError:
     return IntegrityError(
         f"{file} {problem}",
         place=str(version.ref),
-        hint="It is not served. Put the same artifact again to restore it",
+        hint="It is not loaded. Put the same artifact again to restore it",
     )

@@ -1,4 +1,4 @@
-"""Whose signatures count, and whether unsigned adapters are loaded."""
+"""Trusted keys, and the policy that only adapters signed by one of them are loaded."""
 
 from __future__ import annotations
 
@@ -7,13 +7,25 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from adapterhub.errors import NotFoundError, RefError, RegistryError, did_you_mean
+from adapterhub.errors import (
+    IntegrityError,
+    NotFoundError,
+    RefError,
+    RegistryError,
+    SignatureError,
+    did_you_mean,
+)
 from adapterhub.registry import index
+from adapterhub.registry.sigstore import check_signature
 
 if TYPE_CHECKING:
     import sqlite3
+    from pathlib import Path
 
-#: Switches the policy on for one process, whatever the registry says.
+    from adapterhub.registry.registry import Registry
+    from adapterhub.registry.version import Version
+
+#: Environment variable that switches the policy on for one process, whatever the registry says.
 REQUIRE_VARIABLE = "ADAPTERHUB_REQUIRE_SIGNED"
 
 _REQUIRE = "require_signed"
@@ -23,13 +35,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,95}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrustedKey:
-    """A public key whose signatures count.
+    """A public key whose signatures are trusted.
 
     Args:
-        name: that was given to it here.
-        key: its id, the sha256 of its PEM.
-        pem: the public key.
-        added: when, ISO 8601 in UTC.
+        name: Name of the key in this registry.
+        key: Id of the key, the sha256 of its PEM.
+        pem: Public key in PEM.
+        added: Time of addition, ISO 8601 in UTC.
     """
 
     name: str
@@ -38,39 +50,122 @@ class TrustedKey:
     added: str
 
 
-def check_key_name(name: str) -> None:
-    """Require a well-formed name of a key.
+def trusted_folder(registry: Registry, version: Version) -> Path:
+    """Return the read-only folder of a version that may be loaded.
+
+    Everything that loads an adapter gets its files here. If the registry or the environment
+    requires signatures, a valid one by a trusted key must cover the files of the folder.
 
     Raises:
-        RefError: when it is none.
+        NotFoundError: When the version was removed and its files were collected.
+        IntegrityError: Naming a damaged file.
+        SignatureError: When a signature is required and no valid one by a trusted key exists.
+        MissingExtraError: When a signature has to be verified, without the extra ``sign``.
+    """
+    folder = registry.materialize(version)
+    if registry.requires_signed():
+        require_signature(registry, version, folder)
+    return folder
+
+
+def require_unsigned_loads(registry: Registry, place: str) -> None:
+    """Check that adapters may be loaded before they could be signed.
+
+    Args:
+        registry: Registry that stores the adapters.
+        place: Operation that trains and loads adapters, for the error message.
+
+    Raises:
+        SignatureError: When only signed adapters are loaded.
+    """
+    if registry.requires_signed():
+        raise SignatureError(
+            "uses the adapters that it trains, and only signed adapters are loaded",
+            place=place,
+            hint=f"Switch the policy off with: {_how_to_switch_off()}; or train, sign and predict "
+            "in separate commands",
+        )
+
+
+def require_signature(registry: Registry, version: Version, folder: Path) -> TrustedKey:
+    """Return the first trusted key with a valid signature over the folder of a version.
+
+    Raises:
+        SignatureError: Saying why there is none, and what to do.
+        MissingExtraError: When a signature has to be verified, without the extra ``sign``.
+    """
+    signers = {stored.key for stored in registry.stored_signatures(version.digest)}
+    faults = []
+    for trusted in registry.trusted_keys():
+        if trusted.key in signers:
+            fault = signature_fault(registry, version, folder, trusted)
+            if fault is None:
+                return trusted
+            faults.append(f"the signature by {trusted.name} {fault}")
+    if faults:
+        problem = "; ".join(faults)
+    elif signers:
+        keys = ", ".join(f"{key[:16]}…" for key in signers)
+        problem = f"is signed by no trusted key, only by {keys}"
+    else:
+        problem = "is not signed, and only signed adapters are loaded"
+    raise SignatureError(
+        problem,
+        place=str(version.ref),
+        hint=f"Sign it with: adapterhub sign {version.ref} --key FILE; trust a signer with: "
+        f"adapterhub trust add NAME FILE; or switch the policy off with: {_how_to_switch_off()}",
+    )
+
+
+def signature_fault(
+    registry: Registry, version: Version, folder: Path, trusted: TrustedKey
+) -> str | None:
+    """Return why the stored signature by a key is invalid for a folder, or ``None``.
+
+    Raises:
+        MissingExtraError: Without the extra ``sign``.
+    """
+    try:
+        signature = registry.signature(version, trusted.key)
+        check_signature(folder, signature.content, trusted.pem.encode())
+    except (SignatureError, IntegrityError) as error:
+        return error.problem
+    return None
+
+
+def check_key_name(name: str) -> None:
+    """Check the name of a key.
+
+    Raises:
+        RefError: When it is malformed.
     """
     if not _NAME.fullmatch(name):
         raise RefError(
-            "is no name of a key",
+            "is not a name of a key",
             place=ascii(name)[:80],
             hint="Names have letters, digits, '.', '_', '@', '+' and '-'",
         )
 
 
-def add(db: sqlite3.Connection, name: str, key: str, pem: str) -> TrustedKey:
-    """Trust a key; one that is trusted under this name already stays.
+def add_key(db: sqlite3.Connection, name: str, key: str, pem: str) -> TrustedKey:
+    """Add a trusted key, or return the one that is trusted by this name already.
 
     Raises:
-        RefError: when the name is malformed.
-        RegistryError: when the name means another key, or the key has another name.
+        RefError: When the name is malformed.
+        RegistryError: When the name belongs to another key, or the key has another name.
     """
     check_key_name(name)
-    for held in trusted_keys(db):
-        if (held.name, held.key) == (name, key):
-            return held
-        if held.name == name:
+    for present in trusted_keys(db):
+        if (present.name, present.key) == (name, key):
+            return present
+        if present.name == name:
             raise RegistryError(
-                f"is the name of another key, {held.key[:16]}…",
+                f"is the name of another key, {present.key[:16]}…",
                 place=name,
                 hint=f"Choose another name, or first: adapterhub trust rm {name}",
             )
-        if held.key == key:
-            raise RegistryError(f"this key is trusted already, as {held.name}", place=name)
+        if present.key == key:
+            raise RegistryError(f"this key is trusted already, as {present.name}", place=name)
     added = TrustedKey(name=name, key=key, pem=pem, added=index.now())
     db.execute(
         "INSERT INTO trusted_keys (key, name, pem, added) VALUES (?, ?, ?, ?)",
@@ -79,29 +174,28 @@ def add(db: sqlite3.Connection, name: str, key: str, pem: str) -> TrustedKey:
     return added
 
 
-def remove(db: sqlite3.Connection, name: str) -> TrustedKey:
-    """Trust a key no longer.
+def remove_key(db: sqlite3.Connection, name: str) -> TrustedKey:
+    """Remove a trusted key and return it.
 
     Raises:
-        NotFoundError: when no key has this name.
+        NotFoundError: When no key has this name.
     """
-    held = {key.name: key for key in trusted_keys(db)}
-    if name not in held:
-        raise NotFoundError(
-            "no trusted key has this name", place=name, hint=did_you_mean(name, held)
-        )
+    present = {key.name: key for key in trusted_keys(db)}
+    if name not in present:
+        hint = did_you_mean(name, present)
+        raise NotFoundError("no trusted key has this name", place=name, hint=hint)
     db.execute("DELETE FROM trusted_keys WHERE name = ?", (name,))
-    return held[name]
+    return present[name]
 
 
 def trusted_keys(db: sqlite3.Connection) -> tuple[TrustedKey, ...]:
     """Return the trusted keys, sorted by name."""
-    rows = db.execute("SELECT name, key, pem, added FROM trusted_keys ORDER BY name")
-    return tuple(TrustedKey(**dict(row)) for row in rows)
+    found = db.execute("SELECT name, key, pem, added FROM trusted_keys ORDER BY name")
+    return tuple(TrustedKey(**dict(each)) for each in found)
 
 
-def require_signed(db: sqlite3.Connection, required: bool) -> None:
-    """Switch on or off that adapters are loaded only if a trusted key has signed them."""
+def set_requires_signed(db: sqlite3.Connection, required: bool) -> None:
+    """Store whether only adapters signed by a trusted key are loaded."""
     db.execute(
         "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)",
         (_REQUIRE, "on" if required else "off"),
@@ -109,14 +203,19 @@ def require_signed(db: sqlite3.Connection, required: bool) -> None:
 
 
 def requires_signed(db: sqlite3.Connection) -> bool:
-    """Return whether adapters are loaded only if a trusted key has signed them."""
-    if required_by_environment():
+    """Return whether only adapters signed by a trusted key are loaded."""
+    if _required_by_environment():
         return True
     found = db.execute("SELECT value FROM settings WHERE name = ?", (_REQUIRE,)).fetchone()
-    # a word that is not known here must not open what was closed
+    # an unknown value must not switch the policy off
     return found is not None and found["value"] != "off"
 
 
-def required_by_environment() -> bool:
-    """Return whether the environment asks for signatures; it can't waive them."""
+def _required_by_environment() -> bool:
     return os.environ.get(REQUIRE_VARIABLE, "").strip().lower() not in _OFF_WORDS
+
+
+def _how_to_switch_off() -> str:
+    if _required_by_environment():
+        return f"unset {REQUIRE_VARIABLE}"
+    return "adapterhub trust require off"

@@ -1,4 +1,4 @@
-"""Reading everything that is stored and naming what is damaged."""
+"""Verification of everything that is stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from adapterhub.errors import ArtifactError
 from adapterhub.registry import index, signatures
 from adapterhub.registry.blobs import file_fault
 from adapterhub.registry.checkouts import Fault
-from adapterhub.registry.signature_file import signature_name
+from adapterhub.registry.sigstore import signature_name
 from adapterhub.registry.version import Problem
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def find_problems(database: Database, blobs: Blobs) -> tuple[Problem, ...]:
-    """Return the damage of the index, or where it is whole, of every version's files.
+    """Return the damage of the index or, if it is intact, of the files of every version.
 
-    Its signatures are files of it here. Versions that are removed while this runs are left out.
+    Signatures are included; versions that are removed during the check are left out.
     """
     damage = database.damage()
     if damage:
@@ -32,7 +32,7 @@ def find_problems(database: Database, blobs: Blobs) -> tuple[Problem, ...]:
         owners = index.artifacts(db)
         signed = signatures.all_signatures(db)
     problems: list[Problem] = []
-    # blobs are shared between artifacts; each is read once
+    # each blob is read once, although artifacts share them
     checked: dict[str, str] = {}
     for digest, refs in owners.items():
         found = [Problem(refs, *fault) for fault in _artifact_faults(digest, blobs, checked)]
@@ -56,7 +56,7 @@ def _artifact_faults(digest: str, blobs: Blobs, checked: dict[str, str]) -> Iter
         yield Fault(MANIFEST_NAME, "is missing")
         return
     except ArtifactError as error:
-        yield Fault(MANIFEST_NAME, f"cannot be understood: {error}")
+        yield Fault(MANIFEST_NAME, f"cannot be parsed: {error}")
         return
     for name, entry in files.items():
         if entry.sha256 not in checked:

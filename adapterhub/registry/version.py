@@ -1,4 +1,4 @@
-"""What the registry tells about a version, and about damage."""
+"""Versions of adapters, and damage of stored files."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ class Version:
     """One immutable version of a named adapter.
 
     Args:
-        name: ``part`` or ``owner/part``.
-        version: counted from 1 within the name; never given twice, not even after removal.
-        digest: ``sha256:`` and 64 hex digits, over the bytes of ``manifest.json``.
-        created: when it was registered, ISO 8601 in UTC.
-        task: name of the task.
-        backbone: name of the backbone that it was trained on.
-        fingerprint: of that backbone.
-        method: ``lora`` or ``prefix``.
-        rank: of LoRA, or the length of a prefix; ``None`` where an older index did not keep it.
-        labels: in the order of the head's outputs.
-        metrics: ``before`` and ``after`` training, each metric name to value.
-        size: bytes of all its files; files may be shared with other versions.
-        parent: digest of the adapter that it was made from, if any.
-        data: split name to the fingerprint of its rows.
-        recipe: sha256 of the recipe as canonical JSON; empty where it is not known.
-        tags: words that users gave it, sorted.
-        aliases: that point to it now, sorted.
-        info: JSON kept beside the version, no part of the digest.
+        name: Name of the adapter, ``part`` or ``owner/part``.
+        version: Number from 1 within the name; never reused, not even after removal.
+        digest: ``sha256:`` and the sha256 of ``manifest.json`` in hex.
+        created: Time of registration, ISO 8601 in UTC.
+        task: Name of the task.
+        backbone: Name of the backbone that it was trained on.
+        fingerprint: Fingerprint of that backbone.
+        method: Adapter method, ``lora`` or ``prefix``.
+        rank: Rank of LoRA, or length of a prefix; ``None`` in an older index.
+        labels: Labels in the order of the head's outputs.
+        metrics: Values by metric, ``before`` and ``after`` training.
+        size: Total size of the files in bytes; versions may share files.
+        parent: Digest of the adapter that it was made from, if any.
+        data: Fingerprint of the examples of each split.
+        recipe: sha256 of the recipe as canonical JSON; empty if it is unknown.
+        tags: Tags, sorted.
+        aliases: Aliases that point to it now, sorted.
+        info: JSON metadata outside the digest.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Version:
 
     @property
     def ref(self) -> AdapterRef:
-        """The reference that names this version only, e.g. ``name@3``."""
+        """Reference of exactly this version, such as ``name@3``."""
         return AdapterRef(self.name, version=self.version)
 
 
@@ -66,9 +66,9 @@ class Problem:
     """Damage that ``verify`` found; ``str`` gives one line.
 
     Args:
-        refs: the versions that can't be served because of it; empty for the index itself.
-        file: name of the file inside the artifact, or of the index.
-        problem: what is wrong with it.
+        refs: References of the affected versions; empty for the index itself.
+        file: Name of the file in the artifact, or of the index.
+        problem: What is wrong with the file.
     """
 
     refs: tuple[str, ...]

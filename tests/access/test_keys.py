@@ -22,8 +22,8 @@ def registry(tmp_path):
 
 def write_old_keys(registry):
     """Write the database of keys as it was before keys had scopes."""
-    database = Database(registry.folder / KEYS_FILE)
-    database.prepare(KEY_SCHEMA[:1])
+    database = Database(registry.folder / KEYS_FILE, KEY_SCHEMA[:1])
+    database.prepare()
     rows = [
         (hash_key("ahk_web"), "web", "use", '["a@prod", "team/*"]', 60, 4, "2026-01-01T00:00:00"),
         (hash_key("ahk_ops"), "ops", "manage", None, None, None, "2026-01-02T00:00:00"),
@@ -34,8 +34,8 @@ def write_old_keys(registry):
 
 def write_old_tokens(registry, *tokens):
     """Write tokens into the index of the Hub endpoint, where they were before."""
-    database = Database(registry.folder / HUB_FILE)
-    database.prepare(HUB_SCHEMA)
+    database = Database(registry.folder / HUB_FILE, HUB_SCHEMA)
+    database.prepare()
     with database.writing() as db:
         for token, user, *scopes in tokens:
             row = (hash_key(token), user, "2026-01-03T00:00:00.000000Z")

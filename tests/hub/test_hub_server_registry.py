@@ -169,11 +169,11 @@ def test_collecting_spares_what_repositories_hold(hub_endpoint, tmp_path):
     files = {WEIGHTS: b"weights", "adapter_config.json": b"{}"}
     push(hub_endpoint.api, "team/plain", write_files(tmp_path / "plain", files))
     registry, store = hub_endpoint.registry(), hub_endpoint.store
-    assert registry.collect(grace=0, spare=store.uses_blob) == 0
+    assert registry.collect(grace=0, in_use=store.uses_blob) == 0
     found = hub_endpoint.request("GET", f"/team/plain/resolve/main/{WEIGHTS}")
     assert found.content == b"weights"
     hub_endpoint.api.delete_repo("team/plain")
-    assert registry.collect(grace=0, spare=store.uses_blob) == len(b"weights{}")
+    assert registry.collect(grace=0, in_use=store.uses_blob) == len(b"weights{}")
 
 
 def test_damaged_bytes_are_not_served(hub_endpoint, artifact):

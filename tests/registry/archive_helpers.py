@@ -14,7 +14,7 @@ from adapterhub.registry import Registry
 from adapterhub.registry.archive.export import export_version
 from adapterhub.registry.archive.intake import import_version
 from adapterhub.registry.archive.members import read_members
-from adapterhub.registry.signing import sign
+from adapterhub.registry.sigstore import sign
 
 __all__ = ["ada"]
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from signing_helpers import key_pair
 
-from adapterhub.registry.signing import sign
+from adapterhub.registry.sigstore import sign
 
 SIGN_STEPS = [
     "staged signature",

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapterhub.registry.signing import key_id, make_key_pair
+from adapterhub.registry.sigstore import key_id, make_key_pair
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_rolling_back_skips_versions_that_are_gone(three):
     three.remove("topics@2")
     assert three.rollback("topics", "prod").to_version == 1
     three.remove("topics@3")
-    with pytest.raises(NotFoundError, match="never pointed to another version"):
+    with pytest.raises(NotFoundError, match="has no earlier version"):
         three.rollback("topics", "prod")
     with pytest.raises(NotFoundError, match="no alias"):
         three.rollback("topics", "staging")
@@ -82,9 +82,9 @@ def test_what_can_be_no_alias(three, alias):
 def test_a_move_decided_upon_an_older_state_is_refused(three):
     three.set_alias("topics@1", "prod", expected=0)
     three.set_alias("topics@2", "prod", expected=1)
-    with pytest.raises(RegistryError, match="points to version 2 by now, not to none"):
+    with pytest.raises(RegistryError, match="points to version 2 now, not to none"):
         three.set_alias("topics@3", "prod", expected=0)
-    with pytest.raises(RegistryError, match="points to version 2 by now"):
+    with pytest.raises(RegistryError, match="points to version 2 now"):
         three.set_alias("topics@3", "prod", expected=1)
     assert three.resolve("topics@prod").version == 2
 

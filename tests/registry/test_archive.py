@@ -17,7 +17,7 @@ from toy_fixtures import command
 from adapterhub.errors import ArtifactError, IntegrityError, RefError
 from adapterhub.registry.archive.export import export_version
 from adapterhub.registry.archive.intake import import_version, read_export
-from adapterhub.registry.signature_file import signature_name
+from adapterhub.registry.sigstore import signature_name
 
 __all__ = ["ada", "command", "exported", "other", "version"]
 

@@ -58,5 +58,5 @@ def test_each_type_of_number(artifact, dtype):
 
 def test_weights_that_are_none_are_told(artifact):
     folder = artifact("no tensors")
-    with pytest.raises(ArtifactError, match="can't be read"):
+    with pytest.raises(ArtifactError, match="cannot be read"):
         compare(folder, folder)

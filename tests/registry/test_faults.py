@@ -16,8 +16,8 @@ from registry_helpers import WEIGHTS
 
 from adapterhub.errors import RegistryError
 from adapterhub.registry import Registry
-from adapterhub.registry.database import Database
-from adapterhub.registry.schema import SCHEMA_CHANGES, SchemaChange
+from adapterhub.registry.database import Database, SchemaChange
+from adapterhub.registry.schema import SCHEMA_CHANGES
 
 PUT_STEPS = [
     "checked",
@@ -263,21 +263,19 @@ def test_an_index_of_the_future_is_refused(registry, tmp_path):
 def test_an_older_index_is_upgraded_and_keeps_its_versions(registry, artifact):
     version = registry.put(artifact(), "topics")
     later = SchemaChange("a table", ("CREATE TABLE later (x)", "INSERT INTO later VALUES (1)"))
-    database = Database(registry.folder / "index.sqlite3")
     for _ in range(2):
-        database.prepare((*SCHEMA_CHANGES, later))
-    with database.reading() as db:
+        Database(registry.folder / "index.sqlite3", (*SCHEMA_CHANGES, later)).prepare()
+    with Database(registry.folder / "index.sqlite3").reading() as db:
         assert db.execute("SELECT count(*) FROM later").fetchone()[0] == 1
         assert db.execute("PRAGMA user_version").fetchone()[0] == len(SCHEMA_CHANGES) + 1
     assert registry.resolve("topics") == version
 
 
 def test_an_upgrade_that_fails_changes_nothing(registry):
-    database = Database(registry.folder / "index.sqlite3")
     broken = SchemaChange("broken", ("CREATE TABLE half (x)", "SELECT nonsense"))
     with pytest.raises(RegistryError, match="no such column"):
-        database.prepare((*SCHEMA_CHANGES, broken))
-    with database.reading() as db:
+        Database(registry.folder / "index.sqlite3", (*SCHEMA_CHANGES, broken)).prepare()
+    with Database(registry.folder / "index.sqlite3").reading() as db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == len(SCHEMA_CHANGES)
         tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master")]
     assert "half" not in tables
@@ -288,5 +286,5 @@ def test_a_lock_held_for_long_is_told(registry, artifact):
     with Database(path).writing() as db:
         db.execute("DELETE FROM versions")
         impatient = Database(path, busy_seconds=0.05)
-        with pytest.raises(RegistryError, match="Another process holds"), impatient.writing():
+        with pytest.raises(RegistryError, match="Another process keeps"), impatient.writing():
             pass

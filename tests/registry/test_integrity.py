@@ -113,7 +113,7 @@ def test_a_file_slipped_into_a_checkout_is_refused(registry, artifact, name):
     checkout = registry.materialize(version)
     checkout.chmod(0o755)
     (checkout / name).write_text("x")
-    with pytest.raises(IntegrityError, match=f"{name} is no file of this artifact"):
+    with pytest.raises(IntegrityError, match=f"{name} does not belong to this artifact"):
         registry.materialize(version)
     assert [
         file.name for file in registry.materialize(version).iterdir() if file.name == name

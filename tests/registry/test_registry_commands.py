@@ -88,7 +88,7 @@ def test_faults_say_what_to_do(command, filled):
     for arguments, said in (
         (("rollback", "topics"), b"Write topics@prod"),
         (("rollback", "topics@prod"), b"no alias 'prod'"),
-        (("alias", "set", "topics@1", "latest"), b"Use another word"),
+        (("alias", "set", "topics@1", "latest"), b"Use another alias"),
         (("alias", "set", "topics@9", "prod"), b"no such version"),
         (("tag", "topics", "No Tag"), b"is not a tag"),
     ):
@@ -164,7 +164,7 @@ def test_show_tells_what_came_to_a_version_later(command, filled):
         )
     )
     shown = command("show", "topics@2").stdout
-    (key,) = (stored.key for stored in filled.signed_by(version))
+    (key,) = (stored.key for stored in filled.stored_signatures(version.digest))
     for words in ("checks.jsonl", "accuracy 0.8125", f"signed by  {key[:16]}"):
         assert " ".join(words.split()) in " ".join(shown.split())
     told = json.loads(command("show", "topics@2", "--json").stdout)

@@ -26,10 +26,9 @@ from signing_helpers import changed, snapshot
 from adapterhub.errors import IntegrityError, NotFoundError, RefError, RegistryError, SignatureError
 from adapterhub.registry import Registry
 from adapterhub.registry.database import Database
-from adapterhub.registry.policy import trusted_folder
 from adapterhub.registry.schema import SCHEMA_CHANGES
-from adapterhub.registry.signature_file import MAX_SIGNATURE, is_signature_name, signature_name
-from adapterhub.registry.signing import sign
+from adapterhub.registry.sigstore import MAX_SIGNATURE, is_signature_name, sign, signature_name
+from adapterhub.registry.trust import trusted_folder
 
 __all__ = ["ada", "copy", "eve", "plain_environment", "signature", "version"]
 
@@ -79,12 +78,12 @@ def test_a_newer_signature_takes_the_place_of_an_older_one(registry, version, si
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "is no signature"),
-        (b"\x00\xff", "is no signature"),
-        (b"[]", "is no signature"),
+        (b"", "is not a signature"),
+        (b"\x00\xff", "is not a signature"),
+        (b"[]", "is not a signature"),
         (b"{}", "dsseEnvelope"),
         (b'{"mediaType": "x", "mediaType": "y"}', "a key occurs twice"),
-        (b"{" * 50_000, "is no signature"),
+        (b"{" * 50_000, "is not a signature"),
         (b" " * (MAX_SIGNATURE + 1), "larger than"),
     ],
 )
@@ -120,7 +119,7 @@ def test_a_right_signature_is_not_lost_to_a_wrong_one(registry, artifact, ada, e
     (elsewhere,) = registry.signatures(other)
     forged = changed(sign(registry.materialize(version), eve.private), hint=ada.key)
     for wrong in (elsewhere.content, forged):
-        with pytest.raises(SignatureError, match="does not hold"):
+        with pytest.raises(SignatureError, match="is invalid"):
             registry.add_signature(version.ref, wrong)
     assert snapshot(registry) == before
 
@@ -191,7 +190,7 @@ def test_one_that_came_back_is_in_use_again(registry, version, signature, ada):
 @pytest.mark.parametrize("harm", ["flip", "lose"])
 def test_a_damaged_signature_is_named_and_restored(registry, version, signature, ada, harm):
     registry.add_signature("topics", signature)
-    (stored,) = registry.signed_by(version)
+    (stored,) = registry.stored_signatures(version.digest)
     blob = next((registry.folder / "blobs").rglob(stored.sha256))
     blob.chmod(0o644)
     if harm == "flip":
@@ -284,7 +283,7 @@ def test_an_index_from_before_signatures_is_upgraded(registry, version, signatur
         for table in ("signatures", "trusted_keys", "settings"):
             db.execute(f"DROP TABLE {table}")
         db.execute("PRAGMA user_version = 2")
-    Database(path).prepare(SCHEMA_CHANGES[:2])
+    Database(path, SCHEMA_CHANGES[:2]).prepare()
     upgraded = Registry(tmp_path / "home")
     assert upgraded.resolve("topics") == version
     assert not upgraded.requires_signed()

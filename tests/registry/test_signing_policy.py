@@ -23,8 +23,8 @@ from adapterhub.errors import (
     SignatureError,
 )
 from adapterhub.registry import Registry
-from adapterhub.registry.policy import trusted_folder
-from adapterhub.registry.signing import sign
+from adapterhub.registry.sigstore import sign
+from adapterhub.registry.trust import trusted_folder
 from adapterhub.workflows.open_adapter import open_adapter
 from adapterhub.workflows.promote import promote
 
@@ -55,7 +55,7 @@ def test_a_wrong_signature_that_came_before_its_key_does_not_count(registry, art
     registry.add_signature("topics", elsewhere.content)
     registry.trust("ada", ada.pem)
     registry.set_requires_signed(True)
-    with pytest.raises(SignatureError, match="the signature by ada does not hold"):
+    with pytest.raises(SignatureError, match="the signature by ada is invalid"):
         trusted_folder(registry, version)
     # one that holds is enough
     registry.trust("eve", eve.pem)
@@ -116,7 +116,7 @@ def test_a_name_means_one_key_and_a_key_has_one_name(registry, ada, eve):
         registry.trust("ada", eve.pem)
     with pytest.raises(RegistryError, match="trusted already, as ada"):
         registry.trust("lovelace", ada.pem)
-    with pytest.raises(RefError, match="no name of a key"):
+    with pytest.raises(RefError, match="not a name of a key"):
         registry.trust("../x\n", eve.pem)
     with pytest.raises(SignatureError, match="is a private key"):
         registry.trust("eve", eve.private.read_bytes())
@@ -153,7 +153,7 @@ def test_from_a_new_key_to_a_signed_adapter(
     told += [command("sign", "topics", "--key", "ada.key")]
     assert "signed topics@1" in told[-1].stdout
     told += [command("verify", "topics", "--key", "ada.pem"), command("verify", "topics")]
-    assert all("whole; signed by ada" in result.stdout for result in told[-2:])
+    assert all("no damage found; signed by ada" in result.stdout for result in told[-2:])
     told += [command("verify"), command("trust", "list"), command("trust", "list", "--json")]
     assert "1 versions, no damage found" in told[-3].stdout
     listed = json.loads(told[-1].stdout)
@@ -202,9 +202,9 @@ def test_faults_of_signing_say_what_to_do(command, home, registry, version, ada,
         (("verify", "topics", "--key", "absent.pem"), 9, b"cannot be read"),
         (("sign", "topics", "--key", str(ada.public)), 9, b"cannot be used to sign"),
         (("sign", "topics", "--key", "locked.pem"), 9, b"Set ADAPTERHUB_KEY_PASSWORD"),
-        (("sign", "absent", "--key", str(ada.private)), 4, b"no adapter of this name"),
+        (("sign", "absent", "--key", str(ada.private)), 4, b"no adapter with this name"),
         (("trust", "add", "eve", str(eve.private)), 9, b"is a private key"),
-        (("trust", "add", "no name", str(eve.public)), 2, b"no name of a key"),
+        (("trust", "add", "no name", str(eve.public)), 2, b"not a name of a key"),
         (("trust", "rm", "eve"), 4, b"no trusted key has this name"),
         (("trust", "new", "ada", "--private", "a", "--public", "b"), 1, b"name of another key"),
         (("trust", "new", "x", "--private", str(ada.private), "--public", "b"), 9, b"exists"),
@@ -247,9 +247,9 @@ def test_the_quick_start_is_refused_before_it_trains(command, tmp_path, monkeypa
 
 
 def test_signatures_of_an_artifact_are_told_with_their_size(registry, version, signature):
-    assert registry.signatures_of(version.digest) == ()
+    assert registry.stored_signatures(version.digest) == ()
     registry.add_signature(version.ref, signature)
-    (stored,) = registry.signatures_of(version.digest)
+    (stored,) = registry.stored_signatures(version.digest)
     assert (stored.sha256, stored.size) == (sha256(signature).hexdigest(), len(signature))
-    assert registry.signed_by(version) == (stored,)
-    assert registry.signatures_of("sha256:" + "0" * 64) == ()
+    assert registry.stored_signatures(version.digest) == (stored,)
+    assert registry.stored_signatures("sha256:" + "0" * 64) == ()

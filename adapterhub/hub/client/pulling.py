@@ -17,7 +17,7 @@ from adapterhub.hub.client.session import hub_api
 from adapterhub.hub.import_peft import MAX_CARD, ImportOptions, import_peft, match_config
 from adapterhub.refs import AdapterRef, check_name
 from adapterhub.registry.intake import MAX_MANIFEST
-from adapterhub.registry.signature_file import MAX_SIGNATURE, is_signature_name
+from adapterhub.registry.sigstore import MAX_SIGNATURE, is_signature_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,7 +124,7 @@ def _pull_artifact(
         stored = version
         for each in signatures:
             registry.add_signature(version.ref, each)
-    keys = tuple(signed.key for signed in registry.signed_by(stored))
+    keys = tuple(signed.key for signed in registry.stored_signatures(stored.digest))
     return Pulled(stored, remote.sha, version is None, keys, manifest.unknown)
 
 

@@ -15,7 +15,7 @@ from adapterhub.hub.client.faults import hub_faults
 from adapterhub.hub.client.remote import Remote, read_remote
 from adapterhub.hub.client.session import hub_api
 from adapterhub.registry.intake import MAX_MANIFEST
-from adapterhub.registry.signature_file import is_signature_name, signature_name
+from adapterhub.registry.sigstore import is_signature_name, signature_name
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from adapterhub.hub.server.changes import is_whole
 from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision, now
 from adapterhub.registry.database import Database
 from adapterhub.registry.intake import MAX_MANIFEST
-from adapterhub.registry.signature_file import (
+from adapterhub.registry.sigstore import (
     MAX_SIGNATURE,
     is_signature_name,
     parse_signature,
@@ -205,7 +205,7 @@ class Bridge:
         """Return the signatures that the registry has of an artifact, as files."""
         return {
             signature_name(each.key): self._tree_file(each.sha256, each.size)
-            for each in self._registry.signatures_of(digest)
+            for each in self._registry.stored_signatures(digest)
         }
 
     def _signatures_in(self, tree: Mapping[str, TreeFile]) -> list[bytes]:

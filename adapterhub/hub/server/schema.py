@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapterhub.registry.schema import SchemaChange
+from adapterhub.registry.database import SchemaChange
 
 #: Append-only: a change that was released is never edited.
 HUB_SCHEMA: tuple[SchemaChange, ...] = (

@@ -76,8 +76,8 @@ class RepoStore:
         self._on_step = on_step
         self.registry = Registry(home, on_step=on_step)
         self._layout = Layout(self.registry.folder)
-        self.database = Database(self._layout.folder / "hub.sqlite3")
-        self.database.prepare(HUB_SCHEMA)
+        self.database = Database(self._layout.folder / "hub.sqlite3", HUB_SCHEMA)
+        self.database.prepare()
         blobs = Blobs(self._layout)
         self._blobs = BlobStore(blobs, Database(self._layout.index))
         self._bridge = Bridge(self.registry, self._layout, blobs, self.settings.max_inline)

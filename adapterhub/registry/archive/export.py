@@ -25,7 +25,7 @@ from adapterhub.registry.archive.document import (
     document_of,
 )
 from adapterhub.registry.archive.members import MAX_BYTES, MAX_FILES
-from adapterhub.registry.signature_file import signature_name
+from adapterhub.registry.sigstore import signature_name
 from adapterhub.registry.storage import no_hook
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from adapterhub.registry.archive.document import (
     read_document,
 )
 from adapterhub.registry.archive.members import MAX_BYTES, MAX_FILES, Member, read_members
-from adapterhub.registry.faults import os_faults
+from adapterhub.registry.failures import translate_os_errors
 from adapterhub.registry.intake import MAX_MANIFEST
-from adapterhub.registry.signature_file import (
+from adapterhub.registry.sigstore import (
     MAX_SIGNATURE,
     is_signature_name,
     parse_signature,
@@ -93,7 +93,7 @@ def read_export(
     """
     if name is not None:
         check_name(name)
-    with os_faults(registry.folder), registry.staging() as staging:
+    with translate_os_errors(registry.folder), registry.staging() as staging:
         intake = _Intake(staging, place)
         for member in read_members(file, place):
             intake.add(member)

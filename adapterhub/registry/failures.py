@@ -1,4 +1,4 @@
-"""Errors of the operating system and of SQLite, told as errors of the registry."""
+"""Translation of errors of the operating system and of SQLite into ``RegistryError``."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _WRITABLE = "Set ADAPTERHUB_HOME to a folder that you can write, or change its permissions"
+_FOLDER = "Set ADAPTERHUB_HOME to a folder; this path is a file"
 _SPACE = "Free some space, then run it again; nothing was changed"
-_DAMAGED = "Restore it from a backup; the blobs beside it hold the artifacts themselves"
+_BUSY = "Another process keeps the registry locked; run it again later"
+_DAMAGED = "Restore it from a backup; the blobs beside it contain the artifacts"
 
 _OS_HINTS = {
     errno.EACCES: _WRITABLE,
     errno.EPERM: _WRITABLE,
     errno.EROFS: _WRITABLE,
-    errno.ENOTDIR: "Set ADAPTERHUB_HOME to a folder; this path holds a file",
-    errno.EEXIST: "Set ADAPTERHUB_HOME to a folder; this path holds a file",
+    errno.ENOTDIR: _FOLDER,
+    errno.EEXIST: _FOLDER,
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
     errno.EFBIG: _SPACE,
 }
 _SQLITE_HINTS = {
-    sqlite3.SQLITE_BUSY: "Another process holds the registry for long; run it again later",
-    sqlite3.SQLITE_LOCKED: "Another process holds the registry for long; run it again later",
+    sqlite3.SQLITE_BUSY: _BUSY,
+    sqlite3.SQLITE_LOCKED: _BUSY,
     sqlite3.SQLITE_PERM: _WRITABLE,
     sqlite3.SQLITE_READONLY: _WRITABLE,
     sqlite3.SQLITE_CANTOPEN: _WRITABLE,
@@ -40,12 +42,8 @@ _SQLITE_HINTS = {
 
 
 @contextmanager
-def os_faults(place: Path) -> Iterator[None]:
-    """Translate what the operating system refuses; ``place`` where it names no file.
-
-    Raises:
-        RegistryError: in place of an ``OSError``.
-    """
+def translate_os_errors(place: Path) -> Iterator[None]:
+    """Raise an ``OSError`` as a ``RegistryError``, at ``place`` if it names no file."""
     try:
         yield
     except OSError as error:
@@ -57,22 +55,18 @@ def os_faults(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def sqlite_faults(place: Path) -> Iterator[None]:
-    """Translate what SQLite refuses.
-
-    Raises:
-        RegistryError: in place of an ``sqlite3.Error``.
-    """
+def translate_sqlite_errors(place: Path) -> Iterator[None]:
+    """Raise an ``sqlite3.Error`` as a ``RegistryError``."""
     try:
         yield
     except sqlite3.Error as error:
         raise RegistryError(
-            f"the index cannot be used: {error}",
+            f"the database cannot be used: {error}",
             place=str(place),
             hint=_SQLITE_HINTS.get(primary_code(error), ""),
         ) from error
 
 
 def primary_code(error: sqlite3.Error) -> int:
-    """Return SQLite's result code without its extension, or 0 where there is none."""
+    """Return the primary result code of SQLite, or 0 if there is none."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF

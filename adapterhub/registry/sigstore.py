@@ -1,54 +1,120 @@
-"""Signing the files of an artifact with a key pair, and checking signatures; nothing is fetched.
+"""Signatures over artifact folders: format, signing and verification, all offline.
 
-A signature is what OpenSSF's model-signing makes of a folder with an elliptic key, so its own
-``model_signing verify key`` reads it. It does not depend on where the folder lies or on how it
-is named.
+A signature is the Sigstore bundle that OpenSSF's model-signing writes for a folder and an elliptic
+key, so ``model_signing verify key`` reads it too. It is independent of the path of the folder.
 """
-
-from __future__ import annotations
 
 import base64
 import json
 import logging
 import os
+import re
 import stat
 import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.adapters.strict_json import parse_object
+from adapterhub.adapters.strict_json import FOREIGN, Schema, Sha256, parse_object
 from adapterhub.errors import ArtifactError, MissingExtraError, SignatureError
-from adapterhub.registry.signature_file import parse_signature
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 _LOG = logging.getLogger(__name__)
-#: The password of a private key, where nobody can be asked.
+#: File name suffix of signatures beside the files of an artifact.
+SIGNATURE_SUFFIX = ".sig"
+#: Largest size of a signature in bytes; one over ten files has about 4 KB.
+MAX_SIGNATURE = 64 * 1024
+#: Environment variable with the password of a private key.
 PASSWORD_VARIABLE = "ADAPTERHUB_KEY_PASSWORD"
-#: Largest file that is read as a key, in bytes.
+#: Largest size of a key file in bytes.
 MAX_KEY = 16 * 1024
 
+_NAME = re.compile(r"[0-9a-f]{16}" + re.escape(SIGNATURE_SUFFIX))
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _STATEMENT = "https://model_signing/signature/v1.0"
 _ENCRYPTED = (b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED")
 
 
-def make_key_pair(private: Path, public: Path, password: str | None = None) -> None:
-    """Write a new key pair in PEM, the private key readable by its owner only.
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A signature over all files of an artifact, not yet verified.
 
     Args:
-        private: must not exist.
-        public: must not exist.
-        password: encrypts the private key.
+        key: Id of the public key that it claims, the sha256 of its PEM as 64 hex digits.
+        content: Sigstore bundle.
+    """
+
+    key: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _PublicKey:
+    hint: Sha256
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    publicKey: _PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    mediaType: str
+    dsseEnvelope: Mapping[str, Any]
+    verificationMaterial: _Material
+
+    __pydantic_config__ = FOREIGN
+
+
+_SCHEMA = Schema(_Bundle)
+
+
+def signature_name(key: str) -> str:
+    """Return the file name of the signature by a key."""
+    return key[:16] + SIGNATURE_SUFFIX
+
+
+def is_signature_name(name: str) -> bool:
+    """Return whether a file beside the files of an artifact is a signature by its name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def parse_signature(content: bytes, place: str = "signature") -> Signature:
+    """Parse a signature without verifying it.
 
     Raises:
-        SignatureError: when a file exists or can't be written; neither is left.
-        MissingExtraError: without the extra ``sign``.
+        SignatureError: When it is too large, malformed, or names no key.
+    """
+    if len(content) > MAX_SIGNATURE:
+        raise SignatureError(f"is larger than {MAX_SIGNATURE} bytes", place=place)
+    try:
+        bundle = _SCHEMA.read(parse_object(content, place), place)
+    except ArtifactError as error:
+        raise SignatureError(
+            f"is not a signature: {error.problem}",
+            place=error.place,
+            hint="It must be a Sigstore bundle made with a key pair, such as by adapterhub sign",
+        ) from error
+    return Signature(bundle.verificationMaterial.publicKey.hint, content)
+
+
+def make_key_pair(private: Path, public: Path, password: str | None = None) -> None:
+    """Create a key pair in PEM files, the private key readable by its owner only.
+
+    Args:
+        private: Path of the private key; must not exist.
+        public: Path of the public key; must not exist.
+        password: Password that encrypts the private key.
+
+    Raises:
+        SignatureError: When a file exists or cannot be written; neither is left.
+        MissingExtraError: Without the extra ``sign``.
     """
     with _library():
         from cryptography.hazmat.primitives import serialization
@@ -73,23 +139,26 @@ def needs_password(private_key: Path) -> bool:
     """Return whether a private key is encrypted.
 
     Raises:
-        SignatureError: when the file can't be read.
+        SignatureError: When the file cannot be read.
     """
     content = read_key_file(private_key)
     return any(mark in content for mark in _ENCRYPTED)
 
 
 def sign(folder: Path, private_key: Path, password: str | None = None) -> bytes:
-    """Return a signature over all files of a folder.
+    """Sign all files of a folder.
 
     Args:
-        folder: an artifact's, checked out.
-        private_key: file with an elliptic key in PEM.
-        password: of the key, where it is encrypted.
+        folder: Artifact folder.
+        private_key: PEM file with an elliptic private key.
+        password: Password of the key if it is encrypted.
+
+    Returns:
+        The signature, a Sigstore bundle.
 
     Raises:
-        SignatureError: when the key can't be used.
-        MissingExtraError: without the extra ``sign``.
+        SignatureError: When the key cannot be used.
+        MissingExtraError: Without the extra ``sign``.
     """
     with _library():
         from cryptography.exceptions import UnsupportedAlgorithm
@@ -100,8 +169,8 @@ def sign(folder: Path, private_key: Path, password: str | None = None) -> bytes:
         raise SignatureError(
             "is encrypted", place=str(private_key), hint=f"Set {PASSWORD_VARIABLE} to its password"
         )
-    _warn_if_open(private_key)
-    # the library hands the password on as it is, and what is below takes bytes only
+    _warn_if_readable(private_key)
+    # the library passes the password on unchanged to a function that takes bytes only
     secret: Any = password.encode() if password and encrypted else None
     with tempfile.TemporaryDirectory() as name:
         target = Path(name) / "signature"
@@ -113,24 +182,23 @@ def sign(folder: Path, private_key: Path, password: str | None = None) -> bytes:
             raise SignatureError(
                 "cannot be used to sign",
                 place=str(private_key),
-                hint="It must be an elliptic private key in PEM (P-256, P-384 or P-521), "
-                "and its password right",
+                hint="Give an elliptic private key in PEM (P-256, P-384 or P-521) and its password",
             ) from error
         config.sign(folder, target)
         return target.read_bytes()
 
 
 def check_signature(folder: Path, signature: bytes, public_key: bytes) -> None:
-    """Require that a signature is by a key and over all files of a folder as they are.
+    """Verify that a signature is by a key and covers all files of a folder.
 
     Args:
-        folder: an artifact's, with its files only.
-        signature: a Sigstore bundle.
-        public_key: in PEM.
+        folder: Artifact folder without any other files.
+        signature: Sigstore bundle.
+        public_key: Public key in PEM.
 
     Raises:
-        SignatureError: when it is not.
-        MissingExtraError: without the extra ``sign``.
+        SignatureError: When the signature is invalid.
+        MissingExtraError: Without the extra ``sign``.
     """
     with _library():
         from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -145,12 +213,12 @@ def check_signature(folder: Path, signature: bytes, public_key: bytes) -> None:
         bundle.write_bytes(signature)
         key_file.write_bytes(pem)
         try:
-            # what a signature claims is not read before the key has vouched for it
+            # the content of a signature is read only after it was verified
             verifier = verifying.Config().use_elliptic_key_verifier(public_key=key_file)
             verifier.verify(folder, bundle)
             _require_all_files(folder, signature)
         except InvalidSignature as error:
-            raise _does_not_hold("the key has not signed this", key) from error
+            raise _invalid("the key has not signed this", key) from error
         except (
             ValueError,
             LookupError,
@@ -161,25 +229,25 @@ def check_signature(folder: Path, signature: bytes, public_key: bytes) -> None:
             ArtifactError,
             UnsupportedAlgorithm,
         ) as error:
-            raise _does_not_hold(_one_line(error), key) from error
+            raise _invalid(_one_line(error), key) from error
 
 
 def key_id(public_key: bytes) -> str:
-    """Return how signatures name a public key: the sha256 of its PEM, 64 hex digits.
+    """Return the id of a public key, the sha256 of its PEM as 64 hex digits.
 
     Raises:
-        SignatureError: when it is no public key that can be used.
-        MissingExtraError: without the extra ``sign``.
+        SignatureError: When it is not a supported public key.
+        MissingExtraError: Without the extra ``sign``.
     """
     return read_public_key(public_key)[0]
 
 
 def read_public_key(content: bytes, place: str = "public key") -> tuple[str, bytes]:
-    """Return the id of a public key and its PEM, as every tool writes it.
+    """Return the id of a public key and its PEM in the canonical form.
 
     Raises:
-        SignatureError: when it is no public key that can be used.
-        MissingExtraError: without the extra ``sign``.
+        SignatureError: When it is not a supported public key.
+        MissingExtraError: Without the extra ``sign``.
     """
     with _library():
         from cryptography.exceptions import UnsupportedAlgorithm
@@ -188,27 +256,27 @@ def read_public_key(content: bytes, place: str = "public key") -> tuple[str, byt
 
     if b"PRIVATE KEY" in content:
         raise SignatureError(
-            "is a private key", place=place, hint="Give the public one, and keep this one to you"
+            "is a private key", place=place, hint="Give the public key; keep this one secret"
         )
     try:
         key = serialization.load_pem_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise SignatureError("is no public key in PEM", place=place) from error
+        raise SignatureError("is not a public key in PEM", place=place) from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _CURVES:
         raise SignatureError(
-            "is no key that signatures are made with here",
+            "is not a supported type of key",
             place=place,
-            hint="Use an elliptic key on P-256, P-384 or P-521; adapterhub trust new makes one",
+            hint="Use an elliptic key on P-256, P-384 or P-521; adapterhub trust new creates one",
         )
     pem = _public_pem(key)
     return sha256(pem).hexdigest(), pem
 
 
 def read_key_file(path: Path) -> bytes:
-    """Read a file that holds a key.
+    """Read a key file.
 
     Raises:
-        SignatureError: when it can't be read, or is far too large.
+        SignatureError: When it cannot be read, or is too large.
     """
     try:
         with path.open("rb") as file:
@@ -221,26 +289,26 @@ def read_key_file(path: Path) -> bytes:
 
 
 def _require_all_files(folder: Path, signature: bytes) -> None:
-    """Require that what the key has signed names every file.
+    """Check that a verified signature covers every file.
 
-    A signature says itself which files it leaves out; here it may leave out none.
+    A bundle may declare files that it ignores; none are allowed here.
     """
     bundle = parse_object(signature, "signature")
     if bundle.keys() != {"mediaType", "verificationMaterial", "dsseEnvelope"}:
-        raise ValueError("it has parts that are not known")
+        raise ValueError("it has unknown parts")
     envelope = bundle["dsseEnvelope"]
     if envelope.keys() != {"payload", "payloadType", "signatures"}:
-        raise ValueError("its envelope has parts that are not known")
+        raise ValueError("its envelope has unknown parts")
     statement = json.loads(base64.b64decode(envelope["payload"], validate=True))
     if statement["predicateType"] != _STATEMENT:
-        raise ValueError(f"it is not of the kind {_STATEMENT}")
+        raise ValueError(f"its predicate type is not {_STATEMENT}")
     signed = {resource["name"] for resource in statement["predicate"]["resources"]}
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
     if signed != found:
-        raise ValueError(f"it is not over all files: {sorted(signed ^ found)[:3]}")
+        raise ValueError(f"it does not cover exactly these files: {sorted(signed ^ found)[:3]}")
 
 
-def _public_pem(key: EllipticCurvePublicKey) -> bytes:
+def _public_pem(key: "EllipticCurvePublicKey") -> bytes:
     from cryptography.hazmat.primitives import serialization
 
     return key.public_bytes(
@@ -253,13 +321,13 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
     except FileExistsError as error:
         raise SignatureError(
-            "exists", place=str(path), hint="Keys are not overwritten; choose another file"
+            "exists", place=str(path), hint="Choose another file; keys are not overwritten"
         ) from error
     except OSError as error:
         raise SignatureError(f"cannot be written: {error.strerror}", place=str(path)) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
-            # whatever the umask
+            # independent of the umask
             os.fchmod(file.fileno(), mode)
             file.write(content)
             file.flush()
@@ -269,14 +337,14 @@ def _write_new(path: Path, content: bytes, mode: int) -> None:
         raise SignatureError(f"cannot be written: {error.strerror}", place=str(path)) from error
 
 
-def _warn_if_open(private_key: Path) -> None:
+def _warn_if_readable(private_key: Path) -> None:
     if private_key.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-        _LOG.warning("%s can be read by others; run: chmod 600 %s", private_key, private_key)
+        _LOG.warning("%s is readable by other users; run: chmod 600 %s", private_key, private_key)
 
 
-def _does_not_hold(why: str, key: str) -> SignatureError:
+def _invalid(reason: str, key: str) -> SignatureError:
     return SignatureError(
-        f"does not hold: {why}",
+        f"is invalid: {reason}",
         place=f"signature by {key[:16]}…",
         hint="The files or the signature were changed after signing",
     )
