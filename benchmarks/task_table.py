@@ -34,7 +34,7 @@ CLASSIFICATION = ("accuracy", "macro_f1", "in_scope_accuracy", "out_of_scope_rec
 MULTI_LABEL = ("micro_f1", "macro_f1", "exact_match")
 HEADER = (
     "| recipe | metric | frozen backbone | adapter | 95 % interval | full fine-tuning "
-    "| trained | artifact | learned from |",
+    "| trained | artifact | training |",
     "|---|---|---|---|---|---|---|---|---|",
 )
 
@@ -116,18 +116,18 @@ def _rows(name: str, document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _learned(part: Mapping[str, Any]) -> str:
-    rows = f"{part['training_rows']:,} rows"
+    examples = f"{part['training_rows']:,} examples"
     if "seconds" not in part:
-        return f"{rows}, {part['epochs']} epochs"
+        return f"{examples}, {part['epochs']} epochs"
     minutes = max(1, round(part["seconds"] / 60))
-    return f"{rows}, {part['steps']:,} steps, {minutes} min"
+    return f"{examples}, {part['steps']:,} steps, {minutes} min"
 
 
 def _conditions(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, document in results.items():
         for part, found in document["parts"].items():
             kind = found.get("kind", part)
-            rows = f"{found['validation_rows']:,} dev rows"
+            rows = f"{found['validation_rows']:,} dev examples"
             if "texts" in found:
                 rows += f", texts of the first {found['texts']['rows']}"
             rate = found.get("learning_rate")

@@ -69,7 +69,7 @@ def test_a_table_has_the_rows_of_the_recipes_that_its_mark_names(recipe, tmp_pat
     row = next(line for line in text.splitlines() if line.startswith("| mood"))
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert cells[1:6] == ["accuracy", "", "**0.9100**", "0.8800 … 0.9300", "0.9200"]
-    assert cells[6:] == ["2.50 %", "2.50 MB", "1,200 rows, 90 steps, 2 min"]
+    assert cells[6:] == ["2.50 %", "2.50 MB", "1,200 examples, 90 steps, 2 min"]
     assert filled(text, read_all(tmp_path)) == text
     whole = filled(page.replace("begin mood ", "begin "), read_all(tmp_path))
     assert "| topic |" in whole
