@@ -107,8 +107,9 @@ def test_a_decoders_words_are_left_out_one_by_one(recipe, decoder, moods, tmp_pa
     said = session.predict("it", [ROW, *({"text": text} for text in texts)])
     odds = [math.log(s["scores"]["glad"] / (1 - s["scores"]["glad"])) for s in said]
     expected = [odds[0] - each for each in odds[1:]]
-    assert [w.attribution for w in found.words] == pytest.approx(expected, abs=1e-3)
-    assert found.value == pytest.approx(odds[0], abs=1e-3)
+    # in batches of another shape the compute type rounds the last bits differently
+    assert [w.attribution for w in found.words] == pytest.approx(expected, abs=5e-3)
+    assert found.value == pytest.approx(odds[0], abs=5e-3)
     assert (found.baseline, found.baseline_value) == ("", None)
     # nothing is left of a single word, and something must be read
     (alone,) = explain(model, task, {"text": "great"})
