@@ -1,7 +1,7 @@
-"""Take the pictures in ``docs/screenshots`` anew; run it after a change of the page.
+"""Take the screenshots in ``docs/screenshots``; run it after a change of the web UI.
 
 Needs Debian's ``chromium`` and ``chromium-driver``, and selenium. The page is served by the
-small server of its tests, so that the pictures change with the page only.
+test server of its tests, so that the screenshots change with the UI only.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ANSWERS = {
 
 
 def main() -> None:
-    """Take every picture."""
+    """Take every screenshot."""
     TARGET.mkdir(exist_ok=True)
     driver = start("/usr/bin/chromium", "/usr/bin/chromedriver")
     try:
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def filled() -> Api:
-    """Return a server with answers that are worth a picture."""
+    """Return a test server with example answers."""
     spans = [
         {"label": kind, "start": TEXT.index(part), "end": TEXT.index(part) + len(part),
          "score": score}
@@ -111,7 +111,7 @@ def take(
     size: tuple[int, int],
     act: Callable[[Page], None] | None = None,
 ) -> None:
-    """Take one picture."""
+    """Take one screenshot."""
     page.fresh()
     page.size(size)
     page.scheme(scheme)
@@ -125,7 +125,7 @@ def take(
 
 
 def play(page: Page) -> None:
-    """Ask the base, an adapter and a blend."""
+    """Send a prompt to the base model, an adapter and a weighted combination."""
     page.type("#play-prompt", "My parcel has not arrived. What now?")
     page.click("#play-add")
     page.run("[...document.querySelectorAll('button[aria-label^=Blend]')].at(-1).click()")

@@ -181,8 +181,8 @@ def test_every_task_has_a_section_with_an_example_that_it_accepts():
         (example,) = re.findall(r"```json\n(.*?)```", sections[anchor], flags=re.DOTALL)
         assert missing_fields(task, json.loads(example)) == (), anchor
         measured = "| **" in sections[anchor]
-        pictures = re.findall(r"!\[.+\]\(figures/.+\.svg\)", sections[anchor])
-        assert len(pictures) == measured, anchor
+        figures = re.findall(r"!\[.+\]\(figures/.+\.svg\)", sections[anchor])
+        assert len(figures) == measured, anchor
 
 
 def test_every_recipe_is_in_the_page_of_tasks_and_its_commands_are_valid():

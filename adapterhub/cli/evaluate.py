@@ -187,8 +187,8 @@ def _show_audit(probed: AdapterAudit) -> None:
 
     found = probed.found
     shown = table(*table_columns(found))
-    for row in table_rows(found):
-        shown.add_row(*row)
+    for cells in table_rows(found):
+        shown.add_row(*cells)
     console = output()
     console.print(shown)
     for note in notes(found):

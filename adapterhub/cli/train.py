@@ -117,7 +117,7 @@ def _document(result: TrainResult) -> dict[str, Any]:
         "artifact": str(result.artifact),
         "report": str(result.report) if result.report else None,
         "metrics": {"before": dict(result.before), "after": dict(result.after)},
-        "table": [dict(row) for row in result.table],
+        "table": [dict(each) for each in result.table],
         "artifact_bytes": result.artifact_bytes,
         **result.info(),
     }
@@ -127,9 +127,9 @@ def _show(result: TrainResult, recipe: Recipe) -> None:
     console = output()
     if result.table:
         labels = table("label", ">precision", ">recall", ">f1", ">support")
-        for row in result.table:
-            scores = [f"{row[key]:.3f}" for key in ("precision", "recall", "f1")]
-            labels.add_row(str(row["label"]), *scores, f"{row['support']:.0f}")
+        for each in result.table:
+            scores = [f"{each[key]:.3f}" for key in ("precision", "recall", "f1")]
+            labels.add_row(str(each["label"]), *scores, f"{each['support']:.0f}")
         console.print(labels)
         console.print()
     metrics = table("metric (validation)", ">before", ">after")

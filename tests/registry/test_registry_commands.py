@@ -133,8 +133,8 @@ def test_every_command_of_the_registry_speaks_json():
         for name, found in commands.items()
         if not any("--json" in parameter.opts for parameter in found.params)
     }
-    asked = "list show diff log tag rollback export import rm gc promote push pull sign verify"
-    assert not silent & {*asked.split(), "alias set", "alias rm", "alias rule", "key rm"}
+    expected = "list show diff log tag rollback export import rm gc promote push pull sign verify"
+    assert not silent & {*expected.split(), "alias set", "alias rm", "alias rule", "key rm"}
     # what goes on until it is stopped has no document to give
     assert "hub serve" in silent
 
@@ -167,10 +167,10 @@ def test_show_tells_what_came_to_a_version_later(command, filled):
     (key,) = (stored.key for stored in filled.stored_signatures(version.digest))
     for words in ("checks.jsonl", "accuracy 0.8125", f"signed by  {key[:16]}"):
         assert " ".join(words.split()) in " ".join(shown.split())
-    told = json.loads(command("show", "topics@2", "--json").stdout)
-    assert told["evaluations"][0]["metrics"] == {"accuracy": 0.8125}
-    assert told["signed_by"] == [key]
-    assert told["unknown"] == []
+    document = json.loads(command("show", "topics@2", "--json").stdout)
+    assert document["evaluations"][0]["metrics"] == {"accuracy": 0.8125}
+    assert document["signed_by"] == [key]
+    assert document["unknown"] == []
 
 
 def test_show_tells_where_a_version_came_from_and_what_nobody_recorded(command, filled, tmp_path):
