@@ -1,4 +1,4 @@
-"""A server on loopback around a tiny backbone, as its tests use it."""
+"""A server on loopback around a tiny backbone, for its tests."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ SMALL = {
     "kv_cache_tokens": 1024,
     "max_num_batched_tokens": 64,
 }
-#: Of the tiny decoder: hidden, keys and values, and in the middle of its feed-forward layers.
+#: Widths of the tiny decoder: hidden size and size of its feed-forward layers.
 HIDDEN, INNER, LAYERS = 64, 128, 2
 WIDTHS = {"q_proj": (HIDDEN, HIDDEN), "down_proj": (INNER, HIDDEN)}
 PARTS = {"q_proj": "self_attn", "down_proj": "mlp"}
@@ -60,7 +60,7 @@ HEADS = {
 
 @dataclass
 class Served:
-    """A running server, and what a test needs to look at it."""
+    """A running server with access to its parts."""
 
     url: str
     server: object
@@ -88,7 +88,7 @@ class Served:
 
 
 def random_lora(seed, *, rank=4, task="dialogue", scale=0.3):
-    """Return an adapter of random values that changes a lot; with a head where its task has one."""
+    """Return an adapter of large random values, with a head if its task has one."""
     draw = torch.Generator().manual_seed(seed)
     tensors = {}
     for layer in range(LAYERS):
@@ -147,7 +147,7 @@ def store(registry, folder, name, weights, fingerprint, *, task="dialogue", read
 
 
 def store_adapters(registry, home, backbone_folder):
-    """Store two adapters that talk, one of another backbone, and two that label."""
+    """Store two dialogue adapters, one of another backbone, a classifier and a tagger."""
     fingerprint = load_backbone(str(backbone_folder), UNQUANTIZED).fingerprint
     store(registry, home / "a1", "alpha", random_lora(1), fingerprint)
     store(registry, home / "b1", "beta", random_lora(2), fingerprint)

@@ -16,7 +16,7 @@ ANYONE = Caller(None, "use")
 
 
 class Clock:
-    """Seconds that pass when told."""
+    """Clock whose seconds the test sets."""
 
     def __init__(self):
         self.now = 1000.0
@@ -45,7 +45,7 @@ def make(keys, clock):
 
 
 class Guest:
-    """A request that stays until told to go."""
+    """Request that runs until the test ends it."""
 
     def __init__(self, access, caller=ANYONE, adapter="a"):
         self.inside = asyncio.Event()
@@ -63,21 +63,21 @@ class Guest:
         await self.task
 
 
-async def settle():
+async def run_pending():
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-def test_one_at_a_time_and_the_next_when_it_goes(make):
+def test_the_next_request_starts_when_the_first_finishes(make):
     async def scene():
         access = make()
         first, second = Guest(access), Guest(access)
-        await settle()
+        await run_pending()
         assert first.inside.is_set()
         assert not second.inside.is_set()
         assert (access.running, access.queued) == (1, 1)
         await first.leave()
-        await settle()
+        await run_pending()
         assert second.inside.is_set()
         await second.leave()
         assert (access.running, access.queued) == (0, 0)
@@ -85,7 +85,7 @@ def test_one_at_a_time_and_the_next_when_it_goes(make):
     asyncio.run(scene())
 
 
-def test_a_block_that_fails_gives_its_place_back(make):
+def test_a_failed_request_frees_its_place(make):
     async def scene():
         access = make()
         for _ in range(3):
@@ -97,41 +97,41 @@ def test_a_block_that_fails_gives_its_place_back(make):
     asyncio.run(scene())
 
 
-def test_who_goes_away_while_it_waits_makes_room(make):
+def test_a_cancelled_waiting_request_leaves_the_queue(make):
     async def scene():
         access = make()
         first, gone, last = Guest(access), Guest(access), Guest(access)
-        await settle()
+        await run_pending()
         gone.task.cancel()
-        await settle()
+        await run_pending()
         assert access.queued == 1
         await first.leave()
-        await settle()
+        await run_pending()
         assert last.inside.is_set()
         await last.leave()
 
     asyncio.run(scene())
 
 
-def test_who_goes_away_as_its_turn_comes_loses_no_place(make):
+def test_a_request_cancelled_at_its_start_frees_its_place(make):
     async def scene():
         access = make()
         first, gone, last = Guest(access), Guest(access), Guest(access)
-        await settle()
+        await run_pending()
         # both happen before the waiting task runs again
         first.go.set()
         await asyncio.sleep(0)
         gone.task.cancel()
-        await settle()
+        await run_pending()
         assert gone.task.cancelled()
         assert last.inside.is_set()
         await last.leave()
         # and the other way round
         first, gone, last = Guest(access), Guest(access), Guest(access)
-        await settle()
+        await run_pending()
         gone.task.cancel()
         first.go.set()
-        await settle()
+        await run_pending()
         assert last.inside.is_set()
         await last.leave()
         assert (access.running, access.queued) == (0, 0)
@@ -139,11 +139,11 @@ def test_who_goes_away_as_its_turn_comes_loses_no_place(make):
     asyncio.run(scene())
 
 
-def test_who_waits_too_long_is_told_when_to_come_again(make):
+def test_a_wait_that_times_out_says_when_to_retry(make):
     async def scene():
         access = make(queue_timeout=0.05)
         first = Guest(access)
-        await settle()
+        await run_pending()
         with pytest.raises(QueueFull, match=r"waited in the queue for 0\.05 seconds") as caught:
             async with access.admit(ANYONE, "a", 1):
                 pass
@@ -154,20 +154,20 @@ def test_who_waits_too_long_is_told_when_to_come_again(make):
     asyncio.run(scene())
 
 
-def test_the_newest_of_a_flood_is_told_that_others_go_first(make):
+def test_the_newest_request_of_a_flood_is_dropped_for_others(make):
     async def scene():
         access = make(waiting=3)
         guests = [Guest(access) for _ in range(4)]
-        await settle()
+        await run_pending()
         late = Guest(access, adapter="b")
-        await settle()
+        await run_pending()
         with pytest.raises(QueueFull, match="the queue is full"):
             await guests[-1].task
         with pytest.raises(QueueFull, match="full with 3 requests"):
             async with access.admit(ANYONE, "a", 1):
                 pass
         for guest in (guests[0], late, *guests[1:3]):
-            await settle()
+            await run_pending()
             assert guest.inside.is_set()
             await guest.leave()
         assert (access.running, access.queued) == (0, 0)
@@ -175,12 +175,12 @@ def test_the_newest_of_a_flood_is_told_that_others_go_first(make):
     asyncio.run(scene())
 
 
-def test_a_key_has_so_many_requests_at_once_and_others_are_not_touched(make):
+def test_the_concurrency_limit_of_a_key_does_not_affect_others(make):
     async def scene():
         access = make(places=8)
         few = Caller("few", "use", concurrency=2)
         guests = [Guest(access, few) for _ in range(2)]
-        await settle()
+        await run_pending()
         with (
             pytest.raises(QueueFull, match="has 2 running requests; its limit is 2") as caught,
             access.counted(few),
@@ -197,7 +197,7 @@ def test_a_key_has_so_many_requests_at_once_and_others_are_not_touched(make):
     asyncio.run(scene())
 
 
-def test_a_list_in_one_request_counts_once_and_waits_for_many_turns(make):
+def test_a_request_with_a_list_counts_once_and_waits_for_each_input(make):
     async def scene():
         access = make(places=2)
         single = Caller("single", "use", concurrency=1, rate=1)
@@ -213,29 +213,29 @@ def test_a_list_in_one_request_counts_once_and_waits_for_many_turns(make):
     asyncio.run(scene())
 
 
-def test_in_any_minute_a_key_begins_so_many_requests(make, clock):
+def test_the_rate_limit_holds_in_every_minute(make, clock):
     access = make()
     slow = Caller("slow", "use", rate=3)
-    begun, told = [], []
+    starts, rejections = [], []
     for _ in range(2000):
         clock.now += 0.25
         try:
             with access.counted(slow):
-                begun.append(clock.now)
+                starts.append(clock.now)
         except QueueFull as full:
-            told.append((clock.now + full.retry_after, begun[-3] + 60))
-    # who waits as long as told is let in
-    assert all(when == pytest.approx(free) for when, free in told)
-    assert len(begun) == 3 * 9
-    assert all(later - first >= 60 for first, later in zip(begun, begun[3:], strict=False))
+            rejections.append((clock.now + full.retry_after, starts[-3] + 60))
+    # after the suggested wait, a request is admitted
+    assert all(when == pytest.approx(free) for when, free in rejections)
+    assert len(starts) == 3 * 9
+    assert all(later - first >= 60 for first, later in zip(starts, starts[3:], strict=False))
 
 
-def test_nothing_is_left_of_ten_thousand_requests(make, clock):
+def test_ten_thousand_requests_leave_no_state(make, clock):
     async def scene():
         access = make(places=4)
         callers = [Caller(f"key{n}", "use", rate=1_000_000, concurrency=100) for n in range(5)]
 
-        async def ask(number):
+        async def send(number):
             caller = callers[number % 5]
             with access.counted(caller):
                 async with access.admit(caller, f"adapter{number % 7}", 1):
@@ -243,7 +243,7 @@ def test_nothing_is_left_of_ten_thousand_requests(make, clock):
 
         async def many(count):
             for start in range(0, count, 50):
-                await asyncio.gather(*(ask(start + n) for n in range(50)))
+                await asyncio.gather(*(send(start + n) for n in range(50)))
                 clock.now += 1
 
         await many(3000)
@@ -262,19 +262,19 @@ def test_nothing_is_left_of_ten_thousand_requests(make, clock):
 
 
 class Machine:
-    """As the engine is: rows in a batch, whose step takes longer the more rows there are."""
+    """Stand-in for the engine, whose step takes longer the more sequences run."""
 
-    def __init__(self, rows=8, step=0.002):
-        self.rows = rows
+    def __init__(self, max_num_seqs=8, step=0.002):
+        self.max_num_seqs = max_num_seqs
         self.step = step
         self.busy = 0
 
     async def answer(self, tokens, first):
-        assert self.busy < self.rows, "a request waits inside, where turns are not fair"
+        assert self.busy < self.max_num_seqs, "a request waits in the engine, out of order"
         self.busy += 1
         try:
             for _ in range(tokens):
-                await asyncio.sleep(self.step * (1 + self.busy / (2 * self.rows)))
+                await asyncio.sleep(self.step * (1 + self.busy / (2 * self.max_num_seqs)))
                 first()
         finally:
             self.busy -= 1
@@ -291,24 +291,24 @@ def test_a_flood_of_200_raises_the_median_time_to_first_token_of_another_less_th
         machine = Machine()
         access = Access(
             keys,
-            FairQueue(machine.rows, 1000, time.monotonic),
+            FairQueue(machine.max_num_seqs, 1000, time.monotonic),
             queue_timeout=60,
             clock=time.monotonic,
         )
         flooder, other = (Caller("f", "use"), Caller("o", "use")) if keyed else (ANYONE, ANYONE)
 
-        async def ask(caller, adapter):
+        async def send(caller, adapter):
             began, first = time.monotonic(), []
             async with access.admit(caller, adapter, 20):
                 await machine.answer(20, lambda: first or first.append(time.monotonic()))
             return first[0] - began
 
         async def median():
-            found = sorted([await ask(other, "b") for _ in range(15)])
+            found = sorted([await send(other, "b") for _ in range(15)])
             return found[7]
 
         alone = await median()
-        flood = [asyncio.create_task(ask(flooder, "a")) for _ in range(200)]
+        flood = [asyncio.create_task(send(flooder, "a")) for _ in range(200)]
         await asyncio.sleep(0.01)
         beside = await median()
         assert not all(task.done() for task in flood), "the flood was over too early"

@@ -1,4 +1,4 @@
-"""The container file and the systemd unit: linted where a linter is, and read by hand."""
+"""The container file and the systemd unit, checked by linters if installed, and by rules."""
 
 import json
 import shlex
@@ -71,7 +71,7 @@ def check_command(words):
     commands.commands[words[0]].make_context(words[0], list(words[1:]))
 
 
-def test_the_unit_starts_a_command_that_there_is():
+def test_the_unit_starts_an_existing_command():
     (start,) = unit("ExecStart")
     program, *words = shlex.split(start)
     assert Path(program).name == "adapterhub"
@@ -79,7 +79,7 @@ def test_the_unit_starts_a_command_that_there_is():
     check_command(words)
 
 
-def test_the_unit_keeps_what_is_stored_where_it_may_write():
+def test_the_unit_stores_data_in_writable_folders():
     environment = dict(value.split("=", 1) for value in unit("Environment"))
     assert unit("ProtectSystem") == ["strict"]
     assert environment["ADAPTERHUB_HOME"] == f"/var/lib/{unit('StateDirectory')[0]}"
@@ -88,7 +88,7 @@ def test_the_unit_keeps_what_is_stored_where_it_may_write():
         assert environment[name].startswith(cache)
 
 
-def test_the_unit_waits_until_requests_have_ended():
+def test_the_unit_waits_for_running_requests():
     settings = load_settings({}, DEPLOY / "serve.toml").settings
     assert int(unit("TimeoutStopSec")[0]) > settings.shutdown_timeout
     assert unit("KillSignal") == ["SIGTERM"]
@@ -100,7 +100,7 @@ def test_each_key_of_the_unit_is_in_a_section():
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
-def test_systemd_finds_no_fault_in_the_unit(tmp_path):
+def test_systemd_accepts_the_unit(tmp_path):
     (start,) = unit("ExecStart")
     copy = tmp_path / UNIT.name
     # the program is not installed where it will be
@@ -118,14 +118,14 @@ def test_systemd_finds_no_fault_in_the_unit(tmp_path):
 
 
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed")
-def test_hadolint_finds_no_fault_in_the_container_file():
+def test_hadolint_accepts_the_container_file():
     done = subprocess.run(
         [HADOLINT, str(CONTAINER)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout
 
 
-def test_the_container_starts_a_command_that_there_is():
+def test_the_container_starts_an_existing_command():
     (program,) = json.loads(last("ENTRYPOINT")[0])
     words = json.loads(last("CMD")[0])
     assert program == "adapterhub"
@@ -133,7 +133,7 @@ def test_the_container_starts_a_command_that_there_is():
     check_command(words)
 
 
-def test_the_container_listens_to_other_machines_only_with_a_key(tmp_path, monkeypatch):
+def test_the_container_requires_a_key(tmp_path, monkeypatch):
     for name, value in container_environment().items():
         monkeypatch.setenv(name, value)
     settings = load_settings({}).settings
@@ -153,7 +153,7 @@ def test_the_container_does_not_run_as_root_and_stores_in_its_volumes():
         assert any(environment[name].startswith(volume) for volume in volumes), name
 
 
-def test_what_the_container_is_built_from_is_sent_to_the_builder():
+def test_the_build_context_has_all_copied_files():
     rules = [
         line
         for line in (DEPLOY / "Containerfile.dockerignore").read_text().splitlines()
@@ -168,7 +168,7 @@ def test_what_the_container_is_built_from_is_sent_to_the_builder():
                 assert any(fnmatch(source, rule) for rule in sent), source
 
 
-def test_the_container_asks_itself_whether_it_is_ready():
+def test_the_container_has_a_health_check():
     (check,) = last("HEALTHCHECK")
     program, flag, code = json.loads(check[check.index("CMD") + 3 :])
     assert (program, flag) == ("python", "-c")
@@ -176,7 +176,7 @@ def test_the_container_asks_itself_whether_it_is_ready():
     assert "/ready" in code
 
 
-def test_the_settings_beside_them_can_be_read(tmp_path):
+def test_the_example_settings_are_valid(tmp_path):
     found = load_settings({}, DEPLOY / "serve.toml")
     assert found.settings.host == "127.0.0.1"
     assert found.settings.log_prompts is False

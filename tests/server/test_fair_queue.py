@@ -1,4 +1,4 @@
-"""The queue without an event loop: a clock that is set by hand, and turns that can be counted."""
+"""The fair queue without an event loop, with a clock that tests set."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ LINGER = 30.0
 
 
 class Clock:
-    """Seconds that pass when told."""
+    """Clock whose seconds the test sets."""
 
     def __init__(self):
         self.now = 1000.0
@@ -47,20 +47,20 @@ def by(tickets, field):
     return Counter(getattr(ticket, field) for ticket in tickets)
 
 
-def test_one_who_is_alone_has_all_places(clock):
+def test_a_single_group_gets_all_places(clock):
     queue = make(clock, 8)
     push(queue, "a", "x", 20)
     assert len(started(queue)) == 8
     assert (queue.occupied, queue.waiting) == (8, 12)
 
 
-def test_turns_of_one_adapter_are_in_the_order_of_arrival(clock):
+def test_requests_of_one_adapter_start_in_order(clock):
     queue = make(clock, 3)
     tickets = push(queue, "a", "x", 3)
     assert started(queue) == tickets
 
 
-def test_a_newcomer_has_the_next_free_place_however_long_the_flood(clock):
+def test_a_new_group_gets_the_next_free_place_during_a_flood(clock):
     queue = make(clock, 4)
     push(queue, "flood", "x", 200)
     running = started(queue)
@@ -72,9 +72,7 @@ def test_a_newcomer_has_the_next_free_place_however_long_the_flood(clock):
 
 @pytest.mark.parametrize("other", [("flood", "y"), ("other", "x")])
 @pytest.mark.parametrize(("share", "left"), [(0.5, 4), (0.25, 2), (0.3, 3)])
-def test_while_another_was_here_lately_the_flood_leaves_places_free_for_it(
-    clock, other, share, left
-):
+def test_a_flood_leaves_the_reserved_share_to_a_recent_group(clock, other, share, left):
     queue = make(clock, 8, reserved_share=share, reserved_seconds=LINGER)
     for ticket in push(queue, *other):
         assert started(queue) == [ticket]
@@ -92,7 +90,7 @@ def test_while_another_was_here_lately_the_flood_leaves_places_free_for_it(
     assert len(started(queue)) == left
 
 
-def test_nothing_is_left_free_where_that_is_asked_for(clock):
+def test_a_reserved_share_of_zero_leaves_nothing_free(clock):
     queue = make(clock, 8, reserved_share=0.0)
     for ticket in push(queue, "other", "x"):
         assert started(queue) == [ticket]
@@ -101,7 +99,7 @@ def test_nothing_is_left_free_where_that_is_asked_for(clock):
     assert len(started(queue)) == 8
 
 
-def test_of_two_places_one_is_for_each(clock):
+def test_two_groups_share_two_places(clock):
     queue = make(clock, 2)
     push(queue, "a", "x", 9)
     first = started(queue)
@@ -141,7 +139,7 @@ def test_keys_share_first_and_then_the_adapters_of_each_key(clock):
     assert max(each.values()) - min(each.values()) <= 2
 
 
-def test_who_asks_for_more_work_at_a_time_has_fewer_turns(clock):
+def test_groups_with_costlier_requests_start_fewer(clock):
     queue = make(clock, 1)
     push(queue, "large", "x", 100, cost=300)
     push(queue, "small", "x", 400, cost=100)
@@ -168,7 +166,7 @@ def test_time_without_requests_gives_no_credit(clock):
     assert by(turns, "key") == {"steady": 10, "late": 10}
 
 
-def test_a_request_of_many_rows_takes_as_many_places_and_no_more_than_its_share(clock):
+def test_a_request_occupies_its_places_up_to_its_fair_share(clock):
     queue = make(clock, 8)
     push(queue, "a", "x", requested_places=6)
     assert [ticket.places for ticket in started(queue)] == [6]
@@ -176,7 +174,7 @@ def test_a_request_of_many_rows_takes_as_many_places_and_no_more_than_its_share(
     assert started(queue) == []
 
 
-def test_small_requests_do_not_keep_a_large_one_out(clock):
+def test_small_requests_do_not_starve_a_large_one(clock):
     queue = make(clock, 8)
     push(queue, "small", "x", 500)
     running = started(queue)
@@ -190,7 +188,7 @@ def test_small_requests_do_not_keep_a_large_one_out(clock):
     assert large.places == 4
 
 
-def test_a_full_queue_drops_the_newest_of_the_flood_for_one_who_has_less(clock):
+def test_a_full_queue_drops_the_newest_request_of_the_flood(clock):
     queue = make(clock, 1, waiting=4)
     flood = push(queue, "flood", "x", 4)
     late = Ticket("other", "y")
@@ -200,7 +198,7 @@ def test_a_full_queue_drops_the_newest_of_the_flood_for_one_who_has_less(clock):
     assert late.waits
 
 
-def test_in_a_full_queue_the_flood_itself_is_refused(clock):
+def test_a_full_queue_rejects_the_flood_itself(clock):
     queue = make(clock, 1, waiting=4)
     push(queue, "flood", "x", 4)
     with pytest.raises(QueueFull, match="full with 4 requests") as caught:
@@ -209,7 +207,7 @@ def test_in_a_full_queue_the_flood_itself_is_refused(clock):
     assert queue.push(Ticket("flood", "another")) is not None
 
 
-def test_what_is_told_to_wait_follows_the_pace(clock):
+def test_the_retry_time_follows_the_throughput(clock):
     queue = make(clock, 1, waiting=5)
     push(queue, "a", "x", 5)
     for _ in range(3):
@@ -222,7 +220,7 @@ def test_what_is_told_to_wait_follows_the_pace(clock):
     assert queue.retry_after("a") == 60.0
 
 
-def test_who_leaves_is_not_started_and_parts_are_forgotten(clock):
+def test_a_request_that_left_does_not_start_and_idle_groups_are_removed(clock):
     queue = make(clock, 2)
     first, second = push(queue, "a", "x", 2)
     queue.leave(first)
@@ -235,7 +233,7 @@ def test_who_leaves_is_not_started_and_parts_are_forgotten(clock):
     assert not queue._all.groups
 
 
-def test_all_that_wait_are_started_once_whatever_comes_and_goes(clock):
+def test_every_waiting_request_starts_once(clock):
     import random
 
     draw = random.Random(7)

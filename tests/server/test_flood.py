@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def serving(folder, home):
-    """Run the server as it is started for real, told by its environment."""
+    """Run the server by its command, with settings in the environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Logs: lines of JSON, found by the request's id, without what was asked."""
+"""Logs as lines of JSON with the id of the request and without prompts."""
 
 import asyncio
 import io
@@ -20,7 +20,7 @@ SECRET = "my grandmother's maiden name"
 LOG = logging.getLogger("adapterhub.tests")
 
 
-class Asked(BaseModel):
+class Prompt(BaseModel):
     prompt: int
 
 
@@ -37,7 +37,7 @@ async def fail(request):
     kind = request.query_params["kind"]
     try:
         if kind == "pydantic":
-            Asked.model_validate(body)
+            Prompt.model_validate(body)
         if kind == "key":
             {}[body["prompt"]]
         if kind == "own":
@@ -115,7 +115,7 @@ def test_all_lines_of_a_request_carry_its_id(logged):
     assert 0 <= line["first_seconds"] <= line["seconds"]
 
 
-def test_an_id_of_the_client_is_kept_where_it_can_be_one(logged):
+def test_a_valid_id_of_the_client_is_used(logged):
     client, lines, _ = logged()
     for given, kept in (("abc-1", True), ("a b", False), ("x" * 65, False), ('"}', False)):
         headers = {"x-request-id": given}
@@ -128,7 +128,7 @@ def test_requests_at_the_same_time_keep_their_ids_apart(logged):
     client, lines, _ = logged()
     app = client.app
 
-    async def ask(number):
+    async def send(number):
         body = json.dumps({"prompt": "p", "wait": 0.01 * (number % 3)}).encode()
         scope = {
             "type": "http", "method": "POST", "path": "/answer", "query_string": b"",
@@ -146,7 +146,7 @@ def test_requests_at_the_same_time_keep_their_ids_apart(logged):
         await app(scope, receive, send)
 
     async def scene():
-        await asyncio.gather(*(ask(number) for number in range(9)))
+        await asyncio.gather(*(send(number) for number in range(9)))
 
     asyncio.run(scene())
     for number in range(9):
@@ -155,20 +155,20 @@ def test_requests_at_the_same_time_keep_their_ids_apart(logged):
 
 
 @pytest.mark.parametrize("kind", ["pydantic", "key", "own", "runtime"])
-def test_what_is_asked_is_not_in_the_log_also_when_it_fails(logged, kind):
+def test_prompts_are_not_logged_even_on_errors(logged, kind):
     client, lines, text = logged()
     client.post("/answer", json={"prompt": SECRET})
     client.post(f"/fail?kind={kind}", json={"prompt": SECRET})
     assert SECRET not in text.getvalue()
     assert "grandmother" not in text.getvalue()
     first, second = (line["error"] for line in lines() if "error" in line)
-    told = {"own": "prompt: is too long", "runtime": "out of memory"}
-    assert first[0]["message"] == told.get(kind, "(left out: it may quote a prompt)")
+    messages = {"own": "prompt: is too long", "runtime": "out of memory"}
+    assert first[0]["message"] == messages.get(kind, "(left out: it may quote a prompt)")
     assert any(" fail" in frame for frame in first[0]["frames"])
     assert [each["type"] for each in second] == ["builtins.RuntimeError", "builtins.ValueError"]
 
 
-def test_what_is_asked_is_in_the_log_once_that_is_switched_on(logged):
+def test_prompts_are_logged_if_enabled(logged):
     client, lines, _ = logged(prompts=True)
     client.post("/answer", json={"prompt": SECRET})
     line = lines()[-1]
@@ -187,7 +187,7 @@ def test_a_stream_is_logged_when_it_ends(logged):
 
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 3), ("info", 2), ("error", 1)])
-def test_the_level_counts_whatever_a_command_set_before(level, count):
+def test_the_level_overrides_that_of_commands(level, count):
     package, root = logging.getLogger("adapterhub"), logging.getLogger()
     before = root.handlers[:], root.level, package.level
     text = io.StringIO()
@@ -203,7 +203,7 @@ def test_the_level_counts_whatever_a_command_set_before(level, count):
     assert len(text.getvalue().splitlines()) == count
 
 
-def test_a_line_is_one_line_whatever_is_in_it(logged):
+def test_line_breaks_and_quotes_are_escaped(logged):
     _, _, text = logged()
     LOG.warning("one\ntwo %s", '"}\n{"level": "forged"')
     (line,) = text.getvalue().splitlines()

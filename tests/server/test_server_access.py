@@ -1,4 +1,4 @@
-"""Keys over the wire: who is let in, for what, how often, and what the log says of it."""
+"""API keys over HTTP: access, adapters, limits and logs."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from adapterhub.server.settings import ServerSettings
 
 @pytest.fixture(scope="module")
 def closed(decoder, tmp_path_factory):
-    """A server that asks for keys, and the keys."""
+    """A server that requires keys, and its keys."""
     home = tmp_path_factory.mktemp("closed")
     registry = Registry(home / "registry")
     store_adapters(registry, home, decoder)
@@ -26,12 +26,18 @@ def closed(decoder, tmp_path_factory):
         yield served, keys
 
 
-def ask(served, key, model="alpha", tokens=2, **body):
-    asked = {"model": model, "prompt": "the film", "max_tokens": tokens, "ignore_eos": True, **body}
-    return served.post("/v1/completions", asked, headers={"Authorization": f"Bearer {key}"})
+def send(served, key, model="alpha", tokens=2, **body):
+    options = {
+        "model": model,
+        "prompt": "the film",
+        "max_tokens": tokens,
+        "ignore_eos": True,
+        **body,
+    }
+    return served.post("/v1/completions", options, headers={"Authorization": f"Bearer {key}"})
 
 
-def test_without_a_key_only_the_open_addresses_answer(closed):
+def test_without_a_key_only_the_public_routes_respond(closed):
     served, _ = closed
     assert served.post("/v1/completions", {"model": "alpha", "prompt": "the"}).status_code == 401
     for path in ("/v1/models", "/v1/adapters", "/v1/stats", "/metrics"):
@@ -40,46 +46,46 @@ def test_without_a_key_only_the_open_addresses_answer(closed):
         assert served.request("GET", path).status_code == 200, path
 
 
-def test_a_key_answers_for_the_adapters_of_its_list_only(closed):
+def test_a_key_allows_only_its_adapters(closed):
     served, keys = closed
     key = keys.create("listed", adapters=["alpha@prod"])
-    assert ask(served, key, "alpha@prod").status_code == 200
+    assert send(served, key, "alpha@prod").status_code == 200
     for model in ("alpha", "beta", "alpha@prod*0.5+beta*0.5"):
-        answer = ask(served, key, model)
+        answer = send(served, key, model)
         assert answer.status_code == 403, model
         assert answer.json()["error"]["type"] == "permission_error"
 
 
-def test_the_role_use_changes_nothing(closed):
+def test_the_role_use_may_not_manage(closed):
     served, keys = closed
     headers = {"Authorization": f"Bearer {keys.create('user')}"}
     answer = served.post("/v1/adapters/load", {"ref": "alpha"}, headers=headers)
     assert answer.status_code == 403
 
 
-def test_a_key_begins_so_many_requests_a_minute_and_looking_is_free(closed):
+def test_a_rate_limit_counts_requests_with_a_body(closed):
     served, keys = closed
     key = keys.create("slow", rate=2)
-    assert [ask(served, key).status_code for _ in range(4)] == [200, 200, 429, 429]
-    answer = ask(served, key)
+    assert [send(served, key).status_code for _ in range(4)] == [200, 200, 429, 429]
+    answer = send(served, key)
     assert 1 <= int(answer.headers["retry-after"]) <= 60
     headers = {"Authorization": f"Bearer {key}"}
     assert served.request("GET", "/v1/models", headers=headers).status_code == 200
 
 
-def test_a_key_has_so_many_requests_at_once_and_a_list_is_one_of_them(closed):
+def test_a_concurrency_limit_counts_a_list_as_one_request(closed):
     served, keys = closed
     key = keys.create("few", concurrency=1)
     texts = ["the film"] * 20
-    assert ask(served, key, prompt=texts).status_code == 200
-    slow = threading.Thread(target=ask, args=(served, key, "alpha", 400))
+    assert send(served, key, prompt=texts).status_code == 200
+    slow = threading.Thread(target=send, args=(served, key, "alpha", 400))
     slow.start()
     deadline = time.monotonic() + 20
     while served.server.access.running == 0 and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert ask(served, key).status_code == 429
+    assert send(served, key).status_code == 429
     slow.join()
-    assert ask(served, key).status_code == 200
+    assert send(served, key).status_code == 200
 
 
 def test_the_log_names_the_key_and_not_the_prompt(closed, caplog):
@@ -87,9 +93,9 @@ def test_the_log_names_the_key_and_not_the_prompt(closed, caplog):
     key = keys.create("logged")
     (key_id,) = (info.id for info in keys.list() if info.name == "logged")
     with caplog.at_level(logging.INFO, logger="adapterhub"):
-        answer = ask(served, key)
+        answer = send(served, key)
         assert answer.status_code == 200
-        # the line is written when the answer is sent, and the client may be faster
+        # the client may receive the response before its line is logged
         end = time.monotonic() + 10
         while not any(hasattr(each, "fields") for each in caplog.records):
             assert time.monotonic() < end

@@ -13,7 +13,7 @@ def entry(served, ref):
     return next(each for each in data if each["ref"] == ref)
 
 
-def test_an_adapter_goes_from_disk_to_the_device_by_being_asked_for(served, tmp_path):
+def test_a_request_brings_an_adapter_from_disk_to_the_device(served, tmp_path):
     store(
         served.server.registry,
         tmp_path / "fresh",
@@ -28,7 +28,7 @@ def test_an_adapter_goes_from_disk_to_the_device_by_being_asked_for(served, tmp_
     assert found["metrics"] == {"loss": 2.0}
 
 
-def test_a_name_stands_for_an_adapter_until_it_is_unloaded(served):
+def test_a_name_refers_to_an_adapter_until_it_is_unloaded(served):
     loaded = served.post("/v1/adapters/load", {"ref": "beta", "name": "mine"}).json()
     assert loaded["digest"] == served.digest("beta")
     assert "mine" in entry(served, "beta@1")["loaded_as"]
@@ -38,7 +38,7 @@ def test_a_name_stands_for_an_adapter_until_it_is_unloaded(served):
     assert served.post("/v1/chat/completions", {"model": "mine", **CHAT}).status_code == 404
 
 
-def test_vllms_addresses_answer_as_vllms_do(served):
+def test_vllms_routes_respond_as_in_vllm(served):
     body = {"lora_name": "other", "lora_path": "alpha"}
     answer = served.post("/v1/load_lora_adapter", body)
     assert (answer.status_code, answer.text) == (
@@ -52,7 +52,7 @@ def test_vllms_addresses_answer_as_vllms_do(served):
     assert served.post("/v1/unload_lora_adapter", {"lora_name": "other"}).status_code == 404
 
 
-def test_a_folder_of_the_machine_is_loaded(served):
+def test_a_local_folder_is_loaded(served):
     registry = served.server.registry
     folder = registry.materialize(registry.resolve("beta"))
     body = {"lora_name": "by-path", "lora_path": str(folder)}
@@ -62,7 +62,7 @@ def test_a_folder_of_the_machine_is_loaded(served):
     served.post("/v1/unload_lora_adapter", {"lora_name": "by-path"})
 
 
-def test_a_pin_shows_and_goes(served):
+def test_an_adapter_is_pinned_and_unpinned(served):
     assert served.post("/v1/adapters/pin", {"ref": "alpha@1"}).json()["pinned"] is True
     assert entry(served, "alpha@1")["pinned"]
     served.post("/v1/adapters/pin", {"ref": "alpha@1", "pinned": False})
@@ -83,14 +83,14 @@ def test_an_alias_moves_and_the_next_request_sees_it(served, tmp_path):
     assert digests == [served.digest("moving@1"), served.digest("moving@2")]
 
 
-def test_a_report_tells_how_it_was_trained(served):
+def test_a_report_has_the_metrics_of_the_training(served):
     found = served.request("GET", "/v1/adapters/report", params={"ref": "alpha"}).json()
     assert found["before"] == {"loss": 3.0}
     assert found["after"] == {"loss": 2.0}
     assert served.request("GET", "/v1/adapters/report").status_code == 400
 
 
-def test_counts_are_in_prometheus_format_and_bounded(served):
+def test_metrics_have_a_bounded_number_of_labels(served):
     served.post("/v1/chat/completions", {"model": "alpha", **CHAT})
     text = served.request("GET", "/metrics").text
     for line in (
@@ -108,7 +108,7 @@ def test_counts_are_in_prometheus_format_and_bounded(served):
     assert "other" in labels
 
 
-def test_the_server_tells_how_it_does(served):
+def test_statistics_show_the_load(served):
     served.post("/v1/chat/completions", {"model": "alpha", **CHAT})
     found = served.request("GET", "/v1/stats").json()
     assert found["running"] == 0
@@ -119,7 +119,7 @@ def test_the_server_tells_how_it_does(served):
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/openapi.json", "/docs"])
-def test_what_needs_no_key_is_there(served, path):
+def test_public_routes_respond(served, path):
     answer = served.request("GET", path)
     assert answer.status_code == 200
     assert answer.headers["x-request-id"]
@@ -135,7 +135,7 @@ def test_the_api_documentation_loads_nothing_from_other_hosts(served):
     assert "http" not in policy
 
 
-def test_unknown_addresses_and_methods_are_told_in_the_same_form(served):
+def test_unknown_addresses_and_methods_are_errors_in_openais_form(served):
     assert served.request("GET", "/v1/nothing").json()["error"]["message"]
     answer = served.request("DELETE", "/v1/chat/completions")
     assert answer.status_code == 405

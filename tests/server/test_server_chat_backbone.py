@@ -60,8 +60,8 @@ def test_an_answer_follows_its_schema(served, streams):
 @pytest.mark.parametrize(
     "choice", ["required", {"type": "function", "function": {"name": "weather"}}]
 )
-def test_a_call_that_is_required_is_a_call(served, choice):
-    asked = dict(
+def test_a_required_call_is_a_call(served, choice):
+    options = dict(
         model="smollm2-135m-instruct",
         messages=ASK,
         max_tokens=60,
@@ -69,17 +69,17 @@ def test_a_call_that_is_required_is_a_call(served, choice):
         tool_choice=choice,
         temperature=0,
     )
-    answer = served.client.chat.completions.create(**asked).choices[0]
+    answer = served.client.chat.completions.create(**options).choices[0]
     assert answer.finish_reason == "tool_calls"
     (call,) = answer.message.tool_calls
     assert call.function.name == "weather"
     assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
-    chunks = list(served.client.chat.completions.create(**asked, stream=True))
+    chunks = list(served.client.chat.completions.create(**options, stream=True))
     (delta,) = [c.choices[0].delta for c in chunks if c.choices[0].delta.tool_calls]
     assert delta.tool_calls[0].function.arguments == call.function.arguments
 
 
-def test_json_of_any_form_is_json(served):
+def test_a_json_object_is_json(served):
     answer = served.client.chat.completions.create(
         model="smollm2-135m-instruct",
         messages=[{"role": "user", "content": "Give me a small JSON object with one key."}],

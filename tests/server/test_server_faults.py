@@ -1,4 +1,4 @@
-"""Clients that leave, steps that fail, and a server that is told to end."""
+"""Disconnects, failing steps, and a server that stops."""
 
 import signal
 import socket
@@ -24,7 +24,7 @@ LONG = {
 
 @pytest.fixture
 def slow(served, monkeypatch):
-    """The server, each step of which takes a while."""
+    """The server with slow steps."""
     engine = served.server.engine._engine
     step = engine.step
 
@@ -39,12 +39,12 @@ def slow(served, monkeypatch):
 def wait_for(condition, seconds=10):
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come about"
+        assert time.monotonic() < end, "the condition was not met"
         time.sleep(0.002)
 
 
 @pytest.mark.parametrize("streams", [True, False])
-def test_a_client_that_goes_away_frees_its_row_within_a_step(slow, streams):
+def test_a_disconnect_cancels_the_request_within_a_step(slow, streams):
     port = int(slow.url.rpartition(":")[2])
     body = httpx.Request("POST", slow.url, json={**LONG, "stream": streams}).content
     head = (
@@ -62,7 +62,7 @@ def test_a_client_that_goes_away_frees_its_row_within_a_step(slow, streams):
     assert slow.stats().waiting == 0
 
 
-def test_a_fault_in_a_step_ends_what_runs_and_not_the_server(served, monkeypatch):
+def test_an_error_in_a_step_fails_the_requests_and_not_the_server(served, monkeypatch):
     engine = served.server.engine._engine
     body = {**LONG, "max_tokens": 3}
 
@@ -78,7 +78,7 @@ def test_a_fault_in_a_step_ends_what_runs_and_not_the_server(served, monkeypatch
     assert served.stats().running == 0
 
 
-def test_a_body_too_large_or_no_json_is_refused(served):
+def test_invalid_and_too_large_bodies_are_rejected(served):
     large = b'{"model": "' + b"x" * (5 * 1024**2) + b'"}'
     for content, status in ((large, 413), (b"{", 400), (b"[1]", 400), (b"", 400)):
         answer = served.request("POST", "/v1/chat/completions", content=content)
@@ -86,28 +86,28 @@ def test_a_body_too_large_or_no_json_is_refused(served):
         assert answer.json()["error"]["message"]
 
 
-def test_what_runs_is_answered_to_its_end_when_the_server_ends(decoder, tmp_path):
+def test_running_requests_finish_when_the_server_stops(decoder, tmp_path):
     registry = Registry(tmp_path / "registry")
     store_adapters(registry, tmp_path, decoder)
     found = []
     with running_server(decoder, registry) as served:
         body = {**LONG, "max_tokens": 200, "stream": True}
 
-        def ask():
+        def send():
             found.append(served.post("/v1/chat/completions", body).text)
 
-        asking = threading.Thread(target=ask)
-        asking.start()
+        sending = threading.Thread(target=send)
+        sending.start()
         wait_for(lambda: served.stats().running == 1)
         served.listener.handle_exit(signal.SIGTERM, None)
-        asking.join(30)
+        sending.join(30)
     assert '"finish_reason":"length"' in found[0]
     assert found[0].endswith("data: [DONE]\n\n")
     with pytest.raises(httpx.ConnectError):
         served.request("GET", "/health")
 
 
-def test_the_command_says_where_to_go_and_ends_when_told(decoder, tmp_path):
+def test_the_command_prints_its_url_and_stops_on_sigterm(decoder, tmp_path):
     command = [sys.executable, "-m", "adapterhub", "serve", "--backbone", str(decoder)]
     command += ["--port", "0", "--quantization", "none"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""Requests made from the API's own description: whatever they hold, no answer is a fault."""
+"""Requests generated from the OpenAPI document: none leads to a server error."""
 
 import copy
 
@@ -16,7 +16,7 @@ EXAMPLES = 25
 
 
 def narrowed(models):
-    """Return the description with models that exist and answers that are short."""
+    """Return the document with existing models and short answers."""
     found = copy.deepcopy(DOCUMENT)
     narrow(found["components"]["schemas"], models)
     return found
@@ -54,7 +54,7 @@ PATHS = [(path, method.upper()) for path, each in DOCUMENT["paths"].items() for 
 
 @pytest.mark.parametrize(("path", "method"), PATHS)
 @pytest.mark.parametrize("known", [True, False])
-def test_no_request_is_a_fault(fuzzed, path, method, known):
+def test_no_request_is_a_server_error(fuzzed, path, method, known):
     models = [fuzzed.base, "alpha", "alpha@prod*0.7+beta*0.3", "moods", "things", "none"]
     found = narrowed(models) if known else DOCUMENT
     operation = schemathesis.openapi.from_dict(found)[path][method]
@@ -68,10 +68,10 @@ def test_no_request_is_a_fault(fuzzed, path, method, known):
         suppress_health_check=list(HealthCheck),
     )
     @given(case=operation.as_strategy())
-    def ask(case):
+    def send(case):
         answer = case.call(base_url=fuzzed.url, timeout=240)
         assert answer.status_code < 500, answer.text
         assert answer.headers["x-request-id"]
 
-    ask()
+    send()
     assert fuzzed.request("GET", "/ready").status_code == 200

@@ -1,4 +1,4 @@
-"""Pictures over HTTP: a server around a backbone that reads them."""
+"""Images over HTTP: a server around a backbone that reads them."""
 
 import base64
 import io
@@ -55,7 +55,7 @@ def seen(tmp_path_factory):
         yield served, session
 
 
-def test_pictures_for_several_adapters_are_classified_as_by_predict(seen):
+def test_images_for_several_adapters_are_classified_as_by_predict(seen):
     served, session = seen
     contents = [shape_image(colour, number) for number, colour in enumerate(COLOURS)]
     names = ["colours", "shades", "colours"]
@@ -74,12 +74,12 @@ def test_pictures_for_several_adapters_are_classified_as_by_predict(seen):
 
 def test_one_model_takes_a_list_of_jpegs(seen):
     served, _ = seen
-    pictures = [{"image": address(shape_image("red", n, form="JPEG"), "jpeg")} for n in range(2)]
-    answer = served.post("/v1/classify", {"model": "colours", "input": pictures})
+    images = [{"image": address(shape_image("red", n, form="JPEG"), "jpeg")} for n in range(2)]
+    answer = served.post("/v1/classify", {"model": "colours", "input": images})
     assert [each["index"] for each in answer.json()["data"]] == [0, 1]
 
 
-def large_picture():
+def large_image():
     content = io.BytesIO()
     Image.new("L", (5000, 5000)).save(content, "PNG")
     return content.getvalue()
@@ -91,12 +91,12 @@ def large_picture():
         ("https://example.org/cat.png", "nothing is fetched"),
         ("file:///etc/passwd", "not a data: URL"),
         ("data:image/png;base64,%%%", "not base64"),
-        (address(b"no picture"), "can't be read as an image"),
-        (address(large_picture()), "25000000 pixels"),
+        (address(b"no image"), "can't be read as an image"),
+        (address(large_image()), "25000000 pixels"),
     ],
     ids=["link", "file", "coding", "format", "size"],
 )
-def test_what_is_no_picture_is_refused(seen, given, problem):
+def test_invalid_images_are_rejected(seen, given, problem):
     served, _ = seen
     answer = served.post("/v1/classify", {"model": "colours", "input": {"image": given}})
     assert answer.status_code == 400
@@ -117,14 +117,14 @@ def test_what_is_no_picture_is_refused(seen, given, problem):
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a text"}]}),
     ],
 )
-def test_texts_are_refused_and_told_why(seen, path, body):
+def test_texts_are_rejected_with_the_reason(seen, path, body):
     served, _ = seen
     answer = served.post(path, {"model": "colours", **body})
     assert answer.status_code == 400, answer.text
     assert "picture" in answer.json()["error"]["message"] or "image" in answer.text
 
 
-def test_the_server_says_that_its_backbone_reads_pictures(seen):
+def test_the_kind_of_the_backbone_is_listed(seen):
     served, _ = seen
     first, *others = served.request("GET", "/v1/models").json()["data"]
     assert first["kind"] == "vision"
@@ -133,7 +133,7 @@ def test_the_server_says_that_its_backbone_reads_pictures(seen):
     assert served.request("GET", "/metrics").status_code == 200
 
 
-def test_a_picture_for_an_adapter_that_reads_texts_is_refused(served):
+def test_an_image_for_an_adapter_of_a_text_task_is_rejected(served):
     content = shape_image("red", 1)
     answer = served.post("/v1/classify", {"model": "moods", "input": {"image": address(content)}})
     assert answer.status_code == 400

@@ -1,4 +1,4 @@
-"""What a key allows, as clients of the server meet it."""
+"""Permissions and limits of API keys over HTTP."""
 
 import pytest
 from http_server_helpers import running_server, store_adapters
@@ -23,17 +23,17 @@ def bearer(secret):
     return {"Authorization": f"Bearer {secret}"}
 
 
-def ask(served, secret, model):
+def send(served, secret, model):
     return served.post("/v1/chat/completions", {"model": model, **CHAT}, headers=bearer(secret))
 
 
-def test_a_key_that_allows_one_reference_allows_no_other_and_shows_no_other(keyed):
+def test_a_key_for_one_reference_allows_and_lists_no_other(keyed):
     served, keys = keyed
     secret = keys.create("narrow", adapters=["alpha@prod"])
-    assert ask(served, secret, "alpha@prod").status_code == 200
-    assert ask(served, secret, served.base).status_code == 200
+    assert send(served, secret, "alpha@prod").status_code == 200
+    assert send(served, secret, served.base).status_code == 200
     for model in ("alpha", "alpha@1", "beta", "alpha@prod*0.5+beta*0.5"):
-        answer = ask(served, secret, model)
+        answer = send(served, secret, model)
         assert answer.status_code == 403, model
         assert answer.json()["error"]["type"] == "permission_error"
     listed = served.request("GET", "/v1/models", headers=bearer(secret)).json()["data"]
@@ -42,7 +42,7 @@ def test_a_key_that_allows_one_reference_allows_no_other_and_shows_no_other(keye
     assert [each["ref"] for each in adapters] == ["alpha@1"]
 
 
-def test_who_may_use_may_not_manage(keyed):
+def test_managing_requires_a_key_with_the_role(keyed):
     served, keys = keyed
     use, manage = keys.create("one"), keys.create("two", "manage")
     body = {"ref": "beta", "name": "by-key"}
@@ -51,13 +51,13 @@ def test_who_may_use_may_not_manage(keyed):
     assert served.post("/v1/adapters/load", body).status_code == 401
 
 
-def test_a_rate_is_kept_and_says_when_to_come_again(keyed):
+def test_a_rate_limit_says_when_to_retry(keyed):
     served, keys = keyed
     secret = keys.create("slow", rate=2)
-    statuses = [ask(served, secret, "alpha").status_code for _ in range(3)]
+    statuses = [send(served, secret, "alpha").status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
-    answer = ask(served, secret, "alpha")
+    answer = send(served, secret, "alpha")
     assert int(answer.headers["retry-after"]) >= 1
     assert answer.json()["error"]["code"] == "queue_full"
-    # looking costs nothing
+    # requests without a body do not count
     assert served.request("GET", "/v1/models", headers=bearer(secret)).status_code == 200

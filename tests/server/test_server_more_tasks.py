@@ -51,7 +51,7 @@ def session(stored, decoder):
     return found
 
 
-def asked(served, path, **body):
+def request(served, path, **body):
     answer = served.post(path, body)
     assert answer.status_code == 200, answer.text
     return answer.json()
@@ -64,9 +64,9 @@ def refused(served, path, **body):
 
 
 def test_questions_are_answered_as_by_predict(tasks, session):
-    rows = [SHORT, LONG]
-    found = asked(tasks, "/v1/answer", model="answers", input=rows)["data"]
-    for one, wanted in zip(found, session.predict("answers", rows), strict=True):
+    examples = [SHORT, LONG]
+    found = request(tasks, "/v1/answer", model="answers", input=examples)["data"]
+    for one, wanted in zip(found, session.predict("answers", examples), strict=True):
         assert one["digest"] == tasks.digest("answers")
         assert {name: one[name] for name in wanted} == pytest.approx(wanted, abs=1e-4)
     first = found[0]
@@ -75,23 +75,23 @@ def test_questions_are_answered_as_by_predict(tasks, session):
 
 def test_a_question_may_have_no_answer(tasks, session):
     contexts = ["the film was good", "bad", "the meal", "dull day", "song", "the", "was", "good"]
-    rows = [{"question": "the day", "context": context} for context in contexts]
-    found = asked(tasks, "/v1/answer", model="maybe", input=rows)["data"]
-    for one, wanted in zip(found, session.predict("maybe", rows), strict=True):
+    examples = [{"question": "the day", "context": context} for context in contexts]
+    found = request(tasks, "/v1/answer", model="maybe", input=examples)["data"]
+    for one, wanted in zip(found, session.predict("maybe", examples), strict=True):
         assert (one["answer"] is None) == (wanted["answer"] == "")
         assert (one["start"] is None) == (one["end"] is None) == (one["answer"] is None)
     assert {one["answer"] is None for one in found} == {True, False}
 
 
-def test_one_call_asks_different_adapters(tasks):
+def test_one_request_uses_different_adapters(tasks):
     items = [{"model": name, "input": SHORT} for name in ("answers", "maybe", "answers@1")]
-    mixed = asked(tasks, "/v1/answer", items=items)["data"]
-    (alone,) = asked(tasks, "/v1/answer", model="answers", input=SHORT)["data"]
+    mixed = request(tasks, "/v1/answer", items=items)["data"]
+    (alone,) = request(tasks, "/v1/answer", model="answers", input=SHORT)["data"]
     assert mixed[0]["score"] == pytest.approx(alone["score"], abs=1e-4)
     assert mixed[2]["digest"] == mixed[0]["digest"] != mixed[1]["digest"]
 
 
-def test_what_is_no_question_is_refused(tasks):
+def test_invalid_questions_are_rejected(tasks):
     assert "Use answer" in refused(tasks, "/v1/classify", model="answers", input="good")
     assert "Use classify" in refused(tasks, "/v1/answer", model="many", input=SHORT)
     assert "no head" in refused(tasks, "/v1/answer", model=tasks.base, input=SHORT)
@@ -102,22 +102,22 @@ def test_what_is_no_question_is_refused(tasks):
     assert "262144" in refused(tasks, "/v1/answer", model="answers", input=long)
 
 
-def test_several_labels_are_all_told(tasks, session):
+def test_all_labels_of_a_multi_label_adapter_are_returned(tasks, session):
     texts = ["the film was good", "the day was dull"]
-    found = asked(tasks, "/v1/classify", model="many", input=texts)["data"]
+    found = request(tasks, "/v1/classify", model="many", input=texts)["data"]
     wanted = session.predict("many", [{"text": text} for text in texts])
     for one, other in zip(found, wanted, strict=True):
         assert one["labels"] == other["labels"]
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-4)
         assert one["label"] == next(iter(one["labels"]), None)
     assert max(len(one["labels"]) for one in found) > 0
-    (none,) = asked(tasks, "/v1/classify", model="never", input="the film")["data"]
+    (none,) = request(tasks, "/v1/classify", model="never", input="the film")["data"]
     assert (none["label"], none["score"], none["labels"]) == (None, None, [])
 
 
 def test_relations_have_their_arguments(tasks, session):
     text = "the <e1>film</e1> was the <e2>song</e2>"
-    (found,) = asked(tasks, "/v1/classify", model="makers", input=text)["data"]
+    (found,) = request(tasks, "/v1/classify", model="makers", input=text)["data"]
     (wanted,) = session.predict("makers", [{"text": text}])
     assert (found["label"], found["relation"]) == (wanted["label"], wanted["relation"])
     assert found["arguments"] == wanted["arguments"]
@@ -127,9 +127,9 @@ def test_relations_have_their_arguments(tasks, session):
 @pytest.mark.parametrize("history", ["the film", ["the song was dull", "the film was good"]])
 def test_candidates_are_ranked_by_the_history(tasks, session, history):
     candidates = ["the meal", "the film was good", "the song"]
-    ranked = asked(tasks, "/v1/rerank", model="picks", query=history, documents=candidates)
-    rows = [{"history": history, "candidate": each} for each in candidates]
-    wanted = [each["score"] for each in session.predict("picks", rows)]
+    ranked = request(tasks, "/v1/rerank", model="picks", query=history, documents=candidates)
+    examples = [{"history": history, "candidate": each} for each in candidates]
+    wanted = [each["score"] for each in session.predict("picks", examples)]
     scores = {each["index"]: each["relevance_score"] for each in ranked["results"]}
     assert [scores[index] for index in range(3)] == pytest.approx(wanted, abs=1e-4)
     assert list(scores) == sorted(scores, key=lambda index: -scores[index])
@@ -138,24 +138,28 @@ def test_candidates_are_ranked_by_the_history(tasks, session, history):
     assert "ranking" in refused(tasks, "/v1/rerank", model="alpha", **one_history)
 
 
-def test_rows_are_written_as_by_predict_with_the_prompt_that_was_trained(tasks, session):
-    rows = [{"source": "the film was good"}, {"source": "the song"}]
+def test_texts_are_generated_as_by_predict(tasks, session):
+    examples = [{"source": "the film was good"}, {"source": "the song"}]
     names = ["german", "french"]
     items = [
-        {"model": name, "input": row if name == "german" else row["source"]}
-        for row in rows
+        {"model": name, "input": example if name == "german" else example["source"]}
+        for example in examples
         for name in names
     ]
-    found = asked(tasks, "/v1/generate", items=items)["data"]
-    wanted = [session.predict(name, [row])[0]["answer"] for row in rows for name in names]
+    found = request(tasks, "/v1/generate", items=items)["data"]
+    wanted = [
+        session.predict(name, [example])[0]["answer"] for example in examples for name in names
+    ]
     assert [one["text"] for one in found] == wanted
     assert len(set(wanted)) > 1
     assert all(0 < one["usage"]["completion_tokens"] <= 8 for one in found)
-    (short,) = asked(tasks, "/v1/generate", model="german", input="the film", max_tokens=1)["data"]
+    (short,) = request(tasks, "/v1/generate", model="german", input="the film", max_tokens=1)[
+        "data"
+    ]
     assert short["usage"]["completion_tokens"] == 1
 
 
-def test_what_has_no_instruction_is_not_generated(tasks):
+def test_adapters_without_an_instruction_are_rejected(tasks):
     for model in ("alpha", "answers", tasks.base):
         assert "chat" in refused(tasks, "/v1/generate", model=model, input="the film")
     blend = "german*0.5+french*0.5"

@@ -16,7 +16,7 @@ def test_models_are_the_backbone_and_its_adapters_with_their_parent(served):
     assert not any(name.startswith("foreign") for name in models)
 
 
-def test_a_chat_is_answered_and_says_what_answered(served):
+def test_a_chat_response_names_its_adapters(served):
     raw = served.client.chat.completions.with_raw_response.create(
         model="alpha@prod", messages=HELLO, max_tokens=5, temperature=0
     )
@@ -31,18 +31,18 @@ def test_a_chat_is_answered_and_says_what_answered(served):
 
 
 @pytest.mark.parametrize("model", ["alpha", "beta", "alpha@prod*0.7+beta*0.3", None])
-def test_a_stream_is_the_answer_in_pieces_with_usage_last(served, model):
-    asked = dict(
+def test_a_stream_is_the_answer_in_chunks_with_usage_last(served, model):
+    options = dict(
         model=model or served.base,
         messages=HELLO,
         max_tokens=8,
         temperature=0,
         extra_body={"ignore_eos": True},
     )
-    whole = served.client.chat.completions.create(**asked)
+    whole = served.client.chat.completions.create(**options)
     chunks = list(
         served.client.chat.completions.create(
-            **asked, stream=True, stream_options={"include_usage": True}
+            **options, stream=True, stream_options={"include_usage": True}
         )
     )
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -53,18 +53,18 @@ def test_a_stream_is_the_answer_in_pieces_with_usage_last(served, model):
 
 
 def test_the_blend_is_neither_of_its_adapters(served):
-    def ask(model):
+    def send(model):
         return served.client.chat.completions.create(
             model=model, messages=HELLO, max_tokens=8, temperature=0, logprobs=True
         )
 
-    blend, alpha, beta = ask("alpha*0.7+beta*0.3"), ask("alpha"), ask("beta")
+    blend, alpha, beta = send("alpha*0.7+beta*0.3"), send("alpha"), send("beta")
     first = [each.choices[0].logprobs.content[0].logprob for each in (blend, alpha, beta)]
     assert len(set(first)) == 3
     assert [part["weight"] for part in blend.adapterhub["adapters"]] == [0.7, 0.3]
 
 
-def test_without_options_the_last_piece_has_the_usage(served):
+def test_without_options_the_last_chunk_has_the_usage(served):
     stream = served.client.chat.completions.create(
         model="alpha", messages=HELLO, max_tokens=3, stream=True
     )
@@ -74,27 +74,27 @@ def test_without_options_the_last_piece_has_the_usage(served):
 
 
 def test_the_same_seed_gives_the_same_answers_and_n_of_them(served):
-    def ask(seed):
+    def send(seed):
         answer = served.client.chat.completions.create(
             model="alpha", messages=HELLO, max_tokens=12, n=3, seed=seed, temperature=2.0
         )
         return [choice.message.content for choice in answer.choices]
 
-    assert len(ask(1)) == 3
-    assert ask(1) == ask(1)
-    assert ask(1) != ask(2)
+    assert len(send(1)) == 3
+    assert send(1) == send(1)
+    assert send(1) != send(2)
 
 
 def test_text_ends_before_a_stop_string(served):
-    asked = dict(model="beta", messages=HELLO, max_tokens=12, temperature=0)
-    words = served.client.chat.completions.create(**asked).choices[0].message.content.split()
+    options = dict(model="beta", messages=HELLO, max_tokens=12, temperature=0)
+    words = served.client.chat.completions.create(**options).choices[0].message.content.split()
     stop = words[1]
-    answer = served.client.chat.completions.create(**asked, stop=[stop])
+    answer = served.client.chat.completions.create(**options, stop=[stop])
     assert answer.choices[0].finish_reason == "stop"
     assert stop not in answer.choices[0].message.content
 
 
-def test_an_unknown_adapter_is_not_found_and_named_near(served):
+def test_an_unknown_adapter_is_not_found_with_a_suggestion(served):
     with pytest.raises(openai.NotFoundError) as caught:
         served.client.chat.completions.create(model="alpa", messages=HELLO)
     assert "alpha" in str(caught.value)
@@ -109,7 +109,7 @@ def test_an_adapter_of_another_backbone_is_a_conflict(served):
     assert "sha256:other" in str(caught.value)
 
 
-def test_a_prompt_that_is_too_long_is_told_with_both_numbers(served):
+def test_a_too_long_prompt_is_an_error_with_both_lengths(served):
     long = [{"role": "user", "content": "the film " * 600}]
     with pytest.raises(openai.BadRequestError) as caught:
         served.client.chat.completions.create(model="alpha", messages=long)
@@ -117,7 +117,7 @@ def test_a_prompt_that_is_too_long_is_told_with_both_numbers(served):
     assert "12" in str(caught.value)
 
 
-def test_an_unknown_key_is_an_error_in_openais_form(served):
+def test_an_unknown_field_is_an_error_in_openais_form(served):
     answer = served.post(
         "/v1/chat/completions", {"model": "alpha", "messages": HELLO, "temprature": 1}
     )

@@ -14,7 +14,7 @@ def labelling(served):
     return served
 
 
-def test_prompts_are_continued_each_with_its_answers(served):
+def test_each_prompt_has_its_answers(served):
     answer = served.client.completions.create(
         model="alpha", prompt=["the film was", "the meal"], max_tokens=4, n=2, logprobs=2, seed=3
     )
@@ -24,22 +24,22 @@ def test_prompts_are_continued_each_with_its_answers(served):
     assert all(len(each) <= 2 for each in report.top_logprobs)
 
 
-def test_token_ids_and_their_text_are_continued_alike(served):
-    asked = dict(model="alpha", max_tokens=5, temperature=0)
+def test_token_ids_and_their_text_have_the_same_continuation(served):
+    options = dict(model="alpha", max_tokens=5, temperature=0)
     ids = list(served.server.engine.prompt_processor.encode("the film was"))
     text, same = (
-        served.client.completions.create(prompt=prompt, **asked).choices[0].text
+        served.client.completions.create(prompt=prompt, **options).choices[0].text
         for prompt in ("the film was", ids)
     )
     assert text == same
 
 
 def test_a_completion_streams(served):
-    asked = dict(model="beta", prompt="the day", max_tokens=6, temperature=0)
-    whole = served.client.completions.create(**asked)
+    options = dict(model="beta", prompt="the day", max_tokens=6, temperature=0)
+    whole = served.client.completions.create(**options)
     chunks = list(
         served.client.completions.create(
-            **asked, stream=True, stream_options={"include_usage": True}
+            **options, stream=True, stream_options={"include_usage": True}
         )
     )
     assert "".join(c.choices[0].text for c in chunks if c.choices) == whole.choices[0].text
@@ -60,7 +60,7 @@ def test_vectors_are_the_same_in_both_formats_and_differ_by_adapter(served):
     assert not np.allclose(base.data[0].embedding, numbers.data[0].embedding, atol=1e-3)
 
 
-def test_texts_are_labelled_in_one_call_or_by_different_adapters(labelling):
+def test_texts_are_classified_in_one_request_or_by_different_adapters(labelling):
     one = labelling.post("/v1/classify", {"model": "moods", "input": "the film was good"})
     (found,) = one.json()["data"]
     assert found["digest"] == labelling.digest("moods") == one.headers["x-adapter-digest"]
@@ -87,7 +87,7 @@ def test_spans_have_offsets_of_their_text(labelling):
         assert text[span["start"] : span["end"]] == span["text"]
 
 
-def test_the_backbone_alone_labels_nothing(labelling):
+def test_the_base_model_does_not_classify(labelling):
     answer = labelling.post("/v1/classify", {"model": labelling.base, "input": "good"})
     assert answer.status_code == 400
     assert labelling.post("/v1/tag", {"model": "moods", "input": "good"}).status_code == 400
@@ -107,7 +107,7 @@ def test_documents_are_ranked(labelling, model):
         assert answer["results"][0]["index"] == 1
 
 
-def test_tools_that_the_template_does_not_know_are_refused_unless_required(served):
+def test_tools_that_the_template_does_not_support_are_rejected_unless_required(served):
     tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
     with pytest.raises(openai.BadRequestError, match="does not support tools"):
         served.client.chat.completions.create(

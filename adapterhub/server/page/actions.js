@@ -1,17 +1,17 @@
-// Load, unload, pin and alias, for keys with the role manage.
+// Buttons and dialogs to load, unload, pin and alias adapters.
 
 import { post } from "./api.js";
 import { byId, el, refill } from "./dom.js";
-import { faultNotice, oneLine } from "./faults.js";
+import { errorNotice, oneLine } from "./notices.js";
 
 const TOAST_MS = 4000;
 
 export function makeActions(store) {
   const toast = makeToast();
   const busy = new Set();
-  let named = null;
+  let aliased = null;
 
-  /** Buttons of one adapter; with the role use they say why they do nothing. */
+  /** Make the buttons of one adapter; with the role use they are disabled and say why. */
   function buttons(adapter) {
     const { ref } = adapter;
     const loaded = adapter.loaded_as.length > 0;
@@ -29,7 +29,7 @@ export function makeActions(store) {
       {
         type: "button",
         class: "compact",
-        // still reachable, so that the reason is heard
+        // a disabled button stays focusable, so that its reason is read
         "aria-disabled": allowed ? null : "true",
         "aria-describedby": allowed ? null : "role-note",
         "aria-label": `${text} ${ref}`,
@@ -50,7 +50,7 @@ export function makeActions(store) {
       toast(done);
     } catch (error) {
       toast("");
-      refill(byId("adapters-notice"), faultNotice(error));
+      refill(byId("adapters-notice"), errorNotice(error));
     } finally {
       busy.delete(name);
       await store.refresh();
@@ -69,12 +69,12 @@ export function makeActions(store) {
   }
 
   function pin({ ref, pinned }) {
-    const done = pinned ? `${ref} may leave memory again` : `${ref} stays in memory`;
+    const done = pinned ? `${ref} is unpinned` : `${ref} is pinned`;
     return act(ref, () => post("v1/adapters/pin", { ref, pinned: !pinned }), done);
   }
 
   function openAlias(adapter) {
-    named = adapter.ref;
+    aliased = adapter.ref;
     byId("alias-of").textContent = `For ${adapter.ref}`;
     const known = new Set(store.adapters.filter((each) => each.name === adapter.name).flatMap((each) => each.aliases));
     refill(byId("alias-known"), [...known].map((value) => el("option", { value })));
@@ -83,8 +83,8 @@ export function makeActions(store) {
 
   onSubmit("alias", async () => {
     const [alias, why] = [byId("alias-name").value.trim(), byId("alias-why").value.trim()];
-    await post("v1/adapters/alias", { ref: named, alias, ...(why && { why }) });
-    return `${alias} is ${named} now`;
+    await post("v1/adapters/alias", { ref: aliased, alias, ...(why && { why }) });
+    return `${alias} refers to ${aliased}`;
   });
   onSubmit("load", async () => {
     const [ref, name] = [byId("load-ref").value.trim(), byId("load-name").value.trim()];
@@ -122,13 +122,13 @@ function open(name) {
   byId(`${name}-dialog`).showModal();
 }
 
-/** Short news at the foot of the page, which screen readers hear too. */
+/** Make the function that shows a short message at the bottom, also for screen readers. */
 function makeToast() {
   const place = byId("toast");
   let clearing = 0;
-  return (text, passes = true) => {
+  return (text, fades = true) => {
     clearTimeout(clearing);
     place.textContent = text;
-    if (passes) clearing = setTimeout(() => (place.textContent = ""), TOAST_MS);
+    if (fades) clearing = setTimeout(() => (place.textContent = ""), TOAST_MS);
   };
 }

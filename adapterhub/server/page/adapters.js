@@ -1,12 +1,12 @@
-// The list of adapters: what each is for, how good it is, where it lies now.
+// The list of adapters with their task, metrics, size and residency.
 
 import { makeActions } from "./actions.js";
 import { byId, el, refill } from "./dom.js";
-import { empty } from "./faults.js";
+import { empty } from "./notices.js";
 import { bytes, day, measure, shortDigest } from "./format.js";
-import { classifies, known, tags, writes } from "./store.js";
+import { classifies, generatesText, isLocal, tags } from "./store.js";
 
-// from far to near; the glyph fills up on the way to the device
+// from the slowest place to the fastest; the bar fills up towards the device
 const RESIDENCY = ["remote", "disk", "host", "device"];
 const SHOWN_METRICS = 2;
 const ALL = "";
@@ -15,18 +15,18 @@ export function makeAdapters(store) {
   const actions = makeActions(store);
   const filter = byId("adapters-filter");
   const task = byId("adapters-task");
-  let drawn = null;
+  let drawnState = null;
 
   function draw() {
     if (!store.loaded) {
-      refill(byId("adapters-list"), !store.error && el("p", { class: "muted" }, "Asking the server…"));
+      refill(byId("adapters-list"), !store.error && el("p", { class: "muted" }, "Loading…"));
       byId("adapters-summary").textContent = "";
-      drawn = null;
+      drawnState = null;
       return;
     }
     const state = JSON.stringify([store.adapters, store.me, filter.value, task.value]);
-    if (state === drawn) return;
-    drawn = state;
+    if (state === drawnState) return;
+    drawnState = state;
     drawTasks();
     const found = store.adapters.filter(matches);
     byId("adapters-summary").textContent = summary(store.adapters, found);
@@ -49,7 +49,7 @@ export function makeAdapters(store) {
     const note = byId("role-note");
     note.hidden = store.manages;
     note.textContent =
-      "Your key has the role use. To load, pin or name adapters, use a key with the role manage.";
+      "Your API key has the role use. To load, pin or alias adapters, use a key with the role manage.";
     const other = byId("load-other");
     other.setAttribute("aria-disabled", String(!store.manages));
     if (store.manages) other.removeAttribute("aria-describedby");
@@ -71,12 +71,12 @@ export function makeAdapters(store) {
       return empty(
         "No adapters yet",
         ["Train one with ", el("code", {}, "adapterhub train recipe.yaml"), ", or fetch one with ", el("code", {}, "adapterhub pull name"), "."],
-        ["It then appears here by itself. The base answers in the ", el("a", { href: "#playground" }, "playground"), " meanwhile."],
+        ["It then appears here. Until then, you can try the base model in the ", el("a", { href: "#playground" }, "playground"), "."],
       );
     }
     if (!found.length) {
-      return empty("Nothing matches", [
-        "No adapter has all of these words. ",
+      return empty("No matches", [
+        "No adapter matches all of these words. ",
         el("button", { type: "button", class: "compact", onclick: clear }, "Clear the filter"),
       ]);
     }
@@ -97,13 +97,13 @@ export function makeAdapters(store) {
 }
 
 function summary(all, found) {
-  const near = all.filter((each) => each.residency === "device").length;
-  const total = `${all.length} ${all.length === 1 ? "version" : "versions"}, ${near} on the device`;
+  const resident = all.filter((each) => each.residency === "device").length;
+  const total = `${all.length} ${all.length === 1 ? "version" : "versions"}, ${resident} on the device`;
   return found.length === all.length ? total : `${found.length} of ${total}`;
 }
 
 function table(found, actions) {
-  // roles stay when the rows become cards on a narrow screen
+  // explicit roles, since a narrow screen shows the table as cards
   return el(
     "table",
     { class: "adapters", role: "table", "aria-label": "Adapters" },
@@ -113,7 +113,7 @@ function table(found, actions) {
       el(
         "tr",
         { role: "row" },
-        ["Adapter", "Task", "Quality", "Size", "Residency", "Actions"].map((title) =>
+        ["Adapter", "Task", "Metrics", "Size", "Residency", "Actions"].map((title) =>
           el("th", { role: "columnheader", scope: "col" }, title),
         ),
       ),
@@ -129,10 +129,10 @@ function row(adapter, actions) {
     { role: "row", "data-ref": adapter.ref },
     el("th", { role: "rowheader", scope: "row" }, nameOf(adapter)),
     cell("Task", el("div", {}, adapter.task), labelsOf(adapter)),
-    cell("Quality", metricsOf(adapter)),
+    cell("Metrics", metricsOf(adapter)),
     cell("Size", el("div", { class: "num" }, adapter.size_bytes ? bytes(adapter.size_bytes) : "–"), el("div", { class: "muted small method" }, methodOf(adapter))),
     cell("Residency", residency(adapter)),
-    cell("Actions", el("div", { class: "row-actions" }, known(adapter) ? [use(adapter), actions.buttons(adapter)] : el("span", { class: "muted small" }, "being fetched"))),
+    cell("Actions", el("div", { class: "row-actions" }, isLocal(adapter) ? [use(adapter), actions.buttons(adapter)] : el("span", { class: "muted small" }, "downloading"))),
   );
 }
 
@@ -188,7 +188,7 @@ function residency(adapter) {
       adapter.residency,
     ),
     adapter.pinned && el("span", { class: "chip" }, "pinned"),
-    // loaded under its own name is what the buttons say already
+    // the buttons show that it is loaded by its own name
     adapter.loaded_as.filter((name) => name !== adapter.ref).map((name) => el("span", { class: "muted small as" }, "as ", el("code", {}, name))),
   ];
 }
@@ -197,6 +197,6 @@ function use(adapter) {
   const to = (view) => `#${view}?ref=${encodeURIComponent(adapter.ref)}`;
   const button = (view, text) =>
     el("a", { class: "button", href: to(view), "data-key": `${view} ${adapter.ref}`, "aria-label": `${text} ${adapter.ref}` }, text);
-  const view = writes(adapter) ? "playground" : classifies(adapter) || tags(adapter) ? "label" : null;
+  const view = generatesText(adapter) ? "playground" : classifies(adapter) || tags(adapter) ? "label" : null;
   return [view && button(view, "Try"), button("report", "Report")];
 }

@@ -1,9 +1,8 @@
-// Calls of the server's API, and its errors as one class.
+// Requests to the server's API, with its errors as one class.
 
 import { key } from "./key.js";
-import { events } from "./sse.js";
 
-/** What the server, or the way to it, refused. `status` is 0 where no answer came. */
+/** Error response of the server; `status` is 0 if there was no response. */
 export class ApiError extends Error {
   constructor(message, { status = 0, code = null, requestId = null, retryAfter = null } = {}) {
     super(message);
@@ -23,7 +22,7 @@ export async function post(path, body, { signal } = {}) {
 }
 
 /**
- * Post a request that is answered by server-sent events.
+ * Send a request whose response is a stream of server-sent events.
  * @returns {Promise<{digest: string, chunks: AsyncGenerator<Object>}>}
  */
 export async function stream(path, body, { signal } = {}) {
@@ -40,7 +39,7 @@ async function* chunks(response) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
     if (chunk.error) {
-      throw new ApiError(chunk.error.message ?? "The answer broke off", {
+      throw new ApiError(chunk.error.message ?? "The response was interrupted", {
         status: 500,
         code: chunk.error.code,
         requestId: response.headers.get("x-request-id"),
@@ -48,38 +47,65 @@ async function* chunks(response) {
     }
     yield chunk;
   }
-  throw new ApiError("The connection closed before the answer was complete");
+  throw new ApiError("The connection closed before the response was complete");
 }
 
 async function send(path, options) {
   const headers = { Accept: "application/json" };
   if (options.body) headers["Content-Type"] = "application/json";
-  const held = key();
-  if (held) headers.Authorization = `Bearer ${held}`;
+  const secret = key();
+  if (secret) headers.Authorization = `Bearer ${secret}`;
   let response;
   try {
     // relative, so that the page also works behind a proxy that adds a prefix
     response = await fetch(path, { ...options, headers, cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The server did not answer");
+    throw new ApiError("The server did not respond");
   }
-  if (!response.ok) throw await refusal(response);
+  if (!response.ok) throw await responseError(response);
   return response;
 }
 
-async function refusal(response) {
+async function responseError(response) {
   let error = {};
   try {
     error = (await response.json()).error ?? {};
   } catch {
-    // a proxy may answer with a page of its own
+    // a proxy may respond with a page of its own
   }
   const wait = Number.parseFloat(response.headers.get("retry-after") ?? "");
-  return new ApiError(error.message || `The server answered ${response.status}`, {
+  return new ApiError(error.message || `The server responded with status ${response.status}`, {
     status: response.status,
     code: error.code ?? null,
     requestId: response.headers.get("x-request-id"),
     retryAfter: Number.isFinite(wait) ? wait : null,
   });
+}
+
+/** Yield the data of each server-sent event; chunks may end anywhere, even inside a character. */
+export async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  let data = [];
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const lines = (rest + value).split("\n");
+      rest = lines.pop();
+      for (const line of lines) {
+        const text = line.endsWith("\r") ? line.slice(0, -1) : line;
+        if (text === "") {
+          if (data.length) yield data.join("\n");
+          data = [];
+        } else if (text.startsWith("data:")) {
+          data.push(text.slice(text[5] === " " ? 6 : 5));
+        }
+      }
+    }
+  } finally {
+    // stopping early lets the server cancel the request
+    await reader.cancel().catch(() => {});
+  }
 }

@@ -1,4 +1,4 @@
-// Line charts, drawn by hand as SVG. One chart, one vertical axis.
+// Line charts as SVG, each with one vertical axis.
 
 import { el, hue, svg } from "./dom.js";
 import { measure } from "./format.js";
@@ -11,22 +11,22 @@ const TICK_WIDTH = 90;
  * Make a chart.
  * @param {{title: string, unit?: string, x?: (value: number) => string, y?: (value: number) => string}} options
  * @returns {{node: Element, update: (series: {name: string, hue: number, points: number[][]}[]) => void}}
- *   `points` are `[x, y]` by rising x; a y that is no number is a gap.
+ *   `points` are `[x, y]` sorted by x; a y that is not a number is a gap.
  */
 export function makeChart({ title, unit = "", x = measure, y = measure }) {
-  const picture = svg("svg", { class: "plot", role: "img", tabindex: "0", height: HEIGHT });
+  const plot = svg("svg", { class: "plot", role: "img", tabindex: "0", height: HEIGHT });
   const legend = el("ul", { class: "legend" });
-  const node = el("figure", { class: "chart panel" }, el("figcaption", {}, el("h3", {}, title), unit && el("span", { class: "muted small" }, unit)), picture, legend);
+  const node = el("figure", { class: "chart panel" }, el("figcaption", {}, el("h3", {}, title), unit && el("span", { class: "muted small" }, unit)), plot, legend);
   let series = [];
   let at = null;
 
   function draw() {
-    const width = picture.clientWidth || 320;
+    const width = plot.clientWidth || 320;
     const frame = frameOf(series, width);
-    picture.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-    picture.setAttribute("aria-label", spoken(title, unit, series, y));
-    picture.replaceChildren(...(frame ? [...axes(frame, x), ...lines(series, frame), ...cursor(series, frame, at)] : [nothing(width)]));
-    legend.replaceChildren(...series.map((each) => entry(each, at, frame, x, y)));
+    plot.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
+    plot.setAttribute("aria-label", description(title, unit, series, y));
+    plot.replaceChildren(...(frame ? [...axes(frame, x), ...lines(series, frame), ...cursor(series, frame, at)] : [placeholder(width)]));
+    legend.replaceChildren(...series.map((each) => legendEntry(each, at, frame, x, y)));
   }
 
   function move(to) {
@@ -34,13 +34,13 @@ export function makeChart({ title, unit = "", x = measure, y = measure }) {
     draw();
   }
 
-  picture.addEventListener("pointermove", (event) => {
-    const frame = frameOf(series, picture.clientWidth);
+  plot.addEventListener("pointermove", (event) => {
+    const frame = frameOf(series, plot.clientWidth);
     if (frame) move(nearest(xsOf(series), frame.valueAt(event.offsetX)));
   });
-  picture.addEventListener("pointerleave", () => move(null));
-  picture.addEventListener("blur", () => move(null));
-  picture.addEventListener("keydown", (event) => {
+  plot.addEventListener("pointerleave", () => move(null));
+  plot.addEventListener("blur", () => move(null));
+  plot.addEventListener("keydown", (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
     const xs = xsOf(series);
     if (step === undefined || !xs.length) return;
@@ -48,7 +48,7 @@ export function makeChart({ title, unit = "", x = measure, y = measure }) {
     const from = at === null ? (step < 0 ? xs.length : -1) : xs.indexOf(nearest(xs, at));
     move(xs[Math.min(xs.length - 1, Math.max(0, from + step))]);
   });
-  new ResizeObserver(draw).observe(picture);
+  new ResizeObserver(draw).observe(plot);
   return {
     node,
     update: (given) => {
@@ -58,7 +58,7 @@ export function makeChart({ title, unit = "", x = measure, y = measure }) {
   };
 }
 
-/** Round steps that cover `low` to `high` in about `count` ticks. */
+/** Return round numbers that cover `low` to `high` in about `count` ticks. */
 export function ticks(low, high, count) {
   const rough = (high - low) / Math.max(1, count);
   const size = 10 ** Math.floor(Math.log10(rough));
@@ -85,11 +85,11 @@ function frameOf(series, width) {
   if (!all.length) return null;
   const xs = all.map(([x]) => x);
   const ys = all.map(([, y]) => y);
-  const [left, right] = apart(least(xs), most(xs));
-  // counts and times begin at 0; a curve far from it would be flat
-  const span = most(ys) - least(ys);
-  const low = least(ys) >= 0 && least(ys) < 3 * span ? 0 : least(ys) - span * 0.1;
-  const [bottom, rough] = apart(least(ys) >= 0 && span === 0 ? 0 : low, most(ys));
+  const [left, right] = apart(minimum(xs), maximum(xs));
+  // the axis starts at 0 unless that would flatten the curve
+  const span = maximum(ys) - minimum(ys);
+  const low = minimum(ys) >= 0 && minimum(ys) < 3 * span ? 0 : minimum(ys) - span * 0.1;
+  const [bottom, rough] = apart(minimum(ys) >= 0 && span === 0 ? 0 : low, maximum(ys));
   const marks = ticks(bottom, rough, 4);
   const top = marks.length > 1 && marks.at(-1) < rough ? marks.at(-1) + (marks[1] - marks[0]) : rough;
   const inner = { width: Math.max(10, width - PAD.left - PAD.right), height: HEIGHT - PAD.top - PAD.bottom };
@@ -101,11 +101,11 @@ function frameOf(series, width) {
   };
 }
 
-const least = (values) => values.reduce((a, b) => Math.min(a, b));
-const most = (values) => values.reduce((a, b) => Math.max(a, b));
+const minimum = (values) => values.reduce((a, b) => Math.min(a, b));
+const maximum = (values) => values.reduce((a, b) => Math.max(a, b));
 const apart = (low, high) => (high > low ? [low, high] : [low, low + (Math.abs(low) || 1)]);
 
-// a round number without the noise of its sum
+// rounded, since sums of steps are inexact
 function tickText(value) {
   return Number(value.toPrecision(6)).toLocaleString("en", { maximumFractionDigits: 6 });
 }
@@ -127,8 +127,8 @@ function axes(frame, x) {
 function lines(series, frame) {
   return series.flatMap((each) => [
     svg("path", { class: `line ${hue(each.hue)}`, d: pathOf(each.points, frame) }),
-    // a line through one point can't be seen
-    ...lone(each.points).map(([x, y]) => svg("circle", { class: `point ${hue(each.hue)}`, cx: frame.x(x), cy: frame.y(y), r: 3 })),
+    // a line through one point is invisible
+    ...isolated(each.points).map(([x, y]) => svg("circle", { class: `point ${hue(each.hue)}`, cx: frame.x(x), cy: frame.y(y), r: 3 })),
   ]);
 }
 
@@ -147,7 +147,7 @@ function pathOf(points, frame) {
     .join("");
 }
 
-function lone(points) {
+function isolated(points) {
   const joined = (index) => index >= 0 && index < points.length && real(points[index]);
   return points.filter((point, index) => real(point) && !joined(index - 1) && !joined(index + 1));
 }
@@ -163,7 +163,7 @@ function cursor(series, frame, at) {
   return [svg("line", { class: "cursor", x1: place, x2: place, y1: PAD.top, y2: HEIGHT - PAD.bottom }), ...dots];
 }
 
-function entry(each, at, frame, x, y) {
+function legendEntry(each, at, frame, x, y) {
   const seen = each.points.filter(real);
   const point = at === null ? seen.at(-1) : seen.find(([value]) => value === at);
   const where = at !== null && point && frame ? el("span", { class: "muted" }, ` at ${x(at)}`) : null;
@@ -178,15 +178,15 @@ function entry(each, at, frame, x, y) {
   );
 }
 
-function spoken(title, unit, series, y) {
+function description(title, unit, series, y) {
   const parts = series.map((each) => {
     const values = each.points.filter(real).map(([, value]) => value);
-    if (!values.length) return `${each.name}: nothing yet`;
-    return `${each.name}: last ${y(values.at(-1))}, least ${y(least(values))}, most ${y(most(values))}`;
+    if (!values.length) return `${each.name}: no data yet`;
+    return `${each.name}: last ${y(values.at(-1))}, minimum ${y(minimum(values))}, maximum ${y(maximum(values))}`;
   });
-  return `${title}${unit ? ` in ${unit}` : ""}. ${parts.join(". ")}. Arrow keys read single points.`;
+  return `${title}${unit ? ` in ${unit}` : ""}. ${parts.join(". ")}. Arrow keys move between points.`;
 }
 
-function nothing(width) {
-  return svg("text", { class: "tick", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "Nothing measured yet");
+function placeholder(width) {
+  return svg("text", { class: "tick", x: width / 2, y: HEIGHT / 2, "text-anchor": "middle" }, "No data yet");
 }

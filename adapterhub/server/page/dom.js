@@ -1,17 +1,17 @@
-// Making elements. All text goes in as text nodes; nothing here reads markup.
+// Elements. All text becomes text nodes; nothing is parsed as markup.
 
 /**
  * Make an element.
  * @param {string} tag
  * @param {Object} options attributes; `class`, `onclick` and the like (functions only) and
- *   `value`, `checked`, `disabled`, `hidden` as properties; null and false leave one out.
+ *   `value`, `checked`, `disabled`, `hidden` as properties; null and false are left out.
  * @param {...(Node|string|number|null|Array)} children
  */
 export function el(tag, options = {}, ...children) {
   return fill(document.createElement(tag), options, children);
 }
 
-/** Make an SVG element, as `el` does. */
+/** Make an SVG element; see `el`. */
 export function svg(tag, options = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), options, children);
 }
@@ -36,14 +36,14 @@ function fill(node, options, children) {
 
 const PROPERTIES = new Set(["value", "checked", "disabled", "hidden", "selected"]);
 
-/** Replace what an element holds, and keep the focus where it was (by `data-key`). */
+/** Replace the children of an element and restore the focus (by `data-key`). */
 export function refill(parent, ...children) {
   const focused = parent.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   parent.replaceChildren(...children.flat(Infinity).filter((child) => child));
   if (focused) parent.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus();
 }
 
-/** A chart or column takes its colour from the class of its place. */
+/** Return the class of a colour. */
 export function hue(index) {
   return `hue-${index % 5}`;
 }

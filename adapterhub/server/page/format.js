@@ -1,4 +1,4 @@
-// Numbers and names as people read them.
+// Numbers, digests and dates as text.
 
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
 
@@ -13,7 +13,7 @@ export function bytes(count) {
   return `${unit === 0 ? value : value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0)} ${UNITS[unit]}`;
 }
 
-/** A measured number: three or four digits that matter. */
+/** Format a measurement with three or four significant digits. */
 export function measure(value) {
   if (typeof value !== "number" || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
@@ -30,7 +30,7 @@ export function milliseconds(value) {
   return value >= 1000 ? `${(value / 1000).toFixed(2)} s` : `${value.toFixed(value < 10 ? 1 : 0)} ms`;
 }
 
-/** A digest short enough to compare by eye. */
+/** Return the first digits of a digest. */
 export function shortDigest(digest) {
   const [, hex] = String(digest ?? "").split(":");
   return (hex ?? String(digest ?? "")).slice(0, 12);

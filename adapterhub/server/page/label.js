@@ -1,26 +1,26 @@
-// One text or picture, read by classifiers, taggers, and those that find answers in it.
+// One text or image, processed by classifiers, taggers and extractive question answering.
 
 import { post } from "./api.js";
 import { byId, el, refill } from "./dom.js";
-import { empty, faultNotice } from "./faults.js";
+import { empty, errorNotice } from "./notices.js";
 import { shortDigest } from "./format.js";
-import { bars, marked } from "./labelled.js";
-import { answers, classifies, looks, tags } from "./store.js";
+import { bars, marked } from "./results.js";
+import { answers, classifies, readsImages, tags } from "./store.js";
 
 export function makeLabel(store) {
   const form = byId("label-form");
   const results = byId("label-results");
   const chosen = new Set();
-  let drawn = null;
-  let asking = false;
-  const usable = () => store.adapters.filter((each) => classifies(each) || tags(each) || answers(each) || looks(each));
+  let drawnState = null;
+  let busy = false;
+  const usable = () => store.adapters.filter((each) => classifies(each) || tags(each) || answers(each) || readsImages(each));
 
   function show(params) {
     const ref = params?.get("ref");
     if (ref) {
       chosen.clear();
       chosen.add(ref);
-      drawn = null;
+      drawnState = null;
     }
     draw();
   }
@@ -28,20 +28,20 @@ export function makeLabel(store) {
   function draw() {
     if (!store.loaded) return;
     const state = JSON.stringify(usable().map((each) => [each.ref, each.aliases]));
-    if (state === drawn) return;
-    drawn = state;
+    if (state === drawnState) return;
+    drawnState = state;
     const known = new Set(usable().map((each) => each.ref));
     for (const ref of chosen) if (!known.has(ref)) chosen.delete(ref);
     if (!chosen.size && usable().length) chosen.add(usable()[0].ref);
     byId("label-go").disabled = !usable().length;
     byId("label-question").closest("label").hidden = !usable().some(answers);
-    // a backbone reads texts or pictures, never both
-    const pictures = usable().some(looks);
-    ask(byId("label-text"), !pictures);
-    ask(byId("label-picture"), pictures);
+    // a backbone reads either texts or images
+    const images = usable().some(readsImages);
+    requireField(byId("label-text"), !images);
+    requireField(byId("label-image"), images);
     refill(
       byId("label-choices"),
-      usable().length ? usable().map(choice) : empty("No adapter that labels", ["Train one with a recipe whose task is ", el("code", {}, "text-classification"), " or ", el("code", {}, "token-classification"), "."]),
+      usable().length ? usable().map(choice) : empty("No suitable adapter", ["Train one with a recipe whose task is ", el("code", {}, "text-classification"), " or ", el("code", {}, "token-classification"), "."]),
     );
   }
 
@@ -63,21 +63,21 @@ export function makeLabel(store) {
   }
 
   async function labelAll() {
-    if (asking || !form.reportValidity()) return;
+    if (busy || !form.reportValidity()) return;
     if (!chosen.size) {
       refill(byId("label-notice"), el("p", { class: "notice warn", role: "alert" }, "Choose at least one adapter."));
       return;
     }
-    // offsets are those of the text as it was sent
+    // the offsets refer to the text as it was sent
     const text = byId("label-text").value;
     const refs = usable().filter((each) => chosen.has(each.ref));
-    const [file] = byId("label-picture").files;
+    const [file] = byId("label-image").files;
     const question = byId("label-question").value.trim();
     if (refs.some(answers) && !question) {
-      refill(byId("label-notice"), el("p", { class: "notice warn", role: "alert" }, "Ask a question, which is answered from the text."));
+      refill(byId("label-notice"), el("p", { class: "notice warn", role: "alert" }, "Enter a question to answer from the text."));
       return;
     }
-    asking = true;
+    busy = true;
     byId("label-go").disabled = true;
     results.setAttribute("aria-busy", "true");
     try {
@@ -85,15 +85,15 @@ export function makeLabel(store) {
         call("v1/classify", refs.filter(classifies), text),
         call("v1/tag", refs.filter(tags), text),
         call("v1/answer", refs.filter(answers), { question, context: text }),
-        refs.some(looks) ? call("v1/classify", refs.filter(looks), { image: await addressOf(file) }) : [],
+        refs.some(readsImages) ? call("v1/classify", refs.filter(readsImages), { image: await dataUrl(file) }) : [],
       ]);
       refill(byId("label-notice"));
       refill(results, found.flat().map((item) => panel(item, text)));
     } catch (error) {
       refill(results);
-      refill(byId("label-notice"), faultNotice(error, labelAll));
+      refill(byId("label-notice"), errorNotice(error, labelAll));
     } finally {
-      asking = false;
+      busy = false;
       byId("label-go").disabled = false;
       results.setAttribute("aria-busy", "false");
     }
@@ -110,14 +110,14 @@ export function makeLabel(store) {
   return { show };
 }
 
-/** Show a field and require it, or neither. */
-function ask(field, wanted) {
+/** Show and require a field, or hide it. */
+function requireField(field, wanted) {
   field.required = wanted;
   field.closest("label").hidden = !wanted;
 }
 
-/** A file as a data: address. */
-function addressOf(file) {
+/** Read a file as a data: URL. */
+function dataUrl(file) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.addEventListener("load", () => resolve(reader.result));
@@ -147,12 +147,12 @@ function panel(item, text) {
 }
 
 function kindOf(adapter) {
-  if (answers(adapter)) return "finds answers";
-  if (looks(adapter)) return "classifies pictures";
-  return tags(adapter) ? "tags words" : "classifies";
+  if (answers(adapter)) return "answers questions";
+  if (readsImages(adapter)) return "classifies images";
+  return tags(adapter) ? "tags spans" : "classifies texts";
 }
 
-// a span like those of a tagger; none where the text holds no answer
+// a span as those of a tagger; none if the text has no answer
 function answerOf({ answer, start, end, score }) {
   return answer === null ? [] : [{ label: "answer", text: answer, start, end, score }];
 }

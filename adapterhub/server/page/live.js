@@ -1,14 +1,14 @@
-// What the server does now: throughput, latency, queue, cache.
+// Live statistics: throughput, latency, queue and cache.
 
 import { get } from "./api.js";
 import { makeChart } from "./chart.js";
 import { byId, el, refill } from "./dom.js";
-import { faultNotice } from "./faults.js";
+import { errorNotice } from "./notices.js";
 import { bytes, measure, milliseconds } from "./format.js";
 
 const EVERY_MS = 1000;
-const KEPT_S = 300;
-const REFUSED_MS = 5000;
+const HISTORY_S = 300;
+const RETRY_MS = 5000;
 
 const ago = (value) => (value === 0 ? "now" : `−${Math.round(-value)} s`);
 
@@ -17,10 +17,10 @@ export function makeLive(store) {
   const plots = [
     plot("Throughput", "tokens per second", measure, ["tokens", "tokens_per_second", 1]),
     plot("Latency", "median, milliseconds", measure, ["first token", "time_to_first_token_ms_p50", 2], ["one step", "step_ms_p50", 3]),
-    plot("Requests", "at once", measure, ["running", "running", 1], ["waiting in the engine", "waiting", 2], ["queued before it", "queued", 4]),
-    plot("Key-value cache", "percent used", measure, ["used", cachePercent, 3]),
+    plot("Requests", "at the same time", measure, ["running", "running", 1], ["waiting in the engine", "waiting", 2], ["queued", "queued", 4]),
+    plot("KV cache", "percent used", measure, ["used", cachePercent, 3]),
   ];
-  // counts showings of the view: an answer that comes after it was left starts no new turn
+  // counts how often the view was shown, so that an old response does not poll again
   let showing = 0;
   let active = false;
   let failed = false;
@@ -48,8 +48,8 @@ export function makeLive(store) {
         failed = false;
         refill(byId("live-notice"));
       } catch (error) {
-        wait = REFUSED_MS;
-        if (!failed) refill(byId("live-notice"), faultNotice(error));
+        wait = RETRY_MS;
+        if (!failed) refill(byId("live-notice"), errorNotice(error));
         failed = true;
       }
     }
@@ -58,10 +58,10 @@ export function makeLive(store) {
 
   function take(stats) {
     const last = samples.at(-1);
-    // a restarted server counts from 0 again
+    // a restarted server starts from 0
     if (last && stats.time < last.time) samples.length = 0;
     samples.push(stats);
-    while (samples[0].time < stats.time - KEPT_S) samples.shift();
+    while (samples[0].time < stats.time - HISTORY_S) samples.shift();
     draw();
   }
 
@@ -74,7 +74,7 @@ export function makeLive(store) {
   }
 
   store.addEventListener("change", () => {
-    // a new key may be let in where the old one was not
+    // a new key may have access
     if (failed && active && !store.error) show();
   });
   return { show, hide };
@@ -96,13 +96,13 @@ function tiles(now) {
   const percent = cachePercent(now);
   return [
     ["Tokens per second", measure(now.tokens_per_second)],
-    ["First token, median", milliseconds(now.time_to_first_token_ms_p50)],
+    ["Time to first token, median", milliseconds(now.time_to_first_token_ms_p50)],
     ["Step, median", milliseconds(now.step_ms_p50)],
     ["Running", measure(now.running), waiting(now)],
-    ["Cache used", typeof percent === "number" ? `${percent.toFixed(0)} %` : "–"],
+    ["KV cache used", typeof percent === "number" ? `${percent.toFixed(0)} %` : "–"],
     ["Adapters on the device", measure(now.resident)],
     ["Adapters in host memory", measure(now.host_adapters), now.host_bytes ? bytes(now.host_bytes) : ""],
-    ["Since the start", measure(now.requests_total), Number.isFinite(now.tokens_total) ? `requests, ${measure(now.tokens_total)} tokens` : ""],
+    ["Since the start of the server", measure(now.requests_total), Number.isFinite(now.tokens_total) ? `requests, ${measure(now.tokens_total)} tokens` : ""],
   ];
 }
 

@@ -1,8 +1,8 @@
-// Start: the views, the address bar, the key, and the connection.
+// Entry point: the views, the address, the API key and the connection.
 
 import { makeAdapters } from "./adapters.js";
 import { byId, refill } from "./dom.js";
-import { faultNotice } from "./faults.js";
+import { errorNotice } from "./notices.js";
 import { bindKeyDialog } from "./key.js";
 import { makeLabel } from "./label.js";
 import { makeLive } from "./live.js";
@@ -10,7 +10,7 @@ import { makePlayground } from "./playground.js";
 import { makeReport } from "./report.js";
 import { Store } from "./store.js";
 
-const AGAIN_MS = 5000;
+const REFRESH_MS = 5000;
 
 const store = new Store();
 const views = {
@@ -46,19 +46,19 @@ function route() {
 
 function showConnection() {
   const { error, backbone, me } = store;
-  const place = byId("connection");
-  place.dataset.state = error ? "down" : "up";
-  place.textContent = error ? (refused(error) ? "no access" : "not reached") : (backbone ?? "connected");
+  const status = byId("connection");
+  status.dataset.state = error ? "down" : "up";
+  status.textContent = error ? (isForbidden(error) ? "no access" : "not connected") : (backbone ?? "connected");
   byId("key-open").textContent = me?.key_id ? `Key ${me.key_id}` : "API key";
-  // said once, not with every try
-  const said = error ? `${error.status} ${error.message}` : "";
+  // a repeated error is shown once
+  const message = error ? `${error.status} ${error.message}` : "";
   const notice = byId("app-notice");
-  if (notice.dataset.said === said) return;
-  notice.dataset.said = said;
-  refill(notice, error && faultNotice(error, () => store.refresh()));
+  if (notice.dataset.message === message) return;
+  notice.dataset.message = message;
+  refill(notice, error && errorNotice(error, () => store.refresh()));
 }
 
-function refused(error) {
+function isForbidden(error) {
   return error.status === 401 || error.status === 403;
 }
 
@@ -69,11 +69,11 @@ bindKeyDialog(() => store.refresh());
 store.addEventListener("change", showConnection);
 addEventListener("hashchange", route);
 setInterval(() => {
-  // residency changes by itself; a server that comes back is seen
+  // the residency changes, and a server may come back
   const quiet = document.visibilityState === "visible" && !document.querySelector("dialog[open]");
-  const blocked = store.error && refused(store.error);
+  const blocked = store.error && isForbidden(store.error);
   if (quiet && !blocked && (shown === "adapters" || store.error)) store.refresh();
-}, AGAIN_MS);
+}, REFRESH_MS);
 
 route();
 store.refresh();

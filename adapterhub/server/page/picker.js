@@ -1,13 +1,12 @@
-// Which model a column asks: adapters with a slider for each one's weight.
+// The model of a column: adapters with a slider for the weight of each.
 
-import { expression, weightText } from "./blend.js";
 import { el, refill } from "./dom.js";
 
 const MAX_PARTS = 4;
 const MAX_WEIGHT = 2;
 const STEP = 0.05;
 
-/** Make the picker of one column; `key` keeps the names of its controls apart. */
+/** Make the picker of one column; `key` distinguishes its controls from those of others. */
 export function makePicker(adapters, chosen, key) {
   const parts = [{ ref: chosen, weight: 1 }];
   const rows = el("div", { class: "parts" });
@@ -16,19 +15,19 @@ export function makePicker(adapters, chosen, key) {
   const node = el("div", { class: "picker" }, rows, formula);
 
   function draw() {
-    refill(rows, parts.map(row));
+    refill(rows, parts.map(partRow));
     more.hidden = parts.length >= Math.min(MAX_PARTS, adapters().length);
-    say();
+    showFormula();
   }
 
-  function say() {
-    formula.textContent = expression(parts) ?? "Give an adapter a weight above 0";
+  function showFormula() {
+    formula.textContent = expression(parts) ?? "Set a weight above 0";
     formula.classList.toggle("wrong", expression(parts) === null);
-    // one adapter as it is needs no formula
+    // one adapter of weight 1 needs no formula
     formula.hidden = parts.length === 1 && parts[0].weight === 1;
   }
 
-  function row(part, index) {
+  function partRow(part, index) {
     const weight = el("output", { class: "num weight" }, weightText(part.weight));
     const slider = el("input", {
       type: "range", min: 0, max: MAX_WEIGHT, step: STEP, value: String(part.weight),
@@ -37,14 +36,14 @@ export function makePicker(adapters, chosen, key) {
       oninput: () => {
         part.weight = Number(slider.value);
         weight.textContent = weightText(part.weight);
-        say();
+        showFormula();
       },
     });
     slider.value = String(part.weight);
     return el(
       "div",
       { class: "part" },
-      el("div", { class: "part-name" }, select(part, index), parts.length > 1 && removal(part, index)),
+      el("div", { class: "part-name" }, select(part, index), parts.length > 1 && removeButton(part, index)),
       el("div", { class: "part-weight" }, slider, weight),
     );
   }
@@ -53,7 +52,7 @@ export function makePicker(adapters, chosen, key) {
     const options = adapters().map((each) =>
       el("option", { value: each.ref }, each.aliases.length ? `${each.ref} (${each.aliases.join(", ")})` : each.ref),
     );
-    // an adapter that went away stays chosen, and the server says so
+    // an adapter that was removed stays selected, and the server reports it
     if (!adapters().some((each) => each.ref === part.ref)) options.push(el("option", { value: part.ref }, part.ref));
     const node = el("select", { "aria-label": "Adapter", "data-key": `${key} adapter ${index}`, onchange: () => {
       part.ref = node.value;
@@ -63,13 +62,13 @@ export function makePicker(adapters, chosen, key) {
     return node;
   }
 
-  function removal(part, index) {
+  function removeButton(part, index) {
     const remove = () => {
       parts.splice(index, 1);
       draw();
       rows.querySelector("select").focus();
     };
-    return el("button", { type: "button", class: "compact icon", "aria-label": `Take ${part.ref} out of the blend`, onclick: remove }, "×");
+    return el("button", { type: "button", class: "compact icon", "aria-label": `Remove ${part.ref} from the blend`, onclick: remove }, "×");
   }
 
   function blend() {
@@ -87,11 +86,28 @@ export function makePicker(adapters, chosen, key) {
     node,
     more,
     draw,
-    /** The model, or null where no part has a weight. */
+    /** The model, or null if no adapter has a weight. */
     model: () => expression(parts),
     choose: (ref) => {
       parts.splice(0, parts.length, { ref, weight: 1 });
       draw();
     },
   };
+}
+
+/**
+ * Return a blend such as `a@1*0.7+b@2*0.3`. Parts without weight are left out, and a single part
+ * of weight 1 is the adapter itself. Null if no part has a weight, which is not the base model.
+ * @param {{ref: string, weight: number}[]} parts
+ */
+export function expression(parts) {
+  const weighted = parts.filter((part) => part.weight > 0);
+  if (!weighted.length) return null;
+  if (weighted.length === 1 && weighted[0].weight === 1) return weighted[0].ref;
+  return weighted.map((part) => `${part.ref}*${weightText(part.weight)}`).join("+");
+}
+
+/** Format a weight with at most two decimals. */
+export function weightText(weight) {
+  return String(Math.round(weight * 100) / 100);
 }

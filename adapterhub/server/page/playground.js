@@ -1,10 +1,10 @@
-// One prompt, answered side by side by the base and up to four adapters or blends.
+// One prompt, answered side by side by the base model and up to four adapters or blends.
 
 import { makeAnswer } from "./answer.js";
 import { byId, el, hue, refill } from "./dom.js";
-import { empty } from "./faults.js";
+import { empty } from "./notices.js";
 import { makePicker } from "./picker.js";
-import { writes } from "./store.js";
+import { generatesText } from "./store.js";
 
 const MAX_COLUMNS = 4;
 const SEEDS = 2 ** 31;
@@ -14,15 +14,15 @@ export function makePlayground(store) {
   const base = makeAnswer();
   const form = byId("play-form");
   const add = byId("play-add");
-  // answers that stream now, which one signal stops
+  // number of running streams, which one signal stops
   let streams = 0;
   let stopping = new AbortController();
-  let made = 0;
-  let began = false;
-  const usable = () => (store.generates ? store.adapters.filter(writes) : []);
+  let added = 0;
+  let started = false;
+  const usable = () => (store.generates ? store.adapters.filter(generatesText) : []);
 
   function show(params) {
-    begin();
+    start();
     const ref = params?.get("ref");
     if (ref && !streams && store.generates) {
       if (columns.length) columns[0].picker.choose(ref);
@@ -31,18 +31,18 @@ export function makePlayground(store) {
     }
   }
 
-  // the first column is there once the adapters are known
-  function begin() {
-    if (!began && store.loaded) {
-      began = true;
+  // the first column is added when the adapters are loaded
+  function start() {
+    if (!started && store.loaded) {
+      started = true;
       if (!columns.length && usable().length) addColumn(usable()[0].ref);
     }
     draw();
   }
 
   function addColumn(ref) {
-    made += 1;
-    columns.push({ picker: makePicker(usable, ref, `column ${made}`), answer: makeAnswer(), hue: freeHue() });
+    added += 1;
+    columns.push({ picker: makePicker(usable, ref, `column ${added}`), answer: makeAnswer(), hue: freeHue() });
   }
 
   function freeHue() {
@@ -51,26 +51,26 @@ export function makePlayground(store) {
 
   function draw() {
     const full = columns.length >= MAX_COLUMNS;
-    byId("play-add-reason").textContent = full ? "Four columns beside the base are the most." : "";
-    reflect();
+    byId("play-add-reason").textContent = full ? "Four columns beside the base model are the maximum." : "";
+    updateControls();
     if (!store.loaded) return;
     if (!store.generates) {
-      refill(byId("play-columns"), empty("Nothing here writes text", ["The backbone ", el("code", {}, store.backbone), " is an encoder: it reads texts. ", el("a", { href: "#label" }, "Label a text"), " instead."]));
+      refill(byId("play-columns"), empty("This backbone does not generate text", ["The backbone ", el("code", {}, store.backbone), " is an encoder. ", el("a", { href: "#label" }, "Label an input"), " instead."]));
       return;
     }
     refill(
       byId("play-columns"),
       baseColumn(),
       columns.map(adapterColumn),
-      !usable().length && empty("Only the base answers", ["No adapter that writes text is in the registry. Train one with a recipe whose task is ", el("code", {}, "dialogue"), "."]),
+      !usable().length && empty("No adapter that generates text", ["Train one with a recipe whose task is ", el("code", {}, "dialogue"), ", for example."]),
     );
   }
 
   function baseColumn() {
     return el(
       "article",
-      { class: `column ${hue(0)}`, "aria-label": "Base" },
-      el("header", {}, el("h3", {}, "Base")),
+      { class: `column ${hue(0)}`, "aria-label": "Base model" },
+      el("header", {}, el("h3", {}, "Base model")),
       el("p", { class: "mono base-name" }, store.backbone ?? "no backbone"),
       base.node,
     );
@@ -100,44 +100,44 @@ export function makePlayground(store) {
 
   async function answerAll() {
     if (streams || !store.backbone || !store.generates || !form.reportValidity()) return;
-    const asked = [{ model: store.backbone, answer: base, name: "Base" }];
+    const requests = [{ model: store.backbone, answer: base, name: "Base model" }];
     for (const [index, { picker, answer }] of columns.entries()) {
-      asked.push({ model: picker.model(), answer, name: `Column ${"ABCD"[index]}` });
+      requests.push({ model: picker.model(), answer, name: `Column ${"ABCD"[index]}` });
     }
-    if (asked.some((each) => each.model === null)) return say("A blend has no weight above 0.");
+    if (requests.some((each) => each.model === null)) return showStatus("A blend needs a weight above 0.");
     const settings = readSettings();
-    say("Answering.");
-    const words = await Promise.all(asked.map((each) => ask(each, settings)));
-    say(asked.map((each, index) => `${each.name} ${words[index]}`).join(", "));
+    showStatus("Generating.");
+    const outcomes = await Promise.all(requests.map((each) => send(each, settings)));
+    showStatus(requests.map((each, index) => `${each.name} ${outcomes[index]}`).join(", "));
   }
 
-  async function ask(each, settings) {
+  async function send(each, settings) {
     if (!streams) stopping = new AbortController();
     streams += 1;
-    reflect();
+    updateControls();
     const { path, body } = request(each.model, settings);
-    const again = () => ask(each, settings);
-    const word = await each.answer.ask({ path, body, signal: stopping.signal, again });
+    const again = () => send(each, settings);
+    const outcome = await each.answer.request({ path, body, signal: stopping.signal, again });
     streams -= 1;
-    reflect();
-    return word;
+    updateControls();
+    return outcome;
   }
 
-  // the columns stay as they are, so that the focus does too
-  function reflect() {
+  // the columns are not replaced, so that the focus stays
+  function updateControls() {
     const [go, stop] = [byId("play-go"), byId("play-stop")];
     const busy = streams > 0;
     const [from, to] = busy ? [go, stop] : [stop, go];
     const moves = document.activeElement === from;
     go.disabled = busy || !store.backbone || !store.generates;
     stop.disabled = !busy;
-    // a disabled button would lose the focus
+    // a disabled button loses the focus
     if (moves) to.focus({ preventScroll: true });
     add.disabled = busy || columns.length >= MAX_COLUMNS || !usable().length;
     for (const button of byId("play-columns").querySelectorAll("header button")) button.disabled = busy;
   }
 
-  function say(text) {
+  function showStatus(text) {
     byId("play-status").textContent = text;
   }
 
@@ -166,7 +166,7 @@ export function makePlayground(store) {
   store.addEventListener("change", () => {
     if (streams) return;
     for (const { picker } of columns) picker.draw();
-    begin();
+    start();
   });
   return { show };
 }
@@ -180,7 +180,7 @@ function readSettings() {
     sampling: {
       max_tokens: Number(byId("play-max").value),
       temperature: Number(byId("play-temperature").value),
-      // columns differ by their adapters only, not by their luck
+      // the same for all columns, so that they differ only by their adapters
       seed: seed === "" ? Math.floor(Math.random() * SEEDS) : Number(seed),
     },
   };

@@ -1,53 +1,53 @@
-// How one adapter was trained: loss and metric curves, and scores before and after.
+// Training report: loss and metric curves, and metrics before and after training.
 
 import { get } from "./api.js";
 import { makeChart } from "./chart.js";
 import { byId, el, refill } from "./dom.js";
-import { empty, faultNotice } from "./faults.js";
+import { empty, errorNotice } from "./notices.js";
 import { measure } from "./format.js";
-import { known } from "./store.js";
+import { isLocal } from "./store.js";
 
 export function makeReport(store) {
   const select = byId("report-adapter");
   const body = byId("report-body");
-  let asked = null;
+  let requested = null;
   let shown = null;
   let active = false;
 
   function show(params) {
     active = true;
-    asked = params?.get("ref") ?? asked;
+    requested = params?.get("ref") ?? requested;
     draw();
   }
 
   function draw() {
     if (!active || !store.loaded) return;
-    const refs = store.adapters.filter(known).map((each) => each.ref);
-    if (asked && !refs.includes(asked)) refs.unshift(asked);
-    asked ??= refs[0] ?? null;
+    const refs = store.adapters.filter(isLocal).map((each) => each.ref);
+    if (requested && !refs.includes(requested)) refs.unshift(requested);
+    requested ??= refs[0] ?? null;
     const options = JSON.stringify(refs);
     if (select.dataset.options !== options) {
       select.dataset.options = options;
       refill(select, refs.map((ref) => el("option", { value: ref }, ref)));
     }
     select.disabled = !refs.length;
-    if (asked) select.value = asked;
-    else refill(body, empty("No adapters yet", ["Train one with ", el("code", {}, "adapterhub train recipe.yaml"), " and its curves are drawn here."]));
-    if (asked && asked !== shown) fetchReport(asked);
+    if (requested) select.value = requested;
+    else refill(body, empty("No adapters yet", ["Train one with ", el("code", {}, "adapterhub train recipe.yaml"), " to see its curves here."]));
+    if (requested && requested !== shown) fetchReport(requested);
   }
 
   async function fetchReport(ref) {
     shown = ref;
     refill(byId("report-notice"));
-    refill(body, el("p", { class: "muted" }, "Asking the server…"));
+    refill(body, el("p", { class: "muted" }, "Loading…"));
     try {
       const report = await get(`v1/adapters/report?ref=${encodeURIComponent(ref)}`);
-      if (shown === ref) refill(body, drawn(report));
+      if (shown === ref) refill(body, reportOf(report));
     } catch (error) {
       if (shown !== ref) return;
       shown = null;
       refill(body);
-      refill(byId("report-notice"), faultNotice(error, () => fetchReport(ref)));
+      refill(byId("report-notice"), errorNotice(error, () => fetchReport(ref)));
     }
   }
 
@@ -58,12 +58,12 @@ export function makeReport(store) {
   return { show, hide: () => (active = false) };
 }
 
-function drawn(report) {
+function reportOf(report) {
   const curves = (report.curves ?? []).filter((each) => each.points.length);
   const scores = { before: report.before ?? {}, after: report.after ?? {} };
   const names = Object.keys({ ...scores.before, ...scores.after });
   if (!curves.length && !names.length) {
-    return empty("No training report", ["This version was composed, imported or pulled without one. A version trained by a recipe has its curves here."]);
+    return empty("No training report", ["This version was composed, imported or pulled without a report. Versions trained by a recipe have one."]);
   }
   return [
     el("p", { class: "report-of" }, el("span", { class: "mono" }, report.ref), report.task && el("span", { class: "chip" }, report.task)),
@@ -77,7 +77,7 @@ function drawn(report) {
   ];
 }
 
-// curves that share a scale share a chart
+// curves with the same scale share a chart
 function grouped(curves) {
   const groups = new Map();
   for (const curve of curves) {
@@ -102,7 +102,7 @@ function comparison(names, { before, after }) {
     el("thead", {}, el("tr", {}, ["Metric", "Before", "After", "Change"].map((title) => el("th", { scope: "col" }, title)))),
     el("tbody", {}, names.map((name) => el("tr", {}, el("th", { scope: "row" }, name), cell(before[name]), cell(after[name]), el("td", { class: "num" }, change(before[name], after[name]))))),
   );
-  const title = el("figcaption", {}, el("h3", {}, "Before and after"), el("span", { class: "muted small" }, "on held-out rows"));
+  const title = el("figcaption", {}, el("h3", {}, "Before and after"), el("span", { class: "muted small" }, "on held-out examples"));
   return el("figure", { class: "chart panel" }, title, table);
 }
 

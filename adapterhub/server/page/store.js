@@ -1,18 +1,18 @@
-// What the server said last: who asks, the backbone, and its adapters.
+// The caller, the backbone and the adapters, as the server last reported them.
 
 import { get } from "./api.js";
 
-const TAGGING = "token-classification";
-const ANSWERING = "question-answering";
-const CLASSIFYING = "text-classification";
-// these have heads too, and no view of their own
+const TOKEN_CLASSIFICATION = "token-classification";
+const QUESTION_ANSWERING = "question-answering";
+const TEXT_CLASSIFICATION = "text-classification";
+// tasks with heads that have no view of their own
 const OTHER_HEADS = new Set(["relation-extraction", "ranking"]);
-const LOOKING = "image-classification";
+const IMAGE_CLASSIFICATION = "image-classification";
 
 export class Store extends EventTarget {
   me = null;
   backbone = null;
-  /** Whether the backbone writes text; others only read. */
+  /** Whether the backbone generates text. */
   generates = true;
   adapters = [];
   error = null;
@@ -22,7 +22,7 @@ export class Store extends EventTarget {
     return this.me?.role === "manage";
   }
 
-  /** Ask for everything again; views hear "change" whether or not it worked. */
+  /** Fetch everything again; "change" is dispatched even if that fails. */
   async refresh() {
     try {
       const [me, models, adapters] = await Promise.all([
@@ -48,33 +48,33 @@ export class Store extends EventTarget {
 const NOTHING = { me: null, backbone: null, generates: true, adapters: [], loaded: false };
 
 export function tags(adapter) {
-  return adapter.task === TAGGING;
+  return adapter.task === TOKEN_CLASSIFICATION;
 }
 
 export function classifies(adapter) {
-  return adapter.task === CLASSIFYING;
+  return adapter.task === TEXT_CLASSIFICATION;
 }
 
-/** Whether it reads pictures; then the backbone does, and all of its adapters. */
-export function looks(adapter) {
-  return adapter.task === LOOKING;
+/** Whether an adapter reads images, as do the backbone and all of its adapters then. */
+export function readsImages(adapter) {
+  return adapter.task === IMAGE_CLASSIFICATION;
 }
 
 export function answers(adapter) {
-  return adapter.task === ANSWERING;
+  return adapter.task === QUESTION_ANSWERING;
 }
 
-/** Adapters of other tasks change what a decoder writes. */
-export function writes(adapter) {
-  return known(adapter) && !tags(adapter) && !classifies(adapter) && !answers(adapter) && !looks(adapter) && !OTHER_HEADS.has(adapter.task);
+/** Whether an adapter changes the text that a decoder generates. */
+export function generatesText(adapter) {
+  return isLocal(adapter) && !tags(adapter) && !classifies(adapter) && !answers(adapter) && !readsImages(adapter) && !OTHER_HEADS.has(adapter.task);
 }
 
-/** One that is still on its way from elsewhere has no digest yet. */
-export function known(adapter) {
+/** Whether an adapter is available; one that is being downloaded has no digest yet. */
+export function isLocal(adapter) {
   return adapter.digest !== "";
 }
 
-// adapters name the backbone as their parent; it has none
+// the backbone is the parent of its adapters and has none itself
 function backboneOf(models) {
   return models.find((model) => !model.parent);
 }

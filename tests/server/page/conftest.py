@@ -32,4 +32,4 @@ def page(chromium, api):
     page = Page(chromium, api)
     page.fresh()
     yield page
-    assert page.complaints() == []
+    assert page.errors() == []

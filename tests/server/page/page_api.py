@@ -1,4 +1,4 @@
-"""A small server that speaks the API as the page uses it, with answers that tests choose."""
+"""A test double of the server with the part of its API that the page uses."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ FINGERPRINT = "sha256:" + "f0" * 32
 
 
 def adapter(name, version=1, task="dialogue", **changes):
-    """Describe an adapter as ``/v1/adapters`` does."""
+    """Return an adapter as ``/v1/adapters`` lists it."""
     return {
         "name": name,
         "version": version,
@@ -47,7 +47,7 @@ def digest_of(ref):
 
 
 def digests_of(model):
-    """Return what the header says of an adapter, a blend or the base."""
+    """Return the digest header of an adapter, a blend or the base model."""
     refs = [] if model == BACKBONE else re.findall(r"[^*+]+@\d+", model)
     return ",".join(digest_of(ref) for ref in refs)
 
@@ -71,27 +71,27 @@ def some_adapters():
 
 @dataclass
 class Api:
-    """What the server answers, and what it was asked.
+    """State of the test double, with the requests that it received.
 
     Args:
-        role: of every caller.
-        key: that is asked for; ``None`` lets everyone in.
-        adapters: as listed.
-        texts: model to the pieces of its answer; others say their name.
-        refuse: path to the status, message and headers that it answers with.
-        meet: streams that wait for one another after their first piece.
-        endless: streams that never end by themselves.
-        pause: seconds between pieces.
-        spans: that a tagger finds.
-        kind: of the backbone.
-        answer: that is found in a context.
+        role: Role of every caller.
+        key: Required API key; ``None`` for none.
+        adapters: Listed adapters.
+        texts: Deltas of the answers of some models; others answer with their name.
+        errors: Status, message and headers of error responses by path.
+        meet: Number of streams that wait for each other after their first delta.
+        endless: Whether streams never end.
+        pause: Seconds between deltas.
+        spans: Spans that taggers find.
+        kind: Kind of the backbone.
+        answer: Answer that is found in a context.
     """
 
     role: str = "manage"
     key: str | None = None
     adapters: list = field(default_factory=some_adapters)
     texts: dict = field(default_factory=dict)
-    refuse: dict = field(default_factory=dict)
+    errors: dict = field(default_factory=dict)
     meet: int = 0
     endless: bool = False
     pause: float = 0.0
@@ -104,11 +104,11 @@ class Api:
     met: int = 0
     left: list = field(default_factory=list)
     calls: list = field(default_factory=list)
-    stats_asked: int = 0
+    stats_requests: int = 0
     url: str = ""
 
     def sent(self, path):
-        """Return the bodies that were posted to a path."""
+        """Return the bodies of the requests to a path."""
         return [body for where, body in self.calls if where == path]
 
     def find(self, ref):
@@ -136,99 +136,99 @@ def serving(api):
 
 
 def make_app(api):
-    def guarded(handler, role="use"):
+    def authorized(handler, role="use"):
         async def answer(request):
             path = request.url.path
             body = json.loads(await request.body() or b"null")
             if request.method == "POST":
                 api.calls.append((path, body))
             if api.key and request.headers.get("authorization") != f"Bearer {api.key}":
-                return refusal(401, "This server asks for a key")
+                return error_response(401, "An API key is required")
             if role == "manage" and api.role != "manage":
-                return refusal(403, "This needs a key with the role manage")
-            if path in api.refuse:
-                return refusal(*api.refuse[path])
+                return error_response(403, "An API key with the role manage is required")
+            if path in api.errors:
+                return error_response(*api.errors[path])
             return await handler(request, body)
 
         return answer
 
     async def me(_request, _body):
-        return answered({"key_id": "desk" if api.key else None, "role": api.role, "adapters": None})
+        return respond({"key_id": "desk" if api.key else None, "role": api.role, "adapters": None})
 
     async def models(_request, _body):
         listed = [{"id": each["ref"], "object": "model", "parent": BACKBONE}
                   for each in api.adapters]  # fmt: skip
         base = {"id": BACKBONE, "object": "model", "parent": None, "root": BACKBONE,
                 "kind": api.kind}  # fmt: skip
-        return answered({"object": "list", "data": [base, *listed]})
+        return respond({"object": "list", "data": [base, *listed]})
 
     async def adapters(_request, _body):
-        return answered({"object": "list", "data": api.adapters})
+        return respond({"object": "list", "data": api.adapters})
 
     async def load(_request, body):
         found = api.find(body["ref"])
         found["residency"] = "device"
         found["loaded_as"] = [body.get("name", body["ref"])]
-        return answered({"ref": found["ref"], "digest": found["digest"]})
+        return respond({"ref": found["ref"], "digest": found["digest"]})
 
     async def unload(_request, body):
         found = next(each for each in api.adapters if body["name"] in each["loaded_as"])
         found["loaded_as"].remove(body["name"])
         found["residency"] = "host"
-        return answered({"ref": found["ref"], "digest": found["digest"]})
+        return respond({"ref": found["ref"], "digest": found["digest"]})
 
     async def pin(_request, body):
         found = api.find(body["ref"])
         found["pinned"] = body["pinned"]
-        return answered({"ref": found["ref"], "digest": found["digest"]})
+        return respond({"ref": found["ref"], "digest": found["digest"]})
 
     async def alias(_request, body):
         found = api.find(body["ref"])
         found["aliases"].append(body["alias"])
-        return answered({"ref": found["ref"], "digest": found["digest"]})
+        return respond({"ref": found["ref"], "digest": found["digest"]})
 
     async def report(request, _body):
         found = api.find(request.query_params["ref"])
         empty = {"curves": [], "before": {}, "after": {}}
         known = {key: found[key] for key in ("ref", "digest", "task")}
-        return answered({**known, **empty, **api.report})
+        return respond({**known, **empty, **api.report})
 
     async def stats(_request, _body):
-        api.stats_asked += 1
-        return answered(stats_at(api.stats_asked))
+        api.stats_requests += 1
+        return respond(stats_at(api.stats_requests))
 
     async def classify(_request, body):
         best = max(api.scores, key=api.scores.get)
-        return answered(labelled(body, {"label": best, "score": api.scores[best],
+        return respond(task_response(body, {"label": best, "score": api.scores[best],
                                         "scores": api.scores}))  # fmt: skip
 
     async def tag(_request, body):
         text = body["items"][0]["input"]
-        # cut by Python, so that the page's counting is checked against it
+        # sliced by Python, which checks the offsets of the page
         spans = [{**span, "text": text[span["start"] : span["end"]]} for span in api.spans]
-        return answered(labelled(body, {"spans": spans}))
+        return respond(task_response(body, {"spans": spans}))
 
     async def answer(_request, body):
         context = body["items"][0]["input"]["context"]
         start = context.index(api.answer) if api.answer else None
         end = start + len(api.answer) if api.answer else None
-        told = {"answer": api.answer, "start": start, "end": end, "score": 0.8, "no_answer": 0.1}
-        return answered(labelled(body, told))
+        found = {"answer": api.answer, "start": start, "end": end, "score": 0.8, "no_answer": 0.1}
+        return respond(task_response(body, found))
 
     async def generate(request, body):
         chat = request.url.path.endswith("chat/completions")
         return StreamingResponse(
-            pieces(api, body, chat),
+            deltas(api, body, chat),
             media_type="text/event-stream",
             headers={"x-request-id": "req-1", "x-adapter-digest": digests_of(body["model"]),
                      "x-backbone-fingerprint": FINGERPRINT},
         )  # fmt: skip
 
     def post(path, handler, role="use"):
-        return Route(path, guarded(handler, role), methods=["POST"])
+        return Route(path, authorized(handler, role), methods=["POST"])
 
     def get(path, handler):
-        return Route(path, guarded(handler))
+        return Route(path, authorized(handler))
 
     return Starlette(
         routes=[
@@ -251,8 +251,8 @@ def make_app(api):
     )
 
 
-async def pieces(api, body, chat):
-    """Stream an answer as OpenAI does."""
+async def deltas(api, body, chat):
+    """Stream an answer in OpenAI's form."""
     model = body["model"]
     words = api.texts.get(model, ["I am ", model, "."])
     api.started += 1
@@ -292,7 +292,7 @@ def event(document):
     return b"data: " + json.dumps(document, ensure_ascii=False).encode() + b"\n\n"
 
 
-def labelled(body, found):
+def task_response(body, found):
     data = [
         {"index": index, "model": item["model"], "digest": digest_of(item["model"]), **found}
         for index, item in enumerate(body["items"])
@@ -301,7 +301,7 @@ def labelled(body, found):
 
 
 def stats_at(second):
-    """Numbers that move, so that there is a curve to see."""
+    """Return changing statistics, so that there is a curve."""
     wave = abs((second * 7) % 40 - 20)
     return {
         "running": 4 + wave // 4,
@@ -321,10 +321,10 @@ def stats_at(second):
     }
 
 
-def answered(document):
+def respond(document):
     return JSONResponse(document, headers={"x-request-id": "req-1"})
 
 
-def refusal(status, message, headers=None):
+def error_response(status, message, headers=None):
     error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
     return JSONResponse({"error": error}, status, {"x-request-id": "req-17", **(headers or {})})

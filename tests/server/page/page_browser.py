@@ -1,4 +1,4 @@
-"""The page in Chromium, as its tests use it."""
+"""The page in Chromium, for its tests."""
 
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ PHONE = (360, 740)
 
 
 def start(browser, driver):
-    """Start Chromium; what its pages complain about is kept."""
+    """Start Chromium with a log of the errors of its pages."""
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
 
@@ -24,7 +24,7 @@ def start(browser, driver):
 
 
 class Page:
-    """The page of a served API."""
+    """The page of a server or of its test double."""
 
     def __init__(self, driver, api):
         self.driver = driver
@@ -32,16 +32,16 @@ class Page:
         self.expected = ()
 
     def fresh(self):
-        """Forget the last test, in a window of a desk."""
+        """Reset the browser between tests."""
         self.driver.get("about:blank")
         self.driver.get_log("browser")
         self.size(DESK)
         self.scheme("light")
 
     def open(self, view="adapters"):
-        """Open a view and wait until the server was heard."""
+        """Open a view and wait for the server's response."""
         self.driver.get(f"{self.api.url}/?{time.monotonic_ns()}#{view}")
-        self.until(lambda: self.text("#connection") != "connecting", "an answer of the server")
+        self.until(lambda: self.text("#connection") != "connecting", "a response of the server")
 
     def size(self, size):
         width, height = size
@@ -64,7 +64,7 @@ class Page:
         return self.driver.find_elements("css selector", selector)
 
     def text(self, selector):
-        """Return the text of an element as the document holds it, drawn or not."""
+        """Return the text of an element, visible or not."""
         return self.run("return document.querySelector(arguments[0])?.textContent ?? ''", selector)
 
     def texts(self, selector):
@@ -93,7 +93,7 @@ class Page:
         element.send_keys(text)
 
     def fill(self, selector, text):
-        """Set a text that the driver can't type, such as one with emoji."""
+        """Set a text that the driver can't type, such as emoji."""
         self.run(
             "const e = document.querySelector(arguments[0]); e.value = arguments[1];"
             "e.dispatchEvent(new Event('input', {bubbles: true}))", selector, text,
@@ -104,14 +104,14 @@ class Page:
 
         ActionChains(self.driver).send_keys(*keys).perform()
 
-    def chord(self, held, key):
-        """Press a key while another is held."""
+    def chord(self, modifier, key):
+        """Press a key together with a modifier."""
         from selenium.webdriver import ActionChains
 
-        ActionChains(self.driver).key_down(held).send_keys(key).key_up(held).perform()
+        ActionChains(self.driver).key_down(modifier).send_keys(key).key_up(modifier).perform()
 
     def focused(self):
-        """Tell what has the focus, by the name that people hear."""
+        """Return the accessible name of the focused element."""
         return self.run(
             "const e = document.activeElement;"
             "const label = e.labels?.[0]?.querySelector('span')?.textContent;"
@@ -119,21 +119,21 @@ class Page:
         )
 
     def tab_to(self, name, most=60):
-        """Press Tab until the focus is on what has this name."""
+        """Press Tab until the element with this name has the focus."""
         for _ in range(most):
             if self.focused() == name:
                 return
             self.keys("\ue004")
-        raise AssertionError(f"Tab never came to {name!r}")
+        raise AssertionError(f"Tab never reached {name!r}")
 
     def until(self, holds, what):
         end = time.monotonic() + WAIT_S
         while not holds():
-            assert time.monotonic() < end, f"waited in vain for {what}"
+            assert time.monotonic() < end, f"no {what} within {WAIT_S} seconds"
             time.sleep(0.02)
 
     def overflow(self):
-        """Return what sticks out at the right, and how far the page scrolls sideways."""
+        """Return the width and the elements that exceed the window."""
         return self.run(
             "const w = innerWidth;"
             "const out = [...document.querySelectorAll('body *')].filter((e) => e.checkVisibility()"
@@ -147,11 +147,11 @@ class Page:
         return self.run((HERE / "contrast.js").read_text(encoding="utf-8"))
 
     def expect(self, *parts):
-        """Allow complaints of the browser that hold one of these."""
+        """Allow errors in the browser's log that contain one of these parts."""
         self.expected = parts
 
-    def complaints(self):
-        """Return errors of scripts, of the policy and of the network."""
+    def errors(self):
+        """Return errors of scripts, of the security policy and of the network."""
         return [
             entry["message"]
             for entry in self.driver.get_log("browser")
@@ -160,5 +160,5 @@ class Page:
         ]
 
     def shoot(self, path):
-        """Save what is seen."""
+        """Save a screenshot."""
         self.driver.save_screenshot(str(path))

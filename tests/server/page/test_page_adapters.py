@@ -8,7 +8,7 @@ def button(page, name):
     return page.find(f"button[aria-label='{name}']")
 
 
-def test_adapters_are_listed_with_what_decides_between_them(page):
+def test_adapters_are_listed_with_their_metrics(page):
     page.open()
     row = page.text("[data-ref='topics@1']")
     for said in ("topics@1", "prod", "text-classification", "0.938", "accuracy", "9.94 MB",
@@ -25,7 +25,7 @@ def test_the_filter_takes_words_and_a_task(page):
     page.type("#adapters-filter", "support prod")
     assert page.texts(".adapter-name > .mono") == ["support@3"]
     page.type("#adapters-filter", "nothing like it")
-    assert "Nothing matches" in page.text("#adapters-list")
+    assert "No matches" in page.text("#adapters-list")
     page.click("#adapters-list button")
     assert len(page.all("#adapters-list tbody tr")) == 6
     page.run("const s = document.querySelector('#adapters-task'); s.value = 'token-classification';"
@@ -61,8 +61,8 @@ def test_an_alias_is_set_with_a_reason(page, api):
     assert page.focused() == "Alias support@2"
 
 
-def test_a_refused_alias_says_why_and_stays_open(page, api):
-    api.refuse["/v1/adapters/alias"] = (409, "The gate of 'prod' asks for accuracy 0.9")
+def test_a_rejected_alias_shows_the_reason_and_stays_open(page, api):
+    api.errors["/v1/adapters/alias"] = (409, "The gate of 'prod' asks for accuracy 0.9")
     page.expect("409")
     page.open()
     button(page, "Alias support@2").click()
@@ -82,7 +82,7 @@ def test_a_reference_is_loaded_under_another_name(page, api):
     assert api.sent("/v1/adapters/load") == [{"ref": "support@2", "name": "old"}]
 
 
-def test_the_role_use_sees_why_the_buttons_do_nothing(page, api):
+def test_the_role_use_sees_why_the_buttons_are_disabled(page, api):
     api.role = "use"
     page.open()
     assert "role manage" in page.find("#role-note").text
@@ -106,7 +106,7 @@ def test_without_adapters_the_page_says_how_to_get_some(page, api):
     page.open("report")
     assert "adapterhub train" in page.text("#report-body")
     page.open("playground")
-    assert "Only the base answers" in page.text("#play-columns")
+    assert "No adapter that generates text" in page.text("#play-columns")
 
 
 def test_a_task_without_a_view_is_listed_and_not_offered_to_try(page, api):
@@ -118,7 +118,7 @@ def test_a_task_without_a_view_is_listed_and_not_offered_to_try(page, api):
     assert "answers@1" not in page.text(".picker")
 
 
-def test_names_and_labels_are_text_whatever_they_hold(page, api):
+def test_names_and_labels_are_never_markup(page, api):
     evil = "<img src=x onerror=\"document.title='owned'\">"
     api.adapters = [
         adapter(evil, 1, task=f"<script>{evil}</script>", aliases=[evil], labels=[evil],
@@ -137,7 +137,7 @@ def test_names_and_labels_are_text_whatever_they_hold(page, api):
     assert "owned" not in page.driver.title
 
 
-def test_the_list_keeps_to_the_width_of_a_phone(page, api):
+def test_the_list_fits_the_width_of_a_phone(page, api):
     api.adapters.append(adapter("a" * 90 + "/" + "b" * 90, 999_999_999, aliases=["c" * 90]))
     page.size(PHONE)
     page.open()

@@ -14,7 +14,7 @@ def client():
     return TestClient(Starlette(routes=page_routes()))
 
 
-def test_the_page_and_all_that_it_loads_are_served(client):
+def test_the_page_and_its_files_are_served(client):
     html = client.get("/").text
     loaded = re.findall(r'(?:src|href)="(page/[^"]+)"', html)
     assert loaded
@@ -32,7 +32,7 @@ def test_media_types_do_not_depend_on_the_machine(client):
     assert types["icon.svg"] == "image/svg+xml"
 
 
-def test_the_policy_lets_nothing_foreign_and_nothing_inline_run(client):
+def test_the_policy_forbids_other_hosts_and_inline_scripts(client):
     headers = client.get("/").headers
     policy = dict(
         part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";")
@@ -44,7 +44,7 @@ def test_the_policy_lets_nothing_foreign_and_nothing_inline_run(client):
     assert headers["referrer-policy"] == "no-referrer"
 
 
-def test_no_file_asks_for_foreign_assets_or_has_inline_handlers():
+def test_no_file_has_other_hosts_or_inline_handlers():
     for name, file in read_page().items():
         text = file.content.decode()
         # the name of a namespace is no address

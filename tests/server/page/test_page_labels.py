@@ -34,7 +34,7 @@ def marks(page):
     )
 
 
-def test_a_classifier_answers_with_bars_the_best_on_top(page, api):
+def test_a_classifier_shows_bars_the_highest_first(page, api):
     label(page, "You charged me twice", "topics@1")
     assert page.texts(".bar-name") == ["billing", "delivery", "other"]
     assert page.texts(".bars .num") == ["0.910", "0.060", "0.030"]
@@ -48,7 +48,7 @@ def test_a_classifier_answers_with_bars_the_best_on_top(page, api):
     ]
 
 
-def test_spans_are_marked_where_python_counts_them(page, api):
+def test_spans_are_marked_at_offsets_in_code_points(page, api):
     api.spans = [span("PER", "Zoë 👩‍🚀"), span("LOC", "Paris")]
     label(page, TEXT, "entities@2")
     assert [mark[0] for mark in marks(page)] == ["Zoë 👩‍🚀", "Paris"]
@@ -58,7 +58,7 @@ def test_spans_are_marked_where_python_counts_them(page, api):
     assert rows == [f"0–{len('Zoë 👩‍🚀')}", f"{start}–{start + 5}"]
 
 
-def test_spans_that_overlap_and_nest_are_all_there(page, api):
+def test_overlapping_and_nested_spans_are_shown(page, api):
     api.spans = [
         span("ORG", "𝒰niversity of Zürich"),
         span("LOC", "Zürich"),
@@ -78,22 +78,22 @@ def test_spans_that_overlap_and_nest_are_all_there(page, api):
     assert sorted(lanes) == ["0", "1", "2"]
 
 
-def test_spans_outside_of_the_text_break_nothing(page, api):
+def test_spans_outside_of_the_text_are_only_listed(page, api):
     api.spans = [span("LOC", "Paris"), {"label": "X", "start": 50, "end": 900},
                  {"label": "Y", "start": 3, "end": 3}]  # fmt: skip
     label(page, TEXT, "entities@2")
     assert [mark[0] for mark in marks(page)] == ["Paris"]
-    assert "2 spans do not lie in the text" in page.text("#label-results")
+    assert "2 spans are outside of the text" in page.text("#label-results")
 
 
-def test_offsets_are_those_of_the_text_that_was_sent(page, api):
+def test_offsets_refer_to_the_text_that_was_sent(page, api):
     api.spans = [span("LOC", "Paris")]
     label(page, TEXT, "entities@2")
     page.fill("#label-text", "other text by now")
     assert page.text(".marked") == TEXT
 
 
-def test_cutting_agrees_with_slices_of_python(page):
+def test_splitting_agrees_with_slices_of_python(page):
     page.open("label")
     text = "a😀b\u0301é𝒰\u200d\n\tz🏳️‍🌈"
     spans = [
@@ -102,16 +102,16 @@ def test_cutting_agrees_with_slices_of_python(page):
             (start, end) for start in range(len(text)) for end in range(start + 1, len(text) + 1)
         )
     ]
-    cut = page.module("spans.js", "cut", text, spans)
-    assert "".join(piece["text"] for piece in cut["pieces"]) == text
-    for piece in cut["pieces"]:
-        assert piece["text"] == text[piece["start"] : piece["end"]]
-        covering = {s["label"] for s in spans if s["start"] <= piece["start"] < s["end"]}
-        assert {s["label"] for s in piece["spans"]} == covering
-        assert len({s["lane"] for s in piece["spans"]}) == len(piece["spans"])
+    split = page.module("results.js", "splitBySpans", text, spans)
+    assert "".join(part["text"] for part in split["parts"]) == text
+    for part in split["parts"]:
+        assert part["text"] == text[part["start"] : part["end"]]
+        covering = {s["label"] for s in spans if s["start"] <= part["start"] < s["end"]}
+        assert {s["label"] for s in part["spans"]} == covering
+        assert len({s["lane"] for s in part["spans"]}) == len(part["spans"])
 
 
-def test_a_classifier_and_a_tagger_answer_together(page, api):
+def test_a_classifier_and_a_tagger_are_used_together(page, api):
     api.spans = [span("LOC", "Paris")]
     label(page, TEXT, "topics@1", "entities@2")
     assert page.texts(".result h2") == ["topics@1", "entities@2"]
@@ -119,7 +119,7 @@ def test_a_classifier_and_a_tagger_answer_together(page, api):
     assert page.all("mark")
 
 
-def test_without_a_choice_nothing_is_asked(page, api):
+def test_without_a_selection_nothing_is_sent(page, api):
     page.open("label")
     page.click("#label-choices input")
     page.type("#label-text", "text")
@@ -139,21 +139,21 @@ def test_an_answer_is_marked_in_its_context(page, api, found):
     assert api.sent("/v1/answer") == [{"items": [{"model": "manuals@1", "input": wanted}]}]
 
 
-def test_a_question_is_asked_for_only_where_something_answers_it(page, api):
+def test_the_question_is_hidden_without_an_adapter_for_it(page, api):
     page.open("label")
     page.until(lambda: page.all("#label-choices input"), "the choices")
     assert page.run("return document.querySelector('#label-question').offsetParent === null")
 
 
-def test_a_picture_is_sent_as_it_is_stored(page, api, tmp_path):
+def test_an_image_is_sent_unchanged(page, api, tmp_path):
     api.adapters = [adapter("colours", task="image-classification")]
     file = tmp_path / "one.png"
     file.write_bytes(shape_image("red", 1))
     page.fresh()
     page.open("label")
-    page.until(lambda: page.find("#label-picture").is_displayed(), "the field for a picture")
+    page.until(lambda: page.find("#label-image").is_displayed(), "the field for an image")
     assert not page.find("#label-text").is_displayed()
-    page.find("#label-picture").send_keys(str(file))
+    page.find("#label-image").send_keys(str(file))
     page.click("#label-go")
     page.until(lambda: page.all(".result"), "the labels")
     ((item,),) = [body["items"] for body in api.sent("/v1/classify")]
@@ -162,7 +162,7 @@ def test_a_picture_is_sent_as_it_is_stored(page, api, tmp_path):
     assert base64.b64decode(content) == file.read_bytes()
 
 
-def test_adapters_for_pictures_are_none_of_the_playground(page, api):
+def test_adapters_for_images_are_not_in_the_playground(page, api):
     api.adapters = [adapter("colours", task="image-classification"), adapter("talk")]
     page.fresh()
     page.open("playground")

@@ -30,14 +30,14 @@ def answer(page, prompt="Where is it?"):
 
 
 def finished(page):
-    page.until(lambda: "Base" in page.text("#play-status"), "the end of the answers")
+    page.until(lambda: "Base model" in page.text("#play-status"), "the end of the answers")
 
 
 def test_the_base_and_four_adapters_answer_one_prompt(page, api):
     refs = ["support@3", "support@2", "tone-friendly@1", "legal/summaries@4"]
     open_with(page, *refs)
     assert not page.find("#play-add").is_enabled()
-    assert "most" in page.text("#play-add-reason")
+    assert "maximum" in page.text("#play-add-reason")
     answer(page)
     for text, model in zip(page.texts(".answer"), (BACKBONE, *refs), strict=True):
         assert text.endswith(f"I am {model}.")
@@ -60,7 +60,7 @@ def test_the_columns_stream_at_the_same_time(page, api):
     assert page.text("#play-status").count("done") == 5
 
 
-def test_words_are_shown_as_they_come_and_stop_frees_the_rows(page, api):
+def test_deltas_are_shown_at_once_and_stop_cancels_the_requests(page, api):
     api.endless = True
     open_with(page, "support@3")
     page.type("#play-prompt", "Go on")
@@ -73,10 +73,12 @@ def test_words_are_shown_as_they_come_and_stop_frees_the_rows(page, api):
     assert page.text("#play-status").count("stopped") == 2
     assert page.find(".answer").get_attribute("aria-busy") == "false"
     assert "stopped" in page.text(".facts")
-    page.until(lambda: sorted(api.left) == sorted([BACKBONE, "support@3"]), "the rows to be freed")
+    page.until(
+        lambda: sorted(api.left) == sorted([BACKBONE, "support@3"]), "the requests to be cancelled"
+    )
 
 
-def test_sliders_weigh_a_blend(page, api):
+def test_sliders_set_the_weights_of_a_blend(page, api):
     open_with(page, "support@3")
     page.click(".column header button[aria-label^=Blend]")
     choose(page, 0, "tone-friendly@1", part=1)
@@ -92,13 +94,13 @@ def test_sliders_weigh_a_blend(page, api):
     }  # fmt: skip
 
 
-def test_a_blend_without_weight_is_not_answered_by_the_base(page, api):
+def test_a_blend_without_weight_is_not_sent(page, api):
     open_with(page, "support@3")
     page.find(".part input[type=range]").send_keys("\ue011")
     assert "above 0" in page.text(".formula")
     page.type("#play-prompt", "Hello")
     page.click("#play-go")
-    page.until(lambda: "no weight" in page.text("#play-status"), "the reason")
+    page.until(lambda: "needs a weight" in page.text("#play-status"), "the reason")
     assert api.calls == []
 
 
@@ -138,16 +140,16 @@ def test_the_playground_works_with_the_keyboard_alone(page, api):
     assert models == sorted([BACKBONE, "support@3", "support@2*0.5"])
     assert {body["seed"] for body in api.sent(CHAT)} == {5}
     api.endless = True
-    page.tab_to("Answer")
+    page.tab_to("Generate")
     page.keys(" ")
     page.until(lambda: all("more" in text for text in page.texts(".answer")), "words")
     page.keys("\ue00c")
     page.until(lambda: page.text("#play-status").count("stopped") == 3, "the end")
 
 
-def test_what_has_the_focus_is_seen(page):
+def test_the_focus_is_visible(page):
     page.open("playground")
-    for name in ("Playground", "Prompt", "Max tokens", "Answer", "Add a column", "Adapter"):
+    for name in ("Playground", "Prompt", "Max tokens", "Generate", "Add a column", "Adapter"):
         page.tab_to(name)
         style, width = page.run(
             "const s = getComputedStyle(document.activeElement);"
@@ -157,7 +159,7 @@ def test_what_has_the_focus_is_seen(page):
         assert width >= 2, name
 
 
-def test_output_of_a_model_is_text_whatever_it_holds(page, api):
+def test_output_of_a_model_is_never_markup(page, api):
     evil = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
     api.texts[BACKBONE] = [evil, "\u2028</p>", "🚀"]
     open_with(page, "support@3")
@@ -169,34 +171,34 @@ def test_output_of_a_model_is_text_whatever_it_holds(page, api):
 
 def test_one_column_fails_and_the_others_answer(page, api):
     open_with(page, "support@3")
-    api.refuse[CHAT] = (429, "The queue is full", {"Retry-After": "3"})
+    api.errors[CHAT] = (429, "The queue is full", {"Retry-After": "3"})
     page.expect("429")
     answer(page)
     assert page.text("#play-status").count("failed") == 2
     assert "Try again in 3 seconds" in page.text(".column .notice")
-    api.refuse.clear()
+    api.errors.clear()
     page.click(".column .notice button")
     page.until(lambda: f"I am {BACKBONE}." in page.text(".answer"), "the second try")
     assert not page.all(".column:first-child .notice")
     assert page.all(".column:nth-child(2) .notice")
 
 
-def test_an_answer_that_is_asked_for_again_is_stopped_too(page, api):
+def test_a_repeated_request_can_be_stopped(page, api):
     open_with(page, "support@3")
-    api.refuse[CHAT] = (429, "The queue is full", {"Retry-After": "1"})
+    api.errors[CHAT] = (429, "The queue is full", {"Retry-After": "1"})
     page.expect("429")
     answer(page)
-    api.refuse.clear()
+    api.errors.clear()
     api.endless = True
     page.click(".column .notice button")
     page.until(lambda: "more" in page.text(".answer"), "words")
     assert page.focused() == "Text of the answer"
     page.click("#play-stop")
-    page.until(lambda: api.left == [BACKBONE], "the row to be freed")
+    page.until(lambda: api.left == [BACKBONE], "the request to be cancelled")
     assert page.find("#play-go").is_enabled()
 
 
-def test_asking_from_the_prompt_leaves_the_focus_there(page):
+def test_submitting_from_the_prompt_keeps_the_focus(page):
     open_with(page, "support@3")
     page.type("#play-prompt", "Hello")
     page.chord("\ue009", "\ue007")
@@ -212,7 +214,7 @@ def test_an_adapter_is_tried_from_the_list(page):
     assert page.focused() == "Playground"
 
 
-def test_an_encoder_is_not_asked_to_write(page, api):
+def test_an_encoder_does_not_generate(page, api):
     api.kind = "encoder"
     page.open("playground")
     page.until(lambda: "encoder" in page.text("#play-columns"), "the reason")

@@ -23,7 +23,7 @@ def real(chromium, served):
     page = Page(chromium, Real(served.url))
     page.fresh()
     yield page
-    assert page.complaints() == []
+    assert page.errors() == []
 
 
 def test_the_base_an_adapter_and_a_blend_answer(real, served):
@@ -41,7 +41,7 @@ def test_the_base_an_adapter_and_a_blend_answer(real, served):
     assert " + " in facts[2]
 
 
-def test_texts_are_labelled(real, served):
+def test_texts_are_classified_and_tagged(real, served):
     for ref in ("moods@1", "things@1"):
         assert served.post("/v1/adapters/load", {"ref": ref}).status_code == 200
     real.open("label")
@@ -59,7 +59,7 @@ def test_texts_are_labelled(real, served):
         assert TEXT[start:end] == text
 
 
-def test_adapters_come_and_go_by_the_buttons(real, served):
+def test_buttons_load_and_unload_adapters(real, served):
     real.open()
     names = real.texts(".adapter-name > .mono")
     assert {"alpha@1", "beta@1", "moods@1", "things@1"} <= set(names)
@@ -77,10 +77,21 @@ def test_adapters_come_and_go_by_the_buttons(real, served):
     assert served.digest("beta@staging") == served.digest("beta@1")
 
 
-def test_numbers_and_reports_are_shown(real):
+def test_statistics_and_reports_are_shown(real):
     real.open("live")
     real.until(lambda: "–" not in real.text("#live-tiles .tile:nth-child(4) dd"), "the numbers")
     assert real.text("#live-notice") == ""
     real.open("report?ref=alpha@1")
     real.until(lambda: "loss" in real.text("#report-body"), "the report")
     assert real.texts("#report-body tbody tr > *") == ["loss", "3", "2", "−1"]
+
+
+def test_the_api_documentation_sends_requests(real, served):
+    real.driver.get(f"{served.url}/docs")
+    operation = "#operations-server-ready"
+    real.until(lambda: real.all(f"{operation} .opblock-summary-control"), "the operations")
+    real.click(f"{operation} .opblock-summary-control")
+    real.until(lambda: real.all(f"{operation} .execute"), "the button")
+    real.click(f"{operation} .execute")
+    status = f"{operation} .live-responses-table .response-col_status"
+    real.until(lambda: "200" in "".join(real.texts(status)), "the response")

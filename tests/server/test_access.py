@@ -27,7 +27,7 @@ def shown(key):
     return {"authorization": f"Bearer {key}"}
 
 
-def test_only_the_hash_of_a_key_is_kept(keys):
+def test_only_the_hash_of_a_key_is_stored(keys):
     key = keys.create("web")
     assert key.startswith("ahk_")
     for file in keys.path.parent.glob("keys.sqlite3*"):
@@ -35,7 +35,7 @@ def test_only_the_hash_of_a_key_is_kept(keys):
         assert key.removeprefix("ahk_").encode() not in file.read_bytes()
 
 
-def test_a_key_lets_in_with_its_role_adapters_and_limits(keys, tmp_path):
+def test_a_key_gives_its_role_adapters_and_limits(keys, tmp_path):
     key = keys.create("web", "use", adapters=["b", "a@prod"], rate=60, concurrency=4)
     (info,) = keys.list()
     caller = gate(tmp_path).caller(shown(key))
@@ -45,13 +45,13 @@ def test_a_key_lets_in_with_its_role_adapters_and_limits(keys, tmp_path):
 
 
 @pytest.mark.parametrize("header", ["", "Bearer ahk_wrong", "Bearer", "Basic YTpi", "Bearer sk-1"])
-def test_once_there_is_a_key_nothing_else_lets_in(keys, tmp_path, header):
+def test_once_there_is_a_key_it_is_required(keys, tmp_path, header):
     keys.create("web")
     with pytest.raises(Unauthorized):
         gate(tmp_path).caller({"authorization": header} if header else {})
 
 
-def test_keys_that_are_made_and_taken_back_count_at_once(keys, tmp_path):
+def test_created_and_removed_keys_take_effect_at_once(keys, tmp_path):
     access = gate(tmp_path)
     # none yet
     assert access.caller({}) == Caller(None, "manage")
@@ -66,7 +66,7 @@ def test_keys_that_are_made_and_taken_back_count_at_once(keys, tmp_path):
             access.caller(headers)
 
 
-def test_a_change_is_seen_also_when_the_file_was_quiet_for_long(keys, tmp_path):
+def test_a_change_is_noticed_after_a_long_time_without_one(keys, tmp_path):
     access = gate(tmp_path)
     key = keys.create("web")
     for file in keys.path.parent.glob("keys.sqlite3*"):
@@ -77,7 +77,7 @@ def test_a_change_is_seen_also_when_the_file_was_quiet_for_long(keys, tmp_path):
         access.caller(shown(key))
 
 
-def test_where_nothing_changed_the_file_is_not_read(keys, tmp_path, monkeypatch):
+def test_an_unchanged_file_is_not_read(keys, tmp_path, monkeypatch):
     key = keys.create("web")
     for file in keys.path.parent.glob("keys.sqlite3*"):
         os.utime(file, (1, 1))
@@ -89,7 +89,7 @@ def test_where_nothing_changed_the_file_is_not_read(keys, tmp_path, monkeypatch)
         access.caller(shown("ahk_wrong"))
 
 
-def test_other_addresses_than_loopback_need_a_key_or_the_word_that_none_is_needed(keys, tmp_path):
+def test_other_addresses_than_loopback_require_a_key_or_anonymous_access(keys, tmp_path):
     for host in ("0.0.0.0", "::", "192.168.1.4", "example.org", "", "gpu-box"):
         with pytest.raises(SettingsError, match="there is no API key"):
             gate(tmp_path, host=host)
@@ -101,7 +101,7 @@ def test_other_addresses_than_loopback_need_a_key_or_the_word_that_none_is_neede
         gate(tmp_path, host="0.0.0.0").caller({})
 
 
-def test_a_key_that_is_gone_does_not_open_a_server_for_other_machines(keys, tmp_path):
+def test_removing_the_last_key_does_not_open_a_server(keys, tmp_path):
     keys.create("web")
     access = gate(tmp_path, host="0.0.0.0")
     keys.remove(keys.list()[0].id)
@@ -109,7 +109,7 @@ def test_a_key_that_is_gone_does_not_open_a_server_for_other_machines(keys, tmp_
         access.caller({})
 
 
-def test_a_key_of_the_settings_manages_and_closes_the_server(tmp_path):
+def test_the_key_of_the_settings_manages_and_is_required(tmp_path):
     access = gate(tmp_path, host="0.0.0.0", api_key="a-secret-of-16-and-more")
     assert access.caller(shown("a-secret-of-16-and-more")).role == "manage"
     with pytest.raises(Unauthorized):
@@ -118,7 +118,7 @@ def test_a_key_of_the_settings_manages_and_closes_the_server(tmp_path):
         gate(tmp_path, api_key="a-secret-of-16-and-more").caller({})
 
 
-def test_clients_that_insist_on_a_key_may_send_any_word_where_none_is_needed(tmp_path):
+def test_without_a_required_key_clients_may_send_any_word(tmp_path):
     access = gate(tmp_path)
     assert access.caller(shown("sk-unused")).key_id is None
     with pytest.raises(Unauthorized, match="is unknown"):
@@ -154,7 +154,7 @@ def test_pages_of_other_sites_do_not_use_a_server_on_loopback(tmp_path, keys, he
         {"host": "testserver"},
     ],
 )
-def test_this_machine_itself_needs_no_key_on_loopback(tmp_path, headers):
+def test_local_programs_need_no_key_on_loopback(tmp_path, headers):
     assert gate(tmp_path).caller(headers).role == "manage"
 
 
@@ -187,7 +187,7 @@ def test_which_adapters_a_list_allows(listed, ref, allowed, keys):
             access.check_adapters(caller, [*(listed or ()), ref])
 
 
-def test_managing_needs_the_role(tmp_path):
+def test_managing_requires_the_role(tmp_path):
     access = gate(tmp_path)
     access.require_manage(Caller("id", "manage"))
     with pytest.raises(Forbidden, match="role manage"):
@@ -208,13 +208,13 @@ def test_managing_needs_the_role(tmp_path):
         ({"concurrency": 10**7}, SettingsError),
     ],
 )
-def test_what_can_be_no_key_is_refused(keys, options, error):
+def test_invalid_keys_are_rejected(keys, options, error):
     with pytest.raises(error):
         keys.create("web", **options)
     assert keys.list() == ()
 
 
-def test_a_key_is_made_listed_and_removed_by_commands(command, tmp_path):
+def test_commands_create_list_and_remove_a_key(command, tmp_path):
     made = json.loads(
         command(
             "key", "create", "web", "--role", "manage", "--adapters", "a@prod,team/*",
@@ -237,19 +237,19 @@ def test_a_key_is_made_listed_and_removed_by_commands(command, tmp_path):
     assert "no keys" in command("key", "list").stdout
 
 
-def test_a_key_stands_alone_on_standard_output(command):
+def test_standard_output_has_only_the_key(command):
     result = command("key", "create", "web")
     assert len(result.stdout.split()) == 1
     assert "not shown again" in result.stderr
 
 
-def test_a_role_that_is_none_and_an_id_that_is_none_are_told(command):
+def test_an_unknown_role_and_an_unknown_id_are_errors(command):
     result = command("key", "create", "x", "--role", "manager")
     assert result.exit_code == 2
     assert "Did you mean 'manage'" in result.stderr
     assert command("key", "rm", "0123").exit_code == 4
 
 
-def test_an_id_that_is_none_is_told(keys):
+def test_an_unknown_id_is_an_error(keys):
     with pytest.raises(NotFoundError):
         keys.remove("0123456789ab")

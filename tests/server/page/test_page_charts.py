@@ -9,12 +9,12 @@ CURVES = [
 ]
 
 
-def test_numbers_of_the_server_are_polled_and_drawn(page, api):
+def test_statistics_are_polled_and_drawn(page, api):
     page.open("live")
-    page.until(lambda: api.stats_asked >= 3, "three polls")
+    page.until(lambda: api.stats_requests >= 3, "three polls")
     page.until(lambda: "L" in (page.find(".plot .line").get_attribute("d") or ""), "a curve")
     tiles = page.text("#live-tiles")
-    for said in ("Tokens per second", "First token", "Step", "Cache used", "184 MB"):
+    for said in ("Tokens per second", "Time to first token", "Step", "KV cache used", "184 MB"):
         assert said in tiles
     assert len(page.all("#live-charts .chart")) == 4
     assert "Throughput in tokens per second" in page.find(".plot").get_attribute("aria-label")
@@ -22,24 +22,24 @@ def test_numbers_of_the_server_are_polled_and_drawn(page, api):
 
 def test_polling_ends_when_the_view_is_left(page, api):
     page.open("live")
-    page.until(lambda: api.stats_asked >= 1, "a poll")
+    page.until(lambda: api.stats_requests >= 1, "a poll")
     page.click("nav a[href='#adapters']")
     page.until(lambda: page.find("#adapters-list").is_displayed(), "the list")
-    seen = api.stats_asked
+    seen = api.stats_requests
     page.run("return new Promise((done) => setTimeout(done, 1500))")
-    assert api.stats_asked <= seen + 1
+    assert api.stats_requests <= seen + 1
 
 
-def test_a_failing_poll_says_so_and_recovers(page, api):
-    api.refuse["/v1/stats"] = (503, "The server drains")
+def test_a_failed_poll_shows_an_error_and_recovers(page, api):
+    api.errors["/v1/stats"] = (503, "The server drains")
     page.expect("503")
     page.open("live")
     page.until(lambda: "The server drains" in page.text("#live-notice"), "the reason")
-    api.refuse.clear()
+    api.errors.clear()
     page.until(lambda: page.text("#live-notice") == "", "the recovery")
 
 
-def test_a_report_has_curves_and_what_training_changed(page, api):
+def test_a_report_has_curves_and_metric_changes(page, api):
     api.report = {"curves": CURVES, "before": {"accuracy": 0.229}, "after": {"accuracy": 0.938}}
     page.open("report?ref=topics@1")
     page.until(lambda: page.all(".chart"), "the charts")
@@ -60,7 +60,7 @@ def test_points_of_a_curve_are_read_with_the_arrow_keys(page, api):
     assert page.texts(".chart:last-child .legend li") == ["validation accuracy 0.800 at 20"]
 
 
-def test_another_adapter_is_chosen_and_one_without_a_report_says_so(page, api):
+def test_another_adapter_is_selected_and_a_missing_report_is_shown(page, api):
     page.open("report?ref=topics@1")
     page.until(lambda: "No training report" in page.text("#report-body"), "the empty report")
     api.report = {"after": {"perplexity": 3.57}}

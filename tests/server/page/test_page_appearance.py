@@ -14,7 +14,7 @@ REPORT = {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_in_both_themes(page, api, scheme):
+def test_text_has_enough_contrast_in_both_themes(page, api, scheme):
     api.report = REPORT
     api.spans = [span("PER", "Zoë"), span("LOC", "Paris")]
     page.scheme(scheme)
@@ -24,7 +24,7 @@ def test_text_stands_out_in_both_themes(page, api, scheme):
     label(page, TEXT, "topics@1", "entities@2")
     assert page.poor_contrast() == []
     open_with(page, "support@3", "support@2", "tone-friendly@1", "legal/summaries@4")
-    api.refuse["/v1/chat/completions"] = (404, "no adapter 'x'; near: 'y'")
+    api.errors["/v1/chat/completions"] = (404, "no adapter 'x'; near: 'y'")
     page.expect("404")
     answer(page)
     assert page.poor_contrast() == []
@@ -70,15 +70,15 @@ def test_every_control_has_a_name(page):
         assert nameless == [], view
 
 
-def test_a_key_is_asked_for_and_kept_by_the_tab_only(page, api):
+def test_a_required_key_is_stored_by_the_tab_only(page, api):
     api.key = "ah-secret"
     page.expect("401")
     page.open()
-    assert "A key is needed" in page.text("#app-notice")
+    assert "An API key is required" in page.text("#app-notice")
     page.click("#app-notice button")
     page.keys("ah-wrong", "\ue007")
     page.until(lambda: not page.all("dialog[open]"), "the dialog to close")
-    page.until(lambda: page.text("#connection") == "no access", "the refusal")
+    page.until(lambda: page.text("#connection") == "no access", "the error")
     page.click("#key-open")
     page.keys("ah-secret", "\ue007")
     page.until(lambda: page.all("#adapters-list tbody tr"), "the list")
@@ -93,7 +93,7 @@ def test_a_key_is_asked_for_and_kept_by_the_tab_only(page, api):
     assert page.run("return sessionStorage.length") == 0
 
 
-def test_a_key_that_no_header_can_carry_is_refused_at_once(page):
+def test_a_key_with_invalid_characters_is_rejected_at_once(page):
     page.open()
     page.click("#key-open")
     page.keys("schlüssel", "\ue007")
@@ -104,18 +104,18 @@ def test_a_key_that_no_header_can_carry_is_refused_at_once(page):
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (400, "Change what the message names"),
-        (403, "Use a key with the role"),
+        (400, "Correct the field that the message names"),
+        (403, "Use a key with the required role"),
         (404, "Choose one from the list"),
         (409, "Start a server with the backbone"),
-        (413, "Send less at once"),
+        (413, "Send a smaller input"),
         (429, "Try again in 2 seconds"),
         (500, "req-17"),
-        (503, "It starts or stops"),
+        (503, "It is starting or shutting down"),
     ],
 )
 def test_errors_say_what_happened_and_what_to_do(page, api, status, said):
-    api.refuse["/v1/classify"] = (status, "what the server says", {"Retry-After": "2"})
+    api.errors["/v1/classify"] = (status, "what the server says", {"Retry-After": "2"})
     page.expect(str(status))
     page.open("label")
     page.type("#label-text", "text")
@@ -126,13 +126,13 @@ def test_errors_say_what_happened_and_what_to_do(page, api, status, said):
     assert page.all("#label-notice [role=alert]")
 
 
-def test_a_server_that_is_gone_is_told_and_found_again(page, api):
+def test_a_lost_connection_is_shown_and_restored(page, api):
     page.expect("Failed to load", "ERR_")
     page.open()
     page.run(
         "window.real = window.fetch; window.fetch = () => Promise.reject(new TypeError('gone'))"
     )
-    page.until(lambda: page.text("#connection") == "not reached", "the loss")
+    page.until(lambda: page.text("#connection") == "not connected", "the loss")
     assert "adapterhub serve" in page.text("#app-notice")
     # what was known stays on the page
     assert page.all("#adapters-list tbody tr")
@@ -141,7 +141,7 @@ def test_a_server_that_is_gone_is_told_and_found_again(page, api):
     page.until(lambda: page.text("#app-notice") == "", "the server")
 
 
-def test_an_answer_that_breaks_off_is_not_taken_for_whole(page, api):
+def test_an_interrupted_answer_is_an_error(page, api):
     page.open("playground")
     page.run(
         'const half = \'data: {"choices":[{"delta":{"content":"half"}}]}\\n\\n\';'
@@ -150,15 +150,15 @@ def test_an_answer_that_breaks_off_is_not_taken_for_whole(page, api):
     )
     answer(page)
     assert "half" in page.text(".answer")
-    assert "closed before the answer was complete" in page.text(".column .notice")
+    assert "closed before the response was complete" in page.text(".column .notice")
 
 
-def test_events_are_read_however_they_are_cut(page):
+def test_events_are_parsed_in_any_chunks(page):
     page.open()
     text = 'data: {"a":"é🚀"}\r\n\r\n: comment\n\ndata:one\ndata: two\n\ndata: [DONE]\n\n'
     found = page.driver.execute_async_script(
         "const [text, done] = arguments;"
-        "(async () => { const { events } = await import('/page/sse.js'); const all = [];"
+        "(async () => { const { events } = await import('/page/api.js'); const all = [];"
         " for (const size of [1, 2, 3, 7, 1000]) {"
         "  const bytes = new TextEncoder().encode(text); const found = [];"
         "  const body = new ReadableStream({ start(c) {"
@@ -171,7 +171,7 @@ def test_events_are_read_however_they_are_cut(page):
     assert found == [['{"a":"é🚀"}', "one\ntwo", "[DONE]"]] * 5
 
 
-def test_scripts_that_get_in_anyway_do_not_run(page):
+def test_injected_scripts_do_not_run(page):
     page.expect("Content Security Policy", "TrustedHTML", "TrustedScript")
     page.open()
     blocked = page.run(
