@@ -1,7 +1,6 @@
 """Settings: precedence of the sources, errors, and what is shown."""
 
 import json
-import runpy
 from dataclasses import asdict
 from pathlib import Path
 
