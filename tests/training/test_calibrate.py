@@ -164,7 +164,7 @@ def test_tags_and_rankings_have_a_temperature_too(
 @pytest.mark.parametrize(
     ("task", "override", "said"),
     [
-        ("question-answering", "task.calibrate=true", "does not read this setting"),
+        ("question-answering", "task.calibrate=true", "does not use this setting"),
         ("text-classification", "task.temperature=0", "greater than 0"),
         ("text-classification", "task.temperature=.inf", "above 0"),
     ],
