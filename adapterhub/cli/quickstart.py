@@ -248,7 +248,7 @@ def _show_topics(
     examples = _held_out(paths, NUM_SHOWN)
     name = trained.version.name
     adapted = session.predict(name, examples)
-    plain = session.predict(name, examples, bare=True)
+    plain = session.predict(name, examples, with_adapter=False)
     shown = table("held-out question", "topic", "base", "adapter")
     for each, base, answer in zip(examples, plain, adapted, strict=True):
         shown.add_row(

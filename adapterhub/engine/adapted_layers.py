@@ -245,7 +245,7 @@ def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> 
     body = backbone.base_model
     modules = list(body.named_modules())
     found = [(path, each) for path, each in modules if isinstance(each, nn.Embedding)]
-    # norm layers of vision backbones see windows, whose tokens cannot be told apart by image
+    # norm layers of vision backbones see windows, where the image of a token is unknown
     readable = [] if backbone.kind == "vision" else modules
     norms = [(path, each) for path, each in readable if "Norm" in type(each).__name__]
     linear = install_lora_linears(body, dtype, kernel)

@@ -1,9 +1,9 @@
-"""Text that follows a JSON schema or a regular expression: which tokens can come next.
+"""Structured outputs: text that follows a JSON schema or a regular expression.
 
-By llguidance (Microsoft; also a backend of vLLM, SGLang and llama.cpp). It follows the grammar
-while text is generated instead of building an automaton over the vocabulary beforehand, so a
-new schema costs milliseconds; it refuses what it cannot hold to instead of leaving it out; and
-it needs no other package, where xgrammar needs Triton.
+llguidance (Microsoft; also a backend of vLLM, SGLang and llama.cpp) computes the masks. It follows
+the grammar while text is generated instead of building an automaton over the vocabulary first, so
+a new schema costs milliseconds; it rejects features that it does not support instead of ignoring
+them; and it needs no other package, while xgrammar needs Triton.
 """
 
 from __future__ import annotations
@@ -25,49 +25,48 @@ if TYPE_CHECKING:
 
     from adapterhub.engine.sampling.params import SamplingParams
 
-#: Longest texts that are read, in bytes.
+#: Largest schemas and expressions, in bytes.
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_REGEX_BYTES = 4 * 1024
-#: Compiled schemas and expressions that are kept.
+#: Number of compiled schemas and expressions in the cache.
 _CACHED = 64
-#: States of the lexer of one answer, 1 to 2 kB each.
+#: Most states of the lexer of one answer, 1 to 2 kB each.
 _LEXER_STATES = 50_000
-#: Between the parts of JSON. Without a bound, a model may write white space for ever.
+#: White space in JSON; without a bound, a model may generate it without end.
 _WHITESPACE = r"[\x20\x0A\x09]{0,16}"
-#: They rule over what the schema itself asks of the library.
+#: They override the options that a schema itself sets.
 _JSON_OPTIONS = {"whitespace_pattern": _WHITESPACE, "lenient": False, "coerce_one_of": False}
 
 
 class Constraint:
-    """One answer's way through a schema or a regular expression."""
+    """The state of one answer in a schema or a regular expression.
+
+    Args:
+        matcher: Matcher of this answer alone.
+        width: Width of the logits.
+        place: Name of the parameter, for error messages.
+    """
 
     def __init__(self, matcher: LLMatcher, width: int, place: str) -> None:
-        """Stand at the beginning.
-
-        Args:
-            matcher: not shared with another answer.
-            width: of the logits.
-            place: for messages.
-        """
         self._matcher = matcher
         self._width = width
         self._place = place
 
     @property
     def finished(self) -> bool:
-        """Whether the text is complete and only an end-of-text token can come."""
+        """Whether the text is complete, so that only an end-of-text token may follow."""
         return self._matcher.is_stopped()
 
     @property
     def accepting(self) -> bool:
-        """Whether the text could end here."""
+        """Whether the text may end here."""
         return self._matcher.is_accepting()
 
     def mask(self) -> Tensor:
-        """Return which tokens can come next, bool ``[vocabulary]``.
+        """Return which tokens may come next, bool ``[vocab_size]``.
 
         Raises:
-            RequestError: when the schema or expression is too complex to go on.
+            RequestError: If the schema or expression is too complex to continue.
         """
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
@@ -77,13 +76,13 @@ class Constraint:
         return torch.from_numpy(allowed)
 
     def advance(self, token: int) -> None:
-        """Go on by a token that the mask allows.
+        """Advance by a token that the mask allows.
 
         Raises:
-            EngineError: when the token cannot come here.
+            EngineError: If the token is not allowed.
         """
         if not self._matcher.consume_token(token):
-            problem = f"token {token} cannot come here: {_first_line(self._matcher)}"
+            problem = f"token {token} is not allowed here: {_first_line(self._matcher)}"
             raise EngineError(problem, place=self._place)
 
     def _check(self) -> None:
@@ -92,7 +91,21 @@ class Constraint:
 
 
 class ConstraintCompiler:
-    """Compiles the constraints of requests for one tokenizer, and keeps the last ones."""
+    """Compiles and caches the constraints of requests for one tokenizer.
+
+    Creating one reads the tokenizer's vocabulary, which takes about a second.
+
+    Args:
+        tokenizer: Fast tokenizer.
+        eos_ids: Tokens that end a text; the tokenizer's own by default.
+        vocabulary: Width of the logits; the number of the tokenizer's tokens by default. Tokens
+            past the tokenizer's are never allowed.
+        name: Name of the backbone, for error messages.
+
+    Raises:
+        MissingExtraError: If llguidance is not installed.
+        EngineError: If it does not support the tokenizer.
+    """
 
     def __init__(
         self,
@@ -102,19 +115,6 @@ class ConstraintCompiler:
         vocabulary: int | None = None,
         name: str = "",
     ) -> None:
-        """Read a tokenizer's vocabulary, which takes about a second.
-
-        Args:
-            tokenizer: a fast one.
-            eos_ids: tokens that end a text; the tokenizer's own where none is given.
-            vocabulary: width of the logits; the number of the tokenizer's tokens where not
-                given. Tokens past the tokenizer's never come.
-            name: of the backbone, for messages.
-
-        Raises:
-            MissingExtraError: when llguidance is not installed.
-            EngineError: when the tokenizer's kind is not known to it.
-        """
         try:
             import llguidance.hf
         except ImportError as error:
@@ -129,14 +129,11 @@ class ConstraintCompiler:
         self._compiled = lru_cache(maxsize=_CACHED)(self._compile)
 
     def compile(self, params: SamplingParams) -> Constraint | None:
-        """Return a new constraint, or ``None`` for a request without one.
-
-        Args:
-            params: of the request; called once for each of its answers.
+        """Return a new constraint for one answer, or ``None`` for a request without one.
 
         Raises:
-            RequestError: when the schema or expression is malformed, too large, not supported
-                or describes no text at all.
+            RequestError: If the schema or expression is malformed, too large, not supported or
+                matches no text at all.
         """
         if isinstance(params.json_schema, str):
             place, text = "json_schema", params.json_schema
@@ -152,7 +149,7 @@ class ConstraintCompiler:
         grammar = _json_grammar(text) if place == "json_schema" else _regex_grammar(text)
         limits = LLParserLimits(max_lexer_states=_LEXER_STATES, verbose_errors=False)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
-        # a text that cannot exist shows only at its first token
+        # that no text matches shows only at the first token
         Constraint(matcher.deep_copy(), self._width, place).mask()
         return matcher
 
@@ -178,7 +175,7 @@ def _regex_grammar(text: str) -> str:
 def _check_size(place: str, text: str, most: int) -> None:
     size = len(text.encode(errors="surrogatepass"))
     if size > most:
-        raise RequestError(f"has {size} bytes, at most {most} are read", place=place)
+        raise RequestError(f"has {size} bytes, at most {most} are allowed", place=place)
 
 
 def _first_line(matcher: LLMatcher) -> str:

@@ -1,9 +1,8 @@
-"""A decoder of the Llama family, layer by layer, with compiled loops between its products.
+"""Fast forward pass on CPUs for decoders of the Llama family.
 
-transformers' own modules hold the weights and do the products; what they do in between takes
-them some thirty calls a layer, which at 32 rows is 40 % of a step on two cores. The notes in
-``benchmarks/LOG.md`` have the measurement that this file stands on. Everything else goes through
-transformers' own ``forward``.
+transformers' own modules hold the weights and do the matrix products; compiled loops replace the
+thirty or so calls per layer in between, which at 32 sequences take 40 % of a step on two cores
+(``benchmarks/LOG.md``). Other architectures use transformers' own ``forward``.
 """
 
 from __future__ import annotations
@@ -22,59 +21,59 @@ if TYPE_CHECKING:
 
     from adapterhub.kernels.attention.paged import PagedBatch
 
-#: Classes of layers whose formula this file has.
+#: Classes of layers that this file computes.
 KNOWN_LAYERS = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer"})
 
 
-def can_run(body: Any, dtype: torch.dtype) -> bool:
-    """Return whether a backbone is one of those that this file computes."""
-    layers = getattr(body, "layers", ())
+def can_run(base_model: Any, dtype: torch.dtype) -> bool:
+    """Return whether a base model is supported."""
+    layers = getattr(base_model, "layers", ())
     return (
         dtype in (torch.float32, torch.bfloat16)
-        and body.device.type == "cpu"
+        and base_model.device.type == "cpu"
         and bool(len(layers))
         and {type(layer).__name__ for layer in layers} <= KNOWN_LAYERS
-        and getattr(body.config, "hidden_act", "") == "silu"
+        and getattr(base_model.config, "hidden_act", "") == "silu"
         # Mistral's layers read the window from the configuration
-        and not getattr(body.config, "sliding_window", None)
+        and not getattr(base_model.config, "sliding_window", None)
     )
 
 
 class FastDecoder:
-    """Computes what a body's ``forward`` computes.
+    """Computes the forward pass of a base model.
 
     Args:
-        body: as ``can_run`` accepts it, its linear layers replaced by sites.
+        base_model: Base model that ``can_run`` accepts, with adapted linear layers.
     """
 
-    def __init__(self, body: Any) -> None:
-        self._body = body
-        self._layers = list(body.layers)
+    def __init__(self, base_model: Any) -> None:
+        self._base_model = base_model
+        self._layers = list(base_model.layers)
 
     def __call__(self, ids: Tensor, positions: Tensor, paged: PagedBatch) -> Tensor:
-        """Return the last hidden states ``[tokens, hidden]``.
+        """Return the last hidden states ``[num_tokens, hidden_size]``.
 
         Args:
-            ids: ``[1, tokens]``.
-            positions: ``[1, tokens]``.
-            paged: of the step.
+            ids: Token ids ``[1, num_tokens]``.
+            positions: Positions ``[1, num_tokens]``.
+            paged: Places of the tokens in the KV cache.
         """
-        body = self._body
-        x = body.embed_tokens(ids)[0].contiguous()
-        cosine, sine = (each[0].contiguous() for each in body.rotary_emb(x, positions))
-        turns = as_array(cosine), as_array(sine)
+        model = self._base_model
+        x = model.embed_tokens(ids)[0].contiguous()
+        cosine, sine = (each[0].contiguous() for each in model.rotary_emb(x, positions))
+        rotation = as_array(cosine), as_array(sine)
         state, normal = as_array(x), torch.empty_like(x)
         added = state[:0]
         for number, layer in enumerate(self._layers):
             _normalize(state, added, layer.input_layernorm, normal)
-            added = as_array(self._attend(layer.self_attn, number, normal, turns, paged))
+            added = as_array(self._attend(layer.self_attn, number, normal, rotation, paged))
             _normalize(state, added, layer.post_attention_layernorm, normal)
             added = as_array(_feed_forward(layer.mlp, normal))
-        _normalize(state, added, body.norm, normal)
+        _normalize(state, added, model.norm, normal)
         return normal
 
     def _attend(
-        self, module: Any, layer: int, x: Tensor, turns: tuple[Any, Any], paged: PagedBatch
+        self, module: Any, layer: int, x: Tensor, rotation: tuple[Any, Any], paged: PagedBatch
     ) -> Tensor:
         width, tokens = module.head_dim, len(x)
         query = module.q_proj(x).view(tokens, -1, width)
@@ -85,7 +84,7 @@ class FastDecoder:
             as_array(query),
             as_array(key),
             as_array(value),
-            *turns,
+            *rotation,
             as_array(paged.slot_mapping),
             as_array(keys),
             as_array(values),

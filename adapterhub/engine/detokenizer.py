@@ -1,4 +1,4 @@
-"""Text as its tokens come: whole characters only, and nothing of a string that stops it."""
+"""Incremental detokenization with whole characters and stop strings."""
 
 from __future__ import annotations
 
@@ -13,67 +13,58 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-#: How tokens of one byte are written where a tokenizer falls back to bytes.
+#: Tokens of single bytes in a tokenizer with byte fallback.
 _BYTE_TOKENS = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 
-class _Detokenizer(Protocol):
-    """Tokens to text, a piece at a time."""
+class _Decoder(Protocol):
+    """Incremental decoder of one kind of tokenizer."""
 
     def push(self, token: int) -> str:
-        """Take a token and return text that no later one changes."""
+        """Add a token; return the text that no later token can change."""
 
     def finish(self) -> str:
-        """Return what was held back."""
+        """Return the text that was held back."""
 
 
 class IncrementalDetokenizer:
-    """The text of one answer, each piece once.
+    """Decodes the tokens of one answer to text deltas.
 
-    All pieces together are ``tokenizer.decode(ids, skip_special_tokens=True)`` without clean-up
+    All deltas together are ``tokenizer.decode(ids, skip_special_tokens=True)`` without clean-up
     of spaces (which would change text that has been sent), cut before the stop string that is
-    complete first; of two that end together, before the longer one. How tokens are spread
+    complete first; of two that end together, before the longer one. The distribution of tokens
     over calls makes no difference.
+
+    Args:
+        tokenizer: Fast tokenizer.
+        stop: Strings that end the text.
+        min_tokens: Number of tokens in whose text stop strings have no effect.
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, stop: Sequence[str] = (), *, min_tokens: int = 0
     ) -> None:
-        """Begin an empty text.
-
-        Args:
-            tokenizer: a fast one.
-            stop: strings that end the text.
-            min_tokens: stop strings count where they begin after the text of these tokens.
-        """
-        self._detokenizer = _detokenizer(tokenizer)
+        self._decoder = _decoder_for(tokenizer)
         self._stop = tuple(stop)
         self._unstopped = min_tokens
         self._held = ""
-        #: the string that ended the text
+        #: stop string that ended the text
         self.stopped: str | None = None
 
     def push(self, token_ids: Iterable[int]) -> str:
-        """Take tokens.
-
-        Args:
-            token_ids: that follow those before.
-
-        Returns:
-            New text that can no longer change; empty after a stop string.
-        """
+        """Add tokens; return the new text that can no longer change, empty after a stop string."""
         return "".join([self._push(token) for token in token_ids if self.stopped is None])
 
     def finish(self) -> str:
-        """Return what was held back, once no token follows."""
+        """Return the text that was held back, once no token follows."""
         if self.stopped is not None:
             return ""
-        text = self._release(self._detokenizer.finish())
+        text = self._release(self._decoder.finish())
         rest, self._held = self._held, ""
         return text + rest
 
     def _push(self, token: int) -> str:
-        text = self._detokenizer.push(token)
+        text = self._decoder.push(token)
         if self._unstopped > 0:
             self._unstopped -= 1
             return text
@@ -81,8 +72,8 @@ class IncrementalDetokenizer:
 
     def _release(self, new: str) -> str:
         text = self._held + new
-        # what is held may be the beginning of a stop string, so any that ends in the new text
-        # lies in the two together
+        # the held text may be the beginning of a stop string, so a stop string that ends in the
+        # new text is found in both together
         found = [
             (place + len(stop), place, stop)
             for stop in self._stop
@@ -98,7 +89,7 @@ class IncrementalDetokenizer:
 
 
 class _ByteLevel:
-    """Tokens that stand for bytes, as in GPT-2: exact, and each token is looked at once."""
+    """Decoder of byte-level tokenizers such as GPT-2's: exact, and reads each token once."""
 
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
@@ -115,22 +106,22 @@ class _ByteLevel:
 
 
 class _Window:
-    """Any other decoder: the new text is what a token adds to the text of a few before it.
+    """Decoder of all other tokenizers: the difference that a token makes to the text before it.
 
-    A byte that stands for itself is held back until a token of another kind follows, because
-    a decoder judges a run of them as a whole.
+    A single-byte token is held back until a token of another kind follows, because the tokenizer
+    decodes a run of them as a whole.
     """
 
     def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
         self._special = _special_ids(backend)
-        #: tokens whose text is sent, as context, and those whose text is not yet
+        #: tokens whose text was returned, as context, and those whose text was not yet
         self._sent: list[int] = []
         self._new: list[int] = []
 
     def push(self, token: int) -> str:
         written = self._backend.id_to_token(token)
-        # what is no token has no text, and does not end a run of bytes either
+        # unknown ids have no text and do not end a run of bytes
         if token in self._special or written is None:
             return ""
         self._new.append(token)
@@ -145,7 +136,7 @@ class _Window:
 
 
 def token_bytes(backend: Tokenizer, token: int) -> bytes:
-    """Return what one token stands for, alone; nothing for one that does not exist."""
+    """Return the bytes of one token, empty for an unknown one."""
     written = backend.id_to_token(token) or ""
     if isinstance(backend.decoder, decoders.ByteLevel):
         return _token_bytes(written)
@@ -154,7 +145,7 @@ def token_bytes(backend: Tokenizer, token: int) -> bytes:
     return written.replace("\u2581", " ").encode()
 
 
-def _detokenizer(tokenizer: PreTrainedTokenizerFast) -> _Detokenizer:
+def _decoder_for(tokenizer: PreTrainedTokenizerFast) -> _Decoder:
     backend = tokenizer.backend_tokenizer
     kind = _ByteLevel if isinstance(backend.decoder, decoders.ByteLevel) else _Window
     return kind(backend)
@@ -166,7 +157,7 @@ def _special_ids(backend: Tokenizer) -> frozenset[int]:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Return the letters of GPT-2's tokenizer: printable bytes stand for themselves."""
+    """Return GPT-2's characters for bytes; printable bytes represent themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     letters = {chr(byte): byte for byte in printable}
@@ -185,6 +176,6 @@ def _token_bytes(token: str) -> bytes:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return how many letters at the end of ``text`` begin ``stop``."""
+    """Return how many characters at the end of ``text`` are the beginning of ``stop``."""
     lengths = range(min(len(stop) - 1, len(text)), 0, -1)
     return next((length for length in lengths if text.endswith(stop[:length])), 0)

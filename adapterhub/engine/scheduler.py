@@ -88,7 +88,7 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.preemptions = 0
         #: steps in a row in which the first pooling sequence found no room on the device
-        self._pooling_refusals = 0
+        self._blocked_pooling_steps = 0
 
     def schedule_pooling(self) -> list[PoolingSequence]:
         """Return the pooling sequences to compute next, their adapters acquired.
@@ -97,7 +97,7 @@ class Scheduler:
         that fit into ``max_pooling_tokens`` with it.
         """
         scheduled: list[PoolingSequence] = []
-        budget, refused = self._config.max_pooling_tokens, False
+        budget, blocked = self._config.max_pooling_tokens, False
         pending = [each for request in self.waiting.pooling() for each in request.pending]
         for sequence in pending:
             if scheduled and len(sequence.example) > budget:
@@ -106,11 +106,11 @@ class Scheduler:
                 continue
             if not self._adapters.acquire(sequence):
                 # later ones release their slots at once, so they do not delay the first one
-                refused = refused or not scheduled
+                blocked = blocked or not scheduled
                 continue
             scheduled.append(sequence)
             budget -= len(sequence.example)
-        self._pooling_refusals = self._pooling_refusals + 1 if refused else 0
+        self._blocked_pooling_steps = self._blocked_pooling_steps + 1 if blocked else 0
         return scheduled
 
     def finish_pooling(self, sequences: Iterable[PoolingSequence]) -> None:
@@ -157,8 +157,8 @@ class Scheduler:
             self.waiting.remove(sequence)
 
     def _may_start(self) -> bool:
-        starving = self._pooling_refusals > self._config.max_overtakes
-        return not starving and len(self.running) < self._config.max_num_seqs
+        pooling_blocked = self._blocked_pooling_steps > self._config.max_overtakes
+        return not pooling_blocked and len(self.running) < self._config.max_num_seqs
 
     def _extend(self, sequence: Sequence, budget: int, chunks: list[ScheduledChunk]) -> int:
         """Schedule the next tokens of a sequence; return how many."""

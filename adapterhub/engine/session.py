@@ -1,8 +1,4 @@
-"""Several stored adapters on one loaded backbone, each answering in its turn.
-
-Every adapter stays resident beside the others on the shared body; which one computes is
-chosen at each call. It is peft's own arithmetic, one adapter a batch.
-"""
+"""Several adapters on one backbone, computed by peft, one adapter per batch."""
 
 from __future__ import annotations
 
@@ -41,23 +37,23 @@ if TYPE_CHECKING:
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.tasks.base import Task
 
-#: Tokens computed at once.
+#: Most tokens of a batch.
 BATCH_TOKENS = 2048
-#: Conversations answered at once.
+#: Most conversations of a batch.
 BATCH_CONVERSATIONS = 8
 _PROBE = "The quick brown fox jumps over the lazy dog, then asks: what is 12 + 7?"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedAdapter:
-    """An adapter ready to answer.
+    """A loaded adapter with its task and model.
 
     Args:
-        name: as loaded.
-        digest: of the artifact.
-        manifest: of the artifact.
-        task: built from the manifest.
-        model: on the shared body.
+        name: Name under which it is loaded.
+        digest: Digest of the artifact.
+        manifest: Manifest of the artifact.
+        task: Task of the manifest.
+        model: Model on the shared base model.
     """
 
     name: str
@@ -68,10 +64,13 @@ class LoadedAdapter:
 
 
 class Session:
-    """One backbone and the adapters loaded on it. Not safe for use from several threads."""
+    """One backbone and the adapters loaded on it. Not safe for use from several threads.
+
+    Args:
+        backbone: Frozen backbone shared by all adapters.
+    """
 
     def __init__(self, backbone: Backbone) -> None:
-        """Serve adapters on ``backbone``, whose weights never change."""
         self.backbone = backbone
         self._adapters: dict[str, LoadedAdapter] = {}
 
@@ -81,20 +80,20 @@ class Session:
         return dict(self._adapters)
 
     def load(self, artifact: Artifact, *, name: str, force: bool = False) -> LoadedAdapter:
-        """Put an artifact on the backbone, strictly.
+        """Load an artifact strictly.
 
         Args:
-            artifact: verified, as ``read_artifact`` returns it.
-            name: under which it is asked for; must be free.
-            force: accept an adapter that was trained on another backbone.
+            artifact: Verified artifact.
+            name: Unused name for the adapter.
+            force: Whether to accept an adapter that was trained on another backbone.
 
         Raises:
-            FingerprintMismatch: when it was trained on another backbone.
-            StrictLoadError: when its tensors do not fit the model one to one.
-            NoEffectError: when it changes nothing in the output.
+            FingerprintMismatch: If it was trained on another backbone.
+            StrictLoadError: If its tensors do not fit the model one to one.
+            NoEffectError: If it does not change the output.
         """
         if name in self._adapters:
-            raise AdapterHubError("is loaded already", place=name)
+            raise AdapterHubError("is already loaded", place=name)
         manifest = artifact.manifest
         check_fingerprint(
             self.backbone.fingerprint, name, manifest.backbone.fingerprint, force=force
@@ -112,7 +111,7 @@ class Session:
         if not self._has_effect(loaded):
             model.remove()
             raise NoEffectError(
-                "changes nothing in the output of the backbone",
+                "does not change the output of the backbone",
                 place=name,
                 hint="It was stored untrained, or its tensors are all zero; train it again",
             )
@@ -120,56 +119,56 @@ class Session:
         return loaded
 
     def unload(self, name: str) -> None:
-        """Take an adapter off the backbone.
+        """Remove an adapter.
 
         Raises:
-            NotFoundError: when it isn't loaded.
+            NotFoundError: If it is not loaded.
         """
         self._get(name).model.remove()
         del self._adapters[name]
 
     def model(self, name: str) -> TaskModel:
-        """Return an adapter's model, made the one that computes.
+        """Activate an adapter and return its model.
 
         Raises:
-            NotFoundError: when it isn't loaded.
+            NotFoundError: If it is not loaded.
         """
         model = self._get(name).model
         model.activate()
         return model
 
     def predict(
-        self, name: str, rows: Sequence[Mapping[str, Any]], *, bare: bool = False
+        self, name: str, examples: Sequence[Mapping[str, Any]], *, with_adapter: bool = True
     ) -> list[dict[str, Any]]:
-        """Label rows with an adapter that labels, or answer them by one that is instructed.
+        """Label examples, or answer them if the task is given by an instruction.
 
         Args:
-            name: of a loaded adapter.
-            rows: with the task's fields; labels are not needed.
-            bare: read the bare backbone with the adapter's head, for comparison.
+            name: Name of a loaded adapter.
+            examples: Examples with the fields of the task; labels are not needed.
+            with_adapter: Whether the adapter is active; without it, its head reads the base model.
 
         Returns:
-            For each row what the task's ``prediction`` gives: a label with scores, or spans
-            with character offsets. Long rows are cut into windows and joined again. A task by
-            instruction generates: ``{"answer"}``.
+            The task's ``prediction`` of each example: a label with scores, or spans with
+            character offsets. Long texts are cut into windows and joined again. A task with an
+            instruction returns ``{"answer"}``.
 
         Raises:
-            NotFoundError: when the adapter isn't loaded.
-            DataError: when the adapter generates text, or a row can't be used.
+            NotFoundError: If the adapter is not loaded.
+            DataError: If the adapter generates text, or an example is invalid.
         """
         task = self._get(name).task
         generation = task.generation
         if generation is not None and generation.instruction:
-            asked = [generation.messages(row, number) for number, row in enumerate(rows, start=1)]
-            texts = self.generate(None if bare else name, asked, like=name)
+            messages = [generation.messages(each, i) for i, each in enumerate(examples, start=1)]
+            texts = self.generate(name if with_adapter else None, messages, like=name)
             return [{"answer": text} for text in texts]
         if generation is not None:
             raise DataError("answers in text", place=name, hint="Use generate, or adapterhub chat")
-        windows = [(index, w) for index, row in enumerate(rows) for w in task.windows(row)]
+        windows = [(index, w) for index, each in enumerate(examples) for w in task.windows(each)]
         encoded = [task.encode(w, index + 1, train=False) for index, w in windows]
-        examples = [example for example in encoded if example is not None]
-        decoded = self._decode(name, examples, bare=bare)
-        answers: list[list[dict[str, Any]]] = [[] for _ in rows]
+        batch = [example for example in encoded if example is not None]
+        decoded = self._decode(name, batch, with_adapter=with_adapter)
+        answers: list[list[dict[str, Any]]] = [[] for _ in examples]
         for (index, window), each in zip(windows, decoded, strict=True):
             answers[index].append(task.prediction(window, each))
         return [task.join(parts) if parts else {} for parts in answers]
@@ -182,17 +181,17 @@ class Session:
         max_new_tokens: int | None = None,
         like: str | None = None,
     ) -> list[str]:
-        """CompletionOutput conversations, greedily.
+        """Generate the next message of conversations, greedily.
 
         Args:
-            name: of a loaded dialogue adapter; ``None`` asks the bare backbone.
-            conversations: messages with ``role`` and ``content``, the last one the user's.
-            max_new_tokens: longest answer; the recipe's where not given.
-            like: adapter whose prompt the bare backbone is asked with.
+            name: Name of a loaded dialogue adapter; ``None`` uses the base model.
+            conversations: Messages with ``role`` and ``content``, the last one the user's.
+            max_new_tokens: Most tokens of an answer; the recipe's by default.
+            like: Adapter whose prompt format the base model gets.
 
         Raises:
-            NotFoundError: when the adapter isn't loaded.
-            DataError: when the adapter does not generate text.
+            NotFoundError: If the adapter is not loaded.
+            DataError: If the adapter does not generate text.
         """
         chosen = self._get(name or like or self._any_dialogue())
         task = chosen.task.generation
@@ -211,13 +210,15 @@ class Session:
             answers += [task.text_of(each) for each in ids]
         return answers
 
-    def _decode(self, name: str, examples: Sequence[EncodedExample], *, bare: bool) -> list[Any]:
+    def _decode(
+        self, name: str, examples: Sequence[EncodedExample], *, with_adapter: bool
+    ) -> list[Any]:
         adapter = self._get(name)
         adapter.model.activate()
         decoded: list[Any] = [None] * len(examples)
         batches = batches_by_length([len(example) for example in examples], BATCH_TOKENS)
-        without = adapter.model.disable_adapter() if bare else nullcontext()
-        with torch.no_grad(), without:
+        context = nullcontext() if with_adapter else adapter.model.disable_adapter()
+        with torch.no_grad(), context:
             for indices in batches:
                 batch = pack([examples[index] for index in indices]).to(self.backbone.device)
                 hidden = adapter.model.hidden(batch)
@@ -227,22 +228,22 @@ class Session:
         return decoded
 
     def _has_effect(self, adapter: LoadedAdapter) -> bool:
-        """Tell whether the adapter's output differs from what is there without it."""
+        """Return whether the adapter changes the output of the base model."""
         model = adapter.model
         model.activate()
         batch = pack([self._probe(adapter.task)]).to(self.backbone.device)
         with torch.no_grad():
             with model.disable_adapter():
-                bare = model.hidden(batch)
-            if not torch.equal(bare, model.hidden(batch)):
+                base = model.hidden(batch)
+            if not torch.equal(base, model.hidden(batch)):
                 return True
-            # the body is as before; a head of its own still tells classes apart
-            return adapter.task.generation is None and bool(model.head(bare).std(dim=-1).any())
+            # even with an unchanged base model, a head of its own may distinguish classes
+            return adapter.task.generation is None and bool(model.head(base).std(dim=-1).any())
 
     def _probe(self, task: Task) -> EncodedExample:
-        """Return a row to see an adapter's effect on."""
+        """Return an example that shows an adapter's effect."""
         if self.backbone.kind == "vision":
-            example = task.encode({"image": _probe_picture()}, 1, train=False)
+            example = task.encode({"image": _probe_image()}, 1, train=False)
             if example is not None:
                 return example
         ids = self.backbone.tokenizer(_PROBE)["input_ids"]
@@ -262,8 +263,8 @@ class Session:
         return self._adapters[name]
 
 
-def _probe_picture() -> ImageFile:
-    """Return a picture whose colours run from corner to corner."""
+def _probe_image() -> ImageFile:
+    """Return an image of colour gradients."""
     side = Image.linear_gradient("L")
     across = side.transpose(Image.Transpose.ROTATE_90)
     content = io.BytesIO()
@@ -275,7 +276,7 @@ def task_of(manifest: Manifest, backbone: Backbone) -> Task:
     """Build the task that an adapter was trained for.
 
     Raises:
-        ArtifactError: when its manifest does not say how texts are read for it.
+        ArtifactError: If its manifest does not have the settings of the task.
     """
     section = manifest.recipe.get("task")
     if section is None:
@@ -288,6 +289,6 @@ def task_of(manifest: Manifest, backbone: Backbone) -> Task:
         backbone.preprocessor,
         backbone.kind,
         list(manifest.labels),
-        # the rows that balanced weights are counted from are not here, nor is anything learned
+        # these two are for training; balanced weights are counted from training examples
         replace(options, class_weights=None, label_smoothing=0.0),
     )

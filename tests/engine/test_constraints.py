@@ -143,7 +143,7 @@ def test_every_token_that_the_backbone_ends_with_ends_a_text(tokenizer):
 
 def test_token_that_cannot_come_is_an_error(compiler, tokenizer):
     constraint = compiler.compile(SamplingParams(regex="ab"))
-    with pytest.raises(EngineError, match="cannot come here"):
+    with pytest.raises(EngineError, match="is not allowed here"):
         constraint.advance(tokenizer.convert_tokens_to_ids("b"))
 
 

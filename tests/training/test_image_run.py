@@ -95,7 +95,7 @@ def test_a_reloaded_adapter_predicts_bit_for_bit(seer, shapes, recipe, tmp_path)
         again = score(session, loaded, examples_for(loaded, shapes))
         torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-4, atol=1e-5)
     assert answers[0] == answers[1]
-    base = session.predict("new", images, bare=True)
+    base = session.predict("new", images, with_adapter=False)
     assert base != answers[0]
     session.unload("new")
     session.load(artifact, name="new")
