@@ -36,9 +36,9 @@ from task_results import RESULTS, machine, save_part, today
 from task_table import write_table
 
 from adapterhub.cli.console import silence_libraries
-from adapterhub.training.memory import keep_freed_memory
 from adapterhub.training.progress import PlainReporter
 from adapterhub.training.recipe_file import load_recipe
+from adapterhub.training.setup import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

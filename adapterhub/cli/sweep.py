@@ -77,8 +77,7 @@ def sweep(
     """Search hyperparameters of a recipe with Optuna."""
     silence_libraries()
     from adapterhub.training.recipe_file import load_recipe
-    from adapterhub.training.sweep.defaults import default_space
-    from adapterhub.training.sweep.space import load_space
+    from adapterhub.training.sweep.space import default_space, load_space
     from adapterhub.training.sweep.study import SweepOptions, import_optuna
 
     checked = load_recipe(recipe, overrides or [])

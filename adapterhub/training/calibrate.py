@@ -21,12 +21,6 @@ def fit_temperature(
     A temperature is kept only if it helps: fitted on one half of the examples, it must lower the
     loss of the other half. Where every prediction is correct there is nothing to fit, since a
     higher confidence would always look better.
-
-    Args:
-        recipe: Recipe of the run.
-        task: Task that was trained.
-        predictions: Validation predictions of the stored adapter.
-        reporter: Receiver of the outcome.
     """
     if not recipe.task.calibrate:
         return recipe

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from types import TracebackType
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +52,7 @@ class EnergyMeter:
             self._tracker = _start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop measuring and store the estimate."""
         if self._tracker is None:
             return
@@ -106,11 +98,7 @@ def _start() -> Any:
 def _read(tracker: Any) -> Energy:
     from importlib.metadata import version
 
-    found = tracker.final_emissions_data
-    return Energy(
-        kwh=float(found.energy_consumed),
-        cpu_kwh=float(found.cpu_energy),
-        gpu_kwh=float(found.gpu_energy),
-        ram_kwh=float(found.ram_energy),
-        source=f"codecarbon {version('codecarbon')}",
-    )
+    data = tracker.final_emissions_data
+    parts = (data.energy_consumed, data.cpu_energy, data.gpu_energy, data.ram_energy)
+    total, cpu, gpu, ram = map(float, parts)
+    return Energy(total, cpu, gpu, ram, f"codecarbon {version('codecarbon')}")

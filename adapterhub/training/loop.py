@@ -298,12 +298,7 @@ class TrainingLoop:
 
 
 def watched_metric(section: TrainSection, default: tuple[str, bool]) -> tuple[str, bool]:
-    """Return the metric that selects the best weights, and whether a larger value is better.
-
-    Args:
-        section: Train section of the recipe.
-        default: The task's own metric and its direction.
-    """
+    """Return the metric that selects the best weights, and whether a larger value is better."""
     name = section.metric or default[0]
     greater = section.greater_is_better
     return name, larger_is_better(name, default) if greater is None else greater

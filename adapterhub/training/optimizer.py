@@ -24,10 +24,6 @@ def build_optimizer(
 
     LoRA's ``B`` factors have ``lora_plus_ratio`` times the learning rate, and a head
     ``head_ratio`` times. Weight decay applies to matrices only.
-
-    Args:
-        parameters: Name and value of each trained parameter.
-        section: Optimizer section of the recipe.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameters:

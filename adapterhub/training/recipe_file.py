@@ -56,10 +56,6 @@ def parse_recipe(document: Mapping[str, Any]) -> Recipe:
 def read_yaml(path: Path, kind: str) -> Any:
     """Return the content of a small YAML file.
 
-    Args:
-        path: File to read.
-        kind: Kind of the file, for messages.
-
     Raises:
         RecipeError: when there is no such file, or it is not YAML.
     """

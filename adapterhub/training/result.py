@@ -123,15 +123,7 @@ class TrainResult:
 def build_result(
     folder: Path, digest: str, model: TaskModel, outcome: LoopResult, evidence: TrainingEvidence
 ) -> TrainResult:
-    """Return the result of a run whose artifact is written.
-
-    Args:
-        folder: Run folder.
-        digest: Digest of the artifact; empty in a process that wrote none.
-        model: Trained model.
-        outcome: Result of the training loop.
-        evidence: Data and predictions behind the metrics.
-    """
+    """Return the result of a run whose artifact is written."""
     state, artifact = outcome.state, folder / ARTIFACT_NAME
     return TrainResult(
         folder=folder,
@@ -172,12 +164,7 @@ def check_folder(folder: Path, *, resume: bool) -> None:
 
 
 def write_finished(result: TrainResult, run_digest: str) -> None:
-    """Record atomically that a run has finished, so that the same command does not train again.
-
-    Args:
-        result: Result of the run, whose artifact is written.
-        run_digest: Digest of the run's inputs.
-    """
+    """Record atomically that a run has finished, so that the same command does not train again."""
     record = {name: getattr(result, name) for name in _RECORDED}
     fresh = result.folder / f".{FINISHED_NAME}.new"
     with fresh.open("w", encoding="utf-8") as file:
@@ -189,10 +176,6 @@ def write_finished(result: TrainResult, run_digest: str) -> None:
 
 def read_finished(folder: Path, run_digest: str) -> TrainResult | None:
     """Return the recorded result of a run that finished in a folder; ``None`` without one.
-
-    Args:
-        folder: Run folder.
-        run_digest: Digest of the run's inputs.
 
     Raises:
         TrainingError: when another run finished there.

@@ -39,13 +39,6 @@ def save_adapter(
 
     Equal runs give equal bytes: nothing in the folder depends on when or where it was written,
     or on how long training took.
-
-    Args:
-        folder: Folder of the artifact; must not exist.
-        evidence: Recipe, data, task and final predictions of the run.
-        model: Trained model.
-        metrics_before: Validation metrics of the untrained adapter.
-        log: Log file of the run, from which the plot is drawn.
     """
     manifest = _manifest(evidence, model, metrics_before)
     plots = _plots(log, evidence.recipe.name)

@@ -1,7 +1,10 @@
-"""Processes, backbone and task of a training run, as its recipe describes them."""
+"""Processes, memory, backbone and task of a training run."""
 
 from __future__ import annotations
 
+import ctypes
+import logging
+import sys
 from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
@@ -26,6 +29,13 @@ if TYPE_CHECKING:
     from adapterhub.training.prepare import PreparedData
     from adapterhub.training.recipe import Recipe
 
+logger = logging.getLogger(__name__)
+
+# Source: mallopt(3)
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_LARGEST_KEPT = 1 << 30
+
 
 def open_accelerator(
     backbone: Backbone | None, device: str | None
@@ -41,12 +51,6 @@ def build_recipe_task(
     recipe: Recipe, data: PreparedData, backbone: Backbone | None, cache: Path | None
 ) -> Task:
     """Build the task from the backbone's folder, without loading any weights.
-
-    Args:
-        recipe: Recipe of the run.
-        data: Splits of the run, with the labels.
-        backbone: Backbone that is loaded already, if any.
-        cache: Root of the backbone cache.
 
     Raises:
         BackboneError: when the backbone can't be found or fetched.
@@ -119,3 +123,22 @@ def recipe_quantization(recipe: Recipe, device: torch.device) -> QuantizationSpe
     return QuantizationSpec(
         section.quantization, default_compute_dtype(device) if dtype == "auto" else dtype
     )
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc reuse the memory of freed tensors, and return whether it was possible.
+
+    By default glibc returns every large block to the kernel, which clears it again at the next
+    allocation, and a training step frees and allocates gigabytes. The process keeps the size of
+    its largest step. Other C libraries are left as they are.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        done = library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
+        done = done and library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    except (OSError, AttributeError):
+        logger.info("the allocator can't keep freed memory; training is slightly slower")
+        return False
+    return bool(done)

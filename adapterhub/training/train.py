@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from accelerate.utils import set_seed
 
@@ -21,7 +21,6 @@ from adapterhub.training.checkpoint import drop_checkpoint
 from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.evaluate import score_encoded
 from adapterhub.training.loop import TrainingLoop
-from adapterhub.training.memory import keep_freed_memory
 from adapterhub.training.prepare import encode_split, label_log_odds, prepare_data
 from adapterhub.training.progress import JsonLinesReporter, Reporters
 from adapterhub.training.result import (
@@ -34,7 +33,12 @@ from adapterhub.training.result import (
     write_finished,
 )
 from adapterhub.training.save import save_adapter
-from adapterhub.training.setup import build_recipe_task, open_accelerator, recipe_backbone
+from adapterhub.training.setup import (
+    build_recipe_task,
+    keep_freed_memory,
+    open_accelerator,
+    recipe_backbone,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,21 +71,8 @@ class WarmStart:
     data: PreparedData
 
 
-class TrainFunction(Protocol):
-    """A function that trains a recipe as ``train`` does, such as one that adds a report."""
-
-    def __call__(
-        self,
-        recipe: Recipe,
-        *,
-        output: Path | None = None,
-        resume: bool = False,
-        reporter: Reporter | None = None,
-        backbone: Backbone | None = None,
-        device: str | None = None,
-        cache: Path | None = None,
-    ) -> TrainResult:
-        """Train the recipe and return the result."""
+#: A function that takes a recipe and the options of ``train``, such as one that adds a report.
+TrainFunction: TypeAlias = "Callable[..., TrainResult]"
 
 
 def train(

@@ -97,14 +97,7 @@ train_trial: TrainFunction = partial(train_run, report=WITHOUT_BIAS_AUDIT)
 def register_run(
     registry: Registry, name: str, result: TrainResult, artifact: Path | None = None
 ) -> Version:
-    """Store the adapter of a run as the next version of ``name``, with its curves.
-
-    Args:
-        registry: Registry to store it in.
-        name: Name in the registry.
-        result: Result of the run.
-        artifact: Folder to store instead of the run's own artifact.
-    """
+    """Store the adapter of a run as the next version of ``name``, with its curves."""
     info = {**result.info(), "curves": result.curves()}
     return registry.put(artifact or result.artifact, name, info=info)
 

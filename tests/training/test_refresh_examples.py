@@ -24,7 +24,7 @@ def refresh_data(old, *, num_earlier, root=("train", "validation")):
         new=named("new", 10),
         new_splits={"test": named("new", 10)},
         file=FILE,
-        num_earlier=num_earlier,
+        added=(FILE,) * num_earlier,
         seed=SEED,
     )
 

@@ -5,11 +5,11 @@ from pydantic import TypeAdapter
 
 from adapterhub.errors import RecipeError
 from adapterhub.training.recipe_file import load_recipe, parse_recipe
-from adapterhub.training.sweep.defaults import default_space
 from adapterhub.training.sweep.space import (
     Choices,
     Range,
     check_space,
+    default_space,
     load_space,
     parse_space,
     values_of,
@@ -50,9 +50,9 @@ def test_ranges_and_choices_are_parsed(tmp_path):
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        ([], "a space maps keys"),
-        ({"adapter.rank": 4}, "s.yaml: adapter.rank: 4 is neither a range nor choices"),
-        ({"adapter.rank": [4]}, "two values or more"),
+        ([], "a space must map recipe keys"),
+        ({"adapter.rank": 4}, "s.yaml: adapter.rank: 4 is neither a range nor a list of choices"),
+        ({"adapter.rank": [4]}, "two or more values"),
         ({"adapter.rank": [4, 4]}, "the choice 4 is listed twice"),
         ({"adapter.rank": {"low": 4}}, "adapter.rank.high: is missing"),
         ({"adapter.rank": {"low": 4, "high": "x"}}, "adapter.rank.high: 'x' is not a number"),
@@ -60,7 +60,7 @@ def test_ranges_and_choices_are_parsed(tmp_path):
         ({"adapter.rank": {"low": 4, "hgh": 8}}, "Did you mean 'high'?"),
         ({"adapter.rank": {"low": 0, "high": 8, "log": True}}, "log needs a low above 0"),
         ({"adapter.rank": {"low": 1, "high": 8, "log": True, "step": 1}}, "exclude each other"),
-        ({"adapter.rank": {"low": 1, "high": 8, "step": 0.5}}, "the step between whole numbers"),
+        ({"adapter.rank": {"low": 1, "high": 8, "step": 0.5}}, "the step between integers"),
     ],
 )
 def test_each_error_of_a_space_names_its_key(document, said):
@@ -78,9 +78,9 @@ def test_each_error_of_a_space_names_its_key(document, said):
         ({"schedule.name": ["linear", "cosin"]}, "Did you mean 'cosine'?"),
         ({"train.batch_tokens": [512, 1024]}, "exclude each other"),
         ({"adapter.method": ["lora", "prefix"]}, "can't be varied. Run a sweep for each method"),
-        ({"train.metric": ["accuracy", "macro_f1"]}, "compared by one metric on the same rows"),
-        ({"data.limit_validation": [10, 20]}, "compared by one metric on the same rows"),
-        ({"data.split.seed": [1, 2]}, "compared by one metric on the same rows"),
+        ({"train.metric": ["accuracy", "macro_f1"]}, "compared by one metric on the same examples"),
+        ({"data.limit_validation": [10, 20]}, "compared by one metric on the same examples"),
+        ({"data.split.seed": [1, 2]}, "compared by one metric on the same examples"),
     ],
 )
 def test_values_that_the_recipe_refuses_are_found_before_training(document, said):

@@ -26,10 +26,6 @@ def draw_study(study: optuna.Study, metric: str) -> dict[str, bytes]:
 
     Importance is left out without two complete trials of different value.
 
-    Args:
-        study: Optuna study.
-        metric: Name of the metric.
-
     Raises:
         MissingExtraError: when matplotlib isn't installed.
     """

@@ -161,12 +161,6 @@ def write_with_study(
 
     Equal arguments give equal bytes.
 
-    Args:
-        source: Artifact folder of the best trial.
-        target: Folder of the copy; an existing one is replaced.
-        study: Study, from ``lineage_document``.
-        plots: Content of each plot by file name.
-
     Raises:
         ArtifactError: when ``source`` is damaged.
     """

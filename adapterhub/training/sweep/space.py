@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from adapterhub.errors import RecipeError, did_you_mean
+from adapterhub.training.recipe import LoraSection
 from adapterhub.training.recipe_file import parse_recipe, put_key, read_yaml
 
 if TYPE_CHECKING:
@@ -140,10 +141,6 @@ def load_space(path: Path) -> Space:
 def parse_space(document: Any, *, origin: str) -> Space:
     """Validate a search space given as plain data: a range or a list of choices for each key.
 
-    Args:
-        document: Content of a space file.
-        origin: Name of the space, for messages.
-
     Raises:
         RecipeError: naming the key at fault.
     """
@@ -158,10 +155,6 @@ def parse_space(document: Any, *, origin: str) -> Space:
 
 def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     """Return the recipe with some of its keys changed.
-
-    Args:
-        recipe: Recipe, which is not changed.
-        values: Value of each dotted key.
 
     Raises:
         RecipeError: when there is no such key, or the value is invalid.
@@ -277,3 +270,35 @@ def _number(value: Mapping[str, Any], key: str, place: str) -> float:
         problem = "is missing" if key not in value else f"{found!r} is not a number"
         raise RecipeError(problem, place=f"{place}.{key}")
     return found
+
+
+#: The learning rate matters most; its best value hardly depends on the rank at a fixed alpha/rank.
+#: Source: Schulman et al. 2025, "LoRA Without Regret"; Biderman et al. 2024, arXiv:2405.09673.
+_LORA: Mapping[str, Parameter] = {
+    "optimizer.learning_rate": Range(1e-4, 1e-2, log=True),
+    "adapter.rank": Choices((4, 8, 16, 32)),
+    "adapter.alpha": Choices((8.0, 16.0, 32.0, 64.0)),
+    "adapter.dropout": Choices((0.0, 0.05, 0.1)),
+    "schedule.warmup": Choices((0.0, 0.06, 0.1)),
+}
+#: A prefix needs far higher learning rates than weights; its length matters most after them.
+#: Source: Li and Liang 2021, arXiv:2101.00190.
+_PREFIX: Mapping[str, Parameter] = {
+    "optimizer.learning_rate": Range(1e-3, 1e-1, log=True),
+    "adapter.num_virtual_tokens": Choices((4, 8, 16, 32)),
+    "schedule.warmup": Choices((0.0, 0.06, 0.1)),
+}
+_HEAD: Mapping[str, Parameter] = {
+    "optimizer.learning_rate": Range(1e-4, 1e-1, log=True),
+    "optimizer.weight_decay": Choices((0.0, 0.01, 0.1)),
+    "schedule.warmup": Choices((0.0, 0.06, 0.1)),
+}
+
+
+def default_space(recipe: Recipe) -> Space:
+    """Return the default space for the recipe's adapter method."""
+    if recipe.train.parts == "head":
+        return Space(_HEAD, "the space for heads")
+    if isinstance(recipe.adapter, LoraSection):
+        return Space(_LORA, "the space for lora")
+    return Space(_PREFIX, "the space for prefix")

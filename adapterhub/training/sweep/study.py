@@ -95,14 +95,6 @@ def open_study(
     The recipe's own values are the first trial where the space contains them, so that the best
     trial is not worse than the recipe.
 
-    Args:
-        folder: Folder of the sweep, which holds the study without ``storage``.
-        recipe: Recipe to vary.
-        space: Search space.
-        goal: Objective.
-        options: Settings of the sweep.
-        storage: Optuna database URL, e.g. ``postgresql://…``.
-
     Raises:
         MissingExtraError: when Optuna isn't installed.
         RecipeError: when the database can't be opened.

@@ -121,17 +121,6 @@ def run_trial(
     A trial fails, and the sweep continues, where its loss is not finite, its values are not valid
     together, or memory runs out.
 
-    Args:
-        claim: Trial to run.
-        recipe: Recipe to vary.
-        space: Search space.
-        goal: Objective.
-        reporter: Receiver of progress events.
-        backbone: Loaded backbone, where all trials share one.
-        device: Device; the first GPU where there is one, else the CPU.
-        cache: Root of the backbone cache.
-        train: Function that trains the trial.
-
     Raises:
         TrainingInterrupted: after Ctrl-C or SIGTERM; the trial can be resumed.
     """

@@ -60,7 +60,7 @@ class RefreshDocument:
 
     def to_bytes(self) -> bytes:
         """Return the content of the file; a number that JSON can't hold is null."""
-        return canonical_json(_finite(_SCHEMA.dump(self)), REFRESH_NAME)
+        return canonical_json(finite(_SCHEMA.dump(self)), REFRESH_NAME)
 
 
 _SCHEMA = Schema(RefreshDocument)
@@ -96,11 +96,6 @@ def write_child(source: Path, document: RefreshDocument, parent: str) -> Path:
     """Write the child's artifact beside the one that training wrote, and return its folder.
 
     An existing one is of this same refresh, and is replaced.
-
-    Args:
-        source: Artifact folder that training wrote.
-        document: Document of the refresh.
-        parent: Reference of the version that was refreshed, for the model card.
     """
     target = source.parent / CHILD_NAME
     write_annotated(
@@ -138,9 +133,10 @@ def _card_section(document: RefreshDocument, parent: str) -> str:
     )
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return plain data with ``None`` for numbers that JSON can't hold."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: finite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -44,7 +44,7 @@ class RefreshData:
         new: All new examples.
         new_splits: Splits ``train``, ``validation`` and ``test`` of the new examples.
         file: File of the new examples.
-        num_earlier: Number of earlier refreshes.
+        added: Files of earlier refreshes.
         seed: Split seed of the recipe.
     """
 
@@ -53,7 +53,7 @@ class RefreshData:
     new: Dataset
     new_splits: Mapping[str, Dataset]
     file: AddedFile
-    num_earlier: int
+    added: Sequence[AddedFile]
     seed: int
 
     def sample(self, examples: Dataset, count: int) -> Dataset:
@@ -62,7 +62,7 @@ class RefreshData:
         ``data.limit_train`` samples by the recipe's seed alone; sampling by it again would prefer
         its examples to all that earlier refreshes added.
         """
-        return limit(examples, count, seed=self.seed + self.num_earlier)
+        return limit(examples, count, seed=self.seed + len(self.added))
 
     @property
     def old_split(self) -> str:
@@ -92,12 +92,6 @@ def load_old_splits(
     recipe: Recipe, root: Mapping[str, str], added: Sequence[AddedFile], name: str
 ) -> dict[str, Dataset]:
     """Return the splits that an adapter was trained with, verified by their fingerprints.
-
-    Args:
-        recipe: Recipe of the adapter.
-        root: Recorded fingerprint of each split of the recipe.
-        added: Files that earlier refreshes added.
-        name: Reference of the adapter, for messages.
 
     Raises:
         DataError: naming the missing path, or the file that has changed.
@@ -145,12 +139,6 @@ def mix_replay(
     """Return the child's data: new examples, and a share of the old ones.
 
     The best weights are selected on as many old validation examples as new ones.
-
-    Args:
-        data: Old and new examples.
-        recipe: Recipe of the child.
-        labels: Labels of the parent, in the order of its head's outputs.
-        replay: Share of the old training examples, in [0, 1].
     """
     new, train = data.new_splits, data.new_splits["train"]
     num_replayed = round(replay * len(data.old["train"]))

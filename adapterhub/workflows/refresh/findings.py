@@ -18,8 +18,7 @@ from adapterhub.evaluation.bootstrap import (
 from adapterhub.evaluation.drift import MIN_EXAMPLES, Drift, label_drift, text_drift
 from adapterhub.evaluation.example_statistics import scores_of
 from adapterhub.evaluation.paired_tests import differences
-from adapterhub.training.embed import embed_examples
-from adapterhub.training.evaluate import score_examples
+from adapterhub.training.evaluate import embed_examples, score_examples
 from adapterhub.workflows.refresh.examples import count_known_labels
 
 if TYPE_CHECKING:
@@ -98,15 +97,7 @@ def find_drift(
     *,
     level: float,
 ) -> Drift:
-    """Test texts and labels of the new examples against the adapter's training examples.
-
-    Args:
-        model: Model whose base model embeds the texts.
-        task: Task of the adapter.
-        data: Old and new examples.
-        recipe: Recipe of the adapter.
-        level: Significance level.
-    """
+    """Test texts and labels of the new examples against the adapter's training examples."""
     seed, old, new = recipe.data.split.seed, data.old["train"], data.new
     tests = []
     few = [data.sample(each, MAX_EMBEDDED) for each in (old, new)]
@@ -128,15 +119,7 @@ def score(model: TaskModel, task: Task, examples: Dataset) -> Scores:
 def measure_change(
     old: Scores, new: Scores, metric: tuple[str, bool], *, recorded: float | None, split: str
 ) -> MetricChange:
-    """Compare the present version on new examples with itself on old ones.
-
-    Args:
-        old: Scores on the old split.
-        new: Scores on the new examples.
-        metric: Name of the metric, and whether larger is better.
-        recorded: Value in the manifest; ``None`` without one.
-        split: Name of the old split.
-    """
+    """Compare the present version on new examples with itself on old ones."""
     name, greater = metric
     # two seeds: the resamples are of different examples and must be independent
     drawn = [
@@ -160,13 +143,7 @@ def measure_change(
 def compare_outcomes(
     split: str, parent: tuple[Scores, Scores], child: tuple[Scores, Scores]
 ) -> RefreshOutcome:
-    """Compare parent and child on the old split and on new examples, both paired.
-
-    Args:
-        split: Name of the old split.
-        parent: Scores of the parent on the old split and on the new examples.
-        child: Scores of the child on the same.
-    """
+    """Compare parent and child on the old split and on new examples, both paired."""
     forgetting, gain = (tuple(differences(*pair)) for pair in zip(parent, child, strict=True))
     return RefreshOutcome(split, forgetting, gain)
 

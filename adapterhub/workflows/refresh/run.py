@@ -213,7 +213,7 @@ def refresh(
     document = RefreshDocument(
         parent=artifact.digest,
         root=data.root,
-        added=(*_added_files(folder), data.file),
+        added=(*data.added, data.file),
         replay=options.replay,
         findings={**findings_document(drift, change), **outcome.document()},
         request=request(artifact.digest),
@@ -334,14 +334,9 @@ def _load_data(
         file=AddedFile(
             path=str(path), fingerprint=fingerprint(new), num_examples=len(new), fields=dict(fields)
         ),
-        num_earlier=len(added),
+        added=added,
         seed=recipe.data.split.seed,
     )
-
-
-def _added_files(folder: Path) -> tuple[AddedFile, ...]:
-    document = read_document(folder)
-    return document.added if document else ()
 
 
 def _deciding_metric(recipe: Recipe, task: Task, scores: Scores) -> tuple[str, bool]:

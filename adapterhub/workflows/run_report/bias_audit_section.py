@@ -37,15 +37,7 @@ _NO_EXAMPLES = Text(
 def audit_run(
     model: TaskModel, evidence: TrainingEvidence, *, seconds: float, level: float
 ) -> AuditOutcome:
-    """Run the bias audit on the adapter of a run.
-
-    Args:
-        model: Trained model.
-        evidence: Data, task and predictions of the run; words are exchanged in the validation
-            examples, whose predictions are reused.
-        seconds: Time limit in seconds; 0 switches the audit off.
-        level: Confidence level of the intervals.
-    """
+    """Run the bias audit on the adapter of a run."""
     if not seconds:
         return None
     if not is_auditable(evidence.task):

@@ -19,13 +19,7 @@ _LONGEST = 200
 
 
 def data_section(facts: Sequence[SplitFacts], leaks: Sequence[Leak], *, dropped: int) -> Section:
-    """Return the section.
-
-    Args:
-        facts: Statistics of each split, training first.
-        leaks: Overlap of each other split with training.
-        dropped: Number of duplicate training examples removed before.
-    """
+    """Return the section."""
     blocks: list[Block] = [Text(warning, warning=True) for warning in warnings(facts, leaks)]
     columns = (
         "split",

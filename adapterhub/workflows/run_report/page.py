@@ -19,13 +19,7 @@ _LONGEST_WORD = 24
 
 
 def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """Return the page; it has no links to elsewhere, no script and no external assets.
-
-    Args:
-        title: Title of the page.
-        subtitle: Line under the title.
-        sections: Sections in order; those without blocks are left out.
-    """
+    """Return the page; it has no links to elsewhere, no script and no external assets."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

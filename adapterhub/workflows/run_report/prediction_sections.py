@@ -51,14 +51,7 @@ def metric_rows(
     resamples: int,
     level: float,
 ) -> dict[str, MetricRow]:
-    """Return each metric with its bootstrap intervals.
-
-    Args:
-        evidence: Task and predictions of the run.
-        metrics_before: Metrics of the untrained adapter, which a resumed run still has.
-        resamples: Number of bootstrap resamples.
-        level: Confidence level.
-    """
+    """Return each metric with its bootstrap intervals."""
 
     def found(predictions: Predictions | None) -> dict[str, Interval]:
         if predictions is None:

@@ -17,6 +17,7 @@ from adapterhub.evaluation.errors import worst_examples
 from adapterhub.evaluation.example_statistics import units_of
 from adapterhub.training.curves import read_curves
 from adapterhub.training.result import LOG_NAME
+from adapterhub.workflows.refresh.document import finite
 from adapterhub.workflows.run_report.bias_audit_section import audit_run, bias_audit_section
 from adapterhub.workflows.run_report.blocks import Figure, Section, Text
 from adapterhub.workflows.run_report.cost_section import cost_of, cost_section
@@ -81,11 +82,6 @@ def report_run(result: TrainResult, model: TaskModel, options: ReportOptions) ->
 
     A report that fails is logged, and the result is returned as it is: the adapter is trained
     and must not be lost for a page about it.
-
-    Args:
-        result: Result of the run, with its evidence.
-        model: Trained model, still on the backbone.
-        options: Settings of the report.
     """
     if result.evidence is None:
         return result
@@ -123,7 +119,7 @@ def _write_report(
     subtitle = f"{evidence.task.name} on {backbone}; {result.digest}"
     page = result.folder / REPORT_NAME
     page.write_text(render_page(evidence.recipe.name, subtitle, sections), encoding="utf-8")
-    text = json.dumps(_finite(summary), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(summary), indent=2, ensure_ascii=False, allow_nan=False)
     (result.folder / SUMMARY_NAME).write_text(f"{text}\n", encoding="utf-8")
     intervals = {name: row.interval for name, row in rows.items() if row.interval}
     return replace(result, report=page, intervals=intervals)
@@ -232,14 +228,3 @@ def _can_draw() -> bool:
         logger.warning("the report has no figures: %s", MissingExtraError("matplotlib", "report"))
         return False
     return True
-
-
-def _finite(value: Any) -> Any:
-    """Return plain data in which numbers that JSON can't hold are ``None``."""
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return value
