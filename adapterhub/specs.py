@@ -1,5 +1,6 @@
 """Frozen specs shared by training, storage and serving, without torch."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -52,6 +53,11 @@ class LoraSpec:
     @property
     def method(self) -> str:
         return "lora"
+
+    @property
+    def scaling(self) -> float:
+        """Factor ``s`` of the product ``B A``."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Several adapters made one, offline: blends and merges as pure functions over tensors."""
+"""Merges of several adapters into one, as pure functions over tensors."""
 
 from adapterhub.composition.compose import compose
 from adapterhub.composition.method import METHODS, MergeMethod

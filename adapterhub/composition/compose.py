@@ -1,4 +1,4 @@
-"""One adapter out of several, each with a weight."""
+"""Composition of several weighted adapters into one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.adapters.peft_format import LORA_KEY
 from adapterhub.adapters.tensor_checks import PROMPT_KEY
 from adapterhub.adapters.weights import AdapterWeights
-from adapterhub.composition.heads import join_heads
-from adapterhub.composition.lora import compose_lora
+from adapterhub.composition.lora import merge_lora
 from adapterhub.errors import RecipeError
 from adapterhub.specs import LoraSpec, PrefixSpec
 
@@ -30,31 +30,31 @@ def compose(
     *,
     head_from: int | None = None,
 ) -> AdapterWeights:
-    """Return what a method makes of adapters; nothing that is passed in is changed.
+    """Merge adapters into one; the arguments are not changed.
 
-    One adapter with weight 1, of which nothing is pruned or cut off, is returned as it is, to
-    the bit. Everything else is computed and held in float32. Equal arguments give equal
-    results; what DARE drops depends on its seed alone.
+    One adapter with weight 1 and nothing pruned or truncated is returned as it is, bit for bit.
+    Everything else is computed and stored in float32. Equal arguments give equal results; what
+    DARE drops depends on its seed alone.
 
     Args:
-        adapters: all LoRA, or all prefixes.
-        weights: of each; negative ones subtract.
-        method: how; prefixes follow one another with ``concat`` and no other.
-        head_from: index of the adapter whose head is taken; without it equal heads are kept,
-            and ``concat``, ``linear`` and ``svd`` average those that differ.
+        adapters: Adapters that are all LoRA, or all prefixes.
+        weights: Weight of each adapter; negative ones subtract.
+        method: Merge method; prefixes can only be concatenated.
+        head_from: Index of the adapter whose head is taken. Without it equal heads are kept, and
+            ``concat``, ``linear`` and ``svd`` average different ones.
 
     Raises:
-        RecipeError: when these adapters can't be made one in this way.
+        RecipeError: When these adapters cannot be merged by this method.
 
-    Source: ``add_weighted_adapter`` in ``peft/tuners/lora/model.py`` of peft 0.21. Where peft
-    takes ``linear`` for one adapter alone, this takes the method that was asked for; and a
-    module that was rank-stabilised is not scaled twice.
+    Source: ``add_weighted_adapter`` in ``peft/tuners/lora/model.py`` of peft 0.21. Two differences:
+    peft uses ``linear`` for a single adapter whatever the method, and scales a module that was
+    rank-stabilised twice.
     """
     _check_arguments(adapters, weights, head_from)
-    if _changes_nothing(adapters, weights, method):
+    if _is_identity(adapters, weights, method):
         return adapters[0]
-    spec, tensors = _body(adapters, weights, method)
-    return AdapterWeights(spec, {**tensors, **join_heads(adapters, weights, method, head_from)})
+    spec, tensors = _merge_adapters(adapters, weights, method)
+    return AdapterWeights(spec, {**tensors, **_merge_heads(adapters, weights, method, head_from)})
 
 
 def _check_arguments(
@@ -74,7 +74,7 @@ def _check_arguments(
         )
 
 
-def _changes_nothing(
+def _is_identity(
     adapters: Sequence[AdapterWeights], weights: Sequence[float], method: MergeMethod
 ) -> bool:
     if list(weights) != [1.0] or method.kept < 1.0:
@@ -83,25 +83,25 @@ def _changes_nothing(
     return method.rank is None or (isinstance(spec, LoraSpec) and method.rank == spec.rank)
 
 
-def _body(
+def _merge_adapters(
     adapters: Sequence[AdapterWeights], weights: Sequence[float], method: MergeMethod
 ) -> tuple[AdapterSpec, dict[str, Tensor]]:
     specs = [adapter.spec for adapter in adapters]
     loras = [spec for spec in specs if isinstance(spec, LoraSpec)]
     prefixes = [spec for spec in specs if isinstance(spec, PrefixSpec)]
     if loras and prefixes:
-        raise RecipeError("LoRA and prefixes can't be made one", place="composition.adapters")
+        raise RecipeError("LoRA and prefixes cannot be merged", place="composition.adapters")
     if prefixes:
         _check_prefixes(weights, method)
         tokens = torch.cat([adapter.tensors[PROMPT_KEY].detach().float() for adapter in adapters])
         return PrefixSpec(num_virtual_tokens=len(tokens)), {PROMPT_KEY: tokens}
     if any(spec.dora for spec in loras):
         raise RecipeError(
-            "a DoRA adapter scales the backbone's own weights, so that it can't be blended",
+            "a DoRA adapter scales the backbone's own weights, so it cannot be merged",
             place="composition.adapters",
             hint="It can be composed alone, with weight 1",
         )
-    return compose_lora(adapters, loras, weights, method)
+    return merge_lora(adapters, loras, weights, method)
 
 
 def _check_prefixes(weights: Sequence[float], method: MergeMethod) -> None:
@@ -113,5 +113,58 @@ def _check_prefixes(weights: Sequence[float], method: MergeMethod) -> None:
         )
     if any(weight != 1.0 for weight in weights):
         raise RecipeError(
-            "a prefix is there or not, its weight must be 1", place="composition.weights"
+            "prefixes are concatenated, so their weight must be 1", place="composition.weights"
         )
+
+
+def _merge_heads(
+    adapters: Sequence[AdapterWeights],
+    weights: Sequence[float],
+    method: MergeMethod,
+    head_from: int | None,
+) -> dict[str, Tensor]:
+    """Return the modules stored in full: those of one adapter, the common ones, or the average."""
+    heads = [_saved_modules(adapter) for adapter in adapters]
+    if head_from is not None:
+        return heads[head_from]
+    first = heads[0]
+    for head in heads[1:]:
+        if differing := _shapes(head).items() ^ _shapes(first).items():
+            name = min(key for key, _ in differing)
+            raise _head_error(f"the adapters do not store the same modules in full: {name}")
+    if all(torch.equal(first[key], head[key]) for head in heads for key in first):
+        return first
+    if method.kind.rule != "sum":
+        raise _head_error(f"{method.name!r} cannot merge different heads")
+    if min(weights) < 0 or sum(weights) <= 0:
+        raise _head_error("different heads are averaged only by weights that are not negative")
+    shares = [weight / sum(weights) for weight in weights]
+    return {key: _average([head[key] for head in heads], shares) for key in first}
+
+
+def _saved_modules(adapter: AdapterWeights) -> dict[str, Tensor]:
+    """Return the tensors of modules stored in full."""
+    return {
+        key: tensor
+        for key, tensor in adapter.tensors.items()
+        if key != PROMPT_KEY and not LORA_KEY.fullmatch(key)
+    }
+
+
+def _shapes(head: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in head.items()}
+
+
+def _average(tensors: Sequence[Tensor], shares: Sequence[float]) -> Tensor:
+    scaled = [
+        tensor.detach().float() * share for tensor, share in zip(tensors, shares, strict=True)
+    ]
+    return torch.stack(scaled).sum(dim=0)
+
+
+def _head_error(problem: str) -> RecipeError:
+    return RecipeError(
+        problem,
+        place="composition.head_from",
+        hint="Take the head of one adapter: --head-from REF",
+    )

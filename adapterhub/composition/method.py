@@ -1,4 +1,4 @@
-"""How adapters are made one: the names of the methods, their settings, and what each needs."""
+"""Merge methods and their settings."""
 
 from __future__ import annotations
 
@@ -10,45 +10,44 @@ from adapterhub.errors import RecipeError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-#: How the tensors of several adapters become one: sum them; or first prune each, by size or at
-#: random, and then sum them, or sum those of the majority's sign.
+#: How tensors of several adapters are merged: by a sum, or by pruning each by size or at random
+#: and summing all, or those with the majority's sign.
 Rule = Literal["sum", "magnitude_prune", "ties", "dare_linear", "dare_ties"]
 MajoritySign = Literal["total", "frequency"]
-#: Share of values that pruning keeps where nobody says.
+#: Default share of values that pruning keeps.
 DENSITY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class MergeKind:
-    """What a method does.
+    """Operation of a merge method.
 
     Args:
-        rule: how several tensors become one.
-        where: on what: ``ranks`` lays the factors side by side, ``factors`` takes every A with
-            every A and every B with every B, ``delta`` takes the products ``s B A`` and cuts
-            the result down to a rank.
+        rule: Rule that merges tensors.
+        on: Operands: ``ranks`` concatenates the factors, ``factors`` merges every ``A`` and every
+            ``B``, ``delta`` merges the products ``s B A`` and truncates the result to a rank.
     """
 
     rule: Rule
-    where: Literal["ranks", "factors", "delta"]
+    on: Literal["ranks", "factors", "delta"]
 
     @property
     def prunes(self) -> bool:
-        """Whether it has a density."""
+        """Whether the method has a density."""
         return self.rule != "sum"
 
     @property
     def draws(self) -> bool:
-        """Whether it has a seed."""
+        """Whether the method has a seed."""
         return self.rule.startswith("dare")
 
     @property
     def elects(self) -> bool:
-        """Whether it has a majority sign."""
+        """Whether the method has a majority sign."""
         return self.rule.endswith("ties")
 
 
-#: Name to what it does; names are those of peft's ``combination_type``, but for ``concat``.
+#: Methods by name; names are those of peft's ``combination_type``, except ``concat``.
 METHODS: Mapping[str, MergeKind] = {
     "concat": MergeKind("sum", "ranks"),
     "linear": MergeKind("sum", "factors"),
@@ -66,19 +65,18 @@ METHODS: Mapping[str, MergeKind] = {
 
 @dataclass(frozen=True, slots=True)
 class MergeMethod:
-    """A method with its settings; a setting that it does not have is an error.
+    """A merge method with its settings; a setting of another method is an error.
 
     Args:
-        name: one of ``METHODS``.
-        density: share of values that pruning keeps, above 0 and up to 1; ``DENSITY`` where not
-            given.
-        rank: of the result of an ``svd`` method; the largest of the adapters where not given.
-        majority_sign: of a ``ties`` method: the sign of the sum of values (``total``, where
-            not given), or of most of them (``frequency``).
-        seed: of what DARE drops.
+        name: One of ``METHODS``.
+        density: Share of values that pruning keeps, above 0 and up to 1; default ``DENSITY``.
+        rank: Rank of the result of an ``svd`` method; default the largest of the adapters.
+        majority_sign: Sign that a ``ties`` method keeps: that of the sum of values (``total``, the
+            default) or of most of them (``frequency``).
+        seed: Seed of DARE's random pruning.
 
     Raises:
-        RecipeError: naming the setting.
+        RecipeError: Naming the setting.
     """
 
     name: str
@@ -96,12 +94,12 @@ class MergeMethod:
             )
         has = {
             "density": self.kind.prunes,
-            "rank": self.kind.where == "delta",
+            "rank": self.kind.on == "delta",
             "majority_sign": self.kind.elects,
         }
         for setting, used in has.items():
             if getattr(self, setting) is not None and not used:
-                raise _setting(setting, f"method {self.name!r} has none")
+                raise _setting(setting, f"the method {self.name!r} does not use it")
         if self.density is not None and not 0.0 < self.density <= 1.0:
             raise _setting("density", f"must be above 0 and up to 1, found {self.density}")
         if self.rank is not None and self.rank < 1:
@@ -113,18 +111,18 @@ class MergeMethod:
 
     @property
     def kind(self) -> MergeKind:
-        """What the method does."""
+        """Operation of the method."""
         return METHODS[self.name]
 
     @property
     def kept(self) -> float:
-        """Share of values that are kept; 1 where nothing is pruned."""
+        """Share of values that are kept; 1 without pruning."""
         if not self.kind.prunes:
             return 1.0
         return DENSITY if self.density is None else self.density
 
     def settings(self) -> dict[str, float | int | str]:
-        """Return the settings that count for the result, defaults filled in, as plain JSON."""
+        """Return the settings that affect the result, defaults filled in, as plain JSON."""
         found: dict[str, float | int | str] = {}
         if self.kind.prunes:
             found["density"] = self.kept

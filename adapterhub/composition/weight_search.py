@@ -1,7 +1,7 @@
-"""Weights of a blend found on a handful of examples, without gradients.
+"""Gradient-free search of blend weights on a few examples.
 
 The optimizer is CMA-ES of the package ``cmaes``, which Optuna uses too. nevergrad, which the
-paper used, asks for a bayesian-optimization of exactly 1.4.0 and for a GPL library.
+paper used, requires exactly bayesian-optimization 1.4.0 and a GPL library.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cmaes import CMA
 
-#: Settings of the authors of LoraHub.
+#: Settings of LoraHub's authors.
 BUDGET = 40
 BOUNDS = 1.5
 L1 = 0.05
@@ -27,12 +27,12 @@ L1 = 0.05
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The best weights that a search came upon.
+    """Best weights of a search.
 
     Args:
-        weights: one an adapter.
-        loss: with these weights, without the penalty.
-        evaluations: how often the loss was asked for.
+        weights: Weight of each adapter.
+        loss: Loss with these weights, without the penalty.
+        evaluations: Number of evaluations of the loss.
     """
 
     weights: tuple[float, ...]
@@ -49,20 +49,20 @@ def optimize_weights(
     bounds: float = BOUNDS,
     l1: float = L1,
 ) -> SearchResult:
-    """Return the weights with the least ``loss(w) + l1 * mean(|w|)`` that were tried.
+    """Minimize ``loss(w) + l1 * mean(|w|)`` over the weights of a blend.
 
     Args:
-        loss: of a blend with these weights on the examples; what is not finite counts as the
-            worst.
-        count: of adapters, 2 or more.
-        budget: how often ``loss`` is asked for.
-        seed: of the search; the same one with the same losses gives the same weights.
-        bounds: largest weight, and with a minus the smallest one.
-        l1: how much large weights are disliked.
+        loss: Function from weights to the blend's loss on the examples; a value that is not
+            finite counts as the worst.
+        count: Number of adapters, at least 2.
+        budget: Number of evaluations of ``loss``.
+        seed: Seed of the search; equal seeds and losses give equal weights.
+        bounds: Largest absolute weight.
+        l1: Factor of the penalty on weights.
 
     Raises:
-        RecipeError: when a setting can't be used, or no weights gave a finite loss.
-        MissingExtraError: without the extra ``serve``.
+        RecipeError: When a setting is invalid, or no weights gave a finite loss.
+        MissingExtraError: When the package ``cmaes`` is not installed.
 
     Source: LoraHub, Huang et al. 2023 (arXiv:2307.13269), section 3, with the mean of the
     authors' code in the penalty; CMA-ES, Hansen 2016 (arXiv:1604.00772).
@@ -93,7 +93,7 @@ def _optimizer(count: int, bounds: float, seed: int) -> CMA:
     except ImportError:
         raise MissingExtraError("cmaes", "serve") from None
     box = np.array([[-bounds, bounds]] * count)
-    # a third of the bounds: what is drawn at the start lies mostly inside
+    # with a third of the bounds the first draws lie mostly inside them
     return CMA(np.zeros(count), bounds / 3, bounds=box, seed=seed)
 
 

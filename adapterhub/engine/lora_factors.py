@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,11 +27,6 @@ if TYPE_CHECKING:
 _MAGNITUDE = "lora_magnitude_vector"
 #: The layer inside peft's own, which peft stores beside LoRA on an embedding.
 _BASE = ".base_layer"
-
-
-def lora_scale(spec: LoraSpec) -> float:
-    """Return ``s`` of ``y = W x + s B A x``; see ``LoraSpec``."""
-    return spec.alpha / (math.sqrt(spec.rank) if spec.rslora else spec.rank)
 
 
 def lora_factors(
@@ -89,7 +83,7 @@ def _pair(
 ) -> tuple[tuple[Tensor, Tensor], Tensor | None]:
     """Return ``A`` and the scaled ``B`` of a layer, and DoRA's factor of its output."""
     first, second = _names(layer)
-    a, b, scale = found[first], found[second].float() * lora_scale(spec), None
+    a, b, scale = found[first], found[second].float() * spec.scaling, None
     if spec.dora:
         scale = _magnitude_scale(found[_MAGNITUDE], _weight(layer), b @ a.float())
         b = b * scale.unsqueeze(1)

@@ -366,10 +366,10 @@ def test_configuration_that_disagrees_with_the_manifest_is_refused(tmp_path):
 
 
 def test_manifest_may_keep_all_linear_as_it_was_asked(tmp_path):
-    asked = replace(SPEC, target_modules=("all-linear",))
-    write(tmp_path / "a", manifest=replace(MANIFEST, adapter=asked))
+    requested = replace(SPEC, target_modules=("all-linear",))
+    write(tmp_path / "a", manifest=replace(MANIFEST, adapter=requested))
     artifact = read_artifact(tmp_path / "a")
-    assert artifact.manifest.adapter == asked
+    assert artifact.manifest.adapter == requested
     assert artifact.weights.spec == SPEC
 
 

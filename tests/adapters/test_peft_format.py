@@ -104,7 +104,7 @@ def test_peft_loads_our_folder_unchanged(tmp_path, task_type, spec):
     with torch.inference_mode():
         found, expected = loaded(input_ids=IDS).logits, adapted(input_ids=IDS).logits
         plain = backbone(task_type)(input_ids=IDS).logits
-    # the projection runs over a batch while training and over one row when it is saved,
+    # the projection runs over a batch while training and over one sequence when it is saved,
     # and a matrix product rounds differently in the two; all else is equal to the last bit
     tolerance = 1e-5 if getattr(spec, "projection", False) else 0.0
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)

@@ -7,7 +7,7 @@ from transformers import LlamaForCausalLM
 
 from adapterhub.adapters.peft_format import config_document, peft_config, spec_of
 from adapterhub.adapters.weights import AdapterWeights
-from adapterhub.composition.factors import factors_of
+from adapterhub.composition.lora import lora_pairs
 from adapterhub.specs import LoraSpec
 
 NAMES = ("first", "second", "third")
@@ -61,7 +61,7 @@ def held_by(model):
 
 def deltas(adapter):
     """Module to what the adapter adds to its weight, ``[out, in]``."""
-    return {module: each.delta() for module, each in factors_of(adapter, adapter.spec).items()}
+    return {module: each.delta() for module, each in lora_pairs(adapter, adapter.spec).items()}
 
 
 def peft_deltas(model, name):

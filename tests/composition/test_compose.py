@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from adapterhub.adapters.tensor_checks import check_tensors
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.composition import METHODS, MergeMethod, compose
-from adapterhub.composition.factors import factors_of
+from adapterhub.composition.lora import lora_pairs
 from adapterhub.errors import RecipeError
 from adapterhub.specs import LoraSpec, PrefixSpec
 
@@ -257,7 +257,7 @@ def test_targets_of_all_linear_layers_and_of_some_become_a_list_that_peft_reads(
     )
 
 
-def test_prefixes_follow_one_another():
+def test_prefixes_are_concatenated():
     specs = [PrefixSpec(num_virtual_tokens=3), PrefixSpec(num_virtual_tokens=2, projection=True)]
     tensors = [torch.randn(spec.num_virtual_tokens, 64) for spec in specs]
     adapters = [
@@ -268,11 +268,11 @@ def test_prefixes_follow_one_another():
     assert found.spec == PrefixSpec(num_virtual_tokens=5)
     assert torch.equal(found.tensors["prompt_embeddings"], torch.cat(tensors))
     check_tensors(found.spec, (), found.tensors, place="x")
-    with pytest.raises(RecipeError, match="its weight must be 1"):
+    with pytest.raises(RecipeError, match="their weight must be 1"):
         compose(adapters, (1.0, 0.5), CONCAT)
     with pytest.raises(RecipeError, match="'linear' is for LoRA"):
         compose(adapters, (1.0, 1.0), MergeMethod("linear"))
-    with pytest.raises(RecipeError, match="can't be made one"):
+    with pytest.raises(RecipeError, match="cannot be merged"):
         compose([adapters[0], *adapters_of(lora())], (1.0, 1.0), CONCAT)
 
 
@@ -285,12 +285,12 @@ def test_heads_are_averaged_by_weight(name):
 @pytest.mark.parametrize(
     ("name", "weights", "problem"),
     [
-        ("ties", (1.0, 1.0), "'ties' can't merge heads that differ"),
+        ("ties", (1.0, 1.0), "'ties' cannot merge different heads"),
         ("concat", (1.0, -0.5), "by weights that are not negative"),
         ("concat", (0.0, 0.0), "by weights that are not negative"),
     ],
 )
-def test_heads_that_can_not_be_averaged_must_be_chosen(name, weights, problem):
+def test_different_heads_must_be_chosen_where_they_cannot_be_averaged(name, weights, problem):
     adapters = two_heads()
     with pytest.raises(RecipeError, match=problem) as caught:
         compose(adapters, weights, MergeMethod(name))
@@ -299,7 +299,7 @@ def test_heads_that_can_not_be_averaged_must_be_chosen(name, weights, problem):
     assert torch.equal(found.tensors[HEAD], adapters[1].tensors[HEAD])
 
 
-def test_heads_that_are_equal_are_kept_by_every_method():
+def test_equal_heads_are_kept_by_every_method():
     adapters = [headed(each, 0.1) for each in adapters_of(lora(), lora())]
     for name in METHODS:
         found = compose(adapters, (1.0, -0.5), MergeMethod(name))
@@ -329,7 +329,7 @@ def test_a_head_that_one_adapter_lacks_or_has_in_another_shape_must_be_chosen():
         ((lora(),), (float("nan"),), CONCAT, "nan is not a weight"),
     ],
 )
-def test_what_can_not_be_made_one_is_refused(specs, weights, method, problem):
+def test_adapters_that_cannot_be_merged_are_rejected(specs, weights, method, problem):
     with pytest.raises(RecipeError, match=problem):
         compose(adapters_of(*specs), weights, method)
 
@@ -352,9 +352,12 @@ def test_adapters_of_another_width_are_refused():
     ("arguments", "problem"),
     [
         ({"name": "tise"}, "Did you mean 'ties'?"),
-        ({"name": "concat", "density": 0.5}, "composition.density: method 'concat' has none"),
-        ({"name": "linear", "rank": 4}, "composition.rank: method 'linear' has none"),
-        ({"name": "svd", "majority_sign": "total"}, "composition.majority_sign: method 'svd'"),
+        (
+            {"name": "concat", "density": 0.5},
+            "composition.density: the method 'concat'",
+        ),
+        ({"name": "linear", "rank": 4}, "composition.rank: the method 'linear' does not use it"),
+        ({"name": "svd", "majority_sign": "total"}, "composition.majority_sign: the method 'svd'"),
         ({"name": "ties", "density": 0.0}, "above 0 and up to 1, found 0.0"),
         ({"name": "ties", "density": 1.5}, "above 0 and up to 1, found 1.5"),
         ({"name": "svd", "rank": 0}, "must be 1 or more, found 0"),
@@ -373,5 +376,5 @@ def test_lora_on_embeddings_is_not_composed():
         "base_model.model.model.embed_tokens.lora_embedding_B": torch.zeros(4, 2),
     }
     spec = LoraSpec(rank=2, alpha=2.0, target_modules=("embed_tokens",))
-    with pytest.raises(RecipeError, match="LoRA on embeddings can't be composed"):
-        factors_of(AdapterWeights(spec, tensors), spec)
+    with pytest.raises(RecipeError, match="LoRA on embeddings cannot be merged"):
+        lora_pairs(AdapterWeights(spec, tensors), spec)

@@ -22,14 +22,14 @@ ASKED = [{"text": "the song was great"}, {"text": "the meal was awful"}]
 def two_moods(encoder, tmp_path_factory):
     """Train two adapters for the same labels, of different ranks."""
     place = tmp_path_factory.mktemp("two-moods")
-    rows = write_moods(place / "moods.jsonl")
+    path = write_moods(place / "moods.jsonl")
     paths = [
         write_recipe(
             place,
             name,
             encoder,
             "text-classification",
-            rows,
+            path,
             backbone={"name": str(encoder), **PLAIN},
             adapter={"rank": rank, "alpha": 16},
             train={"batch_size": 16, "epochs": 4, "seed": rank},
@@ -50,14 +50,14 @@ def moods_twice(command, two_moods, own_home):
 def two_talks(decoder, tmp_path_factory):
     """Train two dialogue adapters, which have no heads."""
     place = tmp_path_factory.mktemp("two-talks")
-    rows = write_talks(place / "talks.jsonl")
+    path = write_talks(place / "talks.jsonl")
     paths = [
         write_recipe(
             place,
             name,
             decoder,
             "dialogue",
-            rows,
+            path,
             backbone={"name": str(decoder), **PLAIN},
             train={"batch_size": 8, "epochs": 2, "seed": seed},
         )
@@ -228,12 +228,12 @@ def strangers(moods_twice, recipe, encoder, decoder, moods, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text(moods.read_text().replace('"sad"', '"gloomy"'))
     short = {"batch_size": 16, "steps": 2, "epochs": None}
-    for name, task, rows, backbone in (
+    for name, task, data, backbone in (
         ("tagger", "token-classification", tags, plain),
         ("gloomy", "text-classification", other, plain),
         ("elsewhere", "text-classification", moods, {"name": str(decoder), **PLAIN}),
     ):
-        path = recipe(name, encoder, task, rows, backbone=backbone, train=short)
+        path = recipe(name, encoder, task, data, backbone=backbone, train=short)
         done = moods_twice("train", str(path))
         assert done.exit_code == 0, done.stderr
     return moods_twice
@@ -265,7 +265,7 @@ def test_strangers_are_refused_and_nothing_is_stored(strangers):
         (("x", "a", "--data", "rows"), 2, b"--data: is an option of few-shot"),
         (("x", "a", "--blend", "svd"), 2, b"--blend: is an option of few-shot"),
         (("x", "a*1", "--combination-type", "few-shot", "--data", "r"), 2, b"searches the weights"),
-        (("x", "a", "--density", "0.5"), 2, b"method 'concat' has none"),
+        (("x", "a", "--density", "0.5"), 2, b"the method 'concat' does not use it"),
     ],
 )
 def test_a_command_that_makes_no_sense_is_refused(command, arguments, code, problem):
@@ -281,14 +281,14 @@ def test_a_head_of_an_adapter_that_is_not_there_is_refused(moods_twice):
     assert b"Name one of: calm@1, loud@1" in done.stderr_bytes
 
 
-def test_only_signed_parents_are_read_where_signatures_are_asked_for(moods_twice):
+def test_only_signed_parents_are_read_where_signatures_are_required(moods_twice):
     Registry().set_requires_signed(True)
     done = moods_twice("compose", "both", "calm", "loud")
     assert done.exit_code == 9
     assert b"calm@1: is not signed" in done.stderr_bytes
 
 
-def test_prefixes_follow_one_another_and_answer(command, recipe, decoder, talks):
+def test_concatenated_prefixes_answer(command, recipe, decoder, talks):
     for tokens, name in ((3, "short"), (5, "long")):
         path = recipe(
             name,
@@ -306,7 +306,7 @@ def test_prefixes_follow_one_another_and_answer(command, recipe, decoder, talks)
     assert session.generate(loaded.name, [[{"role": "user", "content": "the film was awful"}]])
     refused = command("compose", "both", "short", "long*0.5")
     assert refused.exit_code == 2
-    assert b"its weight must be 1" in refused.stderr_bytes
+    assert b"their weight must be 1" in refused.stderr_bytes
 
 
 def test_a_composition_of_compositions_is_one_too(talks_twice):

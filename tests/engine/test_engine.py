@@ -12,7 +12,6 @@ from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.memory import state_digest
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
-from adapterhub.engine.lora_factors import lora_scale
 from adapterhub.errors import EngineError, NotFoundError, RequestError, StrictLoadError
 from adapterhub.kernels.lora.cpu import CpuLoraKernel
 from adapterhub.kernels.lora.reference import ReferenceLoraKernel
@@ -105,7 +104,7 @@ def test_a_blend_is_the_weighted_sum_of_its_adapters(decoder, peers, bare, kerne
 
 def add_delta(model, weights, weight):
     """Add an adapter to the weights of a model, ``W + w s B A``."""
-    scale = lora_scale(weights.spec)
+    scale = weights.spec.scaling
     for key, tensor in weights.tensors.items():
         if key.endswith("lora_A.weight"):
             path = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
