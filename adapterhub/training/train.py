@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import ExitStack
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -41,7 +41,7 @@ from adapterhub.training.setup import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -125,16 +125,11 @@ def train(
     keep_freed_memory()
     backbone = recipe_backbone(recipe, place, loaded=backbone, cache=cache)
     set_seed(recipe.train.seed)
-    with ExitStack() as stack:
-        model = _build_model(recipe, data, task, backbone, start)
-        stack.callback(model.close)
-        reporters = Reporters([])
-        if is_main:
-            log = JsonLinesReporter(folder / LOG_NAME, append=resume)
-            stack.callback(log.close)
-            reporters = Reporters([log, reporter] if reporter else [log])
-        _announce(reporters, recipe, data, encoded["train"])
-
+    with (
+        closing(_build_model(recipe, data, task, backbone, start)) as model,
+        _open_log(folder, reporter, append=resume, is_main=is_main) as log,
+    ):
+        _announce(log, recipe, data, encoded["train"])
         validation = encoded["validation"]
         loop = TrainingLoop(
             recipe=recipe,
@@ -144,21 +139,19 @@ def train(
             examples=encoded["train"].encoded,
             evaluate=lambda: score_encoded(model, task, validation.examples, validation.encoded),
             accelerator=accelerator,
-            reporter=reporters,
+            reporter=log,
             folder=folder,
         )
         with EnergyMeter(enabled=measure_energy and is_main) as meter:
             outcome = loop.run(resume=resume)
-
-        recipe = fit_temperature(recipe, task, outcome.after, reporters)
+        recipe = fit_temperature(recipe, task, outcome.after, log)
         evidence = TrainingEvidence(recipe, data, task, outcome.before, outcome.after, meter.energy)
         digest = _write_artifact(folder, evidence, model, outcome) if is_main else ""
         result = build_result(folder, digest, model, outcome, evidence)
         if is_main:
             write_finished(result, run_digest)
             drop_checkpoint(folder)
-            if on_train_end:
-                result = on_train_end(result, model)
+            result = on_train_end(result, model) if on_train_end else result
         accelerator.wait_for_everyone()
         return result
 
@@ -181,6 +174,18 @@ def _already_finished(
     if reporter:
         reporter.on_message(f"{result.folder}: trained before")
     return result
+
+
+@contextmanager
+def _open_log(
+    folder: Path, reporter: Reporter | None, *, append: bool, is_main: bool
+) -> Iterator[Reporter]:
+    """Report to the log file of the run and to ``reporter``; silent in other processes."""
+    if not is_main:
+        yield Reporters([])
+        return
+    with closing(JsonLinesReporter(folder / LOG_NAME, append=append)) as log:
+        yield Reporters([log, reporter] if reporter else [log])
 
 
 def _build_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     import optuna
 
-    from adapterhub.backbones.backbone import Backbone
     from adapterhub.training.progress import Reporter
     from adapterhub.training.recipe import Recipe
     from adapterhub.training.sweep.results import TrialRecord
@@ -93,26 +93,18 @@ def run_sweep(
         study = open_study(
             place, recipe=recipe, space=space, goal=goal, options=options, storage=storage
         )
-    backbone: Backbone | None = None
+    train_one = partial(train_trial, device=device, cache=cache)
+    shares_backbone = not any(key.split(".")[0] == "backbone" for key in space.parameters)
     while True:
         with lock:
             claim = next_claim(study, place, space, options)
         if claim is None:
             break
-        if backbone is None and _shares_backbone(space):
+        if shares_backbone and "backbone" not in train_one.keywords:
             backbone = open_backbone(recipe, device=device, cache=cache)
+            train_one = partial(train_one, backbone=backbone)
         try:
-            run_trial(
-                claim,
-                recipe=recipe,
-                space=space,
-                goal=goal,
-                reporter=reporters,
-                backbone=backbone,
-                device=device,
-                cache=cache,
-                train=train_trial,
-            )
+            run_trial(claim, recipe, space, goal, reporters, train_one)
         except TrainingInterrupted as error:
             error.hint = "Run the same command again to resume"
             raise
@@ -123,10 +115,6 @@ def run_sweep(
                 _drop_worse(read_trials(study), goal, place)
     with lock:
         return _conclude(study, place, space, goal, options)
-
-
-def _shares_backbone(space: Space) -> bool:
-    return not any(key.split(".")[0] == "backbone" for key in space.parameters)
 
 
 def _drop_worse(trials: Sequence[TrialRecord], goal: Goal, folder: Path) -> None:

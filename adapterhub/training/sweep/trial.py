@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     import optuna
 
-    from adapterhub.backbones.backbone import Backbone
     from adapterhub.training.progress import EvaluationEvent, Reporter, StepEvent
     from adapterhub.training.recipe import Recipe
     from adapterhub.training.result import TrainResult
@@ -106,14 +105,10 @@ def take_lock(place: Path) -> FileLock | None:
 
 def run_trial(
     claim: TrialClaim,
-    *,
     recipe: Recipe,
     space: Space,
     goal: Goal,
     reporter: Reporter,
-    backbone: Backbone | None,
-    device: str | None,
-    cache: Path | None,
     train: TrainFunction,
 ) -> None:
     """Train one trial, from its checkpoint if it has one, and report its result to the study.
@@ -141,9 +136,6 @@ def run_trial(
             output=claim.folder,
             resume=True,
             reporter=trial_reporter,
-            backbone=backbone,
-            device=device,
-            cache=cache,
         )
     except optuna.TrialPruned:
         reporter.on_message(f"{name} pruned at {trial_reporter.reached} %")

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.data.dataset import Dataset
+    from adapterhub.engine.session import LoadedAdapter
     from adapterhub.evaluation.drift import Drift
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
@@ -181,16 +182,7 @@ def refresh(
     backbone = open_backbone(recipe, device=options.device)
     loaded = Session(backbone).load(artifact, name=str(version.ref))
     loaded.model.activate()
-    drift = find_drift(loaded.model, loaded.task, data, recipe, level=options.level)
-    old_scores = score(loaded.model, loaded.task, data.old_examples)
-    metric = _deciding_metric(recipe, loaded.task, old_scores)
-    change = measure_change(
-        old_scores,
-        score(loaded.model, loaded.task, data.new),
-        metric,
-        recorded=artifact.manifest.metrics.after.get(metric[0]),
-        split=data.old_split,
-    )
+    drift, change, old_scores = _assess(loaded, data, recipe, options.level)
     result = RefreshResult(version, len(data.new), drift, change)
     if options.dry_run or not (result.is_due or options.force):
         return result
@@ -221,6 +213,19 @@ def refresh(
     target = write_child(trained.artifact, document, str(version.ref))
     child = register_run(registry, version.name, trained, target)
     return RefreshResult(version, len(data.new), drift, change, outcome, child, run)
+
+
+def _assess(
+    loaded: LoadedAdapter, data: RefreshData, recipe: Recipe, level: float
+) -> tuple[Drift, MetricChange, Scores]:
+    """Test for drift and compare the metric on new and old examples; also return old scores."""
+    drift = find_drift(loaded.model, loaded.task, data, recipe, level=level)
+    old_scores = score(loaded.model, loaded.task, data.old_examples)
+    new_scores = score(loaded.model, loaded.task, data.new)
+    metric = _deciding_metric(recipe, loaded.task, old_scores)
+    recorded = loaded.manifest.metrics.after.get(metric[0])
+    change = measure_change(old_scores, new_scores, metric, recorded=recorded, split=data.old_split)
+    return drift, change, old_scores
 
 
 def _request(options: RefreshOptions, examples: str) -> Callable[[str], str]:
