@@ -189,6 +189,9 @@ class Task(Protocol):
         """Score raw predictions against their examples (same order).
 
         Where ``reads_windows`` is set, examples are windows, adjacent for one example.
+
+        Raises:
+            DataError: when there are no examples, or one has no valid reference.
         """
 
     def windows(self, example: Example) -> list[Example]:

@@ -181,9 +181,6 @@ class ClassLabels:
 
         Macro-F1 is the mean over the labels that occur in examples or predictions, as in
         scikit-learn; the records list every label.
-
-        Raises:
-            DataError: when there are no examples, or one has no known label.
         """
         require_any(examples)
         expected, found = self.all_gold(examples), predicted_labels(decoded)

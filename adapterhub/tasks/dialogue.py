@@ -81,7 +81,25 @@ class GeneratingTask(UnsplitTask):
     default_metric: tuple[str, bool] = ("loss", False)
     audit: AuditSpec | None = None
     attribution: None = None
-    options: TaskOptions
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> None:
+        """Set up the task.
+
+        Args:
+            tokenizer: Fast tokenizer with a chat template.
+            options: Settings from the recipe.
+
+        Raises:
+            RecipeError: when options and tokenizer do not fit together.
+        """
+        check_tokenizer(tokenizer, options.max_length)
+        if options.class_weights is not None:
+            raise RecipeError("generated texts have no class weights", place="task.class_weights")
+        self.tokenizer = tokenizer
+        self.options = options
+        self.template = ChatTemplate(tokenizer)
+        #: tokens that end generation
+        self.stop_ids = self.template.stop_ids
 
     @final
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
@@ -105,9 +123,6 @@ class GeneratingTask(UnsplitTask):
         """Return ``loss`` (nats per token), ``perplexity`` and ``token_accuracy`` of the answers.
 
         Texts are scored by ``score_texts``, once they are generated.
-
-        Raises:
-            DataError: when there are no examples.
         """
         tokens = sum(score.tokens for score in decoded)
         if not tokens:
@@ -159,81 +174,11 @@ class GeneratingTask(UnsplitTask):
         values = [[score.loss, score.tokens, score.correct] for score in decoded]
         return ExampleStatistics(np.array(values, dtype=float), _token_metrics, ("tokens",))
 
-
-class Dialogue(GeneratingTask):
-    """Examples have ``messages``, or ``prompt`` and ``response`` (and maybe ``input``, ``system``).
-
-    Only the assistant's turns are learned, each with the token that ends it. A system message
-    that the chat template adds is used in training and prediction alike. A conversation longer
-    than ``max_length`` loses its oldest turns; a last turn that is still too long loses its end.
-    """
-
-    name: str = "dialogue"
-    pipeline_tag: str = "text-generation"
-    instruction: str = ""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> None:
-        """Set up the task.
-
-        Args:
-            tokenizer: Fast tokenizer with a chat template.
-            options: Settings from the recipe.
-
-        Raises:
-            RecipeError: when options and tokenizer do not fit together.
-        """
-        check_tokenizer(tokenizer, options.max_length)
-        if options.class_weights is not None:
-            raise RecipeError("a dialogue has no class weights", place="task.class_weights")
-        self.tokenizer = tokenizer
-        self.options = options
-        self.template = ChatTemplate(tokenizer)
-        #: tokens that end generation
-        self.stop_ids = self.template.stop_ids
-
-    @property
-    def generation(self) -> Dialogue:
-        """This task."""
-        return self
-
-    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
-        """Encode an example with its answer, which is required; see ``Task.encode``.
-
-        Returns:
-            ``None`` where the prompt alone is longer than ``max_length``.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
-        messages = conversation(example, number, self.options.system_prompt)
-        check_learnable(example, messages, number)
-        rendered = self._fitted(messages, number)
-        learned = [at for at in rendered.learned if 0 < at < self.options.max_length]
-        if not learned:
-            return None
-        ids = rendered.input_ids
-        return EncodedExample(
-            number=number,
-            # the last target is not an input
-            input_ids=ids[: learned[-1]],
-            select=[at - 1 for at in learned],
-            targets=[ids[at] for at in learned],
-        )
-
-    def errors(
-        self, examples: Sequence[Example], decoded: Sequence[AnswerScore]
-    ) -> list[ErrorExample]:
-        """Return all examples, with the loss of their answers."""
-        pairs = zip(examples, decoded, strict=True)
-        return [answer_error(example_text(e), answer_text(e), score) for e, score in pairs]
-
+    @final
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens after which the answer to a conversation starts.
 
         The oldest turns are dropped until ``max_length`` tokens are left.
-
-        Raises:
-            DataError: when the last message is not the user's, or is too long by itself.
         """
         return self._fitted_prompt(messages)[1]
 
@@ -262,48 +207,15 @@ class Dialogue(GeneratingTask):
                 )
             left = shorter
 
-    def question_and_reference(self, example: Example, number: int) -> tuple[list[Message], str]:
-        """Return the messages before the last answer of an example, and that answer.
-
-        Raises:
-            DataError: naming example and field, when the example has no answer.
-        """
-        messages = conversation(example, number, self.options.system_prompt)
-        check_learnable(example, messages, number)
-        return split_answer(messages, number)
-
-    def messages(self, example: Example, number: int) -> list[Message]:
-        """Return the messages of an example, which may have ``text`` instead of ``prompt``.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
-        if not any(is_given(example, field) for field in ("messages", "prompt")):
-            example = {**example, "prompt": example.get("text")}
-        return conversation(example, number, self.options.system_prompt)
-
-    def score_texts(self, examples: Sequence[Example], texts: Sequence[str]) -> TextScores:
-        """Return chrF (0 to 100) of generated answers against the last answers of the examples.
-
-        Raises:
-            DataError: when there are no texts, or an example has no answer.
-        """
-        pairs = [
-            self.question_and_reference(example, at) for at, example in enumerate(examples, start=1)
-        ]
-        return chrf_scores([[reference] for _, reference in pairs], texts)
-
+    @final
     def text_of(self, ids: Sequence[int]) -> str:
         """Return generated tokens as text, without special tokens and outer spaces."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return text.strip()
 
+    @final
     def attribution_input(self, messages: Sequence[Message], answer: str) -> AttributionInput:
-        """Return a conversation and its answer; see ``TextGeneration.attribution_input``.
-
-        Raises:
-            DataError: when the messages are invalid or the answer is empty.
-        """
+        """Return a conversation and its answer; see ``TextGeneration.attribution_input``."""
         left, prompt = self._fitted_prompt(messages)
         ids: list[int] = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
         if not ids:
@@ -344,6 +256,21 @@ class Dialogue(GeneratingTask):
             end = start + len(content)
         return texts, placed
 
+    def _encode_messages(self, messages: list[Message], number: int) -> EncodedExample | None:
+        """Encode a conversation; ``None`` where its prompt alone is longer than ``max_length``."""
+        rendered = self._fitted(messages, number)
+        learned = [at for at in rendered.learned if 0 < at < self.options.max_length]
+        if not learned:
+            return None
+        ids = rendered.input_ids
+        return EncodedExample(
+            number=number,
+            # the last target is not an input
+            input_ids=ids[: learned[-1]],
+            select=[at - 1 for at in learned],
+            targets=[ids[at] for at in learned],
+        )
+
     def _fitted(self, messages: list[Message], number: int) -> Rendered:
         """Render the newest turns that fit into ``max_length``, one at least."""
         while True:
@@ -354,6 +281,60 @@ class Dialogue(GeneratingTask):
             if shorter is None or not any(m["role"] == "assistant" for m in shorter):
                 return rendered
             messages = shorter
+
+
+class Dialogue(GeneratingTask):
+    """Examples have ``messages``, or ``prompt`` and ``response`` (and maybe ``input``, ``system``).
+
+    Only the assistant's turns are learned, each with the token that ends it. A system message
+    that the chat template adds is used in training and prediction alike. A conversation longer
+    than ``max_length`` loses its oldest turns; a last turn that is still too long loses its end.
+    """
+
+    name: str = "dialogue"
+    pipeline_tag: str = "text-generation"
+    instruction: str = ""
+
+    @property
+    def generation(self) -> Dialogue:
+        """This task."""
+        return self
+
+    def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
+        """Encode an example with its answer, which is required; see ``Task.encode``.
+
+        Returns:
+            ``None`` where the prompt alone is longer than ``max_length``.
+        """
+        messages = conversation(example, number, self.options.system_prompt)
+        check_learnable(example, messages, number)
+        return self._encode_messages(messages, number)
+
+    def errors(
+        self, examples: Sequence[Example], decoded: Sequence[AnswerScore]
+    ) -> list[ErrorExample]:
+        """Return all examples, with the loss of their answers."""
+        pairs = zip(examples, decoded, strict=True)
+        return [answer_error(example_text(e), answer_text(e), score) for e, score in pairs]
+
+    def question_and_reference(self, example: Example, number: int) -> tuple[list[Message], str]:
+        """Return the messages before the last answer of an example, and that answer."""
+        messages = conversation(example, number, self.options.system_prompt)
+        check_learnable(example, messages, number)
+        return split_answer(messages, number)
+
+    def messages(self, example: Example, number: int) -> list[Message]:
+        """Return the messages of an example, which may have ``text`` instead of ``prompt``."""
+        if not any(is_given(example, field) for field in ("messages", "prompt")):
+            example = {**example, "prompt": example.get("text")}
+        return conversation(example, number, self.options.system_prompt)
+
+    def score_texts(self, examples: Sequence[Example], texts: Sequence[str]) -> TextScores:
+        """Return chrF (0 to 100) of generated answers against the last answers of the examples."""
+        pairs = [
+            self.question_and_reference(example, at) for at, example in enumerate(examples, start=1)
+        ]
+        return chrf_scores([[reference] for _, reference in pairs], texts)
 
 
 def answer_error(question: str, reference: str, score: AnswerScore) -> ErrorExample:

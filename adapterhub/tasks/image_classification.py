@@ -67,11 +67,7 @@ class ImageClassification(SingleLabelTask):
         self._loader = ImageLoader(processor, options.image_size)
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
-        """Check that the image of an example can be decoded; see ``Task.encode``.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Check that the image of an example can be decoded; see ``Task.encode``."""
         return EncodedExample(
             number=number,
             input_ids=(),
@@ -82,11 +78,7 @@ class ImageClassification(SingleLabelTask):
         )
 
     def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Return accuracy, macro-F1 and a record per label; see ``ClassLabels.evaluate``.
-
-        Raises:
-            DataError: when there are no examples, or one has no known label.
-        """
+        """Return accuracy, macro-F1 and a record per label; see ``ClassLabels.evaluate``."""
         return self.classes.evaluate(examples, decoded)
 
     def prediction(self, example: Example, decoded: Tensor) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.answers import normalized, reference_answers, squad_scores
-from adapterhub.tasks.dialogue import Dialogue, GeneratingTask, answer_error
+from adapterhub.tasks.conversations import conversation
+from adapterhub.tasks.dialogue import GeneratingTask, answer_error
 from adapterhub.tasks.fields import is_given, list_field, place_of, text_field
 from adapterhub.tasks.text_scores import TextScores, rouge_scores, translation_scores
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import EncodedExample
-    from adapterhub.tasks.attribution import AttributionInput
     from adapterhub.tasks.base import TaskOptions
     from adapterhub.tasks.conversations import Message
     from adapterhub.tasks.dialogue import AnswerScore
@@ -72,7 +72,7 @@ class InstructionTask(GeneratingTask):
         Raises:
             RecipeError: when options and tokenizer do not fit together.
         """
-        self._dialogue = Dialogue(tokenizer, options)
+        super().__init__(tokenizer, options)
         if options.max_new_tokens >= options.max_length:
             raise RecipeError(
                 f"{options.max_new_tokens} tokens for the answer leave no room for the prompt "
@@ -82,11 +82,7 @@ class InstructionTask(GeneratingTask):
         self.format = format
         self.name = format.name
         self.pipeline_tag = format.pipeline_tag
-        self.tokenizer = tokenizer
-        self.options = options
         self.instruction = options.instruction or format.instruction
-        #: tokens that end generation
-        self.stop_ids = self._dialogue.stop_ids
 
     @property
     def generation(self) -> InstructionTask:
@@ -94,14 +90,11 @@ class InstructionTask(GeneratingTask):
         return self
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
-        """Encode an example with its answer, which is required; see ``Task.encode``.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Encode an example with its answer, which is required; see ``Task.encode``."""
         answer = self.format.references(example, number)[0]
         exchange = {"prompt": self._prompt(example, number), "response": answer}
-        return self._dialogue.encode(exchange, number, train=train)
+        messages = conversation(exchange, number, self.options.system_prompt)
+        return self._encode_messages(messages, number)
 
     def errors(
         self, examples: Sequence[Example], decoded: Sequence[AnswerScore]
@@ -114,49 +107,17 @@ class InstructionTask(GeneratingTask):
         ]
 
     def messages(self, example: Example, number: int) -> list[Message]:
-        """Return the prompt of an example; no answer is needed.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Return the prompt of an example; no answer is needed."""
         return [{"role": "user", "content": self._prompt(example, number)}]
 
     def question_and_reference(self, example: Example, number: int) -> tuple[list[Message], str]:
-        """Return the prompt of an example, and its first reference answer.
-
-        Raises:
-            DataError: naming example and field, when the example has no answer.
-        """
+        """Return the prompt of an example, and its first reference answer."""
         return self.messages(example, number), self.format.references(example, number)[0]
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens after which the answer to a conversation starts.
-
-        Raises:
-            DataError: when the last message is not the user's, or is too long by itself.
-        """
-        return self._dialogue.prompt_ids(messages)
-
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return generated tokens as text, without special tokens and outer spaces."""
-        return self._dialogue.text_of(ids)
-
     def score_texts(self, examples: Sequence[Example], texts: Sequence[str]) -> TextScores:
-        """Score generated texts by the reference answers of their examples.
-
-        Raises:
-            DataError: when there are no texts, or an example has no answer.
-        """
+        """Score generated texts by the reference answers of their examples."""
         references = [self.format.references(each, at) for at, each in enumerate(examples, start=1)]
         return self.format.score(references, texts)
-
-    def attribution_input(self, messages: Sequence[Message], answer: str) -> AttributionInput:
-        """Return a conversation and its answer; see ``TextGeneration.attribution_input``.
-
-        Raises:
-            DataError: when the messages are invalid or the answer is empty.
-        """
-        return self._dialogue.attribution_input(messages, answer)
 
     def _prompt(self, example: Example, number: int) -> str:
         """Return the user's message, truncated so that an answer fits beside it."""
@@ -191,7 +152,7 @@ class InstructionTask(GeneratingTask):
         messages: list[Message] = [{"role": "user", "content": prompt}]
         if self.options.system_prompt:
             messages.insert(0, {"role": "system", "content": self.options.system_prompt})
-        return len(self._dialogue.template.prompt_ids(messages))
+        return len(self.template.prompt_ids(messages))
 
 
 def translation(tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> InstructionTask:

@@ -83,11 +83,7 @@ class MultiLabelClassification(UnsplitTask):
         )
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
-        """Encode an example; its targets are 1 for each of its labels and 0 for the others.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Encode an example; its targets are 1 for each of its labels and 0 for the others."""
         targets: list[int] = []
         if train or is_given(example, "label"):
             has = self._indices(example, number)
@@ -114,9 +110,6 @@ class MultiLabelClassification(UnsplitTask):
 
         ``exact_match`` is the share of examples with exactly their labels. Macro-F1 is the mean
         over all labels, 0 for one that occurs in neither examples nor predictions.
-
-        Raises:
-            DataError: when there are no examples, or one has no known labels.
         """
         require_any(examples)
         pair = self._expected(examples), self._assigned(decoded)

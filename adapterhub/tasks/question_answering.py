@@ -140,11 +140,7 @@ class QuestionAnswering:
         return AnswerAttribution(self)
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
-        """Encode the window named by an example, or the first; see ``Task.encode``.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Encode the window named by an example, or the first; see ``Task.encode``."""
         window = self.window(example, number)
         targets: tuple[int, ...] = ()
         if train or is_given(example, "answers"):
@@ -178,21 +174,13 @@ class QuestionAnswering:
         ]
 
     def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Return ``exact_match`` and ``f1``, from 0 to 100; see ``squad_scores``.
-
-        Raises:
-            DataError: when there are no examples, or one has no answers.
-        """
+        """Return ``exact_match`` and ``f1``, from 0 to 100; see ``squad_scores``."""
         merged = self._merged(examples, decoded)
         references = [each.references for each in merged]
         return Evaluation(metrics=squad_scores(references, [each.text for each in merged]))
 
     def windows(self, example: Example) -> list[Example]:
-        """Return an example for each window of the context, numbered under ``window``.
-
-        Raises:
-            DataError: naming the field, when question or context is no text.
-        """
+        """Return an example for each window of the context, numbered under ``window``."""
         count = len(self.encoder.windows(example, 1))
         return [{**example, "window": index} for index in range(max(count, 1))]
 
@@ -201,9 +189,6 @@ class QuestionAnswering:
 
         With ``unanswerable`` there is none if every window is likelier to have none than the
         best is to have its answer; ``answer`` is then empty, ``start`` and ``end`` are 0.
-
-        Raises:
-            ValueError: when there are no windows.
         """
         best = max(answers, key=lambda answer: float(answer["score"]))
         no_answer = min(float(answer["no_answer"]) for answer in answers)

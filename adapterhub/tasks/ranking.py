@@ -107,11 +107,7 @@ class Ranking(ClassTask):
         )
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
-        """Encode an example; see ``Task.encode``.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Encode an example; see ``Task.encode``."""
         pair: dict[str, Any] = self._pair(example, number)
         if is_given(example, "label"):
             pair["label"] = label_text(example["label"], number, "label")
@@ -123,11 +119,7 @@ class Ranking(ClassTask):
         return [float(value) for value in self.classes.probabilities(head, hidden)[:, 1]]
 
     def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Return ``auc`` over all examples, ``ndcg_at_10`` over groups; see ``ranking_scores``.
-
-        Raises:
-            DataError: when there are no examples, one has no label, or all have the same.
-        """
+        """Return ``auc`` over all examples, ``ndcg_at_10`` over groups; see ``ranking_scores``."""
         return Evaluation(metrics=ranking_scores(self._judgments(examples), decoded))
 
     def prediction(self, example: Example, decoded: float) -> dict[str, Any]:

@@ -111,11 +111,7 @@ class RelationExtraction(SingleLabelTask):
         )
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
-        """Encode an example; see ``Task.encode``.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Encode an example; see ``Task.encode``."""
         targets = self.classes.targets(example, number, train=train)
         return self.texts.encode(self._as_text(example, number), number, targets)
 
@@ -124,9 +120,6 @@ class RelationExtraction(SingleLabelTask):
 
         Metrics: ``relation_f1``, ``relation_precision`` and ``relation_recall``, each the
         mean over relations of both directions; ``accuracy`` over the labels themselves.
-
-        Raises:
-            DataError: when there are no examples, or one has no known label.
         """
         require_any(examples)
         expected = [self.labels[index] for index in self.classes.all_gold(examples)]

@@ -68,11 +68,7 @@ class TextEncoder:
         self._pool = pool
 
     def encode(self, example: Example, number: int, targets: Sequence[int] = ()) -> EncodedExample:
-        """Encode the texts of an example.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Encode the texts of an example."""
         encoding = self._encoding(example, number)
         ids: list[int] = encoding["input_ids"]
         if not ids:
@@ -255,11 +251,7 @@ class TextClassification(SingleLabelTask):
         return LabelAttribution(self.name, self.texts, self.labels, self.outcome, check)
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
-        """Encode an example; see ``Task.encode``.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Encode an example; see ``Task.encode``."""
         targets = self.classes.targets(example, number, train=train)
         return self.texts.encode(example, number, targets)
 
@@ -269,9 +261,6 @@ class TextClassification(SingleLabelTask):
         With ``out_of_scope`` also the accuracy on examples of the other labels and the recall
         of that label, 0 where no example has it. Source: Larson et al. 2019, "An Evaluation
         Dataset for Intent Classification and Out-of-Scope Prediction", arXiv:1909.02027.
-
-        Raises:
-            DataError: when there are no examples, or one has no known label.
         """
         scored = self.classes.evaluate(examples, decoded)
         return replace(scored, metrics={**scored.metrics, **self._scope_metrics(examples, decoded)})

@@ -115,11 +115,7 @@ class TokenClassification:
         return SpanAttribution(self)
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
-        """Encode an example; see ``Task.encode``.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Encode an example; see ``Task.encode``."""
         aligned = self.aligned(words_of(example, number))
         targets: list[int] = []
         if train or is_given(example, "tags"):
@@ -155,9 +151,6 @@ class TokenClassification:
         and borders are both correct (0 where undefined); ``token_accuracy``, the share of words
         with the correct tag; ``truncated_words``, the number of words beyond ``max_length``,
         which count as ``O``. The table has a record per type.
-
-        Raises:
-            DataError: when there are no examples, or one has no known tags.
         """
         require_any(examples)
         pairs = self._named_pairs(examples, decoded)
