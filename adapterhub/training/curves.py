@@ -66,8 +66,10 @@ def curve_points(curves: Curves, *, most: int = 200) -> list[dict[str, Any]]:
     return found
 
 
-def plot_curves(curves: Curves, *, title: str) -> dict[str, bytes]:
-    """Return the plot as PNG and SVG, by file name; equal curves give equal bytes.
+def plot_curves(
+    curves: Curves, *, title: str = "", names: Sequence[str] = PLOT_NAMES
+) -> dict[str, bytes]:
+    """Return the plot by file name, as PNG or SVG; equal curves give equal bytes.
 
     Raises:
         MissingExtraError: when matplotlib isn't installed.
@@ -85,7 +87,7 @@ def plot_curves(curves: Curves, *, title: str) -> dict[str, bytes]:
         metric_axes = loss_axes.twinx()
         metric_axes.plot(curves.metric_steps, curves.metric_values, "o-", color="tab:orange")
         metric_axes.set_ylabel(f"{curves.metric} (validation)")
-        return {name: _render(figure, name.rpartition(".")[2]) for name in PLOT_NAMES}
+        return {name: _render(figure, name.rpartition(".")[2]) for name in names}
 
 
 def _render(figure: Any, kind: str) -> bytes:

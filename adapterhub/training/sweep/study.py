@@ -1,4 +1,4 @@
-"""The study behind a sweep: where it is kept, who draws, who stops trials early."""
+"""The Optuna study of a sweep: storage, sampler and pruner."""
 
 from __future__ import annotations
 

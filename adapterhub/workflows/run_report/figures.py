@@ -13,31 +13,10 @@ if TYPE_CHECKING:
 
     from adapterhub.evaluation.calibration import Calibration
     from adapterhub.tasks.predictions import Array
-    from adapterhub.training.curves import Curves
     from adapterhub.training.learning_curve import LearningCurve
 
 #: Number of labels above which a confusion matrix is illegible.
 MOST_LABELS = 30
-
-
-def draw_curves(curves: Curves) -> bytes:
-    """Return training loss and watched metric over the run.
-
-    Raises:
-        MissingExtraError: when matplotlib isn't installed.
-    """
-
-    def draw(figure: Any) -> None:
-        axes = figure.add_subplot()
-        axes.plot(curves.steps, curves.losses, color="tab:blue", linewidth=1)
-        axes.set_xlabel("optimizer step")
-        axes.set_ylabel("training loss", color="tab:blue")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        other = axes.twinx()
-        other.plot(curves.metric_steps, curves.metric_values, "o-", color="tab:orange")
-        other.set_ylabel(f"{curves.metric} (validation)", color="tab:orange")
-
-    return _svg(draw, (7.0, 3.2))
 
 
 def draw_confusion(matrix: Array, labels: Sequence[str]) -> bytes:

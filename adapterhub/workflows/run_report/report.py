@@ -15,7 +15,7 @@ from adapterhub.evaluation.calibration import calibration, temperature_of
 from adapterhub.evaluation.duplicates import leak, split_facts
 from adapterhub.evaluation.errors import worst_examples
 from adapterhub.evaluation.example_statistics import units_of
-from adapterhub.training.curves import read_curves
+from adapterhub.training.curves import plot_curves, read_curves
 from adapterhub.training.result import LOG_NAME
 from adapterhub.workflows.refresh.document import finite
 from adapterhub.workflows.run_report.bias_audit_section import audit_run, bias_audit_section
@@ -24,7 +24,6 @@ from adapterhub.workflows.run_report.cost_section import cost_of, cost_section
 from adapterhub.workflows.run_report.data_section import data_section, warnings
 from adapterhub.workflows.run_report.explanation_section import TITLE as EXPLANATIONS
 from adapterhub.workflows.run_report.explanation_section import explanations_section
-from adapterhub.workflows.run_report.figures import draw_curves
 from adapterhub.workflows.run_report.page import render_page
 from adapterhub.workflows.run_report.prediction_sections import (
     calibration_section,
@@ -214,7 +213,8 @@ def _data(evidence: TrainingEvidence, summary: dict[str, Any]) -> Section:
 
 
 def _curves(log: Path) -> Section:
-    figure = Figure(draw_curves(read_curves(log)), "Training loss and watched metric over the run")
+    (svg,) = plot_curves(read_curves(log), names=["loss.svg"]).values()
+    figure = Figure(svg, "Training loss and watched metric over the run")
     note = Text(
         "The metric is computed on the validation examples, the loss on the examples of each step."
     )
