@@ -139,16 +139,6 @@ class AdapterManager:
         if self._fetcher is not None:
             self._fetcher.wait(seconds)
 
-    def resolve(self, ref: str) -> str:
-        """Return the digest of a reference, or the reference itself while it is looked up.
-
-        Raises:
-            AdapterHubError: If the reference is unknown.
-        """
-        if self._fetcher is None:
-            raise NotFoundError("is not loaded", place=ref)
-        return self._fetcher.resolve(ref)
-
     def keep(self, key: str, adapter: PreparedAdapter) -> None:
         """Keep an adapter in host memory until it is unloaded.
 

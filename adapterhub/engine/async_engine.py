@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.engine.engine import Adapters, Engine
+    from adapterhub.engine.heads import HeadKind
     from adapterhub.engine.outputs import Delta, EngineStats, RequestOutput
-    from adapterhub.engine.pooling_requests import LabelRequest, Pooling, PoolingRequest
+    from adapterhub.engine.pooling_requests import Pooling, PoolingRequest
     from adapterhub.engine.prompts import PromptProcessor
     from adapterhub.engine.sequences import Request, Sequence
 
 _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
-_P = TypeVar("_P", bound="PoolingRequest")
 
 
 class OnStep(Protocol):
@@ -146,41 +146,21 @@ class AsyncEngine:
         finally:
             self._leave(request)
 
-    async def classify(
-        self, item: str | Mapping[str, Any], adapters: str | SequenceOf[tuple[str, float]]
+    async def label(
+        self,
+        item: str | Mapping[str, Any],
+        adapters: str | SequenceOf[tuple[str, float]],
+        *,
+        kind: HeadKind = "sequence",
     ) -> dict[str, Any]:
-        """Label a text or an image; see ``Engine.add_labeling``.
+        """Return the prediction for a text or an image; see ``Engine.add_labeling``.
 
         Raises:
             AdapterHubError: From ``Engine.add_labeling``, or the error of the request.
         """
-        request = await self._pool(lambda: self._engine.add_labeling(item, adapters))
-        return request.prediction()
-
-    async def tag(
-        self, item: str | Mapping[str, Any], adapters: str | SequenceOf[tuple[str, float]]
-    ) -> dict[str, Any]:
-        """Find the spans of a text; see ``Engine.add_labeling``.
-
-        Raises:
-            AdapterHubError: From ``Engine.add_labeling``, or the error of the request.
-        """
-        request = await self._pool(lambda: self._engine.add_labeling(item, adapters, kind="token"))
-        return request.prediction()
-
-    async def answer(
-        self, item: Mapping[str, Any], adapters: str | SequenceOf[tuple[str, float]]
-    ) -> dict[str, Any]:
-        """Find the answer to a question in its context; see ``Engine.answer``.
-
-        Raises:
-            AdapterHubError: From ``Engine.add_labeling``, or the error of the request.
-        """
-
-        def add() -> LabelRequest:
-            return self._engine.add_labeling(item, adapters, kind="span")
-
-        request = await self._pool(add)
+        request = await self._pool(lambda: self._engine.add_labeling(item, adapters, kind=kind))
+        if kind != "span":
+            return request.prediction()
         # this cuts the context into windows again, with a tokenizer that is for one thread
         return await self._call(request.prediction)
 
@@ -280,11 +260,11 @@ class AsyncEngine:
         for sequence in request.sequences:
             self._streams.pop(sequence, None)
 
-    async def _pool(self, add: Callable[[], _P]) -> _P:
+    async def _pool(self, add: Callable[[], PoolingRequest]) -> PoolingRequest:
         """Add a pooling request on the engine's thread and wait until it is finished."""
         done: Future[None] = Future()
 
-        def add_and_watch() -> _P:
+        def add_and_watch() -> PoolingRequest:
             request = add()
             self._pooling.append((request, done))
             return request

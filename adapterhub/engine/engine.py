@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import torch
 
 from adapterhub.data.packing import EncodedExample
-from adapterhub.engine.adapter_names import AdapterNames
 from adapterhub.engine.core import EngineCore
 from adapterhub.engine.outputs import RequestOutput
-from adapterhub.engine.pooling_requests import EmbedRequest, LabelRequest, PoolingParams
+from adapterhub.engine.pooling_requests import PoolingParams, PoolingRequest
 from adapterhub.engine.prompts import PreparedPrompt, PromptProcessor, only_images
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.engine.sampling.state import SamplingState
 from adapterhub.engine.sequences import Request, Sequence
-from adapterhub.errors import AdapterHubError, EngineError
+from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.config import EngineConfig
     from adapterhub.engine.heads import HeadKind
     from adapterhub.engine.outputs import Delta, EngineStats
-    from adapterhub.engine.pooling_requests import Pooling, PoolingRequest
+    from adapterhub.engine.pooling_requests import Pooling
     from adapterhub.engine.prepared_adapter import PreparedAdapter
     from adapterhub.kernels.lora.plan import LoraKernel
     from adapterhub.tasks.base import Task
@@ -68,7 +67,8 @@ class Engine:
     ) -> None:
         self.core = EngineCore(backbone, config, kernel=kernel, source=source)
         self.backbone, self.config = backbone, self.core.config
-        self.names = AdapterNames()
+        #: name to digest; the server resolves names itself and uses digests as names
+        self._names: dict[str, str] = {}
         self._pinned: dict[str, str] = {}
         self._prompts = None if backbone.kind == "vision" else PromptProcessor(backbone)
         self._num_requests = 0
@@ -92,7 +92,7 @@ class Engine:
     @property
     def adapters(self) -> Mapping[str, str]:
         """Names of loaded adapters and the digests that they mean now."""
-        return self.names.all()
+        return dict(self._names)
 
     @property
     def pinned(self) -> frozenset[str]:
@@ -144,10 +144,12 @@ class Engine:
             NotFoundError: If there is no such name.
             EngineError: If requests use the adapter.
         """
-        key = self.names.digest(name)
-        if self.names.names(key) == (name,):
+        if name not in self._names:
+            raise self._unknown(name)
+        key = self._names[name]
+        if list(self._names.values()).count(key) == 1:
             self.core.adapters.unload(key)
-        self.names.remove(name)
+        del self._names[name]
 
     def pin(self, name: str, *, pinned: bool = True) -> None:
         """Keep an adapter in host memory, and on the device once it is there; or unpin it.
@@ -206,7 +208,7 @@ class Engine:
 
     def add_labeling(
         self, item: str | Mapping[str, Any], adapters: Adapters, *, kind: HeadKind = "sequence"
-    ) -> LabelRequest:
+    ) -> PoolingRequest:
         """Add a pooling request that labels a text or an image.
 
         Args:
@@ -221,7 +223,7 @@ class Engine:
                 fetched first, the request ends with this error or the next.
             DataError: If the text is invalid.
         """
-        request = LabelRequest(self._next_number(), self._resolve_all(adapters), item, kind)
+        request = PoolingRequest(self._next_number(), self._resolve_all(adapters), item, kind)
         self.core.add_pooling(request)
         return request
 
@@ -232,7 +234,7 @@ class Engine:
         *,
         pooling: Pooling = "mean",
         normalize: bool = False,
-    ) -> EmbedRequest:
+    ) -> PoolingRequest:
         """Add a pooling request that embeds a text.
 
         Args:
@@ -247,11 +249,11 @@ class Engine:
         """
         # raises an error where the backbone reads images
         ids = list(self.prompt_processor.encode(text) if isinstance(text, str) else text)
-        request = EmbedRequest(
+        request = PoolingRequest(
             self._next_number(),
             self._resolve_all(adapters),
             EncodedExample(1, ids, ()),
-            PoolingParams(pooling, normalize),
+            params=PoolingParams(pooling, normalize),
         )
         self.core.add_pooling(request)
         return request
@@ -405,13 +407,18 @@ class Engine:
 
     def _load(self, key: str, name: str, prepare: Callable[[], PreparedAdapter]) -> None:
         self.core.adapters.keep(key, self.core.host.get(key) or prepare())
-        self.names.set(name, key)
+        self._names[name] = key
 
     def _resolve(self, name: str) -> str:
-        found = self.names.get(name)
-        if found is not None:
-            return found
-        return self.core.adapters.resolve(name) if self.core.fetcher else self.names.digest(name)
+        if name in self._names:
+            return self._names[name]
+        if self.core.fetcher is None:
+            raise self._unknown(name)
+        return self.core.fetcher.resolve(name)
+
+    def _unknown(self, name: str) -> NotFoundError:
+        hint = did_you_mean(name, self._names)
+        return NotFoundError("is not loaded", place=name, hint=hint)
 
     def _resolve_all(self, adapters: Adapters) -> tuple[tuple[str, float], ...]:
         named = [(adapters, 1.0)] if isinstance(adapters, str) else list(adapters or ())

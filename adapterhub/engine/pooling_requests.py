@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from adapterhub.data.packing import pack
-from adapterhub.errors import AdapterHubError, EngineError
+from adapterhub.data.packing import EncodedExample, pack
+from adapterhub.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
-    from adapterhub.data.packing import EncodedExample
     from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.heads import Head, HeadKind, TaskHead
     from adapterhub.engine.prepared_adapter import PreparedAdapter
+    from adapterhub.errors import AdapterHubError
     from adapterhub.tasks.fields import Example
 
 #: Mean of the hidden states of all tokens, or hidden state of the last token.
@@ -71,22 +70,39 @@ class PoolingSequence:
         return self.result is not None or self.error is not None
 
 
-class PoolingRequest(ABC):
-    """A request that becomes pooling sequences once its adapters are in host memory.
+class PoolingRequest:
+    """A text or image to label or embed; it gets sequences once its adapters are in host memory.
 
     Args:
         number: Number in order of arrival.
         adapters: Keys and weights, in canonical order; empty for the base model.
+        item: Text, or a mapping with the fields of the task, to label; tokens to embed.
+        kind: Kind of the head that labels, which exactly one of the adapters has; ``None`` for an
+            embedding.
+        params: Parameters of an embedding.
     """
 
-    def __init__(self, number: int, adapters: tuple[tuple[str, float], ...]) -> None:
+    def __init__(
+        self,
+        number: int,
+        adapters: tuple[tuple[str, float], ...],
+        item: str | Example | EncodedExample,
+        kind: HeadKind | None = None,
+        params: PoolingParams | None = None,
+    ) -> None:
         self.number = number
         self.adapters = adapters
+        self._item = {"text": item} if isinstance(item, str) else item
+        self._kind = kind
+        self._params = params or PoolingParams()
         self.validated = False
         self.num_virtual_tokens = 0
         self.blend: Blend | None = None
         self.sequences: tuple[PoolingSequence, ...] = ()
         self.error: AdapterHubError | None = None
+        self._head: TaskHead | None = None
+        #: windows of the text to label, in order
+        self._windows: list[Example] = []
 
     @property
     def finished(self) -> bool:
@@ -108,12 +124,21 @@ class PoolingRequest(ABC):
             max_length: Most tokens of a sequence, virtual tokens included.
 
         Raises:
-            AdapterHubError: If the adapters cannot read the request.
+            EngineError: If not exactly one of the adapters has a head of the kind.
+            DataError: If the text is invalid.
         """
-        examples, head, params = self._encode(adapters)
+        head = None
+        if isinstance(self._item, EncodedExample):
+            examples = [self._item]
+        else:
+            self._head = self._only_head(adapters)
+            head, task = self._head.head, self._head.task
+            self._windows = list(task.windows(self._item))
+            encoded = [task.encode(window, 1, train=False) for window in self._windows]
+            examples = [example for example in encoded if example is not None]
         self.sequences = tuple(
             PoolingSequence(
-                example, self.number, self.adapters, self.num_virtual_tokens, head, params
+                example, self.number, self.adapters, self.num_virtual_tokens, head, self._params
             )
             for example in examples
         )
@@ -137,42 +162,12 @@ class PoolingRequest(ABC):
         Raises:
             AdapterHubError: If the request failed or is not finished.
         """
-        errors = [self.error, *(sequence.error for sequence in self.sequences)]
-        for error in errors:
+        for error in (self.error, *(sequence.error for sequence in self.sequences)):
             if error is not None:
                 raise error
-        found = [each.result for each in self.sequences if each.result is not None]
         if not self.finished:
             raise EngineError("is not computed yet", hint="Call step until it is finished")
-        return found
-
-    @abstractmethod
-    def _encode(
-        self, adapters: Sequence[PreparedAdapter]
-    ) -> tuple[Iterable[EncodedExample], Head | None, PoolingParams]:
-        """Return the sequences' examples, and how their hidden states are read."""
-
-
-class EmbedRequest(PoolingRequest):
-    """A text to embed.
-
-    Args:
-        number: Number in order of arrival.
-        adapters: Keys and weights, in canonical order; empty for the base model.
-        example: Tokens of the text.
-        params: Parameters of the embedding.
-    """
-
-    def __init__(
-        self,
-        number: int,
-        adapters: tuple[tuple[str, float], ...],
-        example: EncodedExample,
-        params: PoolingParams,
-    ) -> None:
-        super().__init__(number, adapters)
-        self._example = example
-        self._params = params
+        return [each.result for each in self.sequences if each.result is not None]
 
     def embedding(self) -> Tensor:
         """Return the vector ``[hidden_size]``, float32 on the CPU.
@@ -183,45 +178,15 @@ class EmbedRequest(PoolingRequest):
         (vector,) = self.results()
         return vector
 
-    def _encode(
-        self, adapters: Sequence[PreparedAdapter]
-    ) -> tuple[Iterable[EncodedExample], Head | None, PoolingParams]:
-        return [self._example], None, self._params
-
-
-class LabelRequest(PoolingRequest):
-    """A text or image to label with the head of one of its adapters.
-
-    Args:
-        number: Number in order of arrival.
-        adapters: Keys and weights, in canonical order; exactly one of them has a head.
-        item: Text, or a mapping with the fields of the task.
-        kind: Kind of the head.
-    """
-
-    def __init__(
-        self,
-        number: int,
-        adapters: tuple[tuple[str, float], ...],
-        item: str | Example,
-        kind: HeadKind,
-    ) -> None:
-        super().__init__(number, adapters)
-        self._item: Mapping[str, Any] = {"text": item} if isinstance(item, str) else item
-        self._kind = kind
-        self._head: TaskHead | None = None
-        #: windows of the text, in order
-        self._windows: list[Example] = []
-
     def prediction(self) -> dict[str, Any]:
         """Return the task's prediction, joined over all windows.
 
         Raises:
-            AdapterHubError: If the request failed or is not finished.
+            AdapterHubError: If the request failed or is not finished, or is for an embedding.
         """
         results, head = self.results(), self._head
         if head is None:
-            raise EngineError("waits for its adapters", hint="Call step until it is finished")
+            raise EngineError("has no prediction", hint="Read its embedding")
         parts = []
         for window, sequence, logits in zip(self._windows, self.sequences, results, strict=True):
             # decoding needs no pixels
@@ -229,16 +194,6 @@ class LabelRequest(PoolingRequest):
             (decoded,) = head.task.decode(lambda hidden: hidden, logits, batch)
             parts.append(head.task.prediction(window, decoded))
         return head.task.join(parts)
-
-    def _encode(
-        self, adapters: Sequence[PreparedAdapter]
-    ) -> tuple[Iterable[EncodedExample], Head | None, PoolingParams]:
-        self._head = self._only_head(adapters)
-        task = self._head.task
-        self._windows = list(task.windows(self._item))
-        examples = [task.encode(window, 1, train=False) for window in self._windows]
-        found = [example for example in examples if example is not None]
-        return found, self._head.head, PoolingParams()
 
     def _only_head(self, adapters: Sequence[PreparedAdapter]) -> TaskHead:
         place = ", ".join(key for key, _ in self.adapters) or "base model"

@@ -107,9 +107,11 @@ def test_it_is_the_same_for_asyncio(kit):
     async def ask_all():
         engine = AsyncEngine(kit.engine)
         try:
-            asked = [engine.answer(row, name) for row in ROWS for name in ("one", "two")]
+            asked = [
+                engine.label(row, name, kind="span") for row in ROWS for name in ("one", "two")
+            ]
             with pytest.raises(DataError, match="context"):
-                await engine.answer({"question": "good"}, "one")
+                await engine.label({"question": "good"}, "one", kind="span")
             return await asyncio.gather(*asked)
         finally:
             await engine.close()

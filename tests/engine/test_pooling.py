@@ -316,15 +316,15 @@ def test_many_texts_are_awaited_at_once(decoder, decoders):
 
     async def ask_all():
         running = AsyncEngine(engine)
-        classified = [running.classify(text, "s0") for text in texts]
+        classified = [running.label(text, "s0") for text in texts]
         found = await asyncio.gather(
             *classified,
-            running.tag(texts[0], "t0"),
+            running.label(texts[0], "t0", kind="token"),
             running.embed(texts[1]),
             running.generate([7], None, answer(3)),
         )
         with pytest.raises(EngineError, match="Use tag"):
-            await running.classify("dull", "t0")
+            await running.label("dull", "t0")
         with pytest.raises(EngineError, match="has 3000 tokens"):
             await running.embed([7] * 3000)
         await running.close()

@@ -208,7 +208,7 @@ def test_a_text_that_nobody_awaits_any_more_is_taken_out(engine_on):
 
     async def main():
         served = AsyncEngine(engine)
-        task = asyncio.create_task(served.classify("the film", "s0"))
+        task = asyncio.create_task(served.label("the film", "s0"))
         while not engine.busy:
             await asyncio.sleep(0.01)
         task.cancel()

@@ -107,7 +107,7 @@ async def tag(call: CallDep, body: TagRequest) -> Response:
 
     async def tag_one(item: TaskItem) -> dict[str, Any]:
         async with call.server.access.admit(call.caller, item.model.label, item.cost):
-            return await call.server.engine.tag(item.example, item.adapters)
+            return await call.server.engine.label(item.example, item.adapters, kind="token")
 
     return await _respond(call, body, tag_one)
 
@@ -118,7 +118,7 @@ async def answer(call: CallDep, body: AnswerRequest) -> Response:
 
     async def answer_one(item: TaskItem) -> dict[str, Any]:
         async with call.server.access.admit(call.caller, item.model.label, item.cost):
-            found = await call.server.engine.answer(item.example, item.adapters)
+            found = await call.server.engine.label(item.example, item.adapters, kind="span")
         empty = {} if found["answer"] else {"answer": None, "start": None, "end": None}
         return {**found, **empty}
 
@@ -255,7 +255,7 @@ async def _classify(call: Call, item: TaskItem) -> dict[str, Any]:
 
 async def _classify_any(call: Call, item: TaskItem) -> dict[str, Any]:
     async with call.server.access.admit(call.caller, item.model.label, item.cost):
-        return await call.server.engine.classify(item.example, item.adapters)
+        return await call.server.engine.label(item.example, item.adapters)
 
 
 def _prepare(
