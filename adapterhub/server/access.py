@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from adapterhub.access import Caller, bearer_token, open_keys
+from adapterhub.access import Caller, bearer_token
 from adapterhub.access.keys import PREFIX, hash_key
 from adapterhub.errors import Forbidden, QueueFull, SettingsError, Unauthorized
 from adapterhub.server.fair_queue import FairQueue, Ticket
 from adapterhub.server.rate_limits import RateLimits
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from adapterhub.access import KeyStore, Role
-    from adapterhub.registry import Registry
     from adapterhub.server.settings import ServerSettings
 
 #: Share in the queue of all callers without a key.
@@ -35,37 +35,50 @@ class Access:
 
     Args:
         keys: Stored API keys.
-        queue: Queue of waiting requests.
-        queue_timeout: Longest wait in the queue, in seconds.
-        clock: Clock in seconds, the same as the queue's.
-        anonymous_access: Role of callers without a key; ``None`` rejects them.
-        until_keyed: Whether anonymous access ends when there is a key.
-        local: Whether the server listens on loopback only. Callers without a key must then be
-            local programs, not pages of other sites in a local browser.
-        settings_hash: Hash of the key of the settings; empty for none.
+        settings: Settings of the server.
+        clock: Clock in seconds.
+
+    Raises:
+        SettingsError: when other machines could use the server, and there is neither a key nor
+            a setting that says that none is needed.
+        RegistryError: when the keys can't be read.
     """
 
     def __init__(
         self,
         keys: KeyStore,
-        queue: FairQueue,
+        settings: ServerSettings,
         *,
-        queue_timeout: float,
-        clock: Callable[[], float],
-        anonymous_access: Role | None = None,
-        until_keyed: bool = False,
-        local: bool = True,
-        settings_hash: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
-        self._queue = queue
-        self._queue_timeout = queue_timeout
-        self._anonymous = anonymous_access
-        self._until_keyed = until_keyed
-        self._local = local
-        self._settings_hash = settings_hash
+        self._queue = FairQueue(
+            settings.places,
+            settings.max_queue,
+            clock,
+            reserved_share=settings.reserved_share,
+            reserved_seconds=settings.reserved_seconds,
+        )
+        self._queue_timeout = settings.queue_timeout
         self._limits = RateLimits(clock)
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
+        # callers without a key must then be local programs, not pages in a local browser
+        self._local = is_loopback(settings.host)
+        secret = settings.api_key.get_secret_value() if settings.api_key else ""
+        self._settings_hash = hash_key(secret) if secret else ""
+        self._until_keyed = settings.anonymous_access == "auto"
+        self._anonymous: Role | None = None
+        if settings.anonymous_access == "auto":
+            self._anonymous = "manage" if self._local and not secret else None
+            if not (self._local or secret or keys.has_server_keys()):
+                raise SettingsError(
+                    f"other machines can reach {settings.host}, and there is no API key",
+                    place="host",
+                    hint="Create one with: adapterhub key create NAME; "
+                    "or allow access without: --anonymous-access use",
+                )
+        elif settings.anonymous_access != "no":
+            self._anonymous = settings.anonymous_access
 
     @property
     def queued(self) -> int:
@@ -133,19 +146,9 @@ class Access:
             raise Unauthorized("an API key with the role manage is required", hint=hint)
         raise Forbidden("the API key has the role use; the role manage is required", hint=hint)
 
-    @contextmanager
-    def counted(self, caller: Caller) -> Iterator[None]:
-        """Count a request against the limits of its key while the block runs.
-
-        Raises:
-            QueueFull: when a limit is reached.
-        """
-        self._limits.check(caller)
-        self._limits.start(caller)
-        try:
-            yield
-        finally:
-            self._limits.finish(caller)
+    def counted(self, caller: Caller) -> AbstractContextManager[None]:
+        """Count a request against the limits of its key while a block runs; see ``RateLimits``."""
+        return self._limits.counted(caller)
 
     @asynccontextmanager
     async def admit(
@@ -228,47 +231,6 @@ class Access:
         return self._anonymous
 
 
-def open_access(settings: ServerSettings, registry: Registry) -> Access:
-    """Return the admission of a server.
-
-    Args:
-        settings: Settings of the server.
-        registry: Registry beside which the keys are stored.
-
-    Raises:
-        SettingsError: when other machines could use the server, and there is neither a key nor
-            a setting that says that none is needed.
-        RegistryError: when the keys can't be read.
-    """
-    keys = open_keys(registry)
-    local = is_loopback(settings.host)
-    secret = settings.api_key.get_secret_value() if settings.api_key else ""
-    auto = settings.anonymous_access == "auto"
-    if auto and not (local or secret or keys.has_server_keys()):
-        raise SettingsError(
-            f"other machines can reach {settings.host}, and there is no API key",
-            place="host",
-            hint="Create one with: adapterhub key create NAME; "
-            "or allow access without: --anonymous-access use",
-        )
-    return Access(
-        keys,
-        FairQueue(
-            settings.places,
-            settings.max_queue,
-            time.monotonic,
-            reserved_share=settings.reserved_share,
-            reserved_seconds=settings.reserved_seconds,
-        ),
-        queue_timeout=settings.queue_timeout,
-        clock=time.monotonic,
-        anonymous_access=_anonymous_role(settings, allowed=local and not secret),
-        until_keyed=auto,
-        local=local,
-        settings_hash=hash_key(secret) if secret else "",
-    )
-
-
 def check_same_origin(headers: Mapping[str, str]) -> None:
     """Check that a request to loopback was not sent by a page of another site.
 
@@ -294,12 +256,6 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _anonymous_role(settings: ServerSettings, *, allowed: bool) -> Role | None:
-    if settings.anonymous_access == "auto":
-        return "manage" if allowed else None
-    return None if settings.anonymous_access == "no" else settings.anonymous_access
 
 
 def _may_be_local(host: str) -> bool:

@@ -59,7 +59,7 @@ def create_api() -> FastAPI:
         title="adapterhub",
         version=version("adapterhub"),
         description=_DESCRIPTION,
-        routes=[*page_routes()],
+        routes=page_routes(),
         docs_url=None,
         redoc_url=None,
         # clients that send no Content-Type mean JSON

@@ -7,26 +7,24 @@ markup either. Swagger UI needs inline styles and its own use of ``innerHTML``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from hashlib import sha256
-from importlib.resources import files
-from typing import TYPE_CHECKING
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
 
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from importlib.resources.abc import Traversable
-
     from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute
 
-#: The page and the API documentation; the files that they load are under ``/page/``.
-INDEX, DOCS = "index.html", "docs.html"
-#: Files of Swagger UI in the package fastapi-offline.
-SWAGGER_UI = ("swagger-ui-bundle.js", "swagger-ui.css")
+#: Packages and their folders with the files of the page and of Swagger UI.
+PACKAGES: list[str | tuple[str, str]] = [
+    ("adapterhub.server", "page"),
+    ("fastapi_offline", "static"),
+]
 
+#: Media types, which would otherwise depend on the operating system.
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -52,72 +50,34 @@ _HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class PageFile:
-    """A file of the page.
+class PageFiles(StaticFiles):
+    """Files of the page with its security headers."""
 
-    Args:
-        content: Bytes of the file.
-        media_type: Media type with the character set of text.
-        etag: Entity tag, which changes with the content.
-    """
+    def file_response(self, full_path: Any, *args: Any, **options: Any) -> Response:
+        """Return the response with a file."""
+        response = super().file_response(full_path, *args, **options)
+        path = PurePath(full_path)
+        response.headers["Content-Security-Policy"] = (
+            _DOCS_POLICY if path.name == "docs.html" else _POLICY
+        )
+        response.headers.update(_HEADERS)
+        if path.suffix in _MEDIA_TYPES:
+            response.headers["Content-Type"] = _MEDIA_TYPES[path.suffix]
+        return response
 
-    content: bytes
-    media_type: str
-    etag: str
 
-
-def page_routes() -> list[Route]:
+def page_routes() -> list[BaseRoute]:
     """Return the routes ``/``, ``/docs`` and ``/page/{name}``, which need no API key."""
-    page = {**read_page(), **_read_swagger_ui()}
+    page = PageFiles(packages=PACKAGES)
 
     async def index(request: Request) -> Response:
-        return _respond(request, page[INDEX])
+        return await page.get_response("index.html", request.scope)
 
     async def docs(request: Request) -> Response:
-        return _respond(request, page[DOCS], _DOCS_POLICY)
-
-    async def asset(request: Request) -> Response:
-        file = page.get(request.path_params["name"])
-        if file is None:
-            raise HTTPException(404, "the page has no such file")
-        return _respond(request, file)
+        return await page.get_response("docs.html", request.scope)
 
     return [
         Route("/", index, include_in_schema=False),
         Route("/docs", docs, include_in_schema=False),
-        Route("/page/{name}", asset, include_in_schema=False),
+        Mount("/page", page),
     ]
-
-
-def read_page() -> Mapping[str, PageFile]:
-    """Return every file of the page by its name."""
-    return {
-        entry.name: _read(entry, _MEDIA_TYPES[_suffix(entry)])
-        for entry in files("adapterhub.server").joinpath("page").iterdir()
-        if _suffix(entry) in _MEDIA_TYPES
-    }
-
-
-def _read_swagger_ui() -> Mapping[str, PageFile]:
-    folder = files("fastapi_offline").joinpath("static")
-    entries = [folder.joinpath(name) for name in SWAGGER_UI]
-    return {entry.name: _read(entry, _MEDIA_TYPES[_suffix(entry)]) for entry in entries}
-
-
-def _suffix(entry: Traversable) -> str:
-    return entry.name[entry.name.rfind(".") :]
-
-
-def _read(entry: Traversable, media_type: str) -> PageFile:
-    content = entry.read_bytes()
-    return PageFile(content, media_type, f'"{sha256(content).hexdigest()[:32]}"')
-
-
-def _respond(request: Request, file: PageFile, policy: str = _POLICY) -> Response:
-    headers = {**_HEADERS, "Content-Security-Policy": policy, "ETag": file.etag}
-    known = request.headers.get("if-none-match", "")
-    if file.etag in (tag.strip().removeprefix("W/") for tag in known.split(",")):
-        return Response(status_code=304, headers=headers)
-    # HEAD requests use these routes as well, and the server leaves out the body
-    return Response(file.content, headers=headers, media_type=file.media_type)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import QueueFull
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from adapterhub.access import Caller
 
@@ -38,15 +39,31 @@ class RateLimits:
         self._clock = clock
         self._usage: dict[str, _Usage] = {}
 
-    def check(self, caller: Caller) -> None:
-        """Check that a caller may start one more request.
+    @contextmanager
+    def counted(self, caller: Caller) -> Iterator[None]:
+        """Count a request of a caller while the block runs.
 
         Raises:
-            QueueFull: with the time after which to try again.
+            QueueFull: when a limit is reached, with the time after which to try again.
         """
-        usage = self._usage.get(caller.key_id or "")
-        if usage is None:
+        if caller.key_id is None or (caller.rate is None and caller.concurrency is None):
+            yield
             return
+        usage = self._usage.get(caller.key_id, _Usage())
+        self._check(caller, usage)
+        self._usage[caller.key_id] = usage
+        usage.running += 1
+        if caller.rate is not None:
+            usage.starts.append(self._clock())
+        try:
+            yield
+        finally:
+            usage.running -= 1
+            _drop_old(usage, self._clock())
+            if not usage.running and not usage.starts:
+                del self._usage[caller.key_id]
+
+    def _check(self, caller: Caller, usage: _Usage) -> None:
         if caller.concurrency is not None and usage.running >= caller.concurrency:
             raise QueueFull(
                 f"the API key has {usage.running} running requests; "
@@ -54,11 +71,9 @@ class RateLimits:
                 retry_after=_CONCURRENCY_RETRY,
                 hint="Wait until one finishes, or get a key with a higher limit",
             )
-        if caller.rate is None:
-            return
         now = self._clock()
         _drop_old(usage, now)
-        if len(usage.starts) >= caller.rate:
+        if caller.rate is not None and len(usage.starts) >= caller.rate:
             # after the limit was lowered, several starts have to leave the window
             last = usage.starts[len(usage.starts) - caller.rate]
             raise QueueFull(
@@ -67,25 +82,6 @@ class RateLimits:
                 retry_after=last + WINDOW - now,
                 hint="Send requests less often, or get a key with a higher limit",
             )
-
-    def start(self, caller: Caller) -> None:
-        """Count a request that starts."""
-        if caller.key_id is None or (caller.rate is None and caller.concurrency is None):
-            return
-        usage = self._usage.setdefault(caller.key_id, _Usage())
-        usage.running += 1
-        if caller.rate is not None:
-            usage.starts.append(self._clock())
-
-    def finish(self, caller: Caller) -> None:
-        """Count a request that finished; once for each ``start``, with the same caller."""
-        if caller.key_id is None or (caller.rate is None and caller.concurrency is None):
-            return
-        usage = self._usage[caller.key_id]
-        usage.running -= 1
-        _drop_old(usage, self._clock())
-        if not usage.running and not usage.starts:
-            del self._usage[caller.key_id]
 
 
 def _drop_old(usage: _Usage, now: float) -> None:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
+from adapterhub.access import open_keys
 from adapterhub.backbones.backbone import choose_device, load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine
 from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
-from adapterhub.server.access import open_access
+from adapterhub.server.access import Access
 from adapterhub.server.adapter_lifecycle import load
 from adapterhub.server.app import create_app
 from adapterhub.server.connections import uvicorn_options
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.server.access import Access
 
 _DIGEST = "sha256:"
 
@@ -81,7 +81,7 @@ async def open_server(
     """
     settings = settings or ServerSettings()
     sizes = settings.engine()
-    access = access or open_access(settings, registry)
+    access = access or Access(open_keys(registry), settings)
     metrics = Metrics()
     loader = AdapterLoader(registry)
     engine = Engine(backbone, sizes, source=ResolvedSource(loader))
@@ -176,7 +176,7 @@ async def run(
     """
     # access is checked before anything large is loaded
     registry = Registry()
-    access = open_access(settings, registry)
+    access = Access(open_keys(registry), settings)
     device = choose_device(settings.device)
     spec = QuantizationSpec(settings.quantization, default_compute_dtype(device))
     backbone = await asyncio.to_thread(load_backbone, settings.backbone, spec, device=str(device))

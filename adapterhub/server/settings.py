@@ -19,7 +19,6 @@ from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     NoDecode,
-    PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
@@ -183,18 +182,6 @@ class ServerSettings(BaseSettings):
     prefetch_lookahead: _Count = _ENGINE.prefetch_lookahead
     max_overtakes: _CountOrZero = _ENGINE.max_overtakes
     max_copy_bytes: _Count = _ENGINE.max_copy_bytes
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take the arguments only; ``load_settings`` reads the other sources and names them."""
-        return (init_settings,)
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ServerSettings:

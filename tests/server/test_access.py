@@ -9,8 +9,7 @@ import pytest
 from adapterhub.access import Caller, open_keys
 from adapterhub.errors import Forbidden, NotFoundError, RefError, SettingsError, Unauthorized
 from adapterhub.registry import Registry
-from adapterhub.server.access import Access, open_access
-from adapterhub.server.fair_queue import FairQueue
+from adapterhub.server.access import Access
 from adapterhub.server.settings import ServerSettings
 
 
@@ -20,7 +19,7 @@ def keys(tmp_path):
 
 
 def gate(tmp_path, **settings):
-    return open_access(ServerSettings(**settings), Registry(tmp_path))
+    return Access(open_keys(Registry(tmp_path)), ServerSettings(**settings))
 
 
 def shown(key):
@@ -178,7 +177,7 @@ def test_local_programs_need_no_key_on_loopback(tmp_path, headers):
 )
 def test_which_adapters_a_list_allows(listed, ref, allowed, keys):
     caller = Caller("id", "use", listed)
-    access = Access(keys, FairQueue(1, 1, lambda: 0.0), queue_timeout=1.0, clock=lambda: 0.0)
+    access = Access(keys, ServerSettings())
     assert caller.allows(ref) is allowed
     if allowed:
         access.check_adapters(caller, [ref])

@@ -10,7 +10,7 @@ from adapterhub.access import Caller, open_keys
 from adapterhub.errors import QueueFull
 from adapterhub.registry import Registry
 from adapterhub.server.access import Access
-from adapterhub.server.fair_queue import FairQueue
+from adapterhub.server.settings import ServerSettings
 
 ANYONE = Caller(None, "use")
 
@@ -38,8 +38,10 @@ def keys(tmp_path):
 @pytest.fixture
 def make(keys, clock):
     def access(places=1, waiting=100, queue_timeout=60.0):
-        queue = FairQueue(places, waiting, clock)
-        return Access(keys, queue, queue_timeout=queue_timeout, clock=clock)
+        settings = ServerSettings(
+            max_inflight=places, max_queue=waiting, queue_timeout=queue_timeout
+        )
+        return Access(keys, settings, clock=clock)
 
     return access
 
@@ -285,16 +287,11 @@ class Machine:
 def test_a_flood_of_200_raises_the_median_time_to_first_token_of_another_less_than_twice(
     keys, keyed
 ):
-    """The same over the real server is ``test_access_flood.py``."""
+    """The same over the real server is ``test_flood.py``."""
 
     async def scene():
         machine = Machine()
-        access = Access(
-            keys,
-            FairQueue(machine.max_num_seqs, 1000, time.monotonic),
-            queue_timeout=60,
-            clock=time.monotonic,
-        )
+        access = Access(keys, ServerSettings(max_inflight=machine.max_num_seqs, max_queue=1000))
         flooder, other = (Caller("f", "use"), Caller("o", "use")) if keyed else (ANYONE, ANYONE)
 
         async def send(caller, adapter):

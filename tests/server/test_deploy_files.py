@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from adapterhub.access import open_keys
 from adapterhub.cli.main import build_app
 from adapterhub.errors import SettingsError
 from adapterhub.registry import Registry
-from adapterhub.server.access import open_access
+from adapterhub.server.access import Access
 from adapterhub.server.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -140,9 +141,9 @@ def test_the_container_requires_a_key(tmp_path, monkeypatch):
     assert settings.host == "0.0.0.0"
     assert str(settings.port) in last("EXPOSE")
     with pytest.raises(SettingsError, match="no API key"):
-        open_access(settings, Registry(tmp_path))
+        Access(open_keys(Registry(tmp_path)), settings)
     monkeypatch.setenv("ADAPTERHUB_SERVE_API_KEY", "a-secret-of-16-and-more")
-    assert open_access(load_settings({}).settings, Registry(tmp_path))
+    assert Access(open_keys(Registry(tmp_path)), load_settings({}).settings)
 
 
 def test_the_container_does_not_run_as_root_and_stores_in_its_volumes():
@@ -180,4 +181,4 @@ def test_the_example_settings_are_valid(tmp_path):
     found = load_settings({}, DEPLOY / "serve.toml")
     assert found.settings.host == "127.0.0.1"
     assert found.settings.log_prompts is False
-    assert open_access(found.settings, Registry(tmp_path))
+    assert Access(open_keys(Registry(tmp_path)), found.settings)

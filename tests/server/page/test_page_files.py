@@ -1,12 +1,15 @@
 """The files of the page: what is served, and under which policy."""
 
 import re
+from importlib.resources import files
 
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from adapterhub.server.page_routes import page_routes, read_page
+from adapterhub.server.page_routes import page_routes
+
+FILES = list(files("adapterhub.server").joinpath("page").iterdir())
 
 
 @pytest.fixture
@@ -20,13 +23,14 @@ def test_the_page_and_its_files_are_served(client):
     assert loaded
     for path in loaded:
         assert client.get(f"/{path}").status_code == 200, path
-    for name, file in read_page().items():
-        for other in re.findall(r'from "\./([^"]+)"', file.content.decode()):
-            assert client.get(f"/page/{other}").status_code == 200, f"{name}: {other}"
+    for file in FILES:
+        for other in re.findall(r'from "\./([^"]+)"', file.read_text()):
+            assert client.get(f"/page/{other}").status_code == 200, f"{file.name}: {other}"
 
 
 def test_media_types_do_not_depend_on_the_machine(client):
-    types = {name: client.get(f"/page/{name}").headers["content-type"] for name in read_page()}
+    names = [file.name for file in FILES]
+    types = {name: client.get(f"/page/{name}").headers["content-type"] for name in names}
     assert types["main.js"] == "text/javascript; charset=utf-8"
     assert types["base.css"] == "text/css; charset=utf-8"
     assert types["icon.svg"] == "image/svg+xml"
@@ -45,8 +49,8 @@ def test_the_policy_forbids_other_hosts_and_inline_scripts(client):
 
 
 def test_no_file_has_other_hosts_or_inline_handlers():
-    for name, file in read_page().items():
-        text = file.content.decode()
+    for file in FILES:
+        name, text = file.name, file.read_text()
         # the name of a namespace is no address
         addresses = re.findall(
             r"https?://[^\s\"')]+", text.replace("http://www.w3.org/2000/svg", "")
@@ -67,7 +71,7 @@ def test_unchanged_files_are_not_sent_again(client):
     assert first.headers["cache-control"] == "no-cache"
 
 
-@pytest.mark.parametrize("path", ["/page/none.js", "/page/..%2fpage_files.py", "/page/"])
+@pytest.mark.parametrize("path", ["/page/none.js", "/page/..%2fpage_routes.py", "/page/"])
 def test_other_files_are_not_served(client, path):
     assert client.get(path).status_code == 404
 
