@@ -7,6 +7,7 @@ key, such as ``manifest.json: data.train.rows``.
 from __future__ import annotations
 
 import json
+import math
 import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
@@ -83,6 +84,15 @@ def canonical_json(document: Any, place: str) -> bytes:
         return f"{text}\n".encode()
     except (TypeError, ValueError) as error:
         raise ArtifactError(f"cannot be written: {error}", place=place) from error
+
+
+def finite(value: Any) -> Any:
+    """Return plain data with ``None`` for numbers that JSON can't hold."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Schema(Generic[T]):

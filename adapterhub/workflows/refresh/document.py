@@ -1,7 +1,6 @@
 """``refresh.json`` in an artifact: parent, data and findings of a refresh."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from adapterhub.adapters.artifact import write_annotated
-from adapterhub.adapters.strict_json import STRICT, Schema, canonical_json, parse_object
+from adapterhub.adapters.strict_json import STRICT, Schema, canonical_json, finite, parse_object
 
 REFRESH_NAME = "refresh.json"
 #: Folder of the child's artifact, beside the artifact that training wrote.
@@ -131,12 +130,3 @@ def _card_section(document: RefreshDocument, parent: str) -> str:
         f"training examples. Drift: {drifted}. All findings are in `{REFRESH_NAME}`.\n\n"
         f"| {metric} on | parent | this version | difference |\n|---|---|---|---|\n{table}\n"
     )
-
-
-def finite(value: Any) -> Any:
-    """Return plain data with ``None`` for numbers that JSON can't hold."""
-    if isinstance(value, dict):
-        return {key: finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,6 +7,7 @@ import logging
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.adapters.strict_json import finite
 from adapterhub.errors import MissingExtraError
 from adapterhub.evaluation.attribution.examples import DEFAULT_BUDGET, explain_examples
 from adapterhub.evaluation.bias_audit.results import BiasAuditResult
@@ -17,7 +18,6 @@ from adapterhub.evaluation.errors import worst_examples
 from adapterhub.evaluation.example_statistics import units_of
 from adapterhub.training.curves import plot_curves, read_curves
 from adapterhub.training.result import LOG_NAME
-from adapterhub.workflows.refresh.document import finite
 from adapterhub.workflows.run_report.bias_audit_section import audit_run, bias_audit_section
 from adapterhub.workflows.run_report.blocks import Figure, Section, Text
 from adapterhub.workflows.run_report.cost_section import cost_of, cost_section
