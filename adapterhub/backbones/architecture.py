@@ -25,12 +25,7 @@ def read_architecture(path: Path) -> PretrainedConfig:
     """
     from transformers import AutoConfig
 
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(
-            f"the architecture is not supported: {_first_line(error)}", place=str(path)
-        ) from error
+    config: PretrainedConfig = _read(AutoConfig, path, "the architecture is not supported")
     if getattr(config, "is_encoder_decoder", False):
         raise BackboneError(
             f"{config.model_type!r} is an encoder-decoder model",
@@ -82,12 +77,7 @@ def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise BackboneError(
-            f"the tokenizer can't be read: {_first_line(error)}", place=str(path)
-        ) from error
+    return _read(AutoTokenizer, path, "the tokenizer can't be read")
 
 
 def read_image_processor(path: Path) -> BaseImageProcessor:
@@ -100,17 +90,15 @@ def read_image_processor(path: Path) -> BaseImageProcessor:
     """
     from transformers import AutoImageProcessor
 
+    return _read(AutoImageProcessor, path, "the image processor can't be read", backend="pil")
+
+
+def _read(auto_class: Any, path: Path, problem: str, **options: Any) -> Any:
     try:
-        return AutoImageProcessor.from_pretrained(path, backend="pil", trust_remote_code=False)
+        return auto_class.from_pretrained(path, trust_remote_code=False, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise BackboneError(
-            f"the image processor can't be read: {_first_line(error)}", place=str(path)
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise BackboneError(f"{problem}: {reason}", place=str(path)) from error
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from adapterhub.backbones.folder import (
     backbone_cache,
     has_tokenizer,
     read_config,
+    read_json,
     weight_files,
 )
 from adapterhub.errors import BackboneError, FingerprintMismatch
@@ -109,7 +110,7 @@ def _digest(folder: Path) -> str:
     digest.update(b"\ntokenizer\n" + _tokenizer(folder))
     digest.update(b"\ntemplate\n" + _chat_template(folder))
     if not has_tokenizer(folder):
-        digest.update(b"\nprocessor\n" + _canonical(_json(folder / PROCESSOR)))
+        digest.update(b"\nprocessor\n" + _canonical(read_json(folder / PROCESSOR)))
     for header, content in _tensors(folder):
         digest.update(f"\n{header}\n".encode())
         digest.update(content)
@@ -135,7 +136,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, memoryview]]:
 def _tokenizer(folder: Path) -> bytes:
     fast = folder / "tokenizer.json"
     if fast.is_file():
-        return _canonical(_without(_json(fast), VOLATILE_TOKENIZER_KEYS))
+        return _canonical(_without(read_json(fast), VOLATILE_TOKENIZER_KEYS))
     present = [folder / name for name in VOCABULARY_FILES if (folder / name).is_file()]
     return b"\n".join(f"{p.name} {sha256(p.read_bytes()).hexdigest()}".encode() for p in present)
 
@@ -146,14 +147,7 @@ def _chat_template(folder: Path) -> bytes:
     if path.is_file():
         return _canonical(path.read_text(encoding="utf-8"))
     settings = folder / _TOKENIZER_CONFIG
-    return _canonical(_json(settings).get("chat_template") if settings.is_file() else None)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BackboneError(f"can't be read as JSON: {error}", place=str(path)) from error
+    return _canonical(read_json(settings).get("chat_template") if settings.is_file() else None)
 
 
 def _without(document: Any, keys: frozenset[str]) -> Any:

@@ -122,10 +122,19 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BackboneError(f"can't be read as JSON: {error}", place=str(path)) from error
+    document = read_json(path)
     if not isinstance(document, dict):
         raise BackboneError("contains no JSON object", place=str(path))
     return document
+
+
+def read_json(path: Path) -> Any:
+    """Return the contents of a JSON file.
+
+    Raises:
+        BackboneError: If it can't be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BackboneError(f"can't be read as JSON: {error}", place=str(path)) from error

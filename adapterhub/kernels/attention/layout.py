@@ -99,29 +99,34 @@ class PackedSequences:
             start += len(run) * length
 
 
+def prepend(prefix: Tensor, own: Tensor) -> Tensor:
+    """Put a prefix ``[heads, n, dim]`` before each of ``[count, heads, length, dim]``."""
+    shared = prefix.to(own.device, own.dtype).expand(len(own), -1, -1, -1)
+    return torch.cat((shared, own), dim=2)
+
+
 def visible_keys(
-    queries: int, context: int, *, causal: bool, window: int | None, device: torch.device
+    queries: int, context: int, params: AttentionParams, device: torch.device
 ) -> Tensor:
     """Return which keys each query sees, bool ``[queries, context]``.
 
     Args:
         queries: Number of queries, which are the last positions of the context.
         context: Number of keys.
-        causal: See ``AttentionParams``.
-        window: See ``AttentionParams``.
+        params: Parameters of the layer.
         device: Device of the mask.
     """
     position = torch.arange(context - queries, context, device=device).unsqueeze(1)
     distance = position - torch.arange(context, device=device).unsqueeze(0)
-    visible = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
-    return visible if window is None else visible & (distance.abs() < window)
+    visible = distance >= 0 if params.causal else torch.ones_like(distance, dtype=torch.bool)
+    return visible if params.window is None else visible & (distance.abs() < params.window)
 
 
-def needs_mask(queries: int, context: int, *, causal: bool, window: int | None) -> bool:
+def needs_mask(queries: int, context: int, params: AttentionParams) -> bool:
     """Return whether SDPA needs a mask rather than its ``is_causal`` flag."""
-    if window is not None and context > window:
+    if params.window is not None and context > params.window:
         return True
-    return causal and queries not in (1, context)
+    return params.causal and queries not in (1, context)
 
 
 def attend(
@@ -139,16 +144,13 @@ def attend(
     Returns:
         ``[count, heads, queries, head_dim]``.
     """
-    queries, context, device = query.shape[2], key.shape[2], query.device
-    causal, window = params.causal, params.window
-    mask = None
-    if needs_mask(queries, context, causal=causal, window=window):
-        mask = visible_keys(queries, context, causal=causal, window=window, device=device)
+    queries, context, mask = query.shape[2], key.shape[2], None
+    if needs_mask(queries, context, params):
+        mask = visible_keys(queries, context, params, query.device)
     groups = query.shape[1] // key.shape[1]
-    if groups > 1 and device.type != "cpu" and (mask is not None or dropout):
+    if groups > 1 and query.device.type != "cpu" and (mask is not None or dropout):
         # with grouped heads and a mask, SDPA has no fused kernel on GPUs
-        key = key.repeat_interleave(groups, dim=1)
-        value = value.repeat_interleave(groups, dim=1)
+        key, value = (x.repeat_interleave(groups, dim=1) for x in (key, value))
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -156,6 +158,6 @@ def attend(
         attn_mask=mask,
         dropout_p=dropout,
         scale=params.scale,
-        is_causal=causal and mask is None and queries > 1,
+        is_causal=params.causal and mask is None and queries > 1,
         enable_gqa=key.shape[1] != query.shape[1],
     )

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from adapterhub.kernels.attention.layout import attend, needs_mask, visible_keys
+from adapterhub.kernels.attention.layout import attend, needs_mask, prepend, visible_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,28 +65,16 @@ def attend_packed(
     shared = key.shape[1] - tokens
     parts = []
     for run in sequences.runs():
-        keys, values = _with_prefix(key, run, shared), _with_prefix(value, run, shared)
+        keys, values = run.of(key, shared), run.of(value, shared)
+        if shared:
+            keys, values = prepend(key[:, :shared], keys), prepend(value[:, :shared], values)
         if run.prefix is not None:
-            keys = _prepend(run.prefix.keys[params.layer], keys)
-            values = _prepend(run.prefix.values[params.layer], values)
+            keys = prepend(run.prefix.keys[params.layer].transpose(0, 1), keys)
+            values = prepend(run.prefix.values[params.layer].transpose(0, 1), values)
         attended = attend(run.of(query), keys, values, params, dropout=dropout)
         parts.append(attended.transpose(1, 2).flatten(0, 1))
     attended = torch.cat(parts)
     return F.pad(attended, (0, 0, 0, 0, 0, tokens - len(attended)))
-
-
-def _with_prefix(states: Tensor, run: SequenceRun, shared: int) -> Tensor:
-    """Return ``[count, kv_heads, shared + length, dim]``, the shared prefix first."""
-    own = run.of(states, shared)
-    if not shared:
-        return own
-    return torch.cat((states[:, :shared].unsqueeze(0).expand(run.count, -1, -1, -1), own), dim=2)
-
-
-def _prepend(prefix: Tensor, own: Tensor) -> Tensor:
-    """Put ``[num_virtual_tokens, heads, dim]`` before ``[count, heads, length, dim]``."""
-    states = prefix.to(own.device, own.dtype).transpose(0, 1).unsqueeze(0)
-    return torch.cat((states.expand(len(own), -1, -1, -1), own), dim=2)
 
 
 class PackedAttention(torch.autograd.Function):
@@ -226,10 +214,7 @@ class _Block:
     def keys(self, key: Tensor) -> Tensor:
         """Return the keys that the block sees of ``[kv_heads, prefix + num_tokens, dim]``."""
         own = self._own(key)
-        if not self.prefix:
-            return own
-        shared = key[:, : self.prefix].unsqueeze(0).expand(self.run.count, -1, -1, -1)
-        return torch.cat((shared, own), dim=2)
+        return prepend(key[:, : self.prefix], own) if self.prefix else own
 
     def add_keys(self, target: Tensor, values: Tensor) -> None:
         """Add a gradient of ``keys`` to ``[kv_heads, prefix + num_tokens, dim]``."""
@@ -250,19 +235,12 @@ class _Block:
     @property
     def needs_mask(self) -> bool:
         """Whether SDPA needs a mask for these queries."""
-        queries, context = self.last - self.first, self.prefix + self.last
-        params = self.params
-        return needs_mask(queries, context, causal=params.causal, window=params.window)
+        return needs_mask(self.last - self.first, self.prefix + self.last, self.params)
 
     def visible(self, device: torch.device) -> Tensor:
         """Return which keys each query sees, ``[queries, context]``."""
-        return visible_keys(
-            self.last - self.first,
-            self.prefix + self.last,
-            causal=self.params.causal,
-            window=self.params.window,
-            device=device,
-        )
+        queries, context = self.last - self.first, self.prefix + self.last
+        return visible_keys(queries, context, self.params, device)
 
     def _own(self, key: Tensor) -> Tensor:
         """View the sequences' own keys as ``[count, kv_heads, visible, dim]``."""
