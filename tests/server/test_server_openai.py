@@ -136,3 +136,10 @@ def test_a_stream_ends_with_done(served):
     assert lines[-1] == "data: [DONE]"
     assert all(json.loads(line.removeprefix("data: ")) for line in lines[:-1])
     assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+def test_a_body_that_is_not_declared_as_json_is_an_error(served):
+    options = {"content": b'{"model": "alpha"}', "headers": {"content-type": "text/plain"}}
+    answer = served.request("POST", "/v1/completions", **options)
+    assert answer.status_code == 400
+    assert "Content-Type: application/json" in answer.json()["error"]["message"]

@@ -46,6 +46,7 @@ from adapterhub.tasks.table import reads_pairs, served_by
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from adapterhub.engine.heads import HeadKind
     from adapterhub.server.context import Call, Server
     from adapterhub.server.models import ResolvedModel
     from adapterhub.server.schemas.tasks import TaskRequest
@@ -104,12 +105,7 @@ async def classify(call: CallDep, body: ClassifyRequest) -> Response:
 @router.post("/v1/tag", response_model=TagResponse, summary="Find spans in texts")
 async def tag(call: CallDep, body: TagRequest) -> Response:
     """Return the labelled spans of each text."""
-
-    async def tag_one(item: TaskItem) -> dict[str, Any]:
-        async with call.server.access.admit(call.caller, item.model.label, item.cost):
-            return await call.server.engine.label(item.example, item.adapters, kind="token")
-
-    return await _respond(call, body, tag_one)
+    return await _respond(call, body, lambda item: _label(call, item, "token"))
 
 
 @router.post("/v1/answer", response_model=AnswerResponse, summary="Find answers in contexts")
@@ -117,8 +113,7 @@ async def answer(call: CallDep, body: AnswerRequest) -> Response:
     """Return the part of each context that answers its question."""
 
     async def answer_one(item: TaskItem) -> dict[str, Any]:
-        async with call.server.access.admit(call.caller, item.model.label, item.cost):
-            found = await call.server.engine.label(item.example, item.adapters, kind="span")
+        found = await _label(call, item, "span")
         empty = {} if found["answer"] else {"answer": None, "start": None, "end": None}
         return {**found, **empty}
 
@@ -246,16 +241,16 @@ async def _classify(call: Call, item: TaskItem) -> dict[str, Any]:
     """Return the labels of one input; for a multi-label task, the most likely one is the label."""
     if _ranks(item.model):
         raise RequestError("ranks candidates and has no labels", place="model", hint=_RANK_HINT)
-    found = await _classify_any(call, item)
+    found = await _label(call, item)
     if "labels" not in found:
         return found
     best = next(iter(found["labels"]), None)
     return {"label": best, "score": None if best is None else found["scores"][best], **found}
 
 
-async def _classify_any(call: Call, item: TaskItem) -> dict[str, Any]:
+async def _label(call: Call, item: TaskItem, kind: HeadKind = "sequence") -> dict[str, Any]:
     async with call.server.access.admit(call.caller, item.model.label, item.cost):
-        return await call.server.engine.label(item.example, item.adapters)
+        return await call.server.engine.label(item.example, item.adapters, kind=kind)
 
 
 def _prepare(
@@ -313,7 +308,7 @@ async def _relevance_by_history(
 
     async def score(document: str) -> float:
         item = TaskItem(model, {"history": body.query, "candidate": document})
-        return float((await _classify_any(call, item))["score"])
+        return float((await _label(call, item))["score"])
 
     return await map_concurrently(score, body.documents)
 
