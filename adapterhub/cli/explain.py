@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rich.text import Text as RichText
 
-    from adapterhub.evaluation.attribution.results import Explanation
+    from adapterhub.evaluation.attribution.explain import Explanation
     from adapterhub.workflows.model import Model
 
 #: As in ``adapterhub.evaluation.attribution.methods``, which is too slow to import for ``--help``.
@@ -88,21 +88,22 @@ def _write_page(path: Path, model: Model, found: Sequence[Explanation]) -> None:
 def _show(found: Explanation) -> None:
     from rich.text import Text as RichText
 
-    from adapterhub.evaluation.attribution.results import LARGE_GAP
+    from adapterhub.evaluation.attribution.explain import LARGE_GAP
     from adapterhub.workflows.run_report.explanation_section import answer_text, fidelity_note
 
     console = output()
     console.print(RichText(answer_text(found), style="bold"))
     for name in found.texts:
         line = RichText(f"{name}: " if len(found.texts) > 1 else "", style="dim")
-        for segment, value in found.pieces(name):
-            line.append(segment, style=_style(0.0 if value is None else value / found.strongest))
+        for segment, value in found.segments(name):
+            share = 0.0 if value is None else value / found.max_attribution
+            line.append(segment, style=_style(share))
         console.print(line)
     strongest = sorted(found.words, key=lambda word: -abs(word.attribution))[:_LISTED]
     chosen = [word for word in found.words if word in strongest and word.attribution]
     shown = table("word", ">attribution", "")
     for word in chosen:
-        share = word.attribution / found.strongest
+        share = word.attribution / found.max_attribution
         shown.add_row(RichText(word.word), f"{word.attribution:+.3f}", _bar(share))
     console.print(shown)
     if len(chosen) < len(found.words):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.session import LoadedAdapter, Session
+    from adapterhub.evaluation.attribution.explain import Explanation
     from adapterhub.evaluation.attribution.methods import AttributionMethod
-    from adapterhub.evaluation.attribution.results import Explanation
     from adapterhub.registry.version import Version
     from adapterhub.specs import ComputeDtype
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import adapterhub
-from adapterhub.evaluation.attribution.selection import judge
+from adapterhub.evaluation.attribution.examples import checked_answers
 from adapterhub.evaluation.bias_audit.audit import audited_task, is_auditable
 from adapterhub.evaluation.bootstrap import intervals
 from adapterhub.evaluation.calibration import calibration
@@ -110,7 +110,8 @@ def test_a_new_task_is_analysed_without_any_other_change():
     scores = scores_of(task, EXAMPLES, DECODED)
     assert scores.metrics(np.arange(4)[None, :])["hits"].tolist() == [0.5]
     assert intervals(scores, resamples=50)["hits"].high <= 1.0
-    assert [each.right for each in judge(task, EXAMPLES, DECODED)] == [True, True, False, False]
+    answers = checked_answers(task, EXAMPLES, DECODED)
+    assert [each.right for each in answers] == [True, True, False, False]
 
 
 def test_a_new_task_is_audited_by_what_it_names():

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from adapterhub.evaluation.attribution.examples import AttributionBudget
-from adapterhub.evaluation.attribution.results import LARGE_GAP
+from adapterhub.evaluation.attribution.explain import LARGE_GAP
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 from adapterhub.training.energy import EnergyMeter
@@ -198,9 +198,9 @@ def test_selected_predictions_are_explained_by_their_words(recipe, encoder, mood
     page = result.report.read_text()
     section = page[page.index('<section id="explanations">') : page.index('<section id="data">')]
     assert [found.split(":")[0] for found in re.findall(r"<h3>(.*?)</h3>", section)] == [
-        "Wrong and sure",
-        "Right and sure",
-        "Unsure",
+        "Confident error",
+        "Confident and correct",
+        "Uncertain",
     ]
     assert section.count('<p class="words">') == 3
     assert re.search(r'<span class="for" style="--a:1.00" title="\+\d', section)
@@ -252,7 +252,7 @@ def test_generated_answers_are_explained_where_predicted_best_and_worst(
     result = train_run(load_recipe(path), output=tmp_path / "run")
     page = result.report.read_text()
     worst, best = json.loads((tmp_path / "run/report.json").read_text())["why"]
-    assert [worst["why"], best["why"]] == ["foretold worst", "foretold best"]
+    assert [worst["why"], best["why"]] == ["highest loss", "lowest loss"]
     assert best["value"] > worst["value"]
     assert {best["method"], worst["method"]} == {"ablation"}
     assert best["gap"] is None

@@ -1,1 +1,1 @@
-"""Why an adapter gave an answer: what each word of the text did for it, by attribution."""
+"""Word attributions of an adapter's answers."""

@@ -1,4 +1,4 @@
-"""Explain a few answers of an evaluation, within bounds of time."""
+"""Selection and explanation of a few answers of an evaluation, within a compute budget."""
 
 from __future__ import annotations
 
@@ -10,40 +10,46 @@ import torch
 
 from adapterhub.data.packing import pack
 from adapterhub.errors import DataError
-from adapterhub.evaluation.attribution.explain import explain, explain_text, read_example
-from adapterhub.evaluation.attribution.methods import evaluating, method_for
-from adapterhub.evaluation.attribution.results import LARGE_GAP
-from adapterhub.evaluation.attribution.selection import by_loss, choose, judge
+from adapterhub.evaluation.attribution.explain import (
+    LARGE_GAP,
+    attribution_input,
+    explain,
+    explain_text,
+)
+from adapterhub.evaluation.attribution.methods import eval_mode, method_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import EncodedExample
-    from adapterhub.evaluation.attribution.results import Explanation
+    from adapterhub.evaluation.attribution.explain import Explanation
     from adapterhub.tasks.attribution import AttributionInput, CheckedAnswer
     from adapterhub.tasks.base import Task, TextGeneration
     from adapterhub.tasks.conversations import Message
+    from adapterhub.tasks.dialogue import AnswerScore
     from adapterhub.tasks.fields import Example
 
-#: Most answers that are explained; see ``choose``.
+#: Maximum number of explained answers; see ``select_answers``.
 _ANSWERS = 3
-#: A step is a pass forward and one back, which takes about as long as two forward.
-_PASSES = 3
-#: Characters of an answer in text that are explained.
-_BEGINNING = 160
-#: Tokens by which the time of a pass is measured.
+#: Candidates of each kind that are tried until one fits the budget.
+_TRIED = 50
+#: Cost of an integration step in forward passes: one forward, and one backward that takes two.
+_STEP_PASSES = 3
+#: Maximum number of characters of an explained generated answer.
+_ANSWER_CHARACTERS = 160
+#: Number of tokens of the timed forward pass.
 _TIMED_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
 class AttributionBudget:
-    """What explaining a few answers may take.
+    """Limits of explaining a few answers.
 
     Args:
-        steps: points of the path of each; see ``attribute``.
-        tokens: longest row.
-        seconds: for all answers; on a slow backbone shorter rows are taken, or none.
+        steps: Maximum number of integration steps per answer.
+        tokens: Maximum number of tokens of an example.
+        seconds: Time for all answers; a slow backbone gets shorter examples, or none.
     """
 
     steps: int = 20
@@ -56,9 +62,9 @@ class ExplainedExample:
     """An answer with its explanation.
 
     Args:
-        why: it was chosen.
-        expected: the right answer.
-        found: the explanation of what was said.
+        why: Reason of the selection.
+        expected: Reference answer.
+        found: Explanation of the predicted answer.
     """
 
     why: str
@@ -66,123 +72,189 @@ class ExplainedExample:
     found: Explanation
 
 
-#: What the report of a run takes.
 DEFAULT_BUDGET = AttributionBudget()
 
 
 def explain_examples(
     model: TaskModel,
     task: Task,
-    rows: Sequence[Example],
+    examples: Sequence[Example],
     decoded: Sequence[Any],
-    bounds: AttributionBudget = DEFAULT_BUDGET,
+    budget: AttributionBudget = DEFAULT_BUDGET,
 ) -> list[ExplainedExample]:
-    """Explain a few answers of each kind that ``choose``, or ``foretold``, knows.
+    """Explain one answer of each kind of ``select_answers`` or ``rank_by_loss``.
 
     Args:
-        model: that gave them, with its adapter active.
-        task: that it was trained for.
-        rows: with their answers, or the windows of rows.
-        decoded: raw prediction of each, as ``Task.decode`` gives it.
-        bounds: of time.
+        model: Model with its adapter active.
+        task: Task of the adapter.
+        examples: Labelled examples, or their windows.
+        decoded: Raw prediction of each, as ``Task.decode`` returns it.
+        budget: Limits on length and time.
 
     Returns:
-        None of them for a task whose answers can't be explained so, or where no row is short.
+        The explained answers; none for a task without attributions, or where no example fits.
 
     Raises:
-        MissingExtraError: when Captum isn't installed.
+        MissingExtraError: When Captum is not installed.
     """
-
-    if not rows:
+    if not examples:
         return []
     if task.generation is not None:
-        return list(_texts(model, task, task.generation, rows, decoded, bounds))
-    answers = judge(task, rows, decoded)
+        return list(_explain_texts(model, task, task.generation, examples, decoded, budget))
+    answers = checked_answers(task, examples, decoded)
     source = task.attribution
     if not answers or source is None:
         return []
-    clock = _Affordable(model, bounds)
+    cost = _Cost(model, budget)
 
-    def fits(each: CheckedAnswer) -> bool:
+    def fits(answer: CheckedAnswer) -> bool:
         try:
-            reading = read_example(source, rows[each.place], task.name)
+            return cost.fits(attribution_input(source, examples[answer.place], task.name))
         except DataError:
             return False
-        return clock.fits(reading)
 
     return [
         ExplainedExample(
-            why, each.expected, _explained(model, task, rows[each.place], each, bounds)
+            why, answer.expected, _explain(model, task, examples[answer.place], answer, budget)
         )
-        for why, each in choose(answers, fits).items()
+        for why, answer in select_answers(answers, fits).items()
     ]
 
 
-def _explained(
-    model: TaskModel, task: Task, row: Example, said: CheckedAnswer, bounds: AttributionBudget
+def checked_answers(
+    task: Task, examples: Sequence[Example], decoded: Sequence[Any]
+) -> list[CheckedAnswer]:
+    """Return the predictions that can be explained, compared with the reference answers.
+
+    Args:
+        task: Task that made the predictions.
+        examples: Labelled examples, or their windows.
+        decoded: Raw prediction of each, as ``Task.decode`` returns it.
+    """
+    source = task.attribution
+    if source is None:
+        return []
+    pairs = enumerate(zip(examples, decoded, strict=True))
+    return [
+        answer
+        for place, (example, found) in pairs
+        for answer in source.answers(place, example, found)
+    ]
+
+
+def select_answers(
+    answers: Sequence[CheckedAnswer], fits: Callable[[CheckedAnswer], bool]
+) -> dict[str, CheckedAnswer]:
+    """Select a confident error, a confident correct answer and an uncertain one.
+
+    Args:
+        answers: Answers of an adapter.
+        fits: Predicate that is true for an answer within the budget.
+
+    Returns:
+        Reason of the selection to answer.
+    """
+    by_confidence = sorted(answers, key=lambda answer: -answer.confidence)
+    candidates = {
+        "confident error": [answer for answer in by_confidence if not answer.right],
+        "confident and correct": [answer for answer in by_confidence if answer.right],
+        "uncertain": by_confidence[::-1],
+    }
+    selected: dict[str, CheckedAnswer] = {}
+    for why, ordered in candidates.items():
+        left = (answer for answer in ordered[:_TRIED] if answer not in selected.values())
+        found = next(filter(fits, left), None)
+        if found is not None:
+            selected[why] = found
+    return selected
+
+
+def rank_by_loss(scores: Sequence[AnswerScore]) -> dict[str, Sequence[int]]:
+    """Return the positions of the examples with the highest and with the lowest loss, in order.
+
+    Args:
+        scores: Score of each example's reference answer.
+    """
+    order = sorted(range(len(scores)), key=lambda at: scores[at].mean_loss)
+    half = (len(order) + 1) // 2
+    return {
+        "highest loss": order[half:][::-1][:_TRIED],
+        "lowest loss": order[:half][:_TRIED],
+    }
+
+
+def _explain(
+    model: TaskModel,
+    task: Task,
+    example: Example,
+    answer: CheckedAnswer,
+    budget: AttributionBudget,
 ) -> Explanation:
-    """Explain an answer with half of the steps, and with all where that leaves a gap."""
-    for steps in (bounds.steps // 2, bounds.steps):
-        (found, *_) = explain(model, task, row, label=said.label, span=said.span, steps=steps)
+    """Explain an answer with half of the steps, and with all of them if the gap is large."""
+    for steps in (budget.steps // 2, budget.steps):
+        (found, *_) = explain(
+            model, task, example, label=answer.label, span=answer.span, steps=steps
+        )
         if found.gap_share <= LARGE_GAP:
             break
     return found
 
 
-def _texts(
+def _explain_texts(
     model: TaskModel,
     task: Task,
     generation: TextGeneration,
-    rows: Sequence[Example],
+    examples: Sequence[Example],
     decoded: Sequence[Any],
-    bounds: AttributionBudget,
+    budget: AttributionBudget,
 ) -> Iterator[ExplainedExample]:
-    """Yield the beginnings of a row's own answers that were foretold best and worst."""
-    clock = _Affordable(model, bounds)
-    for why, places in by_loss(decoded).items():
+    """Explain the beginnings of the reference answers with the highest and the lowest loss."""
+    cost = _Cost(model, budget)
+    for why, places in rank_by_loss(decoded).items():
         for place in places:
-            messages, answer = _exchange(generation, rows[place], place + 1)
+            messages, answer = _conversation(generation, examples[place], place + 1)
             try:
-                reading = generation.attribution_input(messages, answer)
+                inputs = generation.attribution_input(messages, answer)
             except DataError:
                 continue
-            if reading.words and clock.fits(reading):
-                found = explain_text(model, task, messages, answer, steps=bounds.steps)
+            if inputs.words and cost.fits(inputs):
+                found = explain_text(model, task, messages, answer, steps=budget.steps)
                 yield ExplainedExample(why, found.answer, found)
                 break
 
 
-def _exchange(task: TextGeneration, row: Example, number: int) -> tuple[list[Message], str]:
-    """Return the question of an example, and the beginning of its own answer."""
-    messages, answer = task.question_and_reference(row, number)
-    if len(answer) > _BEGINNING:
-        answer = answer[:_BEGINNING].rpartition(" ")[0] or answer[:_BEGINNING]
+def _conversation(task: TextGeneration, example: Example, number: int) -> tuple[list[Message], str]:
+    """Return the messages of an example, and the beginning of its reference answer."""
+    messages, answer = task.question_and_reference(example, number)
+    if len(answer) > _ANSWER_CHARACTERS:
+        beginning = answer[:_ANSWER_CHARACTERS]
+        answer = beginning.rpartition(" ")[0] or beginning
     return messages, answer
 
 
-class _Affordable:
-    """Tells whether a row can be explained so that all answers keep to their time."""
+class _Cost:
+    """Estimates whether an example can be explained within its share of the time budget."""
 
-    def __init__(self, model: TaskModel, bounds: AttributionBudget) -> None:
+    def __init__(self, model: TaskModel, budget: AttributionBudget) -> None:
         self._model = model
-        self._bounds = bounds
-        self._ablates = method_for(model) == "ablation"
-        #: seconds of a pass, a token; measured by the first row
-        self._each = 0.0
+        self._budget = budget
+        self._ablation = method_for(model) == "ablation"
+        # measured by the first example
+        self._seconds_per_token = 0.0
 
-    def fits(self, reading: AttributionInput) -> bool:
-        tokens = len(reading.example)
-        if tokens > self._bounds.tokens:
+    def fits(self, inputs: AttributionInput) -> bool:
+        tokens = len(inputs.example)
+        if tokens > self._budget.tokens:
             return False
-        self._each = self._each or self._measured(reading.example)
-        # a row is read whole and without each of its words, or forward and back at each step
-        passes = len(reading.words) + 1 if self._ablates else self._bounds.steps * _PASSES
-        return passes * tokens * self._each <= self._bounds.seconds / _ANSWERS
+        self._seconds_per_token = self._seconds_per_token or self._measure(inputs.example)
+        passes = len(inputs.words) + 1 if self._ablation else self._budget.steps * _STEP_PASSES
+        return passes * tokens * self._seconds_per_token <= self._budget.seconds / _ANSWERS
 
-    def _measured(self, example: EncodedExample) -> float:
+    def _measure(self, example: EncodedExample) -> float:
+        """Return the seconds per token of a forward pass."""
         count = max(1, _TIMED_TOKENS // len(example))
         batch = pack([example] * count).to(self._model.backbone.device)
-        with evaluating(self._model), torch.no_grad():
-            began = time.perf_counter()
+        with eval_mode(self._model), torch.no_grad():
+            start = time.perf_counter()
             float(self._model.hidden(batch).float().sum())
-            return (time.perf_counter() - began) / batch.tokens
+            return (time.perf_counter() - start) / batch.tokens

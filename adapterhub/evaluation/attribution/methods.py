@@ -1,22 +1,21 @@
-"""What each word of a row did for a number, by Captum: along a path, or word by word.
+"""Attribution of a target number to the words of an input, by Captum.
 
-Encoders are explained by integrated gradients over the embeddings of the words,
+Encoders are explained by integrated gradients over word embeddings,
 
     a_i = (x_i - b_i) . integral over t from 0 to 1 of dF(b + t (x - b)) / dx_i
 
-which add up to ``F(x) - F(b)``, but for what the sum over finitely many steps leaves.
+which add up to ``F(x) - F(b)``, up to the error of a finite sum.
 Source: Sundararajan, Taly and Yan 2017, "Axiomatic Attribution for Deep Networks",
 arXiv:1703.01365.
 
-A decoder's number jumps on such a path, because it divides by the size of what it reads and
-what lies between two embeddings is nothing that it has ever read. Nor has it a token for an
-unknown word: what ends a text makes it forget what was before. So its words are left out, one
-at a time,
+Decoders are explained by ablation of one word at a time,
 
     a_i = F(x) - F(x without x_i)
 
-which reads nothing but texts. Source: Li, Monroe and Jurafsky 2016, "Understanding Neural
-Networks through Representation Erasure", arXiv:1612.08220.
+because gradients along such a path are unreliable: a decoder normalizes by the size of its input,
+points between two embeddings are far from anything it was trained on, and it has no mask token.
+Source: Li, Monroe and Jurafsky 2016, "Understanding Neural Networks through Representation
+Erasure", arXiv:1612.08220.
 """
 
 from __future__ import annotations
@@ -41,29 +40,27 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.attribution import AttributionInput, Target
 
-#: Along a path from unknown words, or by leaving out one word after the other.
+#: Integrated gradients, or ablation of one word at a time.
 AttributionMethod: TypeAlias = Literal["gradients", "ablation"]
-#: Points of the path. Source: the paper, section 5: 20 to 300 are enough.
+#: Default number of integration steps. Source: the paper, section 5: 20 to 300 suffice.
 STEPS = 50
-#: Tokens computed at once.
+#: Maximum number of tokens per forward pass.
 BATCH_TOKENS = 1024
-#: What may stand for an unknown word, the best first.
+#: Candidates for the baseline token in order of preference.
 _BASELINES = ("mask_token", "unk_token", "pad_token", "eos_token")
 
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """What each word did for an answer.
+    """Attributions of a target to the words of an input.
 
     Args:
-        words: for each word of the reading, by how much it moved the number; 0 for a word that
-            was cut off.
-        value: of the number.
-        baseline_value: of the number when every word is unknown; ``None`` where words are left
-            out.
-        baseline: the token that stands for an unknown one; empty where words are left out.
-        method: by which it was found.
-        steps: points of the path; 0 where there is none.
+        words: Attribution of each word; 0 for a word that was truncated.
+        value: Target value of the input.
+        baseline_value: Target value of the baseline; ``None`` for ablation.
+        baseline: Baseline token; empty for ablation.
+        method: Attribution method.
+        steps: Number of integration steps; 0 for ablation.
     """
 
     words: Sequence[float]
@@ -75,9 +72,9 @@ class Attribution:
 
     @property
     def gap(self) -> float | None:
-        """By how much the attributions miss the difference that they should add up to.
+        """Convergence delta: sum of attributions less the difference that they should add up to.
 
-        ``None`` where they need not add up.
+        ``None`` for ablation, whose attributions need not add up.
         """
         if self.baseline_value is None:
             return None
@@ -85,156 +82,67 @@ class Attribution:
 
 
 def method_for(model: TaskModel) -> AttributionMethod:
-    """Return the method whose numbers can be trusted for a backbone; see above."""
+    """Return the reliable method for a backbone; see the module's docstring."""
     return "ablation" if model.backbone.kind == "decoder" else "gradients"
 
 
 def attribute(
     model: TaskModel,
-    reading: AttributionInput,
+    inputs: AttributionInput,
     target: Target,
     *,
     steps: int = STEPS,
     method: AttributionMethod | None = None,
 ) -> Attribution:
-    """Return what each word did for the number of ``target``.
+    """Attribute a target to the words of an input.
 
-    A word is unknown where one token that says nothing stands for each of its own. A word that
-    is left out leaves nothing, but for a token that the head is read at, which becomes unknown.
-    Tokens of no word stay as they are all along. The backbone's weights are not touched.
+    The baseline replaces each token of a word by the baseline token; ablation removes the tokens
+    of a word, except a token that the head reads, which becomes the baseline token. Tokens of no
+    word are kept. Gradients of the backbone's weights are not computed.
 
     Args:
-        model: with its adapter active.
-        reading: the row.
-        target: what is explained.
-        steps: points of the path, where there is one.
-        method: by which; that of ``method_for`` where not given.
+        model: Model with its adapter active.
+        inputs: Encoded example with the word of each token.
+        target: Number to attribute.
+        steps: Number of integration steps.
+        method: Attribution method; default ``method_for(model)``.
 
     Raises:
-        MissingExtraError: when Captum isn't installed.
-        BackboneError: when the tokenizer has no token that can stand for an unknown one.
+        MissingExtraError: When Captum is not installed.
+        BackboneError: When the tokenizer has no usable baseline token.
     """
     if (method or method_for(model)) == "ablation":
-        return _word_by_word(model, reading, target)
-    return _along_a_path(model, reading, target, steps)
-
-
-def _along_a_path(
-    model: TaskModel, reading: AttributionInput, target: Target, steps: int
-) -> Attribution:
-    """Integrate gradients; path and sums are in float32, whatever the backbone computes in."""
-    captum = _captum()
-    name, token = baseline_token(model)
-    example = reading.example
-    places = [at for at, owner in enumerate(reading.owners) if owner is not None]
-    with evaluating(model):
-        real, unknown, dtype = _ends(model, example.input_ids, places, token)
-
-        def measure(embedded: Tensor) -> Tensor:
-            return target.measure(_logits(model, reading, embedded, dtype))
-
-        with torch.no_grad():
-            value, baseline_value = measure(torch.cat((real, unknown))).tolist()
-        shares: Tensor = captum.IntegratedGradients(measure).attribute(
-            real.requires_grad_(),
-            unknown,
-            n_steps=steps,
-            internal_batch_size=max(1, BATCH_TOKENS // len(example)),
-        )
-    tokens = shares[0].detach().double().sum(dim=-1).tolist()
-    words = [0.0] * len(reading.words)
-    for owner, share in zip(reading.owners, tokens, strict=True):
-        if owner is not None:
-            words[owner] += share
-    return Attribution(words, value, baseline_value, name, "gradients", steps)
-
-
-def _word_by_word(model: TaskModel, reading: AttributionInput, target: Target) -> Attribution:
-    """Let Captum leave out one word after the other."""
-    captum = _captum()
-    _, token = baseline_token(model)
-    read = sorted({owner for owner in reading.owners if owner is not None})
-    selected = len(reading.example.select)
-
-    def measure(there: Tensor) -> Tensor:
-        """Return the number of rows in which some words are there, ``[rows, words]``."""
-        absent = [{o for o, here in zip(read, row, strict=True) if not here} for row in there]
-        batch = pack([_without(reading, words, token) for words in absent])
-        logits = model.head(model.hidden(batch.to(model.backbone.device))).float()
-        return target.measure(logits.view(len(absent), selected, -1)).cpu()
-
-    everything = torch.ones(1, len(read))
-    with evaluating(model), torch.no_grad():
-        value = float(measure(everything))
-        shares: Tensor = captum.FeatureAblation(measure).attribute(
-            everything,
-            torch.zeros_like(everything),
-            perturbations_per_eval=max(1, BATCH_TOKENS // len(reading.example)),
-        )
-    words = [0.0] * len(reading.words)
-    for owner, share in zip(read, shares[0].tolist(), strict=True):
-        words[owner] = share
-    return Attribution(words, value, None, "", "ablation", 0)
-
-
-def _without(reading: AttributionInput, absent: Collection[int], unknown: int) -> EncodedExample:
-    """Return a row without some of its words.
-
-    A row that is read once is read at its nearest token before, where that one is left out; of
-    a row that is read at several, each keeps its place.
-    """
-    example = reading.example
-    gone = [owner in absent for owner in reading.owners]
-    once = len(example.select) == 1
-    kept = [at for at, out in enumerate(gone) if not out or (not once and at in example.select)]
-    if not kept:
-        kept = [example.select[0]]
-    places = {at: place for place, at in enumerate(kept)}
-    return replace(
-        example,
-        input_ids=[unknown if gone[at] else example.input_ids[at] for at in kept],
-        select=[
-            places[at] if at in places else max(bisect(kept, at) - 1, 0) for at in example.select
-        ],
-        segment_ids=[example.segment_ids[at] for at in kept] if example.segment_ids else (),
-    )
+        return _feature_ablation(model, inputs, target)
+    return _integrated_gradients(model, inputs, target, steps)
 
 
 def baseline_token(model: TaskModel) -> tuple[str, int]:
-    """Return the token that stands for an unknown word, as text and id.
+    """Return text and id of the token that replaces words in the baseline.
 
-    It is the mask where there is one, which an encoder was pretrained to read in place of a
-    word; else the unknown token, the padding, or the end of a text. One that is embedded as
-    nothing but zeros is passed over: decoders divide by the size of what they read.
+    It is the mask token where there is one, which encoders were pretrained with; else the unknown,
+    padding or end-of-text token. Tokens with an all-zero embedding are skipped, because decoders
+    normalize by the size of their input.
 
     Raises:
-        BackboneError: when there is none of them.
+        BackboneError: When there is none of them.
     """
     tokenizer, device = model.backbone.tokenizer, model.backbone.device
-    for each in _BASELINES:
-        text = getattr(tokenizer, each, None)
+    for attribute_name in _BASELINES:
+        text = getattr(tokenizer, attribute_name, None)
         if text is None:
             continue
         index = int(tokenizer.convert_tokens_to_ids(text))
         with torch.no_grad():
             if bool(model.embed(torch.tensor([index], device=device)).any()):
                 return text, index
-    raise BackboneError("the tokenizer has no token that says nothing", place=model.backbone.name)
-
-
-def _captum() -> Any:
-    try:
-        import captum.attr
-    except ImportError:
-        raise MissingExtraError("captum", "report") from None
-    return captum.attr
+    raise BackboneError("the tokenizer has no usable baseline token", place=model.backbone.name)
 
 
 @contextmanager
-def evaluating(model: TaskModel) -> Iterator[None]:
-    """Compute as in evaluation while entered; every module then has the mode that it had.
+def eval_mode(model: TaskModel) -> Iterator[None]:
+    """Switch the model to evaluation mode, and restore the mode of each module on exit.
 
-    A loaded model is not in one mode throughout, so setting one for all would not undo it.
+    The modules of a loaded model differ in mode, so setting one mode for all would not restore it.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -245,36 +153,124 @@ def evaluating(model: TaskModel) -> Iterator[None]:
             module.training = mode
 
 
-def _ends(
-    model: TaskModel, ids: Sequence[int], places: Sequence[int], token: int
-) -> tuple[Tensor, Tensor, torch.dtype]:
-    """Return both ends of the path, the row first, and the type that the body reads.
+def _integrated_gradients(
+    model: TaskModel, inputs: AttributionInput, target: Target, steps: int
+) -> Attribution:
+    """Integrate gradients in float32, whatever the compute type of the backbone."""
+    captum = _captum()
+    name, token = baseline_token(model)
+    with eval_mode(model):
+        embedded, baseline, dtype = _embeddings(model, inputs, token)
 
-    The ends are ``[1, tokens, width]`` in float32.
+        def measure(points: Tensor) -> Tensor:
+            return target.measure(_logits(model, inputs, points, dtype))
+
+        with torch.no_grad():
+            value, baseline_value = measure(torch.cat((embedded, baseline))).tolist()
+        attributions: Tensor = captum.IntegratedGradients(measure).attribute(
+            embedded.requires_grad_(),
+            baseline,
+            n_steps=steps,
+            internal_batch_size=max(1, BATCH_TOKENS // len(inputs.example)),
+        )
+    tokens = attributions[0].detach().double().sum(dim=-1).tolist()
+    words = [0.0] * len(inputs.words)
+    for owner, attribution in zip(inputs.owners, tokens, strict=True):
+        if owner is not None:
+            words[owner] += attribution
+    return Attribution(words, value, baseline_value, name, "gradients", steps)
+
+
+def _feature_ablation(model: TaskModel, inputs: AttributionInput, target: Target) -> Attribution:
+    """Remove one word at a time."""
+    captum = _captum()
+    _, token = baseline_token(model)
+    features = sorted({owner for owner in inputs.owners if owner is not None})
+    selected = len(inputs.example.select)
+
+    def measure(present: Tensor) -> Tensor:
+        """Return the target for each mask of present words, ``[batch, words]``."""
+        absent = [
+            {f for f, kept in zip(features, mask, strict=True) if not kept} for mask in present
+        ]
+        batch = pack([_without(inputs, words, token) for words in absent])
+        logits = model.head(model.hidden(batch.to(model.backbone.device))).float()
+        return target.measure(logits.view(len(absent), selected, -1)).cpu()
+
+    full = torch.ones(1, len(features))
+    with eval_mode(model), torch.no_grad():
+        value = float(measure(full))
+        attributions: Tensor = captum.FeatureAblation(measure).attribute(
+            full,
+            torch.zeros_like(full),
+            perturbations_per_eval=max(1, BATCH_TOKENS // len(inputs.example)),
+        )
+    words = [0.0] * len(inputs.words)
+    for feature, attribution in zip(features, attributions[0].tolist(), strict=True):
+        words[feature] = attribution
+    return Attribution(words, value, None, "", "ablation", 0)
+
+
+def _without(inputs: AttributionInput, absent: Collection[int], baseline: int) -> EncodedExample:
+    """Return the example without some of its words.
+
+    If the head reads one token and it is removed, the head reads the nearest token before it. If
+    the head reads several, they are replaced by the baseline token instead of removed.
     """
-    row = torch.tensor(ids, device=model.backbone.device)
-    without = row.clone()
-    without[list(places)] = token
+    example = inputs.example
+    removed = [owner in absent for owner in inputs.owners]
+    single = len(example.select) == 1
+    kept = [
+        at for at, out in enumerate(removed) if not out or (not single and at in example.select)
+    ]
+    if not kept:
+        kept = [example.select[0]]
+    places = {at: place for place, at in enumerate(kept)}
+    return replace(
+        example,
+        input_ids=[baseline if removed[at] else example.input_ids[at] for at in kept],
+        select=[
+            places[at] if at in places else max(bisect(kept, at) - 1, 0) for at in example.select
+        ],
+        segment_ids=[example.segment_ids[at] for at in kept] if example.segment_ids else (),
+    )
+
+
+def _captum() -> Any:
+    try:
+        import captum.attr
+    except ImportError:
+        raise MissingExtraError("captum", "report") from None
+    return captum.attr
+
+
+def _embeddings(
+    model: TaskModel, inputs: AttributionInput, baseline: int
+) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Return float32 embeddings of input and baseline, ``[1, tokens, hidden]``, and their type."""
+    input_ids = torch.tensor(inputs.example.input_ids, device=model.backbone.device)
+    replaced = input_ids.clone()
+    replaced[[at for at, owner in enumerate(inputs.owners) if owner is not None]] = baseline
     with torch.no_grad():
-        real, unknown = model.embed(row), model.embed(without)
-    return real.float().unsqueeze(0), unknown.float().unsqueeze(0), real.dtype
+        embedded, without = model.embed(input_ids), model.embed(replaced)
+    return embedded.float().unsqueeze(0), without.float().unsqueeze(0), embedded.dtype
 
 
 def _logits(
-    model: TaskModel, reading: AttributionInput, embedded: Tensor, dtype: torch.dtype
+    model: TaskModel, inputs: AttributionInput, embedded: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """Return the head's outputs for points of the path, ``[points, selected, classes]``.
+    """Return the head's outputs for interpolated embeddings, ``[points, selected, classes]``.
 
     Args:
-        model: computes them.
-        reading: the row.
-        embedded: ``[points, tokens, width]`` in float32.
-        dtype: that the body reads.
+        model: Model that computes them.
+        inputs: Encoded example.
+        embedded: Embeddings in float32, ``[points, tokens, hidden]``.
+        dtype: Compute type of the base model.
     """
     points, _, width = embedded.shape
-    batch = pack([reading.example] * points).to(model.backbone.device)
+    batch = pack([inputs.example] * points).to(model.backbone.device)
     flat = embedded.reshape(-1, width)
     flat = F.pad(flat, (0, 0, 0, len(batch.input_ids) - len(flat)))
     hidden = model.hidden(batch, flat.to(dtype))
     logits: Tensor = model.head(hidden).float()
-    return logits.view(points, len(reading.example.select), -1)
+    return logits.view(points, len(inputs.example.select), -1)

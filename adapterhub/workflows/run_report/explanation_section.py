@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adapterhub.evaluation.attribution.results import LARGE_GAP
+from adapterhub.evaluation.attribution.explain import LARGE_GAP
 from adapterhub.workflows.run_report.blocks import Heading, Section, ShadedText, Table, Text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from adapterhub.evaluation.attribution.examples import ExplainedExample
+    from adapterhub.evaluation.attribution.explain import Explanation
     from adapterhub.evaluation.attribution.methods import AttributionMethod
-    from adapterhub.evaluation.attribution.results import Explanation
     from adapterhub.workflows.run_report.blocks import Block
 
 TITLE = "Explanations"
@@ -109,7 +109,8 @@ def _explanation(found: Explanation) -> list[Block]:
 
 
 def _shaded(found: Explanation, name: str) -> list[tuple[str, float | None, str]]:
+    largest = found.max_attribution
     return [
-        (text, None, "") if value is None else (text, value / found.strongest, f"{value:+.3f}")
-        for text, value in found.pieces(name)
+        (text, None, "") if value is None else (text, value / largest, f"{value:+.3f}")
+        for text, value in found.segments(name)
     ]

@@ -14,8 +14,8 @@ from adapterhub.backbones.memory import state_digest
 from adapterhub.data.packing import pack
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, MissingExtraError
+from adapterhub.evaluation.attribution.examples import checked_answers, select_answers
 from adapterhub.evaluation.attribution.explain import explain, explain_text
-from adapterhub.evaluation.attribution.selection import choose, judge
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.attribution import CheckedAnswer, log_odds
 from adapterhub.training.recipe_file import load_recipe
@@ -247,7 +247,7 @@ def test_a_generated_answer_is_explained_by_the_prompt(recipe, decoder, talks, t
     with torch.no_grad():
         logits = model.head(model.hidden(batch))[:1].log_softmax(-1)
     assert found.value == pytest.approx(float(logits[0, batch.targets[0]]), abs=1e-4)
-    with pytest.raises(DataError, match="can't be explained"):
+    with pytest.raises(DataError, match="cannot be explained"):
         explain(model, task, {"text": "the film"})
 
 
@@ -272,20 +272,20 @@ def test_the_surest_of_each_kind_is_chosen_and_none_twice():
         CheckedAnswer(3, "b", False, 0.97),
         CheckedAnswer(4, "a", True, 0.51),
     ]
-    chosen = choose(answers, lambda each: each.place != 3)
+    chosen = select_answers(answers, lambda each: each.place != 3)
     assert {why: each.place for why, each in chosen.items()} == {
-        "wrong and sure": 2,
-        "right and sure": 1,
-        "unsure": 4,
+        "confident error": 2,
+        "confident and correct": 1,
+        "uncertain": 4,
     }
     # the only wrong one is also the least sure, and shown once
-    assert list(choose(answers[:3], lambda _: True)) == [
-        "wrong and sure",
-        "right and sure",
-        "unsure",
+    assert list(select_answers(answers[:3], lambda _: True)) == [
+        "confident error",
+        "confident and correct",
+        "uncertain",
     ]
-    assert choose([answers[2]], lambda _: True) == {"wrong and sure": answers[2]}
-    assert choose([], lambda _: True) == {}
+    assert select_answers([answers[2]], lambda _: True) == {"confident error": answers[2]}
+    assert select_answers([], lambda _: True) == {}
 
 
 def test_spans_are_judged_one_by_one(tags):
@@ -294,6 +294,6 @@ def test_spans_are_judged_one_by_one(tags):
     batch = pack([task.encode(row, 1, train=False)])
     with torch.no_grad():
         decoded = task.decode(model.head, model.hidden(batch), batch)
-    wrong, right = judge(task, [row], decoded)
+    wrong, right = checked_answers(task, [row], decoded)
     assert (wrong.expected, wrong.right, wrong.span) == ("no span", False, (4, 8))
     assert (right.expected, right.right, right.span) == ("GLAD", True, (13, 18))

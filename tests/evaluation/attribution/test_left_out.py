@@ -3,7 +3,7 @@
 import pytest
 from explaining_helpers import bytes_
 
-from adapterhub.evaluation.attribution.explain import read_example
+from adapterhub.evaluation.attribution.explain import attribution_input
 from adapterhub.evaluation.attribution.methods import _without
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
@@ -18,14 +18,14 @@ def texts():
 
 
 def test_a_word_in_the_middle_leaves_nothing(texts):
-    reading = read_example(texts.attribution, {"text": "so very good"}, texts.name)
+    reading = attribution_input(texts.attribution, {"text": "so very good"}, texts.name)
     left = _without(reading, {1}, 0)
     assert TOKENIZER.decode(left.input_ids) == "so good"
     assert list(left.select) == [len(left.input_ids) - 1]
 
 
 def test_a_row_is_read_at_what_is_left_before_its_last_word(texts):
-    reading = read_example(texts.attribution, {"text": "so very good"}, texts.name)
+    reading = attribution_input(texts.attribution, {"text": "so very good"}, texts.name)
     left = _without(reading, {2}, 0)
     assert TOKENIZER.decode(left.input_ids) == "so very"
     assert list(left.select) == [len(left.input_ids) - 1]
@@ -33,14 +33,16 @@ def test_a_row_is_read_at_what_is_left_before_its_last_word(texts):
 
 def test_something_is_left_of_a_single_word(texts):
     (unknown,) = TOKENIZER("x")["input_ids"]
-    left = _without(read_example(texts.attribution, {"text": "good"}, texts.name), {0}, unknown)
+    left = _without(
+        attribution_input(texts.attribution, {"text": "good"}, texts.name), {0}, unknown
+    )
     assert left.input_ids == [unknown]
     assert list(left.select) == [0]
 
 
 def test_words_that_are_read_themselves_keep_their_places():
     task = build_task("token-classification", TOKENIZER, "decoder", ["O", "B-X"], OPTIONS)
-    reading = read_example(task.attribution, {"tokens": ["so", "unhappy", "day"]}, task.name)
+    reading = attribution_input(task.attribution, {"tokens": ["so", "unhappy", "day"]}, task.name)
     (unknown,) = TOKENIZER("x")["input_ids"]
     left = _without(reading, {1}, unknown)
     assert len(left.select) == 3

@@ -7,7 +7,7 @@ from explaining_helpers import bytes_
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapterhub.evaluation.attribution.explain import read_example
+from adapterhub.evaluation.attribution.explain import attribution_input
 from adapterhub.tasks.attribution import attribution_words
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
@@ -50,7 +50,7 @@ def test_pieces_are_the_words_again_and_begin_with_no_mark(text):
 
 def test_each_character_has_its_own_tokens():
     task = build_task("text-classification", BYTES, "decoder", ["a", "b"], OPTIONS)
-    reading = read_example(task.attribution, {"text": "我很高兴"}, task.name)
+    reading = attribution_input(task.attribution, {"text": "我很高兴"}, task.name)
     assert sorted({owner for owner in reading.owners if owner is not None}) == [0, 1, 2, 3]
     assert reading.unread == 0
 
@@ -58,6 +58,6 @@ def test_each_character_has_its_own_tokens():
 def test_characters_of_a_tagged_word_are_told_apart():
     task = build_task("token-classification", BYTES, "decoder", ["O", "B-X"], OPTIONS)
     # a word stands somewhere else in the text than among words joined by single spaces
-    reading = read_example(task.attribution, {"text": "so    高兴  day"}, task.name)
+    reading = attribution_input(task.attribution, {"text": "so    高兴  day"}, task.name)
     assert [word.text for _, word in reading.words] == ["so", "高", "兴", "day"]
     assert sorted({owner for owner in reading.owners if owner is not None}) == [0, 1, 2, 3]

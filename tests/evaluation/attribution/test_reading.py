@@ -7,7 +7,7 @@ from toy_fixtures import save_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from adapterhub.errors import DataError
-from adapterhub.evaluation.attribution.explain import read_example
+from adapterhub.evaluation.attribution.explain import attribution_input
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
 
@@ -69,7 +69,7 @@ def check(reading, tokenizer, texts, *, cut=False):
 def test_pieces_of_a_word_are_one_word_with_its_place():
     tokenizer = pieces()
     task = build_task("text-classification", tokenizer, "encoder", ["a", "b"], OPTIONS)
-    reading = read_example(task.attribution, {"text": "so unhappyly !  so"}, task.name)
+    reading = attribution_input(task.attribution, {"text": "so unhappyly !  so"}, task.name)
     assert list(reading.owners) == [None, 0, 1, 1, 1, 2, 3, None]
     assert [(w.text, w.start, w.end) for _, w in reading.words] == [
         ("so", 0, 2),
@@ -84,7 +84,7 @@ def test_a_pair_of_texts_has_words_of_both():
     tokenizer = pieces()
     task = build_task("text-classification", tokenizer, "encoder", ["a", "b"], OPTIONS)
     row = {"text": "so unhappy", "text_pair": "very unhappy", "label": "of nobody's"}
-    reading = read_example(task.attribution, row, task.name)
+    reading = attribution_input(task.attribution, row, task.name)
     assert list(reading.owners) == [None, 0, 1, 1, None, 2, 3, 3, None]
     found = check(reading, tokenizer, {"text": "so unhappy", "text_pair": "very unhappy"})
     assert found == ["so", "unhappy", "very", "unhappy"]
@@ -94,7 +94,7 @@ def test_bytes_go_to_their_words_and_spaces_to_none():
     tokenizer = bytes_()
     task = build_task("text-classification", tokenizer, "decoder", ["a", "b"], OPTIONS)
     row = {"text": "the  day was né", "text_pair": "so\ngood!"}
-    reading = read_example(task.attribution, row, task.name)
+    reading = attribution_input(task.attribution, row, task.name)
     assert {text.name: text.text for text in reading.texts} == row
     ids = list(reading.example.input_ids)
     for word in range(len(reading.words)):
@@ -108,7 +108,7 @@ def test_what_is_cut_off_has_no_tokens():
     tokenizer = pieces()
     options = TaskOptions(max_length=4)
     task = build_task("text-classification", tokenizer, "encoder", ["a", "b"], options)
-    reading = read_example(task.attribution, {"text": "so very very very so"}, task.name)
+    reading = attribution_input(task.attribution, {"text": "so very very very so"}, task.name)
     assert list(reading.owners) == [None, 0, 1, None]
     assert len(reading.words) == 5
     assert reading.unread == 3
@@ -117,7 +117,7 @@ def test_what_is_cut_off_has_no_tokens():
 def test_words_that_share_a_token_were_read():
     tokenizer = bytes_()
     task = build_task("text-classification", tokenizer, "decoder", ["a", "b"], OPTIONS)
-    reading = read_example(task.attribution, {"text": "so... good"}, task.name)
+    reading = attribution_input(task.attribution, {"text": "so... good"}, task.name)
     assert [word.text for _, word in reading.words] == ["so", ".", ".", ".", "good"]
     assert tokenizer.decode(reading.example.input_ids[1:2]) == "..."
     assert list(reading.owners) == [0, 1, 4]
@@ -127,7 +127,7 @@ def test_words_that_share_a_token_were_read():
 def test_words_of_a_relation_are_those_of_the_marked_text(kind, words):
     labels = ["made(e1,e2)", "made(e2,e1)", "other"]
     task = build_task("relation-extraction", words, kind, labels, OPTIONS)
-    reading = read_example(
+    reading = attribution_input(
         task.attribution, {"text": "the <e1>film</e1> was <e2>good</e2>"}, task.name
     )
     found = check(reading, words, {"text": "the @ film @ was # good #"})
@@ -138,7 +138,7 @@ def test_words_of_a_relation_are_those_of_the_marked_text(kind, words):
 def test_words_of_a_ranking_are_of_history_and_candidate(kind, words):
     task = build_task("ranking", words, kind, ["0", "1"], OPTIONS)
     row = {"history": ["good film", "bad meal"], "candidate": "lovely song"}
-    reading = read_example(task.attribution, row, task.name)
+    reading = attribution_input(task.attribution, row, task.name)
     texts = {"history": "good film; bad meal", "candidate": "lovely song"}
     assert {text.name: text.text for text in reading.texts} == texts
     named = [word for word, token in by_word(reading, words) if word == token]
@@ -147,10 +147,12 @@ def test_words_of_a_ranking_are_of_history_and_candidate(kind, words):
 
 def test_words_of_tags_are_the_rows_own(kind, words):
     task = build_task("token-classification", words, kind, ["O", "B-X", "I-X"], OPTIONS)
-    reading = read_example(task.attribution, {"tokens": ["the", "film", "was", "good"]}, task.name)
+    reading = attribution_input(
+        task.attribution, {"tokens": ["the", "film", "was", "good"]}, task.name
+    )
     assert check(reading, words, {"text": "the film was good"}) == ["the", "film", "was", "good"]
     # offsets count in the text, whatever the spaces in it
-    reading = read_example(task.attribution, {"text": "the  film, was good"}, task.name)
+    reading = attribution_input(task.attribution, {"text": "the  film, was good"}, task.name)
     assert [(w.text, w.start) for _, w in reading.words][1:4] == [
         ("film", 5),
         (",", 9),
@@ -170,7 +172,7 @@ def test_words_of_a_question_and_a_later_window(words, kind):
     windows = task.windows(row)
     assert len(windows) > 1
     for window in windows:
-        reading = read_example(task.attribution, window, task.name)
+        reading = attribution_input(task.attribution, window, task.name)
         texts = {"question": question, "context": context}
         found = check(reading, tokenizer, texts, cut=True)
         assert found[:2] == question.split()
@@ -197,5 +199,5 @@ def test_words_of_a_conversation_are_those_of_its_messages(tmp_path):
 def test_a_text_without_words_explains_nothing():
     tokenizer = bytes_()
     task = build_task("text-classification", tokenizer, "decoder", ["a", "b"], OPTIONS)
-    with pytest.raises(DataError, match="no word in it"):
-        read_example(task.attribution, {"text": "\u200b\u200b"}, task.name)
+    with pytest.raises(DataError, match="no word to explain"):
+        attribution_input(task.attribution, {"text": "\u200b\u200b"}, task.name)
