@@ -43,7 +43,7 @@ from adapterhub.registry import Registry
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
 if TYPE_CHECKING:
-    from adapterhub.engine.prompts import Request
+    from adapterhub.engine.sequences import Request
 
     from adapterhub.backbones.backbone import Backbone
 
@@ -256,11 +256,16 @@ def beside_loads(store: Store, refs: list[str], rows: int, blocks: int) -> dict[
 
 
 def bring_in(engine: Engine, key: str) -> bool:
-    """Ask for an adapter, and have it copied to the spare slot once it is there."""
+    """Fetch an adapter and copy it to the spare slot; return whether it is resident."""
     if key not in engine.core.host:
-        engine.core.fetcher.want(key, 10**6)
+        if engine.core.fetcher is not None:
+            engine.core.fetcher.fetch(key, 10**6)
         return False
-    return engine.core.adapters._resident(key, 10**6) is not None
+    device = engine.core.adapters.device
+    resident = device.acquire([key], 10**6) is not None
+    if resident:
+        device.release([key])
+    return resident
 
 
 def process_memory(store: Store, refs: list[str]) -> dict[str, float]:

@@ -66,7 +66,7 @@ class Ours:
     def __init__(self, scheme: str, compute: ComputeDtype, adapters: int, folder: Path) -> None:
         backbone = load_backbone(BACKBONE, QuantizationSpec(scheme, compute))
         self.engine = Engine(backbone, EngineConfig(rank_slots=max(RANK * adapters, RANK)))
-        self.engine_paths = {path: site for path, site in self.engine.core.layers.linear.items()}
+        self.engine_paths = dict(self.engine.core.layers.linear)
         self.folders: list[Path] = []
         for number in range(adapters):
             weights = self._random(number)
@@ -76,10 +76,10 @@ class Ours:
     def _random(self, seed: int) -> AdapterWeights:
         draw = torch.Generator().manual_seed(seed)
         tensors = {}
-        for path, site in self.engine_paths.items():
+        for path, layer in self.engine_paths.items():
             key = f"base_model.model.model.{path}"
-            a = torch.randn(RANK, site.in_features, generator=draw) * 0.02
-            b = torch.randn(site.out_features, RANK, generator=draw) * 0.02
+            a = torch.randn(RANK, layer.in_features, generator=draw) * 0.02
+            b = torch.randn(layer.out_features, RANK, generator=draw) * 0.02
             tensors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
         return AdapterWeights(LoraSpec(rank=RANK, alpha=float(RANK)), tensors)
 

@@ -134,19 +134,6 @@ class AdapterManager:
         self.device.continue_copies(inf if idle else self._max_copy_bytes)
         return list(failed.items())
 
-    def wait(self, seconds: float) -> None:
-        """Wait until an adapter is fetched, at most ``seconds``; return at once if none will be."""
-        if self._fetcher is not None:
-            self._fetcher.wait(seconds)
-
-    def keep(self, key: str, adapter: PreparedAdapter) -> None:
-        """Keep an adapter in host memory until it is unloaded.
-
-        Raises:
-            EngineError: If there is not enough host memory.
-        """
-        self._host.keep(key, adapter)
-
     def unload(self, key: str) -> None:
         """Remove an adapter from host memory and from the device.
 
@@ -225,11 +212,6 @@ class AdapterManager:
             self._host.release(keys)
         self.device.release(keys)
         user.blend = None
-
-    def close(self) -> None:
-        """Stop fetching adapters."""
-        if self._fetcher is not None:
-            self._fetcher.close()
 
     def _missing(self, user: AdapterUser) -> list[str]:
         """Return the adapters that are neither in host memory nor on the device."""

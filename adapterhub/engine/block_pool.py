@@ -46,11 +46,6 @@ class BlockPool:
         """Number of blocks that can be allocated."""
         return len(self._free)
 
-    @property
-    def count(self) -> int:
-        """Number of blocks."""
-        return len(self._blocks)
-
     def allocate(self) -> int | None:
         """Return a block for writing, with one user, or ``None`` if all are in use."""
         if not self._free:
@@ -62,13 +57,6 @@ class BlockPool:
             block.content = b""
         block.users = 1
         return number
-
-    def share(self, number: int) -> None:
-        """Count one more user of a block."""
-        block = self._blocks[number]
-        if not block.users:
-            del self._free[number]
-        block.users += 1
 
     def release(self, numbers: Sequence[int]) -> None:
         """Count one user less of each block; the last block of a sequence is reused first."""
@@ -89,7 +77,10 @@ class BlockPool:
             number = self._cached.get(content)
             if number is None:
                 break
-            self.share(number)
+            block = self._blocks[number]
+            if not block.users:
+                del self._free[number]
+            block.users += 1
             found.append(number)
         return found
 
@@ -98,12 +89,6 @@ class BlockPool:
         if content not in self._cached and not self._blocks[number].content:
             self._cached[content] = number
             self._blocks[number].content = content
-
-    def clear(self) -> None:
-        """Forget the contents of all blocks."""
-        self._cached.clear()
-        for block in self._blocks:
-            block.content = b""
 
 
 def hash_block(previous: bytes, token_ids: Sequence[int]) -> bytes:

@@ -171,8 +171,8 @@ class EngineCore:
             self.scheduler.finish_pooling(pooled)
         chunks = self.scheduler.schedule()
         if not chunks:
-            if self.busy and not pooled:
-                self.adapters.wait(IDLE_SECONDS)
+            if self.busy and not pooled and self.fetcher is not None:
+                self.fetcher.wait(IDLE_SECONDS)
             return deltas
         try:
             hidden = self.model_runner(chunks)
@@ -201,7 +201,8 @@ class EngineCore:
 
     def close(self) -> None:
         """Restore the backbone."""
-        self.adapters.close()
+        if self.fetcher is not None:
+            self.fetcher.close()
         self.layers.close()
         self.backbone.base_model.config._attn_implementation = self._attention_before
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import torch
@@ -13,8 +12,7 @@ from adapterhub.engine.outputs import RequestOutput
 from adapterhub.engine.pooling_requests import PoolingParams, PoolingRequest
 from adapterhub.engine.prompts import PreparedPrompt, PromptProcessor, only_images
 from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.engine.sampling.state import SamplingState
-from adapterhub.engine.sequences import Request, Sequence
+from adapterhub.engine.sequences import Request, new_request
 from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, did_you_mean
 
 if TYPE_CHECKING:
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.outputs import Delta, EngineStats
     from adapterhub.engine.pooling_requests import Pooling
     from adapterhub.engine.prepared_adapter import PreparedAdapter
+    from adapterhub.engine.sequences import Sequence
     from adapterhub.kernels.lora.plan import LoraKernel
     from adapterhub.tasks.base import Task
 
@@ -199,12 +198,9 @@ class Engine:
         if not isinstance(prompt, PreparedPrompt):
             prompt = processor.prepare(prompt, params or SamplingParams())
         keys = self._resolve_all(adapters)
-        seed = prompt.params.seed if prompt.params.seed is not None else secrets.randbits(63)
-        sequences = tuple(
-            self._sequence(prompt, index, keys, seed) for index in range(prompt.params.n)
-        )
-        self.core.add(sequences)
-        return Request(sequences, seed)
+        request = new_request(prompt, keys, self._next_number, end_ids=processor.end_ids)
+        self.core.add(request.sequences)
+        return request
 
     def add_labeling(
         self, item: str | Mapping[str, Any], adapters: Adapters, *, kind: HeadKind = "sequence"
@@ -296,50 +292,33 @@ class Engine:
             self.step()
         return [one.output() if isinstance(one, Request) else one for one in requests]
 
-    def classify(
-        self, items: SequenceOf[str | Mapping[str, Any]], adapters: AdaptersOfEach
+    def label(
+        self,
+        items: SequenceOf[str | Mapping[str, Any]],
+        adapters: AdaptersOfEach,
+        *,
+        kind: HeadKind = "sequence",
     ) -> list[dict[str, Any]]:
-        """Return the label of each text or image: ``{"label", "score", "scores"}``.
+        """Return the task's prediction for each text or image.
 
         Args:
-            items: Texts, or mappings with ``text`` and perhaps ``text_pair``, or with ``image``.
+            items: Texts, or mappings with the fields of the task; long texts are cut into windows.
             adapters: Adapters of each item, or a name for all.
-
-        Raises:
-            AdapterHubError: The first error, after all others are labelled.
-        """
-        return self._label(items, adapters, "sequence")
-
-    def tag(
-        self, items: SequenceOf[str | Mapping[str, Any]], adapters: AdaptersOfEach
-    ) -> list[dict[str, Any]]:
-        """Return the spans of each text: ``{"spans": [{"label", "start", "end", ...}]}``.
-
-        Args:
-            items: Texts, or mappings with ``text`` or ``tokens``; long ones are cut into windows.
-            adapters: Adapters of each item, or a name for all.
-
-        Raises:
-            AdapterHubError: The first error, after all others are labelled.
-        """
-        return self._label(items, adapters, "token")
-
-    def answer(
-        self, items: SequenceOf[Mapping[str, Any]], adapters: AdaptersOfEach
-    ) -> list[dict[str, Any]]:
-        """Return the part of each context that answers its question.
-
-        Args:
-            items: Mappings with ``question`` and ``context``; long contexts are cut into windows.
-            adapters: Adapters of each item, or a name for all.
+            kind: Kind of the heads as in ``add_labeling``.
 
         Returns:
-            ``{"answer", "start", "end", "score", "no_answer"}``, with offsets in characters.
+            For ``sequence`` ``{"label", "score", "scores"}``, for ``token`` ``{"spans"}``, for
+            ``span`` ``{"answer", "start", "end", "score", "no_answer"}``. Offsets are in
+            characters.
 
         Raises:
-            AdapterHubError: The first error, after all others are answered.
+            AdapterHubError: The first error, after all others are labelled.
         """
-        return self._label(items, adapters, "span")
+        requests = [
+            self.add_labeling(item, each, kind=kind) for item, each in _pairs(items, adapters)
+        ]
+        self._finish(requests)
+        return [request.prediction() for request in requests]
 
     def embed(
         self,
@@ -384,15 +363,6 @@ class Engine:
         """Restore the backbone."""
         self.core.close()
 
-    def _label(
-        self, items: SequenceOf[str | Mapping[str, Any]], adapters: AdaptersOfEach, kind: HeadKind
-    ) -> list[dict[str, Any]]:
-        requests = [
-            self.add_labeling(item, each, kind=kind) for item, each in _pairs(items, adapters)
-        ]
-        self._finish(requests)
-        return [request.prediction() for request in requests]
-
     def _finish(self, requests: SequenceOf[PoolingRequest]) -> None:
         while not all(request.finished for request in requests):
             self.step()
@@ -406,7 +376,7 @@ class Engine:
             return RequestOutput.failed(error, (params or SamplingParams()).n)
 
     def _load(self, key: str, name: str, prepare: Callable[[], PreparedAdapter]) -> None:
-        self.core.adapters.keep(key, self.core.host.get(key) or prepare())
+        self.core.host.keep(key, self.core.host.get(key) or prepare())
         self._names[name] = key
 
     def _resolve(self, name: str) -> str:
@@ -427,20 +397,6 @@ class Engine:
     def _next_number(self) -> int:
         self._num_requests += 1
         return self._num_requests
-
-    def _sequence(
-        self, prompt: PreparedPrompt, index: int, keys: tuple[tuple[str, float], ...], seed: int
-    ) -> Sequence:
-        ends = self.prompt_processor.end_ids
-        state = SamplingState(prompt.params, prompt.tokens, eos_ids=ends, seed=seed, index=index)
-        return Sequence(
-            self._next_number(),
-            prompt.tokens,
-            state,
-            keys,
-            detokenizer=prompt.detokenizers[index],
-            constraint=prompt.constraints[index],
-        )
 
 
 def _pairs(items: SequenceOf[_Item], adapters: AdaptersOfEach) -> Iterator[tuple[_Item, Adapters]]:

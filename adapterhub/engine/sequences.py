@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from adapterhub.engine.outputs import CompletionOutput, Delta, RequestOutput
+from adapterhub.engine.sampling.state import SamplingState
 from adapterhub.errors import AdapterHubError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.constraints import Constraint
     from adapterhub.engine.detokenizer import IncrementalDetokenizer
     from adapterhub.engine.outputs import FinishReason
+    from adapterhub.engine.prompts import PreparedPrompt
     from adapterhub.engine.sampling.sampler import SampledToken, TokenLogprobs
-    from adapterhub.engine.sampling.state import SamplingState
 
 #: Takes the place of a token id for the virtual tokens of a prefix.
 VIRTUAL = 0xFFFFFFFF
@@ -176,3 +180,34 @@ class Request:
         """
         outputs = tuple(sequence.output() for sequence in self.sequences)
         return RequestOutput(outputs, len(self.sequences[0].prompt), self.seed)
+
+
+def new_request(
+    prompt: PreparedPrompt,
+    adapters: tuple[tuple[str, float], ...],
+    next_number: Callable[[], int],
+    *,
+    end_ids: frozenset[int],
+) -> Request:
+    """Return a request with a sequence for each answer.
+
+    Args:
+        prompt: Prepared prompt.
+        adapters: Keys and weights, in canonical order; empty for the base model.
+        next_number: Function that returns the number of the next sequence.
+        end_ids: End-of-text tokens of the backbone.
+    """
+    params = prompt.params
+    seed = secrets.randbits(63) if params.seed is None else params.seed
+    sequences = [
+        Sequence(
+            next_number(),
+            prompt.tokens,
+            SamplingState(params, prompt.tokens, eos_ids=end_ids, seed=seed, index=index),
+            adapters,
+            detokenizer=prompt.detokenizers[index],
+            constraint=prompt.constraints[index],
+        )
+        for index in range(params.n)
+    ]
+    return Request(tuple(sequences), seed)

@@ -143,7 +143,7 @@ class RegistryEngine:
         Raises:
             AdapterHubError: For the first input that fails, after all others are done.
         """
-        return self._engine.classify(inputs, self._each(adapter, len(inputs)))
+        return self._engine.label(inputs, self._each(adapter, len(inputs)))
 
     def tag(
         self, inputs: Sequence[str | Mapping[str, Any]], *, adapter: str | Sequence[str]
@@ -160,7 +160,7 @@ class RegistryEngine:
         Raises:
             AdapterHubError: For the first input that fails, after all others are done.
         """
-        return self._engine.tag(inputs, self._each(adapter, len(inputs)))
+        return self._engine.label(inputs, self._each(adapter, len(inputs)), kind="token")
 
     def answer(
         self, inputs: Sequence[Mapping[str, Any]], *, adapter: str | Sequence[str]
@@ -177,7 +177,7 @@ class RegistryEngine:
         Raises:
             AdapterHubError: For the first input that fails, after all others are done.
         """
-        return self._engine.answer(inputs, self._each(adapter, len(inputs)))
+        return self._engine.label(inputs, self._each(adapter, len(inputs)), kind="span")
 
     def embed(
         self,

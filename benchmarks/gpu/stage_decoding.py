@@ -29,7 +29,7 @@ from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.specs import LoraSpec
 
 if TYPE_CHECKING:
-    from adapterhub.engine.prompts import Request
+    from adapterhub.engine.sequences import Request
 
     from adapterhub.backbones.backbone import Backbone
 

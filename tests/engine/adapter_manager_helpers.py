@@ -62,17 +62,17 @@ def put(registry, folder, name, weights, fingerprint, *, task="dialogue", labels
 
 
 class HandSource:
-    """A source whose futures a test completes by hand; every name is its own digest."""
+    """A source whose futures a test completes; every name is its own digest."""
 
     def __init__(self):
-        self.asked = []
+        self.fetched = []
         self.futures = {}
 
     def resolve(self, ref):
         return ref
 
     def fetch(self, digest):
-        self.asked.append(digest)
+        self.fetched.append(digest)
         self.futures[digest] = Future()
         return self.futures[digest]
 

@@ -26,7 +26,7 @@ class Peer:
         return greedy(self.model, prompt, count)
 
 
-def asked(count, **settings):
+def greedy_params(count, **settings):
     """Return settings of a greedy answer of exactly so many tokens."""
     return SamplingParams(temperature=0, max_tokens=count, ignore_eos=True, **settings)
 

@@ -1,4 +1,4 @@
-"""Adapters that label, of random weights, and what peft alone makes of a row."""
+"""Adapters that label, of random weights, and what peft alone makes of a request."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class Labeller:
     model: object
 
     def logits(self, example):
-        """Return ``[selected, classes]`` of one encoded row, alone."""
+        """Return ``[selected, classes]`` of one encoded request, alone."""
         ids = torch.tensor([list(example.input_ids)], device=self.model.device)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         if example.segment_ids:
@@ -53,7 +53,7 @@ class Labeller:
         return found.unsqueeze(0) if found.dim() == 1 else found[list(example.select)]
 
     def hidden(self, ids):
-        """Return the body's last hidden states ``[tokens, hidden]``, not of a prefix."""
+        """Return the body's last hidden states ``[tokens, hidden]`` without the prefix."""
         stock = self.model.get_base_model()
         return hidden_of(getattr(stock, stock.base_model_prefix), ids)
 
@@ -63,7 +63,7 @@ def hidden_of(body, ids):
         return body(torch.tensor([list(ids)])).last_hidden_state[0]
 
 
-def bare_body(folder):
+def base_model_of(folder):
     return AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
 
@@ -105,7 +105,7 @@ def make_labeller(folder, kind, head, spec, seed, *, max_length=32, reads=None, 
 
 def body_of(stock, folder):
     body = getattr(stock, stock.base_model_prefix)
-    return bare_body(folder) if stock.base_model_prefix == "transformer" else body
+    return base_model_of(folder) if stock.base_model_prefix == "transformer" else body
 
 
 def randomize(name, parameter):

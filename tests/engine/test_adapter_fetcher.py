@@ -1,4 +1,4 @@
-"""Adapters by reference: they come from a registry while sequences run, and equal peft's answers."""
+"""Adapters by reference are fetched while sequences run, and their answers equal peft's."""
 
 import random
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 from adapter_manager_helpers import HandSource, put
-from engine_helpers import asked, assert_greedy, greedy, make_peer, some_specs
+from engine_helpers import assert_greedy, greedy, greedy_params, make_peer, some_specs
 from transformers import AutoModelForCausalLM
 
 from adapterhub.adapters.artifact import read_artifact
@@ -98,7 +98,7 @@ def test_sequences_answer_as_peft_with_the_version_that_their_alias_meant(
         if draw.random() < 0.5:
             prompt, count = draw.choice(prompts), draw.randrange(1, 7)
             sequences.append(
-                (engine.add(prompt, "topic@prod", asked(count)).sequences[0], meant, count)
+                (engine.add(prompt, "topic@prod", greedy_params(count)).sequences[0], meant, count)
             )
         engine.step()
         assert engine.stats().host_bytes <= host
@@ -125,7 +125,7 @@ def test_a_version_that_comes_back_is_the_same_to_the_bit_and_its_prompts_are_it
         for version in (1, 2, 4):
             registry.set_alias(f"topic@{version}", "prod")
             before = engine.stats()
-            request = engine.add(prompt, "topic@prod", asked(4))
+            request = engine.add(prompt, "topic@prod", greedy_params(4))
             run(engine)
             (sequence,) = request.sequences
             assert sequence.error is None
@@ -146,9 +146,9 @@ def test_a_version_that_comes_back_is_the_same_to_the_bit_and_its_prompts_are_it
 def test_running_sequences_go_on_while_an_adapter_is_on_its_way(decoder, engine_on, registry):
     source = HandSource()
     engine = engine_on(source)
-    waits = engine.add([7, 8, 9], "far", asked(2)).sequences[0]
-    runs = engine.add([7, 8, 9], None, asked(5)).sequences[0]
-    assert source.asked == ["far"]
+    waits = engine.add([7, 8, 9], "far", greedy_params(2)).sequences[0]
+    runs = engine.add([7, 8, 9], None, greedy_params(5)).sequences[0]
+    assert source.fetched == ["far"]
     for _ in range(5):
         engine.step()
     assert runs.finish_reason == "length"
@@ -165,18 +165,18 @@ def artifact_of(registry, ref):
 def test_a_fault_reaches_the_sequences_that_asked_and_the_next_ask_tries_again(engine_on, registry):
     source = HandSource()
     engine = engine_on(source)
-    lost = [engine.add([7, 8], "far", asked(2)).sequences[0] for _ in range(2)]
-    other = engine.add([7, 8], None, asked(8)).sequences[0]
+    lost = [engine.add([7, 8], "far", greedy_params(2)).sequences[0] for _ in range(2)]
+    other = engine.add([7, 8], None, greedy_params(8)).sequences[0]
     source.futures["far"].set_exception(ArtifactError("is damaged", place="far"))
     deltas = engine.step()
     assert [sequence.finish_reason for sequence in lost] == ["error", "error"]
     assert all(isinstance(sequence.error, ArtifactError) for sequence in lost)
     assert {sequence for sequence, delta in deltas if delta.error is not None} == set(lost)
-    again = engine.add([7, 8], "far", asked(2)).sequences[0]
+    again = engine.add([7, 8], "far", greedy_params(2)).sequences[0]
     source.futures["far"].set_result(artifact_of(registry, "topic@1"))
     run(engine)
     assert (again.finish_reason, other.finish_reason) == ("length", "length")
-    assert source.asked == ["far", "far"]
+    assert source.fetched == ["far", "far"]
 
 
 def test_an_adapter_that_does_not_fit_is_an_error_of_its_sequences(
@@ -188,10 +188,10 @@ def test_an_adapter_that_does_not_fit_is_an_error_of_its_sequences(
         "strange": FingerprintMismatch,
         "topic@2": EngineError,  # its rank is larger than the tables
     }
-    sequences = {ref: engine.add([7, 8], ref, asked(2)).sequences[0] for ref in asked_for}
-    blend = engine.add([7, 8], [("topic@5", 1.0), ("topic@6", 1.0)], asked(2)).sequences[0]
-    long = engine.add([7] * 60, "topic@5", asked(193)).sequences[0]
-    fine = engine.add([7, 8], "topic@1", asked(2)).sequences[0]
+    sequences = {ref: engine.add([7, 8], ref, greedy_params(2)).sequences[0] for ref in asked_for}
+    blend = engine.add([7, 8], [("topic@5", 1.0), ("topic@6", 1.0)], greedy_params(2)).sequences[0]
+    long = engine.add([7] * 60, "topic@5", greedy_params(193)).sequences[0]
+    fine = engine.add([7, 8], "topic@1", greedy_params(2)).sequences[0]
     run(engine)
     for ref, kind in asked_for.items():
         assert isinstance(sequences[ref].error, kind), (ref, sequences[ref].error)
@@ -206,7 +206,7 @@ def test_damage_on_disk_is_found_also_when_it_came_after_the_first_use(engine_on
     loader = AdapterLoader(registry)
     engine = engine_on(loader, host_cache_bytes=200_000)
     for _ in range(2):
-        request = engine.add([7, 8], "topic@1", asked(2))
+        request = engine.add([7, 8], "topic@1", greedy_params(2))
         run(engine)
         assert request.sequences[0].error is None
         engine.core.host.remove(request.sequences[0].adapters[0][0])
@@ -216,7 +216,7 @@ def test_damage_on_disk_is_found_also_when_it_came_after_the_first_use(engine_on
     content[-1] ^= 1
     path.chmod(0o644)
     path.write_bytes(content)
-    request = engine.add([7, 8], "topic@1", asked(2))
+    request = engine.add([7, 8], "topic@1", greedy_params(2))
     run(engine)
     assert isinstance(request.sequences[0].error, IntegrityError)
     loader.close()
@@ -226,7 +226,7 @@ def test_pins_and_unloading(engine_on, loader, peers):
     engine = engine_on(loader, host_cache_bytes=4 * max(map(prepared_bytes_of, peers)))
     engine.pin("topic@1")
     for number in (1, 2, 3, 4, 7):
-        engine.add([7, 8], f"topic@{number}", asked(2))
+        engine.add([7, 8], f"topic@{number}", greedy_params(2))
         run(engine)
     key = loader.resolve("topic@1")
     assert key in engine.core.slots.resident
@@ -234,20 +234,20 @@ def test_pins_and_unloading(engine_on, loader, peers):
     engine.pin("topic@1", pinned=False)
     with pytest.raises(NotFoundError, match="is not loaded"):
         engine.unload("topic@1")
-    engine.load_weights(peers[0].weights, key="by hand", name="mine")
-    waits = engine.add([7, 8], "mine", asked(2)).sequences[0]
+    engine.load_weights(peers[0].weights, key="explicit", name="mine")
+    waits = engine.add([7, 8], "mine", greedy_params(2)).sequences[0]
     engine.unload("mine")
     run(engine)
     assert isinstance(waits.error, NotFoundError)
 
 
-def test_a_bare_sequence_is_as_before(decoder, engine_on, loader):
-    bare = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
+def test_a_base_model_sequence_is_as_before(decoder, engine_on, loader):
+    base_model = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
     engine = engine_on(loader)
-    engine.add([9, 30, 12], "topic@3", asked(6))
-    sequence = engine.add([9, 30, 12], None, asked(6)).sequences[0]
+    engine.add([9, 30, 12], "topic@3", greedy_params(6))
+    sequence = engine.add([9, 30, 12], None, greedy_params(6)).sequences[0]
     run(engine)
-    assert sequence.output_tokens == greedy(bare, [9, 30, 12], 6)[0]
+    assert sequence.output_tokens == greedy(base_model, [9, 30, 12], 6)[0]
 
 
 def test_what_only_younger_sequences_wait_for_gives_its_place_to_an_older_sequence():

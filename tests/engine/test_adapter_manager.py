@@ -1,4 +1,4 @@
-"""More adapters than fit: everyone is served in bounded time, whatever the others ask for."""
+"""More adapters than fit: everyone is served in bounded time, whatever the others need."""
 
 import random
 
@@ -34,14 +34,14 @@ def assert_bound(engine, overtakes, steps):
 @pytest.mark.parametrize("times", [2, 8, 32])
 def test_more_adapters_than_slots_cost_few_steps_and_nobody_starves(times, pattern):
     draw = random.Random(times)
-    asked = numbers(pattern, SLOTS * times, 200, draw)
+    chosen = numbers(pattern, SLOTS * times, 200, draw)
     steps = {}
     for rank_slots in (SLOTS * RANK, SLOTS * RANK * times):
         engine = ModelFree([RANK] * SLOTS * times, rank_slots=rank_slots, max_num_seqs=SLOTS)
-        for number in asked:
+        for number in chosen:
             engine.add(f"a{number}", tokens=TOKENS)
         steps[rank_slots] = engine.run()
-        assert len(engine.ended) == len(asked)
+        assert len(engine.ended) == len(chosen)
         assert_bound(engine, 8, TOKENS)
     few, all_resident = steps.values()
     assert few <= 1.25 * all_resident, steps
@@ -49,14 +49,14 @@ def test_more_adapters_than_slots_cost_few_steps_and_nobody_starves(times, patte
 
 @pytest.mark.parametrize("pattern", ["uniform", "zipf"])
 def test_fewer_slots_than_sequences_cost_no_more_than_the_slots_that_lack(pattern):
-    """Half the sequences' slots: sequences of different adapters can't all run, but no step is lost."""
+    """Half the slots: not all adapters fit at once, but no step is lost."""
     draw = random.Random(5)
-    asked = numbers(pattern, 64, 200, draw)
+    chosen = numbers(pattern, 64, 200, draw)
     engine = ModelFree([RANK] * 64, rank_slots=SLOTS * RANK, max_num_seqs=2 * SLOTS)
-    for number in asked:
+    for number in chosen:
         engine.add(f"a{number}", tokens=TOKENS)
     # at least one sequence runs in each slot
-    assert engine.run() <= 1.25 * len(asked) / SLOTS * TOKENS
+    assert engine.run() <= 1.25 * len(chosen) / SLOTS * TOKENS
     assert_bound(engine, 8, TOKENS)
 
 
@@ -97,20 +97,20 @@ def test_a_stream_of_sequences_does_not_keep_a_large_adapter_out(overtakes, serv
 def test_sequences_of_held_adapters_pass_by_one_that_is_on_its_way():
     engine = ModelFree([4, 4], rank_slots=8, max_num_seqs=4, delay=50)
     slow = engine.add("a0")
-    bare = engine.add()
+    plain = engine.add()
     engine.run()
-    assert engine.ended[bare] < engine.started[slow]
+    assert engine.ended[plain] < engine.started[slow]
     assert slow.overtaken == 0
 
 
-def test_pieces_of_free_sequences_are_joined_by_evicting_and_pins_yield_last():
+def test_fragments_of_free_slots_are_joined_by_evicting_and_pinned_adapters_go_last():
     engine = ModelFree([4, 4, 4, 4, 12], rank_slots=16, max_num_seqs=4)
     for name in ("a0", "a1", "a2", "a3"):
         engine.add(name)
     engine.run()
     engine.adapter_manager.pin("a0")
     engine.adapter_manager.pin("a2")
-    # 8 sequences are loose, in two pieces; the pinned ones stand between them
+    # 8 slots are evictable, in two fragments; the pinned ones lie between them
     engine.add("a4")
     engine.run()
     assert "a4" in engine.slots.resident
@@ -166,8 +166,8 @@ def test_any_mix_of_ranks_and_blends_comes_to_its_end(ranks, sequences, host, pi
     assert not engine.host._users
 
 
-def test_a_blend_starts_where_its_own_adapters_had_cut_the_free_sequences_in_pieces():
-    """a1 lies behind a0; once a0 goes, 12 sequences are free on either side of it, and a2 needs 14."""
+def test_a_blend_starts_where_its_own_adapters_had_cut_the_free_slots_in_fragments():
+    """a1 lies behind a0; once a0 goes, 12 slots are free on each side, and a2 needs 14."""
     engine = ModelFree([12, 8, 14], rank_slots=32, max_num_seqs=4)
     for name in ("a0", "a1"):
         engine.add(name)
@@ -241,11 +241,11 @@ def adapter_of(values):
 
 
 def test_largest_free_range_counts_what_would_be_freed():
-    sequences = RankSlots(16)
-    starts = [sequences.take(4) for _ in range(4)]
-    assert sequences.largest() == 0
-    sequences.give_back(starts[1], 4)
-    assert sequences.largest() == 4
-    assert sequences.largest([(starts[3], 4)]) == 4
-    assert sequences.largest([(starts[2], 4)]) == 8
-    assert sequences.largest([(starts[0], 4), (starts[2], 4), (starts[3], 4)]) == 16
+    slots = RankSlots(16)
+    starts = [slots.take(4) for _ in range(4)]
+    assert slots.largest() == 0
+    slots.give_back(starts[1], 4)
+    assert slots.largest() == 4
+    assert slots.largest([(starts[3], 4)]) == 4
+    assert slots.largest([(starts[2], 4)]) == 8
+    assert slots.largest([(starts[0], 4), (starts[2], 4), (starts[3], 4)]) == 16

@@ -25,8 +25,8 @@ def tokenizer():
     """One token a byte, some longer ones, and two special ones."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     more = ['":', '",', '{"', '"}', "ab", "true", "123", "Ġ{", "Ċ", "ĠĠ"]
-    pieces = dict.fromkeys([*letters, *more])
-    core = Tokenizer(models.BPE({piece: place for place, piece in enumerate(pieces)}, []))
+    vocabulary = dict.fromkeys([*letters, *more])
+    core = Tokenizer(models.BPE({token: place for place, token in enumerate(vocabulary)}, []))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens(["<|end|>", "<|turn|>"])
@@ -51,9 +51,9 @@ class Person(BaseModel, extra="forbid"):
     code: str = Field(pattern=r"^[A-Z]{2}[0-9]$")
 
 
-def generate(compiler, tokenizer, seed, *, width=None, **asked):
+def generate(compiler, tokenizer, seed, *, width=None, **settings):
     """Sample from random logits until the text is complete; return it."""
-    params = SamplingParams(seed=seed, temperature=1.0, max_tokens=LONGEST, **asked)
+    params = SamplingParams(seed=seed, temperature=1.0, max_tokens=LONGEST, **settings)
     constraint = compiler.compile(params)
     sequence = SamplingState(params, eos_ids=(tokenizer.eos_token_id,))
     draw = torch.Generator().manual_seed(seed)
@@ -64,7 +64,7 @@ def generate(compiler, tokenizer, seed, *, width=None, **asked):
         reason = sequence.append(token)
         constraint.advance(token)
         if reason == "length":
-            pytest.fail("the text does not come to an end")
+            pytest.fail("the text does not end")
         if reason or constraint.finished:
             assert constraint.accepting
             return tokenizer.decode(sequence.tokens, skip_special_tokens=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engine_helpers import asked, greedy, make_peer, some_specs
+from engine_helpers import greedy, greedy_params, make_peer, some_specs
 from transformers import AutoModelForCausalLM
 
 from adapterhub.backbones.backbone import load_backbone
@@ -35,7 +35,7 @@ def peers(decoder):
 
 
 @pytest.fixture(scope="module")
-def bare(decoder):
+def base_model(decoder):
     return AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
 
 
@@ -63,15 +63,15 @@ def engine_of(decoder, peers, attention=attend_pages, **changes):
     engine = Engine(load_backbone(str(decoder), PLAIN), SMALL, kernel=TritonLoraKernel())
     # on a GPU the forward pass is transformers' own
     engine.core.model_runner.fast = None
-    recorder, sites = Recorder(), len(engine.core.layers.linear)
+    recorder, layers = Recorder(), len(engine.core.layers.linear)
     if not torch.cuda.is_available():
         sizes = sizes_for(SMALL)
         sizes = DecodeSizes(
             sizes.batch_sizes, sizes.max_length, sizes.max_slices, sizes.max_ranks, **changes
         )
-        buffers = DecodeBuffers(engine.core.model_runner.cache, sites, sizes, attention)
+        buffers = DecodeBuffers(engine.core.model_runner.cache, layers, sizes, attention)
         engine.core.model_runner.graphs = DecodeGraphs(
-            engine.core.model_runner.forward, buffers, sites, recorder
+            engine.core.model_runner.forward, buffers, layers, recorder
         )
     for name, peer in peers.items():
         engine.load_weights(peer.weights, key=f"sha256:{name}", name=name)
@@ -84,13 +84,13 @@ def run(engine, requests):
         for completion in engine.generate(
             [prompt for prompt, _, _ in requests],
             [name for _, name, _ in requests],
-            [asked(count) for _, _, count in requests],
+            [greedy_params(count) for _, _, count in requests],
         )
         for answer in completion.outputs
     ]
 
 
-def test_sequences_of_replayed_steps_answer_as_alone_with_peft(decoder, peers, bare):
+def test_sequences_of_replayed_steps_answer_as_alone_with_peft(decoder, peers, base_model):
     """Adapters have different layers and ranks; a prefix; sequences end at different steps."""
     engine, recorder = engine_of(decoder, peers)
     requests = [
@@ -101,7 +101,7 @@ def test_sequences_of_replayed_steps_answer_as_alone_with_peft(decoder, peers, b
         ([22], "a2", 2),
     ]
     for found, (prompt, name, count) in zip(run(engine, requests), requests, strict=True):
-        expected = peers[name].greedy(prompt, count) if name else greedy(bare, prompt, count)
+        expected = peers[name].greedy(prompt, count) if name else greedy(base_model, prompt, count)
         assert found == expected[0]
     engine.close()
     if not torch.cuda.is_available():
@@ -109,17 +109,17 @@ def test_sequences_of_replayed_steps_answer_as_alone_with_peft(decoder, peers, b
         assert recorder.recorded <= 2 * len(sizes_for(SMALL).batch_sizes)
 
 
-def test_a_bare_sequence_gets_the_same_bits_beside_any_adapter(decoder, peers, monkeypatch):
+def test_a_base_model_sequence_gets_the_same_bits_beside_any_adapter(decoder, peers, monkeypatch):
     engine, _ = engine_of(decoder, peers)
     states = []
     for beside in (None, "a0", [("a0", 0.5), ("a1", 0.25)]):
-        request = engine.add([6, 7, 8], None, asked(3))
-        engine.add([9, 10], beside, asked(3))
+        request = engine.add([6, 7, 8], None, greedy_params(3))
+        engine.add([9, 10], beside, greedy_params(3))
         hidden = []
         inner = ModelRunner.__call__
 
-        def kept(forward, pieces, inner=inner, hidden=hidden):
-            found = inner(forward, pieces)
+        def kept(runner, chunks, inner=inner, hidden=hidden):
+            found = inner(runner, chunks)
             hidden.append(found[0].clone())
             return found
 
@@ -146,7 +146,7 @@ def test_an_adapter_in_the_sequences_of_another_is_seen_by_recorded_steps(decode
     assert recorder.recorded == before
 
 
-def test_what_cannot_be_replayed_is_computed(decoder, peers, bare):
+def test_what_cannot_be_replayed_is_computed(decoder, peers, base_model):
     """DoRA, and more sets of layers than the buffers have room for."""
     engine, recorder = engine_of(decoder, peers, max_layer_sets=1)
     assert run(engine, [([6, 7], "a6", 3)]) == [peers["a6"].greedy([6, 7], 3)[0]]
@@ -156,14 +156,14 @@ def test_what_cannot_be_replayed_is_computed(decoder, peers, bare):
     engine.close()
 
 
-def test_a_step_that_cannot_be_recorded_is_computed_from_then_on(decoder, bare, caplog):
+def test_a_step_that_cannot_be_recorded_is_computed_from_then_on(decoder, base_model, caplog):
     engine, _ = engine_of(decoder, {})
 
     def refuse(compute):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     engine.core.model_runner.graphs._capture = refuse
-    assert run(engine, [([6, 7], None, 4)]) == [greedy(bare, [6, 7], 4)[0]]
+    assert run(engine, [([6, 7], None, 4)]) == [greedy(base_model, [6, 7], 4)[0]]
     engine.close()
     warnings = [r for r in caplog.records if "CUDA graphs are disabled" in r.message]
     assert len(warnings) == 1
@@ -212,7 +212,7 @@ def test_a_view_stays_where_it_is():
         assert view.ids.tolist() == [[1, 0, 0, 0]]
         # the first layer has a plan, the second the empty one
         assert [int(view.context.plan(layer).group) for layer in (0, 1)] == [1, 0]
-        # an embedding's or a norm layer's hook, which asks at every forward pass
+        # an embedding's or a norm layer's hook, which looks for a plan at every forward pass
         assert view.context.plan(2) is None
     assert before.ids.data_ptr() == after.ids.data_ptr()
     assert buffers.inputs(4, adapted=False).context.plan(0) is None

@@ -36,9 +36,9 @@ def byte_level():
 
 def byte_fallback():
     """As of Llama 2: white space is a letter, unknown letters are bytes."""
-    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    pieces += ["▁", "▁▁", *"abdefgilmostwö", "▁the", "▁was", "ood"]
-    ids = {piece: place for place, piece in enumerate(pieces)}
+    vocabulary = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary += ["▁", "▁▁", *"abdefgilmostwö", "▁the", "▁was", "ood"]
+    ids = {token: place for place, token in enumerate(vocabulary)}
     core = Tokenizer(models.BPE(ids, [], byte_fallback=True, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Metaspace()
     core.decoder = decoders.Sequence(
@@ -94,8 +94,8 @@ def whole(tokenizer, ids, stop=()):
 def streamed(tokenizer, ids, stop=(), cuts=()):
     stream = IncrementalDetokenizer(tokenizer, stop)
     bounds = [0, *sorted(cuts), len(ids)]
-    pieces = [stream.push(ids[start:end]) for start, end in pairwise(bounds)]
-    return "".join([*pieces, stream.finish()]), stream.stopped
+    deltas = [stream.push(ids[start:end]) for start, end in pairwise(bounds)]
+    return "".join([*deltas, stream.finish()]), stream.stopped
 
 
 def one_by_one(tokenizer, ids, stop=(), **settings):
@@ -146,8 +146,8 @@ def ids_of(text, kind="byte-level"):
 
 
 def test_character_is_held_until_it_is_whole():
-    pieces = one_by_one(TOKENIZERS["byte-level"], ids_of("é👩z"))
-    assert [piece for piece in pieces if piece] == ["é", "👩", "z"]
+    deltas = one_by_one(TOKENIZERS["byte-level"], ids_of("é👩z"))
+    assert [delta for delta in deltas if delta] == ["é", "👩", "z"]
 
 
 def test_character_that_never_ends_is_told_at_the_end():
@@ -200,7 +200,7 @@ def test_special_tokens_are_no_text():
 
 
 class Counting:
-    """A tokenizer that notes how many tokens it is asked to decode."""
+    """A tokenizer that counts the tokens that it decodes."""
 
     def __init__(self, core):
         self._core, self.decoded = core, 0

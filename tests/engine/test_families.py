@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engine_helpers import LINEARS, asked, greedy, make_peer
+from engine_helpers import LINEARS, greedy, greedy_params, make_peer
 from tiny_configs import WINDOW, family_configs
 from toy_fixtures import save_tokenizer
 from transformers import AutoModelForCausalLM
@@ -41,7 +41,9 @@ def generate_with_logits(engine, requests, count):
     """Return tokens and logits of each request, all of them running together."""
     captured = []
     hook = engine.core.layers.output.register_forward_hook(lambda _m, _a, out: captured.append(out))
-    sequences = [engine.add(prompt, name, asked(count)).sequences[0] for prompt, name in requests]
+    sequences = [
+        engine.add(prompt, name, greedy_params(count)).sequences[0] for prompt, name in requests
+    ]
     logits = {id(sequence): [] for sequence in sequences}
     while engine.busy:
         captured.clear()
@@ -57,7 +59,7 @@ def generate_with_logits(engine, requests, count):
 def test_a_family_generates_as_alone_beyond_its_window(tmp_path, family):
     folder = save_family(tmp_path / family, family)
     peers = {name: make_peer(folder, spec, i) for i, (name, spec) in enumerate(SPECS.items())}
-    bare = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    base_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     engine = Engine(load_backbone(str(folder), PLAIN), SMALL)
     for name, peer in peers.items():
         engine.load_weights(peer.weights, key=name, name=name)
@@ -67,9 +69,9 @@ def test_a_family_generates_as_alone_beyond_its_window(tmp_path, family):
     ]
     found = generate_with_logits(engine, requests, WINDOW + 2)
     engine.close()
-    cap = getattr(bare.config, "final_logit_softcapping", None)
+    cap = getattr(base_model.config, "final_logit_softcapping", None)
     for (prompt, name), (tokens, logits) in zip(requests, found, strict=True):
-        model = peers[name].model if name else bare
+        model = peers[name].model if name else base_model
         expected, scores = greedy(model, prompt, WINDOW + 2)
         assert tokens == expected, name
         capped = logits if cap is None else torch.tanh(logits / cap) * cap
@@ -127,18 +129,18 @@ def test_blends_and_evictions_of_embeddings_and_output_layers(decoder):
 
 def test_tables_of_the_vocabulary_are_there_only_with_an_adapter_that_has_them(decoder):
     engine = Engine(load_backbone(str(decoder), PLAIN), SMALL)
-    sites = engine.core.layers
+    layers = engine.core.layers
 
     def held():
-        embeddings = sum(site.nbytes for site in sites.embeddings.values())
-        return sites.output.a.nbytes + sites.output.b.nbytes, embeddings
+        embeddings = sum(layer.nbytes for layer in layers.embeddings.values())
+        return layers.output.a.nbytes + layers.output.b.nbytes, embeddings
 
     plain, whole = make_peer(decoder, SPECS["linears"], 1), make_peer(decoder, SPECS["whole"], 2)
     engine.load_weights(plain.weights, key="plain", name="plain")
-    engine.generate([[7, 8]], ["plain"], asked(2))
+    engine.generate([[7, 8]], ["plain"], greedy_params(2))
     assert held() == (0, 0)
     engine.load_weights(whole.weights, key="whole", name="whole")
-    engine.generate([[7, 8]], ["whole"], asked(2))
+    engine.generate([[7, 8]], ["whole"], greedy_params(2))
     assert held() == (SMALL.rank_slots * (64 + 64) * 4, 3 * (64 + 64) * 4)
     engine.unload("whole")
     assert held() == (0, 0)

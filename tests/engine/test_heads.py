@@ -52,14 +52,14 @@ def test_a_pooler_of_the_adapter_is_used_and_else_the_backbones_own(encoder):
     without = make_labeller(encoder, "encoder", "sequence", ON_ENCODER, 2)
     settings = EngineConfig(rank_slots=8)
     engine = Engine(load_backbone(str(encoder), PLAIN), settings)
-    asked = []
+    requests = []
     for name, each in {"own": own, "without": without}.items():
         engine.load_weights(each.weights, key=name, name=name, task=each.task)
-        asked.append(engine.add_labeling("the film was good", name))
+        requests.append(engine.add_labeling("the film was good", name))
     while engine.busy:
         engine.step()
     engine.close()
-    for request, each in zip(asked, (own, without), strict=True):
+    for request, each in zip(requests, (own, without), strict=True):
         expected = each.logits(request.sequences[0].example)
         assert (request.results()[0] - expected).abs().max() < 1e-4
 

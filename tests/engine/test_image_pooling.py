@@ -1,4 +1,4 @@
-"""Pictures that are classified together are classified as alone with transformers and peft."""
+"""Images of a mixed batch have the scores that each has alone with transformers and peft."""
 
 import random
 from dataclasses import replace
@@ -25,7 +25,7 @@ PLAIN = QuantizationSpec("none", "float32")
 TOLERANCE = 1e-4
 LABELS = ["red", "green", "blue"]
 ROOMY = EngineConfig(rank_slots=64)
-#: Room for one adapter, and for two pictures or three.
+#: Room for one adapter, and for two images or three.
 TIGHT = EngineConfig(rank_slots=5, max_pooling_tokens=8)
 SPECS = {
     "plain": LoraSpec(rank=4, alpha=8.0, target_modules=("all-linear",)),
@@ -66,8 +66,8 @@ class Peer:
             TaskOptions(image_size=side),
         )
 
-    def scores(self, picture):
-        pixels = self.task.encode({"image": picture}, 1, train=False).pixels()
+    def scores(self, image):
+        pixels = self.task.encode({"image": image}, 1, train=False).pixels()
         sized = {} if not hasattr(self.model.base_model.model, "vit") else SIZED
         with torch.no_grad():
             logits = self.model(pixel_values=pixels.unsqueeze(0), **sized).logits[0]
@@ -77,7 +77,7 @@ class Peer:
 SIZED = {"interpolate_pos_encoding": True}
 
 
-def pictures(count):
+def images(count):
     return [
         ImageFile(f"{n}.png", shape_image(LABELS[n % 3], n, size=(36 + n, 40)))
         for n in range(count)
@@ -99,23 +99,23 @@ def engine_of(folder, peers, settings=ROOMY):
     return engine
 
 
-def assert_as_alone(answer, peer, picture):
-    expected = peer.scores(picture)
+def assert_as_alone(answer, peer, image):
+    expected = peer.scores(image)
     assert answer["scores"] == pytest.approx(expected, abs=TOLERANCE)
     assert answer["label"] == max(expected, key=expected.get)
 
 
 @pytest.mark.parametrize("settings", [ROOMY, TIGHT], ids=["together", "few at a time"])
-def test_mixed_pictures_are_classified_as_alone(family, settings):
+def test_mixed_images_are_classified_as_alone(family, settings):
     folder, peers = family
     engine = engine_of(folder, peers, settings)
-    shown = pictures(9)
+    shown = images(9)
     names = random.Random(4).choices(list(peers), k=len(shown))
-    answers = engine.classify([{"image": each} for each in shown], names)
-    for answer, name, picture in zip(answers, names, shown, strict=True):
-        assert_as_alone(answer, peers[name], picture)
-    alike = [peers["plain"].scores(picture) for picture in shown]
-    others = [peers["dora"].scores(picture) for picture in shown]
+    answers = engine.label([{"image": each} for each in shown], names)
+    for answer, name, image in zip(answers, names, shown, strict=True):
+        assert_as_alone(answer, peers[name], image)
+    alike = [peers["plain"].scores(image) for image in shown]
+    others = [peers["dora"].scores(image) for image in shown]
     # the adapters do answer differently
     assert max(abs(a["red"] - b["red"]) for a, b in zip(alike, others, strict=True)) > 0.01
     engine.close()
@@ -127,7 +127,7 @@ def test_the_backbone_is_as_before_when_the_engine_is_closed(family):
     before = state_digest(backbone.base_model)
     engine = Engine(backbone, ROOMY)
     engine.load_weights(peers["plain"].weights, key="sha256:a", name="a", task=peers["plain"].task)
-    engine.classify([{"image": each} for each in pictures(2)], "a")
+    engine.label([{"image": each} for each in images(2)], "a")
     engine.close()
     assert state_digest(backbone.base_model) == before
 
@@ -146,42 +146,42 @@ def vit(tmp_path_factory):
     engine.close()
 
 
-def test_adapters_read_pictures_of_their_own_size_in_one_batch(vit):
+def test_adapters_read_images_of_their_own_size_in_one_batch(vit):
     engine, peers = vit
-    shown = pictures(6)
+    shown = images(6)
     names = ["own", "large"] * 3
-    answers = engine.classify([{"image": each} for each in shown], names)
-    for answer, name, picture in zip(answers, names, shown, strict=True):
-        assert_as_alone(answer, peers[name], picture)
+    answers = engine.label([{"image": each} for each in shown], names)
+    for answer, name, image in zip(answers, names, shown, strict=True):
+        assert_as_alone(answer, peers[name], image)
 
 
-def test_a_damaged_picture_disturbs_no_other(vit):
+def test_a_damaged_image_disturbs_no_other(vit):
     engine, peers = vit
-    (good,) = pictures(1)
-    asked = engine.add_labeling({"image": good}, "own")
+    (good,) = images(1)
+    requests = engine.add_labeling({"image": good}, "own")
     with pytest.raises(DataError, match=r"x\.png.* can't be read as an image\. Formats"):
-        engine.add_labeling({"image": ImageFile("x.png", b"no picture")}, "own")
-    while not asked.finished:
+        engine.add_labeling({"image": ImageFile("x.png", b"not an image")}, "own")
+    while not requests.finished:
         engine.step()
-    assert_as_alone(asked.prediction(), peers["own"], good)
+    assert_as_alone(requests.prediction(), peers["own"], good)
 
 
-def test_a_picture_that_can_not_be_sized_fails_alone(vit):
+def test_a_image_that_can_not_be_sized_fails_alone(vit):
     engine, peers = vit
-    (good,) = pictures(1)
-    asked = [engine.add_labeling({"image": good}, "own") for _ in range(2)]
-    (first,) = asked[0].sequences
+    (good,) = images(1)
+    requests = [engine.add_labeling({"image": good}, "own") for _ in range(2)]
+    (first,) = requests[0].sequences
 
     def broken():
         raise DataError("can't be sized")
 
     # what is found only when the batch is made
     first.example = replace(first.example, pixels=broken)
-    while not all(request.finished for request in asked):
+    while not all(request.finished for request in requests):
         engine.step()
     with pytest.raises(DataError, match="can't be sized"):
-        asked[0].prediction()
-    assert_as_alone(asked[1].prediction(), peers["own"], good)
+        requests[0].prediction()
+    assert_as_alone(requests[1].prediction(), peers["own"], good)
 
 
 def test_texts_are_refused(vit):
@@ -191,22 +191,22 @@ def test_texts_are_refused(vit):
     with pytest.raises(RequestError, match="reads images"):
         engine.add_embedding("a text")
     with pytest.raises(DataError, match="image"):
-        engine.classify(["a text"], "own")
+        engine.label(["a text"], "own")
     with pytest.raises(EngineError, match="classify"):
-        engine.tag([{"image": pictures(1)[0]}], "own")
+        engine.label([{"image": images(1)[0]}], "own", kind="token")
 
 
 def test_a_blend_of_two_bodies_is_their_weighted_sum(vit):
     engine, peers = vit
-    (shown,) = pictures(1)
+    (shown,) = images(1)
     body = {k: v for k, v in peers["large"].weights.tensors.items() if "classifier" not in k}
     engine.load_weights(
         AdapterWeights(SPECS["plain"], body), key="sha256:body", name="body", task=None
     )
-    (blend,) = engine.classify([{"image": shown}], [[("own", 1.0), ("body", 0.0)]])
-    (alone,) = engine.classify([{"image": shown}], "own")
+    (blend,) = engine.label([{"image": shown}], [[("own", 1.0), ("body", 0.0)]])
+    (alone,) = engine.label([{"image": shown}], "own")
     assert blend["scores"] == pytest.approx(alone["scores"], abs=TOLERANCE)
-    (mixed,) = engine.classify([{"image": shown}], [[("own", 1.0), ("body", 1.0)]])
+    (mixed,) = engine.label([{"image": shown}], [[("own", 1.0), ("body", 1.0)]])
     assert abs(mixed["scores"]["red"] - alone["scores"]["red"]) > 1e-3
 
 

@@ -25,7 +25,7 @@ SHORT = {"question": "the film was", "context": "the film was good the meal was 
 LONG = {"question": "the day", "context": "the song was dull and the day was good " * 12}
 EMOJI = {"question": "good", "context": "  \u00e9\U0001f600 the film \U0001f600 was good"}
 READS = {"one": {"stride": 6}, "two": {"unanswerable": True}}
-ROWS = [SHORT, LONG, EMOJI, {**SHORT, "question": "the meal"}]
+EXAMPLES = [SHORT, LONG, EMOJI, {**SHORT, "question": "the meal"}]
 
 
 @dataclass
@@ -52,10 +52,10 @@ def kit(request):
     engine.close()
 
 
-def alone(labeller, row):
-    """Return what peft's model and the task make of a row, window by window."""
+def alone(labeller, example):
+    """Return what peft's model and the task make of a example, window by window."""
     task, parts = labeller.task, []
-    for window in task.windows(row):
+    for window in task.windows(example):
         example = task.encode(window, 1, train=False)
         (found,) = task.decode(lambda h: h, labeller.logits(example), pack([example]))
         parts.append(task.prediction(window, found))
@@ -64,40 +64,40 @@ def alone(labeller, row):
 
 def test_answers_are_those_of_peft_alone_also_in_long_contexts(kit):
     names = ["one", "two", "two", "one"]
-    found = kit.engine.answer(ROWS, names)
-    for row, name, answer in zip(ROWS, names, found, strict=True):
-        assert answer == pytest.approx(alone(kit.labellers[name], row), abs=1e-4)
-        assert answer["answer"] == row["context"][answer["start"] : answer["end"]]
+    found = kit.engine.label(EXAMPLES, names, kind="span")
+    for example, name, answer in zip(EXAMPLES, names, found, strict=True):
+        assert answer == pytest.approx(alone(kit.labellers[name], example), abs=1e-4)
+        assert answer["answer"] == example["context"][answer["start"] : answer["end"]]
     assert len(kit.labellers["one"].task.windows(LONG)) > 3
 
 
-def test_questions_share_a_pass_with_texts_that_are_labelled(kit):
+def test_questions_share_a_forward_pass_with_texts_that_are_labelled(kit):
     engine = kit.engine
-    asked = [
+    requests = [
         engine.add_labeling(SHORT, "one", kind="span"),
         engine.add_labeling("the film was good", "moods"),
         engine.add_labeling("the meal was bad", "things", kind="token"),
         engine.add_labeling(SHORT, "two", kind="span"),
     ]
     engine.step()
-    assert all(request.finished for request in asked)
+    assert all(request.finished for request in requests)
     assert engine.stats().pooled == 4
-    for request, name in ((asked[0], "one"), (asked[3], "two")):
+    for request, name in ((requests[0], "one"), (requests[3], "two")):
         assert request.prediction() == pytest.approx(alone(kit.labellers[name], SHORT), abs=1e-4)
-    assert asked[1].prediction()["label"] in ("glad", "sad", "odd")
+    assert requests[1].prediction()["label"] in ("glad", "sad", "odd")
 
 
 def test_a_question_without_an_answer_has_none(kit):
-    rows = [dict(SHORT, context=f"the film {word}") for word in ("was", "good", "bad")]
-    found = kit.engine.answer(rows, "two")
-    for row, answer in zip(rows, found, strict=True):
-        none = answer["no_answer"] > alone_score(kit.labellers["two"], row)
+    examples = [dict(SHORT, context=f"the film {word}") for word in ("was", "good", "bad")]
+    found = kit.engine.label(examples, "two", kind="span")
+    for example, answer in zip(examples, found, strict=True):
+        none = answer["no_answer"] > alone_score(kit.labellers["two"], example)
         assert (answer["answer"] == "") == none
         assert not none or (answer["start"], answer["end"]) == (0, 0)
 
 
-def alone_score(labeller, row):
-    (window,) = labeller.task.windows(row)
+def alone_score(labeller, example):
+    (window,) = labeller.task.windows(example)
     example = labeller.task.encode(window, 1, train=False)
     (found,) = labeller.task.decode(lambda h: h, labeller.logits(example), pack([example]))
     return found.score
@@ -107,26 +107,30 @@ def test_it_is_the_same_for_asyncio(kit):
     async def ask_all():
         engine = AsyncEngine(kit.engine)
         try:
-            asked = [
-                engine.label(row, name, kind="span") for row in ROWS for name in ("one", "two")
+            requests = [
+                engine.label(example, name, kind="span")
+                for example in EXAMPLES
+                for name in ("one", "two")
             ]
             with pytest.raises(DataError, match="context"):
                 await engine.label({"question": "good"}, "one", kind="span")
-            return await asyncio.gather(*asked)
+            return await asyncio.gather(*requests)
         finally:
             await engine.close()
 
     found = asyncio.run(ask_all())
-    wanted = [alone(kit.labellers[name], row) for row in ROWS for name in ("one", "two")]
+    wanted = [
+        alone(kit.labellers[name], example) for example in EXAMPLES for name in ("one", "two")
+    ]
     assert found == [pytest.approx(each, abs=1e-4) for each in wanted]
 
 
 def test_other_heads_answer_nothing_and_the_message_says_what_does(kit):
     with pytest.raises(EngineError, match="text-classification") as caught:
-        kit.engine.answer([SHORT], "moods")
+        kit.engine.label([SHORT], "moods", kind="span")
     assert caught.value.hint == "Use classify"
     with pytest.raises(EngineError) as caught:
-        kit.engine.classify([SHORT], "one")
+        kit.engine.label([SHORT], "one")
     assert caught.value.hint == "Use answer"
 
 
@@ -142,6 +146,6 @@ def test_decoders_answer_whatever_their_class_for_it_calls_the_body(tmp_path, fa
     labeller = make_labeller(tmp_path, "decoder", "span", spec, 3)
     engine = Engine(load_backbone(str(tmp_path), PLAIN), SMALL)
     engine.load_weights(labeller.weights, key="x", name="x", task=labeller.task)
-    (found,) = engine.answer([SHORT], "x")
+    (found,) = engine.label([SHORT], "x", kind="span")
     engine.close()
     assert found == pytest.approx(alone(labeller, SHORT), abs=1e-4)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from engine_helpers import LINEARS, asked, greedy, make_peer
+from engine_helpers import LINEARS, greedy, greedy_params, make_peer
 from pooling_helpers import make_labeller
 from tiny_configs import bert_config, family_configs
 from toy_fixtures import save_tokenizer
@@ -49,7 +49,7 @@ def test_generated_tokens_and_log_probabilities(tmp_path, compute_device, family
     completions = engine.generate(
         [prompt for prompt, _ in requests],
         [name for _, name in requests],
-        [asked(8, logprobs=1)] * len(requests),
+        [greedy_params(8, logprobs=1)] * len(requests),
     )
     engine.close()
     for (prompt, name), completion in zip(requests, completions, strict=True):

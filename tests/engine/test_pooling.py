@@ -1,15 +1,15 @@
-"""Rows that are labelled or embedded together are labelled and embedded as alone with peft."""
+"""Pooling requests of a mixed batch have the results that each has alone with peft."""
 
 import asyncio
 
 import peft
 import pytest
 import torch
-from engine_helpers import asked as answer
 from engine_helpers import greedy, make_peer
+from engine_helpers import greedy_params as answer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pooling_helpers import ENCODER_SPECS, bare_body, hidden_of, make_labeller, make_labellers
+from pooling_helpers import ENCODER_SPECS, base_model_of, hidden_of, make_labeller, make_labellers
 from tiny_configs import WINDOW, family_configs
 from toy_fixtures import GLAD, SAD, THINGS, save_tokenizer
 from transformers import AutoModelForCausalLM
@@ -31,7 +31,7 @@ PLAIN = QuantizationSpec("none", "float32")
 TOLERANCE = 1e-4
 WORDS = ["the", "was", *THINGS, *GLAD, *SAD]
 ROOMY = EngineConfig(kv_cache_tokens=256, rank_slots=64)
-#: Room for two adapters or three, and for a few rows.
+#: Room for two adapters or three, and for a few requests.
 TIGHT = EngineConfig(kv_cache_tokens=256, rank_slots=12, max_pooling_tokens=40)
 
 
@@ -80,8 +80,8 @@ def add_labeling(engine, labellers, text, name):
     return engine.add_labeling(text, name, kind=labellers[name].task.head)
 
 
-def wait(engine, asked):
-    while not all(request.finished for request in asked):
+def wait(engine, requests):
+    while not all(request.finished for request in requests):
         engine.step()
 
 
@@ -96,54 +96,54 @@ def assert_as_alone(request, labellers, name, body):
 
 
 TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=28).map(" ".join)
-ROWS = st.lists(st.tuples(TEXT, st.sampled_from([None, *ENCODER_SPECS])), min_size=1, max_size=9)
+ITEMS = st.lists(st.tuples(TEXT, st.sampled_from([None, *ENCODER_SPECS])), min_size=1, max_size=9)
 MANY = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 
 @MANY
-@given(rows=ROWS)
-def test_every_row_of_a_mix_is_read_as_alone_with_peft(encoder, encoders, tight, rows):
-    body = bare_body(encoder)
-    asked = [add_labeling(tight, encoders, text, name) for text, name in rows]
-    wait(tight, asked)
-    for request, (_, name) in zip(asked, rows, strict=True):
+@given(items=ITEMS)
+def test_every_request_of_a_mix_is_read_as_alone_with_peft(encoder, encoders, tight, items):
+    body = base_model_of(encoder)
+    requests = [add_labeling(tight, encoders, text, name) for text, name in items]
+    wait(tight, requests)
+    for request, (_, name) in zip(requests, items, strict=True):
         assert_as_alone(request, encoders, name, body)
 
 
 @MANY
-@given(rows=ROWS)
-def test_a_row_without_an_adapter_is_to_the_bit_as_if_none_were_loaded(
-    encoders, roomy, unloaded, rows
+@given(items=ITEMS)
+def test_a_request_without_an_adapter_is_to_the_bit_as_if_none_were_loaded(
+    encoders, roomy, unloaded, items
 ):
-    asked = [add_labeling(roomy, encoders, text, name) for text, name in rows]
-    wait(roomy, asked)
-    alike = [unloaded.add_embedding(text) for text, _ in rows]
+    requests = [add_labeling(roomy, encoders, text, name) for text, name in items]
+    wait(roomy, requests)
+    alike = [unloaded.add_embedding(text) for text, _ in items]
     wait(unloaded, alike)
-    for request, other, (_, name) in zip(asked, alike, rows, strict=True):
+    for request, other, (_, name) in zip(requests, alike, items, strict=True):
         if name is None:
             assert torch.equal(request.embedding(), other.embedding())
 
 
-def test_decoders_read_rows_of_all_kinds_as_alone_with_peft(decoder, decoders):
+def test_decoders_read_items_of_all_kinds_as_alone_with_peft(decoder, decoders):
     engine = engine_of(decoder, decoders, TIGHT)
-    body = bare_body(decoder)
+    body = base_model_of(decoder)
     texts = [" ".join(WORDS[: 1 + (5 * i) % 13]) for i in range(14)]
     names = [None, *decoders, None, *reversed(decoders)]
-    asked = [
+    requests = [
         add_labeling(engine, decoders, text, name) for text, name in zip(texts, names, strict=True)
     ]
-    wait(engine, asked)
+    wait(engine, requests)
     assert engine.stats().evictions > 0
-    assert engine.stats().pooled == len(asked)
+    assert engine.stats().pooled == len(requests)
     engine.close()
-    for request, name in zip(asked, names, strict=True):
+    for request, name in zip(requests, names, strict=True):
         assert_as_alone(request, decoders, name, body)
 
 
 @pytest.mark.parametrize("family", ["mistral", "gemma3"])
-def test_windows_slide_in_passes(tmp_path, family):
+def test_sliding_windows_of_attention_are_kept(tmp_path, family):
     torch.manual_seed(2)
     config = family_configs()[family]
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)
@@ -151,18 +151,18 @@ def test_windows_slide_in_passes(tmp_path, family):
     spec = LoraSpec(rank=2, alpha=2.0, target_modules=("q_proj", "o_proj"))
     labellers = {"a": make_labeller(tmp_path, "decoder", "sequence", spec, 1)}
     engine = engine_of(tmp_path, labellers)
-    body = bare_body(tmp_path)
+    body = base_model_of(tmp_path)
     text = " ".join(WORDS * 2)
     assert len(text.split()) > 3 * WINDOW
-    rows = [(text, None), (text, "a"), ("the film", "a"), ("the film", None)]
-    asked = [add_labeling(engine, labellers, each, name) for each, name in rows]
-    wait(engine, asked)
+    items = [(text, None), (text, "a"), ("the film", "a"), ("the film", None)]
+    requests = [add_labeling(engine, labellers, each, name) for each, name in items]
+    wait(engine, requests)
     engine.close()
-    for request, (_, name) in zip(asked, rows, strict=True):
+    for request, (_, name) in zip(requests, items, strict=True):
         assert_as_alone(request, labellers, name, body)
 
 
-def test_norm_layers_of_an_adapter_are_used_by_its_own_rows(tmp_path):
+def test_norm_layers_of_an_adapter_are_used_by_its_own_requests(tmp_path):
     """Gemma's norms of queries and keys come with heads before tokens."""
     for family, names in (
         ("llama", ["norm", "input_layernorm"]),
@@ -182,11 +182,16 @@ def test_norm_layers_of_an_adapter_are_used_by_its_own_rows(tmp_path):
             for i in range(2)
         }
         engine = engine_of(folder, labellers)
-        rows = [("the film was", "a0"), ("the day", None), ("a song", "a1"), ("the film was", None)]
-        asked = [add_labeling(engine, labellers, text, name) for text, name in rows]
-        wait(engine, asked)
-        for request, (_, name) in zip(asked, rows, strict=True):
-            assert_as_alone(request, labellers, name, bare_body(folder))
+        items = [
+            ("the film was", "a0"),
+            ("the day", None),
+            ("a song", "a1"),
+            ("the film was", None),
+        ]
+        requests = [add_labeling(engine, labellers, text, name) for text, name in items]
+        wait(engine, requests)
+        for request, (_, name) in zip(requests, items, strict=True):
+            assert_as_alone(request, labellers, name, base_model_of(folder))
         with pytest.raises(EngineError, match=r"norm layers.*cannot be blended"):
             engine.add_labeling("the film", [("a0", 0.5)])
         engine.close()
@@ -205,8 +210,8 @@ def test_norm_layers_of_an_adapter_are_used_in_generation(decoder):
     found = engine.generate([[7, 8, 9], [7, 8, 9]], ["n", None], answer(8))
     engine.close()
     assert list(found[0].tokens) == peer.greedy([7, 8, 9], 8)[0]
-    bare = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
-    assert list(found[1].tokens) == greedy(bare, [7, 8, 9], 8)[0]
+    base_model = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
+    assert list(found[1].tokens) == greedy(base_model, [7, 8, 9], 8)[0]
     assert found[0].tokens != found[1].tokens
 
 
@@ -233,14 +238,14 @@ def test_a_blend_is_read_by_the_head_of_the_one_that_has_one(decoder, decoders):
 
 def test_embeddings_are_pooled_and_normalized_as_asked(decoder, decoders):
     engine = engine_of(decoder, decoders)
-    body = bare_body(decoder)
+    body = base_model_of(decoder)
     texts = ["the film was good", "dull"]
     found = engine.embed(texts, pooling="last", normalize=True)
     adapted = engine.embed(texts, ["s0", None])
-    for row, text in enumerate(texts):
+    for index, text in enumerate(texts):
         states = hidden_of(body, engine.backbone.tokenizer(text)["input_ids"])
         expected = states[-1] / states[-1].norm()
-        assert (found[row] - expected).abs().max() < TOLERANCE
+        assert (found[index] - expected).abs().max() < TOLERANCE
     ids = engine.backbone.tokenizer(texts[0])["input_ids"]
     assert (adapted[0] - decoders["s0"].hidden(ids).mean(dim=0)).abs().max() < TOLERANCE
     assert found.dtype == torch.float32
@@ -250,18 +255,18 @@ def test_embeddings_are_pooled_and_normalized_as_asked(decoder, decoders):
 
 def test_text_pairs_have_their_segments(encoder, encoders, roomy, monkeypatch):
     tokenizer = encoders["s0"].task.texts.tokenizer
-    row = {"text": "the film was good", "text_pair": "the meal was bad"}
-    pair = tokenizer(row["text"], row["text_pair"])
+    item = {"text": "the film was good", "text_pair": "the meal was bad"}
+    pair = tokenizer(item["text"], item["text_pair"])
     ids = pair["input_ids"]
-    example = encoders["s0"].task.encode(row, 1, train=False)
-    request = roomy.add_labeling(row, "s0")
+    example = encoders["s0"].task.encode(item, 1, train=False)
+    request = roomy.add_labeling(item, "s0")
     wait(roomy, [request])
     assert list(example.input_ids) == ids
     expected = encoders["s0"].logits(example)
     assert (request.results()[0] - expected).abs().max() < TOLERANCE
 
 
-def test_a_fault_reaches_only_its_own_row(encoder, encoders):
+def test_a_fault_reaches_only_its_own_request(encoder, encoders):
     tensors = {k: t.clone() for k, t in encoders["s0"].weights.tensors.items()}
     key = next(key for key in tensors if "lora_B" in key and "value" in key)
     tensors[key][:] = float("inf")
@@ -269,21 +274,21 @@ def test_a_fault_reaches_only_its_own_row(encoder, encoders):
     broken = AdapterWeights(encoders["s0"].weights.spec, tensors)
     engine.load_weights(broken, key="broken", name="broken", task=encoders["s0"].task)
     good, bad = engine.add_labeling("the film", "s0"), engine.add_labeling("the film", "broken")
-    long, bare = engine.add_embedding(" ".join(WORDS * 6)), engine.add_embedding("the film")
-    wait(engine, [good, bad, long, bare])
+    long, plain = engine.add_embedding(" ".join(WORDS * 6)), engine.add_embedding("the film")
+    wait(engine, [good, bad, long, plain])
     with pytest.raises(EngineError, match="NaN or infinite"):
         bad.prediction()
     with pytest.raises(EngineError, match=r"86 tokens.* 1 to 64"):
         long.embedding()
     expected = encoders["s0"].logits(good.sequences[0].example)
     assert (good.results()[0] - expected).abs().max() < TOLERANCE
-    assert torch.isfinite(bare.embedding()).all()
+    assert torch.isfinite(plain.embedding()).all()
     with pytest.raises(DataError, match="text is empty"):
-        engine.classify(["  "], ["s0"])
+        engine.label(["  "], ["s0"])
     with pytest.raises(NotFoundError):
-        engine.classify(["the film"], ["s9"])
+        engine.label(["the film"], ["s9"])
     with pytest.raises(EngineError, match="1 adapters for 2 texts"):
-        engine.classify(["the film", "the day"], ["s0"])
+        engine.label(["the film", "the day"], ["s0"])
     engine.close()
 
 
@@ -297,17 +302,17 @@ def test_an_encoder_does_not_generate(encoder, encoders):
     engine.close()
 
 
-def test_passes_run_between_generating_rows(decoder, decoders):
+def test_pooling_requests_run_between_decoding_steps(decoder, decoders):
     engine = engine_of(decoder, decoders)
-    bare = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
-    (row,) = engine.add([7, 8, 9], None, answer(6)).sequences
+    base_model = AutoModelForCausalLM.from_pretrained(decoder, dtype=torch.float32).eval()
+    (sequence,) = engine.add([7, 8, 9], None, answer(6)).sequences
     engine.step()
-    assert len(engine.classify(["the film was good"], ["s0"])) == 1
-    assert not row.finish_reason
+    assert len(engine.label(["the film was good"], ["s0"])) == 1
+    assert not sequence.finish_reason
     while engine.busy:
         engine.step()
     engine.close()
-    assert row.output_tokens == greedy(bare, [7, 8, 9], 6)[0]
+    assert sequence.output_tokens == greedy(base_model, [7, 8, 9], 6)[0]
 
 
 def test_many_texts_are_awaited_at_once(decoder, decoders):
@@ -331,15 +336,15 @@ def test_many_texts_are_awaited_at_once(decoder, decoders):
         return found
 
     *labels, spans, vector, _ = asyncio.run(ask_all())
-    for found, wanted in zip(labels, engine.classify(texts, "s0"), strict=True):
+    for found, wanted in zip(labels, engine.label(texts, "s0"), strict=True):
         assert found["scores"] == pytest.approx(wanted["scores"], abs=TOLERANCE)
-    (wanted,) = engine.tag(texts[:1], "t0")
+    (wanted,) = engine.label(texts[:1], "t0", kind="token")
     assert [span["text"] for span in spans["spans"]] == [span["text"] for span in wanted["spans"]]
     assert torch.allclose(vector, engine.embed([texts[1]])[0], atol=TOLERANCE)
     engine.close()
 
 
-def test_the_first_row_is_always_in_the_next_batch(decoder, decoders):
+def test_the_first_request_is_always_in_the_next_batch(decoder, decoders):
     engine = engine_of(decoder, decoders, TIGHT)
     long = engine.add_embedding([7] * 60)
     short = [engine.add_embedding([7] * 12) for _ in range(7)]
@@ -386,8 +391,8 @@ def test_long_texts_are_tagged_in_windows_and_artifacts_answer_as_in_a_session(
         engine.load(artifact, name=name)
     moods_asked = ["the song was great", "the meal was awful"]
     long = "the film was good . " * 12
-    labels = engine.classify(moods_asked, "mood")
-    (spans,) = engine.tag([long], ["tags"])
+    labels = engine.label(moods_asked, "mood")
+    (spans,) = engine.label([long], ["tags"], kind="token")
     engine.close()
     assert state_digest(backbone.base_model) == before
     expected = session.predict("mood", [{"text": text} for text in moods_asked])
@@ -396,7 +401,7 @@ def test_long_texts_are_tagged_in_windows_and_artifacts_answer_as_in_a_session(
         assert one["label"] == other["label"]
         assert one["score"] == pytest.approx(other["score"], abs=0.02)
     (wanted,) = session.predict("tags", [{"text": long}])
-    # the text has more words than one row takes
+    # the text has more words than one window
     assert max(span["start"] for span in spans["spans"]) > len(long) // 2
     for one, other in zip(spans["spans"], wanted["spans"], strict=True):
         assert {**one, "score": 0} == {**other, "score": 0}

@@ -1,8 +1,8 @@
-"""The contract: whatever stands beside it and whatever happens, a sequence is as alone with peft.
+"""The contract: in any batch and whatever happens, a sequence has the logits of peft alone.
 
-Rows arrive at any step, names are given to other adapters while sequences run, adapters are pushed out
-of slots and sequences out of the cache. The logits of every token are compared with those that peft
-gives for the same tokens, one sequence alone, on a backbone of its own.
+Requests are added at any step, names get other adapters while sequences run, adapters are evicted
+from slots, and sequences are preempted. The logits of every token are compared with those of peft
+for the same tokens, one sequence alone, on a backbone of its own.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from functools import cache
 import peft
 import pytest
 import torch
-from engine_helpers import LINEARS, asked, make_peer
+from engine_helpers import LINEARS, greedy_params, make_peer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -29,10 +29,10 @@ from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 #: was seen in float32, 0.63 in bfloat16 and 0.019 in int8. bfloat16 has 8 bits, so that a logit
 #: of 10 is rounded by 0.04 at each of some ten places on its way. int8 rounds activations to 8
 #: bits of the sequence's largest, where a difference in the last bit can move a whole step.
-#: In float32 sequences stay below 2e-5 but for one with 4-bit weights that amplifies rounding, 1.2e-4.
+#: In float32 sequences stay below 2e-5, but one with 4-bit weights amplifies rounding to 1.2e-4.
 BOUNDS = {"float32": 3e-4, "bfloat16": 0.8, "int8": 0.1}
-#: A few sequences amplify rounding: peft's own logits in bfloat16 were seen 0.43 from its float32 ones
-#: where 0.1 is usual. Of such a sequence the bound is so many times that difference.
+#: A few sequences amplify rounding: peft's own logits in bfloat16 differ by 0.43 from its float32
+#: ones, where 0.1 is usual. The bound of such a sequence is this many times that difference.
 AMPLIFIED = 4.0
 SIZES = EngineConfig(
     max_num_seqs=4, max_num_batched_tokens=12, kv_cache_tokens=96, block_size=4, rank_slots=26
@@ -46,7 +46,7 @@ SPECS = [
     PrefixSpec(num_virtual_tokens=6),
     PrefixSpec(num_virtual_tokens=3),
 ]
-#: Rows of every kind: none, each adapter alone, blends, with weights that are negative or zero.
+#: Uses of every kind: none, each adapter alone, blends, with weights that are negative or zero.
 USES = [
     (),
     *(((number, 1.0),) for number in range(len(SPECS))),
@@ -213,7 +213,7 @@ EVENTS = st.lists(
 
 
 class Play:
-    """An engine to which events happen; it knows what each sequence was asked with."""
+    """An engine to which events happen; it knows what each sequence was requests with."""
 
     def __init__(self, engine, weights):
         self.engine, self.weights = engine, weights
@@ -227,10 +227,10 @@ class Play:
         getattr(self, kind)(*details)
 
     def add(self, prompt, use, count):
-        # what a name stands for when the sequence comes is what it is answered by
+        # what a name means when the request is added decides
         meant = tuple((self.meaning[number], weight) for number, weight in use)
         named = [(f"n{number}", weight) for number, weight in use]
-        request = self.engine.add(prompt, named, asked(count))
+        request = self.engine.add(prompt, named, greedy_params(count))
         self.requests.append(request)
         self.sequences.append((request.sequences[0], meant, prompt))
 

@@ -6,7 +6,7 @@ from contextlib import aclosing
 
 import pytest
 import torch
-from engine_helpers import asked, make_peer, some_specs
+from engine_helpers import greedy_params, make_peer, some_specs
 
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
@@ -39,7 +39,7 @@ def words(engine, tokens):
 
 
 def test_text_is_what_the_tokens_say(engine):
-    (done,) = engine.generate([PROMPT], ["a0"], asked(6))
+    (done,) = engine.generate([PROMPT], ["a0"], greedy_params(6))
     assert len(done.tokens) == 6
     assert done.text == words(engine, done.tokens)
     assert (done.finish_reason, done.error) == ("length", None)
@@ -75,17 +75,17 @@ def test_several_answers_differ_and_share_the_prompt(engine):
 
 
 def test_stop_string_ends_the_text_and_is_cut_off(engine):
-    (whole,) = engine.generate([PROMPT], ["a0"], asked(16))
+    (whole,) = engine.generate([PROMPT], ["a0"], greedy_params(16))
     later = whole.text.split()[2]
-    (stopped,) = engine.generate([PROMPT], ["a0"], asked(16, stop=(later,)))
+    (stopped,) = engine.generate([PROMPT], ["a0"], greedy_params(16, stop=(later,)))
     assert stopped.finish_reason == "stop"
     assert stopped.text == whole.text[: whole.text.index(later)]
 
 
 def test_end_token_is_neither_text_nor_among_the_tokens(engine):
-    (whole,) = engine.generate([PROMPT], ["a0"], asked(16))
+    (whole,) = engine.generate([PROMPT], ["a0"], greedy_params(16))
     end = whole.tokens[3]
-    (stopped,) = engine.generate([PROMPT], ["a0"], asked(16, stop_token_ids=(end,)))
+    (stopped,) = engine.generate([PROMPT], ["a0"], greedy_params(16, stop_token_ids=(end,)))
     assert stopped.finish_reason == "stop"
     assert stopped.tokens == whole.tokens[: whole.tokens.index(end)]
     assert stopped.text == words(engine, stopped.tokens)
@@ -101,7 +101,7 @@ def test_the_backbones_own_end_token_ends_a_text(engine):
 
 
 def test_logprobs_come_with_every_token(engine):
-    (done,) = engine.generate([PROMPT], ["a1"], asked(5, logprobs=2))
+    (done,) = engine.generate([PROMPT], ["a1"], greedy_params(5, logprobs=2))
     reports = done.outputs[0].logprobs
     assert len(reports) == 5
     for token, report in zip(done.tokens, reports, strict=True):
@@ -110,11 +110,11 @@ def test_logprobs_come_with_every_token(engine):
 
 def test_what_is_not_served_is_an_error_of_its_own_request(engine):
     prompts = [PROMPT, PROMPT, [7] * 300, PROMPT, [10**7]]
-    found = engine.generate(prompts, ["a0", "nobody", "a0", "a1", None], asked(4))
+    found = engine.generate(prompts, ["a0", "nobody", "a0", "a1", None], greedy_params(4))
     kinds = [type(one.error) for one in found]
     assert kinds == [type(None), NotFoundError, RequestError, type(None), RequestError]
     assert [one.finish_reason for one in found] == ["length", "error", "error", "length", "error"]
-    assert found[0].tokens == engine.generate([PROMPT], ["a0"], asked(4))[0].tokens
+    assert found[0].tokens == engine.generate([PROMPT], ["a0"], greedy_params(4))[0].tokens
 
 
 def test_nan_is_an_error_of_its_sequence_alone(decoder):
@@ -125,30 +125,30 @@ def test_nan_is_an_error_of_its_sequence_alone(decoder):
     engine.load_weights(peers[0].weights, key="good", name="good")
     engine.load_weights(AdapterWeights(peers[1].weights.spec, bad), key="bad", name="bad")
     prompt = list(range(6, 16))
-    found = engine.generate([prompt, prompt, prompt], ["good", "bad", None], asked(6))
+    found = engine.generate([prompt, prompt, prompt], ["good", "bad", None], greedy_params(6))
     assert [one.finish_reason for one in found] == ["length", "error", "length"]
     assert "NaN or infinity" in str(found[1].error)
     assert list(found[0].tokens) == peers[0].greedy(prompt, 6)[0]
     # what the bad sequence left in the cache is read by no other
-    again = engine.generate([prompt, prompt], [None, "good"], asked(6))
+    again = engine.generate([prompt, prompt], [None, "good"], greedy_params(6))
     assert [one.tokens for one in again] == [found[2].tokens, found[0].tokens]
     engine.close()
 
 
 def test_a_step_that_fails_ends_its_sequences_and_the_next_ones_go_on(engine, monkeypatch):
-    expected = engine.generate([PROMPT], ["a0"], asked(4))[0].tokens
+    expected = engine.generate([PROMPT], ["a0"], greedy_params(4))[0].tokens
     before = engine.stats().free_blocks
 
-    def broken(_pieces):
+    def broken(_chunks):
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.core, "model_runner", broken)
-        (failed,) = engine.generate([PROMPT], ["a0"], asked(4))
+        (failed,) = engine.generate([PROMPT], ["a0"], greedy_params(4))
     assert isinstance(failed.error, EngineError)
     assert "out of memory" in str(failed.error)
     assert engine.stats().free_blocks == before
-    assert engine.generate([PROMPT], ["a0"], asked(4))[0].tokens == expected
+    assert engine.generate([PROMPT], ["a0"], greedy_params(4))[0].tokens == expected
 
 
 def test_preempted_sequences_draw_what_they_would_have_drawn(decoder):
@@ -214,11 +214,11 @@ def run(engine, use):
 def test_many_tasks_await_their_answers(engine):
     names = ["a0", None, "a1"] * 4
     prompts = [[7 + i, 9, 12] for i in range(12)]
-    expected = engine.generate(prompts, names, asked(7))
+    expected = engine.generate(prompts, names, greedy_params(7))
 
     async def use(served):
         both = zip(prompts, names, strict=True)
-        return await asyncio.gather(*[served.generate(p, n, asked(7)) for p, n in both])
+        return await asyncio.gather(*[served.generate(p, n, greedy_params(7)) for p, n in both])
 
     assert [one.tokens for one in run(engine, use)] == [one.tokens for one in expected]
 
@@ -243,10 +243,10 @@ def test_client_that_leaves_gives_its_sequences_back(engine):
     free = engine.stats().free_blocks
 
     async def use(served):
-        async with aclosing(served.stream(PROMPT, "a0", asked(200))) as stream:
+        async with aclosing(served.stream(PROMPT, "a0", greedy_params(200))) as stream:
             async for _delta in stream:
                 break
-        task = asyncio.create_task(served.generate(PROMPT, "a1", asked(200)))
+        task = asyncio.create_task(served.generate(PROMPT, "a1", greedy_params(200)))
         while not (await served.stats()).running:
             await asyncio.sleep(0)
         task.cancel()
@@ -263,12 +263,12 @@ def test_client_that_leaves_gives_its_sequences_back(engine):
 def test_errors_are_raised_where_they_are_awaited(engine):
     async def use(served):
         with pytest.raises(NotFoundError):
-            await served.generate(PROMPT, "nobody", asked(3))
+            await served.generate(PROMPT, "nobody", greedy_params(3))
         with pytest.raises(RequestError):
-            await served.generate([7] * 300, "a0", asked(3))
+            await served.generate([7] * 300, "a0", greedy_params(3))
         with pytest.raises(NotFoundError):
             await served.unload("nobody")
-        return await served.generate(PROMPT, "a0", asked(3))
+        return await served.generate(PROMPT, "a0", greedy_params(3))
 
     assert run(engine, use).finish_reason == "length"
 
@@ -276,14 +276,14 @@ def test_errors_are_raised_where_they_are_awaited(engine):
 def test_closing_ends_those_who_wait(engine):
     async def main():
         served = AsyncEngine(engine)
-        task = asyncio.create_task(served.generate(PROMPT, "a0", asked(220)))
+        task = asyncio.create_task(served.generate(PROMPT, "a0", greedy_params(220)))
         while not (await served.stats()).running:
             await asyncio.sleep(0)
         await served.close()
         with pytest.raises(EngineError, match="closed"):
             await task
         with pytest.raises(EngineError, match="closed"):
-            await served.generate(PROMPT, "a0", asked(3))
+            await served.generate(PROMPT, "a0", greedy_params(3))
 
     asyncio.run(asyncio.wait_for(main(), 60))
     assert not engine.busy

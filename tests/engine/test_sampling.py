@@ -84,10 +84,10 @@ def test_tokens_and_probabilities_are_those_of_transformers(seed):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("asked", [{"top_p": 0.5}, {"top_k": 2}, {"min_p": 1.0}])
-def test_what_ties_with_the_last_kept_token_is_kept(asked):
+@pytest.mark.parametrize("options", [{"top_p": 0.5}, {"top_k": 2}, {"min_p": 1.0}])
+def test_what_ties_with_the_last_kept_token_is_kept(options):
     logits = torch.tensor([[1.0, 3.0, 3.0, 3.0, 0.0]])
-    kept = token_weights(logits, [SamplingParams(**asked)]) > 0
+    kept = token_weights(logits, [SamplingParams(**options)]) > 0
     assert kept.tolist() == [[False, True, True, True, False]]
 
 
@@ -111,13 +111,13 @@ def test_repetition_penalty_is_that_of_transformers(penalty):
 
 
 def test_penalties_in_a_mixed_batch_are_those_of_a_loop():
-    asked = [
+    options = [
         {"repetition_penalty": 1.7, "frequency_penalty": 0.5, "presence_penalty": -1.0},
         {"presence_penalty": 2.0},
         {"frequency_penalty": -0.25},
     ]
     prompt, answer = [1, 2, 3, 2], [3, 4, 4, *range(100, 300)]
-    states = [state(prompt, answer, **one) for one in asked]
+    states = [state(prompt, answer, **one) for one in options]
     logits = random_logits(4)
     found = logits.clone()
     apply_penalties(
@@ -143,9 +143,9 @@ def test_ids_that_are_no_token_have_no_penalty():
 
 def test_presence_penalty_counts_the_answer_only():
     logits = torch.tensor([[1.0, 0.9, 0.0]])
-    asked = {"temperature": 0, "presence_penalty": 0.5}
-    assert tokens_of(logits, [state([0], **asked)]) == [0]
-    assert tokens_of(logits, [state([], [0], **asked)]) == [1]
+    options = {"temperature": 0, "presence_penalty": 0.5}
+    assert tokens_of(logits, [state([0], **options)]) == [0]
+    assert tokens_of(logits, [state([], [0], **options)]) == [1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
@@ -242,11 +242,11 @@ def test_seed_that_nobody_gave_is_drawn_and_told():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("asked", [{"temperature": 0}, {"temperature": 1.0, "logprobs": 2}])
-def test_bad_logits_are_an_error_of_their_row_only(bad, asked):
+@pytest.mark.parametrize("options", [{"temperature": 0}, {"temperature": 1.0, "logprobs": 2}])
+def test_bad_logits_are_an_error_of_their_sequence_only(bad, options):
     logits = random_logits(3)
     logits[1, 7] = bad
-    found = Sampler().sample(logits, [state(**asked) for _ in range(3)])
+    found = Sampler().sample(logits, [state(**options) for _ in range(3)])
     assert [one.token is None for one in found] == [False, True, False]
     assert "NaN or infinity" in str(found[1].error)
     assert found[0].error is None
@@ -289,8 +289,8 @@ def test_nothing_ends_the_text_before_min_tokens(temperature):
 
 
 def test_text_ends_by_its_tokens_or_its_length():
-    def reasons(tokens, **asked):
-        one = state(**asked)
+    def reasons(tokens, **options):
+        one = state(**options)
         return [one.append(token) for token in tokens]
 
     assert reasons([7, 2]) == [None, "stop"]
@@ -332,7 +332,7 @@ def test_seen_tokens_grow_past_their_room():
 
 
 @pytest.mark.parametrize(
-    ("asked", "place", "said"),
+    ("options", "place", "said"),
     [
         ({"temperature": -1}, "temperature", "-1"),
         ({"temperature": math.nan}, "temperature", "nan"),
@@ -364,15 +364,15 @@ def test_seen_tokens_grow_past_their_room():
         ({"json_schema": {"a": math.nan}}, "json_schema", "not JSON"),
     ],
 )
-def test_value_that_cannot_be_used_is_named(asked, place, said):
+def test_value_that_cannot_be_used_is_named(options, place, said):
     with pytest.raises(RequestError) as caught:
-        SamplingParams(**asked)
+        SamplingParams(**options)
     assert caught.value.place == place
     assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "said"),
     [
         ({"min_tokens": 9, "max_tokens": 4}, ("min_tokens 9", "max_tokens 4")),
         ({"temperature": 0, "n": 3}, ("temperature 0", "n 3")),
@@ -381,9 +381,9 @@ def test_value_that_cannot_be_used_is_named(asked, place, said):
         ({"json_schema": "{}", "ignore_eos": True}, ("json_schema '{}'", "ignore_eos True")),
     ],
 )
-def test_values_that_exclude_each_other_are_both_named(asked, said):
+def test_values_that_exclude_each_other_are_both_named(options, said):
     with pytest.raises(RequestError) as caught:
-        SamplingParams(**asked)
+        SamplingParams(**options)
     assert all(part in str(caught.value) for part in said)
 
 

@@ -29,17 +29,17 @@ TALK = [[{"role": "user", "content": "the film was awful"}]]
 @pytest.fixture(scope="module")
 def classifier(decoder, tmp_path_factory):
     place = tmp_path_factory.mktemp("classifier")
-    rows = write_moods(place / "moods.jsonl")
-    path = write_recipe(place, "mood", decoder, "text-classification", rows)
+    examples = write_moods(place / "moods.jsonl")
+    path = write_recipe(place, "mood", decoder, "text-classification", examples)
     return read_artifact(train(load_recipe(path), output=place / "run").artifact)
 
 
 @pytest.fixture(scope="module")
 def talker(decoder, tmp_path_factory):
     place = tmp_path_factory.mktemp("talker")
-    rows = write_talks(place / "talks.jsonl")
+    examples = write_talks(place / "talks.jsonl")
     path = write_recipe(
-        place, "talk", decoder, "dialogue", rows, train={"batch_size": 8, "epochs": 12}
+        place, "talk", decoder, "dialogue", examples, train={"batch_size": 8, "epochs": 12}
     )
     return read_artifact(train(load_recipe(path), output=place / "run").artifact)
 

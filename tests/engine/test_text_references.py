@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import torch
 from adapter_manager_helpers import HandSource, put
-from engine_helpers import asked
+from engine_helpers import greedy_params
 from pooling_helpers import make_labellers
 
 from adapterhub.adapters.artifact import read_artifact
@@ -88,14 +88,14 @@ def test_they_are_labelled_as_by_loaded_adapters_though_memory_holds_few(
     loader = AdapterLoader(registry)
     engine = engine_on(loader, host_cache_bytes=largest)
     found = [add_labeling(engine, labellers, name, text) for name, text in pairs]
-    row = engine.add([7, 8, 9], None, asked(60)).sequences[0]
+    sequence = engine.add([7, 8, 9], None, greedy_params(60)).sequences[0]
     run(engine, found)
     for request, other in zip(found, expected, strict=True):
         for mine, its in zip(request.results(), other.results(), strict=True):
             assert (mine - its).abs().max() < 1e-4
         assert request.prediction().keys() == other.prediction().keys()
     assert engine.core.host.evictions
-    assert row.error is None
+    assert sequence.error is None
     loader.close()
 
 
@@ -103,8 +103,8 @@ def test_embeddings_wait_for_their_adapter_too(registry, engine_on, labellers):
     source = HandSource()
     engine = engine_on(source)
     request = engine.add_embedding("the film", "s3")
-    bare = engine.add_embedding("the film")
-    run(engine, [bare])
+    plain = engine.add_embedding("the film")
+    run(engine, [plain])
     assert not request.finished
     with pytest.raises(EngineError, match="is not computed yet"):
         request.embedding()
@@ -112,7 +112,7 @@ def test_embeddings_wait_for_their_adapter_too(registry, engine_on, labellers):
     run(engine, [request])
     expected = loaded(engine_on(rank_slots=64), labellers).embed(["the film"], "s3")[0]
     assert torch.equal(request.embedding(), expected)
-    assert not torch.allclose(request.embedding(), bare.embedding())
+    assert not torch.allclose(request.embedding(), plain.embedding())
 
 
 def artifact_of(registry, ref):
@@ -124,11 +124,11 @@ def test_each_fault_is_of_the_texts_that_asked(registry, engine_on):
     engine = engine_on(source)
     lost, wrong = engine.add_labeling("the film", "s0"), engine.add_labeling("the film", "t0")
     gone = engine.add_labeling("the film", "s1")
-    bare = engine.add_embedding("the film")
+    plain = engine.add_embedding("the film")
     source.futures["s0"].set_exception(ArtifactError("is damaged", place="s0"))
     source.futures["t0"].set_result(artifact_of(registry, "t0"))
     engine.cancel(gone)
-    run(engine, [lost, wrong, gone, bare])
+    run(engine, [lost, wrong, gone, plain])
     for request, kind, words in (
         (lost, ArtifactError, "is damaged"),
         (wrong, EngineError, "Use tag"),
@@ -136,7 +136,7 @@ def test_each_fault_is_of_the_texts_that_asked(registry, engine_on):
     ):
         with pytest.raises(kind, match=words):
             request.prediction()
-    assert bare.error is None
+    assert plain.error is None
     source.futures["s1"].set_result(artifact_of(registry, "s1"))
     for _ in range(100):
         if not engine.busy:
@@ -183,21 +183,21 @@ def test_a_pin_that_can_not_be_had_ends_and_is_told(engine_on, caplog):
 
 
 def test_a_stream_of_rows_does_not_keep_a_text_waiting_for_ever(engine_on, labellers):
-    """The rows' adapter has 8 of 12 rank rows, the text's needs another 8."""
+    """The adapter of the sequences has 8 of 12 rank slots, the text's needs another 8."""
     engine = loaded(engine_on(max_overtakes=4, max_num_seqs=2), labellers)
     engine.load_weights(
         labellers["t0"].weights, key="sha256:again", name="again", task=labellers["t0"].task
     )
     for count in (3, 6):
-        engine.add([7, 8], "again", asked(count))
+        engine.add([7, 8], "again", greedy_params(count))
     for _ in range(2):
         engine.step()
     request = engine.add_labeling("the film was good", "t0", kind="token")
     for step in range(60):
         if request.finished:
             break
-        # another row before the one beside it ends, so that the adapter is always used
-        engine.add([7, 8 + step % 20], "again", asked(6))
+        # another sequence before the one beside it ends, so that the adapter is always used
+        engine.add([7, 8 + step % 20], "again", greedy_params(6))
         engine.step()
     assert request.finished
     assert request.error is None
