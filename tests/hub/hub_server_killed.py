@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from adapterhub.hub.server import HubSettings, RepoStore
-from adapterhub.hub.server.bodies import StagingFile
 from adapterhub.hub.server.records import Add, Commit
+from adapterhub.hub.server.staging import StagingFile
 
 NAME = "team/fruit"
 
@@ -18,7 +18,7 @@ def commit_folder(store, folder):
         operations = []
         for path in sorted(folder.iterdir()):
             writer = StagingFile(staging / path.name)
-            writer.gather(path.read_bytes())
+            writer.buffer(path.read_bytes())
             staged = writer.finish()
             operations.append(Add(path.name, staged.sha256, staged.size, staged.path))
         wanted = Commit("push", "", None, tuple(operations))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapterhub.errors import AdapterHubError
-from adapterhub.hub.server.contents import check_path
+from adapterhub.hub.server.tree import check_path
 
 JSON = {"Content-Type": "application/json"}
 

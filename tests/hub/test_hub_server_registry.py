@@ -195,7 +195,7 @@ def test_damaged_bytes_are_not_served(hub_endpoint, artifact):
 
 
 def test_names_the_registry_does_not_take_are_refused(hub_endpoint):
-    with pytest.raises(HfHubHTTPError, match="no name of an adapter"):
+    with pytest.raises(HfHubHTTPError, match="is not an adapter name"):
         hub_endpoint.api.create_repo("team/Fruit")
 
 

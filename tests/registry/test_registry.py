@@ -86,9 +86,7 @@ def test_a_short_digest_that_fits_two_versions_is_refused(registry, artifact):
             )
             db.execute("UPDATE versions SET digest = ? WHERE version = ?", (digest, number))
     db.close()
-    with pytest.raises(
-        RegistryError, match=r"2 versions have a digest.*topics@2"
-    ):
+    with pytest.raises(RegistryError, match=r"2 versions have a digest.*topics@2"):
         registry.resolve("topics@sha256:abababab")
     assert registry.resolve("topics@sha256:" + "ab" * 31 + "02").version == 2
 

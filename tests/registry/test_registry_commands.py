@@ -101,7 +101,7 @@ def test_collecting_spares_what_was_pushed_to_the_endpoint(command, filled):
     from hashlib import sha256
 
     from adapterhub.hub.server import RepoStore
-    from adapterhub.hub.server.blobstore import Staged
+    from adapterhub.hub.server.staging import Staged
 
     store = RepoStore()
     repository = store.create("ada/notes", private=False, author="ada")

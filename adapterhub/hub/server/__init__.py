@@ -1,7 +1,6 @@
-"""An endpoint that speaks the part of the Hub's protocol that its clients use for models.
+"""A private Hub: an endpoint with the part of the Hub's protocol that clients use for models.
 
-All but ``app`` and the handlers work without the packages of a server, so that a registry knows
-which blobs the endpoint needs wherever it is opened.
+``RepoStore`` works without starlette, so that ``adapterhub gc`` can keep the blobs that it uses.
 """
 
 from adapterhub.hub.server.serving import serve

@@ -1,4 +1,4 @@
-"""Versions of the registry and revisions of repositories: each becomes the other."""
+"""Synchronization between versions of the registry and revisions of repositories."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from adapterhub.errors import AdapterHubError, NotFoundError, SignatureError
 from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import queries
 from adapterhub.hub.server.card import CARD_NAME, MAX_CARD, Card, parse_card
-from adapterhub.hub.server.changes import is_whole
 from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision, now
+from adapterhub.hub.server.tree import is_complete
 from adapterhub.registry.database import Database
 from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.sigstore import (
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from adapterhub.registry.database import Stamp
     from adapterhub.registry.layout import Layout
 
-#: Author of revisions that were versions first.
+#: Author of revisions that were made from versions.
 REGISTRY_AUTHOR = "registry"
-#: Up to this many names are looked up one by one; of more, all versions are read at once.
+#: Number of names up to which they are looked up one by one instead of listing all versions.
 _FEW = 200
 
 
 class Bridge:
-    """Takes in versions of a registry as revisions, and puts revisions as versions.
+    """Converter between versions of a registry and revisions of repositories.
 
     Args:
-        registry: whose versions named ``owner/name`` are repositories too.
-        layout: of that registry.
-        blobs: of that registry.
-        max_inline: size in bytes above which files are listed as of Git-LFS.
+        registry: Registry whose versions named ``owner/name`` are repositories.
+        layout: Paths of the registry.
+        blobs: Blobs of the registry.
+        max_inline: Size in bytes above which files are listed as Git-LFS files.
     """
 
     def __init__(self, registry: Registry, layout: Layout, blobs: Blobs, max_inline: int) -> None:
@@ -55,12 +55,12 @@ class Bridge:
         self._all_seen: Stamp = ()
 
     def waiting(self, db: sqlite3.Connection, name: str) -> tuple[Version, ...]:
-        """Return the versions of a name that are no revisions yet, the oldest first."""
+        """Return the versions of a name that are not revisions yet, the oldest first."""
         last = queries.last_version(db, name)
         return tuple(each for each in self._registry.versions(name) if each.version > last)
 
     def all_waiting(self, db: sqlite3.Connection) -> tuple[Version, ...]:
-        """Return the versions of all names ``owner/name`` that are no revisions yet."""
+        """Return the versions of all names ``owner/name`` that are not revisions yet."""
         stamp = self._index.stamp()
         if stamp and stamp == self._all_seen:
             return ()
@@ -83,19 +83,19 @@ class Bridge:
             self._all_seen = stamp
         return found
 
-    def take_in(self, db: sqlite3.Connection, version: Version) -> None:
-        """Make a version the head of main; one whose bytes are gone is passed over.
+    def add_version(self, db: sqlite3.Connection, version: Version) -> None:
+        """Make a version the head of main; skip one whose files are missing.
 
         Args:
-            db: a connection that holds the write lock.
-            version: of a name ``owner/name``.
+            db: Connection that holds the write lock.
+            version: Version of a name ``owner/name``.
         """
         if version.version <= queries.last_version(db, version.name):
             return
         try:
             tree = self._tree_of(version)
         except (OSError, AdapterHubError):
-            # removed and collected meanwhile, or damaged, which ``adapterhub verify`` tells
+            # removed and collected since, or damaged, which ``adapterhub verify`` reports
             return
         created = hub_time(version.created)
         repository = queries.repository(db, version.name)
@@ -114,11 +114,11 @@ class Bridge:
         queries.link_version(db, repository.id, version.version, version.digest, revision.sha)
         queries.describe(db, repository.id, self.card(tree), created)
 
-    def signed_since(self, db: sqlite3.Connection, name: str) -> dict[str, TreeFile]:
-        """Return the signatures that the version at the head of main got since it was taken in.
+    def late_signatures(self, db: sqlite3.Connection, name: str) -> dict[str, TreeFile]:
+        """Return the signatures that were added to the version at the head of main.
 
         Returns:
-            Name of the file to its bytes; empty where the head is no version.
+            Files by name; empty if the head is not a version.
         """
         head = queries.head_version(db, name)
         if head is None:
@@ -127,14 +127,14 @@ class Bridge:
         found = self._signatures_of(head.digest)
         return {path: file for path, file in found.items() if tree.get(path) != file}
 
-    def take_in_signatures(self, db: sqlite3.Connection, name: str) -> None:
-        """Put late signatures beside the files of the version at the head of main.
+    def add_late_signatures(self, db: sqlite3.Connection, name: str) -> None:
+        """Commit late signatures of the version at the head of main.
 
         Args:
-            db: a connection that holds the write lock.
-            name: of the repository.
+            db: Connection that holds the write lock.
+            name: Name of the repository.
         """
-        late, head = self.signed_since(db, name), queries.head_version(db, name)
+        late, head = self.late_signatures(db, name), queries.head_version(db, name)
         if head is None or not late:
             return
         tree = {**queries.tree(db, head.repository, head.sha), **late}
@@ -145,17 +145,17 @@ class Bridge:
         queries.move_version(db, head, revision.sha)
 
     def put(self, name: str, tree: Mapping[str, TreeFile], revision: Revision) -> Version | None:
-        """Put the files of a revision into the registry where they are a whole artifact.
+        """Store the files of a revision as a version if they are a complete artifact.
 
         Raises:
-            ArtifactError: when the manifest is none, or says other than what the files are.
-            HTTPError: when a signature by a key that the registry trusts does not hold.
+            ArtifactError: When the manifest is malformed, or differs from the files.
+            HTTPError: 400 when a signature by a trusted key is invalid.
         """
         listed = tree.get(MANIFEST_NAME)
         if listed is None:
             return None
         manifest = self.check(tree)
-        if not is_whole(tree, manifest):
+        if not is_complete(tree, manifest):
             return None
         with self._layout.staged() as staging:
             for file in (MANIFEST_NAME, *manifest.files):
@@ -169,19 +169,19 @@ class Bridge:
                 raise HTTPError(400, error.problem, place=error.place) from error
 
     def check(self, tree: Mapping[str, TreeFile]) -> Manifest:
-        """Return the manifest of a tree that has one, and which tells the truth.
+        """Return the manifest of a tree that has one.
 
         Raises:
-            ArtifactError: when it is none, or says other than what the files are.
+            ArtifactError: When it is malformed, or differs from the files.
         """
         listed = tree[MANIFEST_NAME]
         with self._blobs.path(listed.sha256).open("rb") as file:
             manifest = Manifest.from_json(file.read(MAX_MANIFEST))
-        is_whole(tree, manifest)
+        is_complete(tree, manifest)
         return manifest
 
     def card(self, tree: Mapping[str, TreeFile]) -> Card:
-        """Return what the card of a tree says; nothing where it can't be read."""
+        """Return the metadata of the card of a tree; empty if it cannot be read."""
         listed = tree.get(CARD_NAME)
         if listed is None:
             return Card()
@@ -197,19 +197,19 @@ class Bridge:
         tree = {MANIFEST_NAME: self._tree_file(blob, len(content))}
         for name, entry in Manifest.from_json(content).files.items():
             if not self._blobs.path(entry.sha256).exists():
-                raise NotFoundError(f"{name} is gone", place=str(version.ref))
+                raise NotFoundError(f"{name} is missing", place=str(version.ref))
             tree[name] = self._tree_file(entry.sha256, entry.size)
         return tree | self._signatures_of(version.digest)
 
     def _signatures_of(self, digest: str) -> dict[str, TreeFile]:
-        """Return the signatures that the registry has of an artifact, as files."""
+        """Return the signatures of an artifact in the registry, as files."""
         return {
             signature_name(each.key): self._tree_file(each.sha256, each.size)
             for each in self._registry.stored_signatures(digest)
         }
 
     def _signatures_in(self, tree: Mapping[str, TreeFile]) -> list[bytes]:
-        """Return the files of a tree that are signatures; others may have such names."""
+        """Return the signatures in a tree; other files may have such names too."""
         found = []
         for path, file in tree.items():
             if not is_signature_name(path) or file.size > MAX_SIGNATURE:

@@ -1,4 +1,4 @@
-"""What a repository's ``README.md`` says about it, in the block of YAML that it begins with."""
+"""Model cards: the YAML block at the beginning of ``README.md``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 CARD_NAME = "README.md"
-#: Most bytes of a card that are read.
+#: Largest size of a card in bytes.
 MAX_CARD = 256 * 1024
 _FENCE = "---"
 
@@ -24,8 +24,8 @@ class Card:
     """The metadata of a card.
 
     Args:
-        data: as written, plain JSON.
-        tags: what the repository is found by, sorted.
+        data: Metadata as plain JSON.
+        tags: Tags to find the repository by, sorted.
     """
 
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -33,17 +33,17 @@ class Card:
 
     @property
     def pipeline_tag(self) -> str | None:
-        """The task, in the Hub's words."""
+        """Task of the model, in the terms of the Hub."""
         return _word(self.data.get("pipeline_tag"))
 
     @property
     def library(self) -> str | None:
-        """The library that reads the repository."""
+        """Library that loads the model."""
         return _word(self.data.get("library_name"))
 
 
 class _NoAliases(yaml.SafeLoader):
-    """A loader without aliases, which a few lines can blow up to gigabytes with."""
+    """A safe loader without aliases, which can expand a few lines to gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
@@ -52,10 +52,10 @@ class _NoAliases(yaml.SafeLoader):
 
 
 def parse_card(text: str) -> Card:
-    """Read the metadata of a card; a card without any has an empty one.
+    """Parse the metadata of a card, which may be empty.
 
     Raises:
-        ArtifactError: when the block is no YAML mapping of plain values.
+        ArtifactError: When the block is not a YAML mapping of plain values.
     """
     block = _block(text)
     if block is None:
@@ -63,7 +63,7 @@ def parse_card(text: str) -> Card:
     try:
         # a subclass of the safe loader
         found = yaml.load(block, Loader=_NoAliases)
-        # dates become text, and whatever JSON can't hold is refused
+        # dates become text; values that JSON does not support are rejected
         data = json.loads(json.dumps(found, default=str, allow_nan=False))
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ArtifactError(f"has no valid metadata: {error}", place=CARD_NAME) from error

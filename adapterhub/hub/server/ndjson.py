@@ -1,7 +1,7 @@
-"""The body of a commit: one JSON object a line, in which files travel as base64.
+"""The body of a commit: one JSON object per line, with files in base64.
 
-A file can be larger than memory should hold, so its content is decoded to disk while the line
-is read; what is parsed as JSON is the line without it.
+The content of a file is decoded to disk while its line is read, since it may be large; the line is
+parsed as JSON without it.
 """
 
 from __future__ import annotations
@@ -14,28 +14,29 @@ from typing import TYPE_CHECKING, Any
 from starlette.concurrency import run_in_threadpool
 
 from adapterhub.http.errors import HTTPError, too_large
-from adapterhub.hub.server.bodies import StagingFile, parse_object, text_of
 from adapterhub.hub.server.records import Add, Commit, Delete
+from adapterhub.hub.server.requests import parse_object, text_of
+from adapterhub.hub.server.staging import StagingFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from adapterhub.hub.server.blobstore import Staged
     from adapterhub.hub.server.settings import HubSettings
+    from adapterhub.hub.server.staging import Staged
 
-#: Quotes inside a JSON text are escaped, so this is found as a key only.
+#: Matches a key only, since quotes inside a JSON text are escaped.
 _CONTENT = re.compile(rb'"content"\s*:\s*"')
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST_KEY = 64
 
 
 class CommitReader:
-    """Takes the body of a commit in pieces.
+    """Incremental parser of the body of a commit.
 
     Args:
-        folder: where the files in it are put.
-        settings: with the limits.
+        folder: Folder for the files in the body.
+        settings: Limits.
     """
 
     def __init__(self, folder: Path, settings: HubSettings) -> None:
@@ -48,24 +49,24 @@ class CommitReader:
         self._header: dict[str, Any] | None = None
         self._operations: list[Add | Delete] = []
 
-    def feed(self, piece: bytes) -> None:
-        """Take the next piece.
+    def feed(self, chunk: bytes) -> None:
+        """Parse the next chunk.
 
         Raises:
-            HTTPError: when the body is not what a commit is.
+            HTTPError: 400 or 413 when the body is malformed or too large.
         """
         at = 0
-        while at < len(piece):
+        while at < len(chunk):
             if self._content is None:
-                at = self._take_text(piece, at)
+                at = self._parse_text(chunk, at)
             else:
-                at = self._take_content(self._content, piece, at)
+                at = self._parse_content(self._content, chunk, at)
 
     def finish(self) -> Commit:
-        """Return the commit, at the end of the body.
+        """Return the commit at the end of the body.
 
         Raises:
-            HTTPError: when the body is not what a commit is.
+            HTTPError: 400 when the body is malformed.
         """
         if self._content is not None:
             raise HTTPError(400, "ends in the middle of a file", place="commit")
@@ -80,16 +81,16 @@ class CommitReader:
         )
 
     def close(self) -> None:
-        """Close the file that was being written when something went wrong."""
+        """Close the file that is being written."""
         if self._content is not None:
             self._content.close()
 
-    def _take_text(self, piece: bytes, at: int) -> int:
-        """Take text up to the end of a line or the begin of a file; return where to go on."""
-        end = piece.find(b"\n", at)
-        stop = len(piece) if end < 0 else end + 1
+    def _parse_text(self, chunk: bytes, at: int) -> int:
+        """Parse up to the end of a line or the beginning of a file; return the next position."""
+        end = chunk.find(b"\n", at)
+        stop = len(chunk) if end < 0 else end + 1
         before = len(self._line)
-        self._line += piece[at:stop]
+        self._line += chunk[at:stop]
         start = max(0, before - _LONGEST_KEY)
         found = _CONTENT.search(self._line, start) if self._staged is None else None
         if found:
@@ -103,12 +104,12 @@ class CommitReader:
             self._end_line()
         return stop
 
-    def _take_content(self, content: _Content, piece: bytes, at: int) -> int:
-        """Take what belongs to a file; return where to go on, the closing quote included."""
-        end = piece.find(b'"', at)
-        content.feed(piece[at:] if end < 0 else piece[at:end])
+    def _parse_content(self, content: _Content, chunk: bytes, at: int) -> int:
+        """Parse up to the closing quote of a file; return its position."""
+        end = chunk.find(b'"', at)
+        content.feed(chunk[at:] if end < 0 else chunk[at:end])
         if end < 0:
-            return len(piece)
+            return len(chunk)
         self._staged = content.finish()
         self._content = None
         return end
@@ -134,7 +135,7 @@ class CommitReader:
 
 
 class _Content:
-    """Base64 that is decoded into a file."""
+    """Base64 text that is decoded to a file."""
 
     def __init__(self, path: Path, limit: int) -> None:
         self._file = StagingFile(path)
@@ -143,8 +144,8 @@ class _Content:
         self._size = 0
         self._padded = False
 
-    def feed(self, piece: bytes) -> None:
-        text = self._rest + piece
+    def feed(self, chunk: bytes) -> None:
+        text = self._rest + chunk
         whole = len(text) - len(text) % 4
         self._rest = text[whole:]
         if not whole:
@@ -161,7 +162,7 @@ class _Content:
         self._size += len(decoded)
         if self._size > self._limit:
             raise too_large("a file inside a commit", self._limit)
-        self._file.gather(decoded)
+        self._file.buffer(decoded)
         self._file.flush()
 
     def finish(self) -> Staged:
@@ -174,15 +175,15 @@ class _Content:
 
 
 async def read_commit(body: AsyncIterator[bytes], folder: Path, settings: HubSettings) -> Commit:
-    """Read a commit; the files in it are put into ``folder``.
+    """Read a commit and write the files in it to ``folder``.
 
     Raises:
-        HTTPError: when the body is not what a commit is.
+        HTTPError: 400 or 413 when the body is malformed or too large.
     """
     reader = CommitReader(folder, settings)
     try:
-        async for piece in body:
-            await run_in_threadpool(reader.feed, piece)
+        async for chunk in body:
+            await run_in_threadpool(reader.feed, chunk)
         return await run_in_threadpool(reader.finish)
     finally:
         reader.close()

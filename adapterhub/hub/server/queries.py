@@ -1,4 +1,4 @@
-"""The queries of the endpoint's database, over a connection that ``Database`` lends."""
+"""Queries of the database of the endpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPOSITORY = """
 
 
 def repository(db: sqlite3.Connection, name: str) -> Repository | None:
-    """Return the repository with this name, if there is one."""
+    """Return the repository with a name, or ``None``."""
     row = db.execute(f"{REPOSITORY} WHERE r.name = ?", (name,)).fetchone()
     return to_repository(row) if row else None
 
@@ -47,7 +47,7 @@ def add_repository(db: sqlite3.Connection, name: str, *, private: bool, created:
 
 
 def describe(db: sqlite3.Connection, repository_id: int, card: Card, modified: str) -> None:
-    """Keep what the card on main says, and when main was changed."""
+    """Store the metadata of the card on main and the time of its change."""
     db.execute(
         "UPDATE repositories SET pipeline_tag = ?, library = ?, card = ?, modified = ? "
         "WHERE id = ?",
@@ -63,7 +63,7 @@ def describe(db: sqlite3.Connection, repository_id: int, card: Card, modified: s
 def add_revision(
     db: sqlite3.Connection, repository_id: int, new: Revision, tree: Mapping[str, TreeFile]
 ) -> None:
-    """Add a revision with its files; one that is there is left as it is."""
+    """Add a revision with its files; an existing one is not changed."""
     values = (new.sha, new.parent, new.author, new.time, new.title, new.message)
     added = db.execute(
         "INSERT OR IGNORE INTO revisions (repository, sha, parent, author, time, title, message) "
@@ -81,7 +81,7 @@ def add_revision(
 
 
 def revision(db: sqlite3.Connection, repository_id: int, sha: str) -> Revision | None:
-    """Return the revision with this sha, if there is one."""
+    """Return the revision with a commit name, or ``None``."""
     query = (
         "SELECT sha, parent, author, time, title, message FROM revisions "
         "WHERE repository = ? AND sha = ?"
@@ -101,7 +101,7 @@ def tree(db: sqlite3.Connection, repository_id: int, sha: str) -> dict[str, Tree
 
 
 def file(db: sqlite3.Connection, repository_id: int, sha: str, path: str) -> TreeFile | None:
-    """Return one file of a revision, if it is there."""
+    """Return one file of a revision, or ``None``."""
     query = (
         "SELECT f.sha256, f.size, f.lfs FROM files f JOIN revisions v ON v.id = f.revision "
         "WHERE v.repository = ? AND v.sha = ? AND f.path = ?"
@@ -111,7 +111,7 @@ def file(db: sqlite3.Connection, repository_id: int, sha: str, path: str) -> Tre
 
 
 def ref(db: sqlite3.Connection, repository_id: int, kind: RefKind, name: str) -> str | None:
-    """Return the sha that a branch or tag names, if there is one."""
+    """Return the commit of a branch or tag, or ``None``."""
     query = "SELECT sha FROM refs WHERE repository = ? AND kind = ? AND name = ?"
     row = db.execute(query, (repository_id, kind, name)).fetchone()
     return str(row["sha"]) if row else None
@@ -132,13 +132,13 @@ def set_ref(db: sqlite3.Connection, repository_id: int, kind: RefKind, name: str
 
 
 def delete_ref(db: sqlite3.Connection, repository_id: int, kind: RefKind, name: str) -> bool:
-    """Delete a branch or tag and return whether it was there."""
+    """Delete a branch or tag and return whether it existed."""
     query = "DELETE FROM refs WHERE repository = ? AND kind = ? AND name = ?"
     return db.execute(query, (repository_id, kind, name)).rowcount > 0
 
 
 def add_upload(db: sqlite3.Connection, repository_id: int, sha256: str, size: int) -> None:
-    """Note that bytes were brought to a repository now."""
+    """Record the upload of a file to a repository."""
     db.execute(
         "INSERT OR REPLACE INTO uploads (repository, sha256, size, time) VALUES (?, ?, ?, ?)",
         (repository_id, sha256, size, time.time()),
@@ -146,20 +146,20 @@ def add_upload(db: sqlite3.Connection, repository_id: int, sha256: str, size: in
 
 
 def forget_uploads(db: sqlite3.Connection, before: float) -> None:
-    """Drop the notes of bytes that no commit named in time."""
+    """Forget uploads that no commit used in time."""
     db.execute("DELETE FROM uploads WHERE time < ?", (before,))
 
 
 def add_git_names(db: sqlite3.Connection, names: Mapping[str, str]) -> None:
-    """Keep the names that git gives to bytes, by their sha256."""
+    """Store git's names of files, by sha256."""
     db.executemany("INSERT OR IGNORE INTO git_names (sha256, oid) VALUES (?, ?)", names.items())
 
 
 def sizes(db: sqlite3.Connection, repository_id: int, since: float) -> dict[str, int]:
-    """Return sha256 and size of all bytes that commits to a repository may name.
+    """Return the sizes of the files that commits to a repository may use, by sha256.
 
-    These are what its revisions hold and what was brought to it after ``since``: the bytes of
-    other repositories can't be had by guessing a digest.
+    These are the files of its revisions and its uploads after ``since``, so that the files of
+    another repository cannot be obtained by guessing a digest.
     """
     query = (
         "SELECT sha256, size FROM uploads WHERE repository = ? AND time >= ? UNION "
@@ -171,7 +171,7 @@ def sizes(db: sqlite3.Connection, repository_id: int, since: float) -> dict[str,
 
 
 def uses_blob(db: sqlite3.Connection, sha256: str, since: float) -> bool:
-    """Return whether a revision holds these bytes, or they were brought after ``since``."""
+    """Return whether a revision, or an upload after ``since``, has a blob."""
     query = (
         "SELECT EXISTS (SELECT 1 FROM files WHERE sha256 = ?) OR "
         "EXISTS (SELECT 1 FROM uploads WHERE sha256 = ? AND time >= ?)"
@@ -182,18 +182,18 @@ def uses_blob(db: sqlite3.Connection, sha256: str, since: float) -> bool:
 def link_version(
     db: sqlite3.Connection, repository_id: int, number: int, digest: str, sha: str
 ) -> None:
-    """Note that a version of the registry is this revision, and tag it ``v3`` for version 3."""
+    """Record the revision of a version of the registry and tag it, ``v3`` for version 3."""
     added = db.execute(
         "INSERT OR IGNORE INTO versions (repository, version, digest, sha) VALUES (?, ?, ?, ?)",
         (repository_id, number, digest, sha),
     )
-    # a tag that a user gave before stays
+    # an existing tag of a user is kept
     if added.rowcount and ref(db, repository_id, "tag", f"v{number}") is None:
         set_ref(db, repository_id, "tag", f"v{number}", sha)
 
 
 def head_version(db: sqlite3.Connection, name: str) -> HeadVersion | None:
-    """Return the version of the registry that is the head of main, if it is one."""
+    """Return the version of the registry at the head of main, or ``None``."""
     query = (
         "SELECT v.repository, v.version, v.digest, v.sha FROM versions v "
         "JOIN repositories r ON r.id = v.repository "
@@ -205,7 +205,7 @@ def head_version(db: sqlite3.Connection, name: str) -> HeadVersion | None:
 
 
 def move_version(db: sqlite3.Connection, head: HeadVersion, sha: str) -> None:
-    """Let a version be another revision, and its own tag with it."""
+    """Move a version and its tag to another revision."""
     db.execute(
         "UPDATE versions SET sha = ? WHERE repository = ? AND version = ?",
         (sha, head.repository, head.version),
@@ -216,7 +216,7 @@ def move_version(db: sqlite3.Connection, head: HeadVersion, sha: str) -> None:
 
 
 def last_versions(db: sqlite3.Connection) -> dict[str, int]:
-    """Return each name and the highest version of it that was taken in or withdrawn."""
+    """Return the highest version of each name that was added or withdrawn."""
     query = (
         "SELECT name, max(version) AS last FROM ("
         "SELECT r.name, v.version FROM versions v JOIN repositories r ON r.id = v.repository "
@@ -226,7 +226,7 @@ def last_versions(db: sqlite3.Connection) -> dict[str, int]:
 
 
 def last_version(db: sqlite3.Connection, name: str) -> int:
-    """Return the highest version of a name that was taken in or withdrawn, or 0."""
+    """Return the highest version of a name that was added or withdrawn, or 0."""
     query = (
         "SELECT max(version) FROM ("
         "SELECT v.version FROM versions v JOIN repositories r ON r.id = v.repository "
@@ -236,12 +236,12 @@ def last_version(db: sqlite3.Connection, name: str) -> int:
 
 
 def withdraw(db: sqlite3.Connection, name: str, version: int) -> None:
-    """Keep versions up to this one from coming back under a name."""
+    """Keep versions of a name up to this one from being added again."""
     db.execute("INSERT OR REPLACE INTO withdrawn (name, version) VALUES (?, ?)", (name, version))
 
 
 def to_repository(row: sqlite3.Row) -> Repository:
-    """Return the repository of a row that ``REPOSITORY`` selected."""
+    """Return the repository of a result of ``REPOSITORY``."""
     values = dict(row)
     values["private"] = bool(values["private"])
     values["card"] = json.loads(values["card"])

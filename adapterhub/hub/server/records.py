@@ -1,4 +1,4 @@
-"""What the endpoint keeps: repositories, their revisions, and the files of a revision."""
+"""Repositories, revisions, files and commits of the endpoint."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-#: The branch that every repository has.
+#: Branch of every repository.
 MAIN = "main"
 RefKind = Literal["branch", "tag"]
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository; its files are those of the revision that a branch or tag names.
+    """A repository.
 
     Args:
-        id: of its row.
-        name: ``owner/name``.
-        private: whether only those with a scope for its owner see it.
-        created: ISO 8601 in UTC.
-        modified: time of its last commit.
-        pipeline_tag: from the card on main.
-        library: from the card on main.
-        card: metadata of the card on main.
-        tags: of the card on main, sorted.
+        id: Id in the database.
+        name: Name, ``owner/name``.
+        private: Whether only callers with a scope for its owner see it.
+        created: Time of creation, ISO 8601 in UTC.
+        modified: Time of its last commit.
+        pipeline_tag: Task from the card on main.
+        library: Library from the card on main.
+        card: Metadata of the card on main.
+        tags: Tags from the card on main, sorted.
     """
 
     id: int
@@ -54,9 +54,9 @@ class TreeFile:
     """One file of a revision.
 
     Args:
-        sha256: of its bytes, in hex.
-        size: in bytes.
-        lfs: whether it came by Git-LFS, and is listed so.
+        sha256: Digest of the content in hex.
+        size: Size in bytes.
+        lfs: Whether it is listed as a Git-LFS file.
     """
 
     sha256: str
@@ -64,7 +64,7 @@ class TreeFile:
     lfs: bool
 
     def etag(self, oid: str) -> str:
-        """Return the entity tag, without quotes; ``oid`` is git's name for the bytes."""
+        """Return the entity tag without quotes, given git's name of the content."""
         return self.sha256 if self.lfs else oid
 
 
@@ -73,12 +73,12 @@ class Revision:
     """One commit.
 
     Args:
-        sha: 40 hex digits.
-        parent: sha of the commit before, or ``None`` for the first.
-        author: user who made it.
-        time: ISO 8601 in UTC.
-        title: first line of the message.
-        message: the rest of it.
+        sha: Name of the commit, 40 hex digits.
+        parent: Name of the commit before; ``None`` for the first.
+        author: User who made it.
+        time: Time of the commit, ISO 8601 in UTC.
+        title: First line of the message.
+        message: Rest of the message.
     """
 
     sha: str
@@ -94,9 +94,9 @@ class Ref:
     """A branch or a tag.
 
     Args:
-        kind: which of them.
-        name: without ``refs/heads/`` or ``refs/tags/``.
-        sha: of the commit that it names.
+        kind: Branch or tag.
+        name: Name without ``refs/heads/`` or ``refs/tags/``.
+        sha: Name of the commit that it points to.
     """
 
     kind: RefKind
@@ -109,10 +109,10 @@ class HeadVersion:
     """A version of the registry that is the head of a repository.
 
     Args:
-        repository: its id.
-        version: counted from 1.
-        digest: of the artifact.
-        sha: of the revision.
+        repository: Id of the repository.
+        version: Number of the version.
+        digest: Digest of the artifact.
+        sha: Name of the commit.
     """
 
     repository: int
@@ -126,11 +126,10 @@ class Add:
     """An operation of a commit: put a file at a path.
 
     Args:
-        path: in the repository.
-        sha256: of the bytes, in hex.
-        size: in bytes; ``None`` where the commit does not say.
-        staged: where the bytes lie that came with the commit; ``None`` where they were
-            uploaded before it.
+        path: Path in the repository.
+        sha256: Digest of the content in hex.
+        size: Size in bytes; ``None`` if the commit does not say.
+        staged: Content that was sent with the commit; ``None`` if it was uploaded before.
     """
 
     path: str
@@ -141,7 +140,7 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """An operation of a commit: remove a file, or a folder with all that is in it."""
+    """An operation of a commit: remove a file, or a folder with its content."""
 
     path: str
     folder: bool
@@ -149,13 +148,13 @@ class Delete:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit as it was asked for.
+    """A requested commit.
 
     Args:
-        title: first line of the message.
-        message: the rest of it.
-        parent: the head that the branch must have now, where that was decided upon.
-        operations: in order.
+        title: First line of the message.
+        message: Rest of the message.
+        parent: Expected head of the branch; ``None`` for any.
+        operations: Operations in order.
     """
 
     title: str
@@ -173,20 +172,20 @@ def new_revision(
     message: str = "",
     time: str,
 ) -> Revision:
-    """Return the revision with these files; equal arguments give the same sha."""
+    """Return the revision with these files; equal arguments give equal names."""
     files = [(path, file.sha256, file.size, file.lfs) for path, file in sorted(tree.items())]
     content = json.dumps([parent, author, time, title, message, files])
-    # a name in git's form, which clients check for; the bytes are told by sha256
+    # clients expect a name in the form of git; content is identified by sha256
     sha = sha1(content.encode(), usedforsecurity=False).hexdigest()
     return Revision(sha, parent, author, time, title, message)
 
 
 def now() -> str:
-    """Return the time, as the Hub's clients read it."""
+    """Return the current time in the format of the Hub."""
     return hub_time(datetime.now(UTC).isoformat())
 
 
 def hub_time(text: str) -> str:
-    """Return an ISO 8601 time in UTC, with microseconds and ``Z``."""
+    """Return a time in the format of the Hub: ISO 8601 in UTC with microseconds and ``Z``."""
     moment = datetime.fromisoformat(text).astimezone(UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,10 +1,10 @@
-"""The schema of the endpoint's own SQLite file."""
+"""Database schema of the endpoint, as the list of its changes."""
 
 from __future__ import annotations
 
 from adapterhub.registry.database import SchemaChange
 
-#: Append-only: a change that was released is never edited.
+#: Append-only: a released change is never edited.
 HUB_SCHEMA: tuple[SchemaChange, ...] = (
     SchemaChange(
         "repositories, revisions, branches, tags, uploads and tokens",
@@ -21,7 +21,7 @@ HUB_SCHEMA: tuple[SchemaChange, ...] = (
             )""",
             "CREATE INDEX repositories_by_modified ON repositories (modified, name)",
             "CREATE INDEX repositories_by_created ON repositories (created, name)",
-            # words of the card on main, to filter by
+            # tags of the card on main, for filters
             """CREATE TABLE repository_tags (
                 repository INTEGER NOT NULL REFERENCES repositories (id) ON DELETE CASCADE,
                 tag TEXT NOT NULL,
@@ -55,7 +55,7 @@ HUB_SCHEMA: tuple[SchemaChange, ...] = (
                 sha TEXT NOT NULL,
                 PRIMARY KEY (repository, kind, name)
             ) WITHOUT ROWID""",
-            # which versions of the registry are in a repository
+            # versions of the registry in a repository
             """CREATE TABLE versions (
                 repository INTEGER NOT NULL REFERENCES repositories (id) ON DELETE CASCADE,
                 version INTEGER NOT NULL,
@@ -68,7 +68,7 @@ HUB_SCHEMA: tuple[SchemaChange, ...] = (
                 name TEXT PRIMARY KEY,
                 version INTEGER NOT NULL
             ) WITHOUT ROWID""",
-            # bytes that wait for the commit that names them
+            # uploaded files without a commit
             """CREATE TABLE uploads (
                 repository INTEGER NOT NULL REFERENCES repositories (id) ON DELETE CASCADE,
                 sha256 TEXT NOT NULL,
@@ -77,11 +77,12 @@ HUB_SCHEMA: tuple[SchemaChange, ...] = (
                 PRIMARY KEY (repository, sha256)
             ) WITHOUT ROWID""",
             "CREATE INDEX uploads_by_blob ON uploads (sha256)",
-            # the name that git gives to the same bytes
+            # git's name of the same content
             """CREATE TABLE git_names (
                 sha256 TEXT PRIMARY KEY,
                 oid TEXT NOT NULL
             ) WITHOUT ROWID""",
+            # tokens and scopes are unused: open_keys moves their entries to keys.sqlite3
             """CREATE TABLE tokens (
                 hash TEXT PRIMARY KEY,
                 user TEXT NOT NULL,

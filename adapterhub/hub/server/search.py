@@ -1,4 +1,4 @@
-"""Finding repositories, a page at a time."""
+"""Filtered, paginated lists of repositories."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ Sort = Literal["modified", "created"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
-    """Which repositories to list; every filter given must hold.
+    """Filters of a list of repositories, all of which must match.
 
     Args:
-        owners: whose private repositories are listed too; all owners' where ``None``.
-        readable: whose repositories are listed at all; all owners' where ``None``.
-        text: part of the name.
-        owner: the part of the name before the slash.
-        tags: of the card, all of them.
-        pipeline_tag: of the card.
-        sort: by which time.
-        newest_first: the order.
-        limit: most repositories on the page.
-        after: what ``Page.next`` of the page before was.
+        owners: Owners whose private repositories are included; ``None`` for all owners.
+        readable: Owners whose repositories are included at all; ``None`` for all owners.
+        text: Part of the name.
+        owner: Owner of the repository.
+        tags: Tags of the card, all of them.
+        pipeline_tag: Task of the card.
+        sort: Time to sort by.
+        newest_first: Whether the newest repository is first.
+        limit: Largest number of repositories on the page.
+        after: ``Page.next`` of the page before.
     """
 
     owners: frozenset[str] | None
@@ -52,8 +52,8 @@ class Page:
     """One page of repositories.
 
     Args:
-        repositories: with the head of main beside each.
-        next: what the next page begins after, or ``None`` on the last.
+        repositories: Repositories, each with the head of main.
+        next: Cursor of the next page; ``None`` on the last page.
     """
 
     repositories: tuple[tuple[Repository, str | None], ...]
@@ -61,10 +61,10 @@ class Page:
 
 
 def find(db: sqlite3.Connection, search: Search) -> Page:
-    """Return one page of the repositories that pass every filter.
+    """Return one page of the repositories that match every filter.
 
     Raises:
-        HTTPError: when ``search.after`` is none of ours.
+        HTTPError: 400 when ``search.after`` is not a cursor.
     """
     conditions, values = _conditions(search)
     column = f"r.{search.sort}"
@@ -116,5 +116,5 @@ def _read_cursor(cursor: str) -> tuple[str, str]:
     try:
         value, name = json.loads(base64.b64decode(cursor.encode(), b"-_", validate=True))
     except (ValueError, TypeError) as error:
-        raise HTTPError(400, "is no cursor of this endpoint", place="cursor") from error
+        raise HTTPError(400, "is not a cursor of this endpoint", place="cursor") from error
     return str(value), str(name)

@@ -1,4 +1,4 @@
-"""Starting the endpoint."""
+"""Start of the endpoint."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _LOG = logging.getLogger(__name__)
 def serve(
     registry_root: Path | None, host: str, port: int, settings: HubSettings | None = None
 ) -> None:
-    """Serve a registry until the process is told to stop.
+    """Serve a registry until the process is terminated.
 
     Args:
-        registry_root: the home folder that holds the registry, as for ``Registry``.
-        host: address to listen on.
-        port: to listen on; 0 for any that is free.
-        settings: of the endpoint.
+        registry_root: Home folder of the registry, as for ``Registry``.
+        host: Address to listen on.
+        port: Port to listen on; 0 for any free one.
+        settings: Settings of the endpoint.
 
     Raises:
-        MissingExtraError: when uvicorn or starlette is not installed.
-        RegistryError: when the registry can't be opened.
+        MissingExtraError: When uvicorn or starlette is not installed.
+        RegistryError: When the registry cannot be opened.
     """
     try:
         import uvicorn
@@ -39,7 +39,7 @@ def serve(
         raise MissingExtraError("uvicorn", "serve") from error
     settings = settings or HubSettings()
     store = RepoStore(registry_root, settings)
-    if taken_in := store.take_in_all():
-        _LOG.info("%d versions of the registry are repositories now", taken_in)
+    if added := store.add_all_versions():
+        _LOG.info("added %d versions of the registry as revisions", added)
     app = create_app(store, open_keys(store.registry), settings)
     uvicorn.run(app, host=host, port=port, log_level="info", server_header=False)

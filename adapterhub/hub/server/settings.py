@@ -1,4 +1,4 @@
-"""What an endpoint allows."""
+"""Settings of the endpoint."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ class HubSettings:
     """Limits and rules of one endpoint; sizes in bytes.
 
     Args:
-        anonymous_read: whether public repositories can be read without a token.
-        max_file: largest file.
-        max_inline: largest file that clients send inside a commit. Larger ones go by Git-LFS,
-            which clients with ``hf_xet`` use only under ``HF_HUB_DISABLE_XET=1``.
-        max_commit: largest body of a commit.
-        max_json: largest body of every other request, and largest line of a commit without
-            the content of its file.
-        max_files: most files of one revision, and most operations of one commit.
-        max_page: most entries on one page of a listing.
-        upload_seconds: how long a link to upload a file holds, and how long an uploaded file
-            waits for its commit.
+        anonymous_read: Whether public repositories can be read without a token.
+        max_file: Largest file.
+        max_inline: Largest file inside a commit. Larger ones are sent by Git-LFS, which clients
+            with ``hf_xet`` use only under ``HF_HUB_DISABLE_XET=1``.
+        max_commit: Largest body of a commit.
+        max_json: Largest body of any other request, and largest line of a commit without the
+            content of its file.
+        max_files: Largest number of files in a revision, and of operations in a commit.
+        max_page: Largest number of entries on a page.
+        upload_seconds: Lifetime of an upload link, and of an uploaded file without a commit.
     """
 
     anonymous_read: bool = True

@@ -1,4 +1,4 @@
-"""Repositories with revisions, branches and tags, over the blobs of the registry."""
+"""Repositories with revisions, branches and tags, on top of the registry."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from adapterhub.adapters.manifest import MANIFEST_NAME
 from adapterhub.errors import RefError
 from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import queries
-from adapterhub.hub.server.blobstore import BlobStore, Staged, git_name
+from adapterhub.hub.server.blobstore import BlobStore, git_name
 from adapterhub.hub.server.bridge import Bridge
-from adapterhub.hub.server.changes import apply
-from adapterhub.hub.server.contents import check_content, check_path, check_ref_name
 from adapterhub.hub.server.errors import no_entry, no_repository, no_revision
 from adapterhub.hub.server.records import MAIN, Add, new_revision, now
 from adapterhub.hub.server.schema import HUB_SCHEMA
 from adapterhub.hub.server.search import find
 from adapterhub.hub.server.settings import HubSettings
+from adapterhub.hub.server.staging import Staged
+from adapterhub.hub.server.tree import apply, check_content, check_path, check_ref_name
 from adapterhub.refs import check_name
 from adapterhub.registry import Registry
 from adapterhub.registry.blobs import Blobs
@@ -44,24 +44,25 @@ if TYPE_CHECKING:
     from adapterhub.hub.server.search import Page, Search
 
 _SHA = re.compile(r"[0-9a-f]{40}")
-#: Versions that are taken in while the write lock is held.
+#: Number of versions that are added in one transaction.
 _BATCH = 500
 _KINDS: tuple[RefKind, ...] = ("branch", "tag")
 
 
 class RepoStore:
-    """The repositories of one registry; any number of processes and threads may use it at once.
+    """The repositories of one registry, safe for use by several processes and threads at once.
 
-    A version of the registry named ``owner/name`` is a revision of the repository of that name,
-    tagged ``v3`` for version 3, and a commit that makes main a whole artifact is a version.
+    A version of the registry named ``owner/name`` is a revision of the repository with that name,
+    tagged ``v3`` for version 3, and a commit that makes main a complete artifact is a version.
 
     Args:
-        root: the home folder that holds the registry; as for ``Registry`` where not given.
-        settings: with the limits.
-        on_step: called with the name of every step of a commit that changes something on disk.
+        root: Home folder of the registry, as for ``Registry``.
+        settings: Limits.
+        on_step: Hook called with the name of every step of a commit that changes something on
+            disk.
 
     Raises:
-        RegistryError: when the registry can't be made, read or written.
+        RegistryError: When the registry cannot be created, read or written.
     """
 
     def __init__(
@@ -83,16 +84,16 @@ class RepoStore:
         self._bridge = Bridge(self.registry, self._layout, blobs, self.settings.max_inline)
 
     def uses_blob(self, sha256: str) -> bool:
-        """Return whether the endpoint needs a blob, so that ``Registry.collect`` spares it."""
+        """Return whether the endpoint uses a blob, for ``Registry.collect``."""
         with self.database.reading() as db:
             return queries.uses_blob(db, sha256, self._upload_limit())
 
     def staging(self) -> AbstractContextManager[Path]:
-        """Lend a new folder beside the blobs, removed with what is left in it."""
+        """Create a temporary folder beside the blobs, removed afterwards."""
         return self._layout.staged()
 
     def secret(self, name: str) -> bytes:
-        """Return 32 random bytes, the same ones for this name at every call."""
+        """Return 32 random bytes, always the same for a name."""
         with self.database.writing() as db:
             row = (name, secrets.token_bytes(32))
             db.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES (?, ?)", row)
@@ -100,17 +101,17 @@ class RepoStore:
         return bytes(found["value"])
 
     def create(self, name: str, *, private: bool, author: str) -> Repository:
-        """Make a repository with one empty commit on main.
+        """Create a repository with one empty commit on main.
 
         Raises:
-            RefError: when ``name`` is malformed.
-            HTTPError: when there is one.
+            RefError: When ``name`` is malformed.
+            HTTPError: 409 when it exists.
         """
         check_name(name)
-        self._take_in(name)
+        self._add_new_versions(name)
         with self.database.writing() as db:
             if queries.repository(db, name):
-                raise HTTPError(409, "there is a repository with this name", place=name)
+                raise HTTPError(409, "a repository with this name exists", place=name)
             made = queries.add_repository(db, name, private=private, created=now())
             first = new_revision(None, {}, author=author, title="initial commit", time=made.created)
             queries.add_revision(db, made.id, first, {})
@@ -121,42 +122,42 @@ class RepoStore:
         """Return a repository.
 
         Raises:
-            HTTPError: when there is none.
+            HTTPError: 404 when there is none.
         """
         try:
             check_name(name)
         except RefError as error:
             raise no_repository(name) from error
-        self._take_in(name)
+        self._add_new_versions(name)
         with self.database.reading() as db:
             return _require(db, name)
 
     def search(self, search: Search) -> Page:
         """Return one page of the repositories that fit."""
-        self.take_in_all()
+        self.add_all_versions()
         with self.database.reading() as db:
             return find(db, search)
 
-    def take_in_all(self) -> int:
-        """Take in every version named ``owner/name`` that is not here yet; return how many."""
+    def add_all_versions(self) -> int:
+        """Add every version named ``owner/name`` that is missing; return their number."""
         with self.database.reading() as db:
             waiting = self._bridge.all_waiting(db)
         for start in range(0, len(waiting), _BATCH):
-            # other writers get their turn in between
+            # other writers can proceed in between
             with self.database.writing() as db:
                 for version in waiting[start : start + _BATCH]:
-                    self._bridge.take_in(db, version)
+                    self._bridge.add_version(db, version)
         return len(waiting)
 
     def set_private(self, name: str, private: bool) -> None:
-        """Show a repository to all, or to those with a scope for its owner only."""
+        """Make a repository private or public."""
         with self.database.writing() as db:
             row = (private, _require(db, name).id)
             db.execute("UPDATE repositories SET private = ? WHERE id = ?", row)
 
     def delete(self, name: str) -> None:
-        """Delete a repository; versions of that name stay in the registry and are not shown."""
-        self._take_in(name)
+        """Delete a repository; the versions of its name stay in the registry, hidden."""
+        self._add_new_versions(name)
         with self.database.writing() as db:
             repository = _require(db, name)
             queries.withdraw(db, name, queries.last_version(db, name))
@@ -166,16 +167,16 @@ class RepoStore:
         """Rename a repository; its head becomes a version of the new name.
 
         Raises:
-            RefError: when ``target`` is malformed.
-            HTTPError: when there is no such repository, or one named ``target``.
+            RefError: When ``target`` is malformed.
+            HTTPError: 404 when there is no such repository, 409 when ``target`` exists.
         """
         check_name(target)
-        self._take_in(name)
-        self._take_in(target)
+        self._add_new_versions(name)
+        self._add_new_versions(target)
         with self.database.writing() as db:
             repository = _require(db, name)
             if queries.repository(db, target):
-                raise HTTPError(409, "there is a repository with this name", place=target)
+                raise HTTPError(409, "a repository with this name exists", place=target)
             queries.withdraw(db, name, queries.last_version(db, name))
             db.execute("DELETE FROM versions WHERE repository = ?", (repository.id,))
             db.execute("UPDATE repositories SET name = ? WHERE id = ?", (target, repository.id))
@@ -184,10 +185,10 @@ class RepoStore:
             self._put(db, _require(db, target), tree, head)
 
     def revision(self, repository: Repository, name: str) -> Revision:
-        """Return the revision that a branch, a tag or a sha names.
+        """Return the revision of a branch, a tag or a commit.
 
         Raises:
-            HTTPError: when there is none.
+            HTTPError: 404 when there is none.
         """
         with self.database.reading() as db:
             return self._find(db, repository, name)
@@ -201,7 +202,7 @@ class RepoStore:
         """Return a revision and one file of it.
 
         Raises:
-            HTTPError: when there is no such revision or file.
+            HTTPError: 404 when there is no such revision or file.
         """
         with self.database.reading() as db:
             found = self._find(db, repository, revision)
@@ -211,7 +212,7 @@ class RepoStore:
         return found, file
 
     def history(self, repository: Repository, sha: str, *, limit: int) -> list[Revision]:
-        """Return a revision and those before it, the newest first."""
+        """Return a revision and its ancestors, the newest first."""
         found: list[Revision] = []
         with self.database.reading() as db:
             at: str | None = sha
@@ -229,15 +230,15 @@ class RepoStore:
             return queries.refs(db, repository.id)
 
     def add_ref(self, repository: Repository, kind: RefKind, name: str, revision: str) -> None:
-        """Make a branch or a tag.
+        """Create a branch or a tag.
 
         Raises:
-            HTTPError: when there is one of this name, or no such revision.
+            HTTPError: 409 when the name exists, 404 when there is no such revision.
         """
         check_ref_name(name)
         with self.database.writing() as db:
             if queries.ref(db, repository.id, kind, name):
-                raise HTTPError(409, f"there is a {kind} {name!r}", place=repository.name)
+                raise HTTPError(409, f"the {kind} {name!r} exists", place=repository.name)
             found = self._find(db, repository, revision)
             queries.set_ref(db, repository.id, kind, name, found.sha)
 
@@ -245,23 +246,23 @@ class RepoStore:
         """Delete a branch or a tag.
 
         Raises:
-            HTTPError: when there is none, or it is main.
+            HTTPError: 404 when there is none, 403 when it is main.
         """
         if (kind, name) == ("branch", MAIN):
-            raise HTTPError(403, "main stays as long as its repository", place=repository.name)
+            raise HTTPError(403, "main cannot be deleted", place=repository.name)
         with self.database.writing() as db:
             if not queries.delete_ref(db, repository.id, kind, name):
                 raise no_revision(repository.name, name)
 
     def add_uploads(self, repository: Repository, staged: list[Staged]) -> None:
-        """Keep bytes for a commit to a repository that names them.
+        """Store files for a later commit to a repository.
 
         Raises:
-            RegistryError: when the registry can't be written.
+            RegistryError: When the registry cannot be written.
         """
         small = [each for each in staged if each.size <= self.settings.max_inline]
         names = {each.sha256: git_name(each.path) for each in small}
-        # noted first, so that no collection in between takes them
+        # recorded first, so that ``Registry.collect`` keeps them
         with self.database.writing() as db:
             queries.add_git_names(db, names)
             queries.forget_uploads(db, self._upload_limit())
@@ -272,24 +273,24 @@ class RepoStore:
         self._on_step("placed uploads")
 
     def known_sizes(self, repository: Repository) -> dict[str, int]:
-        """Return sha256 and size of the bytes that a commit to a repository may name."""
+        """Return the sizes of the files that a commit may use, by sha256."""
         with self.database.reading() as db:
             return queries.sizes(db, repository.id, self._upload_limit())
 
     def has_bytes(self, sha256: str) -> bool:
-        """Return whether the bytes are on disk."""
+        """Return whether a blob exists."""
         return self._blobs.path(sha256).exists()
 
     def blob(self, sha256: str) -> Path:
-        """Return where bytes lie that were found right.
+        """Return the path of a verified blob.
 
         Raises:
-            IntegrityError: when they are damaged or missing.
+            IntegrityError: When it is damaged or missing.
         """
         return self._blobs.checked(sha256)
 
     def git_names(self, digests: set[str]) -> dict[str, str]:
-        """Return sha256 to git's name of the same bytes; each is computed once."""
+        """Return git's name of each sha256, computed once and stored."""
         with self.database.reading() as db:
             query = "SELECT oid FROM git_names WHERE sha256 = ?"
             rows = {digest: db.execute(query, (digest,)).fetchone() for digest in digests}
@@ -301,14 +302,15 @@ class RepoStore:
         return found | new
 
     def commit(self, repository: Repository, branch: str, commit: Commit, author: str) -> Revision:
-        """Commit to a branch; where that makes main a whole artifact, it is a version too.
+        """Commit to a branch; a commit that makes main a complete artifact is a version too.
 
         Raises:
-            HTTPError: when an operation can't be done, or the branch moved on; nothing changes.
-            ArtifactError: when the manifest says other than what the files are.
-            RegistryError: when the registry can't be written.
+            HTTPError: 400, 404 or 412 when an operation is not possible or the branch has moved;
+                nothing is changed.
+            ArtifactError: When the manifest differs from the files.
+            RegistryError: When the registry cannot be written.
         """
-        self._bring(repository, commit)
+        self._store_files(repository, commit)
         with self.database.writing() as db:
             head = queries.ref(db, repository.id, "branch", branch)
             if head is None:
@@ -316,7 +318,7 @@ class RepoStore:
             if commit.parent not in (None, head):
                 raise HTTPError(
                     412,
-                    f"the branch is at {head}, the commit is made for {commit.parent}",
+                    f"the branch is at {head}, the commit expects {commit.parent}",
                     place=f"{repository.name}@{branch}",
                     hint="Read the branch again and repeat the commit",
                 )
@@ -338,8 +340,8 @@ class RepoStore:
         self._on_step("committed revision")
         return new
 
-    def _bring(self, repository: Repository, commit: Commit) -> None:
-        """Check what a commit adds and place the bytes that came with it."""
+    def _store_files(self, repository: Repository, commit: Commit) -> None:
+        """Check the files that a commit adds and store those sent with it."""
         adds = [each for each in commit.operations if isinstance(each, Add)]
         for add in adds:
             check_path(add.path)
@@ -363,18 +365,18 @@ class RepoStore:
         if version is not None:
             queries.link_version(db, repository.id, version.version, version.digest, revision.sha)
 
-    def _take_in(self, name: str) -> None:
-        """Take in the versions and signatures that a name has in the registry and not yet here."""
+    def _add_new_versions(self, name: str) -> None:
+        """Add the versions and signatures of a name that are missing."""
         if "/" not in name:
             return
         with self.database.reading() as db:
             waiting = self._bridge.waiting(db, name)
-            late = self._bridge.signed_since(db, name)
+            late = self._bridge.late_signatures(db, name)
         if waiting or late:
             with self.database.writing() as db:
-                self._bridge.take_in_signatures(db, name)
+                self._bridge.add_late_signatures(db, name)
                 for version in waiting:
-                    self._bridge.take_in(db, version)
+                    self._bridge.add_version(db, version)
 
     def _find(self, db: sqlite3.Connection, repository: Repository, name: str) -> Revision:
         short = name.removeprefix("refs/heads/").removeprefix("refs/tags/")

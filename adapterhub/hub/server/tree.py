@@ -1,0 +1,191 @@
+"""The files of a revision: allowed paths and contents, and the operations of a commit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adapterhub.adapters.manifest import MANIFEST_NAME, reject_pickle
+from adapterhub.errors import ArtifactError
+from adapterhub.http.errors import HTTPError
+from adapterhub.hub.server.records import Add, Delete, TreeFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from adapterhub.adapters.manifest import Manifest
+    from adapterhub.hub.server.settings import HubSettings
+
+MAX_PATH = 1024
+_MAX_PART = 255
+#: Suffixes of archives, whose unpacked content cannot be checked.
+_ARCHIVES = (
+    ".zip", ".tar", ".tgz", ".gz", ".bz2", ".tbz2", ".xz", ".txz", ".7z", ".rar", ".zst", ".lz4",
+    ".lzma", ".lz", ".z", ".jar", ".whl", ".egg", ".cab", ".iso", ".npz", ".nemo", ".mar",
+)  # fmt: skip
+#: First bytes of archives, whatever their names.
+_MAGICS = (
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"\x1f\x8b\x08",
+    b"BZh9",
+    b"\xfd7zXZ\x00",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a\x07",
+    b"\x28\xb5\x2f\xfd",
+)
+_TAR_AT = 257
+_HEAD = 512
+
+
+def apply(
+    tree: Mapping[str, TreeFile],
+    operations: Iterable[Add | Delete],
+    sizes: Mapping[str, int],
+    settings: HubSettings,
+) -> dict[str, TreeFile]:
+    """Return the files after the operations of a commit.
+
+    Args:
+        tree: Files before the commit; not changed.
+        operations: Operations in order.
+        sizes: Size of each sha256 that the repository may use.
+        settings: Limits.
+
+    Raises:
+        HTTPError: 400 or 404, naming the path of an operation that is not possible.
+    """
+    after = dict(tree)
+    for operation in operations:
+        if isinstance(operation, Delete):
+            _delete(after, operation)
+        else:
+            check_path(operation.path)
+            after[operation.path] = _file(operation, sizes, settings)
+    if len(after) > settings.max_files:
+        problem = f"would have {len(after)} files, the limit is {settings.max_files}"
+        raise HTTPError(400, problem, place="tree")
+    _check_folders(after)
+    return after
+
+
+def is_complete(tree: Mapping[str, TreeFile], manifest: Manifest) -> bool:
+    """Return whether a tree has every file of a manifest.
+
+    Raises:
+        ArtifactError: Naming a file that differs from the manifest.
+    """
+    for name, entry in manifest.files.items():
+        found = tree.get(name)
+        if found is not None and (found.sha256, found.size) != (entry.sha256, entry.size):
+            raise ArtifactError(
+                f"has the sha256 {found.sha256} and {found.size} bytes, {MANIFEST_NAME} says "
+                f"{entry.sha256} and {entry.size}",
+                place=name,
+                hint=f"Commit it together with the {MANIFEST_NAME} that lists it",
+            )
+    return manifest.files.keys() <= tree.keys()
+
+
+def check_path(path: str) -> None:
+    """Check that a path is relative and plain, and not the name of a pickle or an archive.
+
+    Raises:
+        HTTPError: 400 otherwise.
+        ArtifactError: When it is the name of a pickle.
+    """
+    parts = path.split("/")
+    if not path or len(path) > MAX_PATH or any(len(part) > _MAX_PART for part in parts):
+        raise _bad_path(path, "is empty or too long")
+    if any(part in ("", ".", "..") for part in parts):
+        raise _bad_path(path, "leaves the repository or has an empty part")
+    if "\\" in path or "%2f" in path.lower() or not path.isprintable():
+        raise _bad_path(path, "contains a backslash, '%2F' or a control character")
+    if parts[0].endswith(":") or any(part.lower() == ".git" for part in parts):
+        raise _bad_path(path, "is not allowed in a repository")
+    reject_pickle(parts[-1], path)
+    if parts[-1].lower().endswith(_ARCHIVES):
+        raise _archive(path)
+
+
+def check_content(path: str, file: Path) -> None:
+    """Reject a file that begins like an archive.
+
+    Args:
+        path: Path in the repository.
+        file: File with the content.
+
+    Raises:
+        HTTPError: 400 when it is an archive.
+    """
+    with file.open("rb") as opened:
+        head = opened.read(_HEAD)
+    # a safetensors file begins with the length of its header, which may look like any magic
+    tensors = path.endswith(".safetensors") and head[8:9] == b"{"
+    if not tensors and (head.startswith(_MAGICS) or head[_TAR_AT:].startswith(b"ustar")):
+        raise _archive(path)
+
+
+def check_ref_name(name: str) -> None:
+    """Check the name of a branch or a tag.
+
+    Raises:
+        HTTPError: 400 when it is malformed.
+    """
+    parts = name.split("/")
+    plain = all(part and part[0] != "." and part[0] != "-" and ".." not in part for part in parts)
+    forbidden = any(char in " ~^:?*[\\%@{}" or not char.isprintable() for char in name)
+    if not plain or forbidden or len(name) > _MAX_PART or name.startswith("refs/"):
+        raise HTTPError(400, "cannot be the name of a branch or tag", place=repr(name)[:300])
+
+
+def _delete(tree: dict[str, TreeFile], operation: Delete) -> None:
+    path = operation.path.strip("/")
+    if operation.folder:
+        gone = [name for name in tree if name.startswith(f"{path}/")]
+    else:
+        gone = [path] if path in tree else []
+    if not gone:
+        # huggingface_hub looks for these words
+        problem = "A file with this name doesn't exist"
+        raise HTTPError(404, problem, code="EntryNotFound", place=operation.path)
+    for name in gone:
+        del tree[name]
+
+
+def _file(operation: Add, sizes: Mapping[str, int], settings: HubSettings) -> TreeFile:
+    size = sizes.get(operation.sha256)
+    if size is None:
+        raise HTTPError(
+            400,
+            f"the bytes with the sha256 {operation.sha256} were not uploaded to this repository",
+            place=operation.path,
+            hint="Upload them by Git-LFS first, then commit",
+        )
+    if operation.size not in (None, size):
+        problem = f"has {size} bytes, the commit says {operation.size}"
+        raise HTTPError(400, problem, place=operation.path)
+    return TreeFile(operation.sha256, size, lfs=size > settings.max_inline)
+
+
+def _check_folders(tree: Mapping[str, TreeFile]) -> None:
+    """Check that no path is both a file and a folder."""
+    for path in tree:
+        parts = path.split("/")
+        for count in range(1, len(parts)):
+            if (folder := "/".join(parts[:count])) in tree:
+                raise HTTPError(400, f"is a file, and {path!r} is inside it", place=folder)
+
+
+def _bad_path(path: str, problem: str) -> HTTPError:
+    hint = "Paths are relative, with '/' between parts"
+    return HTTPError(400, problem, place=repr(path)[:300], hint=hint)
+
+
+def _archive(path: str) -> HTTPError:
+    return HTTPError(
+        400,
+        "is an archive, and archives are not accepted",
+        place=repr(path)[:300],
+        hint="Unpack it and upload the files",
+    )
