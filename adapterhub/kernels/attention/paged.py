@@ -60,12 +60,13 @@ class PagedSequence:
         start: First of its tokens in the batch.
         num_tokens: Number of its tokens in this step.
         context_len: Number of tokens that its last token sees, including itself.
-        slots: KV-cache slots of its context, int64 ``[context_len]``.
+        slots: KV-cache slots of its context.
     """
 
     start: int
     num_tokens: int
     context_len: int
+    # int64 [context_len]
     slots: Tensor
 
 
@@ -74,11 +75,12 @@ class DecodeTokens:
     """Sequences with one token in a step, which are computed together.
 
     Args:
-        tokens: Positions of the tokens in the batch, int64 ``[num_seqs]``.
+        tokens: Positions of the tokens in the batch.
         pages: Context of each sequence.
         kernel: Attention kernel of the device.
     """
 
+    # int64 [num_seqs]
     tokens: Tensor
     pages: PageTable
     kernel: PagedAttention
@@ -91,12 +93,13 @@ class PagedBatch:
     Args:
         cache: KV cache that is read and written.
         sequences: Sequences in the order of the batch.
-        slot_mapping: KV-cache slot of each token, int64 ``[num_tokens]``.
+        slot_mapping: KV-cache slot of each token.
         decode: Sequences with one token, if any.
     """
 
     cache: KeyValueCache
     sequences: tuple[PagedSequence, ...]
+    # int64 [num_tokens]
     slot_mapping: Tensor
     decode: DecodeTokens | None
 
