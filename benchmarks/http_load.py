@@ -55,14 +55,13 @@ from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.registry import Registry
-from adapterhub.server.serving import listener, open_server
+from adapterhub.server.serving import Listener, open_server
 from adapterhub.server.settings import ServerSettings
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
 if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.server.context import Server
-    from adapterhub.server.serving import Listener
 
 RANK = 16
 PROMPT = 32
@@ -108,7 +107,7 @@ async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     async with open_server(backbone, registry, settings=settings) as server:
         for number in range(asked.adapters):
             await load(server, f"adapter{number}")
-        listening = listener(server)
+        listening = Listener(server)
         serving = asyncio.ensure_future(listening.serve())
         while not listening.started:
             await asyncio.sleep(0.01)

@@ -19,6 +19,7 @@ from adapterhub.engine.adapter_fetcher import background_pool
 from adapterhub.errors import NotFoundError
 from adapterhub.hub.client.address import SCHEME, parse_address
 from adapterhub.hub.client.pulling import pull
+from adapterhub.refs import DIGEST_PREFIX
 from adapterhub.registry.trust import trusted_folder
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class AdapterLoader:
         """Return the digest of what a reference means now; what it means later changes nothing.
 
         Args:
-            ref: of the registry, or ``hf://owner/repository@revision``, which is pulled.
+            ref: Reference of the registry, ``hf://owner/repository@revision``, which is pulled, or
+                the digest of a version that was resolved before.
 
         Returns:
             The digest, or its future where it takes a pull.
@@ -102,6 +104,8 @@ class AdapterLoader:
             NotFoundError: when the registry has no such version.
             RegistryError: when the registry can't be read.
         """
+        if ref.startswith(DIGEST_PREFIX):
+            return ref
         if ref.startswith(SCHEME):
             address = parse_address(ref)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Depends, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from adapterhub.access import Caller
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.async_engine import AsyncEngine
-    from adapterhub.engine.config import EngineConfig
     from adapterhub.hub.loader import AdapterLoader
     from adapterhub.registry import Registry
     from adapterhub.server.access import Access
@@ -30,6 +29,10 @@ if TYPE_CHECKING:
     from adapterhub.server.models import AdapterNames, ResolvedModel
     from adapterhub.server.prompts import TaskPrompts
     from adapterhub.server.settings import ServerSettings
+
+
+#: Documents the API key, which ``AuthenticatedRoute`` checks.
+_API_KEY = HTTPBearer(auto_error=False, scheme_name="key", description="API key")
 
 
 @dataclass
@@ -42,7 +45,6 @@ class Server:
         loader: Loader that fetches adapters from the registry.
         backbone: Backbone that is served.
         settings: Settings of the server.
-        sizes: Settings of the engine.
         access: Authentication, rate limits and fair admission.
         metrics: Counters for Prometheus and the page.
         names: Table of adapter names.
@@ -56,7 +58,6 @@ class Server:
     loader: AdapterLoader
     backbone: Backbone
     settings: ServerSettings
-    sizes: EngineConfig
     access: Access
     metrics: Metrics
     names: AdapterNames
@@ -87,7 +88,7 @@ class Server:
     @property
     def context_length(self) -> int:
         """Most tokens of a prompt and its answer together."""
-        return min(self.max_position_embeddings, self.sizes.kv_cache_tokens)
+        return min(self.max_position_embeddings, self.settings.kv_cache_tokens)
 
     def check_not_draining(self) -> None:
         """Check that new requests are accepted.
@@ -142,6 +143,21 @@ class AuthenticatedRoute(APIRoute):
             await super().handle(scope, receive, send)
 
 
+def authenticated_router(tag: str, prefix: str = "") -> APIRouter:
+    """Return a router whose routes require an API key, if the server does.
+
+    Args:
+        tag: Group of its routes in the OpenAPI document.
+        prefix: Prefix of their paths.
+    """
+    return APIRouter(
+        prefix=prefix,
+        tags=[tag],
+        route_class=AuthenticatedRoute,
+        dependencies=[Depends(_API_KEY)],
+    )
+
+
 async def _current_call(request: Request) -> Call:
     call: Call = request.state.call
     return call
@@ -158,8 +174,6 @@ async def _server_of(request: Request) -> Server:
     return server
 
 
-#: Documents the API key; ``AuthenticatedRoute`` checks it.
-API_KEY = Depends(HTTPBearer(auto_error=False, scheme_name="key", description="API key"))
 #: Call of a caller with the role use or manage.
 CallDep = Annotated[Call, Depends(_current_call)]
 #: Call of a caller with the role manage.

@@ -30,34 +30,9 @@ from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
-    from concurrent.futures import Future
     from types import FrameType
 
-    from adapterhub.adapters.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
-
-_DIGEST = "sha256:"
-
-
-class ResolvedSource:
-    """Source of adapters for the engine, which gets digests that the server has resolved.
-
-    The server's threads read the registry, so the engine's thread never waits for a disk.
-
-    Args:
-        loader: Loader that fetches the artifacts.
-    """
-
-    def __init__(self, loader: AdapterLoader) -> None:
-        self._loader = loader
-
-    def resolve(self, ref: str) -> str | Future[str]:
-        """Return the digest of a reference or digest."""
-        return ref if ref.startswith(_DIGEST) else self._loader.resolve(ref)
-
-    def fetch(self, digest: str) -> Future[Artifact]:
-        """See ``AdapterLoader.fetch``."""
-        return self._loader.fetch(digest)
 
 
 @asynccontextmanager
@@ -80,11 +55,10 @@ async def open_server(
         SettingsError: when other machines could use the server without a key.
     """
     settings = settings or ServerSettings()
-    sizes = settings.engine()
     access = access or Access(open_keys(registry), settings)
     metrics = Metrics()
     loader = AdapterLoader(registry)
-    engine = Engine(backbone, sizes, source=ResolvedSource(loader))
+    engine = Engine(backbone, settings.engine(), source=loader)
     running = AsyncEngine(engine, on_step=metrics.record_step)
     try:
         yield Server(
@@ -93,7 +67,6 @@ async def open_server(
             loader=loader,
             backbone=backbone,
             settings=settings,
-            sizes=sizes,
             access=access,
             metrics=metrics,
             names=AdapterNames(backbone, registry, loader),
@@ -109,12 +82,13 @@ class Listener(uvicorn.Server):
     """uvicorn's server, which lets running requests finish when it is stopped.
 
     Args:
-        config: Configuration of uvicorn.
-        server: Server that is marked as draining.
+        server: Server that it listens for, and marks as draining when it is stopped.
     """
 
-    def __init__(self, config: uvicorn.Config, server: Server) -> None:
-        super().__init__(config)
+    def __init__(self, server: Server) -> None:
+        settings = server.settings
+        address: dict[str, Any] = {"host": settings.host, "port": settings.port}
+        super().__init__(uvicorn.Config(create_app(server), **address, **uvicorn_options(settings)))
         self._served = server
 
     @property
@@ -151,15 +125,6 @@ def serve(settings: ServerSettings, **options: Any) -> None:
         runner.run(run(settings, **options))
 
 
-def listener(server: Server) -> Listener:
-    """Return uvicorn's server for a server."""
-    settings = server.settings
-    config = uvicorn.Config(
-        create_app(server), host=settings.host, port=settings.port, **uvicorn_options(settings)
-    )
-    return Listener(config, server)
-
-
 async def run(
     settings: ServerSettings,
     *,
@@ -183,7 +148,7 @@ async def run(
     async with open_server(backbone, registry, settings=settings, access=access) as server:
         for ref in settings.adapters:
             await load(server, ref)
-        listening = listener(server)
+        listening = Listener(server)
         serving = asyncio.ensure_future(listening.serve())
         while not (listening.started or serving.done()):
             await asyncio.sleep(0.01)

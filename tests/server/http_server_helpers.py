@@ -14,7 +14,7 @@ from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.adapters.peft_format import config_document, peft_config
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.server.serving import listener, open_server
+from adapterhub.server.serving import Listener, open_server
 from adapterhub.server.settings import ServerSettings
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
@@ -170,7 +170,7 @@ def running_server(backbone_folder, registry, *, settings=None, access=None, **c
         backbone = load_backbone(str(backbone_folder), UNQUANTIZED)
         chosen = settings or ServerSettings(**SMALL | changes)
         async with open_server(backbone, registry, settings=chosen, access=access) as server:
-            listening = listener(server)
+            listening = Listener(server)
             task = asyncio.ensure_future(listening.serve())
             while not listening.started and not task.done():
                 await asyncio.sleep(0.01)

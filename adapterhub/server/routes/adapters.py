@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from adapterhub.http.errors import HTTPError
 from adapterhub.server import adapter_lifecycle
-from adapterhub.server.context import API_KEY, AuthenticatedRoute, CallDep, ManageCallDep
+from adapterhub.server.context import CallDep, ManageCallDep, authenticated_router
 from adapterhub.server.responses import DIGEST_HEADER
 from adapterhub.server.schemas.adapters import (
     AdapterChange,
@@ -32,15 +32,8 @@ if TYPE_CHECKING:
     from adapterhub.server.context import Server
     from adapterhub.server.models import ResolvedAdapter
 
-router = APIRouter(
-    prefix="/v1/adapters",
-    tags=["adapters"],
-    route_class=AuthenticatedRoute,
-    dependencies=[API_KEY],
-)
-vllm = APIRouter(
-    prefix="/v1", tags=["vllm"], route_class=AuthenticatedRoute, dependencies=[API_KEY]
-)
+router = authenticated_router("adapters", "/v1/adapters")
+vllm = authenticated_router("vllm", "/v1")
 
 
 @router.get("", response_model=AdapterList, summary="List adapters and where they are stored")

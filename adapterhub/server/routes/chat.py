@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
 from starlette.responses import Response
 
-from adapterhub.server.context import API_KEY, AuthenticatedRoute, CallDep
+from adapterhub.server.context import CallDep, authenticated_router
 from adapterhub.server.generation import (
     MIN_LOGPROB,
     GenerationJob,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from adapterhub.server.context import Call, Server
     from adapterhub.server.generation import ChoiceDelta
 
-router = APIRouter(tags=["openai"], route_class=AuthenticatedRoute, dependencies=[API_KEY])
+router = authenticated_router("openai")
 #: Documents that a route may respond with server-sent events.
 STREAMS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}

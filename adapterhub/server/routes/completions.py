@@ -8,11 +8,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from adapterhub.errors import RequestError
-from adapterhub.server.context import API_KEY, AuthenticatedRoute, CallDep
+from adapterhub.server.context import CallDep, authenticated_router
 from adapterhub.server.generation import (
     MIN_LOGPROB,
     GenerationJob,
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from adapterhub.server.generation import ChoiceDelta
     from adapterhub.server.models import ResolvedModel
 
-router = APIRouter(tags=["openai"], route_class=AuthenticatedRoute, dependencies=[API_KEY])
+router = authenticated_router("openai")
 #: OpenAI's own default.
 DEFAULT_COMPLETION_TOKENS = 16
 

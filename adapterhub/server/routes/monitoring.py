@@ -11,17 +11,15 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from adapterhub.server.context import API_KEY, AuthenticatedRoute, CallDep, ServerDep
+from adapterhub.server.context import CallDep, ServerDep, authenticated_router
 from adapterhub.server.schemas.adapters import CallerInfo, ServerStats
 
 if TYPE_CHECKING:
     from adapterhub.server.context import Server
 
 public = APIRouter(tags=["server"])
-router = APIRouter(tags=["server"], route_class=AuthenticatedRoute, dependencies=[API_KEY])
-models = APIRouter(
-    prefix="/v1/models", tags=["openai"], route_class=AuthenticatedRoute, dependencies=[API_KEY]
-)
+router = authenticated_router("server")
+models = authenticated_router("openai", "/v1/models")
 
 
 @public.get("/health", response_class=PlainTextResponse, summary="Check that the process is up")
@@ -111,8 +109,8 @@ async def prometheus(call: CallDep) -> Response:
 
 def _cache_usage(server: Server, free_blocks: int) -> tuple[int, int]:
     """Return how many tokens of the KV cache are in use, and its size."""
-    block = server.sizes.block_size
-    size = -(-server.sizes.kv_cache_tokens // block) * block if free_blocks else 0
+    block = server.settings.block_size
+    size = -(-server.settings.kv_cache_tokens // block) * block if free_blocks else 0
     return max(size - free_blocks * block, 0), size
 
 

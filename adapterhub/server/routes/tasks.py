@@ -11,13 +11,12 @@ from contextlib import aclosing
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fastapi import APIRouter
 from starlette.responses import JSONResponse, Response
 
 from adapterhub.data.images import ImageFile
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.errors import DataError, RequestError
-from adapterhub.server.context import API_KEY, AuthenticatedRoute, CallDep
+from adapterhub.server.context import CallDep, authenticated_router
 from adapterhub.server.generation import (
     GenerationJob,
     generate_deltas,
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
     from adapterhub.server.schemas.tasks import TaskRequest
     from adapterhub.tasks.base import TextGeneration
 
-router = APIRouter(tags=["tasks"], route_class=AuthenticatedRoute, dependencies=[API_KEY])
+router = authenticated_router("tasks")
 #: Label whose probability ranks a document; the last label of heads without it.
 RELEVANT = "relevant"
 _RANK_HINT = "Use /v1/rerank: the history is the query, the candidates are the documents"
