@@ -102,7 +102,7 @@ def test_other_layers_are_not_supported(device):
     assert not TritonLinear4bit.supports(layer)
 
 
-def test_sites_fuse_what_they_can_and_the_log_says_once_what_not(monkeypatch, caplog, device):
+def test_unsupported_layers_are_counted_in_one_log_message(monkeypatch, caplog, device):
     monkeypatch.setattr(lora_linear, "has_triton", lambda kind: True)
     model = nn.Sequential(*layer_of(device=device), *layer_of(96, 64, device=device))
     model.append(*layer_of(device=device))
@@ -111,9 +111,9 @@ def test_sites_fuse_what_they_can_and_the_log_says_once_what_not(monkeypatch, ca
     nested.weight.data, nested.weight.quant_state = functional.quantize_4bit(
         weight, quant_type="nf4", compress_statistics=True
     )
-    before, layers = state_digest(model), list(model)
-    sites = lora_linear.install_sites(model, torch.float32, ReferenceLoraKernel())
-    assert [type(site.base) for site in sites.values()] == [
+    before, originals = state_digest(model), list(model)
+    layers = lora_linear.install_lora_linears(model, torch.float32, ReferenceLoraKernel())
+    assert [type(layer.base) for layer in layers.values()] == [
         TritonLinear4bit,
         Linear4bit,
         Linear4bit,
@@ -121,8 +121,8 @@ def test_sites_fuse_what_they_can_and_the_log_says_once_what_not(monkeypatch, ca
     (record,) = caplog.records
     assert record.message.startswith("2 of 3 layers")
     assert torch.equal(
-        lora_linear.dense_weight(sites["0"].base), lora_linear.dense_weight(layers[0])
+        lora_linear.dense_weight(layers["0"].base), lora_linear.dense_weight(originals[0])
     )
-    lora_linear.remove_sites(model, sites)
-    assert list(model) == layers
+    lora_linear.remove_lora_linears(model, layers)
+    assert list(model) == originals
     assert state_digest(model) == before
