@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 import torch
-from bitsandbytes.nn import Linear4bit
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from adapterhub.engine.forward_context import get_forward_context
-from adapterhub.kernels.choice import has_triton
-from adapterhub.kernels.linear.cpu import Avx512Linear4bit, CpuLinear4bit, OneDnnLinear
+from adapterhub.kernels.choice import choose_linears
 from adapterhub.kernels.linear.packed_layer import PackedLayer
 
 if TYPE_CHECKING:
@@ -20,8 +17,6 @@ if TYPE_CHECKING:
 
     from adapterhub.engine.prepared_adapter import LoraFactors
     from adapterhub.kernels.lora.plan import LoraKernel, LoraPlan
-
-_LOG = logging.getLogger(__name__)
 
 
 class LoraLinear(nn.Module):
@@ -134,12 +129,11 @@ def install_lora_linears(
     """Replace every linear layer of a base model; return the new ones by module path."""
     paths = [path for path, module in base_model.named_modules() if isinstance(module, nn.Linear)]
     layers: dict[str, LoraLinear] = {}
-    for number, path in enumerate(paths):
+    bases = choose_linears([base_model.get_submodule(path) for path in paths])
+    for number, (path, base) in enumerate(zip(paths, bases, strict=True)):
         parent, _, name = path.rpartition(".")
-        owner = base_model.get_submodule(parent)
-        layers[path] = LoraLinear(packed(getattr(owner, name)), number, dtype, kernel)
-        setattr(owner, name, layers[path])
-    _warn_of_unfused([layer.base for layer in layers.values()])
+        layers[path] = LoraLinear(base, number, dtype, kernel)
+        setattr(base_model.get_submodule(parent), name, layers[path])
     return layers
 
 
@@ -150,40 +144,6 @@ def remove_lora_linears(base_model: nn.Module, layers: Mapping[str, LoraLinear])
         base = layer.base
         own = base.unpack() if isinstance(base, PackedLayer) else base
         setattr(base_model.get_submodule(parent), name, own)
-
-
-def packed(layer: nn.Module) -> nn.Module:
-    """Return the fastest equivalent of a layer on its device, or the layer itself."""
-    if OneDnnLinear.supports(layer):
-        return OneDnnLinear(layer)
-    if Avx512Linear4bit.supports(layer):
-        return Avx512Linear4bit(layer)
-    if isinstance(layer, Linear4bit) and has_triton(layer.weight.device.type):
-        return fused(layer)
-    return CpuLinear4bit(layer) if CpuLinear4bit.supports(layer) else layer
-
-
-def fused(layer: Linear4bit) -> nn.Module:
-    """Return the Triton equivalent of a 4-bit layer, or the layer itself if there is none."""
-    from adapterhub.kernels.linear.triton import TritonLinear4bit
-
-    return TritonLinear4bit(layer) if TritonLinear4bit.supports(layer) else layer
-
-
-def _warn_of_unfused(bases: list[nn.Module]) -> None:
-    """Log how many 4-bit layers on a GPU are computed by bitsandbytes."""
-    left = [
-        base
-        for base in bases
-        if isinstance(base, Linear4bit) and has_triton(base.weight.device.type)
-    ]
-    if left:
-        _LOG.warning(
-            "%d of %d layers use bitsandbytes' own 4-bit product, because their scales are "
-            "quantized or their width is no multiple of the block size",
-            len(left),
-            len(bases),
-        )
 
 
 def dense_weight(base: nn.Module) -> Tensor:

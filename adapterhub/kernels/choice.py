@@ -7,6 +7,11 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bitsandbytes.nn import Linear4bit
+    from torch import nn
+
     from adapterhub.kernels.attention.paged import PagedAttention
     from adapterhub.kernels.lora.plan import LoraKernel
 
@@ -41,6 +46,42 @@ def choose_paged_attention(device: str) -> PagedAttention:
     else:
         from adapterhub.kernels.attention.reference import attend_pages
     return attend_pages
+
+
+def choose_linears(layers: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return the fastest equivalent of each linear layer, which may be the layer itself.
+
+    A warning reports 4-bit layers on a GPU that Triton does not compute.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    chosen = [_fastest_linear(layer) for layer in layers]
+    unfused = sum(isinstance(each, Linear4bit) and _on_triton(each) for each in chosen)
+    if unfused:
+        _LOG.warning(
+            "%d of %d layers use bitsandbytes' own 4-bit product, because their scales are "
+            "quantized or their width is no multiple of the block size",
+            unfused,
+            len(chosen),
+        )
+    return chosen
+
+
+def _fastest_linear(layer: nn.Module) -> nn.Module:
+    from bitsandbytes.nn import Linear4bit
+
+    if isinstance(layer, Linear4bit) and _on_triton(layer):
+        from adapterhub.kernels.linear.triton import TritonLinear4bit
+
+        return TritonLinear4bit(layer) if TritonLinear4bit.supports(layer) else layer
+    from adapterhub.kernels.linear.cpu import Avx512Linear4bit, CpuLinear4bit, OneDnnLinear
+
+    kinds = (OneDnnLinear, Avx512Linear4bit, CpuLinear4bit)
+    return next((kind(layer) for kind in kinds if kind.supports(layer)), layer)
+
+
+def _on_triton(layer: Linear4bit) -> bool:
+    return has_triton(layer.weight.device.type)
 
 
 def has_triton(device: str) -> bool:

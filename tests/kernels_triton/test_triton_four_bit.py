@@ -9,6 +9,7 @@ from torch import nn
 from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.quantize import quantize_linears
 from adapterhub.engine import lora_linear
+from adapterhub.kernels import choice
 from adapterhub.kernels.lora.reference import ReferenceLoraKernel
 from adapterhub.specs import QuantizationSpec
 
@@ -103,7 +104,7 @@ def test_other_layers_are_not_supported(device):
 
 
 def test_unsupported_layers_are_counted_in_one_log_message(monkeypatch, caplog, device):
-    monkeypatch.setattr(lora_linear, "has_triton", lambda kind: True)
+    monkeypatch.setattr(choice, "has_triton", lambda kind: True)
     model = nn.Sequential(*layer_of(device=device), *layer_of(96, 64, device=device))
     model.append(*layer_of(device=device))
     nested = model[2]
