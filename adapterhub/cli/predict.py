@@ -79,7 +79,7 @@ def json_input(text: str, number: int) -> dict[str, Any]:
     Raises:
         DataError: When it is not a JSON object; ``number`` names the input.
     """
-    from adapterhub.data.json_lines import parse_json_lines
+    from adapterhub.data.formats import parse_json_lines
 
     return parse_json_lines(text, f"input {number}").examples[0]
 

@@ -1,4 +1,4 @@
-"""Which examples go into which batch."""
+"""Assignment of examples to batches of similar length."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from adapterhub.errors import DataError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Batches that are sorted by length together: long enough for even batches, short enough
-#: that an epoch stays shuffled.
+#: Batches per bucket of examples sorted by length: enough for even batches, few enough for a
+#: shuffled epoch.
 BUCKET_BATCHES = 50
-#: Buckets that an epoch has at least. One sorted whole learns worse: in 12 steps over 96
-#: dialogues it came to a held-out loss of 1.713, shuffled ones to 1.670.
+#: Fewest buckets per epoch. An epoch sorted as a whole trains worse: 12 steps over 96 dialogues
+#: gave a held-out loss of 1.713, with buckets 1.670.
 EPOCH_BUCKETS = 8
 
 
@@ -28,18 +28,18 @@ def plan_batches(
     epoch: int,
     shuffle: bool,
 ) -> list[list[int]]:
-    """Cut examples into batches of similar length; every example appears exactly once.
+    """Split examples into batches of similar length; every example occurs exactly once.
 
     Args:
-        lengths: tokens of each example.
-        batch_size: examples a batch.
-        batch_tokens: tokens a batch, instead; a longer example makes a batch of its own.
-        seed: with ``epoch`` it decides the order.
-        epoch: from 0.
-        shuffle: draw the order; otherwise examples are only sorted by length.
+        lengths: Length of each example in tokens.
+        batch_size: Examples per batch.
+        batch_tokens: Tokens per batch, instead; a longer example is a batch of its own.
+        seed: Seed of the order.
+        epoch: Epoch from 0, which also determines the order.
+        shuffle: Whether to shuffle; otherwise examples are only sorted by length.
 
     Returns:
-        Example indices of each batch, longest first, so that equal lengths are neighbours.
+        Example indices of each batch, longest first.
 
     Raises:
         ValueError: unless exactly one of ``batch_size`` and ``batch_tokens`` is given, and
@@ -58,37 +58,36 @@ def plan_batches(
     batches: list[list[int]] = []
     for start in range(0, count, bucket):
         members = sorted(order[start : start + bucket], key=lambda i: -lengths[i])
-        batches += _cut(members, lengths, batch_size, batch_tokens)
+        batches += _fill(members, lengths, batch_size, batch_tokens)
     if shuffle:
         batches = [batches[index] for index in random.permutation(len(batches))]
     return batches
 
 
 def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Cut examples into batches of similar length for computing without learning, longest first."""
+    """Split examples into batches of similar length for inference, longest first."""
     return plan_batches(
         lengths, batch_size=None, batch_tokens=batch_tokens, seed=0, epoch=0, shuffle=False
     )
 
 
 def random_batches(count: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Cut examples into batches as they come out of a shuffle: what buckets are measured against."""
+    """Split shuffled examples into batches without buckets, for comparison."""
     order = _generator(seed, epoch).permutation(count).tolist()
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
 def shard(batches: list[list[int]], rank: int, world: int) -> list[list[int]]:
-    """Return one process's share of the batches; all shares are equally long.
+    """Return one process's share of the batches; all shares have the same length.
 
-    No example is left out and none repeated. Where the number of batches does not divide evenly,
-    the batches with most examples are halved until it does; where all have one example, a few of
-    them are joined in pairs instead. So batches differ a little in size from what was asked,
-    and a loss must be weighed by the examples of all processes.
+    Every example occurs once. Where the number of batches does not divide evenly, the largest
+    are halved until it does; where all have one example, some are merged in pairs. So batch
+    sizes vary a little, and a loss must be weighted by the examples of all processes.
 
     Args:
-        batches: of all processes, the same in each.
-        rank: of this process, from 0.
-        world: number of processes.
+        batches: Batches of all processes, the same in each.
+        rank: Index of this process, from 0.
+        world: Number of processes.
 
     Raises:
         DataError: when there are fewer examples than processes.
@@ -106,7 +105,7 @@ def shard(batches: list[list[int]], rank: int, world: int) -> list[list[int]]:
 
 
 def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
-    """Return the share of positions that padding each batch to its longest example would add."""
+    """Return the share of padding if each batch were padded to its longest example."""
     padded = sum(max(lengths[i] for i in batch) * len(batch) for batch in batches if batch)
     real = sum(lengths[i] for batch in batches for i in batch)
     return 1.0 - real / padded if padded else 0.0
@@ -121,7 +120,7 @@ def _bucket_batches(batches: float) -> int:
     return min(BUCKET_BATCHES, max(1, int(batches / EPOCH_BUCKETS)))
 
 
-def _cut(
+def _fill(
     members: list[int], lengths: Sequence[int], batch_size: int | None, batch_tokens: int | None
 ) -> list[list[int]]:
     if batch_size is not None:
@@ -138,7 +137,7 @@ def _cut(
 
 
 def _even(batches: list[list[int]], world: int) -> list[list[int]]:
-    """Return the same examples in a number of batches that ``world`` divides."""
+    """Return the same examples in a number of batches divisible by ``world``."""
     even = list(batches)
     while excess := len(even) % world:
         largest = max(range(len(even)), key=lambda index: len(even[index]))
@@ -148,6 +147,6 @@ def _even(batches: list[list[int]], world: int) -> list[list[int]]:
             return even[: -2 * excess] + [
                 [*one, *other] for one, other in zip(pairs[::2], pairs[1::2], strict=True)
             ]
-        # every second example, so that the halves are of similar length and still sorted
+        # every second example, so that the halves stay sorted and have similar lengths
         even[largest : largest + 1] = [batch[::2], batch[1::2]]
     return even

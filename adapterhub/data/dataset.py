@@ -1,8 +1,8 @@
-"""Where examples come from, in plain words."""
+"""A data set in memory, and its sources."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ class HubSource:
 
     Args:
         id: ``owner/name``.
-        split: e.g. ``train``; slices such as ``train[:10%]`` work too.
-        revision: commit, branch or tag; only a commit stays the same for ever.
-        config: name of the configuration, where the set has several.
+        split: Name of the split, e.g. ``train`` or a slice such as ``train[:10%]``.
+        revision: Commit, branch or tag; only a commit never changes.
+        config: Name of the configuration, where the set has several.
     """
 
     id: str
@@ -33,9 +33,9 @@ class FileSource:
     """A file of examples.
 
     Args:
-        path: as given by the user.
-        format: ``auto`` reads it off the file's ending.
-        columns: names of the columns of a CoNLL file, in order; others name their own.
+        path: Path as given by the user.
+        format: Format of the file; ``auto`` derives it from the suffix.
+        columns: Names of the columns of a CoNLL file, in order; other formats name their own.
     """
 
     path: str
@@ -45,34 +45,45 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Examples and where they came from.
+    """Examples with their origin.
 
     Args:
-        origin: file name or ``hub:owner/name``, for messages and records.
-        examples: column or field name to value.
-        numbers: of each example in its source, from 1; header and blank lines do not count, and
-            in a CoNLL file an example is a sentence.
-        lines: line of the file on which each example starts, from 1; empty where the source has
-            no lines.
-        part: which part of ``origin`` was read, where that is not the whole, for messages.
+        origin: File name or ``hub:owner/name``, for messages and records.
+        examples: Values by column or field.
+        numbers: Number of each example in its source, from 1, not counting header and blank
+            lines; in a CoNLL file an example is a sentence.
+        lines: Line on which each example starts, from 1; empty where the source has no lines.
+        part: Part of ``origin`` that was read, if not all, for messages.
     """
 
     origin: str
     examples: tuple[dict[str, Any], ...]
-    numbers: tuple[int, ...] = field(default=())
+    numbers: tuple[int, ...] = ()
     lines: tuple[int, ...] = ()
     part: str = ""
+
+    @classmethod
+    def whole(
+        cls,
+        origin: str,
+        examples: Sequence[dict[str, Any]],
+        lines: Sequence[int] = (),
+        part: str = "",
+    ) -> Dataset:
+        """Return all examples of a source, numbered from 1."""
+        numbers = range(1, len(examples) + 1)
+        return cls(origin, tuple(examples), tuple(numbers), tuple(lines), part)
 
     def __len__(self) -> int:
         return len(self.examples)
 
     @property
     def name(self) -> str:
-        """How messages name the source."""
+        """Name of the source in messages."""
         return f"{self.origin} {self.part}" if self.part else self.origin
 
     def place(self, index: int) -> str:
-        """Return ``FILE example N`` for messages, with the line where that is another number."""
+        """Return ``FILE example N`` for messages, with the line where its number differs."""
         number = self.numbers[index]
         line = self.lines[index] if self.lines else number
         return f"{self.name} example {number}" + (f" (line {line})" if line != number else "")
@@ -87,15 +98,8 @@ class Dataset:
         )
 
 
-def numbered(
-    origin: str, examples: Sequence[dict[str, Any]], lines: Sequence[int] = (), part: str = ""
-) -> Dataset:
-    """Return all examples of a source, numbered from 1."""
-    return Dataset(origin, tuple(examples), tuple(range(1, len(examples) + 1)), tuple(lines), part)
-
-
-def joined(first: Dataset, second: Dataset) -> Dataset:
-    """Return the examples of both, the first's before the second's; numbers stay those of each file."""
+def concatenate(first: Dataset, second: Dataset) -> Dataset:
+    """Return the examples of both; their numbers remain those of each source."""
     return Dataset(
         f"{first.origin} + {second.origin}",
         (*first.examples, *second.examples),

@@ -19,24 +19,24 @@ ANSWER_FIELDS = ("label", "tags", "response", "answers", "target", "summary", "s
 
 
 def map_fields(
-    examples: Dataset,
+    dataset: Dataset,
     mapping: Mapping[str, str],
     *,
     required: Sequence[str],
     optional: Sequence[str] = (),
 ) -> Dataset:
-    """Keep the task's fields under the task's names.
+    """Return the examples with nothing but the task's fields, by their names.
 
     Args:
-        examples: as read.
-        mapping: task field to column, where they differ.
-        required: fields that every example must have.
-        optional: fields that an example may have.
+        dataset: Examples as read.
+        mapping: Task field to column, where they differ.
+        required: Fields that every example must have.
+        optional: Further fields of an example.
 
     Raises:
         RecipeError: for a field in ``mapping`` that the task does not have.
         DataError: naming the example in which a required field is missing or null, or the
-            column that ``mapping`` gives for an optional field and no example has.
+            column of an optional field that no example has.
     """
     known = (*required, *optional)
     for field in mapping:
@@ -47,20 +47,20 @@ def map_fields(
                 hint=did_you_mean(field, known),
             )
         if field in optional:
-            _check_column(examples, field, mapping[field])
+            _check_column(dataset, field, mapping[field])
     mapped = tuple(
-        _map_example(example, examples.place(index), mapping, required, optional)
-        for index, example in enumerate(examples.examples)
+        _map_example(example, dataset.place(index), mapping, required, optional)
+        for index, example in enumerate(dataset.examples)
     )
-    return replace(examples, examples=mapped)
+    return replace(dataset, examples=mapped)
 
 
-def _check_column(examples: Dataset, field: str, column: str) -> None:
-    if not any(column in example for example in examples.examples):
-        columns = dict.fromkeys(name for example in examples.examples for name in example)
+def _check_column(dataset: Dataset, field: str, column: str) -> None:
+    if not any(column in example for example in dataset.examples):
+        columns = dict.fromkeys(name for example in dataset.examples for name in example)
         raise DataError(
             f"no example has the column {column!r} that data.fields.{field} names",
-            place=examples.name,
+            place=dataset.name,
             hint=_columns_hint(column, columns),
         )
 
@@ -92,11 +92,11 @@ def _missing(example: Mapping[str, Any], place: str, field: str, column: str) ->
 
 
 def _columns_hint(column: str, columns: Iterable[str]) -> str:
-    """Return the columns that are there, after the one that was likely meant."""
+    """Return the existing columns, after the one that was likely meant."""
     names = list(columns)
     shown = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
     guess = did_you_mean(column, names)
-    there = f"Columns there: {shown or '(none)'}"
+    there = f"Columns: {shown or '(none)'}"
     return f"{guess} {there}" if guess.startswith("Did you mean") else there
 
 
@@ -123,10 +123,10 @@ def _plain(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, ImageFile):
-        # the same file is the same image, whatever its name
+        # the name of a file does not matter
         return value.digest()
     if isinstance(value, dict) and isinstance(value.get("text"), list):
-        # answers as SQuAD has them, but for their places
+        # answers in the form of SQuAD, without their offsets
         value = value["text"]
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return " ".join(value)

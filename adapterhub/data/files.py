@@ -1,4 +1,4 @@
-"""Finding a data file, and reading its text whole, with errors that say what is wrong."""
+"""Lookup of data files and reading of their text, bounded in size."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from adapterhub.errors import DataError, did_you_mean
 if TYPE_CHECKING:
     from adapterhub.data.dataset import FileSource
 
-#: Examples are held in memory, several times the size of their text. A file over this limit,
-#: unpacked, is refused instead of filling the memory.
+#: Largest unpacked file in bytes; examples in memory take several times the size of their text.
 MAX_BYTES = 2 * 1024**3
 NO_EXAMPLES_HINT = "Is it the right file, and was it written to its end?"
 
 
 def find_file(source: FileSource, base_dir: Path) -> Path:
-    """Return the path of an existing file of sane size.
+    """Return the path of an existing file of acceptable size.
 
     Args:
-        source: names the file.
-        base_dir: from which a relative path starts.
+        source: File source.
+        base_dir: Folder that a relative path starts from.
 
     Raises:
-        DataError: when there is no such file, with names that are near, or it is too large.
+        DataError: when there is no such file, with similar names, or it is too large.
     """
     path = base_dir / Path(source.path).expanduser()
     try:
@@ -42,11 +41,11 @@ def find_file(source: FileSource, base_dir: Path) -> Path:
 def read_text(path: Path, origin: str) -> str:
     """Return the text of a UTF-8 file, unpacked when its name ends in ``.gz``.
 
-    A byte-order mark is left out; line ends stay as they are.
+    A byte-order mark is dropped; line ends are kept.
 
     Args:
-        path: of the file.
-        origin: how errors name it.
+        path: Path of the file.
+        origin: Name of the file in errors.
 
     Raises:
         DataError: when the file is too large, damaged, blank or not UTF-8.
@@ -65,10 +64,10 @@ def read_text(path: Path, origin: str) -> str:
 
 
 def check_size(size: int, origin: str) -> None:
-    """Check that so many bytes can be held in memory.
+    """Require a size that fits into memory.
 
     Raises:
-        DataError: when they are more than ``MAX_BYTES``.
+        DataError: when it is above ``MAX_BYTES``.
     """
     if size > MAX_BYTES:
         raise DataError(

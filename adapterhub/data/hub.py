@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face Hub."""
+"""Reader of data sets on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.dataset import Dataset, numbered
+from adapterhub.data.dataset import Dataset
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ _ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def read_hub(source: HubSource) -> Dataset:
-    """Return the examples of one split; class numbers become class names.
+    """Return the examples of one split, with class names in place of class numbers.
 
     Only data is read: ``datasets`` 4 and later run no code of a data set.
 
     Raises:
-        DataError: when the id is none, or the data set, configuration or split can't be had.
+        DataError: when the id is invalid, or the data set, configuration or split is unavailable.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -36,7 +36,13 @@ def read_hub(source: HubSource) -> Dataset:
         )
         dataset = _undecoded(dataset)
         names = {name: _class_names(kind) for name, kind in dataset.features.items()}
-        examples = [_named(example, names) for example in dataset]
+        examples = [
+            {
+                column: value if (name := names[column]) is None else name(value)
+                for column, value in example.items()
+            }
+            for example in dataset
+        ]
     except (DatasetsError, OSError, ValueError, RuntimeError, LookupError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
@@ -46,13 +52,15 @@ def read_hub(source: HubSource) -> Dataset:
         ) from error
     config = f"{source.config} " if source.config else ""
     part = f"{config}split {source.split!r}"
-    return numbered(place, examples, part=part)
+    return Dataset.whole(place, examples, part=part)
 
 
 def _check_id(name: str, place: str) -> None:
-    """Refuse what ``datasets`` would read as a local folder or as one of its own loaders."""
+    """Reject what ``datasets`` would read as a local folder or as one of its own loaders."""
     if not _ID.fullmatch(name):
-        raise DataError("is no id on the Hub", place=place, hint="An id has the form owner/name")
+        raise DataError(
+            "is not an id on the Hub", place=place, hint="An id has the form owner/name"
+        )
     if Path(name).exists():
         raise DataError(
             f"there is a local folder {name!r}, which would be read instead of the Hub",
@@ -62,7 +70,7 @@ def _check_id(name: str, place: str) -> None:
 
 
 def _undecoded(dataset: Any) -> Any:
-    """Return the data set with images left as the bytes of their files."""
+    """Return the data set with images as the bytes of their files."""
     from datasets import Image
 
     for column, kind in dataset.features.items():
@@ -71,17 +79,8 @@ def _undecoded(dataset: Any) -> Any:
     return dataset
 
 
-def _named(
-    example: dict[str, Any], names: dict[str, Callable[[Any], Any] | None]
-) -> dict[str, Any]:
-    return {
-        column: value if (name := names[column]) is None else name(value)
-        for column, value in example.items()
-    }
-
-
 def _class_names(kind: Any) -> Callable[[Any], Any] | None:
-    """Return what turns the class numbers of a column into names; ``None`` if it has none.
+    """Return the conversion of a column's class numbers to names; ``None`` if it has none.
 
     A missing class, -1 by convention of the Hub, becomes ``None``.
     """

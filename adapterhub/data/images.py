@@ -1,4 +1,4 @@
-"""Images that examples name, read into memory as they are stored, with bounds on everything."""
+"""Image files of examples, read into memory undecoded and bounded in size."""
 
 from __future__ import annotations
 
@@ -22,52 +22,52 @@ if TYPE_CHECKING:
 
     from adapterhub.data.dataset import Dataset
 
-#: Formats that Pillow is let try; its others are decoders that nothing here needs.
+#: Formats that Pillow may decode; others are not needed.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 #: Largest file of one image, in bytes.
 MAX_IMAGE_BYTES = 32 * 1024**2
-#: Largest image once decoded, in pixels: a file of a few kilobytes may claim any size.
+#: Largest decoded image in pixels; a small file may claim any size.
 MAX_PIXELS = 2**26
 _READ_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image as stored, not decoded.
+    """An image file, not decoded.
 
     Args:
-        name: by which messages and answers call it.
-        content: bytes of the file.
+        name: Name in messages and predictions.
+        content: Bytes of the file.
     """
 
     name: str
     content: bytes = field(repr=False)
 
     def digest(self) -> str:
-        """Return the sha256 of the file, by which images count as equal."""
+        """Return the sha256 of the file."""
         return sha256(self.content).hexdigest()
 
     def decoded(self) -> Image.Image:
-        """Return the image in RGB, turned as its camera says; of an animation the first frame.
+        """Return the image in RGB with its EXIF rotation applied; of an animation the first frame.
 
         Raises:
-            DataError: when it is no image of a known format, damaged, or too large.
+            DataError: when it is not an image of a supported format, damaged, or too large.
         """
         with self._opened(MAX_PIXELS) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
 
     def check_header(self, most_pixels: int) -> None:
-        """Check format and size by the header, which takes no time.
+        """Check format and size by the header, without decoding.
 
         Raises:
-            DataError: when it is no image of a known format, or too large.
+            DataError: when it is not an image of a supported format, or too large.
         """
         with self._opened(most_pixels):
             pass
 
     @contextmanager
     def _opened(self, most_pixels: int) -> Iterator[Image.Image]:
-        """Lend the image, of which the header alone is read."""
+        """Open the image and read its header."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -80,25 +80,25 @@ class ImageFile:
             raise DataError(
                 f"can't be read as an image{_reason(error)}",
                 place=self.name,
-                hint=f"Formats that are read: {', '.join(FORMATS)}",
+                hint=f"Supported formats: {', '.join(FORMATS)}",
             ) from error
 
 
 def _reason(error: Exception) -> str:
-    """Return what Pillow says, where that is more than that it does not know the format."""
+    """Return Pillow's message, unless it is only that the format is unknown."""
     text = " ".join(str(error).split())
     return "" if isinstance(error, UnidentifiedImageError) or not text else f": {text}"
 
 
 class _Store(Protocol):
-    """Where images lie beside a file of examples."""
+    """Storage of the images beside a file of examples."""
 
     def read(self, name: str) -> bytes:
-        """Return the file of an image, at most one byte more than it may have."""
+        """Return the bytes of an image file, at most one more than allowed."""
 
 
 def read_image(path: Path) -> ImageFile:
-    """Return the image in a file that the user names.
+    """Return the image in a file named by the user.
 
     Raises:
         DataError: when there is no such file, or it is too large.
@@ -113,17 +113,17 @@ def read_image(path: Path) -> ImageFile:
     return ImageFile(str(path), content)
 
 
-def load_images(examples: Dataset, column: str, beside: Path | None) -> Dataset:
+def load_images(dataset: Dataset, column: str, beside: Path | None) -> Dataset:
     """Return the examples with images in place of their names.
 
-    An example names a file in the folder of the file of examples, or, where a zip file of the same name
-    lies there (``train.zip`` beside ``train.jsonl``), in that. Examples that bring the bytes of
-    their image, as the Hub's and Parquet files do, need no file.
+    Names are files in the folder of the data file or in a zip file of the same name
+    (``train.zip`` beside ``train.jsonl``). Examples that contain the bytes of their image, as
+    those of the Hub and of Parquet files, need no file.
 
     Args:
-        examples: under the task's field names.
-        column: that holds the image.
-        beside: the file of examples; ``None`` where they are from no file.
+        dataset: Examples by the task's field names.
+        column: Field of the image.
+        beside: Data file; ``None`` where the examples are from no file.
 
     Raises:
         DataError: naming the example whose image is missing, too large, or outside the folder.
@@ -132,8 +132,8 @@ def load_images(examples: Dataset, column: str, beside: Path | None) -> Dataset:
     total = 0
     with ExitStack() as open_files:
         store: _Store | None = None
-        for index, example in enumerate(examples.examples):
-            place = f"{examples.place(index)}, field {column!r}"
+        for index, example in enumerate(dataset.examples):
+            place = f"{dataset.place(index)}, field {column!r}"
             value = example[column]
             if isinstance(value, str):
                 store = store or _store_beside(beside, place, open_files)
@@ -142,14 +142,14 @@ def load_images(examples: Dataset, column: str, beside: Path | None) -> Dataset:
                 image = _embedded(value, place)
             _check_bytes(len(image.content), place)
             total += len(image.content)
-            check_size(total, f"all images of {examples.name}")
+            check_size(total, f"all images of {dataset.name}")
             found.append({**example, column: image})
-    return replace(examples, examples=tuple(found))
+    return replace(dataset, examples=tuple(found))
 
 
 def _store_beside(beside: Path | None, place: str, open_files: ExitStack) -> _Store:
     if beside is None:
-        raise DataError("names an image, and there is no folder to look in", place=place)
+        raise DataError("names an image, but the examples come from no folder", place=place)
     archive = beside.with_name(f"{beside.name.partition('.')[0]}.zip")
     if not archive.is_file():
         return _Folder(beside.parent)
@@ -166,7 +166,7 @@ class _Folder:
     def read(self, name: str) -> bytes:
         path = (self._folder / name).resolve()
         if not path.is_relative_to(self._folder):
-            raise DataError("leads out of the folder by a link", place=name)
+            raise DataError("is a link that leads out of the folder", place=name)
         if not path.is_file():
             there = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
             raise DataError(
@@ -184,7 +184,7 @@ class _Archive:
     def read(self, name: str) -> bytes:
         place = f"{self._name}: {name}"
         try:
-            # what the directory of a zip file says of sizes may be wrong: the bytes are counted
+            # the sizes in the directory of a zip file may be wrong
             with self._archive.open(name) as stream:
                 return stream.read(MAX_IMAGE_BYTES + 1)
         except KeyError:
@@ -195,14 +195,14 @@ class _Archive:
 
 
 def _plain_name(name: str, place: str) -> str:
-    """Refuse names that lead anywhere but down from where images lie."""
+    """Reject names that lead out of the folder of the images."""
     path = PurePosixPath(name)
     plain = path.parts and not path.is_absolute() and ".." not in path.parts
     if not plain or "\\" in name or "\0" in name or ":" in path.parts[0]:
         raise DataError(
-            f"{name!r:.100} is no path below the folder of the examples",
+            f"{name!r:.100} is not a path below the folder of the examples",
             place=place,
-            hint="Name images as sub/folder/name.jpg, from where the file of examples lies",
+            hint="Name images as sub/folder/name.jpg, relative to the file of examples",
         )
     return name
 
@@ -226,7 +226,7 @@ def _name_of(value: Mapping[str, Any], content: bytes) -> str:
 def _check_bytes(size: int, place: str) -> None:
     if size > MAX_IMAGE_BYTES:
         raise DataError(
-            f"has more than the {MAX_IMAGE_BYTES / 1024**2:.3g} MiB that an image may have",
+            f"is larger than the limit of {MAX_IMAGE_BYTES / 1024**2:.3g} MiB per image",
             place=place,
         )
 

@@ -1,4 +1,4 @@
-"""The label names of a data set."""
+"""Label names of a data set."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ def collect_labels(
     sequence: bool = False,
     repair: Callable[[list[str]], list[str]] | None = None,
 ) -> tuple[str, ...]:
-    """Return the label names of the training examples: numbers by value, then names by alphabet.
+    """Return the label names of the training data: numbers by value, then names by alphabet.
 
     Args:
-        train: decides the labels.
-        others: split name to examples; they must not have labels of their own.
-        field: that holds the label.
-        sequence: whether the field holds a list of labels.
-        repair: applied to the labels of an example before they count, such as a BIO repair.
+        train: Dataset that defines the labels.
+        others: Further splits by name, which must not have other labels.
+        field: Field of the label.
+        sequence: Whether the field holds a list of labels.
+        repair: Function applied to the labels of an example first, such as a BIO repair.
 
     Raises:
-        DataError: naming split, example and label, when a label is not in training; or the example
-            whose label is none.
+        DataError: naming split, example and label, when a label is not in the training data; or
+            the example with an invalid label.
     """
     known = {
         name
         for index in range(len(train))
         for name in _labels(train, index, field, sequence, repair)
     }
-    for split, examples in others.items():
-        for index in range(len(examples)):
-            for name in _labels(examples, index, field, sequence, repair):
+    for split, dataset in others.items():
+        for index in range(len(dataset)):
+            for name in _labels(dataset, index, field, sequence, repair):
                 if name not in known:
                     raise DataError(
                         f"the label {name!r} occurs in the {split} split only",
-                        place=examples.place(index),
+                        place=dataset.place(index),
                         hint=_unknown_hint(name, known),
                     )
     return tuple(sorted_labels(known))
@@ -74,19 +74,19 @@ def sorted_labels(labels: Iterable[str]) -> list[str]:
 
 
 def is_whole_number(name: str) -> bool:
-    """Tell whether a label is written as a whole number."""
+    """Return whether a label is written as a whole number."""
     return name.isascii() and name.removeprefix("-").isdigit()
 
 
 def _labels(
-    examples: Dataset,
+    dataset: Dataset,
     index: int,
     field: str,
     sequence: bool,
     repair: Callable[[list[str]], list[str]] | None,
 ) -> list[str]:
-    place = f"{examples.place(index)}, field {field!r}"
-    value = examples.examples[index].get(field)
+    place = f"{dataset.place(index)}, field {field!r}"
+    value = dataset.examples[index].get(field)
     if value is None:
         raise DataError("the label is missing", place=place)
     if sequence and not isinstance(value, list | tuple):

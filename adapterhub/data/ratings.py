@@ -1,4 +1,4 @@
-"""From a table of ratings to pairs of a history and a candidate."""
+"""Conversion of ratings to examples of the ranking task."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """What a user thought of an item.
+    """A user's rating of an item.
 
     Args:
-        user: who.
-        item: text that stands for the item.
-        value: the higher the better.
-        time: when, on any scale.
+        user: Name of the user.
+        item: Text that represents the item.
+        value: Rating; higher is better.
+        time: Time of the rating, on any scale.
     """
 
     user: str
@@ -31,15 +31,15 @@ def history_pairs(
 ) -> Iterator[dict[str, Any]]:
     """Yield an example of the ranking task for each rating.
 
-    The history of an example holds what its user liked earlier than the rating among the ``known``
-    ratings, the newest last. It never holds the rating itself, nor anything later: a model
-    must not read from the future what it is to foretell.
+    The history of an example holds the items that its user liked before the rating, among the
+    ``known`` ratings, the newest last. It holds neither the rating itself nor anything later,
+    which would leak the answer.
 
     Args:
-        ratings: become examples, in their order.
-        known: make up histories; the training ratings, also for examples of other splits.
-        liked: ratings of so much and more please.
-        length: items of a history at most.
+        ratings: Ratings to convert, in order.
+        known: Ratings of the histories: those of the training split, for all splits.
+        liked: Least rating of a relevant item.
+        length: Most items of a history.
     """
     by_user = _by_user(rating for rating in known if rating.value >= liked)
     for rating in ratings:

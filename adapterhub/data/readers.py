@@ -1,23 +1,20 @@
-"""Read examples from files and from the Hub; nothing that is read can run."""
+"""Reader of examples from files and from the Hub; no code of a data set is run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from adapterhub.data.conll import parse_conll
 from adapterhub.data.dataset import DataFormat, FileSource, HubSource
-from adapterhub.data.delimited import parse_delimited
 from adapterhub.data.files import NO_EXAMPLES_HINT, find_file, read_text
+from adapterhub.data.formats import parse_conll, parse_delimited, parse_json_lines, read_parquet
 from adapterhub.data.hub import read_hub
-from adapterhub.data.json_lines import parse_json_lines
-from adapterhub.data.parquet import read_parquet
 from adapterhub.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from adapterhub.data.dataset import Dataset
 
-_ENDINGS: dict[str, DataFormat] = {
+_SUFFIXES: dict[str, DataFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
@@ -32,20 +29,20 @@ def read_examples(source: FileSource | HubSource, base_dir: Path | None = None) 
     """Read all examples of a source.
 
     Args:
-        source: of examples.
-        base_dir: from which a relative path starts; the working directory where not given.
+        source: File or data set.
+        base_dir: Folder that a relative path starts from; the working directory where ``None``.
 
     Raises:
-        DataError: naming file and line when it is missing, empty or broken.
-        RecipeError: when the names of CoNLL columns are none or repeat.
+        DataError: naming file and line when it is missing, empty or invalid.
+        RecipeError: when there are no CoNLL column names or duplicates.
     """
     if isinstance(source, HubSource):
-        examples = read_hub(source)
+        dataset = read_hub(source)
     else:
-        examples = _read_file(source, base_dir or Path())
-    if not examples.examples:
-        raise DataError("holds no examples", place=examples.name, hint=NO_EXAMPLES_HINT)
-    return examples
+        dataset = _read_file(source, base_dir or Path())
+    if not dataset.examples:
+        raise DataError("holds no examples", place=dataset.name, hint=NO_EXAMPLES_HINT)
+    return dataset
 
 
 def _read_file(source: FileSource, base_dir: Path) -> Dataset:
@@ -74,11 +71,11 @@ def _format(source: FileSource) -> DataFormat:
             hint=did_you_mean(source.format, known),
         )
     name = source.path.lower().removesuffix(".gz")
-    kind = _ENDINGS.get(Path(name).suffix)
+    kind = _SUFFIXES.get(Path(name).suffix)
     if kind is None:
         raise DataError(
-            "the format can't be told from the file's ending",
+            "the format can't be derived from the suffix",
             place=source.path,
-            hint=f"Set data.format to one of {', '.join(known)}, or let its name end so",
+            hint=f"Set data.format to one of {', '.join(known)}, or rename the file",
         )
     return kind

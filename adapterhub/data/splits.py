@@ -1,12 +1,12 @@
-"""Splits that depend on the examples' content and a seed, on nothing else."""
+"""Splits, samples and fingerprints that depend only on the examples' content and a seed."""
 
 from __future__ import annotations
 
-from hashlib import blake2b
-from typing import TYPE_CHECKING
+import json
+from hashlib import blake2b, sha256
+from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.fingerprint import canonical, fingerprint
-from adapterhub.data.labels import collect_labels
+from adapterhub.data.images import ImageFile
 from adapterhub.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -14,36 +14,23 @@ if TYPE_CHECKING:
 
     from adapterhub.data.dataset import Dataset
 
-__all__ = [
-    "collect_labels",
-    "drop_duplicates",
-    "fingerprint",
-    "limit",
-    "limit_per_label",
-    "repeated",
-    "require_examples",
-    "split_examples",
-    "unlike",
-]
-
 
 def split_examples(
-    examples: Dataset, *, held_out: float, seed: int, key_fields: Sequence[str] | None = None
+    dataset: Dataset, *, held_out: float, seed: int, key_fields: Sequence[str] | None = None
 ) -> tuple[Dataset, Dataset]:
-    """Return the examples kept and the examples held out.
+    """Return the kept and the held-out examples.
 
-    An example's side is decided by a hash of its content and the seed: equal examples stay together,
-    and adding or reordering examples moves no other example. So the share is met on average and not
-    to the example.
+    A hash of content and seed decides: equal examples stay together, and adding or reordering
+    examples moves no other. So the share is met on average, not exactly.
 
     Args:
-        examples: to split.
-        held_out: expected share of examples held out, in [0, 1).
-        seed: of the split.
-        key_fields: examples equal in these stay together; all fields where not given.
+        dataset: Dataset to split.
+        held_out: Expected share of held-out examples, in [0, 1).
+        seed: Seed of the split.
+        key_fields: Fields by which examples are equal; all fields where ``None``.
 
     Raises:
-        DataError: naming the example that has no form in JSON.
+        DataError: naming the example that can't be written as JSON.
         RecipeError: when the share is out of range.
     """
     if not 0.0 <= held_out < 1.0:
@@ -52,93 +39,91 @@ def split_examples(
         )
     kept: list[int] = []
     out: list[int] = []
-    for index, digest in enumerate(_digests(examples, seed, key_fields)):
+    for index, digest in enumerate(_digests(dataset, seed, key_fields)):
         # a number in [0, 1]
         draw = int.from_bytes(digest, "big") / 2**128
         (out if draw < held_out else kept).append(index)
-    return examples.select(kept), examples.select(out)
+    return dataset.select(kept), dataset.select(out)
 
 
 def drop_duplicates(
-    examples: Dataset, key_fields: Sequence[str] | None = None
+    dataset: Dataset, key_fields: Sequence[str] | None = None
 ) -> tuple[Dataset, int]:
-    """Return the examples without repeats, the first of each kept, and how many were dropped.
+    """Return the first of each group of equal examples, and the number of dropped ones.
 
     Args:
-        examples: to look through.
-        key_fields: examples equal in these are repeats; all fields where not given.
+        dataset: Dataset to deduplicate.
+        key_fields: Fields by which examples are equal; all fields where ``None``.
     """
     seen: set[bytes] = set()
     kept = []
-    for index, key in enumerate(_digests(examples, 0, key_fields)):
+    for index, key in enumerate(_digests(dataset, 0, key_fields)):
         if key not in seen:
             seen.add(key)
             kept.append(index)
-    return examples.select(kept), len(examples) - len(kept)
+    return dataset.select(kept), len(dataset) - len(kept)
 
 
-def limit(examples: Dataset, count: int | None, *, seed: int) -> Dataset:
-    """Return ``count`` examples drawn by content and seed, in their old order; all for ``None``.
+def limit(dataset: Dataset, count: int | None, *, seed: int) -> Dataset:
+    """Return ``count`` examples sampled by content and seed, in order; all for ``None``.
 
     Raises:
         ValueError: when ``count`` is below 1.
     """
     if count is not None and count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
-    if count is None or count >= len(examples):
-        return examples
-    digests = _digests(examples, seed, None)
-    ranked = sorted(range(len(examples)), key=lambda i: (digests[i], i))
-    return examples.select(sorted(ranked[:count]))
+    if count is None or count >= len(dataset):
+        return dataset
+    digests = _digests(dataset, seed, None)
+    ranked = sorted(range(len(dataset)), key=lambda i: (digests[i], i))
+    return dataset.select(sorted(ranked[:count]))
 
 
-def limit_per_label(examples: Dataset, count: int | None, *, seed: int) -> Dataset:
-    """Return ``count`` examples of each label, drawn by content and seed, in their old order.
-
-    All examples for ``None``; of a label that has fewer, all of its examples.
+def limit_per_label(dataset: Dataset, count: int | None, *, seed: int) -> Dataset:
+    """Return up to ``count`` examples of each label, sampled by content and seed, in order.
 
     Raises:
-        RecipeError: when the examples have no label each.
+        RecipeError: when an example has no label.
     """
     if count is None:
-        return examples
-    if not all("label" in example for example in examples.examples):
+        return dataset
+    if not all("label" in example for example in dataset.examples):
         raise RecipeError(
-            "the examples of this task have no label each",
+            "the examples of this task have no single label",
             place="data.limit_per_label",
             hint="Use data.limit_train",
         )
-    digests = _digests(examples, seed, None)
+    digests = _digests(dataset, seed, None)
     drawn: dict[str, int] = {}
     kept = []
-    for index in sorted(range(len(examples)), key=lambda i: (digests[i], i)):
-        label = str(examples.examples[index]["label"])
+    for index in sorted(range(len(dataset)), key=lambda i: (digests[i], i)):
+        label = str(dataset.examples[index]["label"])
         drawn[label] = drawn.get(label, 0) + 1
         if drawn[label] <= count:
             kept.append(index)
-    return examples.select(sorted(kept))
+    return dataset.select(sorted(kept))
 
 
-def repeated(train: Dataset, other: Dataset, fields: Sequence[str]) -> int:
-    """Return how many examples of ``other`` repeat the ``fields`` of a training example."""
+def count_repeated(train: Dataset, other: Dataset, fields: Sequence[str]) -> int:
+    """Return how many examples of ``other`` equal a training example in ``fields``."""
     known = set(_digests(train, 0, fields))
     return sum(key in known for key in _digests(other, 0, fields))
 
 
-def unlike(examples: Dataset, known: Dataset) -> Dataset:
-    """Return the examples that repeat no example of ``known`` with all its fields."""
+def exclude(dataset: Dataset, known: Dataset) -> Dataset:
+    """Return the examples that do not occur in ``known``."""
     seen = set(_digests(known, 0, None))
-    digests = _digests(examples, 0, None)
-    return examples.select([index for index, digest in enumerate(digests) if digest not in seen])
+    digests = _digests(dataset, 0, None)
+    return dataset.select([index for index, digest in enumerate(digests) if digest not in seen])
 
 
-def require_examples(examples: Dataset, split: str) -> None:
-    """Refuse an empty split.
+def require_examples(dataset: Dataset, split: str) -> None:
+    """Require a split that is not empty.
 
     Raises:
         DataError: naming it.
     """
-    if not examples.examples:
+    if not dataset.examples:
         raise DataError(
             f"the {split} split is empty",
             place=f"data.{split}",
@@ -146,10 +131,58 @@ def require_examples(examples: Dataset, split: str) -> None:
         )
 
 
-def _digests(examples: Dataset, seed: int, fields: Sequence[str] | None) -> list[bytes]:
-    """Return a seeded digest of each example, or of these fields of it."""
+def _digests(dataset: Dataset, seed: int, fields: Sequence[str] | None) -> list[bytes]:
+    """Return a seeded digest of each example, or of some of its fields."""
     key = str(seed).encode()
     return [
-        blake2b(canonical(examples, index, fields), digest_size=16, key=key).digest()
-        for index in range(len(examples))
+        blake2b(_canonical(dataset, index, fields), digest_size=16, key=key).digest()
+        for index in range(len(dataset))
     ]
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Return ``sha256:…`` over the content of the examples, in order.
+
+    Neither the order of fields nor the origin of the examples matters.
+
+    Raises:
+        DataError: naming the example that can't be written as JSON.
+    """
+    digest = sha256()
+    for index in range(len(dataset)):
+        digest.update(_canonical(dataset, index))
+        digest.update(b"\n")
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _canonical(dataset: Dataset, index: int, fields: Sequence[str] | None = None) -> bytes:
+    """Return the canonical JSON of an example: UTF-8 with sorted keys.
+
+    An image is represented by the digest of its file, not by its name.
+
+    Args:
+        dataset: Dataset of the example.
+        index: Index of the example.
+        fields: Fields to include, a missing one as null; all fields where ``None``.
+
+    Raises:
+        DataError: naming the example with a value that is not JSON, such as a date.
+    """
+    example = dataset.examples[index]
+    value = example if fields is None else {field: example.get(field) for field in fields}
+    try:
+        return json.dumps(
+            value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_image_json
+        ).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DataError(
+            f"holds a value that is not JSON: {error}",
+            place=dataset.place(index),
+            hint="Examples may hold text, numbers, lists and mappings",
+        ) from error
+
+
+def _image_json(value: Any) -> dict[str, str]:
+    if not isinstance(value, ImageFile):
+        raise TypeError(f"{type(value).__name__} is not JSON")
+    return {"sha256": value.digest()}

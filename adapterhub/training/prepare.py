@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.data.dataset import Dataset, FileSource, HubSource
 from adapterhub.data.field_mapping import ANSWER_FIELDS, map_fields
 from adapterhub.data.images import load_images
+from adapterhub.data.labels import collect_labels
 from adapterhub.data.readers import read_examples
 from adapterhub.data.splits import (
-    collect_labels,
+    count_repeated,
     drop_duplicates,
     limit,
     limit_per_label,
-    repeated,
     require_examples,
     split_examples,
 )
@@ -185,7 +185,7 @@ def count_leaks(splits: Mapping[str, Dataset]) -> dict[str, int]:
     train = splits["train"]
     fields = text_fields(train)
     return {
-        name: repeated(train, examples, fields)
+        name: count_repeated(train, examples, fields)
         for name, examples in splits.items()
         if name != "train"
     }

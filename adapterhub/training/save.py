@@ -11,7 +11,7 @@ import torch
 from adapterhub.adapters.artifact import write_artifact
 from adapterhub.adapters.manifest import BackboneRef, DataSource, Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
-from adapterhub.data.fingerprint import fingerprint
+from adapterhub.data.splits import fingerprint
 from adapterhub.errors import MissingExtraError
 from adapterhub.training.curves import PLOT_NAMES, plot_curves, read_curves
 

@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 
 from adapterhub.backbones.task_model import build_task_model
 from adapterhub.data.batching import padding_share, random_batches
-from adapterhub.data.fingerprint import fingerprint
+from adapterhub.data.splits import fingerprint
 from adapterhub.training.batch_schedule import DEFAULT_BATCH_SIZE
 from adapterhub.training.calibrate import fit_temperature
 from adapterhub.training.checkpoint import drop_checkpoint

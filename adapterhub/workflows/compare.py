@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapterhub.adapters.artifact import read_artifact
-from adapterhub.data.fingerprint import fingerprint
+from adapterhub.data.splits import fingerprint
 from adapterhub.errors import DataError, RecipeError, did_you_mean
 from adapterhub.evaluation.bootstrap import LEVEL, RESAMPLES
 from adapterhub.evaluation.example_statistics import scores_of, units_of

@@ -9,7 +9,7 @@ from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.manifest import DataSource
 from adapterhub.composition import compose
 from adapterhub.composition.weight_search import BOUNDS, BUDGET, L1, optimize_weights
-from adapterhub.data.fingerprint import fingerprint
+from adapterhub.data.splits import fingerprint
 from adapterhub.workflows.compose import WeightSearch, write_composition
 from adapterhub.workflows.open_adapter import open_session
 from adapterhub.workflows.score import examples_for, score

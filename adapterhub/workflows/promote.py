@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapterhub.adapters.artifact import read_artifact
-from adapterhub.data.fingerprint import fingerprint
+from adapterhub.data.splits import fingerprint
 from adapterhub.errors import (
     AdapterHubError,
     ArtifactError,

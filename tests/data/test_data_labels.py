@@ -3,7 +3,7 @@
 import pytest
 
 from adapterhub.data.dataset import Dataset
-from adapterhub.data.splits import collect_labels
+from adapterhub.data.labels import collect_labels
 from adapterhub.errors import DataError
 
 

@@ -11,11 +11,10 @@ from PIL import Image
 from vision_backbones import save_shapes, shape_image
 
 from adapterhub.data import images
-from adapterhub.data.dataset import FileSource, numbered
-from adapterhub.data.fingerprint import fingerprint
+from adapterhub.data.dataset import Dataset, FileSource
 from adapterhub.data.images import ImageFile, load_images, read_image
 from adapterhub.data.readers import read_examples
-from adapterhub.data.splits import drop_duplicates
+from adapterhub.data.splits import drop_duplicates, fingerprint
 from adapterhub.errors import DataError
 
 
@@ -25,7 +24,7 @@ def read(path):
 
 def naming(folder, name):
     """Return examples of which one names ``name``, as if they lay in the folder."""
-    return load_images(numbered("rows.jsonl", [{"file": name}]), "file", folder / "rows.jsonl")
+    return load_images(Dataset.whole("rows.jsonl", [{"file": name}]), "file", folder / "rows.jsonl")
 
 
 def test_pictures_are_read_from_a_zip_file_and_from_a_folder_alike(tmp_path):
@@ -56,20 +55,20 @@ def test_rows_are_known_by_the_content_of_pictures_and_not_by_their_names(tmp_pa
         ),
     )
     assert fingerprint(examples) != fingerprint(changed)
-    twice = numbered("x", [examples.examples[0], renamed.examples[0]])
+    twice = Dataset.whole("x", [examples.examples[0], renamed.examples[0]])
     assert drop_duplicates(twice)[1] == 1
 
 
 def test_pictures_of_the_hub_come_with_their_bytes():
     content = shape_image("red", 1)
     examples = load_images(
-        numbered("hub", [{"img": {"bytes": content, "path": None}}]), "img", None
+        Dataset.whole("hub", [{"img": {"bytes": content, "path": None}}]), "img", None
     )
     assert examples.examples[0]["img"].content == content
     with pytest.raises(DataError, match="must name an image, or hold its bytes"):
-        load_images(numbered("hub", [{"img": 3}]), "img", None)
-    with pytest.raises(DataError, match="no folder to look in"):
-        load_images(numbered("hub", [{"img": "a.png"}]), "img", None)
+        load_images(Dataset.whole("hub", [{"img": 3}]), "img", None)
+    with pytest.raises(DataError, match="come from no folder"):
+        load_images(Dataset.whole("hub", [{"img": "a.png"}]), "img", None)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +84,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, name, zipped):
         with zipfile.ZipFile(folder / "rows.zip", "w") as archive:
             archive.writestr(name or "x", shape_image("red", 1))
     with pytest.raises(
-        DataError, match=r"rows\.jsonl example 1, field 'file': .* is no path below"
+        DataError, match=r"rows\.jsonl example 1, field 'file': .* is not a path below"
     ):
         naming(folder, name)
 
@@ -95,7 +94,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
     folder = tmp_path / "examples"
     folder.mkdir()
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
-    with pytest.raises(DataError, match="leads out of the folder by a link"):
+    with pytest.raises(DataError, match="is a link that leads out of the folder"):
         naming(folder, "link.png")
 
 
@@ -118,7 +117,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(
         zipfile.ZipExtFile, "read", lambda self, n=-1: asked.append(n) or honest(self, n)
     )
-    with pytest.raises(DataError, match="more than the 1 MiB that an image may have"):
+    with pytest.raises(DataError, match="larger than the limit of 1 MiB per image"):
         naming(tmp_path, "bomb.png")
     assert asked == [(1 << 20) + 1]
 
@@ -130,7 +129,9 @@ def test_all_pictures_together_have_a_bound(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MAX_BYTES", 600)
     with pytest.raises(DataError, match=r"all images of rows\.jsonl"):
         load_images(
-            numbered("rows.jsonl", [{"file": f"shapes/{n:03}.png"} for n in range(8)]), "file", path
+            Dataset.whole("rows.jsonl", [{"file": f"shapes/{n:03}.png"} for n in range(8)]),
+            "file",
+            path,
         )
 
 
@@ -188,5 +189,5 @@ def test_a_file_that_the_user_names_is_read_within_bounds(tmp_path, monkeypatch)
     with pytest.raises(DataError, match="can't be read: No such file"):
         read_image(tmp_path / "none.png")
     monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 10)
-    with pytest.raises(DataError, match="an image may have"):
+    with pytest.raises(DataError, match="MiB per image"):
         read_image(path)

@@ -129,7 +129,7 @@ def test_missing_file_names_a_near_one(tmp_path):
         ("[", "this looks like one JSON document"),
         ('["a"]', "must be a JSON object, not list"),
         ('{"a": NaN}', "NaN is not a JSON number"),
-        ('{"a": 1, "a": 2}', "the key 'a' is there twice"),
+        ('{"a": 1, "a": 2}', "the key 'a' is repeated"),
         ('{"a": ' + "[" * 100_000, "is not valid JSON"),
         ('{"a": "\\ud83d"}', "one half of a character"),
         ('{"a": ' + "9" * 5000 + "}", "is not valid JSON"),
@@ -163,7 +163,7 @@ def test_broken_json_names_its_line(tmp_path, line, message):
         ("a.jsonl.gz", b"no gzip", "a.jsonl.gz: can't be read: Not a gzipped file"),
         ("a.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:-9], "a.jsonl.gz: can't be read"),
         ("a.parquet", b"no parquet", "a.parquet: can't be read as Parquet"),
-        ("a.pkl", b"\x80\x04N.", "a.pkl: the format can't be told from the file's ending. Set"),
+        ("a.pkl", b"\x80\x04N.", "a.pkl: the format can't be derived from the suffix. Set"),
     ],
 )
 def test_a_bad_file_is_one_clear_line(tmp_path, name, content, message):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adapterhub.data.dataset import numbered
+from adapterhub.data.dataset import Dataset
 from adapterhub.data.field_mapping import answer_text, example_text
 from adapterhub.evaluation.duplicates import leak, split_facts
 from adapterhub.evaluation.errors import most_confused
@@ -11,7 +11,7 @@ from adapterhub.evaluation.power_law import fit_power_law
 
 
 def examples(*pairs):
-    return numbered("x.jsonl", [{"text": text, "label": label} for text, label in pairs])
+    return Dataset.whole("x.jsonl", [{"text": text, "label": label} for text, label in pairs])
 
 
 def test_repeats_count_but_for_case_and_punctuation_and_contradictions_are_told():
@@ -68,8 +68,8 @@ def test_the_text_of_a_row_holds_no_answer():
 )
 def test_no_answer_of_any_task_hides_that_a_text_is_in_training(asked, one, other):
     training, held_out = ({**asked, **answer} for answer in (one, other))
-    assert leak("test", numbered("b", [held_out]), numbered("a", [training])).same == 1
-    facts = split_facts("train", numbered("a", [training, held_out]))
+    assert leak("test", Dataset.whole("b", [held_out]), Dataset.whole("a", [training])).same == 1
+    facts = split_facts("train", Dataset.whole("a", [training, held_out]))
     assert (facts.repeated, facts.contradicting) == (1, 1)
     assert example_text(training) == example_text(held_out)
 

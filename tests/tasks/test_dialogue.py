@@ -228,7 +228,9 @@ def test_generation_stops_at_the_end_of_a_turn(byte_bpe):
 
 
 def test_class_weights_are_refused(byte_bpe):
-    with pytest.raises(RecipeError, match=r"task\.class_weights: generated texts have no class weights"):
+    with pytest.raises(
+        RecipeError, match=r"task\.class_weights: generated texts have no class weights"
+    ):
         Dialogue(byte_bpe, TaskOptions(class_weights="balanced"))
 
 

@@ -194,6 +194,6 @@ def test_a_hostile_example_stops_the_run_before_weights_are_loaded(seer, shapes,
     done = command("train", str(path))
     assert done.exit_code != 0
     assert (
-        "rows.jsonl example 4, field 'image': '../../secret.png' is no path below"
+        "rows.jsonl example 4, field 'image': '../../secret.png' is not a path below"
         in done.stderr_bytes.decode()
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from adapterhub.cli import refresh as command
-from adapterhub.data.dataset import joined, numbered
+from adapterhub.data.dataset import Dataset, concatenate
 from adapterhub.data.splits import limit
 from adapterhub.workflows.refresh.document import AddedFile
 from adapterhub.workflows.refresh.examples import RefreshData
@@ -14,7 +14,7 @@ FILE = AddedFile(path="new.jsonl", fingerprint="sha256:c", num_examples=1, field
 
 
 def named(kind, count):
-    return numbered(kind, [{"text": f"{kind} {number}"} for number in range(count)])
+    return Dataset.whole(kind, [{"text": f"{kind} {number}"} for number in range(count)])
 
 
 def refresh_data(old, *, num_earlier, root=("train", "validation")):
@@ -33,7 +33,7 @@ def refresh_data(old, *, num_earlier, root=("train", "validation")):
 def test_added_examples_are_sampled_as_often_as_the_first_ones(num_earlier):
     # the first ones were themselves sampled by the seed, from more examples
     first = limit(named("first", 3000), 1000, seed=SEED)
-    both = joined(first, named("added", 1000))
+    both = concatenate(first, named("added", 1000))
     data = refresh_data({"train": both, "validation": first}, num_earlier=num_earlier)
     drawn = data.sample(both, 400).examples
     added = sum(example["text"].startswith("added") for example in drawn)

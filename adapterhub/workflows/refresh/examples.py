@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub.data.dataset import Dataset, joined
-from adapterhub.data.fingerprint import fingerprint
-from adapterhub.data.splits import limit, require_examples, split_examples, unlike
+from adapterhub.data.dataset import Dataset, concatenate
+from adapterhub.data.splits import exclude, fingerprint, limit, require_examples, split_examples
 from adapterhub.errors import DataError
 from adapterhub.tasks.bio import repair
 from adapterhub.tasks.classification import LabelIndex
@@ -75,17 +74,17 @@ class RefreshData:
         examples = self.old[self.old_split]
         if self.old_split == "test" or "test" not in self.old:
             return examples
-        return joined(examples, self.old["test"])
+        return concatenate(examples, self.old["test"])
 
     @property
     def num_seen(self) -> int:
         """Number of new examples that are also, labels included, old training examples."""
-        return len(self.new) - len(unlike(self.new, self.old["train"]))
+        return len(self.new) - len(exclude(self.new, self.old["train"]))
 
     @property
     def held_out(self) -> Dataset:
         """New examples on which the gain is measured; neither parent nor child trains on them."""
-        return unlike(self.new_splits["test"], self.old["train"])
+        return exclude(self.new_splits["test"], self.old["train"])
 
 
 def load_old_splits(
@@ -109,7 +108,7 @@ def load_old_splits(
         examples = load_more_examples(recipe.data, recipe.task.name, Path(file.path), file.fields)
         _check_fingerprint(examples, file.fingerprint, name)
         for split, part in split_new(examples, recipe).items():
-            old[split] = joined(old[split], part) if split in old else part
+            old[split] = concatenate(old[split], part) if split in old else part
     return old
 
 
@@ -143,11 +142,11 @@ def mix_replay(
     new, train = data.new_splits, data.new_splits["train"]
     num_replayed = round(replay * len(data.old["train"]))
     if num_replayed:
-        train = joined(train, data.sample(data.old["train"], num_replayed))
+        train = concatenate(train, data.sample(data.old["train"], num_replayed))
     old_validation = data.sample(data.old["validation"], len(new["validation"]))
     splits = {
         "train": train,
-        "validation": joined(new["validation"], old_validation),
+        "validation": concatenate(new["validation"], old_validation),
         "test": new["test"],
     }
     for name, each in splits.items():

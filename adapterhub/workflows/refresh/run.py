@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapters.artifact import read_artifact
-from adapterhub.data.fingerprint import fingerprint
-from adapterhub.data.splits import repeated
+from adapterhub.data.splits import count_repeated, fingerprint
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.evaluation.drift import LEVEL
@@ -261,7 +260,7 @@ def _warn_of_repeats(data: RefreshData, reporter: Reporter) -> None:
             "they hide drift, and the gain is measured without them"
         )
     train = data.new_splits["train"]
-    overlapping = repeated(train, data.old_examples, text_fields(train))
+    overlapping = count_repeated(train, data.old_examples, text_fields(train))
     if overlapping:
         reporter.on_message(
             f"warning: {overlapping} old {data.old_split} examples repeat the text of a new "
