@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from adapterhub.engine.adapter_fetcher import AdapterFetcher, FetchResults
     from adapterhub.engine.adapter_slots import AdapterSlots
+    from adapterhub.engine.config import EngineConfig
     from adapterhub.engine.host_cache import HostCache
     from adapterhub.engine.prepared_adapter import PreparedAdapter
 
@@ -51,32 +52,28 @@ class AdapterManager:
     always gets its adapters.
 
     Args:
+        config: Configuration of the engine.
         slots: Rank slots of the device.
         host: Cache in host memory.
         fetcher: Fetcher of adapters that are not in host memory; without one, requests can use
             loaded adapters only.
         validate: Called once per request when all its adapters are in host memory; raises an
             ``AdapterHubError`` if they cannot serve it.
-        prefetch_lookahead: Number of waiting requests whose adapters are fetched.
-        max_copy_bytes: Bytes of adapters copied to the device per step while requests run.
     """
 
     def __init__(
         self,
+        config: EngineConfig,
         slots: AdapterSlots,
         host: HostCache,
         fetcher: AdapterFetcher | None,
         validate: Callable[[AdapterUser, Sequence[PreparedAdapter]], None],
-        *,
-        prefetch_lookahead: int,
-        max_copy_bytes: int,
     ) -> None:
+        self._config = config
         self._slots = slots
         self._host = host
         self._fetcher = fetcher
         self._validate = validate
-        self._prefetch_lookahead = prefetch_lookahead
-        self._max_copy_bytes = max_copy_bytes
         self.device = DeviceCache(slots, host)
         #: pinned adapters that are not in host memory yet
         self._unfetched_pins: set[str] = set()
@@ -114,7 +111,9 @@ class AdapterManager:
         """
         results = None if self._fetcher is None else self._fetcher.poll()
         failed = {} if results is None else _apply(results, waiting)
-        ahead = [each for each in islice(waiting, self._prefetch_lookahead) if each not in failed]
+        ahead = [
+            each for each in islice(waiting, self._config.prefetch_lookahead) if each not in failed
+        ]
         for request in ahead:
             try:
                 self._try_to_validate(request)
@@ -131,7 +130,7 @@ class AdapterManager:
                 except AdapterHubError as error:
                     failed[request] = error
         self._fetch_pinned(results)
-        self.device.continue_copies(inf if idle else self._max_copy_bytes)
+        self.device.continue_copies(inf if idle else self._config.max_copy_bytes)
         return list(failed.items())
 
     def unload(self, key: str) -> None:

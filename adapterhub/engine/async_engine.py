@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.engine.engine import Adapters, Engine
-    from adapterhub.engine.heads import HeadKind
-    from adapterhub.engine.outputs import Delta, EngineStats, RequestOutput
+    from adapterhub.engine.heads import LabelingKind
+    from adapterhub.engine.outputs import CompletionDelta, EngineStats, RequestOutput
     from adapterhub.engine.pooling_requests import Pooling, PoolingRequest
     from adapterhub.engine.prompts import PromptProcessor
     from adapterhub.engine.sequences import Request, Sequence
@@ -44,16 +44,16 @@ class _DeltaStream:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Delta | EngineError] = asyncio.Queue()
+        self._queue: asyncio.Queue[CompletionDelta | EngineError] = asyncio.Queue()
 
-    def put(self, item: Delta | EngineError) -> None:
+    def put(self, item: CompletionDelta | EngineError) -> None:
         """Add an item; called on the engine's thread."""
         try:
             self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
         except RuntimeError:
             _LOG.debug("the client's event loop is closed")
 
-    async def get(self) -> Delta:
+    async def get(self) -> CompletionDelta:
         """Wait for the next delta.
 
         Raises:
@@ -127,7 +127,7 @@ class AsyncEngine:
         prompt: str | SequenceOf[int] | PreparedPrompt,
         adapters: Adapters = None,
         params: SamplingParams | None = None,
-    ) -> AsyncGenerator[Delta, None]:
+    ) -> AsyncGenerator[CompletionDelta, None]:
         """Yield the deltas of the answers of a prompt.
 
         Closing the generator cancels the request. An answer that fails ends with a delta that
@@ -151,7 +151,7 @@ class AsyncEngine:
         item: str | Mapping[str, Any],
         adapters: str | SequenceOf[tuple[str, float]],
         *,
-        kind: HeadKind = "sequence",
+        kind: LabelingKind = "sequence",
     ) -> dict[str, Any]:
         """Return the prediction for a text or an image; see ``Engine.add_labeling``.
 

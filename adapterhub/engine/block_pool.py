@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class _Block:
+class _KvBlock:
     users: int = 0
     content: bytes = b""
 
@@ -36,7 +36,7 @@ class BlockPool:
 
     def __init__(self, count: int, size: int) -> None:
         self.size = size
-        self._blocks = [_Block() for _ in range(count)]
+        self._blocks = [_KvBlock() for _ in range(count)]
         #: blocks without users, least recently used first
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(count))
         self._cached: dict[bytes, int] = {}

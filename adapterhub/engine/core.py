@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.adapter_fetcher import AdapterSource
     from adapterhub.engine.adapter_manager import AdapterUser
-    from adapterhub.engine.outputs import Delta
+    from adapterhub.engine.outputs import CompletionDelta
     from adapterhub.engine.prepared_adapter import PreparedAdapter
     from adapterhub.engine.scheduler import ScheduledChunk
     from adapterhub.engine.sequences import Request
@@ -86,19 +86,11 @@ class EngineCore:
         self.preparer = AdapterPreparer(backbone, self.layers, width)
         self.slots = AdapterSlots(self.layers.all, config.rank_slots, backbone.device)
         self.host = HostCache(config.host_cache_bytes)
-        self.fetcher = (
-            AdapterFetcher(source, self.host, self.preparer.size, self.preparer.artifact)
-            if source
-            else None
-        )
-        self.adapters = AdapterManager(
-            self.slots,
-            self.host,
-            self.fetcher,
-            self._validate,
-            prefetch_lookahead=config.prefetch_lookahead,
-            max_copy_bytes=config.max_copy_bytes,
-        )
+        self.fetcher: AdapterFetcher | None = None
+        if source is not None:
+            size, prepare = self.preparer.size, self.preparer.artifact
+            self.fetcher = AdapterFetcher(source, self.host, size, prepare)
+        self.adapters = AdapterManager(config, self.slots, self.host, self.fetcher, self._validate)
         cache, num_blocks = _kv_cache(backbone, config, generates=self.layers.output is not None)
         self.blocks = BlockPool(num_blocks, config.block_size)
         self.model_runner = ModelRunner(backbone, self.layers, cache, self.adapters, kernel, config)
@@ -156,7 +148,7 @@ class EngineCore:
         for request in list(self.scheduler.waiting.pooling()):
             self._fail_pooling(request, ComputeError("was cancelled after a fault"))
 
-    def step(self) -> list[tuple[Sequence, Delta]]:
+    def step(self) -> list[tuple[Sequence, CompletionDelta]]:
         """Compute one step; return the sequences that have something new, and what it is.
 
         Pooling requests go first, a batch of them: they hold no resources afterwards, so
@@ -226,7 +218,7 @@ class EngineCore:
                 hint="Shorten it, lower max_tokens, or start with more kv_cache_tokens",
             )
 
-    def _fail_unavailable(self) -> list[tuple[Sequence, Delta]]:
+    def _fail_unavailable(self) -> list[tuple[Sequence, CompletionDelta]]:
         """End the requests whose adapters are unavailable; return the generating ones."""
         deltas = []
         waiting, idle = self.scheduler.waiting, not self.scheduler.running
@@ -246,7 +238,7 @@ class EngineCore:
 
     def _fail_step(
         self, chunks: list[ScheduledChunk], error: Exception
-    ) -> list[tuple[Sequence, Delta]]:
+    ) -> list[tuple[Sequence, CompletionDelta]]:
         _LOG.error("a step of %d sequences failed: %s", len(chunks), error)
         problem = ComputeError(f"the step could not be computed: {error}")
         for chunk in chunks:
@@ -255,7 +247,7 @@ class EngineCore:
 
     def _postprocess(
         self, chunks: list[ScheduledChunk], hidden: Tensor
-    ) -> list[tuple[Sequence, Delta]]:
+    ) -> list[tuple[Sequence, CompletionDelta]]:
         """Sample a token for every sequence that is computed to its end."""
         self._num_steps += 1
         self._num_computed_tokens += len(hidden)

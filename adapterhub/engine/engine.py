@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.adapter_fetcher import AdapterSource
     from adapterhub.engine.config import EngineConfig
-    from adapterhub.engine.heads import HeadKind
-    from adapterhub.engine.outputs import Delta, EngineStats
+    from adapterhub.engine.heads import LabelingKind
+    from adapterhub.engine.outputs import CompletionDelta, EngineStats
     from adapterhub.engine.pooling_requests import Pooling
     from adapterhub.engine.prepared_adapter import PreparedAdapter
     from adapterhub.engine.sequences import Sequence
@@ -203,7 +203,7 @@ class Engine:
         return request
 
     def add_labeling(
-        self, item: str | Mapping[str, Any], adapters: Adapters, *, kind: HeadKind = "sequence"
+        self, item: str | Mapping[str, Any], adapters: Adapters, *, kind: LabelingKind = "sequence"
     ) -> PoolingRequest:
         """Add a pooling request that labels a text or an image.
 
@@ -262,7 +262,7 @@ class Engine:
         """Cancel every request, after an unexpected fault."""
         self.core.cancel_all()
 
-    def step(self) -> list[tuple[Sequence, Delta]]:
+    def step(self) -> list[tuple[Sequence, CompletionDelta]]:
         """Compute one step; see ``EngineCore.step``."""
         return self.core.step()
 
@@ -297,7 +297,7 @@ class Engine:
         items: SequenceOf[str | Mapping[str, Any]],
         adapters: AdaptersOfEach,
         *,
-        kind: HeadKind = "sequence",
+        kind: LabelingKind = "sequence",
     ) -> list[dict[str, Any]]:
         """Return the task's prediction for each text or image.
 

@@ -30,11 +30,11 @@ _POOLER_KEY = re.compile(r"base_model\.(?:model\.)?\w+\.pooler\.dense\.(?P<part>
 
 
 #: Read once per sequence, once per word, or at every token where an answer may start or end.
-HeadKind = Literal["sequence", "token", "span"]
+LabelingKind = Literal["sequence", "token", "span"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Head:
+class LinearHead:
     """A linear layer over hidden states, in float32.
 
     Args:
@@ -46,7 +46,7 @@ class Head:
             encoder's.
     """
 
-    kind: HeadKind
+    kind: LabelingKind
     labels: tuple[str, ...]
     #: [num_classes, hidden_size]
     weight: Tensor
@@ -84,7 +84,7 @@ class TaskHead:
     """
 
     task: Task
-    head: Head
+    head: LinearHead
 
     @property
     def nbytes(self) -> int:
@@ -139,14 +139,8 @@ def read_head(
     if task.head == "causal_lm":
         return None, frozenset()
     found = head_tensors(weights)
-    head = make_head(
-        found,
-        task,
-        kind=backbone.kind,
-        width=width,
-        device=backbone.device,
-        name=name,
-    )
+    kind, device = backbone.kind, backbone.device
+    head = make_head(found, task, kind=kind, width=width, device=device, name=name)
     return TaskHead(task, head), found.keys
 
 
@@ -158,7 +152,7 @@ def make_head(
     width: int,
     device: torch.device,
     name: str,
-) -> Head:
+) -> LinearHead:
     """Return the head of an adapter that labels.
 
     Args:
@@ -173,15 +167,8 @@ def make_head(
         EngineError: If the task has no head of its own.
         StrictLoadError: If a tensor is missing or has another shape.
     """
-    read: HeadKind
-    match task.head:
-        case "sequence" | "token" | "span":
-            read = task.head
-        case "image":
-            # an image is read once
-            read = "sequence"
-        case _:
-            raise EngineError(f"{task.name} has no head of its own", place=name)
+    if task.head == "causal_lm":
+        raise EngineError(f"{task.name} has no head of its own", place=name)
     classes = len(task.labels)
     wanted: dict[str, tuple[int, ...]] = {"head.weight": (classes, width)}
     # in transformers, the sequence head of a decoder has no bias
@@ -193,11 +180,14 @@ def make_head(
     tensors |= {f"pooler.{part}": tensor for part, tensor in found.pooler.items()}
     shapes = {part: tuple(tensor.shape) for part, tensor in tensors.items()}
     if shapes != wanted:
+        missing, unexpected = wanted.items() - shapes.items(), shapes.items() - wanted.items()
         raise StrictLoadError(
             name,
-            [f"{part} of shape {list(shape)}" for part, shape in wanted.items() - shapes.items()],
-            [f"{part} of shape {list(shape)}" for part, shape in shapes.items() - wanted.items()],
+            [f"{part} of shape {list(shape)}" for part, shape in missing],
+            [f"{part} of shape {list(shape)}" for part, shape in unexpected],
         )
     ready = {part: tensor.float().to(device) for part, tensor in tensors.items()}
     pooler = (ready["pooler.weight"], ready["pooler.bias"]) if found.pooler else None
-    return Head(read, task.labels, ready["head.weight"], ready.get("head.bias"), pooler)
+    # an image is read once, like a sequence
+    read: LabelingKind = "sequence" if task.head == "image" else task.head
+    return LinearHead(read, task.labels, ready["head.weight"], ready.get("head.bias"), pooler)

@@ -14,7 +14,7 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class CompletionDelta:
     """Addition of one step to one answer of a request.
 
     Args:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import PackedBatch
     from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.adapter_slots import Blend
-    from adapterhub.engine.heads import Head
+    from adapterhub.engine.heads import LinearHead
     from adapterhub.engine.pooling_requests import PoolingSequence
 
 _LOG = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class PoolingRunner:
 
     def _compute_images(self, sequences: list[PoolingSequence], features: ImageFeatures) -> None:
         # the size of the images depends on the adapter
-        sizes: dict[tuple[int, ...], list[tuple[PoolingSequence, Head, Tensor]]] = {}
+        sizes: dict[tuple[int, ...], list[tuple[PoolingSequence, LinearHead, Tensor]]] = {}
         for sequence in sequences:
             if sequence.example.pixels is None or sequence.head is None:
                 problem = "is a text, and the backbone reads images"
@@ -171,8 +171,8 @@ class PoolingRunner:
         return hidden
 
     def _pool(
-        self, labelled: list[tuple[PoolingSequence, Head, Tensor]]
-    ) -> list[tuple[PoolingSequence, Head, Tensor]]:
+        self, labelled: list[tuple[PoolingSequence, LinearHead, Tensor]]
+    ) -> list[tuple[PoolingSequence, LinearHead, Tensor]]:
         """Apply an encoder's pooler to the first tokens of sequences with a sequence head."""
         firsts = [each for each in labelled if each[1].kind == "sequence"]
         if self._pooler is None or not firsts:
@@ -197,9 +197,9 @@ def _embedding(sequence: PoolingSequence, hidden: Tensor) -> Tensor:
     return vector.cpu()
 
 
-def _label(labelled: list[tuple[PoolingSequence, Head, Tensor]]) -> None:
+def _label(labelled: list[tuple[PoolingSequence, LinearHead, Tensor]]) -> None:
     """Set the logits of each sequence; sequences with the same head share a product."""
-    groups: dict[Head, list[tuple[PoolingSequence, Tensor]]] = {}
+    groups: dict[LinearHead, list[tuple[PoolingSequence, Tensor]]] = {}
     for sequence, head, hidden in labelled:
         groups.setdefault(head, []).append((sequence, hidden))
     for head, members in groups.items():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.engine.adapter_slots import Blend
-    from adapterhub.engine.heads import Head, HeadKind, TaskHead
+    from adapterhub.engine.heads import LabelingKind, LinearHead, TaskHead
     from adapterhub.engine.prepared_adapter import PreparedAdapter
     from adapterhub.errors import AdapterHubError
     from adapterhub.tasks.fields import Example
@@ -54,7 +54,7 @@ class PoolingSequence:
     number: int
     adapters: tuple[tuple[str, float], ...]
     num_virtual_tokens: int
-    head: Head | None
+    head: LinearHead | None
     params: PoolingParams
     #: a sequence exists only once its request is validated
     validated: bool = True
@@ -87,7 +87,7 @@ class PoolingRequest:
         number: int,
         adapters: tuple[tuple[str, float], ...],
         item: str | Example | EncodedExample,
-        kind: HeadKind | None = None,
+        kind: LabelingKind | None = None,
         params: PoolingParams | None = None,
     ) -> None:
         self.number = number

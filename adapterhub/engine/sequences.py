@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from adapterhub.engine.outputs import CompletionOutput, Delta, RequestOutput
+from adapterhub.engine.outputs import CompletionDelta, CompletionOutput, RequestOutput
 from adapterhub.engine.sampling.state import SamplingState
 from adapterhub.errors import AdapterHubError
 
@@ -94,7 +94,7 @@ class Sequence:
             except AdapterHubError as error:
                 self.error = error
 
-    def append(self, sampled: SampledToken) -> Delta:
+    def append(self, sampled: SampledToken) -> CompletionDelta:
         """Append a sampled token, or end the sequence by its error."""
         error = self.error or sampled.error
         if error is not None or sampled.token is None:
@@ -109,17 +109,17 @@ class Sequence:
         self.finish_reason = reason
         if sampled.logprobs is not None:
             self.logprobs.append(sampled.logprobs)
-        return Delta(self.state.index, sampled.token, text, sampled.logprobs, reason)
+        return CompletionDelta(self.state.index, sampled.token, text, sampled.logprobs, reason)
 
-    def fail(self, error: AdapterHubError) -> Delta:
+    def fail(self, error: AdapterHubError) -> CompletionDelta:
         """End the sequence by an error."""
         self.error, self.finish_reason = error, "error"
-        return Delta(self.state.index, None, finish_reason="error", error=error)
+        return CompletionDelta(self.state.index, None, finish_reason="error", error=error)
 
-    def cancel(self) -> Delta:
+    def cancel(self) -> CompletionDelta:
         """End the sequence because its request was cancelled."""
         self.finish_reason = "cancelled"
-        return Delta(self.state.index, None, finish_reason="cancelled")
+        return CompletionDelta(self.state.index, None, finish_reason="cancelled")
 
     def output(self) -> CompletionOutput:
         """Return the whole answer.

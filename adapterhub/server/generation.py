@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from starlette.responses import Response
 
-    from adapterhub.engine.outputs import Delta
+    from adapterhub.engine.outputs import CompletionDelta
     from adapterhub.engine.prompts import PreparedPrompt
     from adapterhub.engine.sampling.sampler import TokenLogprobs
     from adapterhub.server.context import Call, Server
@@ -299,7 +299,7 @@ async def _prompt_deltas(
             yield _choice_delta(delta, offset, end_ids)
 
 
-def _choice_delta(delta: Delta, offset: int, end_ids: frozenset[int]) -> ChoiceDelta:
+def _choice_delta(delta: CompletionDelta, offset: int, end_ids: frozenset[int]) -> ChoiceDelta:
     ended = delta.finish_reason == "stop" and delta.token in end_ids
     return ChoiceDelta(
         offset + delta.index,

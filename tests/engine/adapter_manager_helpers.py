@@ -142,18 +142,16 @@ class ModelFree:
             for i, rank in enumerate(ranks)
         }
         config = EngineConfig(
-            max_num_seqs=max_num_seqs, max_overtakes=max_overtakes, rank_slots=rank_slots
+            max_num_seqs=max_num_seqs,
+            rank_slots=rank_slots,
+            max_overtakes=max_overtakes,
+            max_copy_bytes=max_copy_bytes,
         )
         self.host = HostCache(host)
         self.slots = AdapterSlots([FakeLayer()], rank_slots, torch.device("cpu"))
         self.fetcher = SlowFetcher(self.host, factors, delay)
         self.adapter_manager = AdapterManager(
-            self.slots,
-            self.host,
-            self.fetcher,
-            lambda sequence, adapters: None,
-            prefetch_lookahead=config.prefetch_lookahead,
-            max_copy_bytes=max_copy_bytes,
+            config, self.slots, self.host, self.fetcher, lambda sequence, adapters: None
         )
         self.scheduler = Scheduler(config, BlockPool(4096, 16), self.adapter_manager, None)
         self.steps = 0

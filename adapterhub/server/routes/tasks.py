@@ -45,7 +45,7 @@ from adapterhub.tasks.table import reads_pairs, served_by
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from adapterhub.engine.heads import HeadKind
+    from adapterhub.engine.heads import LabelingKind
     from adapterhub.server.context import Call, Server
     from adapterhub.server.models import ResolvedModel
     from adapterhub.server.schemas.tasks import TaskRequest
@@ -247,7 +247,7 @@ async def _classify(call: Call, item: TaskItem) -> dict[str, Any]:
     return {"label": best, "score": None if best is None else found["scores"][best], **found}
 
 
-async def _label(call: Call, item: TaskItem, kind: HeadKind = "sequence") -> dict[str, Any]:
+async def _label(call: Call, item: TaskItem, kind: LabelingKind = "sequence") -> dict[str, Any]:
     async with call.server.access.admit(call.caller, item.model.label, item.cost):
         return await call.server.engine.label(item.example, item.adapters, kind=kind)
 
