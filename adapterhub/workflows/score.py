@@ -60,7 +60,7 @@ def examples_for(
     manifest = loaded.manifest
     unknown = "recipe" in manifest.unknown
     section = DataSection(train="") if unknown else parse_recipe(manifest.recipe).data
-    examples = load_more_examples(section, manifest.task, path, fields)
+    examples = load_more_examples(section, manifest.task, path, fields or None)
     if not len(examples):
         raise DataError("holds no examples", place=str(path))
     return examples if limit is None else examples.select(list(range(min(limit, len(examples)))))

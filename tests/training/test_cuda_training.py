@@ -28,7 +28,7 @@ class Losses:
 
 def losses_of(path, folder, device):
     losses = Losses()
-    train(load_recipe(path), output=folder, device=device, reporter=losses, report=None)
+    train(load_recipe(path), output=folder, device=device, reporter=losses)
     return torch.tensor(losses.values)
 
 

@@ -119,7 +119,7 @@ def test_plain_peft_and_transformers_give_the_same_scores(seer, shapes, recipe, 
     session = Session(load_backbone(str(seer), artifact.manifest.quantization))
     session.load(artifact, name="new")
     content = shape_image("red", 3)
-    (tmp_path / "your picture.jpg").write_bytes(content)
+    (tmp_path / "your image.jpg").write_bytes(content)
     (found,) = session.predict("new", [{"image": ImageFile("x", content)}])
 
     card = (result.artifact / "README.md").read_text()

@@ -63,7 +63,7 @@ def test_a_single_target_needs_no_list(path):
         ("optimizer.name=adam", "optimizer.name", "Did you mean 'adamw'?"),
         ("schedule.name=cosin", "schedule.name", "Did you mean 'cosine'?"),
         ("backbone.quantization=nf8", "backbone.quantization", "Did you mean 'nf4'?"),
-        ("name=My Adapter", "name", "small letters"),
+        ("name=My Adapter", "name", "lowercase letters"),
         ("backbone.name=null", "backbone.name", "found None"),
         ("name.first=a", "name", "is a value, not a section"),
         ("train.epochs", None, "Write key.path=value"),

@@ -135,7 +135,7 @@ def test_invalid_data_leaves_no_study_behind(mood, moods, tmp_path):
     [
         ("nonsense", "the database can't be opened: Could not parse"),
         ("sqlite:////no/such/folder/study.sqlite3", "unable to open database file"),
-        ("oracle://me:secret@nowhere/x", "Python package .* is not installed"),
+        ("oracle://me:secret@nowhere/x", "Python driver .* is not installed"),
     ],
 )
 def test_a_database_error_is_one_line_without_the_password(mood, tmp_path, storage, said):
