@@ -80,7 +80,7 @@ def run(engine, most=5000):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_sequences_answer_as_peft_with_the_version_that_their_alias_meant(
+def test_sequences_equal_peft_with_the_version_that_their_alias_meant(
     registry, loader, engine_on, peers, seed
 ):
     """Aliases move, and neither host memory nor slots have room for all versions."""
@@ -115,7 +115,7 @@ def prepared_bytes_of(peer):
     return sum(tensor.numel() * 4 for tensor in peer.weights.tensors.values())
 
 
-def test_a_version_that_comes_back_is_the_same_to_the_bit_and_its_prompts_are_its_own(
+def test_a_reloaded_version_is_identical_and_has_its_own_prefix_cache(
     registry, loader, engine_on, peers
 ):
     engine = engine_on(loader, host_cache_bytes=max(map(prepared_bytes_of, peers)), rank_slots=16)
@@ -143,7 +143,7 @@ def test_a_version_that_comes_back_is_the_same_to_the_bit_and_its_prompts_are_it
             assert_greedy(peers[version - 1].model, prompt, sequence.output_tokens)
 
 
-def test_running_sequences_go_on_while_an_adapter_is_on_its_way(decoder, engine_on, registry):
+def test_running_sequences_continue_while_an_adapter_is_fetched(decoder, engine_on, registry):
     source = HandSource()
     engine = engine_on(source)
     waits = engine.add([7, 8, 9], "far", greedy_params(2)).sequences[0]
@@ -162,7 +162,7 @@ def artifact_of(registry, ref):
     return read_artifact(registry.materialize(registry.resolve(ref)))
 
 
-def test_a_fault_reaches_the_sequences_that_asked_and_the_next_ask_tries_again(engine_on, registry):
+def test_a_failed_fetch_ends_its_sequences_and_the_next_request_retries(engine_on, registry):
     source = HandSource()
     engine = engine_on(source)
     lost = [engine.add([7, 8], "far", greedy_params(2)).sequences[0] for _ in range(2)]
@@ -202,7 +202,7 @@ def test_an_adapter_that_does_not_fit_is_an_error_of_its_sequences(
         engine.add([7, 8], "nobody@3")
 
 
-def test_damage_on_disk_is_found_also_when_it_came_after_the_first_use(engine_on, registry):
+def test_damage_on_disk_after_the_first_use_is_detected(engine_on, registry):
     loader = AdapterLoader(registry)
     engine = engine_on(loader, host_cache_bytes=200_000)
     for _ in range(2):
@@ -250,7 +250,7 @@ def test_a_base_model_sequence_is_as_before(decoder, engine_on, loader):
     assert sequence.output_tokens == greedy(base_model, [9, 30, 12], 6)[0]
 
 
-def test_what_only_younger_sequences_wait_for_gives_its_place_to_an_older_sequence():
+def test_a_blocked_fetch_of_later_requests_yields_to_an_older_one():
     """All places are taken by adapters that find no room; the older sequence's must still come."""
     source, host = HandSource(), HostCache(100)
     assert host.reserve("held", 60, 0)
@@ -267,7 +267,7 @@ def test_what_only_younger_sequences_wait_for_gives_its_place_to_an_older_sequen
     fetcher.close()
 
 
-def test_what_no_sequence_waits_for_any_more_gives_its_place_back():
+def test_a_blocked_fetch_that_no_request_needs_is_dropped():
     source, host = HandSource(), HostCache(100)
     assert host.reserve("held", 60, 0)
     fetcher = AdapterFetcher(source, host, lambda artifact: 60, lambda artifact: None)

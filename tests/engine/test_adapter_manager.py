@@ -32,7 +32,7 @@ def assert_bound(engine, overtakes, steps):
 
 @pytest.mark.parametrize("pattern", ["uniform", "zipf"])
 @pytest.mark.parametrize("times", [2, 8, 32])
-def test_more_adapters_than_slots_cost_few_steps_and_nobody_starves(times, pattern):
+def test_more_adapters_than_slots_cost_few_extra_steps_without_starvation(times, pattern):
     draw = random.Random(times)
     chosen = numbers(pattern, SLOTS * times, 200, draw)
     steps = {}
@@ -48,7 +48,7 @@ def test_more_adapters_than_slots_cost_few_steps_and_nobody_starves(times, patte
 
 
 @pytest.mark.parametrize("pattern", ["uniform", "zipf"])
-def test_fewer_slots_than_sequences_cost_no_more_than_the_slots_that_lack(pattern):
+def test_fewer_slots_than_sequences_reduce_throughput_only_in_proportion(pattern):
     """Half the slots: not all adapters fit at once, but no step is lost."""
     draw = random.Random(5)
     chosen = numbers(pattern, 64, 200, draw)
@@ -60,7 +60,7 @@ def test_fewer_slots_than_sequences_cost_no_more_than_the_slots_that_lack(patter
     assert_bound(engine, 8, TOKENS)
 
 
-def test_host_memory_smaller_than_what_sequences_wait_for_is_no_cliff():
+def test_host_memory_smaller_than_the_demand_costs_few_extra_steps():
     steps = {}
     for host in (bytes_of(RANK) * (SLOTS + 4), 1 << 20):
         engine = ModelFree(
@@ -75,7 +75,7 @@ def test_host_memory_smaller_than_what_sequences_wait_for_is_no_cliff():
 
 
 @pytest.mark.parametrize(("overtakes", "served"), [(8, True), (10**9, False)])
-def test_a_stream_of_sequences_does_not_keep_a_large_adapter_out(overtakes, served):
+def test_a_stream_of_small_adapters_does_not_starve_a_large_one(overtakes, served):
     """The large one needs all slots; without a bound on overtaking it would wait for ever."""
     engine = ModelFree([4, 4, 16], rank_slots=16, max_num_seqs=8, max_overtakes=overtakes)
     for _ in range(2):
@@ -94,7 +94,7 @@ def test_a_stream_of_sequences_does_not_keep_a_large_adapter_out(overtakes, serv
         assert_bound(engine, overtakes, 4)
 
 
-def test_sequences_of_held_adapters_pass_by_one_that_is_on_its_way():
+def test_sequences_with_cached_adapters_overtake_one_that_waits_for_a_fetch():
     engine = ModelFree([4, 4], rank_slots=8, max_num_seqs=4, delay=50)
     slow = engine.add("a0")
     plain = engine.add()
@@ -117,7 +117,7 @@ def test_fragments_of_free_slots_are_joined_by_evicting_and_pinned_adapters_go_l
     assert {"a0", "a2"} & set(engine.slots.resident)
 
 
-def test_pinned_adapters_stay_while_others_come_and_go():
+def test_pinned_adapters_stay_while_others_are_loaded_and_evicted():
     engine = ModelFree([4] * 12, rank_slots=16, max_num_seqs=4)
     engine.add("a0")
     engine.run()
@@ -129,7 +129,7 @@ def test_pinned_adapters_stay_while_others_come_and_go():
     assert "a0" in engine.slots.resident
 
 
-def test_copying_goes_on_over_steps_while_sequences_run_and_a_blend_takes_all_it_needs():
+def test_copies_continue_over_steps_and_a_blend_waits_for_all_its_adapters():
     engine = ModelFree([4, 4, 4, 4], rank_slots=12, max_num_seqs=4, max_copy_bytes=1)
     engine.add("a0", tokens=30)
     engine.run()
@@ -151,7 +151,7 @@ def test_copying_goes_on_over_steps_while_sequences_run_and_a_blend_takes_all_it
     host=st.integers(2, 12),
     pinned=st.integers(0, 2),
 )
-def test_any_mix_of_ranks_and_blends_comes_to_its_end(ranks, sequences, host, pinned):
+def test_any_mix_of_ranks_and_blends_finishes(ranks, sequences, host, pinned):
     room = bytes_of(16) * max(host, 2 + pinned)
     engine = ModelFree(ranks, rank_slots=32, max_num_seqs=4, host=room)
     for number in range(min(pinned, len(ranks))):
@@ -166,7 +166,7 @@ def test_any_mix_of_ranks_and_blends_comes_to_its_end(ranks, sequences, host, pi
     assert not engine.host._users
 
 
-def test_a_blend_starts_where_its_own_adapters_had_cut_the_free_slots_in_fragments():
+def test_a_blend_starts_although_its_own_adapters_fragment_the_free_slots():
     """a1 lies behind a0; once a0 goes, 12 slots are free on each side, and a2 needs 14."""
     engine = ModelFree([12, 8, 14], rank_slots=32, max_num_seqs=4)
     for name in ("a0", "a1"):
@@ -179,7 +179,7 @@ def test_a_blend_starts_where_its_own_adapters_had_cut_the_free_slots_in_fragmen
     assert {slots["a1"].start, slots["a2"].start} == {0, 8}
 
 
-def test_a_blend_of_more_ranks_than_all_sequences_is_refused():
+def test_a_blend_with_more_ranks_than_rank_slots_is_rejected():
     engine = ModelFree([20, 20], rank_slots=32, max_num_seqs=4, delay=0)
     for name in ("a0", "a1"):
         engine.add(name)
@@ -188,7 +188,7 @@ def test_a_blend_of_more_ranks_than_all_sequences_is_refused():
         engine.add("a0", "a1")
 
 
-def test_a_blend_that_host_memory_can_not_hold_at_once_is_refused():
+def test_a_blend_larger_than_host_memory_is_rejected():
     host = HostCache(40)
     host.claim({"a": 3, "b": 3, "other": 4})
     for key in ("a", "other"):
@@ -200,7 +200,7 @@ def test_a_blend_that_host_memory_can_not_hold_at_once_is_refused():
     assert "other" not in host
 
 
-def test_host_memory_keeps_what_was_loaded_by_hand_and_says_when_it_is_full():
+def test_host_cache_keeps_explicitly_loaded_adapters_and_reports_when_it_is_full():
     host = HostCache(100)
     host.keep("mine", adapter_of(15))
     assert host.reserve("a", 25, 0)
@@ -214,7 +214,7 @@ def test_host_memory_keeps_what_was_loaded_by_hand_and_says_when_it_is_full():
     assert "mine" in host
 
 
-def test_host_memory_lets_go_of_younger_claims_before_older_ones():
+def test_host_cache_evicts_adapters_of_later_requests_first():
     host = HostCache(24)
     for key in ("old", "young", "none"):
         assert host.reserve(key, 8, 9)
@@ -240,7 +240,7 @@ def adapter_of(values):
     return LoraFactors(1, {0: (half, torch.zeros(1, values - values // 2))})
 
 
-def test_largest_free_range_counts_what_would_be_freed():
+def test_largest_free_range_includes_ranges_that_would_be_freed():
     slots = RankSlots(16)
     starts = [slots.take(4) for _ in range(4)]
     assert slots.largest() == 0

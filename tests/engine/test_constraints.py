@@ -95,7 +95,7 @@ def test_random_logits_give_text_that_matches(compiler, tokenizer, expression):
         assert re.fullmatch(expression, text)
 
 
-def test_white_space_does_not_go_on_for_ever(compiler, tokenizer):
+def test_white_space_is_bounded(compiler, tokenizer):
     params = SamplingParams(json_schema={"type": "object", "required": ["a"]})
     constraint = compiler.compile(params)
     blank = tokenizer.convert_tokens_to_ids("Ċ")
@@ -119,7 +119,7 @@ def test_mask_is_as_wide_as_the_logits(tokenizer):
     assert re.fullmatch("[a-z]{2}", text)
 
 
-def test_end_of_text_comes_only_where_the_text_can_end(compiler, tokenizer):
+def test_end_of_text_is_allowed_only_where_the_text_may_end(compiler, tokenizer):
     constraint = compiler.compile(SamplingParams(regex="ab?"))
     a, b = tokenizer.convert_tokens_to_ids(["a", "b"])
     end = tokenizer.eos_token_id
@@ -135,19 +135,19 @@ def test_end_of_text_comes_only_where_the_text_can_end(compiler, tokenizer):
     assert stands() == (True, True, True, False)
 
 
-def test_every_token_that_the_backbone_ends_with_ends_a_text(tokenizer):
+def test_every_end_token_of_the_backbone_ends_a_text(tokenizer):
     ends = tokenizer.convert_tokens_to_ids(["<|end|>", "<|turn|>"])
     constraint = ConstraintCompiler(tokenizer, eos_ids=ends).compile(SamplingParams(regex="x?"))
     assert constraint.mask()[ends].all()
 
 
-def test_token_that_cannot_come_is_an_error(compiler, tokenizer):
+def test_token_that_is_not_allowed_is_an_error(compiler, tokenizer):
     constraint = compiler.compile(SamplingParams(regex="ab"))
     with pytest.raises(EngineError, match="is not allowed here"):
         constraint.advance(tokenizer.convert_tokens_to_ids("b"))
 
 
-def test_answers_of_one_request_do_not_share_their_way(compiler, tokenizer):
+def test_answers_of_one_request_have_independent_constraints(compiler, tokenizer):
     params = SamplingParams(regex="ab|cd")
     first, second = compiler.compile(params), compiler.compile(params)
     first.advance(tokenizer.convert_tokens_to_ids("a"))
@@ -177,7 +177,7 @@ def test_request_without_a_constraint_has_none(compiler):
         ({"enum": ["x" * MAX_SCHEMA_BYTES]}, str(MAX_SCHEMA_BYTES)),
     ],
 )
-def test_schema_that_cannot_be_held_to_is_refused_at_once(compiler, schema, said):
+def test_unsupported_schema_is_rejected_at_once(compiler, schema, said):
     with pytest.raises(RequestError) as caught:
         compiler.compile(SamplingParams(json_schema=schema))
     assert caught.value.place == "json_schema"
@@ -193,14 +193,14 @@ def test_schema_that_cannot_be_held_to_is_refused_at_once(compiler, schema, said
         ("a" * (MAX_REGEX_BYTES + 1), str(MAX_REGEX_BYTES)),
     ],
 )
-def test_expression_that_cannot_be_held_to_is_refused_at_once(compiler, expression, said):
+def test_unsupported_expression_is_rejected_at_once(compiler, expression, said):
     with pytest.raises(RequestError) as caught:
         compiler.compile(SamplingParams(regex=expression))
     assert caught.value.place == "regex"
     assert said in str(caught.value)
 
 
-def test_tokenizer_of_another_kind_is_refused():
+def test_tokenizer_of_another_kind_is_rejected():
     core = Tokenizer(models.WordLevel({"[UNK]": 0, "the": 1}, unk_token="[UNK]"))
     with pytest.raises(EngineError, match="cannot be constrained") as caught:
         ConstraintCompiler(PreTrainedTokenizerFast(tokenizer_object=core), name="tiny")

@@ -90,7 +90,7 @@ def run(engine, requests):
     ]
 
 
-def test_sequences_of_replayed_steps_answer_as_alone_with_peft(decoder, peers, base_model):
+def test_sequences_of_replayed_steps_equal_peft_alone(decoder, peers, base_model):
     """Adapters have different layers and ranks; a prefix; sequences end at different steps."""
     engine, recorder = engine_of(decoder, peers)
     requests = [
@@ -134,7 +134,7 @@ def test_a_base_model_sequence_gets_the_same_bits_beside_any_adapter(decoder, pe
     assert torch.equal(states[0], states[2])
 
 
-def test_an_adapter_in_the_sequences_of_another_is_seen_by_recorded_steps(decoder, peers):
+def test_captured_steps_see_an_adapter_in_the_rank_slots_of_another(decoder, peers):
     attention = choose_paged_attention("cuda")
     engine, recorder = engine_of(decoder, {"a0": peers["a0"]}, attention)
     assert run(engine, [([6, 7], "a0", 3)]) == [peers["a0"].greedy([6, 7], 3)[0]]
@@ -156,7 +156,7 @@ def test_what_cannot_be_replayed_is_computed(decoder, peers, base_model):
     engine.close()
 
 
-def test_a_step_that_cannot_be_recorded_is_computed_from_then_on(decoder, base_model, caplog):
+def test_steps_are_computed_after_a_failed_capture(decoder, base_model, caplog):
     engine, _ = engine_of(decoder, {})
 
     def refuse(compute):
@@ -185,7 +185,7 @@ def buffers_of(layers=2):
     return DecodeBuffers(cache_of(), layers, DecodeSizes((2, 4), 16, 4, 8, 1), attend_pages)
 
 
-def test_steps_are_filled_up_with_sequences_that_write_to_the_last_block():
+def test_steps_are_padded_with_tokens_that_write_to_the_last_block():
     buffers = buffers_of()
     inputs = {size: buffers.inputs(size, adapted=True) for size in (2, 4)}
     sequences = [DecodeSequence(50 + index, 5 + index, [index, index + 3]) for index in range(3)]
@@ -204,7 +204,7 @@ def test_steps_are_filled_up_with_sequences_that_write_to_the_last_block():
         assert first == [*real, *(6 for _ in inert)]
 
 
-def test_a_view_stays_where_it_is():
+def test_inputs_keep_their_addresses():
     buffers = buffers_of()
     before, after = buffers.inputs(4, adapted=True), buffers.inputs(4, adapted=True)
     buffers.fill([DecodeSequence(1, 0, [0])], [build_plan([(1, (RankSlice(0, 2, 1.0),))]), None])
@@ -218,7 +218,7 @@ def test_a_view_stays_where_it_is():
     assert buffers.inputs(4, adapted=False).context.plan(0) is None
 
 
-def test_what_has_no_room_is_refused():
+def test_steps_that_exceed_the_buffers_do_not_fit():
     buffers, plan = buffers_of(), build_plan([(1, (RankSlice(0, 2, 1.0),))])
     sequence = DecodeSequence(1, 0, [0])
     assert buffers.fits([sequence] * 4, [plan, plan])
@@ -273,7 +273,7 @@ def test_positions_whose_frequencies_vary_are_not_captured(rope, can):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_captured_steps_answer_as_computed_ones(decoder, peers):
+def test_captured_steps_equal_computed_ones(decoder, peers):
     requests = [([6, 7, 8], "a0", 6), ([9, 10], "a1", 4), ([11, 12], None, 8)]
     captured, _ = engine_of(decoder, peers)
     assert captured.core.model_runner.graphs is not None

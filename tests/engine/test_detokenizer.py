@@ -150,12 +150,12 @@ def test_character_is_held_until_it_is_whole():
     assert [delta for delta in deltas if delta] == ["é", "👩", "z"]
 
 
-def test_character_that_never_ends_is_told_at_the_end():
+def test_incomplete_character_is_returned_at_the_end():
     ids = ids_of("👩")[:-1]
     assert one_by_one(TOKENIZERS["byte-level"], ids)[-1] == "�"
 
 
-def test_beginning_of_a_stop_string_is_held_and_given_back():
+def test_beginning_of_a_stop_string_is_held_back_until_it_differs():
     tokenizer = TOKENIZERS["byte-level"]
     stream = IncrementalDetokenizer(tokenizer, ("xyz",))
     assert stream.push(ids_of("qxy")) == "q"
@@ -214,7 +214,7 @@ class Counting:
 
 
 @KINDS
-def test_work_grows_with_the_tokens_and_not_their_square(kind):
+def test_cost_is_linear_in_the_number_of_tokens(kind):
     core = Counting(TOKENIZERS[kind].backend_tokenizer)
     end = core.token_to_id("<|end|>")
     ids = (ids_of("the film was good", kind) + [end] * 20) * 50

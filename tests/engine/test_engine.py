@@ -57,9 +57,7 @@ REQUEST = st.tuples(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(requests=st.lists(REQUEST, min_size=1, max_size=9))
-def test_every_sequence_of_a_mix_answers_as_alone_with_peft(
-    decoder, peers, base_model, kernel, requests
-):
+def test_every_sequence_of_a_mix_equals_peft_alone(decoder, peers, base_model, kernel, requests):
     """Sequences are added at different steps; slots and cache are too small for all of them."""
     engine = engine_of(decoder, peers, kernel=kernel())
     sequences = []
@@ -147,9 +145,7 @@ def last_hidden(engine):
     return engine.core.model_runner(engine.core.scheduler.schedule())
 
 
-def test_a_prompt_that_is_known_is_not_read_again_and_only_by_its_own_adapter(
-    decoder, peers, base_model
-):
+def test_a_cached_prompt_is_reused_only_with_its_own_adapter(decoder, peers, base_model):
     engine = engine_of(decoder, peers, EngineConfig(block_size=4, kv_cache_tokens=512))
     prompt = list(range(6, 30))
     for name, again in (("a0", False), ("a0", True), ("a3", False), (None, False), (None, True)):
@@ -178,7 +174,7 @@ def test_a_name_that_is_replaced_means_the_new_adapter_and_running_sequences_kee
     assert new.output_tokens == alone(peers, base_model, "a3", prompt, 10)
 
 
-def test_cancelled_sequences_leave_and_give_everything_back(decoder, peers):
+def test_cancelled_sequences_release_everything(decoder, peers):
     engine = engine_of(decoder, peers)
     sequences = [engine.add([7, 8, 9], name, greedy_params(20)) for name in ("a0", "a1", None)]
     free = engine.stats().free_blocks
@@ -194,7 +190,7 @@ def test_cancelled_sequences_leave_and_give_everything_back(decoder, peers):
     engine.close()
 
 
-def test_what_cannot_be_served_is_refused_at_once(decoder, peers):
+def test_invalid_requests_are_rejected_at_once(decoder, peers):
     engine = engine_of(decoder, peers)
     with pytest.raises(NotFoundError, match="Did you mean 'a0'"):
         engine.add([7, 8], "a00")
@@ -211,7 +207,7 @@ def test_what_cannot_be_served_is_refused_at_once(decoder, peers):
     engine.close()
 
 
-def test_an_adapter_of_another_model_is_refused(decoder, peers):
+def test_an_adapter_of_another_model_is_rejected(decoder, peers):
     engine = engine_of(decoder, {})
     tensors = dict(peers["a0"].weights.tensors)
     key = next(key for key in tensors if "lora_A" in key)
@@ -222,7 +218,7 @@ def test_an_adapter_of_another_model_is_refused(decoder, peers):
     engine.close()
 
 
-def test_closing_gives_the_backbone_back(decoder, peers):
+def test_closing_restores_the_backbone(decoder, peers):
     backbone = load_backbone(str(decoder), PLAIN)
     before = state_digest(backbone.base_model)
     engine = Engine(backbone, SMALL)

@@ -47,7 +47,7 @@ def test_heads_compute_in_float32(decoder):
     assert torch.equal(found.logits(hidden), found.logits(hidden.float()))
 
 
-def test_a_pooler_of_the_adapter_is_used_and_else_the_backbones_own(encoder):
+def test_the_adapters_pooler_is_used_or_else_the_backbones(encoder):
     own = make_labeller(encoder, "encoder", "sequence", ON_ENCODER, 1, modules_to_save=["pooler"])
     without = make_labeller(encoder, "encoder", "sequence", ON_ENCODER, 2)
     settings = EngineConfig(rank_slots=8)
@@ -65,7 +65,7 @@ def test_a_pooler_of_the_adapter_is_used_and_else_the_backbones_own(encoder):
 
 
 @pytest.mark.parametrize("broken", ["bias", "weight", "shape", "labels"])
-def test_a_head_that_is_not_whole_is_refused(encoder, broken):
+def test_an_incomplete_head_is_rejected(encoder, broken):
     labeller = make_labeller(encoder, "encoder", "sequence", ON_ENCODER, 1)
     tensors = dict(labeller.weights.tensors)
     key = "base_model.model.classifier." + ("bias" if broken == "bias" else "weight")
@@ -79,7 +79,7 @@ def test_a_head_that_is_not_whole_is_refused(encoder, broken):
         head_of(labeller, "encoder", AdapterWeights(ON_ENCODER, tensors))
 
 
-def test_a_head_without_a_task_has_no_place(encoder):
+def test_a_head_without_a_task_is_rejected(encoder):
     labeller = make_labeller(encoder, "encoder", "sequence", ON_ENCODER, 1)
     engine = Engine(load_backbone(str(encoder), PLAIN))
     with pytest.raises(StrictLoadError) as caught:

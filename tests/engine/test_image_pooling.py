@@ -155,7 +155,7 @@ def test_adapters_read_images_of_their_own_size_in_one_batch(vit):
         assert_as_alone(answer, peers[name], image)
 
 
-def test_a_damaged_image_disturbs_no_other(vit):
+def test_a_damaged_image_does_not_affect_others(vit):
     engine, peers = vit
     (good,) = images(1)
     requests = engine.add_labeling({"image": good}, "own")
@@ -166,7 +166,7 @@ def test_a_damaged_image_disturbs_no_other(vit):
     assert_as_alone(requests.prediction(), peers["own"], good)
 
 
-def test_a_image_that_can_not_be_sized_fails_alone(vit):
+def test_an_image_that_cannot_be_resized_fails_alone(vit):
     engine, peers = vit
     (good,) = images(1)
     requests = [engine.add_labeling({"image": good}, "own") for _ in range(2)]
@@ -184,7 +184,7 @@ def test_a_image_that_can_not_be_sized_fails_alone(vit):
     assert_as_alone(requests[1].prediction(), peers["own"], good)
 
 
-def test_texts_are_refused(vit):
+def test_texts_are_rejected(vit):
     engine, _ = vit
     with pytest.raises(RequestError, match="reads images"):
         engine.add("a text")
@@ -196,7 +196,7 @@ def test_texts_are_refused(vit):
         engine.label([{"image": images(1)[0]}], "own", kind="token")
 
 
-def test_a_blend_of_two_bodies_is_their_weighted_sum(vit):
+def test_a_blend_of_two_adapters_is_their_weighted_sum(vit):
     engine, peers = vit
     (shown,) = images(1)
     body = {k: v for k, v in peers["large"].weights.tensors.items() if "classifier" not in k}
@@ -210,7 +210,7 @@ def test_a_blend_of_two_bodies_is_their_weighted_sum(vit):
     assert abs(mixed["scores"]["red"] - alone["scores"]["red"]) > 1e-3
 
 
-def test_an_adapter_with_norm_layers_of_its_own_is_refused(vit):
+def test_an_adapter_with_its_own_norm_layers_is_rejected(vit):
     engine, peers = vit
     peer = peers["own"]
     norm = {"base_model.model.vit.layernorm.weight": torch.ones(32)}

@@ -81,7 +81,7 @@ def test_mapped_tensors_equal_those_that_are_read(registry):
 
 
 @pytest.mark.parametrize("cut", [4, 40, -1])
-def test_a_file_that_is_cut_short_is_refused(registry, tmp_path, cut):
+def test_a_truncated_file_is_rejected(registry, tmp_path, cut):
     path = tmp_path / "x.safetensors"
     folder = registry.materialize(registry.resolve("topic@1"))
     path.write_bytes((folder / "adapter_model.safetensors").read_bytes()[:cut])
@@ -133,7 +133,7 @@ def test_bytes_are_compared_once_and_again_when_a_file_changes(registry, loader,
     assert checks == [1, 1]
 
 
-def test_an_error_is_not_remembered(registry, loader, tmp_path):
+def test_an_error_is_not_cached(registry, loader, tmp_path):
     digest = loader.resolve("topic@1")
     version = registry.resolve("topic@1")
     folder = registry.materialize(version)
@@ -150,7 +150,7 @@ def test_an_error_is_not_remembered(registry, loader, tmp_path):
     assert loader.fetch(digest).result().digest == digest
 
 
-def test_the_rule_on_signatures_holds_at_every_fetch(registry, loader):
+def test_the_signature_rule_is_applied_at_every_fetch(registry, loader):
     digest = loader.resolve("topic@1")
     loader.fetch(digest).result()
     registry.set_requires_signed(True)
@@ -160,12 +160,12 @@ def test_the_rule_on_signatures_holds_at_every_fetch(registry, loader):
     loader.fetch(digest).result()
 
 
-def test_values_that_are_no_numbers_are_refused(registry, loader, tmp_path, monkeypatch):
+def test_values_that_are_not_finite_are_rejected(registry, loader, tmp_path, monkeypatch):
     with pytest.raises(ArtifactError, match="NaN"):
         put(registry, tmp_path / "bad", "bad", weights(3, bad=True), "sha256:x+none")
 
 
-def test_references_that_mean_nothing(loader):
+def test_unknown_references_are_rejected(loader):
     with pytest.raises(NotFoundError, match="topic"):
         loader.resolve("topik")
     with pytest.raises(RefError):
@@ -176,7 +176,7 @@ def test_references_that_mean_nothing(loader):
         loader.fetch("sha256:00").result()
 
 
-def test_an_adapter_of_a_hub_is_pulled_once_for_all_who_wait(registry, loader, monkeypatch):
+def test_an_adapter_of_a_hub_is_pulled_once_for_all_requests(registry, loader, monkeypatch):
     pulled, go_on = [], threading.Event()
 
     def pull(to, address, *, api=None):

@@ -125,7 +125,7 @@ def test_it_is_the_same_for_asyncio(kit):
     assert found == [pytest.approx(each, abs=1e-4) for each in wanted]
 
 
-def test_other_heads_answer_nothing_and_the_message_says_what_does(kit):
+def test_other_heads_are_rejected_with_the_right_method(kit):
     with pytest.raises(EngineError, match="text-classification") as caught:
         kit.engine.label([SHORT], "moods", kind="span")
     assert caught.value.hint == "Use classify"
@@ -136,7 +136,7 @@ def test_other_heads_answer_nothing_and_the_message_says_what_does(kit):
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])
 @pytest.mark.parametrize("method", ["lora", "prefix"])
-def test_decoders_answer_whatever_their_class_for_it_calls_the_body(tmp_path, family, method):
+def test_decoders_answer_whatever_their_class_calls_the_base_model(tmp_path, family, method):
     torch.manual_seed(1)
     config = family_configs()[family]
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(tmp_path)

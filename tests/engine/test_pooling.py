@@ -104,7 +104,7 @@ MANY = settings(
 
 @MANY
 @given(items=ITEMS)
-def test_every_request_of_a_mix_is_read_as_alone_with_peft(encoder, encoders, tight, items):
+def test_every_request_of_a_mix_equals_peft_alone(encoder, encoders, tight, items):
     body = base_model_of(encoder)
     requests = [add_labeling(tight, encoders, text, name) for text, name in items]
     wait(tight, requests)
@@ -126,7 +126,7 @@ def test_a_request_without_an_adapter_is_to_the_bit_as_if_none_were_loaded(
             assert torch.equal(request.embedding(), other.embedding())
 
 
-def test_decoders_read_items_of_all_kinds_as_alone_with_peft(decoder, decoders):
+def test_decoder_requests_of_all_kinds_equal_peft_alone(decoder, decoders):
     engine = engine_of(decoder, decoders, TIGHT)
     body = base_model_of(decoder)
     texts = [" ".join(WORDS[: 1 + (5 * i) % 13]) for i in range(14)]
@@ -236,7 +236,7 @@ def test_a_blend_is_read_by_the_head_of_the_one_that_has_one(decoder, decoders):
     engine.close()
 
 
-def test_embeddings_are_pooled_and_normalized_as_asked(decoder, decoders):
+def test_embeddings_are_pooled_and_normalized_as_requested(decoder, decoders):
     engine = engine_of(decoder, decoders)
     body = base_model_of(decoder)
     texts = ["the film was good", "dull"]
@@ -266,7 +266,7 @@ def test_text_pairs_have_their_segments(encoder, encoders, roomy, monkeypatch):
     assert (request.results()[0] - expected).abs().max() < TOLERANCE
 
 
-def test_a_fault_reaches_only_its_own_request(encoder, encoders):
+def test_an_error_reaches_only_its_own_request(encoder, encoders):
     tensors = {k: t.clone() for k, t in encoders["s0"].weights.tensors.items()}
     key = next(key for key in tensors if "lora_B" in key and "value" in key)
     tensors[key][:] = float("inf")
@@ -407,7 +407,7 @@ def test_long_texts_are_tagged_in_windows_and_artifacts_answer_as_in_a_session(
         assert {**one, "score": 0} == {**other, "score": 0}
 
 
-def test_prefixes_on_encoders_are_refused(encoder, encoders):
+def test_prefixes_on_encoders_are_rejected(encoder, encoders):
     engine = engine_of(encoder, {})
     weights = AdapterWeights(
         PrefixSpec(num_virtual_tokens=3), {"prompt_embeddings": torch.zeros(3, 2 * 2 * 64)}

@@ -297,7 +297,7 @@ def assert_as_alone(play, reference, exact):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(events=EVENTS)
-def test_every_sequence_is_as_alone_with_peft(
+def test_every_sequence_equals_peft_alone(
     references, engines, scheme, compute, kernel, device, events
 ):
     reference = references(scheme, compute, device)

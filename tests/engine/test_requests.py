@@ -46,7 +46,7 @@ def test_text_is_what_the_tokens_say(engine):
     assert done.prompt_tokens == len(engine.backbone.tokenizer(PROMPT)["input_ids"])
 
 
-def test_same_seed_gives_the_same_text_whatever_stands_beside_it(engine):
+def test_same_seed_gives_the_same_text_in_any_batch(engine):
     params = SamplingParams(seed=11, temperature=1.5, max_tokens=12, ignore_eos=True)
     (alone,) = engine.generate([PROMPT], ["a1"], params)
     others = SamplingParams(temperature=1.5, max_tokens=20, ignore_eos=True)
@@ -60,7 +60,7 @@ def test_same_seed_gives_the_same_text_whatever_stands_beside_it(engine):
     assert again.tokens != alone.tokens
 
 
-def test_seed_that_was_drawn_is_told_and_gives_the_same_again(engine):
+def test_drawn_seed_is_reported_and_reproduces_the_text(engine):
     params = {"temperature": 1.5, "max_tokens": 12, "ignore_eos": True}
     (first,) = engine.generate([PROMPT], [None], SamplingParams(**params))
     (again,) = engine.generate([PROMPT], [None], SamplingParams(seed=first.seed, **params))
@@ -108,7 +108,7 @@ def test_logprobs_come_with_every_token(engine):
         assert report.best[0] == (token, report.chosen)
 
 
-def test_what_is_not_served_is_an_error_of_its_own_request(engine):
+def test_an_invalid_request_fails_alone(engine):
     prompts = [PROMPT, PROMPT, [7] * 300, PROMPT, [10**7]]
     found = engine.generate(prompts, ["a0", "nobody", "a0", "a1", None], greedy_params(4))
     kinds = [type(one.error) for one in found]
@@ -135,7 +135,7 @@ def test_nan_is_an_error_of_its_sequence_alone(decoder):
     engine.close()
 
 
-def test_a_step_that_fails_ends_its_sequences_and_the_next_ones_go_on(engine, monkeypatch):
+def test_a_failed_step_ends_its_sequences_and_later_ones_run(engine, monkeypatch):
     expected = engine.generate([PROMPT], ["a0"], greedy_params(4))[0].tokens
     before = engine.stats().free_blocks
 
@@ -211,7 +211,7 @@ def run(engine, use):
     return asyncio.run(main())
 
 
-def test_many_tasks_await_their_answers(engine):
+def test_many_asyncio_tasks_generate_at_once(engine):
     names = ["a0", None, "a1"] * 4
     prompts = [[7 + i, 9, 12] for i in range(12)]
     expected = engine.generate(prompts, names, greedy_params(7))
@@ -223,7 +223,7 @@ def test_many_tasks_await_their_answers(engine):
     assert [one.tokens for one in run(engine, use)] == [one.tokens for one in expected]
 
 
-def test_pieces_of_a_stream_are_the_text(engine):
+def test_deltas_of_a_stream_are_the_text(engine):
     params = SamplingParams(n=2, seed=5, temperature=1.5, max_tokens=9, ignore_eos=True)
     (expected,) = engine.generate([PROMPT], ["a0"], params)
 
@@ -239,7 +239,7 @@ def test_pieces_of_a_stream_are_the_text(engine):
     assert ends == ["length", "length"]
 
 
-def test_client_that_leaves_gives_its_sequences_back(engine):
+def test_cancelled_client_releases_its_sequences(engine):
     free = engine.stats().free_blocks
 
     async def use(served):
@@ -273,7 +273,7 @@ def test_errors_are_raised_where_they_are_awaited(engine):
     assert run(engine, use).finish_reason == "length"
 
 
-def test_closing_ends_those_who_wait(engine):
+def test_closing_ends_waiting_requests(engine):
     async def main():
         served = AsyncEngine(engine)
         task = asyncio.create_task(served.generate(PROMPT, "a0", greedy_params(220)))

@@ -167,7 +167,7 @@ def test_draws_follow_the_probabilities():
         assert abs(drawn[token] - draws * share) < 5 * spread
 
 
-def test_smallest_and_largest_number_draw_tokens_that_can_come():
+def test_smallest_and_largest_number_draw_possible_tokens():
     weights = torch.tensor([[0, 3, 0, 5, 0], [0, 3, 0, 5, 0], [0, 0, 0, 0, 0]])
     assert draw_tokens(weights, [0, 2**64 - 1, 5]) == [1, 3, None]
 
@@ -198,7 +198,7 @@ MIXES = st.lists(
 
 @settings(deadline=None, max_examples=60)
 @given(MIXES, st.integers(0, 2**32), st.randoms(use_true_random=False), st.integers(1, 3))
-def test_token_of_a_row_does_not_depend_on_the_others(mix, seed, order, chunk):
+def test_token_of_a_sequence_does_not_depend_on_the_others(mix, seed, order, chunk):
     logits = random_logits(len(mix), width=1001, seed=seed)
     states = [state([3, 4], [5, 5, 6], **one) for one in mix]
     alone = [tokens_of(logits[i : i + 1], [one])[0] for i, one in enumerate(states)]
@@ -208,7 +208,7 @@ def test_token_of_a_row_does_not_depend_on_the_others(mix, seed, order, chunk):
     assert [one.token for one in found] == [alone[place] for place in places]
 
 
-def test_neither_threads_nor_neighbours_move_a_draw_over_a_real_vocabulary():
+def test_neither_threads_nor_other_sequences_change_a_draw_over_a_real_vocabulary():
     logits = random_logits(6, width=49_157)
     states = [state(seed=i, top_p=0.95, temperature=1.5) for i in range(6)]
     alone = [tokens_of(logits[i : i + 1], [one])[0] for i, one in enumerate(states)]
@@ -232,7 +232,7 @@ def test_seed_answer_and_step_each_have_their_own_stream():
     assert tokens_of(logits, [again]) == tokens_of(logits, [states[1]])
 
 
-def test_seed_that_nobody_gave_is_drawn_and_told():
+def test_missing_seed_is_drawn_and_reported():
     first, second = SamplingState(SamplingParams()), SamplingState(SamplingParams())
     assert first.seed != second.seed
     logits = random_logits(1)
@@ -253,7 +253,7 @@ def test_bad_logits_are_an_error_of_their_sequence_only(bad, options):
     assert found[1].logprobs is None
 
 
-def test_row_of_minus_infinity_is_an_error_and_one_such_logit_is_not():
+def test_minus_infinity_everywhere_is_an_error_and_one_such_logit_is_not():
     logits = random_logits(2)
     logits[0, 7], logits[1] = -math.inf, -math.inf
     first, second = Sampler().sample(logits, [state(), state()])
@@ -262,7 +262,7 @@ def test_row_of_minus_infinity_is_an_error_and_one_such_logit_is_not():
 
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
-def test_only_tokens_of_the_mask_come(temperature):
+def test_only_tokens_of_the_mask_are_sampled(temperature):
     logits = random_logits(2)
     states = [state(temperature=temperature, top_k=3) for _ in range(2)]
     for one, allowed in zip(states, ([400], []), strict=True):
@@ -319,11 +319,11 @@ def test_logprobs_are_of_the_raw_logits():
         assert [value for _, value in found.logprobs.best] == pytest.approx(values.tolist(), 1e-4)
 
 
-def test_no_rows_give_no_tokens():
+def test_an_empty_batch_gives_no_tokens():
     assert Sampler().sample(torch.zeros(0, 5), []) == []
 
 
-def test_seen_tokens_grow_past_their_room():
+def test_seen_tokens_grow_past_their_capacity():
     seen = SeenTokens([1, 1, 2])
     for token in [*range(500), *range(10)]:
         seen.add(token)
@@ -364,7 +364,7 @@ def test_seen_tokens_grow_past_their_room():
         ({"json_schema": {"a": math.nan}}, "json_schema", "not JSON"),
     ],
 )
-def test_value_that_cannot_be_used_is_named(options, place, said):
+def test_invalid_value_is_named(options, place, said):
     with pytest.raises(RequestError) as caught:
         SamplingParams(**options)
     assert caught.value.place == place

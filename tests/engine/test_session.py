@@ -49,7 +49,9 @@ def session(decoder):
     return Session(load_backbone(str(decoder)))
 
 
-def test_both_answer_on_one_backbone_as_each_does_alone(session, decoder, classifier, talker):
+def test_two_adapters_on_one_backbone_predict_as_each_does_alone(
+    session, decoder, classifier, talker
+):
     alone = Session(load_backbone(str(decoder)))
     alone.load(classifier, name="mood")
     expected = alone.predict("mood", ASKED)
@@ -78,7 +80,7 @@ def test_another_quantization_is_another_backbone(decoder, classifier):
     assert len(other.predict("mood", ASKED)) == 2
 
 
-def test_an_adapter_without_effect_is_refused(session, talker):
+def test_an_adapter_without_effect_is_rejected(session, talker):
     zeros = {k: torch.zeros_like(v) for k, v in talker.weights.tensors.items()}
     empty = replace(talker, weights=AdapterWeights(talker.weights.spec, zeros))
     with pytest.raises(NoEffectError):
@@ -86,7 +88,7 @@ def test_an_adapter_without_effect_is_refused(session, talker):
     assert not session.adapters
 
 
-def test_a_missing_tensor_is_refused_and_leaves_no_trace(session, classifier):
+def test_a_missing_tensor_is_rejected_and_leaves_the_backbone_unchanged(session, classifier):
     before = state_digest(session.backbone.base_model)
     tensors = dict(classifier.weights.tensors)
     name = next(key for key in tensors if "lora_A" in key)

@@ -77,9 +77,7 @@ def add_labeling(engine, labellers, name, text):
     return engine.add_labeling(text, name, kind=labellers[name].task.head)
 
 
-def test_they_are_labelled_as_by_loaded_adapters_though_memory_holds_few(
-    registry, engine_on, labellers
-):
+def test_fetched_adapters_label_like_loaded_ones_in_little_memory(registry, engine_on, labellers):
     pairs = [(name, text) for text in TEXTS for name in labellers]
     roomy = loaded(engine_on(rank_slots=64), labellers)
     expected = [add_labeling(roomy, labellers, name, text) for name, text in pairs]
@@ -119,7 +117,7 @@ def artifact_of(registry, ref):
     return read_artifact(registry.materialize(registry.resolve(ref)))
 
 
-def test_each_fault_is_of_the_texts_that_asked(registry, engine_on):
+def test_each_error_reaches_only_its_own_requests(registry, engine_on):
     source = HandSource()
     engine = engine_on(source)
     lost, wrong = engine.add_labeling("the film", "s0"), engine.add_labeling("the film", "t0")
@@ -145,7 +143,7 @@ def test_each_fault_is_of_the_texts_that_asked(registry, engine_on):
     assert not engine.busy
 
 
-def test_a_text_whose_adapter_is_unloaded_before_its_turn_has_the_error(engine_on, labellers):
+def test_a_text_whose_adapter_is_unloaded_first_fails(engine_on, labellers):
     engine = loaded(engine_on(rank_slots=64), labellers)
     request = engine.add_labeling("the film", "s0")
     engine.unload("s0")
@@ -154,7 +152,7 @@ def test_a_text_whose_adapter_is_unloaded_before_its_turn_has_the_error(engine_o
         request.prediction()
 
 
-def test_a_pin_fetches_what_is_not_there(registry, engine_on):
+def test_pinning_fetches_a_missing_adapter(registry, engine_on):
     loader = AdapterLoader(registry)
     engine = engine_on(loader)
     engine.pin("s0")
@@ -171,7 +169,7 @@ def test_a_pin_fetches_what_is_not_there(registry, engine_on):
     loader.close()
 
 
-def test_a_pin_that_can_not_be_had_ends_and_is_told(engine_on, caplog):
+def test_pinning_an_unavailable_adapter_ends_with_a_warning(engine_on, caplog):
     source = HandSource()
     engine = engine_on(source)
     engine.pin("s0")
@@ -182,7 +180,7 @@ def test_a_pin_that_can_not_be_had_ends_and_is_told(engine_on, caplog):
     assert "is damaged" in caplog.text
 
 
-def test_a_stream_of_rows_does_not_keep_a_text_waiting_for_ever(engine_on, labellers):
+def test_a_stream_of_sequences_does_not_starve_a_pooling_request(engine_on, labellers):
     """The adapter of the sequences has 8 of 12 rank slots, the text's needs another 8."""
     engine = loaded(engine_on(max_overtakes=4, max_num_seqs=2), labellers)
     engine.load_weights(
@@ -203,7 +201,7 @@ def test_a_stream_of_rows_does_not_keep_a_text_waiting_for_ever(engine_on, label
     assert request.error is None
 
 
-def test_a_text_that_nobody_awaits_any_more_is_taken_out(engine_on):
+def test_a_cancelled_text_leaves_the_queue(engine_on):
     engine = engine_on(HandSource())
 
     async def main():

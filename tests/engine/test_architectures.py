@@ -56,7 +56,7 @@ def generate_with_logits(engine, requests, count):
 
 
 @pytest.mark.parametrize("family", family_configs())
-def test_a_family_generates_as_alone_beyond_its_window(tmp_path, family):
+def test_an_architecture_equals_peft_beyond_its_window(tmp_path, family):
     folder = save_family(tmp_path / family, family)
     peers = {name: make_peer(folder, spec, i) for i, (name, spec) in enumerate(SPECS.items())}
     base_model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -147,7 +147,7 @@ def test_tables_of_the_vocabulary_are_there_only_with_an_adapter_that_has_them(d
     engine.close()
 
 
-def test_whole_copies_of_the_vocabulary_are_refused(decoder):
+def test_full_copies_of_the_vocabulary_are_rejected(decoder):
     spec = LoraSpec(rank=2, alpha=2.0, target_modules=("q_proj",))
     for module in ("embed_tokens", "lm_head"):
         peer = make_peer(decoder, spec, 3, modules_to_save=[module])
@@ -157,7 +157,7 @@ def test_whole_copies_of_the_vocabulary_are_refused(decoder):
         engine.close()
 
 
-def test_an_adapter_beside_another_vocabulary_is_refused(decoder):
+def test_an_adapter_with_another_vocabulary_is_rejected(decoder):
     peer = make_peer(decoder, SPECS["whole"], 3)
     key = "base_model.model.model.embed_tokens.base_layer.weight"
     peer.weights.tensors[key][9, 9] += 1
@@ -167,14 +167,14 @@ def test_an_adapter_beside_another_vocabulary_is_refused(decoder):
     engine.close()
 
 
-def test_what_the_engine_would_compute_wrongly_is_refused(decoder):
+def test_unsupported_architectures_are_rejected(decoder):
     backbone = load_backbone(str(decoder), PLAIN)
     backbone.config.attn_logit_softcapping = 50.0
     with pytest.raises(EngineError, match=r"attn_logit_softcapping = 50\.0"):
         Engine(backbone, SMALL)
 
 
-def test_the_faster_decoder_is_not_used_where_a_window_slides(tmp_path):
+def test_the_fast_decoder_is_not_used_with_a_sliding_window(tmp_path):
     folder = save_family(tmp_path, "mistral")
     body = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).model
     assert not can_run(body, torch.bfloat16)
