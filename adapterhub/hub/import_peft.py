@@ -1,7 +1,7 @@
-"""An adapter that peft saved elsewhere, made an artifact: what is known, and what is not.
+"""Import of adapters that peft saved elsewhere, as artifacts.
 
-The tensors stay as they are. The configuration is written anew where it names its backbone by
-a folder of another machine, or its modules by a pattern.
+Tensors are not changed. The configuration is rewritten where it names its backbone by a folder of
+another machine, or its modules by a pattern.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from adapterhub.backbones.resolve import ResolvedBackbone
     from adapterhub.tasks.base import Task
 
-#: peft's ``TaskType`` to the task that reads its head.
+#: Task for each ``TaskType`` of peft.
 _TASKS: Mapping[str, str] = {
     "CAUSAL_LM": "dialogue",
     "SEQ_CLS": "text-classification",
@@ -43,22 +43,21 @@ _TASKS: Mapping[str, str] = {
     "QUESTION_ANS": "question-answering",
 }
 _HEAD_WEIGHT = re.compile(r"(.*\.)?(classifier|score)(\.modules_to_save)?\.weight")
-#: The card that came with the adapter, kept beside the one that is written here.
+#: Name of the original model card beside the new one.
 UPSTREAM_CARD = "UPSTREAM.md"
-#: Largest card that is kept, in bytes.
+#: Largest size of an original card in bytes.
 MAX_CARD = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """What a user says of an adapter whose files do not say it.
+    """Facts about an adapter that its files do not contain.
 
     Args:
-        backbone: of the catalog, a Hub id or a folder; the one that the adapter names where
-            not given.
-        quantization: how the backbone's weights are held where the adapter is used.
-        task: the one that peft's ``task_type`` stands for where not given.
-        labels: in the order of the head's outputs; ``LABEL_0`` and so on where not given.
+        backbone: Name in the catalog, Hub id or folder; that in the configuration by default.
+        quantization: Quantization of the backbone that the adapter is used with.
+        task: Task of the adapter; that of peft's ``task_type`` by default.
+        labels: Labels in the order of the head's outputs; ``LABEL_0`` and so on by default.
     """
 
     backbone: str | None = None
@@ -73,13 +72,13 @@ def match_config(
     """Return the backbone and the task of a peft configuration; nothing is fetched.
 
     Args:
-        config: ``adapter_config.json`` as parsed.
-        options: of the user.
-        place: the adapter, for messages.
+        config: Parsed ``adapter_config.json``.
+        options: Options of the user.
+        place: Name of the adapter in error messages.
 
     Raises:
-        BackboneError: when the backbone is not known, or another one than was asked for.
-        RecipeError: when the task is not known.
+        BackboneError: When the backbone is unknown, or not the requested one.
+        RecipeError: When the task is unknown.
     """
     base_model, revision = (_text(config, key) for key in ("base_model_name_or_path", "revision"))
     match = resolve_base_model(base_model, revision, options.backbone, place=place)
@@ -91,27 +90,27 @@ def import_peft(
 ) -> str:
     """Write the artifact of an adapter that peft saved.
 
-    The backbone is fetched where it is not there yet, because its fingerprint is part of the
-    artifact; its weights are read for the digest and not loaded. Every tensor is compared with
-    what peft makes of the configuration on the backbone's architecture.
+    The backbone is fetched if it is missing, since its fingerprint is part of the artifact; its
+    weights are hashed and not loaded. Every tensor is compared with the model that peft builds from
+    the configuration.
 
     Args:
-        folder: with ``adapter_config.json`` and ``adapter_model.safetensors``; left as it is.
-        target: of the artifact; must not exist.
-        name: of the adapter, for the card.
-        origin: where it came from, for the card and the manifest.
-        options: of the user.
+        folder: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        target: Folder of the artifact; must not exist.
+        name: Name of the adapter, for the card.
+        origin: Source of the adapter, for card and manifest.
+        options: Options of the user.
 
     Returns:
         The digest.
 
     Raises:
-        ArtifactError: naming what of the folder can't be used.
-        StrictLoadError: when its tensors do not fit the backbone one to one.
-        BackboneError: when the backbone can't be found, or is another one.
-        RecipeError: when the task is not known, or does not fit the labels.
+        ArtifactError: Naming an unusable part of the folder.
+        StrictLoadError: When the tensors do not match the backbone one to one.
+        BackboneError: When the backbone is unknown, or not the requested one.
+        RecipeError: When the task is unknown, or does not match the labels.
     """
-    # a pull of an artifact, which imports this file, needs no library for models
+    # imported here, since the pull of an artifact does not need transformers
     from adapterhub.backbones.architecture import backbone_kind, read_tokenizer
     from adapterhub.backbones.compatibility import adapter_shape
 
@@ -142,14 +141,14 @@ def import_peft(
     )
 
 
-def _task_of(task_type: str | None, asked: str | None, place: str) -> str:
-    task = asked or _TASKS.get(task_type or "")
+def _task_of(task_type: str | None, wanted: str | None, place: str) -> str:
+    task = wanted or _TASKS.get(task_type or "")
     if task is None:
-        said = f"peft's task type {task_type!r}" if task_type else "no task type"
+        found = f"peft's task type {task_type!r}" if task_type else "no task type"
         raise RecipeError(
-            f"its configuration has {said}, which stands for no task here",
+            f"its configuration has {found}, which no task here uses",
             place=place,
-            hint=f"Say which it is with --task: {', '.join(TASKS)}",
+            hint=f"Choose one with --task: {', '.join(TASKS)}",
         )
     if task not in TASKS:
         raise RecipeError(f"there is no task {task!r}", place=place, hint=did_you_mean(task, TASKS))
@@ -165,23 +164,23 @@ def _config(found: PeftFolder, match: ResolvedBackbone) -> dict[str, Any]:
 
 
 def _labels(
-    task: str, tensors: Mapping[str, Tensor], asked: tuple[str, ...], place: str
+    task: str, tensors: Mapping[str, Tensor], given: tuple[str, ...], place: str
 ) -> tuple[str, ...]:
     if not TASKS[task].label_counter:
         return ()
     heads = [tensor for key, tensor in tensors.items() if _HEAD_WEIGHT.fullmatch(key)]
     if len(heads) != 1 or heads[0].dim() != 2:
         raise ArtifactError(
-            "holds no head that tells labels apart",
+            "has no classification head",
             place=place,
-            hint="Save it with modules_to_save naming its classifier",
+            hint="Save it with the classifier in modules_to_save",
         )
     count = heads[0].shape[0]
-    if asked and len(asked) != count:
+    if given and len(given) != count:
         raise ArtifactError(
-            f"its head has {count} outputs, {len(asked)} labels were given", place=place
+            f"its head has {count} outputs, {len(given)} labels were given", place=place
         )
-    return asked or tuple(f"LABEL_{index}" for index in range(count))
+    return given or tuple(f"LABEL_{index}" for index in range(count))
 
 
 def _manifest(
@@ -224,7 +223,7 @@ def _manifest(
 def _how_to_use(
     match: ResolvedBackbone, task: str, options: TaskOptions, origin: str
 ) -> dict[str, Any]:
-    """Return what of a recipe is needed to use an adapter; the rest nobody recorded."""
+    """Return the part of a recipe that is needed to use an adapter; the rest is unknown."""
     return {
         "description": f"imported from {origin}",
         "backbone": {"name": match.name, "revision": match.revision},

@@ -108,7 +108,7 @@ def test_a_tag_of_another_artifact_is_not_moved(hub_endpoint, here, put):
     put()
     send(here, "fruit", hub_endpoint.api)
     put("other", name="apple")
-    with pytest.raises(TransferError, match=r"its tag 'v1' is of another artifact.*--tag"):
+    with pytest.raises(TransferError, match=r"its tag 'v1' belongs to another artifact.*--tag"):
         plan_push(here, "apple", ADDRESS, api=hub_endpoint.api)
     commit = send(here, "apple", hub_endpoint.api, tag="apple-1")
     tags = {
@@ -173,7 +173,7 @@ def test_the_card_is_read_by_the_hub(hub_endpoint, here, put):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"README.md": b"x"}, "holds no adapter"),
+        ({"README.md": b"x"}, "is not an adapter"),
         ({"config.json": b"{}"}, "adapterhub backbones fetch team/plain"),
         ({"adapter_config.json": b"{}"}, f"has no {WEIGHTS}"),
     ],

@@ -1,4 +1,4 @@
-"""``hf://owner/repo`` and ``hf://owner/repo@revision``: where on a Hub."""
+"""Addresses of repositories on a Hub: ``hf://owner/repo`` and ``hf://owner/repo@revision``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from adapterhub.errors import RefError
 
 SCHEME = "hf://"
-#: Longest revision, in characters.
+#: Largest length of a revision in characters.
 MAX_REVISION = 255
 
 _PART = re.compile(r"[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?", re.ASCII)
@@ -20,8 +20,8 @@ class HubAddress:
     """A repository on the Hub that ``HF_ENDPOINT`` names, or on the Hugging Face Hub.
 
     Args:
-        repo_id: ``owner/name``.
-        revision: a branch, tag or commit; the main branch where ``None``.
+        repo_id: Id of the repository, ``owner/name``.
+        revision: Branch, tag or commit; ``None`` for the main branch.
     """
 
     repo_id: str
@@ -33,10 +33,10 @@ class HubAddress:
 
 
 def parse_address(text: str) -> HubAddress:
-    """Read an address.
+    """Parse an address.
 
     Raises:
-        RefError: saying what is wrong with ``text`` and how it is written right.
+        RefError: When it is malformed.
     """
     place = ascii(text)[:80]
     if not text.startswith(SCHEME):
@@ -51,7 +51,7 @@ def parse_address(text: str) -> HubAddress:
 
 
 def parse_repo_id(text: str) -> HubAddress:
-    """Read ``owner/name`` or ``owner/name@revision``, with or without ``hf://``.
+    """Parse ``owner/name`` or ``owner/name@revision``, with or without ``hf://``.
 
     Raises:
         RefError: When the text is not an address.

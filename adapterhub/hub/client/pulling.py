@@ -1,4 +1,4 @@
-"""From a repository on a Hub to a version of the registry, or nothing at all."""
+"""Pull of an adapter from a Hub into the registry."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
 
-#: Largest ``adapter_config.json`` that is read, in bytes.
+#: Largest size of ``adapter_config.json`` in bytes.
 MAX_CONFIG = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What came of a pull.
+    """Result of a pull.
 
     Args:
-        version: that holds the adapter.
-        revision: commit of the repository.
-        new: whether the registry did not have it before.
-        signatures: keys whose signatures the version has.
-        unknown: facts that nobody recorded, of an adapter that was trained elsewhere.
+        version: Version with the adapter.
+        revision: Commit of the repository.
+        new: Whether the registry did not have the adapter before.
+        signatures: Keys of the signatures of the version.
+        unknown: Manifest entries that are not recorded for an adapter trained elsewhere.
     """
 
     version: Version
@@ -60,28 +60,28 @@ def pull(
     force: bool = False,
     api: HfApi | None = None,
 ) -> Pulled:
-    """Bring an adapter of a Hub into the registry.
+    """Pull an adapter from a Hub into the registry.
 
-    An artifact of adapterhub comes as it is, to the byte, with its signatures. Any other LoRA
-    or prefix adapter of peft is imported. The configuration is read first; nothing else is
-    fetched where it names the wrong backbone. The registry changes in one step at the end.
+    An adapterhub artifact is stored byte for byte with its signatures; any other LoRA or prefix
+    adapter of peft is imported. The configuration is read first, and nothing else is downloaded
+    if it names another backbone. The registry changes in one step at the end.
 
     Args:
-        registry: to store it in.
-        address: of the repository.
-        name: in the registry; the repository's in lower case where not given.
-        options: what the files of an adapter of others do not say.
-        force: take an artifact for a backbone that is another one here.
-        api: the Hub's client; of ``HF_ENDPOINT`` where not given.
+        registry: Registry to store the adapter in.
+        address: Address of the repository.
+        name: Name in the registry; that of the repository in lower case by default.
+        options: Facts that the files of a peft adapter do not contain.
+        force: Whether to accept an artifact whose backbone has another fingerprint here.
+        api: Client of the Hub; that of ``HF_ENDPOINT`` by default.
 
     Raises:
-        RefError: when the repository's name is none for the registry.
-        TransferError: when the Hub can't be reached, or refuses.
-        ArtifactError: when it holds no adapter, or one that is damaged or not supported.
-        BackboneError: when the adapter's backbone is not known, or not the one asked for.
-        FingerprintMismatch: when the backbone of this name is another one here.
-        SignatureError: when it has a signature by a trusted key that does not hold.
-        RegistryError: when the registry can't be written.
+        RefError: When the name of the repository is not valid in the registry.
+        TransferError: When the Hub cannot be reached, or rejects the request.
+        ArtifactError: When there is no adapter, or a damaged or unsupported one.
+        BackboneError: When the backbone is unknown, or not the requested one.
+        FingerprintMismatch: When the backbone has another fingerprint here.
+        SignatureError: When a signature by a trusted key is invalid.
+        RegistryError: When the registry cannot be written.
     """
     name = name or _name_of(address)
     check_name(name)
@@ -100,7 +100,7 @@ def _name_of(address: HubAddress) -> str:
         check_name(name)
     except RefError as error:
         raise RefError(
-            error.problem, place=error.place, hint="Give it another one with --name"
+            error.problem, place=error.place, hint="Choose another one with --name"
         ) from error
     return name
 
@@ -111,7 +111,7 @@ def _pull_artifact(
     content = remote.fetch(MANIFEST_NAME, folder, limit=MAX_MANIFEST).read_bytes()
     manifest = Manifest.from_json(content)
     _check_listing(remote, manifest)
-    version = _held(registry, name, digest_of(content))
+    version = _present(registry, name, digest_of(content))
     if version is None:
         _check_backbone(remote, manifest, folder, force=force)
         for file, entry in manifest.files.items():
@@ -146,7 +146,7 @@ def _check_listing(remote: Remote, manifest: Manifest) -> None:
             )
     total = sum(entry.size for entry in manifest.files.values())
     if total > MAX_BYTES:
-        raise ArtifactError(f"holds {total} bytes, the limit is {MAX_BYTES}", place=place)
+        raise ArtifactError(f"has {total} bytes, the limit is {MAX_BYTES}", place=place)
 
 
 def _check_backbone(remote: Remote, manifest: Manifest, folder: Path, *, force: bool) -> None:
@@ -166,7 +166,7 @@ def _check_backbone(remote: Remote, manifest: Manifest, folder: Path, *, force: 
 
 
 def _signatures(remote: Remote, folder: Path) -> list[bytes]:
-    """Fetch the signatures and take them out of the folder, which is to hold the artifact."""
+    """Fetch the signatures and remove them from the folder of the artifact."""
     names = [name for name in remote.files if is_signature_name(name)]
     paths = [remote.fetch(name, folder, limit=MAX_SIGNATURE) for name in sorted(names)]
     contents = [path.read_bytes() for path in paths]
@@ -181,7 +181,7 @@ def _pull_peft(
     place = str(remote.address)
     _check_is_adapter(remote)
     config = _config(remote, folder)
-    # all that the configuration alone can rule out is ruled out before the weights come
+    # checks of the configuration come before the download of the weights
     match_config(config, options, place=place)
     spec_of(with_explicit_targets(config, ()))
     remote.fetch(WEIGHTS_NAME, folder, limit=MAX_BYTES, sha256=remote.files[WEIGHTS_NAME].sha256)
@@ -190,7 +190,7 @@ def _pull_peft(
     target = folder.parent / "imported"
     origin = f"hf://{remote.address.repo_id}@{remote.sha}"
     digest = import_peft(folder, target, name=name, origin=origin, options=options)
-    new = _held(registry, name, digest) is None
+    new = _present(registry, name, digest) is None
     version = registry.put(target, name, info=_info(remote))
     unknown = Manifest.from_json((target / MANIFEST_NAME).read_bytes()).unknown
     return Pulled(version, remote.sha, new, (), unknown)
@@ -201,9 +201,9 @@ def _check_is_adapter(remote: Remote) -> None:
     if CONFIG_NAME not in remote.files:
         whole = "config.json" in remote.files
         raise ArtifactError(
-            f"holds no adapter: it has neither {MANIFEST_NAME} nor {CONFIG_NAME}",
+            f"is not an adapter: it has neither {MANIFEST_NAME} nor {CONFIG_NAME}",
             place=place,
-            hint=f"It holds a model: adapterhub backbones fetch {remote.address.repo_id}"
+            hint=f"It is a model: adapterhub backbones fetch {remote.address.repo_id}"
             if whole
             else "",
         )
@@ -219,7 +219,7 @@ def _config(remote: Remote, folder: Path, *, sha256: str | None = None) -> dict[
     return parse_object(path.read_bytes(), f"{remote.address}: {CONFIG_NAME}")
 
 
-def _held(registry: Registry, name: str, digest: str) -> Version | None:
+def _present(registry: Registry, name: str, digest: str) -> Version | None:
     try:
         return registry.resolve(AdapterRef(name, digest=digest))
     except NotFoundError:

@@ -1,4 +1,4 @@
-"""From a version of the registry to a repository on a Hub: one commit, and a tag."""
+"""Push of a version to a repository on a Hub: one commit and a tag."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import AdapterHubError, RefError, TransferError
-from adapterhub.hub.client.faults import hub_faults
+from adapterhub.hub.client.failures import translate_hub_errors
 from adapterhub.hub.client.remote import Remote, read_remote
 from adapterhub.hub.client.session import hub_api
 from adapterhub.registry.intake import MAX_MANIFEST
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
 
-#: Hubs that take files by hf_xet; any other is sent them by Git-LFS, which all understand.
+#: Hubs that receive files by hf_xet; others receive them by Git-LFS, which all support.
 _XET_HOSTS = ("huggingface.co", "hf.co")
 
 
 @dataclass(frozen=True, slots=True)
 class PushPlan:
-    """What a push would do.
+    """The changes that a push would make.
 
     Args:
-        version: to be pushed.
-        address: of the repository.
-        tag: that the commit gets.
-        create: whether the repository is not there yet.
-        private: whether it is, or would be, private.
-        send: names and sizes in bytes of the files that are sent.
-        keep: names of the files that are there already.
-        delete: names of the files of an earlier version that this one does not have.
-        tagged: commit that has the tag already, if there is one; it holds this artifact.
-        head: commit of the main branch that this was found at.
+        version: Version to push.
+        address: Address of the repository.
+        tag: Tag of the commit.
+        create: Whether the repository has to be created.
+        private: Whether it is, or would be, private.
+        send: Names and sizes in bytes of the files to send.
+        keep: Names of the files that the repository has already.
+        delete: Names of the files of an earlier version that this one does not have.
+        tagged: Commit with this artifact that has the tag already; ``None`` if there is none.
+        head: Commit of the main branch when the plan was made.
     """
 
     version: Version
@@ -61,12 +61,12 @@ class PushPlan:
 
     @property
     def done(self) -> bool:
-        """Whether all of it is there already."""
+        """Whether nothing has to be changed."""
         return not self.send and not self.delete and self.tagged is not None
 
     @property
     def bytes(self) -> int:
-        """Bytes that are sent."""
+        """Number of bytes to send."""
         return sum(size for _, size in self.send)
 
 
@@ -79,43 +79,42 @@ def plan_push(
     tag: str | None = None,
     api: HfApi | None = None,
 ) -> PushPlan:
-    """Find out what a push would send; nothing is changed anywhere.
+    """Plan a push without changing anything.
 
     Args:
-        registry: that holds the version.
-        ref: of the version.
-        address: of the repository, without a revision.
-        private: whether a new repository is to be private; public where not given. ``True``
-            refuses a repository that is public.
-        tag: ``v3`` for version 3 where not given.
-        api: the Hub's client; of ``HF_ENDPOINT`` where not given.
+        registry: Registry with the version.
+        ref: Reference of the version.
+        address: Address of the repository, without a revision.
+        private: Whether a new repository becomes private; public by default. ``True`` rejects an
+            existing public repository.
+        tag: Tag of the commit; ``v3`` for version 3 by default.
+        api: Client of the Hub; that of ``HF_ENDPOINT`` by default.
 
     Raises:
-        NotFoundError: when there is no such version.
-        IntegrityError: when a byte of it is not as stored.
-        RefError: when the address names a revision.
-        TransferError: when the Hub can't be reached or refuses, or has the tag for another
-            artifact.
+        NotFoundError: When there is no such version.
+        IntegrityError: When a stored file is damaged.
+        RefError: When the address has a revision.
+        TransferError: When the Hub cannot be reached or rejects the request, or another artifact
+            has the tag.
     """
     return _Push(registry, registry.resolve(ref), address, private, tag, api or hub_api()).plan()
 
 
 def push(registry: Registry, plan: PushPlan, *, message: str = "", api: HfApi | None = None) -> str:
-    """Do what was planned and return the commit that holds the version.
+    """Execute a plan and return the commit with the version.
 
-    What is on the main branch and no part of an artifact stays. The version becomes the head
-    of the main branch by one commit, and gets its tag. A push that broke off is taken up by
-    planning and pushing again; files that arrived are not sent twice.
+    Files on the main branch that do not belong to an artifact stay. The version becomes the head of
+    the main branch by one commit and gets its tag. An interrupted push continues by planning and
+    pushing again; received files are not sent twice.
 
     Args:
-        registry: that holds the version.
-        plan: as ``plan_push`` returned it.
-        message: title of the commit; the reference where not given.
-        api: as for ``plan_push``.
+        registry: Registry with the version.
+        plan: Result of ``plan_push``.
+        message: Commit message; the reference of the version by default.
+        api: Client of the Hub; that of ``HF_ENDPOINT`` by default.
 
     Raises:
-        IntegrityError: when a byte of the version is not as stored.
-        TransferError: when the Hub can't be reached or refuses, or changed since.
+        TransferError: When the Hub cannot be reached, rejects the request, or changed since.
     """
     api = api or hub_api()
     work = _Push(registry, plan.version, plan.address, plan.private, plan.tag, api)
@@ -123,7 +122,7 @@ def push(registry: Registry, plan: PushPlan, *, message: str = "", api: HfApi | 
 
 
 class _Push:
-    """One version on its way to one repository."""
+    """One push of a version to a repository."""
 
     def __init__(
         self,
@@ -138,7 +137,7 @@ class _Push:
             raise RefError(
                 "a push goes to the main branch",
                 place=str(address),
-                hint="Leave '@' and what follows away; --tag names the version",
+                hint="Omit '@' and the revision; --tag names the version",
             )
         self.version = version
         self.address = address
@@ -147,7 +146,7 @@ class _Push:
         self.api = api
         folder = registry.materialize(version)
         self.manifest = Manifest.from_json((folder / MANIFEST_NAME).read_bytes())
-        #: name of each file of the artifact to where it lies, and the digest of its bytes
+        #: Path and sha256 of each file of the artifact, by name.
         self.files: dict[str, tuple[Path, str]] = {
             name: (folder / name, entry.sha256) for name, entry in self.manifest.files.items()
         }
@@ -158,22 +157,22 @@ class _Push:
         }
 
     def plan(self) -> PushPlan:
-        """Compare the version with what the repository holds."""
+        """Compare the version with the content of the repository."""
         remote = self._remote()
         tagged = self._tagged(remote)
         if remote is None:
             send = {**self._sizes(self.files), **self._signature_sizes()}
             return self._planned(None, send, (), ())
-        # a version that was published once stays where its tag is
+        # a published version stays at its tag
         at_head = self._holds(remote, MANIFEST_NAME)
         there = tagged if tagged is not None and not at_head else remote
         files = [name for name in self.files if not self._holds(there, name)]
-        # those of an earlier version have the same names, and are of no worth for this one
+        # signatures of an earlier version have the same names, but are not valid for this one
         signed = there.files if self._holds(there, MANIFEST_NAME) else {}
         late = {name: size for name, size in self._signature_sizes().items() if name not in signed}
         if late and there is tagged:
             raise TransferError(
-                "its signature came after a newer version took its place on the main branch",
+                "it was signed after a newer version replaced it on the main branch",
                 place=f"{self.address}@{self.tag}",
                 hint="Sign before pushing; this version can be pushed again with another --tag",
             )
@@ -183,17 +182,17 @@ class _Push:
         return self._planned(remote, send, tuple(kept), stale, tagged)
 
     def run(self, plan: PushPlan, message: str) -> str:
-        """Make the repository, the commit and the tag that are missing."""
+        """Create the repository, the commit and the tag as far as they are missing."""
         if plan.done and plan.tagged is not None:
             return plan.tagged
         repo_id = self.address.repo_id
-        with hub_faults(str(self.address)):
+        with translate_hub_errors(str(self.address)):
             if plan.create:
                 self.api.create_repo(repo_id, private=plan.private, exist_ok=True)
             changes = bool(plan.send or plan.delete)
             commit = self._commit(plan, message) if changes else str(plan.head)
             if plan.tagged is not None and plan.tagged != commit:
-                # the same artifact, now with a signature that came later
+                # the same artifact, now with a later signature
                 self.api.delete_tag(repo_id, tag=self.tag)
         self._set_tag(commit)
         return commit
@@ -204,7 +203,7 @@ class _Push:
         except TransferError as error:
             if error.status not in (401, 404):
                 raise
-            # an owner that is not logged in is told so when the repository is made
+            # a missing login is reported when the repository is created
             return None
         if self.private and not remote.private:
             raise TransferError(
@@ -220,14 +219,14 @@ class _Push:
         tagged = read_remote(self.api, self.address, self.tag)
         if not self._holds(tagged, MANIFEST_NAME):
             raise TransferError(
-                f"its tag {self.tag!r} is of another artifact",
+                f"its tag {self.tag!r} belongs to another artifact",
                 place=str(self.address),
-                hint="A published version does not change; give this one another with --tag",
+                hint="A published version is not changed; choose another tag with --tag",
             )
         return tagged
 
     def _tags(self) -> dict[str, str]:
-        with hub_faults(str(self.address)):
+        with translate_hub_errors(str(self.address)):
             refs = self.api.list_repo_refs(self.address.repo_id)
         return {tag.name: tag.target_commit for tag in refs.tags}
 
@@ -236,7 +235,7 @@ class _Push:
         return found is not None and found.holds(*self.files[name])
 
     def _stale(self, remote: Remote) -> tuple[str, ...]:
-        """Return the files of the artifact that main holds now which are not in the new one."""
+        """Return the files of the artifact on main that the new one does not have."""
         if MANIFEST_NAME not in remote.files or self._holds(remote, MANIFEST_NAME):
             return ()
         before = {name for name in remote.files if is_signature_name(name)}
@@ -245,7 +244,7 @@ class _Push:
         return tuple(sorted((before & remote.files.keys()) - kept))
 
     def _listed_before(self, remote: Remote) -> set[str]:
-        with hub_faults(f"{self.address}: {MANIFEST_NAME}"):
+        with translate_hub_errors(f"{self.address}: {MANIFEST_NAME}"):
             path = self.api.hf_hub_download(
                 self.address.repo_id, MANIFEST_NAME, revision=remote.sha
             )
@@ -254,7 +253,7 @@ class _Push:
         try:
             return set(Manifest.from_json(content).files)
         except AdapterHubError:
-            # a manifest of another tool; its files are not ours to delete
+            # a manifest of another tool, whose files are not deleted
             return set()
 
     def _planned(
@@ -306,16 +305,16 @@ class _Push:
         host = urlsplit(self.api.endpoint).hostname or ""
         if any(host == known or host.endswith(f".{known}") for known in _XET_HOSTS):
             return str(path)
-        # of an open file the library knows that hf_xet can't send it
+        # the library sends an open file without hf_xet
         return opened.enter_context(path.open("rb"))
 
     def _set_tag(self, commit: str) -> None:
-        with hub_faults(str(self.address)):
+        with translate_hub_errors(str(self.address)):
             self.api.create_tag(self.address.repo_id, tag=self.tag, revision=commit, exist_ok=True)
-        # a tag that was there, or that someone made a moment before, is not moved
+        # an existing tag, or one that was created concurrently, is not moved
         if self._tags().get(self.tag) != commit:
             raise TransferError(
-                f"its tag {self.tag!r} was given to another commit",
+                f"its tag {self.tag!r} belongs to another commit",
                 place=str(self.address),
-                hint=f"The commit {commit} holds the version; tag it by another name with --tag",
+                hint=f"The commit {commit} has the version; choose another tag with --tag",
             )

@@ -1,4 +1,4 @@
-"""One revision of a repository: what files it has, and fetching them."""
+"""A revision of a repository on a Hub and the download of its files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.sha import git_hash
 
 from adapterhub.errors import ArtifactError, TransferError
-from adapterhub.hub.client.faults import hub_faults
+from adapterhub.hub.client.failures import translate_hub_errors
 from adapterhub.registry.blobs import file_fault
 
 if TYPE_CHECKING:
@@ -27,9 +27,9 @@ class RemoteFile:
     """A file as a repository lists it.
 
     Args:
-        size: in bytes.
-        git_id: git's name of its bytes, or of the pointer to them.
-        sha256: of its bytes in hex, where the repository tells.
+        size: Size in bytes.
+        git_id: Git's name of the content, or of the pointer to it.
+        sha256: Digest of the content in hex; ``None`` if the repository does not list it.
     """
 
     size: int
@@ -37,7 +37,7 @@ class RemoteFile:
     sha256: str | None
 
     def holds(self, path: Path, sha256: str) -> bool:
-        """Return whether it has the bytes of a local file with this digest."""
+        """Return whether it equals a local file with this digest."""
         if self.size != path.stat().st_size:
             return False
         if self.sha256 is not None:
@@ -50,11 +50,11 @@ class Remote:
     """A revision of a repository.
 
     Args:
-        api: to reach it by.
-        address: as the user gave it.
-        sha: of the commit.
-        private: whether the repository is.
-        files: at the top of the repository, by name.
+        api: Client of the Hub.
+        address: Address that the user gave.
+        sha: Name of the commit.
+        private: Whether the repository is private.
+        files: Files at the top of the repository, by name.
     """
 
     api: HfApi
@@ -68,27 +68,27 @@ class Remote:
         return self.files[name].size
 
     def fetch(self, name: str, folder: Path, *, limit: int, sha256: str | None = None) -> Path:
-        """Bring a file into ``folder`` under its own name.
+        """Download a file into ``folder``.
 
-        A connection that breaks is taken up again where it broke. Bytes that are not those of
-        ``sha256`` are thrown away, also from the client's cache, and fetched once more.
+        A broken download is continued. A file with another digest than ``sha256`` is deleted, also
+        from the cache of the client, and downloaded once more.
 
         Args:
-            name: of the file.
-            folder: to put it in.
-            limit: largest size that is taken, in bytes.
-            sha256: that its bytes must have, in hex.
+            name: Name of the file.
+            folder: Folder for the file.
+            limit: Largest size in bytes.
+            sha256: Expected digest in hex.
 
         Raises:
-            ArtifactError: when it is larger than ``limit``.
-            TransferError: when it can't be had, or its bytes are wrong twice.
+            ArtifactError: When it is larger than ``limit``.
+            TransferError: When the download fails, or the digest is wrong twice.
         """
         place = f"{self.address}: {name}"
         if self.size(name) > limit:
             raise ArtifactError(f"has {self.size(name)} bytes, the limit is {limit}", place=place)
         target = folder / name
         for again in (False, True):
-            with hub_faults(place):
+            with translate_hub_errors(place):
                 cached = Path(
                     self.api.hf_hub_download(
                         self.address.repo_id, name, revision=self.sha, force_download=again
@@ -98,7 +98,7 @@ class Remote:
             fault = file_fault(target, sha256) if sha256 else ""
             if not fault:
                 return target
-            # what is damaged must not be found in the cache by anyone
+            # a damaged file must not stay in the cache
             cached.resolve().unlink(missing_ok=True)
             cached.unlink(missing_ok=True)
             target.unlink()
@@ -110,12 +110,12 @@ class Remote:
 
 
 def read_remote(api: HfApi, address: HubAddress, revision: str | None) -> Remote:
-    """Return what a repository holds at a revision, by its commit.
+    """Return a revision of a repository with its list of files.
 
     Raises:
-        TransferError: when it can't be had.
+        TransferError: When the Hub cannot be reached, or rejects the request.
     """
-    with hub_faults(str(address)):
+    with translate_hub_errors(str(address)):
         info = api.model_info(address.repo_id, revision=revision)
         tree = api.list_repo_tree(address.repo_id, revision=info.sha)
         files = {

@@ -1,4 +1,4 @@
-"""The Hub's own client, as it is used here: with a name, and with bounds on waiting."""
+"""The client of the Hub, with timeouts."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ import httpx2
 from huggingface_hub import HfApi, set_client_factory
 from huggingface_hub.utils._http import default_client_factory
 
-#: Longest wait, in seconds, for a connection, and for the next bytes of an answer.
-CONNECT_SECONDS = 10.0
-ANSWER_SECONDS = 60.0
+#: Timeouts in seconds for a connection, and for the next bytes of a response.
+CONNECT_TIMEOUT = 10.0
+READ_TIMEOUT = 60.0
 
 
 def hub_api() -> HfApi:
-    """Return a client of the Hub that ``HF_ENDPOINT`` names, with the token of the usual places.
+    """Return a client of the Hub in ``HF_ENDPOINT``, with the token of the usual places.
 
-    These are ``HF_TOKEN`` and what ``hf auth login`` stored; the token is not kept here. In
-    this process the library then waits for no answer for ever, see ``bound_waits``.
+    These are ``HF_TOKEN`` and the login of ``hf auth login``. Sets the timeouts of the process, see
+    ``set_timeouts``.
     """
-    bound_waits()
+    set_timeouts()
     return HfApi(library_name="adapterhub", library_version=version("adapterhub"))
 
 
-def bound_waits() -> None:
-    """Let huggingface_hub wait for no answer for ever; it sets no bound for most requests.
+def set_timeouts() -> None:
+    """Set timeouts for all requests of huggingface_hub, most of which have none.
 
-    This holds for the whole process, as its ``set_client_factory`` does.
+    They apply to the whole process, as does its ``set_client_factory``.
     """
-    set_client_factory(_bounded_client)
+    set_client_factory(_client_with_timeouts)
 
 
-def _bounded_client() -> httpx2.Client:
+def _client_with_timeouts() -> httpx2.Client:
     client = default_client_factory()
-    client.event_hooks["request"].append(_bound)
+    client.event_hooks["request"].append(_add_timeouts)
     return client
 
 
-def _bound(request: httpx2.Request) -> None:
-    # the library passes "no bound" with each request, so a default of the client is not enough
-    waits = request.extensions.get("timeout", {})
-    default = httpx2.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS).as_dict()
-    bounds = {kind: default[kind] if waits.get(kind) is None else waits[kind] for kind in default}
-    request.extensions = {**request.extensions, "timeout": bounds}
+def _add_timeouts(request: httpx2.Request) -> None:
+    # the library disables timeouts per request, so a default of the client has no effect
+    timeouts = request.extensions.get("timeout", {})
+    default = httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT).as_dict()
+    given = {kind: value for kind, value in timeouts.items() if value is not None}
+    request.extensions = {**request.extensions, "timeout": default | given}

@@ -1,4 +1,4 @@
-"""What goes wrong between here and a Hub, told as one error that says what to do."""
+"""Translation of the errors of huggingface_hub into ``TransferError``."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from adapterhub.errors import TransferError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LOG_IN = "Log in with: hf auth login, or set HF_TOKEN; HF_ENDPOINT says which Hub is asked"
+_LOG_IN = "Log in with: hf auth login, or set HF_TOKEN; HF_ENDPOINT sets the Hub"
 _UNCHANGED = "Nothing was changed here; run the same command again"
-#: Longest text of a server that is shown, in characters.
+#: Largest length of a server's message that is shown, in characters.
 _SHOWN = 300
-#: HTTP status to what is wrong and what to do; what a class of errors says goes first.
+#: Problem and hint for each HTTP status; those of an error class below have priority.
 _STATUSES: dict[int, tuple[str, str]] = {
     400: ("does not accept the request", ""),
-    401: ("asks for a token, or does not know this one", _LOG_IN),
+    401: ("needs a token, or rejects this one", _LOG_IN),
     403: (
         "does not allow this with your token",
         "Ask its owner for access, or use a token that has it",
     ),
     404: ("does not have it", "Check the address"),
-    408: ("gave up waiting", _UNCHANGED),
+    408: ("timed out", _UNCHANGED),
     409: (
         "was changed by someone else at the same time",
         "Look at what is there now, then run the same command again",
@@ -46,39 +46,39 @@ _STATUSES: dict[int, tuple[str, str]] = {
         "was changed by someone else at the same time",
         "Look at what is there now, then run the same command again",
     ),
-    413: ("finds a file too large", "Ask who runs it for a higher limit"),
-    429: ("gets too many requests", "Wait {wait}, then run the same command again"),
+    413: ("rejects a file as too large", "Ask its operator for a higher limit"),
+    429: ("receives too many requests", "Wait {wait}, then run the same command again"),
 }
-_SERVER_FAULT = ("has a fault of its own", f"{_UNCHANGED} later")
+_SERVER_FAULT = ("failed", f"{_UNCHANGED} later")
 _CLASSES: tuple[tuple[type[Exception], str, str], ...] = (
     (
         GatedRepoError,
-        "asks you to accept its terms first",
-        "Do so on its page, and log in with: hf auth login",
+        "requires you to accept its terms first",
+        "Accept them on its page, and log in with: hf auth login",
     ),
     (
         RevisionNotFoundError,
         "has no such revision",
-        "Leave '@' and what follows away for the newest",
+        "Omit '@' and the revision for the newest one",
     ),
     (RemoteEntryNotFoundError, "does not have this file", "It may have changed; run it again"),
     (
         RepositoryNotFoundError,
-        "is not there, or may not be seen with your token",
+        "does not have the repository, or not for your token",
         f"Check the address. {_LOG_IN}",
     ),
 )
 
 
 @contextmanager
-def hub_faults(place: str) -> Iterator[None]:
-    """Translate what the client library raises.
+def translate_hub_errors(place: str) -> Iterator[None]:
+    """Translate the errors of the client library.
 
     Args:
-        place: the address, for messages.
+        place: Address, for error messages.
 
     Raises:
-        TransferError: with the HTTP status where there is one, and with no token in it.
+        TransferError: With the HTTP status if there is one, and without any token.
     """
     try:
         yield
@@ -87,21 +87,21 @@ def hub_faults(place: str) -> Iterator[None]:
 
 
 def _translated(error: BaseException, place: str) -> TransferError:
-    # the library looks into its cache first, and tells that it is not there either
+    # the library reports that its cache does not have the file either; the cause is the error
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         return _translated(error.__cause__, place)
     if isinstance(error, HfHubHTTPError):
         return _of_response(error, place)
     if isinstance(error, OfflineModeIsEnabled):
-        problem, hint = "HF_HUB_OFFLINE forbids it", "Unset it"
+        problem, hint = "HF_HUB_OFFLINE is set", "Unset it"
     elif isinstance(error, httpx2.TimeoutException):
-        problem = "the Hub does not answer in time"
+        problem = "the Hub does not respond in time"
         hint = f"{_UNCHANGED}, with a larger HF_HUB_DOWNLOAD_TIMEOUT on a slow connection"
     elif isinstance(error, httpx2.HTTPError):
-        problem = f"the Hub can't be reached: {_first_line(error)}"
+        problem = f"the Hub cannot be reached: {_first_line(error)}"
         hint = f"Check the connection, and HF_ENDPOINT if you set it. {_UNCHANGED}"
     elif "Consistency check failed" in str(error):
-        problem, hint = "a file came with another length than was announced", _UNCHANGED
+        problem, hint = "a file has another length than announced", _UNCHANGED
     else:
         problem, hint = _first_line(error), _UNCHANGED
     return TransferError(problem, place=place, hint=hint)
@@ -109,15 +109,17 @@ def _translated(error: BaseException, place: str) -> TransferError:
 
 def _of_response(error: HfHubHTTPError, place: str) -> TransferError:
     status = error.response.status_code
-    problem, hint = _SERVER_FAULT if status >= 500 else _STATUSES.get(status, ("refuses", ""))
+    problem, hint = (
+        _SERVER_FAULT if status >= 500 else _STATUSES.get(status, ("rejects the request", ""))
+    )
     for kind, known, advice in _CLASSES:
         if isinstance(error, kind):
             problem, hint = known, advice
             break
-    said = _scrubbed(" ".join((error.server_message or "").split()))[:_SHOWN]
-    told = f" ({said})" if said else ""
+    text = _without_tokens(" ".join((error.server_message or "").split()))[:_SHOWN]
+    message = f" ({text})" if text else ""
     return TransferError(
-        f"the Hub says {status}, it {problem}{told}",
+        f"the Hub says {status}, it {problem}{message}",
         place=place,
         hint=hint.format(wait=_wait(error)),
         status=status,
@@ -131,11 +133,11 @@ def _wait(error: HfHubHTTPError) -> str:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return _scrubbed(lines[0][:_SHOWN]) if lines else type(error).__name__
+    return _without_tokens(lines[0][:_SHOWN]) if lines else type(error).__name__
 
 
-def _scrubbed(text: str) -> str:
-    """Return ``text`` without tokens, should a server send one back."""
+def _without_tokens(text: str) -> str:
+    """Return ``text`` without tokens that a server sent back."""
     token = get_token()
     if token:
         text = text.replace(token, "…")
