@@ -1,4 +1,4 @@
-"""Learning curves of a run, read from its log, and their plot."""
+"""Training curves of a run, read from its log, and their plot."""
 
 from __future__ import annotations
 
