@@ -56,7 +56,7 @@ class EngineCore:
         backbone: Frozen backbone.
         config: Sizes and limits.
         kernel: Kernel of the LoRA products; the fastest of the device by default.
-        source: Source of adapters that are not loaded. It stays the caller's.
+        source: Source of adapters that are not loaded.
 
     Raises:
         EngineError: If the architecture of the backbone is not supported.

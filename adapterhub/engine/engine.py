@@ -113,11 +113,8 @@ class Engine:
             StrictLoadError: If its tensors do not fit.
             EngineError: If this kind of adapter is not supported, or host memory is full.
         """
-        self._load(
-            artifact.digest,
-            name,
-            lambda: self.core.preparer.artifact(artifact, name=name, force=force),
-        )
+        prepare = self.core.preparer.artifact
+        self._load(artifact.digest, name, lambda: prepare(artifact, name=name, force=force))
 
     def load_weights(
         self, weights: AdapterWeights, *, key: str, name: str, task: Task | None = None
@@ -131,8 +128,7 @@ class Engine:
             task: Task that it was trained for, with the labels of its head.
 
         Raises:
-            StrictLoadError: If its tensors do not fit.
-            EngineError: If this kind of adapter is not supported, or host memory is full.
+            AdapterHubError: As in ``load``.
         """
         self._load(key, name, lambda: self.core.preparer.weights(weights, task, name=name))
 
@@ -314,11 +310,9 @@ class Engine:
         Raises:
             AdapterHubError: The first error, after all others are labelled.
         """
-        requests = [
-            self.add_labeling(item, each, kind=kind) for item, each in _pairs(items, adapters)
-        ]
-        self._finish(requests)
-        return [request.prediction() for request in requests]
+        pairs = _pairs(items, adapters)
+        requests = [self.add_labeling(item, each, kind=kind) for item, each in pairs]
+        return [request.prediction() for request in self._finish(requests)]
 
     def embed(
         self,
@@ -343,8 +337,7 @@ class Engine:
             self.add_embedding(text, each, pooling=pooling, normalize=normalize)
             for text, each in _pairs(texts, adapters)
         ]
-        self._finish(requests)
-        return torch.stack([request.embedding() for request in requests])
+        return torch.stack([request.embedding() for request in self._finish(requests)])
 
     def stats(self) -> EngineStats:
         """Return counters and the current load."""
@@ -363,9 +356,10 @@ class Engine:
         """Restore the backbone."""
         self.core.close()
 
-    def _finish(self, requests: SequenceOf[PoolingRequest]) -> None:
+    def _finish(self, requests: list[PoolingRequest]) -> list[PoolingRequest]:
         while not all(request.finished for request in requests):
             self.step()
+        return requests
 
     def _try_add(
         self, prompt: str | SequenceOf[int], adapters: Adapters, params: SamplingParams | None
@@ -387,8 +381,7 @@ class Engine:
         return self.core.fetcher.resolve(name)
 
     def _unknown(self, name: str) -> NotFoundError:
-        hint = did_you_mean(name, self._names)
-        return NotFoundError("is not loaded", place=name, hint=hint)
+        return NotFoundError("is not loaded", place=name, hint=did_you_mean(name, self._names))
 
     def _resolve_all(self, adapters: Adapters) -> tuple[tuple[str, float], ...]:
         named = [(adapters, 1.0)] if isinstance(adapters, str) else list(adapters or ())

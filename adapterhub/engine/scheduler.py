@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from adapterhub.engine.block_pool import hash_adapters, hash_block
 from adapterhub.engine.request_queue import RequestQueue
+from adapterhub.errors import ComputeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,9 +115,15 @@ class Scheduler:
         return scheduled
 
     def finish_pooling(self, sequences: Iterable[PoolingSequence]) -> None:
-        """Release the adapters of computed pooling sequences and dequeue finished requests."""
+        """Release the adapters of computed pooling sequences and dequeue finished requests.
+
+        A sequence without a result, because of an unexpected fault, gets an error, so that the
+        next step does not compute it again.
+        """
         for sequence in sequences:
             self._adapters.release(sequence)
+            if not sequence.finished:
+                sequence.error = ComputeError("was not computed")
         for request in [each for each in self.waiting.pooling() if each.finished]:
             self.waiting.remove(request)
 
