@@ -1,17 +1,17 @@
 """Does a flood on one adapter slow down the first token of another?
 
-A flood asks for one adapter, all at once; beside it another adapter is asked for one request at a
-time, as a person does. A row of the batch costs each step a little, so some slowdown is physics:
-the step with a full batch over the step with one row. What is above that is waiting for a turn,
-and that is what the queue of the server is to keep away.
+A flood of simultaneous requests uses one adapter; meanwhile another adapter gets one request at a
+time, as from a person. Each sequence of the batch makes the steps a little longer, so some slowdown
+is physics: the step with a full batch over the step with one sequence. What exceeds that is
+waiting, which the fair queue of the server prevents.
 
-Against a server that runs already:
+Against a running server:
 
     adapterhub serve --backbone smollm2-135m-instruct &
     python benchmarks/http_fairness.py --flood a@prod --other b@prod
 
 The last line is JSON: the median times to the first token alone and beside the flood, in
-milliseconds, their ratio, and how the flood's requests were answered.
+milliseconds, their ratio, and the statuses of the flood's requests.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from typing import Any
 import httpx
 
 PROMPT = "Tell me in a few words how to reset the password of my account, please."
-#: Fewest samples beside the flood that a median is taken of.
+#: Fewest samples beside the flood for a median.
 MIN_SAMPLES = 5
 
 
 async def first_token(client: httpx.AsyncClient, model: str, prompt: str, tokens: int) -> float:
-    """Return the seconds to the first token of one streamed answer, which is read to its end."""
+    """Return the seconds to the first token of one stream, which is read to its end."""
     body = {
         "model": model,
         "prompt": prompt,
@@ -41,21 +41,21 @@ async def first_token(client: httpx.AsyncClient, model: str, prompt: str, tokens
         "ignore_eos": True,
         "stream": True,
     }
-    began, first = time.perf_counter(), None
+    started, first = time.perf_counter(), None
     async with client.stream("POST", "/v1/completions", json=body) as response:
         if response.status_code != 200:
             await response.aread()
             raise httpx.HTTPStatusError(response.text, request=response.request, response=response)
         async for line in response.aiter_lines():
             if first is None and line.startswith("data: {"):
-                first = time.perf_counter() - began
+                first = time.perf_counter() - started
     if first is None:
         raise RuntimeError("the answer has no tokens")
     return first
 
 
 async def status_of_one(client: httpx.AsyncClient, model: str, prompt: str, tokens: int) -> int:
-    """Return the status that one request of the flood was answered with."""
+    """Return the status of one request of the flood."""
     try:
         await first_token(client, model, prompt, tokens)
     except httpx.HTTPStatusError as error:
@@ -81,7 +81,7 @@ async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             )
             for _ in range(arguments.requests)
         ]
-        await asyncio.sleep(arguments.settle)
+        await asyncio.sleep(arguments.delay)
         beside = []
         while len(beside) < arguments.samples and not all(task.done() for task in flood):
             beside.append(await _other(client, arguments))
@@ -108,13 +108,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--flood", required=True, help="adapter that the flood asks for")
+    parser.add_argument("--flood", required=True, help="adapter of the flood")
     parser.add_argument("--other", required=True, help="adapter that is timed")
-    parser.add_argument("--requests", type=int, default=200, help="of the flood")
-    parser.add_argument("--flood-tokens", type=int, default=64, help="of each of its answers")
-    parser.add_argument("--tokens", type=int, default=8, help="of each answer that is timed")
+    parser.add_argument("--requests", type=int, default=200, help="requests of the flood")
+    parser.add_argument("--flood-tokens", type=int, default=64, help="tokens of its answers")
+    parser.add_argument("--tokens", type=int, default=8, help="tokens of the timed answers")
     parser.add_argument("--samples", type=int, default=21)
-    parser.add_argument("--settle", type=float, default=1.0, help="seconds before the samples")
+    parser.add_argument("--delay", type=float, default=1.0, help="seconds before the samples")
     parser.add_argument("--prompt", default=PROMPT)
     result = asyncio.run(measure(parser.parse_args()))
     print(f"alone {result['alone_ms']:.0f} ms, beside the flood {result['beside_ms']:.0f} ms")

@@ -1,22 +1,23 @@
-"""How much of the engine's own throughput is left behind HTTP, and does memory stay flat?
+"""How much of the engine's own throughput remains behind HTTP, and does memory stay constant?
 
-Physics: a step of the engine costs tens of milliseconds on two cores, and gives each row one
-token. HTTP adds, for each token, one piece of JSON on a socket, and a hand-over between the
+Physics: a step of the engine takes tens of milliseconds on two cores, and generates one token for
+each sequence. HTTP adds, for each token, a chunk of JSON on a socket and a transfer between the
 engine's thread and the event loop, under one interpreter lock; for each request, a lookup in the
-registry, a chat template and a tokenizer. So what is lost grows with tokens a second.
+registry, a chat template and a tokenizer. So the loss grows with the tokens per second.
 
-One process serves a backbone and 32 adapters of rank 16 on loopback; another, that costs little,
-asks (``http_streams.py``). For each number of streams the engine is first measured alone, in the
-same process, through ``AsyncEngine`` and no HTTP: as many streams, each of which asks again as
-soon as it is answered. Then HTTP, with as many. Each side runs for a while to get going, and then
-tokens are counted that come in a fixed time; both take turns, and medians are printed. Of more
-streams than ``--rows`` the others wait: in the engine's own queue there, in the server's here.
+One process serves a backbone and 32 adapters of rank 16 on loopback; a second, cheap one sends
+the requests (``http_streams.py``). For each number of streams the engine is first measured alone,
+in the same process, through ``AsyncEngine`` without HTTP: with as many streams, each of which
+sends its next request as soon as the last one finished. Then HTTP with as many. Both sides warm
+up, then the tokens of a fixed time are counted; the sides alternate, and medians are printed. Of
+more streams than ``--max-num-seqs`` the others wait: in the engine's queue there, in the server's
+queue here.
 
-Then requests of a few tokens follow each other, and the resident memory of the server is taken
-every so many. Statuses are counted; nothing but 200 and 429 may come back.
+Then many short requests follow each other, and the resident memory of the server is recorded at
+intervals. Statuses are counted; only 200 and 429 are expected.
 
-A number of streams takes rounds x 2 x (warm + seconds), a minute and a half by the defaults; the
-requests take at most ``--memory-seconds``. What is measured is printed as soon as it is known.
+A number of streams takes rounds x 2 x (warm + seconds), a minute and a half by default; the short
+requests take at most ``--memory-seconds``. Results are printed as soon as they are known.
 
     python benchmarks/http_load.py [--streams 1 16 64 256] [--adapters 32] [--tokens 32]
                                    [--rounds 3] [--seconds 12] [--requests 10000]
@@ -44,7 +45,6 @@ from typing import TYPE_CHECKING, Any
 import http_streams
 import torch
 import uvicorn
-from adapterhub.server.holding import load
 from http_streams import Found, Plan, requests_of
 
 from adapterhub.adapters.artifact import write_artifact
@@ -55,6 +55,7 @@ from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.registry import Registry
+from adapterhub.server.adapter_lifecycle import load
 from adapterhub.server.serving import Listener, open_server
 from adapterhub.server.settings import ServerSettings
 from adapterhub.specs import LoraSpec, QuantizationSpec
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
 
 RANK = 16
 PROMPT = 32
-#: Of each request while memory is looked at.
+#: Prompt tokens of the requests of the memory measurement.
 MEMORY_PROMPT = 4
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -77,103 +78,114 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="*", default=[1, 16, 64, 256])
     parser.add_argument("--adapters", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--rows", type=int, default=32)
+    parser.add_argument("--max-num-seqs", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warm", type=float, default=4.0)
     parser.add_argument("--seconds", type=float, default=12.0)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--memory-tokens", type=int, default=2)
     parser.add_argument("--memory-seconds", type=float, default=300.0)
-    asked = parser.parse_args()
-    # the loop that ``adapterhub serve`` has
+    options = parser.parse_args()
+    # the event loop of ``adapterhub serve``
     factory = uvicorn.Config("", log_config=None).get_loop_factory()
     with (
         tempfile.TemporaryDirectory() as folder,
         asyncio.Runner(loop_factory=factory) as runner,
     ):
-        print(json.dumps(runner.run(measure(asked, Path(folder)))))
+        print(json.dumps(runner.run(measure(options, Path(folder)))))
 
 
-async def measure(asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Return what was found."""
-    spec = QuantizationSpec(asked.scheme, default_compute_dtype(torch.device("cpu")))
-    backbone = load_backbone(asked.backbone, spec)
+async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Return all results."""
+    spec = QuantizationSpec(options.scheme, default_compute_dtype(torch.device("cpu")))
+    backbone = load_backbone(options.backbone, spec)
     registry = Registry(folder / "home")
-    store_adapters(registry, folder, backbone, asked.adapters)
+    store_adapters(registry, folder, backbone, options.adapters)
     settings = ServerSettings(
-        port=0, max_num_seqs=asked.rows, rank_slots=RANK * asked.adapters, queue_timeout=600.0
+        port=0,
+        max_num_seqs=options.max_num_seqs,
+        rank_slots=RANK * options.adapters,
+        queue_timeout=600.0,
     )
     found: dict[str, Any] = {"streams": {}, "statuses": Counter()}
     async with open_server(backbone, registry, settings=settings) as server:
-        for number in range(asked.adapters):
+        for number in range(options.adapters):
             await load(server, f"adapter{number}")
         listening = Listener(server)
         serving = asyncio.ensure_future(listening.serve())
         while not listening.started:
             await asyncio.sleep(0.01)
-        print(f"{asked.backbone}, {asked.adapters} adapters, {asked.rows} rows", flush=True)
-        for streams in asked.streams:
-            result = await compare(asked, server, listening, streams, found["statuses"])
+        print(
+            f"{options.backbone}, {options.adapters} adapters, {options.max_num_seqs} sequences",
+            flush=True,
+        )
+        for streams in options.streams:
+            result = await compare(options, server, listening, streams, found["statuses"])
             found["streams"][streams] = result
-        if asked.requests:
-            found["memory"] = await memory(asked, listening, found["statuses"])
+        if options.requests:
+            found["memory"] = await memory(options, listening, found["statuses"])
         listening.should_exit = True
         await serving
-    return {**found, "backbone": asked.backbone, "adapters": asked.adapters, "rows": asked.rows}
+    return {
+        **found,
+        "backbone": options.backbone,
+        "adapters": options.adapters,
+        "max_num_seqs": options.max_num_seqs,
+    }
 
 
 async def compare(
-    asked: argparse.Namespace,
+    options: argparse.Namespace,
     server: Server,
     listening: Listener,
     streams: int,
     statuses: Counter[str],
 ) -> dict[str, Any]:
-    """Return the median tokens a second of the engine alone and of HTTP, in turns."""
+    """Return the median tokens per second of the engine alone and of HTTP, measured alternately."""
     speeds: dict[str, list[float]] = {"engine": [], "http": []}
     first: list[float] = []
-    for turn in range(asked.rounds):
-        plan = plan_of(asked, listening, streams, seed=turn)
+    for turn in range(options.rounds):
+        plan = plan_of(options, listening, streams, seed=turn)
         alone = await engine_alone(server, plan)
-        answer = await ask(plan_of(asked, listening, streams, seed=-1 - turn))
-        await all_gone(server)
-        statuses.update(answer.statuses)
+        report = await send(plan_of(options, listening, streams, seed=-1 - turn))
+        await wait_until_idle(server)
+        statuses.update(report.statuses)
         speeds["engine"].append(alone)
-        speeds["http"].append(answer.tokens / answer.seconds)
-        first += [] if answer.first_token_ms is None else [answer.first_token_ms]
-        print(f"  {streams} streams, round {turn + 1}: {speeds} {answer.statuses}", flush=True)
+        speeds["http"].append(report.tokens / report.seconds)
+        first += [] if report.first_token_ms is None else [report.first_token_ms]
+        print(f"  {streams} streams, round {turn + 1}: {speeds} {report.statuses}", flush=True)
     result: dict[str, Any] = {side: round(statistics.median(x), 1) for side, x in speeds.items()}
     ratios = [h / e for h, e in zip(speeds["http"], speeds["engine"], strict=True)]
     result |= {"ratio": round(statistics.median(ratios), 3)}
-    # where streams wait, few answers begin in the time that is measured, and those are the lucky
-    fair = first and streams <= asked.rows
+    # if streams wait, few answers start in the measured time, and those are the fast ones
+    fair = first and streams <= options.max_num_seqs
     result |= {"first_token_ms": round(statistics.median(first), 1) if fair else None}
     print(f"{streams} streams: {result}", flush=True)
     return result
 
 
-def plan_of(asked: argparse.Namespace, listening: Listener, streams: int, seed: int) -> Plan:
+def plan_of(options: argparse.Namespace, listening: Listener, streams: int, seed: int) -> Plan:
     host, port = listening.servers[0].sockets[0].getsockname()[:2]
     return Plan(
         host=host,
         port=port,
         streams=streams,
-        adapters=asked.adapters,
+        adapters=options.adapters,
         prompt=PROMPT,
-        tokens=asked.tokens,
+        tokens=options.tokens,
         seed=seed,
-        warm=asked.warm,
-        seconds=asked.seconds,
+        warm=options.warm,
+        seconds=options.seconds,
     )
 
 
 async def engine_alone(server: Server, plan: Plan) -> float:
-    """Return tokens a second through the engine and no HTTP."""
+    """Return the tokens per second of the engine without HTTP."""
     adapters = {
         name: server.names.resolve(name).adapters
         for name in (f"adapter{number}" for number in range(plan.adapters))
     }
-    began = time.perf_counter()
+    started = time.perf_counter()
     count = 0
 
     async def stream(number: int) -> None:
@@ -182,7 +194,7 @@ async def engine_alone(server: Server, plan: Plan) -> float:
             params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
             async with aclosing(server.engine.stream(prompt, adapters[name], params)) as deltas:
                 async for delta in deltas:
-                    passed = time.perf_counter() - began - plan.warm
+                    passed = time.perf_counter() - started - plan.warm
                     count += delta.token is not None and 0 <= passed < plan.seconds
 
     streams = [asyncio.ensure_future(stream(number)) for number in range(plan.streams)]
@@ -193,41 +205,41 @@ async def engine_alone(server: Server, plan: Plan) -> float:
     return count / plan.seconds
 
 
-async def all_gone(server: Server) -> None:
-    """Wait until the server has seen that its clients have gone."""
+async def wait_until_idle(server: Server) -> None:
+    """Wait until the server has noticed the disconnects."""
     while server.access.running or server.access.queued:
         await asyncio.sleep(0.05)
 
 
 async def memory(
-    asked: argparse.Namespace, listening: Listener, statuses: Counter[str]
+    options: argparse.Namespace, listening: Listener, statuses: Counter[str]
 ) -> dict[str, Any]:
-    """Return the resident memory of the server while requests follow each other, in MB."""
-    parts, made, began = 10, 0, time.perf_counter()
+    """Return the resident memory of the server during many requests, in MB."""
+    parts, made, started = 10, 0, time.perf_counter()
     taken: list[float] = []
-    # the first part fills what is filled once
+    # the first part fills the caches
     for part in range(parts + 1):
-        left = asked.memory_seconds - (time.perf_counter() - began)
+        left = options.memory_seconds - (time.perf_counter() - started)
         if left <= 0:
             break
-        answer = await ask(
+        report = await send(
             Plan(
-                **asdict(plan_of(asked, listening, 64, seed=1000 + part))
+                **asdict(plan_of(options, listening, 64, seed=1000 + part))
                 | {
                     "prompt": MEMORY_PROMPT,
-                    "tokens": asked.memory_tokens,
+                    "tokens": options.memory_tokens,
                     "warm": 0.0,
                     "seconds": left,
-                    "requests": asked.requests // parts
+                    "requests": options.requests // parts
                     if part
-                    else min(asked.requests // parts, 500),
+                    else min(options.requests // parts, 500),
                 }
             )
         )
-        statuses.update(answer.statuses)
-        made += answer.answers
+        statuses.update(report.statuses)
+        made += report.answers
         taken.append(round(resident_mb(), 1))
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         print(f"{made} requests in {seconds:.0f} s: {taken[-1]} MB", flush=True)
     return {
         "requests": made,
@@ -236,8 +248,8 @@ async def memory(
     }
 
 
-async def ask(plan: Plan) -> Found:
-    """Let another process ask, so that what it computes is not the server's."""
+async def send(plan: Plan) -> Found:
+    """Send the requests from another process, so that its work is not the server's."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(asdict(plan), file)
         file.flush()
@@ -249,7 +261,7 @@ async def ask(plan: Plan) -> Found:
 
 
 def store_adapters(registry: Registry, folder: Path, backbone: Backbone, count: int) -> None:
-    """Put adapters of random values into the registry."""
+    """Store adapters of random values in the registry."""
     linears = {
         path: module
         for path, module in backbone.base_model.named_modules()

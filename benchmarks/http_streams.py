@@ -1,11 +1,11 @@
-"""A client for load tests that costs little: many streams of completions from one process.
+"""A cheap client for load tests: many streams of completions from one process.
 
-Client and server share the cores of one machine, so what the client computes is missing in the
-server. A library's client parses every piece of an answer into objects, and needs a good part of
-a core at a few hundred pieces a second. This one looks only for where events begin and where an
-answer ends. It is no client for anything else: it trusts the server to frame answers as it does.
+Client and server share the cores of one machine, so the client's work slows down the server. The
+client of a library parses every chunk into objects and needs a large part of a core at a few
+hundred chunks per second. This one only looks for the starts of events and the ends of answers,
+and relies on how this server frames them, so it is no client for anything else.
 
-Run as ``python http_streams.py PLAN.json`` by ``http_load.py``; imports nothing of the package.
+``http_load.py`` runs it as ``python http_streams.py PLAN.json``; it imports nothing of the package.
 The last line of output is JSON.
 """
 
@@ -33,19 +33,19 @@ _USED = re.compile(rb'"completion_tokens":(\d+)')
 
 @dataclass(frozen=True)
 class Plan:
-    """What a client asks for.
+    """Requests of a measurement.
 
     Args:
-        host: of the server.
-        port: of the server.
-        streams: requests that run at once; each follows on the one before it.
-        adapters: that the streams take in turns.
-        prompt: tokens of each prompt.
-        tokens: of each answer.
-        seed: of the prompts.
-        warm: seconds before anything is counted.
-        seconds: in which is counted; then all connections are closed.
-        requests: that are made in all, where the number of them is what ends it.
+        host: Address of the server.
+        port: Port of the server.
+        streams: Number of simultaneous streams of requests.
+        adapters: Number of adapters, which the streams take in turn.
+        prompt: Tokens of each prompt.
+        tokens: Tokens of each answer.
+        seed: Seed of the prompts.
+        warm: Seconds before anything is counted.
+        seconds: Seconds that are counted; then all connections are closed.
+        requests: Number of all requests, if that ends the measurement.
     """
 
     host: str
@@ -62,14 +62,14 @@ class Plan:
 
 @dataclass
 class Found:
-    """What came back.
+    """Results of a measurement.
 
     Args:
-        seconds: that were counted.
-        tokens: that came in them.
-        answers: that ended, in the whole time.
-        statuses: of all answers; ``closed`` where the server ended a connection.
-        first_token_ms: median over the answers that began in the counted time.
+        seconds: Counted seconds.
+        tokens: Tokens received in them.
+        answers: Finished answers, in the whole time.
+        statuses: Statuses of all answers; ``closed`` if the server closed a connection.
+        first_token_ms: Median time to first token of the answers that started in the counted time.
     """
 
     seconds: float = 0.0
@@ -82,7 +82,7 @@ class Found:
 def requests_of(plan: Plan, stream: int) -> Iterator[tuple[str, list[int], int]]:
     """Yield the requests of a stream: adapter, prompt, and tokens of the answer.
 
-    The first answers have different lengths, so that the streams don't go in step afterwards.
+    The first answers have different lengths, so that the streams are not synchronous.
     """
     draw = random.Random(f"{plan.seed} {stream}")
     tokens = draw.randint(1, plan.tokens)
@@ -96,23 +96,23 @@ class Load:
     """Counts what all streams of a plan receive.
 
     Args:
-        plan: that is followed.
+        plan: Requests of the measurement.
     """
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.found = Found()
         self.over = asyncio.get_running_loop().create_future()
-        self._began = time.perf_counter()
-        self._last = self._began
+        self._started = time.perf_counter()
+        self._last = self._started
         self._left = plan.requests
         self._running = 0
         self._events = 0
         self._ended = (0, 0)
         self._firsts: list[float] = []
 
-    def may_ask(self) -> bool:
-        """Count one more request, if there is to be one."""
+    def may_send(self) -> bool:
+        """Count one more request, if there are any left."""
         if self._left is not None:
             if not self._left:
                 return False
@@ -120,18 +120,18 @@ class Load:
         self._running += 1
         return True
 
-    def got(self, events: int) -> None:
+    def received(self, events: int) -> None:
         """Count events of an answer."""
         if self._counts():
             self._events += events
 
-    def first(self, asked: float) -> None:
-        """Take note of the first event of an answer."""
-        if self._counts() and asked >= self._began + self.plan.warm:
-            self._firsts.append(time.perf_counter() - asked)
+    def first(self, sent: float) -> None:
+        """Record the first event of an answer."""
+        if self._counts() and sent >= self._started + self.plan.warm:
+            self._firsts.append(time.perf_counter() - sent)
 
     def ended(self, status: str, events: int, tokens: int) -> None:
-        """Take note of the end of an answer with its events and the tokens that it tells of."""
+        """Record the end of an answer, with its events and the tokens that it reports."""
         self.found.statuses[status] = self.found.statuses.get(status, 0) + 1
         self._running -= 1
         self._last = time.perf_counter()
@@ -142,9 +142,9 @@ class Load:
             self.over.set_result(None)
 
     def result(self) -> Found:
-        """Return what was found; tokens from events, as many as answers that ended had of each."""
+        """Return the results; tokens are estimated from events by the ratio of finished answers."""
         plan, (events, tokens) = self.plan, self._ended
-        made = self._last - self._began
+        made = self._last - self._started
         self.found.seconds = plan.seconds if plan.requests is None else made
         self.found.tokens = self._events * (tokens / events if events else 1.0)
         if self._firsts:
@@ -155,31 +155,33 @@ class Load:
         if self.plan.requests is not None:
             return True
         return (
-            self.plan.warm <= time.perf_counter() - self._began < self.plan.warm + self.plan.seconds
+            self.plan.warm
+            <= time.perf_counter() - self._started
+            < self.plan.warm + self.plan.seconds
         )
 
 
 class Stream(asyncio.Protocol):
-    """One connection that asks again as soon as it is answered.
+    """One connection, which sends its next request as soon as an answer ends.
 
     Args:
-        load: that counts.
-        number: of the stream.
+        load: Counters.
+        number: Number of the stream.
     """
 
     def __init__(self, load: Load, number: int) -> None:
         self._load = load
         self._requests = requests_of(load.plan, number)
         self._transport: Any = None
-        self._waits = False
+        self._waiting = False
 
     def connection_made(self, transport: Any) -> None:
-        """Ask for the first time."""
+        """Send the first request."""
         self._transport = transport
-        self._ask()
+        self._send()
 
     def data_received(self, data: bytes) -> None:
-        """Count the events in a piece of an answer."""
+        """Count the events in a chunk of an answer."""
         if not self._status:
             data = self._head + data
             if b"\r\n\r\n" not in data:
@@ -194,13 +196,13 @@ class Stream(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Count a connection that ended before its answer did."""
         del exc
-        if self._waits:
+        if self._waiting:
             self._load.ended(f"closed after {self._status or 'nothing'}", 0, 0)
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         self._head = self._tail = b""
         self._status, self._length, self._events = "", None, 0
-        if not self._load.may_ask():
+        if not self._load.may_send():
             self._transport.close()
             return
         model, prompt, tokens = next(self._requests)
@@ -219,19 +221,19 @@ class Stream(asyncio.Protocol):
             f"POST /v1/completions HTTP/1.1\r\nHost: {self._load.plan.host}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        self._waits = True
-        self._asked = time.perf_counter()
+        self._waiting = True
+        self._sent = time.perf_counter()
         self._transport.write((head + body).encode())
 
     def _take(self, data: bytes) -> None:
-        """Count what a piece adds; what ends it is looked for across pieces."""
+        """Count the events of a chunk; the end of an answer may span chunks."""
         held = len(self._tail)
         whole = self._tail + data
         events = whole.count(_EVENT) - self._tail.count(_EVENT)
         if events and not self._events:
-            self._load.first(self._asked)
+            self._load.first(self._sent)
         self._events += events
-        self._load.got(events)
+        self._load.received(events)
         if self._length is not None:
             self._length -= len(whole) - held
         # the usage is in the last event, far shorter than this
@@ -241,21 +243,21 @@ class Stream(asyncio.Protocol):
 
     def _end(self) -> None:
         used = _USED.findall(self._tail)
-        self._waits = False
-        # the last event tells of the usage and has no token
-        self._load.got(-1 if used else 0)
-        # an answer that breaks off with an error has a status of 200 all the same
+        self._waiting = False
+        # the last event has the usage and no token
+        self._load.received(-1 if used else 0)
+        # an interrupted answer has the status 200 as well
         status = "200 without an end" if self._status == "200" and not used else self._status
         self._load.ended(status, self._events - 1, int(used[-1]) if used else 0)
         if status == "200":
-            self._ask()
+            self._send()
         else:
-            # told to come again later
-            asyncio.get_running_loop().call_later(0.5, self._ask)
+            # rejected, so it is sent again later
+            asyncio.get_running_loop().call_later(0.5, self._send)
 
 
 async def follow(plan: Plan) -> Found:
-    """Follow a plan to its end."""
+    """Send the requests of a plan."""
     loop = asyncio.get_running_loop()
     load = Load(plan)
     for number in range(plan.streams):
