@@ -1,4 +1,1 @@
-"""What can be said of predictions once they are made: how sure a metric is, where it fails.
-
-Pure functions over examples and raw predictions; no model is run here.
-"""
+"""Evaluation of predictions: intervals, tests, calibration, errors, drift and data quality."""

@@ -1,4 +1,4 @@
-"""How sure a metric is: percentiles over resamples of the examples."""
+"""Bootstrap intervals of metrics."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 LEVEL = 0.95
-#: Drawn examples held at once, in numbers of 8 bytes.
+#: Drawn indices held at once.
 _HELD = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Where a metric lies with so much confidence, other examples of the same kind given.
+    """Confidence interval of a metric over other examples from the same distribution.
 
     Args:
-        low: lower end.
-        high: upper end.
-        level: confidence.
+        low: Lower end.
+        high: Upper end.
+        level: Confidence level.
     """
 
     low: float
@@ -38,14 +38,14 @@ def intervals(
 ) -> dict[str, Interval]:
     """Return the percentile bootstrap interval of each metric.
 
-    It tells what other examples would have given, not what another training run would have.
+    It reflects the choice of examples, not the randomness of training.
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
 
     Args:
-        scores: predictions on the examples.
-        resamples: as many, or fewer where the metrics take long.
-        level: confidence.
-        seed: of what is drawn.
+        scores: Predictions on the examples.
+        resamples: Number of resamples, fewer where the metrics are slow.
+        level: Confidence level.
+        seed: Seed of the resamples.
     """
     return {
         name: interval_of(values, level)
@@ -56,7 +56,7 @@ def intervals(
 def resampled(scores: Scores, *, resamples: int, seed: int) -> dict[str, Array]:
     """Return metric name to its values on examples drawn with replacement, ``[resamples]``.
 
-    The same seed draws the same examples, so that two sets of predictions stay paired.
+    Equal seeds draw equal examples, so that two sets of predictions stay paired.
     """
     count = resamples if scores.max_resamples is None else min(resamples, scores.max_resamples)
     parts = [scores.metrics(drawn) for drawn in _draws(scores.size, count, seed)]
@@ -64,7 +64,7 @@ def resampled(scores: Scores, *, resamples: int, seed: int) -> dict[str, Array]:
 
 
 def interval_of(values: Array, level: float) -> Interval:
-    """Return the percentiles that hold ``level`` of the values between them."""
+    """Return the percentile interval that contains ``level`` of the values."""
     outside = (1.0 - level) / 2.0
     low, high = np.nanquantile(values, [outside, 1.0 - outside])
     return Interval(float(low), float(high), level)

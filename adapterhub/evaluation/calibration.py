@@ -1,4 +1,4 @@
-"""Does a probability mean what it says? Expected calibration error, and one temperature."""
+"""Expected calibration error and temperature scaling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from adapterhub.tasks.predictions import Array
 
 BINS = 15
-#: Temperatures that are tried lie between these.
+#: Range of fitted temperatures.
 _COOLEST, _HOTTEST = 0.05, 20.0
 #: Probabilities below this are rounding.
 _SMALLEST = 1e-12
@@ -21,14 +21,14 @@ _SMALLEST = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Predictions of about the same confidence.
+    """Predictions of similar confidence.
 
     Args:
-        low: least confidence of the bin.
-        high: largest.
-        count: predictions in it.
-        confidence: their mean confidence.
-        accuracy: share of them that is right.
+        low: Lower bound of the confidence.
+        high: Upper bound of the confidence.
+        count: Number of predictions.
+        confidence: Mean confidence.
+        accuracy: Share of correct predictions.
     """
 
     low: float
@@ -40,11 +40,11 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How far confidence and accuracy are apart.
+    """Distance between confidence and accuracy.
 
     Args:
-        error: expected calibration error: the mean distance, by number of predictions.
-        bins: those with predictions in them.
+        error: Expected calibration error: mean distance weighted by the number of predictions.
+        bins: Bins with predictions.
     """
 
     error: float
@@ -53,14 +53,14 @@ class Calibration:
 
 @dataclass(frozen=True, slots=True)
 class Temperature:
-    """One number that logits are divided by.
+    """Divisor of the logits, with its cross-fitted effect.
 
     Args:
-        value: above 1 where predictions are too sure of themselves.
-        before: expected calibration error without it.
-        after: with it, each half of the examples by the temperature of the other half.
-        nll_before: mean negative log-likelihood of the right label without it.
-        nll_after: with it, measured as ``after``.
+        value: Temperature; above 1 where predictions are overconfident.
+        before: Expected calibration error without it.
+        after: Expected calibration error of each half with the temperature of the other half.
+        nll_before: Mean negative log-likelihood of the correct label without it.
+        nll_after: The same with it, cross-fitted as ``after``.
     """
 
     value: float
@@ -76,12 +76,12 @@ def calibration(confidence: Array, correct: Array, *, bins: int = BINS) -> Calib
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599.
 
     Args:
-        confidence: probability of what was said, ``[predictions]``.
-        correct: whether it is right, ``[predictions]``.
-        bins: number of them between 0 and 1.
+        confidence: Probability of each prediction, ``[predictions]``.
+        correct: Whether each prediction is correct, ``[predictions]``.
+        bins: Number of bins between 0 and 1.
     """
     edges = np.linspace(0.0, 1.0, bins + 1)
-    # a bin holds its upper edge, as in the source
+    # a bin includes its upper edge, as in the source
     place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
     found = []
     for index in range(bins):
@@ -102,11 +102,11 @@ def calibration(confidence: Array, correct: Array, *, bins: int = BINS) -> Calib
 
 
 def fit_temperature(probabilities: Array, gold: Array) -> float:
-    """Return the temperature with the least negative log-likelihood of the right labels.
+    """Return the temperature that minimizes the negative log-likelihood of the correct labels.
 
     Args:
-        probabilities: ``[examples, labels]``.
-        gold: index of the right label, ``[examples]``.
+        probabilities: Probability of each label, ``[examples, labels]``.
+        gold: Index of the correct label, ``[examples]``.
     """
     logs = np.log(np.maximum(probabilities, _SMALLEST))
     found = minimize_scalar(
@@ -118,19 +118,19 @@ def fit_temperature(probabilities: Array, gold: Array) -> float:
 
 
 def tempered(probabilities: Array, temperature: float) -> Array:
-    """Return probabilities whose logits were divided by ``temperature``."""
+    """Return the probabilities after dividing their logits by ``temperature``."""
     logits = np.log(np.maximum(probabilities, _SMALLEST)) / temperature
     result: Array = np.exp(logits - logsumexp(logits, axis=-1, keepdims=True))
     return result
 
 
 def temperature_of(probabilities: Array, gold: Array, *, seed: int = 0) -> Temperature:
-    """Fit a temperature, and see on examples that it was not fitted on what it brings.
+    """Fit a temperature, and measure its effect on examples that it was not fitted on.
 
     Args:
-        probabilities: on validation examples, ``[examples, labels]``.
-        gold: index of the right label, ``[examples]``.
-        seed: by which the examples are halved.
+        probabilities: Probabilities on validation examples, ``[examples, labels]``.
+        gold: Index of the correct label, ``[examples]``.
+        seed: Seed of the split into halves.
     """
     order = np.random.default_rng(seed).permutation(len(gold))
     halves = order[: len(order) // 2], order[len(order) // 2 :]

@@ -1,4 +1,4 @@
-"""Do new examples come from where the old ones came from? Two-sample tests, by texts and by labels."""
+"""Two-sample tests for drift of texts and labels."""
 
 from __future__ import annotations
 
@@ -19,31 +19,30 @@ if TYPE_CHECKING:
 
     from adapterhub.tasks.predictions import Array
 
-#: A p-value below it, shared between the tests that are made, is drift.
+#: Significance level, divided by the number of tests.
 LEVEL = 0.05
-#: Least p-value of the test of texts is one over one more than this.
+#: Permutations of the text test; the least p-value is ``1 / (PERMUTATIONS + 1)``.
 PERMUTATIONS = 999
-#: Of each kind; the effect is found by as many folds.
+#: Fewest examples of each kind, and number of folds of the effect size.
 MIN_EXAMPLES = 5
-#: Tables drawn for the test of labels.
+#: Contingency tables drawn for the label test.
 _TABLES = 9999
-#: Weights of shuffles held at once, in numbers of 8 bytes.
+#: Weights of permutations held at once.
 _HELD = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class DriftTest:
-    """What came of one test.
+    """Result of one test.
 
     Args:
         what: ``text`` or ``labels``.
-        test: by which it was tested, in words.
-        effect: how large the drift is: for texts the area under the ROC curve of a classifier
-            that tells new from old (0.5 is by chance, 1 without fault), for labels Cramér's V
-            (0 to 1).
-        p_value: how often so large an effect comes up where nothing drifts.
-        old: old examples that were looked at.
-        new: new examples that were looked at.
+        test: Name of the test.
+        effect: Effect size: for texts the ROC AUC of a classifier between old and new examples
+            (0.5 for no drift), for labels Cramér's V (0 to 1).
+        p_value: Probability of so large a statistic without drift.
+        old: Number of old examples.
+        new: Number of new examples.
     """
 
     what: str
@@ -56,11 +55,11 @@ class DriftTest:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """All tests together.
+    """Results of all tests.
 
     Args:
-        tests: that were made.
-        level: chance of finding drift where there is none, all tests together.
+        tests: Results.
+        level: Family-wise significance level.
     """
 
     tests: tuple[DriftTest, ...]
@@ -68,27 +67,27 @@ class Drift:
 
     @property
     def found(self) -> tuple[DriftTest, ...]:
-        """The tests that found drift; the level is shared between them (Bonferroni)."""
+        """Significant tests, with Bonferroni correction."""
         return tuple(t for t in self.tests if t.p_value < self.level / len(self.tests))
 
 
 def text_drift(old: Array, new: Array, *, seed: int = 0) -> DriftTest:
-    """Test by the maximum mean discrepancy, with a p-value by shuffling old and new.
+    """Test for drift of texts by the maximum mean discrepancy, with a permutation p-value.
 
     The width of the Gaussian kernel is the median distance. Source: Gretton et al. 2012, "A
     Kernel Two-Sample Test", JMLR 13; the effect is Lopez-Paz and Oquab 2017, "Revisiting
     Classifier Two-Sample Tests", arXiv:1610.06545.
 
     Args:
-        old: embeddings of old examples, ``[old, hidden]``.
-        new: embeddings of new examples, ``[new, hidden]``.
-        seed: of shuffles and folds.
+        old: Embeddings of old examples, ``[old, hidden]``.
+        new: Embeddings of new examples, ``[new, hidden]``.
+        seed: Seed of permutations and folds.
 
     Raises:
         ValueError: when there are fewer than ``MIN_EXAMPLES`` of one kind.
     """
     if min(len(old), len(new)) < MIN_EXAMPLES:
-        raise ValueError(f"the test takes {MIN_EXAMPLES} examples of each kind at least")
+        raise ValueError(f"the test needs {MIN_EXAMPLES} examples of each kind")
     both = np.concatenate([old, new])
     squares = euclidean_distances(both, squared=True)
     kernel = np.exp(-squares / max(float(np.median(squares)), np.finfo(np.float32).tiny))
@@ -107,23 +106,23 @@ def text_drift(old: Array, new: Array, *, seed: int = 0) -> DriftTest:
         alternative="greater",
         rng=np.random.default_rng(seed),
     )
-    effect = _told_apart(both, len(old), seed)
+    effect = _separability(both, len(old), seed)
     test = "maximum mean discrepancy"
     return DriftTest("text", test, effect, float(tested.pvalue), len(old), len(new))
 
 
 def label_drift(old: Mapping[str, int], new: Mapping[str, int], *, seed: int = 0) -> DriftTest:
-    """Test whether labels are as frequent as before, by chi-squared over drawn tables.
+    """Test for drift of label frequencies by chi-squared, with a Monte Carlo p-value.
 
-    Drawing tables instead of trusting the distribution's tail holds for rare labels too.
+    The Monte Carlo p-value is valid for rare labels too.
 
     Args:
-        old: label to its number in old examples.
-        new: label to its number in new examples.
-        seed: of what is drawn.
+        old: Frequency of each label in old examples.
+        new: Frequency of each label in new examples.
+        seed: Seed of the drawn tables.
 
     Raises:
-        ValueError: when one has no label at all.
+        ValueError: when one side has no labels.
     """
     names = sorted(name for name in {*old, *new} if old.get(name) or new.get(name))
     table = np.array([[counts.get(name, 0) for name in names] for counts in (old, new)])
@@ -140,14 +139,14 @@ def label_drift(old: Mapping[str, int], new: Mapping[str, int], *, seed: int = 0
 
 
 def _mean_of(indices: Array, size: int) -> Array:
-    """Return ``[..., size]``: a product with it is a mean over the indices, ``[..., n]``."""
+    """Return weights ``[..., size]`` whose product is the mean over indices ``[..., n]``."""
     weights = np.zeros((*indices.shape[:-1], size))
     np.put_along_axis(weights, indices.astype(int), 1.0 / indices.shape[-1], axis=-1)
     return weights
 
 
-def _told_apart(both: Array, old: int, seed: int) -> float:
-    """Return how well a linear classifier tells new examples from old ones that it did not see."""
+def _separability(both: Array, old: int, seed: int) -> float:
+    """Return the cross-validated ROC AUC of a linear classifier between old and new."""
     is_new = np.arange(len(both)) >= old
     scores = cross_val_predict(
         make_pipeline(StandardScaler(), RidgeClassifier()),

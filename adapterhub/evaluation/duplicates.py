@@ -1,4 +1,4 @@
-"""What the examples are like: lengths, repeats, contradictions, and what leaks between splits."""
+"""Data quality: lengths, duplicates, contradictions, and leaks between splits."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from adapterhub.data.dataset import Dataset
 
-#: Cosine over pieces of words above which two texts count as the same one, slightly changed.
+#: Cosine similarity of character n-grams above which two texts are near duplicates.
 NEAR = 0.9
-#: Examples of a split, and of training, that are looked at for such texts.
+#: Examples of a split, and of training, that are compared for near duplicates.
 NEAR_ROWS, NEAR_TRAIN_ROWS = 1000, 20000
 _CHUNK = 250
 _FEATURES = 2**18
@@ -28,16 +28,17 @@ _NO_WORD = re.compile(r"[\W_]+")
 
 @dataclass(frozen=True, slots=True)
 class SplitFacts:
-    """What a split is like.
+    """Summary of a split.
 
     Args:
-        name: of the split.
-        examples: number of examples.
-        median_words: words of a text, half of the texts have fewer.
-        longest_words: words of the longest text.
-        repeated: examples whose text an earlier example has, but for case and punctuation.
-        contradicting: texts that come with more than one answer.
-        labels: label to its number of examples, or of words with it; empty without labels.
+        name: Name of the split.
+        examples: Number of examples.
+        median_words: Median number of words per text.
+        longest_words: Number of words of the longest text.
+        repeated: Number of examples with the text of an earlier one, ignoring case and
+            punctuation.
+        contradicting: Number of texts with more than one answer.
+        labels: Frequency of each label over examples or words; empty without labels.
     """
 
     name: str
@@ -51,12 +52,12 @@ class SplitFacts:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two texts of two splits that are nearly one.
+    """Near duplicate texts of two splits.
 
     Args:
-        text: of the other split.
-        training: of the training split.
-        similarity: cosine over their pieces of words.
+        text: Text of the other split.
+        training: Text of the training split.
+        similarity: Cosine similarity of their character n-grams.
     """
 
     text: str
@@ -66,14 +67,15 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """What of a split is in the training examples too.
+    """Examples of a split that are in the training data too.
 
     Args:
-        split: its name.
-        same: examples whose text is in training, but for case and punctuation.
-        near: examples whose text is nearly one of training, and not the same.
-        looked_at: examples that were looked at for ``near``.
-        pairs: the most similar ones that are not the same.
+        split: Name of the split.
+        same: Number of examples whose text is in the training data, ignoring case and
+            punctuation.
+        near: Number of near duplicates among the others.
+        looked_at: Number of examples compared for near duplicates.
+        pairs: Most similar near duplicates.
     """
 
     split: str
@@ -83,36 +85,36 @@ class Leak:
     pairs: tuple[Pair, ...]
 
 
-def split_facts(name: str, examples: Dataset) -> SplitFacts:
-    """Return what a split is like."""
-    texts = [example_text(example) for example in examples.examples]
+def split_facts(name: str, dataset: Dataset) -> SplitFacts:
+    """Return the summary of a split."""
+    texts = [example_text(example) for example in dataset.examples]
     answers: dict[str, set[str]] = defaultdict(set)
-    for text, example in zip(map(_normal, texts), examples.examples, strict=True):
+    for text, example in zip(map(_normal, texts), dataset.examples, strict=True):
         answers[text].add(answer_text(example))
     words = [len(text.split()) for text in texts]
     return SplitFacts(
         name=name,
-        examples=len(examples),
+        examples=len(dataset),
         median_words=float(np.median(words)) if words else 0.0,
         longest_words=max(words, default=0),
-        repeated=len(examples) - len(answers),
+        repeated=len(dataset) - len(answers),
         contradicting=sum(len(found) > 1 for found in answers.values()),
-        labels=dict(sorted(Counter(_labels(examples.examples)).items())),
+        labels=dict(sorted(Counter(_labels(dataset.examples)).items())),
     )
 
 
-def leak(name: str, examples: Dataset, training: Dataset, *, shown: int = 5) -> Leak:
-    """Return what of a split is in the training examples too.
+def leak(name: str, dataset: Dataset, training: Dataset, *, shown: int = 5) -> Leak:
+    """Return which examples of a split are in the training data too.
 
     Args:
-        name: of the split.
-        examples: of the split.
-        training: examples that were learned from.
-        shown: most pairs that are returned.
+        name: Name of the split.
+        dataset: Examples of the split.
+        training: Training examples.
+        shown: Most pairs returned.
     """
     known = [example_text(example) for example in training.examples]
     normal = set(map(_normal, known))
-    texts = [example_text(example) for example in examples.examples]
+    texts = [example_text(example) for example in dataset.examples]
     same = [_normal(text) in normal for text in texts]
     others = [text for text, found in zip(texts, same, strict=True) if not found]
     looked_at, candidates = _spread(others, NEAR_ROWS), _spread(known, NEAR_TRAIN_ROWS)
@@ -121,7 +123,7 @@ def leak(name: str, examples: Dataset, training: Dataset, *, shown: int = 5) -> 
 
 
 def _near(texts: Sequence[str], training: Sequence[str]) -> Iterator[Pair]:
-    """Yield each text with the training text most like it, if that is near enough."""
+    """Yield each text with the most similar training text, if it is a near duplicate."""
     if not texts or not training:
         return
     vectorizer = HashingVectorizer(
@@ -132,14 +134,14 @@ def _near(texts: Sequence[str], training: Sequence[str]) -> Iterator[Pair]:
         part = texts[start : start + _CHUNK]
         products = (vectorizer.transform(part) @ known).tocsr()
         for index, text in enumerate(part):
-            example = products.getrow(index)
-            if example.nnz and example.data.max() >= NEAR:
-                best = int(example.indices[example.data.argmax()])
-                yield Pair(text, training[best], float(example.data.max()))
+            similarities = products.getrow(index)
+            if similarities.nnz and similarities.data.max() >= NEAR:
+                best = int(similarities.indices[similarities.data.argmax()])
+                yield Pair(text, training[best], float(similarities.data.max()))
 
 
 def _spread(texts: Sequence[str], most: int) -> list[str]:
-    """Return at most so many texts, evenly from all over."""
+    """Return at most so many texts, evenly spaced."""
     if len(texts) <= most:
         return list(texts)
     return [texts[int(place)] for place in np.linspace(0, len(texts) - 1, most)]

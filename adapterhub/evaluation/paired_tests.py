@@ -1,4 +1,4 @@
-"""Is one adapter better than another on the same examples, or is it chance?"""
+"""Paired significance tests of two adapters on the same examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from adapterhub.tasks.predictions import Array, Scores
 
-#: Swaps of answers tried by the permutation test.
+#: Permutations of the paired permutation test.
 PERMUTATIONS = 9999
 _HELD = 4_000_000
 
@@ -26,12 +26,12 @@ class Difference:
     """A metric of two adapters on the same examples.
 
     Args:
-        metric: its name.
-        first: value of the first adapter.
-        second: value of the second.
-        interval: of ``second - first``, by a paired bootstrap.
-        p_value: how often a difference so large comes up if the two do not differ.
-        test: by which ``p_value`` was found: ``permutation`` or ``bootstrap``.
+        metric: Name of the metric.
+        first: Value of the first adapter.
+        second: Value of the second adapter.
+        interval: Interval of ``second - first`` by a paired bootstrap.
+        p_value: Probability of so large a difference if the adapters do not differ.
+        test: Test of ``p_value``: ``permutation`` or ``bootstrap``.
     """
 
     metric: str
@@ -49,14 +49,14 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """On which examples two adapters were right.
+    """Number of examples that two adapters predict correctly.
 
     Args:
-        both: examples that both have right.
-        first_only: examples that only the first has right.
-        second_only: examples that only the second has right.
-        neither: examples that none has right.
-        p_value: of the exact test, two-sided.
+        both: Examples correct by both.
+        first_only: Examples correct by the first only.
+        second_only: Examples correct by the second only.
+        neither: Examples wrong by both.
+        p_value: Two-sided p-value of the exact test.
     """
 
     both: int
@@ -74,17 +74,17 @@ def differences(
     level: float = LEVEL,
     seed: int = 0,
 ) -> list[Difference]:
-    """Compare each metric that both have.
+    """Compare each common metric of two adapters.
 
     Args:
-        first: predictions of the first adapter.
-        second: predictions of the second, on the same examples in the same order.
-        resamples: of the paired bootstrap.
-        level: confidence of the intervals.
-        seed: of what is drawn.
+        first: Predictions of the first adapter.
+        second: Predictions of the second, on the same examples in the same order.
+        resamples: Number of resamples of the paired bootstrap.
+        level: Confidence level of the intervals.
+        seed: Seed of resamples and permutations.
 
     Raises:
-        ValueError: when they are not on the same number of examples.
+        ValueError: when their numbers of examples differ.
     """
     if first.size != second.size:
         raise ValueError(f"{first.size} and {second.size} examples can't be paired")
@@ -103,15 +103,15 @@ def differences(
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
-    """Return the exact McNemar test over examples that each adapter has right or wrong.
+    """Return the exact McNemar test of two adapters.
 
-    Only examples on which the two differ count: under the null hypothesis each is as likely right
-    on them, so their number is binomial with probability one half.
+    Only examples on which the two differ count: under the null hypothesis each adapter is as
+    likely correct on them, so the count is binomial with probability one half.
     Source: McNemar 1947; the exact form as in Dietterich 1998, Neural Computation 10 (7).
 
     Args:
-        first: whether the first is right on each example.
-        second: whether the second is.
+        first: Whether the first is correct on each example.
+        second: Whether the second is.
     """
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
@@ -129,22 +129,22 @@ def _p_value(
         and first.meaning == second.meaning
     ):
         return _permuted(first, second, metric, seed), "permutation"
-    # how much of the bootstrap's spread lies on the other side of no difference; what was found
-    # is one draw more, and resamples on which a metric can't be computed tell nothing
-    told = spread[~np.isnan(spread)]
-    beyond = min(int((told <= 0).sum()), int((told >= 0).sum()))
-    return min(1.0, 2.0 * (beyond + 1) / (len(told) + 1)), "bootstrap"
+    # share of the bootstrap distribution beyond no difference; the observed value counts as one
+    # more draw, and resamples with an undefined metric do not count
+    known = spread[~np.isnan(spread)]
+    beyond = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2.0 * (beyond + 1) / (len(known) + 1)), "bootstrap"
 
 
 def _permuted(first: ExampleStatistics, second: ExampleStatistics, metric: str, seed: int) -> float:
-    """Swap the two adapters' answers on examples at random and see how the difference falls.
+    """Return the p-value of swapping the adapters' predictions on random examples.
 
     Source: Yeh 2000, "More accurate tests for the statistical significance of result
     differences", arXiv:cs/0008005.
     """
     examples = first.size
     if examples < 2:
-        # both swaps of one example are as extreme as what was found
+        # both permutations of one example are as extreme as the observed value
         return 1.0
     values = np.concatenate([first.values, second.values])
 
@@ -165,7 +165,7 @@ def _permuted(first: ExampleStatistics, second: ExampleStatistics, metric: str, 
 
 
 def _chosen(indices: Array, size: int) -> Array:
-    """Return 1 where an index is among the last axis of ``indices``, ``[..., size]``."""
+    """Return a mask ``[..., size]`` of the indices in the last axis."""
     chosen = np.zeros((*indices.shape[:-1], size))
     np.put_along_axis(chosen, indices.astype(int), 1.0, axis=-1)
     return chosen

@@ -1,4 +1,4 @@
-"""How an error falls with the number of labels, and what twice as many would bring."""
+"""Power law of an error over the number of training examples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.optimize import OptimizeWarning, curve_fit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Points below which three numbers can't be fitted with anything left over.
+#: Fewest points for a fit of three parameters.
 LEAST_POINTS = 4
 
 
@@ -29,16 +29,16 @@ class PowerLaw:
     decay: float
 
     def error(self, examples: float) -> float:
-        """Return the error expected of so many examples."""
+        """Return the expected error for a number of examples."""
         return float(self.floor + self.scale * examples**-self.decay)
 
 
 def fit_power_law(examples: Sequence[int], errors: Sequence[float]) -> PowerLaw | None:
-    """Return the law that fits best; ``None`` with too few points, or where none fits.
+    """Return the best fit; ``None`` with too few points, or where the fit fails.
 
     Args:
-        examples: numbers of examples, above 0.
-        errors: at each, at least 0.
+        examples: Numbers of examples, above 0.
+        errors: Error at each, at least 0.
     """
     if len(set(examples)) < LEAST_POINTS:
         return None

@@ -1,4 +1,4 @@
-"""Shares, how sure they are, and differences of two shares on the same things."""
+"""Proportions with confidence intervals, and differences of paired proportions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """A share of things.
+    """A proportion with its confidence interval.
 
     Args:
-        value: from 0 to 1.
-        interval: of it.
+        value: Proportion from 0 to 1.
+        interval: Confidence interval.
     """
 
     value: float
@@ -30,11 +30,11 @@ class Proportion:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """How far two shares of the same things are apart.
+    """Difference of two paired proportions.
 
     Args:
-        value: the second less the first.
-        interval: of it, for pairs.
+        value: Second minus first proportion.
+        interval: Confidence interval for paired data.
     """
 
     value: float
@@ -42,32 +42,32 @@ class Delta:
 
     @property
     def shown(self) -> bool:
-        """Whether the interval leaves out 0."""
+        """Whether the interval excludes 0."""
         return self.interval.low > 0 or self.interval.high < 0
 
 
 def proportion(hits: ArrayLike, *, units: int | None = None, level: float = LEVEL) -> Proportion:
-    """Return a share with Wilson's score interval, which also holds where all or none hit.
+    """Return a proportion with Wilson's score interval, which is valid near 0 and 1 too.
 
     Source: Wilson 1927, Journal of the American Statistical Association 22 (158).
 
     Args:
-        hits: whether each thing hits, ``[things]``, one at least.
-        units: how many of them are independent; all where not given.
-        level: confidence.
+        hits: Outcome of each trial, ``[trials]``, at least one.
+        units: Number of independent trials; all where ``None``.
+        level: Confidence level.
 
     Raises:
-        ValueError: when there are none.
+        ValueError: when there are no trials.
     """
     found = np.asarray(hits, dtype=float)
     if not found.size:
-        raise ValueError("there is no share of nothing")
+        raise ValueError("a proportion needs at least one trial")
     value, count = float(found.mean()), units or found.size
     z = float(norm.ppf((1 + level) / 2))
     middle = (value + z * z / (2 * count)) / (1 + z * z / count)
     spread = math.sqrt(value * (1 - value) / count + z * z / (4 * count * count))
     half = z * spread / (1 + z * z / count)
-    # at both ends the formula gives the value itself, but for rounding
+    # at 0 and 1 the formula gives the value itself, up to rounding
     low, high = min(value, max(0.0, middle - half)), max(value, min(1.0, middle + half))
     return Proportion(value, Interval(low, high, level))
 
@@ -75,24 +75,24 @@ def proportion(hits: ArrayLike, *, units: int | None = None, level: float = LEVE
 def paired_delta(
     first: ArrayLike, second: ArrayLike, *, units: int | None = None, level: float = LEVEL
 ) -> Delta:
-    """Return the difference of two shares of the same things, with an interval for pairs.
+    """Return the difference of two proportions over the same trials, with a paired interval.
 
-    The ends of both Wilson intervals are put together by squares, less what the two have in
-    common; so it has a width also where nothing differs.
+    The Wilson intervals are combined as squares, corrected by their correlation, so that the
+    interval has a width even where the outcomes are equal.
     Source: Newcombe 1998, Statistics in Medicine 17 (22), for paired data, method 10.
 
     Args:
-        first: whether each thing hits, ``[things]``.
-        second: the same things.
-        units: how many of them are independent; all where not given.
-        level: confidence.
+        first: First outcome of each trial, ``[trials]``.
+        second: Second outcome of each trial, ``[trials]``.
+        units: Number of independent trials; all where ``None``.
+        level: Confidence level.
 
     Raises:
-        ValueError: when there are none, or not as many of both.
+        ValueError: when there are no trials, or their numbers differ.
     """
     a, b = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if a.shape != b.shape:
-        raise ValueError(f"{a.size} and {b.size} things can't be paired")
+        raise ValueError(f"{a.size} and {b.size} trials can't be paired")
     one, two = (proportion(each, units=units, level=level) for each in (a, b))
     common = _correlation(a, b, units or a.size)
     value = two.value - one.value
@@ -106,10 +106,10 @@ def _joined(one: float, other: float, common: float) -> float:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray, units: int) -> float:
-    """Return the coefficient phi, corrected as in the source; 0 where one is always the same.
+    """Return the phi coefficient, corrected as in the source; 0 where one side is constant.
 
-    The correction keeps two shares that agree in everything seen from being sure to agree. The
-    numbers of pairs of each kind are those of the independent ones.
+    The correction avoids an interval of zero width for equal outcomes. Counts are scaled to the
+    number of independent trials.
     """
     share = units / a.size
     both, none = share * float((a * b).sum()), share * float(((1 - a) * (1 - b)).sum())

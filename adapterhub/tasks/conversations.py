@@ -120,7 +120,7 @@ class ChatTemplate:
         after = self.text(messages[: index + 1], prompt=False, number=number)
         if not (after.startswith(before) and text.startswith(after)):
             raise RecipeError(
-                "the chat template rewrites earlier turns, so answers can't be separated from prompts",
+                "the chat template rewrites earlier turns, so they can't be separated from answers",
                 place="backbone.name",
                 hint="Give examples with one answer each, or use another backbone",
             )

@@ -36,7 +36,7 @@ def test_the_same_rows_again_are_no_drift():
 
 
 def test_too_few_rows_cannot_be_tested():
-    with pytest.raises(ValueError, match="takes 5 examples of each kind"):
+    with pytest.raises(ValueError, match="needs 5 examples of each kind"):
         text_drift(drawn(0, 20), drawn(1, 4))
 
 

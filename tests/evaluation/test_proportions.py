@@ -67,7 +67,7 @@ def test_things_told_several_times_make_no_difference_surer():
 
 
 def test_nothing_has_no_share_and_others_no_pairs():
-    with pytest.raises(ValueError, match="no share of nothing"):
+    with pytest.raises(ValueError, match="at least one trial"):
         proportion([])
     with pytest.raises(ValueError, match="can't be paired"):
         paired_delta([True], [True, False])
