@@ -43,9 +43,8 @@ from adapterhub.registry import Registry
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
 if TYPE_CHECKING:
-    from adapterhub.engine.sequences import Request
-
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.sequences import Request
 
 BACKBONE = "smollm2-135m-instruct"
 RANK, SLOTS, PROMPT = 16, 16, 16

@@ -29,9 +29,8 @@ from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.specs import LoraSpec
 
 if TYPE_CHECKING:
-    from adapterhub.engine.sequences import Request
-
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.sequences import Request
 
 LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 PROMPT = 32
