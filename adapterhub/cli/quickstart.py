@@ -23,8 +23,8 @@ from adapterhub.errors import DataError, MissingExtraError
 from adapterhub.registry.registry import Registry
 from adapterhub.registry.trust import require_unsigned_loads, trusted_folder
 from adapterhub.training.progress import PlainReporter
-from adapterhub.training.recipe_file import parse_recipe
-from adapterhub.workflows.train_run import register_run, train_trial
+from adapterhub.workflows.run_report.report import WITHOUT_BIAS_AUDIT
+from adapterhub.workflows.train_run import train_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -205,15 +205,16 @@ def _train(
     recipe_path = folder / f"{stem}.yaml"
     recipe_path.write_text(yaml.safe_dump(dict(document), sort_keys=False), encoding="utf-8")
     console.print(f"   {document['name']}  (recipe: {recipe_path})")
-    recipe = parse_recipe(document)
-    # without a bias audit, to be over soon; adapterhub probe runs one afterwards
-    result = train_trial(
-        recipe,
+    # the bias audit takes a minute; adapterhub bias-audit runs it later
+    result = train_run(
+        document,
         output=folder / f"run-{stem}",
         reporter=PlainReporter(log_console()),
         backbone=backbone,
+        report=WITHOUT_BIAS_AUDIT,
+        register=True,
     )
-    version = register_run(Registry(), recipe.name, result)
+    version = Registry().resolve(result.reference)
     console.print(f"   stored as {version.ref}  {short_digest(version.digest)}")
     return Trained(version, result, metric)
 
