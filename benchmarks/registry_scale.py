@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from adapterhub.adapters.manifest import BackboneRef, FileEntry, Manifest, Metrics
 from adapterhub.registry import Registry, aliases, index
-from adapterhub.registry.intake import StagedArtifact
+from adapterhub.registry.staging import StagedArtifact
 from adapterhub.registry.query import Query
 from adapterhub.specs import LoraSpec, QuantizationSpec
 

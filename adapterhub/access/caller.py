@@ -10,7 +10,7 @@ from adapterhub.errors import RefError, SettingsError, did_you_mean
 Role = Literal["use", "manage"]
 Right = Literal["read", "write"]
 ROLES: tuple[Role, ...] = ("use", "manage")
-#: Owner in a scope that stands for all owners.
+#: Owner in a scope for all owners.
 ALL = "*"
 #: Ending of a pattern for all adapters of an owner.
 _ALL_OF_OWNER = "/*"

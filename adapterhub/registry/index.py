@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping
 
-    from adapterhub.registry.intake import StagedArtifact
+    from adapterhub.registry.staging import StagedArtifact
 
 SELECT = """
     SELECT v.name, v.version, v.digest, v.created, a.task, a.backbone, a.fingerprint, a.method,

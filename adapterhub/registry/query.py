@@ -99,13 +99,13 @@ def _filters(query: Query) -> Iterable[_Filter]:
             yield _Filter(f"+a.{column} = ?", source, "a.digest", (value,))
     for metric, least in query.metric_at_least.items():
         source = "SELECT digest FROM artifact_metrics WHERE metric = ? AND value >= ?"
-        held = f"EXISTS ({source} AND digest = a.digest)"
-        yield _Filter(held, source, "a.digest", (metric, least))
+        condition = f"EXISTS ({source} AND digest = a.digest)"
+        yield _Filter(condition, source, "a.digest", (metric, least))
     for table, column, value in (("tags", "tag", query.tag), ("aliases", "alias", query.alias)):
         if value is not None:
             source = f"SELECT name, version FROM {table} WHERE {column} = ?"
-            held = f"EXISTS ({source} AND name = v.name AND version = v.version)"
-            yield _Filter(held, source, "(v.name, v.version)", (value,))
+            condition = f"EXISTS ({source} AND name = v.name AND version = v.version)"
+            yield _Filter(condition, source, "(v.name, v.version)", (value,))
     if query.text is not None:
         yield from map(_word_filter, index.normalized_words(query.text))
 
@@ -117,11 +117,11 @@ def _word_filter(word: str) -> _Filter:
         "SELECT t.name, t.version FROM words CROSS JOIN texts t ON t.id = words.rowid "
         f"WHERE words MATCH '\"{word}\"*'"
     )
-    held = (
+    condition = (
         "EXISTS (SELECT 1 FROM texts t WHERE t.name = v.name AND t.version = v.version "
         f"AND t.content LIKE '% {word}%')"
     )
-    return _Filter(held, source, "(v.name, v.version)", ())
+    return _Filter(condition, source, "(v.name, v.version)", ())
 
 
 def _count(db: sqlite3.Connection, each: _Filter) -> int:

@@ -17,8 +17,8 @@ from adapterhub.registry import index, signatures
 from adapterhub.registry.blobs import write_durable
 from adapterhub.registry.checkouts import Checkouts
 from adapterhub.registry.failures import translate_os_errors
-from adapterhub.registry.intake import StagedArtifact, stage_artifact
 from adapterhub.registry.signatures import StoredSignature
+from adapterhub.registry.staging import StagedArtifact, stage_artifact
 
 if TYPE_CHECKING:
     import sqlite3
@@ -172,7 +172,7 @@ class Storage:
         # the lock keeps other processes from removing blobs, and from building or dropping this
         with self._staging() as staging, self._database.writing() as db:
             if not index.has_artifact(db, version.digest):
-                raise NotFoundError("the registry no longer holds it", place=str(version.ref))
+                raise NotFoundError("the registry does not have it now", place=str(version.ref))
             if not self._checkouts.path(version.digest).is_dir():
                 self._checkouts.build(version.digest, staging)
                 self._on_step("checked out")

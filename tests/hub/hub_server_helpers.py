@@ -66,7 +66,7 @@ class Endpoint:
     def commit_lines(self, name, *lines, revision="main", **options):
         """Send a commit of the given lines, after a header."""
 
-        header = {"key": "header", "value": {"summary": "by hand"}}
+        header = {"key": "header", "value": {"summary": "manual"}}
         body = b"".join(json.dumps(line).encode() + b"\n" for line in (header, *lines))
         return self.request(
             "POST", f"/api/models/{name}/commit/{revision}", content=body, **options

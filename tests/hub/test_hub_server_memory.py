@@ -60,16 +60,16 @@ def peak(process):
     raise AssertionError("no VmHWM")
 
 
-def pieces(megabytes):
+def chunks(megabytes):
     for _ in range(megabytes // 3):
         yield PIECE
 
 
 def digest_of(megabytes):
     found, size = sha256(), 0
-    for piece in pieces(megabytes):
-        found.update(piece)
-        size += len(piece)
+    for chunk in chunks(megabytes):
+        found.update(chunk)
+        size += len(chunk)
     return found.hexdigest(), size
 
 
@@ -83,16 +83,16 @@ def commit(client, lines):
 
 def inline(path, megabytes):
     yield b'{"key": "file", "value": {"content": "'
-    for piece in pieces(megabytes):
-        yield base64.b64encode(piece)
+    for chunk in chunks(megabytes):
+        yield base64.b64encode(chunk)
     yield f'", "path": "{path}", "encoding": "base64"}}}}\n'.encode()
 
 
 def download(client, path):
     found = sha256()
     with client.stream("GET", f"/tester/large/resolve/main/{path}") as answer:
-        for piece in answer.iter_bytes(1024 * 1024):
-            found.update(piece)
+        for chunk in answer.iter_bytes(1024 * 1024):
+            found.update(chunk)
     return found.hexdigest()
 
 
@@ -106,7 +106,7 @@ def test_memory_stays_flat(server, record_property):
     answer = client.post("/tester/large.git/info/lfs/objects/batch", json=batch)
     href = answer.json()["objects"][0]["actions"]["upload"]["href"]
     before = peak(process)
-    assert client.put(href, content=pieces(MEGABYTES)).status_code == 200
+    assert client.put(href, content=chunks(MEGABYTES)).status_code == 200
     line = {"key": "lfsFile", "value": {"path": "large.dat", "algo": "sha256", **entry}}
     assert commit(client, [json.dumps(line).encode() + b"\n"]).status_code == 200
     assert download(client, "large.dat") == oid

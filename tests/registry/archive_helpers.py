@@ -57,7 +57,7 @@ def entry(name, content=b"", **fields):
 
 
 def extended(fields):
-    """Return an entry whose name and size are told anew in an extended header."""
+    """Return an entry whose name and size are overridden in an extended header."""
     return entry("artifact/x", b"x", pax_headers=fields)
 
 

@@ -88,7 +88,7 @@ def churn(root, folder, name, barrier):
 
 
 def read_all(root, done, barrier, failures):
-    """Check until told that every version seen is whole, and that none seen is lost."""
+    """Check until stopped that every version seen is complete, and that none is lost."""
     registry = Registry(root)
     barrier.wait()
     seen = {}

@@ -23,11 +23,11 @@ __all__ = ["ada", "command", "exported", "other", "version"]
 
 
 def test_a_version_arrives_with_its_tags_and_signatures(registry, version, exported, other):
-    arrived = import_version(other, exported)
-    assert (arrived.name, arrived.version, arrived.digest) == ("topics", 1, version.digest)
-    assert (arrived.tags, arrived.info) == (version.tags, version.info)
-    assert other.signatures(arrived) == registry.signatures(version) != ()
-    there, here = other.materialize(arrived), registry.materialize(version)
+    imported = import_version(other, exported)
+    assert (imported.name, imported.version, imported.digest) == ("topics", 1, version.digest)
+    assert (imported.tags, imported.info) == (version.tags, version.info)
+    assert other.signatures(imported) == registry.signatures(version) != ()
+    there, here = other.materialize(imported), registry.materialize(version)
     assert {path.name: path.read_bytes() for path in there.iterdir()} == {
         path.name: path.read_bytes() for path in here.iterdir()
     }
@@ -36,12 +36,12 @@ def test_a_version_arrives_with_its_tags_and_signatures(registry, version, expor
 
 def test_importing_again_changes_nothing(exported, other):
     first = import_version(other, exported)
-    rows, files = snapshot(other)
+    entries, files = snapshot(other)
     again = import_version(other, exported)
     assert again == first
     assert snapshot(other)[1] == files
-    after = {**snapshot(other)[0], "signatures": rows["signatures"]}
-    assert after == rows
+    after = {**snapshot(other)[0], "signatures": entries["signatures"]}
+    assert after == entries
 
 
 def test_importing_adds_what_is_new_and_restores_what_is_damaged(
@@ -53,13 +53,13 @@ def test_importing_adds_what_is_new_and_restores_what_is_damaged(
     blob.write_text("firsT")
     with pytest.raises(IntegrityError):
         other.materialize(held)
-    arrived = import_version(other, exported)
-    assert arrived.version == held.version
-    assert arrived.tags == ("best", "lang:en", "own")
-    assert arrived.info == {"mine": True}
-    assert len(other.signatures(arrived)) == 1
+    imported = import_version(other, exported)
+    assert imported.version == held.version
+    assert imported.tags == ("best", "lang:en", "own")
+    assert imported.info == {"mine": True}
+    assert len(other.signatures(imported)) == 1
     assert other.verify() == ()
-    assert (other.materialize(arrived) / WEIGHTS).read_text() == "first"
+    assert (other.materialize(imported) / WEIGHTS).read_text() == "first"
 
 
 def test_another_name_can_be_given(exported, other):
@@ -107,39 +107,39 @@ def test_names_as_long_as_they_may_be(registry, other, tmp_path):
     files = {"a" * 128: b"one", "b" * 92: b"two", "c" * 91: b"three"}
     version = registry.put(make_artifact(tmp_path / "long", "w", files=files), "long")
     export_version(registry, "long", tmp_path / "long.tar")
-    arrived = import_version(other, tmp_path / "long.tar")
-    assert arrived.digest == version.digest
+    imported = import_version(other, tmp_path / "long.tar")
+    assert imported.digest == version.digest
 
 
 def test_a_large_file_and_an_empty_one(registry, other, tmp_path):
     content = "0123456789abcdef" * 200_000
     folder = make_artifact(tmp_path / "large", content, files={"empty.txt": b""})
     export_version(registry, registry.put(folder, "large").ref, tmp_path / "large.tar")
-    arrived = import_version(other, tmp_path / "large.tar")
-    assert (other.materialize(arrived) / WEIGHTS).read_text() == content
+    imported = import_version(other, tmp_path / "large.tar")
+    assert (other.materialize(imported) / WEIGHTS).read_text() == content
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-@pytest.mark.parametrize("layout", ["export", "artifact", "bare"])
+@pytest.mark.parametrize("layout", ["export", "artifact", "top"])
 def test_what_others_packed_of_the_same_files_is_read(
     registry, version, exported, other, tmp_path, kind, layout
 ):
     contents = members(exported)
     if layout != "export":
         del contents["export.json"]
-    if layout == "bare":
+    if layout == "top":
         contents = {name.split("/")[1]: content for name, content in contents.items()}
     path = tmp_path / "packed"
     if kind == "tar":
         repack(path, contents)
     else:
-        folders = {"artifact/": b"", "signatures/": b""} if layout != "bare" else {}
+        folders = {"artifact/": b"", "signatures/": b""} if layout != "top" else {}
         pack_zip(path, {**folders, **contents})
     if layout != "export":
         refused(other, path, "Give one with --name", RefError)
-    arrived = import_version(other, path, name=None if layout == "export" else "topics")
-    assert arrived.digest == version.digest
-    assert other.signatures(arrived) == registry.signatures(version)
+    imported = import_version(other, path, name=None if layout == "export" else "topics")
+    assert imported.digest == version.digest
+    assert other.signatures(imported) == registry.signatures(version)
 
 
 @pytest.mark.parametrize("format", ["ustar", "gnu", "v7", "posix"])
@@ -180,20 +180,20 @@ def test_to_a_machine_without_a_network(command, registry, version, tmp_path, mo
     monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     assert "exported topics@1" in command("export", "topics", "topics.tar").stdout
-    told = json.loads(command("export", "topics", "topics.tar", "--force", "--json").stdout)
+    shown = json.loads(command("export", "topics", "topics.tar", "--force", "--json").stdout)
     content = Path("topics.tar").read_bytes()
-    assert (told["size"], told["sha256"]) == (len(content), sha256(content).hexdigest())
+    assert (shown["size"], shown["sha256"]) == (len(content), sha256(content).hexdigest())
     again = command("export", "topics", "topics.tar")
     assert (again.exit_code, b"--force" in again.stderr_bytes) == (1, True)
     assert command("export", "topics", "-").stdout_bytes == content
     assert command("export", "topics", "-", "--json").exit_code == 2
 
     monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "elsewhere"))
-    arrived = json.loads(command("import", "topics.tar", "--json").stdout)
-    assert arrived == {
+    imported = json.loads(command("import", "topics.tar", "--json").stdout)
+    assert imported == {
         "ref": "topics@1",
         "digest": version.digest,
-        "signatures": told["signatures"],
+        "signatures": shown["signatures"],
         "tags": ["best", "lang:en"],
         "size": version.size,
     }

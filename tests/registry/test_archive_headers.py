@@ -129,11 +129,11 @@ def test_a_file_that_a_byte_of_is_changed_is_refused_or_means_the_same(
         flipped[offset] ^= 0x11
         path.write_bytes(flipped)
         try:
-            arrived = import_version(other, path, name="topics")
+            imported = import_version(other, path, name="topics")
         except AdapterHubError:
             continue
         # tags and what is kept beside a version are not under its digest
-        assert arrived.digest == version.digest
+        assert imported.digest == version.digest
     assert other.verify() == ()
 
 

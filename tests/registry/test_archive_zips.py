@@ -136,10 +136,10 @@ def test_a_damaged_zip_file_is_refused_or_means_the_same(exported, other, tmp_pa
         ):
             path.write_bytes(damaged)
             try:
-                arrived = import_version(other, path, name="topics")
+                imported = import_version(other, path, name="topics")
             except AdapterHubError:
                 continue
-            assert arrived.digest == version.digest
+            assert imported.digest == version.digest
     assert other.verify() == ()
 
 

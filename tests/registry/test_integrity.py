@@ -160,7 +160,7 @@ def test_a_damaged_index_is_told(registry, artifact):
         registry.put(artifact("second"), "topics")
 
 
-def test_an_artifact_with_large_files_is_hashed_in_pieces(tmp_path, registry):
+def test_an_artifact_with_large_files_is_hashed_in_chunks(tmp_path, registry):
     content = "0123456789abcdef" * 200_000
     folder = make_artifact(tmp_path / "large", content)
     version = registry.put(folder, "large")

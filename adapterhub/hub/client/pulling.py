@@ -16,8 +16,8 @@ from adapterhub.hub.client.remote import Remote, read_remote
 from adapterhub.hub.client.session import hub_api
 from adapterhub.hub.import_peft import MAX_CARD, ImportOptions, import_peft, match_config
 from adapterhub.refs import AdapterRef, check_name
-from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.sigstore import MAX_SIGNATURE, is_signature_name
+from adapterhub.registry.staging import MAX_MANIFEST
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ from adapterhub.errors import AdapterHubError, RefError, TransferError
 from adapterhub.hub.client.failures import translate_hub_errors
 from adapterhub.hub.client.remote import Remote, read_remote
 from adapterhub.hub.client.session import hub_api
-from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.sigstore import is_signature_name, signature_name
+from adapterhub.registry.staging import MAX_MANIFEST
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,11 +164,11 @@ class _Push:
             send = {**self._sizes(self.files), **self._signature_sizes()}
             return self._planned(None, send, (), ())
         # a published version stays at its tag
-        at_head = self._holds(remote, MANIFEST_NAME)
+        at_head = self._has(remote, MANIFEST_NAME)
         there = tagged if tagged is not None and not at_head else remote
-        files = [name for name in self.files if not self._holds(there, name)]
+        files = [name for name in self.files if not self._has(there, name)]
         # signatures of an earlier version have the same names, but are not valid for this one
-        signed = there.files if self._holds(there, MANIFEST_NAME) else {}
+        signed = there.files if self._has(there, MANIFEST_NAME) else {}
         late = {name: size for name, size in self._signature_sizes().items() if name not in signed}
         if late and there is tagged:
             raise TransferError(
@@ -217,7 +217,7 @@ class _Push:
         if remote is None or self.tag not in self._tags():
             return None
         tagged = read_remote(self.api, self.address, self.tag)
-        if not self._holds(tagged, MANIFEST_NAME):
+        if not self._has(tagged, MANIFEST_NAME):
             raise TransferError(
                 f"its tag {self.tag!r} belongs to another artifact",
                 place=str(self.address),
@@ -230,13 +230,13 @@ class _Push:
             refs = self.api.list_repo_refs(self.address.repo_id)
         return {tag.name: tag.target_commit for tag in refs.tags}
 
-    def _holds(self, remote: Remote, name: str) -> bool:
+    def _has(self, remote: Remote, name: str) -> bool:
         found = remote.files.get(name)
-        return found is not None and found.holds(*self.files[name])
+        return found is not None and found.equals(*self.files[name])
 
     def _stale(self, remote: Remote) -> tuple[str, ...]:
         """Return the files of the artifact on main that the new one does not have."""
-        if MANIFEST_NAME not in remote.files or self._holds(remote, MANIFEST_NAME):
+        if MANIFEST_NAME not in remote.files or self._has(remote, MANIFEST_NAME):
             return ()
         before = {name for name in remote.files if is_signature_name(name)}
         before |= self._listed_before(remote)

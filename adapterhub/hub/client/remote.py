@@ -36,7 +36,7 @@ class RemoteFile:
     git_id: str
     sha256: str | None
 
-    def holds(self, path: Path, sha256: str) -> bool:
+    def equals(self, path: Path, sha256: str) -> bool:
         """Return whether it equals a local file with this digest."""
         if self.size != path.stat().st_size:
             return False

@@ -12,13 +12,13 @@ from adapterhub.hub.server.card import CARD_NAME, MAX_CARD, Card, parse_card
 from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision, now
 from adapterhub.hub.server.tree import is_complete
 from adapterhub.registry.database import Database
-from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.sigstore import (
     MAX_SIGNATURE,
     is_signature_name,
     parse_signature,
     signature_name,
 )
+from adapterhub.registry.staging import MAX_MANIFEST
 
 if TYPE_CHECKING:
     import sqlite3

@@ -154,10 +154,10 @@ class _Content:
             decoded = base64.b64decode(text[:whole], validate=True)
         except binascii.Error as error:
             raise HTTPError(
-                400, f"holds a file that is no base64: {error}", place="commit"
+                400, f"contains a file that is not base64: {error}", place="commit"
             ) from error
         if self._padded:
-            raise HTTPError(400, "holds a file that goes on after its end", place="commit")
+            raise HTTPError(400, "contains a file with data after its end", place="commit")
         self._padded = text[whole - 1 : whole] == b"="
         self._size += len(decoded)
         if self._size > self._limit:
@@ -167,7 +167,7 @@ class _Content:
 
     def finish(self) -> Staged:
         if self._rest:
-            raise HTTPError(400, "holds a file that is no base64", place="commit")
+            raise HTTPError(400, "contains a file that is not base64", place="commit")
         return self._file.finish()
 
     def close(self) -> None:

@@ -18,13 +18,13 @@ from adapterhub.registry.archive.document import (
 )
 from adapterhub.registry.archive.members import MAX_BYTES, MAX_FILES, Member, read_members
 from adapterhub.registry.failures import translate_os_errors
-from adapterhub.registry.intake import MAX_MANIFEST
 from adapterhub.registry.sigstore import (
     MAX_SIGNATURE,
     is_signature_name,
     parse_signature,
     signature_name,
 )
+from adapterhub.registry.staging import MAX_MANIFEST
 from adapterhub.registry.storage import no_hook
 
 if TYPE_CHECKING:

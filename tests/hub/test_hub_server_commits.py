@@ -38,7 +38,7 @@ def body_of(contents, *, path_first, spaces):
     path_first=st.booleans(),
     spaces=st.booleans(),
 )
-def test_a_commit_is_read_whatever_its_pieces(contents, cuts, path_first, spaces):
+def test_a_commit_is_read_whatever_its_chunks(contents, cuts, path_first, spaces):
     body = body_of(contents, path_first=path_first, spaces=spaces)
     with tempfile.TemporaryDirectory() as folder:
         reader = CommitReader(Path(folder), SETTINGS)

@@ -15,7 +15,7 @@ import registry_helpers
 from archive_helpers import NAMES, ada, exported, other, version
 from registry_helpers import WEIGHTS, make_artifact
 from signing_helpers import snapshot
-from test_faults import open_folder, ordinary_user
+from test_failures import open_folder, ordinary_user
 
 from adapterhub.errors import ArtifactError, IntegrityError, RegistryError
 from adapterhub.registry import Registry
@@ -168,17 +168,17 @@ def kill(action, root, step, argument):
 
 @pytest.mark.parametrize("step", IMPORT_STEPS[5:])
 def test_killed_while_importing(exported, other, version, step):
-    rows, _ = snapshot(other)
+    entries, _ = snapshot(other)
     assert kill("import", other.folder.parent, step, exported) == 77
     after = Registry(other.folder.parent)
     if step == "committed":
         assert after.resolve("topics").tags == version.tags
     else:
-        assert snapshot(after)[0] == rows
+        assert snapshot(after)[0] == entries
     assert after.verify() == ()
-    arrived = import_version(after, exported)
-    assert (arrived.version, arrived.tags) == (1, version.tags)
-    assert len(after.signatures(arrived)) == 1
+    imported = import_version(after, exported)
+    assert (imported.version, imported.tags) == (1, version.tags)
+    assert len(after.signatures(imported)) == 1
     after.remove("topics")
     after.collect(grace=0)
     assert len([p for p in (after.folder / "blobs").rglob("*") if p.is_file()]) == 4
