@@ -129,7 +129,7 @@ def test_a_removed_version_is_not_found(registry, artifact):
     # who resolved it before can still read it, until it is collected
     assert (registry.materialize(version) / WEIGHTS).read_text() == "first"
     registry.collect(grace=0)
-    with pytest.raises(NotFoundError, match="no longer holds it"):
+    with pytest.raises(NotFoundError, match="does not have it now"):
         registry.materialize(version)
 
 
