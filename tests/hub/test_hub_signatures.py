@@ -9,7 +9,7 @@ from adapterhub.hub.client.address import HubAddress
 from adapterhub.hub.client.pulling import pull
 from adapterhub.hub.client.pushing import plan_push
 from adapterhub.registry.sigstore import sign, signature_name
-from adapterhub.registry.trust import trusted_folder
+from adapterhub.registry.policy import trusted_folder
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from adapterhub.registry import Registry
 from adapterhub.registry.database import Database
 from adapterhub.registry.schema import SCHEMA_CHANGES
 from adapterhub.registry.sigstore import MAX_SIGNATURE, is_signature_name, sign, signature_name
-from adapterhub.registry.trust import trusted_folder
+from adapterhub.registry.policy import trusted_folder
 
 __all__ = ["ada", "copy", "eve", "plain_environment", "signature", "version"]
 

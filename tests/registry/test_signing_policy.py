@@ -24,7 +24,7 @@ from adapterhub.errors import (
 )
 from adapterhub.registry import Registry
 from adapterhub.registry.sigstore import sign
-from adapterhub.registry.trust import trusted_folder
+from adapterhub.registry.policy import trusted_folder
 from adapterhub.workflows.open_adapter import open_adapter
 from adapterhub.workflows.promote import promote
 
