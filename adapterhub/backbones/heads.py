@@ -206,7 +206,7 @@ def image_features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
         # the head has a type of its own
         return (args[0].to(next(module.parameters()).dtype),)
 
-    # a ViT interpolates its position embeddings for other image sizes if asked to; other
+    # a ViT interpolates its position embeddings for other image sizes on request; other
     # architectures always do, and at the training size nothing changes
     interpolates = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
     handle = head.register_forward_pre_hook(capture)
