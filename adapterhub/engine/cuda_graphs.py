@@ -86,6 +86,16 @@ class DecodeGraphs:
             return None
         return replay()[: len(sequences)]
 
+    def captured(self, num_sequences: int, *, adapted: bool) -> Callable[[], Tensor] | None:
+        """Return the replay of steps of so many sequences, or ``None`` if there is none yet.
+
+        Args:
+            num_sequences: Sequences of a step.
+            adapted: Whether one of them has an adapter.
+        """
+        size = self._buffers.batch_size(num_sequences)
+        return None if size is None else self._replays.get((size, adapted))
+
     def prepare(self) -> None:
         """Capture all batch sizes, the largest first, so that no request waits for it.
 

@@ -184,10 +184,7 @@ def step_bytes(backbone: Backbone) -> dict[str, float]:
 def graph_seconds(decoder: Decoder, sequences: int, adapters: int) -> float | None:
     """Return how long the device takes for a step's graph; the rest of a step is overhead."""
     graphs = decoder.graphs
-    if graphs is None:
-        return None
-    size = graphs._buffers.size_for(sequences)
-    replay = graphs._replays.get((size, adapters > 0))
+    replay = graphs.captured(sequences, adapted=adapters > 0) if graphs else None
     return None if replay is None else seconds_of(replay, decoder.backbone.device)
 
 
