@@ -1,4 +1,4 @@
-"""Batches: every example once, bounds kept, and little padding."""
+"""Batches: every example once, bounds, and little padding."""
 
 from itertools import pairwise
 
@@ -26,7 +26,7 @@ def plan(lengths, *, size=None, tokens=None, seed=1, epoch=0, shuffle=True):
 
 
 @given(LENGTHS, st.integers(1, 40), SEEDS, st.integers(0, 9), st.booleans())
-def test_every_row_once_and_no_batch_over_its_rows(lengths, size, seed, epoch, shuffle):
+def test_every_example_once_and_no_batch_over_its_examples(lengths, size, seed, epoch, shuffle):
     batches = plan(lengths, size=size, seed=seed, epoch=epoch, shuffle=shuffle)
     assert sorted(flat(batches)) == list(range(len(lengths)))
     assert all(1 <= len(batch) <= size for batch in batches)
@@ -34,7 +34,7 @@ def test_every_row_once_and_no_batch_over_its_rows(lengths, size, seed, epoch, s
 
 
 @given(LENGTHS, st.integers(1, 900), SEEDS, st.booleans())
-def test_no_batch_over_its_tokens_but_a_single_row(lengths, tokens, seed, shuffle):
+def test_no_batch_over_its_tokens_but_a_single_example(lengths, tokens, seed, shuffle):
     batches = plan(lengths, tokens=tokens, seed=seed, shuffle=shuffle)
     assert sorted(flat(batches)) == list(range(len(lengths)))
     for batch in batches:
@@ -42,7 +42,7 @@ def test_no_batch_over_its_tokens_but_a_single_row(lengths, tokens, seed, shuffl
 
 
 @given(LENGTHS, st.integers(1, 40), st.booleans())
-def test_rows_of_a_batch_come_longest_first(lengths, size, shuffle):
+def test_examples_of_a_batch_come_longest_first(lengths, size, shuffle):
     for batch in plan(lengths, size=size, shuffle=shuffle):
         found = [lengths[i] for i in batch]
         assert found == sorted(found, reverse=True)
@@ -90,7 +90,7 @@ def test_padding_share_is_the_share_of_padded_positions():
     assert padding_share([], []) == 0.0
 
 
-def test_random_batches_hold_every_row_once():
+def test_random_batches_hold_every_example_once():
     batches = random_batches(10, 4, seed=3, epoch=0)
     assert [len(batch) for batch in batches] == [4, 4, 2]
     assert sorted(flat(batches)) == list(range(10))
@@ -104,7 +104,7 @@ def test_a_batch_has_one_bound(size, tokens):
 
 
 @given(LENGTHS, st.integers(1, 30), st.integers(1, 8))
-def test_processes_share_all_rows_in_equally_many_batches(lengths, size, world):
+def test_processes_share_all_examples_in_equally_many_batches(lengths, size, world):
     batches = plan(lengths, size=size)
     if 0 < len(lengths) < world:
         with pytest.raises(DataError, match="fewer processes"):
@@ -116,7 +116,7 @@ def test_processes_share_all_rows_in_equally_many_batches(lengths, size, world):
     assert all(1 <= len(batch) <= max(size, 2) for share in shares for batch in share)
 
 
-def test_single_rows_are_joined_where_they_do_not_divide():
+def test_single_examples_are_joined_where_they_do_not_divide():
     shares = [shard([[4], [3], [2], [1], [0]], rank, 3) for rank in range(3)]
     assert shares == [[[4]], [[3, 2]], [[1, 0]]]
 

@@ -34,7 +34,7 @@ def test_tags_are_collected_over_sequences():
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_a_label_that_training_lacks_names_label_split_and_row(split):
+def test_a_label_that_training_lacks_names_label_split_and_example(split):
     with pytest.raises(DataError) as caught:
         collect_labels(examples("good", "bad"), {split: examples("bad", "goood")}, field="label")
     assert str(caught.value) == (
@@ -65,7 +65,7 @@ def test_a_repair_comes_before_labels_count():
         (float("inf"), False, "a whole number, not inf"),
     ],
 )
-def test_what_is_no_label_names_its_row(value, sequence, message):
+def test_what_is_no_label_names_its_example(value, sequence, message):
     good = ["O"] if sequence else "a"
     with pytest.raises(DataError) as caught:
         collect_labels(examples(good, value), {}, field="label", sequence=sequence)

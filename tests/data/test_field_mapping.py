@@ -1,4 +1,4 @@
-"""Columns of a file become fields of a task."""
+"""Mapping of columns to fields of a task."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_an_optional_field_may_be_missing_or_null():
     assert [example.get("text_pair", "-") for example in mapped(values).examples] == ["-", "-", "d"]
 
 
-def test_a_missing_column_names_row_columns_and_the_nearest():
+def test_a_missing_column_names_example_columns_and_the_nearest():
     with pytest.raises(DataError) as caught:
         mapped(examples({"text": "a", "label": 0}, {"text": "a", "lable": 0}))
     assert str(caught.value) == (
@@ -40,7 +40,7 @@ def test_a_missing_column_names_row_columns_and_the_nearest():
     )
 
 
-def test_a_null_names_the_row():
+def test_a_null_names_the_example():
     with pytest.raises(
         DataError, match=r"^train.jsonl example 1: .*'text' \(column 'body'\) is null"
     ):

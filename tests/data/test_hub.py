@@ -1,4 +1,4 @@
-"""Data sets of the Hub, without the Hub."""
+"""Data sets of the Hub, with a fake Hub."""
 
 import datasets
 import pytest
@@ -66,7 +66,7 @@ def test_a_local_folder_never_stands_in_for_the_hub(monkeypatch, tmp_path):
         RuntimeError("Dataset scripts are no longer supported"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line(monkeypatch, error):
+def test_what_the_hub_rejects_is_one_line(monkeypatch, error):
     def load(*_, **__):
         raise error
 
@@ -79,7 +79,7 @@ def test_what_the_hub_refuses_is_one_line(monkeypatch, error):
     assert "\n" not in text
 
 
-def test_pictures_come_as_the_bytes_of_their_files(monkeypatch):
+def test_images_come_as_the_bytes_of_their_files(monkeypatch):
     content = shape_image("red", 1)
     features = Features({"img": Image(), "label": ClassLabel(names=["blue", "red"])})
     example = {"img": {"bytes": content, "path": None}, "label": 1}

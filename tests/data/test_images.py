@@ -1,4 +1,4 @@
-"""Images beside examples: what is read, and what is refused."""
+"""Image files of examples: formats, limits and rejected paths."""
 
 import io
 import struct
@@ -27,7 +27,7 @@ def naming(folder, name):
     return load_images(Dataset.whole("rows.jsonl", [{"file": name}]), "file", folder / "rows.jsonl")
 
 
-def test_pictures_are_read_from_a_zip_file_and_from_a_folder_alike(tmp_path):
+def test_images_are_read_from_a_zip_file_and_from_a_folder_alike(tmp_path):
     zipped = read(save_shapes(tmp_path / "a", count=4))
     folder = read(save_shapes(tmp_path / "b", count=4, zipped=False))
     assert [example["file"] for example in zipped.examples] == [
@@ -37,7 +37,7 @@ def test_pictures_are_read_from_a_zip_file_and_from_a_folder_alike(tmp_path):
     assert (image.mode, image.size) == ("RGB", (40, 32))
 
 
-def test_rows_are_known_by_the_content_of_pictures_and_not_by_their_names(tmp_path):
+def test_examples_are_known_by_the_content_of_images_and_not_by_their_names(tmp_path):
     examples = read(save_shapes(tmp_path, count=3))
     renamed = replace(
         examples,
@@ -59,7 +59,7 @@ def test_rows_are_known_by_the_content_of_pictures_and_not_by_their_names(tmp_pa
     assert drop_duplicates(twice)[1] == 1
 
 
-def test_pictures_of_the_hub_come_with_their_bytes():
+def test_images_of_the_hub_come_with_their_bytes():
     content = shape_image("red", 1)
     examples = load_images(
         Dataset.whole("hub", [{"img": {"bytes": content, "path": None}}]), "img", None
@@ -76,7 +76,7 @@ def test_pictures_of_the_hub_come_with_their_bytes():
     ["../secret.png", "/etc/hostname", "a/../../secret.png", "..\\secret.png", "C:/x.png", "", "."],
 )
 @pytest.mark.parametrize("zipped", [True, False])
-def test_names_that_lead_elsewhere_are_refused(tmp_path, name, zipped):
+def test_names_that_lead_elsewhere_are_rejected(tmp_path, name, zipped):
     (tmp_path / "secret.png").write_bytes(shape_image("red", 1))
     folder = tmp_path / "examples"
     folder.mkdir()
@@ -89,7 +89,7 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path, name, zipped):
         naming(folder, name)
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path):
+def test_a_link_out_of_the_folder_is_rejected(tmp_path):
     (tmp_path / "secret.png").write_bytes(shape_image("red", 1))
     folder = tmp_path / "examples"
     folder.mkdir()
@@ -98,7 +98,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
         naming(folder, "link.png")
 
 
-def test_a_picture_that_is_not_there_is_named_with_its_neighbour(tmp_path):
+def test_an_image_that_is_not_there_is_named_with_its_neighbour(tmp_path):
     save_shapes(tmp_path / "a", count=2)
     with pytest.raises(DataError, match=r"no such image\. Did you mean 'shapes/001\.png'"):
         naming(tmp_path / "a", "shapes/0001.png")
@@ -122,7 +122,7 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
     assert asked == [(1 << 20) + 1]
 
 
-def test_all_pictures_together_have_a_bound(tmp_path, monkeypatch):
+def test_all_images_together_have_a_bound(tmp_path, monkeypatch):
     from adapterhub.data import files
 
     path = save_shapes(tmp_path, count=8)
@@ -135,7 +135,7 @@ def test_all_pictures_together_have_a_bound(tmp_path, monkeypatch):
         )
 
 
-def test_damaged_archives_are_refused(tmp_path):
+def test_damaged_archives_are_rejected(tmp_path):
     path = save_shapes(tmp_path, count=2)
     content = bytearray((tmp_path / "rows.zip").read_bytes())
     content[60] ^= 0xFF  # within the first image: its checksum no longer fits
@@ -159,7 +159,7 @@ def claims_to_be(width, height):
 
 
 @pytest.mark.parametrize("size", [(9000, 9000), (12000, 12000), (60000, 60000)])
-def test_a_decompression_bomb_is_refused_by_its_header(size, monkeypatch):
+def test_a_decompression_bomb_is_rejected_by_its_header(size, monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
     with pytest.raises(DataError, match="pixels"):
         ImageFile("bomb.png", claims_to_be(*size)).decoded()
@@ -168,12 +168,12 @@ def test_a_decompression_bomb_is_refused_by_its_header(size, monkeypatch):
 @pytest.mark.parametrize(
     "content", [b"", b"no image", shape_image("red", 1)[:-40], b"%!PS-Adobe-3.0 EPSF-3.0\n"]
 )
-def test_what_is_no_whole_picture_is_refused(content):
+def test_what_is_no_whole_image_is_rejected(content):
     with pytest.raises(DataError, match=r"x\.png: can't be read as an image"):
         ImageFile("x.png", content).decoded()
 
 
-def test_a_picture_is_turned_as_its_camera_says():
+def test_an_image_is_turned_as_its_camera_says():
     image = Image.new("RGB", (40, 20))
     exif = Image.Exif()
     exif[0x0112] = 6

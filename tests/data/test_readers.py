@@ -1,4 +1,4 @@
-"""Reading examples, and every way in which a file can be wrong."""
+"""File formats and the errors of invalid files."""
 
 import gzip
 import json
@@ -12,7 +12,7 @@ from adapterhub.data.dataset import FileSource
 from adapterhub.data.readers import read_examples
 from adapterhub.errors import DataError, RecipeError
 
-ROWS = [{"text": "a lamp", "label": 1}, {"text": "zwei Äpfel", "label": 0}]
+EXAMPLES = [{"text": "a lamp", "label": 1}, {"text": "zwei Äpfel", "label": 0}]
 CONLL = (
     "-DOCSTART- -X- O O\n\nMara NNP B-NP B-PER\nleft VBD B-VP O\n\n\nLindos NNP B-NP B-LOC\n. . O O"
 )
@@ -36,20 +36,20 @@ def json_lines(examples):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "A.JSONL"])
 def test_json_lines(tmp_path, name):
-    examples = read(tmp_path, name, json_lines(ROWS))
-    assert (examples.origin, list(examples.examples), examples.numbers) == (name, ROWS, (1, 2))
+    examples = read(tmp_path, name, json_lines(EXAMPLES))
+    assert (examples.origin, list(examples.examples), examples.numbers) == (name, EXAMPLES, (1, 2))
     assert examples.place(1) == f"{name} example 2"
 
 
-def test_places_give_the_line_where_it_is_not_the_row(tmp_path):
+def test_places_give_the_line_where_it_is_not_the_example(tmp_path):
     examples = read(tmp_path, "a.jsonl", '{"x": 1}\n\n{"x": 2}\r\n')
     assert examples.place(1) == "a.jsonl example 2 (line 3)"
     assert examples.select([1]).place(0) == "a.jsonl example 2 (line 3)"
 
 
 def test_gzip_and_byte_order_mark(tmp_path):
-    packed = gzip.compress(b"\xef\xbb\xbf" + json_lines(ROWS).encode())
-    assert list(read(tmp_path, "a.jsonl.gz", packed).examples) == ROWS
+    packed = gzip.compress(b"\xef\xbb\xbf" + json_lines(EXAMPLES).encode())
+    assert list(read(tmp_path, "a.jsonl.gz", packed).examples) == EXAMPLES
 
 
 def test_line_separators_inside_values_end_no_line(tmp_path):
@@ -101,11 +101,14 @@ def test_conll_without_blank_lines_around_a_document_start(tmp_path):
 
 
 def test_the_format_can_be_told(tmp_path):
-    assert list(read(tmp_path, "examples.dat", json_lines(ROWS), format="jsonl").examples) == ROWS
+    assert (
+        list(read(tmp_path, "examples.dat", json_lines(EXAMPLES), format="jsonl").examples)
+        == EXAMPLES
+    )
 
 
 def test_an_absolute_path_needs_no_folder(tmp_path):
-    (tmp_path / "a.jsonl").write_text(json_lines(ROWS))
+    (tmp_path / "a.jsonl").write_text(json_lines(EXAMPLES))
     examples = read_examples(FileSource(str(tmp_path / "a.jsonl")))
     assert (examples.origin, len(examples)) == ("a.jsonl", 2)
 
@@ -184,9 +187,9 @@ def test_columns_need_names_of_their_own(tmp_path, columns):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
-def test_a_file_too_large_for_memory_is_refused(tmp_path, monkeypatch, name):
+def test_a_file_too_large_for_memory_is_rejected(tmp_path, monkeypatch, name):
     monkeypatch.setattr(files, "MAX_BYTES", 1000)
-    content = json_lines(ROWS) * 100
+    content = json_lines(EXAMPLES) * 100
     packed = gzip.compress(content.encode())
     assert len(packed) < 1000
     assert "are read into memory" in failure(

@@ -1,4 +1,4 @@
-"""Splits, repeats, samples, and the fingerprint."""
+"""Splits, duplicates, samples and fingerprints."""
 
 import datetime
 import subprocess
@@ -59,7 +59,7 @@ def test_the_split_is_the_same_in_another_process():
     code = (
         "from adapterhub.data.dataset import Dataset\n"
         "from adapterhub.data.splits import split_examples\n"
-        "examples = Dataset('x', tuple({'b': i, 'a': 'ä'} for i in range(40)), tuple(range(1, 41)))\n"
+        "examples = Dataset.whole('x', [{'b': i, 'a': 'ä'} for i in range(40)])\n"
         "print(split_examples(examples, held_out=0.3, seed=4)[1].numbers)"
     )
     here = Dataset("y", tuple({"a": "ä", "b": i} for i in range(40)), tuple(range(1, 41)))
@@ -67,7 +67,7 @@ def test_the_split_is_the_same_in_another_process():
     assert done.stdout.strip() == str(split_examples(here, held_out=0.3, seed=4)[1].numbers)
 
 
-def test_key_fields_keep_rows_of_one_text_together():
+def test_key_fields_keep_examples_of_one_text_together():
     pairs = examples([{"text": f"t{i // 2}", "label": i} for i in range(400)])
     kept, out = split_examples(pairs, held_out=0.5, seed=1, key_fields=("text",))
     assert not set(texts(kept)) & set(texts(out))
@@ -94,7 +94,7 @@ def test_the_first_of_repeats_stays():
     assert (kept.numbers, dropped) == ((1,), 2)
 
 
-def test_repeated_counts_rows_whose_text_is_known():
+def test_repeated_counts_examples_whose_text_is_known():
     train = examples([{"text": "a", "label": 0}, {"text": "b", "label": 0}])
     other = examples(
         [{"text": "a", "label": 1}, {"text": "a", "label": 0}, {"text": "c", "label": 0}]
@@ -135,7 +135,7 @@ def test_the_fingerprint_is_of_content_and_order():
 
 
 @pytest.mark.parametrize("value", [datetime.date(2020, 1, 2), b"x", float("nan"), object(), {1}])
-def test_a_value_with_no_form_in_json_names_its_row(value):
+def test_a_value_with_no_form_in_json_names_its_example(value):
     for use in (fingerprint, drop_duplicates):
         with pytest.raises(DataError, match=r"^a.jsonl example 2: .*not JSON"):
             use(examples([{"a": 1}, {"a": value}]))

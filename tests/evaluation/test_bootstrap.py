@@ -1,4 +1,4 @@
-"""Metrics of resamples are those that the tasks compute, and intervals cover what they should."""
+"""Resampled metrics equal those of the task, and intervals have their coverage."""
 
 from dataclasses import replace
 
@@ -74,7 +74,7 @@ def answered(tokenizer, *, unanswerable):
 @pytest.mark.parametrize(
     "kind", ["classes", "scoped", "tags", "talks", "answers", "none or answers"]
 )
-def test_sums_over_rows_give_the_metrics_of_the_task(kind, tokenizer):
+def test_sums_over_examples_give_the_metrics_of_the_task(kind, tokenizer):
     cases = {
         "classes": lambda: classified(tokenizer),
         "scoped": lambda: classified(tokenizer, options=replace(OPTIONS, out_of_scope="glad")),
@@ -119,7 +119,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say(tokenizer):
     assert 0.90 <= covered / 200 <= 0.99
 
 
-def test_the_same_seed_draws_the_same_rows_however_they_are_cut(tokenizer):
+def test_the_same_seed_draws_the_same_examples_however_they_are_cut(tokenizer):
     task, examples, decoded = classified(tokenizer)
     scores = scores_of(task, examples, decoded)
     first, again = (resampled(scores, resamples=50, seed=5)["accuracy"] for _ in range(2))
@@ -166,7 +166,7 @@ def test_users_are_drawn_and_not_their_ratings(tokenizer):
             assert found[name][place] == pytest.approx(expected[name])
 
 
-def test_rows_of_a_user_that_fall_together_make_intervals_wider(tokenizer):
+def test_examples_of_a_user_that_fall_together_make_intervals_wider(tokenizer):
     task, examples, chances = ranked(tokenizer, users=25, each=20)
     apart = [{key: example[key] for key in example if key != "group"} for example in examples]
     together = intervals(scores_of(task, examples, chances), seed=1)["auc"]

@@ -1,4 +1,4 @@
-"""Confidence against accuracy, and the one number that brings them together."""
+"""Expected calibration error and temperature scaling."""
 
 import numpy as np
 import pytest

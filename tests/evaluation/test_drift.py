@@ -1,4 +1,4 @@
-"""Drift is found where there is some, seldom where there is none, and labels count too."""
+"""Drift of texts and labels is detected at the stated level."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ def drawn(seed, examples, shift=0.0, width=16):
     return np.random.default_rng(seed).normal(size=(examples, width)) + shift
 
 
-def test_other_texts_are_found_and_told_apart():
+def test_other_texts_are_found_and_distinguished():
     found = text_drift(drawn(0, 60), drawn(1, 40, shift=1.0))
     assert found.p_value < 0.01
     assert found.effect > 0.9
@@ -22,20 +22,20 @@ def test_another_spread_is_found_too_which_no_line_can_tell():
     assert found.p_value < 0.01
 
 
-def test_rows_of_one_source_drift_no_more_often_than_the_level_says():
+def test_examples_of_one_source_drift_no_more_often_than_the_level_says():
     found = [text_drift(drawn(2 * n, 40), drawn(2 * n + 1, 25)).p_value for n in range(60)]
     # 60 trials at 0.05: more than 9 come up once in a thousand times
     assert sum(p < 0.05 for p in found) <= 9
     assert 0.35 < np.mean(found) < 0.65
 
 
-def test_the_same_rows_again_are_no_drift():
+def test_the_same_examples_again_are_no_drift():
     examples = drawn(4, 30)
     assert text_drift(examples, examples).p_value > 0.9
     assert label_drift({"a": 3, "b": 9}, {"a": 3, "b": 9}).p_value > 0.9
 
 
-def test_too_few_rows_cannot_be_tested():
+def test_too_few_examples_cannot_be_tested():
     with pytest.raises(ValueError, match="needs 5 examples of each kind"):
         text_drift(drawn(0, 20), drawn(1, 4))
 

@@ -1,4 +1,4 @@
-"""Repeats, contradictions and leaks are counted, and near ones found."""
+"""Duplicates, contradictions and leaks are counted, near ones too."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_nothing_leaks_where_nothing_is_alike():
     assert (found.same, found.near, found.pairs) == (0, 0, ())
 
 
-def test_the_text_of_a_row_holds_no_answer():
+def test_the_text_of_an_example_holds_no_answer():
     assert example_text({"text": "a", "text_pair": "b", "label": "c"}) == "a | b"
     assert example_text({"tokens": ["a", "b"], "tags": ["O", "O"]}) == "a b"
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]

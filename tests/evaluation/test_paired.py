@@ -1,4 +1,4 @@
-"""A difference counts only where chance does not explain it."""
+"""Paired significance tests."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from adapterhub.evaluation.paired_tests import differences, mcnemar
 from adapterhub.tasks.predictions import ExampleStatistics
 
 
-class Bare:
+class Plain:
     """Scores of which nothing is known but their metrics."""
 
     max_resamples = 100
@@ -35,7 +35,7 @@ def test_the_exact_test_is_the_binomial_one():
     assert mcnemar(first, first).p_value == 1.0
 
 
-def test_few_rows_are_tested_exactly():
+def test_few_examples_are_tested_exactly():
     # one pair out of three differs: half of the swaps give a difference as large
     (found,) = differences(shares([1, 1, 0]), shares([1, 1, 1]))
     assert found.value == pytest.approx(1 / 3)
@@ -65,16 +65,16 @@ def test_chance_is_not_taken_for_a_difference_and_a_difference_not_for_chance():
 def test_other_metrics_are_tested_by_the_bootstrap():
     draw = np.random.default_rng(1)
     base = draw.random(300) < 0.7
-    (found,) = differences(Bare(shares(base)), Bare(shares(base | (draw.random(300) < 0.5))))
+    (found,) = differences(Plain(shares(base)), Plain(shares(base | (draw.random(300) < 0.5))))
     assert found.test == "bootstrap"
     # what was found counts as a draw too, and there are two sides
     assert found.p_value == pytest.approx(2 / 101)
-    (same,) = differences(Bare(shares(base)), Bare(shares(base)))
+    (same,) = differences(Plain(shares(base)), Plain(shares(base)))
     assert same.p_value == 1.0
 
 
-def test_resamples_that_tell_nothing_make_no_difference_surer():
-    class Torn(Bare):
+def test_undefined_resamples_do_not_lower_the_p_value():
+    class Torn(Plain):
         """Half of the resamples have no value, as an area under a curve of one label."""
 
         def metrics(self, indices):
@@ -90,11 +90,11 @@ def test_resamples_that_tell_nothing_make_no_difference_surer():
     assert other.p_value == pytest.approx(2 / 51)
 
 
-def test_one_row_shows_no_difference():
+def test_one_example_shows_no_difference():
     (found,) = differences(shares([0]), shares([1]))
     assert (found.value, found.p_value) == (1.0, 1.0)
 
 
-def test_other_numbers_of_rows_are_no_pairs():
+def test_other_numbers_of_examples_are_no_pairs():
     with pytest.raises(ValueError, match="can't be paired"):
         differences(shares([1, 0]), shares([1, 0, 1]))

@@ -1,4 +1,4 @@
-"""Intervals of shares hold what they promise."""
+"""Coverage of the intervals of proportions and their differences."""
 
 import numpy as np
 import pytest

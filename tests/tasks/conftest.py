@@ -1,4 +1,4 @@
-"""Small tokenizers trained on the spot."""
+"""Small tokenizers trained on the fly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Words against tokens."""
+"""Alignment of words and tokens."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings

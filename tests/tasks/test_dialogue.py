@@ -97,7 +97,7 @@ def test_an_opening_turn_of_the_assistant_is_context_only(byte_bpe):
     assert task.encode({"messages": [opening]}, 1, train=True) is None
 
 
-def test_system_messages_of_the_row_go_before_that_of_the_recipe(byte_bpe):
+def test_system_messages_of_the_example_go_before_that_of_the_recipe(byte_bpe):
     task = Dialogue(byte_bpe, TaskOptions(system_prompt="Be brief."))
     plain = read_text(task, task.encode(PAIR, 1, train=True))
     own = read_text(task, task.encode({**PAIR, "system": "Be long."}, 1, train=True))
@@ -135,7 +135,7 @@ def test_a_last_answer_that_is_too_long_loses_its_end(byte_bpe):
     assert len(encoded) <= len(whole) - 3
 
 
-def test_nothing_is_learned_where_the_prompt_fills_the_row(byte_bpe):
+def test_nothing_is_learned_where_the_prompt_fills_the_example(byte_bpe):
     task = Dialogue(byte_bpe, TaskOptions(max_length=10))
     assert task.encode(PAIR, 1, train=True) is None
     with pytest.raises(DataError, match="the limit is 10"):
@@ -175,18 +175,18 @@ def test_prompts_lose_their_oldest_turns_too(byte_bpe):
         ({"messages": turns("x", "y"), "prompt": "x"}, "both messages and prompt"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(byte_bpe, example, message):
+def test_examples_that_cannot_be_used_are_named(byte_bpe, example, message):
     with pytest.raises(DataError) as caught:
         Dialogue(byte_bpe, TaskOptions()).encode(example, 6, train=True)
     assert message in str(caught.value)
 
 
-def test_a_backbone_without_template_is_refused(wordpiece):
+def test_a_backbone_without_template_is_rejected(wordpiece):
     with pytest.raises(RecipeError, match="has no chat template"):
         Dialogue(wordpiece, TaskOptions())
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(byte_bpe):
+def test_a_template_that_rewrites_earlier_turns_is_rejected(byte_bpe):
     template = (
         "{{ messages | length }}{% for m in messages %}<|start|>{{ m['role'] }}\n"
         "{{ m['content'] }}<|end|>{% endfor %}"
@@ -195,7 +195,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused(byte_bpe):
         Dialogue(with_template(byte_bpe, template), TaskOptions())
 
 
-def test_what_a_template_refuses_is_an_error_of_the_row(byte_bpe):
+def test_what_a_template_rejects_is_an_error_of_the_example(byte_bpe):
     template = (
         "{% for m in messages %}{% if m['role'] == 'system' %}"
         "{{ raise_exception('no system messages') }}{% endif %}"
@@ -227,7 +227,7 @@ def test_generation_stops_at_the_end_of_a_turn(byte_bpe):
     assert task.text_of(ids) == "try again"
 
 
-def test_class_weights_are_refused(byte_bpe):
+def test_class_weights_are_rejected(byte_bpe):
     with pytest.raises(
         RecipeError, match=r"task\.class_weights: generated texts have no class weights"
     ):
@@ -277,7 +277,7 @@ def test_no_positions_give_no_loss():
     assert (len(losses), len(hits)) == (0, 0)
 
 
-def test_each_row_is_scored_by_its_own_tokens(byte_bpe):
+def test_each_example_is_scored_by_its_own_tokens(byte_bpe):
     task = Dialogue(byte_bpe, TaskOptions(label_smoothing=0.3))
     examples = [PAIR, {"messages": turns("Lindos ?", "Lindos", "Orion ?", "Orion")}]
     batch = pack([task.encode(example, 1, train=True) for example in examples])
@@ -302,7 +302,7 @@ def test_a_hopeless_loss_has_an_infinite_perplexity(byte_bpe):
         task.evaluate([], [])
 
 
-def test_a_row_gives_its_question_and_the_reference(byte_bpe):
+def test_an_example_gives_its_question_and_the_reference(byte_bpe):
     task = Dialogue(byte_bpe, TaskOptions())
     messages, reference = task.question_and_reference(
         {"messages": turns("a", "b", "c", "d", "e")}, 1

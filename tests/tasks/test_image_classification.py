@@ -1,4 +1,4 @@
-"""Image classification: what an example needs, how images are sized, what it says."""
+"""Image classification: inputs, resizing, predictions."""
 
 import io
 
@@ -23,13 +23,13 @@ def task_of(processor=SQUARE, **options):
     return build_task("image-classification", processor, "vision", LABELS, TaskOptions(**options))
 
 
-def row_of(colour="red", number=1, **more):
+def example_of(colour="red", number=1, **more):
     return {"image": ImageFile("x.png", shape_image(colour, number)), "label": colour, **more}
 
 
-def test_a_batch_holds_pictures_as_the_processor_makes_them():
+def test_a_batch_holds_images_as_the_processor_makes_them():
     task = task_of()
-    examples = [row_of(colour, number) for number, colour in enumerate(LABELS, start=1)]
+    examples = [example_of(colour, number) for number, colour in enumerate(LABELS, start=1)]
     encoded = [task.encode(example, n, train=True) for n, example in enumerate(examples, start=1)]
     batch = pack(encoded)
     assert batch.pixels.shape == (3, 3, 32, 32)
@@ -49,7 +49,7 @@ def test_a_batch_holds_pictures_as_the_processor_makes_them():
     ids=["square", "cut", "convnext"],
 )
 @pytest.mark.parametrize("side", [None, 48])
-def test_pictures_of_any_shape_come_to_the_side_asked_for(processor, side):
+def test_images_of_any_shape_are_resized_to_the_requested_side(processor, side):
     task = task_of(processor, image_size=side)
     for size in ((40, 32), (20, 60), (200, 100)):
         image = ImageFile("x", shape_image("red", 1, size))
@@ -58,13 +58,13 @@ def test_pictures_of_any_shape_come_to_the_side_asked_for(processor, side):
         assert encoded.pixels().shape == (3, wanted, wanted)
 
 
-def test_a_processor_that_keeps_shapes_is_refused():
+def test_a_processor_that_keeps_shapes_is_rejected():
     keeps = BitImageProcessorPil(size={"shortest_edge": 32}, do_center_crop=False)
     with pytest.raises(RecipeError, match="keeps the shapes of images"):
         task_of(keeps)
 
 
-def test_grey_and_transparent_pictures_are_read_in_colour():
+def test_grey_and_transparent_images_are_read_in_colour():
     for mode in ("L", "RGBA", "P", "1", "CMYK"):
         content = io.BytesIO()
         form = "JPEG" if mode == "CMYK" else "PNG"
@@ -75,7 +75,7 @@ def test_grey_and_transparent_pictures_are_read_in_colour():
 
 def test_the_loss_is_cross_entropy_and_the_scores_are_of_a_class():
     task = task_of()
-    examples = [row_of(colour) for colour in LABELS]
+    examples = [example_of(colour) for colour in LABELS]
     batch = pack(
         [task.encode(example, n, train=True) for n, example in enumerate(examples, start=1)]
     )
@@ -107,27 +107,27 @@ def test_the_loss_is_cross_entropy_and_the_scores_are_of_a_class():
             {"image": ImageFile("x.png", b"none"), "label": "red"},
             "example 7, field 'image': the image 'x.png' can't be read as an image",
         ),
-        (row_of(label="mauve"), "example 7, field 'label': the label 'mauve' is not among"),
+        (example_of(label="mauve"), "example 7, field 'label': the label 'mauve' is not among"),
     ],
 )
-def test_a_row_that_can_not_be_used_is_named(example, problem):
+def test_an_example_that_can_not_be_used_is_named(example, problem):
     with pytest.raises(DataError) as caught:
         task_of().encode(example, 7, train=True)
     assert problem in str(caught.value)
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "image-classification"])
-def test_tasks_of_texts_are_refused_on_a_backbone_of_pictures(name):
+def test_tasks_of_texts_are_rejected_on_a_backbone_of_images(name):
     with pytest.raises(RecipeError, match=f"{name} needs a backbone that reads texts"):
         build_task(name, SQUARE, "vision", LABELS, TaskOptions())
 
 
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_pictures_are_refused_on_a_backbone_of_texts(kind, byte_bpe):
+def test_images_are_rejected_on_a_backbone_of_texts(kind, byte_bpe):
     with pytest.raises(RecipeError, match="needs a backbone that reads images"):
         build_task("image-classification", byte_bpe, kind, LABELS, TaskOptions())
 
 
-def test_a_task_of_texts_does_not_read_the_size_of_pictures(byte_bpe):
+def test_a_task_of_texts_does_not_read_the_size_of_images(byte_bpe):
     with pytest.raises(RecipeError, match=r"task\.image_size: .* does not use this setting"):
         build_task("text-classification", byte_bpe, "decoder", LABELS, TaskOptions(image_size=32))

@@ -14,7 +14,7 @@ BUILDERS = {
     "summarization": summarization,
     "generative": generative_question_answering,
 }
-ROWS = {
+EXAMPLES = {
     "translation": {"source": "my printer does not print", "target": "mein Drucker geht nicht"},
     "summarization": {"document": "A: try again . B: it works !", "summary": "It works ."},
     "generative": {
@@ -45,15 +45,17 @@ def prompt_text(task, example):
 
 def test_the_answer_alone_is_learned(byte_bpe, kind):
     task = BUILDERS[kind](byte_bpe, TaskOptions())
-    encoded = task.encode(ROWS[kind], 1, train=True)
+    encoded = task.encode(EXAMPLES[kind], 1, train=True)
     assert learned_text(task, encoded) == f"{ANSWERS[kind]}<|end|>"
 
 
 def test_prediction_asks_as_training_did_and_needs_no_answer(byte_bpe, kind):
     task = BUILDERS[kind](byte_bpe, TaskOptions(system_prompt="Be brief."))
-    encoded = task.encode(ROWS[kind], 1, train=True)
-    bare = {k: v for k, v in ROWS[kind].items() if k not in ("target", "summary", "answers")}
-    ids = task.prompt_ids(task.messages(bare, 1))
+    encoded = task.encode(EXAMPLES[kind], 1, train=True)
+    unlabelled = {
+        k: v for k, v in EXAMPLES[kind].items() if k not in ("target", "summary", "answers")
+    }
+    ids = task.prompt_ids(task.messages(unlabelled, 1))
     assert list(encoded.input_ids[: len(ids)]) == ids
     assert encoded.select[0] == len(ids) - 1
     assert "Be brief." in task.tokenizer.decode(ids)
@@ -61,20 +63,20 @@ def test_prediction_asks_as_training_did_and_needs_no_answer(byte_bpe, kind):
 
 def test_the_instruction_of_the_recipe_goes_before_the_own(byte_bpe, kind):
     own = BUILDERS[kind](byte_bpe, TaskOptions())
-    assert own.format.instruction in prompt_text(own, ROWS[kind])
-    told = BUILDERS[kind](byte_bpe, TaskOptions(instruction="Do it in rhyme."))
-    assert "Do it in rhyme.\n\n" in prompt_text(told, ROWS[kind])
-    assert own.format.instruction not in prompt_text(told, ROWS[kind])
+    assert own.format.instruction in prompt_text(own, EXAMPLES[kind])
+    custom = BUILDERS[kind](byte_bpe, TaskOptions(instruction="Do it in rhyme."))
+    assert "Do it in rhyme.\n\n" in prompt_text(custom, EXAMPLES[kind])
+    assert own.format.instruction not in prompt_text(custom, EXAMPLES[kind])
 
 
-def test_one_text_stands_for_what_is_asked(byte_bpe, kind):
+def test_one_text_stands_for_the_input_field(byte_bpe, kind):
     task = BUILDERS[kind](byte_bpe, TaskOptions())
     assert "the castle" in prompt_text(task, {"text": "the castle"})
 
 
 def test_a_long_text_loses_its_end_and_the_answer_nothing(byte_bpe, kind):
     field = BUILDERS[kind](byte_bpe, TaskOptions()).format.long_field
-    example = {**ROWS[kind], field: "the old harbour of Lindos lies below the castle " * 20}
+    example = {**EXAMPLES[kind], field: "the old harbour of Lindos lies below the castle " * 20}
     task = BUILDERS[kind](byte_bpe, TaskOptions(max_length=128, max_new_tokens=40))
     encoded = task.encode(example, 1, train=True)
     assert learned_text(task, encoded) == f"{ANSWERS[kind]}<|end|>"
@@ -87,7 +89,7 @@ def test_a_long_text_loses_its_end_and_the_answer_nothing(byte_bpe, kind):
 
 
 def test_what_can_never_fit_is_named(byte_bpe):
-    example = {**ROWS["generative"], "question": "where is it ? " * 60}
+    example = {**EXAMPLES["generative"], "question": "where is it ? " * 60}
     task = generative_question_answering(byte_bpe, TaskOptions(max_length=128, max_new_tokens=40))
     with pytest.raises(DataError, match=r"example 2, field 'context': .* leaves it no room in 128"):
         task.encode(example, 2, train=True)
@@ -109,7 +111,7 @@ def test_what_can_never_fit_is_named(byte_bpe):
         ),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(byte_bpe, kind, example, message):
+def test_examples_that_cannot_be_used_are_named(byte_bpe, kind, example, message):
     with pytest.raises(DataError) as caught:
         BUILDERS[kind](byte_bpe, TaskOptions()).encode(example, 6, train=True)
     assert "example 6" in str(caught.value)
@@ -129,7 +131,9 @@ def test_a_question_without_an_answer_is_answered_so(byte_bpe):
     encoded = task.encode(example, 1, train=True)
     assert learned_text(task, encoded) == "unanswerable<|end|>"
     assert 'Say "unanswerable"' in prompt_text(task, example)
-    scores = task.score_texts([example, ROWS["generative"]], ["Unanswerable.", "in Port Sorrel"])
+    scores = task.score_texts(
+        [example, EXAMPLES["generative"]], ["Unanswerable.", "in Port Sorrel"]
+    )
     assert scores.metrics["exact_match"] == 50.0
     assert scores.metrics["unanswerable_f1"] == 100.0
     assert scores.metrics["answerable_f1"] == pytest.approx(80.0)
@@ -171,4 +175,4 @@ def test_an_empty_answer_scores_nothing():
 
 def test_as_many_texts_as_references(byte_bpe, kind):
     with pytest.raises(DataError, match="can't be scored"):
-        BUILDERS[kind](byte_bpe, TaskOptions()).score_texts([ROWS[kind]], [])
+        BUILDERS[kind](byte_bpe, TaskOptions()).score_texts([EXAMPLES[kind]], [])

@@ -37,7 +37,7 @@ def test_each_label_has_a_target(wordpiece, label, targets):
     assert list(encoded.targets) == targets
 
 
-def test_a_row_without_labels_can_be_predicted_but_not_learned(wordpiece):
+def test_an_example_without_labels_can_be_predicted_but_not_learned(wordpiece):
     assert not task_for(wordpiece).encode({"text": "a film"}, 1, train=False).targets
     with pytest.raises(DataError, match="example 4, field 'label': the field is missing"):
         task_for(wordpiece).encode({"text": "a film"}, 4, train=True)
@@ -103,11 +103,11 @@ def test_labels_are_counted_one_by_one():
     assert count_labels("text-classification", examples) == {"sea": 1, "war": 2}
 
 
-def test_class_weights_are_refused(wordpiece):
+def test_class_weights_are_rejected(wordpiece):
     with pytest.raises(RecipeError, match="class_weights and multi_label exclude each other"):
         task_for(wordpiece, class_weights="balanced")
 
 
-def test_a_label_for_what_no_label_fits_is_refused(wordpiece):
+def test_a_label_for_what_no_label_fits_is_rejected(wordpiece):
     with pytest.raises(RecipeError, match="out_of_scope and multi_label exclude each other"):
         task_for(wordpiece, out_of_scope="sea")

@@ -14,7 +14,7 @@ from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 
 CONTEXT = "Mara Vell met the captain of the Orion in Port Sorrel ."
-ROW = {
+EXAMPLE = {
     "context": CONTEXT,
     "question": "what does the captain print ?",
     "answers": {"text": ["the Orion", "Orion"], "answer_start": [29, 33]},
@@ -51,26 +51,28 @@ def answer_to(task, example, first, last):
 
 def test_the_targets_stand_for_the_first_answer_and_give_it_back_whole(task_for):
     task = task_for()
-    first, last = task.encode(ROW, 1, train=True).targets
-    answer = answer_to(task, ROW, first, last)
+    first, last = task.encode(EXAMPLE, 1, train=True).targets
+    answer = answer_to(task, EXAMPLE, first, last)
     assert (answer["answer"], answer["start"], answer["end"]) == ("the Orion", 29, 38)
     assert answer["score"] > 0.99
 
 
 def test_the_first_selected_place_stands_for_no_answer(wordpiece, byte_bpe):
-    encoder = QuestionAnswering(wordpiece, TaskOptions(), null="first").encode(ROW, 1, train=True)
+    encoder = QuestionAnswering(wordpiece, TaskOptions(), null="first").encode(
+        EXAMPLE, 1, train=True
+    )
     assert encoder.input_ids[encoder.select[0]] == wordpiece.cls_token_id
     assert set(encoder.segment_ids) == {0, 1}
-    decoder = QuestionAnswering(byte_bpe, TaskOptions(), null="last").encode(ROW, 1, train=True)
+    decoder = QuestionAnswering(byte_bpe, TaskOptions(), null="last").encode(EXAMPLE, 1, train=True)
     assert decoder.select[0] == len(decoder) - 1
     assert decoder.input_ids[-1] == byte_bpe.eos_token_id
     text = byte_bpe.decode(decoder.input_ids[:-1])
-    assert text == f"{ROW['question']}\n{CONTEXT}"
+    assert text == f"{EXAMPLE['question']}\n{CONTEXT}"
 
 
 def test_no_token_of_the_question_can_be_an_answer(task_for):
     task = task_for()
-    encoded = task.encode(ROW, 1, train=False)
+    encoded = task.encode(EXAMPLE, 1, train=False)
     read = [task.tokenizer.decode([encoded.input_ids[at]]) for at in encoded.select[1:]]
     assert "print" not in "".join(read)
     assert "".join(read).replace(" ", "").replace("#", "").lower().endswith("sorrel.")
@@ -121,9 +123,9 @@ def test_the_likeliest_window_answers():
     assert task.join([{**answers[0], "no_answer": 0.1}, answers[1]])["answer"] == "b"
 
 
-def test_an_answer_is_no_longer_than_asked_for_and_never_ends_before_it_starts(wordpiece):
+def test_an_answer_is_no_longer_than_requested_and_never_ends_before_it_starts(wordpiece):
     task = QuestionAnswering(wordpiece, TaskOptions(max_answer_tokens=2), null="first")
-    encoded = task.encode(ROW, 1, train=False)
+    encoded = task.encode(EXAMPLE, 1, train=False)
     batch = pack([encoded])
     for first, last in ((2, 9), (9, 2)):
         (span,) = task.decode(lambda h: h, logits_for(encoded, first, last), batch)
@@ -134,7 +136,7 @@ def test_an_answer_is_no_longer_than_asked_for_and_never_ends_before_it_starts(w
 @given(seed=st.integers(0, 10**6), longest=st.integers(1, 8))
 def test_the_best_span_is_that_of_a_search_through_all(wordpiece, seed, longest):
     task = QuestionAnswering(wordpiece, TaskOptions(max_answer_tokens=longest), null="first")
-    encoded = task.encode(ROW, 1, train=False)
+    encoded = task.encode(EXAMPLE, 1, train=False)
     logits = torch.randn(len(encoded.select), 2, generator=torch.Generator().manual_seed(seed))
     (span,) = task.decode(lambda h: h, logits, pack([encoded]))
     chances = logits.softmax(dim=0)
@@ -149,9 +151,9 @@ def test_the_best_span_is_that_of_a_search_through_all(wordpiece, seed, longest)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_the_mean_over_start_and_end_of_each_row(wordpiece, smoothing):
+def test_the_loss_is_the_mean_over_start_and_end_of_each_example(wordpiece, smoothing):
     task = QuestionAnswering(wordpiece, TaskOptions(label_smoothing=smoothing), null="first")
-    examples = [ROW, {**ROW, "context": "the castle lies below", "answers": ["castle"]}]
+    examples = [EXAMPLE, {**EXAMPLE, "context": "the castle lies below", "answers": ["castle"]}]
     examples = [task.encode(example, 1, train=True) for example in examples]
     batch = pack(examples)
     hidden = torch.randn(len(batch.select), 2, generator=torch.Generator().manual_seed(1))
@@ -165,9 +167,9 @@ def test_the_loss_is_the_mean_over_start_and_end_of_each_row(wordpiece, smoothin
     assert task.weight(batch) == 2.0
 
 
-def test_windows_of_a_row_are_scored_as_one_answer(wordpiece):
+def test_windows_of_an_example_are_scored_as_one_answer(wordpiece):
     task = QuestionAnswering(wordpiece, TaskOptions(max_length=40, stride=8), null="first")
-    examples = [ROW, *task.windows(LONG)]
+    examples = [EXAMPLE, *task.windows(LONG)]
     decoded = []
     for example in examples:
         first, last = task.encode(example, 1, train=True).targets
@@ -178,7 +180,7 @@ def test_windows_of_a_row_are_scored_as_one_answer(wordpiece):
 
 
 def test_a_question_without_an_answer_needs_the_option(wordpiece):
-    example = {**ROW, "answers": {"text": [], "answer_start": []}}
+    example = {**EXAMPLE, "answers": {"text": [], "answer_start": []}}
     with pytest.raises(
         DataError, match=r"example 3, field 'answers': the question has no answer.*una"
     ):
@@ -186,7 +188,9 @@ def test_a_question_without_an_answer_needs_the_option(wordpiece):
     task = QuestionAnswering(wordpiece, TaskOptions(unanswerable=True), null="first")
     encoded = task.encode(example, 3, train=True)
     assert tuple(encoded.targets) == (0, 0)
-    result = task.evaluate([example, ROW], [FoundSpan(0, 1, 0.1, 0.8), FoundSpan(0, 1, 0.1, 0.8)])
+    result = task.evaluate(
+        [example, EXAMPLE], [FoundSpan(0, 1, 0.1, 0.8), FoundSpan(0, 1, 0.1, 0.8)]
+    )
     assert result.metrics["exact_match"] == 50.0
     assert result.metrics["unanswerable_f1"] == 100.0
     assert result.metrics["answerable_f1"] == 0.0
@@ -207,15 +211,15 @@ def test_a_question_without_an_answer_needs_the_option(wordpiece):
         ({"question": 3}, "example 4, field 'question': the value must be text"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(wordpiece, change, message):
+def test_examples_that_cannot_be_used_are_named(wordpiece, change, message):
     task = QuestionAnswering(wordpiece, TaskOptions(), null="first")
     with pytest.raises(DataError) as caught:
-        task.encode({**ROW, **change}, 4, train=True)
+        task.encode({**EXAMPLE, **change}, 4, train=True)
     assert message in str(caught.value)
 
 
 def test_a_long_question_leaves_room_for_the_context(task_for):
-    example = {**ROW, "question": "what does the captain print ? " * 30}
+    example = {**EXAMPLE, "question": "what does the captain print ? " * 30}
     task = task_for(max_length=32, stride=200)
     windows = task.windows(example)
     assert all(len(task.encode(window, 1, train=True)) <= 32 for window in windows)

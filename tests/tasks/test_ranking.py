@@ -12,7 +12,7 @@ from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.ranking import Ranking, RelevanceJudgments, ranking_scores
 
-ROW = {"history": ["the old castle", "a moving film"], "candidate": "the Orion", "label": 1}
+EXAMPLE = {"history": ["the old castle", "a moving film"], "candidate": "the Orion", "label": 1}
 
 
 def task_for(tokenizer, pool="first", **options):
@@ -20,21 +20,21 @@ def task_for(tokenizer, pool="first", **options):
 
 
 def test_history_and_candidate_are_read_as_a_pair(wordpiece, byte_bpe):
-    encoded = task_for(wordpiece).encode(ROW, 1, train=True)
+    encoded = task_for(wordpiece).encode(EXAMPLE, 1, train=True)
     assert set(encoded.segment_ids) == {0, 1}
     assert tuple(encoded.targets) == (1,)
-    ids = task_for(byte_bpe, "last").encode(ROW, 1, train=True).input_ids
+    ids = task_for(byte_bpe, "last").encode(EXAMPLE, 1, train=True).input_ids
     assert byte_bpe.decode(ids) == "the old castle; a moving film\nthe Orion"
 
 
 def test_one_text_and_a_list_of_one_are_the_same_history(byte_bpe):
     task = task_for(byte_bpe, "last")
-    one, listed = ({**ROW, "history": value} for value in ("a film", ["a film"]))
+    one, listed = ({**EXAMPLE, "history": value} for value in ("a film", ["a film"]))
     assert task.encode(one, 1, train=True) == task.encode(listed, 1, train=True)
 
 
 def test_a_long_history_loses_its_oldest_and_the_candidate_nothing(byte_bpe):
-    example = {**ROW, "history": [f"film {number}" for number in range(40)]}
+    example = {**EXAMPLE, "history": [f"film {number}" for number in range(40)]}
     encoded = task_for(byte_bpe, "last", max_length=60).encode(example, 1, train=True)
     text = byte_bpe.decode(encoded.input_ids)
     assert text.endswith("film 38; film 39\nthe Orion")
@@ -43,7 +43,7 @@ def test_a_long_history_loses_its_oldest_and_the_candidate_nothing(byte_bpe):
 
 
 def test_someone_without_a_history_can_be_ranked_for(byte_bpe):
-    encoded = task_for(byte_bpe, "last").encode({**ROW, "history": []}, 1, train=True)
+    encoded = task_for(byte_bpe, "last").encode({**EXAMPLE, "history": []}, 1, train=True)
     assert byte_bpe.decode(encoded.input_ids) == "-\nthe Orion"
 
 
@@ -51,12 +51,14 @@ def test_someone_without_a_history_can_be_ranked_for(byte_bpe):
 def test_labels_may_be_written_in_many_ways(wordpiece, label):
     if label is True:
         with pytest.raises(DataError, match="'true' is not among"):
-            task_for(wordpiece).encode({**ROW, "label": label}, 1, train=True)
+            task_for(wordpiece).encode({**EXAMPLE, "label": label}, 1, train=True)
         return
-    assert tuple(task_for(wordpiece).encode({**ROW, "label": label}, 1, train=True).targets) == (1,)
+    assert tuple(
+        task_for(wordpiece).encode({**EXAMPLE, "label": label}, 1, train=True).targets
+    ) == (1,)
 
 
-def test_labels_other_than_0_and_1_are_refused(wordpiece):
+def test_labels_other_than_0_and_1_are_rejected(wordpiece):
     with pytest.raises(RecipeError, match="the labels must be 0 and 1, not 1, 2, 3, 4, 5"):
         Ranking(wordpiece, ["1", "2", "3", "4", "5"], TaskOptions(), pool="first")
 
@@ -70,9 +72,9 @@ def test_labels_other_than_0_and_1_are_refused(wordpiece):
         ({"label": 3}, "field 'label': the label '3' is not among"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(wordpiece, change, message):
+def test_examples_that_cannot_be_used_are_named(wordpiece, change, message):
     with pytest.raises(DataError) as caught:
-        task_for(wordpiece).encode({**ROW, **change}, 4, train=True)
+        task_for(wordpiece).encode({**EXAMPLE, **change}, 4, train=True)
     assert str(caught.value).startswith("example 4")
     assert message in str(caught.value)
 
@@ -80,15 +82,15 @@ def test_rows_that_cannot_be_used_are_named(wordpiece, change, message):
 def test_prediction_is_the_probability_of_label_1(wordpiece):
     task = task_for(wordpiece)
     logits = torch.tensor([[0.0, 2.0], [1.0, 0.0]])
-    examples = [task.encode(ROW, 1, train=False)] * 2
+    examples = [task.encode(EXAMPLE, 1, train=False)] * 2
     decoded = task.decode(lambda h: h, logits, pack(examples))
     assert decoded == pytest.approx([torch.sigmoid(torch.tensor(v)).item() for v in (2.0, -1.0)])
-    assert task.prediction(ROW, decoded[0]) == {"score": decoded[0]}
+    assert task.prediction(EXAMPLE, decoded[0]) == {"score": decoded[0]}
 
 
 def test_the_metrics_are_those_of_scikit_learn(wordpiece):
     examples = [
-        {**ROW, "label": label, "group": group, "gain": gain}
+        {**EXAMPLE, "label": label, "group": group, "gain": gain}
         for label, group, gain in ((1, "a", 5), (0, "a", 2), (1, "b", 4), (0, "b", 1), (1, "b", 5))
     ]
     chances = [0.2, 0.7, 0.9, 0.1, 0.4]
@@ -102,14 +104,14 @@ def test_the_metrics_are_those_of_scikit_learn(wordpiece):
     assert metrics["groups"] == 2.0
 
 
-def test_groups_that_tell_nothing_are_left_out():
+def test_groups_that_have_no_ranking_are_left_out():
     scores = ranking_scores(
         RelevanceJudgments([1, 0, 0, 1], [1, 0, 0, 1], ["a", "b", "b", "c"]), [0.5] * 4
     )
     assert scores == {"auc": 0.5, "groups": 0.0}
 
 
-def test_rows_of_no_group_are_no_list():
+def test_examples_of_no_group_are_no_list():
     labels, chances = [1, 0, 1, 0], [0.9, 0.1, 0.2, 0.8]
     assert ranking_scores(RelevanceJudgments(labels, labels, [""] * 4), chances) == {
         "auc": 0.75,
@@ -135,12 +137,14 @@ def test_only_the_first_ten_count():
 
 def test_one_label_alone_has_no_auc(wordpiece):
     with pytest.raises(DataError, match=r"all examples have the label 1\. AUC needs"):
-        task_for(wordpiece).evaluate([ROW, ROW], [0.5, 0.6])
+        task_for(wordpiece).evaluate([EXAMPLE, EXAMPLE], [0.5, 0.6])
     with pytest.raises(DataError, match="no examples"):
         task_for(wordpiece).evaluate([], [])
     for gain in (-1, float("nan"), float("inf"), "5", True):
         with pytest.raises(DataError, match="example 1, field 'gain': a gain must be a number"):
-            task_for(wordpiece).evaluate([{**ROW, "gain": gain}, {**ROW, "label": 0}], [0.5, 0.6])
+            task_for(wordpiece).evaluate(
+                [{**EXAMPLE, "gain": gain}, {**EXAMPLE, "label": 0}], [0.5, 0.6]
+            )
 
 
 def test_a_history_holds_what_was_liked_before_and_nothing_later():

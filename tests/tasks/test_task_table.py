@@ -75,7 +75,7 @@ def test_tasks_that_generate_need_a_decoder(wordpiece, name):
         ("question-answering", {"instruction": "Answer."}),
     ],
 )
-def test_a_setting_that_the_task_would_not_heed_is_refused(byte_bpe, name, setting):
+def test_a_setting_that_the_task_does_not_use_is_rejected(byte_bpe, name, setting):
     (key,) = setting
     with pytest.raises(RecipeError, match=rf"task\.{key}: {name} does not use this setting"):
         build_task(name, byte_bpe, "decoder", LABELS[name], TaskOptions(**setting))
@@ -114,7 +114,7 @@ def test_labels_are_counted_in_a_fixed_order():
     assert count_labels("dialogue", [{"prompt": "x"}]) == {}
 
 
-def test_a_row_without_label_is_named_in_counting():
+def test_an_example_without_label_is_named_in_counting():
     with pytest.raises(DataError, match="example 2, field 'label': the field is missing"):
         count_labels("text-classification", [{"label": "a"}, {"text": "x"}])
     with pytest.raises(RecipeError, match="'NN' is not a BIO tag"):

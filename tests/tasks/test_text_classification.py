@@ -45,7 +45,7 @@ def test_pairs_have_segments_in_an_encoder_and_lines_in_a_decoder(wordpiece, byt
     assert byte_bpe.decode(ids) == "the harbour\nthe castle"
 
 
-def test_a_row_without_label_can_be_predicted_but_not_learned(wordpiece):
+def test_an_example_without_label_can_be_predicted_but_not_learned(wordpiece):
     task = task_for(wordpiece)
     assert tuple(task.encode({"text": "a film"}, 1, train=False).targets) == ()
     with pytest.raises(DataError, match="example 4, field 'label': the field is missing"):
@@ -64,7 +64,7 @@ def test_a_row_without_label_can_be_predicted_but_not_learned(wordpiece):
         ({"label": 0.5, "text": "x"}, "a name or a whole number, not 0.5"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(wordpiece, example, message):
+def test_examples_that_cannot_be_used_are_named(wordpiece, example, message):
     with pytest.raises(DataError) as caught:
         task_for(wordpiece).encode(example, 9, train=True)
     assert message in str(caught.value)
@@ -147,7 +147,7 @@ def test_scores_and_table(wordpiece):
         task.evaluate([], [])
 
 
-def test_texts_out_of_scope_are_told_from_the_others(wordpiece):
+def test_texts_out_of_scope_are_distinguished_from_the_others(wordpiece):
     examples = [{"text": "x", "label": label} for label in ("bad", "bad", "good", "mixed", "mixed")]
     found = [torch.eye(3)[index] for index in (0, 2, 1, 2, 0)]
     metrics = task_for(wordpiece, out_of_scope="mixed").evaluate(examples, found).metrics

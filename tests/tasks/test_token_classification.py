@@ -12,7 +12,7 @@ from adapterhub.tasks.base import TaskOptions, join_predictions
 from adapterhub.tasks.token_classification import TokenClassification, WordTags
 
 LABELS = ("O", "B-LOC", "B-PER", "I-PER")
-ROW = {
+EXAMPLE = {
     "tokens": ["Mara", "Vell", "met", "Orion", "in", "Lindos"],
     "tags": ["B-PER", "I-PER", "O", "I-PER", "O", "B-LOC"],
 }
@@ -29,7 +29,7 @@ def said(*names, score=1.0):
 @pytest.mark.parametrize("kind", ["encoder", "decoder"])
 def test_one_target_a_word_and_gold_tags_are_repaired(wordpiece, byte_bpe, kind):
     task = task_for(wordpiece) if kind == "encoder" else task_for(byte_bpe, read="last")
-    encoded = task.encode(ROW, 1, train=True)
+    encoded = task.encode(EXAMPLE, 1, train=True)
     assert len(encoded.select) == 6
     assert len(encoded) > 6
     # the I-PER of Orion begins a span
@@ -38,12 +38,12 @@ def test_one_target_a_word_and_gold_tags_are_repaired(wordpiece, byte_bpe, kind)
 
 def test_words_beyond_the_cut_are_not_learned_and_count_as_outside(wordpiece):
     task = task_for(wordpiece, max_length=8)
-    encoded = task.encode(ROW, 1, train=True)
+    encoded = task.encode(EXAMPLE, 1, train=True)
     kept = len(encoded.select)
     assert 0 < kept < 6
     assert len(encoded.targets) == kept
     names = ["B-PER", "I-PER", "O", "B-PER", "O", "B-LOC"][:kept]
-    result = task.evaluate([ROW], [said(*names)])
+    result = task.evaluate([EXAMPLE], [said(*names)])
     assert result.metrics["truncated_words"] == 6 - kept
     gold = ["B-PER", "I-PER", "O", "B-PER", "O", "B-LOC"]
     right = kept + sum(tag == "O" for tag in gold[kept:])
@@ -72,7 +72,7 @@ def test_nothing_to_learn_where_the_first_word_does_not_fit(byte_bpe):
         ({"tokens": ["a"], "tags": ["B-LOK"]}, "'B-LOK' is not among the 4 training labels. Did"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(wordpiece, example, message):
+def test_examples_that_cannot_be_used_are_named(wordpiece, example, message):
     with pytest.raises(DataError) as caught:
         task_for(wordpiece).encode(example, 5, train=True)
     assert message in str(caught.value)
@@ -103,7 +103,7 @@ def test_spans_and_words_are_scored_as_conlleval_does(wordpiece):
     assert result.table[1]["precision"] == pytest.approx(1 / 2)
 
 
-def test_rows_without_any_span_score_nought(wordpiece):
+def test_examples_without_any_span_score_nought(wordpiece):
     example = {"tokens": ["a", "b"], "tags": ["O", "O"]}
     result = task_for(wordpiece).evaluate([example], [said("O", "O")])
     assert result.metrics["entity_f1"] == 0.0
@@ -115,7 +115,7 @@ def test_rows_without_any_span_score_nought(wordpiece):
 def test_summed_loss_over_weight_is_the_mean_of_torch_over_a_padded_batch(wordpiece, smoothing):
     weights = {"O": 0.25, "B-PER": 2.0}
     task = task_for(wordpiece, label_smoothing=smoothing, class_weights=weights)
-    examples = [ROW, {"tokens": ["the", "castle"], "tags": ["O", "B-LOC"]}]
+    examples = [EXAMPLE, {"tokens": ["the", "castle"], "tags": ["O", "B-LOC"]}]
     batch = pack([task.encode(example, 1, train=True) for example in examples])
     torch.manual_seed(1)
     logits = torch.randn(8, 4)
@@ -132,7 +132,7 @@ def test_summed_loss_over_weight_is_the_mean_of_torch_over_a_padded_batch(wordpi
     assert float(summed) / task.weight(batch) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_decode_gives_each_row_its_own_words(wordpiece):
+def test_decode_gives_each_example_its_own_words(wordpiece):
     task = task_for(wordpiece)
     examples = [{"tokens": ["Lindos"]}, {"tokens": ["Mara", "Vell", "met"]}]
     batch = pack([task.encode(example, 1, train=False) for example in examples])
@@ -159,11 +159,11 @@ def test_spans_have_offsets_in_the_text(wordpiece):
 
 
 def test_spans_of_given_words_have_offsets_in_the_joined_words(wordpiece):
-    example = {"tokens": ROW["tokens"]}
+    example = {"tokens": EXAMPLE["tokens"]}
     tags = said("O", "O", "O", "B-PER", "I-PER", "O")
     (span,) = task_for(wordpiece).prediction(example, tags)["spans"]
     assert (span["text"], span["start"], span["end"]) == ("Orion in", 14, 22)
-    assert " ".join(ROW["tokens"])[14:22] == "Orion in"
+    assert " ".join(EXAMPLE["tokens"])[14:22] == "Orion in"
 
 
 QUIET = settings(

@@ -1,4 +1,4 @@
-"""The worst examples of every task are shown, the worst first, and none that is right."""
+"""Worst examples of every task, without correct ones."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every task that chooses says how sure it was, and every task shows where it failed worst."""
+"""Confidence and correctness of the choices of every task."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_each_word_that_was_read_is_a_choice(tokenizer):
     np.testing.assert_allclose(found.probabilities, chances)
 
 
-def test_relations_and_answers_have_worst_rows(tokenizer):
+def test_relations_and_answers_have_worst_examples(tokenizer):
     labels = ["Is(e1,e2)", "Other"]
     relations = RelationExtraction(tokenizer, labels, OPTIONS, pool="first")
     examples = [{"text": "the <e1>day</e1> was <e2>fine</e2>", "label": "Other"}] * 2
