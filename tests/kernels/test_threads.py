@@ -37,7 +37,7 @@ def test_results_are_the_same_with_several_threads():
     engine = HERE.parent / "engine" / "test_engine.py"
     tests = [
         *(HERE / f"test_{name}.py" for name in names),
-        f"{engine}::test_preempted_rows_and_evicted_adapters_lose_nothing",
+        f"{engine}::test_preempted_sequences_and_evicted_adapters_lose_nothing",
     ]
     done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, threads=2)
     assert done.returncode == 0, done.stdout
