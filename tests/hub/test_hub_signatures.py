@@ -8,8 +8,8 @@ from adapterhub.errors import SignatureError, TransferError
 from adapterhub.hub.client.address import HubAddress
 from adapterhub.hub.client.pulling import pull
 from adapterhub.hub.client.pushing import plan_push
-from adapterhub.registry.sigstore import sign, signature_name
 from adapterhub.registry.policy import trusted_folder
+from adapterhub.registry.sigstore import sign, signature_name
 
 
 @pytest.fixture
