@@ -1,9 +1,9 @@
-"""How much memory does a frozen backbone take, resident, in each way of holding it?
+"""How much resident memory does a frozen backbone take in each quantization scheme and dtype?
 
-Physics: 4 bits a weight and one float32 scale for 64 weights make 0.56 bytes a weight in
-the linear layers, against 2 in bfloat16 and 4 in float32; embeddings and norms stay in the
-compute type. Each way is loaded in a process of its own, from the cache; what that process
-holds before loading (Python and its libraries) is measured and taken off.
+Physics: 4 bits per weight and one float32 scale per 64 weights make 0.56 bytes per weight in the
+linear layers, compared to 2 in bfloat16 and 4 in float32; embeddings and norms stay in the compute
+dtype. Each variant is loaded from the cache in a process of its own; the memory of Python and its
+libraries is measured before loading and subtracted.
 
     python benchmarks/backbone_memory.py [smollm2-135m-instruct]
 
@@ -12,11 +12,14 @@ The last line of output is JSON.
 
 from __future__ import annotations
 
+import gc
 import json
-import subprocess
 import sys
 
-WAYS = {
+from bench_common import MEGABYTE, resident_memory, run_script
+
+#: Name to quantization scheme and compute dtype.
+VARIANTS = {
     "nf4": ("nf4", "bfloat16"),
     "fp4": ("fp4", "bfloat16"),
     "int8": ("int8", "bfloat16"),
@@ -25,30 +28,22 @@ WAYS = {
 }
 
 
-def resident_bytes() -> int:
-    """Return the process's resident memory, without file pages that can be dropped."""
-    with open("/proc/self/smaps_rollup", encoding="utf-8") as file:
-        fields = dict(line.split(":", 1) for line in file if ":" in line)
-    return int(fields["Anonymous"].split()[0]) * 1024
-
-
-def measure(name: str, way: str) -> dict[str, float]:
-    import gc
-
+def measure(name: str, variant: str) -> dict[str, float]:
+    """Return the memory of one variant after loading and after a forward pass, in MB."""
     import torch
 
-    import adapterhub.backbones.task_model as models
     from adapterhub.backbones.backbone import load_backbone
+    from adapterhub.backbones.task_model import build_task_model
     from adapterhub.data.packing import EncodedExample, pack
     from adapterhub.specs import LoraSpec, QuantizationSpec
 
     torch.ones(8, 8) @ torch.ones(8, 8)
-    before = resident_bytes()
-    backbone = load_backbone(name, QuantizationSpec(*WAYS[way]))
+    before = resident_memory().anonymous
+    backbone = load_backbone(name, QuantizationSpec(*VARIANTS[variant]))
     gc.collect()
-    loaded = resident_bytes() - before
+    loaded = resident_memory().anonymous - before
     head = "causal_lm" if backbone.kind == "decoder" else "token"
-    model = models.build_task_model(
+    model = build_task_model(
         backbone,
         head=head,
         task_type="TOKEN_CLS" if head == "token" else "CAUSAL_LM",
@@ -61,9 +56,9 @@ def measure(name: str, way: str) -> dict[str, float]:
         model.hidden(pack([EncodedExample(1, ids, (0,))]))
     gc.collect()
     return {
-        "resident_mb": round(loaded / 1e6, 1),
-        "resident_after_use_mb": round((resident_bytes() - before) / 1e6, 1),
-        "weights_mb": round(backbone.memory_bytes / 1e6, 1),
+        "resident_mb": round(loaded, 1),
+        "resident_after_use_mb": round(resident_memory().anonymous - before, 1),
+        "weights_mb": round(backbone.memory_bytes / MEGABYTE, 1),
     }
 
 
@@ -73,11 +68,9 @@ def main() -> None:
         print(json.dumps(measure(name, sys.argv[2])))
         return
     results = {}
-    for way in WAYS:
-        command = [sys.executable, __file__, name, way]
-        output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        results[way] = json.loads(output.strip().splitlines()[-1])
-        print(f"{way:9} {results[way]}", flush=True)
+    for variant in VARIANTS:
+        results[variant] = run_script(__file__, name, variant)
+        print(f"{variant:9} {results[variant]}", flush=True)
     print(json.dumps({"backbone": name, **results}))
 
 

@@ -45,12 +45,9 @@ from typing import TYPE_CHECKING, Any
 import http_streams
 import torch
 import uvicorn
+from bench_common import RANK, random_adapter, register, resident_memory
 from http_streams import Found, Plan, requests_of
 
-from adapterhub.adapters.artifact import write_artifact
-from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
-from adapterhub.adapters.peft_format import config_document, peft_config
-from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.sampling.params import SamplingParams
@@ -58,17 +55,14 @@ from adapterhub.registry import Registry
 from adapterhub.server.adapter_lifecycle import load
 from adapterhub.server.serving import Listener, open_server
 from adapterhub.server.settings import ServerSettings
-from adapterhub.specs import LoraSpec, QuantizationSpec
+from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
-    from adapterhub.backbones.backbone import Backbone
     from adapterhub.server.context import Server
 
-RANK = 16
 PROMPT = 32
 #: Prompt tokens of the requests of the memory measurement.
 MEMORY_PROMPT = 4
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def main() -> None:
@@ -99,8 +93,9 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Return all results."""
     spec = QuantizationSpec(options.scheme, default_compute_dtype(torch.device("cpu")))
     backbone = load_backbone(options.backbone, spec)
-    registry = Registry(folder / "home")
-    store_adapters(registry, folder, backbone, options.adapters)
+    registry = Registry(folder)
+    for number in range(options.adapters):
+        register(registry, backbone, f"adapter{number}", random_adapter(backbone, number))
     settings = ServerSettings(
         port=0,
         max_num_seqs=options.max_num_seqs,
@@ -238,7 +233,7 @@ async def memory(
         )
         statuses.update(report.statuses)
         made += report.answers
-        taken.append(round(resident_mb(), 1))
+        taken.append(round(resident_memory().total, 1))
         seconds = time.perf_counter() - started
         print(f"{made} requests in {seconds:.0f} s: {taken[-1]} MB", flush=True)
     return {
@@ -258,65 +253,6 @@ async def send(plan: Plan) -> Found:
         )
         output, _ = await process.communicate()
     return Found(**json.loads(output))
-
-
-def store_adapters(registry: Registry, folder: Path, backbone: Backbone, count: int) -> None:
-    """Store adapters of random values in the registry."""
-    linears = {
-        path: module
-        for path, module in backbone.base_model.named_modules()
-        if path.rpartition(".")[2] in LINEARS
-    }
-    spec = LoraSpec(rank=RANK, alpha=float(RANK), target_modules=LINEARS)
-    for number in range(count):
-        draw = torch.Generator().manual_seed(number)
-        tensors = {}
-        for path, module in linears.items():
-            key = f"base_model.model.model.{path}"
-            a = torch.randn(RANK, module.in_features, generator=draw) * 0.02
-            b = torch.randn(module.out_features, RANK, generator=draw) * 0.02
-            tensors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
-        target = folder / f"artifact{number}"
-        write(target, AdapterWeights(spec, tensors), backbone)
-        registry.put(target, f"adapter{number}")
-
-
-def write(folder: Path, weights: AdapterWeights, backbone: Backbone) -> None:
-    config = peft_config(
-        weights.spec,
-        task_type="CAUSAL_LM",
-        target_modules=LINEARS,
-        base_model=backbone.name,
-        modules_to_save=None,
-        revision=None,
-    )
-    task = {"name": "dialogue", "max_length": 512, "max_new_tokens": 64, "system_prompt": ""}
-    manifest = Manifest(
-        task="dialogue",
-        labels=(),
-        backbone=BackboneRef(name=backbone.name, fingerprint=backbone.fingerprint),
-        quantization=backbone.quantization,
-        adapter=weights.spec,
-        trained_parameters=weights.num_parameters,
-        backbone_parameters=backbone.parameters,
-        recipe={"task": task, "backbone": {"name": backbone.name, "revision": None}},
-        data={},
-        metrics=Metrics(),
-        seed=0,
-        libraries={},
-    )
-    write_artifact(
-        folder,
-        tensors=weights.tensors,
-        adapter_config=config_document(config),
-        manifest=manifest,
-        card="# A card\n",
-    )
-
-
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How fast does the endpoint hand out one file to several clients at once?
+"""How fast does the Hub endpoint serve one file to several clients at once?
 
-Physics: on loopback a download is copying, kernel to kernel where the server lets it; what an
-endpoint adds is the look-up of the revision and the check of the bytes. The peers serve the
-same file from a folder: Python's ``http.server`` and Starlette's ``StaticFiles``. Clients are
-processes of their own that read and throw away, all started at once, the servers in turns.
+Physics: on loopback a download is a copy, from kernel to kernel if the server uses it; an endpoint
+adds the lookup of the revision and the check of the bytes. It is compared to servers of the same
+file in a folder: Python's ``http.server`` and Starlette's ``StaticFiles``. Clients are processes
+that discard what they read; all start at once, and the servers are measured alternately.
 
     python benchmarks/hub_throughput.py [--megabytes 300] [--rounds 5]
 
@@ -32,7 +32,7 @@ CLIENTS = 4
 NAME = "team/large"
 FILE = "large.dat"
 MEBIBYTE = 1024 * 1024
-READ_AND_THROW_AWAY = """
+READ_AND_DISCARD = """
 import socket, sys
 server = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
 lines = (f"GET {sys.argv[2]} HTTP/1.1", "Host: x", "Connection: close", "", "")
@@ -50,6 +50,7 @@ uvicorn.run(StaticFiles(directory=sys.argv[2]), port=int(sys.argv[1]), log_level
 
 
 def free_port() -> int:
+    """Return a port of the loopback interface that no server uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -72,7 +73,7 @@ def serving(port: int, *command: str, **environment: str) -> Iterator[None]:
                 break
             except OSError:
                 if time.monotonic() > deadline or process.poll() is not None:
-                    raise SystemExit(f"{command} does not answer") from None
+                    raise SystemExit(f"{command} does not accept connections") from None
                 time.sleep(0.05)
         yield
     finally:
@@ -81,7 +82,7 @@ def serving(port: int, *command: str, **environment: str) -> Iterator[None]:
 
 
 def publish(home: Path, port: int, file: Path) -> None:
-    """Upload the file with the Hub's own client."""
+    """Upload the file with the client of huggingface_hub."""
     environment = {**os.environ, "ADAPTERHUB_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     token = subprocess.run(
         [sys.executable, "-m", "adapterhub", "hub", "token", "add", "bench", "write:*"],
@@ -103,26 +104,26 @@ def publish(home: Path, port: int, file: Path) -> None:
 
 
 def megabytes_per_second(port: int, path: str, size: int) -> float:
-    """Let all clients download at once; return the sum over the time until the last is done."""
-    began = time.perf_counter()
-    command = [sys.executable, "-S", "-c", READ_AND_THROW_AWAY, str(port), path]
+    """Return the throughput of all clients together, until the last one has finished."""
+    started = time.perf_counter()
+    command = [sys.executable, "-S", "-c", READ_AND_DISCARD, str(port), path]
     clients = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(CLIENTS)]
     counts = [int(client.communicate()[0]) for client in clients]
     if min(counts) < size:
-        raise SystemExit(f"{path}: a client got {min(counts)} of {size} bytes")
-    return sum(counts) / (time.perf_counter() - began) / 1e6
+        raise SystemExit(f"{path}: a client received {min(counts)} of {size} bytes")
+    return sum(counts) / (time.perf_counter() - started) / 1e6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home, static = Path(folder) / "home", Path(folder) / "static"
         static.mkdir()
         with (static / FILE).open("wb") as file:
-            for _ in range(arguments.megabytes):
+            for _ in range(options.megabytes):
                 file.write(os.urandom(MEBIBYTE))
         ours, plain, starlette = free_port(), free_port(), free_port()
         hub = ("-m", "adapterhub", "hub", "serve", "--port", str(ours))
@@ -140,9 +141,9 @@ def main() -> None:
                 "StaticFiles": (starlette, f"/{FILE}"),
             }
             results: dict[str, list[int]] = {name: [] for name in servers}
-            for _ in range(arguments.rounds):
+            for _ in range(options.rounds):
                 for name, (port, path) in servers.items():
-                    size = arguments.megabytes * MEBIBYTE
+                    size = options.megabytes * MEBIBYTE
                     results[name].append(round(megabytes_per_second(port, path, size)))
     for name, speeds in results.items():
         print(f"{name:12} {speeds} MB/s")

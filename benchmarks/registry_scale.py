@@ -1,9 +1,9 @@
-"""How does the registry's index answer as it grows from 1,000 to 100,000 versions?
+"""How fast are lookups in the registry's index as it grows from 1,000 to 100,000 versions?
 
-Physics: every look-up walks a B-tree, so time grows with the logarithm of the number of
-versions; a page of a filtered list either looks up what a rare filter gives or walks versions
-in order until the page is full. Each operation opens a connection of its own, as a command
-does. Rows of the index are written without blobs, which no look-up reads.
+Physics: every lookup walks a B-tree, so time grows with the logarithm of the number of versions; a
+page of a filtered list either looks up the matches of a rare filter or walks versions in order
+until the page is full. Each operation opens a connection of its own, as a command does. Rows of
+the index are written without blobs, which no lookup reads.
 
     python benchmarks/registry_scale.py [--sizes 1000 10000 100000]
 
@@ -22,7 +22,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench_common import percentile_99
+
 from adapterhub.adapters.manifest import BackboneRef, FileEntry, Manifest, Metrics
+from adapterhub.errors import NotFoundError
 from adapterhub.registry import Registry, aliases, index
 from adapterhub.registry.staging import StagedArtifact
 from adapterhub.registry.query import Query
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TASKS = ("text-classification", "token-classification", "dialogue")
-VERSIONS_A_NAME = 5
+VERSIONS_PER_NAME = 5
 PAGE = 50
 REPEATS = 100
 BASE = Manifest(
@@ -43,7 +46,7 @@ BASE = Manifest(
     adapter=LoraSpec(rank=16, alpha=32.0, target_modules=("query",)),
     trained_parameters=1,
     backbone_parameters=1,
-    recipe={"description": "Tells what a customer wants"},
+    recipe={"description": "Classifies requests of customers"},
     data={},
     metrics=Metrics(),
     seed=7,
@@ -52,28 +55,28 @@ BASE = Manifest(
 
 
 def grow(registry: Registry, first: int, last: int) -> None:
-    """Add versions number ``first`` to ``last`` to the index."""
-    draw = random.Random(first)
+    """Add the versions from number ``first`` up to ``last`` to the index."""
+    generator = random.Random(first)
     with registry._database.writing() as db:
         for number in range(first, last):
-            staged = _staged(draw, number)
-            name = f"team{number % 40}/task{number // VERSIONS_A_NAME}"
+            staged = _staged(generator, number)
+            name = f"team{number % 40}/task{number // VERSIONS_PER_NAME}"
             version = index.add(db, name, staged, "{}")
-            if number % VERSIONS_A_NAME == 0:
+            if number % VERSIONS_PER_NAME == 0:
                 aliases.set_alias(db, version, "prod", why="first")
             if number % 997 == 0:
                 index.change_tags(db, version, add=["rare"], remove=())
 
 
-def _staged(draw: random.Random, number: int) -> StagedArtifact:
+def _staged(generator: random.Random, number: int) -> StagedArtifact:
     manifest = replace(
         BASE,
         task=TASKS[number % 3],
-        metrics=Metrics(after={"accuracy": draw.random(), "loss": draw.random()}),
+        metrics=Metrics(after={"accuracy": generator.random(), "loss": generator.random()}),
     )
-    digest = f"{draw.getrandbits(256):064x}"
+    digest = f"{generator.getrandbits(256):064x}"
     files = {
-        name: FileEntry(sha256=f"{draw.getrandbits(256):064x}", size=2_000_000)
+        name: FileEntry(sha256=f"{generator.getrandbits(256):064x}", size=2_000_000)
         for name in ("adapter_config.json", "adapter_model.safetensors", "README.md")
     }
     return StagedArtifact(Path(), manifest, f"sha256:{digest}", files)
@@ -83,44 +86,44 @@ def milliseconds(action: Callable[[], object]) -> dict[str, float]:
     """Return the median and the 99th percentile of many calls."""
     times = []
     for _ in range(REPEATS):
-        began = time.perf_counter()
+        started = time.perf_counter()
         action()
-        times.append((time.perf_counter() - began) * 1e3)
-    times.sort()
+        times.append((time.perf_counter() - started) * 1e3)
     return {
         "median_ms": round(statistics.median(times), 2),
-        "p99_ms": round(times[int(0.99 * len(times))], 2),
+        "p99_ms": round(percentile_99(times), 2),
     }
 
 
 def measure(registry: Registry, size: int) -> dict[str, dict[str, float]]:
-    draw = random.Random(1)
+    """Return the times of every operation on an index of ``size`` versions."""
+    generator = random.Random(1)
 
     def name() -> str:
-        number = draw.randrange(size)
-        return f"team{number % 40}/task{number // VERSIONS_A_NAME}"
+        number = generator.randrange(size)
+        return f"team{number % 40}/task{number // VERSIONS_PER_NAME}"
 
     def listed(**filters: object) -> Callable[[], object]:
         query = Query(limit=PAGE, **filters)  # type: ignore[arg-type]
         return lambda: registry.list(query)
 
-    middle = (f"team20/task{size // VERSIONS_A_NAME // 2}", 1)
+    middle = (f"team20/task{size // VERSIONS_PER_NAME // 2}", 1)
     return {
         "resolve name": milliseconds(lambda: registry.resolve(name())),
-        "resolve name@prod, not there": milliseconds(lambda: _absent(registry, name())),
+        "resolve missing alias": milliseconds(lambda: _absent(registry, name())),
         "list, first page": milliseconds(listed()),
-        "list, page in the middle": milliseconds(listed(after=middle)),
+        "list, middle page": milliseconds(listed(after=middle)),
         "list task": milliseconds(listed(task="dialogue")),
         "list accuracy >= 0.5": milliseconds(listed(metric_at_least={"accuracy": 0.5})),
         "list accuracy >= 0.999": milliseconds(listed(metric_at_least={"accuracy": 0.999})),
         "list rare tag": milliseconds(listed(tag="rare")),
         "list alias": milliseconds(listed(alias="prod")),
-        "list text, all": milliseconds(listed(text="customer refund")),
-        "list text, one name": milliseconds(listed(text="task7")),
+        "list text in all": milliseconds(listed(text="customer refund")),
+        "list text in one name": milliseconds(listed(text="task7")),
         "list task and accuracy": milliseconds(
             listed(task="dialogue", metric_at_least={"accuracy": 0.9})
         ),
-        "list what nothing passes": milliseconds(
+        "list without matches": milliseconds(
             listed(task="dialogue", metric_at_least={"accuracy": 2.0})
         ),
         "list name prefix": milliseconds(listed(prefix="team7/task1")),
@@ -128,31 +131,30 @@ def measure(registry: Registry, size: int) -> dict[str, dict[str, float]]:
 
 
 def _absent(registry: Registry, name: str) -> None:
-    from adapterhub.errors import NotFoundError
-
     try:
         registry.resolve(f"{name}@staging")
     except NotFoundError:
         return
-    raise SystemExit("found what is not there")
+    raise SystemExit(f"{name}@staging was resolved, but has not been set")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         registry = Registry(Path(folder))
         size = 0
-        for wanted in arguments.sizes:
-            grow(registry, size, wanted)
-            size = wanted
+        for target in options.sizes:
+            grow(registry, size, target)
+            size = target
             results[str(size)] = measure(registry, size)
             megabytes = (registry.folder / "index.sqlite3").stat().st_size / 1e6
             print(f"{size} versions, index {megabytes:.1f} MB")
-            for what, times in results[str(size)].items():
-                print(f"   {what:32} {times['median_ms']:8.2f} ms   p99 {times['p99_ms']:8.2f} ms")
+            for operation, times in results[str(size)].items():
+                median, p99 = times["median_ms"], times["p99_ms"]
+                print(f"   {operation:26} {median:8.2f} ms   p99 {p99:8.2f} ms")
     print(json.dumps(results))
 
 

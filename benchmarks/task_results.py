@@ -1,4 +1,4 @@
-"""Measured parts of recipes, kept as JSON: one file a recipe, one object a part."""
+"""Storage of measured parts of recipes as JSON: one file per recipe, one object per part."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def save_part(path: Path, recipe: Recipe, part: str, found: Mapping[str, Any]) -> None:
-    """Put a part beside those that were measured before."""
+    """Store a part next to those that were measured before."""
     document = read(path) if path.exists() else {"parts": {}}
     document |= {
         "recipe": recipe.name,
@@ -35,19 +35,19 @@ def save_part(path: Path, recipe: Recipe, part: str, found: Mapping[str, Any]) -
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return what is kept of a recipe."""
+    """Return the stored parts of a recipe."""
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return document
 
 
 def read_all(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """Return what is kept of every recipe, by its name."""
+    """Return the stored parts of every recipe, by name."""
     return {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
 
 
 def machine() -> str:
-    """Return what a timing depends on, in words."""
-    # tables and pictures are made without it
+    """Return a description of the machine and of the libraries that determine timings."""
+    # tables and figures are written without torch
     import torch
 
     flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
@@ -61,10 +61,11 @@ def machine() -> str:
 
 
 def today() -> str:
+    """Return the date in UTC."""
     return datetime.now(UTC).date().isoformat()
 
 
 def _text(document: Any) -> str:
-    """Return JSON with lists of numbers on one line each, so that a change can be read."""
+    """Return JSON with each list of numbers on one line, so that diffs can be read."""
     text = json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True)
     return re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found.group().split()), text) + "\n"

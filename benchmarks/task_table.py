@@ -1,4 +1,4 @@
-"""Tables of tasks in ``RESULTS.md`` and ``docs/tasks.md``, written from what was measured."""
+"""Tables of measured tasks in ``RESULTS.md`` and ``docs/tasks.md``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from task_results import read_all
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-NOTHING = "Not measured on real data yet."
+NO_RESULTS = "Not measured on real data yet."
 PAGES = (
     Path(__file__).with_name("RESULTS.md"),
     Path(__file__).parents[1] / "docs" / "tasks.md",
@@ -19,7 +19,7 @@ PAGES = (
 _MARKS = re.compile(
     r"(?P<begin><!-- tasks: begin(?P<names>[^>]*)-->)\n.*?(?P<end><!-- tasks: end -->)", re.DOTALL
 )
-#: What is shown of each task, what its literature reports first.
+#: Shown metrics of each task; those that papers report first.
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "token-classification": ("entity_f1", "token_accuracy"),
     "relation-extraction": ("relation_f1", "accuracy"),
@@ -39,8 +39,8 @@ HEADER = (
 )
 
 
-def write_table(pages: Sequence[Path] = PAGES) -> None:
-    """Write the tables between the marks of the pages; what stands around them stays."""
+def write_tables(pages: Sequence[Path] = PAGES) -> None:
+    """Replace the tables between the marks of the pages."""
     results = read_all()
     for page in pages:
         text = page.read_text(encoding="utf-8")
@@ -48,19 +48,19 @@ def write_table(pages: Sequence[Path] = PAGES) -> None:
 
 
 def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return a page with its tables anew.
+    """Return the text of a page with its tables replaced.
 
     Args:
-        text: with ``<!-- tasks: begin NAME ... -->`` and ``<!-- tasks: end -->``; the names of
-            recipes choose rows, and without any all are shown, with how they were measured.
-        results: of every recipe.
+        text: Page with ``<!-- tasks: begin NAME ... -->`` and ``<!-- tasks: end -->``; the table
+            has the named recipes, or without names all recipes and the conditions of each.
+        results: Stored parts of every recipe.
     """
 
     def table(marks: re.Match[str]) -> str:
         names = marks.group("names").split()
         chosen = {name: results[name] for name in names or results if name in results}
         if not chosen:
-            return f"{marks.group('begin')}\n{NOTHING}\n{marks.group('end')}"
+            return f"{marks.group('begin')}\n{NO_RESULTS}\n{marks.group('end')}"
         lines = render(chosen) if names else "\n".join([render(chosen), "", *_conditions(chosen)])
         return f"{marks.group('begin')}\n{lines}\n{marks.group('end')}"
 
@@ -68,33 +68,33 @@ def filled(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def render(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the table of some recipes."""
-    rows = [row for name, document in results.items() for row in _rows(name, document)]
-    return "\n".join([*HEADER, *rows])
+    """Return the table of recipes."""
+    lines = [line for name, document in results.items() for line in _lines(name, document)]
+    return "\n".join([*HEADER, *lines])
 
 
 def shown(document: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the metrics that are shown of a recipe."""
+    """Return the shown metrics of a recipe."""
     if document["multi_label"]:
         return MULTI_LABEL
     return SHOWN.get(document["task"], CLASSIFICATION)
 
 
 def value(part: Mapping[str, Any], metric: str) -> float | None:
-    """Return a metric; that of generated texts where it is one of those."""
+    """Return a metric, preferably of the generated texts."""
     texts: Mapping[str, Any] = part.get("texts", {})
     found = texts.get("metrics", {}).get(metric, part.get("metrics", {}).get(metric))
     return None if found is None else float(found)
 
 
 def interval(part: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
-    """Return a metric's interval, where it was resampled."""
+    """Return the interval of a metric, if it was computed."""
     texts: Mapping[str, Any] = part.get("texts", {})
     found = texts.get("intervals", {}).get(metric, part.get("intervals", {}).get(metric))
     return None if found is None else (float(found[0]), float(found[1]))
 
 
-def _rows(name: str, document: Mapping[str, Any]) -> Iterator[str]:
+def _lines(name: str, document: Mapping[str, Any]) -> Iterator[str]:
     parts = document["parts"]
     adapter = parts.get("adapter", {})
     for place, metric in enumerate(shown(document)):
@@ -110,12 +110,12 @@ def _rows(name: str, document: Mapping[str, Any]) -> Iterator[str]:
             _number(value(parts.get("full", {}), metric)),
             f"{adapter['trained_share']:.2%}".replace("%", " %") if first else "",
             f"{adapter['artifact_bytes'] / 1e6:.2f} MB" if first else "",
-            _learned(adapter) if first else "",
+            _training(adapter) if first else "",
         )
         yield f"| {' | '.join(cells)} |"
 
 
-def _learned(part: Mapping[str, Any]) -> str:
+def _training(part: Mapping[str, Any]) -> str:
     examples = f"{part['training_rows']:,} examples"
     if "seconds" not in part:
         return f"{examples}, {part['epochs']} epochs"
@@ -127,13 +127,13 @@ def _conditions(results: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for name, document in results.items():
         for part, found in document["parts"].items():
             kind = found.get("kind", part)
-            rows = f"{found['validation_rows']:,} dev examples"
+            examples = f"{found['validation_rows']:,} dev examples"
             if "texts" in found:
-                rows += f", texts of the first {found['texts']['rows']}"
+                examples += f", texts of the first {found['texts']['rows']}"
             rate = found.get("learning_rate")
-            steps = f", learning rate {rate:g}" if rate else ""
+            learning = f", learning rate {rate:g}" if rate else ""
             yield (
-                f"- `{name}`, {kind}: {rows}{steps}; `{found['command']}`; "
+                f"- `{name}`, {kind}: {examples}{learning}; `{found['command']}`; "
                 f"{found['machine']}; {found['date']}"
             )
 

@@ -1,24 +1,25 @@
-"""What do recipes come to on real data, beside the frozen backbone and full fine-tuning?
+"""What does an adapter reach on real data, compared to a frozen backbone and full fine-tuning?
 
-Physics: a frozen backbone's features say much of a text already, and a head alone reads them
-out; an adapter of rank r moves each weight matrix by one of rank r, and has to make up for the
-rounding to 4 bits; full fine-tuning moves every weight of the unquantized backbone. What
-remains between the second and the third is the price of a small adapter, what lies between the
-first and the second is what it is worth.
+Physics: the features of a frozen backbone already contain much of a text's meaning, and a head
+alone can read them; an adapter of rank r changes each weight matrix by a matrix of rank r, and has
+to compensate the rounding to 4 bits; full fine-tuning changes every weight of the unquantized
+backbone. The difference between full fine-tuning and the adapter is the price of a small adapter,
+the difference between the adapter and the frozen backbone is its benefit.
 
-    python benchmarks/tasks.py RECIPE ... [--parts adapter base full] [--rows N] [--set KEY=VALUE]
+    python benchmarks/tasks.py RECIPE ... [--parts adapter base full] [--examples N]
+                               [--set KEY=VALUE ...] [--generate N]
     python benchmarks/tasks.py --table
 
-RECIPE is a name in ``recipes/``. Parts: ``adapter`` is the recipe as it stands; ``base`` the
-frozen backbone, with a head that is trained alone, or asked without any training where the
-task generates text; ``full`` every weight. ``--rows`` bounds the training rows, ``--set``
-changes keys of the recipe, and ``--generate`` says how many answers are generated to be scored
-as text. Each part is kept in ``benchmarks/results/RECIPE.json`` with command, settings, machine
-and date, so that parts can be measured in several runs; the tables in ``RESULTS.md`` and
-``docs/tasks.md`` are written anew from all of them after each.
+RECIPE is a name in ``recipes/``. Parts: ``adapter`` is the recipe as it is; ``base`` the frozen
+backbone, with a head that is trained alone, or without any training if the task generates text;
+``full`` trains every weight. ``--examples`` limits the training examples, ``--set`` changes keys
+of the recipe, and ``--generate`` is the number of answers that are generated and scored as text.
+Each part is stored in ``benchmarks/results/RECIPE.json`` with command, settings, machine and date,
+so that parts can be measured in several runs; afterwards the tables in ``RESULTS.md`` and
+``docs/tasks.md`` are written again.
 
-``--trained FOLDER`` measures the adapter of a run that ``adapterhub train`` has finished, instead
-of training it. Interrupted parts are lost. Texts of rows are never stored.
+``--trained FOLDER`` measures the adapter of a finished run of ``adapterhub train`` instead of
+training it. Interrupted parts are lost. Texts of examples are never stored.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ import shlex
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from task_parts import PARTS, Asked
+from task_measurements import PARTS, Options
 from task_results import RESULTS, machine, save_part, today
-from task_table import write_table
+from task_table import write_tables
 
 from adapterhub.cli.console import silence_libraries
 from adapterhub.training.progress import PlainReporter
@@ -53,37 +54,42 @@ def main() -> None:
     for name in arguments.recipes:
         for part in arguments.parts:
             measure(name, part, arguments)
-            write_table()
-    write_table()
+            write_tables()
+    write_tables()
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return the options of a command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="*", help="names in recipes/")
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=["adapter", "base"])
-    parser.add_argument("--rows", type=int, help="most training rows; the recipe's if not given")
+    parser.add_argument("--examples", type=int, help="limit of training examples")
     parser.add_argument("--set", nargs="+", default=[], help="keys of the recipe, KEY=VALUE")
-    parser.add_argument("--generate", type=int, default=100, help="answers scored as text")
-    parser.add_argument("--head-rate", type=float, default=5e-3, help="of a head alone")
-    parser.add_argument("--full-rate", type=float, default=1e-4, help="of full fine-tuning")
-    parser.add_argument("--keep", type=Path, help="folder in which the run of the adapter is kept")
-    parser.add_argument("--trained", type=Path, help="run of the adapter, by adapterhub train")
-    parser.add_argument("--table", action="store_true", help="write the table and stop")
+    parser.add_argument("--generate", type=int, default=100, help="answers to score as text")
+    parser.add_argument(
+        "--head-rate", type=float, default=5e-3, help="learning rate of a head alone"
+    )
+    parser.add_argument(
+        "--full-rate", type=float, default=1e-4, help="learning rate of full fine-tuning"
+    )
+    parser.add_argument("--keep", type=Path, help="folder to keep the adapter's run in")
+    parser.add_argument("--trained", type=Path, help="finished run of adapterhub train")
+    parser.add_argument("--table", action="store_true", help="write the tables and stop")
     arguments = parser.parse_args(words)
     if not arguments.recipes and not arguments.table:
         known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-        parser.error(f"name recipes, of {known}")
+        parser.error(f"name at least one recipe of: {known}")
     return arguments
 
 
 def measure(name: str, part: str, arguments: argparse.Namespace) -> None:
-    """Measure a part of a recipe and keep what was found."""
+    """Measure a part of a recipe and store the result."""
     overrides = list(arguments.set)
-    if arguments.rows:
-        overrides.append(f"data.limit_train={arguments.rows}")
+    if arguments.examples:
+        overrides.append(f"data.limit_train={arguments.examples}")
     recipe = load_recipe(RECIPES / f"{name}.yaml", overrides)
     with tempfile.TemporaryDirectory() as folder:
-        asked = Asked(
+        options = Options(
             recipe=recipe,
             folder=(arguments.keep or Path(folder)) / f"{name}-{part}",
             generate=arguments.generate,
@@ -92,14 +98,14 @@ def measure(name: str, part: str, arguments: argparse.Namespace) -> None:
             reporter=PlainReporter(Console(stderr=True)),
             trained=arguments.trained,
         )
-        found: dict[str, Any] = PARTS[part](asked)
-    facts = {
+        found = PARTS[part](options)
+    conditions = {
         "command": shlex.join(["python", "benchmarks/tasks.py", *sys.argv[1:]]),
         "overrides": overrides,
         "machine": machine(),
         "date": today(),
     }
-    save_part(RESULTS / f"{name}.json", recipe, part, {**found, **facts})
+    save_part(RESULTS / f"{name}.json", recipe, part, {**found, **conditions})
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""One vLLM engine in a process of its own, asked over standard input.
+"""A vLLM engine in a process of its own, controlled over standard input.
 
 Run by the Python of vLLM's environment, which has neither adapterhub nor its versions of torch
-and transformers; ``vllm_side.py`` starts it. The first line of output says that the model is
-loaded. Then each line of input is a request and each line of output its answer:
+and transformers; ``vllm_side.py`` starts it. The first line of output reports that the model is
+loaded. Then each line of input is a batch of prompts and each line of output its answer:
 
     {"prompts": [[1, 2], [3, 4]], "adapters": ["/folder/of/peft", null], "tokens": 32}
     {"seconds": 0.8, "tokens": [[5, 6, ...], [7, 8, ...]]}
 
-Generation is greedy and never stops early. The seconds are those of ``generate`` alone. What
-vLLM prints goes to standard error.
+Generation is greedy and never stops early. The seconds are those of ``generate`` alone. The
+output of vLLM itself goes to standard error.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder of the backbone")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], required=True)
-    parser.add_argument("--rows", type=int, required=True, help="most rows of a request")
-    parser.add_argument("--length", type=int, required=True, help="most tokens of a row")
-    parser.add_argument("--adapters", type=int, default=0, help="most at once; 0: LoRA is off")
-    parser.add_argument("--rank", type=int, default=16, help="highest rank of an adapter")
-    asked = parser.parse_args()
+    parser.add_argument("--max-num-seqs", type=int, required=True)
+    parser.add_argument("--max-model-len", type=int, required=True)
+    parser.add_argument("--max-loras", type=int, default=0, help="0 disables LoRA")
+    parser.add_argument("--max-lora-rank", type=int, default=16)
+    options = parser.parse_args()
     answers = take_standard_output()
-    llm = load(asked)
+    llm = load(options)
     print(json.dumps({"ready": True}), file=answers, flush=True)
     numbers: dict[str, int] = {}
     for line in sys.stdin:
@@ -42,42 +42,42 @@ def main() -> None:
 
 
 def take_standard_output() -> TextIOWrapper:
-    """Return standard output for answers alone; whatever prints from now on prints to stderr."""
+    """Reserve standard output for answers; all other prints go to standard error from now on."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return answers
 
 
-def load(asked: argparse.Namespace) -> Any:
-    """Return the engine; no prefix is cached, so every prompt is computed."""
+def load(options: argparse.Namespace) -> Any:
+    """Return the engine, without prefix caching, so that every prompt is computed."""
     from vllm import LLM
 
-    options: dict[str, Any] = {}
-    if asked.adapters:
-        options = {
+    lora: dict[str, Any] = {}
+    if options.max_loras:
+        lora = {
             "enable_lora": True,
-            "max_loras": asked.adapters,
-            "max_cpu_loras": asked.adapters,
-            "max_lora_rank": asked.rank,
+            "max_loras": options.max_loras,
+            "max_cpu_loras": options.max_loras,
+            "max_lora_rank": options.max_lora_rank,
         }
     return LLM(
-        asked.model,
-        dtype=asked.dtype,
-        max_model_len=asked.length,
-        max_num_seqs=asked.rows,
+        options.model,
+        dtype=options.dtype,
+        max_model_len=options.max_model_len,
+        max_num_seqs=options.max_num_seqs,
         enable_prefix_caching=False,
         disable_log_stats=True,
-        **options,
+        **lora,
     )
 
 
 def answer(llm: Any, request: dict[str, Any], numbers: dict[str, int]) -> dict[str, Any]:
-    """Generate for one request.
+    """Generate for one batch of prompts.
 
     Args:
-        llm: the engine.
-        request: ``prompts``, ``adapters`` and ``tokens`` as the module says.
-        numbers: vLLM's number of each adapter's folder; new folders are added.
+        llm: Engine.
+        request: Object with ``prompts``, ``adapters`` and ``tokens``.
+        numbers: Folder of an adapter to its number in vLLM; new folders are added.
     """
     from vllm import SamplingParams
     from vllm.lora.request import LoRARequest
@@ -91,9 +91,9 @@ def answer(llm: Any, request: dict[str, Any], numbers: dict[str, int]) -> dict[s
         loras.append(LoRARequest(str(number), number, folder) if folder else None)
     prompts = [{"prompt_token_ids": prompt} for prompt in request["prompts"]]
     options = {"lora_request": loras} if any(loras) else {}
-    began = time.perf_counter()
+    started = time.perf_counter()
     outputs = llm.generate(prompts, sampling, use_tqdm=False, **options)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     return {"seconds": seconds, "tokens": [list(each.outputs[0].token_ids) for each in outputs]}
 
 

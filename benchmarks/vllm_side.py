@@ -1,7 +1,7 @@
-"""vLLM as one side of a benchmark: its process started, asked, and stopped while others run.
+"""Process of vLLM as one side of a benchmark, stopped while other sides run.
 
 A worker of vLLM in a process of its own polls for a second after each answer, on a core that
-another side would need. So vLLM's processes are stopped (SIGSTOP) whenever they are not asked.
+another side would need. So vLLM's processes are stopped (SIGSTOP) outside of ``run``.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ class VllmSide:
     """A vLLM engine in another Python, stopped except within ``__init__`` and ``run``.
 
     Args:
-        python: interpreter of the environment that vLLM is installed in.
-        model: folder of the backbone.
+        python: Interpreter of the environment in which vLLM is installed.
+        model: Folder of the backbone.
         dtype: ``bfloat16`` or ``float32``.
-        rows: most rows of one ``run``.
-        length: most tokens of a row, prompt and answer together.
-        adapters: most adapters at once; 0 builds the engine without LoRA.
-        rank: highest rank of an adapter.
-        threads: of its worker, one on each of the first processors allowed.
-        peer: the program to run.
+        max_num_seqs: Largest number of sequences of one ``run``.
+        max_model_len: Largest number of tokens of a sequence, prompt and answer together.
+        max_loras: Largest number of adapters in a batch; 0 builds the engine without LoRA.
+        max_lora_rank: Highest rank of an adapter.
+        threads: Threads of its worker, one on each of the first allowed processors.
+        peer: Program that is run.
 
     Raises:
-        RuntimeError: when the process ends before it is ready; stderr says why.
+        RuntimeError: If the process ends before it is ready; its standard error has the reason.
     """
 
     def __init__(
@@ -44,17 +44,18 @@ class VllmSide:
         model: str,
         *,
         dtype: str,
-        rows: int,
-        length: int,
-        adapters: int,
-        rank: int,
+        max_num_seqs: int,
+        max_model_len: int,
+        max_loras: int,
+        max_lora_rank: int,
         threads: int,
         peer: Path = PEER,
     ) -> None:
-        command = [python, str(peer), model, "--dtype", dtype, "--rows", str(rows)]
-        command += ["--length", str(length), "--adapters", str(adapters), "--rank", str(rank)]
-        # A group of its own can be stopped as a whole. It stays in this session: if this process
-        # dies while the group is stopped, the kernel hangs it up and nothing is left behind.
+        command = [python, str(peer), model, "--dtype", dtype]
+        command += ["--max-num-seqs", str(max_num_seqs), "--max-model-len", str(max_model_len)]
+        command += ["--max-loras", str(max_loras), "--max-lora-rank", str(max_lora_rank)]
+        # A process group of its own can be stopped as a whole. It stays in this session: if this
+        # process dies while the group is stopped, the kernel sends it SIGHUP and none remains.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -70,31 +71,34 @@ class VllmSide:
     def run(
         self, prompts: Sequence[Sequence[int]], adapters: Sequence[str | None], tokens: int
     ) -> tuple[float, list[list[int]]]:
-        """Answer all prompts at once.
+        """Generate for all prompts at once.
 
         Args:
-            prompts: token ids, row by row.
-            adapters: folder of each row's adapter in peft's format, or None.
-            tokens: how many each row generates.
+            prompts: Token ids of each sequence.
+            adapters: Folder of each sequence's adapter in peft's format, or ``None``.
+            tokens: Number of tokens that each sequence generates.
 
         Returns:
-            The seconds that vLLM took, by its own clock, and the tokens of each row.
+            Seconds of vLLM's own clock, and the tokens of each sequence.
 
         Raises:
-            RuntimeError: when the process has ended, or a row has another number of tokens.
+            RuntimeError: If the process has ended, or a sequence has another number of tokens.
         """
         request = {"prompts": prompts, "adapters": adapters, "tokens": tokens}
         self._signal(signal.SIGCONT)
         self._write(request)
         answer = self._read()
         self._signal(signal.SIGSTOP)
-        counts = {len(row) for row in answer["tokens"]}
+        counts = {len(generated) for generated in answer["tokens"]}
         if counts != {tokens} or len(answer["tokens"]) != len(prompts):
-            raise RuntimeError(f"vLLM: asked {tokens} tokens a row, got {sorted(counts)}")
+            raise RuntimeError(
+                f"vLLM: expected {len(prompts)} sequences of {tokens} tokens, "
+                f"got {len(answer['tokens'])} of {sorted(counts)}"
+            )
         return float(answer["seconds"]), answer["tokens"]
 
     def close(self) -> None:
-        """End the process and its children; does nothing the second time."""
+        """End the process and its children; a second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -105,7 +109,7 @@ class VllmSide:
                     pipe.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=30)
-        self._signal(signal.SIGKILL)  # what is left of the group
+        self._signal(signal.SIGKILL)  # the rest of the group
         self._process.wait()
 
     def __enter__(self) -> Self:
@@ -120,7 +124,7 @@ class VllmSide:
 
     def _write(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # reading the answer tells of it
+        with suppress(BrokenPipeError):  # reading the answer raises the error
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
 
@@ -134,14 +138,14 @@ class VllmSide:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Return the variables that vLLM is started with; those already set stay as they are."""
+    """Return vLLM's environment variables; those that are already set keep their values."""
     processors = sorted(os.sched_getaffinity(0))[:threads]
     defaults = {
-        # Otherwise it leaves one processor to its scheduler.
+        # without it, one processor is reserved for the scheduler
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, processors)),
         "OMP_NUM_THREADS": str(threads),
         # One process for scheduler and worker: the fastest of seven settings on two cores, each
-        # tried once or twice; two processes poll for each other.
+        # measured once or twice; two processes poll for each other.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
         "VLLM_LOGGING_LEVEL": "ERROR",

@@ -1,4 +1,4 @@
-"""Measured parts are kept beside each other, and the tables say what is kept."""
+"""Stored parts of a recipe do not overwrite each other, and the tables show them."""
 
 import json
 import re
@@ -36,12 +36,12 @@ def recipe(tmp_path):
     file = tmp_path / "mood.yaml"
     file.write_text(
         "name: mood\nbackbone: {name: minilm-l6}\ntask: {name: text-classification}\n"
-        "data: {train: rows.jsonl}\n"
+        "data: {train: train.jsonl}\n"
     )
     return load_recipe(file)
 
 
-def test_a_part_leaves_the_others_as_they_were(recipe, tmp_path):
+def test_storing_a_part_keeps_the_others(recipe, tmp_path):
     from task_results import read_all, save_part
 
     file = tmp_path / "results" / "mood.json"
@@ -53,7 +53,7 @@ def test_a_part_leaves_the_others_as_they_were(recipe, tmp_path):
     assert parts["base"]["metrics"] == {"accuracy": 0.7}
 
 
-def test_a_table_has_the_rows_of_the_recipes_that_its_mark_names(recipe, tmp_path):
+def test_a_table_has_the_recipes_that_its_mark_names(recipe, tmp_path):
     from task_results import read_all, save_part
     from task_table import filled
 
@@ -66,8 +66,8 @@ def test_a_table_has_the_rows_of_the_recipes_that_its_mark_names(recipe, tmp_pat
     assert text.endswith("<!-- tasks: end -->\nb\n")
     assert "old" not in text
     assert "topic" not in text
-    row = next(line for line in text.splitlines() if line.startswith("| mood"))
-    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    line = next(line for line in text.splitlines() if line.startswith("| mood"))
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
     assert cells[1:6] == ["accuracy", "", "**0.9100**", "0.8800 … 0.9300", "0.9200"]
     assert cells[6:] == ["2.50 %", "2.50 MB", "1,200 examples, 90 steps, 2 min"]
     assert filled(text, read_all(tmp_path)) == text
@@ -76,7 +76,7 @@ def test_a_table_has_the_rows_of_the_recipes_that_its_mark_names(recipe, tmp_pat
     assert "2026-01-31" in whole
 
 
-def test_scores_of_generated_texts_go_before_those_of_given_ones(recipe):
+def test_scores_of_generated_texts_take_precedence(recipe):
     from task_table import interval, value
 
     texts = {"metrics": {"f1": 40.0}, "intervals": {"f1": [30.0, 50.0]}}
@@ -96,7 +96,7 @@ def test_the_tables_of_the_documents_are_up_to_date(page):
     assert filled(text, read_all()) == text, "run: python benchmarks/tasks.py --table"
 
 
-def test_what_is_kept_says_how_it_was_measured_and_names_no_folder_of_this_machine():
+def test_stored_parts_have_their_conditions_and_no_absolute_paths():
     from task_results import read_all
 
     for name, document in read_all().items():
@@ -106,41 +106,41 @@ def test_what_is_kept_says_how_it_was_measured_and_names_no_folder_of_this_machi
             assert not re.search(r"(^|[ =])/", part["command"]), part["command"]
 
 
-def test_a_run_of_other_settings_is_not_taken_for_one_of_the_recipe(recipe, tmp_path, monkeypatch):
-    import trained_run
+def test_a_run_with_other_settings_is_rejected(recipe, tmp_path, monkeypatch):
+    import task_measurements
 
     from adapterhub.errors import TrainingError
 
     stored = SimpleNamespace(manifest=SimpleNamespace(recipe={"name": "other"}))
-    monkeypatch.setattr(trained_run, "read_artifact", lambda _: stored)
+    monkeypatch.setattr(task_measurements, "read_artifact", lambda _: stored)
     with pytest.raises(TrainingError, match="another recipe"):
-        trained_run.trained_facts(recipe, tmp_path)
+        task_measurements.finished_run(recipe, tmp_path)
 
 
-def test_the_arguments_name_recipes_or_ask_for_the_table(capsys):
+def test_the_command_needs_recipes_or_the_table_option(capsys):
     sys.modules.pop("tasks", None)
     import tasks
 
-    assert tasks.parse(["mood", "--rows", "5"]).parts == ["adapter", "base"]
+    assert tasks.parse(["mood", "--examples", "5"]).parts == ["adapter", "base"]
     assert tasks.parse(["--table"]).recipes == []
     with pytest.raises(SystemExit):
         tasks.parse([])
     assert "semeval-relations" in capsys.readouterr().err
 
 
-def test_the_time_of_steps_leaves_out_that_in_which_the_run_was_stopped(tmp_path):
-    from steady_time import steady_of_log
+def test_the_time_of_steps_excludes_interruptions(tmp_path):
+    from step_time import logged_seconds
 
     log = tmp_path / "log.jsonl"
     times = [0, 2, 4, 904, 906, 946, 948]
     events = ["step"] * 5 + ["evaluation", "step"]
     lines = [json.dumps({"event": e, "time": t}) for e, t in zip(events, times, strict=True)]
     log.write_text("\n".join(lines) + "\n")
-    # six steps of two seconds; one was stopped for 900, before another there was an evaluation
-    assert steady_of_log(log) == 12.0
+    # six steps of two seconds; one was stopped for 900 s, and an evaluation preceded another
+    assert logged_seconds(log) == 12.0
 
 
-def test_recipes_name_the_figures_that_are_kept():
+def test_recipes_quote_the_stored_figures():
     from task_results import read_all
     from task_table import value
 

@@ -1,4 +1,4 @@
-"""The benchmark's vLLM side against a package of vLLM's shape, through the program it starts."""
+"""The vLLM side of the benchmarks, with a fake ``vllm`` package in the process that it starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 FAKE = """
 import types
-print("vllm talks on standard output")
+print("output of vllm itself")
 
 
 class SamplingParams(types.SimpleNamespace):
@@ -31,12 +31,12 @@ class LLM:
         numbers = [each.number if each else 0 for each in lora_request or [None] * len(prompts)]
         assert sampling.max_tokens == 3
         length = 3 - (prompts[0]["prompt_token_ids"] == [13])
-        rows = [
+        sequences = [
             [sum(prompt["prompt_token_ids"]), number, self.options.get("max_loras", 0)]
             for prompt, number in zip(prompts, numbers)
         ]
-        of = types.SimpleNamespace
-        return [of(outputs=[of(token_ids=row[:length])]) for row in rows]
+        new = types.SimpleNamespace
+        return [new(outputs=[new(token_ids=each[:length])]) for each in sequences]
 """
 FAKE_REQUEST = """
 class LoRARequest:
@@ -60,21 +60,21 @@ def vllm_side(tmp_path, monkeypatch):
     return module
 
 
-def start(module, model="model", adapters=4):
+def start(module, model="model", max_loras=4):
     return module.VllmSide(
         sys.executable,
         model,
         dtype="float32",
-        rows=4,
-        length=64,
-        adapters=adapters,
-        rank=16,
+        max_num_seqs=4,
+        max_model_len=64,
+        max_loras=max_loras,
+        max_lora_rank=16,
         threads=1,
     )
 
 
 def state(side):
-    """What Linux says of the process: T stopped, S or R not."""
+    """Return the state of the process in Linux: T if it is stopped."""
     for _ in range(100):
         letter = Path(f"/proc/{side._process.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         if letter == "T":
@@ -83,7 +83,7 @@ def state(side):
     return letter
 
 
-def test_rows_keep_their_adapters_from_one_request_to_the_next(vllm_side):
+def test_sequences_keep_their_adapters_from_one_run_to_the_next(vllm_side):
     with start(vllm_side) as side:
         seconds, tokens = side.run([[1, 2], [3, 4], [5, 6]], ["/a", None, "/b"], 3)
         assert tokens == [[3, 1, 4], [7, 0, 4], [11, 2, 4]]
@@ -92,12 +92,12 @@ def test_rows_keep_their_adapters_from_one_request_to_the_next(vllm_side):
         assert tokens == [[1, 2, 4], [2, 1, 4]]
 
 
-def test_lora_is_off_where_no_adapters_are_wanted(vllm_side):
-    with start(vllm_side, adapters=0) as side:
+def test_lora_is_disabled_without_adapters(vllm_side):
+    with start(vllm_side, max_loras=0) as side:
         assert side.run([[1, 2]], [None], 3)[1] == [[3, 0, 0]]
 
 
-def test_it_stands_still_unless_asked(vllm_side):
+def test_the_process_is_stopped_outside_of_run(vllm_side):
     with start(vllm_side) as side:
         assert state(side) == "T"
         side.run([[1]], [None], 3)
@@ -106,8 +106,11 @@ def test_it_stands_still_unless_asked(vllm_side):
     side.close()
 
 
-def test_a_row_that_ends_early_is_an_error(vllm_side):
-    with start(vllm_side) as side, pytest.raises(RuntimeError, match="asked 3 tokens"):
+def test_a_sequence_that_ends_early_is_an_error(vllm_side):
+    with (
+        start(vllm_side) as side,
+        pytest.raises(RuntimeError, match="expected 1 sequences of 3 tokens"),
+    ):
         side.run([[13]], [None], 3)
 
 
@@ -116,7 +119,7 @@ def test_a_process_that_cannot_load_is_an_error(vllm_side):
         start(vllm_side, model="broken")
 
 
-def test_variables_already_set_stay(vllm_side, monkeypatch):
+def test_environment_variables_that_are_set_keep_their_values(vllm_side, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "3")
     found = vllm_side.environment(1)
     assert found["VLLM_CPU_KVCACHE_SPACE"] == "3"

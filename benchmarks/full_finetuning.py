@@ -1,9 +1,8 @@
-"""Full fine-tuning of a recipe's backbone, to compare an adapter with.
+"""Full fine-tuning of a recipe's backbone, as a baseline of an adapter.
 
-It runs through the loop that adapters run through, on the same rows in the same order of
-batches. The weights are unquantized and float32, computed in bfloat16 (autocast), with the
-backbone's own dropout and weight decay; the learning rate is full fine-tuning's own, which
-is smaller than an adapter's.
+It uses the training loop of adapters, with the same examples in the same batches. The weights are
+unquantized float32, computed in bfloat16 (autocast), with the dropout of the backbone and weight
+decay; its learning rate is lower than that of an adapter.
 """
 
 from __future__ import annotations
@@ -46,8 +45,13 @@ if TYPE_CHECKING:
 WEIGHT_DECAY = 0.01
 
 
-class WholeModel(nn.Module):
-    """transformers' class with every weight trainable, run over packed rows."""
+class FullModel(nn.Module):
+    """transformers' model with every weight trainable, computed on packed sequences.
+
+    Args:
+        stock: transformers' model with its head.
+        backbone: Backbone that it was built from.
+    """
 
     def __init__(self, stock: nn.Module, backbone: Backbone) -> None:
         super().__init__()
@@ -56,9 +60,11 @@ class WholeModel(nn.Module):
 
     @property
     def head(self) -> TextHead | VisionHead:
+        """Head that the task's loss reads."""
         return VisionHead(self.stock) if self.backbone.kind == "vision" else TextHead(self.stock)
 
     def hidden(self, batch: PackedBatch) -> Tensor:
+        """Return the hidden states that the head reads, ``[num_selected, hidden_size]``."""
         if batch.pixels is not None:
             with torch.autocast("cpu", torch.bfloat16):
                 return image_features(self.stock, batch.pixels)
@@ -67,9 +73,9 @@ class WholeModel(nn.Module):
             inputs["token_type_ids"] = batch.segment_ids.unsqueeze(0)
         if self.backbone.kind == "decoder":
             inputs["use_cache"] = False
-        body = getattr(self.stock, self.stock.base_model_prefix)
+        base_model = getattr(self.stock, self.stock.base_model_prefix)
         with torch.autocast("cpu", torch.bfloat16):
-            output = body(
+            output = base_model(
                 input_ids=batch.input_ids.unsqueeze(0),
                 position_ids=batch.position_ids.unsqueeze(0),
                 attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
@@ -79,18 +85,20 @@ class WholeModel(nn.Module):
         return output.last_hidden_state[0, batch.select]
 
     def forward(self, batch: PackedBatch, loss: Callable[..., Tensor]) -> Tensor:
+        """Return the task's loss of a batch."""
         hidden = self.hidden(batch)
         with torch.autocast("cpu", torch.bfloat16):
             return loss(self.head, hidden, batch)
 
     def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Return the trainable parameters with their names."""
         return ((n, p) for n, p in self.named_parameters() if p.requires_grad)
 
 
-def train_whole(
+def train_full(
     recipe: Recipe, learning_rate: float, reporter: Reporter
 ) -> tuple[Task, Predictions, LoopResult]:
-    """Train every weight and return the task, the best predictions and what the run came to."""
+    """Train every weight, and return the task, the best predictions and the result of the loop."""
     recipe = _with_rate(recipe, learning_rate)
     data = prepare_data(recipe)
     backbone = load_backbone(recipe.backbone.name, QuantizationSpec("none", "float32"))
@@ -99,21 +107,21 @@ def train_whole(
     if backbone.kind != "vision":
         install_attention()
         backbone.base_model.config._attn_implementation = ATTENTION_NAME
-    model: Any = WholeModel(build_head_model(backbone, task.head, task.labels), backbone)
+    model: Any = FullModel(build_head_model(backbone, task.head, task.labels), backbone)
     if recipe.task.multi_label:
         head = model.stock.get_submodule(head_name(model.stock))
         head.bias.data = torch.tensor(label_log_odds(data))
     model.requires_grad_(True)
-    learned = [example for _, example in _encoded(task, data.splits["train"], train=True)]
-    rows, examples = zip(*_encoded(task, data.splits["validation"], train=False), strict=True)
+    training = [encoded for _, encoded in _encoded(task, data.splits["train"], train=True)]
+    windows, validation = zip(*_encoded(task, data.splits["validation"], train=False), strict=True)
     with tempfile.TemporaryDirectory() as folder:
         outcome = TrainingLoop(
             recipe=recipe,
             run_digest="",
             model=model,
             task=task,
-            examples=learned,
-            evaluate=lambda: score_encoded(model, task, rows, examples),
+            examples=training,
+            evaluate=lambda: score_encoded(model, task, windows, validation),
             accelerator=Accelerator(cpu=True),
             reporter=reporter,
             folder=Path(folder),
@@ -140,13 +148,13 @@ def _task(recipe: Recipe, data: PreparedData, backbone: Backbone) -> Task:
 
 
 def _encoded(
-    task: Task, rows: Dataset, *, train: bool
+    task: Task, dataset: Dataset, *, train: bool
 ) -> list[tuple[Mapping[str, Any], EncodedExample]]:
-    """Return the rows, or windows of rows, that have something to learn from or to score."""
+    """Return examples or their windows with their encodings, without those that have no targets."""
     found = []
-    for number, row in zip(rows.numbers, rows.examples, strict=True):
-        for window in task.windows(row) if task.reads_windows else [row]:
-            example = task.encode(window, number, train=train)
-            if example is not None:
-                found.append((window, example))
+    for number, example in zip(dataset.numbers, dataset.examples, strict=True):
+        for window in task.windows(example) if task.reads_windows else [example]:
+            encoded = task.encode(window, number, train=train)
+            if encoded is not None:
+                found.append((window, encoded))
     return found

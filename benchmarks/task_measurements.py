@@ -1,0 +1,301 @@
+"""Measurements of a recipe: its adapter, the frozen backbone, full fine-tuning."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from full_finetuning import train_full
+from step_time import StepClock, logged_seconds
+
+from adapterhub.adapters.artifact import read_artifact
+from adapterhub.engine.session import Session
+from adapterhub.errors import TrainingError
+from adapterhub.evaluation.bootstrap import intervals
+from adapterhub.evaluation.example_statistics import scores_of
+from adapterhub.training.curves import curve_points, read_curves
+from adapterhub.training.evaluate import score_examples
+from adapterhub.training.prepare import prepare_data
+from adapterhub.training.progress import Reporters
+from adapterhub.training.result import ARTIFACT_NAME, LOG_NAME
+from adapterhub.training.setup import open_backbone
+from adapterhub.training.train import train
+from adapterhub.workflows.run_report.report import SUMMARY_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from adapterhub.evaluation.bootstrap import Interval
+    from adapterhub.tasks.base import Task, TextGeneration
+    from adapterhub.training.evaluate import Predictions
+    from adapterhub.training.progress import Reporter
+    from adapterhub.training.recipe import Recipe
+    from adapterhub.training.result import TrainResult
+
+    Measured = dict[str, Any]
+
+#: Tasks that generate text; they have no head that could be trained alone.
+GENERATING = frozenset(
+    {"dialogue", "translation", "summarization", "generative-question-answering"}
+)
+#: Largest number of labels for which a confusion matrix is stored.
+MAX_CONFUSION_LABELS = 30
+#: Largest number of points of a stored curve.
+MAX_POINTS = 60
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured.
+
+    Args:
+        recipe: Recipe with its overrides.
+        folder: Folder of the run.
+        generate: Number of answers that are generated and scored as text.
+        head_rate: Learning rate of a head that is trained alone.
+        full_rate: Learning rate of full fine-tuning.
+        reporter: Reporter of the training.
+        trained: Folder of a finished run of ``adapterhub train``, which is measured instead of
+            training the recipe again.
+    """
+
+    recipe: Recipe
+    folder: Path
+    generate: int
+    head_rate: float
+    full_rate: float
+    reporter: Reporter
+    trained: Path | None = None
+
+
+def measure_adapter(options: Options) -> Measured:
+    """Train the recipe, and score the stored adapter on the validation examples."""
+    if options.trained:
+        found = finished_run(options.recipe, options.trained)
+        return found | _score_artifact(options, options.trained / ARTIFACT_NAME)
+    result = train(options.recipe, output=options.folder, reporter=options.reporter)
+    return _run_figures(options.recipe, result) | _score_artifact(options, result.artifact)
+
+
+def measure_base(options: Options) -> Measured:
+    """Train a head alone, or score the untrained backbone if the task generates text."""
+    if options.recipe.task.name in GENERATING:
+        return _measure_zero_shot(options)
+    recipe = _head_alone(options.recipe, options.head_rate)
+    result = train(recipe, output=options.folder, reporter=options.reporter)
+    found = _run_figures(recipe, result) | _score_artifact(options, result.artifact)
+    return {"kind": "head", **found}
+
+
+def measure_full(options: Options) -> Measured:
+    """Train every weight of the unquantized backbone."""
+    clock = StepClock()
+    reporters = Reporters([options.reporter, clock])
+    task, predictions, result = train_full(options.recipe, options.full_rate, reporters)
+    return {
+        "learning_rate": options.full_rate,
+        "steps": result.state.step,
+        "training_rows": len(prepare_data(options.recipe).splits["train"]),
+        "seconds": round(clock.seconds(result.state.step)),
+        "trained_share": 1.0,
+        **_score_predictions(task, predictions),
+    }
+
+
+PARTS: Mapping[str, Callable[[Options], Measured]] = {
+    "adapter": measure_adapter,
+    "base": measure_base,
+    "full": measure_full,
+}
+
+
+def finished_run(recipe: Recipe, folder: Path) -> Measured:
+    """Return the figures of a finished run of ``adapterhub train``, from its report.
+
+    Raises:
+        TrainingError: If the run has another recipe.
+    """
+    artifact = read_artifact(folder / ARTIFACT_NAME)
+    if artifact.manifest.recipe != recipe.model_dump(mode="json"):
+        raise TrainingError("is a run of another recipe or of other settings", place=str(folder))
+    report = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
+    cost = report["cost"]
+    return {
+        **_figures(recipe, folder, cost["trained_share"]),
+        "steps": cost["steps"],
+        "artifact_bytes": cost["artifact_bytes"],
+        "digest": artifact.digest,
+        "untrained": rounded({k: each["before"] for k, each in report["metrics"].items()}),
+    }
+
+
+def thinned(curves: Sequence[Mapping[str, Any]]) -> list[Measured]:
+    """Return curves with fewer points; the last point of each is kept."""
+    found = []
+    for curve in curves:
+        points = curve["points"]
+        every = -(-len(points) // MAX_POINTS) or 1
+        kept = points[::-1][::every][::-1]
+        found.append({"name": curve["name"], "points": [[s, round(v, 4)] for s, v in kept]})
+    return found
+
+
+def rounded(values: Mapping[str, Any]) -> Measured:
+    """Return values with numbers rounded to four decimal places."""
+    return {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class GeneratedTexts:
+    """Generated texts, in the form whose metrics can be computed on resamples.
+
+    Args:
+        task: Task that scores the texts.
+        examples: Examples with their reference answers.
+        texts: Generated text of each example.
+    """
+
+    task: TextGeneration
+    examples: Sequence[Mapping[str, Any]]
+    texts: Sequence[str]
+    #: scores of texts are slow
+    max_resamples: ClassVar[int] = 200
+
+    @property
+    def size(self) -> int:
+        """Number of examples."""
+        return len(self.examples)
+
+    def metrics(self, indices: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Return the metrics of each resample; see ``Scores``."""
+        found = [
+            self.task.score_texts(
+                [self.examples[i] for i in chosen], [self.texts[i] for i in chosen]
+            ).metrics
+            for chosen in indices
+        ]
+        return {name: np.array([each[name] for each in found]) for name in found[0]}
+
+
+def score_generated(
+    session: Session,
+    task: TextGeneration,
+    examples: Sequence[Mapping[str, Any]],
+    name: str | None,
+    *,
+    like: str | None = None,
+) -> Measured:
+    """Generate answers greedily and score the texts.
+
+    Args:
+        session: Session with the adapter.
+        task: Task of the adapter.
+        examples: Examples with their answers.
+        name: Name of the adapter; ``None`` uses the base model.
+        like: Adapter whose prompt format the base model gets.
+    """
+    prompts = [task.question_and_reference(each, i)[0] for i, each in enumerate(examples, start=1)]
+    texts = session.generate(name, prompts, like=like)
+    scores = task.score_texts(examples, texts)
+    return {
+        "rows": len(examples),
+        "metrics": rounded(scores.metrics),
+        "intervals": _ends(intervals(GeneratedTexts(task, examples, texts))),
+        "signatures": dict(scores.signatures),
+        "mean_words": round(sum(len(text.split()) for text in texts) / len(texts), 1),
+    }
+
+
+def _head_alone(recipe: Recipe, learning_rate: float) -> Recipe:
+    """Return the recipe with only the head trained; its LoRA factors stay without effect."""
+    return recipe.model_copy(
+        update={
+            # the smallest rank, since the factors only take time
+            "adapter": recipe.adapter.model_copy(update={"rank": 1}),
+            "optimizer": recipe.optimizer.model_copy(update={"learning_rate": learning_rate}),
+            "train": recipe.train.model_copy(update={"parts": "head"}),
+        }
+    )
+
+
+def _run_figures(recipe: Recipe, result: TrainResult) -> Measured:
+    return {
+        **_figures(recipe, result.folder, result.trained_share),
+        "steps": result.steps,
+        "artifact_bytes": result.artifact_bytes,
+        "digest": result.digest,
+        "untrained": rounded(result.before),
+    }
+
+
+def _figures(recipe: Recipe, folder: Path, trained_share: float) -> Measured:
+    """Return what the recipe and the log of a run say about it."""
+    log = folder / LOG_NAME
+    return {
+        "learning_rate": recipe.optimizer.learning_rate,
+        "training_rows": len(prepare_data(recipe).splits["train"]),
+        "seconds": round(logged_seconds(log)),
+        "trained_share": round(trained_share, 6),
+        "curves": thinned(curve_points(read_curves(log))),
+    }
+
+
+def _score_artifact(options: Options, artifact: Path) -> Measured:
+    """Load a stored adapter and score it on the validation examples."""
+    session = Session(open_backbone(options.recipe))
+    loaded = session.load(read_artifact(artifact), name="measured")
+    examples = prepare_data(options.recipe).splits["validation"].examples
+    predictions = score_examples(session.model("measured"), loaded.task, examples)
+    found = _score_predictions(loaded.task, predictions)
+    if (task := loaded.task.generation) is not None:
+        found["texts"] = score_generated(session, task, examples[: options.generate], "measured")
+    return found
+
+
+def _measure_zero_shot(options: Options) -> Measured:
+    """Score the untrained backbone with the prompts on which the adapter is trained."""
+    recipe = options.recipe
+    # a session gets its task from an adapter, so one is trained for a single step
+    one_step = recipe.model_copy(
+        update={
+            "data": recipe.data.model_copy(update={"limit_train": 8, "limit_validation": 2}),
+            "train": recipe.train.model_copy(update={"epochs": None, "steps": 1}),
+        }
+    )
+    result = train(one_step, output=options.folder, reporter=options.reporter)
+    session = Session(open_backbone(recipe))
+    loaded = session.load(read_artifact(result.artifact), name="measured")
+    examples = prepare_data(recipe).splits["validation"].examples
+    model = session.model("measured")
+    with model.disable_adapter():
+        found = _score_predictions(loaded.task, score_examples(model, loaded.task, examples))
+    if (task := loaded.task.generation) is None:
+        raise ValueError(f"the task {loaded.task.name!r} does not generate text")
+    texts = score_generated(session, task, examples[: options.generate], None, like="measured")
+    return {"kind": "zero-shot", "trained_share": 0.0, **found, "texts": texts}
+
+
+def _score_predictions(task: Task, predictions: Predictions) -> Measured:
+    """Return metrics with their intervals, the scores of labels and the confusion matrix."""
+    scores = scores_of(task, predictions.examples, predictions.decoded)
+    found: Measured = {
+        "validation_rows": scores.size,
+        "watched": task.default_metric[0],
+        "metrics": rounded(predictions.evaluation.metrics),
+        "intervals": _ends(intervals(scores)),
+        "labels": [rounded(each) for each in predictions.evaluation.table],
+    }
+    choices = task.label_choices(predictions.examples, predictions.decoded)
+    if choices is not None and len(choices.labels) <= MAX_CONFUSION_LABELS:
+        matrix = [[int(count) for count in counts] for counts in choices.confusion()]
+        found["confusion"] = {"labels": list(choices.labels), "matrix": matrix}
+    return found
+
+
+def _ends(found: Mapping[str, Interval]) -> dict[str, list[float]]:
+    return {name: [round(each.low, 4), round(each.high, 4)] for name, each in found.items()}
