@@ -1,7 +1,7 @@
 """Does a flood on one adapter slow down the first token of another?
 
 A flood of simultaneous requests uses one adapter; meanwhile another adapter gets one request at a
-time, as from a person. Each sequence of the batch makes the steps a little longer, so some slowdown
+time, as from one user. Each sequence of the batch makes the steps a little longer, so some slowdown
 is physics: the step with a full batch over the step with one sequence. What exceeds that is
 waiting, which the fair queue of the server prevents.
 

@@ -27,8 +27,8 @@ from bench_common import percentile_99
 from adapterhub.adapters.manifest import BackboneRef, FileEntry, Manifest, Metrics
 from adapterhub.errors import NotFoundError
 from adapterhub.registry import Registry, aliases, index
-from adapterhub.registry.staging import StagedArtifact
 from adapterhub.registry.query import Query
+from adapterhub.registry.staging import StagedArtifact
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
 if TYPE_CHECKING:

@@ -42,7 +42,9 @@ def read(path: Path) -> dict[str, Any]:
 
 def read_all(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     """Return the stored parts of every recipe, by name."""
-    return {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: read(path) for path in sorted(folder.glob("*.json"))}
+    # the result of a GPU run is stored in the same folder
+    return {name: document for name, document in found.items() if "parts" in document}
 
 
 def machine() -> str:

@@ -1,8 +1,8 @@
-"""Write the examples of the ranking recipe: ``python recipes/make_movielens.py FROM TO [USERS]``.
+"""Convert MovieLens to ranking examples: ``python recipes/make_movielens.py FROM TO [USERS]``.
 
 FROM is a folder with MovieLens ratings (``train.jsonl.gz``, ``dev.jsonl``: user_id, item_id,
 rating, timestamp) and films (``items.jsonl``: item_id, title, genres). USERS is the number of
-users to evaluate: all of their ratings in ``dev.jsonl`` become examples, and none of others.
+users to evaluate: only their ratings in ``dev.jsonl`` become examples.
 """
 
 from __future__ import annotations

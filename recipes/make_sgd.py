@@ -1,4 +1,4 @@
-"""Write the examples of the multi-label recipe: ``python recipes/make_sgd.py FROM TO``.
+"""Convert dialogues to multi-label examples: ``python recipes/make_sgd.py FROM TO``.
 
 FROM is a folder with conversations of the Schema-Guided Dialogue data (``train.jsonl.gz``,
 ``dev.jsonl``: intents, turns with role and text). The user's turns become a text, and the
@@ -35,7 +35,7 @@ def _conversations(path: Path) -> tuple[dict, ...]:
 
 def _example(conversation: dict) -> dict:
     texts = (turn["text"] for turn in conversation["turns"] if turn["role"] == "user")
-    # an intent can come twice in a conversation, by two services
+    # an intent can occur twice in a conversation, for two services
     return {"text": " ".join(texts), "intents": sorted(set(conversation["intents"]))}
 
 

@@ -1,4 +1,4 @@
-"""Scripts beside the recipes write examples in the form that the recipes read."""
+"""The scripts in ``recipes/`` write examples in the format that the recipes read."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""The client of the load test counts what a server sent, however it was cut on the way."""
+"""The client of the load test counts what a server sent, in chunks of any size."""
 
 import asyncio
 import json
@@ -24,15 +24,15 @@ def chunk(content: bytes) -> bytes:
 
 
 def answer(tokens: int) -> bytes:
-    """An answer whose last text has two tokens, as an unfinished letter has."""
+    """Return an answer whose last event has two tokens, like an incomplete UTF-8 character."""
     events = [b'data: {"text":"x"}\n\n'] * (tokens - 1)
     used = b'data: {"usage":{"completion_tokens":%d}}\n\n' % tokens
-    pieces = [*events, used, b"data: [DONE]\n\n"]
-    return STREAM_HEAD + b"".join(map(chunk, pieces)) + b"0\r\n\r\n"
+    chunks = [*events, used, b"data: [DONE]\n\n"]
+    return STREAM_HEAD + b"".join(map(chunk, chunks)) + b"0\r\n\r\n"
 
 
 async def served(reply, plan_options) -> Found:
-    """Let the client ask a server that replies in pieces of seven bytes."""
+    """Run the client against a server that replies in chunks of seven bytes."""
 
     async def serve(reader, writer):
         number = 0
@@ -65,22 +65,22 @@ async def served(reply, plan_options) -> Found:
         server.close()
 
 
-def test_tokens_are_those_that_the_answers_tell_of():
-    asked = []
+def test_tokens_are_those_that_the_answers_report():
+    bodies = []
 
     def reply(body, _number):
-        asked.append(body)
+        bodies.append(body)
         return answer(body["max_tokens"])
 
     found = asyncio.run(served(reply, {"requests": 12}))
     assert found.statuses == {"200": 12}
     assert found.answers == 12
-    assert found.tokens == pytest.approx(sum(body["max_tokens"] for body in asked))
-    assert {body["model"] for body in asked} == {"adapter0", "adapter1"}
+    assert found.tokens == pytest.approx(sum(body["max_tokens"] for body in bodies))
+    assert {body["model"] for body in bodies} == {"adapter0", "adapter1"}
     assert found.first_token_ms is not None
 
 
-def test_refusals_and_broken_answers_are_counted_apart():
+def test_rejected_and_broken_answers_are_counted_separately():
     def reply(body, number):
         whole = answer(body["max_tokens"])
         return [BUSY, whole, BROKEN][number]
@@ -90,7 +90,7 @@ def test_refusals_and_broken_answers_are_counted_apart():
     assert found.answers == 1
 
 
-def test_a_time_ends_it():
+def test_the_time_limit_ends_the_measurement():
     def reply(body, number):
         return answer(body["max_tokens"]) if number < 2 else b""
 
@@ -99,7 +99,7 @@ def test_a_time_ends_it():
     assert found.seconds == 0.5
 
 
-def test_streams_ask_for_different_things_and_the_same_each_time():
+def test_streams_have_different_but_reproducible_requests():
     plan = Plan("", 0, 2, 2, prompt=4, tokens=9, seed=3, warm=0, seconds=1)
     first, again, other = (list(islice(requests_of(plan, n), 3)) for n in (0, 0, 1))
     assert first == again
