@@ -184,12 +184,12 @@ def measure_loads(
     bench.close()
     found = {
         f"{kind}_{name}_ms": round(statistic(steps[loading]), 1)
-        for kind, loading in (("without", False), ("beside_loads", True))
+        for kind, loading in (("without", False), ("with_loads", True))
         for name, statistic in (("median", statistics.median), ("mean", statistics.mean))
     }
     return found | {
-        "median_ratio": round(found["beside_loads_median_ms"] / found["without_median_ms"], 3),
-        "mean_ratio": round(found["beside_loads_mean_ms"] / found["without_mean_ms"], 3),
+        "median_ratio": round(found["with_loads_median_ms"] / found["without_median_ms"], 3),
+        "mean_ratio": round(found["with_loads_mean_ms"] / found["without_mean_ms"], 3),
         "loads": loads,
         "loads_per_second": round(loads / (sum(steps[True]) / 1e3), 1),
     }
@@ -295,7 +295,7 @@ def main() -> None:
         if "cold" in options.parts:
             report("cold", measure_cold(store, large[:12], options.rounds))
         if "loads" in options.parts:
-            report("beside_loads", measure_loads(store, large[:16], options.sequences, 6))
+            report("with_loads", measure_loads(store, large[:16], options.sequences, 6))
         if "memory" in options.parts:
             report("memory", measure_memory(store, large))
         if "traffic" in options.parts:

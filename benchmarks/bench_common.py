@@ -10,12 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from adapterhub.adapters.artifact import write_artifact
+from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
+from adapterhub.adapters.peft_format import config_document, peft_config
+from adapterhub.adapters.weights import AdapterWeights
+from adapterhub.specs import LoraSpec
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
-
-    from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.registry import Registry
     from adapterhub.registry.version import Version
@@ -33,11 +38,6 @@ def random_adapter(
     dtype: torch.dtype | None = None,
 ) -> AdapterWeights:
     """Return a LoRA adapter of rank 16 with random values, on the target modules of a decoder."""
-    import torch
-
-    from adapterhub.adapters.weights import AdapterWeights
-    from adapterhub.specs import LoraSpec
-
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for path, module in backbone.base_model.named_modules():
@@ -53,10 +53,6 @@ def random_adapter(
 
 def register(registry: Registry, backbone: Backbone, name: str, weights: AdapterWeights) -> Version:
     """Add weights to a registry as a dialogue adapter, without a trained run behind them."""
-    from adapterhub.adapters.artifact import write_artifact
-    from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
-    from adapterhub.adapters.peft_format import config_document, peft_config
-
     config = peft_config(
         weights.spec,
         task_type="CAUSAL_LM",

@@ -10,7 +10,7 @@ Against a running server:
     adapterhub serve --backbone smollm2-135m-instruct &
     python benchmarks/http_fairness.py --flood a@prod --other b@prod
 
-The last line is JSON: the median times to the first token alone and beside the flood, in
+The last line is JSON: the median times to the first token alone and during the flood, in
 milliseconds, their ratio, and the statuses of the flood's requests.
 """
 
@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 
 PROMPT = "Tell me in a few words how to reset the password of my account, please."
-#: Fewest samples beside the flood for a median.
+#: Fewest samples during the flood for a median.
 MIN_SAMPLES = 5
 
 
@@ -63,45 +63,45 @@ async def status_of_one(client: httpx.AsyncClient, model: str, prompt: str, toke
     return 200
 
 
-async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the medians alone and beside the flood."""
+async def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the medians alone and during the flood."""
     headers = (
         {"Authorization": f"Bearer {key}"} if (key := os.environ.get("OPENAI_API_KEY")) else {}
     )
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(
-        base_url=arguments.url, headers=headers, timeout=600, limits=limits
+        base_url=options.url, headers=headers, timeout=600, limits=limits
     ) as client:
-        for model in (arguments.flood, arguments.other):
-            await first_token(client, model, arguments.prompt, 4)
-        alone = [await _other(client, arguments) for _ in range(arguments.samples)]
+        for model in (options.flood, options.other):
+            await first_token(client, model, options.prompt, 4)
+        alone = [await _other(client, options) for _ in range(options.samples)]
         flood = [
             asyncio.create_task(
-                status_of_one(client, arguments.flood, arguments.prompt, arguments.flood_tokens)
+                status_of_one(client, options.flood, options.prompt, options.flood_tokens)
             )
-            for _ in range(arguments.requests)
+            for _ in range(options.requests)
         ]
-        await asyncio.sleep(arguments.delay)
-        beside = []
-        while len(beside) < arguments.samples and not all(task.done() for task in flood):
-            beside.append(await _other(client, arguments))
+        await asyncio.sleep(options.delay)
+        during = []
+        while len(during) < options.samples and not all(task.done() for task in flood):
+            during.append(await _other(client, options))
         over = all(task.done() for task in flood)
         statuses = Counter(await asyncio.gather(*flood))
-    if len(beside) < MIN_SAMPLES:
-        raise SystemExit(f"the flood was over after {len(beside)} samples: give --flood-tokens")
+    if len(during) < MIN_SAMPLES:
+        raise SystemExit(f"the flood was over after {len(during)} samples: give --flood-tokens")
     result = {
         "alone_ms": statistics.median(alone) * 1000,
-        "beside_ms": statistics.median(beside) * 1000,
-        "worst_beside_ms": max(beside) * 1000,
-        "samples": len(beside),
+        "during_ms": statistics.median(during) * 1000,
+        "worst_during_ms": max(during) * 1000,
+        "samples": len(during),
         "flood_over": over,
         "flood_statuses": {str(status): count for status, count in sorted(statuses.items())},
     }
-    return {**result, "ratio": result["beside_ms"] / result["alone_ms"]}
+    return {**result, "ratio": result["during_ms"] / result["alone_ms"]}
 
 
-async def _other(client: httpx.AsyncClient, arguments: argparse.Namespace) -> float:
-    return await first_token(client, arguments.other, arguments.prompt, arguments.tokens)
+async def _other(client: httpx.AsyncClient, options: argparse.Namespace) -> float:
+    return await first_token(client, options.other, options.prompt, options.tokens)
 
 
 def main() -> None:
@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--delay", type=float, default=1.0, help="seconds before the samples")
     parser.add_argument("--prompt", default=PROMPT)
     result = asyncio.run(measure(parser.parse_args()))
-    print(f"alone {result['alone_ms']:.0f} ms, beside the flood {result['beside_ms']:.0f} ms")
+    print(f"alone {result['alone_ms']:.0f} ms, during the flood {result['during_ms']:.0f} ms")
     print(json.dumps(result))
 
 

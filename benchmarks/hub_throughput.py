@@ -83,24 +83,20 @@ def serving(port: int, *command: str, **environment: str) -> Iterator[None]:
 
 def publish(home: Path, port: int, file: Path) -> None:
     """Upload the file with the client of huggingface_hub."""
-    environment = {**os.environ, "ADAPTERHUB_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    # read when huggingface_hub is imported
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    from huggingface_hub import HfApi
+
     token = subprocess.run(
-        [sys.executable, "-m", "adapterhub", "hub", "token", "add", "bench", "write:*"],
-        env=environment,
+        [sys.executable, "-m", "adapterhub", "key", "create", "bench", "--scope", "write:team"],
+        env={**os.environ, "ADAPTERHUB_HOME": str(home)},
         capture_output=True,
         text=True,
         check=True,
     ).stdout.strip()
-    code = (
-        "import sys; from huggingface_hub import HfApi\n"
-        "api = HfApi(endpoint=sys.argv[1], token=sys.stdin.read())\n"
-        "api.create_repo(sys.argv[2])\n"
-        "api.upload_file(path_or_fileobj=sys.argv[3], path_in_repo=sys.argv[4], "
-        "repo_id=sys.argv[2])\n"
-    )
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-c", code, url, NAME, str(file), FILE]
-    subprocess.run(command, env=environment, input=token, text=True, check=True)
+    api = HfApi(endpoint=f"http://127.0.0.1:{port}", token=token)
+    api.create_repo(NAME)
+    api.upload_file(path_or_fileobj=file, path_in_repo=FILE, repo_id=NAME)
 
 
 def megabytes_per_second(port: int, path: str, size: int) -> float:

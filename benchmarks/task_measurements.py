@@ -50,7 +50,7 @@ MAX_POINTS = 60
 
 
 @dataclass(frozen=True)
-class Options:
+class Measurement:
     """What is measured.
 
     Args:
@@ -73,41 +73,41 @@ class Options:
     trained: Path | None = None
 
 
-def measure_adapter(options: Options) -> Measured:
+def measure_adapter(measurement: Measurement) -> Measured:
     """Train the recipe, and score the stored adapter on the validation examples."""
-    if options.trained:
-        found = finished_run(options.recipe, options.trained)
-        return found | _score_artifact(options, options.trained / ARTIFACT_NAME)
-    result = train(options.recipe, output=options.folder, reporter=options.reporter)
-    return _run_figures(options.recipe, result) | _score_artifact(options, result.artifact)
+    if measurement.trained:
+        found = finished_run(measurement.recipe, measurement.trained)
+        return found | _score_artifact(measurement, measurement.trained / ARTIFACT_NAME)
+    result = train(measurement.recipe, output=measurement.folder, reporter=measurement.reporter)
+    return _run_figures(measurement.recipe, result) | _score_artifact(measurement, result.artifact)
 
 
-def measure_base(options: Options) -> Measured:
+def measure_base(measurement: Measurement) -> Measured:
     """Train a head alone, or score the untrained backbone if the task generates text."""
-    if options.recipe.task.name in GENERATING:
-        return _measure_zero_shot(options)
-    recipe = _head_alone(options.recipe, options.head_rate)
-    result = train(recipe, output=options.folder, reporter=options.reporter)
-    found = _run_figures(recipe, result) | _score_artifact(options, result.artifact)
+    if measurement.recipe.task.name in GENERATING:
+        return _measure_zero_shot(measurement)
+    recipe = _head_alone(measurement.recipe, measurement.head_rate)
+    result = train(recipe, output=measurement.folder, reporter=measurement.reporter)
+    found = _run_figures(recipe, result) | _score_artifact(measurement, result.artifact)
     return {"kind": "head", **found}
 
 
-def measure_full(options: Options) -> Measured:
+def measure_full(measurement: Measurement) -> Measured:
     """Train every weight of the unquantized backbone."""
     clock = StepClock()
-    reporters = Reporters([options.reporter, clock])
-    task, predictions, result = train_full(options.recipe, options.full_rate, reporters)
+    reporters = Reporters([measurement.reporter, clock])
+    task, predictions, result = train_full(measurement.recipe, measurement.full_rate, reporters)
     return {
-        "learning_rate": options.full_rate,
+        "learning_rate": measurement.full_rate,
         "steps": result.state.step,
-        "training_rows": len(prepare_data(options.recipe).splits["train"]),
+        "training_rows": len(prepare_data(measurement.recipe).splits["train"]),
         "seconds": round(clock.seconds(result.state.step)),
         "trained_share": 1.0,
         **_score_predictions(task, predictions),
     }
 
 
-PARTS: Mapping[str, Callable[[Options], Measured]] = {
+PARTS: Mapping[str, Callable[[Measurement], Measured]] = {
     "adapter": measure_adapter,
     "base": measure_base,
     "full": measure_full,
@@ -245,21 +245,23 @@ def _figures(recipe: Recipe, folder: Path, trained_share: float) -> Measured:
     }
 
 
-def _score_artifact(options: Options, artifact: Path) -> Measured:
+def _score_artifact(measurement: Measurement, artifact: Path) -> Measured:
     """Load a stored adapter and score it on the validation examples."""
-    session = Session(open_backbone(options.recipe))
+    session = Session(open_backbone(measurement.recipe))
     loaded = session.load(read_artifact(artifact), name="measured")
-    examples = prepare_data(options.recipe).splits["validation"].examples
+    examples = prepare_data(measurement.recipe).splits["validation"].examples
     predictions = score_examples(session.model("measured"), loaded.task, examples)
     found = _score_predictions(loaded.task, predictions)
     if (task := loaded.task.generation) is not None:
-        found["texts"] = score_generated(session, task, examples[: options.generate], "measured")
+        found["texts"] = score_generated(
+            session, task, examples[: measurement.generate], "measured"
+        )
     return found
 
 
-def _measure_zero_shot(options: Options) -> Measured:
+def _measure_zero_shot(measurement: Measurement) -> Measured:
     """Score the untrained backbone with the prompts on which the adapter is trained."""
-    recipe = options.recipe
+    recipe = measurement.recipe
     # a session gets its task from an adapter, so one is trained for a single step
     one_step = recipe.model_copy(
         update={
@@ -267,7 +269,7 @@ def _measure_zero_shot(options: Options) -> Measured:
             "train": recipe.train.model_copy(update={"epochs": None, "steps": 1}),
         }
     )
-    result = train(one_step, output=options.folder, reporter=options.reporter)
+    result = train(one_step, output=measurement.folder, reporter=measurement.reporter)
     session = Session(open_backbone(recipe))
     loaded = session.load(read_artifact(result.artifact), name="measured")
     examples = prepare_data(recipe).splits["validation"].examples
@@ -276,7 +278,7 @@ def _measure_zero_shot(options: Options) -> Measured:
         found = _score_predictions(loaded.task, score_examples(model, loaded.task, examples))
     if (task := loaded.task.generation) is None:
         raise ValueError(f"the task {loaded.task.name!r} does not generate text")
-    texts = score_generated(session, task, examples[: options.generate], None, like="measured")
+    texts = score_generated(session, task, examples[: measurement.generate], None, like="measured")
     return {"kind": "zero-shot", "trained_share": 0.0, **found, "texts": texts}
 
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from task_measurements import PARTS, Options
+from task_measurements import PARTS, Measurement
 from task_results import RESULTS, machine, save_part, today
 from task_table import write_tables
 
@@ -48,12 +48,12 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def main() -> None:
-    arguments = parse(sys.argv[1:])
+    options = parse(sys.argv[1:])
     silence_libraries()
     keep_freed_memory()
-    for name in arguments.recipes:
-        for part in arguments.parts:
-            measure(name, part, arguments)
+    for name in options.recipes:
+        for part in options.parts:
+            measure(name, part, options)
             write_tables()
     write_tables()
 
@@ -75,30 +75,30 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="folder to keep the adapter's run in")
     parser.add_argument("--trained", type=Path, help="finished run of adapterhub train")
     parser.add_argument("--table", action="store_true", help="write the tables and stop")
-    arguments = parser.parse_args(words)
-    if not arguments.recipes and not arguments.table:
+    options = parser.parse_args(words)
+    if not options.recipes and not options.table:
         known = ", ".join(sorted(path.stem for path in RECIPES.glob("*.yaml")))
         parser.error(f"name at least one recipe of: {known}")
-    return arguments
+    return options
 
 
-def measure(name: str, part: str, arguments: argparse.Namespace) -> None:
+def measure(name: str, part: str, options: argparse.Namespace) -> None:
     """Measure a part of a recipe and store the result."""
-    overrides = list(arguments.set)
-    if arguments.examples:
-        overrides.append(f"data.limit_train={arguments.examples}")
+    overrides = list(options.set)
+    if options.examples:
+        overrides.append(f"data.limit_train={options.examples}")
     recipe = load_recipe(RECIPES / f"{name}.yaml", overrides)
     with tempfile.TemporaryDirectory() as folder:
-        options = Options(
+        measurement = Measurement(
             recipe=recipe,
-            folder=(arguments.keep or Path(folder)) / f"{name}-{part}",
-            generate=arguments.generate,
-            head_rate=arguments.head_rate,
-            full_rate=arguments.full_rate,
+            folder=(options.keep or Path(folder)) / f"{name}-{part}",
+            generate=options.generate,
+            head_rate=options.head_rate,
+            full_rate=options.full_rate,
             reporter=PlainReporter(Console(stderr=True)),
-            trained=arguments.trained,
+            trained=options.trained,
         )
-        found = PARTS[part](options)
+        found = PARTS[part](measurement)
     conditions = {
         "command": shlex.join(["python", "benchmarks/tasks.py", *sys.argv[1:]]),
         "overrides": overrides,
