@@ -183,7 +183,7 @@ def _show_comparison(found: Comparison) -> None:
 
 
 def _show_audit(probed: AdapterAudit) -> None:
-    from adapterhub.evaluation.bias_audit.report import notes, table_columns, table_rows
+    from adapterhub.evaluation.bias_audit.results import notes, table_columns, table_rows
 
     found = probed.found
     shown = table(*table_columns(found))

@@ -93,12 +93,12 @@ def audit_adapter(
     found = run_bias_audit(
         session.model(loaded.name),
         loaded.task,
-        rows=examples,
+        examples=examples,
         training=() if generates else _training_examples(loaded) or examples,
         seconds=seconds,
         level=level,
     )
-    if found is None or not found.measures:
+    if found is None or not found.metrics:
         raise DataError(
             "no word in it can be exchanged" if path else "needs examples to be audited on",
             place=str(path or version.ref),

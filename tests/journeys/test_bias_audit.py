@@ -20,17 +20,17 @@ def test_a_classifier_is_audited_on_built_in_sentences_and_given_examples(
     command("train", path, "--no-report")
     found = json.loads(command("bias-audit", "mood", "--json").stdout)
     assert found["ref"] == "mood@1"
-    assert found["found"]["probe"] == "bias"
-    groups = {(each["name"], each["group"]) for each in found["found"]["measures"]}
-    assert ("names", "own sentences") in groups
-    assert ("names", "given rows") not in groups
+    assert found["found"]["kind"] == "bias"
+    groups = {(each["name"], each["group"]) for each in found["found"]["metrics"]}
+    assert ("names", "built-in sentences") in groups
+    assert ("names", "given examples") not in groups
     # its training examples are still available to fit the head of the backbone
-    assert "learned from 120 training rows" in found["found"]["backbone"]
+    assert "trained on 120 examples" in found["found"]["baseline"]
     given = command("bias-audit", "mood", "--data", str(people), "--json").stdout
-    lines = {(e["name"], e["group"]): e for e in json.loads(given)["found"]["measures"]}
-    assert lines["names", "given rows"]["units"] == 2
+    lines = {(e["name"], e["group"]): e for e in json.loads(given)["found"]["metrics"]}
+    assert lines["names", "given examples"]["units"] == 2
     shown = command("bias-audit", "mood").stdout
-    assert "The backbone here is the frozen backbone with a head alone" in shown.replace("\n", " ")
+    assert "The baseline is a linear probe of the backbone" in shown.replace("\n", " ")
 
 
 def test_without_labelled_examples_there_is_nothing_to_compare_with(
@@ -39,16 +39,16 @@ def test_without_labelled_examples_there_is_nothing_to_compare_with(
     command("train", str(recipe("mood", encoder, "text-classification", moods)), "--no-report")
     moods.unlink()
     shown = command("bias-audit", "mood").stdout.replace("\n", " ")
-    assert "nothing to compare with. Give some with --data" in shown
+    assert "There is no baseline: a linear probe of the backbone needs labelled examples." in shown
 
 
 def test_a_generator_gets_the_same_prompts_as_its_backbone(command, recipe, decoder, talks, people):
     path = recipe("talk", decoder, "dialogue", talks, train={"steps": 2})
     command("train", str(path), "--no-report")
     found = json.loads(command("bias-audit", "talk", "--json").stdout)["found"]
-    assert found["probe"] == "harm"
-    assert found["done"] == found["asked"]
-    assert all(each["backbone"] is not None for each in found["measures"])
+    assert found["kind"] == "harm"
+    assert found["completed"] == found["total"]
+    assert all(each["backbone"] is not None for each in found["metrics"])
     assert found["examples"]
     refused = command("bias-audit", "talk", "--data", str(people))
     assert refused.exit_code == 3
@@ -61,12 +61,12 @@ def test_a_generator_gets_the_same_prompts_as_its_backbone(command, recipe, deco
         (
             "ranking",
             {"history": ["film", "song"], "candidate": "the film of Emily"},
-            "Counted are lists in which two candidates change places",
+            "A ranking counts as changed when two candidates swap places",
         ),
         (
             "question-answering",
             {"context": "the film of Emily was good", "question": "what", "answers": ["film"]},
-            "Counted are questions whose answer moves to another place",
+            "An answer counts as changed when it moves to another place",
         ),
     ],
 )
@@ -82,11 +82,11 @@ def test_lists_and_answers_are_audited_on_built_in_and_given_examples(
     found = json.loads(command("bias-audit", "asked", "--data", str(file), "--json").stdout)[
         "found"
     ]
-    groups = {each["group"].split(",")[0] for each in found["measures"]}
-    assert {"own lists" if task == "ranking" else "own passages", "given rows"} <= groups
-    assert {each["name"] for each in found["measures"]} == {"names", "pronouns", "nationalities"}
-    assert "learned from 8 training rows" in found["backbone"]
-    assert found["done"] == found["asked"]
+    groups = {each["group"].split(",")[0] for each in found["metrics"]}
+    assert {"built-in lists" if task == "ranking" else "built-in passages", "given examples"} <= groups
+    assert {each["name"] for each in found["metrics"]} == {"names", "pronouns", "nationalities"}
+    assert "trained on 8 examples" in found["baseline"]
+    assert found["completed"] == found["total"]
     assert note in command("bias-audit", "asked", "--max-seconds", "1").stdout.replace("\n", " ")
 
 
@@ -107,6 +107,6 @@ def test_relations_are_audited_on_given_examples(command, recipe, encoder, tmp_p
     found = json.loads(command("bias-audit", "related", "--data", str(file), "--json").stdout)[
         "found"
     ]
-    assert {(each["name"], each["group"]) for each in found["measures"]} == {
-        ("names", "given rows")
+    assert {(each["name"], each["group"]) for each in found["metrics"]} == {
+        ("names", "given examples")
     }

@@ -8,7 +8,7 @@ import pytest
 
 import adapterhub
 from adapterhub.evaluation.attribution.examples import checked_answers
-from adapterhub.evaluation.bias_audit.audit import audited_task, is_auditable
+from adapterhub.evaluation.bias_audit.audit import is_auditable, task_audit
 from adapterhub.evaluation.bootstrap import intervals
 from adapterhub.evaluation.calibration import calibration
 from adapterhub.evaluation.errors import worst_examples
@@ -117,10 +117,10 @@ def test_a_new_task_is_analysed_without_any_other_change():
 def test_a_new_task_is_audited_by_what_it_names():
     task = ParityTask()
     assert is_auditable(task)
-    audited = audited_task(task)
-    assert "another parity" in audited.counted
+    audited = task_audit(task)
+    assert "another parity" in audited.definition
     assert audited.compare({}, [0.9], {}, [0.1]).changed
-    assert audited.words({}, [0.9]) == "odd with 90%"
+    assert audited.answer_text({}, [0.9]) == "odd with 90%"
 
 
 def test_a_new_task_is_built_and_served_by_its_table_entry(monkeypatch):

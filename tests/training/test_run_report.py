@@ -100,16 +100,16 @@ def test_the_page_has_no_links_to_elsewhere_and_embeds_its_figures(
     assert summary["data"]["leaks"][0]["same"] == 120
     assert summary["cost"]["peak_bytes"] > 1e6
     audit = summary["inherited"]
-    assert audit["done"] == audit["asked"]
-    assert {each["name"] for each in audit["measures"]} == {
+    assert audit["completed"] == audit["total"]
+    assert {each["name"] for each in audit["metrics"]} == {
         "names",
         "pronouns",
         "nationalities",
     }
     # this tokenizer maps every such word to the same unknown token
-    assert all(each["adapter"]["value"] == 0 for each in audit["measures"])
+    assert all(each["adapter"]["value"] == 0 for each in audit["metrics"])
     assert audit["scores"]["adapter"] == result.after["accuracy"]
-    assert "a head alone, learned from 120 training rows" in page
+    assert "a linear probe of the backbone, trained on 120 examples" in page
 
 
 def test_error_examples_are_shown_and_escaped(recipe, encoder, moods, tmp_path):
@@ -149,9 +149,9 @@ def test_other_tasks_have_the_sections_that_apply(task, backbone, recipe, reques
     summary = json.loads((tmp_path / "run/report.json").read_text())
     name = "entity_f1" if task == "token-classification" else "perplexity"
     assert summary["metrics"][name]["interval"] is not None
-    names = {each["name"] for each in summary["inherited"]["measures"]}
+    names = {each["name"] for each in summary["inherited"]["metrics"]}
     if task == "dialogue":
-        assert {"declined", "rude words", "stereotype preferred"} <= names
+        assert {"refused", "rude words", "stereotype preferred"} <= names
     else:
         assert "names" in names
 

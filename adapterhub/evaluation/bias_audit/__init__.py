@@ -1,4 +1,4 @@
-"""Does an adapter treat people alike, and what would it say? Measured beside the backbone.
+"""Bias audit: counterfactual fairness, refusals and stereotypes of an adapter and its backbone.
 
-Own small lists of words, sentences and requests lie in ``data/``.
+The built-in templates, word lists and requests are in ``data/``.
 """

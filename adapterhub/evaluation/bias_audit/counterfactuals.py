@@ -1,4 +1,4 @@
-"""Rows about people, each with the same row of someone else."""
+"""Examples about people with their counterfactuals, from built-in templates and given data."""
 
 from __future__ import annotations
 
@@ -7,155 +7,163 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adapterhub.evaluation.bias_audit.swaps import KINDS, NAMES, NATIONALITIES, PRONOUNS
-from adapterhub.evaluation.bias_audit.tokens import tokens_of, with_articles
+from adapterhub.evaluation.bias_audit.substitution import (
+    ATTRIBUTES,
+    NAMES,
+    NATIONALITIES,
+    PRONOUNS,
+    tokenize,
+    with_articles,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-    from adapterhub.evaluation.bias_audit.swaps import Swapper, Variant
+    from adapterhub.evaluation.bias_audit.substitution import Counterfactual, Substituter
     from adapterhub.evaluation.bias_audit.templates import Sentences, Words
     from adapterhub.tasks.fields import Example
 
-SENTENCES, ROWS = "own sentences", "given rows"
-OWN_HISTORY, OWN_CANDIDATE = "own lists, in the history", "own lists, in a candidate"
-ROWS_HISTORY, ROWS_CANDIDATE = "given rows, in the history", "given rows, in a candidate"
-OWN_PASSAGES = "own passages"
-#: Where rows come from, in the order of a table.
+SENTENCES, GIVEN = "built-in sentences", "given examples"
+PASSAGES = "built-in passages"
+LISTS_HISTORY, LISTS_CANDIDATE = "built-in lists, history", "built-in lists, candidate"
+GIVEN_HISTORY, GIVEN_CANDIDATE = "given examples, history", "given examples, candidate"
+#: Sources of examples in table order.
 SOURCES = (
     SENTENCES,
-    OWN_PASSAGES,
-    OWN_HISTORY,
-    OWN_CANDIDATE,
-    ROWS,
-    ROWS_HISTORY,
-    ROWS_CANDIDATE,
+    PASSAGES,
+    LISTS_HISTORY,
+    LISTS_CANDIDATE,
+    GIVEN,
+    GIVEN_HISTORY,
+    GIVEN_CANDIDATE,
 )
-#: Whom the package's own sentences speak of before anything is exchanged.
-_FIRST_NAMES, _FIRST_REGION = "English", "Western Europe"
-#: Counterfactuals of one sentence: three of seven groups in turn, so that each is met as often.
-VARIANTS = 3
-#: Rows of a file that are looked through, and that are used for each kind.
-_LOOKED_AT, ROWS_A_KIND = 20_000, 40
+#: Groups that the built-in templates are filled with.
+_TEMPLATE_NAMES, _TEMPLATE_REGION = "English", "Western Europe"
+#: Counterfactuals per example: three of seven groups in rotation, so that each is equally frequent.
+_COUNTERFACTUALS = 3
+#: Maximum number of given examples that are searched, and that are used for each attribute.
+_SEARCHED, EXAMPLES_PER_ATTRIBUTE = 20_000, 40
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """A row as it is asked, before anything is exchanged.
+class AuditInput:
+    """An example before any substitution.
 
     Args:
-        source: one of ``SOURCES``.
-        row: for ``AuditedTask.rows``.
-        fields: in which words are exchanged; in all texts where not given.
+        source: One of ``SOURCES``.
+        example: Input of ``TaskAudit.inputs``.
+        fields: Fields in which words are substituted; default all texts.
     """
 
     source: str
-    row: Example
+    example: Example
     fields: Collection[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Sentence:
-    """A row and its counterfactuals of one kind.
+class CounterfactualSet:
+    """An example and its counterfactuals for one attribute.
 
     Args:
-        source: one of ``SOURCES``.
-        row: as it is.
-        variants: of it, one at least.
+        source: One of ``SOURCES``.
+        example: The original example.
+        counterfactuals: Its counterfactuals, at least one.
     """
 
     source: str
-    row: Example
-    variants: tuple[Variant, ...]
+    example: Example
+    counterfactuals: tuple[Counterfactual, ...]
 
 
-def as_it_is(row: Example) -> list[Form]:
-    """Return a given row to be asked as it is."""
-    return [Form(ROWS, row)]
+def sentence_sets(
+    substituter: Substituter, sentences: Sentences, words: Words
+) -> list[CounterfactualSet]:
+    """Return the built-in sentences with their counterfactuals.
 
-
-def own_sentences(swapper: Swapper, sentences: Sentences, words: Words) -> list[Sentence]:
-    """Return the package's sentences, filled in, with their counterfactuals.
-
-    A sentence with a name is there once with a man's and once with a woman's.
+    A sentence with a name occurs once with a male and once with a female name.
     """
     texts = {
-        NAMES: _all(sentences.names, NAMES, words),
+        NAMES: _filled(sentences.names, NAMES, words),
         PRONOUNS: list(_with_jobs(sentences.pronouns, sentences.jobs)),
-        NATIONALITIES: _all(sentences.nationalities, NATIONALITIES, words),
+        NATIONALITIES: _filled(sentences.nationalities, NATIONALITIES, words),
     }
     return [
         each
-        for kind in KINDS
-        for place, text in enumerate(texts[kind])
-        for each in sentence(swapper, Form(SENTENCES, {"text": text}), kind, place)
+        for attribute in ATTRIBUTES
+        for place, text in enumerate(texts[attribute])
+        for each in counterfactual_sets(
+            substituter, AuditInput(SENTENCES, {"text": text}), attribute, place
+        )
     ]
 
 
-def sentences_in(
-    rows: Sequence[Example],
-    swapper: Swapper,
+def given_sets(
+    examples: Sequence[Example],
+    substituter: Substituter,
     *,
-    forms: Callable[[Example], Sequence[Form]] = as_it_is,
-    most: int = ROWS_A_KIND,
+    inputs: Callable[[Example], Sequence[AuditInput]] | None = None,
+    limit: int = EXAMPLES_PER_ATTRIBUTE,
     seed: int = 0,
-) -> list[Sentence]:
-    """Return rows in which something can be exchanged, drawn at random.
+) -> list[CounterfactualSet]:
+    """Sample given examples in which words can be substituted.
 
     Args:
-        rows: with the task's fields.
-        swapper: exchanges words.
-        forms: in which a row is asked.
-        most: rows for each kind and source.
-        seed: of the draw.
+        examples: Examples of the task.
+        substituter: Substituter of words.
+        inputs: Function from an example to the inputs to audit; default the example itself.
+        limit: Maximum number of examples per attribute and source.
+        seed: Seed of the sample.
     """
-    order = np.random.default_rng(seed).permutation(len(rows))[:_LOOKED_AT]
-    found: dict[tuple[str, str], list[Sentence]] = {}
+    order = np.random.default_rng(seed).permutation(len(examples))[:_SEARCHED]
+    found: dict[tuple[str, str], list[CounterfactualSet]] = {}
     for place in order:
-        if found and all(len(sentences) >= most for sentences in found.values()):
+        if found and all(len(sets) >= limit for sets in found.values()):
             break
-        for form in forms(rows[int(place)]):
-            for kind in KINDS:
-                known = found.setdefault((kind, form.source), [])
-                if len(known) < most:
-                    known += sentence(swapper, form, kind, len(known))
-    return [each for sentences in found.values() for each in sentences]
+        example = examples[int(place)]
+        for audit_input in inputs(example) if inputs else [AuditInput(GIVEN, example)]:
+            for attribute in ATTRIBUTES:
+                sets = found.setdefault((attribute, audit_input.source), [])
+                if len(sets) < limit:
+                    sets += counterfactual_sets(substituter, audit_input, attribute, len(sets))
+    return [each for sets in found.values() for each in sets]
 
 
-def sentence(swapper: Swapper, form: Form, kind: str, place: int) -> Iterator[Sentence]:
-    """Yield the row with some of its counterfactuals, if it has any.
+def counterfactual_sets(
+    substituter: Substituter, audit_input: AuditInput, attribute: str, place: int
+) -> Iterator[CounterfactualSet]:
+    """Yield an example with some of its counterfactuals, if it has any.
 
     Args:
-        swapper: exchanges words.
-        form: in which the row is asked.
-        kind: what is exchanged.
-        place: number of the row among those of its kind, by which groups are chosen in turn.
+        substituter: Substituter of words.
+        audit_input: Example before the substitution.
+        attribute: Attribute to substitute.
+        place: Position among the examples of this attribute, by which groups rotate.
     """
-    variants = swapper.variants(form.row, kind, form.fields)
-    if not variants:
+    found = substituter.counterfactuals(audit_input.example, attribute, audit_input.fields)
+    if not found:
         return
-    count = min(VARIANTS, len(variants))
-    chosen = [variants[(place * count + turn) % len(variants)] for turn in range(count)]
-    yield Sentence(form.source, form.row, tuple(chosen))
+    count = min(_COUNTERFACTUALS, len(found))
+    chosen = [found[(place * count + turn) % len(found)] for turn in range(count)]
+    yield CounterfactualSet(audit_input.source, audit_input.example, tuple(chosen))
 
 
-def filled(text: str, kind: str, words: Words, place: int) -> Iterator[str]:
-    """Yield one of the package's texts filled in: with a name, a man's and a woman's.
+def fill_template(text: str, attribute: str, words: Words, place: int) -> Iterator[str]:
+    """Yield a template filled in: with a male and a female name for ``names``, else once.
 
     Args:
-        text: with ``{name}`` or ``{nation}``, or nothing to fill in.
-        kind: what will be exchanged in it.
-        words: that may stand there.
-        place: number of the text among its like, by which words are chosen in turn.
+        text: Template with ``{name}``, ``{nation}`` or neither.
+        attribute: Attribute that will be substituted.
+        words: Words to fill in.
+        place: Position among the templates, by which words rotate.
     """
-    if kind == NAMES:
-        names = words.names[_FIRST_NAMES]
+    if attribute == NAMES:
+        names = words.names[_TEMPLATE_NAMES]
         for gender in ("female", "male"):
             yield text.format(name=names[gender][place % len(names[gender])])
-    elif kind == NATIONALITIES:
-        nations = words.nationalities[_FIRST_REGION]
+    elif attribute == NATIONALITIES:
+        nations = words.nationalities[_TEMPLATE_REGION]
         nation = nations[place % len(nations)]
-        tokens = tokens_of(text.format(nation=nation))
+        tokens = tokenize(text.format(nation=nation))
         yield "".join(with_articles(tokens, [tokens.index(nation)]))
     else:
         yield text
@@ -167,6 +175,10 @@ def _with_jobs(sentences: Mapping[str, Sequence[str]], jobs: Sequence[str]) -> I
             yield from (text.format(job=job) for job in (jobs if "{job}" in text else ("",)))
 
 
-def _all(sentences: Mapping[str, Sequence[str]], kind: str, words: Words) -> list[str]:
+def _filled(sentences: Mapping[str, Sequence[str]], attribute: str, words: Words) -> list[str]:
     texts = [text for domain in sentences.values() for text in domain]
-    return [one for place, text in enumerate(texts) for one in filled(text, kind, words, place)]
+    return [
+        filled
+        for place, text in enumerate(texts)
+        for filled in fill_template(text, attribute, words, place)
+    ]

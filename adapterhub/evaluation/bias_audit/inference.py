@@ -1,7 +1,8 @@
-"""What a head says of rows, with the adapter or on the bare backbone."""
+"""Predictions with and without the adapter, and the time limit of an audit."""
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -12,53 +13,87 @@ from adapterhub.data.packing import pack
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from torch import Tensor
 
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import EncodedExample
+    from adapterhub.data.packing import EncodedExample, PackedBatch
     from adapterhub.tasks.base import Head, Task
     from adapterhub.tasks.fields import Example
 
-#: Tokens computed at once.
+#: Maximum number of tokens per forward pass.
 BATCH_TOKENS = 2048
 
 
-def encoded(task: Task, rows: Sequence[Example], *, train: bool) -> list[EncodedExample | None]:
-    """Return each row's example, ``None`` for one that the task can't read.
+class Deadline:
+    """Time limit that is checked between batches."""
+
+    def __init__(self, seconds: float) -> None:
+        """Start the time limit, ``seconds`` from now."""
+        self._end = time.monotonic() + seconds
+
+    @property
+    def passed(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() >= self._end
+
+
+def encode_examples(
+    task: Task, examples: Sequence[Example], *, train: bool
+) -> list[EncodedExample | None]:
+    """Encode examples, with ``None`` for an invalid one.
 
     Args:
-        task: that reads the rows.
-        rows: with the task's fields.
-        train: the rows must have their labels.
+        task: Task of the examples.
+        examples: Examples, or windows of them.
+        train: Require labels.
     """
-    found: list[EncodedExample | None] = []
-    for number, row in enumerate(rows, start=1):
+    encoded: list[EncodedExample | None] = []
+    for number, example in enumerate(examples, start=1):
         try:
-            found.append(task.encode(row, number, train=train))
+            encoded.append(task.encode(example, number, train=train))
         except DataError:
-            # an exchange of words may leave a row that is none
-            found.append(None)
-    return found
+            # a substitution may make an example invalid
+            encoded.append(None)
+    return encoded
 
 
-def decoded(
-    model: TaskModel, task: Task, examples: Sequence[EncodedExample], head: Head, *, bare: bool
-) -> list[Any]:
-    """Return the raw prediction of each example, as ``Task.decode`` gives it.
-
-    Args:
-        model: in evaluation mode.
-        task: that encoded the examples.
-        examples: in any order.
-        head: that is read.
-        bare: without the adapter's layers.
-    """
-    found: list[Any] = [None] * len(examples)
-    without = model.disable_adapter() if bare else nullcontext()
-    with torch.no_grad(), without:
+def hidden_batches(
+    model: TaskModel, examples: Sequence[EncodedExample], *, with_adapter: bool
+) -> Iterator[tuple[Sequence[int], PackedBatch, Tensor]]:
+    """Yield positions, batch and hidden states of examples, batched by length."""
+    with torch.no_grad(), adapter_context(model, with_adapter=with_adapter):
         for indices in batches_by_length([len(each) for each in examples], BATCH_TOKENS):
             batch = pack([examples[index] for index in indices]).to(model.backbone.device)
-            outputs = task.decode(head, model.hidden(batch), batch)
-            for index, output in zip(indices, outputs, strict=True):
-                found[index] = output
+            yield indices, batch, model.hidden(batch)
+
+
+def predict(
+    model: TaskModel,
+    task: Task,
+    examples: Sequence[EncodedExample],
+    head: Head,
+    *,
+    with_adapter: bool,
+) -> list[Any]:
+    """Return the raw prediction of each example, as ``Task.decode`` returns it.
+
+    Args:
+        model: Model in evaluation mode.
+        task: Task that encoded the examples.
+        examples: Encoded examples in any order.
+        head: Head that predicts.
+        with_adapter: Run the adapter's layers.
+    """
+    found: list[Any] = [None] * len(examples)
+    for indices, batch, hidden in hidden_batches(model, examples, with_adapter=with_adapter):
+        for index, output in zip(indices, task.decode(head, hidden, batch), strict=True):
+            found[index] = output
     return found
+
+
+def adapter_context(model: TaskModel, *, with_adapter: bool) -> AbstractContextManager[Any]:
+    """Return a context in which the adapter's layers run, or do not."""
+    return nullcontext() if with_adapter else model.disable_adapter()

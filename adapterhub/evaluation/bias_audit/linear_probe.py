@@ -1,4 +1,4 @@
-"""What the backbone does by itself: a head learned on its frozen states, and nothing else."""
+"""Linear probe: a head trained on frozen features of the backbone without an adapter."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from adapterhub.backbones.heads import VisionHead
-from adapterhub.data.batching import batches_by_length
-from adapterhub.data.packing import pack
-from adapterhub.evaluation.bias_audit.inference import BATCH_TOKENS
+from adapterhub.evaluation.bias_audit.inference import hidden_batches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,32 +18,30 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import EncodedExample, PackedBatch
     from adapterhub.tasks.base import Task
 
-#: Steps of L-BFGS at most, and weights of the squared norm that are tried.
+#: Maximum number of L-BFGS steps, and candidates of the weight decay.
 _STEPS, _DECAYS = 60, (1.0, 10.0, 100.0)
-#: So few examples are not halved.
+#: Number of examples up to which none are held out.
 _FEW = 20
-
-
-#: Features, ``[selected, hidden]``, and the batch that they are of.
-Part: TypeAlias = "tuple[Tensor, PackedBatch]"
+#: Features, ``[selected, hidden]``, and their batch.
+FeatureBatch: TypeAlias = "tuple[Tensor, PackedBatch]"
 
 
 class LinearProbe:
-    """A linear layer over what the adapter's own head reads, with the backbone's pooler."""
+    """Linear layer over standardized features, which are the inputs of the adapter's own head."""
 
     def __init__(
-        self, stock: TextHead, linear: nn.Linear, mean: Tensor, scale: Tensor, rows: int
+        self, stock: TextHead, linear: nn.Linear, mean: Tensor, scale: Tensor, num_examples: int
     ) -> None:
-        """Set up the head.
+        """Create the probe.
 
         Args:
-            stock: whose features are read.
-            linear: over scaled features.
-            mean: of each feature, ``[hidden]``.
-            scale: of each feature, ``[hidden]``.
-            rows: that it was learned from.
+            stock: Head whose features are read.
+            linear: Layer over standardized features.
+            mean: Mean of each feature, ``[hidden]``.
+            scale: Standard deviation of each feature, ``[hidden]``.
+            num_examples: Number of examples that it was trained on.
         """
-        self.rows = rows
+        self.num_examples = num_examples
         self._stock = stock
         self._linear = linear
         self._mean = mean
@@ -59,37 +55,37 @@ class LinearProbe:
 def fit_linear_probe(
     model: TaskModel, task: Task, examples: Sequence[EncodedExample]
 ) -> LinearProbe:
-    """Learn a head on the bare backbone's states by the task's own loss.
+    """Train a probe on the backbone's features by the task's own loss.
 
-    How strongly its weights are held down is chosen by the loss on a fifth of the examples that
-    it did not learn from. Equal arguments give an equal head: nothing is drawn at random.
+    The weight decay is chosen by the loss on a held-out fifth of the examples. Equal arguments
+    give an equal probe.
 
     Args:
-        model: in evaluation mode; its own weights are left alone.
-        task: with labels.
-        examples: with their targets.
+        model: Model in evaluation mode, whose weights are not changed.
+        task: Task with labels.
+        examples: Encoded examples with targets.
     """
     held_out = examples[::5] if len(examples) > _FEW else examples
-    learned = [each for place, each in enumerate(examples) if place % 5] or examples
-    parts, judged = _features(model, learned), _features(model, held_out)
-    together = torch.cat([features for features, _ in parts])
-    mean, scale = together.mean(0), together.std(0, correction=0).clamp_min(1e-6)
-    heads = [_learn(task, _scaled(parts, mean, scale), decay) for decay in _DECAYS]
+    training = [each for place, each in enumerate(examples) if place % 5] or examples
+    train_batches, test_batches = _features(model, training), _features(model, held_out)
+    features = torch.cat([batch for batch, _ in train_batches])
+    mean, scale = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+    heads = [_fit(task, _standardized(train_batches, mean, scale), decay) for decay in _DECAYS]
     with torch.no_grad():
-        losses = [float(_loss(task, head, _scaled(judged, mean, scale))) for head in heads]
+        losses = [float(_loss(task, h, _standardized(test_batches, mean, scale))) for h in heads]
     best = heads[losses.index(min(losses))]
     return LinearProbe(_text_head(model), best, mean, scale, len(examples))
 
 
 def _text_head(model: TaskModel) -> TextHead:
     head = model.head
-    assert not isinstance(head, VisionHead), "pictures have no words to exchange"
+    if isinstance(head, VisionHead):
+        raise TypeError("a bias audit needs a head that reads text")
     return head
 
 
-def _learn(task: Task, parts: Sequence[Part], decay: float) -> nn.Linear:
-    """Return the linear layer of least loss over scaled features, without a gradient."""
-    features = parts[0][0]
+def _fit(task: Task, batches: Sequence[FeatureBatch], decay: float) -> nn.Linear:
+    features = batches[0][0]
     linear = nn.Linear(features.shape[1], len(task.labels), device=features.device)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
@@ -99,7 +95,7 @@ def _learn(task: Task, parts: Sequence[Part], decay: float) -> nn.Linear:
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        total = _loss(task, linear, parts) + 0.5 * decay * linear.weight.square().sum()
+        total = _loss(task, linear, batches) + 0.5 * decay * linear.weight.square().sum()
         total.backward()
         return total
 
@@ -108,20 +104,20 @@ def _learn(task: Task, parts: Sequence[Part], decay: float) -> nn.Linear:
     return linear.requires_grad_(False)
 
 
-def _loss(task: Task, linear: nn.Linear, parts: Sequence[Part]) -> Tensor:
-    losses = [task.loss(linear, features, batch) for features, batch in parts]
-    return torch.stack(losses).sum()
+def _loss(task: Task, linear: nn.Linear, batches: Sequence[FeatureBatch]) -> Tensor:
+    return torch.stack([task.loss(linear, features, batch) for features, batch in batches]).sum()
 
 
-def _scaled(parts: Sequence[Part], mean: Tensor, scale: Tensor) -> list[Part]:
-    return [((features - mean) / scale, batch) for features, batch in parts]
+def _standardized(
+    batches: Sequence[FeatureBatch], mean: Tensor, scale: Tensor
+) -> list[FeatureBatch]:
+    return [((features - mean) / scale, batch) for features, batch in batches]
 
 
-def _features(model: TaskModel, examples: Sequence[EncodedExample]) -> list[Part]:
-    """Return what a head reads of the bare backbone, ``[selected, hidden]`` a batch."""
-    found = []
-    with torch.no_grad(), model.disable_adapter():
-        for indices in batches_by_length([len(each) for each in examples], BATCH_TOKENS):
-            batch = pack([examples[index] for index in indices]).to(model.backbone.device)
-            found.append((_text_head(model).features(model.hidden(batch)).float(), batch))
-    return found
+def _features(model: TaskModel, examples: Sequence[EncodedExample]) -> list[FeatureBatch]:
+    """Return the head's input features without the adapter, ``[selected, hidden]`` per batch."""
+    head = _text_head(model)
+    return [
+        (head.features(hidden).float(), batch)
+        for _, batch, hidden in hidden_batches(model, examples, with_adapter=False)
+    ]

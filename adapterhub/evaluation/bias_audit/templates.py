@@ -1,4 +1,4 @@
-"""The words, sentences and requests of the probes, read from the package's own files."""
+"""Built-in word lists, templates and requests, read from ``data/``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What stands for what.
+    """Words that are substituted for each other.
 
     Args:
-        gender: pairs of words, male and female.
-        names: group to given names by gender; names at the same place stand for each other.
-        nationalities: region to adjectives; those at the same place stand for each other.
-        ambiguous: words that without a capital are none of these.
-        no_nouns: words before which ``her`` is a person and not whose thing it is.
+        gender: Pairs of words, male and female.
+        names: Group to given names by gender; names at the same position correspond.
+        nationalities: Region to adjectives; adjectives at the same position correspond.
+        ambiguous: Words that have another sense without a capital.
+        no_nouns: Words that cannot follow a possessive ``his`` or ``her``.
     """
 
     gender: Sequence[tuple[str, str]]
@@ -32,13 +32,13 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """Sentences about people, by what is exchanged in them and by domain.
+    """Sentence templates by attribute and domain.
 
     Args:
-        names: with ``{name}`` in them.
-        pronouns: in the male form, maybe with ``{job}``.
-        nationalities: with ``{nation}``.
-        jobs: occupations.
+        names: Sentences with ``{name}``.
+        pronouns: Sentences in the male form, some with ``{job}``.
+        nationalities: Sentences with ``{nation}``.
+        jobs: Occupations.
     """
 
     names: Mapping[str, Sequence[str]]
@@ -52,11 +52,11 @@ class Topic:
     """Titles of one topic, for lists of candidates.
 
     Args:
-        history: plain titles.
-        candidates: plain titles.
-        names: with ``{name}`` in it.
-        pronouns: in the male form.
-        nationalities: with ``{nation}``.
+        history: Titles without people.
+        candidates: Titles without people.
+        names: Title with ``{name}``.
+        pronouns: Title in the male form.
+        nationalities: Title with ``{nation}``.
     """
 
     history: Sequence[str]
@@ -71,8 +71,8 @@ class Passage:
     """A short text with questions that it answers.
 
     Args:
-        context: with ``{name}`` or ``{nation}``, or with pronouns in the male form.
-        questions: about it.
+        context: Text with ``{name}`` or ``{nation}``, or with pronouns in the male form.
+        questions: Questions about it.
     """
 
     context: str
@@ -81,14 +81,14 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """What generating adapters are asked, and how their answers are judged.
+    """Requests to generative adapters, and the lists that classify the answers.
 
     Args:
-        decline: requests that should be declined, or answered with care.
-        harmless: requests that should be answered.
-        open: beginnings that may bring out what a model thinks of groups of people.
-        refusal_phrases: one of them near the start of an answer counts as declined.
-        rude_words: one of them in an answer counts as rude.
+        decline: Requests that should be refused, or answered with care.
+        harmless: Requests that should be answered.
+        open: Beginnings that may elicit statements about groups of people.
+        refusal_phrases: Phrases near the beginning of an answer that mark a refusal.
+        rude_words: Words that mark a rude answer.
     """
 
     decline: Sequence[str]
@@ -99,7 +99,7 @@ class Requests:
 
 
 def read_words() -> Words:
-    """Return the words that are exchanged for each other."""
+    """Return the words that are substituted for each other."""
     found = _read("words")
     return Words(
         gender=[(pair["male"], pair["female"]) for pair in found["gender"]],
@@ -111,35 +111,31 @@ def read_words() -> Words:
 
 
 def read_sentences() -> Sentences:
-    """Return the sentences about people."""
+    """Return the sentence templates."""
     return Sentences(**_read("sentences"))
 
 
 def read_topics() -> list[Topic]:
-    """Return the titles that lists of candidates are made of."""
+    """Return the topics of candidate lists."""
     return [Topic(**topic) for topic in _read("lists").values()]
 
 
 def read_passages() -> Mapping[str, Sequence[Passage]]:
-    """Return what is exchanged to texts with questions."""
+    """Return passages with questions by attribute."""
     found = _read("passages")
     return {kind: [Passage(**each) for each in passages] for kind, passages in found.items()}
 
 
 def read_requests() -> Requests:
-    """Return the requests, and what their answers are judged by."""
+    """Return the requests, and the lists that classify the answers."""
     return Requests(**_read("requests"))
 
 
-def read_pairs() -> Mapping[str, Sequence[tuple[str, str]]]:
-    """Return kind of stereotype to pairs: a sentence that has it, and the same of others."""
+def read_stereotypes() -> Mapping[str, Sequence[tuple[str, str]]]:
+    """Return kind to pairs of a stereotype and the same sentence about another group."""
     return {kind: [(a, b) for a, b in pairs] for kind, pairs in _read("pairs").items()}
 
 
 def _read(name: str) -> dict[str, Any]:
-    text = (
-        files("adapterhub.evaluation.bias_audit")
-        .joinpath(f"data/{name}.toml")
-        .read_text(encoding="utf-8")
-    )
-    return tomllib.loads(text)
+    path = files("adapterhub.evaluation.bias_audit").joinpath(f"data/{name}.toml")
+    return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -6,8 +6,12 @@ import logging
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from adapterhub.evaluation.bias_audit.audit import is_auditable, run_bias_audit
-from adapterhub.evaluation.bias_audit.report import notes, table_columns, table_rows
-from adapterhub.evaluation.bias_audit.results import BiasAuditResult
+from adapterhub.evaluation.bias_audit.results import (
+    BiasAuditResult,
+    notes,
+    table_columns,
+    table_rows,
+)
 from adapterhub.workflows.run_report.blocks import Section, Table, Text, shorten
 
 if TYPE_CHECKING:
@@ -47,9 +51,9 @@ def audit_run(
         return run_bias_audit(
             model,
             evidence.task,
-            rows=splits["validation"].examples,
+            examples=splits["validation"].examples,
             training=splits["train"].examples,
-            answered=list(zip(after.examples, after.decoded, strict=True)),
+            predicted=list(zip(after.examples, after.decoded, strict=True)),
             seconds=seconds,
             level=level,
         )
@@ -67,7 +71,7 @@ def bias_audit_section(found: AuditOutcome) -> Section:
         return Section(TITLE, (_FAILED,))
     if found == "no words":
         return Section(TITLE, (_NO_TEXT,))
-    if not found.measures:
+    if not found.metrics:
         return Section(TITLE, (_NO_EXAMPLES,))
     # warnings first
     texts = sorted((Text(each.text, each.warning) for each in notes(found)), key=_is_plain)
@@ -84,7 +88,7 @@ def _is_plain(text: Text) -> bool:
 
 
 def _examples(found: BiasAuditResult) -> Table:
-    if found.probe == "harm":
+    if found.kind == "harm":
         columns = ["prompt", "backbone", "adapter"]
         caption = "Responses, those that got worse first."
         cells = [[each.text, each.before, each.after] for each in found.examples]

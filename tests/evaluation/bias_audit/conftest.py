@@ -1,4 +1,4 @@
-"""Models that can be looked through: a text is the words in it, and a head looks at some."""
+"""Transparent models: hidden states count the words of a text, and a head weighs some."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from adapterhub.evaluation.bias_audit.counterfactuals import own_sentences
-from adapterhub.evaluation.bias_audit.swaps import Swapper
+from adapterhub.evaluation.bias_audit.counterfactuals import sentence_sets
+from adapterhub.evaluation.bias_audit.substitution import Substituter
 from adapterhub.evaluation.bias_audit.templates import (
     read_passages,
     read_sentences,
@@ -23,7 +23,7 @@ SPECIAL = ("[PAD]", "[UNK]", "[EOS]")
 
 
 class GlassHead:
-    """A linear head over the words of a text, which reads them as they are."""
+    """A linear head over word counts."""
 
     def __init__(self, weight):
         self.weight = weight
@@ -36,28 +36,31 @@ class GlassHead:
 
 
 class GlassModel:
-    """Its states are the numbers of each word in a row, with and without an adapter."""
+    """Its states are the numbers of each word in a example, with and without an adapter."""
 
     def __init__(self, size, head):
         self.size = size
         self.head = head
         self.training = False
-        self.is_bare = False
+        self.adapter_disabled = False
         self.backbone = SimpleNamespace(device=torch.device("cpu"))
 
     def hidden(self, batch):
         if set(batch.selected) != {1}:
-            # a head that is read at many tokens sees each of them
+            # a head that is evaluated at many tokens gets each of them
             return torch.nn.functional.one_hot(batch.input_ids[batch.select], self.size).float()
-        rows = batch.input_ids[: batch.tokens].split(batch.lengths)
-        counts = [torch.bincount(ids, minlength=self.size).float() for ids in rows]
+        sequences = batch.input_ids[: batch.tokens].split(batch.lengths)
+        counts = [torch.bincount(ids, minlength=self.size).float() for ids in sequences]
         return torch.stack(counts)
 
     @contextmanager
-    def bare(self):
-        self.is_bare = True
+    def disable_adapter(self):
+        self.adapter_disabled = True
         yield
-        self.is_bare = False
+        self.adapter_disabled = False
+
+    def modules(self):
+        return [self]
 
     def eval(self):
         return self.train(False)
@@ -73,19 +76,23 @@ def words():
 
 
 @pytest.fixture(scope="session")
-def swapper(words):
-    return Swapper(words)
+def substituter(words):
+    return Substituter(words)
 
 
 @pytest.fixture(scope="session")
-def own(swapper, words):
-    return own_sentences(swapper, read_sentences(), words)
+def own(substituter, words):
+    return sentence_sets(substituter, read_sentences(), words)
 
 
 @pytest.fixture(scope="session")
 def tokenizer(own, words):
     splitter = pre_tokenizers.Whitespace()
-    texts = [row["text"] for each in own for row in (each.row, *(v.row for v in each.variants))]
+    texts = [
+        example["text"]
+        for each in own
+        for example in (each.example, *(v.example for v in each.counterfactuals))
+    ]
     texts += [name for group in words.names.values() for half in group.values() for name in half]
     for topic in read_topics():
         texts += [*topic.history, *topic.candidates, topic.names, topic.pronouns]
@@ -112,7 +119,7 @@ def task(tokenizer):
 
 @pytest.fixture
 def head_for(tokenizer):
-    """Return a head that says yes to a text with one of some words, and else no."""
+    """Return a head that predicts yes for a text with one of some words, else no."""
 
     def make(chosen):
         weight = torch.zeros(len(tokenizer), 2)
