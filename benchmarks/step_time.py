@@ -54,9 +54,12 @@ def uninterrupted_seconds(durations: Sequence[float], steps: int) -> float:
     Args:
         durations: Durations of steps, in seconds.
         steps: Number of all steps, with those of unknown duration.
+
+    Raises:
+        ValueError: If there are no durations.
     """
     if not durations:
-        return float("nan")
+        raise ValueError("no two steps follow each other: train more steps to measure their time")
     median = statistics.median(durations)
     return statistics.mean(each for each in durations if each <= MAX_RATIO * median) * steps
 
