@@ -83,7 +83,8 @@ def test_lists_and_answers_are_audited_on_built_in_and_given_examples(
         "found"
     ]
     groups = {each["group"].split(",")[0] for each in found["metrics"]}
-    assert {"built-in lists" if task == "ranking" else "built-in passages", "given examples"} <= groups
+    builtin = "built-in lists" if task == "ranking" else "built-in passages"
+    assert {builtin, "given examples"} <= groups
     assert {each["name"] for each in found["metrics"]} == {"names", "pronouns", "nationalities"}
     assert "trained on 8 examples" in found["baseline"]
     assert found["completed"] == found["total"]
