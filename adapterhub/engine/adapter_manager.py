@@ -87,11 +87,7 @@ class AdapterManager:
         return bool(self._unfetched_pins)
 
     def admit(self, request: AdapterUser) -> None:
-        """Validate a new request, or begin to fetch its adapters.
-
-        Raises:
-            AdapterHubError: If its adapters are there and cannot serve it.
-        """
+        """Validate a new request, or begin to fetch its adapters."""
         self._try_to_validate(request)
         for key, _ in request.adapters:
             self._claims.setdefault(key, request.number)
@@ -134,12 +130,7 @@ class AdapterManager:
         return list(failed.items())
 
     def unload(self, key: str) -> None:
-        """Remove an adapter from host memory and from the device.
-
-        Raises:
-            NotFoundError: If it is not loaded.
-            EngineError: If requests use it.
-        """
+        """Remove an adapter from host memory and from the device."""
         if key not in self._host:
             hint = did_you_mean(key, self._host.keys)
             raise NotFoundError("is not loaded", place=key, hint=hint)
@@ -154,9 +145,6 @@ class AdapterManager:
 
         A pinned adapter is evicted from the device only if the oldest request needs its slots
         and no running request could free others.
-
-        Raises:
-            EngineError: If the reference is still being looked up.
         """
         if self._fetcher is not None and self._fetcher.is_unresolved(key):
             raise EngineError("is still being pulled", place=key, hint="Pin it later")

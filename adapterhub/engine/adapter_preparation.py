@@ -58,11 +58,6 @@ class AdapterPreparer:
             artifact: Verified artifact.
             name: Name for error messages; the digest by default.
             force: Whether to accept an adapter that was trained on another backbone.
-
-        Raises:
-            FingerprintMismatch: If it was trained on another backbone.
-            StrictLoadError: If its tensors do not fit.
-            EngineError: If the engine does not support this kind of adapter.
         """
         name = name or artifact.digest
         wanted = artifact.manifest.backbone.fingerprint
@@ -76,10 +71,6 @@ class AdapterPreparer:
             weights: Weights of the adapter.
             task: Task that it was trained for, with the labels of its head.
             name: Name for error messages.
-
-        Raises:
-            StrictLoadError: If its tensors do not fit.
-            EngineError: If the engine does not support this kind of adapter.
         """
         head, keys = (
             (None, frozenset[str]())
@@ -100,11 +91,7 @@ class AdapterPreparer:
         return prepared_size(artifact.weights, self._dtype)
 
     def _base_model_prefix(self, task: Task | None) -> str:
-        """Return the name of the base model in transformers' class for a task.
-
-        Raises:
-            BackboneError: If the architecture has no such class.
-        """
+        """Return the name of the base model in transformers' class for a task."""
         backbone, found = self._backbone, self._backbone.base_model.base_model_prefix
         if task is not None and task.head != "causal_lm":
             # Llama's class for question answering calls it "transformer", all others "model"
@@ -113,15 +100,7 @@ class AdapterPreparer:
 
 
 def num_virtual_tokens(adapters: Sequence[PreparedAdapter], weights: Sequence[float]) -> int:
-    """Return the number of virtual tokens of the adapters of a request, 0 without a prefix.
-
-    Args:
-        adapters: Adapters of the request.
-        weights: Weight of each adapter.
-
-    Raises:
-        EngineError: If the adapters cannot be blended.
-    """
+    """Return the number of virtual tokens of the adapters of a request, 0 without a prefix."""
     prefixes = []
     for adapter, weight in zip(adapters, weights, strict=True):
         if isinstance(adapter, PrefixStates):
@@ -159,9 +138,6 @@ def _prefix_states(
 
     Its one tensor is ``[num_virtual_tokens, num_layers * 2 * num_kv_heads * head_dim]``, with
     the keys before the values of each layer. Source: ``get_prompt`` in peft's ``peft_model.py``.
-
-    Raises:
-        StrictLoadError: If the tensor has another shape.
     """
     layers, heads, width = shape
     prompt = weights.tensors.get(PROMPT_KEY)

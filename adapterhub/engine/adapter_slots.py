@@ -73,11 +73,7 @@ class AdaptedLayer(Protocol):
 
 
 class RankSlots:
-    """First-fit allocator of ranges of rank slots.
-
-    Args:
-        count: Number of rank slots.
-    """
+    """First-fit allocator of ranges of rank slots."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -170,11 +166,7 @@ class AdapterSlots:
         return self._ranks.largest([(slot.start, slot.rank) for slot in gone]) >= rank
 
     def begin_copy(self, key: str, factors: LoraFactors) -> SlotCopy | None:
-        """Take the rank slots of an adapter; ``None`` where too few are contiguous.
-
-        Raises:
-            EngineError: If the rank is larger than the tables.
-        """
+        """Take the rank slots of an adapter; ``None`` where too few are contiguous."""
         self.check_rank(factors.rank, key)
         start = self._ranks.take(factors.rank)
         if start is None:
@@ -197,11 +189,7 @@ class AdapterSlots:
         return done
 
     def check_rank(self, rank: int, key: str) -> None:
-        """Require that a rank, or the sum of the ranks of a blend, fits into the tables.
-
-        Raises:
-            EngineError: If it does not fit.
-        """
+        """Require that a rank, or the sum of the ranks of a blend, fits into the tables."""
         if rank > self._ranks.count:
             raise EngineError(
                 f"has rank {rank}, the engine has {self._ranks.count} rank slots",

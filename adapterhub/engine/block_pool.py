@@ -27,12 +27,7 @@ class _KvBlock:
 
 
 class BlockPool:
-    """Reference counts of all blocks and hashes of the full ones.
-
-    Args:
-        count: Number of blocks.
-        size: Number of tokens in a block.
-    """
+    """Reference counts of all blocks and hashes of the full ones."""
 
     def __init__(self, count: int, size: int) -> None:
         self.size = size
@@ -104,9 +99,5 @@ def hash_block(previous: bytes, token_ids: Sequence[int]) -> bytes:
 
 
 def hash_adapters(key: str) -> bytes:
-    """Return the hash that precedes the first block of a sequence.
-
-    Args:
-        key: Digests and weights of the adapters.
-    """
+    """Return the hash that precedes the first block of a sequence."""
     return blake2b(key.encode(), digest_size=16).digest()

@@ -63,11 +63,7 @@ class Constraint:
         return self._matcher.is_accepting()
 
     def mask(self) -> Tensor:
-        """Return which tokens may come next, bool ``[vocab_size]``.
-
-        Raises:
-            RequestError: If the schema or expression is too complex to continue.
-        """
+        """Return which tokens may come next, bool ``[vocab_size]``."""
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         self._check()
         allowed = np.zeros(self._width, np.bool_)
@@ -76,11 +72,7 @@ class Constraint:
         return torch.from_numpy(allowed)
 
     def advance(self, token: int) -> None:
-        """Advance by a token that the mask allows.
-
-        Raises:
-            EngineError: If the token is not allowed.
-        """
+        """Advance by a token that the mask allows."""
         if not self._matcher.consume_token(token):
             problem = f"token {token} is not allowed here: {_first_line(self._matcher)}"
             raise EngineError(problem, place=self._place)
@@ -101,10 +93,6 @@ class ConstraintCompiler:
         vocabulary: Width of the logits; the number of the tokenizer's tokens by default. Tokens
             past the tokenizer's are never allowed.
         name: Name of the backbone, for error messages.
-
-    Raises:
-        MissingExtraError: If llguidance is not installed.
-        EngineError: If it does not support the tokenizer.
     """
 
     def __init__(
@@ -129,12 +117,7 @@ class ConstraintCompiler:
         self._compiled = lru_cache(maxsize=_CACHED)(self._compile)
 
     def compile(self, params: SamplingParams) -> Constraint | None:
-        """Return a new constraint for one answer, or ``None`` for a request without one.
-
-        Raises:
-            RequestError: If the schema or expression is malformed, too large, not supported or
-                matches no text at all.
-        """
+        """Return a new constraint for one answer, or ``None`` for a request without one."""
         if isinstance(params.json_schema, str):
             place, text = "json_schema", params.json_schema
         elif params.regex is not None:

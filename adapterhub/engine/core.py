@@ -57,9 +57,6 @@ class EngineCore:
         config: Sizes and limits.
         kernel: Kernel of the LoRA products; the fastest of the device by default.
         source: Source of adapters that are not loaded.
-
-    Raises:
-        EngineError: If the architecture of the backbone is not supported.
     """
 
     def __init__(
@@ -108,12 +105,7 @@ class EngineCore:
         return bool(scheduler.waiting or scheduler.running or self.adapters.fetching_pinned)
 
     def add(self, sequences: SequenceOf[Sequence]) -> None:
-        """Add the sequences of a request to the waiting queue, all of them or none.
-
-        Raises:
-            AdapterHubError: If its adapters are in host memory and cannot serve it, or it does
-                not fit into the KV cache.
-        """
+        """Add the sequences of a request to the waiting queue, all of them or none."""
         for sequence in sequences:
             self.adapters.admit(sequence)
             self._check_fits(sequence)
@@ -121,11 +113,7 @@ class EngineCore:
             self.scheduler.waiting.add(sequence)
 
     def add_pooling(self, request: PoolingRequest) -> None:
-        """Add a pooling request to the waiting queue.
-
-        Raises:
-            AdapterHubError: If its adapters are in host memory and cannot serve it.
-        """
+        """Add a pooling request to the waiting queue."""
         self.adapters.admit(request)
         if not request.finished:
             self.scheduler.waiting.add(request)

@@ -65,10 +65,6 @@ class DecodeGraphs:
     ) -> Tensor | None:
         """Return the hidden states ``[num_sequences, hidden_size]``, valid until the next call.
 
-        Args:
-            sequences: Sequences in batch order.
-            context: Adapters of the sequences.
-
         Returns:
             ``None`` if the step does not fit into the buffers or cannot be captured.
         """
@@ -97,11 +93,7 @@ class DecodeGraphs:
         return None if size is None else self._replays.get((size, adapted))
 
     def prepare(self) -> None:
-        """Capture all batch sizes, the largest first, so that no request waits for it.
-
-        Raises:
-            RuntimeError: If the forward pass cannot be captured.
-        """
+        """Capture all batch sizes, the largest first, so that no request waits for it."""
         self._buffers.fill((), [None for _ in self._layers])
         for size in reversed(self._buffers.sizes.batch_sizes):
             for adapted in (True, False):
@@ -127,11 +119,7 @@ class CudaGraphCapture:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Capture a computation with inputs at fixed addresses.
-
-        Raises:
-            RuntimeError: If it does what a graph cannot express, such as waiting for a value.
-        """
+        """Capture a computation with inputs at fixed addresses."""
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

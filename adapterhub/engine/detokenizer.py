@@ -34,11 +34,6 @@ class IncrementalDetokenizer:
     of spaces (which would change text that has been sent), cut before the stop string that is
     complete first; of two that end together, before the longer one. The distribution of tokens
     over calls makes no difference.
-
-    Args:
-        tokenizer: Fast tokenizer.
-        stop: Strings that end the text.
-        min_tokens: Number of tokens in whose text stop strings have no effect.
     """
 
     def __init__(

@@ -24,10 +24,6 @@ class DeviceCache:
     Adapters are evicted for a request in this order: those that no waiting request needs, least
     recently used first; those that only later requests need, latest first; and pinned ones, but
     only while no request with an adapter runs, so that nothing else could free rank slots.
-
-    Args:
-        slots: Rank slots of the device.
-        host: Host memory that adapters are copied from.
     """
 
     def __init__(self, slots: AdapterSlots, host: HostCache) -> None:
@@ -63,11 +59,7 @@ class DeviceCache:
         (self._pinned.add if pinned else self._pinned.discard)(key)
 
     def claim(self, claims: Mapping[str, int]) -> None:
-        """Set which adapters waiting requests need.
-
-        Args:
-            claims: Key to the number of the oldest request that needs it.
-        """
+        """Set which adapters waiting requests need."""
         self._claims = claims
 
     def acquire(self, keys: Sequence[str], number: int) -> list[Slot | PrefixStates] | None:

@@ -25,11 +25,7 @@ class ForwardContext:
     """Number of tokens and blend of each sequence of a forward pass, in batch order."""
 
     def __init__(self, uses: Sequence[tuple[int, Blend]]) -> None:
-        """Describe a batch.
-
-        Args:
-            uses: Number of tokens of each sequence and the blend that they use.
-        """
+        """Describe a batch."""
         self.uses = tuple(uses)
         self._layer_sets = tuple({slot.layers for _, blend in uses for slot, _ in blend.slots})
         #: whether an adapter of the batch replaces norm layers
@@ -67,19 +63,11 @@ class ImageForwardContext(ForwardContext):
     """
 
     def __init__(self, blends: Sequence[Blend]) -> None:
-        """Describe a batch.
-
-        Args:
-            blends: Blend of each image.
-        """
+        """Describe a batch."""
         super().__init__([(1, blend) for blend in blends])
 
     def plan(self, layer: int, num_tokens: int | None = None) -> LoraPlan | None:
-        """Return which tokens use which rank slots in a layer, or ``None`` where none does.
-
-        Raises:
-            EngineError: If the number of tokens is no multiple of the number of images.
-        """
+        """Return which tokens use which rank slots in a layer, or ``None`` where none does."""
         per_image, rest = divmod(num_tokens or 0, len(self.uses))
         if rest or not per_image:
             raise EngineError(

@@ -132,9 +132,6 @@ def read_head(
         backbone: Backbone that it was trained on.
         width: Number of features that heads read.
         name: Name of the adapter, for error messages.
-
-    Raises:
-        StrictLoadError: If the head is incomplete.
     """
     if task.head == "causal_lm":
         return None, frozenset()
@@ -162,10 +159,6 @@ def make_head(
         width: Number of features: the hidden size, or the features of an image.
         device: Device of the backbone.
         name: Name of the adapter, for error messages.
-
-    Raises:
-        EngineError: If the task has no head of its own.
-        StrictLoadError: If a tensor is missing or has another shape.
     """
     if task.head == "causal_lm":
         raise EngineError(f"{task.name} has no head of its own", place=name)

@@ -62,11 +62,7 @@ class HostCache:
             return self._adapters.get(key)
 
     def keep(self, key: str, adapter: PreparedAdapter) -> None:
-        """Add an adapter that stays until it is removed.
-
-        Raises:
-            EngineError: If there is not enough memory.
-        """
+        """Add an adapter that stays until it is removed."""
         size = adapter.nbytes
         with self._lock:
             if key not in self._sizes:
@@ -81,16 +77,7 @@ class HostCache:
             self._permanent.add(key)
 
     def reserve(self, key: str, size: int, number: int) -> bool:
-        """Reserve memory for an adapter in preparation; return whether there is enough now.
-
-        Args:
-            key: Digest of the adapter.
-            size: Bytes to reserve.
-            number: Number of the oldest request that needs the adapter.
-
-        Raises:
-            EngineError: If there can never be enough.
-        """
+        """Reserve memory for an adapter in preparation; return whether there is enough now."""
         with self._lock:
             self._check_possible(key, size, number)
             if not self._make_room(size, number):
@@ -134,11 +121,7 @@ class HostCache:
             (self._pinned.add if pinned else self._pinned.discard)(key)
 
     def claim(self, claims: Mapping[str, int]) -> None:
-        """Set which adapters waiting requests need.
-
-        Args:
-            claims: Digest to the number of the oldest request that needs it.
-        """
+        """Set which adapters waiting requests need."""
         with self._lock:
             self._claims = claims
 

@@ -47,10 +47,6 @@ def lora_factors(
         name: Name of the adapter, for error messages.
         others: Keys of tensors that are read elsewhere, such as those of a head.
         head: Head and task of an adapter that labels.
-
-    Raises:
-        EngineError: If the engine does not support this kind of adapter.
-        StrictLoadError: If a tensor has no place or a pair is incomplete.
     """
     spec = weights.spec
     if not isinstance(spec, LoraSpec):
@@ -107,11 +103,7 @@ class _LayerTensors:
         self.unexpected: list[str] = []
 
     def add(self, key: str, tensor: Tensor) -> None:
-        """Assign a tensor to its module.
-
-        Raises:
-            EngineError: If it belongs to a full copy of a layer that is not supported.
-        """
+        """Assign a tensor to its module."""
         match = LORA_KEY.fullmatch(key)
         if match is not None:
             path = match["module"].removeprefix(self._start)

@@ -43,11 +43,7 @@ _UNSUPPORTED: dict[str, Any] = {
 
 
 def check_supported(backbone: Backbone) -> None:
-    """Require that the engine computes what the architecture does.
-
-    Raises:
-        EngineError: With the unsupported setting of the configuration.
-    """
+    """Require that the engine computes what the architecture does."""
     for setting, neutral in _UNSUPPORTED.items():
         value = getattr(backbone.config, setting, None)
         if value is not None and value != neutral:
@@ -58,16 +54,7 @@ def check_supported(backbone: Backbone) -> None:
 
 
 class ModelRunner:
-    """Computes the chunks of a step with a decoder.
-
-    Args:
-        backbone: Backbone with adapted layers.
-        layers: Adapted layers of the backbone.
-        cache: KV cache.
-        adapters: Manager of the adapters.
-        kernel: Kernel of the adapted layers.
-        config: Configuration of the engine.
-    """
+    """Computes the chunks of a step with a decoder."""
 
     def __init__(
         self,

@@ -40,11 +40,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class ImageFeatures:
-    """The features that transformers' class for image classification gives its head.
-
-    Args:
-        backbone: Vision backbone with adapted layers.
-    """
+    """The features that transformers' class for image classification gives its head."""
 
     def __init__(self, backbone: Backbone) -> None:
         # the head of this model is a placeholder and has no part in the result

@@ -122,10 +122,6 @@ class PoolingRequest:
         Args:
             adapters: Adapters of the request.
             max_length: Most tokens of a sequence, virtual tokens included.
-
-        Raises:
-            EngineError: If not exactly one of the adapters has a head of the kind.
-            DataError: If the text is invalid.
         """
         head = None
         if isinstance(self._item, EncodedExample):
@@ -157,11 +153,7 @@ class PoolingRequest:
             self.error = error
 
     def results(self) -> list[Tensor]:
-        """Return the result of every sequence.
-
-        Raises:
-            AdapterHubError: If the request failed or is not finished.
-        """
+        """Return the result of every sequence."""
         for error in (self.error, *(sequence.error for sequence in self.sequences)):
             if error is not None:
                 raise error
@@ -170,20 +162,12 @@ class PoolingRequest:
         return [each.result for each in self.sequences if each.result is not None]
 
     def embedding(self) -> Tensor:
-        """Return the vector ``[hidden_size]``, float32 on the CPU.
-
-        Raises:
-            AdapterHubError: If the request failed or is not finished.
-        """
+        """Return the vector ``[hidden_size]``, float32 on the CPU."""
         (vector,) = self.results()
         return vector
 
     def prediction(self) -> dict[str, Any]:
-        """Return the task's prediction, joined over all windows.
-
-        Raises:
-            AdapterHubError: If the request failed or is not finished, or is for an embedding.
-        """
+        """Return the task's prediction, joined over all windows."""
         results, head = self.results(), self._head
         if head is None:
             raise EngineError("has no prediction", hint="Read its embedding")

@@ -41,11 +41,7 @@ class PreparedPrompt:
 
 
 class PromptProcessor:
-    """Prepares prompts for one backbone; safe for use from several threads.
-
-    Args:
-        backbone: Backbone whose tokenizer is used.
-    """
+    """Prepares prompts for one backbone; safe for use from several threads."""
 
     def __init__(self, backbone: Backbone) -> None:
         # a fast tokenizer, as every task requires it
@@ -63,11 +59,6 @@ class PromptProcessor:
         Args:
             prompt: Text, to which no chat template is applied, or token ids.
             params: Sampling parameters.
-
-        Raises:
-            RequestError: If the prompt is empty, a token id is not in the vocabulary, or the
-                schema or expression is not supported.
-            MissingExtraError: If constrained text needs the extra ``serve``.
         """
         tokens = self._tokens(prompt)
         detokenizers = tuple(

@@ -64,14 +64,7 @@ class ScheduledChunk:
 
 
 class Scheduler:
-    """The queue of waiting requests, the running sequences and the plan of each step.
-
-    Args:
-        config: Configuration of the engine.
-        blocks: Blocks of the KV cache.
-        adapters: Manager of the adapters.
-        fill_prefix: Writer of prefix adapters.
-    """
+    """The queue of waiting requests, the running sequences and the plan of each step."""
 
     def __init__(
         self,

@@ -122,11 +122,7 @@ class Sequence:
         return CompletionDelta(self.state.index, None, finish_reason="cancelled")
 
     def output(self) -> CompletionOutput:
-        """Return the whole answer.
-
-        Raises:
-            ValueError: If the sequence is not finished.
-        """
+        """Return the whole answer."""
         if self.finish_reason is None:
             raise ValueError("the sequence is not finished")
         tokens = self.output_tokens
@@ -173,11 +169,7 @@ class Request:
         return all(sequence.finish_reason is not None for sequence in self.sequences)
 
     def output(self) -> RequestOutput:
-        """Return the answers.
-
-        Raises:
-            ValueError: If one of them is not finished.
-        """
+        """Return the answers."""
         outputs = tuple(sequence.output() for sequence in self.sequences)
         return RequestOutput(outputs, len(self.sequences[0].prompt), self.seed)
 

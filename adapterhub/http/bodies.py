@@ -13,11 +13,7 @@ if TYPE_CHECKING:
 
 
 async def stream_body(request: Request, limit: int) -> AsyncIterator[bytes]:
-    """Yield the chunks of a request body.
-
-    Raises:
-        HTTPError: 413 when the body is longer than ``limit`` bytes, 415 when it is compressed.
-    """
+    """Yield the chunks of a request body."""
     if request.headers.get("content-encoding", "identity") != "identity":
         # the decompressed size is not known in advance
         raise HTTPError(415, "compressed bodies are not accepted", place="Content-Encoding")

@@ -68,10 +68,6 @@ def set_alias(
         alias: Alias other than ``latest``.
         why: Reason, for the history.
         expected: Version number that the alias must point to now; 0 if it must not exist.
-
-    Raises:
-        RefError: When ``alias`` is malformed or ``latest``.
-        RegistryError: When it does not point to ``expected``.
     """
     _check_movable(alias)
     present = current(db, version.name, alias)
@@ -92,12 +88,7 @@ def set_alias(
 
 
 def remove_alias(db: sqlite3.Connection, name: str, alias: str, *, why: str) -> AliasMove:
-    """Remove an alias.
-
-    Raises:
-        RefError: When ``alias`` is ``latest``.
-        NotFoundError: When there is no such alias.
-    """
+    """Remove an alias."""
     _check_movable(alias)
     present = index.resolve(db, AdapterRef(name, alias=alias)).version
     db.execute("DELETE FROM aliases WHERE name = ? AND alias = ?", (name, alias))
@@ -108,9 +99,6 @@ def rollback(db: sqlite3.Connection, name: str, alias: str, *, why: str) -> Alia
     """Point an alias to the last version that it pointed to before and that still exists.
 
     A rollback is a move itself: a second rollback undoes the first.
-
-    Raises:
-        NotFoundError: When there is no such alias, or no earlier version.
     """
     present = index.resolve(db, AdapterRef(name, alias=alias)).version
     for move in history(db, name, alias):

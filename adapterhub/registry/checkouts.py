@@ -43,11 +43,7 @@ class Checkouts:
         return self._layout.checkout(digest)
 
     def build(self, digest: str, staging: Path) -> None:
-        """Check an artifact out atomically, damaged or not; ``fault`` verifies it.
-
-        Raises:
-            ArtifactError: When the manifest has an unknown schema.
-        """
+        """Check an artifact out atomically, damaged or not; ``fault`` verifies it."""
         folder = staging / "checkout"
         folder.mkdir()
         manifest_blob = self._blobs.path(digest.removeprefix("sha256:"))
@@ -63,9 +59,6 @@ class Checkouts:
         """Return the first damaged file of a checkout, or ``None``.
 
         Every byte is read: the manifest is checked by the digest, the files by the manifest.
-
-        Raises:
-            ArtifactError: When the manifest has an unknown schema.
         """
         folder = self.path(digest)
         try:

@@ -61,11 +61,7 @@ class Database:
         self._busy_seconds = busy_seconds
 
     def prepare(self) -> None:
-        """Create the file if it does not exist and upgrade its schema.
-
-        Raises:
-            RegistryError: When it cannot be created, or was upgraded by a newer adapterhub.
-        """
+        """Create the file if it does not exist and upgrade its schema."""
         with translate_sqlite_errors(self.path), closing(self._connect("rwc")) as db:
             self._use_wal(db)
             if self._schema_of(db) < len(self._changes):
@@ -75,11 +71,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Open a connection that sees one snapshot of the database.
-
-        Raises:
-            RegistryError: When the database cannot be read.
-        """
+        """Open a connection that sees one snapshot of the database."""
         with (
             translate_sqlite_errors(self.path),
             closing(self._connect("rw")) as db,
@@ -89,11 +81,7 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Open a connection that holds the write lock; commit at the end, or roll back on an error.
-
-        Raises:
-            RegistryError: When the database cannot be written.
-        """
+        """Open a connection with the write lock; commit at the end, or roll back on an error."""
         with (
             translate_sqlite_errors(self.path),
             closing(self._connect("rw")) as db,
@@ -113,11 +101,7 @@ class Database:
         return tuple((stat.st_mtime_ns, stat.st_size) for stat in found)
 
     def damage(self) -> tuple[str, ...]:
-        """Return the damage that SQLite finds in the file; nothing if it is intact.
-
-        Raises:
-            RegistryError: When the database cannot be read.
-        """
+        """Return the damage that SQLite finds in the file; nothing if it is intact."""
         with translate_sqlite_errors(self.path), closing(self._connect("rw")) as db:
             try:
                 found = tuple(str(row[0]) for row in db.execute("PRAGMA integrity_check(20)"))

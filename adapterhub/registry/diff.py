@@ -70,11 +70,7 @@ class Difference:
 
 
 def compare(first: Path, second: Path) -> Difference:
-    """Compare two artifact folders.
-
-    Raises:
-        ArtifactError: When a manifest or the weights cannot be read.
-    """
+    """Compare two artifact folders."""
     old, new = (_tensors(folder) for folder in (first, second))
     both = sorted(old.keys() & new.keys())
     found = [TensorChange(name, _relative(old[name], new[name])) for name in both]
@@ -131,11 +127,7 @@ class _Stored:
     data: bytes
 
     def values(self) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Return the values as a flat array of float64.
-
-        Raises:
-            ArtifactError: When the data type is not supported.
-        """
+        """Return the values as a flat array of float64."""
         if self.dtype == "BF16":
             # the upper half of a float32
             wide = np.frombuffer(self.data, "<u2").astype("<u4") << 16

@@ -38,12 +38,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def resolve(db: sqlite3.Connection, ref: AdapterRef) -> Version:
-    """Return the version of a reference.
-
-    Raises:
-        NotFoundError: With near names, or the existing versions.
-        RegistryError: When a shortened digest is ambiguous.
-    """
+    """Return the version of a reference."""
     if ref.version is not None:
         found = select(db, "WHERE v.name = ? AND v.version = ?", (ref.name, ref.version))
     elif ref.digest is not None:
@@ -111,9 +106,6 @@ def delete(db: sqlite3.Connection, version: Version) -> None:
     """Delete a version, and its artifact if no other version has it.
 
     Its blobs are recorded as removed and not deleted yet.
-
-    Raises:
-        RegistryError: When an alias points to it.
     """
     names = aliases_of(db, version)
     if names:
@@ -144,11 +136,7 @@ def delete(db: sqlite3.Connection, version: Version) -> None:
 def change_tags(
     db: sqlite3.Connection, version: Version, *, add: Iterable[str], remove: Iterable[str]
 ) -> Version:
-    """Add and remove tags of a version and return it with its new tags.
-
-    Raises:
-        RefError: When a tag is malformed.
-    """
+    """Add and remove tags of a version and return it with its new tags."""
     key = (version.name, version.version)
     for tag in add:
         check_tag(tag)

@@ -68,11 +68,7 @@ class Layout:
         return self.checkouts / digest.removeprefix("sha256:")
 
     def make(self) -> None:
-        """Create the folders that do not exist.
-
-        Raises:
-            RegistryError: When they cannot be created.
-        """
+        """Create the folders that do not exist."""
         with translate_os_errors(self.folder):
             for folder in (self.blobs, self.checkouts, self.staging):
                 folder.mkdir(parents=True, exist_ok=True)

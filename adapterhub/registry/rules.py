@@ -28,9 +28,6 @@ class AliasRule:
         data: File of examples to evaluate on; without it, ``metric`` is the value stored by
             training, and the current version is not compared.
         backbone: Backbone that serves the adapter; that of its training by default.
-
-    Raises:
-        RegistryError: When the conditions contradict each other.
     """
 
     metric: str | None = None

@@ -52,13 +52,7 @@ def all_signatures(db: sqlite3.Connection) -> dict[str, tuple[StoredSignature, .
 
 
 def add_signature(db: sqlite3.Connection, digest: str, stored: StoredSignature) -> None:
-    """List a signature in place of an earlier one by the same key.
-
-    Args:
-        db: Connection that holds the write lock.
-        digest: Digest of an artifact in the index.
-        stored: Signature whose blob is in its place.
-    """
+    """List a signature in place of an earlier one by the same key."""
     earlier = db.execute(
         "SELECT sha256 FROM signatures WHERE digest = ? AND key = ?", (digest, stored.key)
     ).fetchone()
@@ -76,11 +70,7 @@ def add_signature(db: sqlite3.Connection, digest: str, stored: StoredSignature) 
 
 
 def read_signature(blobs: Blobs, version: Version, stored: StoredSignature) -> Signature:
-    """Return a stored signature of a version.
-
-    Raises:
-        IntegrityError: When its blob is missing or damaged.
-    """
+    """Return a stored signature of a version."""
     try:
         content = blobs.path(stored.sha256).read_bytes()
     except OSError as error:
@@ -99,12 +89,7 @@ def read_signature(blobs: Blobs, version: Version, stored: StoredSignature) -> S
 def check_if_trusted(
     content: bytes, folder: Path, keys: Iterable[trust.TrustedKey], place: str
 ) -> Signature:
-    """Parse a signature and, if its key is trusted, verify it over a folder.
-
-    Raises:
-        SignatureError: When it is malformed, or invalid and its key is trusted.
-        MissingExtraError: When it has to be verified, without the extra ``sign``.
-    """
+    """Parse a signature and, if its key is trusted, verify it over a folder."""
     signature = parse_signature(content, place)
     for trusted in keys:
         if trusted.key == signature.key:

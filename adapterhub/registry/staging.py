@@ -44,13 +44,7 @@ class StagedArtifact:
 
 
 def stage_artifact(folder: Path, staging: Path, on_step: Callable[[str], None]) -> StagedArtifact:
-    """Copy the files of an artifact into ``staging``; the copied bytes are those hashed.
-
-    Raises:
-        ArtifactError: Naming a file that is extra, missing, a link, a pickle, or differs from
-            the manifest.
-        RegistryError: When ``staging`` cannot be written.
-    """
+    """Copy the files of an artifact into ``staging``; the copied bytes are those hashed."""
     sizes = _list_files(folder)
     content = _read_manifest(folder, sizes)
     manifest = Manifest.from_json(content)

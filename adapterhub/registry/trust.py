@@ -39,11 +39,7 @@ class TrustedKey:
 
 
 def check_key_name(name: str) -> None:
-    """Check the name of a key.
-
-    Raises:
-        RefError: When it is malformed.
-    """
+    """Check the name of a key."""
     if not _NAME.fullmatch(name):
         raise RefError(
             "is not a name of a key",
@@ -53,12 +49,7 @@ def check_key_name(name: str) -> None:
 
 
 def add_key(db: sqlite3.Connection, name: str, key: str, pem: str) -> TrustedKey:
-    """Add a trusted key, or return the one that is trusted by this name already.
-
-    Raises:
-        RefError: When the name is malformed.
-        RegistryError: When the name belongs to another key, or the key has another name.
-    """
+    """Add a trusted key, or return the one that is trusted by this name already."""
     check_key_name(name)
     for present in trusted_keys(db):
         if (present.name, present.key) == (name, key):
@@ -80,11 +71,7 @@ def add_key(db: sqlite3.Connection, name: str, key: str, pem: str) -> TrustedKey
 
 
 def remove_key(db: sqlite3.Connection, name: str) -> TrustedKey:
-    """Remove a trusted key and return it.
-
-    Raises:
-        NotFoundError: When no key has this name.
-    """
+    """Remove a trusted key and return it."""
     present = {key.name: key for key in trusted_keys(db)}
     if name not in present:
         hint = did_you_mean(name, present)

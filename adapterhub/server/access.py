@@ -37,11 +37,6 @@ class Access:
         keys: Stored API keys.
         settings: Settings of the server.
         clock: Clock in seconds.
-
-    Raises:
-        SettingsError: when other machines could use the server, and there is neither a key nor
-            a setting that says that none is needed.
-        RegistryError: when the keys can't be read.
     """
 
     def __init__(
@@ -91,16 +86,7 @@ class Access:
         return self._queue.occupied
 
     def caller(self, headers: Mapping[str, str]) -> Caller:
-        """Return the caller of a request.
-
-        Args:
-            headers: Headers of the request by lower-case names.
-
-        Raises:
-            Unauthorized: when the key is unknown, or missing and required.
-            Forbidden: when a page of another site sends a request without a key.
-            RegistryError: when the keys can't be read.
-        """
+        """Return the caller of a request."""
         anonymous = self._anonymous_role()
         secret = bearer_token(headers.get("authorization", ""))
         known = self._find(secret) if secret else None
@@ -118,11 +104,7 @@ class Access:
         return Caller(None, anonymous)
 
     def check_adapters(self, caller: Caller, refs: Sequence[str]) -> None:
-        """Check that a caller may use adapters; the base model is always allowed.
-
-        Raises:
-            Forbidden: naming the first adapter that is not allowed.
-        """
+        """Check that a caller may use adapters; the base model is always allowed."""
         for ref in refs:
             if not caller.allows(ref):
                 allowed = ", ".join(caller.adapters or ())
@@ -133,12 +115,7 @@ class Access:
                 )
 
     def require_manage(self, caller: Caller) -> None:
-        """Check that a caller may change what is served.
-
-        Raises:
-            Unauthorized: when there is no key.
-            Forbidden: when the key has another role.
-        """
+        """Check that a caller may change what is served."""
         if caller.role == "manage":
             return
         hint = "Create one with: adapterhub key create NAME --role manage"
@@ -163,9 +140,6 @@ class Access:
             adapter: Name of the adapter or blend; empty for the base model.
             cost: Estimated work, in the same unit for all requests, such as tokens.
             places: Sequences in the engine, which is the number of answers.
-
-        Raises:
-            QueueFull: when the queue is full, or the wait takes too long.
         """
         ticket = Ticket(caller.key_id or _ANONYMOUS, adapter, cost, max(1, places))
         dropped = self._queue.push(ticket)
@@ -236,9 +210,6 @@ def check_same_origin(headers: Mapping[str, str]) -> None:
 
     A browser lets any page send requests to ``127.0.0.1``, and a domain that resolves to it makes
     the responses readable as well. Both show in the headers.
-
-    Raises:
-        Forbidden: when the host is not a local name, or the origin is another site.
     """
     host = headers.get("host", "")
     if host and not _may_be_local(_host_and_netloc(f"//{host}")[0]):

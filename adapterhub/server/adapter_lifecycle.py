@@ -30,11 +30,6 @@ async def load(server: Server, ref: str, name: str | None = None) -> tuple[str, 
         server: Server that loads it.
         ref: Reference of the registry, or ``hf://…``, which is pulled first.
         name: Name for requests; the reference of the version if not given.
-
-    Raises:
-        NotFoundError: when there is no such version.
-        FingerprintMismatch: when it was trained on another backbone.
-        AdapterHubError: when it can't be fetched or served.
     """
     if ref.startswith(SCHEME):
         ref = await _pull(server, ref)
@@ -46,12 +41,7 @@ async def load(server: Server, ref: str, name: str | None = None) -> tuple[str, 
 
 
 async def load_path(server: Server, path: str, name: str) -> ResolvedAdapter:
-    """Load an adapter from a folder of adapterhub or peft, or by its reference.
-
-    Raises:
-        NotFoundError: when it is neither a folder nor a known reference.
-        AdapterHubError: when it can't be read or served.
-    """
+    """Load an adapter from a folder of adapterhub or peft, or by its reference."""
     folder = Path(path)
     if not folder.is_absolute():
         return (await load(server, path, name))[1]
@@ -63,12 +53,7 @@ async def load_path(server: Server, path: str, name: str) -> ResolvedAdapter:
 
 
 async def unload(server: Server, name: str) -> ResolvedAdapter:
-    """Remove a name, and unload its adapter when it has no other name.
-
-    Raises:
-        NotFoundError: when there is no such name.
-        HTTPError: 409 when requests use the adapter.
-    """
+    """Remove a name, and unload its adapter when it has no other name."""
     adapter, named = server.names.remove(name)
     if not named:
         try:
@@ -81,12 +66,7 @@ async def unload(server: Server, name: str) -> ResolvedAdapter:
 
 
 async def pin(server: Server, ref: str, *, pinned: bool) -> ResolvedAdapter:
-    """Pin an adapter in memory, loading it if necessary, or unpin it.
-
-    Raises:
-        NotFoundError: when there is no such version.
-        RefError: when it is a blend or the backbone.
-    """
+    """Pin an adapter in memory, loading it if necessary, or unpin it."""
     model = await asyncio.to_thread(server.names.resolve, ref)
     if len(model.parts) != 1:
         raise RefError("is not one adapter", place=ref[:200])

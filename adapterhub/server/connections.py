@@ -19,11 +19,6 @@ class DeadlineProtocol(HttpToolsProtocol):
     client to read its response, neither of which an application sees. Without these deadlines,
     clients that send or read nothing keep connections and sequences. Only the callbacks of
     asyncio's protocols and of httptools' parser are extended.
-
-    Args:
-        settings: Settings with the deadlines and the size limit of the headers.
-        args: Arguments of uvicorn's protocol.
-        options: Options of uvicorn's protocol.
     """
 
     def __init__(self, settings: ServerSettings, *args: Any, **options: Any) -> None:

@@ -67,11 +67,7 @@ class Server:
 
     @cached_property
     def chats(self) -> ChatPrompts:
-        """Conversations as prompts.
-
-        Raises:
-            RequestError: when the backbone reads images.
-        """
+        """Conversations as prompts."""
         reader = self.engine.prompt_processor
         return ChatPrompts(self.backbone.tokenizer, reader)
 
@@ -91,11 +87,7 @@ class Server:
         return min(self.max_position_embeddings, self.settings.kv_cache_tokens)
 
     def check_not_draining(self) -> None:
-        """Check that new requests are accepted.
-
-        Raises:
-            HTTPError: 503 when the server is shutting down.
-        """
+        """Check that new requests are accepted."""
         if self.draining:
             raise HTTPError(503, "the server is shutting down", code="draining")
 
@@ -113,12 +105,7 @@ class Call:
     caller: Caller
 
     def resolve(self, name: str) -> ResolvedModel:
-        """Return the model of the request; call it on a thread.
-
-        Raises:
-            NotFoundError: with a suggestion, when an adapter is unknown.
-            Forbidden: when the key does not allow an adapter.
-        """
+        """Return the model of the request; call it on a thread."""
         model = self.server.names.resolve(name)
         self.server.access.check_adapters(self.caller, [part.ref for part in model.parts])
         return model
@@ -144,12 +131,7 @@ class AuthenticatedRoute(APIRoute):
 
 
 def authenticated_router(tag: str, prefix: str = "") -> APIRouter:
-    """Return a router whose routes require an API key, if the server does.
-
-    Args:
-        tag: Group of its routes in the OpenAPI document.
-        prefix: Prefix of their paths.
-    """
+    """Return a router whose routes require an API key, if the server does."""
     return APIRouter(
         prefix=prefix,
         tags=[tag],

@@ -132,9 +132,6 @@ class FairQueue:
 
         Returns:
             The dropped request.
-
-        Raises:
-            QueueFull: when that would be this request itself.
         """
         dropped = self._drop_for(ticket) if self._all.waiting >= self._max_waiting else None
         now = self._clock()

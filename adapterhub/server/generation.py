@@ -120,9 +120,6 @@ def sampling_params(
         max_tokens: Most tokens of an answer.
         logprobs: Number of most likely tokens to report.
         json_schema: Schema that the answer must follow.
-
-    Raises:
-        RequestError: when they exclude each other.
     """
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     options: dict[str, Any] = {
@@ -153,11 +150,7 @@ def sampling_params(
 
 
 def max_tokens_for(server: Server, prompt_tokens: int, requested: int | None) -> int:
-    """Return the most tokens of the answer to a prompt.
-
-    Raises:
-        RequestError: when they do not fit the context together with the prompt.
-    """
+    """Return the most tokens of the answer to a prompt."""
     length = server.context_length
     if prompt_tokens + (requested or 1) > length:
         answer = f"and {requested} of the answer " if requested else ""
@@ -209,11 +202,7 @@ async def map_concurrently(
 
 
 async def generate_deltas(call: Call, job: GenerationJob) -> AsyncGenerator[ChoiceDelta, None]:
-    """Yield what each step adds to the answers to all prompts of a job.
-
-    Raises:
-        AdapterHubError: of the first answer that failed; the others are cancelled.
-    """
+    """Yield what each step adds to the answers to all prompts of a job."""
     started = time.perf_counter()
     generated = 0
     metrics = call.server.metrics

@@ -168,15 +168,7 @@ class Metrics:
         cache_used: int,
         cache_size: int,
     ) -> None:
-        """Set the gauges.
-
-        Args:
-            stats: Statistics of the engine.
-            places: Where each adapter is.
-            queued: Requests in the fair queue.
-            cache_used: Tokens in the KV cache.
-            cache_size: Capacity of the KV cache in tokens.
-        """
+        """Set the gauges."""
         values = {
             "running": stats.running,
             "waiting": stats.waiting,

@@ -95,11 +95,6 @@ class AdapterNames:
 
     Names that were given at runtime take precedence over references of the registry.
     Safe for use from several threads. Methods that read the registry block.
-
-    Args:
-        backbone: Backbone that is served.
-        registry: Registry with the adapters.
-        loader: Loader that fetches the resolved versions.
     """
 
     def __init__(self, backbone: Backbone, registry: Registry, loader: AdapterLoader) -> None:
@@ -111,13 +106,7 @@ class AdapterNames:
         self.base = served_name(backbone)
 
     def resolve(self, name: str) -> ResolvedModel:
-        """Return what a ``model`` refers to now.
-
-        Raises:
-            NotFoundError: with a suggestion, when one of its adapters is unknown.
-            RefError: when it is not a valid blend.
-            FingerprintMismatch: when an adapter was trained on another backbone.
-        """
+        """Return what a ``model`` refers to now."""
         if name in (self.base, self._backbone.name):
             return ResolvedModel(name)
         found: dict[str, ResolvedAdapter] = {}
@@ -128,12 +117,7 @@ class AdapterNames:
         return ResolvedModel(name, tuple(found.values()))
 
     def resolve_version(self, ref: str) -> Version:
-        """Return a version of the registry that fits the backbone.
-
-        Raises:
-            NotFoundError: with a suggestion, when it is unknown.
-            FingerprintMismatch: when it was trained on another backbone.
-        """
+        """Return a version of the registry that fits the backbone."""
         try:
             version = self._registry.resolve(ref)
         except (NotFoundError, RefError) as error:
@@ -148,11 +132,7 @@ class AdapterNames:
             self._loaded[name] = adapter
 
     def remove(self, name: str) -> tuple[ResolvedAdapter, bool]:
-        """Remove a name that was given; return its adapter and whether it has another name.
-
-        Raises:
-            NotFoundError: when there is no such name.
-        """
+        """Remove a name that was given; return its adapter and whether it has another name."""
         with self._lock:
             if name not in self._loaded:
                 hint = did_you_mean(name, self._loaded)

@@ -51,15 +51,7 @@ class ChatPrompts:
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
     ) -> tuple[int, ...]:
-        """Return the prompt tokens of a conversation, up to the start of the next answer.
-
-        Args:
-            messages: Messages of the conversation.
-            tools: Tools that the assistant may call.
-
-        Raises:
-            RequestError: when there is no template, or it rejects the conversation.
-        """
+        """Return the prompt tokens of a conversation, up to the start of the next answer."""
         if not self._template:
             raise RequestError(
                 "the backbone has no chat template",
@@ -89,11 +81,7 @@ class ChatPrompts:
 
 
 class TokenTexts:
-    """Converts single tokens to text and bytes, for reports of log-probabilities.
-
-    Args:
-        tokenizer: Tokenizer of the backbone.
-    """
+    """Converts single tokens to text and bytes, for reports of log-probabilities."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         fast: Any = tokenizer
@@ -113,10 +101,6 @@ class TaskPrompts:
     """Formats examples as the prompts that instruction-tuned adapters were trained with.
 
     Its methods may read a disk, so call them on a thread.
-
-    Args:
-        backbone: Backbone whose tokenizer and chat template format the prompts.
-        loader: Loader that fetches the adapters' manifests.
     """
 
     def __init__(self, backbone: Backbone, loader: AdapterLoader) -> None:
@@ -127,12 +111,7 @@ class TaskPrompts:
         self._tasks: OrderedDict[str, Task] = OrderedDict()
 
     def task(self, model: ResolvedModel) -> TextGeneration:
-        """Return the task with the one instruction that all adapters of a model were trained with.
-
-        Raises:
-            RequestError: when there is no such task.
-            AdapterHubError: when an adapter can't be read.
-        """
+        """Return the task with the one instruction that all adapters of a model have."""
         tasks = [self._task_of(part.digest) for part in model.parts]
         generations = [task.generation for task in tasks]
         found = [each for each in generations if each is not None and each.instruction]
@@ -152,11 +131,7 @@ class TaskPrompts:
         return found[0]
 
     def prompt(self, task: TextGeneration, example: Mapping[str, Any]) -> Sequence[int]:
-        """Return the prompt tokens of an example.
-
-        Raises:
-            DataError: naming the field, when the example is invalid.
-        """
+        """Return the prompt tokens of an example."""
         with self._lock:
             return task.prompt_ids(task.messages(example, 1))
 

@@ -41,11 +41,7 @@ class RateLimits:
 
     @contextmanager
     def counted(self, caller: Caller) -> Iterator[None]:
-        """Count a request of a caller while the block runs.
-
-        Raises:
-            QueueFull: when a limit is reached, with the time after which to try again.
-        """
+        """Count a request of a caller while the block runs."""
         if caller.key_id is None or (caller.rate is None and caller.concurrency is None):
             yield
             return

@@ -111,12 +111,7 @@ class _Disconnected(Exception):
 
 
 class _ResponseTracker:
-    """Sends a response and closes the connection after it when the body was not read.
-
-    Args:
-        send: ASGI's function.
-        body: Body of the same request.
-    """
+    """Sends a response and closes the connection after it when the body was not read."""
 
     def __init__(self, send: Send, body: _Body) -> None:
         self._send = send
@@ -164,11 +159,7 @@ class _Body:
         return not (self._empty or self._received.is_set())
 
     def check_headers(self, headers: Headers) -> None:
-        """Check what the headers say about the body.
-
-        Raises:
-            HTTPError: 413 when the announced length is too long, 415 when it is compressed.
-        """
+        """Check what the headers say about the body."""
         if headers.get("content-encoding", "identity") != "identity":
             # the decompressed size is not known in advance
             raise HTTPError(415, "compressed bodies are not accepted", place="Content-Encoding")
@@ -179,11 +170,7 @@ class _Body:
                 raise too_large("the body", self._limit)
 
     async def receive(self) -> Message:
-        """Return the next message.
-
-        Raises:
-            HTTPError: 413 when the body is too long, 408 when it is too slow.
-        """
+        """Return the next message."""
         if self._received.is_set():
             await self.disconnected.wait()
             return {"type": "http.disconnect"}

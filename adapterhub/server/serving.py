@@ -50,9 +50,6 @@ async def open_server(
         registry: Local registry.
         settings: Settings of the server; defaults if not given.
         access: Admission of requests; by the settings if not given.
-
-    Raises:
-        SettingsError: when other machines could use the server without a key.
     """
     settings = settings or ServerSettings()
     access = access or Access(open_keys(registry), settings)
@@ -135,9 +132,6 @@ async def run(
     Args:
         settings: Settings of the server.
         on_ready: Function called with the server and its URL when it accepts requests.
-
-    Raises:
-        AdapterHubError: when the backbone or an adapter can't be loaded.
     """
     # access is checked before anything large is loaded
     registry = Registry()

@@ -22,11 +22,7 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 def required_schema(body: ChatRequest) -> dict[str, Any] | None:
-    """Return the schema of an answer that must be a tool call; ``None`` if it need not be.
-
-    Raises:
-        RequestError: when the tool that must be called is not among those given.
-    """
+    """Return the schema of an answer that must be a tool call; ``None`` if it need not be."""
     choice = body.tool_choice
     if choice is None or choice in ("none", "auto"):
         return None

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 class SeenTokens:
-    """The distinct tokens of prompt and answer, and how often each occurs in the answer.
-
-    Args:
-        prompt: Token ids of the prompt.
-    """
+    """The distinct tokens of prompt and answer, and how often each occurs in the answer."""
 
     def __init__(self, prompt: Iterable[int]) -> None:
         distinct = list(dict.fromkeys(prompt))

@@ -76,9 +76,6 @@ def translate_hub_errors(place: str) -> Iterator[None]:
 
     Args:
         place: Address, for error messages.
-
-    Raises:
-        TransferError: With the HTTP status if there is one, and without any token.
     """
     try:
         yield

@@ -78,10 +78,6 @@ class Remote:
             folder: Folder for the file.
             limit: Largest size in bytes.
             sha256: Expected digest in hex.
-
-        Raises:
-            ArtifactError: When it is larger than ``limit``.
-            TransferError: When the download fails, or the digest is wrong twice.
         """
         place = f"{self.address}: {name}"
         if self.size(name) > limit:
@@ -110,11 +106,7 @@ class Remote:
 
 
 def read_remote(api: HfApi, address: HubAddress, revision: str | None) -> Remote:
-    """Return a revision of a repository with its list of files.
-
-    Raises:
-        TransferError: When the Hub cannot be reached, or rejects the request.
-    """
+    """Return a revision of a repository with its list of files."""
     with translate_hub_errors(str(address)):
         info = api.model_info(address.repo_id, revision=revision)
         tree = api.list_repo_tree(address.repo_id, revision=info.sha)

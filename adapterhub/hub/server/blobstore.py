@@ -39,11 +39,7 @@ class BlobStore:
         return self._blobs.path(sha256)
 
     def place(self, staged: Iterable[Staged]) -> None:
-        """Move staged files to their places, each atomically.
-
-        Raises:
-            RegistryError: When the registry cannot be written.
-        """
+        """Move staged files to their places, each atomically."""
         with self._index.writing():
             for each in staged:
                 # the same content may be staged twice
@@ -52,11 +48,7 @@ class BlobStore:
                     self._intact[each.sha256] = _identity(self.path(each.sha256))
 
     def checked(self, sha256: str) -> Path:
-        """Return the path of a blob, verified since it last changed on disk.
-
-        Raises:
-            IntegrityError: When it is damaged or missing.
-        """
+        """Return the path of a blob, verified since it last changed on disk."""
         path = self.path(sha256)
         try:
             identity = _identity(path)
@@ -72,11 +64,7 @@ class BlobStore:
 
 
 def git_name(path: Path) -> str:
-    """Return git's name of the content of a file, 40 hex digits.
-
-    Raises:
-        IntegrityError: When there is no such file.
-    """
+    """Return git's name of the content of a file, 40 hex digits."""
     try:
         file = path.open("rb", buffering=0)
     except FileNotFoundError:

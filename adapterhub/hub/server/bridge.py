@@ -128,12 +128,7 @@ class Bridge:
         return {path: file for path, file in found.items() if tree.get(path) != file}
 
     def add_late_signatures(self, db: sqlite3.Connection, name: str) -> None:
-        """Commit late signatures of the version at the head of main.
-
-        Args:
-            db: Connection that holds the write lock.
-            name: Name of the repository.
-        """
+        """Commit late signatures of the version at the head of main."""
         late, head = self.late_signatures(db, name), queries.head_version(db, name)
         if head is None or not late:
             return
@@ -145,12 +140,7 @@ class Bridge:
         queries.move_version(db, head, revision.sha)
 
     def put(self, name: str, tree: Mapping[str, TreeFile], revision: Revision) -> Version | None:
-        """Store the files of a revision as a version if they are a complete artifact.
-
-        Raises:
-            ArtifactError: When the manifest is malformed, or differs from the files.
-            HTTPError: 400 when a signature by a trusted key is invalid.
-        """
+        """Store the files of a revision as a version if they are a complete artifact."""
         listed = tree.get(MANIFEST_NAME)
         if listed is None:
             return None
@@ -169,11 +159,7 @@ class Bridge:
                 raise HTTPError(400, error.problem, place=error.place) from error
 
     def check(self, tree: Mapping[str, TreeFile]) -> Manifest:
-        """Return the manifest of a tree that has one.
-
-        Raises:
-            ArtifactError: When it is malformed, or differs from the files.
-        """
+        """Return the manifest of a tree that has one."""
         listed = tree[MANIFEST_NAME]
         with self._blobs.path(listed.sha256).open("rb") as file:
             manifest = Manifest.from_json(file.read(MAX_MANIFEST))

@@ -52,11 +52,7 @@ class _NoAliases(yaml.SafeLoader):
 
 
 def parse_card(text: str) -> Card:
-    """Parse the metadata of a card, which may be empty.
-
-    Raises:
-        ArtifactError: When the block is not a YAML mapping of plain values.
-    """
+    """Parse the metadata of a card, which may be empty."""
     block = _block(text)
     if block is None:
         return Card()

@@ -50,11 +50,7 @@ class CommitReader:
         self._operations: list[Add | Delete] = []
 
     def feed(self, chunk: bytes) -> None:
-        """Parse the next chunk.
-
-        Raises:
-            HTTPError: 400 or 413 when the body is malformed or too large.
-        """
+        """Parse the next chunk."""
         at = 0
         while at < len(chunk):
             if self._content is None:
@@ -63,11 +59,7 @@ class CommitReader:
                 at = self._parse_content(self._content, chunk, at)
 
     def finish(self) -> Commit:
-        """Return the commit at the end of the body.
-
-        Raises:
-            HTTPError: 400 when the body is malformed.
-        """
+        """Return the commit at the end of the body."""
         if self._content is not None:
             raise HTTPError(400, "ends in the middle of a file", place="commit")
         self._end_line()
@@ -175,11 +167,7 @@ class _Content:
 
 
 async def read_commit(body: AsyncIterator[bytes], folder: Path, settings: HubSettings) -> Commit:
-    """Read a commit and write the files in it to ``folder``.
-
-    Raises:
-        HTTPError: 400 or 413 when the body is malformed or too large.
-    """
+    """Read a commit and write the files in it to ``folder``."""
     reader = CommitReader(folder, settings)
     try:
         async for chunk in body:

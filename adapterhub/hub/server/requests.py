@@ -54,11 +54,7 @@ def hub_of(request: Request) -> Hub:
 
 
 def caller_of(request: Request) -> Caller:
-    """Return the caller of a request.
-
-    Raises:
-        HTTPError: 401 when the token is unknown.
-    """
+    """Return the caller of a request."""
     header = request.headers.get("authorization", "")
     if not header:
         return Caller()
@@ -71,11 +67,7 @@ def caller_of(request: Request) -> Caller:
 
 
 def require_login(request: Request) -> Caller:
-    """Return the caller of a request that needs a token.
-
-    Raises:
-        HTTPError: 401 when there is no token, or an unknown one.
-    """
+    """Return the caller of a request that needs a token."""
     caller = caller_of(request)
     if caller.name is None:
         raise _no_token()
@@ -83,21 +75,13 @@ def require_login(request: Request) -> Caller:
 
 
 def require_reader(request: Request) -> Caller:
-    """Return the caller of a request that reads.
-
-    Raises:
-        HTTPError: 401 when a token is needed and there is none.
-    """
+    """Return the caller of a request that reads."""
     anonymous = hub_of(request).settings.anonymous_read
     return caller_of(request) if anonymous else require_login(request)
 
 
 def require_write(caller: Caller, owner: str) -> None:
-    """Check the right to write the repositories of an owner.
-
-    Raises:
-        HTTPError: 401 or 403 when the caller does not have it.
-    """
+    """Check the right to write the repositories of an owner."""
     if caller.name is None:
         raise _no_token()
     if not caller.may("write", owner):
@@ -115,11 +99,7 @@ def repository_name(request: Request) -> str:
 
 
 def readable(request: Request, name: str | None = None) -> Repository:
-    """Return the repository of a request if the caller may read it.
-
-    Raises:
-        HTTPError: 404 when it does not exist or the caller may not read it.
-    """
+    """Return the repository of a request if the caller may read it."""
     caller = require_reader(request)
     hub = hub_of(request)
     found = hub.store.get(name or repository_name(request))
@@ -130,11 +110,7 @@ def readable(request: Request, name: str | None = None) -> Repository:
 
 
 def writable(request: Request, name: str | None = None) -> tuple[Repository, Caller]:
-    """Return the repository of a request and the caller, who may write it.
-
-    Raises:
-        HTTPError: 401, 403 or 404 when the caller may not write it.
-    """
+    """Return the repository of a request and the caller, who may write it."""
     caller = require_login(request)
     found = readable(request, name)
     require_write(caller, found.owner)
@@ -167,11 +143,7 @@ def is_true(request: Request, key: str) -> bool:
 
 
 def page_size(request: Request, largest: int) -> int:
-    """Return the requested number of entries on a page, ``largest`` at most.
-
-    Raises:
-        HTTPError: 400 when ``limit`` is not a positive number.
-    """
+    """Return the requested number of entries on a page, ``largest`` at most."""
     text = request.query_params.get("limit", "")
     if not text:
         return largest
@@ -227,11 +199,7 @@ def with_form(
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Raises:
-        HTTPError: 400 when it is not one.
-    """
+    """Parse a JSON object."""
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -242,11 +210,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
 
 
 def text_of(body: dict[str, Any], key: str, default: str | None = None) -> str:
-    """Return a text of a JSON object.
-
-    Raises:
-        HTTPError: 400 when it is not a text, or missing and without a default.
-    """
+    """Return a text of a JSON object."""
     value = body.get(key)
     if value is None and default is not None:
         return default

@@ -61,11 +61,7 @@ class Page:
 
 
 def find(db: sqlite3.Connection, search: Search) -> Page:
-    """Return one page of the repositories that match every filter.
-
-    Raises:
-        HTTPError: 400 when ``search.after`` is not a cursor.
-    """
+    """Return one page of the repositories that match every filter."""
     conditions, values = _conditions(search)
     column = f"r.{search.sort}"
     order = "DESC" if search.newest_first else "ASC"

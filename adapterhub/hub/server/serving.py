@@ -26,10 +26,6 @@ def serve(
         host: Address to listen on.
         port: Port to listen on; 0 for any free one.
         settings: Settings of the endpoint.
-
-    Raises:
-        MissingExtraError: When uvicorn or starlette is not installed.
-        RegistryError: When the registry cannot be opened.
     """
     try:
         import uvicorn

@@ -32,11 +32,7 @@ class Staged:
     size: int
 
     def require_digest(self, sha256: str, size: int) -> None:
-        """Check that the file is the announced one.
-
-        Raises:
-            HTTPError: 400 otherwise.
-        """
+        """Check that the file is the announced one."""
         if (self.sha256, self.size) != (sha256, size):
             raise HTTPError(
                 400,

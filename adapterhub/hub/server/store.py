@@ -60,9 +60,6 @@ class RepoStore:
         settings: Limits.
         on_step: Hook called with the name of every step of a commit that changes something on
             disk.
-
-    Raises:
-        RegistryError: When the registry cannot be created, read or written.
     """
 
     def __init__(
@@ -101,12 +98,7 @@ class RepoStore:
         return bytes(found["value"])
 
     def create(self, name: str, *, private: bool, author: str) -> Repository:
-        """Create a repository with one empty commit on main.
-
-        Raises:
-            RefError: When ``name`` is malformed.
-            HTTPError: 409 when it exists.
-        """
+        """Create a repository with one empty commit on main."""
         check_name(name)
         self._add_new_versions(name)
         with self.database.writing() as db:
@@ -119,11 +111,7 @@ class RepoStore:
         return made
 
     def get(self, name: str) -> Repository:
-        """Return a repository.
-
-        Raises:
-            HTTPError: 404 when there is none.
-        """
+        """Return a repository."""
         try:
             check_name(name)
         except RefError as error:
@@ -164,12 +152,7 @@ class RepoStore:
             db.execute("DELETE FROM repositories WHERE id = ?", (repository.id,))
 
     def move(self, name: str, target: str) -> None:
-        """Rename a repository; its head becomes a version of the new name.
-
-        Raises:
-            RefError: When ``target`` is malformed.
-            HTTPError: 404 when there is no such repository, 409 when ``target`` exists.
-        """
+        """Rename a repository; its head becomes a version of the new name."""
         check_name(target)
         self._add_new_versions(name)
         self._add_new_versions(target)
@@ -185,11 +168,7 @@ class RepoStore:
             self._put(db, _require(db, target), tree, head)
 
     def revision(self, repository: Repository, name: str) -> Revision:
-        """Return the revision of a branch, a tag or a commit.
-
-        Raises:
-            HTTPError: 404 when there is none.
-        """
+        """Return the revision of a branch, a tag or a commit."""
         with self.database.reading() as db:
             return self._find(db, repository, name)
 
@@ -199,11 +178,7 @@ class RepoStore:
             return queries.tree(db, repository.id, sha)
 
     def file(self, repository: Repository, revision: str, path: str) -> tuple[Revision, TreeFile]:
-        """Return a revision and one file of it.
-
-        Raises:
-            HTTPError: 404 when there is no such revision or file.
-        """
+        """Return a revision and one file of it."""
         with self.database.reading() as db:
             found = self._find(db, repository, revision)
             file = queries.file(db, repository.id, found.sha, path)
@@ -230,11 +205,7 @@ class RepoStore:
             return queries.refs(db, repository.id)
 
     def add_ref(self, repository: Repository, kind: RefKind, name: str, revision: str) -> None:
-        """Create a branch or a tag.
-
-        Raises:
-            HTTPError: 409 when the name exists, 404 when there is no such revision.
-        """
+        """Create a branch or a tag."""
         check_ref_name(name)
         with self.database.writing() as db:
             if queries.ref(db, repository.id, kind, name):
@@ -243,11 +214,7 @@ class RepoStore:
             queries.set_ref(db, repository.id, kind, name, found.sha)
 
     def delete_ref(self, repository: Repository, kind: RefKind, name: str) -> None:
-        """Delete a branch or a tag.
-
-        Raises:
-            HTTPError: 404 when there is none, 403 when it is main.
-        """
+        """Delete a branch or a tag."""
         if (kind, name) == ("branch", MAIN):
             raise HTTPError(403, "main cannot be deleted", place=repository.name)
         with self.database.writing() as db:
@@ -255,11 +222,7 @@ class RepoStore:
                 raise no_revision(repository.name, name)
 
     def add_uploads(self, repository: Repository, staged: list[Staged]) -> None:
-        """Store files for a later commit to a repository.
-
-        Raises:
-            RegistryError: When the registry cannot be written.
-        """
+        """Store files for a later commit to a repository."""
         small = [each for each in staged if each.size <= self.settings.max_inline]
         names = {each.sha256: git_name(each.path) for each in small}
         # recorded first, so that ``Registry.collect`` keeps them
@@ -282,11 +245,7 @@ class RepoStore:
         return self._blobs.path(sha256).exists()
 
     def blob(self, sha256: str) -> Path:
-        """Return the path of a verified blob.
-
-        Raises:
-            IntegrityError: When it is damaged or missing.
-        """
+        """Return the path of a verified blob."""
         return self._blobs.checked(sha256)
 
     def git_names(self, digests: set[str]) -> dict[str, str]:
@@ -302,14 +261,7 @@ class RepoStore:
         return found | new
 
     def commit(self, repository: Repository, branch: str, commit: Commit, author: str) -> Revision:
-        """Commit to a branch; a commit that makes main a complete artifact is a version too.
-
-        Raises:
-            HTTPError: 400, 404 or 412 when an operation is not possible or the branch has moved;
-                nothing is changed.
-            ArtifactError: When the manifest differs from the files.
-            RegistryError: When the registry cannot be written.
-        """
+        """Commit to a branch; a commit that makes main a complete artifact is a version too."""
         self._store_files(repository, commit)
         with self.database.writing() as db:
             head = queries.ref(db, repository.id, "branch", branch)

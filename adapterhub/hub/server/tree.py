@@ -51,9 +51,6 @@ def apply(
         operations: Operations in order.
         sizes: Size of each sha256 that the repository may use.
         settings: Limits.
-
-    Raises:
-        HTTPError: 400 or 404, naming the path of an operation that is not possible.
     """
     after = dict(tree)
     for operation in operations:
@@ -70,11 +67,7 @@ def apply(
 
 
 def is_complete(tree: Mapping[str, TreeFile], manifest: Manifest) -> bool:
-    """Return whether a tree has every file of a manifest.
-
-    Raises:
-        ArtifactError: Naming a file that differs from the manifest.
-    """
+    """Return whether a tree has every file of a manifest."""
     for name, entry in manifest.files.items():
         found = tree.get(name)
         if found is not None and (found.sha256, found.size) != (entry.sha256, entry.size):
@@ -88,12 +81,7 @@ def is_complete(tree: Mapping[str, TreeFile], manifest: Manifest) -> bool:
 
 
 def check_path(path: str) -> None:
-    """Check that a path is relative and plain, and not the name of a pickle or an archive.
-
-    Raises:
-        HTTPError: 400 otherwise.
-        ArtifactError: When it is the name of a pickle.
-    """
+    """Check that a path is relative and plain, and not the name of a pickle or an archive."""
     parts = path.split("/")
     if not path or len(path) > MAX_PATH or any(len(part) > _MAX_PART for part in parts):
         raise _bad_path(path, "is empty or too long")
@@ -109,15 +97,7 @@ def check_path(path: str) -> None:
 
 
 def check_content(path: str, file: Path) -> None:
-    """Reject a file that begins like an archive.
-
-    Args:
-        path: Path in the repository.
-        file: File with the content.
-
-    Raises:
-        HTTPError: 400 when it is an archive.
-    """
+    """Reject a file that begins like an archive."""
     with file.open("rb") as opened:
         head = opened.read(_HEAD)
     # a safetensors file begins with the length of its header, which may look like any magic
@@ -127,11 +107,7 @@ def check_content(path: str, file: Path) -> None:
 
 
 def check_ref_name(name: str) -> None:
-    """Check the name of a branch or a tag.
-
-    Raises:
-        HTTPError: 400 when it is malformed.
-    """
+    """Check the name of a branch or a tag."""
     parts = name.split("/")
     plain = all(part and part[0] != "." and part[0] != "-" and ".." not in part for part in parts)
     forbidden = any(char in " ~^:?*[\\%@{}" or not char.isprintable() for char in name)

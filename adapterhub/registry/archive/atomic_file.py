@@ -30,9 +30,6 @@ def atomic_file(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     Args:
         target: Path in an existing folder.
         overwrite: Whether to replace an existing file.
-
-    Raises:
-        OSError: When the file exists and may not be replaced, or cannot be written.
     """
     _remove_abandoned(target)
     if not overwrite and os.path.lexists(target):

@@ -72,12 +72,7 @@ def document_of(version: Version) -> bytes:
 
 
 def read_document(content: bytes, place: str) -> Document:
-    """Parse an ``export.json``.
-
-    Raises:
-        ArtifactError: When it is too large, of another format, or malformed.
-        RefError: When the name or a tag is malformed.
-    """
+    """Parse an ``export.json``."""
     place = f"{place}: {EXPORT_NAME}"
     if len(content) > MAX_DOCUMENT:
         raise ArtifactError(f"is larger than {MAX_DOCUMENT} bytes", place=place)

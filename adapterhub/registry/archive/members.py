@@ -72,10 +72,6 @@ def read_members(file: BinaryIO, place: str) -> Iterator[Member]:
     Args:
         file: Archive at its beginning; only a zip file needs to be seekable.
         place: Name of the archive in error messages.
-
-    Raises:
-        ArtifactError: When it is neither format, is cut off, or contains anything but regular
-            files.
     """
     with _read_faults(place):
         head = _read_exactly(file, _BLOCK)
@@ -133,11 +129,7 @@ class _Source:
         self.last = b""
 
     def read(self, size: int) -> bytes:
-        """Read one block.
-
-        Raises:
-            ArtifactError: When the budget is exceeded; nothing is read.
-        """
+        """Read one block."""
         if size > self._left:
             raise ArtifactError(
                 f"has headers of more than {_MAX_HEADERS} bytes for one file",

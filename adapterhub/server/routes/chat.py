@@ -74,13 +74,7 @@ def _response_schema(body: ChatRequest) -> dict[str, Any] | None:
 
 
 class _ChatFormat:
-    """Answers of one request as chat messages.
-
-    Args:
-        server: Server that responds.
-        body: Body of the request.
-        job: Prompts of the request.
-    """
+    """Answers of one request as chat messages."""
 
     kind = "chat.completion"
     chunk_kind = "chat.completion.chunk"

@@ -102,11 +102,7 @@ async def embed_texts(
 
 
 def text_tokens(server: Server, text: str | list[int], place: str) -> tuple[int, ...]:
-    """Return the token ids of a text to embed.
-
-    Raises:
-        RequestError: when there are none, too many, or one is not in the vocabulary.
-    """
+    """Return the token ids of a text to embed."""
     tokens = server.engine.prompt_processor.encode(text) if isinstance(text, str) else tuple(text)
     longest = server.max_position_embeddings
     if not 0 < len(tokens) <= longest:
@@ -163,13 +159,7 @@ def _base64(vector: Tensor) -> str:
 
 
 class _CompletionFormat:
-    """Answers of one request as completions.
-
-    Args:
-        server: Server that responds.
-        body: Body of the request.
-        job: Prompts of the request.
-    """
+    """Answers of one request as completions."""
 
     kind = chunk_kind = "text_completion"
     id_prefix = "cmpl"

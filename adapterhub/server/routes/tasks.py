@@ -76,11 +76,7 @@ class TaskItem(NamedTuple):
 
     @property
     def adapters(self) -> tuple[tuple[str, float], ...]:
-        """Digests and weights for the engine.
-
-        Raises:
-            RequestError: when the model is the base model.
-        """
+        """Digests and weights for the engine."""
         if self.model.adapters is None:
             raise RequestError(
                 "the base model has no head",
@@ -202,11 +198,7 @@ def _example(
 
 
 def decode_image(url: str) -> ImageFile:
-    """Return the image in a ``data:`` URL; other URLs are not fetched.
-
-    Raises:
-        RequestError: when it is not an image, or too large.
-    """
+    """Return the image in a ``data:`` URL; other URLs are not fetched."""
     start = _DATA_URL.match(url)
     if start is None:
         raise RequestError(
