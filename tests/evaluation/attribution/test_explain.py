@@ -21,7 +21,7 @@ from adapterhub.tasks.attribution import CheckedAnswer, log_odds
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
 
-ROW = {"text": "the song was great"}
+EXAMPLE = {"text": "the song was great"}
 FLOAT32 = QuantizationSpec("nf4", "float32")
 
 
@@ -41,12 +41,12 @@ def mood(request, recipe, moods, tmp_path):
 
 def test_the_parts_add_up_with_enough_steps(mood):
     _, model, task = mood
-    (fine,) = explain(model, task, ROW, steps=64, method="gradients")
+    (fine,) = explain(model, task, EXAMPLE, steps=64, method="gradients")
     difference = fine.value - fine.baseline_value
     assert abs(difference) > 1
     assert fine.gap_share < 0.01
     assert sum(word.attribution for word in fine.words) == pytest.approx(difference + fine.gap)
-    (coarse,) = explain(model, task, ROW, steps=2, method="gradients")
+    (coarse,) = explain(model, task, EXAMPLE, steps=2, method="gradients")
     # a gap that is not there could not be honest
     assert abs(coarse.gap) > 10 * abs(fine.gap)
     assert coarse.value == pytest.approx(fine.value)
@@ -54,8 +54,8 @@ def test_the_parts_add_up_with_enough_steps(mood):
 
 def test_the_number_is_the_log_odds_of_the_probability(mood):
     session, model, task = mood
-    (found,) = explain(model, task, ROW, steps=2, method="gradients")
-    (answer,) = session.predict("it", [ROW])
+    (found,) = explain(model, task, EXAMPLE, steps=2, method="gradients")
+    (answer,) = session.predict("it", [EXAMPLE])
     assert found.answer == answer["label"]
     assert found.probability == pytest.approx(answer["score"], abs=1e-6)
     assert found.value == pytest.approx(math.log(answer["score"] / (1 - answer["score"])), rel=1e-2)
@@ -71,10 +71,10 @@ def test_the_word_that_decides_has_the_largest_share(recipe, encoder, moods, tmp
         recipe("mood", encoder, "text-classification", moods), encoder, tmp_path
     )
     for word in (GLAD[0], SAD[1]):
-        row = {"text": f"the film was {word} the day"}
-        (found,) = explain(model, task, row, steps=32)
+        example = {"text": f"the film was {word} the day"}
+        (found,) = explain(model, task, example, steps=32)
         strongest = max(found.words, key=lambda each: each.attribution)
-        assert (strongest.word, strongest.start) == (word, row["text"].index(word))
+        assert (strongest.word, strongest.start) == (word, example["text"].index(word))
 
 
 def test_the_word_that_differs_makes_the_difference(recipe, encoder, moods, tmp_path):
@@ -91,8 +91,8 @@ def test_the_word_that_differs_makes_the_difference(recipe, encoder, moods, tmp_
 
 def test_what_speaks_for_one_label_speaks_against_the_other(mood):
     _, model, task = mood
-    (glad,) = explain(model, task, ROW, label="glad", steps=8)
-    (sad,) = explain(model, task, ROW, label="sad", steps=8)
+    (glad,) = explain(model, task, EXAMPLE, label="glad", steps=8)
+    (sad,) = explain(model, task, EXAMPLE, label="sad", steps=8)
     for one, other in zip(glad.words, sad.words, strict=True):
         assert one.attribution == pytest.approx(-other.attribution, abs=1e-3)
 
@@ -100,11 +100,11 @@ def test_what_speaks_for_one_label_speaks_against_the_other(mood):
 def test_a_decoders_words_are_left_out_one_by_one(recipe, decoder, moods, tmp_path):
     path = recipe("mood", decoder, "text-classification", moods)
     session, model, task = loaded(path, decoder, tmp_path)
-    (found,) = explain(model, task, ROW, label="glad")
+    (found,) = explain(model, task, EXAMPLE, label="glad")
     assert (found.method, found.steps, found.gap, found.gap_share) == ("ablation", 0, None, 0.0)
     words = [word.word for word in found.words]
     texts = [" ".join([*words[:at], *words[at + 1 :]]) for at in range(len(words))]
-    said = session.predict("it", [ROW, *({"text": text} for text in texts)])
+    said = session.predict("it", [EXAMPLE, *({"text": text} for text in texts)])
     odds = [math.log(s["scores"]["glad"] / (1 - s["scores"]["glad"])) for s in said]
     expected = [odds[0] - each for each in odds[1:]]
     # in batches of another shape the compute type rounds the last bits differently
@@ -128,12 +128,12 @@ def test_a_word_that_was_cut_off_did_nothing(recipe, decoder, moods, tmp_path):
 def test_explaining_changes_nothing(mood):
     session, model, task = mood
     before = state_digest(session.backbone.base_model)
-    answer = session.predict("it", [ROW])
+    answer = session.predict("it", [EXAMPLE])
     modes = [module.training for module in model.modules()]
-    explain(model, task, ROW, steps=2)
+    explain(model, task, EXAMPLE, steps=2)
     assert [module.training for module in model.modules()] == modes
     assert state_digest(session.backbone.base_model) == before
-    assert session.predict("it", [ROW]) == answer
+    assert session.predict("it", [EXAMPLE]) == answer
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -148,35 +148,35 @@ def test_a_trained_prefix_can_be_explained(recipe, decoder, moods, tmp_path):
     adapter = {"method": "prefix", "num_virtual_tokens": 4}
     path = recipe("mood", decoder, "text-classification", moods, adapter=adapter)
     _, model, task = loaded(path, decoder, tmp_path)
-    (found,) = explain(model, task, ROW, steps=64, method="gradients")
+    (found,) = explain(model, task, EXAMPLE, steps=64, method="gradients")
     assert found.gap_share < 0.01
-    (found,) = explain(model, task, ROW)
+    (found,) = explain(model, task, EXAMPLE)
     assert max(found.words, key=lambda word: word.attribution).word == "great"
 
 
 def test_labels_that_stand_alone_have_their_own_odds(recipe, encoder, tmp_path):
-    rows = [{"text": f"the film was {word}", "label": ["glad"]} for word in GLAD]
-    rows += [{"text": f"the film was {word}", "label": ["sad", "sorry"]} for word in SAD]
+    examples = [{"text": f"the film was {word}", "label": ["glad"]} for word in GLAD]
+    examples += [{"text": f"the film was {word}", "label": ["sad", "sorry"]} for word in SAD]
     data = tmp_path / "many.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data.write_text("".join(json.dumps(example) + "\n" for example in examples))
     path = recipe("many", encoder, "text-classification", data)
     session, model, task = loaded(path, encoder, tmp_path, "task.multi_label=true")
-    (found,) = explain(model, task, ROW, label="sad", steps=2)
-    chance = session.predict("it", [ROW])[0]["scores"]["sad"]
+    (found,) = explain(model, task, EXAMPLE, label="sad", steps=2)
+    chance = session.predict("it", [EXAMPLE])[0]["scores"]["sad"]
     assert found.probability == pytest.approx(chance, abs=1e-6)
     assert found.value == pytest.approx(math.log(chance / (1 - chance)), rel=1e-2)
 
 
 @pytest.fixture
 def tags(recipe, encoder, tmp_path):
-    rows = [
+    examples = [
         {"tokens": f"the {thing} was {word}".split(), "tags": ["O", "B-THING", "O", mark]}
         for thing in ("film", "meal", "day", "song")
         for words, mark in ((GLAD, "B-GLAD"), (SAD, "B-SAD"))
         for word in words
     ]
     data = tmp_path / "tags.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data.write_text("".join(json.dumps(example) + "\n" for example in examples))
     train_section = {"batch_size": 8, "epochs": 8}
     path = recipe("tags", encoder, "token-classification", data, train=train_section)
     return loaded(path, encoder, tmp_path)
@@ -195,35 +195,35 @@ def test_each_span_is_explained_by_itself(tags):
 
 def test_a_span_is_chosen_by_type_or_place(tags):
     _, model, task = tags
-    row = {"text": "the film was great"}
-    (by_type,) = explain(model, task, row, label="GLAD", steps=2)
-    (by_place,) = explain(model, task, row, span=(14, 15), steps=2)
+    example = {"text": "the film was great"}
+    (by_type,) = explain(model, task, example, label="GLAD", steps=2)
+    (by_place,) = explain(model, task, example, span=(14, 15), steps=2)
     assert by_type.answer == by_place.answer == "GLAD: great"
     with pytest.raises(DataError, match=r"no such span.*THING 4:8; GLAD 13:18"):
-        explain(model, task, row, label="SAD")
+        explain(model, task, example, label="SAD")
     with pytest.raises(DataError, match="no span was found"):
         explain(model, task, {"text": "the"})
 
 
 def test_a_found_answer_is_explained(recipe, encoder, tmp_path):
     # the toy encoder's tokenizer reads a pair as one text after the other
-    rows = [
+    examples = [
         {"question": word, "context": f"the {word} was good", "answers": [word]}
         for word in ("film", "meal", "day", "song")
     ] * 8
     data = tmp_path / "asked.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data.write_text("".join(json.dumps(example) + "\n" for example in examples))
     path = recipe("asked", encoder, "question-answering", data)
     session, model, task = loaded(path, encoder, tmp_path)
-    row = {"question": "meal", "context": "the meal was good"}
-    (found,) = explain(model, task, row, steps=64)
-    (answer,) = session.predict("it", [row])
+    example = {"question": "meal", "context": "the meal was good"}
+    (found,) = explain(model, task, example, steps=64)
+    (answer,) = session.predict("it", [example])
     assert (found.answer, found.start, found.end) == ("meal", 4, 8)
     assert found.probability == pytest.approx(answer["score"], abs=1e-6)
     assert found.gap_share < 0.01
     assert {word.text for word in found.words} == {"question", "context"}
     with pytest.raises(DataError, match="no labels to choose from"):
-        explain(model, task, row, label="start")
+        explain(model, task, example, label="start")
 
 
 def test_a_generated_answer_is_explained_by_the_prompt(recipe, decoder, talks, tmp_path):
@@ -242,8 +242,8 @@ def test_a_generated_answer_is_explained_by_the_prompt(recipe, decoder, talks, t
     apart = [one.attribution - against.attribution for one, against in pairs]
     assert max(range(4), key=lambda place: apart[place]) == 3
     # what training counts as the loss of this answer, but for the token that ends it
-    row = {"prompt": "the film was awful", "response": "bad"}
-    batch = pack([task.encode(row, 1, train=True)])
+    example = {"prompt": "the film was awful", "response": "bad"}
+    batch = pack([task.encode(example, 1, train=True)])
     with torch.no_grad():
         logits = model.head(model.hidden(batch))[:1].log_softmax(-1)
     assert found.value == pytest.approx(float(logits[0, batch.targets[0]]), abs=1e-4)
@@ -254,14 +254,14 @@ def test_a_generated_answer_is_explained_by_the_prompt(recipe, decoder, talks, t
 def test_faults_say_what_to_do(mood, monkeypatch):
     _, model, task = mood
     with pytest.raises(DataError, match=r"no label 'gald'. Did you mean 'glad'"):
-        explain(model, task, ROW, label="gald")
+        explain(model, task, EXAMPLE, label="gald")
     with pytest.raises(DataError, match="no spans to choose from"):
-        explain(model, task, ROW, span=(0, 3))
+        explain(model, task, EXAMPLE, span=(0, 3))
     with pytest.raises(DataError, match="does not generate"):
         explain_text(model, task, [{"role": "user", "content": "the film"}], "bad")
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(MissingExtraError, match="adapterhub\\[report\\]"):
-        explain(model, task, ROW)
+        explain(model, task, EXAMPLE)
 
 
 def test_the_surest_of_each_kind_is_chosen_and_none_twice():
@@ -290,10 +290,10 @@ def test_the_surest_of_each_kind_is_chosen_and_none_twice():
 
 def test_spans_are_judged_one_by_one(tags):
     _, model, task = tags
-    row = {"tokens": ["the", "film", "was", "great"], "tags": ["O", "O", "O", "B-GLAD"]}
-    batch = pack([task.encode(row, 1, train=False)])
+    example = {"tokens": ["the", "film", "was", "great"], "tags": ["O", "O", "O", "B-GLAD"]}
+    batch = pack([task.encode(example, 1, train=False)])
     with torch.no_grad():
         decoded = task.decode(model.head, model.hidden(batch), batch)
-    wrong, right = checked_answers(task, [row], decoded)
+    wrong, right = checked_answers(task, [example], decoded)
     assert (wrong.expected, wrong.right, wrong.span) == ("no span", False, (4, 8))
     assert (right.expected, right.right, right.span) == ("GLAD", True, (13, 18))

@@ -1,9 +1,9 @@
-"""Scripts without spaces are explained by what their tokens begin, other words stay whole."""
+"""Words of scripts without spaces are split at their tokens, other words stay whole."""
 
 import unicodedata
 
 import pytest
-from explaining_helpers import bytes_
+from attribution_helpers import bytes_
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,12 +34,12 @@ def texts(text):
         ("오늘 день", ["오늘", "день"]),
     ],
 )
-def test_words_to_explain_by(text, found):
+def test_attribution_words(text, found):
     assert texts(text) == found
 
 
 @given(st.text(alphabet=st.sampled_from("我高 aé'-ที่แ。1ー々"), max_size=12))
-def test_pieces_are_the_words_again_and_begin_with_no_mark(text):
+def test_parts_join_to_the_words_and_begin_with_no_mark(text):
     words, found = split_words(text), attribution_words(BYTES, text)
     assert "".join(w.text for w in found) == "".join(w.text for w in words)
     for word in found:
@@ -50,14 +50,14 @@ def test_pieces_are_the_words_again_and_begin_with_no_mark(text):
 
 def test_each_character_has_its_own_tokens():
     task = build_task("text-classification", BYTES, "decoder", ["a", "b"], OPTIONS)
-    reading = attribution_input(task.attribution, {"text": "我很高兴"}, task.name)
-    assert sorted({owner for owner in reading.owners if owner is not None}) == [0, 1, 2, 3]
-    assert reading.unread == 0
+    inputs = attribution_input(task.attribution, {"text": "我很高兴"}, task.name)
+    assert sorted({owner for owner in inputs.owners if owner is not None}) == [0, 1, 2, 3]
+    assert inputs.unread == 0
 
 
-def test_characters_of_a_tagged_word_are_told_apart():
+def test_characters_of_a_tagged_word_are_separate():
     task = build_task("token-classification", BYTES, "decoder", ["O", "B-X"], OPTIONS)
     # a word stands somewhere else in the text than among words joined by single spaces
-    reading = attribution_input(task.attribution, {"text": "so    高兴  day"}, task.name)
-    assert [word.text for _, word in reading.words] == ["so", "高", "兴", "day"]
-    assert sorted({owner for owner in reading.owners if owner is not None}) == [0, 1, 2, 3]
+    inputs = attribution_input(task.attribution, {"text": "so    高兴  day"}, task.name)
+    assert [word.text for _, word in inputs.words] == ["so", "高", "兴", "day"]
+    assert sorted({owner for owner in inputs.owners if owner is not None}) == [0, 1, 2, 3]

@@ -1,7 +1,7 @@
-"""Every token that is explained belongs to the word that it stands in."""
+"""Every token of an attribution input belongs to the word that contains it."""
 
 import pytest
-from explaining_helpers import bytes_
+from attribution_helpers import bytes_
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from toy_fixtures import save_tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -43,117 +43,117 @@ def pieces():
     )
 
 
-def by_word(reading, tokenizer):
+def by_word(inputs, tokenizer):
     """Return each read word with the text of its tokens put together."""
     found = {}
-    for token, owner in zip(reading.example.input_ids, reading.owners, strict=True):
+    for token, owner in zip(inputs.example.input_ids, inputs.owners, strict=True):
         if owner is not None:
             text = tokenizer.decode([token]).replace("##", "").strip()
             found[owner] = found.get(owner, "") + text
-    return [(reading.words[owner][1].text, text) for owner, text in sorted(found.items())]
+    return [(inputs.words[owner][1].text, text) for owner, text in sorted(found.items())]
 
 
-def check(reading, tokenizer, texts, *, cut=False):
-    assert {text.name: text.text for text in reading.texts} == texts
-    found = by_word(reading, tokenizer)
+def check(inputs, tokenizer, texts, *, cut=False):
+    assert {text.name: text.text for text in inputs.texts} == texts
+    found = by_word(inputs, tokenizer)
     assert found
     # a window may begin or end within a word
     whole = found[3:-1] if cut else found
     assert all(word == text for word, text in whole), found
     assert all(text in word for word, text in found), found
-    for text, word in reading.words:
+    for text, word in inputs.words:
         assert text.text[word.start : word.end] == word.text
     return [word for word, _ in found]
 
 
-def test_pieces_of_a_word_are_one_word_with_its_place():
+def test_subword_tokens_belong_to_one_word():
     tokenizer = pieces()
     task = build_task("text-classification", tokenizer, "encoder", ["a", "b"], OPTIONS)
-    reading = attribution_input(task.attribution, {"text": "so unhappyly !  so"}, task.name)
-    assert list(reading.owners) == [None, 0, 1, 1, 1, 2, 3, None]
-    assert [(w.text, w.start, w.end) for _, w in reading.words] == [
+    inputs = attribution_input(task.attribution, {"text": "so unhappyly !  so"}, task.name)
+    assert list(inputs.owners) == [None, 0, 1, 1, 1, 2, 3, None]
+    assert [(w.text, w.start, w.end) for _, w in inputs.words] == [
         ("so", 0, 2),
         ("unhappyly", 3, 12),
         ("!", 13, 14),
         ("so", 16, 18),
     ]
-    check(reading, tokenizer, {"text": "so unhappyly !  so"})
+    check(inputs, tokenizer, {"text": "so unhappyly !  so"})
 
 
 def test_a_pair_of_texts_has_words_of_both():
     tokenizer = pieces()
     task = build_task("text-classification", tokenizer, "encoder", ["a", "b"], OPTIONS)
-    row = {"text": "so unhappy", "text_pair": "very unhappy", "label": "of nobody's"}
-    reading = attribution_input(task.attribution, row, task.name)
-    assert list(reading.owners) == [None, 0, 1, 1, None, 2, 3, 3, None]
-    found = check(reading, tokenizer, {"text": "so unhappy", "text_pair": "very unhappy"})
+    example = {"text": "so unhappy", "text_pair": "very unhappy", "label": "of nobody's"}
+    inputs = attribution_input(task.attribution, example, task.name)
+    assert list(inputs.owners) == [None, 0, 1, 1, None, 2, 3, 3, None]
+    found = check(inputs, tokenizer, {"text": "so unhappy", "text_pair": "very unhappy"})
     assert found == ["so", "unhappy", "very", "unhappy"]
 
 
-def test_bytes_go_to_their_words_and_spaces_to_none():
+def test_byte_tokens_belong_to_words_and_spaces_to_none():
     tokenizer = bytes_()
     task = build_task("text-classification", tokenizer, "decoder", ["a", "b"], OPTIONS)
-    row = {"text": "the  day was né", "text_pair": "so\ngood!"}
-    reading = attribution_input(task.attribution, row, task.name)
-    assert {text.name: text.text for text in reading.texts} == row
-    ids = list(reading.example.input_ids)
-    for word in range(len(reading.words)):
-        own = [token for token, owner in zip(ids, reading.owners, strict=True) if owner == word]
-        assert tokenizer.decode(own).strip() == reading.words[word][1].text
+    example = {"text": "the  day was né", "text_pair": "so\ngood!"}
+    inputs = attribution_input(task.attribution, example, task.name)
+    assert {text.name: text.text for text in inputs.texts} == example
+    ids = list(inputs.example.input_ids)
+    for word in range(len(inputs.words)):
+        own = [token for token, owner in zip(ids, inputs.owners, strict=True) if owner == word]
+        assert tokenizer.decode(own).strip() == inputs.words[word][1].text
     # the line end that a decoder's pair begins with belongs to no word
-    assert reading.owners[[tokenizer.decode([each]) for each in ids].index("\n")] is None
+    assert inputs.owners[[tokenizer.decode([each]) for each in ids].index("\n")] is None
 
 
-def test_what_is_cut_off_has_no_tokens():
+def test_truncated_words_have_no_tokens():
     tokenizer = pieces()
     options = TaskOptions(max_length=4)
     task = build_task("text-classification", tokenizer, "encoder", ["a", "b"], options)
-    reading = attribution_input(task.attribution, {"text": "so very very very so"}, task.name)
-    assert list(reading.owners) == [None, 0, 1, None]
-    assert len(reading.words) == 5
-    assert reading.unread == 3
+    inputs = attribution_input(task.attribution, {"text": "so very very very so"}, task.name)
+    assert list(inputs.owners) == [None, 0, 1, None]
+    assert len(inputs.words) == 5
+    assert inputs.unread == 3
 
 
-def test_words_that_share_a_token_were_read():
+def test_words_that_share_a_token_are_not_truncated():
     tokenizer = bytes_()
     task = build_task("text-classification", tokenizer, "decoder", ["a", "b"], OPTIONS)
-    reading = attribution_input(task.attribution, {"text": "so... good"}, task.name)
-    assert [word.text for _, word in reading.words] == ["so", ".", ".", ".", "good"]
-    assert tokenizer.decode(reading.example.input_ids[1:2]) == "..."
-    assert list(reading.owners) == [0, 1, 4]
-    assert reading.unread == 0
+    inputs = attribution_input(task.attribution, {"text": "so... good"}, task.name)
+    assert [word.text for _, word in inputs.words] == ["so", ".", ".", ".", "good"]
+    assert tokenizer.decode(inputs.example.input_ids[1:2]) == "..."
+    assert list(inputs.owners) == [0, 1, 4]
+    assert inputs.unread == 0
 
 
 def test_words_of_a_relation_are_those_of_the_marked_text(kind, words):
     labels = ["made(e1,e2)", "made(e2,e1)", "other"]
     task = build_task("relation-extraction", words, kind, labels, OPTIONS)
-    reading = attribution_input(
+    inputs = attribution_input(
         task.attribution, {"text": "the <e1>film</e1> was <e2>good</e2>"}, task.name
     )
-    found = check(reading, words, {"text": "the @ film @ was # good #"})
+    found = check(inputs, words, {"text": "the @ film @ was # good #"})
     assert found == ["the", "@", "film", "@", "was", "#", "good", "#"]
 
 
 @pytest.mark.parametrize("kind", ["decoder"], indirect=True)  # the toy encoder reads no pairs
 def test_words_of_a_ranking_are_of_history_and_candidate(kind, words):
     task = build_task("ranking", words, kind, ["0", "1"], OPTIONS)
-    row = {"history": ["good film", "bad meal"], "candidate": "lovely song"}
-    reading = attribution_input(task.attribution, row, task.name)
+    example = {"history": ["good film", "bad meal"], "candidate": "lovely song"}
+    inputs = attribution_input(task.attribution, example, task.name)
     texts = {"history": "good film; bad meal", "candidate": "lovely song"}
-    assert {text.name: text.text for text in reading.texts} == texts
-    named = [word for word, token in by_word(reading, words) if word == token]
+    assert {text.name: text.text for text in inputs.texts} == texts
+    named = [word for word, token in by_word(inputs, words) if word == token]
     assert named == ["good", "film", "bad", "meal", "lovely", "song"]
 
 
-def test_words_of_tags_are_the_rows_own(kind, words):
+def test_words_of_tags_are_those_of_the_example(kind, words):
     task = build_task("token-classification", words, kind, ["O", "B-X", "I-X"], OPTIONS)
-    reading = attribution_input(
+    inputs = attribution_input(
         task.attribution, {"tokens": ["the", "film", "was", "good"]}, task.name
     )
-    assert check(reading, words, {"text": "the film was good"}) == ["the", "film", "was", "good"]
+    assert check(inputs, words, {"text": "the film was good"}) == ["the", "film", "was", "good"]
     # offsets count in the text, whatever the spaces in it
-    reading = attribution_input(task.attribution, {"text": "the  film, was good"}, task.name)
-    assert [(w.text, w.start) for _, w in reading.words][1:4] == [
+    inputs = attribution_input(task.attribution, {"text": "the  film, was good"}, task.name)
+    assert [(w.text, w.start) for _, w in inputs.words][1:4] == [
         ("film", 5),
         (",", 9),
         ("was", 11),
@@ -168,16 +168,16 @@ def test_words_of_a_question_and_a_later_window(words, kind):
         tokenizer, question, context = words, "was good", " ".join(["the", "film"] * 12)
     options = TaskOptions(max_length=20, stride=4)
     task = build_task("question-answering", tokenizer, kind, [], options)
-    row = {"question": question, "context": context}
-    windows = task.windows(row)
+    example = {"question": question, "context": context}
+    windows = task.windows(example)
     assert len(windows) > 1
     for window in windows:
-        reading = attribution_input(task.attribution, window, task.name)
+        inputs = attribution_input(task.attribution, window, task.name)
         texts = {"question": question, "context": context}
-        found = check(reading, tokenizer, texts, cut=True)
+        found = check(inputs, tokenizer, texts, cut=True)
         assert found[:2] == question.split()
         # words of the context that other windows read have no token here
-        assert 2 < len(found) < len(reading.words)
+        assert 2 < len(found) < len(inputs.words)
 
 
 def test_words_of_a_conversation_are_those_of_its_messages(tmp_path):
@@ -185,18 +185,16 @@ def test_words_of_a_conversation_are_those_of_its_messages(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     task = build_task("dialogue", tokenizer, "decoder", [], OPTIONS)
     messages = [{"role": "user", "content": " the film was good "}]
-    reading = task.attribution_input(messages, "bad film")
-    assert (
-        check(reading, tokenizer, {"user": "the film was good"}) == messages[0]["content"].split()
-    )
+    inputs = task.attribution_input(messages, "bad film")
+    assert check(inputs, tokenizer, {"user": "the film was good"}) == messages[0]["content"].split()
     # the head is read before each token of the answer, which itself is not explained by itself
-    assert len(reading.example.select) == 2
-    assert reading.owners[-1] is None
+    assert len(inputs.example.select) == 2
+    assert inputs.owners[-1] is None
     with pytest.raises(DataError, match="answer is empty"):
         task.attribution_input(messages, "")
 
 
-def test_a_text_without_words_explains_nothing():
+def test_a_text_without_words_is_an_error():
     tokenizer = bytes_()
     task = build_task("text-classification", tokenizer, "decoder", ["a", "b"], OPTIONS)
     with pytest.raises(DataError, match="no word to explain"):
