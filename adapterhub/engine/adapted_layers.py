@@ -60,11 +60,6 @@ class LoraEmbedding:
     memory is set aside: a table over the vocabulary is as large as the adapter makes it.
 
     Source: ``Embedding`` in ``peft/tuners/lora/layer.py``.
-
-    Args:
-        base: Embedding of the backbone, which stays in place.
-        number: Number of the layer.
-        dtype: Compute type of the backbone.
     """
 
     def __init__(self, base: nn.Embedding, number: int, dtype: torch.dtype) -> None:
@@ -235,13 +230,7 @@ class AdaptedLayers:
 
 
 def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> AdaptedLayers:
-    """Make the layers of a backbone adaptable.
-
-    Args:
-        backbone: Backbone whose linear layers are replaced until ``AdaptedLayers.close``.
-        dtype: Compute type.
-        kernel: Kernel that adds the LoRA products of linear layers.
-    """
+    """Make the layers of a backbone adaptable."""
     body = backbone.base_model
     modules = list(body.named_modules())
     found = [(path, each) for path, each in modules if isinstance(each, nn.Embedding)]

@@ -133,12 +133,7 @@ class AdapterFetcher:
         return key in self._resolving
 
     def fetch(self, key: str, number: int) -> bool:
-        """Fetch an adapter for a request; return whether later requests may fetch theirs.
-
-        Args:
-            key: Digest of the adapter.
-            number: Number of the request, which decides what it may displace in host memory.
-        """
+        """Fetch an adapter for a request; return whether later requests may fetch theirs."""
         with self._changed:
             if key in self._in_flight:
                 self._in_flight[key] = min(number, self._in_flight[key])

@@ -34,13 +34,7 @@ if TYPE_CHECKING:
 
 
 class AdapterPreparer:
-    """Checks and converts adapters of one backbone; safe for use from several threads.
-
-    Args:
-        backbone: Backbone that the adapters must be trained for.
-        layers: Adapted layers of the backbone.
-        width: Number of features that heads read.
-    """
+    """Checks and converts adapters of one backbone; safe for use from several threads."""
 
     def __init__(self, backbone: Backbone, layers: AdaptedLayers, width: int) -> None:
         # a tokenizer changes its settings while it works, and that of prompts is used by others
@@ -65,13 +59,7 @@ class AdapterPreparer:
         return self.weights(artifact.weights, task_of(artifact.manifest, self._backbone), name=name)
 
     def weights(self, weights: AdapterWeights, task: Task | None, *, name: str) -> PreparedAdapter:
-        """Prepare weights that do not come from an artifact.
-
-        Args:
-            weights: Weights of the adapter.
-            task: Task that it was trained for, with the labels of its head.
-            name: Name for error messages.
-        """
+        """Prepare weights that do not come from an artifact."""
         head, keys = (
             (None, frozenset[str]())
             if task is None

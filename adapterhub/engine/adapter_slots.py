@@ -115,13 +115,7 @@ class RankSlots:
 
 @dataclass(slots=True, eq=False)
 class SlotCopy:
-    """An adapter that is being copied to the device.
-
-    Args:
-        slot: Slot that the adapter will have.
-        factors: Tensors to copy.
-        left: Numbers of the layers that are not copied yet.
-    """
+    """An adapter that is being copied to the device."""
 
     slot: Slot
     factors: LoraFactors
@@ -129,13 +123,7 @@ class SlotCopy:
 
 
 class AdapterSlots:
-    """Tables of all adapted layers and the adapters in them.
-
-    Args:
-        layers: Adapted layers by number.
-        rank_slots: Number of rank slots of every table.
-        device: Device of the backbone.
-    """
+    """Tables of all adapted layers and the adapters in them."""
 
     def __init__(
         self, layers: Sequence[AdaptedLayer], rank_slots: int, device: torch.device

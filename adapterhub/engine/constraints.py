@@ -39,13 +39,7 @@ _JSON_OPTIONS = {"whitespace_pattern": _WHITESPACE, "lenient": False, "coerce_on
 
 
 class Constraint:
-    """The state of one answer in a schema or a regular expression.
-
-    Args:
-        matcher: Matcher of this answer alone.
-        width: Width of the logits.
-        place: Name of the parameter, for error messages.
-    """
+    """The state of one answer in a schema or a regular expression."""
 
     def __init__(self, matcher: LLMatcher, width: int, place: str) -> None:
         self._matcher = matcher

@@ -50,14 +50,7 @@ IDLE_SECONDS = 0.005
 
 
 class EngineCore:
-    """Schedules and computes the requests of one backbone, step by step.
-
-    Args:
-        backbone: Frozen backbone.
-        config: Sizes and limits.
-        kernel: Kernel of the LoRA products; the fastest of the device by default.
-        source: Source of adapters that are not loaded.
-    """
+    """Schedules and computes the requests of one backbone, step by step."""
 
     def __init__(
         self,

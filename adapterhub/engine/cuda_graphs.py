@@ -43,14 +43,7 @@ _VARYING_ROPE = frozenset({"dynamic", "longrope"})
 
 
 class DecodeGraphs:
-    """Captured steps in which every sequence has one token.
-
-    Args:
-        forward: Forward pass of the backbone.
-        buffers: Buffers that the captured forward pass reads.
-        num_layers: Number of adapted linear layers.
-        capture: Captures the forward pass; ``CudaGraphCapture`` except in tests.
-    """
+    """Captured steps in which every sequence has one token."""
 
     def __init__(
         self, forward: Forward, buffers: DecodeBuffers, num_layers: int, capture: Capture
@@ -83,12 +76,7 @@ class DecodeGraphs:
         return replay()[: len(sequences)]
 
     def captured(self, num_sequences: int, *, adapted: bool) -> Callable[[], Tensor] | None:
-        """Return the replay of steps of so many sequences, or ``None`` if there is none yet.
-
-        Args:
-            num_sequences: Sequences of a step.
-            adapted: Whether one of them has an adapter.
-        """
+        """Return the replay of steps of so many sequences, or ``None`` if there is none yet."""
         size = self._buffers.batch_size(num_sequences)
         return None if size is None else self._replays.get((size, adapted))
 
@@ -146,16 +134,7 @@ def decode_graphs(
     forward: Forward,
     engine_config: EngineConfig,
 ) -> DecodeGraphs | None:
-    """Return the CUDA graphs of a backbone, or ``None`` if its steps cannot be captured.
-
-    Args:
-        config: Configuration of the backbone.
-        cache: KV cache, whose last block no sequence uses.
-        num_layers: Number of adapted linear layers.
-        kernel: Kernel of these layers.
-        forward: Forward pass of the backbone.
-        engine_config: Configuration of the engine.
-    """
+    """Return the CUDA graphs of a backbone, or ``None`` if its steps cannot be captured."""
     if not cache.keys:
         # nothing is decoded
         return None

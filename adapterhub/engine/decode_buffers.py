@@ -30,13 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DecodeSequence:
-    """A sequence with one token in a step.
-
-    Args:
-        token: Token id.
-        position: Position of the token.
-        blocks: All KV-cache blocks of the sequence.
-    """
+    """A sequence with one token in a step."""
 
     token: int
     position: int
@@ -64,14 +58,7 @@ class DecodeSizes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodeInputs:
-    """Inputs of a forward pass of one batch size, as views of the buffers.
-
-    Args:
-        ids: Token ids.
-        positions: Positions of the tokens.
-        paged: Places of the tokens in the KV cache.
-        context: Context for adapted layers.
-    """
+    """Inputs of a forward pass of one batch size, as views of the buffers."""
 
     #: int64 [1, batch_size]
     ids: Tensor
@@ -82,11 +69,7 @@ class DecodeInputs:
 
 
 class BufferedForwardContext(ForwardContext):
-    """A forward context whose plans are in buffers.
-
-    Args:
-        plans: Plan of every linear layer; ``None`` if no sequence has an adapter.
-    """
+    """A forward context whose plans are in buffers."""
 
     def __init__(self, plans: Sequence[BufferedPlan] | None) -> None:
         super().__init__(())
@@ -100,14 +83,7 @@ class BufferedForwardContext(ForwardContext):
 
 
 class DecodeBuffers:
-    """Inputs of one decoding step on the device and their copy on the host.
-
-    Args:
-        cache: KV cache, whose last block no sequence uses.
-        num_layers: Number of adapted linear layers.
-        sizes: Capacity.
-        kernel: Attention kernel.
-    """
+    """Inputs of one decoding step on the device and their copy on the host."""
 
     def __init__(
         self,
@@ -144,12 +120,7 @@ class DecodeBuffers:
         return next((size for size in self.sizes.batch_sizes if size >= num_sequences), None)
 
     def fits(self, sequences: Sequence[DecodeSequence], plans: Sequence[LoraPlan | None]) -> bool:
-        """Return whether a step fits into the buffers.
-
-        Args:
-            sequences: Sequences of the step.
-            plans: Plan of every layer; ``None`` where no sequence has an adapter.
-        """
+        """Return whether a step fits into the buffers."""
         return (
             self.batch_size(len(sequences)) is not None
             and max((len(each.blocks) for each in sequences), default=0) <= self._max_blocks
@@ -157,12 +128,7 @@ class DecodeBuffers:
         )
 
     def fill(self, sequences: Sequence[DecodeSequence], plans: Sequence[LoraPlan | None]) -> None:
-        """Copy a step to the device and pad it to the largest batch size.
-
-        Args:
-            sequences: Sequences of the step, accepted by ``fits``.
-            plans: Plan of every layer.
-        """
+        """Copy a step to the device and pad it to the largest batch size."""
         ids, positions, writes = self._tokens.host
         lengths, blocks = self._context_lens.host, self._blocks.host
         spare, spare_slots = self._padding
@@ -179,12 +145,7 @@ class DecodeBuffers:
         self._plans.fill(plans)
 
     def inputs(self, batch_size: int, *, adapted: bool) -> DecodeInputs:
-        """Return the inputs of a forward pass.
-
-        Args:
-            batch_size: One of the batch sizes.
-            adapted: Whether adapted layers have plans.
-        """
+        """Return the inputs of a forward pass."""
         ids, positions, writes = self._tokens.device[:, :batch_size]
         pages = PageTable(
             self._blocks.device.flatten(),

@@ -40,11 +40,7 @@ def can_run(base_model: Any, dtype: torch.dtype) -> bool:
 
 
 class FastDecoder:
-    """Computes the forward pass of a base model.
-
-    Args:
-        base_model: Base model that ``can_run`` accepts, with adapted linear layers.
-    """
+    """Computes the forward pass of a base model."""
 
     def __init__(self, base_model: Any) -> None:
         self._base_model = base_model

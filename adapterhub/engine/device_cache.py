@@ -65,10 +65,6 @@ class DeviceCache:
     def acquire(self, keys: Sequence[str], number: int) -> list[Slot | PrefixStates] | None:
         """Load the adapters of a request and count it as their user.
 
-        Args:
-            keys: Keys of the adapters, all of them in host memory or on the device.
-            number: Number of the request.
-
         Returns:
             Location of each adapter, or ``None`` if not all of them can be loaded yet.
         """

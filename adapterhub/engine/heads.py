@@ -60,12 +60,7 @@ class LinearHead:
         return F.linear(hidden.float(), self.weight, self.bias)
 
     def pooled(self, hidden: Tensor, pooler: nn.Module) -> Tensor:
-        """Apply the adapter's own pooler to first tokens ``[n, hidden_size]``.
-
-        Args:
-            hidden: Hidden states of the base model.
-            pooler: Pooler of the encoder, whose activation is used.
-        """
+        """Apply the adapter's own pooler to first tokens ``[n, hidden_size]``."""
         if self.pooler is None:
             raise EngineError("the adapter has no pooler of its own")
         weight, bias = self.pooler
@@ -76,12 +71,7 @@ class LinearHead:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskHead:
-    """Task and head of an adapter that labels.
-
-    Args:
-        task: Task, which cuts texts into windows and decodes the logits.
-        head: Head over the hidden states.
-    """
+    """Task and head of an adapter that labels."""
 
     task: Task
     head: LinearHead
@@ -124,15 +114,7 @@ def head_tensors(weights: AdapterWeights) -> HeadTensors:
 def read_head(
     weights: AdapterWeights, task: Task, backbone: Backbone, *, width: int, name: str
 ) -> tuple[TaskHead | None, frozenset[str]]:
-    """Return the head of an adapter, if it has one, and the keys of its tensors.
-
-    Args:
-        weights: Weights of the adapter.
-        task: Task that it was trained for.
-        backbone: Backbone that it was trained on.
-        width: Number of features that heads read.
-        name: Name of the adapter, for error messages.
-    """
+    """Return the head of an adapter, if it has one, and the keys of its tensors."""
     if task.head == "causal_lm":
         return None, frozenset()
     found = head_tensors(weights)
@@ -150,16 +132,7 @@ def make_head(
     device: torch.device,
     name: str,
 ) -> LinearHead:
-    """Return the head of an adapter that labels.
-
-    Args:
-        found: Tensors of the head.
-        task: Task that the adapter was trained for.
-        kind: Kind of the backbone.
-        width: Number of features: the hidden size, or the features of an image.
-        device: Device of the backbone.
-        name: Name of the adapter, for error messages.
-    """
+    """Return the head of an adapter that labels."""
     if task.head == "causal_lm":
         raise EngineError(f"{task.name} has no head of its own", place=name)
     classes = len(task.labels)

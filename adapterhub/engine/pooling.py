@@ -64,11 +64,6 @@ class PoolingRunner:
     """Computes pooling sequences of any adapters in one forward pass.
 
     The hidden states of each sequence are then read by its own head, or pooled to an embedding.
-
-    Args:
-        backbone: Backbone with adapted layers.
-        adapters: Manager of the adapters.
-        images: Feature extractor of a vision backbone; ``None`` where sequences are texts.
     """
 
     def __init__(

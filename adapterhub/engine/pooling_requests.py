@@ -117,12 +117,7 @@ class PoolingRequest:
         return [sequence for sequence in self.sequences if not sequence.finished]
 
     def prepare(self, adapters: Sequence[PreparedAdapter], max_length: int) -> None:
-        """Set the sequences; one that is empty or too long gets an error.
-
-        Args:
-            adapters: Adapters of the request.
-            max_length: Most tokens of a sequence, virtual tokens included.
-        """
+        """Set the sequences; one that is empty or too long gets an error."""
         head = None
         if isinstance(self._item, EncodedExample):
             examples = [self._item]

@@ -54,13 +54,7 @@ class LoraFactors:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PrefixStates:
-    """Keys and values of a prefix adapter, one tensor per layer of the backbone.
-
-    Args:
-        keys: Keys of each layer.
-        values: Values of each layer.
-        head: Head and task of an adapter that labels.
-    """
+    """Keys and values of a prefix adapter, one tensor per layer of the backbone."""
 
     #: [num_virtual_tokens, num_kv_heads, head_dim] each
     keys: tuple[Tensor, ...]

@@ -25,14 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedPrompt:
-    """A tokenized prompt with its sampling parameters.
-
-    Args:
-        tokens: Token ids of the prompt.
-        params: Sampling parameters.
-        detokenizers: Detokenizer of each answer.
-        constraints: Constraint of each answer, or ``None`` where it has none.
-    """
+    """A tokenized prompt with its sampling parameters."""
 
     tokens: tuple[int, ...]
     params: SamplingParams

@@ -46,15 +46,7 @@ _PROBE = "The quick brown fox jumps over the lazy dog, then asks: what is 12 + 7
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedAdapter:
-    """A loaded adapter with its task and model.
-
-    Args:
-        name: Name under which it is loaded.
-        digest: Digest of the artifact.
-        manifest: Manifest of the artifact.
-        task: Task of the manifest.
-        model: Model on the shared base model.
-    """
+    """A loaded adapter with its task and model."""
 
     name: str
     digest: str

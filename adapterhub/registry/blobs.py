@@ -60,12 +60,7 @@ class Blobs:
 
 
 def file_fault(path: Path, digest: str) -> str:
-    """Return what is wrong with a stored file, or an empty string if it is intact.
-
-    Args:
-        path: Stored file.
-        digest: Expected sha256 in hex.
-    """
+    """Return what is wrong with a stored file, or an empty string if it is intact."""
     try:
         with path.open("rb", buffering=0) as file:
             found = hash_stream(file)

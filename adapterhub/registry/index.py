@@ -82,14 +82,7 @@ def registered(db: sqlite3.Connection, name: str, digest: str) -> Version | None
 
 
 def add(db: sqlite3.Connection, name: str, staged: StagedArtifact, info: str) -> Version:
-    """Register an artifact as the next version of ``name``.
-
-    Args:
-        db: Connection that holds the write lock.
-        name: Well-formed name.
-        staged: Artifact whose digest no version of ``name`` has.
-        info: JSON text of the metadata.
-    """
+    """Register an artifact as the next version of ``name``."""
     _add_artifact(db, staged)
     db.execute("INSERT OR IGNORE INTO names (name, last_version) VALUES (?, 0)", (name,))
     db.execute("UPDATE names SET last_version = last_version + 1 WHERE name = ?", (name,))

@@ -37,10 +37,6 @@ def trusted_folder(registry: Registry, version: Version) -> Path:
 def require_unsigned_loads(registry: Registry, place: str) -> None:
     """Check that adapters may be loaded before they could be signed.
 
-    Args:
-        registry: Registry that stores the adapters.
-        place: Operation that trains and loads adapters, for the error message.
-
     Raises:
         SignatureError: When only signed adapters are loaded.
     """

@@ -40,14 +40,7 @@ def no_hook(_step: str) -> None:
 
 
 class Storage:
-    """The files of one registry; see ``Registry`` for the errors that its methods raise.
-
-    Args:
-        layout: Paths of the registry.
-        database: Index.
-        blobs: Blobs of the registry.
-        on_step: Hook called with the name of every step that changes something on disk.
-    """
+    """The files of one registry; see ``Registry`` for the errors that its methods raise."""
 
     def __init__(
         self, layout: Layout, database: Database, blobs: Blobs, on_step: Callable[[str], None]

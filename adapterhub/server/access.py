@@ -31,13 +31,7 @@ _ORIGIN_HINT = "Make a key with: adapterhub key create, and send it"
 
 
 class Access:
-    """Admits the requests of one server. For one event loop.
-
-    Args:
-        keys: Stored API keys.
-        settings: Settings of the server.
-        clock: Clock in seconds.
-    """
+    """Admits the requests of one server. For one event loop."""
 
     def __init__(
         self,

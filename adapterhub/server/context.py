@@ -94,12 +94,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An authenticated request.
-
-    Args:
-        server: Server that handles it.
-        caller: Caller that sent it.
-    """
+    """An authenticated request."""
 
     server: Server
     caller: Caller

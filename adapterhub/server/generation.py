@@ -45,13 +45,7 @@ MIN_LOGPROB = -9999.0
 
 @dataclass(frozen=True, slots=True)
 class GenerationJob:
-    """The prepared prompts of one request.
-
-    Args:
-        model: Model that continues them.
-        prompts: Prompts with their sampling parameters.
-        n: Number of answers to each prompt.
-    """
+    """The prepared prompts of one request."""
 
     model: ResolvedModel
     prompts: tuple[PreparedPrompt, ...]
@@ -113,14 +107,7 @@ def sampling_params(
     logprobs: int | None,
     json_schema: Any = None,
 ) -> SamplingParams:
-    """Return the sampling parameters of a request.
-
-    Args:
-        body: Body of the request.
-        max_tokens: Most tokens of an answer.
-        logprobs: Number of most likely tokens to report.
-        json_schema: Schema that the answer must follow.
-    """
+    """Return the sampling parameters of a request."""
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
     options: dict[str, Any] = {
         "temperature": body.temperature,

@@ -30,11 +30,7 @@ _MAX_CAUSES = 8
 
 
 class JsonLines(logging.Formatter):
-    """Formats a log record as one line of JSON.
-
-    Args:
-        prompts: Whether prompts and responses may be logged.
-    """
+    """Formats a log record as one line of JSON."""
 
     def __init__(self, *, prompts: bool = False) -> None:
         super().__init__()

@@ -124,14 +124,7 @@ class Metrics:
     def record_model_use(
         self, adapters: Iterable[str], prompt_tokens: int, completion_tokens: int, seconds: float
     ) -> None:
-        """Record what a request computed.
-
-        Args:
-            adapters: Names of its adapters.
-            prompt_tokens: Tokens of its prompts.
-            completion_tokens: Generated tokens.
-            seconds: Duration.
-        """
+        """Record what a request computed."""
         counts = {"prompt": prompt_tokens, "completion": completion_tokens}
         for kind, count in counts.items():
             self._tokens.labels(kind).inc(count)
@@ -149,12 +142,7 @@ class Metrics:
             self._token_times.append(time.monotonic())
 
     def record_moves(self, moves: Iterable[tuple[str, str]], names: Mapping[str, str]) -> None:
-        """Record adapters that were copied to the device or evicted from it.
-
-        Args:
-            moves: ``load`` or ``evict``, and a digest.
-            names: Name of each known digest.
-        """
+        """Record adapters that were copied to the device or evicted from it."""
         for kind, digest in moves:
             counter = self._adapter_loads if kind == "load" else self._adapter_evictions
             counter.labels(self.label(names.get(digest, digest[:19]))).inc()

@@ -34,12 +34,7 @@ MAX_TOKENS = 65536
 
 
 class ChatPrompts:
-    """Renders conversations by the chat template. Safe for use from several threads.
-
-    Args:
-        tokenizer: Tokenizer of the backbone, with its chat template.
-        reader: Reader that tokenizes the rendered text.
-    """
+    """Renders conversations by the chat template. Safe for use from several threads."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, reader: PromptProcessor) -> None:
         self._tokenizer = tokenizer

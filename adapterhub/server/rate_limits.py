@@ -29,11 +29,7 @@ class _Usage:
 
 
 class RateLimits:
-    """Counts the requests of each key that has limits.
-
-    Args:
-        clock: Clock in seconds.
-    """
+    """Counts the requests of each key that has limits."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock

@@ -49,14 +49,7 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 def envelope(server: Server, model: ResolvedModel, kind: str, prefix: str) -> dict[str, Any]:
-    """Return the fields with which a response of OpenAI's form, and each of its chunks, begins.
-
-    Args:
-        server: Server that responds.
-        model: Model of the request.
-        kind: Value of ``object``.
-        prefix: Prefix of the id.
-    """
+    """Return the fields with which a response of OpenAI's form, and each of its chunks, begins."""
     return {
         "id": f"{prefix}-{uuid4().hex}",
         "object": kind,
@@ -76,10 +69,6 @@ class EventStream(Response):
     """Response of server-sent events that ends with ``[DONE]``.
 
     An error after the start is sent as an event in OpenAI's form.
-
-    Args:
-        events: Generator of encoded events; closed when the response ends.
-        headers: Headers of the response.
     """
 
     media_type = "text/event-stream"

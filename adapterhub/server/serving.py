@@ -76,11 +76,7 @@ async def open_server(
 
 
 class Listener(uvicorn.Server):
-    """uvicorn's server, which lets running requests finish when it is stopped.
-
-    Args:
-        server: Server that it listens for, and marks as draining when it is stopped.
-    """
+    """uvicorn's server, which lets running requests finish when it is stopped."""
 
     def __init__(self, server: Server) -> None:
         settings = server.settings

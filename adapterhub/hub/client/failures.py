@@ -72,11 +72,7 @@ _CLASSES: tuple[tuple[type[Exception], str, str], ...] = (
 
 @contextmanager
 def translate_hub_errors(place: str) -> Iterator[None]:
-    """Translate the errors of the client library.
-
-    Args:
-        place: Address, for error messages.
-    """
+    """Translate the errors of the client library."""
     try:
         yield
     except _KNOWN as error:

@@ -22,12 +22,7 @@ _REMEMBERED = 100_000
 
 
 class BlobStore:
-    """The blobs of an endpoint, verified when they are read.
-
-    Args:
-        blobs: Blobs of the registry.
-        index: Index, whose write lock orders changes of blobs between processes.
-    """
+    """The blobs of an endpoint, verified when they are read."""
 
     def __init__(self, blobs: Blobs, index: Database) -> None:
         self._blobs = blobs

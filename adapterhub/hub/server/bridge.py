@@ -37,14 +37,7 @@ _FEW = 200
 
 
 class Bridge:
-    """Converter between versions of a registry and revisions of repositories.
-
-    Args:
-        registry: Registry whose versions named ``owner/name`` are repositories.
-        layout: Paths of the registry.
-        blobs: Blobs of the registry.
-        max_inline: Size in bytes above which files are listed as Git-LFS files.
-    """
+    """Converter between versions of a registry and revisions of repositories."""
 
     def __init__(self, registry: Registry, layout: Layout, blobs: Blobs, max_inline: int) -> None:
         self._registry = registry
@@ -84,12 +77,7 @@ class Bridge:
         return found
 
     def add_version(self, db: sqlite3.Connection, version: Version) -> None:
-        """Make a version the head of main; skip one whose files are missing.
-
-        Args:
-            db: Connection that holds the write lock.
-            version: Version of a name ``owner/name``.
-        """
+        """Make a version the head of main; skip one whose files are missing."""
         if version.version <= queries.last_version(db, version.name):
             return
         try:

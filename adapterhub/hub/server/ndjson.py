@@ -32,12 +32,7 @@ _LONGEST_KEY = 64
 
 
 class CommitReader:
-    """Incremental parser of the body of a commit.
-
-    Args:
-        folder: Folder for the files in the body.
-        settings: Limits.
-    """
+    """Incremental parser of the body of a commit."""
 
     def __init__(self, folder: Path, settings: HubSettings) -> None:
         self._folder = folder

@@ -106,14 +106,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class HeadVersion:
-    """A version of the registry that is the head of a repository.
-
-    Args:
-        repository: Id of the repository.
-        version: Number of the version.
-        digest: Digest of the artifact.
-        sha: Name of the commit.
-    """
+    """A version of the registry that is the head of a repository."""
 
     repository: int
     version: int

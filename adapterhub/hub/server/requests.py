@@ -32,14 +32,7 @@ SLASH = "%2F"
 
 @dataclass(frozen=True, slots=True)
 class Hub:
-    """One endpoint.
-
-    Args:
-        store: Repositories.
-        keys: API keys that the endpoint accepts.
-        settings: Limits and rules.
-        ticket_key: Secret that signs upload links.
-    """
+    """One endpoint."""
 
     store: RepoStore
     keys: KeyStore

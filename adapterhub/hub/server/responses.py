@@ -108,14 +108,7 @@ def repository_view(repository: Repository, sha: str | None) -> dict[str, Any]:
 def info_view(
     repository: Repository, sha: str, tree: Mapping[str, TreeFile], oids: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """Return the description of a revision.
-
-    Args:
-        repository: Repository of the revision.
-        sha: Commit of the revision.
-        tree: Files of the revision.
-        oids: Git's name of each sha256, if sizes and names are requested.
-    """
+    """Return the description of a revision."""
     view = repository_view(repository, sha)
     view["cardData"] = dict(repository.card)
     view["siblings"] = [_sibling(path, file, oids) for path, file in tree.items()]

@@ -19,13 +19,7 @@ _BUFFER = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A file that was received completely and synced to disk.
-
-    Args:
-        path: Path of the file.
-        sha256: Digest of the file in hex.
-        size: Size in bytes.
-    """
+    """A file that was received completely and synced to disk."""
 
     path: Path
     sha256: str
@@ -44,11 +38,7 @@ class Staged:
 
 
 class StagingFile:
-    """A new read-only file that is hashed while it is written.
-
-    Args:
-        path: Path that does not exist.
-    """
+    """A new read-only file that is hashed while it is written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -54,12 +54,6 @@ class RepoStore:
 
     A version of the registry named ``owner/name`` is a revision of the repository with that name,
     tagged ``v3`` for version 3, and a commit that makes main a complete artifact is a version.
-
-    Args:
-        root: Home folder of the registry, as for ``Registry``.
-        settings: Limits.
-        on_step: Hook called with the name of every step of a commit that changes something on
-            disk.
     """
 
     def __init__(

@@ -44,14 +44,7 @@ def apply(
     sizes: Mapping[str, int],
     settings: HubSettings,
 ) -> dict[str, TreeFile]:
-    """Return the files after the operations of a commit.
-
-    Args:
-        tree: Files before the commit; not changed.
-        operations: Operations in order.
-        sizes: Size of each sha256 that the repository may use.
-        settings: Limits.
-    """
+    """Return the files after the operations of a commit."""
     after = dict(tree)
     for operation in operations:
         if isinstance(operation, Delete):

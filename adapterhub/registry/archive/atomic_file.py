@@ -26,10 +26,6 @@ def atomic_file(target: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 
     Several processes may write the same target at once. Partial files that killed processes left
     for it are removed first.
-
-    Args:
-        target: Path in an existing folder.
-        overwrite: Whether to replace an existing file.
     """
     _remove_abandoned(target)
     if not overwrite and os.path.lexists(target):

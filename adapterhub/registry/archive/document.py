@@ -31,17 +31,7 @@ _MAX_DEPTH = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """Content of ``export.json``.
-
-    Args:
-        format: Format of the export.
-        name: Name of the adapter.
-        version: Number of the version.
-        digest: Digest of the artifact.
-        created: Time of registration, ISO 8601 in UTC.
-        tags: Tags of the version.
-        info: JSON metadata of the version.
-    """
+    """Content of ``export.json``."""
 
     format: int
     name: str

@@ -112,12 +112,7 @@ def read_export(
 
 
 class _Intake:
-    """Writes the members of an archive to the staging folders of their kind.
-
-    Args:
-        staging: Empty folder.
-        place: Name of the archive in error messages.
-    """
+    """Writes the members of an archive to the staging folders of their kind."""
 
     def __init__(self, staging: Path, place: str) -> None:
         self.artifact = staging / ARTIFACT_FOLDER

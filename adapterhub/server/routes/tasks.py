@@ -64,12 +64,7 @@ _IMAGE_FIELD = "input.image"
 
 
 class TaskItem(NamedTuple):
-    """One input of a request.
-
-    Args:
-        model: Model that processes it.
-        example: Fields of the input.
-    """
+    """One input of a request."""
 
     model: ResolvedModel
     example: dict[str, Any]
