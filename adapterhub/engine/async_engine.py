@@ -8,7 +8,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from threading import Condition, Thread
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from adapterhub.engine.prompts import PreparedPrompt
 from adapterhub.engine.sampling.params import SamplingParams
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.adapters.artifact import Artifact
     from adapterhub.engine.engine import Adapters, Engine
     from adapterhub.engine.heads import LabelingKind
-    from adapterhub.engine.outputs import CompletionDelta, EngineStats, RequestOutput
+    from adapterhub.engine.outputs import CompletionDelta, RequestOutput
     from adapterhub.engine.pooling_requests import Pooling, PoolingRequest
     from adapterhub.engine.prompts import PromptProcessor
     from adapterhub.engine.sequences import Request, Sequence
@@ -158,11 +157,11 @@ class AsyncEngine:
         Raises:
             AdapterHubError: From ``Engine.add_labeling``, or the error of the request.
         """
-        request = await self._pool(lambda: self._engine.add_labeling(item, adapters, kind=kind))
+        request = await self._pool(lambda engine: engine.add_labeling(item, adapters, kind=kind))
         if kind != "span":
             return request.prediction()
         # this cuts the context into windows again, with a tokenizer that is for one thread
-        return await self._call(request.prediction)
+        return await self.call(lambda _: request.prediction())
 
     async def embed(
         self,
@@ -178,37 +177,19 @@ class AsyncEngine:
             AdapterHubError: From ``Engine.add_embedding``, or the error of the request.
         """
         request = await self._pool(
-            lambda: self._engine.add_embedding(text, adapters, pooling=pooling, normalize=normalize)
+            lambda engine: engine.add_embedding(
+                text, adapters, pooling=pooling, normalize=normalize
+            )
         )
         return request.embedding()
 
-    async def load(self, artifact: Artifact, *, name: str, force: bool = False) -> None:
-        """See ``Engine.load``."""
-        await self._call(lambda: self._engine.load(artifact, name=name, force=force))
+    async def call(self, function: Callable[[Engine], _T]) -> _T:
+        """Call a function with the engine on its thread, between two steps; return its result.
 
-    async def unload(self, name: str) -> None:
-        """See ``Engine.unload``."""
-        await self._call(lambda: self._engine.unload(name))
-
-    async def pin(self, name: str, *, pinned: bool = True) -> None:
-        """See ``Engine.pin``."""
-        await self._call(lambda: self._engine.pin(name, pinned=pinned))
-
-    async def stats(self) -> EngineStats:
-        """See ``Engine.stats``."""
-        return await self._call(self._engine.stats)
-
-    async def locations(self) -> Mapping[str, Literal["device", "host"]]:
-        """See ``Engine.locations``."""
-        return await self._call(self._engine.locations)
-
-    async def pinned(self) -> frozenset[str]:
-        """See ``Engine.pinned``."""
-        return await self._call(lambda: self._engine.pinned)
-
-    async def adapter_events(self) -> list[tuple[str, str]]:
-        """See ``Engine.adapter_events``."""
-        return await self._call(self._engine.adapter_events)
+        Raises:
+            EngineClosedError: If the engine is closed.
+        """
+        return await asyncio.wrap_future(self._submit(function))
 
     async def close(self) -> None:
         """Cancel all requests and end the thread; the engine itself stays open."""
@@ -232,8 +213,8 @@ class AsyncEngine:
     ) -> tuple[Request, _DeltaStream]:
         stream = _DeltaStream()
 
-        def add() -> Request:
-            request = self._engine.add(prompt, adapters)
+        def add(engine: Engine) -> Request:
+            request = engine.add(prompt, adapters)
             self._requests.add(request)
             self._streams.update(dict.fromkeys(request.sequences, stream))
             return request
@@ -260,16 +241,16 @@ class AsyncEngine:
         for sequence in request.sequences:
             self._streams.pop(sequence, None)
 
-    async def _pool(self, add: Callable[[], PoolingRequest]) -> PoolingRequest:
+    async def _pool(self, add: Callable[[Engine], PoolingRequest]) -> PoolingRequest:
         """Add a pooling request on the engine's thread and wait until it is finished."""
         done: Future[None] = Future()
 
-        def add_and_watch() -> PoolingRequest:
-            request = add()
+        def add_and_watch(engine: Engine) -> PoolingRequest:
+            request = add(engine)
             self._pooling.append((request, done))
             return request
 
-        request = await self._call(add_and_watch)
+        request = await self.call(add_and_watch)
         try:
             await asyncio.wrap_future(done)
         except asyncio.CancelledError:
@@ -290,10 +271,7 @@ class AsyncEngine:
                     done.set_exception(error)
         self._pooling = waiting
 
-    async def _call(self, function: Callable[[], _T]) -> _T:
-        return await asyncio.wrap_future(self._submit(function))
-
-    def _submit(self, function: Callable[[], _T]) -> Future[_T]:
+    def _submit(self, function: Callable[[Engine], _T]) -> Future[_T]:
         """Call a function on the engine's thread, between two steps."""
         future: Future[_T] = Future()
 
@@ -301,7 +279,7 @@ class AsyncEngine:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                result = function()
+                result = function(self._engine)
             except BaseException as error:  # noqa: BLE001, it is raised where it is awaited
                 future.set_exception(error)
             else:
@@ -335,7 +313,7 @@ class AsyncEngine:
         except Exception as error:  # noqa: BLE001, logged, and raised in waiting requests
             # an unexpected fault ends the requests of now, not those of later
             _LOG.exception("a step failed; all requests are cancelled")
-            self._engine.cancel_all()
+            self._engine.core.cancel_all()
             self._end_all(ComputeError(f"the step failed: {type(error).__name__}"))
             return
         for sequence, delta in deltas:

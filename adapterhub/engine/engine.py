@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import torch
@@ -70,7 +71,7 @@ class Engine:
         self._names: dict[str, str] = {}
         self._pinned: dict[str, str] = {}
         self._prompts = None if backbone.kind == "vision" else PromptProcessor(backbone)
-        self._num_requests = 0
+        self._numbers = count(1)
 
     @property
     def prompt_processor(self) -> PromptProcessor:
@@ -194,7 +195,7 @@ class Engine:
         if not isinstance(prompt, PreparedPrompt):
             prompt = processor.prepare(prompt, params or SamplingParams())
         keys = self._resolve_all(adapters)
-        request = new_request(prompt, keys, self._next_number, end_ids=processor.end_ids)
+        request = new_request(prompt, keys, self._numbers, end_ids=processor.end_ids)
         self.core.add(request.sequences)
         return request
 
@@ -215,7 +216,7 @@ class Engine:
                 fetched first, the request ends with this error or the next.
             DataError: If the text is invalid.
         """
-        request = PoolingRequest(self._next_number(), self._resolve_all(adapters), item, kind)
+        request = PoolingRequest(next(self._numbers), self._resolve_all(adapters), item, kind)
         self.core.add_pooling(request)
         return request
 
@@ -242,7 +243,7 @@ class Engine:
         # raises an error where the backbone reads images
         ids = list(self.prompt_processor.encode(text) if isinstance(text, str) else text)
         request = PoolingRequest(
-            self._next_number(),
+            next(self._numbers),
             self._resolve_all(adapters),
             EncodedExample(1, ids, ()),
             params=PoolingParams(pooling, normalize),
@@ -253,10 +254,6 @@ class Engine:
     def cancel(self, request: Request | PoolingRequest) -> None:
         """Cancel a request before the next step."""
         self.core.cancel(request)
-
-    def cancel_all(self) -> None:
-        """Cancel every request, after an unexpected fault."""
-        self.core.cancel_all()
 
     def step(self) -> list[tuple[Sequence, CompletionDelta]]:
         """Compute one step; see ``EngineCore.step``."""
@@ -386,10 +383,6 @@ class Engine:
     def _resolve_all(self, adapters: Adapters) -> tuple[tuple[str, float], ...]:
         named = [(adapters, 1.0)] if isinstance(adapters, str) else list(adapters or ())
         return tuple((self._resolve(name), float(weight)) for name, weight in named)
-
-    def _next_number(self) -> int:
-        self._num_requests += 1
-        return self._num_requests
 
 
 def _pairs(items: SequenceOf[_Item], adapters: AdaptersOfEach) -> Iterator[tuple[_Item, Adapters]]:

@@ -11,7 +11,7 @@ from adapterhub.engine.sampling.state import SamplingState
 from adapterhub.errors import AdapterHubError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.constraints import Constraint
@@ -177,7 +177,7 @@ class Request:
 def new_request(
     prompt: PreparedPrompt,
     adapters: tuple[tuple[str, float], ...],
-    next_number: Callable[[], int],
+    numbers: Iterator[int],
     *,
     end_ids: frozenset[int],
 ) -> Request:
@@ -186,14 +186,14 @@ def new_request(
     Args:
         prompt: Prepared prompt.
         adapters: Keys and weights, in canonical order; empty for the base model.
-        next_number: Function that returns the number of the next sequence.
+        numbers: Numbers of the sequences, in order of arrival.
         end_ids: End-of-text tokens of the backbone.
     """
     params = prompt.params
     seed = secrets.randbits(63) if params.seed is None else params.seed
     sequences = [
         Sequence(
-            next_number(),
+            next(numbers),
             prompt.tokens,
             SamplingState(params, prompt.tokens, eos_ids=end_ids, seed=seed, index=index),
             adapters,

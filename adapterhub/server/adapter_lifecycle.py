@@ -57,7 +57,7 @@ async def unload(server: Server, name: str) -> ResolvedAdapter:
     adapter, named = server.names.remove(name)
     if not named:
         try:
-            await server.engine.unload(adapter.digest)
+            await server.engine.call(lambda engine: engine.unload(adapter.digest))
         except EngineError as error:
             server.names.add(name, adapter)
             problem, place = error.problem, name[:200]
@@ -73,13 +73,13 @@ async def pin(server: Server, ref: str, *, pinned: bool) -> ResolvedAdapter:
     adapter = replace(model.parts[0], weight=1.0)
     if pinned and adapter.digest not in server.engine.adapters:
         _, adapter = await load(server, ref)
-    await server.engine.pin(adapter.digest, pinned=pinned)
+    await server.engine.call(lambda engine: engine.pin(adapter.digest, pinned=pinned))
     return adapter
 
 
 async def _add(server: Server, artifact: Artifact, name: str, adapter: ResolvedAdapter) -> None:
     # the engine knows adapters by digest only, so a name that moves leaves requests unchanged
-    await server.engine.load(artifact, name=adapter.digest)
+    await server.engine.call(lambda engine: engine.load(artifact, name=adapter.digest))
     server.names.add(name, adapter)
 
 

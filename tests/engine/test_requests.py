@@ -247,14 +247,14 @@ def test_cancelled_client_releases_its_sequences(engine):
             async for _delta in stream:
                 break
         task = asyncio.create_task(served.generate(PROMPT, "a1", greedy_params(200)))
-        while not (await served.stats()).running:
+        while not (await served.call(Engine.stats)).running:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        stats = await served.stats()
+        stats = await served.call(Engine.stats)
         while stats.running or stats.waiting:
-            stats = await served.stats()
+            stats = await served.call(Engine.stats)
         return stats.free_blocks
 
     assert run(engine, use) == free
@@ -267,7 +267,7 @@ def test_errors_are_raised_where_they_are_awaited(engine):
         with pytest.raises(RequestError):
             await served.generate([7] * 300, "a0", greedy_params(3))
         with pytest.raises(NotFoundError):
-            await served.unload("nobody")
+            await served.call(lambda engine: engine.unload("nobody"))
         return await served.generate(PROMPT, "a0", greedy_params(3))
 
     assert run(engine, use).finish_reason == "length"
@@ -277,7 +277,7 @@ def test_closing_ends_waiting_requests(engine):
     async def main():
         served = AsyncEngine(engine)
         task = asyncio.create_task(served.generate(PROMPT, "a0", greedy_params(220)))
-        while not (await served.stats()).running:
+        while not (await served.call(Engine.stats)).running:
             await asyncio.sleep(0)
         await served.close()
         with pytest.raises(EngineError, match="closed"):

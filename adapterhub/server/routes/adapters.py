@@ -40,7 +40,7 @@ vllm = authenticated_router("vllm", "/v1")
 async def list_adapters(call: CallDep) -> Response:
     """List every adapter for the backbone that the key may use."""
     server = call.server
-    places, pinned = await server.engine.locations(), await server.engine.pinned()
+    places, pinned = await server.engine.call(lambda engine: (engine.locations(), engine.pinned))
     data = await asyncio.to_thread(_entries, server, places, pinned)
     visible = [each for each in data if _is_visible(call.caller, each)]
     return JSONResponse({"object": "list", "data": visible})

@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from adapterhub.engine.engine import Engine
 from adapterhub.server.context import CallDep, ServerDep, authenticated_router
 from adapterhub.server.schemas.adapters import CallerInfo, ServerStats
 
@@ -32,7 +33,7 @@ async def health() -> str:
 async def ready(server: ServerDep) -> Response:
     """Return 200 while the engine runs and the server is not shutting down, and 503 otherwise."""
     server.check_not_draining()
-    await server.engine.stats()
+    await server.engine.call(Engine.stats)
     return JSONResponse({"status": "ready", "model": server.names.base})
 
 
@@ -65,7 +66,7 @@ async def me(call: CallDep) -> Response:
 async def stats(call: CallDep) -> Response:
     """Show the running and waiting requests, the throughput and the cache usage."""
     server, metrics = call.server, call.server.metrics
-    found = await server.engine.stats()
+    found = await server.engine.call(Engine.stats)
     first, step = metrics.medians()
     used, size = _cache_usage(server, found.free_blocks)
     return JSONResponse(
@@ -92,8 +93,9 @@ async def stats(call: CallDep) -> Response:
 async def prometheus(call: CallDep) -> Response:
     """Return all metrics in Prometheus's text format."""
     server, metrics = call.server, call.server.metrics
-    found, places = await server.engine.stats(), await server.engine.locations()
-    moves = await server.engine.adapter_events()
+    found, places, moves = await server.engine.call(
+        lambda engine: (engine.stats(), engine.locations(), engine.adapter_events())
+    )
     names = await asyncio.to_thread(server.names.by_digest)
     used, size = _cache_usage(server, found.free_blocks)
     metrics.record_moves(moves, names)
