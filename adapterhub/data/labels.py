@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import DataError, did_you_mean
@@ -13,15 +14,15 @@ if TYPE_CHECKING:
     from adapterhub.data.dataset import Dataset
 
 
-def collect_labels(
+def count_labels(
     train: Dataset,
     others: Mapping[str, Dataset],
     *,
     field: str,
     sequence: bool = False,
     repair: Callable[[list[str]], list[str]] | None = None,
-) -> tuple[str, ...]:
-    """Return the label names of the training data: numbers by value, then names by alphabet.
+) -> dict[str, int]:
+    """Return the frequency of each label in the training data: numbers by value, then names.
 
     Args:
         train: Dataset that defines the labels.
@@ -34,21 +35,18 @@ def collect_labels(
         DataError: naming split, example and label, when a label is not in the training data; or
             the example with an invalid label.
     """
-    known = {
-        name
-        for index in range(len(train))
-        for name in _labels(train, index, field, sequence, repair)
-    }
+    options = field, sequence, repair
+    counts = Counter(name for at in range(len(train)) for name in _labels(train, at, *options))
     for split, dataset in others.items():
         for index in range(len(dataset)):
-            for name in _labels(dataset, index, field, sequence, repair):
-                if name not in known:
+            for name in _labels(dataset, index, *options):
+                if name not in counts:
                     raise DataError(
                         f"the label {name!r} occurs in the {split} split only",
                         place=dataset.place(index),
-                        hint=_unknown_hint(name, known),
+                        hint=_unknown_hint(name, counts),
                     )
-    return tuple(sorted_labels(known))
+    return {name: counts[name] for name in sorted(counts, key=_sort_key)}
 
 
 def label_name(value: Any, place: str) -> str:
@@ -66,11 +64,8 @@ def label_name(value: Any, place: str) -> str:
     raise DataError(f"a label must be a name or a whole number, not {value!r}", place=place)
 
 
-def sorted_labels(labels: Iterable[str]) -> list[str]:
-    """Return labels in a fixed order: whole numbers by value, then names by alphabet."""
-    return sorted(
-        labels, key=lambda name: (0, int(name), "") if is_whole_number(name) else (1, 0, name)
-    )
+def _sort_key(name: str) -> tuple[int, int, str]:
+    return (0, int(name), "") if is_whole_number(name) else (1, 0, name)
 
 
 def is_whole_number(name: str) -> bool:
@@ -95,7 +90,7 @@ def _labels(
     return repair(names) if repair else names
 
 
-def _unknown_hint(name: str, known: set[str]) -> str:
+def _unknown_hint(name: str, known: Iterable[str]) -> str:
     guess = did_you_mean(name, known)
     learned = "No training example has it, so it can't be learned"
     return f"{guess} {learned}" if guess.startswith("Did you mean") else learned

@@ -166,7 +166,7 @@ def _config(found: PeftFolder, match: ResolvedBackbone) -> dict[str, Any]:
 def _labels(
     task: str, tensors: Mapping[str, Tensor], given: tuple[str, ...], place: str
 ) -> tuple[str, ...]:
-    if not TASKS[task].label_counter:
+    if not TASKS[task].label_field:
         return ()
     heads = [tensor for key, tensor in tensors.items() if _HEAD_WEIGHT.fullmatch(key)]
     if len(heads) != 1 or heads[0].dim() != 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import RecipeError
 from adapterhub.tasks.words import join_words
@@ -13,13 +13,11 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from adapterhub.tasks.base import Pool
     from adapterhub.tasks.words import Word
 
 #: Replacement of a word without tokens, such as a zero-width space.
 PLACEHOLDER = "?"
-
-#: Token of a word that the head reads.
-Read = Literal["first", "last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ class AlignedWords:
 
 
 def align(
-    tokenizer: PreTrainedTokenizerBase, words: Sequence[str], read: Read, max_length: int
+    tokenizer: PreTrainedTokenizerBase, words: Sequence[str], pool: Pool, max_length: int
 ) -> AlignedWords:
     """Tokenize words joined by single spaces and find the token that represents each.
 
@@ -54,12 +52,12 @@ def align(
     """
     text, placed = join_words(words)
     encoding = _encode(tokenizer, text)
-    positions = word_positions(encoding["offset_mapping"], placed, read)
+    positions = word_positions(encoding["offset_mapping"], placed, pool)
     if None in positions:
         pairs = zip(words, positions, strict=True)
         text, placed = join_words([PLACEHOLDER if at is None else word for word, at in pairs])
         encoding = _encode(tokenizer, text)
-        positions = word_positions(encoding["offset_mapping"], placed, read)
+        positions = word_positions(encoding["offset_mapping"], placed, pool)
     found = [at for at in positions if at is not None]
     if len(found) < len(words):
         raise RecipeError(
@@ -77,14 +75,14 @@ def align(
 
 
 def word_positions(
-    offsets: Sequence[tuple[int, int]], words: Sequence[Word], read: Read
+    offsets: Sequence[tuple[int, int]], words: Sequence[Word], pool: Pool
 ) -> list[int | None]:
     """Return the index of each word's first or last token; ``None`` where it has none.
 
     Args:
         offsets: Start and end of each token in the text; empty for tokens without text.
         words: Words in the order of the text, not overlapping.
-        read: Token of a word to return.
+        pool: Token of a word to return.
     """
     positions: list[int | None] = [None] * len(words)
     token = 0
@@ -94,7 +92,7 @@ def word_positions(
         last = token
         while last < len(offsets) and offsets[last][0] < word.end:
             start, end = offsets[last]
-            if end > max(start, word.start) and (positions[index] is None or read == "last"):
+            if end > max(start, word.start) and (positions[index] is None or pool == "last"):
                 positions[index] = last
             last += 1
     return positions

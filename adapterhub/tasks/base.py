@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: an answer (``span``), or once per image (``image``).
 HeadKind = Literal["causal_lm", "sequence", "token", "span", "image"]
 
+#: Token that the head is read at: the first of a text or word, or the last.
+Pool: TypeAlias = Literal["first", "last"]
+
 #: Maps hidden states ``[selected, hidden]`` to logits ``[selected, classes]``.
 Head: TypeAlias = "Callable[[Tensor], Tensor]"
 

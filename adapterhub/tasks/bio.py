@@ -1,24 +1,21 @@
-"""BIO tags: repair, spans, counts and entity scores.
+"""BIO tags: repair, spans and entity scores.
 
 A tag is ``O``, ``B-TYPE`` for the first word of a span, or ``I-TYPE`` for a later one.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from adapterhub.errors import RecipeError
-from adapterhub.tasks.classification import label_table, label_text
-from adapterhub.tasks.fields import list_field
+from adapterhub.tasks.classification import label_table
 from adapterhub.tasks.predictions import ratio
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Array
 
 OUTSIDE = "O"
@@ -64,21 +61,6 @@ def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
             kind, start, _ = found[-1]
             found[-1] = (kind, start, index + 1)
     return found
-
-
-def count_tags(examples: Iterable[Example]) -> dict[str, int]:
-    """Return the frequency of each repaired BIO tag, ``O`` first and others by alphabet.
-
-    Raises:
-        DataError: naming example and field, when an example has no tags.
-        RecipeError: when a tag is not BIO.
-    """
-    counts: Counter[str] = Counter()
-    for number, example in enumerate(examples, start=1):
-        tags = [label_text(tag, number, "tags") for tag in list_field(example, "tags", number)]
-        counts.update(repair(tags))
-    check_tags(counts)
-    return {tag: counts[tag] for tag in sorted(counts, key=lambda tag: (tag != OUTSIDE, tag))}
 
 
 def entity_scores(

@@ -6,8 +6,7 @@ Shared by composition by every task whose head chooses among labels.
 from __future__ import annotations
 
 import math
-from abc import ABC
-from collections import Counter
+from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
@@ -17,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from torch.nn import functional as F
 
 from adapterhub.data.field_mapping import display_text
-from adapterhub.data.labels import is_whole_number, label_name, sorted_labels
+from adapterhub.data.labels import is_whole_number, label_name
 from adapterhub.errors import DataError, RecipeError, did_you_mean
 from adapterhub.tasks.base import Evaluation, Outcome, UnsplitTask
 from adapterhub.tasks.fields import is_given, place_of, required
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Head, TaskOptions
+    from adapterhub.tasks.base import Head, Pool, TaskOptions
     from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Array
 
@@ -95,7 +94,7 @@ class LabelIndex:
 
 
 class ClassLabels:
-    """Labels of which one is chosen: targets, loss, probabilities, metrics and analysis."""
+    """Labels of which one is chosen: targets, loss and probabilities."""
 
     def __init__(
         self,
@@ -176,81 +175,6 @@ class ClassLabels:
         """Return the probability of each label, ``[selected, classes]`` float32 on the CPU."""
         return (head(hidden).float() / self._temperature).softmax(dim=-1).cpu()
 
-    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Tensor]) -> Evaluation:
-        """Return accuracy, macro-F1 and a record per label.
-
-        Macro-F1 is the mean over the labels that occur in examples or predictions, as in
-        scikit-learn; the records list every label.
-        """
-        require_any(examples)
-        expected, found = self.all_gold(examples), predicted_labels(decoded)
-        columns = precision_recall_fscore_support(
-            expected, found, labels=range(len(self.names)), zero_division=0
-        )
-        return Evaluation(
-            metrics={
-                "accuracy": float(accuracy_score(expected, found)),
-                "macro_f1": float(f1_score(expected, found, average="macro", zero_division=0)),
-            },
-            table=label_table(self.names, columns),
-        )
-
-    def prediction(self, decoded: Tensor) -> dict[str, Any]:
-        """Return ``{"label", "score", "scores": {label: probability}}``."""
-        values = [float(score) for score in decoded]
-        best = int(decoded.argmax())
-        return {
-            "label": self.names[best],
-            "score": values[best],
-            "scores": dict(zip(self.names, values, strict=True)),
-        }
-
-    def confidence(
-        self, examples: Sequence[Example], decoded: Sequence[Tensor]
-    ) -> Confidence | None:
-        """Return the confidence of each example's label; ``None`` without examples."""
-        if not decoded:
-            return None
-        table = torch.stack(list(decoded)).double().numpy()
-        return Confidence.of_choices("examples", table, np.array(self.all_gold(examples)))
-
-    def label_choices(self, examples: Sequence[Example], decoded: Sequence[Tensor]) -> LabelChoices:
-        """Return expected and predicted label of each example."""
-        gold, found = np.array(self.all_gold(examples)), np.array(predicted_labels(decoded))
-        return LabelChoices("examples", self.names, gold, found)
-
-    def errors(self, examples: Sequence[Example], decoded: Sequence[Tensor]) -> list[ErrorExample]:
-        """Return the examples with a wrong label, with the negative log-likelihood of theirs."""
-        found = []
-        for example, gold, scores in zip(examples, self.all_gold(examples), decoded, strict=True):
-            best = int(scores.argmax())
-            if best != gold:
-                answer = f"{self.names[best]} ({float(scores[best]):.2f})"
-                error = nats(float(scores[gold]))
-                found.append(
-                    ErrorExample(
-                        display_text(example), self.names[gold], answer, error, LABEL_ERROR
-                    )
-                )
-        return found
-
-    def statistics(
-        self,
-        examples: Sequence[Example],
-        decoded: Sequence[Tensor],
-        *,
-        out_of_scope: int | None = None,
-    ) -> ExampleStatistics:
-        """Return hits, gold and predicted labels of each example."""
-        gold, found = np.array(self.all_gold(examples)), np.array(predicted_labels(decoded))
-        values = np.zeros((len(examples), 3, len(self.names)))
-        place = np.arange(len(examples))
-        values[place, 0, gold] = gold == found
-        values[place, 1, gold] = 1.0
-        values[place, 2, found] = 1.0
-        formula = partial(_class_metrics, out_of_scope=out_of_scope)
-        return ExampleStatistics(values.reshape(len(examples), -1), formula, self.names)
-
 
 class ClassTask(UnsplitTask, ABC):
     """Base of tasks that choose one label by a head that is read once per example."""
@@ -258,12 +182,35 @@ class ClassTask(UnsplitTask, ABC):
     generation: None = None
 
     def __init__(
-        self, labels: Sequence[str], options: TaskOptions, counts: Mapping[str, int] | None
+        self,
+        preprocessor: Any,
+        labels: Sequence[str],
+        options: TaskOptions,
+        *,
+        pool: Pool = "last",
+        label_counts: Mapping[str, int] | None = None,
     ) -> None:
-        """Set up labels and loss; see ``ClassLabels``."""
-        self.classes = ClassLabels(labels, options, counts)
+        """Set up the task.
+
+        Args:
+            preprocessor: Fast tokenizer or image processor of the backbone.
+            labels: Names in the order of the head's outputs.
+            options: Settings from the recipe.
+            pool: Token that the head is read at.
+            label_counts: Frequency of each label in the training data; needed for balanced class
+                weights.
+
+        Raises:
+            RecipeError: when labels, options and preprocessor do not fit together.
+        """
+        self.classes = ClassLabels(labels, options, label_counts)
         self.labels = self.classes.names
         self.options = options
+        self._set_up(preprocessor, pool)
+
+    @abstractmethod
+    def _set_up(self, preprocessor: Any, pool: Pool) -> None:
+        """Set up the encoding of examples, and check the labels and options of this task."""
 
     @final
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
@@ -284,6 +231,30 @@ class SingleLabelTask(ClassTask, ABC):
         """Return the probability of each label, ``[classes]`` per example, on the CPU."""
         return list(self.classes.probabilities(head, hidden).unbind())
 
+    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
+        """Return accuracy, macro-F1 and a record per label.
+
+        Macro-F1 is the mean over the labels that occur in examples or predictions, as in
+        scikit-learn; the records list every label.
+        """
+        require_any(examples)
+        pair = self.classes.all_gold(examples), predicted_labels(decoded)
+        columns = precision_recall_fscore_support(
+            *pair, labels=range(len(self.labels)), zero_division=0
+        )
+        macro_f1 = f1_score(*pair, average="macro", zero_division=0)
+        return Evaluation(
+            metrics={"accuracy": float(accuracy_score(*pair)), "macro_f1": float(macro_f1)},
+            table=label_table(self.labels, columns),
+        )
+
+    def prediction(self, example: Example, decoded: Tensor) -> dict[str, Any]:
+        """Return ``{"label", "score", "scores": {label: probability}}``."""
+        values = decoded.tolist()
+        best = int(decoded.argmax())
+        scores = dict(zip(self.labels, values, strict=True))
+        return {"label": self.labels[best], "score": values[best], "scores": scores}
+
     @final
     def summary(self, prediction: Mapping[str, Any]) -> str:
         """Return label and probability."""
@@ -299,17 +270,50 @@ class SingleLabelTask(ClassTask, ABC):
         self, examples: Sequence[Example], decoded: Sequence[Tensor]
     ) -> Confidence | None:
         """Return the confidence of each example's label; ``None`` without examples."""
-        return self.classes.confidence(examples, decoded)
+        if not decoded:
+            return None
+        table = torch.stack(list(decoded)).double().numpy()
+        return Confidence.of_choices("examples", table, np.array(self.classes.all_gold(examples)))
 
     @final
     def errors(self, examples: Sequence[Example], decoded: Sequence[Tensor]) -> list[ErrorExample]:
-        """Return the examples with a wrong label."""
-        return self.classes.errors(examples, decoded)
+        """Return the examples with a wrong label, with the negative log-likelihood of theirs."""
+        found = []
+        triples = zip(examples, self.classes.all_gold(examples), decoded, strict=True)
+        for example, gold, scores in triples:
+            best = int(scores.argmax())
+            if best != gold:
+                answer = f"{self.labels[best]} ({float(scores[best]):.2f})"
+                shown, error = display_text(example), nats(float(scores[gold]))
+                found.append(ErrorExample(shown, self.labels[gold], answer, error, LABEL_ERROR))
+        return found
 
     @final
     def label_choices(self, examples: Sequence[Example], decoded: Sequence[Tensor]) -> LabelChoices:
         """Return expected and predicted label of each example."""
-        return self.classes.label_choices(examples, decoded)
+        gold, found = self.classes.all_gold(examples), predicted_labels(decoded)
+        return LabelChoices("examples", self.labels, np.array(gold), np.array(found))
+
+    def statistics(
+        self, examples: Sequence[Example], decoded: Sequence[Tensor]
+    ) -> ExampleStatistics | None:
+        """Return hits, gold and predicted labels of each example."""
+        return self._class_statistics(examples, decoded)
+
+    def _class_statistics(
+        self,
+        examples: Sequence[Example],
+        decoded: Sequence[Tensor],
+        out_of_scope: int | None = None,
+    ) -> ExampleStatistics:
+        choices = self.label_choices(examples, decoded)
+        values = np.zeros((len(examples), 3, len(self.labels)))
+        place = np.arange(len(examples))
+        values[place, 0, choices.gold] = choices.correct
+        values[place, 1, choices.gold] = 1.0
+        values[place, 2, choices.predicted] = 1.0
+        formula = partial(_class_metrics, out_of_scope=out_of_scope)
+        return ExampleStatistics(values.reshape(len(examples), -1), formula, self.labels)
 
 
 #: Measure of ``ErrorExample`` where one label is chosen.
@@ -368,20 +372,6 @@ def label_list(value: Any, number: int, field: str) -> list[Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"the label {twice!r} is listed twice", place=place_of(number, field))
     return labels
-
-
-def count_labels(examples: Iterable[Example]) -> dict[str, int]:
-    """Return the frequency of each label: whole numbers by value, then names by alphabet.
-
-    Raises:
-        DataError: naming example and field, when an example has no label.
-    """
-    counts = Counter(
-        label_text(label, number, "label")
-        for number, example in enumerate(examples, start=1)
-        for label in label_list(required(example, "label", number), number, "label")
-    )
-    return {label: counts[label] for label in sorted_labels(counts)}
 
 
 def check_temperature(temperature: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from adapterhub.tasks.fields import text_field
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.tasks.base import TaskOptions
+    from adapterhub.tasks.base import Pool, TaskOptions
     from adapterhub.tasks.fields import Example
 
 
@@ -52,7 +52,7 @@ class WindowEncoder:
         self,
         tokenizer: PreTrainedTokenizerBase,
         options: TaskOptions,
-        null: Literal["first", "last"],
+        null: Pool,
     ) -> None:
         """Set up the encoder.
 

@@ -13,14 +13,8 @@ from adapterhub.tasks.fields import place_of, required
 from adapterhub.tasks.preprocessors import ImageLoader
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
-    from transformers import BaseImageProcessor
-
-    from adapterhub.tasks.base import AuditSpec, Evaluation, HeadKind, TaskOptions
+    from adapterhub.tasks.base import AuditSpec, HeadKind, Pool
     from adapterhub.tasks.fields import Example
-    from adapterhub.tasks.predictions import ExampleStatistics
 
 #: Pixels that count as one position in batches bounded by tokens: a patch of a ViT.
 PIXELS_PER_POSITION = 16 * 16
@@ -43,28 +37,8 @@ class ImageClassification(SingleLabelTask):
     audit: AuditSpec | None = None
     attribution: None = None
 
-    def __init__(
-        self,
-        processor: BaseImageProcessor,
-        labels: Sequence[str],
-        options: TaskOptions,
-        *,
-        label_counts: Mapping[str, int] | None = None,
-    ) -> None:
-        """Set up the task.
-
-        Args:
-            processor: Image processor of the backbone.
-            labels: Names in the order of the head's outputs.
-            options: Settings from the recipe.
-            label_counts: Frequency of each label in the training data; needed for balanced
-                class weights.
-
-        Raises:
-            RecipeError: when labels, options and processor do not fit together.
-        """
-        super().__init__(labels, options, label_counts)
-        self._loader = ImageLoader(processor, options.image_size)
+    def _set_up(self, preprocessor: Any, pool: Pool) -> None:
+        self._loader = ImageLoader(preprocessor, self.options.image_size)
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
         """Check that the image of an example can be decoded; see ``Task.encode``."""
@@ -76,20 +50,6 @@ class ImageClassification(SingleLabelTask):
             pixels=partial(self._loader.pixels, _image(example, number)),
             positions=max(1, self._loader.area // PIXELS_PER_POSITION),
         )
-
-    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Return accuracy, macro-F1 and a record per label; see ``ClassLabels.evaluate``."""
-        return self.classes.evaluate(examples, decoded)
-
-    def prediction(self, example: Example, decoded: Tensor) -> dict[str, Any]:
-        """Return ``{"label", "score", "scores": {label: probability}}``."""
-        return self.classes.prediction(decoded)
-
-    def statistics(
-        self, examples: Sequence[Example], decoded: Sequence[Tensor]
-    ) -> ExampleStatistics:
-        """Return hits, gold and predicted labels of each example."""
-        return self.classes.statistics(examples, decoded)
 
 
 def _image(example: Example, number: int) -> ImageFile:

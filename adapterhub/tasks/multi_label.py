@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import EncodedExample, PackedBatch
-    from adapterhub.tasks.base import Head, HeadKind, TaskOptions
+    from adapterhub.tasks.base import Head, HeadKind, Pool, TaskOptions
     from adapterhub.tasks.fields import Example
 
 
@@ -49,7 +49,7 @@ class MultiLabelClassification(UnsplitTask):
         labels: Sequence[str],
         options: TaskOptions,
         *,
-        pool: Literal["first", "last"],
+        pool: Pool,
     ) -> None:
         """Set up the task; see ``TextClassification``.
 

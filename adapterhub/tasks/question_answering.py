@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import Head, HeadKind, TaskOptions
+    from adapterhub.tasks.base import Head, HeadKind, Pool, TaskOptions
     from adapterhub.tasks.context_windows import ContextWindow
     from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Array
@@ -109,7 +109,7 @@ class QuestionAnswering:
         tokenizer: PreTrainedTokenizerBase,
         options: TaskOptions,
         *,
-        null: Literal["first", "last"],
+        null: Pool,
     ) -> None:
         """Set up the task.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import EncodedExample, PackedBatch
-    from adapterhub.tasks.base import Head, HeadKind, TaskOptions
+    from adapterhub.tasks.base import Head, HeadKind, Pool
     from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Array
 
@@ -66,30 +65,15 @@ class Ranking(ClassTask):
     default_metric: tuple[str, bool] = ("auc", True)
     audit: AuditSpec | None = AuditSpec("ranking")
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: Sequence[str],
-        options: TaskOptions,
-        *,
-        pool: Literal["first", "last"],
-        label_counts: Mapping[str, int] | None = None,
-    ) -> None:
-        """Set up the task; see ``TextClassification``.
-
-        Raises:
-            RecipeError: when labels, options and tokenizer do not fit together, or the labels
-                are not 0 and 1.
-        """
-        if list(labels) != ["0", "1"]:
+    def _set_up(self, preprocessor: Any, pool: Pool) -> None:
+        if self.labels != ("0", "1"):
             raise RecipeError(
-                f"the labels must be 0 and 1, not {', '.join(labels[:5])}",
+                f"the labels must be 0 and 1, not {', '.join(self.labels[:5])}",
                 place="data.fields.label",
                 hint="Give 1 to relevant or clicked candidates, 0 to others",
             )
-        super().__init__(labels, options, label_counts)
-        self.texts = TextEncoder(tokenizer, options, pool)
-        self.tokenizer = tokenizer
+        self.texts = TextEncoder(preprocessor, self.options, pool)
+        self.tokenizer = preprocessor
 
     @property
     def attribution(self) -> LabelAttribution:
@@ -231,9 +215,9 @@ class RankedGroups:
 
     def __post_init__(self) -> None:
         names, group_of = np.unique(np.array(self.judgments.groups), return_inverse=True)
-        values = [self._group_ndcg(group_of == group) for group in range(len(names))]
+        by_group = _group_ndcgs(self.judgments, self.predicted)
         object.__setattr__(self, "group_of", group_of)
-        object.__setattr__(self, "ndcg", np.array(values, dtype=float))
+        object.__setattr__(self, "ndcg", np.array([by_group[name] for name in names.tolist()]))
 
     @property
     def size(self) -> int:
@@ -264,17 +248,11 @@ class RankedGroups:
             return float("nan")
         return float(roc_auc_score(labels, self.predicted, sample_weight=weights))
 
-    def _group_ndcg(self, inside: Array) -> float:
-        gains = np.array(self.judgments.gains, dtype=float)[inside]
-        predicted = np.array(self.predicted, dtype=float)[inside]
-        found = group_ndcg(gains.tolist(), predicted.tolist())
-        return float("nan") if found is None else found
-
 
 def ranking_scores(judgments: RelevanceJudgments, predicted: Sequence[float]) -> dict[str, float]:
     """Return ``auc`` over all examples, ``ndcg_at_10`` over groups, and ``groups`` counted.
 
-    Examples without a group, and groups without a ranking (see ``group_ndcg``), do not count;
+    Examples without a group, and groups without a ranking (see ``_group_ndcgs``), do not count;
     without any group ``ndcg_at_10`` is missing.
 
     Args:
@@ -286,44 +264,42 @@ def ranking_scores(judgments: RelevanceJudgments, predicted: Sequence[float]) ->
     """
     from sklearn.metrics import roc_auc_score
 
-    labels, gains = judgments.labels, judgments.gains
+    labels = judgments.labels
     if len(set(labels)) < 2:
         raise DataError(
             f"all examples have the label {labels[0]}" if labels else "there are no examples",
             hint="AUC needs examples of both labels",
         )
-    members: dict[str, list[int]] = {}
-    for index, group in enumerate(judgments.groups):
-        if group:
-            members.setdefault(group, []).append(index)
-    each = [
-        group_ndcg([gains[i] for i in group], [predicted[i] for i in group])
-        for group in members.values()
+    ranked = [
+        value for value in _group_ndcgs(judgments, predicted).values() if not math.isnan(value)
     ]
-    ranked = [value for value in each if value is not None]
     scores = {"auc": float(roc_auc_score(labels, predicted)), "groups": float(len(ranked))}
     if ranked:
         scores["ndcg_at_10"] = sum(ranked) / len(ranked)
     return scores
 
 
-def group_ndcg(gains: Sequence[float], predicted: Sequence[float]) -> float | None:
-    """Return NDCG at 10 of one group's candidates; ``None`` where there is no ranking.
+def _group_ndcgs(judgments: RelevanceJudgments, predicted: Sequence[float]) -> dict[str, float]:
+    """Return NDCG at 10 of each group; NaN for a group without a ranking.
 
     Gains have a logarithmic discount, and equal scores share the mean of their positions, as in
     scikit-learn. A single candidate, and candidates without any gain, have no ranking.
 
     Source: Järvelin and Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques".
-
-    Args:
-        gains: Gain of each candidate, at least 0.
-        predicted: Probability of each candidate.
     """
     from sklearn.metrics import ndcg_score
 
-    if len(gains) < 2 or not any(gains):
-        return None
-    return float(ndcg_score([list(gains)], [list(predicted)], k=CUTOFF))
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(judgments.groups):
+        if group:
+            members.setdefault(group, []).append(index)
+    found = {}
+    for group, places in members.items():
+        gains = [judgments.gains[place] for place in places]
+        ranked = len(gains) > 1 and any(gains)
+        scores = [predicted[place] for place in places]
+        found[group] = float(ndcg_score([gains], [scores], k=CUTOFF)) if ranked else math.nan
+    return found
 
 
 def _gain(example: Example, number: int, label: int) -> float:

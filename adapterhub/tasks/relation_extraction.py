@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sklearn.metrics import accuracy_score
 
@@ -16,13 +16,12 @@ from adapterhub.tasks.fields import place_of, text_field
 from adapterhub.tasks.text_classification import LabelAttribution, TextEncoder, check_label
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import EncodedExample
-    from adapterhub.tasks.base import HeadKind, TaskOptions
+    from adapterhub.tasks.base import HeadKind, Pool
     from adapterhub.tasks.fields import Example
 
 _TAGGED = re.compile(r"<(e[12])>(.*?)</\1>", re.DOTALL)
@@ -66,24 +65,9 @@ class RelationExtraction(SingleLabelTask):
     default_metric: tuple[str, bool] = ("relation_f1", True)
     audit: AuditSpec | None = AuditSpec("labels", "another label", plain_texts=False)
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: Sequence[str],
-        options: TaskOptions,
-        *,
-        pool: Literal["first", "last"],
-        label_counts: Mapping[str, int] | None = None,
-    ) -> None:
-        """Set up the task; see ``TextClassification``.
-
-        Raises:
-            RecipeError: when labels, options and tokenizer do not fit together, or no label
-                has a direction.
-        """
-        super().__init__(labels, options, label_counts)
-        self.texts = TextEncoder(tokenizer, options, pool)
-        self.tokenizer = tokenizer
+    def _set_up(self, preprocessor: Any, pool: Pool) -> None:
+        self.texts = TextEncoder(preprocessor, self.options, pool)
+        self.tokenizer = preprocessor
         if not any(DIRECTED.fullmatch(label) for label in self.labels):
             raise RecipeError(
                 f"no label has a direction, such as {self.labels[0]}(e1,e2)",
@@ -135,7 +119,7 @@ class RelationExtraction(SingleLabelTask):
         ``{"entity", "text", "start", "end"}`` with offsets in the text without tags; empty
         where the label has no direction.
         """
-        answer = self.classes.prediction(decoded)
+        answer = super().prediction(example, decoded)
         text, entities = entities_of(example, 1)
         match = DIRECTED.fullmatch(answer["label"])
         order = match.group("first", "second") if match else ()

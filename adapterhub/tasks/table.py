@@ -11,9 +11,8 @@ from adapterhub.errors import RecipeError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from adapterhub.tasks.base import BackboneKind, Preprocessor, Task, TaskOptions
+    from adapterhub.tasks.base import BackboneKind, Pool, Preprocessor, Task, TaskOptions
     from adapterhub.tasks.dialogue import Dialogue
-    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.image_classification import ImageClassification
     from adapterhub.tasks.instructed import InstructionTask
     from adapterhub.tasks.multi_label import MultiLabelClassification
@@ -52,7 +51,7 @@ class TaskInputs:
     label_counts: Mapping[str, int] | None
 
     @property
-    def pool(self) -> Literal["first", "last"]:
+    def pool(self) -> Pool:
         """Token that has attended to all that the head needs: only a decoder's last one."""
         return "first" if self.kind == "encoder" else "last"
 
@@ -67,8 +66,7 @@ class TaskEntry:
         default_metric: Metric watched where a recipe names none, and whether larger is better.
         route: Route of the server for this task.
         optional: Further fields of an example.
-        label_counter: ``module:function`` that counts labels in training examples; empty for a
-            task without labels.
+        label_field: Field that holds the label or the tags; empty for a task without labels.
         settings: Settings of a recipe that this task uses and not every task does.
         image_field: Field that holds an image; empty where examples are texts.
         best: Best value of the metrics that are better when larger.
@@ -79,7 +77,7 @@ class TaskEntry:
     default_metric: tuple[str, bool]
     route: Route
     optional: tuple[str, ...] = ()
-    label_counter: str = ""
+    label_field: Literal["label", "tags", ""] = ""
     settings: tuple[str, ...] = ()
     image_field: str = ""
     best: float = 1.0
@@ -101,7 +99,7 @@ def build_task(
         kind: Kind of backbone.
         labels: Names in the order of the head's outputs; empty for a task without labels.
         options: Settings from the recipe.
-        label_counts: Result of ``count_labels``; needed for balanced class weights.
+        label_counts: Frequency of each label in the training data; needed for balanced weights.
 
     Raises:
         RecipeError: when there is no such task, or it does not fit the rest.
@@ -184,21 +182,6 @@ def missing_fields(name: str, present: Iterable[str]) -> tuple[str, ...]:
     return tuple(field for field in nearest if field not in there)
 
 
-def count_labels(name: str, examples: Iterable[Example]) -> dict[str, int]:
-    """Return the frequency of each label in training examples, in the order of the head's outputs.
-
-    Whole numbers are ordered by value, names by alphabet, and the BIO tag ``O`` is first. Empty
-    for a task without labels.
-
-    Raises:
-        DataError: naming example and field, when an example has no label.
-        RecipeError: when there is no such task.
-    """
-    counter = entry_of(name).label_counter
-    counts: dict[str, int] = _attribute(counter)(examples) if counter else {}
-    return counts
-
-
 def _attribute(location: str) -> Callable[..., Any]:
     """Import an attribute of this package, given as ``module:name``."""
     module, _, name = location.partition(":")
@@ -207,7 +190,7 @@ def _attribute(location: str) -> Callable[..., Any]:
 
 
 def _classifier(location: str) -> Callable[[TaskInputs], Task]:
-    """Return the builder of a task that chooses a label for texts."""
+    """Return the builder of a task that chooses one label per example or word."""
 
     def build(inputs: TaskInputs) -> Task:
         make, counts = _attribute(location), inputs.label_counts
@@ -222,18 +205,6 @@ def _text_classification(inputs: TaskInputs) -> Task:
         return _classifier("text_classification:TextClassification")(inputs)
     make = _attribute("multi_label:MultiLabelClassification")
     return make(inputs.preprocessor, inputs.labels, inputs.options, pool=inputs.pool)
-
-
-def _image_classification(inputs: TaskInputs) -> Task:
-    make = _attribute("image_classification:ImageClassification")
-    arguments = inputs.preprocessor, inputs.labels, inputs.options
-    return make(*arguments, label_counts=inputs.label_counts)
-
-
-def _token_classification(inputs: TaskInputs) -> Task:
-    make = _attribute("token_classification:TokenClassification")
-    arguments = inputs.preprocessor, inputs.labels, inputs.options
-    return make(*arguments, read=inputs.pool, label_counts=inputs.label_counts)
 
 
 def _question_answering(inputs: TaskInputs) -> Task:
@@ -255,8 +226,6 @@ def _generator(location: str, task: str) -> Callable[[TaskInputs], Task]:
     return build
 
 
-#: Counts of ``label`` and of ``tags``.
-_LABELS, _TAGS = "classification:count_labels", "bio:count_tags"
 #: Settings of tasks that choose one of their labels.
 _CALIBRATED = ("calibrate", "temperature")
 _LOSS = ("loss", False)
@@ -268,23 +237,23 @@ TASKS: Mapping[str, TaskEntry] = {
         default_metric=("accuracy", True),
         route="classify",
         optional=("text_pair",),
-        label_counter=_LABELS,
+        label_field="label",
         settings=("multi_label", "threshold", "out_of_scope", *_CALIBRATED),
     ),
     "token-classification": TaskEntry(
-        build=_token_classification,
+        build=_classifier("token_classification:TokenClassification"),
         alternatives=(("tokens", "tags"),),
         default_metric=("entity_f1", True),
         route="tag",
-        label_counter=_TAGS,
+        label_field="tags",
         settings=_CALIBRATED,
     ),
     "image-classification": TaskEntry(
-        build=_image_classification,
+        build=_classifier("image_classification:ImageClassification"),
         alternatives=(("image", "label"),),
         default_metric=("accuracy", True),
         route="classify",
-        label_counter=_LABELS,
+        label_field="label",
         settings=("image_size", *_CALIBRATED),
         image_field="image",
     ),
@@ -293,7 +262,7 @@ TASKS: Mapping[str, TaskEntry] = {
         alternatives=(("text", "label"),),
         default_metric=("relation_f1", True),
         route="classify",
-        label_counter=_LABELS,
+        label_field="label",
         settings=_CALIBRATED,
     ),
     "ranking": TaskEntry(
@@ -302,7 +271,7 @@ TASKS: Mapping[str, TaskEntry] = {
         default_metric=("auc", True),
         route="rerank",
         optional=("group", "gain"),
-        label_counter=_LABELS,
+        label_field="label",
         settings=_CALIBRATED,
     ),
     "question-answering": TaskEntry(

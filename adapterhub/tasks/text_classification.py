@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sklearn.metrics import accuracy_score, recall_score
 
@@ -27,12 +27,12 @@ from adapterhub.tasks.fields import is_given, place_of, text_field
 from adapterhub.tasks.preprocessors import check_tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-    from adapterhub.tasks.base import Evaluation, HeadKind, Outcome, TaskOptions
+    from adapterhub.tasks.base import Evaluation, HeadKind, Outcome, Pool, TaskOptions
     from adapterhub.tasks.classification import ClassLabels
     from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import ExampleStatistics
@@ -50,7 +50,7 @@ class TextEncoder:
         self,
         tokenizer: PreTrainedTokenizerBase,
         options: TaskOptions,
-        pool: Literal["first", "last"],
+        pool: Pool,
     ) -> None:
         """Check the tokenizer.
 
@@ -218,31 +218,9 @@ class TextClassification(SingleLabelTask):
     default_metric: tuple[str, bool] = ("accuracy", True)
     audit: AuditSpec | None = AuditSpec("labels", "another label")
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        labels: Sequence[str],
-        options: TaskOptions,
-        *,
-        pool: Literal["first", "last"],
-        label_counts: Mapping[str, int] | None = None,
-    ) -> None:
-        """Set up the task.
-
-        Args:
-            tokenizer: Fast tokenizer.
-            labels: Names in the order of the head's outputs.
-            options: Settings from the recipe.
-            pool: Token that the head is read at.
-            label_counts: Frequency of each label in the training data; needed for balanced
-                class weights.
-
-        Raises:
-            RecipeError: when labels, options and tokenizer do not fit together.
-        """
-        super().__init__(labels, options, label_counts)
-        self.texts = TextEncoder(tokenizer, options, pool)
-        self._out_of_scope = _out_of_scope(self.labels, options.out_of_scope)
+    def _set_up(self, preprocessor: Any, pool: Pool) -> None:
+        self.texts = TextEncoder(preprocessor, self.options, pool)
+        self._out_of_scope = _out_of_scope(self.labels, self.options.out_of_scope)
 
     @property
     def attribution(self) -> LabelAttribution:
@@ -256,36 +234,28 @@ class TextClassification(SingleLabelTask):
         return self.texts.encode(example, number, targets)
 
     def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Return accuracy, macro-F1 and a record per label; see ``ClassLabels.evaluate``.
+        """Return accuracy, macro-F1 and a record per label; see ``SingleLabelTask``.
 
         With ``out_of_scope`` also the accuracy on examples of the other labels and the recall
         of that label, 0 where no example has it. Source: Larson et al. 2019, "An Evaluation
         Dataset for Intent Classification and Out-of-Scope Prediction", arXiv:1909.02027.
         """
-        scored = self.classes.evaluate(examples, decoded)
-        return replace(scored, metrics={**scored.metrics, **self._scope_metrics(examples, decoded)})
-
-    def prediction(self, example: Example, decoded: Tensor) -> dict[str, Any]:
-        """Return ``{"label", "score", "scores": {label: probability}}``."""
-        return self.classes.prediction(decoded)
+        scored = super().evaluate(examples, decoded)
+        outside = self._out_of_scope
+        if outside is None:
+            return scored
+        expected, found = self.classes.all_gold(examples), predicted_labels(decoded)
+        inside = [pair for pair in zip(expected, found, strict=True) if pair[0] != outside]
+        accuracy = accuracy_score(*zip(*inside, strict=True)) if inside else 0.0
+        recall = recall_score(expected, found, labels=[outside], average="macro", zero_division=0)
+        scope = {"in_scope_accuracy": float(accuracy), "out_of_scope_recall": float(recall)}
+        return replace(scored, metrics={**scored.metrics, **scope})
 
     def statistics(
         self, examples: Sequence[Example], decoded: Sequence[Tensor]
     ) -> ExampleStatistics:
         """Return hits, gold and predicted labels of each example."""
-        return self.classes.statistics(examples, decoded, out_of_scope=self._out_of_scope)
-
-    def _scope_metrics(
-        self, examples: Sequence[Example], decoded: Sequence[Tensor]
-    ) -> dict[str, float]:
-        outside = self._out_of_scope
-        if outside is None:
-            return {}
-        expected, found = self.classes.all_gold(examples), predicted_labels(decoded)
-        inside = [pair for pair in zip(expected, found, strict=True) if pair[0] != outside]
-        accuracy = accuracy_score(*zip(*inside, strict=True)) if inside else 0.0
-        recall = recall_score(expected, found, labels=[outside], average="macro", zero_division=0)
-        return {"in_scope_accuracy": float(accuracy), "out_of_scope_recall": float(recall)}
+        return self._class_statistics(examples, decoded, self._out_of_scope)
 
 
 def check_label(

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.alignment import AlignedWords, Read
-    from adapterhub.tasks.base import Head, HeadKind, TaskOptions
+    from adapterhub.tasks.alignment import AlignedWords
+    from adapterhub.tasks.base import Head, HeadKind, Pool, TaskOptions
     from adapterhub.tasks.fields import Example
 
 
@@ -85,7 +85,7 @@ class TokenClassification:
         labels: Sequence[str],
         options: TaskOptions,
         *,
-        read: Read,
+        pool: Pool,
         label_counts: Mapping[str, int] | None = None,
     ) -> None:
         """Set up the task.
@@ -94,7 +94,7 @@ class TokenClassification:
             tokenizer: Fast tokenizer.
             labels: BIO tags in the order of the head's outputs.
             options: Settings from the recipe.
-            read: Token of a word that the head reads.
+            pool: Token of a word that the head reads.
             label_counts: Frequency of each tag in the training data; needed for balanced class
                 weights.
 
@@ -107,7 +107,7 @@ class TokenClassification:
         self.options = options
         self.classes = ClassLabels(labels, options, label_counts, field="tags")
         self.labels = self.classes.names
-        self._read = read
+        self._pool = pool
 
     @property
     def attribution(self) -> SpanAttribution:
@@ -129,7 +129,7 @@ class TokenClassification:
     def aligned(self, words: Sequence[Word]) -> AlignedWords:
         """Return words as tokens, truncated to ``max_length``."""
         texts = [word.text for word in words]
-        return align(self.tokenizer, texts, self._read, self.options.max_length)
+        return align(self.tokenizer, texts, self._pool, self.options.max_length)
 
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
         """Return the cross entropy summed over words, a scalar."""
@@ -287,7 +287,7 @@ class TokenClassification:
         """Return how many of the words fit into one window."""
         # a word has at least one token, so the rest can't fit
         some = words[: self.options.max_length]
-        return len(align(self.tokenizer, some, self._read, self.options.max_length).positions)
+        return len(align(self.tokenizer, some, self._pool, self.options.max_length).positions)
 
     def _gold(self, example: Example, number: int) -> list[int]:
         index = self.classes.index

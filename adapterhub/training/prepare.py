@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.data.dataset import Dataset, FileSource, HubSource
 from adapterhub.data.field_mapping import ANSWER_FIELDS, map_fields
 from adapterhub.data.images import load_images
-from adapterhub.data.labels import collect_labels
+from adapterhub.data.labels import count_labels
 from adapterhub.data.readers import read_examples
 from adapterhub.data.splits import (
     count_repeated,
@@ -22,8 +22,8 @@ from adapterhub.data.splits import (
     split_examples,
 )
 from adapterhub.errors import DataError
-from adapterhub.tasks.bio import repair
-from adapterhub.tasks.table import count_labels, entry_of, fields_of, missing_fields
+from adapterhub.tasks.bio import OUTSIDE, check_tags, repair
+from adapterhub.tasks.table import entry_of, fields_of, missing_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -166,18 +166,16 @@ def _split(section: DataSection, task: str, train: Dataset) -> dict[str, Dataset
 def _label_counts(
     section: TaskSection, train: Dataset, others: Mapping[str, Dataset]
 ) -> dict[str, int]:
-    task = section.name
-    if not entry_of(task).label_counter:
+    field = entry_of(section.name).label_field
+    if not field:
         return {}
-    tagged = "tags" in fields_of(task)[0]
-    collect_labels(
-        train,
-        others,
-        field="tags" if tagged else "label",
-        sequence=tagged or section.multi_label,
-        repair=repair if tagged else None,
-    )
-    return count_labels(task, train.examples)
+    tagged = field == "tags"
+    sequence, mend = tagged or section.multi_label, repair if tagged else None
+    counts = count_labels(train, others, field=field, sequence=sequence, repair=mend)
+    if tagged:
+        check_tags(counts)
+        return {OUTSIDE: 0} | counts if OUTSIDE in counts else counts
+    return counts
 
 
 def count_leaks(splits: Mapping[str, Dataset]) -> dict[str, int]:

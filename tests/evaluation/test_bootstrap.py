@@ -38,7 +38,7 @@ def classified(tokenizer, count=60, labels=("calm", "glad", "sad"), seed=0, opti
 
 def tagged(tokenizer):
     labels = ["O", "B-A", "I-A", "B-B", "I-B"]
-    task = TokenClassification(tokenizer, labels, OPTIONS, read="first")
+    task = TokenClassification(tokenizer, labels, OPTIONS, pool="first")
     draw = np.random.default_rng(1)
     examples, decoded = [], []
     for _ in range(40):

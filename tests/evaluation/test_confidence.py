@@ -57,7 +57,7 @@ def test_each_label_of_many_is_a_choice(tokenizer):
 
 
 def test_each_word_that_was_read_is_a_choice(tokenizer):
-    task = TokenClassification(tokenizer, ["O", "B-A", "I-A"], OPTIONS, read="first")
+    task = TokenClassification(tokenizer, ["O", "B-A", "I-A"], OPTIONS, pool="first")
     examples = [{"tokens": ["the", "day", "was"], "tags": ["O", "I-A", "O"]}]
     chances = torch.tensor([[0.9, 0.05, 0.05], [0.2, 0.2, 0.6]])
     decoded = [WordTags((0, 2), (0.9, 0.6), chances)]

@@ -9,7 +9,7 @@ from adapterhub.data.packing import pack
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.multi_label import MultiLabelClassification
-from adapterhub.tasks.table import build_task, count_labels
+from adapterhub.tasks.table import build_task
 
 LABELS = ("drama", "sea", "war")
 
@@ -96,11 +96,6 @@ def test_prediction_lists_what_is_likely_enough(wordpiece):
     assert first["labels"] == ["war", "drama"]
     assert first["scores"]["drama"] == pytest.approx(float(torch.sigmoid(torch.tensor(1.0))))
     assert none["labels"] == []
-
-
-def test_labels_are_counted_one_by_one():
-    examples = [{"label": ["war", "sea"]}, {"label": []}, {"label": ["war"]}]
-    assert count_labels("text-classification", examples) == {"sea": 1, "war": 2}
 
 
 def test_class_weights_are_rejected(wordpiece):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from adapterhub.errors import DataError, RecipeError
+from adapterhub.errors import RecipeError
 from adapterhub.tasks.base import TaskOptions, join_predictions
-from adapterhub.tasks.table import TASKS, build_task, count_labels, fields_of, missing_fields
+from adapterhub.tasks.table import TASKS, build_task, fields_of, missing_fields
 
 #: what reads images has tests of its own
 TEXT_TASKS = [name for name, entry in TASKS.items() if not entry.image_field]
@@ -49,7 +49,7 @@ def test_the_kind_of_backbone_decides_where_the_head_is_read(wordpiece, byte_bpe
 
 
 def test_an_unknown_task_is_named_with_its_neighbour():
-    for ask in (fields_of, lambda name: missing_fields(name, []), lambda n: count_labels(n, [])):
+    for ask in (fields_of, lambda name: missing_fields(name, [])):
         with pytest.raises(RecipeError) as caught:
             ask("text-clasification")
         assert str(caught.value) == (
@@ -102,23 +102,6 @@ def test_fields():
 )
 def test_missing_fields(name, present, missing):
     assert missing_fields(name, present) == missing
-
-
-def test_labels_are_counted_in_a_fixed_order():
-    texts = [{"label": value} for value in ("b", 10, 2, "b", "a")]
-    counts = count_labels("text-classification", texts)
-    assert list(counts.items()) == [("2", 1), ("10", 1), ("a", 1), ("b", 2)]
-    tags = [{"tags": ["I-PER", "I-PER", "O"]}, {"tags": ["B-LOC", "O"]}]
-    counts = count_labels("token-classification", tags)
-    assert list(counts.items()) == [("O", 2), ("B-LOC", 1), ("B-PER", 1), ("I-PER", 1)]
-    assert count_labels("dialogue", [{"prompt": "x"}]) == {}
-
-
-def test_an_example_without_label_is_named_in_counting():
-    with pytest.raises(DataError, match="example 2, field 'label': the field is missing"):
-        count_labels("text-classification", [{"label": "a"}, {"text": "x"}])
-    with pytest.raises(RecipeError, match="'NN' is not a BIO tag"):
-        count_labels("token-classification", [{"tags": ["O", "NN"]}])
 
 
 def test_only_lists_are_joined():

@@ -19,7 +19,7 @@ EXAMPLE = {
 
 
 def task_for(tokenizer, read="first", **options):
-    return TokenClassification(tokenizer, LABELS, TaskOptions(**options), read=read)
+    return TokenClassification(tokenizer, LABELS, TaskOptions(**options), pool=read)
 
 
 def said(*names, score=1.0):
@@ -80,7 +80,7 @@ def test_examples_that_cannot_be_used_are_named(wordpiece, example, message):
 
 def test_labels_must_be_bio(wordpiece):
     with pytest.raises(RecipeError, match="'NOUN' is not a BIO tag"):
-        TokenClassification(wordpiece, ["O", "NOUN"], TaskOptions(), read="first")
+        TokenClassification(wordpiece, ["O", "NOUN"], TaskOptions(), pool="first")
 
 
 def test_spans_and_words_are_scored_as_conlleval_does(wordpiece):

@@ -1,4 +1,4 @@
-"""Examples count as duplicates by all input fields, whichever example has them."""
+"""Reading of a recipe's data: duplicates and label counts."""
 
 import json
 
@@ -27,10 +27,38 @@ TALKS = (
     ids=["pairs", "talks"],
 )
 def test_a_field_missing_from_the_first_example_counts(recipe, tmp_path, task, examples):
-    path = tmp_path / "rows.jsonl"
+    path = tmp_path / "examples.jsonl"
     path.write_text("".join(f"{json.dumps(example)}\n" for example in examples))
     section = {"train": str(path), "validation": str(path), "drop_duplicates": True}
-    found = prepare_data(load_recipe(recipe("rows", tmp_path, task, path, data=section)))
+    found = prepare_data(load_recipe(recipe("examples", tmp_path, task, path, data=section)))
     assert found.dropped == 1
     assert list(found.splits["train"].examples) == list(examples[:3])
     assert found.leaked == {"validation": 4}
+
+
+@pytest.mark.parametrize(
+    ("task", "examples", "counts"),
+    [
+        (
+            "text-classification",
+            [{"text": "x", "label": label} for label in ("b", 10, 2, "b", "a")],
+            [("2", 1), ("10", 1), ("a", 1), ("b", 2)],
+        ),
+        (
+            "token-classification",
+            [
+                {"tokens": ["a", "b", "c"], "tags": ["I-PER", "I-PER", "O"]},
+                {"tokens": ["a", "b"], "tags": ["B-LOC", "O"]},
+            ],
+            [("O", 2), ("B-LOC", 1), ("B-PER", 1), ("I-PER", 1)],
+        ),
+        ("dialogue", TALKS, []),
+    ],
+    ids=["labels", "tags", "none"],
+)
+def test_labels_are_counted_in_a_fixed_order(recipe, tmp_path, task, examples, counts):
+    path = tmp_path / "examples.jsonl"
+    path.write_text("".join(f"{json.dumps(example)}\n" for example in examples))
+    section = {"train": str(path), "validation": str(path)}
+    found = prepare_data(load_recipe(recipe("examples", tmp_path, task, path, data=section)))
+    assert list(found.label_counts.items()) == counts

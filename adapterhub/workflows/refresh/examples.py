@@ -12,7 +12,7 @@ from adapterhub.data.splits import exclude, fingerprint, limit, require_examples
 from adapterhub.errors import DataError
 from adapterhub.tasks.bio import repair
 from adapterhub.tasks.classification import LabelIndex
-from adapterhub.tasks.table import entry_of, fields_of
+from adapterhub.tasks.table import entry_of
 from adapterhub.training.prepare import (
     PreparedData,
     count_leaks,
@@ -190,16 +190,15 @@ def check_labels(examples: Dataset, recipe: Recipe, labels: Sequence[str], name:
 
 def _label_names(examples: Dataset, recipe: Recipe, labels: Sequence[str]) -> Iterator[str]:
     """Yield each label of each example under its name in the head."""
-    task = recipe.task.name
-    if not entry_of(task).label_counter:
+    field = entry_of(recipe.task.name).label_field
+    if not field:
         return
-    tagged = "tags" in fields_of(task)[0]
-    field, index = "tags" if tagged else "label", LabelIndex(labels)
+    index = LabelIndex(labels)
     for number, example in enumerate(examples.examples, start=1):
         value = example[field]
         values = value if isinstance(value, list | tuple) else [value]
         names = [index.name(each, number, field) for each in values]
-        yield from repair(names) if tagged else names
+        yield from repair(names) if field == "tags" else names
 
 
 def _require_file(where: str, name: str, alternative: str) -> None:
