@@ -13,14 +13,7 @@ DataFormat = Literal["auto", "jsonl", "csv", "tsv", "parquet", "conll"]
 
 @dataclass(frozen=True, slots=True)
 class HubSource:
-    """A data set on the Hugging Face Hub.
-
-    Args:
-        id: ``owner/name``.
-        split: Name of the split, e.g. ``train`` or a slice such as ``train[:10%]``.
-        revision: Commit, branch or tag; only a commit never changes.
-        config: Name of the configuration, where the set has several.
-    """
+    """A split of a data set on the Hugging Face Hub; only a commit as revision never changes."""
 
     id: str
     split: str
@@ -30,13 +23,7 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file of examples.
-
-    Args:
-        path: Path as given by the user.
-        format: Format of the file; ``auto`` derives it from the suffix.
-        columns: Names of the columns of a CoNLL file, in order; other formats name their own.
-    """
+    """A file of examples; ``columns`` names those of a CoNLL file, in order."""
 
     path: str
     format: DataFormat = "auto"

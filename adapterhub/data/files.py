@@ -20,10 +20,6 @@ NO_EXAMPLES_HINT = "Is it the right file, and was it written to its end?"
 def find_file(source: FileSource, base_dir: Path) -> Path:
     """Return the path of an existing file of acceptable size.
 
-    Args:
-        source: File source.
-        base_dir: Folder that a relative path starts from.
-
     Raises:
         DataError: when there is no such file, with similar names, or it is too large.
     """
@@ -42,10 +38,6 @@ def read_text(path: Path, origin: str) -> str:
     """Return the text of a UTF-8 file, unpacked when its name ends in ``.gz``.
 
     A byte-order mark is dropped; line ends are kept.
-
-    Args:
-        path: Path of the file.
-        origin: Name of the file in errors.
 
     Raises:
         DataError: when the file is too large, damaged, blank or not UTF-8.

@@ -24,10 +24,6 @@ _DOCUMENT_START = "-DOCSTART-"
 def parse_json_lines(text: str, origin: str) -> Dataset:
     """Return one example for each line that is not blank.
 
-    Args:
-        text: Text of the file.
-        origin: Name of the file in errors.
-
     Raises:
         DataError: naming the line that is not a plain JSON object.
     """
@@ -47,11 +43,6 @@ def parse_delimited(text: str, origin: str, kind: Literal["csv", "tsv"]) -> Data
     CSV follows RFC 4180: a quoted value may hold commas, doubled quotes and line ends. In TSV
     quotes are ordinary characters, as in the media type ``text/tab-separated-values`` and in the
     files of GLUE.
-
-    Args:
-        text: Text of the file.
-        origin: Name of the file in errors.
-        kind: Kind of the file.
 
     Raises:
         DataError: naming the line with more or fewer values than the header, or a bad header.
@@ -73,11 +64,6 @@ def parse_conll(text: str, origin: str, columns: Sequence[str]) -> Dataset:
     """Return one example per sentence, with a list per column and a value per word.
 
     Lines whose first column is ``-DOCSTART-`` are skipped.
-
-    Args:
-        text: Text of the file.
-        origin: Name of the file in errors.
-        columns: Names of the columns, in order.
 
     Raises:
         DataError: naming the line with another number of columns.
@@ -105,10 +91,6 @@ def parse_conll(text: str, origin: str, columns: Sequence[str]) -> Dataset:
 
 def read_parquet(path: Path, origin: str) -> Dataset:
     """Return the examples of a Parquet file as plain Python values.
-
-    Args:
-        path: Path of the file.
-        origin: Name of the file in errors.
 
     Raises:
         DataError: when it is not a Parquet file, damaged, or too large once unpacked.

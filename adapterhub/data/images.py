@@ -33,12 +33,7 @@ _READ_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError,
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """An image file, not decoded.
-
-    Args:
-        name: Name in messages and predictions.
-        content: Bytes of the file.
-    """
+    """An image file, not decoded; ``name`` is used in messages and predictions."""
 
     name: str
     content: bytes = field(repr=False)

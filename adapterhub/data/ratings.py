@@ -11,14 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """A user's rating of an item.
-
-    Args:
-        user: Name of the user.
-        item: Text that represents the item.
-        value: Rating; higher is better.
-        time: Time of the rating, on any scale.
-    """
+    """A user's rating of an item, given as text; higher is better, and times have any scale."""
 
     user: str
     item: str

@@ -28,10 +28,6 @@ _SUFFIXES: dict[str, DataFormat] = {
 def read_examples(source: FileSource | HubSource, base_dir: Path | None = None) -> Dataset:
     """Read all examples of a source.
 
-    Args:
-        source: File or data set.
-        base_dir: Folder that a relative path starts from; the working directory where ``None``.
-
     Raises:
         DataError: naming file and line when it is missing, empty or invalid.
         RecipeError: when there are no CoNLL column names or duplicates.

@@ -51,9 +51,7 @@ def drop_duplicates(
 ) -> tuple[Dataset, int]:
     """Return the first of each group of equal examples, and the number of dropped ones.
 
-    Args:
-        dataset: Dataset to deduplicate.
-        key_fields: Fields by which examples are equal; all fields where ``None``.
+    Examples are equal by ``key_fields``, or by all fields.
     """
     seen: set[bytes] = set()
     kept = []
@@ -156,14 +154,9 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def _canonical(dataset: Dataset, index: int, fields: Sequence[str] | None = None) -> bytes:
-    """Return the canonical JSON of an example: UTF-8 with sorted keys.
+    """Return the canonical JSON of an example, or of some fields: UTF-8 with sorted keys.
 
-    An image is represented by the digest of its file, not by its name.
-
-    Args:
-        dataset: Dataset of the example.
-        index: Index of the example.
-        fields: Fields to include, a missing one as null; all fields where ``None``.
+    A missing field is null. An image is represented by the digest of its file, not by its name.
 
     Raises:
         DataError: naming the example with a value that is not JSON, such as a date.

@@ -20,13 +20,7 @@ _HELD = 4_000_000
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Confidence interval of a metric over other examples from the same distribution.
-
-    Args:
-        low: Lower end.
-        high: Upper end.
-        level: Confidence level.
-    """
+    """Confidence interval of a metric over other examples from the same distribution."""
 
     low: float
     high: float
@@ -40,12 +34,6 @@ def intervals(
 
     It reflects the choice of examples, not the randomness of training.
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
-
-    Args:
-        scores: Predictions on the examples.
-        resamples: Number of resamples, fewer where the metrics are slow.
-        level: Confidence level.
-        seed: Seed of the resamples.
     """
     return {
         name: interval_of(values, level)

@@ -21,15 +21,7 @@ _SMALLEST = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Predictions of similar confidence.
-
-    Args:
-        low: Lower bound of the confidence.
-        high: Upper bound of the confidence.
-        count: Number of predictions.
-        confidence: Mean confidence.
-        accuracy: Share of correct predictions.
-    """
+    """Predictions of similar confidence, with their mean confidence and their accuracy."""
 
     low: float
     high: float
@@ -40,12 +32,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Distance between confidence and accuracy.
-
-    Args:
-        error: Expected calibration error: mean distance weighted by the number of predictions.
-        bins: Bins with predictions.
-    """
+    """Expected calibration error, and the bins with predictions."""
 
     error: float
     bins: tuple[Bin, ...]
@@ -74,11 +61,6 @@ def calibration(confidence: Array, correct: Array, *, bins: int = BINS) -> Calib
     """Return the expected calibration error over bins of equal width.
 
     Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599.
-
-    Args:
-        confidence: Probability of each prediction, ``[predictions]``.
-        correct: Whether each prediction is correct, ``[predictions]``.
-        bins: Number of bins between 0 and 1.
     """
     edges = np.linspace(0.0, 1.0, bins + 1)
     # a bin includes its upper edge, as in the source
@@ -104,9 +86,7 @@ def calibration(confidence: Array, correct: Array, *, bins: int = BINS) -> Calib
 def fit_temperature(probabilities: Array, gold: Array) -> float:
     """Return the temperature that minimizes the negative log-likelihood of the correct labels.
 
-    Args:
-        probabilities: Probability of each label, ``[examples, labels]``.
-        gold: Index of the correct label, ``[examples]``.
+    Probabilities are ``[examples, labels]``; ``gold`` has the index of each correct label.
     """
     logs = np.log(np.maximum(probabilities, _SMALLEST))
     found = minimize_scalar(
@@ -127,10 +107,7 @@ def tempered(probabilities: Array, temperature: float) -> Array:
 def temperature_of(probabilities: Array, gold: Array, *, seed: int = 0) -> Temperature:
     """Fit a temperature, and measure its effect on examples that it was not fitted on.
 
-    Args:
-        probabilities: Probabilities on validation examples, ``[examples, labels]``.
-        gold: Index of the correct label, ``[examples]``.
-        seed: Seed of the split into halves.
+    Arguments are as for ``fit_temperature``; ``seed`` splits the examples into halves.
     """
     order = np.random.default_rng(seed).permutation(len(gold))
     halves = order[: len(order) // 2], order[len(order) // 2 :]

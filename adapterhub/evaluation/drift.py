@@ -55,12 +55,7 @@ class DriftTest:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """Results of all tests.
-
-    Args:
-        tests: Results.
-        level: Family-wise significance level.
-    """
+    """Results of all tests, at a family-wise significance level."""
 
     tests: tuple[DriftTest, ...]
     level: float
@@ -72,16 +67,11 @@ class Drift:
 
 
 def text_drift(old: Array, new: Array, *, seed: int = 0) -> DriftTest:
-    """Test for drift of texts by the maximum mean discrepancy, with a permutation p-value.
+    """Test for drift of embedded texts by the maximum mean discrepancy, with a permutation p-value.
 
-    The width of the Gaussian kernel is the median distance. Source: Gretton et al. 2012, "A
-    Kernel Two-Sample Test", JMLR 13; the effect is Lopez-Paz and Oquab 2017, "Revisiting
-    Classifier Two-Sample Tests", arXiv:1610.06545.
-
-    Args:
-        old: Embeddings of old examples, ``[old, hidden]``.
-        new: Embeddings of new examples, ``[new, hidden]``.
-        seed: Seed of permutations and folds.
+    Embeddings are ``[examples, hidden]``. The width of the Gaussian kernel is the median distance.
+    Source: Gretton et al. 2012, "A Kernel Two-Sample Test", JMLR 13; the effect is Lopez-Paz and
+    Oquab 2017, "Revisiting Classifier Two-Sample Tests", arXiv:1610.06545.
 
     Raises:
         ValueError: when there are fewer than ``MIN_EXAMPLES`` of one kind.
@@ -115,11 +105,6 @@ def label_drift(old: Mapping[str, int], new: Mapping[str, int], *, seed: int = 0
     """Test for drift of label frequencies by chi-squared, with a Monte Carlo p-value.
 
     The Monte Carlo p-value is valid for rare labels too.
-
-    Args:
-        old: Frequency of each label in old examples.
-        new: Frequency of each label in new examples.
-        seed: Seed of the drawn tables.
 
     Raises:
         ValueError: when one side has no labels.

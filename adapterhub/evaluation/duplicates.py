@@ -52,13 +52,7 @@ class SplitFacts:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Near duplicate texts of two splits.
-
-    Args:
-        text: Text of the other split.
-        training: Text of the training split.
-        similarity: Cosine similarity of their character n-grams.
-    """
+    """Near duplicate texts of two splits, with the cosine similarity of their character n-grams."""
 
     text: str
     training: str
@@ -104,14 +98,7 @@ def split_facts(name: str, dataset: Dataset) -> SplitFacts:
 
 
 def leak(name: str, dataset: Dataset, training: Dataset, *, shown: int = 5) -> Leak:
-    """Return which examples of a split are in the training data too.
-
-    Args:
-        name: Name of the split.
-        dataset: Examples of the split.
-        training: Training examples.
-        shown: Most pairs returned.
-    """
+    """Return which examples of a split are in the training data too."""
     known = [example_text(example) for example in training.examples]
     normal = set(map(_normal, known))
     texts = [example_text(example) for example in dataset.examples]

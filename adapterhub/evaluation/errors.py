@@ -17,14 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ConfusedLabels:
-    """A label predicted in place of another.
-
-    Args:
-        gold: Expected label.
-        predicted: Predicted label.
-        count: Number of times.
-        share: Share of all choices with the label ``gold``.
-    """
+    """A label predicted in place of another, and its share of all choices with label ``gold``."""
 
     gold: str
     predicted: str
@@ -35,14 +28,7 @@ class ConfusedLabels:
 def worst_examples(
     task: Task, examples: Sequence[Example], decoded: Sequence[Any], *, count: int = 10
 ) -> list[ErrorExample]:
-    """Return the wrongly predicted examples with the largest errors, the largest first.
-
-    Args:
-        task: Task that made the predictions.
-        examples: Examples with their answers.
-        decoded: Raw prediction of each.
-        count: Most examples returned.
-    """
+    """Return the wrongly predicted examples with the largest errors, the largest first."""
     found = task.errors(examples, decoded)
     return sorted(found, key=lambda each: -each.error)[:count]
 

@@ -23,14 +23,7 @@ _MAX_EVALUATIONS = 200
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReevaluatedExamples:
-    """Examples whose metrics are known only to the task; see ``Scores``.
-
-    Args:
-        task: Task that evaluates them.
-        given: Examples, or the windows of examples.
-        decoded: Raw prediction of each of ``given``.
-        max_resamples: See ``Scores``.
-    """
+    """Examples whose metrics are known only to the task; see ``Scores``."""
 
     task: Task
     given: Sequence[Example]
@@ -65,13 +58,7 @@ class ReevaluatedExamples:
 
 
 def scores_of(task: Task, examples: Sequence[Example], decoded: Sequence[Any]) -> Scores:
-    """Return the predictions in a form whose metrics can be computed on resamples.
-
-    Args:
-        task: Task that made the predictions.
-        examples: Examples with their answers.
-        decoded: Raw prediction of each, as ``Task.decode`` returns it.
-    """
+    """Return the predictions in a form whose metrics can be computed on resamples."""
     return task.statistics(examples, decoded) or ReevaluatedExamples(task, examples, decoded)
 
 

@@ -49,15 +49,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """Number of examples that two adapters predict correctly.
-
-    Args:
-        both: Examples correct by both.
-        first_only: Examples correct by the first only.
-        second_only: Examples correct by the second only.
-        neither: Examples wrong by both.
-        p_value: Two-sided p-value of the exact test.
-    """
+    """Number of examples that two adapters predict correctly, and the exact two-sided p-value."""
 
     both: int
     first_only: int
@@ -74,14 +66,7 @@ def differences(
     level: float = LEVEL,
     seed: int = 0,
 ) -> list[Difference]:
-    """Compare each common metric of two adapters.
-
-    Args:
-        first: Predictions of the first adapter.
-        second: Predictions of the second, on the same examples in the same order.
-        resamples: Number of resamples of the paired bootstrap.
-        level: Confidence level of the intervals.
-        seed: Seed of resamples and permutations.
+    """Compare each common metric of two adapters on the same examples in the same order.
 
     Raises:
         ValueError: when their numbers of examples differ.
@@ -108,10 +93,6 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> McNemar:
     Only examples on which the two differ count: under the null hypothesis each adapter is as
     likely correct on them, so the count is binomial with probability one half.
     Source: McNemar 1947; the exact form as in Dietterich 1998, Neural Computation 10 (7).
-
-    Args:
-        first: Whether the first is correct on each example.
-        second: Whether the second is.
     """
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())

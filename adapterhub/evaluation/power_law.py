@@ -34,12 +34,7 @@ class PowerLaw:
 
 
 def fit_power_law(examples: Sequence[int], errors: Sequence[float]) -> PowerLaw | None:
-    """Return the best fit; ``None`` with too few points, or where the fit fails.
-
-    Args:
-        examples: Numbers of examples, above 0.
-        errors: Error at each, at least 0.
-    """
+    """Return the best fit; ``None`` with too few points, or where the fit fails."""
     if len(set(examples)) < LEAST_POINTS:
         return None
     x, y = np.array(examples, dtype=float), np.array(errors, dtype=float)

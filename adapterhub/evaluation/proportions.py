@@ -17,12 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """A proportion with its confidence interval.
-
-    Args:
-        value: Proportion from 0 to 1.
-        interval: Confidence interval.
-    """
+    """A proportion with its confidence interval."""
 
     value: float
     interval: Interval
@@ -30,12 +25,7 @@ class Proportion:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Difference of two paired proportions.
-
-    Args:
-        value: Second minus first proportion.
-        interval: Confidence interval for paired data.
-    """
+    """Second minus first of two paired proportions, with its interval."""
 
     value: float
     interval: Interval
@@ -78,14 +68,8 @@ def paired_delta(
     """Return the difference of two proportions over the same trials, with a paired interval.
 
     The Wilson intervals are combined as squares, corrected by their correlation, so that the
-    interval has a width even where the outcomes are equal.
+    interval has a width even where the outcomes are equal. ``units`` is as in ``proportion``.
     Source: Newcombe 1998, Statistics in Medicine 17 (22), for paired data, method 10.
-
-    Args:
-        first: First outcome of each trial, ``[trials]``.
-        second: Second outcome of each trial, ``[trials]``.
-        units: Number of independent trials; all where ``None``.
-        level: Confidence level.
 
     Raises:
         ValueError: when there are no trials, or their numbers differ.

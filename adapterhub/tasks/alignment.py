@@ -102,10 +102,6 @@ def token_owners(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> l
     """Return the index of the word that each token belongs to; ``None`` without a word.
 
     A token that spans several words belongs to the one with the largest overlap.
-
-    Args:
-        offsets: Start and end of each token in the text; empty for tokens without text.
-        words: Words in the order of the text, not overlapping.
     """
     owners: list[int | None] = []
     first = 0
@@ -123,12 +119,7 @@ def token_owners(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> l
 
 
 def untouched(offsets: Sequence[tuple[int, int]], words: Sequence[Word]) -> int:
-    """Return how many words overlap no token because of truncation.
-
-    Args:
-        offsets: Start and end of each token in the text; empty for tokens without text.
-        words: Words in the order of the text.
-    """
+    """Return how many words overlap no token because of truncation."""
     tokens = [span for span in offsets if span[1] > span[0]]
     return sum(
         not any(start < word.end and end > word.start for start, end in tokens) for word in words

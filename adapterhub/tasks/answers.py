@@ -24,12 +24,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, slots=True)
 class ReferenceAnswer:
-    """A reference answer.
-
-    Args:
-        text: Text of the answer.
-        start: First character in the context; ``None`` where it is not given.
-    """
+    """A reference answer; ``start`` is its first character in the context, where it is given."""
 
     text: str
     start: int | None

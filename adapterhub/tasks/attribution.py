@@ -45,13 +45,7 @@ _UNSPACED = (
 
 @dataclass(frozen=True, slots=True)
 class InputText:
-    """One text of an example.
-
-    Args:
-        name: Field that holds it, or role of the speaker.
-        text: Text before tokenization.
-        words: Its words in order.
-    """
+    """One text of an example; ``name`` is its field, or the role of the speaker."""
 
     name: str
     text: str
@@ -211,11 +205,6 @@ def padded_owners(owners: Sequence[int | None], example: EncodedExample) -> list
 
 def refuse_selection(task: str, *, label: str | None, span: tuple[int, int] | None) -> None:
     """Refuse the selection of a label or a span by a task that has none.
-
-    Args:
-        task: Name of the task.
-        label: Selected label, which must be ``None``.
-        span: Selected span, which must be ``None``.
 
     Raises:
         DataError: when one is given.

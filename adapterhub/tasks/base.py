@@ -89,12 +89,7 @@ class TaskOptions:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Metrics of a task over a set of examples.
-
-    Args:
-        metrics: Metric name to value.
-        table: One record per class for the per-label table, or empty.
-    """
+    """Metrics of a task over a set of examples, and a record per class where it has classes."""
 
     metrics: Mapping[str, float]
     table: Sequence[Mapping[str, float | str]] = field(default_factory=tuple)

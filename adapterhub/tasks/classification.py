@@ -104,14 +104,7 @@ class ClassLabels:
         *,
         field: str = "label",
     ) -> None:
-        """Index the labels and compute their loss weights.
-
-        Args:
-            labels: Names in the order of the head's outputs.
-            options: Settings from the recipe.
-            counts: Frequency of each label in the training data; needed for balanced class
-                weights.
-            field: Field that holds the label.
+        """Index the labels and compute their loss weights; balanced ones need ``counts``.
 
         Raises:
             RecipeError: when labels and options do not fit together.
@@ -338,12 +331,7 @@ def require_any(examples: Sequence[Example]) -> None:
 def label_table(
     labels: Iterable[str], columns: Sequence[Iterable[float]]
 ) -> list[dict[str, float | str]]:
-    """Return a record per label.
-
-    Args:
-        labels: Label names.
-        columns: Precision, recall, F1 and support of each label, as scikit-learn returns them.
-    """
+    """Return a record per label, given precision, recall, F1 and support as in scikit-learn."""
     names = ("precision", "recall", "f1", "support")
     return [
         {"label": label, **{name: float(v) for name, v in zip(names, values, strict=True)}}

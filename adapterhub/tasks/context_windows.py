@@ -54,13 +54,7 @@ class WindowEncoder:
         options: TaskOptions,
         null: Pool,
     ) -> None:
-        """Set up the encoder.
-
-        Args:
-            tokenizer: Fast tokenizer.
-            options: Settings with length and overlap of windows.
-            null: Token that represents no answer.
-        """
+        """Set up the encoder; ``null`` is the token that represents no answer."""
         self.tokenizer = tokenizer
         self.null = null
         self.stride = options.stride

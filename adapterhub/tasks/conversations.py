@@ -60,12 +60,7 @@ class ChatTemplate:
         self.stop_ids = self._stop_ids()
 
     def text(self, messages: Sequence[Message], *, prompt: bool, number: int = 1) -> str:
-        """Render messages as text.
-
-        Args:
-            messages: Messages, at least one.
-            prompt: Whether to end with the opening of the assistant's next turn.
-            number: Number of the example, for errors.
+        """Render messages as text; a ``prompt`` ends with the opening of the assistant's next turn.
 
         Raises:
             DataError: when the template rejects the messages.

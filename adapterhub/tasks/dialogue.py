@@ -83,11 +83,7 @@ class GeneratingTask(UnsplitTask):
     attribution: None = None
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> None:
-        """Set up the task.
-
-        Args:
-            tokenizer: Fast tokenizer with a chat template.
-            options: Settings from the recipe.
+        """Set up the task with a fast tokenizer that has a chat template.
 
         Raises:
             RecipeError: when options and tokenizer do not fit together.

@@ -62,12 +62,7 @@ class InstructionTask(GeneratingTask):
     def __init__(
         self, format: InstructionFormat, tokenizer: PreTrainedTokenizerBase, options: TaskOptions
     ) -> None:
-        """Set up the task.
-
-        Args:
-            format: Prompt, references and scoring of the task.
-            tokenizer: Fast tokenizer with a chat template.
-            options: Settings from the recipe.
+        """Set up the task with a fast tokenizer that has a chat template.
 
         Raises:
             RecipeError: when options and tokenizer do not fit together.

@@ -45,13 +45,7 @@ class Confidence:
 
     @classmethod
     def of_choices(cls, unit: str, probabilities: Array, gold: Array) -> Confidence:
-        """Return the confidence of choosing the likeliest alternative.
-
-        Args:
-            unit: What one choice is made for.
-            probabilities: ``[choices, labels]``.
-            gold: Index of the correct alternative, ``[choices]``.
-        """
+        """Return the confidence of the likeliest choice, given ``[choices, labels]``."""
         correct = probabilities.argmax(-1) == gold
         return cls(unit, probabilities.max(-1), correct, probabilities, gold)
 

@@ -50,9 +50,7 @@ class ImageLoader:
     def __init__(self, processor: BaseImageProcessor, side: int | None) -> None:
         """Try the processor on images of different shapes.
 
-        Args:
-            processor: Image processor of the backbone.
-            side: Side of the resulting images in pixels; the processor's own where ``None``.
+        Images get ``side`` pixels a side; as many as in the processor's settings where ``None``.
 
         Raises:
             RecipeError: when it fails, or keeps different shapes.

@@ -111,12 +111,7 @@ class QuestionAnswering:
         *,
         null: Pool,
     ) -> None:
-        """Set up the task.
-
-        Args:
-            tokenizer: Fast tokenizer.
-            options: Settings from the recipe.
-            null: Token of a window that represents no answer.
+        """Set up the task; ``null`` is the token of a window that represents no answer.
 
         Raises:
             RecipeError: when options and tokenizer do not fit together.
@@ -298,11 +293,7 @@ class QuestionAnswering:
 
 @dataclass(frozen=True, slots=True)
 class AnswerAttribution:
-    """Attribution of an answer to the words of question and context; see ``AttributionSource``.
-
-    Args:
-        task: Task that predicts the answer.
-    """
+    """Attribution of an answer to the words of question and context; see ``AttributionSource``."""
 
     task: QuestionAnswering
 
@@ -385,11 +376,9 @@ def _target(window: ContextWindow, answers: Sequence[tuple[int, int]]) -> tuple[
 
 
 def _best(logs: Tensor, longest: int) -> FoundSpan:
-    """Return the likeliest span.
+    """Return the likeliest span of at most ``longest`` tokens.
 
-    Args:
-        logs: Log-probabilities to start and to end, ``[1 + tokens, 2]``, the null token first.
-        longest: Longest span in tokens.
+    Log-probabilities to start and to end are ``[1 + tokens, 2]``, the null token first.
     """
     start, end = logs[1:, 0], logs[1:, 1]
     # [tokens, tokens]; an end before its start, or too far behind it, is none

@@ -36,13 +36,7 @@ _MAX_RESAMPLES = 500
 
 @dataclass(frozen=True, slots=True)
 class RelevanceJudgments:
-    """Reference relevance of candidates.
-
-    Args:
-        labels: 1 for each relevant candidate, 0 for others.
-        gains: Gain of each candidate.
-        groups: Name of the group of each candidate; empty where it has none.
-    """
+    """Labels (1 for relevant, else 0), gains and groups of candidates; no group is empty text."""
 
     labels: Sequence[int]
     gains: Sequence[float]
@@ -198,11 +192,6 @@ class RankedGroups:
 
     The ratings of one user depend on each other, and NDCG is a mean over users: resampling
     single examples would split a user's list, and give intervals that are too narrow.
-
-    Args:
-        judgments: Labels, gains and groups of the examples.
-        predicted: Probability of each example.
-        max_resamples: See ``Scores``.
     """
 
     judgments: RelevanceJudgments
@@ -254,10 +243,6 @@ def ranking_scores(judgments: RelevanceJudgments, predicted: Sequence[float]) ->
 
     Examples without a group, and groups without a ranking (see ``_group_ndcgs``), do not count;
     without any group ``ndcg_at_10`` is missing.
-
-    Args:
-        judgments: Labels, gains and groups of the examples.
-        predicted: Probability of each example.
 
     Raises:
         DataError: when there are no examples, or all have the same label.

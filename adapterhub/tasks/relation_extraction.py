@@ -37,13 +37,7 @@ DIRECTED = re.compile(r"(?P<relation>.+)\((?P<first>e[12]),(?P<second>(?!(?P=fir
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """One of the two entities of a text.
-
-    Args:
-        name: ``e1`` or ``e2``; either may come first in the text.
-        start: First character in the text without tags.
-        end: Character after its last.
-    """
+    """Entity ``e1`` or ``e2`` with its offsets in the text without tags; either may come first."""
 
     name: str
     start: int
@@ -217,10 +211,6 @@ def relation_scores(
 
     Source: ``semeval2010_task8_scorer-v1.2.pl``, "(9+1)-way evaluation taking directionality
     into account", which its README calls official; Hendrickx et al. 2010.
-
-    Args:
-        expected: Reference labels.
-        found: Predicted labels.
 
     Returns:
         ``relation_f1``, ``relation_precision``, ``relation_recall``; and records of

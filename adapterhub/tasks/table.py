@@ -91,15 +91,7 @@ def build_task(
     options: TaskOptions,
     label_counts: Mapping[str, int] | None = None,
 ) -> Task:
-    """Build a task.
-
-    Args:
-        name: Name in the table.
-        preprocessor: Fast tokenizer or image processor of the backbone.
-        kind: Kind of backbone.
-        labels: Names in the order of the head's outputs; empty for a task without labels.
-        options: Settings from the recipe.
-        label_counts: Frequency of each label in the training data; needed for balanced weights.
+    """Build a task of the table; balanced class weights need ``label_counts``.
 
     Raises:
         RecipeError: when there is no such task, or it does not fit the rest.

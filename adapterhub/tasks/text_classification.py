@@ -54,11 +54,6 @@ class TextEncoder:
     ) -> None:
         """Check the tokenizer.
 
-        Args:
-            tokenizer: Fast tokenizer.
-            options: Settings from the recipe.
-            pool: Token that the head is read at.
-
         Raises:
             RecipeError: when tokenizer and options do not fit together.
         """
@@ -85,11 +80,7 @@ class TextEncoder:
     def attribution_input(
         self, example: Example, names: tuple[str, str] = ("text", "text_pair")
     ) -> AttributionInput:
-        """Return an example with the words of its texts.
-
-        Args:
-            example: Example with ``text`` and maybe ``text_pair``.
-            names: Names of both texts.
+        """Return an example with the words of its texts, which get the given names.
 
         Raises:
             DataError: naming example and field, when the example is invalid.

@@ -88,15 +88,7 @@ class TokenClassification:
         pool: Pool,
         label_counts: Mapping[str, int] | None = None,
     ) -> None:
-        """Set up the task.
-
-        Args:
-            tokenizer: Fast tokenizer.
-            labels: BIO tags in the order of the head's outputs.
-            options: Settings from the recipe.
-            pool: Token of a word that the head reads.
-            label_counts: Frequency of each tag in the training data; needed for balanced class
-                weights.
+        """Set up the task; ``pool`` is the token of a word that the head reads.
 
         Raises:
             RecipeError: when labels, options and tokenizer do not fit together.
@@ -314,11 +306,7 @@ class TokenClassification:
 
 @dataclass(frozen=True, slots=True)
 class SpanAttribution:
-    """Attribution of spans to the words of a text; see ``AttributionSource``.
-
-    Args:
-        task: Task that predicts the spans.
-    """
+    """Attribution of spans to the words of a text; see ``AttributionSource``."""
 
     task: TokenClassification
 

@@ -54,10 +54,7 @@ def summed_cross_entropy(
 def token_scores(head: Head, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return each position's loss, float32, and whether its target is the likeliest token.
 
-    Args:
-        head: Maps ``[n, hidden]`` to ``[n, vocabulary]``.
-        hidden: Hidden states ``[n, hidden]``.
-        targets: Target tokens ``[n]`` int64.
+    Arguments have the shapes of ``summed_cross_entropy``.
 
     Returns:
         Two tensors ``[n]`` on the CPU.

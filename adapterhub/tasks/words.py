@@ -18,13 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word with its offsets.
-
-    Args:
-        text: The word itself.
-        start: First character in the text.
-        end: Character after its last.
-    """
+    """A word with its offsets in the text; ``end`` is one past its last character."""
 
     text: str
     start: int

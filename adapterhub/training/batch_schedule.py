@@ -33,14 +33,7 @@ class BatchSchedule:
         process: int = 0,
         num_processes: int = 1,
     ) -> None:
-        """Plan a run.
-
-        Args:
-            section: Train section of the recipe.
-            lengths: Number of tokens of each training example.
-            process: Index of this process.
-            num_processes: Number of processes that share each step.
-        """
+        """Plan a run over examples of the given lengths in tokens."""
         self._lengths = lengths
         self._section = section
         self._process = process

@@ -18,15 +18,7 @@ PLOT_NAMES = ("loss.png", "loss.svg")
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Training loss and watched metric of a run.
-
-    Args:
-        steps: Optimizer steps.
-        losses: Training loss at each of ``steps``.
-        metric: Name of the watched metric.
-        metric_steps: Optimizer steps with an evaluation.
-        metric_values: Watched metric at each of ``metric_steps``.
-    """
+    """Training loss at each step, and watched metric at each step with an evaluation."""
 
     steps: Sequence[int]
     losses: Sequence[float]

@@ -16,15 +16,7 @@ _COUNTRY = "USA"
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """Estimated energy of the whole machine during a run.
-
-    Args:
-        kwh: Total energy in kWh.
-        cpu_kwh: Energy of the processors in kWh.
-        gpu_kwh: Energy of the GPUs in kWh.
-        ram_kwh: Energy of the memory in kWh.
-        source: Library and version that estimated it.
-    """
+    """Estimated energy of the whole machine during a run, in kWh."""
 
     kwh: float
     cpu_kwh: float

@@ -47,11 +47,7 @@ def score_encoded(
 ) -> Predictions:
     """Return predictions and metrics for encoded examples, the mean loss among them.
 
-    Args:
-        model: Model to score, in evaluation mode; its mode is restored afterwards.
-        task: Task that encoded the examples.
-        examples: Labelled examples.
-        encoded: Encoded form of each of ``examples``, in the same order.
+    The model's training mode is restored afterwards.
     """
     decoded: list[Any] = [None] * len(examples)
     total_loss = total_weight = 0.0

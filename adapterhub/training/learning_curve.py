@@ -47,18 +47,7 @@ _FOLDERS: Mapping[LimitBy, str] = {"label": "label", "examples": "rows"}
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """One training run of the curve.
-
-    Args:
-        limit: Limit on the examples of each label, or on all examples.
-        num_examples: Number of training examples.
-        value: Metric on the validation examples.
-        low: Lower end of its bootstrap interval, where it has one.
-        high: Upper end of the interval.
-        steps: Optimizer steps.
-        seconds: Seconds spent in training steps.
-        digest: Digest of the adapter.
-    """
+    """One training run of the curve, with the bootstrap interval of its validation metric."""
 
     limit: int
     num_examples: int
@@ -74,11 +63,8 @@ class CurvePoint:
 class Forecast:
     """Extrapolation of the curve to twice the examples of the last point.
 
-    Args:
-        num_examples: Twice the number of examples of the last point.
-        value: Predicted metric.
-        gain: Improvement over the fitted value at the last point; positive is better.
-        ceiling: Predicted metric with unlimited examples.
+    ``gain`` is the improvement over the last point, ``ceiling`` the metric with unlimited
+    examples.
     """
 
     num_examples: int
@@ -89,16 +75,7 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """A learning curve.
-
-    Args:
-        folder: Folder of the runs.
-        metric: Name of the metric, on the validation examples.
-        greater_is_better: Direction of the metric.
-        limit_by: What limits the points.
-        points: Points by number of examples.
-        forecast: Extrapolation; ``None`` where there are too few points, or no power law fits.
-    """
+    """A learning curve, with a forecast where a power law fits its points."""
 
     folder: Path
     metric: str
@@ -174,9 +151,7 @@ def measure_learning_curve(
 def forecast(points: Sequence[CurvePoint], *, best: float) -> Forecast | None:
     """Return the metric at twice the examples, by a power law fitted to the points.
 
-    Args:
-        points: Points by number of examples.
-        best: Best possible value of the metric; 0 for one that is better when smaller.
+    ``best`` is the best possible value of the metric; 0 for one that is better when smaller.
     """
     sign = -1.0 if best else 1.0
     # a metric that is better when larger is fitted as its distance to the best value

@@ -39,16 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoopResult:
-    """Outcome of a training loop.
-
-    Args:
-        metrics_before: Metrics of the untrained adapter.
-        before: Predictions of the untrained adapter; ``None`` in a resumed run.
-        after: Predictions of the weights that the run ended with.
-        state: Counters at the end.
-        total_steps: Optimizer steps planned.
-        stopped_early: Whether patience ran out.
-    """
+    """Outcome of a training loop; predictions before it are ``None`` in a resumed run."""
 
     metrics_before: Mapping[str, float]
     before: Predictions | None
@@ -76,16 +67,8 @@ class TrainingLoop:
     ) -> None:
         """Prepare a run.
 
-        Args:
-            recipe: Recipe that defines the run.
-            run_digest: Digest of the run's inputs; a checkpoint of another digest is refused.
-            model: Model with fresh or warm-started adapter and head.
-            task: Task that encoded the examples.
-            examples: Encoded training examples.
-            evaluate: Function that scores the model on the validation examples.
-            accelerator: Device and processes.
-            reporter: Receiver of progress events.
-            folder: Run folder, for checkpoints.
+        A checkpoint of another ``run_digest`` is refused; ``evaluate`` scores validation
+        examples.
         """
         self.section = recipe.train
         self.clip_norm = recipe.optimizer.clip_norm
@@ -116,8 +99,7 @@ class TrainingLoop:
     def run(self, *, resume: bool) -> LoopResult:
         """Train to the last step, or until patience runs out.
 
-        Args:
-            resume: Whether to continue from the folder's checkpoint, if there is one.
+        Continues from the folder's checkpoint with ``resume``, if there is one.
 
         Raises:
             NonFiniteLossError: naming the step and its examples.

@@ -118,13 +118,7 @@ def load_examples(section: DataSection, task: str, where: str) -> Dataset:
 def load_more_examples(
     section: DataSection, task: str, path: Path, fields: Mapping[str, str] | None
 ) -> Dataset:
-    """Read another file as a recipe reads its data.
-
-    Args:
-        section: Data section of the recipe.
-        task: Name of the task.
-        path: File to read.
-        fields: Column of each task field, where they differ; the recipe's where ``None``.
+    """Read another file as a recipe reads its data; ``fields`` replaces the recipe's field mapping.
 
     Raises:
         DataError: naming file and example.

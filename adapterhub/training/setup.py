@@ -78,11 +78,6 @@ def open_backbone(
 ) -> Backbone:
     """Load the backbone that a recipe names, to train several adapters on it.
 
-    Args:
-        recipe: Recipe with the backbone section to use.
-        device: Device; the first GPU where there is one, else the CPU.
-        cache: Root of the backbone cache.
-
     Raises:
         BackboneError: when it can't be found, fetched, checked or loaded.
     """

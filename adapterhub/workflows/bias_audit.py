@@ -28,13 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class AdapterAudit:
-    """Bias audit of a registered adapter.
-
-    Args:
-        ref: Reference of the adapter.
-        task: Name of its task.
-        found: Result of the audit.
-    """
+    """Bias audit of a registered adapter."""
 
     ref: str
     task: str
@@ -53,21 +47,11 @@ def audit_adapter(
     force: bool = False,
     device: str | None = None,
 ) -> AdapterAudit:
-    """Audit an adapter beside the backbone that it was trained on.
+    """Audit an adapter beside the backbone that it was trained on, within some seconds.
 
+    Words are exchanged in the examples of ``path``, read as the adapter's recipe reads its data.
     The head that it is compared with is fitted on the training examples that its recipe names,
     where they are available locally, else on ``path``.
-
-    Args:
-        registry: Registry that holds the adapter.
-        ref: Reference of the version.
-        path: File of examples to exchange words in, read as its recipe reads its data.
-        fields: Column of each task field, where they differ; the recipe's where not given.
-        limit: Number of examples to read; all where not given.
-        seconds: Time limit in seconds.
-        level: Confidence level of the intervals.
-        force: Whether to accept a backbone with another fingerprint.
-        device: Device; the first GPU where there is one, else the CPU.
 
     Raises:
         NotFoundError: when there is no such version.

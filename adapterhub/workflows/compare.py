@@ -31,19 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Result of comparing two adapters.
-
-    Args:
-        first: Reference of the first adapter.
-        second: Reference of the second adapter.
-        data: Fingerprint of the examples.
-        num_examples: Number of examples.
-        metric: Metric that decides.
-        greater_is_better: Direction of ``metric``.
-        differences: Difference of each metric.
-        mcnemar: McNemar's test, where each prediction is right or wrong.
-        level: Confidence level of the intervals.
-    """
+    """Differences of two adapters, and McNemar's test where each prediction is right or wrong."""
 
     first: str
     second: str
@@ -89,20 +77,9 @@ def compare(
 ) -> Comparison:
     """Compare two adapters for one task, example by example.
 
-    Each is loaded on the backbone that it was trained on; these may differ.
-
-    Args:
-        registry: Registry that holds both.
-        first: Reference of the first adapter.
-        second: Reference of the second adapter.
-        path: File of labelled examples, read as each adapter's recipe reads its data.
-        metric: Metric that decides; the task's own where not given.
-        fields: Column of each task field, where they differ; the recipe's where not given.
-        limit: Number of examples to read; all where not given.
-        resamples: Number of bootstrap resamples.
-        level: Confidence level; a p-value below ``1 - level`` is significant.
-        seed: Seed of the bootstrap.
-        device: Device; the first GPU where there is one, else the CPU.
+    Each is loaded on the backbone that it was trained on; these may differ. The file is read as
+    each adapter's recipe reads its data, unless ``fields`` maps its columns. The task's own
+    metric decides unless one is named; a p-value below ``1 - level`` is significant.
 
     Raises:
         NotFoundError: when there is no such version.

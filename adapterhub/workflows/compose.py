@@ -38,13 +38,7 @@ EXAMPLES = "examples"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parent:
-    """An adapter in a composition.
-
-    Args:
-        ref: Reference of the version, e.g. ``topics@3``.
-        artifact: Its artifact, with every byte verified.
-        weight: Weight in the composition; a negative one subtracts.
-    """
+    """An adapter in a composition; a negative weight subtracts."""
 
     ref: str
     artifact: Artifact
@@ -58,16 +52,7 @@ class Parent:
 
 @dataclass(frozen=True, slots=True)
 class WeightSearch:
-    """Record of a search for weights.
-
-    Args:
-        data: Examples that the loss was computed on.
-        budget: Number of candidates.
-        seed: Seed of the search.
-        bounds: Largest absolute weight of a candidate.
-        l1: Factor of the L1 penalty on weights.
-        loss: Loss with the weights found.
-    """
+    """Record of a search for weights, with the largest absolute weight and the L1 penalty."""
 
     data: DataSource
     budget: int
@@ -78,11 +63,7 @@ class WeightSearch:
 
 
 def open_parents(registry: Registry, refs: Sequence[tuple[str, float]]) -> tuple[Parent, ...]:
-    """Read adapters for one backbone and one task.
-
-    Args:
-        registry: Registry that holds them.
-        refs: Reference and weight of each, 1 or more.
+    """Read adapters, given by reference and weight, for one backbone and one task.
 
     Raises:
         NotFoundError: when there is no such version.
@@ -129,15 +110,8 @@ def store_composition(
 ) -> Version:
     """Compose adapters and store the result as the next version of ``name``.
 
-    Equal adapters, weights and settings give the same digest, and so the same version.
-
-    Args:
-        registry: Registry to store it in.
-        name: Name of the new adapter, ``part`` or ``owner/part``.
-        parents: Adapters to merge, from ``open_parents``.
-        method: Merge method.
-        head_from: Index of the parent whose head and labels are used.
-        search: Record of the search, where the weights were searched.
+    Equal adapters, weights and settings give the same digest, and so the same version. Head and
+    labels are those of ``parents[head_from]``.
 
     Raises:
         RefError: when the name is malformed.

@@ -40,19 +40,9 @@ def search_weights(
 ) -> tuple[tuple[Parent, ...], WeightSearch]:
     """Find the weights that minimize the loss of a blend on a few examples.
 
-    The backbone is loaded once; each candidate only replaces the adapter's tensors.
-
-    Args:
-        parents: Two or more parents; their own weights are not used.
-        method: Merge method.
-        path: File of labelled examples, read as the first parent's recipe reads its data.
-        workspace: Folder for temporary files.
-        head_from: Index of the parent whose head is used.
-        fields: Column of each task field, where they differ; the recipe's where not given.
-        limit: Number of examples to read; all where not given.
-        budget: Number of candidates.
-        seed: Seed of the search.
-        device: Device; the first GPU where there is one, else the CPU.
+    The backbone is loaded once; each of ``budget`` candidates only replaces the adapter's
+    tensors. The parents' own weights are not used. The file is read as the first parent's recipe
+    reads its data.
 
     Returns:
         The parents with the weights found, and a record of the search.

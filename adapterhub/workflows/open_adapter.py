@@ -28,15 +28,9 @@ def open_adapter(
     backbone: str | None = None,
     compute_dtype: ComputeDtype | None = None,
 ) -> tuple[Session, LoadedAdapter, Version]:
-    """Load a registered adapter on the backbone that it was trained on.
+    """Load a registered adapter on the backbone that it was trained on, or on the one named.
 
-    Args:
-        registry: Registry that holds the adapter.
-        ref: Reference of the version.
-        force: Whether to accept a backbone with another fingerprint.
-        device: Device; the first GPU where there is one, else the CPU.
-        backbone: Backbone to load instead, in the quantization that the adapter was trained with.
-        compute_dtype: Compute type to use instead of the one that it was trained with.
+    ``force`` accepts a backbone with another fingerprint.
 
     Raises:
         NotFoundError: when there is no such version.

@@ -51,13 +51,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class PromotionCheck:
-    """One check of a version.
-
-    Args:
-        what: Requirement in a few words.
-        passed: Whether the version meets it.
-        found: Observed value.
-    """
+    """One requirement of a version, whether it is met, and the observed value."""
 
     what: str
     passed: bool
@@ -66,15 +60,7 @@ class PromotionCheck:
 
 @dataclass(frozen=True, slots=True)
 class PromotionResult:
-    """Result of a promotion.
-
-    Args:
-        version: Version to promote.
-        current: Version that the alias pointed to, if any.
-        checks: All checks made.
-        move: Move of the alias; ``None`` where it did not move.
-        forced: Whether the alias moved although a check failed.
-    """
+    """Checks of a version, and the move of the alias, if it moved."""
 
     version: Version
     current: Version | None
@@ -101,15 +87,8 @@ def promote(
 
     The version is loaded on the backbone that serves, which verifies every byte, the
     fingerprint and every tensor, and that the adapter changes the output. Then the bounds of the
-    rule are checked. Evaluations are stored in the registry, whatever the result.
-
-    Args:
-        registry: Registry that holds the version.
-        ref: Reference of the version.
-        alias: Alias to move.
-        why: Reason for the history; required with ``force``.
-        force: Whether to move the alias although a check fails.
-        device: Device; the first GPU where there is one, else the CPU.
+    rule are checked. Evaluations are stored in the registry, whatever the result. ``force``
+    moves the alias although a check fails, and needs a reason.
 
     Raises:
         NotFoundError: when there is no such version.

@@ -25,13 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ScoresWithBase:
-    """Metrics of an adapter and its base model on the same examples.
-
-    Args:
-        base: Metrics of the base model, without the adapter.
-        adapter: Metrics with the adapter.
-        signatures: Settings of each metric of generated texts, by name.
-    """
+    """Metrics of an adapter and its base model, and the settings of those of generated texts."""
 
     base: Mapping[str, float]
     adapter: Mapping[str, float]
@@ -47,11 +41,7 @@ def examples_for(
 ) -> Dataset:
     """Read a file of labelled examples as an adapter's recipe reads its data.
 
-    Args:
-        loaded: Adapter.
-        path: File to read.
-        fields: Column of each task field, where they differ; the recipe's where not given.
-        limit: Number of examples to read; all where not given.
+    ``fields`` replaces the recipe's field mapping.
 
     Raises:
         DataError: naming file and example, or an empty file.
@@ -80,11 +70,7 @@ def score_with_base(
 ) -> ScoresWithBase:
     """Return the metrics of an adapter and of its base model on the same examples.
 
-    Args:
-        session: Session that the adapter is loaded in.
-        loaded: Adapter to score.
-        examples: Labelled examples.
-        generate: Number of examples to generate a text for and score it, for a generative task.
+    A generative task also generates and scores a text for the first ``generate`` examples.
 
     Raises:
         DataError: naming the example that can't be used.

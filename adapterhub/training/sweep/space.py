@@ -81,11 +81,7 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """Categorical values of any type.
-
-    Args:
-        values: Two or more different values.
-    """
+    """Two or more different values of any type."""
 
     values: tuple[Any, ...]
 
@@ -107,12 +103,7 @@ Parameter: TypeAlias = Range | Choices
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """A search space.
-
-    Args:
-        parameters: Values to try for each dotted recipe key.
-        origin: Name of the file, for messages.
-    """
+    """Values to try for each dotted recipe key; ``origin`` names the file in messages."""
 
     parameters: Mapping[str, Parameter]
     origin: str

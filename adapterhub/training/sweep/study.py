@@ -55,12 +55,7 @@ class SweepOptions:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """Objective of a study.
-
-    Args:
-        metric: Name of the validation metric.
-        greater_is_better: Direction of the metric.
-    """
+    """Validation metric that a study optimizes, and its direction."""
 
     metric: str
     greater_is_better: bool

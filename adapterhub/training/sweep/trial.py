@@ -40,13 +40,7 @@ METRICS, FACTS, DIGEST, ERROR = "metrics", "facts", "digest", "error"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrialClaim:
-    """A trial that this process runs.
-
-    Args:
-        trial: Optuna trial.
-        folder: Run folder.
-        lock: Lock that is held until the trial ends.
-    """
+    """A trial that this process runs; the lock is held until it ends."""
 
     trial: optuna.Trial
     folder: Path

@@ -68,11 +68,7 @@ _SCHEMA = Schema(RefreshDocument)
 def request_digest(parent: str, examples: str, replay: float, overrides: Sequence[str]) -> str:
     """Return the digest of a refresh; refreshes with equal digests give the same child.
 
-    Args:
-        parent: Digest of the adapter to refresh.
-        examples: Fingerprint of the new examples.
-        replay: Share of the old training examples.
-        overrides: ``key.path=value`` each, without those that only locate old files.
+    Overrides that only locate old files do not belong into it.
     """
     text = json.dumps([parent, examples, replay, sorted(overrides)])
     return f"sha256:{sha256(text.encode()).hexdigest()}"

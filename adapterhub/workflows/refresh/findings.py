@@ -68,12 +68,9 @@ class MetricChange:
 
 @dataclass(frozen=True, slots=True)
 class RefreshOutcome:
-    """Metrics of parent and child on the same examples.
+    """Difference of each metric between parent and child, the child second.
 
-    Args:
-        split: Old split on which forgetting is measured.
-        forgetting: Difference of each metric on that split, the child second.
-        gain: Difference of each metric on held-out new examples.
+    ``forgetting`` is measured on the old split, ``gain`` on held-out new examples.
     """
 
     split: str

@@ -144,17 +144,10 @@ def refresh(
     *,
     reporter: Reporter | None = None,
 ) -> RefreshResult:
-    """Test an adapter on new examples, and train a child on them where a refresh is due.
+    """Test an adapter on a file of new examples, and train a child on them where it is due.
 
     No alias is moved; that is the promotion gate's task. After a kill at any point the same call
     resumes, and ends with one child.
-
-    Args:
-        registry: Registry that holds the adapter and receives the child.
-        ref: Reference of the adapter.
-        path: File of new labelled examples.
-        options: Settings of the refresh.
-        reporter: Receiver of progress events.
 
     Raises:
         NotFoundError: when there is no such version.

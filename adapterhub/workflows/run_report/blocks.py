@@ -11,12 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A paragraph.
-
-    Args:
-        text: Plain text.
-        warning: Whether to highlight it.
-    """
+    """A paragraph of plain text."""
 
     kind: ClassVar[str] = "text"
     text: str
@@ -25,11 +20,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading inside a section.
-
-    Args:
-        text: Plain text.
-    """
+    """A heading inside a section."""
 
     kind: ClassVar[str] = "heading"
     text: str
@@ -37,13 +28,7 @@ class Heading:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table with headings.
-
-    Args:
-        columns: Heading of each column; one that starts with ``>`` is aligned to the right.
-        rows: Cells of each row, one for each column.
-        caption: Text above the table.
-    """
+    """A table; a column whose heading starts with ``>`` is aligned to the right."""
 
     kind: ClassVar[str] = "table"
     columns: Sequence[str]
@@ -58,12 +43,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure.
-
-    Args:
-        svg: Content of the SVG file.
-        caption: Caption, which is also the alternative text.
-    """
+    """A figure; the caption is also its alternative text."""
 
     kind: ClassVar[str] = "figure"
     svg: bytes
@@ -72,13 +52,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class ShadedText:
-    """A text whose words are shaded by a number.
-
-    Args:
-        name: Name of the text, or empty.
-        spans: Consecutive spans of the text, each with its shade in [-1, 1] and its tooltip;
-            the shade is ``None`` for spans without one.
-    """
+    """Consecutive spans of a text, each with a shade in [-1, 1] or ``None``, and a tooltip."""
 
     kind: ClassVar[str] = "shaded"
     name: str
@@ -90,12 +64,7 @@ Block: TypeAlias = Text | Heading | Table | Figure | ShadedText
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of a report; one without blocks is left out.
-
-    Args:
-        title: Heading.
-        blocks: Content in order.
-    """
+    """A section of a report; one without blocks is left out."""
 
     title: str
     blocks: Sequence[Block] = field(default_factory=tuple)

@@ -17,18 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Resources that a run used.
-
-    Args:
-        seconds: Seconds in training steps, without evaluations.
-        steps: Optimizer steps.
-        tokens_per_second: Throughput of training steps.
-        trained_share: Trained parameters as a share of the backbone's.
-        artifact_bytes: Size of all files of the artifact.
-        peak_bytes: Peak memory of the process; ``None`` where the system does not report it.
-        device_bytes: Peak GPU memory of tensors; ``None`` on a CPU.
-        energy: Estimated energy, evaluations included; ``None`` where it was not estimated.
-    """
+    """Resources that a run used; ``None`` where they are unknown."""
 
     seconds: float
     steps: int

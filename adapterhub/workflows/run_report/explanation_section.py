@@ -41,12 +41,7 @@ _NONE_FITS = Text(
 def explanations_section(
     examples: Sequence[ExplainedExample] | None, *, reads_text: bool
 ) -> Section:
-    """Return the section; without examples it states the reason.
-
-    Args:
-        examples: Explained examples; ``None`` where explaining failed.
-        reads_text: Whether the task reads text.
-    """
+    """Return the section; without examples, or where explaining failed, it states the reason."""
     if examples is None:
         failed = "The predictions could not be explained; see the log of the run."
         return Section(TITLE, (Text(failed, warning=True),))

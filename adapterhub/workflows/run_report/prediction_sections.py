@@ -29,14 +29,7 @@ _LONGEST = 400
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """A metric before and after training.
-
-    Args:
-        before: Value of the untrained adapter; ``None`` where it was not measured.
-        after: Value of the stored adapter.
-        before_interval: Interval of ``before``, where it can be resampled.
-        interval: Interval of ``after``, where it can be resampled.
-    """
+    """A metric before and after training, with intervals where it can be resampled."""
 
     before: float | None
     after: float
@@ -130,15 +123,7 @@ def confusion_section(choices: LabelChoices, *, draw: bool) -> Section:
 def calibration_section(
     found: Calibration, temperature: Temperature | None, unit: str, stored: float, *, draw: bool
 ) -> Section:
-    """Return the calibration error, and what a temperature changes.
-
-    Args:
-        found: Calibration without a temperature fitted in this run.
-        temperature: Fitted temperature, where one was fitted.
-        unit: Unit of the predictions, such as ``words``.
-        stored: Temperature stored with the adapter.
-        draw: Whether to draw figures.
-    """
+    """Return the calibration error, and what a fitted temperature changes."""
     bins = f"{len(found.bins)} bin{'s' if len(found.bins) != 1 else ''}"
     blocks: list[Block] = [
         Text(
