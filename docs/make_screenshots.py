@@ -1,107 +1,175 @@
-"""Take the screenshots in ``docs/screenshots``; run it after a change of the web UI.
+"""Take the screenshots in ``docs/screenshots`` from a running server; run it after UI changes.
 
-Needs Debian's ``chromium`` and ``chromium-driver``, and selenium. The page is served by the
-test server of its tests, so that the screenshots change with the UI only.
+The adapters come from the quick start and from short runs of two recipes, all on the backbone of
+the quick start. They are trained once (about ten minutes on two cores) and stay in a registry in
+``--home``. The recipes read ``shared/data``; the quick start needs the package chatterbot-corpus;
+the browser is Debian's ``chromium`` with ``chromium-driver``, driven by selenium.
 """
 
 from __future__ import annotations
 
-import math
+import argparse
+import os
+import socket
+import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests" / "server" / "page")]
+import httpx
 
-from page_api import BACKBONE, Api, serving  # noqa: E402
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "server" / "page")]
+
 from page_browser import DESK, PHONE, Page, start  # noqa: E402
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from adapterhub import Registry  # noqa: E402
+from adapterhub.cli.quickstart import BACKBONE  # noqa: E402
 
-TARGET = HERE / "screenshots"
-TALL = (1280, 940)
-TEXT = "Anna Müller flew from the University of Zürich to Paris, where Renault builds cars."
-BLEND = "support@3*0.7+tone-friendly@1*0.3"
-ANSWERS = {
-    BACKBONE: [
-        "I'm sorry to hear that. ",
-        "Please contact the seller, ",
-        "and describe the problem in detail, including the order number.",
-    ],
-    "support@3": [
-        "I've found order 4417. ",
-        "It left our warehouse on Monday ",
-        "and arrives tomorrow. ",
-        "If it doesn't, reply here and I refund it.",
-    ],
-    BLEND: [
-        "Oh no, that's annoying! ",
-        "Your parcel left on Monday, ",
-        "and should be with you tomorrow.",
-    ],
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TARGET = ROOT / "docs" / "screenshots"
+TOPICS, SUPPORT = "quickstart-topics", "quickstart-support"
+REPLIES, ENTITIES = "support-replies", "conll2003-ner"
+#: Recipes to run after the quick start, with the keys that make the run short.
+RECIPES = {
+    REPLIES: ("data.limit_train=240", "data.limit_validation=16"),
+    ENTITIES: (
+        f"backbone.name={BACKBONE}",
+        "data.limit_train=1200",
+        "data.limit_validation=100",
+        "train.epochs=2",
+    ),
 }
+PROMPT = "How do I cancel my order?"
+BLEND = ((REPLIES, 0.7), (SUPPORT, 0.3))
+TEXT = "Anna Miller flew from Zurich to Paris, where Renault builds cars for Germany."
+MAX_TOKENS = 64
+#: Clients of the live view, and the seconds that its charts cover.
+CLIENTS, LIVE_SECONDS = 6, 40
+START_SECONDS, ANSWER_SECONDS = 300, 180
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server.
+
+    Args:
+        url: Base URL.
+    """
+
+    url: str
 
 
 def main() -> None:
+    """Train what is missing, start the server and take every screenshot."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--home",
+        type=Path,
+        default=ROOT / "runs" / "screenshots",
+        help="folder of the registry and the training runs, kept for the next run",
+    )
+    home = parser.parse_args().home.resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    train_missing(home)
+    with serve(home) as server:
+        prepare_adapters(server)
+        driver = start("/usr/bin/chromium", "/usr/bin/chromedriver")
+        try:
+            take_all(Page(driver, server))
+        finally:
+            driver.quit()
+
+
+def train_missing(home: Path) -> None:
+    """Train the adapters that the registry in `home` lacks."""
+    stored = {version.name for version in Registry(home).list()}
+    if not {TOPICS, SUPPORT} <= stored:
+        run_command(home, "quickstart", "--folder", str(home / "quickstart"))
+    for name, keys in RECIPES.items():
+        if name not in stored:
+            recipe = str(ROOT / "recipes" / f"{name}.yaml")
+            options = ("--audit-seconds", "0", "--output", str(home / name))
+            run_command(home, "train", recipe, *keys, *options)
+
+
+def run_command(home: Path, *arguments: str) -> None:
+    """Run an ``adapterhub`` command on the registry in `home`."""
+    subprocess.run(command(*arguments), env=environment(home), check=True)
+
+
+def command(*arguments: str) -> list[str]:
+    """Return the command line of an ``adapterhub`` command."""
+    return [sys.executable, "-m", "adapterhub", *arguments]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return the environment of a command on the registry in `home`."""
+    return {**os.environ, "ADAPTERHUB_HOME": str(home), "PYTHONPATH": str(ROOT)}
+
+
+@contextmanager
+def serve(home: Path) -> Iterator[Served]:
+    """Run ``adapterhub serve`` on a free port until the block ends."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    process = subprocess.Popen(
+        command("serve", "--backbone", BACKBONE, "--port", port), env=environment(home)
+    )
+    try:
+        server = Served(f"http://127.0.0.1:{port}")
+        wait_until_ready(server, process)
+        yield server
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait_until_ready(server: Served, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the server accepts requests."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        if process.poll() is not None:
+            raise SystemExit(f"adapterhub serve ended with exit code {process.returncode}")
+        try:
+            if httpx.get(f"{server.url}/ready").is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    raise SystemExit(f"the server was not ready after {START_SECONDS} seconds")
+
+
+def prepare_adapters(server: Served) -> None:
+    """Set aliases, pin one adapter and load another, so that the list shows each state."""
+    for path, body in (
+        ("alias", {"ref": f"{REPLIES}@1", "alias": "prod"}),
+        ("alias", {"ref": f"{TOPICS}@1", "alias": "staging"}),
+        ("pin", {"ref": f"{REPLIES}@1", "pinned": True}),
+        ("load", {"ref": f"{TOPICS}@1"}),
+    ):
+        httpx.post(
+            f"{server.url}/v1/adapters/{path}", json=body, timeout=ANSWER_SECONDS
+        ).raise_for_status()
+
+
+def take_all(page: Page) -> None:
     """Take every screenshot."""
     TARGET.mkdir(exist_ok=True)
-    driver = start("/usr/bin/chromium", "/usr/bin/chromedriver")
-    try:
-        with serving(filled()) as api:
-            page = Page(driver, api)
-            take(page, "adapters", "light", DESK)
-            take(page, "playground", "light", TALL, play)
-            take(page, "label", "dark", DESK, label)
-            take(page, "live", "dark", DESK, watch)
-            take(page, "report?ref=topics@1", "light", DESK)
-            take(page, "adapters", "dark", PHONE)
-            take(page, "playground", "light", PHONE, play)
-    finally:
-        driver.quit()
-
-
-def filled() -> Api:
-    """Return a test server with example answers."""
-    spans = [
-        {"label": kind, "start": TEXT.index(part), "end": TEXT.index(part) + len(part),
-         "score": score}
-        for kind, part, score in (
-            ("PER", "Anna Müller", 0.991),
-            ("ORG", "University of Zürich", 0.942),
-            ("LOC", "Zürich", 0.887),
-            ("LOC", "Paris", 0.996),
-            ("ORG", "Renault", 0.973),
-        )
-    ]  # fmt: skip
-    report = {
-        "curves": curves(),
-        "before": {"accuracy": 0.229, "macro f1": 0.180, "loss": 2.31},
-        "after": {"accuracy": 0.938, "macro f1": 0.921, "loss": 0.214},
-    }
-    return Api(spans=spans, report=report, texts=ANSWERS, pause=0.05)
-
-
-def curves() -> list[dict[str, object]]:
-    """Return curves as those of a training run."""
-    train = [
-        [5 * step, 0.3 + 2.1 * math.exp(-step / 18) + 0.09 * math.sin(1.7 * step)]
-        for step in range(1, 61)
-    ]
-    steps = range(1, 7)
-    return [
-        {"name": "train loss", "points": train},
-        {
-            "name": "validation loss",
-            "points": [[50 * step, 0.42 + 1.8 * math.exp(-step / 2.1)] for step in steps],
-        },
-        {
-            "name": "validation accuracy",
-            "points": [[50 * step, 0.94 - 0.6 * math.exp(-step / 1.6)] for step in steps],
-        },
-    ]
+    take(page, "adapters", "light", DESK)
+    take(page, "adapters", "dark", PHONE)
+    take(page, "playground", "light", DESK, generate)
+    take(page, "playground", "light", PHONE, generate)
+    take(page, "label", "dark", DESK, label)
+    take(page, f"report?ref={TOPICS}@1", "light", DESK)
+    with busy(page.api):
+        take(page, "live", "dark", DESK, watch)
 
 
 def take(
@@ -111,50 +179,111 @@ def take(
     size: tuple[int, int],
     act: Callable[[Page], None] | None = None,
 ) -> None:
-    """Take one screenshot."""
+    """Take one screenshot: of the whole view on a desktop, of one screen on a phone.
+
+    Args:
+        page: Page in the browser.
+        view: View to open, with its parameters.
+        scheme: Color scheme, ``light`` or ``dark``.
+        size: Width and height of the window in pixels.
+        act: Called on the open view before the screenshot.
+    """
     page.fresh()
     page.size(size)
     page.scheme(scheme)
     page.open(view)
+    time.sleep(1)
     if act is not None:
         act(page)
     page.run("document.activeElement.blur()")
-    time.sleep(0.5)
+    if size is DESK:
+        page.size((size[0], page.run("return document.querySelector('footer').offsetTop")))
+    time.sleep(1)
     name = f"{'phone-' if size is PHONE else ''}{view.partition('?')[0]}-{scheme}.png"
     page.shoot(TARGET / name)
 
 
-def play(page: Page) -> None:
-    """Send a prompt to the base model, an adapter and a weighted combination."""
-    page.type("#play-prompt", "My parcel has not arrived. What now?")
+def generate(page: Page) -> None:
+    """Send a prompt to the base model, an adapter and a blend."""
+    page.type("#play-prompt", PROMPT)
+    page.type("#play-max", str(MAX_TOKENS))
+    page.type("#play-temperature", "0")
+    choose(page, 0, 0, f"{REPLIES}@1")
     page.click("#play-add")
     page.run("[...document.querySelectorAll('button[aria-label^=Blend]')].at(-1).click()")
+    for part, (name, weight) in enumerate(BLEND):
+        choose(page, 1, part, f"{name}@1")
+        page.run(
+            "const [part, weight] = arguments;"
+            "const last = [...document.querySelectorAll('.column')].at(-1);"
+            "const slider = last.querySelectorAll('input[type=range]')[part];"
+            "slider.value = weight; slider.dispatchEvent(new Event('input'))",
+            part,
+            weight,
+        )
+    page.click("#play-go")
+    page.until(lambda: "done" in page.text("#play-status"), "the answers", ANSWER_SECONDS)
     page.run(
-        "const set = (e, value, event) => { e.value = value; e.dispatchEvent(new Event(event)) };"
-        "const last = () => [...document.querySelectorAll('.column')].at(-1);"
-        "['support@3', 'tone-friendly@1'].forEach((ref, i) =>"
-        " set(last().querySelectorAll('.part select')[i], ref, 'change'));"
-        "[0.7, 0.3].forEach((weight, i) =>"
-        " set(last().querySelectorAll('input[type=range]')[i], weight, 'input'));"
+        "scrollTo(0, innerWidth < 500 ? document.querySelector('.columns-head').offsetTop - 60 : 0)"
     )
-    page.run("document.querySelector('#play-go').click()")
-    page.until(lambda: "done" in page.text("#play-status"), "the answers")
-    page.run("scrollTo(0, innerWidth < 500 ? 610 : 0)")
+
+
+def choose(page: Page, column: int, part: int, ref: str) -> None:
+    """Choose the adapter of one part of a column; the column of the base model has none."""
+    page.run(
+        "const [column, part, ref] = arguments;"
+        "const picker = document.querySelectorAll('.picker')[column];"
+        "const select = picker.querySelectorAll('select')[part];"
+        "select.value = ref; select.dispatchEvent(new Event('change'))",
+        column,
+        part,
+        ref,
+    )
 
 
 def label(page: Page) -> None:
     """Classify and tag a text."""
-    page.run("for (const b of document.querySelectorAll('#label-choices input:not(:checked)'))"
-             " b.click()")  # fmt: skip
-    page.fill("#label-text", TEXT)
+    page.run(
+        "for (const box of document.querySelectorAll('#label-choices input:not(:checked)'))"
+        " box.click()"
+    )
+    page.type("#label-text", TEXT)
     page.click("#label-go")
-    page.until(lambda: page.all(".result"), "the labels")
+    page.until(lambda: page.all(".result"), "the labels", ANSWER_SECONDS)
 
 
 def watch(page: Page) -> None:
-    """Wait until there is something to see."""
+    """Let the charts fill."""
     page.until(lambda: page.all(".chart"), "the charts")
-    time.sleep(25)
+    time.sleep(LIVE_SECONDS)
+
+
+@contextmanager
+def busy(server: Served) -> Iterator[None]:
+    """Send requests for several models from several clients until the block ends."""
+    models = (BACKBONE, f"{REPLIES}@1", f"{SUPPORT}@1", f"{REPLIES}@1*0.7+{SUPPORT}@1*0.3")
+    stop = threading.Event()
+    clients = [
+        threading.Thread(target=send_requests, args=(server, models[index % 4], index, stop))
+        for index in range(CLIENTS)
+    ]
+    for client in clients:
+        client.start()
+    yield
+    stop.set()
+    for client in clients:
+        client.join()
+
+
+def send_requests(server: Served, model: str, index: int, stop: threading.Event) -> None:
+    """Send chat requests with pauses, both longer for a higher `index`, until `stop` is set."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": PROMPT}],
+        "max_tokens": 16 + 8 * index,
+    }
+    while not stop.wait(1 + index):
+        httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=ANSWER_SECONDS)
 
 
 if __name__ == "__main__":

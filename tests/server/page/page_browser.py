@@ -1,4 +1,4 @@
-"""The page in Chromium, for its tests."""
+"""The page in Chromium, for its tests and the screenshots of the documentation."""
 
 import time
 from pathlib import Path
@@ -126,10 +126,10 @@ class Page:
             self.keys("\ue004")
         raise AssertionError(f"Tab never reached {name!r}")
 
-    def until(self, holds, what):
-        end = time.monotonic() + WAIT_S
+    def until(self, holds, what, seconds=WAIT_S):
+        end = time.monotonic() + seconds
         while not holds():
-            assert time.monotonic() < end, f"no {what} within {WAIT_S} seconds"
+            assert time.monotonic() < end, f"no {what} within {seconds} seconds"
             time.sleep(0.02)
 
     def overflow(self):
