@@ -38,11 +38,11 @@ TOPICS, SUPPORT = "quickstart-topics", "quickstart-support"
 REPLIES, ENTITIES = "support-replies", "conll2003-ner"
 #: Recipes to run after the quick start, with the keys that make the run short.
 RECIPES = {
-    REPLIES: ("data.limit_train=240", "data.limit_validation=16"),
+    REPLIES: ("data.limit_train=128", "data.limit_validation=16"),
     ENTITIES: (
         f"backbone.name={BACKBONE}",
-        "data.limit_train=1200",
-        "data.limit_validation=100",
+        "data.limit_train=600",
+        "data.limit_validation=60",
         "train.epochs=2",
     ),
 }
