@@ -17,7 +17,7 @@ RETIRED = {
     r"\b(?:Lora|Embedding|Norm)Site\b": "LoraLinear, LoraEmbedding, AdaptedNorm",
     r"\bHostTier\b|\bhost tier\b": "HostCache",
     r"\bbare (?:backbone|model|row|body)\b": "base model, without adapter",
-    r"\bmax_rows\b|\bstep_tokens\b|\bcache_positions\b|\brank_rows\b|\bpass_tokens\b": "EngineConfig",
+    r"\b(?:max_rows|step_tokens|cache_positions|rank_rows|pass_tokens)\b": "fields of EngineConfig",
     r"\bforetold\b": "predicted",
     r"\bheed(?:s|ed)?\b": "use, honour",
     r"\badopt(?:s|ed|ing)?\b": "import-peft",
