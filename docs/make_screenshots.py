@@ -38,11 +38,11 @@ TOPICS, SUPPORT = "quickstart-topics", "quickstart-support"
 REPLIES, ENTITIES = "support-replies", "conll2003-ner"
 #: Recipes to run after the quick start, with the keys that make the run short.
 RECIPES = {
-    REPLIES: ("data.limit_train=128", "data.limit_validation=16"),
+    REPLIES: ("data.limit_train=96", "data.limit_validation=16"),
     ENTITIES: (
         f"backbone.name={BACKBONE}",
-        "data.limit_train=600",
-        "data.limit_validation=60",
+        "data.limit_train=400",
+        "data.limit_validation=40",
         "train.epochs=2",
     ),
 }
@@ -94,14 +94,14 @@ def train_missing(home: Path) -> None:
         run_command(home, "quickstart", "--folder", str(home / "quickstart"))
     for name, keys in RECIPES.items():
         if name not in stored:
-            recipe = str(ROOT / "recipes" / f"{name}.yaml")
             options = ("--audit-seconds", "0", "--output", str(home / name))
-            run_command(home, "train", recipe, *keys, *options)
+            run_command(home, "train", f"{name}.yaml", *keys, *options)
 
 
 def run_command(home: Path, *arguments: str) -> None:
-    """Run an ``adapterhub`` command on the registry in `home`."""
-    subprocess.run(command(*arguments), env=environment(home), check=True)
+    """Run an ``adapterhub`` command on the registry in `home`, in the folder of the recipes."""
+    # the recipes name their data relative to their folder
+    subprocess.run(command(*arguments), env=environment(home), cwd=ROOT / "recipes", check=True)
 
 
 def command(*arguments: str) -> list[str]:
