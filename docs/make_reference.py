@@ -104,7 +104,8 @@ def serving_page() -> str:
 
 def arguments(described: type) -> dict[str, str]:
     """Return each field's description from the ``Args`` section of a class's docstring."""
-    section = (inspect.getdoc(described) or "").partition("Args:\n")[2]
+    docs = (inspect.getdoc(each) or "" for each in described.__mro__)
+    section = next((doc.partition("Args:\n")[2] for doc in docs if "Args:\n" in doc), "")
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
     return {name: " ".join(text.split()).rstrip(".").replace("``", "`") for name, text in found}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -282,5 +282,5 @@ def task_of(manifest: Manifest, backbone: Backbone) -> Task:
         backbone.kind,
         list(manifest.labels),
         # these two are for training; balanced weights are counted from training examples
-        replace(options, class_weights=None, label_smoothing=0.0),
+        options.model_copy(update={"class_weights": None, "label_smoothing": 0.0}),
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias, final
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from adapterhub.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -37,54 +41,62 @@ BackboneKind = Literal["encoder", "decoder", "vision"]
 Preprocessor: TypeAlias = "PreTrainedTokenizerBase | BaseImageProcessor"
 
 
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
-    """Settings of a task that come from the recipe.
+class TaskOptions(BaseModel):
+    """Settings of a task, as in the task section of a recipe.
 
     Args:
-        max_length: Longest input in tokens; longer ones are truncated.
-        label_smoothing: Share of the target's probability spread over all classes.
-        class_weights: ``None``, ``"balanced"`` (inverse frequency in the training examples), or
-            a weight per label name.
-        max_new_tokens: Longest generated answer in tokens.
-        system_prompt: First message of every conversation; empty for none.
-        instruction: Instruction given to the backbone; the task's own where empty.
-        multi_label: Whether a text may have any number of labels.
-        threshold: Least probability of an assigned label, with ``multi_label``.
-        out_of_scope: Label of texts that no other label fits.
-        stride: Overlap of adjacent windows of a long context, in tokens.
-        max_answer_tokens: Longest answer searched for in a context, in tokens.
-        unanswerable: Whether a question may have no answer in its context.
-        calibrate: Whether to fit ``temperature`` on the validation examples.
-        temperature: Divisor of the logits before they become probabilities.
-        image_size: Side in pixels that images are resized to; the backbone's own where ``None``.
+        name: Name of the task, e.g. ``text-classification``.
+        max_length: Longest input in tokens; longer inputs are truncated.
+        label_smoothing: Share of the target's probability that is spread over all classes.
+        class_weights: ``balanced`` for inverse frequency, or a weight per label.
+        max_new_tokens: Longest generated response, in tokens.
+        system_prompt: First message of every conversation.
+        instruction: Instruction to the model; the task's own where empty.
+        multi_label: Whether a text can have any number of labels; ``label`` is then a list.
+        threshold: Smallest probability of a predicted label, with ``multi_label``.
+        out_of_scope: Label of texts that no other label fits; metrics then separate the accuracy
+            on the other labels from the recall of this one.
+        stride: Tokens that two consecutive windows of a long context share.
+        max_answer_tokens: Longest extracted answer, in tokens.
+        unanswerable: Whether a question can have no answer in its context.
+        calibrate: Whether to fit ``temperature`` on the validation examples after training.
+        temperature: Divisor of the logits; above 1 lowers the confidence. The fitted value is
+            stored here.
+        image_size: Side in pixels that images are resized to; the backbone's own where not given.
     """
 
-    max_length: int = 512
-    label_smoothing: float = 0.0
-    class_weights: str | Mapping[str, float] | None = None
-    max_new_tokens: int = 64
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = ""
+    max_length: PositiveInt = 512
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
+    max_new_tokens: PositiveInt = 64
     system_prompt: str = ""
     instruction: str = ""
     multi_label: bool = False
-    threshold: float = 0.5
+    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
     out_of_scope: str | None = None
-    stride: int = 128
-    max_answer_tokens: int = 30
+    stride: PositiveInt = 128
+    max_answer_tokens: PositiveInt = 30
     unanswerable: bool = False
     calibrate: bool = False
-    temperature: float = 1.0
-    image_size: int | None = None
+    temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
+    image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> TaskOptions:
-        """Return the settings of a recipe's task section, with defaults for missing ones.
+        """Return the settings of a stored task section, with defaults for missing ones.
 
-        Recipes are stored with adapters, and older ones have fewer settings.
+        Raises:
+            RecipeError: naming the invalid setting.
         """
-        return cls(
-            **{each.name: section[each.name] for each in fields(cls) if each.name in section}
-        )
+        try:
+            return cls(**{name: section[name] for name in cls.model_fields if name in section})
+        except ValidationError as error:
+            found = error.errors()[0]
+            place = ".".join(["task", *map(str, found["loc"])])
+            raise RecipeError(f"{found['msg']}, not {found['input']!r}", place=place) from None
 
 
 @dataclass(frozen=True, slots=True)

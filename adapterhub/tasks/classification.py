@@ -5,7 +5,6 @@ Shared by composition by every task whose head chooses among labels.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from functools import partial
 from typing import TYPE_CHECKING, Any, final
@@ -109,7 +108,6 @@ class ClassLabels:
         Raises:
             RecipeError: when labels and options do not fit together.
         """
-        check_temperature(options.temperature)
         self.index = LabelIndex(labels)
         self.names = self.index.names
         self._field = field
@@ -362,19 +360,6 @@ def label_list(value: Any, number: int, field: str) -> list[Any]:
     return labels
 
 
-def check_temperature(temperature: object) -> None:
-    """Require a positive finite number; stored recipes may hold anything.
-
-    Raises:
-        RecipeError: when it is not.
-    """
-    number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-    if not number or not 0.0 < float(str(temperature)) < math.inf:
-        raise RecipeError(
-            f"a temperature must be a number above 0, not {temperature!r}", place="task.temperature"
-        )
-
-
 def class_weight_values(
     labels: Sequence[str],
     setting: str | Mapping[str, float] | None,
@@ -394,7 +379,7 @@ def class_weight_values(
     if setting is None:
         return None
     if isinstance(setting, str):
-        return _balanced(labels, setting, counts)
+        return _balanced(labels, counts)
     for name in setting:
         if name not in labels:
             raise RecipeError(
@@ -405,14 +390,8 @@ def class_weight_values(
     return [float(setting.get(name, 1.0)) for name in labels]
 
 
-def _balanced(labels: Sequence[str], setting: str, counts: Mapping[str, int] | None) -> list[float]:
+def _balanced(labels: Sequence[str], counts: Mapping[str, int] | None) -> list[float]:
     place = "task.class_weights"
-    if setting != "balanced":
-        raise RecipeError(
-            f"{setting!r} is no class weighting",
-            place=place,
-            hint=did_you_mean(setting, ["balanced"]),
-        )
     if counts is None:
         raise RecipeError(
             "balanced weights need the label counts of the training examples", place=place

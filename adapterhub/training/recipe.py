@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec
+from adapterhub.tasks.base import TaskOptions
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -36,46 +37,10 @@ class BackboneSection(_Section):
     compute_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
 
 
-class TaskSection(_Section):
-    """The task.
-
-    Args:
-        name: Name of the task, e.g. ``text-classification``.
-        max_length: Longest input in tokens; longer inputs are truncated.
-        label_smoothing: Share of the target's probability that is spread over all classes.
-        class_weights: ``balanced`` for inverse frequency, or a weight per label.
-        max_new_tokens: Longest generated response, in tokens.
-        system_prompt: First message of every conversation.
-        instruction: Instruction to the model; the task's own where empty.
-        multi_label: Whether a text can have any number of labels; ``label`` is then a list.
-        threshold: Smallest probability of a predicted label, with ``multi_label``.
-        out_of_scope: Label of texts that no other label fits; metrics then separate the accuracy
-            on the other labels from the recall of this one.
-        stride: Tokens that two consecutive windows of a long context share.
-        max_answer_tokens: Longest extracted answer, in tokens.
-        unanswerable: Whether a question can have no answer in its context.
-        calibrate: Whether to fit ``temperature`` on the validation examples after training.
-        temperature: Divisor of the logits; above 1 lowers the confidence. The fitted value is
-            stored here.
-        image_size: Side in pixels that images are resized to; the backbone's own where not given.
-    """
+class TaskSection(TaskOptions):
+    """The task and its settings; see ``TaskOptions``."""
 
     name: str
-    max_length: Count = 512
-    label_smoothing: Share = 0.0
-    class_weights: Literal["balanced"] | dict[str, Positive] | None = None
-    max_new_tokens: Count = 64
-    system_prompt: str = ""
-    instruction: str = ""
-    multi_label: bool = False
-    threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    out_of_scope: str | None = None
-    stride: Count = 128
-    max_answer_tokens: Count = 30
-    unanswerable: bool = False
-    calibrate: bool = False
-    temperature: Positive = 1.0
-    image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
 
 
 class HubData(_Section):

@@ -16,7 +16,6 @@ from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.errors import TrainingError
 from adapterhub.specs import QuantizationSpec
-from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def build_recipe_task(
         read_preprocessor(path),
         backbone_kind(path),
         list(data.label_counts),
-        TaskOptions.of_section(recipe.task.model_dump()),
+        recipe.task,
         data.label_counts,
     )
 

@@ -118,7 +118,6 @@ def test_summed_loss_over_weight_is_the_mean_of_torch(wordpiece, smoothing, weig
         ),
         ("balanced", None, "need the label counts of the training examples"),
         ("balanced", {"bad": 1, "good": 1}, "'mixed' has no training example"),
-        ("balance", {}, "Did you mean 'balanced'?"),
     ],
 )
 def test_class_weights_that_do_not_fit(wordpiece, weights, counts, message):
