@@ -62,7 +62,7 @@ def rule(
     as_json: Json = False,
 ) -> None:
     """Show or change the promotion rule of an alias."""
-    from adapterhub.registry.rules import AliasRule
+    from adapterhub.registry.aliases import AliasRule
 
     name, alias = _alias_of(ref)
     registry = open_registry()

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from adapterhub.adapters.manifest import Manifest
-    from adapterhub.registry.rules import StoredEvaluation
+    from adapterhub.registry.aliases import StoredEvaluation
     from adapterhub.registry.version import Version
 
 #: File in the registry's folder once it has been served as a Hub.

@@ -48,7 +48,7 @@ def serve(
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     silence_libraries()
     try:
-        from adapterhub.server.logs import configure_logging
+        from adapterhub.server.request_log import configure_logging
         from adapterhub.server.serving import serve as serve_http
         from adapterhub.server.settings import load_settings
     except ModuleNotFoundError as error:

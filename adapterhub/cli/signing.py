@@ -80,8 +80,8 @@ def new_key(
     as_json: Json = False,
 ) -> None:
     """Create a key pair and trust it."""
+    from adapterhub.registry.signatures import check_key_name
     from adapterhub.registry.sigstore import make_key_pair, read_key_file
-    from adapterhub.registry.trust import check_key_name
 
     registry = open_registry()
     check_key_name(name)
@@ -150,7 +150,7 @@ def require(
 
 def _verify_one(registry: Registry, version: Version, key: Path | None, *, as_json: bool) -> None:
     """Check the files of a version, then its signature by one key or by all trusted keys."""
-    from adapterhub.registry.policy import require_signature, signature_fault
+    from adapterhub.registry.signatures import require_signature, signature_fault
     from adapterhub.registry.sigstore import check_signature, key_id, read_key_file
 
     folder = registry.materialize(version)

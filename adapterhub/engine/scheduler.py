@@ -19,22 +19,83 @@ starts until it does.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from adapterhub.engine.block_pool import hash_adapters, hash_block
-from adapterhub.engine.request_queue import RequestQueue
+from adapterhub.engine.pooling_requests import PoolingRequest
+from adapterhub.engine.sequences import Sequence
 from adapterhub.errors import ComputeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.block_pool import BlockPool
     from adapterhub.engine.config import EngineConfig
     from adapterhub.engine.pooling_requests import PoolingSequence
-    from adapterhub.engine.sequences import Sequence
+
+WaitingRequest: TypeAlias = Sequence | PoolingRequest
+
+
+class RequestQueue:
+    """Waiting sequences and pooling requests, in order of arrival.
+
+    It holds those that wait for adapters too. A pooling request stays until all its sequences
+    are computed; a sequence leaves when it starts and returns to its place when it is preempted.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[WaitingRequest] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[WaitingRequest]:
+        return iter(self._waiting)
+
+    def __contains__(self, request: WaitingRequest) -> bool:
+        place = bisect_left(self._waiting, request.number, key=_number)
+        return self._waiting[place : place + 1] == [request]
+
+    def add(self, request: WaitingRequest) -> None:
+        """Add a request at its place in the order of arrival."""
+        insort(self._waiting, request, key=_number)
+
+    def remove(self, request: WaitingRequest) -> None:
+        """Remove a request if it is waiting."""
+        if request in self:
+            del self._waiting[bisect_left(self._waiting, request.number, key=_number)]
+
+    def sequences(self) -> Iterator[Sequence]:
+        """Iterate over the sequences that wait to generate."""
+        return (each for each in self._waiting if isinstance(each, Sequence))
+
+    def pooling(self) -> Iterator[PoolingRequest]:
+        """Iterate over the pooling requests."""
+        return (each for each in self._waiting if isinstance(each, PoolingRequest))
+
+    def needing_adapters(self) -> list[WaitingRequest]:
+        """Return the requests whose adapters must be fetched or kept.
+
+        Of validated pooling requests, which may be many, the first for each set of adapters
+        represents the others.
+        """
+        seen: set[tuple[tuple[str, float], ...]] = {()}
+        found = []
+        for request in self._waiting:
+            if isinstance(request, PoolingRequest) and request.validated:
+                if request.adapters in seen:
+                    continue
+                seen.add(request.adapters)
+            found.append(request)
+        return found
+
+
+def _number(request: WaitingRequest) -> int:
+    return request.number
 
 
 class FillPrefix(Protocol):

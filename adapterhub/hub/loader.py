@@ -18,7 +18,7 @@ from adapterhub.errors import NotFoundError
 from adapterhub.hub.client.address import SCHEME, parse_address
 from adapterhub.hub.client.pulling import pull
 from adapterhub.refs import DIGEST_PREFIX
-from adapterhub.registry.policy import trusted_folder
+from adapterhub.registry.signatures import trusted_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
     from adapterhub.registry import Registry
-    from adapterhub.registry.signatures import StoredSignature
-    from adapterhub.registry.trust import TrustedKey
+    from adapterhub.registry.signatures import StoredSignature, TrustedKey
     from adapterhub.registry.version import Version
 
 #: Largest number of resolved versions that are remembered until they are fetched.

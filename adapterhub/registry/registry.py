@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import RegistryError, SignatureError
 from adapterhub.refs import AdapterRef, check_name, parse_ref
-from adapterhub.registry import aliases, index, rules, signatures, trust
+from adapterhub.registry import aliases, index, signatures
 from adapterhub.registry.blobs import Blobs
 from adapterhub.registry.database import Database
 from adapterhub.registry.failures import translate_os_errors
@@ -16,17 +16,14 @@ from adapterhub.registry.layout import Layout, default_root
 from adapterhub.registry.query import Query, find
 from adapterhub.registry.schema import SCHEMA_CHANGES
 from adapterhub.registry.sigstore import Signature, parse_signature, read_public_key
-from adapterhub.registry.storage import Storage, no_hook
-from adapterhub.registry.verify import find_problems
+from adapterhub.registry.storage import Storage, find_problems, no_hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from adapterhub.registry.aliases import AliasMove
-    from adapterhub.registry.rules import AliasRule, StoredEvaluation
-    from adapterhub.registry.signatures import StoredSignature
-    from adapterhub.registry.trust import TrustedKey
+    from adapterhub.registry.aliases import AliasMove, AliasRule, StoredEvaluation
+    from adapterhub.registry.signatures import StoredSignature, TrustedKey
     from adapterhub.registry.version import Problem, Version
 
 #: Default age in seconds below which ``collect`` keeps unused files.
@@ -216,12 +213,12 @@ class Registry:
         """
         AdapterRef(name, alias=alias)
         with self._database.writing() as db:
-            rules.set_rule(db, name, alias, rule)
+            aliases.set_rule(db, name, alias, rule)
 
     def rule(self, name: str, alias: str) -> AliasRule | None:
         """Return the rule of an alias, if it has one."""
         with self._database.reading() as db:
-            return rules.rule_of(db, name, alias)
+            return aliases.rule_of(db, name, alias)
 
     def record_evaluation(self, evaluation: StoredEvaluation) -> None:
         """Store an evaluation of an artifact.
@@ -230,12 +227,12 @@ class Registry:
             RegistryError: When the registry does not have the artifact.
         """
         with self._database.writing() as db:
-            rules.add_evaluation(db, evaluation)
+            aliases.add_evaluation(db, evaluation)
 
     def evaluations(self, version: Version) -> tuple[StoredEvaluation, ...]:
         """Return the evaluations of the artifact of a version, the newest first."""
         with self._database.reading() as db:
-            return rules.evaluations_of(db, version.digest)
+            return aliases.evaluations_of(db, version.digest)
 
     def tag(
         self, ref: str | AdapterRef, *, add: Iterable[str] = (), remove: Iterable[str] = ()
@@ -317,7 +314,7 @@ class Registry:
         """
         key, pem = read_public_key(public_key)
         with self._database.writing() as db:
-            return trust.add_key(db, name, key, pem.decode("ascii"))
+            return signatures.add_key(db, name, key, pem.decode("ascii"))
 
     def distrust(self, name: str) -> TrustedKey:
         """Stop trusting the signatures by a key; they stay stored.
@@ -326,17 +323,17 @@ class Registry:
             NotFoundError: When no key has this name.
         """
         with self._database.writing() as db:
-            return trust.remove_key(db, name)
+            return signatures.remove_key(db, name)
 
     def trusted_keys(self) -> tuple[TrustedKey, ...]:
         """Return the trusted keys, sorted by name."""
         with self._database.reading() as db:
-            return trust.trusted_keys(db)
+            return signatures.trusted_keys(db)
 
     def set_requires_signed(self, required: bool) -> None:
         """Store whether only adapters signed by a trusted key are loaded."""
         with self._database.writing() as db:
-            trust.set_requires_signed(db, required)
+            signatures.set_requires_signed(db, required)
 
     def requires_signed(self) -> bool:
         """Return whether only adapters signed by a trusted key are loaded.
@@ -344,7 +341,7 @@ class Registry:
         ``ADAPTERHUB_REQUIRE_SIGNED`` switches this on for one process.
         """
         with self._database.reading() as db:
-            return trust.requires_signed(db)
+            return signatures.requires_signed(db)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:

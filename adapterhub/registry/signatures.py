@@ -1,14 +1,23 @@
-"""Signatures that a registry stores: listed in the index, with their content as blobs."""
+"""Stored signatures and trusted keys of a registry, and the policy that requires them."""
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from adapterhub.errors import IntegrityError
-from adapterhub.registry import index, trust
+from adapterhub.errors import (
+    IntegrityError,
+    NotFoundError,
+    RefError,
+    RegistryError,
+    SignatureError,
+    did_you_mean,
+)
+from adapterhub.registry import index
 from adapterhub.registry.sigstore import Signature, check_signature, parse_signature, signature_name
 
 if TYPE_CHECKING:
@@ -17,7 +26,102 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adapterhub.registry.blobs import Blobs
+    from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
+
+#: Environment variable that switches the policy on for one process, whatever the registry says.
+REQUIRE_VARIABLE = "ADAPTERHUB_REQUIRE_SIGNED"
+
+_REQUIRE = "require_signed"
+_OFF_WORDS = ("", "0", "false", "no", "off")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,95}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustedKey:
+    """A public key whose signatures are trusted.
+
+    Args:
+        name: Name of the key in this registry.
+        key: Id of the key, the sha256 of its PEM.
+        pem: Public key in PEM.
+        added: Time of addition, ISO 8601 in UTC.
+    """
+
+    name: str
+    key: str
+    pem: str
+    added: str
+
+
+def check_key_name(name: str) -> None:
+    """Check the name of a key."""
+    if not _NAME.fullmatch(name):
+        raise RefError(
+            "is not a name of a key",
+            place=ascii(name)[:80],
+            hint="Names have letters, digits, '.', '_', '@', '+' and '-'",
+        )
+
+
+def add_key(db: sqlite3.Connection, name: str, key: str, pem: str) -> TrustedKey:
+    """Add a trusted key, or return the one that is trusted by this name already."""
+    check_key_name(name)
+    for present in trusted_keys(db):
+        if (present.name, present.key) == (name, key):
+            return present
+        if present.name == name:
+            raise RegistryError(
+                f"is the name of another key, {present.key[:16]}…",
+                place=name,
+                hint=f"Choose another name, or first: adapterhub trust rm {name}",
+            )
+        if present.key == key:
+            raise RegistryError(f"this key is trusted already, as {present.name}", place=name)
+    added = TrustedKey(name=name, key=key, pem=pem, added=index.now())
+    db.execute(
+        "INSERT INTO trusted_keys (key, name, pem, added) VALUES (?, ?, ?, ?)",
+        (added.key, added.name, added.pem, added.added),
+    )
+    return added
+
+
+def remove_key(db: sqlite3.Connection, name: str) -> TrustedKey:
+    """Remove a trusted key and return it."""
+    present = {key.name: key for key in trusted_keys(db)}
+    if name not in present:
+        hint = did_you_mean(name, present)
+        raise NotFoundError("no trusted key has this name", place=name, hint=hint)
+    db.execute("DELETE FROM trusted_keys WHERE name = ?", (name,))
+    return present[name]
+
+
+def trusted_keys(db: sqlite3.Connection) -> tuple[TrustedKey, ...]:
+    """Return the trusted keys, sorted by name."""
+    found = db.execute("SELECT name, key, pem, added FROM trusted_keys ORDER BY name")
+    return tuple(TrustedKey(**dict(each)) for each in found)
+
+
+def set_requires_signed(db: sqlite3.Connection, required: bool) -> None:
+    """Store whether only adapters signed by a trusted key are loaded."""
+    db.execute(
+        "INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)",
+        (_REQUIRE, "on" if required else "off"),
+    )
+
+
+def requires_signed(db: sqlite3.Connection) -> bool:
+    """Return whether only adapters signed by a trusted key are loaded."""
+    if required_by_environment():
+        return True
+    found = db.execute("SELECT value FROM settings WHERE name = ?", (_REQUIRE,)).fetchone()
+    # an unknown value must not switch the policy off
+    return found is not None and found["value"] != "off"
+
+
+def required_by_environment() -> bool:
+    """Return whether the environment switches the policy on."""
+    return os.environ.get(REQUIRE_VARIABLE, "").strip().lower() not in _OFF_WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +191,7 @@ def read_signature(blobs: Blobs, version: Version, stored: StoredSignature) -> S
 
 
 def check_if_trusted(
-    content: bytes, folder: Path, keys: Iterable[trust.TrustedKey], place: str
+    content: bytes, folder: Path, keys: Iterable[TrustedKey], place: str
 ) -> Signature:
     """Parse a signature and, if its key is trusted, verify it over a folder."""
     signature = parse_signature(content, place)
@@ -95,3 +199,88 @@ def check_if_trusted(
         if trusted.key == signature.key:
             check_signature(folder, content, trusted.pem.encode())
     return signature
+
+
+def trusted_folder(registry: Registry, version: Version) -> Path:
+    """Return the read-only folder of a version that may be loaded.
+
+    Everything that loads an adapter gets its files here. If the registry or the environment
+    requires signatures, a valid one by a trusted key must cover the files of the folder.
+
+    Raises:
+        NotFoundError: When the version was removed and its files were collected.
+        IntegrityError: Naming a damaged file.
+        SignatureError: When a signature is required and no valid one by a trusted key exists.
+        MissingExtraError: When a signature has to be verified, without the extra ``sign``.
+    """
+    folder = registry.materialize(version)
+    if registry.requires_signed():
+        require_signature(registry, version, folder)
+    return folder
+
+
+def require_unsigned_loads(registry: Registry, place: str) -> None:
+    """Check that adapters may be loaded before they could be signed.
+
+    Raises:
+        SignatureError: When only signed adapters are loaded.
+    """
+    if registry.requires_signed():
+        raise SignatureError(
+            "uses the adapters that it trains, and only signed adapters are loaded",
+            place=place,
+            hint=f"Switch the policy off with: {_how_to_switch_off()}; or train, sign and predict "
+            "in separate commands",
+        )
+
+
+def require_signature(registry: Registry, version: Version, folder: Path) -> TrustedKey:
+    """Return the first trusted key with a valid signature over the folder of a version.
+
+    Raises:
+        SignatureError: Saying why there is none, and what to do.
+        MissingExtraError: When a signature has to be verified, without the extra ``sign``.
+    """
+    signers = {stored.key for stored in registry.stored_signatures(version.digest)}
+    faults = []
+    for trusted in registry.trusted_keys():
+        if trusted.key in signers:
+            fault = signature_fault(registry, version, folder, trusted)
+            if fault is None:
+                return trusted
+            faults.append(f"the signature by {trusted.name} {fault}")
+    if faults:
+        problem = "; ".join(faults)
+    elif signers:
+        keys = ", ".join(f"{key[:16]}…" for key in signers)
+        problem = f"is signed by no trusted key, only by {keys}"
+    else:
+        problem = "is not signed, and only signed adapters are loaded"
+    raise SignatureError(
+        problem,
+        place=str(version.ref),
+        hint=f"Sign it with: adapterhub sign {version.ref} --key FILE; trust a signer with: "
+        f"adapterhub trust add NAME FILE; or switch the policy off with: {_how_to_switch_off()}",
+    )
+
+
+def signature_fault(
+    registry: Registry, version: Version, folder: Path, trusted: TrustedKey
+) -> str | None:
+    """Return why the stored signature by a key is invalid for a folder, or ``None``.
+
+    Raises:
+        MissingExtraError: Without the extra ``sign``.
+    """
+    try:
+        signature = registry.signature(version, trusted.key)
+        check_signature(folder, signature.content, trusted.pem.encode())
+    except (SignatureError, IntegrityError) as error:
+        return error.problem
+    return None
+
+
+def _how_to_switch_off() -> str:
+    if required_by_environment():
+        return f"unset {REQUIRE_VARIABLE}"
+    return "adapterhub trust require off"

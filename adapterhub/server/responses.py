@@ -1,16 +1,42 @@
-"""What responses have in common: provenance, usage, and streams of server-sent events."""
+"""Responses: errors, provenance, usage, and streams of server-sent events."""
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import time
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
-from starlette.responses import Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
 
-from adapterhub.server.error_responses import error_body
+from adapterhub.errors import (
+    AdapterHubError,
+    ArtifactError,
+    ComputeError,
+    DataError,
+    EngineClosedError,
+    EngineError,
+    FingerprintMismatch,
+    Forbidden,
+    IntegrityError,
+    MissingExtraError,
+    NotFoundError,
+    QueueFull,
+    RecipeError,
+    RefError,
+    RegistryError,
+    RequestError,
+    SignatureError,
+    TransferError,
+    Unauthorized,
+)
+from adapterhub.http.errors import HTTPError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -23,6 +49,133 @@ if TYPE_CHECKING:
 DIGEST_HEADER = "x-adapter-digest"
 FINGERPRINT_HEADER = "x-backbone-fingerprint"
 _DONE = b"data: [DONE]\n\n"
+_LOG = logging.getLogger(__name__)
+_FAILED = "the server failed. Its log has the reason"
+_INVALID = "invalid_request_error"
+
+
+class _Kind(NamedTuple):
+    """Status and OpenAI's fields of one kind of error."""
+
+    status: int
+    type: str
+    code: str | None = None
+
+
+#: The first matching class decides.
+_KINDS: tuple[tuple[type[AdapterHubError], _Kind], ...] = (
+    (Unauthorized, _Kind(401, "authentication_error", "invalid_api_key")),
+    (Forbidden, _Kind(403, "permission_error", "forbidden")),
+    (QueueFull, _Kind(429, "rate_limit_error", "queue_full")),
+    (FingerprintMismatch, _Kind(409, _INVALID, "fingerprint_mismatch")),
+    (NotFoundError, _Kind(404, _INVALID, "model_not_found")),
+    (RefError, _Kind(400, _INVALID, "invalid_reference")),
+    (IntegrityError, _Kind(500, "server_error", "damaged_adapter")),
+    (SignatureError, _Kind(403, "permission_error", "signature")),
+    (RegistryError, _Kind(409, _INVALID, "conflict")),
+    (RequestError, _Kind(400, _INVALID)),
+    (DataError, _Kind(400, _INVALID)),
+    (RecipeError, _Kind(400, _INVALID)),
+    (ArtifactError, _Kind(422, _INVALID, "unusable_adapter")),
+    (EngineClosedError, _Kind(503, "server_error", "closing")),
+    (ComputeError, _Kind(500, "server_error", "compute_failed")),
+    (EngineError, _Kind(400, _INVALID)),
+    (TransferError, _Kind(502, "server_error", "hub")),
+    (MissingExtraError, _Kind(501, "server_error", "missing_extra")),
+)
+_UNKNOWN = _Kind(500, "server_error")
+
+
+def error_response(error: Exception) -> JSONResponse:
+    """Return the response to a request that raised an exception."""
+    error = _original(error)
+    kind = _kind_of(error)
+    headers: dict[str, str] = {}
+    if isinstance(error, QueueFull):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    elif kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "1"
+    elif kind.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, HTTPError | HTTPException):
+        headers.update(error.headers or {})
+    return JSONResponse(error_body(error), kind.status, headers)
+
+
+def error_body(error: Exception) -> dict[str, Any]:
+    """Return an error in OpenAI's form; details that only the log may hold are left out."""
+    kind = _kind_of(error)
+    if kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        _LOG.error("%s", error, exc_info=error)
+    return {
+        "error": {
+            "message": _message(error, kind),
+            "type": kind.type,
+            "param": _param(error),
+            "code": kind.code,
+        }
+    }
+
+
+def _original(error: Exception) -> Exception:
+    # FastAPI wraps what reading a body raises
+    cause = error.__cause__
+    wrapped = isinstance(error, HTTPException) and isinstance(cause, HTTPError)
+    return cause if wrapped and isinstance(cause, Exception) else error
+
+
+def _kind_of(error: Exception) -> _Kind:
+    if isinstance(error, HTTPError):
+        type_ = "server_error" if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR else _INVALID
+        return _Kind(error.status, type_, error.code or None)
+    if isinstance(error, HTTPException):
+        return _Kind(error.status_code, _INVALID)
+    if isinstance(error, RequestValidationError):
+        return _Kind(400, _INVALID)
+    if type(error) is RegistryError and _has_foreign_cause(error):
+        return _UNKNOWN
+    return next((kind for class_, kind in _KINDS if isinstance(error, class_)), _UNKNOWN)
+
+
+def _has_foreign_cause(error: RegistryError) -> bool:
+    """Return whether the disk or the index failed, rather than the request being wrong."""
+    return error.__cause__ is not None and not isinstance(error.__cause__, AdapterHubError)
+
+
+def _message(error: Exception, kind: _Kind) -> str:
+    if isinstance(error, RequestValidationError):
+        return _validation_message(error)
+    if isinstance(error, HTTPException):
+        return str(error.detail)
+    if not isinstance(error, AdapterHubError) or kind is _UNKNOWN or kind.code == "compute_failed":
+        return _FAILED
+    return str(error)
+
+
+def _param(error: Exception) -> str | None:
+    if isinstance(error, RequestValidationError):
+        return _field(error.errors()[0]) or None
+    if isinstance(error, RequestError):
+        return error.place or None
+    return "model" if isinstance(error, NotFoundError | FingerprintMismatch) else None
+
+
+def _validation_message(error: RequestValidationError) -> str:
+    """Return the first problem of a request with its field, and the number of further ones."""
+    first, *others = error.errors()
+    if first["type"] == "json_invalid":
+        return f"body: is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
+    if isinstance(error.body, bytes):
+        return "body: must be sent with the header Content-Type: application/json"
+    unknown = first["type"] == "extra_forbidden"
+    problem = "is an unknown field" if unknown else first["msg"].removeprefix("Value error, ")
+    rest = f" (and {len(others)} more)" if others else ""
+    return f"{_field(first) or first['loc'][0]}: {problem}{rest}"
+
+
+def _field(problem: Mapping[str, Any]) -> str:
+    """Return the path of a field, without the word that says where in the request it is."""
+    return "" if problem["type"] == "json_invalid" else ".".join(map(str, problem["loc"][1:]))[:200]
 
 
 def digest_header(models: Iterable[ResolvedModel]) -> dict[str, str]:

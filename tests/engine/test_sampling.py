@@ -17,9 +17,8 @@ from transformers.generation.logits_process import (
 
 from adapterhub.engine.sampling.draw import draw_tokens, token_weights, uniform_bits
 from adapterhub.engine.sampling.params import MAX_STOPS, SamplingParams
-from adapterhub.engine.sampling.penalties import SeenTokens, apply_penalties
 from adapterhub.engine.sampling.sampler import Sampler
-from adapterhub.engine.sampling.state import SamplingState
+from adapterhub.engine.sampling.state import SamplingState, SeenTokens, apply_penalties
 from adapterhub.errors import RequestError
 
 VOCABULARY = 1500

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from adapterhub.hub.server import HubSettings, RepoStore
+from adapterhub.hub.server.blobstore import StagingFile
 from adapterhub.hub.server.records import Add, Commit
-from adapterhub.hub.server.staging import StagingFile
 
 NAME = "team/fruit"
 

@@ -101,7 +101,7 @@ def test_collecting_spares_what_was_pushed_to_the_endpoint(command, filled):
     from hashlib import sha256
 
     from adapterhub.hub.server import RepoStore
-    from adapterhub.hub.server.staging import Staged
+    from adapterhub.hub.server.blobstore import Staged
 
     store = RepoStore()
     repository = store.create("ada/notes", private=False, author="ada")
@@ -151,7 +151,7 @@ def test_removing_as_a_program_does(command, filled):
 def test_show_tells_what_came_to_a_version_later(command, filled):
     from registry_helpers import bundle
 
-    from adapterhub.registry.rules import StoredEvaluation
+    from adapterhub.registry.aliases import StoredEvaluation
 
     version = filled.resolve("topics@2")
     filled.add_signature("topics@2", bundle("ada"))

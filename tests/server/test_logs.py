@@ -13,8 +13,7 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from adapterhub.errors import RequestError
-from adapterhub.server.logs import configure_logging
-from adapterhub.server.request_log import RequestLog, add_log_fields
+from adapterhub.server.request_log import RequestLog, add_log_fields, configure_logging
 
 SECRET = "my grandmother's maiden name"
 LOG = logging.getLogger("adapterhub.tests")

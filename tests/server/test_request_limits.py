@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, StreamingRespon
 from starlette.routing import Route
 
 from adapterhub.http.errors import HTTPError
-from adapterhub.server.connections import uvicorn_options
 from adapterhub.server.request_limits import RequestLimits
+from adapterhub.server.serving import uvicorn_options
 from adapterhub.server.settings import ServerSettings
 
 LIMITS = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.engine.sampling.draw import draw_tokens, token_weights, uniform_bits
-from adapterhub.engine.sampling.penalties import apply_penalties
+from adapterhub.engine.sampling.state import apply_penalties
 from adapterhub.errors import EngineError
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from adapterhub.adapters.peft_format import CONFIG_NAME, spec_of, with_explicit_
 from adapterhub.adapters.strict_json import parse_object
 from adapterhub.backbones.resolve import check_manifest_backbone
 from adapterhub.errors import ArtifactError, FingerprintMismatch, NotFoundError, RefError
-from adapterhub.hub.client.remote import Remote, read_remote
-from adapterhub.hub.client.session import hub_api
+from adapterhub.hub.client.remote import Remote, hub_api, read_remote
 from adapterhub.hub.import_peft import MAX_CARD, ImportOptions, import_peft, match_config
 from adapterhub.refs import AdapterRef, check_name
 from adapterhub.registry.sigstore import MAX_SIGNATURE, is_signature_name

@@ -12,8 +12,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import AdapterHubError, RefError, TransferError
 from adapterhub.hub.client.failures import translate_hub_errors
-from adapterhub.hub.client.remote import Remote, read_remote
-from adapterhub.hub.client.session import hub_api
+from adapterhub.hub.client.remote import Remote, hub_api, read_remote
 from adapterhub.registry.sigstore import is_signature_name, signature_name
 from adapterhub.registry.staging import MAX_MANIFEST
 

@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from adapterhub.errors import ArtifactError
 from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server.card import parse_card
+from adapterhub.hub.server.queries import Search
 from adapterhub.hub.server.records import MAIN
 from adapterhub.hub.server.requests import (
     base_url,
@@ -26,7 +27,6 @@ from adapterhub.hub.server.requests import (
     writable,
 )
 from adapterhub.hub.server.responses import repository_view
-from adapterhub.hub.server.search import Search
 
 if TYPE_CHECKING:
     from starlette.requests import Request

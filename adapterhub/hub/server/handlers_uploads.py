@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from adapterhub.http.bodies import stream_body
 from adapterhub.http.errors import HTTPError, too_large
+from adapterhub.hub.server.blobstore import stage
 from adapterhub.hub.server.ndjson import read_commit
 from adapterhub.hub.server.requests import (
     base_url,
@@ -23,7 +24,6 @@ from adapterhub.hub.server.requests import (
     text_of,
     writable,
 )
-from adapterhub.hub.server.staging import stage
 from adapterhub.hub.server.tree import check_path
 
 if TYPE_CHECKING:

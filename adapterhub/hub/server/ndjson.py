@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 from starlette.concurrency import run_in_threadpool
 
 from adapterhub.http.errors import HTTPError, too_large
+from adapterhub.hub.server.blobstore import StagingFile
 from adapterhub.hub.server.records import Add, Commit, Delete
 from adapterhub.hub.server.requests import parse_object, text_of
-from adapterhub.hub.server.staging import StagingFile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from adapterhub.hub.server.blobstore import Staged
     from adapterhub.hub.server.settings import HubSettings
-    from adapterhub.hub.server.staging import Staged
 
 #: Matches a key only, since quotes inside a JSON text are escaped.
 _CONTENT = re.compile(rb'"content"\s*:\s*"')

@@ -11,14 +11,13 @@ from adapterhub.adapters.manifest import MANIFEST_NAME
 from adapterhub.errors import RefError
 from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import queries
-from adapterhub.hub.server.blobstore import BlobStore, git_name
+from adapterhub.hub.server.blobstore import BlobStore, Staged, git_name
 from adapterhub.hub.server.bridge import Bridge
 from adapterhub.hub.server.errors import no_entry, no_repository, no_revision
+from adapterhub.hub.server.queries import find
 from adapterhub.hub.server.records import MAIN, Add, new_revision, now
 from adapterhub.hub.server.schema import HUB_SCHEMA
-from adapterhub.hub.server.search import find
 from adapterhub.hub.server.settings import HubSettings
-from adapterhub.hub.server.staging import Staged
 from adapterhub.hub.server.tree import apply, check_content, check_path, check_ref_name
 from adapterhub.refs import check_name
 from adapterhub.registry import Registry
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from adapterhub.hub.server.queries import Page, Search
     from adapterhub.hub.server.records import (
         Commit,
         Ref,
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
         Revision,
         TreeFile,
     )
-    from adapterhub.hub.server.search import Page, Search
 
 _SHA = re.compile(r"[0-9a-f]{40}")
 #: Number of versions that are added in one transaction.

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
-from adapterhub.server.page_routes import page_routes
+from adapterhub.server.app import page_routes
 
 BACKBONE = "smollm2-135m-instruct"
 FINGERPRINT = "sha256:" + "f0" * 32

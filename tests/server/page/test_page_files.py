@@ -7,7 +7,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from adapterhub.server.page_routes import page_routes
+from adapterhub.server.app import page_routes
 
 FILES = list(files("adapterhub.server").joinpath("page").iterdir())
 
@@ -71,7 +71,7 @@ def test_unchanged_files_are_not_sent_again(client):
     assert first.headers["cache-control"] == "no-cache"
 
 
-@pytest.mark.parametrize("path", ["/page/none.js", "/page/..%2fpage_routes.py", "/page/"])
+@pytest.mark.parametrize("path", ["/page/none.js", "/page/..%2fapp.py", "/page/"])
 def test_other_files_are_not_served(client, path):
     assert client.get(path).status_code == 404
 
