@@ -20,8 +20,8 @@ from adapterhub.data.dataset import Dataset
 from adapterhub.data.splits import split_examples
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, MissingExtraError
+from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
 from adapterhub.registry.registry import Registry
-from adapterhub.registry.signatures import require_unsigned_loads, trusted_folder
 from adapterhub.training.progress import PlainReporter
 from adapterhub.workflows.run_report.report import WITHOUT_BIAS_AUDIT
 from adapterhub.workflows.train_run import train_run

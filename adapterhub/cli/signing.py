@@ -150,7 +150,7 @@ def require(
 
 def _verify_one(registry: Registry, version: Version, key: Path | None, *, as_json: bool) -> None:
     """Check the files of a version, then its signature by one key or by all trusted keys."""
-    from adapterhub.registry.signatures import require_signature, signature_fault
+    from adapterhub.registry.policy import require_signature, signature_fault
     from adapterhub.registry.sigstore import check_signature, key_id, read_key_file
 
     folder = registry.materialize(version)

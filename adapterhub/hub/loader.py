@@ -18,7 +18,7 @@ from adapterhub.errors import NotFoundError
 from adapterhub.hub.client.address import SCHEME, parse_address
 from adapterhub.hub.client.pulling import pull
 from adapterhub.refs import DIGEST_PREFIX
-from adapterhub.registry.signatures import trusted_folder
+from adapterhub.registry.policy import trusted_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

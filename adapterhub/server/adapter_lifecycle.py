@@ -15,7 +15,7 @@ from adapterhub.http.errors import HTTPError
 from adapterhub.hub.client.address import SCHEME, parse_address
 from adapterhub.hub.client.pulling import pull
 from adapterhub.hub.import_peft import ImportOptions, import_peft
-from adapterhub.registry.signatures import require_unsigned_loads
+from adapterhub.registry.policy import require_unsigned_loads
 from adapterhub.server.models import ResolvedAdapter
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from adapterhub.errors import DataError, RecipeError, did_you_mean
 from adapterhub.evaluation.bootstrap import LEVEL, RESAMPLES
 from adapterhub.evaluation.example_statistics import scores_of, units_of
 from adapterhub.evaluation.paired_tests import differences, mcnemar
-from adapterhub.registry.signatures import trusted_folder
+from adapterhub.registry.policy import trusted_folder
 from adapterhub.training.evaluate import score_examples
 from adapterhub.training.loop import larger_is_better
 from adapterhub.workflows.open_adapter import open_adapter, open_session

@@ -18,7 +18,7 @@ from adapterhub.adapters.peft_format import ALL_LINEAR, modules_to_save
 from adapterhub.composition import compose
 from adapterhub.errors import FingerprintMismatch, RecipeError
 from adapterhub.refs import check_name
-from adapterhub.registry.signatures import trusted_folder
+from adapterhub.registry.policy import trusted_folder
 from adapterhub.specs import LoraSpec
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import choose_device, load_backbone
 from adapterhub.backbones.quantize import supported_compute_dtype
 from adapterhub.engine.session import Session
-from adapterhub.registry.signatures import trusted_folder
+from adapterhub.registry.policy import trusted_folder
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:

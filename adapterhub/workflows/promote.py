@@ -22,7 +22,7 @@ from adapterhub.errors import (
 )
 from adapterhub.refs import AdapterRef
 from adapterhub.registry.aliases import AliasRule, StoredEvaluation
-from adapterhub.registry.signatures import trusted_folder
+from adapterhub.registry.policy import trusted_folder
 from adapterhub.training.loop import larger_is_better
 from adapterhub.workflows.open_adapter import open_session
 from adapterhub.workflows.score import examples_for, score

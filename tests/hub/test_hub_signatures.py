@@ -8,7 +8,7 @@ from adapterhub.errors import SignatureError, TransferError
 from adapterhub.hub.client.address import HubAddress
 from adapterhub.hub.client.pulling import pull
 from adapterhub.hub.client.pushing import plan_push
-from adapterhub.registry.signatures import trusted_folder
+from adapterhub.registry.policy import trusted_folder
 from adapterhub.registry.sigstore import sign, signature_name
 
 

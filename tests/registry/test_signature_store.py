@@ -26,8 +26,8 @@ from signing_helpers import changed, snapshot
 from adapterhub.errors import IntegrityError, NotFoundError, RefError, RegistryError, SignatureError
 from adapterhub.registry import Registry
 from adapterhub.registry.database import Database
+from adapterhub.registry.policy import trusted_folder
 from adapterhub.registry.schema import SCHEMA_CHANGES
-from adapterhub.registry.signatures import trusted_folder
 from adapterhub.registry.sigstore import MAX_SIGNATURE, is_signature_name, sign, signature_name
 
 __all__ = ["ada", "copy", "eve", "plain_environment", "signature", "version"]

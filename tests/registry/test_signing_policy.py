@@ -23,7 +23,7 @@ from adapterhub.errors import (
     SignatureError,
 )
 from adapterhub.registry import Registry
-from adapterhub.registry.signatures import trusted_folder
+from adapterhub.registry.policy import trusted_folder
 from adapterhub.registry.sigstore import sign
 from adapterhub.workflows.open_adapter import open_adapter
 from adapterhub.workflows.promote import promote

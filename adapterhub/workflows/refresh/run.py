@@ -12,7 +12,7 @@ from adapterhub.data.splits import count_repeated, fingerprint
 from adapterhub.engine.session import Session
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.evaluation.drift import LEVEL
-from adapterhub.registry.signatures import require_unsigned_loads, trusted_folder
+from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
 from adapterhub.training.loop import watched_metric
 from adapterhub.training.prepare import load_more_examples, text_fields
 from adapterhub.training.progress import Reporters
