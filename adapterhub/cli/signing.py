@@ -151,13 +151,13 @@ def require(
 def _verify_one(registry: Registry, version: Version, key: Path | None, *, as_json: bool) -> None:
     """Check the files of a version, then its signature by one key or by all trusted keys."""
     from adapterhub.registry.policy import require_signature, signature_fault
-    from adapterhub.registry.sigstore import check_signature, key_id, read_key_file
+    from adapterhub.registry.sigstore import check_signature, read_key_file, read_public_key
 
     folder = registry.materialize(version)
     signers: list[tuple[str, str]] = []
     if key is not None:
         pem = read_key_file(key)
-        signature = registry.signature(version, key_id(pem))
+        signature = registry.signature(version, read_public_key(pem)[0])
         check_signature(folder, signature.content, pem)
         signers.append((str(key), signature.key))
     else:

@@ -51,11 +51,6 @@ class Constraint:
         """Whether the text is complete, so that only an end-of-text token may follow."""
         return self._matcher.is_stopped()
 
-    @property
-    def accepting(self) -> bool:
-        """Whether the text may end here."""
-        return self._matcher.is_accepting()
-
     def mask(self) -> Tensor:
         """Return which tokens may come next, bool ``[vocab_size]``."""
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)

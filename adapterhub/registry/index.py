@@ -100,12 +100,12 @@ def delete(db: sqlite3.Connection, version: Version) -> None:
 
     Its blobs are recorded as removed and not deleted yet.
     """
-    names = aliases_of(db, version)
-    if names:
+    if version.aliases:
+        alias = version.aliases[0]
         raise RegistryError(
-            f"the alias {names[0]!r} points to it",
+            f"the alias {alias!r} points to it",
             place=str(version.ref),
-            hint=f"Move the alias first, or: adapterhub alias rm {version.name}@{names[0]}",
+            hint=f"Move the alias first, or: adapterhub alias rm {version.name}@{alias}",
         )
     key = (version.name, version.version)
     db.execute(
@@ -158,12 +158,6 @@ def removed_at(db: sqlite3.Connection, blob: str) -> float | None:
 def forget_removed(db: sqlite3.Connection, blob: str) -> None:
     """Forget the removal of a blob that is in use again, or deleted."""
     db.execute("DELETE FROM removed_blobs WHERE sha256 = ?", (blob,))
-
-
-def aliases_of(db: sqlite3.Connection, version: Version) -> tuple[str, ...]:
-    """Return the aliases that point to a version, sorted."""
-    query = "SELECT alias FROM aliases WHERE name = ? AND version = ? ORDER BY alias"
-    return tuple(row["alias"] for row in db.execute(query, (version.name, version.version)))
 
 
 def has_artifact(db: sqlite3.Connection, digest: str) -> bool:

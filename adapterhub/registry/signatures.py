@@ -143,16 +143,6 @@ def signatures_of(db: sqlite3.Connection, digest: str) -> tuple[StoredSignature,
     return tuple(StoredSignature(**dict(row)) for row in db.execute(query, (digest,)))
 
 
-def all_signatures(db: sqlite3.Connection) -> dict[str, tuple[StoredSignature, ...]]:
-    """Return the signatures of every signed artifact, by digest."""
-    found: dict[str, tuple[StoredSignature, ...]] = {}
-    query = "SELECT digest, key, sha256, size FROM signatures ORDER BY digest, key"
-    for row in db.execute(query):
-        stored = StoredSignature(row["key"], row["sha256"], row["size"])
-        found[row["digest"]] = (*found.get(row["digest"], ()), stored)
-    return found
-
-
 def add_signature(db: sqlite3.Connection, digest: str, stored: StoredSignature) -> None:
     """List a signature in place of an earlier one by the same key."""
     earlier = db.execute(

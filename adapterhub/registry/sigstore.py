@@ -232,16 +232,6 @@ def check_signature(folder: Path, signature: bytes, public_key: bytes) -> None:
             raise _invalid(_one_line(error), key) from error
 
 
-def key_id(public_key: bytes) -> str:
-    """Return the id of a public key, the sha256 of its PEM as 64 hex digits.
-
-    Raises:
-        SignatureError: When it is not a supported public key.
-        MissingExtraError: Without the extra ``sign``.
-    """
-    return read_public_key(public_key)[0]
-
-
 def read_public_key(content: bytes, place: str = "public key") -> tuple[str, bytes]:
     """Return the id of a public key and its PEM in the canonical form.
 

@@ -234,7 +234,7 @@ def find_problems(database: Database, blobs: Blobs) -> tuple[Problem, ...]:
         return tuple(Problem((), database.path.name, f"is damaged: {text}") for text in damage)
     with database.reading() as db:
         owners = index.artifacts(db)
-        signed = signatures.all_signatures(db)
+        signed = {digest: signatures.signatures_of(db, digest) for digest in owners}
     problems: list[Problem] = []
     # each blob is read once, although artifacts share them
     checked: dict[str, str] = {}
@@ -242,7 +242,7 @@ def find_problems(database: Database, blobs: Blobs) -> tuple[Problem, ...]:
         found = [Problem(refs, *fault) for fault in _artifact_faults(digest, blobs, checked)]
         if found and _still_there(database, digest):
             problems += found
-        for stored in signed.get(digest, ()):
+        for stored in signed[digest]:
             problem = file_fault(blobs.path(stored.sha256), stored.sha256)
             if problem and _still_signed(database, digest, stored):
                 problems.append(Problem(refs, signature_name(stored.key), problem))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 
+from adapterhub.http.bodies import check_body_headers
 from adapterhub.http.errors import HTTPError, too_large
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LOG = logging.getLogger(__name__)
-#: Longer content lengths are not converted to numbers.
-_MAX_LENGTH_DIGITS = 18
 
 
 class RequestLimits:
@@ -63,7 +61,7 @@ class RequestLimits:
         body = _Body(receive, headers, self._max_body_bytes, self._body_timeout)
         response = _ResponseTracker(send, body)
         try:
-            body.check_headers(headers)
+            check_body_headers(headers, self._max_body_bytes)
             await self._run(scope, body, response)
         except _Disconnected:
             _LOG.debug("the client disconnected")
@@ -157,17 +155,6 @@ class _Body:
     def unread(self) -> bool:
         """Whether there is a body that was not received to its end."""
         return not (self._empty or self._received.is_set())
-
-    def check_headers(self, headers: Headers) -> None:
-        """Check what the headers say about the body."""
-        if headers.get("content-encoding", "identity") != "identity":
-            # the decompressed size is not known in advance
-            raise HTTPError(415, "compressed bodies are not accepted", place="Content-Encoding")
-        length = headers.get("content-length", "")
-        if length.isdigit():
-            announced = int(length) if len(length) <= _MAX_LENGTH_DIGITS else math.inf
-            if announced > self._limit:
-                raise too_large("the body", self._limit)
 
     async def receive(self) -> Message:
         """Return the next message."""

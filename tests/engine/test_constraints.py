@@ -66,7 +66,7 @@ def generate(compiler, tokenizer, seed, *, width=None, **settings):
         if reason == "length":
             pytest.fail("the text does not end")
         if reason or constraint.finished:
-            assert constraint.accepting
+            assert constraint._matcher.is_accepting()
             return tokenizer.decode(sequence.tokens, skip_special_tokens=True)
 
 
@@ -126,7 +126,8 @@ def test_end_of_text_is_allowed_only_where_the_text_may_end(compiler, tokenizer)
 
     def stands():
         mask = constraint.mask()
-        return constraint.accepting, constraint.finished, bool(mask[end]), bool(mask[b])
+        accepting = constraint._matcher.is_accepting()
+        return accepting, constraint.finished, bool(mask[end]), bool(mask[b])
 
     assert stands() == (False, False, False, False)
     constraint.advance(a)

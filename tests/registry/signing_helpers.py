@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapterhub.registry.sigstore import key_id, make_key_pair
+from adapterhub.registry.sigstore import make_key_pair, read_public_key
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class KeyPair:
 
     @property
     def key(self):
-        return key_id(self.pem)
+        return read_public_key(self.pem)[0]
 
 
 def key_pair(folder, name, password=None):

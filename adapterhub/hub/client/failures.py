@@ -28,6 +28,10 @@ _LOG_IN = "Log in with: hf auth login, or set HF_TOKEN; HF_ENDPOINT sets the Hub
 _UNCHANGED = "Nothing was changed here; run the same command again"
 #: Largest length of a server's message that is shown, in characters.
 _SHOWN = 300
+_CONFLICT = (
+    "was changed by someone else at the same time",
+    "Look at what is there now, then run the same command again",
+)
 #: Problem and hint for each HTTP status; those of an error class below have priority.
 _STATUSES: dict[int, tuple[str, str]] = {
     400: ("does not accept the request", ""),
@@ -38,14 +42,8 @@ _STATUSES: dict[int, tuple[str, str]] = {
     ),
     404: ("does not have it", "Check the address"),
     408: ("timed out", _UNCHANGED),
-    409: (
-        "was changed by someone else at the same time",
-        "Look at what is there now, then run the same command again",
-    ),
-    412: (
-        "was changed by someone else at the same time",
-        "Look at what is there now, then run the same command again",
-    ),
+    409: _CONFLICT,
+    412: _CONFLICT,
     413: ("rejects a file as too large", "Ask its operator for a higher limit"),
     429: ("receives too many requests", "Wait {wait}, then run the same command again"),
 }

@@ -77,12 +77,12 @@ def list_models(request: Request) -> Response:
         limit=page_size(request, hub.settings.max_page),
         after=query.get("cursor"),
     )
-    page = hub.store.search(search)
-    views = [repository_view(repository, sha) for repository, sha in page.repositories]
+    found, following = hub.store.search(search)
+    views = [repository_view(repository, sha) for repository, sha in found]
     if is_true(request, "full") or is_true(request, "cardData"):
-        for view, (repository, _) in zip(views, page.repositories, strict=True):
+        for view, (repository, _) in zip(views, found, strict=True):
             view["cardData"] = dict(repository.card)
-    return JSONResponse(views, headers=next_link(request, page.next) if page.next else {})
+    return JSONResponse(views, headers=next_link(request, following) if following else {})
 
 
 def create_repository(request: Request, body: dict[str, Any]) -> Response:

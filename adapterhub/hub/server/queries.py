@@ -6,7 +6,7 @@ import base64
 import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server.records import (
@@ -31,6 +31,8 @@ REPOSITORY = """
     FROM repositories r
 """
 Sort = Literal["modified", "created"]
+#: A repository and the head of main.
+FoundRepository: TypeAlias = tuple[Repository, str | None]
 
 
 def repository(db: sqlite3.Connection, name: str) -> Repository | None:
@@ -267,7 +269,7 @@ class Search:
         sort: Time to sort by.
         newest_first: Whether the newest repository is first.
         limit: Largest number of repositories on the page.
-        after: ``Page.next`` of the page before.
+        after: Cursor of this page, from the page before.
     """
 
     owners: frozenset[str] | None
@@ -282,21 +284,13 @@ class Search:
     after: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page of repositories.
+def find(db: sqlite3.Connection, search: Search) -> tuple[list[FoundRepository], str | None]:
+    """Return one page of the repositories that match every filter.
 
-    Args:
-        repositories: Repositories, each with the head of main.
-        next: Cursor of the next page; ``None`` on the last page.
+    Returns:
+        Repositories, each with the head of main, and the cursor of the next page; ``None`` on the
+        last page.
     """
-
-    repositories: tuple[tuple[Repository, str | None], ...]
-    next: str | None
-
-
-def find(db: sqlite3.Connection, search: Search) -> Page:
-    """Return one page of the repositories that match every filter."""
     conditions, values = _conditions(search)
     column = f"r.{search.sort}"
     order = "DESC" if search.newest_first else "ASC"
@@ -304,9 +298,9 @@ def find(db: sqlite3.Connection, search: Search) -> Page:
     query = f"{REPOSITORY} {where} ORDER BY {column} {order}, r.name {order} LIMIT ?"
     rows = db.execute(query, (*values, search.limit + 1)).fetchall()
     found = [to_repository(row) for row in rows[: search.limit]]
-    heads = tuple((each, ref(db, each.id, "branch", "main")) for each in found)
+    heads = [(each, ref(db, each.id, "branch", MAIN)) for each in found]
     more = len(rows) > search.limit
-    return Page(heads, _cursor(getattr(found[-1], search.sort), found[-1].name) if more else None)
+    return heads, _cursor(getattr(found[-1], search.sort), found[-1].name) if more else None
 
 
 def _conditions(search: Search) -> tuple[list[str], list[str]]:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from adapterhub.hub.server.queries import Page, Search
+    from adapterhub.hub.server.queries import FoundRepository, Search
     from adapterhub.hub.server.records import (
         Commit,
         Ref,
@@ -113,7 +113,7 @@ class RepoStore:
         with self.database.reading() as db:
             return _require(db, name)
 
-    def search(self, search: Search) -> Page:
+    def search(self, search: Search) -> tuple[list[FoundRepository], str | None]:
         """Return one page of the repositories that fit."""
         self.add_all_versions()
         with self.database.reading() as db:
