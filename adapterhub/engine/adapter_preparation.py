@@ -16,7 +16,7 @@ from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.engine.adapted_layers import LoraEmbedding
-from adapterhub.engine.heads import head_tensors, read_head
+from adapterhub.engine.heads import TaskHead, head_keys, read_head
 from adapterhub.engine.lora_linear import dense_weight
 from adapterhub.engine.prepared_adapter import LoraFactors, PrefixStates
 from adapterhub.engine.session import task_of
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.adapted_layers import AdaptedLayers
-    from adapterhub.engine.heads import TaskHead
     from adapterhub.engine.lora_linear import LoraLinear
     from adapterhub.engine.prepared_adapter import PreparedAdapter
     from adapterhub.tasks.base import Task
@@ -69,11 +68,7 @@ class AdapterPreparer:
 
     def weights(self, weights: AdapterWeights, task: Task | None, *, name: str) -> PreparedAdapter:
         """Prepare weights that do not come from an artifact."""
-        head, keys = (
-            (None, frozenset[str]())
-            if task is None
-            else read_head(weights, task, self._backbone, width=self._width, name=name)
-        )
+        head, keys = self._head(weights, task, name)
         if isinstance(weights.spec, PrefixSpec):
             check_prefix_fits(self._backbone.kind, self._backbone.name)
             rest = {each: tensor for each, tensor in weights.tensors.items() if each not in keys}
@@ -82,6 +77,18 @@ class AdapterPreparer:
             return _prefix_states(alone, shape, self._dtype, name=name, head=head)
         prefix = self._base_model_prefix(task)
         return lora_factors(weights, self._layers, prefix, name=name, others=keys, head=head)
+
+    def _head(
+        self, weights: AdapterWeights, task: Task | None, name: str
+    ) -> tuple[TaskHead | None, frozenset[str]]:
+        """Return the head of an adapter, if it has one, and the keys of its tensors."""
+        if task is None:
+            return None, frozenset()
+        kind, device = self._backbone.kind, self._backbone.device
+        head = read_head(weights, task, kind=kind, device=device, width=self._width, name=name)
+        if head is None:
+            return None, frozenset()
+        return TaskHead(task, head), frozenset(head_keys(weights).values())
 
     def size(self, artifact: Artifact) -> int:
         """Return the bytes of host memory that an artifact takes once it is prepared."""
@@ -311,7 +318,7 @@ def prepared_size(weights: AdapterWeights, dtype: torch.dtype) -> int:
     DoRA's magnitudes become factors of the layer's output in float32, and heads are in float32.
     Copies of the backbone's own layers are compared and not kept.
     """
-    head = head_tensors(weights).keys
+    head = set(head_keys(weights).values())
     return sum(
         tensor.numel() * (4 if key.endswith(_MAGNITUDE) or key in head else dtype.itemsize)
         for key, tensor in weights.tensors.items()

@@ -12,13 +12,10 @@ from adapterhub.backbones.heads import HEAD_NAMES
 from adapterhub.errors import EngineError, StrictLoadError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
     from torch import Tensor, nn
 
     from adapterhub.adapters.weights import AdapterWeights
-    from adapterhub.backbones.backbone import Backbone
     from adapterhub.backbones.catalog import BackboneKind
     from adapterhub.tasks.base import Task
 
@@ -83,67 +80,45 @@ class TaskHead:
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class HeadTensors:
-    """The tensors of a head among those of an adapter.
-
-    Args:
-        linear: ``weight`` and perhaps ``bias`` of the head.
-        pooler: The same of the layer before the head, or empty.
-        keys: Keys of all these tensors in the adapter.
-    """
-
-    linear: Mapping[str, Tensor]
-    pooler: Mapping[str, Tensor]
-    keys: frozenset[str]
-
-
-def head_tensors(weights: AdapterWeights) -> HeadTensors:
-    """Return the tensors of an adapter's head, empty if it has none."""
-    linear: dict[str, Tensor] = {}
-    pooler: dict[str, Tensor] = {}
-    keys: set[str] = set()
-    for key, tensor in weights.tensors.items():
-        for pattern, found in ((_HEAD_KEY, linear), (_POOLER_KEY, pooler)):
-            if match := pattern.fullmatch(key):
-                found[match["part"]] = tensor
-                keys.add(key)
-    return HeadTensors(linear, pooler, frozenset(keys))
+def head_keys(weights: AdapterWeights) -> dict[str, str]:
+    """Return the keys of the tensors of an adapter's head, if any, by part (``head.weight``)."""
+    return {
+        f"{owner}.{match['part']}": key
+        for key in weights.tensors
+        for pattern, owner in ((_HEAD_KEY, "head"), (_POOLER_KEY, "pooler"))
+        if (match := pattern.fullmatch(key))
+    }
 
 
 def read_head(
-    weights: AdapterWeights, task: Task, backbone: Backbone, *, width: int, name: str
-) -> tuple[TaskHead | None, frozenset[str]]:
-    """Return the head of an adapter, if it has one, and the keys of its tensors."""
-    if task.head == "causal_lm":
-        return None, frozenset()
-    found = head_tensors(weights)
-    kind, device = backbone.kind, backbone.device
-    head = make_head(found, task, kind=kind, width=width, device=device, name=name)
-    return TaskHead(task, head), found.keys
-
-
-def make_head(
-    found: HeadTensors,
+    weights: AdapterWeights,
     task: Task,
     *,
     kind: BackboneKind,
-    width: int,
     device: torch.device,
+    width: int,
     name: str,
-) -> LinearHead:
-    """Return the head of an adapter that labels."""
+) -> LinearHead | None:
+    """Return the head of an adapter, if its task has one.
+
+    Args:
+        weights: Weights of the adapter.
+        task: Task that the adapter was trained for.
+        kind: Kind of the backbone.
+        device: Device of the backbone.
+        width: Number of features: the hidden size, or the features of an image.
+        name: Name of the adapter, for error messages.
+    """
     if task.head == "causal_lm":
-        raise EngineError(f"{task.name} has no head of its own", place=name)
-    classes = len(task.labels)
+        return None
+    tensors = {part: weights.tensors[key] for part, key in head_keys(weights).items()}
+    classes, pooled = len(task.labels), any(part.startswith("pooler") for part in tensors)
     wanted: dict[str, tuple[int, ...]] = {"head.weight": (classes, width)}
     # in transformers, the sequence head of a decoder has no bias
     if kind != "decoder" or task.head != "sequence":
         wanted["head.bias"] = (classes,)
-    if found.pooler:
+    if pooled:
         wanted |= {"pooler.weight": (width, width), "pooler.bias": (width,)}
-    tensors = {f"head.{part}": tensor for part, tensor in found.linear.items()}
-    tensors |= {f"pooler.{part}": tensor for part, tensor in found.pooler.items()}
     shapes = {part: tuple(tensor.shape) for part, tensor in tensors.items()}
     if shapes != wanted:
         missing, unexpected = wanted.items() - shapes.items(), shapes.items() - wanted.items()
@@ -153,7 +128,7 @@ def make_head(
             [f"{part} of shape {list(shape)}" for part, shape in unexpected],
         )
     ready = {part: tensor.float().to(device) for part, tensor in tensors.items()}
-    pooler = (ready["pooler.weight"], ready["pooler.bias"]) if found.pooler else None
+    pooler = (ready["pooler.weight"], ready["pooler.bias"]) if pooled else None
     # an image is read once, like a sequence
     read: LabelingKind = "sequence" if task.head == "image" else task.head
     return LinearHead(read, task.labels, ready["head.weight"], ready.get("head.bias"), pooler)

@@ -17,6 +17,7 @@ from adapterhub.registry.failures import primary_code, translate_sqlite_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 #: Longest wait for the transaction of another process, in seconds.
@@ -69,25 +70,13 @@ class Database:
                     # another process may have upgraded it since
                     _apply(db, self._changes, self._schema_of(db))
 
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> AbstractContextManager[sqlite3.Connection]:
         """Open a connection that sees one snapshot of the database."""
-        with (
-            translate_sqlite_errors(self.path),
-            closing(self._connect("rw")) as db,
-            _transaction(db, "DEFERRED"),
-        ):
-            yield db
+        return self._transaction("DEFERRED")
 
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> AbstractContextManager[sqlite3.Connection]:
         """Open a connection with the write lock; commit at the end, or roll back on an error."""
-        with (
-            translate_sqlite_errors(self.path),
-            closing(self._connect("rw")) as db,
-            _transaction(db, "IMMEDIATE"),
-        ):
-            yield db
+        return self._transaction("IMMEDIATE")
 
     def stamp(self) -> Stamp:
         """Return a value that changes with the content; empty if the content has just changed."""
@@ -110,6 +99,15 @@ class Database:
                     raise
                 return (str(error),)
         return () if found == ("ok",) else found
+
+    @contextmanager
+    def _transaction(self, kind: str) -> Iterator[sqlite3.Connection]:
+        with (
+            translate_sqlite_errors(self.path),
+            closing(self._connect("rw")) as db,
+            _transaction(db, kind),
+        ):
+            yield db
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         db = sqlite3.connect(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import RegistryError, SignatureError
@@ -19,7 +18,8 @@ from adapterhub.registry.sigstore import Signature, parse_signature, read_public
 from adapterhub.registry.storage import Storage, find_problems, no_hook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from adapterhub.registry.aliases import AliasMove, AliasRule, StoredEvaluation
@@ -343,15 +343,13 @@ class Registry:
         with self._database.reading() as db:
             return signatures.requires_signed(db)
 
-    @contextmanager
-    def staging(self) -> Iterator[Path]:
+    def staging(self) -> AbstractContextManager[Path]:
         """Create a temporary folder in the file system of the registry, removed afterwards.
 
         Raises:
             RegistryError: When the registry cannot be written.
         """
-        with self._layout.staged() as folder:
-            yield folder
+        return self._layout.staged()
 
     def verify(self) -> tuple[Problem, ...]:
         """Read every stored byte and return what is damaged or missing."""

@@ -21,7 +21,7 @@ def check(root):
     repository = store.get(NAME)
     for ref in store.refs(repository):
         for file in store.tree(repository, ref.sha).values():
-            path = store.blob(file.sha256)
+            path = store.blobs.checked(file.sha256)
             assert file_fault(path, file.sha256) == ""
     head = store.revision(repository, "main")
     tags = [ref.name for ref in store.refs(repository) if ref.kind == "tag"]

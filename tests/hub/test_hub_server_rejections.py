@@ -180,7 +180,7 @@ def test_bytes_other_than_announced_are_refused(hub, sent):
     assert answer.status_code in (400, 413)
     assert hub.commit_lines("team/fruit", lfs_line("a.txt", content)).status_code == 400
     assert nothing_changed(hub)
-    assert not hub.store.has_bytes(digest(sent))
+    assert not hub.store.blobs.path(digest(sent)).exists()
 
 
 def test_an_upload_is_verified_and_committed(hub):

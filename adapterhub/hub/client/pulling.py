@@ -184,7 +184,7 @@ def _pull_peft(
     match_config(config, options, place=place)
     spec_of(with_explicit_targets(config, ()))
     remote.fetch(WEIGHTS_NAME, folder, limit=MAX_BYTES, sha256=remote.files[WEIGHTS_NAME].sha256)
-    if CARD_NAME in remote.files and remote.size(CARD_NAME) <= MAX_CARD:
+    if CARD_NAME in remote.files and remote.files[CARD_NAME].size <= MAX_CARD:
         remote.fetch(CARD_NAME, folder, limit=MAX_CARD)
     target = folder.parent / "imported"
     origin = f"hf://{remote.address.repo_id}@{remote.sha}"

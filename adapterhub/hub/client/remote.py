@@ -101,10 +101,6 @@ class Remote:
     private: bool
     files: Mapping[str, RemoteFile]
 
-    def size(self, name: str) -> int:
-        """Return the size of a file in bytes."""
-        return self.files[name].size
-
     def fetch(self, name: str, folder: Path, *, limit: int, sha256: str | None = None) -> Path:
         """Download a file into ``folder``.
 
@@ -118,8 +114,9 @@ class Remote:
             sha256: Expected digest in hex.
         """
         place = f"{self.address}: {name}"
-        if self.size(name) > limit:
-            raise ArtifactError(f"has {self.size(name)} bytes, the limit is {limit}", place=place)
+        size = self.files[name].size
+        if size > limit:
+            raise ArtifactError(f"has {size} bytes, the limit is {limit}", place=place)
         target = folder / name
         for again in (False, True):
             with translate_hub_errors(place):

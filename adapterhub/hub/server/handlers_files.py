@@ -103,7 +103,7 @@ def resolve(request: Request) -> Response:
         headers["Content-Length"] = str(file.size)
         headers["Accept-Ranges"] = "bytes"
         return Response(headers=headers, media_type=kind)
-    blob = store.blob(file.sha256)
+    blob = store.blobs.checked(file.sha256)
     name = path.rpartition("/")[2]
     return BlobResponse(blob, headers=headers, filename=name, media_type=kind)
 

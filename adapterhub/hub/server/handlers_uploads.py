@@ -92,7 +92,7 @@ def lfs_verify(request: Request, body: dict[str, Any]) -> Response:
     hub = hub_of(request)
     oid = text_of(body, "oid")
     known = hub.store.known_sizes(found)
-    if oid not in known or known[oid] != body.get("size") or not hub.store.has_bytes(oid):
+    if oid not in known or known[oid] != body.get("size") or not hub.store.blobs.path(oid).exists():
         raise HTTPError(404, "was not received with this size", place=oid[:64])
     return JSONResponse({"oid": oid, "size": known[oid]}, media_type=_LFS_TYPE)
 
@@ -166,7 +166,7 @@ def _object(request: Request, hub: Hub, entry: Any, known: Mapping[str, int]) ->
     if size > hub.settings.max_file:
         problem = f"is larger than the limit of {hub.settings.max_file} bytes"
         return {**found, "error": {"code": 413, "message": problem}}
-    if known.get(oid) == size and hub.store.has_bytes(oid):
+    if known.get(oid) == size and hub.store.blobs.path(oid).exists():
         return found
     name = repository_name(request)
     expires = int(time.time() + hub.settings.upload_seconds)

@@ -70,7 +70,7 @@ class RepoStore:
         self.database = Database(self._layout.folder / "hub.sqlite3", HUB_SCHEMA)
         self.database.prepare()
         blobs = Blobs(self._layout)
-        self._blobs = BlobStore(blobs, Database(self._layout.index))
+        self.blobs = BlobStore(blobs, Database(self._layout.index))
         self._bridge = Bridge(self.registry, self._layout, blobs, self.settings.max_inline)
 
     def uses_blob(self, sha256: str) -> bool:
@@ -225,7 +225,7 @@ class RepoStore:
             for each in staged:
                 queries.add_upload(db, repository.id, each.sha256, each.size)
         self._on_step("noted uploads")
-        self._blobs.place(staged)
+        self.blobs.place(staged)
         self._on_step("placed uploads")
 
     def known_sizes(self, repository: Repository) -> dict[str, int]:
@@ -233,21 +233,13 @@ class RepoStore:
         with self.database.reading() as db:
             return queries.sizes(db, repository.id, self._upload_limit())
 
-    def has_bytes(self, sha256: str) -> bool:
-        """Return whether a blob exists."""
-        return self._blobs.path(sha256).exists()
-
-    def blob(self, sha256: str) -> Path:
-        """Return the path of a verified blob."""
-        return self._blobs.checked(sha256)
-
     def git_names(self, digests: set[str]) -> dict[str, str]:
         """Return git's name of each sha256, computed once and stored."""
         with self.database.reading() as db:
             query = "SELECT oid FROM git_names WHERE sha256 = ?"
             rows = {digest: db.execute(query, (digest,)).fetchone() for digest in digests}
         found = {digest: str(row["oid"]) for digest, row in rows.items() if row}
-        new = {digest: git_name(self._blobs.path(digest)) for digest in digests - found.keys()}
+        new = {digest: git_name(self.blobs.path(digest)) for digest in digests - found.keys()}
         if new:
             with self.database.writing() as db:
                 queries.add_git_names(db, new)
@@ -290,7 +282,7 @@ class RepoStore:
         adds = [each for each in commit.operations if isinstance(each, Add)]
         for add in adds:
             check_path(add.path)
-            file = add.staged or self._blobs.path(add.sha256)
+            file = add.staged or self.blobs.path(add.sha256)
             if file.exists():
                 check_content(add.path, file)
         staged = [
