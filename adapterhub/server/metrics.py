@@ -17,8 +17,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from adapterhub.engine.outputs import EngineStats
-
 #: Most adapters with a label of their own.
 MAX_ADAPTERS = 100
 OTHER = "other"
@@ -29,11 +27,12 @@ WINDOW_SECONDS = 10.0
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _ADAPTER_SECONDS = (0.1, 0.5, 1, 5, 30)
 _SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+#: Field of the load to the text of its gauge.
 _GAUGES = {
     "running": "Running sequences.",
     "waiting": "Sequences that wait in the engine.",
     "queued": "Requests in the fair queue before the engine.",
-    "resident_adapters": "Adapters on the device.",
+    "resident": "Adapters on the device.",
     "host_adapters": "Adapters in host memory.",
     "host_bytes": "Bytes of adapters in host memory.",
     "cache_used": "Tokens in the KV cache.",
@@ -88,7 +87,10 @@ class Metrics:
             "adapter",
             "place",
         )
-        self._gauges = {name: self._gauge(name, text) for name, text in _GAUGES.items()}
+        self._gauges = {
+            field: self._gauge("resident_adapters" if field == "resident" else field, text)
+            for field, text in _GAUGES.items()
+        }
 
     def label(self, adapter: str) -> str:
         """Return the label of an adapter."""
@@ -147,27 +149,9 @@ class Metrics:
             counter = self._adapter_loads if kind == "load" else self._adapter_evictions
             counter.labels(self.label(names.get(digest, digest[:19]))).inc()
 
-    def set_load(
-        self,
-        stats: EngineStats,
-        places: Mapping[str, str],
-        *,
-        queued: int,
-        cache_used: int,
-        cache_size: int,
-    ) -> None:
-        """Set the gauges."""
-        values = {
-            "running": stats.running,
-            "waiting": stats.waiting,
-            "queued": queued,
-            "resident_adapters": stats.resident,
-            "host_adapters": stats.host_adapters,
-            "host_bytes": stats.host_bytes,
-            "cache_used": cache_used,
-            "cache_size": cache_size,
-        }
-        for name, value in values.items():
+    def set_load(self, load: Mapping[str, int], places: Mapping[str, str]) -> None:
+        """Set the gauges to the current load, and to where each adapter is."""
+        for name, value in load.items():
             self._gauges[name].set(value)
         self._resident.clear()
         for adapter, place in places.items():

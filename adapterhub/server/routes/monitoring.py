@@ -16,6 +16,7 @@ from adapterhub.server.context import CallDep, ServerDep, authenticated_router
 from adapterhub.server.schemas.adapters import CallerInfo, ServerStats
 
 if TYPE_CHECKING:
+    from adapterhub.engine.outputs import EngineStats
     from adapterhub.server.context import Server
 
 public = APIRouter(tags=["server"])
@@ -66,24 +67,15 @@ async def me(call: CallDep) -> Response:
 async def stats(call: CallDep) -> Response:
     """Show the running and waiting requests, the throughput and the cache usage."""
     server, metrics = call.server, call.server.metrics
-    found = await server.engine.call(Engine.stats)
     first, step = metrics.medians()
-    used, size = _cache_usage(server, found.free_blocks)
     return JSONResponse(
         {
-            "running": found.running,
-            "waiting": found.waiting,
-            "queued": server.access.queued,
+            **_load(server, await server.engine.call(Engine.stats)),
             "requests_total": metrics.requests_total,
             "tokens_total": metrics.tokens_total,
             "tokens_per_second": metrics.tokens_per_second(),
             "time_to_first_token_ms_p50": None if first is None else first * 1000,
             "step_ms_p50": None if step is None else step * 1000,
-            "cache_used": used,
-            "cache_size": size,
-            "resident": found.resident,
-            "host_adapters": found.host_adapters,
-            "host_bytes": found.host_bytes,
             "time": time.time(),
         }
     )
@@ -97,23 +89,26 @@ async def prometheus(call: CallDep) -> Response:
         lambda engine: (engine.stats(), engine.locations(), engine.adapter_events())
     )
     names = await asyncio.to_thread(server.names.by_digest)
-    used, size = _cache_usage(server, found.free_blocks)
     metrics.record_moves(moves, names)
-    metrics.set_load(
-        found,
-        {names.get(digest, digest[:19]): place for digest, place in places.items()},
-        queued=server.access.queued,
-        cache_used=used,
-        cache_size=size,
-    )
+    known = {names.get(digest, digest[:19]): place for digest, place in places.items()}
+    metrics.set_load(_load(server, found), known)
     return Response(metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-def _cache_usage(server: Server, free_blocks: int) -> tuple[int, int]:
-    """Return how many tokens of the KV cache are in use, and its size."""
+def _load(server: Server, stats: EngineStats) -> dict[str, int]:
+    """Return the numbers of sequences, adapters and KV-cache tokens for statistics and gauges."""
     block = server.settings.block_size
-    size = -(-server.settings.kv_cache_tokens // block) * block if free_blocks else 0
-    return max(size - free_blocks * block, 0), size
+    size = -(-server.settings.kv_cache_tokens // block) * block if stats.free_blocks else 0
+    return {
+        "running": stats.running,
+        "waiting": stats.waiting,
+        "queued": server.access.queued,
+        "resident": stats.resident,
+        "host_adapters": stats.host_adapters,
+        "host_bytes": stats.host_bytes,
+        "cache_used": max(size - stats.free_blocks * block, 0),
+        "cache_size": size,
+    }
 
 
 def _models(server: Server) -> list[dict[str, Any]]:
