@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import ArtifactError, IntegrityError, NotFoundError, RegistryError
 from adapterhub.registry import index, signatures
-from adapterhub.registry.blobs import file_fault, write_durable
-from adapterhub.registry.checkouts import Checkouts, Fault
+from adapterhub.registry.blobs import Checkouts, Fault, file_fault, write_durable
 from adapterhub.registry.failures import translate_os_errors
 from adapterhub.registry.signatures import StoredSignature
 from adapterhub.registry.sigstore import signature_name

@@ -16,7 +16,7 @@ from adapterhub.errors import RequestError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapterhub.server.schemas.chat import ChatRequest, Function
+    from adapterhub.server.schemas.openai import ChatRequest, Function
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 

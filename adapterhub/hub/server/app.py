@@ -15,7 +15,7 @@ from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import handlers_files as files
 from adapterhub.hub.server import handlers_repositories as repositories
 from adapterhub.hub.server import handlers_uploads as uploads
-from adapterhub.hub.server.errors import no_repository
+from adapterhub.hub.server.records import no_repository
 from adapterhub.hub.server.requests import Hub, with_form, with_json
 from adapterhub.hub.server.responses import error_response
 

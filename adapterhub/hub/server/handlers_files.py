@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse, Response
 
 from adapterhub.http.errors import HTTPError
-from adapterhub.hub.server.errors import COMMIT_HEADER, no_entry
+from adapterhub.hub.server.records import COMMIT_HEADER, no_entry
 from adapterhub.hub.server.requests import (
     hub_of,
     is_true,

@@ -1,4 +1,4 @@
-"""Repositories, revisions, files and commits of the endpoint."""
+"""Repositories, revisions, files and commits of the endpoint, and the errors for unknown ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Literal
 
+from adapterhub.http.errors import HTTPError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 #: Branch of every repository.
 MAIN = "main"
 RefKind = Literal["branch", "tag"]
+#: Response header with the commit that a response is about.
+COMMIT_HEADER = "X-Repo-Commit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,3 +186,20 @@ def hub_time(text: str) -> str:
     """Return a time in the format of the Hub: ISO 8601 in UTC with microseconds and ``Z``."""
     moment = datetime.fromisoformat(text).astimezone(UTC)
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def no_repository(name: str) -> HTTPError:
+    """Return the error for a repository that does not exist or that the caller may not see."""
+    return HTTPError(404, "repository not found", code="RepoNotFound", place=name)
+
+
+def no_revision(name: str, revision: str) -> HTTPError:
+    """Return the error for a revision that does not exist."""
+    return HTTPError(404, f"has no revision {revision!r}", code="RevisionNotFound", place=name)
+
+
+def no_entry(path: str, sha: str = "") -> HTTPError:
+    """Return the error for a file that is not in the revision ``sha``."""
+    headers = {COMMIT_HEADER: sha} if sha else {}
+    problem = "is not in this revision"
+    return HTTPError(404, problem, code="EntryNotFound", place=path, headers=headers)

@@ -12,8 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from adapterhub.access import Caller, bearer_token
 from adapterhub.http.bodies import stream_body
 from adapterhub.http.errors import HTTPError
-from adapterhub.hub.server.errors import no_repository
-from adapterhub.hub.server.records import MAIN
+from adapterhub.hub.server.records import MAIN, no_repository
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -13,9 +13,16 @@ from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import queries
 from adapterhub.hub.server.blobstore import BlobStore, Staged, git_name
 from adapterhub.hub.server.bridge import Bridge
-from adapterhub.hub.server.errors import no_entry, no_repository, no_revision
 from adapterhub.hub.server.queries import find
-from adapterhub.hub.server.records import MAIN, Add, new_revision, now
+from adapterhub.hub.server.records import (
+    MAIN,
+    Add,
+    new_revision,
+    no_entry,
+    no_repository,
+    no_revision,
+    now,
+)
 from adapterhub.hub.server.schema import HUB_SCHEMA
 from adapterhub.hub.server.settings import HubSettings
 from adapterhub.hub.server.tree import apply, check_content, check_path, check_ref_name

@@ -15,7 +15,7 @@ from adapterhub.server.generation import (
     respond,
     sampling_params,
 )
-from adapterhub.server.schemas.chat import ChatRequest, ChatResponse
+from adapterhub.server.schemas.openai import ChatRequest, ChatResponse
 from adapterhub.server.tool_calls import (
     ToolCallParser,
     required_schema,

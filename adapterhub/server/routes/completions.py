@@ -22,7 +22,7 @@ from adapterhub.server.generation import (
 )
 from adapterhub.server.responses import digest_header, provenance
 from adapterhub.server.routes.chat import STREAMS
-from adapterhub.server.schemas.completion import (
+from adapterhub.server.schemas.openai import (
     CompletionRequest,
     CompletionResponse,
     EmbeddingRequest,

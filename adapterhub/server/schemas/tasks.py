@@ -14,7 +14,7 @@ from adapterhub.server.schemas.base import (
     ResponseModel,
     Usage,
 )
-from adapterhub.server.schemas.completion import MAX_PROMPTS, MAX_TEXTS
+from adapterhub.server.schemas.openai import MAX_PROMPTS, MAX_TEXTS
 
 #: Longest context of a question, in characters.
 MAX_CONTEXT = 262_144
