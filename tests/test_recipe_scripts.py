@@ -74,3 +74,33 @@ def test_ratings_become_pairs_of_an_earlier_history_and_a_candidate(run):
     assert example["history"] == ["film 0 [Drama]", "film 2 [Drama]"]
     assert example["candidate"] == "film 3 [Drama]"
     assert example["label"] == 1
+
+
+def test_a_history_holds_what_was_liked_before_and_nothing_later():
+    module = runpy.run_path(str(RECIPES / "make_movielens.py"))
+    Rating, history_pairs = module["Rating"], module["history_pairs"]
+    known = [
+        Rating("u", "first", 5, 1),
+        Rating("u", "disliked", 1, 2),
+        Rating("u", "second", 4, 3),
+        Rating("v", "of another", 5, 1),
+        Rating("u", "third", 4, 5),
+    ]
+    asked = [Rating("u", "now", 2, 4), *known]
+    examples = list(history_pairs(asked, known, liked=4, length=2))
+    assert examples[0] == {
+        "history": ["first", "second"],
+        "candidate": "now",
+        "label": 0,
+        "group": "u",
+        "gain": 2,
+    }
+    assert [example["history"] for example in examples[1:]] == [
+        [],
+        ["first"],
+        ["first"],
+        [],
+        ["first", "second"],
+    ]
+    shuffled = known[::-1]
+    assert list(history_pairs(asked, shuffled, liked=4, length=2)) == examples

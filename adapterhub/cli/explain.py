@@ -76,8 +76,8 @@ def _span(text: str) -> tuple[int, int]:
 
 
 def _write_page(path: Path, model: Model, found: Sequence[Explanation]) -> None:
+    from adapterhub.workflows.run_report.blocks import render_page
     from adapterhub.workflows.run_report.explanation_section import explanation_section
-    from adapterhub.workflows.run_report.page import render_page
 
     title = f"Explanation of {model.version.ref}"
     sections = [explanation_section(each) for each in found]

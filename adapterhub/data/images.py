@@ -8,9 +8,10 @@ import zipfile
 import zlib
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -18,7 +19,7 @@ from adapterhub.data.files import check_size
 from adapterhub.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from adapterhub.data.dataset import Dataset
 
@@ -28,6 +29,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_IMAGE_BYTES = 32 * 1024**2
 #: Largest decoded image in pixels; a small file may claim any size.
 MAX_PIXELS = 2**26
+#: Returns the bytes of a named image, at most one more than allowed.
+_Store: TypeAlias = "Callable[[str], bytes]"
 _READ_FAULTS = (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError)
 
 
@@ -85,13 +88,6 @@ def _reason(error: Exception) -> str:
     return "" if isinstance(error, UnidentifiedImageError) or not text else f": {text}"
 
 
-class _Store(Protocol):
-    """Storage of the images beside a file of examples."""
-
-    def read(self, name: str) -> bytes:
-        """Return the bytes of an image file, at most one more than allowed."""
-
-
 def read_image(path: Path) -> ImageFile:
     """Return the image in a file named by the user.
 
@@ -132,7 +128,7 @@ def load_images(dataset: Dataset, column: str, beside: Path | None) -> Dataset:
             value = example[column]
             if isinstance(value, str):
                 store = store or _store_beside(beside, place, open_files)
-                image = ImageFile(value, store.read(_plain_name(value, place)))
+                image = ImageFile(value, store(_plain_name(value, place)))
             else:
                 image = _embedded(value, place)
             _check_bytes(len(image.content), place)
@@ -147,46 +143,37 @@ def _store_beside(beside: Path | None, place: str, open_files: ExitStack) -> _St
         raise DataError("names an image, but the examples come from no folder", place=place)
     archive = beside.with_name(f"{beside.name.partition('.')[0]}.zip")
     if not archive.is_file():
-        return _Folder(beside.parent)
+        return partial(_read_from_folder, beside.parent.resolve())
     try:
-        return _Archive(open_files.enter_context(zipfile.ZipFile(archive)), archive.name)
+        opened = open_files.enter_context(zipfile.ZipFile(archive))
     except _READ_FAULTS as error:
         raise DataError(f"can't be read: {error}", place=archive.name) from error
+    return partial(_read_from_archive, opened, archive.name)
 
 
-class _Folder:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.resolve()
+def _read_from_folder(folder: Path, name: str) -> bytes:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise DataError("is a link that leads out of the folder", place=name)
+    if not path.is_file():
+        there = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, there)
+        raise DataError("there is no such image", place=name, hint=hint)
+    with path.open("rb") as stream:
+        return stream.read(MAX_IMAGE_BYTES + 1)
 
-    def read(self, name: str) -> bytes:
-        path = (self._folder / name).resolve()
-        if not path.is_relative_to(self._folder):
-            raise DataError("is a link that leads out of the folder", place=name)
-        if not path.is_file():
-            there = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise DataError(
-                "there is no such image", place=name, hint=did_you_mean(path.name, there)
-            )
-        with path.open("rb") as stream:
+
+def _read_from_archive(archive: zipfile.ZipFile, origin: str, name: str) -> bytes:
+    place = f"{origin}: {name}"
+    try:
+        # the sizes in the directory of a zip file may be wrong
+        with archive.open(name) as stream:
             return stream.read(MAX_IMAGE_BYTES + 1)
-
-
-class _Archive:
-    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        self._archive = archive
-        self._name = name
-
-    def read(self, name: str) -> bytes:
-        place = f"{self._name}: {name}"
-        try:
-            # the sizes in the directory of a zip file may be wrong
-            with self._archive.open(name) as stream:
-                return stream.read(MAX_IMAGE_BYTES + 1)
-        except KeyError:
-            hint = did_you_mean(name, self._archive.namelist())
-            raise DataError("there is no such image", place=place, hint=hint) from None
-        except _READ_FAULTS as error:
-            raise DataError(f"can't be read: {error}", place=place) from error
+    except KeyError:
+        hint = did_you_mean(name, archive.namelist())
+        raise DataError("there is no such image", place=place, hint=hint) from None
+    except _READ_FAULTS as error:
+        raise DataError(f"can't be read: {error}", place=place) from error
 
 
 def _plain_name(name: str, place: str) -> str:

@@ -14,6 +14,8 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from adapterhub.evaluation.paired_tests import chosen
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -83,7 +85,7 @@ def text_drift(old: Array, new: Array, *, seed: int = 0) -> DriftTest:
     kernel = np.exp(-squares / max(float(np.median(squares)), np.finfo(np.float32).tiny))
 
     def discrepancy(x: Array, y: Array, axis: int) -> Array:
-        weights = _mean_of(x, len(both)) - _mean_of(y, len(both))
+        weights = chosen(x, len(both)) / x.shape[-1] - chosen(y, len(both)) / y.shape[-1]
         found: Array = ((weights @ kernel) * weights).sum(-1)
         return found
 
@@ -121,13 +123,6 @@ def label_drift(old: Mapping[str, int], new: Mapping[str, int], *, seed: int = 0
         effect = float(stats.contingency.association(table, method="cramer", correction=False))
     sizes = [int(size) for size in table.sum(axis=1)]
     return DriftTest("labels", "chi-squared", effect, p_value, *sizes)
-
-
-def _mean_of(indices: Array, size: int) -> Array:
-    """Return weights ``[..., size]`` whose product is the mean over indices ``[..., n]``."""
-    weights = np.zeros((*indices.shape[:-1], size))
-    np.put_along_axis(weights, indices.astype(int), 1.0 / indices.shape[-1], axis=-1)
-    return weights
 
 
 def _separability(both: Array, old: int, seed: int) -> float:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: Cosine similarity of character n-grams above which two texts are near duplicates.
 NEAR = 0.9
 #: Examples of a split, and of training, that are compared for near duplicates.
-NEAR_ROWS, NEAR_TRAIN_ROWS = 1000, 20000
+NEAR_EXAMPLES, NEAR_TRAIN_EXAMPLES = 1000, 20000
 _CHUNK = 250
 _FEATURES = 2**18
 _NO_WORD = re.compile(r"[\W_]+")
@@ -104,7 +104,7 @@ def leak(name: str, dataset: Dataset, training: Dataset, *, shown: int = 5) -> L
     texts = [example_text(example) for example in dataset.examples]
     same = [_normal(text) in normal for text in texts]
     others = [text for text, found in zip(texts, same, strict=True) if not found]
-    looked_at, candidates = _spread(others, NEAR_ROWS), _spread(known, NEAR_TRAIN_ROWS)
+    looked_at, candidates = _spread(others, NEAR_EXAMPLES), _spread(known, NEAR_TRAIN_EXAMPLES)
     pairs = sorted(_near(looked_at, candidates), key=lambda pair: -pair.similarity)
     return Leak(name, sum(same), len(pairs), len(looked_at), tuple(pairs[:shown]))
 

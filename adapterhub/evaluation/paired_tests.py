@@ -130,7 +130,7 @@ def _permuted(first: ExampleStatistics, second: ExampleStatistics, metric: str, 
     values = np.concatenate([first.values, second.values])
 
     def difference(x: Array, y: Array, axis: int) -> Any:
-        a, b = (first.formula(_chosen(each, 2 * examples) @ values)[metric] for each in (x, y))
+        a, b = (first.formula(chosen(each, 2 * examples) @ values)[metric] for each in (x, y))
         return b - a
 
     test = stats.permutation_test(
@@ -145,7 +145,7 @@ def _permuted(first: ExampleStatistics, second: ExampleStatistics, metric: str, 
     return float(test.pvalue)
 
 
-def _chosen(indices: Array, size: int) -> Array:
+def chosen(indices: Array, size: int) -> Array:
     """Return a mask ``[..., size]`` of the indices in the last axis."""
     chosen = np.zeros((*indices.shape[:-1], size))
     np.put_along_axis(chosen, indices.astype(int), 1.0, axis=-1)

@@ -1,13 +1,10 @@
 """Ranking for recommendation."""
 
-import copy
-
 import pytest
 import torch
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from adapterhub.data.packing import pack
-from adapterhub.data.ratings import Rating, history_pairs
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.ranking import Ranking, RelevanceJudgments, ranking_scores
@@ -145,31 +142,3 @@ def test_one_label_alone_has_no_auc(wordpiece):
             task_for(wordpiece).evaluate(
                 [{**EXAMPLE, "gain": gain}, {**EXAMPLE, "label": 0}], [0.5, 0.6]
             )
-
-
-def test_a_history_holds_what_was_liked_before_and_nothing_later():
-    known = [
-        Rating("u", "first", 5, 1),
-        Rating("u", "disliked", 1, 2),
-        Rating("u", "second", 4, 3),
-        Rating("v", "of another", 5, 1),
-        Rating("u", "third", 4, 5),
-    ]
-    asked = [Rating("u", "now", 2, 4), *known]
-    examples = list(history_pairs(asked, known, liked=4, length=2))
-    assert examples[0] == {
-        "history": ["first", "second"],
-        "candidate": "now",
-        "label": 0,
-        "group": "u",
-        "gain": 2,
-    }
-    assert [example["history"] for example in examples[1:]] == [
-        [],
-        ["first"],
-        ["first"],
-        [],
-        ["first", "second"],
-    ]
-    shuffled = copy.copy(known)[::-1]
-    assert list(history_pairs(asked, shuffled, liked=4, length=2)) == examples

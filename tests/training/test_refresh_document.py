@@ -16,8 +16,12 @@ from adapterhub.workflows.refresh.document import (
     read_document,
     request_digest,
 )
-from adapterhub.workflows.refresh.findings import MetricChange, RefreshOutcome
-from adapterhub.workflows.refresh.serialization import findings_document, read_findings
+from adapterhub.workflows.refresh.findings import (
+    MetricChange,
+    RefreshOutcome,
+    findings_document,
+    read_findings,
+)
 
 SPREAD = Interval(low=0.1, high=0.3, level=0.95)
 DRIFT = Drift((DriftTest("text", "maximum mean discrepancy", 0.7, 0.001, 500, 80),), 0.05)

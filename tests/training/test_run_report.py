@@ -20,11 +20,10 @@ from adapterhub.training.evaluate import Predictions
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.workflows.run_report import bias_audit_section
 from adapterhub.workflows.run_report import report as report_module
-from adapterhub.workflows.run_report.blocks import Section, Table, Text
+from adapterhub.workflows.run_report.blocks import Section, Table, Text, render_page
 from adapterhub.workflows.run_report.cost_section import Cost, cost_section
 from adapterhub.workflows.run_report.figures import draw_confusion
-from adapterhub.workflows.run_report.page import render_page
-from adapterhub.workflows.run_report.prediction_sections import metric_rows
+from adapterhub.workflows.run_report.prediction_sections import reported_metrics
 from adapterhub.workflows.run_report.report import ReportOptions
 from adapterhub.workflows.train_run import train_run
 
@@ -54,10 +53,10 @@ def test_examples_are_counted_and_not_their_windows(encoder):
     spans = [FoundSpan(0, 0, 0.5, 0.5)] * len(windows)
     scored = Predictions(windows, spans, task.evaluate(windows, spans))
     evidence = SimpleNamespace(task=task, before=None, after=scored)
-    rows = metric_rows(evidence, {}, resamples=100, level=0.95)
+    metrics = reported_metrics(evidence, {}, resamples=100, level=0.95)
     summary = {}
-    section, _ = report_module._results(evidence, rows, ReportOptions(), summary)
-    assert summary["rows"] == 2
+    section, _ = report_module._results(evidence, metrics, ReportOptions(), summary)
+    assert summary["num_examples"] == 2
     assert section.blocks[0].caption.startswith("On 2 validation examples")
 
 
@@ -99,7 +98,7 @@ def test_the_page_has_no_links_to_elsewhere_and_embeds_its_figures(
     assert summary["calibration"]["temperature"]["value"] > 0
     assert summary["data"]["leaks"][0]["same"] == 120
     assert summary["cost"]["peak_bytes"] > 1e6
-    audit = summary["inherited"]
+    audit = summary["bias_audit"]
     assert audit["completed"] == audit["total"]
     assert {each["name"] for each in audit["metrics"]} == {
         "names",
@@ -149,7 +148,7 @@ def test_other_tasks_have_the_sections_that_apply(task, backbone, recipe, reques
     summary = json.loads((tmp_path / "run/report.json").read_text())
     name = "entity_f1" if task == "token-classification" else "perplexity"
     assert summary["metrics"][name]["interval"] is not None
-    names = {each["name"] for each in summary["inherited"]["metrics"]}
+    names = {each["name"] for each in summary["bias_audit"]["metrics"]}
     if task == "dialogue":
         assert {"refused", "rude words", "stereotype preferred"} <= names
     else:
@@ -206,7 +205,7 @@ def test_selected_predictions_are_explained_by_their_words(recipe, encoder, mood
     assert re.search(r'<span class="for" style="--a:1.00" title="\+\d', section)
     assert "with [UNK] for every word" in section
 
-    wrong, right, _ = json.loads((tmp_path / "run/report.json").read_text())["why"]
+    wrong, right, _ = json.loads((tmp_path / "run/report.json").read_text())["explanations"]
     assert wrong["answer"] != wrong["expected"]
     assert right["answer"] == right["expected"]
     strongest = max(right["words"], key=lambda word: word["attribution"])
@@ -251,7 +250,7 @@ def test_generated_answers_are_explained_where_predicted_best_and_worst(
     path = recipe("talk", decoder, "dialogue", talks, train={"batch_size": 8, "epochs": 4})
     result = train_run(load_recipe(path), output=tmp_path / "run")
     page = result.report.read_text()
-    worst, best = json.loads((tmp_path / "run/report.json").read_text())["why"]
+    worst, best = json.loads((tmp_path / "run/report.json").read_text())["explanations"]
     assert [worst["why"], best["why"]] == ["highest loss", "lowest loss"]
     assert best["value"] > worst["value"]
     assert {best["method"], worst["method"]} == {"ablation"}
@@ -295,7 +294,7 @@ def test_a_failed_bias_audit_leaves_the_other_sections(
     page = result.report.read_text()
     assert {"Results", "Curves", "Bias audit", "Cost"} <= set(titles(page))
     assert "The bias audit failed" in page
-    assert json.loads(result.report.with_suffix(".json").read_text())["inherited"] == "failed"
+    assert json.loads(result.report.with_suffix(".json").read_text())["bias_audit"] == "failed"
     assert "no such probe" in caplog.text
 
 
@@ -303,7 +302,7 @@ def test_audit_seconds_0_leaves_out_the_bias_audit(command, recipe, encoder, moo
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     command("train", str(path), "--audit-seconds", "0", "--output", str(tmp_path / "run"))
     assert "Bias audit" not in titles((tmp_path / "run/report.html").read_text())
-    assert json.loads((tmp_path / "run/report.json").read_text())["inherited"] is None
+    assert json.loads((tmp_path / "run/report.json").read_text())["bias_audit"] is None
 
 
 class Tracker:

@@ -1,12 +1,14 @@
-"""Findings of a refresh: drift, metric change, forgetting and gain."""
+"""Findings of a refresh: drift, metric change, forgetting and gain, and their stored form."""
 
-from __future__ import annotations
-
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ConfigDict
 
+from adapterhub.adapters.strict_json import FOREIGN, Schema
 from adapterhub.evaluation.bootstrap import (
     LEVEL,
     RESAMPLES,
@@ -17,14 +19,14 @@ from adapterhub.evaluation.bootstrap import (
 )
 from adapterhub.evaluation.drift import MIN_EXAMPLES, Drift, label_drift, text_drift
 from adapterhub.evaluation.example_statistics import scores_of
-from adapterhub.evaluation.paired_tests import differences
+from adapterhub.evaluation.paired_tests import Difference, differences
 from adapterhub.training.evaluate import embed_examples, score_examples
+from adapterhub.workflows.refresh.document import REFRESH_NAME
 from adapterhub.workflows.refresh.examples import count_known_labels
 
 if TYPE_CHECKING:
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.dataset import Dataset
-    from adapterhub.evaluation.paired_tests import Difference
     from adapterhub.tasks.base import Task
     from adapterhub.tasks.predictions import Scores
     from adapterhub.training.recipe import Recipe
@@ -87,10 +89,10 @@ class RefreshOutcome:
 
 
 def find_drift(
-    model: TaskModel,
-    task: Task,
-    data: RefreshData,
-    recipe: Recipe,
+    model: "TaskModel",
+    task: "Task",
+    data: "RefreshData",
+    recipe: "Recipe",
     *,
     level: float,
 ) -> Drift:
@@ -107,14 +109,14 @@ def find_drift(
     return Drift(tuple(tests), level)
 
 
-def score(model: TaskModel, task: Task, examples: Dataset) -> Scores:
+def score(model: "TaskModel", task: "Task", examples: "Dataset") -> "Scores":
     """Return the statistics of an adapter's predictions, from which metrics are resampled."""
     scored = score_examples(model, task, examples.examples)
     return scores_of(task, scored.examples, scored.decoded)
 
 
 def measure_change(
-    old: Scores, new: Scores, metric: tuple[str, bool], *, recorded: float | None, split: str
+    old: "Scores", new: "Scores", metric: tuple[str, bool], *, recorded: float | None, split: str
 ) -> MetricChange:
     """Compare the present version on new examples with itself on old ones."""
     name, greater = metric
@@ -138,14 +140,14 @@ def measure_change(
 
 
 def compare_outcomes(
-    split: str, parent: tuple[Scores, Scores], child: tuple[Scores, Scores]
+    split: str, parent: "tuple[Scores, Scores]", child: "tuple[Scores, Scores]"
 ) -> RefreshOutcome:
     """Compare parent and child on the old split and on new examples, both paired."""
     forgetting, gain = (tuple(differences(*pair)) for pair in zip(parent, child, strict=True))
     return RefreshOutcome(split, forgetting, gain)
 
 
-def metrics_of(scores: Scores) -> dict[str, float]:
+def metrics_of(scores: "Scores") -> dict[str, float]:
     """Return the metrics of scores without resampling."""
     everything = np.arange(scores.size)[None, :]
     return {name: float(values[0]) for name, values in scores.metrics(everything).items()}
@@ -153,3 +155,53 @@ def metrics_of(scores: Scores) -> dict[str, float]:
 
 def _record(difference: Difference) -> dict[str, Any]:
     return {**asdict(difference), "difference": difference.value}
+
+
+_CONFIG: ConfigDict = {**FOREIGN, "allow_inf_nan": True}
+
+
+@dataclass(frozen=True, slots=True)
+class _Findings:
+    """The stored findings; derived values are not read."""
+
+    drift: Drift
+    present: MetricChange
+    split: str
+    forgetting: Mapping[str, Difference]
+    gain: Mapping[str, Difference]
+
+    __pydantic_config__ = _CONFIG
+
+
+_SCHEMA = Schema(_Findings)
+
+
+def findings_document(drift: Drift, change: MetricChange) -> dict[str, Any]:
+    """Return the findings before training as plain JSON."""
+    found = {each.what for each in drift.found}
+    tests = [{**asdict(test), "drift": test.what in found} for test in drift.tests]
+    return {
+        "drift": {"level": drift.level, "tests": tests, "found": bool(found)},
+        "present": {**asdict(change), "worse": change.is_worse},
+    }
+
+
+def read_findings(findings: Mapping[str, Any]) -> tuple[Drift, MetricChange, RefreshOutcome]:
+    """Return the findings stored in a ``refresh.json``.
+
+    Raises:
+        ArtifactError: when they are malformed.
+    """
+    place = f"{REFRESH_NAME}: findings"
+    read = _SCHEMA.read(_nan_for_null(findings), place)
+    outcome = RefreshOutcome(read.split, tuple(read.forgetting.values()), tuple(read.gain.values()))
+    return read.drift, read.present, outcome
+
+
+def _nan_for_null(value: Any, key: str = "") -> Any:
+    """Return a value with NaN for each null, which stands for a number that JSON cannot hold."""
+    if isinstance(value, Mapping):
+        return {name: _nan_for_null(each, name) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_nan_for_null(each) for each in value]
+    return math.nan if value is None and key != "recorded" else value

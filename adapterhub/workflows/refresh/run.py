@@ -38,11 +38,12 @@ from adapterhub.workflows.refresh.findings import (
     RefreshOutcome,
     compare_outcomes,
     find_drift,
+    findings_document,
     measure_change,
     metrics_of,
+    read_findings,
     score,
 )
-from adapterhub.workflows.refresh.serialization import findings_document, read_findings
 from adapterhub.workflows.train_run import register_run, train_run
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ _LONGEST = 400
 
 
 @dataclass(frozen=True, slots=True)
-class MetricRow:
+class ReportedMetric:
     """A metric before and after training, with intervals where it can be resampled."""
 
     before: float | None
@@ -37,13 +37,12 @@ class MetricRow:
     interval: Interval | None
 
 
-def metric_rows(
+def reported_metrics(
     evidence: TrainingEvidence,
     metrics_before: Mapping[str, float],
-    *,
     resamples: int,
     level: float,
-) -> dict[str, MetricRow]:
+) -> dict[str, ReportedMetric]:
     """Return each metric with its bootstrap intervals."""
 
     def found(predictions: Predictions | None) -> dict[str, Interval]:
@@ -54,24 +53,24 @@ def metric_rows(
 
     before, after = found(evidence.before), found(evidence.after)
     return {
-        name: MetricRow(metrics_before.get(name), value, before.get(name), after.get(name))
+        name: ReportedMetric(metrics_before.get(name), value, before.get(name), after.get(name))
         for name, value in evidence.after.evaluation.metrics.items()
     }
 
 
-def results_section(rows: Mapping[str, MetricRow], count: int, level: float) -> Section:
+def results_section(metrics: Mapping[str, ReportedMetric], count: int, level: float) -> Section:
     """Return the table of metrics before and after training."""
     table = Table(
         ("metric", ">before", f">{level:.0%} interval", ">after", f">{level:.0%} interval"),
         [
             (
                 name,
-                "" if row.before is None else f"{row.before:.4f}",
-                _interval(row.before_interval),
-                f"{row.after:.4f}",
-                _interval(row.interval),
+                "" if each.before is None else f"{each.before:.4f}",
+                _interval(each.before_interval),
+                f"{each.after:.4f}",
+                _interval(each.interval),
             )
-            for name, row in rows.items()
+            for name, each in metrics.items()
         ],
         caption=f"On {count} validation examples. Intervals are bootstrap percentiles: they show "
         "how the metric varies with the examples, not between training runs.",
@@ -87,14 +86,14 @@ def labels_section(table: Sequence[Mapping[str, float | str]]) -> Section:
     """Return precision, recall and F1 of each label, the lowest F1 first."""
     if not table:
         return Section("Labels")
-    ordered = sorted(table, key=lambda row: (float(row["f1"]), -float(row["support"])))
+    ordered = sorted(table, key=lambda label: (float(label["f1"]), -float(label["support"])))
     rows = [
         (
-            str(row["label"]),
-            *(f"{float(row[key]):.3f}" for key in ("precision", "recall", "f1")),
-            f"{float(row['support']):.0f}",
+            str(label["label"]),
+            *(f"{float(label[key]):.3f}" for key in ("precision", "recall", "f1")),
+            f"{float(label['support']):.0f}",
         )
-        for row in ordered
+        for label in ordered
     ]
     columns = ("label", ">precision", ">recall", ">F1", ">support")
     return Section("Labels", (Table(columns, rows, caption="Sorted by F1, lowest first."),))

@@ -19,18 +19,17 @@ from adapterhub.evaluation.example_statistics import units_of
 from adapterhub.training.curves import plot_curves, read_curves
 from adapterhub.training.result import LOG_NAME
 from adapterhub.workflows.run_report.bias_audit_section import audit_run, bias_audit_section
-from adapterhub.workflows.run_report.blocks import Figure, Section, Text
+from adapterhub.workflows.run_report.blocks import Figure, Section, Text, render_page
 from adapterhub.workflows.run_report.cost_section import cost_of, cost_section
 from adapterhub.workflows.run_report.data_section import data_section, warnings
 from adapterhub.workflows.run_report.explanation_section import TITLE as EXPLANATIONS
 from adapterhub.workflows.run_report.explanation_section import explanations_section
-from adapterhub.workflows.run_report.page import render_page
 from adapterhub.workflows.run_report.prediction_sections import (
     calibration_section,
     confusion_section,
     errors_section,
     labels_section,
-    metric_rows,
+    reported_metrics,
     results_section,
 )
 
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from adapterhub.tasks.predictions import Confidence
     from adapterhub.training.result import TrainingEvidence, TrainResult
     from adapterhub.workflows.run_report.bias_audit_section import AuditOutcome
-    from adapterhub.workflows.run_report.prediction_sections import MetricRow
+    from adapterhub.workflows.run_report.prediction_sections import ReportedMetric
 
 logger = logging.getLogger(__name__)
 
@@ -100,11 +99,11 @@ def _write_report(
     options: ReportOptions,
 ) -> TrainResult:
     draw = _can_draw()
-    rows = metric_rows(evidence, result.before, resamples=options.resamples, level=options.level)
+    metrics = reported_metrics(evidence, result.before, options.resamples, options.level)
     cost = cost_of(result, model.backbone.device)
     summary: dict[str, Any] = {"name": evidence.recipe.name, "digest": result.digest}
     sections = [
-        *_results(evidence, rows, options, summary),
+        *_results(evidence, metrics, options, summary),
         *_predictions(evidence, options, summary, draw=draw),
         _explanations(evidence, model, options, summary),
         _data(evidence, summary),
@@ -112,7 +111,7 @@ def _write_report(
         bias_audit_section(audit),
         cost_section(cost),
     ]
-    summary["inherited"] = asdict(audit) if isinstance(audit, BiasAuditResult) else audit
+    summary["bias_audit"] = asdict(audit) if isinstance(audit, BiasAuditResult) else audit
     summary["cost"] = asdict(cost)
     backbone = f"{model.backbone.name}, {model.backbone.quantization.scheme}"
     subtitle = f"{evidence.task.name} on {backbone}; {result.digest}"
@@ -120,23 +119,23 @@ def _write_report(
     page.write_text(render_page(evidence.recipe.name, subtitle, sections), encoding="utf-8")
     text = json.dumps(finite(summary), indent=2, ensure_ascii=False, allow_nan=False)
     (result.folder / SUMMARY_NAME).write_text(f"{text}\n", encoding="utf-8")
-    intervals = {name: row.interval for name, row in rows.items() if row.interval}
+    intervals = {name: each.interval for name, each in metrics.items() if each.interval}
     return replace(result, report=page, intervals=intervals)
 
 
 def _results(
     evidence: TrainingEvidence,
-    rows: Mapping[str, MetricRow],
+    metrics: Mapping[str, ReportedMetric],
     options: ReportOptions,
     summary: dict[str, Any],
 ) -> list[Section]:
     # a long example may have been scored in windows
     count = len(units_of(evidence.task, evidence.after.examples))
     table = evidence.after.evaluation.table
-    summary["rows"] = count
-    summary["metrics"] = {name: asdict(row) for name, row in rows.items()}
-    summary["labels"] = [dict(row) for row in table]
-    return [results_section(rows, count, options.level), labels_section(table)]
+    summary["num_examples"] = count
+    summary["metrics"] = {name: asdict(each) for name, each in metrics.items()}
+    summary["labels"] = [dict(each) for each in table]
+    return [results_section(metrics, count, options.level), labels_section(table)]
 
 
 def _predictions(
@@ -192,7 +191,7 @@ def _explanations(
         # the rest of the report is worth having without it
         logger.exception("the predictions could not be explained")
         return explanations_section(None, reads_text=reads_text)
-    summary["why"] = [
+    summary["explanations"] = [
         {"why": each.why, "expected": each.expected, **each.found.document()} for each in found
     ]
     return explanations_section(found, reads_text=reads_text)
