@@ -56,11 +56,7 @@ def read_text(path: Path, origin: str) -> str:
 
 
 def check_size(size: int, origin: str) -> None:
-    """Require a size that fits into memory.
-
-    Raises:
-        DataError: when it is above ``MAX_BYTES``.
-    """
+    """Require a size of at most ``MAX_BYTES``, which fits into memory."""
     if size > MAX_BYTES:
         raise DataError(
             f"holds more than the {MAX_BYTES / 1024**3:.3g} GiB that are read into memory",

@@ -63,11 +63,7 @@ def drop_duplicates(
 
 
 def limit(dataset: Dataset, count: int | None, *, seed: int) -> Dataset:
-    """Return ``count`` examples sampled by content and seed, in order; all for ``None``.
-
-    Raises:
-        ValueError: when ``count`` is below 1.
-    """
+    """Return ``count`` examples sampled by content and seed, in order; all for ``None``."""
     if count is not None and count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
     if count is None or count >= len(dataset):
@@ -116,11 +112,7 @@ def exclude(dataset: Dataset, known: Dataset) -> Dataset:
 
 
 def require_examples(dataset: Dataset, split: str) -> None:
-    """Require a split that is not empty.
-
-    Raises:
-        DataError: naming it.
-    """
+    """Require a split that is not empty."""
     if not dataset.examples:
         raise DataError(
             f"the {split} split is empty",
@@ -157,9 +149,6 @@ def _canonical(dataset: Dataset, index: int, fields: Sequence[str] | None = None
     """Return the canonical JSON of an example, or of some fields: UTF-8 with sorted keys.
 
     A missing field is null. An image is represented by the digest of its file, not by its name.
-
-    Raises:
-        DataError: naming the example with a value that is not JSON, such as a date.
     """
     example = dataset.examples[index]
     value = example if fields is None else {field: example.get(field) for field in fields}

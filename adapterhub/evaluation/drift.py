@@ -107,9 +107,6 @@ def label_drift(old: Mapping[str, int], new: Mapping[str, int], *, seed: int = 0
     """Test for drift of label frequencies by chi-squared, with a Monte Carlo p-value.
 
     The Monte Carlo p-value is valid for rare labels too.
-
-    Raises:
-        ValueError: when one side has no labels.
     """
     names = sorted(name for name in {*old, *new} if old.get(name) or new.get(name))
     table = np.array([[counts.get(name, 0) for name in names] for counts in (old, new)])

@@ -204,11 +204,7 @@ def padded_owners(owners: Sequence[int | None], example: EncodedExample) -> list
 
 
 def refuse_selection(task: str, *, label: str | None, span: tuple[int, int] | None) -> None:
-    """Refuse the selection of a label or a span by a task that has none.
-
-    Raises:
-        DataError: when one is given.
-    """
+    """Refuse the selection of a label or a span by a task that has none."""
     if label is not None or span is not None:
         raise DataError(
             f"{task} has no {'spans' if label is None else 'labels'} to choose from",

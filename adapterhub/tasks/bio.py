@@ -22,11 +22,7 @@ OUTSIDE = "O"
 
 
 def check_tags(tags: Iterable[str]) -> None:
-    """Check that all tags are BIO.
-
-    Raises:
-        RecipeError: naming the first that is not.
-    """
+    """Require BIO tags."""
     for tag in tags:
         if tag != OUTSIDE and not (tag[:2] in ("B-", "I-") and tag[2:]):
             raise RecipeError(

@@ -43,11 +43,7 @@ class LabelIndex:
     """Label names in the order of the head's outputs."""
 
     def __init__(self, labels: Sequence[str]) -> None:
-        """Index label names.
-
-        Raises:
-            RecipeError: when there are fewer than two labels, or duplicates.
-        """
+        """Index two or more different label names."""
         self.names = tuple(labels)
         self._index = {name: index for index, name in enumerate(self.names)}
         if len(self._index) < len(self.names):
@@ -65,9 +61,6 @@ class LabelIndex:
 
         An integer is the label written with it, or, where no label is written as an integer,
         the position of the label.
-
-        Raises:
-            DataError: when the value is no label.
         """
         text = label_text(value, number, field)
         if text not in self._index and not self._numbered and not isinstance(value, str):
@@ -77,11 +70,7 @@ class LabelIndex:
         return text
 
     def index(self, value: Any, number: int, field: str) -> int:
-        """Return the label index for a value of an example.
-
-        Raises:
-            DataError: when the value is no label, or not a label of the training data.
-        """
+        """Return the index of a training label, given as a value of an example."""
         name = self.name(value, number, field)
         if name not in self._index:
             raise DataError(
@@ -103,11 +92,7 @@ class ClassLabels:
         *,
         field: str = "label",
     ) -> None:
-        """Index the labels and compute their loss weights; balanced ones need ``counts``.
-
-        Raises:
-            RecipeError: when labels and options do not fit together.
-        """
+        """Index the labels and compute their loss weights; balanced ones need ``counts``."""
         self.index = LabelIndex(labels)
         self.names = self.index.names
         self._field = field
@@ -124,20 +109,12 @@ class ClassLabels:
         return (self.gold(example, number),)
 
     def gold(self, example: Example, number: int) -> int:
-        """Return the label index of an example.
-
-        Raises:
-            DataError: naming example and field, when it has no known label.
-        """
+        """Return the label index of an example, which must have a known label."""
         value = required(example, self._field, number)
         return self.index.index(value, number, self._field)
 
     def all_gold(self, examples: Sequence[Example]) -> list[int]:
-        """Return the label index of each example.
-
-        Raises:
-            DataError: naming example and field, when one has no known label.
-        """
+        """Return the label index of each example."""
         return [self.gold(example, number) for number, example in enumerate(examples, start=1)]
 
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
@@ -317,11 +294,7 @@ def predicted_labels(decoded: Sequence[Tensor]) -> list[int]:
 
 
 def require_any(examples: Sequence[Example]) -> None:
-    """Require at least one example to score.
-
-    Raises:
-        DataError: when there is none.
-    """
+    """Require at least one example to score."""
     if not examples:
         raise DataError("there are no examples to score")
 
@@ -338,20 +311,12 @@ def label_table(
 
 
 def label_text(value: Any, number: int, field: str) -> str:
-    """Return an example's label as text; see ``adapterhub.data.labels.label_name``.
-
-    Raises:
-        DataError: naming example and field, when the value is neither text nor a whole number.
-    """
+    """Return an example's label as text; see ``adapterhub.data.labels.label_name``."""
     return label_name(value, place_of(number, field))
 
 
 def label_list(value: Any, number: int, field: str) -> list[Any]:
-    """Return an example's list of labels, which may be empty; a single label makes a list.
-
-    Raises:
-        DataError: naming example and field, when a label is repeated.
-    """
+    """Return an example's labels, of which none may be repeated; a single label makes a list."""
     labels = list(value) if isinstance(value, list | tuple) else [value]
     names = [label_text(label, number, field) for label in labels]
     if len(set(names)) < len(names):

@@ -60,11 +60,7 @@ class ChatTemplate:
         self.stop_ids = self._stop_ids()
 
     def text(self, messages: Sequence[Message], *, prompt: bool, number: int = 1) -> str:
-        """Render messages as text; a ``prompt`` ends with the opening of the assistant's next turn.
-
-        Raises:
-            DataError: when the template rejects the messages.
-        """
+        """Render messages as text, for a ``prompt`` up to the opening of the next answer."""
         try:
             rendered: str = self.tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=prompt
@@ -76,11 +72,7 @@ class ChatTemplate:
         return rendered
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens after which the assistant's answer starts.
-
-        Raises:
-            DataError: when the template rejects the messages.
-        """
+        """Return the tokens after which the assistant's answer starts."""
         return self._encode(self.text(messages, prompt=True))
 
     def render(self, messages: Sequence[Message], number: int) -> Rendered:
@@ -189,11 +181,7 @@ def conversation(example: Example, number: int, system_prompt: str) -> list[Mess
 
 
 def check_message(item: Any, place: str) -> Message:
-    """Return a message with nothing but role and content.
-
-    Raises:
-        DataError: when it is no message.
-    """
+    """Return a message with nothing but role and content."""
     if not isinstance(item, dict):
         raise DataError(
             f"a message must be an object with role and content, not {item!r}", place=place
@@ -210,11 +198,7 @@ def check_message(item: Any, place: str) -> Message:
 
 
 def split_answer(messages: Sequence[Message], number: int) -> tuple[list[Message], str]:
-    """Return the messages before the last answer, and that answer.
-
-    Raises:
-        DataError: when there is no answer of the assistant.
-    """
+    """Return the messages before the last answer, and that answer; there must be one."""
     for index in range(len(messages) - 1, 0, -1):
         if messages[index]["role"] == "assistant":
             return list(messages[:index]), messages[index]["content"]
@@ -249,11 +233,7 @@ def _exchange(example: Example, number: int) -> list[Message]:
 
 
 def check_learnable(example: Example, messages: Sequence[Message], number: int) -> None:
-    """Require an answer to learn from.
-
-    Raises:
-        DataError: naming example and field, when it has none.
-    """
+    """Require an answer to learn from."""
     if not is_given(example, "messages"):
         required(example, "response", number)
     elif not any(message["role"] == "assistant" for message in messages):

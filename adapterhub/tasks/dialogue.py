@@ -83,11 +83,7 @@ class GeneratingTask(UnsplitTask):
     attribution: None = None
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> None:
-        """Set up the task with a fast tokenizer that has a chat template.
-
-        Raises:
-            RecipeError: when options and tokenizer do not fit together.
-        """
+        """Set up the task with a fast tokenizer that has a chat template."""
         check_tokenizer(tokenizer, options.max_length)
         if options.class_weights is not None:
             raise RecipeError("generated texts have no class weights", place="task.class_weights")
@@ -179,11 +175,7 @@ class GeneratingTask(UnsplitTask):
         return self._fitted_prompt(messages)[1]
 
     def _fitted_prompt(self, messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
-        """Return the messages that fit of a conversation, and their tokens.
-
-        Raises:
-            DataError: as ``prompt_ids``.
-        """
+        """Return the messages that fit of a conversation, and their tokens."""
         left = [check_message(message, "messages") for message in messages]
         if not left or left[-1]["role"] != "user":
             raise DataError("the last message must be the user's", place="messages")

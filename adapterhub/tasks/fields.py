@@ -22,11 +22,7 @@ def is_given(example: Example, field: str) -> bool:
 
 
 def required(example: Example, field: str, number: int) -> Any:
-    """Return a field's value.
-
-    Raises:
-        DataError: when the field is missing or null.
-    """
+    """Return a field's value, which must be present and not null."""
     if is_given(example, field):
         return example[field]
     hint = "" if field in example else did_you_mean(field, map(str, example))
@@ -34,11 +30,7 @@ def required(example: Example, field: str, number: int) -> Any:
 
 
 def text_field(example: Example, field: str, number: int) -> str:
-    """Return a field that must be text and not blank.
-
-    Raises:
-        DataError: when it is missing, not text, or blank.
-    """
+    """Return a field that must be text and not blank."""
     value = required(example, field, number)
     if not isinstance(value, str):
         raise DataError(
@@ -50,11 +42,7 @@ def text_field(example: Example, field: str, number: int) -> str:
 
 
 def list_field(example: Example, field: str, number: int) -> list[Any]:
-    """Return a field that must be a list and not empty.
-
-    Raises:
-        DataError: when it is missing, not a list, or empty.
-    """
+    """Return a field that must be a list and not empty."""
     value = required(example, field, number)
     if isinstance(value, str | bytes | dict) or not isinstance(value, Iterable):
         raise DataError(

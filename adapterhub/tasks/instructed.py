@@ -62,11 +62,7 @@ class InstructionTask(GeneratingTask):
     def __init__(
         self, format: InstructionFormat, tokenizer: PreTrainedTokenizerBase, options: TaskOptions
     ) -> None:
-        """Set up the task with a fast tokenizer that has a chat template.
-
-        Raises:
-            RecipeError: when options and tokenizer do not fit together.
-        """
+        """Set up the task with a fast tokenizer that has a chat template."""
         super().__init__(tokenizer, options)
         if options.max_new_tokens >= options.max_length:
             raise RecipeError(
@@ -155,9 +151,6 @@ def translation(tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> Ins
 
     The instruction names the languages. Generated translations are scored by BLEU and chrF
     (see ``translation_scores``).
-
-    Raises:
-        RecipeError: when options and tokenizer do not fit together.
     """
     return InstructionTask(_TRANSLATION, tokenizer, options)
 
@@ -167,9 +160,6 @@ def summarization(tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> I
 
     The first summary is learned. Generated ones are scored by ROUGE against all summaries of an
     example (see ``rouge_scores``).
-
-    Raises:
-        RecipeError: when options and tokenizer do not fit together.
     """
     return InstructionTask(_SUMMARIZATION, tokenizer, options)
 
@@ -182,9 +172,6 @@ def generative_question_answering(
     The first answer is learned. Generated ones are scored by exact match and F1 against all
     answers of an example (see ``squad_scores``). With ``unanswerable`` an example may have an
     empty list of answers; the learned answer is then ``unanswerable``, which counts as none.
-
-    Raises:
-        RecipeError: when options and tokenizer do not fit together.
     """
     chosen = _UNANSWERABLE if options.unanswerable else _QUESTIONS
     return InstructionTask(chosen, tokenizer, options)

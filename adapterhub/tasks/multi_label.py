@@ -51,11 +51,7 @@ class MultiLabelClassification(UnsplitTask):
         *,
         pool: Pool,
     ) -> None:
-        """Set up the task; see ``TextClassification``.
-
-        Raises:
-            RecipeError: when labels, options and tokenizer do not fit together.
-        """
+        """Set up the task; see ``TextClassification``."""
         if options.class_weights is not None:
             raise RecipeError(
                 "class_weights and multi_label exclude each other", place="task.class_weights"

@@ -19,11 +19,7 @@ _SIZES = ((24, 16), (16, 24))
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    """Require a tokenizer with character offsets and a valid ``max_length``.
-
-    Raises:
-        RecipeError: naming the setting that does not fit.
-    """
+    """Require a tokenizer with character offsets and a valid ``max_length``."""
     if not tokenizer.is_fast:
         raise RecipeError(
             f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
@@ -73,11 +69,7 @@ class ImageLoader:
         self.area: int = shapes[0][-1] * shapes[0][-2]
 
     def pixels(self, image: ImageFile) -> Tensor:
-        """Return ``[channels, height, width]`` float32.
-
-        Raises:
-            DataError: when the image can't be decoded.
-        """
+        """Return ``[channels, height, width]`` float32."""
         return self._run(image.decoded())
 
     def _run(self, image: Image.Image) -> Tensor:

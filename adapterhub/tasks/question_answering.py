@@ -111,11 +111,7 @@ class QuestionAnswering:
         *,
         null: Pool,
     ) -> None:
-        """Set up the task; ``null`` is the token of a window that represents no answer.
-
-        Raises:
-            RecipeError: when options and tokenizer do not fit together.
-        """
+        """Set up the task; ``null`` is the token of a window that represents no answer."""
         check_tokenizer(tokenizer, options.max_length)
         if options.max_length < MIN_LENGTH:
             raise RecipeError(
@@ -258,11 +254,7 @@ class QuestionAnswering:
         return ExampleStatistics(np.array(values, dtype=float), _answer_metrics, ("answers",))
 
     def window(self, example: Example, number: int) -> ContextWindow:
-        """Return the window that an example names, or the first.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Return the window that an example names, or the first."""
         windows = self.encoder.windows(example, number)
         if not windows:
             raise DataError("the context gives no tokens", place=place_of(number, "context"))

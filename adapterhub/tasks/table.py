@@ -146,11 +146,7 @@ def reads_pairs(name: str) -> bool:
 
 
 def fields_of(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the required and the optional fields of training examples.
-
-    Raises:
-        RecipeError: when there is no such task.
-    """
+    """Return the required and the optional fields of training examples."""
     entry = entry_of(name)
     first, *others = entry.alternatives
     needed = tuple(field for field in first if all(field in other for other in others))
@@ -162,9 +158,6 @@ def missing_fields(name: str, present: Iterable[str]) -> tuple[str, ...]:
     """Return the fields that a training example lacks, given the ``present`` ones.
 
     Where a task accepts several sets of fields, the one nearest to complete counts.
-
-    Raises:
-        RecipeError: when there is no such task.
     """
     there = set(present)
     alternatives = entry_of(name).alternatives

@@ -52,11 +52,7 @@ class TextEncoder:
         options: TaskOptions,
         pool: Pool,
     ) -> None:
-        """Check the tokenizer.
-
-        Raises:
-            RecipeError: when tokenizer and options do not fit together.
-        """
+        """Check the tokenizer."""
         check_tokenizer(tokenizer, options.max_length)
         self.tokenizer = tokenizer
         self._max_length = options.max_length
@@ -80,11 +76,7 @@ class TextEncoder:
     def attribution_input(
         self, example: Example, names: tuple[str, str] = ("text", "text_pair")
     ) -> AttributionInput:
-        """Return an example with the words of its texts, which get the given names.
-
-        Raises:
-            DataError: naming example and field, when the example is invalid.
-        """
+        """Return an example with the words of its texts, which get the given names."""
         encoding = self._encoding(example, 1, offsets=True)
         encoded = self.encode(example, 1)
         texts = [input_text(self.tokenizer, names[0], text_field(example, "text", 1))]

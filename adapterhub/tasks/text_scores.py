@@ -49,11 +49,7 @@ def translation_scores(references: Sequence[Sequence[str]], found: Sequence[str]
 
 
 def chrf_scores(references: Sequence[Sequence[str]], found: Sequence[str]) -> TextScores:
-    """Return ``chrf`` of a corpus alone; see ``translation_scores``.
-
-    Raises:
-        DataError: when there are no texts, or their number differs from the references'.
-    """
+    """Return ``chrf`` of a corpus alone; see ``translation_scores``."""
     scores = translation_scores(references, found)
     return TextScores({"chrf": scores.metrics["chrf"]}, {"chrf": scores.signatures["chrf"]})
 
@@ -64,9 +60,6 @@ def rouge_scores(references: Sequence[Sequence[str]], found: Sequence[str]) -> T
     Words are stemmed, and the best reference of a text counts, both as in rouge-score.
 
     Source: Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries".
-
-    Raises:
-        DataError: when there are no texts, or their number differs from the references'.
     """
     from rouge_score.rouge_scorer import RougeScorer
 

@@ -88,11 +88,7 @@ class TokenClassification:
         pool: Pool,
         label_counts: Mapping[str, int] | None = None,
     ) -> None:
-        """Set up the task; ``pool`` is the token of a word that the head reads.
-
-        Raises:
-            RecipeError: when labels, options and tokenizer do not fit together.
-        """
+        """Set up the task; ``pool`` is the token of a word that the head reads."""
         check_tokenizer(tokenizer, options.max_length)
         check_tags(labels)
         self.tokenizer = tokenizer
@@ -163,11 +159,7 @@ class TokenClassification:
     def named_tags(
         self, example: Example, number: int, decoded: WordTags
     ) -> tuple[list[str], list[str]]:
-        """Return expected and predicted tags of an example's words; ``O`` where truncated.
-
-        Raises:
-            DataError: when the example has no known tags.
-        """
+        """Return expected and predicted tags of an example's words; ``O`` where truncated."""
         gold = self._gold_names(example, number)
         return gold, self._names(decoded, len(gold))
 

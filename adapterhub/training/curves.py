@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 PLOT_NAMES = ("loss.png", "loss.svg")
@@ -66,24 +66,33 @@ def plot_curves(
     Raises:
         MissingExtraError: when matplotlib isn't installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "report") from None
-    with matplotlib.rc_context({"svg.hashsalt": "adapterhub"}):
-        figure = Figure(figsize=(7, 3.5), layout="constrained")
+
+    def draw(figure: Any) -> None:
         loss_axes = figure.add_subplot()
         loss_axes.plot(curves.steps, curves.losses, color="tab:blue", linewidth=1)
         loss_axes.set(title=title, xlabel="optimizer step", ylabel="training loss")
         metric_axes = loss_axes.twinx()
         metric_axes.plot(curves.metric_steps, curves.metric_values, "o-", color="tab:orange")
         metric_axes.set_ylabel(f"{curves.metric} (validation)")
-        return {name: _render(figure, name.rpartition(".")[2]) for name in names}
+
+    return {name: render_figure(draw, (7, 3.5), name.rpartition(".")[2]) for name in names}
 
 
-def _render(figure: Any, kind: str) -> bytes:
-    buffer = io.BytesIO()
+def render_figure(draw: Callable[[Any], None], size: tuple[float, float], kind: str) -> bytes:
+    """Return a figure of a size in inches as PNG or SVG; equal figures give equal bytes.
+
+    Raises:
+        MissingExtraError: when matplotlib isn't installed.
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("matplotlib", "report") from None
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    figure.savefig(buffer, format=kind, metadata=metadata, dpi=120)
-    return buffer.getvalue()
+    with matplotlib.rc_context({"svg.hashsalt": "adapterhub", "svg.fonttype": "path"}):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata=metadata, dpi=120)
+        return buffer.getvalue()

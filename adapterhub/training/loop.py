@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,13 +20,13 @@ from adapterhub.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from adapterhub.training.interrupt import InterruptFlag
 from adapterhub.training.optimizer import build_optimizer, build_schedule, seek
 from adapterhub.training.progress import EvaluationEvent, StepEvent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+    from types import FrameType
 
     from accelerate import Accelerator
     from torch import Tensor, nn
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from adapterhub.training.evaluate import Predictions
     from adapterhub.training.progress import Reporter
     from adapterhub.training.recipe import Recipe, TrainSection
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -277,6 +282,33 @@ class TrainingLoop:
             return value
         tensor = torch.tensor(value, dtype=torch.float64, device=self.device)
         return float(self.accelerator.reduce(tensor, reduction="sum"))
+
+
+class InterruptFlag:
+    """While entered, Ctrl-C or SIGTERM sets ``is_set``; a second signal has its usual effect."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> InterruptFlag:
+        """Handle the signals, where this is the main thread; other threads can not."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {each: signal.signal(each, self._set) for each in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Restore the previous handlers."""
+        self._restore()
+
+    def _set(self, number: int, frame: FrameType | None) -> None:
+        self.is_set = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for each, handler in self._previous.items():
+            signal.signal(each, handler)
+        self._previous = {}
 
 
 def watched_metric(section: TrainSection, default: tuple[str, bool]) -> tuple[str, bool]:

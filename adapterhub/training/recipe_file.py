@@ -77,11 +77,7 @@ def read_yaml(path: Path, kind: str) -> Any:
 
 
 def apply_override(document: dict[str, Any], override: str) -> None:
-    """Apply ``key.path=value`` to a recipe given as plain data.
-
-    Raises:
-        RecipeError: when the override is malformed.
-    """
+    """Apply ``key.path=value`` to a recipe given as plain data."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise RecipeError(
@@ -96,11 +92,7 @@ def apply_override(document: dict[str, Any], override: str) -> None:
 
 
 def put_key(document: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key of a recipe given as plain data, adding missing sections.
-
-    Raises:
-        RecipeError: when a parent of the key is a value.
-    """
+    """Set a dotted key of a recipe given as plain data, adding missing sections."""
     *parents, last = key.split(".")
     section = document
     for parent in parents:

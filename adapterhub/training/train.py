@@ -16,10 +16,9 @@ from adapterhub.backbones.task_model import build_task_model
 from adapterhub.data.batching import padding_share, random_batches
 from adapterhub.data.splits import fingerprint
 from adapterhub.training.batch_schedule import DEFAULT_BATCH_SIZE
-from adapterhub.training.calibrate import fit_temperature
 from adapterhub.training.checkpoint import drop_checkpoint
 from adapterhub.training.energy import EnergyMeter
-from adapterhub.training.evaluate import score_encoded
+from adapterhub.training.evaluate import calibrate_recipe, score_encoded
 from adapterhub.training.loop import TrainingLoop
 from adapterhub.training.prepare import encode_split, label_log_odds, prepare_data
 from adapterhub.training.progress import JsonLinesReporter, Reporters
@@ -144,7 +143,7 @@ def train(
         )
         with EnergyMeter(enabled=measure_energy and is_main) as meter:
             outcome = loop.run(resume=resume)
-        recipe = fit_temperature(recipe, task, outcome.after, log)
+        recipe = calibrate_recipe(recipe, task, outcome.after, log)
         evidence = TrainingEvidence(recipe, data, task, outcome.before, outcome.after, meter.energy)
         digest = _write_artifact(folder, evidence, model, outcome) if is_main else ""
         result = build_result(folder, digest, model, outcome, evidence)

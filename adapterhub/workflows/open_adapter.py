@@ -53,11 +53,7 @@ def open_session(
     backbone: str | None = None,
     compute_dtype: ComputeDtype | None = None,
 ) -> Session:
-    """Load the backbone of an artifact without its adapter; see ``open_adapter``.
-
-    Raises:
-        BackboneError: when it can't be loaded.
-    """
+    """Load the backbone of an artifact without its adapter; see ``open_adapter``."""
     manifest = artifact.manifest
     place = choose_device(device)
     spec = QuantizationSpec(

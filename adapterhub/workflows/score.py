@@ -57,11 +57,7 @@ def examples_for(
 
 
 def score(session: Session, loaded: LoadedAdapter, examples: Dataset) -> dict[str, float]:
-    """Return the task's metrics of an adapter on labelled examples.
-
-    Raises:
-        DataError: naming the example that can't be used.
-    """
+    """Return the task's metrics of an adapter on labelled examples."""
     return _metrics(session.model(loaded.name), loaded.task, examples)
 
 
@@ -71,9 +67,6 @@ def score_with_base(
     """Return the metrics of an adapter and of its base model on the same examples.
 
     A generative task also generates and scores a text for the first ``generate`` examples.
-
-    Raises:
-        DataError: naming the example that can't be used.
     """
     model = session.model(loaded.name)
     adapter = _metrics(model, loaded.task, examples)

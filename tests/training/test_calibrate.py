@@ -166,7 +166,7 @@ def test_tags_and_rankings_have_a_temperature_too(
     [
         ("question-answering", "task.calibrate=true", "does not use this setting"),
         ("text-classification", "task.temperature=0", "greater than 0"),
-        ("text-classification", "task.temperature=.inf", "above 0"),
+        ("text-classification", "task.temperature=.inf", "a finite number"),
     ],
 )
 def test_invalid_combinations_are_refused(task, override, said, recipe, encoder, moods, tmp_path):

@@ -22,8 +22,7 @@ from adapterhub.errors import (
 from adapterhub.tasks.text_classification import TextClassification
 from adapterhub.training import setup
 from adapterhub.training import train as train_module
-from adapterhub.training.interrupt import InterruptFlag
-from adapterhub.training.loop import TrainingLoop
+from adapterhub.training.loop import InterruptFlag, TrainingLoop
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.setup import recipe_quantization
 from adapterhub.training.train import train

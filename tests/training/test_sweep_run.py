@@ -16,7 +16,7 @@ from adapterhub.errors import (
     TrainingError,
     TrainingInterrupted,
 )
-from adapterhub.training.interrupt import InterruptFlag
+from adapterhub.training.loop import InterruptFlag
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.sweep.run import run_sweep
 from adapterhub.training.sweep.space import parse_space

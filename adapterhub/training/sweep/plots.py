@@ -25,9 +25,6 @@ def draw_study(study: optuna.Study, metric: str) -> dict[str, bytes]:
     """Return the plots of a study by file name; equal studies give equal bytes.
 
     Importance is left out without two complete trials of different value.
-
-    Raises:
-        MissingExtraError: when matplotlib isn't installed.
     """
     optuna = import_optuna()
     try:

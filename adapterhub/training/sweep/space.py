@@ -121,11 +121,7 @@ def as_choice(value: Any) -> str | int | float | bool | None:
 
 
 def load_space(path: Path) -> Space:
-    """Read a search space from a YAML file.
-
-    Raises:
-        RecipeError: naming the key at fault.
-    """
+    """Read a search space from a YAML file."""
     return parse_space(read_yaml(path, "space"), origin=path.name)
 
 

@@ -75,11 +75,7 @@ def request_digest(parent: str, examples: str, replay: float, overrides: Sequenc
 
 
 def read_document(folder: Path) -> RefreshDocument | None:
-    """Return the refresh document of an artifact folder; ``None`` without one.
-
-    Raises:
-        ArtifactError: when it is malformed.
-    """
+    """Return the refresh document of an artifact folder; ``None`` without one."""
     path = folder / REFRESH_NAME
     if not path.is_file():
         return None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import MissingExtraError
+from adapterhub.training.curves import render_figure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from adapterhub.evaluation.calibration import Calibration
     from adapterhub.tasks.predictions import Array
@@ -20,11 +19,7 @@ MOST_LABELS = 30
 
 
 def draw_confusion(matrix: Array, labels: Sequence[str]) -> bytes:
-    """Return the confusion matrix, shaded by the share of the actual label.
-
-    Raises:
-        MissingExtraError: when matplotlib isn't installed.
-    """
+    """Return the confusion matrix, shaded by the share of the actual label."""
     shares = matrix / matrix.sum(-1, keepdims=True).clip(min=1)
     places = range(len(labels))
     side = 2.2 + 0.32 * len(labels)
@@ -43,15 +38,11 @@ def draw_confusion(matrix: Array, labels: Sequence[str]) -> bytes:
                 style = {"ha": "center", "va": "center", "color": color, "fontsize": 8}
                 axes.text(predicted, actual, count, **style)
 
-    return _svg(draw, (side + 1.0, side))
+    return render_figure(draw, (side + 1.0, side), "svg")
 
 
 def draw_reliability(found: Calibration) -> bytes:
-    """Return the reliability diagram: accuracy against confidence, and the size of each bin.
-
-    Raises:
-        MissingExtraError: when matplotlib isn't installed.
-    """
+    """Return the reliability diagram: accuracy against confidence, and the size of each bin."""
 
     def draw(figure: Any) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -73,15 +64,11 @@ def draw_reliability(found: Calibration) -> bytes:
         )
         below.set(xlabel="confidence", ylabel="count")
 
-    return _svg(draw, (4.5, 4.5))
+    return render_figure(draw, (4.5, 4.5), "svg")
 
 
 def draw_learning_curve(curve: LearningCurve) -> bytes:
-    """Return the metric against the number of training examples, with the forecast.
-
-    Raises:
-        MissingExtraError: when matplotlib isn't installed.
-    """
+    """Return the metric against the number of training examples, with the forecast."""
     points = curve.points
 
     def draw(figure: Any) -> None:
@@ -98,18 +85,4 @@ def draw_learning_curve(curve: LearningCurve) -> bytes:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.set(xlabel="training examples", ylabel=f"{curve.metric} (validation)")
 
-    return _svg(draw, (6.0, 3.6))
-
-
-def _svg(draw: Callable[[Any], None], size: tuple[float, float]) -> bytes:
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "report") from None
-    with matplotlib.rc_context({"svg.hashsalt": "adapterhub", "svg.fonttype": "path"}):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        return buffer.getvalue()
+    return render_figure(draw, (6.0, 3.6), "svg")
