@@ -98,16 +98,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class CheckedAnswer:
-    """A prediction that can be explained, compared with the reference answer.
-
-    Args:
-        place: Position of its example.
-        expected: Reference answer in words.
-        right: Whether the prediction is correct.
-        confidence: Probability of the prediction.
-        label: Predicted label, where one of several is explained.
-        span: Predicted span in characters of the text.
-    """
+    """A prediction that can be explained, compared with the reference answer of its example."""
 
     place: int
     expected: str

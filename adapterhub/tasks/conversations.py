@@ -26,13 +26,7 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation as tokens.
-
-    Args:
-        input_ids: Token ids of the whole conversation, up to the last learned token.
-        learned: Indices of the assistant's tokens: its texts, each with the token that ends its
-            turn.
-    """
+    """A conversation as tokens, and the indices of the assistant's texts with the ends of turns."""
 
     input_ids: list[int]
     learned: list[int]

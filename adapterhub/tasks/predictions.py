@@ -52,15 +52,7 @@ class Confidence:
 
 @dataclass(frozen=True, slots=True)
 class ErrorExample:
-    """A wrongly predicted example.
-
-    Args:
-        text: Input text of the example, or the name of its image.
-        expected: Reference answer.
-        predicted: Predicted answer; empty where none is generated.
-        error: Size of the error; larger is worse.
-        measure: Meaning and unit of ``error``.
-    """
+    """A wrongly predicted example; the larger its error in units of ``measure``, the worse."""
 
     text: str
     expected: str
@@ -71,14 +63,7 @@ class ErrorExample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabelChoices:
-    """Expected and predicted label of each example or word.
-
-    Args:
-        unit: ``examples`` or ``words``.
-        labels: Label names.
-        gold: Index of the expected label, ``[choices]``.
-        predicted: Index of the predicted label, ``[choices]``.
-    """
+    """Expected and predicted label of each example or word, as indices ``[choices]``."""
 
     unit: str
     labels: tuple[str, ...]

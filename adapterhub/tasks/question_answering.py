@@ -54,13 +54,10 @@ _NO_ANSWER = "(no answer)"
 
 @dataclass(frozen=True, slots=True)
 class FoundSpan:
-    """Likeliest answer in one window.
+    """Likeliest answer in one window: its first and last token among those of the context.
 
-    Args:
-        first: Index of its first token among those of the window's context.
-        last: Index of its last token.
-        score: Probability that it starts and ends there.
-        no_answer: Probability that no answer starts or ends in the window.
+    The probabilities are that it starts and ends there, and that no answer starts or ends in the
+    window.
     """
 
     first: int

@@ -16,13 +16,7 @@ ROUGE_TYPES = {"rouge1": "rouge1", "rouge2": "rouge2", "rougeL": "rouge_l"}
 
 @dataclass(frozen=True, slots=True)
 class TextScores:
-    """Scores of texts.
-
-    Args:
-        metrics: Metric name to value.
-        signatures: Metric name to the exact way of its computation; values are comparable only
-            with equal signatures.
-    """
+    """Scores of texts, comparable only where the signatures of their computation are equal."""
 
     metrics: Mapping[str, float]
     signatures: Mapping[str, str] = field(default_factory=dict)

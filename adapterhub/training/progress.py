@@ -24,16 +24,7 @@ PLAIN_INTERVAL = 10.0
 
 @dataclass(frozen=True, slots=True)
 class StepEvent:
-    """One optimizer step.
-
-    Args:
-        step: Number of the step, from 1.
-        total: Planned steps.
-        loss: Mean loss over the step's targets.
-        learning_rate: Learning rate of the first parameter group.
-        tokens_per_second: Throughput of the run so far, without padding.
-        eta_seconds: Estimated seconds to the last planned step, without evaluations.
-    """
+    """One optimizer step; throughput is without padding, and the ETA without evaluations."""
 
     step: int
     total: int
@@ -45,14 +36,7 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationEvent:
-    """One evaluation.
-
-    Args:
-        step: Optimizer steps done; 0 is before training.
-        metrics: Metrics by name.
-        watched: Name of the metric that selects the best weights.
-        best: Its best value so far.
-    """
+    """One evaluation; step 0 is before training."""
 
     step: int
     metrics: Mapping[str, float]

@@ -20,23 +20,13 @@ if TYPE_CHECKING:
 
 
 STUDY_NAME = "study.json"
+#: Fields of a trial that are stored in the best adapter.
+_LINEAGE = ("number", "state", "value", "reached", "params", "digest")
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """One trial.
-
-    Args:
-        number: Number of the trial, from 0, in the order of their start.
-        state: ``complete``, ``pruned``, ``fail`` or ``running``.
-        value: Metric of the study; of a pruned trial at its last evaluation.
-        reached: Progress in percent of its steps.
-        params: Value of each dotted recipe key.
-        metrics: All metrics of a complete trial.
-        digest: Digest of a complete trial's artifact.
-        facts: Further figures of a complete trial, such as training seconds.
-        error: Error message of a failed trial.
-    """
+    """One trial; the value of a pruned one is of its last evaluation, ``reached`` is in percent."""
 
     number: int
     state: str
@@ -51,19 +41,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """State of a sweep.
-
-    Args:
-        folder: Folder of the sweep.
-        name: Name of the study.
-        goal: Metric of the study and its direction.
-        trials: All trials that have started.
-        best: Best complete trial, if there is one.
-        artifact: Folder of the best trial's artifact with the study in it; ``None`` while another
-            process still runs trials.
-        digest: Digest of that artifact.
-        plots: File names of the plots in ``folder``.
-    """
+    """State of a sweep; ``artifact`` is ``None`` while another process still runs trials."""
 
     folder: Path
     name: str
@@ -140,17 +118,7 @@ def lineage_document(
         "seed": options.seed,
         "space": space.document(),
         "best": best.number,
-        "trials": [
-            {
-                "number": each.number,
-                "state": each.state,
-                "value": each.value,
-                "reached": each.reached,
-                "params": dict(each.params),
-                "digest": each.digest,
-            }
-            for each in trials
-        ],
+        "trials": [{key: getattr(each, key) for key in _LINEAGE} for each in trials],
     }
 
 

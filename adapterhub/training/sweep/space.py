@@ -37,11 +37,8 @@ _COMPARED = (
 class Range:
     """Numbers from ``low`` to ``high`` inclusive; integers where both ends are.
 
-    Args:
-        low: Smallest value.
-        high: Largest value.
-        log: Whether to sample uniformly over the logarithm.
-        step: Distance between two values; continuous where not given.
+    With ``log`` they are sampled uniformly over the logarithm; without ``step`` they are
+    continuous.
     """
 
     low: float

@@ -19,14 +19,7 @@ CHILD_NAME = "child"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddedFile:
-    """A file of examples that a refresh added.
-
-    Args:
-        path: Path as given; a relative one starts from the working directory.
-        fingerprint: Digest over its examples.
-        num_examples: Number of examples; ``rows`` in the stored document.
-        fields: Column of each task field, where they differ.
-    """
+    """A file of examples that a refresh added; relative paths start from the working folder."""
 
     path: str
     fingerprint: str

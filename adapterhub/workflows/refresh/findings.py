@@ -38,18 +38,10 @@ MAX_EMBEDDED = 500
 
 @dataclass(frozen=True, slots=True)
 class MetricChange:
-    """Metric of the present version on new examples against old ones.
+    """Metric of the present version on new examples against those of an old split.
 
-    Args:
-        metric: Name of the metric.
-        greater_is_better: Direction of the metric.
-        recorded: Value in the manifest, on the validation split; ``None`` without one.
-        split: Old split that the new examples are compared with.
-        old: Value on that split.
-        old_interval: Interval of ``old``.
-        new: Value on the new examples.
-        new_interval: Interval of ``new``.
-        change: Interval of ``new - old``; not paired, since the examples differ.
+    The interval of the change is not paired, since the examples differ. ``recorded`` is the value
+    in the manifest, on the validation split.
     """
 
     metric: str

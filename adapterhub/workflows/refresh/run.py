@@ -94,17 +94,9 @@ class RefreshOptions:
 
 @dataclass(frozen=True, slots=True)
 class RefreshResult:
-    """Result of a refresh.
+    """Result of a refresh; without outcome and child where nothing was trained.
 
-    Args:
-        parent: Version that was refreshed.
-        num_new: Number of new examples.
-        drift: Drift between its training examples and the new ones.
-        metric_change: Its metric on the new examples against old ones.
-        outcome: Forgetting and gain of the child; ``None`` where nothing was trained.
-        child: New version; ``None`` where nothing was trained.
-        folder: Run folder, where this call trained.
-        done_before: Whether an earlier call made the child; the findings are then the stored ones.
+    With ``done_before`` an earlier call made the child, and the findings are the stored ones.
     """
 
     parent: Version
