@@ -48,7 +48,7 @@ RECIPES = {
 }
 PROMPT = "How do I cancel my order?"
 BLEND = ((REPLIES, 0.7), (SUPPORT, 0.3))
-TEXT = "Anna Miller flew from Zurich to Paris, where Renault builds cars for Germany."
+TEXT = "Angela Weber of Siemens flew from Brussels to Japan to visit a factory of Toyota."
 MAX_TOKENS = 64
 #: Clients of the live view, and the seconds that its charts cover.
 CLIENTS, LIVE_SECONDS = 6, 40
@@ -82,7 +82,7 @@ def main() -> None:
         prepare_adapters(server)
         driver = start("/usr/bin/chromium", "/usr/bin/chromedriver")
         try:
-            take_all(Page(driver, server))
+            take_all(Page(driver, server, wait_s=ANSWER_SECONDS))
         finally:
             driver.quit()
 
@@ -222,7 +222,7 @@ def generate(page: Page) -> None:
             weight,
         )
     page.click("#play-go")
-    page.until(lambda: "done" in page.text("#play-status"), "the answers", ANSWER_SECONDS)
+    page.until(lambda: "done" in page.text("#play-status"), "the answers")
     page.run(
         "scrollTo(0, innerWidth < 500 ? document.querySelector('.columns-head').offsetTop - 60 : 0)"
     )
@@ -249,7 +249,7 @@ def label(page: Page) -> None:
     )
     page.type("#label-text", TEXT)
     page.click("#label-go")
-    page.until(lambda: page.all(".result"), "the labels", ANSWER_SECONDS)
+    page.until(lambda: page.all(".result"), "the labels")
 
 
 def watch(page: Page) -> None:

@@ -26,9 +26,10 @@ def start(browser, driver):
 class Page:
     """The page of a server or of its test double."""
 
-    def __init__(self, driver, api):
+    def __init__(self, driver, api, wait_s=WAIT_S):
         self.driver = driver
         self.api = api
+        self.wait_s = wait_s
         self.expected = ()
 
     def fresh(self):
@@ -126,10 +127,10 @@ class Page:
             self.keys("\ue004")
         raise AssertionError(f"Tab never reached {name!r}")
 
-    def until(self, holds, what, seconds=WAIT_S):
-        end = time.monotonic() + seconds
+    def until(self, holds, what):
+        end = time.monotonic() + self.wait_s
         while not holds():
-            assert time.monotonic() < end, f"no {what} within {seconds} seconds"
+            assert time.monotonic() < end, f"no {what} within {self.wait_s} seconds"
             time.sleep(0.02)
 
     def overflow(self):
