@@ -75,6 +75,14 @@ class DecodeGraphs:
             return None
         return replay()[: len(sequences)]
 
+    def captured(self, num_sequences: int, *, adapted: bool) -> Callable[[], Tensor] | None:
+        """Return the replay of steps of so many sequences, or ``None`` if there is none yet.
+
+        For measurements: what a step takes beyond its replay is overhead.
+        """
+        size = self._buffers.batch_size(num_sequences)
+        return None if size is None else self._replays.get((size, adapted))
+
     def prepare(self) -> None:
         """Capture all batch sizes, the largest first, so that no request waits for it."""
         self._buffers.fill((), [None for _ in self._layers])
