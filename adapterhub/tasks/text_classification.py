@@ -126,7 +126,7 @@ class LabelAttribution:
         as_texts: Returns an example as ``text`` and ``text_pair``.
         names: Names of both texts.
         answers_by_label: Each label as an answer; the label itself where empty.
-        explained: Index of the label that is explained unless another is asked for; the
+        explained: Index of the label that is explained unless another is requested; the
             likeliest where ``None``.
         independent: Whether labels are assigned independently of each other.
     """
