@@ -104,8 +104,8 @@ def test_sequences_of_replayed_steps_equal_peft_alone(decoder, peers, base_model
         expected = peers[name].greedy(prompt, count) if name else greedy(base_model, prompt, count)
         assert found == expected[0]
     graphs = engine.core.model_runner.graphs
-    assert (graphs._buffers.batch_size(3), True) in graphs._replays
-    assert graphs._buffers.batch_size(SMALL.max_num_seqs + 1) is None
+    assert graphs.captured(3, adapted=True) is not None
+    assert graphs.captured(SMALL.max_num_seqs + 1, adapted=True) is None
     engine.close()
     if not torch.cuda.is_available():
         assert recorder.replayed >= 4
