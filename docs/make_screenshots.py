@@ -46,10 +46,10 @@ RECIPES = {
         "train.epochs=2",
     ),
 }
-PROMPT = "How do I cancel my order?"
+PROMPT = "How can I get a refund?"
 BLEND = ((REPLIES, 0.7), (SUPPORT, 0.3))
 TEXT = "Angela Weber of Siemens flew from Brussels to Japan to visit a factory of Toyota."
-MAX_TOKENS = 64
+MAX_TOKENS = 80
 #: Clients of the live view, and the seconds that its charts cover.
 CLIENTS, LIVE_SECONDS = 6, 40
 START_SECONDS, ANSWER_SECONDS = 300, 180
@@ -197,7 +197,9 @@ def take(
         act(page)
     page.run("document.activeElement.blur()")
     if size is DESK:
-        page.size((size[0], page.run("return document.querySelector('footer').offsetTop")))
+        # the page is at least as high as the window
+        page.size((size[0], 100))
+        page.size((size[0], page.run("return document.scrollingElement.scrollHeight")))
     time.sleep(1)
     name = f"{'phone-' if size is PHONE else ''}{view.partition('?')[0]}-{scheme}.png"
     page.shoot(TARGET / name)

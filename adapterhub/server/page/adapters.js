@@ -155,10 +155,16 @@ function nameOf(adapter) {
 }
 
 function labelsOf(adapter) {
-  if (!adapter.labels.length) return null;
-  const some = adapter.labels.slice(0, 4).join(", ");
-  const more = adapter.labels.length - 4;
+  const labels = tags(adapter) ? entityTypes(adapter.labels) : adapter.labels;
+  if (!labels.length) return null;
+  const some = labels.slice(0, 4).join(", ");
+  const more = labels.length - 4;
   return el("div", { class: "muted small" }, more > 0 ? `${some} and ${more} more` : some);
+}
+
+// B-PER and I-PER are both PER, and O is no entity
+function entityTypes(labels) {
+  return [...new Set(labels.filter((label) => label !== "O").map((label) => label.replace(/^[BI]-/, "")))];
 }
 
 function methodOf(adapter) {
