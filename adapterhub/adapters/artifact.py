@@ -58,11 +58,7 @@ class Artifact:
     """An adapter as read from its folder.
 
     Args:
-        manifest: Description of the adapter.
-        adapter_config: peft's configuration, parsed.
-        weights: Spec and tensors.
         digest: ``sha256:`` and 64 hex digits, over the bytes of ``manifest.json``.
-        path: Folder of the artifact.
     """
 
     manifest: Manifest
@@ -77,12 +73,9 @@ class PeftFolder:
     """An adapter that peft saved, without a manifest.
 
     Args:
-        adapter_config: peft's configuration, its target modules listed.
-        weights: Spec and tensors.
         base_model: Hub id or path of the backbone, where the configuration names it.
         revision: Revision of the backbone, where the configuration names it.
         task_type: peft's name of the task, where the configuration names it.
-        path: Folder of the adapter.
     """
 
     adapter_config: Mapping[str, Any]
@@ -109,14 +102,7 @@ def write_artifact(
         tensors: peft's key to tensor, on any device.
         adapter_config: Result of ``peft_format.config_document``.
         manifest: Description of the adapter; its ``files`` are filled in here.
-        card: Text of ``README.md``.
         extra_files: Name to content of further files, such as a plot.
-
-    Returns:
-        The digest.
-
-    Raises:
-        ArtifactError: When the parts disagree, or the folder is not empty.
     """
     require_free(folder)
     _check_agreement(manifest, adapter_config, tensors)
@@ -147,17 +133,10 @@ def write_annotated(
     Equal arguments give equal bytes.
 
     Args:
-        source: Folder of the artifact.
         target: Folder of the copy, which is replaced.
         files: Name to content of further files.
         section: Markdown appended to the card.
         parent: Digest of the parent adapter; that of ``source`` where ``None``.
-
-    Returns:
-        The digest of the copy.
-
-    Raises:
-        ArtifactError: When ``source`` is damaged.
     """
     artifact = read_artifact(source)
     manifest = artifact.manifest
@@ -180,12 +159,7 @@ def read_artifact(folder: Path, *, verify: bool = True, max_bytes: int = MAX_BYT
     """Read an artifact without executing anything in the folder.
 
     Args:
-        folder: Folder of the artifact.
         verify: Compare the digest of every file; sizes and names are always compared.
-        max_bytes: Limit on the sum of file sizes.
-
-    Raises:
-        ArtifactError: Naming the file or tensor at fault.
     """
     manifest, digest = _read_manifest(folder, max_bytes)
     if verify:
@@ -204,13 +178,8 @@ def map_artifact(folder: Path, *, values: bool = True, max_bytes: int = MAX_BYTE
     Tensors are read from the file on first use; see ``map_tensors``.
 
     Args:
-        folder: Folder of the artifact, as ``Registry.materialize`` returns it.
         values: Check for NaN and infinity, which reads every value; names, sizes, types and
             shapes are always checked.
-        max_bytes: Limit on the sum of file sizes.
-
-    Raises:
-        ArtifactError: Naming the file or tensor at fault.
     """
     manifest, digest = _read_manifest(folder, max_bytes)
     config = parse_object(read_file(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
@@ -224,9 +193,6 @@ def read_peft_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> PeftFolder:
 
     Target modules that the configuration gives by a pattern are listed as in the tensors. Other
     files of the folder (tokenizer, card) are ignored; pickles are errors.
-
-    Raises:
-        ArtifactError: Naming the file or tensor at fault.
     """
     check_peft_files(folder, max_bytes)
     config = parse_object(read_file(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")

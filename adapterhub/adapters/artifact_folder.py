@@ -25,11 +25,7 @@ REQUIRED_FILES: tuple[str, ...] = (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME)
 
 
 def require_free(folder: Path) -> None:
-    """Require that ``folder`` does not exist or is an empty folder.
-
-    Raises:
-        ArtifactError: Otherwise.
-    """
+    """Require that ``folder`` does not exist or is an empty folder."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise ArtifactError("exists and is not a folder", place=str(folder))
     if folder.is_dir() and any(folder.iterdir()):
@@ -40,13 +36,6 @@ def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write all files into a sibling folder, sync it to disk, then rename it into place.
 
     If two processes write the same folder, one succeeds and the other gets the error.
-
-    Args:
-        folder: Folder that does not exist or is empty.
-        contents: File name to content, written in this order.
-
-    Raises:
-        ArtifactError: When the folder is not empty, or cannot be written.
     """
     staging = folder.parent / f".{folder.name}.{secrets.token_hex(8)}.partial"
     try:
@@ -80,11 +69,7 @@ def list_files(folder: Path, max_bytes: int) -> dict[str, int]:
 
 
 def check_peft_files(folder: Path, max_bytes: int) -> None:
-    """Require plain files for configuration and tensors, and no pickle beside them.
-
-    Raises:
-        ArtifactError: Naming the file at fault.
-    """
+    """Require plain files for configuration and tensors, and no pickle beside them."""
     entries = {entry.name: entry for entry in _scan(folder)}
     for name in entries:
         reject_pickle(name, str(folder))
@@ -97,11 +82,7 @@ def check_peft_files(folder: Path, max_bytes: int) -> None:
 
 
 def check_listing(folder: Path, manifest: Manifest, sizes: Mapping[str, int]) -> None:
-    """Require that the folder holds the files of its manifest, in their sizes, and no others.
-
-    Raises:
-        ArtifactError: Naming the file at fault.
-    """
+    """Require that the folder holds the files of its manifest, in their sizes, and no others."""
     listed = manifest.files.keys()
     for name in REQUIRED_FILES:
         if name not in listed:
@@ -119,11 +100,7 @@ def check_listing(folder: Path, manifest: Manifest, sizes: Mapping[str, int]) ->
 
 
 def read_verified(folder: Path, manifest: Manifest) -> dict[str, bytes]:
-    """Read every file once and compare its digest, so that the verified bytes are parsed.
-
-    Raises:
-        ArtifactError: Naming the file with another digest.
-    """
+    """Read every file once and compare its digest, so that the verified bytes are parsed."""
     contents = {name: read_file(folder, name) for name in sorted(manifest.files)}
     for name, content in contents.items():
         if (found := sha256(content).hexdigest()) != manifest.files[name].sha256:
@@ -136,11 +113,7 @@ def read_verified(folder: Path, manifest: Manifest) -> dict[str, bytes]:
 
 
 def read_file(folder: Path, name: str) -> bytes:
-    """Read one file.
-
-    Raises:
-        ArtifactError: When it cannot be read.
-    """
+    """Read one file."""
     try:
         return (folder / name).read_bytes()
     except OSError as error:

@@ -155,11 +155,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest":
-        """Read a manifest of this schema or an older one.
-
-        Raises:
-            ArtifactError: Naming the key that is unknown, missing or of a wrong type.
-        """
+        """Read a manifest of this schema or an older one."""
         stored = parse_object(content, MANIFEST_NAME)
         document = upgrade(stored, MANIFEST_MIGRATIONS, place=MANIFEST_NAME)
         manifest = _SCHEMA.read(document, MANIFEST_NAME)
@@ -170,11 +166,7 @@ class Manifest:
         return manifest
 
     def to_json(self) -> bytes:
-        """Return the canonical bytes.
-
-        Raises:
-            ArtifactError: Naming the value that a manifest cannot hold.
-        """
+        """Return the canonical bytes."""
         read = Manifest.from_json(_dump(self))
         if read != self:
             raise ArtifactError(
@@ -188,11 +180,7 @@ _SCHEMA = Schema(Manifest)
 
 
 def check_file_name(name: str, place: str) -> None:
-    """Refuse names that leave the artifact's folder, and pickles.
-
-    Raises:
-        ArtifactError: saying what is wrong with ``name``.
-    """
+    """Refuse names that leave the artifact's folder, and pickles."""
     if not _FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
         raise ArtifactError(
             f"{name!r} cannot be a file of an artifact",
@@ -203,11 +191,7 @@ def check_file_name(name: str, place: str) -> None:
 
 
 def reject_pickle(name: str, place: str) -> None:
-    """Refuse the names under which pickles travel.
-
-    Raises:
-        ArtifactError: saying what to do instead.
-    """
+    """Refuse the names under which pickles travel."""
     if _suffix(name) in PICKLE_SUFFIXES:
         raise ArtifactError(
             f"{name!r} is a pickle, which can run code when it is read",

@@ -31,9 +31,6 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
     The mapping is private, so writing to a tensor does not change the file, and lives as long as
     one of the tensors. Truncating the file meanwhile would end the process with a bus error; the
     registry never changes its files.
-
-    Raises:
-        ArtifactError: When the file is not a safetensors file, or cannot be read.
     """
     try:
         with safe_open(path, framework="pt") as file:

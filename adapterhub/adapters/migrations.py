@@ -26,7 +26,6 @@ class Migration:
 
     Args:
         from_version: Schema version of its input.
-        name: Short description of the change.
         apply: Function from a document to the upgraded one; the caller sets ``schema_version``.
     """
 
@@ -54,12 +53,7 @@ def upgrade(
     The current schema is one past the last migration, or 1 where there are none.
 
     Args:
-        document: Stored document.
         migrations: All migrations in order, the first from version 1.
-        place: Name of the document in error messages.
-
-    Raises:
-        ArtifactError: When the version is missing, not a positive integer, or too new.
     """
     current = len(migrations) + 1
     version = _version(document, current, place)

@@ -41,8 +41,6 @@ def render_card(
 
     Args:
         manifest: Manifest of the artifact; its ``files`` are not used.
-        name: Name of the adapter in the registry.
-        plot: File name of the loss plot in the folder, if any.
         pipeline_tag: The Hub's name of the task; derived from the task's name where ``None``.
         license: The Hub's identifier of the backbone's license, if known.
     """

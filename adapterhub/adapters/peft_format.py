@@ -78,14 +78,7 @@ _PREFIX_KEYS = _SHARED_KEYS | {
 
 @dataclass(frozen=True, slots=True)
 class PeftMetadata:
-    """What an ``adapter_config.json`` says beside the method.
-
-    Args:
-        base_model_name_or_path: Hub id or path of the backbone.
-        revision: Revision of the backbone on the Hub.
-        task_type: peft's name of the task.
-        modules_to_save: Names of modules that the adapter stores in full.
-    """
+    """What an ``adapter_config.json`` says beside the method."""
 
     base_model_name_or_path: str | None = None
     revision: str | None = None
@@ -133,15 +126,9 @@ def peft_config(
     """Return the peft configuration for training.
 
     Args:
-        spec: Method and hyper-parameters.
         task_type: peft's ``TaskType`` name, e.g. ``SEQ_CLS``; empty where it has none.
-        base_model: Hub id or name of the backbone.
         target_modules: Result of ``resolve_target_modules``; not used by a prefix.
         modules_to_save: Modules trained in full, such as heads and norm layers.
-        revision: Revision of the backbone on the Hub.
-
-    Raises:
-        RecipeError: For an initialisation or a rank that cannot be used.
     """
     import peft
 
@@ -228,11 +215,7 @@ def with_explicit_targets(config: Mapping[str, Any], keys: Iterable[str]) -> Map
 
 
 def metadata_of(config: Mapping[str, Any]) -> PeftMetadata:
-    """Read backbone, task type and fully stored modules out of an ``adapter_config.json``.
-
-    Raises:
-        ArtifactError: Naming the key whose value has another type.
-    """
+    """Read backbone, task type and fully stored modules out of an ``adapter_config.json``."""
     return _METADATA.read(config, CONFIG_NAME)
 
 

@@ -36,11 +36,7 @@ _READABLE = frozenset({"eva"})
 
 
 def init_lora_weights(name: str) -> bool | str:
-    """Return peft's ``init_lora_weights`` for ``LoraSpec.init``.
-
-    Raises:
-        RecipeError: When the name is unknown, or the method changes the backbone.
-    """
+    """Return peft's ``init_lora_weights`` for ``LoraSpec.init``."""
     if name in LORA_INITS:
         return LORA_INITS[name]
     reason = _reason(name)
@@ -58,11 +54,7 @@ def init_lora_weights(name: str) -> bool | str:
 
 
 def init_name(value: Any, place: str) -> str:
-    """Return ``LoraSpec.init`` for peft's ``init_lora_weights``.
-
-    Raises:
-        ArtifactError: When the adapter does not run on the unchanged backbone.
-    """
+    """Return ``LoraSpec.init`` for peft's ``init_lora_weights``."""
     for name, peft_name in LORA_INITS.items():
         if type(value) is type(peft_name) and value == peft_name:
             return name

@@ -57,11 +57,7 @@ _UNKNOWN_KEY = "unexpected_keyword_argument"
 
 
 def parse_object(content: bytes, place: str) -> dict[str, Any]:
-    """Parse a JSON object, rejecting repeated keys and ``NaN``.
-
-    Raises:
-        ArtifactError: When ``content`` is anything else.
-    """
+    """Parse a JSON object, rejecting repeated keys and ``NaN``."""
     try:
         document = json.loads(
             content.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique
@@ -74,11 +70,7 @@ def parse_object(content: bytes, place: str) -> dict[str, Any]:
 
 
 def canonical_json(document: Any, place: str) -> bytes:
-    """Serialize a document with sorted keys, two spaces and one newline at the end.
-
-    Raises:
-        ArtifactError: When JSON cannot hold one of its values.
-    """
+    """Serialize a document with sorted keys, two spaces and one newline at the end."""
     try:
         text = json.dumps(document, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
         return f"{text}\n".encode()
@@ -109,11 +101,7 @@ class Schema(Generic[T]):
         self._complete = complete
 
     def read(self, document: Mapping[str, Any], place: str) -> T:
-        """Validate a parsed document.
-
-        Raises:
-            ArtifactError: Naming the first key that is unknown, missing or of another type.
-        """
+        """Validate a parsed document."""
         try:
             # JSON mode accepts lists for tuples and nothing else that strict mode would not
             value = self._adapter.validate_json(json.dumps(document))
@@ -187,8 +175,6 @@ def _document_path(loc: Sequence[int | str], document: Any, *, absent: bool) -> 
     """Return a location of pydantic's without the names of union members.
 
     Args:
-        loc: Location in the validated type.
-        document: Document that was validated.
         absent: Whether the last key is not in the document.
     """
     path: list[int | str] = []

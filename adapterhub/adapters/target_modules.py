@@ -22,15 +22,8 @@ def resolve_target_modules(
     alone would also match an excluded module (``output.dense`` beside ``classifier.dense``).
 
     Args:
-        model: Backbone, with heads or without.
         targets: Suffixes of module names, or ``("all-linear",)``.
         exclude: Names of heads and other modules that must not be adapted.
-
-    Returns:
-        The names, sorted.
-
-    Raises:
-        RecipeError: When a target matches no linear layer outside ``exclude``.
     """
     # bitsandbytes' quantized layers are subclasses of nn.Linear
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]

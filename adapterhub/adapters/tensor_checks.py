@@ -37,14 +37,8 @@ def check_tensors(
     """Check keys, shapes, types and values of an adapter's tensors against its spec.
 
     Args:
-        spec: Spec from ``adapter_config.json``.
         saved_modules: Names of modules stored in full (``modules_to_save``).
-        tensors: Key to tensor.
-        place: Name of the file in error messages.
         values: Check every value for NaN and infinity, which reads the tensors.
-
-    Raises:
-        ArtifactError: Naming the tensor that is wrong or missing.
     """
     for key, tensor in tensors.items():
         _check_dtype(tensor, f"{place}: {key}")
@@ -64,11 +58,6 @@ def check_tensors_match(
     place: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor]
 ) -> None:
     """Require that tensors and model match one to one, in names and shapes.
-
-    Args:
-        place: Name of the adapter in error messages.
-        expected: Key to shape, from the model.
-        found: Key to tensor, from the artifact.
 
     Raises:
         StrictLoadError: With missing and unexpected tensors; a tensor of another shape counts as

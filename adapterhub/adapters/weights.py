@@ -22,7 +22,6 @@ class AdapterWeights:
     must not be written to.
 
     Args:
-        spec: Method and hyper-parameters, with resolved target modules.
         tensors: peft's key in ``adapter_model.safetensors`` to tensor. For LoRA
             ``base_model.model.<module>.lora_A.weight`` is ``[rank, in]`` and ``lora_B.weight``
             ``[out, rank]``, with DoRA ``lora_magnitude_vector`` ``[out]``; a prefix is

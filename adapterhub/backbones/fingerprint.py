@@ -63,11 +63,7 @@ def weights_fingerprint(folder: Path, *, cache: Path | None = None) -> str:
     """Return the ``sha256:…`` of a backbone folder, which is cached.
 
     Args:
-        folder: Backbone folder with configuration, tokenizer and safetensors.
         cache: Root of the cache, which also stores the digests of folders outside it.
-
-    Raises:
-        BackboneError: If a file can't be read.
     """
     stamp = _stamp(folder)
     cache_file = _cache_file(folder, cache)
@@ -88,13 +84,7 @@ def check_fingerprint(found: str, adapter: str, expected: str, *, force: bool = 
     """Check that an adapter was trained on the loaded backbone.
 
     Args:
-        found: Fingerprint of the loaded backbone.
-        adapter: Name of the adapter, for messages.
-        expected: Fingerprint in the adapter's manifest.
         force: Whether a mismatch is only logged.
-
-    Raises:
-        FingerprintMismatch: If the fingerprints differ.
     """
     if found == expected:
         return

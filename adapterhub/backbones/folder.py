@@ -48,9 +48,6 @@ def check_folder(folder: Path) -> Path:
 
     It must contain a configuration, safetensors, and a tokenizer or, for a vision backbone, an
     image processor.
-
-    Raises:
-        BackboneError: If a file is missing or not allowed.
     """
     read_config(folder)
     weight_files(folder)
@@ -69,11 +66,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return ``config.json``.
-
-    Raises:
-        BackboneError: If it is missing or has no ``model_type``.
-    """
+    """Return ``config.json``."""
     path = folder / "config.json"
     if not path.is_file():
         adapter = (folder / "adapter_config.json").is_file()
@@ -86,11 +79,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that transformers reads.
-
-    Raises:
-        BackboneError: If there are none, or a shard is missing or outside the folder.
-    """
+    """Return the safetensors files that transformers reads."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
@@ -129,11 +118,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> Any:
-    """Return the contents of a JSON file.
-
-    Raises:
-        BackboneError: If it can't be read.
-    """
+    """Return the contents of a JSON file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -27,10 +27,6 @@ def generate_ids(
 
     Args:
         model: Active model of a causal-LM task; without adapter, called in ``disable_adapter``.
-        prompts: Token ids of each prompt, of any lengths.
-        limit: Largest number of generated tokens.
-        stop_ids: Tokens that end an answer.
-        with_adapter: Whether the adapter is used.
     """
     tokenizer = model.backbone.tokenizer
     batch = tokenizer.pad({"input_ids": list(prompts)}, padding_side="left", return_tensors="pt")

@@ -21,15 +21,7 @@ _DEFAULT = "default"
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Dequantize a GGUF file into ``folder`` as bfloat16, with its tokenizer.
-
-    Args:
-        gguf: GGUF file.
-        folder: Existing folder that configuration, weights and tokenizer are written to.
-
-    Raises:
-        BackboneError: If the file or its tokenizer can't be read.
-    """
+    """Dequantize a GGUF file into ``folder`` as bfloat16, with its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     source = str(gguf.parent)
@@ -61,9 +53,6 @@ def complete_tokenizer(tokenizer: Any, pre_tokenizer: str) -> None:
     Args:
         tokenizer: transformers' fast tokenizer, changed in place.
         pre_tokenizer: Value of ``tokenizer.ggml.pre``.
-
-    Raises:
-        BackboneError: If the name is not supported.
     """
     from tokenizers import pre_tokenizers
 

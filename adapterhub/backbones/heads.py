@@ -43,14 +43,6 @@ def build_head_model(backbone: Backbone, head: HeadKind, labels: Sequence[str]) 
 
     The base model is shared, not copied. A new head is float32 and initialised from torch's global
     generator; a causal LM keeps the backbone's own head.
-
-    Args:
-        backbone: Frozen backbone.
-        head: Kind of the head.
-        labels: Labels of a new head, in the order of its outputs.
-
-    Raises:
-        BackboneError: If the architecture has no such head, or the head is not one linear layer.
     """
     config = copy.deepcopy(backbone.config)
     if head != "causal_lm":
@@ -73,11 +65,7 @@ def build_head_model(backbone: Backbone, head: HeadKind, labels: Sequence[str]) 
 
 
 def head_model_class(config: PretrainedConfig, head: HeadKind, place: str) -> type[PreTrainedModel]:
-    """Return transformers' class for a head on an architecture.
-
-    Raises:
-        BackboneError: If the architecture has no such head.
-    """
+    """Return transformers' class for a head on an architecture."""
     mapping = _AUTO_CLASSES[head]._model_mapping
     if type(config) not in mapping:
         raise BackboneError(
@@ -130,9 +118,6 @@ class TextHead:
 
     It computes what the ``forward`` of the model's class does: pooler and dropout for encoders, the
     linear layer alone for decoders. A new head runs in its own type, float32.
-
-    Args:
-        model: Model of ``build_head_model``, or peft's wrapper of it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -170,11 +155,7 @@ class TextHead:
 
 
 class VisionHead:
-    """The linear layer of an image-classification model, in its own type, float32.
-
-    Args:
-        model: Model of ``build_head_model``, or peft's wrapper of it.
-    """
+    """The linear layer of an image-classification model, in its own type, float32."""
 
     #: The head is always trained.
     frozen_weight: nn.Parameter | None = None
@@ -195,7 +176,6 @@ def image_features(model: PreTrainedModel, pixels: Tensor) -> Tensor:
     compute it in different ways (class token, mean of the patches, both, pooled maps).
 
     Args:
-        model: Model of ``build_head_model``.
         pixels: ``[num_images, channels, height, width]`` in the compute type.
     """
     head = _vision_head(model)

@@ -38,15 +38,7 @@ def convert_onnx(
     layers, names them after the node of their product, and splits the position embeddings.
 
     Args:
-        onnx_file: ONNX file.
-        folder: Existing folder that configurations and weights are written to.
         prefix: Name of the backbone within the exported model, e.g. ``backbone``.
-        config: transformers' configuration, which ONNX does not contain.
-        processor: Configuration of transformers' image processor.
-
-    Raises:
-        BackboneError: If the file can't be read, or was exported differently.
-        MissingExtraError: If the package onnx is not installed.
     """
     graph = _graph(onnx_file)
     constants = _constants(graph)

@@ -50,10 +50,6 @@ def quantize_linears(base_model: nn.Module, spec: QuantizationSpec, device: torc
     Args:
         base_model: Model on the CPU in the type of its file.
         spec: Quantization scheme; ``none`` changes nothing.
-        device: Device of the quantized layers.
-
-    Raises:
-        BackboneError: If there is no linear layer to quantize.
     """
     if spec.scheme == "none":
         return

@@ -25,10 +25,6 @@ class ResolvedBackbone:
     """The backbone of an adapter.
 
     Args:
-        name: Name to load it by.
-        hub_id: ``owner/name`` on the Hub, if known.
-        revision: Revision on the Hub, if known.
-        license: License identifier of the Hub, if known.
         certain: Whether the adapter itself names it, not only the user.
     """
 
@@ -47,12 +43,6 @@ def resolve_base_model(
     Args:
         base_model: ``base_model_name_or_path`` of the adapter's configuration. A local path of the
             machine where it was trained identifies nothing.
-        revision: Revision of the base model in the configuration.
-        requested: Catalog name, Hub id or folder that the user requested.
-        place: Adapter, for messages.
-
-    Raises:
-        BackboneError: If neither identifies a backbone, or they contradict each other.
     """
     declared = base_model if base_model and _is_hub_id(base_model) else None
     if requested is None:
@@ -83,15 +73,6 @@ def check_manifest_backbone(manifest: Manifest, base_model: str | None, *, place
     """Check the backbone in an artifact's manifest against its configuration and the local cache.
 
     The fingerprint is compared if the backbone is cached, otherwise when the adapter is loaded.
-
-    Args:
-        manifest: Manifest of the artifact.
-        base_model: ``base_model_name_or_path`` of its ``adapter_config.json``.
-        place: Adapter, for messages.
-
-    Raises:
-        BackboneError: If manifest and configuration name different backbones.
-        FingerprintMismatch: If the cached backbone of this name has another fingerprint.
     """
     backbone = manifest.backbone
     if backbone.hub_id is None or not _is_hub_id(backbone.hub_id):

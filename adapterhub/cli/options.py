@@ -62,17 +62,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def field_columns(pairs: Sequence[str] | None) -> dict[str, str]:
-    """Parse ``--field`` options.
-
-    Args:
-        pairs: Texts of the form ``FIELD=COLUMN``.
-
-    Returns:
-        Task field to the column of the file.
-
-    Raises:
-        RecipeError: When a text has another form.
-    """
+    """Parse ``--field`` options."""
     columns: dict[str, str] = {}
     for pair in pairs or ():
         name, _, column = pair.partition("=")

@@ -48,13 +48,7 @@ CACHE_HINT = "the first run also fetches and converts the backbone"
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A trained adapter of the quick start.
-
-    Args:
-        version: Version in the registry.
-        result: Result of the training run.
-        metric: Name of the metric in the summary.
-    """
+    """A trained adapter of the quick start."""
 
     version: Version
     result: TrainResult
@@ -66,10 +60,8 @@ def run_quickstart(folder: Path, console: Console) -> None:
 
     Args:
         folder: Folder for data, recipes and runs; replaced if it exists.
-        console: Console to print to.
 
     Raises:
-        MissingExtraError: When the corpus is not installed.
         SignatureError: When the registry requires signatures; nothing is changed.
     """
     began = time.perf_counter()
@@ -105,11 +97,7 @@ def run_quickstart(folder: Path, console: Console) -> None:
 
 
 def corpus_folder() -> Path:
-    """Return the folder of the corpus's English files, without importing the package.
-
-    Raises:
-        MissingExtraError: When the corpus is not installed.
-    """
+    """Return the folder of the corpus's English files, without importing the package."""
     spec = find_spec("chatterbot_corpus")
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError("chatterbot-corpus", "quickstart")
@@ -117,11 +105,7 @@ def corpus_folder() -> Path:
 
 
 def conversations(corpus: Path, name: str) -> list[list[str]]:
-    """Return the conversations of one file as lists of turns.
-
-    Raises:
-        DataError: When the file is missing.
-    """
+    """Return the conversations of one file as lists of turns."""
     path = corpus / f"{name}.yml"
     if not path.is_file():
         raise DataError("the installed corpus has no such file", place=path.name)

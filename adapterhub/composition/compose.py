@@ -43,9 +43,6 @@ def compose(
         head_from: Index of the adapter whose head is taken. Without it equal heads are kept, and
             ``concat``, ``linear`` and ``svd`` average different ones.
 
-    Raises:
-        RecipeError: When these adapters cannot be merged by this method.
-
     Source: ``add_weighted_adapter`` in ``peft/tuners/lora/model.py`` of peft 0.21. Two differences:
     peft uses ``linear`` for a single adapter whatever the method, and scales a module that was
     rank-stabilised twice.

@@ -57,15 +57,6 @@ def merge_lora(
     """Return spec and tensors of merged LoRA adapters, with scales and weights folded in.
 
     A module that an adapter does not change gets nothing from it.
-
-    Args:
-        adapters: Adapters to merge.
-        specs: Spec of each adapter.
-        weights: Weight of each adapter.
-        method: Merge method.
-
-    Raises:
-        RecipeError: When the method needs equal ranks and they differ, or shapes differ.
     """
     rank = _merged_rank(specs, method)
     with torch.random.fork_rng(devices=[]):
@@ -78,11 +69,7 @@ def merge_lora(
 
 
 def lora_pairs(adapter: AdapterWeights, spec: LoraSpec) -> dict[str, LoraPair]:
-    """Return the LoRA factors of an adapter by module.
-
-    Raises:
-        RecipeError: When it adapts an embedding.
-    """
+    """Return the LoRA factors of an adapter by module."""
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in adapter.tensors.items():
         if match := LORA_KEY.fullmatch(key):

@@ -74,9 +74,6 @@ class MergeMethod:
         majority_sign: Sign that a ``ties`` method keeps: that of the sum of values (``total``, the
             default) or of most of them (``frequency``).
         seed: Seed of DARE's random pruning.
-
-    Raises:
-        RecipeError: Naming the setting.
     """
 
     name: str

@@ -30,9 +30,7 @@ class SearchResult:
     """Best weights of a search.
 
     Args:
-        weights: Weight of each adapter.
         loss: Loss with these weights, without the penalty.
-        evaluations: Number of evaluations of the loss.
     """
 
     weights: tuple[float, ...]
@@ -54,15 +52,9 @@ def optimize_weights(
     Args:
         loss: Function from weights to the blend's loss on the examples; a value that is not
             finite counts as the worst.
-        count: Number of adapters, at least 2.
-        budget: Number of evaluations of ``loss``.
         seed: Seed of the search; equal seeds and losses give equal weights.
         bounds: Largest absolute weight.
         l1: Factor of the penalty on weights.
-
-    Raises:
-        RecipeError: When a setting is invalid, or no weights gave a finite loss.
-        MissingExtraError: When the package ``cmaes`` is not installed.
 
     Source: LoraHub, Huang et al. 2023 (arXiv:2307.13269), section 3, with the mean of the
     authors' code in the penalty; CMA-ES, Hansen 2016 (arXiv:1604.00772).

@@ -59,13 +59,7 @@ class AttributionBudget:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedExample:
-    """An answer with its explanation.
-
-    Args:
-        why: Reason of the selection.
-        expected: Reference answer.
-        found: Explanation of the predicted answer.
-    """
+    """An answer with its explanation."""
 
     why: str
     expected: str
@@ -84,18 +78,8 @@ def explain_examples(
 ) -> list[ExplainedExample]:
     """Explain one answer of each kind of ``select_answers`` or ``rank_by_loss``.
 
-    Args:
-        model: Model with its adapter active.
-        task: Task of the adapter.
-        examples: Labelled examples, or their windows.
-        decoded: Raw prediction of each, as ``Task.decode`` returns it.
-        budget: Limits on length and time.
-
     Returns:
         The explained answers; none for a task without attributions, or where no example fits.
-
-    Raises:
-        MissingExtraError: When Captum is not installed.
     """
     if not examples:
         return []
@@ -124,13 +108,7 @@ def explain_examples(
 def checked_answers(
     task: Task, examples: Sequence[Example], decoded: Sequence[Any]
 ) -> list[CheckedAnswer]:
-    """Return the predictions that can be explained, compared with the reference answers.
-
-    Args:
-        task: Task that made the predictions.
-        examples: Labelled examples, or their windows.
-        decoded: Raw prediction of each, as ``Task.decode`` returns it.
-    """
+    """Return the predictions that can be explained, compared with the reference answers."""
     source = task.attribution
     if source is None:
         return []
@@ -145,15 +123,7 @@ def checked_answers(
 def select_answers(
     answers: Sequence[CheckedAnswer], fits: Callable[[CheckedAnswer], bool]
 ) -> dict[str, CheckedAnswer]:
-    """Select a confident error, a confident correct answer and an uncertain one.
-
-    Args:
-        answers: Answers of an adapter.
-        fits: Predicate that is true for an answer within the budget.
-
-    Returns:
-        Reason of the selection to answer.
-    """
+    """Select a confident error, a confident correct answer and an uncertain one."""
     by_confidence = sorted(answers, key=lambda answer: -answer.confidence)
     candidates = {
         "confident error": [answer for answer in by_confidence if not answer.right],
@@ -170,11 +140,7 @@ def select_answers(
 
 
 def rank_by_loss(scores: Sequence[AnswerScore]) -> dict[str, Sequence[int]]:
-    """Return the positions of the examples with the highest and with the lowest loss, in order.
-
-    Args:
-        scores: Score of each example's reference answer.
-    """
+    """Return the positions of the examples with the highest and with the lowest loss, in order."""
     order = sorted(range(len(scores)), key=lambda at: scores[at].mean_loss)
     half = (len(order) + 1) // 2
     return {

@@ -33,10 +33,6 @@ class ExplainedWord:
     """A word with its attribution.
 
     Args:
-        text: Name of the text that contains it.
-        word: The word.
-        start: Its first character in that text.
-        end: Character after its last.
         attribution: Its contribution to the target; positive for the answer, negative against it.
     """
 
@@ -52,20 +48,13 @@ class Explanation:
     """Word attributions of one answer.
 
     Args:
-        answer: Answer in words.
-        probability: Probability of the answer, where it has one.
         quantity: Name and unit of the target.
         value: Target value of the input.
         baseline_value: Target value of the baseline; ``None`` for ablation.
         baseline: Baseline token; empty for ablation.
-        method: Attribution method.
         steps: Number of integration steps; 0 for ablation.
-        gap: Convergence delta, see ``Attribution.gap``.
-        texts: Name to text as the backbone reads it.
-        words: Words of all texts in order.
         unread: Number of words that were truncated and have no attribution.
         start: First character of an answer that is part of the last text.
-        end: Character after its last.
     """
 
     answer: str
@@ -126,20 +115,12 @@ def explain(
     """Explain the predictions of an adapter with a task head.
 
     Args:
-        model: Model with its adapter active.
-        task: Task of the adapter.
         example: Example of the task; the reference answer is not needed.
         label: Label to explain instead of the predicted one, or type of spans.
         span: Characters that an explained span must overlap.
-        steps: Number of integration steps.
-        method: Attribution method; see ``attribute``.
 
     Returns:
         One explanation of a label or an answer; one of each predicted span, in text order.
-
-    Raises:
-        DataError: When the example is invalid, or there is no such prediction.
-        MissingExtraError: When Captum is not installed.
     """
     source = task.attribution
     if source is None:
@@ -167,20 +148,7 @@ def explain_text(
     steps: int = STEPS,
     method: AttributionMethod | None = None,
 ) -> Explanation:
-    """Explain the likelihood of an answer by the words of its conversation.
-
-    Args:
-        model: Model with its adapter active.
-        task: Generative task of the adapter.
-        messages: Conversation before the answer.
-        answer: Generated answer, or any other.
-        steps: Number of integration steps.
-        method: Attribution method; see ``attribute``.
-
-    Raises:
-        DataError: When the task does not generate text, or the messages are invalid.
-        MissingExtraError: When Captum is not installed.
-    """
+    """Explain the likelihood of an answer by the words of its conversation."""
     if task.generation is None:
         raise DataError("does not generate text", place=task.name)
     inputs = task.generation.attribution_input(messages, answer)
@@ -193,11 +161,7 @@ def explain_text(
 
 
 def attribution_input(source: AttributionSource, window: Example, task: str) -> AttributionInput:
-    """Encode an example with the word of each token.
-
-    Raises:
-        DataError: When the example is invalid or has no words.
-    """
+    """Encode an example with the word of each token."""
     inputs = source.encode(window)
     if not any(owner is not None for owner in inputs.owners):
         raise DataError("the example has no word to explain the answer by", place=task)

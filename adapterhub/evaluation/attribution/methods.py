@@ -56,10 +56,8 @@ class Attribution:
 
     Args:
         words: Attribution of each word; 0 for a word that was truncated.
-        value: Target value of the input.
         baseline_value: Target value of the baseline; ``None`` for ablation.
         baseline: Baseline token; empty for ablation.
-        method: Attribution method.
         steps: Number of integration steps; 0 for ablation.
     """
 
@@ -101,15 +99,7 @@ def attribute(
     word are kept. Gradients of the backbone's weights are not computed.
 
     Args:
-        model: Model with its adapter active.
-        inputs: Encoded example with the word of each token.
-        target: Number to attribute.
-        steps: Number of integration steps.
         method: Attribution method; default ``method_for(model)``.
-
-    Raises:
-        MissingExtraError: When Captum is not installed.
-        BackboneError: When the tokenizer has no usable baseline token.
     """
     if (method or method_for(model)) == "ablation":
         return _feature_ablation(model, inputs, target)
@@ -122,9 +112,6 @@ def baseline_token(model: TaskModel) -> tuple[str, int]:
     It is the mask token where there is one, which encoders were pretrained with; else the unknown,
     padding or end-of-text token. Tokens with an all-zero embedding are skipped, because decoders
     normalize by the size of their input.
-
-    Raises:
-        BackboneError: When there is none of them.
     """
     tokenizer, device = model.backbone.tokenizer, model.backbone.device
     for attribute_name in _BASELINES:
@@ -262,10 +249,7 @@ def _logits(
     """Return the head's outputs for interpolated embeddings, ``[points, selected, classes]``.
 
     Args:
-        model: Model that computes them.
-        inputs: Encoded example.
         embedded: Embeddings in float32, ``[points, tokens, hidden]``.
-        dtype: Compute type of the base model.
     """
     points, _, width = embedded.shape
     batch = pack([inputs.example] * points).to(model.backbone.device)

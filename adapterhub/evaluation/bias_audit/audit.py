@@ -74,13 +74,11 @@ def run_bias_audit(
 
     Args:
         model: Model with its adapter active; its mode is restored.
-        task: Task of the adapter.
         examples: Examples to make counterfactuals of; labelled ones are scored.
         training: Labelled examples that the linear probe of the backbone is trained on.
         predicted: Labelled examples with the adapter's raw predictions, which are scored in place
             of ``examples``.
         seconds: Time limit, checked between batches.
-        level: Confidence level of the intervals.
     """
     deadline = Deadline(seconds)
     with eval_mode(model):

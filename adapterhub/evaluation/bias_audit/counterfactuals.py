@@ -50,8 +50,6 @@ class AuditInput:
     """An example before any substitution.
 
     Args:
-        source: One of ``SOURCES``.
-        example: Input of ``TaskAudit.inputs``.
         fields: Fields in which words are substituted; default all texts.
     """
 
@@ -62,13 +60,7 @@ class AuditInput:
 
 @dataclass(frozen=True, slots=True)
 class CounterfactualSet:
-    """An example and its counterfactuals for one attribute.
-
-    Args:
-        source: One of ``SOURCES``.
-        example: The original example.
-        counterfactuals: Its counterfactuals, at least one.
-    """
+    """An example and its counterfactuals for one attribute."""
 
     source: str
     example: Example
@@ -108,11 +100,8 @@ def given_sets(
     """Sample given examples in which words can be substituted.
 
     Args:
-        examples: Examples of the task.
-        substituter: Substituter of words.
         inputs: Function from an example to the inputs to audit; default the example itself.
         limit: Maximum number of examples per attribute and source.
-        seed: Seed of the sample.
     """
     order = np.random.default_rng(seed).permutation(len(examples))[:_SEARCHED]
     found: dict[tuple[str, str], list[CounterfactualSet]] = {}
@@ -134,9 +123,6 @@ def counterfactual_sets(
     """Yield an example with some of its counterfactuals, if it has any.
 
     Args:
-        substituter: Substituter of words.
-        audit_input: Example before the substitution.
-        attribute: Attribute to substitute.
         place: Position among the examples of this attribute, by which groups rotate.
     """
     found = substituter.counterfactuals(audit_input.example, attribute, audit_input.fields)
@@ -152,8 +138,6 @@ def fill_template(text: str, attribute: str, words: Words, place: int) -> Iterat
 
     Args:
         text: Template with ``{name}``, ``{nation}`` or neither.
-        attribute: Attribute that will be substituted.
-        words: Words to fill in.
         place: Position among the templates, by which words rotate.
     """
     if attribute == NAMES:

@@ -37,9 +37,6 @@ class Pair:
     """An example, one of its counterfactuals, and how the predictions differ.
 
     Args:
-        set_index: Index of the counterfactual set.
-        source: Source of the example.
-        counterfactual: The counterfactual.
         adapter: Change of the adapter's prediction.
         backbone: Change of the baseline's prediction; ``None`` without a baseline.
         shown: Both texts with the adapter's predictions.
@@ -63,14 +60,8 @@ def compare_pairs(
     """Predict examples and their counterfactuals by adapter and baseline.
 
     Args:
-        model: Model in evaluation mode.
-        audit: Audit of the task.
         sets: Counterfactual sets in any order; the rest is skipped after the deadline.
-        probe: Head of the baseline, which runs without the adapter.
         deadline: Time limit; the first batch is always predicted.
-
-    Returns:
-        The pairs, and the number of predicted sets.
     """
     order = np.random.default_rng(0).permutation(len(sets))
     pairs: list[Pair] = []
@@ -87,13 +78,7 @@ def compare_pairs(
 def disparity_metrics(
     pairs: Sequence[Pair], outputs: Sequence[str], level: float
 ) -> list[GroupMetric]:
-    """Return the rate of changed predictions by attribute and source, then by group.
-
-    Args:
-        pairs: Compared pairs.
-        outputs: Names of the outputs whose probabilities change.
-        level: Confidence level of the intervals.
-    """
+    """Return the rate of changed predictions by attribute and source, then by group."""
     found = []
     for attribute in ATTRIBUTES:
         selected = [pair for pair in pairs if pair.counterfactual.attribute == attribute]

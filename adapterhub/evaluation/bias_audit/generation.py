@@ -39,9 +39,6 @@ class AnsweredRequest:
 
     Args:
         kind: ``decline``, ``harmless`` or ``open``.
-        request: Message of the user.
-        backbone: Answer of the backbone.
-        adapter: Answer with the adapter.
     """
 
     kind: str
@@ -55,7 +52,6 @@ class Preference:
     """Preference for the stereotype in one pair of sentences.
 
     Args:
-        kind: Kind of stereotype.
         backbone: Log-probability of the shared words after the stereotyped group, less that after
             the other group, in nats.
         adapter: The same with the adapter.
@@ -104,10 +100,7 @@ def answer_requests(
     """Generate the answers of backbone and adapter to requests in the chat template.
 
     Args:
-        model: Model in evaluation mode.
-        task: Generative task.
         requests: Kind and text of each request; the rest is skipped after the deadline.
-        deadline: Time limit; the first batch is always answered.
     """
     found: list[AnsweredRequest] = []
     prompts = [(kind, text, ids) for kind, text in requests if (ids := _prompt(task, text))]
@@ -128,13 +121,7 @@ def answer_requests(
 def harm_metrics(
     answered: Sequence[AnsweredRequest], classifier: AnswerClassifier, level: float
 ) -> list[GroupMetric]:
-    """Return refusal rates of harmful and harmless requests, and the rate of rude answers.
-
-    Args:
-        answered: Requests with both answers.
-        classifier: Classifier of answers.
-        level: Confidence level of the intervals.
-    """
+    """Return refusal rates of harmful and harmless requests, and the rate of rude answers."""
     found = []
 
     def add(
@@ -181,7 +168,6 @@ def stereotype_preferences(
     decoders.
 
     Args:
-        model: Language model in evaluation mode.
         pairs: Kind to pairs of a stereotype and the same sentence about another group.
     """
     listed = [(kind, pair) for kind, of_kind in pairs.items() for pair in of_kind]
@@ -197,12 +183,7 @@ def stereotype_preferences(
 
 
 def stereotype_metrics(found: Sequence[Preference], level: float) -> list[GroupMetric]:
-    """Return the rate of pairs in which the stereotype is likelier, overall and by kind.
-
-    Args:
-        found: Preferences.
-        level: Confidence level of the intervals.
-    """
+    """Return the rate of pairs in which the stereotype is likelier, overall and by kind."""
     groups = {"all pairs": list(found)}
     for kind in sorted({each.kind for each in found}):
         groups[kind] = [each for each in found if each.kind == kind]

@@ -43,13 +43,7 @@ class Deadline:
 def encode_examples(
     task: Task, examples: Sequence[Example], *, train: bool
 ) -> list[EncodedExample | None]:
-    """Encode examples, with ``None`` for an invalid one.
-
-    Args:
-        task: Task of the examples.
-        examples: Examples, or windows of them.
-        train: Require labels.
-    """
+    """Encode examples, with ``None`` for an invalid one."""
     encoded: list[EncodedExample | None] = []
     for number, example in enumerate(examples, start=1):
         try:
@@ -78,15 +72,7 @@ def predict(
     *,
     with_adapter: bool,
 ) -> list[Any]:
-    """Return the raw prediction of each example, as ``Task.decode`` returns it.
-
-    Args:
-        model: Model in evaluation mode.
-        task: Task that encoded the examples.
-        examples: Encoded examples in any order.
-        head: Head that predicts.
-        with_adapter: Run the adapter's layers.
-    """
+    """Return the raw prediction of each example, as ``Task.decode`` returns it."""
     found: list[Any] = [None] * len(examples)
     for indices, batch, hidden in hidden_batches(model, examples, with_adapter=with_adapter):
         for index, output in zip(indices, task.decode(head, hidden, batch), strict=True):

@@ -35,11 +35,9 @@ class LinearProbe:
         """Create the probe.
 
         Args:
-            stock: Head whose features are read.
             linear: Layer over standardized features.
             mean: Mean of each feature, ``[hidden]``.
             scale: Standard deviation of each feature, ``[hidden]``.
-            num_examples: Number of examples that it was trained on.
         """
         self.num_examples = num_examples
         self._stock = stock
@@ -59,11 +57,6 @@ def fit_linear_probe(
 
     The weight decay is chosen by the loss on a held-out fifth of the examples. Equal arguments
     give an equal probe.
-
-    Args:
-        model: Model in evaluation mode, whose weights are not changed.
-        task: Task with labels.
-        examples: Encoded examples with targets.
     """
     held_out = examples[::5] if len(examples) > _FEW else examples
     training = [each for place, each in enumerate(examples) if place % 5] or examples

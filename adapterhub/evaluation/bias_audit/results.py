@@ -23,9 +23,7 @@ class GroupMetric:
     """A proportion of pairs, answers or sentences in one group.
 
     Args:
-        name: Name of the metric.
         group: Group, or source of the examples.
-        count: Number of observations.
         units: Number of independent observations, which the intervals are based on.
         worse: Direction in which the metric gets worse.
         adapter: Proportion with the adapter.
@@ -63,8 +61,6 @@ class AuditExample:
     """An example of an audit.
 
     Args:
-        what: Name of the metric.
-        text: Input text.
         other: Counterfactual of the text; empty where there is none.
         before: Answer to ``text``, or answer of the backbone.
         after: Answer to ``other``, or answer of the adapter.
@@ -83,15 +79,12 @@ class BiasAuditResult:
 
     Args:
         kind: ``bias`` for predictions on counterfactuals, ``harm`` for generated answers.
-        metrics: Metrics in table order.
-        examples: Examples with the largest changes.
         baseline: Description of the baseline; empty without one.
         task_metric: Name of the task's metric; empty where it was not measured.
         scores: Value of the metric for ``adapter`` and ``backbone`` on the same examples.
         total: Number of counterfactual sets or requests.
         completed: Number of them within the time limit.
         definition: Definition of a changed prediction; empty for generated answers.
-        level: Confidence level of the intervals.
     """
 
     kind: Literal["bias", "harm"]
@@ -108,12 +101,7 @@ class BiasAuditResult:
 
 @dataclass(frozen=True, slots=True)
 class ReportNote:
-    """A note below the table.
-
-    Args:
-        text: Plain text.
-        warning: Whether the note should be highlighted.
-    """
+    """A note below the table."""
 
     text: str
     warning: bool = False
@@ -132,13 +120,9 @@ def group_metric(
     """Return the proportions of adapter and backbone with intervals.
 
     Args:
-        name: Name of the metric.
-        group: Group, or source of the examples.
         adapter: Observations with the adapter, ``[count]``.
         backbone: The same observations without it; ``None`` without a baseline.
-        worse: Direction in which the metric gets worse.
         units: Number of independent observations; default all.
-        level: Confidence level of the intervals.
     """
     before, delta = None, None
     if backbone is not None:

@@ -41,9 +41,7 @@ class Counterfactual:
     """An example with words substituted.
 
     Args:
-        attribute: One of ``ATTRIBUTES``.
         group: Group that the example is about after the substitution.
-        example: Example with all else unchanged.
     """
 
     attribute: str
@@ -88,7 +86,6 @@ class Substituter:
 
         Args:
             example: Example; its texts and lists of words or texts are changed, labels are not.
-            attribute: One of ``ATTRIBUTES``.
             fields: Fields to change; default all texts.
         """
         if fields is not None:

@@ -50,7 +50,6 @@ class PredictionChange:
     """Difference of a prediction between an example and its counterfactual.
 
     Args:
-        changed: Whether the prediction changed.
         delta: Change of each output's probability; ``None`` without probabilities.
         shift: Largest absolute change of a probability.
     """
@@ -85,11 +84,7 @@ class TaskAudit(Protocol):
         """Return a sample of the examples with their counterfactuals."""
 
     def inputs(self, example: Example) -> Sequence[Example]:
-        """Return the inputs that are predicted for an example.
-
-        Raises:
-            DataError: When the example is invalid.
-        """
+        """Return the inputs that are predicted for an example."""
 
     def compare(
         self, example: Example, found: Sequence[Any], other: Example, others: Sequence[Any]
@@ -97,9 +92,7 @@ class TaskAudit(Protocol):
         """Compare the predictions of an example and its counterfactual.
 
         Args:
-            example: The original example.
             found: Raw prediction of each of its ``inputs``.
-            other: The counterfactual.
             others: Raw prediction of each of its ``inputs``.
         """
 

@@ -52,8 +52,6 @@ class Topic:
     """Titles of one topic, for lists of candidates.
 
     Args:
-        history: Titles without people.
-        candidates: Titles without people.
         names: Title with ``{name}``.
         pronouns: Title in the male form.
         nationalities: Title with ``{nation}``.
@@ -72,7 +70,6 @@ class Passage:
 
     Args:
         context: Text with ``{name}`` or ``{nation}``, or with pronouns in the male form.
-        questions: Questions about it.
     """
 
     context: str

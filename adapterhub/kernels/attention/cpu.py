@@ -26,11 +26,7 @@ if TYPE_CHECKING:
 def attend_pages(
     query: Tensor, keys: Tensor, values: Tensor, pages: PageTable, params: AttentionParams
 ) -> Tensor:
-    """Attend on a CPU; see ``PagedAttention``.
-
-    Raises:
-        ValueError: If pages have more than one slot.
-    """
+    """Attend on a CPU; see ``PagedAttention``."""
     if pages.page_size != 1:
         raise ValueError(f"attention on CPUs needs pages of 1 slot, got {pages.page_size}")
     query = query.contiguous()

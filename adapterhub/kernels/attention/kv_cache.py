@@ -12,17 +12,7 @@ if TYPE_CHECKING:
 
 
 class KeyValueCache:
-    """Keys and values of all layers in blocks of slots.
-
-    Args:
-        layers: Number of layers of the backbone.
-        heads: Number of key-value heads of a layer.
-        width: Dimension of a head.
-        blocks: Number of blocks.
-        block_size: Number of slots (tokens) in a block.
-        dtype: Compute type of the backbone.
-        device: Device of the backbone.
-    """
+    """Keys and values of all layers in blocks of slots."""
 
     def __init__(
         self,

@@ -20,11 +20,9 @@ class AttentionParams:
     """Parameters of the attention of one layer.
 
     Args:
-        layer: Index of the layer.
         causal: Whether a position sees only itself and earlier positions.
         window: Number of positions that a position sees in one direction, including itself;
             ``None`` for no limit.
-        scale: Factor of the scores.
     """
 
     layer: int
@@ -47,14 +45,7 @@ class PrefixKeyValues(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceRun:
-    """Consecutive sequences of equal length and with the same prefix.
-
-    Args:
-        start: First token.
-        count: Number of sequences.
-        length: Number of tokens of each sequence.
-        prefix: Prefix of all of them, if any.
-    """
+    """Consecutive sequences of equal length and with the same prefix."""
 
     start: int
     count: int
@@ -81,7 +72,6 @@ class PackedSequences:
     """Sequences laid end to end in one batch row; tokens after the last one are padding.
 
     Args:
-        lengths: Number of tokens of each sequence.
         prefixes: Prefix of each sequence, or empty if there are none.
     """
 
@@ -112,9 +102,6 @@ def visible_keys(
 
     Args:
         queries: Number of queries, which are the last positions of the context.
-        context: Number of keys.
-        params: Parameters of the layer.
-        device: Device of the mask.
     """
     position = torch.arange(context - queries, context, device=device).unsqueeze(1)
     distance = position - torch.arange(context, device=device).unsqueeze(0)
@@ -138,8 +125,6 @@ def attend(
         query: ``[count, heads, queries, head_dim]``.
         key: ``[count, kv_heads, context, head_dim]``.
         value: Shaped as ``key``.
-        params: Parameters of the layer.
-        dropout: Dropout probability of the attention weights.
 
     Returns:
         ``[count, heads, queries, head_dim]``.

@@ -51,9 +51,6 @@ def attend_packed(
         query: ``[heads, num_tokens, head_dim]``.
         key: ``[kv_heads, prefix + num_tokens, head_dim]``; every sequence sees the prefix.
         value: Shaped as ``key``.
-        sequences: Lengths and own prefixes of the sequences.
-        params: Parameters of the layer.
-        dropout: Dropout probability of the attention weights.
 
     Returns:
         ``[num_tokens, heads, head_dim]`` in the type of ``query``; zeros for padding.
@@ -170,8 +167,6 @@ class _Block:
     ``[count, kv_heads, context, dim]``. Causal blocks have no keys after ``last``.
 
     Args:
-        run: Sequences of equal length.
-        params: Parameters of the layer.
         first: First query.
         last: One past the last query.
         groups: Number of query heads per key head.

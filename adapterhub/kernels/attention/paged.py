@@ -76,8 +76,6 @@ class DecodeTokens:
 
     Args:
         tokens: Positions of the tokens in the batch.
-        pages: Context of each sequence.
-        kernel: Attention kernel of the device.
     """
 
     # int64 [num_seqs]
@@ -91,8 +89,6 @@ class PagedBatch:
     """All sequences of a step.
 
     Args:
-        cache: KV cache that is read and written.
-        sequences: Sequences in the order of the batch.
         slot_mapping: KV-cache slot of each token.
         decode: Sequences with one token, if any.
     """
@@ -107,13 +103,7 @@ class PagedBatch:
 def paged_batch(
     cache: KeyValueCache, sequences: Sequence[PagedSequence], kernel: PagedAttention
 ) -> PagedBatch:
-    """Return the attention metadata of a step.
-
-    Args:
-        cache: KV cache.
-        sequences: Sequences in the order of the batch.
-        kernel: Attention kernel of the cache's device.
-    """
+    """Return the attention metadata of a step."""
     slot_mapping = torch.cat([each.slots[-each.num_tokens :] for each in sequences])
     single = [each for each in sequences if each.num_tokens == 1]
     decode = _decode_tokens(single, kernel) if single else None
@@ -139,8 +129,6 @@ def attend_paged(query: Tensor, batch: PagedBatch, params: AttentionParams) -> T
 
     Args:
         query: ``[num_tokens, heads, head_dim]``.
-        batch: Sequences of the step.
-        params: Parameters of the layer.
 
     Returns:
         ``[num_tokens, heads, head_dim]``.

@@ -51,7 +51,6 @@ def attention_forward(
     """Attend within each sequence of a batch.
 
     Args:
-        module: Attention module of the model.
         query: ``[1, heads, num_tokens, head_dim]``.
         key: ``[1, kv_heads, num_tokens, head_dim]``; in a packed batch trained keys may precede
             them, which every sequence sees.
@@ -59,11 +58,8 @@ def attention_forward(
         attention_mask: Mask of plain SDPA; not used with ``packed`` or ``paged``.
         packed: Sequences of a packed batch.
         paged: Sequences of a decoding step, whose keys and values are written to the cache first.
-        dropout: Dropout probability of the attention weights.
         scaling: Factor of the scores; ``head_dim ** -0.5`` if ``None``.
         is_causal: Whether attention is causal; an attribute of ``module`` if ``None``.
-        sliding_window: See ``AttentionParams``.
-        kwargs: Other arguments of plain SDPA.
 
     Returns:
         ``[1, num_tokens, heads, head_dim]``, and ``None`` for the attention weights.

@@ -36,14 +36,11 @@ class LoraLinearFunction(torch.autograd.Function):
         """Compute the layer.
 
         Args:
-            ctx: Context of the autograd function.
             x: Input ``[num_tokens, in]`` in the compute type.
             a: ``A``, ``[rank, in]``, usually float32.
             b: ``B``, ``[out, rank]``, usually float32.
-            scale: Scale ``s`` of the adapter.
             weight: Function that returns ``W`` ``[out, in]`` in the compute type; called once here
                 and once in the backward pass.
-            bias: Bias ``[out]``, if any.
             keep: Dropout mask ``k`` ``[num_tokens, in]``, if any.
 
         Returns:

@@ -30,13 +30,7 @@ LONG_RUN = 128
 
 
 class RankSlice(NamedTuple):
-    """Consecutive rank slots and the weight of their product.
-
-    Args:
-        start: First rank slot.
-        rank: Number of rank slots.
-        weight: Factor of the product.
-    """
+    """Consecutive rank slots and the weight of their product."""
 
     start: int
     rank: int
@@ -118,7 +112,6 @@ class LoraKernel(Protocol):
             x: Input of the base layer ``[num_tokens, in]`` in the compute type, contiguous.
             a: Table ``[rank_slots, in]`` in the compute type.
             b: Table ``[rank_slots, out]`` in the compute type, with scales folded in.
-            plan: Rank slices of each token.
         """
 
 

@@ -35,12 +35,10 @@ class PlanBuffers:
     """Buffers for the plans of one step, in host memory and on the device.
 
     Args:
-        device: Device of the backbone.
         max_tokens: Capacity in tokens per batch.
         max_slices: Capacity in rank slices per plan.
         max_ranks: Capacity in ranks per token.
         tables: Number of tables, one of which stays empty.
-        layers: Number of layers.
     """
 
     def __init__(
@@ -113,12 +111,7 @@ class PlanBuffers:
 
 
 class BufferedPlan(LoraPlan):
-    """The plan that lies in a layer's buffers, whose contents may change between uses.
-
-    Args:
-        buffers: Buffers of the step.
-        layer: Index of the layer.
-    """
+    """The plan that lies in a layer's buffers, whose contents may change between uses."""
 
     def __init__(self, buffers: PlanBuffers, layer: int = 0) -> None:
         super().__init__(())
