@@ -64,7 +64,8 @@ def some_adapters():
         adapter("topics", 1, "text-classification", labels=["billing", "delivery", "returns",
                 "account", "other"], metrics={"accuracy": 0.938, "macro f1": 0.921,
                 "loss": 0.214}, residency="device", aliases=["prod"]),
-        adapter("entities", 2, "token-classification", labels=["PER", "LOC", "ORG"],
+        adapter("entities", 2, "token-classification",
+                labels=["O", "B-LOC", "B-PER", "I-LOC", "I-PER"],
                 metrics={"f1": 0.874}, residency="host"),
     ]  # fmt: skip
 

@@ -20,6 +20,11 @@ def test_adapters_are_listed_with_their_metrics(page):
     assert page.text("#connection") == "smollm2-135m-instruct"
 
 
+def test_a_tagger_is_listed_with_its_entity_types(page):
+    page.open()
+    assert "LOC, PER" in page.texts("[data-ref='entities@2'] .muted")
+
+
 def test_the_filter_takes_words_and_a_task(page):
     page.open()
     page.type("#adapters-filter", "support prod")
