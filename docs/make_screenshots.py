@@ -147,16 +147,17 @@ def wait_until_ready(server: Served, process: subprocess.Popen[bytes]) -> None:
 
 
 def prepare_adapters(server: Served) -> None:
-    """Set aliases, pin one adapter and load another, so that the list shows each state."""
+    """Set aliases, and pin, use and load adapters, so that the list shows several states."""
+    chat = {"messages": [{"role": "user", "content": PROMPT}], "max_tokens": 1}
     for path, body in (
-        ("alias", {"ref": f"{REPLIES}@1", "alias": "prod"}),
-        ("alias", {"ref": f"{TOPICS}@1", "alias": "staging"}),
-        ("pin", {"ref": f"{REPLIES}@1", "pinned": True}),
-        ("load", {"ref": f"{TOPICS}@1"}),
+        ("adapters/alias", {"ref": f"{REPLIES}@1", "alias": "prod"}),
+        ("adapters/alias", {"ref": f"{TOPICS}@1", "alias": "staging"}),
+        ("adapters/pin", {"ref": f"{REPLIES}@1", "pinned": True}),
+        ("adapters/load", {"ref": f"{TOPICS}@1"}),
+        ("chat/completions", {"model": f"{REPLIES}@1", **chat}),
     ):
-        httpx.post(
-            f"{server.url}/v1/adapters/{path}", json=body, timeout=ANSWER_SECONDS
-        ).raise_for_status()
+        url = f"{server.url}/v1/{path}"
+        httpx.post(url, json=body, timeout=ANSWER_SECONDS).raise_for_status()
 
 
 def take_all(page: Page) -> None:
