@@ -95,7 +95,7 @@ def write_artifact(
     card: str,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> str:
-    """Write an artifact atomically; equal arguments give equal bytes.
+    """Write an artifact atomically and return its digest; equal arguments give equal bytes.
 
     Args:
         folder: Folder that does not exist or is empty; its parents are created.
@@ -128,7 +128,7 @@ def write_annotated(
     section: str,
     parent: str | None = None,
 ) -> str:
-    """Write a copy of an artifact with more files and a longer card.
+    """Write a copy of an artifact with more files and a longer card, and return its digest.
 
     Equal arguments give equal bytes.
 

@@ -35,7 +35,7 @@ def require_free(folder: Path) -> None:
 def write_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write all files into a sibling folder, sync it to disk, then rename it into place.
 
-    If two processes write the same folder, one succeeds and the other gets the error.
+    If two processes write the same folder, one succeeds and the other raises ``ArtifactError``.
     """
     staging = folder.parent / f".{folder.name}.{secrets.token_hex(8)}.partial"
     try:

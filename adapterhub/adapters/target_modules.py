@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def resolve_target_modules(
     model: nn.Module, targets: tuple[str, ...], *, exclude: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return the module names that peft must match to adapt the targeted linear layers.
+    """Return the sorted module names that peft must match to adapt the targeted linear layers.
 
     A name is the last component of a module's path, or its last components where the last one
     alone would also match an excluded module (``output.dense`` beside ``classifier.dense``).

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from adapterhub.evaluation.paired_tests import Difference
     from adapterhub.registry.version import Version
 
 #: Width of a table in a file or a pipe, in columns.
@@ -59,6 +60,18 @@ def table(*columns: str, title: str | None = None) -> Table:
             column.removeprefix(">"), justify="right" if column.startswith(">") else "left"
         )
     return result
+
+
+def difference_cells(found: Difference) -> tuple[str, ...]:
+    """Return metric, both values, difference, confidence interval and p-value for a table."""
+    return (
+        found.metric,
+        f"{found.first:.4f}",
+        f"{found.second:.4f}",
+        f"{found.value:+.4f}",
+        f"{found.interval.low:+.4f} … {found.interval.high:+.4f}",
+        f"{found.p_value:.4f}",
+    )
 
 
 def percent(value: float) -> str:

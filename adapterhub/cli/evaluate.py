@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapterhub.cli.console import output, print_json, silence_libraries, table
+from adapterhub.cli.console import difference_cells, output, print_json, silence_libraries, table
 from adapterhub.cli.options import (
     ConfidenceLevel,
     DataFile,
@@ -159,15 +159,7 @@ def _show_comparison(found: Comparison) -> None:
         "test",
     )
     for each in found.differences:
-        shown.add_row(
-            each.metric,
-            f"{each.first:.4f}",
-            f"{each.second:.4f}",
-            f"{each.value:+.4f}",
-            f"{each.interval.low:+.4f} … {each.interval.high:+.4f}",
-            f"{each.p_value:.4f}",
-            each.test,
-        )
+        shown.add_row(*difference_cells(each), each.test)
     console.print(shown)
     if found.mcnemar is not None:
         counts = found.mcnemar

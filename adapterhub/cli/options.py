@@ -62,7 +62,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def field_columns(pairs: Sequence[str] | None) -> dict[str, str]:
-    """Parse ``--field`` options."""
+    """Parse ``--field`` options into task field to column of the file."""
     columns: dict[str, str] = {}
     for pair in pairs or ():
         name, _, column = pair.partition("=")

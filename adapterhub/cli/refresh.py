@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapterhub.cli.console import (
+    difference_cells,
     log_console,
     open_reporter,
     output,
@@ -168,14 +169,6 @@ def _show_outcome(outcome: RefreshOutcome, found: RefreshResult, console: Consol
     parts = ((f"old {outcome.split}", outcome.forgetting), ("new, held out", outcome.gain))
     for what, differences in parts:
         for each in differences:
-            shown.add_row(
-                what,
-                each.metric,
-                f"{each.first:.4f}",
-                f"{each.second:.4f}",
-                f"{each.value:+.4f}",
-                f"{each.interval.low:+.4f} … {each.interval.high:+.4f}",
-                f"{each.p_value:.4f}",
-            )
+            shown.add_row(what, *difference_cells(each))
     console.print()
     console.print(shown)

@@ -18,7 +18,7 @@ from adapterhub.cli.console import (
     table,
     version_document,
 )
-from adapterhub.cli.options import Json, Ref, open_registry
+from adapterhub.cli.options import Force, Json, Ref, open_registry
 from adapterhub.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -84,9 +84,7 @@ def pull(
     quantization: Quantization = "nf4",
     task: Task = None,
     labels: Labels = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Accept another backbone fingerprint.")
-    ] = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Download an adapter from the Hugging Face Hub."""

@@ -123,7 +123,7 @@ def checked_answers(
 def select_answers(
     answers: Sequence[CheckedAnswer], fits: Callable[[CheckedAnswer], bool]
 ) -> dict[str, CheckedAnswer]:
-    """Select a confident error, a confident correct answer and an uncertain one."""
+    """Select a confident error, a confident correct answer and an uncertain one, by reason."""
     by_confidence = sorted(answers, key=lambda answer: -answer.confidence)
     candidates = {
         "confident error": [answer for answer in by_confidence if not answer.right],

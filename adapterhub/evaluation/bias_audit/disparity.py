@@ -57,7 +57,7 @@ def compare_pairs(
     probe: Head | None,
     deadline: Deadline,
 ) -> tuple[list[Pair], int]:
-    """Predict examples and their counterfactuals by adapter and baseline.
+    """Return pairs predicted by adapter and baseline, and the number of predicted sets.
 
     Args:
         sets: Counterfactual sets in any order; the rest is skipped after the deadline.

@@ -92,8 +92,8 @@ class TaskAudit(Protocol):
         """Compare the predictions of an example and its counterfactual.
 
         Args:
-            found: Raw prediction of each of its ``inputs``.
-            others: Raw prediction of each of its ``inputs``.
+            found: Raw prediction of each of the ``inputs`` of the example.
+            others: Raw prediction of each of the ``inputs`` of the counterfactual.
         """
 
     def answer_text(self, example: Example, found: Sequence[Any]) -> str:
