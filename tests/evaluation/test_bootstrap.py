@@ -1,7 +1,5 @@
 """Resampled metrics equal those of the task, and intervals have their coverage."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -77,7 +75,9 @@ def answered(tokenizer, *, unanswerable):
 def test_sums_over_examples_give_the_metrics_of_the_task(kind, tokenizer):
     cases = {
         "classes": lambda: classified(tokenizer),
-        "scoped": lambda: classified(tokenizer, options=replace(OPTIONS, out_of_scope="glad")),
+        "scoped": lambda: classified(
+            tokenizer, options=OPTIONS.model_copy(update={"out_of_scope": "glad"})
+        ),
         "tags": lambda: tagged(tokenizer),
         "talks": talked,
         "answers": lambda: answered(tokenizer, unanswerable=False),
