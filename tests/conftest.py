@@ -7,8 +7,13 @@ asked for before anything imports triton, and transformers does.
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
+
+# tests share the machine, so a deadline would measure the others
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")

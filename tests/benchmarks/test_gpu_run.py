@@ -16,7 +16,9 @@ GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
 def run(out, *options):
     call = [sys.executable, str(GPU / "run.py"), "--out", str(out), "--device", "cpu", "--tiny"]
     call += ["--site", str(out), "--budget", "900", "--patience", "5", *options]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    # the correctness stage runs pytest itself, whichever pytest runs this
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    environment = inherited | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(call, capture_output=True, text=True, env=environment, check=False)
     return done, json.loads((out / "gpu.json").read_text())
 

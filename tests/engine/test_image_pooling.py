@@ -159,7 +159,7 @@ def test_a_damaged_image_does_not_affect_others(vit):
     engine, peers = vit
     (good,) = images(1)
     requests = engine.add_labeling({"image": good}, "own")
-    with pytest.raises(DataError, match=r"x\.png.* can't be read as an image\. Formats"):
+    with pytest.raises(DataError, match=r"x\.png.* can't be read as an image\. Supported formats"):
         engine.add_labeling({"image": ImageFile("x.png", b"not an image")}, "own")
     while not requests.finished:
         engine.step()

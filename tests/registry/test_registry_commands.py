@@ -111,7 +111,7 @@ def test_collecting_spares_what_was_pushed_to_the_endpoint(command, filled):
         (folder / "file").write_bytes(content)
         store.add_uploads(repository, [Staged(folder / "file", digest, len(content))])
     command("gc", "--grace-hours", "0")
-    assert store.blob(digest).read_bytes() == content
+    assert store.blobs.checked(digest).read_bytes() == content
 
 
 def leaves(group, words=()):

@@ -15,7 +15,7 @@ ADAPTERS = (
     ("answers", "question-answering", {"stride": 6}),
     ("maybe", "question-answering", {"unanswerable": True}),
     ("many", "text-classification", {"multi_label": True, "threshold": 0.4}),
-    ("never", "text-classification", {"multi_label": True, "threshold": 1.0}),
+    ("never", "text-classification", {"multi_label": True, "threshold": 0.999999999999}),
     ("makers", "relation-extraction", {}),
     ("picks", "ranking", {}),
     ("german", "translation", {"max_length": 64}),
