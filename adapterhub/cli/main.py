@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
+from typer.core import TyperCommand
 
 from adapterhub.cli import (
     aliases,
@@ -119,6 +120,27 @@ RENAMED = {
     "probe": "bias-audit",
     "hub token": "key create NAME --scope RIGHT:OWNER",
 }
+#: Former names of options, by command.
+RENAMED_OPTIONS = {
+    "predict": {"--rows": "--jsonl"},
+    "explain": {"--rows": "--jsonl", "--class": "--label"},
+    "train": {"--probe-seconds": "--audit-seconds"},
+    "bias-audit": {"--seconds": "--max-seconds", "--level": "--confidence-level"},
+    "compare": {"--level": "--confidence-level"},
+    "compose": {
+        "--method": "--combination-type",
+        "--rank": "--svd-rank",
+        "--majority-sign": "--majority-sign-method",
+    },
+    "learn-curve": {
+        "--per-label": "--examples-per-label",
+        "--rows": "--num-examples",
+        "--least-steps": "--min-steps",
+    },
+    "refresh": {"--anyway": "--force"},
+    "push": {"--message": "--commit-message"},
+    "serve": {"--anonymous": "--anonymous-access"},
+}
 #: The first class that matches decides; any other error exits with 1.
 EXIT_CODES: tuple[tuple[type[AdapterHubError], int], ...] = (
     (RecipeError, 2),
@@ -134,6 +156,18 @@ EXIT_CODES: tuple[tuple[type[AdapterHubError], int], ...] = (
     (TransferError, 10),
     (TrainingInterrupted, 130),
 )
+
+
+class _Command(TyperCommand):
+    """A command that answers a former name of an option with the new one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        renamed = RENAMED_OPTIONS.get(ctx.info_name or "", {})
+        for argument in args[: args.index("--")] if "--" in args else args:
+            old = argument.partition("=")[0]
+            if old in renamed:
+                ctx.fail(f"{old} is now {renamed[old]}")
+        return super().parse_args(ctx, args)
 
 
 def build_app() -> typer.Typer:
@@ -185,7 +219,7 @@ def _add(app: typer.Typer, commands: Mapping[str, Command], panel: str | None = 
             _add_renamed(group, name)
             app.add_typer(group, name=name, rich_help_panel=panel)
         else:
-            app.command(name, rich_help_panel=panel)(command)
+            app.command(name, rich_help_panel=panel, cls=_Command)(command)
 
 
 def _add_renamed(app: typer.Typer, group: str = "") -> None:

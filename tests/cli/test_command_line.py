@@ -1,12 +1,14 @@
 """The command line as a whole: help, groups, version, completion, renamed commands."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
-from adapterhub.cli.main import COMMANDS, RENAMED, build_app
+from adapterhub.cli.main import COMMANDS, RENAMED, RENAMED_OPTIONS, build_app
 
 VERBS = {
     *("Add", "Audit", "Chat", "Check", "Compare", "Create", "Delete", "Download", "Evaluate"),
@@ -97,3 +99,21 @@ def test_help_loads_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [(name, *pair) for name, pairs in RENAMED_OPTIONS.items() for pair in pairs.items()],
+)
+def test_a_former_option_is_answered_with_the_new_one(name, old, new):
+    result = CliRunner().invoke(build_app(), [name, f"{old}=x"])
+    assert result.exit_code == 2
+    assert f"{old} is now {new}" in result.stderr
+    options = CliRunner().invoke(build_app(), [name, "--help"], env={"COLUMNS": "200"}).stdout
+    assert new in options
+    assert old not in re.findall(r"--[a-z-]+", options)
+
+
+def test_a_former_option_after_two_dashes_is_a_text():
+    result = CliRunner().invoke(build_app(), ["predict", "nothing", "--", "--rows"])
+    assert "is now" not in result.stderr
