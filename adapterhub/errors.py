@@ -140,6 +140,10 @@ class ComputeError(EngineError):
     """A step failed on the device, independently of the request."""
 
 
+class UntraceableInputError(EngineError):
+    """A layer's input can't be traced to the sequences of a batch with different adapters."""
+
+
 class EngineClosedError(EngineError):
     """The engine is closed and accepts no requests."""
 

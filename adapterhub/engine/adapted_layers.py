@@ -35,8 +35,11 @@ _Change: TypeAlias = "Callable[[tuple[Any, ...], Tensor, LoraPlan], Tensor]"
 class _ForwardHook:
     """A forward hook that a module has only while an adapter needs it."""
 
-    def __init__(self, module: nn.Module, number: int, change: _Change) -> None:
+    def __init__(
+        self, module: nn.Module, number: int, change: _Change, *, heads_first: bool = False
+    ) -> None:
         self._module, self._number, self._change = module, number, change
+        self._heads_first = heads_first
         self._handle: RemovableHandle | None = None
 
     def set(self, *, active: bool) -> None:
@@ -49,7 +52,11 @@ class _ForwardHook:
 
     def _run(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         context = get_forward_context()
-        plan = None if context is None else context.plan(self._number)
+        if context is None:
+            return None
+        tokens = output.transpose(1, 2) if self._heads_first else output
+        shape = tokens.shape[: min(2, tokens.dim() - 1)] + tokens.shape[-1:]
+        plan = context.plan(self._number, shape)
         return None if plan is None else self._change(args, output, plan)
 
 
@@ -134,17 +141,17 @@ class AdaptedNorm:
     Args:
         base: Norm layer of the backbone, which stays in place.
         number: Number of the layer.
-        heads_first: Whether the input is ``[1, num_heads, num_tokens, head_dim]``, as of Gemma's
-            norms of queries and keys, and not ``[1, num_tokens, ...]``.
+        heads_first: Whether the input is ``[rows, num_heads, num_tokens, head_dim]``, as of
+            Gemma's norms of queries and keys, and not ``[rows, num_tokens, ...]``.
     """
 
     def __init__(self, base: nn.Module, number: int, *, heads_first: bool) -> None:
         self.base = base
         self.number = number
-        self._axis = 2 if heads_first else 1
+        self._heads_first = heads_first
         #: first rank slot of an adapter to its own layer
         self._own: dict[int, nn.Module] = {}
-        self._hook = _ForwardHook(base, number, self._replace)
+        self._hook = _ForwardHook(base, number, self._replace, heads_first=heads_first)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -176,12 +183,20 @@ class AdaptedNorm:
         self._hook.set(active=False)
 
     def _replace(self, args: tuple[Any, ...], output: Tensor, plan: LoraPlan) -> Tensor:
+        # [rows * num_tokens, ..., features]
+        inputs, outputs = self._by_token(args[0]), self._by_token(output)
+        found = outputs.clone()
         for start, end, slices in plan.runs:
             # an adapter with norm layers is never blended, so it has the only slice
-            own = self._own[slices[0].start]
-            place = output.narrow(self._axis, start, end - start)
-            place.copy_(own(args[0].narrow(self._axis, start, end - start)))
-        return output
+            found[start:end] = self._own[slices[0].start](inputs[start:end])
+        if not self._heads_first:
+            return found.view(output.shape)
+        rows, heads, tokens, width = output.shape
+        return found.view(rows, tokens, heads, width).transpose(1, 2)
+
+    def _by_token(self, states: Tensor) -> Tensor:
+        states = states.transpose(1, 2) if self._heads_first else states
+        return states if states.dim() == 2 else states.flatten(0, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

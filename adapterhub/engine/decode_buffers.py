@@ -75,7 +75,7 @@ class BufferedForwardContext(ForwardContext):
         super().__init__(())
         self._buffered = plans
 
-    def plan(self, layer: int, num_tokens: int | None = None) -> LoraPlan | None:
+    def plan(self, layer: int, shape: Sequence[int] | None = None) -> LoraPlan | None:
         """Return the plan of a linear layer; layers that work by hooks have higher numbers."""
         if self._buffered is None or layer >= len(self._buffered):
             return None

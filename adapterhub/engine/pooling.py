@@ -18,7 +18,7 @@ from adapterhub.data.packing import pack
 from adapterhub.engine.adapter_slots import BASE_MODEL
 from adapterhub.engine.forward_context import (
     ForwardContext,
-    ImageForwardContext,
+    PaddedForwardContext,
     set_forward_context,
 )
 from adapterhub.errors import AdapterHubError, ComputeError, EngineError
@@ -56,7 +56,7 @@ class ImageFeatures:
             pixels: Pixels ``[num_images, channels, height, width]``.
             blends: Blend of each image.
         """
-        with set_forward_context(ImageForwardContext(blends)):
+        with set_forward_context(PaddedForwardContext([[(1, each)] for each in blends], None)):
             return image_features(self._model, pixels.to(self._dtype))
 
 
