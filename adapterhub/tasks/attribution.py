@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from adapterhub.errors import DataError
-from adapterhub.tasks.words import Word, split_words
+from adapterhub.tasks.words import Word, is_unspaced, split_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,22 +25,6 @@ if TYPE_CHECKING:
 
     from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.fields import Example
-
-#: First words of the Unicode names of letters in scripts without spaces between words.
-_UNSPACED = (
-    "CJK",
-    "HIRAGANA",
-    "KATAKANA",
-    "HALFWIDTH KATAKANA",
-    "BOPOMOFO",
-    "THAI",
-    "LAO",
-    "KHMER",
-    "MYANMAR",
-    "TIBETAN",
-    "JAVANESE",
-    "BALINESE",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +199,7 @@ def split_unspaced(tokenizer: PreTrainedTokenizerBase, word: Word) -> list[Word]
     A character is never split, nor separated from its marks: a byte-level tokenizer has several
     tokens for one.
     """
-    if not any(map(_unspaced, word.text)):
+    if not any(map(is_unspaced, word.text)):
         return [word]
     encoding = tokenizer(
         word.text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
@@ -223,7 +207,7 @@ def split_unspaced(tokenizer: PreTrainedTokenizerBase, word: Word) -> list[Word]
     starts = {start for start, end in encoding["offset_mapping"] if end > start}
     # letters of other scripts, digits and marks stay with what is before them
     cuts = sorted(
-        {0} | {at for at in starts if _unspaced(word.text[at])} | set(_borders(word.text))
+        {0} | {at for at in starts if is_unspaced(word.text[at])} | set(_borders(word.text))
     )
     return [
         Word(word.text[a:b], word.start + a, word.start + b)
@@ -235,10 +219,5 @@ def _borders(text: str) -> Iterator[int]:
     """Yield where a script without spaces ends and another begins."""
     for at in range(1, len(text)):
         mark = unicodedata.category(text[at]).startswith("M")
-        if not mark and not _unspaced(text[at]) and _unspaced(text[at - 1]):
+        if not mark and not is_unspaced(text[at]) and is_unspaced(text[at - 1]):
             yield at
-
-
-def _unspaced(character: str) -> bool:
-    letter = unicodedata.category(character) in ("Lo", "Lm", "Nl")
-    return letter and unicodedata.name(character, "").startswith(_UNSPACED)

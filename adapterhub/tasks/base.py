@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias, 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
 
 from adapterhub.errors import RecipeError
+from adapterhub.tasks.words import Segmentation  # noqa: TC001  # pydantic reads it
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -62,6 +63,9 @@ class TaskOptions(BaseModel):
         calibrate: Whether to fit ``temperature`` on the validation examples after training.
         temperature: Divisor of the logits; above 1 lowers the confidence. The fitted value is
             stored here.
+        segmentation: How a text becomes words: ``words`` at spaces and punctuation, ``unspaced``
+            likewise with every letter of a script without spaces on its own, or ``characters``.
+            Training infers it from the tokens of its examples where it is not given.
         image_size: Side in pixels that images are resized to; the backbone's own where not given.
     """
 
@@ -82,6 +86,7 @@ class TaskOptions(BaseModel):
     unanswerable: bool = False
     calibrate: bool = False
     temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
+    segmentation: Segmentation | None = None
     image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
 
     @classmethod

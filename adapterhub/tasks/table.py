@@ -231,7 +231,7 @@ TASKS: Mapping[str, TaskEntry] = {
         default_metric=("entity_f1", True),
         route="tag",
         label_field="tags",
-        settings=_CALIBRATED,
+        settings=("segmentation", *_CALIBRATED),
     ),
     "image-classification": TaskEntry(
         build=_classifier("image_classification:ImageClassification"),

@@ -67,7 +67,8 @@ class TokenClassification:
     ``max_length`` are not trained on; in scoring and prediction they count as ``O``, unless the
     example is split into ``windows`` first.
 
-    For prediction an example may have ``text`` instead of ``tokens``; see ``split_words``.
+    For prediction an example may have ``text`` instead of ``tokens``, which is split as the
+    tokens of the training examples were; see ``split_words``.
     """
 
     name: str = "token-classification"
@@ -96,6 +97,10 @@ class TokenClassification:
         self.classes = ClassLabels(labels, options, label_counts, field="tags")
         self.labels = self.classes.names
         self._pool = pool
+        # of an adapter whose training data nobody knows
+        self.segmentation = options.segmentation or "unspaced"
+        #: between the words of a text that is shown
+        self._space = "" if options.segmentation in ("unspaced", "characters") else " "
 
     @property
     def attribution(self) -> SpanAttribution:
@@ -104,7 +109,7 @@ class TokenClassification:
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample | None:
         """Encode an example; see ``Task.encode``."""
-        aligned = self.aligned(words_of(example, number))
+        aligned = self.aligned(words_of(example, number, self.segmentation))
         targets: list[int] = []
         if train or is_given(example, "tags"):
             targets = self._gold(example, number)[: len(aligned.positions)]
@@ -169,7 +174,7 @@ class TokenClassification:
         Windows end after a sentence where one ends in their second half. Offsets still count in
         the whole text.
         """
-        return split_into_windows(example, self._fitting)
+        return split_into_windows(example, self._fitting, self.segmentation)
 
     def join(self, answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the spans of all windows."""
@@ -181,7 +186,7 @@ class TokenClassification:
         Offsets count the characters of the example's ``text``, or of its ``tokens`` joined by
         spaces; the score is the mean probability of the tags of a span's words.
         """
-        words = words_of(example, 1)
+        words = words_of(example, 1, self.segmentation)
         text = text_field(example, "text", 1) if is_given(example, "text") else None
         found = spans(self._names(decoded, len(words)))
         # truncated words have no scores, and no spans
@@ -228,13 +233,11 @@ class TokenClassification:
             gold, predicted = (set(spans(tags)) for tags in pair)
             if wrong := gold ^ predicted:
                 missed, spurious = (
-                    _listed(gold - predicted, words),
-                    _listed(predicted - gold, words),
+                    _listed(gold - predicted, words, self._space),
+                    _listed(predicted - gold, words, self._space),
                 )
-                measure = "missed and spurious spans"
-                found.append(
-                    ErrorExample(" ".join(words), missed, spurious, float(len(wrong)), measure)
-                )
+                measure, text = "missed and spurious spans", self._space.join(words)
+                found.append(ErrorExample(text, missed, spurious, float(len(wrong)), measure))
         return found
 
     def label_choices(
@@ -280,7 +283,7 @@ class TokenClassification:
     def _gold_names(self, example: Example, number: int) -> list[str]:
         required(example, "tags", number)
         tags = list_field(example, "tags", number)
-        words = len(words_of(example, number))
+        words = len(words_of(example, number, self.segmentation))
         if len(tags) != words:
             raise DataError(f"{len(tags)} tags for {words} words", place=place_of(number, "tags"))
         return repair([self.classes.index.name(tag, number, "tags") for tag in tags])
@@ -308,7 +311,7 @@ class SpanAttribution:
 
     def encode(self, window: Example) -> AttributionInput:
         """Encode a window; see ``AttributionSource``."""
-        words = words_of(window, 1)
+        words = words_of(window, 1, self.task.segmentation)
         encoded = self.task.encode({**window, "tags": None}, 1, train=False)
         if encoded is None:
             raise DataError("the example has no tokens", place=self.task.name)
@@ -355,7 +358,7 @@ class SpanAttribution:
     def answers(self, place: int, example: Example, decoded: WordTags) -> Iterator[CheckedAnswer]:
         """Yield each predicted span; see ``AttributionSource``."""
         gold, _ = self.task.named_tags(example, 1, decoded)
-        words = words_of(example, 1)
+        words = words_of(example, 1, self.task.segmentation)
         expected = {(words[a].start, words[b - 1].end): kind for kind, a, b in spans(gold)}
         for each in self.task.prediction(example, decoded)["spans"]:
             at = each["start"], each["end"]
@@ -373,9 +376,10 @@ class SpanAttribution:
         return found, [Word(each.text, each.start + shift, each.end + shift) for each in found]
 
     def _target(self, window: Example, tags: WordTags, span: Mapping[str, Any]) -> Target:
+        segmentation = self.task.segmentation
         words = [
             at
-            for at, word in enumerate(words_of(window, 1)[: len(tags.labels)])
+            for at, word in enumerate(words_of(window, 1, segmentation)[: len(tags.labels)])
             if word.start >= span["start"] and word.end <= span["end"]
         ]
         return Target(
@@ -408,6 +412,6 @@ def _span(
     }
 
 
-def _listed(found: set[tuple[str, int, int]], words: Sequence[str]) -> str:
+def _listed(found: set[tuple[str, int, int]], words: Sequence[str], space: str) -> str:
     ordered = sorted(found, key=lambda span: span[1:])
-    return "; ".join(f"{' '.join(words[a:b])} [{kind}]" for kind, a, b in ordered) or "(none)"
+    return "; ".join(f"{space.join(words[a:b])} [{kind}]" for kind, a, b in ordered) or "(none)"

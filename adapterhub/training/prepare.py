@@ -24,6 +24,7 @@ from adapterhub.data.splits import (
 from adapterhub.errors import DataError
 from adapterhub.tasks.bio import OUTSIDE, check_tags, repair
 from adapterhub.tasks.table import entry_of, fields_of, missing_fields
+from adapterhub.tasks.words import infer_segmentation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -92,6 +93,28 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         dropped=dropped,
         leaked=count_leaks(splits),
     )
+
+
+def with_segmentation(recipe: Recipe, data: PreparedData) -> tuple[Recipe, str]:
+    """Return the recipe with the segmentation of its training tokens, and a message for the user.
+
+    Plain text must be cut as the tokens were, so the segmentation is stored with the adapter. A
+    task without tokens, or a recipe that sets it, is returned unchanged.
+    """
+    if recipe.task.segmentation or entry_of(recipe.task.name).label_field != "tags":
+        return recipe, ""
+    found = infer_segmentation(example["tokens"] for example in data.splits["train"].examples)
+    message = ""
+    if found is None:
+        found = "unspaced"
+        message = (
+            "warning: the training tokens are words of a script without spaces; plain text will be "
+            "cut into characters, so give tokens in predictions, or train on characters"
+        )
+    elif found != "words":
+        message = f"plain text will be cut as the training tokens are: {found}"
+    task = recipe.task.model_copy(update={"segmentation": found})
+    return recipe.model_copy(update={"task": task}), message
 
 
 def load_examples(section: DataSection, task: str, where: str) -> Dataset:

@@ -20,7 +20,12 @@ from adapterhub.training.checkpoint import drop_checkpoint
 from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.evaluate import calibrate_recipe, score_encoded
 from adapterhub.training.loop import TrainingLoop
-from adapterhub.training.prepare import encode_split, label_log_odds, prepare_data
+from adapterhub.training.prepare import (
+    encode_split,
+    label_log_odds,
+    prepare_data,
+    with_segmentation,
+)
 from adapterhub.training.progress import JsonLinesReporter, Reporters
 from adapterhub.training.result import (
     ARTIFACT_NAME,
@@ -118,6 +123,7 @@ def train(
     if resume and (finished := read_finished(folder, run_digest)):
         return _already_finished(finished, reporter, is_main=is_main)
 
+    recipe, segmentation = with_segmentation(recipe, data)
     task = build_recipe_task(recipe, data, backbone, cache)
     encoded = {name: encode_split(task, data, name) for name in data.splits}
 
@@ -128,6 +134,8 @@ def train(
         closing(_build_model(recipe, data, task, backbone, start)) as model,
         _open_log(folder, reporter, append=resume, is_main=is_main) as log,
     ):
+        if segmentation:
+            log.on_message(segmentation)
         _announce(log, recipe, data, encoded["train"])
         validation = encoded["validation"]
         loop = TrainingLoop(

@@ -205,3 +205,24 @@ def test_answers_to_windows_join_to_spans_of_the_whole_text(wordpiece):
     spans = join_predictions(answers)["spans"]
     assert [span["start"] for span in spans] == [15, 39, 63, 87]
     assert all(text[span["start"] : span["end"]] == "Lindos" for span in spans)
+
+
+@pytest.mark.parametrize("segmentation", ["unspaced", "characters"])
+def test_plain_chinese_text_gives_spans_in_characters(wordpiece, segmentation):
+    task = task_for(wordpiece, segmentation=segmentation)
+    example = {"text": "林涛去过长沙。"}
+    assert len(task.encode(example, 1, train=False).select) == 7
+    tags = said("B-PER", "I-PER", "O", "O", "B-LOC", "I-PER", "O")
+    found = task.prediction(example, tags)["spans"]
+    offsets = [(each["label"], each["start"], each["end"]) for each in found]
+    assert offsets == [("PER", 0, 2), ("LOC", 4, 5), ("PER", 5, 6)]
+    assert [each["text"] for each in found] == ["林涛", "长", "沙"]
+
+
+def test_windows_of_chinese_text_keep_offsets(wordpiece):
+    task = task_for(wordpiece, segmentation="characters", max_length=6)
+    text = "林涛去过长沙。他住那里。"
+    windows = task.windows({"text": text})
+    assert len(windows) > 1
+    places = [place for window in windows for place in window["offsets"]]
+    assert "".join(text[start:end] for start, end in places) == text

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapterhub.tasks.words import join_words, split_words
+from adapterhub.tasks.words import infer_segmentation, join_words, split_words
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,41 @@ def test_words(text, words):
     assert [word.text for word in split_words(text)] == words
 
 
-@given(st.text(max_size=40))
-def test_offsets_give_the_words_back_in_order_and_lose_no_letter(text):
-    words = split_words(text)
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        ("words", ["我", "2024年", "去", "IBM", "。"]),
+        ("unspaced", ["我", "2024", "年", "去", "IBM", "。"]),
+        ("characters", ["我", "2", "0", "2", "4", "年", "去", "I", "B", "M", "。"]),
+    ],
+)
+def test_segmentations(segmentation, words):
+    assert [word.text for word in split_words("我 2024年 去 IBM。", segmentation)] == words
+
+
+def test_marks_stay_with_the_letter_before_them():
+    assert [word.text for word in split_words("น้ำใจ", "unspaced")] == ["น้", "ำ", "ใ", "จ"]
+    assert [word.text for word in split_words("e\u0301a", "characters")] == ["e\u0301", "a"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "segmentation"),
+    [
+        (["Mara", "met", "a", "3"], "words"),
+        (["我", "去", "IBM", "。"], "unspaced"),
+        (["我", "在", "。"], "unspaced"),
+        (["我", "2", "0", "岁"], "characters"),
+        (["我们", "去", "北京"], None),
+    ],
+)
+def test_segmentation_of_tokens(tokens, segmentation):
+    assert infer_segmentation([tokens] * 3) == segmentation
+
+
+@pytest.mark.parametrize("segmentation", ["words", "unspaced", "characters"])
+@given(text=st.text(max_size=40))
+def test_offsets_give_the_words_back_in_order_and_lose_no_letter(segmentation, text):
+    words = split_words(text, segmentation)
     assert all(text[word.start : word.end] == word.text for word in words)
     assert all(a.end <= b.start for a, b in pairwise(words))
     covered = {at for word in words for at in range(word.start, word.end)}

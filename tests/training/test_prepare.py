@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from adapterhub.training.prepare import prepare_data
+from adapterhub.training.prepare import prepare_data, with_segmentation
 from adapterhub.training.recipe_file import load_recipe
 
 PAIRS = (
@@ -62,3 +62,24 @@ def test_labels_are_counted_in_a_fixed_order(recipe, tmp_path, task, examples, c
     section = {"train": str(path), "validation": str(path)}
     found = prepare_data(load_recipe(recipe("examples", tmp_path, task, path, data=section)))
     assert list(found.label_counts.items()) == counts
+
+
+@pytest.mark.parametrize(
+    ("tokens", "segmentation", "message"),
+    [
+        (["Ada", "sang"], "words", ""),
+        (["林", "涛", "唱", "歌"], "unspaced", "cut as the training tokens"),
+        (["林涛", "唱歌"], "unspaced", "give tokens in predictions"),
+    ],
+)
+def test_the_segmentation_of_the_training_tokens_is_kept(
+    recipe, tmp_path, tokens, segmentation, message
+):
+    path = tmp_path / "tagged.jsonl"
+    example = {"tokens": tokens, "tags": ["B-PER", *["O"] * (len(tokens) - 1)]}
+    path.write_text((json.dumps(example) + "\n") * 4)
+    written = load_recipe(recipe("tagged", tmp_path, "token-classification", path))
+    resolved, said = with_segmentation(written, prepare_data(written))
+    assert resolved.task.segmentation == segmentation
+    assert message in said
+    assert bool(message) == bool(said)

@@ -31,6 +31,7 @@ FAST = [
     "optimizer.learning_rate=0.01",
 ]
 ENCODER, DECODER, VISION = "minilm-l6", "smollm2-135m-instruct", "dinov2-small-saliency"
+CHINESE = "qwen2.5-coder-0.5b-instruct"
 
 
 def invented(number: int) -> dict:
@@ -94,7 +95,7 @@ def data(tmp_path):
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_trains_is_stored_and_predicts(path, data, encoder, decoder, tmp_path):
     vision = save_vision(tmp_path / "vision")
-    backbones = {ENCODER: encoder, DECODER: decoder, VISION: vision}
+    backbones = {ENCODER: encoder, DECODER: decoder, CHINESE: decoder, VISION: vision}
     written = load_recipe(path)
     file = data["conll" if written.data.format == "conll" else "jsonl"]
     overrides = [
@@ -107,6 +108,8 @@ def test_a_recipe_trains_is_stored_and_predicts(path, data, encoder, decoder, tm
     if written.task.multi_label:
         # such a head begins at the labels' shares, and has to learn more than those
         overrides += ["train.steps=96", "optimizer.learning_rate=0.003"]
+    if written.data.format == "conll":
+        overrides.append("data.columns=[tokens,pos,chunk,tags]")
     if written.task.out_of_scope:
         overrides.append("task.out_of_scope=sad")
     recipe = load_recipe(path, overrides)
