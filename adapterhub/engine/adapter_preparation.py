@@ -16,10 +16,10 @@ from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.engine.adapted_layers import LoraEmbedding
+from adapterhub.engine.adapter_task import task_of
 from adapterhub.engine.heads import TaskHead, head_keys, read_head
 from adapterhub.engine.lora_linear import dense_weight
 from adapterhub.engine.prepared_adapter import LoraFactors, PrefixStates
-from adapterhub.engine.session import task_of
 from adapterhub.errors import EngineError, StrictLoadError
 from adapterhub.kernels.attention.kv_cache import cache_shape
 from adapterhub.specs import LoraSpec, PrefixSpec

@@ -84,7 +84,9 @@ class EngineCore:
         cache, num_blocks = _kv_cache(backbone, config, generates=self.layers.output is not None)
         self.blocks = BlockPool(num_blocks, config.block_size)
         self.model_runner = ModelRunner(backbone, self.layers, cache, self.adapters, kernel, config)
-        self.pooling_runner = PoolingRunner(backbone, self.adapters, images)
+        self.pooling_runner = PoolingRunner(
+            backbone, self.adapters, self.model_runner.logits, images
+        )
         self.scheduler = Scheduler(
             config, self.blocks, self.adapters, self.model_runner.fill_prefix
         )

@@ -200,15 +200,22 @@ class Engine:
         return request
 
     def add_labeling(
-        self, item: str | Mapping[str, Any], adapters: Adapters, *, kind: LabelingKind = "sequence"
+        self,
+        item: str | Mapping[str, Any] | EncodedExample,
+        adapters: Adapters,
+        *,
+        kind: LabelingKind = "sequence",
+        base: bool = False,
     ) -> PoolingRequest:
         """Add a pooling request that labels a text or an image.
 
         Args:
-            item: Text, or a mapping with the fields of the adapter's task.
+            item: Text, or a mapping with the fields of the adapter's task; or an example that the
+                task encoded, whose request has logits as its only result.
             adapters: Adapters as in ``add``; exactly one of them has a head.
             kind: ``sequence`` for one label, ``token`` for tagged spans, ``span`` for the answer
                 to a question.
+            base: Whether the head reads the base model without the adapters.
 
         Raises:
             NotFoundError: If there is no adapter of that name.
@@ -216,13 +223,35 @@ class Engine:
                 fetched first, the request ends with this error or the next.
             DataError: If the text is invalid.
         """
-        request = PoolingRequest(next(self._numbers), self._resolve_all(adapters), item, kind)
+        keys = self._resolve_all(adapters)
+        request = PoolingRequest(next(self._numbers), keys, item, kind, base=base)
+        self.core.add_pooling(request)
+        return request
+
+    def add_scoring(
+        self, example: EncodedExample, adapters: Adapters = None, *, task: Task
+    ) -> PoolingRequest:
+        """Add a pooling request that scores the targets of an example.
+
+        Args:
+            example: Tokens, and the targets at the selected ones.
+            adapters: Adapters as in ``add``.
+            task: Task that generates text; its raw prediction is the result.
+
+        Raises:
+            NotFoundError: If there is no adapter of that name.
+            EngineError: If the backbone is an encoder.
+        """
+        if self.core.layers.output is None:
+            raise EngineError("does not generate text", place=self.backbone.name)
+        keys = self._resolve_all(adapters)
+        request = PoolingRequest(next(self._numbers), keys, example, scored_by=task)
         self.core.add_pooling(request)
         return request
 
     def add_embedding(
         self,
-        text: str | SequenceOf[int],
+        text: str | SequenceOf[int] | EncodedExample,
         adapters: Adapters = None,
         *,
         pooling: Pooling = "mean",
@@ -231,21 +260,24 @@ class Engine:
         """Add a pooling request that embeds a text.
 
         Args:
-            text: Text or token ids.
+            text: Text, token ids, or an encoded example.
             adapters: Adapters as in ``add``.
-            pooling: How the hidden states of the tokens become one vector.
-            normalize: Whether the vector is normalized to length 1.
+            pooling: How the hidden states of the tokens become one vector, or several.
+            normalize: Whether a vector is normalized to length 1.
 
         Raises:
             NotFoundError: If there is no adapter of that name.
             RequestError: If the backbone reads images.
         """
         # raises an error where the backbone reads images
-        ids = list(self.prompt_processor.encode(text) if isinstance(text, str) else text)
+        processor = self.prompt_processor
+        if not isinstance(text, EncodedExample):
+            ids = list(processor.encode(text) if isinstance(text, str) else text)
+            text = EncodedExample(1, ids, ())
         request = PoolingRequest(
             next(self._numbers),
             self._resolve_all(adapters),
-            EncodedExample(1, ids, ()),
+            text,
             params=PoolingParams(pooling, normalize),
         )
         self.core.add_pooling(request)

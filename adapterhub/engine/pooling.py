@@ -25,7 +25,7 @@ from adapterhub.errors import AdapterHubError, ComputeError, EngineError
 from adapterhub.kernels.attention.layout import PackedSequences
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.heads import LinearHead
     from adapterhub.engine.pooling_requests import PoolingSequence
+    from adapterhub.tasks.base import Task
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,15 +64,27 @@ class ImageFeatures:
 class PoolingRunner:
     """Computes pooling sequences of any adapters in one forward pass.
 
-    The hidden states of each sequence are then read by its own head, or pooled to an embedding.
+    The hidden states of each sequence are then read by its own head or the backbone's output
+    layer, or pooled to an embedding.
+
+    Args:
+        backbone: Frozen backbone.
+        adapters: Manager of the adapters.
+        output: Output layer of a decoder: maps hidden states ``[n, hidden_size]`` and the blend
+            of each to logits ``[n, vocab_size]``.
+        images: Features of a vision backbone.
     """
 
     def __init__(
-        self, backbone: Backbone, adapters: AdapterManager, images: ImageFeatures | None = None
+        self,
+        backbone: Backbone,
+        adapters: AdapterManager,
+        output: Callable[[Tensor, list[Blend]], Tensor],
+        images: ImageFeatures | None = None,
     ) -> None:
         self._backbone = backbone
         self._adapters = adapters
-        self._images = images
+        self._images, self._output = images, output
         self._pooler: nn.Module | None = getattr(backbone.base_model, "pooler", None)
         # the pooler would read the first token of the whole batch
         self._body = without_pooler(backbone.base_model) if self._pooler else backbone.base_model
@@ -94,7 +107,7 @@ class PoolingRunner:
         except (RuntimeError, MemoryError) as error:
             _LOG.error("a forward pass of %d pooling sequences failed: %s", len(batch), error)
             for sequence in batch:
-                sequence.result = None
+                sequence.result = sequence.scored = None
                 sequence.error = ComputeError(f"the forward pass failed: {error}")
         for sequence in batch:
             _check_finite(sequence)
@@ -107,11 +120,24 @@ class PoolingRunner:
         selected = hidden[batch.select].split(batch.selected)
         labelled = []
         for sequence, own, read in zip(sequences, whole, selected, strict=True):
-            if sequence.head is None:
-                sequence.result = _embedding(sequence, own)
-            else:
+            if sequence.head is not None:
                 labelled.append((sequence, sequence.head, read))
+            elif sequence.scored_by is not None:
+                sequence.scored = self._scores(sequence, sequence.scored_by, read)
+            else:
+                sequence.result = _embedding(sequence, own, read)
         _label(self._pool(labelled))
+
+    def _scores(self, sequence: PoolingSequence, task: Task, hidden: Tensor) -> Any:
+        """Return the raw prediction that a task makes of the backbone's own output layer."""
+        blend = sequence.blend or BASE_MODEL
+
+        def head(states: Tensor) -> Tensor:
+            return self._output(states, [blend] * len(states))
+
+        batch = pack([sequence.example]).to(self._backbone.device)
+        (decoded,) = task.decode(head, hidden, batch)
+        return decoded
 
     def _compute_images(self, sequences: list[PoolingSequence], features: ImageFeatures) -> None:
         # the size of the images depends on the adapter
@@ -179,8 +205,17 @@ class PoolingRunner:
         return pooled + [each for each in labelled if each[1].kind != "sequence"]
 
 
-def _embedding(sequence: PoolingSequence, hidden: Tensor) -> Tensor:
-    """Pool hidden states ``[num_tokens, hidden_size]`` to a vector on the CPU."""
+def _embedding(sequence: PoolingSequence, hidden: Tensor, selected: Tensor) -> Tensor:
+    """Pool hidden states ``[num_tokens, hidden_size]`` to a vector on the CPU.
+
+    Args:
+        sequence: Sequence with the parameters.
+        hidden: Hidden states of all tokens.
+        selected: Hidden states of the selected tokens ``[num_selected, hidden_size]``, which may
+            be returned as they are.
+    """
+    if sequence.params.pooling == "selected":
+        return selected.float().cpu()
     states = hidden.float()
     vector = states.mean(dim=0) if sequence.params.pooling == "mean" else states[-1]
     if sequence.params.normalize:

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from adapterhub.engine.heads import LabelingKind, LinearHead, TaskHead
     from adapterhub.engine.prepared_adapter import PreparedAdapter
     from adapterhub.errors import AdapterHubError
+    from adapterhub.tasks.base import Task
     from adapterhub.tasks.fields import Example
 
-#: Mean of the hidden states of all tokens, or hidden state of the last token.
-Pooling = Literal["mean", "last"]
+#: Mean of the hidden states of all tokens, hidden state of the last token, or the hidden states of
+#: the selected tokens.
+Pooling = Literal["mean", "last", "selected"]
 _METHODS = {"sequence": "classify", "token": "tag", "span": "answer"}
 
 
@@ -29,8 +31,8 @@ class PoolingParams:
     """Parameters of an embedding.
 
     Args:
-        pooling: How the hidden states of the tokens become one vector.
-        normalize: Whether the vector is normalized to length 1.
+        pooling: How the hidden states of the tokens become one vector, or several.
+        normalize: Whether a vector is normalized to length 1.
     """
 
     pooling: Pooling = "mean"
@@ -46,8 +48,9 @@ class PoolingSequence:
         number: Number of the request.
         adapters: Keys and weights, in canonical order; empty for the base model.
         num_virtual_tokens: Number of virtual tokens of the prefix.
-        head: Head that reads the hidden states; ``None`` for an embedding.
+        head: Head that reads the hidden states; ``None`` for an embedding or scores.
         params: Parameters of an embedding.
+        scored_by: Task that scores the targets by the backbone's own output layer.
     """
 
     example: EncodedExample
@@ -56,30 +59,39 @@ class PoolingSequence:
     num_virtual_tokens: int
     head: LinearHead | None
     params: PoolingParams
+    scored_by: Task | None = None
     #: a sequence exists only once its request is validated
     validated: bool = True
     #: set while it is computed
     blend: Blend | None = None
-    #: logits [num_selected, num_classes] or embedding [hidden_size], float32 on the CPU
+    #: logits [num_selected, num_classes], embedding [hidden_size] or hidden states
+    #: [num_selected, hidden_size], float32 on the CPU
     result: Tensor | None = None
+    #: raw prediction of ``scored_by``
+    scored: Any = None
     error: AdapterHubError | None = None
 
     @property
     def finished(self) -> bool:
         """Whether there is a result or an error."""
-        return self.result is not None or self.error is not None
+        outcomes = (self.result, self.scored, self.error)
+        return any(outcome is not None for outcome in outcomes)
 
 
 class PoolingRequest:
-    """A text or image to label or embed; it gets sequences once its adapters are in host memory.
+    """A text or image to label, score or embed.
+
+    It gets sequences once its adapters are in host memory.
 
     Args:
         number: Number in order of arrival.
         adapters: Keys and weights, in canonical order; empty for the base model.
-        item: Text, or a mapping with the fields of the task, to label; tokens to embed.
+        item: Text, or a mapping with the fields of the task, to label; or an encoded example.
         kind: Kind of the head that labels, which exactly one of the adapters has; ``None`` for an
-            embedding.
+            embedding or scores.
         params: Parameters of an embedding.
+        scored_by: Task that scores the targets of the item by the backbone's own output layer.
+        base: Whether the head reads the base model, without the adapters that it belongs to.
     """
 
     def __init__(
@@ -89,12 +101,16 @@ class PoolingRequest:
         item: str | Example | EncodedExample,
         kind: LabelingKind | None = None,
         params: PoolingParams | None = None,
+        *,
+        scored_by: Task | None = None,
+        base: bool = False,
     ) -> None:
         self.number = number
         self.adapters = adapters
         self._item = {"text": item} if isinstance(item, str) else item
         self._kind = kind
         self._params = params or PoolingParams()
+        self._scored_by, self._base = scored_by, base
         self.validated = False
         self.num_virtual_tokens = 0
         self.blend: Blend | None = None
@@ -118,27 +134,34 @@ class PoolingRequest:
 
     def prepare(self, adapters: Sequence[PreparedAdapter], max_length: int) -> None:
         """Set the sequences; one that is empty or too long gets an error."""
-        head = None
-        if isinstance(self._item, EncodedExample):
-            examples = [self._item]
-        else:
+        if self._kind is not None:
             self._head = self._only_head(adapters)
-            head, task = self._head.head, self._head.task
-            self._windows = list(task.windows(self._item))
-            encoded = [task.encode(window, 1, train=False) for window in self._windows]
-            examples = [example for example in encoded if example is not None]
+        head = None if self._head is None else self._head.head
+        used = () if self._base else self.adapters
+        virtual = 0 if self._base else self.num_virtual_tokens
         self.sequences = tuple(
             PoolingSequence(
-                example, self.number, self.adapters, self.num_virtual_tokens, head, self._params
+                example, self.number, used, virtual, head, self._params, self._scored_by
             )
-            for example in examples
+            for example in self._examples()
         )
         for sequence in self.sequences:
-            length = len(sequence.example) + self.num_virtual_tokens
+            length = len(sequence.example) + virtual
             if not len(sequence.example) or length > max_length:
                 sequence.error = EngineError(
                     f"has {length} tokens, the backbone reads 1 to {max_length}", place="text"
                 )
+
+    def _examples(self) -> list[EncodedExample]:
+        """Return the item, or its windows, as model input."""
+        if isinstance(self._item, EncodedExample):
+            return [self._item]
+        if self._head is None:
+            raise EngineError("is not encoded", place="item")
+        task = self._head.task
+        self._windows = list(task.windows(self._item))
+        encoded = [task.encode(window, 1, train=False) for window in self._windows]
+        return [example for example in encoded if example is not None]
 
     def fail(self, error: AdapterHubError) -> None:
         """End the request by an error; results that are there already stay."""
@@ -149,11 +172,7 @@ class PoolingRequest:
 
     def results(self) -> list[Tensor]:
         """Return the result of every sequence."""
-        for error in (self.error, *(sequence.error for sequence in self.sequences)):
-            if error is not None:
-                raise error
-        if not self.finished:
-            raise EngineError("is not computed yet", hint="Call step until it is finished")
+        self._require_results()
         return [each.result for each in self.sequences if each.result is not None]
 
     def embedding(self) -> Tensor:
@@ -161,11 +180,17 @@ class PoolingRequest:
         (vector,) = self.results()
         return vector
 
+    def scores(self) -> Any:
+        """Return the raw prediction of the task that scored the item."""
+        self._require_results()
+        (sequence,) = self.sequences
+        return sequence.scored
+
     def prediction(self) -> dict[str, Any]:
         """Return the task's prediction, joined over all windows."""
         results, head = self.results(), self._head
-        if head is None:
-            raise EngineError("has no prediction", hint="Read its embedding")
+        if head is None or len(results) != len(self._windows):
+            raise EngineError("has no prediction", hint="Read its results")
         parts = []
         for window, sequence, logits in zip(self._windows, self.sequences, results, strict=True):
             # decoding needs no pixels
@@ -173,6 +198,13 @@ class PoolingRequest:
             (decoded,) = head.task.decode(lambda hidden: hidden, logits, batch)
             parts.append(head.task.prediction(window, decoded))
         return head.task.join(parts)
+
+    def _require_results(self) -> None:
+        for error in (self.error, *(sequence.error for sequence in self.sequences)):
+            if error is not None:
+                raise error
+        if not self.finished:
+            raise EngineError("is not computed yet", hint="Call step until it is finished")
 
     def _only_head(self, adapters: Sequence[PreparedAdapter]) -> TaskHead:
         place = ", ".join(key for key, _ in self.adapters) or "base model"

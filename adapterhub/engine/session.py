@@ -17,16 +17,14 @@ from adapterhub.backbones.task_model import restore_task_model
 from adapterhub.data.batching import batches_by_length
 from adapterhub.data.images import ImageFile
 from adapterhub.data.packing import EncodedExample, pack
+from adapterhub.engine.adapter_task import task_of
 from adapterhub.errors import (
     AdapterHubError,
-    ArtifactError,
     DataError,
     NoEffectError,
     NotFoundError,
     did_you_mean,
 )
-from adapterhub.tasks.base import TaskOptions
-from adapterhub.tasks.table import build_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -262,25 +260,3 @@ def _probe_image() -> ImageFile:
     content = io.BytesIO()
     Image.merge("RGB", (side, across, side)).save(content, "PNG")
     return ImageFile("probe", content.getvalue())
-
-
-def task_of(manifest: Manifest, backbone: Backbone) -> Task:
-    """Build the task that an adapter was trained for.
-
-    Raises:
-        ArtifactError: If its manifest does not have the settings of the task.
-    """
-    section = manifest.recipe.get("task")
-    if section is None:
-        raise ArtifactError(
-            "has no section 'task'", place="recipe", hint="Train, import or compose it again"
-        )
-    options = TaskOptions.of_section(section)
-    return build_task(
-        manifest.task,
-        backbone.preprocessor,
-        backbone.kind,
-        list(manifest.labels),
-        # these two are for training; balanced weights are counted from training examples
-        options.model_copy(update={"class_weights": None, "label_smoothing": 0.0}),
-    )

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, meta
 from jinja2.exceptions import TemplateError
 
+from adapterhub.engine.adapter_task import task_of
 from adapterhub.engine.detokenizer import token_bytes
-from adapterhub.engine.session import task_of
 from adapterhub.errors import RequestError
 
 if TYPE_CHECKING:

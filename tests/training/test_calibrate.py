@@ -11,7 +11,8 @@ from toy_fixtures import GLAD, SAD
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.model_card import render_card
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.engine.session import Session, task_of
+from adapterhub.engine.adapter_task import task_of
+from adapterhub.engine.session import Session
 from adapterhub.errors import RecipeError
 from adapterhub.evaluation.calibration import tempered
 from adapterhub.training.recipe_file import load_recipe
