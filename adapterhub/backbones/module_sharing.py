@@ -1,0 +1,151 @@
+"""Modules of a model class shared with a loaded base model, and initialisation of the others."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from adapterhub.errors import BackboneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Containers whose own ``forward`` is never called; peft can only replace their members.
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict)
+
+
+def base_child(model: PreTrainedModel) -> str | None:
+    """Return the name of the child that is the base model of a class for a task, if it has one."""
+    if isinstance(getattr(model, model.base_model_prefix, None), nn.Module):
+        return model.base_model_prefix
+    found = [name for name, child in model.named_children() if isinstance(child, PreTrainedModel)]
+    return found[0] if len(found) == 1 else None
+
+
+def share_modules(model: PreTrainedModel, base_model: nn.Module) -> None:
+    """Replace the modules of a class on the meta device by those of a loaded base model.
+
+    What the base model lacks stays on the meta device. Modules that the class omits, such as a
+    pooler that it does not use, are left out, and the base model is not changed.
+    """
+    name = model.base_model_prefix
+    child = getattr(model, name, None)
+    if not isinstance(child, nn.Module):
+        _share_children(model, base_model)
+    elif _has_same_modules(child, base_model):
+        setattr(model, name, base_model)
+    else:
+        _share_children(child, base_model)
+
+
+def initialize_modules(model: PreTrainedModel, device: torch.device, place: str) -> tuple[str, ...]:
+    """Initialise what is still on the meta device as the class does, in float32.
+
+    Returns:
+        Paths of the initialised modules, each with everything below it.
+
+    Raises:
+        BackboneError: If a parameter belongs to no module that can be stored with an adapter.
+    """
+    new = {id(module) for module in model.modules() if _own_meta(module)}
+    paths = tuple(_new_paths(model, "", new, place))
+    with torch.no_grad():
+        for module, owner in _with_owners(model, model):
+            if id(module) in new:
+                _initialize(module, owner, device, place)
+    return paths
+
+
+def _has_same_modules(template: nn.Module, module: nn.Module) -> bool:
+    return isinstance(module, type(template)) and (
+        {name for name, _ in template.named_modules()}
+        == {name for name, _ in module.named_modules()}
+    )
+
+
+def _share_children(template: nn.Module, source: nn.Module) -> None:
+    for name, child in list(template.named_children()):
+        own = getattr(source, name, None)
+        if not isinstance(own, nn.Module):
+            continue
+        if _has_same_modules(child, own):
+            setattr(template, name, own)
+        else:
+            _share_children(child, own)
+    for tensors, own_tensors in (
+        (template._parameters, source._parameters),
+        (template._buffers, source._buffers),
+    ):
+        for name, tensor in list(tensors.items()):
+            own_tensor = own_tensors.get(name)
+            if tensor is not None and own_tensor is not None and tensor.shape == own_tensor.shape:
+                tensors[name] = own_tensor  # type: ignore[assignment]
+
+
+def _own_meta(module: nn.Module) -> list[str]:
+    tensors = {**module._parameters, **module._buffers}
+    return [name for name, tensor in tensors.items() if tensor is not None and tensor.is_meta]
+
+
+def _new_paths(module: nn.Module, path: str, new: set[int], place: str) -> Iterator[str]:
+    below = [each for each in module.modules() if each._parameters or each._buffers]
+    if not any(id(each) in new for each in below):
+        return
+    replaceable = bool(path) and not isinstance(module, _CONTAINERS)
+    if replaceable and all(id(each) in new for each in below):
+        yield path
+        return
+    if id(module) in new and any(
+        tensor.is_meta for tensor in module._parameters.values() if tensor is not None
+    ):
+        raise BackboneError(
+            f"{type(module).__name__} holds parameters of its own that an adapter can't store: "
+            f"{', '.join(_own_meta(module))}",
+            place=place,
+            hint="Use another backbone for this task",
+        )
+    for name, child in module.named_children():
+        yield from _new_paths(child, f"{path}.{name}" if path else name, new, place)
+
+
+def _with_owners(
+    module: nn.Module, owner: PreTrainedModel
+) -> Iterator[tuple[nn.Module, PreTrainedModel]]:
+    """Yield modules after their children, each with the model that initialises it."""
+    for child in module.children():
+        yield from _with_owners(child, child if isinstance(child, PreTrainedModel) else owner)
+    yield module, owner
+
+
+def _initialize(module: Any, owner: PreTrainedModel, device: torch.device, place: str) -> None:
+    for tensor in (*module._parameters.values(), *module._buffers.values()):
+        if tensor is not None and not tensor.is_meta:
+            # transformers' initialisation leaves marked tensors as they are
+            tensor._is_hf_initialized = True
+    for name in _own_meta(module):
+        fresh = _unset(module._parameters.get(name, module._buffers.get(name)), device)
+        if name in module._parameters:
+            module._parameters[name] = nn.Parameter(fresh, requires_grad=fresh.is_floating_point())
+        else:
+            module._buffers[name] = fresh
+    owner._init_weights(module)
+    if any(_is_unset(parameter) for parameter in module._parameters.values()):
+        if not hasattr(module, "reset_parameters"):
+            raise BackboneError(
+                f"{type(owner).__name__} does not initialise {type(module).__name__}", place=place
+            )
+        module.reset_parameters()
+
+
+def _unset(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if tensor.is_floating_point():
+        return torch.full(tensor.shape, math.nan, dtype=torch.float32, device=device)
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
+
+
+def _is_unset(parameter: nn.Parameter | None) -> bool:
+    return parameter is not None and parameter.is_floating_point() and bool(parameter.isnan().any())
