@@ -7,9 +7,9 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from adapterhub.engine.adapter_slots import Blend
+from adapterhub.engine.adapter_slots import Blend, Slot
 from adapterhub.engine.device_cache import DeviceCache
-from adapterhub.engine.prepared_adapter import LoraFactors, PrefixStates
+from adapterhub.engine.prepared_adapter import LoraFactors, PrefixStates, PromptEmbeddings
 from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, did_you_mean
 
 if TYPE_CHECKING:
@@ -160,9 +160,10 @@ class AdapterManager:
         adapters = [self._host.get(key) for key, _ in user.adapters]
         return [adapter for adapter in adapters if isinstance(adapter, PrefixStates)]
 
-    def uses_dora(self, user: AdapterUser) -> bool:
-        """Return whether a running request has an adapter that multiplies layers' outputs."""
-        return any(self.device.is_dora(key) for key, _ in user.adapters)
+    def prompt(self, user: AdapterUser) -> PromptEmbeddings | None:
+        """Return the input embeddings that precede the tokens of a validated request, if any."""
+        adapters = [self._host.get(key) for key, _ in user.adapters]
+        return next((each for each in adapters if isinstance(each, PromptEmbeddings)), None)
 
     def is_ready(self, user: AdapterUser) -> bool:
         """Return whether all adapters are in host memory or on the device, and validated."""
@@ -187,7 +188,7 @@ class AdapterManager:
             tuple(
                 (slot, weight)
                 for slot, (_, weight) in zip(placed, user.adapters, strict=True)
-                if not isinstance(slot, PrefixStates)
+                if isinstance(slot, Slot)
             )
         )
         return True

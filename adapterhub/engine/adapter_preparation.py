@@ -104,16 +104,16 @@ class AdapterPreparer:
 
 
 def num_virtual_tokens(adapters: Sequence[PreparedAdapter], weights: Sequence[float]) -> int:
-    """Return the number of virtual tokens of the adapters of a request, 0 without a prefix."""
+    """Return the number of virtual tokens of the adapters of a request, 0 without any."""
     prefixes = []
     for adapter, weight in zip(adapters, weights, strict=True):
-        if isinstance(adapter, PrefixStates):
+        if not isinstance(adapter, LoraFactors):
             prefixes.append((adapter, weight))
         elif len(adapters) > 1 or weight != 1.0:
             _check_can_blend(adapter)
     if len(prefixes) > 1 or any(weight != 1.0 for _, weight in prefixes):
         raise EngineError(
-            "a request can use one prefix adapter, with weight 1",
+            "a request can use one prefix adapter, with weight 1, be it of prefix or prompt tuning",
             place="adapters",
             hint="Concatenate prefixes beforehand; LoRA adapters may be blended beside one",
         )
@@ -121,13 +121,22 @@ def num_virtual_tokens(adapters: Sequence[PreparedAdapter], weights: Sequence[fl
 
 
 def _check_can_blend(factors: LoraFactors) -> None:
-    if factors.magnitude_scales:
-        problem = "DoRA multiplies the backbone's own output and cannot be blended"
-    elif factors.norms:
-        problem = "replaces norm layers of the backbone and cannot be blended"
-    else:
-        return
-    raise EngineError(problem, place="adapters", hint="Use it alone, with weight 1")
+    """Require an adapter whose weighted sum with others is exact: LoRA pairs and added biases."""
+    problems = {
+        "DoRA multiplies the backbone's own output": factors.magnitude_scales,
+        "IA³ multiplies activations": {**factors.input_scales, **factors.output_scales},
+        "replaces norm layers of the backbone": factors.norms,
+        "replaces weights of the backbone": factors.weights or factors.overrides,
+        "replaces vectors of single tokens": factors.rows,
+        "is active only from its invocation tokens on": factors.invocation,
+    }
+    for problem, found in problems.items():
+        if found:
+            raise EngineError(
+                f"{problem} and cannot be blended",
+                place="adapters",
+                hint="Use it alone, with weight 1",
+            )
 
 
 def _prefix_states(

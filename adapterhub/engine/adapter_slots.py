@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
+from adapterhub.engine.parameter_overrides import ParameterOverrides
 from adapterhub.errors import EngineError
 from adapterhub.kernels.lora.plan import RankSlice
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import torch
+    from torch import nn
 
     from adapterhub.engine.prepared_adapter import LoraFactors
 
@@ -27,6 +30,9 @@ class Slot:
         rank: Number of rank slots.
         layers: Numbers of the layers that the adapter changes.
         norms: Whether the adapter replaces norm layers.
+        changes: Whether it changes layers by more than LoRA pairs.
+        overrides: Parameters of the base model that it replaces, on the device.
+        vocab_size: Number of outputs of its own output layer; ``None`` for the backbone's.
     """
 
     key: str
@@ -34,6 +40,9 @@ class Slot:
     rank: int
     layers: frozenset[int]
     norms: bool = False
+    changes: bool = False
+    overrides: ParameterOverrides = field(default_factory=ParameterOverrides)
+    vocab_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +63,56 @@ class Blend:
             if layer in slot.layers
         )
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether a sequence with this blend can be computed only beside those with the same one.
+
+        It needs the padded path, with ``override`` around the forward pass.
+        """
+        return any(slot.overrides for slot, _ in self.slots)
+
+    @property
+    def changes(self) -> bool:
+        """Whether layers are changed by more than LoRA pairs."""
+        return any(slot.changes or slot.overrides for slot, _ in self.slots)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Number of outputs of its own output layer; ``None`` for the backbone's."""
+        return next((slot.vocab_size for slot, _ in self.slots if slot.vocab_size), None)
+
+    @contextmanager
+    def override(self, base_model: nn.Module) -> Iterator[None]:
+        """Replace the parameters of a base model that the blend overrides, if any."""
+        overrides = next((slot.overrides for slot, _ in self.slots if slot.overrides), None)
+        if overrides is None:
+            yield
+            return
+        with overrides.apply(base_model):
+            yield
+
 
 #: The base model, without adapter.
 BASE_MODEL = Blend()
+
+
+#: First position of a sequence at which an adapter that was not invoked is active.
+NEVER = 2**62
+
+
+def blend_runs(blend: Blend, start: int, end: int, active_from: int = 0) -> list[tuple[int, Blend]]:
+    """Return the runs of tokens from ``start`` to ``end`` of a sequence, and their blends.
+
+    Args:
+        blend: Blend of the sequence.
+        start: First position.
+        end: One past the last position.
+        active_from: Position from which the blend is active; the base model computes the tokens
+            before it.
+    """
+    inactive = min(max(active_from - start, 0), end - start)
+    runs = [(inactive, BASE_MODEL), (end - start - inactive, blend)]
+    return [(count, used) for count, used in runs if count]
 
 
 class AdaptedLayer(Protocol):
@@ -129,6 +185,7 @@ class AdapterSlots:
         self, layers: Sequence[AdaptedLayer], rank_slots: int, device: torch.device
     ) -> None:
         self._layers = tuple(layers)
+        self._device = device
         self._ranks = RankSlots(rank_slots)
         self._resident: dict[str, Slot] = {}
         for layer in self._layers:
@@ -159,7 +216,16 @@ class AdapterSlots:
         start = self._ranks.take(factors.rank)
         if start is None:
             return None
-        slot = Slot(key, start, factors.rank, factors.layers, norms=bool(factors.norms))
+        slot = Slot(
+            key,
+            start,
+            factors.rank,
+            factors.layers,
+            norms=bool(factors.norms),
+            changes=bool(factors.changed),
+            overrides=factors.overrides.to(self._device),
+            vocab_size=factors.vocab_size,
+        )
         return SlotCopy(slot, factors, list(factors.layers))
 
     def continue_copy(self, copy: SlotCopy, max_bytes: float = inf) -> int:

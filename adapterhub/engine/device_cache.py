@@ -6,13 +6,14 @@ from collections import Counter, OrderedDict, deque
 from math import inf
 from typing import TYPE_CHECKING
 
-from adapterhub.engine.prepared_adapter import LoraFactors, PrefixStates
+from adapterhub.engine.prepared_adapter import LoraFactors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from adapterhub.engine.adapter_slots import AdapterSlots, Slot, SlotCopy
     from adapterhub.engine.host_cache import HostCache
+    from adapterhub.engine.prepared_adapter import VirtualTokens
 
 #: Most loads and evictions that are kept until they are read.
 MAX_EVENTS = 4096
@@ -36,7 +37,6 @@ class DeviceCache:
         #: key to the number of requests that use it, and number of requests that use any
         self._users: Counter[str] = Counter()
         self._num_users = 0
-        self._dora: set[str] = set()
         self._pinned: set[str] = set()
         self._claims: Mapping[str, int] = {}
         self._events: deque[tuple[str, str]] = deque(maxlen=MAX_EVENTS)
@@ -45,10 +45,6 @@ class DeviceCache:
 
     def __contains__(self, key: str) -> bool:
         return self._slots.find(key) is not None
-
-    def is_dora(self, key: str) -> bool:
-        """Return whether a resident adapter multiplies the output of layers."""
-        return key in self._dora
 
     def num_users(self, key: str) -> int:
         """Return the number of requests that use an adapter; one that is being copied has one."""
@@ -62,7 +58,7 @@ class DeviceCache:
         """Set which adapters waiting requests need."""
         self._claims = claims
 
-    def acquire(self, keys: Sequence[str], number: int) -> list[Slot | PrefixStates] | None:
+    def acquire(self, keys: Sequence[str], number: int) -> list[Slot | VirtualTokens] | None:
         """Load the adapters of a request and count it as their user.
 
         Returns:
@@ -114,7 +110,7 @@ class DeviceCache:
         """Whether no request with an adapter runs and nothing is being copied."""
         return not self._num_users and not self._copies
 
-    def _place(self, keys: Sequence[str], number: int) -> list[Slot | PrefixStates] | None:
+    def _place(self, keys: Sequence[str], number: int) -> list[Slot | VirtualTokens] | None:
         """Load adapters; where nothing runs, evict all others to undo fragmentation."""
         placed = self._try_to_place(keys, number)
         drained = self._drained
@@ -124,12 +120,12 @@ class DeviceCache:
                 placed = self._try_to_place(keys, number)
         return placed
 
-    def _try_to_place(self, keys: Sequence[str], number: int) -> list[Slot | PrefixStates] | None:
+    def _try_to_place(self, keys: Sequence[str], number: int) -> list[Slot | VirtualTokens] | None:
         placed = [self._locate(key, number) for key in keys]
         found = [each for each in placed if each is not None]
         return found if len(found) == len(placed) else None
 
-    def _locate(self, key: str, number: int) -> Slot | PrefixStates | None:
+    def _locate(self, key: str, number: int) -> Slot | VirtualTokens | None:
         """Return where an adapter can be used, or ``None`` if it is not loaded yet."""
         slot = self._slots.find(key)
         if slot is None:
@@ -160,8 +156,6 @@ class DeviceCache:
         if copy.left:
             return False
         del self._copies[key]
-        if copy.factors.magnitude_scales:
-            self._dora.add(key)
         self._recent[key] = None
         self._events.append(("load", key))
         self.loads += 1
@@ -204,5 +198,4 @@ class DeviceCache:
 
     def _remove(self, key: str) -> None:
         self._slots.drop(key)
-        self._dora.discard(key)
         del self._recent[key]

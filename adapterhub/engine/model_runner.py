@@ -146,11 +146,11 @@ class ModelRunner:
     def _replay(self, chunks: list[ScheduledChunk], context: ForwardContext) -> Tensor | None:
         """Return the hidden states by a CUDA graph, or ``None`` where no graph fits the step.
 
-        Graphs contain neither hooks nor DoRA, and decode one token per sequence.
+        Graphs contain LoRA pairs and no other changes, and decode one token per sequence.
         """
         if self.graphs is None or any(chunk.num_tokens != 1 for chunk in chunks):
             return None
-        if any(self._adapters.uses_dora(chunk.sequence) for chunk in chunks):
+        if any(blend.changes for _, blend in context.uses):
             return None
         if any(context.plan(layer) for layer in self._layers.hooked):
             return None
