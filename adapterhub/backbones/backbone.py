@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from adapterhub.backbones.catalog import BackboneKind
+    from adapterhub.backbones.path_verdict import ForwardPaths
     from adapterhub.tasks.base import Preprocessor
 
 
@@ -50,6 +51,7 @@ class Backbone:
         base_model: Frozen model up to its last hidden states.
         lm_head: Layer from hidden states to the vocabulary; ``None`` if it is not a decoder.
         device: Device of the weights.
+        verdicts: Verdict on its forward paths, once checked; see ``forward_paths``.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Backbone:
     base_model: nn.Module
     lm_head: nn.Module | None
     device: torch.device
+    verdicts: list[ForwardPaths] = field(default_factory=list, repr=False)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -7,6 +7,7 @@ so one loaded model serves all of them.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -18,6 +19,8 @@ from adapterhub.kernels.attention.packed import attend_packed
 from adapterhub.kernels.attention.paged import attend_paged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor, nn
 
     from adapterhub.kernels.attention.layout import PackedSequences
@@ -25,12 +28,62 @@ if TYPE_CHECKING:
 
 #: Value of transformers' ``attn_implementation``.
 ATTENTION_NAME = "adapterhub"
+#: Keywords that reach attention through ``**kwargs`` and change nothing that it computes.
+_NEUTRAL = frozenset(
+    {
+        "cache_position",
+        "deterministic",
+        "num_items_in_batch",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
 
 
 def install_attention() -> None:
     """Register the attention with transformers, if it is not registered yet."""
     ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, attention_forward)
     ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, sdpa_mask)
+
+
+@contextmanager
+def fast_attention(base_model: Any) -> Iterator[None]:
+    """Route a model through packed and paged attention inside the block.
+
+    Outside, the model keeps the attention that transformers chose for it. What is computed again
+    in a backward pass (gradient checkpointing) must be inside as well.
+    """
+    install_attention()
+    with _attention(base_model, ATTENTION_NAME):
+        yield
+
+
+@contextmanager
+def own_attention(base_model: Any) -> Iterator[None]:
+    """Compute as transformers does inside the block, also where ``fast_attention`` is on."""
+    own = base_model.config._attn_implementation
+    with _attention(base_model, "sdpa" if own == ATTENTION_NAME else own):
+        yield
+
+
+@contextmanager
+def _attention(base_model: Any, name: str | None) -> Iterator[None]:
+    config = base_model.config
+    if config._attn_implementation == name:
+        yield
+        return
+    parts = [getattr(config, part) for part in config.sub_configs if getattr(config, part, None)]
+    before = [(each, each._attn_implementation) for each in (config, *parts)]
+    # also sets that of the parts
+    config._attn_implementation = name
+    try:
+        yield
+    finally:
+        for each, own in before:
+            each._attn_implementation = own
 
 
 def attention_forward(
@@ -60,9 +113,13 @@ def attention_forward(
         paged: Sequences of a decoding step, whose keys and values are written to the cache first.
         scaling: Factor of the scores; ``head_dim ** -0.5`` if ``None``.
         is_causal: Whether attention is causal; an attribute of ``module`` if ``None``.
+        kwargs: Other settings, such as a soft cap or attention sinks.
 
     Returns:
         ``[1, num_tokens, heads, head_dim]``, and ``None`` for the attention weights.
+
+    Raises:
+        NotImplementedError: If packed or paged attention would leave out a setting.
     """
     params = AttentionParams(
         layer=int(getattr(module, "layer_idx", None) or 0),
@@ -70,6 +127,8 @@ def attention_forward(
         window=sliding_window,
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
     )
+    if packed is not None or paged is not None:
+        _check_settings(kwargs)
     if packed is not None:
         out = attend_packed(query[0], key[0], value[0], packed, params, dropout=dropout)
     elif paged is not None:
@@ -89,3 +148,10 @@ def attention_forward(
             **kwargs,
         )
     return out.unsqueeze(0), None
+
+
+def _check_settings(settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        if value is None or value is False or name in _NEUTRAL:
+            continue
+        raise NotImplementedError(f"packed and paged attention have no {name!r}")

@@ -1,0 +1,231 @@
+"""Check of the forward paths of a backbone against transformers' own forward."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from adapterhub.backbones.path_probes import ProbeAdapter, make_probes, narrow_windows
+from adapterhub.backbones.path_runs import PathRuns
+from adapterhub.backbones.path_verdict import PADDED_ONLY, ForwardPaths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from torch import Tensor
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.backbones.path_probes import Probe
+
+#: Smallest bound of an error, as a share of the spread of the hidden states.
+TOLERANCE = 1e-4
+#: Bound of an error as a multiple of that of simulated rounding.
+_ROUNDINGS = 8.0
+#: Largest bound at which a wrong forward pass would still be seen.
+_LARGEST_BOUND = 0.3
+#: Relative rounding error of a product of int8 layers, which scale each token to 127 steps.
+_INT8_ROUNDING = 2.0**-7
+
+
+class _Difference(Exception):
+    """The hidden states of a path differ from transformers' own."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """Hidden states of the probes by transformers' own forward, one at a time.
+
+    Args:
+        spread: Root mean square distance of hidden states from their mean.
+        bound: Largest error of a hidden state that rounding explains, in units of ``spread``.
+    """
+
+    probes: list[Probe]
+    hidden: list[Tensor]
+    spread: float
+    bound: float
+
+    def compare(self, found: Sequence[Tensor], expected: Sequence[Tensor] | None = None) -> None:
+        """Require equality within the bound.
+
+        Raises:
+            _Difference: If a hidden state differs by more.
+        """
+        pairs = zip(found, expected or self.hidden, strict=True)
+        error = max(_error(each, own, self.spread) for each, own in pairs)
+        if not error <= self.bound:
+            raise _Difference(
+                f"hidden states differ by {error:.2g} of their spread (bound {self.bound:.2g})"
+            )
+
+
+def check_forward_paths(backbone: Backbone) -> ForwardPaths:
+    """Run all forward paths on a few probes and return which are equal to transformers' own."""
+    if backbone.kind == "vision":
+        return ForwardPaths(False, False, 0, True, False, True, ("images are not packed",))
+    model: Any = backbone.base_model
+    with _quiet(model):
+        adapter = ProbeAdapter(model)
+        runs = PathRuns(model, adapter, decoder=backbone.kind == "decoder")
+        with adapter.installed():
+            try:
+                reference = _reference(backbone, runs)
+            except Exception as error:  # noqa: BLE001 - any failure means: not checked
+                reason = f"no path could be checked: {_sentence(error)}"
+                return replace(PADDED_ONLY, reasons=(reason,))
+            return _verdict(backbone, runs, reference)
+
+
+def _reference(backbone: Backbone, runs: PathRuns) -> _Reference:
+    model: Any = backbone.base_model
+    probes = make_probes(model, backbone.device, segments=runs.has_segments)
+    hidden = [runs.alone(probe) for probe in probes]
+    states = torch.cat(hidden)
+    spread = float((states - states.mean(0)).square().sum(-1).mean().sqrt())
+    rounding = torch.finfo(model.dtype).eps / 2
+    if backbone.quantization.scheme == "int8":
+        rounding = max(rounding, _INT8_ROUNDING)
+    noise = _error(runs.alone(probes[-1], noise=rounding), hidden[-1], spread)
+    bound = max(TOLERANCE, _ROUNDINGS * noise)
+    if not bound <= _LARGEST_BOUND:
+        raise _Difference(f"rounding alone changes hidden states by {noise:.2g} of their spread")
+    return _Reference(probes, hidden, spread, bound)
+
+
+def _verdict(backbone: Backbone, runs: PathRuns, reference: _Reference) -> ForwardPaths:
+    decoder = backbone.kind == "decoder"
+    probes, reasons = reference.probes, _Reasons()
+    offset = reasons.of("packed sequences", lambda: _packed_offset(backbone, runs, reference))
+    packed = offset is not None
+    paged = decoder and reasons.holds(
+        "the paged KV cache", lambda: reference.compare(runs.paged(probes, backbone.config))
+    )
+    padding, mixed = _padded(runs, reference, reasons)
+    left = decoder and reasons.holds("left padding", lambda: reference.compare(runs.cached(probes)))
+    if not reasons.holds(
+        "sequences beside a long one", lambda: _check_far(backbone, runs, reference)
+    ):
+        packed = paged = padding = left = False
+    return ForwardPaths(packed, paged, offset or 0, padding, left, mixed, tuple(reasons.found))
+
+
+def _packed_offset(backbone: Backbone, runs: PathRuns, reference: _Reference) -> int:
+    """Return the position of the first token at which packed sequences are equal."""
+    failure: Exception | None = None
+    for offset in _offsets(backbone):
+        starts = [offset] * len(reference.probes)
+        try:
+            reference.compare(runs.packed(reference.probes, starts))
+            with torch.enable_grad():
+                # has its own kernel
+                found = runs.packed(reference.probes, starts)
+            reference.compare([each.detach() for each in found])
+        except Exception as error:  # noqa: BLE001 - any failure means: not equal
+            failure = failure or error
+        else:
+            return offset
+    raise failure or _Difference("no position offset fits")
+
+
+def _offsets(backbone: Backbone) -> list[int]:
+    """Return where positions may start: at 0, or behind the padding index of their table."""
+    model: Any = backbone.base_model
+    padding = {getattr(model.config.get_text_config(), "pad_token_id", None)}
+    padding |= {m.padding_idx for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    return [0, *sorted({index + 1 for index in padding if index is not None and index >= 0})]
+
+
+def _padded(runs: PathRuns, reference: _Reference, reasons: _Reasons) -> tuple[bool, bool]:
+    """Return whether sequences in a padded batch are equal, and those with mixed adapters."""
+    probes, hidden = reference.probes, reference.hidden
+    try:
+        reference.compare(runs.padded(probes))
+    except Exception:  # noqa: BLE001 - found out below which of the two it is
+        pass
+    else:
+        return True, True
+    alike = [replace(probe, strength=probes[1].strength) for probe in probes]
+    padding = reasons.holds(
+        "padding",
+        lambda: reference.compare(
+            runs.padded(alike, traced=False), [runs.alone(probe) for probe in alike]
+        ),
+    )
+    mixed = reasons.holds(
+        "mixed adapters", lambda: reference.compare(runs.padded(probes[1:3]), hidden[1:3])
+    )
+    return padding, mixed
+
+
+def _check_far(backbone: Backbone, runs: PathRuns, reference: _Reference) -> None:
+    """Check that a sequence does not depend on how long its neighbours are.
+
+    Rotary embeddings that are chosen by the longest position of a batch do.
+    """
+    model: Any = backbone.base_model
+    if not any(name.endswith("inv_freq") for name, _ in model.named_buffers()):
+        return
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**14
+    probes = reference.probes[1:3]
+    try:
+        found = runs.padded(probes, traced=False, starts=(0, 2 * limit))
+    finally:
+        # a short sequence resets what a long one grew
+        runs.alone(probes[0])
+    reference.compare(found[:1], reference.hidden[1:2])
+
+
+class _Reasons:
+    """Runs checks and collects one sentence for each that fails."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def of(self, subject: str, check: Callable[[], Any]) -> Any:
+        """Return the result of a check, or ``None`` where it fails."""
+        try:
+            return check()
+        except Exception as error:  # noqa: BLE001 - any failure means: do not use this path
+            self.found.append(f"{subject}: {_sentence(error)}")
+            return None
+
+    def holds(self, subject: str, check: Callable[[], None]) -> bool:
+        """Return whether a check passes."""
+        before = len(self.found)
+        self.of(subject, check)
+        return len(self.found) == before
+
+
+def _error(found: Tensor, expected: Tensor, spread: float) -> float:
+    """Return the largest distance of a hidden state, in units of the spread."""
+    if found.shape != expected.shape:
+        return math.inf
+    distance = float((found - expected).square().sum(-1).max().sqrt())
+    return distance / spread if math.isfinite(distance) and spread else math.inf
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return text if isinstance(error, _Difference) else f"{type(error).__name__}: {text}"[:200]
+
+
+@contextmanager
+def _quiet(model: Any) -> Iterator[None]:
+    """Evaluate without dropout, gradients, side effects on random numbers, or wide windows."""
+    training = [module for module in model.modules() if module.training]
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        devices = [model.device] if model.device.type == "cuda" else []
+        stack.enter_context(torch.random.fork_rng(devices))
+        torch.manual_seed(0)
+        stack.enter_context(narrow_windows(model))
+        model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
