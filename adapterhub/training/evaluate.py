@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.base import Task
+    from adapterhub.tasks.fields import Example
     from adapterhub.training.progress import Reporter
     from adapterhub.training.recipe import Recipe
 
@@ -72,6 +73,27 @@ def score_encoded(
     return Predictions(examples, decoded, evaluation)
 
 
+def encode_labelled(
+    task: Task, examples: Sequence[Example]
+) -> tuple[list[Example], list[EncodedExample]]:
+    """Return labelled examples, or windows of them, and how they are encoded.
+
+    Those with nothing to score are left out.
+
+    Raises:
+        DataError: naming the example that can't be used.
+    """
+    kept: list[Example] = []
+    encoded: list[EncodedExample] = []
+    for number, example in enumerate(examples, start=1):
+        for window in task.windows(example) if task.reads_windows else [example]:
+            found = task.encode(window, number, train=True)
+            if found is not None:
+                kept.append(window)
+                encoded.append(found)
+    return kept, encoded
+
+
 def score_examples(
     model: TaskModel, task: Task, examples: Sequence[Mapping[str, Any]]
 ) -> Predictions:
@@ -82,13 +104,7 @@ def score_examples(
     Raises:
         DataError: naming the example that can't be used.
     """
-    pairs: list[tuple[Mapping[str, Any], EncodedExample]] = []
-    for number, example in enumerate(examples, start=1):
-        for window in task.windows(example) if task.reads_windows else [example]:
-            encoded = task.encode(window, number, train=True)
-            if encoded is not None:
-                pairs.append((window, encoded))
-    return score_encoded(model, task, [each for each, _ in pairs], [each for _, each in pairs])
+    return score_encoded(model, task, *encode_labelled(task, examples))
 
 
 def embed_examples(model: TaskModel, task: Task, examples: Sequence[Mapping[str, Any]]) -> Tensor:

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import DataError
-from adapterhub.training.evaluate import score_examples
+from adapterhub.tasks.base import Evaluation
+from adapterhub.training.evaluate import Predictions, encode_labelled
+from adapterhub.training.evaluate import score_examples as old_score
 from adapterhub.training.prepare import load_more_examples
 from adapterhub.training.recipe import DataSection
 from adapterhub.training.recipe_file import parse_recipe
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.dataset import Dataset
+    from adapterhub.engine.loaded_adapter import LoadedAdapter as LoadedAdapter2
     from adapterhub.engine.session import LoadedAdapter, Session
     from adapterhub.tasks.base import Task, TextGeneration
     from adapterhub.tasks.fields import Example
@@ -84,8 +87,30 @@ def score_with_base(
     )
 
 
+def score_examples(
+    loaded: LoadedAdapter2, examples: Sequence[Example], *, with_adapter: bool = True
+) -> Predictions:
+    """Encode, predict and score labelled examples; those with nothing to score are left out.
+
+    A task that reads windows is scored on all windows of an example.
+
+    Args:
+        loaded: Adapter whose task has the metrics.
+        examples: Labelled examples.
+        with_adapter: Whether the adapter is used; without it, its head reads the base model.
+
+    Raises:
+        DataError: naming the example that can't be used.
+    """
+    windows, encoded = encode_labelled(loaded.task, examples)
+    decoded, loss = loaded.decode_with_loss(encoded, with_adapter=with_adapter)
+    found = loaded.task.evaluate(windows, decoded)
+    metrics = {"loss": loss or 0.0, **found.metrics}
+    return Predictions(windows, decoded, Evaluation(metrics=metrics, table=found.table))
+
+
 def _metrics(model: TaskModel, task: Task, examples: Dataset) -> dict[str, float]:
-    return dict(score_examples(model, task, examples.examples).evaluation.metrics)
+    return dict(old_score(model, task, examples.examples).evaluation.metrics)
 
 
 def _score_texts(

@@ -1,0 +1,300 @@
+"""A loaded adapter: predictions of its task, with it and without."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from PIL import Image
+
+from adapterhub.data.images import ImageFile
+from adapterhub.data.packing import EncodedExample, pack
+from adapterhub.engine.sampling.params import SamplingParams
+from adapterhub.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from adapterhub.adapters.artifact import Artifact
+    from adapterhub.adapters.manifest import Manifest
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.data.packing import PackedBatch
+    from adapterhub.engine.engine import Engine
+    from adapterhub.engine.heads import LabelingKind
+    from adapterhub.engine.local_engine import LocalEngine
+    from adapterhub.engine.pooling_requests import PoolingRequest
+    from adapterhub.tasks.base import Task, TextGeneration
+    from adapterhub.tasks.fields import Example
+
+#: Tokens of pooling requests that are queued together; more would only make the queue long.
+_QUEUED_TOKENS = 16384
+_PROBE = "The quick brown fox jumps over the lazy dog, then asks: what is 12 + 7?"
+_Add: TypeAlias = "Callable[[Engine, EncodedExample], PoolingRequest]"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedAdapter:
+    """An adapter in a local engine, with its task.
+
+    Every method computes with the adapter, or where ``with_adapter`` is false with the base model
+    alone; the adapter's head then reads the base model.
+    """
+
+    local: LocalEngine
+    name: str
+    artifact: Artifact
+    task: Task
+
+    @property
+    def manifest(self) -> Manifest:
+        """Manifest of the artifact."""
+        return self.artifact.manifest
+
+    @property
+    def digest(self) -> str:
+        """Digest of the artifact."""
+        return self.artifact.digest
+
+    @property
+    def backbone(self) -> Backbone:
+        """Backbone of the engine."""
+        return self.local.backbone
+
+    def predict(
+        self, examples: Sequence[Example], *, with_adapter: bool = True
+    ) -> list[dict[str, Any]]:
+        """Label examples, or answer them if the task is given by an instruction.
+
+        Args:
+            examples: Examples with the fields of the task; labels are not needed.
+            with_adapter: Whether the adapter is used.
+
+        Returns:
+            The task's ``prediction`` of each example: a label with scores, or spans with
+            character offsets. Long texts are cut into windows and joined again. A task with an
+            instruction returns ``{"answer"}``.
+
+        Raises:
+            DataError: If the adapter holds conversations, or an example is invalid.
+        """
+        task, generation = self.task, self.task.generation
+        if generation is not None and generation.instruction:
+            messages = [generation.messages(each, i) for i, each in enumerate(examples, start=1)]
+            texts = self.generate(messages, with_adapter=with_adapter)
+            return [{"answer": text} for text in texts]
+        if generation is not None:
+            problem = "answers in text"
+            raise DataError(problem, place=self.name, hint="Use generate, or adapterhub chat")
+        windows = [
+            (at, window, encoded)
+            for at, example in enumerate(examples)
+            for window in task.windows(example)
+            if (encoded := task.encode(window, at + 1, train=False)) is not None
+        ]
+        decoded = self.decode([encoded for *_, encoded in windows], with_adapter=with_adapter)
+        answers: list[list[dict[str, Any]]] = [[] for _ in examples]
+        for (at, window, _), each in zip(windows, decoded, strict=True):
+            answers[at].append(task.prediction(window, each))
+        return [task.join(parts) if parts else {} for parts in answers]
+
+    def decode(self, examples: Sequence[EncodedExample], *, with_adapter: bool = True) -> list[Any]:
+        """Return the raw prediction of each encoded example, as ``Task.decode`` does."""
+        return self.decode_with_loss(examples, with_adapter=with_adapter)[0]
+
+    def decode_with_loss(
+        self, examples: Sequence[EncodedExample], *, with_adapter: bool = True
+    ) -> tuple[list[Any], float | None]:
+        """Return the raw predictions, and their mean loss if the examples have targets.
+
+        The loss of a task that generates text is one of its metrics, and ``None`` here.
+        """
+        task = self.task
+        if task.generation is not None:
+            used = self.name if with_adapter else None
+            scored = self._compute(
+                examples, lambda engine, each: engine.add_scoring(each, used, task=task)
+            )
+            return [request.scores() for request in scored], None
+        logits = self.logits(examples, with_adapter=with_adapter)
+        decoded: list[Any] = []
+        loss = weight = 0.0
+        for example, own in zip(examples, logits, strict=True):
+            batch = _batch_of(example)
+            decoded += task.decode(_identity, own, batch)
+            if len(example.targets):
+                loss += float(task.loss(_identity, own, batch))
+                weight += task.weight(batch)
+        return decoded, loss / weight if weight else None
+
+    def logits(
+        self, examples: Sequence[EncodedExample], *, with_adapter: bool = True
+    ) -> list[Tensor]:
+        """Return the outputs of the head, float32 ``[num_selected, num_classes]`` each.
+
+        Raises:
+            EngineError: If the task has no head of its own.
+        """
+        kind = _kind_of(self.task)
+        requests = self._compute(
+            examples,
+            lambda engine, each: engine.add_labeling(
+                each, self.name, kind=kind, base=not with_adapter
+            ),
+        )
+        return [found for request in requests for found in request.results()]
+
+    def states(
+        self, examples: Sequence[EncodedExample], *, with_adapter: bool = True
+    ) -> list[Tensor]:
+        """Return the hidden states at the selected tokens, ``[num_selected, hidden_size]`` each."""
+        used = self.name if with_adapter else None
+        requests = self._compute(
+            examples, lambda engine, each: engine.add_embedding(each, used, pooling="selected")
+        )
+        return [found for request in requests for found in request.results()]
+
+    def generate(
+        self,
+        conversations: Iterable[Sequence[Mapping[str, str]]],
+        *,
+        max_new_tokens: int | None = None,
+        with_adapter: bool = True,
+    ) -> list[str]:
+        """Generate the next message of conversations, greedily.
+
+        Args:
+            conversations: Messages with ``role`` and ``content``, the last one the user's.
+            max_new_tokens: Most tokens of an answer; the recipe's by default.
+            with_adapter: Whether the adapter is used; the prompt format is the adapter's anyway.
+
+        Raises:
+            DataError: If the task does not generate text.
+        """
+        task = self._generation()
+        prompts = [task.prompt_ids([dict(m) for m in messages]) for messages in conversations]
+        return self.generate_from(prompts, max_new_tokens, with_adapter=with_adapter)
+
+    def generate_from(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int | None = None,
+        *,
+        with_adapter: bool = True,
+    ) -> list[str]:
+        """Generate the texts that follow prompts of token ids, greedily; see ``generate``."""
+        task = self._generation()
+        if not prompts:
+            return []
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=max_new_tokens or task.options.max_new_tokens,
+            stop_token_ids=tuple(sorted(task.stop_ids)),
+        )
+        self._reserve_cache(prompts, params.max_tokens, with_adapter=with_adapter)
+        used = self.name if with_adapter else None
+        outputs = self.local.engine.generate(prompts, [used] * len(prompts), params)
+        texts = []
+        for output in outputs:
+            if output.error is not None:
+                raise output.error
+            texts.append(task.text_of(output.outputs[0].tokens))
+        return texts
+
+    def has_effect(self) -> bool:
+        """Return whether the adapter changes an output of the base model, or distinguishes."""
+        probe = self._probe()
+        if self.task.generation is None:
+            (own,) = self.logits([probe])
+            # even with an unchanged base model, a head of its own may distinguish classes
+            return bool(own.std(dim=-1).any()) or not torch.equal(
+                own, *self.logits([probe], with_adapter=False)
+            )
+        if not torch.equal(*self.states([probe]), *self.states([probe], with_adapter=False)):
+            return True
+        # it may change the output layer alone
+        return bool(self.decode([probe]) != self.decode([probe], with_adapter=False))
+
+    def _compute(self, examples: Sequence[EncodedExample], add: _Add) -> list[PoolingRequest]:
+        """Return finished requests of examples; those of similar length are computed together."""
+        found: dict[int, PoolingRequest] = {}
+        order = sorted(range(len(examples)), key=lambda at: -len(examples[at]))
+        engine, queued, tokens = self.local.engine, [], 0
+        for place, at in enumerate(order, start=1):
+            found[at] = add(engine, examples[at])
+            queued.append(found[at])
+            tokens += len(examples[at])
+            if tokens >= _QUEUED_TOKENS or place == len(order):
+                while not all(request.finished for request in queued):
+                    engine.step()
+                queued, tokens = [], 0
+        return [found[at] for at in range(len(examples))]
+
+    def _reserve_cache(
+        self, prompts: Sequence[Sequence[int]], answer: int, *, with_adapter: bool
+    ) -> None:
+        config = self.local.engine.config
+        virtual = self.local.num_virtual_tokens(self.name) if with_adapter else 0
+        lengths = sorted((virtual + len(prompt) + answer for prompt in prompts), reverse=True)
+        # the last block of a sequence may be almost empty
+        blocks = [-(-length // config.block_size) for length in lengths]
+        tokens = sum(blocks[: config.max_num_seqs]) * config.block_size
+        self.local.reserve_cache(lengths[0], tokens)
+
+    def _generation(self) -> TextGeneration:
+        if self.task.generation is None:
+            raise DataError("does not generate text", place=self.name, hint="Use predict")
+        return self.task.generation
+
+    def _probe(self) -> EncodedExample:
+        """Return an example that shows an adapter's effect."""
+        if self.backbone.kind == "vision":
+            example = self.task.encode({"image": _probe_image()}, 1, train=False)
+            if example is not None:
+                return example
+        text: list[int] = self.backbone.tokenizer(_PROBE)["input_ids"]
+        ids = [*text, *_special_ids(self.artifact)]
+        read: Sequence[int] = range(len(ids) - 1)
+        if self.task.head == "sequence":
+            # as such a task reads it: the class token, or the token that has seen all others
+            read = read[:1] if self.backbone.kind == "encoder" else read[-1:]
+        return EncodedExample(1, ids[:-1], read, [ids[at + 1] for at in read])
+
+
+def _identity(logits: Tensor) -> Tensor:
+    return logits
+
+
+def _batch_of(example: EncodedExample) -> PackedBatch:
+    # decoding needs no pixels
+    return pack([replace(example, pixels=None)])
+
+
+def _kind_of(task: Task) -> LabelingKind:
+    if task.head == "causal_lm":
+        raise DataError("has no head of its own", place=task.name)
+    # an image is read once, like a sequence
+    return "sequence" if task.head == "image" else task.head
+
+
+def _probe_image() -> ImageFile:
+    """Return an image of colour gradients."""
+    side = Image.linear_gradient("L")
+    across = side.transpose(Image.Transpose.ROTATE_90)
+    content = io.BytesIO()
+    Image.merge("RGB", (side, across, side)).save(content, "PNG")
+    return ImageFile("probe", content.getvalue())
+
+
+def _special_ids(artifact: Artifact) -> list[int]:
+    """Return the tokens that an adapter changes, or that it begins at."""
+    config = artifact.adapter_config
+    trained: Any = config.get("trainable_token_indices") or []
+    groups = trained.values() if isinstance(trained, dict) else [trained]
+    invoked: Any = config.get("alora_invocation_tokens") or []
+    found = [*invoked, *(token for group in groups for token in group)]
+    # the last token of an example is only a target
+    return [*found, *found[:1]]
