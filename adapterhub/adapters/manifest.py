@@ -23,7 +23,14 @@ from adapterhub.adapters.strict_json import (
     parse_object,
 )
 from adapterhub.errors import ArtifactError
-from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec, QuantizationSpec
+from adapterhub.specs import (
+    AdapterSpec,
+    Ia3Spec,
+    LoraSpec,
+    PrefixSpec,
+    PromptSpec,
+    QuantizationSpec,
+)
 
 MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION = len(MANIFEST_MIGRATIONS) + 1
@@ -45,9 +52,24 @@ class _StoredPrefix:
     spec: PrefixSpec
 
 
+@dataclass(frozen=True, slots=True)
+class _StoredPrompt:
+    method: Literal["prompt"]
+    spec: PromptSpec
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredIa3:
+    method: Literal["ia3"]
+    spec: Ia3Spec
+
+
+_StoredSpec = _StoredLora | _StoredPrefix | _StoredPrompt | _StoredIa3
+
+
 def _stored_spec(_source: Any, build: Any) -> core_schema.CoreSchema:
     """Store a spec as ``{"method": …, "spec": …}``."""
-    envelope = build(Annotated[_StoredLora | _StoredPrefix, Field(discriminator="method")])
+    envelope = build(Annotated[_StoredSpec, Field(discriminator="method")])
     return core_schema.no_info_after_validator_function(
         lambda stored: stored.spec,
         envelope,
@@ -98,6 +120,24 @@ class Metrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conversion:
+    """How an adapter of another method became this one when it was imported.
+
+    Args:
+        method: peft's name of the original method.
+        rank: Largest rank of a layer.
+        relative_error: Largest relative error of the change of a layer's weights, in the
+            Frobenius norm; 0 where the conversion is exact.
+        max_error: Largest absolute error of a weight.
+    """
+
+    method: str
+    rank: Count
+    relative_error: float
+    max_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
     """One file of the artifact.
 
@@ -128,6 +168,7 @@ class Manifest:
         seed: Seed of the training run; ``None`` where it is not known.
         libraries: Package name to version.
         parent: Digest of the adapter that this one was made from, or ``None``.
+        conversion: How the adapter was converted when it was imported; ``None`` if it was not.
         unknown: Keys of this document that were not recorded, sorted, for an adapter that was
             trained elsewhere; they hold an empty or an assumed value.
         files: Name to digest and size; filled in when the artifact is written.
@@ -147,6 +188,7 @@ class Manifest:
     seed: int | None
     libraries: Mapping[str, str]
     parent: Digest | None = None
+    conversion: Conversion | None = None
     unknown: tuple[str, ...] = ()
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION

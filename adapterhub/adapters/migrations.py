@@ -39,9 +39,31 @@ def _all_known(document: Document) -> Document:
     return {**document, "unknown": []}
 
 
+def _plain_features(document: Document) -> Document:
+    # before adapters of plain peft could have them, no adapter had these features
+    document["conversion"] = None
+    adapter = document.get("adapter")
+    if isinstance(adapter, dict) and adapter.get("method") == "lora":
+        adapter["spec"] = {**_PLAIN_LORA, **adapter["spec"]}
+    return document
+
+
+_PLAIN_LORA: Document = {
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "bias": "none",
+    "lora_bias": False,
+    "fan_in_fan_out": False,
+    "target_parameters": [],
+    "trainable_token_indices": {},
+    "alora_invocation_tokens": [],
+}
+
+
 #: Migrations of an artifact's ``manifest.json``.
 MANIFEST_MIGRATIONS: tuple[Migration, ...] = (
     Migration(1, "unrecorded keys of adapters that were trained elsewhere", _all_known),
+    Migration(2, "features of LoRA, and conversions", _plain_features),
 )
 
 

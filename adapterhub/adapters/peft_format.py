@@ -13,27 +13,49 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from adapterhub.adapters.peft_initializations import init_lora_weights, init_name
+from adapterhub.adapters.peft_kinds import UNUSED_LORA_KEYS, check_kind, check_variant
 from adapterhub.adapters.strict_json import FOREIGN, Schema
 from adapterhub.errors import ArtifactError, RecipeError
-from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec
+from adapterhub.specs import (
+    AdapterSpec,
+    BiasKind,
+    Ia3Spec,
+    LoraSpec,
+    PrefixSpec,
+    PromptSpec,
+    pattern_value,
+)
 
 if TYPE_CHECKING:
     from peft import PeftConfig
 
 ALL_LINEAR = "all-linear"
 CONFIG_NAME = "adapter_config.json"
-#: Keys of LoRA tensors in ``adapter_model.safetensors``.
+#: Keys of LoRA tensors in ``adapter_model.safetensors``. LoRA on a parameter of a module, such as
+#: the experts of a mixture, has the keys of LoRA on the module; for its second parameter the
+#: module's path ends in ``.base_layer``.
 LORA_KEY = re.compile(
     r"base_model\.model\.(?P<module>.+)\."
-    r"(?P<part>lora_A\.weight|lora_B\.weight|lora_magnitude_vector"
+    r"(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector"
     r"|lora_embedding_A|lora_embedding_B)"
 )
 #: peft's names of ``A`` and ``B``, in a linear layer and in an embedding.
 LINEAR_PARTS = ("lora_A.weight", "lora_B.weight")
 EMBEDDING_PARTS = ("lora_embedding_A", "lora_embedding_B")
-#: Key of a whole embedding or output layer, which peft stores beside the LoRA on it.
-BASE_LAYER_KEY = re.compile(
-    r"base_model\.model\.(?P<module>(?:.+\.)?(?:embed_tokens|lm_head))\.base_layer\.weight"
+#: peft's name of the bias of ``B``.
+LORA_BIAS_PART = "lora_B.bias"
+#: Key of the vectors of ``trainable_token_indices``, [num_tokens, hidden_size].
+TOKENS_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.token_adapter\.trainable_tokens_delta")
+#: Key of the factors of (IA)^3: [1, in_features] of a feedforward module, [out_features, 1] else.
+IA3_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.ia3_l")
+#: Key of a bias that ``bias: all`` or ``bias: lora_only`` stores; a layer with LoRA has it in its
+#: ``base_layer``.
+BIAS_KEY = re.compile(r"base_model\.model\.(?P<module>.+?)(?:\.base_layer)?\.bias")
+#: Key of a weight in full, as of an embedding: peft stores it beside the LoRA on it (then with
+#: ``base_layer``), or because the vocabulary was resized.
+WEIGHT_KEY = re.compile(
+    r"base_model\.model\.(?P<module>(?:(?!lora_)[^.]+\.)*(?!lora_|base_layer)[^.]+?)"
+    r"(?:\.base_layer)?\.weight"
 )
 #: Settings that narrow ``target_modules``; the keys of the tensors show their result.
 _NARROWING_KEYS = ("exclude_modules", "layers_pattern", "layers_to_transform")
@@ -50,29 +72,58 @@ _SHARED_KEYS = frozenset(
         "task_type",
     }
 )
-_LORA_KEYS = _SHARED_KEYS | {
-    "bias",
-    "init_lora_weights",
-    "lora_alpha",
-    "lora_dropout",
-    "r",
-    "target_modules",
-    "use_dora",
-    "use_rslora",
-    # used only by features whose own switch is checked
-    "megatron_core",
-    "qalora_group_size",
-    "runtime_config",
-}
-_PREFIX_KEYS = _SHARED_KEYS | {
-    "encoder_hidden_size",
-    "init_weights",
+_LORA_KEYS = (
+    _SHARED_KEYS
+    | UNUSED_LORA_KEYS
+    | {
+        "alora_invocation_tokens",
+        "alpha_pattern",
+        "bias",
+        "ensure_weight_tying",
+        "fan_in_fan_out",
+        "init_lora_weights",
+        "lora_alpha",
+        "lora_bias",
+        "lora_dropout",
+        "r",
+        "rank_pattern",
+        "target_modules",
+        "target_parameters",
+        "trainable_token_indices",
+        "use_dora",
+        "use_rslora",
+    }
+)
+_PROMPT_SHAPE_KEYS = {
     "num_attention_heads",
     "num_layers",
     "num_transformer_submodules",
     "num_virtual_tokens",
-    "prefix_projection",
     "token_dim",
+}
+_PREFIX_KEYS = (
+    _SHARED_KEYS | _PROMPT_SHAPE_KEYS | {"encoder_hidden_size", "init_weights", "prefix_projection"}
+)
+_PROMPT_KEYS = (
+    _SHARED_KEYS
+    | _PROMPT_SHAPE_KEYS
+    | {
+        # how training began and how the encoder made the embeddings that are stored
+        "encoder_dropout",
+        "encoder_hidden_size",
+        "encoder_num_layers",
+        "encoder_reparameterization_type",
+        "prompt_tuning_init",
+        "prompt_tuning_init_text",
+        "tokenizer_kwargs",
+        "tokenizer_name_or_path",
+    }
+)
+_IA3_KEYS = _SHARED_KEYS | {
+    "fan_in_fan_out",
+    "feedforward_modules",
+    "init_ia3_weights",
+    "target_modules",
 }
 
 
@@ -93,10 +144,18 @@ class _LoraConfig:
     r: Annotated[int, Field(ge=1)]
     lora_alpha: float
     lora_dropout: float = 0.0
-    target_modules: tuple[str, ...] | str
+    target_modules: tuple[str, ...] | str | None = None
     use_rslora: bool = False
     use_dora: bool = False
     init_lora_weights: Any = True
+    rank_pattern: Mapping[str, Annotated[int, Field(ge=1)]] | None = None
+    alpha_pattern: Mapping[str, float] | None = None
+    bias: BiasKind = "none"
+    lora_bias: bool = False
+    fan_in_fan_out: bool = False
+    target_parameters: tuple[str, ...] | None = None
+    trainable_token_indices: Mapping[str, tuple[int, ...]] | tuple[int, ...] | None = None
+    alora_invocation_tokens: tuple[int, ...] | None = None
 
     __pydantic_config__ = FOREIGN
 
@@ -109,9 +168,29 @@ class _PrefixConfig:
     __pydantic_config__ = FOREIGN
 
 
+@dataclass(frozen=True, slots=True)
+class _PromptConfig:
+    num_virtual_tokens: Annotated[int, Field(ge=1)]
+
+    __pydantic_config__ = FOREIGN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ia3Config:
+    target_modules: tuple[str, ...] | str
+    feedforward_modules: tuple[str, ...] | str | None = None
+    fan_in_fan_out: bool = False
+
+    __pydantic_config__ = FOREIGN
+
+
 _METADATA = Schema(PeftMetadata, complete=False)
 _LORA = Schema(_LoraConfig, complete=False)
 _PREFIX = Schema(_PrefixConfig, complete=False)
+_PROMPT = Schema(_PromptConfig, complete=False)
+_IA3 = Schema(_Ia3Config, complete=False)
+#: Name of the embedding of ``trainable_token_indices`` given as a list.
+INPUT_EMBEDDING = "embed_tokens"
 
 
 def peft_config(
@@ -144,6 +223,12 @@ def peft_config(
             prefix_projection=spec.projection,
             **shared,
         )
+    if not isinstance(spec, LoraSpec):
+        raise RecipeError(
+            f"{spec.method!r} can be imported and served, and is not trained here",
+            place="adapter.method",
+            hint="Use method: lora, or method: prefix",
+        )
     if spec.init == "orthogonal" and spec.rank % 2:
         raise RecipeError(
             f"initialisation 'orthogonal' needs an even rank, found {spec.rank}",
@@ -157,6 +242,15 @@ def peft_config(
         use_rslora=spec.rslora,
         use_dora=spec.dora,
         init_lora_weights=init_lora_weights(spec.init),
+        # sorted as in the stored configuration, because the first key that matches counts
+        rank_pattern=dict(sorted(spec.rank_pattern.items())),
+        alpha_pattern=dict(sorted(spec.alpha_pattern.items())),
+        bias=spec.bias,
+        lora_bias=spec.lora_bias,
+        fan_in_fan_out=spec.fan_in_fan_out,
+        target_parameters=list(spec.target_parameters) or None,
+        trainable_token_indices=_token_indices(spec),
+        alora_invocation_tokens=list(spec.alora_invocation_tokens) or None,
         **shared,
     )
 
@@ -178,19 +272,19 @@ def spec_of(config: Mapping[str, Any]) -> AdapterSpec:
     """Read the spec out of a parsed ``adapter_config.json``.
 
     Raises:
-        ArtifactError: For a method other than LoRA and prefix tuning, and for any feature of
-            them that would change the output and is not supported.
+        ArtifactError: For a method that is not served as it is, and for any feature of it that
+            would change the output and is not supported.
     """
-    kind = config.get("peft_type")
-    if kind == "LORA":
-        return _lora_spec(config)
-    if kind == "PREFIX_TUNING":
-        return _prefix_spec(config)
-    raise ArtifactError(
-        f"peft type {kind!r} is not supported",
-        place=f"{CONFIG_NAME}: peft_type",
-        hint="Supported: LORA, PREFIX_TUNING",
-    )
+    kind = check_kind(config)
+    match kind:
+        case "PREFIX_TUNING":
+            return _prefix_spec(config)
+        case "PROMPT_TUNING" | "P_TUNING":
+            return _prompt_spec(config, encoder=kind == "P_TUNING")
+        case "IA3":
+            return _ia3_spec(config)
+        case _:
+            return _lora_spec(config)
 
 
 def with_explicit_targets(config: Mapping[str, Any], keys: Iterable[str]) -> Mapping[str, Any]:
@@ -200,18 +294,76 @@ def with_explicit_targets(config: Mapping[str, Any], keys: Iterable[str]) -> Map
         config: Parsed ``adapter_config.json``; returned unchanged where it lists them.
         keys: Keys of the adapter's tensors, which name the modules that the pattern matched.
     """
+    match config.get("peft_type"):
+        case "LORA":
+            return _explicit_lora(config, tuple(keys))
+        case "IA3":
+            return _explicit_ia3(config, tuple(keys))
+        case _:
+            return config
+
+
+def _explicit_lora(config: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:
     targets = config.get("target_modules")
     by_pattern = isinstance(targets, str) and targets != ALL_LINEAR
     # peft takes the output layer out of the list where it ties it to the embedding
-    tied = bool(config.get("ensure_weight_tying"))
-    if config.get("peft_type") != "LORA" or not (
-        by_pattern or tied or any(config.get(key) for key in _NARROWING_KEYS)
-    ):
+    tied = bool(config.get("ensure_weight_tying")) and not config.get("modules_to_save")
+    patterns = {key: config[key] for key in ("rank_pattern", "alpha_pattern") if config.get(key)}
+    narrowed = by_pattern or tied or any(config.get(key) for key in _NARROWING_KEYS)
+    if not narrowed and not patterns:
         return config
-    matches = map(LORA_KEY.fullmatch, keys)
-    modules = sorted({match["module"] for match in matches if match})
-    untied = {"ensure_weight_tying": False} if tied else {}
-    return {**config, "target_modules": modules, **dict.fromkeys(_NARROWING_KEYS), **untied}
+    modules = sorted(_matched(LORA_KEY, keys))
+    explicit = dict(config)
+    if narrowed and not config.get("target_parameters"):
+        explicit |= {"target_modules": modules, **dict.fromkeys(_NARROWING_KEYS)}
+    if tied:
+        explicit["ensure_weight_tying"] = False
+    if not config.get("target_parameters"):
+        # a stored document has sorted keys, and the first key that matches counts
+        explicit |= {key: _by_module(found, modules) for key, found in patterns.items()}
+    return explicit
+
+
+def _explicit_ia3(config: Mapping[str, Any], keys: Sequence[str]) -> Mapping[str, Any]:
+    modules = sorted(_matched(IA3_KEY, keys))
+    if not modules:
+        return config
+    inputs = _names_in(config.get("feedforward_modules"), modules)
+    return {
+        **config,
+        "target_modules": modules,
+        "feedforward_modules": inputs,
+        **dict.fromkeys(_NARROWING_KEYS),
+    }
+
+
+def _matched(pattern: re.Pattern[str], keys: Iterable[str]) -> set[str]:
+    return {match["module"] for match in map(pattern.fullmatch, keys) if match}
+
+
+def _by_module(pattern: Any, modules: Iterable[str]) -> Any:
+    """Return a pattern's values by module; a value of another form is left to the schema."""
+    if not isinstance(pattern, dict):
+        return pattern
+    try:
+        found = {module: pattern_value(pattern, module, None) for module in modules}
+    except re.error as error:
+        raise ArtifactError(
+            f"holds an invalid regular expression: {error}", place=f"{CONFIG_NAME}: rank_pattern"
+        ) from error
+    return {module: value for module, value in found.items() if value is not None}
+
+
+def _names_in(names: Any, modules: Sequence[str]) -> list[str]:
+    """Return the modules that peft's list of suffixes, or its regular expression, matches."""
+    if isinstance(names, str):
+        return [module for module in modules if re.fullmatch(names, module)]
+    wanted = names or ()
+    return [
+        module
+        for module in modules
+        if any(module == name or module.endswith(f".{name}") for name in wanted)
+    ]
 
 
 def metadata_of(config: Mapping[str, Any]) -> PeftMetadata:
@@ -225,18 +377,28 @@ def modules_to_save(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _lora_spec(config: Mapping[str, Any]) -> LoraSpec:
+    check_variant(config)
     _check_features(config, _LORA_KEYS)
-    if config.get("bias", "none") != "none":
-        raise _unsupported("bias", config["bias"])
     found = _LORA.read(config, CONFIG_NAME)
+    tokens = found.trainable_token_indices or {}
     return LoraSpec(
         rank=found.r,
         alpha=found.lora_alpha,
         dropout=found.lora_dropout,
-        target_modules=_targets(found.target_modules),
+        target_modules=_targets(found.target_modules or ()),
         rslora=found.use_rslora,
         dora=found.use_dora,
         init=init_name(found.init_lora_weights, f"{CONFIG_NAME}: init_lora_weights"),
+        rank_pattern=dict(found.rank_pattern or {}),
+        alpha_pattern=dict(found.alpha_pattern or {}),
+        bias=found.bias,
+        lora_bias=found.lora_bias,
+        fan_in_fan_out=found.fan_in_fan_out,
+        target_parameters=found.target_parameters or (),
+        trainable_token_indices=(
+            {INPUT_EMBEDDING: tokens} if isinstance(tokens, tuple) else dict(tokens)
+        ),
+        alora_invocation_tokens=found.alora_invocation_tokens or (),
     )
 
 
@@ -246,6 +408,27 @@ def _prefix_spec(config: Mapping[str, Any]) -> PrefixSpec:
     return PrefixSpec(
         num_virtual_tokens=found.num_virtual_tokens, projection=found.prefix_projection
     )
+
+
+def _prompt_spec(config: Mapping[str, Any], *, encoder: bool) -> PromptSpec:
+    _check_features(config, _PROMPT_KEYS)
+    found = _PROMPT.read(config, CONFIG_NAME)
+    return PromptSpec(num_virtual_tokens=found.num_virtual_tokens, encoder=encoder)
+
+
+def _ia3_spec(config: Mapping[str, Any]) -> Ia3Spec:
+    _check_features(config, _IA3_KEYS)
+    found = _IA3.read(config, CONFIG_NAME)
+    return Ia3Spec(
+        target_modules=_targets(found.target_modules),
+        feedforward_modules=_targets(found.feedforward_modules or ()),
+        fan_in_fan_out=found.fan_in_fan_out,
+    )
+
+
+def _token_indices(spec: LoraSpec) -> dict[str, list[int]] | None:
+    found = {name: list(ids) for name, ids in sorted(spec.trainable_token_indices.items())}
+    return found or None
 
 
 def _targets(value: tuple[str, ...] | str) -> tuple[str, ...]:

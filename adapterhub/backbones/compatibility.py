@@ -14,7 +14,7 @@ from adapterhub.backbones.architecture import backbone_kind, read_architecture
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.memory import parameter_count
 from adapterhub.errors import ArtifactError, RecipeError
-from adapterhub.specs import PrefixSpec
+from adapterhub.specs import LoraSpec, PrefixSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,7 +86,8 @@ def check_adapter_fits(path: Path, adapter: AdapterSpec) -> None:
         return
     with torch.device("meta"):
         base_model = AutoModel.from_config(read_architecture(path))
-    resolve_target_modules(base_model, adapter.target_modules, exclude=())
+    if isinstance(adapter, LoraSpec):
+        resolve_target_modules(base_model, adapter.target_modules, exclude=())
 
 
 def check_prefix_fits(kind: BackboneKind, name: str) -> None:

@@ -29,7 +29,7 @@ from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.errors import RecipeError, StrictLoadError
 from adapterhub.kernels.attention.layout import PackedSequences
 from adapterhub.kernels.attention.transformers_interface import ATTENTION_NAME, install_attention
-from adapterhub.specs import PrefixSpec
+from adapterhub.specs import LoraSpec, PrefixSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -335,7 +335,7 @@ def _peft_config(
                 place="train.parts",
                 hint="Use parts: adapter, or adapter.method: lora",
             )
-    else:
+    elif isinstance(adapter, LoraSpec):
         output = model.get_output_embeddings()
         outputs = [path for path, module in model.named_modules() if module is output]
         targets = resolve_target_modules(

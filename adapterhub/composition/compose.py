@@ -77,7 +77,7 @@ def _is_identity(
     if list(weights) != [1.0] or method.kept < 1.0:
         return False
     spec = adapters[0].spec
-    return method.rank is None or (isinstance(spec, LoraSpec) and method.rank == spec.rank)
+    return method.rank is None or (isinstance(spec, LoraSpec) and method.rank == spec.size)
 
 
 def _merge_adapters(
@@ -86,19 +86,49 @@ def _merge_adapters(
     specs = [adapter.spec for adapter in adapters]
     loras = [spec for spec in specs if isinstance(spec, LoraSpec)]
     prefixes = [spec for spec in specs if isinstance(spec, PrefixSpec)]
-    if loras and prefixes:
-        raise RecipeError("LoRA and prefixes cannot be merged", place="composition.adapters")
+    if len(loras) < len(specs) and len(prefixes) < len(specs):
+        raise _not_mergeable(specs)
     if prefixes:
         _check_prefixes(weights, method)
         tokens = torch.cat([adapter.tensors[PROMPT_KEY].detach().float() for adapter in adapters])
         return PrefixSpec(num_virtual_tokens=len(tokens)), {PROMPT_KEY: tokens}
-    if any(spec.dora for spec in loras):
-        raise RecipeError(
-            "a DoRA adapter scales the backbone's own weights, so it cannot be merged",
-            place="composition.adapters",
-            hint="It can be composed alone, with weight 1",
-        )
+    for spec in loras:
+        if reason := _unmergeable(spec):
+            raise RecipeError(
+                f"{reason}, so it cannot be merged",
+                place="composition.adapters",
+                hint="It can be composed alone, with weight 1",
+            )
     return merge_lora(adapters, loras, weights, method)
+
+
+def _not_mergeable(specs: Sequence[AdapterSpec]) -> RecipeError:
+    methods = sorted({spec.method for spec in specs})
+    if len(methods) > 1:
+        problem = f"adapters of the methods {' and '.join(methods)} cannot be merged"
+        return RecipeError(
+            problem,
+            place="composition.adapters",
+            hint="Merge LoRA with LoRA, or a prefix with a prefix",
+        )
+    reason = {
+        "prompt": "prompts take places in the input, whose order no weight describes",
+        "ia3": "(IA)^3 multiplies activations, and a sum of factors is not their effect",
+    }[methods[0]]
+    return RecipeError(reason, place="composition.adapters", hint="Use each of them alone")
+
+
+def _unmergeable(spec: LoraSpec) -> str | None:
+    """Return why a LoRA adapter is no sum of low-rank products, if it is not."""
+    reasons = {
+        "a DoRA adapter scales the backbone's own weights": spec.dora,
+        "an adapter with biases replaces those of the backbone": spec.bias != "none",
+        "an adapter with lora_bias adds to outputs what no factor holds": spec.lora_bias,
+        "an adapter of tokens replaces their embeddings": bool(spec.trainable_token_indices),
+        "an adapter of experts has stacked factors": bool(spec.target_parameters),
+        "an activated adapter starts in the middle of a text": bool(spec.alora_invocation_tokens),
+    }
+    return next((reason for reason, found in reasons.items() if found), None)
 
 
 def _check_prefixes(weights: Sequence[float], method: MergeMethod) -> None:

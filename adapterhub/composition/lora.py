@@ -81,24 +81,29 @@ def lora_pairs(adapter: AdapterWeights, spec: LoraSpec) -> dict[str, LoraPair]:
                 )
             parts.setdefault(match["module"], {})[match["part"]] = tensor.detach().float()
     return {
-        module: LoraPair(found["lora_A.weight"], found["lora_B.weight"], spec.scaling)
+        module: LoraPair(found["lora_A.weight"], found["lora_B.weight"], spec.scaling_of(module))
         for module, found in sorted(parts.items())
     }
 
 
 def _merged_rank(specs: Sequence[LoraSpec], method: MergeMethod) -> int:
-    ranks = [spec.rank for spec in specs]
+    ranks = [spec.size for spec in specs]
     if method.kind.on == "ranks":
         return sum(ranks)
     if method.kind.on == "delta":
         return method.rank or max(ranks)
-    if len(set(ranks)) > 1:
+    if len({rank for spec in specs for rank in (spec.rank, *spec.rank_pattern.values())}) > 1:
         raise RecipeError(
-            f"{method.name!r} needs adapters of one rank, found {', '.join(map(str, ranks))}",
+            f"{method.name!r} needs adapters of one rank, found {_ranks(specs)}",
             place="composition.method",
             hint="Use concat, or a method whose name ends in svd",
         )
     return ranks[0]
+
+
+def _ranks(specs: Sequence[LoraSpec]) -> str:
+    found = {rank for spec in specs for rank in (spec.rank, *spec.rank_pattern.values())}
+    return ", ".join(map(str, sorted(found)))
 
 
 def _pairs_by_module(
@@ -223,4 +228,5 @@ def _merged_spec(specs: Sequence[LoraSpec], modules: Iterable[str], rank: int) -
         targets = tuple(sorted(modules))
     else:
         targets = tuple(sorted({target for names in named for target in names}))
-    return LoraSpec(rank=rank, alpha=float(rank), target_modules=targets)
+    transposed = any(spec.fan_in_fan_out for spec in specs)
+    return LoraSpec(rank=rank, alpha=float(rank), target_modules=targets, fan_in_fan_out=transposed)

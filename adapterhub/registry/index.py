@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.errors import NotFoundError, RegistryError, did_you_mean
 from adapterhub.refs import LATEST, AdapterRef, check_tag
 from adapterhub.registry.version import Version
-from adapterhub.specs import AdapterSpec, LoraSpec
 
 if TYPE_CHECKING:
     import sqlite3
@@ -188,7 +187,7 @@ def _add_artifact(db: sqlite3.Connection, staged: StagedArtifact) -> None:
         manifest.backbone.name,
         manifest.backbone.fingerprint,
         manifest.adapter.method,
-        _rank(manifest.adapter),
+        manifest.adapter.size,
         json.dumps(manifest.labels),
         json.dumps(metrics, sort_keys=True),
         staged.size,
@@ -211,10 +210,6 @@ def _add_artifact(db: sqlite3.Connection, staged: StagedArtifact) -> None:
     )
     for file in staged.files.values():
         forget_removed(db, file.sha256)
-
-
-def _rank(adapter: AdapterSpec) -> int:
-    return adapter.rank if isinstance(adapter, LoraSpec) else adapter.num_virtual_tokens
 
 
 def recipe_digest(recipe: Mapping[str, Any]) -> str:

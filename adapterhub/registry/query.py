@@ -26,7 +26,7 @@ class Query:
         prefix: Prefix of the name.
         task: Name of the task.
         backbone: Name of the backbone.
-        method: Adapter method, ``lora`` or ``prefix``.
+        method: Adapter method, ``lora``, ``prefix``, ``prompt`` or ``ia3``.
         metric_at_least: Smallest value of metrics after training, by metric.
         tag: Tag of the version.
         alias: Alias that points to the version.

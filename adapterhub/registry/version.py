@@ -23,8 +23,8 @@ class Version:
         task: Name of the task.
         backbone: Name of the backbone that it was trained on.
         fingerprint: Fingerprint of that backbone.
-        method: Adapter method, ``lora`` or ``prefix``.
-        rank: Rank of LoRA, or length of a prefix; ``None`` in an older index.
+        method: Adapter method, ``lora``, ``prefix``, ``prompt`` or ``ia3``.
+        rank: Largest rank of LoRA, or number of virtual tokens; ``None`` in an older index.
         labels: Labels in the order of the head's outputs.
         metrics: Values by metric, ``before`` and ``after`` training.
         size: Total size of the files in bytes; versions may share files.

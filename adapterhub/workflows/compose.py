@@ -252,11 +252,7 @@ def _config(first: Parent, weights: AdapterWeights, head: Parent) -> dict[str, A
         return config
     spec = weights.spec
     if not isinstance(spec, LoraSpec):
-        return {
-            **config,
-            "num_virtual_tokens": spec.num_virtual_tokens,
-            "prefix_projection": spec.projection,
-        }
+        return {**config, "num_virtual_tokens": spec.size, "prefix_projection": False}
     all_linear = spec.target_modules == (ALL_LINEAR,)
     return {
         **config,
@@ -265,6 +261,8 @@ def _config(first: Parent, weights: AdapterWeights, head: Parent) -> dict[str, A
         "lora_dropout": spec.dropout,
         "target_modules": ALL_LINEAR if all_linear else list(spec.target_modules),
         "use_rslora": spec.rslora,
+        "rank_pattern": dict(spec.rank_pattern),
+        "alpha_pattern": dict(spec.alpha_pattern),
         "init_lora_weights": True,
     }
 

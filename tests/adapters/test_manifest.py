@@ -21,7 +21,7 @@ from adapterhub.errors import ArtifactError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
 GOLDENS = Path(__file__).parent / "golden"
-GOLDEN = GOLDENS / "manifest-2.json"
+GOLDEN = GOLDENS / "manifest-3.json"
 
 
 def example() -> Manifest:
@@ -56,11 +56,11 @@ def encoded(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-def test_bytes_of_schema_2_stay_as_they_are():
+def test_bytes_of_schema_3_stay_as_they_are():
     assert example().to_json() == GOLDEN.read_bytes()
 
 
-@pytest.mark.parametrize("golden", ["manifest-1.json", "manifest-2.json"])
+@pytest.mark.parametrize("golden", ["manifest-1.json", "manifest-2.json", "manifest-3.json"])
 def test_golden_files_read_as_the_same_manifest(golden):
     assert Manifest.from_json((GOLDENS / golden).read_bytes()) == example()
 
@@ -142,7 +142,7 @@ def test_unknown_key_is_named_with_the_near_one():
         (["backbone", "licence"], "mit", "manifest.json: backbone.licence"),
         (["quantization", "scheme"], "nf3", "manifest.json: quantization.scheme"),
         (["quantization", "scheme"], ["nf4"], "manifest.json: quantization.scheme"),
-        (["adapter", "method"], "ia3", "manifest.json: adapter.method"),
+        (["adapter", "method"], "ia4", "manifest.json: adapter.method"),
         (["adapter", "spec", "rank"], "4", "manifest.json: adapter.spec.rank"),
         (["data", "train", "rows"], None, "manifest.json: data.train.rows"),
         (["metrics", "after", "accuracy"], "0.9", "manifest.json: metrics.after.accuracy"),
@@ -211,8 +211,8 @@ def test_pickle_is_refused_with_what_to_do(name):
 
 
 def test_schema_of_the_future_is_refused():
-    with pytest.raises(ArtifactError, match=r"schema version 3, this adapterhub reads up to 2"):
-        Manifest.from_json(encoded(document() | {"schema_version": 3}))
+    with pytest.raises(ArtifactError, match=r"schema version 4, this adapterhub reads up to 3"):
+        Manifest.from_json(encoded(document() | {"schema_version": 4}))
 
 
 @pytest.mark.parametrize("version", [None, 0, "1", 1.0, True])

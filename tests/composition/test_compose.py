@@ -320,7 +320,7 @@ def test_a_head_that_one_adapter_lacks_or_has_in_another_shape_must_be_chosen():
             (lora(), lora(rank=2)),
             (1.0, 1.0),
             MergeMethod("linear"),
-            "adapters of one rank, found 4, 2",
+            "adapters of one rank, found 2, 4",
         ),
         ((lora(), lora(rank=2)), (1.0, 1.0), MergeMethod("ties"), "adapters of one rank"),
         ((lora(dora=True), lora(dora=True)), (1.0, 1.0), CONCAT, "a DoRA adapter"),

@@ -105,9 +105,9 @@ def test_an_adapter_of_another_shape_is_refused(decoder, encoder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"peft_type": "IA3"}, ArtifactError, "'IA3' is not supported"),
-        ({"alpha_pattern": {"q_proj": 8}}, ArtifactError, "alpha_pattern"),
-        ({"bias": "all"}, ArtifactError, "bias"),
+        ({"peft_type": "XLORA"}, ArtifactError, "XLORA weighs several adapters.*blend them"),
+        ({"peft_type": "NEW"}, ArtifactError, "'NEW' is not supported"),
+        ({"layer_replication": [[0, 1]]}, ArtifactError, "layer_replication"),
         ({"task_type": None}, RecipeError, "no task type.*--task"),
         ({"task_type": "SEQ_2_SEQ_LM"}, RecipeError, "SEQ_2_SEQ_LM.*--task"),
         ({"task_type": 7}, ArtifactError, "must be text"),

@@ -60,8 +60,8 @@ def test_it_is_pulled_and_answers(endpoint, here, decoder, tmp_path, options):
             BackboneError,
         ),
         ({"task_type": None}, ImportOptions(backbone="minilm-l6"), RecipeError),
-        ({"peft_type": "IA3"}, ImportOptions(backbone="minilm-l6"), ArtifactError),
-        ({"alpha_pattern": {"q": 2}}, ImportOptions(backbone="minilm-l6"), ArtifactError),
+        ({"peft_type": "POLY"}, ImportOptions(backbone="minilm-l6"), ArtifactError),
+        ({"use_qalora": True}, ImportOptions(backbone="minilm-l6"), ArtifactError),
     ],
 )
 def test_what_the_configuration_rules_out_is_not_fetched(
