@@ -41,6 +41,8 @@ class Dataset:
             lines; in a CoNLL file an example is a sentence.
         lines: Line on which each example starts, from 1; empty where the source has no lines.
         part: Part of ``origin`` that was read, if not all, for messages.
+        untyped: Whether every value is text or missing, as in a CSV file.
+        notes: What was changed in the values, a line for each kind of change.
     """
 
     origin: str
@@ -48,6 +50,8 @@ class Dataset:
     numbers: tuple[int, ...] = ()
     lines: tuple[int, ...] = ()
     part: str = ""
+    untyped: bool = False
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def whole(

@@ -87,7 +87,8 @@ def _missing(example: Mapping[str, Any], place: str, field: str, column: str) ->
     if column in example:
         return DataError(f"the field {field!r} (column {column!r}) is null or empty", place=place)
     there = _columns_hint(column, example)
-    hint = f"{there}. Map it in data.fields.{field}, or with --field {field}=COLUMN"
+    options = f"data.fields.{field} of a recipe, or with --field {field}=COLUMN of eval"
+    hint = f"{there}. Map it in {options}"
     return DataError(f"the field {field!r} (column {column!r}) is missing", place=place, hint=hint)
 
 

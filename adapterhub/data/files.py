@@ -50,6 +50,12 @@ def read_text(path: Path, origin: str) -> str:
         raise DataError(f"can't be read: {error}", place=origin) from error
     check_size(len(content), origin)
     text = _decode(content, origin)
+    if "\0" in text:
+        raise DataError(
+            "holds NUL characters",
+            place=f"{origin} line {text.count(chr(10), 0, text.index(chr(0))) + 1}",
+            hint="It looks like UTF-16 without a byte-order mark; save it as UTF-8",
+        )
     if not text.strip():
         raise DataError("holds no examples", place=origin, hint=NO_EXAMPLES_HINT)
     return text

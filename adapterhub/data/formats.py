@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from adapterhub.data.class_names import named_classes
 from adapterhub.data.dataset import Dataset
 from adapterhub.data.files import check_size
 from adapterhub.errors import DataError, RecipeError
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 #: Separator of CoNLL columns; words may hold other white space, such as a no-break space.
 _GAP = re.compile("[ \t]+")
 _DOCUMENT_START = "-DOCSTART-"
+#: Comments of CoNLL-U. Source: https://universaldependencies.org/format.html
+_COMMENT = re.compile(r"#\s*(sent_id|text|newdoc|newpar|global\.columns)\b")
 
 
 def parse_json_lines(text: str, origin: str) -> Dataset:
@@ -57,13 +61,13 @@ def parse_delimited(text: str, origin: str, kind: Literal["csv", "tsv"]) -> Data
             raise _ragged(len(values), len(header), f"{origin} line {line}", kind)
         examples.append(dict(zip(header, (value or None for value in values), strict=True)))
         lines.append(line)
-    return Dataset.whole(origin, examples, lines)
+    return replace(Dataset.whole(origin, examples, lines), untyped=True)
 
 
 def parse_conll(text: str, origin: str, columns: Sequence[str]) -> Dataset:
     """Return one example per sentence, with a list per column and a value per word.
 
-    Lines whose first column is ``-DOCSTART-`` are skipped.
+    Lines whose first column is ``-DOCSTART-`` are skipped, and so are comments before a sentence.
 
     Raises:
         DataError: naming the line with another number of columns.
@@ -77,6 +81,8 @@ def parse_conll(text: str, origin: str, columns: Sequence[str]) -> Dataset:
     # only line feeds end a line; the added blank line ends the last sentence
     for number, line in enumerate([*text.split("\n"), ""], start=1):
         values = _GAP.split(stripped) if (stripped := line.strip(" \t\r")) else []
+        if values and not words and _is_comment(stripped, values, columns):
+            continue
         if values and values[0] != _DOCUMENT_START:
             if len(values) != len(columns):
                 raise _wrong_columns(len(values), columns, f"{origin} line {number}")
@@ -89,8 +95,16 @@ def parse_conll(text: str, origin: str, columns: Sequence[str]) -> Dataset:
     return Dataset.whole(origin, examples, lines)
 
 
+def _is_comment(line: str, values: Sequence[str], columns: Sequence[str]) -> bool:
+    """Return whether a line before a sentence is a comment, as in CoNLL-U."""
+    if not line.startswith("#"):
+        return False
+    # a word may begin with the sign, and its line then has all columns
+    return len(values) != len(columns) or _COMMENT.match(line) is not None
+
+
 def read_parquet(path: Path, origin: str) -> Dataset:
-    """Return the examples of a Parquet file as plain Python values.
+    """Return the examples of a Parquet file as plain Python values, with the names of classes.
 
     Raises:
         DataError: when it is not a Parquet file, damaged, or too large once unpacked.
@@ -102,10 +116,12 @@ def read_parquet(path: Path, origin: str) -> Dataset:
         with ParquetFile(path) as file:
             groups = range(file.metadata.num_row_groups)
             check_size(sum(file.metadata.row_group(i).total_byte_size for i in groups), origin)
-            examples = file.read().to_pylist()
+            table = file.read()
     except (ArrowException, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"can't be read as Parquet: {reason}", place=origin) from error
+    metadata = table.schema.metadata or {}
+    examples = named_classes(table.to_pylist(), metadata.get(b"huggingface"), origin)
     return Dataset.whole(origin, examples)
 
 
@@ -188,6 +204,12 @@ def _check_header(header: list[str], place: str, kind: str) -> None:
         if header.count(name) > 1:
             raise DataError(f"two columns are named {name!r}", place=place)
     other = {"csv": "\t", "tsv": ","}[kind]
+    if len(header) == 1 and ";" in header[0]:
+        raise DataError(
+            "the values are separated by semicolons",
+            place=place,
+            hint="Save it with commas, and values that hold a comma in quotes",
+        )
     if len(header) == 1 and other in header[0]:
         expected, found = {"csv": ("commas", "tabs"), "tsv": ("tabs", "commas")}[kind]
         raise DataError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.data.clean_labels import clean_labels
 from adapterhub.data.dataset import Dataset, FileSource, HubSource
 from adapterhub.data.field_mapping import ANSWER_FIELDS, map_fields
 from adapterhub.data.images import load_images
@@ -44,12 +45,14 @@ class PreparedData:
             outputs; empty where the task has no labels.
         dropped: Number of duplicate training examples that were removed.
         leaked: Number of examples of each other split whose text is also in training.
+        notes: What was changed in the values, a line for each kind of change.
     """
 
     splits: Mapping[str, Dataset]
     label_counts: Mapping[str, int]
     dropped: int
     leaked: Mapping[str, int]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +95,7 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         label_counts=_label_counts(recipe.task, splits["train"], others),
         dropped=dropped,
         leaked=count_leaks(splits),
+        notes=tuple(dict.fromkeys(note for each in splits.values() for note in each.notes)),
     )
 
 
@@ -131,8 +135,11 @@ def load_examples(section: DataSection, task: str, where: str) -> Dataset:
         missing = missing_fields(task, example)
         if missing:
             # one of several sets of fields; the others were checked while mapping
-            map_fields(examples.select([index]), {}, required=missing, optional=())
-    image = entry_of(task).image_field
+            mapping = {name: section.fields[name] for name in missing if name in section.fields}
+            map_fields(source.select([index]), mapping, required=missing, optional=())
+    label, image = entry_of(task).label_field, entry_of(task).image_field
+    if label:
+        examples = clean_labels(examples, label, tagged=label == "tags")
     if not image:
         return examples
     return load_images(examples, image, None if section.hub else Path(where).expanduser())

@@ -232,6 +232,8 @@ def _announce(reporter: Reporter, recipe: Recipe, data: PreparedData, train: Enc
     """Report what was read, what was dropped, and what padding would have cost."""
     counts = ", ".join(f"{len(examples)} {name}" for name, examples in data.splits.items())
     reporter.on_message(f"examples: {counts}")
+    for note in data.notes:
+        reporter.on_message(note)
     if data.dropped:
         reporter.on_message(f"dropped {data.dropped} duplicate examples before splitting")
     for name, count in data.leaked.items():

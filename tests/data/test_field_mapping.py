@@ -35,8 +35,8 @@ def test_a_missing_column_names_example_columns_and_the_nearest():
         mapped(examples({"text": "a", "label": 0}, {"text": "a", "lable": 0}))
     assert str(caught.value) == (
         "train.jsonl example 2: the field 'label' (column 'label') is missing. "
-        "Did you mean 'lable'? Columns: text, lable. Map it in data.fields.label, "
-        "or with --field label=COLUMN"
+        "Did you mean 'lable'? Columns: text, lable. Map it in data.fields.label of a recipe, "
+        "or with --field label=COLUMN of eval"
     )
 
 

@@ -195,3 +195,36 @@ def test_a_file_too_large_for_memory_is_rejected(tmp_path, monkeypatch, name):
     assert "are read into memory" in failure(
         tmp_path, name, packed if name.endswith("gz") else content
     )
+
+
+def test_class_names_in_the_schema_of_a_parquet_file_are_used(tmp_path):
+    feature = {"names": ["neg", "pos"], "_type": "ClassLabel"}
+    features = {
+        "label": feature,
+        "tags": {"feature": feature, "_type": "List"},
+        "number": {"dtype": "int64", "_type": "Value"},
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.Table.from_pylist(
+        [
+            {"label": 1, "tags": [0, 1], "number": 1},
+            {"label": -1, "tags": [], "number": 0},
+        ]
+    ).replace_schema_metadata(metadata)
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = read_examples(FileSource("a.parquet"), tmp_path).examples
+    assert found[0] == {"label": "pos", "tags": ["neg", "pos"], "number": 1}
+    assert found[1]["label"] is None
+
+
+def test_comments_before_a_sentence_are_no_words(tmp_path):
+    text = "# sent_id = 1\n# text\n# a b c\nMara B-PER\n# O\n\n#tag O\nrains O\n"
+    found = read(tmp_path, "a.conll", text, columns=("tokens", "tags")).examples
+    assert [example["tokens"] for example in found] == [["Mara", "#"], ["#tag", "rains"]]
+
+
+def test_a_separator_or_an_encoding_that_is_not_read_is_named(tmp_path):
+    assert "semicolons" in failure(tmp_path, "a.csv", "text;label\nHello, you;a\n")
+    problem = failure(tmp_path, "b.csv", "text,label\na,b\n".encode("utf-16-le"))
+    assert "UTF-16 without a byte-order mark" in problem
+    assert "line 1" in problem

@@ -1,0 +1,123 @@
+"""Labels and tags as files have them, in one form: outer spaces, decimals, missing values, schemes.
+
+Each change is reported in one line, and what cannot be told apart is an error that names the
+example.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from adapterhub.data.dataset import Dataset
+
+#: What spreadsheets and data frames write for a missing value.
+_MISSING = frozenset({"nan", "none", "null", "<na>", "#n/a", "n/a", "na"})
+#: A whole number with decimals, as a column of numbers with a missing value is exported.
+_WHOLE_DECIMAL = re.compile(r"-?\d+\.0+")
+#: First letters of the tags of other schemes to those of BIO.
+_SCHEMES = {"BIOES": {"E": "I", "S": "B"}, "BILOU": {"L": "I", "U": "B"}}
+_TAG = re.compile(r"O|[A-Z]-.+")
+
+
+def clean_labels(dataset: Dataset, field: str, *, tagged: bool) -> Dataset:
+    """Return a dataset whose labels are written in one form, with a note on each change.
+
+    Args:
+        dataset: Examples by the task's field names.
+        field: Field of the label, of the labels, or of the tags.
+        tagged: Whether the field holds tags in the scheme BIO, BIOES or BILOU.
+
+    Raises:
+        DataError: naming the example whose label is a missing value, or no tag of a scheme.
+    """
+    counts: Counter[str] = Counter()
+    change = _tag_change(dataset, field) if tagged else None
+    examples = []
+    for index, example in enumerate(dataset.examples):
+        place = f"{dataset.place(index)}, field {field!r}"
+        value = example.get(field)
+        many = isinstance(value, list | tuple)
+        cleaned = [
+            _clean(each, place, counts, untyped=dataset.untyped, tagged=tagged)
+            for each in (value if many else [value])
+        ]
+        if change is not None:
+            cleaned = [change(each) for each in cleaned]
+        if tagged:
+            _check_tags(cleaned, place)
+        examples.append({**example, field: cleaned if many else cleaned[0]})
+    notes = [f"{dataset.name}: {text.format(count)}" for text, count in sorted(counts.items())]
+    if change is not None:
+        notes.append(f"{dataset.name}: the tags are {_scheme(dataset, field)}, and are read as BIO")
+    return replace(dataset, examples=tuple(examples), notes=(*dataset.notes, *notes))
+
+
+def _clean(value: Any, place: str, counts: Counter[str], *, untyped: bool, tagged: bool) -> Any:
+    if isinstance(value, float) and math.isnan(value):
+        raise DataError("the label is missing (NaN)", place=place)
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text != value:
+        counts["spaces around {} labels were removed"] += 1
+    if not untyped or tagged:
+        return text
+    if text.casefold() in _MISSING:
+        raise DataError(
+            f"the label is {text!r}, which stands for a missing value in exported tables",
+            place=place,
+            hint="Remove the example; if it is the name of a class, give the class another name",
+        )
+    if _WHOLE_DECIMAL.fullmatch(text):
+        counts["{} labels such as 1.0 are read as whole numbers"] += 1
+        return text.partition(".")[0]
+    return text
+
+
+def _first_letters(dataset: Dataset, field: str) -> set[str]:
+    return {
+        tag[0]
+        for example in dataset.examples
+        for tag in (example.get(field) or ())
+        if isinstance(tag, str) and _TAG.fullmatch(tag.strip())
+    }
+
+
+def _scheme(dataset: Dataset, field: str) -> str:
+    """Return the scheme of the tags: ``BIO``, ``BIOES`` or ``BILOU``."""
+    letters = _first_letters(dataset, field)
+    fitting = [name for name, map in _SCHEMES.items() if letters & map.keys()]
+    return fitting[0] if len(fitting) == 1 and letters <= set(fitting[0]) else "BIO"
+
+
+def _tag_change(dataset: Dataset, field: str) -> Callable[[Any], Any] | None:
+    """Return the function that turns a tag of the dataset's scheme into BIO, if any."""
+    letters = _SCHEMES.get(_scheme(dataset, field))
+    if letters is None:
+        return None
+
+    def change(tag: Any) -> Any:
+        if not isinstance(tag, str) or tag[1:2] != "-":
+            return tag
+        return letters.get(tag[0], tag[0]) + tag[1:]
+
+    return change
+
+
+def _check_tags(tags: list[Any], place: str) -> None:
+    for tag in tags:
+        if isinstance(tag, str) and tag != "O" and not (tag[:2] in ("B-", "I-") and tag[2:]):
+            raise DataError(
+                f"{tag!r} is not a tag",
+                place=place,
+                hint="Tags are O, B-TYPE and I-TYPE (BIO), or those of BIOES or BILOU throughout",
+            )
