@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -12,6 +13,8 @@ from torch import nn
 
 from adapterhub.engine.forward_context import get_forward_context
 from adapterhub.engine.lora_linear import LoraLinear, install_lora_linears, remove_lora_linears
+from adapterhub.engine.prepared_adapter import TokenRows
+from adapterhub.errors import UntraceableInputError
 from adapterhub.kernels.linear.cpu import OneDnnLinear
 
 if TYPE_CHECKING:
@@ -22,49 +25,40 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.adapter_slots import AdaptedLayer
+    from adapterhub.engine.forward_context import ForwardContext
     from adapterhub.engine.prepared_adapter import LoraFactors
-    from adapterhub.kernels.lora.plan import LoraKernel, LoraPlan
+    from adapterhub.kernels.lora.plan import LoraKernel, RankSlice
 
 #: What transformers' classes call the layer that gives the vocabulary's logits.
 OUTPUT_NAME = "lm_head"
 
-#: Changes a layer's output, given its arguments and the plan of the forward pass.
-_Change: TypeAlias = "Callable[[tuple[Any, ...], Tensor, LoraPlan], Tensor]"
+#: A forward hook of torch.
+_Hook: TypeAlias = "Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]"
 
 
 class _ForwardHook:
     """A forward hook that a module has only while an adapter needs it."""
 
-    def __init__(
-        self, module: nn.Module, number: int, change: _Change, *, heads_first: bool = False
-    ) -> None:
-        self._module, self._number, self._change = module, number, change
-        self._heads_first = heads_first
+    def __init__(self, module: nn.Module, hook: _Hook) -> None:
+        self._module, self._hook = module, hook
         self._handle: RemovableHandle | None = None
 
     def set(self, *, active: bool) -> None:
         """Add the hook to the module, or remove it."""
         if active and self._handle is None:
-            self._handle = self._module.register_forward_hook(self._run)
+            self._handle = self._module.register_forward_hook(self._hook)
         elif not active and self._handle is not None:
             self._handle.remove()
             self._handle = None
 
-    def _run(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-        context = get_forward_context()
-        if context is None:
-            return None
-        tokens = output.transpose(1, 2) if self._heads_first else output
-        shape = tokens.shape[: min(2, tokens.dim() - 1)] + tokens.shape[-1:]
-        plan = context.plan(self._number, shape)
-        return None if plan is None else self._change(args, output, plan)
-
 
 class LoraEmbedding:
-    """An embedding of the backbone, to which a hook adds the LoRA pairs of each token.
+    """An embedding of the backbone, which a hook changes for the tokens of each adapter.
 
-    peft's LoRA on an embedding looks a token up in ``A`` and multiplies the result by ``B``. No
-    memory is set aside: a table over the vocabulary is as large as the adapter makes it.
+    peft's LoRA on an embedding looks a token up in ``A`` and multiplies the result by ``B``. An
+    adapter may also replace the vectors of single tokens, or have a whole embedding of its own,
+    possibly of more tokens. No memory is set aside: a table over the vocabulary is as large as the
+    adapter makes it.
 
     Source: ``Embedding`` in ``peft/tuners/lora/layer.py``.
     """
@@ -77,7 +71,14 @@ class LoraEmbedding:
         self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
         #: first rank slot of a DoRA adapter to its factor of the embedding, [hidden_size]
         self._magnitude_scales: dict[int, Tensor] = {}
-        self._hook = _ForwardHook(base, number, self._add)
+        #: first rank slot of an adapter to its own embedding
+        self._own: dict[int, nn.Module] = {}
+        #: first rank slot of an adapter to the vectors of single tokens
+        self._rows: dict[int, TokenRows] = {}
+        #: ids of the forward pass before unknown ones were replaced
+        self._ids: Tensor | None = None
+        self._hook = _ForwardHook(base, self._change)
+        self._pre_hook: RemovableHandle | None = None
 
     @property
     def in_features(self) -> int:
@@ -96,62 +97,116 @@ class LoraEmbedding:
         """Do nothing, since each adapter brings its own tables."""
 
     def load(self, start: int, factors: LoraFactors) -> None:
-        """Copy the pair of an adapter to the device."""
-        a, b = factors.pairs[self.number]
-        device = self.base.weight.device
-        # Gemma multiplies its embeddings, and peft what it adds to them
-        scale = getattr(self.base, "embed_scale", None)
-        up = b.float() if scale is None else b.float() * scale.to(self.dtype).float().to(b.device)
-        self._pairs[start] = (a.t().contiguous().to(device), up.to(device, self.dtype))
-        if self.number in factors.magnitude_scales:
-            found = factors.magnitude_scales[self.number]
+        """Copy the tensors of an adapter to the device."""
+        device, number = self.base.weight.device, self.number
+        if number in factors.pairs:
+            a, b = factors.pairs[number]
+            up = self._scaled(b).to(device, self.dtype)
+            self._pairs[start] = (a.t().contiguous().to(device), up)
+        if number in factors.magnitude_scales:
+            found = factors.magnitude_scales[number]
             self._magnitude_scales[start] = found.to(device, torch.float32)
-        self._hook.set(active=True)
+        if number in factors.rows:
+            ids, vectors = factors.rows[number]
+            vectors = self._scaled(vectors).to(device, self.dtype)
+            self._rows[start] = TokenRows(ids.to(device), vectors)
+        if number in factors.weights:
+            weight = factors.weights[number].weight
+            own = copy_with(self.base, {"weight": weight})
+            own.num_embeddings = len(weight)
+            self._own[start] = own
+        self._update_hooks()
 
     def unload(self, start: int) -> None:
         """Remove an adapter; the embedding is unchanged again once the last one is removed."""
-        self._pairs.pop(start, None)
-        self._magnitude_scales.pop(start, None)
-        self._hook.set(active=bool(self._pairs))
+        for tensors in (self._pairs, self._magnitude_scales, self._rows, self._own):
+            tensors.pop(start, None)
+        self._update_hooks()
 
     def close(self) -> None:
         """Leave the embedding as it was."""
-        self._hook.set(active=False)
+        for tensors in (self._pairs, self._magnitude_scales, self._rows, self._own):
+            tensors.clear()
+        self._update_hooks()
 
-    def _add(self, args: tuple[Any, ...], output: Tensor, plan: LoraPlan) -> Tensor:
-        ids = args[0].reshape(-1)
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        # Gemma multiplies its embeddings, and peft what it adds to them
+        scale = getattr(self.base, "embed_scale", None)
+        if scale is None:
+            return vectors.float()
+        factor = torch.as_tensor(scale).to(self.dtype).float()
+        return vectors.float() * factor.to(vectors.device)
+
+    def _update_hooks(self) -> None:
+        self._hook.set(active=bool(self._pairs or self._own or self._rows))
+        wider = any(own.num_embeddings > self.in_features for own in self._own.values())
+        if wider and self._pre_hook is None:
+            self._pre_hook = self.base.register_forward_pre_hook(self._replace_unknown)
+        elif not wider and self._pre_hook is not None:
+            self._pre_hook.remove()
+            self._pre_hook = None
+
+    def _replace_unknown(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Let the backbone's embedding read token 0 where an adapter has added a token."""
+        if get_forward_context() is None:
+            return None
+        self._ids = args[0]
+        return (torch.where(args[0] < self.in_features, args[0], 0), *args[1:])
+
+    def _change(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        context = get_forward_context()
+        ids = args[0] if self._ids is None else self._ids
+        self._ids = None
+        plan = None if context is None else context.plan(self.number, (*ids.shape, 1))
+        if plan is None:
+            return None
+        flat = ids.reshape(-1)
         embedded = output.reshape(-1, output.shape[-1])
         for start, end, slices in plan.runs:
-            total = embedded[start:end].float()
-            scale = self._magnitude_scales.get(slices[0].start)
-            if scale is not None:
-                total = total * scale
-            for first, _, weight in slices:
-                a, b = self._pairs[first]
-                total = total + weight * (a[ids[start:end]].float() @ b.float())
-            embedded[start:end] = total.to(embedded.dtype)
+            self._change_run(flat[start:end], embedded[start:end], slices)
         return embedded.view(output.shape)
+
+    def _change_run(self, ids: Tensor, embedded: Tensor, slices: tuple[RankSlice, ...]) -> None:
+        """Change the vectors of one run in place."""
+        # an adapter with more than a pair is used alone, so it has the only slice
+        first = slices[0].start
+        if first in self._own:
+            embedded.copy_(self._own[first](ids))
+        total = embedded.float()
+        if first in self._magnitude_scales:
+            total = total * self._magnitude_scales[first]
+        for start, _, weight in slices:
+            if start in self._pairs:
+                a, b = self._pairs[start]
+                total = total + weight * (a[ids].float() @ b.float())
+        embedded.copy_(total)
+        if first in self._rows:
+            own_ids, vectors = self._rows[first]
+            matches = ids.unsqueeze(1) == own_ids
+            places, tokens = matches.nonzero(as_tuple=True)
+            embedded[places] = vectors[tokens]
 
 
 class AdaptedNorm:
     """A norm layer of the backbone, which a hook replaces for tokens whose adapter has its own.
 
-    Adapters hold such layers in full, by peft's ``modules_to_save``.
+    Adapters hold such layers in full, by peft's ``modules_to_save``, or their biases. The layer may
+    read tokens as ``[rows, num_tokens, ...]``, ``[rows * num_tokens, ...]`` or, as Gemma's norms of
+    queries and keys, ``[rows, num_heads, num_tokens, head_dim]``.
 
     Args:
         base: Norm layer of the backbone, which stays in place.
         number: Number of the layer.
-        heads_first: Whether the input is ``[rows, num_heads, num_tokens, head_dim]``, as of
-            Gemma's norms of queries and keys, and not ``[rows, num_tokens, ...]``.
     """
 
-    def __init__(self, base: nn.Module, number: int, *, heads_first: bool) -> None:
+    def __init__(self, base: nn.Module, number: int) -> None:
         self.base = base
         self.number = number
-        self._heads_first = heads_first
+        #: whether heads come before tokens, as far as a shape has shown it
+        self._heads_first: bool | None = None
         #: first rank slot of an adapter to its own layer
         self._own: dict[int, nn.Module] = {}
-        self._hook = _ForwardHook(base, number, self._replace, heads_first=heads_first)
+        self._hook = _ForwardHook(base, self._replace)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -163,14 +218,7 @@ class AdaptedNorm:
 
     def load(self, start: int, factors: LoraFactors) -> None:
         """Copy the norm layer of an adapter to the device."""
-        own = copy.copy(self.base)
-        own._forward_hooks = OrderedDict()
-        parameters = factors.norms[self.number]
-        own._parameters = {
-            name: nn.Parameter(parameters[name].to(value.device, value.dtype), requires_grad=False)
-            for name, value in self.base.named_parameters()
-        }
-        self._own[start] = own
+        self._own[start] = copy_with(self.base, factors.norms[self.number])
         self._hook.set(active=True)
 
     def unload(self, start: int) -> None:
@@ -180,23 +228,66 @@ class AdaptedNorm:
 
     def close(self) -> None:
         """Leave the layer as it was."""
+        self._own.clear()
         self._hook.set(active=False)
 
-    def _replace(self, args: tuple[Any, ...], output: Tensor, plan: LoraPlan) -> Tensor:
-        # [rows * num_tokens, ..., features]
-        inputs, outputs = self._by_token(args[0]), self._by_token(output)
-        found = outputs.clone()
+    def _replace(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        context = get_forward_context()
+        if context is None:
+            return None
+        states = args[0]
+        heads_first = self._reads_heads_first(states, context)
+        tokens = states.transpose(1, 2) if heads_first else states
+        leading = 2 if tokens.shape[:2] == (context.num_rows, context.length) else 1
+        plan = context.plan(self.number, (*tokens.shape[:leading], tokens.shape[-1]))
+        if plan is None:
+            return None
+        total = prod(tokens.shape[:leading])
+        whole = context.num_rows * (context.length or 0)
+        if plan.runs[0].end - plan.runs[0].start in (total, whole):
+            # the same adapter everywhere, in whatever shape
+            return self._own[plan.runs[0].slices[0].start](*args)
+        if total != whole or len(args) > 1:
+            raise UntraceableInputError(
+                f"a norm layer received a shape of {list(states.shape)}, in which the tokens of "
+                "different adapters can't be told apart",
+                hint="Compute one adapter at a time",
+            )
+        inputs = tokens.flatten(0, leading - 1)
+        found = _by_token(output, heads_first, leading).clone()
         for start, end, slices in plan.runs:
             # an adapter with norm layers is never blended, so it has the only slice
             found[start:end] = self._own[slices[0].start](inputs[start:end])
-        if not self._heads_first:
-            return found.view(output.shape)
-        rows, heads, tokens, width = output.shape
-        return found.view(rows, tokens, heads, width).transpose(1, 2)
+        return found.view(tokens.shape).transpose(1, 2) if heads_first else found.view(output.shape)
 
-    def _by_token(self, states: Tensor) -> Tensor:
-        states = states.transpose(1, 2) if self._heads_first else states
-        return states if states.dim() == 2 else states.flatten(0, 1)
+    def _reads_heads_first(self, states: Tensor, context: ForwardContext) -> bool:
+        """Return whether the second axis of four counts heads, and the third tokens."""
+        if states.dim() != 4:
+            return False
+        tokens = [states.shape[axis] == context.length for axis in (1, 2)]
+        if tokens[0] != tokens[1]:
+            self._heads_first = tokens[1]
+        if self._heads_first is not None:
+            return self._heads_first
+        # as many heads as tokens: a projection puts the heads of a token side by side
+        return states.stride(1) < states.stride(2)
+
+
+def _by_token(states: Tensor, heads_first: bool, leading: int) -> Tensor:
+    return (states.transpose(1, 2) if heads_first else states).flatten(0, leading - 1)
+
+
+def copy_with(module: nn.Module, parameters: Mapping[str, Tensor]) -> nn.Module:
+    """Return a copy of a module without hooks that shares all but the given parameters."""
+    own = copy.copy(module)
+    own._forward_hooks = OrderedDict()
+    own._forward_pre_hooks = OrderedDict()
+    own._parameters = dict(module._parameters)
+    for name, tensor in parameters.items():
+        before = module.get_parameter(name)
+        value = tensor.to(before.device, before.dtype)
+        own._parameters[name] = nn.Parameter(value, requires_grad=False)
+    return own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,6 +300,7 @@ class AdaptedLayers:
         embeddings: Embeddings by module path below the base model.
         output: Output layer of a decoder; its tables exist while an adapter has the layer.
         norms: Norm layers by module path below the base model.
+        tied: Path of the embedding whose weight the output layer shares, if it does.
     """
 
     base_model: nn.Module
@@ -216,6 +308,7 @@ class AdaptedLayers:
     embeddings: Mapping[str, LoraEmbedding]
     output: LoraLinear | None
     norms: Mapping[str, AdaptedNorm]
+    tied: str | None = None
 
     @property
     def pairs(self) -> dict[str, LoraLinear | LoraEmbedding]:
@@ -251,7 +344,7 @@ def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> 
     found = [(path, each) for path, each in modules if isinstance(each, nn.Embedding)]
     # norm layers of vision backbones see windows, where the image of a token is unknown
     readable = [] if backbone.kind == "vision" else modules
-    norms = [(path, each) for path, each in readable if "Norm" in type(each).__name__]
+    norms = [(path, each) for path, each in readable if _scales_features(each)]
     linear = install_lora_linears(body, dtype, kernel)
     number = len(linear)
     embeddings = {
@@ -265,9 +358,23 @@ def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> 
         base = OneDnnLinear(head, keep=True) if OneDnnLinear.supports(head) else head
         output = LoraLinear(base, number, dtype, kernel, lazy=True)
         number += 1
-    gemma = str(getattr(body.config, "model_type", "")).startswith("gemma")
     adapted_norms = {
-        path: AdaptedNorm(each, at, heads_first=gemma and path.endswith(("q_norm", "k_norm")))
-        for at, (path, each) in enumerate(norms, start=number)
+        path: AdaptedNorm(each, at) for at, (path, each) in enumerate(norms, start=number)
     }
-    return AdaptedLayers(body, linear, embeddings, output, adapted_norms)
+    tied = None
+    if backbone.lm_head is not None:
+        weight = getattr(backbone.lm_head, "weight", None)
+        tied = next((path for path, each in found if each.weight is weight), None)
+    return AdaptedLayers(body, linear, embeddings, output, adapted_norms, tied)
+
+
+def _scales_features(module: nn.Module) -> bool:
+    """Return whether a module computes each token by itself with a factor for each feature.
+
+    That holds for norm layers, whatever their class: they have vectors of one length, neither
+    matrices, buffers nor parts.
+    """
+    parameters = list(module.parameters(recurse=False))
+    parts = [*module.children(), *module.buffers(recurse=False)]
+    vectors = {tuple(each.shape) for each in parameters}
+    return not parts and len(vectors) == 1 and len(next(iter(vectors))) == 1

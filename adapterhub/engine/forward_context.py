@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -38,6 +39,21 @@ class ForwardContext:
         self.norms = any(slot.norms for _, blend in uses for slot, _ in blend.slots)
         self._plans: dict[tuple[bool, ...], LoraPlan | None] = {}
         self._layer_plans: dict[int, LoraPlan | None] = {}
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows ``[num_rows, length, ...]`` of the batch, 1 for packed tokens."""
+        return 1
+
+    @property
+    def length(self) -> int | None:
+        """Number of tokens of a row with padding, ``None`` where layers differ in it."""
+        return self.num_tokens
+
+    @cached_property
+    def num_tokens(self) -> int:
+        """Number of tokens without padding."""
+        return sum(count for count, _ in self.uses)
 
     def plan(self, layer: int, shape: Sequence[int] | None = None) -> LoraPlan | None:
         """Return which tokens use which rank slots in a layer, or ``None`` where none does.
@@ -94,6 +110,16 @@ class PaddedForwardContext(ForwardContext):
         self._rows = [_padded(row, length or 1, padding_side) for row in rows]
         self._shaped: dict[tuple[tuple[bool, ...], tuple[int, ...]], LoraPlan | None] = {}
         self._keys: dict[int, tuple[bool, ...]] = {}
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows ``[num_rows, length, ...]`` of the batch."""
+        return len(self._rows)
+
+    @property
+    def length(self) -> int | None:
+        """Number of tokens of a row with padding, ``None`` where layers differ in it."""
+        return self._length
 
     def plan(self, layer: int, shape: Sequence[int] | None = None) -> LoraPlan | None:
         """Return which tokens use which rank slots in a layer, or ``None`` where none does.

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from adapterhub.engine.forward_context import get_forward_context
+from adapterhub.engine.layer_changes import LayerChange, layer_change
 from adapterhub.kernels.choice import choose_linears
 from adapterhub.kernels.linear.packed_layer import PackedLayer
+from adapterhub.kernels.lora.plan import LoraPlan, TokenRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from adapterhub.engine.prepared_adapter import LoraFactors
-    from adapterhub.kernels.lora.plan import LoraKernel, LoraPlan
+    from adapterhub.kernels.lora.plan import LoraKernel
 
 
 class LoraLinear(nn.Module):
     """A linear layer of the backbone that adds the LoRA products of each token's adapters.
 
-    Outside of a forward context it computes what the layer itself computes.
+    Outside of a forward context it computes what the layer itself computes. Attributes that it
+    lacks are those of the layer, because some architectures read them.
 
     Args:
         base: Layer of the backbone, quantized or not.
@@ -48,22 +53,34 @@ class LoraLinear(nn.Module):
         self._kernel = kernel
         self._lazy = lazy
         self._size: tuple[int, torch.device] = (0, torch.device("cpu"))
-        #: first rank slots of the adapters in lazy tables
-        self._loaded: set[int] = set()
         #: [rank_slots, in_features]
         self.a = torch.empty(0)
         #: [rank_slots, out_features]
         self.b = torch.empty(0)
-        #: first rank slot of a DoRA adapter to its factor of the output, [out_features]
-        self._magnitude_scales: dict[int, Tensor] = {}
+        #: first rank slots of the adapters with a pair
+        self._paired: set[int] = set()
+        #: first rank slot of an adapter to what it changes beside its pair
+        self._changes: dict[int, LayerChange] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the layer itself, such as ``weight``."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            base = self.__dict__.get("_modules", {}).get("base")
+            if base is None:
+                raise
+        if name == "weight" and isinstance(base, PackedLayer):
+            return base.dense()
+        return getattr(base, name)
 
     @property
     def in_features(self) -> int:
-        return int(self.base.in_features)
+        return linear_shape(self.base)[1]
 
     @property
     def out_features(self) -> int:
-        return int(self.base.out_features)
+        return linear_shape(self.base)[0]
 
     def allocate(self, rank_slots: int, device: torch.device) -> None:
         """Set memory aside for the tables; its pages are touched when adapters are loaded."""
@@ -77,57 +94,100 @@ class LoraLinear(nn.Module):
         self.b = torch.empty(rank_slots, self.out_features, dtype=self.dtype, device=device)
 
     def load(self, start: int, factors: LoraFactors) -> None:
-        """Copy the pair of an adapter to the rank slots from ``start`` on."""
-        a, b = factors.pairs[self.number]
-        if self._lazy:
-            if not self._loaded:
-                self._allocate()
-            self._loaded.add(start)
-        self.a[start : start + len(a)].copy_(a)
-        self.b[start : start + len(b)].copy_(b)
-        if self.number in factors.magnitude_scales:
-            scale = factors.magnitude_scales[self.number]
-            self._magnitude_scales[start] = scale.to(self.a.device, torch.float32)
+        """Copy the tensors of an adapter; its pair to the rank slots from ``start`` on."""
+        change = layer_change(factors, self.number, self._size[1], self.dtype)
+        if change is not None:
+            self._changes[start] = change
+        if self.number not in factors.pairs:
+            return
+        if self._lazy and not self._paired:
+            self._allocate()
+        self._paired.add(start)
+        for table, own in zip((self.a, self.b), factors.pairs[self.number], strict=True):
+            table[start : start + len(own)].copy_(own)
+            # the adapter's rank may be larger in other layers
+            table[start + len(own) : start + factors.rank].zero_()
 
     def unload(self, start: int) -> None:
         """Remove the adapter whose rank slots begin at ``start``."""
-        self._magnitude_scales.pop(start, None)
-        if start in self._loaded:
-            self._loaded.remove(start)
-            if not self._loaded:
-                self.a, self.b = torch.empty(0), torch.empty(0)
+        self._changes.pop(start, None)
+        self._paired.discard(start)
+        if self._lazy and not self._paired:
+            self.a, self.b = torch.empty(0), torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in_features]`` to ``[..., out_features]``."""
-        y: Tensor = self.base(x)
         context = get_forward_context()
         plan = None if context is None else context.plan(self.number, x.shape)
+        if plan is not None and self._changes:
+            return self._changed(x, plan)
+        y: Tensor = self.base(x)
         if plan is not None:
             y = y.contiguous()
-            tokens = y.view(-1, y.shape[-1])
-            if self._magnitude_scales:
-                self._scale(tokens, plan)
             flat = x.reshape(-1, x.shape[-1]).contiguous()
-            self._kernel.add_(tokens, flat.to(y.dtype), self.a, self.b, plan)
+            self._kernel.add_(y.view(-1, y.shape[-1]), flat.to(y.dtype), self.a, self.b, plan)
         return y
 
-    def _scale(self, tokens: Tensor, plan: LoraPlan) -> None:
-        """Multiply the layer's own output without its bias by DoRA's factors, in place."""
-        bias = self.base.bias
+    def _changed(self, x: Tensor, plan: LoraPlan) -> Tensor:
+        """Compute the layer where a resident adapter changes more than LoRA pairs do."""
+        # only adapters that are used alone change more than a bias, so they have the only slice
+        uses = [
+            (start, end, self._changes[slices[0].start])
+            for start, end, slices in plan.runs
+            if slices[0].start in self._changes
+        ]
+        flat = x.reshape(-1, x.shape[-1])
+        if any(change.input_scale is not None for _, _, change in uses):
+            flat = flat.clone()
+            for start, end, change in uses:
+                change.scale_input(flat[start:end])
+        flat = flat.contiguous()
+        y: Tensor = self.base(flat.view(x.shape)).contiguous()
+        tokens, bias = y.view(-1, y.shape[-1]), getattr(self.base, "bias", None)
+        for start, end, change in uses:
+            change.scale_base(tokens[start:end], bias)
+        pairs = self._pairs_of(plan)
+        if pairs is not None:
+            self._kernel.add_(tokens, flat.to(y.dtype), self.a, self.b, pairs)
+        self._add_biases(tokens, plan)
+        width = max((self._width(change) for _, _, change in uses), default=tokens.shape[-1])
+        tokens = F.pad(tokens, (0, max(width - tokens.shape[-1], 0)))
+        for start, end, change in uses:
+            change.finish(flat[start:end], tokens[start:end], bias)
+        return tokens.view(*x.shape[:-1], tokens.shape[-1])
+
+    def _pairs_of(self, plan: LoraPlan) -> LoraPlan | None:
+        """Return a plan without the adapters that have no pair in this layer."""
+        slices = {each for run in plan.runs for each in run.slices}
+        if all(each.start in self._paired for each in slices):
+            return plan
+        runs = []
+        for start, end, used in plan.runs:
+            paired = tuple(each for each in used if each.start in self._paired)
+            if paired:
+                runs.append(TokenRun(start, end, paired))
+        return LoraPlan(runs) if runs else None
+
+    def _add_biases(self, tokens: Tensor, plan: LoraPlan) -> None:
+        """Add the biases of a blend, weighted as its products are, in place."""
         for start, end, slices in plan.runs:
-            scale = self._magnitude_scales.get(slices[0].start)
-            if scale is None:
-                continue
-            own = tokens[start:end].float()
-            own = own * scale if bias is None else (own - bias.float()) * scale + bias.float()
-            tokens[start:end] = own.to(tokens.dtype)
+            for first, _, weight in slices:
+                change = self._changes.get(first)
+                if change is not None and change.bias is not None:
+                    own = tokens[start:end]
+                    own.copy_(own.float() + weight * change.bias)
+
+    def _width(self, change: LayerChange) -> int:
+        if change.weight is not None:
+            return len(change.weight.weight)
+        return self.out_features
 
 
 def install_lora_linears(
     base_model: nn.Module, dtype: torch.dtype, kernel: LoraKernel
 ) -> dict[str, LoraLinear]:
     """Replace every linear layer of a base model; return the new ones by module path."""
-    paths = [path for path, module in base_model.named_modules() if isinstance(module, nn.Linear)]
+    paths = _linear_paths(base_model)
     layers: dict[str, LoraLinear] = {}
     bases = choose_linears([base_model.get_submodule(path) for path in paths])
     for number, (path, base) in enumerate(zip(paths, bases, strict=True)):
@@ -146,9 +206,28 @@ def remove_lora_linears(base_model: nn.Module, layers: Mapping[str, LoraLinear])
         setattr(base_model.get_submodule(parent), name, own)
 
 
+def _linear_paths(base_model: nn.Module) -> list[str]:
+    """Return the paths of the linear layers that compute by their own ``forward``."""
+    # such a layer reads the weights of its projections itself
+    fused = [each for each in base_model.modules() if isinstance(each, nn.MultiheadAttention)]
+    skipped = {child for each in fused for child in each.children()}
+    return [
+        path
+        for path, module in base_model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module not in skipped
+    ]
+
+
+def linear_shape(base: nn.Module) -> tuple[int, int]:
+    """Return the numbers of outputs and inputs of a linear layer."""
+    if isinstance(base, Conv1D):
+        return int(base.weight.shape[1]), int(base.weight.shape[0])
+    return int(base.out_features), int(base.in_features)
+
+
 def dense_weight(base: nn.Module) -> Tensor:
     """Return the weight of a layer, float32 ``[out_features, in_features]``."""
     if isinstance(base, PackedLayer):
         return base.dense().float()
     weight: Tensor = dequantize_module_weight(base)
-    return weight.detach().float()
+    return (weight.t() if isinstance(base, Conv1D) else weight).detach().float()
