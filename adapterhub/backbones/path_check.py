@@ -12,6 +12,7 @@ import torch
 from adapterhub.backbones.path_probes import ProbeAdapter, make_probes, narrow_windows
 from adapterhub.backbones.path_runs import PathRuns
 from adapterhub.backbones.path_verdict import PADDED_ONLY, ForwardPaths
+from adapterhub.backbones.shallow_model import num_distinct_layers, shallow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 #: Smallest bound of an error, as a share of the spread of the hidden states.
 TOLERANCE = 1e-4
 #: Bound of an error as a multiple of that of simulated rounding.
-_ROUNDINGS = 8.0
+_ROUNDINGS = 4.0
 #: Largest bound at which a wrong forward pass would still be seen.
 _LARGEST_BOUND = 0.3
 #: Relative rounding error of a product of int8 layers, which scale each token to 127 steps.
@@ -33,6 +34,10 @@ _INT8_ROUNDING = 2.0**-7
 
 class _Difference(Exception):
     """The hidden states of a path differ from transformers' own."""
+
+
+class _Unchecked(Exception):
+    """transformers' own forward can't be run on probes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +73,32 @@ def check_forward_paths(backbone: Backbone) -> ForwardPaths:
     if backbone.kind == "vision":
         return ForwardPaths(False, False, 0, True, False, True, ("images are not packed",))
     model: Any = backbone.base_model
-    with _quiet(model):
+    layers = num_distinct_layers(model)
+    try:
+        return _check_layers(backbone, layers)
+    except _Unchecked:
+        pass
+    try:
+        return _check_layers(backbone, 0)
+    except _Unchecked as error:
+        return replace(PADDED_ONLY, reasons=(f"no path could be checked: {error}",))
+
+
+def _check_layers(backbone: Backbone, layers: int) -> ForwardPaths:
+    """Check with the first layers of a backbone, or all of them if 0.
+
+    Raises:
+        _Unchecked: If there is nothing to compare with.
+    """
+    model: Any = backbone.base_model
+    with shallow(model, layers), _quiet(model):
         adapter = ProbeAdapter(model)
         runs = PathRuns(model, adapter, decoder=backbone.kind == "decoder")
         with adapter.installed():
             try:
                 reference = _reference(backbone, runs)
-            except Exception as error:  # noqa: BLE001 - any failure means: not checked
-                reason = f"no path could be checked: {_sentence(error)}"
-                return replace(PADDED_ONLY, reasons=(reason,))
+            except Exception as error:
+                raise _Unchecked(_sentence(error)) from error
             return _verdict(backbone, runs, reference)
 
 
