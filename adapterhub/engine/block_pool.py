@@ -98,6 +98,11 @@ def hash_block(previous: bytes, token_ids: Sequence[int]) -> bytes:
     return blake2b(previous + packed, digest_size=16).digest()
 
 
-def hash_adapters(key: str) -> bytes:
-    """Return the hash that precedes the first block of a sequence."""
-    return blake2b(key.encode(), digest_size=16).digest()
+def hash_adapters(key: str, previous: bytes = b"") -> bytes:
+    """Return the hash that precedes the first block that adapters compute.
+
+    Args:
+        key: The adapters as text, empty for the base model.
+        previous: Hash of the block before it, if the base model computed that.
+    """
+    return blake2b(previous + key.encode(), digest_size=16).digest()

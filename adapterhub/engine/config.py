@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+#: ``auto`` uses the fast path where it is equal to transformers' own ``forward``.
+ForwardPath = Literal["auto", "padded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +16,8 @@ class EngineConfig:
     Args:
         max_num_seqs: Most sequences that run at once.
         max_num_batched_tokens: Most tokens of a step; longer prompts are read in chunks.
-        kv_cache_tokens: Capacity of the KV cache in tokens, over all sequences.
+        kv_cache_tokens: Capacity of the KV cache in tokens, over all sequences; on the padded path
+            of the caches of all groups, with the tokens that they may still generate.
         block_size: Tokens in a block of the KV cache.
         rank_slots: Sum of the ranks of all adapters on the device; 32 adapters of rank 16 take
             512.
@@ -24,6 +29,8 @@ class EngineConfig:
             host memory; then it starts next.
         max_copy_bytes: Bytes of adapters that are copied to the device per step while sequences
             run.
+        forward_path: Path of generation: ``auto``, or ``padded`` for transformers' own class and
+            cache on every backbone.
     """
 
     max_num_seqs: int = 32
@@ -36,3 +43,4 @@ class EngineConfig:
     prefetch_lookahead: int = 64
     max_overtakes: int = 32
     max_copy_bytes: int = 4 * 1024**2
+    forward_path: ForwardPath = "auto"

@@ -7,25 +7,30 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.backbones.forward_paths import forward_paths
+from adapterhub.backbones.head_model import build_head
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.engine.adapted_layers import adapt_layers
 from adapterhub.engine.adapter_fetcher import AdapterFetcher
 from adapterhub.engine.adapter_manager import AdapterManager
 from adapterhub.engine.adapter_preparation import AdapterPreparer, num_virtual_tokens
-from adapterhub.engine.adapter_slots import BASE_MODEL, AdapterSlots
+from adapterhub.engine.adapter_slots import AdapterSlots
 from adapterhub.engine.block_pool import BlockPool
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.host_cache import HostCache
-from adapterhub.engine.model_runner import ModelRunner, check_supported
+from adapterhub.engine.model_runner import ModelRunner
+from adapterhub.engine.output_step import OutputStep
 from adapterhub.engine.outputs import EngineStats
+from adapterhub.engine.padded_generation import PaddedRunner
+from adapterhub.engine.padded_groups import GroupRules, PaddedGroups
 from adapterhub.engine.pooling import ImageFeatures, PoolingRunner
 from adapterhub.engine.pooling_requests import PoolingRequest
+from adapterhub.engine.prepared_adapter import LoraFactors
 from adapterhub.engine.sampling.sampler import Sampler
 from adapterhub.engine.scheduler import Scheduler
-from adapterhub.engine.sequences import Sequence
-from adapterhub.errors import ComputeError, EngineError, RequestError
+from adapterhub.engine.sequences import Sequence, first_active
+from adapterhub.errors import ComputeError, EngineError, RequestError, UntraceableInputError
 from adapterhub.kernels.attention.kv_cache import KeyValueCache, cache_shape
-from adapterhub.kernels.attention.transformers_interface import ATTENTION_NAME, install_attention
 from adapterhub.kernels.choice import choose_lora_kernel
 
 if TYPE_CHECKING:
@@ -34,9 +39,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.backbones.forward_paths import ForwardPaths
     from adapterhub.engine.adapter_fetcher import AdapterSource
     from adapterhub.engine.adapter_manager import AdapterUser
     from adapterhub.engine.outputs import CompletionDelta
+    from adapterhub.engine.padded_groups import PaddedGroup
     from adapterhub.engine.prepared_adapter import PreparedAdapter
     from adapterhub.engine.scheduler import ScheduledChunk
     from adapterhub.engine.sequences import Request
@@ -60,14 +67,12 @@ class EngineCore:
         kernel: LoraKernel | None = None,
         source: AdapterSource | None = None,
     ) -> None:
-        check_supported(backbone)
         self.backbone = backbone
         self.config = config = config or EngineConfig()
         vision = backbone.kind == "vision"
-        self._attention_before = backbone.base_model.config._attn_implementation
-        if not vision:
-            install_attention()
-            backbone.base_model.config._attn_implementation = ATTENTION_NAME
+        # both see the backbone before its layers are adapted
+        paths = forward_paths(backbone)
+        head = build_head(backbone, "causal_lm", ()) if backbone.kind == "decoder" else None
         kernel = kernel or choose_lora_kernel(backbone.device.type)
         dtype = torch_dtype(backbone.quantization.compute_dtype)
         self.layers = adapt_layers(backbone, dtype, kernel)
@@ -81,14 +86,23 @@ class EngineCore:
             size, prepare = self.preparer.size, self.preparer.artifact
             self.fetcher = AdapterFetcher(source, self.host, size, prepare)
         self.adapters = AdapterManager(config, self.slots, self.host, self.fetcher, self._validate)
-        cache, num_blocks = _kv_cache(backbone, config, generates=self.layers.output is not None)
+        #: whether sequences whose adapters allow it are generated on the fast path
+        self.paged = head is not None and config.forward_path == "auto" and paths.paged
+        cache, num_blocks = _kv_cache(backbone, config, paged=self.paged)
         self.blocks = BlockPool(num_blocks, config.block_size)
-        self.model_runner = ModelRunner(backbone, self.layers, cache, self.adapters, kernel, config)
+        output = None if head is None else OutputStep(head, backbone.lm_head, self.layers.output)
+        self.model_runner = ModelRunner(
+            backbone, self.layers, output, cache, self.adapters, kernel, config
+        )
+        self.padded_runner = None
+        if output is not None:
+            self.padded_runner = PaddedRunner(backbone, output.model, self.adapters)
+        self.padded = PaddedGroups(_rules(paths, self.padded_runner), config.kv_cache_tokens)
         self.pooling_runner = PoolingRunner(
             backbone, self.adapters, self.model_runner.logits, images
         )
         self.scheduler = Scheduler(
-            config, self.blocks, self.adapters, self.model_runner.fill_prefix
+            config, self.blocks, self.adapters, self.model_runner.fill_prefix, self.padded
         )
         self.sampler = Sampler()
         self._num_steps = self._num_computed_tokens = 0
@@ -97,7 +111,12 @@ class EngineCore:
     def busy(self) -> bool:
         """Whether a request is waiting or running, or a pinned adapter is being fetched."""
         scheduler = self.scheduler
-        return bool(scheduler.waiting or scheduler.running or self.adapters.fetching_pinned)
+        return bool(
+            scheduler.waiting
+            or scheduler.running
+            or self.padded.groups
+            or self.adapters.fetching_pinned
+        )
 
     def add(self, sequences: SequenceOf[Sequence]) -> None:
         """Add the sequences of a request to the waiting queue, all of them or none."""
@@ -125,7 +144,8 @@ class EngineCore:
 
     def cancel_all(self) -> None:
         """Cancel every request, after an unexpected fault."""
-        for sequence in [*self.scheduler.running, *self.scheduler.waiting.sequences()]:
+        waiting = self.scheduler.waiting.sequences()
+        for sequence in [*self.scheduler.running, *self.padded.sequences, *waiting]:
             sequence.cancel()
             self.scheduler.finish(sequence)
         for request in list(self.scheduler.waiting.pooling()):
@@ -145,8 +165,9 @@ class EngineCore:
         finally:
             self.scheduler.finish_pooling(pooled)
         chunks = self.scheduler.schedule()
+        deltas += self._step_groups()
         if not chunks:
-            if self.busy and not pooled and self.fetcher is not None:
+            if self.busy and not pooled and not self.padded.groups and self.fetcher is not None:
                 self.fetcher.wait(IDLE_SECONDS)
             return deltas
         try:
@@ -164,14 +185,14 @@ class EngineCore:
             loads=self.adapters.device.loads,
             evictions=self.adapters.device.evictions,
             pooled=self.pooling_runner.num_computed,
-            running=len(self.scheduler.running),
+            running=self.scheduler.num_running,
             waiting=len(self.scheduler.waiting),
             resident=len(self.slots.resident),
             fetches=self.fetcher.fetches if self.fetcher is not None else 0,
             host_adapters=len(self.host.keys),
             host_bytes=self.host.nbytes,
-            free_blocks=self.blocks.free,
-            cache_bytes=self.model_runner.cache.nbytes,
+            free_blocks=self._free_blocks,
+            cache_bytes=self.model_runner.cache.nbytes + self.padded.nbytes,
         )
 
     def close(self) -> None:
@@ -179,13 +200,17 @@ class EngineCore:
         if self.fetcher is not None:
             self.fetcher.close()
         self.layers.close()
-        self.backbone.base_model.config._attn_implementation = self._attention_before
 
     def _validate(self, request: AdapterUser, adapters: SequenceOf[PreparedAdapter]) -> None:
         """Set the number of virtual tokens, and check that the adapters can serve the request."""
         weights = [weight for _, weight in request.adapters]
         request.num_virtual_tokens = num_virtual_tokens(adapters, weights)
         if isinstance(request, Sequence):
+            request.exclusive = any(adapter.exclusive for adapter in adapters)
+            request.padded = request.exclusive or not self.paged
+            lora = [each for each in adapters if isinstance(each, LoraFactors)]
+            invocation = next((each.invocation for each in lora if each.invocation), ())
+            request.active_from = first_active(request.prompt, invocation)
             self._check_fits(request)
         elif isinstance(request, PoolingRequest):
             request.prepare(adapters, self.pooling_runner.max_length)
@@ -200,6 +225,11 @@ class EngineCore:
                 place="prompt",
                 hint="Shorten it, lower max_tokens, or start with more kv_cache_tokens",
             )
+
+    @property
+    def _free_blocks(self) -> int:
+        """Free blocks of the KV cache; on the padded path the free tokens in that unit."""
+        return self.blocks.free if self.paged else self.padded.free_tokens // self.blocks.size
 
     def _fail_unavailable(self) -> list[tuple[Sequence, CompletionDelta]]:
         """End the requests whose adapters are unavailable; return the generating ones."""
@@ -241,8 +271,13 @@ class EngineCore:
         if not samples:
             return []
         sequences = [chunks[index].sequence for index in samples]
-        blends = [sequence.blend or BASE_MODEL for sequence in sequences]
-        logits = self.model_runner.logits(hidden[ends[samples]], blends)
+        blends = [each.runs(each.length - 1, each.length)[0][1] for each in sequences]
+        return self._sample(sequences, self.model_runner.logits(hidden[ends[samples]], blends))
+
+    def _sample(
+        self, sequences: list[Sequence], logits: Tensor
+    ) -> list[tuple[Sequence, CompletionDelta]]:
+        """Append a token to each sequence; end those that are finished."""
         for sequence in sequences:
             sequence.set_allowed_tokens()
         sampled = self.sampler.sample(logits, [sequence.state for sequence in sequences])
@@ -252,14 +287,53 @@ class EngineCore:
                 self.scheduler.finish(sequence)
         return deltas
 
+    def _step_groups(self) -> list[tuple[Sequence, CompletionDelta]]:
+        """Compute a token for every sequence on the padded path, group by group."""
+        deltas: list[tuple[Sequence, CompletionDelta]] = []
+        for group in self.padded.groups.copy():
+            if self.padded_runner is None:
+                break
+            try:
+                logits, num_tokens = self.padded_runner(group)
+            except Exception as error:  # noqa: BLE001, transformers' classes raise any kind
+                deltas += self._fail_group(group, error)
+                continue
+            self._num_steps += 1
+            self._num_computed_tokens += num_tokens
+            deltas += self._sample(group.sequences, logits)
+        return deltas
+
+    def _fail_group(
+        self, group: PaddedGroup, error: Exception
+    ) -> list[tuple[Sequence, CompletionDelta]]:
+        """Divide a group that cannot be computed, so that only those at fault end with an error."""
+        sequences = group.sequences
+        if len(sequences) > 1:
+            by_adapters = isinstance(error, UntraceableInputError)
+            _LOG.warning("a group of %d sequences is divided: %s", len(sequences), error)
+            self.padded.split(group, by_adapters=by_adapters)
+            return []
+        _LOG.error("a step on the padded path failed", exc_info=error)
+        problem = ComputeError(f"the step could not be computed: {error}")
+        self.scheduler.finish(sequences[0])
+        return [(sequences[0], sequences[0].fail(problem))]
+
+
+def _rules(paths: ForwardPaths, runner: PaddedRunner | None) -> GroupRules:
+    """Return which sequences may share a group on the padded path."""
+    return GroupRules(
+        left_padding=paths.left_padding,
+        equal_lengths=runner.equal_lengths if runner is not None else bool,
+        mixed=paths.mixed,
+    )
+
 
 def _kv_cache(
-    backbone: Backbone, config: EngineConfig, *, generates: bool
+    backbone: Backbone, config: EngineConfig, *, paged: bool
 ) -> tuple[KeyValueCache, int]:
-    """Return the KV cache and its number of usable blocks, 0 if the backbone does not generate."""
-    vision = backbone.kind == "vision"
-    layers, heads, width = (0, 0, 0) if vision else cache_shape(backbone.config)
-    num_blocks = -(-config.kv_cache_tokens // config.block_size) if generates else 0
+    """Return the paged KV cache and its number of usable blocks, 0 where nothing is paged."""
+    layers, heads, width = cache_shape(backbone.config) if paged else (0, 0, 0)
+    num_blocks = -(-config.kv_cache_tokens // config.block_size) if paged else 0
     cache = KeyValueCache(
         layers=layers,
         heads=heads,

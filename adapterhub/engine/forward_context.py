@@ -188,8 +188,8 @@ def get_forward_context() -> ForwardContext | None:
 
 
 @contextmanager
-def set_forward_context(context: ForwardContext) -> Iterator[None]:
-    """Make a context the current one while the block runs."""
+def set_forward_context(context: ForwardContext | None) -> Iterator[None]:
+    """Make a context the current one while the block runs; ``None`` for the base model alone."""
     token = _CONTEXT.set(context)
     try:
         yield

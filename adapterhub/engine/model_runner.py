@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from adapterhub.engine.adapter_slots import BASE_MODEL
 from adapterhub.engine.cuda_graphs import decode_graphs
 from adapterhub.engine.decode_buffers import DecodeSequence
 from adapterhub.engine.decoder import FastDecoder, can_run
@@ -17,6 +16,7 @@ from adapterhub.engine.forward_context import (
 )
 from adapterhub.errors import EngineError
 from adapterhub.kernels.attention.paged import PagedBatch, PagedSequence, paged_batch
+from adapterhub.kernels.attention.transformers_interface import fast_attention
 from adapterhub.kernels.choice import choose_paged_attention
 
 if TYPE_CHECKING:
@@ -27,30 +27,11 @@ if TYPE_CHECKING:
     from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.config import EngineConfig
+    from adapterhub.engine.output_step import OutputStep
     from adapterhub.engine.scheduler import ScheduledChunk
     from adapterhub.engine.sequences import Sequence
     from adapterhub.kernels.attention.kv_cache import KeyValueCache
     from adapterhub.kernels.lora.plan import LoraKernel
-
-# settings that change what is computed where the engine does not see it, and the neutral value:
-# Gemma 2 caps attention scores, Granite and Cohere scale logits
-_UNSUPPORTED: dict[str, Any] = {
-    "attn_logit_softcapping": None,
-    "use_bidirectional_attention": False,
-    "logits_scaling": 1.0,
-    "logit_scale": 1.0,
-}
-
-
-def check_supported(backbone: Backbone) -> None:
-    """Require that the engine computes what the architecture does."""
-    for setting, neutral in _UNSUPPORTED.items():
-        value = getattr(backbone.config, setting, None)
-        if value is not None and value != neutral:
-            raise EngineError(
-                f"has {setting} = {value!r}, which the engine does not support",
-                place=backbone.name,
-            )
 
 
 class ModelRunner:
@@ -60,6 +41,7 @@ class ModelRunner:
         self,
         backbone: Backbone,
         layers: AdaptedLayers,
+        output: OutputStep | None,
         cache: KeyValueCache,
         adapters: AdapterManager,
         kernel: LoraKernel,
@@ -67,6 +49,7 @@ class ModelRunner:
     ) -> None:
         self._backbone = backbone
         self._layers = layers
+        self._output = output
         self.cache = cache
         self._adapters = adapters
         self._block_size = config.block_size
@@ -81,7 +64,7 @@ class ModelRunner:
 
     def __call__(self, chunks: list[ScheduledChunk]) -> Tensor:
         """Return the last hidden states ``[num_tokens, hidden_size]`` of all chunks."""
-        context = ForwardContext([(c.num_tokens, c.sequence.blend or BASE_MODEL) for c in chunks])
+        context = ForwardContext([run for c in chunks for run in c.sequence.runs(c.start, c.end)])
         replayed = self._replay(chunks, context)
         if replayed is not None:
             return replayed
@@ -106,30 +89,25 @@ class ModelRunner:
         # norm layers of adapters hook transformers' own modules
         if self.fast is not None and not (context is not None and context.norms):
             return self.fast(ids, positions, paged)
-        output = self._backbone.base_model(
-            input_ids=ids,
-            position_ids=positions,
-            # a 4D mask is passed on unchanged, and paged attention needs none
-            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
-            paged=paged,
-            use_cache=False,
-        )
+        with fast_attention(self._backbone.base_model):
+            output = self._backbone.base_model(
+                input_ids=ids,
+                position_ids=positions,
+                # a 4D mask is passed on unchanged, and paged attention needs none
+                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
+                paged=paged,
+                use_cache=False,
+            )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
     def logits(self, hidden: Tensor, blends: list[Blend]) -> Tensor:
-        """Return logits ``[n, vocab_size]`` for hidden states ``[n, hidden_size]``.
-
-        They are capped as the architecture does it. Source: ``final_logit_softcapping`` in
-        transformers' ``modeling_gemma3.py``.
-        """
-        if self._layers.output is None:
+        """Return logits ``[n, vocab_size]`` for hidden states ``[n, hidden_size]``."""
+        if self._output is None:
             raise EngineError("does not generate text", place=self._backbone.name)
         context = ForwardContext([(1, blend) for blend in blends])
         with torch.no_grad(), set_forward_context(context):
-            logits: Tensor = self._layers.output(hidden)
-        cap = getattr(self._backbone.config, "final_logit_softcapping", None)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+            return self._output(hidden)
 
     def fill_prefix(self, sequence: Sequence, start: int, end: int) -> None:
         """Copy virtual tokens of a sequence's prefix adapter to its blocks."""

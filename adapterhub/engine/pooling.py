@@ -23,6 +23,7 @@ from adapterhub.engine.forward_context import (
 )
 from adapterhub.errors import AdapterHubError, ComputeError, EngineError
 from adapterhub.kernels.attention.layout import PackedSequences
+from adapterhub.kernels.attention.transformers_interface import fast_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -175,7 +176,8 @@ class PoolingRunner:
             positions = positions + torch.tensor([*shifts, 0]).repeat_interleave(counts).to(device)
         if batch.segment_ids is not None:
             inputs["token_type_ids"] = batch.segment_ids.unsqueeze(0)
-        with set_forward_context(ForwardContext([*uses, (padding, BASE_MODEL)])):
+        context = ForwardContext([*uses, (padding, BASE_MODEL)])
+        with set_forward_context(context), fast_attention(self._backbone.base_model):
             output = self._body(
                 input_ids=batch.input_ids.unsqueeze(0),
                 position_ids=positions.unsqueeze(0),

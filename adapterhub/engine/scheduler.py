@@ -12,6 +12,10 @@ steps and the KV cache suffices, a sequence with ``k`` others before it in the q
 ``(k + max_overtakes + 1) * L`` steps after its adapters and those of the ``k`` are in host memory.
 For if no sequence starts, none runs after at most ``L`` steps, and then the oldest starts.
 
+Sequences on the padded path start in the same order, as groups that then advance in lock step.
+Later ones that may share the group of the sequence whose turn it is start with it, which counts as
+overtaking.
+
 Pooling requests are computed before the step of the generating sequences and hold their adapters
 only meanwhile. If the first of them finds no room ``max_overtakes`` times in a row, no sequence
 starts until it does.
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.block_pool import BlockPool
     from adapterhub.engine.config import EngineConfig
+    from adapterhub.engine.padded_groups import PaddedGroups
     from adapterhub.engine.pooling_requests import PoolingSequence
 
 WaitingRequest: TypeAlias = Sequence | PoolingRequest
@@ -133,13 +138,15 @@ class Scheduler:
         blocks: BlockPool,
         adapters: AdapterManager,
         fill_prefix: FillPrefix,
+        padded: PaddedGroups | None = None,
     ) -> None:
         self._config = config
         self._blocks = blocks
         self._adapters = adapters
         self._fill_prefix = fill_prefix
         self.waiting = RequestQueue()
-        #: in order of arrival
+        self.padded = padded
+        #: on the fast path, in order of arrival
         self.running: list[Sequence] = []
         self.preemptions = 0
         #: steps in a row in which the first pooling sequence found no room on the device
@@ -191,11 +198,12 @@ class Scheduler:
                 budget -= self._extend(sequence, budget, chunks)
         while budget and self._may_start() and self.preemptions == preemptions:
             candidate, overtaken = self._next_waiting()
-            if candidate is None or not self._start(candidate):
+            scheduled = None if candidate is None else self._begin(candidate, budget, chunks)
+            if scheduled is None:
                 break
             for older in overtaken:
                 older.overtaken += 1
-            budget -= self._extend(candidate, budget, chunks)
+            budget = max(budget - scheduled, 0)
         # a sequence that was preempted after it was scheduled is not computed
         return [chunk for chunk in chunks if chunk.sequence in self.running]
 
@@ -214,12 +222,19 @@ class Scheduler:
         if sequence in self.running:
             self.running.remove(sequence)
             self._release(sequence)
+        elif self.padded is not None and self.padded.remove(sequence):
+            self._adapters.release(sequence)
         else:
             self.waiting.remove(sequence)
 
+    @property
+    def num_running(self) -> int:
+        """Number of running sequences on both paths."""
+        return len(self.running) + (self.padded.num_seqs if self.padded is not None else 0)
+
     def _may_start(self) -> bool:
         pooling_blocked = self._blocked_pooling_steps > self._config.max_overtakes
-        return not pooling_blocked and len(self.running) < self._config.max_num_seqs
+        return not pooling_blocked and self.num_running < self._config.max_num_seqs
 
     def _extend(self, sequence: Sequence, budget: int, chunks: list[ScheduledChunk]) -> int:
         """Schedule the next tokens of a sequence; return how many."""
@@ -266,8 +281,12 @@ class Scheduler:
     def _hash_blocks(self, sequence: Sequence, end: int) -> None:
         """Hash the full blocks among the first ``end`` tokens that are not hashed yet."""
         size, hashes = self._blocks.size, sequence.block_hashes
+        # the first block that the adapters, active from a position on, have a part in
+        adapted = sequence.active_from // size * size
         for start in range(len(hashes) * size, end - size + 1, size):
-            previous = hashes[-1] if hashes else hash_adapters(sequence.adapter_key)
+            previous = hashes[-1] if hashes else hash_adapters("") if adapted else b""
+            if start == adapted:
+                previous = hash_adapters(sequence.adapter_key, previous)
             hashes.append(hash_block(previous, sequence.token_ids(start, start + size)))
 
     def _next_waiting(self) -> tuple[Sequence | None, list[Sequence]]:
@@ -282,6 +301,52 @@ class Scheduler:
                 break
             overtaken.append(sequence)
         return None, overtaken
+
+    def _begin(self, sequence: Sequence, budget: int, chunks: list[ScheduledChunk]) -> int | None:
+        """Start a sequence, or a group with it; return the tokens of its first pass.
+
+        If there is no room for it, its adapters are released and ``None`` is returned.
+        """
+        if sequence.padded:
+            return self._start_group(sequence, budget)
+        return self._extend(sequence, budget, chunks) if self._start(sequence) else None
+
+    def _start_group(self, first: Sequence, budget: int) -> int | None:
+        """Start a group with a sequence, which may have any length, and others that fit."""
+        padded, members = self.padded, [first]
+        if padded is None or not padded.fits(members):
+            self._adapters.release(first)
+            return None
+        overtaken: list[Sequence] = []
+        most = self._config.max_num_seqs - self.num_running
+        for sequence in islice(self.waiting.sequences(), self._config.prefetch_lookahead):
+            if len(members) == most:
+                break
+            if sequence is first or not self._adapters.is_ready(sequence):
+                continue
+            if self._joins(members, sequence, budget) and self._adapters.acquire(sequence):
+                members.append(sequence)
+                for older in overtaken:
+                    older.overtaken += 1
+            elif sequence.overtaken >= self._config.max_overtakes:
+                break
+            else:
+                overtaken.append(sequence)
+        for sequence in members:
+            self.waiting.remove(sequence)
+        padded.start(members)
+        return _padded_tokens(members)
+
+    def _joins(self, members: list[Sequence], sequence: Sequence, budget: int) -> bool:
+        """Return whether a sequence may start in a group, within the budget of the step."""
+        group = [*members, sequence]
+        return (
+            self.padded is not None
+            and sequence.padded
+            and _padded_tokens(group) <= budget
+            and self.padded.rules.fit(members[0], sequence)
+            and self.padded.fits(group)
+        )
 
     def _start(self, sequence: Sequence) -> bool:
         """Move a sequence to the running ones, with its cached blocks."""
@@ -300,6 +365,11 @@ class Scheduler:
         place = sum(other.number < sequence.number for other in self.running)
         self.running.insert(place, sequence)
         return True
+
+
+def _padded_tokens(group: list[Sequence]) -> int:
+    """Return the tokens of the first forward pass of a group, padding included."""
+    return len(group) * max(sequence.length for sequence in group)
 
 
 def _is_prefilling(sequence: Sequence) -> bool:

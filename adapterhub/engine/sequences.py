@@ -6,12 +6,14 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from adapterhub.engine.adapter_slots import BASE_MODEL, NEVER, blend_runs
 from adapterhub.engine.outputs import CompletionDelta, CompletionOutput, RequestOutput
 from adapterhub.engine.sampling.state import SamplingState
 from adapterhub.errors import AdapterHubError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from collections.abc import Sequence as SequenceOf
 
     from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.constraints import Constraint
@@ -55,6 +57,12 @@ class Sequence:
     block_hashes: list[bytes] = field(default_factory=list)
     #: whether its adapters were in host memory once and can serve it
     validated: bool = False
+    #: whether it is generated on the padded path, and only together with its own adapters; both
+    #: are set by validation
+    padded: bool = False
+    exclusive: bool = False
+    #: first position at which its adapters are active; set by validation
+    active_from: int = 0
     #: number of later sequences that started while this one waited only for rank slots
     overtaken: int = 0
     #: set while it is running
@@ -70,12 +78,20 @@ class Sequence:
     @property
     def adapter_key(self) -> str:
         """The adapters and weights as text, on which keys and values depend."""
-        return "+".join(f"{key}*{weight!r}" for key, weight in self.adapters)
+        key = "+".join(f"{key}*{weight!r}" for key, weight in self.adapters)
+        return f"{key}@{self.active_from}" if self.active_from else key
 
     @property
     def length(self) -> int:
         """Number of virtual, prompt and output tokens."""
         return self.num_virtual_tokens + len(self.prompt) + len(self.output_tokens)
+
+    def runs(self, start: int, end: int) -> list[tuple[int, Blend]]:
+        """Return the number of tokens and the blend of each run from ``start`` to ``end``."""
+        blend = self.blend or BASE_MODEL
+        if not self.active_from:
+            return [(end - start, blend)]
+        return blend_runs(blend, start, end, self.active_from)
 
     def token_ids(self, start: int, end: int) -> list[int]:
         """Return the token ids from ``start`` to ``end``, ``VIRTUAL`` for virtual tokens."""
@@ -149,6 +165,22 @@ class Sequence:
             text += self.detokenizer.finish()
         self.texts.append(text)
         return text
+
+
+def first_active(prompt: SequenceOf[int], invocation: SequenceOf[int]) -> int:
+    """Return the position in a prompt from which an adapter is active.
+
+    Args:
+        prompt: Token ids of the prompt.
+        invocation: Token ids from whose last occurrence on the adapter is active; without any it
+            is active everywhere.
+    """
+    size = len(invocation)
+    if not size:
+        return 0
+    wanted = tuple(invocation)
+    starts = range(len(prompt) - size, -1, -1)
+    return next((at for at in starts if tuple(prompt[at : at + size]) == wanted), NEVER)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

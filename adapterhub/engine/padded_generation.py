@@ -1,0 +1,141 @@
+"""Generation with transformers' own class and cache, for architectures without a fast path."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from adapterhub.engine.adapter_slots import BASE_MODEL
+from adapterhub.engine.forward_context import PaddedForwardContext, set_forward_context
+from adapterhub.engine.lock_step import LockStepBatch
+from adapterhub.engine.module_state import ModuleState, holds_sequences
+from adapterhub.kernels.attention.transformers_interface import own_attention
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.adapter_manager import AdapterManager
+    from adapterhub.engine.padded_groups import PaddedGroup
+    from adapterhub.engine.prepared_adapter import VirtualTokens
+    from adapterhub.engine.sequences import Sequence
+
+_LOG = logging.getLogger(__name__)
+
+#: Largest mean difference of logits, in standard deviations, that is taken for rounding.
+_ROUNDING = 0.05
+#: Tokens of the sequences that show whether a batch changes them, and forward passes.
+_CHECK_TOKENS, _CHECK_STEPS = 6, 3
+
+
+class PaddedRunner:
+    """Computes the forward passes of groups of sequences.
+
+    Args:
+        backbone: Decoder.
+        model: transformers' class around its adapted layers.
+        adapters: Adapters of the running sequences.
+    """
+
+    def __init__(self, backbone: Backbone, model: Any, adapters: AdapterManager) -> None:
+        self._backbone = backbone
+        self._model = model
+        self._adapters = adapters
+        self._state = ModuleState(model)
+        self._pad_token = int(getattr(backbone.config, "pad_token_id", None) or 0)
+        self._equal_lengths: bool | None = None
+
+    def __call__(self, group: PaddedGroup) -> tuple[Tensor, int]:
+        """Compute a step, the first one with all tokens of the sequences.
+
+        Returns:
+            Logits ``[num_sequences, vocab_size]`` of the unfinished sequences, and the number of
+            computed tokens.
+        """
+        base_model, first = self._backbone.base_model, group.batch is None
+        blend = group.sequences[0].blend or BASE_MODEL
+        with (
+            torch.no_grad(),
+            own_attention(base_model),
+            self._state.of(group.kept, first=first),
+            blend.override(base_model),
+        ):
+            batch = group.batch = self._continue(group)
+            length = batch.prepare()
+            with set_forward_context(_context(group, length)):
+                logits = batch.compute()
+        live = [index for index, sequence in enumerate(group.rows) if sequence is not None]
+        return logits if len(live) == len(logits) else logits[live], length * len(logits)
+
+    def equal_lengths(self) -> bool:
+        """Return whether sequences of equal length do not change each other in a batch.
+
+        They do in classes that mix up the states of a batch; the first call tries it.
+        """
+        if self._equal_lengths is None:
+            with torch.no_grad(), own_attention(self._backbone.base_model):
+                self._equal_lengths = self._try_batch()
+            if not self._equal_lengths:
+                _LOG.warning(
+                    "%s: sequences are generated one at a time, because transformers computes a "
+                    "batch of them differently",
+                    self._backbone.name,
+                )
+        return self._equal_lengths
+
+    def _continue(self, group: PaddedGroup) -> LockStepBatch:
+        """Return the batch of a group, without the sequences that have finished if possible."""
+        batch = group.batch
+        if batch is None:
+            group.rows = [*group.sequences]
+            return self._start(group.sequences)
+        batch.append([None if each is None else each.output_tokens[-1] for each in group.rows])
+        live = [index for index, sequence in enumerate(group.rows) if sequence is not None]
+        if len(live) < len(group.rows) and not holds_sequences(group.kept) and batch.keep(live):
+            group.rows = [group.rows[index] for index in live]
+        return batch
+
+    def _start(self, sequences: list[Sequence]) -> LockStepBatch:
+        virtual: VirtualTokens | None = None
+        if sequences[0].num_virtual_tokens:
+            prefixes = self._adapters.prefixes(sequences[0])
+            virtual = prefixes[0] if prefixes else self._adapters.prompt(sequences[0])
+        return LockStepBatch(
+            self._model,
+            [[*each.prompt, *each.output_tokens] for each in sequences],
+            pad_token=self._pad_token,
+            virtual=virtual,
+            all_logits=any(each.active_from for each in sequences),
+        )
+
+    def _try_batch(self) -> bool:
+        size = int(self._backbone.config.vocab_size)
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(size, (2, _CHECK_TOKENS + _CHECK_STEPS), generator=generator).tolist()
+        together = self._trial(ids)
+        alone = torch.cat([self._trial([each]) for each in ids], dim=1)
+        difference = (together - alone).abs().mean()
+        return bool(difference <= _ROUNDING * alone.std())
+
+    def _trial(self, ids: list[list[int]]) -> Tensor:
+        """Return the logits ``[steps, num_sequences, vocab_size]`` of given tokens."""
+        found = []
+        with self._state.of({}, first=True):
+            start = [each[:_CHECK_TOKENS] for each in ids]
+            batch = LockStepBatch(self._model, start, pad_token=self._pad_token)
+            for step in range(_CHECK_STEPS):
+                batch.prepare()
+                found.append(batch.compute().float())
+                batch.append([each[_CHECK_TOKENS + step] for each in ids])
+        return torch.stack(found)
+
+
+def _context(group: PaddedGroup, length: int) -> PaddedForwardContext:
+    """Return the blends of the last ``length`` tokens of each row."""
+    # finished rows use the adapters of another, so that one adapter stays one
+    other = group.sequences[0]
+    uses = [sequence or other for sequence in group.rows]
+    rows = [each.runs(max(each.length - length, 0), each.length) for each in uses]
+    return PaddedForwardContext(rows, length, "left")
