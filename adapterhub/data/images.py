@@ -48,11 +48,13 @@ class ImageFile:
     def decoded(self) -> Image.Image:
         """Return the image in RGB with its EXIF rotation applied; of an animation the first frame.
 
+        Transparent parts become white, and 16 bits a channel are reduced to 8.
+
         Raises:
             DataError: when it is not an image of a supported format, damaged, or too large.
         """
         with self._opened(MAX_PIXELS) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _in_rgb(ImageOps.exif_transpose(image))
 
     def check_header(self, most_pixels: int) -> None:
         """Check format and size by the header, without decoding.
@@ -80,6 +82,16 @@ class ImageFile:
                 place=self.name,
                 hint=f"Supported formats: {', '.join(FORMATS)}",
             ) from error
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow keeps 16-bit greys as they are and would clip them at 255
+        image = image.convert("I").point(lambda grey: grey / 256).convert("L")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def _reason(error: Exception) -> str:

@@ -32,6 +32,7 @@ class EncodedExample:
         pixels: Loader of an image's pixels, ``[channels, height, width]`` float32; called when
             a batch is packed, so that decoded images do not stay in memory.
         positions: Size of an image in positions, for batches bounded by tokens.
+        truncated: Whether the end of what should be learned was cut off.
     """
 
     number: int
@@ -41,6 +42,7 @@ class EncodedExample:
     segment_ids: Sequence[int] = ()
     pixels: Callable[[], Tensor] | None = None
     positions: int = 0
+    truncated: bool = False
 
     def __len__(self) -> int:
         return self.positions if self.pixels is not None else len(self.input_ids)

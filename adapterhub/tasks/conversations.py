@@ -12,7 +12,7 @@ from adapterhub.errors import DataError, RecipeError, did_you_mean
 from adapterhub.tasks.fields import is_given, list_field, place_of, required, text_field
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -26,10 +26,18 @@ Message = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A conversation as tokens, and the indices of the assistant's texts with the ends of turns."""
+    """A conversation as tokens, and what is learned from it: the assistant's texts and their ends.
+
+    Args:
+        input_ids: Tokens of the conversation.
+        learned: Position of each learned token, ascending; one past the last token of a turn that
+            the template does not end.
+        targets: Token to predict at each of ``learned``, from all tokens before it.
+    """
 
     input_ids: list[int]
     learned: list[int]
+    targets: list[int]
 
 
 class ChatTemplate:
@@ -51,7 +59,19 @@ class ChatTemplate:
         self._special = frozenset(
             index for index, token in tokenizer.added_tokens_decoder.items() if token.special
         )
-        self.stop_ids = self._stop_ids()
+        #: text with which the template ends an answer; empty where one token does
+        self.closing = ""
+        self._end = self._end_of_turn()
+        #: tokens that end an answer: end of sequence, and end of turn
+        self.stop_ids = frozenset(
+            token for token in (tokenizer.eos_token_id, self._end) if token is not None
+        )
+        if not self.stop_ids:
+            raise RecipeError(
+                "neither the chat template nor the tokenizer has a token that ends an answer",
+                place="backbone.name",
+                hint="Set eos_token in the tokenizer, or use another backbone",
+            )
 
     def text(self, messages: Sequence[Message], *, prompt: bool, number: int = 1) -> str:
         """Render messages as text, for a ``prompt`` up to the opening of the next answer."""
@@ -69,12 +89,18 @@ class ChatTemplate:
         """Return the tokens after which the assistant's answer starts."""
         return self._encode(self.text(messages, prompt=True))
 
-    def render(self, messages: Sequence[Message], number: int) -> Rendered:
+    def render(
+        self, messages: Sequence[Message], number: int, unlearned: Collection[int] = ()
+    ) -> Rendered:
         """Tokenize a conversation and find the assistant's tokens in it.
 
         The conversation is rendered turn by turn, each rendering a prefix of the next: what a
         turn of the assistant adds after the opening of its turn is learned. A first message of
-        the assistant is not.
+        the assistant is not. Where the template does not end a turn by a token of its own, the end
+        of sequence is learned after it, so that answers end.
+
+        Args:
+            unlearned: Messages of the assistant that are not learned, counted from the end (-1).
 
         Raises:
             DataError: when the template rejects the messages.
@@ -85,13 +111,24 @@ class ChatTemplate:
         turns = [
             self._turn(messages, index, text, number)
             for index, message in enumerate(messages)
-            if index and message["role"] == "assistant"
+            if index and message["role"] == "assistant" and index - len(messages) not in unlearned
         ]
         ids, places = self._cut_at([at for turn in turns for at in turn], text)
         learned: list[int] = []
+        targets: list[int] = []
         for start, end in zip(places[::2], places[1::2], strict=True):
-            learned += self._up_to_end(range(start, end), ids)
-        return Rendered(ids[: learned[-1] + 1] if learned else ids, learned)
+            turn = self._up_to_end(range(start, end), ids)
+            learned += turn
+            targets += [ids[at] for at in turn]
+            if turn and targets[-1] not in self.stop_ids:
+                learned.append(turn.stop)
+                targets.append(self._added_end())
+        return Rendered(ids[: learned[-1] + 1] if learned else ids, learned, targets)
+
+    def _added_end(self) -> int:
+        """Return the token that ends a turn where the template has none."""
+        ends = (self.tokenizer.eos_token_id, self._end)
+        return next(token for token in ends if token is not None)
 
     def _turn(
         self, messages: Sequence[Message], index: int, text: str, number: int
@@ -129,7 +166,7 @@ class ChatTemplate:
 
     def _up_to_end(self, turn: range, ids: Sequence[int]) -> range:
         """Return a turn up to the token that ends it, without the line end after that."""
-        ends = [at for at in turn if ids[at] in self._special]
+        ends = [at for at in turn if ids[at] in self._special or ids[at] == self._end]
         return range(turn.start, ends[-1] + 1) if ends else turn
 
     def _encode(self, text: str) -> list[int]:
@@ -138,12 +175,17 @@ class ChatTemplate:
         ids: list[int] = encoding["input_ids"]
         return ids
 
-    def _stop_ids(self) -> frozenset[int]:
-        """Return the tokens that end an answer: end of sequence, and end of turn."""
+    def _end_of_turn(self) -> int | None:
+        """Return the token with which the template ends an answer, if it is one added token."""
         sample = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        last = self.render(sample, 1).input_ids[-1]
-        stops = {self.tokenizer.eos_token_id, last if last in self._special else None}
-        return frozenset(stop for stop in stops if stop is not None)
+        before, after = self._turn(sample, 1, self.text(sample, prompt=False), 1)
+        text = self.text(sample, prompt=False)
+        closing = text[text.index("b", before) + 1 : after].strip()
+        tokens = self._encode(closing)
+        if tokens and tokens[0] in self.tokenizer.added_tokens_decoder:
+            return tokens[0]
+        self.closing = closing
+        return None
 
 
 def conversation(example: Example, number: int, system_prompt: str) -> list[Message]:
@@ -160,6 +202,8 @@ def conversation(example: Example, number: int, system_prompt: str) -> list[Mess
     Raises:
         DataError: naming example and field, when the example can't be used.
     """
+    if is_given(example, "tools") and example["tools"]:
+        raise _tools_error(place_of(number, "tools"))
     if is_given(example, "messages") and is_given(example, "prompt"):
         raise DataError(
             "the example has both messages and prompt", place=place_of(number, "messages")
@@ -180,6 +224,8 @@ def check_message(item: Any, place: str) -> Message:
         raise DataError(
             f"a message must be an object with role and content, not {item!r}", place=place
         )
+    if item.get("tool_calls") or item.get("function_call") or item.get("role") == "tool":
+        raise _tools_error(place)
     for key in ("role", "content"):
         if not isinstance(item.get(key), str) or not item[key].strip():
             hint = "" if key in item else did_you_mean(key, map(str, item))
@@ -189,6 +235,49 @@ def check_message(item: Any, place: str) -> Message:
             f"{item['role']!r} is not a role", place=place, hint=did_you_mean(item["role"], ROLES)
         )
     return {"role": item["role"], "content": item["content"]}
+
+
+def _tools_error(place: str) -> DataError:
+    return DataError(
+        "the conversation has tools or calls of them, which training does not render",
+        place=place,
+        hint="Leave out such examples, or write calls and results as the text of messages",
+    )
+
+
+def unlearned_messages(example: Example, number: int) -> frozenset[int]:
+    """Return the messages that an example excludes from learning, counted from the end (-1).
+
+    A message is excluded by ``"weight": 0`` or ``"train": false``.
+
+    Raises:
+        DataError: naming the example with another weight than 0 and 1.
+    """
+    items = example.get("messages") or ()
+    found = set()
+    for index, item in enumerate(items):
+        weight = item.get("weight") if isinstance(item, dict) else None
+        if weight not in (None, 0, 1):
+            raise DataError(
+                f"the weight of a message is 0 or 1, not {weight!r}",
+                place=place_of(number, "messages"),
+            )
+        if weight == 0 or (isinstance(item, dict) and item.get("train") is False):
+            found.add(index - len(items))
+    return frozenset(found)
+
+
+def unused_keys(examples: Iterable[Example]) -> list[str]:
+    """Return the keys of messages that are not used, such as names, sorted."""
+    keys = {
+        str(key)
+        for example in examples
+        for item in (example.get("messages") or ())
+        if isinstance(item, dict)
+        for key, value in item.items()
+        if value is not None
+    }
+    return sorted(keys - {"role", "content", "weight", "train", "tool_calls"})
 
 
 def split_answer(messages: Sequence[Message], number: int) -> tuple[list[Message], str]:

@@ -25,6 +25,7 @@ from adapterhub.tasks.conversations import (
     check_message,
     conversation,
     split_answer,
+    unlearned_messages,
     without_oldest,
 )
 from adapterhub.tasks.fields import is_given
@@ -199,7 +200,7 @@ class GeneratingTask(UnsplitTask):
     def text_of(self, ids: Sequence[int]) -> str:
         """Return generated tokens as text, without special tokens and outer spaces."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text.strip()
+        return text.strip().removesuffix(self.template.closing).strip()
 
     @final
     def attribution_input(self, messages: Sequence[Message], answer: str) -> AttributionInput:
@@ -244,25 +245,31 @@ class GeneratingTask(UnsplitTask):
             end = start + len(content)
         return texts, placed
 
-    def _encode_messages(self, messages: list[Message], number: int) -> EncodedExample | None:
+    def _encode_messages(
+        self, messages: list[Message], number: int, unlearned: frozenset[int] = frozenset()
+    ) -> EncodedExample | None:
         """Encode a conversation; ``None`` where its prompt alone is longer than ``max_length``."""
-        rendered = self._fitted(messages, number)
-        learned = [at for at in rendered.learned if 0 < at < self.options.max_length]
-        if not learned:
+        rendered = self._fitted(messages, number, unlearned)
+        pairs = [
+            (at, target)
+            for at, target in zip(rendered.learned, rendered.targets, strict=True)
+            if 0 < at < self.options.max_length
+        ]
+        if not pairs:
             return None
-        ids = rendered.input_ids
         return EncodedExample(
             number=number,
             # the last target is not an input
-            input_ids=ids[: learned[-1]],
-            select=[at - 1 for at in learned],
-            targets=[ids[at] for at in learned],
+            input_ids=rendered.input_ids[: pairs[-1][0]],
+            select=[at - 1 for at, _ in pairs],
+            targets=[target for _, target in pairs],
+            truncated=len(pairs) < len(rendered.learned),
         )
 
-    def _fitted(self, messages: list[Message], number: int) -> Rendered:
+    def _fitted(self, messages: list[Message], number: int, unlearned: frozenset[int]) -> Rendered:
         """Render the newest turns that fit into ``max_length``, one at least."""
         while True:
-            rendered = self.template.render(messages, number)
+            rendered = self.template.render(messages, number, unlearned)
             if len(rendered.input_ids) <= self.options.max_length:
                 return rendered
             shorter = without_oldest(messages)
@@ -274,9 +281,10 @@ class GeneratingTask(UnsplitTask):
 class Dialogue(GeneratingTask):
     """Examples have ``messages``, or ``prompt`` and ``response`` (and maybe ``input``, ``system``).
 
-    Only the assistant's turns are learned, each with the token that ends it. A system message
-    that the chat template adds is used in training and prediction alike. A conversation longer
-    than ``max_length`` loses its oldest turns; a last turn that is still too long loses its end.
+    Only the assistant's turns are learned, each with the token that ends it, and not those with
+    ``"weight": 0`` or ``"train": false``. A system message that the chat template adds is used in
+    training and prediction alike. A conversation longer than ``max_length`` loses its oldest turns;
+    a last turn that is still too long loses its end.
     """
 
     name: str = "dialogue"
@@ -296,7 +304,7 @@ class Dialogue(GeneratingTask):
         """
         messages = conversation(example, number, self.options.system_prompt)
         check_learnable(example, messages, number)
-        return self._encode_messages(messages, number)
+        return self._encode_messages(messages, number, unlearned_messages(example, number))
 
     def errors(
         self, examples: Sequence[Example], decoded: Sequence[AnswerScore]

@@ -272,7 +272,7 @@ TASKS: Mapping[str, TaskEntry] = {
         alternatives=(("messages",), ("prompt", "response")),
         default_metric=_LOSS,
         route="chat",
-        optional=("input", "system"),
+        optional=("input", "system", "tools"),
     ),
     "translation": TaskEntry(
         build=_generator("instructed:translation", "translation"),

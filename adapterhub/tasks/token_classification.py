@@ -63,9 +63,8 @@ class TokenClassification:
     a decoder, which has attended to the whole word only then. A decoder sees nothing to the
     right of a word, so its tags are worse wherever the right context decides.
 
-    Tags are repaired (see ``bio.repair``) both in the data and in predictions. Words beyond
-    ``max_length`` are not trained on; in scoring and prediction they count as ``O``, unless the
-    example is split into ``windows`` first.
+    Tags are repaired (see ``bio.repair``) both in the data and in predictions. An example longer
+    than ``max_length`` is read in ``windows``; a word that is longer alone counts as ``O``.
 
     For prediction an example may have ``text`` instead of ``tokens``, which is split as the
     tokens of the training examples were; see ``split_words``.
@@ -75,7 +74,7 @@ class TokenClassification:
     pipeline_tag: str = "token-classification"
     peft_task_type: str = "TOKEN_CLS"
     head: HeadKind = "token"
-    reads_windows: bool = False
+    reads_windows: bool = True
     default_metric: tuple[str, bool] = ("entity_f1", True)
     audit: AuditSpec | None = AuditSpec("labels", "another tag for any word")
     generation: None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from adapterhub.data.splits import (
 )
 from adapterhub.errors import DataError
 from adapterhub.tasks.bio import OUTSIDE, check_tags, repair
+from adapterhub.tasks.conversations import unused_keys
 from adapterhub.tasks.table import entry_of, fields_of, missing_fields
 from adapterhub.tasks.words import infer_segmentation
 
@@ -140,6 +141,10 @@ def load_examples(section: DataSection, task: str, where: str) -> Dataset:
     label, image = entry_of(task).label_field, entry_of(task).image_field
     if label:
         examples = clean_labels(examples, label, tagged=label == "tags")
+    unused = unused_keys(examples.examples)
+    if unused:
+        note = f"{examples.name}: keys of messages that are not used: {', '.join(unused)}"
+        examples = replace(examples, notes=(*examples.notes, note))
     if not image:
         return examples
     return load_images(examples, image, None if section.hub else Path(where).expanduser())

@@ -243,6 +243,12 @@ def _announce(reporter: Reporter, recipe: Recipe, data: PreparedData, train: Enc
         reporter.on_message(
             f"left out {train.skipped} training examples with nothing to learn from"
         )
+    cut = sum(example.truncated for example in train.encoded)
+    if cut:
+        reporter.on_message(
+            f"warning: {cut} training answers are longer than task.max_length "
+            f"({recipe.task.max_length} tokens) and are learned without their end"
+        )
     if any(example.pixels is not None for example in train.encoded):
         return
     lengths = [len(example) for example in train.encoded]

@@ -191,3 +191,25 @@ def test_a_file_that_the_user_names_is_read_within_bounds(tmp_path, monkeypatch)
     monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 10)
     with pytest.raises(DataError, match="MiB per image"):
         read_image(path)
+
+
+def _png(image):
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return ImageFile("a.png", stream.getvalue()).decoded()
+
+
+def test_sixteen_bits_a_channel_are_reduced_to_eight():
+    grey = Image.new("I;16", (2, 1))
+    grey.putpixel((0, 0), 0x4000)
+    grey.putpixel((1, 0), 0xFFFF)
+    found = _png(grey)
+    assert [found.getpixel((at, 0)) for at in (0, 1)] == [(64, 64, 64), (255, 255, 255)]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_parts_become_white(mode):
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (0, 0, 0, 255))
+    found = _png(image.convert(mode))
+    assert [found.getpixel((at, 0)) for at in (0, 1)] == [(255, 255, 255), (0, 0, 0)]

@@ -209,15 +209,76 @@ def test_what_a_template_rejects_is_an_error_of_the_example(byte_bpe):
         task.encode({**PAIR, "system": "x"}, 8, train=True)
 
 
-def test_a_template_without_an_end_of_turn_learns_its_line_end(byte_bpe):
+@pytest.mark.parametrize("closing", ["", "\n", "</s>\n"])
+def test_a_template_without_an_end_of_turn_learns_the_end_of_sequence(byte_bpe, closing):
     template = (
-        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}CLOSING{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
-    )
+    ).replace("CLOSING", closing)
     task = Dialogue(with_template(byte_bpe, template), TaskOptions())
-    encoded = task.encode(PAIR, 1, train=True)
-    assert learned_text(task, encoded).strip(" ") == "Restart the printer 😀 .\n"
+    encoded = task.encode({"messages": turns("print", "try", "try", "again")}, 1, train=True)
+    assert learned_text(task, encoded) == f"try{closing}<|text|>again{closing}<|text|>"
+    # it is a target only: what is read is what the template renders
+    assert "<|text|>" not in read_text(task, encoded)
     assert task.stop_ids == {byte_bpe.eos_token_id}
+    assert task.text_of(list(encoded.targets)[-3 - len(closing) :]).endswith("again")
+
+
+def test_an_added_token_ends_a_turn_even_if_it_is_not_special(byte_bpe):
+    changed = copy.deepcopy(byte_bpe)
+    changed.add_tokens(["[over]"])
+    template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }}[over]\n{% endfor %}"
+    template += "{% if add_generation_prompt %}assistant:{% endif %}"
+    task = Dialogue(with_template(changed, template), TaskOptions())
+    encoded = task.encode({"messages": turns("print", "try")}, 1, train=True)
+    assert learned_text(task, encoded) == "try[over]"
+    assert changed.convert_tokens_to_ids("[over]") in task.stop_ids
+
+
+def test_a_template_and_a_tokenizer_without_any_end_are_refused(byte_bpe):
+    changed = with_template(byte_bpe, "{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    changed.eos_token = None
+    with pytest.raises(RecipeError, match="ends an answer"):
+        Dialogue(changed, TaskOptions())
+
+
+@pytest.mark.parametrize("mark", [{"weight": 0}, {"train": False}, {"weight": 0.0}])
+def test_excluded_answers_are_read_but_not_learned(byte_bpe, mark):
+    messages = turns("print", "BAD", "again", "try")
+    messages[1] |= mark
+    task = Dialogue(byte_bpe, TaskOptions(system_prompt="Be brief."))
+    encoded = task.encode({"messages": messages}, 1, train=True)
+    assert learned_text(task, encoded) == "try<|end|>"
+    assert "BAD" in read_text(task, encoded)
+    messages[3] |= mark
+    assert task.encode({"messages": messages}, 1, train=True) is None
+
+
+def test_a_weight_between_zero_and_one_is_refused(byte_bpe):
+    messages = turns("print", "try")
+    messages[1]["weight"] = 0.5
+    with pytest.raises(DataError, match="example 4, field 'messages': the weight"):
+        Dialogue(byte_bpe, TaskOptions()).encode({"messages": messages}, 4, train=True)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        {"messages": turns("a", "b"), "tools": [{"type": "function"}]},
+        {"messages": [*turns("a"), {"role": "assistant", "content": "b", "tool_calls": [{}]}]},
+        {"messages": [*turns("a"), {"role": "assistant", "content": None, "tool_calls": [{}]}]},
+        {"messages": [*turns("a", "b"), {"role": "tool", "content": "c"}]},
+    ],
+)
+def test_tools_and_their_calls_are_refused(byte_bpe, example):
+    with pytest.raises(DataError, match="has tools or calls"):
+        Dialogue(byte_bpe, TaskOptions()).encode(example, 1, train=True)
+
+
+def test_an_answer_that_loses_its_end_is_marked(byte_bpe):
+    whole = Dialogue(byte_bpe, TaskOptions()).encode(PAIR, 1, train=True)
+    cut = Dialogue(byte_bpe, TaskOptions(max_length=len(whole) - 3)).encode(PAIR, 1, train=True)
+    assert (whole.truncated, cut.truncated) == (False, True)
 
 
 def test_generation_stops_at_the_end_of_a_turn(byte_bpe):

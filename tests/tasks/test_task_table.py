@@ -84,7 +84,10 @@ def test_a_setting_that_the_task_does_not_use_is_rejected(byte_bpe, name, settin
 def test_fields():
     assert fields_of("text-classification") == (("text", "label"), ("text_pair",))
     assert fields_of("token-classification") == (("tokens", "tags"), ())
-    assert fields_of("dialogue") == ((), ("messages", "prompt", "response", "input", "system"))
+    assert fields_of("dialogue") == (
+        (),
+        ("messages", "prompt", "response", "input", "system", "tools"),
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,10 @@ import json
 
 import pytest
 
-from adapterhub.training.prepare import prepare_data, with_segmentation
+from adapterhub.backbones.architecture import read_tokenizer
+from adapterhub.tasks.base import TaskOptions
+from adapterhub.tasks.token_classification import TokenClassification
+from adapterhub.training.prepare import encode_split, prepare_data, with_segmentation
 from adapterhub.training.recipe_file import load_recipe
 
 PAIRS = (
@@ -83,3 +86,16 @@ def test_the_segmentation_of_the_training_tokens_is_kept(
     assert resolved.task.segmentation == segmentation
     assert message in said
     assert bool(message) == bool(said)
+
+
+def test_all_words_of_a_long_document_are_learned(recipe, tmp_path, encoder):
+    path = tmp_path / "long.jsonl"
+    example = {"tokens": ["Ada", "sang", "."] * 40, "tags": ["B-PER", "O", "O"] * 40}
+    path.write_text(json.dumps(example) + "\n")
+    data = prepare_data(load_recipe(recipe("long", tmp_path, "token-classification", path)))
+    task = TokenClassification(
+        read_tokenizer(encoder), list(data.label_counts), TaskOptions(max_length=32), pool="first"
+    )
+    encoded = encode_split(task, data, "train").encoded
+    assert sum(len(each.targets) for each in encoded) == 120
+    assert all(len(each) <= 32 for each in encoded)
