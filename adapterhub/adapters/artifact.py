@@ -189,14 +189,29 @@ def map_artifact(folder: Path, *, values: bool = True, max_bytes: int = MAX_BYTE
 
 
 def read_peft_folder(folder: Path, *, max_bytes: int = MAX_BYTES) -> PeftFolder:
-    """Read an adapter that peft saved.
+    """Read an adapter that peft saved, of a method that is served as it is."""
+    return as_peft_folder(folder, *read_peft_files(folder, max_bytes=max_bytes))
 
-    Target modules that the configuration gives by a pattern are listed as in the tensors. Other
-    files of the folder (tokenizer, card) are ignored; pickles are errors.
+
+def read_peft_files(
+    folder: Path, *, max_bytes: int = MAX_BYTES
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read configuration and tensors of an adapter that peft saved, of any method.
+
+    Other files of the folder (tokenizer, card) are ignored; pickles are errors.
     """
     check_peft_files(folder, max_bytes)
     config = parse_object(read_file(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
-    tensors = _parse_tensors(read_file(folder, WEIGHTS_NAME), f"{folder}/{WEIGHTS_NAME}")
+    return config, _parse_tensors(read_file(folder, WEIGHTS_NAME), f"{folder}/{WEIGHTS_NAME}")
+
+
+def as_peft_folder(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> PeftFolder:
+    """Check configuration and tensors of an adapter against each other.
+
+    Target modules that the configuration gives by a pattern are listed as in the tensors.
+    """
     config = dict(with_explicit_targets(config, tensors))
     spec = spec_of(config)
     check_tensors(spec, modules_to_save(config), tensors, place=f"{folder}/{WEIGHTS_NAME}")

@@ -376,6 +376,21 @@ def modules_to_save(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(set(metadata_of(config).modules_to_save or ())))
 
 
+def in_saved_module(key: str, names: Iterable[str]) -> bool:
+    """Return whether a tensor belongs to a module that peft stores in full.
+
+    peft compares the end of a module's path with a name, so ``norm`` names ``layernorm`` too.
+    Source: ``_set_trainable`` in ``peft/utils/other.py`` of peft 0.21.
+
+    Args:
+        key: Key of the tensor.
+        names: Names of ``modules_to_save``.
+    """
+    parts = key.split(".")[1:-1]
+    paths = [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+    return any(path.endswith(name) for path in paths for name in names)
+
+
 def _lora_spec(config: Mapping[str, Any]) -> LoraSpec:
     check_variant(config)
     _check_features(config, _LORA_KEYS)

@@ -72,7 +72,9 @@ PEFT_KINDS: Mapping[str, KindSupport] = {
             "MISS",
             "OFT",
             "OSF",
+            "PEANUT",
             "PSOFT",
+            "PVERA",
             "RANDLORA",
             "ROAD",
             "SHIRA",
@@ -90,17 +92,11 @@ PEFT_KINDS: Mapping[str, KindSupport] = {
         "adds attention over a learned prompt inside the layers, which is no change of weights",
         "Train a prefix instead",
     ),
-    "LILY": KindSupport(
-        "refused", "mixes its factors anew for every batch, by a router", _TRAIN_LORA
-    ),
+    "LILY": KindSupport("refused", "computes its change from each input, by a router", _TRAIN_LORA),
     "MULTITASK_PROMPT_TUNING": KindSupport(
         "refused", "needs the number of a task with every request", _BY_TASK
     ),
-    "PEANUT": KindSupport(
-        "refused", "passes weights through a network, which is no change of weights", _TRAIN_LORA
-    ),
     "POLY": KindSupport("refused", "needs the number of a task with every request", _TRAIN_LORA),
-    "PVERA": KindSupport("refused", "computes its change from each input", _TRAIN_LORA),
     "SHADOW": KindSupport("refused", "runs a second network beside the model", _TRAIN_LORA),
     "XLORA": KindSupport(
         "refused",

@@ -19,6 +19,7 @@ from adapterhub.adapters.peft_format import (
     LORA_KEY,
     TOKENS_KEY,
     WEIGHT_KEY,
+    in_saved_module,
 )
 from adapterhub.errors import ArtifactError, StrictLoadError, did_you_mean
 from adapterhub.specs import AdapterSpec, Ia3Spec, LoraSpec, PrefixSpec, PromptSpec
@@ -107,11 +108,9 @@ def _check_values(tensor: Tensor, place: str) -> None:
 
 
 def _in_full(key: str, full: Sequence[str]) -> bool:
-    prefix, _, path = key.partition(".")
-    if prefix != "base_model" or LORA_KEY.fullmatch(key):
+    if not key.startswith("base_model.") or LORA_KEY.fullmatch(key):
         return False
-    module = path.rpartition(".")[0]
-    return any(f".{name}." in f".{module}." for name in full)
+    return in_saved_module(key, full)
 
 
 def _check_prompt(num_tokens: int, tensors: Mapping[str, Tensor], place: str) -> None:

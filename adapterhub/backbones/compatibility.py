@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import torch
 from adapterhub.adapters.peft_format import CONFIG_NAME
 from adapterhub.adapters.target_modules import resolve_target_modules
 from adapterhub.backbones.architecture import backbone_kind, read_architecture
+from adapterhub.backbones.head_model import head_config
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.memory import parameter_count
 from adapterhub.errors import ArtifactError, RecipeError
@@ -48,9 +48,7 @@ def adapter_shape(
     """
     import peft
 
-    config = copy.deepcopy(read_architecture(path))
-    if head != "causal_lm":
-        config.num_labels = len(labels)
+    config = head_config(read_architecture(path), head, labels)
     with torch.device("meta"):
         head_model = head_model_class(config, head, path.name)(config)
         base_model = getattr(head_model, head_model.base_model_prefix)

@@ -6,15 +6,16 @@ another machine, or its modules by a pattern.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.adapters.artifact import read_peft_folder, write_artifact
+from adapterhub.adapters.artifact import as_peft_folder, read_peft_files, write_artifact
 from adapterhub.adapters.artifact_folder import CARD_NAME
+from adapterhub.adapters.low_rank import RankLimits
 from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
-from adapterhub.adapters.peft_format import CONFIG_NAME
+from adapterhub.adapters.peft_format import CONFIG_NAME, modules_to_save
+from adapterhub.adapters.peft_kinds import needs_conversion
 from adapterhub.adapters.tensor_checks import check_tensors_match
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
 from adapterhub.backbones.resolve import resolve_base_model
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.adapters.artifact import PeftFolder
-    from adapterhub.backbones.compatibility import AdapterShape
+    from adapterhub.adapters.manifest import Conversion
     from adapterhub.backbones.resolve import ResolvedBackbone
     from adapterhub.tasks.base import Task
 
@@ -42,7 +43,6 @@ _TASKS: Mapping[str, str] = {
     "TOKEN_CLS": "token-classification",
     "QUESTION_ANS": "question-answering",
 }
-_HEAD_WEIGHT = re.compile(r"(.*\.)?(classifier|score)(\.modules_to_save)?\.weight")
 #: Name of the original model card beside the new one.
 UPSTREAM_CARD = "UPSTREAM.md"
 #: Largest size of an original card in bytes.
@@ -58,12 +58,14 @@ class ImportOptions:
         quantization: Quantization of the backbone that the adapter is used with.
         task: Task of the adapter; that of peft's ``task_type`` by default.
         labels: Labels in the order of the head's outputs; ``LABEL_0`` and so on by default.
+        limits: Bounds of the conversion of other methods to LoRA.
     """
 
     backbone: str | None = None
     quantization: QuantizationSpec = field(default_factory=QuantizationSpec)
     task: str | None = None
     labels: tuple[str, ...] = ()
+    limits: RankLimits = field(default_factory=RankLimits)
 
 
 def match_config(
@@ -90,9 +92,10 @@ def import_peft(
 ) -> str:
     """Write the artifact of an adapter that peft saved.
 
-    The backbone is fetched if it is missing, since its fingerprint is part of the artifact; its
-    weights are hashed and not loaded. Every tensor is compared with the model that peft builds from
-    the configuration.
+    The backbone is fetched if it is missing, since its fingerprint is part of the artifact. Every
+    tensor is compared with the model that peft builds from the configuration. The backbone's
+    weights are loaded only for an adapter that is converted to LoRA, that has a head, or that
+    holds layers of the backbone.
 
     Args:
         folder: Folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
@@ -112,33 +115,93 @@ def import_peft(
     """
     # imported here, since the pull of an artifact does not need transformers
     from adapterhub.backbones.architecture import backbone_kind, read_tokenizer
-    from adapterhub.backbones.compatibility import adapter_shape
 
     options = options or ImportOptions()
-    found = read_peft_folder(folder)
-    match, task = match_config(found.adapter_config, options, place=origin)
+    config, tensors = read_peft_files(folder)
+    converts = needs_conversion(config)
+    match, task = match_config(config, options, place=origin)
     backbone = fetch_backbone(match.name, revision=match.revision)
-    config = _config(found, match)
-    tensors = found.weights.tensors
-    labels = _labels(task, tensors, options.labels, str(folder))
+    labels = _labels(task, backbone, tensors, options.labels, str(folder))
     tokenizer = read_tokenizer(backbone)
     task_options = TaskOptions(max_length=min(TaskOptions().max_length, tokenizer.model_max_length))
     built = build_task(task, tokenizer, backbone_kind(backbone), labels, task_options)
-    shape = adapter_shape(backbone, config, built.head, labels)
-    check_tensors_match(origin, shape.tensors, tensors)
+    adapter = _fitted(folder, config, tensors, backbone, built, options.limits, converts=converts)
     fingerprint = full_fingerprint(weights_fingerprint(backbone), options.quantization)
     recipe = _how_to_use(match, task, task_options, origin)
-    manifest = _manifest(found, match, built, shape, fingerprint, recipe, options)
+    manifest = _manifest(adapter, match, built, fingerprint, recipe, options)
     return write_artifact(
         target,
-        tensors=tensors,
-        adapter_config=config,
+        tensors=adapter.found.weights.tensors,
+        adapter_config=_config(adapter.found, match),
         manifest=manifest,
         card=render_card(
             manifest, name=name, plot=None, pipeline_tag=built.pipeline_tag, license=match.license
         ),
         extra_files=_upstream_card(folder),
     )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fitted:
+    """An adapter that matches its backbone.
+
+    Args:
+        found: Adapter, converted where its method is not served as it is.
+        conversion: How it was converted, if it was.
+        backbone_parameters: Number of parameters of the backbone.
+    """
+
+    found: PeftFolder
+    conversion: Conversion | None
+    backbone_parameters: int
+
+
+def _fitted(
+    folder: Path,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    backbone: Path,
+    task: Task,
+    limits: RankLimits,
+    *,
+    converts: bool,
+) -> _Fitted:
+    """Return an adapter with the tensors that its configuration has on a backbone."""
+    from adapterhub.backbones.compatibility import adapter_shape
+    from adapterhub.hub.imported_tensors import (
+        BackboneLayers,
+        is_unread,
+        with_whole_head,
+        without_copies,
+    )
+
+    layers = BackboneLayers(backbone, task.head, task.labels)
+    conversion = None
+    if converts:
+        from adapterhub.hub.peft_conversion import convert
+
+        converted = convert(
+            folder,
+            config,
+            tensors,
+            backbone=backbone,
+            head=task.head,
+            labels=task.labels,
+            limits=limits,
+        )
+        config, tensors = converted.adapter_config, converted.tensors
+        conversion = converted.conversion
+    if task.head != "causal_lm":
+        tensors, config = with_whole_head(tensors, config, layers, str(folder))
+    tensors, changed = without_copies(tensors, modules_to_save(config), layers)
+    found = as_peft_folder(folder, config, tensors)
+    shape = adapter_shape(backbone, found.adapter_config, task.head, task.labels)
+    check_tensors_match(
+        str(folder),
+        {k: each for k, each in shape.tensors.items() if k not in changed and not is_unread(k)},
+        {key: tensor for key, tensor in tensors.items() if key not in changed},
+    )
+    return _Fitted(found, conversion, shape.backbone_parameters)
 
 
 def _task_of(task_type: str | None, wanted: str | None, place: str) -> str:
@@ -164,18 +227,25 @@ def _config(found: PeftFolder, match: ResolvedBackbone) -> dict[str, Any]:
 
 
 def _labels(
-    task: str, tensors: Mapping[str, Tensor], given: tuple[str, ...], place: str
+    task: str, backbone: Path, tensors: Mapping[str, Tensor], given: tuple[str, ...], place: str
 ) -> tuple[str, ...]:
+    from adapterhub.hub.imported_tensors import count_labels
+
     if not TASKS[task].label_field:
         return ()
-    heads = [tensor for key, tensor in tensors.items() if _HEAD_WEIGHT.fullmatch(key)]
-    if len(heads) != 1 or heads[0].dim() != 2:
+    count = count_labels(backbone, tensors)
+    if count is None:
         raise ArtifactError(
             "has no classification head",
             place=place,
             hint="Save it with the classifier in modules_to_save",
         )
-    count = heads[0].shape[0]
+    if TASKS[task].label_field == "tags" and not given:
+        raise RecipeError(
+            f"its head has {count} outputs, and no file names their tags",
+            place=place,
+            hint="Name them in order: --labels O,B-PERSON,I-PERSON",
+        )
     if given and len(given) != count:
         raise ArtifactError(
             f"its head has {count} outputs, {len(given)} labels were given", place=place
@@ -184,15 +254,14 @@ def _labels(
 
 
 def _manifest(
-    found: PeftFolder,
+    adapter: _Fitted,
     match: ResolvedBackbone,
     task: Task,
-    shape: AdapterShape,
     fingerprint: str,
     recipe: Mapping[str, Any],
     options: ImportOptions,
 ) -> Manifest:
-    tensors = found.weights.tensors
+    found = adapter.found
     peft_version = _text(found.adapter_config, "peft_version")
     unknown = {"data", "metrics", "quantization", "recipe", "seed"}
     unknown |= set() if peft_version else {"libraries"}
@@ -209,13 +278,14 @@ def _manifest(
         ),
         quantization=options.quantization,
         adapter=found.weights.spec,
-        trained_parameters=sum(tensor.numel() for tensor in tensors.values()),
-        backbone_parameters=shape.backbone_parameters,
+        trained_parameters=found.weights.num_parameters,
+        backbone_parameters=adapter.backbone_parameters,
         recipe=recipe,
         data={},
         metrics=Metrics(),
         seed=None,
         libraries={"peft": peft_version} if peft_version else {},
+        conversion=adapter.conversion,
         unknown=tuple(sorted(unknown)),
     )
 

@@ -9,6 +9,7 @@ from adapterhub.adapters.artifact import MAX_BYTES, digest_of
 from adapterhub.adapters.artifact_folder import CARD_NAME, WEIGHTS_NAME
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest, reject_pickle
 from adapterhub.adapters.peft_format import CONFIG_NAME, spec_of, with_explicit_targets
+from adapterhub.adapters.peft_kinds import needs_conversion
 from adapterhub.adapters.strict_json import parse_object
 from adapterhub.backbones.resolve import check_manifest_backbone
 from adapterhub.errors import ArtifactError, FingerprintMismatch, NotFoundError, RefError
@@ -182,7 +183,8 @@ def _pull_peft(
     config = _config(remote, folder)
     # checks of the configuration come before the download of the weights
     match_config(config, options, place=place)
-    spec_of(with_explicit_targets(config, ()))
+    if not needs_conversion(config):
+        spec_of(with_explicit_targets(config, ()))
     remote.fetch(WEIGHTS_NAME, folder, limit=MAX_BYTES, sha256=remote.files[WEIGHTS_NAME].sha256)
     if CARD_NAME in remote.files and remote.files[CARD_NAME].size <= MAX_CARD:
         remote.fetch(CARD_NAME, folder, limit=MAX_CARD)
