@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from adapterhub.backbones.catalog import BackboneKind
-    from adapterhub.backbones.path_verdict import ForwardPaths
     from adapterhub.tasks.base import Preprocessor
 
 
@@ -51,7 +50,7 @@ class Backbone:
         base_model: Frozen model up to its last hidden states.
         lm_head: Layer from hidden states to the vocabulary; ``None`` if it is not a decoder.
         device: Device of the weights.
-        verdicts: Verdict on its forward paths, once checked; see ``forward_paths``.
+        verdicts: Verdicts on its forward paths, once checked; see ``forward_paths``.
     """
 
     name: str
@@ -67,7 +66,7 @@ class Backbone:
     base_model: nn.Module
     lm_head: nn.Module | None
     device: torch.device
-    verdicts: list[ForwardPaths] = field(default_factory=list, repr=False)
+    verdicts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

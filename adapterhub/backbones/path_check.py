@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from adapterhub.backbones.path_probes import ProbeAdapter, make_probes, narrow_windows
-from adapterhub.backbones.path_runs import PathRuns
+from adapterhub.backbones.fast_decoder import FastDecoder
+from adapterhub.backbones.float32_model import in_float32, rounding_error
+from adapterhub.backbones.path_probes import (
+    ProbeAdapter,
+    make_images,
+    make_probes,
+    narrow_windows,
+)
+from adapterhub.backbones.path_runs import ImageRuns, PathRuns
 from adapterhub.backbones.path_verdict import PADDED_ONLY, ForwardPaths
 from adapterhub.backbones.shallow_model import num_distinct_layers, shallow
+from adapterhub.kernels.choice import choose_paged_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,26 +31,25 @@ if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.backbones.path_probes import Probe
 
+_LOG = logging.getLogger(__name__)
+
 #: Smallest bound of an error, as a share of the spread of the hidden states.
 TOLERANCE = 1e-4
 #: Bound of an error as a multiple of that of simulated rounding.
 _ROUNDINGS = 4.0
 #: Largest bound at which a wrong forward pass would still be seen.
 _LARGEST_BOUND = 0.3
-#: Relative rounding error of a product of int8 layers, which scale each token to 127 steps.
-_INT8_ROUNDING = 2.0**-7
+
+
+_P = TypeVar("_P")
 
 
 class _Difference(Exception):
     """The hidden states of a path differ from transformers' own."""
 
 
-class _Unchecked(Exception):
-    """transformers' own forward can't be run on probes."""
-
-
 @dataclass(frozen=True, slots=True)
-class _Reference:
+class _Reference(Generic[_P]):
     """Hidden states of the probes by transformers' own forward, one at a time.
 
     Args:
@@ -49,7 +57,7 @@ class _Reference:
         bound: Largest error of a hidden state that rounding explains, in units of ``spread``.
     """
 
-    probes: list[Probe]
+    probes: list[_P]
     hidden: list[Tensor]
     spread: float
     bound: float
@@ -70,55 +78,83 @@ class _Reference:
 
 def check_forward_paths(backbone: Backbone) -> ForwardPaths:
     """Run all forward paths on a few probes and return which are equal to transformers' own."""
-    if backbone.kind == "vision":
-        return ForwardPaths(False, False, 0, True, False, True, ("images are not packed",))
     model: Any = backbone.base_model
-    layers = num_distinct_layers(model)
     try:
-        return _check_layers(backbone, layers)
-    except _Unchecked:
+        return _check_layers(backbone, num_distinct_layers(model))
+    except Exception:  # noqa: BLE001 - an architecture that can't run with fewer layers
         pass
     try:
         return _check_layers(backbone, 0)
-    except _Unchecked as error:
-        return replace(PADDED_ONLY, reasons=(f"no path could be checked: {error}",))
+    except Exception as error:  # noqa: BLE001 - there is nothing to compare with
+        reason = f"no path could be checked: {_sentence(error)}"
+        return replace(PADDED_ONLY, reasons=(reason,))
+
+
+def check_fast_decoder(backbone: Backbone) -> bool:
+    """Return whether ``FastDecoder`` is equal, with the compiled kernels and in the loaded type."""
+    model: Any = backbone.base_model
+    kernel = choose_paged_attention(backbone.device.type)
+    adapter = ProbeAdapter(model)
+    runs = PathRuns(model, adapter, decoder=True)
+    try:
+        with shallow(model, num_distinct_layers(model)), _quiet(model), adapter.installed():
+            reference = _text_reference(backbone, runs)
+            decode = FastDecoder(model)
+            reference.compare(runs.paged(reference.probes, backbone.config, decode, kernel))
+    except Exception as error:  # noqa: BLE001 - any failure means: do not use it
+        _LOG.warning("%s: no fused decoder: %s", backbone.name, _sentence(error))
+        return False
+    return True
 
 
 def _check_layers(backbone: Backbone, layers: int) -> ForwardPaths:
     """Check with the first layers of a backbone, or all of them if 0.
 
     Raises:
-        _Unchecked: If there is nothing to compare with.
+        Exception: Whatever transformers' own forward raises.
     """
     model: Any = backbone.base_model
-    with shallow(model, layers), _quiet(model):
+    with shallow(model, layers), _quiet(model), in_float32(model):
         adapter = ProbeAdapter(model)
-        runs = PathRuns(model, adapter, decoder=backbone.kind == "decoder")
         with adapter.installed():
-            try:
-                reference = _reference(backbone, runs)
-            except Exception as error:
-                raise _Unchecked(_sentence(error)) from error
-            return _verdict(backbone, runs, reference)
+            if backbone.kind == "vision":
+                return _image_verdict(backbone, ImageRuns(model, adapter))
+            runs = PathRuns(model, adapter, decoder=backbone.kind == "decoder")
+            return _verdict(backbone, runs, _text_reference(backbone, runs))
 
 
-def _reference(backbone: Backbone, runs: PathRuns) -> _Reference:
+def _text_reference(backbone: Backbone, runs: PathRuns) -> _Reference[Probe]:
+    probes = make_probes(backbone.base_model, backbone.device, segments=runs.has_segments)
+    return _reference(backbone, probes, runs.alone)
+
+
+def _reference(
+    backbone: Backbone, probes: list[_P], alone: Callable[..., Tensor]
+) -> _Reference[_P]:
     model: Any = backbone.base_model
-    probes = make_probes(model, backbone.device, segments=runs.has_segments)
-    hidden = [runs.alone(probe) for probe in probes]
+    hidden = [alone(probe) for probe in probes]
     states = torch.cat(hidden)
     spread = float((states - states.mean(0)).square().sum(-1).mean().sqrt())
-    rounding = torch.finfo(model.dtype).eps / 2
-    if backbone.quantization.scheme == "int8":
-        rounding = max(rounding, _INT8_ROUNDING)
-    noise = _error(runs.alone(probes[-1], noise=rounding), hidden[-1], spread)
+    noise = _error(alone(probes[-1], noise=rounding_error(model)), hidden[-1], spread)
     bound = max(TOLERANCE, _ROUNDINGS * noise)
     if not bound <= _LARGEST_BOUND:
         raise _Difference(f"rounding alone changes hidden states by {noise:.2g} of their spread")
     return _Reference(probes, hidden, spread, bound)
 
 
-def _verdict(backbone: Backbone, runs: PathRuns, reference: _Reference) -> ForwardPaths:
+def _image_verdict(backbone: Backbone, runs: ImageRuns) -> ForwardPaths:
+    """Return the verdict on an image model, whose images of one size need no padding."""
+    probes = make_images(backbone.base_model, backbone.device)
+    reference = _reference(backbone, probes, runs.alone)
+    reasons = _Reasons()
+    mixed = reasons.holds("mixed adapters", lambda: reference.compare(runs.batched(probes)))
+    padding = mixed or reasons.holds(
+        "batches", lambda: reference.compare(runs.batched(probes[:1] * 2), reference.hidden[:1] * 2)
+    )
+    return replace(PADDED_ONLY, padding=padding, mixed=mixed, reasons=tuple(reasons.found))
+
+
+def _verdict(backbone: Backbone, runs: PathRuns, reference: _Reference[Probe]) -> ForwardPaths:
     decoder = backbone.kind == "decoder"
     probes, reasons = reference.probes, _Reasons()
     offset = reasons.of("packed sequences", lambda: _packed_offset(backbone, runs, reference))
@@ -132,10 +168,11 @@ def _verdict(backbone: Backbone, runs: PathRuns, reference: _Reference) -> Forwa
         "sequences beside a long one", lambda: _check_far(backbone, runs, reference)
     ):
         packed = paged = padding = left = False
-    return ForwardPaths(packed, paged, offset or 0, padding, left, mixed, tuple(reasons.found))
+    found = tuple(reasons.found)
+    return ForwardPaths(packed, paged, offset or 0, padding, left, mixed, found)
 
 
-def _packed_offset(backbone: Backbone, runs: PathRuns, reference: _Reference) -> int:
+def _packed_offset(backbone: Backbone, runs: PathRuns, reference: _Reference[Probe]) -> int:
     """Return the position of the first token at which packed sequences are equal."""
     failure: Exception | None = None
     for offset in _offsets(backbone):
@@ -161,7 +198,7 @@ def _offsets(backbone: Backbone) -> list[int]:
     return [0, *sorted({index + 1 for index in padding if index is not None and index >= 0})]
 
 
-def _padded(runs: PathRuns, reference: _Reference, reasons: _Reasons) -> tuple[bool, bool]:
+def _padded(runs: PathRuns, reference: _Reference[Probe], reasons: _Reasons) -> tuple[bool, bool]:
     """Return whether sequences in a padded batch are equal, and those with mixed adapters."""
     probes, hidden = reference.probes, reference.hidden
     try:
@@ -183,7 +220,7 @@ def _padded(runs: PathRuns, reference: _Reference, reasons: _Reasons) -> tuple[b
     return padding, mixed
 
 
-def _check_far(backbone: Backbone, runs: PathRuns, reference: _Reference) -> None:
+def _check_far(backbone: Backbone, runs: PathRuns, reference: _Reference[Probe]) -> None:
     """Check that a sequence does not depend on how long its neighbours are.
 
     Rotary embeddings that are chosen by the longest position of a batch do.
@@ -245,6 +282,8 @@ def _quiet(model: Any) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices))
         torch.manual_seed(0)
         stack.enter_context(narrow_windows(model))
+        # cuDNN rounds to 10 bits
+        stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         model.eval()
         try:
             yield

@@ -66,6 +66,29 @@ def make_probes(base_model: Any, device: torch.device, *, segments: bool) -> lis
     return probes
 
 
+@dataclass(frozen=True, slots=True)
+class ImageProbe:
+    """One image of the check; see ``Probe``."""
+
+    # float [channels, height, width]
+    pixels: Tensor
+    strength: float
+
+
+def make_images(base_model: Any, device: torch.device) -> list[ImageProbe]:
+    """Return images of random pixels in the size of an image model."""
+    config = getattr(base_model.config, "vision_config", base_model.config)
+    size = getattr(config, "image_size", None) or 224
+    sides = (size, size) if isinstance(size, int) else tuple(size)[-2:]
+    shape = (getattr(config, "num_channels", 3), *sides)
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.randn(shape, generator=generator) for _ in STRENGTHS[:3]]
+    return [
+        ImageProbe(image.to(device, base_model.dtype), strength)
+        for image, strength in zip(images, STRENGTHS, strict=False)
+    ]
+
+
 def _ordinary_tokens(base_model: Any) -> Tensor:
     """Return the ids of tokens that no setting of the configuration names."""
     special = set(_token_ids(base_model.config.to_dict()))

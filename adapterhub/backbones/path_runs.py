@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapterhub.backbones.path_probes import ProbeAdapter, of_packed, of_rows
+from adapterhub.backbones.path_probes import ProbeAdapter, of_images, of_packed, of_rows, of_tokens
 from adapterhub.kernels.attention.kv_cache import KeyValueCache, cache_shape
 from adapterhub.kernels.attention.layout import PackedSequences
-from adapterhub.kernels.attention.paged import PagedBatch, PagedSequence, paged_batch
+from adapterhub.kernels.attention.paged import PagedSequence, paged_batch
+from adapterhub.kernels.attention.reference import attend_pages
 from adapterhub.kernels.attention.transformers_interface import fast_attention, own_attention
-from adapterhub.kernels.choice import choose_paged_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from adapterhub.backbones.path_probes import Probe
+    from adapterhub.backbones.path_probes import ImageProbe, Probe
+    from adapterhub.kernels.attention.paged import PagedAttention, PagedBatch
 
 _BLOCK_SIZE = 4
 #: Number of probe tokens that are decoded one by one.
@@ -123,6 +124,7 @@ class PathRuns:
         probes: Sequence[Probe],
         config: Any,
         forward: Callable[[Tensor, Tensor, PagedBatch], Tensor] | None = None,
+        kernel: PagedAttention = attend_pages,
     ) -> list[Tensor]:
         """Run sequences over a paged KV cache: prefill in chunks beside decoding.
 
@@ -130,8 +132,9 @@ class PathRuns:
             config: Configuration that the shape of the cache is read from.
             forward: Fused forward pass of ids, positions and places of the tokens; the base
                 model's own if ``None``.
+            kernel: Attention of single tokens; others are compiled on first use.
         """
-        paged = _PagedProbes(probes, config, self._model)
+        paged = _PagedProbes(probes, config, self._model, kernel)
         found: list[list[Tensor]] = [[] for _ in probes]
         for chunks in _schedule(probes):
             ids = torch.cat([probes[i].ids[start:end] for i, start, end in chunks])
@@ -139,7 +142,7 @@ class PathRuns:
             batch, each = paged.batch(chunks), [probes[i].strength for i, _, _ in chunks]
             counts = [end - start for _, start, end in chunks]
             strengths = torch.tensor(each).repeat_interleave(torch.tensor(counts)).to(self._device)
-            with self._adapter.active(_of(strengths)), fast_attention(self._model):
+            with self._adapter.active(of_tokens(strengths)), fast_attention(self._model):
                 hidden = (forward or self._paged_forward)(
                     ids[None], positions[None].to(self._device), batch
                 )
@@ -182,10 +185,39 @@ class PathRuns:
         return {**inputs, "token_type_ids": segments} if self.has_segments else inputs
 
 
+class ImageRuns:
+    """Runs a base model on images, each with its own strength of a random adapter.
+
+    Hidden states are ``[tokens, hidden_size]``, or ``[channels * height, width]`` of a feature map.
+    """
+
+    def __init__(self, base_model: Any, adapter: ProbeAdapter) -> None:
+        self._model = base_model
+        self._adapter = adapter
+
+    def alone(self, probe: ImageProbe, *, noise: float = 0.0) -> Tensor:
+        """Return the hidden states of an image alone."""
+        with self._adapter.active(lambda _: probe.strength, noise):
+            return self._hidden([probe])[0]
+
+    def batched(self, probes: Sequence[ImageProbe]) -> list[Tensor]:
+        """Return the hidden states of images in one batch."""
+        strengths = [probe.strength for probe in probes]
+        with self._adapter.active(of_images(strengths, self._model.device)):
+            return self._hidden(probes)
+
+    def _hidden(self, probes: Sequence[ImageProbe]) -> list[Tensor]:
+        pixels = torch.stack([probe.pixels for probe in probes])
+        states: Tensor = self._model(pixel_values=pixels).last_hidden_state
+        return [each.float().flatten(0, -2) for each in states]
+
+
 class _PagedProbes:
     """KV cache and blocks of some probes."""
 
-    def __init__(self, probes: Sequence[Probe], config: Any, base_model: Any) -> None:
+    def __init__(
+        self, probes: Sequence[Probe], config: Any, base_model: Any, kernel: PagedAttention
+    ) -> None:
         layers, heads, width = cache_shape(config)
         counts = [-(-len(probe) // _BLOCK_SIZE) for probe in probes]
         self._cache = KeyValueCache(
@@ -203,7 +235,7 @@ class _PagedProbes:
             (blocks[:, None] * _BLOCK_SIZE + torch.arange(_BLOCK_SIZE)).flatten()
             for blocks in order.split(counts)
         ]
-        self._kernel = choose_paged_attention(base_model.device.type)
+        self._kernel = kernel
 
     def batch(self, chunks: Sequence[tuple[int, int, int]]) -> PagedBatch:
         """Return the places of the tokens of chunks: probe, first token, one past the last."""
@@ -239,8 +271,3 @@ def _steps(length: int) -> list[tuple[int, int]]:
 
 def _joined(probes: Sequence[Probe], field: str) -> Tensor:
     return torch.cat([getattr(probe, field) for probe in probes])[None]
-
-
-def _of(each: Tensor) -> Callable[[Tensor], Tensor | None]:
-    """Return the strengths of packed tokens ``[num_tokens]``."""
-    return lambda x: each.view(x.shape[:-1]) if x.shape[:-1].numel() == len(each) else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class ForwardPaths:
         padding: Whether a sequence in a right-padded batch equals the sequence alone.
         left_padding: Whether it does in a left-padded batch with transformers' cache (generation).
         mixed: Whether sequences with different adapters in one padded batch equal isolated ones.
-        reasons: One sentence for each ``False``.
+        reasons: One sentence for each ``False`` that was found by the check.
     """
 
     packed: bool
@@ -31,6 +32,30 @@ class ForwardPaths:
     left_padding: bool
     mixed: bool
     reasons: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, document: Any) -> ForwardPaths | None:
+        """Return a verdict from its stored fields, or ``None`` if they are damaged."""
+        types: dict[str, type] = {"position_offset": int, "reasons": list}
+        if not isinstance(document, dict) or set(document) != {f.name for f in fields(cls)}:
+            return None
+        if any(type(value) is not types.get(name, bool) for name, value in document.items()):
+            return None
+        return cls(**{**document, "reasons": tuple(map(str, document["reasons"]))})
+
+    @property
+    def summary(self) -> str:
+        """One line for people: what runs fast, and why the rest does not."""
+        fast = [
+            name
+            for name, equal in (
+                ("packed sequences", self.packed),
+                ("paged KV cache", self.paged),
+            )
+            if equal
+        ]
+        first = f"fast path ({', '.join(fast)})" if fast else "padded path"
+        return first + "".join(f"; not used: {reason}" for reason in self.reasons)
 
 
 #: Safe for every architecture: one sequence length and one adapter at a time.

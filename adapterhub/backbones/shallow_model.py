@@ -58,18 +58,18 @@ def shallow(base_model: Any, layers: int) -> Iterator[None]:
             each._modules = modules
 
 
-def _layer_lists(module: nn.Module, count: int | None = None) -> list[nn.ModuleList]:
+def _layer_lists(base_model: Any) -> list[nn.ModuleList]:
     """Return the outermost lists with one entry per layer."""
-    if count is None:
-        config: Any = module.config
-        count = getattr(config.get_text_config(), "num_hidden_layers", None)
-    found: list[nn.ModuleList] = []
+    count = getattr(base_model.config.get_text_config(), "num_hidden_layers", None)
+    return list(_lists_of(base_model, count)) if isinstance(count, int) else []
+
+
+def _lists_of(module: nn.Module, length: int) -> Iterator[nn.ModuleList]:
     for child in module.children():
-        if isinstance(child, nn.ModuleList) and len(child) == count:
-            found.append(child)
+        if isinstance(child, nn.ModuleList) and len(child) == length:
+            yield child
         else:
-            found += _layer_lists(child, count)
-    return found
+            yield from _lists_of(child, length)
 
 
 def _structure(layer: nn.Module) -> tuple[Any, ...]:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.backbones.forward_paths import fast_decoder
 from adapterhub.engine.cuda_graphs import decode_graphs
 from adapterhub.engine.decode_buffers import DecodeSequence
-from adapterhub.engine.decoder import FastDecoder, can_run
 from adapterhub.engine.forward_context import (
     ForwardContext,
     get_forward_context,
@@ -55,9 +55,7 @@ class ModelRunner:
         self._block_size = config.block_size
         self._attention = choose_paged_attention(backbone.device.type)
         dtype = cache.keys[0].dtype if cache.keys else torch.float32
-        self.fast = (
-            FastDecoder(backbone.base_model) if can_run(backbone.base_model, dtype) else None
-        )
+        self.fast = fast_decoder(backbone, dtype)
         self.graphs = decode_graphs(
             backbone.config, cache, len(layers.linear), kernel, self.forward, config
         )

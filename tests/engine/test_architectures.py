@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from adapterhub.adapters.artifact import read_peft_folder
 from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.fast_decoder import can_run
 from adapterhub.engine.config import EngineConfig
-from adapterhub.engine.decoder import can_run
 from adapterhub.engine.engine import Engine
 from adapterhub.errors import EngineError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec

@@ -54,6 +54,7 @@ class KeyValueCache:
 
 def cache_shape(config: PretrainedConfig) -> tuple[int, int, int]:
     """Return the number of layers and of key-value heads, and the dimension of a head."""
+    config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(config.num_hidden_layers), int(heads), int(width)
