@@ -74,6 +74,10 @@ class Case:
     vocabulary: int | None = None
 
     @property
+    def refused(self) -> bool:
+        return self.outcome not in ("served", "converted")
+
+    @property
     def task_type(self) -> str:
         return self.config().task_type or "CAUSAL_LM"
 
