@@ -102,7 +102,7 @@ class HeadModel:
         Returns:
             Shaped as by ``forward``.
         """
-        output = self._pooled(base_output) if isinstance(base_output, Tensor) else base_output
+        output = self.pooled(base_output) if isinstance(base_output, Tensor) else base_output
         if inputs is None:
             inputs = self._all_real(output[0])
         return _logits(self._with_base(lambda *_, **__: output)(**self._accepted(inputs)))
@@ -148,18 +148,18 @@ class HeadModel:
         base_model = self.base_model
         return _with_child(self.model, str(self.base_name), _BaseStub(base_model, function))
 
-    def _pooled(self, hidden: Tensor) -> Any:
+    def pooled(self, hidden: Tensor) -> Any:
         """Return hidden states as the base model's output, pooled as it does."""
         base_model = self.base_model
         pooler = getattr(base_model, "pooler", None)
         if not isinstance(pooler, nn.Module):
-            return _BaseOutput(last_hidden_state=hidden)
-        if not isinstance(_unwrapped(pooler), nn.Linear):
-            return _BaseOutput(last_hidden_state=hidden, pooler_output=pooler(hidden))
+            return BaseOutput(last_hidden_state=hidden)
+        if not hasattr(_unwrapped(pooler), "in_features"):
+            return BaseOutput(last_hidden_state=hidden, pooler_output=pooler(hidden))
         # the base model itself selects the token and applies the activation: it runs, with the
         # hidden states in place of its layers
         layers = max(base_model.named_children(), key=lambda child: len(list(child[1].modules())))
-        output = _BaseOutput(last_hidden_state=hidden)
+        output = BaseOutput(last_hidden_state=hidden)
         view = _with_child(base_model, layers[0], _BaseStub(layers[1], lambda *_, **__: output))
         return view(**self._all_real(hidden))
 
@@ -302,7 +302,7 @@ class _BaseStub(nn.Module):
 
 
 @dataclass
-class _BaseOutput(BaseModelOutputWithPooling):
+class BaseOutput(BaseModelOutputWithPooling):
     """Hidden states as a base model returns them; every other field is absent."""
 
     def __getattr__(self, name: str) -> Any:

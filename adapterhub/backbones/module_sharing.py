@@ -6,6 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -36,7 +38,7 @@ def share_modules(model: PreTrainedModel, base_model: nn.Module) -> None:
     child = getattr(model, name, None)
     if not isinstance(child, nn.Module):
         _share_children(model, base_model)
-    elif _has_same_modules(child, base_model):
+    elif _replaces(child, base_model):
         setattr(model, name, base_model)
     else:
         _share_children(child, base_model)
@@ -60,10 +62,19 @@ def initialize_modules(model: PreTrainedModel, device: torch.device, place: str)
     return paths
 
 
-def _has_same_modules(template: nn.Module, module: nn.Module) -> bool:
-    return isinstance(module, type(template)) and (
-        {name for name, _ in template.named_modules()}
-        == {name for name, _ in module.named_modules()}
+def _replaces(template: nn.Module, module: nn.Module) -> bool:
+    """Return whether a loaded module has the parts of a template, and no others.
+
+    A layer that was quantized, or that an adapter wraps, has the template's place.
+    """
+    if not template._modules or isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+        return True
+    present = {name for name, child in module._modules.items() if child is not None}
+    expected = {name for name, child in template._modules.items() if child is not None}
+    return (
+        isinstance(module, type(template))
+        and present == expected
+        and all(_replaces(template._modules[name], module._modules[name]) for name in expected)
     )
 
 
@@ -72,7 +83,7 @@ def _share_children(template: nn.Module, source: nn.Module) -> None:
         own = getattr(source, name, None)
         if not isinstance(own, nn.Module):
             continue
-        if _has_same_modules(child, own):
+        if _replaces(child, own):
             setattr(template, name, own)
         else:
             _share_children(child, own)
@@ -83,7 +94,7 @@ def _share_children(template: nn.Module, source: nn.Module) -> None:
         for name, tensor in list(tensors.items()):
             own_tensor = own_tensors.get(name)
             if tensor is not None and own_tensor is not None and tensor.shape == own_tensor.shape:
-                tensors[name] = own_tensor  # type: ignore[assignment]
+                tensors[name] = own_tensor
 
 
 def _own_meta(module: nn.Module) -> list[str]:

@@ -17,7 +17,7 @@ from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.engine.adapted_layers import LoraEmbedding
 from adapterhub.engine.adapter_task import task_of
-from adapterhub.engine.heads import TaskHead, head_keys, read_head
+from adapterhub.engine.heads import HeadBuilder, TaskHead
 from adapterhub.engine.lora_linear import dense_weight
 from adapterhub.engine.prepared_adapter import LoraFactors, PrefixStates
 from adapterhub.errors import EngineError, StrictLoadError
@@ -44,11 +44,11 @@ _BASE = ".base_layer"
 class AdapterPreparer:
     """Checks and converts adapters of one backbone; safe for use from several threads."""
 
-    def __init__(self, backbone: Backbone, layers: AdaptedLayers, width: int) -> None:
+    def __init__(self, backbone: Backbone, layers: AdaptedLayers) -> None:
         # a tokenizer changes its settings while it works, and that of prompts is used by others
         self._backbone = replace(backbone, preprocessor=deepcopy(backbone.preprocessor))
         self._layers = layers
-        self._width = width
+        self._heads = HeadBuilder(backbone)
         self._dtype = torch_dtype(backbone.quantization.compute_dtype)
 
     def artifact(
@@ -84,11 +84,10 @@ class AdapterPreparer:
         """Return the head of an adapter, if it has one, and the keys of its tensors."""
         if task is None:
             return None, frozenset()
-        kind, device = self._backbone.kind, self._backbone.device
-        head = read_head(weights, task, kind=kind, device=device, width=self._width, name=name)
+        head = self._heads.read(weights, task, name=name)
         if head is None:
             return None, frozenset()
-        return TaskHead(task, head), frozenset(head_keys(weights).values())
+        return TaskHead(task, head), self._heads.keys(weights, task)
 
     def size(self, artifact: Artifact) -> int:
         """Return the bytes of host memory that an artifact takes once it is prepared."""
@@ -322,14 +321,20 @@ def _magnitude_scale(magnitude: Tensor, weight: Tensor, delta: Tensor) -> Tensor
 
 
 def prepared_size(weights: AdapterWeights, dtype: torch.dtype) -> int:
-    """Return the bytes of an adapter in a compute type.
+    """Return the bytes of an adapter in a compute type, at most.
 
-    DoRA's magnitudes become factors of the layer's output in float32, and heads are in float32.
-    Copies of the backbone's own layers are compared and not kept.
+    DoRA's magnitudes become factors of the layer's output in float32. Modules that the adapter
+    holds in full count as float32, which those of a head are. Copies of the backbone's own layers
+    are compared and not kept.
     """
-    head = set(head_keys(weights).values())
     return sum(
-        tensor.numel() * (4 if key.endswith(_MAGNITUDE) or key in head else dtype.itemsize)
+        tensor.numel() * (dtype.itemsize if _is_converted(key) else 4)
         for key, tensor in weights.tensors.items()
         if not key.rpartition(".")[0].endswith(_BASE)
     )
+
+
+def _is_converted(key: str) -> bool:
+    if key.endswith(_MAGNITUDE):
+        return False
+    return key == PROMPT_KEY or LORA_KEY.fullmatch(key) is not None

@@ -29,8 +29,8 @@ class EngineConfig:
             host memory; then it starts next.
         max_copy_bytes: Bytes of adapters that are copied to the device per step while sequences
             run.
-        forward_path: Path of generation: ``auto``, or ``padded`` for transformers' own class and
-            cache on every backbone.
+        forward_path: ``auto``, or ``padded`` for transformers' own classes, in generation with
+            their own cache, on every backbone.
     """
 
     max_num_seqs: int = 32

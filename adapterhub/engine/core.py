@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,7 +24,7 @@ from adapterhub.engine.output_step import OutputStep
 from adapterhub.engine.outputs import EngineStats
 from adapterhub.engine.padded_generation import PaddedRunner
 from adapterhub.engine.padded_groups import GroupRules, PaddedGroups
-from adapterhub.engine.pooling import ImageFeatures, PoolingRunner
+from adapterhub.engine.pooling import PoolingRunner
 from adapterhub.engine.pooling_requests import PoolingRequest
 from adapterhub.engine.prepared_adapter import LoraFactors
 from adapterhub.engine.sampling.sampler import Sampler
@@ -69,16 +70,13 @@ class EngineCore:
     ) -> None:
         self.backbone = backbone
         self.config = config = config or EngineConfig()
-        vision = backbone.kind == "vision"
         # both see the backbone before its layers are adapted
         paths = forward_paths(backbone)
         head = build_head(backbone, "causal_lm", ()) if backbone.kind == "decoder" else None
         kernel = kernel or choose_lora_kernel(backbone.device.type)
         dtype = torch_dtype(backbone.quantization.compute_dtype)
         self.layers = adapt_layers(backbone, dtype, kernel)
-        images = ImageFeatures(backbone) if vision else None
-        width = images.width if images else int(backbone.config.hidden_size)
-        self.preparer = AdapterPreparer(backbone, self.layers, width)
+        self.preparer = AdapterPreparer(backbone, self.layers)
         self.slots = AdapterSlots(self.layers.all, config.rank_slots, backbone.device)
         self.host = HostCache(config.host_cache_bytes)
         self.fetcher: AdapterFetcher | None = None
@@ -98,8 +96,10 @@ class EngineCore:
         if output is not None:
             self.padded_runner = PaddedRunner(backbone, output.model, self.adapters)
         self.padded = PaddedGroups(_rules(paths, self.padded_runner), config.kv_cache_tokens)
+        if config.forward_path == "padded":
+            paths = replace(paths, packed=False)
         self.pooling_runner = PoolingRunner(
-            backbone, self.adapters, self.model_runner.logits, images
+            backbone, self.adapters, self.model_runner.logits, paths, config.max_pooling_tokens
         )
         self.scheduler = Scheduler(
             config, self.blocks, self.adapters, self.model_runner.fill_prefix, self.padded

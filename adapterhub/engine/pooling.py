@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapterhub.backbones.heads import (
-    build_head_model,
-    image_feature_width,
-    image_features,
-    without_pooler,
-)
-from adapterhub.backbones.quantize import torch_dtype
+from adapterhub.backbones.heads import without_pooler
 from adapterhub.data.packing import pack
 from adapterhub.engine.adapter_slots import BASE_MODEL
-from adapterhub.engine.forward_context import (
-    ForwardContext,
-    PaddedForwardContext,
-    set_forward_context,
-)
+from adapterhub.engine.forward_context import ForwardContext, set_forward_context
+from adapterhub.engine.head_check import FAULTS, HeadCheck
+from adapterhub.engine.padded_pooling import PaddedPooling
 from adapterhub.errors import AdapterHubError, ComputeError, EngineError
 from adapterhub.kernels.attention.layout import PackedSequences
 from adapterhub.kernels.attention.transformers_interface import fast_attention
@@ -28,52 +21,34 @@ from adapterhub.kernels.attention.transformers_interface import fast_attention
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.backbones.forward_paths import ForwardPaths
     from adapterhub.data.packing import PackedBatch
     from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.adapter_slots import Blend
-    from adapterhub.engine.heads import LinearHead
+    from adapterhub.engine.heads import AdapterHead
     from adapterhub.engine.pooling_requests import PoolingSequence
     from adapterhub.tasks.base import Task
 
 _LOG = logging.getLogger(__name__)
 
 
-class ImageFeatures:
-    """The features that transformers' class for image classification gives its head."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        # the head of this model is a placeholder and has no part in the result
-        self._model = build_head_model(backbone, "image", ("place", "holder"))
-        self._dtype = torch_dtype(backbone.quantization.compute_dtype)
-        #: number of features of an image
-        self.width = image_feature_width(self._model)
-
-    def __call__(self, pixels: Tensor, blends: Sequence[Blend]) -> Tensor:
-        """Return features ``[num_images, width]``.
-
-        Args:
-            pixels: Pixels ``[num_images, channels, height, width]``.
-            blends: Blend of each image.
-        """
-        with set_forward_context(PaddedForwardContext([[(1, each)] for each in blends], None)):
-            return image_features(self._model, pixels.to(self._dtype))
-
-
 class PoolingRunner:
-    """Computes pooling sequences of any adapters in one forward pass.
+    """Computes pooling sequences of any adapters, as many as possible in one forward pass.
 
-    The hidden states of each sequence are then read by its own head or the backbone's output
-    layer, or pooled to an embedding.
+    The hidden states of each sequence are read by its own head or the backbone's output layer, or
+    pooled to an embedding. Sequences are packed where that equals transformers' own forward, and
+    padded elsewhere.
 
     Args:
         backbone: Frozen backbone.
         adapters: Manager of the adapters.
         output: Output layer of a decoder: maps hidden states ``[n, hidden_size]`` and the blend
             of each to logits ``[n, vocab_size]``.
-        images: Features of a vision backbone.
+        paths: What the check of the backbone found.
+        max_tokens: Most tokens of a padded batch.
     """
 
     def __init__(
@@ -81,53 +56,94 @@ class PoolingRunner:
         backbone: Backbone,
         adapters: AdapterManager,
         output: Callable[[Tensor, list[Blend]], Tensor],
-        images: ImageFeatures | None = None,
+        paths: ForwardPaths,
+        max_tokens: int,
     ) -> None:
-        self._backbone = backbone
-        self._adapters = adapters
-        self._images, self._output = images, output
-        self._pooler: nn.Module | None = getattr(backbone.base_model, "pooler", None)
+        self._backbone, self._adapters, self._output = backbone, adapters, output
+        self._paths = paths
+        base_model: Any = backbone.base_model
         # the pooler would read the first token of the whole batch
-        self._body = without_pooler(backbone.base_model) if self._pooler else backbone.base_model
+        pools = getattr(base_model, "pooler", None) is not None
+        self._body = without_pooler(base_model) if pools else base_model
+        self._check = HeadCheck(backbone)
+        self._padded = PaddedPooling(backbone, adapters, paths, self._check, max_tokens)
+        limit = int(getattr(backbone.config, "max_position_embeddings", 0) or 2**31)
         #: most tokens of a sequence, virtual tokens included
-        self.max_length = int(getattr(backbone.config, "max_position_embeddings", 0) or 2**31)
+        self.max_length = limit - paths.position_offset
         self.num_computed = 0
 
     def __call__(self, sequences: Sequence[PoolingSequence]) -> None:
         """Set the result or the error of each sequence."""
-        if not sequences:
-            return
+        packed: list[PoolingSequence] = []
+        padded: list[PoolingSequence] = []
         # sequences of equal length share an attention call, whichever adapters they use
-        batch = sorted(sequences, key=lambda sequence: len(sequence.example))
+        for sequence in sorted(sequences, key=lambda sequence: len(sequence.example)):
+            (packed if self._can_pack(sequence) else padded).append(sequence)
+        if packed:
+            self._run(self._compute_packed, packed)
+        if self._backbone.kind == "vision":
+            for images, pixels in self._images(padded):
+                self._run(partial(self._compute_images, pixels=pixels), images)
+        else:
+            for group in self._padded.groups(padded):
+                self._run(self._compute_padded, group)
+        for sequence in sequences:
+            _check_finite(sequence)
+        self.num_computed += len(sequences)
+
+    def _can_pack(self, sequence: PoolingSequence) -> bool:
+        """Return whether a sequence can be packed with equal results."""
+        if not self._paths.packed or (sequence.blend or BASE_MODEL).exclusive:
+            return False
+        if sequence.num_virtual_tokens and self._adapters.prompt(sequence) is not None:
+            return False
+        return sequence.head is None or self._check.reads_selected(sequence.head, sequence.example)
+
+    def _run(
+        self, compute: Callable[[list[PoolingSequence]], None], group: list[PoolingSequence]
+    ) -> None:
+        """Compute sequences; if the device or the architecture can't, they get the error."""
         try:
             with torch.no_grad():
-                if self._images is None:
-                    self._compute_texts(batch)
-                else:
-                    self._compute_images(batch, self._images)
-        except (RuntimeError, MemoryError) as error:
-            _LOG.error("a forward pass of %d pooling sequences failed: %s", len(batch), error)
-            for sequence in batch:
+                compute(group)
+        except (*FAULTS, AdapterHubError) as error:
+            _LOG.error("a forward pass of %d pooling sequences failed: %s", len(group), error)
+            for sequence in group:
                 sequence.result = sequence.scored = None
                 sequence.error = ComputeError(f"the forward pass failed: {error}")
-        for sequence in batch:
-            _check_finite(sequence)
-        self.num_computed += len(batch)
 
-    def _compute_texts(self, sequences: list[PoolingSequence]) -> None:
+    def _compute_packed(self, sequences: list[PoolingSequence]) -> None:
         batch = pack([sequence.example for sequence in sequences]).to(self._backbone.device)
-        hidden = self._hidden(sequences, batch)
+        hidden = self._packed_hidden(sequences, batch)
         whole = hidden[: batch.tokens].split(batch.lengths)
         selected = hidden[batch.select].split(batch.selected)
         labelled = []
         for sequence, own, read in zip(sequences, whole, selected, strict=True):
-            if sequence.head is not None:
-                labelled.append((sequence, sequence.head, read))
-            elif sequence.scored_by is not None:
-                sequence.scored = self._scores(sequence, sequence.scored_by, read)
+            if sequence.head is None:
+                self._read(sequence, own, read)
             else:
-                sequence.result = _embedding(sequence, own, read)
-        _label(self._pool(labelled))
+                labelled.append((sequence, sequence.head, read))
+        _label(_pool(labelled))
+
+    def _compute_padded(self, sequences: list[PoolingSequence]) -> None:
+        if sequences[0].head is not None:
+            for sequence, logits in zip(sequences, self._padded.logits(sequences), strict=True):
+                sequence.result = logits
+            return
+        for sequence, hidden in zip(sequences, self._padded.hidden(sequences), strict=True):
+            self._read(sequence, hidden, hidden[list(sequence.example.select)])
+
+    def _compute_images(self, images: list[PoolingSequence], pixels: Sequence[Tensor]) -> None:
+        found = self._padded.logits(images, pixels)
+        for sequence, logits in zip(images, found, strict=True):
+            sequence.result = logits
+
+    def _read(self, sequence: PoolingSequence, hidden: Tensor, selected: Tensor) -> None:
+        """Set the embedding or the scores of a sequence from its hidden states."""
+        if sequence.scored_by is None:
+            sequence.result = _embedding(sequence, hidden, selected)
+        else:
+            sequence.scored = self._scores(sequence, sequence.scored_by, selected)
 
     def _scores(self, sequence: PoolingSequence, task: Task, hidden: Tensor) -> Any:
         """Return the raw prediction that a task makes of the backbone's own output layer."""
@@ -140,9 +156,12 @@ class PoolingRunner:
         (decoded,) = task.decode(head, hidden, batch)
         return decoded
 
-    def _compute_images(self, sequences: list[PoolingSequence], features: ImageFeatures) -> None:
+    def _images(
+        self, sequences: list[PoolingSequence]
+    ) -> list[tuple[list[PoolingSequence], list[Tensor]]]:
+        """Return groups of images of one size and their pixels; set the errors of others."""
         # the size of the images depends on the adapter
-        sizes: dict[tuple[int, ...], list[tuple[PoolingSequence, LinearHead, Tensor]]] = {}
+        sizes: dict[tuple[int, ...], dict[PoolingSequence, Tensor]] = {}
         for sequence in sequences:
             if sequence.example.pixels is None or sequence.head is None:
                 problem = "is a text, and the backbone reads images"
@@ -153,22 +172,21 @@ class PoolingRunner:
             except AdapterHubError as error:
                 sequence.error = error
             else:
-                members = sizes.setdefault(tuple(pixels.shape), [])
-                members.append((sequence, sequence.head, pixels))
-        for members in sizes.values():
-            stacked = torch.stack([pixels for _, _, pixels in members]).to(self._backbone.device)
-            blends = [sequence.blend or BASE_MODEL for sequence, _, _ in members]
-            found = features(stacked, blends).split(1)
-            _label([(each, head, own) for (each, head, _), own in zip(members, found, strict=True)])
+                sizes.setdefault(tuple(pixels.shape), {})[sequence] = pixels
+        return [
+            (group, [members[each] for each in group])
+            for members in sizes.values()
+            for group in self._padded.groups(list(members))
+        ]
 
-    def _hidden(self, sequences: list[PoolingSequence], batch: PackedBatch) -> Tensor:
+    def _packed_hidden(self, sequences: list[PoolingSequence], batch: PackedBatch) -> Tensor:
         """Return the last hidden states ``[num_tokens + padding, hidden_size]``."""
         device = self._backbone.device
         prefixes = [next(iter(self._adapters.prefixes(each)), None) for each in sequences]
         padding = len(batch.input_ids) - batch.tokens
-        uses = [(len(each.example), each.blend or BASE_MODEL) for each in sequences]
+        uses = [run for each in sequences for run in each.runs]
         inputs: dict[str, Any] = {}
-        positions = batch.position_ids
+        positions = batch.position_ids + self._paths.position_offset
         if self._backbone.kind == "decoder":
             inputs["use_cache"] = False
             shifts = [prefix.length if prefix else 0 for prefix in prefixes]
@@ -189,22 +207,48 @@ class PoolingRunner:
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
-    def _pool(
-        self, labelled: list[tuple[PoolingSequence, LinearHead, Tensor]]
-    ) -> list[tuple[PoolingSequence, LinearHead, Tensor]]:
-        """Apply an encoder's pooler to the first tokens of sequences with a sequence head."""
-        firsts = [each for each in labelled if each[1].kind == "sequence"]
-        if self._pooler is None or not firsts:
-            return labelled
-        uses = [(len(hidden), sequence.blend or BASE_MODEL) for sequence, _, hidden in firsts]
+
+#: A sequence, its head, and hidden states [num_selected, hidden_size] for it, pooled or not.
+_Labelled = tuple["PoolingSequence", "AdapterHead", "Tensor", "Tensor | None"]
+
+
+def _pool(
+    labelled: list[tuple[PoolingSequence, AdapterHead, Tensor]],
+) -> list[_Labelled]:
+    """Pool the hidden states of sequences whose heads read what the base model's pooler gives."""
+    found: list[_Labelled] = []
+    pooled: dict[Any, list[tuple[PoolingSequence, AdapterHead, Tensor]]] = {}
+    for sequence, head, hidden in labelled:
+        if head.template.shares_pooler:
+            pooled.setdefault(head.template, []).append((sequence, head, hidden))
+        else:
+            found.append((sequence, head, hidden, None))
+    for template, members in pooled.items():
+        uses = [(len(hidden), sequence.blend or BASE_MODEL) for sequence, _, hidden in members]
         with set_forward_context(ForwardContext(uses)):
-            stacked = torch.cat([hidden for _, _, hidden in firsts])
-            shared = self._pooler(stacked.unsqueeze(1)).split(1)
-        pooled = [
-            (sequence, head, head.pooled(hidden, self._pooler) if head.pooler else own)
-            for (sequence, head, hidden), own in zip(firsts, shared, strict=True)
-        ]
-        return pooled + [each for each in labelled if each[1].kind != "sequence"]
+            states = template.pool(torch.cat([hidden for _, _, hidden in members]))
+        parts = states.split([count for count, _ in uses])
+        found += [(*member, own) for member, own in zip(members, parts, strict=True)]
+    return found
+
+
+def _label(labelled: list[_Labelled]) -> None:
+    """Set the logits of each sequence; sequences with the same head share a product."""
+    groups: dict[AdapterHead, list[_Labelled]] = {}
+    for each in labelled:
+        groups.setdefault(each[1], []).append(each)
+    for head, members in groups.items():
+        uses = [(len(hidden), sequence.blend or BASE_MODEL) for sequence, _, hidden, _ in members]
+        pooled = [own for _, _, _, own in members if own is not None]
+        with set_forward_context(ForwardContext(uses)):
+            logits = head.logits(
+                torch.cat([hidden for _, _, hidden, _ in members]),
+                torch.cat(pooled) if pooled else None,
+            ).cpu()
+        for (sequence, *_), own in zip(
+            members, logits.split([count for count, _ in uses]), strict=True
+        ):
+            sequence.result = own
 
 
 def _embedding(sequence: PoolingSequence, hidden: Tensor, selected: Tensor) -> Tensor:
@@ -223,18 +267,6 @@ def _embedding(sequence: PoolingSequence, hidden: Tensor, selected: Tensor) -> T
     if sequence.params.normalize:
         vector = torch.nn.functional.normalize(vector, dim=0)
     return vector.cpu()
-
-
-def _label(labelled: list[tuple[PoolingSequence, LinearHead, Tensor]]) -> None:
-    """Set the logits of each sequence; sequences with the same head share a product."""
-    groups: dict[LinearHead, list[tuple[PoolingSequence, Tensor]]] = {}
-    for sequence, head, hidden in labelled:
-        groups.setdefault(head, []).append((sequence, hidden))
-    for head, members in groups.items():
-        logits = head.logits(torch.cat([hidden for _, hidden in members])).cpu()
-        parts = logits.split([len(hidden) for _, hidden in members])
-        for (sequence, _), own in zip(members, parts, strict=True):
-            sequence.result = own
 
 
 def _check_finite(sequence: PoolingSequence) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from adapterhub.data.packing import EncodedExample, pack
+from adapterhub.engine.adapter_slots import BASE_MODEL, blend_runs
+from adapterhub.engine.sequences import first_active
 from adapterhub.errors import EngineError
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.engine.adapter_slots import Blend
-    from adapterhub.engine.heads import LabelingKind, LinearHead, TaskHead
+    from adapterhub.engine.heads import AdapterHead, LabelingKind, TaskHead
     from adapterhub.engine.prepared_adapter import PreparedAdapter
     from adapterhub.errors import AdapterHubError
     from adapterhub.tasks.base import Task
@@ -57,9 +59,11 @@ class PoolingSequence:
     number: int
     adapters: tuple[tuple[str, float], ...]
     num_virtual_tokens: int
-    head: LinearHead | None
+    head: AdapterHead | None
     params: PoolingParams
     scored_by: Task | None = None
+    #: position from which the adapters are active; the base model computes the tokens before it
+    active_from: int = 0
     #: a sequence exists only once its request is validated
     validated: bool = True
     #: set while it is computed
@@ -70,6 +74,11 @@ class PoolingSequence:
     #: raw prediction of ``scored_by``
     scored: Any = None
     error: AdapterHubError | None = None
+
+    @property
+    def runs(self) -> list[tuple[int, Blend]]:
+        """Numbers of tokens and their blends, in order, while it is computed."""
+        return blend_runs(self.blend or BASE_MODEL, 0, len(self.example), self.active_from)
 
     @property
     def finished(self) -> bool:
@@ -139,9 +148,17 @@ class PoolingRequest:
         head = None if self._head is None else self._head.head
         used = () if self._base else self.adapters
         virtual = 0 if self._base else self.num_virtual_tokens
+        invocation = next((each.invocation for each in adapters if each.invocation), ())
         self.sequences = tuple(
             PoolingSequence(
-                example, self.number, used, virtual, head, self._params, self._scored_by
+                example,
+                self.number,
+                used,
+                virtual,
+                head,
+                self._params,
+                self._scored_by,
+                first_active(example.input_ids, invocation),
             )
             for example in self._examples()
         )

@@ -132,6 +132,7 @@ class PrefixStates:
     head: TaskHead | None = None
 
     exclusive = False
+    invocation = ()
 
     @property
     def length(self) -> int:
@@ -158,6 +159,7 @@ class PromptEmbeddings:
     head: TaskHead | None = None
 
     exclusive = False
+    invocation = ()
 
     @property
     def length(self) -> int:

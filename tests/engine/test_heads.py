@@ -8,40 +8,38 @@ from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
-from adapterhub.engine.heads import read_head
+from adapterhub.engine.heads import HeadBuilder
 from adapterhub.errors import StrictLoadError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
 
 PLAIN = QuantizationSpec("none", "float32")
-CPU = torch.device("cpu")
 ON_ENCODER = LoraSpec(rank=2, alpha=2.0, target_modules=("query",))
 ON_DECODER = LoraSpec(rank=2, alpha=2.0, target_modules=("q_proj",))
 
 
-def head_of(labeller, kind, weights=None):
-    weights = weights or labeller.weights
-    return read_head(weights, labeller.task, kind=kind, device=CPU, width=64, name="x")
+def head_of(labeller, folder, weights=None):
+    heads = HeadBuilder(load_backbone(str(folder), PLAIN))
+    return heads.read(weights or labeller.weights, labeller.task, name="x")
 
 
 @pytest.mark.parametrize("head", ["sequence", "token"])
 @pytest.mark.parametrize("spec", [ON_DECODER, PrefixSpec(num_virtual_tokens=3)])
 def test_a_head_is_what_peft_stored(decoder, head, spec):
     labeller = make_labeller(decoder, "decoder", head, spec, 1)
-    found = head_of(labeller, "decoder")
+    found = head_of(labeller, decoder)
     hidden = torch.randn(5, 64)
     with torch.no_grad():
         expected = labeller.model.get_base_model().score(hidden)
     assert torch.allclose(found.logits(hidden), expected, atol=1e-6)
     assert found.kind == head
     assert found.labels == labeller.task.labels
-    assert (found.bias is None) == (head == "sequence")
 
 
 def test_heads_compute_in_float32(decoder):
     labeller = make_labeller(decoder, "decoder", "token", ON_DECODER, 1)
-    found = head_of(labeller, "decoder")
+    found = head_of(labeller, decoder)
     hidden = torch.randn(5, 64).bfloat16()
     assert found.logits(hidden).dtype == torch.float32
     assert torch.equal(found.logits(hidden), found.logits(hidden.float()))
@@ -75,8 +73,8 @@ def test_an_incomplete_head_is_rejected(encoder, broken):
         tensors[key] = tensors[key][:2]
     else:
         del tensors[key]
-    with pytest.raises(StrictLoadError, match=r"head\.(weight|bias) of shape"):
-        head_of(labeller, "encoder", AdapterWeights(ON_ENCODER, tensors))
+    with pytest.raises(StrictLoadError, match=r"classifier\.(weight|bias) of shape"):
+        head_of(labeller, encoder, AdapterWeights(ON_ENCODER, tensors))
 
 
 def test_a_head_without_a_task_is_rejected(encoder):
@@ -93,4 +91,4 @@ def test_a_task_that_generates_has_no_head(decoder):
     labeller.task = build_task(
         "dialogue", labeller.task.texts.tokenizer, "decoder", [], TaskOptions(max_length=32)
     )
-    assert head_of(labeller, "decoder") is None
+    assert head_of(labeller, decoder) is None

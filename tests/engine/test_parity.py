@@ -61,17 +61,12 @@ def test_generated_tokens_and_log_probabilities(tmp_path, compute_device, family
         assert (found - wanted).abs().max() <= TOLERANCE[compute_device], name
 
 
-ROBERTA_POSITIONS = "positions of RoBERTa start at padding_idx + 1, which is not honoured yet"
-
-
 @pytest.mark.parametrize(
     ("architecture", "head"),
     [
         ("bert", "sequence"),
         ("bert", "token"),
-        pytest.param(
-            "roberta", "token", marks=pytest.mark.xfail(reason=ROBERTA_POSITIONS, strict=True)
-        ),
+        ("roberta", "token"),
     ],
 )
 def test_labels(tmp_path, compute_device, architecture, head):

@@ -1,0 +1,154 @@
+"""Labels and embeddings of mixed batches equal peft alone, on all forward paths."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import peft
+import pytest
+import torch
+from backbones.tiny_architectures import DECODERS, backbone_of, tiny_config, tiny_model
+from peft import get_peft_model_state_dict
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
+from transformers.pytorch_utils import Conv1D
+
+from adapterhub.adapters.weights import AdapterWeights
+from adapterhub.backbones.forward_paths import PADDED_ONLY, forward_paths
+from adapterhub.backbones.head_model import build_head
+from adapterhub.data.packing import EncodedExample
+from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.engine import Engine
+from adapterhub.specs import LoraSpec
+
+CLASSES = {
+    "sequence": AutoModelForSequenceClassification,
+    "token": AutoModelForTokenClassification,
+    "span": AutoModelForQuestionAnswering,
+}
+#: Kinds of heads that transformers has no class for.
+WITHOUT = {"eurobert": ("span",)}
+ARCHITECTURES = [
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "electra",
+    "albert",
+    "mpnet",
+    "distilbert",
+    "deberta-v2",
+    "modernbert",
+    "eurobert",
+    "llama",
+]
+PATHS = {
+    "verdict": lambda paths: paths,
+    "padded": lambda paths: replace(paths, packed=False),
+    "equal lengths": lambda paths: replace(paths, packed=False, padding=False),
+    "one adapter": lambda _: PADDED_ONLY,
+}
+TOKENIZERS = Path(__file__).parents[1] / "tiny_tokenizers"
+LENGTHS = (3, 11, 7, 1, 18, 7)
+TOLERANCE = 1e-4
+
+
+class Labeller:
+    """An adapter of random weights on an architecture, and the peft model that has it."""
+
+    def __init__(self, name, head, seed):
+        torch.manual_seed(seed)
+        labels = ["start", "end"] if head == "span" else [f"l{at}" for at in range(2 + seed % 2)]
+        config = tiny_config(name, num_labels=len(labels))
+        stock = CLASSES[head].from_config(config).float()
+        base = getattr(stock, stock.base_model_prefix)
+        base.load_state_dict(_base_model(tiny_model(name)).state_dict(), strict=False)
+        heads = build_head(tiny_backbone(name), head, labels).head_modules
+        tensors = {}
+        for path in heads:
+            for own, value in stock.get_submodule(path).named_parameters():
+                value.data.normal_(std=0.4)
+                tensors[f"base_model.model.{path}.{own}"] = value.data.clone()
+        targets = [
+            path
+            for path, module in stock.named_modules()
+            if isinstance(module, torch.nn.Linear | Conv1D)
+            and path.startswith(f"{stock.base_model_prefix}.")
+            and not any(path.startswith(each) for each in heads)
+        ]
+        lora = peft.LoraConfig(
+            r=3,
+            lora_alpha=6,
+            target_modules=targets,
+            init_lora_weights=False,
+            fan_in_fan_out=name == "gpt2",
+        )
+        self.model = peft.get_peft_model(stock, lora).eval()
+        for own, value in self.model.named_parameters():
+            if "lora_" in own:
+                value.data.normal_(std=0.2)
+        state = get_peft_model_state_dict(self.model)
+        tensors |= {key: value.clone() for key, value in state.items()}
+        names = tuple(sorted({path.rpartition(".")[2] for path in targets}))
+        self.weights = AdapterWeights(LoraSpec(rank=3, alpha=6.0, target_modules=names), tensors)
+        self.task = SimpleNamespace(head=head, labels=tuple(labels), name=head)
+
+    def logits(self, example, *, base=False):
+        ids = torch.tensor([list(example.input_ids)])
+        context = self.model.disable_adapter() if base else torch.no_grad()
+        with torch.no_grad(), context:
+            output = self.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        if self.task.head == "span":
+            return torch.stack([output.start_logits[0], output.end_logits[0]], -1)[example.select]
+        return output.logits if self.task.head == "sequence" else output.logits[0, example.select]
+
+
+def tiny_backbone(name):
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZERS / "encoder")
+    return backbone_of(tiny_model(name), tokenizer)
+
+
+def _base_model(model):
+    return model.base_model if model.get_output_embeddings() is not None else model
+
+
+def example_of(name, head, length, seed):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 90, (length,), generator=generator).tolist()
+    if head == "sequence":
+        return EncodedExample(1, ids, [length - 1 if name in DECODERS else 0])
+    return EncodedExample(1, ids, list(range(0, length, 2)))
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def architecture(request):
+    name = request.param
+    heads = [head for head in CLASSES if head not in WITHOUT.get(name, ())]
+    return name, {(h, seed): Labeller(name, h, seed) for h in heads for seed in (1, 2, 3)}
+
+
+@pytest.mark.parametrize("paths", PATHS)
+def test_heads_of_mixed_adapters_equal_peft_alone(architecture, paths):
+    name, labellers = architecture
+    backbone = tiny_backbone(name)
+    backbone.verdicts[:] = [PATHS[paths](forward_paths(backbone))]
+    engine = Engine(backbone, EngineConfig(rank_slots=64))
+    for at, labeller in enumerate(labellers.values()):
+        engine.load_weights(labeller.weights, key=str(at), name=str(at), task=labeller.task)
+    requests = []
+    for at, ((head, _), labeller) in enumerate(labellers.items()):
+        for seed, length in enumerate(LENGTHS):
+            example, base = example_of(name, head, length, seed + at), seed == 1
+            request = engine.add_labeling(example, str(at), kind=head, base=base)
+            requests.append((request, labeller, example, base))
+    while engine.busy:
+        engine.step()
+    engine.close()
+    for request, labeller, example, base in requests:
+        (found,) = request.results()
+        expected = labeller.logits(example, base=base)
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() < TOLERANCE, (labeller.task.head, len(example))
