@@ -23,7 +23,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.config import EngineConfig, ForwardPath
 from adapterhub.errors import SettingsError, did_you_mean
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class ServerSettings(BaseSettings):
         prefetch_lookahead: See ``EngineConfig``.
         max_overtakes: See ``EngineConfig``.
         max_copy_bytes: See ``EngineConfig``.
+        forward_path: See ``EngineConfig``.
     """
 
     model_config = SettingsConfigDict(
@@ -182,6 +183,7 @@ class ServerSettings(BaseSettings):
     prefetch_lookahead: _Count = _ENGINE.prefetch_lookahead
     max_overtakes: _CountOrZero = _ENGINE.max_overtakes
     max_copy_bytes: _Count = _ENGINE.max_copy_bytes
+    forward_path: ForwardPath = _ENGINE.forward_path
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ServerSettings:
