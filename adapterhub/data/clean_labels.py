@@ -46,9 +46,9 @@ def clean_labels(dataset: Dataset, field: str, *, tagged: bool) -> Dataset:
         place = f"{dataset.place(index)}, field {field!r}"
         value = example.get(field)
         many = isinstance(value, list | tuple)
+        values: list[Any] = list(value or ()) if many else [value]
         cleaned = [
-            _clean(each, place, counts, untyped=dataset.untyped, tagged=tagged)
-            for each in (value if many else [value])
+            _clean(each, place, counts, untyped=dataset.untyped, tagged=tagged) for each in values
         ]
         if change is not None:
             cleaned = [change(each) for each in cleaned]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from adapterhub.adapters.artifact import map_artifact
+from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.manifest import MANIFEST_NAME
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.errors import EngineError, NotFoundError, RefError
@@ -20,41 +22,53 @@ from adapterhub.server.models import ResolvedAdapter
 
 if TYPE_CHECKING:
     from adapterhub.adapters.artifact import Artifact
-    from adapterhub.server.context import Server
+    from adapterhub.server.context import Call, Server
+
+logger = logging.getLogger(__name__)
 
 
-async def load(server: Server, ref: str, name: str | None = None) -> tuple[str, ResolvedAdapter]:
+async def load(call: Call, ref: str, name: str | None = None) -> tuple[str, ResolvedAdapter]:
     """Load an adapter into memory; return the name by which it can be requested, and the adapter.
 
     Args:
-        server: Server that loads it.
+        call: Call of a caller who may use the reference, what it refers to, and the name.
         ref: Reference of the registry, or ``hf://…``, which is pulled first.
         name: Name for requests; the reference of the version if not given.
     """
+    server = call.server
+    if name is not None:
+        call.check_allowed(name)
     if ref.startswith(SCHEME):
-        ref = await _pull(server, ref)
-    version = await asyncio.to_thread(server.names.resolve_version, ref)
+        ref = await _pull(call, ref)
+    call.check_allowed(ref)
+    version = await asyncio.to_thread(server.names.resolve_version, ref, call.caller.allows)
     artifact = await asyncio.wrap_future(server.loader.fetch(version.digest))
     name, adapter = name or str(version.ref), ResolvedAdapter.of(version)
     await _add(server, artifact, name, adapter)
     return name, adapter
 
 
-async def load_path(server: Server, path: str, name: str) -> ResolvedAdapter:
-    """Load an adapter from a folder of adapterhub or peft, or by its reference."""
+async def load_path(call: Call, path: str, name: str) -> ResolvedAdapter:
+    """Load an adapter from a folder of adapterhub or peft, or by its reference.
+
+    A folder leaves no trace in the registry: its adapter is gone once it is unloaded.
+    """
     folder = Path(path)
     if not folder.is_absolute():
-        return (await load(server, path, name))[1]
-    artifact = await asyncio.to_thread(_read_folder, server, folder, name)
+        return (await load(call, path, name))[1]
+    call.check_unrestricted("loading a folder of the server")
+    artifact = await asyncio.to_thread(_read_folder, call.server, folder, name)
     manifest = artifact.manifest
     adapter = ResolvedAdapter(name, name, artifact.digest, manifest.task, tuple(manifest.labels))
-    await _add(server, artifact, name, adapter)
+    await _add(call.server, artifact, name, adapter)
     return adapter
 
 
-async def unload(server: Server, name: str) -> ResolvedAdapter:
+async def unload(call: Call, name: str) -> ResolvedAdapter:
     """Remove a name, and unload its adapter when it has no other name."""
-    adapter, named = server.names.remove(name)
+    server = call.server
+    call.check_allowed(name)
+    adapter, named = server.names.remove(name, call.caller.allows)
     if not named:
         try:
             await server.engine.call(lambda engine: engine.unload(adapter.digest))
@@ -65,14 +79,15 @@ async def unload(server: Server, name: str) -> ResolvedAdapter:
     return adapter
 
 
-async def pin(server: Server, ref: str, *, pinned: bool) -> ResolvedAdapter:
+async def pin(call: Call, ref: str, *, pinned: bool) -> ResolvedAdapter:
     """Pin an adapter in memory, loading it if necessary, or unpin it."""
-    model = await asyncio.to_thread(server.names.resolve, ref)
+    server = call.server
+    model = await asyncio.to_thread(call.resolve, ref)
     if len(model.parts) != 1:
         raise RefError("is not one adapter", place=ref[:200])
     adapter = replace(model.parts[0], weight=1.0)
     if pinned and adapter.digest not in server.engine.adapters:
-        _, adapter = await load(server, ref)
+        _, adapter = await load(call, ref)
     await server.engine.call(lambda engine: engine.pin(adapter.digest, pinned=pinned))
     return adapter
 
@@ -80,11 +95,18 @@ async def pin(server: Server, ref: str, *, pinned: bool) -> ResolvedAdapter:
 async def _add(server: Server, artifact: Artifact, name: str, adapter: ResolvedAdapter) -> None:
     # the engine knows adapters by digest only, so a name that moves leaves requests unchanged
     await server.engine.call(lambda engine: engine.load(artifact, name=adapter.digest))
-    server.names.add(name, adapter)
+    unnamed = server.names.add(name, adapter)
+    if unnamed is not None and unnamed != adapter.digest:
+        try:
+            await server.engine.call(lambda engine: engine.unload(unnamed))
+        except EngineError as error:
+            # running requests finish on it; it stays in memory until the server stops
+            logger.info("%s keeps the memory of its former adapter: %s", name, error)
 
 
-async def _pull(server: Server, ref: str) -> str:
-    address = parse_address(ref)
+async def _pull(call: Call, ref: str) -> str:
+    server, address = call.server, parse_address(ref)
+    call.check_allowed(address.repo_id)
     server.pulling.add(ref)
     try:
         found = await asyncio.to_thread(pull, server.registry, address)
@@ -94,20 +116,19 @@ async def _pull(server: Server, ref: str) -> str:
 
 
 def _read_folder(server: Server, folder: Path, name: str) -> Artifact:
-    """Read a folder; one of peft's format is imported into the registry first."""
+    """Read a folder; one of peft's format is converted in a temporary folder."""
     if not folder.is_dir():
         raise NotFoundError("is not a folder on the server", place=str(folder)[:200])
     require_unsigned_loads(server.registry, str(folder))
     if (folder / MANIFEST_NAME).is_file():
-        artifact = map_artifact(folder)
+        artifact = read_artifact(folder)
         expected = artifact.manifest.backbone.fingerprint
         check_fingerprint(server.backbone.fingerprint, name, expected)
         return artifact
     options = ImportOptions(
         backbone=server.backbone.name, quantization=server.backbone.quantization
     )
-    with server.registry.staging() as staging:
-        target = staging / "imported"
+    with TemporaryDirectory(prefix="adapterhub-") as temporary:
+        target = Path(temporary) / "imported"
         import_peft(folder, target, name=name, origin=folder.name, options=options)
-        version = server.registry.put(target, name)
-    return map_artifact(server.registry.materialize(version))
+        return read_artifact(target)

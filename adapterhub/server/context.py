@@ -12,7 +12,9 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 
+from adapterhub.errors import Forbidden
 from adapterhub.http.errors import HTTPError
+from adapterhub.refs import parse_blend
 from adapterhub.server.prompts import ChatPrompts, TokenTexts
 from adapterhub.server.request_log import add_log_fields
 
@@ -100,10 +102,26 @@ class Call:
     caller: Caller
 
     def resolve(self, name: str) -> ResolvedModel:
-        """Return the model of the request; call it on a thread."""
-        model = self.server.names.resolve(name)
-        self.server.access.check_adapters(self.caller, [part.ref for part in model.parts])
-        return model
+        """Return the model of the request; call it on a thread.
+
+        Permission is checked first, so that a key learns nothing of what it may not use.
+        """
+        self.check_allowed(name)
+        return self.server.names.resolve(name, self.caller.allows)
+
+    def check_allowed(self, name: str) -> None:
+        """Check that the caller may use every adapter of a model, or of the parts of a blend."""
+        if not self.server.names.is_base(name):
+            refs = [ref for ref, _ in parse_blend(name)]
+            self.server.access.check_adapters(self.caller, refs)
+
+    def check_unrestricted(self, what: str) -> None:
+        """Check that the key is not limited to some adapters."""
+        if self.caller.adapters is not None:
+            raise Forbidden(
+                f"{what} needs a key for all adapters",
+                hint="Create one with: adapterhub key create NAME --role manage",
+            )
 
 
 class AuthenticatedRoute(APIRoute):

@@ -6,6 +6,7 @@ time series. The first ``MAX_ADAPTERS`` adapters get a label of their own; the r
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections import deque
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 #: Most adapters with a label of their own.
 MAX_ADAPTERS = 100
@@ -27,6 +28,7 @@ WINDOW_SECONDS = 10.0
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _ADAPTER_SECONDS = (0.1, 0.5, 1, 5, 30)
 _SEQUENCES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_ADAPTER_LABEL = re.compile(rb'[{,]adapter="([^"]*)"')
 #: Field of the load to the text of its gauge.
 _GAUGES = {
     "running": "Running sequences.",
@@ -38,6 +40,12 @@ _GAUGES = {
     "cache_used": "Tokens in the KV cache.",
     "cache_size": "Capacity of the KV cache in tokens.",
 }
+
+
+def _is_visible(line: bytes, visible: Callable[[str], bool]) -> bool:
+    """Return whether a line has no label of an adapter that the caller may not use."""
+    match = _ADAPTER_LABEL.search(line)
+    return match is None or visible(match[1].decode())
 
 
 class Metrics:
@@ -172,9 +180,16 @@ class Metrics:
             statistics.median(steps) if steps else None,
         )
 
-    def text(self) -> bytes:
-        """Return all metrics in Prometheus's text format."""
-        return generate_latest(self.collector)
+    def text(self, visible: Callable[[str], bool] | None = None) -> bytes:
+        """Return all metrics in Prometheus's text format.
+
+        Args:
+            visible: Whether a caller may know an adapter; samples of others are left out.
+        """
+        text = generate_latest(self.collector)
+        if visible is None:
+            return text
+        return b"".join(line for line in text.splitlines(True) if _is_visible(line, visible))
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"adapterhub_{name}", text, labels, registry=self.collector)

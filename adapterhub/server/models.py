@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.errors import NotFoundError, RefError, did_you_mean
@@ -13,7 +13,7 @@ from adapterhub.hub.client.address import SCHEME
 from adapterhub.refs import parse_blend
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.hub.loader import AdapterLoader
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 #: Most names that are compared with an unknown one for a suggestion.
 MAX_SUGGESTIONS = 1000
+#: Whether the caller may know a name.
+Visible: TypeAlias = "Callable[[str], bool]"
+
+
+def _all_visible(_name: str) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,37 +111,51 @@ class AdapterNames:
         self._loaded: dict[str, ResolvedAdapter] = {}
         self.base = served_name(backbone)
 
-    def resolve(self, name: str) -> ResolvedModel:
-        """Return what a ``model`` refers to now."""
-        if name in (self.base, self._backbone.name):
+    def is_base(self, name: str) -> bool:
+        """Return whether a ``model`` is the backbone without adapter."""
+        return name in (self.base, self._backbone.name)
+
+    def resolve(self, name: str, visible: Visible = _all_visible) -> ResolvedModel:
+        """Return what a ``model`` refers to now.
+
+        Args:
+            name: The ``model`` of a request.
+            visible: Whether a name may be suggested in an error.
+        """
+        if self.is_base(name):
             return ResolvedModel(name)
         found: dict[str, ResolvedAdapter] = {}
         for ref, weight in parse_blend(name):
-            part = self._resolve_adapter(ref, weight)
+            part = self._resolve_adapter(ref, weight, visible)
             same = found.get(part.digest)
             found[part.digest] = replace(same, weight=same.weight + weight) if same else part
         return ResolvedModel(name, tuple(found.values()))
 
-    def resolve_version(self, ref: str) -> Version:
+    def resolve_version(self, ref: str, visible: Visible = _all_visible) -> Version:
         """Return a version of the registry that fits the backbone."""
         try:
             version = self._registry.resolve(ref)
         except (NotFoundError, RefError) as error:
-            raise self._unknown(ref, error) from error
+            raise self._unknown(ref, error, visible) from error
         check_fingerprint(self._backbone.fingerprint, ref, version.fingerprint)
         self._loader.register(version)
         return version
 
-    def add(self, name: str, adapter: ResolvedAdapter) -> None:
-        """Give an adapter a name."""
+    def add(self, name: str, adapter: ResolvedAdapter) -> str | None:
+        """Give an adapter a name; return the digest that lost its only name by that, if any."""
         with self._lock:
+            before = self._loaded.get(name)
             self._loaded[name] = adapter
+            if before is None:
+                return None
+            named = any(other.digest == before.digest for other in self._loaded.values())
+            return None if named else before.digest
 
-    def remove(self, name: str) -> tuple[ResolvedAdapter, bool]:
+    def remove(self, name: str, visible: Visible = _all_visible) -> tuple[ResolvedAdapter, bool]:
         """Remove a name that was given; return its adapter and whether it has another name."""
         with self._lock:
             if name not in self._loaded:
-                hint = did_you_mean(name, self._loaded)
+                hint = did_you_mean(name, filter(visible, self._loaded))
                 raise NotFoundError("is not loaded", place=name[:200], hint=hint)
             adapter = self._loaded.pop(name)
             return adapter, any(other.digest == adapter.digest for other in self._loaded.values())
@@ -150,22 +170,27 @@ class AdapterNames:
         names = {adapter.digest: adapter.name for adapter in self.loaded().values()}
         return names | {version.digest: version.name for version in self._registry.list()}
 
-    def _resolve_adapter(self, ref: str, weight: float) -> ResolvedAdapter:
+    def _resolve_adapter(self, ref: str, weight: float, visible: Visible) -> ResolvedAdapter:
         with self._lock:
             loaded = self._loaded.get(ref)
         if loaded is not None:
             return replace(loaded, ref=ref, weight=weight)
-        return ResolvedAdapter.of(self.resolve_version(ref), ref, weight)
+        return ResolvedAdapter.of(self.resolve_version(ref, visible), ref, weight)
 
-    def _unknown(self, ref: str, error: NotFoundError | RefError) -> NotFoundError:
+    def _unknown(
+        self, ref: str, error: NotFoundError | RefError, visible: Visible
+    ) -> NotFoundError:
         place = ref[:200]
         if ref.startswith(SCHEME):
             hint = "Load it first: POST /v1/adapters/load"
             return NotFoundError("is not loaded", place=place, hint=hint)
-        if isinstance(error, NotFoundError) and error.hint:
+        name = ref.partition("@")[0][:200]
+        known = [each for each in self._registry.last_numbers() if visible(each)]
+        if isinstance(error, NotFoundError) and error.hint and name in known:
+            # of a name that is known, it says which versions there are
             return NotFoundError(error.problem, place=place, hint=error.hint)
-        names = list(self._registry.last_numbers())[:MAX_SUGGESTIONS]
-        hint = did_you_mean(ref.partition("@")[0][:200], [self.base, *self.loaded(), *names])
+        loaded = [each for each in self.loaded() if visible(each)]
+        hint = did_you_mean(name, [self.base, *loaded, *known[:MAX_SUGGESTIONS]])
         return NotFoundError("is not an adapter of this server", place=place, hint=hint)
 
 

@@ -19,10 +19,10 @@ from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine
 from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
-from adapterhub.server.access import Access
+from adapterhub.server.access import SETTINGS_CALLER, Access
 from adapterhub.server.adapter_lifecycle import load
 from adapterhub.server.app import create_app
-from adapterhub.server.context import Server
+from adapterhub.server.context import Call, Server
 from adapterhub.server.metrics import Metrics
 from adapterhub.server.models import AdapterNames
 from adapterhub.server.prompts import TaskPrompts
@@ -234,7 +234,7 @@ async def run(
     backbone = await asyncio.to_thread(load_backbone, settings.backbone, spec, device=str(device))
     async with open_server(backbone, registry, settings=settings, access=access) as server:
         for ref in settings.adapters:
-            await load(server, ref)
+            await load(Call(server, SETTINGS_CALLER), ref)
         listening = Listener(server)
         serving = asyncio.ensure_future(listening.serve())
         while not (listening.started or serving.done()):

@@ -104,3 +104,66 @@ def test_the_log_names_the_key_and_not_the_prompt(closed, caplog):
     assert [line["key"] for line in lines] == [key_id]
     assert "the film" not in json.dumps(lines)
     assert key not in json.dumps(lines)
+
+
+def manage(served, key, method, path, body=None):
+    headers = {"Authorization": f"Bearer {key}"}
+    if method == "GET":
+        return served.request("GET", path, headers=headers)
+    return served.post(path, body, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/adapters/load", {"ref": "beta", "name": "alpha"}),
+        ("/v1/adapters/load", {"ref": "alpha", "name": "beta"}),
+        ("/v1/adapters/load", {"ref": "hf://other/adapter"}),
+        ("/v1/adapters/pin", {"ref": "beta"}),
+        ("/v1/adapters/unload", {"name": "beta"}),
+        ("/v1/adapters/alias", {"ref": "beta@1", "alias": "prod"}),
+        ("/v1/load_lora_adapter", {"lora_name": "alpha", "lora_path": "beta"}),
+        ("/v1/load_lora_adapter", {"lora_name": "beta", "lora_path": "alpha"}),
+        ("/v1/load_lora_adapter", {"lora_name": "alpha", "lora_path": "/tmp"}),
+        ("/v1/unload_lora_adapter", {"lora_name": "beta"}),
+    ],
+)
+def test_the_allowed_adapters_of_a_key_hold_for_every_change(closed, path, body):
+    served, keys = closed
+    key = keys.create(f"bound-{time.monotonic_ns()}", "manage", adapters=["alpha"])
+    assert manage(served, key, "POST", path, body).status_code == 403
+    assert "alpha" not in served.server.names.loaded()
+
+
+def test_a_key_for_one_alias_may_not_move_another(closed):
+    served, keys = closed
+    key = keys.create("one-alias", "manage", adapters=["alpha@prod", "alpha@1"])
+    body = {"ref": "alpha@1", "alias": "next"}
+    assert manage(served, key, "POST", "/v1/adapters/alias", body).status_code == 403
+
+
+def test_a_restricted_key_learns_no_hidden_names(closed):
+    served, keys = closed
+    key = keys.create("curious", adapters=["alpha@prod", "alpha@9"])
+    assert send(served, keys.create("all"), "beta").status_code == 200
+    answers = [
+        # known and unknown names of others give the same response
+        *(send(served, key, model).json() for model in ("beta", "betta", "beta@7")),
+        send(served, key, "alpha@9").json(),
+        manage(served, key, "GET", "/v1/adapters").json(),
+        manage(served, key, "GET", "/v1/models").json(),
+    ]
+    assert "beta" not in json.dumps(answers[3:])
+    for name, answer in zip(("beta", "betta", "beta@7"), answers, strict=False):
+        assert answer["error"]["message"].replace(name, "") == answers[0]["error"][
+            "message"
+        ].replace("beta", "")
+    metrics = manage(served, key, "GET", "/metrics").text
+    assert 'adapter="' not in metrics.replace('adapter="alpha"', "")
+    assert "adapterhub_tokens_total" in metrics
+
+
+def test_every_part_of_a_blend_is_checked_before_equal_digests_are_merged(closed):
+    served, keys = closed
+    key = keys.create("blends", adapters=["alpha@prod"])
+    assert send(served, key, "alpha@prod*0.5+alpha@1*0.5").status_code == 403

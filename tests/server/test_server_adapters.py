@@ -62,6 +62,34 @@ def test_a_local_folder_is_loaded(served):
     served.post("/v1/unload_lora_adapter", {"lora_name": "by-path"})
 
 
+def peft_folder(served, tmp_path, ref):
+    """Return a folder as peft writes it, with the tensors of a version."""
+    registry = served.server.registry
+    source = registry.materialize(registry.resolve(ref))
+    folder = tmp_path / ref
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    return str(folder)
+
+
+def test_a_peft_folder_leaves_no_trace_once_it_is_unloaded(served, tmp_path):
+    folders = {ref: peft_folder(served, tmp_path, ref) for ref in ("alpha", "beta")}
+    before = served.server.registry.last_numbers()
+    digests = []
+    for ref in ("alpha", "beta", "alpha"):
+        body = {"lora_name": "swapped", "lora_path": folders[ref], "load_inplace": True}
+        assert served.post("/v1/load_lora_adapter", body).status_code == 200
+        answer = served.post("/v1/chat/completions", {"model": "swapped", **CHAT})
+        digests.append(answer.headers["x-adapter-digest"])
+    assert digests[0] == digests[2] != digests[1]
+    assert digests[1] not in served.server.engine.adapters.values()
+    assert served.post("/v1/unload_lora_adapter", {"lora_name": "swapped"}).status_code == 200
+    assert served.post("/v1/chat/completions", {"model": "swapped", **CHAT}).status_code == 404
+    assert served.server.registry.last_numbers() == before
+    assert not set(digests) & set(served.server.engine.adapters.values())
+
+
 def test_an_adapter_is_pinned_and_unpinned(served):
     assert served.post("/v1/adapters/pin", {"ref": "alpha@1"}).json()["pinned"] is True
     assert entry(served, "alpha@1")["pinned"]

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from adapterhub.http.errors import HTTPError
 from adapterhub.server import adapter_lifecycle
-from adapterhub.server.context import CallDep, ManageCallDep, authenticated_router
+from adapterhub.server.context import Call, CallDep, ManageCallDep, authenticated_router
 from adapterhub.server.responses import DIGEST_HEADER
 from adapterhub.server.schemas.adapters import (
     AdapterChange,
@@ -42,7 +42,7 @@ async def list_adapters(call: CallDep) -> Response:
     server = call.server
     places, pinned = await server.engine.call(lambda engine: (engine.locations(), engine.pinned))
     data = await asyncio.to_thread(_entries, server, places, pinned)
-    visible = [each for each in data if _is_visible(call.caller, each)]
+    visible = [_visible_part(call.caller, each) for each in data if _is_visible(call.caller, each)]
     return JSONResponse({"object": "list", "data": visible})
 
 
@@ -52,8 +52,8 @@ async def report(
     ref: Annotated[str, Query(min_length=1, description="A version, such as name@3.")],
 ) -> Response:
     """Return the training curves and the metrics before and after training."""
-    version = await asyncio.to_thread(call.server.names.resolve_version, ref)
-    call.server.access.check_adapters(call.caller, [ref])
+    call.check_allowed(ref)
+    version = await asyncio.to_thread(call.server.names.resolve_version, ref, call.caller.allows)
     content = {
         "ref": str(version.ref),
         "digest": version.digest,
@@ -69,28 +69,28 @@ async def report(
 @router.post("/load", response_model=AdapterChange, summary="Load an adapter into memory")
 async def load(call: ManageCallDep, body: LoadRequest) -> Response:
     """Load an adapter of the registry or of a Hub, under its own name or another one."""
-    name, adapter = await adapter_lifecycle.load(call.server, body.ref, body.name)
+    name, adapter = await adapter_lifecycle.load(call, body.ref, body.name)
     return _changed(adapter, name=name)
 
 
 @router.post("/unload", response_model=AdapterChange, summary="Unload an adapter")
 async def unload(call: ManageCallDep, body: UnloadRequest) -> Response:
     """Remove a name, and unload its adapter when it has no other name."""
-    adapter = await adapter_lifecycle.unload(call.server, body.name)
+    adapter = await adapter_lifecycle.unload(call, body.name)
     return _changed(adapter, name=body.name)
 
 
 @router.post("/pin", response_model=AdapterChange, summary="Pin or unpin an adapter")
 async def pin(call: ManageCallDep, body: PinRequest) -> Response:
     """Keep an adapter in memory even when others need the space, or end that."""
-    adapter = await adapter_lifecycle.pin(call.server, body.ref, pinned=body.pinned)
+    adapter = await adapter_lifecycle.pin(call, body.ref, pinned=body.pinned)
     return _changed(adapter, pinned=body.pinned)
 
 
 @router.post("/alias", response_model=AdapterChange, summary="Set an alias")
 async def alias(call: ManageCallDep, body: AliasRequest) -> Response:
     """Let an alias refer to a version; running requests keep the version they started with."""
-    version, moved = await asyncio.to_thread(_set_alias, call.server, body)
+    version, moved = await asyncio.to_thread(_set_alias, call, body)
     content = {"ref": str(version.ref), "digest": version.digest, "alias": body.alias}
     return JSONResponse({**content, "moved": moved}, headers={DIGEST_HEADER: version.digest})
 
@@ -101,22 +101,29 @@ async def alias(call: ManageCallDep, body: AliasRequest) -> Response:
 async def load_lora(call: ManageCallDep, body: LoadLoraRequest) -> Response:
     """Load an adapter, with vLLM's request and response."""
     name = body.lora_name
+    call.check_allowed(name)
     if name in call.server.names.loaded() and not body.load_inplace:
         raise HTTPError(400, "is already loaded", place=name, hint="Unload it, or set load_inplace")
-    adapter = await adapter_lifecycle.load_path(call.server, body.lora_path, name)
+    adapter = await adapter_lifecycle.load_path(call, body.lora_path, name)
     return _lora_changed(f"Success: LoRA adapter '{name}' added successfully.", adapter)
 
 
 @vllm.post("/unload_lora_adapter", response_class=PlainTextResponse, summary="Unload an adapter")
 async def unload_lora(call: ManageCallDep, body: UnloadLoraRequest) -> Response:
     """Unload an adapter, with vLLM's request and response."""
-    adapter = await adapter_lifecycle.unload(call.server, body.lora_name)
+    adapter = await adapter_lifecycle.unload(call, body.lora_name)
     return _lora_changed(f"Success: LoRA adapter '{body.lora_name}' removed successfully.", adapter)
 
 
 def _is_visible(caller: Caller, entry: Mapping[str, Any]) -> bool:
-    refs = [entry["ref"], *(f"{entry['name']}@{alias}" for alias in entry["aliases"])]
+    aliases = (f"{entry['name']}@{alias}" for alias in entry["aliases"])
+    refs = [entry["ref"], *aliases, *entry["loaded_as"]]
     return any(caller.allows(ref) for ref in refs)
+
+
+def _visible_part(caller: Caller, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry without names that the caller may not use."""
+    return {**entry, "loaded_as": [name for name in entry["loaded_as"] if caller.allows(name)]}
 
 
 def _changed(adapter: ResolvedAdapter, **fields: Any) -> Response:
@@ -128,9 +135,12 @@ def _lora_changed(message: str, adapter: ResolvedAdapter) -> Response:
     return PlainTextResponse(message, headers={DIGEST_HEADER: adapter.digest})
 
 
-def _set_alias(server: Server, body: AliasRequest) -> tuple[Version, bool]:
-    registry = server.registry
-    version = server.names.resolve_version(body.ref)
+def _set_alias(call: Call, body: AliasRequest) -> tuple[Version, bool]:
+    registry = call.server.registry
+    call.check_allowed(body.ref)
+    version = call.server.names.resolve_version(body.ref, call.caller.allows)
+    # a key for one alias may not move another
+    call.check_allowed(f"{version.name}@{body.alias}")
     if registry.rule(version.name, body.alias) is not None:
         raise HTTPError(
             409,

@@ -92,7 +92,8 @@ async def prometheus(call: CallDep) -> Response:
     metrics.record_moves(moves, names)
     known = {names.get(digest, digest[:19]): place for digest, place in places.items()}
     metrics.set_load(_load(server, found), known)
-    return Response(metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST})
+    visible = None if call.caller.adapters is None else call.caller.allows
+    return Response(metrics.text(visible), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 def _load(server: Server, stats: EngineStats) -> dict[str, int]:
