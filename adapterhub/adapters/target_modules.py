@@ -1,16 +1,23 @@
-"""Resolution of LoRA target modules against a model's linear layers."""
+"""Modules of a model that an adapter changes: LoRA targets, and modules stored in full."""
 
 from __future__ import annotations
 
+import inspect
+import re
+from functools import cache
 from typing import TYPE_CHECKING
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from adapterhub.adapters.peft_format import ALL_LINEAR
 from adapterhub.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+
+#: ``self.NAME.weight`` where more is read than its type or place.
+_WEIGHT_READ = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|_is_hf_initialized)\b)")
 
 
 def resolve_target_modules(
@@ -19,33 +26,85 @@ def resolve_target_modules(
     """Return the sorted module names that peft must match to adapt the targeted linear layers.
 
     A name is the last component of a module's path, or its last components where the last one
-    alone would also match an excluded module (``output.dense`` beside ``classifier.dense``).
+    alone would also match a module that is not adapted (``output.dense`` beside
+    ``classifier.dense``).
 
     Args:
         targets: Suffixes of module names, or ``("all-linear",)``.
-        exclude: Names of heads and other modules that must not be adapted.
+        exclude: Paths of heads and other modules that must not be adapted.
     """
     # bitsandbytes' quantized layers are subclasses of nn.Linear
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    heads = [name for name in linear if _is_excluded(name, exclude)]
-    layers = [name for name in linear if not _is_excluded(name, exclude)]
+    linear = [name for name, module in model.named_modules() if _is_linear(module)]
+    heads = [name for name in linear if any(_is_inside(name, path) for path in exclude)]
+    unfit = [name for name in linear if name not in heads and _is_read_by_weight(model, name)]
+    skipped = {*heads, *unfit}
+    layers = [name for name in linear if name not in skipped]
     if not targets:
         raise RecipeError("no module is named", place="adapter.target_modules")
     resolved = set[str]()
     for target in targets:
         matched = [name for name in layers if target == ALL_LINEAR or _matches(name, target)]
         if not matched:
-            raise _no_match(model, target, layers)
+            raise _no_match(model, target, layers, unfit)
         parts = 1 if target == ALL_LINEAR else target.count(".") + 1
-        resolved.update(_shortest(name, parts, heads) for name in matched)
+        resolved.update(_shortest(name, parts, skipped) for name in matched)
     return tuple(sorted(resolved))
 
 
-def _shortest(name: str, parts: int, heads: Collection[str]) -> str:
+def saved_module_names(model: nn.Module, paths: Sequence[str], prefix: str) -> list[str]:
+    """Return names by which peft finds the modules at some paths, and nothing else.
+
+    peft compares the ends of names, and leaves out of LoRA whatever a name occurs in.
+
+    Args:
+        paths: Paths of modules that are trained and stored in full.
+        prefix: Path of ``model`` in peft's model (``base_model.model``).
+    """
+    modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
+    return [_saved_name(modules, path, paths, prefix) for path in paths]
+
+
+def _saved_name(modules: Sequence[str], path: str, paths: Sequence[str], prefix: str) -> str:
+    components = f"{prefix}.{path}".split(".")
+    names = [".".join(components[-length:]) for length in range(1, len(components) + 1)]
+    wanted = {f"{prefix}.{each}" for each in paths}
+    for name in names:
+        inside = re.compile(rf"(^|.*\.){name}($|\..*)")
+        found = {f"{prefix}.{module}" for module in modules}
+        matched = {each for each in found if each.endswith(name)}
+        excluded = (module for module in modules if inside.match(module))
+        if matched <= wanted and all(any(_is_inside(m, p) for p in paths) for m in excluded):
+            return name
+    raise RecipeError(f"peft can't tell {path!r} from other modules", place="train.parts")
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def _is_read_by_weight(model: nn.Module, name: str) -> bool:
+    """Return whether a layer's parent reads its weight, past any adapter on the layer."""
+    parent, _, child = name.rpartition(".")
+    return child in _weights_read(type(model.get_submodule(parent)))
+
+
+@cache
+def _weights_read(parent: type[nn.Module]) -> frozenset[str]:
+    found = set[str]()
+    for name, method in inspect.getmembers(parent, inspect.isfunction):
+        if method.__module__ != nn.Module.__module__ and "init" not in name:
+            try:
+                found.update(_WEIGHT_READ.findall(inspect.getsource(method)))
+            except (OSError, TypeError):
+                continue
+    return frozenset(found)
+
+
+def _shortest(name: str, parts: int, others: Collection[str]) -> str:
     components = name.split(".")
     for length in range(parts, len(components) + 1):
         suffix = ".".join(components[-length:])
-        if not any(_matches(head, suffix) for head in heads):
+        if not any(_matches(other, suffix) for other in others):
             return suffix
     return name
 
@@ -54,16 +113,25 @@ def _matches(module: str, target: str) -> bool:
     return module == target or module.endswith(f".{target}")
 
 
-def _is_excluded(module: str, exclude: Sequence[str]) -> bool:
-    components = module.split(".")
-    parents = [".".join(components[:length]) for length in range(1, len(components) + 1)]
-    return any(_matches(parent, name) for parent in parents for name in exclude)
+def _is_inside(module: str, path: str) -> bool:
+    return module == path or module.startswith(f"{path}.")
 
 
-def _no_match(model: nn.Module, target: str, layers: Sequence[str]) -> RecipeError:
+def _no_match(
+    model: nn.Module, target: str, layers: Sequence[str], unfit: Sequence[str]
+) -> RecipeError:
+    known = {name.rpartition(".")[2] for name in layers} | {ALL_LINEAR}
+    if target == ALL_LINEAR or any(_matches(name, target) for name in unfit):
+        problem = (
+            "finds no linear layer that can be adapted"
+            if target == ALL_LINEAR
+            else "can't be adapted: the backbone reads the weight instead of calling the layer"
+        )
+        others = sorted(known - {ALL_LINEAR})
+        hint = f"Layers that can: {', '.join(others)}" if others else "Use another backbone"
+        return RecipeError(f"{target!r} {problem}", place="adapter.target_modules", hint=hint)
     exists = any(_matches(name, target) for name, _ in model.named_modules())
     problem = "is not a linear layer of the backbone" if exists else "matches no module"
-    known = {name.rpartition(".")[2] for name in layers} | {ALL_LINEAR}
     return RecipeError(
         f"{target!r} {problem}", place="adapter.target_modules", hint=did_you_mean(target, known)
     )
