@@ -6,6 +6,7 @@ is one line: the place, the problem and, where known, how to fix it.
 
 from __future__ import annotations
 
+import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,14 @@ class AdapterHubError(Exception):
     def __str__(self) -> str:
         text = f"{self.place}: {self.problem}" if self.place else self.problem
         return f"{text}. {self.hint}" if self.hint else text
+
+
+def first_sentence(error: BaseException) -> str:
+    """Return the first sentence of an error of another library, without its advice."""
+    text = " ".join(str(error).split())
+    return (
+        re.split(r"(?<=[a-z0-9'\"`)])[.!?] (?=[A-Z])", text)[0].rstrip(".") or type(error).__name__
+    )
 
 
 class RecipeError(AdapterHubError):

@@ -9,18 +9,18 @@ import torch
 
 from adapterhub.adapters.peft_format import CONFIG_NAME
 from adapterhub.adapters.target_modules import resolve_target_modules
+from adapterhub.backbones.adapter_config import check_prefix_fits
 from adapterhub.backbones.architecture import backbone_kind, read_architecture
 from adapterhub.backbones.head_model import head_config
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.memory import parameter_count
-from adapterhub.errors import ArtifactError, RecipeError
-from adapterhub.specs import LoraSpec, PrefixSpec
+from adapterhub.errors import ArtifactError
+from adapterhub.specs import PrefixSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from adapterhub.backbones.catalog import BackboneKind
     from adapterhub.specs import AdapterSpec
     from adapterhub.tasks.base import HeadKind
 
@@ -84,16 +84,4 @@ def check_adapter_fits(path: Path, adapter: AdapterSpec) -> None:
         return
     with torch.device("meta"):
         base_model = AutoModel.from_config(read_architecture(path))
-    if isinstance(adapter, LoraSpec):
-        resolve_target_modules(base_model, adapter.target_modules, exclude=())
-
-
-def check_prefix_fits(kind: BackboneKind, name: str) -> None:
-    """Check that a backbone has a KV cache that a prefix can be put into."""
-    if kind != "decoder":
-        found = "an encoder" if kind == "encoder" else "a vision model"
-        raise RecipeError(
-            f"prefix tuning needs a decoder, {name!r} is {found}",
-            place="adapter.method",
-            hint="Use method: lora",
-        )
+    resolve_target_modules(base_model, adapter.target_modules, exclude=())

@@ -11,12 +11,19 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from adapterhub.backbones.architecture import is_decoder
 from adapterhub.backbones.heads import head_model_class
-from adapterhub.backbones.module_sharing import base_child, initialize_modules, share_modules
-from adapterhub.errors import BackboneError
+from adapterhub.backbones.module_sharing import (
+    base_child,
+    initialize_modules,
+    new_modules,
+    share_modules,
+    tensor_ids,
+)
+from adapterhub.errors import BackboneError, first_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +68,11 @@ class HeadModel:
             raise BackboneError(f"{type(self.model).__name__} has no base model of its own")
         found: nn.Module = getattr(self.model, self.base_name)
         return found
+
+    @property
+    def frozen_model(self) -> nn.Module:
+        """The base model, or the whole class where it is not divided."""
+        return self.model if self.base_name is None else self.base_model
 
     def forward(self, inputs: Mapping[str, Any]) -> Tensor:
         """Run the whole class.
@@ -112,6 +124,29 @@ class HeadModel:
         """Token to pad a batch with."""
         return 0 if self._padding is None else self._padding
 
+    @property
+    def has_segments(self) -> bool:
+        """Whether the class distinguishes the segments of a text pair."""
+        types = getattr(self.model.config, "type_vocab_size", None)
+        return self.takes("token_type_ids") and (types is None or types > 1)
+
+    @property
+    def output_layer(self) -> nn.Module:
+        """The last linear layer of a new head.
+
+        Raises:
+            BackboneError: If the head has none.
+        """
+        found = [
+            module
+            for path in self.head_modules
+            for module in _active(self.model.get_submodule(path)).modules()
+            if isinstance(module, nn.Linear)
+        ]
+        if not found:
+            raise BackboneError(f"{type(self.model).__name__} has no linear head")
+        return found[-1]
+
     def takes(self, argument: str) -> bool:
         """Return whether the class's ``forward`` names an argument."""
         return argument in inspect.signature(self.model.forward).parameters
@@ -125,23 +160,28 @@ class HeadModel:
         }
         if "use_cache" in parameters:
             accepted.setdefault("use_cache", False)
-        if self._padding is None and self.kind == "sequence" and "input_ids" in accepted:
-            accepted["input_ids"] = self._mark_padding(
-                accepted["input_ids"], accepted.get("attention_mask")
-            )
+        if self._padding is None and self.kind == "sequence":
+            self._mark_padding(accepted)
         return accepted
 
-    def _mark_padding(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def _mark_padding(self, accepted: dict[str, Any]) -> None:
         """Replace padding by a token that is not in the batch, and tell the class.
 
         A decoder's class finds the end of a sequence by its padding token, and this checkpoint has
-        none.
+        none. Embeddings must be of sequences of equal length.
         """
+        input_ids, attention_mask = accepted.get("input_ids"), accepted.get("attention_mask")
+        if input_ids is None:
+            self.model.config.get_text_config().pad_token_id = 0
+            return
+        if attention_mask is not None:
+            # trained keys and values may precede the tokens
+            attention_mask = attention_mask[:, -input_ids.shape[1] :]
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         used = set(input_ids[real.bool()].tolist())
         padding = next(token for token in range(len(used) + 1) if token not in used)
         self.model.config.get_text_config().pad_token_id = padding
-        return torch.where(real.bool(), input_ids, padding)
+        accepted["input_ids"] = torch.where(real.bool(), input_ids, padding)
 
     def _with_base(self, function: Callable[..., Any]) -> Any:
         """Return a view of the class whose base model is a function."""
@@ -187,17 +227,14 @@ def build_head(backbone: Backbone, kind: HeadKind, labels: Sequence[str]) -> Hea
         BackboneError: If the architecture has no such class, or one that can't be built.
     """
     config = head_config(backbone.config, kind, labels)
-    with torch.device("meta"):
-        model = head_model_class(config, kind, backbone.name)(config)
-    share_modules(model, backbone.base_model)
-    if kind == "causal_lm":
-        _share_output_layer(model, backbone)
-    paths = initialize_modules(model, backbone.device, backbone.name)
+    model, shared = _assemble(config, kind, backbone.name, backbone.base_model, backbone.lm_head)
+    paths = new_modules(model, shared, backbone.name)
     if kind == "causal_lm" and paths:
         raise BackboneError(
             f"{type(model).__name__} has layers that were not loaded: {', '.join(paths)}",
             place=backbone.name,
         )
+    initialize_modules(model, shared, backbone.device, backbone.name)
     for path in paths:
         for module in model.get_submodule(path).modules():
             if any(True for _ in module.parameters(recurse=False)):
@@ -205,6 +242,56 @@ def build_head(backbone: Backbone, kind: HeadKind, labels: Sequence[str]) -> Hea
     # peft writes this name into the adapter's configuration
     model.name_or_path = backbone.hub_id or backbone.name
     return HeadModel(model.eval(), kind, paths)
+
+
+def build_meta_head(
+    config: PretrainedConfig, kind: HeadKind, labels: Sequence[str], name: str
+) -> HeadModel:
+    """Build transformers' class for a task without weights, on the meta device.
+
+    Args:
+        config: Configuration of a backbone.
+        name: Name of the backbone, for messages.
+
+    Raises:
+        BackboneError: If the architecture has no such class, or one that can't be built.
+    """
+    with torch.device("meta"):
+        auto = AutoModelForCausalLM if is_decoder(config) else AutoModel
+        loaded = _built(lambda: auto.from_config(copy.deepcopy(config)), config, name)
+    lm_head = loaded.get_output_embeddings() if is_decoder(config) else None
+    base_model = loaded.base_model if is_decoder(config) else loaded
+    copied = head_config(base_model.config, kind, labels)
+    model, shared = _assemble(copied, kind, name, base_model, lm_head)
+    return HeadModel(model.eval(), kind, new_modules(model, shared, name))
+
+
+def _assemble(
+    config: PretrainedConfig,
+    kind: HeadKind,
+    name: str,
+    base_model: nn.Module,
+    lm_head: nn.Module | None,
+) -> tuple[PreTrainedModel, set[int]]:
+    """Return a class that shares loaded modules, and the identities of what it shares."""
+    chosen = head_model_class(config, kind, name)
+    with torch.device("meta"):
+        model: PreTrainedModel = _built(lambda: chosen(config), config, name)
+    share_modules(model, base_model)
+    if kind == "causal_lm" and lm_head is not None:
+        _share_output_layer(model, lm_head)
+        return model, tensor_ids([base_model, lm_head])
+    return model, tensor_ids([base_model])
+
+
+def _built(build: Callable[[], Any], config: PretrainedConfig, name: str) -> Any:
+    try:
+        return build()
+    except (ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError) as error:
+        raise BackboneError(
+            f"the architecture {config.model_type!r} can't be built: {first_sentence(error)}",
+            place=name,
+        ) from error
 
 
 def head_config(
@@ -220,12 +307,12 @@ def head_config(
     return copied
 
 
-def _share_output_layer(model: Any, backbone: Backbone) -> None:
+def _share_output_layer(model: Any, lm_head: nn.Module) -> None:
     output = model.get_output_embeddings()
     for name, module in list(model.named_modules()):
         if module is output:
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, backbone.lm_head)
+            setattr(model.get_submodule(parent), child, lm_head)
 
 
 def _to_own_type(
@@ -263,6 +350,15 @@ def _with_child(module: nn.Module, name: str, child: nn.Module) -> Any:
     # copy.copy shares the dictionary of children
     view._modules = {**module._modules, name: child}
     return view
+
+
+def _active(module: Any) -> nn.Module:
+    """Return the module that computes: an adapter's own, if it stores one."""
+    if isinstance(module, ModulesToSaveWrapper):
+        (name,) = module.active_adapters
+        return module.original_module if module.disable_adapters else module.modules_to_save[name]
+    found: nn.Module = module
+    return found
 
 
 def _unwrapped(module: Any) -> nn.Module:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 #: Containers whose own ``forward`` is never called; peft can only replace their members.
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict)
@@ -42,24 +42,37 @@ def share_modules(model: PreTrainedModel, base_model: nn.Module) -> None:
         setattr(model, name, base_model)
     else:
         _share_children(child, base_model)
+        # layers read settings such as the attention implementation there
+        child.config = base_model.config
 
 
-def initialize_modules(model: PreTrainedModel, device: torch.device, place: str) -> tuple[str, ...]:
-    """Initialise what is still on the meta device as the class does, in float32.
+def new_modules(model: PreTrainedModel, shared: set[int], place: str) -> tuple[str, ...]:
+    """Return the paths of modules that share nothing, each with everything below it.
 
-    Returns:
-        Paths of the initialised modules, each with everything below it.
+    Args:
+        shared: Identities of the tensors of the loaded modules, by ``tensor_ids``.
 
     Raises:
         BackboneError: If a parameter belongs to no module that can be stored with an adapter.
     """
-    new = {id(module) for module in model.modules() if _own_meta(module)}
-    paths = tuple(_new_paths(model, "", new, place))
+    return tuple(_new_paths(model, "", shared, place))
+
+
+def tensor_ids(modules: Iterable[nn.Module]) -> set[int]:
+    """Return the identities of all parameters and buffers of some modules."""
+    return {
+        id(tensor) for module in modules for tensor in (*module.parameters(), *module.buffers())
+    }
+
+
+def initialize_modules(
+    model: PreTrainedModel, shared: set[int], device: torch.device, place: str
+) -> None:
+    """Initialise what is not shared as the class does, in float32."""
     with torch.no_grad():
         for module, owner in _with_owners(model, model):
-            if id(module) in new:
-                _initialize(module, owner, device, place)
-    return paths
+            if _new_tensors(module, shared):
+                _initialize(module, owner, shared, device, place)
 
 
 def _replaces(template: nn.Module, module: nn.Module) -> bool:
@@ -97,30 +110,33 @@ def _share_children(template: nn.Module, source: nn.Module) -> None:
                 tensors[name] = own_tensor
 
 
-def _own_meta(module: nn.Module) -> list[str]:
+def _new_tensors(module: nn.Module, shared: set[int]) -> list[str]:
     tensors = {**module._parameters, **module._buffers}
-    return [name for name, tensor in tensors.items() if tensor is not None and tensor.is_meta]
+    return [n for n, tensor in tensors.items() if tensor is not None and id(tensor) not in shared]
 
 
-def _new_paths(module: nn.Module, path: str, new: set[int], place: str) -> Iterator[str]:
-    below = [each for each in module.modules() if each._parameters or each._buffers]
-    if not any(id(each) in new for each in below):
+def _new_paths(module: nn.Module, path: str, shared: set[int], place: str) -> Iterator[str]:
+    holders = [each for each in module.modules() if _has_parameters(each)]
+    new = {id(each) for each in holders if _new_tensors(each, shared)}
+    if not new:
         return
     replaceable = bool(path) and not isinstance(module, _CONTAINERS)
-    if replaceable and all(id(each) in new for each in below):
+    if replaceable and all(id(each) in new for each in holders):
         yield path
         return
-    if id(module) in new and any(
-        tensor.is_meta for tensor in module._parameters.values() if tensor is not None
-    ):
+    if id(module) in new:
         raise BackboneError(
             f"{type(module).__name__} holds parameters of its own that an adapter can't store: "
-            f"{', '.join(_own_meta(module))}",
+            f"{', '.join(_new_tensors(module, shared))}",
             place=place,
             hint="Use another backbone for this task",
         )
     for name, child in module.named_children():
-        yield from _new_paths(child, f"{path}.{name}" if path else name, new, place)
+        yield from _new_paths(child, f"{path}.{name}" if path else name, shared, place)
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(parameter is not None for parameter in module._parameters.values())
 
 
 def _with_owners(
@@ -132,12 +148,15 @@ def _with_owners(
     yield module, owner
 
 
-def _initialize(module: Any, owner: PreTrainedModel, device: torch.device, place: str) -> None:
-    for tensor in (*module._parameters.values(), *module._buffers.values()):
-        if tensor is not None and not tensor.is_meta:
+def _initialize(
+    module: Any, owner: PreTrainedModel, shared: set[int], device: torch.device, place: str
+) -> None:
+    new = _new_tensors(module, shared)
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if tensor is not None and name not in new:
             # transformers' initialisation leaves marked tensors as they are
             tensor._is_hf_initialized = True
-    for name in _own_meta(module):
+    for name in new:
         fresh = _unset(module._parameters.get(name, module._buffers.get(name)), device)
         if name in module._parameters:
             module._parameters[name] = nn.Parameter(fresh, requires_grad=fresh.is_floating_point())

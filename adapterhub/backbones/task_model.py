@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
@@ -13,37 +13,28 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from adapterhub.adapters.peft_format import config_document, peft_config
-from adapterhub.adapters.target_modules import resolve_target_modules
+from adapterhub.adapters.peft_format import config_document
 from adapterhub.adapters.tensor_checks import check_tensors_match
-from adapterhub.backbones.compatibility import check_prefix_fits
+from adapterhub.backbones.adapter_config import adapter_peft_config
+from adapterhub.backbones.forward_paths import forward_paths
 from adapterhub.backbones.fused_lora import fuse_lora_layers
-from adapterhub.backbones.heads import (
-    TextHead,
-    VisionHead,
-    build_head_model,
-    head_name,
-    image_features,
-)
-from adapterhub.backbones.quantize import torch_dtype
-from adapterhub.errors import RecipeError, StrictLoadError
-from adapterhub.kernels.attention.layout import PackedSequences
-from adapterhub.kernels.attention.transformers_interface import ATTENTION_NAME, install_attention
-from adapterhub.specs import LoraSpec, PrefixSpec
+from adapterhub.backbones.head_model import build_head
+from adapterhub.backbones.task_forward import TaskForward
+from adapterhub.errors import StrictLoadError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from peft import PeftConfig, PeftModel
-    from transformers import PreTrainedModel
 
+    from adapterhub.backbones.adapter_config import TrainableParts
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.backbones.forward_paths import ForwardPaths
+    from adapterhub.backbones.head_model import HeadModel
+    from adapterhub.backbones.task_forward import LogitsHead, TaskHead
     from adapterhub.data.packing import PackedBatch
     from adapterhub.specs import AdapterSpec
     from adapterhub.tasks.base import HeadKind
-
-#: What is trained: adapter and head; the head alone; adapter, head and norm layers.
-TrainableParts = Literal["adapter", "head", "adapter_and_norms"]
 
 
 class TaskModel(nn.Module):
@@ -55,11 +46,14 @@ class TaskModel(nn.Module):
         peft_model: peft's model around a model of ``build_head_model``.
     """
 
-    def __init__(self, peft_model: PeftModel, backbone: Backbone, adapter_name: str) -> None:
+    def __init__(
+        self, peft_model: PeftModel, backbone: Backbone, adapter_name: str, forward: TaskForward
+    ) -> None:
         super().__init__()
         self.peft_model = peft_model
         self.backbone = backbone
         self.adapter_name = adapter_name
+        self._forward = forward
         self._prefix_disabled = False
 
     @property
@@ -68,10 +62,14 @@ class TaskModel(nn.Module):
         return self.peft_model.get_base_model()
 
     @property
-    def head(self) -> TextHead | VisionHead:
-        """The head, with the adapter's own weights if it has any."""
-        vision = self.backbone.kind == "vision"
-        return VisionHead(self.head_model) if vision else TextHead(self.head_model)
+    def head(self) -> TaskHead | LogitsHead:
+        """Function from what ``hidden`` returns to logits."""
+        return self._forward.head
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether batches of texts run packed, else padded."""
+        return self._forward.packed
 
     @property
     def is_prefix(self) -> bool:
@@ -80,15 +78,10 @@ class TaskModel(nn.Module):
 
     def set_head_bias(self, values: Sequence[float]) -> None:
         """Set the bias of a new head, one value per output; a head without a bias is unchanged."""
-        name = head_name(self.head_model)
-        if name is None:
-            return
-        layer = getattr(self.head_model, name)
-        wrapped = isinstance(layer, ModulesToSaveWrapper)
-        linear = layer.modules_to_save[self.adapter_name] if wrapped else layer
-        if linear.bias is not None:
+        bias = self._forward.heads.output_layer.bias
+        if isinstance(bias, nn.Parameter) and len(bias) == len(values):
             with torch.no_grad():
-                linear.bias.copy_(torch.tensor(values))
+                bias.copy_(torch.tensor(values))
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Return the input embeddings of tokens, ``[num_tokens, hidden]``."""
@@ -96,44 +89,33 @@ class TaskModel(nn.Module):
         return embedded
 
     def hidden(self, batch: PackedBatch, embedded: Tensor | None = None) -> Tensor:
-        """Return the last hidden states at ``batch.select``, ``[num_selected, hidden]``.
+        """Return what ``head`` reads at ``batch.select``, ``[num_selected, width]``.
 
-        For images, the ``image_features`` ``[num_images, features]``.
+        These are the last hidden states, or the logits where the task's class computes them from
+        more than the states at these positions.
 
         Args:
             embedded: Input embeddings to use instead of those of the batch's tokens, including
                 padding, ``[num_tokens, hidden]``.
         """
-        model = self.head_model
-        if batch.pixels is not None:
-            dtype = torch_dtype(self.backbone.quantization.compute_dtype)
-            return image_features(model, batch.pixels.to(dtype))
-        inputs: dict[str, Any] = {}
-        if embedded is None:
-            inputs["input_ids"] = batch.input_ids.unsqueeze(0)
-        else:
-            inputs["inputs_embeds"] = embedded.unsqueeze(0)
-        positions = batch.position_ids
-        if batch.segment_ids is not None:
-            inputs["token_type_ids"] = batch.segment_ids.unsqueeze(0)
-        if self.is_prefix and not self._prefix_disabled:
-            inputs["past_key_values"] = self.peft_model.get_prompt(batch_size=1)
-            positions = positions + self.peft_model.active_peft_config.num_virtual_tokens
-        if self.backbone.kind == "decoder":
-            inputs["use_cache"] = False
-        output = getattr(model, model.base_model_prefix)(
-            position_ids=positions.unsqueeze(0),
-            # a four-dimensional mask is passed on unchanged; attention uses the lengths instead
-            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.input_ids.device),
-            packed=PackedSequences(batch.lengths),
-            **inputs,
-        )
-        return output.last_hidden_state[0, batch.select]
+        return self._forward.outputs(batch, embedded, self._prompt)
+
+    def states(self, batch: PackedBatch) -> Tensor:
+        """Return the last hidden states at ``batch.select``, ``[num_selected, hidden]``."""
+        return self._forward.states(batch, prompt=self._prompt)
+
+    def features(self, batch: PackedBatch) -> Tensor:
+        """Return the input of the head's last layer at ``batch.select``."""
+        return self._forward.features(batch)
+
+    @property
+    def _prompt(self) -> Callable[[int], Any] | None:
+        return self.peft_model.get_prompt if self.is_prefix and not self._prefix_disabled else None
 
     def forward(
         self,
         batch: PackedBatch,
-        loss: Callable[[TextHead | VisionHead, Tensor, PackedBatch], Tensor],
+        loss: Callable[[TaskHead | LogitsHead, Tensor, PackedBatch], Tensor],
     ) -> Tensor:
         """Return the summed loss of a batch as a scalar."""
         return loss(self.head, self.hidden(batch), batch)
@@ -145,11 +127,14 @@ class TaskModel(nn.Module):
         its own dropout.
         """
         super().train(mode)
-        self.backbone.base_model.eval()
-        for module in self.backbone.base_model.modules():
+        base_model = self._forward.heads.frozen_model
+        base_model.eval()
+        for module in base_model.modules():
             if isinstance(module, BaseTunerLayer):
                 for name in (*module.adapter_layer_names, "lora_dropout"):
                     getattr(module, name, nn.Identity()).train(mode)
+        for path in self._forward.heads.head_modules:
+            self.head_model.get_submodule(path).train(mode)
         return self
 
     def activate(self) -> None:
@@ -157,7 +142,7 @@ class TaskModel(nn.Module):
 
         Layers that only other adapters target compute without adapter.
         """
-        for module in self.backbone.base_model.modules():
+        for module in self.head_model.modules():
             if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
                 module.enable_adapters(enabled=True)
                 _select(module, self.adapter_name)
@@ -177,7 +162,7 @@ class TaskModel(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of the tensors of adapter and head on the CPU, by peft's names."""
-        others = _adapter_names(self.backbone.base_model) - {self.adapter_name}
+        others = _adapter_names(self.head_model) - {self.adapter_name}
         own = {
             name: tensor
             for name, tensor in self.peft_model.state_dict().items()
@@ -239,9 +224,12 @@ def build_task_model(
     Args:
         backbone: Frozen backbone, whose base model is shared until ``close``.
     """
-    model = build_head_model(backbone, head, labels)
-    config = _peft_config(model, backbone, task_type, adapter, parts)
-    task_model = _attach(model, backbone, config, adapter_name)
+    paths = forward_paths(backbone)
+    heads = build_head(backbone, head, labels)
+    config = adapter_peft_config(heads, backbone.kind, backbone.name, task_type, adapter, parts)
+    config.base_model_name_or_path = backbone.hub_id or backbone.name
+    config.revision = backbone.revision
+    task_model = _attach(heads, backbone, config, adapter_name, paths)
     if parts == "head":
         # the low-rank factors keep their initial product of zero
         for name, parameter in task_model.peft_model.named_parameters():
@@ -260,7 +248,8 @@ def restore_task_model(
     adapter_name: str,
 ) -> TaskModel:
     """Put a stored adapter and its head on a backbone, which may have other adapters."""
-    model = _attach(build_head_model(backbone, head, labels), backbone, config, adapter_name)
+    paths = forward_paths(backbone)
+    model = _attach(build_head(backbone, head, labels), backbone, config, adapter_name, paths)
     model.peft_model.requires_grad_(False).eval()
     try:
         model.load_tensors(tensors, adapter_name)
@@ -271,26 +260,31 @@ def restore_task_model(
 
 
 def _attach(
-    model: PreTrainedModel, backbone: Backbone, config: PeftConfig, adapter_name: str
+    heads: HeadModel,
+    backbone: Backbone,
+    config: PeftConfig,
+    adapter_name: str,
+    paths: ForwardPaths,
 ) -> TaskModel:
     """Inject an adapter into a model on the shared base model."""
     import peft
 
-    if backbone.kind != "vision":
-        install_attention()
-        backbone.base_model.config._attn_implementation = ATTENTION_NAME
+    # before the adapter is there: the check of the head needs the model as it was loaded
+    forward = TaskForward(heads, backbone, paths, has_prefix=config.is_prompt_learning)
     with warnings.catch_warnings():
-        # peft warns of a second adapter on the same base model, which is intended here
+        # peft warns of a second adapter on the same base model, which is intended here, and of
+        # layers with transposed weights, whose setting it corrects itself
         warnings.filterwarnings("ignore", message="You are trying to modify a model with PEFT")
-        peft_model = peft.get_peft_model(model, config, adapter_name=adapter_name)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+        peft_model = peft.get_peft_model(heads.model, config, adapter_name=adapter_name)
     fuse_lora_layers(peft_model)
-    return TaskModel(peft_model, backbone, adapter_name)
+    return TaskModel(peft_model, backbone, adapter_name, forward)
 
 
-def _adapter_names(base_model: nn.Module) -> set[str]:
-    """Return the names of all adapters in a base model."""
+def _adapter_names(model: nn.Module) -> set[str]:
+    """Return the names of all adapters in a model."""
     names: set[str] = set()
-    for module in base_model.modules():
+    for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             names |= {name for each in module.adapter_layer_names for name in getattr(module, each)}
         elif isinstance(module, ModulesToSaveWrapper):
@@ -303,49 +297,3 @@ def _select(module: BaseTunerLayer | ModulesToSaveWrapper, name: str) -> None:
         module.set_adapter(name, inference_mode=True)
     else:
         module.enable_adapters(enabled=False)
-
-
-def norm_names(base_model: nn.Module) -> list[str]:
-    """Return the last components of the names of the norm layers, sorted."""
-    return sorted(
-        {
-            name.rpartition(".")[2]
-            for name, module in base_model.named_modules()
-            if "Norm" in type(module).__name__
-        }
-    )
-
-
-def _peft_config(
-    model: Any, backbone: Backbone, task_type: str, adapter: AdapterSpec, parts: TrainableParts
-) -> PeftConfig:
-    """Return peft's configuration of an adapter."""
-    name = head_name(model)
-    modules_to_save = [name] if name else []
-    if parts == "head" and not name:
-        raise RecipeError("this task has no head of its own to train", place="train.parts")
-    if parts == "adapter_and_norms":
-        modules_to_save += norm_names(backbone.base_model)
-    targets: tuple[str, ...] = ()
-    if isinstance(adapter, PrefixSpec):
-        check_prefix_fits(backbone.kind, backbone.name)
-        if parts != "adapter":
-            raise RecipeError(
-                f"parts {parts!r} can't be combined with a prefix",
-                place="train.parts",
-                hint="Use parts: adapter, or adapter.method: lora",
-            )
-    elif isinstance(adapter, LoraSpec):
-        output = model.get_output_embeddings()
-        outputs = [path for path, module in model.named_modules() if module is output]
-        targets = resolve_target_modules(
-            model, adapter.target_modules, exclude=[name or "lm_head", *outputs]
-        )
-    return peft_config(
-        adapter,
-        task_type=task_type,
-        base_model=backbone.hub_id or backbone.name,
-        target_modules=targets,
-        modules_to_save=modules_to_save or None,
-        revision=backbone.revision,
-    )

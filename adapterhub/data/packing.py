@@ -96,6 +96,46 @@ class PackedBatch:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class PaddedBatch:
+    """Sequences of a packed batch as the lines of a matrix, filled up at the end."""
+
+    # [sequences, length] int64
+    input_ids: Tensor
+    # [sequences, length] int64, 1 for tokens and 0 for padding
+    attention_mask: Tensor
+    # [sequences, length] int64, or None where the encoder reads single texts
+    segment_ids: Tensor | None
+    # [selected] int64, sequence and position of each selected token
+    sequences: Tensor
+    positions: Tensor
+    # [tokens] int64, sequence and position of each token
+    token_sequences: Tensor
+    token_positions: Tensor
+
+
+def pad(batch: PackedBatch, token: int) -> PaddedBatch:
+    """Return the sequences of a packed batch of texts, padded with a token."""
+    device, count = batch.input_ids.device, batch.tokens
+    lengths = torch.tensor(batch.lengths, device=device)
+    sequences = torch.arange(len(lengths), device=device).repeat_interleave(lengths)
+    positions = batch.position_ids[:count]
+    place = (sequences, positions)
+    shape = (len(lengths), max(batch.lengths))
+    segments = None
+    if batch.segment_ids is not None:
+        segments = lengths.new_zeros(shape).index_put(place, batch.segment_ids[:count])
+    return PaddedBatch(
+        input_ids=lengths.new_full(shape, token).index_put(place, batch.input_ids[:count]),
+        attention_mask=lengths.new_zeros(shape).index_put(place, lengths.new_ones(())),
+        segment_ids=segments,
+        sequences=sequences[batch.select],
+        positions=positions[batch.select],
+        token_sequences=sequences,
+        token_positions=positions,
+    )
+
+
 def pack(examples: Sequence[EncodedExample]) -> PackedBatch:
     """Pack examples into one batch: tokens end to end, images stacked.
 

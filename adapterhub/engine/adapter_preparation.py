@@ -11,7 +11,7 @@ import torch
 from adapterhub.adapters.peft_format import EMBEDDING_PARTS, LINEAR_PARTS, LORA_KEY
 from adapterhub.adapters.tensor_checks import PROMPT_KEY
 from adapterhub.adapters.weights import AdapterWeights
-from adapterhub.backbones.compatibility import check_prefix_fits
+from adapterhub.backbones.adapter_config import check_prefix_fits
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.quantize import torch_dtype

@@ -64,6 +64,16 @@ def hidden_batches(
             yield indices, batch, model.hidden(batch)
 
 
+def feature_batches(
+    model: TaskModel, examples: Sequence[EncodedExample]
+) -> Iterator[tuple[Sequence[int], PackedBatch, Tensor]]:
+    """Yield positions, batch and the head's input without the adapter, batched by length."""
+    with torch.no_grad(), adapter_context(model, with_adapter=False):
+        for indices in batches_by_length([len(each) for each in examples], BATCH_TOKENS):
+            batch = pack([examples[index] for index in indices]).to(model.backbone.device)
+            yield indices, batch, model.features(batch)
+
+
 def predict(
     model: TaskModel,
     task: Task,
@@ -72,9 +82,18 @@ def predict(
     *,
     with_adapter: bool,
 ) -> list[Any]:
-    """Return the raw prediction of each example, as ``Task.decode`` returns it."""
+    """Return the raw prediction of each example, as ``Task.decode`` returns it.
+
+    Args:
+        head: The model's own head, or with ``with_adapter`` unset a probe over its input.
+    """
     found: list[Any] = [None] * len(examples)
-    for indices, batch, hidden in hidden_batches(model, examples, with_adapter=with_adapter):
+    batches = (
+        hidden_batches(model, examples, with_adapter=True)
+        if with_adapter
+        else feature_batches(model, examples)
+    )
+    for indices, batch, hidden in batches:
         for index, output in zip(indices, task.decode(head, hidden, batch), strict=True):
             found[index] = output
     return found

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from adapterhub.backbones.heads import VisionHead
-from adapterhub.evaluation.bias_audit.inference import hidden_batches
+from adapterhub.evaluation.bias_audit.inference import feature_batches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapterhub.backbones.heads import TextHead
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import EncodedExample, PackedBatch
     from adapterhub.tasks.base import Task
@@ -27,11 +25,9 @@ FeatureBatch: TypeAlias = "tuple[Tensor, PackedBatch]"
 
 
 class LinearProbe:
-    """Linear layer over standardized features, which are the inputs of the adapter's own head."""
+    """Linear layer over standardized features, which are the inputs of the head's last layer."""
 
-    def __init__(
-        self, stock: TextHead, linear: nn.Linear, mean: Tensor, scale: Tensor, num_examples: int
-    ) -> None:
+    def __init__(self, linear: nn.Linear, mean: Tensor, scale: Tensor, num_examples: int) -> None:
         """Create the probe.
 
         Args:
@@ -40,14 +36,13 @@ class LinearProbe:
             scale: Standard deviation of each feature, ``[hidden]``.
         """
         self.num_examples = num_examples
-        self._stock = stock
         self._linear = linear
         self._mean = mean
         self._scale = scale
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """Map hidden states ``[n, hidden]`` to logits ``[n, classes]``."""
-        return self._linear((self._stock.features(hidden) - self._mean) / self._scale)
+    def __call__(self, features: Tensor) -> Tensor:
+        """Map features ``[n, width]`` to logits ``[n, classes]``."""
+        return self._linear((features.float() - self._mean) / self._scale)
 
 
 def fit_linear_probe(
@@ -67,14 +62,7 @@ def fit_linear_probe(
     with torch.no_grad():
         losses = [float(_loss(task, h, _standardized(test_batches, mean, scale))) for h in heads]
     best = heads[losses.index(min(losses))]
-    return LinearProbe(_text_head(model), best, mean, scale, len(examples))
-
-
-def _text_head(model: TaskModel) -> TextHead:
-    head = model.head
-    if isinstance(head, VisionHead):
-        raise TypeError("a bias audit needs a head that reads text")
-    return head
+    return LinearProbe(best, mean, scale, len(examples))
 
 
 def _fit(task: Task, batches: Sequence[FeatureBatch], decay: float) -> nn.Linear:
@@ -109,8 +97,4 @@ def _standardized(
 
 def _features(model: TaskModel, examples: Sequence[EncodedExample]) -> list[FeatureBatch]:
     """Return the head's input features without the adapter, ``[selected, hidden]`` per batch."""
-    head = _text_head(model)
-    return [
-        (head.features(hidden).float(), batch)
-        for _, batch, hidden in hidden_batches(model, examples, with_adapter=False)
-    ]
+    return [(features.float(), batch) for _, batch, features in feature_batches(model, examples)]
