@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from transformers import DynamicCache
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
+
 from adapterhub.adapters.peft_format import peft_config
 from adapterhub.adapters.target_modules import resolve_target_modules, saved_module_names
 from adapterhub.errors import RecipeError
@@ -49,6 +52,7 @@ def adapter_peft_config(
     targets: tuple[str, ...] = ()
     if isinstance(adapter, PrefixSpec):
         check_prefix_fits(kind, name)
+        _check_key_value_layers(model.config, name)
         if parts != "adapter":
             raise RecipeError(
                 f"parts {parts!r} can't be combined with a prefix",
@@ -80,6 +84,27 @@ def check_prefix_fits(kind: BackboneKind, name: str) -> None:
             place="adapter.method",
             hint="Use method: lora",
         )
+
+
+def _check_key_value_layers(config: Any, name: str) -> None:
+    """Check that every layer keeps keys and values, and no recurrent state."""
+    layers = DynamicCache(config=config.get_text_config()).layers
+    if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
+        raise RecipeError(
+            f"prefix tuning needs attention in every layer, {name!r} has layers with another state",
+            place="adapter.method",
+            hint="Use method: lora",
+        )
+
+
+def stored_modules(heads: HeadModel, parts: TrainableParts) -> list[str]:
+    """Return the paths of the modules that an adapter stores in full."""
+    found = list(heads.head_modules)
+    if parts == "adapter_and_norms":
+        names = norm_names(heads.frozen_model)
+        modules = [name for name, _ in heads.model.named_modules()]
+        found += [name for name in modules if name.endswith(tuple(names))]
+    return found
 
 
 def norm_names(base_model: nn.Module) -> list[str]:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.utils import ModulesToSaveWrapper
 
 from adapterhub.adapters.peft_format import CONFIG_NAME
-from adapterhub.adapters.target_modules import resolve_target_modules
-from adapterhub.backbones.adapter_config import check_prefix_fits
+from adapterhub.backbones.adapter_config import adapter_peft_config, stored_modules
 from adapterhub.backbones.architecture import backbone_kind, read_architecture
-from adapterhub.backbones.head_model import head_config
-from adapterhub.backbones.heads import head_model_class
+from adapterhub.backbones.head_model import build_meta_head
 from adapterhub.backbones.memory import parameter_count
-from adapterhub.errors import ArtifactError
-from adapterhub.specs import PrefixSpec
+from adapterhub.errors import ArtifactError, RecipeError, first_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from adapterhub.backbones.adapter_config import TrainableParts
     from adapterhub.specs import AdapterSpec
     from adapterhub.tasks.base import HeadKind
 
@@ -48,19 +49,18 @@ def adapter_shape(
     """
     import peft
 
-    config = head_config(read_architecture(path), head, labels)
-    with torch.device("meta"):
-        head_model = head_model_class(config, head, path.name)(config)
-        base_model = getattr(head_model, head_model.base_model_prefix)
-        parameters = parameter_count([head_model if head == "causal_lm" else base_model])
-        try:
-            model = peft.get_peft_model(
-                head_model, peft.PeftConfig.from_peft_type(**adapter_config)
-            )
-        except (ValueError, TypeError, RuntimeError, KeyError) as error:
-            raise ArtifactError(
-                f"peft can't use it on {config.model_type!r}: {error}", place=CONFIG_NAME
-            ) from error
+    heads = build_meta_head(read_architecture(path), head, labels, path.name)
+    backbone = heads.model if head == "causal_lm" else heads.frozen_model
+    parameters = parameter_count([backbone])
+    try:
+        with torch.device("meta"):
+            config = peft.PeftConfig.from_peft_type(**adapter_config)
+            model = peft.get_peft_model(heads.model, config)
+    except (ValueError, TypeError, RuntimeError, KeyError) as error:
+        raise ArtifactError(
+            f"peft can't use it on {heads.model.config.model_type!r}: {first_sentence(error)}",
+            place=CONFIG_NAME,
+        ) from error
     if model.active_peft_config.is_prompt_learning:
         _materialize_prompt(model)
     state = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -75,13 +75,78 @@ def _materialize_prompt(model: Any) -> None:
         model.prompt_tokens[name] = torch.arange(len(tokens), device="cpu")
 
 
-def check_adapter_fits(path: Path, adapter: AdapterSpec) -> None:
-    """Check an adapter against the architecture in a backbone folder."""
-    from transformers import AutoModel
+def check_adapter_fits(
+    path: Path,
+    adapter: AdapterSpec,
+    *,
+    head: HeadKind,
+    task_type: str,
+    labels: Sequence[str],
+    parts: TrainableParts = "adapter",
+) -> None:
+    """Check that a task can be trained on the architecture in a backbone folder.
 
-    if isinstance(adapter, PrefixSpec):
-        check_prefix_fits(backbone_kind(path), path.name)
+    The task's class and the adapter are built on the meta device, so that nothing is refused after
+    weights were loaded.
+
+    Args:
+        head: Kind of the task's head.
+        task_type: peft's ``TaskType`` name; empty where it has none.
+        labels: Names of the head's outputs.
+        parts: What is trained.
+
+    Raises:
+        RecipeError: If the adapter does not fit.
+        BackboneError: If the architecture has no class for the task.
+    """
+    heads = build_meta_head(read_architecture(path), head, labels, path.name)
+    config = adapter_peft_config(heads, backbone_kind(path), path.name, task_type, adapter, parts)
+    if isinstance(config, LoraConfig):
+        # other initialisations compute with the weights
+        config.init_lora_weights = True
+    stored = set(stored_modules(heads, parts))
+    name = heads.model.config.model_type
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model: Any = get_peft_model(heads.model, config)
+    except (ValueError, TypeError, RuntimeError, KeyError, AttributeError) as error:
+        raise RecipeError(
+            f"peft can't put this adapter on the architecture {name!r}: {first_sentence(error)}",
+            place="adapter",
+            hint="Choose other adapter.target_modules, another adapter.method or another backbone",
+        ) from error
+    wrapped = {
+        path
+        for path, module in model.get_base_model().named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+    }
+    if wrapped != stored:
+        raise RecipeError(
+            f"peft can't tell the head of {type(heads.model).__name__} from other modules: "
+            f"{', '.join(sorted(wrapped ^ stored))}",
+            place="backbone.name",
+            hint="Use another backbone for this task",
+        )
+    if config.is_prompt_learning:
+        _check_prefix_runs(model, name)
+
+
+def _check_prefix_runs(model: Any, name: str) -> None:
+    """Run a prefix on the meta device, where only shapes are computed."""
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model.to("meta")
+            ids = torch.ones(1, 2, dtype=torch.int64)
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except NotImplementedError:
         return
-    with torch.device("meta"):
-        base_model = AutoModel.from_config(read_architecture(path))
-    resolve_target_modules(base_model, adapter.target_modules, exclude=())
+    except (ValueError, TypeError, RuntimeError, IndexError, AttributeError) as error:
+        if "meta" in str(error):
+            # a value is needed that the meta device does not have
+            return
+        raise RecipeError(
+            f"a prefix does not fit the attention of {name!r}: {first_sentence(error)}",
+            place="adapter.method",
+            hint="Use method: lora",
+        ) from error

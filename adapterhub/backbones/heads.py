@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 #: Names of the linear layer of a new head in transformers' classes.
 HEAD_NAMES = ("score", "classifier", "qa_outputs")
 
+_INSTEAD = ", or a task that generates text on a decoder"
 _AUTO_CLASSES = {
     "causal_lm": AutoModelForCausalLM,
     "sequence": AutoModelForSequenceClassification,
@@ -69,7 +70,9 @@ def head_model_class(config: PretrainedConfig, head: HeadKind, place: str) -> ty
     mapping = _AUTO_CLASSES[head]._model_mapping
     if type(config) not in mapping:
         raise BackboneError(
-            f"the architecture {config.model_type!r} has no {head} head", place=place
+            f"the architecture {config.model_type!r} has no {head} head",
+            place=place,
+            hint=f"transformers has no class of it for this task; use another backbone{_INSTEAD}",
         )
     found: Any = mapping[type(config)]
     # DeiT has two, the second for distillation

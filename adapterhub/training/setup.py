@@ -61,8 +61,7 @@ def build_recipe_task(
         if backbone
         else fetch_backbone(section.name, revision=section.revision, cache=cache)
     )
-    check_adapter_fits(path, recipe.adapter.spec())
-    return build_task(
+    task = build_task(
         recipe.task.name,
         read_preprocessor(path),
         backbone_kind(path),
@@ -70,6 +69,15 @@ def build_recipe_task(
         recipe.task,
         data.label_counts,
     )
+    check_adapter_fits(
+        path,
+        recipe.adapter.spec(),
+        head=task.head,
+        task_type=task.peft_task_type,
+        labels=task.labels,
+        parts=recipe.train.parts,
+    )
+    return task
 
 
 def open_backbone(

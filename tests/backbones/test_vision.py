@@ -108,7 +108,9 @@ def test_text_tasks_are_refused(tmp_path):
     with pytest.raises(BackboneError, match="has no sequence head"):
         build_head_model(backbone, "sequence", LABELS)
     with pytest.raises(RecipeError, match=r"prefix tuning needs a decoder, .* is a vision model"):
-        check_adapter_fits(folder, PrefixSpec(num_virtual_tokens=2))
+        check_adapter_fits(
+            folder, PrefixSpec(num_virtual_tokens=2), head="image", task_type="", labels=LABELS
+        )
 
 
 def test_a_missing_image_processor_is_named(tmp_path):

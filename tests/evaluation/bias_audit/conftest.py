@@ -53,6 +53,9 @@ class GlassModel:
         counts = [torch.bincount(ids, minlength=self.size).float() for ids in sequences]
         return torch.stack(counts)
 
+    def features(self, batch):
+        return self.hidden(batch)
+
     @contextmanager
     def disable_adapter(self):
         self.adapter_disabled = True
