@@ -224,7 +224,6 @@ def has_window(config: Any) -> bool:
     return any(getattr(layer, "is_sliding", False) for layer in layers)
 
 
-@torch.no_grad()
 def reads_selected(heads: HeadModel, *, last: bool) -> bool:
     """Return whether the head of a class needs only the states at the positions that it reads.
 
@@ -234,22 +233,22 @@ def reads_selected(heads: HeadModel, *, last: bool) -> bool:
     Args:
         last: Whether a text is read at its last token, else at its first.
     """
-    device = heads.model.device
-    ids = torch.arange(5, 11, device=device).unsqueeze(0)
+    texts = [token for token in range(3, 12) if token != heads.padding_token][:6]
+    ids = torch.tensor([texts], device=heads.model.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     try:
-        with own_attention(heads.base_model):
+        with torch.no_grad(), own_attention(heads.base_model):
             output = heads.base_model(**heads.base_inputs(inputs))
-            whole = heads.logits_of(output, inputs)
-        states = output.last_hidden_state
-        if whole.dim() == 3:
-            return _is_close(TaskHead(heads)(states[0]), whole[0], states.dtype)
-        return _is_close(TaskHead(heads)(states[:, -1 if last else 0]), whole, states.dtype)
+            whole, states = heads.logits_of(output, inputs), output.last_hidden_state
+            if whole.dim() == 3:
+                single, whole = TaskHead(heads)(states[0]), whole[0]
+            else:
+                single = TaskHead(heads)(states[:, -1 if last else 0])
     except (BackboneError, RuntimeError, ValueError, TypeError, IndexError, AttributeError):
         return False
+    return bool(whole.any()) and _is_close(single, whole, states.dtype)
 
 
-@torch.no_grad()
 def _plain_output_weight(heads: HeadModel) -> nn.Parameter | None:
     """Return the output embeddings if logits are their product with hidden states."""
     layer = heads.model.get_output_embeddings()
@@ -258,10 +257,12 @@ def _plain_output_weight(heads: HeadModel) -> nn.Parameter | None:
         return None
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(2, weight.shape[1], generator=generator).to(weight)
-    # so large that a soft cap shows
-    hidden = hidden * (100 / F.linear(hidden, weight).abs().max())
-    logits = heads.logits_of(hidden.unsqueeze(1)).squeeze(1)
-    return weight if _is_close(logits, F.linear(hidden, weight), weight.dtype) else None
+    with torch.no_grad():
+        # so large that a soft cap shows
+        hidden = hidden * (100 / F.linear(hidden, weight).abs().max())
+        logits = heads.logits_of(hidden.unsqueeze(1)).squeeze(1)
+        expected = F.linear(hidden, weight)
+    return weight if _is_close(logits, expected, weight.dtype) else None
 
 
 def _is_close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
