@@ -134,7 +134,7 @@ def test_the_padded_path_equals_the_packed_one(tmp_path, name):
         tensors = model.tensors()
         model.close()
         for padding in (True, False):
-            backbone.verdicts[:] = [replace(PADDED_ONLY, padding=padding)]
+            backbone.verdicts["paths"] = replace(PADDED_ONLY, padding=padding)
             model = trained(backbone, kind)
             model.load_tensors(tensors, "same")
             assert not model.is_packed

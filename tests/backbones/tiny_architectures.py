@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
@@ -103,7 +104,7 @@ def backbone_of(model: torch.nn.Module, tokenizer: Any = None) -> Backbone:
         path=Path("tiny"),
         kind="decoder" if decoder else "encoder",
         quantization=QuantizationSpec("none", "float32"),
-        fingerprint="",
+        fingerprint=uuid4().hex,
         config=base_model.config,
         preprocessor=tokenizer or SimpleNamespace(pad_token_id=None),
         base_model=base_model,
