@@ -16,6 +16,7 @@ from adapterhub.backbones.path_probes import (
     ProbeAdapter,
     make_images,
     make_probes,
+    most_positions,
     narrow_windows,
 )
 from adapterhub.backbones.path_runs import ImageRuns, PathRuns
@@ -228,10 +229,9 @@ def _check_far(backbone: Backbone, runs: PathRuns, reference: _Reference[Probe])
     model: Any = backbone.base_model
     if not any(name.endswith("inv_freq") for name, _ in model.named_buffers()):
         return
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**14
     probes = reference.probes[1:3]
     try:
-        found = runs.padded(probes, traced=False, starts=(0, 2 * limit))
+        found = runs.padded(probes, traced=False, starts=(0, 2 * most_positions(model)))
     finally:
         # a short sequence resets what a long one grew
         runs.alone(probes[0])

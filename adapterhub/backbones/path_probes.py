@@ -106,6 +106,19 @@ def _token_ids(settings: dict[Any, Any]) -> Iterator[int]:
             yield from (value if isinstance(value, list) else [value])
 
 
+def most_positions(base_model: Any) -> int:
+    """Return the largest number of positions that a setting of the configuration names."""
+    return max([2**14, *_positions(base_model.config.to_dict())])
+
+
+def _positions(settings: dict[Any, Any]) -> Iterator[int]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _positions(value)
+        elif "position" in str(name) and type(value) is int:
+            yield value
+
+
 def _windows(settings: dict[str, Any]) -> dict[str, int]:
     """Return the settings that limit how far a position sees, in tokens."""
     return {
