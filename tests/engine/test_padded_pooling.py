@@ -134,7 +134,7 @@ def architecture(request):
 def test_heads_of_mixed_adapters_equal_peft_alone(architecture, paths):
     name, labellers = architecture
     backbone = tiny_backbone(name)
-    backbone.verdicts[:] = [PATHS[paths](forward_paths(backbone))]
+    backbone.verdicts["paths"] = PATHS[paths](forward_paths(backbone))
     engine = Engine(backbone, EngineConfig(rank_slots=64))
     for at, labeller in enumerate(labellers.values()):
         engine.load_weights(labeller.weights, key=str(at), name=str(at), task=labeller.task)
