@@ -13,6 +13,10 @@ from adapterhub.errors import RefError
 
 #: Alias of the highest version that was not removed; every name has it.
 LATEST = "latest"
+#: Alias whose version a name alone refers to.
+DEFAULT_ALIAS = "prod"
+#: Tag of versions that a name alone never refers to while there are others.
+TRIAL_TAG = "trial"
 DIGEST_PREFIX = "sha256:"
 #: Maximum length of a name part and of an alias, in characters.
 MAX_PART = 96
@@ -42,7 +46,7 @@ class AdapterRef:
     """Reference to a version of an adapter; ``str`` gives the text that parses to it.
 
     At most one of ``version``, ``alias`` and ``digest`` is given; without any of them it is the
-    latest version.
+    default version of the name, see ``Registry.resolve``.
 
     Args:
         name: ``part`` or ``owner/part``.
@@ -58,6 +62,12 @@ class AdapterRef:
     version: int | None = None
     alias: str | None = None
     digest: str | None = None
+
+    @property
+    def newest(self) -> AdapterRef:
+        """This reference; the latest version instead of the default one of a name alone."""
+        bare = self.version is None and self.alias is None and self.digest is None
+        return AdapterRef(self.name, alias=LATEST) if bare else self
 
     def __post_init__(self) -> None:
         check_name(self.name)

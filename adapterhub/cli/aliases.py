@@ -33,7 +33,7 @@ def set_alias(ref: Ref, alias: AliasWord, why: Why = "", as_json: Json = False) 
     registry = open_registry()
     move = registry.set_alias(ref, alias, why=why)
     if move is None:
-        version = registry.resolve(ref)
+        version = registry.resolve(f"{parse_ref(ref).name}@{alias}")
         line = f"{version.name}@{alias} points to version {version.version} already"
         print_result(None, line, as_json=as_json)
         return

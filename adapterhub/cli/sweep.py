@@ -21,6 +21,7 @@ from adapterhub.cli.console import (
 )
 from adapterhub.cli.options import Device, Json, Output, Overrides, RecipeFile, open_registry
 from adapterhub.errors import RecipeError
+from adapterhub.refs import TRIAL_TAG
 
 if TYPE_CHECKING:
     from adapterhub.registry.version import Version
@@ -111,7 +112,9 @@ def sweep(
         )
     version = None
     if register and result.artifact is not None:
-        version = open_registry().put(result.artifact, checked.name, info=result.info())
+        version = open_registry().put(
+            result.artifact, checked.name, info=result.info(), tags=[TRIAL_TAG]
+        )
     if as_json:
         print_json(_sweep_document(result, version))
     else:

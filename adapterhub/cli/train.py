@@ -62,6 +62,7 @@ def train(
             if report
             else None,
             register=register,
+            trial=bool(overrides),
         )
     if not result.digest:
         # one of several processes, and not the one that wrote the artifact
@@ -69,7 +70,7 @@ def train(
     if as_json:
         print_json(_document(result))
     else:
-        _show(result, checked)
+        _show(result, checked, trial=bool(overrides))
 
 
 def quickstart(
@@ -123,7 +124,7 @@ def _document(result: TrainResult) -> dict[str, Any]:
     }
 
 
-def _show(result: TrainResult, recipe: Recipe) -> None:
+def _show(result: TrainResult, recipe: Recipe, *, trial: bool) -> None:
     console = output()
     if result.table:
         labels = table("label", ">precision", ">recall", ">f1", ">support")
@@ -145,8 +146,10 @@ def _show(result: TrainResult, recipe: Recipe) -> None:
     if result.report is not None:
         console.print(f"report {result.report}", markup=False)
     if result.reference:
-        console.print(f"stored as {result.reference} ({short_digest(result.digest)})")
+        stored = f"stored as {result.reference} ({short_digest(result.digest)})"
+        console.print(f"{stored}, a trial because of its overrides" if trial else stored)
         from adapterhub.tasks.table import served_by
 
-        verb, name = "chat" if served_by(recipe.task.name, "chat") else "predict", recipe.name
+        verb = "chat" if served_by(recipe.task.name, "chat") else "predict"
+        name = result.reference if trial else recipe.name
         console.print(f"next: adapterhub {verb} {name}   adapterhub show {name}")

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import NotFoundError, RegistryError, did_you_mean
-from adapterhub.refs import LATEST, AdapterRef, check_tag
+from adapterhub.refs import DEFAULT_ALIAS, LATEST, TRIAL_TAG, AdapterRef, check_tag
 from adapterhub.registry.version import Version
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ def resolve(db: sqlite3.Connection, ref: AdapterRef) -> Version:
         # hex digits sort before 'g', so this range contains all digests with the prefix
         where = "WHERE v.name = ? AND v.digest >= ? AND v.digest < ? ORDER BY v.version"
         found = select(db, where, (ref.name, ref.digest, f"{ref.digest}g"))
-    elif ref.alias in (None, LATEST):
+    elif ref.alias is None:
+        found = _default_version(db, ref.name)
+    elif ref.alias == LATEST:
         found = select(db, "WHERE v.name = ? ORDER BY v.version DESC LIMIT 1", (ref.name,))
     else:
         where = (
@@ -61,6 +63,36 @@ def resolve(db: sqlite3.Connection, ref: AdapterRef) -> Version:
             hint=f"Give more digits, or one of {', '.join(str(v.ref) for v in found[:4])}",
         )
     return found[0]
+
+
+def _default_version(db: sqlite3.Connection, name: str) -> tuple[Version, ...]:
+    """Return the version that a name alone refers to; none if the name is unknown.
+
+    It is the version of the alias ``prod``; without that alias the newest one that has no tag
+    ``trial``; an only version in any case.
+    """
+    served = select(
+        db,
+        "JOIN aliases x ON x.name = v.name AND x.version = v.version "
+        "WHERE x.name = ? AND x.alias = ?",
+        (name, DEFAULT_ALIAS),
+    )
+    kept = served or select(
+        db,
+        "WHERE v.name = ? AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.name = v.name "
+        "AND t.version = v.version AND t.tag = ?) ORDER BY v.version DESC LIMIT 1",
+        (name, TRIAL_TAG),
+    )
+    if kept:
+        return kept
+    trials = select(db, "WHERE v.name = ? ORDER BY v.version DESC LIMIT 2", (name,))
+    if len(trials) > 1:
+        raise NotFoundError(
+            "has several versions, all of them trials",
+            place=name,
+            hint=f"Name one, such as {trials[0].ref}, or set {name}@{DEFAULT_ALIAS}",
+        )
+    return trials
 
 
 def versions_of(db: sqlite3.Connection, name: str) -> tuple[Version, ...]:

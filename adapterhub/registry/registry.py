@@ -99,7 +99,10 @@ class Registry:
         return self._storage.put(folder, name, _info_text(info or {}, name), tuple(tags), check)
 
     def resolve(self, ref: str | AdapterRef) -> Version:
-        """Return the version of a reference; the latest one without ``@``.
+        """Return the version of a reference.
+
+        Without ``@`` it is the version of the alias ``prod``; without that alias the newest one
+        that is not tagged ``trial``. Methods that change a version take the latest one instead.
 
         Raises:
             RefError: When the text is not a reference.
@@ -144,7 +147,7 @@ class Registry:
             NotFoundError: With near names, or the existing versions.
             RegistryError: When an alias points to the version.
         """
-        wanted = _to_ref(ref)
+        wanted = _to_ref(ref).newest
         with self._database.writing() as db:
             version = index.resolve(db, wanted)
             index.delete(db, version)
@@ -172,7 +175,7 @@ class Registry:
             RegistryError: When the alias does not point to ``expected``.
         """
         with self._database.writing() as db:
-            version = index.resolve(db, _to_ref(ref))
+            version = index.resolve(db, _to_ref(ref).newest)
             return aliases.set_alias(db, version, alias, why=why, expected=expected)
 
     def remove_alias(self, name: str, alias: str, *, why: str = "") -> AliasMove:
@@ -244,7 +247,7 @@ class Registry:
             NotFoundError: When there is no such version.
         """
         with self._database.writing() as db:
-            version = index.resolve(db, _to_ref(ref))
+            version = index.resolve(db, _to_ref(ref).newest)
             return index.change_tags(db, version, add=add, remove=remove)
 
     def add_signature(self, ref: str | AdapterRef, content: bytes) -> Signature:

@@ -20,7 +20,7 @@ from adapterhub.errors import (
     SignatureError,
     StrictLoadError,
 )
-from adapterhub.refs import AdapterRef
+from adapterhub.refs import AdapterRef, parse_ref
 from adapterhub.registry.aliases import AliasRule, StoredEvaluation
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.training.loop import larger_is_better
@@ -99,7 +99,7 @@ def promote(
         raise RegistryError(
             "forcing needs a reason", place=f"{ref} to {alias}", hint="Add --why TEXT"
         )
-    version = registry.resolve(ref)
+    version = registry.resolve(parse_ref(ref).newest)
     current = _current(registry, version.name, alias)
     rule = registry.rule(version.name, alias) or AliasRule()
     checks = _Gate(registry, rule, device).check(version, current)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.refs import TRIAL_TAG
 from adapterhub.registry.registry import Registry
 from adapterhub.training.recipe import Recipe
 from adapterhub.training.recipe_file import load_recipe, parse_recipe
@@ -42,6 +43,7 @@ def train_run(
     report: ReportOptions | None = DEFAULT_REPORT,
     register: bool = False,
     registry: Registry | None = None,
+    trial: bool = False,
 ) -> TrainResult:
     """Train an adapter, write its artifact and run report, and optionally register it.
 
@@ -58,6 +60,7 @@ def train_run(
         report: Settings of the run report; ``None`` writes none.
         register: Whether to store the adapter as the next version of the recipe's name.
         registry: Registry to store it in; the default one where not given.
+        trial: Whether to tag the version ``trial``, so that the name alone does not refer to it.
 
     Returns:
         The result, with ``report`` and ``reference`` where they were written. In all but one of
@@ -85,7 +88,7 @@ def train_run(
         # an earlier call finished the run and wrote its report
         result = replace(result, report=page)
     if register and result.digest:
-        version = register_run(registry or Registry(), checked.name, result)
+        version = register_run(registry or Registry(), checked.name, result, trial=trial)
         result = replace(result, reference=str(version.ref))
     return result
 
@@ -95,11 +98,17 @@ train_trial: TrainFunction = partial(train_run, report=WITHOUT_BIAS_AUDIT)
 
 
 def register_run(
-    registry: Registry, name: str, result: TrainResult, artifact: Path | None = None
+    registry: Registry,
+    name: str,
+    result: TrainResult,
+    artifact: Path | None = None,
+    *,
+    trial: bool = False,
 ) -> Version:
     """Store the adapter of a run as the next version of ``name``, with its curves."""
     info = {**result.info(), "curves": result.curves()}
-    return registry.put(artifact or result.artifact, name, info=info)
+    tags = [TRIAL_TAG] if trial else []
+    return registry.put(artifact or result.artifact, name, info=info, tags=tags)
 
 
 def _recipe(given: Recipe | Mapping[str, Any] | Path | str) -> Recipe:
