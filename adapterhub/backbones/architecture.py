@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.backbones.folder import read_config
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ def read_architecture(path: Path) -> PretrainedConfig:
     """Return transformers' configuration of a backbone folder."""
     from transformers import AutoConfig
 
+    _check_known(path)
     config: PretrainedConfig = _read(AutoConfig, path, "the architecture is not supported")
     if getattr(config, "is_encoder_decoder", False):
         raise BackboneError(
@@ -31,24 +34,85 @@ def read_architecture(path: Path) -> PretrainedConfig:
     return config
 
 
+def _check_known(path: Path) -> None:
+    """Check that transformers itself has the architecture."""
+    from transformers import CONFIG_MAPPING, __version__
+
+    document = read_config(path)
+    model_type = document["model_type"]
+    if model_type in CONFIG_MAPPING:
+        return
+    if document.get("auto_map"):
+        raise BackboneError(
+            f"the architecture is not supported: {model_type!r} needs code from its repository, "
+            "which is never run",
+            place=str(path),
+            hint="Use a backbone whose architecture is part of transformers",
+        )
+    raise BackboneError(
+        f"the architecture is not supported: transformers {__version__} has no {model_type!r}",
+        place=str(path),
+        hint="Use a backbone of another architecture, or a version of transformers that has it",
+    )
+
+
 def is_decoder(config: Any) -> bool:
     """Return whether an architecture is a decoder; encoders that could run as one are not."""
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     if type(config) not in AutoModelForCausalLM._model_mapping:
         return False
-    masked = type(config) in AutoModelForMaskedLM._model_mapping
-    return not masked or bool(getattr(config, "is_decoder", False))
+    if type(config) not in AutoModelForMaskedLM._model_mapping:
+        return True
+    # XLM has one class for both, and an option of its own
+    return bool(getattr(config, "is_decoder", False) or getattr(config, "causal", False))
 
 
 def kind_of(config: Any) -> BackboneKind:
-    """Return the kind of an architecture; multimodal ones such as CLIP are not ``vision``."""
-    from transformers import AutoModelForImageClassification
+    """Return the kind of an architecture.
 
+    A model of images and text that transformers classifies images with, such as CLIP, is
+    ``vision``: its image tower is the backbone.
+
+    Raises:
+        BackboneError: If transformers has no class for it that reads text or images alone.
+    """
     if is_decoder(config):
         return "decoder"
-    vision = type(config) in AutoModelForImageClassification._model_mapping
-    return "vision" if vision and not hasattr(config, "text_config") else "encoder"
+    if _reads(config, _image_mapping(), "pixel_values"):
+        return "vision"
+    if any(_reads(config, mapping, "input_ids") for mapping in _text_mappings()):
+        return "encoder"
+    raise BackboneError(
+        f"the architecture is not supported: {config.model_type!r} reads neither text nor images "
+        "alone",
+        hint="Use a decoder (Llama, Gemma), an encoder (BERT) or a vision model (ViT)",
+    )
+
+
+def _image_mapping() -> Any:
+    from transformers import AutoModelForImageClassification
+
+    return AutoModelForImageClassification._model_mapping
+
+
+def _text_mappings() -> list[Any]:
+    from transformers import (
+        AutoModel,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
+
+    classes = (AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification)
+    return [each._model_mapping for each in classes]
+
+
+def _reads(config: Any, mapping: Any, main_input: str) -> bool:
+    if type(config) not in mapping:
+        return False
+    found = mapping[type(config)]
+    first = found[0] if isinstance(found, tuple | list) else found
+    return bool(first.main_input_name == main_input)
 
 
 def backbone_kind(path: Path) -> BackboneKind:
@@ -81,9 +145,17 @@ def read_image_processor(path: Path) -> BaseImageProcessor:
 def _read(auto_class: Any, path: Path, problem: str, **options: Any) -> Any:
     try:
         return auto_class.from_pretrained(path, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise BackboneError(f"{problem}: {reason}", place=str(path)) from error
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+        raise BackboneError(f"{problem}: {reason_of(error)}", place=str(path)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first sentence of an exception of transformers, without its advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    # a full stop ends a sentence only before a space: file names and versions have some too
+    return re.split(r"[.!] ", lines[0], maxsplit=1)[0].rstrip(" .:")
 
 
 @contextlib.contextmanager

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from adapterhub.backbones.architecture import (
-    backbone_kind,
-    is_decoder,
-    kind_of,
-    no_progress_bars,
-    read_preprocessor,
-)
+from adapterhub.backbones.architecture import read_preprocessor, reason_of
 from adapterhub.backbones.catalog import CatalogEntry
+from adapterhub.backbones.compute_types import (
+    ComputeTypes,
+    convert_tensors,
+    failure_of,
+    set_config_type,
+    template_of,
+)
+from adapterhub.backbones.direct_reads import directly_read
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
+from adapterhub.backbones.loading import load_model
 from adapterhub.backbones.memory import memory_bytes, parameter_count, return_freed_memory
 from adapterhub.backbones.quantize import default_compute_dtype, quantize_linears, torch_dtype
 from adapterhub.backbones.sources import Source, fetch_backbone, locate
@@ -29,7 +33,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from adapterhub.backbones.catalog import BackboneKind
+    from adapterhub.backbones.loading import LoadedModel
     from adapterhub.tasks.base import Preprocessor
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,6 +57,9 @@ class Backbone:
         base_model: Frozen model up to its last hidden states.
         lm_head: Layer from hidden states to the vocabulary; ``None`` if it is not a decoder.
         device: Device of the weights.
+        attn_implementation: Attention that transformers picked for the base model.
+        missing: Paths of modules of the base model that its file has no weights for, such as a
+            pooler. Its hidden states do not depend on them.
         verdicts: Verdicts on its forward paths, once checked; see ``forward_paths``.
     """
 
@@ -66,6 +76,8 @@ class Backbone:
     base_model: nn.Module
     lm_head: nn.Module | None
     device: torch.device
+    attn_implementation: str
+    missing: tuple[str, ...] = ()
     verdicts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -121,21 +133,23 @@ def load_backbone(
     located = locate(name)
     entry = located if isinstance(located, CatalogEntry) else None
     path = fetch_backbone(name, revision=revision, source=source, cache=cache)
-    base_model, lm_head = _load_modules(path, spec, target)
+    loaded, spec = _load_prepared(path, spec, target)
     return Backbone(
         name=entry.name if entry else name,
         hub_id=(entry.hub_id or None) if entry else (located if isinstance(located, str) else None),
         revision=revision or ((entry.revision or None) if entry else None),
         license=entry.license if entry else None,
         path=path,
-        kind=kind_of(base_model.config) if lm_head is None else "decoder",
+        kind=loaded.kind,
         quantization=spec,
         fingerprint=full_fingerprint(weights_fingerprint(path, cache=cache), spec),
-        config=base_model.config,
+        config=loaded.config,
         preprocessor=read_preprocessor(path),
-        base_model=base_model,
-        lm_head=lm_head,
+        base_model=loaded.base_model,
+        lm_head=loaded.lm_head,
         device=target,
+        attn_implementation=loaded.base_model.config._attn_implementation,
+        missing=loaded.missing,
     )
 
 
@@ -146,67 +160,68 @@ def choose_device(device: str | torch.device | None) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _load_modules(
+def _load_prepared(
     path: Path, spec: QuantizationSpec, device: torch.device
-) -> tuple[Any, nn.Module | None]:
-    """Load in the file's type, quantize, then convert the rest to the compute type.
+) -> tuple[LoadedModel, QuantizationSpec]:
+    """Load and prepare a model, in float32 if its architecture does not run in the compute type."""
+    loaded = load_model(path)
+    error = _prepare(loaded, spec, device)
+    if error is None:
+        return loaded, spec
+    if spec.compute_dtype == "float32":
+        what = "an image" if loaded.kind == "vision" else "tokens"
+        raise BackboneError(
+            f"{type(loaded.base_model).__name__} does not run on {what} alone: {reason_of(error)}",
+            place=str(path),
+            hint="Use another backbone",
+        ) from error
+    del loaded
+    prepared = _load_prepared(path, replace(spec, compute_dtype="float32"), device)
+    _LOG.warning("computing in float32, because in %s: %s", spec.compute_dtype, reason_of(error))
+    return prepared
+
+
+def _prepare(loaded: LoadedModel, spec: QuantizationSpec, device: torch.device) -> Exception | None:
+    """Quantize, convert the rest to the compute type, freeze, and move to the device.
 
     The file is memory-mapped, and each tensor is released as soon as it is quantized or converted,
     so there is never a second copy of the whole model.
+
+    Returns:
+        What the base model raises on a small input.
     """
-    model = _from_pretrained(path)
-    decoder = is_decoder(model.config)
-    base_model = model.base_model if decoder else model
-    lm_head = model.get_output_embeddings() if decoder else None
-    quantize_linears(base_model, spec, device)
-    for module in (base_model, lm_head):
-        if module is not None:
-            _freeze(module, torch_dtype(spec.compute_dtype), device)
-    del model
+    model, compute = loaded.model, torch_dtype(spec.compute_dtype)
+    template = template_of(model, compute)
+    types = ComputeTypes(template, compute)
+    if spec.scheme != "none":
+        skip = types.kept_modules(model) | directly_read(loaded.base_model)
+        quantize_linears(loaded.base_model, spec, device, skip=skip)
+        _report_unquantized(loaded.base_model, spec)
+    convert_tensors(model, types)
+    set_config_type(model.config, compute)
+    for part in (loaded.base_model, loaded.lm_head):
+        if part is not None:
+            part.to(device).requires_grad_(False).eval()
     return_freed_memory()
-    return base_model, lm_head
+    # the meta device costs nothing, but not every architecture runs there
+    return failure_of(loaded.base_model_of(template)) and failure_of(loaded.base_model)
 
 
-def _from_pretrained(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from transformers import AutoModel, AutoModelForCausalLM
-
-    kind = backbone_kind(path)
-    auto = AutoModelForCausalLM if kind == "decoder" else AutoModel
-    options: dict[str, Any] = {"dtype": "auto"}
-    if kind != "vision":
-        # vision transformers choose SDPA themselves, and convolutional models have no attention
-        options["attn_implementation"] = "sdpa"
-    options |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
-    try:
-        with no_progress_bars():
-            model, report = auto.from_pretrained(path, **options)
-            missing = sorted(report["missing_keys"])
-            if missing and all(name.startswith("pooler.") for name in missing):
-                # such a checkpoint would get another random pooler at every load
-                options["add_pooling_layer"] = False
-                model, report = auto.from_pretrained(path, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise BackboneError(f"can't be loaded: {error}", place=str(path)) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise BackboneError(
-            f"{len(missing)} tensors of its architecture are missing, the first is {missing[0]!r}",
-            place=str(path),
-            hint="The weights are incomplete or belong to another config.json",
+def _report_unquantized(base_model: nn.Module, spec: QuantizationSpec) -> None:
+    """Log the size of matrices that stay in the compute type, such as fused experts."""
+    left = [
+        parameter
+        for module in base_model.modules()
+        if not isinstance(module, nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+        if parameter.is_floating_point() and parameter.dim() > 1
+    ]
+    size = sum(parameter.numel() for parameter in left)
+    if size:
+        _LOG.info(
+            "%d matrices with %.1f M parameters are not quantized to %s: experts that share one "
+            "tensor, convolutions, tables, and layers whose weight is read by others",
+            len(left),
+            size / 1e6,
+            spec.scheme,
         )
-    return model
-
-
-def _freeze(module: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-    """Freeze a module on its device, with unquantized weights in the compute type."""
-    for parameter in module.parameters():
-        if parameter.is_floating_point():
-            # a copy even if nothing changes, to release the mapped file
-            parameter.data = parameter.data.to(device, dtype, copy=True)
-    for layer in module.modules():
-        scale = getattr(layer, "scalar_embed_scale", None)
-        if scale is not None:
-            # Gemma's, which transformers rounds to the type of the file
-            layer.embed_scale = torch.tensor(scale, dtype=torch.float32)
-    module.to(device).requires_grad_(False).eval()

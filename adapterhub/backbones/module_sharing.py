@@ -34,16 +34,18 @@ def share_modules(model: PreTrainedModel, base_model: nn.Module) -> None:
     What the base model lacks stays on the meta device. Modules that the class omits, such as a
     pooler that it does not use, are left out, and the base model is not changed.
     """
-    name = model.base_model_prefix
-    child = getattr(model, name, None)
-    if not isinstance(child, nn.Module):
+    name = base_child(model)
+    child = None if name is None else getattr(model, name)
+    if name is None or child is None:
         _share_children(model, base_model)
     elif _replaces(child, base_model):
         setattr(model, name, base_model)
-    else:
+    elif name == model.base_model_prefix:
         _share_children(child, base_model)
         # layers read settings such as the attention implementation there
         child.config = base_model.config
+    else:
+        _share_children(model, base_model)
 
 
 def new_modules(model: PreTrainedModel, shared: set[int], place: str) -> tuple[str, ...]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import bitsandbytes as bnb
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from adapterhub.backbones.memory import return_freed_memory
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from torch import Tensor
 
     from adapterhub.specs import ComputeDtype, QuantizationSpec
@@ -41,8 +45,14 @@ def supported_compute_dtype(requested: ComputeDtype, device: torch.device) -> Co
     return requested if default_compute_dtype(device) == "bfloat16" else "float32"
 
 
-def quantize_linears(base_model: nn.Module, spec: QuantizationSpec, device: torch.device) -> None:
-    """Quantize every linear layer of a base model in place.
+def quantize_linears(
+    base_model: nn.Module,
+    spec: QuantizationSpec,
+    device: torch.device,
+    *,
+    skip: Collection[int] = (),
+) -> None:
+    """Quantize the linear layers of a base model in place.
 
     A base model has no head: heads, embeddings and norms are never quantized. Weights are quantized
     from their stored type, so that all machines have the same codes, whatever their compute type.
@@ -50,6 +60,7 @@ def quantize_linears(base_model: nn.Module, spec: QuantizationSpec, device: torc
     Args:
         base_model: Model on the CPU in the type of its file.
         spec: Quantization scheme; ``none`` changes nothing.
+        skip: Ids of linear layers that stay as they are.
     """
     if spec.scheme == "none":
         return
@@ -57,7 +68,7 @@ def quantize_linears(base_model: nn.Module, spec: QuantizationSpec, device: torc
         (parent, name, child)
         for parent in base_model.modules()
         for name, child in parent.named_children()
-        if type(child) is nn.Linear
+        if id(child) not in skip and _is_linear(child)
     ]
     if not linears:
         raise BackboneError(
@@ -65,16 +76,43 @@ def quantize_linears(base_model: nn.Module, spec: QuantizationSpec, device: torc
             place=type(base_model).__name__,
             hint="Set the quantization to none for this architecture",
         )
+    # a layer may have several places
+    quantized: dict[int, nn.Module] = {}
+    places = Counter(id(child) for _, _, child in linears)
     while linears:
         parent, name, linear = linears.pop()
-        setattr(parent, name, _quantized(linear, spec, device))
+        layer = quantized.pop(id(linear), None) or _quantized(linear, spec, device)
+        setattr(parent, name, layer)
+        places[id(linear)] -= 1
+        if places[id(linear)]:
+            quantized[id(linear)] = layer
         del linear  # releases its weights before the next layer is quantized
         if len(linears) % _LAYERS_PER_RETURN == 0:
             return_freed_memory()
 
 
-def _quantized(linear: nn.Linear, spec: QuantizationSpec, device: torch.device) -> nn.Module:
-    layer = _int8(linear) if spec.scheme == "int8" else _four_bit(linear, spec)
+def _is_linear(layer: nn.Module) -> bool:
+    """Return whether a layer computes what ``nn.Linear`` does; subclasses may do something else."""
+    if type(layer) in (nn.Linear, Conv1D):
+        return True
+    if not isinstance(layer, nn.Linear) or isinstance(
+        layer, bnb.nn.Linear4bit | bnb.nn.Linear8bitLt
+    ):
+        return False
+    x = torch.linspace(-1, 1, layer.in_features, dtype=layer.weight.dtype).unsqueeze(0)
+    with torch.no_grad():
+        try:
+            y = layer(x)
+        except Exception:  # noqa: BLE001 - a class may want other inputs
+            return False
+        expected = nn.functional.linear(x, layer.weight, layer.bias)
+    return isinstance(y, torch.Tensor) and bool(torch.allclose(y, expected, rtol=1e-2, atol=1e-4))
+
+
+def _quantized(linear: Any, spec: QuantizationSpec, device: torch.device) -> nn.Module:
+    # GPT-2's layers store the transposed weight
+    weight = linear.weight.data.t().contiguous() if type(linear) is Conv1D else linear.weight.data
+    layer = (_int8 if spec.scheme == "int8" else _four_bit)(weight, linear.bias is not None, spec)
     layer.bias = linear.bias
     layer.to(device)
     if isinstance(layer, bnb.nn.Linear4bit):
@@ -83,18 +121,18 @@ def _quantized(linear: nn.Linear, spec: QuantizationSpec, device: torch.device) 
     return layer
 
 
-def _four_bit(linear: nn.Linear, spec: QuantizationSpec) -> bnb.nn.Linear4bit:
+def _four_bit(weight: Tensor, bias: bool, spec: QuantizationSpec) -> bnb.nn.Linear4bit:
     layer = bnb.nn.Linear4bit(
-        linear.in_features,
-        linear.out_features,
-        bias=linear.bias is not None,
+        weight.shape[1],
+        weight.shape[0],
+        bias=bias,
         compute_dtype=torch_dtype(spec.compute_dtype),
         compress_statistics=False,
         quant_type=spec.scheme,
         device="meta",
     )
     layer.weight = bnb.nn.Params4bit(
-        linear.weight.data,
+        weight,
         requires_grad=False,
         compress_statistics=False,
         quant_type=spec.scheme,
@@ -140,18 +178,16 @@ class Int8Linear(bnb.nn.Linear8bitLt):
         self.state.SCB = scales
 
 
-def _int8(linear: nn.Linear) -> Int8Linear:
+def _int8(weight: Tensor, bias: bool, _: QuantizationSpec) -> Int8Linear:
     # threshold 0: no column is treated as an outlier, which would make the result of a token depend
     # on the other tokens of the batch
     layer = Int8Linear(
-        linear.in_features,
-        linear.out_features,
-        bias=linear.bias is not None,
+        weight.shape[1],
+        weight.shape[0],
+        bias=bias,
         has_fp16_weights=False,
         threshold=0.0,
         device="meta",
     )
-    layer.weight = bnb.nn.Int8Params(
-        linear.weight.data, requires_grad=False, has_fp16_weights=False
-    )
+    layer.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     return layer

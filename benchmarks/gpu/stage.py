@@ -132,6 +132,7 @@ def random_backbone(shape: dict[str, Any], scheme: str, device: torch.device) ->
         base_model=whole.model,
         lm_head=whole.lm_head,
         device=device,
+        attn_implementation=config._attn_implementation,
     )
 
 

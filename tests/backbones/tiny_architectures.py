@@ -110,6 +110,7 @@ def backbone_of(model: torch.nn.Module, tokenizer: Any = None) -> Backbone:
         base_model=base_model,
         lm_head=model.get_output_embeddings() if decoder else None,
         device=torch.device("cpu"),
+        attn_implementation=base_model.config._attn_implementation,
     )
 
 

@@ -1,0 +1,210 @@
+"""Loading of the base model, and of a decoder's output layer, by transformers' auto classes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from adapterhub.backbones.architecture import (
+    kind_of,
+    no_progress_bars,
+    read_architecture,
+    reason_of,
+)
+from adapterhub.errors import BackboneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from adapterhub.backbones.catalog import BackboneKind
+
+#: Tokens of the input that a text model is tried with.
+_PROBE_TOKENS = 6
+#: Side in pixels of the image that a vision model without a size of its own is tried with.
+_PROBE_SIDE = 224
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model on the CPU, in the type of its file.
+
+    Args:
+        model: What transformers loads; the base model is a part of it, or all of it.
+        base_name: Name of the base model inside it, empty if it is all of it.
+        base_model: Model up to the last hidden states.
+        lm_head: Layer of a decoder from hidden states to the vocabulary.
+        config: Configuration of ``model``.
+        missing: Paths of modules of the base model that the file has no weights for. Its hidden
+            states do not depend on them.
+    """
+
+    kind: BackboneKind
+    model: PreTrainedModel
+    base_name: str
+    base_model: PreTrainedModel
+    lm_head: nn.Module | None
+    config: PretrainedConfig
+    missing: tuple[str, ...]
+
+    def base_model_of(self, model: PreTrainedModel) -> Any:
+        """Return the base model inside another instance of the same class."""
+        return model.get_submodule(self.base_name)
+
+
+class AbsentModule(nn.Module):
+    """Stands where the file has no weights; returns its input."""
+
+    def forward(self, x: Any, *_: Any, **__: Any) -> Any:
+        """Return the first argument."""
+        return x
+
+
+def load_model(path: Path) -> LoadedModel:
+    """Load a backbone folder in the type of its file, with the attention that transformers picks.
+
+    Raises:
+        BackboneError: If transformers can't load it, or if weights are missing that its hidden
+            states depend on.
+    """
+    kind = kind_of(read_architecture(path))
+    model, lacking = _from_pretrained(path, kind)
+    poolerless = bool(lacking) and all(name.startswith("pooler.") for name in lacking)
+    if poolerless and "add_pooling_layer" in inspect.signature(type(model).__init__).parameters:
+        model, lacking = _from_pretrained(path, kind, add_pooling_layer=False)
+        lacking.append("pooler.")
+    name = _base_name(model, kind, path)
+    base_model: Any = model.get_submodule(name)
+    prefix = f"{name}." if name else ""
+    if kind == "decoder":
+        # the output layer too
+        _check_complete([each for each in lacking if not each.startswith(prefix)], path)
+    inside = [each.removeprefix(prefix) for each in lacking if each.startswith(prefix)]
+    return LoadedModel(
+        kind=kind,
+        model=model,
+        base_name=name,
+        base_model=base_model,
+        lm_head=model.get_output_embeddings() if kind == "decoder" else None,
+        config=model.config,
+        missing=_without_absent(base_model, inside, path),
+    )
+
+
+def probe_inputs(base_model: Any) -> dict[str, Tensor]:
+    """Return a small input of a base model: a few tokens or one image."""
+    config = base_model.config
+    if base_model.main_input_name == "pixel_values":
+        side = getattr(config, "image_size", None) or _PROBE_SIDE
+        height, width = (side, side) if isinstance(side, int) else side
+        channels = getattr(config, "num_channels", 3)
+        return {"pixel_values": torch.zeros(1, channels, height, width, dtype=base_model.dtype)}
+    vocabulary = getattr(config.get_text_config(), "vocab_size", None) or _PROBE_TOKENS + 1
+    return {"input_ids": 1 + torch.arange(_PROBE_TOKENS).unsqueeze(0) % (vocabulary - 1)}
+
+
+def _from_pretrained(
+    path: Path, kind: BackboneKind, **options: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return a model and the names of the tensors that the file lacks."""
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageClassification
+
+    classes = {
+        "decoder": AutoModelForCausalLM,
+        "encoder": AutoModel,
+        "vision": AutoModelForImageClassification,
+    }
+    try:
+        with no_progress_bars():
+            model, report = classes[kind].from_pretrained(
+                path,
+                dtype="auto",
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
+    except Exception as error:
+        raise BackboneError(f"can't be loaded: {reason_of(error)}", place=str(path)) from error
+    return model, sorted(report["missing_keys"])
+
+
+def _base_name(model: Any, kind: BackboneKind, path: Path) -> str:
+    """Return the name of the base model inside a model, empty if it is all of it."""
+    from adapterhub.backbones.module_sharing import base_child
+
+    if kind == "encoder":
+        return ""
+    name = base_child(model)
+    if name is None:
+        raise BackboneError(
+            f"{type(model).__name__} is not divided into a base model and a head",
+            place=str(path),
+            hint="Use another backbone",
+        )
+    return name
+
+
+def _check_complete(lacking: list[str], path: Path) -> None:
+    if lacking:
+        raise BackboneError(
+            f"{len(lacking)} tensors of its architecture are missing, the first is {lacking[0]!r}",
+            place=str(path),
+            hint="The weights are incomplete or belong to another config.json",
+        )
+
+
+def _without_absent(base_model: Any, lacking: list[str], path: Path) -> tuple[str, ...]:
+    """Replace modules without weights, of which the hidden states must not depend.
+
+    Otherwise each load would give them other random weights.
+    """
+    if not lacking:
+        return ()
+    stored = {name for name, _ in base_model.named_parameters()} - set(lacking)
+    modules = tuple(sorted({_outermost(name, stored) for name in lacking}))
+    present = [name for name in modules if name and _has_module(base_model, name)]
+    if "" in modules or (present and not _independent_of(base_model, lacking)):
+        _check_complete(lacking, path)
+    for name in present:
+        parent, _, child = name.rpartition(".")
+        setattr(base_model.get_submodule(parent), child, AbsentModule())
+    return modules
+
+
+def _outermost(name: str, stored: Iterable[str]) -> str:
+    """Return the path of the largest module around a tensor that has no stored tensor."""
+    parts = name.split(".")[:-1]
+    for count in range(1, len(parts) + 1):
+        module = ".".join(parts[:count])
+        if not any(each.startswith(f"{module}.") for each in stored):
+            return module
+    return ""
+
+
+def _has_module(base_model: nn.Module, name: str) -> bool:
+    try:
+        return isinstance(base_model.get_submodule(name), nn.Module)
+    except AttributeError:
+        return False
+
+
+def _independent_of(base_model: Any, names: Iterable[str]) -> bool:
+    """Return whether the hidden states do not depend on some tensors, which are overwritten."""
+    tensors = dict(base_model.named_parameters())
+    with torch.no_grad():
+        for name in names:
+            if name in tensors:
+                tensors[name].fill_(math.nan)
+        try:
+            hidden: Tensor = base_model(**probe_inputs(base_model))[0]
+        except Exception:  # noqa: BLE001 - an architecture may raise anything
+            return False
+    return bool(hidden.isfinite().all())
