@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Literal, TypeVar
 
 from annotated_types import Ge
@@ -177,6 +177,13 @@ class Ia3Spec:
 
 
 AdapterSpec = LoraSpec | PrefixSpec | PromptSpec | Ia3Spec
+
+
+def describe_spec(spec: AdapterSpec) -> str:
+    """Return the method and the settings of a spec, without features that it does not use."""
+    values = {each.name: getattr(spec, each.name) for each in fields(spec)}
+    used = [f"{name}={value}" for name, value in values.items() if value not in ({}, (), False)]
+    return f"{spec.method}: {', '.join(used)}"
 
 
 def pattern_value(pattern: Mapping[str, _Value], module: str, default: _Value) -> _Value:

@@ -41,7 +41,7 @@ from adapterhub.adapters.strict_json import parse_object
 from adapterhub.adapters.tensor_checks import check_tensors
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.errors import ArtifactError
-from adapterhub.specs import AdapterSpec, LoraSpec
+from adapterhub.specs import AdapterSpec, LoraSpec, describe_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -267,7 +267,8 @@ def _check_agreement(
     spec = spec_of(config)
     if not _same_adapter(manifest.adapter, spec):
         raise ArtifactError(
-            f"says {spec}, {MANIFEST_NAME} says {manifest.adapter}", place=CONFIG_NAME
+            f"says {describe_spec(spec)}; {MANIFEST_NAME} says {describe_spec(manifest.adapter)}",
+            place=CONFIG_NAME,
         )
     check_tensors(spec, modules_to_save(config), tensors, place=WEIGHTS_NAME, values=values)
     return spec

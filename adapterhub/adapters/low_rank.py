@@ -10,13 +10,18 @@ import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Relative error below which a change counts as exactly of a rank: that of float32 products.
-EXACT = 1e-6
+#: Relative error below which a change counts as exactly of a rank. Initialisations that change
+#: the backbone store its weights in float32, which rounds by up to a part in 10 million.
+EXACT = 1e-5
 #: Largest error that a conversion may have by default, relative, in the Frobenius norm.
 MAX_ERROR = 0.01
 #: Largest rank of a converted layer by default.
 MAX_RANK = 256
-_OVERSAMPLING, _POWER_ITERATIONS, _SEED = 16, 4, 0
+#: Ranks that are tried first.
+_FIRST_RANKS = (32, 128)
+#: Side of a matrix that is decomposed as a whole.
+_SMALL = 256
+_OVERSAMPLING, _POWER_ITERATIONS, _SEED = 16, 2, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +69,14 @@ def factorize(change: Tensor, limits: RankLimits) -> LowRank:
     Args:
         change: Difference of weights ``D``, float64 ``[out_features, in_features]``.
     """
-    left, values, right = _decompose(change, limits.max_rank)
     norm = float(torch.linalg.norm(change))
-    rank = _rank(values, norm, EXACT)
-    if rank > limits.max_rank:
+    # most methods give a small rank, which a small decomposition finds
+    for most in (*(rank for rank in _FIRST_RANKS if rank < limits.max_rank), limits.max_rank):
+        left, values, right = _decompose(change, most)
+        rank = _rank(values, norm, EXACT)
+        if rank <= most:
+            break
+    else:
         rank = min(_rank(values, norm, limits.max_error), limits.max_rank)
     down, up = right[:rank].float().contiguous(), (left[:, :rank] * values[:rank]).float()
     rest = change - up.double() @ down.double()
@@ -75,10 +84,10 @@ def factorize(change: Tensor, limits: RankLimits) -> LowRank:
     return LowRank(down, up.contiguous(), error, float(rest.abs().max()))
 
 
-def _decompose(change: Tensor, max_rank: int) -> tuple[Tensor, Tensor, Tensor]:
+def _decompose(change: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return singular vectors and values, all of a small matrix or the largest of a big one."""
-    wanted = max_rank + _OVERSAMPLING
-    if min(change.shape) <= 2 * wanted:
+    wanted = rank + _OVERSAMPLING
+    if min(change.shape) <= max(_SMALL, 2 * wanted):
         left, values, right = torch.linalg.svd(change, full_matrices=False)
         return left, values, right
     with torch.random.fork_rng(devices=[]):

@@ -136,6 +136,14 @@ class Conversion:
     relative_error: float
     max_error: float
 
+    def __str__(self) -> str:
+        if self.rank == 0:
+            return f"from {self.method}, exactly"
+        return (
+            f"from {self.method} to LoRA of rank {self.rank}, "
+            f"relative error {self.relative_error:.1e}, at most {self.max_error:.1e} in a weight"
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:

@@ -22,6 +22,7 @@ from adapterhub.cli.console import (
 from adapterhub.cli.options import Json, Ref, open_registry
 from adapterhub.errors import RegistryError
 from adapterhub.refs import parse_ref
+from adapterhub.specs import describe_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -123,6 +124,7 @@ def show(ref: Ref, as_json: Json = False) -> None:
                 "recipe": manifest.recipe,
                 "folder": str(folder),
                 "unknown": list(manifest.unknown),
+                "conversion": manifest.conversion and asdict(manifest.conversion),
                 "evaluations": [asdict(each) for each in evaluations],
                 "signed_by": signed_by,
             }
@@ -256,6 +258,7 @@ def _facts(version: Version, manifest: Manifest, folder: Path, signed_by: Sequen
         ("tags", ", ".join(version.tags)),
         ("signed by", ", ".join(short_digest(key) for key in signed_by)),
         ("parent", manifest.parent or ""),
+        ("converted", str(manifest.conversion or "")),
         ("found by", _study(version.info)),
         ("pulled from", _origin(version.info)),
         ("not recorded", ", ".join(manifest.unknown)),
@@ -276,7 +279,7 @@ def _what_it_is(version: Version, manifest: Manifest) -> Iterator[tuple[str, str
     yield "labels", ", ".join(labels) + (" …" if more else "")
     yield "backbone", f"{manifest.backbone.name}  {manifest.backbone.fingerprint}"
     yield "quantization", str(manifest.quantization)
-    yield "method", str(manifest.adapter)
+    yield "method", describe_spec(manifest.adapter)
     yield "trained", f"{manifest.trained_parameters} parameters, {percent(trained)} of the backbone"
     sources = (f"{k}: {v.origin}, {v.num_examples} examples" for k, v in manifest.data.items())
     yield "data", ", ".join(sources)

@@ -22,6 +22,7 @@ from adapterhub.cli.options import Force, Json, Ref, open_registry
 from adapterhub.errors import RegistryError
 
 if TYPE_CHECKING:
+    from adapterhub.adapters.manifest import Conversion
     from adapterhub.hub.client.pushing import PushPlan
     from adapterhub.hub.import_peft import ImportOptions
 
@@ -37,6 +38,8 @@ Task = Annotated[str | None, typer.Option(help="Task, where peft's task type is 
 Labels = Annotated[
     str | None, typer.Option(help="Comma-separated labels, in the order of the head's outputs.")
 ]
+MaxError = Annotated[float, typer.Option(help="Largest relative error of a conversion to LoRA.")]
+MaxRank = Annotated[int, typer.Option(help="Largest rank of a conversion to LoRA.")]
 Name = Annotated[str | None, typer.Option(help="Name in the registry; its own by default.")]
 
 
@@ -84,6 +87,8 @@ def pull(
     quantization: Quantization = "nf4",
     task: Task = None,
     labels: Labels = None,
+    max_error: MaxError = 0.01,
+    max_rank: MaxRank = 256,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -96,7 +101,9 @@ def pull(
         open_registry(),
         parse_repo_id(address),
         name=name,
-        options=_import_options(backbone, quantization, task, labels),
+        options=_import_options(
+            backbone, quantization, task, labels, max_error=max_error, max_rank=max_rank
+        ),
         force=force,
     )
     version = pulled.version
@@ -109,6 +116,7 @@ def pull(
     )
     for key in pulled.signatures:
         output().print(f"signed by {short_digest(key)}")
+    _show_conversion(pulled.conversion)
     _show_unknown(pulled.unknown)
 
 
@@ -119,6 +127,8 @@ def import_peft(
     quantization: Quantization = "nf4",
     task: Task = None,
     labels: Labels = None,
+    max_error: MaxError = 0.01,
+    max_rank: MaxRank = 256,
     as_json: Json = False,
 ) -> None:
     """Import an adapter that peft saved in a folder."""
@@ -136,15 +146,20 @@ def import_peft(
             target,
             name=name,
             origin=folder.name,
-            options=_import_options(backbone, quantization, task, labels),
+            options=_import_options(
+                backbone, quantization, task, labels, max_error=max_error, max_rank=max_rank
+            ),
         )
         version = registry.put(target, name)
-        unknown = Manifest.from_json((target / MANIFEST_NAME).read_bytes()).unknown
+        manifest = Manifest.from_json((target / MANIFEST_NAME).read_bytes())
+    conversion = manifest.conversion
     if as_json:
-        print_json({**version_document(version), "unknown": unknown})
+        facts = {"unknown": manifest.unknown, "conversion": conversion and asdict(conversion)}
+        print_json({**version_document(version), **facts})
         return
     output().print(f"{version.ref}  {short_digest(version.digest)}  {megabytes(version.size)}")
-    _show_unknown(unknown)
+    _show_conversion(conversion)
+    _show_unknown(manifest.unknown)
 
 
 def export_file(
@@ -217,7 +232,13 @@ def import_file(
 
 
 def _import_options(
-    backbone: str | None, quantization: str, task: str | None, labels: str | None
+    backbone: str | None,
+    quantization: str,
+    task: str | None,
+    labels: str | None,
+    *,
+    max_error: float,
+    max_rank: int,
 ) -> ImportOptions:
     from typing import get_args
 
@@ -229,7 +250,14 @@ def _import_options(
         raise typer.BadParameter(f"{quantization!r} is not one of {known}")
     scheme: Any = quantization
     names = tuple(name.strip() for name in labels.split(",")) if labels else ()
-    return ImportOptions(backbone, QuantizationSpec(scheme), task, names)
+    return ImportOptions(
+        backbone, QuantizationSpec(scheme), task, names, max_error=max_error, max_rank=max_rank
+    )
+
+
+def _show_conversion(conversion: Conversion | None) -> None:
+    if conversion is not None:
+        output().print(f"converted {conversion}")
 
 
 def _show_unknown(unknown: tuple[str, ...]) -> None:

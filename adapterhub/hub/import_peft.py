@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapters.artifact import as_peft_folder, read_peft_files, write_artifact
 from adapterhub.adapters.artifact_folder import CARD_NAME
-from adapterhub.adapters.low_rank import RankLimits
+from adapterhub.adapters.low_rank import MAX_ERROR, MAX_RANK, RankLimits
 from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
 from adapterhub.adapters.peft_format import CONFIG_NAME, modules_to_save
@@ -58,14 +58,25 @@ class ImportOptions:
         quantization: Quantization of the backbone that the adapter is used with.
         task: Task of the adapter; that of peft's ``task_type`` by default.
         labels: Labels in the order of the head's outputs; ``LABEL_0`` and so on by default.
-        limits: Bounds of the conversion of other methods to LoRA.
+        max_error: Largest error of a conversion to LoRA, relative to the change of a layer's
+            weights, in the Frobenius norm; a change of a smaller rank than ``max_rank`` is exact.
+        max_rank: Largest rank of a converted layer.
     """
 
     backbone: str | None = None
     quantization: QuantizationSpec = field(default_factory=QuantizationSpec)
     task: str | None = None
     labels: tuple[str, ...] = ()
-    limits: RankLimits = field(default_factory=RankLimits)
+    max_error: float = MAX_ERROR
+    max_rank: int = MAX_RANK
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.max_error < 1.0:
+            raise RecipeError(
+                f"must be above 0 and below 1, found {self.max_error}", place="max_error"
+            )
+        if self.max_rank < 1:
+            raise RecipeError(f"must be 1 or more, found {self.max_rank}", place="max_rank")
 
 
 def match_config(
@@ -125,7 +136,8 @@ def import_peft(
     tokenizer = read_tokenizer(backbone)
     task_options = TaskOptions(max_length=min(TaskOptions().max_length, tokenizer.model_max_length))
     built = build_task(task, tokenizer, backbone_kind(backbone), labels, task_options)
-    adapter = _fitted(folder, config, tensors, backbone, built, options.limits, converts=converts)
+    limits = RankLimits(options.max_error, options.max_rank)
+    adapter = _fitted(folder, config, tensors, backbone, built, limits, converts=converts)
     fingerprint = full_fingerprint(weights_fingerprint(backbone), options.quantization)
     recipe = _how_to_use(match, task, task_options, origin)
     manifest = _manifest(adapter, match, built, fingerprint, recipe, options)

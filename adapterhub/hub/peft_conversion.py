@@ -328,5 +328,5 @@ def _in_double(layer: Any, in_features: int) -> Any:
 
 
 def _rounded(value: float) -> float:
-    """Return an error with two digits, so that rounding in other libraries changes no digest."""
-    return float(f"{value:.1e}") if value > EXACT / 100 else 0.0
+    """Return an error with one digit, so that rounding in other libraries changes no digest."""
+    return float(f"{value:.0e}")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from huggingface_hub import HfApi
 
+    from adapterhub.adapters.manifest import Conversion
     from adapterhub.hub.client.address import HubAddress
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
@@ -42,6 +43,7 @@ class Pulled:
         new: Whether the registry did not have the adapter before.
         signatures: Keys of the signatures of the version.
         unknown: Manifest entries that are not recorded for an adapter trained elsewhere.
+        conversion: How an adapter of another method was converted, if it was.
     """
 
     version: Version
@@ -49,6 +51,7 @@ class Pulled:
     new: bool
     signatures: tuple[str, ...]
     unknown: tuple[str, ...]
+    conversion: Conversion | None = None
 
 
 def pull(
@@ -125,7 +128,7 @@ def _pull_artifact(
         for each in signatures:
             registry.add_signature(version.ref, each)
     keys = tuple(signed.key for signed in registry.stored_signatures(stored.digest))
-    return Pulled(stored, remote.sha, version is None, keys, manifest.unknown)
+    return Pulled(stored, remote.sha, version is None, keys, manifest.unknown, manifest.conversion)
 
 
 def _check_listing(remote: Remote, manifest: Manifest) -> None:
@@ -193,8 +196,8 @@ def _pull_peft(
     digest = import_peft(folder, target, name=name, origin=origin, options=options)
     new = _present(registry, name, digest) is None
     version = registry.put(target, name, info=_info(remote))
-    unknown = Manifest.from_json((target / MANIFEST_NAME).read_bytes()).unknown
-    return Pulled(version, remote.sha, new, (), unknown)
+    manifest = Manifest.from_json((target / MANIFEST_NAME).read_bytes())
+    return Pulled(version, remote.sha, new, (), manifest.unknown, manifest.conversion)
 
 
 def _check_is_adapter(remote: Remote) -> None:
