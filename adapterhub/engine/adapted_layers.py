@@ -14,7 +14,7 @@ from torch import nn
 from adapterhub.engine.forward_context import get_forward_context
 from adapterhub.engine.lora_linear import LoraLinear, install_lora_linears, remove_lora_linears
 from adapterhub.engine.prepared_adapter import TokenRows
-from adapterhub.errors import UntraceableInputError
+from adapterhub.errors import EngineError, UntraceableInputError
 from adapterhub.kernels.linear.cpu import OneDnnLinear
 
 if TYPE_CHECKING:
@@ -301,6 +301,7 @@ class AdaptedLayers:
         output: Output layer of a decoder; its tables exist while an adapter has the layer.
         norms: Norm layers by module path below the base model.
         tied: Path of the embedding whose weight the output layer shares, if it does.
+        input_embedding: Path of the embedding of token ids.
     """
 
     base_model: nn.Module
@@ -309,6 +310,14 @@ class AdaptedLayers:
     output: LoraLinear | None
     norms: Mapping[str, AdaptedNorm]
     tied: str | None = None
+    input_embedding: str | None = None
+
+    @property
+    def embedding_width(self) -> int:
+        """Number of features of an input embedding."""
+        if self.input_embedding is None:
+            raise EngineError("reads no token ids", place=type(self.base_model).__name__)
+        return self.embeddings[self.input_embedding].out_features
 
     @property
     def pairs(self) -> dict[str, LoraLinear | LoraEmbedding]:
@@ -339,7 +348,7 @@ class AdaptedLayers:
 
 def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> AdaptedLayers:
     """Make the layers of a backbone adaptable."""
-    body = backbone.base_model
+    body: Any = backbone.base_model
     modules = list(body.named_modules())
     found = [(path, each) for path, each in modules if isinstance(each, nn.Embedding)]
     # norm layers of vision backbones see windows, where the image of a token is unknown
@@ -365,7 +374,9 @@ def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> 
     if backbone.lm_head is not None:
         weight = getattr(backbone.lm_head, "weight", None)
         tied = next((path for path, each in found if each.weight is weight), None)
-    return AdaptedLayers(body, linear, embeddings, output, adapted_norms, tied)
+    inputs = None if backbone.kind == "vision" else body.get_input_embeddings()
+    read = next((path for path, each in found if each is inputs), None)
+    return AdaptedLayers(body, linear, embeddings, output, adapted_norms, tied, read)
 
 
 def _scales_features(module: nn.Module) -> bool:

@@ -1,0 +1,148 @@
+"""Every kind of adapter gives the tokens of peft, alone and in a batch with others."""
+
+import peft
+import pytest
+import torch
+from kind_helpers import assert_equal, generate, peft_decoder, read_adapter, save_adapter
+from toy_fixtures import save_tokenizer
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.engine import Engine
+from adapterhub.errors import EngineError
+from adapterhub.specs import QuantizationSpec
+
+PLAIN = QuantizationSpec("none", "float32")
+SMALL = EngineConfig(
+    max_num_seqs=8, max_num_batched_tokens=32, kv_cache_tokens=600, block_size=4, rank_slots=64
+)
+ATTENTION = ["q_proj", "v_proj", "o_proj"]
+INVOCATION = [17, 18]
+WORDED = {"vocab_size": 64, "initializer_range": 0.2, "bos_token_id": 4, "eos_token_id": 5}
+
+
+def lora(**settings):
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, **settings}
+    return peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **settings)
+
+
+LLAMA_KINDS = {
+    "plain": lora(),
+    "rank_pattern": lora(rank_pattern={"q_proj": 9, "layers.1.self_attn.v_proj": 2}),
+    "alpha_pattern": lora(
+        use_rslora=True, rank_pattern={"v_proj": 2}, alpha_pattern={"o_proj": 3, "v_proj": 5}
+    ),
+    "dora_pattern": lora(use_dora=True, rank_pattern={"q_proj": 2}),
+    "lora_bias": lora(lora_bias=True),
+    "bias_lora_only": lora(bias="lora_only"),
+    "bias_all": lora(bias="all"),
+    "tokens": lora(trainable_token_indices=[6, 9, 20]),
+    "embeddings": lora(target_modules=["embed_tokens", "q_proj"]),
+    "output": lora(target_modules=["lm_head", "q_proj"]),
+    "dora_embeddings": lora(target_modules=["embed_tokens", "q_proj"], use_dora=True),
+    "saved_vocabulary": lora(modules_to_save=["embed_tokens", "lm_head"]),
+    "saved_norms": lora(modules_to_save=["input_layernorm", "norm"]),
+    "saved_mlp": lora(modules_to_save=["mlp"]),
+    "saved_attention": lora(target_modules=["gate_proj"], modules_to_save=["self_attn"]),
+    "alora": lora(alora_invocation_tokens=INVOCATION),
+    "ia3": peft.IA3Config(
+        task_type="CAUSAL_LM",
+        target_modules=["k_proj", "v_proj", "down_proj"],
+        feedforward_modules=["down_proj"],
+    ),
+    "prompt": peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    "p_tuning": peft.PromptEncoderConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=16
+    ),
+}
+
+
+def llama(**changes):
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaConfig(**shape, **heads, **WORDED, **changes)
+
+
+def save_decoder(folder, config):
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    save_tokenizer(folder, encoder=False)
+
+
+def prompts(count):
+    """Return prompts with the invocation tokens of aLoRA in most of them, once twice."""
+    found = [[6 + (i * 7 + j * j) % 50 for j in range(9 + 3 * i)] for i in range(count)]
+    for index, prompt in enumerate(found[1:]):
+        prompt[4:6] = INVOCATION
+        if index % 2:
+            prompt[7:9] = INVOCATION
+    return found
+
+
+def check(folder, kinds, *, changes=1e-3):
+    """Require of every adapter, alone and in one batch with all others, what peft gives."""
+    for seed, (name, config) in enumerate(kinds.items()):
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        save_adapter(folder / name, base, config, seed)
+    models = {name: peft_decoder(folder, folder / name) for name in kinds}
+    models[None] = peft_decoder(folder, None)
+    engine = Engine(load_backbone(str(folder), PLAIN), SMALL)
+    for name in kinds:
+        engine.load_weights(read_adapter(folder / name), key=name, name=name)
+    asked = prompts(3)
+    for name in kinds:
+        (alone,) = generate(engine, [(asked[1], name)], 5)
+        assert_equal(models[name], asked[1], alone)
+        base = log_probabilities(models[None], asked[1])
+        assert (log_probabilities(models[name], asked[1]) - base).abs().max() > changes, name
+    requests = [(asked[i % 3], name) for i, name in enumerate([None, *kinds, *kinds, None])]
+    for (prompt, name), answer in zip(requests, generate(engine, requests, 5), strict=True):
+        assert_equal(models[name], prompt, answer)
+    engine.close()
+
+
+def log_probabilities(model, prompt):
+    with torch.no_grad():
+        logits = model(
+            input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt))
+        ).logits
+    return torch.log_softmax(logits[0, -1].float(), -1)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_llama(tmp_path, tied):
+    save_decoder(tmp_path, llama(tie_word_embeddings=tied, attention_bias=True))
+    check(tmp_path, LLAMA_KINDS)
+
+
+def test_gpt2(tmp_path):
+    config = GPT2Config(n_embd=64, n_layer=2, n_head=4, n_positions=64, **WORDED)
+    save_decoder(tmp_path, config)
+    targets = {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True}
+    kinds = {
+        "plain": lora(**targets),
+        "dora": lora(**targets, use_dora=True),
+        "bias_all": lora(**targets, bias="all"),
+        "saved": lora(target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=["mlp"]),
+        "ia3": peft.IA3Config(
+            task_type="CAUSAL_LM",
+            target_modules=["c_attn", "mlp.c_proj"],
+            feedforward_modules=["mlp.c_proj"],
+            fan_in_fan_out=True,
+        ),
+    }
+    check(tmp_path, kinds)
+
+
+def test_kinds_that_are_no_sum_are_not_blended(tmp_path):
+    save_decoder(tmp_path, llama())
+    engine = Engine(load_backbone(str(tmp_path), PLAIN), SMALL)
+    for name in ("plain", "ia3", "tokens", "saved_mlp", "bias_lora_only"):
+        base = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+        save_adapter(tmp_path / name, base, LLAMA_KINDS[name], 1)
+        engine.load_weights(read_adapter(tmp_path / name), key=name, name=name)
+    for name in ("ia3", "tokens", "saved_mlp"):
+        with pytest.raises(EngineError, match="cannot be blended"):
+            engine.add([6, 7, 8], [("plain", 0.5), (name, 0.5)])
+    engine.close()
