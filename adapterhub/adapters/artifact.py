@@ -275,7 +275,7 @@ def _check_agreement(
 
 
 def _same_adapter(requested: AdapterSpec, resolved: AdapterSpec) -> bool:
-    """Return whether two specs differ only in how target modules are named."""
+    """Return whether two specs differ only in how target modules are named and laid out."""
     if not isinstance(requested, LoraSpec) or not isinstance(resolved, LoraSpec):
         return requested == resolved
     names = requested.target_modules
@@ -283,7 +283,13 @@ def _same_adapter(requested: AdapterSpec, resolved: AdapterSpec) -> bool:
         any(name in (ALL_LINEAR, target) or target.endswith(f".{name}") for name in names)
         for target in resolved.target_modules
     )
-    return covered and replace(requested, target_modules=resolved.target_modules) == resolved
+    # peft finds out how a layer lays out its weight, whatever was requested
+    same = replace(
+        requested,
+        target_modules=resolved.target_modules,
+        fan_in_fan_out=resolved.fan_in_fan_out,
+    )
+    return covered and same == resolved
 
 
 def _config_bytes(config: Mapping[str, Any]) -> bytes:

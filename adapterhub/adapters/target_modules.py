@@ -37,8 +37,9 @@ def resolve_target_modules(
     linear = [name for name, module in model.named_modules() if _is_linear(module)]
     heads = [name for name in linear if any(_is_inside(name, path) for path in exclude)]
     unfit = [name for name in linear if name not in heads and _is_read_by_weight(model, name)]
-    skipped = {*heads, *unfit}
-    layers = [name for name in linear if name not in skipped]
+    layers = [name for name in linear if name not in {*heads, *unfit}]
+    # a layer of an nn.Sequential is called as a block of the model is, by its number
+    skipped = {name for name, _ in model.named_modules()}.difference(layers)
     if not targets:
         raise RecipeError("no module is named", place="adapter.target_modules")
     resolved = set[str]()

@@ -1,0 +1,30 @@
+"""Some architectures of the conformance suite; ``run_architectures.py`` checks all of them."""
+
+import pytest
+from architecture_suite import check_architecture
+from run_architectures import PAGE, page, read_results
+
+#: One of each kind: fast and padded paths, heads of several layers, recurrent state, experts.
+SAMPLE = [
+    ("llama", "causal_lm", "fast"),
+    ("gpt2", "causal_lm", "fast"),
+    ("granite", "causal_lm", "fast"),
+    ("stablelm", "causal_lm", "padded"),
+    ("mamba", "causal_lm", "padded"),
+    ("qwen3_moe", "sequence", "fast"),
+    ("roberta", "token", "fast"),
+    ("modernbert", "sequence", "fast"),
+    ("deberta-v2", "sequence", "padded"),
+    ("mpnet", "span", "padded"),
+    ("swinv2", "image", "images"),
+]
+
+
+@pytest.mark.parametrize(("model_type", "head", "path"), SAMPLE)
+def test_two_adapters_give_what_peft_gives(tmp_path, model_type, head, path):
+    outcome = check_architecture(tmp_path, model_type, head)
+    assert (outcome.status, outcome.path) == ("equal", path), outcome.detail
+
+
+def test_the_page_shows_the_results():
+    assert PAGE.read_text() == page(read_results())
