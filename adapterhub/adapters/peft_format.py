@@ -409,7 +409,7 @@ def _lora_spec(config: Mapping[str, Any]) -> LoraSpec:
         bias=found.bias,
         lora_bias=found.lora_bias,
         fan_in_fan_out=found.fan_in_fan_out,
-        target_parameters=found.target_parameters or (),
+        target_parameters=tuple(sorted(set(found.target_parameters or ()))),
         trainable_token_indices=(
             {INPUT_EMBEDDING: tokens} if isinstance(tokens, tuple) else dict(tokens)
         ),

@@ -52,6 +52,19 @@ def resolve_target_modules(
     return tuple(sorted(resolved))
 
 
+def check_target_parameters(model: nn.Module, names: Sequence[str]) -> None:
+    """Check that each name is the end of a parameter's name, as peft matches them."""
+    known = [name for name, _ in model.named_parameters()]
+    for name in names:
+        if not any(_matches(each, name) for each in known):
+            ends = {".".join(each.split(".")[-2:]) for each in known}
+            raise RecipeError(
+                f"{name!r} matches no parameter",
+                place="adapter.target_parameters",
+                hint=did_you_mean(name, ends),
+            )
+
+
 def saved_module_names(model: nn.Module, paths: Sequence[str], prefix: str) -> list[str]:
     """Return names by which peft finds the modules at some paths, and nothing else.
 

@@ -8,7 +8,11 @@ from transformers import DynamicCache
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 
 from adapterhub.adapters.peft_format import peft_config
-from adapterhub.adapters.target_modules import resolve_target_modules, saved_module_names
+from adapterhub.adapters.target_modules import (
+    check_target_parameters,
+    resolve_target_modules,
+    saved_module_names,
+)
 from adapterhub.errors import RecipeError
 from adapterhub.specs import LoraSpec, PrefixSpec
 
@@ -65,6 +69,7 @@ def adapter_peft_config(
         targets = resolve_target_modules(
             model, adapter.target_modules, exclude=[*heads.head_modules, *outputs]
         )
+        check_target_parameters(model, adapter.target_parameters)
     return peft_config(
         adapter,
         task_type=task_type,

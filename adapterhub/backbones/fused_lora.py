@@ -14,6 +14,7 @@ import torch
 from bitsandbytes import functional as bnb_functional
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 
 from adapterhub.kernels.lora.autograd import LoraLinearFunction
@@ -31,7 +32,8 @@ def fuse_lora_layers(model: nn.Module) -> int:
 
 
 def _is_supported(module: nn.Module) -> bool:
-    if not isinstance(module, LoraLayer):
+    # peft adds LoRA on a parameter to the parameter itself
+    if not isinstance(module, LoraLayer) or isinstance(module, ParamWrapper):
         return False
     base = module.get_base_layer()
     return isinstance(base, nn.Linear) and not isinstance(base, Linear8bitLt)

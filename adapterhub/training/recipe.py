@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec
 from adapterhub.tasks.base import TaskOptions
@@ -12,6 +13,17 @@ from adapterhub.tasks.base import TaskOptions
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0.0)]
+
+
+def _compiled(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    return pattern
+
+
+Expression = Annotated[str, AfterValidator(_compiled)]
 
 
 class _Section(BaseModel):
@@ -118,6 +130,11 @@ class LoraSection(_Section):
         rslora: Whether to scale by ``alpha / sqrt(rank)`` instead.
         dora: Whether to adapt direction and magnitude separately (DoRA).
         init: Initialization: ``default``, ``gaussian``, ``orthogonal`` or ``random``.
+        rank_pattern: Rank of single modules, by their name or a regular expression for it. The
+            first key in alphabetical order that matches counts.
+        alpha_pattern: ``alpha`` of single modules, like ``rank_pattern``.
+        target_parameters: Last parts of the names of parameters that belong to no linear layer,
+            such as the experts of a mixture (``mlp.experts.down_proj``).
     """
 
     method: Literal["lora"] = "lora"
@@ -128,6 +145,9 @@ class LoraSection(_Section):
     rslora: bool = False
     dora: bool = False
     init: str = "default"
+    rank_pattern: dict[Expression, Count] = Field(default_factory=dict)
+    alpha_pattern: dict[Expression, Positive] = Field(default_factory=dict)
+    target_parameters: tuple[str, ...] = ()
 
     def spec(self) -> AdapterSpec:
         """Return the section as a plain spec."""
@@ -140,6 +160,9 @@ class LoraSection(_Section):
             rslora=self.rslora,
             dora=self.dora,
             init=self.init,
+            rank_pattern=self.rank_pattern,
+            alpha_pattern=self.alpha_pattern,
+            target_parameters=tuple(sorted(set(self.target_parameters))),
         )
 
 

@@ -1,5 +1,5 @@
-"""A home of its own for each test."""
+"""A tiny decoder, and a home of its own for each test."""
 
-from toy_fixtures import own_home
+from toy_fixtures import decoder, own_home
 
-__all__ = ["own_home"]
+__all__ = ["decoder", "own_home"]
