@@ -15,7 +15,6 @@ from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.adapter_config import check_prefix_fits
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.forward_paths import forward_paths
-from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.engine.adapter_task import task_of
 from adapterhub.engine.heads import HeadBuilder, TaskHead
@@ -115,10 +114,10 @@ class AdapterPreparer:
 
     def _base_model_prefix(self, task: Task | None) -> str:
         """Return the name of the base model in transformers' class for a task."""
-        backbone, found = self._backbone, self._backbone.base_model.base_model_prefix
+        found = self._backbone.base_model.base_model_prefix
         if task is not None and task.head != "causal_lm":
             # Llama's class for question answering calls it "transformer", all others "model"
-            found = head_model_class(backbone.config, task.head, backbone.name).base_model_prefix
+            found = self._heads.base_name(task) or found
         return str(found or "model")
 
 

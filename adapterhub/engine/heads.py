@@ -189,6 +189,10 @@ class HeadBuilder:
         kind: LabelingKind = "sequence" if task.head == "image" else task.head
         return AdapterHead(kind, task.labels, template.load(found), template)
 
+    def base_name(self, task: Task) -> str | None:
+        """Return the name of the base model in the class for a task; ``None`` if it is divided."""
+        return self.template(task.head, len(task.labels)).model.base_name
+
     def keys(self, weights: AdapterWeights, task: Task) -> frozenset[str]:
         """Return the keys of the tensors of an adapter's head."""
         if task.head == "causal_lm":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,10 @@ import torch
 from adapterhub.adapters.artifact import write_artifact
 from adapterhub.adapters.manifest import BackboneRef, DataSource, Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
+from adapterhub.adapters.peft_format import spec_of
 from adapterhub.data.splits import fingerprint
 from adapterhub.errors import MissingExtraError
+from adapterhub.specs import LoraSpec
 from adapterhub.training.curves import PLOT_NAMES, plot_curves, read_curves
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.specs import AdapterSpec
     from adapterhub.training.result import TrainingEvidence
 
 logger = logging.getLogger(__name__)
@@ -73,7 +77,7 @@ def _manifest(
             revision=backbone.revision,
         ),
         quantization=backbone.quantization,
-        adapter=recipe.adapter.spec(),
+        adapter=_spec(recipe.adapter.spec(), model),
         trained_parameters=sum(parameter.numel() for _, parameter in model.trainable()),
         backbone_parameters=backbone.parameters,
         recipe=recipe.model_dump(mode="json"),
@@ -89,6 +93,18 @@ def _manifest(
         seed=recipe.train.seed,
         libraries={name: version(name) for name in LIBRARIES} | {"torch": torch.__version__},
     )
+
+
+def _spec(requested: AdapterSpec, model: TaskModel) -> AdapterSpec:
+    """Return what was requested, with what peft found out about the layers of the backbone.
+
+    It knows how a layer lays out its weight, and adapts the parameters of experts where a target
+    names what they hold.
+    """
+    found = spec_of(model.config_document())
+    if not isinstance(requested, LoraSpec) or not isinstance(found, LoraSpec):
+        return requested
+    return replace(found, target_modules=requested.target_modules)
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

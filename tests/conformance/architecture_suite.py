@@ -1,4 +1,4 @@
-"""What an architecture must pass: train, store, load in plain peft, predict, serve in mixed batches.
+"""What an architecture must pass: train, store, load in plain peft, serve in mixed batches.
 
 The reference is always ``PeftModel.from_pretrained`` on plain transformers, one sequence at a time
 in float32.
@@ -23,11 +23,11 @@ from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.forward_paths import forward_paths
 from adapterhub.data.packing import pack
+from adapterhub.engine.adapter_task import task_of
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.errors import AdapterHubError
-from adapterhub.engine.adapter_task import task_of
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
 
@@ -42,7 +42,21 @@ if TYPE_CHECKING:
 #: Largest difference of a probability, or of the log-probability of a token.
 BOUND = 1e-4
 NUM_TOKENS = 6
-WORDS = ("the", "river", "is", "wide", "and", "old", "a", "man", "sang", "of", "home", "in", "spring")
+WORDS = (
+    "the",
+    "river",
+    "is",
+    "wide",
+    "and",
+    "old",
+    "a",
+    "man",
+    "sang",
+    "of",
+    "home",
+    "in",
+    "spring",
+)
 TASKS = {
     "causal_lm": "dialogue",
     "sequence": "text-classification",
@@ -195,9 +209,7 @@ def _trained(folder: Path, model: Path, backbone: Backbone, head: str, seed: int
 # comparison ------------------------------------------------------------------------------------
 
 
-def _compare(
-    model: Path, backbone: Backbone, head: str, artifacts: list[Artifact]
-) -> _Differences:
+def _compare(model: Path, backbone: Backbone, head: str, artifacts: list[Artifact]) -> _Differences:
     config = EngineConfig(max_num_seqs=8, kv_cache_tokens=2048, block_size=8, rank_slots=64)
     engine = Engine(backbone, config)
     try:
@@ -243,9 +255,10 @@ def _compare_texts(
             raise RuntimeError(f"generation failed: {answer.error}")
         tokens, scores = _greedy(references, name, prompt)
         found = torch.tensor([each.chosen for each in answer.logprobs])
-        differences.add(f"{name or 'base'} of {len(prompt)}", _token_difference(
-            list(answer.tokens), found, tokens, scores
-        ))
+        differences.add(
+            f"{name or 'base'} of {len(prompt)}",
+            _token_difference(list(answer.tokens), found, tokens, scores),
+        )
     return differences
 
 
@@ -268,7 +281,10 @@ def _greedy(
 ) -> tuple[list[int], torch.Tensor]:
     """Return peft's greedy tokens and log-probabilities ``[num_tokens, vocab_size]``."""
     model = references[0 if name is None else int(name[1:])]
-    inputs = {"input_ids": torch.tensor([prompt]), "attention_mask": torch.ones(1, len(prompt)).long()}
+    inputs = {
+        "input_ids": torch.tensor([prompt]),
+        "attention_mask": torch.ones(1, len(prompt)).long(),
+    }
     options = {
         "max_new_tokens": NUM_TOKENS,
         "do_sample": False,

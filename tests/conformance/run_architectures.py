@@ -128,17 +128,17 @@ _NAMES = {
 }
 _INTRODUCTION = """# Architectures
 
-adapterhub runs what transformers loads. On the *padded path* transformers' own `forward` of the task's
-own class computes, in training and in serving; on the *fast path* sequences are packed without padding
-and the keys and values of generation are paged. The fast path is taken only where it gave the same
-numbers as transformers on the loaded weights; see [Serving](serving.md).
+adapterhub runs what transformers loads. On the *padded path* transformers' own `forward` of the
+task's own class computes, in training and in serving; on the *fast path* sequences are packed
+without padding and the keys and values of generation are paged. The fast path is taken only where
+it gave the same numbers as transformers on the loaded weights; see [Serving](serving.md).
 
 `tests/conformance/run_architectures.py` wrote this page. It makes a tiny random model of each
-configuration class that transformers' auto classes list, and with each head of the architecture it trains
-two LoRA adapters, stores them, loads them in plain peft, and compares what a mixed batch of both (and the
-base model) gives with `PeftModel` on plain transformers, one sequence at a time in float32. *Fast* and
-*padded* mean that all probabilities, and all tokens with their log-probabilities, were equal within
-{bound}.
+configuration class that transformers' auto classes list. With each head of the architecture it
+trains two LoRA adapters, stores them, loads them in plain peft, and compares what a mixed batch of
+both (and the base model) gives with `PeftModel` on plain transformers, one sequence at a time in
+float32. *Fast* and *padded* mean that all probabilities, and all tokens with their
+log-probabilities, were equal within {bound}. For images there is one path.
 """
 
 
@@ -150,7 +150,9 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     types = sorted({each["model_type"] for each in made.values()})
     equal = sorted({e["model_type"] for e in made.values() if e["status"] == "equal"})
     lines = [_INTRODUCTION.format(bound=BOUND)]
-    lines.append(f"{len(types)} architectures, of which {len(equal)} are served with one head or more:\n")
+    lines.append(
+        f"{len(types)} architectures, of which {len(equal)} are served with one head or more:\n"
+    )
     lines.append("| architecture | " + " | ".join(_NAMES[head] for head in HEADS) + " |")
     lines.append("|---|" + "---|" * len(HEADS))
     for model_type in types:
@@ -158,7 +160,9 @@ def page(results: dict[str, dict[str, Any]]) -> str:
         lines.append(f"| `{model_type}` | " + " | ".join(cells) + " |")
     for title, status in (("Refused", "refused"), ("Not right yet", "wrong"), ("Failing", "crash")):
         lines += _section(title, [each for each in made.values() if each["status"] == status])
-    slow = [each for each in made.values() if each["status"] == "equal" and each["path"] == "padded"]
+    slow = [
+        each for each in made.values() if each["status"] == "equal" and each["path"] == "padded"
+    ]
     lines += _section("Why the padded path", slow)
     return "\n".join(lines) + "\n"
 
@@ -175,7 +179,9 @@ def _section(title: str, outcomes: list[dict[str, Any]]) -> list[str]:
     reasons: dict[str, list[str]] = {}
     for each in outcomes:
         reason = " ".join(each["detail"].split()).replace("|", "\\|").replace("<", "&lt;")
-        reasons.setdefault(reason or "(none)", []).append(f"`{each['model_type']}` ({_NAMES[each['head']]})")
+        reasons.setdefault(reason or "(none)", []).append(
+            f"`{each['model_type']}` ({_NAMES[each['head']]})"
+        )
     rows = [f"| {', '.join(names)} | {reason} |" for reason, names in reasons.items()]
     return ["", f"## {title}", "", "| architecture | reason |", "|---|---|", *sorted(rows)]
 
