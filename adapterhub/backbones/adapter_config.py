@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from transformers import DynamicCache
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from adapterhub.adapters.peft_format import peft_config
 from adapterhub.adapters.target_modules import (
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from adapterhub.backbones.head_model import HeadModel
     from adapterhub.specs import AdapterSpec
 
+#: Layers of a cache that hold keys and values and nothing else.
+_ATTENTION_LAYERS = (DynamicLayer, DynamicSlidingWindowLayer)
 #: What is trained: adapter and head; the head alone; adapter, head and norm layers.
 TrainableParts = Literal["adapter", "head", "adapter_and_norms"]
 
@@ -55,8 +57,7 @@ def adapter_peft_config(
         stored += norm_names(heads.frozen_model)
     targets: tuple[str, ...] = ()
     if isinstance(adapter, PrefixSpec):
-        check_prefix_fits(kind, name)
-        _check_key_value_layers(model.config, name)
+        check_prefix_fits(kind, name, model.config)
         if parts != "adapter":
             raise RecipeError(
                 f"parts {parts!r} can't be combined with a prefix",
@@ -80,26 +81,37 @@ def adapter_peft_config(
     )
 
 
-def check_prefix_fits(kind: BackboneKind, name: str) -> None:
+def check_prefix_fits(kind: BackboneKind, name: str, config: Any) -> None:
     """Check that a backbone has a KV cache that a prefix can be put into."""
+    problem = None
     if kind != "decoder":
         found = "an encoder" if kind == "encoder" else "a vision model"
-        raise RecipeError(
-            f"prefix tuning needs a decoder, {name!r} is {found}",
-            place="adapter.method",
-            hint="Use method: lora",
+        problem = f"prefix tuning needs a decoder, {name!r} is {found}"
+    elif not _keeps_keys_and_values(config):
+        problem = (
+            "prefix tuning needs layers that all keep keys and values of one shape, "
+            f"{name!r} has layers with another state"
         )
+    if problem is not None:
+        raise RecipeError(problem, place="adapter.method", hint="Use method: lora")
 
 
-def _check_key_value_layers(config: Any, name: str) -> None:
-    """Check that every layer keeps keys and values, and no recurrent state."""
-    layers = DynamicCache(config=config.get_text_config()).layers
-    if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers):
-        raise RecipeError(
-            f"prefix tuning needs attention in every layer, {name!r} has layers with another state",
-            place="adapter.method",
-            hint="Use method: lora",
-        )
+def _keeps_keys_and_values(config: Any) -> bool:
+    """Return whether every layer keeps keys and values of attention, equally wide.
+
+    Source: ``DynamicCache`` in ``transformers/cache_utils.py``, and for latent attention
+    ``_get_static_cache_init_shape`` in ``transformers/generation/utils.py``.
+    """
+    text = config.get_text_config(decoder=True)
+    each = text.per_layer_config
+    shapes = {
+        (getattr(one, "num_key_value_heads", None), getattr(one, "head_dim", None)) for one in each
+    }
+    return (
+        all(type(layer) in _ATTENTION_LAYERS for layer in DynamicCache(config=text).layers)
+        and not any(getattr(one, "qk_head_dim", None) for one in each)
+        and len(shapes) == 1
+    )
 
 
 def stored_modules(heads: HeadModel, parts: TrainableParts) -> list[str]:

@@ -69,7 +69,7 @@ class AdapterPreparer:
         """Prepare weights that do not come from an artifact."""
         head, keys = self._head(weights, task, name)
         if isinstance(weights.spec, PrefixSpec):
-            check_prefix_fits(self._backbone.kind, self._backbone.name)
+            check_prefix_fits(self._backbone.kind, self._backbone.name, self._backbone.config)
             rest = {each: tensor for each, tensor in weights.tensors.items() if each not in keys}
             alone = AdapterWeights(weights.spec, rest)
             shape = cache_shape(self._backbone.config)

@@ -26,7 +26,8 @@ from adapterhub.engine.padded_generation import PaddedRunner
 from adapterhub.engine.padded_groups import GroupRules, PaddedGroups
 from adapterhub.engine.pooling import PoolingRunner
 from adapterhub.engine.pooling_requests import PoolingRequest
-from adapterhub.engine.prepared_adapter import LoraFactors
+from adapterhub.engine.prepared_adapter import LoraFactors, PromptEmbeddings
+from adapterhub.engine.prompts import unknown_token
 from adapterhub.engine.sampling.sampler import Sampler
 from adapterhub.engine.scheduler import Scheduler
 from adapterhub.engine.sequences import Sequence, first_active
@@ -70,6 +71,7 @@ class EngineCore:
     ) -> None:
         self.backbone = backbone
         self.config = config = config or EngineConfig()
+        self._vocab_size = int(getattr(backbone.config.get_text_config(), "vocab_size", 0) or 0)
         # both see the backbone before its layers are adapted
         paths = forward_paths(backbone)
         head = build_head(backbone, "causal_lm", ()) if backbone.kind == "decoder" else None
@@ -206,16 +208,25 @@ class EngineCore:
         weights = [weight for _, weight in request.adapters]
         request.num_virtual_tokens = num_virtual_tokens(adapters, weights)
         if isinstance(request, Sequence):
-            request.exclusive = any(adapter.exclusive for adapter in adapters)
-            request.padded = request.exclusive or not self.paged
-            lora = [each for each in adapters if isinstance(each, LoraFactors)]
-            invocation = next((each.invocation for each in lora if each.invocation), ())
-            request.active_from = first_active(request.prompt, invocation)
+            self._set_path(request, adapters)
             self._check_fits(request)
         elif isinstance(request, PoolingRequest):
             request.prepare(adapters, self.pooling_runner.max_length)
 
+    def _set_path(self, sequence: Sequence, adapters: SequenceOf[PreparedAdapter]) -> None:
+        """Set how the adapters of a sequence, which are used alone or only add, are computed."""
+        sequence.exclusive = any(adapter.exclusive for adapter in adapters)
+        embedded = any(isinstance(adapter, PromptEmbeddings) for adapter in adapters)
+        sequence.padded = sequence.exclusive or embedded or not self.paged
+        lora = [adapter for adapter in adapters if isinstance(adapter, LoraFactors)]
+        invocation = next((each.invocation for each in lora if each.invocation), ())
+        sequence.active_from = first_active(sequence.prompt, invocation)
+        sequence.vocab_size = next((each.vocab_size for each in lora if each.vocab_size), None)
+
     def _check_fits(self, sequence: Sequence) -> None:
+        largest, size = max(sequence.prompt), sequence.vocab_size or self._vocab_size
+        if largest >= size:
+            raise unknown_token(largest)
         prompt = sequence.num_virtual_tokens + len(sequence.prompt)
         answer, capacity = sequence.state.params.max_tokens, self.config.kv_cache_tokens
         if prompt + answer > capacity:
@@ -280,12 +291,20 @@ class EngineCore:
         """Append a token to each sequence; end those that are finished."""
         for sequence in sequences:
             sequence.set_allowed_tokens()
+        if any(sequence.vocab_size for sequence in sequences):
+            logits = self._without_others(sequences, logits)
         sampled = self.sampler.sample(logits, [sequence.state for sequence in sequences])
         deltas = [(s, s.append(each)) for s, each in zip(sequences, sampled, strict=True)]
         for sequence in sequences:
             if sequence.finish_reason is not None:
                 self.scheduler.finish(sequence)
         return deltas
+
+    def _without_others(self, sequences: list[Sequence], logits: Tensor) -> Tensor:
+        """Exclude the tokens that are not in the vocabulary of each sequence."""
+        sizes = [sequence.vocab_size or self._vocab_size for sequence in sequences]
+        tokens = torch.arange(logits.shape[1], device=logits.device)
+        return logits.masked_fill(tokens >= torch.tensor(sizes).unsqueeze(1).to(tokens), -torch.inf)
 
     def _step_groups(self) -> list[tuple[Sequence, CompletionDelta]]:
         """Compute a token for every sequence on the padded path, group by group."""

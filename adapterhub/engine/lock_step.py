@@ -164,17 +164,6 @@ class LockStepBatch:
         return next((found for name in _CACHES if (found := self._inputs.get(name))), None)
 
 
-def keeps_only_attention(config: Any) -> bool:
-    """Return whether a model keeps nothing but keys and values of attention.
-
-    Source: ``DynamicCache`` in ``transformers/cache_utils.py``.
-    """
-    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
-
-    layers = DynamicCache(config=config.get_text_config(decoder=True)).layers
-    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
-
-
 def _prepare(model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> dict[str, Any]:
     """Return the inputs beside token ids that ``generate`` prepares for its first step."""
     prepared: dict[str, Any] = {}

@@ -44,7 +44,8 @@ class PaddedRunner:
         self._model = model
         self._adapters = adapters
         self._state = ModuleState(model)
-        self._pad_token = int(getattr(backbone.config, "pad_token_id", None) or 0)
+        self._config: Any = backbone.config.get_text_config()
+        self._pad_token = int(getattr(self._config, "pad_token_id", None) or 0)
         self._equal_lengths: bool | None = None
 
     def __call__(self, group: PaddedGroup) -> tuple[Tensor, int]:
@@ -111,7 +112,7 @@ class PaddedRunner:
         )
 
     def _try_batch(self) -> bool:
-        size = int(self._backbone.config.vocab_size)
+        size = int(self._config.vocab_size)
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(size, (2, _CHECK_TOKENS + _CHECK_STEPS), generator=generator).tolist()
         together = self._trial(ids)

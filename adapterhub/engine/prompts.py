@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from adapterhub.engine.sampling.params import SamplingParams
 
 
+#: Ids are 32-bit words; whether they are in the vocabulary depends on the adapters.
+_MOST_TOKENS = 2**31
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedPrompt:
     """A tokenized prompt with its sampling parameters."""
@@ -41,7 +45,7 @@ class PromptProcessor:
         self._tokenizer: Any = backbone.tokenizer
         # only the last part of a folder: messages may go to clients of a server
         self._name = PurePath(backbone.name).name if isabs(backbone.name) else backbone.name
-        self._vocab_size = int(backbone.config.vocab_size)
+        self.vocab_size = int(backbone.config.get_text_config().vocab_size)
         self.end_ids = _end_ids(backbone)
         self._compiler: ConstraintCompiler | None = None
         self._lock = Lock()
@@ -77,9 +81,8 @@ class PromptProcessor:
         if not tokens:
             raise RequestError("is empty", place="prompt")
         for token in tokens:
-            if not isinstance(token, int) or not 0 <= token < self._vocab_size:
-                problem = f"{token!r:.80} is not a token id of the vocabulary"
-                raise RequestError(problem, place="prompt")
+            if not isinstance(token, int) or not 0 <= token < _MOST_TOKENS:
+                raise unknown_token(token)
         return tokens
 
     def _constraints(self, params: SamplingParams) -> tuple[Constraint | None, ...]:
@@ -90,10 +93,15 @@ class PromptProcessor:
                 self._compiler = ConstraintCompiler(
                     self._tokenizer,
                     eos_ids=sorted(self.end_ids),
-                    vocabulary=self._vocab_size,
+                    vocabulary=self.vocab_size,
                     name=self._name,
                 )
             return tuple(self._compiler.compile(params) for _ in range(params.n))
+
+
+def unknown_token(token: object) -> RequestError:
+    """Return the error for what is no token id of the backbone or of the request's adapter."""
+    return RequestError(f"{token!r:.80} is not a token id of the vocabulary", place="prompt")
 
 
 def only_images() -> RequestError:

@@ -63,6 +63,8 @@ class Sequence:
     exclusive: bool = False
     #: first position at which its adapters are active; set by validation
     active_from: int = 0
+    #: number of outputs of its adapter's own output layer, else ``None``; set by validation
+    vocab_size: int | None = None
     #: number of later sequences that started while this one waited only for rank slots
     overtaken: int = 0
     #: set while it is running

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.functional import pad
 
 from adapterhub.engine.sampling.draw import draw_tokens, token_weights, uniform_bits
 from adapterhub.engine.sampling.state import apply_penalties
@@ -146,7 +147,10 @@ def _sample_chunk(logits: Tensor, states: Sequence[SamplingState]) -> list[int |
 def _mask(logits: Tensor, states: Sequence[SamplingState]) -> None:
     for i, state in enumerate(states):
         if state.allowed is not None:
-            logits[i].masked_fill_(~state.allowed.to(logits.device), -torch.inf)
+            allowed = state.allowed[: logits.shape[1]]
+            # an adapter's own vocabulary may have more tokens than the constraint knows
+            allowed = pad(allowed, (0, logits.shape[1] - len(allowed)))
+            logits[i].masked_fill_(~allowed.to(logits.device), -torch.inf)
         barred = [token for token in state.barred if token < logits.shape[1]]
         if barred:
             logits[i, barred] = -torch.inf
