@@ -14,7 +14,7 @@ from adapterhub.adapters.peft_format import ALL_LINEAR
 from adapterhub.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Sequence
 
 #: ``self.NAME.weight`` where more is read than its type or place.
 _WEIGHT_READ = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|_is_hf_initialized)\b)")
@@ -37,9 +37,10 @@ def resolve_target_modules(
     linear = [name for name, module in model.named_modules() if _is_linear(module)]
     heads = [name for name in linear if any(_is_inside(name, path) for path in exclude)]
     unfit = [name for name in linear if name not in heads and _is_read_by_weight(model, name)]
-    layers = [name for name in linear if name not in {*heads, *unfit}]
-    # a layer of an nn.Sequential is called as a block of the model is, by its number
-    skipped = {name for name, _ in model.named_modules()}.difference(layers)
+    skipped = {*heads, *unfit}
+    layers = [name for name in linear if name not in skipped]
+    # a layer of an nn.Sequential has a number for a name, as a block of the model has
+    others = _suffixes(name for name, _ in model.named_modules() if name not in {*layers})
     if not targets:
         raise RecipeError("no module is named", place="adapter.target_modules")
     resolved = set[str]()
@@ -48,7 +49,7 @@ def resolve_target_modules(
         if not matched:
             raise _no_match(model, target, layers, unfit)
         parts = 1 if target == ALL_LINEAR else target.count(".") + 1
-        resolved.update(_shortest(name, parts, skipped) for name in matched)
+        resolved.update(_shortest(name, parts, others) for name in matched)
     return tuple(sorted(resolved))
 
 
@@ -72,24 +73,28 @@ def saved_module_names(model: nn.Module, paths: Sequence[str], prefix: str) -> l
 
     Args:
         paths: Paths of modules that are trained and stored in full.
-        prefix: Path of ``model`` in peft's model (``base_model.model``).
+        prefix: Path of ``model`` in the model that peft searches, with a dot at the end.
     """
     modules = [name for name, _ in model.named_modules(remove_duplicate=False)]
     return [_saved_name(modules, path, paths, prefix) for path in paths]
 
 
 def _saved_name(modules: Sequence[str], path: str, paths: Sequence[str], prefix: str) -> str:
-    components = f"{prefix}.{path}".split(".")
+    components = f"{prefix}{path}".split(".")
     names = [".".join(components[-length:]) for length in range(1, len(components) + 1)]
-    wanted = {f"{prefix}.{each}" for each in paths}
+    wanted = {f"{prefix}{each}" for each in paths}
     for name in names:
         inside = re.compile(rf"(^|.*\.){name}($|\..*)")
-        found = {f"{prefix}.{module}" for module in modules}
+        found = {f"{prefix}{module}" for module in modules}
         matched = {each for each in found if each.endswith(name)}
         excluded = (module for module in modules if inside.match(module))
         if matched <= wanted and all(any(_is_inside(m, p) for p in paths) for m in excluded):
             return name
-    raise RecipeError(f"peft can't tell {path!r} from other modules", place="train.parts")
+    raise RecipeError(
+        f"peft can't tell the head's module {path!r} from others of the backbone",
+        place="backbone.name",
+        hint="Use another backbone for this task",
+    )
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -116,12 +121,18 @@ def _weights_read(parent: Hashable) -> frozenset[str]:
 
 
 def _shortest(name: str, parts: int, others: Collection[str]) -> str:
+    """Return the end of a name, of some parts at least, that no other module's name has."""
     components = name.split(".")
-    for length in range(parts, len(components) + 1):
-        suffix = ".".join(components[-length:])
-        if not any(_matches(other, suffix) for other in others):
-            return suffix
-    return name
+    ends = (".".join(components[-length:]) for length in range(parts, len(components) + 1))
+    return next((end for end in ends if end not in others), name)
+
+
+def _suffixes(names: Iterable[str]) -> set[str]:
+    found = set[str]()
+    for name in names:
+        components = name.split(".")
+        found.update(".".join(components[start:]) for start in range(len(components)))
+    return found
 
 
 def _matches(module: str, target: str) -> bool:

@@ -51,7 +51,9 @@ def adapter_peft_config(
     model: Any = heads.model
     if parts == "head" and not heads.head_modules:
         raise RecipeError("this task has no head of its own to train", place="train.parts")
-    prefix = "base_model" if isinstance(adapter, PrefixSpec) else "base_model.model"
+    # for a task type of its own peft searches its whole model, else only the class
+    prefix = "base_model." if isinstance(adapter, PrefixSpec) else "base_model.model."
+    prefix = prefix if task_type else ""
     stored = saved_module_names(model, heads.head_modules, prefix)
     if parts == "adapter_and_norms":
         stored += norm_names(heads.frozen_model)

@@ -11,10 +11,15 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    PreTrainedModel,
+)
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from adapterhub.backbones.architecture import is_decoder
+from adapterhub.backbones.architecture import kind_of
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.module_sharing import (
     base_child,
@@ -210,6 +215,19 @@ class HeadModel:
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+#: Ends of the names of modules that peft stores in any case, by kind of head.
+#: Source: ``PeftModelForSequenceClassification`` and its siblings in ``peft/peft_model.py``, 0.21.
+_STORED_BY_PEFT: dict[HeadKind, tuple[str, ...]] = {
+    "sequence": ("classifier", "score"),
+    "token": ("classifier", "score"),
+    "span": ("qa_outputs",),
+}
+#: Classes that backbones are loaded by.
+_LOADED_BY: dict[str, Any] = {
+    "decoder": AutoModelForCausalLM,
+    "encoder": AutoModel,
+    "vision": AutoModelForImageClassification,
+}
 #: Arguments that classes pass on to their base model without naming them.
 _THROUGH_KWARGS = frozenset({"packed", "paged"})
 
@@ -228,7 +246,7 @@ def build_head(backbone: Backbone, kind: HeadKind, labels: Sequence[str]) -> Hea
     """
     config = head_config(backbone.config, kind, labels)
     model, shared = _assemble(config, kind, backbone.name, backbone.base_model, backbone.lm_head)
-    paths = new_modules(model, shared, backbone.name)
+    paths = new_modules(model, shared, backbone.name, _STORED_BY_PEFT.get(kind, ()))
     if kind == "causal_lm" and paths:
         raise BackboneError(
             f"{type(model).__name__} has layers that were not loaded: {', '.join(paths)}",
@@ -256,14 +274,15 @@ def build_meta_head(
     Raises:
         BackboneError: If the architecture has no such class, or one that can't be built.
     """
+    auto = _LOADED_BY[kind_of(config)]
     with torch.device("meta"):
-        auto = AutoModelForCausalLM if is_decoder(config) else AutoModel
         loaded = _built(lambda: auto.from_config(copy.deepcopy(config)), config, name)
-    lm_head = loaded.get_output_embeddings() if is_decoder(config) else None
-    base_model = loaded.base_model if is_decoder(config) else loaded
-    copied = head_config(base_model.config, kind, labels)
-    model, shared = _assemble(copied, kind, name, base_model, lm_head)
-    return HeadModel(model.eval(), kind, new_modules(model, shared, name))
+    base_name = "" if auto is AutoModel else base_child(loaded) or ""
+    lm_head = loaded.get_output_embeddings() if auto is AutoModelForCausalLM else None
+    copied = head_config(loaded.config, kind, labels)
+    model, shared = _assemble(copied, kind, name, loaded.get_submodule(base_name), lm_head)
+    paths = new_modules(model, shared, name, _STORED_BY_PEFT.get(kind, ()))
+    return HeadModel(model.eval(), kind, paths)
 
 
 def _assemble(
@@ -287,7 +306,7 @@ def _assemble(
 def _built(build: Callable[[], Any], config: PretrainedConfig, name: str) -> Any:
     try:
         return build()
-    except (ValueError, TypeError, AttributeError, KeyError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, ImportError, RuntimeError) as error:
         raise BackboneError(
             f"the architecture {config.model_type!r} can't be built: {first_sentence(error)}",
             place=name,

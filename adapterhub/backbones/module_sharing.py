@@ -11,6 +11,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
+from adapterhub.backbones.loading import AbsentModule
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -48,16 +49,19 @@ def share_modules(model: PreTrainedModel, base_model: nn.Module) -> None:
         _share_children(model, base_model)
 
 
-def new_modules(model: PreTrainedModel, shared: set[int], place: str) -> tuple[str, ...]:
+def new_modules(
+    model: PreTrainedModel, shared: set[int], place: str, separate: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """Return the paths of modules that share nothing, each with everything below it.
 
     Args:
         shared: Identities of the tensors of the loaded modules, by ``tensor_ids``.
+        separate: Ends of names of modules that must be listed themselves.
 
     Raises:
         BackboneError: If a parameter belongs to no module that can be stored with an adapter.
     """
-    return tuple(_new_paths(model, "", shared, place))
+    return tuple(_new_paths(model, "", shared, place, separate))
 
 
 def tensor_ids(modules: Iterable[nn.Module]) -> set[int]:
@@ -82,6 +86,8 @@ def _replaces(template: nn.Module, module: nn.Module) -> bool:
 
     A layer that was quantized, or that an adapter wraps, has the template's place.
     """
+    if isinstance(module, AbsentModule):
+        return False
     if not template._modules or isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
         return True
     present = {name for name, child in module._modules.items() if child is not None}
@@ -96,7 +102,7 @@ def _replaces(template: nn.Module, module: nn.Module) -> bool:
 def _share_children(template: nn.Module, source: nn.Module) -> None:
     for name, child in list(template.named_children()):
         own = getattr(source, name, None)
-        if not isinstance(own, nn.Module):
+        if not isinstance(own, nn.Module) or isinstance(own, AbsentModule):
             continue
         if _replaces(child, own):
             setattr(template, name, own)
@@ -117,12 +123,15 @@ def _new_tensors(module: nn.Module, shared: set[int]) -> list[str]:
     return [n for n, tensor in tensors.items() if tensor is not None and id(tensor) not in shared]
 
 
-def _new_paths(module: nn.Module, path: str, shared: set[int], place: str) -> Iterator[str]:
+def _new_paths(
+    module: nn.Module, path: str, shared: set[int], place: str, separate: tuple[str, ...]
+) -> Iterator[str]:
     holders = [each for each in module.modules() if _has_parameters(each)]
     new = {id(each) for each in holders if _new_tensors(each, shared)}
     if not new:
         return
-    replaceable = bool(path) and not isinstance(module, _CONTAINERS)
+    inside = any(name.endswith(separate) for name, _ in module.named_modules() if name)
+    replaceable = bool(path) and not isinstance(module, _CONTAINERS) and not inside
     if replaceable and all(id(each) in new for each in holders):
         yield path
         return
@@ -134,7 +143,7 @@ def _new_paths(module: nn.Module, path: str, shared: set[int], place: str) -> It
             hint="Use another backbone for this task",
         )
     for name, child in module.named_children():
-        yield from _new_paths(child, f"{path}.{name}" if path else name, shared, place)
+        yield from _new_paths(child, f"{path}.{name}" if path else name, shared, place, separate)
 
 
 def _has_parameters(module: nn.Module) -> bool:
