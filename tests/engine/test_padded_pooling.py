@@ -65,7 +65,7 @@ class Labeller:
         config = tiny_config(name, num_labels=len(labels))
         stock = CLASSES[head].from_config(config).float()
         base = getattr(stock, stock.base_model_prefix)
-        base.load_state_dict(_base_model(tiny_model(name)).state_dict(), strict=False)
+        base.load_state_dict(base_model_of(tiny_model(name)).state_dict(), strict=False)
         heads = build_head(tiny_backbone(name), head, labels).head_modules
         tensors = {}
         for path in heads:
@@ -111,7 +111,7 @@ def tiny_backbone(name):
     return backbone_of(tiny_model(name), tokenizer)
 
 
-def _base_model(model):
+def base_model_of(model):
     return model.base_model if model.get_output_embeddings() is not None else model
 
 
