@@ -9,10 +9,11 @@ import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
+    from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.prepared_adapter import LoraFactors, OwnWeight, TokenRows
 
 
@@ -65,14 +66,28 @@ class LayerChange:
         """
         if self.output_scale is not None:
             y.copy_(y.float() * self.output_scale)
+        if self.weight is not None:
+            own = F.linear(x, self.weight.weight, self.weight.bias)
+            y[:, : own.shape[-1]] = own
         if self.rows is not None:
             if bias is not None:
                 # peft leaves out the bias of a layer that is tied to such an embedding
                 y[:, : len(bias)] -= bias
             y[:, self.rows.ids] = F.linear(x, self.rows.vectors)
-        if self.weight is not None:
-            own = F.linear(x, self.weight.weight, self.weight.bias)
-            y[:, : own.shape[-1]] = own
+
+
+def mask_unknown_tokens(logits: Tensor, blends: Sequence[Blend], vocab_size: int) -> None:
+    """Exclude the tokens that only other adapters of a batch have, in place.
+
+    Args:
+        logits: Logits ``[n, at least vocab_size]``.
+        blends: Blend of each.
+        vocab_size: Number of outputs of the backbone's own layer.
+    """
+    if logits.shape[-1] == vocab_size and not any(blend.vocab_size for blend in blends):
+        return
+    for own, blend in zip(logits, blends, strict=True):
+        own[blend.vocab_size or vocab_size :] = -torch.inf
 
 
 def layer_change(

@@ -42,6 +42,8 @@ MAGNITUDE = "lora_magnitude_vector"
 _TOKENS = "token_adapter.trainable_tokens_delta"
 _IA3 = "ia3_l"
 _PARTS = (*LINEAR_PARTS, LORA_BIAS_PART, MAGNITUDE, *EMBEDDING_PARTS, _TOKENS, _IA3)
+#: Names of peft's own modules around a module of the backbone.
+_PEFT_STEPS = frozenset({"base_layer", "token_adapter"})
 _WHOLE = {name: (name, f"{BASE_LAYER}{name}") for name in ("weight", "bias")}
 
 
@@ -74,27 +76,28 @@ def lora_factors(
         for path, keys in keys_by_module(rest, prefix).items():
             parts = {part: rest[key] for part, key in keys.items()}
             builder.unexpected += [keys.get(part, part) for part in builder.add(path, parts)]
-        builder.tie_vocabulary(name)
+        builder.tie_vocabulary(name, generates=head is None)
     if builder.missing or builder.unexpected:
         raise StrictLoadError(name, builder.missing, builder.unexpected)
     return builder.factors(head)
 
 
-def keys_by_module(keys: Iterable[str], prefix: str) -> dict[str, dict[str, str]]:
+def keys_by_module(keys: Collection[str], prefix: str) -> dict[str, dict[str, str]]:
     """Return keys of tensors by the path of their module below the base model and peft's part.
 
     A part below peft's own layer begins with ``base_layer.``, as often as layers are nested.
     """
     found: dict[str, dict[str, str]] = {}
+    names = set(keys)
     for key in keys:
-        # of a layer that peft's modules_to_save replaces, and which therefore never computes
-        if ".original_module." in key:
+        # a layer that peft's modules_to_save replaces never computes; its copy has two keys
+        if ".original_module." in key or key.replace(".modules_to_save", "") in names - {key}:
             continue
         body = key.removeprefix("base_model.model.")
         part = next((each for each in _PARTS if body.endswith(f".{each}")), None)
         part = part or body.rpartition(".")[2]
         steps = body.removesuffix(f".{part}").split(".")
-        path = ".".join(step for step in steps if f"{step}." != BASE_LAYER)
+        path = ".".join(step for step in steps if step not in _PEFT_STEPS)
         depth = 0
         while depth < len(steps) and f"{steps[-1 - depth]}." == BASE_LAYER:
             depth += 1
@@ -118,6 +121,8 @@ class _FactorsBuilder:
         self._rows: dict[int, TokenRows] = {}
         self._replaced: dict[str, Tensor] = {}
         self._deltas: dict[str, LowRankDelta] = {}
+        #: weight of an embedding in full that the output layer shares
+        self._shared_weight: Tensor | None = None
         self.missing: list[str] = []
         self.unexpected: list[str] = []
 
@@ -153,27 +158,26 @@ class _FactorsBuilder:
             return self._add_norm(path, dict(parts))
         return parts if module is None else self._add_module(path, module, dict(parts))
 
-    def tie_vocabulary(self, name: str) -> None:
+    def tie_vocabulary(self, name: str, *, generates: bool) -> None:
         """Let the output layer follow an embedding that it shares its weight with."""
         layers, output = self._layers, self._layers.output
         if output is None:
             return
-        for path, embedding in layers.embeddings.items():
-            tied = layers.tied == path
-            if tied and embedding.number in self._rows:
-                self._rows.setdefault(output.number, self._rows[embedding.number])
-            own = self._weights.get(embedding.number)
-            grown = own is not None and len(own.weight) != embedding.in_features
-            if own is None or not grown or output.number in self._weights:
-                continue
-            if tied:
-                self._weights[output.number] = own
-            elif path == layers.input_embedding:
-                raise EngineError(
-                    f"has an embedding of {len(own.weight)} tokens, but no output layer of as many",
-                    place=name,
-                    hint="Save it in full by peft, with save_embedding_layers=True",
-                )
+        tied = None if layers.tied is None else layers.embeddings[layers.tied]
+        if tied is not None and tied.number in self._rows:
+            self._rows.setdefault(output.number, self._rows[tied.number])
+        if output.number in self._weights or layers.input_embedding is None:
+            return
+        embedding = layers.embeddings[layers.input_embedding]
+        own = self._weights.get(embedding.number)
+        if self._shared_weight is not None:
+            self._add_weight(output, self._shared_weight, None, 1.0, (None, None, None))
+        elif generates and own is not None and len(own.weight) != embedding.in_features:
+            raise EngineError(
+                f"has an embedding of {len(own.weight)} tokens, but no output layer of as many",
+                place=name,
+                hint="Save both in full: name both in peft's modules_to_save",
+            )
 
     def _output_path(self, path: str) -> str:
         """Return ``OUTPUT_NAME`` for the output layer, which some classes call otherwise."""
@@ -184,6 +188,8 @@ class _FactorsBuilder:
         self, path: str, layer: LoraLinear, parts: dict[str, Tensor]
     ) -> Mapping[str, Tensor]:
         """Add the tensors of a linear layer; return those that do not belong to it."""
+        if layer is self._layers.output:
+            self._add_rows(path, layer, parts)
         if _IA3 in parts:
             self._add_scale(layer, parts.pop(_IA3), path)
         weight, bias = _pop(parts, *_WHOLE["weight"]), _pop(parts, *_WHOLE["bias"])
@@ -209,10 +215,13 @@ class _FactorsBuilder:
         self, path: str, layer: LoraEmbedding, parts: dict[str, Tensor]
     ) -> Mapping[str, Tensor]:
         """Add the tensors of an embedding; return those that do not belong to it."""
-        tokens = parts.pop(_TOKENS, None)
-        if tokens is not None and not self._add_rows(path, layer, tokens):
-            parts[_TOKENS] = tokens
+        self._add_rows(path, layer, parts)
+        inside = _WHOLE["weight"][1] in parts
         weight = self._changed_weight(path, layer, _pop(parts, *_WHOLE["weight"]))
+        grown = weight is not None and len(weight) != layer.in_features
+        # a copy by modules_to_save leaves the output layer as it is
+        if weight is not None and path == self._layers.tied and (inside or grown):
+            self._shared_weight = weight
         pair = self._pop_pair(path, layer, parts)
         if weight is None and pair is not None:
             self._add_pair(layer, pair, self._scale(path))
@@ -330,15 +339,20 @@ class _FactorsBuilder:
         target = self._input_scales if feedforward else self._output_scales
         target[layer.number] = scales.float().flatten().clone()
 
-    def _add_rows(self, path: str, layer: LoraEmbedding, vectors: Tensor) -> bool:
+    def _add_rows(
+        self, path: str, layer: LoraLinear | LoraEmbedding, parts: dict[str, Tensor]
+    ) -> None:
+        """Add the vectors of single tokens, if there are any that fit."""
+        vectors = parts.get(_TOKENS)
         indices = self._spec.trainable_token_indices if isinstance(self._spec, LoraSpec) else {}
         named = [ids for each, ids in indices.items() if f".{path}".endswith(f".{each}")]
         ids = named[0] if named else next(iter(indices.values()), ())
-        if vectors.shape != (len(ids), layer.out_features):
-            return False
-        rows = TokenRows(torch.tensor(ids), vectors.to(layer.dtype, copy=True))
-        self._rows[layer.number] = rows
-        return True
+        embeds = isinstance(layer, LoraEmbedding)
+        width = layer.out_features if embeds else layer.in_features
+        if vectors is not None and vectors.shape == (len(ids), width):
+            del parts[_TOKENS]
+            own = vectors.to(layer.dtype, copy=True)
+            self._rows[layer.number] = TokenRows(torch.tensor(ids), own)
 
     def _pop_pair(
         self, path: str, layer: LoraLinear | LoraEmbedding, parts: dict[str, Tensor]

@@ -14,6 +14,7 @@ from adapterhub.engine.forward_context import (
     get_forward_context,
     set_forward_context,
 )
+from adapterhub.engine.layer_changes import mask_unknown_tokens
 from adapterhub.errors import EngineError
 from adapterhub.kernels.attention.paged import PagedBatch, PagedSequence, paged_batch
 from adapterhub.kernels.attention.transformers_interface import fast_attention
@@ -105,7 +106,14 @@ class ModelRunner:
             raise EngineError("does not generate text", place=self._backbone.name)
         context = ForwardContext([(1, blend) for blend in blends])
         with torch.no_grad(), set_forward_context(context):
-            return self._output(hidden)
+            logits: Tensor = self._output(hidden)
+        mask_unknown_tokens(logits, blends, self.vocab_size)
+        return logits
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of outputs of the backbone's own output layer."""
+        return 0 if self._layers.output is None else self._layers.output.out_features
 
     def fill_prefix(self, sequence: Sequence, start: int, end: int) -> None:
         """Copy virtual tokens of a sequence's prefix adapter to its blocks."""

@@ -4,10 +4,28 @@ import peft
 import torch
 from engine_helpers import greedy_params
 from peft.utils import load_peft_weights
+from toy_fixtures import save_tokenizer
 from transformers import AutoModelForCausalLM
 
 from adapterhub.adapters.peft_format import config_document, spec_of, with_explicit_targets
 from adapterhub.adapters.weights import AdapterWeights
+from adapterhub.engine.config import EngineConfig
+
+SMALL = EngineConfig(
+    max_num_seqs=8, max_num_batched_tokens=32, kv_cache_tokens=600, block_size=4, rank_slots=64
+)
+ATTENTION = ["q_proj", "v_proj", "o_proj"]
+
+
+def lora(**settings):
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, **settings}
+    return peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **settings)
+
+
+def save_decoder(folder, config):
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    save_tokenizer(folder, encoder=False)
 
 
 def save_adapter(folder, model, config, seed):

@@ -3,28 +3,26 @@
 import peft
 import pytest
 import torch
-from kind_helpers import assert_equal, generate, peft_decoder, read_adapter, save_adapter
-from toy_fixtures import save_tokenizer
+from kind_helpers import (
+    SMALL,
+    assert_equal,
+    generate,
+    lora,
+    peft_decoder,
+    read_adapter,
+    save_adapter,
+    save_decoder,
+)
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.errors import EngineError
 from adapterhub.specs import QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
-SMALL = EngineConfig(
-    max_num_seqs=8, max_num_batched_tokens=32, kv_cache_tokens=600, block_size=4, rank_slots=64
-)
-ATTENTION = ["q_proj", "v_proj", "o_proj"]
 INVOCATION = [17, 18]
 WORDED = {"vocab_size": 64, "initializer_range": 0.2, "bos_token_id": 4, "eos_token_id": 5}
-
-
-def lora(**settings):
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": ATTENTION, **settings}
-    return peft.LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **settings)
 
 
 LLAMA_KINDS = {
@@ -62,12 +60,6 @@ def llama(**changes):
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     return LlamaConfig(**shape, **heads, **WORDED, **changes)
-
-
-def save_decoder(folder, config):
-    torch.manual_seed(1)
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
-    save_tokenizer(folder, encoder=False)
 
 
 def prompts(count):
