@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import adapterhub.kernels
 from adapterhub.backbones.folder import backbone_cache
+from adapterhub.backbones.path_verdict import ForwardPaths
 
 if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
 
 _LOG = logging.getLogger(__name__)
 _CACHE_NAME = "forward_paths.json"
+#: Folder of the verdicts on backbones outside the cache.
+_FOLDER = "forward_paths"
 _MODULES = ("fast_decoder", "float32_model", "shallow_model")
 _LIBRARIES = ("adapterhub", "torch", "transformers")
 
@@ -26,6 +29,19 @@ _LIBRARIES = ("adapterhub", "torch", "transformers")
 def read_verdict(backbone: Backbone, part: str) -> Any:
     """Return a stored verdict as JSON has it, or ``None`` without one of these versions."""
     return _read(_cache_file(backbone)).get(_key(backbone, part))
+
+
+def stored_paths(fingerprint: str) -> list[ForwardPaths]:
+    """Return the verdicts of these versions on a backbone, one per compute type and device."""
+    root = backbone_cache()
+    files = [*root.glob(f"*/{_CACHE_NAME}"), *root.glob(f"{_FOLDER}/*.json")]
+    found = {
+        key: ForwardPaths.parse(document)
+        for file in sorted(files)
+        for key, document in _read(file).items()
+        if key.startswith(f"paths {fingerprint} ") and key.endswith(_versions())
+    }
+    return [paths for paths in found.values() if paths is not None]
 
 
 def write_verdict(backbone: Backbone, part: str, verdict: Any) -> None:
@@ -66,7 +82,7 @@ def _cache_file(backbone: Backbone) -> Path:
     if backbone.path.parent.resolve() == root.resolve():
         return backbone.path / _CACHE_NAME
     key = sha256(str(backbone.path.resolve()).encode()).hexdigest()[:24]
-    return root / "forward_paths" / f"{key}.json"
+    return root / _FOLDER / f"{key}.json"
 
 
 def _read(file: Path) -> dict[str, Any]:

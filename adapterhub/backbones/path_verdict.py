@@ -57,6 +57,13 @@ class ForwardPaths:
         first = f"fast path ({', '.join(fast)})" if fast else "padded path"
         return first + "".join(f"; not used: {reason}" for reason in self.reasons)
 
+    @property
+    def batches(self) -> str:
+        """One line for people: what the padded path may put into one batch."""
+        lengths = "any lengths" if self.padding else "equal lengths only"
+        adapters = "mixed adapters" if self.mixed else "one adapter at a time"
+        return f"{lengths}, {adapters}"
+
 
 #: Safe for every architecture: one sequence length and one adapter at a time.
 PADDED_ONLY = ForwardPaths(

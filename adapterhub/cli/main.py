@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from adapterhub.cli import (
     aliases,
+    backbones,
     compose,
     evaluate,
     explain,
@@ -56,8 +57,12 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "compose": compose.compose,
         "quickstart": train.quickstart,
         "backbones": (
-            "List and fetch backbones.",
-            {"list": train.list_backbones, "fetch": train.fetch_backbones},
+            "List and fetch backbones, and show their forward paths.",
+            {
+                "list": backbones.list_backbones,
+                "fetch": backbones.fetch_backbones,
+                "show": backbones.show_backbone,
+            },
         ),
     },
     "Evaluate": {

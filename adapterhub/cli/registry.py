@@ -279,11 +279,19 @@ def _what_it_is(version: Version, manifest: Manifest) -> Iterator[tuple[str, str
     yield "labels", ", ".join(labels) + (" …" if more else "")
     yield "backbone", f"{manifest.backbone.name}  {manifest.backbone.fingerprint}"
     yield "quantization", str(manifest.quantization)
+    yield "forward path", _paths_of(manifest.backbone.fingerprint)
     yield "method", describe_spec(manifest.adapter)
     yield "trained", f"{manifest.trained_parameters} parameters, {percent(trained)} of the backbone"
     sources = (f"{k}: {v.origin}, {v.num_examples} examples" for k, v in manifest.data.items())
     yield "data", ", ".join(sources)
     yield "libraries", ", ".join(f"{k} {v}" for k, v in manifest.libraries.items())
+
+
+def _paths_of(fingerprint: str) -> str:
+    """Return how the backbone of an adapter runs on this machine, if it was loaded here before."""
+    from adapterhub.backbones.path_cache import stored_paths
+
+    return "\n".join(sorted({paths.summary for paths in stored_paths(fingerprint)}))
 
 
 def _origin(info: Any) -> str:

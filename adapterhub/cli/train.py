@@ -1,8 +1,7 @@
-"""``train``, ``quickstart`` and ``backbones``."""
+"""``train`` and ``quickstart``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,32 +82,6 @@ def quickstart(
     from adapterhub.cli.quickstart import run_quickstart
 
     run_quickstart(folder, output())
-
-
-def list_backbones(as_json: Json = False) -> None:
-    """List the backbones of the catalog."""
-    from adapterhub.backbones.catalog import load_catalog
-
-    entries = load_catalog().values()
-    if as_json:
-        print_json([asdict(entry) for entry in entries])
-        return
-    shown = table("name", "kind", "Hub", "license", "description")
-    for entry in entries:
-        shown.add_row(entry.name, entry.kind, entry.hub_id, entry.license, entry.description)
-    output().print(shown)
-
-
-def fetch_backbones(
-    names: Annotated[list[str], typer.Argument(help="Catalog names or Hub ids.")],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
-) -> None:
-    """Download backbones into the cache and convert them."""
-    silence_libraries()
-    from adapterhub.backbones.sources import fetch_backbone
-
-    for name in names:
-        output().print(f"{name}: {fetch_backbone(name, revision=revision)}")
 
 
 def _document(result: TrainResult) -> dict[str, Any]:

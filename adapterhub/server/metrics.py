@@ -100,6 +100,17 @@ class Metrics:
             for field, text in _GAUGES.items()
         }
 
+        self._paths = self._gauge(
+            "forward_path",
+            "1 if the backbone runs on a fast path, 0 if on transformers' own forward.",
+            "path",
+        )
+
+    def set_paths(self, paths: Mapping[str, bool]) -> None:
+        """Set which forward paths the backbone runs on."""
+        for path, used in paths.items():
+            self._paths.labels(path).set(used)
+
     def label(self, adapter: str) -> str:
         """Return the label of an adapter."""
         with self._lock:

@@ -14,6 +14,7 @@ from uvicorn.server import HANDLED_SIGNALS
 
 from adapterhub.access import open_keys
 from adapterhub.backbones.backbone import choose_device, load_backbone
+from adapterhub.backbones.forward_paths import forward_paths
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.engine import Engine
@@ -153,6 +154,8 @@ async def open_server(
     metrics = Metrics()
     loader = AdapterLoader(registry)
     engine = Engine(backbone, settings.engine(), source=loader)
+    packed = forward_paths(backbone).packed
+    metrics.set_paths({"packed": packed, "paged": engine.core.paged})
     running = AsyncEngine(engine, on_step=metrics.record_step)
     try:
         yield Server(

@@ -330,3 +330,10 @@ class TestCache:
         (record,) = [r for r in caplog.records if r.name == forward_paths_module.__name__]
         assert record.levelno == logging.WARNING
         assert "fast path (packed sequences); not used: the paged KV cache" in record.message
+
+    def test_an_adapter_finds_the_verdicts_on_its_backbone(self, encoder, decoder):
+        found = self.load(encoder)
+        self.load(decoder)
+        fingerprint = load_backbone(str(encoder), self.PLAIN).fingerprint
+        assert path_cache.stored_paths(fingerprint) == [found]
+        assert path_cache.stored_paths("sha256:other+none") == []

@@ -1,5 +1,6 @@
 """The command line as a whole: help, groups, version, completion, renamed commands."""
 
+import json
 import re
 import subprocess
 import sys
@@ -117,3 +118,13 @@ def test_a_former_option_is_answered_with_the_new_one(name, old, new):
 def test_a_former_option_after_two_dashes_is_a_text():
     result = CliRunner().invoke(build_app(), ["predict", "nothing", "--", "--rows"])
     assert "is now" not in result.stderr
+
+
+def test_a_backbone_is_shown_with_its_forward_paths(command, encoder, decoder):
+    options = ("--quantization", "none")
+    shown = " ".join(command("backbones", "show", str(encoder), *options).stdout.split())
+    assert "fast path (packed sequences)" in shown
+    assert "any lengths, mixed adapters" in shown
+    document = json.loads(command("backbones", "show", str(decoder), *options, "--json").stdout)
+    assert document["forward_paths"]["paged"]
+    assert document["forward_paths"]["reasons"] == []

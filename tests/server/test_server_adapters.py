@@ -129,6 +129,8 @@ def test_metrics_have_a_bounded_number_of_labels(served):
         "adapterhub_step_seconds_count",
         "adapterhub_step_sequences_count",
         "adapterhub_cache_size 1024.0",
+        'adapterhub_forward_path{path="packed"} 1.0',
+        'adapterhub_forward_path{path="paged"} 1.0',
     ):
         assert line in text
     labels = {served.server.metrics.label(f"made-up-{number}") for number in range(500)}

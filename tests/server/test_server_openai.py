@@ -14,6 +14,10 @@ def test_models_are_the_backbone_and_its_adapters_with_their_parent(served):
     for name in ("alpha", "alpha@1", "alpha@prod", "beta", "moods"):
         assert models[name].parent == served.base
     assert not any(name.startswith("foreign") for name in models)
+    paths = models[served.base].forward_paths
+    assert paths["packed"]
+    assert paths["paged"]
+    assert paths["reasons"] == []
 
 
 def test_a_chat_response_names_its_adapters(served):

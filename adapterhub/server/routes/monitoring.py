@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from adapterhub.backbones.forward_paths import forward_paths
 from adapterhub.engine.engine import Engine
 from adapterhub.server.context import CallDep, ServerDep, authenticated_router
 from adapterhub.server.schemas.adapters import CallerInfo, ServerStats
@@ -114,7 +116,11 @@ def _load(server: Server, stats: EngineStats) -> dict[str, int]:
 
 def _models(server: Server) -> list[dict[str, Any]]:
     base = server.names.base
-    found = {base: _model_entry(base, server, parent=None) | {"kind": server.backbone.kind}}
+    details = {
+        "kind": server.backbone.kind,
+        "forward_paths": asdict(forward_paths(server.backbone)),
+    }
+    found = {base: _model_entry(base, server, parent=None) | details}
     for version in server.registry.list():
         if version.fingerprint != server.backbone.fingerprint:
             continue
