@@ -17,15 +17,9 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from adapterhub.backbones.backbone import Backbone, load_backbone
-from adapterhub.backbones.heads import (
-    TextHead,
-    VisionHead,
-    build_head_model,
-    head_name,
-    image_features,
-)
-from adapterhub.kernels.attention.layout import PackedSequences
-from adapterhub.kernels.attention.transformers_interface import ATTENTION_NAME, install_attention
+from adapterhub.backbones.forward_paths import forward_paths
+from adapterhub.backbones.head_model import build_head
+from adapterhub.backbones.task_forward import LogitsHead, TaskForward, TaskHead
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
@@ -46,43 +40,28 @@ WEIGHT_DECAY = 0.01
 
 
 class FullModel(nn.Module):
-    """transformers' model with every weight trainable, computed on packed sequences.
+    """transformers' model with every weight trainable.
 
     Args:
-        stock: transformers' model with its head.
+        forward: Forward passes of the model.
         backbone: Backbone that it was built from.
     """
 
-    def __init__(self, stock: nn.Module, backbone: Backbone) -> None:
+    def __init__(self, forward: TaskForward, backbone: Backbone) -> None:
         super().__init__()
-        self.stock = stock
+        self.stock = forward.heads.model
         self.backbone = backbone
+        self._forward = forward
 
     @property
-    def head(self) -> TextHead | VisionHead:
+    def head(self) -> TaskHead | LogitsHead:
         """Head that the task's loss reads."""
-        return VisionHead(self.stock) if self.backbone.kind == "vision" else TextHead(self.stock)
+        return self._forward.head
 
     def hidden(self, batch: PackedBatch) -> Tensor:
-        """Return the hidden states that the head reads, ``[num_selected, hidden_size]``."""
-        if batch.pixels is not None:
-            with torch.autocast("cpu", torch.bfloat16):
-                return image_features(self.stock, batch.pixels)
-        inputs: dict[str, Any] = {}
-        if batch.segment_ids is not None:
-            inputs["token_type_ids"] = batch.segment_ids.unsqueeze(0)
-        if self.backbone.kind == "decoder":
-            inputs["use_cache"] = False
-        base_model = getattr(self.stock, self.stock.base_model_prefix)
+        """Return what the head reads, ``[num_selected, width]``."""
         with torch.autocast("cpu", torch.bfloat16):
-            output = base_model(
-                input_ids=batch.input_ids.unsqueeze(0),
-                position_ids=batch.position_ids.unsqueeze(0),
-                attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
-                packed=PackedSequences(batch.lengths),
-                **inputs,
-            )
-        return output.last_hidden_state[0, batch.select]
+            return self._forward.outputs(batch)
 
     def forward(self, batch: PackedBatch, loss: Callable[..., Tensor]) -> Tensor:
         """Return the task's loss of a batch."""
@@ -104,13 +83,10 @@ def train_full(
     backbone = load_backbone(recipe.backbone.name, QuantizationSpec("none", "float32"))
     set_seed(recipe.train.seed)
     task = _task(recipe, data, backbone)
-    if backbone.kind != "vision":
-        install_attention()
-        backbone.base_model.config._attn_implementation = ATTENTION_NAME
-    model: Any = FullModel(build_head_model(backbone, task.head, task.labels), backbone)
+    paths, heads = forward_paths(backbone), build_head(backbone, task.head, task.labels)
+    model: Any = FullModel(TaskForward(heads, backbone, paths, has_prefix=False), backbone)
     if recipe.task.multi_label:
-        head = model.stock.get_submodule(head_name(model.stock))
-        head.bias.data = torch.tensor(label_log_odds(data))
+        heads.output_layer.get_parameter("bias").data = torch.tensor(label_log_odds(data))
     model.requires_grad_(True)
     training = [encoded for _, encoded in _encoded(task, data.splits["train"], train=True)]
     windows, validation = zip(*_encoded(task, data.splits["validation"], train=False), strict=True)

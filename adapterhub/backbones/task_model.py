@@ -43,7 +43,8 @@ class TaskModel(nn.Module):
     ``close`` restores the base model.
 
     Args:
-        peft_model: peft's model around a model of ``build_head_model``.
+        peft_model: peft's model around the class for a task.
+        forward: Forward passes of that class.
     """
 
     def __init__(
@@ -70,6 +71,11 @@ class TaskModel(nn.Module):
     def is_packed(self) -> bool:
         """Whether batches of texts run packed, else padded."""
         return self._forward.packed
+
+    @property
+    def takes_embeddings(self) -> bool:
+        """Whether ``hidden`` can use input embeddings in place of tokens."""
+        return self._forward.heads.takes("inputs_embeds")
 
     @property
     def is_prefix(self) -> bool:

@@ -126,7 +126,7 @@ def embed_examples(model: TaskModel, task: Task, examples: Sequence[Mapping[str,
     with torch.no_grad(), model.disable_adapter():
         for indices in batches_by_length([len(each) for each in whole], EVALUATION_TOKENS):
             batch = [whole[index] for index in indices]
-            hidden = model.hidden(pack(batch).to(model.backbone.device)).float().cpu()
+            hidden = model.states(pack(batch).to(model.backbone.device)).float().cpu()
             split = hidden.split([len(each) for each in batch])
             means[indices] = torch.stack([states.mean(dim=0) for states in split])
     return means

@@ -136,7 +136,7 @@ def train(
     ):
         if segmentation:
             log.on_message(segmentation)
-        _announce(log, recipe, data, encoded["train"])
+        _announce(log, recipe, data, encoded["train"], packed=model.is_packed)
         validation = encoded["validation"]
         loop = TrainingLoop(
             recipe=recipe,
@@ -228,8 +228,10 @@ def _write_artifact(
     )
 
 
-def _announce(reporter: Reporter, recipe: Recipe, data: PreparedData, train: EncodedSplit) -> None:
-    """Report what was read, what was dropped, and what padding would have cost."""
+def _announce(
+    reporter: Reporter, recipe: Recipe, data: PreparedData, train: EncodedSplit, *, packed: bool
+) -> None:
+    """Report what was read, what was dropped, and what padding costs or would have cost."""
     counts = ", ".join(f"{len(examples)} {name}" for name, examples in data.splits.items())
     reporter.on_message(f"examples: {counts}")
     for note in data.notes:
@@ -254,7 +256,9 @@ def _announce(reporter: Reporter, recipe: Recipe, data: PreparedData, train: Enc
     lengths = [len(example) for example in train.encoded]
     size = recipe.train.batch_size or DEFAULT_BATCH_SIZE
     plain = random_batches(len(lengths), size, seed=recipe.train.seed, epoch=0)
+    share = f"{padding_share(lengths, plain):.0%}"
     reporter.on_message(
-        f"{sum(lengths)} training tokens, packed: 0 % padding "
-        f"(padded batches would waste {padding_share(lengths, plain):.0%})"
+        f"{sum(lengths)} training tokens, packed: 0 % padding (padded batches would waste {share})"
+        if packed
+        else f"{sum(lengths)} training tokens, in padded batches of which {share} is padding"
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from stage import RANK, random_backbone, stage_options, synchronize
 
-from adapterhub.backbones.heads import build_head_model
+from adapterhub.backbones.head_model import build_head
 from adapterhub.backbones.task_model import build_task_model
 from adapterhub.data.packing import EncodedExample
 from adapterhub.tasks.base import TaskOptions
@@ -138,7 +138,7 @@ def run_peer(backbone: Backbone, examples: list[EncodedExample]) -> tuple[float,
     config = LoraConfig(
         r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    model = get_peft_model(build_head_model(backbone, "causal_lm", ()), config)
+    model = get_peft_model(build_head(backbone, "causal_lm", ()).model, config)
     durations: list[float] = []
 
     class Clock(TrainerCallback):

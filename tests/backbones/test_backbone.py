@@ -6,19 +6,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_backbones import change_config, save_decoder, save_gemma, save_tokenizer
-from tiny_configs import bert_config, modernbert_config
+from tiny_configs import bert_config
 from torch.testing import assert_close
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     BertForMaskedLM,
-    ModernBertModel,
     T5Config,
     T5Model,
 )
 
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.backbones.heads import build_head_model
 from adapterhub.errors import BackboneError
 from adapterhub.specs import QuantizationSpec
 
@@ -176,13 +174,6 @@ def test_encoder_decoder_is_refused(tmp_path):
     save_tokenizer(tmp_path)
     with pytest.raises(BackboneError, match="is an encoder-decoder model"):
         load(tmp_path)
-
-
-def test_a_head_of_several_layers_is_refused(tmp_path):
-    ModernBertModel(modernbert_config(vocab_size=96)).save_pretrained(tmp_path)
-    save_tokenizer(tmp_path)
-    with pytest.raises(BackboneError, match="head of ModernBertForTokenClassification is not supp"):
-        build_head_model(load(tmp_path), "token", ["a", "b"])
 
 
 def test_broken_tokenizer_is_refused(decoder):

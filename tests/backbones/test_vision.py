@@ -15,7 +15,7 @@ from adapterhub.backbones import onnx_weights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.compatibility import check_adapter_fits
 from adapterhub.backbones.fingerprint import weights_fingerprint
-from adapterhub.backbones.heads import VisionHead, build_head_model, image_features
+from adapterhub.backbones.head_model import build_head
 from adapterhub.backbones.onnx_weights import convert_onnx
 from adapterhub.backbones.task_model import build_task_model
 from adapterhub.data.packing import EncodedExample, pack
@@ -38,12 +38,12 @@ def batch_of(count=3, side=SIDE):
 def test_the_head_equals_that_of_transformers(tmp_path, family):
     backbone = load_backbone(str(save_vision(tmp_path / family, family)), PLAIN)
     assert backbone.kind == "vision"
-    model = build_head_model(backbone, "image", LABELS)
+    head = build_head(backbone, "image", LABELS)
     pixels = batch_of().pixels
     own = AutoModelForImageClassification.from_pretrained(tmp_path / family, num_labels=3).eval()
-    own.classifier.load_state_dict(model.classifier.state_dict())
+    own.classifier.load_state_dict(head.model.classifier.state_dict())
     with torch.no_grad():
-        logits = VisionHead(model)(image_features(model, pixels))
+        logits = head.forward({"pixel_values": pixels})
         torch.testing.assert_close(logits, own(pixel_values=pixels).logits)
 
 
@@ -72,16 +72,18 @@ def test_all_adapted_layers_are_trained(tmp_path, family, scheme):
 
 def test_images_of_other_sizes_are_supported(tmp_path):
     backbone = load_backbone(str(save_vision(tmp_path)), PLAIN)
-    model = build_head_model(backbone, "image", LABELS)
-    assert image_features(model, batch_of(2, side=42).pixels).shape == (2, 32)
+    head = build_head(backbone, "image", LABELS)
+    pixels = batch_of(2, side=42).pixels
+    inputs = {"pixel_values": pixels, "interpolate_pos_encoding": True}
+    assert head.forward(inputs).shape == (2, 3)
 
 
 def test_an_image_does_not_depend_on_its_batch(tmp_path):
     backbone = load_backbone(str(save_vision(tmp_path)), QuantizationSpec("nf4", "float32"))
-    model = build_head_model(backbone, "image", LABELS)
+    head = build_head(backbone, "image", LABELS)
     pixels = batch_of(4).pixels
-    together = image_features(model, pixels)
-    alone = torch.cat([image_features(model, each.unsqueeze(0)) for each in pixels])
+    together = head.forward({"pixel_values": pixels})
+    alone = torch.cat([head.forward({"pixel_values": each[None]}) for each in pixels])
     torch.testing.assert_close(together, alone)
 
 
@@ -106,7 +108,7 @@ def test_text_tasks_are_refused(tmp_path):
     with pytest.raises(BackboneError, match="is a vision model without a tokenizer"):
         _ = backbone.tokenizer
     with pytest.raises(BackboneError, match="has no sequence head"):
-        build_head_model(backbone, "sequence", LABELS)
+        build_head(backbone, "sequence", LABELS)
     with pytest.raises(RecipeError, match=r"prefix tuning needs a decoder, .* is a vision model"):
         check_adapter_fits(
             folder, PrefixSpec(num_virtual_tokens=2), head="image", task_type="", labels=LABELS

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.backbones.heads import build_head_model
+from adapterhub.backbones.head_model import build_head
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.sampler import Sampler
@@ -127,9 +127,8 @@ class Reference:
         return found[0, -len(answer) :].float().cpu()
 
     def _model(self, use):
-        stock = build_head_model(
-            load_backbone(str(self.folder), self.spec, device=self.device), "causal_lm", ()
-        )
+        backbone = load_backbone(str(self.folder), self.spec, device=self.device)
+        stock = build_head(backbone, "causal_lm", ()).model
         if not use:
             return stock
         model = None

@@ -81,7 +81,8 @@ class Attribution:
 
 def method_for(model: TaskModel) -> AttributionMethod:
     """Return the reliable method for a backbone; see the module's docstring."""
-    return "ablation" if model.backbone.kind == "decoder" else "gradients"
+    decoder = model.backbone.kind == "decoder"
+    return "gradients" if model.takes_embeddings and not decoder else "ablation"
 
 
 def attribute(
