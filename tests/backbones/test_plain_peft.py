@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from tiny_architectures import (
     DECODERS,
     ENCODERS,
+    MIXTURES,
     backbone_of,
     random_weights,
     tiny_backbone,
@@ -166,3 +167,60 @@ def test_a_prefix_equals_plain_peft(tmp_path, name):
 def test_an_architecture_without_the_class_is_refused():
     with pytest.raises(BackboneError, match="'granite' has no sequence head"):
         trained(tiny_backbone("granite"), "sequence")
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_lora_on_experts_equals_plain_peft_and_learns(tmp_path, name):
+    experts = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+    spec = LoraSpec(rank=2, alpha=4.0, target_parameters=experts)
+    backbone = check(tmp_path, name, "causal_lm", spec)
+    model = trained(backbone, "causal_lm", spec).train()
+    loss = model(batch_of(backbone, "causal_lm"), lambda head, h, _: head(h).square().mean())
+    loss.backward()
+    learned = dict(model.trainable())
+    assert any("experts" in name for name in learned)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in learned.values())
+
+
+@pytest.mark.parametrize("name", ["stablelm", "lfm2", "llama", "gemma2"])
+def test_a_sequence_sees_neither_its_neighbour_nor_its_future(name):
+    backbone = tiny_backbone(name)
+    model = trained(backbone, "causal_lm", LoraSpec(rank=2, target_modules=("q_proj",)))
+    one, two = list(range(40, 60)), list(range(70, 90))
+
+    def hidden(*sequences):
+        return model.hidden(batch_of(backbone, "causal_lm", sequences))[20:]
+
+    with torch.no_grad():
+        whole = hidden(one, two)
+        assert (hidden(one[::-1], two) - whole).abs().max() < 1e-6
+        assert (hidden(one, [*two[:-1], 7]) - whole)[0].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"), [("llama", True), ("granite", False), ("gemma2", False)]
+)
+def test_the_fused_loss_is_used_only_where_logits_are_a_plain_product(name, plain):
+    model = trained(tiny_backbone(name), "causal_lm")
+    assert (model.head.frozen_weight is not None) == plain
+
+
+def test_a_padded_batch_may_be_given_as_embeddings():
+    backbone = tiny_backbone("roberta")
+    backbone.verdicts["paths"] = replace(PADDED_ONLY, padding=True)
+    model = trained(backbone, "sequence")
+    batch = batch_of(backbone, "sequence")
+    with torch.no_grad():
+        embedded = model.embed(batch.input_ids)
+        expected = model.hidden(batch)
+        torch.testing.assert_close(model.hidden(batch, embedded), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["roberta", "modernbert", "distilbert"])
+def test_a_head_of_several_layers_learns(name):
+    backbone = tiny_backbone(name)
+    model = trained(backbone, "sequence").train()
+    model(batch_of(backbone, "sequence"), lambda head, h, _: head(h).square().sum()).backward()
+    learned = dict(model.trainable())
+    assert len([name for name in learned if "modules_to_save" in name]) > 2
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in learned.values())

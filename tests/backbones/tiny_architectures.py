@@ -71,11 +71,30 @@ DECODERS: dict[str, dict[str, Any]] = {
     "lfm2": {**_DECODER, "layer_types": ["conv", "full_attention"]},
     "opt": {**_SHAPE, "ffn_dim": 64, "word_embed_proj_dim": 32},
 }
+#: Model type and configuration of decoders whose layers are mixtures of experts.
+MIXTURES: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {
+        **_DECODER,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "head_dim": 8,
+    },
+    "mixtral": {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {
+        **_DECODER,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "head_dim": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "sliding_window": 8,
+    },
+}
 
 
 def tiny_config(name: str, **changes: Any) -> Any:
     """Return the configuration of a tiny architecture by its model type."""
-    return AutoConfig.for_model(name, **{**{**ENCODERS, **DECODERS}[name], **changes})
+    return AutoConfig.for_model(name, **{**{**ENCODERS, **DECODERS, **MIXTURES}[name], **changes})
 
 
 def random_weights(model: torch.nn.Module) -> None:
@@ -117,7 +136,7 @@ def backbone_of(model: torch.nn.Module, tokenizer: Any = None) -> Backbone:
 def tiny_model(name: str, **changes: Any) -> Any:
     """Return a base model of an encoder, or a causal LM, with random weights in float32."""
     torch.manual_seed(0)
-    auto = AutoModelForCausalLM if name in DECODERS else AutoModel
+    auto = AutoModelForCausalLM if name in {*DECODERS, *MIXTURES} else AutoModel
     model = auto.from_config(tiny_config(name, **changes)).float()
     random_weights(model)
     return model.eval()
