@@ -24,9 +24,15 @@ def num_distinct_layers(base_model: Any) -> int:
     if not lists:
         return 0
     kinds: set[Any] = set()
-    last = 0
-    for index in range(len(lists[0])):
-        kind = tuple(_structure(layers[index]) for layers in lists)
+    last, count = 0, len(lists[0])
+    settings = vars(base_model.config.get_text_config()).values()
+    # one entry per layer, such as its type, which some models read from the configuration
+    named = [each for each in settings if isinstance(each, list | tuple) and len(each) == count]
+    for index in range(count):
+        kind = (
+            *(_structure(layers[index]) for layers in lists),
+            *(repr(each[index]) for each in named),
+        )
         if kind not in kinds:
             kinds.add(kind)
             last = index

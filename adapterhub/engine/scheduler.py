@@ -13,7 +13,7 @@ steps and the KV cache suffices, a sequence with ``k`` others before it in the q
 For if no sequence starts, none runs after at most ``L`` steps, and then the oldest starts.
 
 Sequences on the padded path start in the same order, as groups that then advance in lock step.
-Later ones that may share the group of the sequence whose turn it is start with it, which counts as
+Later ones that may share the group of the next sequence start with it, which counts as
 overtaking.
 
 Pooling requests are computed before the step of the generating sequences and hold their adapters

@@ -237,6 +237,8 @@ def test_few_layers_stand_for_all():
     assert num_distinct_layers(model) == 2
     model.layers[2].mlp.act_fn = torch.nn.GELU()
     assert num_distinct_layers(model) == 3
+    model.config.layer_kinds = ["a", "a", "a", "b"]
+    assert num_distinct_layers(model) == 4
 
 
 @pytest.mark.parametrize("scheme", ["nf4", "int8"])
