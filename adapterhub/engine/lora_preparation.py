@@ -69,7 +69,7 @@ def lora_factors(
     spec = weights.spec
     if not isinstance(spec, LoraSpec | Ia3Spec):
         raise EngineError(f"{spec.method} has no low-rank factors", place=name)
-    rest = {key: tensor for key, tensor in weights.tensors.items() if key not in others}
+    rest = {key: weights.tensors[key] for key in _computing(weights.tensors) if key not in others}
     builder = _FactorsBuilder(spec, layers, prefix)
     # no other thread replaces the backbone's weights while they are read
     with BASE_WEIGHTS:
@@ -82,17 +82,27 @@ def lora_factors(
     return builder.factors(head)
 
 
-def keys_by_module(keys: Collection[str], prefix: str) -> dict[str, dict[str, str]]:
+def _computing(keys: Collection[str]) -> list[str]:
+    """Return keys without those of layers that never compute, and without second keys.
+
+    peft's modules_to_save keeps the layer that it replaces; a resized vocabulary or ``bias: all``
+    stores that too, and the copy by its path in peft's module.
+    """
+    return [
+        key
+        for key in keys
+        if ".original_module." not in key
+        and not (".modules_to_save." in key and key.replace(".modules_to_save", "") in keys)
+    ]
+
+
+def keys_by_module(keys: Iterable[str], prefix: str) -> dict[str, dict[str, str]]:
     """Return keys of tensors by the path of their module below the base model and peft's part.
 
     A part below peft's own layer begins with ``base_layer.``, as often as layers are nested.
     """
     found: dict[str, dict[str, str]] = {}
-    names = set(keys)
     for key in keys:
-        # a layer that peft's modules_to_save replaces never computes; its copy has two keys
-        if ".original_module." in key or key.replace(".modules_to_save", "") in names - {key}:
-            continue
         body = key.removeprefix("base_model.model.")
         part = next((each for each in _PARTS if body.endswith(f".{each}")), None)
         part = part or body.rpartition(".")[2]

@@ -10,7 +10,9 @@ from transformers import AutoModelForCausalLM
 from adapterhub.adapters.peft_format import config_document, spec_of, with_explicit_targets
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.engine.config import EngineConfig
+from adapterhub.specs import QuantizationSpec
 
+PLAIN = QuantizationSpec("none", "float32")
 SMALL = EngineConfig(
     max_num_seqs=8, max_num_batched_tokens=32, kv_cache_tokens=600, block_size=4, rank_slots=64
 )
