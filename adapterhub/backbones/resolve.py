@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from adapterhub.backbones.catalog import find_entry, load_catalog
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
-from adapterhub.backbones.sources import cached_backbone, locate
+from adapterhub.backbones.sources import cached_backbone, is_hub_id, locate
 from adapterhub.errors import BackboneError, FingerprintMismatch, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def resolve_base_model(
         base_model: ``base_model_name_or_path`` of the adapter's configuration. A local path of the
             machine where it was trained identifies nothing.
     """
-    declared = base_model if base_model and _is_hub_id(base_model) else None
+    declared = _declared(base_model, requested)
     if requested is None:
         if declared is None:
             found = f"{base_model!r}, which is no Hub id" if base_model else "missing"
@@ -90,6 +90,19 @@ def check_manifest_backbone(manifest: Manifest, base_model: str | None, *, place
     found = full_fingerprint(weights_fingerprint(folder), manifest.quantization)
     if found != backbone.fingerprint:
         raise FingerprintMismatch(place, backbone.fingerprint, found)
+
+
+def _declared(base_model: str | None, requested: str | None) -> str | None:
+    """Return the Hub id in an adapter's configuration.
+
+    A name without owner is one only where nothing else is named: it may as well be a folder of the
+    machine where the adapter was trained.
+    """
+    if not base_model:
+        return None
+    if requested is None and "/" not in base_model and is_hub_id(base_model):
+        return base_model
+    return base_model if _is_hub_id(base_model) else None
 
 
 def _resolve_name(name: str, revision: str | None, *, certain: bool) -> ResolvedBackbone:

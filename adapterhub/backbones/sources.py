@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -47,6 +48,9 @@ HUB_PATTERNS = (
     "chat_template.jinja",
     PROCESSOR,
 )
+_HUB_HINT = "Check the name, the revision, the connection and, for gated models, your token"
+#: Similarity from which a name is taken for a mistyped catalog name.
+_TYPO = 0.8
 #: Suffix of a prepared folder by the format of its offline weights.
 _CONVERSIONS = {
     "gguf": f"-{GGUF_CONVERSION}",
@@ -68,7 +72,7 @@ def fetch_backbone(
     calls, also of other processes, reuse it. A local folder is used in place.
 
     Args:
-        name: Catalog name, local folder or Hub id, tried in this order.
+        name: Catalog name, local folder or Hub id, tried in this order; old Hub ids have no owner.
         revision: Revision of a Hub id; other revisions than the catalog's come from the Hub.
         source: Source of catalog backbones: the package index (``auto``, ``wheel``) or the Hub.
     """
@@ -132,16 +136,25 @@ def locate(name: str) -> CatalogEntry | Path | str:
     return entry or name
 
 
-def _check_hub_id(name: str) -> None:
+def is_hub_id(name: str) -> bool:
+    """Return whether a name has the form of a Hub id.
+
+    That is ``owner/name``, or the name alone of an old repository, such as ``bert-base-uncased``.
+    """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils._validators import validate_repo_id
 
     try:
         validate_repo_id(name)
-        valid = "/" in name
     except HFValidationError:
-        valid = False
-    if not valid:
+        return False
+    return True
+
+
+def _check_hub_id(name: str) -> None:
+    # a name without owner may also be a catalog name, mistyped
+    typo = "/" not in name and get_close_matches(name, load_catalog(), n=1, cutoff=_TYPO)
+    if typo or not is_hub_id(name):
         raise BackboneError(
             "is neither a catalog backbone, nor a folder, nor a Hub id (owner/name)",
             place=name,
@@ -243,7 +256,7 @@ def _from_hub(hub_id: str, revision: str, target: Path) -> None:
         raise BackboneError(
             f"revision {revision!r} can't be downloaded from the Hub: {reason}",
             place=hub_id,
-            hint="Check the name, the revision, the connection and, for gated models, your token",
+            hint=_HUB_HINT if "/" in hub_id else f"It is no catalog name or folder. {_HUB_HINT}",
         ) from error
     shutil.rmtree(target / ".cache", ignore_errors=True)
     try:

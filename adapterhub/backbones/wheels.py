@@ -111,12 +111,13 @@ def _digest_error(subject: str, found: str, expected: str, place: str) -> Backbo
     )
 
 
-def read_member(archive: Path, member: str, limit: int = MAX_MEMBER_BYTES) -> Iterator[bytes]:
+def read_member(archive: Path, member: str, limit: int | None = None) -> Iterator[bytes]:
     """Yield the bytes of one file in a wheel or another zip file.
 
     Args:
-        limit: Largest size of the file, in bytes.
+        limit: Largest size of the file, in bytes; ``MAX_MEMBER_BYTES`` if ``None``.
     """
+    limit = MAX_MEMBER_BYTES if limit is None else limit
     path = PurePosixPath(member)
     if path.is_absolute() or ".." in path.parts:
         raise BackboneError(f"{member!r} is not a path inside a zip file", place=archive.name)

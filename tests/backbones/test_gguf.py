@@ -42,6 +42,11 @@ def test_default_changes_nothing(from_gguf):
     assert from_gguf.backend_tokenizer.to_str() == before
 
 
+def test_text_is_normalised_as_qwen_does(from_gguf):
+    complete_tokenizer(from_gguf, "qwen2")
+    assert from_gguf.tokenize("e\u0301") == from_gguf.tokenize("\u00e9")
+
+
 def test_unknown_pre_tokenizer_is_refused(from_gguf):
     with pytest.raises(BackboneError, match=r"'telepathic', which is not supported.*smollm"):
         complete_tokenizer(from_gguf, "telepathic")

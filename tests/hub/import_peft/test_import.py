@@ -130,7 +130,7 @@ def test_what_cannot_be_used_is_refused(decoder, tmp_path, changes, error, messa
         ("../model", None, "no Hub id"),
         ("someone/other", "minilm-l6", "trained on 'someone/other'"),
         ("HuggingFaceTB/SmolLM2-135M-Instruct", "minilm-l6", "another backbone"),
-        (None, "no-such", "neither a catalog backbone"),
+        (None, "no such", "neither a catalog backbone"),
     ],
 )
 def test_the_backbone_must_be_known_and_the_same(decoder, tmp_path, base_model, asked, message):

@@ -28,6 +28,13 @@ def test_a_backbone_named_by_the_user_alone_is_not_certain():
     assert not resolved.certain
 
 
+def test_a_hub_id_without_owner_is_one_where_nothing_else_is_named():
+    resolved = resolve_base_model("gpt2", None, None, place="theirs")
+    assert (resolved.hub_id, resolved.certain) == ("gpt2", True)
+    resolved = resolve_base_model("gpt2", None, "minilm-l6", place="theirs")
+    assert (resolved.name, resolved.certain) == ("minilm-l6", False)
+
+
 @pytest.fixture
 def manifest(decoder):
     """Return the manifest of an adapter that was trained on the tiny backbone."""
