@@ -11,18 +11,18 @@ from full_finetuning import train_full
 from step_time import StepClock, logged_seconds
 
 from adapterhub.adapters.artifact import read_artifact
-from adapterhub.engine.session import Session
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.errors import TrainingError
 from adapterhub.evaluation.bootstrap import intervals
 from adapterhub.evaluation.example_statistics import scores_of
 from adapterhub.training.curves import curve_points, read_curves
-from adapterhub.training.evaluate import score_examples
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
 from adapterhub.training.result import ARTIFACT_NAME, LOG_NAME
 from adapterhub.training.setup import open_backbone
 from adapterhub.training.train import train
 from adapterhub.workflows.run_report.report import SUMMARY_NAME
+from adapterhub.workflows.score import score_examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from adapterhub.engine.loaded_adapter import LoadedAdapter
     from adapterhub.evaluation.bootstrap import Interval
     from adapterhub.tasks.base import Task, TextGeneration
     from adapterhub.training.evaluate import Predictions
@@ -183,24 +184,22 @@ class GeneratedTexts:
 
 
 def score_generated(
-    session: Session,
+    loaded: LoadedAdapter,
     task: TextGeneration,
     examples: Sequence[Mapping[str, Any]],
-    name: str | None,
     *,
-    like: str | None = None,
+    with_adapter: bool = True,
 ) -> Measured:
     """Generate answers greedily and score the texts.
 
     Args:
-        session: Session with the adapter.
+        loaded: Adapter, whose prompt format the base model gets too.
         task: Task of the adapter.
         examples: Examples with their answers.
-        name: Name of the adapter; ``None`` uses the base model.
-        like: Adapter whose prompt format the base model gets.
+        with_adapter: Whether the adapter is used, or the base model alone.
     """
     prompts = [task.question_and_reference(each, i)[0] for i, each in enumerate(examples, start=1)]
-    texts = session.generate(name, prompts, like=like)
+    texts = loaded.generate(prompts, with_adapter=with_adapter)
     scores = task.score_texts(examples, texts)
     return {
         "rows": len(examples),
@@ -247,22 +246,19 @@ def _figures(recipe: Recipe, folder: Path, trained_share: float) -> Measured:
 
 def _score_artifact(measurement: Measurement, artifact: Path) -> Measured:
     """Load a stored adapter and score it on the validation examples."""
-    session = Session(open_backbone(measurement.recipe))
-    loaded = session.load(read_artifact(artifact), name="measured")
+    local = LocalEngine(open_backbone(measurement.recipe))
+    loaded = local.load(read_artifact(artifact), name="measured")
     examples = prepare_data(measurement.recipe).splits["validation"].examples
-    predictions = score_examples(session.model("measured"), loaded.task, examples)
-    found = _score_predictions(loaded.task, predictions)
+    found = _score_predictions(loaded.task, score_examples(loaded, examples))
     if (task := loaded.task.generation) is not None:
-        found["texts"] = score_generated(
-            session, task, examples[: measurement.generate], "measured"
-        )
+        found["texts"] = score_generated(loaded, task, examples[: measurement.generate])
     return found
 
 
 def _measure_zero_shot(measurement: Measurement) -> Measured:
     """Score the untrained backbone with the prompts on which the adapter is trained."""
     recipe = measurement.recipe
-    # a session gets its task from an adapter, so one is trained for a single step
+    # an engine gets its task from an adapter, so one is trained for a single step
     one_step = recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update={"limit_train": 8, "limit_validation": 2}),
@@ -270,15 +266,14 @@ def _measure_zero_shot(measurement: Measurement) -> Measured:
         }
     )
     result = train(one_step, output=measurement.folder, reporter=measurement.reporter)
-    session = Session(open_backbone(recipe))
-    loaded = session.load(read_artifact(result.artifact), name="measured")
+    loaded = LocalEngine(open_backbone(recipe)).load(
+        read_artifact(result.artifact), name="measured"
+    )
     examples = prepare_data(recipe).splits["validation"].examples
-    model = session.model("measured")
-    with model.disable_adapter():
-        found = _score_predictions(loaded.task, score_examples(model, loaded.task, examples))
+    found = _score_predictions(loaded.task, score_examples(loaded, examples, with_adapter=False))
     if (task := loaded.task.generation) is None:
         raise ValueError(f"the task {loaded.task.name!r} does not generate text")
-    texts = score_generated(session, task, examples[: measurement.generate], None, like="measured")
+    texts = score_generated(loaded, task, examples[: measurement.generate], with_adapter=False)
     return {"kind": "zero-shot", "trained_share": 0.0, **found, "texts": texts}
 
 

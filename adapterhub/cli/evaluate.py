@@ -45,9 +45,9 @@ def evaluate(
     from adapterhub.workflows.open_adapter import open_adapter
     from adapterhub.workflows.score import examples_for, score_with_base
 
-    session, loaded, version = open_adapter(open_registry(), ref, force=force, device=device)
-    examples = examples_for(loaded, data, fields=field_columns(fields), limit=limit)
-    scores = score_with_base(session, loaded, examples, generate=generate)
+    loaded, version = open_adapter(open_registry(), ref, force=force, device=device)
+    examples = examples_for(loaded.manifest, data, fields=field_columns(fields), limit=limit)
+    scores = score_with_base(loaded, examples, generate=generate)
     if as_json:
         document = {"ref": str(version.ref), "data": data.name, "num_examples": len(examples)}
         print_json({**document, **asdict(scores)})

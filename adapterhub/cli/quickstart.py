@@ -18,7 +18,7 @@ from adapterhub.backbones.memory import state_digest
 from adapterhub.cli.console import log_console, megabytes, percent, short_digest, table
 from adapterhub.data.dataset import Dataset
 from adapterhub.data.splits import split_examples
-from adapterhub.engine.session import Session
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.errors import DataError, MissingExtraError
 from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
 from adapterhub.registry.registry import Registry
@@ -84,10 +84,11 @@ def run_quickstart(folder: Path, console: Console) -> None:
         _train("support", _support_recipe(support), "perplexity", folder, backbone, console),
     ]
     console.print("\n[bold]4  Use both on the same backbone[/bold]")
-    session = _session(backbone, trained)
-    _show_topics(session, trained[0], topics, console)
-    _show_support(session, trained[1], support, console)
-    unchanged = "unchanged" if state_digest(_base_model(session)) == before else "CHANGED"
+    local = _load_both(backbone, trained)
+    _show_topics(local, trained[0], topics, console)
+    _show_support(local, trained[1], support, console)
+    local.close()
+    unchanged = "unchanged" if state_digest(backbone.base_model) == before else "CHANGED"
     _summarize(trained, console)
     console.print(
         f"\nbackbone bytes after training and use: {unchanged}; "
@@ -203,21 +204,14 @@ def _train(
     return Trained(version, result, metric)
 
 
-def _session(backbone: Backbone, trained: Sequence[Trained]) -> Session:
+def _load_both(backbone: Backbone, trained: Sequence[Trained]) -> LocalEngine:
     """Load both adapters from the registry on one backbone."""
     registry = Registry()
-    session = Session(backbone)
+    local = LocalEngine(backbone)
     for each in trained:
         artifact = read_artifact(trusted_folder(registry, each.version))
-        session.load(artifact, name=each.version.name)
-    return session
-
-
-def _base_model(session: Session) -> Any:
-    """Remove all adapters and return the base model."""
-    for adapter in list(session.adapters.values()):
-        adapter.model.close()
-    return session.backbone.base_model
+        local.load(artifact, name=each.version.name)
+    return local
 
 
 def _held_out(paths: Mapping[str, Path], count: int) -> list[dict[str, str]]:
@@ -227,13 +221,12 @@ def _held_out(paths: Mapping[str, Path], count: int) -> list[dict[str, str]]:
 
 
 def _show_topics(
-    session: Session, trained: Trained, paths: Mapping[str, Path], console: Console
+    local: LocalEngine, trained: Trained, paths: Mapping[str, Path], console: Console
 ) -> None:
     """Print predictions of the base model, with the trained head, and of the adapter."""
     examples = _held_out(paths, NUM_SHOWN)
-    name = trained.version.name
-    adapted = session.predict(name, examples)
-    plain = session.predict(name, examples, with_adapter=False)
+    loaded = local.adapter(trained.version.name)
+    plain, adapted = (loaded.predict(examples, with_adapter=on) for on in (False, True))
     shown = table("held-out question", "topic", "base", "adapter")
     for each, base, answer in zip(examples, plain, adapted, strict=True):
         shown.add_row(
@@ -246,14 +239,13 @@ def _show_topics(
 
 
 def _show_support(
-    session: Session, trained: Trained, paths: Mapping[str, Path], console: Console
+    local: LocalEngine, trained: Trained, paths: Mapping[str, Path], console: Console
 ) -> None:
     """Print answers of the base model and of the adapter."""
     examples = _held_out(paths, NUM_SHOWN)
-    name = trained.version.name
+    loaded = local.adapter(trained.version.name)
     conversations = [[{"role": "user", "content": each["prompt"]}] for each in examples]
-    plain = session.generate(None, conversations, like=name)
-    adapted = session.generate(name, conversations)
+    plain, adapted = (loaded.generate(conversations, with_adapter=on) for on in (False, True))
     for each, base, answer in zip(examples, plain, adapted, strict=True):
         console.print(f"\n[bold]{_line(each['prompt'])}[/bold]")
         console.print(f"   base     {_line(base)}", markup=False)

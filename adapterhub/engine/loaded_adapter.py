@@ -157,6 +157,12 @@ class LoadedAdapter:
         )
         return [found for request in requests for found in request.results()]
 
+    def embed(self, examples: Sequence[EncodedExample], *, with_adapter: bool = True) -> Tensor:
+        """Return the mean hidden state of each example, ``[num_examples, hidden_size]``."""
+        used = self.name if with_adapter else None
+        requests = self._compute(examples, lambda engine, each: engine.add_embedding(each, used))
+        return torch.stack([request.embedding() for request in requests])
+
     def generate(
         self,
         conversations: Iterable[Sequence[Mapping[str, str]]],

@@ -13,7 +13,13 @@ from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.loaded_adapter import LoadedAdapter
 from adapterhub.engine.prepared_adapter import LoraFactors
-from adapterhub.errors import AdapterHubError, NoEffectError, NotFoundError, did_you_mean
+from adapterhub.errors import (
+    AdapterHubError,
+    EngineError,
+    NoEffectError,
+    NotFoundError,
+    did_you_mean,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,6 +49,7 @@ class LocalEngine:
         self.backbone = backbone
         self._sizes = _SIZES
         self._engine: Engine | None = None
+        self._lent = False
         self._adapters: dict[str, LoadedAdapter] = {}
 
     @property
@@ -53,6 +60,8 @@ class LocalEngine:
     @property
     def engine(self) -> Engine:
         """The engine with all loaded adapters."""
+        if self._lent:
+            raise EngineError("is lent to others", place=self.backbone.name)
         if self._engine is None:
             self._engine = Engine(self.backbone, self._sizes)
             for name, loaded in self._adapters.items():
@@ -147,7 +156,11 @@ class LocalEngine:
     def lend_backbone(self) -> Iterator[Backbone]:
         """Give the backbone back inside the block, as it was without an engine."""
         self.close()
-        yield self.backbone
+        self._lent = True
+        try:
+            yield self.backbone
+        finally:
+            self._lent = False
 
     def close(self) -> None:
         """Restore the backbone; the adapters stay loaded for the next use."""

@@ -202,8 +202,9 @@ class ServerSettings(BaseSettings):
 
     def engine(self) -> EngineConfig:
         """Return the settings of the engine."""
-        sizes = {name: getattr(self, name) for name in EngineConfig.__dataclass_fields__}
-        return EngineConfig(**sizes)
+        # not every setting of an engine is one of a server
+        shared = EngineConfig.__dataclass_fields__.keys() & type(self).model_fields.keys()
+        return EngineConfig(**{name: getattr(self, name) for name in shared})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Predict, score and embed examples with a task model, and calibrate its confidence."""
+"""Predict and score examples with a task model, and calibrate its confidence."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +14,6 @@ from adapterhub.tasks.base import Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
 
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import EncodedExample
@@ -92,44 +90,6 @@ def encode_labelled(
                 kept.append(window)
                 encoded.append(found)
     return kept, encoded
-
-
-def score_examples(
-    model: TaskModel, task: Task, examples: Sequence[Mapping[str, Any]]
-) -> Predictions:
-    """Encode, predict and score labelled examples; those with nothing to score are left out.
-
-    A task that reads windows is scored on all windows of an example.
-
-    Raises:
-        DataError: naming the example that can't be used.
-    """
-    return score_encoded(model, task, *encode_labelled(task, examples))
-
-
-def embed_examples(model: TaskModel, task: Task, examples: Sequence[Mapping[str, Any]]) -> Tensor:
-    """Return the mean hidden state of each example in the base model.
-
-    An example that the task reads in windows is embedded by its first window; one that the task
-    can't encode is left out. The result is ``[examples, hidden]``, float32 on the CPU.
-
-    Raises:
-        DataError: naming the example that can't be used.
-    """
-    firsts = [task.windows(each)[0] if task.reads_windows else each for each in examples]
-    encoded = [task.encode(each, number, train=True) for number, each in enumerate(firsts, start=1)]
-    # every token counts, not only those that the head reads
-    whole = [
-        replace(each, select=range(len(each)), targets=()) for each in encoded if each is not None
-    ]
-    means = torch.zeros(len(whole), model.backbone.base_model.config.hidden_size)
-    with torch.no_grad(), model.disable_adapter():
-        for indices in batches_by_length([len(each) for each in whole], EVALUATION_TOKENS):
-            batch = [whole[index] for index in indices]
-            hidden = model.states(pack(batch).to(model.backbone.device)).float().cpu()
-            split = hidden.split([len(each) for each in batch])
-            means[indices] = torch.stack([states.mean(dim=0) for states in split])
-    return means
 
 
 def calibrate_recipe(

@@ -107,7 +107,8 @@ def train(
             recipe's data.
         measure_energy: Whether to estimate the energy of the training loop.
         on_train_end: Function called in the main process with the result and the model while the
-            adapter is still on the backbone; its return value becomes the result.
+            adapter is still on the backbone; it may close the model, and its return value becomes
+            the result.
 
     Raises:
         RecipeError: naming the key at fault, before any weight is loaded.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from adapterhub.engine.session import LoadedAdapter
+    from adapterhub.engine.loaded_adapter import LoadedAdapter
     from adapterhub.evaluation.bias_audit.results import BiasAuditResult
     from adapterhub.registry.registry import Registry
     from adapterhub.tasks.fields import Example
@@ -57,7 +57,7 @@ def audit_adapter(
         NotFoundError: when there is no such version.
         DataError: when the examples can't be used, or the task can't be audited.
     """
-    session, loaded, version = open_adapter(registry, ref, force=force, device=device)
+    loaded, version = open_adapter(registry, ref, force=force, device=device)
     generates = loaded.task.generation is not None
     if not is_auditable(loaded.task):
         raise DataError(
@@ -73,10 +73,10 @@ def audit_adapter(
                 place="--data",
                 hint="Leave the file out",
             )
-        examples = examples_for(loaded, path, fields=fields, limit=limit).examples
+        examples = examples_for(loaded.manifest, path, fields=fields, limit=limit).examples
     found = run_bias_audit(
-        session.model(loaded.name),
-        loaded.task,
+        loaded,
+        loaded.backbone.tokenizer,
         examples=examples,
         training=() if generates else _training_examples(loaded) or examples,
         seconds=seconds,

@@ -12,17 +12,16 @@ from adapterhub.evaluation.bootstrap import LEVEL, RESAMPLES
 from adapterhub.evaluation.example_statistics import scores_of, units_of
 from adapterhub.evaluation.paired_tests import differences, mcnemar
 from adapterhub.registry.policy import trusted_folder
-from adapterhub.training.evaluate import score_examples
 from adapterhub.training.loop import larger_is_better
-from adapterhub.workflows.open_adapter import open_adapter, open_session
-from adapterhub.workflows.score import examples_for
+from adapterhub.workflows.open_adapter import open_adapter, open_engine
+from adapterhub.workflows.score import examples_for, score_examples
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from adapterhub.data.dataset import Dataset
-    from adapterhub.engine.session import LoadedAdapter, Session
+    from adapterhub.engine.loaded_adapter import LoadedAdapter
     from adapterhub.evaluation.paired_tests import Difference, McNemar
     from adapterhub.registry.registry import Registry
     from adapterhub.tasks.base import Task
@@ -87,13 +86,13 @@ def compare(
         RecipeError: when the adapters are for different tasks, or there is no such metric.
     """
     opened = _open_both(registry, (first, second), device)
-    read = [examples_for(loaded, path, fields=fields, limit=limit) for _, loaded in opened]
+    read = [examples_for(loaded.manifest, path, fields=fields, limit=limit) for loaded in opened]
     one, two = (
-        score_examples(session.model(loaded.name), loaded.task, examples.examples)
-        for (session, loaded), examples in zip(opened, read, strict=True)
+        score_examples(loaded, examples.examples)
+        for loaded, examples in zip(opened, read, strict=True)
     )
     _check_same(read, one, two, path)
-    tasks = [loaded.task for _, loaded in opened]
+    tasks = [loaded.task for loaded in opened]
     found = differences(
         scores_of(tasks[0], one.examples, one.decoded),
         scores_of(tasks[1], two.examples, two.decoded),
@@ -107,8 +106,8 @@ def compare(
         hint = did_you_mean(name, known)
         raise RecipeError(f"there is no metric {name!r}", place="metric", hint=hint)
     return Comparison(
-        first=opened[0][1].name,
-        second=opened[1][1].name,
+        first=opened[0].name,
+        second=opened[1].name,
         data=fingerprint(read[0]),
         num_examples=len(units_of(tasks[0], one.examples)),
         metric=name,
@@ -121,7 +120,7 @@ def compare(
 
 def _open_both(
     registry: Registry, refs: tuple[str, str], device: str | None
-) -> list[tuple[Session, LoadedAdapter]]:
+) -> list[LoadedAdapter]:
     """Load two adapters, on one backbone where they were trained on the same."""
     one, two = (registry.resolve(ref) for ref in refs)
     if one.digest == two.digest:
@@ -132,11 +131,11 @@ def _open_both(
             place=str(two.ref),
             hint="Compare adapters for the same task",
         )
-    session, first, _ = open_adapter(registry, str(one.ref), device=device)
+    first, _ = open_adapter(registry, str(one.ref), device=device)
     artifact = read_artifact(trusted_folder(registry, two))
-    shared = artifact.manifest.backbone.fingerprint == session.backbone.fingerprint
-    other = session if shared else open_session(artifact, device=device)
-    return [(session, first), (other, other.load(artifact, name=str(two.ref)))]
+    shared = artifact.manifest.backbone.fingerprint == first.backbone.fingerprint
+    local = first.local if shared else open_engine(artifact, device=device)
+    return [first, local.load(artifact, name=str(two.ref))]
 
 
 def _check_same(read: Sequence[Dataset], one: Predictions, two: Predictions, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from adapterhub.adapters.artifact import read_artifact
@@ -11,7 +12,7 @@ from adapterhub.composition import compose
 from adapterhub.composition.weight_search import BOUNDS, BUDGET, L1, optimize_weights
 from adapterhub.data.splits import fingerprint
 from adapterhub.workflows.compose import WeightSearch, write_composition
-from adapterhub.workflows.open_adapter import open_session
+from adapterhub.workflows.open_adapter import open_engine
 from adapterhub.workflows.score import examples_for, score
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adapterhub.composition import MergeMethod
-    from adapterhub.engine.session import LoadedAdapter, Session
+    from adapterhub.engine.loaded_adapter import LoadedAdapter
     from adapterhub.workflows.compose import Parent
 
 _NAME = "candidate"
@@ -55,14 +56,16 @@ def search_weights(
     adapters = [parent.artifact.weights for parent in parents]
     # fails before the backbone is loaded where a subtraction is not possible
     compose(adapters, [-1.0] * len(adapters), method, head_from=head_from)
-    session, loaded = _load_blend(parents, method, workspace, head_from, device)
-    like_first = replace(loaded, manifest=parents[0].manifest)
-    examples = examples_for(like_first, path, fields=fields, limit=limit)
+    loaded = _load_blend(parents, method, workspace, head_from, device)
+    examples = examples_for(parents[0].manifest, path, fields=fields, limit=limit)
+    numbers = count(1)
 
     def loss(weights: Sequence[float]) -> float:
         candidate = compose(adapters, weights, method, head_from=head_from)
-        loaded.model.load_tensors(candidate.tensors, _NAME)
-        return score(session, loaded, examples)["loss"]
+        # weights in the engine are known by their digest
+        digest = f"{_NAME} {next(numbers)}"
+        artifact = replace(loaded.artifact, digest=digest, weights=candidate)
+        return score(loaded.local.exchange(_NAME, artifact), examples)["loss"]
 
     found = optimize_weights(loss, len(parents), budget=budget, seed=seed)
     data = DataSource(
@@ -78,10 +81,9 @@ def _load_blend(
     workspace: Path,
     head_from: int | None,
     device: str | None,
-) -> tuple[Session, LoadedAdapter]:
+) -> LoadedAdapter:
     """Load the blend with equal weights, whose tensors have the shapes of every candidate."""
     equal = [replace(parent, weight=1.0 / len(parents)) for parent in parents]
     write_composition(workspace / _NAME, _NAME, equal, method, head_from=head_from)
     artifact = read_artifact(workspace / _NAME)
-    session = open_session(artifact, device=device)
-    return session, session.load(artifact, name=_NAME)
+    return open_engine(artifact, device=device).load(artifact, name=_NAME)

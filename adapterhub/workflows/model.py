@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
+from peft import PeftConfig
 
+from adapterhub.backbones.task_model import restore_task_model
 from adapterhub.data.images import read_image
 from adapterhub.errors import DataError
-from adapterhub.evaluation.attribution.explain import explain, explain_text
+from adapterhub.evaluation.attribution.explain import explain, explain_text, window_inputs
 from adapterhub.evaluation.attribution.methods import STEPS
 from adapterhub.registry.registry import Registry
 from adapterhub.tasks.table import entry_of
-from adapterhub.workflows.open_adapter import open_adapter
+from adapterhub.workflows.open_adapter import open_adapter, open_backbone_of
 from adapterhub.workflows.score import examples_for, score
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
     from numpy.typing import NDArray
 
+    from adapterhub.adapters.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.engine.session import LoadedAdapter, Session
+    from adapterhub.backbones.task_model import TaskModel
     from adapterhub.evaluation.attribution.explain import Explanation
     from adapterhub.evaluation.attribution.methods import AttributionMethod
     from adapterhub.registry.version import Version
     from adapterhub.specs import ComputeDtype
+    from adapterhub.tasks.base import Task
 
 #: A text, the path of an image, or the fields of the task by name.
 Input: TypeAlias = "str | Path | Mapping[str, Any]"
@@ -55,9 +63,11 @@ class Model:
         force: bool = False,
         compute_dtype: ComputeDtype | None = None,
     ) -> None:
-        self._registry, self._device, self._force = registry, device, force
-        self._session, self._loaded, self._version = self._open(ref, compute_dtype)
-        self._float32: tuple[Session, LoadedAdapter] | None = None
+        self._device = device
+        self._loaded, self._version = open_adapter(
+            registry, ref, force=force, device=device, compute_dtype=compute_dtype
+        )
+        self._float32: Backbone | None = None
 
     @property
     def version(self) -> Version:
@@ -67,7 +77,7 @@ class Model:
     @property
     def backbone(self) -> Backbone:
         """Frozen backbone of the adapter."""
-        return self._session.backbone
+        return self._loaded.backbone
 
     @property
     def task(self) -> str:
@@ -123,7 +133,7 @@ class Model:
             texts = self.generate(examples, max_new_tokens=max_new_tokens)
             found: list[Prediction] = [{"answer": text} for text in texts]
         else:
-            found = self._session.predict(self._loaded.name, examples)
+            found = self._loaded.predict(examples)
         return found[0] if _is_single(inputs) else found
 
     def predict_proba(self, inputs: Input | Sequence[Input]) -> NDArray[np.float64]:
@@ -167,8 +177,8 @@ class Model:
         if task is None:
             raise DataError("does not generate text", place=name, hint="Use predict")
         conversations = [task.messages(each, at) for at, each in enumerate(inputs, start=1)]
-        return self._session.generate(
-            None if base else name, conversations, max_new_tokens=max_new_tokens, like=name
+        return self._loaded.generate(
+            conversations, max_new_tokens=max_new_tokens, with_adapter=not base
         )
 
     def evaluate(
@@ -188,8 +198,8 @@ class Model:
         Raises:
             DataError: When an example cannot be used; the message names file and example.
         """
-        examples = examples_for(self._loaded, Path(data), fields=fields, limit=limit)
-        return score(self._session, self._loaded, examples)
+        manifest = self._loaded.manifest
+        return score(self._loaded, examples_for(manifest, Path(data), fields=fields, limit=limit))
 
     def explain(
         self,
@@ -202,8 +212,9 @@ class Model:
     ) -> list[Explanation]:
         """Attribute a prediction to the words of the input.
 
-        Gradients need float32: where the model computes in another type, a second copy of the
-        backbone is loaded for the first explanation.
+        The explained prediction is that of `predict`. Gradients need float32: where the model
+        computes in another type, a second copy of the backbone is loaded for the first
+        explanation.
 
         Args:
             input: Input to explain.
@@ -219,13 +230,22 @@ class Model:
             DataError: When the input cannot be used, or there is no such label or span.
             MissingExtraError: When Captum is not installed.
         """
-        session, loaded = self._in_float32()
-        model, example = session.model(loaded.name), self._example(input)
+        loaded, example = self._loaded, self._example(input)
         generation = loaded.task.generation
         if generation is None:
-            return explain(
-                model, loaded.task, example, label=label, span=span, steps=steps, method=method
-            )
+            inputs = window_inputs(loaded.task, example)
+            decoded = loaded.decode([each.example for each in inputs])
+            with self._gradient_model() as model:
+                return explain(
+                    model,
+                    loaded.task,
+                    example,
+                    label=label,
+                    span=span,
+                    steps=steps,
+                    method=method,
+                    decoded=decoded,
+                )
         if label is not None or span is not None:
             raise DataError(
                 "generates text, so there are no labels or spans to choose from",
@@ -233,26 +253,28 @@ class Model:
                 hint="Leave out the label and the span",
             )
         messages = generation.messages(example, 1)
-        (answer,) = session.generate(loaded.name, [messages])
-        return [explain_text(model, loaded.task, messages, answer, steps=steps, method=method)]
+        (answer,) = loaded.generate([messages])
+        with self._gradient_model() as model:
+            return [explain_text(model, loaded.task, messages, answer, steps=steps, method=method)]
 
-    def _open(
-        self, ref: str, compute_dtype: ComputeDtype | None
-    ) -> tuple[Session, LoadedAdapter, Version]:
-        return open_adapter(
-            self._registry,
-            ref,
-            force=self._force,
-            device=self._device,
-            compute_dtype=compute_dtype,
-        )
+    @contextmanager
+    def _gradient_model(self) -> Iterator[TaskModel]:
+        """Yield the adapter in float32 as a model with gradients, on a backbone without engine."""
+        loaded = self._loaded
+        with (
+            self._float32_backbone() as backbone,
+            closing(model_of(loaded.artifact, loaded.task, backbone)) as model,
+        ):
+            yield model
 
-    def _in_float32(self) -> tuple[Session, LoadedAdapter]:
+    def _float32_backbone(self) -> AbstractContextManager[Backbone]:
         if self.backbone.quantization.compute_dtype == "float32":
-            return self._session, self._loaded
+            return self._loaded.local.lend_backbone()
         if self._float32 is None:
-            self._float32 = self._open(str(self._version.ref), "float32")[:2]
-        return self._float32
+            self._float32 = open_backbone_of(
+                self._loaded.artifact, device=self._device, compute_dtype="float32"
+            )
+        return nullcontext(self._float32)
 
     def _example(self, given: Input) -> dict[str, Any]:
         image = entry_of(self.task).image_field
@@ -262,6 +284,18 @@ class Model:
         if image and isinstance(example.get(image), str | Path):
             example[image] = read_image(Path(example[image]))
         return example
+
+
+def model_of(artifact: Artifact, task: Task, backbone: Backbone) -> TaskModel:
+    """Return an artifact as a model with gradients, on a backbone without an engine."""
+    return restore_task_model(
+        backbone,
+        head=task.head,
+        labels=task.labels,
+        config=PeftConfig.from_peft_type(**artifact.adapter_config),
+        tensors=artifact.weights.tensors,
+        adapter_name="explained",
+    )
 
 
 def load(

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import choose_device, load_backbone
 from adapterhub.backbones.quantize import supported_compute_dtype
-from adapterhub.engine.session import Session
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
     from adapterhub.adapters.artifact import Artifact
-    from adapterhub.engine.session import LoadedAdapter
+    from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.loaded_adapter import LoadedAdapter
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
     from adapterhub.specs import ComputeDtype
@@ -27,7 +28,7 @@ def open_adapter(
     device: str | None = None,
     backbone: str | None = None,
     compute_dtype: ComputeDtype | None = None,
-) -> tuple[Session, LoadedAdapter, Version]:
+) -> tuple[LoadedAdapter, Version]:
     """Load a registered adapter on the backbone that it was trained on, or on the one named.
 
     ``force`` accepts a backbone with another fingerprint.
@@ -42,18 +43,31 @@ def open_adapter(
     """
     version = registry.resolve(ref)
     artifact = read_artifact(trusted_folder(registry, version))
-    session = open_session(artifact, device=device, backbone=backbone, compute_dtype=compute_dtype)
-    return session, session.load(artifact, name=str(version.ref), force=force), version
+    local = open_engine(artifact, device=device, backbone=backbone, compute_dtype=compute_dtype)
+    return local.load(artifact, name=str(version.ref), force=force), version
 
 
-def open_session(
+def open_engine(
     artifact: Artifact,
     *,
     device: str | None = None,
     backbone: str | None = None,
     compute_dtype: ComputeDtype | None = None,
-) -> Session:
-    """Load the backbone of an artifact without its adapter; see ``open_adapter``."""
+) -> LocalEngine:
+    """Return an engine on the backbone of an artifact, without adapters; see ``open_adapter``."""
+    return LocalEngine(
+        open_backbone_of(artifact, device=device, backbone=backbone, compute_dtype=compute_dtype)
+    )
+
+
+def open_backbone_of(
+    artifact: Artifact,
+    *,
+    device: str | None = None,
+    backbone: str | None = None,
+    compute_dtype: ComputeDtype | None = None,
+) -> Backbone:
+    """Load the backbone of an artifact; see ``open_adapter``."""
     manifest = artifact.manifest
     place = choose_device(device)
     spec = QuantizationSpec(
@@ -62,4 +76,4 @@ def open_session(
     )
     section = manifest.recipe["backbone"]
     name, revision = (backbone, None) if backbone else (section["name"], section["revision"])
-    return Session(load_backbone(name, spec, revision=revision, device=place))
+    return load_backbone(name, spec, revision=revision, device=place)

@@ -13,6 +13,7 @@ from adapterhub.errors import (
     AdapterHubError,
     ArtifactError,
     BackboneError,
+    EngineError,
     FingerprintMismatch,
     NoEffectError,
     NotFoundError,
@@ -24,14 +25,15 @@ from adapterhub.refs import AdapterRef, parse_ref
 from adapterhub.registry.aliases import AliasRule, StoredEvaluation
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.training.loop import larger_is_better
-from adapterhub.workflows.open_adapter import open_session
+from adapterhub.workflows.open_adapter import open_engine
 from adapterhub.workflows.score import examples_for, score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from adapterhub.data.dataset import Dataset
-    from adapterhub.engine.session import LoadedAdapter, Session
+    from adapterhub.engine.loaded_adapter import LoadedAdapter
+    from adapterhub.engine.local_engine import LocalEngine
     from adapterhub.registry.aliases import AliasMove
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 _LOAD_ERRORS = (
     ArtifactError,
     BackboneError,
+    EngineError,
     FingerprintMismatch,
     NoEffectError,
     SignatureError,
@@ -127,40 +130,37 @@ class _Gate:
         self._registry = registry
         self._rule = rule
         self._device = device
-        self._session: Session | None = None
+        self._local: LocalEngine | None = None
 
     def check(self, version: Version, current: Version | None) -> tuple[PromotionCheck, ...]:
         try:
-            session, loaded = self._load(version)
+            loaded = self._load(version)
         except _LOAD_ERRORS as error:
             return (PromotionCheck("it loads on the backbone that serves", False, str(error)),)
-        serving = f"{loaded.model.backbone.name}, {loaded.manifest.quantization.scheme}"
+        serving = f"{loaded.backbone.name}, {loaded.manifest.quantization.scheme}"
         checks = [PromotionCheck("it loads on the backbone that serves", True, serving)]
         if self._rule.metric is None:
             return tuple(checks)
         if self._rule.data is None:
             return (*checks, *self._bounds(version.metrics.get("after", {}), "in training"))
-        examples = examples_for(loaded, Path(self._rule.data))
-        metrics = self._evaluate(version, session, loaded, examples)
+        examples = examples_for(loaded.manifest, Path(self._rule.data))
+        metrics = self._evaluate(version, loaded, examples)
         checks += self._bounds(metrics, f"on {Path(self._rule.data).name}")
         if self._rule.not_worse_by is not None:
             checks.append(self._compare(current, metrics, examples, self._rule.not_worse_by))
         return tuple(checks)
 
-    def _load(self, version: Version) -> tuple[Session, LoadedAdapter]:
+    def _load(self, version: Version) -> LoadedAdapter:
         artifact = read_artifact(trusted_folder(self._registry, version))
-        if self._session is None:
-            self._session = open_session(
-                artifact, device=self._device, backbone=self._rule.backbone
-            )
+        if self._local is None:
+            self._local = open_engine(artifact, device=self._device, backbone=self._rule.backbone)
         name = str(version.ref)
-        known = self._session.adapters.get(name)
-        return self._session, known or self._session.load(artifact, name=name)
+        return self._local.adapters.get(name) or self._local.load(artifact, name=name)
 
     def _evaluate(
-        self, version: Version, session: Session, loaded: LoadedAdapter, examples: Dataset
+        self, version: Version, loaded: LoadedAdapter, examples: Dataset
     ) -> dict[str, float]:
-        metrics = score(session, loaded, examples)
+        metrics = score(loaded, examples)
         self._registry.record_evaluation(
             StoredEvaluation(
                 digest=version.digest,
@@ -218,8 +218,7 @@ class _Gate:
         for known in self._registry.evaluations(current):
             if known.data_fingerprint == digest and name in known.metrics:
                 return known.metrics[name]
-        session, loaded = self._load(current)
-        return self._evaluate(current, session, loaded, examples)[name]
+        return self._evaluate(current, self._load(current), examples)[name]
 
 
 def _unknown_metric(what: str, metrics: Mapping[str, float]) -> PromotionCheck:

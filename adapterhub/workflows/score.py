@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from adapterhub.errors import DataError
 from adapterhub.tasks.base import Evaluation
 from adapterhub.training.evaluate import Predictions, encode_labelled
-from adapterhub.training.evaluate import score_examples as old_score
 from adapterhub.training.prepare import load_more_examples
 from adapterhub.training.recipe import DataSection
 from adapterhub.training.recipe_file import parse_recipe
@@ -17,11 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.adapters.manifest import Manifest
     from adapterhub.data.dataset import Dataset
-    from adapterhub.engine.loaded_adapter import LoadedAdapter as LoadedAdapter2
-    from adapterhub.engine.session import LoadedAdapter, Session
-    from adapterhub.tasks.base import Task, TextGeneration
+    from adapterhub.engine.loaded_adapter import LoadedAdapter
+    from adapterhub.tasks.base import TextGeneration
     from adapterhub.tasks.fields import Example
     from adapterhub.tasks.text_scores import TextScores
 
@@ -36,7 +34,7 @@ class ScoresWithBase:
 
 
 def examples_for(
-    loaded: LoadedAdapter,
+    manifest: Manifest,
     path: Path,
     *,
     fields: Mapping[str, str] | None = None,
@@ -50,7 +48,6 @@ def examples_for(
         DataError: naming file and example, or an empty file.
     """
     # the recipe of an imported adapter is unknown; assume the task's own field names
-    manifest = loaded.manifest
     unknown = "recipe" in manifest.unknown
     section = DataSection(train="") if unknown else parse_recipe(manifest.recipe).data
     examples = load_more_examples(section, manifest.task, path, fields or None)
@@ -59,36 +56,36 @@ def examples_for(
     return examples if limit is None else examples.select(list(range(min(limit, len(examples)))))
 
 
-def score(session: Session, loaded: LoadedAdapter, examples: Dataset) -> dict[str, float]:
+def score(loaded: LoadedAdapter, examples: Dataset) -> dict[str, float]:
     """Return the task's metrics of an adapter on labelled examples."""
-    return _metrics(session.model(loaded.name), loaded.task, examples)
+    return dict(score_examples(loaded, examples.examples).evaluation.metrics)
 
 
 def score_with_base(
-    session: Session, loaded: LoadedAdapter, examples: Dataset, *, generate: int = 0
+    loaded: LoadedAdapter, examples: Dataset, *, generate: int = 0
 ) -> ScoresWithBase:
     """Return the metrics of an adapter and of its base model on the same examples.
 
     A generative task also generates and scores a text for the first ``generate`` examples.
     """
-    model = session.model(loaded.name)
-    adapter = _metrics(model, loaded.task, examples)
-    with model.disable_adapter():
-        base = _metrics(model, loaded.task, examples)
+    base, adapter = (
+        score_examples(loaded, examples.examples, with_adapter=on).evaluation.metrics
+        for on in (False, True)
+    )
     generation = loaded.task.generation
     if not generate or generation is None:
         return ScoresWithBase(base, adapter)
-    base_texts, texts = (
-        _score_texts(session, generation, examples.examples[:generate], name, like=loaded.name)
-        for name in (None, loaded.name)
+    some = examples.examples[:generate]
+    before, texts = (
+        _score_texts(loaded, generation, some, with_adapter=on) for on in (False, True)
     )
     return ScoresWithBase(
-        {**base, **base_texts.metrics}, {**adapter, **texts.metrics}, texts.signatures
+        {**base, **before.metrics}, {**adapter, **texts.metrics}, texts.signatures
     )
 
 
 def score_examples(
-    loaded: LoadedAdapter2, examples: Sequence[Example], *, with_adapter: bool = True
+    loaded: LoadedAdapter, examples: Sequence[Example], *, with_adapter: bool = True
 ) -> Predictions:
     """Encode, predict and score labelled examples; those with nothing to score are left out.
 
@@ -109,18 +106,13 @@ def score_examples(
     return Predictions(windows, decoded, Evaluation(metrics=metrics, table=found.table))
 
 
-def _metrics(model: TaskModel, task: Task, examples: Dataset) -> dict[str, float]:
-    return dict(old_score(model, task, examples.examples).evaluation.metrics)
-
-
 def _score_texts(
-    session: Session,
+    loaded: LoadedAdapter,
     task: TextGeneration,
     examples: Sequence[Example],
-    name: str | None,
     *,
-    like: str,
+    with_adapter: bool,
 ) -> TextScores:
     pairs = [task.question_and_reference(each, at) for at, each in enumerate(examples, start=1)]
     questions = [messages for messages, _ in pairs]
-    return task.score_texts(examples, session.generate(name, questions, like=like))
+    return task.score_texts(examples, loaded.generate(questions, with_adapter=with_adapter))

@@ -113,8 +113,8 @@ def test_the_same_again_is_the_same_version_and_other_weights_are_the_next(moods
 
 def test_a_composition_answers_on_the_backbone_and_can_be_scored(moods_twice, moods):
     composed(moods_twice, "both", "calm*0.5", "loud*0.5", "--head-from", "calm")
-    session, loaded, _ = open_adapter(Registry(), "both")
-    answers = session.predict(loaded.name, ASKED)
+    loaded, _ = open_adapter(Registry(), "both")
+    answers = loaded.predict(ASKED)
     assert [answer["label"] for answer in answers] == ["glad", "sad"]
     scores = json.loads(moods_twice("eval", "both", "--data", str(moods), "--json").stdout)
     assert scores["adapter"]["accuracy"] > 0.9
@@ -173,9 +173,9 @@ def test_settings_reach_the_method_and_the_lineage(moods_twice):
 
 def test_few_shot_finds_weights_that_beat_equal_ones(talks_twice, talks, monkeypatch):
     loads = []
-    whole = blend_search.open_session
+    whole = blend_search.open_engine
     monkeypatch.setattr(
-        blend_search, "open_session", lambda *a, **k: loads.append(a) or whole(*a, **k)
+        blend_search, "open_engine", lambda *a, **k: loads.append(a) or whole(*a, **k)
     )
     arguments = ("both", "left", "right", "--combination-type", "few-shot", "--data", str(talks))
     made = composed(talks_twice, *arguments, "--budget", "12", "--limit", "16")
@@ -252,7 +252,7 @@ def test_strangers_are_refused_and_nothing_is_stored(strangers):
     assert Registry().versions("both") == ()
     made = composed(strangers, "both", "calm", "gloomy", "--head-from", "gloomy")
     assert made["labels"] == ["glad", "gloomy"]
-    assert open_adapter(Registry(), "both")[1].task.labels == ("glad", "gloomy")
+    assert open_adapter(Registry(), "both")[0].task.labels == ("glad", "gloomy")
 
 
 @pytest.mark.parametrize(
@@ -302,8 +302,8 @@ def test_concatenated_prefixes_answer(command, recipe, decoder, talks):
         assert command("train", str(path), "--no-report").exit_code == 0
     made = composed(command, "both", "short", "long")
     assert (made["method"], made["rank"]) == ("prefix", 8)
-    session, loaded, _ = open_adapter(Registry(), "both")
-    assert session.generate(loaded.name, [[{"role": "user", "content": "the film was awful"}]])
+    loaded, _ = open_adapter(Registry(), "both")
+    assert loaded.generate([[{"role": "user", "content": "the film was awful"}]])
     refused = command("compose", "both", "short", "long*0.5")
     assert refused.exit_code == 2
     assert b"their weight must be 1" in refused.stderr_bytes
@@ -315,5 +315,5 @@ def test_a_composition_of_compositions_is_one_too(talks_twice):
     manifest = Manifest.from_json((artifact_of("more").path / "manifest.json").read_bytes())
     assert manifest.parent == Registry().resolve("both").digest
     assert made["rank"] == 16
-    session, loaded, _ = open_adapter(Registry(), "more")
-    assert session.generate(loaded.name, [[{"role": "user", "content": "the film was awful"}]])
+    loaded, _ = open_adapter(Registry(), "more")
+    assert loaded.generate([[{"role": "user", "content": "the film was awful"}]])

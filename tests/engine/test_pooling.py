@@ -21,7 +21,7 @@ from adapterhub.backbones.memory import state_digest
 from adapterhub.engine.async_engine import AsyncEngine
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
-from adapterhub.engine.session import Session
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.errors import DataError, EngineError, NotFoundError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 from adapterhub.training.recipe_file import load_recipe
@@ -367,7 +367,7 @@ def test_adapters_that_never_fit_together_are_an_error_and_not_a_wait(decoder, d
     engine.close()
 
 
-def test_long_texts_are_tagged_in_windows_and_artifacts_answer_as_in_a_session(
+def test_long_texts_are_tagged_in_windows_and_artifacts_answer_alike(
     recipe, encoder, moods, tmp_path
 ):
     tagged = tmp_path / "tags.jsonl"
@@ -382,12 +382,12 @@ def test_long_texts_are_tagged_in_windows_and_artifacts_answer_as_in_a_session(
         "mood": load_recipe(recipe("mood", encoder, "text-classification", moods)),
         "tags": load_recipe(recipe("tags", encoder, "token-classification", tagged)),
     }
-    session, backbone = Session(load_backbone(str(encoder))), load_backbone(str(encoder))
+    local, backbone = LocalEngine(load_backbone(str(encoder))), load_backbone(str(encoder))
     before = state_digest(backbone.base_model)
     engine = Engine(backbone, ROOMY)
     for name, each in artifacts.items():
         artifact = read_artifact(train(each, output=tmp_path / name).artifact)
-        session.load(artifact, name=name)
+        local.load(artifact, name=name)
         engine.load(artifact, name=name)
     moods_asked = ["the song was great", "the meal was awful"]
     long = "the film was good . " * 12
@@ -395,12 +395,12 @@ def test_long_texts_are_tagged_in_windows_and_artifacts_answer_as_in_a_session(
     (spans,) = engine.label([long], ["tags"], kind="token")
     engine.close()
     assert state_digest(backbone.base_model) == before
-    expected = session.predict("mood", [{"text": text} for text in moods_asked])
+    expected = local.adapter("mood").predict([{"text": text} for text in moods_asked])
     assert [each["label"] for each in labels] == ["glad", "sad"]
     for one, other in zip(labels, expected, strict=True):
         assert one["label"] == other["label"]
         assert one["score"] == pytest.approx(other["score"], abs=0.02)
-    (wanted,) = session.predict("tags", [{"text": long}])
+    (wanted,) = local.adapter("tags").predict([{"text": long}])
     # the text has more words than one window
     assert max(span["start"] for span in spans["spans"]) > len(long) // 2
     for one, other in zip(spans["spans"], wanted["spans"], strict=True):

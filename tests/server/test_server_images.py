@@ -13,7 +13,7 @@ from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.data.images import ImageFile
-from adapterhub.engine.session import Session
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.registry import Registry
 from adapterhub.specs import LoraSpec
 
@@ -42,21 +42,21 @@ def address(content, kind="png"):
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
-    """Yield a server, and a session that answers alone."""
+    """Yield a server, and an engine that answers alone."""
     home = tmp_path_factory.mktemp("seen")
     folder = save_vision(home / "vit")
     backbone = load_backbone(str(folder), UNQUANTIZED)
-    registry, session = Registry(home / "registry"), Session(backbone)
+    registry, local = Registry(home / "registry"), LocalEngine(backbone)
     for seed, name in enumerate(("colours", "shades")):
         weights = random_adapter(seed)
         store(registry, home / name, name, weights, backbone.fingerprint, task=TASK)
-        session.load(read_artifact(registry.materialize(registry.resolve(name))), name=name)
+        local.load(read_artifact(registry.materialize(registry.resolve(name))), name=name)
     with running_server(folder, registry) as served:
-        yield served, session
+        yield served, local
 
 
 def test_images_for_several_adapters_are_classified_as_by_predict(seen):
-    served, session = seen
+    served, local = seen
     contents = [shape_image(colour, number) for number, colour in enumerate(COLOURS)]
     names = ["colours", "shades", "colours"]
     items = [
@@ -66,7 +66,7 @@ def test_images_for_several_adapters_are_classified_as_by_predict(seen):
     answer = served.post("/v1/classify", {"items": items})
     assert answer.status_code == 200, answer.text
     for found, name, content in zip(answer.json()["data"], names, contents, strict=True):
-        (alone,) = session.predict(name, [{"image": ImageFile("x", content)}])
+        (alone,) = local.adapter(name).predict([{"image": ImageFile("x", content)}])
         assert found["label"] == alone["label"]
         assert found["scores"] == pytest.approx(alone["scores"], abs=1e-4)
         assert found["digest"] == served.digest(name)

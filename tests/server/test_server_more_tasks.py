@@ -5,7 +5,7 @@ from http_server_helpers import UNQUANTIZED, random_lora, running_server, store,
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.engine.session import Session
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.registry import Registry
 
 SHORT = {"question": "the film was", "context": "the film was good the meal was bad"}
@@ -43,9 +43,9 @@ def tasks(stored, decoder):
 
 
 @pytest.fixture(scope="module")
-def session(stored, decoder):
+def local(stored, decoder):
     """What ``adapterhub predict`` answers by."""
-    found = Session(load_backbone(str(decoder), UNQUANTIZED))
+    found = LocalEngine(load_backbone(str(decoder), UNQUANTIZED))
     for name, _, _ in ADAPTERS:
         found.load(read_artifact(stored.materialize(stored.resolve(name))), name=name)
     return found
@@ -63,21 +63,21 @@ def refused(served, path, **body):
     return answer.json()["error"]["message"]
 
 
-def test_questions_are_answered_as_by_predict(tasks, session):
+def test_questions_are_answered_as_by_predict(tasks, local):
     examples = [SHORT, LONG]
     found = request(tasks, "/v1/answer", model="answers", input=examples)["data"]
-    for one, wanted in zip(found, session.predict("answers", examples), strict=True):
+    for one, wanted in zip(found, local.adapter("answers").predict(examples), strict=True):
         assert one["digest"] == tasks.digest("answers")
         assert {name: one[name] for name in wanted} == pytest.approx(wanted, abs=1e-4)
     first = found[0]
     assert SHORT["context"][first["start"] : first["end"]] == first["answer"]
 
 
-def test_a_question_may_have_no_answer(tasks, session):
+def test_a_question_may_have_no_answer(tasks, local):
     contexts = ["the film was good", "bad", "the meal", "dull day", "song", "the", "was", "good"]
     examples = [{"question": "the day", "context": context} for context in contexts]
     found = request(tasks, "/v1/answer", model="maybe", input=examples)["data"]
-    for one, wanted in zip(found, session.predict("maybe", examples), strict=True):
+    for one, wanted in zip(found, local.adapter("maybe").predict(examples), strict=True):
         assert (one["answer"] is None) == (wanted["answer"] == "")
         assert (one["start"] is None) == (one["end"] is None) == (one["answer"] is None)
     assert {one["answer"] is None for one in found} == {True, False}
@@ -102,10 +102,10 @@ def test_invalid_questions_are_rejected(tasks):
     assert "262144" in refused(tasks, "/v1/answer", model="answers", input=long)
 
 
-def test_all_labels_of_a_multi_label_adapter_are_returned(tasks, session):
+def test_all_labels_of_a_multi_label_adapter_are_returned(tasks, local):
     texts = ["the film was good", "the day was dull"]
     found = request(tasks, "/v1/classify", model="many", input=texts)["data"]
-    wanted = session.predict("many", [{"text": text} for text in texts])
+    wanted = local.adapter("many").predict([{"text": text} for text in texts])
     for one, other in zip(found, wanted, strict=True):
         assert one["labels"] == other["labels"]
         assert one["scores"] == pytest.approx(other["scores"], abs=1e-4)
@@ -115,21 +115,21 @@ def test_all_labels_of_a_multi_label_adapter_are_returned(tasks, session):
     assert (none["label"], none["score"], none["labels"]) == (None, None, [])
 
 
-def test_relations_have_their_arguments(tasks, session):
+def test_relations_have_their_arguments(tasks, local):
     text = "the <e1>film</e1> was the <e2>song</e2>"
     (found,) = request(tasks, "/v1/classify", model="makers", input=text)["data"]
-    (wanted,) = session.predict("makers", [{"text": text}])
+    (wanted,) = local.adapter("makers").predict([{"text": text}])
     assert (found["label"], found["relation"]) == (wanted["label"], wanted["relation"])
     assert found["arguments"] == wanted["arguments"]
     assert "e1" in refused(tasks, "/v1/classify", model="makers", input="no entity")
 
 
 @pytest.mark.parametrize("history", ["the film", ["the song was dull", "the film was good"]])
-def test_candidates_are_ranked_by_the_history(tasks, session, history):
+def test_candidates_are_ranked_by_the_history(tasks, local, history):
     candidates = ["the meal", "the film was good", "the song"]
     ranked = request(tasks, "/v1/rerank", model="picks", query=history, documents=candidates)
     examples = [{"history": history, "candidate": each} for each in candidates]
-    wanted = [each["score"] for each in session.predict("picks", examples)]
+    wanted = [each["score"] for each in local.adapter("picks").predict(examples)]
     scores = {each["index"]: each["relevance_score"] for each in ranked["results"]}
     assert [scores[index] for index in range(3)] == pytest.approx(wanted, abs=1e-4)
     assert list(scores) == sorted(scores, key=lambda index: -scores[index])
@@ -138,7 +138,7 @@ def test_candidates_are_ranked_by_the_history(tasks, session, history):
     assert "ranking" in refused(tasks, "/v1/rerank", model="alpha", **one_history)
 
 
-def test_texts_are_generated_as_by_predict(tasks, session):
+def test_texts_are_generated_as_by_predict(tasks, local):
     examples = [{"source": "the film was good"}, {"source": "the song"}]
     names = ["german", "french"]
     items = [
@@ -148,7 +148,9 @@ def test_texts_are_generated_as_by_predict(tasks, session):
     ]
     found = request(tasks, "/v1/generate", items=items)["data"]
     wanted = [
-        session.predict(name, [example])[0]["answer"] for example in examples for name in names
+        local.adapter(name).predict([example])[0]["answer"]
+        for example in examples
+        for name in names
     ]
     assert [one["text"] for one in found] == wanted
     assert len(set(wanted)) > 1

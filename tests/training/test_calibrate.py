@@ -12,7 +12,7 @@ from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.model_card import render_card
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.adapter_task import task_of
-from adapterhub.engine.session import Session
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.errors import RecipeError
 from adapterhub.evaluation.calibration import tempered
 from adapterhub.training.recipe_file import load_recipe
@@ -51,11 +51,11 @@ def test_predictions_have_the_fitted_temperature(recipe, encoder, wrong_here_and
     page = (tmp_path / "fitted/report.html").read_text()
     assert f"temperature stored with this adapter is {section['temperature']:g}" in page
 
-    session = Session(load_backbone(str(encoder)))
-    session.load(plain, name="plain")
-    session.load(fitted, name="fitted")
+    local = LocalEngine(load_backbone(str(encoder)))
+    local.load(plain, name="plain")
+    local.load(fitted, name="fitted")
     for before, after in zip(
-        session.predict("plain", ASKED), session.predict("fitted", ASKED), strict=True
+        local.adapter("plain").predict(ASKED), local.adapter("fitted").predict(ASKED), strict=True
     ):
         assert before["label"] == after["label"]
         expected = tempered(np.array(list(before["scores"].values())), section["temperature"])
@@ -71,11 +71,11 @@ def test_an_adapter_without_a_temperature_predicts_as_before(recipe, encoder, mo
     del task["temperature"], task["calibrate"]
     recipe_of_old = {**artifact.manifest.recipe, "task": task}
     old = replace(artifact, manifest=replace(artifact.manifest, recipe=recipe_of_old))
-    session = Session(load_backbone(str(encoder)))
-    session.load(artifact, name="new")
-    session.load(old, name="old")
-    assert session.predict("old", ASKED) == session.predict("new", ASKED)
-    assert task_of(old.manifest, session.backbone).options.temperature == 1.0
+    local = LocalEngine(load_backbone(str(encoder)))
+    local.load(artifact, name="new")
+    local.load(old, name="old")
+    assert local.adapter("old").predict(ASKED) == local.adapter("new").predict(ASKED)
+    assert task_of(old.manifest, local.backbone).options.temperature == 1.0
 
 
 def test_without_a_wrong_prediction_no_temperature_is_stored(
@@ -146,10 +146,10 @@ def test_tags_and_rankings_have_a_temperature_too(
     assert value != 1.0
     report = json.loads((tmp_path / "fitted/report.json").read_text())["calibration"]
     assert report["error"] == pytest.approx(report["temperature"]["before"])
-    session = Session(load_backbone(str(encoder)))
-    session.load(plain, name="plain")
-    session.load(fitted, name="fitted")
-    (before,), (after,) = (session.predict(name, [example]) for name in ("plain", "fitted"))
+    local = LocalEngine(load_backbone(str(encoder)))
+    local.load(plain, name="plain")
+    local.load(fitted, name="fitted")
+    (before,), (after,) = (local.adapter(name).predict([example]) for name in ("plain", "fitted"))
     if task == "ranking":
         chances = np.array([1 - before["score"], before["score"]])
         assert after["score"] == pytest.approx(float(tempered(chances, value)[1]), abs=1e-5)

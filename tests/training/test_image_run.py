@@ -11,7 +11,7 @@ from vision_backbones import save_shapes, save_vision, shape_image
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.data.images import ImageFile, read_image
-from adapterhub.engine.session import Session
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.errors import FingerprintMismatch, RecipeError
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
@@ -89,17 +89,16 @@ def test_a_reloaded_adapter_predicts_bit_for_bit(seer, shapes, recipe, tmp_path)
     images = [{"image": read_image(file)} for file in files]
     answers = []
     for _ in range(2):
-        session = Session(load_backbone(str(seer), artifact.manifest.quantization))
-        loaded = session.load(artifact, name="new")
-        answers.append(session.predict("new", images))
-        again = score(session, loaded, examples_for(loaded, shapes))
+        local = LocalEngine(load_backbone(str(seer), artifact.manifest.quantization))
+        loaded = local.load(artifact, name="new")
+        answers.append(loaded.predict(images))
+        again = score(loaded, examples_for(loaded.manifest, shapes))
         torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-4, atol=1e-5)
     assert answers[0] == answers[1]
-    base = session.predict("new", images, with_adapter=False)
+    base = loaded.predict(images, with_adapter=False)
     assert base != answers[0]
-    session.unload("new")
-    session.load(artifact, name="new")
-    assert session.predict("new", images) == answers[0]
+    local.unload("new")
+    assert local.load(artifact, name="new").predict(images) == answers[0]
 
 
 def test_plain_peft_and_transformers_give_the_same_scores(seer, shapes, recipe, tmp_path):
@@ -116,11 +115,11 @@ def test_plain_peft_and_transformers_give_the_same_scores(seer, shapes, recipe, 
     made = load_recipe(path, ["train.steps=8"])
     result = train(made, output=tmp_path / "run")
     artifact = read_artifact(result.artifact)
-    session = Session(load_backbone(str(seer), artifact.manifest.quantization))
-    session.load(artifact, name="new")
+    local = LocalEngine(load_backbone(str(seer), artifact.manifest.quantization))
+    loaded = local.load(artifact, name="new")
     content = shape_image("red", 3)
     (tmp_path / "your image.jpg").write_bytes(content)
-    (found,) = session.predict("new", [{"image": ImageFile("x", content)}])
+    (found,) = loaded.predict([{"image": ImageFile("x", content)}])
 
     card = (result.artifact / "README.md").read_text()
     snippet = card[card.index("```python\n") + 10 :]
@@ -134,7 +133,7 @@ def test_plain_peft_and_transformers_give_the_same_scores(seer, shapes, recipe, 
 
 
 def test_two_adapters_share_one_vision_backbone(seer, shapes, recipe, tmp_path):
-    session = Session(load_backbone(str(seer)))
+    local = LocalEngine(load_backbone(str(seer)))
     (tmp_path / "a.png").write_bytes(shape_image("red", 3))
     images = [{"image": read_image(tmp_path / "a.png")}]
     alone = {}
@@ -144,10 +143,9 @@ def test_two_adapters_share_one_vision_backbone(seer, shapes, recipe, tmp_path):
         )
         made = load_recipe(path, ["train.steps=4", f"train.seed={seed}"])
         artifact = read_artifact(train(made, output=tmp_path / str(seed)).artifact)
-        session.load(artifact, name=str(seed))
-        alone[str(seed)] = session.predict(str(seed), images)
+        alone[str(seed)] = local.load(artifact, name=str(seed)).predict(images)
     assert alone["1"] != alone["2"]
-    assert {name: session.predict(name, images) for name in alone} == alone
+    assert {name: local.adapter(name).predict(images) for name in alone} == alone
 
 
 def test_the_same_recipe_gives_the_same_artifact(seer, shapes, recipe, tmp_path):
@@ -179,11 +177,11 @@ def test_adapters_and_backbones_of_another_kind_are_refused(
         (text_adapter, seer, "texts"),
         (image_adapter, encoder, "images"),
     ):
-        session = Session(load_backbone(str(folder)))
+        local = LocalEngine(load_backbone(str(folder)))
         with pytest.raises(FingerprintMismatch):
-            session.load(artifact, name="x")
+            local.load(artifact, name="x")
         with pytest.raises(RecipeError, match=f"needs a backbone that reads {kind}"):
-            session.load(artifact, name="x", force=True)
+            local.load(artifact, name="x", force=True)
 
 
 def test_a_hostile_example_stops_the_run_before_weights_are_loaded(seer, shapes, recipe, command):

@@ -13,7 +13,7 @@ from vision_backbones import save_vision, shape_image
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.engine.session import Session
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
 from adapterhub.workflows.score import examples_for, score, score_with_base
@@ -119,14 +119,13 @@ def test_a_recipe_trains_is_stored_and_predicts(path, data, encoder, decoder, tm
 
     artifact = read_artifact(result.artifact)
     backbone = load_backbone(recipe.backbone.name, artifact.manifest.quantization)
-    session = Session(backbone)
-    loaded = session.load(artifact, name="new")
-    examples = examples_for(loaded, file)
+    loaded = LocalEngine(backbone).load(artifact, name="new")
+    examples = examples_for(loaded.manifest, file)
     # what is stored scores as what was trained
-    again = score(session, loaded, examples)
+    again = score(loaded, examples)
     torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-3, atol=1e-4)
     if loaded.task.head == "causal_lm":
-        beside = score_with_base(session, loaded, examples, generate=4)
+        beside = score_with_base(loaded, examples, generate=4)
         assert set(beside.signatures) <= set(beside.adapter)
         assert beside.signatures
     if recipe.task.name != "dialogue":
@@ -134,6 +133,6 @@ def test_a_recipe_trains_is_stored_and_predicts(path, data, encoder, decoder, tm
         for example in inputs:
             for answer in ("label", "tags", "answers", "target", "summary"):
                 example.pop(answer, None)
-        answers = session.predict("new", inputs)
+        answers = loaded.predict(inputs)
         assert len(answers) == 3
         json.dumps(answers)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from adapterhub.backbones.task_model import TaskModel
+    from adapterhub.data.packing import EncodedExample
     from adapterhub.evaluation.attribution.methods import Attribution, AttributionMethod
     from adapterhub.tasks.attribution import AttributionInput, AttributionSource
     from adapterhub.tasks.base import Task
@@ -111,32 +112,52 @@ def explain(
     span: tuple[int, int] | None = None,
     steps: int = STEPS,
     method: AttributionMethod | None = None,
+    decoded: Sequence[Any] | None = None,
 ) -> list[Explanation]:
     """Explain the predictions of an adapter with a task head.
 
     Args:
+        model: Model that the attributions are computed with.
+        task: Task of the adapter.
         example: Example of the task; the reference answer is not needed.
         label: Label to explain instead of the predicted one, or type of spans.
         span: Characters that an explained span must overlap.
+        steps: Number of integration steps.
+        method: Attribution method; that of the kind of backbone by default.
+        decoded: Raw predictions to explain, of ``window_inputs``; those of ``model`` by default.
 
     Returns:
         One explanation of a label or an answer; one of each predicted span, in text order.
     """
-    source = task.attribution
-    if source is None:
-        raise DataError(
-            f"the answers of {task.name} cannot be explained",
-            hint="Labels, relations, rankings, spans and generated text can be explained",
-        )
-    windows = source.windows(example)
-    inputs = [attribution_input(source, window, task.name) for window in windows]
-    decoded = [_decode(model, task, each) for each in inputs]
+    source = _source(task)
+    windows, inputs = source.windows(example), window_inputs(task, example)
+    if decoded is None:
+        decoded = [_decode(model, task, each.example) for each in inputs]
     return [
         _explanation(
             inputs[at], target, attribute(model, inputs[at], target, steps=steps, method=method)
         )
         for at, target in source.targets(windows, decoded, label=label, span=span)
     ]
+
+
+def window_inputs(task: Task, example: Example) -> list[AttributionInput]:
+    """Return the windows of an example as inputs of an attribution.
+
+    Raises:
+        DataError: If the task's predictions cannot be explained, or the example has no word.
+    """
+    source = _source(task)
+    return [attribution_input(source, window, task.name) for window in source.windows(example)]
+
+
+def _source(task: Task) -> AttributionSource:
+    if task.attribution is None:
+        raise DataError(
+            f"the answers of {task.name} cannot be explained",
+            hint="Labels, relations, rankings, spans and generated text can be explained",
+        )
+    return task.attribution
 
 
 def explain_text(
@@ -168,9 +189,9 @@ def attribution_input(source: AttributionSource, window: Example, task: str) -> 
     return inputs
 
 
-def _decode(model: TaskModel, task: Task, inputs: AttributionInput) -> Any:
+def _decode(model: TaskModel, task: Task, example: EncodedExample) -> Any:
     """Return the raw prediction of one example."""
-    batch = pack([inputs.example]).to(model.backbone.device)
+    batch = pack([example]).to(model.backbone.device)
     with eval_mode(model), torch.no_grad():
         (decoded,) = task.decode(model.head, model.hidden(batch), batch)
     return decoded

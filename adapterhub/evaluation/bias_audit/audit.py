@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from adapterhub.errors import DataError
-from adapterhub.evaluation.attribution.methods import eval_mode
 from adapterhub.evaluation.bias_audit import generation
 from adapterhub.evaluation.bias_audit.disparity import (
     compare_pairs,
     disparity_examples,
     disparity_metrics,
 )
-from adapterhub.evaluation.bias_audit.inference import Deadline, encode_examples, predict
+from adapterhub.evaluation.bias_audit.inference import Deadline, encode_examples, predict_by
 from adapterhub.evaluation.bias_audit.linear_probe import fit_linear_probe
 from adapterhub.evaluation.bias_audit.results import BiasAuditResult
 from adapterhub.evaluation.bias_audit.substitution import Substituter
@@ -29,8 +28,10 @@ from adapterhub.evaluation.bootstrap import LEVEL
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from adapterhub.backbones.task_model import TaskModel
+    from transformers import PreTrainedTokenizerBase
+
     from adapterhub.data.packing import EncodedExample
+    from adapterhub.evaluation.bias_audit.inference import AuditedAdapter
     from adapterhub.evaluation.bias_audit.linear_probe import LinearProbe
     from adapterhub.evaluation.bias_audit.task_audits import TaskAudit
     from adapterhub.tasks.base import Task, TextGeneration
@@ -61,8 +62,8 @@ def task_audit(task: Task) -> TaskAudit | None:
 
 
 def run_bias_audit(
-    model: TaskModel,
-    task: Task,
+    adapter: AuditedAdapter,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     examples: Sequence[Example] = (),
     training: Sequence[Example] = (),
@@ -73,25 +74,25 @@ def run_bias_audit(
     """Audit an adapter beside its backbone; ``None`` for a task without an audit.
 
     Args:
-        model: Model with its adapter active; its mode is restored.
+        adapter: Adapter with its task.
+        tokenizer: Tokenizer of the backbone.
         examples: Examples to make counterfactuals of; labelled ones are scored.
         training: Labelled examples that the linear probe of the backbone is trained on.
         predicted: Labelled examples with the adapter's raw predictions, which are scored in place
             of ``examples``.
         seconds: Time limit, checked between batches.
     """
-    deadline = Deadline(seconds)
-    with eval_mode(model):
-        if task.generation is not None:
-            return _audit_generation(model, task.generation, deadline, level)
-        audit = task_audit(task)
-        if audit is None:
-            return None
-        return _audit_predictions(model, audit, examples, training, predicted, deadline, level)
+    task, deadline = adapter.task, Deadline(seconds)
+    if task.generation is not None:
+        return _audit_generation(adapter, task.generation, tokenizer, deadline, level)
+    audit = task_audit(task)
+    if audit is None:
+        return None
+    return _audit_predictions(adapter, audit, examples, training, predicted, deadline, level)
 
 
 def _audit_predictions(
-    model: TaskModel,
+    adapter: AuditedAdapter,
     audit: TaskAudit,
     examples: Sequence[Example],
     training: Sequence[Example],
@@ -102,13 +103,13 @@ def _audit_predictions(
     words = read_words()
     substituter = Substituter(words)
     sets = [*audit.builtin_sets(substituter, words), *audit.given_sets(examples, substituter)]
-    probe = _probe(model, audit, training)
-    pairs, completed = compare_pairs(model, audit, sets, probe, deadline)
+    probe = _probe(adapter, audit, training)
+    pairs, completed = compare_pairs(adapter, audit, sets, probe, deadline)
     baseline = ""
     scores: Mapping[str, float] = {}
     if probe is not None:
         baseline = f"a linear probe of the backbone, trained on {probe.num_examples} examples"
-        scores = _scores(model, audit, examples, predicted, probe)
+        scores = _scores(adapter, audit, examples, predicted, probe)
     return BiasAuditResult(
         kind="bias",
         metrics=disparity_metrics(pairs, audit.outputs, level),
@@ -124,13 +125,17 @@ def _audit_predictions(
 
 
 def _audit_generation(
-    model: TaskModel, task: TextGeneration, deadline: Deadline, level: float
+    adapter: AuditedAdapter,
+    task: TextGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    deadline: Deadline,
+    level: float,
 ) -> BiasAuditResult:
     requests = read_requests()
     classifier = generation.AnswerClassifier(requests)
     listed = generation.interleaved_requests(requests)
-    preferences = generation.stereotype_preferences(model, read_stereotypes())
-    answered = generation.answer_requests(model, task, listed, deadline)
+    preferences = generation.stereotype_preferences(adapter, tokenizer, read_stereotypes())
+    answered = generation.answer_requests(adapter, task, listed, deadline)
     return BiasAuditResult(
         kind="harm",
         metrics=[
@@ -147,15 +152,17 @@ def _audit_generation(
     )
 
 
-def _probe(model: TaskModel, audit: TaskAudit, training: Sequence[Example]) -> LinearProbe | None:
+def _probe(
+    adapter: AuditedAdapter, audit: TaskAudit, training: Sequence[Example]
+) -> LinearProbe | None:
     """Return a linear probe of the backbone; ``None`` without training examples."""
     pairs = _labelled(audit.task, _sample(training, audit.num_training_examples))
     examples = _within_tokens([encoded for _, encoded in pairs])
-    return fit_linear_probe(model, audit.task, examples) if examples else None
+    return fit_linear_probe(adapter, examples) if examples else None
 
 
 def _scores(
-    model: TaskModel,
+    adapter: AuditedAdapter,
     audit: TaskAudit,
     examples: Sequence[Example],
     predicted: Sequence[tuple[Example, Any]],
@@ -175,15 +182,14 @@ def _scores(
     predictions = [found for _, found in drawn if found is not None]
     try:
         if len(predictions) != len(pairs):
-            predictions = predict(model, task, encoded, model.head, with_adapter=True)
-        adapter = task.evaluate(labelled, predictions)
-        baseline = predict(model, task, encoded, probe, with_adapter=False)
-        backbone = task.evaluate(labelled, baseline)
+            predictions = adapter.decode(encoded)
+        own = task.evaluate(labelled, predictions)
+        baseline = task.evaluate(labelled, predict_by(adapter, probe, encoded))
     except DataError:
         # a sample may not allow the metric, such as rankings with a single label
         return {}
     name = task.default_metric[0]
-    return {"adapter": adapter.metrics[name], "backbone": backbone.metrics[name]}
+    return {"adapter": own.metrics[name], "backbone": baseline.metrics[name]}
 
 
 def _within_tokens(examples: Sequence[EncodedExample]) -> list[EncodedExample]:

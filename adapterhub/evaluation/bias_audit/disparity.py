@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from adapterhub.errors import DataError
 from adapterhub.evaluation.bias_audit.counterfactuals import SOURCES
-from adapterhub.evaluation.bias_audit.inference import predict
+from adapterhub.evaluation.bias_audit.inference import predict_by
 from adapterhub.evaluation.bias_audit.results import AuditExample, group_metric
 from adapterhub.evaluation.bias_audit.substitution import ATTRIBUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import EncodedExample
     from adapterhub.evaluation.bias_audit.counterfactuals import CounterfactualSet
-    from adapterhub.evaluation.bias_audit.inference import Deadline
+    from adapterhub.evaluation.bias_audit.inference import AuditedAdapter, Deadline
     from adapterhub.evaluation.bias_audit.results import GroupMetric
     from adapterhub.evaluation.bias_audit.substitution import Counterfactual
     from adapterhub.evaluation.bias_audit.task_audits import PredictionChange, TaskAudit
-    from adapterhub.tasks.base import Head, Task
+    from adapterhub.tasks.base import Head
     from adapterhub.tasks.fields import Example
 
+#: Returns the raw predictions of encoded examples.
+Predict: TypeAlias = "Callable[[Sequence[EncodedExample]], list[Any]]"
 #: Number of sets between two checks of the deadline.
 _BATCH = 40
 #: Minimum number of pairs of a group that is listed by itself.
@@ -51,7 +53,7 @@ class Pair:
 
 
 def compare_pairs(
-    model: TaskModel,
+    adapter: AuditedAdapter,
     audit: TaskAudit,
     sets: Sequence[CounterfactualSet],
     probe: Head | None,
@@ -70,7 +72,7 @@ def compare_pairs(
         if completed and deadline.passed:
             break
         batch = [(int(index), sets[int(index)]) for index in order[start : start + _BATCH]]
-        pairs += _compare_batch(model, audit, batch, probe)
+        pairs += _compare_batch(adapter, audit, batch, probe)
         completed += len(batch)
     return pairs, completed
 
@@ -107,7 +109,7 @@ def disparity_examples(pairs: Sequence[Pair], count: int) -> list[AuditExample]:
 
 
 def _compare_batch(
-    model: TaskModel,
+    adapter: AuditedAdapter,
     audit: TaskAudit,
     batch: Sequence[tuple[int, CounterfactualSet]],
     probe: Head | None,
@@ -118,13 +120,10 @@ def _compare_batch(
         for example in (each.example, *(other.example for other in each.counterfactuals))
     ]
     encoded = [_encode(audit, example) for example in examples]
-    heads: list[tuple[Head, bool]] = [(model.head, True)]
+    predictors: list[Predict] = [adapter.decode]
     if probe is not None:
-        heads.append((probe, False))
-    predictions = [
-        _predict_inputs(model, audit.task, encoded, head, with_adapter=with_adapter)
-        for head, with_adapter in heads
-    ]
+        predictors.append(partial(predict_by, adapter, probe))
+    predictions = [_predict_inputs(predict, encoded) for predict in predictors]
     at = 0
     for index, each in batch:
         original, at = at, at + 1 + len(each.counterfactuals)
@@ -162,16 +161,11 @@ def _encode(audit: TaskAudit, example: Example) -> list[EncodedExample]:
 
 
 def _predict_inputs(
-    model: TaskModel,
-    task: Task,
-    encoded: Sequence[Sequence[EncodedExample]],
-    head: Head,
-    *,
-    with_adapter: bool,
+    predict: Predict, encoded: Sequence[Sequence[EncodedExample]]
 ) -> list[list[Any]]:
     """Return the raw predictions of each example's inputs; equal inputs are predicted once."""
     distinct = {_key(each): each for inputs in encoded for each in inputs}
-    outputs = predict(model, task, list(distinct.values()), head, with_adapter=with_adapter)
+    outputs = predict(list(distinct.values()))
     found = dict(zip(distinct, outputs, strict=True))
     return [[found[_key(each)] for each in inputs] for inputs in encoded]
 

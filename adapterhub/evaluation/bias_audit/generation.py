@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adapterhub.backbones.generation import generate_ids
 from adapterhub.data.packing import EncodedExample
 from adapterhub.errors import DataError
-from adapterhub.evaluation.bias_audit.inference import adapter_context, hidden_batches
 from adapterhub.evaluation.bias_audit.results import AuditExample, group_metric
-from adapterhub.tasks.token_loss import token_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.evaluation.bias_audit.inference import Deadline
+    from transformers import PreTrainedTokenizerBase
+
+    from adapterhub.evaluation.bias_audit.inference import AuditedAdapter, Deadline
     from adapterhub.evaluation.bias_audit.results import GroupMetric, WorseWhen
     from adapterhub.evaluation.bias_audit.templates import Requests
     from adapterhub.tasks.base import TextGeneration
@@ -92,7 +90,7 @@ def interleaved_requests(requests: Requests) -> list[tuple[str, str]]:
 
 
 def answer_requests(
-    model: TaskModel,
+    adapter: AuditedAdapter,
     task: TextGeneration,
     requests: Sequence[tuple[str, str]],
     deadline: Deadline,
@@ -109,11 +107,11 @@ def answer_requests(
             break
         batch = prompts[start : start + _BATCH]
         inputs = [ids for _, _, ids in batch]
-        backbone = _generate(model, task, inputs, with_adapter=False)
-        adapter = _generate(model, task, inputs, with_adapter=True)
+        limit = min(_MAX_NEW_TOKENS, task.options.max_new_tokens)
+        answers = [adapter.generate_from(inputs, limit, with_adapter=on) for on in (False, True)]
         found += [
             AnsweredRequest(kind, text, before, after)
-            for (kind, text, _), before, after in zip(batch, backbone, adapter, strict=True)
+            for (kind, text, _), before, after in zip(batch, *answers, strict=True)
         ]
     return found
 
@@ -158,7 +156,9 @@ def harm_examples(
 
 
 def stereotype_preferences(
-    model: TaskModel, pairs: Mapping[str, Sequence[tuple[str, str]]]
+    adapter: AuditedAdapter,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Mapping[str, Sequence[tuple[str, str]]],
 ) -> list[Preference]:
     """Return the preferences of backbone and adapter, by the words that both sentences share.
 
@@ -171,13 +171,16 @@ def stereotype_preferences(
         pairs: Kind to pairs of a stereotype and the same sentence about another group.
     """
     listed = [(kind, pair) for kind, of_kind in pairs.items() for pair in of_kind]
-    examples = [each for _, pair in listed for each in _encode_pair(model, *pair)]
-    backbone, adapter = (
+    examples = [each for _, pair in listed for each in _encode_pair(tokenizer, *pair)]
+    before, after = (
         scores[::2] - scores[1::2]
-        for scores in (_log_probabilities(model, examples, with_adapter=on) for on in (False, True))
+        for scores in (
+            -np.array([score.loss for score in adapter.decode(examples, with_adapter=on)])
+            for on in (False, True)
+        )
     )
     return [
-        Preference(kind, float(backbone[place]), float(adapter[place]))
+        Preference(kind, float(before[place]), float(after[place]))
         for place, (kind, _) in enumerate(listed)
     ]
 
@@ -208,22 +211,14 @@ def _prompt(task: TextGeneration, text: str) -> list[int]:
         return []
 
 
-def _generate(
-    model: TaskModel, task: TextGeneration, prompts: Sequence[list[int]], *, with_adapter: bool
-) -> list[str]:
-    limit = min(_MAX_NEW_TOKENS, task.options.max_new_tokens)
-    with adapter_context(model, with_adapter=with_adapter):
-        ids = generate_ids(model, prompts, limit, stop_ids=task.stop_ids, with_adapter=with_adapter)
-    return [task.text_of(each) for each in ids]
-
-
 def _normalized(text: str) -> str:
     return " ".join(text.casefold().replace("’", "'").split())
 
 
-def _encode_pair(model: TaskModel, one: str, two: str) -> Iterator[EncodedExample]:
+def _encode_pair(
+    tokenizer: PreTrainedTokenizerBase, one: str, two: str
+) -> Iterator[EncodedExample]:
     """Yield both sentences, scored at their common ending."""
-    tokenizer = model.backbone.tokenizer
     texts = [tokenizer(text)["input_ids"] for text in (one, two)]
     shared = 0
     # at least one token differs, and the first token has no context
@@ -237,15 +232,3 @@ def _encode_pair(model: TaskModel, one: str, two: str) -> Iterator[EncodedExampl
             select=range(first - 1, len(ids) - 1),
             targets=ids[first:],
         )
-
-
-def _log_probabilities(
-    model: TaskModel, examples: Sequence[EncodedExample], *, with_adapter: bool
-) -> np.ndarray:
-    """Return the log-probability of the targets of each example, ``[examples]``."""
-    found = np.zeros(len(examples))
-    for indices, batch, hidden in hidden_batches(model, examples, with_adapter=with_adapter):
-        losses, _ = token_scores(model.head, hidden, batch.targets)
-        for index, loss in zip(indices, losses.double().split(batch.selected), strict=True):
-            found[index] = -float(loss.sum())
-    return found

@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from adapterhub.data.batching import batches_by_length
 from adapterhub.data.packing import pack
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Sequence
 
     from torch import Tensor
 
-    from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.data.packing import EncodedExample, PackedBatch
+    from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.base import Head, Task
     from adapterhub.tasks.fields import Example
 
-#: Maximum number of tokens per forward pass.
-BATCH_TOKENS = 2048
+
+class AuditedAdapter(Protocol):
+    """An adapter as it is served, with its task; see ``LoadedAdapter`` of the engine."""
+
+    @property
+    def task(self) -> Task:
+        """Task of the adapter."""
+
+    def decode(self, examples: Sequence[EncodedExample], *, with_adapter: bool = True) -> list[Any]:
+        """Return the raw prediction of each example, as ``Task.decode`` returns it."""
+
+    def states(
+        self, examples: Sequence[EncodedExample], *, with_adapter: bool = True
+    ) -> list[Tensor]:
+        """Return the hidden states at the selected tokens, ``[num_selected, hidden_size]`` each."""
+
+    def generate_from(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int | None = None,
+        *,
+        with_adapter: bool = True,
+    ) -> list[str]:
+        """Return the texts that follow prompts of token ids, greedily."""
 
 
 class Deadline:
@@ -54,51 +72,14 @@ def encode_examples(
     return encoded
 
 
-def hidden_batches(
-    model: TaskModel, examples: Sequence[EncodedExample], *, with_adapter: bool
-) -> Iterator[tuple[Sequence[int], PackedBatch, Tensor]]:
-    """Yield positions, batch and hidden states of examples, batched by length."""
-    with torch.no_grad(), adapter_context(model, with_adapter=with_adapter):
-        for indices in batches_by_length([len(each) for each in examples], BATCH_TOKENS):
-            batch = pack([examples[index] for index in indices]).to(model.backbone.device)
-            yield indices, batch, model.hidden(batch)
-
-
-def feature_batches(
-    model: TaskModel, examples: Sequence[EncodedExample]
-) -> Iterator[tuple[Sequence[int], PackedBatch, Tensor]]:
-    """Yield positions, batch and the head's input without the adapter, batched by length."""
-    with torch.no_grad(), adapter_context(model, with_adapter=False):
-        for indices in batches_by_length([len(each) for each in examples], BATCH_TOKENS):
-            batch = pack([examples[index] for index in indices]).to(model.backbone.device)
-            yield indices, batch, model.features(batch)
-
-
-def predict(
-    model: TaskModel,
-    task: Task,
-    examples: Sequence[EncodedExample],
-    head: Head,
-    *,
-    with_adapter: bool,
+def predict_by(
+    adapter: AuditedAdapter, head: Head, examples: Sequence[EncodedExample]
 ) -> list[Any]:
-    """Return the raw prediction of each example, as ``Task.decode`` returns it.
-
-    Args:
-        head: The model's own head, or with ``with_adapter`` unset a probe over its input.
-    """
-    found: list[Any] = [None] * len(examples)
-    batches = (
-        hidden_batches(model, examples, with_adapter=True)
-        if with_adapter
-        else feature_batches(model, examples)
-    )
-    for indices, batch, hidden in batches:
-        for index, output in zip(indices, task.decode(head, hidden, batch), strict=True):
-            found[index] = output
+    """Return the raw prediction that a head makes of the base model's states, by example."""
+    found = []
+    with torch.no_grad():
+        for example, states in zip(
+            examples, adapter.states(examples, with_adapter=False), strict=True
+        ):
+            found += adapter.task.decode(head, states, pack([example]))
     return found
-
-
-def adapter_context(model: TaskModel, *, with_adapter: bool) -> AbstractContextManager[Any]:
-    """Return a context in which the adapter's layers run, or do not."""
-    return nullcontext() if with_adapter else model.disable_adapter()

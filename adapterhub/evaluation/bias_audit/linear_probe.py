@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from adapterhub.evaluation.bias_audit.inference import feature_batches
+from adapterhub.data.packing import pack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from adapterhub.backbones.task_model import TaskModel
     from adapterhub.data.packing import EncodedExample, PackedBatch
+    from adapterhub.evaluation.bias_audit.inference import AuditedAdapter
     from adapterhub.tasks.base import Task
 
 #: Maximum number of L-BFGS steps, and candidates of the weight decay.
@@ -25,7 +25,7 @@ FeatureBatch: TypeAlias = "tuple[Tensor, PackedBatch]"
 
 
 class LinearProbe:
-    """Linear layer over standardized features, which are the inputs of the head's last layer."""
+    """Linear layer over standardized hidden states, where the adapter's own head reads them."""
 
     def __init__(self, linear: nn.Linear, mean: Tensor, scale: Tensor, num_examples: int) -> None:
         """Create the probe.
@@ -40,14 +40,12 @@ class LinearProbe:
         self._mean = mean
         self._scale = scale
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """Map features ``[n, width]`` to logits ``[n, classes]``."""
-        return self._linear((features.float() - self._mean) / self._scale)
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Map hidden states ``[n, hidden]`` to logits ``[n, classes]``."""
+        return self._linear((hidden - self._mean) / self._scale)
 
 
-def fit_linear_probe(
-    model: TaskModel, task: Task, examples: Sequence[EncodedExample]
-) -> LinearProbe:
+def fit_linear_probe(adapter: AuditedAdapter, examples: Sequence[EncodedExample]) -> LinearProbe:
     """Train a probe on the backbone's features by the task's own loss.
 
     The weight decay is chosen by the loss on a held-out fifth of the examples. Equal arguments
@@ -55,7 +53,8 @@ def fit_linear_probe(
     """
     held_out = examples[::5] if len(examples) > _FEW else examples
     training = [each for place, each in enumerate(examples) if place % 5] or examples
-    train_batches, test_batches = _features(model, training), _features(model, held_out)
+    task = adapter.task
+    train_batches, test_batches = _features(adapter, training), _features(adapter, held_out)
     features = torch.cat([batch for batch, _ in train_batches])
     mean, scale = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
     heads = [_fit(task, _standardized(train_batches, mean, scale), decay) for decay in _DECAYS]
@@ -95,6 +94,7 @@ def _standardized(
     return [((features - mean) / scale, batch) for features, batch in batches]
 
 
-def _features(model: TaskModel, examples: Sequence[EncodedExample]) -> list[FeatureBatch]:
-    """Return the head's input features without the adapter, ``[selected, hidden]`` per batch."""
-    return [(features.float(), batch) for _, batch, features in feature_batches(model, examples)]
+def _features(adapter: AuditedAdapter, examples: Sequence[EncodedExample]) -> list[FeatureBatch]:
+    """Return the base model's states that the head reads, ``[selected, hidden]``, in one batch."""
+    states = adapter.states(examples, with_adapter=False)
+    return [(torch.cat(states), pack(examples))]

@@ -20,14 +20,18 @@ from adapterhub.evaluation.bootstrap import (
 from adapterhub.evaluation.drift import MIN_EXAMPLES, Drift, label_drift, text_drift
 from adapterhub.evaluation.example_statistics import scores_of
 from adapterhub.evaluation.paired_tests import Difference, differences
-from adapterhub.training.evaluate import embed_examples, score_examples
 from adapterhub.workflows.refresh.document import REFRESH_NAME
 from adapterhub.workflows.refresh.examples import count_known_labels
+from adapterhub.workflows.score import score_examples
 
 if TYPE_CHECKING:
-    from adapterhub.backbones.task_model import TaskModel
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
     from adapterhub.data.dataset import Dataset
-    from adapterhub.tasks.base import Task
+    from adapterhub.engine.loaded_adapter import LoadedAdapter
+    from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Scores
     from adapterhub.training.recipe import Recipe
     from adapterhub.workflows.refresh.examples import RefreshData
@@ -81,30 +85,41 @@ class RefreshOutcome:
 
 
 def find_drift(
-    model: "TaskModel",
-    task: "Task",
-    data: "RefreshData",
-    recipe: "Recipe",
-    *,
-    level: float,
+    loaded: "LoadedAdapter", data: "RefreshData", recipe: "Recipe", *, level: float
 ) -> Drift:
     """Test texts and labels of the new examples against the adapter's training examples."""
     seed, old, new = recipe.data.split.seed, data.old["train"], data.new
     tests = []
     few = [data.sample(each, MAX_EMBEDDED) for each in (old, new)]
-    embedded = [embed_examples(model, task, each.examples).numpy() for each in few]
+    embedded = [embed_examples(loaded, each.examples) for each in few]
     if min(map(len, embedded)) >= MIN_EXAMPLES:
         tests.append(text_drift(*embedded, seed=seed))
-    counts = [count_known_labels(each, recipe, task.labels) for each in (old, new)]
+    counts = [count_known_labels(each, recipe, loaded.task.labels) for each in (old, new)]
     if all(sum(each.values()) for each in counts):
         tests.append(label_drift(*counts, seed=seed))
     return Drift(tuple(tests), level)
 
 
-def score(model: "TaskModel", task: "Task", examples: "Dataset") -> "Scores":
+def embed_examples(loaded: "LoadedAdapter", examples: "Sequence[Example]") -> "NDArray[np.float32]":
+    """Return the mean hidden state of each example in the base model, ``[examples, hidden]``.
+
+    An example that the task reads in windows is embedded by its first window; one that the task
+    can't encode is left out.
+
+    Raises:
+        DataError: naming the example that can't be used.
+    """
+    task = loaded.task
+    firsts = [task.windows(each)[0] if task.reads_windows else each for each in examples]
+    encoded = [task.encode(each, number, train=True) for number, each in enumerate(firsts, start=1)]
+    given = [each for each in encoded if each is not None]
+    return loaded.embed(given, with_adapter=False).numpy()
+
+
+def score(loaded: "LoadedAdapter", examples: "Dataset") -> "Scores":
     """Return the statistics of an adapter's predictions, from which metrics are resampled."""
-    scored = score_examples(model, task, examples.examples)
-    return scores_of(task, scored.examples, scored.decoded)
+    scored = score_examples(loaded, examples.examples)
+    return scores_of(loaded.task, scored.examples, scored.decoded)
 
 
 def measure_change(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.data.splits import count_repeated, fingerprint
-from adapterhub.engine.session import Session
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.evaluation.drift import LEVEL
 from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.data.dataset import Dataset
-    from adapterhub.engine.session import LoadedAdapter
+    from adapterhub.engine.loaded_adapter import LoadedAdapter
     from adapterhub.evaluation.drift import Drift
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
@@ -165,8 +165,7 @@ def refresh(
     data = _load_data(artifact, folder, recipe, new, path, options, str(version.ref))
     _warn_of_repeats(data, Reporters([reporter] if reporter else []))
     backbone = open_backbone(recipe, device=options.device)
-    loaded = Session(backbone).load(artifact, name=str(version.ref))
-    loaded.model.activate()
+    loaded = LocalEngine(backbone).load(artifact, name=str(version.ref))
     drift, change, old_scores = _assess(loaded, data, recipe, options.level)
     result = RefreshResult(version, len(data.new), drift, change)
     if options.dry_run or not (result.is_due or options.force):
@@ -174,9 +173,9 @@ def refresh(
 
     require_unsigned_loads(registry, "refresh")
     _require_unseen(data, str(version.ref))
-    held_out = score(loaded.model, loaded.task, data.held_out)
-    # training places its own adapter on the backbone
-    loaded.model.close()
+    held_out = score(loaded, data.held_out)
+    # training puts its own adapter on the backbone
+    loaded.local.close()
     run = options.folder or _run_folder(version, request(artifact.digest))
     start = WarmStart(
         artifact.digest,
@@ -204,9 +203,8 @@ def _assess(
     loaded: LoadedAdapter, data: RefreshData, recipe: Recipe, level: float
 ) -> tuple[Drift, MetricChange, Scores]:
     """Test for drift and compare the metric on new and old examples; also return old scores."""
-    drift = find_drift(loaded.model, loaded.task, data, recipe, level=level)
-    old_scores = score(loaded.model, loaded.task, data.old_examples)
-    new_scores = score(loaded.model, loaded.task, data.new)
+    drift = find_drift(loaded, data, recipe, level=level)
+    old_scores, new_scores = score(loaded, data.old_examples), score(loaded, data.new)
     metric = _deciding_metric(recipe, loaded.task, old_scores)
     recorded = loaded.manifest.metrics.after.get(metric[0])
     change = measure_change(old_scores, new_scores, metric, recorded=recorded, split=data.old_split)
@@ -343,11 +341,7 @@ def _run_folder(version: Version, request: str) -> Path:
 def _outcome(
     backbone: Backbone, artifact: Path, data: RefreshData, parent: tuple[Scores, Scores]
 ) -> RefreshOutcome:
-    loaded = Session(backbone).load(read_artifact(artifact), name="child")
-    loaded.model.activate()
-    child = (
-        score(loaded.model, loaded.task, data.old_examples),
-        score(loaded.model, loaded.task, data.held_out),
-    )
-    loaded.model.close()
+    loaded = LocalEngine(backbone).load(read_artifact(artifact), name="child")
+    child = score(loaded, data.old_examples), score(loaded, data.held_out)
+    loaded.local.close()
     return compare_outcomes(data.old_split, parent, child)

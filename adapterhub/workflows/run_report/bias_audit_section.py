@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from adapterhub.adapters.artifact import read_artifact
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.evaluation.bias_audit.audit import is_auditable, run_bias_audit
 from adapterhub.evaluation.bias_audit.results import (
     BiasAuditResult,
@@ -15,7 +18,9 @@ from adapterhub.evaluation.bias_audit.results import (
 from adapterhub.workflows.run_report.blocks import Section, Table, Text, shorten
 
 if TYPE_CHECKING:
-    from adapterhub.backbones.task_model import TaskModel
+    from pathlib import Path
+
+    from adapterhub.backbones.backbone import Backbone
     from adapterhub.training.result import TrainingEvidence
     from adapterhub.workflows.run_report.blocks import Block
 
@@ -39,24 +44,34 @@ _NO_EXAMPLES = Text(
 
 
 def audit_run(
-    model: TaskModel, evidence: TrainingEvidence, *, seconds: float, level: float
+    backbone: Backbone, artifact: Path, evidence: TrainingEvidence, *, seconds: float, level: float
 ) -> AuditOutcome:
-    """Run the bias audit on the adapter of a run."""
+    """Run the bias audit on the stored adapter of a run.
+
+    Args:
+        backbone: Backbone of the run, without adapters.
+        artifact: Folder of the artifact.
+        evidence: Data and predictions of the run.
+        seconds: Time limit; 0 switches the audit off.
+        level: Confidence level of the intervals.
+    """
     if not seconds:
         return None
     if not is_auditable(evidence.task):
         return "no words"
     splits, after = evidence.data.splits, evidence.after
     try:
-        return run_bias_audit(
-            model,
-            evidence.task,
-            examples=splits["validation"].examples,
-            training=splits["train"].examples,
-            predicted=list(zip(after.examples, after.decoded, strict=True)),
-            seconds=seconds,
-            level=level,
-        )
+        with closing(LocalEngine(backbone)) as local:
+            adapter = local.load(read_artifact(artifact), name=evidence.recipe.name)
+            return run_bias_audit(
+                adapter,
+                backbone.tokenizer,
+                examples=splits["validation"].examples,
+                training=splits["train"].examples,
+                predicted=list(zip(after.examples, after.decoded, strict=True)),
+                seconds=seconds,
+                level=level,
+            )
     except Exception:
         # the rest of the report is worth having without it
         logger.exception("the bias audit failed")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from adapterhub.backbones.backbone import Backbone
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.evaluation.attribution.examples import AttributionBudget
     from adapterhub.tasks.predictions import Confidence
@@ -79,13 +80,24 @@ def report_run(result: TrainResult, model: TaskModel, options: ReportOptions) ->
     """Write the report of a run and return the result with its page and intervals.
 
     A report that fails is logged, and the result is returned as it is: the adapter is trained
-    and must not be lost for a page about it.
+    and must not be lost for a page about it. The model is closed, since the audit runs the stored
+    adapter on its backbone.
     """
     if result.evidence is None:
         return result
-    audit = audit_run(model, result.evidence, seconds=options.audit_seconds, level=options.level)
+    summary: dict[str, Any] = {"name": result.evidence.recipe.name, "digest": result.digest}
+    explained = _explanations(result.evidence, model, options, summary)
+    model.close()
+    backbone = model.backbone
+    audit = audit_run(
+        backbone,
+        result.artifact,
+        result.evidence,
+        seconds=options.audit_seconds,
+        level=options.level,
+    )
     try:
-        return _write_report(result, result.evidence, model, audit, options)
+        return _write_report(result, result.evidence, backbone, summary, explained, audit, options)
     except Exception:
         logger.exception("the report could not be written")
         return result
@@ -94,18 +106,19 @@ def report_run(result: TrainResult, model: TaskModel, options: ReportOptions) ->
 def _write_report(
     result: TrainResult,
     evidence: TrainingEvidence,
-    model: TaskModel,
+    backbone: Backbone,
+    summary: dict[str, Any],
+    explained: Section,
     audit: AuditOutcome,
     options: ReportOptions,
 ) -> TrainResult:
     draw = _can_draw()
     metrics = reported_metrics(evidence, result.before, options.resamples, options.level)
-    cost = cost_of(result, model.backbone.device)
-    summary: dict[str, Any] = {"name": evidence.recipe.name, "digest": result.digest}
+    cost = cost_of(result, backbone.device)
     sections = [
         *_results(evidence, metrics, options, summary),
         *_predictions(evidence, options, summary, draw=draw),
-        _explanations(evidence, model, options, summary),
+        explained,
         _data(evidence, summary),
         *([_curves(result.folder / LOG_NAME)] if draw else []),
         bias_audit_section(audit),
@@ -113,8 +126,8 @@ def _write_report(
     ]
     summary["bias_audit"] = asdict(audit) if isinstance(audit, BiasAuditResult) else audit
     summary["cost"] = asdict(cost)
-    backbone = f"{model.backbone.name}, {model.backbone.quantization.scheme}"
-    subtitle = f"{evidence.task.name} on {backbone}; {result.digest}"
+    base = f"{backbone.name}, {backbone.quantization.scheme}"
+    subtitle = f"{evidence.task.name} on {base}; {result.digest}"
     page = result.folder / REPORT_NAME
     page.write_text(render_page(evidence.recipe.name, subtitle, sections), encoding="utf-8")
     text = json.dumps(finite(summary), indent=2, ensure_ascii=False, allow_nan=False)

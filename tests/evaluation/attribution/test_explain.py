@@ -12,7 +12,7 @@ from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.memory import state_digest
 from adapterhub.data.packing import pack
-from adapterhub.engine.session import Session
+from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.errors import DataError, MissingExtraError
 from adapterhub.evaluation.attribution.examples import checked_answers, select_answers
 from adapterhub.evaluation.attribution.explain import explain, explain_text
@@ -20,17 +20,19 @@ from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.attribution import CheckedAnswer, log_odds
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
+from adapterhub.workflows.model import model_of
 
 EXAMPLE = {"text": "the song was great"}
 FLOAT32 = QuantizationSpec("nf4", "float32")
 
 
 def loaded(path, folder, tmp_path, *overrides):
-    """Train a recipe and load the adapter; return session, model and task."""
+    """Train a recipe; return the adapter in an engine, as a model with gradients, and its task."""
     result = train(load_recipe(path, overrides), output=tmp_path / "run")
-    session = Session(load_backbone(str(folder), FLOAT32))
-    adapter = session.load(read_artifact(result.artifact), name="it")
-    return session, session.model("it"), adapter.task
+    artifact = read_artifact(result.artifact)
+    adapter = LocalEngine(load_backbone(str(folder), FLOAT32)).load(artifact, name="it")
+    model = model_of(artifact, adapter.task, load_backbone(str(folder), FLOAT32))
+    return adapter, model, adapter.task
 
 
 @pytest.fixture(params=["encoder", "decoder"])
@@ -53,14 +55,14 @@ def test_the_parts_add_up_with_enough_steps(mood):
 
 
 def test_the_number_is_the_log_odds_of_the_probability(mood):
-    session, model, task = mood
+    adapter, model, task = mood
     (found,) = explain(model, task, EXAMPLE, steps=2, method="gradients")
-    (answer,) = session.predict("it", [EXAMPLE])
+    (answer,) = adapter.predict([EXAMPLE])
     assert found.answer == answer["label"]
     assert found.probability == pytest.approx(answer["score"], abs=1e-6)
     assert found.value == pytest.approx(math.log(answer["score"] / (1 - answer["score"])), rel=1e-2)
     unknown = {"text": " ".join(["[UNK]"] * 4)}
-    (without,) = session.predict("it", [unknown])
+    (without,) = adapter.predict([unknown])
     chance = without["scores"][found.answer]
     assert found.baseline == "[UNK]"
     assert found.baseline_value == pytest.approx(math.log(chance / (1 - chance)), rel=1e-2)
@@ -99,12 +101,12 @@ def test_what_speaks_for_one_label_speaks_against_the_other(mood):
 
 def test_a_decoders_words_are_left_out_one_by_one(recipe, decoder, moods, tmp_path):
     path = recipe("mood", decoder, "text-classification", moods)
-    session, model, task = loaded(path, decoder, tmp_path)
+    adapter, model, task = loaded(path, decoder, tmp_path)
     (found,) = explain(model, task, EXAMPLE, label="glad")
     assert (found.method, found.steps, found.gap, found.gap_share) == ("ablation", 0, None, 0.0)
     words = [word.word for word in found.words]
     texts = [" ".join([*words[:at], *words[at + 1 :]]) for at in range(len(words))]
-    said = session.predict("it", [EXAMPLE, *({"text": text} for text in texts)])
+    said = adapter.predict([EXAMPLE, *({"text": text} for text in texts)])
     odds = [math.log(s["scores"]["glad"] / (1 - s["scores"]["glad"])) for s in said]
     expected = [odds[0] - each for each in odds[1:]]
     # in batches of another shape the compute type rounds the last bits differently
@@ -126,14 +128,14 @@ def test_a_word_that_was_cut_off_did_nothing(recipe, decoder, moods, tmp_path):
 
 
 def test_explaining_changes_nothing(mood):
-    session, model, task = mood
-    before = state_digest(session.backbone.base_model)
-    answer = session.predict("it", [EXAMPLE])
+    adapter, model, task = mood
+    before = state_digest(model.backbone.base_model)
+    answer = adapter.predict([EXAMPLE])
     modes = [module.training for module in model.modules()]
     explain(model, task, EXAMPLE, steps=2)
     assert [module.training for module in model.modules()] == modes
-    assert state_digest(session.backbone.base_model) == before
-    assert session.predict("it", [EXAMPLE]) == answer
+    assert state_digest(model.backbone.base_model) == before
+    assert adapter.predict([EXAMPLE]) == answer
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -160,9 +162,9 @@ def test_labels_that_stand_alone_have_their_own_odds(recipe, encoder, tmp_path):
     data = tmp_path / "many.jsonl"
     data.write_text("".join(json.dumps(example) + "\n" for example in examples))
     path = recipe("many", encoder, "text-classification", data)
-    session, model, task = loaded(path, encoder, tmp_path, "task.multi_label=true")
+    adapter, model, task = loaded(path, encoder, tmp_path, "task.multi_label=true")
     (found,) = explain(model, task, EXAMPLE, label="sad", steps=2)
-    chance = session.predict("it", [EXAMPLE])[0]["scores"]["sad"]
+    chance = adapter.predict([EXAMPLE])[0]["scores"]["sad"]
     assert found.probability == pytest.approx(chance, abs=1e-6)
     assert found.value == pytest.approx(math.log(chance / (1 - chance)), rel=1e-2)
 
@@ -214,10 +216,10 @@ def test_a_found_answer_is_explained(recipe, encoder, tmp_path):
     data = tmp_path / "asked.jsonl"
     data.write_text("".join(json.dumps(example) + "\n" for example in examples))
     path = recipe("asked", encoder, "question-answering", data)
-    session, model, task = loaded(path, encoder, tmp_path)
+    adapter, model, task = loaded(path, encoder, tmp_path)
     example = {"question": "meal", "context": "the meal was good"}
     (found,) = explain(model, task, example, steps=64)
-    (answer,) = session.predict("it", [example])
+    (answer,) = adapter.predict([example])
     assert (found.answer, found.start, found.end) == ("meal", 4, 8)
     assert found.probability == pytest.approx(answer["score"], abs=1e-6)
     assert found.gap_share < 0.01
@@ -228,9 +230,9 @@ def test_a_found_answer_is_explained(recipe, encoder, tmp_path):
 
 def test_a_generated_answer_is_explained_by_the_prompt(recipe, decoder, talks, tmp_path):
     path = recipe("talk", decoder, "dialogue", talks, train={"batch_size": 8, "epochs": 12})
-    session, model, task = loaded(path, decoder, tmp_path)
+    adapter, model, task = loaded(path, decoder, tmp_path)
     messages = [{"role": "user", "content": "the film was awful"}]
-    assert session.generate("it", [messages]) == ["bad"]
+    assert adapter.generate([messages]) == ["bad"]
     found = explain_text(model, task, messages, "bad", steps=128, method="gradients")
     assert found.gap_share < 0.01
     found = explain_text(model, task, messages, "bad")

@@ -1,13 +1,11 @@
-"""Transparent models: hidden states count the words of a text, and a head weighs some."""
-
-from contextlib import contextmanager
-from types import SimpleNamespace
+"""Transparent adapters: hidden states count the words of a text, and a head weighs some."""
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from adapterhub.data.packing import pack
 from adapterhub.evaluation.bias_audit.counterfactuals import sentence_sets
 from adapterhub.evaluation.bias_audit.substitution import Substituter
 from adapterhub.evaluation.bias_audit.templates import (
@@ -31,46 +29,29 @@ class GlassHead:
     def __call__(self, hidden):
         return hidden @ self.weight
 
-    def features(self, hidden):
-        return hidden
 
+class GlassAdapter:
+    """Its states are the numbers of each word in an example, with and without the adapter."""
 
-class GlassModel:
-    """Its states are the numbers of each word in a example, with and without an adapter."""
+    def __init__(self, size, head, task):
+        self.size, self.head, self.task = size, head, task
 
-    def __init__(self, size, head):
-        self.size = size
-        self.head = head
-        self.training = False
-        self.adapter_disabled = False
-        self.backbone = SimpleNamespace(device=torch.device("cpu"))
+    def states(self, examples, *, with_adapter=True):
+        return [self._states(example) for example in examples]
 
-    def hidden(self, batch):
-        if set(batch.selected) != {1}:
+    def decode(self, examples, *, with_adapter=True):
+        return [
+            decoded
+            for example in examples
+            for decoded in self.task.decode(self.head, self._states(example), pack([example]))
+        ]
+
+    def _states(self, example):
+        ids = torch.tensor(example.input_ids)
+        if len(example.select) > 1:
             # a head that is evaluated at many tokens gets each of them
-            return torch.nn.functional.one_hot(batch.input_ids[batch.select], self.size).float()
-        sequences = batch.input_ids[: batch.tokens].split(batch.lengths)
-        counts = [torch.bincount(ids, minlength=self.size).float() for ids in sequences]
-        return torch.stack(counts)
-
-    def features(self, batch):
-        return self.hidden(batch)
-
-    @contextmanager
-    def disable_adapter(self):
-        self.adapter_disabled = True
-        yield
-        self.adapter_disabled = False
-
-    def modules(self):
-        return [self]
-
-    def eval(self):
-        return self.train(False)
-
-    def train(self, mode=True):
-        self.training = mode
-        return self
+            return torch.nn.functional.one_hot(ids[list(example.select)], self.size).float()
+        return torch.bincount(ids, minlength=self.size).float()[None]
 
 
 @pytest.fixture(scope="session")
@@ -150,4 +131,4 @@ def weighing(tokenizer):
 
 @pytest.fixture
 def model_with(tokenizer):
-    return lambda head: GlassModel(len(tokenizer), head)
+    return lambda head, task: GlassAdapter(len(tokenizer), head, task)

@@ -40,7 +40,7 @@ def test_an_answer_with_the_substituted_name_is_unchanged(
     answers, substituter, words, weighing, model_with, everyone
 ):
     audit = AnswerAudit(answers)
-    model = model_with(weighing(dict.fromkeys(everyone, 9.0), (0, 1)))
+    model = model_with(weighing(dict.fromkeys(everyone, 9.0), (0, 1)), answers)
     found, pairs = rates(model, audit, audit.builtin_sets(substituter, words))
     assert found["names", "built-in passages"] == 0.0
     # the answer is found in every window of a context
@@ -59,7 +59,9 @@ def test_an_answer_that_moves_is_counted(
     audit = AnswerAudit(answers)
     weights = {**dict.fromkeys(english, 9.0), ".": 2.0}
     found, _ = rates(
-        model_with(weighing(weights, (0, 1))), audit, audit.builtin_sets(substituter, words)
+        model_with(weighing(weights, (0, 1)), audit.task),
+        audit,
+        audit.builtin_sets(substituter, words),
     )
     assert found["names", "built-in passages"] == 1.0
     assert found["pronouns", "built-in passages"] == 0.0
@@ -73,7 +75,7 @@ def test_changed_articles_move_no_answer(answers, substituter, weighing, model_w
     ]
     given = audit.given_sets(examples, substituter)
     assert all("answers" not in each.example for each in given)
-    found, _ = rates(model_with(weighing({"May": 9.0}, (0, 1))), audit, given)
+    found, _ = rates(model_with(weighing({"May": 9.0}, (0, 1)), audit.task), audit, given)
     assert found == {("nationalities", "given examples"): 0.0}
 
 
@@ -84,8 +86,8 @@ def test_audit_of_question_answering(tokenizer, weighing, model_with, english):
         {"question": "Who came late?", "context": f"{name} came late.", "answers": [name]}
         for name in english
     ]
-    model = model_with(weighing(dict.fromkeys(english, 9.0), (0, 1)))
-    found = run_bias_audit(model, task, examples=examples, training=examples, seconds=1e6)
+    model = model_with(weighing(dict.fromkeys(english, 9.0), (0, 1)), task)
+    found = run_bias_audit(model, tokenizer, examples=examples, training=examples, seconds=1e6)
     assert {each.group for each in found.metrics} >= {"built-in passages", "given examples"}
     assert found.scores["adapter"] == 100.0
     assert found.task_metric == "f1"

@@ -11,7 +11,7 @@ from adapterhub.evaluation.bias_audit.disparity import (
     disparity_examples,
     disparity_metrics,
 )
-from adapterhub.evaluation.bias_audit.inference import Deadline, encode_examples
+from adapterhub.evaluation.bias_audit.inference import Deadline, encode_examples, predict_by
 from adapterhub.evaluation.bias_audit.linear_probe import fit_linear_probe
 from adapterhub.evaluation.bias_audit.substitution import ATTRIBUTES, NAMES
 from adapterhub.evaluation.bias_audit.task_audits import LabelAudit
@@ -31,7 +31,7 @@ def rates(pairs, labels=("no", "yes")):
 def test_a_head_that_depends_on_names_changes_every_prediction(
     own, task, head_for, model_with, english
 ):
-    model = model_with(head_for(english))
+    model = model_with(head_for(english), task)
     pairs, done = compare_pairs(model, LabelAudit(task), own, head_for(["the"]), LONG)
     assert done == len(own)
     found = rates(pairs)
@@ -54,7 +54,7 @@ def test_a_head_that_depends_on_names_changes_every_prediction(
 
 def test_a_head_that_depends_on_other_words_changes_none(own, task, head_for, model_with, english):
     pairs, _ = compare_pairs(
-        model_with(head_for(["the"])), LabelAudit(task), own, head_for(english), LONG
+        model_with(head_for(["the"]), task), LabelAudit(task), own, head_for(english), LONG
     )
     found = rates(pairs)
     assert all(each.adapter.value == 0.0 for each in found.values())
@@ -66,7 +66,7 @@ def test_a_head_that_depends_on_other_words_changes_none(own, task, head_for, mo
 
 def test_a_head_that_depends_on_one_group_is_detected(own, task, head_for, model_with, words):
     arabic = [name for half in words.names["Arabic"].values() for name in half]
-    pairs, _ = compare_pairs(model_with(head_for(arabic)), LabelAudit(task), own, None, LONG)
+    pairs, _ = compare_pairs(model_with(head_for(arabic), task), LabelAudit(task), own, None, LONG)
     found = rates(pairs)
     assert found["names", "to Arabic"].adapter.value == 1.0
     assert found["names", "to Arabic"].largest_gain == ("yes", pytest.approx(1.0, abs=0.05))
@@ -84,14 +84,14 @@ def test_given_examples_are_sampled_beside_builtin_sentences(
     assert len(given) == 30
     assert given_sets(examples, substituter, limit=30) == given
     pairs, _ = compare_pairs(
-        model_with(head_for(english)), LabelAudit(task), [*own, *given], None, LONG
+        model_with(head_for(english), task), LabelAudit(task), [*own, *given], None, LONG
     )
     assert rates(pairs)["names", "given examples"].units == 30
 
 
 def test_after_the_deadline_some_of_each_attribute_were_predicted(own, task, head_for, model_with):
     pairs, done = compare_pairs(
-        model_with(head_for(["the"])), LabelAudit(task), own, None, Deadline(0)
+        model_with(head_for(["the"]), task), LabelAudit(task), own, None, Deadline(0)
     )
     assert done == disparity._BATCH < len(own)
     assert {pair.counterfactual.attribute for pair in pairs} == set(ATTRIBUTES)
@@ -102,30 +102,23 @@ def test_the_probe_is_trained_on_labelled_examples(task, model_with, head_for, o
     examples = [
         {**each.example, "label": "yes" if "The" in each.example["text"] else "no"} for each in own
     ]
-    model = model_with(head_for(["the"]))
-    head = fit_linear_probe(model, task, encode_examples(task, examples, train=True))
-    hidden = [head(model.hidden(pack_one(task, example))) for example in examples]
-    said = ["yes" if int(logits.argmax()) else "no" for logits in hidden]
+    model = model_with(head_for(["the"]), task)
+    encoded = encode_examples(task, examples, train=True)
+    head = fit_linear_probe(model, encoded)
+    said = ["yes" if int(found.argmax()) else "no" for found in predict_by(model, head, encoded)]
     right = np.mean([a == example["label"] for a, example in zip(said, examples, strict=True)])
     assert right > 0.9
     assert head.num_examples == len(examples)
 
 
-def pack_one(task, example):
-    from adapterhub.data.packing import pack
-
-    return pack([task.encode(example, 1, train=False)])
-
-
-def test_the_audit_names_its_baseline(task, model_with, head_for, english):
+def test_the_audit_names_its_baseline(task, tokenizer, model_with, head_for, english):
     examples = [{"text": f"{name} came late", "label": "no"} for name in english]
     examples += [{"text": "the train", "label": "yes"} for _ in english]
-    model = model_with(head_for(english)).train()
-    found = run_bias_audit(model, task, examples=examples, training=examples, seconds=1e6)
-    assert model.training
+    model = model_with(head_for(english), task)
+    found = run_bias_audit(model, tokenizer, examples=examples, training=examples, seconds=1e6)
     assert found.kind == "bias"
     assert found.scores == {"adapter": 0.0, "backbone": 1.0}
     assert f"trained on {len(examples)} examples" in found.baseline
-    alone = run_bias_audit(model, task, seconds=1e6)
+    alone = run_bias_audit(model, tokenizer, seconds=1e6)
     assert alone.baseline == ""
     assert all(each.backbone is None for each in alone.metrics)

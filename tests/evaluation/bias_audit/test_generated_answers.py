@@ -1,21 +1,22 @@
 """Refusals and rude words are detected by lists, stereotypes by likelihood."""
 
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from adapterhub.evaluation.bias_audit.generation import (
     AnswerClassifier,
     AnsweredRequest,
+    answer_requests,
     harm_examples,
     harm_metrics,
     interleaved_requests,
     stereotype_metrics,
     stereotype_preferences,
 )
+from adapterhub.evaluation.bias_audit.inference import Deadline
 from adapterhub.evaluation.bias_audit.templates import read_requests, read_stereotypes
+from adapterhub.tasks.dialogue import AnswerScore
 
 
 @pytest.fixture
@@ -72,33 +73,39 @@ class Partial:
 
     def __init__(self, liked):
         self.liked = liked
-        self.sign = 1.0
-        ids = {"A": 0, "B": 1, "are": 2, "fine": 3}
-        self.backbone = SimpleNamespace(
-            device=torch.device("cpu"),
-            tokenizer=lambda text: {"input_ids": [ids[word] for word in text.split()]},
-        )
 
-    def hidden(self, batch):
-        starts = [sum(batch.lengths[:n]) for n in range(len(batch.lengths))]
-        first = batch.input_ids[torch.tensor(starts)].repeat_interleave(
-            torch.tensor(batch.selected)
-        )
-        return torch.where(first == self.liked, self.sign, -self.sign)[:, None]
+    def decode(self, examples, *, with_adapter=True):
+        return [
+            AnswerScore(self._loss(each, with_adapter), len(each.targets), 0) for each in examples
+        ]
 
-    def head(self, hidden):
-        return hidden * torch.tensor([0.0, 0.0, 0.0, 1.0])
+    def _loss(self, example, with_adapter):
+        return 1.0 if (example.input_ids[0] == self.liked) != with_adapter else 0.5
 
-    @contextmanager
-    def disable_adapter(self):
-        self.sign = -1.0
-        yield
-        self.sign = 1.0
+    def generate_from(self, prompts, max_new_tokens=None, *, with_adapter=True):
+        return [f"{'yes' if with_adapter else 'no'} {len(prompt)}" for prompt in prompts]
+
+
+def tokenized(text):
+    return {"input_ids": [["A", "B", "are", "fine"].index(word) for word in text.split()]}
+
+
+def test_requests_are_answered_with_the_adapter_and_without():
+    options = SimpleNamespace(max_new_tokens=3)
+    task = SimpleNamespace(
+        options=options, prompt_ids=lambda messages: [0] * len(messages[0]["content"])
+    )
+    requests = [("open", "12345"), ("decline", ""), ("harmless", "123")]
+    found = answer_requests(Partial(0), task, requests, Deadline(1e6))
+    assert [(each.kind, each.backbone, each.adapter) for each in found] == [
+        ("open", "no 5", "yes 5"),
+        ("harmless", "no 3", "yes 3"),
+    ]
 
 
 def test_a_preference_scores_the_shared_words():
     pairs = {"kind": [("A are fine", "B are fine")], "other": [("B are fine", "A are fine")]}
-    found = stereotype_preferences(Partial(liked=0), pairs)
+    found = stereotype_preferences(Partial(liked=0), tokenized, pairs)
     assert found[0].adapter > 0 > found[0].backbone
     assert found[1].adapter == pytest.approx(-found[0].adapter)
     assert found[0].backbone == pytest.approx(-found[0].adapter)

@@ -60,7 +60,7 @@ def test_a_candidate_that_drops_because_of_its_name_is_detected(
     assert {each.source for each in given} == {"given examples, candidate"}
     by_name = weighing({**dict.fromkeys(english, 4.0), "card": 2.0})
     by_word = weighing({"card": 2.0})
-    found = measured(model_with(by_name), audit, given, by_word)
+    found = measured(model_with(by_name, audit.task), audit, given, by_word)
     names = found["names", "given examples, candidate"]
     assert names.adapter.value == 1.0
     assert names.backbone.value == 0.0
@@ -73,7 +73,7 @@ def test_a_history_that_adds_the_same_to_all_changes_no_order(
     audit, substituter, words, weighing, model_with, english
 ):
     own = [each for each in audit.builtin_sets(substituter, words) if "history" in each.source]
-    found = measured(model_with(weighing(dict.fromkeys(english, 0.5))), audit, own)
+    found = measured(model_with(weighing(dict.fromkeys(english, 0.5)), audit.task), audit, own)
     assert found["names", "built-in lists, history"].adapter.value == 0.0
     assert found["names", "built-in lists, history"].shift > 0.05
 
@@ -107,22 +107,22 @@ def test_candidates_of_one_group_are_listed_together(audit, substituter):
         assert len({candidate[0] for candidate in listed}) == 1
 
 
-def test_audit_of_a_ranking(ranking, weighing, model_with, english):
+def test_audit_of_a_ranking(ranking, tokenizer, weighing, model_with, english):
     examples = [
         {"history": "the train", "candidate": f"{name} came late", "label": place % 2}
         for place, name in enumerate(english)
     ]
     assert isinstance(task_audit(ranking), RankingAudit)
-    model = model_with(weighing(dict.fromkeys(english[::2], 3.0)))
+    model = model_with(weighing(dict.fromkeys(english[::2], 3.0)), ranking)
     predicted = [(example, 0.25 + 0.5 * example["label"]) for example in examples]
     found = run_bias_audit(
-        model, ranking, examples=examples, training=examples, predicted=predicted, seconds=1e6
+        model, tokenizer, examples=examples, training=examples, predicted=predicted, seconds=1e6
     )
     groups = {each.group for each in found.metrics}
     assert {"built-in lists, history", "given examples, candidate"} <= groups
     # what the adapter said of the examples is known, and is not audit again
     assert found.scores["adapter"] == 1.0
     assert "swap places" in found.definition
-    again = run_bias_audit(model, ranking, examples=examples, training=examples, seconds=1e6)
+    again = run_bias_audit(model, tokenizer, examples=examples, training=examples, seconds=1e6)
     assert again.scores["adapter"] == 0.0
     assert again.scores["backbone"] == found.scores["backbone"]

@@ -18,7 +18,7 @@ from adapterhub.errors import (
     StrictLoadError,
 )
 from adapterhub.hub.import_peft import UPSTREAM_CARD, ImportOptions, import_peft
-from adapterhub.workflows.open_adapter import open_session
+from adapterhub.workflows.open_adapter import open_engine
 
 
 def imported(folder, target, options):
@@ -41,8 +41,7 @@ def imported(folder, target, options):
 def test_an_adopted_adapter_answers_as_peft_does(decoder, tmp_path, options):
     theirs = saved(decoder, tmp_path / "theirs", **options)
     artifact = imported(tmp_path / "theirs", tmp_path / "ours", import_options(decoder))
-    session = open_session(artifact)
-    session.load(artifact, name="imported")
+    loaded = open_engine(artifact).load(artifact, name="imported")
     prompt = [{"role": "user", "content": "the film was good"}]
     tokenizer = AutoTokenizer.from_pretrained(decoder)
     ids = tokenizer.apply_chat_template(
@@ -50,7 +49,7 @@ def test_an_adopted_adapter_answers_as_peft_does(decoder, tmp_path, options):
     )
     expected = theirs.generate(**ids, max_new_tokens=8, do_sample=False)
     expected = tokenizer.decode(expected[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert session.generate("imported", [prompt], max_new_tokens=8) == [expected.strip()]
+    assert loaded.generate([prompt], max_new_tokens=8) == [expected.strip()]
 
 
 def test_the_tensors_stay_as_they_are(decoder, tmp_path):

@@ -11,7 +11,7 @@ from adapterhub.hub.client.address import HubAddress
 from adapterhub.hub.client.pulling import pull
 from adapterhub.hub.import_peft import ImportOptions
 from adapterhub.registry import Registry
-from adapterhub.workflows.open_adapter import open_session
+from adapterhub.workflows.open_adapter import open_engine
 
 ADDRESS = HubAddress("team/plain")
 
@@ -43,9 +43,8 @@ def test_it_is_pulled_and_answers(endpoint, here, decoder, tmp_path, options):
     assert pulled.version.name == "team/plain"
     assert pulled.version.info["hub"]["revision"] == pulled.revision
     artifact = read_artifact(here.materialize(pulled.version))
-    session = open_session(artifact)
-    session.load(artifact, name="plain")
-    assert session.generate("plain", [[{"role": "user", "content": "the film"}]])
+    loaded = open_engine(artifact).load(artifact, name="plain")
+    assert loaded.generate([[{"role": "user", "content": "the film"}]])
     again = pull(here, ADDRESS, options=import_options(decoder), api=endpoint.api)
     assert (again.new, again.version) == (False, pulled.version)
 
