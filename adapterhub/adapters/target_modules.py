@@ -34,7 +34,7 @@ def resolve_target_modules(
         exclude: Paths of heads and other modules that must not be adapted.
     """
     # bitsandbytes' quantized layers are subclasses of nn.Linear
-    linear = [name for name, module in model.named_modules() if _is_linear(module)]
+    linear = [name for name, module in model.named_modules() if is_linear_layer(module)]
     heads = [name for name in linear if any(_is_inside(name, path) for path in exclude)]
     unfit = [name for name in linear if name not in heads and _is_read_by_weight(model, name)]
     skipped = {*heads, *unfit}
@@ -97,8 +97,14 @@ def _saved_name(modules: Sequence[str], path: str, paths: Sequence[str], prefix:
     )
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | Conv1D)
+def is_linear_layer(module: nn.Module) -> bool:
+    """Return whether a module computes a linear map and nothing else.
+
+    An architecture's own subclass, such as a router of experts, may return something else.
+    """
+    if not isinstance(module, nn.Linear | Conv1D):
+        return False
+    return not type(module).forward.__module__.startswith("transformers.models.")
 
 
 def _is_read_by_weight(model: nn.Module, name: str) -> bool:

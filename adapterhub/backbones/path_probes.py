@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
+
+from adapterhub.adapters.target_modules import is_linear_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -166,7 +167,7 @@ class ProbeAdapter:
     """
 
     def __init__(self, base_model: nn.Module) -> None:
-        self._layers = [m for m in base_model.modules() if isinstance(m, nn.Linear | Conv1D)]
+        self._layers = [m for m in base_model.modules() if is_linear_layer(m)]
         self._vectors: dict[int, tuple[Tensor, Tensor]] = {}
         self._strength_of: StrengthOf | None = None
         self._noise = 0.0

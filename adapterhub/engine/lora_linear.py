@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from adapterhub.adapters.target_modules import is_linear_layer
 from adapterhub.engine.forward_context import get_forward_context
 from adapterhub.engine.layer_changes import LayerChange, layer_change
 from adapterhub.kernels.choice import choose_linears
@@ -214,7 +215,7 @@ def _linear_paths(base_model: nn.Module) -> list[str]:
     return [
         path
         for path, module in base_model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and module not in skipped
+        if is_linear_layer(module) and module not in skipped
     ]
 
 

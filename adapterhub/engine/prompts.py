@@ -115,7 +115,8 @@ def _end_ids(backbone: Backbone) -> frozenset[int]:
     """Return the end-of-text tokens of a backbone and its tokenizer."""
     from transformers import GenerationConfig
 
-    found: list[Any] = [backbone.tokenizer.eos_token_id, *_as_list(backbone.config.eos_token_id)]
+    configured = getattr(backbone.config.get_text_config(), "eos_token_id", None)
+    found: list[Any] = [backbone.tokenizer.eos_token_id, *_as_list(configured)]
     if (backbone.path / "generation_config.json").is_file():
         found += _as_list(GenerationConfig.from_pretrained(backbone.path).eos_token_id)
     return frozenset(int(token) for token in found if token is not None)

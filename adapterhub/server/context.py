@@ -81,7 +81,8 @@ class Server:
     @property
     def max_position_embeddings(self) -> int:
         """Most tokens that the backbone reads."""
-        return int(getattr(self.backbone.config, "max_position_embeddings", 0) or 2**31)
+        config = self.backbone.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", 0) or 2**31)
 
     @property
     def context_length(self) -> int:

@@ -109,7 +109,7 @@ def text_tokens(server: Server, text: str | list[int], place: str) -> tuple[int,
         raise RequestError(
             f"has {len(tokens)} tokens; the backbone reads 1 to {longest}", place=place
         )
-    if max(tokens) >= int(server.backbone.config.vocab_size):
+    if max(tokens) >= int(server.backbone.config.get_text_config().vocab_size):
         raise RequestError(f"{max(tokens)} is not a token of the vocabulary", place=place)
     return tokens
 
@@ -135,7 +135,7 @@ def _prepare_embedding(
     call: Call, body: EmbeddingRequest
 ) -> tuple[ResolvedModel, list[tuple[int, ...]]]:
     """Resolve the model and tokenize the texts; called on a thread."""
-    width = int(call.server.backbone.config.hidden_size)
+    width = int(call.server.backbone.config.get_text_config().hidden_size)
     if body.dimensions not in (None, width):
         raise RequestError(f"must be {width}, the backbone's hidden size", place="dimensions")
     model = call.resolve(body.model)
