@@ -73,7 +73,9 @@ def lora_factors(
     builder = _FactorsBuilder(spec, layers, prefix)
     # no other thread replaces the backbone's weights while they are read
     with BASE_WEIGHTS:
-        for path, keys in keys_by_module(rest, prefix).items():
+        modules = keys_by_module(rest, prefix)
+        builder.targets = modules.keys()
+        for path, keys in modules.items():
             parts = {part: rest[key] for part, key in keys.items()}
             builder.unexpected += [keys.get(part, part) for part in builder.add(path, parts)]
         builder.tie_vocabulary(name, generates=head is None)
@@ -121,6 +123,8 @@ class _FactorsBuilder:
     def __init__(self, spec: LoraSpec | Ia3Spec, layers: AdaptedLayers, prefix: str) -> None:
         self._spec, self._layers, self._prefix = spec, layers, prefix
         self._paths = layers.pairs
+        #: paths of all modules that the adapter has tensors of
+        self.targets: Collection[str] = ()
         self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
         self._magnitude_scales: dict[int, Tensor] = {}
         self._norms: dict[int, dict[str, Tensor]] = {}
@@ -268,12 +272,20 @@ class _FactorsBuilder:
         elif isinstance(module, nn.MultiheadAttention):
             found = attention_projections(module, parts, scale)
         elif isinstance(module, nn.Linear):
-            # the output of such attention; peft adds its product twice, once in each layer's merge
-            found = _attention_output(module, parts, scale)
+            found = _attention_output(module, parts, scale * self._num_output_products(path))
         if found is None:
             return self._add_parameters(path, module, parts)
         self._replace(path, module, found)
         return {}
+
+    def _num_output_products(self, path: str) -> int:
+        """Return how often peft adds the product of the output layer of fused attention.
+
+        With LoRA on the attention, both its ``merge`` and that of the output layer add it. Without,
+        the attention reads the weight of the backbone. Source: ``MultiheadAttention`` in
+        ``peft/tuners/lora/layer.py`` of peft 0.21.
+        """
+        return 2 if path.rpartition(".")[0] in self.targets else 0
 
     def _add_parameters(
         self, path: str, module: nn.Module, parts: dict[str, Tensor]

@@ -138,3 +138,23 @@ def test_kinds_that_are_no_sum_are_not_blended(tmp_path):
         with pytest.raises(EngineError, match="cannot be blended"):
             engine.add([6, 7, 8], [("plain", 0.5), (name, 0.5)])
     engine.close()
+
+
+def test_alora_reuses_blocks_of_the_base_model(tmp_path):
+    save_decoder(tmp_path, llama())
+    base = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    save_adapter(tmp_path / "a", base, LLAMA_KINDS["alora"], 1)
+    engine = Engine(load_backbone(str(tmp_path), PLAIN), SMALL)
+    engine.load_weights(read_adapter(tmp_path / "a"), key="a", name="a")
+    context = list(range(20, 41))
+    prompt = [*context, *INVOCATION, 6, 7]
+    generate(engine, [(context, None)], 2)
+    before = engine.core.stats().computed_tokens
+    (answer,) = generate(engine, [(prompt, "a")], 3)
+    # the base model's blocks of 4 up to the invocation, then a token for each but the last
+    assert engine.core.stats().computed_tokens - before == len(prompt) - 20 + 2
+    assert_equal(peft_decoder(tmp_path, tmp_path / "a"), prompt, answer)
+    # the adapter's own blocks are not those of the base model
+    (again,) = generate(engine, [(prompt, None)], 3)
+    assert_equal(peft_decoder(tmp_path, None), prompt, again)
+    engine.close()
