@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from toy_fixtures import save_tokenizer
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 _TOKENS = {"vocab_size": 96, "bos_token_id": 4, "eos_token_id": 5, "pad_token_id": 0}
 _SHAPE = {
@@ -123,6 +123,10 @@ PADDED: dict[str, tuple[str, dict[str, Any]]] = {
             "moe_intermediate_size": 16,
         },
     ),
+    "mixtral": (
+        "mixtral",
+        {**_DECODER, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    ),
     "stablelm": ("stablelm", {**_DECODER, "partial_rotary_factor": 0.5}),
     "granite": ("granite", {**_DECODER, "logits_scaling": 8.0}),
     "cohere": ("cohere", {**_DECODER, "logit_scale": 0.0625}),
@@ -145,9 +149,16 @@ PADDED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def save_architecture(folder, name):
-    """Save a tiny random model whose layers all matter, with the toy tokenizer."""
+def save_architecture(folder, name, tokenizer=None):
+    """Save a tiny random model whose layers all matter.
+
+    Args:
+        tokenizer: Folder of the tokenizer; that of the toy words by default.
+    """
     kind, settings = PADDED[name]
+    if tokenizer is not None:
+        words = AutoTokenizer.from_pretrained(tokenizer)
+        settings = {**settings, "vocab_size": len(words), "eos_token_id": words.eos_token_id}
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings)).float()
     with torch.no_grad():
@@ -156,5 +167,8 @@ def save_architecture(folder, name):
                 parameter.normal_(0, 0.5 if "emb" in path or "wte" in path else 0.2)
     model.tie_weights()
     model.save_pretrained(folder)
-    save_tokenizer(folder, encoder=False)
+    if tokenizer is None:
+        save_tokenizer(folder, encoder=False)
+    else:
+        words.save_pretrained(folder)
     return folder

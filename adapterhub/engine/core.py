@@ -245,7 +245,7 @@ class EngineCore:
     def _fail_unavailable(self) -> list[tuple[Sequence, CompletionDelta]]:
         """End the requests whose adapters are unavailable; return the generating ones."""
         deltas = []
-        waiting, idle = self.scheduler.waiting, not self.scheduler.running
+        waiting, idle = self.scheduler.waiting, not self.scheduler.num_running
         for request, error in self.adapters.poll(waiting.needing_adapters(), idle=idle):
             if isinstance(request, Sequence):
                 self.scheduler.finish(request)
