@@ -58,6 +58,8 @@ _RULES: dict[str, list[tuple[str, int]]] = {
         (r"attention_hidden_size|prediction_head_size|pooler_hidden_size|pooler_output_size", 64),
         (r"out_hidden_size|projection_dim|projection_size|input_embedding_size|embed_dim", 64),
         (r"embedding_dim|output_embedding_size|embedding_size", 64),
+        (r"coordinate_size", 8),
+        (r"shape_size", 16),
         (r"(\w*_)?intermediate_size|d_inner|ffn_dim|dff|dim_ff|n_inner", 128),
         (r"(\w*_)?ffn_hidden_size", 128),
         (r"hidden_dim|mlp_dim|inner_dim|feed_forward_size|intermediate_size_mlp", 128),
@@ -117,7 +119,8 @@ _RULES: dict[str, list[tuple[str, int]]] = {
         (r"num_position_embeddings", 16),
     ],
     "tables": [
-        (r"(\w+_)?vocab_size_per_layer_input|entity_vocab_size|\w+_vocab_size_base", 600),
+        (r"(\w+_)?vocab_size_per_layer_input", 3000),
+        (r"entity_vocab_size|\w+_vocab_size_base", 600),
         (r"num_hash_buckets|encoder_hash_byte_group_vocab|ngram_vocab_size_base", 600),
         (r"hidden_size_per_layer_input|ple_embed_dim|entity_emb_size", 32),
     ],
@@ -129,8 +132,23 @@ _PATTERNS = {
     for group, rules in _RULES.items()
 }
 _ALWAYS = {"pad_token_id", "bos_token_id", "eos_token_id"}
-#: Fields whose default transformers itself can't run.
+#: Fields that transformers can't run, or shrunk ones that don't fit, as their default is.
 _NEEDED = {"attn_layer_indices": [1]}
+_NEEDED_BY: dict[str, dict[str, Any]] = {
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "mamba2": {"num_heads": 8},
+    "reformer": {"axial_pos_embds": False},
+    "xmod": {"default_language": "en_XX"},
+    "zamba": {
+        "num_hidden_layers": 4,
+        "attention_hidden_size": 128,
+        "attention_head_dim": 32,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+    },
+}
+#: Groups of fields that are also set where their default is ``None``.
+_SET_IF_NONE = ("kv", "experts", "head_dim")
 _WIDTH_LISTS = re.compile(r"hidden_sizes|embed_dims|embed_dim|neck_hidden_sizes")
 _DEPTH_LISTS = re.compile(r"depths|depth|num_block_repeats|stage_num_blocks")
 
@@ -167,6 +185,7 @@ def tiny_model(
     for groups in _group_choices():
         try:
             config = tiny_config(model_type, groups, **changes)
+            config.architectures = config.architectures or []
             auto = AUTO_CLASSES[head or default_head(config)]
             with torch.device("meta"):
                 count = sum(p.numel() for p in auto.from_config(config).parameters())
@@ -228,12 +247,12 @@ def tiny_config(model_type: str, groups: frozenset[str] | None = None, **changes
 def _shrunk(default: Any, groups: frozenset[str], tokenizer: Path) -> Any:
     cls = type(default)
     names = {field.name for field in dataclasses.fields(cls)}
-    layers = getattr(default, "num_hidden_layers", None)
+    layers = _value(default, "num_hidden_layers")
     layers = layers if isinstance(layers, int) else None
     length = _num_layers(default, names, layers) if "kinds" in groups else LAYERS
     changed: dict[str, Any] = {}
     for name in names:
-        value = getattr(default, name, None)
+        value = _value(default, name)
         new = _new_value(name, value, groups, layers, length)
         if new is not None:
             changed[name] = new
@@ -243,7 +262,8 @@ def _shrunk(default: Any, groups: frozenset[str], tokenizer: Path) -> Any:
         # multi-head latent attention has as many key heads as heads
         changed.pop("head_dim", None)
         changed.pop("num_key_value_heads", None)
-    changed |= {name: value for name, value in _NEEDED.items() if name in names}
+    needed = _NEEDED | _NEEDED_BY.get(default.model_type, {})
+    changed |= {name: value for name, value in needed.items() if name in names}
     _set_tokens(default, names, changed, tokenizer)
     for name in default.sub_configs or ():
         inner = getattr(default, name, None)
@@ -253,18 +273,27 @@ def _shrunk(default: Any, groups: frozenset[str], tokenizer: Path) -> Any:
     return cls(**changed)
 
 
+def _value(config: Any, name: str) -> Any:
+    """Return a field; where layers may differ, transformers wants to be asked for a layer."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # noqa: BLE001
+        return config.__dict__.get(name)
+
+
 def _new_value(
     name: str, value: Any, groups: frozenset[str], layers: int | None, length: int
 ) -> Any:
     """Return the new value of a field, or ``None`` to keep its default."""
     if isinstance(value, list | tuple):
         return _new_list(name, list(value), groups, layers, length)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int | None):
         return None
-    for group in groups & set(_PATTERNS):
+    for group in groups & (set(_PATTERNS) if value is not None else set(_SET_IF_NONE)):
         for pattern, new in _PATTERNS[group]:
             if pattern.fullmatch(name):
-                return min(new, value) if group in {"experts", "window", "patches"} else new
+                smaller = value and group in {"experts", "window", "patches"}
+                return min(new, value) if smaller else new
     return None
 
 
@@ -281,7 +310,7 @@ def _new_list(
         return [new if new is not None else old for new, old in zip(inner, value, strict=False)]
     if "lists" in groups and all(isinstance(each, int) for each in value):
         if _WIDTH_LISTS.fullmatch(name):
-            return [max(8, each * 16 // value[0]) for each in value]
+            return [-(-each * 2 // value[0]) * 8 for each in value]
         if _DEPTH_LISTS.fullmatch(name):
             return [1] * len(value)
     if "images" in groups and name == "image_size":
@@ -293,7 +322,7 @@ def _num_layers(default: Any, names: set[str], layers: int | None) -> int:
     """Return a number of layers that has each kind of layer once."""
     kinds = [LAYERS]
     for name in names:
-        value = getattr(default, name, None)
+        value = _value(default, name)
         listed = layers and isinstance(value, list | tuple) and len(value) == layers
         if listed and all(isinstance(each, str) for each in value):
             kinds.append(len(set(value)))
@@ -302,13 +331,13 @@ def _num_layers(default: Any, names: set[str], layers: int | None) -> int:
 
 def _set_tokens(default: Any, names: set[str], changed: dict[str, Any], folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    if isinstance(getattr(default, "vocab_size", None), int) and "vocab_size" in names:
+    if "vocab_size" in names:
         changed["vocab_size"] = len(tokenizer)
     free = len(tokenizer) - 1
     for name in sorted(names):
         kind = name.removesuffix("_id").removesuffix("_index")
         own = getattr(tokenizer, f"{kind}_id", None) if kind.endswith("_token") else None
-        value = getattr(default, name, None)
+        value = _value(default, name)
         if own is not None and (name in _ALWAYS or (name.endswith("_id") and value is not None)):
             changed[name] = own
         elif re.search(r"_token_(id|index)$", name) and isinstance(value, int) and value > free:
@@ -317,10 +346,13 @@ def _set_tokens(default: Any, names: set[str], changed: dict[str, Any], folder: 
 
 def _shrink_rope(default: Any, changed: dict[str, Any]) -> None:
     """Make the sections of multimodal rotary positions add up to the shrunk head."""
-    rope = copy.deepcopy(getattr(default, "rope_parameters", None))
+    rope = copy.deepcopy(_value(default, "rope_parameters"))
     if not isinstance(rope, dict):
         return
     found = False
+    flat = not any(isinstance(each, dict) for each in rope.values())
+    if flat and rope.get("rope_theta") is None:
+        rope, found = {**rope, "rope_theta": 10000.0}, True
     for part in (rope, *(each for each in rope.values() if isinstance(each, dict))):
         section = part.get("mrope_section")
         if section:
@@ -378,7 +410,7 @@ def _probe_ids(
 def _forward_works(model: Any) -> None:
     with torch.no_grad():
         output = model(**probe_inputs(model))
-    first = output[0]
+    first = output[0] if isinstance(output[0], torch.Tensor) else output[0][0]
     if not torch.isfinite(first.float()).all():
         raise ValueError("its output is not finite")
 
