@@ -9,13 +9,18 @@ from transformers import AutoModelForCausalLM
 
 from adapterhub.adapters.peft_format import config_document, spec_of, with_explicit_targets
 from adapterhub.adapters.weights import AdapterWeights
+from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.engine import Engine
 from adapterhub.specs import QuantizationSpec
 
 PLAIN = QuantizationSpec("none", "float32")
 SMALL = EngineConfig(
     max_num_seqs=8, max_num_batched_tokens=32, kv_cache_tokens=600, block_size=4, rank_slots=64
 )
+#: Tokens from which aLoRA is active.
+INVOCATION = [17, 18]
+WORDED = {"vocab_size": 64, "initializer_range": 0.2, "bos_token_id": 4, "eos_token_id": 5}
 ATTENTION = ["q_proj", "v_proj", "o_proj"]
 
 
@@ -102,3 +107,43 @@ def assert_equal(model, prompt, answer, tolerance=1e-4):
     wanted = torch.log_softmax(logits, -1).amax(-1)
     assert tokens == expected
     assert (found - wanted).abs().max() <= tolerance, (found, wanted)
+
+
+def prompts(count):
+    """Return prompts with the invocation tokens of aLoRA in most of them, once twice."""
+    found = [[6 + (i * 7 + j * j) % 50 for j in range(9 + 3 * i)] for i in range(count)]
+    for index, prompt in enumerate(found[1:]):
+        prompt[4:6] = INVOCATION
+        if index % 2:
+            prompt[7:9] = INVOCATION
+    return found
+
+
+def check(folder, kinds, *, changes=1e-3):
+    """Require of every adapter, alone and in one batch with all others, what peft gives."""
+    for seed, (name, config) in enumerate(kinds.items()):
+        base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        save_adapter(folder / name, base, config, seed)
+    models = {name: peft_decoder(folder, folder / name) for name in kinds}
+    models[None] = peft_decoder(folder, None)
+    engine = Engine(load_backbone(str(folder), PLAIN), SMALL)
+    for name in kinds:
+        engine.load_weights(read_adapter(folder / name), key=name, name=name)
+    asked = prompts(3)
+    for name in kinds:
+        (alone,) = generate(engine, [(asked[1], name)], 5)
+        assert_equal(models[name], asked[1], alone)
+        base = log_probabilities(models[None], asked[1])
+        assert (log_probabilities(models[name], asked[1]) - base).abs().max() > changes, name
+    requests = [(asked[i % 3], name) for i, name in enumerate([None, *kinds, *kinds, None])]
+    for (prompt, name), answer in zip(requests, generate(engine, requests, 5), strict=True):
+        assert_equal(models[name], prompt, answer)
+    engine.close()
+
+
+def log_probabilities(model, prompt):
+    with torch.no_grad():
+        logits = model(
+            input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt))
+        ).logits
+    return torch.log_softmax(logits[0, -1].float(), -1)
