@@ -93,7 +93,8 @@ def make_images(base_model: Any, device: torch.device) -> list[ImageProbe]:
 def _ordinary_tokens(base_model: Any) -> Tensor:
     """Return the ids of tokens that no setting of the configuration names."""
     special = set(_token_ids(base_model.config.to_dict()))
-    size = base_model.get_input_embeddings().weight.shape[0]
+    # architectures that read bytes or characters name no vocabulary
+    size = getattr(base_model.config.get_text_config(), "vocab_size", None) or 256
     # some rows of real tables are unused; the first and the last thousandth are the usual place
     edge = size // 1000
     return torch.tensor([i for i in range(edge, size - edge) if i not in special])
