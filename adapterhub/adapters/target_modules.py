@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -14,7 +14,7 @@ from adapterhub.adapters.peft_format import ALL_LINEAR
 from adapterhub.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 #: ``self.NAME.weight`` where more is read than its type or place.
 _WEIGHT_READ = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|_is_hf_initialized)\b)")
@@ -110,12 +110,12 @@ def is_linear_layer(module: nn.Module) -> bool:
 def _is_read_by_weight(model: nn.Module, name: str) -> bool:
     """Return whether a layer's parent reads its weight, past any adapter on the layer."""
     parent, _, child = name.rpartition(".")
-    owner: Hashable = type(model.get_submodule(parent))
+    owner: Any = type(model.get_submodule(parent))
     return child in _weights_read(owner)
 
 
 @cache
-def _weights_read(parent: Hashable) -> frozenset[str]:
+def _weights_read(parent: Any) -> frozenset[str]:
     found = set[str]()
     for name, method in inspect.getmembers(parent, inspect.isfunction):
         if method.__module__ != nn.Module.__module__ and "init" not in name:

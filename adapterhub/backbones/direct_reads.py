@@ -50,7 +50,8 @@ def directly_read(base_model: nn.Module) -> set[int]:
 
 
 def _read_in_source(module: nn.Module, reached: set[CodeType]) -> Iterator[nn.Module]:
-    for code, paths in _reads_of(type(module)):
+    cls: Any = type(module)
+    for code, paths in _reads_of(cls):
         for path in () if code in reached else paths:
             try:
                 layer = module.get_submodule(path)

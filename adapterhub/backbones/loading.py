@@ -16,6 +16,7 @@ from adapterhub.backbones.architecture import (
     read_architecture,
     reason_of,
 )
+from adapterhub.backbones.module_sharing import AbsentModule, base_child
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -57,14 +58,6 @@ class LoadedModel:
     def base_model_of(self, model: PreTrainedModel) -> Any:
         """Return the base model inside another instance of the same class."""
         return model.get_submodule(self.base_name)
-
-
-class AbsentModule(nn.Module):
-    """Stands where the file has no weights; returns its input."""
-
-    def forward(self, x: Any, *_: Any, **__: Any) -> Any:
-        """Return the first argument."""
-        return x
 
 
 def load_model(path: Path) -> LoadedModel:
@@ -138,8 +131,6 @@ def _from_pretrained(
 
 def _base_name(model: Any, kind: BackboneKind, path: Path) -> str:
     """Return the name of the base model inside a model, empty if it is all of it."""
-    from adapterhub.backbones.module_sharing import base_child
-
     if kind == "encoder":
         return ""
     name = base_child(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -39,7 +39,9 @@ def fetch_backbones(
 
 def show_backbone(
     name: Annotated[str, typer.Argument(help="Catalog name, Hub id or local folder.")],
-    quantization: Annotated[str, typer.Option(help="nf4, int8 or none.")] = "nf4",
+    quantization: Annotated[
+        Literal["nf4", "fp4", "int8", "none"], typer.Option(help="Storage of the linear layers.")
+    ] = "nf4",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
     device: Device = None,
     as_json: Json = False,
@@ -55,7 +57,11 @@ def show_backbone(
     backbone = load_backbone(name, spec, revision=revision, device=device)
     paths = forward_paths(backbone)
     if as_json:
-        facts = {"name": backbone.name, "kind": backbone.kind, "folder": str(backbone.path)}
+        facts: dict[str, Any] = {
+            "name": backbone.name,
+            "kind": backbone.kind,
+            "folder": str(backbone.path),
+        }
         facts |= {"fingerprint": backbone.fingerprint, "license": backbone.license}
         sizes = {"parameters": backbone.parameters, "memory_bytes": backbone.memory_bytes}
         print_json({**facts, **sizes, "forward_paths": asdict(paths)})

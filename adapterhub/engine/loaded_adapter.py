@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
 from PIL import Image
@@ -16,6 +16,7 @@ from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from torch import Tensor
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import PackedBatch
     from adapterhub.engine.engine import Engine
     from adapterhub.engine.heads import LabelingKind
-    from adapterhub.engine.local_engine import LocalEngine
     from adapterhub.engine.pooling_requests import PoolingRequest
     from adapterhub.tasks.base import Task, TextGeneration
     from adapterhub.tasks.fields import Example
@@ -36,6 +36,34 @@ _PROBE = "The quick brown fox jumps over the lazy dog, then asks: what is 12 + 7
 _Add: TypeAlias = "Callable[[Engine, EncodedExample], PoolingRequest]"
 
 
+class EngineHolder(Protocol):
+    """What a loaded adapter needs of its local engine."""
+
+    backbone: Backbone
+
+    @property
+    def engine(self) -> Engine:
+        """The engine that computes."""
+
+    def num_virtual_tokens(self, name: str) -> int:
+        """Return the number of virtual tokens of a loaded adapter."""
+
+    def reserve_cache(self, longest: int, tokens: int = 0) -> None:
+        """Make room in the KV cache for sequences, the longest of so many tokens."""
+
+    def load(self, artifact: Artifact, *, name: str, force: bool = False) -> LoadedAdapter:
+        """Load another adapter."""
+
+    def exchange(self, name: str, artifact: Artifact) -> LoadedAdapter:
+        """Replace a loaded adapter by another of the same task."""
+
+    def lend_backbone(self) -> AbstractContextManager[Backbone]:
+        """Lend the backbone without the layers of the engine."""
+
+    def close(self) -> None:
+        """Restore the backbone."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedAdapter:
     """An adapter in a local engine, with its task.
@@ -44,7 +72,7 @@ class LoadedAdapter:
     alone; the adapter's head then reads the base model.
     """
 
-    local: LocalEngine
+    local: EngineHolder
     name: str
     artifact: Artifact
     task: Task

@@ -19,7 +19,7 @@ from transformers import (
 
 from adapterhub.backbones.architecture import kind_of
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.backbones.loading import AbsentModule
+from adapterhub.backbones.module_sharing import AbsentModule
 from adapterhub.errors import BackboneError
 from adapterhub.specs import QuantizationSpec
 

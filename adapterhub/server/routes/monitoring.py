@@ -116,11 +116,11 @@ def _load(server: Server, stats: EngineStats) -> dict[str, int]:
 
 def _models(server: Server) -> list[dict[str, Any]]:
     base = server.names.base
-    details = {
+    facts = {
         "kind": server.backbone.kind,
         "forward_paths": asdict(forward_paths(server.backbone)),
     }
-    found = {base: _model_entry(base, server, parent=None) | details}
+    found = {base: _model_entry(base, server, parent=None) | facts}
     for version in server.registry.list():
         if version.fingerprint != server.backbone.fingerprint:
             continue
