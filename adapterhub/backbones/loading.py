@@ -67,11 +67,13 @@ def load_model(path: Path) -> LoadedModel:
         BackboneError: If transformers can't load it, or if weights are missing that its hidden
             states depend on.
     """
-    kind = kind_of(read_architecture(path))
-    model, lacking = _from_pretrained(path, kind)
+    config = read_architecture(path)
+    kind = kind_of(config)
+    options = _dequantization(config, path)
+    model, lacking = _from_pretrained(path, kind, **options)
     poolerless = bool(lacking) and all(name.startswith("pooler.") for name in lacking)
     if poolerless and "add_pooling_layer" in inspect.signature(type(model).__init__).parameters:
-        model, lacking = _from_pretrained(path, kind, add_pooling_layer=False)
+        model, lacking = _from_pretrained(path, kind, add_pooling_layer=False, **options)
         lacking.append("pooler.")
     name = _base_name(model, kind, path)
     base_model: Any = model.get_submodule(name)
@@ -101,6 +103,29 @@ def probe_inputs(base_model: Any) -> dict[str, Tensor]:
         return {"pixel_values": torch.zeros(1, channels, height, width, dtype=base_model.dtype)}
     vocabulary = getattr(config.get_text_config(), "vocab_size", None) or _PROBE_TOKENS + 1
     return {"input_ids": 1 + torch.arange(_PROBE_TOKENS).unsqueeze(0) % (vocabulary - 1)}
+
+
+def _dequantization(config: Any, path: Path) -> dict[str, Any]:
+    """Return the options to load a quantized checkpoint, such as MXFP4 or FP8, as it computes."""
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    stored = getattr(config, "quantization_config", None)
+    if not stored:
+        return {}
+    try:
+        settings = AutoQuantizationConfig.from_dict(dict(stored))
+    except (ValueError, TypeError, ImportError) as error:
+        raise BackboneError(
+            f"the quantization of its weights is not supported: {reason_of(error)}", place=str(path)
+        ) from error
+    if not hasattr(settings, "dequantize"):
+        raise BackboneError(
+            f"its weights are already quantized ({stored.get('quant_method')})",
+            place=str(path),
+            hint="Use the checkpoint from before; adapterhub quantizes it when it is loaded",
+        )
+    settings.dequantize = True
+    return {"quantization_config": settings}
 
 
 def _from_pretrained(

@@ -164,9 +164,7 @@ def test_the_kind_follows_from_the_configuration():
 
 def test_code_that_would_be_needed_is_named(tmp_path):
     folder = tiny_model_folder(tmp_path, "llama")
-    document = json.loads((folder / "config.json").read_text())
-    document |= {"model_type": "evil", "auto_map": {"AutoConfig": "configuration_evil.E"}}
-    (folder / "config.json").write_text(json.dumps(document))
+    set_config(folder, model_type="evil", auto_map={"AutoConfig": "configuration_evil.E"})
     with pytest.raises(BackboneError, match="needs code from its repository, which is never run"):
         load(folder)
 
@@ -178,3 +176,32 @@ def test_advice_of_transformers_is_left_out(tmp_path):
     with pytest.raises(BackboneError, match="requires the natten library") as caught:
         load(folder)
     assert "install" not in str(caught.value)
+
+
+def set_config(folder, **fields):
+    document = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(document | fields))
+
+
+def test_weights_in_eight_bit_floats_are_dequantized(tmp_path):
+    shape = {"hidden_size": 128, "num_key_value_heads": 4, "head_dim": 32}
+    folder = tiny_model_folder(tmp_path, "llama", **shape)
+    path = folder / "model.safetensors"
+    stored = load_file(path)
+    for name in [name for name in stored if "_proj.weight" in name]:
+        stored[name] = stored[name].to(torch.float8_e4m3fn)
+        stored[f"{name}_scale_inv"] = torch.full((1, 1), 2.0)
+    save_file(stored, path, metadata={"format": "pt"})
+    settings = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    set_config(folder, quantization_config=settings)
+    backbone = load(folder, QuantizationSpec("nf4", "float32"))
+    assert isinstance(backbone.base_model.layers[0].mlp.up_proj, Linear4bit)
+    weight = load(folder).base_model.layers[0].mlp.up_proj.weight
+    assert torch.equal(weight, stored["model.layers.0.mlp.up_proj.weight"].float() * 2)
+
+
+def test_weights_that_stay_quantized_are_refused(tmp_path):
+    folder = tiny_model_folder(tmp_path, "llama")
+    set_config(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(BackboneError, match=r"already quantized \(bitsandbytes\)"):
+        load(folder)
