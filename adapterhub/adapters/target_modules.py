@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -16,8 +15,8 @@ from adapterhub.errors import RecipeError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-#: ``self.NAME.weight`` where more is read than its type or place.
-_WEIGHT_READ = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|_is_hf_initialized)\b)")
+#: ``self.NAME.weight`` where it is read whole, and not its type or place alone.
+_WEIGHT_READ = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|_is_hf_initialized)\b|\[)")
 
 
 def resolve_target_modules(
@@ -36,7 +35,7 @@ def resolve_target_modules(
     # bitsandbytes' quantized layers are subclasses of nn.Linear
     linear = [name for name, module in model.named_modules() if is_linear_layer(module)]
     heads = [name for name in linear if any(_is_inside(name, path) for path in exclude)]
-    unfit = [name for name in linear if name not in heads and _is_read_by_weight(model, name)]
+    unfit = sorted(_read_by_weight(model) & {*linear}.difference(heads))
     skipped = {*heads, *unfit}
     layers = [name for name in linear if name not in skipped]
     # a layer of an nn.Sequential has a number for a name, as a block of the model has
@@ -107,23 +106,28 @@ def is_linear_layer(module: nn.Module) -> bool:
     return not type(module).forward.__module__.startswith("transformers.models.")
 
 
-def _is_read_by_weight(model: nn.Module, name: str) -> bool:
-    """Return whether a layer's parent reads its weight, past any adapter on the layer."""
-    parent, _, child = name.rpartition(".")
-    owner: Any = type(model.get_submodule(parent))
-    return child in _weights_read(owner)
+def _read_by_weight(model: nn.Module) -> set[str]:
+    """Return the names of modules whose parent reads their weight, past any adapter on them."""
+    reads: dict[type[nn.Module], set[str]] = {}
+    found = set[str]()
+    for name, module in model.named_modules():
+        kind = type(module)
+        if kind not in reads:
+            reads[kind] = _weights_read(kind)
+        found.update(f"{name}.{child}" if name else child for child in reads[kind])
+    return found
 
 
-@cache
-def _weights_read(parent: Any) -> frozenset[str]:
+def _weights_read(parent: type[nn.Module]) -> set[str]:
     found = set[str]()
     for name, method in inspect.getmembers(parent, inspect.isfunction):
-        if method.__module__ != nn.Module.__module__ and "init" not in name:
+        own = method.__module__ == parent.__module__ or ".models." in method.__module__
+        if own and "init" not in name:
             try:
                 found.update(_WEIGHT_READ.findall(inspect.getsource(method)))
             except (OSError, TypeError):
                 continue
-    return frozenset(found)
+    return found
 
 
 def _shortest(name: str, parts: int, others: Collection[str]) -> str:
