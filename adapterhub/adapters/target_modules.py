@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
 #: ``self.NAME.weight`` where it is read whole, and not its type, place or shape alone.
-_WEIGHT_READ = re.compile(r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|_is_hf_initialized)\b|\[)")
+_WEIGHT_READ = re.compile(
+    r"self\.(\w+)\.weight\b(?!\.(?:dtype|device|shape|_is_hf_initialized)\b|\[)"
+)
 
 
 def resolve_target_modules(
