@@ -188,7 +188,7 @@ def with_whole_head(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors and configuration with every module that the task adds to the base model.
 
-    A module of the head that the adapter does not store, such as DistilBERT's ``pre_classifier``,
+    A module of the head that the adapter does not store, such as ModernBERT's ``head``,
     is that of the backbone's checkpoint.
 
     Raises:
