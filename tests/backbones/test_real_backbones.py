@@ -7,7 +7,7 @@ from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.catalog import load_catalog
 from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.quantize import torch_dtype
-from adapterhub.backbones.sources import fetch_backbone
+from adapterhub.backbones.sources import cached_backbone, fetch_backbone
 from adapterhub.specs import QuantizationSpec
 
 pytestmark = pytest.mark.weights
@@ -24,11 +24,6 @@ CHAT = [{"role": "user", "content": "What is the capital of France?"}]
 @pytest.fixture(scope="module")
 def smollm2():
     return load_backbone("smollm2-135m-instruct", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def minilm():
-    return load_backbone("minilm-l6", QuantizationSpec("nf4", "float32"), device="cpu")
 
 
 def test_smollm2_has_the_documented_properties(smollm2):
@@ -95,21 +90,48 @@ def test_smollm2_answers_and_does_not_change(smollm2):
     assert state_digest(smollm2.base_model) == before
 
 
-def test_minilm_finds_the_nearer_sentence(minilm):
+def cached(name):
+    """Skip a test of a backbone that is large and not in the cache."""
+    if cached_backbone(name) is None:
+        pytest.skip(f"run `adapterhub backbones fetch {name}` first")
+    return name
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("minilm-l6", 22_713_216), ("mpnet-base", 109_486_464)]
+)
+def test_an_encoder_finds_the_nearer_sentence(name, parameters):
+    backbone = load_backbone(cached(name), QuantizationSpec("nf4", "float32"), device="cpu")
     texts = ["My printer does not print", "The printer is out of order", "We sail at dawn"]
-    batch = minilm.tokenizer(texts, padding=True, return_tensors="pt")
+    batch = backbone.tokenizer(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
-        hidden = minilm.base_model(**batch).last_hidden_state
+        hidden = backbone.base_model(**batch).last_hidden_state
     mask = batch["attention_mask"].unsqueeze(-1)
     mean = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1))
     printer, sail = mean[1:] @ mean[0]
     assert printer > 0.6 > 0.3 > sail
-    assert minilm.kind == "encoder"
-    assert minilm.parameters == 22_713_216
+    assert (backbone.kind, backbone.missing) == ("encoder", ())
+    assert backbone.parameters == parameters
 
 
-@pytest.mark.parametrize("name", ["smollm2-135m-instruct", "minilm-l6"])
+def test_qwen_answers_in_chinese():
+    name = cached("qwen2.5-coder-0.5b-instruct")
+    qwen = load_backbone(name, QuantizationSpec("none", "bfloat16"), device="cpu")
+    chat = [{"role": "user", "content": "法国的首都是哪里？只回答城市名。"}]
+    prompt = qwen.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    ids = qwen.tokenizer(prompt)["input_ids"]
+    start = len(ids)
+    with torch.no_grad():
+        for _ in range(2):
+            last = qwen.base_model(torch.tensor([ids])).last_hidden_state[:, -1]
+            ids.append(int(qwen.lm_head(last).argmax()))
+    assert qwen.tokenizer.decode(ids[start:]).startswith("巴黎")
+
+
+@pytest.mark.parametrize(
+    "name", ["smollm2-135m-instruct", "minilm-l6", "mpnet-base", "qwen2.5-coder-0.5b-instruct"]
+)
 def test_prepared_tokenizers_pass_their_check(name):
     from adapterhub.backbones.sources import _check_probe
 
-    _check_probe(load_catalog()[name], fetch_backbone(name))
+    _check_probe(load_catalog()[name], fetch_backbone(cached(name)))
