@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional as F
 
 from adapterhub.backbones.path_probes import make_probes
 from adapterhub.backbones.quantize import torch_dtype
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.backbones.head_model import HeadModel
     from adapterhub.data.packing import EncodedExample
     from adapterhub.engine.heads import AdapterHead, HeadTemplate
 
@@ -40,10 +42,16 @@ class _Verdict:
     Args:
         divided: Whether it is its base model and then its head.
         reads_selected: Whether the head needs the hidden states of the selected positions alone.
+        padding: Whether padding changes nothing.
     """
 
-    divided: bool
-    reads_selected: bool
+    divided: bool = False
+    reads_selected: bool = False
+    padding: bool = False
+
+
+#: Number of padding tokens of the padded probe.
+_PADDING = 3
 
 
 class HeadCheck:
@@ -70,39 +78,57 @@ class HeadCheck:
         """Return whether the head needs the hidden states of the selected positions alone."""
         return self._verdict(head, example).reads_selected
 
+    def padding(self, head: AdapterHead, example: EncodedExample) -> bool:
+        """Return whether padding on the right does not change what the class computes.
+
+        A class that reads the last position, padded or not, needs batches of one length.
+        """
+        return self._verdict(head, example).padding
+
     def _verdict(self, head: AdapterHead, example: EncodedExample) -> _Verdict:
         template = head.template
         if template not in self._verdicts:
             try:
-                with torch.no_grad():
-                    self._verdicts[template] = self._compare(template.probe(head), example)
+                with torch.no_grad(), own_attention(self._backbone.base_model):
+                    verdict, problems = self._compare(template.probe(head), example)
             except (*FAULTS, AdapterHubError) as error:
-                self._found(template, f"can't be divided: {error}", _Verdict(False, False))
+                verdict, problems = _Verdict(), [str(error)]
+            name = type(template.model.model).__name__
+            for problem in problems:
+                _LOG.info("%s is not computed on the fastest path: %s", name, problem)
+            self._verdicts[template] = verdict
         return self._verdicts[template]
 
-    def _found(self, template: HeadTemplate, problem: str, verdict: _Verdict) -> _Verdict:
-        name = type(template.model.model).__name__
-        _LOG.info("the head of %s is computed on the padded path: %s", name, problem)
-        self._verdicts[template] = verdict
-        return verdict
-
-    def _compare(self, probe: AdapterHead, example: EncodedExample) -> _Verdict:
+    def _compare(self, probe: AdapterHead, example: EncodedExample) -> tuple[_Verdict, list[str]]:
+        """Return the verdict on a class, and the reasons why it is not the best."""
         model, inputs = probe.model, self._inputs(example)
+        whole = model.forward(inputs)
+        padding = example.pixels is None and self._is_padded_alike(model, inputs, whole)
+        problems = [] if padding or example.pixels is not None else ["padding changes its output"]
         if model.base_name is None:
-            return self._found(probe.template, "has no base model", _Verdict(False, False))
-        with own_attention(self._backbone.base_model):
-            whole = model.forward(inputs)
-            output = model.base_model(**model.base_inputs(inputs))
-            parted = model.logits_of(output, inputs)
-        if not self._equal(parted, whole):
-            problem = "computes more than its base model and a head"
-            return self._found(probe.template, problem, _Verdict(False, False))
+            return _Verdict(padding=padding), [*problems, "it has no base model"]
+        output = model.base_model(**model.base_inputs(inputs))
+        if not self._equal(model.logits_of(output, inputs), whole):
+            problem = "it computes more than its base model and a head"
+            return _Verdict(padding=padding), [*problems, problem]
         if example.pixels is not None:
-            return _Verdict(True, False)
-        if self._reads_selected(probe, output.last_hidden_state[0], whole[0]):
-            return _Verdict(True, True)
-        problem = "reads more than the selected positions"
-        return self._found(probe.template, problem, _Verdict(True, False))
+            return _Verdict(divided=True), problems
+        selected = self._reads_selected(probe, output.last_hidden_state[0], whole[0])
+        if not selected:
+            problems.append("its head reads more than the selected positions")
+        return _Verdict(True, selected, padding), problems
+
+    def _is_padded_alike(self, model: HeadModel, inputs: dict[str, Any], whole: Tensor) -> bool:
+        """Return whether a padded sequence has the logits ``whole`` that it has alone."""
+        padded = {
+            "input_ids": F.pad(inputs["input_ids"], (0, _PADDING), value=model.padding_token),
+            "attention_mask": F.pad(inputs["attention_mask"], (0, _PADDING)),
+        }
+        try:
+            found = model.forward(padded)
+        except FAULTS:
+            return False
+        return self._equal(found if found.dim() == 2 else found[:, : whole.shape[1]], whole)
 
     def _reads_selected(self, probe: AdapterHead, hidden: Tensor, expected: Tensor) -> bool:
         if probe.kind == "sequence":

@@ -118,13 +118,18 @@ class PaddedPooling:
         alone = not self._mixed or virtual or _blend(sequence).exclusive
         divided = head is None or self._check.divided(head, sequence.example)
         # classes find the end of a sequence by its tokens, and virtual ones have none
-        equal = not self._padding or virtual
+        equal = not self._padding or virtual or not self._pads(sequence)
         return (
             None if head is None else type(head.model.model),
             None if divided else head,
             sequence.adapters if alone else None,
             len(sequence.example) if equal else None,
         )
+
+    def _pads(self, sequence: PoolingSequence) -> bool:
+        """Return whether the class for the head of a sequence allows padding."""
+        head, example = sequence.head, sequence.example
+        return head is None or example.pixels is not None or self._check.padding(head, example)
 
     def _parts(self, sequences: list[PoolingSequence]) -> list[tuple[int, int]]:
         """Return start and end of neighbours that use the same head and adapters."""

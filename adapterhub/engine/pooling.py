@@ -67,11 +67,10 @@ class PoolingRunner:
         self._body = without_pooler(base_model) if pools else base_model
         self._check = HeadCheck(backbone)
         self._padded = PaddedPooling(backbone, adapters, paths, self._check, max_tokens)
-        limit = int(
-            getattr(backbone.config.get_text_config(), "max_position_embeddings", 0) or 2**31
-        )
         #: most tokens of a sequence, virtual tokens included
-        self.max_length = limit - paths.position_offset
+        limit = int(getattr(backbone.config.get_text_config(), "max_position_embeddings", 0) or 0)
+        # XLNet has -1: positions without end
+        self.max_length = (limit if limit > 0 else 2**31) - paths.position_offset
         self.num_computed = 0
 
     def __call__(self, sequences: Sequence[PoolingSequence]) -> None:

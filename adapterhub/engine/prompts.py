@@ -45,7 +45,7 @@ class PromptProcessor:
         self._tokenizer: Any = backbone.tokenizer
         # only the last part of a folder: messages may go to clients of a server
         self._name = PurePath(backbone.name).name if isabs(backbone.name) else backbone.name
-        self.vocab_size = int(backbone.config.get_text_config().vocab_size)
+        self.vocab_size = _vocab_size(backbone)
         self.end_ids = _end_ids(backbone)
         self._compiler: ConstraintCompiler | None = None
         self._lock = Lock()
@@ -109,6 +109,12 @@ def only_images() -> RequestError:
     return RequestError(
         "the backbone reads images, not texts", place="model", hint="Classify images with it"
     )
+
+
+def _vocab_size(backbone: Backbone) -> int:
+    # an architecture that reads characters has no vocabulary
+    found = getattr(backbone.config.get_text_config(), "vocab_size", None)
+    return int(found or len(backbone.tokenizer))
 
 
 def _end_ids(backbone: Backbone) -> frozenset[int]:

@@ -8,10 +8,17 @@ import pytest
 import torch
 from backbones.tiny_architectures import tiny_config, tiny_model
 from peft import get_peft_model_state_dict
-from test_padded_pooling import CLASSES, LENGTHS, Labeller, base_model_of, example_of, tiny_backbone
+from test_padded_pooling import (
+    CLASSES,
+    LENGTHS,
+    Labeller,
+    base_model_of,
+    example_of,
+    paths_of,
+    tiny_backbone,
+)
 
 from adapterhub.adapters.weights import AdapterWeights
-from adapterhub.backbones.forward_paths import forward_paths
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.specs import PrefixSpec, PromptSpec
@@ -22,7 +29,7 @@ SIZE = EngineConfig(rank_slots=16)
 
 def engine_on(name, *, packed=False):
     backbone = tiny_backbone(name)
-    backbone.verdicts["paths"] = replace(forward_paths(backbone), packed=packed)
+    backbone.verdicts["paths"] = replace(paths_of(name), packed=packed)
     return Engine(backbone, SIZE)
 
 
