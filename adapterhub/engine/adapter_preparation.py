@@ -135,6 +135,12 @@ def num_virtual_tokens(adapters: Sequence[PreparedAdapter], weights: Sequence[fl
             place="adapters",
             hint="Concatenate prefixes beforehand; LoRA adapters may be blended beside one",
         )
+    if len(adapters) > 1 and any(prefix.computed for prefix, _ in prefixes):
+        raise EngineError(
+            "what a prompt of prompt tuning computes depends on the other adapters",
+            place="adapters",
+            hint="Use it alone, with weight 1",
+        )
     return prefixes[0][0].length if prefixes else 0
 
 
@@ -175,6 +181,7 @@ def prompt_states(
         tuple(layer.keys[0].transpose(0, 1).contiguous().cpu() for layer in cache.layers),
         tuple(layer.values[0].transpose(0, 1).contiguous().cpu() for layer in cache.layers),
         head,
+        computed=True,
     )
 
 

@@ -130,6 +130,8 @@ class PrefixStates:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     head: TaskHead | None = None
+    #: whether the base model computed them, so that with another adapter they would differ
+    computed: bool = False
 
     exclusive = False
     invocation = ()
@@ -158,6 +160,7 @@ class PromptEmbeddings:
     embeddings: Tensor
     head: TaskHead | None = None
 
+    computed = True
     exclusive = False
     invocation = ()
 

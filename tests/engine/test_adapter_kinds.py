@@ -1,5 +1,7 @@
 """Every kind of adapter gives the tokens of peft, alone and in a batch with others."""
 
+from dataclasses import replace
+
 import peft
 import pytest
 import torch
@@ -20,7 +22,9 @@ from kind_helpers import (
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from adapterhub.backbones.backbone import load_backbone
+from adapterhub.engine.adapter_preparation import num_virtual_tokens
 from adapterhub.engine.engine import Engine
+from adapterhub.engine.prepared_adapter import LoraFactors, PrefixStates
 from adapterhub.errors import EngineError
 
 LLAMA_KINDS = {
@@ -121,3 +125,13 @@ def test_alora_reuses_blocks_of_the_base_model(tmp_path):
     (again,) = generate(engine, [(prompt, None)], 3)
     assert_equal(peft_decoder(tmp_path, None), prompt, again)
     engine.close()
+
+
+def test_a_computed_prompt_is_used_alone():
+    layer = torch.zeros(2, 1, 4)
+    prompt = PrefixStates((layer,), (layer,), computed=True)
+    pair = LoraFactors(1, {0: (torch.ones(1, 4), torch.ones(1, 4))})
+    assert num_virtual_tokens([prompt], [1.0]) == 2
+    assert num_virtual_tokens([replace(prompt, computed=False), pair], [1.0, 0.5]) == 2
+    with pytest.raises(EngineError, match="depends on the other adapters"):
+        num_virtual_tokens([prompt, pair], [1.0, 0.5])
