@@ -110,7 +110,7 @@ def test_a_stored_evaluation_is_not_repeated(two, moods, monkeypatch):
 
     scored = []
     whole = gate.score
-    monkeypatch.setattr(gate, "score", lambda s, a, r: scored.append(a.name) or whole(s, a, r))
+    monkeypatch.setattr(gate, "score", lambda a, r: scored.append(a.name) or whole(a, r))
     rule = ("alias", "rule", "mood@prod", "--metric", "accuracy", "--not-worse-by", "1.0")
     two(*rule, "--data", str(moods))
     two("promote", "mood@1", "--to", "prod")
@@ -153,7 +153,7 @@ def test_as_much_worse_as_allowed_is_allowed(two, moods, monkeypatch, found, pas
 
     # 0.95 - 0.94 > 0.01 in floating point
     measured = {"mood@1": 0.95, "mood@2": found}
-    monkeypatch.setattr(gate, "score", lambda s, a, r: {"accuracy": measured[a.name]})
+    monkeypatch.setattr(gate, "score", lambda a, r: {"accuracy": measured[a.name]})
     rule = ("alias", "rule", "mood@prod", "--metric", "accuracy", "--not-worse-by", "0.01")
     two(*rule, "--data", str(moods))
     assert two("promote", "mood@1", "--to", "prod").exit_code == 0
