@@ -68,9 +68,7 @@ class PoolingRunner:
         self._check = HeadCheck(backbone)
         self._padded = PaddedPooling(backbone, adapters, paths, self._check, max_tokens)
         #: most tokens of a sequence, virtual tokens included
-        limit = int(getattr(backbone.config.get_text_config(), "max_position_embeddings", 0) or 0)
-        # XLNet has -1: positions without end
-        self.max_length = (limit if limit > 0 else 2**31) - paths.position_offset
+        self.max_length = max_length(backbone)
         self.num_computed = 0
 
     def __call__(self, sequences: Sequence[PoolingSequence]) -> None:
@@ -277,3 +275,23 @@ def _check_finite(sequence: PoolingSequence) -> None:
             "the backbone returned NaN or infinite values",
             place=", ".join(key for key, _ in sequence.adapters) or "base model",
         )
+
+
+def max_length(backbone: Backbone) -> int:
+    """Return the most tokens of a sequence that the position embeddings of a backbone hold.
+
+    A table whose padding token has a position of its own is read from the position after it on.
+    Source: ``create_position_ids_from_input_ids`` in transformers' ``modeling_roberta.py``.
+    """
+    limit = int(getattr(backbone.config.get_text_config(), "max_position_embeddings", 0) or 0)
+    if limit <= 0:
+        # XLNet has -1: positions without end
+        return 2**31
+    first = [
+        module.padding_idx + 1
+        for module in backbone.base_model.modules()
+        if isinstance(module, torch.nn.Embedding)
+        and module.num_embeddings == limit
+        and module.padding_idx is not None
+    ]
+    return limit - max(first, default=0)

@@ -11,6 +11,7 @@ import torch
 from backbones.tiny_architectures import DECODERS, backbone_of, tiny_config, tiny_model
 from peft import get_peft_model_state_dict
 from tiny_models import tiny_model as tiny_model_of
+from tiny_models import tiny_model_folder
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
@@ -20,6 +21,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from adapterhub.adapters.weights import AdapterWeights
+from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.forward_paths import PADDED_ONLY, forward_paths
 from adapterhub.backbones.head_model import build_head
 from adapterhub.data.packing import EncodedExample
@@ -27,7 +29,8 @@ from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.head_check import HeadCheck
 from adapterhub.engine.heads import AdapterHead, HeadBuilder
-from adapterhub.specs import LoraSpec
+from adapterhub.engine.pooling import max_length
+from adapterhub.specs import LoraSpec, QuantizationSpec
 
 CLASSES = {
     "sequence": AutoModelForSequenceClassification,
@@ -175,3 +178,13 @@ def test_a_class_that_reads_the_last_position_is_not_padded():
         probe = template.probe(AdapterHead(head, ("a", "b"), template.model, template))
         found[head] = check.padding(probe, EncodedExample(1, [5, 6], [0]))
     assert found == {"sequence": False, "token": True}
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("roberta", 512), ("mpnet", 512), ("bert", 514)])
+def test_the_longest_sequence_fits_the_table_of_positions(tmp_path, kind, expected):
+    folder = tiny_model_folder(tmp_path, kind, pad_token_id=1)
+    backbone = load_backbone(str(folder), QuantizationSpec("none", "float32"))
+    assert max_length(backbone) == expected
+    ids = torch.full((1, expected), 5)
+    with torch.no_grad():
+        backbone.base_model(input_ids=ids, attention_mask=torch.ones_like(ids))
