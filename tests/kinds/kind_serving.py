@@ -1,5 +1,7 @@
 """What the engine makes of adapters, alone and in mixed batches, compared with peft."""
 
+import math
+
 import torch
 from kind_cases import IDS, logits
 
@@ -35,6 +37,11 @@ def served_differences(engine, served, names):
         return dict.fromkeys(names, f"{type(error).__name__}: {error}")
 
 
+def _largest(*differences):
+    """Return the largest difference; NaN is the largest of all."""
+    return max(math.inf if math.isnan(each) else each for each in differences)
+
+
 def _generated(engine, served, names):
     requests = [(prompt, name) for name in names for prompt in PROMPTS]
     params = SamplingParams(temperature=0, max_tokens=COUNT, ignore_eos=True, logprobs=1)
@@ -53,7 +60,7 @@ def _generated(engine, served, names):
         difference = float((scores - expected).abs().max())
         # a token that peft does not choose differs by what it falls short
         shortfall = float((best - expected).max())
-        worst[name] = max(worst[name], difference, shortfall)
+        worst[name] = _largest(worst[name], difference, shortfall)
     return worst
 
 
@@ -79,5 +86,5 @@ def _labelled(engine, served, names):
         (found,) = request.results()
         expected = logits(served[name][1], torch.tensor([prompt]))
         difference = float((found - expected.reshape(found.shape)).abs().max())
-        worst[name] = max(worst[name], difference)
+        worst[name] = _largest(worst[name], difference)
     return worst
