@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -99,13 +100,19 @@ def _saved_name(modules: Sequence[str], path: str, paths: Sequence[str], prefix:
 
 
 def is_linear_layer(module: nn.Module) -> bool:
-    """Return whether a module computes a linear map and nothing else.
+    """Return whether a module maps vectors to vectors by one matrix.
 
-    An architecture's own subclass, such as a router of experts, may return something else.
+    An architecture's own subclass may return something else, such as a router of experts.
     """
     if not isinstance(module, nn.Linear | Conv1D):
         return False
-    return not type(module).forward.__module__.startswith("transformers.models.")
+    if not type(module).forward.__module__.startswith("transformers.models."):
+        return True
+    linear: Any = module
+    weight: torch.Tensor = linear.weight
+    with torch.no_grad():
+        found = linear(torch.zeros(1, linear.in_features, dtype=weight.dtype, device=weight.device))
+    return isinstance(found, torch.Tensor) and tuple(found.shape) == (1, linear.out_features)
 
 
 def _read_by_weight(model: nn.Module) -> set[str]:
