@@ -16,7 +16,7 @@ from adapterhub.backbones.memory import state_digest
 from adapterhub.data.images import ImageFile
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
-from adapterhub.errors import DataError, EngineError, RequestError, StrictLoadError
+from adapterhub.errors import DataError, EngineError, RequestError
 from adapterhub.specs import LoraSpec, QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import build_task
@@ -208,12 +208,3 @@ def test_a_blend_of_two_adapters_is_their_weighted_sum(vit):
     assert blend["scores"] == pytest.approx(alone["scores"], abs=TOLERANCE)
     (mixed,) = engine.label([{"image": shown}], [[("own", 1.0), ("body", 1.0)]])
     assert abs(mixed["scores"]["red"] - alone["scores"]["red"]) > 1e-3
-
-
-def test_an_adapter_with_its_own_norm_layers_is_rejected(vit):
-    engine, peers = vit
-    peer = peers["own"]
-    norm = {"base_model.model.vit.layernorm.weight": torch.ones(32)}
-    weights = AdapterWeights(peer.weights.spec, {**peer.weights.tensors, **norm})
-    with pytest.raises(StrictLoadError, match="layernorm"):
-        engine.load_weights(weights, key="sha256:norm", name="norm", task=peer.task)

@@ -52,7 +52,6 @@ LABELS = {
 }
 #: Names of the linear layers of heads; of other tasks with labels, "score".
 HEADS = {
-    "token-classification": "classifier",
     "question-answering": "qa_outputs",
     "image-classification": "classifier",
 }
@@ -103,7 +102,7 @@ def random_lora(seed, *, rank=4, task="dialogue", scale=0.3):
         kind = HEADS.get(task, "score")
         head = torch.randn(len(labels), HIDDEN, generator=draw)
         tensors[f"base_model.model.{kind}.weight"] = head
-        if kind != "score":
+        if kind != "score" or task == "token-classification":
             tensors[f"base_model.model.{kind}.bias"] = torch.zeros(len(labels))
     spec = LoraSpec(rank=rank, alpha=float(rank), target_modules=tuple(WIDTHS))
     return AdapterWeights(spec, tensors)

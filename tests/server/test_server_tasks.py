@@ -10,7 +10,8 @@ import pytest
 @pytest.fixture(scope="module")
 def labelling(served):
     for ref in ("moods", "things"):
-        assert served.post("/v1/adapters/load", {"ref": ref}).status_code == 200
+        answer = served.post("/v1/adapters/load", {"ref": ref})
+        assert answer.status_code == 200, answer.text
     return served
 
 
