@@ -12,6 +12,7 @@ from adapterhub.data.splits import count_repeated, fingerprint
 from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.evaluation.drift import LEVEL
+from adapterhub.refs import parse_ref
 from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
 from adapterhub.training.loop import watched_metric
 from adapterhub.training.prepare import load_more_examples, text_fields
@@ -152,7 +153,7 @@ def refresh(
     """
     if not 0.0 <= options.replay <= 1.0:
         raise RecipeError(f"is a share from 0 to 1, not {options.replay:g}", place="--replay")
-    version = registry.resolve(ref)
+    version = registry.resolve(parse_ref(ref).newest)
     folder = trusted_folder(registry, version)
     artifact = read_artifact(folder)
     recipe = _child_recipe(artifact, version, options.overrides)
