@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: Returns the adapter strength of each vector that a layer receives, shaped as its input without
-#: features; ``None`` where the sequences of the batch can't be told apart.
+#: features; ``None`` where the sequences of the batch can't be distinguished.
 StrengthOf: TypeAlias = "Callable[[Tensor], Tensor | float | None]"
 
 #: Lengths in tokens of the probes; two are equal, so that a batch without padding exists.

@@ -1,6 +1,6 @@
 """Labels and tags as files have them, in one form: outer spaces, decimals, missing values, schemes.
 
-Each change is reported in one line, and what cannot be told apart is an error that names the
+Each change is reported in one line, and what is ambiguous is an error that names the
 example.
 """
 

@@ -250,7 +250,7 @@ class AdaptedNorm:
         if total != whole or len(args) > 1:
             raise UntraceableInputError(
                 f"a norm layer received a shape of {list(states.shape)}, in which the tokens of "
-                "different adapters can't be told apart",
+                "different adapters can't be distinguished",
                 hint="Compute one adapter at a time",
             )
         inputs = tokens.flatten(0, leading - 1)

@@ -125,7 +125,7 @@ class PaddedForwardContext(ForwardContext):
         """Return which tokens use which rank slots in a layer, or ``None`` where none does.
 
         Raises:
-            UntraceableInputError: If the rows cannot be told apart in ``shape``.
+            UntraceableInputError: If the rows cannot be distinguished in ``shape``.
         """
         if layer not in self._keys:
             self._keys[layer] = self._changed(layer)
@@ -155,7 +155,7 @@ class PaddedForwardContext(ForwardContext):
             return [(total // count, row[0][1]) for row in rows]
         raise UntraceableInputError(
             f"a layer received tokens of shape {list(leading)} of {count} sequences with "
-            "different adapters, which can't be told apart",
+            "different adapters, which can't be distinguished",
             hint="Compute one adapter at a time",
         )
 

@@ -1,4 +1,4 @@
-"""The engine of one caller, sized by what is loaded and asked of it."""
+"""The engine of one caller, sized by what is loaded and requested."""
 
 from __future__ import annotations
 

@@ -271,12 +271,16 @@ class _FactorsBuilder:
             found = convolution(module, parts, scale)
         elif isinstance(module, nn.MultiheadAttention):
             found = attention_projections(module, parts, scale)
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and self._is_fused_attention(path.rpartition(".")[0]):
             found = _attention_output(module, parts, scale * self._num_output_products(path))
         if found is None:
             return self._add_parameters(path, module, parts)
         self._replace(path, module, found)
         return {}
+
+    def _is_fused_attention(self, path: str) -> bool:
+        module = _submodule(self._layers.base_model, path)
+        return isinstance(module, nn.MultiheadAttention)
 
     def _num_output_products(self, path: str) -> int:
         """Return how often peft adds the product of the output layer of fused attention.

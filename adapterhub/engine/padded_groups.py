@@ -49,7 +49,7 @@ class GroupRules:
 
     Args:
         left_padding: Whether sequences of different lengths, padded on the left, may share a group.
-        equal_lengths: Whether sequences of equal length may; asked once, when it matters.
+        equal_lengths: Whether sequences of equal length may; evaluated once, when it matters.
         mixed: Whether sequences of different adapters may.
     """
 

@@ -31,7 +31,7 @@ async def load(call: Call, ref: str, name: str | None = None) -> tuple[str, Reso
     """Load an adapter into memory; return the name by which it can be requested, and the adapter.
 
     Args:
-        call: Call of a caller who may use the reference, what it refers to, and the name.
+        call: Authenticated request; its caller must be allowed to use reference and name.
         ref: Reference of the registry, or ``hf://…``, which is pulled first.
         name: Name for requests; the reference of the version if not given.
     """

@@ -1,6 +1,6 @@
-"""Check every architecture that transformers' auto classes list, and write docs/architectures.md.
+"""Check architectures that transformers' auto classes list, and write docs/architectures.md.
 
-    python tests/conformance/run_architectures.py                 # all, several hours on one core
+    python tests/conformance/run_architectures.py                 # all that have no result yet
     python tests/conformance/run_architectures.py llama lfm2      # these only
     python tests/conformance/run_architectures.py --heads causal_lm
     python tests/conformance/run_architectures.py --write         # the table from the results
@@ -133,12 +133,13 @@ task's own class computes, in training and in serving; on the *fast path* sequen
 without padding and the keys and values of generation are paged. The fast path is taken only where
 it gave the same numbers as transformers on the loaded weights; see [Serving](serving.md).
 
-`tests/conformance/run_architectures.py` wrote this page. It makes a tiny random model of each
-configuration class that transformers' auto classes list. With each head of the architecture it
+`tests/conformance/run_architectures.py` wrote this page. It takes the configuration classes from
+transformers' auto classes and makes a tiny random model of one. With a head of the architecture it
 trains two LoRA adapters, stores them, loads them in plain peft, and compares what a mixed batch of
 both (and the base model) gives with `PeftModel` on plain transformers, one sequence at a time in
 float32. *Fast* and *padded* mean that all probabilities, and all tokens with their
-log-probabilities, were equal within {bound}. For images there is one path.
+log-probabilities, were equal within {bound}. For images there is one path. Where a cell is empty,
+the architecture has no such head, or nobody has run it.
 """
 
 

@@ -13,6 +13,7 @@ from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.engine.adapted_layers import AdaptedLayers
 from adapterhub.engine.lora_linear import install_lora_linears
 from adapterhub.engine.lora_preparation import lora_factors
+from adapterhub.errors import StrictLoadError
 from adapterhub.kernels.lora.reference import ReferenceLoraKernel
 
 
@@ -102,3 +103,21 @@ def test_parameters_return_after_a_failure():
     with pytest.raises(RuntimeError), factors.overrides.apply(model):
         model(torch.zeros(1, 1))
     assert model.conv.weight is weight
+
+
+class Router(nn.Linear):
+    """A layer of an architecture's own class, which returns more than one vector."""
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return scores.softmax(-1), scores
+
+
+Router.forward.__module__ = "transformers.models.own"
+
+
+def test_lora_on_a_layer_that_is_no_linear_map_is_refused_and_not_left_out():
+    model = nn.Sequential(Router(4, 4), nn.Linear(4, 4))
+    adapted = peft.get_peft_model(copy.deepcopy(model), lora("0"))
+    with pytest.raises(StrictLoadError, match="lora_A"):
+        factors_of(model, adapted, lora("0"))
