@@ -287,10 +287,12 @@ def max_length(backbone: Backbone) -> int:
     if limit <= 0:
         # XLNet has -1: positions without end
         return 2**31
+    vocabulary = backbone.base_model.get_input_embeddings()
     first = [
         module.padding_idx + 1
         for module in backbone.base_model.modules()
         if isinstance(module, torch.nn.Embedding)
+        and module is not vocabulary
         and module.num_embeddings == limit
         and module.padding_idx is not None
     ]
