@@ -13,6 +13,8 @@ from bitsandbytes import functional as bnb_functional
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch.nn import functional as F
 
+from adapterhub.kernels.linear.packed_layer import PackedLayer
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -33,7 +35,7 @@ def in_float32(model: nn.Module) -> Iterator[None]:
     if _num_parameters(model) > MOST_PARAMETERS:
         yield
         return
-    quantized = [m for m in model.modules() if isinstance(m, Linear4bit | Linear8bitLt)]
+    quantized = _quantized_layers(model)
     before: list[tuple[Tensor, Tensor]] = []
     try:
         for layer in quantized:
@@ -58,8 +60,14 @@ def rounding_error(model: nn.Module) -> float:
     return max(errors)
 
 
+def _quantized_layers(model: nn.Module) -> list[Any]:
+    """Return the layers whose weight is no plain tensor: quantized, or in a kernel's layout."""
+    kinds = (Linear4bit, Linear8bitLt, PackedLayer)
+    return [module for module in model.modules() if isinstance(module, kinds)]
+
+
 def _num_parameters(model: nn.Module) -> int:
-    quantized = [m for m in model.modules() if isinstance(m, Linear4bit | Linear8bitLt)]
+    quantized = _quantized_layers(model)
     own = sum(p.numel() for p in model.parameters() if p.is_floating_point())
     return own + sum(m.in_features * m.out_features for m in quantized)
 
@@ -82,6 +90,8 @@ def _float32_forward(layer: Any) -> Callable[[Tensor], Tensor]:
 
 def _weight(layer: Any) -> Tensor:
     """Return the weight ``[out_features, in_features]`` of a quantized layer."""
+    if isinstance(layer, PackedLayer):
+        return layer.dense().float()
     if isinstance(layer, Linear4bit):
         state: Any = layer.weight.quant_state
         return bnb_functional.dequantize_4bit(layer.weight.data, state).float()

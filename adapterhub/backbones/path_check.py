@@ -69,12 +69,27 @@ class _Reference(Generic[_P]):
         Raises:
             _Difference: If a hidden state differs by more.
         """
-        pairs = zip(found, expected or self.hidden, strict=True)
-        error = max(_error(each, own, self.spread) for each, own in pairs)
+        error = self._error(found, expected or self.hidden)
         if not error <= self.bound:
             raise _Difference(
                 f"hidden states differ by {error:.2g} of their spread (bound {self.bound:.2g})"
             )
+
+    def in_type_of(self, alone: Callable[[_P], Tensor]) -> _Reference[_P]:
+        """Return this reference with a bound of at least twice the error of a forward pass.
+
+        Args:
+            alone: transformers' own forward in a narrower type.
+
+        Raises:
+            _Difference: If its rounding would hide a wrong forward pass.
+        """
+        rounding = self._error([alone(probe) for probe in self.probes], self.hidden)
+        return replace(self, bound=_usable(max(self.bound, 2 * rounding), rounding))
+
+    def _error(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        pairs = zip(found, expected, strict=True)
+        return max(_error(each, own, self.spread) for each, own in pairs)
 
 
 def check_forward_paths(backbone: Backbone) -> ForwardPaths:
@@ -92,16 +107,23 @@ def check_forward_paths(backbone: Backbone) -> ForwardPaths:
 
 
 def check_fast_decoder(backbone: Backbone) -> bool:
-    """Return whether ``FastDecoder`` is equal, with the compiled kernels and in the loaded type."""
+    """Return whether ``FastDecoder`` is equal, with the compiled kernels and in the loaded type.
+
+    In a narrow type it may differ from transformers' forward in float32 as far as a few roundings
+    or transformers' own forward in that type do.
+    """
     model: Any = backbone.base_model
     kernel = choose_paged_attention(backbone.device.type)
     adapter = ProbeAdapter(model)
     runs = PathRuns(model, adapter, decoder=True)
+    noise = rounding_error(model)
     try:
         with shallow(model, num_distinct_layers(model)), _quiet(model), adapter.installed():
-            reference = _text_reference(backbone, runs)
+            with in_float32(model):
+                reference = _text_reference(backbone, runs, noise)
             decode = FastDecoder(model)
-            reference.compare(runs.paged(reference.probes, backbone.config, decode, kernel))
+            found = runs.paged(reference.probes, backbone.config, decode, kernel)
+            reference.in_type_of(runs.alone).compare(found)
     except Exception as error:  # noqa: BLE001 - any failure means: do not use it
         _LOG.warning("%s: no fused decoder: %s", backbone.name, _sentence(error))
         return False
@@ -121,32 +143,38 @@ def _check_layers(backbone: Backbone, layers: int) -> ForwardPaths:
             if backbone.kind == "vision":
                 return _image_verdict(backbone, ImageRuns(model, adapter))
             runs = PathRuns(model, adapter, decoder=backbone.kind == "decoder")
-            return _verdict(backbone, runs, _text_reference(backbone, runs))
+            return _verdict(backbone, runs, _text_reference(backbone, runs, rounding_error(model)))
 
 
-def _text_reference(backbone: Backbone, runs: PathRuns) -> _Reference[Probe]:
+def _text_reference(backbone: Backbone, runs: PathRuns, noise: float) -> _Reference[Probe]:
     probes = make_probes(backbone.base_model, backbone.device, segments=runs.has_segments)
-    return _reference(backbone, probes, runs.alone)
+    return _reference(probes, runs.alone, noise)
 
 
-def _reference(
-    backbone: Backbone, probes: list[_P], alone: Callable[..., Tensor]
-) -> _Reference[_P]:
-    model: Any = backbone.base_model
+def _reference(probes: list[_P], alone: Callable[..., Tensor], rounding: float) -> _Reference[_P]:
+    """Return transformers' own hidden states.
+
+    Args:
+        rounding: Largest relative rounding error of a product.
+    """
     hidden = [alone(probe) for probe in probes]
     states = torch.cat(hidden)
     spread = float((states - states.mean(0)).square().sum(-1).mean().sqrt())
-    noise = _error(alone(probes[-1], noise=rounding_error(model)), hidden[-1], spread)
-    bound = max(TOLERANCE, _ROUNDINGS * noise)
+    noise = _error(alone(probes[-1], noise=rounding), hidden[-1], spread)
+    bound = _usable(max(TOLERANCE, _ROUNDINGS * noise), noise)
+    return _Reference(probes, hidden, spread, bound)
+
+
+def _usable(bound: float, noise: float) -> float:
     if not bound <= _LARGEST_BOUND:
         raise _Difference(f"rounding alone changes hidden states by {noise:.2g} of their spread")
-    return _Reference(probes, hidden, spread, bound)
+    return bound
 
 
 def _image_verdict(backbone: Backbone, runs: ImageRuns) -> ForwardPaths:
     """Return the verdict on an image model, whose images of one size need no padding."""
     probes = make_images(backbone.base_model, backbone.device)
-    reference = _reference(backbone, probes, runs.alone)
+    reference = _reference(probes, runs.alone, rounding_error(backbone.base_model))
     reasons = _Reasons()
     mixed = reasons.holds("mixed adapters", lambda: reference.compare(runs.batched(probes)))
     padding = mixed or reasons.holds(

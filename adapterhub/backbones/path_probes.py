@@ -211,7 +211,9 @@ class ProbeAdapter:
             changed = output + update.to(output.dtype)
         if self._noise:
             factors = torch.empty_like(changed, dtype=torch.float32).uniform_(-1, 1)
-            changed = (changed.float() * (1 + self._noise * factors)).to(output.dtype)
+            # a narrow type would round half of its step away again
+            noise = self._noise if output.dtype == torch.float32 else 2 * self._noise
+            changed = (changed.float() * (1 + noise * factors)).to(output.dtype)
         return changed
 
     def _vectors_of(self, index: int, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:

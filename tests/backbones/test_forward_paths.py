@@ -12,8 +12,9 @@ import torch
 from tiny_models import tiny_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from adapterhub.backbones import fast_decoder as fast_decoder_module
+from adapterhub.backbones import float32_model, path_cache
 from adapterhub.backbones import forward_paths as forward_paths_module
-from adapterhub.backbones import path_cache
 from adapterhub.backbones.architecture import is_decoder, kind_of
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.fast_decoder import FastDecoder
@@ -254,15 +255,27 @@ def test_quantized_backbones_are_judged_as_precisely(decoder, scheme, monkeypatc
     assert not check_forward_paths(backbone).paged
 
 
-def test_the_fused_decoder_is_used_only_where_it_is_equal(decoder, monkeypatch, caplog):
-    backbone = load_backbone(str(decoder), QuantizationSpec("none", "float32"))
-    assert isinstance(fast_decoder(backbone, torch.float32), FastDecoder)
-    layer = backbone.base_model.layers[0].self_attn
-    monkeypatch.setattr(
-        type(layer), "forward", lambda self, hidden_states, **_: (hidden_states, None)
-    )
+@pytest.mark.parametrize("compute", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scheme", ["none", "nf4"])
+def test_the_fused_decoder_is_used_only_where_it_is_equal(
+    decoder, scheme, compute, monkeypatch, caplog
+):
+    backbone = load_backbone(str(decoder), QuantizationSpec(scheme, compute))
+    assert isinstance(fast_decoder(backbone, backbone.base_model.dtype), FastDecoder)
+    broken = scaled(fast_decoder_module.attend_paged, 1.2)
+    monkeypatch.setattr(fast_decoder_module, "attend_paged", broken)
     assert not check_fast_decoder(backbone)
     assert "no fused decoder: hidden states differ" in caplog.text
+
+
+def test_models_too_large_for_a_float32_copy_have_their_fast_path(decoder, monkeypatch):
+    monkeypatch.setattr(float32_model, "MOST_PARAMETERS", 0)
+    backbone = load_backbone(str(decoder), QuantizationSpec("none", "bfloat16"))
+    assert equal_paths(check_forward_paths(backbone)) == ALL
+    assert check_fast_decoder(backbone)
+    broken = scaled(transformers_interface.attend_paged, 0.0)
+    monkeypatch.setattr(transformers_interface, "attend_paged", broken)
+    assert not check_forward_paths(backbone).paged
 
 
 class TestCache:

@@ -3,11 +3,15 @@
 import pytest
 import torch
 
+from adapterhub.backbones import forward_paths
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.catalog import load_catalog
+from adapterhub.backbones.fast_decoder import FastDecoder
 from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.sources import cached_backbone, fetch_backbone
+from adapterhub.engine.config import EngineConfig
+from adapterhub.engine.core import EngineCore
 from adapterhub.specs import QuantizationSpec
 
 pytestmark = pytest.mark.weights
@@ -37,6 +41,17 @@ def test_smollm2_has_the_documented_properties(smollm2):
 def test_nf4_takes_less_than_half_of_the_memory(smollm2):
     width = torch_dtype(smollm2.quantization.compute_dtype).itemsize
     assert smollm2.memory_bytes < 0.45 * width * smollm2.parameters
+
+
+def test_smollm2_takes_every_fast_path_as_the_engine_packs_it(smollm2, monkeypatch):
+    monkeypatch.setattr(forward_paths, "read_verdict", lambda *_: None)
+    smollm2.verdicts.clear()
+    core = EngineCore(smollm2, EngineConfig(kv_cache_tokens=64, rank_slots=8))
+    try:
+        assert not core.backbone.verdicts["paths"].reasons
+        assert isinstance(core.model_runner.fast, FastDecoder)
+    finally:
+        core.close()
 
 
 def test_smollm2_tokenizer_splits_digits(smollm2):
