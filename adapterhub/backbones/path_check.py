@@ -276,9 +276,12 @@ class _Reasons:
         """Return the result of a check, or ``None`` where it fails."""
         try:
             return check()
+        except (_Difference, NotImplementedError) as error:
+            self.found.append(f"{subject}: {error}")
         except Exception as error:  # noqa: BLE001 - any failure means: do not use this path
-            self.found.append(f"{subject}: {_sentence(error)}")
-            return None
+            _LOG.debug("%s", subject, exc_info=True)
+            self.found.append(f"{subject}: can't run ({type(error).__name__})")
+        return None
 
     def holds(self, subject: str, check: Callable[[], None]) -> bool:
         """Return whether a check passes."""
