@@ -16,6 +16,7 @@ from adapterhub.backbones.adapter_config import check_prefix_fits
 from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.backbones.forward_paths import forward_paths
 from adapterhub.backbones.quantize import torch_dtype
+from adapterhub.engine.adapter_effect import EffectChecker
 from adapterhub.engine.adapter_task import task_of
 from adapterhub.engine.heads import HeadBuilder, TaskHead
 from adapterhub.engine.lora_preparation import MAGNITUDE, lora_factors
@@ -47,11 +48,17 @@ class AdapterPreparer:
         # a tokenizer changes its settings while it works, and that of prompts is used by others
         self._backbone = replace(backbone, preprocessor=deepcopy(backbone.preprocessor))
         self._layers = layers
+        self.effects = EffectChecker(layers)
         self._heads = HeadBuilder(backbone)
         self._dtype = torch_dtype(backbone.quantization.compute_dtype)
 
     def artifact(
-        self, artifact: Artifact, *, name: str = "", force: bool = False
+        self,
+        artifact: Artifact,
+        *,
+        name: str = "",
+        force: bool = False,
+        needs_effect: bool = True,
     ) -> PreparedAdapter:
         """Prepare an artifact.
 
@@ -59,14 +66,24 @@ class AdapterPreparer:
             artifact: Verified artifact.
             name: Name for error messages; the digest by default.
             force: Whether to accept an adapter that was trained on another backbone.
+            needs_effect: Whether to reject an adapter that changes nothing.
         """
         name = name or artifact.digest
         wanted = artifact.manifest.backbone.fingerprint
         check_fingerprint(self._backbone.fingerprint, name, wanted, force=force)
-        return self.weights(artifact.weights, task_of(artifact.manifest, self._backbone), name=name)
+        task = task_of(artifact.manifest, self._backbone)
+        return self.weights(artifact.weights, task, name=name, needs_effect=needs_effect)
 
-    def weights(self, weights: AdapterWeights, task: Task | None, *, name: str) -> PreparedAdapter:
+    def weights(
+        self, weights: AdapterWeights, task: Task | None, *, name: str, needs_effect: bool = True
+    ) -> PreparedAdapter:
         """Prepare weights that do not come from an artifact."""
+        prepared = self._convert(weights, task, name)
+        if needs_effect:
+            self.effects.check(prepared, name)
+        return prepared
+
+    def _convert(self, weights: AdapterWeights, task: Task | None, name: str) -> PreparedAdapter:
         head, keys = self._head(weights, task, name)
         if isinstance(weights.spec, PrefixSpec):
             check_prefix_fits(self._backbone.kind, self._backbone.name, self._backbone.config)

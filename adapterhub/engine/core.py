@@ -207,6 +207,8 @@ class EngineCore:
         """Set the number of virtual tokens, and check that the adapters can serve the request."""
         weights = [weight for _, weight in request.adapters]
         request.num_virtual_tokens = num_virtual_tokens(adapters, weights)
+        reads_head = isinstance(request, PoolingRequest) and request.reads_head
+        self.preparer.effects.check_use(request.adapters, adapters, reads_head=reads_head)
         if isinstance(request, Sequence):
             self._set_path(request, adapters)
             self._check_fits(request)

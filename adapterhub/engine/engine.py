@@ -99,7 +99,9 @@ class Engine:
         """Digests of the pinned adapters."""
         return frozenset(self._pinned.values())
 
-    def load(self, artifact: Artifact, *, name: str, force: bool = False) -> None:
+    def load(
+        self, artifact: Artifact, *, name: str, force: bool = False, needs_effect: bool = True
+    ) -> None:
         """Load an adapter under a name; a name in use means this adapter from now on.
 
         Running requests go on with what the name meant when they were added.
@@ -108,14 +110,21 @@ class Engine:
             artifact: Verified artifact.
             name: Name of the adapter in requests.
             force: Whether to accept an adapter that was trained on another backbone.
+            needs_effect: Whether to reject an adapter that changes nothing.
 
         Raises:
             FingerprintMismatch: If it was trained on another backbone.
             StrictLoadError: If its tensors do not fit.
+            NoEffectError: If it does not change what the base model computes.
             EngineError: If this kind of adapter is not supported, or host memory is full.
         """
-        prepare = self.core.preparer.artifact
-        self._load(artifact.digest, name, lambda: prepare(artifact, name=name, force=force))
+        self._load(
+            artifact.digest,
+            name,
+            lambda: self.core.preparer.artifact(
+                artifact, name=name, force=force, needs_effect=needs_effect
+            ),
+        )
 
     def load_weights(
         self, weights: AdapterWeights, *, key: str, name: str, task: Task | None = None

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
-from PIL import Image
 
-from adapterhub.data.images import ImageFile
 from adapterhub.data.packing import EncodedExample, pack
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.errors import DataError
@@ -238,20 +235,6 @@ class LoadedAdapter:
             texts.append(task.text_of(output.outputs[0].tokens))
         return texts
 
-    def has_effect(self) -> bool:
-        """Return whether the adapter changes an output of the base model, or distinguishes."""
-        probe = self._probe()
-        if self.task.generation is None:
-            (own,) = self.logits([probe])
-            # even with an unchanged base model, a head of its own may distinguish classes
-            return bool(own.std(dim=-1).any()) or not torch.equal(
-                own, *self.logits([probe], with_adapter=False)
-            )
-        if not torch.equal(*self.states([probe]), *self.states([probe], with_adapter=False)):
-            return True
-        # it may change the output layer alone
-        return bool(self.decode([probe]) != self.decode([probe], with_adapter=False))
-
     def _compute(self, examples: Sequence[EncodedExample], add: _Add) -> list[PoolingRequest]:
         """Return finished requests of examples; those of similar length are computed together."""
         found: dict[int, PoolingRequest] = {}
@@ -283,20 +266,6 @@ class LoadedAdapter:
             raise DataError("does not generate text", place=self.name, hint="Use predict")
         return self.task.generation
 
-    def _probe(self) -> EncodedExample:
-        """Return an example that shows an adapter's effect."""
-        if self.backbone.kind == "vision":
-            example = self.task.encode({"image": _probe_image()}, 1, train=False)
-            if example is not None:
-                return example
-        text: list[int] = self.backbone.tokenizer(_PROBE)["input_ids"]
-        ids = [*text, *_special_ids(self.artifact)]
-        read: Sequence[int] = range(len(ids) - 1)
-        if self.task.head == "sequence":
-            # as such a task reads it: the class token, or the token that has seen all others
-            read = read[:1] if self.backbone.kind == "encoder" else read[-1:]
-        return EncodedExample(1, ids[:-1], read, [ids[at + 1] for at in read])
-
 
 def _identity(logits: Tensor) -> Tensor:
     return logits
@@ -312,23 +281,3 @@ def _kind_of(task: Task) -> LabelingKind:
         raise DataError("has no head of its own", place=task.name)
     # an image is read once, like a sequence
     return "sequence" if task.head == "image" else task.head
-
-
-def _probe_image() -> ImageFile:
-    """Return an image of colour gradients."""
-    side = Image.linear_gradient("L")
-    across = side.transpose(Image.Transpose.ROTATE_90)
-    content = io.BytesIO()
-    Image.merge("RGB", (side, across, side)).save(content, "PNG")
-    return ImageFile("probe", content.getvalue())
-
-
-def _special_ids(artifact: Artifact) -> list[int]:
-    """Return the tokens that an adapter changes, or that it begins at."""
-    config = artifact.adapter_config
-    trained: Any = config.get("trainable_token_indices") or []
-    groups = trained.values() if isinstance(trained, dict) else [trained]
-    invoked: Any = config.get("alora_invocation_tokens") or []
-    found = [*invoked, *(token for group in groups for token in group)]
-    # the last token of an example is only a target
-    return [*found, *found[:1]]

@@ -16,7 +16,6 @@ from adapterhub.engine.prepared_adapter import LoraFactors
 from adapterhub.errors import (
     AdapterHubError,
     EngineError,
-    NoEffectError,
     NotFoundError,
     did_you_mean,
 )
@@ -65,7 +64,7 @@ class LocalEngine:
         if self._engine is None:
             self._engine = Engine(self.backbone, self._sizes)
             for name, loaded in self._adapters.items():
-                self._engine.load(loaded.artifact, name=name, force=True)
+                self._engine.load(loaded.artifact, name=name, force=True, needs_effect=False)
         return self._engine
 
     def load(self, artifact: Artifact, *, name: str, force: bool = False) -> LoadedAdapter:
@@ -94,22 +93,19 @@ class LocalEngine:
             self.reserve_cache(options.max_length + options.max_new_tokens)
         self._place(artifact, name)
         self._adapters[name] = loaded
-        try:
-            _check_effect(loaded)
-        except AdapterHubError:
-            self.unload(name)
-            raise
         return loaded
 
     def exchange(self, name: str, artifact: Artifact) -> LoadedAdapter:
         """Load another artifact in the place of an adapter, for its task.
+
+        It need not have an effect, so that a search may try any weights of a blend.
 
         Raises:
             NotFoundError: If no adapter of that name is loaded.
         """
         loaded = self.adapter(name)
         self.unload(name)
-        self._place(artifact, name)
+        self._place(artifact, name, needs_effect=False)
         self._adapters[name] = LoadedAdapter(self, name, artifact, loaded.task)
         return self._adapters[name]
 
@@ -168,27 +164,18 @@ class LocalEngine:
             self._engine.close()
             self._engine = None
 
-    def _place(self, artifact: Artifact, name: str) -> None:
+    def _place(self, artifact: Artifact, name: str, *, needs_effect: bool = True) -> None:
         """Load an artifact into the engine, in tables that hold its rank."""
         rank = getattr(artifact.weights.spec, "rank", 0)
         if rank > self._sizes.rank_slots:
             self._resize(replace(self._sizes, rank_slots=rank))
-        self.engine.load(artifact, name=name, force=True)
+        self.engine.load(artifact, name=name, force=True, needs_effect=needs_effect)
         prepared = self.engine.core.host.get(artifact.digest)
         # single layers may have a larger rank
         if isinstance(prepared, LoraFactors) and prepared.rank > self._sizes.rank_slots:
             self._resize(replace(self._sizes, rank_slots=prepared.rank))
-            self.engine.load(artifact, name=name, force=True)
+            self.engine.load(artifact, name=name, force=True, needs_effect=needs_effect)
 
     def _resize(self, sizes: EngineConfig) -> None:
         self._sizes = sizes
         self.close()
-
-
-def _check_effect(loaded: LoadedAdapter) -> None:
-    if not loaded.has_effect():
-        raise NoEffectError(
-            "does not change the output of the backbone",
-            place=loaded.name,
-            hint="It was stored untrained, or its tensors are all zero; train it again",
-        )

@@ -83,6 +83,11 @@ class LoraLinear(nn.Module):
     def out_features(self) -> int:
         return linear_shape(self.base)[0]
 
+    @property
+    def device(self) -> torch.device:
+        """Device of the tables, which is that of the backbone."""
+        return self._size[1]
+
     def allocate(self, rank_slots: int, device: torch.device) -> None:
         """Set memory aside for the tables; its pages are touched when adapters are loaded."""
         self._size = (rank_slots, device)

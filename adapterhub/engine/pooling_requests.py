@@ -137,6 +137,11 @@ class PoolingRequest:
         )
 
     @property
+    def reads_head(self) -> bool:
+        """Whether the head of an adapter reads the hidden states."""
+        return self._kind is not None
+
+    @property
     def pending(self) -> list[PoolingSequence]:
         """Sequences that are not computed yet."""
         return [sequence for sequence in self.sequences if not sequence.finished]

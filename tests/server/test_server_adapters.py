@@ -5,6 +5,8 @@ import re
 import pytest
 from http_server_helpers import random_lora, store
 
+from adapterhub.adapters.weights import AdapterWeights
+
 CHAT = {"messages": [{"role": "user", "content": "the film"}], "max_tokens": 2}
 
 
@@ -88,6 +90,41 @@ def test_a_peft_folder_leaves_no_trace_once_it_is_unloaded(served, tmp_path):
     assert served.post("/v1/chat/completions", {"model": "swapped", **CHAT}).status_code == 404
     assert served.server.registry.last_numbers() == before
     assert not set(digests) & set(served.server.engine.adapters.values())
+
+
+def without_effect(weights):
+    tensors = {k: t * 0 if "lora_B" in k else t for k, t in weights.tensors.items()}
+    return AdapterWeights(weights.spec, tensors)
+
+
+def test_an_adapter_without_effect_is_refused_at_every_door(served, tmp_path):
+    registry, fingerprint = served.server.registry, served.server.backbone.fingerprint
+    weights = random_lora(1)
+    store(registry, tmp_path / "o", "nothing", without_effect(weights), fingerprint)
+    opposed = {k: -t if "lora_B" in k else t for k, t in weights.tensors.items()}
+    opposite = AdapterWeights(weights.spec, opposed)
+    store(registry, tmp_path / "n", "opposite", opposite, fingerprint)
+    folder = str(registry.materialize(registry.resolve("nothing")))
+    refused = [
+        served.post("/v1/load_lora_adapter", {"lora_name": "n", "lora_path": path})
+        for path in ("nothing", folder, peft_folder(served, tmp_path, "nothing"))
+    ]
+    refused.append(served.post("/v1/adapters/load", {"ref": "nothing"}))
+    refused.append(served.post("/v1/adapters/load", {"ref": "nothing", "name": "n"}))
+    refused.append(served.post("/v1/adapters/pin", {"ref": "nothing"}))
+    for model in ("nothing", "nothing*0.5", "alpha*0", "alpha+opposite", "alpha*0.5+alpha*-0.5"):
+        for stream in (False, True):
+            refused.append(
+                served.post("/v1/chat/completions", {"model": model, "stream": stream, **CHAT})
+            )
+        refused.append(served.post("/v1/completions", {"model": model, "prompt": "the film"}))
+        refused.append(served.post("/v1/embeddings", {"model": model, "input": "the film"}))
+    assert {answer.status_code for answer in refused} == {422}
+    messages = {answer.json()["error"]["message"] for answer in refused}
+    assert all("not change the output of the backbone" in message for message in messages)
+    assert "n" not in served.server.names.loaded()
+    ok = served.post("/v1/chat/completions", {"model": "alpha+opposite*0.5", **CHAT})
+    assert ok.status_code == 200
 
 
 def test_an_adapter_is_pinned_and_unpinned(served):
