@@ -27,7 +27,13 @@ from adapterhub.adapters.artifact_folder import (
     require_free,
     write_folder,
 )
-from adapterhub.adapters.manifest import MANIFEST_NAME, FileEntry, Manifest, check_file_name
+from adapterhub.adapters.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST,
+    FileEntry,
+    Manifest,
+    check_file_name,
+)
 from adapterhub.adapters.mapped_tensors import map_tensors
 from adapterhub.adapters.peft_format import (
     ALL_LINEAR,
@@ -37,7 +43,7 @@ from adapterhub.adapters.peft_format import (
     spec_of,
     with_explicit_targets,
 )
-from adapterhub.adapters.strict_json import parse_object
+from adapterhub.adapters.strict_json import parse_object, read_object
 from adapterhub.adapters.tensor_checks import check_tensors
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.errors import ArtifactError
@@ -182,7 +188,7 @@ def map_artifact(folder: Path, *, values: bool = True, max_bytes: int = MAX_BYTE
             shapes are always checked.
     """
     manifest, digest = _read_manifest(folder, max_bytes)
-    config = parse_object(read_file(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
+    config = read_object(folder / CONFIG_NAME)
     tensors = map_tensors(folder / WEIGHTS_NAME)
     spec = _check_agreement(manifest, config, tensors, values=values)
     return Artifact(manifest, config, AdapterWeights(spec, tensors), digest, folder)
@@ -201,7 +207,7 @@ def read_peft_files(
     Other files of the folder (tokenizer, card) are ignored; pickles are errors.
     """
     check_peft_files(folder, max_bytes)
-    config = parse_object(read_file(folder, CONFIG_NAME), f"{folder}/{CONFIG_NAME}")
+    config = read_object(folder / CONFIG_NAME)
     return config, _parse_tensors(read_file(folder, WEIGHTS_NAME), f"{folder}/{WEIGHTS_NAME}")
 
 
@@ -250,7 +256,7 @@ def _read_manifest(folder: Path, max_bytes: int) -> tuple[Manifest, str]:
             place=str(folder),
             hint="Import it with adapterhub import-peft" if CONFIG_NAME in sizes else "",
         )
-    content = read_file(folder, MANIFEST_NAME)
+    content = read_file(folder, MANIFEST_NAME, limit=MAX_MANIFEST)
     manifest = Manifest.from_json(content)
     check_listing(folder, manifest, sizes)
     return manifest, digest_of(content)

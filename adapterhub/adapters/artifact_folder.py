@@ -112,10 +112,11 @@ def read_verified(folder: Path, manifest: Manifest) -> dict[str, bytes]:
     return contents
 
 
-def read_file(folder: Path, name: str) -> bytes:
-    """Read one file."""
+def read_file(folder: Path, name: str, *, limit: int = -1) -> bytes:
+    """Read one file, or no more than its first ``limit + 1`` bytes."""
     try:
-        return (folder / name).read_bytes()
+        with (folder / name).open("rb") as file:
+            return file.read(limit + 1) if limit >= 0 else file.read()
     except OSError as error:
         raise ArtifactError(
             f"cannot be read: {error.strerror}", place=f"{folder}/{name}"

@@ -33,6 +33,8 @@ from adapterhub.specs import (
 )
 
 MANIFEST_NAME = "manifest.json"
+#: Largest size of ``manifest.json``, in bytes.
+MAX_MANIFEST = 8 * 1024 * 1024
 SCHEMA_VERSION = len(MANIFEST_MIGRATIONS) + 1
 #: Suffixes of Python pickles, which can run code when read.
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
@@ -206,7 +208,7 @@ class Manifest:
     @classmethod
     def from_json(cls, content: bytes) -> "Manifest":
         """Read a manifest of this schema or an older one."""
-        stored = parse_object(content, MANIFEST_NAME)
+        stored = parse_object(content, MANIFEST_NAME, limit=MAX_MANIFEST)
         document = upgrade(stored, MANIFEST_MIGRATIONS, place=MANIFEST_NAME)
         manifest = _SCHEMA.read(document, MANIFEST_NAME)
         if len(set(manifest.labels)) != len(manifest.labels):

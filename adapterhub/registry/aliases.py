@@ -9,7 +9,13 @@ import socket
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from adapterhub.adapters.strict_json import STRICT, Schema
+from adapterhub.adapters.strict_json import (
+    STRICT,
+    Schema,
+    check_plain,
+    read_stored,
+    replace_unreadable,
+)
 from adapterhub.errors import NotFoundError, RefError, RegistryError
 from adapterhub.refs import LATEST, AdapterRef, check_alias
 from adapterhub.registry import index
@@ -51,7 +57,7 @@ def acting_user() -> str:
     """Return the current user: ``$ADAPTERHUB_USER``, or ``user@host``."""
     named = os.environ.get(WHO_VARIABLE)
     if named:
-        return named
+        return str(replace_unreadable(named))
     try:
         user = getpass.getuser()
     except (OSError, KeyError):
@@ -141,6 +147,7 @@ def current(db: sqlite3.Connection, name: str, alias: str) -> int | None:
 def _log(
     db: sqlite3.Connection, name: str, alias: str, before: int | None, after: int | None, why: str
 ) -> AliasMove:
+    check_plain(why, "why")
     move = AliasMove(
         name=name,
         alias=alias,
@@ -240,6 +247,7 @@ def set_rule(db: sqlite3.Connection, name: str, alias: str, rule: AliasRule | No
     if rule is None:
         db.execute("DELETE FROM alias_rules WHERE name = ? AND alias = ?", (name, alias))
         return
+    check_plain(asdict(rule), f"rule of {name}@{alias}")
     db.execute(
         "INSERT OR REPLACE INTO alias_rules (name, alias, rule) VALUES (?, ?, ?)",
         (name, alias, json.dumps(asdict(rule), sort_keys=True)),
@@ -257,6 +265,8 @@ def rule_of(db: sqlite3.Connection, name: str, alias: str) -> AliasRule | None:
 
 def add_evaluation(db: sqlite3.Connection, evaluation: StoredEvaluation) -> None:
     """Store an evaluation of an artifact."""
+    check_plain(evaluation.data, "data")
+    metrics = replace_unreadable(dict(evaluation.metrics))
     db.execute(
         "INSERT INTO evaluations (digest, time, who, data, data_fingerprint, result) "
         "VALUES (?, ?, ?, ?, ?, ?)",
@@ -266,7 +276,7 @@ def add_evaluation(db: sqlite3.Connection, evaluation: StoredEvaluation) -> None
             evaluation.who,
             evaluation.data,
             evaluation.data_fingerprint,
-            json.dumps(dict(evaluation.metrics), sort_keys=True),
+            json.dumps(metrics, sort_keys=True),
         ),
     )
 
@@ -281,7 +291,7 @@ def evaluations_of(db: sqlite3.Connection, digest: str) -> tuple[StoredEvaluatio
     return tuple(
         StoredEvaluation(
             **{key: row[key] for key in ("digest", "time", "who", "data", "data_fingerprint")},
-            metrics=json.loads(row["result"]),
+            metrics=read_stored(row["result"]),
         )
         for row in rows
     )

@@ -56,9 +56,15 @@ def translate_os_errors(place: Path) -> Iterator[None]:
 
 @contextmanager
 def translate_sqlite_errors(place: Path) -> Iterator[None]:
-    """Raise an ``sqlite3.Error`` as a ``RegistryError``."""
+    """Raise an ``sqlite3.Error``, or a value that SQLite cannot hold, as a ``RegistryError``."""
     try:
         yield
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise RegistryError(
+            f"the database cannot hold a value: {error}",
+            place=str(place),
+            hint="Texts are UTF-8, and numbers have at most 64 bits",
+        ) from error
     except sqlite3.Error as error:
         raise RegistryError(
             f"the database cannot be used: {error}",

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.adapters.strict_json import read_stored
 from adapterhub.errors import NotFoundError, RegistryError, did_you_mean
 from adapterhub.refs import DEFAULT_ALIAS, LATEST, TRIAL_TAG, AdapterRef, check_tag
 from adapterhub.registry.version import Version
@@ -273,10 +274,10 @@ def select(
 def _version(row: sqlite3.Row) -> Version:
     fields = dict(row)
     for name in ("metrics", "info", "data"):
-        fields[name] = json.loads(row[name])
+        fields[name] = read_stored(row[name])
     for name in ("tags", "aliases"):
         fields[name] = tuple(sorted(json.loads(row[name])))
-    return Version(**{**fields, "labels": tuple(json.loads(row["labels"]))})
+    return Version(**{**fields, "labels": tuple(read_stored(row["labels"]))})
 
 
 def _not_found(db: sqlite3.Connection, ref: AdapterRef) -> NotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.adapters.strict_json import check_plain
 from adapterhub.errors import RegistryError, SignatureError
 from adapterhub.refs import AdapterRef, check_name, parse_ref
 from adapterhub.registry import aliases, index, signatures
@@ -383,6 +384,7 @@ def _to_ref(ref: str | AdapterRef) -> AdapterRef:
 
 
 def _info_text(info: Mapping[str, Any], name: str) -> str:
+    check_plain(info, f"info of {name}")
     try:
         return json.dumps(dict(info), sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:

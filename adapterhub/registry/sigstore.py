@@ -5,7 +5,6 @@ key, so ``model_signing verify key`` reads it too. It is independent of the path
 """
 
 import base64
-import json
 import logging
 import os
 import re
@@ -289,7 +288,7 @@ def _require_all_files(folder: Path, signature: bytes) -> None:
     envelope = bundle["dsseEnvelope"]
     if envelope.keys() != {"payload", "payloadType", "signatures"}:
         raise ValueError("its envelope has unknown parts")
-    statement = json.loads(base64.b64decode(envelope["payload"], validate=True))
+    statement = parse_object(base64.b64decode(envelope["payload"], validate=True), "signature")
     if statement["predicateType"] != _STATEMENT:
         raise ValueError(f"its predicate type is not {_STATEMENT}")
     signed = {resource["name"] for resource in statement["predicate"]["resources"]}

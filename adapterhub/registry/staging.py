@@ -8,7 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from adapterhub.adapters.manifest import MANIFEST_NAME, FileEntry, Manifest, reject_pickle
+from adapterhub.adapters.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST,
+    FileEntry,
+    Manifest,
+    reject_pickle,
+)
 from adapterhub.errors import ArtifactError
 from adapterhub.registry.blobs import read_chunks, write_durable
 from adapterhub.registry.failures import translate_os_errors
@@ -16,9 +22,6 @@ from adapterhub.registry.failures import translate_os_errors
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
-
-#: Largest size of ``manifest.json``, in bytes.
-MAX_MANIFEST = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapters.artifact import MAX_BYTES, digest_of
 from adapterhub.adapters.artifact_folder import CARD_NAME, WEIGHTS_NAME
-from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest, reject_pickle
+from adapterhub.adapters.manifest import MANIFEST_NAME, MAX_MANIFEST, Manifest, reject_pickle
 from adapterhub.adapters.peft_format import CONFIG_NAME, spec_of, with_explicit_targets
 from adapterhub.adapters.peft_kinds import needs_conversion
 from adapterhub.adapters.strict_json import parse_object
@@ -17,7 +17,6 @@ from adapterhub.hub.client.remote import Remote, hub_api, read_remote
 from adapterhub.hub.import_peft import MAX_CARD, ImportOptions, import_peft, match_config
 from adapterhub.refs import AdapterRef, check_name
 from adapterhub.registry.sigstore import MAX_SIGNATURE, is_signature_name
-from adapterhub.registry.staging import MAX_MANIFEST
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,12 +9,11 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
+from adapterhub.adapters.manifest import MANIFEST_NAME, MAX_MANIFEST, Manifest
 from adapterhub.errors import AdapterHubError, RefError, TransferError
 from adapterhub.hub.client.failures import translate_hub_errors
 from adapterhub.hub.client.remote import Remote, hub_api, read_remote
 from adapterhub.registry.sigstore import is_signature_name, signature_name
-from adapterhub.registry.staging import MAX_MANIFEST
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
+from adapterhub.adapters.manifest import MANIFEST_NAME, MAX_MANIFEST, Manifest
 from adapterhub.errors import AdapterHubError, NotFoundError, SignatureError
 from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import queries
@@ -18,7 +18,6 @@ from adapterhub.registry.sigstore import (
     parse_signature,
     signature_name,
 )
-from adapterhub.registry.staging import MAX_MANIFEST
 
 if TYPE_CHECKING:
     import sqlite3

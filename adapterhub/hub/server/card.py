@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from adapterhub.adapters.strict_json import check_plain
 from adapterhub.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def parse_card(text: str) -> Card:
         return Card()
     if not isinstance(data, dict):
         raise ArtifactError("must begin with keys and values", place=CARD_NAME)
+    check_plain(data, CARD_NAME)
     return Card(data, tuple(sorted(set(_tags(data)))))
 
 

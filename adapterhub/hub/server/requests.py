@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlencode
@@ -10,6 +9,8 @@ from urllib.parse import parse_qs, urlencode
 from starlette.concurrency import run_in_threadpool
 
 from adapterhub.access import Caller, bearer_token
+from adapterhub.adapters import strict_json
+from adapterhub.errors import ArtifactError
 from adapterhub.http.bodies import stream_body
 from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server.records import MAIN, no_repository
@@ -193,12 +194,9 @@ def with_form(
 def parse_object(content: bytes) -> dict[str, Any]:
     """Parse a JSON object."""
     try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise HTTPError(400, f"is not valid JSON: {error}", place="body") from error
-    if not isinstance(found, dict):
-        raise HTTPError(400, "must be a JSON object", place="body")
-    return found
+        return strict_json.parse_object(content, "body", limit=max(len(content), 1))
+    except ArtifactError as error:
+        raise HTTPError(400, error.problem, place=error.place) from error
 
 
 def text_of(body: dict[str, Any], key: str, default: str | None = None) -> str:
@@ -206,7 +204,7 @@ def text_of(body: dict[str, Any], key: str, default: str | None = None) -> str:
     value = body.get(key)
     if value is None and default is not None:
         return default
-    if not isinstance(value, str) or not _is_text(value):
+    if not isinstance(value, str):
         raise HTTPError(400, "must be text", place=f"body: {key}")
     return value
 
@@ -219,15 +217,6 @@ async def _read(request: Request) -> bytes:
 async def _read_json(request: Request) -> dict[str, Any]:
     content = await _read(request)
     return parse_object(content) if content else {}
-
-
-def _is_text(value: str) -> bool:
-    """Return whether a text has no lone surrogates, which JSON can contain but not UTF-8."""
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _texts(value: Any) -> list[str]:

@@ -25,9 +25,6 @@ MAX_DOCUMENT = 1024 * 1024
 ARTIFACT_FOLDER = "artifact"
 SIGNATURES_FOLDER = "signatures"
 
-#: Deepest nesting of the metadata of a version.
-_MAX_DEPTH = 32
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
@@ -64,9 +61,7 @@ def document_of(version: Version) -> bytes:
 def read_document(content: bytes, place: str) -> Document:
     """Parse an ``export.json``."""
     place = f"{place}: {EXPORT_NAME}"
-    if len(content) > MAX_DOCUMENT:
-        raise ArtifactError(f"is larger than {MAX_DOCUMENT} bytes", place=place)
-    found = parse_object(content, place)
+    found = parse_object(content, place, limit=MAX_DOCUMENT)
     if found.get("format") != FORMAT:
         raise ArtifactError(
             f"has the format {found.get('format')!r}, this adapterhub reads {FORMAT}",
@@ -74,7 +69,6 @@ def read_document(content: bytes, place: str) -> Document:
             hint="Upgrade adapterhub to import it",
         )
     document = _SCHEMA.read(found, place)
-    _check_depth(document.info, f"{place}.info")
     check_name(document.name)
     for tag in document.tags:
         check_tag(tag)
@@ -82,13 +76,3 @@ def read_document(content: bytes, place: str) -> Document:
         if count > 1:
             raise ArtifactError(f"has the tag {tag!r} twice", place=place)
     return document
-
-
-def _check_depth(info: Mapping[str, Any], place: str) -> None:
-    """Reject values that are nested too deep to be displayed."""
-    level: list[Any] = [info]
-    for _ in range(_MAX_DEPTH):
-        inner = [x.values() if isinstance(x, dict) else x for x in level]
-        level = [x for items in inner for x in items if isinstance(x, dict | list)]
-    if level:
-        raise ArtifactError(f"is nested deeper than {_MAX_DEPTH}", place=place)

@@ -6,12 +6,15 @@ import os
 from hashlib import sha256
 from typing import TYPE_CHECKING, BinaryIO
 
-from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest, check_file_name
+from adapterhub.adapters.manifest import MANIFEST_NAME, MAX_MANIFEST, Manifest, check_file_name
+from adapterhub.adapters.peft_format import CONFIG_NAME
+from adapterhub.adapters.strict_json import MAX_JSON
 from adapterhub.errors import ArtifactError, NotFoundError, RefError, SignatureError
 from adapterhub.refs import check_name
 from adapterhub.registry.archive.document import (
     ARTIFACT_FOLDER,
     EXPORT_NAME,
+    MAX_DOCUMENT,
     SIGNATURES_FOLDER,
     Document,
     read_document,
@@ -24,7 +27,6 @@ from adapterhub.registry.sigstore import (
     parse_signature,
     signature_name,
 )
-from adapterhub.registry.staging import MAX_MANIFEST
 from adapterhub.registry.storage import no_hook
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
 
+#: Largest size of files in bytes by their names, where it is not that of an artifact.
+_LIMITS = {MANIFEST_NAME: MAX_MANIFEST, EXPORT_NAME: MAX_DOCUMENT, CONFIG_NAME: MAX_JSON}
 #: Staging folder of the files at the top of an archive.
 _TOP = "top"
 
@@ -221,4 +225,4 @@ def _location(path: str, place: str) -> tuple[str, str]:
 def _limit(folder: str, name: str) -> int:
     if folder == SIGNATURES_FOLDER:
         return MAX_SIGNATURE
-    return MAX_MANIFEST if name == MANIFEST_NAME else MAX_BYTES
+    return _LIMITS.get(name, MAX_BYTES)

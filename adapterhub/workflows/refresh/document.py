@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from adapterhub.adapters.artifact import write_annotated
-from adapterhub.adapters.strict_json import STRICT, Schema, canonical_json, finite, parse_object
+from adapterhub.adapters.strict_json import STRICT, Schema, canonical_json, finite, read_object
 
 REFRESH_NAME = "refresh.json"
 #: Folder of the child's artifact, beside the artifact that training wrote.
@@ -72,7 +72,7 @@ def read_document(folder: Path) -> RefreshDocument | None:
     path = folder / REFRESH_NAME
     if not path.is_file():
         return None
-    stored = {"request": "", **parse_object(path.read_bytes(), REFRESH_NAME)}
+    stored = {"request": "", **read_object(path, REFRESH_NAME)}
     return _SCHEMA.read(stored, REFRESH_NAME)
 
 
