@@ -13,7 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import RegistryError
-from adapterhub.registry.failures import primary_code, translate_sqlite_errors
+from adapterhub.registry.failures import (
+    primary_code,
+    translate_os_errors,
+    translate_sqlite_errors,
+)
+from adapterhub.registry.private_files import make_private_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +47,7 @@ class SchemaChange:
 
 
 class Database:
-    """One SQLite file in WAL mode.
+    """One SQLite file in WAL mode, with mode 0600.
 
     Args:
         path: Absolute path of the file.
@@ -62,7 +67,9 @@ class Database:
         self._busy_seconds = busy_seconds
 
     def prepare(self) -> None:
-        """Create the file if it does not exist and upgrade its schema."""
+        """Create the file, which only its owner may read, if necessary and upgrade its schema."""
+        with translate_os_errors(self.path):
+            make_private_database(self.path)
         with translate_sqlite_errors(self.path), closing(self._connect("rwc")) as db:
             self._use_wal(db)
             if self._schema_of(db) < len(self._changes):

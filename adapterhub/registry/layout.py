@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapterhub.registry.failures import translate_os_errors
+from adapterhub.registry.private_files import make_private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,8 +69,9 @@ class Layout:
         return self.checkouts / digest.removeprefix("sha256:")
 
     def make(self) -> None:
-        """Create the folders that do not exist."""
+        """Create the folders that do not exist; only their owner may enter the registry."""
         with translate_os_errors(self.folder):
+            make_private_folder(self.folder)
             for folder in (self.blobs, self.checkouts, self.staging):
                 folder.mkdir(parents=True, exist_ok=True)
 

@@ -31,6 +31,7 @@ from adapterhub.registry import Registry
 from adapterhub.registry.blobs import Blobs
 from adapterhub.registry.database import Database
 from adapterhub.registry.layout import Layout, default_root
+from adapterhub.registry.private_files import is_exposed
 from adapterhub.registry.storage import no_hook
 
 if TYPE_CHECKING:
@@ -75,7 +76,11 @@ class RepoStore:
         self.registry = Registry(home, on_step=on_step)
         self._layout = Layout(self.registry.folder)
         self.database = Database(self._layout.folder / "hub.sqlite3", HUB_SCHEMA)
+        exposed = is_exposed(self.database.path)
         self.database.prepare()
+        if exposed:
+            # whoever read the key that signs upload links could still make links
+            self._replace_secrets()
         blobs = Blobs(self._layout)
         self.blobs = BlobStore(blobs, Database(self._layout.index))
         self._bridge = Bridge(self.registry, self._layout, blobs, self.settings.max_inline)
@@ -96,6 +101,10 @@ class RepoStore:
             db.execute("INSERT OR IGNORE INTO secrets (name, value) VALUES (?, ?)", row)
             found = db.execute("SELECT value FROM secrets WHERE name = ?", (name,)).fetchone()
         return bytes(found["value"])
+
+    def _replace_secrets(self) -> None:
+        with self.database.writing() as db:
+            db.execute("DELETE FROM secrets")
 
     def create(self, name: str, *, private: bool, author: str) -> Repository:
         """Create a repository with one empty commit on main."""
