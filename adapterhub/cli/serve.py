@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,14 +75,17 @@ def serve_hub(
     anonymous_read: Annotated[
         bool, typer.Option(help="Allow reading public repositories without a token.")
     ] = True,
+    public_url: Annotated[
+        str, typer.Option(help="URL for links; http://HOST:PORT by default.")
+    ] = "",
 ) -> None:
     """Serve the registry over the Hub's HTTP API."""
     try:
         from adapterhub.hub import server
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "starlette", "serve") from error
-    settings = replace(server.HubSettings(), anonymous_read=anonymous_read)
-    output().print(f"clients: export HF_ENDPOINT=http://{host}:{port}")
+    settings = server.HubSettings(anonymous_read=anonymous_read, public_url=public_url)
+    output().print(f"clients: export HF_ENDPOINT={public_url or f'http://{host}:{port}'}")
     server.serve(None, host, port, settings)
 
 

@@ -13,7 +13,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from adapterhub.errors import AdapterHubError
-from adapterhub.server.request_limits import RequestLimits
+from adapterhub.http.request_limits import RequestLimits
 from adapterhub.server.request_log import RequestLog
 from adapterhub.server.responses import FINGERPRINT_HEADER, error_response
 from adapterhub.server.routes import adapters, chat, completions, monitoring, tasks
@@ -108,6 +108,7 @@ def create_app(server: Server) -> FastAPI:
         max_body_bytes=settings.max_body_bytes,
         body_timeout=settings.body_timeout,
         request_timeout=settings.request_timeout,
+        timeout_hint="Ask for fewer tokens, or stream the response",
     )
     app.add_middleware(
         RequestLog,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,6 +25,7 @@ from pydantic_settings import (
 
 from adapterhub.engine.config import EngineConfig, ForwardPath
 from adapterhub.errors import SettingsError, did_you_mean
+from adapterhub.http.connections import ConnectionLimits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -193,6 +194,12 @@ class ServerSettings(BaseSettings):
                 f"kv_cache_tokens {self.kv_cache_tokens}"
             )
         return self
+
+    @property
+    def connections(self) -> ConnectionLimits:
+        """Limits of connections."""
+        names = (field.name for field in fields(ConnectionLimits))
+        return ConnectionLimits(**{name: getattr(self, name) for name in names})
 
     @property
     def places(self) -> int:

@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 
 from adapterhub.access import KeyStore, open_keys, parse_scope
 from adapterhub.hub.server import HubSettings, RepoStore
-from adapterhub.hub.server.app import create_app
+from adapterhub.hub.server.serving import listening
 from adapterhub.registry import Registry
 
 #: Small limits, so that they can be passed.
@@ -83,10 +83,7 @@ def running(root, settings=SETTINGS):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = uvicorn.Config(
-        create_app(store, keys, settings), host="127.0.0.1", port=port, log_level="warning"
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(listening(store, keys, host="127.0.0.1", port=port))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 30

@@ -14,9 +14,9 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
+from adapterhub.http.connections import uvicorn_options
 from adapterhub.http.errors import HTTPError
-from adapterhub.server.request_limits import RequestLimits
-from adapterhub.server.serving import uvicorn_options
+from adapterhub.http.request_limits import RequestLimits
 from adapterhub.server.settings import ServerSettings
 
 LIMITS = {
@@ -62,7 +62,9 @@ class Served:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        config = uvicorn.Config(app, host="127.0.0.1", port=self.port, **uvicorn_options(settings))
+        config = uvicorn.Config(
+            app, host="127.0.0.1", port=self.port, **uvicorn_options(settings.connections, "error")
+        )
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, daemon=True)
 

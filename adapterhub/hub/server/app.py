@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -12,6 +13,7 @@ from starlette.routing import Route
 
 from adapterhub.errors import AdapterHubError
 from adapterhub.http.errors import HTTPError
+from adapterhub.http.request_limits import RequestLimits
 from adapterhub.hub.server import handlers_files as files
 from adapterhub.hub.server import handlers_repositories as repositories
 from adapterhub.hub.server import handlers_uploads as uploads
@@ -43,6 +45,15 @@ def create_app(store: RepoStore, keys: KeyStore, settings: HubSettings) -> Starl
     )
     app.state.hub = Hub(store, keys, settings, store.secret("uploads"))
     app.add_middleware(KeepEncodedSlashes)
+    # the middleware that is added last sees a request first
+    app.add_middleware(
+        RequestLimits,
+        error_response=partial(error_response, None),
+        max_body_bytes=max(settings.max_commit, settings.max_file),
+        body_timeout=settings.body_timeout,
+        request_timeout=settings.request_timeout,
+        min_rate=settings.min_rate,
+    )
     return app
 
 

@@ -12,11 +12,11 @@ from adapterhub.hub.server.card import parse_card
 from adapterhub.hub.server.queries import Search
 from adapterhub.hub.server.records import MAIN
 from adapterhub.hub.server.requests import (
-    base_url,
     hub_of,
     is_true,
     next_link,
     page_size,
+    page_url,
     part_of,
     readable,
     require_login,
@@ -91,7 +91,7 @@ def create_repository(request: Request, body: dict[str, Any]) -> Response:
     name = _full_name(body, caller)
     require_write(caller, name.partition("/")[0])
     private = bool(_private(body))
-    url = f"{base_url(request)}/{name}"
+    url = page_url(request, name)
     try:
         hub_of(request).store.create(name, private=private, author=str(caller.name))
     except HTTPError as error:
@@ -117,7 +117,7 @@ def move_repository(request: Request, body: dict[str, Any]) -> Response:
     found, _ = writable(request, text_of(body, "fromRepo"))
     require_write(caller, target.partition("/")[0])
     hub_of(request).store.move(found.name, target)
-    return JSONResponse({"url": f"{base_url(request)}/{target}"})
+    return JSONResponse({"url": page_url(request, target)})
 
 
 def change_settings(request: Request, body: dict[str, Any]) -> Response:

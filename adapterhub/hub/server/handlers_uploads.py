@@ -19,6 +19,7 @@ from adapterhub.hub.server.ndjson import read_commit
 from adapterhub.hub.server.requests import (
     base_url,
     hub_of,
+    page_url,
     repository_name,
     revision_of,
     text_of,
@@ -123,7 +124,7 @@ async def commit(request: Request) -> Response:
         {
             "success": True,
             "commitOid": made.sha,
-            "commitUrl": f"{base_url(request)}/{found.name}/commit/{made.sha}",
+            "commitUrl": page_url(request, f"{found.name}/commit/{made.sha}"),
             "hookOutput": "",
         }
     )

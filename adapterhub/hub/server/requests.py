@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 
@@ -111,8 +111,26 @@ def writable(request: Request, name: str | None = None) -> tuple[Repository, Cal
 
 
 def base_url(request: Request) -> str:
-    """Return the address of this endpoint as the caller reached it, without a slash."""
-    return str(request.base_url).rstrip("/")
+    """Return the address of this endpoint, without a slash.
+
+    It is the configured one, or else the address that received the connection: a client must not
+    choose where the links of a response lead, so the headers of the request are not used.
+    """
+    if configured := hub_of(request).settings.public_url:
+        return configured.rstrip("/")
+    host, port = request.scope["server"]
+    at = f"[{host}]" if ":" in host else host
+    return f"{request.scope['scheme']}://{at}:{port}"
+
+
+def page_url(request: Request, path: str) -> str:
+    """Return the URL of a page for people, or its path if the caller uses another address.
+
+    Clients complete a path, and reject a URL whose host is not the one that they use.
+    """
+    base = base_url(request)
+    known = urlsplit(base).netloc == request.headers.get("host", "")
+    return f"{base}/{path}" if known else path
 
 
 def revision_of(request: Request) -> str:

@@ -36,7 +36,7 @@ _PATHSEND = "http.response.pathsend"
 _POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n"
 
 
-def error_response(_request: Request, error: Exception) -> Response:
+def error_response(_request: Request | None, error: Exception) -> Response:
     """Return the response for an error."""
     status, code = _status_of(error)
     text = str(error)

@@ -13,6 +13,10 @@ from adapterhub.hub.server.store import RepoStore
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import uvicorn
+
+    from adapterhub.access import KeyStore
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -29,13 +33,35 @@ def serve(
     """
     try:
         import uvicorn
-
-        from adapterhub.hub.server.app import create_app
     except ImportError as error:
         raise MissingExtraError("uvicorn", "serve") from error
     settings = settings or HubSettings()
     store = RepoStore(registry_root, settings)
     if added := store.add_all_versions():
         _LOG.info("added %d versions of the registry as revisions", added)
-    app = create_app(store, open_keys(store.registry), settings)
-    uvicorn.run(app, host=host, port=port, log_level="info", server_header=False)
+    config = listening(store, open_keys(store.registry), host=host, port=port)
+    uvicorn.Server(config).run()
+
+
+def listening(store: RepoStore, keys: KeyStore, *, host: str, port: int) -> uvicorn.Config:
+    """Return uvicorn's configuration of the endpoint over a store."""
+    import uvicorn
+    from uvicorn.config import LOGGING_CONFIG
+
+    from adapterhub.http.connections import uvicorn_options
+    from adapterhub.hub.server.app import create_app
+
+    options = uvicorn_options(store.settings.connections, "info")
+    options |= {"access_log": True, "log_config": LOGGING_CONFIG, "proxy_headers": False}
+    logging.getLogger("uvicorn.access").addFilter(_hide_query)
+    app = create_app(store, keys, store.settings)
+    return uvicorn.Config(app, host=host, port=port, **options)
+
+
+def _hide_query(record: logging.LogRecord) -> bool:
+    """Remove the query of a request from its log line: that of an upload link is a secret."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            each.partition("?")[0] if isinstance(each, str) else each for each in record.args
+        )
+    return True

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from adapterhub.errors import SettingsError
+from adapterhub.http.connections import ConnectionLimits
 
 _MIB = 1024 * 1024
 
@@ -22,6 +26,12 @@ class HubSettings:
         max_files: Largest number of files in a revision, and of operations in a commit.
         max_page: Largest number of entries on a page.
         upload_seconds: Lifetime of an upload link, and of an uploaded file without a commit.
+        public_url: Address under which clients reach the endpoint, for links in responses; the
+            address that it listens on if empty. It is never taken from a request.
+        body_timeout: Seconds within which the body of a request must arrive.
+        request_timeout: Longest duration of a request until the end of its response, in seconds.
+        min_rate: Bytes of a body or a response that extend both by a second.
+        connections: Limits of connections.
     """
 
     anonymous_read: bool = True
@@ -32,3 +42,28 @@ class HubSettings:
     max_files: int = 10_000
     max_page: int = 1000
     upload_seconds: float = 24 * 3600.0
+    public_url: str = ""
+    body_timeout: float = 30.0
+    request_timeout: float = 600.0
+    min_rate: float = 10 * 1024
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)
+
+    def __post_init__(self) -> None:
+        if self.public_url and not _is_url(self.public_url):
+            raise SettingsError(
+                f"is {self.public_url[:200]!r}",
+                place="public_url",
+                hint="Write a scheme, a host and a port, such as https://hub.example:8600",
+            )
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        plain = not (parts.query or parts.fragment or parts.username or parts.password)
+        # an invalid port is an error when it is read
+        return (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and plain and parts.port != 0
+        )
+    except ValueError:
+        return False

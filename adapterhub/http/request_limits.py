@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,9 @@ class RequestLimits:
         max_body_bytes: Largest body, in bytes.
         body_timeout: Seconds within which the whole body must arrive.
         request_timeout: Seconds from the request to the end of its response.
+        min_rate: Bytes received or sent that extend both by a second, for large files; by default
+            no number of bytes extends them.
+        timeout_hint: How a client can stay within the time.
     """
 
     def __init__(
@@ -45,12 +49,16 @@ class RequestLimits:
         max_body_bytes: int,
         body_timeout: float,
         request_timeout: float,
+        min_rate: float = math.inf,
+        timeout_hint: str = "",
     ) -> None:
         self._app = app
         self._error_response = error_response
         self._max_body_bytes = max_body_bytes
         self._body_timeout = body_timeout
         self._request_timeout = request_timeout
+        self._min_rate = min_rate
+        self._timeout_hint = timeout_hint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application within the limits."""
@@ -58,7 +66,7 @@ class RequestLimits:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        body = _Body(receive, headers, self._max_body_bytes, self._body_timeout)
+        body = _Body(receive, headers, self._max_body_bytes, self._body_timeout, self._min_rate)
         response = _ResponseTracker(send, body)
         try:
             check_body_headers(headers, self._max_body_bytes)
@@ -85,6 +93,13 @@ class RequestLimits:
                         deadline.reschedule(0)
 
                 watcher = asyncio.create_task(watch())
+                begin = deadline.when() or 0.0
+
+                def extend() -> None:
+                    if not (body.disconnected.is_set() or deadline.expired()):
+                        deadline.reschedule(begin + (body.size + response.size) / self._min_rate)
+
+                body.on_message = response.on_message = extend
                 await self._app(scope, body.receive, response.send)
         except TimeoutError:
             if not deadline.expired():
@@ -95,13 +110,17 @@ class RequestLimits:
                 504,
                 f"took longer than {self._request_timeout:g} seconds",
                 code="timeout",
-                hint="Ask for fewer tokens, or stream the response",
+                hint=self._timeout_hint,
             ) from None
         finally:
             if watcher is not None:
                 watcher.cancel()
                 with suppress(asyncio.CancelledError):
                     await watcher
+
+
+def _nothing() -> None:
+    """Do nothing at a message."""
 
 
 class _Disconnected(Exception):
@@ -116,6 +135,8 @@ class _ResponseTracker:
         self._body = body
         self.started = False
         self.complete = False
+        self.size = 0
+        self.on_message: Callable[[], None] = _nothing
 
     async def send(self, message: Message) -> None:
         """Send the next message."""
@@ -129,6 +150,8 @@ class _ResponseTracker:
         elif message["type"] == "http.response.body":
             self.complete = not message.get("more_body", False)
         await self._send(message)
+        self.size += len(message.get("body", b""))
+        self.on_message()
 
 
 class _Body:
@@ -139,14 +162,19 @@ class _Body:
         headers: Headers of the request.
         limit: Largest size, in bytes.
         timeout: Seconds from now within which all of it must arrive.
+        min_rate: Bytes that extend the timeout by a second.
     """
 
-    def __init__(self, receive: Receive, headers: Headers, limit: int, timeout: float) -> None:
+    def __init__(
+        self, receive: Receive, headers: Headers, limit: int, timeout: float, min_rate: float
+    ) -> None:
         self._receive = receive
         self._limit = limit
         self._timeout = timeout
         self._deadline = asyncio.get_running_loop().time() + timeout
-        self._size = 0
+        self._min_rate = min_rate
+        self.size = 0
+        self.on_message: Callable[[], None] = _nothing
         self._empty = "transfer-encoding" not in headers and "content-length" not in headers
         self._received = asyncio.Event()
         self.disconnected = asyncio.Event()
@@ -162,16 +190,19 @@ class _Body:
             await self.disconnected.wait()
             return {"type": "http.disconnect"}
         try:
-            async with asyncio.timeout_at(self._deadline) as deadline:
+            due = self._deadline + self.size / self._min_rate
+            async with asyncio.timeout_at(due) as deadline:
                 message = await self._receive()
         except TimeoutError:
             if not deadline.expired():
                 raise
-            problem = f"the body did not arrive within {self._timeout:g} seconds"
+            seconds = self._timeout + self.size / self._min_rate
+            problem = f"the body did not arrive within {seconds:.3g} seconds"
             raise HTTPError(408, problem, code="slow_body") from None
-        self._size += len(message.get("body", b""))
-        if self._size > self._limit:
+        self.size += len(message.get("body", b""))
+        if self.size > self._limit:
             raise too_large("the body", self._limit)
+        self.on_message()
         if not message.get("more_body", False):
             self._received.set()
         return message
