@@ -38,20 +38,20 @@ class BatchSchedule:
         self._section = section
         self._process = process
         self._num_processes = num_processes
-        self._epoch_steps = len(self._epoch(0))
+        self._epoch_steps = len(self.steps_of(0))
         epochs = section.epochs or DEFAULT_EPOCHS
         if section.steps:
             self.total_steps = section.steps
         elif section.batch_tokens:
             # the number of batches that a token budget gives varies with the shuffle
-            self.total_steps = sum(len(self._epoch(epoch)) for epoch in range(epochs))
+            self.total_steps = sum(len(self.steps_of(epoch)) for epoch in range(epochs))
         else:
             self.total_steps = epochs * self._epoch_steps
 
     def steps_from(self, state: TrainingState) -> Iterator[list[list[int]]]:
         """Yield the batches of each remaining step, updating ``state.epoch`` and ``batch``."""
         while state.step < self.total_steps:
-            steps = self._epoch(state.epoch)
+            steps = self.steps_of(state.epoch)
             for batches in steps[state.batch :]:
                 state.batch += 1
                 self._epoch_steps = len(steps)
@@ -67,7 +67,8 @@ class BatchSchedule:
         """Return whether the step just made was the last of its epoch."""
         return state.batch == self._epoch_steps
 
-    def _epoch(self, epoch: int) -> list[list[list[int]]]:
+    def steps_of(self, epoch: int) -> list[list[list[int]]]:
+        """Return the batches of each step of an epoch."""
         section = self._section
         size = section.batch_size
         if size is None and section.batch_tokens is None:

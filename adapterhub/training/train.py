@@ -15,7 +15,7 @@ from accelerate.utils import set_seed
 from adapterhub.backbones.task_model import build_task_model
 from adapterhub.data.batching import padding_share, random_batches
 from adapterhub.data.splits import fingerprint
-from adapterhub.training.batch_schedule import DEFAULT_BATCH_SIZE
+from adapterhub.training.batch_schedule import DEFAULT_BATCH_SIZE, BatchSchedule
 from adapterhub.training.checkpoint import drop_checkpoint
 from adapterhub.training.energy import EnergyMeter
 from adapterhub.training.evaluate import calibrate_recipe, score_encoded
@@ -255,9 +255,13 @@ def _announce(
     if any(example.pixels is not None for example in train.encoded):
         return
     lengths = [len(example) for example in train.encoded]
-    size = recipe.train.batch_size or DEFAULT_BATCH_SIZE
-    plain = random_batches(len(lengths), size, seed=recipe.train.seed, epoch=0)
-    share = f"{padding_share(lengths, plain):.0%}"
+    if packed:
+        size = recipe.train.batch_size or DEFAULT_BATCH_SIZE
+        batches = random_batches(len(lengths), size, seed=recipe.train.seed, epoch=0)
+    else:
+        steps = BatchSchedule(recipe.train, lengths).steps_of(0)
+        batches = [batch for step in steps for batch in step]
+    share = f"{padding_share(lengths, batches):.0%}"
     reporter.on_message(
         f"{sum(lengths)} training tokens, packed: 0 % padding (padded batches would waste {share})"
         if packed

@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from adapterhub.adapters.artifact import read_artifact
+from adapterhub.backbones import task_model
 from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.forward_paths import PADDED_ONLY
 from adapterhub.backbones.memory import state_digest
 from adapterhub.errors import (
     DataError,
@@ -324,3 +328,26 @@ def test_the_plot_is_in_the_card_and_the_log_is_json(recipe, encoder, moods, tmp
     log = (tmp_path / "run/log.jsonl").read_text()
     events = {json.loads(line)["event"] for line in log.splitlines()}
     assert events == {"step", "evaluation", "message"}
+
+
+def test_padded_training_says_how_much_of_its_own_batches_is_padding(
+    recipe, encoder, moods, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(task_model, "forward_paths", lambda _: replace(PADDED_ONLY, padding=True))
+    lengths = [4, 20] * 16
+    examples = [{"text": " ".join(["good"] * n), "label": "up"} for n in lengths]
+    examples += [{"text": " ".join(["bad"] * n), "label": "down"} for n in lengths]
+    file = tmp_path / "lengths.jsonl"
+    file.write_text("".join(json.dumps(each) + "\n" for each in examples))
+    path = recipe(
+        "mood",
+        encoder,
+        "text-classification",
+        file,
+        train={"batch_size": 4, "steps": 1},
+    )
+    train(load_recipe(path), output=tmp_path / "run")
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    found = re.search(r"in padded batches of which (\d+)% is padding", log)
+    # a third in random batches of short and long texts
+    assert found and int(found[1]) < 20
