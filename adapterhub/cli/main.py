@@ -80,6 +80,10 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "tag": registry.tag,
         "rm": registry.rm,
         "gc": registry.gc,
+        "registry": (
+            "Repair the registry.",
+            {"rebuild": registry.rebuild_index},
+        ),
         "promote": aliases.promote,
         "rollback": aliases.rollback,
         "log": aliases.log,

@@ -1,4 +1,4 @@
-"""``list``, ``show``, ``diff``, ``tag``, ``rm`` and ``gc``."""
+"""``list``, ``show``, ``diff``, ``tag``, ``rm``, ``gc`` and ``registry rebuild``."""
 
 from __future__ import annotations
 
@@ -225,6 +225,28 @@ def gc(
     else:
         freed = registry.collect(grace=grace)
     print_result({"freed_bytes": freed}, f"freed {megabytes(freed)}", as_json=as_json)
+
+
+def rebuild_index(as_json: Json = False) -> None:
+    """Make a lost or damaged index again."""
+    from adapterhub.registry.rebuild import rebuild
+
+    made = rebuild()
+    if as_json:
+        print_json({**asdict(made), "replaced": made.replaced and str(made.replaced)})
+        return
+    console = output()
+    console.print(f"made the index again: {made.versions} versions, {made.aliases} aliases")
+    for said, refs in (
+        ("not in the journal, so tagged 'recovered'", made.recovered),
+        ("lost, since files are missing or damaged", made.missing),
+    ):
+        if refs:
+            console.print(f"{said}: {', '.join(refs)}")
+    if made.damaged_lines:
+        console.print(f"{made.damaged_lines} lines of the journal could not be read")
+    if made.replaced:
+        console.print(f"the former index is kept as {made.replaced}")
 
 
 def _bound(text: str) -> tuple[str, float]:

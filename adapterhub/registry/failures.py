@@ -17,7 +17,11 @@ _WRITABLE = "Set ADAPTERHUB_HOME to a folder that you can write, or change its p
 _FOLDER = "Set ADAPTERHUB_HOME to a folder; this path is a file"
 _SPACE = "Free some space, then run it again; nothing was changed"
 _BUSY = "Another process keeps the registry locked; run it again later"
-_DAMAGED = "Restore it from a backup; the blobs beside it contain the artifacts"
+_RESTORE = "Restore it from a backup"
+#: File of the index, which can be made again.
+INDEX_NAME = "index.sqlite3"
+#: How to make the index again.
+REBUILD = "Make it again with: adapterhub registry rebuild"
 
 _OS_HINTS = {
     errno.EACCES: _WRITABLE,
@@ -36,8 +40,8 @@ _SQLITE_HINTS = {
     sqlite3.SQLITE_READONLY: _WRITABLE,
     sqlite3.SQLITE_CANTOPEN: _WRITABLE,
     sqlite3.SQLITE_FULL: _SPACE,
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_CORRUPT: _RESTORE,
+    sqlite3.SQLITE_NOTADB: _RESTORE,
 }
 
 
@@ -69,8 +73,14 @@ def translate_sqlite_errors(place: Path) -> Iterator[None]:
         raise RegistryError(
             f"the database cannot be used: {error}",
             place=str(place),
-            hint=_SQLITE_HINTS.get(primary_code(error), ""),
+            hint=_sqlite_hint(primary_code(error), place),
         ) from error
+
+
+def _sqlite_hint(code: int, place: Path) -> str:
+    hint = _SQLITE_HINTS.get(code, "")
+    lost = code == sqlite3.SQLITE_CANTOPEN and place.parent.is_dir() and not place.exists()
+    return REBUILD if place.name == INDEX_NAME and (hint == _RESTORE or lost) else hint
 
 
 def primary_code(error: sqlite3.Error) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping
 
+    from adapterhub.adapters.manifest import Manifest
     from adapterhub.registry.staging import StagedArtifact
 
 SELECT = """
@@ -115,7 +116,7 @@ def registered(db: sqlite3.Connection, name: str, digest: str) -> Version | None
 
 def add(db: sqlite3.Connection, name: str, staged: StagedArtifact, info: str) -> Version:
     """Register an artifact as the next version of ``name``."""
-    _add_artifact(db, staged)
+    add_artifact(db, staged)
     db.execute("INSERT OR IGNORE INTO names (name, last_version) VALUES (?, 0)", (name,))
     db.execute("UPDATE names SET last_version = last_version + 1 WHERE name = ?", (name,))
     db.execute(
@@ -123,8 +124,9 @@ def add(db: sqlite3.Connection, name: str, staged: StagedArtifact, info: str) ->
         "SELECT name, last_version, ?, ?, ? FROM names WHERE name = ?",
         (staged.digest, now(), info, name),
     )
-    _index_words(db, name, staged)
-    return select(db, "WHERE v.name = ? AND v.digest = ?", (name, staged.digest))[0]
+    added = select(db, "WHERE v.name = ? AND v.digest = ?", (name, staged.digest))[0]
+    index_words(db, name, added.version, staged.manifest)
+    return added
 
 
 def delete(db: sqlite3.Connection, version: Version) -> None:
@@ -209,7 +211,8 @@ def artifacts(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
     return {digest: tuple(refs) for digest, refs in owners.items()}
 
 
-def _add_artifact(db: sqlite3.Connection, staged: StagedArtifact) -> None:
+def add_artifact(db: sqlite3.Connection, staged: StagedArtifact) -> None:
+    """List an artifact with its files and metrics, unless it is listed."""
     if has_artifact(db, staged.digest):
         return
     manifest = staged.manifest
@@ -250,16 +253,14 @@ def recipe_digest(recipe: Mapping[str, Any]) -> str:
     return sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
-def _index_words(db: sqlite3.Connection, name: str, staged: StagedArtifact) -> None:
+def index_words(db: sqlite3.Connection, name: str, version: int, manifest: Manifest) -> None:
     """Add the words of name, labels, task and description of a new version to the search index."""
-    manifest = staged.manifest
     words = [name, manifest.task, manifest.backbone.name, manifest.adapter.method]
     words += [*manifest.labels, str(manifest.recipe.get("description", ""))]
     content = "".join(f" {word}" for word in normalized_words(" ".join(words)))
     row = db.execute(
-        "INSERT INTO texts (name, version, content) "
-        "SELECT name, last_version, ? FROM names WHERE name = ? RETURNING id",
-        (content, name),
+        "INSERT INTO texts (name, version, content) VALUES (?, ?, ?) RETURNING id",
+        (name, version, content),
     ).fetchone()
     db.execute("INSERT INTO words (rowid, content) VALUES (?, ?)", (row["id"], content))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapterhub.registry.failures import translate_os_errors
+from adapterhub.registry.failures import INDEX_NAME, translate_os_errors
 from adapterhub.registry.private_files import make_private_folder
 
 if TYPE_CHECKING:
@@ -46,7 +46,11 @@ class Layout:
 
     @property
     def index(self) -> Path:
-        return self.folder / "index.sqlite3"
+        return self.folder / INDEX_NAME
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal.log"
 
     @property
     def blobs(self) -> Path:
@@ -67,6 +71,10 @@ class Layout:
     def checkout(self, digest: str) -> Path:
         """Return the folder of the checkout with this ``sha256:`` digest."""
         return self.checkouts / digest.removeprefix("sha256:")
+
+    def has_blobs(self) -> bool:
+        """Return whether there is any blob."""
+        return any(any(folder.iterdir()) for folder in self.blobs.iterdir())
 
     def make(self) -> None:
         """Create the folders that do not exist; only their owner may enter the registry."""

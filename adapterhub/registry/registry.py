@@ -10,11 +10,10 @@ from adapterhub.errors import RegistryError, SignatureError
 from adapterhub.refs import AdapterRef, check_name, parse_ref
 from adapterhub.registry import aliases, index, signatures
 from adapterhub.registry.blobs import Blobs
-from adapterhub.registry.database import Database
 from adapterhub.registry.failures import translate_os_errors
+from adapterhub.registry.journaled_index import JournaledIndex
 from adapterhub.registry.layout import Layout, default_root
 from adapterhub.registry.query import Query, find
-from adapterhub.registry.schema import SCHEMA_CHANGES
 from adapterhub.registry.sigstore import Signature, parse_signature, read_public_key
 from adapterhub.registry.storage import Storage, find_problems, no_hook
 
@@ -52,7 +51,7 @@ class Registry:
     ) -> None:
         home = root if root is not None else default_root()
         self._layout = Layout(home.absolute() / "registry")
-        self._database = Database(self._layout.index, SCHEMA_CHANGES)
+        self._database = JournaledIndex(self._layout)
         self._blobs = Blobs(self._layout)
         self._storage = Storage(self._layout, self._database, self._blobs, on_step)
         self._on_step = on_step

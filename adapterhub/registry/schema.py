@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adapterhub.registry.database import SchemaChange
+from adapterhub.registry.journal_schema import CREATE_JOURNAL
 
 #: Append-only: a released change is never edited, since indexes made with it exist.
 SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
@@ -152,4 +153,5 @@ SCHEMA_CHANGES: tuple[SchemaChange, ...] = (
             ) WITHOUT ROWID""",
         ),
     ),
+    SchemaChange("journal of changes", (CREATE_JOURNAL,)),
 )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from adapterhub.refs import AdapterRef
     from adapterhub.registry.blobs import Blobs
-    from adapterhub.registry.database import Database
+    from adapterhub.registry.journaled_index import JournaledIndex
     from adapterhub.registry.layout import Layout
     from adapterhub.registry.sigstore import Signature
     from adapterhub.registry.version import Version
@@ -45,7 +45,7 @@ class Storage:
     """The files of one registry; see ``Registry`` for the errors that its methods raise."""
 
     def __init__(
-        self, layout: Layout, database: Database, blobs: Blobs, on_step: Callable[[str], None]
+        self, layout: Layout, database: JournaledIndex, blobs: Blobs, on_step: Callable[[str], None]
     ) -> None:
         self._layout = layout
         self._database = database
@@ -223,14 +223,14 @@ def _damaged(version: Version, file: str, problem: str) -> IntegrityError:
     )
 
 
-def find_problems(database: Database, blobs: Blobs) -> tuple[Problem, ...]:
+def find_problems(database: JournaledIndex, blobs: Blobs) -> tuple[Problem, ...]:
     """Return the damage of the index or, if it is intact, of the files of every version.
 
     Signatures are included; versions that are removed during the check are left out.
     """
     damage = database.damage()
     if damage:
-        return tuple(Problem((), database.path.name, f"is damaged: {text}") for text in damage)
+        return tuple(Problem((), database.path.name, text) for text in damage)
     with database.reading() as db:
         owners = index.artifacts(db)
         signed = {digest: signatures.signatures_of(db, digest) for digest in owners}
@@ -268,11 +268,11 @@ def _artifact_faults(digest: str, blobs: Blobs, checked: dict[str, str]) -> Iter
             yield Fault(name, checked[entry.sha256])
 
 
-def _still_there(database: Database, digest: str) -> bool:
+def _still_there(database: JournaledIndex, digest: str) -> bool:
     with database.reading() as db:
         return index.has_artifact(db, digest)
 
 
-def _still_signed(database: Database, digest: str, stored: StoredSignature) -> bool:
+def _still_signed(database: JournaledIndex, digest: str, stored: StoredSignature) -> bool:
     with database.reading() as db:
         return stored in signatures.signatures_of(db, digest)

@@ -248,7 +248,7 @@ def test_a_file_in_place_of_the_folder_is_told(tmp_path):
 
 def test_a_file_that_is_no_index_is_told(registry, tmp_path):
     registry.folder.joinpath("index.sqlite3").write_text("this is no database" * 100)
-    with pytest.raises(RegistryError, match=r"not a database.*Restore it from a backup"):
+    with pytest.raises(RegistryError, match=r"not a database.*adapterhub registry rebuild"):
         Registry(tmp_path / "home")
 
 

@@ -280,9 +280,10 @@ def test_a_full_disk_while_signing_changes_nothing(registry, version, signature,
 def test_an_index_from_before_signatures_is_upgraded(registry, version, signature, tmp_path):
     path = registry.folder / "index.sqlite3"
     with closing(sqlite3.connect(path)) as db:
-        for table in ("signatures", "trusted_keys", "settings"):
+        for table in ("signatures", "trusted_keys", "settings", "journal"):
             db.execute(f"DROP TABLE {table}")
         db.execute("PRAGMA user_version = 2")
+    (registry.folder / "journal.log").unlink()
     Database(path, SCHEMA_CHANGES[:2]).prepare()
     upgraded = Registry(tmp_path / "home")
     assert upgraded.resolve("topics") == version
