@@ -4,6 +4,10 @@ Decoding sequences come first, with one token each. The rest of the token budget
 chunks, so a long prompt never stalls the others. When the KV cache is full, the latest sequence is
 preempted: it returns its blocks and is computed again later.
 
+The last chunk of a prompt begins where its cached blocks would end, and the answers of one request
+wait until one of them has computed these blocks. So the steps of a request that runs alone are the
+same whether its prompt was cached or not, and so are all results, bit by bit.
+
 Sequences start in order of arrival, with two exceptions. A sequence whose adapters are not in host
 memory yet is skipped. A sequence whose adapters are there but have no free rank slots may be
 overtaken by ``max_overtakes`` sequences in all; then no later sequence starts before it, so that
@@ -247,10 +251,28 @@ class Scheduler:
             self.computed(ScheduledChunk(sequence, start, virtual))
         start = sequence.num_computed_tokens
         end = min(sequence.length, start + budget)
+        shared = self._shared_tokens(sequence)
+        if start < shared < end:
+            end = shared
         if not self._allocate(sequence, end):
             return 0
         chunks.append(ScheduledChunk(sequence, start, end))
         return end - start
+
+    def _shared_tokens(self, sequence: Sequence) -> int:
+        """Return the tokens whose blocks a later sequence with the same tokens shares."""
+        # at least one token is computed, for its logits
+        return (sequence.length - 1) // self._blocks.size * self._blocks.size
+
+    def _awaits_blocks(self, sequence: Sequence) -> bool:
+        """Return whether another answer of the same request is computing its blocks."""
+        return any(
+            other.prompt is sequence.prompt
+            and other.adapters == sequence.adapters
+            and other.num_computed_tokens < self._shared_tokens(sequence)
+            and not other.output_tokens
+            for other in self.running
+        )
 
     def _allocate(self, sequence: Sequence, end: int) -> bool:
         """Allocate blocks for tokens up to ``end``, if necessary by preempting later sequences."""
@@ -293,7 +315,7 @@ class Scheduler:
         """Return the sequence to start next, its adapters acquired, and those it overtakes."""
         overtaken: list[Sequence] = []
         for sequence in islice(self.waiting.sequences(), self._config.prefetch_lookahead):
-            if not self._adapters.is_ready(sequence):
+            if not self._adapters.is_ready(sequence) or self._awaits_blocks(sequence):
                 continue
             if self._adapters.acquire(sequence):
                 return sequence, overtaken
@@ -350,8 +372,7 @@ class Scheduler:
 
     def _start(self, sequence: Sequence) -> bool:
         """Move a sequence to the running ones, with its cached blocks."""
-        # at least one token is computed, for its logits
-        self._hash_blocks(sequence, sequence.length - 1)
+        self._hash_blocks(sequence, self._shared_tokens(sequence))
         cached = self._blocks.share_cached(sequence.block_hashes)
         # without room for its first new block it would preempt others at once
         if not self._blocks.free:

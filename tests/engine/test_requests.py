@@ -287,3 +287,17 @@ def test_closing_ends_waiting_requests(engine):
 
     asyncio.run(asyncio.wait_for(main(), 60))
     assert not engine.busy
+
+
+def test_equal_seeds_of_a_lone_request_are_equal_bit_by_bit_whatever_is_cached(engine):
+    params = SamplingParams(temperature=1.0, seed=5, n=3, max_tokens=6, logprobs=1, ignore_eos=True)
+    for length in (21, 32, 33, 70):
+        prompt = [6 + (length * 7 + at * at) % 50 for at in range(length)]
+        before = engine.stats().computed_tokens
+        first, *later = (engine.generate([prompt], ["a0"], params)[0].outputs for _ in range(3))
+        assert later == [first, first], length
+        # the prompt is computed once for all answers, and its last block again for each
+        block = engine.config.block_size
+        cached = (length - 1) // block * block
+        computed = cached + 9 * (length - cached) + 9 * 5
+        assert engine.stats().computed_tokens - before == computed
