@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import shutil
 from hashlib import sha256
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 
     from adapterhub.adapters.manifest import Manifest
 
+#: State of a training run in a checkpoint. Source: ``transformers/trainer.py``.
+_TRAINER_FILE = re.compile(
+    r"(optimizer(_\d+)?|scheduler|scaler|lr_scheduler)\.(pt|bin)|training_args\.bin"
+    r"|rng_state(_\d+)?\.pth|trainer_state\.json"
+)
 WEIGHTS_NAME = "adapter_model.safetensors"
 CARD_NAME = "README.md"
 REQUIRED_FILES: tuple[str, ...] = (CONFIG_NAME, WEIGHTS_NAME, CARD_NAME)
@@ -69,9 +75,12 @@ def list_files(folder: Path, max_bytes: int) -> dict[str, int]:
 
 
 def check_peft_files(folder: Path, max_bytes: int) -> None:
-    """Require plain files for configuration and tensors, and no pickle beside them."""
+    """Require plain files for configuration and tensors, and no pickle beside them.
+
+    The state that transformers' Trainer saves beside an adapter is not read.
+    """
     entries = {entry.name: entry for entry in _scan(folder)}
-    for name in entries:
+    for name in entries.keys() - set(trainer_files(folder)):
         reject_pickle(name, str(folder))
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if name not in entries:
@@ -79,6 +88,11 @@ def check_peft_files(folder: Path, max_bytes: int) -> None:
         _require_plain(entries[name], folder)
     sizes = [entries[name].stat().st_size for name in (CONFIG_NAME, WEIGHTS_NAME)]
     _check_size(folder, sizes, max_bytes)
+
+
+def trainer_files(folder: Path) -> list[str]:
+    """Return the names of the files that transformers' Trainer saves to continue a training run."""
+    return [entry.name for entry in _scan(folder) if _TRAINER_FILE.fullmatch(entry.name)]
 
 
 def check_listing(folder: Path, manifest: Manifest, sizes: Mapping[str, int]) -> None:

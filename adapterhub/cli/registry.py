@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -167,13 +168,17 @@ def diff(
     for kind, names in (("only in the first", found.missing), ("only in the second", found.added)):
         if names:
             tensors.add_row(kind, str(len(names)), "")
-    largest = max((change.relative for change in found.tensors), default=0.0)
-    tensors.add_row("changed", str(len(found.tensors)), f"{largest:.3f}")
+    known = {each.name: each.relative for each in found.tensors if each.relative is not None}
+    tensors.add_row("changed", str(len(found.tensors)), f"{max(known.values(), default=0.0):.3f}")
+    if zero := len(found.tensors) - len(known):
+        tensors.add_row("  of these zero in the first", str(zero), "")
+    for (before, after), count in Counter((each.old, each.new) for each in found.reshaped).items():
+        tensors.add_row(f"shape {list(before)} to {list(after)}", str(count), "")
     tensors.add_row("equal", str(found.equal), "")
     console.print()
-    console.print(tensors)
-    for each in sorted(found.tensors, key=lambda change: -change.relative)[:SHOWN_TENSORS]:
-        console.print(f"   {each.relative:8.3f}  {each.name}")
+    console.print(tensors, markup=False)
+    for name, relative in sorted(known.items(), key=lambda item: -item[1])[:SHOWN_TENSORS]:
+        console.print(f"   {relative:8.3f}  {name}")
 
 
 def tag(

@@ -6,21 +6,26 @@ another machine, or its modules by a pattern.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+import re
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import RevisionNotFoundError
+
 from adapterhub.adapters.artifact import as_peft_folder, read_peft_files, write_artifact
-from adapterhub.adapters.artifact_folder import CARD_NAME
+from adapterhub.adapters.artifact_folder import CARD_NAME, trainer_files
 from adapterhub.adapters.low_rank import MAX_ERROR, MAX_RANK, RankLimits
 from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
 from adapterhub.adapters.peft_format import CONFIG_NAME, modules_to_save
 from adapterhub.adapters.peft_kinds import needs_conversion
 from adapterhub.adapters.tensor_checks import check_tensors_match
+from adapterhub.backbones.catalog import find_entry
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
 from adapterhub.backbones.resolve import resolve_base_model
 from adapterhub.backbones.sources import fetch_backbone
-from adapterhub.errors import ArtifactError, RecipeError, did_you_mean
+from adapterhub.errors import ArtifactError, BackboneError, RecipeError, did_you_mean
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.table import TASKS, build_task
@@ -36,6 +41,8 @@ if TYPE_CHECKING:
     from adapterhub.backbones.resolve import ResolvedBackbone
     from adapterhub.tasks.base import Task
 
+_LOG = logging.getLogger(__name__)
+_COMMIT = re.compile("[0-9a-f]{40}")
 #: Task for each ``TaskType`` of peft.
 _TASKS: Mapping[str, str] = {
     "CAUSAL_LM": "dialogue",
@@ -129,9 +136,11 @@ def import_peft(
 
     options = options or ImportOptions()
     config, tensors = read_peft_files(folder)
+    if left_out := trainer_files(folder):
+        _LOG.info("left out, since they belong to a training run: %s", ", ".join(left_out))
     converts = needs_conversion(config)
     match, task = match_config(config, options, place=origin)
-    backbone = fetch_backbone(match.name, revision=match.revision)
+    backbone, match = _fetched(match, origin)
     labels = _labels(task, backbone, tensors, options.labels, str(folder))
     tokenizer = read_tokenizer(backbone)
     task_options = TaskOptions(max_length=min(TaskOptions().max_length, tokenizer.model_max_length))
@@ -151,6 +160,32 @@ def import_peft(
         ),
         extra_files=_upstream_card(folder),
     )
+
+
+def _fetched(match: ResolvedBackbone, place: str) -> tuple[Path, ResolvedBackbone]:
+    """Return the folder of a backbone, and the backbone with the revision that was fetched.
+
+    Tools write their own names as the revision (Unsloth: ``unsloth``). A revision that the
+    backbone does not have is left out; a commit that cannot be reached is an error.
+    """
+    try:
+        return fetch_backbone(match.name, revision=match.revision), match
+    except BackboneError as error:
+        entry = find_entry(match.name)
+        default = entry.revision if entry else None
+        absent = isinstance(error.__cause__, RevisionNotFoundError)
+        if match.revision in (None, default) or (_COMMIT.fullmatch(match.revision) and not absent):
+            raise
+        _LOG.warning(
+            "%s: its configuration names the revision %r of %s, which cannot be fetched; "
+            "the revision %s is used",
+            place,
+            match.revision,
+            match.name,
+            default or "main",
+        )
+    known = replace(match, revision=default)
+    return fetch_backbone(known.name, revision=known.revision), known
 
 
 @dataclass(frozen=True, slots=True, eq=False)

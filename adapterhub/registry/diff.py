@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,16 +37,31 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TensorChange:
-    """A tensor of both versions that differs.
+    """A tensor of both versions that has the same shape and other values.
 
     Args:
         name: Key in peft's format.
-        relative: Norm of the difference divided by the norm of the first tensor; infinite if
-            that is zero or the shapes differ.
+        relative: Norm of the difference divided by the norm of the first tensor; ``None`` if all
+            its values are zero.
     """
 
     name: str
-    relative: float
+    relative: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShapeChange:
+    """A tensor of both versions that has another shape, as with another rank.
+
+    Args:
+        name: Key in peft's format.
+        old: Shape in the first version.
+        new: Shape in the second version.
+    """
+
+    name: str
+    old: tuple[int, ...]
+    new: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +72,8 @@ class Difference:
         changes: Changes of the manifest, except for its list of files.
         missing: Tensors of the first version only.
         added: Tensors of the second version only.
-        tensors: Tensors that differ.
+        tensors: Tensors of equal shape that differ.
+        reshaped: Tensors of another shape.
         equal: Number of tensors that are bitwise equal.
     """
 
@@ -66,6 +81,7 @@ class Difference:
     missing: tuple[str, ...]
     added: tuple[str, ...]
     tensors: tuple[TensorChange, ...]
+    reshaped: tuple[ShapeChange, ...]
     equal: int
 
 
@@ -73,13 +89,20 @@ def compare(first: Path, second: Path) -> Difference:
     """Compare two artifact folders."""
     old, new = (_tensors(folder) for folder in (first, second))
     both = sorted(old.keys() & new.keys())
-    found = [TensorChange(name, _relative(old[name], new[name])) for name in both]
-    changed = tuple(each for each in found if each.relative)
+    reshaped = tuple(
+        ShapeChange(name, tuple(old[name].shape), tuple(new[name].shape))
+        for name in both
+        if old[name].shape != new[name].shape
+    )
+    same_shape = [name for name in both if old[name].shape == new[name].shape]
+    found = [TensorChange(name, _relative(old[name], new[name])) for name in same_shape]
+    changed = tuple(each for each in found if each.relative != 0.0)
     return Difference(
         changes=tuple(_changes("", _document(first), _document(second))),
         missing=tuple(sorted(old.keys() - new.keys())),
         added=tuple(sorted(new.keys() - old.keys())),
         tensors=changed,
+        reshaped=reshaped,
         equal=len(found) - len(changed),
     )
 
@@ -108,14 +131,15 @@ def _tensors(folder: Path) -> dict[str, _Stored]:
         raise ArtifactError(f"cannot be read: {error}", place=str(path)) from error
 
 
-def _relative(old: _Stored, new: _Stored) -> float:
-    if old.shape != new.shape:
-        return math.inf
+def _relative(old: _Stored, new: _Stored) -> float | None:
+    """Return the relative change between two tensors of one shape."""
     if (old.dtype, old.data) == (new.dtype, new.data):
         return 0.0
     before, after = old.values(), new.values()
     norm, change = float(np.linalg.norm(before)), float(np.linalg.norm(after - before))
-    return change / norm if norm else math.inf
+    if norm:
+        return change / norm
+    return None if change else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
 """What differs between two versions is named, and by how much."""
 
-import math
+import json
 
 import pytest
 import torch
 from safetensors.torch import save
+from toy_fixtures import command
 
 from adapterhub.adapters.manifest import Metrics
 from adapterhub.errors import ArtifactError
-from adapterhub.registry.diff import compare
+from adapterhub.registry.diff import ShapeChange, compare
+
+__all__ = ["command"]
 
 
 def weights(**tensors):
@@ -35,13 +38,33 @@ def test_changes_of_manifest_and_tensors_are_named(artifact):
     ]
     assert (found.missing, found.added, found.equal) == (("gone",), ("new",), 1)
     relative = {change.name: change.relative for change in found.tensors}
-    assert relative == {"a": pytest.approx(0.1), "wide": math.inf}
+    assert relative == {"a": pytest.approx(0.1)}
+    assert found.reshaped == (ShapeChange("wide", (2,), (1,)),)
 
 
 def test_equal_artifacts_do_not_differ(artifact):
     folder = artifact(files=weights(a=[1.0]))
     found = compare(folder, folder)
     assert (found.changes, found.tensors, found.equal) == ((), (), 1)
+
+
+def test_ranks_that_differ_are_shapes_and_a_zero_tensor_has_no_relative_change(
+    registry, artifact, monkeypatch, tmp_path, command
+):
+    old = artifact(files=weights(**{f"a{n}": [[1.0, 2.0]] for n in range(76)}, b=[0.0], z=[0.0]))
+    new = artifact(
+        files=weights(**{f"a{n}": [[1.0, 2.0]] * 2 for n in range(76)}, b=[1.0], z=[-0.0])
+    )
+    found = compare(old, new)
+    assert [(each.name, each.relative) for each in found.tensors] == [("b", None)]
+    assert len(found.reshaped) == 76
+    for folder in (old, new):
+        registry.put(folder, "desk")
+    monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "home"))
+    shown = command("diff", "desk@1", "desk@2").stdout
+    assert "inf" not in shown
+    assert "shape [1, 2] to [2, 2]" in shown
+    assert json.loads(command("diff", "desk@1", "desk@2", "--json").stdout)["reshaped"]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])

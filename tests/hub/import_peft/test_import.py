@@ -1,11 +1,13 @@
 """Adapters that peft saved elsewhere: imported with what is known, refused where they lie."""
 
 import shutil
+from unittest.mock import Mock
 
 import peft
 import pytest
 import torch
-from import_helpers import WEIGHTS, change_config, import_options, saved
+from huggingface_hub.errors import RevisionNotFoundError
+from import_helpers import PLAIN, WEIGHTS, change_config, import_options, saved
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
@@ -144,3 +146,51 @@ def test_a_pickle_is_refused(decoder, tmp_path):
     shutil.copy(tmp_path / "theirs" / WEIGHTS, tmp_path / "theirs" / "adapter_model.bin")
     with pytest.raises(ArtifactError, match="pickle"):
         imported(tmp_path / "theirs", tmp_path / "ours", import_options(decoder))
+
+
+def test_the_state_of_a_training_run_is_left_out_and_named(decoder, tmp_path, caplog):
+    folder = tmp_path / "checkpoint-500"
+    saved(decoder, folder)
+    names = ("optimizer.pt", "rng_state.pth", "rng_state_1.pth", "scheduler.pt")
+    for name in (*names, "trainer_state.json", "training_args.bin"):
+        (folder / name).write_bytes(b"\x80\x04.")
+    with caplog.at_level("INFO"):
+        artifact = imported(folder, tmp_path / "ours", import_options(decoder))
+    (line,) = [each.message for each in caplog.records if "left out" in each.message]
+    assert line.endswith(": " + ", ".join((*names, "trainer_state.json", "training_args.bin")))
+    assert not any("optimizer" in name for name in artifact.manifest.files)
+    (folder / "other.pt").write_bytes(b"\x80\x04.")
+    with pytest.raises(ArtifactError, match=r"'other\.pt' is a pickle"):
+        imported(folder, tmp_path / "again", import_options(decoder))
+
+
+@pytest.mark.parametrize(
+    ("revision", "cause", "imports"),
+    [
+        ("unsloth", OSError("no network"), True),
+        ("1" * 40, RevisionNotFoundError("404", response=Mock()), True),
+        ("1" * 40, OSError("no network"), False),
+    ],
+)
+def test_a_revision_that_the_backbone_lacks_is_left_out(
+    decoder, tmp_path, monkeypatch, caplog, revision, cause, imports
+):
+    saved(decoder, tmp_path / "theirs")
+    change_config(tmp_path / "theirs", base_model_name_or_path="someone/tiny", revision=revision)
+
+    def fetch(name, *, revision=None):
+        if revision is not None:
+            raise BackboneError("cannot be downloaded", place=name) from cause
+        return decoder
+
+    monkeypatch.setattr("adapterhub.hub.import_peft.fetch_backbone", fetch)
+    for number, asked in enumerate((None, "someone/tiny")):
+        options = ImportOptions(backbone=asked, quantization=PLAIN)
+        if imports:
+            artifact = imported(tmp_path / "theirs", tmp_path / str(number), options)
+            assert artifact.manifest.backbone.revision is None
+            assert artifact.adapter_config["revision"] is None
+            assert f"names the revision {revision!r}" in caplog.text
+        else:
+            with pytest.raises(BackboneError, match="cannot be downloaded"):
+                imported(tmp_path / "theirs", tmp_path / str(number), options)
