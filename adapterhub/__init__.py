@@ -43,6 +43,7 @@ from adapterhub.errors import (
     TransferError,
     Unauthorized,
 )
+from adapterhub.third_party import drop_known_messages
 
 if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone, load_backbone
@@ -129,6 +130,8 @@ __all__ = [
     "push",
     "train",
 ]
+
+drop_known_messages()
 
 
 def __getattr__(name: str) -> Any:

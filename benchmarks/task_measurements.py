@@ -18,7 +18,7 @@ from adapterhub.evaluation.example_statistics import scores_of
 from adapterhub.training.curves import curve_points, read_curves
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
-from adapterhub.training.result import ARTIFACT_NAME, LOG_NAME
+from adapterhub.training.run_folder import ARTIFACT_NAME, LOG_NAME
 from adapterhub.training.setup import open_backbone
 from adapterhub.training.train import train
 from adapterhub.workflows.run_report.report import SUMMARY_NAME

@@ -18,6 +18,7 @@ from adapterhub.cli.main import COMMANDS, build_app
 from adapterhub.engine.config import EngineConfig
 from adapterhub.server.settings import ServerSettings
 from adapterhub.training import recipe as recipes
+from adapterhub.training.batch_schedule import DEFAULT_BATCH_SIZE, DEFAULT_EPOCHS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,31 @@ SECTIONS = {
     "optimizer": recipes.OptimizerSection,
     "schedule": recipes.ScheduleSection,
     "train": recipes.TrainSection,
+}
+#: What a key without a value of its own defaults to.
+EFFECTIVE_DEFAULTS = {
+    "backbone.revision": "the catalog's",
+    "task.class_weights": "equal",
+    "task.out_of_scope": "none",
+    "task.segmentation": "inferred",
+    "task.image_size": "the backbone's",
+    "data.validation": "held out",
+    "data.test": "none",
+    "data.hub": "none",
+    "data.limit_per_label": "all",
+    "data.limit_train": "all",
+    "data.limit_validation": "all",
+    "data.hub.revision": "the newest",
+    "data.hub.config": "the only one",
+    "train.batch_size": f"`{DEFAULT_BATCH_SIZE}`",
+    "train.batch_tokens": "none",
+    "train.epochs": f"`{DEFAULT_EPOCHS}`",
+    "train.steps": "none",
+    "train.evaluate_every": "an epoch",
+    "train.metric": "the task's",
+    "train.greater_is_better": "by the metric",
+    "train.patience": "off",
+    "train.checkpoint_every": "each evaluation",
 }
 RECIPES_INTRODUCTION = """# Recipe keys
 
@@ -119,6 +145,8 @@ def _recipe_section(title: str, model: type[BaseModel]) -> str:
             shown = "required"
         elif isinstance(default, BaseModel):
             shown = "see below"
+        elif default is None:
+            shown = EFFECTIVE_DEFAULTS[f"{title}.{key}"]
         else:
             shown = f"`{_shown(default)}`" if _shown(default) else ""
         lines.append(f"| `{key}` | {shown} | {meanings.get(key, '')} |")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from adapterhub.backbones.architecture import backbone_kind, read_architecture
 from adapterhub.backbones.head_model import build_meta_head
 from adapterhub.backbones.memory import parameter_count
 from adapterhub.errors import ArtifactError, RecipeError, first_sentence
+from adapterhub.third_party import without_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,7 +53,8 @@ def adapter_shape(
     backbone = heads.model if head == "causal_lm" else heads.frozen_model
     parameters = parameter_count([backbone])
     try:
-        with torch.device("meta"):
+        # peft warns of the name of the base model, which the configuration may leave out
+        with torch.device("meta"), without_warnings():
             config = peft.PeftConfig.from_peft_type(**adapter_config)
             model = peft.get_peft_model(heads.model, config)
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
@@ -107,8 +108,7 @@ def check_adapter_fits(
     stored = set(stored_modules(heads, parts))
     name = heads.model.config.model_type
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with torch.device("meta"), without_warnings():
             model: Any = get_peft_model(heads.model, config)
     except (ValueError, TypeError, RuntimeError, KeyError, AttributeError) as error:
         raise RecipeError(

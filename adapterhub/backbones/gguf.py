@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from adapterhub.backbones.architecture import no_progress_bars
 from adapterhub.errors import BackboneError
 
@@ -23,6 +21,7 @@ _DEFAULT = "default"
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Dequantize a GGUF file into ``folder`` as bfloat16, with its tokenizer."""
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     source = str(gguf.parent)

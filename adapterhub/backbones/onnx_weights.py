@@ -8,9 +8,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save_file
-
 from adapterhub.errors import BackboneError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -40,6 +37,8 @@ def convert_onnx(
     Args:
         prefix: Name of the backbone within the exported model, e.g. ``backbone``.
     """
+    from safetensors.torch import save_file
+
     graph = _graph(onnx_file)
     constants = _constants(graph)
     tensors = {
@@ -69,6 +68,7 @@ def _graph(path: Path) -> Any:
 
 
 def _constants(graph: Any) -> dict[str, Tensor]:
+    import torch
     from onnx import numpy_helper
 
     return {
@@ -94,6 +94,8 @@ def _position_embeddings(
     graph: Any, constants: Mapping[str, Tensor], prefix: str, place: str
 ) -> Tensor:
     """Return ``[1, 1 + num_patches, hidden]``, joined from class token and patches."""
+    import torch
+
     parts = [
         constants[name]
         for node in graph.node

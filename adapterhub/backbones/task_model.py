@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from adapterhub.backbones.fused_lora import fuse_lora_layers
 from adapterhub.backbones.head_model import build_head
 from adapterhub.backbones.task_forward import TaskForward
 from adapterhub.errors import StrictLoadError
+from adapterhub.third_party import without_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -277,11 +277,9 @@ def _attach(
 
     # before the adapter is there: the check of the head needs the model as it was loaded
     forward = TaskForward(heads, backbone, paths, has_prefix=config.is_prompt_learning)
-    with warnings.catch_warnings():
-        # peft warns of a second adapter on the same base model, which is intended here, and of
-        # layers with transposed weights, whose setting it corrects itself
-        warnings.filterwarnings("ignore", message="You are trying to modify a model with PEFT")
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+    # peft warns of a second adapter on the same base model, which is intended here, of layers
+    # with transposed weights, whose setting it corrects itself, and of the base model's name
+    with without_warnings():
         peft_model = peft.get_peft_model(heads.model, config, adapter_name=adapter_name)
     fuse_lora_layers(peft_model)
     return TaskModel(peft_model, backbone, adapter_name, forward)

@@ -102,14 +102,15 @@ def open_reporter(console: Console) -> AbstractContextManager[Any]:
 
 
 def silence_libraries() -> None:
-    """Hide warnings and progress bars of libraries that a user cannot act on."""
+    """Hide warnings and progress bars of libraries that a user cannot act on.
+
+    Nothing heavy is imported: libraries read their settings when they are.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # adapterhub itself logs and never warns
+    warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("adapterhub").setLevel(logging.INFO)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()

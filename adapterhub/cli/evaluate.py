@@ -18,6 +18,7 @@ from adapterhub.cli.options import (
     Json,
     Limit,
     Ref,
+    check_adapters,
     complete_ref,
     field_columns,
     open_registry,
@@ -42,11 +43,14 @@ def evaluate(
 ) -> None:
     """Evaluate an adapter and the base model on a file."""
     silence_libraries()
+    columns = field_columns(fields)
+    check_adapters(ref, data=data, fields=columns, limit=limit)
     from adapterhub.workflows.open_adapter import open_adapter
-    from adapterhub.workflows.score import examples_for, score_with_base
+    from adapterhub.workflows.score import score_with_base
+    from adapterhub.workflows.stored_examples import examples_for
 
     loaded, version = open_adapter(open_registry(), ref, force=force, device=device)
-    examples = examples_for(loaded.manifest, data, fields=field_columns(fields), limit=limit)
+    examples = examples_for(loaded.manifest, data, fields=columns, limit=limit)
     scores = score_with_base(loaded, examples, generate=generate)
     if as_json:
         document = {"ref": str(version.ref), "data": data.name, "num_examples": len(examples)}
@@ -85,6 +89,8 @@ def compare(
 ) -> None:
     """Compare two adapters with paired significance tests."""
     silence_libraries()
+    columns = field_columns(fields)
+    check_adapters(first, second, data=data, fields=columns, limit=limit)
     from adapterhub.workflows.compare import compare as run_comparison
 
     found = run_comparison(
@@ -93,7 +99,7 @@ def compare(
         second,
         data,
         metric=metric,
-        fields=field_columns(fields),
+        fields=columns,
         limit=limit,
         resamples=resamples,
         level=confidence_level,
@@ -121,13 +127,15 @@ def bias_audit(
 ) -> None:
     """Audit bias and harmful output against the base model."""
     silence_libraries()
+    columns = field_columns(fields)
+    check_adapters(ref, data=data, fields=columns, limit=limit)
     from adapterhub.workflows.bias_audit import audit_adapter
 
     found = audit_adapter(
         open_registry(),
         ref,
         path=data,
-        fields=field_columns(fields),
+        fields=columns,
         limit=limit,
         seconds=max_seconds,
         level=confidence_level,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 
 from adapterhub.cli.console import output, print_json, silence_libraries, table
-from adapterhub.cli.options import Device, Force, Json, Jsonl, Ref
+from adapterhub.cli.options import Device, Force, Json, Jsonl, Ref, check_adapters
 from adapterhub.cli.predict import json_input
 from adapterhub.errors import DataError
 
@@ -49,10 +49,11 @@ def explain(
 ) -> None:
     """Show how much each word contributes to a prediction."""
     silence_libraries()
-    from adapterhub.workflows.model import load
-
     place = None if span is None else _span(span)
     given = json_input(text, 1) if jsonl else text
+    check_adapters(ref)
+    from adapterhub.workflows.model import load
+
     model = load(ref, force=force, device=device, compute_dtype="float32")
     found = model.explain(given, label=label, span=place, steps=steps, method=method)
     if html is not None:

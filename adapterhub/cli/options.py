@@ -10,7 +10,7 @@ import typer
 from adapterhub.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from adapterhub.registry.registry import Registry
 
@@ -20,6 +20,22 @@ def open_registry() -> Registry:
     from adapterhub.registry.registry import Registry
 
     return Registry()
+
+
+def check_adapters(
+    *refs: str,
+    data: Path | None = None,
+    fields: Mapping[str, str] | None = None,
+    limit: int | None = None,
+) -> None:
+    """Check stored adapters and a file of examples for them, before heavy libraries are imported.
+
+    Raises:
+        AdapterHubError: as the workflow that uses them would raise it.
+    """
+    from adapterhub.workflows.stored_examples import check_stored
+
+    check_stored(open_registry(), refs, data, fields=fields, limit=limit)
 
 
 def complete_ref(incomplete: str) -> list[str]:

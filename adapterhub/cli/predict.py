@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapterhub.cli.console import output, print_json, silence_libraries
-from adapterhub.cli.options import Device, Force, Json, Jsonl, Ref
+from adapterhub.cli.options import Device, Force, Json, Jsonl, Ref, check_adapters
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
@@ -28,12 +28,13 @@ def predict(
 ) -> None:
     """Predict labels, spans or answers for texts or images."""
     silence_libraries()
-    from adapterhub.workflows.model import load
-
+    check_adapters(ref)
     given = inputs or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not given:
         raise DataError("no input", hint="Give texts as arguments, or lines on standard input")
     parsed = [json_input(text, at) for at, text in enumerate(given, start=1)] if jsonl else None
+    from adapterhub.workflows.model import load
+
     model = load(ref, force=force, device=device)
     predictions = model.predict(parsed or given)
     if as_json:
@@ -58,6 +59,7 @@ def chat(
 ) -> None:
     """Chat with a dialogue adapter."""
     silence_libraries()
+    check_adapters(ref)
     from adapterhub.workflows.model import load
 
     model = load(ref, force=force, device=device)

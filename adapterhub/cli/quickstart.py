@@ -23,7 +23,7 @@ from adapterhub.errors import DataError, MissingExtraError
 from adapterhub.registry.policy import require_unsigned_loads, trusted_folder
 from adapterhub.registry.registry import Registry
 from adapterhub.training.progress import PlainReporter
-from adapterhub.workflows.run_report.report import WITHOUT_BIAS_AUDIT
+from adapterhub.workflows.run_report.options import WITHOUT_BIAS_AUDIT
 from adapterhub.workflows.train_run import train_run
 
 if TYPE_CHECKING:

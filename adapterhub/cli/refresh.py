@@ -25,10 +25,12 @@ from adapterhub.cli.options import (
     Output,
     Overrides,
     Ref,
+    check_adapters,
     field_columns,
     open_registry,
 )
 from adapterhub.errors import TrainingInterrupted
+from adapterhub.refs import parse_ref
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,11 +63,13 @@ def refresh(
 ) -> None:
     """Test new examples for drift and retrain on them."""
     silence_libraries()
+    columns = field_columns(fields)
+    check_adapters(str(parse_ref(ref).newest), data=new_data, fields=columns)
     from adapterhub.workflows.refresh.run import RefreshOptions
     from adapterhub.workflows.refresh.run import refresh as run_refresh
 
     options = RefreshOptions(
-        fields=field_columns(fields) if fields else None,
+        fields=columns or None,
         replay=replay,
         level=level,
         force=force,
@@ -125,7 +129,9 @@ def _show(found: RefreshResult, console: Console, *, dry_run: bool) -> None:
         console.print("\na refresh is due; nothing was trained (--dry-run)")
     elif not found.is_due:
         hint = "" if dry_run else "; train anyway with --force"
-        console.print(f"\nno drift and no drop found: nothing was trained{hint}", markup=False)
+        few = found.metric_change.too_few(found.num_new)
+        reason = "too few new examples to tell" if few else "no drift and no drop found"
+        console.print(f"\n{reason}: nothing was trained{hint}", markup=False)
 
 
 def _show_drift(found: RefreshResult, console: Console) -> None:
@@ -157,8 +163,7 @@ def _show_loss(found: RefreshResult, console: Console) -> None:
     console.print()
     console.print(shown)
     change = f"{loss.change.low:+.4f} … {loss.change.high:+.4f}"
-    verdict = "a drop" if loss.is_worse else "no drop found"
-    console.print(f"new minus old {change}: {verdict}", markup=False)
+    console.print(f"new minus old {change}: {loss.verdict(found.num_new)}", markup=False)
 
 
 def _show_outcome(outcome: RefreshOutcome, found: RefreshResult, console: Console) -> None:

@@ -77,6 +77,7 @@ def sweep(
 ) -> None:
     """Search hyperparameters of a recipe with Optuna."""
     silence_libraries()
+    from adapterhub.training.preflight import check_recipe
     from adapterhub.training.recipe_file import load_recipe
     from adapterhub.training.sweep.space import default_space, load_space
     from adapterhub.training.sweep.study import SweepOptions, import_optuna
@@ -89,6 +90,7 @@ def sweep(
         yaml.safe_dump(tried.document(), sys.stdout, sort_keys=True, allow_unicode=True)
         return
     import_optuna()
+    check_recipe(checked)
     from adapterhub.training.sweep.run import run_sweep
     from adapterhub.workflows.train_run import train_trial
 
@@ -179,10 +181,8 @@ def learn_curve(
 ) -> None:
     """Measure a metric over growing training sets."""
     silence_libraries()
-    from adapterhub.training.learning_curve import measure_learning_curve
+    from adapterhub.training.preflight import check_recipe
     from adapterhub.training.recipe_file import load_recipe
-    from adapterhub.workflows.run_report.figures import draw_learning_curve
-    from adapterhub.workflows.train_run import train_trial
 
     if examples_per_label and num_examples:
         raise RecipeError("cannot be used with --examples-per-label", place="--num-examples")
@@ -192,10 +192,16 @@ def learn_curve(
     given = examples_per_label or num_examples
     option = "--examples-per-label" if examples_per_label else "--num-examples"
     checked = load_recipe(recipe, overrides or [])
+    numbers = _numbers(given, option) if given else None
+    check_recipe(checked)
+    from adapterhub.training.learning_curve import measure_learning_curve
+    from adapterhub.workflows.run_report.figures import draw_learning_curve
+    from adapterhub.workflows.train_run import train_trial
+
     with open_reporter(log_console()) as reporter:
         curve = measure_learning_curve(
             checked,
-            limits=_numbers(given, option) if given else None,
+            limits=numbers,
             limit_by=limit_by,
             least_steps=min_steps,
             folder=output_folder,

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from adapterhub.training.recipe import Recipe
     from adapterhub.training.result import TrainResult
 
+#: Labels listed after training; the report lists more.
+SHOWN_LABELS = 200
+
 
 def train(
     recipe: RecipeFile,
@@ -46,7 +49,7 @@ def train(
     """Train an adapter from a recipe."""
     silence_libraries()
     from adapterhub.training.recipe_file import load_recipe
-    from adapterhub.workflows.run_report.report import ReportOptions
+    from adapterhub.workflows.run_report.options import ReportOptions
     from adapterhub.workflows.train_run import train_run
 
     checked = load_recipe(recipe, overrides or [])
@@ -100,11 +103,17 @@ def _document(result: TrainResult) -> dict[str, Any]:
 def _show(result: TrainResult, recipe: Recipe, *, trial: bool) -> None:
     console = output()
     if result.table:
+        from adapterhub.workflows.run_report.prediction_sections import worst_first
+
+        many = len(result.table) > SHOWN_LABELS
         labels = table("label", ">precision", ">recall", ">f1", ">support")
-        for each in result.table:
+        for each in sorted(result.table, key=worst_first)[:SHOWN_LABELS] if many else result.table:
             scores = [f"{each[key]:.3f}" for key in ("precision", "recall", "f1")]
             labels.add_row(str(each["label"]), *scores, f"{each['support']:.0f}")
         console.print(labels)
+        if many:
+            rest = len(result.table) - SHOWN_LABELS
+            console.print(f"{rest:,} further labels, with a better F1 or without examples")
         console.print()
     metrics = table("metric (validation)", ">before", ">after")
     for name, value in result.after.items():

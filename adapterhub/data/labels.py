@@ -6,10 +6,10 @@ import numbers
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import DataError, did_you_mean
+from adapterhub.errors import DataError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from adapterhub.data.dataset import Dataset
 
@@ -47,6 +47,15 @@ def count_labels(
                         hint=_unknown_hint(name, counts),
                     )
     return {name: counts[name] for name in sorted(counts, key=_sort_key)}
+
+
+def require_two_labels(names: Collection[str]) -> None:
+    """Require at least two labels, without which there is nothing to choose from."""
+    if len(names) < 2:
+        raise RecipeError(
+            f"a classifier needs two labels, the training examples have {len(names)}",
+            place="data.train",
+        )
 
 
 def label_name(value: Any, place: str) -> str:

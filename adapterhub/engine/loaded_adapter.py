@@ -113,7 +113,9 @@ class LoadedAdapter:
             return [{"answer": text} for text in texts]
         if generation is not None:
             problem = "answers in text"
-            raise DataError(problem, place=self.name, hint="Use generate, or adapterhub chat")
+            raise DataError(
+                problem, place=self.name, hint="Use adapterhub chat, or Model.generate in Python"
+            )
         windows = [
             (at, window, encoded)
             for at, example in enumerate(examples)
@@ -263,7 +265,9 @@ class LoadedAdapter:
 
     def _generation(self) -> TextGeneration:
         if self.task.generation is None:
-            raise DataError("does not generate text", place=self.name, hint="Use predict")
+            raise DataError(
+                "does not generate text", place=self.name, hint="Use adapterhub predict"
+            )
         return self.task.generation
 
 

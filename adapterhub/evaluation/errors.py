@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from adapterhub.tasks.base import Task
     from adapterhub.tasks.fields import Example
-    from adapterhub.tasks.predictions import Array, ErrorExample
+    from adapterhub.tasks.predictions import ErrorExample, LabelChoices
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,20 @@ def worst_examples(
     return sorted(found, key=lambda each: -each.error)[:count]
 
 
-def most_confused(matrix: Array, labels: Sequence[str], count: int) -> list[ConfusedLabels]:
-    """Return the most frequent confusions, given counts ``[gold, predicted]``."""
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    totals = matrix.sum(-1)
-    pairs = [(int(each) // len(labels), int(each) % len(labels)) for each in order]
+def most_confused(choices: LabelChoices, count: int) -> list[ConfusedLabels]:
+    """Return the most frequent confusions; of equally frequent ones those of the first labels."""
+    labels = choices.labels
+    wrong = ~choices.correct
+    # counts of the pairs that occur: a table of all pairs would grow with the square of the labels
+    pairs, counts = np.unique(
+        np.stack([choices.gold[wrong], choices.predicted[wrong]], axis=-1).astype(int),
+        axis=0,
+        return_counts=True,
+    )
+    totals = np.bincount(choices.gold.astype(int), minlength=len(labels))
+    order = np.argsort(-counts, kind="stable")[:count]
     return [
-        ConfusedLabels(labels[a], labels[b], int(wrong[a, b]), wrong[a, b] / totals[a])
-        for a, b in pairs
-        if wrong[a, b]
+        ConfusedLabels(labels[a], labels[b], int(counts[place]), counts[place] / totals[a])
+        for place in order
+        for a, b in [pairs[place]]
     ]

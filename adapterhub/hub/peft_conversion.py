@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from adapterhub.adapters.manifest import Conversion
 from adapterhub.adapters.peft_format import config_document
 from adapterhub.backbones.plain_model import load_plain_model
 from adapterhub.errors import ArtifactError
+from adapterhub.third_party import without_warnings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -122,8 +122,7 @@ def _load(folder: Path, model: nn.Module, kind: str) -> Any:
     import peft
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             loaded = peft.PeftModel.from_pretrained(model, str(folder), adapter_name=_ADAPTER)
     except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, ImportError) as error:
         raise ArtifactError(

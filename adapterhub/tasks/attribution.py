@@ -184,7 +184,7 @@ def refuse_selection(task: str, *, label: str | None, span: tuple[int, int] | No
         raise DataError(
             f"{task} has no {'spans' if label is None else 'labels'} to choose from",
             place=task,
-            hint="Leave out --class and --span",
+            hint="Leave out --label and --span",
         )
 
 

@@ -6,7 +6,6 @@ Shared by composition by every task whose head chooses among labels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -15,17 +14,16 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 from torch.nn import functional as F
 
 from adapterhub.data.field_mapping import display_text
-from adapterhub.data.labels import is_whole_number, label_name
+from adapterhub.data.labels import is_whole_number, label_name, require_two_labels
 from adapterhub.errors import DataError, RecipeError, did_you_mean
 from adapterhub.tasks.base import Evaluation, Outcome, UnsplitTask
 from adapterhub.tasks.fields import is_given, place_of, required
+from adapterhub.tasks.label_statistics import label_statistics
 from adapterhub.tasks.predictions import (
     Confidence,
     ErrorExample,
-    ExampleStatistics,
     LabelChoices,
     nats,
-    ratio,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import PackedBatch
     from adapterhub.tasks.base import Head, Pool, TaskOptions
     from adapterhub.tasks.fields import Example
-    from adapterhub.tasks.predictions import Array
+    from adapterhub.tasks.predictions import Scores
 
 
 class LabelIndex:
@@ -48,12 +46,8 @@ class LabelIndex:
         self._index = {name: index for index, name in enumerate(self.names)}
         if len(self._index) < len(self.names):
             twice = next(name for name in self.names if self.names.count(name) > 1)
-            raise RecipeError(f"the label {twice!r} is listed twice", place="task.labels")
-        if len(self.names) < 2:
-            raise RecipeError(
-                f"a classifier needs two labels, the training examples have {len(self.names)}",
-                place="data.train",
-            )
+            raise RecipeError(f"the label {twice!r} is listed twice", place="labels")
+        require_two_labels(self.names)
         self._numbered = any(is_whole_number(name) for name in self.names)
 
     def name(self, value: Any, number: int, field: str) -> str:
@@ -262,26 +256,9 @@ class SingleLabelTask(ClassTask, ABC):
         gold, found = self.classes.all_gold(examples), predicted_labels(decoded)
         return LabelChoices("examples", self.labels, np.array(gold), np.array(found))
 
-    def statistics(
-        self, examples: Sequence[Example], decoded: Sequence[Tensor]
-    ) -> ExampleStatistics | None:
-        """Return hits, gold and predicted labels of each example."""
-        return self._class_statistics(examples, decoded)
-
-    def _class_statistics(
-        self,
-        examples: Sequence[Example],
-        decoded: Sequence[Tensor],
-        out_of_scope: int | None = None,
-    ) -> ExampleStatistics:
-        choices = self.label_choices(examples, decoded)
-        values = np.zeros((len(examples), 3, len(self.labels)))
-        place = np.arange(len(examples))
-        values[place, 0, choices.gold] = choices.correct
-        values[place, 1, choices.gold] = 1.0
-        values[place, 2, choices.predicted] = 1.0
-        formula = partial(_class_metrics, out_of_scope=out_of_scope)
-        return ExampleStatistics(values.reshape(len(examples), -1), formula, self.labels)
+    def statistics(self, examples: Sequence[Example], decoded: Sequence[Tensor]) -> Scores | None:
+        """Return expected and predicted label of each example."""
+        return label_statistics(self.label_choices(examples, decoded))
 
 
 #: Measure of ``ErrorExample`` where one label is chosen.
@@ -370,22 +347,3 @@ def _balanced(labels: Sequence[str], counts: Mapping[str, int] | None) -> list[f
         )
     total = sum(counts[name] for name in labels)
     return [total / (len(labels) * counts[name]) for name in labels]
-
-
-def _class_metrics(sums: Array, *, out_of_scope: int | None) -> dict[str, Array]:
-    hits, gold, found = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, -1), -2, 0)
-    f1 = ratio(2.0 * hits, gold + found)
-    # as scikit-learn: the mean over the labels that occur in examples or predictions
-    occurring = (gold + found > 0).sum(-1)
-    metrics = {
-        "accuracy": hits.sum(-1) / gold.sum(-1),
-        "macro_f1": f1.sum(-1) / np.maximum(occurring, 1),
-    }
-    if out_of_scope is None:
-        return metrics
-    hits_outside, outside = hits[..., out_of_scope], gold[..., out_of_scope]
-    return {
-        **metrics,
-        "in_scope_accuracy": ratio(hits.sum(-1) - hits_outside, gold.sum(-1) - outside),
-        "out_of_scope_recall": ratio(hits_outside, outside),
-    }

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,11 +75,13 @@ class LabelChoices:
         return self.gold == self.predicted
 
     def confusion(self) -> Array:
-        """Return how often each label was predicted for each other, ``[gold, predicted]``."""
-        matrix: Array = confusion_matrix(
-            self.gold, self.predicted, labels=np.arange(len(self.labels))
-        )
-        return matrix
+        """Return how often each label was predicted for each other, ``[gold, predicted]``.
+
+        It is a table of all pairs of labels, so only for a few labels.
+        """
+        count = len(self.labels)
+        pairs = self.gold * count + self.predicted
+        return np.bincount(pairs, minlength=count * count).reshape(count, count)
 
 
 class Scores(Protocol):

@@ -96,13 +96,17 @@ def build_task(
     Raises:
         RecipeError: when there is no such task, or it does not fit the rest.
     """
-    _check_settings(name, options)
+    check_settings(name, options)
     _check_kind(name, kind)
     return entry_of(name).build(TaskInputs(preprocessor, kind, labels, options, label_counts))
 
 
-def _check_settings(name: str, options: TaskOptions) -> None:
-    """Reject a setting that this task does not use."""
+def check_settings(name: str, options: TaskOptions) -> None:
+    """Reject a setting that this task does not use.
+
+    Raises:
+        RecipeError: naming the setting.
+    """
     from adapterhub.tasks.base import TaskOptions
 
     used, defaults = entry_of(name).settings, TaskOptions()

@@ -24,6 +24,7 @@ from adapterhub.tasks.attribution import (
 from adapterhub.tasks.base import AuditSpec
 from adapterhub.tasks.classification import SingleLabelTask, predicted_labels
 from adapterhub.tasks.fields import is_given, place_of, text_field
+from adapterhub.tasks.label_statistics import label_statistics
 from adapterhub.tasks.preprocessors import check_tokenizer
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from adapterhub.tasks.base import Evaluation, HeadKind, Outcome, Pool, TaskOptions
     from adapterhub.tasks.classification import ClassLabels
     from adapterhub.tasks.fields import Example
-    from adapterhub.tasks.predictions import ExampleStatistics
+    from adapterhub.tasks.predictions import Scores
 
 
 class TextEncoder:
@@ -234,11 +235,9 @@ class TextClassification(SingleLabelTask):
         scope = {"in_scope_accuracy": float(accuracy), "out_of_scope_recall": float(recall)}
         return replace(scored, metrics={**scored.metrics, **scope})
 
-    def statistics(
-        self, examples: Sequence[Example], decoded: Sequence[Tensor]
-    ) -> ExampleStatistics:
-        """Return hits, gold and predicted labels of each example."""
-        return self._class_statistics(examples, decoded, self._out_of_scope)
+    def statistics(self, examples: Sequence[Example], decoded: Sequence[Tensor]) -> Scores:
+        """Return expected and predicted label of each example."""
+        return label_statistics(self.label_choices(examples, decoded), self._out_of_scope)
 
 
 def check_label(

@@ -22,8 +22,9 @@ from adapterhub.tasks.attribution import (
     tags_log_odds,
 )
 from adapterhub.tasks.base import AuditSpec, Evaluation, Outcome, join_predictions
-from adapterhub.tasks.bio import OUTSIDE, check_tags, entity_scores, repair, span_metrics, spans
+from adapterhub.tasks.bio import OUTSIDE, check_tags, repair, spans
 from adapterhub.tasks.classification import ClassLabels, require_any
+from adapterhub.tasks.entity_scores import entity_scores, span_metrics
 from adapterhub.tasks.fields import is_given, list_field, place_of, required, text_field
 from adapterhub.tasks.predictions import Confidence, ErrorExample, ExampleStatistics, LabelChoices
 from adapterhub.tasks.preprocessors import check_tokenizer

@@ -1,8 +1,8 @@
 """Checkpoints that resume a run bit for bit, without pickle.
 
 A checkpoint is a folder of ``state.safetensors`` (trained parameters, the best of them so far,
-the optimizer's tensors, torch's random state) and ``state.json`` (counters). It is written beside
-the previous one and replaces it by a rename.
+the optimizer's tensors, torch's random state), ``state.json`` (counters) and ``digests.json``
+(the sha256 of both). It is written beside the previous one and replaces it by a rename.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
+from hashlib import file_digest
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from adapterhub.errors import TrainingError
+from adapterhub.training.run_folder import CHECKPOINT_FOLDERS, CHECKPOINT_NAME, disk_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-CHECKPOINT_NAME = "checkpoint"
+_TENSORS, _COUNTERS, _DIGESTS = "state.safetensors", "state.json", "digests.json"
 #: Separator of the joined keys of nested optimizer states.
 _NESTED = "/"
 
@@ -66,7 +68,11 @@ def save_checkpoint(
     best: Mapping[str, Tensor] | None,
     optimizer: Optimizer,
 ) -> None:
-    """Write a checkpoint into ``folder``, replacing the previous one atomically."""
+    """Write a checkpoint into ``folder``, replacing the previous one atomically.
+
+    Raises:
+        TrainingError: when the disk is full; the previous checkpoint stays.
+    """
     optimizer_state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
     tensors |= {f"parameter.{name}": value for name, value in parameters.items()}
@@ -83,32 +89,74 @@ def save_checkpoint(
         "progress": asdict(state),
         "optimizer": scalars,
     }
-    target = folder / CHECKPOINT_NAME
-    fresh = folder / f".{CHECKPOINT_NAME}.new"
-    old = folder / f".{CHECKPOINT_NAME}.old"
+    with disk_errors(folder):
+        _write(folder, tensors, document)
+
+
+def _write(folder: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]) -> None:
+    """Write the files beside the previous checkpoint, then put them in its place."""
+    target, fresh, old = (folder / name for name in CHECKPOINT_FOLDERS)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     fresh.mkdir(parents=True)
-    # clones: safetensors refuses tensors that share memory, as optimizer tables do
-    save_file(
-        {k: v.detach().cpu().clone() for k, v in tensors.items()}, fresh / "state.safetensors"
-    )
-    with (fresh / "state.json").open("w", encoding="utf-8") as file:
-        json.dump(document, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        # clones: safetensors refuses tensors that share memory, as optimizer tables do
+        save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, fresh / _TENSORS)
+        _write_json(fresh / _COUNTERS, document)
+        _write_json(
+            fresh / _DIGESTS, {name: _digest(fresh / name) for name in (_TENSORS, _COUNTERS)}
+        )
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     if target.exists():
         target.rename(old)
     fresh.rename(target)
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(document, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
 def checkpoint_folder(folder: Path) -> Path | None:
-    """Return the folder of a complete checkpoint, also after a kill between the two renames."""
-    for name in (CHECKPOINT_NAME, f".{CHECKPOINT_NAME}.new", f".{CHECKPOINT_NAME}.old"):
-        if (folder / name / "state.json").is_file() and _is_complete(folder / name):
+    """Return the folder of a whole checkpoint, also after a kill between the two renames.
+
+    Raises:
+        TrainingError: when the only checkpoint has changed since it was written.
+    """
+    for name in CHECKPOINT_FOLDERS:
+        if (folder / name).is_dir() and not _damage(folder / name):
             return folder / name
-    return None
+    target = folder / CHECKPOINT_NAME
+    if not target.exists():
+        # at most a first checkpoint whose write was interrupted
+        return None
+    raise TrainingError(
+        f"the checkpoint is damaged: {_damage(target)}",
+        place=str(target),
+        hint="Restore it from a copy, or remove this run folder and train anew",
+    )
+
+
+def _damage(checkpoint: Path) -> str:
+    """Return what differs from the digests that were written; empty for a whole checkpoint."""
+    try:
+        digests = json.loads((checkpoint / _DIGESTS).read_text(encoding="utf-8"))
+        changed = [n for n in (_TENSORS, _COUNTERS) if digests[n] != _digest(checkpoint / n)]
+    except FileNotFoundError as error:
+        return f"{os.path.basename(error.filename)} is missing"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return f"{_DIGESTS} can't be read"
+    return f"{changed[0]} does not match its digest" if changed else ""
 
 
 def load_checkpoint(
@@ -124,12 +172,12 @@ def load_checkpoint(
         The counters, and the best parameters so far, if there are any.
 
     Raises:
-        TrainingError: when there is no checkpoint, or it belongs to another run.
+        TrainingError: when there is no checkpoint, it is damaged, or it belongs to another run.
     """
     source = checkpoint_folder(folder)
     if source is None:
         raise TrainingError("holds no checkpoint", place=str(folder), hint="Train without --resume")
-    document = json.loads((source / "state.json").read_text(encoding="utf-8"))
+    document = json.loads((source / _COUNTERS).read_text(encoding="utf-8"))
     if document["recipe"] != run_digest:
         raise TrainingError(
             "the checkpoint belongs to another recipe, or to other examples",
@@ -137,7 +185,7 @@ def load_checkpoint(
             hint="Use the recipe, data and overrides it was started with, choose another folder "
             "with --output, or remove this one",
         )
-    tensors = load_file(source / "state.safetensors")
+    tensors = load_file(source / _TENSORS)
     saved = _under(tensors, "parameter.")
     if saved.keys() != parameters.keys():
         raise TrainingError("the checkpoint holds other parameters", place=str(source))
@@ -152,7 +200,7 @@ def load_checkpoint(
 
 def drop_checkpoint(folder: Path) -> None:
     """Remove the checkpoint of a finished run."""
-    for name in (CHECKPOINT_NAME, f".{CHECKPOINT_NAME}.new", f".{CHECKPOINT_NAME}.old"):
+    for name in CHECKPOINT_FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -189,11 +237,3 @@ def _put(entries: dict[str, Any], key: str, value: Any) -> None:
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return (folder / "state.safetensors").is_file()

@@ -17,7 +17,7 @@ from adapterhub.training.batch_schedule import DEFAULT_BATCH_SIZE, DEFAULT_EPOCH
 from adapterhub.training.loop import watched_metric
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
-from adapterhub.training.result import ARTIFACT_NAME
+from adapterhub.training.run_folder import ARTIFACT_NAME
 from adapterhub.training.setup import open_backbone
 from adapterhub.training.sweep.space import with_values
 from adapterhub.training.train import train

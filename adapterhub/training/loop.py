@@ -184,8 +184,9 @@ class TrainingLoop:
             state.stale = 0
         elif state.step:
             state.stale += 1
-        best = value if state.best_value is None else state.best_value
-        self.reporter.on_evaluation(EvaluationEvent(state.step, metrics, self.watched, best))
+        self.reporter.on_evaluation(
+            EvaluationEvent(state.step, metrics, self.watched, state.best_value)
+        )
         return predictions
 
     def _is_better(self, value: float) -> bool:

@@ -12,7 +12,7 @@ from adapterhub.data.clean_labels import clean_labels
 from adapterhub.data.dataset import Dataset, FileSource, HubSource
 from adapterhub.data.field_mapping import ANSWER_FIELDS, map_fields
 from adapterhub.data.images import load_images
-from adapterhub.data.labels import count_labels
+from adapterhub.data.labels import count_labels, require_two_labels
 from adapterhub.data.readers import read_examples
 from adapterhub.data.splits import (
     count_repeated,
@@ -201,6 +201,7 @@ def _label_counts(
     tagged = field == "tags"
     sequence, mend = tagged or section.multi_label, repair if tagged else None
     counts = count_labels(train, others, field=field, sequence=sequence, repair=mend)
+    require_two_labels(counts)
     if tagged:
         check_tags(counts)
         return {OUTSIDE: 0} | counts if OUTSIDE in counts else counts

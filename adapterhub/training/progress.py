@@ -36,12 +36,19 @@ class StepEvent:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationEvent:
-    """One evaluation; step 0 is before training."""
+    """One evaluation; step 0 is before training.
+
+    Args:
+        step: Optimizer steps done.
+        metrics: Validation metrics.
+        watched: Metric that selects the best weights.
+        best: Its best value so far; ``None`` before training, whose weights are never kept.
+    """
 
     step: int
     metrics: Mapping[str, float]
     watched: str
-    best: float
+    best: float | None
 
 
 class Reporter(Protocol):
@@ -182,7 +189,8 @@ class RichReporter:
 
 def summary(event: EvaluationEvent) -> str:
     """Return the last and best value of the watched metric as text."""
-    return f"{event.watched} {event.metrics[event.watched]:.4f} (best {event.best:.4f})"
+    best = "before training" if event.best is None else f"best {event.best:.4f}"
+    return f"{event.watched} {event.metrics[event.watched]:.4f} ({best})"
 
 
 def clock(seconds: float) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from adapterhub.errors import RecipeError, did_you_mean
 from adapterhub.training.recipe import LoraSection, Recipe
+from adapterhub.training.recipe_names import OTHER_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -112,9 +113,7 @@ def _translate(error: ValidationError) -> RecipeError:
     place = ".".join(path)
     kind, given = first["type"], first.get("input")
     if kind == "extra_forbidden":
-        return RecipeError(
-            "unknown key", place=place, hint=did_you_mean(path[-1], _keys(path[:-1]))
-        )
+        return RecipeError("unknown key", place=place, hint=_key_hint(path))
     if kind == "missing":
         return RecipeError("is missing", place=place, hint=f"Add it to the recipe: {place}: …")
     if kind in ("literal_error", "union_tag_invalid"):
@@ -136,6 +135,39 @@ def _translate(error: ValidationError) -> RecipeError:
     message = first["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(given, dict | BaseModel) else f" (found {given!r})"
     return RecipeError(f"{message[0].lower()}{message[1:]}{shown}", place=place)
+
+
+def _key_hint(path: Sequence[str]) -> str:
+    """Return the key that was likely meant: nearly the same name, another library's, or elsewhere.
+
+    Every name that is suggested exists.
+    """
+    *section, name = path
+    known = list(_keys(section))
+    near = did_you_mean(name, known)
+    if near.startswith("Did you mean"):
+        return near
+    place = ".".join(path).lower()
+    key = OTHER_NAMES.get(place) or OTHER_NAMES.get(name.lower()) or _only_place(name)
+    if key is None:
+        return near
+    same = key.split(".")[:-1] == section
+    return f"Did you mean {key.split('.')[-1] if same else key!r}?"
+
+
+def _only_place(name: str) -> str | None:
+    """Return the path of the only key of a recipe with a name, if there is one."""
+    found = [path for path in key_paths() if path.split(".")[-1] == name]
+    return found[0] if len(found) == 1 else None
+
+
+def key_paths(section: Sequence[str] = ()) -> list[str]:
+    """Return the dotted paths of all keys of a recipe."""
+    paths = []
+    for name in _keys(section):
+        path = [*section, name]
+        paths += [".".join(path), *key_paths(path)]
+    return paths
 
 
 def _keys(path: Sequence[str]) -> Iterable[str]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.errors import TrainingError
-from adapterhub.training.checkpoint import checkpoint_folder
 from adapterhub.training.curves import curve_points, read_curves
+from adapterhub.training.run_folder import ARTIFACT_NAME, FINISHED_NAME, LOG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from adapterhub.training.prepare import PreparedData
     from adapterhub.training.recipe import Recipe
 
-LOG_NAME, ARTIFACT_NAME, FINISHED_NAME = "log.jsonl", "artifact", "finished.json"
 #: Fields of a result that the record of a finished run holds.
 _RECORDED = (
     "digest",
@@ -141,28 +140,6 @@ def build_result(
     )
 
 
-def check_folder(folder: Path, *, resume: bool) -> None:
-    """Check that a run may write into a folder.
-
-    Raises:
-        TrainingError: when the folder holds another run that would be overwritten.
-    """
-    checkpoint = checkpoint_folder(folder)
-    finished = (folder / FINISHED_NAME).is_file()
-    if (folder / ARTIFACT_NAME).exists() and not (resume and (finished or checkpoint)):
-        raise TrainingError(
-            "already holds a finished run",
-            place=str(folder),
-            hint="Store it with --resume, choose another folder with --output, or remove this one",
-        )
-    if not resume and checkpoint:
-        raise TrainingError(
-            "holds the checkpoint of an unfinished run",
-            place=str(folder),
-            hint="Continue with --resume, or remove the folder",
-        )
-
-
 def write_finished(result: TrainResult, run_digest: str) -> None:
     """Record atomically that a run has finished, so that the same command does not train again."""
     record = {name: getattr(result, name) for name in _RECORDED}
@@ -183,11 +160,19 @@ def read_finished(folder: Path, run_digest: str) -> TrainResult | None:
     artifact, record = folder / ARTIFACT_NAME, folder / FINISHED_NAME
     if not artifact.is_dir() or not record.is_file():
         return None
-    document = json.loads(record.read_text(encoding="utf-8"))
-    if document["run"] != run_digest:
+    try:
+        document = json.loads(record.read_text(encoding="utf-8"))
+        run, fields = document["run"], dict(document["result"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise TrainingError(
+            "the record of the finished run is damaged",
+            place=str(record),
+            hint="Remove this run folder and train anew, or choose another with --output",
+        ) from None
+    if run != run_digest:
         raise TrainingError(
             "holds a finished run of another recipe, or on other examples",
             place=str(folder),
             hint="Choose another folder with --output, or remove this one",
         )
-    return TrainResult(folder=folder, artifact=artifact, **document["result"])
+    return TrainResult(folder=folder, artifact=artifact, **fields)

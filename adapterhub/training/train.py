@@ -28,13 +28,18 @@ from adapterhub.training.prepare import (
 )
 from adapterhub.training.progress import JsonLinesReporter, Reporters
 from adapterhub.training.result import (
-    ARTIFACT_NAME,
-    LOG_NAME,
     TrainingEvidence,
     build_result,
-    check_folder,
     read_finished,
     write_finished,
+)
+from adapterhub.training.run_folder import (
+    ARTIFACT_NAME,
+    LOG_NAME,
+    check_contents,
+    check_folder,
+    disk_errors,
+    lock_folder,
 )
 from adapterhub.training.save import save_adapter
 from adapterhub.training.setup import (
@@ -88,6 +93,7 @@ def train(
     backbone: Backbone | None = None,
     device: str | None = None,
     cache: Path | None = None,
+    data: PreparedData | None = None,
     start: WarmStart | None = None,
     measure_energy: bool = False,
     on_train_end: Callable[[TrainResult, TaskModel], TrainResult] | None = None,
@@ -103,6 +109,7 @@ def train(
         backbone: Loaded backbone to use; must be the one that the recipe names.
         device: Device; the first GPU where there is one, else the CPU.
         cache: Root of the backbone cache.
+        data: Data of the recipe, where it is read already.
         start: Adapter and data to continue from; ``None`` trains a fresh adapter on the
             recipe's data.
         measure_energy: Whether to estimate the energy of the training loop.
@@ -119,49 +126,55 @@ def train(
     accelerator, place = open_accelerator(backbone, device)
     is_main = accelerator.is_main_process
     check_folder(folder, resume=resume)
-    data = start.data if start else prepare_data(recipe)
-    run_digest = _run_digest(recipe, data, start)
-    if resume and (finished := read_finished(folder, run_digest)):
-        return _already_finished(finished, reporter, is_main=is_main)
+    data = start.data if start else data or prepare_data(recipe)
+    with lock_folder(folder), disk_errors(folder):
+        check_contents(folder, resume=resume)
+        run_digest = _run_digest(recipe, data, start)
+        if resume and (finished := read_finished(folder, run_digest)):
+            return _already_finished(finished, reporter, is_main=is_main)
 
-    recipe, segmentation = with_segmentation(recipe, data)
-    task = build_recipe_task(recipe, data, backbone, cache)
-    encoded = {name: encode_split(task, data, name) for name in data.splits}
+        recipe, segmentation = with_segmentation(recipe, data)
+        task = build_recipe_task(recipe, data, backbone, cache)
+        encoded = {name: encode_split(task, data, name) for name in data.splits}
 
-    keep_freed_memory()
-    backbone = recipe_backbone(recipe, place, loaded=backbone, cache=cache)
-    set_seed(recipe.train.seed)
-    with (
-        closing(_build_model(recipe, data, task, backbone, start)) as model,
-        _open_log(folder, reporter, append=resume, is_main=is_main) as log,
-    ):
-        if segmentation:
-            log.on_message(segmentation)
-        _announce(log, recipe, data, encoded["train"], packed=model.is_packed)
-        validation = encoded["validation"]
-        loop = TrainingLoop(
-            recipe=recipe,
-            run_digest=run_digest,
-            model=model,
-            task=task,
-            examples=encoded["train"].encoded,
-            evaluate=lambda: score_encoded(model, task, validation.examples, validation.encoded),
-            accelerator=accelerator,
-            reporter=log,
-            folder=folder,
-        )
-        with EnergyMeter(enabled=measure_energy and is_main) as meter:
-            outcome = loop.run(resume=resume)
-        recipe = calibrate_recipe(recipe, task, outcome.after, log)
-        evidence = TrainingEvidence(recipe, data, task, outcome.before, outcome.after, meter.energy)
-        digest = _write_artifact(folder, evidence, model, outcome) if is_main else ""
-        result = build_result(folder, digest, model, outcome, evidence)
-        if is_main:
-            write_finished(result, run_digest)
-            drop_checkpoint(folder)
-            result = on_train_end(result, model) if on_train_end else result
-        accelerator.wait_for_everyone()
-        return result
+        keep_freed_memory()
+        backbone = recipe_backbone(recipe, place, loaded=backbone, cache=cache)
+        set_seed(recipe.train.seed)
+        with (
+            closing(_build_model(recipe, data, task, backbone, start)) as model,
+            _open_log(folder, reporter, append=resume, is_main=is_main) as log,
+        ):
+            if segmentation:
+                log.on_message(segmentation)
+            _announce(log, recipe, data, encoded["train"], packed=model.is_packed)
+            validation = encoded["validation"]
+            loop = TrainingLoop(
+                recipe=recipe,
+                run_digest=run_digest,
+                model=model,
+                task=task,
+                examples=encoded["train"].encoded,
+                evaluate=lambda: score_encoded(
+                    model, task, validation.examples, validation.encoded
+                ),
+                accelerator=accelerator,
+                reporter=log,
+                folder=folder,
+            )
+            with EnergyMeter(enabled=measure_energy and is_main) as meter:
+                outcome = loop.run(resume=resume)
+            recipe = calibrate_recipe(recipe, task, outcome.after, log)
+            evidence = TrainingEvidence(
+                recipe, data, task, outcome.before, outcome.after, meter.energy
+            )
+            digest = _write_artifact(folder, evidence, model, outcome) if is_main else ""
+            result = build_result(folder, digest, model, outcome, evidence)
+            if is_main:
+                write_finished(result, run_digest)
+                drop_checkpoint(folder)
+                result = on_train_end(result, model) if on_train_end else result
+            accelerator.wait_for_everyone()
+            return result
 
 
 def _run_digest(recipe: Recipe, data: PreparedData, start: WarmStart | None) -> str:

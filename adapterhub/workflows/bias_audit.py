@@ -12,7 +12,7 @@ from adapterhub.evaluation.bootstrap import LEVEL
 from adapterhub.training.prepare import load_examples
 from adapterhub.training.recipe_file import parse_recipe
 from adapterhub.workflows.open_adapter import open_adapter
-from adapterhub.workflows.score import examples_for
+from adapterhub.workflows.stored_examples import examples_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

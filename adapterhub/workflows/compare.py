@@ -14,7 +14,8 @@ from adapterhub.evaluation.paired_tests import differences, mcnemar
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.training.loop import larger_is_better
 from adapterhub.workflows.open_adapter import open_adapter, open_engine
-from adapterhub.workflows.score import examples_for, score_examples
+from adapterhub.workflows.score import score_examples
+from adapterhub.workflows.stored_examples import examples_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,7 +13,8 @@ from adapterhub.composition.weight_search import BOUNDS, BUDGET, L1, optimize_we
 from adapterhub.data.splits import fingerprint
 from adapterhub.workflows.compose import WeightSearch, write_composition
 from adapterhub.workflows.open_adapter import open_engine
-from adapterhub.workflows.score import examples_for, score
+from adapterhub.workflows.score import score
+from adapterhub.workflows.stored_examples import examples_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -18,7 +18,8 @@ from adapterhub.evaluation.attribution.methods import STEPS
 from adapterhub.registry.registry import Registry
 from adapterhub.tasks.table import entry_of
 from adapterhub.workflows.open_adapter import open_adapter, open_backbone_of
-from adapterhub.workflows.score import examples_for, score
+from adapterhub.workflows.score import score
+from adapterhub.workflows.stored_examples import examples_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,7 +153,7 @@ class Model:
         found = self.predict(_as_list(inputs))
         if any("scores" not in each for each in found):
             problem = f"{self.task} has no label probabilities"
-            raise DataError(problem, place=self._loaded.name, hint="Use predict")
+            raise DataError(problem, place=self._loaded.name, hint="Use adapterhub predict")
         table = np.array([[each["scores"][label] for label in self.labels] for each in found])
         return table[0] if _is_single(inputs) else table.reshape(len(found), len(self.labels))
 
@@ -175,7 +176,7 @@ class Model:
         """
         name, task = self._loaded.name, self._loaded.task.generation
         if task is None:
-            raise DataError("does not generate text", place=name, hint="Use predict")
+            raise DataError("does not generate text", place=name, hint="Use adapterhub predict")
         conversations = [task.messages(each, at) for at, each in enumerate(inputs, start=1)]
         return self._loaded.generate(
             conversations, max_new_tokens=max_new_tokens, with_adapter=not base

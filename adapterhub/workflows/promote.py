@@ -26,7 +26,8 @@ from adapterhub.registry.aliases import AliasRule, StoredEvaluation
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.training.loop import larger_is_better
 from adapterhub.workflows.open_adapter import open_engine
-from adapterhub.workflows.score import examples_for, score
+from adapterhub.workflows.score import score
+from adapterhub.workflows.stored_examples import examples_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,18 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from adapterhub.errors import DataError
 from adapterhub.tasks.base import Evaluation
 from adapterhub.training.evaluate import Predictions, encode_labelled
-from adapterhub.training.prepare import load_more_examples
-from adapterhub.training.recipe import DataSection
-from adapterhub.training.recipe_file import parse_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
-    from adapterhub.adapters.manifest import Manifest
     from adapterhub.data.dataset import Dataset
     from adapterhub.engine.loaded_adapter import LoadedAdapter
     from adapterhub.tasks.base import TextGeneration
@@ -31,29 +25,6 @@ class ScoresWithBase:
     base: Mapping[str, float]
     adapter: Mapping[str, float]
     signatures: Mapping[str, str] = field(default_factory=dict)
-
-
-def examples_for(
-    manifest: Manifest,
-    path: Path,
-    *,
-    fields: Mapping[str, str] | None = None,
-    limit: int | None = None,
-) -> Dataset:
-    """Read a file of labelled examples as an adapter's recipe reads its data.
-
-    ``fields`` replaces the recipe's field mapping.
-
-    Raises:
-        DataError: naming file and example, or an empty file.
-    """
-    # the recipe of an imported adapter is unknown; assume the task's own field names
-    unknown = "recipe" in manifest.unknown
-    section = DataSection(train="") if unknown else parse_recipe(manifest.recipe).data
-    examples = load_more_examples(section, manifest.task, path, fields or None)
-    if not len(examples):
-        raise DataError("holds no examples", place=str(path))
-    return examples if limit is None else examples.select(list(range(min(limit, len(examples)))))
 
 
 def score(loaded: LoadedAdapter, examples: Dataset) -> dict[str, float]:

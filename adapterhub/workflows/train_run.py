@@ -5,35 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.refs import TRIAL_TAG
 from adapterhub.registry.registry import Registry
+from adapterhub.training.preflight import check_recipe
 from adapterhub.training.recipe import Recipe
 from adapterhub.training.recipe_file import load_recipe, parse_recipe
-from adapterhub.training.train import train
-from adapterhub.workflows.run_report.report import (
-    DEFAULT_REPORT,
-    REPORT_NAME,
-    WITHOUT_BIAS_AUDIT,
-    report_run,
-)
+from adapterhub.workflows.run_report.options import DEFAULT_REPORT, WITHOUT_BIAS_AUDIT
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.registry.version import Version
     from adapterhub.training.progress import Reporter
     from adapterhub.training.result import TrainResult
     from adapterhub.training.train import TrainFunction, WarmStart
-    from adapterhub.workflows.run_report.report import ReportOptions
+    from adapterhub.workflows.run_report.options import ReportOptions
 
 
 def train_run(
     recipe: Recipe | Mapping[str, Any] | Path | str,
     *,
-    output: Path | None = None,
+    output: Path | str | None = None,
     resume: bool = False,
     reporter: Reporter | None = None,
     backbone: Backbone | None = None,
@@ -72,14 +66,20 @@ def train_run(
         TrainingInterrupted: after Ctrl-C or SIGTERM; call again with ``resume``.
     """
     checked = _recipe(recipe)
+    folder = Path(output or Path("runs") / checked.name)
+    data = None if start else check_recipe(checked, folder=folder, resume=resume, cache=cache)
+    from adapterhub.training.train import train
+    from adapterhub.workflows.run_report.report import REPORT_NAME, report_run
+
     result = train(
         checked,
-        output=output,
+        output=folder,
         resume=resume,
         reporter=reporter,
         backbone=backbone,
         device=device,
         cache=cache,
+        data=data,
         start=start,
         measure_energy=report is not None,
         on_train_end=partial(report_run, options=report) if report else None,

@@ -8,6 +8,7 @@ from adapterhub.data.field_mapping import answer_text, example_text
 from adapterhub.evaluation.duplicates import leak, split_facts
 from adapterhub.evaluation.errors import most_confused
 from adapterhub.evaluation.power_law import fit_power_law
+from adapterhub.tasks.predictions import LabelChoices
 
 
 def examples(*pairs):
@@ -82,7 +83,12 @@ def test_answers_are_shown_as_texts():
 
 def test_the_labels_confused_most_come_first():
     matrix = np.array([[8, 2, 0], [5, 5, 0], [0, 0, 10]])
-    first, second = most_confused(matrix, ("a", "b", "c"), 5)
+    gold, predicted = (
+        np.repeat(each, matrix.reshape(-1)) for each in np.indices((3, 3)).reshape(2, 9)
+    )
+    choices = LabelChoices("examples", ("a", "b", "c"), gold, predicted)
+    assert (choices.confusion() == matrix).all()
+    first, second = most_confused(choices, 5)
     assert (first.gold, first.predicted, first.count, first.share) == ("b", "a", 5, 0.5)
     assert (second.gold, second.predicted, second.count, second.share) == ("a", "b", 2, 0.2)
 

@@ -15,7 +15,8 @@ from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.errors import FingerprintMismatch, RecipeError
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
-from adapterhub.workflows.score import examples_for, score
+from adapterhub.workflows.score import score
+from adapterhub.workflows.stored_examples import examples_for
 
 SECTIONS = {
     "train": {"batch_size": 8, "steps": 36, "evaluate_every": 18},

@@ -16,7 +16,8 @@ from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.training.recipe_file import load_recipe
 from adapterhub.training.train import train
-from adapterhub.workflows.score import examples_for, score, score_with_base
+from adapterhub.workflows.score import score, score_with_base
+from adapterhub.workflows.stored_examples import examples_for
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 FAST = [

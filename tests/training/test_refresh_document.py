@@ -103,3 +103,22 @@ def test_the_request_digest_depends_on_all_inputs_of_the_child():
         request_digest("a", "b", 0.25, ["train.epochs=3", "train.seed=1"]),
     ]
     assert len({first, *others}) == 5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "num_new", "said"),
+    [
+        (-0.42, 0.0, 12, "12 new examples are too few to tell: a drop of 0.42 is possible"),
+        (-0.42, 0.0, 300, "no drop found"),
+        (0.0, 0.1, 12, "no drop found"),
+        (-0.4, -0.1, 12, "a drop"),
+    ],
+)
+def test_few_new_examples_are_not_called_free_of_a_drop(low, high, num_new, said):
+    change = replace(CHANGE, change=Interval(low=low, high=high, level=0.95))
+    assert change.verdict(num_new).startswith(said)
+    assert change.too_few(num_new) == ("too few" in said)
+    falling = replace(
+        change, greater_is_better=False, change=Interval(low=-high, high=-low, level=0.95)
+    )
+    assert falling.verdict(num_new) == change.verdict(num_new)

@@ -63,7 +63,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(
             train(load_recipe(path), output=tmp_path / "cut")
     assert caught.value.step == 7
     names = {p.name for p in (tmp_path / "cut").rglob("*") if p.is_file()}
-    assert names == {"log.jsonl", "state.safetensors", "state.json"}
+    assert names == {".train.lock", "log.jsonl", "state.safetensors", "state.json", "digests.json"}
 
     resumed = train(load_recipe(path), output=tmp_path / "cut", resume=True)
     first, second = (read_artifact(run.artifact).weights.tensors for run in (whole, resumed))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from adapterhub.evaluation.attribution.examples import AttributionBudget
+from adapterhub.evaluation.attribution.budget import AttributionBudget
 from adapterhub.evaluation.attribution.explain import LARGE_GAP
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
@@ -23,8 +23,8 @@ from adapterhub.workflows.run_report import report as report_module
 from adapterhub.workflows.run_report.blocks import Section, Table, Text, render_page
 from adapterhub.workflows.run_report.cost_section import Cost, cost_section
 from adapterhub.workflows.run_report.figures import draw_confusion
+from adapterhub.workflows.run_report.options import ReportOptions
 from adapterhub.workflows.run_report.prediction_sections import reported_metrics
-from adapterhub.workflows.run_report.report import ReportOptions
 from adapterhub.workflows.train_run import train_run
 
 NO_COST = Cost(

@@ -10,6 +10,7 @@ import torch
 
 from adapterhub.data.packing import pack
 from adapterhub.errors import DataError
+from adapterhub.evaluation.attribution.budget import DEFAULT_BUDGET, AttributionBudget
 from adapterhub.evaluation.attribution.explain import (
     LARGE_GAP,
     attribution_input,
@@ -43,30 +44,12 @@ _TIMED_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
-class AttributionBudget:
-    """Limits of explaining a few answers.
-
-    Args:
-        steps: Maximum number of integration steps per answer.
-        tokens: Maximum number of tokens of an example.
-        seconds: Time for all answers; a slow backbone gets shorter examples, or none.
-    """
-
-    steps: int = 20
-    tokens: int = 128
-    seconds: float = 10.0
-
-
-@dataclass(frozen=True, slots=True)
 class ExplainedExample:
     """An answer with its explanation."""
 
     why: str
     expected: str
     found: Explanation
-
-
-DEFAULT_BUDGET = AttributionBudget()
 
 
 def explain_examples(

@@ -17,7 +17,12 @@ from adapterhub.evaluation.bias_audit.inference import Deadline, encode_examples
 from adapterhub.evaluation.bias_audit.linear_probe import fit_linear_probe
 from adapterhub.evaluation.bias_audit.results import BiasAuditResult
 from adapterhub.evaluation.bias_audit.substitution import Substituter
-from adapterhub.evaluation.bias_audit.task_audits import AnswerAudit, LabelAudit, RankingAudit
+from adapterhub.evaluation.bias_audit.task_audits import (
+    MAX_OUTPUTS,
+    AnswerAudit,
+    LabelAudit,
+    RankingAudit,
+)
 from adapterhub.evaluation.bias_audit.templates import (
     read_requests,
     read_stereotypes,
@@ -155,7 +160,9 @@ def _audit_generation(
 def _probe(
     adapter: AuditedAdapter, audit: TaskAudit, training: Sequence[Example]
 ) -> LinearProbe | None:
-    """Return a linear probe of the backbone; ``None`` without training examples."""
+    """Return a linear probe of the backbone; ``None`` without examples or with many labels."""
+    if len(audit.outputs) > MAX_OUTPUTS:
+        return None
     pairs = _labelled(audit.task, _sample(training, audit.num_training_examples))
     examples = _within_tokens([encoded for _, encoded in pairs])
     return fit_linear_probe(adapter, examples) if examples else None

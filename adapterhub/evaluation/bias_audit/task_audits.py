@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 OTHER_CANDIDATES = 4
 #: Score difference up to which two candidates are tied: rounding can swap them.
 TIE = 1e-3
+#: Labels up to which changes of all probabilities are kept and a linear probe is trained: both
+#: take memory for each label and pair or feature.
+MAX_OUTPUTS = 1000
 #: Maximum number of given lists per attribute and field, and of given contexts per attribute.
 _LISTS, _CONTEXTS = 20, 12
 
@@ -143,6 +146,8 @@ class LabelAudit:
         one, two = self.task.outcome(found[0]), self.task.outcome(others[0])
         changed = one.choice != two.choice
         if one.probabilities is None or two.probabilities is None:
+            return PredictionChange(changed)
+        if len(self.outputs) > MAX_OUTPUTS:
             return PredictionChange(changed)
         delta = two.probabilities - one.probabilities
         return PredictionChange(changed, delta, float(delta.abs().max()))

@@ -14,7 +14,7 @@ from adapterhub.tasks.table import entry_of
 from adapterhub.training.loop import watched_metric
 from adapterhub.training.prepare import prepare_data
 from adapterhub.training.progress import Reporters
-from adapterhub.training.result import ARTIFACT_NAME
+from adapterhub.training.run_folder import ARTIFACT_NAME
 from adapterhub.training.setup import open_backbone
 from adapterhub.training.sweep.plots import draw_study
 from adapterhub.training.sweep.results import (

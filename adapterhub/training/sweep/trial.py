@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from adapterhub.errors import NonFiniteLossError, RecipeError
 from adapterhub.training.checkpoint import drop_checkpoint
-from adapterhub.training.result import ARTIFACT_NAME
+from adapterhub.training.run_folder import ARTIFACT_NAME
 from adapterhub.training.sweep.space import with_values
 from adapterhub.training.sweep.study import (
     build_sampler,

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 #: Old and new examples that are embedded, at most each; the test compares all pairs.
 MAX_EMBEDDED = 500
+#: New examples below which a drop that is not significant is not called absent. With 30 examples
+#: a fall of accuracy from 1 to 0.9 is significant in 35 % of the cases, to 0.8 in 88 %.
+FEW_EXAMPLES = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,26 @@ class MetricChange:
     def is_worse(self) -> bool:
         """Whether the metric is significantly worse on the new examples."""
         return self.change.high < 0 if self.greater_is_better else self.change.low > 0
+
+    @property
+    def largest_drop(self) -> float:
+        """Largest drop inside the interval of the change, at least 0."""
+        return max(0.0, -self.change.low if self.greater_is_better else self.change.high)
+
+    def too_few(self, num_new: int) -> bool:
+        """Return whether a drop may be there that so few new examples can't show."""
+        return not self.is_worse and num_new < FEW_EXAMPLES and self.largest_drop > 0
+
+    def verdict(self, num_new: int) -> str:
+        """Return what the interval of the change says, as a phrase."""
+        if self.is_worse:
+            return "a drop"
+        if self.too_few(num_new):
+            return (
+                f"{num_new} new examples are too few to tell: a drop of {self.largest_drop:.2f} is "
+                f"possible; pass at least {FEW_EXAMPLES}"
+            )
+        return "no drop found"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Pairs of labels listed in the confusion section.
 SHOWN_PAIRS = 15
+#: Labels listed.
+SHOWN_LABELS = 200
 #: Longest text of an error example, in characters.
 _LONGEST = 400
 
@@ -86,30 +88,38 @@ def labels_section(table: Sequence[Mapping[str, float | str]]) -> Section:
     """Return precision, recall and F1 of each label, the lowest F1 first."""
     if not table:
         return Section("Labels")
-    ordered = sorted(table, key=lambda label: (float(label["f1"]), -float(label["support"])))
+    ordered = sorted(table, key=worst_first)
     rows = [
         (
             str(label["label"]),
             *(f"{float(label[key]):.3f}" for key in ("precision", "recall", "f1")),
             f"{float(label['support']):.0f}",
         )
-        for label in ordered
+        for label in ordered[:SHOWN_LABELS]
     ]
+    caption = "Sorted by F1, lowest first."
+    if len(ordered) > SHOWN_LABELS:
+        caption += f" {len(ordered) - SHOWN_LABELS:,} further labels are not listed."
     columns = ("label", ">precision", ">recall", ">F1", ">support")
-    return Section("Labels", (Table(columns, rows, caption="Sorted by F1, lowest first."),))
+    return Section("Labels", (Table(columns, rows, caption=caption),))
+
+
+def worst_first(label: Mapping[str, float | str]) -> tuple[bool, float, float]:
+    """Return the sort key of a label: those that occur by F1, then those that do not."""
+    support = float(label["support"])
+    return support == 0, float(label["f1"]), -support
 
 
 def confusion_section(choices: LabelChoices, *, draw: bool) -> Section:
     """Return the confusion matrix, where it is legible, and the labels confused most often."""
-    matrix = choices.confusion()
     blocks: list[Block] = []
     if draw and len(choices.labels) <= MOST_LABELS:
         caption = (
             f"Actual against predicted labels, in {choices.unit}; shades are shares of the actual "
             "label"
         )
-        blocks.append(Figure(draw_confusion(matrix, choices.labels), caption))
-    pairs = most_confused(matrix, choices.labels, SHOWN_PAIRS)
+        blocks.append(Figure(draw_confusion(choices.confusion(), choices.labels), caption))
+    pairs = most_confused(choices, SHOWN_PAIRS)
     if pairs:
         rows = [(p.gold, p.predicted, str(p.count), f"{p.share:.1%}") for p in pairs]
         columns = ("actual", "predicted", f">{choices.unit}", ">share of the actual label")

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapters.strict_json import finite
 from adapterhub.errors import MissingExtraError
-from adapterhub.evaluation.attribution.examples import DEFAULT_BUDGET, explain_examples
+from adapterhub.evaluation.attribution.examples import explain_examples
 from adapterhub.evaluation.bias_audit.results import BiasAuditResult
-from adapterhub.evaluation.bootstrap import LEVEL, RESAMPLES
 from adapterhub.evaluation.calibration import calibration, temperature_of
 from adapterhub.evaluation.duplicates import leak, split_facts
 from adapterhub.evaluation.errors import worst_examples
 from adapterhub.evaluation.example_statistics import units_of
 from adapterhub.training.curves import plot_curves, read_curves
-from adapterhub.training.result import LOG_NAME
+from adapterhub.training.run_folder import LOG_NAME
 from adapterhub.workflows.run_report.bias_audit_section import audit_run, bias_audit_section
 from adapterhub.workflows.run_report.blocks import Figure, Section, Text, render_page
 from adapterhub.workflows.run_report.cost_section import cost_of, cost_section
@@ -39,41 +38,15 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.backbones.task_model import TaskModel
-    from adapterhub.evaluation.attribution.examples import AttributionBudget
     from adapterhub.tasks.predictions import Confidence
     from adapterhub.training.result import TrainingEvidence, TrainResult
     from adapterhub.workflows.run_report.bias_audit_section import AuditOutcome
+    from adapterhub.workflows.run_report.options import ReportOptions
     from adapterhub.workflows.run_report.prediction_sections import ReportedMetric
 
 logger = logging.getLogger(__name__)
 
 REPORT_NAME, SUMMARY_NAME = "report.html", "report.json"
-
-
-@dataclass(frozen=True, slots=True)
-class ReportOptions:
-    """Settings of a run report.
-
-    Args:
-        resamples: Number of bootstrap resamples.
-        level: Confidence level of the intervals.
-        temperature: Whether to fit a temperature on the validation examples.
-        max_errors: Largest number of error examples shown.
-        audit_seconds: Time limit of the bias audit in seconds; 0 leaves it out.
-        explanations: Limits of explaining a few predictions; ``None`` leaves them out.
-    """
-
-    resamples: int = RESAMPLES
-    level: float = LEVEL
-    temperature: bool = False
-    max_errors: int = 10
-    audit_seconds: float = 45.0
-    explanations: AttributionBudget | None = DEFAULT_BUDGET
-
-
-DEFAULT_REPORT = ReportOptions()
-#: For one of many runs, most of whose adapters will not be used.
-WITHOUT_BIAS_AUDIT = ReportOptions(audit_seconds=0.0)
 
 
 def report_run(result: TrainResult, model: TaskModel, options: ReportOptions) -> TrainResult:

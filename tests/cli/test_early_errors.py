@@ -1,0 +1,94 @@
+"""Errors of recipes, references and data come before torch and transformers are imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_RUN = """
+import sys
+from adapterhub.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    heavy = [name for name in ("torch", "transformers", "peft", "scipy") if name in sys.modules]
+    print("imported:", *heavy)
+    sys.exit(end.code)
+"""
+_RECIPE = """
+name: topics
+backbone: {name: minilm-l6}
+task: {name: text-classification}
+data: {train: train.jsonl}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "recipe.yaml").write_text(_RECIPE, encoding="utf-8")
+    rows = [{"text": f"text {at}", "label": ("even", "odd")[at % 2]} for at in range(40)]
+    text = "\n".join(map(json.dumps, rows))
+    (tmp_path / "train.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "one.jsonl").write_text(text.replace("odd", "even"), encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["train", "recipe.yaml", "optimizer.lr=1"], "optimizer.lr: unknown key"),
+        (["train", "recipe.yaml", "train.epochs=many"], "train.epochs"),
+        (["train", "recipe.yaml", "task.name=labels"], "there is no task 'labels'"),
+        (["train", "recipe.yaml", "task.stride=3"], "does not use this setting"),
+        (["train", "recipe.yaml", "backbone.name=minilm-l7"], "Did you mean 'minilm-l6'?"),
+        (["train", "recipe.yaml", "data.train=train.json"], "Did you mean 'train.jsonl'?"),
+        (["train", "recipe.yaml", "data.fields.text=body"], "column 'body'"),
+        (["train", "recipe.yaml", "data.train=one.jsonl"], "a classifier needs two labels"),
+        (["train", "recip.yaml"], "no such recipe file"),
+        (["learn-curve", "recipe.yaml", "data.train=train.json"], "there is no such file"),
+        (["predict", "topics", "a text"], "no adapter with this name"),
+        (["chat", "topics", "-m", "hello"], "no adapter with this name"),
+        (["eval", "topics", "--data", "train.jsonl"], "no adapter with this name"),
+        (["compare", "a", "b", "--data", "train.jsonl"], "no adapter with this name"),
+        (["refresh", "topics", "--new-data", "train.jsonl"], "no adapter with this name"),
+        (["explain", "topics", "a text"], "no adapter with this name"),
+        (["bias-audit", "topics"], "no adapter with this name"),
+    ],
+)
+def test_an_error_of_the_user_needs_no_model_library(
+    folder: Path, arguments: list[str], problem: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN, *arguments],
+        cwd=folder,
+        env={**os.environ, "ADAPTERHUB_HOME": str(folder / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert problem in done.stderr
+    assert done.stdout.split("imported:")[1].split() == []
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_library_checks_a_recipe_before_its_imports(folder: Path) -> None:
+    code = (
+        "import adapterhub as ah, sys\n"
+        "try: ah.train('recipe.yaml', output='run')\n"
+        "except ah.AdapterHubError as error: print(error, 'torch' in sys.modules)\n"
+    )
+    (folder / "train.jsonl").write_text('{"text": "a"}', encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert "'label'" in done.stdout
+    assert done.stdout.strip().endswith("False")
+    assert done.stderr == ""
