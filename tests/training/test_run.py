@@ -350,4 +350,5 @@ def test_padded_training_says_how_much_of_its_own_batches_is_padding(
     log = (tmp_path / "run" / "log.jsonl").read_text()
     found = re.search(r"in padded batches of which (\d+)% is padding", log)
     # a third in random batches of short and long texts
-    assert found and int(found[1]) < 20
+    assert found
+    assert int(found[1]) < 20
