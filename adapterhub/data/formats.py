@@ -53,6 +53,7 @@ def parse_delimited(text: str, origin: str, kind: Literal["csv", "tsv"]) -> Data
     """
     records = _records(text, origin, kind)
     line, header = next(records)
+    header = [name.strip() for name in header]
     _check_header(header, f"{origin} line {line}", kind)
     examples: list[dict[str, str | None]] = []
     lines: list[int] = []
@@ -191,25 +192,43 @@ def _records(
                 yield start, values
             start = reader.line_num + 1
     except csv.Error as error:
+        if kind == "csv" and start == 1 and text.partition("\n")[0].count('";"'):
+            _check_separator(text.partition("\n")[0], f"{origin} line 1")
         hint = "Is a quote left open?" if kind == "csv" else ""
         if "field limit" in str(error):
             hint = "JSON Lines has no such limit" + (", or a quote is left open" if hint else "")
         raise DataError(str(error), place=f"{origin} line {start}", hint=hint) from error
 
 
+def _check_separator(line: str, place: str) -> None:
+    """Reject a first line with another separator, or Excel's line that names it."""
+    named = line.strip().lower()
+    for separator, name in ((";", "semicolons"), ("|", "vertical bars")):
+        if separator in line or named == f"sep={separator}":
+            raise DataError(
+                f"the values are separated by {name}",
+                place=place,
+                hint="Save it with commas, and values that hold a comma in quotes",
+            )
+
+
 def _check_header(header: list[str], place: str, kind: str) -> None:
+    if header[0].strip().lower() == "sep=":
+        raise DataError(
+            "is a note on the separator for spreadsheets", place=place, hint="Remove this line"
+        )
     if "" in header:
-        raise DataError(f"column {header.index('') + 1} has no name", place=place)
+        raise DataError(
+            f"column {header.index('') + 1} has no name",
+            place=place,
+            hint="Name it, or save the table without its index" if not header[0] else "",
+        )
     for name in header:
         if header.count(name) > 1:
             raise DataError(f"two columns are named {name!r}", place=place)
     other = {"csv": "\t", "tsv": ","}[kind]
-    if len(header) == 1 and ";" in header[0]:
-        raise DataError(
-            "the values are separated by semicolons",
-            place=place,
-            hint="Save it with commas, and values that hold a comma in quotes",
-        )
+    if len(header) == 1:
+        _check_separator(header[0], place)
     if len(header) == 1 and other in header[0]:
         expected, found = {"csv": ("commas", "tabs"), "tsv": ("tabs", "commas")}[kind]
         raise DataError(

@@ -66,6 +66,8 @@ def label_name(value: Any, place: str) -> str:
     """
     if isinstance(value, str) and value:
         return value
+    if value is None or value == "":
+        raise DataError("the label is empty", place=place)
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, numbers.Real) and float(value).is_integer():

@@ -202,8 +202,9 @@ def conversation(example: Example, number: int, system_prompt: str) -> list[Mess
     Raises:
         DataError: naming example and field, when the example can't be used.
     """
-    if is_given(example, "tools") and example["tools"]:
-        raise _tools_error(place_of(number, "tools"))
+    for field in ("tools", "functions"):
+        if is_given(example, field) and example[field]:
+            raise _tools_error(place_of(number, field))
     if is_given(example, "messages") and is_given(example, "prompt"):
         raise DataError(
             "the example has both messages and prompt", place=place_of(number, "messages")
@@ -218,13 +219,27 @@ def conversation(example: Example, number: int, system_prompt: str) -> list[Mess
     return messages
 
 
+def check_conversation(example: Example, number: int) -> None:
+    """Check the messages of a training example, as far as that needs no chat template.
+
+    Raises:
+        DataError: naming example and field, when the example can't be learned from.
+    """
+    check_learnable(example, conversation(example, number, ""), number)
+    unlearned_messages(example, number)
+
+
 def check_message(item: Any, place: str) -> Message:
     """Return a message with nothing but role and content."""
     if not isinstance(item, dict):
         raise DataError(
             f"a message must be an object with role and content, not {item!r}", place=place
         )
-    if item.get("tool_calls") or item.get("function_call") or item.get("role") == "tool":
+    if (
+        item.get("tool_calls")
+        or item.get("function_call")
+        or item.get("role") in ("tool", "function")
+    ):
         raise _tools_error(place)
     for key in ("role", "content"):
         if not isinstance(item.get(key), str) or not item[key].strip():

@@ -70,6 +70,8 @@ class TaskEntry:
         settings: Settings of a recipe that this task uses and not every task does.
         image_field: Field that holds an image; empty where examples are texts.
         best: Best value of the metrics that are better when larger.
+        check: Function ``module:name`` of this package that checks an example before it is
+            encoded.
     """
 
     build: Callable[[TaskInputs], Task]
@@ -81,6 +83,16 @@ class TaskEntry:
     settings: tuple[str, ...] = ()
     image_field: str = ""
     best: float = 1.0
+    check: str = ""
+
+    def check_example(self, example: Mapping[str, Any], number: int) -> None:
+        """Check an example as far as that needs no tokenizer.
+
+        Raises:
+            DataError: naming example and field.
+        """
+        if self.check:
+            _attribute(self.check)(example, number)
 
 
 def build_task(
@@ -276,7 +288,8 @@ TASKS: Mapping[str, TaskEntry] = {
         alternatives=(("messages",), ("prompt", "response")),
         default_metric=_LOSS,
         route="chat",
-        optional=("input", "system", "tools"),
+        optional=("input", "system", "tools", "functions"),
+        check="conversations:check_conversation",
     ),
     "translation": TaskEntry(
         build=_generator("instructed:translation", "translation"),

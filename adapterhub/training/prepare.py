@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.clean_labels import clean_labels
+from adapterhub.data.clean_labels import clean_labels, similar_labels
 from adapterhub.data.dataset import Dataset, FileSource, HubSource
 from adapterhub.data.field_mapping import ANSWER_FIELDS, map_fields
 from adapterhub.data.images import load_images
@@ -91,12 +91,14 @@ def prepare_data(recipe: Recipe) -> PreparedData:
     for name, examples in splits.items():
         require_examples(examples, name)
     others = {name: examples for name, examples in splits.items() if name != "train"}
+    counts = _label_counts(recipe.task, splits["train"], others)
+    notes = (*(note for each in splits.values() for note in each.notes), *similar_labels(counts))
     return PreparedData(
         splits=splits,
-        label_counts=_label_counts(recipe.task, splits["train"], others),
+        label_counts=counts,
         dropped=dropped,
         leaked=count_leaks(splits),
-        notes=tuple(dict.fromkeys(note for each in splits.values() for note in each.notes)),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
@@ -137,8 +139,17 @@ def load_examples(section: DataSection, task: str, where: str) -> Dataset:
         if missing:
             # one of several sets of fields; the others were checked while mapping
             mapping = {name: section.fields[name] for name in missing if name in section.fields}
-            map_fields(source.select([index]), mapping, required=missing, optional=())
-    label, image = entry_of(task).label_field, entry_of(task).image_field
+            try:
+                map_fields(source.select([index]), mapping, required=missing, optional=())
+            except DataError as error:
+                error.hint = f"{error.hint}. The task takes {_alternatives(task)}"
+                raise
+    entry = entry_of(task)
+    for index, example in enumerate(examples.examples):
+        number = examples.numbers[index]
+        with _located(examples, index, number):
+            entry.check_example(example, number)
+    label, image = entry.label_field, entry.image_field
     if label:
         examples = clean_labels(examples, label, tagged=label == "tags")
     unused = unused_keys(examples.examples)
@@ -148,6 +159,11 @@ def load_examples(section: DataSection, task: str, where: str) -> Dataset:
     if not image:
         return examples
     return load_images(examples, image, None if section.hub else Path(where).expanduser())
+
+
+def _alternatives(task: str) -> str:
+    """Return the sets of fields that a task accepts, as a phrase."""
+    return "; or ".join(" and ".join(fields) for fields in entry_of(task).alternatives)
 
 
 def load_more_examples(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapterhub.data.clean_labels import clean_labels
+from adapterhub.data.clean_labels import clean_labels, similar_labels
 from adapterhub.data.dataset import Dataset
 from adapterhub.data.formats import parse_delimited
 from adapterhub.errors import DataError
@@ -74,3 +74,53 @@ def test_a_tag_of_no_scheme_names_file_and_example(tags):
     with pytest.raises(DataError, match="is not a tag") as caught:
         tags_of(("O",), tags)
     assert "a.jsonl example 2" in str(caught.value)
+
+
+def test_invisible_characters_and_decomposed_accents_make_no_label_of_their_own():
+    typed = Dataset.whole(
+        "a.jsonl",
+        [
+            {"label": each}
+            for each in ("\u200bpos", "pos\ufeff", "pos\u00a0", "cafe\u0301", "caf\u00e9")
+        ],
+    )
+    found = clean_labels(typed, "label", tagged=False)
+    assert {example["label"] for example in found.examples} == {"pos", "caf\u00e9"}
+    assert len(found.notes) == 2
+
+
+def test_truth_values_of_a_table_are_two_labels_as_in_json():
+    names, notes = labels_of("text,label\na,True\nb,true\nc,FALSE\n")
+    assert names == ["true", "true", "false"]
+    assert notes == ("a.csv: 2 labels such as True are read as true",)
+
+
+@pytest.mark.parametrize(
+    ("labels", "warned"),
+    [
+        (("Pos", "neg", "pos"), "'Pos', 'pos'"),
+        (("1", "01", "2"), "'1', '01'"),
+        (("1", "1.0"), "'1', '1.0'"),
+        (("very good", "very  good"), "'very good', 'very  good'"),
+        (("a", "nan"), "'nan' is a class"),
+        (("a", "b", "1", "2", "1.5"), ""),
+    ],
+)
+def test_labels_that_are_likely_one_are_named_and_stay_apart(labels, warned):
+    found = similar_labels(labels)
+    assert warned in found[0] if warned else not found
+
+
+def test_tags_in_the_schemes_of_chinese_data_sets_are_read():
+    found, _ = tags_of(("B-NAME", "M-NAME", "E-NAME", "O"), ("S-LOC",))
+    assert found == [["B-NAME", "I-NAME", "I-NAME", "O"], ["B-LOC"]]
+    found, _ = tags_of(("B-NAME", "M-NAME", "E-NAME", "O"), ("W-LOC",))
+    assert found == [["B-NAME", "I-NAME", "I-NAME", "O"], ["B-LOC"]]
+
+
+@pytest.mark.parametrize("tags", [[0, 1], ["B-PER", None], "O O"])
+def test_tags_that_are_no_names_are_refused_with_their_place(tags):
+    examples = [{"tokens": ["a", "b"], "tags": tags}]
+    with pytest.raises(DataError) as caught:
+        clean_labels(Dataset.whole("a.jsonl", examples), "tags", tagged=True)
+    assert "a.jsonl example 1" in caught.value.place

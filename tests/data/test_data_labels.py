@@ -59,9 +59,9 @@ def test_a_repair_comes_before_labels_count():
     [
         (None, False, "the label is missing"),
         (0.5, False, "a name or a whole number, not 0.5"),
-        ("", False, "a name or a whole number"),
+        ("", False, "the label is empty"),
         ("O O", True, "must be a list of labels, not str"),
-        (["O", None], True, "a name or a whole number, not None"),
+        (["O", None], True, "the label is empty"),
         (float("inf"), False, "a whole number, not inf"),
     ],
 )

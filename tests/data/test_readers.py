@@ -225,6 +225,10 @@ def test_comments_before_a_sentence_are_no_words(tmp_path):
 
 def test_a_separator_or_an_encoding_that_is_not_read_is_named(tmp_path):
     assert "semicolons" in failure(tmp_path, "a.csv", "text;label\nHello, you;a\n")
+    assert "semicolons" in failure(tmp_path, "q.csv", '"text";"label"\n"Hello; you";"a"\n')
+    assert "vertical bars" in failure(tmp_path, "p.csv", "text|label\nHello|a\n")
+    assert "Remove this line" in failure(tmp_path, "s.csv", "sep=,\ntext,label\nHello,a\n")
+    assert "without its index" in failure(tmp_path, "i.csv", ",text,label\n0,Hello,a\n")
     problem = failure(tmp_path, "b.csv", "text,label\na,b\n".encode("utf-16-le"))
     assert "UTF-16 without a byte-order mark" in problem
     assert "line 1" in problem

@@ -86,7 +86,7 @@ def test_fields():
     assert fields_of("token-classification") == (("tokens", "tags"), ())
     assert fields_of("dialogue") == (
         (),
-        ("messages", "prompt", "response", "input", "system", "tools"),
+        ("messages", "prompt", "response", "input", "system", "tools", "functions"),
     )
 
 
