@@ -7,7 +7,7 @@ from torch import nn
 
 from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.quantize import quantize_linears
-from adapterhub.kernels.linear.cpu import Avx512Linear4bit, OneDnnLinear
+from adapterhub.kernels.linear.cpu import MAX_AVX512_TOKENS, Avx512Linear4bit, OneDnnLinear
 from adapterhub.specs import QuantizationSpec
 
 BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -55,6 +55,12 @@ def test_avx512_linear_4bit_computes_the_same(scheme, tokens):
     assert found.shape == expected.shape
     bound = 0.02 * expected.float().abs().max()
     assert (found.float() - expected.float()).abs().max() <= bound
+    # the state still has its own scales; the layer is without codes until it is restored
+    codes = packed.unpack().weight.data.clone()
+    own = functional.dequantize_4bit(codes, layer.weight.quant_state)
+    assert torch.equal(packed.dense(), own)
+    if tokens > MAX_AVX512_TOKENS:
+        assert torch.equal(found, nn.functional.linear(x, own, layer.bias))
     assert packed.unpack() is layer
     assert state_digest(model) == before
     assert torch.equal(layer(x), expected)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapterhub.kernels.linear.packed_layer import PackedLayer
-from adapterhub.kernels.numba_support import as_array, compiled, inlined
+from adapterhub.kernels.numba_support import as_array, compiled, inlined, narrow
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -27,6 +27,9 @@ _EXPECTED_TOKENS = 32
 _INTERLEAVED_OUTPUTS = 32
 #: Largest number of tokens that the numba product is used for.
 MAX_TOKENS = 24
+#: Largest number of tokens that bitsandbytes' AVX-512 product is used for; its time grows with
+#: every token, while a dequantized weight serves them all (``benchmarks/LOG.md``).
+MAX_AVX512_TOKENS = 40
 
 
 class OneDnnLinear(PackedLayer):
@@ -83,7 +86,7 @@ class Avx512Linear4bit(PackedLayer):
     """A 4-bit layer in the layout of bitsandbytes' AVX-512 BF16 product.
 
     bitsandbytes' own layer dequantizes its whole weight at every call. This product dequantizes in
-    registers, with scales rounded to bfloat16.
+    registers, with scales rounded to bfloat16. More than a few tokens share a dequantized weight.
 
     Args:
         layer: 4-bit layer, which is left without codes until ``unpack``.
@@ -115,6 +118,8 @@ class Avx512Linear4bit(PackedLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., out]``."""
+        if x.numel() > MAX_AVX512_TOKENS * self.in_features:
+            return F.linear(x, self.dense(), self.bias)
         state = self._state
         y: Tensor = torch.ops.bitsandbytes.gemv_4bit.default(
             x, self._codes, state.shape, state.absmax, state.code, state.blocksize
@@ -124,7 +129,15 @@ class Avx512Linear4bit(PackedLayer):
     def dense(self) -> Tensor:
         """Return the weight ``[out, in]``, dequantized by the exact scales."""
         (layer,) = self._layer
-        return bnb_functional.dequantize_4bit(self._plain_codes(), layer.weight.quant_state)
+        state = layer.weight.quant_state
+        weight = torch.empty(self.out_features, self.in_features, dtype=torch.bfloat16)
+        _dequantize_interleaved(
+            as_array(self._codes.view(-1, self.in_features // 2, _INTERLEAVED_OUTPUTS)),
+            as_array(state.absmax.view(self.out_features, -1)),
+            as_array(state.code),
+            as_array(weight),
+        )
+        return weight
 
     def unpack(self) -> Linear4bit:
         """Return the original layer with its codes, restored bit by bit."""
@@ -219,6 +232,40 @@ def _dequantize(
     """Write the whole weight ``[out, in]``."""
     for output in prange(codes.shape[0]):
         _dequantize_output(codes, scales, pairs, output, weight[output])
+
+
+@compiled(parallel=True)
+def _dequantize_interleaved(
+    codes: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    values: NDArray[np.float32],
+    weight: NDArray[np.uint16],
+) -> None:
+    """Write the whole weight ``[out, in]``, in bfloat16.
+
+    Args:
+        codes: Codes of 32 outputs for two inputs in 32 bytes, ``[out / 32, in / 2, 32]``: byte
+            ``t`` has those of outputs ``t // 2`` and, in its upper half, ``16 + t // 2`` for
+            input ``t % 2``. Source: ``_convert_weight_packed_for_cpu`` of bitsandbytes.
+        scales: Scale of each block of an output, ``[out, blocks]``.
+        values: Value of each code, ``[16]``.
+        weight: Bits of the result.
+    """
+    blocks = scales.shape[1]
+    size = weight.shape[1] // blocks
+    for group in prange(codes.shape[0]):
+        rounded = np.empty(16, np.uint16)
+        for place in range(32):
+            output, byte = 32 * group + place, 2 * (place % 16)
+            shift = 4 * (place // 16)
+            for block in range(blocks):
+                for code in range(16):
+                    rounded[code] = narrow(values[code] * scales[output, block], weight[0, 0])
+                for column in range(block * size, (block + 1) * size, 2):
+                    first = codes[group, column // 2, byte]
+                    second = codes[group, column // 2, byte + 1]
+                    weight[output, column] = rounded[(first >> shift) & 15]
+                    weight[output, column + 1] = rounded[(second >> shift) & 15]
 
 
 @compiled(parallel=True)
