@@ -57,8 +57,8 @@ class AdapterManager:
         host: Cache in host memory.
         fetcher: Fetcher of adapters that are not in host memory; without one, requests can use
             loaded adapters only.
-        validate: Called once per request when all its adapters are in host memory; raises an
-            ``AdapterHubError`` if they cannot serve it.
+        validate: Called when all adapters of a request are in host memory, until it returns
+            true; raises an ``AdapterHubError`` if they cannot serve it.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class AdapterManager:
         slots: AdapterSlots,
         host: HostCache,
         fetcher: AdapterFetcher | None,
-        validate: Callable[[AdapterUser, Sequence[PreparedAdapter]], None],
+        validate: Callable[[AdapterUser, Sequence[PreparedAdapter]], bool],
     ) -> None:
         self._config = config
         self._slots = slots
@@ -217,8 +217,7 @@ class AdapterManager:
                 if isinstance(adapter, LoraFactors)
             }
             self._slots.check_rank(sum(ranks.values()), ", ".join(ranks))
-            self._validate(request, found)
-            request.validated = True
+            request.validated = self._validate(request, found)
 
     def _fetch(self, request: AdapterUser) -> bool:
         """Fetch the missing adapters of a request; return whether later ones may be fetched."""

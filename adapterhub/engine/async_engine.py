@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from adapterhub.engine.prompts import PreparedPrompt
 from adapterhub.engine.sampling.params import SamplingParams
+from adapterhub.engine.tokenizer_thread import TokenizerThread
 from adapterhub.errors import ComputeError, EngineClosedError, EngineError
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class AsyncEngine:
     def __init__(self, engine: Engine, *, on_step: OnStep | None = None) -> None:
         self._engine = engine
         self._on_step = on_step
+        #: tokenizes prompts and what is labelled
+        self.tokenizer = engine.core.tokenizer = TokenizerThread()
         self._wake = Condition()
         self._inbox: deque[Callable[[], object]] = deque()
         self._closing = False
@@ -161,7 +164,7 @@ class AsyncEngine:
         if kind != "span":
             return request.prediction()
         # this cuts the context into windows again, with a tokenizer that is for one thread
-        return await self.call(lambda _: request.prediction())
+        return await self.tokenize(request.size, request.prediction)
 
     async def embed(
         self,
@@ -183,6 +186,15 @@ class AsyncEngine:
         )
         return request.embedding()
 
+    async def tokenize(self, size: int, function: Callable[[], _T]) -> _T:
+        """Call a function that tokenizes on the thread for that; return its result.
+
+        Args:
+            size: Characters of the text; of the texts that wait, the shortest goes first.
+            function: Function that tokenizes it.
+        """
+        return await asyncio.wrap_future(self.tokenizer.submit(size, function))
+
     async def call(self, function: Callable[[Engine], _T]) -> _T:
         """Call a function with the engine on its thread, between two steps; return its result.
 
@@ -197,6 +209,8 @@ class AsyncEngine:
             self._closing = True
             self._wake.notify()
         await asyncio.to_thread(self._thread.join)
+        await asyncio.to_thread(self.tokenizer.close)
+        self._engine.core.tokenizer = None
 
     async def _prepare(
         self, prompt: str | SequenceOf[int] | PreparedPrompt, params: SamplingParams | None
@@ -204,8 +218,9 @@ class AsyncEngine:
         if isinstance(prompt, PreparedPrompt):
             return prompt
         # tokenizing and compiling a schema would block the event loop
-        return await asyncio.to_thread(
-            self.prompt_processor.prepare, prompt, params or SamplingParams()
+        return await self.tokenize(
+            len(prompt),
+            lambda: self.prompt_processor.prepare(prompt, params or SamplingParams()),
         )
 
     async def _add(

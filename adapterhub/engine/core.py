@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,12 +33,19 @@ from adapterhub.engine.prompts import unknown_token
 from adapterhub.engine.sampling.sampler import Sampler
 from adapterhub.engine.scheduler import Scheduler
 from adapterhub.engine.sequences import Sequence, first_active
-from adapterhub.errors import ComputeError, EngineError, RequestError, UntraceableInputError
+from adapterhub.errors import (
+    AdapterHubError,
+    ComputeError,
+    EngineError,
+    RequestError,
+    UntraceableInputError,
+)
 from adapterhub.kernels.attention.kv_cache import KeyValueCache, cache_shape
 from adapterhub.kernels.choice import choose_lora_kernel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as SequenceOf
+    from concurrent.futures import Future
 
     from torch import Tensor
 
@@ -49,7 +58,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.prepared_adapter import PreparedAdapter
     from adapterhub.engine.scheduler import ScheduledChunk
     from adapterhub.engine.sequences import Request
-    from adapterhub.errors import AdapterHubError
+    from adapterhub.engine.tokenizer_thread import TokenizerThread
     from adapterhub.kernels.lora.plan import LoraKernel
 
 _LOG = logging.getLogger(__name__)
@@ -107,6 +116,9 @@ class EngineCore:
             config, self.blocks, self.adapters, self.model_runner.fill_prefix, self.padded
         )
         self.sampler = Sampler()
+        #: thread that tokenizes what is labelled; without one, requests are tokenized when added
+        self.tokenizer: TokenizerThread | None = None
+        self._encodings: set[Future[None]] = set()
         self._num_steps = self._num_computed_tokens = 0
 
     @property
@@ -169,8 +181,8 @@ class EngineCore:
         chunks = self.scheduler.schedule()
         deltas += self._step_groups()
         if not chunks:
-            if self.busy and not pooled and not self.padded.groups and self.fetcher is not None:
-                self.fetcher.wait(IDLE_SECONDS)
+            if self.busy and not pooled and not self.padded.groups:
+                self._wait()
             return deltas
         try:
             hidden = self.model_runner(chunks)
@@ -203,8 +215,19 @@ class EngineCore:
             self.fetcher.close()
         self.layers.close()
 
-    def _validate(self, request: AdapterUser, adapters: SequenceOf[PreparedAdapter]) -> None:
-        """Set the number of virtual tokens, and check that the adapters can serve the request."""
+    def _wait(self) -> None:
+        """Wait until a text is tokenized or an adapter is fetched, for a short time."""
+        if self._encodings:
+            wait(self._encodings, IDLE_SECONDS, FIRST_COMPLETED)
+        elif self.fetcher is not None:
+            self.fetcher.wait(IDLE_SECONDS)
+
+    def _validate(self, request: AdapterUser, adapters: SequenceOf[PreparedAdapter]) -> bool:
+        """Check that the adapters can serve a request, and set what depends on them.
+
+        Returns:
+            Whether the request can be computed; ``False`` while its text is tokenized.
+        """
         weights = [weight for _, weight in request.adapters]
         request.num_virtual_tokens = num_virtual_tokens(adapters, weights)
         reads_head = isinstance(request, PoolingRequest) and request.reads_head
@@ -213,7 +236,31 @@ class EngineCore:
             self._set_path(request, adapters)
             self._check_fits(request)
         elif isinstance(request, PoolingRequest):
-            request.prepare(adapters, self.pooling_runner.max_length)
+            return self._encode(request, adapters)
+        return True
+
+    def _encode(self, request: PoolingRequest, adapters: SequenceOf[PreparedAdapter]) -> bool:
+        """Tokenize the item of a request; return whether that is done."""
+        if request.encoding is None:
+            request.select_head(adapters)
+            encode = partial(request.encode, adapters, self.pooling_runner.max_length)
+            if self.tokenizer is None or not request.size:
+                encode()
+                return True
+            request.encoding = self.tokenizer.submit(request.size, encode)
+            self._encodings.add(request.encoding)
+        if not request.encoding.done():
+            return False
+        self._encodings.discard(request.encoding)
+        error = request.encoding.exception()
+        if error is None:
+            return True
+        if not isinstance(error, AdapterHubError):
+            _LOG.error("a text could not be tokenized", exc_info=error)
+            error = RequestError("could not be tokenized", place="text")
+        # other requests for the same adapters are not at fault
+        self._fail_pooling(request, error)
+        return False
 
     def _set_path(self, sequence: Sequence, adapters: SequenceOf[PreparedAdapter]) -> None:
         """Set how the adapters of a sequence, which are used alone or only add, are computed."""
@@ -259,6 +306,9 @@ class EngineCore:
         return deltas
 
     def _fail_pooling(self, request: PoolingRequest, error: AdapterHubError) -> None:
+        if request.encoding is not None:
+            request.encoding.cancel()
+            self._encodings.discard(request.encoding)
         request.fail(error)
         self.scheduler.waiting.remove(request)
 

@@ -12,6 +12,7 @@ from adapterhub.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     from torch import Tensor
 
@@ -125,6 +126,8 @@ class PoolingRequest:
         self.blend: Blend | None = None
         self.sequences: tuple[PoolingSequence, ...] = ()
         self.error: AdapterHubError | None = None
+        #: set while the item is tokenized on another thread
+        self.encoding: Future[None] | None = None
         self._head: TaskHead | None = None
         #: windows of the text to label, in order
         self._windows: list[Example] = []
@@ -146,15 +149,25 @@ class PoolingRequest:
         """Sequences that are not computed yet."""
         return [sequence for sequence in self.sequences if not sequence.finished]
 
-    def prepare(self, adapters: Sequence[PreparedAdapter], max_length: int) -> None:
-        """Set the sequences; one that is empty or too long gets an error."""
+    @property
+    def size(self) -> int:
+        """Characters to tokenize; 0 for an encoded example."""
+        if isinstance(self._item, EncodedExample):
+            return 0
+        return sum(len(value) for value in self._item.values() if isinstance(value, str | list))
+
+    def select_head(self, adapters: Sequence[PreparedAdapter]) -> None:
+        """Find the head that labels, if the request is to label."""
         if self._kind is not None:
             self._head = self._only_head(adapters)
+
+    def encode(self, adapters: Sequence[PreparedAdapter], max_length: int) -> None:
+        """Set the sequences; one that is empty or too long gets an error."""
         head = None if self._head is None else self._head.head
         used = () if self._base else self.adapters
         virtual = 0 if self._base else self.num_virtual_tokens
         invocation = next((each.invocation for each in adapters if each.invocation), ())
-        self.sequences = tuple(
+        sequences = tuple(
             PoolingSequence(
                 example,
                 self.number,
@@ -167,12 +180,13 @@ class PoolingRequest:
             )
             for example in self._examples()
         )
-        for sequence in self.sequences:
+        for sequence in sequences:
             length = len(sequence.example) + virtual
             if not len(sequence.example) or length > max_length:
                 sequence.error = EngineError(
                     f"has {length} tokens, the backbone reads 1 to {max_length}", place="text"
                 )
+        self.sequences = sequences
 
     def _examples(self) -> list[EncodedExample]:
         """Return the item, or its windows, as model input."""

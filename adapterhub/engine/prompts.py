@@ -48,7 +48,7 @@ class PromptProcessor:
         self.vocab_size = _vocab_size(backbone)
         self.end_ids = _end_ids(backbone)
         self._compiler: ConstraintCompiler | None = None
-        self._lock = Lock()
+        self._lock, self._compiling = Lock(), Lock()
 
     def prepare(self, prompt: str | Sequence[int], params: SamplingParams) -> PreparedPrompt:
         """Prepare a prompt.
@@ -88,7 +88,7 @@ class PromptProcessor:
     def _constraints(self, params: SamplingParams) -> tuple[Constraint | None, ...]:
         if not params.constrained:
             return (None,) * params.n
-        with self._lock:
+        with self._compiling:
             if self._compiler is None:
                 self._compiler = ConstraintCompiler(
                     self._tokenizer,

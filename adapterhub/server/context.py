@@ -5,13 +5,14 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 
+from adapterhub.engine.detokenizer import token_bytes
 from adapterhub.errors import Forbidden
 from adapterhub.http.errors import HTTPError
 from adapterhub.refs import parse_blend
@@ -77,6 +78,12 @@ class Server:
     def tokens(self) -> TokenTexts:
         """Single tokens as text."""
         return TokenTexts(self.backbone.tokenizer)
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Bytes of the longest token."""
+        backend: Any = self.backbone.tokenizer.backend_tokenizer
+        return max(len(token_bytes(backend, token)) for token in backend.get_vocab().values())
 
     @property
     def max_position_embeddings(self) -> int:

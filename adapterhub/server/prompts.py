@@ -17,7 +17,7 @@ from adapterhub.engine.detokenizer import token_bytes
 from adapterhub.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from transformers import PreTrainedTokenizerBase
 
@@ -44,9 +44,19 @@ class ChatPrompts:
         self.supports_tools = "tools" in _variables(self._template)
 
     def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        check: Callable[[str], object] = len,
     ) -> tuple[int, ...]:
-        """Return the prompt tokens of a conversation, up to the start of the next answer."""
+        """Return the prompt tokens of a conversation, up to the start of the next answer.
+
+        Args:
+            messages: Messages of the conversation.
+            tools: Tools that the assistant may call.
+            check: Called with the text before it is tokenized.
+        """
         if not self._template:
             raise RequestError(
                 "the backbone has no chat template",
@@ -71,6 +81,7 @@ class ChatPrompts:
             raise RequestError(
                 f"the chat template rejects the conversation: {error}", place="messages"
             ) from error
+        check(text)
         # the template has written the special tokens already
         return self._reader.encode(text, special_tokens=False)
 

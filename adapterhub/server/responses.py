@@ -154,7 +154,7 @@ def _message(error: Exception, kind: _Kind) -> str:
 
 def _param(error: Exception) -> str | None:
     if isinstance(error, RequestValidationError):
-        return _field(error.errors()[0]) or None
+        return _field(_first_problem(error)) or None
     if isinstance(error, RequestError):
         return error.place or None
     return "model" if isinstance(error, NotFoundError | FingerprintMismatch) else None
@@ -162,7 +162,7 @@ def _param(error: Exception) -> str | None:
 
 def _validation_message(error: RequestValidationError) -> str:
     """Return the first problem of a request with its field, and the number of further ones."""
-    first, *others = error.errors()
+    first, others = _first_problem(error), error.errors()[1:]
     if first["type"] == "json_invalid":
         return f"body: is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
     if isinstance(error.body, bytes):
@@ -171,6 +171,12 @@ def _validation_message(error: RequestValidationError) -> str:
     problem = "is an unknown field" if unknown else first["msg"].removeprefix("Value error, ")
     rest = f" (and {len(others)} more)" if others else ""
     return f"{_field(first) or first['loc'][0]}: {problem}{rest}"
+
+
+def _first_problem(error: RequestValidationError) -> Mapping[str, Any]:
+    """Return the first problem that is not only of a form that the field has not."""
+    problems: list[Mapping[str, Any]] = list(error.errors())
+    return next((each for each in problems if not each["type"].endswith("_type")), problems[0])
 
 
 def _field(problem: Mapping[str, Any]) -> str:

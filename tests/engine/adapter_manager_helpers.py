@@ -151,7 +151,7 @@ class ModelFree:
         self.slots = AdapterSlots([FakeLayer()], rank_slots, torch.device("cpu"))
         self.fetcher = SlowFetcher(self.host, factors, delay)
         self.adapter_manager = AdapterManager(
-            config, self.slots, self.host, self.fetcher, lambda sequence, adapters: None
+            config, self.slots, self.host, self.fetcher, lambda sequence, adapters: True
         )
         self.scheduler = Scheduler(config, BlockPool(4096, 16), self.adapter_manager, None)
         self.steps = 0

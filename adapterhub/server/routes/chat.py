@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
+from adapterhub.errors import RequestError
 from adapterhub.server.context import CallDep, authenticated_router
 from adapterhub.server.generation import (
     MIN_LOGPROB,
@@ -16,6 +17,7 @@ from adapterhub.server.generation import (
     sampling_params,
 )
 from adapterhub.server.schemas.openai import ChatRequest, ChatResponse
+from adapterhub.server.tokenization import check_size, tokenize
 from adapterhub.server.tool_calls import (
     ToolCallParser,
     required_schema,
@@ -24,10 +26,11 @@ from adapterhub.server.tool_calls import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from adapterhub.server.context import Call, Server
+    from adapterhub.server.context import Server
     from adapterhub.server.generation import ChoiceDelta
+    from adapterhub.server.models import ResolvedModel
 
 router = authenticated_router("openai")
 #: Documents that a route may respond with server-sent events.
@@ -44,18 +47,45 @@ STREAMS: dict[int | str, dict[str, Any]] = {
 )
 async def chat(call: CallDep, body: ChatRequest) -> Response:
     """Generate the assistant's next message, whole or as a stream of server-sent events."""
-    job = await asyncio.to_thread(_prepare, call, body)
+    server, limit = call.server, call.server.context_length
+    # every message has a token
+    if len(body.messages) > limit:
+        raise RequestError(
+            f"has {len(body.messages)} messages, the limit is {limit}", place="messages"
+        )
+    model = await asyncio.to_thread(call.resolve, body.model)
+    size = sum(check_size(server, text, limit, "messages") for text in _texts(body))
+    tokens = await tokenize(call, model, size, lambda: _render(server, body))
+    job = await asyncio.to_thread(_prepare, server, body, model, tokens)
     return await respond(call, body, job, _ChatFormat(call.server, body, job))
 
 
-def _prepare(call: Call, body: ChatRequest) -> GenerationJob:
-    """Resolve the model, render the conversation and tokenize it; called on a thread."""
-    server = call.server
-    model = call.resolve(body.model)
-    schema = required_schema(body)
+def _texts(body: ChatRequest) -> Iterator[str]:
+    """Yield the texts of the messages."""
+    for message in body.messages:
+        parts = message.content or ""
+        yield from (parts,) if isinstance(parts, str) else (part.text for part in parts)
+        for called in message.tool_calls or ():
+            yield called.function.arguments
+
+
+def _render(server: Server, body: ChatRequest) -> tuple[int, ...]:
+    """Return the prompt tokens of the conversation; called on a thread."""
     # a required call follows its schema, so the template need not support tools
-    tools = () if schema is not None and not server.chats.supports_tools else template_tools(body)
-    tokens = server.chats.render(template_messages(body), tools)
+    needed = required_schema(body) is None or server.chats.supports_tools
+    tools = template_tools(body) if needed else ()
+
+    def check(text: str) -> None:
+        check_size(server, text, server.context_length, "messages")
+
+    return server.chats.render(template_messages(body), tools, check=check)
+
+
+def _prepare(
+    server: Server, body: ChatRequest, model: ResolvedModel, tokens: tuple[int, ...]
+) -> GenerationJob:
+    """Prepare the answers; called on a thread, since compiling a schema takes long."""
+    schema = required_schema(body)
     requested = body.max_completion_tokens or body.max_tokens
     params = sampling_params(
         body,

@@ -28,6 +28,7 @@ from adapterhub.server.schemas.openai import (
     EmbeddingRequest,
     EmbeddingResponse,
 )
+from adapterhub.server.tokenization import tokenize_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,7 +53,10 @@ DEFAULT_COMPLETION_TOKENS = 16
 )
 async def complete(call: CallDep, body: CompletionRequest) -> Response:
     """Continue one or several prompts, whole or as a stream of server-sent events."""
-    job = await asyncio.to_thread(_prepare, call, body)
+    model = await asyncio.to_thread(call.resolve, body.model)
+    prompts, limit = _prompts(body.prompt), call.server.context_length
+    tokens = await tokenize_texts(call, model, prompts, limit, "prompt")
+    job = await asyncio.to_thread(_prepare, call.server, body, model, tokens)
     return await respond(call, body, job, _CompletionFormat(call.server, body, job))
 
 
@@ -60,7 +64,11 @@ async def complete(call: CallDep, body: CompletionRequest) -> Response:
 async def embed(call: CallDep, body: EmbeddingRequest) -> Response:
     """Return a vector for each text: the pooled hidden states of the last layer."""
     started = time.perf_counter()
-    model, texts = await asyncio.to_thread(_prepare_embedding, call, body)
+    width = int(call.server.backbone.config.get_text_config().hidden_size)
+    if body.dimensions not in (None, width):
+        raise RequestError(f"must be {width}, the backbone's hidden size", place="dimensions")
+    model = await asyncio.to_thread(call.resolve, body.model)
+    texts = await text_tokens(call, model, _prompts(body.input), "input")
     vectors = await embed_texts(
         call, model, texts, pooling=body.pooling or "mean", normalize=body.normalize is not False
     )
@@ -101,45 +109,41 @@ async def embed_texts(
     return await map_concurrently(embed_one, texts)
 
 
-def text_tokens(server: Server, text: str | list[int], place: str) -> tuple[int, ...]:
-    """Return the token ids of a text to embed."""
-    tokens = server.engine.prompt_processor.encode(text) if isinstance(text, str) else tuple(text)
+async def text_tokens(
+    call: Call, model: ResolvedModel, texts: Sequence[str | list[int]], place: str
+) -> list[tuple[int, ...]]:
+    """Return the token ids of each text to embed."""
+    server = call.server
     longest = server.max_position_embeddings
-    if not 0 < len(tokens) <= longest:
-        raise RequestError(
-            f"has {len(tokens)} tokens; the backbone reads 1 to {longest}", place=place
-        )
-    if max(tokens) >= int(server.backbone.config.get_text_config().vocab_size):
-        raise RequestError(f"{max(tokens)} is not a token of the vocabulary", place=place)
-    return tokens
+    found = await tokenize_texts(call, model, texts, longest, place)
+    for tokens in found:
+        if not 0 < len(tokens) <= longest:
+            raise RequestError(
+                f"has {len(tokens)} tokens; the backbone reads 1 to {longest}", place=place
+            )
+        if max(tokens) >= int(server.backbone.config.get_text_config().vocab_size):
+            raise RequestError(f"{max(tokens)} is not a token of the vocabulary", place=place)
+    return found
 
 
-def _prepare(call: Call, body: CompletionRequest) -> GenerationJob:
-    """Resolve the model and tokenize the prompts; called on a thread."""
-    model = call.resolve(body.model)
-    prompts = tuple(_read(call.server, body, prompt) for prompt in _prompts(body.prompt))
+def _prepare(
+    server: Server,
+    body: CompletionRequest,
+    model: ResolvedModel,
+    tokens: Sequence[tuple[int, ...]],
+) -> GenerationJob:
+    """Prepare the answers to all prompts; called on a thread, as a regex takes long to compile."""
+    prompts = tuple(_prepare_prompt(server, body, each) for each in tokens)
     return GenerationJob(model, prompts, prompts[0].params.n)
 
 
-def _read(server: Server, body: CompletionRequest, prompt: str | list[int]) -> PreparedPrompt:
-    tokens = (
-        server.engine.prompt_processor.encode(prompt) if isinstance(prompt, str) else tuple(prompt)
-    )
+def _prepare_prompt(
+    server: Server, body: CompletionRequest, tokens: tuple[int, ...]
+) -> PreparedPrompt:
     room = max_tokens_for(server, len(tokens), body.max_tokens)
     max_tokens = body.max_tokens or min(room, DEFAULT_COMPLETION_TOKENS)
     params = sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs)
     return server.engine.prompt_processor.prepare(tokens, params)
-
-
-def _prepare_embedding(
-    call: Call, body: EmbeddingRequest
-) -> tuple[ResolvedModel, list[tuple[int, ...]]]:
-    """Resolve the model and tokenize the texts; called on a thread."""
-    width = int(call.server.backbone.config.get_text_config().hidden_size)
-    if body.dimensions not in (None, width):
-        raise RequestError(f"must be {width}, the backbone's hidden size", place="dimensions")
-    model = call.resolve(body.model)
-    return model, [text_tokens(call.server, text, "input") for text in _prompts(body.input)]
 
 
 def _prompts(given: str | Sequence[str | int | list[int]]) -> list[str | list[int]]:

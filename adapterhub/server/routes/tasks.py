@@ -40,6 +40,7 @@ from adapterhub.server.schemas.tasks import (
     TagRequest,
     TagResponse,
 )
+from adapterhub.server.tokenization import check_size, tokenize
 from adapterhub.tasks.table import reads_pairs, served_by
 
 if TYPE_CHECKING:
@@ -119,7 +120,14 @@ async def generate(call: CallDep, body: GenerateRequest) -> Response:
     """Translate, summarize or answer, greedily and with the prompt of the training."""
 
     async def generate_one(item: TaskItem) -> dict[str, Any]:
-        task, job = await asyncio.to_thread(_prepare, call.server, item, body.max_tokens)
+        server, limit = call.server, call.server.context_length
+        fields = item.example.items()
+        size = sum(check_size(server, text, limit, f"input.{name}") for name, text in fields)
+        task = await asyncio.to_thread(server.tasks.task, item.model)
+        tokens = await tokenize(
+            call, item.model, size, lambda: tuple(server.tasks.prompt(task, item.example))
+        )
+        job = _prepare(server, item, task, tokens, body.max_tokens)
         return await _generate(call, task, job)
 
     # the generation records the use of the model itself
@@ -240,20 +248,19 @@ async def _label(call: Call, item: TaskItem, kind: LabelingKind = "sequence") ->
 
 
 def _prepare(
-    server: Server, item: TaskItem, max_tokens: int | None
-) -> tuple[TextGeneration, GenerationJob]:
-    """Format the prompt of an example; called on a thread."""
-    task = server.tasks.task(item.model)
-    tokens = tuple(server.tasks.prompt(task, item.example))
+    server: Server,
+    item: TaskItem,
+    task: TextGeneration,
+    tokens: tuple[int, ...],
+    max_tokens: int | None,
+) -> GenerationJob:
     room = max_tokens_for(server, len(tokens), max_tokens)
     params = SamplingParams(
         temperature=0,
         max_tokens=max_tokens or min(room, task.options.max_new_tokens),
         stop_token_ids=tuple(sorted(task.stop_ids)),
     )
-    return task, GenerationJob(
-        item.model, (server.engine.prompt_processor.prepare(tokens, params),), 1
-    )
+    return GenerationJob(item.model, (server.engine.prompt_processor.prepare(tokens, params),), 1)
 
 
 async def _generate(call: Call, task: TextGeneration, job: GenerationJob) -> dict[str, Any]:
@@ -313,10 +320,7 @@ async def _relevance_by_label(call: Call, body: RerankRequest, model: ResolvedMo
 async def _relevance_by_embedding(
     call: Call, body: RerankRequest, model: ResolvedModel
 ) -> list[float]:
-    def tokenize() -> list[tuple[int, ...]]:
-        query = text_tokens(call.server, str(body.query), "query")
-        return [query, *(text_tokens(call.server, each, "documents") for each in body.documents)]
-
-    texts = await asyncio.to_thread(tokenize)
+    asked = await text_tokens(call, model, [str(body.query)], "query")
+    texts = asked + await text_tokens(call, model, body.documents, "documents")
     query, *documents = await embed_texts(call, model, texts, pooling="mean", normalize=True)
     return [float(query @ document) for document in documents]

@@ -19,6 +19,8 @@ from adapterhub.server.schemas.base import (
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 #: Most texts of one request.
 MAX_TEXTS = 2048
+#: Most messages of a conversation.
+MAX_MESSAGES = 8192
 #: Most prompts of one request.
 MAX_PROMPTS = 128
 
@@ -113,7 +115,7 @@ class SchemaFormat(RequestModel):
 class ChatRequest(GenerationRequest):
     """Conversation to continue."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

@@ -16,13 +16,15 @@ from adapterhub.server.schemas.base import (
 )
 from adapterhub.server.schemas.openai import MAX_PROMPTS, MAX_TEXTS
 
-#: Longest context of a question, in characters.
-MAX_CONTEXT = 262_144
+#: Longest text, in characters.
+MAX_TEXT = 262_144
 _HISTORY = "Several texts are a history, the newest last, for an adapter that ranks."
 
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+#: Text that may be empty.
+AnyText = Annotated[str, Field(max_length=MAX_TEXT)]
 #: Fields of a task's example, such as source, document, or question and context.
-ExampleFields = Annotated[dict[str, str], Field(min_length=1, max_length=16)]
+ExampleFields = Annotated[dict[str, AnyText], Field(min_length=1, max_length=16)]
 ItemT = TypeVar("ItemT")
 
 
@@ -30,20 +32,20 @@ class PairText(RequestModel):
     """Text with a second text, such as a hypothesis beside its premise."""
 
     text: Text
-    text_pair: str | None = None
+    text_pair: AnyText | None = None
 
 
 class ImageInput(RequestModel):
     """Image as a ``data:image/png;base64,`` URL."""
 
-    image: Text
+    image: Annotated[str, Field(min_length=1)]
 
 
 class QuestionInput(RequestModel):
     """Question, and the text that contains its answer."""
 
     question: Text
-    context: Annotated[str, Field(min_length=1, max_length=MAX_CONTEXT)]
+    context: Text
 
 
 class TaskRequest(RequestModel):
@@ -145,7 +147,8 @@ class RerankRequest(RequestModel):
 
     model: ModelName
     query: (
-        Text | Annotated[list[str], Field(min_length=1, max_length=MAX_TEXTS, description=_HISTORY)]
+        Text
+        | Annotated[list[AnyText], Field(min_length=1, max_length=MAX_TEXTS, description=_HISTORY)]
     )
     documents: Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
     top_n: Annotated[int, Field(ge=1)] | None = None
