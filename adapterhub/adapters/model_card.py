@@ -27,6 +27,7 @@ _MODEL_CLASSES = {
     "image-classification": "AutoModelForImageClassification",
 }
 _IMAGES = "image-classification"
+_GENERATES = "AutoModelForCausalLM"
 
 
 def render_card(
@@ -36,16 +37,19 @@ def render_card(
     plot: str | None,
     pipeline_tag: str | None = None,
     license: str | None = None,
+    continues: bool = False,
 ) -> str:
     """Render the card; equal arguments give equal text.
 
     Args:
         manifest: Manifest of the artifact; its ``files`` are not used.
         pipeline_tag: The Hub's name of the task; derived from the task's name where ``None``.
-        license: The Hub's identifier of the backbone's license, if known.
+        license: The Hub's identifier of the backbone's license, if known. It is named in the text;
+            the license of the adapter is for its owner to choose.
+        continues: Whether training continued from another adapter, which the metrics before are of.
     """
     tag = pipeline_tag or _PIPELINE_TAGS.get(manifest.task, manifest.task)
-    model_class = _MODEL_CLASSES.get(tag, "AutoModelForCausalLM")
+    model_class = _MODEL_CLASSES.get(tag, _GENERATES)
     reader = "AutoImageProcessor" if tag == _IMAGES else "AutoTokenizer"
     quantized = {"BitsAndBytesConfig"} if manifest.quantization.scheme != "none" else set()
     revision = manifest.backbone.revision
@@ -59,8 +63,10 @@ def render_card(
         name=name,
         plot=plot,
         license=license,
-        metadata=_metadata(manifest, name, tag, license).to_yaml(),
+        metadata=_metadata(manifest, name, tag).to_yaml(),
         trained_share=manifest.trained_parameters / max(manifest.backbone_parameters, 1),
+        before=_before(model_class, continues=continues),
+        words=tag == "token-classification",
         metrics=sorted(manifest.metrics.before.keys() | manifest.metrics.after.keys()),
         validation=manifest.data.get(_VALIDATION),
         generates=manifest.task in _PIPELINE_TAGS,
@@ -76,18 +82,26 @@ def render_card(
     )
 
 
-def _metadata(manifest: Manifest, name: str, tag: str, license: str | None) -> ModelCardData:
+def _metadata(manifest: Manifest, name: str, tag: str) -> ModelCardData:
     return ModelCardData(
         base_model=manifest.backbone.hub_id,
         base_model_relation="adapter" if manifest.backbone.hub_id else None,
         library_name="peft",
         pipeline_tag=tag,
-        license=license,
         datasets=_hub_datasets(manifest) or None,
         tags=["adapterhub", manifest.adapter.method, manifest.task],
         model_name=name if manifest.metrics.after else None,
         eval_results=_eval_results(manifest, tag) or None,
     )
+
+
+def _before(model_class: str, *, continues: bool) -> str:
+    """Return what the metrics before training are of."""
+    if continues:
+        return "before (the adapter that it continues)"
+    if model_class == _GENERATES:
+        return "before (backbone without adapter)"
+    return "before (backbone with an untrained head)"
 
 
 def _hub_datasets(manifest: Manifest) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,7 @@ from adapterhub.backbones.compute_types import (
 from adapterhub.backbones.direct_reads import directly_read
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
 from adapterhub.backbones.loading import load_model
+from adapterhub.backbones.local_folders import remember_folder
 from adapterhub.backbones.memory import memory_bytes, parameter_count, return_freed_memory
 from adapterhub.backbones.quantize import default_compute_dtype, quantize_linears, torch_dtype
 from adapterhub.backbones.sources import Source, fetch_backbone, locate
@@ -28,8 +30,6 @@ from adapterhub.errors import BackboneError
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from adapterhub.backbones.catalog import BackboneKind
@@ -60,6 +60,7 @@ class Backbone:
         attn_implementation: Attention that transformers picked for the base model.
         missing: Paths of modules of the base model that its file has no weights for, such as a
             pooler. Its hidden states do not depend on them.
+        is_local: Whether it is a folder of this machine, which has no name elsewhere.
         verdicts: Verdicts on its forward paths, once checked; see ``forward_paths``.
     """
 
@@ -78,6 +79,7 @@ class Backbone:
     device: torch.device
     attn_implementation: str
     missing: tuple[str, ...] = ()
+    is_local: bool = False
     verdicts: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -91,6 +93,11 @@ class Backbone:
             raise BackboneError("is a vision model without a tokenizer", place=self.name)
         tokenizer: Any = self.preprocessor
         return tokenizer
+
+    @property
+    def public_name(self) -> str:
+        """Name that also identifies it elsewhere: the fingerprint of a local folder."""
+        return self.fingerprint if self.is_local else self.name
 
     @property
     def parameters(self) -> int:
@@ -134,6 +141,9 @@ def load_backbone(
     entry = located if isinstance(located, CatalogEntry) else None
     path = fetch_backbone(name, revision=revision, source=source, cache=cache)
     loaded, spec = _load_prepared(path, spec, target)
+    weights = weights_fingerprint(path, cache=cache)
+    if isinstance(located, Path):
+        remember_folder(weights, path)
     return Backbone(
         name=entry.name if entry else name,
         hub_id=(entry.hub_id or None) if entry else (located if isinstance(located, str) else None),
@@ -142,7 +152,7 @@ def load_backbone(
         path=path,
         kind=loaded.kind,
         quantization=spec,
-        fingerprint=full_fingerprint(weights_fingerprint(path, cache=cache), spec),
+        fingerprint=full_fingerprint(weights, spec),
         config=loaded.config,
         preprocessor=read_preprocessor(path),
         base_model=loaded.base_model,
@@ -150,6 +160,7 @@ def load_backbone(
         device=target,
         attn_implementation=loaded.base_model.config._attn_implementation,
         missing=loaded.missing,
+        is_local=isinstance(located, Path),
     )
 
 

@@ -1,4 +1,4 @@
-"""Backbone folders: where they are cached, and the files they must contain."""
+"""Folders of the user, where backbones are cached, and the files they must contain."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import platformdirs
 
 from adapterhub.errors import BackboneError
 
+#: Environment variable with the home folder, which contains the registry.
+HOME_VARIABLE = "ADAPTERHUB_HOME"
 #: Environment variable that overrides the cache folder.
 CACHE_VARIABLE = "ADAPTERHUB_CACHE"
 
@@ -31,6 +33,12 @@ VOCABULARY_FILES = (
     "vocab.txt",
     "merges.txt",
 )
+
+
+def default_root() -> Path:
+    """Return ``$ADAPTERHUB_HOME``, or the data folder of the user."""
+    home = os.environ.get(HOME_VARIABLE)
+    return Path(home).expanduser() if home else Path(platformdirs.user_data_dir("adapterhub"))
 
 
 def backbone_cache(cache: Path | None = None) -> Path:

@@ -258,7 +258,7 @@ def build_head(backbone: Backbone, kind: HeadKind, labels: Sequence[str]) -> Hea
             if any(True for _ in module.parameters(recurse=False)):
                 module.register_forward_pre_hook(_to_own_type, with_kwargs=True)
     # peft writes this name into the adapter's configuration
-    model.name_or_path = backbone.hub_id or backbone.name
+    model.name_or_path = backbone.hub_id or backbone.public_name
     return HeadModel(model.eval(), kind, paths)
 
 

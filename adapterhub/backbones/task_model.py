@@ -196,7 +196,7 @@ class TaskModel(nn.Module):
         """Return the contents of the adapter's ``adapter_config.json``."""
         config = copy.copy(self.peft_model.peft_config[self.adapter_name])
         # peft stores the folder that the model was loaded from
-        config.base_model_name_or_path = self.backbone.hub_id or self.backbone.name
+        config.base_model_name_or_path = self.backbone.hub_id or self.backbone.public_name
         config.revision = self.backbone.revision
         return config_document(config)
 
@@ -233,7 +233,7 @@ def build_task_model(
     paths = forward_paths(backbone)
     heads = build_head(backbone, head, labels)
     config = adapter_peft_config(heads, backbone.kind, backbone.name, task_type, adapter, parts)
-    config.base_model_name_or_path = backbone.hub_id or backbone.name
+    config.base_model_name_or_path = backbone.hub_id or backbone.public_name
     config.revision = backbone.revision
     task_model = _attach(heads, backbone, config, adapter_name, paths)
     if parts == "head":

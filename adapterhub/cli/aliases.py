@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapterhub.cli.console import output, print_json, print_result, silence_libraries, table
+from adapterhub.cli.console import output, print_json, print_result, say, silence_libraries, table
 from adapterhub.cli.options import Device, Json, Ref, Why, complete_ref, open_registry
 from adapterhub.errors import RefError
 from adapterhub.refs import parse_ref
@@ -117,10 +117,10 @@ def promote(
     else:
         for check in verdict.checks:
             mark = "passed" if check.passed else "FAILED"
-            typer.echo(f"{mark}  {check.what}: {check.found}")
+            say(f"{mark}  {check.what}: {check.found}")
         now = f"points to version {verdict.version.version}" if moved else "was not moved"
         note = " (forced, as the log records)" if verdict.forced else ""
-        typer.echo(f"{place} {now}{note}")
+        say(f"{place} {now}{note}")
     if not moved:
         raise typer.Exit(GATE_CLOSED)
 

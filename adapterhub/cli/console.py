@@ -5,37 +5,73 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from adapterhub.evaluation.paired_tests import Difference
     from adapterhub.registry.version import Version
 
+#: Characters that control a terminal or the direction of text; line feeds and tabs do not.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 #: Width of a table in a file or a pipe, in columns.
 PIPE_WIDTH = 140
+
+
+def plain(text: str) -> str:
+    """Return a text in which control characters are escaped as in JSON.
+
+    Everything that is printed passes through here: names, labels, messages and generated texts come
+    from others, and must not move the cursor, retitle the window or hide what is printed.
+    """
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+class PlainConsole(Console):
+    """Console of rich on which no text that it is given controls the terminal."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a text of a line, or of a cell of a table, as rich renders it."""
+        return super().render_str(plain(text), **options)
+
+
+class PlainFormatter(logging.Formatter):
+    """Formatter of log lines without control characters."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return plain(super().format(record))
 
 
 def output() -> Console:
     """Return the console of standard output."""
     width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return Console(highlight=False, soft_wrap=True, width=width)
+    return PlainConsole(highlight=False, soft_wrap=True, width=width)
 
 
 def log_console() -> Console:
     """Return the console of standard error, for progress."""
-    return Console(stderr=True, highlight=False)
+    return PlainConsole(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """Write a line to standard output."""
+    typer.echo(plain(text))
 
 
 def print_json(document: Any) -> None:
     """Write one JSON document to standard output."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(plain(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
 
 
 def print_result(document: Any, *lines: str, as_json: bool) -> None:
@@ -111,6 +147,8 @@ def silence_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # adapterhub itself logs and never warns
     warnings.simplefilter("ignore")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(PlainFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("adapterhub").setLevel(logging.INFO)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapterhub.cli.console import difference_cells, output, print_json, silence_libraries, table
+from adapterhub.cli.console import (
+    difference_cells,
+    output,
+    print_json,
+    say,
+    silence_libraries,
+    table,
+)
 from adapterhub.cli.options import (
     ConfidenceLevel,
     DataFile,
@@ -61,7 +68,7 @@ def evaluate(
         shown.add_row(name, f"{scores.base[name]:.4f}", f"{value:.4f}")
     output().print(shown)
     for name, signature in scores.signatures.items():
-        typer.echo(f"{name}: {signature}")
+        say(f"{name}: {signature}")
 
 
 def compare(

@@ -25,6 +25,7 @@ from adapterhub.cli import (
     train,
     transfer,
 )
+from adapterhub.cli.console import plain
 from adapterhub.errors import (
     AdapterHubError,
     ArtifactError,
@@ -94,6 +95,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     },
     "Publish": {
         "push": transfer.push,
+        "clean": transfer.clean,
         "pull": transfer.pull,
         "import-peft": transfer.import_peft,
         "export": transfer.export_file,
@@ -216,7 +218,7 @@ def exit_code(error: AdapterHubError) -> int:
 
 def message(error: AdapterHubError) -> str:
     """Return the line that is shown for an error."""
-    return f"error: {error}"
+    return plain(f"error: {error}")
 
 
 def _add(app: typer.Typer, commands: Mapping[str, Command], panel: str | None = None) -> None:

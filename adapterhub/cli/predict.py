@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapterhub.cli.console import output, print_json, silence_libraries
+from adapterhub.cli.console import output, print_json, say, silence_libraries
 from adapterhub.cli.options import Device, Force, Json, Jsonl, Ref, check_adapters
 from adapterhub.errors import DataError
 
@@ -42,7 +42,7 @@ def predict(
         print_json([{**each, **found} for each, found in zip(fields, predictions, strict=True)])
         return
     for text, found in zip(given, predictions, strict=True):
-        typer.echo(f"{model.summary(found)}\t{text}")
+        say(f"{model.summary(found)}\t{text}")
 
 
 def chat(
@@ -69,9 +69,9 @@ def chat(
         conversation = [{"messages": history}]
         if base:
             plain = model.generate(conversation, max_new_tokens=max_new_tokens, base=True)
-            typer.echo(f"base     {plain[0]}")
+            say(f"base     {plain[0]}")
         (answer,) = model.generate(conversation, max_new_tokens=max_new_tokens)
-        typer.echo(f"adapter  {answer}" if base else answer)
+        say(f"adapter  {answer}" if base else answer)
         history.append({"role": "assistant", "content": answer})
 
 

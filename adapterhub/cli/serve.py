@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adapterhub.cli.console import output, print_json, short_digest, silence_libraries, table
+from adapterhub.cli.console import output, print_json, say, short_digest, silence_libraries, table
 from adapterhub.cli.options import Device, Json
 from adapterhub.errors import MissingExtraError
 
@@ -110,8 +110,8 @@ def _text(value: Any) -> str:
 
 
 def _show_addresses(server: Server, url: str) -> None:
-    typer.echo(f"page    {url}/  (the API: {url}/docs, metrics: {url}/metrics)")
-    typer.echo(f"client  OpenAI(base_url='{url}/v1', api_key='none'), model='{server.names.base}'")
+    say(f"page    {url}/  (the API: {url}/docs, metrics: {url}/metrics)")
+    say(f"client  OpenAI(base_url='{url}/v1', api_key='none'), model='{server.names.base}'")
     for name, adapter in server.names.loaded().items():
-        typer.echo(f"adapter {name} ({short_digest(adapter.digest)})")
-    typer.echo(f"models  curl {url}/v1/models")
+        say(f"adapter {name} ({short_digest(adapter.digest)})")
+    say(f"models  curl {url}/v1/models")

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from adapterhub.adapters.manifest import Conversion
     from adapterhub.hub.client.pushing import PushPlan
     from adapterhub.hub.import_peft import ImportOptions
+    from adapterhub.registry import Registry
+    from adapterhub.registry.version import Version
 
 #: Stands for standard output or input in place of a file.
 PIPE = Path("-")
@@ -76,6 +78,21 @@ def push(
             f"pushed {plan.version.ref} to {where}@{plan.tag} (commit {str(commit)[:12]})"
         )
         output().print(f"download: adapterhub pull {where}@{plan.tag}")
+
+
+def clean(ref: Ref, as_json: Json = False) -> None:
+    """Store a version again without local paths."""
+    silence_libraries()
+    from adapterhub.workflows.clean import clean as store_clean
+
+    registry = open_registry()
+    given, version = registry.resolve(ref), store_clean(registry, ref)
+    if as_json:
+        print_json(version_document(version))
+    elif version.digest == given.digest:
+        output().print(f"{given.ref} has no local paths")
+    else:
+        output().print(f"stored {given.ref} without local paths as {version.ref}")
 
 
 def pull(
@@ -205,6 +222,10 @@ def export_file(
 def import_file(
     file: Annotated[Path, typer.Argument(help="Exported file, tar or zip; - for a pipe.")],
     name: Name = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Folder of the backbone, where it has no name.")
+    ] = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Import a version from a file."""
@@ -215,6 +236,8 @@ def import_file(
         version = read_export(registry, sys.stdin.buffer, STDIN, name=name)
     else:
         version = import_version(registry, file, name=name)
+    if backbone:
+        _use_backbone(registry, version, backbone, force=force)
     keys = [stored.key for stored in registry.stored_signatures(version.digest)]
     if as_json:
         print_json(
@@ -229,6 +252,14 @@ def import_file(
         return
     signed = f"{len(keys)} signatures" if keys else "not signed"
     output().print(f"stored as {version.ref} ({short_digest(version.digest)}), {signed}")
+
+
+def _use_backbone(registry: Registry, version: Version, backbone: str, *, force: bool) -> None:
+    from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
+    from adapterhub.backbones.resolve import use_backbone
+
+    content = (registry.materialize(version) / MANIFEST_NAME).read_bytes()
+    use_backbone(Manifest.from_json(content), backbone, place=str(version.ref), force=force)
 
 
 def _import_options(

@@ -15,6 +15,7 @@ from huggingface_hub.errors import RevisionNotFoundError
 
 from adapterhub.adapters.artifact import as_peft_folder, read_peft_files, write_artifact
 from adapterhub.adapters.artifact_folder import CARD_NAME, trainer_files
+from adapterhub.adapters.local_paths import clean_text, replacements, without_local_paths
 from adapterhub.adapters.low_rank import MAX_ERROR, MAX_RANK, RankLimits
 from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
@@ -23,7 +24,7 @@ from adapterhub.adapters.peft_kinds import needs_conversion
 from adapterhub.adapters.tensor_checks import check_tensors_match
 from adapterhub.backbones.catalog import find_entry
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
-from adapterhub.backbones.resolve import resolve_base_model
+from adapterhub.backbones.resolve import ResolvedBackbone, public_match, resolve_base_model
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.errors import ArtifactError, BackboneError, RecipeError, did_you_mean
 from adapterhub.specs import QuantizationSpec
@@ -148,6 +149,7 @@ def import_peft(
     limits = RankLimits(options.max_error, options.max_rank)
     adapter = _fitted(folder, config, tensors, backbone, built, limits, converts=converts)
     fingerprint = full_fingerprint(weights_fingerprint(backbone), options.quantization)
+    match = public_match(match, backbone, fingerprint)
     recipe = _how_to_use(match, task, task_options, origin)
     manifest = _manifest(adapter, match, built, fingerprint, recipe, options)
     return write_artifact(
@@ -158,7 +160,7 @@ def import_peft(
         card=render_card(
             manifest, name=name, plot=None, pipeline_tag=built.pipeline_tag, license=match.license
         ),
-        extra_files=_upstream_card(folder),
+        extra_files=_upstream_card(folder, replacements(manifest, config)),
     )
 
 
@@ -266,7 +268,7 @@ def _task_of(task_type: str | None, wanted: str | None, place: str) -> str:
 
 
 def _config(found: PeftFolder, match: ResolvedBackbone) -> dict[str, Any]:
-    config = dict(found.adapter_config)
+    config: dict[str, Any] = without_local_paths(dict(found.adapter_config))
     config["base_model_name_or_path"] = match.hub_id or match.name
     config["revision"] = match.revision
     config["inference_mode"] = True
@@ -353,11 +355,12 @@ def _how_to_use(
     }
 
 
-def _upstream_card(folder: Path) -> dict[str, bytes]:
+def _upstream_card(folder: Path, replaced: Mapping[str, str]) -> dict[str, bytes]:
     card = folder / CARD_NAME
     if not card.is_file() or card.is_symlink() or card.stat().st_size > MAX_CARD:
         return {}
-    return {UPSTREAM_CARD: card.read_bytes()}
+    text = card.read_bytes().decode("utf-8", "replace")
+    return {UPSTREAM_CARD: clean_text(text, replaced).encode("utf-8")}
 
 
 def _text(config: Mapping[str, Any], key: str) -> str | None:

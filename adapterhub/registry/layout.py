@@ -9,7 +9,6 @@ import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapterhub.registry.failures import INDEX_NAME, translate_os_errors
@@ -17,21 +16,10 @@ from adapterhub.registry.private_files import make_private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-#: Environment variable with the home folder, which contains the registry.
-HOME_VARIABLE = "ADAPTERHUB_HOME"
 #: Age in seconds from which a staging folder is taken for the remains of a killed process.
 STALE_SECONDS = 24 * 3600.0
-
-
-def default_root() -> Path:
-    """Return ``$ADAPTERHUB_HOME``, or the data folder of the user."""
-    home = os.environ.get(HOME_VARIABLE)
-    if home:
-        return Path(home).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_data_dir("adapterhub"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapters.manifest import MANIFEST_NAME, MAX_MANIFEST, FileEntry, Manifest
+from adapterhub.backbones.folder import default_root
 from adapterhub.errors import ArtifactError, RefError, RegistryError
 from adapterhub.refs import check_name
 from adapterhub.registry import index
@@ -22,7 +23,7 @@ from adapterhub.registry.failures import REBUILD, translate_os_errors
 from adapterhub.registry.journal import Journal, Replay
 from adapterhub.registry.journal_schema import JOURNALED
 from adapterhub.registry.journaled_index import JournaledIndex, entries, last_seq
-from adapterhub.registry.layout import Layout, default_root, sync_folder
+from adapterhub.registry.layout import Layout, sync_folder
 from adapterhub.registry.schema import SCHEMA_CHANGES
 from adapterhub.registry.staging import StagedArtifact
 

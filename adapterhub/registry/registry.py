@@ -6,13 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapters.strict_json import check_plain
+from adapterhub.backbones.folder import default_root
 from adapterhub.errors import RegistryError, SignatureError
 from adapterhub.refs import AdapterRef, check_name, parse_ref
 from adapterhub.registry import aliases, index, signatures
 from adapterhub.registry.blobs import Blobs
 from adapterhub.registry.failures import translate_os_errors
 from adapterhub.registry.journaled_index import JournaledIndex
-from adapterhub.registry.layout import Layout, default_root
+from adapterhub.registry.layout import Layout
 from adapterhub.registry.query import Query, find
 from adapterhub.registry.sigstore import Signature, parse_signature, read_public_key
 from adapterhub.registry.storage import Storage, find_problems, no_hook

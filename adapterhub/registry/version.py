@@ -10,6 +10,9 @@ from adapterhub.refs import AdapterRef
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+#: Key in ``info`` of facts that only mean something on this machine; exports leave it out.
+LOCAL_KEY = "local"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from adapterhub.adapters.artifact import write_artifact
+from adapterhub.adapters.local_paths import without_local_paths
 from adapterhub.adapters.manifest import BackboneRef, DataSource, Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
 from adapterhub.adapters.peft_format import spec_of
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from adapterhub.backbones.backbone import Backbone
     from adapterhub.backbones.task_model import TaskModel
     from adapterhub.specs import AdapterSpec
+    from adapterhub.training.recipe import Recipe
     from adapterhub.training.result import TrainingEvidence
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,7 @@ def save_adapter(
     model: TaskModel,
     metrics_before: Mapping[str, float],
     log: Path,
+    continues: bool = False,
 ) -> str:
     """Write the artifact and return its digest.
 
@@ -52,6 +56,7 @@ def save_adapter(
         plot=PLOT_NAMES[0] if plots else None,
         pipeline_tag=evidence.task.pipeline_tag,
         license=model.backbone.license,
+        continues=continues,
     )
     return write_artifact(
         folder,
@@ -71,7 +76,7 @@ def _manifest(
         task=evidence.task.name,
         labels=evidence.task.labels,
         backbone=BackboneRef(
-            name=backbone.name,
+            name=backbone.public_name,
             fingerprint=backbone.fingerprint,
             hub_id=backbone.hub_id,
             revision=backbone.revision,
@@ -80,7 +85,7 @@ def _manifest(
         adapter=_spec(recipe.adapter.spec(), model),
         trained_parameters=sum(parameter.numel() for _, parameter in model.trainable()),
         backbone_parameters=backbone.parameters,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=_portable_recipe(recipe, backbone),
         data={
             name: DataSource(
                 fingerprint=fingerprint(split), num_examples=len(split), origin=split.origin
@@ -93,6 +98,15 @@ def _manifest(
         seed=recipe.train.seed,
         libraries={name: version(name) for name in LIBRARIES} | {"torch": torch.__version__},
     )
+
+
+def _portable_recipe(recipe: Recipe, backbone: Backbone) -> dict[str, Any]:
+    """Return a recipe as plain data that names no folder of this machine."""
+    document: dict[str, Any] = without_local_paths(recipe.model_dump(mode="json"))
+    document["backbone"]["name"] = (
+        backbone.public_name if backbone.is_local else recipe.backbone.name
+    )
+    return document
 
 
 def _spec(requested: AdapterSpec, model: TaskModel) -> AdapterSpec:

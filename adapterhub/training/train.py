@@ -167,7 +167,12 @@ def train(
             evidence = TrainingEvidence(
                 recipe, data, task, outcome.before, outcome.after, meter.energy
             )
-            digest = _write_artifact(folder, evidence, model, outcome) if is_main else ""
+            continues = start is not None
+            digest = (
+                _write_artifact(folder, evidence, model, outcome, continues=continues)
+                if is_main
+                else ""
+            )
             result = build_result(folder, digest, model, outcome, evidence)
             if is_main:
                 write_finished(result, run_digest)
@@ -229,7 +234,12 @@ def _build_model(
 
 
 def _write_artifact(
-    folder: Path, evidence: TrainingEvidence, model: TaskModel, outcome: LoopResult
+    folder: Path,
+    evidence: TrainingEvidence,
+    model: TaskModel,
+    outcome: LoopResult,
+    *,
+    continues: bool,
 ) -> str:
     # of this same run, where it was killed before it was recorded as finished
     shutil.rmtree(folder / ARTIFACT_NAME, ignore_errors=True)
@@ -239,6 +249,7 @@ def _write_artifact(
         model=model,
         metrics_before=outcome.metrics_before,
         log=folder / LOG_NAME,
+        continues=continues,
     )
 
 

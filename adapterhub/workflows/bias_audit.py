@@ -11,6 +11,7 @@ from adapterhub.evaluation.bias_audit.audit import is_auditable, run_bias_audit
 from adapterhub.evaluation.bootstrap import LEVEL
 from adapterhub.training.prepare import load_examples
 from adapterhub.training.recipe_file import parse_recipe
+from adapterhub.workflows.local_files import with_local_files
 from adapterhub.workflows.open_adapter import open_adapter
 from adapterhub.workflows.stored_examples import examples_for
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.loaded_adapter import LoadedAdapter
     from adapterhub.evaluation.bias_audit.results import BiasAuditResult
     from adapterhub.registry.registry import Registry
+    from adapterhub.registry.version import Version
     from adapterhub.tasks.fields import Example
 
 logger = logging.getLogger(__name__)
@@ -78,7 +80,7 @@ def audit_adapter(
         loaded,
         loaded.backbone.tokenizer,
         examples=examples,
-        training=() if generates else _training_examples(loaded) or examples,
+        training=() if generates else _training_examples(loaded, version) or examples,
         seconds=seconds,
         level=level,
     )
@@ -92,12 +94,12 @@ def audit_adapter(
     return AdapterAudit(str(version.ref), loaded.task.name, found)
 
 
-def _training_examples(loaded: LoadedAdapter) -> Sequence[Example]:
+def _training_examples(loaded: LoadedAdapter, version: Version) -> Sequence[Example]:
     """Return the examples that the adapter's recipe names; none where they are not available."""
     if "recipe" in loaded.manifest.unknown:
         return ()
     try:
-        section = parse_recipe(loaded.manifest.recipe).data
+        section = parse_recipe(with_local_files(dict(loaded.manifest.recipe), version)).data
         if section.hub:
             # not downloaded just for the audit
             return ()

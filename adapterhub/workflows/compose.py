@@ -7,14 +7,12 @@ from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
-from huggingface_hub import ModelCard
 
 from adapterhub.adapters.artifact import read_artifact, write_artifact
-from adapterhub.adapters.artifact_folder import CARD_NAME
 from adapterhub.adapters.manifest import Manifest, Metrics
 from adapterhub.adapters.model_card import render_card
 from adapterhub.adapters.peft_format import ALL_LINEAR, modules_to_save
+from adapterhub.backbones.catalog import find_entry
 from adapterhub.composition import compose
 from adapterhub.errors import FingerprintMismatch, RecipeError
 from adapterhub.refs import check_name
@@ -268,7 +266,7 @@ def _config(first: Parent, weights: AdapterWeights, head: Parent) -> dict[str, A
 
 
 def _card(manifest: Manifest, name: str, parents: Sequence[Parent]) -> str:
-    card = render_card(manifest, name=name, plot=None, license=_license(parents[0].artifact.path))
+    card = render_card(manifest, name=name, plot=None, license=_license(manifest))
     rows = "\n".join(
         f"| `{parent.ref}` | {parent.weight:g} | `{parent.artifact.digest}` |" for parent in parents
     )
@@ -280,14 +278,9 @@ def _card(manifest: Manifest, name: str, parents: Sequence[Parent]) -> str:
     )
 
 
-def _license(folder: Path) -> str | None:
-    """Return the license in an adapter's model card, if it can be read."""
-    try:
-        card = ModelCard((folder / CARD_NAME).read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError):
-        return None
-    name = card.data.get("license")
-    return name if isinstance(name, str) else None
+def _license(manifest: Manifest) -> str | None:
+    entry = find_entry(manifest.backbone.hub_id or manifest.backbone.name)
+    return entry.license if entry else None
 
 
 def _expression(parents: Sequence[Parent]) -> str:

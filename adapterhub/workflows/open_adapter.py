@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import choose_device, load_backbone
+from adapterhub.backbones.local_folders import known_folder
 from adapterhub.backbones.quantize import supported_compute_dtype
+from adapterhub.backbones.sources import cached_backbone
 from adapterhub.engine.local_engine import LocalEngine
+from adapterhub.errors import BackboneError
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.specs import QuantizationSpec
 
@@ -74,6 +77,19 @@ def open_backbone_of(
         manifest.quantization.scheme,
         supported_compute_dtype(compute_dtype or manifest.quantization.compute_dtype, place),
     )
+    if backbone:
+        return load_backbone(backbone, spec, device=place)
     section = manifest.recipe["backbone"]
-    name, revision = (backbone, None) if backbone else (section["name"], section["revision"])
+    name, revision = section["name"], section["revision"]
+    folder = known_folder(manifest.backbone.fingerprint)
+    if folder is not None and not _is_here(name, revision):
+        # the same backbone, as the user named it for an adapter of it
+        return load_backbone(str(folder), spec, device=place)
     return load_backbone(name, spec, revision=revision, device=place)
+
+
+def _is_here(name: str, revision: str | None) -> bool:
+    try:
+        return cached_backbone(name, revision=revision) is not None
+    except BackboneError:
+        return False

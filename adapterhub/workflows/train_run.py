@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.refs import TRIAL_TAG
 from adapterhub.registry.registry import Registry
+from adapterhub.registry.version import LOCAL_KEY
 from adapterhub.training.preflight import check_recipe
 from adapterhub.training.recipe import Recipe
 from adapterhub.training.recipe_file import load_recipe, parse_recipe
+from adapterhub.workflows.local_files import local_files
 from adapterhub.workflows.run_report.options import DEFAULT_REPORT, WITHOUT_BIAS_AUDIT
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ def train_run(
         # an earlier call finished the run and wrote its report
         result = replace(result, report=page)
     if register and result.digest:
-        version = register_run(registry or Registry(), checked.name, result, trial=trial)
+        version = register_run(registry or Registry(), checked, result, trial=trial)
         result = replace(result, reference=str(version.ref))
     return result
 
@@ -99,16 +101,29 @@ train_trial: TrainFunction = partial(train_run, report=WITHOUT_BIAS_AUDIT)
 
 def register_run(
     registry: Registry,
-    name: str,
+    recipe: Recipe,
     result: TrainResult,
     artifact: Path | None = None,
     *,
+    name: str = "",
+    added: Mapping[str, str] | None = None,
     trial: bool = False,
 ) -> Version:
-    """Store the adapter of a run as the next version of ``name``, with its curves."""
-    info = {**result.info(), "curves": result.curves()}
+    """Store the adapter of a run as the next version of a name, with its curves.
+
+    Args:
+        registry: Registry to store it in.
+        recipe: Recipe of the run; the paths of its files stay in the registry's index.
+        result: Result of the run.
+        artifact: Folder of the artifact; that of the result by default.
+        name: Name of the adapter; the recipe's by default.
+        added: Paths of the files that refreshes added, by the fingerprint of their examples.
+        trial: Whether to tag the version ``trial``.
+    """
+    local = local_files(recipe, added or {})
+    info = {**result.info(), "curves": result.curves(), LOCAL_KEY: local}
     tags = [TRIAL_TAG] if trial else []
-    return registry.put(artifact or result.artifact, name, info=info, tags=tags)
+    return registry.put(artifact or result.artifact, name or recipe.name, info=info, tags=tags)
 
 
 def _recipe(given: Recipe | Mapping[str, Any] | Path | str) -> Recipe:

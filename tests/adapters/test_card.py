@@ -17,6 +17,7 @@ from transformers import (
     LlamaForCausalLM,
     LlamaForSequenceClassification,
     PreTrainedTokenizerFast,
+    pipeline,
 )
 
 from adapterhub.adapters.artifact import write_artifact
@@ -76,7 +77,8 @@ def test_metadata_reads_back_by_the_hubs_parser():
     assert data.base_model_relation == "adapter"
     assert data.library_name == "peft"
     assert data.pipeline_tag == "text-classification"
-    assert data.license == "apache-2.0"
+    assert data.license is None
+    assert "The backbone has the license `apache-2.0`" in card(license="apache-2.0")
     assert data.datasets == ["someone/plants"]
     assert data.tags == ["adapterhub", "lora", "text-classification"]
     assert data.model_name == "plants"
@@ -234,6 +236,25 @@ def test_snippet_runs_in_the_artifact(
         card=card(manifest),
     )
     monkeypatch.chdir(tmp_path / "adapter")
-    exec(compile(snippet_of(manifest), "card", "exec"), {})
+    scope = {}
+    exec(compile(snippet_of(manifest), "card", "exec"), scope)
     printed = capsys.readouterr().out
-    assert re.search(r"tensor\(\[[01]\]\)", printed) if manifest.labels else printed.strip()
+    if manifest.labels:
+        assert printed.startswith(manifest.labels)
+        # the labels are those of any program that reads the configuration
+        pipe = pipeline("text-classification", model=scope["model"], tokenizer=scope["tokenizer"])
+        assert pipe("Put your text here.")[0]["label"] in manifest.labels
+    else:
+        assert printed.strip()
+
+
+@pytest.mark.parametrize(
+    ("manifest", "continues", "before"),
+    [
+        (CLASSIFIER, False, "backbone with an untrained head"),
+        (replace(DIALOGUE, metrics=CLASSIFIER.metrics), False, "backbone without adapter"),
+        (CLASSIFIER, True, "the adapter that it continues"),
+    ],
+)
+def test_metrics_before_say_what_they_are_of(manifest, continues, before):
+    assert f"| metric | before ({before}) | with adapter |" in card(manifest, continues=continues)

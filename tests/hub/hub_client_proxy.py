@@ -86,7 +86,8 @@ def spoiling(upstream):
                     },
                     content=body,
                 )
-            content = found.content
+            # the endpoint's links lead to itself, whatever address a client uses
+            content = found.content.replace(upstream.encode(), url.encode())
             if fault and fault.change:
                 content = fault.change(content)
             self._answer(
@@ -131,9 +132,10 @@ def spoiling(upstream):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield Proxy(f"http://127.0.0.1:{server.server_port}", faults, seen)
+        yield Proxy(url, faults, seen)
     finally:
         server.shutdown()
         server.server_close()

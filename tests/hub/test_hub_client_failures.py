@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from registry.registry_helpers import WEIGHTS
 
 from adapterhub.errors import ArtifactError, FingerprintMismatch, TransferError
-from adapterhub.hub.client import remote
+from adapterhub.hub.client import limits
 from adapterhub.hub.client.address import HubAddress
 from adapterhub.hub.client.pulling import pull
 from adapterhub.hub.client.pushing import plan_push, push
@@ -122,8 +122,7 @@ def test_no_network(here, there, put):
 
 @pytest.mark.parametrize("path", ["/api/models/team/fruit$", "/tree/", WEIGHTS])
 def test_a_silent_server_is_not_waited_for(proxy, api, published, there, monkeypatch, path):
-    monkeypatch.setattr(remote, "READ_TIMEOUT", 0.3)
-    remote.set_timeouts()
+    monkeypatch.setattr(limits, "READ_TIMEOUT", 0.3)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
     proxy.faults.append(Fault("GET", path, wait=1.0))
     begin = time.monotonic()

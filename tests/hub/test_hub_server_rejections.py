@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapterhub.errors import AdapterHubError
+from adapterhub.hub.server import blobstore
 from adapterhub.hub.server.tree import check_path
 
 JSON = {"Content-Type": "application/json"}
@@ -67,6 +68,23 @@ def nothing_changed(hub):
         "a%2F..%2Fb",
         "x" * 300,
         "a/" * 600 + "a",
+        "C:x",
+        "a/b:stream",
+        "%2e%2e/x",
+        "a/%00",
+        "con",
+        "a/NUL.txt",
+        "lpt1.json",
+        "COM\u00b9",
+        "a./b",
+        "a ",
+        "b/c .",
+        " a",
+        "a?b",
+        "a*",
+        'a"b',
+        "a|b",
+        "a<b",
     ],
 )
 def test_paths_that_leave_the_repository_are_refused(hub, path):
@@ -366,3 +384,59 @@ def test_any_path_is_plain_or_refused(path):
     assert not path.startswith("/")
     assert not {"", ".", ".."} & set(parts)
     assert path.isprintable()
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("a.json", "a.json"),
+        ("a.json", "A.json"),
+        ("Sub/a", "sub/b"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("\uff41", "a"),
+        ("stra\u00dfe", "strasse"),
+    ],
+)
+def test_paths_that_are_one_on_some_systems_are_refused(hub, paths):
+    answer = hub.commit_lines("team/fruit", *map(file_line, paths))
+    assert answer.status_code == 400
+    assert nothing_changed(hub)
+
+
+def test_a_path_that_collides_with_one_of_an_earlier_commit_is_refused(hub):
+    assert hub.commit_lines("team/fruit", file_line("Notes.md")).status_code == 200
+    assert hub.commit_lines("team/fruit", file_line("notes.md")).status_code == 400
+    gone = {"key": "deletedFile", "value": {"path": "Notes.md"}}
+    assert hub.commit_lines("team/fruit", gone, file_line("notes.md")).status_code == 200
+    assert hub.api.list_repo_files("team/fruit") == ["notes.md"]
+
+
+def test_too_many_files_are_refused_before_they_are_synced(hub, monkeypatch):
+    synced = []
+    monkeypatch.setattr(blobstore, "_sync", synced.append)
+    lines = [file_line(f"f{number}") for number in range(2000)]
+    answer = hub.commit_lines("team/fruit", *lines)
+    assert answer.status_code == 413
+    assert synced == []
+    assert nothing_changed(hub)
+
+
+def test_a_search_with_too_many_terms_is_refused(hub):
+    assert hub.request("GET", "/api/models?filter=" + ",".join("a" * 50)).status_code == 200
+    answer = hub.request("GET", "/api/models?filter=" + ",".join(f"t{n}" for n in range(3000)))
+    assert (answer.status_code, "limit is 50" in answer.text) == (400, True)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/api/models/team/fruit%00",
+        "/api/models/team/fruit/tree/main/a%00b",
+        "/api/models/team/fruit/revision/%00",
+        "/team/fruit/resolve/main/a%0Ab",
+        "/api/models?search=%00",
+        "/api/models?filter=a%1Bb",
+    ],
+)
+def test_a_control_character_in_an_address_is_refused(hub, address):
+    assert hub.request("GET", address).status_code == 400

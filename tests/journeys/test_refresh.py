@@ -44,7 +44,7 @@ def test_drift_leads_to_a_child_that_gains_and_moves_no_alias(command, mood, sig
     document = json.loads((folder / "refresh.json").read_text())
     assert document["parent"] == parent.digest
     assert document["root"] == dict(parent.data)
-    assert [file["path"] for file in document["added"]] == [signs]
+    assert [file["path"] for file in document["added"]] == [Path(signs).name]
     assert document["findings"]["drift"]["found"]
     assert "## Refresh" in (folder / "README.md").read_text()
     # the promotion gate moves the alias

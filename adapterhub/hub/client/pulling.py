@@ -11,7 +11,7 @@ from adapterhub.adapters.manifest import MANIFEST_NAME, MAX_MANIFEST, Manifest, 
 from adapterhub.adapters.peft_format import CONFIG_NAME, spec_of, with_explicit_targets
 from adapterhub.adapters.peft_kinds import needs_conversion
 from adapterhub.adapters.strict_json import parse_object
-from adapterhub.backbones.resolve import check_manifest_backbone
+from adapterhub.backbones.resolve import check_manifest_backbone, use_backbone
 from adapterhub.errors import ArtifactError, FingerprintMismatch, NotFoundError, RefError
 from adapterhub.hub.client.remote import Remote, hub_api, read_remote
 from adapterhub.hub.import_peft import MAX_CARD, ImportOptions, import_peft, match_config
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.version import Version
 
+#: Most signatures of one artifact.
+MAX_SIGNATURES = 100
 #: Largest size of ``adapter_config.json`` in bytes.
 MAX_CONFIG = 4 * 1024 * 1024
 
@@ -72,7 +74,8 @@ def pull(
         registry: Registry to store the adapter in.
         address: Address of the repository.
         name: Name in the registry; that of the repository in lower case by default.
-        options: Facts that the files of a peft adapter do not contain.
+        options: Facts that the files of a peft adapter do not contain. A backbone that is named for
+            an artifact is checked, and used by all adapters that were trained on it.
         force: Whether to accept an artifact whose backbone has another fingerprint here.
         api: Client of the Hub; that of ``HF_ENDPOINT`` by default.
 
@@ -92,7 +95,8 @@ def pull(
         folder = staging / "fetched"
         folder.mkdir()
         if MANIFEST_NAME in remote.files:
-            return _pull_artifact(registry, remote, folder, name, force=force)
+            backbone = options.backbone if options else None
+            return _pull_artifact(registry, remote, folder, name, backbone, force=force)
         return _pull_peft(registry, remote, folder, name, options or ImportOptions())
 
 
@@ -108,11 +112,19 @@ def _name_of(address: HubAddress) -> str:
 
 
 def _pull_artifact(
-    registry: Registry, remote: Remote, folder: Path, name: str, *, force: bool
+    registry: Registry,
+    remote: Remote,
+    folder: Path,
+    name: str,
+    backbone: str | None,
+    *,
+    force: bool,
 ) -> Pulled:
     content = remote.fetch(MANIFEST_NAME, folder, limit=MAX_MANIFEST).read_bytes()
     manifest = Manifest.from_json(content)
     _check_listing(remote, manifest)
+    if backbone:
+        use_backbone(manifest, backbone, place=str(remote.address), force=force)
     version = _present(registry, name, digest_of(content))
     if version is None:
         _check_backbone(remote, manifest, folder, force=force)
@@ -170,6 +182,10 @@ def _check_backbone(remote: Remote, manifest: Manifest, folder: Path, *, force: 
 def _signatures(remote: Remote, folder: Path) -> list[bytes]:
     """Fetch the signatures and remove them from the folder of the artifact."""
     names = [name for name in remote.files if is_signature_name(name)]
+    if len(names) > MAX_SIGNATURES:
+        raise ArtifactError(
+            f"has {len(names)} signatures, the limit is {MAX_SIGNATURES}", place=str(remote.address)
+        )
     paths = [remote.fetch(name, folder, limit=MAX_SIGNATURE) for name in sorted(names)]
     contents = [path.read_bytes() for path in paths]
     for path in paths:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+from adapterhub.adapters.local_paths import require_portable
 from adapterhub.adapters.manifest import MANIFEST_NAME, MAX_MANIFEST, Manifest
 from adapterhub.errors import AdapterHubError, RefError, TransferError
 from adapterhub.hub.client.failures import translate_hub_errors
@@ -16,8 +19,6 @@ from adapterhub.hub.client.remote import Remote, hub_api, read_remote
 from adapterhub.registry.sigstore import is_signature_name, signature_name
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from huggingface_hub import HfApi
 
     from adapterhub.hub.client.address import HubAddress
@@ -91,6 +92,7 @@ def plan_push(
     Raises:
         NotFoundError: When there is no such version.
         IntegrityError: When a stored file is damaged.
+        ArtifactError: When a file of the version names a local path.
         RefError: When the address has a revision.
         TransferError: When the Hub cannot be reached or rejects the request, or another artifact
             has the tag.
@@ -143,6 +145,7 @@ class _Push:
         self.tag = tag or f"v{version.version}"
         self.api = api
         folder = registry.materialize(version)
+        require_portable(folder, str(version.ref))
         self.manifest = Manifest.from_json((folder / MANIFEST_NAME).read_bytes())
         #: Path and sha256 of each file of the artifact, by name.
         self.files: dict[str, tuple[Path, str]] = {
@@ -242,12 +245,9 @@ class _Push:
         return tuple(sorted((before & remote.files.keys()) - kept))
 
     def _listed_before(self, remote: Remote) -> set[str]:
-        with translate_hub_errors(f"{self.address}: {MANIFEST_NAME}"):
-            path = self.api.hf_hub_download(
-                self.address.repo_id, MANIFEST_NAME, revision=remote.sha
-            )
-        with open(path, "rb") as file:
-            content = file.read(MAX_MANIFEST)
+        with TemporaryDirectory() as folder:
+            path = remote.fetch(MANIFEST_NAME, Path(folder), limit=MAX_MANIFEST)
+            content = path.read_bytes()
         try:
             return set(Manifest.from_json(content).files)
         except AdapterHubError:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx2
 from huggingface_hub import HfApi, set_client_factory
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._http import default_client_factory
@@ -16,48 +18,52 @@ from huggingface_hub.utils.sha import git_hash
 
 from adapterhub.errors import ArtifactError, TransferError
 from adapterhub.hub.client.failures import translate_hub_errors
+from adapterhub.hub.client.limits import (
+    MAX_LISTING,
+    limit_request,
+    limit_response,
+    response_limit,
+)
 from adapterhub.registry.blobs import file_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import httpx2
+
     from adapterhub.hub.client.address import HubAddress
 
-#: Timeouts in seconds for a connection, and for the next bytes of a response.
-CONNECT_TIMEOUT = 10.0
-READ_TIMEOUT = 60.0
+#: Most entries at the top of a repository.
+MAX_ENTRIES = 10_000
 
 
 def hub_api() -> HfApi:
     """Return a client of the Hub in ``HF_ENDPOINT``, with the token of the usual places.
 
     These are ``HF_TOKEN`` and the login of ``hf auth login``. Sets the timeouts of the process, see
-    ``set_timeouts``.
+    ``set_limits``.
     """
-    set_timeouts()
+    set_limits()
+    # its warnings are about transfers that it retries, or does in another way
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     return HfApi(library_name="adapterhub", library_version=version("adapterhub"))
 
 
-def set_timeouts() -> None:
+@cache
+def set_limits() -> None:
     """Set timeouts for all requests of huggingface_hub, most of which have none.
 
-    They apply to the whole process, as does its ``set_client_factory``.
+    They apply to the whole process, as does its ``set_client_factory``. The limits of
+    ``response_limit`` apply to a pull only.
     """
-    set_client_factory(_client_with_timeouts)
+    set_client_factory(_client_with_limits)
 
 
-def _client_with_timeouts() -> httpx2.Client:
+def _client_with_limits() -> httpx2.Client:
     client = default_client_factory()
-    client.event_hooks["request"].append(_add_timeouts)
+    client.event_hooks["request"].append(limit_request)
+    client.event_hooks["response"].append(limit_response)
     return client
-
-
-def _add_timeouts(request: httpx2.Request) -> None:
-    # the library disables timeouts per request, so a default of the client has no effect
-    timeouts = request.extensions.get("timeout", {})
-    default = httpx2.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT).as_dict()
-    given = {kind: value for kind, value in timeouts.items() if value is not None}
-    request.extensions = {**request.extensions, "timeout": default | given}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +110,9 @@ class Remote:
     def fetch(self, name: str, folder: Path, *, limit: int, sha256: str | None = None) -> Path:
         """Download a file into ``folder``.
 
-        A broken download is continued. A file with another digest than ``sha256`` is deleted, also
-        from the cache of the client, and downloaded once more.
+        No more than the listed size is received. A broken download is continued. A file with
+        another digest than ``sha256`` is deleted, also from the cache of the client, and downloaded
+        once more.
 
         Args:
             name: Name of the file.
@@ -119,7 +126,7 @@ class Remote:
             raise ArtifactError(f"has {size} bytes, the limit is {limit}", place=place)
         target = folder / name
         for again in (False, True):
-            with translate_hub_errors(place):
+            with translate_hub_errors(place), response_limit(place, size):
                 cached = Path(
                     self.api.hf_hub_download(
                         self.address.repo_id, name, revision=self.sha, force_download=again
@@ -142,12 +149,15 @@ class Remote:
 
 def read_remote(api: HfApi, address: HubAddress, revision: str | None) -> Remote:
     """Return a revision of a repository with its list of files."""
-    with translate_hub_errors(str(address)):
+    set_limits()
+    with translate_hub_errors(str(address)), response_limit(str(address), MAX_LISTING):
         info = api.model_info(address.repo_id, revision=revision)
-        tree = api.list_repo_tree(address.repo_id, revision=info.sha)
-        files = {
-            each.path: RemoteFile(each.size, each.blob_id, each.lfs.sha256 if each.lfs else None)
-            for each in tree
-            if isinstance(each, RepoFile)
-        }
+        tree = list(islice(api.list_repo_tree(address.repo_id, revision=info.sha), MAX_ENTRIES + 1))
+    if len(tree) > MAX_ENTRIES:
+        raise ArtifactError(f"lists more than {MAX_ENTRIES} files", place=str(address))
+    files = {
+        each.path: RemoteFile(each.size, each.blob_id, each.lfs.sha256 if each.lfs else None)
+        for each in tree
+        if isinstance(each, RepoFile)
+    }
     return Remote(api, address, str(info.sha), bool(info.private), files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -58,17 +59,29 @@ def create_app(store: RepoStore, keys: KeyStore, settings: HubSettings) -> Starl
 
 
 class KeepEncodedSlashes:
-    """Middleware that keeps ``%2F`` encoded, so that a branch ``a/b`` is one path segment."""
+    """Middleware that keeps ``%2F`` encoded, so that a branch ``a/b`` is one path segment.
+
+    A control character in the address is an error with status 400.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
+        if scope["type"] == "http" and _has_controls(scope):
+            error = HTTPError(400, "contains a control character", place="address")
+            await error_response(None, error)(scope, receive, send)
+            return
         if scope["type"] == "http" and b"%2" in scope.get("raw_path", b""):
             raw = scope["raw_path"].replace(b"%2f", b"%2F").replace(b"%2F", b"%252F")
             scope = {**scope, "path": unquote(raw.decode("latin-1"))}
         await self._app(scope, receive, send)
+
+
+def _has_controls(scope: Scope) -> bool:
+    texts = scope["path"], unquote(scope["query_string"].decode("latin-1"))
+    return any(unicodedata.category(char) == "Cc" for text in texts for char in text)
 
 
 async def health(_request: Request) -> Response:

@@ -12,7 +12,7 @@ from adapterhub.http.errors import HTTPError
 from adapterhub.registry.blobs import file_fault, read_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Collection
     from pathlib import Path
 
     from adapterhub.registry.blobs import Blobs
@@ -26,7 +26,7 @@ _BUFFER = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """A file that was received completely and synced to disk."""
+    """A file that was received completely."""
 
     path: Path
     sha256: str
@@ -75,9 +75,8 @@ class StagingFile:
             view = view[os.write(self._descriptor, view) :]
 
     def finish(self) -> Staged:
-        """Write the rest, sync the file to disk and return it."""
+        """Write the rest and return the file."""
         self.flush()
-        os.fsync(self._descriptor)
         self.close()
         return Staged(self.path, self._digest.hexdigest(), self._size)
 
@@ -114,8 +113,11 @@ class BlobStore:
         """Return the path of a blob, whether or not it exists."""
         return self._blobs.path(sha256)
 
-    def place(self, staged: Iterable[Staged]) -> None:
-        """Move staged files to their places, each atomically."""
+    def place(self, staged: Collection[Staged]) -> None:
+        """Sync staged files to disk and move them to their places, each atomically."""
+        for each in staged:
+            # not when it is received, since the request may still be rejected
+            _sync(each.path)
         with self._index.writing():
             for each in staged:
                 # the same content may be staged twice
@@ -151,6 +153,14 @@ def git_name(path: Path) -> str:
         for chunk in read_chunks(file, size):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _identity(path: Path) -> tuple[int, int, int]:

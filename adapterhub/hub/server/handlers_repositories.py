@@ -65,12 +65,16 @@ def list_models(request: Request) -> Response:
     caller = require_reader(request)
     hub, query = hub_of(request), request.query_params
     owners = caller.readable_owners()
+    tags = tuple(tag for given in query.getlist("filter") for tag in given.split(",") if tag)
+    if len(tags) > hub.settings.max_terms:
+        problem = f"has {len(tags)} terms, the limit is {hub.settings.max_terms}"
+        raise HTTPError(400, problem, place="filter")
     search = Search(
         owners=owners,
         readable=None if hub.settings.anonymous_read else owners,
         text=query.get("search"),
         owner=query.get("author"),
-        tags=tuple(tag for given in query.getlist("filter") for tag in given.split(",") if tag),
+        tags=tags,
         pipeline_tag=query.get("pipeline_tag"),
         sort="created" if query.get("sort") == "createdAt" else "modified",
         newest_first=query.get("direction") != "1",

@@ -37,6 +37,7 @@ class CommitReader:
     def __init__(self, folder: Path, settings: HubSettings) -> None:
         self._folder = folder
         self._settings = settings
+        self._max_operations = min(settings.max_operations, settings.max_files)
         self._line = bytearray()
         self._files = 0
         self._content: _Content | None = None
@@ -117,8 +118,8 @@ class CommitReader:
             self._header = value
         else:
             self._operations.append(_operation(key, value, staged))
-        if len(self._operations) > self._settings.max_files:
-            raise HTTPError(413, f"has more than {self._settings.max_files} operations")
+        if len(self._operations) > self._max_operations:
+            raise HTTPError(413, f"has more than {self._max_operations} operations")
 
 
 class _Content:

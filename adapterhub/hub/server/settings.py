@@ -23,7 +23,9 @@ class HubSettings:
         max_commit: Largest body of a commit.
         max_json: Largest body of any other request, and largest line of a commit without the
             content of its file.
-        max_files: Largest number of files in a revision, and of operations in a commit.
+        max_files: Largest number of files in a revision.
+        max_operations: Largest number of operations in a commit.
+        max_terms: Largest number of terms of a search for repositories.
         max_page: Largest number of entries on a page.
         upload_seconds: Lifetime of an upload link, and of an uploaded file without a commit.
         public_url: Address under which clients reach the endpoint, for links in responses; the
@@ -40,6 +42,8 @@ class HubSettings:
     max_commit: int = 4 * 1024 * _MIB
     max_json: int = 4 * _MIB
     max_files: int = 10_000
+    max_operations: int = 1000
+    max_terms: int = 50
     max_page: int = 1000
     upload_seconds: float = 24 * 3600.0
     public_url: str = ""

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from adapterhub.adapters.manifest import MANIFEST_NAME
+from adapterhub.backbones.folder import default_root
 from adapterhub.errors import RefError
 from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import queries
@@ -30,7 +31,7 @@ from adapterhub.refs import check_name
 from adapterhub.registry import Registry
 from adapterhub.registry.blobs import Blobs
 from adapterhub.registry.database import Database
-from adapterhub.registry.layout import Layout, default_root
+from adapterhub.registry.layout import Layout
 from adapterhub.registry.private_files import is_exposed
 from adapterhub.registry.storage import no_hook
 

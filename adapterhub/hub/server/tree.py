@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from typing import TYPE_CHECKING
 
 from adapterhub.adapters.manifest import MANIFEST_NAME, reject_pickle
@@ -17,6 +19,12 @@ if TYPE_CHECKING:
     from adapterhub.hub.server.settings import HubSettings
 
 MAX_PATH = 1024
+#: Characters that Windows forbids or reads as a drive or a stream, and encodings of others.
+_FORBIDDEN = re.compile(r'[\\:*?"<>|]|%[0-9A-Fa-f]{2}')
+#: Names of devices of Windows, with any suffix.
+_RESERVED = re.compile(
+    r"(?:con|prn|aux|nul|conin\$|conout\$|(?:com|lpt)[0-9¹²³]) *(?:\..*)?", re.IGNORECASE
+)
 _MAX_PART = 255
 #: Suffixes of archives, whose unpacked content cannot be checked.
 _ARCHIVES = (
@@ -46,16 +54,21 @@ def apply(
 ) -> dict[str, TreeFile]:
     """Return the files after the operations of a commit."""
     after = dict(tree)
+    added: set[str] = set()
     for operation in operations:
         if isinstance(operation, Delete):
             _delete(after, operation)
         else:
             check_path(operation.path)
+            if operation.path in added:
+                raise _bad_path(operation.path, "is added twice by one commit")
+            added.add(operation.path)
             after[operation.path] = _file(operation, sizes, settings)
     if len(after) > settings.max_files:
         problem = f"would have {len(after)} files, the limit is {settings.max_files}"
         raise HTTPError(400, problem, place="tree")
     _check_folders(after)
+    _check_collisions(after)
     return after
 
 
@@ -74,16 +87,20 @@ def is_complete(tree: Mapping[str, TreeFile], manifest: Manifest) -> bool:
 
 
 def check_path(path: str) -> None:
-    """Check that a path is relative and plain, and not the name of a pickle or an archive."""
+    """Check that a path names the same file on every system, and no pickle or archive."""
     parts = path.split("/")
     if not path or len(path) > MAX_PATH or any(len(part) > _MAX_PART for part in parts):
         raise _bad_path(path, "is empty or too long")
     if any(part in ("", ".", "..") for part in parts):
         raise _bad_path(path, "leaves the repository or has an empty part")
-    if "\\" in path or "%2f" in path.lower() or not path.isprintable():
-        raise _bad_path(path, "contains a backslash, '%2F' or a control character")
-    if parts[0].endswith(":") or any(part.lower() == ".git" for part in parts):
-        raise _bad_path(path, "is not allowed in a repository")
+    if not path.isprintable() or _FORBIDDEN.search(path):
+        raise _bad_path(
+            path, 'contains a control character, a percent-encoding or one of \\ : * ? " < > |'
+        )
+    if any(part[-1] in ". " or part[0] == " " for part in parts):
+        raise _bad_path(path, "has a part that ends with a dot or a space, or begins with a space")
+    if any(part.lower() == ".git" or _RESERVED.fullmatch(part) for part in parts):
+        raise _bad_path(path, "has a part that is reserved by git or Windows")
     reject_pickle(parts[-1], path)
     if parts[-1].lower().endswith(_ARCHIVES):
         raise _archive(path)
@@ -144,6 +161,19 @@ def _check_folders(tree: Mapping[str, TreeFile]) -> None:
         for count in range(1, len(parts)):
             if (folder := "/".join(parts[:count])) in tree:
                 raise HTTPError(400, f"is a file, and {path!r} is inside it", place=folder)
+
+
+def _check_collisions(tree: Mapping[str, TreeFile]) -> None:
+    """Check that no two paths are one on a system that ignores case or normalizes Unicode."""
+    seen: dict[str, str] = {}
+    for path in tree:
+        parts = path.split("/")
+        for count in range(1, len(parts) + 1):
+            here = "/".join(parts[:count])
+            folded = unicodedata.normalize("NFKC", here).casefold()
+            known = seen.setdefault(folded, here)
+            if known != here:
+                raise _bad_path(here, f"is the same as {known!r} on some systems")
 
 
 def _bad_path(path: str, problem: str) -> HTTPError:

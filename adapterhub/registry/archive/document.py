@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from adapterhub.adapters.local_paths import without_local_paths
 from adapterhub.adapters.strict_json import (
     STRICT,
     Count,
@@ -15,7 +16,7 @@ from adapterhub.adapters.strict_json import (
 )
 from adapterhub.errors import ArtifactError
 from adapterhub.refs import check_name, check_tag
-from adapterhub.registry.version import Version
+from adapterhub.registry.version import LOCAL_KEY, Version
 
 EXPORT_NAME = "export.json"
 FORMAT = 1
@@ -53,7 +54,8 @@ def document_of(version: Version) -> bytes:
         digest=version.digest,
         created=version.created,
         tags=version.tags,
-        info=version.info,
+        # what only means something on this machine is left out
+        info=without_local_paths({k: v for k, v in version.info.items() if k != LOCAL_KEY}),
     )
     return canonical_json(_SCHEMA.dump(document), EXPORT_NAME)
 

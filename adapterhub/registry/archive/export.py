@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from adapterhub.adapters.local_paths import require_portable
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import IntegrityError, RegistryError
 from adapterhub.registry.archive.atomic_file import atomic_file
@@ -80,6 +81,7 @@ def export_version(
 
     Raises:
         NotFoundError: When there is no such version.
+        ArtifactError: When a file of the version names a local path.
         IntegrityError: When a stored file is damaged.
         RegistryError: When the file exists or cannot be written; nothing is changed.
     """
@@ -95,12 +97,14 @@ def write_export(registry: Registry, ref: str | AdapterRef, file: BinaryIO) -> E
 
     Raises:
         NotFoundError: When there is no such version.
+        ArtifactError: When a file of the version names a local path.
         IntegrityError: When a stored file is damaged.
         RegistryError: When the version is larger than an import accepts.
         OSError: When ``file`` cannot be written.
     """
     version = registry.resolve(ref)
     folder = registry.materialize(version)
+    require_portable(folder, str(version.ref))
     manifest = (folder / MANIFEST_NAME).read_bytes()
     files = dict(Manifest.from_json(manifest).files)
     signatures = registry.signatures(version)

@@ -19,7 +19,7 @@ CHILD_NAME = "child"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddedFile:
-    """A file of examples that a refresh added; relative paths start from the working folder."""
+    """A file of examples that a refresh added; its folder stays in the registry's index."""
 
     path: str
     fingerprint: str

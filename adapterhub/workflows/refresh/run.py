@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.adapters.artifact import read_artifact
+from adapterhub.adapters.local_paths import file_name
 from adapterhub.data.splits import count_repeated, fingerprint
 from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.errors import DataError, RecipeError
@@ -20,6 +21,7 @@ from adapterhub.training.progress import Reporters
 from adapterhub.training.recipe_file import apply_override, parse_recipe
 from adapterhub.training.setup import open_backbone
 from adapterhub.training.train import WarmStart
+from adapterhub.workflows.local_files import added_files, with_local_files
 from adapterhub.workflows.refresh.document import (
     AddedFile,
     RefreshDocument,
@@ -163,7 +165,7 @@ def refresh(
     if before is not None:
         return before
 
-    data = _load_data(artifact, folder, recipe, new, path, options, str(version.ref))
+    data = _load_data(artifact, folder, recipe, new, path, options, version)
     _warn_of_repeats(data, Reporters([reporter] if reporter else []))
     backbone = open_backbone(recipe, device=options.device)
     loaded = LocalEngine(backbone).load(artifact, name=str(version.ref))
@@ -190,13 +192,14 @@ def refresh(
     document = RefreshDocument(
         parent=artifact.digest,
         root=data.root,
-        added=(*data.added, data.file),
+        added=tuple(replace(each, path=file_name(each.path)) for each in (*data.added, data.file)),
         replay=options.replay,
         findings={**findings_document(drift, change), **outcome.document()},
         request=request(artifact.digest),
     )
     target = write_child(trained.artifact, document, str(version.ref))
-    child = register_run(registry, version.name, trained, target)
+    paths = {each.fingerprint: each.path for each in (*data.added, data.file)}
+    child = register_run(registry, recipe, trained, target, name=version.name, added=paths)
     return RefreshResult(version, len(data.new), drift, change, outcome, child, run)
 
 
@@ -271,7 +274,7 @@ def _child_recipe(artifact: Artifact, version: Version, overrides: Sequence[str]
             place=place,
             hint="Only an adapter that adapterhub train made can be refreshed",
         )
-    document = json.loads(json.dumps(dict(manifest.recipe)))
+    document = with_local_files(json.loads(json.dumps(dict(manifest.recipe))), version)
     for override in overrides:
         key = override.partition("=")[0]
         if not _may_change(document, key):
@@ -307,13 +310,18 @@ def _load_data(
     new: Dataset,
     path: Path,
     options: RefreshOptions,
-    name: str,
+    version: Version,
 ) -> RefreshData:
+    name = str(version.ref)
     check_labels(new, recipe, artifact.manifest.labels, name)
     document = read_document(folder)
     sources = artifact.manifest.data
     root = document.root if document else {n: each.fingerprint for n, each in sources.items()}
-    added = document.added if document else ()
+    paths = added_files(version)
+    added = tuple(
+        replace(each, path=paths.get(each.fingerprint, each.path))
+        for each in (document.added if document else ())
+    )
     fields = recipe.data.fields if options.fields is None else options.fields
     return RefreshData(
         old=load_old_splits(recipe, root, added, name),
