@@ -14,8 +14,8 @@ from adapterhub.registry.registry import Registry
 from adapterhub.training import train as training
 from adapterhub.training.loop import TrainingLoop
 from adapterhub.training.progress import PlainReporter
-from adapterhub.workflows import train_run as workflow
 from adapterhub.workflows.refresh import run as refreshing
+from adapterhub.workflows.run_report import report as reporting
 
 SHORT = ("train.epochs=2", "--replay", "0.5")
 
@@ -74,7 +74,7 @@ STAGES = [
     (killed_before, training, "save_adapter"),
     (killed_after, training, "save_adapter"),
     (killed_before, training, "drop_checkpoint"),
-    (killed_before, workflow, "report_run"),
+    (killed_before, reporting, "report_run"),
     (killed_before, refreshing, "_outcome"),
     (killed_before, refreshing, "write_child"),
     (killed_before, Registry, "put"),
