@@ -13,8 +13,9 @@ from huggingface_hub import HfApi
 from registry.registry_helpers import WEIGHTS
 
 from adapterhub.errors import ArtifactError, FingerprintMismatch, TransferError
-from adapterhub.hub.client import limits
+from adapterhub.hub.client import limits, remote
 from adapterhub.hub.client.address import HubAddress
+from adapterhub.hub.client.failures import translate_hub_errors
 from adapterhub.hub.client.pulling import pull
 from adapterhub.hub.client.pushing import plan_push, push
 
@@ -286,3 +287,21 @@ def test_offline_mode_is_respected(api, published, there, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(TransferError, match="HF_HUB_OFFLINE"):
         pull(there, ADDRESS, api=api)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no route to https://ann:secret@hub/x", "no route to https://…@hub/x"),
+        ("for url 'https://s3/x?X-Sig=abc&n=1'", "for url 'https://s3/x?…'"),
+        ("Bearer abcdefgh and hf_abcdefghijkl and ahk_abcdefghijkl", "… and … and …"),
+    ],
+)
+def test_secrets_are_left_out_of_errors(text, shown):
+    with pytest.raises(TransferError) as caught, translate_hub_errors("team/fruit"):
+        raise OSError(text)
+    assert caught.value.problem == shown
+
+
+def test_a_password_in_the_address_of_a_hub_is_not_stored():
+    assert remote.without_password("https://ann:secret@hub:8600/x") == "https://hub:8600/x"

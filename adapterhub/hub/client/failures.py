@@ -128,13 +128,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def _without_tokens(text: str) -> str:
-    """Return ``text`` without tokens that a server sent back."""
+    """Return ``text`` without tokens, passwords in URLs, and their queries, which may sign them."""
     token = get_token()
     if token:
         text = text.replace(token, "…")
-    return _TOKEN.sub("…", text)
+    return _QUERY.sub(r"\1?…", _PASSWORD.sub(r"\1…@", _TOKEN.sub("…", text)))
 
 
+#: Name and password, and query, of a URL.
+_PASSWORD = re.compile(r"(https?://)[^\s/@]+@")
+_QUERY = re.compile(r"(https?://[^\s?]+)\?[^\s'\")]+")
 _TOKEN = re.compile(r"\b(?:hf|ahk?)_[\w-]{8,}|Bearer\s+\S+")
 _KNOWN: tuple[type[BaseException], ...] = (
     HfHubHTTPError,

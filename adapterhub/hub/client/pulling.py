@@ -13,7 +13,7 @@ from adapterhub.adapters.peft_kinds import needs_conversion
 from adapterhub.adapters.strict_json import parse_object
 from adapterhub.backbones.resolve import check_manifest_backbone, use_backbone
 from adapterhub.errors import ArtifactError, FingerprintMismatch, NotFoundError, RefError
-from adapterhub.hub.client.remote import Remote, hub_api, read_remote
+from adapterhub.hub.client.remote import Remote, hub_api, read_remote, without_password
 from adapterhub.hub.import_peft import MAX_CARD, ImportOptions, import_peft, match_config
 from adapterhub.refs import AdapterRef, check_name
 from adapterhub.registry.sigstore import MAX_SIGNATURE, is_signature_name
@@ -250,6 +250,6 @@ def _info(remote: Remote) -> dict[str, Any]:
         "hub": {
             "repository": remote.address.repo_id,
             "revision": remote.sha,
-            "endpoint": remote.api.endpoint,
+            "endpoint": without_password(remote.api.endpoint),
         }
     }

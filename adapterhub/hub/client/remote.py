@@ -10,6 +10,7 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 from huggingface_hub import HfApi, set_client_factory
 from huggingface_hub.hf_api import RepoFile
@@ -161,3 +162,9 @@ def read_remote(api: HfApi, address: HubAddress, revision: str | None) -> Remote
         if isinstance(each, RepoFile)
     }
     return Remote(api, address, str(info.sha), bool(info.private), files)
+
+
+def without_password(url: str) -> str:
+    """Return a URL without the name and the password in it."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
