@@ -63,6 +63,10 @@ DIALOGUE = replace(
 )
 
 
+TAGGER = replace(CLASSIFIER, task="token-classification", labels=("O", "B-PER"))
+MULTI_LABEL = replace(CLASSIFIER, recipe={"task": {"multi_label": True, "threshold": 0.4}})
+
+
 def card(manifest=CLASSIFIER, **options):
     return render_card(manifest, **({"name": "plants", "plot": "loss.svg"} | options))
 
@@ -165,7 +169,11 @@ def test_card_is_of_the_manifest_and_not_of_its_order():
         ("none", "dtype=torch.bfloat16"),
     ],
 )
-@pytest.mark.parametrize("manifest", [CLASSIFIER, DIALOGUE], ids=["classifier", "dialogue"])
+@pytest.mark.parametrize(
+    "manifest",
+    [CLASSIFIER, DIALOGUE, TAGGER, MULTI_LABEL],
+    ids=["classifier", "dialogue", "tagger", "multi-label"],
+)
 def test_snippet_is_python_and_names_the_quantization(manifest, scheme, shown):
     snippet = snippet_of(replace(manifest, quantization=QuantizationSpec(scheme)))
     compile(snippet, "card", "exec")
@@ -175,6 +183,16 @@ def test_snippet_is_python_and_names_the_quantization(manifest, scheme, shown):
 
 def snippet_of(manifest):
     return re.search(r"```python\n(.*?)\n```", card(manifest), re.DOTALL)[1]
+
+
+def test_snippets_of_tags_and_of_several_labels_print_their_names():
+    assert "print(token, model.config.id2label[int(each.argmax())])" in snippet_of(TAGGER)
+    assert "if score >= 0.4])" in snippet_of(MULTI_LABEL)
+
+
+def test_a_backbone_without_a_hub_id_is_to_be_filled_in():
+    local = replace(CLASSIFIER, backbone=BackboneRef(name="sha256:ab+nf4", fingerprint="sha256:ab"))
+    assert "name = 'path/to/backbone'  # put the folder" in snippet_of(local)
 
 
 def save_backbone(folder, model_class):
