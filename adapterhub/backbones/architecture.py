@@ -159,14 +159,19 @@ def reason_of(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Disable transformers' progress bars inside the block."""
+def quiet_transformers() -> Iterator[None]:
+    """Disable transformers' progress bars and messages inside the block.
+
+    It reports weights that the checkpoint lacks, which the caller checks itself.
+    """
     from transformers.utils import logging
 
-    enabled = logging.is_progress_bar_enabled()
+    enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if enabled:
             logging.enable_progress_bar()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.backbones.architecture import no_progress_bars
+from adapterhub.backbones.architecture import quiet_transformers
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     source = str(gguf.parent)
     pre_tokenizer = _pre_tokenizer(gguf)
     try:
-        with no_progress_bars():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf.name)
             complete_tokenizer(tokenizer, pre_tokenizer)
             model = AutoModelForCausalLM.from_pretrained(

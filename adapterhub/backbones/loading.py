@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from adapterhub.backbones.architecture import (
     kind_of,
-    no_progress_bars,
+    quiet_transformers,
     read_architecture,
     reason_of,
 )
@@ -140,7 +140,7 @@ def _from_pretrained(
         "vision": AutoModelForImageClassification,
     }
     try:
-        with no_progress_bars():
+        with quiet_transformers():
             model, report = classes[kind].from_pretrained(
                 path,
                 dtype="auto",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.backbones.architecture import no_progress_bars, read_architecture
+from adapterhub.backbones.architecture import quiet_transformers, read_architecture
 from adapterhub.backbones.head_model import head_config
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.errors import BackboneError
@@ -39,7 +39,7 @@ def load_plain_model(
     options: dict[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
     options |= {"config": config, "dtype": "auto", "output_loading_info": True}
     try:
-        with no_progress_bars():
+        with quiet_transformers():
             model, report = head_model_class(config, head, path.name).from_pretrained(
                 path, **options
             )

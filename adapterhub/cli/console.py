@@ -137,11 +137,17 @@ def open_reporter(console: Console) -> AbstractContextManager[Any]:
     return RichReporter(console) if console.is_terminal else nullcontext(PlainReporter(console))
 
 
-def silence_libraries() -> None:
+def silence_libraries(*, compiler: bool = True) -> None:
     """Hide warnings and progress bars of libraries that a user cannot act on.
 
     Nothing heavy is imported: libraries read their settings when they are.
+
+    Args:
+        compiler: Whether torch's compiler may be used. bitsandbytes loads it for training on the
+            CPU, which takes 1 to 2 seconds.
     """
+    if not compiler:
+        os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -49,7 +49,7 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Evaluate an adapter and the base model on a file."""
-    silence_libraries()
+    silence_libraries(compiler=False)
     columns = field_columns(fields)
     check_adapters(ref, data=data, fields=columns, limit=limit)
     from adapterhub.workflows.open_adapter import open_adapter
@@ -95,7 +95,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare two adapters with paired significance tests."""
-    silence_libraries()
+    silence_libraries(compiler=False)
     columns = field_columns(fields)
     check_adapters(first, second, data=data, fields=columns, limit=limit)
     from adapterhub.workflows.compare import compare as run_comparison
@@ -133,7 +133,7 @@ def bias_audit(
     device: Device = None,
 ) -> None:
     """Audit bias and harmful output against the base model."""
-    silence_libraries()
+    silence_libraries(compiler=False)
     columns = field_columns(fields)
     check_adapters(ref, data=data, fields=columns, limit=limit)
     from adapterhub.workflows.bias_audit import audit_adapter

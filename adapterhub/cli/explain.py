@@ -48,7 +48,7 @@ def explain(
     device: Device = None,
 ) -> None:
     """Show how much each word contributes to a prediction."""
-    silence_libraries()
+    silence_libraries(compiler=False)
     place = None if span is None else _span(span)
     given = json_input(text, 1) if jsonl else text
     check_adapters(ref)

@@ -27,7 +27,7 @@ def predict(
     device: Device = None,
 ) -> None:
     """Predict labels, spans or answers for texts or images."""
-    silence_libraries()
+    silence_libraries(compiler=False)
     check_adapters(ref)
     given = inputs or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not given:
@@ -58,7 +58,7 @@ def chat(
     device: Device = None,
 ) -> None:
     """Chat with a dialogue adapter."""
-    silence_libraries()
+    silence_libraries(compiler=False)
     check_adapters(ref)
     from adapterhub.workflows.model import load
 

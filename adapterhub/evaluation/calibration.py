@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
 if TYPE_CHECKING:
     from adapterhub.tasks.predictions import Array
@@ -88,6 +86,8 @@ def fit_temperature(probabilities: Array, gold: Array) -> float:
 
     Probabilities are ``[examples, labels]``; ``gold`` has the index of each correct label.
     """
+    from scipy.optimize import minimize_scalar
+
     logs = np.log(np.maximum(probabilities, _SMALLEST))
     found = minimize_scalar(
         lambda log_t: _nll(logs / np.exp(log_t), gold),
@@ -99,6 +99,8 @@ def fit_temperature(probabilities: Array, gold: Array) -> float:
 
 def tempered(probabilities: Array, temperature: float) -> Array:
     """Return the probabilities after dividing their logits by ``temperature``."""
+    from scipy.special import logsumexp
+
     logits = np.log(np.maximum(probabilities, _SMALLEST)) / temperature
     result: Array = np.exp(logits - logsumexp(logits, axis=-1, keepdims=True))
     return result
@@ -131,5 +133,7 @@ def _error(probabilities: Array, gold: Array) -> float:
 
 
 def _nll(logits: Array, gold: Array) -> float:
+    from scipy.special import logsumexp
+
     normal = logits - logsumexp(logits, axis=-1, keepdims=True)
     return float(-normal[np.arange(len(gold)), gold].mean())

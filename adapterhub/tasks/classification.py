@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 from torch.nn import functional as F
 
 from adapterhub.data.field_mapping import display_text
@@ -199,6 +198,8 @@ class SingleLabelTask(ClassTask, ABC):
         Macro-F1 is the mean over the labels that occur in examples or predictions, as in
         scikit-learn; the records list every label.
         """
+        from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+
         require_any(examples)
         pair = self.classes.all_gold(examples), predicted_labels(decoded)
         columns = precision_recall_fscore_support(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 from torch.nn import functional as F
 
 from adapterhub.data.field_mapping import display_text
@@ -107,6 +106,8 @@ class MultiLabelClassification(UnsplitTask):
         ``exact_match`` is the share of examples with exactly their labels. Macro-F1 is the mean
         over all labels, 0 for one that occurs in neither examples nor predictions.
         """
+        from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
+
         require_any(examples)
         pair = self._expected(examples), self._assigned(decoded)
         return Evaluation(

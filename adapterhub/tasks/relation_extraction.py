@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sklearn.metrics import accuracy_score
-
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import AuditSpec, Evaluation
 from adapterhub.tasks.classification import SingleLabelTask, predicted_labels, require_any
@@ -99,6 +97,8 @@ class RelationExtraction(SingleLabelTask):
         Metrics: ``relation_f1``, ``relation_precision`` and ``relation_recall``, each the
         mean over relations of both directions; ``accuracy`` over the labels themselves.
         """
+        from sklearn.metrics import accuracy_score
+
         require_any(examples)
         expected = [self.labels[index] for index in self.classes.all_gold(examples)]
         found = [self.labels[index] for index in predicted_labels(decoded)]

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sklearn.metrics import accuracy_score, recall_score
-
 from adapterhub.data.packing import EncodedExample
 from adapterhub.errors import DataError, RecipeError, did_you_mean
 from adapterhub.tasks.alignment import token_owners, untouched
@@ -228,6 +226,8 @@ class TextClassification(SingleLabelTask):
         outside = self._out_of_scope
         if outside is None:
             return scored
+        from sklearn.metrics import accuracy_score, recall_score
+
         expected, found = self.classes.all_gold(examples), predicted_labels(decoded)
         inside = [pair for pair in zip(expected, found, strict=True) if pair[0] != outside]
         accuracy = accuracy_score(*zip(*inside, strict=True)) if inside else 0.0

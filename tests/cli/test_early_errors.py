@@ -92,3 +92,19 @@ def test_the_library_checks_a_recipe_before_its_imports(folder: Path) -> None:
     assert "'label'" in done.stdout
     assert done.stdout.strip().endswith("False")
     assert done.stderr == ""
+
+
+def test_a_prediction_loads_no_library_that_only_training_needs(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from adapterhub.cli.console import silence_libraries\n"
+        "silence_libraries(compiler=False)\n"
+        "import adapterhub.workflows.model, adapterhub.tasks.text_classification\n"
+        "unused = ('sklearn', 'pandas', 'scipy.stats', 'torch._inductor.compile_fx')\n"
+        "print([name for name in unused if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "[]\n"
+    assert done.stderr == ""

@@ -48,7 +48,7 @@ def test_an_example_without_labels_can_be_predicted_but_not_learned(wordpiece):
     [
         (["was"], "'was' is not among the 3 training labels. Did you mean 'war'?"),
         (["war", "war"], "example 4, field 'label': the label 'war' is listed twice"),
-        ([None], "a name or a whole number, not None"),
+        ([None], "the label is empty"),
     ],
 )
 def test_labels_that_cannot_be_used_are_named(wordpiece, label, message):
