@@ -19,6 +19,7 @@ from adapterhub.backbones.compute_types import (
     set_config_type,
     template_of,
 )
+from adapterhub.backbones.device import check_device
 from adapterhub.backbones.direct_reads import directly_read
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
 from adapterhub.backbones.loading import load_model
@@ -165,9 +166,17 @@ def load_backbone(
 
 
 def choose_device(device: str | torch.device | None) -> torch.device:
-    """Return the requested device, or the best available one."""
+    """Return the requested device, or the best available one.
+
+    Raises:
+        BackboneError: If the machine does not have it.
+    """
     if device is not None:
-        return torch.device(device)
+        chosen = torch.device(check_device(device) if isinstance(device, str) else device)
+        count = torch.cuda.device_count() if chosen.type == "cuda" else 0
+        if chosen.type == "cuda" and (chosen.index or 0) >= count:
+            raise BackboneError(f"torch finds {count} GPUs", place=f"device {str(device)!r}")
+        return chosen
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 

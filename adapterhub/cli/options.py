@@ -38,6 +38,13 @@ def check_adapters(
     check_stored(open_registry(), refs, data, fields=fields, limit=limit)
 
 
+def _device(name: str | None) -> str | None:
+    """Check a device before heavy libraries are imported."""
+    from adapterhub.backbones.device import check_device
+
+    return check_device(name)
+
+
 def complete_ref(incomplete: str) -> list[str]:
     """Return the names and aliases of stored adapters that begin as typed, for shells."""
     versions = open_registry().list()
@@ -73,7 +80,9 @@ ConfidenceLevel = Annotated[
 ]
 Why = Annotated[str, typer.Option("--why", help="Reason, kept in the log.")]
 Force = Annotated[bool, typer.Option("--force", help="Accept another backbone fingerprint.")]
-Device = Annotated[str | None, typer.Option(help="Torch device: cpu, cuda, cuda:1, …")]
+Device = Annotated[
+    str | None, typer.Option(callback=_device, help="Torch device: cpu, cuda, cuda:1, …")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -47,8 +47,7 @@ def serve(
     os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     silence_libraries()
     try:
-        from adapterhub.server.request_log import configure_logging
-        from adapterhub.server.serving import serve as serve_http
+        from adapterhub.server.preparation import prepare
         from adapterhub.server.settings import load_settings
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "starlette", "serve") from error
@@ -65,8 +64,15 @@ def serve(
     if show_config:
         print_settings(found, as_json=as_json)
         return
+    # what is wrong with the settings shows before torch is imported
+    sockets = prepare(found.settings)
+    try:
+        from adapterhub.server.request_log import configure_logging
+        from adapterhub.server.serving import serve as serve_http
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "starlette", "serve") from error
     configure_logging(found.settings.log_level, prompts=found.settings.log_prompts)
-    serve_http(found.settings, on_ready=_show_addresses)
+    serve_http(found.settings, sockets=sockets, on_ready=_show_addresses)
 
 
 def serve_hub(

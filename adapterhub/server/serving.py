@@ -31,6 +31,7 @@ from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from socket import socket
     from types import FrameType
 
     from adapterhub.backbones.backbone import Backbone
@@ -125,15 +126,16 @@ def serve(settings: ServerSettings, **options: Any) -> None:
 async def run(
     settings: ServerSettings,
     *,
+    sockets: list[socket] | None = None,
     on_ready: Callable[[Server, str], None] = lambda _server, _url: None,
 ) -> None:
     """Serve a backbone until the process is stopped.
 
     Args:
         settings: Settings of the server.
+        sockets: Sockets that are bound already, instead of the address of the settings.
         on_ready: Function called with the server and its URL when it accepts requests.
     """
-    # access is checked before anything large is loaded
     registry = Registry()
     access = Access(open_keys(registry), settings)
     device = choose_device(settings.device)
@@ -143,7 +145,7 @@ async def run(
         for ref in settings.adapters:
             await load(Call(server, SETTINGS_CALLER), ref)
         listening = Listener(server)
-        serving = asyncio.ensure_future(listening.serve())
+        serving = asyncio.ensure_future(listening.serve(sockets))
         while not (listening.started or serving.done()):
             await asyncio.sleep(0.01)
         if listening.started:

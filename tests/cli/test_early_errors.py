@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -61,6 +62,14 @@ def folder(tmp_path: Path) -> Path:
         (["refresh", "topics", "--new-data", "train.jsonl"], "no adapter with this name"),
         (["explain", "topics", "a text"], "no adapter with this name"),
         (["bias-audit", "topics"], "no adapter with this name"),
+        (["predict", "topics", "a text", "--device", "gpu"], "Did you mean 'cuda'?"),
+        (["chat", "topics", "--device", "tpu"], "is not a device. Devices are cpu, cuda"),
+        (["train", "recipe.yaml", "--device", "cuda:99"], "device 'cuda:99'"),
+        (["serve", "--backbone", "minilm-l7"], "Did you mean 'minilm-l6'?"),
+        (["serve", "--backbone", "."], "contains no config.json"),
+        (["serve", "--backbone", "minilm-l6", "--device", "cuda:99"], "device 'cuda:99'"),
+        (["serve", "--backbone", "minilm-l6", "--port", "0", "--adapter", "a"], "adapter with"),
+        (["serve", "--backbone", "minilm-l6", "--host", "0.0.0.0"], "there is no API key"),
     ],
 )
 def test_an_error_of_the_user_needs_no_model_library(
@@ -77,6 +86,20 @@ def test_an_error_of_the_user_needs_no_model_library(
     assert problem in done.stderr
     assert done.stdout.split("imported:")[1].split() == []
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["serve", "--backbone", "minilm-l6"], ["hub", "serve"]])
+def test_a_port_in_use_is_one_line_before_anything_is_loaded(
+    folder: Path, command: list[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        arguments = [*command, "--port", str(port)]
+        test_an_error_of_the_user_needs_no_model_library(
+            folder, arguments, f"127.0.0.1:{port}: can't be listened on: address already in use"
+        )
 
 
 def test_the_library_checks_a_recipe_before_its_imports(folder: Path) -> None:

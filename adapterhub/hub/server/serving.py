@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from adapterhub.access import open_keys
 from adapterhub.errors import MissingExtraError
+from adapterhub.http.sockets import bind
 from adapterhub.hub.server.settings import HubSettings
 from adapterhub.hub.server.store import RepoStore
 
@@ -36,11 +37,12 @@ def serve(
     except ImportError as error:
         raise MissingExtraError("uvicorn", "serve") from error
     settings = settings or HubSettings()
+    sockets = bind(host, port)
     store = RepoStore(registry_root, settings)
     if added := store.add_all_versions():
         _LOG.info("added %d versions of the registry as revisions", added)
     config = listening(store, open_keys(store.registry), host=host, port=port)
-    uvicorn.Server(config).run()
+    uvicorn.Server(config).run(sockets)
 
 
 def listening(store: RepoStore, keys: KeyStore, *, host: str, port: int) -> uvicorn.Config:
