@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -280,7 +281,14 @@ def _of_file(file: Path) -> dict[str, Any]:
     try:
         # the source ignores a missing file
         file.open("rb").close()
-        return TomlConfigSettingsSource(ServerSettings, file)()
+        values = TomlConfigSettingsSource(ServerSettings, file)()
+        if "api_key" in values and os.name == "posix" and file.stat().st_mode & stat.S_IRWXO:
+            raise SettingsError(
+                "holds a key, and every user of this machine has access to it",
+                place=f"{file}: api_key",
+                hint=f"Run chmod 640 {file}, or set {PREFIX}API_KEY instead",
+            )
+        return values
     except OSError as error:
         raise SettingsError(f"can't be read: {error.strerror}", place=str(file)) from error
     except ValueError as error:

@@ -197,3 +197,14 @@ def test_every_setting_is_described():
     assert described is not None
     for name in ServerSettings.model_fields:
         assert f"        {name}: " in described, name
+
+
+def test_a_file_with_a_key_that_every_user_may_read_is_refused(tmp_path):
+    file = tmp_path / "serve.toml"
+    file.write_text('backbone = "minilm-l6"\napi_key = "a-secret-of-16-and-more"\n')
+    file.chmod(0o644)
+    with pytest.raises(SettingsError, match=r"serve\.toml: api_key: .*chmod 640") as caught:
+        load_settings({}, file)
+    assert "a-secret" not in str(caught.value)
+    file.chmod(0o640)
+    assert load_settings({}, file).settings.api_key is not None
