@@ -81,7 +81,7 @@ def push(
 
 
 def clean(ref: Ref, as_json: Json = False) -> None:
-    """Store a version again without local paths."""
+    """Remove local paths from a version, as its next version."""
     silence_libraries()
     from adapterhub.workflows.clean import clean as store_clean
 

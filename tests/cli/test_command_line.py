@@ -13,8 +13,19 @@ from adapterhub.cli.main import COMMANDS, RENAMED, RENAMED_OPTIONS, build_app
 
 VERBS = {
     *("Add", "Audit", "Chat", "Check", "Compare", "Create", "Delete", "Download", "Evaluate"),
-    *("Export", "Import", "List", "Manage", "Measure", "Merge", "Move", "Point", "Predict"),
-    *("Publish", "Remove", "Require", "Revoke", "Search", "Serve", "Show", "Sign", "Stop"),
+    *("Export", "Import", "List", "Make", "Manage", "Measure", "Merge", "Move", "Point", "Predict"),
+    *(
+        "Publish",
+        "Remove",
+        "Repair",
+        "Require",
+        "Revoke",
+        "Search",
+        "Serve",
+        "Show",
+        "Sign",
+        "Stop",
+    ),
     *("Test", "Train", "Trust"),
 }
 
