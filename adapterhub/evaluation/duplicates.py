@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 NEAR = 0.9
 #: Examples of a split, and of training, that are compared for near duplicates.
 NEAR_EXAMPLES, NEAR_TRAIN_EXAMPLES = 1000, 20000
+#: Characters of a text that are compared for near duplicates.
+NEAR_CHARACTERS = 20_000
 _CHUNK = 250
 _FEATURES = 2**18
 _NO_WORD = re.compile(r"[\W_]+")
@@ -116,10 +118,11 @@ def _near(texts: Sequence[str], training: Sequence[str]) -> Iterator[Pair]:
     vectorizer = HashingVectorizer(
         analyzer="char_wb", ngram_range=(4, 4), n_features=_FEATURES, alternate_sign=False
     )
-    known = vectorizer.transform(training).T.tocsc()
+    known = vectorizer.transform(each[:NEAR_CHARACTERS] for each in training).T.tocsc()
     for start in range(0, len(texts), _CHUNK):
         part = texts[start : start + _CHUNK]
-        products = (vectorizer.transform(part) @ known).tocsr()
+        cut = [text[:NEAR_CHARACTERS] for text in part]
+        products = (vectorizer.transform(cut) @ known).tocsr()
         for index, text in enumerate(part):
             similarities = products.getrow(index)
             if similarities.nnz and similarities.data.max() >= NEAR:

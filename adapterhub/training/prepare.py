@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from adapterhub.training.recipe import DataSection, Recipe, TaskSection
 
 
+#: Labels times validation examples, whose probabilities are kept in memory for the report.
+MAX_PROBABILITIES = 100_000_000
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedData:
     """Examples ready to be encoded.
@@ -92,7 +96,14 @@ def prepare_data(recipe: Recipe) -> PreparedData:
         require_examples(examples, name)
     others = {name: examples for name, examples in splits.items() if name != "train"}
     counts = _label_counts(recipe.task, splits["train"], others)
-    notes = (*(note for each in splits.values() for note in each.notes), *similar_labels(counts))
+    notes = [note for each in splits.values() for note in each.notes] + similar_labels(counts)
+    most = max(1, MAX_PROBABILITIES // max(len(counts), 1))
+    if len(splits["validation"]) > most:
+        notes.append(
+            f"{most:,} of {len(splits['validation']):,} validation examples are used: each has a "
+            f"probability for each of {len(counts):,} labels"
+        )
+        splits["validation"] = limit(splits["validation"], most, seed=seed)
     return PreparedData(
         splits=splits,
         label_counts=counts,

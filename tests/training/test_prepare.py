@@ -7,6 +7,7 @@ import pytest
 from adapterhub.backbones.architecture import read_tokenizer
 from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.token_classification import TokenClassification
+from adapterhub.training import prepare
 from adapterhub.training.prepare import encode_split, prepare_data, with_segmentation
 from adapterhub.training.recipe_file import load_recipe
 
@@ -99,3 +100,15 @@ def test_all_words_of_a_long_document_are_learned(recipe, tmp_path, encoder):
     encoded = encode_split(task, data, "train").encoded
     assert sum(len(each.targets) for each in encoded) == 120
     assert all(len(each) <= 32 for each in encoded)
+
+
+def test_many_labels_bound_the_validation_examples(recipe, tmp_path, monkeypatch):
+    path = tmp_path / "examples.jsonl"
+    rows = [{"text": f"text {at}", "label": f"label {at % 20}"} for at in range(200)]
+    path.write_text("".join(f"{json.dumps(each)}\n" for each in rows))
+    loaded = load_recipe(recipe("many", tmp_path, "text-classification", path))
+    assert len(prepare_data(loaded).splits["validation"]) > 5
+    monkeypatch.setattr(prepare, "MAX_PROBABILITIES", 100)
+    found = prepare_data(loaded)
+    assert len(found.splits["validation"]) == 5
+    assert "5 of " in found.notes[-1]

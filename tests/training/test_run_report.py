@@ -280,6 +280,7 @@ def test_a_failed_report_leaves_the_adapter(recipe, encoder, moods, tmp_path, mo
     assert result.report is None
     assert (result.artifact / "adapter_model.safetensors").is_file()
     assert "no such figure" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_failed_bias_audit_leaves_the_other_sections(

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _EXAMPLES = 8
+#: Characters of an example up to which its words are exchanged and it is scored: the work grows
+#: with them, and a model reads the beginning of a long text only.
+MAX_CHARACTERS = 20_000
 #: Maximum number of tokens that the linear probe is trained on, and minimum number of examples.
 #: Their forward pass is most of the cost of an audit.
 PROBE_TOKENS, MIN_PROBE_EXAMPLES = 6144, 60
@@ -105,6 +108,8 @@ def _audit_predictions(
     deadline: Deadline,
     level: float,
 ) -> BiasAuditResult:
+    examples, training = _bounded(examples), _bounded(training)
+    predicted = [each for each in predicted if _is_bounded(each[0])]
     words = read_words()
     substituter = Substituter(words)
     sets = [*audit.builtin_sets(substituter, words), *audit.given_sets(examples, substituter)]
@@ -223,6 +228,23 @@ def _windows(task: Task, example: Example) -> Sequence[Example]:
         return task.windows(example) if task.reads_windows else [example]
     except DataError:
         return []
+
+
+def _bounded(examples: Sequence[Example]) -> list[Example]:
+    return [example for example in examples if _is_bounded(example)]
+
+
+def _is_bounded(example: Example) -> bool:
+    """Return whether an example has at most ``MAX_CHARACTERS``."""
+    return sum(map(_characters, example.values())) <= MAX_CHARACTERS
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list | tuple) else 0
 
 
 def _sample(items: Sequence[T], limit: int) -> list[T]:

@@ -16,6 +16,7 @@ from adapterhub.evaluation.bias_audit.results import (
     table_rows,
 )
 from adapterhub.workflows.run_report.blocks import Section, Table, Text, shorten
+from adapterhub.workflows.run_report.failures import log_failure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,9 +73,9 @@ def audit_run(
                 seconds=seconds,
                 level=level,
             )
-    except Exception:
+    except Exception as error:  # noqa: BLE001
         # the rest of the report is worth having without it
-        logger.exception("the bias audit failed")
+        log_failure(logger, "the bias audit failed", error)
         return "failed"
 
 

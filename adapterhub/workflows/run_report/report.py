@@ -23,6 +23,7 @@ from adapterhub.workflows.run_report.cost_section import cost_of, cost_section
 from adapterhub.workflows.run_report.data_section import data_section, warnings
 from adapterhub.workflows.run_report.explanation_section import TITLE as EXPLANATIONS
 from adapterhub.workflows.run_report.explanation_section import explanations_section
+from adapterhub.workflows.run_report.failures import log_failure
 from adapterhub.workflows.run_report.prediction_sections import (
     calibration_section,
     confusion_section,
@@ -71,8 +72,8 @@ def report_run(result: TrainResult, model: TaskModel, options: ReportOptions) ->
     )
     try:
         return _write_report(result, result.evidence, backbone, summary, explained, audit, options)
-    except Exception:
-        logger.exception("the report could not be written")
+    except Exception as error:  # noqa: BLE001
+        log_failure(logger, "the report could not be written", error)
         return result
 
 
@@ -173,9 +174,9 @@ def _explanations(
     except MissingExtraError as error:
         logger.warning("the report explains no predictions: %s", error)
         return Section(EXPLANATIONS)
-    except Exception:
+    except Exception as error:  # noqa: BLE001
         # the rest of the report is worth having without it
-        logger.exception("the predictions could not be explained")
+        log_failure(logger, "the predictions could not be explained", error)
         return explanations_section(None, reads_text=reads_text)
     summary["explanations"] = [
         {"why": each.why, "expected": each.expected, **each.found.document()} for each in found

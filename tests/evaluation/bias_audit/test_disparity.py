@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from adapterhub.evaluation.bias_audit import audit as audit_module
 from adapterhub.evaluation.bias_audit import disparity
 from adapterhub.evaluation.bias_audit.audit import run_bias_audit
 from adapterhub.evaluation.bias_audit.counterfactuals import SENTENCES, given_sets
@@ -122,3 +123,24 @@ def test_the_audit_names_its_baseline(task, tokenizer, model_with, head_for, eng
     alone = run_bias_audit(model, tokenizer, seconds=1e6)
     assert alone.baseline == ""
     assert all(each.backbone is None for each in alone.metrics)
+
+
+def test_a_huge_text_is_left_out_in_every_form(task, head_for, model_with, tokenizer, monkeypatch):
+    monkeypatch.setattr(audit_module, "MAX_CHARACTERS", 40)
+    model = model_with(head_for(["the"]), task)
+    short = {"text": "the doctor has met his sister", "label": "no"}
+    long = {"text": f"{short['text']} {short['text']}", "label": "yes"}
+    seen = []
+    monkeypatch.setattr(
+        LabelAudit, "given_sets", lambda _, examples, __: seen.extend(examples) or []
+    )
+    run_bias_audit(model, tokenizer, examples=[short, long], training=[long], seconds=1e6)
+    assert seen == [short]
+
+
+@pytest.mark.parametrize("value", ["a" * 50, ["a" * 25] * 2, [{"content": "a" * 50}]])
+def test_the_size_of_an_example_counts_all_of_its_texts(value, monkeypatch):
+    monkeypatch.setattr(audit_module, "MAX_CHARACTERS", 49)
+    assert not audit_module._bounded([{"text": value}])
+    monkeypatch.setattr(audit_module, "MAX_CHARACTERS", 50)
+    assert audit_module._bounded([{"text": value}])
