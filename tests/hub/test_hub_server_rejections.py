@@ -440,3 +440,25 @@ def test_a_search_with_too_many_terms_is_refused(hub):
 )
 def test_a_control_character_in_an_address_is_refused(hub, address):
     assert hub.request("GET", address).status_code == 400
+
+
+def test_a_cursor_with_a_lone_surrogate_is_refused(hub):
+    cursor = base64.urlsafe_b64encode(b'["a", "\\ud800"]').decode()
+    assert hub.request("GET", f"/api/models?cursor={cursor}").status_code == 400
+
+
+def test_many_paths_are_looked_up_in_one_pass(hub):
+    assert hub.commit_lines("team/fruit", file_line("a/b/c.txt")).status_code == 200
+    paths = ["a", "a/b", "a/b/c.txt", "a/x", "", *(f"f{number}" for number in range(30))]
+    found = hub.request("POST", "/api/models/team/fruit/paths-info/main", json={"paths": paths})
+    assert [(each["path"], each["type"]) for each in found.json()] == [
+        ("a", "directory"),
+        ("a/b", "directory"),
+        ("a/b/c.txt", "file"),
+    ]
+
+
+def test_metadata_that_takes_seconds_to_parse_is_refused(hub):
+    card = "---\na: " + "[" * 100_000 + "\n---\n"
+    answer = hub.request("POST", "/api/validate-yaml", json={"content": card})
+    assert (answer.status_code, "the limit is 65536" in answer.text) == (400, True)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 CARD_NAME = "README.md"
 #: Largest size of a card in bytes.
 MAX_CARD = 256 * 1024
+#: Largest size of the metadata in characters: a parser of YAML takes seconds for more.
+MAX_METADATA = 64 * 1024
 _FENCE = "---"
 
 
@@ -57,6 +59,9 @@ def parse_card(text: str) -> Card:
     block = _block(text)
     if block is None:
         return Card()
+    if len(block) > MAX_METADATA:
+        problem = f"has {len(block)} characters of metadata, the limit is {MAX_METADATA}"
+        raise ArtifactError(problem, place=CARD_NAME)
     try:
         # a subclass of the safe loader
         found = yaml.load(block, Loader=_NoAliases)

@@ -66,7 +66,7 @@ def paths_info(request: Request, form: dict[str, list[str]]) -> Response:
         raise HTTPError(413, f"requests more than {hub.settings.max_files} paths")
     files = {path: tree[path] for path in wanted if path in tree}
     oids = _oids(hub, files)
-    folders = {path for path in wanted if any(_is_inside(name, path) for name in tree)} - {""}
+    folders = set(_entries(tree, "", recursive=True)) - tree.keys()
     found = [path for path in dict.fromkeys(wanted) if path in files or path in folders]
     return JSONResponse([_entry(path, tree, oids, revision) for path in found])
 

@@ -340,6 +340,8 @@ def _cursor(value: str, name: str) -> str:
 def _read_cursor(cursor: str) -> tuple[str, str]:
     try:
         value, name = json.loads(base64.b64decode(cursor.encode(), b"-_", validate=True))
+        # a lone surrogate is no text to SQLite
+        f"{value}{name}".encode()
     except (ValueError, TypeError) as error:
         raise HTTPError(400, "is not a cursor of this endpoint", place="cursor") from error
     return str(value), str(name)
