@@ -23,7 +23,7 @@ from adapterhub.backbones.device import check_device
 from adapterhub.backbones.direct_reads import directly_read
 from adapterhub.backbones.fingerprint import full_fingerprint, weights_fingerprint
 from adapterhub.backbones.loading import load_model
-from adapterhub.backbones.local_folders import remember_folder
+from adapterhub.backbones.local_folders import is_fingerprint, remember_folder
 from adapterhub.backbones.memory import memory_bytes, parameter_count, return_freed_memory
 from adapterhub.backbones.quantize import default_compute_dtype, quantize_linears, torch_dtype
 from adapterhub.backbones.sources import Source, fetch_backbone, locate
@@ -146,7 +146,7 @@ def load_backbone(
     if isinstance(located, Path):
         remember_folder(weights, path)
     return Backbone(
-        name=entry.name if entry else name,
+        name=entry.name if entry else (str(path) if is_fingerprint(name) else name),
         hub_id=(entry.hub_id or None) if entry else (located if isinstance(located, str) else None),
         revision=revision or ((entry.revision or None) if entry else None),
         license=entry.license if entry else None,

@@ -97,7 +97,9 @@ def list_versions(
             str(version.ref),
             ", ".join(version.aliases),
             version.task,
-            version.backbone,
+            short_digest(version.backbone)
+            if version.backbone.startswith("sha256:")
+            else version.backbone,
             ", ".join(f"{name} {value:.3f}" for name, value in scores[:3]),
             megabytes(version.size),
             minute(version.created),
@@ -304,7 +306,9 @@ def _what_it_is(version: Version, manifest: Manifest) -> Iterator[tuple[str, str
     yield "adapter", f"{version.ref}  {version.digest}"
     yield "task", manifest.task
     yield "labels", ", ".join(labels) + (" …" if more else "")
-    yield "backbone", f"{manifest.backbone.name}  {manifest.backbone.fingerprint}"
+    backbone = manifest.backbone
+    named = "" if backbone.name == backbone.fingerprint else f"{backbone.name}  "
+    yield "backbone", f"{named}{backbone.fingerprint}"
     yield "quantization", str(manifest.quantization)
     yield "forward path", _paths_of(manifest.backbone.fingerprint)
     yield "method", describe_spec(manifest.adapter)

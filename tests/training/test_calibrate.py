@@ -93,10 +93,10 @@ def test_the_card_shows_the_temperature_to_users_of_peft(recipe, encoder, moods,
     path = recipe("mood", encoder, "text-classification", moods, train={"steps": 2})
     artifact = run(path, tmp_path, "run", "task.temperature=1.5")
     card = (tmp_path / "run/artifact/README.md").read_text()
-    assert "model(**inputs).logits.div(1.5).softmax(dim=-1)" in card
+    assert "model(**inputs).logits[0].div(1.5).softmax(dim=-1)" in card
     older = {key: value for key, value in artifact.manifest.recipe.items() if key != "task"}
     manifest = replace(artifact.manifest, recipe=older)
-    assert ".logits.softmax(" in render_card(manifest, name="mood", plot=None)
+    assert ".logits[0].softmax(" in render_card(manifest, name="mood", plot=None)
 
 
 @pytest.fixture

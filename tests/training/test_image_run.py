@@ -127,9 +127,10 @@ def test_plain_peft_and_transformers_give_the_same_scores(seer, shapes, recipe, 
     snippet = snippet[: snippet.index("\n```")].replace(
         'adapter = "."', f'adapter = "{result.artifact}"'
     )
+    snippet = snippet.replace("path/to/backbone", str(seer))
     names: dict = {}
     exec(compile(snippet, "card", "exec"), names)
-    expected = torch.tensor([list(found["scores"].values())])
+    expected = torch.tensor(list(found["scores"].values()))
     torch.testing.assert_close(names["scores"], expected, rtol=1e-4, atol=1e-5)
 
 
