@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 from safetensors import SafetensorError
 
+from adapterhub.adapters.admission import check_agreement
 from adapterhub.adapters.artifact_folder import (
     CARD_NAME,
     REQUIRED_FILES,
@@ -36,24 +37,26 @@ from adapterhub.adapters.manifest import (
 )
 from adapterhub.adapters.mapped_tensors import map_tensors
 from adapterhub.adapters.peft_format import (
-    ALL_LINEAR,
     CONFIG_NAME,
     metadata_of,
     modules_to_save,
     spec_of,
     with_explicit_targets,
 )
+from adapterhub.adapters.safetensors_header import parse_header
 from adapterhub.adapters.strict_json import parse_object, read_object
 from adapterhub.adapters.tensor_checks import check_tensors
+from adapterhub.adapters.tensor_values import check_finite
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.errors import ArtifactError
-from adapterhub.specs import AdapterSpec, LoraSpec, describe_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from torch import Tensor
+
+    from adapterhub.specs import AdapterSpec
 
 #: Default limit on the size of an artifact in bytes; it is read into memory.
 MAX_BYTES = 4 * 1024**3
@@ -111,7 +114,7 @@ def write_artifact(
         extra_files: Name to content of further files, such as a plot.
     """
     require_free(folder)
-    _check_agreement(manifest, adapter_config, tensors)
+    _checked_spec(manifest, adapter_config, tensors)
     contents = dict(extra_files or {})
     for name in contents:
         check_file_name(name, str(folder))
@@ -174,7 +177,7 @@ def read_artifact(folder: Path, *, verify: bool = True, max_bytes: int = MAX_BYT
         contents = {name: read_file(folder, name) for name in (CONFIG_NAME, WEIGHTS_NAME)}
     config = parse_object(contents[CONFIG_NAME], f"{folder}/{CONFIG_NAME}")
     tensors = _parse_tensors(contents[WEIGHTS_NAME], f"{folder}/{WEIGHTS_NAME}")
-    spec = _check_agreement(manifest, config, tensors)
+    spec = _checked_spec(manifest, config, tensors)
     return Artifact(manifest, config, AdapterWeights(spec, tensors), digest, folder)
 
 
@@ -190,7 +193,7 @@ def map_artifact(folder: Path, *, values: bool = True, max_bytes: int = MAX_BYTE
     manifest, digest = _read_manifest(folder, max_bytes)
     config = read_object(folder / CONFIG_NAME)
     tensors = map_tensors(folder / WEIGHTS_NAME)
-    spec = _check_agreement(manifest, config, tensors, values=values)
+    spec = _checked_spec(manifest, config, tensors, values=values)
     return Artifact(manifest, config, AdapterWeights(spec, tensors), digest, folder)
 
 
@@ -220,7 +223,9 @@ def as_peft_folder(
     """
     config = dict(with_explicit_targets(config, tensors))
     spec = spec_of(config)
-    check_tensors(spec, modules_to_save(config), tensors, place=f"{folder}/{WEIGHTS_NAME}")
+    place = f"{folder}/{WEIGHTS_NAME}"
+    check_tensors(spec, modules_to_save(config), tensors, place=place)
+    check_finite(tensors, place)
     metadata = metadata_of(config)
     return PeftFolder(
         adapter_config=config,
@@ -262,7 +267,7 @@ def _read_manifest(folder: Path, max_bytes: int) -> tuple[Manifest, str]:
     return manifest, digest_of(content)
 
 
-def _check_agreement(
+def _checked_spec(
     manifest: Manifest,
     config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
@@ -270,32 +275,10 @@ def _check_agreement(
     values: bool = True,
 ) -> AdapterSpec:
     """Require that manifest, configuration and tensors describe the same adapter."""
-    spec = spec_of(config)
-    if not _same_adapter(manifest.adapter, spec):
-        raise ArtifactError(
-            f"says {describe_spec(spec)}; {MANIFEST_NAME} says {describe_spec(manifest.adapter)}",
-            place=CONFIG_NAME,
-        )
-    check_tensors(spec, modules_to_save(config), tensors, place=WEIGHTS_NAME, values=values)
+    spec = check_agreement(manifest, config, tensors)
+    if values:
+        check_finite(tensors, WEIGHTS_NAME)
     return spec
-
-
-def _same_adapter(requested: AdapterSpec, resolved: AdapterSpec) -> bool:
-    """Return whether two specs differ only in how target modules are named and laid out."""
-    if not isinstance(requested, LoraSpec) or not isinstance(resolved, LoraSpec):
-        return requested == resolved
-    names = requested.target_modules
-    covered = all(
-        any(name in (ALL_LINEAR, target) or target.endswith(f".{name}") for name in names)
-        for target in resolved.target_modules
-    )
-    # peft finds out how a layer lays out its weight, whatever was requested
-    same = replace(
-        requested,
-        target_modules=resolved.target_modules,
-        fan_in_fan_out=resolved.fan_in_fan_out,
-    )
-    return covered and same == resolved
 
 
 def _config_bytes(config: Mapping[str, Any]) -> bytes:
@@ -311,6 +294,7 @@ def _entry(content: bytes) -> FileEntry:
 
 
 def _parse_tensors(content: bytes, place: str) -> dict[str, Tensor]:
+    parse_header(content, place)
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(content)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:

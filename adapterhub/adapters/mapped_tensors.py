@@ -7,13 +7,13 @@ safetensors still parses the header first and rejects malformed files.
 
 from __future__ import annotations
 
-import json
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from adapterhub.adapters.safetensors_header import read_document
 from adapterhub.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -33,9 +33,10 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
     registry never changes its files.
     """
     try:
+        # first, since it bounds the header
+        header, start = read_document(path, str(path))
         with safe_open(path, framework="pt") as file:
             names = file.keys()
-            header, start = _header(path)
             entries = [(name, header[name]) for name in names]
             if all(_viewable(entry, start) for _, entry in entries):
                 return _views(path, entries, start)
@@ -44,13 +45,6 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(f"is not a safetensors file: {error}", place=str(path)) from error
     except OSError as error:
         raise ArtifactError(f"cannot be read: {error.strerror}", place=str(path)) from error
-
-
-def _header(path: Path) -> tuple[dict[str, Any], int]:
-    """Return the header and the offset of the tensors' bytes."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(length)), 8 + length
 
 
 def _viewable(entry: dict[str, Any], start: int) -> bool:

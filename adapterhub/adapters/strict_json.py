@@ -125,12 +125,13 @@ def check_plain(value: Any, place: str) -> None:
         ArtifactError: Naming the key of the first value that is refused.
     """
     level = [value]
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_DEPTH + 1):
         if any(map(_fault, level)):
             raise _located_fault(value, place)
-        level = [inner for each in level for _, inner in _inside(each)]
-        if not level:
+        inner = [each for each in level if isinstance(each, dict | list | tuple)]
+        if not inner:
             return
+        level = [value for each in inner for _, value in _inside(each)]
     raise ArtifactError(f"is nested deeper than {MAX_DEPTH} levels", place=place)
 
 
@@ -291,16 +292,19 @@ def _shown(value: Any) -> str:
 
 def _fault(value: Any) -> str:
     """Return what is wrong with one value, without those inside; empty if it is plain."""
+    if value is None or isinstance(value, list):
+        return ""
     if isinstance(value, str):
-        return _text_fault(value)
+        return text_fault(value)
     if isinstance(value, dict):
-        return next(filter(None, map(_text_fault, filter(_is_text, value))), "")
+        return next(filter(None, map(text_fault, filter(_is_text, value))), "")
     if _is_unreadable_number(value):
         return "must be a finite number of at most 64 bits"
     return ""
 
 
-def _text_fault(text: str) -> str:
+def text_fault(text: str) -> str:
+    """Return what is wrong with a text, as ``check_plain`` says; empty if it is plain."""
     found = _UNREADABLE.search(text)
     if found is None:
         return ""

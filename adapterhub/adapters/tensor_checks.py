@@ -6,9 +6,7 @@ prefix as ``prompt_embeddings`` with its heads under ``base_model.<module>``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adapterhub.adapters.peft_format import (
     BIAS_KEY,
@@ -27,33 +25,43 @@ from adapterhub.specs import AdapterSpec, Ia3Spec, LoraSpec, PrefixSpec, PromptS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from torch import Tensor
 
 PROMPT_KEY = "prompt_embeddings"
-DTYPES = frozenset({torch.float32, torch.float16, torch.bfloat16})
+DTYPES = frozenset({"float32", "float16", "bfloat16"})
 #: Heads that peft adds to ``modules_to_save`` for ``SEQ_CLS``, ``TOKEN_CLS`` and
 #: ``QUESTION_ANS``.
 PEFT_HEADS = ("classifier", "score", "qa_outputs")
 
 
+class TensorLike(Protocol):
+    """A tensor, or its description in the header of a file."""
+
+    @property
+    def dtype(self) -> Any:
+        """Type of the values."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Sizes of the dimensions."""
+
+    def dim(self) -> int:
+        """Return the number of dimensions."""
+
+
 def check_tensors(
     spec: AdapterSpec,
     saved_modules: Sequence[str],
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, TensorLike],
     *,
     place: str,
-    values: bool = True,
 ) -> None:
-    """Check keys, shapes, types and values of an adapter's tensors against its spec.
+    """Check keys, shapes and types of an adapter's tensors against its spec.
 
     Args:
         saved_modules: Names of modules stored in full (``modules_to_save``).
-        values: Check every value for NaN and infinity, which reads the tensors.
     """
     for key, tensor in tensors.items():
         _check_dtype(tensor, f"{place}: {key}")
-        if values:
-            _check_values(tensor, f"{place}: {key}")
     full = (*saved_modules, *PEFT_HEADS)
     adapting = {key: tensor for key, tensor in tensors.items() if not _in_full(key, full)}
     match spec:
@@ -66,7 +74,7 @@ def check_tensors(
 
 
 def check_tensors_match(
-    place: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, Tensor]
+    place: str, expected: Mapping[str, Sequence[int]], found: Mapping[str, TensorLike]
 ) -> None:
     """Require that tensors and model match one to one, in names and shapes.
 
@@ -84,26 +92,11 @@ def check_tensors_match(
         raise StrictLoadError(place, missing, unexpected)
 
 
-def _check_dtype(tensor: Tensor, place: str) -> None:
-    if tensor.dtype not in DTYPES:
-        known = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in DTYPES))
+def _check_dtype(tensor: TensorLike, place: str) -> None:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
         raise ArtifactError(
-            f"has type {str(tensor.dtype).removeprefix('torch.')}",
-            place=place,
-            hint=f"Known: {known}",
-        )
-
-
-def _check_values(tensor: Tensor, place: str) -> None:
-    # a finite sum excludes NaN and infinity, and takes a third of the time of checking each value
-    if torch.isfinite(tensor.sum(dtype=torch.float32)):
-        return
-    if not torch.isfinite(tensor).all():
-        bad = int((~torch.isfinite(tensor)).sum())
-        raise ArtifactError(
-            f"{bad} of {tensor.numel()} values are NaN or infinite",
-            place=place,
-            hint="The training run diverged or the file is damaged",
+            f"has type {dtype}", place=place, hint=f"Known: {', '.join(sorted(DTYPES))}"
         )
 
 
@@ -113,7 +106,7 @@ def _in_full(key: str, full: Sequence[str]) -> bool:
     return in_saved_module(key, full)
 
 
-def _check_prompt(num_tokens: int, tensors: Mapping[str, Tensor], place: str) -> None:
+def _check_prompt(num_tokens: int, tensors: Mapping[str, TensorLike], place: str) -> None:
     for key in sorted(tensors.keys() - {PROMPT_KEY}):
         raise _unexpected(key, tensors, place)
     if PROMPT_KEY not in tensors:
@@ -126,7 +119,7 @@ def _check_prompt(num_tokens: int, tensors: Mapping[str, Tensor], place: str) ->
         )
 
 
-def _check_ia3(spec: Ia3Spec, tensors: Mapping[str, Tensor], place: str) -> None:
+def _check_ia3(spec: Ia3Spec, tensors: Mapping[str, TensorLike], place: str) -> None:
     for key, tensor in tensors.items():
         match = IA3_KEY.fullmatch(key)
         if match is None or not _is_target(match["module"], spec.target_modules):
@@ -141,7 +134,7 @@ def _check_ia3(spec: Ia3Spec, tensors: Mapping[str, Tensor], place: str) -> None
     _check_all_targets(spec.target_modules, modules, place)
 
 
-def _without_copies(spec: LoraSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_copies(spec: LoraSpec, tensors: Mapping[str, TensorLike]) -> dict[str, TensorLike]:
     """Return the tensors without layers in full: of the vocabulary, and biases if they have any.
 
     The engine compares them to the backbone's own.
@@ -154,8 +147,8 @@ def _without_copies(spec: LoraSpec, tensors: Mapping[str, Tensor]) -> dict[str, 
     }
 
 
-def _check_lora(spec: LoraSpec, tensors: Mapping[str, Tensor], place: str) -> None:
-    modules: dict[str, dict[str, Tensor]] = {}
+def _check_lora(spec: LoraSpec, tensors: Mapping[str, TensorLike], place: str) -> None:
+    modules: dict[str, dict[str, TensorLike]] = {}
     for key, tensor in tensors.items():
         if spec.trainable_token_indices and (match := TOKENS_KEY.fullmatch(key)):
             _check_tokens(spec, match["module"], tensor, f"{place}: {key}")
@@ -177,7 +170,7 @@ def _check_all_targets(targets: Sequence[str], modules: Iterable[str], place: st
             raise ArtifactError(f"has no tensor for the target module {target!r}", place=place)
 
 
-def _check_tokens(spec: LoraSpec, module: str, tensor: Tensor, place: str) -> None:
+def _check_tokens(spec: LoraSpec, module: str, tensor: TensorLike, place: str) -> None:
     indices = spec.trainable_token_indices
     counts = [len(ids) for name, ids in indices.items() if _is_target(module, (name,))]
     # a list of tokens belongs to the input embedding, whatever its name
@@ -188,7 +181,7 @@ def _check_tokens(spec: LoraSpec, module: str, tensor: Tensor, place: str) -> No
         )
 
 
-def _check_pair(spec: LoraSpec, module: str, parts: Mapping[str, Tensor], place: str) -> None:
+def _check_pair(spec: LoraSpec, module: str, parts: Mapping[str, TensorLike], place: str) -> None:
     embeds = any(part.startswith("lora_embedding") for part in parts)
     first, second = EMBEDDING_PARTS if embeds else LINEAR_PARTS
     wanted = {first, second}
@@ -211,7 +204,9 @@ def _check_pair(spec: LoraSpec, module: str, parts: Mapping[str, Tensor], place:
             )
 
 
-def _check_ranks(spec: LoraSpec, module: str, pair: tuple[Tensor, Tensor], place: str) -> None:
+def _check_ranks(
+    spec: LoraSpec, module: str, pair: tuple[TensorLike, TensorLike], place: str
+) -> None:
     rank = spec.rank_of(module)
     down, up = (tensor.shape for tensor in pair)
     matrices = len(down) == 2 and len(up) == 2
@@ -230,7 +225,7 @@ def _is_target(module: str, targets: Sequence[str]) -> bool:
     )
 
 
-def _unexpected(key: str, tensors: Mapping[str, Tensor], place: str) -> ArtifactError:
+def _unexpected(key: str, tensors: Mapping[str, TensorLike], place: str) -> ArtifactError:
     return ArtifactError(
         "does not belong to an adapter of this configuration",
         place=f"{place}: {key}",

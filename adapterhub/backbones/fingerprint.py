@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.backbones.folder import (
     INDEX,
+    MAX_TOKENIZER,
     PROCESSOR,
     VOCABULARY_FILES,
     backbone_cache,
@@ -126,7 +127,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, memoryview]]:
 def _tokenizer(folder: Path) -> bytes:
     fast = folder / "tokenizer.json"
     if fast.is_file():
-        return _canonical(_without(read_json(fast), VOLATILE_TOKENIZER_KEYS))
+        return _canonical(_without(read_json(fast, limit=MAX_TOKENIZER), VOLATILE_TOKENIZER_KEYS))
     present = [folder / name for name in VOCABULARY_FILES if (folder / name).is_file()]
     return b"\n".join(f"{p.name} {sha256(p.read_bytes()).hexdigest()}".encode() for p in present)
 

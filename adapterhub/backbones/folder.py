@@ -16,6 +16,9 @@ HOME_VARIABLE = "ADAPTERHUB_HOME"
 #: Environment variable that overrides the cache folder.
 CACHE_VARIABLE = "ADAPTERHUB_CACHE"
 
+#: Largest size of a configuration or an index of shards, and of a tokenizer, in bytes.
+MAX_JSON, MAX_TOKENIZER = 16 * 1024**2, 128 * 1024**2
+
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -125,9 +128,14 @@ def _read_object(path: Path) -> dict[str, Any]:
     return document
 
 
-def read_json(path: Path) -> Any:
-    """Return the contents of a JSON file."""
+def read_json(path: Path, *, limit: int = MAX_JSON) -> Any:
+    """Return the contents of a JSON file of at most ``limit`` bytes."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise BackboneError(f"is larger than the limit of {limit} bytes", place=str(path))
+        # not as strict as for adapters: configurations of backbones hold Infinity
+        return json.loads(content.decode("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise BackboneError(f"can't be read as JSON: {error}", place=str(path)) from error

@@ -6,6 +6,7 @@ import numbers
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.adapters.strict_json import text_fault
 from adapterhub.errors import DataError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def label_name(value: Any, place: str) -> str:
         DataError: when the value is neither text nor a whole number.
     """
     if isinstance(value, str) and value:
+        if problem := text_fault(value):
+            raise DataError(f"a label {problem}, found {value!r:.80}", place=place)
         return value
     if value is None or value == "":
         raise DataError("the label is empty", place=place)

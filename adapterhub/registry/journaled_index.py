@@ -68,11 +68,12 @@ class JournaledIndex:
         with self._database.writing() as db:
             tail = self._journal.tail()
             self._require_current(db, tail)
-            if tail is not None:
-                db.execute("DELETE FROM journal WHERE seq <= ?", (tail.seq,))
             for statement in _TRIGGERS:
                 db.execute(statement)
+            before = last_seq(db)
             yield db
+            if tail is not None and last_seq(db) != before:
+                db.execute("DELETE FROM journal WHERE seq <= ?", (tail.seq,))
         self._complete_journal()
 
     def damage(self) -> tuple[str, ...]:

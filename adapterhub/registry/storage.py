@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from adapterhub.adapters.admission import check_loadable
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
 from adapterhub.errors import ArtifactError, IntegrityError, NotFoundError, RegistryError
 from adapterhub.registry import index, signatures
@@ -74,6 +75,7 @@ class Storage:
         self._layout.sweep_staging()
         with self._staging() as staging:
             staged = stage_artifact(folder, staging, self._on_step)
+            check_loadable(staging, staged.manifest, str(folder))
             parts = tuple(self._stage_signature(each, staging) for each in check(staging))
             with self._changing() as change:
                 self._on_step("locked")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adapterhub.adapters.artifact import read_artifact
+from adapterhub.adapters.manifest import MANIFEST_NAME
 from adapterhub.backbones.backbone import choose_device, load_backbone
 from adapterhub.backbones.local_folders import known_folder
 from adapterhub.backbones.quantize import supported_compute_dtype
 from adapterhub.backbones.sources import cached_backbone
 from adapterhub.engine.local_engine import LocalEngine
-from adapterhub.errors import BackboneError
+from adapterhub.errors import ArtifactError, BackboneError
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.specs import QuantizationSpec
 
@@ -79,8 +80,7 @@ def open_backbone_of(
     )
     if backbone:
         return load_backbone(backbone, spec, device=place)
-    section = manifest.recipe["backbone"]
-    name, revision = section["name"], section["revision"]
+    name, revision = _backbone_of(artifact)
     folder = known_folder(manifest.backbone.fingerprint)
     if folder is not None and not _is_here(name, revision):
         # the same backbone, as the user named it for an adapter of it
@@ -93,3 +93,15 @@ def _is_here(name: str, revision: str | None) -> bool:
         return cached_backbone(name, revision=revision) is not None
     except BackboneError:
         return False
+
+
+def _backbone_of(artifact: Artifact) -> tuple[str, str | None]:
+    """Return name and revision of the backbone in the recipe of an artifact."""
+    section = artifact.manifest.recipe.get("backbone")
+    if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+        raise ArtifactError(
+            "names no backbone in its recipe",
+            place=f"{artifact.path}/{MANIFEST_NAME}: recipe.backbone",
+            hint="Name it with --backbone",
+        )
+    return section["name"], section.get("revision")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from adapterhub.backbones.folder import check_folder
+from adapterhub.backbones.folder import check_folder, read_json
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.errors import BackboneError
 
@@ -74,3 +74,19 @@ def test_index_of_shards_is_checked(decoder, shard, message):
 
 def test_check_returns_the_folder(encoder):
     assert check_folder(encoder) == encoder
+
+
+@pytest.mark.parametrize("size", [17 * 1024**2, 1 << 40])
+def test_a_configuration_over_its_limit_is_not_read_whole(tmp_path, size):
+    path = tmp_path / "config.json"
+    with path.open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(BackboneError, match="is larger than the limit of 16777216 bytes"):
+        read_json(path)
+
+
+def test_a_configuration_of_endless_depth_is_one_line(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(BackboneError, match=r"config\.json: can't be read as JSON"):
+        read_json(path)

@@ -3,7 +3,7 @@
 import pytest
 
 from adapterhub.data.dataset import Dataset
-from adapterhub.data.labels import count_labels
+from adapterhub.data.labels import count_labels, label_name
 from adapterhub.errors import DataError
 
 
@@ -71,3 +71,9 @@ def test_what_is_no_label_names_its_example(value, sequence, message):
         count_labels(examples(good, value), {}, field="label", sequence=sequence)
     assert str(caught.value).startswith("a.jsonl example 2, field 'label': ")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("label", ["a\x1b[2J", "a\ud800", "\x00"])
+def test_a_label_that_a_manifest_cannot_hold_is_named_before_training(label):
+    with pytest.raises(DataError, match=r"d\.csv line 2: a label has a (lone|control)"):
+        label_name(label, "d.csv line 2")

@@ -1,10 +1,12 @@
 """Pushing as the client's tests do."""
 
+from registry.registry_helpers import lora_config
+
 from adapterhub.hub.client.address import HubAddress
 from adapterhub.hub.client.pushing import plan_push, push
 
 ADDRESS = HubAddress("team/fruit")
-CONFIG = b'{"peft_type": "LORA", "base_model_name_or_path": "someone/tiny"}'
+CONFIG = lora_config(base_model_name_or_path="someone/tiny")
 
 
 def send(registry, ref, api, address=ADDRESS, **options):

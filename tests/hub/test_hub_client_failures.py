@@ -10,7 +10,7 @@ import pytest
 from hub_client_helpers import ADDRESS, send
 from hub_client_proxy import Fault, spoiling
 from huggingface_hub import HfApi
-from registry.registry_helpers import WEIGHTS
+from registry.registry_helpers import WEIGHTS, weights_file
 
 from adapterhub.errors import ArtifactError, FingerprintMismatch, TransferError
 from adapterhub.hub.client import limits, remote
@@ -205,7 +205,7 @@ def test_a_damaged_cache_is_noticed(api, published, there, tmp_path):
 
 
 def test_a_manifest_that_lies_is_refused(proxy, api, published, there):
-    listed = hashlib.sha256(LARGE.encode()).hexdigest().encode()
+    listed = hashlib.sha256(weights_file(LARGE)).hexdigest().encode()
     proxy.faults.append(
         Fault("GET", "manifest.json", change=lambda content: content.replace(listed, b"0" * 64))
     )
@@ -215,11 +215,12 @@ def test_a_manifest_that_lies_is_refused(proxy, api, published, there):
 
 
 def test_a_size_that_lies_is_refused_before_it_is_fetched(proxy, api, published, there):
-    size = str(len(LARGE)).encode()
+    length = len(weights_file(LARGE))
+    size = str(length).encode()
     proxy.faults.append(
-        Fault("GET", "manifest.json", change=lambda content: content.replace(size, b"640001"))
+        Fault("GET", "manifest.json", change=lambda content: content.replace(size, b"999999"))
     )
-    with pytest.raises(ArtifactError, match=r"has 640000 bytes, manifest\.json says 640001"):
+    with pytest.raises(ArtifactError, match=rf"has {length} bytes, manifest\.json says 999999"):
         pull(there, ADDRESS, api=api)
     assert proxy.requests("GET", WEIGHTS) == []
 

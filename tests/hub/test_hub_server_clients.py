@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from registry.registry_helpers import weights_file
 
 CARD = b"""---
 library_name: peft
@@ -31,7 +32,7 @@ license: mit
 FILES = {
     "README.md": CARD,
     "adapter_config.json": b'{"peft_type": "LORA"}',
-    "adapter_model.safetensors": b"\x08\0\0\0\0\0\0\0{}      tensors",
+    "adapter_model.safetensors": weights_file("tensors"),
     "extra/notes.txt": b"a note",
     "empty.txt": b"",
 }

@@ -11,7 +11,7 @@ import pytest
 from hub_server_helpers import write_files
 from huggingface_hub import CommitOperationAdd, snapshot_download
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError
-from registry.registry_helpers import WEIGHTS, make_artifact
+from registry.registry_helpers import WEIGHTS, make_artifact, weights_file
 
 from adapterhub.hub.server import queries
 
@@ -77,7 +77,7 @@ def test_an_artifact_in_parts_is_a_version_when_it_is_whole(hub_endpoint, artifa
 
 
 def test_a_plain_peft_repository_is_no_version(hub_endpoint, tmp_path):
-    files = {WEIGHTS: b"weights", "adapter_config.json": b"{}"}
+    files = {WEIGHTS: weights_file("x"), "adapter_config.json": b"{}"}
     push(hub_endpoint.api, "team/plain", write_files(tmp_path / "plain", files))
     assert hub_endpoint.api.list_repo_files("team/plain") == sorted(files)
     assert hub_endpoint.registry().list() == ()
@@ -97,16 +97,48 @@ def test_a_manifest_that_lies_is_refused(hub_endpoint, artifact, file):
     assert hub_endpoint.registry().list() == ()
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (WEIGHTS, b"\x80\x04\x95pickle", "pickle"),
+        (WEIGHTS, weights_file("x", rank=3), "rank 2"),
+        ("adapter_config.json", b"no JSON", "not valid JSON"),
+        ("adapter_config.json", b"{}", "adapter_config.json"),
+        ("notes.txt", b"PK\x03\x04", "archive"),
+    ],
+)
+def test_an_artifact_that_cannot_be_loaded_is_refused(hub_endpoint, tmp_path, file, content, said):
+    folder = make_artifact(tmp_path / "made", "first", files={file: content})
+    with pytest.raises(BadRequestError, match=said):
+        push(hub_endpoint.api, "team/fruit", folder)
+    assert hub_endpoint.api.list_repo_files("team/fruit") == []
+    assert hub_endpoint.registry().list() == ()
+
+
+def test_a_label_of_half_a_character_is_refused(hub_endpoint, artifact):
+    folder = artifact()
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"fruit"', r'"\ud800"'))
+    with pytest.raises(BadRequestError, match=r"labels\[0\]: has a lone surrogate"):
+        push(hub_endpoint.api, "team/fruit", folder)
+    assert hub_endpoint.registry().list() == ()
+
+
 def test_changing_a_listed_file_alone_is_refused(hub_endpoint, artifact):
     api, folder = hub_endpoint.api, artifact()
     head = push(api, "team/fruit", folder).oid
     with pytest.raises(BadRequestError, match=r"manifest\.json says"):
-        api.upload_file(path_or_fileobj=b"x", path_in_repo=WEIGHTS, repo_id="team/fruit")
+        api.upload_file(
+            path_or_fileobj=weights_file("x"), path_in_repo=WEIGHTS, repo_id="team/fruit"
+        )
     assert api.model_info("team/fruit").sha == head
     api.create_branch("team/fruit", branch="other")
     with pytest.raises(BadRequestError, match=r"manifest\.json says"):
         api.upload_file(
-            path_or_fileobj=b"x", path_in_repo=WEIGHTS, repo_id="team/fruit", revision="other"
+            path_or_fileobj=weights_file("x"),
+            path_in_repo=WEIGHTS,
+            repo_id="team/fruit",
+            revision="other",
         )
 
 
@@ -166,14 +198,14 @@ def test_a_moved_repository_is_a_version_of_its_new_name(hub_endpoint, artifact)
 
 
 def test_collecting_spares_what_repositories_hold(hub_endpoint, tmp_path):
-    files = {WEIGHTS: b"weights", "adapter_config.json": b"{}"}
+    files = {WEIGHTS: weights_file("x"), "adapter_config.json": b"{}"}
     push(hub_endpoint.api, "team/plain", write_files(tmp_path / "plain", files))
     registry, store = hub_endpoint.registry(), hub_endpoint.store
     assert registry.collect(grace=0, in_use=store.uses_blob) == 0
     found = hub_endpoint.request("GET", f"/team/plain/resolve/main/{WEIGHTS}")
-    assert found.content == b"weights"
+    assert found.content == weights_file("x")
     hub_endpoint.api.delete_repo("team/plain")
-    assert registry.collect(grace=0, in_use=store.uses_blob) == len(b"weights{}")
+    assert registry.collect(grace=0, in_use=store.uses_blob) == len(weights_file("x")) + len(b"{}")
 
 
 def test_damaged_bytes_are_not_served(hub_endpoint, artifact):
@@ -182,16 +214,18 @@ def test_damaged_bytes_are_not_served(hub_endpoint, artifact):
     blob = next(
         path
         for path in (registry.folder / "blobs").rglob("*")
-        if path.is_file() and path.read_bytes() == b"first"
+        if path.is_file() and path.read_bytes() == weights_file("first")
     )
     os.chmod(blob, 0o644)
-    blob.write_bytes(b"fjrst")
+    blob.write_bytes(weights_file("fjrst"))
     answer = hub_endpoint.request("GET", f"/team/local/resolve/v1/{WEIGHTS}")
     assert answer.status_code == 500
     assert "is damaged" in answer.json()["error"]
     assert version.digest
     registry.put(artifact("first"), "team/local")
-    assert hub_endpoint.request("GET", f"/team/local/resolve/v1/{WEIGHTS}").content == b"first"
+    assert hub_endpoint.request("GET", f"/team/local/resolve/v1/{WEIGHTS}").content == weights_file(
+        "first"
+    )
 
 
 def test_names_the_registry_does_not_take_are_refused(hub_endpoint):

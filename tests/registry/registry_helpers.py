@@ -1,4 +1,4 @@
-"""Small artifacts without tensors, and what the child processes of the tests do.
+"""Small artifacts of one layer, and what the child processes of the tests do.
 
 Imported by spawned processes, so it must stay light.
 """
@@ -8,6 +8,7 @@ import os
 import sys
 from dataclasses import replace
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 
 from adapterhub.adapters.manifest import BackboneRef, FileEntry, Manifest, Metrics
@@ -15,9 +16,10 @@ from adapterhub.errors import NotFoundError
 from adapterhub.registry import Registry
 from adapterhub.registry.archive.export import export_version
 from adapterhub.registry.archive.intake import import_version
-from adapterhub.specs import LoraSpec, QuantizationSpec
+from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
 
 WEIGHTS = "adapter_model.safetensors"
+PROMPT = "prompt_embeddings"
 MANIFEST = Manifest(
     task="text-classification",
     labels=("fruit", "stone"),
@@ -34,11 +36,55 @@ MANIFEST = Manifest(
 )
 
 
+def weights_file(text, *, rank=2, **more):
+    """Return the safetensors file of LoRA on one layer, with a text that tells it from others."""
+    shapes = {
+        "base_model.model.query.lora_A.weight": [rank, 4],
+        "base_model.model.query.lora_B.weight": [4, rank],
+    }
+    return safetensors_file(text, {**shapes, **more})
+
+
+def safetensors_file(text, shapes):
+    """Return a safetensors file of tensors of ones, with a text in its metadata."""
+    header, start = {"__metadata__": {"text": text}}, 0
+    for name, shape in shapes.items():
+        size = 4 * prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, start + size]}
+        start += size
+    document = json.dumps(header).encode()
+    # ones, since an adapter of zeros changes nothing
+    return len(document).to_bytes(8, "little") + document + b"\0\0\x80?" * (start // 4)
+
+
+def text_of(path):
+    """Return the text in a file of ``weights_file``."""
+    content = path.read_bytes()
+    stop = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:stop])["__metadata__"]["text"]
+
+
+def lora_config(**changes):
+    """Return the configuration of the artifacts, as peft writes it."""
+    plain = {"peft_type": "LORA", "r": 2, "lora_alpha": 4.0, "target_modules": ["query"]}
+    return json.dumps(plain | changes).encode()
+
+
 def make_artifact(folder, weights, *, files=None, **changes):
     """Write an artifact folder; equal arguments give equal bytes."""
+    spec = changes.get("adapter", MANIFEST.adapter)
+    if isinstance(spec, PrefixSpec):
+        length = spec.num_virtual_tokens
+        config = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": length}
+        made = json.dumps(config).encode(), safetensors_file(weights, {PROMPT: [length, 4]})
+    else:
+        made = (
+            lora_config(r=spec.rank, lora_alpha=spec.alpha),
+            weights_file(weights, rank=spec.rank),
+        )
     contents = {
-        WEIGHTS: weights.encode(),
-        "adapter_config.json": b'{"peft_type": "LORA"}',
+        "adapter_config.json": made[0],
+        WEIGHTS: made[1],
         "README.md": b"# A card\n",
         **(files or {}),
     }

@@ -53,7 +53,9 @@ def snapshot(registry):
         tables = [
             row[0]
             for row in db.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'words%'"
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'words%' "
+                # a change that is made again is journaled again
+                "AND name NOT IN ('journal', 'sqlite_sequence')"
             )
         ]
         rows = {table: sorted(map(repr, db.execute(f"SELECT * FROM {table}"))) for table in tables}

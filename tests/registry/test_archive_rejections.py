@@ -18,7 +18,7 @@ from archive_helpers import (
     repack,
     version,
 )
-from registry_helpers import WEIGHTS
+from registry_helpers import WEIGHTS, weights_file
 from signing_helpers import changed, snapshot
 
 import adapterhub.adapters.artifact
@@ -157,8 +157,8 @@ def test_an_infinite_number_is_refused(exported, other, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({f"artifact/{WEIGHTS}": b"firsT"}, "has the sha256"),
-        ({f"artifact/{WEIGHTS}": b"longer"}, "says 5"),
+        ({f"artifact/{WEIGHTS}": weights_file("firsT")}, "has the sha256"),
+        ({f"artifact/{WEIGHTS}": b"shorter"}, "has 7 bytes, manifest.json says"),
         ({"artifact/README.md": None}, "'README.md' is listed"),
         ({"artifact/manifest.json": None}, "has no manifest.json"),
         ({"artifact/manifest.json": b"{}"}, "export.json says"),

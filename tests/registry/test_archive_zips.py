@@ -20,10 +20,12 @@ from archive_helpers import (
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from registry_helpers import WEIGHTS
 from signing_helpers import snapshot
 
 from adapterhub.errors import AdapterHubError, ArtifactError
 from adapterhub.registry.archive import intake
+from adapterhub.registry.archive import members as reader
 from adapterhub.registry.archive.intake import import_version
 from adapterhub.registry.archive.members import Member
 
@@ -33,7 +35,7 @@ __all__ = ["ada", "exported", "other", "version"]
 def test_a_zip_bomb_is_counted_and_not_trusted(exported, other, tmp_path, monkeypatch):
     monkeypatch.setattr(intake, "MAX_BYTES", 1_000_000)
     path = pack_zip(tmp_path / "bad.zip", {"artifact/x": bytes(50_000_000)})
-    refused(other, path, "is too large")
+    refused(other, path, "unpacks to 50000000 bytes from 48")
     # and one whose headers say that it is small
     content = path.read_bytes().replace((50_000_000).to_bytes(4, "little"), b"\x05\0\0\0")
     path.write_bytes(content)
@@ -41,6 +43,18 @@ def test_a_zip_bomb_is_counted_and_not_trusted(exported, other, tmp_path, monkey
     with pytest.raises(ArtifactError):
         import_version(other, path, name="x")
     assert snapshot(other) == before
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(other, tmp_path, monkeypatch):
+    monkeypatch.setattr(reader, "_zip_chunks", None)
+    bomb = {"artifact/manifest.json": b"{}", f"artifact/{WEIGHTS}": bytes(3_000_000)}
+    refused(other, pack_zip(tmp_path / "ratio.zip", bomb), "Pack it without compression")
+    monkeypatch.setattr(reader, "MAX_BYTES", 3_000_000)
+    monkeypatch.setattr(reader, "MAX_RATIO", 10_000)
+    refused(other, pack_zip(tmp_path / "total.zip", bomb), "unpacks to 3000002 bytes, the limit")
+    monkeypatch.setattr(reader, "MAX_FILES", 1)
+    many = {f"artifact/{number}": b"" for number in range(4)}
+    refused(other, pack_zip(tmp_path / "many.zip", many), "has more than 1 files")
 
 
 def test_bytes_are_counted_whatever_the_reader_says(exported, other, monkeypatch):

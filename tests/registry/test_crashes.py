@@ -11,7 +11,7 @@ import time
 from itertools import pairwise
 
 import crash_helpers
-from registry_helpers import WEIGHTS
+from registry_helpers import WEIGHTS, text_of
 
 from adapterhub.registry import Registry
 
@@ -29,7 +29,7 @@ def require_whole(registry):
     assert registry.verify() == ()
     versions = registry.versions("topics")
     for version in versions:
-        weights = (registry.materialize(version) / WEIGHTS).read_text()
+        weights = text_of(registry.materialize(version) / WEIGHTS)
         assert weights.startswith("weights "), weights
     moves = registry.history("topics", "prod")
     released = [version.version for version in versions if "prod" in version.aliases]
@@ -57,7 +57,7 @@ def test_killed_before_every_change_of_the_disk(tmp_path, artifact):
         # whatever was done, the day can be lived again
         crash_helpers.day(home, third)
         newest = after.resolve("topics@prod")
-        assert (after.materialize(newest) / WEIGHTS).read_text() == "weights 3"
+        assert text_of(after.materialize(newest) / WEIGHTS) == "weights 3"
         require_whole(after)
     assert [seen for n, seen in enumerate(left) if not n or seen != left[n - 1]] == [
         [1],

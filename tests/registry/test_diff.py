@@ -1,9 +1,11 @@
 """What differs between two versions is named, and by how much."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from registry_helpers import MANIFEST, WEIGHTS, lora_config, weights_file
 from safetensors.torch import save
 from toy_fixtures import command
 
@@ -51,20 +53,20 @@ def test_equal_artifacts_do_not_differ(artifact):
 def test_ranks_that_differ_are_shapes_and_a_zero_tensor_has_no_relative_change(
     registry, artifact, monkeypatch, tmp_path, command
 ):
-    old = artifact(files=weights(**{f"a{n}": [[1.0, 2.0]] for n in range(76)}, b=[0.0], z=[0.0]))
-    new = artifact(
-        files=weights(**{f"a{n}": [[1.0, 2.0]] * 2 for n in range(76)}, b=[1.0], z=[-0.0])
-    )
-    found = compare(old, new)
+    zero, one = (weights(b=[value]) for value in (0.0, 1.0))
+    found = compare(artifact(files=zero), artifact(files=one))
     assert [(each.name, each.relative) for each in found.tensors] == [("b", None)]
-    assert len(found.reshaped) == 76
-    for folder in (old, new):
-        registry.put(folder, "desk")
+    registry.put(artifact(), "desk")
+    changed = {
+        WEIGHTS: weights_file("first", rank=3),
+        "adapter_config.json": lora_config(r=3),
+    }
+    registry.put(artifact(files=changed, adapter=replace(MANIFEST.adapter, rank=3)), "desk")
     monkeypatch.setenv("ADAPTERHUB_HOME", str(tmp_path / "home"))
     shown = command("diff", "desk@1", "desk@2").stdout
     assert "inf" not in shown
-    assert "shape [1, 2] to [2, 2]" in shown
-    assert json.loads(command("diff", "desk@1", "desk@2", "--json").stdout)["reshaped"]
+    assert "shape [2, 4] to [3, 4]" in shown
+    assert len(json.loads(command("diff", "desk@1", "desk@2", "--json").stdout)["reshaped"]) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
@@ -80,6 +82,6 @@ def test_each_type_of_number(artifact, dtype):
 
 
 def test_weights_that_are_none_are_told(artifact):
-    folder = artifact("no tensors")
+    folder = artifact(files={WEIGHTS: b"no tensors"})
     with pytest.raises(ArtifactError, match="cannot be read"):
         compare(folder, folder)

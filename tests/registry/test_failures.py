@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import registry_helpers
-from registry_helpers import WEIGHTS
+from registry_helpers import WEIGHTS, text_of
 
 from adapterhub.errors import RegistryError
 from adapterhub.registry import Registry
@@ -74,7 +74,7 @@ def test_killed_in_put(registry, artifact, tmp_path, step):
     assert after.resolve("topics@1") == held
     assert after.verify() == ()
     assert after.put(folder, "topics").version == 2
-    assert (after.materialize(after.resolve("topics@2")) / WEIGHTS).read_text() == "second"
+    assert text_of(after.materialize(after.resolve("topics@2")) / WEIGHTS) == "second"
 
 
 @pytest.mark.parametrize("step", REMOVE_STEPS)
@@ -93,7 +93,7 @@ def test_killed_in_remove(registry, artifact, tmp_path, step):
         assert blobs(after) == before
         assert after.put(folder, "topics").version == 3
     path = after.materialize(after.resolve("topics"))
-    assert (path / WEIGHTS).read_text() == "second"
+    assert text_of(path / WEIGHTS) == "second"
 
 
 @pytest.mark.parametrize("step", COLLECT_STEPS)
@@ -106,9 +106,9 @@ def test_killed_in_collect(registry, artifact, tmp_path, step):
     assert run_and_kill("collect", tmp_path / "home", step, "0") == 77
     after = Registry(tmp_path / "home")
     assert after.verify() == ()
-    assert (after.materialize(held) / WEIGHTS).read_text() == "first"
+    assert text_of(after.materialize(held) / WEIGHTS) == "first"
     again = after.put(folder, "topics")
-    assert (after.materialize(again) / WEIGHTS).read_text() == "second"
+    assert text_of(after.materialize(again) / WEIGHTS) == "second"
     after.remove(again.ref)
     after.collect(grace=0)
     assert blobs(after) == before
@@ -117,7 +117,7 @@ def test_killed_in_collect(registry, artifact, tmp_path, step):
 def test_killed_while_checking_out(registry, artifact, tmp_path):
     version = registry.put(artifact(), "topics")
     assert run_and_kill("materialize", tmp_path / "home", "checked out", "topics") == 77
-    assert (registry.materialize(version) / WEIGHTS).read_text() == "first"
+    assert text_of(registry.materialize(version) / WEIGHTS) == "first"
 
 
 def test_collect_frees_what_a_kill_left_and_nothing_else(registry, artifact, tmp_path):
@@ -136,7 +136,7 @@ def test_collect_frees_what_a_kill_left_and_nothing_else(registry, artifact, tmp
     os.utime(left[0], (0, 0))
     registry.collect()
     assert list((registry.folder / "staging").iterdir()) == []
-    assert (registry.materialize(version) / WEIGHTS).read_text() == "first"
+    assert text_of(registry.materialize(version) / WEIGHTS) == "first"
 
 
 @pytest.mark.parametrize("step", PUT_STEPS[:-1])

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
 import pytest
-from registry_helpers import WEIGHTS
+from registry_helpers import WEIGHTS, text_of, weights_file
 
 from adapterhub.errors import ArtifactError, NotFoundError, RefError, RegistryError
 from adapterhub.refs import AdapterRef
@@ -157,7 +157,7 @@ def test_collecting_deletes_only_what_no_version_uses(registry, artifact):
     assert registry.collect(grace=0) > 0
     assert len(all_blobs - blob_files(registry)) == 2
     assert not path.exists()
-    assert (registry.materialize(kept) / WEIGHTS).read_text() == "second"
+    assert text_of(registry.materialize(kept) / WEIGHTS) == "second"
     assert registry.verify() == ()
     registry.remove(kept.ref)
     registry.collect(grace=0)
@@ -229,8 +229,8 @@ def list_a_path_outside(folder):
         (lambda f: (f / "manifest.json").unlink(), "has no manifest.json"),
         (lambda f: (f / "manifest.json").write_text("{"), "is not valid JSON"),
         (lambda f: edit_manifest(f, lambda m: m.pop("task")), "task: is missing"),
-        (lambda f: (f / WEIGHTS).write_text("longer than it was"), "says 5"),
-        (lambda f: (f / WEIGHTS).write_text("firsT"), "has the sha256"),
+        (lambda f: (f / WEIGHTS).write_text("shorter"), "has 7 bytes, manifest.json says"),
+        (lambda f: (f / WEIGHTS).write_bytes(weights_file("firsT")), "has the sha256"),
         (lambda f: (f / "sub").mkdir(), "'sub' is not a regular file"),
         (lambda f: (f / "adapter_model.bin").write_text("x"), "'adapter_model.bin' is a pickle"),
         (rename("README.md", "weights.pt"), "is a pickle"),

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
+from adapterhub.adapters import unsafe_files
 from adapterhub.adapters.manifest import MANIFEST_NAME, reject_pickle
 from adapterhub.errors import ArtifactError
 from adapterhub.http.errors import HTTPError
@@ -31,19 +32,6 @@ _ARCHIVES = (
     ".zip", ".tar", ".tgz", ".gz", ".bz2", ".tbz2", ".xz", ".txz", ".7z", ".rar", ".zst", ".lz4",
     ".lzma", ".lz", ".z", ".jar", ".whl", ".egg", ".cab", ".iso", ".npz", ".nemo", ".mar",
 )  # fmt: skip
-#: First bytes of archives, whatever their names.
-_MAGICS = (
-    b"PK\x03\x04",
-    b"PK\x05\x06",
-    b"\x1f\x8b\x08",
-    b"BZh9",
-    b"\xfd7zXZ\x00",
-    b"7z\xbc\xaf\x27\x1c",
-    b"Rar!\x1a\x07",
-    b"\x28\xb5\x2f\xfd",
-)
-_TAR_AT = 257
-_HEAD = 512
 
 
 def apply(
@@ -107,13 +95,8 @@ def check_path(path: str) -> None:
 
 
 def check_content(path: str, file: Path) -> None:
-    """Reject a file that begins like an archive."""
-    with file.open("rb") as opened:
-        head = opened.read(_HEAD)
-    # a safetensors file begins with the length of its header, which may look like any magic
-    tensors = path.endswith(".safetensors") and head[8:9] == b"{"
-    if not tensors and (head.startswith(_MAGICS) or head[_TAR_AT:].startswith(b"ustar")):
-        raise _archive(path)
+    """Reject pickles and archives by their content, and files of adapters that cannot be parsed."""
+    unsafe_files.check_content(path, file, repr(path)[:300])
 
 
 def check_ref_name(name: str) -> None:

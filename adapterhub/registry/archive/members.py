@@ -36,6 +36,10 @@ _MAX_HEADERS = 8192
 _FOLDERS = ("artifact", "signatures")
 #: Largest padding after the end of a tar file, in bytes; tools fill up to their block size.
 _MAX_PADDING = 1024 * 1024
+#: Largest size of a file in a zip file, relative to its compressed size; tensors reach 2, and
+#: text 20. Small files may have any.
+MAX_RATIO = 100
+_RATIO_FROM = 1024 * 1024
 #: Largest central directory of a zip file, in bytes.
 _MAX_DIRECTORY = 1024 * 1024
 _ZIP_END = 22
@@ -197,6 +201,7 @@ def _zip_members(file: BinaryIO, place: str) -> Iterator[Member]:
         raise ArtifactError("a zip file cannot be piped", place=place, hint="Pipe a tar file")
     _check_zip_directory(file, place)
     with zipfile.ZipFile(file) as archive:
+        _check_zip_sizes(archive.infolist(), place)
         for info in archive.infolist():
             # ``filename`` is cleaned up, which would hide an unsafe name
             name = info.orig_filename
@@ -218,6 +223,24 @@ def _check_zip_directory(file: BinaryIO, place: str) -> None:
     if large or int.from_bytes(end[12:16], "little") > _MAX_DIRECTORY:
         raise ArtifactError("has too large a central directory", place=place)
     file.seek(0)
+
+
+def _check_zip_sizes(members: list[zipfile.ZipInfo], place: str) -> None:
+    """Reject what would fill the disk, by the sizes in the headers, before anything is unpacked."""
+    if len(members) > MAX_FILES + len(_FOLDERS):
+        raise ArtifactError(f"has more than {MAX_FILES} files", place=place)
+    if (total := sum(info.file_size for info in members)) > MAX_BYTES:
+        raise ArtifactError(
+            f"is too large: it unpacks to {total} bytes, the limit is {MAX_BYTES}", place=place
+        )
+    for info in members:
+        if info.file_size > _RATIO_FROM + MAX_RATIO * info.compress_size:
+            raise ArtifactError(
+                f"{ascii(info.orig_filename)[:120]} unpacks to {info.file_size} bytes from "
+                f"{info.compress_size}",
+                place=place,
+                hint="Pack it without compression",
+            )
 
 
 def _check_zip_member(info: zipfile.ZipInfo, name: str, place: str) -> None:
