@@ -73,7 +73,13 @@ $ adapterhub train desk.yaml train.epochs=5 adapter.rank=8
 
 Relative paths start from the working directory. An unknown key, a wrong type, a missing file or
 field, an empty split or an unknown target module is reported in one line that names its place,
-before any weight is loaded. [Train on images](images.md) describes data sets of images.
+before torch and any weight is loaded. A key that peft or transformers names in another way
+(`optimizer.lr`, `adapter.lora_alpha`) is answered with its name here.
+[Train on images](images.md) describes data sets of images.
+
+One process at a time trains in a run folder. With `--resume` a run continues from its last
+checkpoint, whose files must match the digests that were written with them; a full disk ends a run
+with one line and leaves the last checkpoint whole.
 
 `python docs/make_reference.py` writes this page from `adapterhub/training/recipe.py`.
 """

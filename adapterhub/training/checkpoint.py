@@ -11,14 +11,21 @@ import json
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
-from hashlib import file_digest
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from adapterhub.errors import TrainingError
-from adapterhub.training.run_folder import CHECKPOINT_FOLDERS, CHECKPOINT_NAME, disk_errors
+from adapterhub.training.run_folder import (
+    CHECKPOINT_FOLDERS,
+    COUNTERS,
+    DIGESTS,
+    TENSORS,
+    checkpoint_folder,
+    disk_errors,
+    file_sha256,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,7 +34,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-_TENSORS, _COUNTERS, _DIGESTS = "state.safetensors", "state.json", "digests.json"
 #: Separator of the joined keys of nested optimizer states.
 _NESTED = "/"
 
@@ -101,10 +107,10 @@ def _write(folder: Path, tensors: Mapping[str, Tensor], document: Mapping[str, A
     fresh.mkdir(parents=True)
     try:
         # clones: safetensors refuses tensors that share memory, as optimizer tables do
-        save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, fresh / _TENSORS)
-        _write_json(fresh / _COUNTERS, document)
+        save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, fresh / TENSORS)
+        _write_json(fresh / COUNTERS, document)
         _write_json(
-            fresh / _DIGESTS, {name: _digest(fresh / name) for name in (_TENSORS, _COUNTERS)}
+            fresh / DIGESTS, {name: file_sha256(fresh / name) for name in (TENSORS, COUNTERS)}
         )
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -120,43 +126,6 @@ def _write_json(path: Path, document: Mapping[str, Any]) -> None:
         json.dump(document, file)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
-def checkpoint_folder(folder: Path) -> Path | None:
-    """Return the folder of a whole checkpoint, also after a kill between the two renames.
-
-    Raises:
-        TrainingError: when the only checkpoint has changed since it was written.
-    """
-    for name in CHECKPOINT_FOLDERS:
-        if (folder / name).is_dir() and not _damage(folder / name):
-            return folder / name
-    target = folder / CHECKPOINT_NAME
-    if not target.exists():
-        # at most a first checkpoint whose write was interrupted
-        return None
-    raise TrainingError(
-        f"the checkpoint is damaged: {_damage(target)}",
-        place=str(target),
-        hint="Restore it from a copy, or remove this run folder and train anew",
-    )
-
-
-def _damage(checkpoint: Path) -> str:
-    """Return what differs from the digests that were written; empty for a whole checkpoint."""
-    try:
-        digests = json.loads((checkpoint / _DIGESTS).read_text(encoding="utf-8"))
-        changed = [n for n in (_TENSORS, _COUNTERS) if digests[n] != _digest(checkpoint / n)]
-    except FileNotFoundError as error:
-        return f"{os.path.basename(error.filename)} is missing"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return f"{_DIGESTS} can't be read"
-    return f"{changed[0]} does not match its digest" if changed else ""
 
 
 def load_checkpoint(
@@ -177,7 +146,7 @@ def load_checkpoint(
     source = checkpoint_folder(folder)
     if source is None:
         raise TrainingError("holds no checkpoint", place=str(folder), hint="Train without --resume")
-    document = json.loads((source / _COUNTERS).read_text(encoding="utf-8"))
+    document = json.loads((source / COUNTERS).read_text(encoding="utf-8"))
     if document["recipe"] != run_digest:
         raise TrainingError(
             "the checkpoint belongs to another recipe, or to other examples",
@@ -185,7 +154,7 @@ def load_checkpoint(
             hint="Use the recipe, data and overrides it was started with, choose another folder "
             "with --output, or remove this one",
         )
-    tensors = load_file(source / _TENSORS)
+    tensors = load_file(source / TENSORS)
     saved = _under(tensors, "parameter.")
     if saved.keys() != parameters.keys():
         raise TrainingError("the checkpoint holds other parameters", place=str(source))

@@ -14,14 +14,10 @@ import torch
 from adapterhub.data.packing import pack
 from adapterhub.errors import NonFiniteLossError, TrainingError, TrainingInterrupted, did_you_mean
 from adapterhub.training.batch_schedule import BatchSchedule
-from adapterhub.training.checkpoint import (
-    TrainingState,
-    checkpoint_folder,
-    load_checkpoint,
-    save_checkpoint,
-)
+from adapterhub.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from adapterhub.training.optimizer import build_optimizer, build_schedule, seek
 from adapterhub.training.progress import EvaluationEvent, StepEvent
+from adapterhub.training.run_folder import checkpoint_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from contextlib import contextmanager
+from hashlib import file_digest
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -21,9 +23,11 @@ LOG_NAME, ARTIFACT_NAME, FINISHED_NAME = "log.jsonl", "artifact", "finished.json
 CHECKPOINT_NAME = "checkpoint"
 #: Folders that a checkpoint can be in, also after a kill between the two renames of a write.
 CHECKPOINT_FOLDERS = (CHECKPOINT_NAME, f".{CHECKPOINT_NAME}.new", f".{CHECKPOINT_NAME}.old")
+#: Files of a checkpoint: parameters and states, counters, and the sha256 of both.
+TENSORS, COUNTERS, DIGESTS = "state.safetensors", "state.json", "digests.json"
 _LOCK_NAME = ".train.lock"
 
-_SPACE = "Free some space, then continue with --resume; the last checkpoint is whole"
+_SPACE = "Free some space, then run it again with --resume; no checkpoint was damaged"
 _WRITABLE = "Choose a folder that you can write with --output"
 _HINTS = {
     errno.ENOSPC: _SPACE,
@@ -57,7 +61,7 @@ def check_contents(folder: Path, *, resume: bool) -> None:
     """Check that a folder holds no other run that would be overwritten.
 
     Raises:
-        TrainingError: when it does.
+        TrainingError: when it does, or when the checkpoint to continue from is damaged.
     """
     with disk_errors(folder):
         checkpoint = has_checkpoint(folder)
@@ -69,6 +73,8 @@ def check_contents(folder: Path, *, resume: bool) -> None:
             place=str(folder),
             hint="Store it with --resume, choose another folder with --output, or remove this one",
         )
+    if resume and checkpoint:
+        checkpoint_folder(folder)
     if not resume and checkpoint:
         raise TrainingError(
             "holds the checkpoint of an unfinished run",
@@ -83,9 +89,47 @@ def has_checkpoint(folder: Path) -> bool:
     A first checkpoint whose write was interrupted is none.
     """
     return (
-        any((folder / name / "digests.json").is_file() for name in CHECKPOINT_FOLDERS)
+        any((folder / name / DIGESTS).is_file() for name in CHECKPOINT_FOLDERS)
         or (folder / CHECKPOINT_NAME).exists()
     )
+
+
+def checkpoint_folder(folder: Path) -> Path | None:
+    """Return the folder of a whole checkpoint, also after a kill between the two renames.
+
+    Raises:
+        TrainingError: when the only checkpoint has changed since it was written.
+    """
+    for name in CHECKPOINT_FOLDERS:
+        if (folder / name).is_dir() and not _damage(folder / name):
+            return folder / name
+    target = folder / CHECKPOINT_NAME
+    if not target.exists():
+        # at most a first checkpoint whose write was interrupted
+        return None
+    raise TrainingError(
+        f"the checkpoint is damaged: {_damage(target)}",
+        place=str(target),
+        hint="Restore it from a copy, or remove this run folder and train anew",
+    )
+
+
+def _damage(checkpoint: Path) -> str:
+    """Return what differs from the digests that were written; empty for a whole checkpoint."""
+    try:
+        digests = json.loads((checkpoint / DIGESTS).read_text(encoding="utf-8"))
+        changed = [n for n in (TENSORS, COUNTERS) if digests[n] != file_sha256(checkpoint / n)]
+    except FileNotFoundError as error:
+        return f"{os.path.basename(error.filename)} is missing"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return f"{DIGESTS} can't be read"
+    return f"{changed[0]} does not match its digest" if changed else ""
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

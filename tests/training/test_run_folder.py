@@ -83,6 +83,8 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(run: Run, name: str, damage
     with pytest.raises(TrainingError, match="the checkpoint is damaged") as caught:
         run.load()
     assert "checkpoint" in caught.value.place
+    with pytest.raises(TrainingError, match="the checkpoint is damaged"):
+        check_folder(run.folder, resume=True)
     assert caught.value.hint
 
 
