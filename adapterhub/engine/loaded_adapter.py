@@ -225,6 +225,7 @@ class LoadedAdapter:
         params = SamplingParams(
             temperature=0.0,
             max_tokens=max_new_tokens or task.options.max_new_tokens,
+            stop=task.stop_strings,
             stop_token_ids=tuple(sorted(task.stop_ids)),
         )
         self._reserve_cache(prompts, params.max_tokens, with_adapter=with_adapter)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from starlette.responses import JSONResponse
 
-from adapterhub.engine.sampling.params import SamplingParams
+from adapterhub.engine.sampling.params import MAX_STOPS, SamplingParams
 from adapterhub.errors import RequestError
 from adapterhub.server.responses import (
     EventStream,
@@ -22,7 +22,7 @@ from adapterhub.server.responses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 
     from starlette.responses import Response
 
@@ -106,9 +106,19 @@ def sampling_params(
     max_tokens: int,
     logprobs: int | None,
     json_schema: Any = None,
+    stops: tuple[Collection[int], Collection[str]] = ((), ()),
 ) -> SamplingParams:
-    """Return the sampling parameters of a request."""
+    """Return the sampling parameters of a request.
+
+    Args:
+        body: The request.
+        max_tokens: Most tokens of an answer.
+        logprobs: Number of the most likely tokens to report; ``None`` for none.
+        json_schema: Schema that the answer follows.
+        stops: Tokens and texts that end an answer in addition to those of the request.
+    """
     stop = [body.stop] if isinstance(body.stop, str) else body.stop or []
+    stop_ids = {*(body.stop_token_ids or ()), *stops[0]}
     options: dict[str, Any] = {
         "temperature": body.temperature,
         "top_p": body.top_p,
@@ -120,7 +130,7 @@ def sampling_params(
         "frequency_penalty": body.frequency_penalty,
         # OpenAI's are signed
         "seed": None if body.seed is None else body.seed % 2**64,
-        "stop_token_ids": body.stop_token_ids,
+        "stop_token_ids": tuple(sorted(stop_ids)),
         "ignore_eos": body.ignore_eos,
         "min_tokens": body.min_tokens,
         "n": body.n,
@@ -129,7 +139,8 @@ def sampling_params(
     given = {name: value for name, value in options.items() if value is not None}
     return SamplingParams(
         **given,
-        stop=tuple(each for each in stop if each),
+        # a request that gives as many texts as it may has none of the template's
+        stop=tuple([*(each for each in stop if each), *stops[1]][: max(MAX_STOPS, len(stop))]),
         max_tokens=max_tokens,
         logprobs=logprobs,
         json_schema=json_schema,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from jinja2.exceptions import TemplateError
 
 from adapterhub.engine.adapter_task import task_of
 from adapterhub.engine.detokenizer import token_bytes
-from adapterhub.errors import RequestError
+from adapterhub.errors import AdapterHubError, RequestError
+from adapterhub.tasks.conversations import ChatTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +43,15 @@ class ChatPrompts:
         template = tokenizer.chat_template
         self._template = template if isinstance(template, str) else ""
         self.supports_tools = "tools" in _variables(self._template)
+
+    @cached_property
+    def stops(self) -> tuple[frozenset[int], tuple[str, ...]]:
+        """Tokens and texts with which the template ends an answer, as adapters learn it."""
+        try:
+            template = ChatTemplate(self._tokenizer)
+        except AdapterHubError:
+            return frozenset(), ()
+        return template.stop_ids, template.stop_strings
 
     def render(
         self,

@@ -257,6 +257,8 @@ class TextGeneration(Protocol):
     instruction: str
     #: tokens that end generation
     stop_ids: frozenset[int]
+    #: texts that end generation, and are no part of the answer
+    stop_strings: tuple[str, ...]
 
     def messages(self, example: Example, number: int) -> list[Message]:
         """Return the messages of an example to answer, for ``prompt_ids``; no answer is needed.

@@ -164,6 +164,11 @@ class ChatTemplate:
                 return whole, [len(part) for part in before]
         return joined, list(accumulate(len(part) for part in parts[:-1]))
 
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """Texts that end an answer where the template does it by more than one token."""
+        return (self.closing,) if self.closing else ()
+
     def _up_to_end(self, turn: range, ids: Sequence[int]) -> range:
         """Return a turn up to the token that ends it, without the line end after that."""
         ends = [at for at in turn if ids[at] in self._special or ids[at] == self._end]

@@ -93,6 +93,8 @@ class GeneratingTask(UnsplitTask):
         self.template = ChatTemplate(tokenizer)
         #: tokens that end generation
         self.stop_ids = self.template.stop_ids
+        #: texts that end generation
+        self.stop_strings = self.template.stop_strings
 
     @final
     def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
@@ -200,7 +202,9 @@ class GeneratingTask(UnsplitTask):
     def text_of(self, ids: Sequence[int]) -> str:
         """Return generated tokens as text, without special tokens and outer spaces."""
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text.strip().removesuffix(self.template.closing).strip()
+        for stop in self.stop_strings:
+            text = text.partition(stop)[0]
+        return text.strip()
 
     @final
     def attribution_input(self, messages: Sequence[Message], answer: str) -> AttributionInput:

@@ -171,6 +171,18 @@ def test_an_adapter_of_the_output_layer_alone_has_an_effect(local, talker):
     assert local.load(output, name="output").generate(TALK)
 
 
+def test_an_answer_ends_at_the_text_that_ends_a_turn(local, talker, monkeypatch):
+    loaded = local.load(talker, name="talk")
+    monkeypatch.setattr(loaded.task.generation, "stop_strings", ("ad",))
+    given = []
+    generate = local.engine.generate
+    monkeypatch.setattr(
+        local.engine, "generate", lambda *args: given.append(args[-1]) or generate(*args)
+    )
+    assert loaded.generate(TALK) == ["b"]
+    assert given[0].stop == ("ad",)
+
+
 def test_a_missing_tensor_is_rejected_and_leaves_the_backbone_unchanged(local, classifier):
     before = state_digest(local.backbone.base_model)
     tensors = dict(classifier.weights.tensors)

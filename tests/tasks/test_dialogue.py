@@ -222,6 +222,9 @@ def test_a_template_without_an_end_of_turn_learns_the_end_of_sequence(byte_bpe, 
     assert "<|text|>" not in read_text(task, encoded)
     assert task.stop_ids == {byte_bpe.eos_token_id}
     assert task.text_of(list(encoded.targets)[-3 - len(closing) :]).endswith("again")
+    assert task.stop_strings == ((closing.strip(),) if closing.strip() else ())
+    overshot = task.tokenizer("again</s> and more", add_special_tokens=False)["input_ids"]
+    assert task.text_of(overshot) == ("again" if closing.strip() else "again</s> and more")
 
 
 def test_an_added_token_ends_a_turn_even_if_it_is_not_special(byte_bpe):

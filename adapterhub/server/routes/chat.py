@@ -78,6 +78,8 @@ def _render(server: Server, body: ChatRequest) -> tuple[int, ...]:
     def check(text: str) -> None:
         check_size(server, text, server.context_length, "messages")
 
+    # found by the tokenizer, so on its thread
+    _ = server.chats.stops
     return server.chats.render(template_messages(body), tools, check=check)
 
 
@@ -87,8 +89,10 @@ def _prepare(
     """Prepare the answers; called on a thread, since compiling a schema takes long."""
     schema = required_schema(body)
     requested = body.max_completion_tokens or body.max_tokens
+    stop_ids, stop_strings = server.chats.stops
     params = sampling_params(
         body,
+        stops=(() if body.ignore_eos else stop_ids, () if body.ignore_eos else stop_strings),
         max_tokens=max_tokens_for(server, len(tokens), requested),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         json_schema=_response_schema(body) if schema is None else schema,

@@ -258,6 +258,7 @@ def _prepare(
     params = SamplingParams(
         temperature=0,
         max_tokens=max_tokens or min(room, task.options.max_new_tokens),
+        stop=task.stop_strings,
         stop_token_ids=tuple(sorted(task.stop_ids)),
     )
     return GenerationJob(item.model, (server.engine.prompt_processor.prepare(tokens, params),), 1)
