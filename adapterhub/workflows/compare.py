@@ -15,7 +15,7 @@ from adapterhub.registry.policy import trusted_folder
 from adapterhub.training.loop import larger_is_better
 from adapterhub.workflows.open_adapter import open_adapter, open_engine
 from adapterhub.workflows.score import score_examples
-from adapterhub.workflows.stored_examples import examples_for
+from adapterhub.workflows.stored_examples import check_comparable, examples_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,14 +124,7 @@ def _open_both(
 ) -> list[LoadedAdapter]:
     """Load two adapters, on one backbone where they were trained on the same."""
     one, two = (registry.resolve(ref) for ref in refs)
-    if one.digest == two.digest:
-        raise RecipeError(f"is the same adapter as {one.ref}", place=str(two.ref))
-    if one.task != two.task:
-        raise RecipeError(
-            f"is for {two.task}, {one.ref} for {one.task}",
-            place=str(two.ref),
-            hint="Compare adapters for the same task",
-        )
+    check_comparable(one, two)
     first, _ = open_adapter(registry, str(one.ref), device=device)
     artifact = read_artifact(trusted_folder(registry, two))
     shared = artifact.manifest.backbone.fingerprint == first.backbone.fingerprint

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adapterhub.adapters.manifest import MANIFEST_NAME, Manifest
-from adapterhub.errors import DataError
+from adapterhub.errors import DataError, RecipeError
 from adapterhub.registry.policy import trusted_folder
 from adapterhub.training.prepare import load_more_examples
 from adapterhub.training.recipe import DataSection
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from adapterhub.data.dataset import Dataset
     from adapterhub.registry.registry import Registry
+    from adapterhub.registry.version import Version
 
 
 def examples_for(
@@ -50,16 +51,35 @@ def check_stored(
     fields: Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> None:
-    """Check that adapters are stored, and that a file holds examples for each of them.
+    """Check that adapters are stored, comparable, and that a file holds examples for each of them.
 
     Raises:
         NotFoundError: when there is no such version.
+        RecipeError: when two of them are the same, or for different tasks.
         IntegrityError: when a stored byte has changed.
         SignatureError: when the registry requires a trusted signature and there is none.
         DataError: naming file and example.
     """
-    for ref in refs:
-        version = registry.resolve(ref)
+    versions = [registry.resolve(ref) for ref in refs]
+    for other in versions[1:]:
+        check_comparable(versions[0], other)
+    for version in versions:
         if data is not None:
             content = (trusted_folder(registry, version) / MANIFEST_NAME).read_bytes()
             examples_for(Manifest.from_json(content), data, fields=fields, limit=limit)
+
+
+def check_comparable(one: Version, two: Version) -> None:
+    """Require two adapters for one task.
+
+    Raises:
+        RecipeError: when they are the same, or for different tasks.
+    """
+    if one.digest == two.digest:
+        raise RecipeError(f"is the same adapter as {one.ref}", place=str(two.ref))
+    if one.task != two.task:
+        raise RecipeError(
+            f"is for {two.task}, {one.ref} for {one.task}",
+            place=str(two.ref),
+            hint="Compare adapters for the same task",
+        )
