@@ -72,8 +72,13 @@ class PromptProcessor:
             special_tokens: Whether to add the tokenizer's tokens for begin and end of text.
         """
         # the tokenizer's own settings change while it works
-        with self._lock:
-            encoding = self._tokenizer(text, add_special_tokens=special_tokens, verbose=False)
+        try:
+            with self._lock:
+                encoding = self._tokenizer(text, add_special_tokens=special_tokens, verbose=False)
+        except TypeError as error:
+            # the tokenizer takes no text that has no UTF-8
+            problem = "has a lone surrogate, which is no character"
+            raise RequestError(problem, place="text") from error
         return tuple(encoding["input_ids"])
 
     def _tokens(self, prompt: str | Sequence[int]) -> tuple[int, ...]:

@@ -113,6 +113,8 @@ class RequestLimits:
                 hint=self._timeout_hint,
             ) from None
         finally:
+            # the response to an error is sent after the deadline, which can't be moved any more
+            body.on_message = response.on_message = _nothing
             if watcher is not None:
                 watcher.cancel()
                 with suppress(asyncio.CancelledError):

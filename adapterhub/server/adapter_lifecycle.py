@@ -37,7 +37,7 @@ async def load(call: Call, ref: str, name: str | None = None) -> tuple[str, Reso
     """
     server = call.server
     if name is not None:
-        call.check_allowed(name)
+        _check_name(call, name)
     if ref.startswith(SCHEME):
         ref = await _pull(call, ref)
     call.check_allowed(ref)
@@ -53,6 +53,7 @@ async def load_path(call: Call, path: str, name: str) -> ResolvedAdapter:
 
     A folder leaves no trace in the registry: its adapter is gone once it is unloaded.
     """
+    _check_name(call, name)
     folder = Path(path)
     if not folder.is_absolute():
         return (await load(call, path, name))[1]
@@ -90,6 +91,13 @@ async def pin(call: Call, ref: str, *, pinned: bool) -> ResolvedAdapter:
         _, adapter = await load(call, ref)
     await server.engine.call(lambda engine: engine.pin(adapter.digest, pinned=pinned))
     return adapter
+
+
+def _check_name(call: Call, name: str) -> None:
+    if call.server.names.is_base(name):
+        problem = "is the backbone's name, under which no adapter answers"
+        raise HTTPError(409, problem, code="conflict", place=name, hint="Give another name")
+    call.check_allowed(name)
 
 
 async def _add(server: Server, artifact: Artifact, name: str, adapter: ResolvedAdapter) -> None:

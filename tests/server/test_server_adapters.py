@@ -127,6 +127,16 @@ def test_an_adapter_without_effect_is_refused_at_every_door(served, tmp_path):
     assert ok.status_code == 200
 
 
+def test_no_adapter_takes_the_name_of_the_backbone(served):
+    for path, body in {
+        "/v1/adapters/load": {"ref": "beta", "name": served.base},
+        "/v1/load_lora_adapter": {"lora_name": served.base, "lora_path": "beta"},
+    }.items():
+        answer = served.post(path, body)
+        assert (answer.status_code, "the backbone's name" in answer.text) == (409, True)
+    assert served.base not in served.server.names.loaded()
+
+
 def test_an_adapter_is_pinned_and_unpinned(served):
     assert served.post("/v1/adapters/pin", {"ref": "alpha@1"}).json()["pinned"] is True
     assert entry(served, "alpha@1")["pinned"]

@@ -25,7 +25,13 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 class RequestModel(BaseModel):
     """Part of a request; unknown fields are errors."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        # with any bound, pydantic refuses lone surrogates, which no text can hold
+        str_max_length=2**31,
+    )
 
 
 class ResponseModel(BaseModel):
