@@ -109,7 +109,9 @@ def recipe_backbone(
         return load_backbone(
             section.name, spec, revision=section.revision, device=device, cache=cache
         )
-    if (loaded.name, loaded.quantization) != (section.name, spec):
+    # a stored recipe names a local folder by its fingerprint
+    is_named = section.name in (loaded.name, loaded.public_name)
+    if not is_named or loaded.quantization != spec:
         raise TrainingError(
             f"the recipe names {section.name} in {spec}, "
             f"the loaded backbone is {loaded.name} in {loaded.quantization}",
