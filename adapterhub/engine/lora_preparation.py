@@ -25,7 +25,7 @@ from adapterhub.engine.module_overrides import (
 )
 from adapterhub.engine.parameter_overrides import BASE_WEIGHTS, ParameterOverrides
 from adapterhub.engine.prepared_adapter import LoraFactors, OwnWeight, TokenRows
-from adapterhub.errors import EngineError, StrictLoadError
+from adapterhub.errors import ArtifactError, EngineError, StrictLoadError
 from adapterhub.specs import Ia3Spec, LoraSpec
 
 if TYPE_CHECKING:
@@ -81,6 +81,12 @@ def lora_factors(
         builder.tie_vocabulary(name, generates=head is None)
     if builder.missing or builder.unexpected:
         raise StrictLoadError(name, builder.missing, builder.unexpected)
+    if builder.overflows:
+        raise ArtifactError(
+            "its LoRA scale makes values too large for the compute type",
+            place=name,
+            hint="Check lora_alpha",
+        )
     return builder.factors(head)
 
 
@@ -137,6 +143,8 @@ class _FactorsBuilder:
         self._deltas: dict[str, LowRankDelta] = {}
         #: weight of an embedding in full that the output layer shares
         self._shared_weight: Tensor | None = None
+        #: whether the LoRA scale makes a value too large for the compute type
+        self.overflows = False
         self.missing: list[str] = []
         self.unexpected: list[str] = []
 
@@ -355,6 +363,7 @@ class _FactorsBuilder:
         down = pair.a.to(layer.dtype, copy=True)
         turned = up.t().to(layer.dtype, memory_format=torch.contiguous_format, copy=True)
         self._pairs[layer.number] = (down, turned)
+        self.overflows = self.overflows or not bool(turned.isfinite().all())
 
     def _add_scale(self, layer: LoraLinear, scales: Tensor, path: str) -> None:
         """Add IA³'s factors, ``[1, in_features]`` of an input and ``[out_features, 1]`` else."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.adapters.manifest import MANIFEST_NAME
 from adapterhub.backbones.fingerprint import check_fingerprint
-from adapterhub.errors import EngineError, NotFoundError, RefError
+from adapterhub.errors import ArtifactError, EngineError, NotFoundError, RefError
 from adapterhub.http.errors import HTTPError
 from adapterhub.hub.client.address import SCHEME, parse_address
 from adapterhub.hub.client.pulling import pull
@@ -102,7 +102,11 @@ def _check_name(call: Call, name: str) -> None:
 
 async def _add(server: Server, artifact: Artifact, name: str, adapter: ResolvedAdapter) -> None:
     # the engine knows adapters by digest only, so a name that moves leaves requests unchanged
-    await server.engine.call(lambda engine: engine.load(artifact, name=adapter.digest))
+    try:
+        await server.engine.call(lambda engine: engine.load(artifact, name=adapter.digest))
+    except ArtifactError as error:
+        error.place = name
+        raise
     unnamed = server.names.add(name, adapter)
     if unnamed is not None and unnamed != adapter.digest:
         try:

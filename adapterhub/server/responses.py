@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from adapterhub.errors import (
     AdapterHubError,
     ArtifactError,
+    BackboneError,
     ComputeError,
     DataError,
     EngineClosedError,
@@ -68,6 +69,8 @@ _KINDS: tuple[tuple[type[AdapterHubError], _Kind], ...] = (
     (Forbidden, _Kind(403, "permission_error", "forbidden")),
     (QueueFull, _Kind(429, "rate_limit_error", "queue_full")),
     (FingerprintMismatch, _Kind(409, _INVALID, "fingerprint_mismatch")),
+    # an adapter that is loaded names another one
+    (BackboneError, _Kind(409, _INVALID, "backbone_mismatch")),
     (NotFoundError, _Kind(404, _INVALID, "model_not_found")),
     (RefError, _Kind(400, _INVALID, "invalid_reference")),
     (IntegrityError, _Kind(500, "server_error", "damaged_adapter")),

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.engine import Engine
-from adapterhub.errors import NoEffectError
+from adapterhub.errors import ArtifactError, NoEffectError
 from adapterhub.specs import LoraSpec, QuantizationSpec
 
 SPEC = LoraSpec(rank=2, alpha=2.0, target_modules=("q_proj", "down_proj"))
@@ -57,6 +57,11 @@ def test_lora_that_adds_nothing_is_rejected(engine, peer, part, factor, changes)
         load(engine, scaled(peer, part, factor, **changes), "zero")
     assert "zero" not in engine.adapters
     load(engine, scaled(peer, part, 1e-3), "small")
+
+
+def test_a_scale_that_overflows_is_rejected(engine, peer):
+    with pytest.raises(ArtifactError, match="too large for the compute type"):
+        load(engine, scaled(peer, "lora_B", 1.0, alpha=1e300), "large")
 
 
 def test_what_rounding_to_the_compute_type_makes_zero_is_rejected(decoder, peer):

@@ -1,6 +1,9 @@
 """Adapters that come and go while the server runs, and what is counted."""
 
+import json
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from http_server_helpers import random_lora, store
@@ -123,8 +126,24 @@ def test_an_adapter_without_effect_is_refused_at_every_door(served, tmp_path):
     messages = {answer.json()["error"]["message"] for answer in refused}
     assert all("not change the output of the backbone" in message for message in messages)
     assert "n" not in served.server.names.loaded()
+    assert refused[3].json()["error"]["message"].startswith("nothing@1: does not")
     ok = served.post("/v1/chat/completions", {"model": "alpha+opposite*0.5", **CHAT})
     assert ok.status_code == 200
+
+
+def test_a_folder_of_another_backbone_is_refused_with_the_reason(served, tmp_path, monkeypatch):
+    folder = Path(peft_folder(served, tmp_path, "alpha"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = "Qwen/Qwen2.5-0.5B-Instruct"
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    # what the tiny backbone is called is no Hub id, which another one could differ from
+    named = replace(served.server.backbone, name="smollm2-135m-instruct")
+    monkeypatch.setattr(served.server, "backbone", named)
+    body = {"lora_name": "elsewhere", "lora_path": str(folder)}
+    answer = served.post("/v1/load_lora_adapter", body)
+    assert answer.status_code == 409
+    assert "Qwen/Qwen2.5-0.5B-Instruct" in answer.json()["error"]["message"]
+    assert "elsewhere" not in served.server.names.loaded()
 
 
 def test_no_adapter_takes_the_name_of_the_backbone(served):
