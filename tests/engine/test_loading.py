@@ -205,5 +205,5 @@ def test_unknown_and_unfit_names_are_errors(local, classifier, talker):
         local.load(classifier, name="mood")
     with pytest.raises(DataError, match="does not generate text"):
         mood.generate(TALK)
-    with pytest.raises(DataError, match="Use generate"):
+    with pytest.raises(DataError, match="Use adapterhub chat"):
         local.load(talker, name="talk").predict(ASKED)
