@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -83,6 +83,7 @@ def sequence_by_sequence(query, key, value, lengths, params):
     ),
     fill=st.integers(0, 5),
 )
+@example(lengths=[1], kind="prefix", fill=0)
 def test_packed_attention(lengths, kind, fill):
     torch.manual_seed(0)
     if kind == "long":

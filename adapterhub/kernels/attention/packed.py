@@ -153,7 +153,8 @@ def _flash(block: _Block, query: Tensor, key: Tensor, value: Tensor) -> tuple[Te
         block.keys(key),
         block.keys(value),
         0.0,
-        block.params.causal and mask is None,
+        # torch aligns its causal mask with the first key, and a lone query is the last position
+        block.params.causal and mask is None and q.shape[2] > 1,
         attn_mask=mask,
         scale=block.params.scale,
     )
