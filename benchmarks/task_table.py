@@ -102,7 +102,7 @@ def _lines(name: str, document: Mapping[str, Any]) -> Iterator[str]:
             continue
         first = place == 0
         cells = (
-            name if first else "",
+            name.replace(".", ", ") if first else "",
             metric,
             _number(value(parts.get("base", {}), metric)),
             f"**{_number(value(adapter, metric))}**",

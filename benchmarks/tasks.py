@@ -15,7 +15,8 @@ backbone, with a head that is trained alone, or without any training if the task
 ``full`` trains every weight. ``--examples`` limits the training examples, ``--set`` changes keys
 of the recipe, and ``--generate`` is the number of answers that are generated and scored as text.
 Each part is stored in ``benchmarks/results/RECIPE.json`` with command, settings, machine and date,
-so that parts can be measured in several runs; afterwards the tables in ``RESULTS.md`` and
+so that parts can be measured in several runs, or in ``RECIPE.BACKBONE.json`` if ``--set`` names
+another backbone; afterwards the tables in ``RESULTS.md`` and
 ``docs/tasks.md`` are written again.
 
 ``--trained FOLDER`` measures the adapter of a finished run of ``adapterhub train`` instead of
@@ -105,7 +106,9 @@ def measure(name: str, part: str, options: argparse.Namespace) -> None:
         "machine": machine(),
         "date": today(),
     }
-    save_part(RESULTS / f"{name}.json", recipe, part, {**found, **conditions})
+    own = load_recipe(RECIPES / f"{name}.yaml").backbone.name
+    other = "" if recipe.backbone.name == own else f".{recipe.backbone.name}"
+    save_part(RESULTS / f"{name}{other}.json", recipe, part, {**found, **conditions})
 
 
 if __name__ == "__main__":
