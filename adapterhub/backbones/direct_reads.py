@@ -6,6 +6,7 @@ import inspect
 import logging
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -85,11 +86,11 @@ def _run_watched(base_model: Any, read: set[int], reached: set[CodeType]) -> boo
         if event == "call":
             reached.add(frame.f_code)
 
-    before = sys.getprofile()
-    with _watched(base_model, read), torch.no_grad():
+    def run() -> bool:
         sys.setprofile(note)
         try:
-            base_model(**probe_inputs(base_model))
+            with _watched(base_model, read), torch.no_grad():
+                base_model(**probe_inputs(base_model))
         except Exception as error:  # noqa: BLE001 - an architecture may raise anything
             _LOG.info(
                 "reads of weights are taken from the source of %s, because it does not run on a "
@@ -99,8 +100,12 @@ def _run_watched(base_model: Any, read: set[int], reached: set[CodeType]) -> boo
             )
             return False
         finally:
-            sys.setprofile(before)
-    return True
+            sys.setprofile(None)
+        return True
+
+    # a thread has a profile function of its own; that of the caller may be a profiler
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(run).result()
 
 
 @contextmanager

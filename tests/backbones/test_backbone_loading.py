@@ -1,5 +1,6 @@
 """Loading of architectures of all kinds, against transformers' own ``from_pretrained``."""
 
+import cProfile
 import json
 import logging
 
@@ -205,3 +206,11 @@ def test_weights_that_stay_quantized_are_refused(tmp_path):
     set_config(folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     with pytest.raises(BackboneError, match=r"already quantized \(bitsandbytes\)"):
         load(folder)
+
+
+def test_a_backbone_loads_under_a_profiler(tmp_path):
+    folder = tiny_model_folder(tmp_path, "bert")
+    with cProfile.Profile() as profile:
+        loaded = load(folder, QuantizationSpec("nf4", "float32"))
+    assert any(isinstance(module, Linear4bit) for module in loaded.base_model.modules())
+    assert profile.getstats()
