@@ -99,10 +99,12 @@ def test_the_tables_of_the_documents_are_up_to_date(page):
 def test_stored_parts_have_their_conditions_and_no_absolute_paths():
     from task_results import read_all
 
-    for name, document in read_all().items():
+    for stem, document in read_all().items():
+        name, _, backbone = stem.partition(".")
         for part in document["parts"].values():
             assert {"command", "machine", "date", "metrics", "validation_rows"} <= part.keys()
             assert name in part["command"]
+            assert not backbone or f"backbone.name={backbone}" in part["command"]
             assert not re.search(r"(^|[ =])/", part["command"]), part["command"]
 
 
