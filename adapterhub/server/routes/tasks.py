@@ -321,7 +321,7 @@ async def _relevance_by_label(call: Call, body: RerankRequest, model: ResolvedMo
 async def _relevance_by_embedding(
     call: Call, body: RerankRequest, model: ResolvedModel
 ) -> list[float]:
-    asked = await text_tokens(call, model, [str(body.query)], "query")
-    texts = asked + await text_tokens(call, model, body.documents, "documents")
+    texts = await text_tokens(call, model, [str(body.query)], "query")
+    texts += await text_tokens(call, model, body.documents, "documents")
     query, *documents = await embed_texts(call, model, texts, pooling="mean", normalize=True)
     return [float(query @ document) for document in documents]
