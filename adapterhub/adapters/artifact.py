@@ -28,6 +28,7 @@ from adapterhub.adapters.artifact_folder import (
     require_free,
     write_folder,
 )
+from adapterhub.adapters.explicit_targets import with_explicit_targets
 from adapterhub.adapters.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST,
@@ -41,7 +42,6 @@ from adapterhub.adapters.peft_format import (
     metadata_of,
     modules_to_save,
     spec_of,
-    with_explicit_targets,
 )
 from adapterhub.adapters.safetensors_header import parse_header
 from adapterhub.adapters.strict_json import parse_object, read_object

@@ -319,6 +319,8 @@ def head_config(
     """Return a copy of a backbone's configuration with the labels of a head."""
     copied = copy.deepcopy(config)
     if kind not in ("causal_lm", "span"):
+        # a field of its own in some configurations, else a property that names the labels anew
+        copied.num_labels = len(labels)
         copied.id2label = dict(enumerate(labels))
         copied.label2id = {label: index for index, label in enumerate(labels)}
     elif kind == "span":

@@ -19,9 +19,10 @@ from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.engine.adapter_effect import EffectChecker
 from adapterhub.engine.adapter_task import task_of
 from adapterhub.engine.heads import HeadBuilder, TaskHead
-from adapterhub.engine.lora_preparation import MAGNITUDE, lora_factors
+from adapterhub.engine.lora_preparation import lora_factors
 from adapterhub.engine.parameter_overrides import BASE_WEIGHTS
 from adapterhub.engine.prepared_adapter import LoraFactors, PrefixStates, PromptEmbeddings
+from adapterhub.engine.tensor_names import MAGNITUDE
 from adapterhub.errors import EngineError, StrictLoadError
 from adapterhub.kernels.attention.kv_cache import cache_shape
 from adapterhub.specs import PrefixSpec, PromptSpec

@@ -17,14 +17,19 @@ from adapterhub.engine.adapted_layers import OUTPUT_NAME, LoraEmbedding
 from adapterhub.engine.lora_linear import LoraLinear, dense_weight
 from adapterhub.engine.module_overrides import (
     BASE_LAYER,
-    attention_projections,
-    convolution,
     low_rank_product,
-    parameter_deltas,
     with_magnitude,
 )
-from adapterhub.engine.parameter_overrides import BASE_WEIGHTS, ParameterOverrides
+from adapterhub.engine.overrides_builder import OverridesBuilder, equal, submodule
+from adapterhub.engine.parameter_overrides import BASE_WEIGHTS
 from adapterhub.engine.prepared_adapter import LoraFactors, OwnWeight, TokenRows
+from adapterhub.engine.tensor_names import (
+    IA3,
+    MAGNITUDE,
+    TOKEN_VECTORS,
+    computing_keys,
+    keys_by_module,
+)
 from adapterhub.errors import ArtifactError, EngineError, StrictLoadError
 from adapterhub.specs import Ia3Spec, LoraSpec
 
@@ -36,14 +41,7 @@ if TYPE_CHECKING:
     from adapterhub.adapters.weights import AdapterWeights
     from adapterhub.engine.adapted_layers import AdaptedLayers
     from adapterhub.engine.heads import TaskHead
-    from adapterhub.engine.parameter_overrides import LowRankDelta
 
-MAGNITUDE = "lora_magnitude_vector"
-_TOKENS = "token_adapter.trainable_tokens_delta"
-_IA3 = "ia3_l"
-_PARTS = (*LINEAR_PARTS, LORA_BIAS_PART, MAGNITUDE, *EMBEDDING_PARTS, _TOKENS, _IA3)
-#: Names of peft's own modules around a module of the backbone.
-_PEFT_STEPS = frozenset({"base_layer", "token_adapter"})
 _WHOLE = {name: (name, f"{BASE_LAYER}{name}") for name in ("weight", "bias")}
 
 
@@ -69,12 +67,14 @@ def lora_factors(
     spec = weights.spec
     if not isinstance(spec, LoraSpec | Ia3Spec):
         raise EngineError(f"{spec.method} has no low-rank factors", place=name)
-    rest = {key: weights.tensors[key] for key in _computing(weights.tensors) if key not in others}
+    rest = {
+        key: weights.tensors[key] for key in computing_keys(weights.tensors) if key not in others
+    }
     builder = _FactorsBuilder(spec, layers, prefix)
     # no other thread replaces the backbone's weights while they are read
     with BASE_WEIGHTS:
         modules = keys_by_module(rest, prefix)
-        builder.targets = modules.keys()
+        builder.others.targets = modules.keys()
         for path, keys in modules.items():
             parts = {part: rest[key] for part, key in keys.items()}
             builder.unexpected += [keys.get(part, part) for part in builder.add(path, parts)]
@@ -90,47 +90,13 @@ def lora_factors(
     return builder.factors(head)
 
 
-def _computing(keys: Collection[str]) -> list[str]:
-    """Return keys without those of layers that never compute, and without second keys.
-
-    peft's modules_to_save keeps the layer that it replaces; a resized vocabulary or ``bias: all``
-    stores that too, and the copy by its path in peft's module.
-    """
-    return [
-        key
-        for key in keys
-        if ".original_module." not in key
-        and not (".modules_to_save." in key and key.replace(".modules_to_save", "") in keys)
-    ]
-
-
-def keys_by_module(keys: Iterable[str], prefix: str) -> dict[str, dict[str, str]]:
-    """Return keys of tensors by the path of their module below the base model and peft's part.
-
-    A part below peft's own layer begins with ``base_layer.``, as often as layers are nested.
-    """
-    found: dict[str, dict[str, str]] = {}
-    for key in keys:
-        body = key.removeprefix("base_model.model.")
-        part = next((each for each in _PARTS if body.endswith(f".{each}")), None)
-        part = part or body.rpartition(".")[2]
-        steps = body.removesuffix(f".{part}").split(".")
-        path = ".".join(step for step in steps if step not in _PEFT_STEPS)
-        depth = 0
-        while depth < len(steps) and f"{steps[-1 - depth]}." == BASE_LAYER:
-            depth += 1
-        found.setdefault(path.removeprefix(f"{prefix}."), {})[BASE_LAYER * depth + part] = key
-    return found
-
-
 class _FactorsBuilder:
     """Collects the tensors of an adapter by layer, and what is missing or does not fit."""
 
     def __init__(self, spec: LoraSpec | Ia3Spec, layers: AdaptedLayers, prefix: str) -> None:
         self._spec, self._layers, self._prefix = spec, layers, prefix
         self._paths = layers.pairs
-        #: paths of all modules that the adapter has tensors of
-        self.targets: Collection[str] = ()
+        self.others = OverridesBuilder(layers.base_model, self._scale, self._is_target_parameter)
         self._pairs: dict[int, tuple[Tensor, Tensor]] = {}
         self._magnitude_scales: dict[int, Tensor] = {}
         self._norms: dict[int, dict[str, Tensor]] = {}
@@ -139,8 +105,6 @@ class _FactorsBuilder:
         self._output_scales: dict[int, Tensor] = {}
         self._weights: dict[int, OwnWeight] = {}
         self._rows: dict[int, TokenRows] = {}
-        self._replaced: dict[str, Tensor] = {}
-        self._deltas: dict[str, LowRankDelta] = {}
         #: weight of an embedding in full that the output layer shares
         self._shared_weight: Tensor | None = None
         #: whether the LoRA scale makes a value too large for the compute type
@@ -163,7 +127,7 @@ class _FactorsBuilder:
             self._output_scales,
             self._weights,
             self._rows,
-            ParameterOverrides(self._replaced, self._deltas),
+            self.others.overrides(),
             spec.alora_invocation_tokens if isinstance(spec, LoraSpec) else (),
             None if own is None else len(own.weight),
         )
@@ -171,14 +135,14 @@ class _FactorsBuilder:
     def add(self, path: str, parts: Mapping[str, Tensor]) -> Iterable[str]:
         """Assign the tensors of a module to its layer; return the parts that do not fit."""
         path = self._output_path(path)
-        layer, module = self._paths.get(path), _submodule(self._layers.base_model, path)
+        layer, module = self._paths.get(path), submodule(self._layers.base_model, path)
         if isinstance(layer, LoraEmbedding):
             return self._add_embedding(path, layer, dict(parts))
         if layer is not None:
             return self._add_linear(path, layer, dict(parts))
         if path in self._layers.norms:
             return self._add_norm(path, dict(parts))
-        return parts if module is None else self._add_module(path, module, dict(parts))
+        return parts if module is None else self.others.add(path, module, dict(parts))
 
     def tie_vocabulary(self, name: str, *, generates: bool) -> None:
         """Let the output layer follow an embedding that it shares its weight with."""
@@ -203,7 +167,7 @@ class _FactorsBuilder:
 
     def _output_path(self, path: str) -> str:
         """Return ``OUTPUT_NAME`` for the output layer, which some classes call otherwise."""
-        outside = "." not in path and _submodule(self._layers.base_model, path) is None
+        outside = "." not in path and submodule(self._layers.base_model, path) is None
         return OUTPUT_NAME if outside and self._layers.output is not None else path
 
     def _add_linear(
@@ -212,8 +176,8 @@ class _FactorsBuilder:
         """Add the tensors of a linear layer; return those that do not belong to it."""
         if layer is self._layers.output:
             self._add_rows(path, layer, parts)
-        if _IA3 in parts:
-            self._add_scale(layer, parts.pop(_IA3), path)
+        if IA3 in parts:
+            self._add_scale(layer, parts.pop(IA3), path)
         weight, bias = _pop(parts, *_WHOLE["weight"]), _pop(parts, *_WHOLE["bias"])
         weight = self._changed_weight(path, layer, weight)
         pair = self._pop_pair(path, layer, parts)
@@ -248,7 +212,7 @@ class _FactorsBuilder:
         if weight is None and pair is not None:
             self._add_pair(layer, pair, self._scale(path))
         elif weight is not None and not _looks_up(layer.base):
-            self._replaced[f"{path}.weight"] = weight.to(layer.dtype)
+            self.others.replaced[f"{path}.weight"] = weight.to(layer.dtype)
         elif weight is not None:
             self._add_weight(layer, weight, pair, self._scale(path), (None, None, None))
         return parts
@@ -265,65 +229,9 @@ class _FactorsBuilder:
         if found != shapes:
             self.missing += [f"{path}.{part} {s}" for part, s in shapes.items() - found.items()]
             return {f"{part} {s}": parts[part] for part, s in found.items() - shapes.items()}
-        if not all(_equal(tensor, norm.base.get_parameter(n)) for n, tensor in parts.items()):
+        if not all(equal(tensor, norm.base.get_parameter(n)) for n, tensor in parts.items()):
             self._norms[norm.number] = {part: tensor.clone() for part, tensor in parts.items()}
         return {}
-
-    def _add_module(
-        self, path: str, module: nn.Module, parts: dict[str, Tensor]
-    ) -> Mapping[str, Tensor]:
-        """Add tensors that replace or change parameters of another module."""
-        scale = self._scale(path)
-        found: dict[str, Tensor] | None = None
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            found = convolution(module, parts, scale)
-        elif isinstance(module, nn.MultiheadAttention):
-            found = attention_projections(module, parts, scale)
-        elif isinstance(module, nn.Linear) and self._is_fused_attention(path.rpartition(".")[0]):
-            found = _attention_output(module, parts, scale * self._num_output_products(path))
-        if found is None:
-            return self._add_parameters(path, module, parts)
-        self._replace(path, module, found)
-        return {}
-
-    def _is_fused_attention(self, path: str) -> bool:
-        module = _submodule(self._layers.base_model, path)
-        return isinstance(module, nn.MultiheadAttention)
-
-    def _num_output_products(self, path: str) -> int:
-        """Return how often peft adds the product of the output layer of fused attention.
-
-        With LoRA on the attention, both its ``merge`` and that of the output layer add it. Without,
-        the attention reads the weight of the backbone. Source: ``MultiheadAttention`` in
-        ``peft/tuners/lora/layer.py`` of peft 0.21.
-        """
-        return 2 if path.rpartition(".")[0] in self.targets else 0
-
-    def _add_parameters(
-        self, path: str, module: nn.Module, parts: dict[str, Tensor]
-    ) -> Mapping[str, Tensor]:
-        deltas = parameter_deltas(
-            module,
-            parts,
-            lambda name: self._is_target_parameter(f"{path}.{name}"),
-            lambda name: self._scale(f"{path}.{name}"),
-        )
-        if deltas is not None:
-            self._deltas |= {f"{path}.{name}": delta for name, delta in deltas.items()}
-            return {}
-        held = dict(_tensors_of(module))
-        whole = {part.removeprefix(BASE_LAYER): tensor for part, tensor in parts.items()}
-        fitting = {n: t for n, t in whole.items() if n in held and t.shape == held[n].shape}
-        self._replace(path, module, fitting)
-        return {name: tensor for name, tensor in whole.items() if name not in fitting}
-
-    def _replace(self, path: str, module: nn.Module, found: Mapping[str, Tensor]) -> None:
-        held = dict(_tensors_of(module))
-        for name, tensor in found.items():
-            if not _equal(tensor, held[name]):
-                self._replaced[f"{path}.{name}".lstrip(".")] = tensor.to(
-                    held[name].dtype, copy=True
-                )
 
     def _add_weight(
         self,
@@ -369,7 +277,7 @@ class _FactorsBuilder:
         """Add IA³'s factors, ``[1, in_features]`` of an input and ``[out_features, 1]`` else."""
         feedforward = scales.shape[0] == 1 and scales.shape[1] == layer.in_features
         if not feedforward and scales.numel() != layer.out_features:
-            self.unexpected.append(f"{path}.{_IA3} of shape {list(scales.shape)}")
+            self.unexpected.append(f"{path}.{IA3} of shape {list(scales.shape)}")
             return
         target = self._input_scales if feedforward else self._output_scales
         target[layer.number] = scales.float().flatten().clone()
@@ -378,14 +286,14 @@ class _FactorsBuilder:
         self, path: str, layer: LoraLinear | LoraEmbedding, parts: dict[str, Tensor]
     ) -> None:
         """Add the vectors of single tokens, if there are any that fit."""
-        vectors = parts.get(_TOKENS)
+        vectors = parts.get(TOKEN_VECTORS)
         indices = self._spec.trainable_token_indices if isinstance(self._spec, LoraSpec) else {}
         named = [ids for each, ids in indices.items() if f".{path}".endswith(f".{each}")]
         ids = named[0] if named else next(iter(indices.values()), ())
         embeds = isinstance(layer, LoraEmbedding)
         width = layer.out_features if embeds else layer.in_features
         if vectors is not None and vectors.shape == (len(ids), width):
-            del parts[_TOKENS]
+            del parts[TOKEN_VECTORS]
             own = vectors.to(layer.dtype, copy=True)
             self._rows[layer.number] = TokenRows(torch.tensor(ids), own)
 
@@ -454,35 +362,9 @@ class _Pair:
         self.a, self.b, self.magnitude = a, b, magnitude
 
 
-def _attention_output(
-    module: nn.Module, parts: Mapping[str, Tensor], scale: float
-) -> dict[str, Tensor] | None:
-    if parts.keys() != set(LINEAR_PARTS):
-        return None
-    weight = module.get_parameter("weight").detach().float()
-    product = low_rank_product(parts[LINEAR_PARTS[0]], parts[LINEAR_PARTS[1]], scale)
-    return {"weight": weight + product} if product.shape == weight.shape else None
-
-
-def _submodule(base_model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return base_model.get_submodule(path)
-    except AttributeError:
-        return None
-
-
-def _tensors_of(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
-    yield from module.named_parameters(recurse=False)
-    yield from module.named_buffers(recurse=False)
-
-
 def _pop(parts: dict[str, Tensor], *names: str) -> Tensor | None:
     found = [parts.pop(name) for name in names if name in parts]
     return found[0] if found else None
-
-
-def _equal(tensor: Tensor, own: Tensor) -> bool:
-    return tensor.shape == own.shape and torch.equal(tensor.to(own.device, own.dtype), own)
 
 
 def _looks_up(base: Any) -> bool:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from tiny_architectures import DECODERS, ENCODERS, backbone_of, tiny_backbone, tiny_config
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, PvtConfig
 
-from adapterhub.backbones.head_model import build_head
+from adapterhub.backbones.head_model import build_head, head_config
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.errors import BackboneError
 
@@ -109,3 +109,10 @@ def test_the_output_step_of_single_positions_is_that_of_the_whole():
         with torch.no_grad():
             whole = head.logits_of(hidden)[0]
             torch.testing.assert_close(head.logits_of(hidden[0, :, None])[:, 0], whole)
+
+
+def test_the_number_of_labels_is_set_where_it_is_a_field_of_the_configuration():
+    config = PvtConfig()
+    assert config.num_labels == 1000
+    found = head_config(config, "image", ["cat", "dog", "owl"])
+    assert (found.num_labels, found.id2label) == (3, {0: "cat", 1: "dog", 2: "owl"})

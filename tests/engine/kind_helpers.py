@@ -7,7 +7,8 @@ from peft.utils import load_peft_weights
 from toy_fixtures import save_tokenizer
 from transformers import AutoModelForCausalLM
 
-from adapterhub.adapters.peft_format import config_document, spec_of, with_explicit_targets
+from adapterhub.adapters.explicit_targets import with_explicit_targets
+from adapterhub.adapters.peft_format import config_document, spec_of
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.engine.config import EngineConfig

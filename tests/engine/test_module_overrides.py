@@ -8,7 +8,8 @@ import torch
 from kind_helpers import change
 from torch import nn
 
-from adapterhub.adapters.peft_format import config_document, spec_of, with_explicit_targets
+from adapterhub.adapters.explicit_targets import with_explicit_targets
+from adapterhub.adapters.peft_format import config_document, spec_of
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.engine.adapted_layers import AdaptedLayers
 from adapterhub.engine.lora_linear import install_lora_linears
