@@ -2,11 +2,12 @@
 
     O = softmax(s Q Kᵀ + mask) V, sequence by sequence
 
-Neighbouring sequences of equal length are computed in one batched product. When gradients are
-needed on a CPU, forward and backward are one function: the query heads that share a key head are
-folded into the query length, so keys are never repeated, and nothing of size length x length is
-kept between the passes, because the backward pass recomputes the probabilities from the log-sum-exp
-that torch's fused kernel returns.
+On a CPU with matrix tiles, bfloat16 is computed by ``tiled``. Elsewhere neighbouring sequences of
+equal length are computed in one batched product. When gradients are needed on a CPU, forward and
+backward are one function: the query heads that share a key head are folded into the query length,
+so keys are never repeated, and nothing of size length x length is kept between the passes, because
+the backward pass recomputes the probabilities from the log-sum-exp that torch's fused kernel
+returns.
 Sources: Dao et al. 2022, arXiv:2205.14135, appendix B.2, for the gradients; Ainslie et al. 2023,
 arXiv:2305.13245, for grouped heads.
 """
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adapterhub.kernels.attention.layout import attend, needs_mask, prepend, visible_keys
+from adapterhub.kernels.attention.tiled import TiledAttention, fits_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +59,8 @@ def attend_packed(
     """
     tokens = query.shape[1]
     on_cpu = query.device.type == "cpu"
+    if on_cpu and not dropout and fits_tiles(query, key, value, sequences):
+        return TiledAttention.apply(query, key, value, sequences, params)
     if on_cpu and torch.is_grad_enabled() and not dropout and not sequences.prefixes:
         return PackedAttention.apply(query, key, value, sequences, params)
     shared = key.shape[1] - tokens
@@ -75,7 +79,7 @@ def attend_packed(
 
 
 class PackedAttention(torch.autograd.Function):
-    """Packed attention on CPUs; see ``attend_packed``.
+    """Packed attention on CPUs without matrix tiles; see ``attend_packed``.
 
     The gradients of all sequences are written straight into three tensors; autograd's own backward
     pass would allocate and add a full-size tensor of zeros for every run.
