@@ -134,7 +134,8 @@ def whisper_tensors(tensors: Mapping[str, NDArray[Any]]) -> Tensors:
 
 def _layer(tensors: Mapping[str, NDArray[Any]], source: str) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield the tensors of a layer; projections that share their input are stored as one."""
-    names = {"self_attention": ("self_attn", ("q_proj k_proj v_proj", "out_proj"))}
+    names: dict[str, tuple[str, tuple[str, ...]]] = {}
+    names["self_attention"] = ("self_attn", ("q_proj k_proj v_proj", "out_proj"))
     if f"{source}/attention/linear_0/weight" in tensors:
         names["attention"] = ("encoder_attn", ("q_proj", "k_proj v_proj", "out_proj"))
     names["ffn"] = ("", ("fc1", "fc2"))
