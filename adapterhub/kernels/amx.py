@@ -39,16 +39,20 @@ CONFIGURATION[0] = 1
 CONFIGURATION[16:32:2] = 64
 CONFIGURATION[48:56] = ROWS
 
-_BYTE, _ADDRESS = ir.IntType(8), ir.IntType(64)
+_BYTE, _SHORT, _ADDRESS = ir.IntType(8), ir.IntType(16), ir.IntType(64)
+
+
+@cache
+def compiles_amx() -> bool:
+    """Return whether numba compiles bfloat16 tiles for this CPU."""
+    features = binding.get_host_cpu_features()
+    return bool(features.get("amx-bf16") and features.get("avx512bf16"))
 
 
 @cache
 def has_amx() -> bool:
     """Return whether this process may use bfloat16 tiles; asks the kernel for them."""
-    if sys.platform != "linux" or not torch.cpu._is_amx_tile_supported():
-        return False
-    features = binding.get_host_cpu_features()
-    if not (features.get("amx-bf16") and features.get("avx512bf16")):
+    if sys.platform != "linux" or not torch.cpu._is_amx_tile_supported() or not compiles_amx():
         return False
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     return bool(syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
@@ -81,6 +85,34 @@ def _load_configuration(_context: Any, _address: Any) -> Any:
 
 
 configure = _load_configuration
+
+
+@intrinsic
+def configure_rows(_context: Any, _first: Any, _second: Any) -> Any:
+    """Configure tiles for a product of ``first`` and ``second`` rows, 1 to 16 each.
+
+    Sums 0 and 1 and the left tile 4 get the first rows, sums 2 and 3 and the left tile 5 the second
+    ones; the right tiles 6 and 7 are full.
+    """
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        memory = cgutils.alloca_once(builder, ir.ArrayType(_BYTE, 64))
+        builder.store(ir.Constant(memory.type.pointee, None), memory)
+        start = builder.ptrtoint(memory, _ADDRESS)
+
+        def put(at: int, value: Any) -> None:
+            address = builder.add(start, ir.Constant(_ADDRESS, at))
+            builder.store(value, builder.inttoptr(address, value.type.as_pointer()), align=1)
+
+        first, second = (builder.trunc(each, _BYTE) for each in arguments)
+        full = ir.Constant(_BYTE, ROWS)
+        put(0, ir.Constant(_BYTE, 1))
+        for tile, rows in enumerate((first, first, second, second, first, second, full, full)):
+            put(16 + 2 * tile, ir.Constant(_SHORT, 64))
+            put(48 + tile, rows)
+        _call(builder, "llvm.x86.ldtilecfg", builder.bitcast(memory, _BYTE.as_pointer()))
+
+    return types.void(types.int64, types.int64), build
 
 
 @intrinsic

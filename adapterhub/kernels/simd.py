@@ -129,6 +129,16 @@ def multiply(_context: Any, _left: Any, _right: Any) -> Any:
 
 
 @intrinsic
+def add(_context: Any, _left: Any, _right: Any) -> Any:
+    """Return the sum of two ``f32x16``."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.fadd(*arguments)
+
+    return f32x16(f32x16, f32x16), build
+
+
+@intrinsic
 def shift_right(_context: Any, _value: Any, _bits: Any) -> Any:
     """Return an ``i32x16`` shifted right by a number of bits."""
 
@@ -239,16 +249,25 @@ def store_sums(_context: Any, sums: Any, _more: Any, _bias: Any, _y: Any, _strid
             total = builder.fadd(
                 builder.extract_value(first, token), builder.extract_value(second, token)
             )
-            rounded = _call(
-                builder,
-                "llvm.x86.avx512bf16.cvtneps2bf16.512",
-                _BF16X16,
-                builder.fadd(total, bias),
-            )
-            builder.store(rounded, _pointer(builder, address, _BF16X16), align=2)
+            _store_rounded(builder, address, builder.fadd(total, bias))
             address = builder.add(address, stride)
 
     return types.void(sums, sums, f32x16, types.int64, types.int64), build
+
+
+@intrinsic
+def store_rounded(_context: Any, _address: Any, _values: Any) -> Any:
+    """Write an ``f32x16`` rounded to bfloat16 to 32 bytes at an address."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        _store_rounded(builder, *arguments)
+
+    return types.void(types.int64, f32x16), build
+
+
+def _store_rounded(builder: Any, address: Any, values: Any) -> None:
+    rounded = _call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", _BF16X16, values)
+    builder.store(rounded, _pointer(builder, address, _BF16X16), align=2)
 
 
 @intrinsic

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.quantize import quantize_linears
-from adapterhub.kernels.linear import products
+from adapterhub.kernels.linear import fields, products
 from adapterhub.kernels.linear.avx512 import Avx512Linear, Avx512Linear4bit
 from adapterhub.kernels.simd import has_avx512_bf16
 from adapterhub.specs import QuantizationSpec
 
 needs_avx512 = pytest.mark.skipif(not has_avx512_bf16(), reason="this CPU has no AVX-512 BF16")
-TOKENS = [1, 2, 3, 7, 8, 31, 33]
+TOKENS = [1, 2, 3, 7, 8, 16, 17, 33, 600]
 SHAPES = [(16, 64), (48, 192), (96, 1536)]
 
 
@@ -45,11 +45,13 @@ def assert_rounded(found, expected):
 
 
 @needs_avx512
+@pytest.mark.parametrize("tiles", [True, False])
 @pytest.mark.parametrize("scheme", ["none", "nf4", "fp4"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
-def test_computes_the_same(scheme, bias, outputs, inputs):
+def test_computes_the_same(tiles, scheme, bias, outputs, inputs):
     layer, weight = packed_layer(scheme, outputs, inputs, bias)
+    layer.description[fields.TILES] &= tiles
     for tokens in TOKENS:
         x = torch.randn(1, tokens, inputs, dtype=torch.bfloat16)
         assert_rounded(layer(x), reference(x, weight, layer.bias))

@@ -11,7 +11,8 @@ from bitsandbytes.nn import Linear4bit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapterhub.kernels.linear import layout, products
+from adapterhub.kernels.amx import has_amx
+from adapterhub.kernels.linear import fields, layout, products
 from adapterhub.kernels.linear.packed_layer import PackedLayer
 from adapterhub.kernels.simd import has_avx512_bf16
 
@@ -31,12 +32,13 @@ class Avx512Layer(PackedLayer):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer)
         #: argument of ``multiply_groups``: addresses of what this layer holds
-        self.description = np.zeros(products.FIELDS, np.int64)
-        self.description[products.WIDTH] = self.in_features
-        self.description[products.OUTPUTS] = self.out_features
+        self.description = np.zeros(fields.FIELDS, np.int64)
+        self.description[fields.WIDTH] = self.in_features
+        self.description[fields.OUTPUTS] = self.out_features
+        self.description[fields.TILES] = has_amx()
         if self.bias is not None:
             self.bias.data = self.bias.data.contiguous()
-            self.description[products.BIAS] = self.bias.data_ptr()
+            self.description[fields.BIAS] = self.bias.data_ptr()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., out]``."""
@@ -62,7 +64,7 @@ class Avx512Linear(Avx512Layer):
     def __init__(self, layer: nn.Linear, *, keep: bool = False) -> None:
         super().__init__(layer)
         self._packed = interleaved(_words(layer.weight.data))
-        self.description[products.WEIGHT] = self._packed.ctypes.data
+        self.description[fields.WEIGHT] = self._packed.ctypes.data
         if not keep:
             layer.weight.data = torch.empty(0, dtype=torch.bfloat16)
 
@@ -109,10 +111,10 @@ class Avx512Linear4bit(Avx512Layer):
         self._table = state.code.contiguous()
         layer.weight.data = torch.empty(0, dtype=torch.uint8)
         state.absmax = torch.empty(0)
-        self.description[products.WEIGHT] = self._codes.ctypes.data
-        self.description[products.SCALES] = self._scales.ctypes.data
-        self.description[products.TABLE] = self._table.data_ptr()
-        self.description[products.BLOCK] = state.blocksize
+        self.description[fields.WEIGHT] = self._codes.ctypes.data
+        self.description[fields.SCALES] = self._scales.ctypes.data
+        self.description[fields.TABLE] = self._table.data_ptr()
+        self.description[fields.BLOCK] = state.blocksize
 
     @staticmethod
     def supports(module: Any) -> TypeGuard[Linear4bit]:
@@ -133,7 +135,7 @@ class Avx512Linear4bit(Avx512Layer):
         """Return the weight ``[out, in]``, bit by bit as bitsandbytes dequantizes it."""
         identity = torch.eye(self.in_features, dtype=torch.bfloat16)
         description = self.description.copy()
-        description[products.BIAS] = 0
+        description[fields.BIAS] = 0
         y = torch.empty(self.in_features, self.out_features, dtype=torch.bfloat16)
         products.multiply_all(
             identity.data_ptr(), len(y), description, y.data_ptr(), numba.get_num_threads()

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numba import prange
 
 from adapterhub.kernels import simd
+from adapterhub.kernels.amx import compiles_amx
+from adapterhub.kernels.linear.fields import (
+    BIAS,
+    BLOCK,
+    OUTPUTS,
+    SCALES,
+    TABLE,
+    TILES,
+    WEIGHT,
+    WIDTH,
+)
 from adapterhub.kernels.linear.layout import GROUP
+from adapterhub.kernels.linear.tile_products import buffer_bytes, multiply_tiles, pair_vector
 from adapterhub.kernels.numba_support import compiled, inlined
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-#: Entries of the description of a layer, an int64 array.
-WEIGHT, SCALES, TABLE, BIAS, WIDTH, OUTPUTS, BLOCK = range(7)
-#: Length of the description of a layer.
-FIELDS = 8
+#: Number of tokens from which matrix tiles multiply 4-bit weights, which are written to memory for
+#: them; bfloat16 ones they always do.
+MIN_TILE_TOKENS = 3
+# numba leaves out what a constant excludes, which other CPUs can't compile
+_COMPILES_AMX = compiles_amx()
 
 
 @compiled()
@@ -29,14 +42,16 @@ def multiply_groups(
     Args:
         x: Address of the inputs, bfloat16 ``[tokens, width]``, contiguous.
         tokens: Number of tokens.
-        layer: Description of the layer: addresses of its packed weight, of its scales (0 if the
-            weight is bfloat16), of the value of each code (float32 ``[16]``) and of its bias
-            (bfloat16 ``[out]``, 0 for none), its numbers of inputs and outputs and its block size.
+        layer: Description of the layer, see ``fields``.
         y: Address of the outputs of the whole layer, bfloat16 ``[tokens, out]``.
         stride: Elements of ``y`` from a token to the next.
         first: First group of 16 outputs.
         last: Group after the last one.
     """
+    if _COMPILES_AMX and layer[TILES] != 0 and (layer[SCALES] == 0 or tokens >= MIN_TILE_TOKENS):
+        buffer = np.empty(buffer_bytes(layer), np.uint8)
+        multiply_tiles(x, tokens, layer, y, stride, first, last, buffer)
+        return
     width = layer[WIDTH]
     for group in range(first, last):
         done = 0
@@ -100,30 +115,24 @@ def _sums_of_codes(zeros: Any, x: int, layer: Any, group: int) -> Any:
         lower, upper = simd.repeat_halves(simd.load_f32(scales + number * simd.VECTOR))
         for column in range(number * block, (number + 1) * block, 8):
             codes, at = simd.load_i32(words + column * 8), x + 2 * column
-            pair = _weights(codes, table, lower, upper)
+            pair = pair_vector(codes, table, lower, upper)
             even = simd.add_products(even, pair, at, 2 * width)
-            pair = _weights(simd.shift_right(codes, 8), table, lower, upper)
+            pair = pair_vector(simd.shift_right(codes, 8), table, lower, upper)
             odd = simd.add_products(odd, pair, at + 4, 2 * width)
-            pair = _weights(simd.shift_right(codes, 16), table, lower, upper)
+            pair = pair_vector(simd.shift_right(codes, 16), table, lower, upper)
             even = simd.add_products(even, pair, at + 8, 2 * width)
-            pair = _weights(simd.shift_right(codes, 24), table, lower, upper)
+            pair = pair_vector(simd.shift_right(codes, 24), table, lower, upper)
             odd = simd.add_products(odd, pair, at + 12, 2 * width)
     return even, odd
-
-
-@inlined
-def _weights(codes: Any, table: Any, lower: Any, upper: Any) -> Any:
-    """Return the pair vector of the lowest 8 bits of each lane, rounded as bitsandbytes does."""
-    return simd.round_halves(
-        simd.multiply(simd.look_up(table, codes), lower),
-        simd.multiply(simd.look_up(table, simd.shift_right(codes, 4)), upper),
-    )
 
 
 @compiled(parallel=True)
 def multiply_all(x: int, tokens: int, layer: NDArray[np.int64], y: int, shares: int) -> None:
     """Write ``y = x Wᵀ + bias``, contiguous, with the groups in a number of shares."""
     groups = layer[OUTPUTS] // GROUP
-    for share in prange(shares):
-        first, last = share * groups // shares, (share + 1) * groups // shares
+    pairs = (groups + 1) // 2
+    for index in prange(shares):
+        share = np.int64(index)
+        first, last = 2 * (share * pairs // shares), 2 * ((share + 1) * pairs // shares)
+        last = min(last, groups)
         multiply_groups(x, tokens, layer, y, layer[OUTPUTS], first, last)
