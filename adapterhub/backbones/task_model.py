@@ -19,6 +19,7 @@ from adapterhub.backbones.forward_paths import forward_paths
 from adapterhub.backbones.fused_lora import fuse_lora_layers
 from adapterhub.backbones.head_model import build_head
 from adapterhub.backbones.task_forward import TaskForward
+from adapterhub.backbones.trained_layers import fuse_decoder_layers, restore_decoder_layers
 from adapterhub.errors import StrictLoadError
 from adapterhub.third_party import without_warnings
 
@@ -211,6 +212,7 @@ class TaskModel(nn.Module):
 
     def close(self) -> None:
         """Remove all adapters from the base model, which is restored."""
+        restore_decoder_layers(self.backbone.base_model)
         if not self.is_prefix:
             self.peft_model.unload()
 
@@ -275,8 +277,10 @@ def _attach(
     """Inject an adapter into a model on the shared base model."""
     import peft
 
-    # before the adapter is there: the check of the head needs the model as it was loaded
+    # before the adapter is there: the checks need the model as it was loaded
     forward = TaskForward(heads, backbone, paths, has_prefix=config.is_prompt_learning)
+    if forward.packed:
+        fuse_decoder_layers(backbone.base_model)
     # peft warns of a second adapter on the same base model, which is intended here, of layers
     # with transposed weights, whose setting it corrects itself, and of the base model's name
     with without_warnings():

@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from adapterhub.kernels.cross_entropy_cpu import cross_entropy
+from adapterhub.kernels.numba_support import as_array
+
 CHUNK_POSITIONS = 256
 
 
@@ -72,7 +75,12 @@ def _chunk(
     hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float, needs_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Return a chunk's summed loss and, if needed, its gradient ``[num_positions, hidden]``."""
-    log_probs = F.log_softmax(F.linear(hidden, weight), dim=-1, dtype=torch.float32)
+    logits = F.linear(hidden, weight)
+    if logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.bfloat16):
+        losses = torch.empty(len(logits))
+        cross_entropy(as_array(logits), as_array(targets), smoothing, needs_grad, as_array(losses))
+        return losses.sum(), logits @ weight if needs_grad else None
+    log_probs = F.log_softmax(logits, dim=-1, dtype=torch.float32)
     index = targets.unsqueeze(1)
     loss = -(1 - smoothing) * log_probs.gather(1, index).sum()
     if smoothing:

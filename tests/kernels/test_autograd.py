@@ -107,3 +107,19 @@ def test_packed_attention(lengths, kind, fill):
         gradients(fused[:tokens], inputs), gradients(plain, inputs), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_linear_cross_entropy_in_bfloat16(smoothing):
+    torch.manual_seed(0)
+    hidden = torch.randn(300, 32).bfloat16().requires_grad_()
+    weight, targets = torch.randn(101, 32).bfloat16(), torch.randint(0, 101, (300,))
+    fused = linear_cross_entropy(hidden, weight, targets, smoothing)
+    wide = hidden.detach().float().requires_grad_()
+    plain = F.cross_entropy(
+        wide @ weight.T.float(), targets, reduction="sum", label_smoothing=smoothing
+    )
+    torch.testing.assert_close(fused, plain, rtol=1e-3, atol=0)
+    (ours,) = torch.autograd.grad(fused, hidden)
+    (theirs,) = torch.autograd.grad(plain, wide)
+    assert (ours.float() - theirs).norm() < 0.01 * theirs.norm()
