@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from adapterhub.backbones.memory import return_freed_memory
 from adapterhub.errors import BackboneError
+from adapterhub.kernels.quantize_cpu import quantize_4bit
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -112,7 +113,8 @@ def _is_linear(layer: nn.Module) -> bool:
 def _quantized(linear: Any, spec: QuantizationSpec, device: torch.device) -> nn.Module:
     # GPT-2's layers store the transposed weight
     weight = linear.weight.data.t().contiguous() if type(linear) is Conv1D else linear.weight.data
-    layer = (_int8 if spec.scheme == "int8" else _four_bit)(weight, linear.bias is not None, spec)
+    make = _int8 if spec.scheme == "int8" else _four_bit
+    layer = make(weight, linear.bias is not None, spec, device)
     layer.bias = linear.bias
     layer.to(device)
     if isinstance(layer, bnb.nn.Linear4bit):
@@ -121,7 +123,9 @@ def _quantized(linear: Any, spec: QuantizationSpec, device: torch.device) -> nn.
     return layer
 
 
-def _four_bit(weight: Tensor, bias: bool, spec: QuantizationSpec) -> bnb.nn.Linear4bit:
+def _four_bit(
+    weight: Tensor, bias: bool, spec: QuantizationSpec, device: torch.device
+) -> bnb.nn.Linear4bit:
     layer = bnb.nn.Linear4bit(
         weight.shape[1],
         weight.shape[0],
@@ -138,8 +142,30 @@ def _four_bit(weight: Tensor, bias: bool, spec: QuantizationSpec) -> bnb.nn.Line
         quant_type=spec.scheme,
         module=layer,
     )
+    if device.type == "cpu":
+        _quantize_on_cpu(layer)
     disable_weight_repacking(layer)
     return layer
+
+
+def _quantize_on_cpu(layer: bnb.nn.Linear4bit) -> None:
+    """Quantize the weight of a layer, which bitsandbytes does on its move to the device, slower."""
+    weight = layer.weight
+    values = bnb.functional.get_4bit_type(weight.quant_type, device="cpu")
+    found = quantize_4bit(weight.data, values, weight.blocksize)
+    if found is None:
+        return
+    shape, dtype = weight.data.shape, weight.data.dtype
+    weight.data, scales = found
+    weight.quant_state = layer.quant_state = bnb.functional.QuantState(
+        absmax=scales,
+        shape=shape,
+        dtype=dtype,
+        blocksize=weight.blocksize,
+        code=values,
+        quant_type=weight.quant_type,
+    )
+    weight.bnb_quantized = True
 
 
 def disable_weight_repacking(layer: bnb.nn.Linear4bit) -> None:
@@ -178,7 +204,7 @@ class Int8Linear(bnb.nn.Linear8bitLt):
         self.state.SCB = scales
 
 
-def _int8(weight: Tensor, bias: bool, _: QuantizationSpec) -> Int8Linear:
+def _int8(weight: Tensor, bias: bool, _: QuantizationSpec, __: torch.device) -> Int8Linear:
     # threshold 0: no column is treated as an outlier, which would make the result of a token depend
     # on the other tokens of the batch
     layer = Int8Linear(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adapterhub.cli.console import output, print_json, say, silence_libraries
+from adapterhub.cli.lean_start import lean_start
 from adapterhub.cli.options import Device, Force, Json, Jsonl, Ref, check_adapters
 from adapterhub.errors import DataError
 
@@ -33,9 +34,10 @@ def predict(
     if not given:
         raise DataError("no input", hint="Give texts as arguments, or lines on standard input")
     parsed = [json_input(text, at) for at, text in enumerate(given, start=1)] if jsonl else None
-    from adapterhub.workflows.model import load
+    with lean_start():
+        from adapterhub.workflows.model import load
 
-    model = load(ref, force=force, device=device)
+        model = load(ref, force=force, device=device)
     predictions = model.predict(parsed or given)
     if as_json:
         fields = parsed or [{model.input_field: text} for text in given]
@@ -60,9 +62,10 @@ def chat(
     """Chat with a dialogue adapter."""
     silence_libraries(compiler=False)
     check_adapters(ref)
-    from adapterhub.workflows.model import load
+    with lean_start():
+        from adapterhub.workflows.model import load
 
-    model = load(ref, force=force, device=device)
+        model = load(ref, force=force, device=device)
     history: list[dict[str, str]] = []
     for turn in message or _turns():
         history.append({"role": "user", "content": turn})

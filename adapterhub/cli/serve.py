@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adapterhub.cli.console import output, print_json, say, short_digest, silence_libraries, table
+from adapterhub.cli.lean_start import lean_start
 from adapterhub.cli.options import Device, Json
 from adapterhub.errors import MissingExtraError
 
@@ -43,8 +44,6 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serve a backbone and its adapters over HTTP."""
-    # torch's compiler, which bitsandbytes loads and the server never uses, takes 1 to 2 seconds
-    os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     silence_libraries()
     try:
         from adapterhub.server.preparation import prepare
@@ -66,13 +65,20 @@ def serve(
         return
     # what is wrong with the settings shows before torch is imported
     sockets = prepare(found.settings)
-    try:
-        from adapterhub.server.request_log import configure_logging
-        from adapterhub.server.serving import serve as serve_http
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "starlette", "serve") from error
-    configure_logging(found.settings.log_level, prompts=found.settings.log_prompts)
-    serve_http(found.settings, sockets=sockets, on_ready=_show_addresses)
+    with ExitStack() as start:
+        start.enter_context(lean_start())
+        try:
+            from adapterhub.server.request_log import configure_logging
+            from adapterhub.server.serving import serve as serve_http
+        except ModuleNotFoundError as error:
+            raise MissingExtraError(error.name or "starlette", "serve") from error
+        configure_logging(found.settings.log_level, prompts=found.settings.log_prompts)
+
+        def show(server: Server, url: str) -> None:
+            start.close()
+            _show_addresses(server, url)
+
+        serve_http(found.settings, sockets=sockets, on_ready=show)
 
 
 def serve_hub(
