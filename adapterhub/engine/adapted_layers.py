@@ -15,7 +15,7 @@ from adapterhub.engine.forward_context import get_forward_context
 from adapterhub.engine.lora_linear import LoraLinear, install_lora_linears, remove_lora_linears
 from adapterhub.engine.prepared_adapter import TokenRows
 from adapterhub.errors import EngineError, UntraceableInputError
-from adapterhub.kernels.linear.cpu import OneDnnLinear
+from adapterhub.kernels.choice import choose_output_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -362,9 +362,7 @@ def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> 
     number += len(embeddings)
     output = None
     if backbone.lm_head is not None:
-        head = backbone.lm_head
-        # its weight is mostly the embedding's too, which stays as it is
-        base = OneDnnLinear(head, keep=True) if OneDnnLinear.supports(head) else head
+        base = choose_output_layer(backbone.lm_head)
         output = LoraLinear(base, number, dtype, kernel, lazy=True)
         number += 1
     adapted_norms = {

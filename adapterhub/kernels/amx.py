@@ -149,6 +149,8 @@ def _transfers(name: str) -> Callable[..., Any]:
 
 #: ``load(tile, address, stride)``: read 16 rows of 64 bytes, ``stride`` bytes apart.
 load = _transfers("llvm.x86.tileloadd64")
+#: ``load_once``: the same, without keeping what is read in the first-level cache.
+load_once = _transfers("llvm.x86.tileloaddt164")
 #: ``store(tile, address, stride)``: write 16 rows of 64 bytes.
 store = _transfers("llvm.x86.tilestored64")
 

@@ -67,6 +67,16 @@ def choose_linears(layers: Sequence[nn.Module]) -> list[nn.Module]:
     return chosen
 
 
+def choose_output_layer(layer: nn.Module) -> nn.Module:
+    """Return the fastest equivalent of an output layer, whose weight other modules may share."""
+    from adapterhub.kernels.linear.avx512 import AmxRows
+    from adapterhub.kernels.linear.cpu import OneDnnLinear
+
+    if AmxRows.supports(layer):
+        return AmxRows(layer)
+    return OneDnnLinear(layer, keep=True) if OneDnnLinear.supports(layer) else layer
+
+
 def _fastest_linear(layer: nn.Module) -> nn.Module:
     from bitsandbytes.nn import Linear4bit
 
@@ -74,9 +84,10 @@ def _fastest_linear(layer: nn.Module) -> nn.Module:
         from adapterhub.kernels.linear.triton import TritonLinear4bit
 
         return TritonLinear4bit(layer) if TritonLinear4bit.supports(layer) else layer
-    from adapterhub.kernels.linear.cpu import Avx512Linear4bit, CpuLinear4bit, OneDnnLinear
+    from adapterhub.kernels.linear.avx512 import Avx512Linear, Avx512Linear4bit
+    from adapterhub.kernels.linear.cpu import CpuLinear4bit, OneDnnLinear
 
-    kinds = (OneDnnLinear, Avx512Linear4bit, CpuLinear4bit)
+    kinds = (Avx512Linear, OneDnnLinear, Avx512Linear4bit, CpuLinear4bit)
     return next((kind(layer) for kind in kinds if kind.supports(layer)), layer)
 
 

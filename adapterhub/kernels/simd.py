@@ -281,3 +281,45 @@ def load_widened(_context: Any, _address: Any) -> Any:
         return builder.bitcast(upper, _F32X16)
 
     return f32x16(types.int64), build
+
+
+def _gather(builder: Any, address: Any, offsets: Any) -> Any:
+    """Return 16 values of 32 bits at byte offsets from an address."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(1), 16), [1] * 16)
+    return _call(
+        builder,
+        "llvm.x86.avx512.mask.gather.dps.512",
+        _F32X16,
+        ir.Constant(_F32X16, [0.0] * 16),
+        _pointer(builder, address, ir.IntType(8)),
+        offsets,
+        mask,
+        ir.Constant(_WORD, 1),
+    )
+
+
+@intrinsic
+def gather_rows(_context: Any, _address: Any, _stride: Any) -> Any:
+    """Return the ``f32x16`` of values that are a number of bytes apart."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        stride = _splat(builder, builder.trunc(arguments[1], _WORD))
+        offsets = builder.mul(ir.Constant(_I32X16, list(range(16))), stride)
+        return _gather(builder, arguments[0], offsets)
+
+    return f32x16(types.int64, types.int64), build
+
+
+@intrinsic
+def gather_tokens(_context: Any, _address: Any, _stride: Any, _tokens: Any) -> Any:
+    """Return the pair of inputs of up to 16 tokens, and that of the last one for further ones."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        address, stride, tokens = arguments
+        last = _splat(builder, builder.sub(builder.trunc(tokens, _WORD), ir.Constant(_WORD, 1)))
+        lanes = ir.Constant(_I32X16, list(range(16)))
+        chosen = builder.select(builder.icmp_signed("<", lanes, last), lanes, last)
+        offsets = builder.mul(chosen, _splat(builder, builder.trunc(stride, _WORD)))
+        return _gather(builder, address, offsets)
+
+    return f32x16(types.int64, types.int64, types.int64), build

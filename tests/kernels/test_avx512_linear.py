@@ -10,12 +10,14 @@ from torch.nn import functional as F
 
 from adapterhub.backbones.memory import state_digest
 from adapterhub.backbones.quantize import quantize_linears
+from adapterhub.kernels.amx import has_amx
 from adapterhub.kernels.linear import fields, products
-from adapterhub.kernels.linear.avx512 import Avx512Linear, Avx512Linear4bit
+from adapterhub.kernels.linear.avx512 import AmxRows, Avx512Linear, Avx512Linear4bit
 from adapterhub.kernels.simd import has_avx512_bf16
 from adapterhub.specs import QuantizationSpec
 
 needs_avx512 = pytest.mark.skipif(not has_avx512_bf16(), reason="this CPU has no AVX-512 BF16")
+needs_tiles = pytest.mark.skipif(not has_amx(), reason="this CPU has no matrix tiles")
 TOKENS = [1, 2, 3, 7, 8, 16, 17, 33, 600]
 SHAPES = [(16, 64), (48, 192), (96, 1536)]
 
@@ -56,6 +58,19 @@ def test_computes_the_same(tiles, scheme, bias, outputs, inputs):
         x = torch.randn(1, tokens, inputs, dtype=torch.bfloat16)
         assert_rounded(layer(x), reference(x, weight, layer.bias))
     assert torch.equal(layer.dense(), weight)
+
+
+@needs_tiles
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
+def test_a_weight_that_is_not_packed_computes_the_same(bias, outputs, inputs):
+    linear = nn.Linear(inputs, outputs, bias=bias, dtype=torch.bfloat16)
+    layer = AmxRows(linear)
+    for tokens in TOKENS:
+        x = torch.randn(tokens, inputs, dtype=torch.bfloat16)
+        assert_rounded(layer(x), reference(x, linear.weight, linear.bias))
+    assert layer.unpack() is linear
+    assert layer.dense().data_ptr() == linear.weight.data_ptr()
 
 
 @needs_avx512

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+#: Largest number of tokens that a CPU without matrix tiles multiplies itself.
+MAX_TOKENS = 24
+
+
 class Avx512Layer(PackedLayer):
     """A layer whose products ``multiply_groups`` computes.
 
@@ -37,12 +41,15 @@ class Avx512Layer(PackedLayer):
         self.description[fields.OUTPUTS] = self.out_features
         self.description[fields.TILES] = has_amx()
         if self.bias is not None:
-            self.bias.data = self.bias.data.contiguous()
-            self.description[fields.BIAS] = self.bias.data_ptr()
+            # held here too, because the bias may be exchanged for a while
+            self._bias = self.bias.data.contiguous()
+            self.description[fields.BIAS] = self._bias.data_ptr()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., out]``."""
-        if x.requires_grad:
+        readable = x.dtype == torch.bfloat16 and x.shape[-1] == self.in_features
+        slow = not self.description[fields.TILES] and x.numel() > MAX_TOKENS * self.in_features
+        if x.requires_grad or slow or not readable:
             return F.linear(x, self.dense(), self.bias)
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], self.out_features)
@@ -58,21 +65,23 @@ class Avx512Linear(Avx512Layer):
 
     Args:
         layer: Plain linear layer, which is left without a weight until ``unpack``.
-        keep: Whether the layer keeps its weight, because other modules share it.
     """
 
-    def __init__(self, layer: nn.Linear, *, keep: bool = False) -> None:
+    def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer)
         self._packed = interleaved(_words(layer.weight.data))
         self.description[fields.WEIGHT] = self._packed.ctypes.data
-        if not keep:
-            layer.weight.data = torch.empty(0, dtype=torch.bfloat16)
+        layer.weight.data = torch.empty(0, dtype=torch.bfloat16)
 
     @staticmethod
     def supports(module: nn.Module) -> bool:
-        """Return whether a layer is a plain bfloat16 one of whole groups, on such a CPU."""
+        """Return whether a layer is a plain bfloat16 one of whole groups, on a CPU with tiles.
+
+        Without tiles oneDNN is faster for many tokens.
+        """
         return (
             type(module) is nn.Linear
+            and has_amx()
             and module.weight.device.type == "cpu"
             and module.weight.dtype == torch.bfloat16
             and _is_packable(module)
@@ -89,6 +98,33 @@ class Avx512Linear(Avx512Layer):
         (layer,) = self._layer
         layer.weight.data = self.dense()
         return layer
+
+
+class AmxRows(Avx512Layer):
+    """A bfloat16 layer whose weight stays as it is, because other modules share it.
+
+    Args:
+        layer: Plain linear layer, which is left unchanged.
+    """
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer)
+        self._weight = layer.weight.data
+        self.description[fields.WEIGHT] = self._weight.data_ptr()
+        self.description[fields.TILES] = fields.PLAIN_ROWS
+
+    @staticmethod
+    def supports(module: nn.Module) -> bool:
+        """Return whether a layer is a plain bfloat16 one of whole groups, on a CPU with tiles."""
+        return Avx512Linear.supports(module) and bool(module.weight.is_contiguous())
+
+    def dense(self) -> Tensor:
+        """Return the weight ``[out, in]``."""
+        return self._weight
+
+    def unpack(self) -> nn.Linear:
+        """Return the original layer, which was not changed."""
+        return self._layer[0]
 
 
 class Avx512Linear4bit(Avx512Layer):
@@ -133,14 +169,11 @@ class Avx512Linear4bit(Avx512Layer):
 
     def dense(self) -> Tensor:
         """Return the weight ``[out, in]``, bit by bit as bitsandbytes dequantizes it."""
-        identity = torch.eye(self.in_features, dtype=torch.bfloat16)
-        description = self.description.copy()
-        description[fields.BIAS] = 0
-        y = torch.empty(self.in_features, self.out_features, dtype=torch.bfloat16)
-        products.multiply_all(
-            identity.data_ptr(), len(y), description, y.data_ptr(), numba.get_num_threads()
-        )
-        return y.t().contiguous()
+        pairs = np.empty((len(self._codes), self.in_features // 2, layout.GROUP), np.uint32)
+        products.dequantize_all(self.description, pairs.ctypes.data)
+        weight = torch.empty(self.out_features, self.in_features, dtype=torch.bfloat16)
+        layout.separate(pairs, _words(weight))
+        return weight
 
     def unpack(self) -> Linear4bit:
         """Return the original layer with its codes and scales, restored bit by bit."""

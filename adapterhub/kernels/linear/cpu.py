@@ -1,20 +1,18 @@
-"""Linear layers for CPUs: oneDNN, bitsandbytes' AVX-512 product, and numba for 4 bits."""
+"""Linear layers for CPUs without matrix tiles: oneDNN, and numba for 4 bits in float32."""
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from bitsandbytes import functional as bnb_functional
 from bitsandbytes.nn import Linear4bit
 from numba import prange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapterhub.kernels.linear.packed_layer import PackedLayer
-from adapterhub.kernels.numba_support import as_array, compiled, inlined, narrow
+from adapterhub.kernels.numba_support import as_array, compiled, inlined
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -23,13 +21,8 @@ if TYPE_CHECKING:
 
 #: Number of tokens that oneDNN chooses its layout for.
 _EXPECTED_TOKENS = 32
-#: Number of outputs whose codes bitsandbytes' AVX-512 product interleaves.
-_INTERLEAVED_OUTPUTS = 32
 #: Largest number of tokens that the numba product is used for.
 MAX_TOKENS = 24
-#: Largest number of tokens that bitsandbytes' AVX-512 product is used for; its time grows with
-#: every token, while a dequantized weight serves them all (``benchmarks/LOG.md``).
-MAX_AVX512_TOKENS = 40
 
 
 class OneDnnLinear(PackedLayer):
@@ -80,75 +73,6 @@ class OneDnnLinear(PackedLayer):
         (layer,) = self._layer
         layer.weight.data = self.dense()
         return layer
-
-
-class Avx512Linear4bit(PackedLayer):
-    """A 4-bit layer in the layout of bitsandbytes' AVX-512 BF16 product.
-
-    bitsandbytes' own layer dequantizes its whole weight at every call. This product dequantizes in
-    registers, with scales rounded to bfloat16. More than a few tokens share a dequantized weight.
-
-    Args:
-        layer: 4-bit layer, which is left without codes until ``unpack``.
-    """
-
-    def __init__(self, layer: Linear4bit) -> None:
-        super().__init__(layer)
-        # packing changes the state in place and rounds its scales
-        state = copy.copy(layer.weight.quant_state)
-        self._codes, self._state = bnb_functional._convert_weight_packed_for_cpu(
-            layer.weight.data, state
-        )
-        layer.weight.data = torch.empty(0, dtype=torch.uint8)
-
-    @staticmethod
-    def supports(module: Any) -> TypeGuard[Linear4bit]:
-        """Return whether a layer is a bfloat16 4-bit one on a CPU with AVX-512 BF16."""
-        if not isinstance(module, Linear4bit) or not bnb_functional.has_avx512bf16():
-            return False
-        state = module.weight.quant_state
-        return (
-            module.weight.device.type == "cpu"
-            and module.weight.dtype == torch.uint8
-            and state.dtype == torch.bfloat16
-            and not state.nested
-            and module.out_features % _INTERLEAVED_OUTPUTS == 0
-            and module.in_features % state.blocksize == 0
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[..., in]`` to ``[..., out]``."""
-        if x.numel() > MAX_AVX512_TOKENS * self.in_features:
-            return F.linear(x, self.dense(), self.bias)
-        state = self._state
-        y: Tensor = torch.ops.bitsandbytes.gemv_4bit.default(
-            x, self._codes, state.shape, state.absmax, state.code, state.blocksize
-        )
-        return y if self.bias is None else y + self.bias
-
-    def dense(self) -> Tensor:
-        """Return the weight ``[out, in]``, dequantized by the exact scales."""
-        (layer,) = self._layer
-        state = layer.weight.quant_state
-        weight = torch.empty(self.out_features, self.in_features, dtype=torch.bfloat16)
-        _dequantize_interleaved(
-            as_array(self._codes.view(-1, self.in_features // 2, _INTERLEAVED_OUTPUTS)),
-            as_array(state.absmax.view(self.out_features, -1)),
-            as_array(state.code),
-            as_array(weight),
-        )
-        return weight
-
-    def unpack(self) -> Linear4bit:
-        """Return the original layer with its codes, restored bit by bit."""
-        (layer,) = self._layer
-        layer.weight.data = self._plain_codes()
-        return layer
-
-    def _plain_codes(self) -> Tensor:
-        state = copy.copy(self._state)
-        codes: Tensor = bnb_functional._convert_weight_packed_for_cpu_inverse(self._codes, state)[0]
-        return codes
 
 
 class CpuLinear4bit(PackedLayer):
@@ -232,40 +156,6 @@ def _dequantize(
     """Write the whole weight ``[out, in]``."""
     for output in prange(codes.shape[0]):
         _dequantize_output(codes, scales, pairs, output, weight[output])
-
-
-@compiled(parallel=True)
-def _dequantize_interleaved(
-    codes: NDArray[np.uint8],
-    scales: NDArray[np.float32],
-    values: NDArray[np.float32],
-    weight: NDArray[np.uint16],
-) -> None:
-    """Write the whole weight ``[out, in]``, in bfloat16.
-
-    Args:
-        codes: Codes of 32 outputs for two inputs in 32 bytes, ``[out / 32, in / 2, 32]``: byte
-            ``t`` has those of outputs ``t // 2`` and, in its upper half, ``16 + t // 2`` for
-            input ``t % 2``. Source: ``_convert_weight_packed_for_cpu`` of bitsandbytes.
-        scales: Scale of each block of an output, ``[out, blocks]``.
-        values: Value of each code, ``[16]``.
-        weight: Bits of the result.
-    """
-    blocks = scales.shape[1]
-    size = weight.shape[1] // blocks
-    for group in prange(codes.shape[0]):
-        rounded = np.empty(16, np.uint16)
-        for place in range(32):
-            output, byte = 32 * group + place, 2 * (place % 16)
-            shift = 4 * (place // 16)
-            for block in range(blocks):
-                for code in range(16):
-                    rounded[code] = narrow(values[code] * scales[output, block], weight[0, 0])
-                for column in range(block * size, (block + 1) * size, 2):
-                    first = codes[group, column // 2, byte]
-                    second = codes[group, column // 2, byte + 1]
-                    weight[output, column] = rounded[(first >> shift) & 15]
-                    weight[output, column + 1] = rounded[(second >> shift) & 15]
 
 
 @compiled(parallel=True)

@@ -10,9 +10,9 @@ from numba import prange
 from adapterhub.kernels import simd
 from adapterhub.kernels.amx import compiles_amx
 from adapterhub.kernels.linear.fields import (
-    BIAS,
     BLOCK,
     OUTPUTS,
+    PLAIN_ROWS,
     SCALES,
     TABLE,
     TILES,
@@ -20,7 +20,14 @@ from adapterhub.kernels.linear.fields import (
     WIDTH,
 )
 from adapterhub.kernels.linear.layout import GROUP
-from adapterhub.kernels.linear.tile_products import buffer_bytes, multiply_tiles, pair_vector
+from adapterhub.kernels.linear.row_products import multiply_rows, row_buffer_bytes
+from adapterhub.kernels.linear.tile_products import (
+    buffer_bytes,
+    dequantize_group,
+    group_bias,
+    multiply_tiles,
+    pair_vector,
+)
 from adapterhub.kernels.numba_support import compiled, inlined
 
 if TYPE_CHECKING:
@@ -48,6 +55,10 @@ def multiply_groups(
         first: First group of 16 outputs.
         last: Group after the last one.
     """
+    if _COMPILES_AMX and layer[TILES] == PLAIN_ROWS:
+        memory = np.empty(row_buffer_bytes(layer, tokens), np.uint8)
+        multiply_rows(x, tokens, layer, y, stride, first, last, memory)
+        return
     if _COMPILES_AMX and layer[TILES] != 0 and (layer[SCALES] == 0 or tokens >= MIN_TILE_TOKENS):
         buffer = np.empty(buffer_bytes(layer), np.uint8)
         multiply_tiles(x, tokens, layer, y, stride, first, last, buffer)
@@ -82,10 +93,7 @@ def _multiply_block(
         even, odd = _sums_of_codes(zeros, x, layer, group)
     else:
         even, odd = _sums(zeros, x, layer, group)
-    bias = simd.zeros(1)[0]
-    if layer[BIAS] != 0:
-        bias = simd.load_widened(layer[BIAS] + 2 * group * GROUP)
-    simd.store_sums(even, odd, bias, y, 2 * stride)
+    simd.store_sums(even, odd, group_bias(layer, group), y, 2 * stride)
 
 
 @inlined
@@ -136,3 +144,11 @@ def multiply_all(x: int, tokens: int, layer: NDArray[np.int64], y: int, shares: 
         first, last = 2 * (share * pairs // shares), 2 * ((share + 1) * pairs // shares)
         last = min(last, groups)
         multiply_groups(x, tokens, layer, y, layer[OUTPUTS], first, last)
+
+
+@compiled(parallel=True)
+def dequantize_all(layer: NDArray[np.int64], target: int) -> None:
+    """Write all weights of a 4-bit layer as pair vectors of bfloat16."""
+    for index in prange(layer[OUTPUTS] // GROUP):
+        group: Any = np.int64(index)
+        dequantize_group(layer, group, target + group * layer[WIDTH] * 2 * GROUP)

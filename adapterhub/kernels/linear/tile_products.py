@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Bytes of the inputs that are used again and again, which stay in a core's second-level cache.
 _INPUT_BYTES = 2**20
+#: Tokens of two tiles.
+_TOKENS = 2 * amx.ROWS
 #: Bytes of the sums of four tiles.
 _SUMS = 4 * amx.TILE
 
@@ -23,7 +25,7 @@ _SUMS = 4 * amx.TILE
 @inlined
 def buffer_bytes(layer: Any) -> Any:
     """Return the bytes that ``multiply_tiles`` needs beside its arguments."""
-    return _SUMS + 2 * _group_bytes(layer) + simd.VECTOR
+    return 2 * _SUMS + 2 * _group_bytes(layer) + simd.VECTOR
 
 
 @inlined
@@ -47,20 +49,39 @@ def multiply_tiles(
     width = layer[WIDTH]
     sums: Any = (np.int64(buffer.ctypes.data) + simd.VECTOR - 1) // simd.VECTOR * simd.VECTOR
     # as many tokens as stay in the cache, in whole tiles
-    part = max(_INPUT_BYTES // (2 * width) // 32 * 32, 32)
+    part = max(_INPUT_BYTES // (2 * width) // _TOKENS * _TOKENS, _TOKENS)
     for start in range(0, tokens, part):
         count = min(part, tokens - start)
-        source, target = x + 2 * start * width, y + 2 * start * stride
         for group in range(first, last, 2):
             # a single group is computed twice
             other = min(group + 1, last - 1)
-            weights, others = _weights(layer, group, other, sums + _SUMS)
-            for token in range(0, count, 32):
-                rows = min(32, count - token)
-                _sum(source + 2 * token * width, rows, width, weights, others, sums)
-                at = target + 2 * (token * stride + group * GROUP)
-                _finish(sums, rows, layer, group, other, at, stride)
+            target = y + 2 * (start * stride + group * GROUP)
+            weights, others = _weights(layer, group, other, sums + 2 * _SUMS)
+            biases = group_bias(layer, group), group_bias(layer, other)
+            outputs = (target, stride, group == other, biases)
+            _multiply_part(x + 2 * start * width, count, width, weights, others, outputs, sums)
     amx.release()
+
+
+@compiled()
+def _multiply_part(
+    x: int, tokens: int, width: int, weights: int, others: int, outputs: Any, sums: int
+) -> None:
+    """Compute two groups for some tokens; sums are finished while the next ones are computed."""
+    pending, ready = 0, sums + _SUMS
+    for token in range(0, tokens, _TOKENS):
+        rows = min(_TOKENS, tokens - token)
+        # configuring waits for all tiles
+        if token == 0 or rows < _TOKENS:
+            amx.configure_rows(min(rows, amx.ROWS), max(rows - amx.ROWS, 1))
+        earlier = (token - _TOKENS, pending, ready)
+        source = x + 2 * token * width
+        if rows > amx.ROWS:
+            _sum_two(source, width, weights, others, sums, earlier, outputs)
+        else:
+            _sum_one(source, width, weights, others, sums, earlier, outputs)
+        pending, sums, ready = rows, ready, sums
+    _finish((tokens - 1) // _TOKENS * _TOKENS, 0, pending, ready, outputs)
 
 
 @inlined
@@ -104,52 +125,81 @@ def pair_vector(codes: Any, table: Any, lower: Any, upper: Any) -> Any:
 
 
 @compiled()
-def _sum(x: int, rows: int, width: int, weights: int, others: int, sums: int) -> None:
-    """Write the sums of up to 32 tokens and two groups, float32 ``[4, 16, 16]``."""
-    second = rows - amx.ROWS
-    amx.configure_rows(min(rows, amx.ROWS), max(second, 1))
+def _sum_one(
+    x: int, width: int, weights: int, others: int, sums: int, earlier: Any, outputs: Any
+) -> None:
+    """Write the sums of up to 16 tokens and two groups and finish earlier ones meanwhile.
+
+    Args:
+        x: Address of the inputs of the first token.
+        width: Number of inputs.
+        weights: Address of the weights of the first group.
+        others: Address of the weights of the second group.
+        sums: Address of the sums, float32 ``[2, 16, 16]``.
+        earlier: First token, number of tokens and address of the sums to finish.
+        outputs: Where and how they are finished.
+    """
     amx.clear(0)
     amx.clear(1)
-    if second <= 0:
-        for column in range(0, width, amx.DEPTH):
-            amx.load(4, x + 2 * column, 2 * width)
-            amx.load(6, weights + amx.DEPTH * column, 64)
-            amx.load(7, others + amx.DEPTH * column, 64)
-            amx.multiply(0, 4, 6)
-            amx.multiply(1, 4, 7)
-    else:
-        amx.clear(2)
-        amx.clear(3)
-        below = x + 2 * amx.ROWS * width
-        for column in range(0, width, amx.DEPTH):
-            amx.load(4, x + 2 * column, 2 * width)
-            amx.load(6, weights + amx.DEPTH * column, 64)
-            amx.load(5, below + 2 * column, 2 * width)
-            amx.load(7, others + amx.DEPTH * column, 64)
-            amx.multiply(0, 4, 6)
-            amx.multiply(1, 4, 7)
-            amx.multiply(2, 5, 6)
-            amx.multiply(3, 5, 7)
-        amx.store(2, sums + 2 * amx.TILE, 64)
-        amx.store(3, sums + 3 * amx.TILE, 64)
+    done, step = 0, -(-_TOKENS * amx.DEPTH // width)
+    for column in range(0, width, amx.DEPTH):
+        amx.load_once(4, x + 2 * column, 2 * width)
+        amx.load(6, weights + amx.DEPTH * column, 64)
+        amx.multiply(0, 4, 6)
+        amx.load(7, others + amx.DEPTH * column, 64)
+        amx.multiply(1, 4, 7)
+        done = _finish(earlier[0], done, min(done + step, earlier[1]), earlier[2], outputs)
     amx.store(0, sums, 64)
     amx.store(1, sums + amx.TILE, 64)
 
 
 @compiled()
-def _finish(
-    sums: int, rows: int, layer: NDArray[np.int64], group: int, other: int, y: int, stride: int
+def _sum_two(
+    x: int, width: int, weights: int, others: int, sums: int, earlier: Any, outputs: Any
 ) -> None:
-    """Add the bias to the sums of two groups and write them in bfloat16."""
-    first = second = simd.zeros(1)[0]
-    if layer[BIAS] != 0:
-        first = simd.load_widened(layer[BIAS] + 2 * group * GROUP)
-        second = simd.load_widened(layer[BIAS] + 2 * other * GROUP)
-    for row in range(rows):
+    """Write the sums of 17 to 32 tokens, float32 ``[2, 2, 16, 16]``; see ``_sum_one``."""
+    amx.clear(0)
+    amx.clear(1)
+    amx.clear(2)
+    amx.clear(3)
+    below = x + 2 * amx.ROWS * width
+    done, step = 0, -(-_TOKENS * amx.DEPTH // width)
+    for column in range(0, width, amx.DEPTH):
+        amx.load_once(4, x + 2 * column, 2 * width)
+        amx.load(6, weights + amx.DEPTH * column, 64)
+        amx.multiply(0, 4, 6)
+        amx.load(7, others + amx.DEPTH * column, 64)
+        amx.multiply(1, 4, 7)
+        amx.load_once(5, below + 2 * column, 2 * width)
+        amx.multiply(2, 5, 6)
+        amx.multiply(3, 5, 7)
+        done = _finish(earlier[0], done, min(done + step, earlier[1]), earlier[2], outputs)
+    amx.store(0, sums, 64)
+    amx.store(1, sums + amx.TILE, 64)
+    amx.store(2, sums + 2 * amx.TILE, 64)
+    amx.store(3, sums + 3 * amx.TILE, 64)
+
+
+@inlined
+def _finish(token: int, start: int, end: int, sums: int, outputs: Any) -> Any:
+    """Add the biases to the sums of some rows from ``token`` on and write them in bfloat16."""
+    y, stride, single, (first, second) = outputs
+    for row in range(start, end):
         at = sums + (row // amx.ROWS) * 2 * amx.TILE + (row % amx.ROWS) * 64
+        target = y + 2 * (token + row) * stride
         lower = simd.add(simd.load_f32(at), first)
-        if other == group:
-            simd.store_rounded(y + 2 * row * stride, lower)
+        if single:
+            simd.store_rounded(target, lower)
         else:
             upper = simd.add(simd.load_f32(at + amx.TILE), second)
-            simd.store(y + 2 * row * stride, simd.round_halves(lower, upper))
+            simd.store(target, simd.round_halves(lower, upper))
+    return end
+
+
+@inlined
+def group_bias(layer: Any, group: int) -> Any:
+    """Return the bias of a group, or zeros."""
+    bias = simd.zeros(1)[0]
+    if layer[BIAS] != 0:
+        bias = simd.load_widened(layer[BIAS] + 2 * group * GROUP)
+    return bias
