@@ -24,22 +24,24 @@ def mixes(draw):
             rank = draw(st.sampled_from([1, 2, 4, 7, 16]))
             start = draw(st.integers(0, RANK_SLOTS - rank))
             slices.append(RankSlice(start, rank, draw(st.sampled_from([1.0, 0.5, -2.0]))))
-        groups.append((draw(st.sampled_from([1, 1, 2, 5, 30])), tuple(slices)))
+        groups.append((draw(st.sampled_from([1, 1, 2, 5, 30, 140])), tuple(slices)))
     return groups
 
 
-def inputs(tokens, dtype, seed=0):
+def inputs(tokens, dtype, seed=0, width=WIDTH, out=OUT):
     draw = torch.Generator().manual_seed(seed)
-    shapes = ((tokens, OUT), (tokens, WIDTH), (RANK_SLOTS, WIDTH), (RANK_SLOTS, OUT))
+    shapes = ((tokens, out), (tokens, width), (RANK_SLOTS, width), (RANK_SLOTS, out))
     return [torch.randn(shape, generator=draw).to(dtype) for shape in shapes]
 
 
+# the second widths are those of matrix tiles, and more outputs than are computed at once
+@pytest.mark.parametrize("widths", [(WIDTH, OUT), (64, 224)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @settings(max_examples=40, deadline=None)
 @given(groups=mixes())
-def test_the_cpu_kernel_equals_the_reference(dtype, groups):
+def test_the_cpu_kernel_equals_the_reference(dtype, widths, groups):
     plan = build_plan(groups)
-    y, x, a, b = inputs(sum(count for count, _ in groups), dtype)
+    y, x, a, b = inputs(sum(count for count, _ in groups), dtype, 0, *widths)
     if plan is None:
         assert all(not slices for _, slices in groups)
         return
@@ -60,6 +62,17 @@ def test_tokens_without_adapter_are_unchanged(kernel, dtype):
     assert torch.equal(y[:2], before[:2])
     assert torch.equal(y[5:], before[5:])
     assert not torch.equal(y[2:5], before[2:5])
+
+
+@pytest.mark.parametrize("kernel", [ReferenceLoraKernel(), CpuLoraKernel()])
+def test_runs_of_whole_tiles_leave_other_tokens_unchanged(kernel):
+    y, x, a, b = inputs(300, torch.bfloat16, width=64, out=96)
+    before, slices = y.clone(), (RankSlice(3, 7, 1.0),)
+    kernel.add_(y, x, a, b, build_plan([(9, ()), (40, slices), (100, ()), (133, slices), (18, ())]))
+    for changed, kept in ((slice(9, 49), slice(0, 9)), (slice(149, 282), slice(282, 300))):
+        assert not torch.equal(y[changed], before[changed])
+        assert torch.equal(y[kept], before[kept])
+    assert torch.equal(y[49:149], before[49:149])
 
 
 @pytest.mark.parametrize("kernel", [ReferenceLoraKernel(), CpuLoraKernel()])

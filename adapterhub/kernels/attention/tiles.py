@@ -13,13 +13,13 @@ Source: Dao et al. 2022, arXiv:2205.14135, appendix B.2.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numba import prange
 
 from adapterhub.kernels import amx
+from adapterhub.kernels.attention.softmax_rows import softmax_row
 from adapterhub.kernels.attention.tile_operands import (
     aligned,
     multiply_tiles,
@@ -162,31 +162,12 @@ def _keys_of(first: int, count: int, length: int, batch: TileBatch) -> Any:
 @compiled()
 def _softmax(scores: Any, weights: Any, begin: int, end: int, scale: Any) -> Any:
     """Write the softmax of scaled scores, 0 outside of the range, and return the log-sum-exp."""
-    weights[:begin] = 0
-    weights[end:] = 0
-    seen, kept = scores[begin:end], weights[begin:end]
-    top = _maximum(seen)
-    total = _exponentials(seen, scale, top * scale)
-    _store(seen, kept, np.float32(1.0) / total)
-    return top * scale + np.float32(math.log(total))
-
-
-@compiled()
-def _maximum(values: Any) -> Any:
-    top = np.float32(-np.inf)
-    for k in range(len(values)):
-        top = max(top, values[k])
-    return top
-
-
-@compiled()
-def _exponentials(values: Any, scale: Any, shift: Any) -> Any:
-    """Replace values by ``exp(scale * value - shift)`` and return their sum."""
-    total = np.float32(0.0)
-    for k in range(len(values)):
-        values[k] = exponential(values[k] * scale - shift)
-        total += values[k]
-    return total
+    # loops, because an assignment to a slice takes longer
+    for k in range(begin):
+        scores[k] = np.float32(-np.inf)
+    for k in range(end, len(scores)):
+        scores[k] = np.float32(-np.inf)
+    return softmax_row(scores.ctypes.data, weights.ctypes.data, len(scores), scale)
 
 
 @compiled()

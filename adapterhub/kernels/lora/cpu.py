@@ -4,7 +4,7 @@ A single token reads every value of its adapter once, so a batch with many adapt
 memory bandwidth. Rank slots stay in bfloat16 and are widened in registers, which torch's batched
 products do not do: they read half as much at a third of the speed. Tokens are distributed over the
 threads, sorted by adapter so that neighbours share its slots in the cache. Long runs, as in
-prefill, are matrix products and are left to torch.
+prefill, are matrix products: by ``tiled`` where the CPU has matrix tiles, else by torch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numba import prange
 
+from adapterhub.kernels.lora.tiled import add_tiled, fits_tiles
 from adapterhub.kernels.numba_support import as_array, compiled, narrow, widen
 
 if TYPE_CHECKING:
@@ -29,9 +30,14 @@ class CpuLoraKernel:
 
     def add_(self, y: Tensor, x: Tensor, a: Tensor, b: Tensor, plan: LoraPlan) -> None:
         """Add the product to ``y`` in place; see ``LoraKernel``."""
-        long, short = plan.split
-        for run in long:
-            _add_long_run(y, x, a, b, run)
+        if fits_tiles(x, y):
+            parts, short = plan.tiled
+            if parts is not None:
+                add_tiled(y, x, a, b, parts)
+        else:
+            long, short = plan.split
+            for run in long:
+                _add_long_run(y, x, a, b, run)
         if short is not None:
             tables = (as_array(y), as_array(x), as_array(a), as_array(b))
             _add_single_tokens(*tables, *short.arrays)

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 #: Length from which a run of tokens is computed as a matrix product.
 LONG_RUN = 128
+#: Length from which a run is computed with matrix tiles; packing its slots takes as long as some
+#: tokens one by one.
+TILED_RUN = 8
+#: Most tokens that are computed with slots packed once.
+TILED_PART = 128
 
 
 class RankSlice(NamedTuple):
@@ -64,6 +69,19 @@ class PlanArrays(NamedTuple):
     weights: NDArray[np.float32]
 
 
+class PartArrays(NamedTuple):
+    """Parts of long runs as arrays, for kernels with matrix tiles."""
+
+    # int64 [num_parts, 3]: first token, one past the last, index of its run
+    bounds: NDArray[np.int64]
+    # int64 [num_runs + 1]: first of the slots of each run
+    offsets: NDArray[np.int64]
+    # int64 [num_slots]: rank slots of each run
+    slots: NDArray[np.int64]
+    # float32 [num_slots]: weight of each slot
+    weights: NDArray[np.float32]
+
+
 class LoraPlan:
     """Rank slices of every token of a batch, the same for all layers that an adapter targets.
 
@@ -94,11 +112,40 @@ class LoraPlan:
     @cached_property
     def split(self) -> tuple[tuple[TokenRun, ...], LoraPlan | None]:
         """The runs of at least ``LONG_RUN`` tokens, and a plan of the other runs."""
-        long = tuple(run for run in self.runs if run.end - run.start >= LONG_RUN)
-        short = [run for run in self.runs if run.end - run.start < LONG_RUN]
+        return self._split(LONG_RUN)
+
+    @cached_property
+    def tiled(self) -> tuple[PartArrays | None, LoraPlan | None]:
+        """Parts of the runs of at least ``TILED_RUN`` tokens, and a plan of the other runs."""
+        long, short = self._split(TILED_RUN)
+        return (_parts(long) if long else None), short
+
+    def _split(self, length: int) -> tuple[tuple[TokenRun, ...], LoraPlan | None]:
+        long = tuple(run for run in self.runs if run.end - run.start >= length)
+        short = [run for run in self.runs if run.end - run.start < length]
         if not long:
             return (), self
         return long, LoraPlan(short) if short else None
+
+
+def _parts(runs: Sequence[TokenRun]) -> PartArrays:
+    """Divide runs into parts, a long one beside a short one."""
+    bounds, offsets, slots, weights = [], [0], [], []
+    for number, run in enumerate(runs):
+        for start, rank, weight in run.slices:
+            slots += range(start, start + rank)
+            weights += [weight] * rank
+        offsets.append(len(slots))
+        for first in range(run.start, run.end, TILED_PART):
+            bounds.append((first, min(first + TILED_PART, run.end), number))
+    # each thread computes consecutive parts, so every fourth by size is beside each other
+    bounds.sort(key=lambda part: part[0] - part[1])
+    return PartArrays(
+        bounds=np.array([part for at in range(4) for part in bounds[at::4]], np.int64),
+        offsets=np.array(offsets, np.int64),
+        slots=np.array(slots, np.int64),
+        weights=np.array(weights, np.float32),
+    )
 
 
 class LoraKernel(Protocol):

@@ -1,0 +1,138 @@
+"""Softmax of a row of scores in the registers of AVX-512.
+
+Loops over rows of some fifty scores spend most of their time on remainders and on calls; here a row
+is whole registers. Rows are float32 at an address, a multiple of 64 bytes long.
+"""
+# mypy: allow-untyped-decorators
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from adapterhub.kernels import simd
+from adapterhub.kernels.numba_support import compiled
+from adapterhub.kernels.simd import f32x16
+
+_FLOAT, _WORD = ir.FloatType(), ir.IntType(32)
+_FLOATS, _WORDS = ir.VectorType(_FLOAT, 16), ir.VectorType(_WORD, 16)
+#: Coefficients of the polynomial of Cephes' ``expf``, highest first.
+_EXPF = (
+    1.9875691500e-4,
+    1.3981999507e-3,
+    8.3334519073e-3,
+    4.1665795894e-2,
+    1.6666665459e-1,
+    5.0000001201e-1,
+)
+#: Smallest argument whose ``exp`` is not 0 in float32.
+_MIN_EXPONENT = -87.0
+
+
+@compiled()
+def softmax_row(scores: int, weights: int, width: int, scale: Any) -> Any:
+    """Write the softmax of scaled scores in bfloat16, and return the log-sum-exp.
+
+    Args:
+        scores: Address of the row, which is overwritten; -inf has no weight.
+        weights: Address of the result.
+        width: Number of scores, a multiple of 16.
+        scale: Factor of the scores.
+    """
+    top = simd.load_f32(scores)
+    for k in range(16, width, 16):
+        top = _maximum(top, simd.load_f32(scores + 4 * k))
+    shift = _largest(top) * scale
+    total = _splat(np.float32(0.0))
+    for k in range(0, width, 16):
+        found = _exponential(simd.load_f32(scores + 4 * k), scale, shift)
+        simd.store(scores + 4 * k, found)
+        total = simd.add(total, found)
+    share = _total(total)
+    factor = _splat(np.float32(1.0) / share)
+    for k in range(0, width, 16):
+        product = simd.multiply(simd.load_f32(scores + 4 * k), factor)
+        simd.store_rounded(weights + 2 * k, product)
+    return shift + np.float32(math.log(share))
+
+
+def _call(builder: Any, name: str, *arguments: Any, result: Any = _FLOATS) -> Any:
+    form = ir.FunctionType(result, [each.type for each in arguments])
+    function = cgutils.get_or_insert_function(builder.module, form, name)
+    return builder.call(function, arguments, fastmath=("reassoc", "nnan"))
+
+
+def _constant(value: float) -> Any:
+    return ir.Constant(_FLOATS, [value] * 16)
+
+
+def _filled(builder: Any, value: Any) -> Any:
+    undefined = ir.Constant(_FLOATS, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(_WORD, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(_WORDS, [0] * 16))
+
+
+@intrinsic
+def _splat(_context: Any, _value: Any) -> Any:
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _filled(builder, arguments[0])
+
+    return f32x16(types.float32), build
+
+
+@intrinsic
+def _maximum(_context: Any, _left: Any, _right: Any) -> Any:
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        larger = builder.fcmp_ordered(">", *arguments)
+        return builder.select(larger, *arguments)
+
+    return f32x16(f32x16, f32x16), build
+
+
+@intrinsic
+def _largest(_context: Any, _values: Any) -> Any:
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _call(builder, "llvm.vector.reduce.fmax.v16f32", *arguments, result=_FLOAT)
+
+    return types.float32(f32x16), build
+
+
+@intrinsic
+def _total(_context: Any, _values: Any) -> Any:
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        zero = ir.Constant(_FLOAT, 0.0)
+        return _call(builder, "llvm.vector.reduce.fadd.v16f32", zero, *arguments, result=_FLOAT)
+
+    return types.float32(f32x16), build
+
+
+@intrinsic
+def _exponential(_context: Any, _values: Any, _scale: Any, _shift: Any) -> Any:
+    """Return ``exp(scale * values - shift)`` for arguments up to 0, 0 below -87."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        def fused(left: Any, right: Any, added: Any) -> Any:
+            return _call(builder, "llvm.fma.v16f32", left, right, added)
+
+        values, scale, shift = arguments
+        x = fused(values, _filled(builder, scale), builder.fneg(_filled(builder, shift)))
+        seen = builder.fcmp_ordered(">=", x, _constant(_MIN_EXPONENT))
+        x = builder.select(seen, x, _constant(0.0))
+        n = _call(builder, "llvm.floor.v16f32", fused(x, _constant(1.44269504), _constant(0.5)))
+        f = fused(n, _constant(-0.693359375), x)
+        f = fused(n, _constant(2.12194440e-4), f)
+        p = _constant(_EXPF[0])
+        for coefficient in _EXPF[1:]:
+            p = fused(p, f, _constant(coefficient))
+        p = builder.fadd(fused(builder.fmul(p, f), f, f), _constant(1.0))
+        bits = builder.add(builder.fptosi(n, _WORDS), ir.Constant(_WORDS, [127] * 16))
+        power = builder.bitcast(builder.shl(bits, ir.Constant(_WORDS, [23] * 16)), _FLOATS)
+        return builder.select(seen, builder.fmul(p, power), _constant(0.0))
+
+    return f32x16(f32x16, types.float32, types.float32), build
