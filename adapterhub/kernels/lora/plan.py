@@ -130,7 +130,8 @@ class LoraPlan:
 
 def _parts(runs: Sequence[TokenRun]) -> PartArrays:
     """Divide runs into parts, a long one beside a short one."""
-    bounds, offsets, slots, weights = [], [0], [], []
+    bounds: list[tuple[int, int, int]] = []
+    offsets, slots, weights = [0], list[int](), list[float]()
     for number, run in enumerate(runs):
         for start, rank, weight in run.slices:
             slots += range(start, start + rank)
