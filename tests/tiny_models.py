@@ -24,6 +24,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -37,6 +38,7 @@ AUTO_CLASSES = {
     "base": AutoModel,
     "causal_lm": AutoModelForCausalLM,
     "masked_lm": AutoModelForMaskedLM,
+    "seq2seq_lm": AutoModelForSeq2SeqLM,
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
     "span": AutoModelForQuestionAnswering,
@@ -60,7 +62,7 @@ _RULES: dict[str, list[tuple[str, int]]] = {
         (r"embedding_dim|output_embedding_size|embedding_size", 64),
         (r"coordinate_size", 8),
         (r"shape_size", 16),
-        (r"(\w*_)?intermediate_size|d_inner|ffn_dim|dff|dim_ff|n_inner", 128),
+        (r"(\w*_)?intermediate_size|d_inner|((en|de)coder_)?ffn_dim|dff|d_ff|dim_ff|n_inner", 128),
         (r"(\w*_)?ffn_hidden_size", 128),
         (r"hidden_dim|mlp_dim|inner_dim|feed_forward_size|intermediate_size_mlp", 128),
     ],
@@ -72,7 +74,7 @@ _RULES: dict[str, list[tuple[str, int]]] = {
     "kv": [(r"(swa_)?num_key_value_heads|num_kv_heads|linear_num_key_heads", 2)],
     "value_heads": [(r"linear_num_value_heads", 4)],
     "head_dim": [
-        (r"(swa_|linear_|index_)?head_dim|d_head|dim_head|kv_channels", HEAD_DIM),
+        (r"(swa_|linear_|index_)?head_dim|d_head|dim_head|d_kv|kv_channels", HEAD_DIM),
         (r"attention_head_(dim|size)", HEAD_DIM),
         (r"linear_(key|value)_head_dim|global_head_dim|v_head_dim|qk_nope_head_dim", HEAD_DIM),
         (r"qk_rope_head_dim|rotary_dim", 8),
@@ -83,7 +85,8 @@ _RULES: dict[str, list[tuple[str, int]]] = {
         (r"q_lora_rank", 32),
     ],
     "layers": [
-        (r"num_hidden_layers|n_layers?|num_layers|num_blocks|depth|(en|de)coder_layers", LAYERS),
+        (r"num_hidden_layers|n_layers?|num_layers|num_blocks|depth", LAYERS),
+        (r"num_decoder_layers|(en|de)coder_layers", LAYERS),
         (r"num_self_attends_per_block|num_layers_per_stack", 1),
         (r"attn_layer_period|layer_group_size|global_attn_every_n_layers", 2),
         (r"sliding_window_pattern", 2),
@@ -225,6 +228,8 @@ def is_vision(config: Any) -> bool:
 
 def default_head(config: Any) -> str:
     """Return what checkpoints of an architecture usually hold."""
+    if config.is_encoder_decoder:
+        return "seq2seq_lm"
     causal = type(config) in AutoModelForCausalLM._model_mapping
     masked = type(config) in AutoModelForMaskedLM._model_mapping
     return "causal_lm" if causal and not masked else "base"
@@ -265,6 +270,8 @@ def _shrunk(default: Any, groups: frozenset[str], tokenizer: Path) -> Any:
     needed = _NEEDED | _NEEDED_BY.get(default.model_type, {})
     changed |= {name: value for name, value in needed.items() if name in names}
     _set_tokens(default, names, changed, tokenizer)
+    if default.is_encoder_decoder:
+        changed |= _decoder_tokens(default, tokenizer)
     for name in default.sub_configs or ():
         inner = getattr(default, name, None)
         if inner is not None and hasattr(inner, "to_dict"):
@@ -344,6 +351,20 @@ def _set_tokens(default: Any, names: set[str], changed: dict[str, Any], folder: 
             changed[name], free = free, free - 1
 
 
+#: Architectures whose decoder begins with the end of text; mBART's with the end of the target.
+_BEGIN_WITH_END = {"bart", "m2m_100", "nllb-moe", "led", "fsmt", "mvp", "plbart", "mbart"}
+
+
+def _decoder_tokens(default: Any, folder: Path) -> dict[str, Any]:
+    """Return the special tokens of an encoder-decoder with the encoders' tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.cls_token_id}
+    ids["eos_token_id"] = tokenizer.sep_token_id
+    begins_with_end = default.model_type in _BEGIN_WITH_END
+    ids["decoder_start_token_id"] = ids["eos_token_id" if begins_with_end else "pad_token_id"]
+    return ids | {"forced_bos_token_id": None, "forced_eos_token_id": None}
+
+
 def _shrink_rope(default: Any, changed: dict[str, Any]) -> None:
     """Make the sections of multimodal rotary positions add up to the shrunk head."""
     rope = copy.deepcopy(_value(default, "rope_parameters"))
@@ -382,6 +403,8 @@ def _random_model(auto: Any, config: Any, seed: int) -> torch.nn.Module:
                 parameter.mul_((0.5 if "embed" in name else 0.13) / spread)
             elif parameter.dim() == 1 and ending in {"weight", "bias"} and spread == 0.0:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+        if getattr(model, "final_logits_bias", None) is not None:
+            model.final_logits_bias.normal_()
     return model
 
 
@@ -397,14 +420,21 @@ def probe_inputs(model: Any, batch: int = 1, length: int = 12) -> dict[str, torc
 
 
 def _has_text(model: Any) -> bool:
-    return "input_ids" in inspect.signature(model.forward).parameters
+    return "input_ids" in _parameters(model)
+
+
+def _parameters(model: Any) -> Any:
+    return inspect.signature(model.forward).parameters
 
 
 def _probe_ids(
     model: Any, batch: int, length: int, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    high = getattr(model.config.get_text_config(), "vocab_size", None) or 256
-    return {"input_ids": torch.randint(200, min(high, 900), (batch, length), generator=generator)}
+    high = min(getattr(model.config.get_text_config(), "vocab_size", None) or 256, 900)
+    inputs = {"input_ids": torch.randint(200, high, (batch, length), generator=generator)}
+    if model.config.is_encoder_decoder and "decoder_input_ids" in _parameters(model):
+        inputs["decoder_input_ids"] = inputs["input_ids"][:, : length // 2]
+    return inputs
 
 
 def _forward_works(model: Any) -> None:
@@ -430,5 +460,10 @@ def save_preprocessor(model: Any, folder: Path) -> None:
         processor.save_pretrained(folder)
         return
     source = tokenizer_folder(config)
+    if config.is_encoder_decoder:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+        tokenizer.save_pretrained(folder)
+        return
     for path in source.iterdir():
         shutil.copy(path, folder / path.name)

@@ -26,11 +26,7 @@ def read_architecture(path: Path) -> PretrainedConfig:
     _check_known(path)
     config: PretrainedConfig = _read(AutoConfig, path, "the architecture is not supported")
     if getattr(config, "is_encoder_decoder", False):
-        raise BackboneError(
-            f"{config.model_type!r} is an encoder-decoder model",
-            place=str(path),
-            hint="Use a decoder (Llama, Gemma) or an encoder (BERT)",
-        )
+        check_encoder_decoder(config, str(path))
     return config
 
 
@@ -77,6 +73,8 @@ def kind_of(config: Any) -> BackboneKind:
     Raises:
         BackboneError: If transformers has no class for it that reads text or images alone.
     """
+    if getattr(config, "is_encoder_decoder", False):
+        return "encoder-decoder"
     if is_decoder(config):
         return "decoder"
     if _reads(config, _image_mapping(), "pixel_values"):
@@ -86,8 +84,29 @@ def kind_of(config: Any) -> BackboneKind:
     raise BackboneError(
         f"the architecture is not supported: {config.model_type!r} reads neither text nor images "
         "alone",
-        hint="Use a decoder (Llama, Gemma), an encoder (BERT) or a vision model (ViT)",
+        hint="Use a decoder (Llama, Gemma), an encoder (BERT), an encoder-decoder (T5) or a vision "
+        "model (ViT)",
     )
+
+
+def check_encoder_decoder(config: Any, place: str) -> None:
+    """Require an encoder-decoder that maps token ids to token ids, by one configuration.
+
+    Raises:
+        BackboneError: If it reads audio or images, or is made of two models.
+    """
+    from transformers import AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq
+
+    name, hint = config.model_type, "Use one that reads and writes text, such as T5, BART or Marian"
+    if type(config) in AutoModelForSpeechSeq2Seq._model_mapping:
+        problem = f"{name!r} reads audio, and encoder-decoders of audio are not supported yet"
+    elif not _reads(config, AutoModelForSeq2SeqLM._model_mapping, "input_ids"):
+        problem = f"{name!r} is an encoder-decoder that does not map text to text"
+    elif config.sub_configs:
+        problem = f"{name!r} is an encoder-decoder of two models with a configuration each"
+    else:
+        return
+    raise BackboneError(problem, place=place, hint=hint)
 
 
 def _image_mapping() -> Any:

@@ -31,6 +31,8 @@ from adapterhub.errors import BackboneError
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
     from adapterhub.backbones.catalog import BackboneKind
@@ -50,17 +52,19 @@ class Backbone:
         revision: Revision on the Hub, if known.
         license: License identifier of the Hub, if known.
         path: Folder that it was loaded from.
-        kind: ``decoder``, ``encoder`` or ``vision``.
+        kind: ``decoder``, ``encoder``, ``encoder-decoder`` or ``vision``.
         quantization: Quantization of its linear layers.
         fingerprint: Digest of architecture, tokenizer and weights, with the quantization scheme.
         config: transformers' configuration.
         preprocessor: transformers' tokenizer or image processor.
         base_model: Frozen model up to its last hidden states.
-        lm_head: Layer from hidden states to the vocabulary; ``None`` if it is not a decoder.
+        lm_head: Layer from hidden states to the vocabulary; ``None`` if it generates no text.
         device: Device of the weights.
         attn_implementation: Attention that transformers picked for the base model.
         missing: Paths of modules of the base model that its file has no weights for, such as a
             pooler. Its hidden states do not depend on them.
+        output_buffers: Buffers beside the output layer of an encoder-decoder by name, such as the
+            bias of Marian's logits.
         is_local: Whether it is a folder of this machine, which has no name elsewhere.
         verdicts: Verdicts on its forward paths, once checked; see ``forward_paths``.
     """
@@ -80,6 +84,7 @@ class Backbone:
     device: torch.device
     attn_implementation: str
     missing: tuple[str, ...] = ()
+    output_buffers: Mapping[str, torch.Tensor] = field(default_factory=dict)
     is_local: bool = False
     verdicts: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -161,6 +166,7 @@ def load_backbone(
         device=target,
         attn_implementation=loaded.base_model.config._attn_implementation,
         missing=loaded.missing,
+        output_buffers={name: each.to(target) for name, each in loaded.output_buffers.items()},
         is_local=isinstance(located, Path),
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BackboneKind = Literal["decoder", "encoder", "vision"]
+BackboneKind = Literal["decoder", "encoder", "encoder-decoder", "vision"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from adapterhub.backbones.architecture import backbone_kind, read_architecture
 from adapterhub.backbones.head_model import build_meta_head
 from adapterhub.backbones.memory import parameter_count
 from adapterhub.errors import ArtifactError, RecipeError, first_sentence
+from adapterhub.tasks.base import LANGUAGE_HEADS
 from adapterhub.third_party import without_warnings
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def adapter_shape(
     import peft
 
     heads = build_meta_head(read_architecture(path), head, labels, path.name)
-    backbone = heads.model if head == "causal_lm" else heads.frozen_model
+    backbone = heads.model if head in LANGUAGE_HEADS else heads.frozen_model
     parameters = parameter_count([backbone])
     try:
         # peft warns of the name of the base model, which the configuration may leave out

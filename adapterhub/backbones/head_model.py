@@ -15,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForSeq2SeqLM,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -24,11 +25,13 @@ from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.module_sharing import (
     base_child,
     initialize_modules,
+    model_without_head,
     new_modules,
     share_modules,
     tensor_ids,
 )
 from adapterhub.errors import BackboneError, first_sentence
+from adapterhub.tasks.base import LANGUAGE_HEADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.backbones.catalog import BackboneKind
     from adapterhub.tasks.base import HeadKind
 
 
@@ -226,10 +230,19 @@ _STORED_BY_PEFT: dict[HeadKind, tuple[str, ...]] = {
 _LOADED_BY: dict[str, Any] = {
     "decoder": AutoModelForCausalLM,
     "encoder": AutoModel,
+    "encoder-decoder": AutoModelForSeq2SeqLM,
     "vision": AutoModelForImageClassification,
 }
+#: Of these, classes with an output layer.
+_GENERATING = (AutoModelForCausalLM, AutoModelForSeq2SeqLM)
 #: Arguments that classes pass on to their base model without naming them.
 _THROUGH_KWARGS = frozenset({"packed", "paged"})
+
+
+def language_head(kind: BackboneKind) -> HeadKind | None:
+    """Return the head that generates text on a kind of backbone; ``None`` where none does."""
+    heads: dict[BackboneKind, HeadKind] = {"decoder": "causal_lm", "encoder-decoder": "seq2seq_lm"}
+    return heads.get(kind)
 
 
 def build_head(backbone: Backbone, kind: HeadKind, labels: Sequence[str]) -> HeadModel:
@@ -245,9 +258,10 @@ def build_head(backbone: Backbone, kind: HeadKind, labels: Sequence[str]) -> Hea
         BackboneError: If the architecture has no such class, or one that can't be built.
     """
     config = head_config(backbone.config, kind, labels)
-    model, shared = _assemble(config, kind, backbone.name, backbone.base_model, backbone.lm_head)
+    output = (backbone.lm_head, backbone.output_buffers)
+    model, shared = _assemble(config, kind, backbone.name, backbone.base_model, output)
     paths = new_modules(model, shared, backbone.name, _STORED_BY_PEFT.get(kind, ()))
-    if kind == "causal_lm" and paths:
+    if kind in LANGUAGE_HEADS and paths:
         raise BackboneError(
             f"{type(model).__name__} has layers that were not loaded: {', '.join(paths)}",
             place=backbone.name,
@@ -278,9 +292,13 @@ def build_meta_head(
     with torch.device("meta"):
         loaded = _built(lambda: auto.from_config(copy.deepcopy(config)), config, name)
     base_name = "" if auto is AutoModel else base_child(loaded) or ""
-    lm_head = loaded.get_output_embeddings() if auto is AutoModelForCausalLM else None
+    base_model = loaded.get_submodule(base_name)
+    if auto is AutoModelForSeq2SeqLM and not base_name:
+        base_model = model_without_head(loaded)
+    lm_head = loaded.get_output_embeddings() if auto in _GENERATING else None
     copied = head_config(loaded.config, kind, labels)
-    model, shared = _assemble(copied, kind, name, loaded.get_submodule(base_name), lm_head)
+    output = (lm_head, dict(loaded.named_buffers(recurse=False)))
+    model, shared = _assemble(copied, kind, name, base_model, output)
     paths = new_modules(model, shared, name, _STORED_BY_PEFT.get(kind, ()))
     return HeadModel(model.eval(), kind, paths)
 
@@ -290,16 +308,22 @@ def _assemble(
     kind: HeadKind,
     name: str,
     base_model: nn.Module,
-    lm_head: nn.Module | None,
+    output: tuple[nn.Module | None, Mapping[str, Tensor]],
 ) -> tuple[PreTrainedModel, set[int]]:
-    """Return a class that shares loaded modules, and the identities of what it shares."""
+    """Return a class that shares loaded modules, and the identities of what it shares.
+
+    Args:
+        output: Output layer of a model that generates, and the buffers beside it.
+    """
     chosen = head_model_class(config, kind, name)
     with torch.device("meta"):
         model: PreTrainedModel = _built(lambda: chosen(config), config, name)
     share_modules(model, base_model)
-    if kind == "causal_lm" and lm_head is not None:
+    lm_head, buffers = output
+    if kind in LANGUAGE_HEADS and lm_head is not None:
         _share_output_layer(model, lm_head)
-        return model, tensor_ids([base_model, lm_head])
+        model._buffers |= {each: buffers[each] for each in model._buffers if each in buffers}
+        return model, tensor_ids([base_model, lm_head]) | {*map(id, buffers.values())}
     return model, tensor_ids([base_model])
 
 
@@ -318,7 +342,7 @@ def head_config(
 ) -> PretrainedConfig:
     """Return a copy of a backbone's configuration with the labels of a head."""
     copied = copy.deepcopy(config)
-    if kind not in ("causal_lm", "span"):
+    if kind not in {*LANGUAGE_HEADS, "span"}:
         # a field of its own in some configurations, else a property that names the labels anew
         copied.num_labels = len(labels)
         copied.id2label = dict(enumerate(labels))

@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
 )
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _AUTO_CLASSES = {
     "causal_lm": AutoModelForCausalLM,
+    "seq2seq_lm": AutoModelForSeq2SeqLM,
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
     "span": AutoModelForQuestionAnswering,
@@ -37,7 +39,7 @@ def head_model_class(config: PretrainedConfig, head: HeadKind, place: str) -> ty
         raise BackboneError(
             f"the architecture {config.model_type!r} has no {head} head",
             place=place,
-            hint="Use another backbone, or on a decoder a task that generates text",
+            hint="Use another backbone, or a task that generates text on one that does",
         )
     found: Any = mapping[type(config)]
     # DeiT has two, the second for distillation

@@ -16,7 +16,7 @@ from adapterhub.backbones.architecture import (
     read_architecture,
     reason_of,
 )
-from adapterhub.backbones.module_sharing import AbsentModule, base_child
+from adapterhub.backbones.module_sharing import AbsentModule, base_child, model_without_head
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
@@ -55,6 +55,14 @@ class LoadedModel:
     config: PretrainedConfig
     missing: tuple[str, ...]
 
+    @property
+    def output_buffers(self) -> dict[str, Tensor]:
+        """Buffers that the class of an encoder-decoder holds beside its parts, by name."""
+        if self.kind != "encoder-decoder":
+            return {}
+        buffers = self.model.named_buffers(recurse=False)
+        return {name: buffer for name, buffer in buffers if "." not in name}
+
     def base_model_of(self, model: PreTrainedModel) -> Any:
         """Return the base model inside another instance of the same class."""
         return model.get_submodule(self.base_name)
@@ -77,17 +85,20 @@ def load_model(path: Path) -> LoadedModel:
         lacking.append("pooler.")
     name = _base_name(model, kind, path)
     base_model: Any = model.get_submodule(name)
+    if kind == "encoder-decoder" and not name:
+        base_model = model_without_head(model)
     prefix = f"{name}." if name else ""
-    if kind == "decoder":
+    generates = kind in ("decoder", "encoder-decoder")
+    if generates:
         # the output layer too
-        _check_complete([each for each in lacking if not each.startswith(prefix)], path)
+        _check_complete([each for each in lacking if not (name and each.startswith(prefix))], path)
     inside = [each.removeprefix(prefix) for each in lacking if each.startswith(prefix)]
     return LoadedModel(
         kind=kind,
         model=model,
         base_name=name,
         base_model=base_model,
-        lm_head=model.get_output_embeddings() if kind == "decoder" else None,
+        lm_head=model.get_output_embeddings() if generates else None,
         config=model.config,
         missing=_without_absent(base_model, inside, path),
     )
@@ -102,7 +113,10 @@ def probe_inputs(base_model: Any) -> dict[str, Tensor]:
         channels = getattr(config, "num_channels", 3)
         return {"pixel_values": torch.zeros(1, channels, height, width, dtype=base_model.dtype)}
     vocabulary = getattr(config.get_text_config(), "vocab_size", None) or _PROBE_TOKENS + 1
-    return {"input_ids": 1 + torch.arange(_PROBE_TOKENS).unsqueeze(0) % (vocabulary - 1)}
+    ids = 1 + torch.arange(_PROBE_TOKENS).unsqueeze(0) % (vocabulary - 1)
+    if getattr(config, "is_encoder_decoder", False):
+        return {"input_ids": ids, "decoder_input_ids": ids[:, : _PROBE_TOKENS // 2]}
+    return {"input_ids": ids}
 
 
 def _dequantization(config: Any, path: Path) -> dict[str, Any]:
@@ -132,11 +146,17 @@ def _from_pretrained(
     path: Path, kind: BackboneKind, **options: Any
 ) -> tuple[PreTrainedModel, list[str]]:
     """Return a model and the names of the tensors that the file lacks."""
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageClassification
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForImageClassification,
+        AutoModelForSeq2SeqLM,
+    )
 
     classes = {
         "decoder": AutoModelForCausalLM,
         "encoder": AutoModel,
+        "encoder-decoder": AutoModelForSeq2SeqLM,
         "vision": AutoModelForImageClassification,
     }
     try:
@@ -159,6 +179,8 @@ def _base_name(model: Any, kind: BackboneKind, path: Path) -> str:
     if kind == "encoder":
         return ""
     name = base_child(model)
+    if name is None and kind == "encoder-decoder":
+        return ""
     if name is None:
         raise BackboneError(
             f"{type(model).__name__} is not divided into a base model and a head",

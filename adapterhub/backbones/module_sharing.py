@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from adapterhub.errors import BackboneError
 
@@ -34,6 +35,19 @@ def base_child(model: PreTrainedModel) -> str | None:
         return model.base_model_prefix
     found = [name for name, child in model.named_children() if isinstance(child, PreTrainedModel)]
     return found[0] if len(found) == 1 else None
+
+
+def model_without_head(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the base model of a class that holds encoder and decoder itself, as T5's does.
+
+    Raises:
+        ValueError: If transformers has no class for it.
+    """
+    with torch.device("meta"):
+        found: PreTrainedModel = AutoModel.from_config(copy.deepcopy(model.config))
+    share_modules(found, model)
+    found.config = model.config
+    return found
 
 
 def share_modules(model: PreTrainedModel, base_model: nn.Module) -> None:

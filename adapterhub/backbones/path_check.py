@@ -19,7 +19,7 @@ from adapterhub.backbones.path_probes import (
     most_positions,
     narrow_windows,
 )
-from adapterhub.backbones.path_runs import ImageRuns, PathRuns
+from adapterhub.backbones.path_runs import BatchRuns, ImageRuns, PairRuns, PathRuns
 from adapterhub.backbones.path_verdict import PADDED_ONLY, ForwardPaths
 from adapterhub.backbones.shallow_model import num_distinct_layers, shallow
 from adapterhub.kernels.choice import choose_paged_attention
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.backbones.path_probes import Probe
+    from adapterhub.backbones.path_probes import AnyProbe, Probe
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ _ROUNDINGS = 4.0
 _LARGEST_BOUND = 0.3
 
 
-_P = TypeVar("_P")
+_P = TypeVar("_P", bound="AnyProbe")
 
 
 class _Difference(Exception):
@@ -152,7 +152,13 @@ def _check_layers(backbone: Backbone, layers: int) -> ForwardPaths:
         adapter = ProbeAdapter(model)
         with adapter.installed():
             if backbone.kind == "vision":
-                return _image_verdict(backbone, ImageRuns(model, adapter))
+                runs_of_images = ImageRuns(model, adapter)
+                return _batch_verdict(
+                    runs_of_images, make_images(model, backbone.device), rounding_error(model)
+                )
+            if backbone.kind == "encoder-decoder":
+                probes = make_probes(model, backbone.device, segments=False)
+                return _batch_verdict(PairRuns(model, adapter), probes, rounding_error(model))
             runs = PathRuns(model, adapter, decoder=backbone.kind == "decoder")
             return _verdict(backbone, runs, _text_reference(backbone, runs, rounding_error(model)))
 
@@ -182,14 +188,18 @@ def _usable(bound: float, noise: float) -> float:
     return bound
 
 
-def _image_verdict(backbone: Backbone, runs: ImageRuns) -> ForwardPaths:
-    """Return the verdict on an image model, whose images of one size need no padding."""
-    probes = make_images(backbone.base_model, backbone.device)
-    reference = _reference(probes, runs.alone, rounding_error(backbone.base_model))
+def _batch_verdict(runs: BatchRuns[_P], probes: list[_P], rounding: float) -> ForwardPaths:
+    """Return the verdict on a model that has no faster path: of images, or an encoder-decoder.
+
+    Images of one size need no padding.
+    """
+    reference = _reference(probes, runs.alone, rounding)
     reasons = _Reasons()
     mixed = reasons.holds("mixed adapters", lambda: reference.compare(runs.batched(probes)))
+    alike = [probe.without_adapter() for probe in probes]
     padding = mixed or reasons.holds(
-        "batches", lambda: reference.compare(runs.batched(probes[:1] * 2), reference.hidden[:1] * 2)
+        "batches",
+        lambda: reference.compare(runs.batched(alike), [runs.alone(probe) for probe in alike]),
     )
     return replace(PADDED_ONLY, padding=padding, mixed=mixed, reasons=tuple(reasons.found))
 

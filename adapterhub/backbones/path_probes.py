@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 import torch
 from torch import nn
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 #: Returns the adapter strength of each vector that a layer receives, shaped as its input without
 #: features; ``None`` where the sequences of the batch can't be distinguished.
 StrengthOf: TypeAlias = "Callable[[Tensor], Tensor | float | None]"
+
+
+class AnyProbe(Protocol):
+    """A text or an image of the check."""
+
+    def without_adapter(self) -> Self:
+        """Return the same input with the base model alone."""
+
 
 #: Lengths in tokens of the probes; two are equal, so that a batch without padding exists.
 LENGTHS = (6, 13, 13)
@@ -51,6 +59,10 @@ class Probe:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def without_adapter(self) -> Self:
+        """Return the same sequence with the base model alone."""
+        return replace(self, strength=0.0)
+
 
 def make_probes(base_model: Any, device: torch.device, *, segments: bool) -> list[Probe]:
     """Return sequences of random ordinary tokens."""
@@ -74,6 +86,10 @@ class ImageProbe:
     # float [channels, height, width]
     pixels: Tensor
     strength: float
+
+    def without_adapter(self) -> Self:
+        """Return the same image with the base model alone."""
+        return replace(self, strength=0.0)
 
 
 def make_images(base_model: Any, device: torch.device) -> list[ImageProbe]:

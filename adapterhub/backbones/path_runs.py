@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
 from adapterhub.backbones.path_probes import ProbeAdapter, of_images, of_packed, of_rows, of_tokens
+from adapterhub.backbones.teacher_forcing import padded, source_inputs
 from adapterhub.kernels.attention.kv_cache import KeyValueCache, cache_shape
 from adapterhub.kernels.attention.layout import PackedSequences
 from adapterhub.kernels.attention.paged import PagedSequence, paged_batch
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from adapterhub.backbones.path_probes import ImageProbe, Probe
     from adapterhub.kernels.attention.paged import PagedAttention, PagedBatch
+
+_ProbeT_contra = TypeVar("_ProbeT_contra", contravariant=True)
 
 _BLOCK_SIZE = 4
 #: Number of probe tokens that are decoded one by one.
@@ -185,6 +188,16 @@ class PathRuns:
         return {**inputs, "token_type_ids": segments} if self.has_segments else inputs
 
 
+class BatchRuns(Protocol[_ProbeT_contra]):
+    """Runs a model that has no faster path than a batch."""
+
+    def alone(self, probe: _ProbeT_contra, *, noise: float = 0.0) -> Tensor:
+        """Return the hidden states of a probe alone."""
+
+    def batched(self, probes: Sequence[_ProbeT_contra]) -> list[Tensor]:
+        """Return the hidden states of probes in one batch, each with its own strength."""
+
+
 class ImageRuns:
     """Runs a base model on images, each with its own strength of a random adapter.
 
@@ -210,6 +223,40 @@ class ImageRuns:
         pixels = torch.stack([probe.pixels for probe in probes])
         states: Tensor = self._model(pixel_values=pixels).last_hidden_state
         return [each.float().flatten(0, -2) for each in states]
+
+
+class PairRuns:
+    """Runs an encoder-decoder on probes as sources, each with its own strength of an adapter.
+
+    The decoder reads the first half of the same tokens. Hidden states are its last ones,
+    ``[length // 2, hidden_size]``.
+    """
+
+    def __init__(self, base_model: Any, adapter: ProbeAdapter) -> None:
+        self._model = base_model
+        self._adapter = adapter
+        self._padding = getattr(base_model.config, "pad_token_id", None) or 0
+
+    def alone(self, probe: Probe, *, noise: float = 0.0) -> Tensor:
+        """Return the hidden states of a pair alone."""
+        with self._adapter.active(lambda _: probe.strength, noise):
+            return self._hidden([probe])[0]
+
+    def batched(self, probes: Sequence[Probe]) -> list[Tensor]:
+        """Return the hidden states of pairs in one batch, padded on the right."""
+        strengths = [probe.strength for probe in probes]
+        with self._adapter.active(of_images(strengths, self._model.device)):
+            return self._hidden(probes)
+
+    def _hidden(self, probes: Sequence[Probe]) -> list[Tensor]:
+        sources = [probe.ids.tolist() for probe in probes]
+        halves = [source[: len(source) // 2] for source in sources]
+        inputs = source_inputs(sources, self._padding, self._model.device)
+        decoder_ids = padded(halves, self._padding, self._model.device)
+        with own_attention(self._model):
+            output = self._model(**inputs, decoder_input_ids=decoder_ids, use_cache=False)
+        states: Tensor = output.last_hidden_state.float()
+        return [own[: len(half)] for own, half in zip(states, halves, strict=True)]
 
 
 class _PagedProbes:

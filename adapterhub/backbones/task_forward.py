@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from adapterhub.backbones.quantize import torch_dtype
+from adapterhub.backbones.teacher_forcing import alike, pads_targets, teacher_forced_inputs
 from adapterhub.data.packing import pad
 from adapterhub.errors import BackboneError
 from adapterhub.kernels.attention.layout import PackedSequences
@@ -95,6 +96,7 @@ class TaskForward:
             heads.kind == "causal_lm" and heads.base_name is not None
         )
         self.head: TaskHead | LogitsHead = TaskHead(heads) if self.gives_states else LogitsHead()
+        self._pads_targets: bool | None = None
 
     def outputs(
         self,
@@ -110,6 +112,8 @@ class TaskForward:
         """
         if batch.pixels is not None:
             return self._images(batch.pixels)
+        if self.heads.kind == "seq2seq_lm":
+            return self._teacher_forced(batch, embedded)
         if self.gives_states:
             return self.states(batch, embedded, prompt)
         return self._padded(batch, embedded, prompt, self.heads.forward)
@@ -189,6 +193,27 @@ class TaskForward:
             places.append(selected.nonzero().squeeze(1))
         found = torch.cat(outputs)
         return found[torch.argsort(torch.cat(places))] if len(outputs) > 1 else found
+
+    def _teacher_forced(self, batch: PackedBatch, embedded: Tensor | None) -> Tensor:
+        """Return the logits of all targets, each after the targets before it."""
+        if embedded is not None:
+            raise BackboneError("an encoder-decoder is not computed from embeddings here")
+        sources = [each.tolist() for each in batch.input_ids[: batch.tokens].split(batch.lengths)]
+        targets = [each.tolist() for each in batch.targets.split(batch.selected)]
+        found: dict[int, Tensor] = {}
+        if self._pads_targets is None:
+            self._pads_targets = self._paths.padding and pads_targets(self.heads)
+        for rows in alike(sources, targets, together=self._pads_targets):
+            inputs = teacher_forced_inputs(
+                self.heads.model,
+                [sources[row] for row in rows],
+                [targets[row] for row in rows],
+                self.heads.padding_token,
+            )
+            with own_attention(self._backbone.base_model):
+                logits = self.heads.forward(inputs)
+            found |= {row: own[: len(targets[row])] for row, own in zip(rows, logits, strict=True)}
+        return torch.cat([found[row] for row in range(len(sources))])
 
     def _inputs(
         self, padded: PaddedBatch, rows: Tensor, length: int, embedded: Tensor | None

@@ -25,7 +25,8 @@ class EncodedExample:
     Args:
         number: Number of the example in its source, from 1, for messages.
         input_ids: Token ids.
-        select: Positions in ``input_ids`` at which the head is evaluated.
+        select: Positions in ``input_ids`` at which the head is evaluated; where an encoder-decoder
+            predicts ``targets``, the positions in these.
         targets: Class or token to predict at each of ``select``; for a span the indices in
             ``select`` of its first and last token; empty in prediction.
         segment_ids: Token type of each position for encoders that read text pairs, or empty.

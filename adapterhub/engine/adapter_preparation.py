@@ -26,6 +26,7 @@ from adapterhub.engine.tensor_names import MAGNITUDE
 from adapterhub.errors import EngineError, StrictLoadError
 from adapterhub.kernels.attention.kv_cache import cache_shape
 from adapterhub.specs import PrefixSpec, PromptSpec
+from adapterhub.tasks.base import LANGUAGE_HEADS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -95,12 +96,24 @@ class AdapterPreparer:
         if isinstance(weights.spec, PromptSpec):
             return self._prompt(weights, keys, name=name, head=head)
         prefix = self._base_model_prefix(task)
-        return lora_factors(weights, self._layers, prefix, name=name, others=keys, head=head)
+        factors = lora_factors(weights, self._layers, prefix, name=name, others=keys, head=head)
+        generation = None if task is None else task.generation
+        return (
+            factors
+            if generation is None
+            else replace(factors, target_frame=generation.target_frame)
+        )
 
     def _prompt(
         self, weights: AdapterWeights, keys: Collection[str], *, name: str, head: TaskHead | None
     ) -> PrefixStates | PromptEmbeddings:
         """Return a prompt, as keys and values where the base model is causal."""
+        if self._backbone.kind == "encoder-decoder":
+            raise EngineError(
+                "prompts of an encoder-decoder are not supported",
+                place=name,
+                hint="Use a LoRA adapter on it",
+            )
         size = int(self._layers.embedding_width)
         prompt = weights.tensors.get(PROMPT_KEY)
         others = [key for key in weights.tensors if key != PROMPT_KEY and key not in keys]
@@ -133,7 +146,7 @@ class AdapterPreparer:
     def _base_model_prefix(self, task: Task | None) -> str:
         """Return the name of the base model in transformers' class for a task."""
         found = self._backbone.base_model.base_model_prefix
-        if task is not None and task.head != "causal_lm":
+        if task is not None and task.head not in LANGUAGE_HEADS:
             # Llama's class for question answering calls it "transformer", all others "model"
             found = self._heads.base_name(task) or found
         return str(found or "model")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.backbones.forward_paths import forward_paths
-from adapterhub.backbones.head_model import build_head
+from adapterhub.backbones.head_model import build_head, language_head
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.engine.adapted_layers import adapt_layers
 from adapterhub.engine.adapter_fetcher import AdapterFetcher
@@ -26,11 +26,12 @@ from adapterhub.engine.output_step import OutputStep
 from adapterhub.engine.outputs import EngineStats
 from adapterhub.engine.padded_generation import PaddedRunner
 from adapterhub.engine.padded_groups import GroupRules, PaddedGroups
+from adapterhub.engine.pair_scoring import PairScorer
 from adapterhub.engine.pooling import PoolingRunner
 from adapterhub.engine.pooling_requests import PoolingRequest
 from adapterhub.engine.prepared_adapter import LoraFactors, PromptEmbeddings
 from adapterhub.engine.prompts import unknown_token
-from adapterhub.engine.sampling.sampler import Sampler
+from adapterhub.engine.sampling.sampler import SampledToken, Sampler
 from adapterhub.engine.scheduler import Scheduler
 from adapterhub.engine.sequences import Sequence, first_active
 from adapterhub.errors import (
@@ -83,7 +84,8 @@ class EngineCore:
         self._vocab_size = int(getattr(backbone.config.get_text_config(), "vocab_size", 0) or 0)
         # both see the backbone before its layers are adapted
         paths = forward_paths(backbone)
-        head = build_head(backbone, "causal_lm", ()) if backbone.kind == "decoder" else None
+        language = language_head(backbone.kind)
+        head = None if language is None else build_head(backbone, language, ())
         kernel = kernel or choose_lora_kernel(backbone.device.type)
         dtype = torch_dtype(backbone.quantization.compute_dtype)
         self.layers = adapt_layers(backbone, dtype, kernel)
@@ -109,8 +111,16 @@ class EngineCore:
         self.padded = PaddedGroups(_rules(paths, self.padded_runner), config.kv_cache_tokens)
         if config.forward_path == "padded":
             paths = replace(paths, packed=False)
+        pairs = None
+        if head is not None and backbone.kind == "encoder-decoder":
+            pairs = PairScorer(backbone, head, paths, config.max_pooling_tokens)
         self.pooling_runner = PoolingRunner(
-            backbone, self.adapters, self.model_runner.logits, paths, config.max_pooling_tokens
+            backbone,
+            self.adapters,
+            self.model_runner.logits,
+            paths,
+            config.max_pooling_tokens,
+            pairs,
         )
         self.scheduler = Scheduler(
             config, self.blocks, self.adapters, self.model_runner.fill_prefix, self.padded
@@ -271,6 +281,10 @@ class EngineCore:
         invocation = next((each.invocation for each in lora if each.invocation), ())
         sequence.active_from = first_active(sequence.prompt, invocation)
         sequence.vocab_size = next((each.vocab_size for each in lora if each.vocab_size), None)
+        if self.padded_runner is not None and self.backbone.kind == "encoder-decoder":
+            frames = (sequence.target_frame, *(each.target_frame for each in lora))
+            frame = next((each for each in frames if each is not None), None)
+            sequence.decoder_prompt = self.padded_runner.decoder_prompt(frame)
 
     def _check_fits(self, sequence: Sequence) -> None:
         largest, size = max(sequence.prompt), sequence.vocab_size or self._vocab_size
@@ -365,6 +379,9 @@ class EngineCore:
             if self.padded_runner is None:
                 break
             try:
+                if group.searches:
+                    deltas += self._search(group, self.padded_runner)
+                    continue
                 logits, num_tokens = self.padded_runner(group)
             except Exception as error:  # noqa: BLE001, transformers' classes raise any kind
                 deltas += self._fail_group(group, error)
@@ -372,6 +389,22 @@ class EngineCore:
             self._num_steps += 1
             self._num_computed_tokens += num_tokens
             deltas += self._sample(group.sequences, logits)
+        return deltas
+
+    def _search(
+        self, group: PaddedGroup, runner: PaddedRunner
+    ) -> list[tuple[Sequence, CompletionDelta]]:
+        """Search for the answers of a group by beams, all of them in one step."""
+        answers = runner.search(group)
+        self._num_steps += max(map(len, answers))
+        self._num_computed_tokens += sum(map(len, answers))
+        deltas = []
+        for sequence, tokens in zip(group.sequences, answers, strict=True):
+            deltas += [(sequence, sequence.append(SampledToken(token))) for token in tokens]
+            if sequence.finish_reason is None:
+                error = ComputeError("the search ended before the answer did")
+                deltas.append((sequence, sequence.fail(error)))
+            self.scheduler.finish(sequence)
         return deltas
 
     def _fail_group(
@@ -392,6 +425,10 @@ class EngineCore:
 
 def _rules(paths: ForwardPaths, runner: PaddedRunner | None) -> GroupRules:
     """Return which sequences may share a group on the padded path."""
+    if runner is not None and runner.reads_sources:
+        return GroupRules(
+            left_padding=paths.padding, equal_lengths=lambda: paths.padding, mixed=paths.mixed
+        )
     return GroupRules(
         left_padding=paths.left_padding,
         equal_lengths=runner.equal_lengths if runner is not None else bool,

@@ -280,6 +280,12 @@ class Engine:
         """
         # raises an error where the backbone reads images
         processor = self.prompt_processor
+        if self.backbone.kind == "encoder-decoder":
+            raise EngineError(
+                "embeddings of an encoder-decoder are not supported",
+                place=self.backbone.name,
+                hint="Use an encoder or a decoder",
+            )
         if not isinstance(text, EncodedExample):
             ids = list(processor.encode(text) if isinstance(text, str) else text)
             text = EncodedExample(1, ids, ())
@@ -302,14 +308,14 @@ class Engine:
 
     def generate(
         self,
-        prompts: SequenceOf[str | SequenceOf[int]],
+        prompts: SequenceOf[str | SequenceOf[int] | PreparedPrompt],
         adapters: SequenceOf[Adapters],
         params: SamplingParams | SequenceOf[SamplingParams] | None = None,
     ) -> list[RequestOutput]:
         """Generate for a list of prompts, each with its own adapters, and wait for all.
 
         Args:
-            prompts: Texts or token ids.
+            prompts: Texts, token ids, or prepared prompts, which have their own parameters.
             adapters: Adapters of each prompt, as in ``add``.
             params: Sampling parameters of all prompts, or of each.
 
@@ -400,7 +406,10 @@ class Engine:
         return requests
 
     def _try_add(
-        self, prompt: str | SequenceOf[int], adapters: Adapters, params: SamplingParams | None
+        self,
+        prompt: str | SequenceOf[int] | PreparedPrompt,
+        adapters: Adapters,
+        params: SamplingParams | None,
     ) -> Request | RequestOutput:
         try:
             return self.add(prompt, adapters, params)

@@ -155,4 +155,7 @@ class HeadCheck:
             return {"pixel_values": pixels, "interpolate_pos_encoding": True}
         # tokens of a real text may all be the same, and a mean over them is that of any
         tokens = make_probes(self._backbone.base_model, device, segments=False)[0].ids[None]
+        if self._backbone.kind == "encoder-decoder":
+            # its classes read the state at the end of the text
+            tokens = F.pad(tokens, (0, 1), value=self._backbone.tokenizer.eos_token_id or 0)
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from adapterhub.backbones.head_model import BaseOutput, HeadModel, build_head
 from adapterhub.errors import StrictLoadError
+from adapterhub.tasks.base import LANGUAGE_HEADS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 
 #: Read once per sequence, once per word, or at every token where an answer may start or end.
 LabelingKind = Literal["sequence", "token", "span"]
+#: How the heads that label are read: an image once, like a sequence.
+LABELING_KINDS: Mapping[HeadKind, LabelingKind] = {
+    "sequence": "sequence",
+    "token": "token",
+    "span": "span",
+    "image": "sequence",
+}
 #: What peft puts before the names of a class: beside a prompt or prefix, and beside layers.
 _PREFIXES = ("base_model.model.", "base_model.")
 
@@ -172,7 +180,8 @@ class HeadBuilder:
         Raises:
             StrictLoadError: If tensors of the head are missing or have another shape.
         """
-        if task.head == "causal_lm":
+        kind = LABELING_KINDS.get(task.head)
+        if kind is None:
             return None
         template = self.template(task.head, len(task.labels))
         found = {own: weights.tensors[key] for own, key in _keys(weights, template).items()}
@@ -185,8 +194,6 @@ class HeadBuilder:
                 [f"{part} of shape {list(shape)}" for part, shape in missing],
                 [f"{part} of shape {list(shape)}" for part, shape in unexpected],
             )
-        # an image is read once, like a sequence
-        kind: LabelingKind = "sequence" if task.head == "image" else task.head
         return AdapterHead(kind, task.labels, template.load(found), template)
 
     def base_name(self, task: Task) -> str | None:
@@ -195,7 +202,7 @@ class HeadBuilder:
 
     def keys(self, weights: AdapterWeights, task: Task) -> frozenset[str]:
         """Return the keys of the tensors of an adapter's head."""
-        if task.head == "causal_lm":
+        if task.head in LANGUAGE_HEADS:
             return frozenset()
         template = self.template(task.head, len(task.labels))
         return frozenset(_keys(weights, template).values())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import torch
 
 from adapterhub.data.packing import EncodedExample, pack
+from adapterhub.engine.heads import LABELING_KINDS
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.errors import DataError
 
@@ -107,7 +108,7 @@ class LoadedAdapter:
             DataError: If the adapter holds conversations, or an example is invalid.
         """
         task, generation = self.task, self.task.generation
-        if generation is not None and generation.instruction:
+        if generation is not None and generation.reads_fields:
             messages = [generation.messages(each, i) for i, each in enumerate(examples, start=1)]
             texts = self.generate(messages, with_adapter=with_adapter)
             return [{"answer": text} for text in texts]
@@ -227,10 +228,13 @@ class LoadedAdapter:
             max_tokens=max_new_tokens or task.options.max_new_tokens,
             stop=task.stop_strings,
             stop_token_ids=tuple(sorted(task.stop_ids)),
+            num_beams=task.options.num_beams,
         )
         self._reserve_cache(prompts, params.max_tokens, with_adapter=with_adapter)
         used = self.name if with_adapter else None
-        outputs = self.local.engine.generate(prompts, [used] * len(prompts), params)
+        prepare = self.local.engine.prompt_processor.prepare
+        prepared = [prepare(prompt, params, task.target_frame) for prompt in prompts]
+        outputs = self.local.engine.generate(prepared, [used] * len(prompts))
         texts = []
         for output in outputs:
             if output.error is not None:
@@ -282,7 +286,7 @@ def _batch_of(example: EncodedExample) -> PackedBatch:
 
 
 def _kind_of(task: Task) -> LabelingKind:
-    if task.head == "causal_lm":
+    kind = LABELING_KINDS.get(task.head)
+    if kind is None:
         raise DataError("has no head of its own", place=task.name)
-    # an image is read once, like a sequence
-    return "sequence" if task.head == "image" else task.head
+    return kind

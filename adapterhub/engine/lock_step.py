@@ -12,8 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
+from transformers.modeling_outputs import BaseModelOutput
 
+from adapterhub.backbones.teacher_forcing import source_inputs
 from adapterhub.engine.prepared_adapter import PrefixStates, PromptEmbeddings
 from adapterhub.errors import EngineError
 
@@ -46,6 +48,9 @@ class LockStepBatch:
         virtual: Trained keys and values, or input embeddings, before the tokens of every sequence.
         all_logits: Whether the class computes the logits of every token, for output layers that
             must tell the tokens of a sequence apart.
+        sources: Token ids that the encoder of an encoder-decoder reads for each sequence, padded
+            on the right. ``sequences`` then are the decoder's, of equal length. The encoder
+            computes at once, so a forward context must be set.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class LockStepBatch:
         pad_token: int,
         virtual: VirtualTokens | None = None,
         all_logits: bool = False,
+        sources: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self._model, self._pad_token = model, pad_token
         #: number of sequences
@@ -74,9 +80,12 @@ class LockStepBatch:
         self._ids = torch.tensor(rows, device=model.device)
         self._first = True
         prefix = virtual if isinstance(virtual, PrefixStates) else None
-        self._inputs = _prepare(
-            model, self._ids, mask.to(model.device), _prefix_cache(model, prefix, self.size)
-        )
+        if sources is None:
+            cache = _prefix_cache(model, prefix, self.size)
+            given = {} if cache is None else {"past_key_values": cache}
+            self._inputs = _prepare(model, self._ids, mask.to(model.device), **given)
+        else:
+            self._inputs = _encode(model, sources, self._ids, pad_token)
         if all_logits:
             self._inputs.pop("logits_to_keep", None)
         self._num_cached = 0 if prefix is None else prefix.length
@@ -104,7 +113,8 @@ class LockStepBatch:
         self._step = self._model.prepare_inputs_for_generation(
             self._ids, next_sequence_length=count, **options, **self._inputs
         )
-        given = [self._step.get(name) for name in ("inputs_embeds", "input_ids")]
+        names = ("inputs_embeds", "input_ids", "decoder_input_ids")
+        given = [self._step.get(name) for name in names]
         computed = next(int(each.shape[1]) for each in given if each is not None)
         if self._num_virtual and computed > self.length - self._num_cached - (not self._first):
             raise EngineError(
@@ -123,7 +133,9 @@ class LockStepBatch:
     def compute(self) -> Tensor:
         """Compute what is prepared; return the logits of the next tokens ``[size, vocab_size]``."""
         output = self._model(**self._step, return_dict=True)
-        self._inputs = self._model._update_model_kwargs_for_generation(output, self._inputs)
+        self._inputs = self._model._update_model_kwargs_for_generation(
+            output, self._inputs, bool(self._model.config.is_encoder_decoder)
+        )
         self._first, self._step = False, {}
         logits: Tensor = output.logits[:, -1]
         return logits
@@ -143,10 +155,14 @@ class LockStepBatch:
             if isinstance(value, torch.Tensor) and name not in _SEQUENCE_DIMENSIONS
         }
         # a class of its own may keep more than the layers of the cache know of
-        if type(cache) is not DynamicCache or others:
+        if not _can_select(cache) or others:
             return False
         index = torch.tensor(indices, device=self._ids.device)
         cache.reorder_cache(index)
+        encoded = self._inputs.get("encoder_outputs")
+        if encoded is not None:
+            states = encoded.last_hidden_state.index_select(0, index)
+            self._inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=states)
         for name, dimension in _SEQUENCE_DIMENSIONS.items():
             value = self._inputs.get(name)
             if value is not None and value.shape[dimension] == self.size:
@@ -164,7 +180,29 @@ class LockStepBatch:
         return next((found for name in _CACHES if (found := self._inputs.get(name))), None)
 
 
-def _prepare(model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache | None) -> dict[str, Any]:
+def _can_select(cache: Any) -> bool:
+    """Return whether transformers can select sequences in a cache."""
+    if type(cache) is EncoderDecoderCache:
+        return _can_select(cache.self_attention_cache) and _can_select(cache.cross_attention_cache)
+    return type(cache) is DynamicCache
+
+
+def _encode(
+    model: Any, sources: Sequence[Sequence[int]], ids: Tensor, padding: int
+) -> dict[str, Any]:
+    """Run the encoder; return the inputs beside the decoder's tokens, as ``_prepare`` does."""
+    inputs = source_inputs(sources, padding, model.device)
+    return _prepare(
+        model,
+        inputs["input_ids"],
+        inputs["attention_mask"],
+        decoder_input_ids=ids,
+        # else transformers puts this token before tokens that begin otherwise
+        decoder_start_token_id=ids[:, 0].tolist(),
+    )
+
+
+def _prepare(model: Any, ids: Tensor, mask: Tensor, **given: Any) -> dict[str, Any]:
     """Return the inputs beside token ids that ``generate`` prepares for its first step."""
     prepared: dict[str, Any] = {}
 
@@ -172,7 +210,6 @@ def _prepare(model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache | None) 
         prepared.update(inputs)
         return input_ids
 
-    given = {} if cache is None else {"past_key_values": cache}
     # the settings of a checkpoint may ask for beams, sampling or another cache
     settings = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, use_cache=True)
     model.generate(

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from adapterhub.backbones.teacher_forcing import decoder_prompt
 from adapterhub.engine.adapter_slots import BASE_MODEL
+from adapterhub.engine.beam_search import search_answers
 from adapterhub.engine.forward_context import PaddedForwardContext, set_forward_context
 from adapterhub.engine.lock_step import LockStepBatch
 from adapterhub.engine.module_state import ModuleState, holds_sequences
 from adapterhub.kernels.attention.transformers_interface import own_attention
+from adapterhub.tasks.source_and_target import target_frame_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.padded_groups import PaddedGroup
     from adapterhub.engine.prepared_adapter import VirtualTokens
     from adapterhub.engine.sequences import Sequence
+    from adapterhub.tasks.base import TargetFrame
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +38,7 @@ class PaddedRunner:
     """Computes the forward passes of groups of sequences.
 
     Args:
-        backbone: Decoder.
+        backbone: Decoder, or encoder-decoder.
         model: transformers' class around its adapted layers.
         adapters: Adapters of the running sequences.
     """
@@ -47,6 +51,9 @@ class PaddedRunner:
         self._config: Any = backbone.config.get_text_config()
         self._pad_token = int(getattr(self._config, "pad_token_id", None) or 0)
         self._equal_lengths: bool | None = None
+        #: whether prompts are sources, which the encoder of an encoder-decoder reads
+        self.reads_sources = backbone.kind == "encoder-decoder"
+        self._frame: TargetFrame | None = None
 
     def __call__(self, group: PaddedGroup) -> tuple[Tensor, int]:
         """Compute a step, the first one with all tokens of the sequences.
@@ -65,10 +72,45 @@ class PaddedRunner:
         ):
             batch = group.batch = self._continue(group)
             length = batch.prepare()
-            with set_forward_context(_context(group, length)):
+            with set_forward_context(self._context(group, length)):
                 logits = batch.compute()
         live = [index for index, sequence in enumerate(group.rows) if sequence is not None]
         return logits if len(live) == len(logits) else logits[live], length * len(logits)
+
+    def search(self, group: PaddedGroup) -> list[list[int]]:
+        """Search for the answers of an encoder-decoder by beams.
+
+        transformers' own ``generate`` searches, the beams of a sequence side by side.
+
+        Returns:
+            Token ids of each unfinished sequence, with the end token where it has one.
+        """
+        sequences, base_model = group.sequences, self._backbone.base_model
+        blend = sequences[0].blend or BASE_MODEL
+        with (
+            torch.no_grad(),
+            own_attention(base_model),
+            self._state.of({}, first=True),
+            blend.override(base_model),
+            set_forward_context(_context_of_rows(sequences)),
+        ):
+            return search_answers(
+                self._model,
+                [each.prompt for each in sequences],
+                [each.decoder_prompt for each in sequences],
+                sequences[0].state,
+                pad_token=self._pad_token,
+            )
+
+    def decoder_prompt(self, frame: TargetFrame | None) -> tuple[int, ...]:
+        """Return what the decoder of an encoder-decoder reads before an answer.
+
+        Args:
+            frame: Special tokens around the answer; those of the backbone's tokenizer if ``None``.
+        """
+        if frame is None:
+            self._frame = frame = self._frame or target_frame_of(self._backbone.tokenizer)
+        return tuple(decoder_prompt(self._model, frame.before, frame.after))
 
     def equal_lengths(self) -> bool:
         """Return whether sequences of equal length do not change each other in a batch.
@@ -99,6 +141,14 @@ class PaddedRunner:
         return batch
 
     def _start(self, sequences: list[Sequence]) -> LockStepBatch:
+        if self.reads_sources:
+            with set_forward_context(_context_of_rows(sequences)):
+                return LockStepBatch(
+                    self._model,
+                    [[*each.decoder_prompt, *each.output_tokens] for each in sequences],
+                    pad_token=self._pad_token,
+                    sources=[each.prompt for each in sequences],
+                )
         virtual: VirtualTokens | None = None
         if sequences[0].num_virtual_tokens:
             prefixes = self._adapters.prefixes(sequences[0])
@@ -110,6 +160,16 @@ class PaddedRunner:
             virtual=virtual,
             all_logits=any(each.active_from for each in sequences),
         )
+
+    def _context(self, group: PaddedGroup, length: int) -> PaddedForwardContext:
+        """Return the blends of the last ``length`` tokens of each row."""
+        # finished rows use the adapters of another, so that one adapter stays one
+        other = group.sequences[0]
+        uses = [sequence or other for sequence in group.rows]
+        if self.reads_sources:
+            return _context_of_rows(uses)
+        rows = [each.runs(max(each.length - length, 0), each.length) for each in uses]
+        return PaddedForwardContext(rows, length, "left")
 
     def _try_batch(self) -> bool:
         size = int(self._config.vocab_size)
@@ -133,10 +193,6 @@ class PaddedRunner:
         return torch.stack(found)
 
 
-def _context(group: PaddedGroup, length: int) -> PaddedForwardContext:
-    """Return the blends of the last ``length`` tokens of each row."""
-    # finished rows use the adapters of another, so that one adapter stays one
-    other = group.sequences[0]
-    uses = [sequence or other for sequence in group.rows]
-    rows = [each.runs(max(each.length - length, 0), each.length) for each in uses]
-    return PaddedForwardContext(rows, length, "left")
+def _context_of_rows(sequences: list[Sequence]) -> PaddedForwardContext:
+    """Return the blends of rows of any number of tokens, as those of an encoder and a decoder."""
+    return PaddedForwardContext([[(1, each.blend or BASE_MODEL)] for each in sequences], None)

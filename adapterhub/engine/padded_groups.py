@@ -35,12 +35,19 @@ class PaddedGroup:
         return [sequence for sequence in self.rows if sequence is not None]
 
     @property
+    def searches(self) -> bool:
+        """Whether the answers are searched for by beams."""
+        return self.sequences[0].state.params.num_beams > 1
+
+    @property
     def reserved_tokens(self) -> int:
         """Tokens that the cache of the group may come to hold."""
         length = max(sequence.length for sequence in self.sequences)
         if self.batch is not None:
             length = max(length, self.batch.length)
-        return len(self.rows) * (length + max(_remaining(each) for each in self.sequences))
+        beams = self.sequences[0].state.params.num_beams
+        longest = length + max(_remaining(each) for each in self.sequences)
+        return len(self.rows) * beams * longest
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,8 @@ class GroupRules:
     """Which sequences a backbone computes equally together and alone.
 
     Args:
-        left_padding: Whether sequences of different lengths, padded on the left, may share a group.
+        left_padding: Whether sequences of different lengths may share a group: padded on the left,
+            or the sources of an encoder-decoder on the right.
         equal_lengths: Whether sequences of equal length may; evaluated once, when it matters.
         mixed: Whether sequences of different adapters may.
     """
@@ -59,6 +67,8 @@ class GroupRules:
 
     def fit(self, first: Sequence, other: Sequence) -> bool:
         """Return whether a sequence may be in the group of another."""
+        if not _advance_together(first, other):
+            return False
         same_adapters = first.adapters == other.adapters
         if not same_adapters and (not self.mixed or first.exclusive or other.exclusive):
             return False
@@ -134,6 +144,16 @@ class PaddedGroups:
             parts.setdefault(sequence.adapters if by_adapters else sequence, []).append(sequence)
         place = self.groups.index(group)
         self.groups[place : place + 1] = [PaddedGroup(list(part)) for part in parts.values()]
+
+
+def _advance_together(first: Sequence, other: Sequence) -> bool:
+    """Return whether two sequences are at the same position of a decoder and search alike."""
+    if len(first.decoder_prompt) != len(other.decoder_prompt):
+        return False
+    if max(first.state.params.num_beams, other.state.params.num_beams) == 1:
+        return True
+    # a search has one length and one set of end tokens
+    return first.state.params == other.state.params and first.state.end_ids == other.state.end_ids
 
 
 def _remaining(sequence: Sequence) -> int:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.heads import AdapterHead
+    from adapterhub.engine.pair_scoring import PairScorer
     from adapterhub.engine.pooling_requests import PoolingSequence
     from adapterhub.tasks.base import Task
 
@@ -49,6 +50,7 @@ class PoolingRunner:
             of each to logits ``[n, vocab_size]``.
         paths: What the check of the backbone found.
         max_tokens: Most tokens of a padded batch.
+        pairs: Scorer of the targets of an encoder-decoder.
     """
 
     def __init__(
@@ -58,7 +60,9 @@ class PoolingRunner:
         output: Callable[[Tensor, list[Blend]], Tensor],
         paths: ForwardPaths,
         max_tokens: int,
+        pairs: PairScorer | None = None,
     ) -> None:
+        self._pairs = pairs
         self._backbone, self._adapters, self._output = backbone, adapters, output
         self._paths = paths
         base_model: Any = backbone.base_model
@@ -73,6 +77,12 @@ class PoolingRunner:
 
     def __call__(self, sequences: Sequence[PoolingSequence]) -> None:
         """Set the result or the error of each sequence."""
+        if self._pairs is not None:
+            scored = [each for each in sequences if each.scored_by is not None]
+            for group in self._pairs.groups(scored):
+                self._run(self._pairs, group)
+            sequences = [each for each in sequences if each.scored_by is None]
+            self.num_computed += len(scored)
         packed: list[PoolingSequence] = []
         padded: list[PoolingSequence] = []
         # sequences of equal length share an attention call, whichever adapters they use

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.engine.heads import TaskHead
+    from adapterhub.tasks.base import TargetFrame
 
 
 class TokenRows(NamedTuple):
@@ -54,6 +55,7 @@ class LoraFactors:
         invocation: Token ids from whose last occurrence in the prompt on the adapter is active
             (aLoRA); empty for an adapter that is active everywhere.
         vocab_size: Number of outputs of its own output layer; ``None`` for the backbone's.
+        target_frame: Special tokens around what it writes on an encoder-decoder, if its task tells.
         head: Head and task of an adapter that labels.
     """
 
@@ -76,6 +78,7 @@ class LoraFactors:
     overrides: ParameterOverrides = field(default_factory=ParameterOverrides)
     invocation: tuple[int, ...] = ()
     vocab_size: int | None = None
+    target_frame: TargetFrame | None = None
 
     @property
     def layers(self) -> frozenset[int]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.constraints import Constraint
     from adapterhub.engine.sampling.params import SamplingParams
+    from adapterhub.tasks.base import TargetFrame
 
 
 #: Ids are 32-bit words; whether they are in the vocabulary depends on the adapters.
@@ -29,12 +30,22 @@ _MOST_TOKENS = 2**31
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedPrompt:
-    """A tokenized prompt with its sampling parameters."""
+    """A tokenized prompt with its sampling parameters.
+
+    Args:
+        tokens: Token ids of the prompt; of an encoder-decoder what its encoder reads.
+        target_frame: Special tokens around the answer of an encoder-decoder; ``None`` for those of
+            the request's adapter.
+        is_source: Whether an encoder reads the tokens, so that they are no part of the answer's
+            sequence.
+    """
 
     tokens: tuple[int, ...]
     params: SamplingParams
     detokenizers: tuple[IncrementalDetokenizer, ...]
     constraints: tuple[Constraint | None, ...]
+    target_frame: TargetFrame | None = None
+    is_source: bool = False
 
 
 class PromptProcessor:
@@ -46,23 +57,43 @@ class PromptProcessor:
         # only the last part of a folder: messages may go to clients of a server
         self._name = PurePath(backbone.name).name if isabs(backbone.name) else backbone.name
         self.vocab_size = _vocab_size(backbone)
+        self._reads_source = backbone.kind == "encoder-decoder"
         self.end_ids = _end_ids(backbone)
         self._compiler: ConstraintCompiler | None = None
         self._lock, self._compiling = Lock(), Lock()
 
-    def prepare(self, prompt: str | Sequence[int], params: SamplingParams) -> PreparedPrompt:
+    def prepare(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        target_frame: TargetFrame | None = None,
+    ) -> PreparedPrompt:
         """Prepare a prompt.
 
         Args:
             prompt: Text, to which no chat template is applied, or token ids.
             params: Sampling parameters.
+            target_frame: Special tokens around the answer of an encoder-decoder; ``None`` for
+                those of the request's adapter.
         """
+        self._check_beams(params)
         tokens = self._tokens(prompt)
         detokenizers = tuple(
             IncrementalDetokenizer(self._tokenizer, params.stop, min_tokens=params.min_tokens)
             for _ in range(params.n)
         )
-        return PreparedPrompt(tokens, params, detokenizers, self._constraints(params))
+        constraints = self._constraints(params)
+        return PreparedPrompt(
+            tokens, params, detokenizers, constraints, target_frame, self._reads_source
+        )
+
+    def _check_beams(self, params: SamplingParams) -> None:
+        if params.num_beams > 1 and not self._reads_source:
+            raise RequestError(
+                "beams are for backbones with an encoder and a decoder",
+                place="num_beams",
+                hint="Set it to 1",
+            )
 
     def encode(self, text: str, *, special_tokens: bool = True) -> tuple[int, ...]:
         """Return the token ids of a text.

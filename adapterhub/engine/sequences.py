@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.outputs import FinishReason
     from adapterhub.engine.prompts import PreparedPrompt
     from adapterhub.engine.sampling.sampler import SampledToken, TokenLogprobs
+    from adapterhub.tasks.base import TargetFrame
 
 #: Takes the place of a token id for the virtual tokens of a prefix.
 VIRTUAL = 0xFFFFFFFF
@@ -38,6 +39,8 @@ class Sequence:
         num_virtual_tokens: Number of virtual tokens before the prompt, set by validation.
         detokenizer: Detokenizer, where text is wanted.
         constraint: Constraint of the text.
+        target_frame: Special tokens around the answer of an encoder-decoder, if the request names
+            them.
     """
 
     number: int
@@ -47,6 +50,7 @@ class Sequence:
     num_virtual_tokens: int = 0
     detokenizer: IncrementalDetokenizer | None = None
     constraint: Constraint | None = None
+    target_frame: TargetFrame | None = None
     #: texts of the deltas so far
     texts: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -63,6 +67,8 @@ class Sequence:
     exclusive: bool = False
     #: first position at which its adapters are active; set by validation
     active_from: int = 0
+    #: what the decoder of an encoder-decoder reads before the answer; set by validation
+    decoder_prompt: tuple[int, ...] = ()
     #: number of outputs of its adapter's own output layer, else ``None``; set by validation
     vocab_size: int | None = None
     #: number of later sequences that started while this one waited only for rank slots
@@ -229,10 +235,17 @@ def new_request(
         Sequence(
             next(numbers),
             prompt.tokens,
-            SamplingState(params, prompt.tokens, eos_ids=end_ids, seed=seed, index=index),
+            SamplingState(
+                params,
+                () if prompt.is_source else prompt.tokens,
+                eos_ids=end_ids,
+                seed=seed,
+                index=index,
+            ),
             adapters,
             detokenizer=prompt.detokenizers[index],
             constraint=prompt.constraints[index],
+            target_frame=prompt.target_frame,
         )
         for index in range(params.n)
     ]

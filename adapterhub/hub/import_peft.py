@@ -28,7 +28,7 @@ from adapterhub.backbones.resolve import ResolvedBackbone, public_match, resolve
 from adapterhub.backbones.sources import fetch_backbone
 from adapterhub.errors import ArtifactError, BackboneError, RecipeError, did_you_mean
 from adapterhub.specs import QuantizationSpec
-from adapterhub.tasks.base import TaskOptions
+from adapterhub.tasks.base import LANGUAGE_HEADS, TaskOptions
 from adapterhub.tasks.table import TASKS, build_task
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _fitted(
         )
         config, tensors = converted.adapter_config, converted.tensors
         conversion = converted.conversion
-    if task.head != "causal_lm":
+    if task.head not in LANGUAGE_HEADS:
         tensors, config = with_whole_head(tensors, config, layers, str(folder))
     tensors, changed = without_copies(tensors, modules_to_save(config), layers)
     found = as_peft_folder(folder, config, tensors)

@@ -130,7 +130,7 @@ class TaskPrompts:
         """Return the task with the one instruction that all adapters of a model have."""
         tasks = [self._task_of(part.digest) for part in model.parts]
         generations = [task.generation for task in tasks]
-        found = [each for each in generations if each is not None and each.instruction]
+        found = [each for each in generations if each is not None and each.reads_fields]
         if not found or len(found) < len(tasks):
             others = ", ".join(part.task or "another task" for part in model.parts)
             raise RequestError(
@@ -138,9 +138,10 @@ class TaskPrompts:
                 place="model",
                 hint="Use /v1/chat/completions, or the route of its task",
             )
-        if len({(t.name, each.instruction) for t, each in zip(tasks, found, strict=True)}) > 1:
+        pairs = zip(tasks, found, strict=True)
+        if len({(t.name, each.instruction, each.target_frame) for t, each in pairs}) > 1:
             raise RequestError(
-                "the adapters of the blend were trained with different instructions",
+                "the adapters of the blend were trained with different instructions or languages",
                 place="model",
                 hint="Use /v1/chat/completions, and write the instruction yourself",
             )

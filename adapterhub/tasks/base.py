@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from adapterhub.tasks.predictions import Confidence, ErrorExample, LabelChoices, Scores
     from adapterhub.tasks.text_scores import TextScores
 
-#: Head that the task puts on the backbone: the language-model head, or a new linear layer that is
-#: read once per text (``sequence``), per word (``token``), at every token that may start or end
-#: an answer (``span``), or once per image (``image``).
-HeadKind = Literal["causal_lm", "sequence", "token", "span", "image"]
+#: Head that the task puts on the backbone: the language-model head of a decoder (``causal_lm``) or
+#: of an encoder-decoder (``seq2seq_lm``), or a new linear layer that is read once per text
+#: (``sequence``), per word (``token``), at every token that may start or end an answer (``span``),
+#: or once per image (``image``).
+HeadKind = Literal["causal_lm", "seq2seq_lm", "sequence", "token", "span", "image"]
+#: Heads that are the backbone's own output layer, which no adapter stores.
+LANGUAGE_HEADS: frozenset[HeadKind] = frozenset({"causal_lm", "seq2seq_lm"})
 
 #: Token that the head is read at: the first of a text or word, or the last.
 Pool: TypeAlias = Literal["first", "last"]
@@ -34,12 +37,16 @@ Pool: TypeAlias = Literal["first", "last"]
 #: Maps hidden states ``[selected, hidden]`` to logits ``[selected, classes]``.
 Head: TypeAlias = "Callable[[Tensor], Tensor]"
 
-#: Whether tokens attend to the whole text (``encoder``) or only backwards (``decoder``), or the
-#: input is an image (``vision``).
-BackboneKind = Literal["encoder", "decoder", "vision"]
+#: Whether tokens attend to the whole text (``encoder``) or only backwards (``decoder``), a decoder
+#: attends to an encoder's states (``encoder-decoder``), or the input is an image (``vision``).
+BackboneKind = Literal["encoder", "decoder", "encoder-decoder", "vision"]
 
 #: Turns a backbone's input into tensors: texts into tokens, images into pixels.
 Preprocessor: TypeAlias = "PreTrainedTokenizerBase | BaseImageProcessor"
+
+
+#: Most beams of a search.
+MAX_BEAMS = 16
 
 
 class TaskOptions(BaseModel):
@@ -66,6 +73,10 @@ class TaskOptions(BaseModel):
         segmentation: How a text becomes words: ``words`` at spaces and punctuation, ``unspaced``
             likewise with every letter of a script without spaces on its own, or ``characters``.
             Training infers it from the tokens of its examples where it is not given.
+        source_language: Language of the source, as the tokenizer of a multilingual encoder-decoder
+            names it (``en_XX``, ``eng_Latn``).
+        target_language: Language of the target, likewise.
+        num_beams: Beams of an encoder-decoder's generation; 1 takes the likeliest token each time.
         image_size: Side in pixels that images are resized to; the backbone's own where not given.
     """
 
@@ -87,6 +98,9 @@ class TaskOptions(BaseModel):
     calibrate: bool = False
     temperature: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] = 1.0
     segmentation: Segmentation | None = None
+    source_language: str | None = None
+    target_language: str | None = None
+    num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] = 1
     image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
 
     @classmethod
@@ -249,16 +263,30 @@ class Task(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class TargetFrame:
+    """Special tokens around a target text of an encoder-decoder, such as its language and end."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
 class TextGeneration(Protocol):
     """Generation of answers in text: prompts, stop tokens and scoring."""
 
     options: TaskOptions
-    #: instruction put before every example; empty where examples are conversations
+    #: instruction put before every example; may be empty
     instruction: str
+    #: whether prompts are made from the fields of an example, not from conversations
+    reads_fields: bool
     #: tokens that end generation
     stop_ids: frozenset[int]
     #: texts that end generation, and are no part of the answer
     stop_strings: tuple[str, ...]
+
+    @property
+    def target_frame(self) -> TargetFrame | None:
+        """Special tokens around what an encoder-decoder writes; ``None`` on a decoder."""
 
     def messages(self, example: Example, number: int) -> list[Message]:
         """Return the messages of an example to answer, for ``prompt_ids``; no answer is needed.

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
-
-import numpy as np
+from typing import TYPE_CHECKING, final
 
 from adapterhub.data.field_mapping import answer_text, example_text
 from adapterhub.data.packing import EncodedExample
@@ -18,7 +14,6 @@ from adapterhub.tasks.attribution import (
     attribution_words,
     padded_owners,
 )
-from adapterhub.tasks.base import Evaluation, Outcome, UnsplitTask
 from adapterhub.tasks.conversations import (
     ChatTemplate,
     check_learnable,
@@ -29,145 +24,42 @@ from adapterhub.tasks.conversations import (
     without_oldest,
 )
 from adapterhub.tasks.fields import is_given
-from adapterhub.tasks.predictions import ErrorExample, ExampleStatistics, ratio
-from adapterhub.tasks.preprocessors import check_tokenizer
+from adapterhub.tasks.generating import GeneratingTask, answer_error
 from adapterhub.tasks.text_scores import chrf_scores
-from adapterhub.tasks.token_loss import summed_cross_entropy, token_scores
 from adapterhub.tasks.words import Word
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from adapterhub.data.packing import PackedBatch
-    from adapterhub.tasks.base import AuditSpec, Head, HeadKind, TaskOptions
+    from adapterhub.tasks.base import HeadKind, TaskOptions
     from adapterhub.tasks.conversations import Message, Rendered
     from adapterhub.tasks.fields import Example
-    from adapterhub.tasks.predictions import Array
+    from adapterhub.tasks.generating import AnswerScore
+    from adapterhub.tasks.predictions import ErrorExample
     from adapterhub.tasks.text_scores import TextScores
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerScore:
-    """Score of an example's reference answers under the model.
-
-    Args:
-        loss: Cross entropy summed over the answers' tokens, in nats, without label smoothing.
-        tokens: Number of tokens.
-        correct: Number of tokens that are the likeliest at their position.
-    """
-
-    loss: float
-    tokens: int
-    correct: int
-
-    @property
-    def mean_loss(self) -> float:
-        """Cross entropy per token, in nats."""
-        return self.loss / max(self.tokens, 1)
-
-
-class GeneratingTask(UnsplitTask):
-    """Base of tasks whose predictions are generated texts.
-
-    Their raw predictions are scores of the reference answers; texts are generated and scored
-    through ``generation``.
-    """
+class ConversationTask(GeneratingTask):
+    """Base of tasks whose prompts are conversations in the backbone's own chat template."""
 
     peft_task_type: str = "CAUSAL_LM"
     head: HeadKind = "causal_lm"
-    labels: tuple[str, ...] = ()
-    default_metric: tuple[str, bool] = ("loss", False)
-    audit: AuditSpec | None = None
-    attribution: None = None
+    target_frame: None = None
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> None:
         """Set up the task with a fast tokenizer that has a chat template."""
-        check_tokenizer(tokenizer, options.max_length)
-        if options.class_weights is not None:
-            raise RecipeError("generated texts have no class weights", place="task.class_weights")
-        self.tokenizer = tokenizer
-        self.options = options
+        super().__init__(tokenizer, options)
+        if options.num_beams > 1:
+            raise RecipeError(
+                "beams are for backbones with an encoder and a decoder",
+                place="task.num_beams",
+                hint="Remove it, or use such a backbone",
+            )
         self.template = ChatTemplate(tokenizer)
-        #: tokens that end generation
         self.stop_ids = self.template.stop_ids
-        #: texts that end generation
         self.stop_strings = self.template.stop_strings
-
-    @final
-    def loss(self, head: Head, hidden: Tensor, batch: PackedBatch) -> Tensor:
-        """Return the cross entropy summed over the answers' tokens, a scalar."""
-        return summed_cross_entropy(head, hidden, batch.targets, self.options.label_smoothing)
-
-    @final
-    def weight(self, batch: PackedBatch) -> float:
-        """Return the number of answer tokens."""
-        return float(batch.targets.numel())
-
-    @final
-    def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[AnswerScore]:
-        """Return the score of each example's answers."""
-        losses, hits = token_scores(head, hidden, batch.targets)
-        parts = zip(losses.double().split(batch.selected), hits.split(batch.selected), strict=True)
-        return [AnswerScore(float(loss.sum()), len(loss), int(hit.sum())) for loss, hit in parts]
-
-    @final
-    def evaluate(self, examples: Sequence[Example], decoded: Sequence[Any]) -> Evaluation:
-        """Return ``loss`` (nats per token), ``perplexity`` and ``token_accuracy`` of the answers.
-
-        Texts are scored by ``score_texts``, once they are generated.
-        """
-        tokens = sum(score.tokens for score in decoded)
-        if not tokens:
-            raise DataError("there are no answers to score")
-        loss = sum(score.loss for score in decoded) / tokens
-        return Evaluation(
-            metrics={
-                "loss": loss,
-                "perplexity": math.exp(loss) if loss < 700 else math.inf,
-                "token_accuracy": sum(score.correct for score in decoded) / tokens,
-            }
-        )
-
-    @final
-    def prediction(self, example: Example, decoded: AnswerScore) -> dict[str, Any]:
-        """Return ``{"loss", "tokens", "correct"}`` of the example's own answers.
-
-        Text is generated from ``messages`` and decoded by ``text_of``.
-        """
-        return {
-            "loss": decoded.mean_loss,
-            "tokens": decoded.tokens,
-            "correct": decoded.correct,
-        }
-
-    @final
-    def summary(self, prediction: Mapping[str, Any]) -> str:
-        """Return a generated ``answer``."""
-        return prediction["answer"] or "(none)"
-
-    @final
-    def outcome(self, decoded: AnswerScore) -> Outcome:
-        """Return how many tokens of the answers are the likeliest."""
-        return Outcome((decoded.correct,))
-
-    @final
-    def confidence(self, examples: Sequence[Example], decoded: Sequence[Any]) -> None:
-        """Return ``None``: a text is no choice."""
-
-    @final
-    def label_choices(self, examples: Sequence[Example], decoded: Sequence[Any]) -> None:
-        """Return ``None``: a text is no label."""
-
-    @final
-    def statistics(
-        self, examples: Sequence[Example], decoded: Sequence[AnswerScore]
-    ) -> ExampleStatistics:
-        """Return loss and number of tokens of each example."""
-        values = [[score.loss, score.tokens, score.correct] for score in decoded]
-        return ExampleStatistics(np.array(values, dtype=float), _token_metrics, ("tokens",))
 
     @final
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
@@ -197,14 +89,6 @@ class GeneratingTask(UnsplitTask):
                     hint="Shorten it, or train with a larger task.max_length",
                 )
             left = shorter
-
-    @final
-    def text_of(self, ids: Sequence[int]) -> str:
-        """Return generated tokens as text, without special tokens and outer spaces."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        for stop in self.stop_strings:
-            text = text.partition(stop)[0]
-        return text.strip()
 
     @final
     def attribution_input(self, messages: Sequence[Message], answer: str) -> AttributionInput:
@@ -282,7 +166,7 @@ class GeneratingTask(UnsplitTask):
             messages = shorter
 
 
-class Dialogue(GeneratingTask):
+class Dialogue(ConversationTask):
     """Examples have ``messages``, or ``prompt`` and ``response`` (and maybe ``input``, ``system``).
 
     Only the assistant's turns are learned, each with the token that ends it, and not those with
@@ -294,6 +178,7 @@ class Dialogue(GeneratingTask):
     name: str = "dialogue"
     pipeline_tag: str = "text-generation"
     instruction: str = ""
+    reads_fields: bool = False
 
     @property
     def generation(self) -> Dialogue:
@@ -335,18 +220,3 @@ class Dialogue(GeneratingTask):
             self.question_and_reference(example, at) for at, example in enumerate(examples, start=1)
         ]
         return chrf_scores([[reference] for _, reference in pairs], texts)
-
-
-def answer_error(question: str, reference: str, score: AnswerScore) -> ErrorExample:
-    """Return the mean loss of a reference answer as an error."""
-    return ErrorExample(question, reference, "", score.mean_loss, "cross entropy, nats per token")
-
-
-def _token_metrics(sums: Array) -> dict[str, Array]:
-    loss, tokens, correct = np.moveaxis(sums, -1, 0)
-    mean = ratio(loss, tokens)
-    return {
-        "loss": mean,
-        "perplexity": np.exp(np.minimum(mean, 700.0)),
-        "token_accuracy": ratio(correct, tokens),
-    }

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.answers import normalized, reference_answers, squad_scores
 from adapterhub.tasks.conversations import conversation
-from adapterhub.tasks.dialogue import GeneratingTask, answer_error
+from adapterhub.tasks.dialogue import ConversationTask
 from adapterhub.tasks.fields import is_given, list_field, place_of, text_field
+from adapterhub.tasks.generating import answer_error
 from adapterhub.tasks.text_scores import TextScores, rouge_scores, translation_scores
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.base import TaskOptions
     from adapterhub.tasks.conversations import Message
-    from adapterhub.tasks.dialogue import AnswerScore
     from adapterhub.tasks.fields import Example
+    from adapterhub.tasks.generating import AnswerScore
     from adapterhub.tasks.predictions import ErrorExample
 
 
@@ -36,6 +37,7 @@ class InstructionFormat:
         long_field: Field that is truncated where an example is too long.
         text_field: Field that may be given as ``text`` in prediction.
         prompt: Returns the user's message for instruction, example and its number.
+        source: Returns the text that an encoder reads, for example and its number.
         references: Returns the reference answers to an example, the learned one first, for
             example and its number.
         score: Scores texts by the reference answers to each.
@@ -47,11 +49,23 @@ class InstructionFormat:
     long_field: str
     text_field: str
     prompt: Callable[[str, Example, int], str]
+    source: Callable[[Example, int], str]
     references: Callable[[Example, int], list[str]]
     score: Callable[[Sequence[Sequence[str]], Sequence[str]], TextScores]
 
+    def given(self, example: Example) -> Example:
+        """Return an example whose main field may have been given as ``text``."""
+        name = self.text_field
+        if is_given(example, name) or not is_given(example, "text"):
+            return example
+        return {**example, name: example["text"]}
 
-class InstructionTask(GeneratingTask):
+    def score_texts(self, examples: Sequence[Example], texts: Sequence[str]) -> TextScores:
+        """Score generated texts by the reference answers of their examples (same order)."""
+        return self.score([self.references(e, at) for at, e in enumerate(examples, start=1)], texts)
+
+
+class InstructionTask(ConversationTask):
     """Text generation by an instruction and an example, through the backbone's chat template.
 
     Training and prediction use the same prompt. Prompt and answer share ``max_length``, of which
@@ -59,11 +73,20 @@ class InstructionTask(GeneratingTask):
     truncated at its end.
     """
 
+    reads_fields: bool = True
+
     def __init__(
         self, format: InstructionFormat, tokenizer: PreTrainedTokenizerBase, options: TaskOptions
     ) -> None:
         """Set up the task with a fast tokenizer that has a chat template."""
         super().__init__(tokenizer, options)
+        for setting in ("source_language", "target_language"):
+            if getattr(options, setting) is not None:
+                raise RecipeError(
+                    "languages are given to tokenizers of encoder-decoders",
+                    place=f"task.{setting}",
+                    hint="Name the languages in task.instruction",
+                )
         if options.max_new_tokens >= options.max_length:
             raise RecipeError(
                 f"{options.max_new_tokens} tokens for the answer leave no room for the prompt "
@@ -107,14 +130,11 @@ class InstructionTask(GeneratingTask):
 
     def score_texts(self, examples: Sequence[Example], texts: Sequence[str]) -> TextScores:
         """Score generated texts by the reference answers of their examples."""
-        references = [self.format.references(each, at) for at, each in enumerate(examples, start=1)]
-        return self.format.score(references, texts)
+        return self.format.score_texts(examples, texts)
 
     def _prompt(self, example: Example, number: int) -> str:
         """Return the user's message, truncated so that an answer fits beside it."""
-        field, given = self.format.long_field, self.format.text_field
-        if not is_given(example, given) and is_given(example, "text"):
-            example = {**example, given: example["text"]}
+        field, example = self.format.long_field, self.format.given(example)
         prompt = self.format.prompt(self.instruction, example, number)
         excess = self._tokens(prompt) + self.options.max_new_tokens - self.options.max_length
         while excess > 0:
@@ -146,35 +166,28 @@ class InstructionTask(GeneratingTask):
         return len(self.template.prompt_ids(messages))
 
 
-def translation(tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> InstructionTask:
-    """Return the translation task: examples have ``source`` and ``target``.
+def instruction_format(name: str, options: TaskOptions) -> InstructionFormat:
+    """Return what distinguishes a task by instruction.
 
-    The instruction names the languages. Generated translations are scored by BLEU and chrF
-    (see ``translation_scores``).
+    - ``translation``: examples have ``source`` and ``target``. The instruction names the languages.
+      Generated translations are scored by BLEU and chrF (see ``translation_scores``).
+    - ``summarization``: examples have ``document``, and ``summary`` or ``summaries``, of which the
+      first is learned. Generated ones are scored by ROUGE against all (see ``rouge_scores``).
+    - ``generative-question-answering``: examples have ``question``, ``answers``, and maybe
+      ``context``. The first answer is learned. Generated ones are scored by exact match and F1
+      against all (see ``squad_scores``). With ``unanswerable`` an example may have an empty list of
+      answers; the learned answer is then ``unanswerable``, which counts as none.
     """
-    return InstructionTask(_TRANSLATION, tokenizer, options)
+    if options.unanswerable:
+        return _UNANSWERABLE
+    return {each.name: each for each in (_TRANSLATION, _SUMMARIZATION, _QUESTIONS)}[name]
 
 
-def summarization(tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> InstructionTask:
-    """Return the summarization task: examples have ``document``, and ``summary`` or ``summaries``.
-
-    The first summary is learned. Generated ones are scored by ROUGE against all summaries of an
-    example (see ``rouge_scores``).
-    """
-    return InstructionTask(_SUMMARIZATION, tokenizer, options)
-
-
-def generative_question_answering(
-    tokenizer: PreTrainedTokenizerBase, options: TaskOptions
+def instruction_task(
+    name: str, tokenizer: PreTrainedTokenizerBase, options: TaskOptions
 ) -> InstructionTask:
-    """Return the task: examples have ``question``, ``answers``, and maybe ``context``.
-
-    The first answer is learned. Generated ones are scored by exact match and F1 against all
-    answers of an example (see ``squad_scores``). With ``unanswerable`` an example may have an
-    empty list of answers; the learned answer is then ``unanswerable``, which counts as none.
-    """
-    chosen = _UNANSWERABLE if options.unanswerable else _QUESTIONS
-    return InstructionTask(chosen, tokenizer, options)
+    """Return a task by instruction on a decoder; see ``instruction_format``."""
+    return InstructionTask(instruction_format(name, options), tokenizer, options)
 
 
 #: Answer to a question without an answer in its context.
@@ -188,6 +201,11 @@ def _after_instruction(field: str) -> Callable[[str, Example, int], str]:
         return f"{instruction}\n\n{text_field(example, field, number)}"
 
     return prompt
+
+
+def _field(name: str) -> Callable[[Example, int], str]:
+    """Return the source of one field."""
+    return lambda example, number: text_field(example, name, number)
 
 
 def _summaries(example: Example, number: int) -> list[str]:
@@ -205,6 +223,14 @@ def _question(instruction: str, example: Example, number: int) -> str:
         return f"{instruction}\n\nQuestion: {question}"
     context = text_field(example, "context", number)
     return f"{instruction}\n\nText: {context}\n\nQuestion: {question}"
+
+
+def _question_and_context(example: Example, number: int) -> str:
+    """Return the source of a question. Source: Raffel et al. 2020, arXiv:1910.10683, appendix D."""
+    question = f"question: {text_field(example, 'question', number)}"
+    if not is_given(example, "context"):
+        return question
+    return f"{question} context: {text_field(example, 'context', number)}"
 
 
 def _answers(example: Example, number: int) -> list[str]:
@@ -240,6 +266,7 @@ _TRANSLATION = InstructionFormat(
     long_field="source",
     text_field="source",
     prompt=_after_instruction("source"),
+    source=_field("source"),
     references=lambda example, number: [text_field(example, "target", number)],
     score=translation_scores,
 )
@@ -250,6 +277,7 @@ _SUMMARIZATION = InstructionFormat(
     long_field="document",
     text_field="document",
     prompt=_after_instruction("document"),
+    source=_field("document"),
     references=_summaries,
     score=rouge_scores,
 )
@@ -260,6 +288,7 @@ _QUESTIONS = InstructionFormat(
     long_field="context",
     text_field="question",
     prompt=_question,
+    source=_question_and_context,
     references=_answers,
     score=_score_answers,
 )

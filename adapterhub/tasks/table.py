@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from adapterhub.tasks.question_answering import QuestionAnswering
     from adapterhub.tasks.ranking import Ranking
     from adapterhub.tasks.relation_extraction import RelationExtraction
+    from adapterhub.tasks.source_and_target import SourceAndTargetTask
     from adapterhub.tasks.text_classification import TextClassification
     from adapterhub.tasks.token_classification import TokenClassification
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         QuestionAnswering,
         Ranking,
         RelationExtraction,
+        SourceAndTargetTask,
         TextClassification,
         TokenClassification,
     )
@@ -213,22 +215,37 @@ def _question_answering(inputs: TaskInputs) -> Task:
     return make(inputs.preprocessor, inputs.options, null=inputs.pool)
 
 
-def _generator(location: str, task: str) -> Callable[[TaskInputs], Task]:
-    """Return the builder of a task that generates text, which needs a decoder."""
+def _dialogue(inputs: TaskInputs) -> Task:
+    if inputs.kind != "decoder":
+        raise RecipeError(
+            f"dialogue needs a decoder, this backbone is an {inputs.kind}", place="task.name"
+        )
+    return _attribute("dialogue:Dialogue")(inputs.preprocessor, inputs.options)
+
+
+def _by_instruction(name: str) -> Callable[[TaskInputs], Task]:
+    """Return the builder of a task that generates text from the fields of an example."""
+    locations = {
+        "decoder": "instructed:instruction_task",
+        "encoder-decoder": "source_and_target:source_and_target_task",
+    }
 
     def build(inputs: TaskInputs) -> Task:
-        if inputs.kind != "decoder":
+        if inputs.kind not in locations:
             raise RecipeError(
-                f"{task} needs a backbone that generates text, this one is an encoder",
+                f"{name} needs a backbone that generates text, this one is an {inputs.kind}",
                 place="task.name",
             )
-        return _attribute(location)(inputs.preprocessor, inputs.options)
+        make = _attribute(locations[inputs.kind])
+        return make(name, inputs.preprocessor, inputs.options)
 
     return build
 
 
 #: Settings of tasks that choose one of their labels.
 _CALIBRATED = ("calibrate", "temperature")
+#: Settings of tasks that write a text for the fields of an example.
+_WRITTEN = ("instruction", "source_language", "target_language", "num_beams")
 _LOSS = ("loss", False)
 
 TASKS: Mapping[str, TaskEntry] = {
@@ -284,7 +301,7 @@ TASKS: Mapping[str, TaskEntry] = {
         best=100.0,
     ),
     "dialogue": TaskEntry(
-        build=_generator("dialogue:Dialogue", "dialogue"),
+        build=_dialogue,
         alternatives=(("messages",), ("prompt", "response")),
         default_metric=_LOSS,
         route="chat",
@@ -292,27 +309,25 @@ TASKS: Mapping[str, TaskEntry] = {
         check="conversations:check_conversation",
     ),
     "translation": TaskEntry(
-        build=_generator("instructed:translation", "translation"),
+        build=_by_instruction("translation"),
         alternatives=(("source", "target"),),
         default_metric=_LOSS,
         route="generate",
-        settings=("instruction",),
+        settings=_WRITTEN,
     ),
     "summarization": TaskEntry(
-        build=_generator("instructed:summarization", "summarization"),
+        build=_by_instruction("summarization"),
         alternatives=(("document", "summary"), ("document", "summaries")),
         default_metric=_LOSS,
         route="generate",
-        settings=("instruction",),
+        settings=_WRITTEN,
     ),
     "generative-question-answering": TaskEntry(
-        build=_generator(
-            "instructed:generative_question_answering", "generative question answering"
-        ),
+        build=_by_instruction("generative-question-answering"),
         alternatives=(("question", "answers"),),
         default_metric=_LOSS,
         route="generate",
         optional=("context",),
-        settings=("instruction", "unanswerable"),
+        settings=(*_WRITTEN, "unanswerable"),
     ),
 }

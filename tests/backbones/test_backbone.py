@@ -12,10 +12,13 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     BertForMaskedLM,
-    T5Config,
-    T5Model,
+    EncoderDecoderConfig,
+    VisionEncoderDecoderConfig,
+    ViTConfig,
+    WhisperConfig,
 )
 
+from adapterhub.backbones.architecture import read_architecture
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.errors import BackboneError
 from adapterhub.specs import QuantizationSpec
@@ -168,12 +171,26 @@ def test_code_in_a_backbone_folder_is_never_run(decoder):
     assert not marker.exists()
 
 
-def test_encoder_decoder_is_refused(tmp_path):
-    config = T5Config(vocab_size=96, d_model=64, d_kv=16, d_ff=64, num_layers=1, num_heads=4)
-    T5Model(config).save_pretrained(tmp_path)
-    save_tokenizer(tmp_path)
-    with pytest.raises(BackboneError, match="is an encoder-decoder model"):
-        load(tmp_path)
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        (WhisperConfig(), "'whisper' reads audio, and encoder-decoders of audio are not supported"),
+        (
+            EncoderDecoderConfig(encoder=bert_config().to_dict(), decoder=bert_config().to_dict()),
+            "of two models",
+        ),
+        (
+            VisionEncoderDecoderConfig(
+                encoder=ViTConfig().to_dict(), decoder=bert_config().to_dict()
+            ),
+            "does not map text to text",
+        ),
+    ],
+)
+def test_encoder_decoders_of_other_inputs_are_refused(tmp_path, config, problem):
+    config.save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match=problem):
+        read_architecture(tmp_path)
 
 
 def test_broken_tokenizer_is_refused(decoder):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import yaml
+from differences import NUM_TOKENS, Differences, token_difference
 from peft import PeftModel
+from targets import compare_targets
 from tiny_models import AUTO_CLASSES, tiny_model_folder
 from transformers import AutoConfig, AutoModel
 from vision_backbones import shape_image
@@ -39,9 +41,6 @@ if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.tasks.base import Task
 
-#: Largest difference of a probability, or of the log-probability of a token.
-BOUND = 1e-4
-NUM_TOKENS = 6
 WORDS = (
     "the",
     "river",
@@ -59,6 +58,7 @@ WORDS = (
 )
 TASKS = {
     "causal_lm": "dialogue",
+    "seq2seq_lm": "translation",
     "sequence": "text-classification",
     "token": "token-classification",
     "span": "question-answering",
@@ -87,17 +87,6 @@ class Outcome:
     path: str = ""
     detail: str = ""
     difference: float = 0.0
-
-
-@dataclass(slots=True)
-class _Differences:
-    largest: float = 0.0
-    notes: list[str] = field(default_factory=list)
-
-    def add(self, what: str, difference: float) -> None:
-        self.largest = max(self.largest, difference)
-        if not difference <= BOUND:
-            self.notes.append(f"{what} differs by {difference:.2g}")
 
 
 def check_architecture(folder: Path, model_type: str, head: str) -> Outcome:
@@ -144,7 +133,10 @@ def _path(backbone: Backbone, head: str) -> str:
 
 
 def _reason(backbone: Backbone, path: str) -> str:
-    return "; ".join(forward_paths(backbone).reasons) if path == "padded" else ""
+    if path != "padded":
+        return ""
+    own = ["encoder-decoders have no other"] if backbone.kind == "encoder-decoder" else []
+    return "; ".join([*own, *forward_paths(backbone).reasons])
 
 
 # data ------------------------------------------------------------------------------------------
@@ -163,6 +155,8 @@ def _example(head: str, number: int, length: int) -> dict[str, Any]:
     words = _text(number, length)
     if head == "causal_lm":
         return {"prompt": " ".join(words), "response": " ".join(_text(number + 1, 3))}
+    if head == "seq2seq_lm":
+        return {"source": " ".join(words), "target": " ".join(_text(number + 1, 2 + number % 4))}
     if head == "sequence":
         return {"text": " ".join(words), "label": ("low", "mid", "high")[number % 3]}
     if head == "token":
@@ -209,15 +203,15 @@ def _trained(folder: Path, model: Path, backbone: Backbone, head: str, seed: int
 # comparison ------------------------------------------------------------------------------------
 
 
-def _compare(model: Path, backbone: Backbone, head: str, artifacts: list[Artifact]) -> _Differences:
+def _compare(model: Path, backbone: Backbone, head: str, artifacts: list[Artifact]) -> Differences:
     config = EngineConfig(max_num_seqs=8, kv_cache_tokens=2048, block_size=8, rank_slots=64)
     engine = Engine(backbone, config)
     try:
         for number, artifact in enumerate(artifacts):
             engine.load(artifact, name=f"a{number}")
         references = [_reference(model, head, artifact) for artifact in artifacts]
-        compare = _compare_texts if head == "causal_lm" else _compare_labels
-        return compare(engine, references, artifacts)
+        compare = {"causal_lm": _compare_texts, "seq2seq_lm": compare_targets}
+        return compare.get(head, _compare_labels)(engine, references, artifacts)
     finally:
         engine.close()
 
@@ -225,7 +219,7 @@ def _compare(model: Path, backbone: Backbone, head: str, artifacts: list[Artifac
 def _reference(model: Path, head: str, artifact: Artifact) -> Any:
     """Return peft's model of an artifact on plain transformers."""
     config = AutoConfig.from_pretrained(model)
-    if head != "causal_lm":
+    if head not in ("causal_lm", "seq2seq_lm"):
         config.num_labels = len(artifact.manifest.labels) or 2
     plain = AUTO_CLASSES[head].from_pretrained(
         model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
@@ -237,9 +231,7 @@ def _reference(model: Path, head: str, artifact: Artifact) -> Any:
     return PeftModel.from_pretrained(plain, str(artifact.path)).eval()
 
 
-def _compare_texts(
-    engine: Engine, references: list[Any], artifacts: list[Artifact]
-) -> _Differences:
+def _compare_texts(engine: Engine, references: list[Any], artifacts: list[Artifact]) -> Differences:
     """Compare greedy tokens and their log-probabilities, mixed over adapters and lengths."""
     prompts = [
         [40 + (number * 31 + at * at * 7) % 300 for at in range(4 + 5 * number)]
@@ -248,7 +240,7 @@ def _compare_texts(
     names = [None, "a0", "a1", "a0", "a1"]
     params = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True, logprobs=1)
     outputs = engine.generate(prompts, names, [params] * len(prompts))
-    differences = _Differences()
+    differences = Differences()
     for prompt, name, output in zip(prompts, names, outputs, strict=True):
         (answer,) = output.outputs
         if answer.error is not None:
@@ -257,23 +249,9 @@ def _compare_texts(
         found = torch.tensor([each.chosen for each in answer.logprobs])
         differences.add(
             f"{name or 'base'} of {len(prompt)}",
-            _token_difference(list(answer.tokens), found, tokens, scores),
+            token_difference(list(answer.tokens), found, tokens, scores),
         )
     return differences
-
-
-def _token_difference(
-    found: list[int], found_scores: torch.Tensor, tokens: list[int], scores: torch.Tensor
-) -> float:
-    """Return the largest difference of log-probabilities, up to the first near tie."""
-    best = scores.topk(2).values
-    for at, (one, other) in enumerate(zip(found, tokens, strict=True)):
-        if one != other:
-            tie = float(best[at, 0] - best[at, 1])
-            if tie > BOUND:
-                return float("inf")
-            return float((found_scores[:at] - best[:at, 0]).abs().max()) if at else 0.0
-    return float((found_scores - best[:, 0]).abs().max())
 
 
 def _greedy(
@@ -305,14 +283,14 @@ def _greedy(
 
 def _compare_labels(
     engine: Engine, references: list[Any], artifacts: list[Artifact]
-) -> _Differences:
+) -> Differences:
     """Compare the predictions of a batch of both adapters with peft's, one at a time."""
     task = task_of(artifacts[0].manifest, engine.backbone)
     items = [_inputs(task, each) for each in examples_for(_head(task), 6)]
     names = [f"a{number % 2}" for number in range(len(items))]
     kind: Any = "sequence" if task.head == "image" else task.head
     found = engine.label(items, names, kind=kind)
-    differences = _Differences()
+    differences = Differences()
     for item, name, answer in zip(items, names, found, strict=True):
         expected = _expected(task, references[int(name[1:])], item)
         differences.add(name, _answer_difference(answer, expected))

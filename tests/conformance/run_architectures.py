@@ -28,7 +28,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 RESULTS = HERE / "results.json"
 PAGE = HERE.parents[1] / "docs" / "architectures.md"
-HEADS = ("causal_lm", "sequence", "token", "span", "image")
+HEADS = ("causal_lm", "seq2seq_lm", "sequence", "token", "span", "image")
 #: Seconds until a check counts as a crash.
 LIMIT = 240
 
@@ -121,6 +121,7 @@ def read_results() -> dict[str, dict[str, Any]]:
 
 _NAMES = {
     "causal_lm": "text generation",
+    "seq2seq_lm": "source to target",
     "sequence": "text classification",
     "token": "token classification",
     "span": "question answering",
@@ -138,14 +139,15 @@ transformers' auto classes and makes a tiny random model of one. With a head of 
 trains two LoRA adapters, stores them, loads them in plain peft, and compares what a mixed batch of
 both (and the base model) gives with `PeftModel` on plain transformers, one sequence at a time in
 float32. *Fast* and *padded* mean that all probabilities, and all tokens with their
-log-probabilities, were equal within {bound}. For images there is one path. Where a cell is empty,
-the architecture has no such head, or nobody has run it.
+log-probabilities, were equal within {bound}. For images there is one path. With a source and a
+target, the losses of targets, the tokens of greedy generation and those of three beams are
+compared. Where a cell is empty, the architecture has no such head, or nobody has run it.
 """
 
 
 def page(results: dict[str, dict[str, Any]]) -> str:
     """Return the documentation page."""
-    from architecture_suite import BOUND
+    from differences import BOUND
 
     made = {key: each for key, each in results.items() if each["status"] != "not made"}
     types = sorted({each["model_type"] for each in made.values()})

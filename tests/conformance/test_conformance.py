@@ -4,8 +4,16 @@ import pytest
 from architecture_suite import check_architecture
 from run_architectures import PAGE, page, read_results
 
-#: One of each kind: fast and padded paths, heads of several layers, recurrent state, experts.
+#: Encoder-decoders, and one of each other kind: fast and padded paths, heads of several layers,
+#: recurrent state, experts.
 SAMPLE = [
+    ("t5", "seq2seq_lm", "padded"),
+    ("bart", "seq2seq_lm", "padded"),
+    ("mbart", "seq2seq_lm", "padded"),
+    ("marian", "seq2seq_lm", "padded"),
+    ("m2m_100", "seq2seq_lm", "padded"),
+    ("pegasus", "seq2seq_lm", "padded"),
+    ("bart", "sequence", "padded"),
     ("llama", "causal_lm", "fast"),
     ("gpt2", "causal_lm", "fast"),
     ("granite", "causal_lm", "fast"),

@@ -8,7 +8,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from adapterhub.evaluation.bootstrap import intervals, resampled
 from adapterhub.evaluation.example_statistics import ReevaluatedExamples, scores_of
 from adapterhub.tasks.base import TaskOptions
-from adapterhub.tasks.dialogue import AnswerScore, Dialogue
+from adapterhub.tasks.dialogue import Dialogue
+from adapterhub.tasks.generating import AnswerScore
 from adapterhub.tasks.predictions import ExampleStatistics
 from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering
 from adapterhub.tasks.ranking import Ranking

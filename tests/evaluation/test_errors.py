@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 from adapterhub.evaluation.errors import worst_examples
 from adapterhub.evaluation.example_statistics import scores_of
 from adapterhub.tasks.base import TaskOptions
-from adapterhub.tasks.dialogue import AnswerScore
+from adapterhub.tasks.generating import AnswerScore
 from adapterhub.tasks.multi_label import MultiLabelClassification
 from adapterhub.tasks.predictions import ExampleStatistics
 from adapterhub.tasks.question_answering import FoundSpan, QuestionAnswering

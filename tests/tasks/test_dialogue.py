@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from adapterhub.data.packing import pack
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import TaskOptions
-from adapterhub.tasks.dialogue import AnswerScore, Dialogue
+from adapterhub.tasks.dialogue import Dialogue
+from adapterhub.tasks.generating import AnswerScore
 from adapterhub.tasks.token_loss import CHUNK_POSITIONS, summed_cross_entropy, token_scores
 
 PAIR = {"prompt": "my printer does not print", "response": "Restart the printer 😀 ."}

@@ -1,18 +1,23 @@
 """Translation, summarization and generative answers by instruction."""
 
+from functools import partial
+
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
 from adapterhub.errors import DataError, RecipeError
 from adapterhub.tasks.base import TaskOptions
-from adapterhub.tasks.instructed import generative_question_answering, summarization, translation
+from adapterhub.tasks.instructed import instruction_task
 from adapterhub.tasks.text_scores import rouge_scores, translation_scores
 
 BUILDERS = {
-    "translation": translation,
-    "summarization": summarization,
-    "generative": generative_question_answering,
+    kind: partial(instruction_task, name)
+    for kind, name in (
+        ("translation", "translation"),
+        ("summarization", "summarization"),
+        ("generative", "generative-question-answering"),
+    )
 }
 EXAMPLES = {
     "translation": {"source": "my printer does not print", "target": "mein Drucker geht nicht"},
@@ -90,11 +95,13 @@ def test_a_long_text_loses_its_end_and_the_answer_nothing(byte_bpe, kind):
 
 def test_what_can_never_fit_is_named(byte_bpe):
     example = {**EXAMPLES["generative"], "question": "where is it ? " * 60}
-    task = generative_question_answering(byte_bpe, TaskOptions(max_length=128, max_new_tokens=40))
+    task = instruction_task(
+        "generative-question-answering", byte_bpe, TaskOptions(max_length=128, max_new_tokens=40)
+    )
     with pytest.raises(DataError, match=r"example 2, field 'context': .* leaves it no room in 128"):
         task.encode(example, 2, train=True)
     with pytest.raises(RecipeError, match=r"task\.max_new_tokens: 64 tokens .* max_length 64"):
-        translation(byte_bpe, TaskOptions(max_length=64))
+        instruction_task("translation", byte_bpe, TaskOptions(max_length=64))
 
 
 @pytest.mark.parametrize(
@@ -119,14 +126,16 @@ def test_examples_that_cannot_be_used_are_named(byte_bpe, kind, example, message
 
 
 def test_questions_need_no_context(byte_bpe):
-    task = generative_question_answering(byte_bpe, TaskOptions())
+    task = instruction_task("generative-question-answering", byte_bpe, TaskOptions())
     text = prompt_text(task, {"question": "where is the castle ?"})
     assert "Question: where is the castle ?" in text
     assert "Text:" not in text
 
 
 def test_a_question_without_an_answer_is_answered_so(byte_bpe):
-    task = generative_question_answering(byte_bpe, TaskOptions(unanswerable=True))
+    task = instruction_task(
+        "generative-question-answering", byte_bpe, TaskOptions(unanswerable=True)
+    )
     example = {"question": "who ?", "context": "the castle", "answers": []}
     encoded = task.encode(example, 1, train=True)
     assert learned_text(task, encoded) == "unanswerable<|end|>"
@@ -140,7 +149,7 @@ def test_a_question_without_an_answer_is_answered_so(byte_bpe):
 
 
 def test_translations_have_the_score_of_sacrebleu_and_its_signature(byte_bpe):
-    task = translation(byte_bpe, TaskOptions())
+    task = instruction_task("translation", byte_bpe, TaskOptions())
     wanted = ["the old harbour of Lindos lies below", "a moving film about nothing at all"]
     found = ["the old harbour of Lindos lies here", "a film about nothing at all"]
     scores = task.score_texts([{"source": "x", "target": text} for text in wanted], found)
@@ -158,7 +167,7 @@ def test_texts_may_have_different_numbers_of_references():
 
 
 def test_summaries_have_the_score_of_rouge_score_by_their_best_reference(byte_bpe):
-    task = summarization(byte_bpe, TaskOptions())
+    task = instruction_task("summarization", byte_bpe, TaskOptions())
     example = {"document": "x", "summaries": ["nothing works", "the printers printed again"]}
     scores = task.score_texts([example], ["the printer prints"])
     own = RougeScorer(["rouge1", "rougeL"], use_stemmer=True)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from adapterhub.tasks.attribution import AttributionInput, CheckedAnswer
     from adapterhub.tasks.base import Task, TextGeneration
     from adapterhub.tasks.conversations import Message
-    from adapterhub.tasks.dialogue import AnswerScore
     from adapterhub.tasks.fields import Example
+    from adapterhub.tasks.generating import AnswerScore
 
 #: Maximum number of explained answers; see ``select_answers``.
 _ANSWERS = 3

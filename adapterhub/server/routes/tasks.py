@@ -260,8 +260,10 @@ def _prepare(
         max_tokens=max_tokens or min(room, task.options.max_new_tokens),
         stop=task.stop_strings,
         stop_token_ids=tuple(sorted(task.stop_ids)),
+        num_beams=task.options.num_beams,
     )
-    return GenerationJob(item.model, (server.engine.prompt_processor.prepare(tokens, params),), 1)
+    prepared = server.engine.prompt_processor.prepare(tokens, params, task.target_frame)
+    return GenerationJob(item.model, (prepared,), 1)
 
 
 async def _generate(call: Call, task: TextGeneration, job: GenerationJob) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from adapterhub.evaluation.bias_audit.generation import (
 )
 from adapterhub.evaluation.bias_audit.inference import Deadline
 from adapterhub.evaluation.bias_audit.templates import read_requests, read_stereotypes
-from adapterhub.tasks.dialogue import AnswerScore
+from adapterhub.tasks.generating import AnswerScore
 
 
 @pytest.fixture

@@ -1,0 +1,58 @@
+"""Search for the likeliest answers of an encoder-decoder, by transformers' own ``generate``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import GenerationConfig
+
+from adapterhub.backbones.teacher_forcing import source_inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from adapterhub.engine.sampling.state import SamplingState
+
+
+def search_answers(
+    model: Any,
+    sources: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int]],
+    state: SamplingState,
+    *,
+    pad_token: int,
+) -> list[list[int]]:
+    """Return the best answer to each source, with its end token where it has one.
+
+    Args:
+        model: transformers' class for an encoder-decoder.
+        sources: Token ids that the encoder reads.
+        prompts: Token ids that the decoder reads before the answers, of equal length.
+        state: Sampling parameters and end tokens of all sequences.
+        pad_token: Token id of padding.
+    """
+    params, ends = state.params, sorted(state.end_ids)
+    settings = GenerationConfig(
+        num_beams=params.num_beams,
+        length_penalty=params.length_penalty,
+        max_new_tokens=params.max_tokens,
+        min_new_tokens=params.min_tokens or None,
+        do_sample=False,
+        use_cache=True,
+        eos_token_id=ends or None,
+        pad_token_id=pad_token,
+    )
+    first = torch.tensor([list(prompt) for prompt in prompts], device=model.device)
+    found = model.generate(
+        **source_inputs(sources, pad_token, model.device),
+        generation_config=settings,
+        decoder_input_ids=first,
+        decoder_start_token_id=first[:, 0].tolist(),
+    )
+    return [_until_end(row, ends) for row in found[:, first.shape[1] :].tolist()]
+
+
+def _until_end(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    at = next((index for index, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: at + 1]
