@@ -51,6 +51,8 @@ class EffectChecker:
         self._layers = layers
         #: adapters with their weights to whether they have an effect
         self._known: dict[tuple[tuple[str, float], ...], bool] = {}
+        #: adapter to whether it has a head whose outputs depend on its input
+        self._heads: dict[str, bool] = {}
 
     def check(self, adapter: PreparedAdapter, name: str) -> None:
         """Check an adapter that is used alone.
@@ -82,7 +84,9 @@ class EffectChecker:
         Raises:
             NoEffectError: If they change nothing together, with these weights or without a head.
         """
-        heads = any(map(_has_head, adapters))
+        heads = any(
+            [self._reads_input(key, each) for (key, _), each in zip(keys, adapters, strict=True)]
+        )
         if (reads_head and heads) or not keys:
             return
         if len(keys) == 1 and keys[0][1] == 1.0 and not heads:
@@ -100,6 +104,13 @@ class EffectChecker:
                 place="model",
                 hint="Use the route of its task" if heads else "Give other weights, or none",
             )
+
+    def _reads_input(self, key: str, adapter: PreparedAdapter) -> bool:
+        if key not in self._heads:
+            if len(self._heads) >= _MOST_KNOWN:
+                self._heads.clear()
+            self._heads[key] = _has_head(adapter)
+        return self._heads[key]
 
     def _changes_states(self, adapters: Sequence[tuple[PreparedAdapter, float]]) -> bool:
         """Return whether adapters change the hidden states of the base model, or its logits."""

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 60.0
 #: Age in seconds from which the modification time of a file identifies its content.
 _CLOCK_TICK = 0.1
-#: Modification time and size of the files of a database.
-Stamp = tuple[tuple[int, int], ...]
+#: Modification time, size and inode of the files of a database.
+Stamp = tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +87,7 @@ class Database:
 
     def stamp(self) -> Stamp:
         """Return a value that changes with the content; empty if the content has just changed."""
-        found = []
-        for path in (self.path, self.path.with_name(f"{self.path.name}-wal")):
-            with suppress(FileNotFoundError):
-                found.append(path.stat())
-        # a change in the same tick of the clock as an earlier one would not be visible
-        if any(time.time() - stat.st_mtime < _CLOCK_TICK for stat in found):
-            return ()
-        return tuple((stat.st_mtime_ns, stat.st_size) for stat in found)
+        return stamp_of(self.path, self.path.with_name(f"{self.path.name}-wal"))
 
     def damage(self) -> tuple[str, ...]:
         """Return the damage that SQLite finds in the file; nothing if it is intact."""
@@ -156,6 +149,20 @@ class Database:
                 hint="Upgrade adapterhub to use it",
             )
         return schema
+
+
+def stamp_of(*paths: Path) -> Stamp:
+    """Return a value that changes with the content of files; empty if it has just changed."""
+    found = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            found.append(path.stat())
+    # a mere reader creates an empty WAL and removes it
+    found = [stat for stat in found if stat.st_size]
+    # a change in the same tick of the clock as an earlier one would not be visible
+    if any(time.time() - stat.st_mtime < _CLOCK_TICK for stat in found):
+        return ()
+    return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in found)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import RegistryError
-from adapterhub.registry.database import Database
+from adapterhub.registry.database import Database, stamp_of
 from adapterhub.registry.failures import REBUILD
 from adapterhub.registry.journal import Journal, put_entry
 from adapterhub.registry.journal_schema import JOURNALED, trigger_statements
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from adapterhub.registry.database import Stamp
     from adapterhub.registry.journal import Tail
     from adapterhub.registry.layout import Layout
 
@@ -75,6 +76,11 @@ class JournaledIndex:
             if tail is not None and last_seq(db) != before:
                 db.execute("DELETE FROM journal WHERE seq <= ?", (tail.seq,))
         self._complete_journal()
+
+    def stamp(self) -> Stamp:
+        """Return a value that changes with index and journal; empty if they have just changed."""
+        index, journal = self._database.stamp(), stamp_of(self._journal.path)
+        return (*index, *journal) if index and journal else ()
 
     def damage(self) -> tuple[str, ...]:
         """Return what is wrong with the index; nothing if it is intact."""

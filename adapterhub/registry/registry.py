@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from adapterhub.registry.aliases import AliasMove, AliasRule, StoredEvaluation
+    from adapterhub.registry.database import Stamp
     from adapterhub.registry.signatures import StoredSignature, TrustedKey
     from adapterhub.registry.version import Problem, Version
 
+#: Most references whose versions are remembered until the index changes.
+MAX_RESOLVED = 4096
 #: Default age in seconds below which ``collect`` keeps unused files.
 GRACE_SECONDS = 24 * 3600.0
 
@@ -56,6 +59,8 @@ class Registry:
         self._blobs = Blobs(self._layout)
         self._storage = Storage(self._layout, self._database, self._blobs, on_step)
         self._on_step = on_step
+        #: stamp of the index, and what references resolved to at that stamp
+        self._resolved: tuple[Stamp, dict[AdapterRef, Version]] = ((), {})
         self._layout.make()
         self._database.prepare()
 
@@ -110,8 +115,17 @@ class Registry:
             NotFoundError: With near names, or the existing versions.
             RegistryError: When a shortened digest is ambiguous.
         """
-        with self._database.reading() as db:
-            return index.resolve(db, _to_ref(ref))
+        wanted, stamp = _to_ref(ref), self._database.stamp()
+        taken, known = self._resolved
+        if not stamp or stamp != taken or len(known) >= MAX_RESOLVED:
+            # taken before the read, so that a change during it has another stamp
+            known = {}
+            self._resolved = (stamp, known)
+        found = known.get(wanted)
+        if found is None:
+            with self._database.reading() as db:
+                found = known[wanted] = index.resolve(db, wanted)
+        return found
 
     def materialize(self, version: Version) -> Path:
         """Return a read-only folder with the files of a version, after checking every byte.
