@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numba
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Largest number of tokens that a CPU without matrix tiles multiplies itself.
 MAX_TOKENS = 24
+#: Largest number of tokens that a weight that is not packed is multiplied by here.
+MAX_ROW_TOKENS = 64
 
 
 class Avx512Layer(PackedLayer):
@@ -40,6 +43,7 @@ class Avx512Layer(PackedLayer):
         self.description[fields.WIDTH] = self.in_features
         self.description[fields.OUTPUTS] = self.out_features
         self.description[fields.TILES] = has_amx()
+        self._max_tokens = sys.maxsize if has_amx() else MAX_TOKENS
         if self.bias is not None:
             # held here too, because the bias may be exchanged for a while
             self._bias = self.bias.data.contiguous()
@@ -48,8 +52,7 @@ class Avx512Layer(PackedLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[..., in]`` to ``[..., out]``."""
         readable = x.dtype == torch.bfloat16 and x.shape[-1] == self.in_features
-        slow = not self.description[fields.TILES] and x.numel() > MAX_TOKENS * self.in_features
-        if x.requires_grad or slow or not readable:
+        if x.requires_grad or x.numel() > self._max_tokens * self.in_features or not readable:
             return F.linear(x, self.dense(), self.bias)
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], self.out_features)
@@ -112,6 +115,7 @@ class AmxRows(Avx512Layer):
         self._weight = layer.weight.data
         self.description[fields.WEIGHT] = self._weight.data_ptr()
         self.description[fields.TILES] = fields.PLAIN_ROWS
+        self._max_tokens = MAX_ROW_TOKENS
 
     @staticmethod
     def supports(module: nn.Module) -> bool:
