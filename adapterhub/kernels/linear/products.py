@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 #: Number of tokens from which matrix tiles multiply 4-bit weights, which are written to memory for
 #: them; bfloat16 ones they always do.
-MIN_TILE_TOKENS = 3
+MIN_TILE_TOKENS = 2
 # numba leaves out what a constant excludes, which other CPUs can't compile
 _COMPILES_AMX = compiles_amx()
 

@@ -56,16 +56,33 @@ def multiply_tiles(
             # a single group is computed twice
             other = min(group + 1, last - 1)
             target = y + 2 * (start * stride + group * GROUP)
-            weights, others = _weights(layer, group, other, sums + 2 * _SUMS)
+            weights = _weights(layer, group, other, sums + 2 * _SUMS)
             biases = group_bias(layer, group), group_bias(layer, other)
             outputs = (target, stride, group == other, biases)
-            _multiply_part(x + 2 * start * width, count, width, weights, others, outputs, sums)
+            source = x + 2 * start * width
+            _multiply_part(source, count, layer, group, other, weights, outputs, sums)
     amx.release()
+
+
+@inlined
+def _weights(layer: Any, group: int, other: int, buffer: int) -> Any:
+    """Return the addresses of the bfloat16 weights of two groups, or of memory for them."""
+    size = _group_bytes(layer)
+    if layer[SCALES] == 0:
+        return layer[WEIGHT] + group * size, layer[WEIGHT] + other * size
+    return buffer, buffer + size
 
 
 @compiled()
 def _multiply_part(
-    x: int, tokens: int, width: int, weights: int, others: int, outputs: Any, sums: int
+    x: int,
+    tokens: int,
+    layer: NDArray[np.int64],
+    group: int,
+    other: int,
+    weights: Any,
+    outputs: Any,
+    sums: int,
 ) -> None:
     """Compute two groups for some tokens; sums are finished while the next ones are computed."""
     pending, ready = 0, sums + _SUMS
@@ -74,45 +91,50 @@ def _multiply_part(
         # configuring waits for all tiles
         if token == 0 or rows < _TOKENS:
             amx.configure_rows(min(rows, amx.ROWS), max(rows - amx.ROWS, 1))
+        codes = (layer, group, other, token == 0 and layer[SCALES] != 0)
         earlier = (token - _TOKENS, pending, ready)
-        source = x + 2 * token * width
+        source = x + 2 * token * layer[WIDTH]
         if rows > amx.ROWS:
-            _sum_two(source, width, weights, others, sums, earlier, outputs)
+            _sum_two(source, codes, weights, sums, earlier, outputs)
         else:
-            _sum_one(source, width, weights, others, sums, earlier, outputs)
+            _sum_one(source, codes, weights, sums, earlier, outputs)
         pending, sums, ready = rows, ready, sums
     _finish((tokens - 1) // _TOKENS * _TOKENS, 0, pending, ready, outputs)
-
-
-@inlined
-def _weights(layer: Any, group: int, other: int, buffer: int) -> Any:
-    """Return the addresses of the bfloat16 weights of two groups."""
-    size = _group_bytes(layer)
-    if layer[SCALES] == 0:
-        return layer[WEIGHT] + group * size, layer[WEIGHT] + other * size
-    dequantize_group(layer, group, buffer)
-    dequantize_group(layer, other, buffer + size)
-    return buffer, buffer + size
 
 
 @compiled()
 def dequantize_group(layer: NDArray[np.int64], group: int, target: int) -> None:
     """Write the weights of a group, as pair vectors of bfloat16."""
+    for column in range(0, layer[WIDTH], amx.DEPTH):
+        _dequantize_tile(layer, group, column, target)
+
+
+@inlined
+def _dequantize_tile(layer: Any, group: int, column: int, target: int) -> None:
+    """Write the weights of a group for 32 inputs to their place."""
     width, block = layer[WIDTH], layer[BLOCK]
-    words = layer[WEIGHT] + group * width * GROUP // 2
-    scales = layer[SCALES] + group * (width // block) * simd.VECTOR
-    table = simd.load_f32(layer[TABLE])
-    for number in range(width // block):
-        lower, upper = simd.repeat_halves(simd.load_f32(scales + number * simd.VECTOR))
-        for column in range(number * block, (number + 1) * block, 8):
-            codes, at = simd.load_i32(words + column * 8), target + column * simd.VECTOR // 2
-            simd.store(at, pair_vector(codes, table, lower, upper))
-            codes = simd.shift_right(codes, 8)
-            simd.store(at + 64, pair_vector(codes, table, lower, upper))
-            codes = simd.shift_right(codes, 8)
-            simd.store(at + 128, pair_vector(codes, table, lower, upper))
-            codes = simd.shift_right(codes, 8)
-            simd.store(at + 192, pair_vector(codes, table, lower, upper))
+    words = layer[WEIGHT] + (group * width + column) * GROUP // 2
+    scale = layer[SCALES] + (group * (width // block) + column // block) * simd.VECTOR
+    lower, upper = simd.repeat_halves(simd.load_f32(scale))
+    table, start = simd.load_f32(layer[TABLE]), target + column * 2 * GROUP
+    for word in range(amx.DEPTH // 8):
+        codes, at = simd.load_i32(words + word * simd.VECTOR), start + word * 4 * simd.VECTOR
+        simd.store(at, pair_vector(codes, table, lower, upper))
+        codes = simd.shift_right(codes, 8)
+        simd.store(at + 64, pair_vector(codes, table, lower, upper))
+        codes = simd.shift_right(codes, 8)
+        simd.store(at + 128, pair_vector(codes, table, lower, upper))
+        codes = simd.shift_right(codes, 8)
+        simd.store(at + 192, pair_vector(codes, table, lower, upper))
+
+
+@inlined
+def _dequantize_tiles(codes: Any, column: int, weights: Any) -> None:
+    """Write the weights of two groups for 32 inputs, if they have to be."""
+    layer, group, other, needed = codes
+    if needed and column < layer[WIDTH]:
+        _dequantize_tile(layer, group, column, weights[0])
+        _dequantize_tile(layer, other, column, weights[1])
 
 
 @inlined
@@ -125,28 +147,29 @@ def pair_vector(codes: Any, table: Any, lower: Any, upper: Any) -> Any:
 
 
 @compiled()
-def _sum_one(
-    x: int, width: int, weights: int, others: int, sums: int, earlier: Any, outputs: Any
-) -> None:
+def _sum_one(x: int, codes: Any, weights: Any, sums: int, earlier: Any, outputs: Any) -> None:
     """Write the sums of up to 16 tokens and two groups and finish earlier ones meanwhile.
 
     Args:
         x: Address of the inputs of the first token.
-        width: Number of inputs.
-        weights: Address of the weights of the first group.
-        others: Address of the weights of the second group.
+        codes: The layer, both groups and whether their weights have to be dequantized.
+        weights: Addresses of the weights of both groups.
         sums: Address of the sums, float32 ``[2, 16, 16]``.
         earlier: First token, number of tokens and address of the sums to finish.
         outputs: Where and how they are finished.
     """
     amx.clear(0)
     amx.clear(1)
+    width = codes[0][WIDTH]
     done, step = 0, -(-_TOKENS * amx.DEPTH // width)
+    _dequantize_tiles(codes, 0, weights)
     for column in range(0, width, amx.DEPTH):
+        # what is written now is read later
+        _dequantize_tiles(codes, column + amx.DEPTH, weights)
         amx.load_once(4, x + 2 * column, 2 * width)
-        amx.load(6, weights + amx.DEPTH * column, 64)
+        amx.load(6, weights[0] + amx.DEPTH * column, 64)
         amx.multiply(0, 4, 6)
-        amx.load(7, others + amx.DEPTH * column, 64)
+        amx.load(7, weights[1] + amx.DEPTH * column, 64)
         amx.multiply(1, 4, 7)
         done = _finish(earlier[0], done, min(done + step, earlier[1]), earlier[2], outputs)
     amx.store(0, sums, 64)
@@ -154,21 +177,22 @@ def _sum_one(
 
 
 @compiled()
-def _sum_two(
-    x: int, width: int, weights: int, others: int, sums: int, earlier: Any, outputs: Any
-) -> None:
+def _sum_two(x: int, codes: Any, weights: Any, sums: int, earlier: Any, outputs: Any) -> None:
     """Write the sums of 17 to 32 tokens, float32 ``[2, 2, 16, 16]``; see ``_sum_one``."""
     amx.clear(0)
     amx.clear(1)
     amx.clear(2)
     amx.clear(3)
+    width = codes[0][WIDTH]
     below = x + 2 * amx.ROWS * width
     done, step = 0, -(-_TOKENS * amx.DEPTH // width)
+    _dequantize_tiles(codes, 0, weights)
     for column in range(0, width, amx.DEPTH):
+        _dequantize_tiles(codes, column + amx.DEPTH, weights)
         amx.load_once(4, x + 2 * column, 2 * width)
-        amx.load(6, weights + amx.DEPTH * column, 64)
+        amx.load(6, weights[0] + amx.DEPTH * column, 64)
         amx.multiply(0, 4, 6)
-        amx.load(7, others + amx.DEPTH * column, 64)
+        amx.load(7, weights[1] + amx.DEPTH * column, 64)
         amx.multiply(1, 4, 7)
         amx.load_once(5, below + 2 * column, 2 * width)
         amx.multiply(2, 5, 6)
