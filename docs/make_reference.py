@@ -43,6 +43,8 @@ EFFECTIVE_DEFAULTS = {
     "task.class_weights": "equal",
     "task.out_of_scope": "none",
     "task.segmentation": "inferred",
+    "task.source_language": "none",
+    "task.target_language": "none",
     "task.image_size": "the backbone's",
     "data.validation": "held out",
     "data.test": "none",

@@ -42,13 +42,14 @@ def search_answers(
         use_cache=True,
         eos_token_id=ends or None,
         pad_token_id=pad_token,
+        # else transformers puts a first token before prompts that begin otherwise
+        decoder_start_token_id=[prompt[0] for prompt in prompts],
     )
     first = torch.tensor([list(prompt) for prompt in prompts], device=model.device)
     found = model.generate(
         **source_inputs(sources, pad_token, model.device),
         generation_config=settings,
         decoder_input_ids=first,
-        decoder_start_token_id=first[:, 0].tolist(),
     )
     return [_until_end(row, ends) for row in found[:, first.shape[1] :].tolist()]
 

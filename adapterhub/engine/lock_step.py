@@ -196,14 +196,21 @@ def _encode(
         model,
         inputs["input_ids"],
         inputs["attention_mask"],
+        # else transformers puts a first token before tokens that begin otherwise
+        start=ids[:, 0].tolist(),
         decoder_input_ids=ids,
-        # else transformers puts this token before tokens that begin otherwise
-        decoder_start_token_id=ids[:, 0].tolist(),
     )
 
 
-def _prepare(model: Any, ids: Tensor, mask: Tensor, **given: Any) -> dict[str, Any]:
-    """Return the inputs beside token ids that ``generate`` prepares for its first step."""
+def _prepare(
+    model: Any, ids: Tensor, mask: Tensor, *, start: list[int] | None = None, **given: Any
+) -> dict[str, Any]:
+    """Return the inputs beside token ids that ``generate`` prepares for its first step.
+
+    Args:
+        start: First token of each sequence of a decoder beside an encoder.
+        given: Further inputs.
+    """
     prepared: dict[str, Any] = {}
 
     def take(_model: Any, input_ids: Tensor, **inputs: Any) -> Tensor:
@@ -212,6 +219,7 @@ def _prepare(model: Any, ids: Tensor, mask: Tensor, **given: Any) -> dict[str, A
 
     # the settings of a checkpoint may ask for beams, sampling or another cache
     settings = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, use_cache=True)
+    settings.decoder_start_token_id = start
     model.generate(
         ids, generation_config=settings, attention_mask=mask, custom_generate=take, **given
     )

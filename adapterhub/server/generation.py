@@ -135,6 +135,8 @@ def sampling_params(
         "min_tokens": body.min_tokens,
         "n": body.n,
         "regex": body.regex,
+        "num_beams": body.num_beams,
+        "length_penalty": body.length_penalty,
     }
     given = {name: value for name, value in options.items() if value is not None}
     return SamplingParams(

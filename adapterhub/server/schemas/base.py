@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from adapterhub.tasks.base import MAX_BEAMS
+
 #: Longest name of a model, in characters.
 MAX_MODEL = 2048
 
@@ -107,6 +109,9 @@ class GenerationRequest(RequestModel):
     stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
     ignore_eos: bool | None = None
     regex: Annotated[str, Field(max_length=4096)] | None = None
+    # beams of an encoder-decoder, named as in transformers
+    num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = None
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] | None = None
     # accepted without effect
     user: str | None = None
     metadata: dict[str, Any] | None = None
