@@ -21,6 +21,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from adapterhub.kernels.simd import has_avx512_bf16
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -45,14 +47,15 @@ _BYTE, _SHORT, _ADDRESS = ir.IntType(8), ir.IntType(16), ir.IntType(64)
 @cache
 def compiles_amx() -> bool:
     """Return whether numba compiles bfloat16 tiles for this CPU."""
-    features = binding.get_host_cpu_features()
-    return bool(features.get("amx-bf16") and features.get("avx512bf16"))
+    if not torch.cpu._is_amx_tile_supported() or not has_avx512_bf16():
+        return False
+    return bool(binding.get_host_cpu_features().get("amx-bf16"))
 
 
 @cache
 def has_amx() -> bool:
     """Return whether this process may use bfloat16 tiles; asks the kernel for them."""
-    if sys.platform != "linux" or not torch.cpu._is_amx_tile_supported() or not compiles_amx():
+    if sys.platform != "linux" or not compiles_amx():
         return False
     syscall = ctypes.CDLL(None, use_errno=True).syscall
     return bool(syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from llvmlite import ir
 from llvmlite.ir.types import _BaseFloatType
-from numba import types
+from numba import config, types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
@@ -70,8 +70,10 @@ bf16x32 = Vector("bf16x32", _BF16X32)
 
 @cache
 def has_avx512_bf16() -> bool:
-    """Return whether this CPU has AVX-512 with bfloat16 products."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
+    """Return whether numba compiles AVX-512 with bfloat16 products for this CPU."""
+    # set by NUMBA_CPU_NAME and NUMBA_CPU_FEATURES to compile for another CPU
+    other = config.CPU_NAME or config.CPU_FEATURES
+    return bool(not other and torch.cpu._is_avx512_bf16_supported())
 
 
 def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
