@@ -109,8 +109,8 @@ def dequantize_group(layer: NDArray[np.int64], group: int, target: int) -> None:
         _dequantize_tile(layer, group, column, target)
 
 
-@inlined
-def _dequantize_tile(layer: Any, group: int, column: int, target: int) -> None:
+@compiled()
+def _dequantize_tile(layer: NDArray[np.int64], group: int, column: int, target: int) -> None:
     """Write the weights of a group for 32 inputs to their place."""
     width, block = layer[WIDTH], layer[BLOCK]
     words = layer[WEIGHT] + (group * width + column) * GROUP // 2
