@@ -25,8 +25,10 @@ _MODEL_CLASSES = {
     "token-classification": "AutoModelForTokenClassification",
     "question-answering": "AutoModelForQuestionAnswering",
     "image-classification": "AutoModelForImageClassification",
+    "audio-classification": "AutoModelForAudioClassification",
 }
-_IMAGES = "image-classification"
+_IMAGES, _RECORDINGS = "image-classification", "audio-classification"
+_READERS = {_IMAGES: "AutoImageProcessor", _RECORDINGS: "AutoFeatureExtractor"}
 _GENERATES = "AutoModelForCausalLM"
 
 
@@ -50,7 +52,7 @@ def render_card(
     """
     tag = pipeline_tag or _PIPELINE_TAGS.get(manifest.task, manifest.task)
     model_class = _MODEL_CLASSES.get(tag, _GENERATES)
-    reader = "AutoImageProcessor" if tag == _IMAGES else "AutoTokenizer"
+    reader = _READERS.get(tag, "AutoTokenizer")
     quantized = {"BitsAndBytesConfig"} if manifest.quantization.scheme != "none" else set()
     revision = manifest.backbone.revision
     section = manifest.recipe.get("task")
@@ -72,6 +74,7 @@ def render_card(
         generates=manifest.task in _PIPELINE_TAGS,
         answers=tag == "question-answering",
         reads_images=tag == _IMAGES,
+        reads_audio=tag == _RECORDINGS,
         imports=sorted({reader, model_class} | quantized, key=str.lower),
         reader=reader,
         model_class=model_class,

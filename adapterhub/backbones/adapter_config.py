@@ -87,7 +87,7 @@ def check_prefix_fits(kind: BackboneKind, name: str, config: Any) -> None:
     """Check that a backbone has a KV cache that a prefix can be put into."""
     problem = None
     if kind != "decoder":
-        found = "a vision model" if kind == "vision" else f"an {kind}"
+        found = {"vision": "a vision model", "audio": "an audio model"}.get(kind, f"an {kind}")
         problem = f"prefix tuning needs a decoder, {name!r} is {found}"
     elif not _keeps_keys_and_values(config):
         problem = (

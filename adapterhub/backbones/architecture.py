@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import (
+        BaseImageProcessor,
+        FeatureExtractionMixin,
+        PretrainedConfig,
+        PreTrainedTokenizerBase,
+    )
 
     from adapterhub.backbones.catalog import BackboneKind
     from adapterhub.tasks.base import Preprocessor
@@ -25,7 +30,7 @@ def read_architecture(path: Path) -> PretrainedConfig:
 
     _check_known(path)
     config: PretrainedConfig = _read(AutoConfig, path, "the architecture is not supported")
-    if getattr(config, "is_encoder_decoder", False):
+    if getattr(config, "is_encoder_decoder", False) and not reads_audio(config):
         check_encoder_decoder(config, str(path))
     return config
 
@@ -68,11 +73,14 @@ def kind_of(config: Any) -> BackboneKind:
     """Return the kind of an architecture.
 
     A model of images and text that transformers classifies images with, such as CLIP, is
-    ``vision``: its image tower is the backbone.
+    ``vision``: its image tower is the backbone. A model of speech that it classifies recordings
+    with, such as Whisper, is ``audio``: its encoder is the backbone.
 
     Raises:
         BackboneError: If transformers has no class for it that reads text or images alone.
     """
+    if reads_audio(config):
+        return "audio"
     if getattr(config, "is_encoder_decoder", False):
         return "encoder-decoder"
     if is_decoder(config):
@@ -82,11 +90,19 @@ def kind_of(config: Any) -> BackboneKind:
     if any(_reads(config, mapping, "input_ids") for mapping in _text_mappings()):
         return "encoder"
     raise BackboneError(
-        f"the architecture is not supported: {config.model_type!r} reads neither text nor images "
-        "alone",
-        hint="Use a decoder (Llama, Gemma), an encoder (BERT), an encoder-decoder (T5) or a vision "
-        "model (ViT)",
+        f"the architecture is not supported: {config.model_type!r} reads neither text, images nor "
+        "audio alone",
+        hint="Use a decoder (Llama, Gemma), an encoder (BERT), an encoder-decoder (T5), a vision "
+        "model (ViT) or an audio model (Wav2Vec2, Whisper)",
     )
+
+
+def reads_audio(config: Any) -> bool:
+    """Return whether transformers classifies recordings with an architecture."""
+    from transformers import AutoModelForAudioClassification
+
+    mapping = AutoModelForAudioClassification._model_mapping
+    return any(_reads(config, mapping, name) for name in ("input_values", "input_features"))
 
 
 def check_encoder_decoder(config: Any, place: str) -> None:
@@ -140,8 +156,10 @@ def backbone_kind(path: Path) -> BackboneKind:
 
 
 def read_preprocessor(path: Path) -> Preprocessor:
-    """Return the tokenizer of a backbone folder, or the image processor of a vision backbone."""
-    return read_image_processor(path) if backbone_kind(path) == "vision" else read_tokenizer(path)
+    """Return the tokenizer of a backbone folder, or what prepares its images or recordings."""
+    readers: dict[str, Any] = {"vision": read_image_processor, "audio": read_feature_extractor}
+    found: Preprocessor = readers.get(backbone_kind(path), read_tokenizer)(path)
+    return found
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -159,6 +177,13 @@ def read_image_processor(path: Path) -> BaseImageProcessor:
     from transformers import AutoImageProcessor
 
     return _read(AutoImageProcessor, path, "the image processor can't be read", backend="pil")
+
+
+def read_feature_extractor(path: Path) -> FeatureExtractionMixin:
+    """Return the feature extractor of a backbone folder."""
+    from transformers import AutoFeatureExtractor
+
+    return _read(AutoFeatureExtractor, path, "the feature extractor can't be read")
 
 
 def _read(auto_class: Any, path: Path, problem: str, **options: Any) -> Any:

@@ -29,6 +29,8 @@ from adapterhub.backbones.quantize import default_compute_dtype, quantize_linear
 from adapterhub.backbones.sources import Source, fetch_backbone, locate
 from adapterhub.errors import BackboneError
 from adapterhub.specs import QuantizationSpec
+from adapterhub.tasks.base import MEDIA_KINDS
+from adapterhub.tasks.table import reads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,11 +54,11 @@ class Backbone:
         revision: Revision on the Hub, if known.
         license: License identifier of the Hub, if known.
         path: Folder that it was loaded from.
-        kind: ``decoder``, ``encoder``, ``encoder-decoder`` or ``vision``.
+        kind: ``decoder``, ``encoder``, ``encoder-decoder``, ``vision`` or ``audio``.
         quantization: Quantization of its linear layers.
         fingerprint: Digest of architecture, tokenizer and weights, with the quantization scheme.
         config: transformers' configuration.
-        preprocessor: transformers' tokenizer or image processor.
+        preprocessor: transformers' tokenizer, image processor or feature extractor.
         base_model: Frozen model up to its last hidden states.
         lm_head: Layer from hidden states to the vocabulary; ``None`` if it generates no text.
         device: Device of the weights.
@@ -93,10 +95,10 @@ class Backbone:
         """transformers' tokenizer.
 
         Raises:
-            BackboneError: If it is a vision backbone.
+            BackboneError: If it reads no texts.
         """
-        if self.kind == "vision":
-            raise BackboneError("is a vision model without a tokenizer", place=self.name)
+        if self.kind in MEDIA_KINDS:
+            raise BackboneError(f"reads {reads(self.kind)} and has no tokenizer", place=self.name)
         tokenizer: Any = self.preprocessor
         return tokenizer
 
@@ -195,7 +197,7 @@ def _load_prepared(
     if error is None:
         return loaded, spec
     if spec.compute_dtype == "float32":
-        what = "an image" if loaded.kind == "vision" else "tokens"
+        what = {"vision": "an image", "audio": "a recording"}.get(loaded.kind, "tokens")
         raise BackboneError(
             f"{type(loaded.base_model).__name__} does not run on {what} alone: {reason_of(error)}",
             place=str(path),

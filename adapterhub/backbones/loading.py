@@ -14,8 +14,10 @@ from adapterhub.backbones.architecture import (
     kind_of,
     quiet_transformers,
     read_architecture,
+    reads_audio,
     reason_of,
 )
+from adapterhub.backbones.media_inputs import audio_shape
 from adapterhub.backbones.module_sharing import AbsentModule, base_child, model_without_head
 from adapterhub.errors import BackboneError
 
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 _PROBE_TOKENS = 6
 #: Side in pixels of the image that a vision model without a size of its own is tried with.
 _PROBE_SIDE = 224
+#: Samples of the recording that a model of waveforms is tried with: two tenths of a second.
+_PROBE_SAMPLES = 3200
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +109,11 @@ def load_model(path: Path) -> LoadedModel:
 
 
 def probe_inputs(base_model: Any) -> dict[str, Tensor]:
-    """Return a small input of a base model: a few tokens or one image."""
+    """Return a small input of a base model: a few tokens, one image or one recording."""
     config = base_model.config
+    if reads_audio(config):
+        shape = (1, *audio_shape(base_model, _PROBE_SAMPLES))
+        return {base_model.main_input_name: torch.zeros(shape, dtype=base_model.dtype)}
     if base_model.main_input_name == "pixel_values":
         side = getattr(config, "image_size", None) or _PROBE_SIDE
         height, width = (side, side) if isinstance(side, int) else side
@@ -148,6 +155,7 @@ def _from_pretrained(
     """Return a model and the names of the tensors that the file lacks."""
     from transformers import (
         AutoModel,
+        AutoModelForAudioClassification,
         AutoModelForCausalLM,
         AutoModelForImageClassification,
         AutoModelForSeq2SeqLM,
@@ -158,6 +166,7 @@ def _from_pretrained(
         "encoder": AutoModel,
         "encoder-decoder": AutoModelForSeq2SeqLM,
         "vision": AutoModelForImageClassification,
+        "audio": AutoModelForAudioClassification,
     }
     try:
         with quiet_transformers():

@@ -16,10 +16,11 @@ from adapterhub.backbones.path_probes import (
     ProbeAdapter,
     make_images,
     make_probes,
+    make_recordings,
     most_positions,
     narrow_windows,
 )
-from adapterhub.backbones.path_runs import BatchRuns, ImageRuns, PairRuns, PathRuns
+from adapterhub.backbones.path_runs import BatchRuns, MediaRuns, PairRuns, PathRuns
 from adapterhub.backbones.path_verdict import PADDED_ONLY, ForwardPaths
 from adapterhub.backbones.shallow_model import num_distinct_layers, shallow
 from adapterhub.kernels.choice import choose_paged_attention
@@ -151,14 +152,16 @@ def _check_layers(backbone: Backbone, layers: int) -> ForwardPaths:
     with shallow(model, layers), _quiet(model), in_float32(model):
         adapter = ProbeAdapter(model)
         with adapter.installed():
+            rounding = rounding_error(model)
             if backbone.kind == "vision":
-                runs_of_images = ImageRuns(model, adapter)
-                return _batch_verdict(
-                    runs_of_images, make_images(model, backbone.device), rounding_error(model)
-                )
+                images = make_images(model, backbone.device)
+                return _batch_verdict(MediaRuns(model, adapter), images, rounding)
+            if backbone.kind == "audio":
+                recordings = make_recordings(model, backbone.device)
+                return _audio_verdict(MediaRuns(model, adapter), recordings, rounding)
             if backbone.kind == "encoder-decoder":
                 probes = make_probes(model, backbone.device, segments=False)
-                return _batch_verdict(PairRuns(model, adapter), probes, rounding_error(model))
+                return _batch_verdict(PairRuns(model, adapter), probes, rounding)
             runs = PathRuns(model, adapter, decoder=backbone.kind == "decoder")
             return _verdict(backbone, runs, _text_reference(backbone, runs, rounding_error(model)))
 
@@ -189,7 +192,8 @@ def _usable(bound: float, noise: float) -> float:
 
 
 def _batch_verdict(runs: BatchRuns[_P], probes: list[_P], rounding: float) -> ForwardPaths:
-    """Return the verdict on a model that has no faster path: of images, or an encoder-decoder.
+    """Return the verdict on a model that has no faster path: of images, recordings, or an
+    encoder-decoder.
 
     Images of one size need no padding.
     """
@@ -202,6 +206,17 @@ def _batch_verdict(runs: BatchRuns[_P], probes: list[_P], rounding: float) -> Fo
         lambda: reference.compare(runs.batched(alike), [runs.alone(probe) for probe in alike]),
     )
     return replace(PADDED_ONLY, padding=padding, mixed=mixed, reasons=tuple(reasons.found))
+
+
+def _audio_verdict(runs: MediaRuns, probes: list[MediaProbe], rounding: float) -> ForwardPaths:
+    """Return the verdict on an audio model; without padding, recordings of one length are mixed.
+
+    Models whose first layer is normalized over time compute another result beside padding.
+    """
+    verdict = _batch_verdict(runs, probes, rounding)
+    if verdict.padding:
+        return verdict
+    return replace(verdict, mixed=_batch_verdict(runs, probes[1:], rounding).mixed)
 
 
 def _verdict(backbone: Backbone, runs: PathRuns, reference: _Reference[Probe]) -> ForwardPaths:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from adapterhub.adapters.target_modules import is_linear_layer
+from adapterhub.backbones.media_inputs import audio_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +37,8 @@ LONG = 21
 WIDEST_WINDOW = 256
 #: Window in tokens that wider ones are narrowed to while the check runs.
 NARROW_WINDOW = 16
+#: Samples of the recordings that models of waveforms are checked with.
+SAMPLES = (4000, 6400, 6400)
 #: Strength of the random adapter on each probe; 0 is the base model.
 STRENGTHS = (0.0, 0.3, -0.3, 0.2)
 
@@ -80,11 +83,11 @@ def make_probes(base_model: Any, device: torch.device, *, segments: bool) -> lis
 
 
 @dataclass(frozen=True, slots=True)
-class ImageProbe:
-    """One image of the check; see ``Probe``."""
+class MediaProbe:
+    """One image or recording of the check; see ``Probe``."""
 
-    # float [channels, height, width]
-    pixels: Tensor
+    # float [channels, height, width], [samples], or a spectrogram
+    media: Tensor
     strength: float
 
     def without_adapter(self) -> Self:
@@ -92,7 +95,17 @@ class ImageProbe:
         return replace(self, strength=0.0)
 
 
-def make_images(base_model: Any, device: torch.device) -> list[ImageProbe]:
+def make_recordings(base_model: Any, device: torch.device) -> list[MediaProbe]:
+    """Return noise of different lengths where an audio model reads those; two are equal."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [audio_shape(base_model, samples) for samples in SAMPLES]
+    return [
+        MediaProbe(torch.randn(shape, generator=generator).to(device, base_model.dtype), strength)
+        for shape, strength in zip(shapes, STRENGTHS, strict=False)
+    ]
+
+
+def make_images(base_model: Any, device: torch.device) -> list[MediaProbe]:
     """Return images of random pixels in the size of an image model."""
     config = getattr(base_model.config, "vision_config", base_model.config)
     size = getattr(config, "image_size", None) or 224
@@ -101,7 +114,7 @@ def make_images(base_model: Any, device: torch.device) -> list[ImageProbe]:
     generator = torch.Generator().manual_seed(0)
     images = [torch.randn(shape, generator=generator) for _ in STRENGTHS[:3]]
     return [
-        ImageProbe(image.to(device, base_model.dtype), strength)
+        MediaProbe(image.to(device, base_model.dtype), strength)
         for image, strength in zip(images, STRENGTHS, strict=False)
     ]
 
@@ -276,8 +289,8 @@ def of_rows(strengths: list[float], length: int, device: torch.device) -> Streng
     return strength_of
 
 
-def of_images(strengths: list[float], device: torch.device) -> StrengthOf:
-    """Return the strengths of a batch of images, whose tokens lie together."""
+def of_media(strengths: list[float], device: torch.device) -> StrengthOf:
+    """Return the strengths of a batch of images or recordings, whose tokens lie together."""
     each, count = torch.tensor(strengths, device=device), len(strengths)
 
     def strength_of(x: Tensor) -> Tensor | None:

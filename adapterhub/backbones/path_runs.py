@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
-from adapterhub.backbones.path_probes import ProbeAdapter, of_images, of_packed, of_rows, of_tokens
+from adapterhub.backbones.media_inputs import base_media_inputs, num_positions
+from adapterhub.backbones.path_probes import ProbeAdapter, of_media, of_packed, of_rows, of_tokens
 from adapterhub.backbones.teacher_forcing import padded, source_inputs
 from adapterhub.kernels.attention.kv_cache import KeyValueCache, cache_shape
 from adapterhub.kernels.attention.layout import PackedSequences
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from adapterhub.backbones.path_probes import ImageProbe, Probe
+    from adapterhub.backbones.path_probes import MediaProbe, Probe
     from adapterhub.kernels.attention.paged import PagedAttention, PagedBatch
 
 _ProbeT_contra = TypeVar("_ProbeT_contra", contravariant=True)
@@ -198,8 +199,8 @@ class BatchRuns(Protocol[_ProbeT_contra]):
         """Return the hidden states of probes in one batch, each with its own strength."""
 
 
-class ImageRuns:
-    """Runs a base model on images, each with its own strength of a random adapter.
+class MediaRuns:
+    """Runs a base model on images or recordings, each with its own strength of a random adapter.
 
     Hidden states are ``[tokens, hidden_size]``, or ``[channels * height, width]`` of a feature map.
     """
@@ -208,21 +209,25 @@ class ImageRuns:
         self._model = base_model
         self._adapter = adapter
 
-    def alone(self, probe: ImageProbe, *, noise: float = 0.0) -> Tensor:
-        """Return the hidden states of an image alone."""
+    def alone(self, probe: MediaProbe, *, noise: float = 0.0) -> Tensor:
+        """Return the hidden states of an image or recording alone."""
         with self._adapter.active(lambda _: probe.strength, noise):
             return self._hidden([probe])[0]
 
-    def batched(self, probes: Sequence[ImageProbe]) -> list[Tensor]:
-        """Return the hidden states of images in one batch."""
+    def batched(self, probes: Sequence[MediaProbe]) -> list[Tensor]:
+        """Return the hidden states of one batch; shorter recordings are padded."""
         strengths = [probe.strength for probe in probes]
-        with self._adapter.active(of_images(strengths, self._model.device)):
+        with self._adapter.active(of_media(strengths, self._model.device)):
             return self._hidden(probes)
 
-    def _hidden(self, probes: Sequence[ImageProbe]) -> list[Tensor]:
-        pixels = torch.stack([probe.pixels for probe in probes])
-        states: Tensor = self._model(pixel_values=pixels).last_hidden_state
-        return [each.float().flatten(0, -2) for each in states]
+    def _hidden(self, probes: Sequence[MediaProbe]) -> list[Tensor]:
+        media = [probe.media for probe in probes]
+        states: Tensor = self._model(**base_media_inputs(self._model, media)).last_hidden_state
+        counts = num_positions(self._model, media)
+        return [
+            (own if count is None else own[:count]).float().flatten(0, -2)
+            for own, count in zip(states, counts, strict=True)
+        ]
 
 
 class PairRuns:
@@ -245,7 +250,7 @@ class PairRuns:
     def batched(self, probes: Sequence[Probe]) -> list[Tensor]:
         """Return the hidden states of pairs in one batch, padded on the right."""
         strengths = [probe.strength for probe in probes]
-        with self._adapter.active(of_images(strengths, self._model.device)):
+        with self._adapter.active(of_media(strengths, self._model.device)):
             return self._hidden(probes)
 
     def _hidden(self, probes: Sequence[Probe]) -> list[Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from adapterhub.backbones.media_inputs import groups_of_shapes, media_inputs
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.teacher_forcing import alike, pads_targets, teacher_forced_inputs
 from adapterhub.data.packing import pad
@@ -17,7 +18,7 @@ from adapterhub.kernels.attention.layout import PackedSequences
 from adapterhub.kernels.attention.transformers_interface import fast_attention, own_attention
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.backbones.forward_paths import ForwardPaths
@@ -110,8 +111,8 @@ class TaskForward:
             embedded: Input embeddings ``[tokens + fill, hidden_size]`` in place of the tokens.
             prompt: Returns the keys and values before a number of sequences.
         """
-        if batch.pixels is not None:
-            return self._images(batch.pixels)
+        if batch.media is not None:
+            return self._media(batch.media)
         if self.heads.kind == "seq2seq_lm":
             return self._teacher_forced(batch, embedded)
         if self.gives_states:
@@ -235,12 +236,13 @@ class TaskForward:
         states: Tensor = heads.base_model(**heads.base_inputs(inputs)).last_hidden_state
         return states
 
-    def _images(self, pixels: Tensor) -> Tensor:
+    def _media(self, media: Sequence[Tensor]) -> Tensor:
         dtype = torch_dtype(self._backbone.quantization.compute_dtype)
-        # a ViT interpolates its position embeddings for other image sizes on request; other
-        # architectures always do, and at the training size nothing changes
-        inputs = {"pixel_values": pixels.to(dtype), "interpolate_pos_encoding": True}
-        return self.heads.forward(inputs)
+        found: dict[int, Tensor] = {}
+        for group in groups_of_shapes(media, together=self._paths.padding):
+            inputs = media_inputs(self.heads.model, [media[index].to(dtype) for index in group])
+            found |= dict(zip(group, self.heads.forward(inputs), strict=True))
+        return torch.stack([found[index] for index in range(len(media))])
 
 
 def has_window(config: Any) -> bool:

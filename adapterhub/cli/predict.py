@@ -20,14 +20,14 @@ def predict(
     ref: Ref,
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUT", help="Texts or image files; standard input by default."),
+        typer.Argument(metavar="INPUT", help="Texts or files; standard input by default."),
     ] = None,
     jsonl: Jsonl = False,
     as_json: Json = False,
     force: Force = False,
     device: Device = None,
 ) -> None:
-    """Predict labels, spans or answers for texts or images."""
+    """Predict labels, spans or answers for texts or files."""
     silence_libraries(compiler=False)
     check_adapters(ref)
     given = inputs or [line.rstrip("\n") for line in sys.stdin if line.strip()]

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.images import ImageFile
+from adapterhub.data.media import MediaFile
 from adapterhub.errors import DataError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
@@ -104,15 +104,15 @@ def _columns_hint(column: str, columns: Iterable[str]) -> str:
 def example_text(example: Mapping[str, Any]) -> str:
     """Return the input of an example, all but its answer, as one text.
 
-    An image is represented by the digest of its file.
+    An image or recording is represented by the digest of its file.
     """
     return " | ".join(_plain(value) for key, value in example.items() if key not in ANSWER_FIELDS)
 
 
 def display_text(example: Mapping[str, Any]) -> str:
-    """Return the input of an example for people: its text, or the name of its image."""
-    image = example.get("image")
-    return image.name if isinstance(image, ImageFile) else example_text(example)
+    """Return the input of an example for people: its text, or the name of its file."""
+    files = [value for value in example.values() if isinstance(value, MediaFile)]
+    return files[0].name if files else example_text(example)
 
 
 def answer_text(example: Mapping[str, Any]) -> str:
@@ -123,7 +123,7 @@ def answer_text(example: Mapping[str, Any]) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, ImageFile):
+    if isinstance(value, MediaFile):
         # the name of a file does not matter
         return value.digest()
     if isinstance(value, dict) and isinstance(value.get("text"), list):

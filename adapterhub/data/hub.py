@@ -70,12 +70,12 @@ def _check_id(name: str, place: str) -> None:
 
 
 def _undecoded(dataset: Any) -> Any:
-    """Return the data set with images as the bytes of their files."""
-    from datasets import Image
+    """Return the data set with images and recordings as the bytes of their files."""
+    from datasets import Audio, Image
 
     for column, kind in dataset.features.items():
-        if isinstance(kind, Image):
-            dataset = dataset.cast_column(column, Image(decode=False))
+        if isinstance(kind, Image | Audio):
+            dataset = dataset.cast_column(column, type(kind)(decode=False))
     return dataset
 
 

@@ -30,9 +30,10 @@ class EncodedExample:
         targets: Class or token to predict at each of ``select``; for a span the indices in
             ``select`` of its first and last token; empty in prediction.
         segment_ids: Token type of each position for encoders that read text pairs, or empty.
-        pixels: Loader of an image's pixels, ``[channels, height, width]`` float32; called when
-            a batch is packed, so that decoded images do not stay in memory.
-        positions: Size of an image in positions, for batches bounded by tokens.
+        media: Loader of an image's pixels ``[channels, height, width]``, or of a recording's
+            samples ``[samples]`` or spectrogram ``[…, …]``, float32; called when a batch is
+            packed, so that decoded files do not stay in memory.
+        positions: Size of an image or recording in positions, for batches bounded by tokens.
         truncated: Whether the end of what should be learned was cut off.
     """
 
@@ -41,12 +42,12 @@ class EncodedExample:
     select: Sequence[int]
     targets: Sequence[int] = ()
     segment_ids: Sequence[int] = ()
-    pixels: Callable[[], Tensor] | None = None
+    media: Callable[[], Tensor] | None = None
     positions: int = 0
     truncated: bool = False
 
     def __len__(self) -> int:
-        return self.positions if self.pixels is not None else len(self.input_ids)
+        return self.positions if self.media is not None else len(self.input_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class PackedBatch:
     does not depend on the lengths of the other sequences. A few positions of no sequence fill
     the batch up to a multiple of ``FILL_MULTIPLE``; nothing attends to them or reads them.
 
-    A batch of images has no tokens: the images are stacked, and each is selected once.
+    A batch of images or recordings has no tokens, and each of them is selected once.
     """
 
     # [tokens + fill] int64
@@ -76,12 +77,12 @@ class PackedBatch:
     selected: tuple[int, ...]
     # per sequence: number of the example in its source, from 1
     numbers: tuple[int, ...]
-    # [sequences, channels, height, width] float32, or None for texts
-    pixels: Tensor | None = None
+    # per sequence: float32 input of an image or recording, see EncodedExample; None for texts
+    media: tuple[Tensor, ...] | None = None
 
     @property
     def tokens(self) -> int:
-        """Number of real tokens, or of positions that images count for."""
+        """Number of real tokens, or of positions that images and recordings count for."""
         return sum(self.lengths)
 
     def to(self, device: torch.device) -> PackedBatch:
@@ -93,7 +94,7 @@ class PackedBatch:
             segment_ids=None if self.segment_ids is None else self.segment_ids.to(device),
             select=self.select.to(device),
             targets=self.targets.to(device),
-            pixels=None if self.pixels is None else self.pixels.to(device),
+            media=None if self.media is None else tuple(each.to(device) for each in self.media),
         )
 
 
@@ -138,16 +139,16 @@ def pad(batch: PackedBatch, token: int) -> PaddedBatch:
 
 
 def pack(examples: Sequence[EncodedExample]) -> PackedBatch:
-    """Pack examples into one batch: tokens end to end, images stacked.
+    """Pack examples into one batch: tokens end to end, images and recordings side by side.
 
     Raises:
         ValueError: when ``examples`` is empty.
-        DataError: when an image can't be decoded.
+        DataError: when an image or recording can't be decoded.
     """
     if not examples:
         raise ValueError("a batch needs at least one example")
-    if examples[0].pixels is not None:
-        return _stack(examples)
+    if examples[0].media is not None:
+        return _of_media(examples)
     lengths = tuple(len(example) for example in examples)
     starts = [sum(lengths[:index]) for index in range(len(lengths))]
     has_segments = any(example.segment_ids for example in examples)
@@ -174,7 +175,7 @@ def pack(examples: Sequence[EncodedExample]) -> PackedBatch:
     )
 
 
-def _stack(examples: Sequence[EncodedExample]) -> PackedBatch:
+def _of_media(examples: Sequence[EncodedExample]) -> PackedBatch:
     nothing = _int64([])
     return PackedBatch(
         input_ids=nothing,
@@ -185,7 +186,7 @@ def _stack(examples: Sequence[EncodedExample]) -> PackedBatch:
         lengths=tuple(len(example) for example in examples),
         selected=(1,) * len(examples),
         numbers=tuple(example.number for example in examples),
-        pixels=torch.stack([each.pixels() for each in examples if each.pixels is not None]),
+        media=tuple(each.media() for each in examples if each.media is not None),
     )
 
 

@@ -6,7 +6,7 @@ import json
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.images import ImageFile
+from adapterhub.data.media import MediaFile
 from adapterhub.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -148,13 +148,14 @@ def fingerprint(dataset: Dataset) -> str:
 def _canonical(dataset: Dataset, index: int, fields: Sequence[str] | None = None) -> bytes:
     """Return the canonical JSON of an example, or of some fields: UTF-8 with sorted keys.
 
-    A missing field is null. An image is represented by the digest of its file, not by its name.
+    A missing field is null. Of an image or recording the digest of its file counts,
+    not its name.
     """
     example = dataset.examples[index]
     value = example if fields is None else {field: example.get(field) for field in fields}
     try:
         return json.dumps(
-            value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_image_json
+            value, sort_keys=True, ensure_ascii=False, allow_nan=False, default=_media_json
         ).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(
@@ -164,7 +165,7 @@ def _canonical(dataset: Dataset, index: int, fields: Sequence[str] | None = None
         ) from error
 
 
-def _image_json(value: Any) -> dict[str, str]:
-    if not isinstance(value, ImageFile):
+def _media_json(value: Any) -> dict[str, str]:
+    if not isinstance(value, MediaFile):
         raise TypeError(f"{type(value).__name__} is not JSON")
     return {"sha256": value.digest()}

@@ -16,6 +16,7 @@ from adapterhub.engine.lora_linear import LoraLinear, install_lora_linears, remo
 from adapterhub.engine.prepared_adapter import TokenRows
 from adapterhub.errors import EngineError, UntraceableInputError
 from adapterhub.kernels.choice import choose_output_layer
+from adapterhub.tasks.base import MEDIA_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -351,8 +352,9 @@ def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> 
     body: Any = backbone.base_model
     modules = list(body.named_modules())
     found = [(path, each) for path, each in modules if isinstance(each, nn.Embedding)]
-    # norm layers of vision backbones see windows, where the image of a token is unknown
-    readable = [] if backbone.kind == "vision" else modules
+    # norm layers of vision backbones see windows, where the image of a token is unknown, and those
+    # of waveforms see samples
+    readable = [] if backbone.kind in MEDIA_KINDS else modules
     norms = [(path, each) for path, each in readable if _scales_features(each)]
     linear = install_lora_linears(body, dtype, kernel)
     number = len(linear)
@@ -372,7 +374,7 @@ def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> 
     if backbone.lm_head is not None:
         weight = getattr(backbone.lm_head, "weight", None)
         tied = next((path for path, each in found if each.weight is weight), None)
-    inputs = None if backbone.kind == "vision" else _input_embeddings(body)
+    inputs = None if backbone.kind in MEDIA_KINDS else _input_embeddings(body)
     read = next((path for path, each in found if each is inputs), None)
     return AdaptedLayers(body, linear, embeddings, output, adapted_norms, tied, read)
 

@@ -155,7 +155,7 @@ class AsyncEngine:
         *,
         kind: LabelingKind = "sequence",
     ) -> dict[str, Any]:
-        """Return the prediction for a text or an image; see ``Engine.add_labeling``.
+        """Return the prediction for a text, an image or a recording; see ``Engine.add_labeling``.
 
         Raises:
             AdapterHubError: From ``Engine.add_labeling``, or the error of the request.

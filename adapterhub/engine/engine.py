@@ -11,10 +11,11 @@ from adapterhub.data.packing import EncodedExample
 from adapterhub.engine.core import EngineCore
 from adapterhub.engine.outputs import RequestOutput
 from adapterhub.engine.pooling_requests import PoolingParams, PoolingRequest
-from adapterhub.engine.prompts import PreparedPrompt, PromptProcessor, only_images
+from adapterhub.engine.prompts import PreparedPrompt, PromptProcessor, reads_no_texts
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.engine.sequences import Request, new_request
 from adapterhub.errors import AdapterHubError, EngineError, NotFoundError, did_you_mean
+from adapterhub.tasks.base import MEDIA_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -70,7 +71,7 @@ class Engine:
         #: name to digest; the server resolves names itself and uses digests as names
         self._names: dict[str, str] = {}
         self._pinned: dict[str, str] = {}
-        self._prompts = None if backbone.kind == "vision" else PromptProcessor(backbone)
+        self._prompts = None if backbone.kind in MEDIA_KINDS else PromptProcessor(backbone)
         self._numbers = count(1)
 
     @property
@@ -78,10 +79,10 @@ class Engine:
         """Processor of prompts; safe for use from several threads.
 
         Raises:
-            RequestError: If the backbone reads images.
+            RequestError: If the backbone reads no texts.
         """
         if self._prompts is None:
-            raise only_images()
+            raise reads_no_texts(self.backbone.kind)
         return self._prompts
 
     @property
@@ -195,7 +196,7 @@ class Engine:
         Raises:
             NotFoundError: If there is no adapter of that name.
             RequestError: If the prompt is invalid or does not fit into the KV cache, or the
-                backbone reads images.
+                backbone reads no texts.
             EngineError: If the adapters cannot be blended, or the backbone is an encoder.
         """
         processor = self.prompt_processor
@@ -216,7 +217,7 @@ class Engine:
         kind: LabelingKind = "sequence",
         base: bool = False,
     ) -> PoolingRequest:
-        """Add a pooling request that labels a text or an image.
+        """Add a pooling request that labels a text, an image or a recording.
 
         Args:
             item: Text, or a mapping with the fields of the adapter's task; or an example that the
@@ -276,9 +277,9 @@ class Engine:
 
         Raises:
             NotFoundError: If there is no adapter of that name.
-            RequestError: If the backbone reads images.
+            RequestError: If the backbone reads no texts.
         """
-        # raises an error where the backbone reads images
+        # raises an error where the backbone reads no texts
         processor = self.prompt_processor
         if self.backbone.kind == "encoder-decoder":
             raise EngineError(
@@ -339,7 +340,7 @@ class Engine:
         *,
         kind: LabelingKind = "sequence",
     ) -> list[dict[str, Any]]:
-        """Return the task's prediction for each text or image.
+        """Return the task's prediction for each text, image or recording.
 
         Args:
             items: Texts, or mappings with the fields of the task; long texts are cut into windows.

@@ -78,7 +78,7 @@ class ForwardContext:
 
 
 class PaddedForwardContext(ForwardContext):
-    """Blends of the tokens of each row of a batch of texts or images.
+    """Blends of the tokens of each row of a batch of texts, images or recordings.
 
     A layer may receive the batch in other shapes than ``[rows, tokens, features]``. The tokens of
     a row are found by these rules:
@@ -94,8 +94,8 @@ class PaddedForwardContext(ForwardContext):
     Args:
         rows: Runs of each row in order. Padding uses the blend beside it: nothing reads it, and a
             row with one adapter keeps one blend.
-        length: Number of tokens of a row with padding; ``None`` for images, whose number of
-            tokens differs between layers.
+        length: Number of tokens of a row with padding; ``None`` for images and recordings, whose
+            number of tokens differs between layers.
         padding_side: Side of the padding.
     """
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from adapterhub.backbones.media_inputs import media_inputs
 from adapterhub.backbones.path_probes import make_probes
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.errors import AdapterHubError
@@ -52,6 +53,8 @@ class _Verdict:
 
 #: Number of padding tokens of the padded probe.
 _PADDING = 3
+#: Number of padding samples of a padded recording.
+_PADDED_SAMPLES = 1000
 
 
 class HeadCheck:
@@ -101,18 +104,20 @@ class HeadCheck:
 
     def _compare(self, probe: AdapterHead, example: EncodedExample) -> tuple[_Verdict, list[str]]:
         """Return the verdict on a class, and the reasons why it is not the best."""
-        model, inputs = probe.model, self._inputs(example)
+        model = probe.model
+        inputs = self._inputs(model, example)
         whole = model.forward(inputs)
-        padding = example.pixels is None and self._is_padded_alike(model, inputs, whole)
-        problems = [] if padding or example.pixels is not None else ["padding changes its output"]
+        padding = self._is_padded_alike(model, inputs, whole)
+        fixed = example.media is not None and "attention_mask" not in inputs
+        problems = [] if padding or fixed else ["padding changes its output"]
         if model.base_name is None:
             return _Verdict(padding=padding), [*problems, "it has no base model"]
         output = model.base_model(**model.base_inputs(inputs))
         if not self._equal(model.logits_of(output, inputs), whole):
             problem = "it computes more than its base model and a head"
             return _Verdict(padding=padding), [*problems, problem]
-        if example.pixels is not None:
-            return _Verdict(divided=True), problems
+        if example.media is not None:
+            return _Verdict(divided=True, padding=padding), problems
         selected = self._reads_selected(probe, output.last_hidden_state[0], whole[0])
         if not selected:
             problems.append("its head reads more than the selected positions")
@@ -120,10 +125,19 @@ class HeadCheck:
 
     def _is_padded_alike(self, model: HeadModel, inputs: dict[str, Any], whole: Tensor) -> bool:
         """Return whether a padded sequence has the logits ``whole`` that it has alone."""
-        padded = {
-            "input_ids": F.pad(inputs["input_ids"], (0, _PADDING), value=model.padding_token),
-            "attention_mask": F.pad(inputs["attention_mask"], (0, _PADDING)),
-        }
+        if "attention_mask" not in inputs:
+            return False
+        padded = {"attention_mask": F.pad(inputs["attention_mask"], (0, _PADDING))}
+        if "input_ids" in inputs:
+            padded["input_ids"] = F.pad(
+                inputs["input_ids"], (0, _PADDING), value=model.padding_token
+            )
+        else:
+            name = model.model.main_input_name
+            padded = {
+                name: F.pad(inputs[name], (0, _PADDED_SAMPLES)),
+                "attention_mask": F.pad(inputs["attention_mask"], (0, _PADDED_SAMPLES)),
+            }
         try:
             found = model.forward(padded)
         except FAULTS:
@@ -147,12 +161,17 @@ class HeadCheck:
         difference = float((found.float() - expected.float()).abs().max())
         return difference <= self._tolerance * scale
 
-    def _inputs(self, example: EncodedExample) -> dict[str, Any]:
+    def _inputs(self, model: HeadModel, example: EncodedExample) -> dict[str, Any]:
         device = self._backbone.device
-        if example.pixels is not None:
+        if example.media is not None:
             dtype = torch_dtype(self._backbone.quantization.compute_dtype)
-            pixels = example.pixels().unsqueeze(0).to(device, dtype)
-            return {"pixel_values": pixels, "interpolate_pos_encoding": True}
+            media = example.media().to(device, dtype)
+            inputs = media_inputs(model.model, [media])
+            if media.dim() == 1:
+                inputs["attention_mask"] = torch.ones(
+                    1, len(media), dtype=torch.long, device=device
+                )
+            return inputs
         # tokens of a real text may all be the same, and a mean over them is that of any
         tokens = make_probes(self._backbone.base_model, device, segments=False)[0].ids[None]
         if self._backbone.kind == "encoder-decoder":

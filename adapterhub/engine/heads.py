@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 #: Read once per sequence, once per word, or at every token where an answer may start or end.
 LabelingKind = Literal["sequence", "token", "span"]
-#: How the heads that label are read: an image once, like a sequence.
+#: How the heads that label are read: an image or a recording once, like a sequence.
 LABELING_KINDS: Mapping[HeadKind, LabelingKind] = {
     "sequence": "sequence",
     "token": "token",
     "span": "span",
     "image": "sequence",
+    "audio": "sequence",
 }
 #: What peft puts before the names of a class: beside a prompt or prefix, and beside layers.
 _PREFIXES = ("base_model.model.", "base_model.")

@@ -281,8 +281,8 @@ def _identity(logits: Tensor) -> Tensor:
 
 
 def _batch_of(example: EncodedExample) -> PackedBatch:
-    # decoding needs no pixels
-    return pack([replace(example, pixels=None)])
+    # decoding needs no input
+    return pack([replace(example, media=None)])
 
 
 def _kind_of(task: Task) -> LabelingKind:

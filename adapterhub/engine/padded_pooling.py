@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
+from adapterhub.backbones.media_inputs import media_inputs
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.data.batching import batches_by_length
 from adapterhub.engine.adapter_slots import BASE_MODEL
@@ -66,7 +67,7 @@ class PaddedPooling:
         self._backbone, self._adapters, self._max_tokens = backbone, adapters, max_tokens
         self._check = check
         self._padding, self._mixed = paths.padding, paths.mixed
-        self._pixel_type = torch_dtype(backbone.quantization.compute_dtype)
+        self._media_type = torch_dtype(backbone.quantization.compute_dtype)
         config = backbone.config.get_text_config()
         self._padding_token = int(getattr(config, "pad_token_id", None) or 0)
 
@@ -85,22 +86,22 @@ class PaddedPooling:
         return groups
 
     def logits(
-        self, sequences: list[PoolingSequence], pixels: Sequence[Tensor] | None = None
+        self, sequences: list[PoolingSequence], media: Sequence[Tensor] | None = None
     ) -> list[Tensor]:
         """Return logits ``[num_selected, num_classes]`` of the sequences of a group with heads.
 
         Args:
             sequences: Sequences of a group.
-            pixels: ``[channels, height, width]`` of each, where they are images.
+            media: Input of each, where they are images or recordings.
         """
         parts = self._parts(sequences)
         try:
-            return self._logits(sequences, pixels)
+            return self._logits(sequences, media)
         except UntraceableInputError as error:
             self._unmix(parts, error)
         found: list[Tensor] = []
         for start, end in parts:
-            found += self._logits(sequences[start:end], pixels and pixels[start:end])
+            found += self._logits(sequences[start:end], media and media[start:end])
         return found
 
     def hidden(self, sequences: list[PoolingSequence]) -> list[Tensor]:
@@ -118,18 +119,17 @@ class PaddedPooling:
         alone = not self._mixed or virtual or _blend(sequence).exclusive
         divided = head is None or self._check.divided(head, sequence.example)
         # classes find the end of a sequence by its tokens, and virtual ones have none
-        equal = not self._padding or virtual or not self._pads(sequence)
+        equal = not self._padding or virtual or not self.pads(sequence)
         return (
             None if head is None else type(head.model.model),
             None if divided else head,
             sequence.adapters if alone else None,
-            len(sequence.example) if equal else None,
+            len(sequence.example) if equal and sequence.example.media is None else None,
         )
 
-    def _pads(self, sequence: PoolingSequence) -> bool:
+    def pads(self, sequence: PoolingSequence) -> bool:
         """Return whether the class for the head of a sequence allows padding."""
-        head, example = sequence.head, sequence.example
-        return head is None or example.pixels is not None or self._check.padding(head, example)
+        return sequence.head is None or self._check.padding(sequence.head, sequence.example)
 
     def _parts(self, sequences: list[PoolingSequence]) -> list[tuple[int, int]]:
         """Return start and end of neighbours that use the same head and adapters."""
@@ -148,14 +148,15 @@ class PaddedPooling:
         self._mixed = False
 
     def _logits(
-        self, sequences: list[PoolingSequence], pixels: Sequence[Tensor] | None
+        self, sequences: list[PoolingSequence], media: Sequence[Tensor] | None
     ) -> list[Tensor]:
         heads = [each.head for each in sequences if each.head is not None]
         model = heads[0].model
-        if pixels is None:
+        if media is None:
             inputs, virtual = self._text_inputs(sequences, model)
         else:
-            inputs, virtual = self._image_inputs(pixels), 0
+            device, dtype = self._backbone.device, self._media_type
+            inputs, virtual = media_inputs(model.model, [x.to(device, dtype) for x in media]), 0
         with self._computing(sequences, _length(inputs)):
             if len(set(heads)) == 1:
                 parts = [model.forward(inputs)]
@@ -196,12 +197,6 @@ class PaddedPooling:
             set_forward_context(context),
         ):
             yield
-
-    def _image_inputs(self, pixels: Sequence[Tensor]) -> dict[str, Any]:
-        stacked = torch.stack(list(pixels)).to(self._backbone.device, self._pixel_type)
-        # a ViT interpolates its position embeddings for other image sizes on request; other
-        # architectures always do, and at the training size nothing changes
-        return {"pixel_values": stacked, "interpolate_pos_encoding": True}
 
     def _text_inputs(
         self, sequences: list[PoolingSequence], model: HeadModel | None

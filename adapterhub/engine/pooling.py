@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from adapterhub.backbones.heads import without_pooler
+from adapterhub.backbones.media_inputs import groups_of_shapes
 from adapterhub.data.packing import pack
 from adapterhub.engine.adapter_slots import BASE_MODEL
 from adapterhub.engine.forward_context import ForwardContext, set_forward_context
@@ -17,6 +18,8 @@ from adapterhub.engine.padded_pooling import PaddedPooling
 from adapterhub.errors import AdapterHubError, ComputeError, EngineError
 from adapterhub.kernels.attention.layout import PackedSequences
 from adapterhub.kernels.attention.transformers_interface import fast_attention
+from adapterhub.tasks.base import MEDIA_KINDS
+from adapterhub.tasks.table import reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,9 +93,9 @@ class PoolingRunner:
             (packed if self._can_pack(sequence) else padded).append(sequence)
         if packed:
             self._run(self._compute_packed, packed)
-        if self._backbone.kind == "vision":
-            for images, pixels in self._images(padded):
-                self._run(partial(self._compute_images, pixels=pixels), images)
+        if self._backbone.kind in MEDIA_KINDS:
+            for group, media in self._media(padded):
+                self._run(partial(self._compute_media, media=media), group)
         else:
             for group in self._padded.groups(padded):
                 self._run(self._compute_padded, group)
@@ -142,9 +145,9 @@ class PoolingRunner:
         for sequence, hidden in zip(sequences, self._padded.hidden(sequences), strict=True):
             self._read(sequence, hidden, hidden[list(sequence.example.select)])
 
-    def _compute_images(self, images: list[PoolingSequence], pixels: Sequence[Tensor]) -> None:
-        found = self._padded.logits(images, pixels)
-        for sequence, logits in zip(images, found, strict=True):
+    def _compute_media(self, sequences: list[PoolingSequence], media: Sequence[Tensor]) -> None:
+        found = self._padded.logits(sequences, media)
+        for sequence, logits in zip(sequences, found, strict=True):
             sequence.result = logits
 
     def _read(self, sequence: PoolingSequence, hidden: Tensor, selected: Tensor) -> None:
@@ -165,27 +168,27 @@ class PoolingRunner:
         (decoded,) = task.decode(head, hidden, batch)
         return decoded
 
-    def _images(
+    def _media(
         self, sequences: list[PoolingSequence]
     ) -> list[tuple[list[PoolingSequence], list[Tensor]]]:
-        """Return groups of images of one size and their pixels; set the errors of others."""
-        # the size of the images depends on the adapter
-        sizes: dict[tuple[int, ...], dict[PoolingSequence, Tensor]] = {}
+        """Return groups that share a forward pass and their inputs; set the errors of others."""
+        inputs: dict[PoolingSequence, Tensor] = {}
         for sequence in sequences:
-            if sequence.example.pixels is None or sequence.head is None:
-                problem = "is a text, and the backbone reads images"
+            if sequence.example.media is None or sequence.head is None:
+                problem = f"is a text, and the backbone reads {reads(self._backbone.kind)}"
                 sequence.error = EngineError(problem, place="text")
                 continue
             try:
-                pixels = sequence.example.pixels()
+                inputs[sequence] = sequence.example.media()
             except AdapterHubError as error:
                 sequence.error = error
-            else:
-                sizes.setdefault(tuple(pixels.shape), {})[sequence] = pixels
+        # the size of the images depends on the adapter
+        members, media = list(inputs), list(inputs.values())
+        together = self._paths.padding and all(map(self._padded.pads, members))
         return [
-            (group, [members[each] for each in group])
-            for members in sizes.values()
-            for group in self._padded.groups(list(members))
+            (group, [inputs[each] for each in group])
+            for indices in groups_of_shapes(media, together=together)
+            for group in self._padded.groups([members[index] for index in indices])
         ]
 
     def _packed_hidden(self, sequences: list[PoolingSequence], batch: PackedBatch) -> Tensor:

@@ -44,7 +44,7 @@ class PoolingParams:
 
 @dataclass(slots=True, eq=False)
 class PoolingSequence:
-    """A part of a pooling request that is computed at once: a window of a text, or an image.
+    """A part of a pooling request computed at once: a window of a text, an image or a recording.
 
     Args:
         example: Tokens, and the positions that the head reads.
@@ -89,7 +89,7 @@ class PoolingSequence:
 
 
 class PoolingRequest:
-    """A text or image to label, score or embed.
+    """A text, image or recording to label, score or embed.
 
     It gets sequences once its adapters are in host memory.
 
@@ -229,8 +229,8 @@ class PoolingRequest:
             raise EngineError("has no prediction", hint="Read its results")
         parts = []
         for window, sequence, logits in zip(self._windows, self.sequences, results, strict=True):
-            # decoding needs no pixels
-            batch = pack([replace(sequence.example, pixels=None)])
+            # decoding needs no input
+            batch = pack([replace(sequence.example, media=None)])
             (decoded,) = head.task.decode(lambda hidden: hidden, logits, batch)
             parts.append(head.task.prediction(window, decoded))
         return head.task.join(parts)

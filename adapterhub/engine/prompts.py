@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.engine.constraints import ConstraintCompiler
 from adapterhub.engine.detokenizer import IncrementalDetokenizer
 from adapterhub.errors import RequestError
+from adapterhub.tasks.table import reads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.constraints import Constraint
     from adapterhub.engine.sampling.params import SamplingParams
-    from adapterhub.tasks.base import TargetFrame
+    from adapterhub.tasks.base import BackboneKind, TargetFrame
 
 
 #: Ids are 32-bit words; whether they are in the vocabulary depends on the adapters.
@@ -140,10 +141,11 @@ def unknown_token(token: object) -> RequestError:
     return RequestError(f"{token!r:.80} is not a token id of the vocabulary", place="prompt")
 
 
-def only_images() -> RequestError:
-    """Return the error for a text that is sent to a vision backbone."""
+def reads_no_texts(kind: BackboneKind) -> RequestError:
+    """Return the error for a text that is sent to a backbone of images or recordings."""
+    read = reads(kind)
     return RequestError(
-        "the backbone reads images, not texts", place="model", hint="Classify images with it"
+        f"the backbone reads {read}, not texts", place="model", hint=f"Classify {read} with it"
     )
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # peft stores a head below "base_model.model" beside LoRA, and below "base_model" beside a prompt
 _HEAD_PREFIXES = ("base_model.model.", "base_model.")
-_LABELING_HEADS: tuple[HeadKind, ...] = ("sequence", "token", "image")
+_LABELING_HEADS: tuple[HeadKind, ...] = ("sequence", "token", "image", "audio")
 _UNREAD = re.compile(r"\.(modules_to_save|original_module)\.|\.lora_velora_embed$")
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
-    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, FeatureExtractionMixin, PreTrainedTokenizerBase
 
     from adapterhub.data.packing import EncodedExample, PackedBatch
     from adapterhub.tasks.attribution import AttributionInput, AttributionSource
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 #: Head that the task puts on the backbone: the language-model head of a decoder (``causal_lm``) or
 #: of an encoder-decoder (``seq2seq_lm``), or a new linear layer that is read once per text
 #: (``sequence``), per word (``token``), at every token that may start or end an answer (``span``),
-#: or once per image (``image``).
-HeadKind = Literal["causal_lm", "seq2seq_lm", "sequence", "token", "span", "image"]
+#: or once per image (``image``) or recording (``audio``).
+HeadKind = Literal["causal_lm", "seq2seq_lm", "sequence", "token", "span", "image", "audio"]
 #: Heads that are the backbone's own output layer, which no adapter stores.
 LANGUAGE_HEADS: frozenset[HeadKind] = frozenset({"causal_lm", "seq2seq_lm"})
+#: Heads that read an image or a recording.
+MEDIA_HEADS: frozenset[HeadKind] = frozenset({"image", "audio"})
 
 #: Token that the head is read at: the first of a text or word, or the last.
 Pool: TypeAlias = Literal["first", "last"]
@@ -38,11 +40,16 @@ Pool: TypeAlias = Literal["first", "last"]
 Head: TypeAlias = "Callable[[Tensor], Tensor]"
 
 #: Whether tokens attend to the whole text (``encoder``) or only backwards (``decoder``), a decoder
-#: attends to an encoder's states (``encoder-decoder``), or the input is an image (``vision``).
-BackboneKind = Literal["encoder", "decoder", "encoder-decoder", "vision"]
+#: attends to an encoder's states (``encoder-decoder``), or the input is an image (``vision``) or a
+#: recording (``audio``).
+BackboneKind = Literal["encoder", "decoder", "encoder-decoder", "vision", "audio"]
 
-#: Turns a backbone's input into tensors: texts into tokens, images into pixels.
-Preprocessor: TypeAlias = "PreTrainedTokenizerBase | BaseImageProcessor"
+#: Kinds of backbones that read images or recordings.
+MEDIA_KINDS: frozenset[BackboneKind] = frozenset({"vision", "audio"})
+
+#: Turns a backbone's input into tensors: texts into tokens, images into pixels, recordings into
+#: samples or spectrograms.
+Preprocessor: TypeAlias = "PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin"
 
 
 #: Most beams of a search.
@@ -78,6 +85,7 @@ class TaskOptions(BaseModel):
         target_language: Language of the target, likewise.
         num_beams: Beams of an encoder-decoder's generation; 1 takes the likeliest token each time.
         image_size: Side in pixels that images are resized to; the backbone's own where not given.
+        max_seconds: Longest part of a recording that is read, in seconds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,6 +110,7 @@ class TaskOptions(BaseModel):
     target_language: str | None = None
     num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] = 1
     image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
+    max_seconds: Annotated[float, Field(gt=0.0, le=120.0)] = 30.0
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> TaskOptions:

@@ -47,7 +47,7 @@ class ImageClassification(SingleLabelTask):
             input_ids=(),
             select=(0,),
             targets=self.classes.targets(example, number, train=train),
-            pixels=partial(self._loader.pixels, _image(example, number)),
+            media=partial(self._loader.pixels, _image(example, number)),
             positions=max(1, self._loader.area // PIXELS_PER_POSITION),
         )
 
@@ -59,7 +59,7 @@ def _image(example: Example, number: int) -> ImageFile:
         raise DataError(
             f"the value must be an image, not {type(image).__name__}",
             place=place,
-            hint="Read it with adapterhub.data.images.read_image",
+            hint="Read it with adapterhub.data.media.read_media",
         )
     try:
         image.decoded()

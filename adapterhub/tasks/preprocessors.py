@@ -1,9 +1,10 @@
-"""Checks of tokenizers and image processors against a task's settings, and image loading."""
+"""Checks of preprocessors against a task's settings, and loading of images and recordings."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from adapterhub.errors import RecipeError
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
+    from adapterhub.data.audio import AudioFile
     from adapterhub.data.images import ImageFile
 
 #: Width and height of the images that a processor is tried on; it must give one shape.
@@ -75,6 +77,59 @@ class ImageLoader:
     def _run(self, image: Image.Image) -> Tensor:
         processor: Any = self._processor
         return processor(images=image, return_tensors="pt", **self._changes)["pixel_values"][0]
+
+
+#: Durations in seconds that a feature extractor is tried on; some extractors fill up to one.
+_TRIED_SECONDS = (0.4, 0.6)
+#: Positions of a second, as models of waveforms and Whisper have.
+_POSITIONS_PER_SECOND = 50
+
+
+class AudioLoader:
+    """Decodes recordings and turns them into a model's input by transformers' extractor.
+
+    Args:
+        extractor: Feature extractor of the backbone.
+        max_seconds: Longest part of a recording that is read.
+
+    Raises:
+        RecipeError: When the extractor fails, or reads less.
+    """
+
+    def __init__(self, extractor: Any, max_seconds: float) -> None:
+        self._extractor, self._max_seconds = extractor, max_seconds
+        #: samples per second
+        self.rate: int = extractor.sampling_rate
+        window = getattr(extractor, "chunk_length", None)
+        if window is not None and max_seconds > window:
+            raise RecipeError(
+                f"{max_seconds:g} s are more than the backbone reads",
+                place="task.max_seconds",
+                hint=f"Use {window:g} or less",
+            )
+        counts = [round(seconds * self.rate) for seconds in _TRIED_SECONDS]
+        try:
+            shapes = [tuple(self._run(np.zeros(count, np.float32)).shape) for count in counts]
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            raise RecipeError(
+                f"{type(extractor).__name__} can't be used: {error}", place="backbone.name"
+            ) from error
+        # a spectrogram that is filled up has two lines or columns for each position
+        self._filled = max(shapes[0]) // 2 if len(set(shapes)) == 1 else None
+
+    def features(self, recording: AudioFile) -> Tensor:
+        """Return the input of the model: samples or a spectrogram, float32."""
+        return self._run(recording.waveform(self.rate, self._max_seconds))
+
+    def positions(self, recording: AudioFile) -> int:
+        """Return about how many positions the model computes for a recording."""
+        seconds = min(recording.seconds(), self._max_seconds)
+        return self._filled or max(1, round(seconds * _POSITIONS_PER_SECOND))
+
+    def _run(self, samples: np.ndarray[Any, Any]) -> Tensor:
+        found = self._extractor(samples, sampling_rate=self.rate, return_tensors="pt")
+        tensor: Tensor = found[self._extractor.model_input_names[0]][0]
+        return tensor
 
 
 def _resizing(processor: Any, side: int) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from adapterhub.errors import RecipeError, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from adapterhub.data.media import MediaFile
+    from adapterhub.tasks.audio_classification import AudioClassification
     from adapterhub.tasks.base import BackboneKind, Pool, Preprocessor, Task, TaskOptions
     from adapterhub.tasks.dialogue import Dialogue
     from adapterhub.tasks.image_classification import ImageClassification
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     # the type checker compares every class with the interface
     _IMPLEMENTATIONS: tuple[type[Task], ...] = (
+        AudioClassification,
         Dialogue,
         ImageClassification,
         InstructionTask,
@@ -70,7 +73,8 @@ class TaskEntry:
         optional: Further fields of an example.
         label_field: Field that holds the label or the tags; empty for a task without labels.
         settings: Settings of a recipe that this task uses and not every task does.
-        image_field: Field that holds an image; empty where examples are texts.
+        media_field: Field that holds a file, named after what it holds; empty where examples are
+            texts.
         best: Best value of the metrics that are better when larger.
         check: Function ``module:name`` of this package that checks an example before it is
             encoded.
@@ -83,7 +87,7 @@ class TaskEntry:
     optional: tuple[str, ...] = ()
     label_field: Literal["label", "tags", ""] = ""
     settings: tuple[str, ...] = ()
-    image_field: str = ""
+    media_field: Literal["image", "audio", ""] = ""
     best: float = 1.0
     check: str = ""
 
@@ -95,6 +99,13 @@ class TaskEntry:
         """
         if self.check:
             _attribute(self.check)(example, number)
+
+    def media_file(self) -> type[MediaFile]:
+        """Return the class of the files that ``media_field`` holds."""
+        from adapterhub.data.audio import AudioFile
+        from adapterhub.data.images import ImageFile
+
+        return {"image": ImageFile, "audio": AudioFile}[self.media_field]
 
 
 def build_task(
@@ -130,14 +141,23 @@ def check_settings(name: str, options: TaskOptions) -> None:
 
 
 def _check_kind(name: str, kind: BackboneKind) -> None:
-    """Reject a task of texts on a backbone for images, and vice versa."""
-    if bool(entry_of(name).image_field) == (kind == "vision"):
+    """Reject a task of texts on a backbone for images, and so on."""
+    needs, found = _READS[entry_of(name).media_field], reads(kind)
+    if needs == found:
         return
-    needs, found = ("images", "texts") if kind != "vision" else ("texts", "images")
     raise RecipeError(
         f"{name} needs a backbone that reads {needs}, this one reads {found}",
         place="backbone.name",
     )
+
+
+#: What a task reads, in messages, by its field for files.
+_READS = {"": "texts", "image": "images", "audio": "recordings"}
+
+
+def reads(kind: BackboneKind) -> str:
+    """Return what a kind of backbone reads, in messages: texts, images or recordings."""
+    return {"vision": "images", "audio": "recordings"}.get(kind, "texts")
 
 
 def entry_of(name: str) -> TaskEntry:
@@ -273,7 +293,16 @@ TASKS: Mapping[str, TaskEntry] = {
         route="classify",
         label_field="label",
         settings=("image_size", *_CALIBRATED),
-        image_field="image",
+        media_field="image",
+    ),
+    "audio-classification": TaskEntry(
+        build=_classifier("audio_classification:AudioClassification"),
+        alternatives=(("audio", "label"),),
+        default_metric=("accuracy", True),
+        route="classify",
+        label_field="label",
+        settings=("max_seconds", *_CALIBRATED),
+        media_field="audio",
     ),
     "relation-extraction": TaskEntry(
         build=_classifier("relation_extraction:RelationExtraction"),

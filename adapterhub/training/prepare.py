@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.data.clean_labels import clean_labels, similar_labels
 from adapterhub.data.dataset import Dataset, FileSource, HubSource
 from adapterhub.data.field_mapping import ANSWER_FIELDS, map_fields
-from adapterhub.data.images import load_images
 from adapterhub.data.labels import count_labels, require_two_labels
+from adapterhub.data.media import load_media
 from adapterhub.data.readers import read_examples
 from adapterhub.data.splits import (
     count_repeated,
@@ -160,16 +160,17 @@ def load_examples(section: DataSection, task: str, where: str) -> Dataset:
         number = examples.numbers[index]
         with _located(examples, index, number):
             entry.check_example(example, number)
-    label, image = entry.label_field, entry.image_field
+    label, media = entry.label_field, entry.media_field
     if label:
         examples = clean_labels(examples, label, tagged=label == "tags")
     unused = unused_keys(examples.examples)
     if unused:
         note = f"{examples.name}: keys of messages that are not used: {', '.join(unused)}"
         examples = replace(examples, notes=(*examples.notes, note))
-    if not image:
+    if not media:
         return examples
-    return load_images(examples, image, None if section.hub else Path(where).expanduser())
+    beside = None if section.hub else Path(where).expanduser()
+    return load_media(examples, media, beside, entry.media_file())
 
 
 def _alternatives(task: str) -> str:

@@ -276,7 +276,7 @@ def _announce(
             f"warning: {cut} training answers are longer than task.max_length "
             f"({recipe.task.max_length} tokens) and are learned without their end"
         )
-    if any(example.pixels is not None for example in train.encoded):
+    if any(example.media is not None for example in train.encoded):
         return
     lengths = [len(example) for example in train.encoded]
     if packed:

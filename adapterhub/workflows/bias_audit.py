@@ -65,7 +65,7 @@ def audit_adapter(
         raise DataError(
             f"{loaded.task.name} can't be audited",
             place=str(version.ref),
-            hint="The audit exchanges words in texts, and this task reads images",
+            hint="The audit exchanges words in texts, and this task reads no texts",
         )
     examples: Sequence[Example] = ()
     if path is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from peft import PeftConfig
 
 from adapterhub.backbones.task_model import restore_task_model
-from adapterhub.data.images import read_image
+from adapterhub.data.media import read_media
 from adapterhub.errors import DataError
 from adapterhub.evaluation.attribution.explain import explain, explain_text, window_inputs
 from adapterhub.evaluation.attribution.methods import STEPS
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from adapterhub.specs import ComputeDtype
     from adapterhub.tasks.base import Task
 
-#: A text, the path of an image, or the fields of the task by name.
+#: A text, the path of an image or recording, or the fields of the task by name.
 Input: TypeAlias = "str | Path | Mapping[str, Any]"
 Prediction: TypeAlias = "dict[str, Any]"
 
@@ -44,8 +44,8 @@ Prediction: TypeAlias = "dict[str, Any]"
 class Model:
     """An adapter on the backbone that it was trained on. Not safe for use from several threads.
 
-    Make one with `load`. An input is a text, the path of an image file, or a mapping with the
-    fields of the task, such as ``{"question": …, "context": …}`` or ``{"messages": […]}``.
+    Make one with `load`. An input is a text, the path of an image or recording, or a mapping
+    with the fields of the task, such as ``{"question": …, "context": …}`` or ``{"messages": […]}``.
 
     Args:
         ref: Reference of the adapter.
@@ -92,8 +92,8 @@ class Model:
 
     @property
     def input_field(self) -> str:
-        """Field of the task that an input other than a mapping is put in: an image, or a text."""
-        return entry_of(self.task).image_field or "text"
+        """Field of the task that an input other than a mapping is put in, such as ``image``."""
+        return entry_of(self.task).media_field or "text"
 
     @property
     def generates(self) -> bool:
@@ -278,12 +278,12 @@ class Model:
         return nullcontext(self._float32)
 
     def _example(self, given: Input) -> dict[str, Any]:
-        image = entry_of(self.task).image_field
+        entry = entry_of(self.task)
         example: dict[str, Any] = (
             dict(given) if isinstance(given, Mapping) else {self.input_field: given}
         )
-        if image and isinstance(example.get(image), str | Path):
-            example[image] = read_image(Path(example[image]))
+        if isinstance(path := example.get(entry.media_field), str | Path):
+            example[entry.media_field] = read_media(Path(path), entry.media_file())
         return example
 
 

@@ -131,7 +131,7 @@ class RegistryEngine:
     def classify(
         self, inputs: Sequence[str | Mapping[str, Any]], *, adapter: str | Sequence[str]
     ) -> list[dict[str, Any]]:
-        """Classify texts, pairs of texts, or images.
+        """Classify texts, pairs of texts, images or recordings.
 
         Args:
             inputs: Texts, or mappings with the fields of the task.

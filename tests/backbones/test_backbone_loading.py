@@ -157,10 +157,11 @@ def test_the_kind_follows_from_the_configuration():
         "encoder": [BertConfig(), XLMConfig(), AutoConfig.for_model("xlm-roberta")],
         "decoder": [BertConfig(is_decoder=True), XLMConfig(causal=True)],
         "vision": [AutoConfig.for_model("clip"), AutoConfig.for_model("dinov2")],
+        "audio": [AutoConfig.for_model(name) for name in ("wav2vec2", "hubert", "whisper")],
     }
     assert all(kind_of(config) == kind for kind, configs in kinds.items() for config in configs)
-    with pytest.raises(BackboneError, match="reads neither text nor images alone"):
-        kind_of(AutoConfig.for_model("wav2vec2"))
+    with pytest.raises(BackboneError, match="reads neither text, images nor audio alone"):
+        kind_of(AutoConfig.for_model("encodec"))
 
 
 def test_code_that_would_be_needed_is_named(tmp_path):

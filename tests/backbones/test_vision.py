@@ -29,7 +29,7 @@ LABELS = ("cat", "dog", "ship")
 def batch_of(count=3, side=SIDE):
     def example(number):
         pixels = torch.randn(3, side, side, generator=torch.Generator().manual_seed(number))
-        return EncodedExample(number, (), (0,), (number % 3,), pixels=lambda: pixels, positions=4)
+        return EncodedExample(number, (), (0,), (number % 3,), media=lambda: pixels, positions=4)
 
     return pack([example(number) for number in range(count)])
 
@@ -39,7 +39,7 @@ def test_the_head_equals_that_of_transformers(tmp_path, family):
     backbone = load_backbone(str(save_vision(tmp_path / family, family)), PLAIN)
     assert backbone.kind == "vision"
     head = build_head(backbone, "image", LABELS)
-    pixels = batch_of().pixels
+    pixels = torch.stack(batch_of().media)
     own = AutoModelForImageClassification.from_pretrained(tmp_path / family, num_labels=3).eval()
     own.classifier.load_state_dict(head.model.classifier.state_dict())
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_all_adapted_layers_are_trained(tmp_path, family, scheme):
 def test_images_of_other_sizes_are_supported(tmp_path):
     backbone = load_backbone(str(save_vision(tmp_path)), PLAIN)
     head = build_head(backbone, "image", LABELS)
-    pixels = batch_of(2, side=42).pixels
+    pixels = torch.stack(batch_of(2, side=42).media)
     inputs = {"pixel_values": pixels, "interpolate_pos_encoding": True}
     assert head.forward(inputs).shape == (2, 3)
 
@@ -81,7 +81,7 @@ def test_images_of_other_sizes_are_supported(tmp_path):
 def test_an_image_does_not_depend_on_its_batch(tmp_path):
     backbone = load_backbone(str(save_vision(tmp_path)), QuantizationSpec("nf4", "float32"))
     head = build_head(backbone, "image", LABELS)
-    pixels = batch_of(4).pixels
+    pixels = torch.stack(batch_of(4).media)
     together = head.forward({"pixel_values": pixels})
     alone = torch.cat([head.forward({"pixel_values": each[None]}) for each in pixels])
     torch.testing.assert_close(together, alone)
@@ -165,7 +165,7 @@ def test_converted_weights_compute_the_same(tmp_path):
         processor={k: v for k, v in processor.items() if isinstance(v, str | int | float | bool)},
     )
     backbone = load_backbone(str(folder), PLAIN)
-    pixels = batch_of().pixels
+    pixels = torch.stack(batch_of().media)
     with torch.no_grad():
         found = backbone.base_model(pixels).last_hidden_state
         torch.testing.assert_close(found, base_model.eval()(pixels).last_hidden_state)

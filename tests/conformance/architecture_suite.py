@@ -317,8 +317,8 @@ def _expected(task: Task, model: Any, item: Mapping[str, Any]) -> dict[str, Any]
     assert encoded is not None
     batch = pack([encoded])
     with torch.no_grad():
-        if batch.pixels is not None:
-            logits = model(pixel_values=batch.pixels).logits
+        if batch.media is not None:
+            logits = model(pixel_values=torch.stack(batch.media)).logits
         else:
             inputs = {"input_ids": torch.tensor([list(encoded.input_ids)])}
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])

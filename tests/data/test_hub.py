@@ -6,7 +6,8 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from vision_backbones import shape_image
 
 from adapterhub.data.dataset import HubSource
-from adapterhub.data.images import load_images
+from adapterhub.data.images import ImageFile
+from adapterhub.data.media import load_media
 from adapterhub.data.readers import read_examples
 from adapterhub.errors import DataError
 
@@ -86,6 +87,8 @@ def test_images_come_as_the_bytes_of_their_files(monkeypatch):
     monkeypatch.setattr(
         datasets, "load_dataset", lambda *_, **__: Dataset.from_list([example], features=features)
     )
-    examples = load_images(read_examples(HubSource("someone/plants", "train")), "img", None)
+    examples = load_media(
+        read_examples(HubSource("someone/plants", "train")), "img", None, ImageFile
+    )
     assert examples.examples[0]["img"].content == content
     assert examples.examples[0]["label"] == "red"

@@ -10,21 +10,23 @@ import pytest
 from PIL import Image
 from vision_backbones import save_shapes, shape_image
 
-from adapterhub.data import images
+from adapterhub.data import media
 from adapterhub.data.dataset import Dataset, FileSource
-from adapterhub.data.images import ImageFile, load_images, read_image
+from adapterhub.data.images import ImageFile
+from adapterhub.data.media import load_media, read_media
 from adapterhub.data.readers import read_examples
 from adapterhub.data.splits import drop_duplicates, fingerprint
 from adapterhub.errors import DataError
 
 
 def read(path):
-    return load_images(read_examples(FileSource(str(path))), "file", path)
+    return load_media(read_examples(FileSource(str(path))), "file", path, ImageFile)
 
 
 def naming(folder, name):
     """Return examples of which one names ``name``, as if they lay in the folder."""
-    return load_images(Dataset.whole("rows.jsonl", [{"file": name}]), "file", folder / "rows.jsonl")
+    examples = Dataset.whole("rows.jsonl", [{"file": name}])
+    return load_media(examples, "file", folder / "rows.jsonl", ImageFile)
 
 
 def test_images_are_read_from_a_zip_file_and_from_a_folder_alike(tmp_path):
@@ -61,14 +63,14 @@ def test_examples_are_known_by_the_content_of_images_and_not_by_their_names(tmp_
 
 def test_images_of_the_hub_come_with_their_bytes():
     content = shape_image("red", 1)
-    examples = load_images(
-        Dataset.whole("hub", [{"img": {"bytes": content, "path": None}}]), "img", None
+    examples = load_media(
+        Dataset.whole("hub", [{"img": {"bytes": content, "path": None}}]), "img", None, ImageFile
     )
     assert examples.examples[0]["img"].content == content
     with pytest.raises(DataError, match="must name an image, or hold its bytes"):
-        load_images(Dataset.whole("hub", [{"img": 3}]), "img", None)
+        load_media(Dataset.whole("hub", [{"img": 3}]), "img", None, ImageFile)
     with pytest.raises(DataError, match="come from no folder"):
-        load_images(Dataset.whole("hub", [{"img": "a.png"}]), "img", None)
+        load_media(Dataset.whole("hub", [{"img": "a.png"}]), "img", None, ImageFile)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_an_image_that_is_not_there_is_named_with_its_neighbour(tmp_path):
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 1 << 20)
+    monkeypatch.setattr(media, "MAX_FILE_BYTES", 1 << 20)
     with zipfile.ZipFile(tmp_path / "rows.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb.png", bytes(200 << 20))
     assert (tmp_path / "rows.zip").stat().st_size < 1 << 20
@@ -128,10 +130,11 @@ def test_all_images_together_have_a_bound(tmp_path, monkeypatch):
     path = save_shapes(tmp_path, count=8)
     monkeypatch.setattr(files, "MAX_BYTES", 600)
     with pytest.raises(DataError, match=r"all images of rows\.jsonl"):
-        load_images(
+        load_media(
             Dataset.whole("rows.jsonl", [{"file": f"shapes/{n:03}.png"} for n in range(8)]),
             "file",
             path,
+            ImageFile,
         )
 
 
@@ -185,12 +188,12 @@ def test_an_image_is_turned_as_its_camera_says():
 def test_a_file_that_the_user_names_is_read_within_bounds(tmp_path, monkeypatch):
     path = tmp_path / "x.png"
     path.write_bytes(shape_image("red", 1))
-    assert read_image(path).decoded().size == (40, 32)
+    assert read_media(path, ImageFile).decoded().size == (40, 32)
     with pytest.raises(DataError, match="can't be read: No such file"):
-        read_image(tmp_path / "none.png")
-    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 10)
+        read_media(tmp_path / "none.png", ImageFile)
+    monkeypatch.setattr(media, "MAX_FILE_BYTES", 10)
     with pytest.raises(DataError, match="MiB per image"):
-        read_image(path)
+        read_media(path, ImageFile)
 
 
 def _png(image):

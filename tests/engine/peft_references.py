@@ -50,8 +50,10 @@ class PeftReference:
     def logits(self, example):
         """Return the outputs of the head at the selected tokens, ``[selected, classes]``."""
         with torch.no_grad():
-            if example.pixels is not None:
-                return self.model(pixel_values=example.pixels().unsqueeze(0)).logits
+            if example.media is not None:
+                return self.model(
+                    **{self.model.base_model.model.main_input_name: example.media()[None]}
+                ).logits
             ids = torch.tensor([list(example.input_ids)])
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             if example.segment_ids:
@@ -65,7 +67,7 @@ class PeftReference:
 
     def decode(self, example):
         """Return the raw prediction of an encoded example, and its summed loss and weight."""
-        logits, batch = self.logits(example), pack([replace(example, pixels=None)])
+        logits, batch = self.logits(example), pack([replace(example, media=None)])
         (decoded,) = self.task.decode(lambda states: states, logits, batch)
         if not len(example.targets):
             return decoded, 0.0, 0.0

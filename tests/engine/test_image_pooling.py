@@ -67,7 +67,7 @@ class Peer:
         )
 
     def scores(self, image):
-        pixels = self.task.encode({"image": image}, 1, train=False).pixels()
+        pixels = self.task.encode({"image": image}, 1, train=False).media()
         sized = {} if not hasattr(self.model.base_model.model, "vit") else SIZED
         with torch.no_grad():
             logits = self.model(pixel_values=pixels.unsqueeze(0), **sized).logits[0]
@@ -176,7 +176,7 @@ def test_an_image_that_cannot_be_resized_fails_alone(vit):
         raise DataError("can't be sized")
 
     # what is found only when the batch is made
-    first.example = replace(first.example, pixels=broken)
+    first.example = replace(first.example, media=broken)
     while not all(request.finished for request in requests):
         engine.step()
     with pytest.raises(DataError, match="can't be sized"):

@@ -61,7 +61,7 @@ def test_images_of_mixed_adapters_equal_peft_alone(tmp_path, architecture):
     requests = []
     for at in (0, 1, 2, 1, 0):
         pixels = torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(at))
-        example = EncodedExample(1, (), (0,), pixels=lambda own=pixels: own, positions=4)
+        example = EncodedExample(1, (), (0,), media=lambda own=pixels: own, positions=4)
         requests.append((engine.add_labeling(example, str(at)), labellers[at], pixels))
     while engine.busy:
         engine.step()

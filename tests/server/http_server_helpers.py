@@ -39,6 +39,7 @@ TASKS = {
     "ranking": "SEQ_CLS",
     "translation": "CAUSAL_LM",
     "image-classification": "",
+    "audio-classification": "",
 }
 LABELS = {
     "dialogue": (),
@@ -49,11 +50,13 @@ LABELS = {
     "ranking": ("0", "1"),
     "translation": (),
     "image-classification": ("red", "green", "blue"),
+    "audio-classification": ("low", "middle", "high"),
 }
-#: Names of the linear layers of heads; of other tasks with labels, "score".
+#: Names of the layers of heads; of other tasks with labels, "score".
 HEADS = {
-    "question-answering": "qa_outputs",
-    "image-classification": "classifier",
+    "question-answering": ["qa_outputs"],
+    "image-classification": ["classifier"],
+    "audio-classification": ["projector", "classifier"],
 }
 
 
@@ -99,7 +102,7 @@ def random_lora(seed, *, rank=4, task="dialogue", scale=0.3):
             tensors[f"{key}.lora_B.weight"] = torch.randn(out, rank, generator=draw) * scale
     labels = LABELS[task]
     if labels:
-        kind = HEADS.get(task, "score")
+        (kind,) = HEADS.get(task, ["score"])
         head = torch.randn(len(labels), HIDDEN, generator=draw)
         tensors[f"base_model.model.{kind}.weight"] = head
         if kind != "score" or task == "token-classification":
@@ -110,7 +113,7 @@ def random_lora(seed, *, rank=4, task="dialogue", scale=0.3):
 
 def store(registry, folder, name, weights, fingerprint, *, task="dialogue", reads=None):
     """Store an adapter in a registry; return its version. ``reads`` are settings of its task."""
-    head = [HEADS.get(task, "score")] if LABELS[task] else None
+    head = HEADS.get(task, ["score"]) if LABELS[task] else None
     config = peft_config(
         weights.spec,
         task_type=TASKS[task],

@@ -7,7 +7,7 @@ from adapterhub.tasks.base import TaskOptions, join_predictions
 from adapterhub.tasks.table import TASKS, build_task, fields_of, missing_fields
 
 #: what reads images has tests of its own
-TEXT_TASKS = [name for name, entry in TASKS.items() if not entry.image_field]
+TEXT_TASKS = [name for name, entry in TASKS.items() if not entry.media_field]
 LABELS = {
     "text-classification": ["bad", "good"],
     "token-classification": ["O", "B-LOC"],

@@ -10,7 +10,8 @@ from vision_backbones import save_shapes, save_vision, shape_image
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.data.images import ImageFile, read_image
+from adapterhub.data.images import ImageFile
+from adapterhub.data.media import read_media
 from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.errors import FingerprintMismatch, RecipeError
 from adapterhub.training.recipe_file import load_recipe
@@ -52,7 +53,7 @@ def test_colours_are_learned_stored_and_predicted(seer, shapes, recipe, command,
     assert result["metrics"]["after"]["macro_f1"] > 0.9
     assert {row["label"] for row in result["table"]} == {"red", "green", "blue"}
     page = Path(result["report"]).read_text()
-    assert "Not explained: predictions are explained by words, and this task reads images" in page
+    assert "Not explained: predictions are explained by words, and this task reads no texts" in page
     assert "Not measured: the audit exchanges names" in page
     assert "Calibration" in page
 
@@ -87,7 +88,7 @@ def test_a_reloaded_adapter_predicts_bit_for_bit(seer, shapes, recipe, tmp_path)
     files = [tmp_path / f"{n}.png" for n in range(5)]
     for number, file in enumerate(files):
         file.write_bytes(shape_image(random.Random(number).choice(["red", "blue"]), number))
-    images = [{"image": read_image(file)} for file in files]
+    images = [{"image": read_media(file, ImageFile)} for file in files]
     answers = []
     for _ in range(2):
         local = LocalEngine(load_backbone(str(seer), artifact.manifest.quantization))
@@ -137,7 +138,7 @@ def test_plain_peft_and_transformers_give_the_same_scores(seer, shapes, recipe, 
 def test_two_adapters_share_one_vision_backbone(seer, shapes, recipe, tmp_path):
     local = LocalEngine(load_backbone(str(seer)))
     (tmp_path / "a.png").write_bytes(shape_image("red", 3))
-    images = [{"image": read_image(tmp_path / "a.png")}]
+    images = [{"image": read_media(tmp_path / "a.png", ImageFile)}]
     alone = {}
     for seed in (1, 2):
         path = recipe(

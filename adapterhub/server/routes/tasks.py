@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.responses import JSONResponse, Response
 
+from adapterhub.data.audio import AudioFile
 from adapterhub.data.images import ImageFile
+from adapterhub.data.media import MediaFile
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.errors import DataError, RequestError
 from adapterhub.server.context import CallDep, authenticated_router
@@ -28,6 +30,7 @@ from adapterhub.server.routes.completions import embed_texts, text_tokens
 from adapterhub.server.schemas.tasks import (
     AnswerRequest,
     AnswerResponse,
+    AudioInput,
     ClassifyRequest,
     ClassifyResponse,
     GenerateRequest,
@@ -60,8 +63,10 @@ _RANK_HINT = "Use /v1/rerank: the history is the query, the candidates are the d
 MAX_SERVED_PIXELS = 2**24
 #: Cost of an image in tokens: those of a ViT that reads 224 pixels in patches of 14.
 IMAGE_COST = 256
-_DATA_URL = re.compile(r"data:image/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
-_IMAGE_FIELD = "input.image"
+#: Cost of a recording in tokens: those of half a minute at fifty a second.
+AUDIO_COST = 1500
+_DATA_URL = re.compile(r"data:(image|audio)/[a-z0-9.+-]{1,32};base64,", re.IGNORECASE)
+_IMAGE_FIELD, _AUDIO_FIELD = "input.image", "input.audio"
 
 
 class TaskItem(NamedTuple):
@@ -87,9 +92,11 @@ class TaskItem(NamedTuple):
         return sum(_cost_of(value) for value in self.example.values()) + 1
 
 
-@router.post("/v1/classify", response_model=ClassifyResponse, summary="Classify texts or images")
+@router.post(
+    "/v1/classify", response_model=ClassifyResponse, summary="Classify texts, images or audio"
+)
 async def classify(call: CallDep, body: ClassifyRequest) -> Response:
-    """Return the label of each text or image, with the probability of every label."""
+    """Return the label of each text, image or recording, with the probability of every label."""
     return await _respond(call, body, lambda item: _classify(call, item))
 
 
@@ -191,10 +198,12 @@ def _items(call: Call, body: TaskRequest) -> list[TaskItem]:
 
 
 def _example(
-    given: str | dict[str, str] | PairText | QuestionInput | ImageInput,
+    given: str | dict[str, str] | PairText | QuestionInput | ImageInput | AudioInput,
 ) -> dict[str, Any]:
     if isinstance(given, ImageInput):
         return {"image": decode_image(given.image)}
+    if isinstance(given, AudioInput):
+        return {"audio": decode_audio(given.audio)}
     if isinstance(given, PairText | QuestionInput):
         return given.model_dump(exclude_none=True)
     return {"text": given} if isinstance(given, str) else dict(given)
@@ -202,18 +211,7 @@ def _example(
 
 def decode_image(url: str) -> ImageFile:
     """Return the image in a ``data:`` URL; other URLs are not fetched."""
-    start = _DATA_URL.match(url)
-    if start is None:
-        raise RequestError(
-            "is not a data: URL of an image",
-            place=_IMAGE_FIELD,
-            hint="Give data:image/png;base64, and the file in base64; nothing is fetched",
-        )
-    try:
-        content = base64.b64decode(url[start.end() :], validate=True)
-    except binascii.Error as error:
-        raise RequestError(f"is not base64: {error}", place=_IMAGE_FIELD) from error
-    image = ImageFile(_IMAGE_FIELD, content)
+    image = ImageFile(_IMAGE_FIELD, _decode(url, "image", "an image", _IMAGE_FIELD))
     try:
         image.check_header(MAX_SERVED_PIXELS)
     except DataError as error:
@@ -221,9 +219,34 @@ def decode_image(url: str) -> ImageFile:
     return image
 
 
-def _cost_of(value: str | list[str] | ImageFile) -> int:
-    if isinstance(value, ImageFile):
-        return IMAGE_COST
+def decode_audio(url: str) -> AudioFile:
+    """Return the recording in a ``data:`` URL; other URLs are not fetched."""
+    recording = AudioFile(_AUDIO_FIELD, _decode(url, "audio", "a recording", _AUDIO_FIELD))
+    try:
+        recording.seconds()
+    except DataError as error:
+        raise RequestError(error.problem, place=_AUDIO_FIELD, hint=error.hint) from error
+    return recording
+
+
+def _decode(url: str, kind: str, noun: str, place: str) -> bytes:
+    start = _DATA_URL.match(url)
+    if start is None or start[1].lower() != kind:
+        example = {"image": "data:image/png", "audio": "data:audio/wav"}[kind]
+        raise RequestError(
+            f"is not a data: URL of {noun}",
+            place=place,
+            hint=f"Give {example};base64, and the file in base64; nothing is fetched",
+        )
+    try:
+        return base64.b64decode(url[start.end() :], validate=True)
+    except binascii.Error as error:
+        raise RequestError(f"is not base64: {error}", place=place) from error
+
+
+def _cost_of(value: str | list[str] | MediaFile) -> int:
+    if isinstance(value, MediaFile):
+        return IMAGE_COST if isinstance(value, ImageFile) else AUDIO_COST
     return sum(len(part) for part in value) // 4
 
 

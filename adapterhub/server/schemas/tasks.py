@@ -41,6 +41,12 @@ class ImageInput(RequestModel):
     image: Annotated[str, Field(min_length=1)]
 
 
+class AudioInput(RequestModel):
+    """Recording as a ``data:audio/wav;base64,`` URL."""
+
+    audio: Annotated[str, Field(min_length=1)]
+
+
 class QuestionInput(RequestModel):
     """Question, and the text that contains its answer."""
 
@@ -89,20 +95,24 @@ class TagRequest(TaskRequest):
 
 
 class ClassifyItem(RequestModel):
-    """Text or image with a model of its own."""
+    """Text, image or recording with a model of its own."""
 
     model: ModelName
-    input: Text | PairText | ImageInput
+    input: Text | PairText | ImageInput | AudioInput
 
 
 class ClassifyRequest(TaskRequest):
-    """Texts or images to classify."""
+    """Texts, images or recordings to classify."""
 
     input: (
         Text
         | PairText
         | ImageInput
-        | Annotated[list[Text | PairText | ImageInput], Field(min_length=1, max_length=MAX_TEXTS)]
+        | AudioInput
+        | Annotated[
+            list[Text | PairText | ImageInput | AudioInput],
+            Field(min_length=1, max_length=MAX_TEXTS),
+        ]
     ) | None = None
     items: Annotated[list[ClassifyItem], Field(min_length=1, max_length=MAX_TEXTS)] | None = None
 

@@ -34,8 +34,8 @@ AuditOutcome: TypeAlias = BiasAuditResult | Literal["failed", "no words"] | None
 _FAILED = Text("The bias audit failed; see the log of the run.", warning=True)
 _NO_TEXT = Text(
     "Not measured: the audit exchanges names, pronouns and nationalities in texts, and this task "
-    "reads images. An adapter for images can still treat people differently: test it on images of "
-    "the people it will be used on."
+    "reads no texts. An adapter for images or recordings can still treat people differently: test "
+    "it on images or voices of the people it will be used on."
 )
 _NO_EXAMPLES = Text(
     "Not measured: no validation example has a name, pronoun or nationality to exchange, and the "

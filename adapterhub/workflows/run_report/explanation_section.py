@@ -30,7 +30,7 @@ _COLOURS = (
     "strongest word of a text has the full colour. Attributions show what this adapter reacted to, "
     "not whether that is a good reason."
 )
-_NO_TEXT = Text("Not explained: predictions are explained by words, and this task reads images.")
+_NO_TEXT = Text("Not explained: predictions are explained by words, and this task reads no texts.")
 _NONE_FITS = Text(
     "Not explained: no validation example has a prediction to explain (a span, for instance) and "
     "is short enough for the time limit of a report. Explain a text of your choice with adapterhub "

@@ -15,6 +15,7 @@ from adapterhub.evaluation.calibration import calibration, temperature_of
 from adapterhub.evaluation.duplicates import leak, split_facts
 from adapterhub.evaluation.errors import worst_examples
 from adapterhub.evaluation.example_statistics import units_of
+from adapterhub.tasks.base import MEDIA_HEADS
 from adapterhub.training.curves import plot_curves, read_curves
 from adapterhub.training.run_folder import LOG_NAME
 from adapterhub.workflows.run_report.bias_audit_section import audit_run, bias_audit_section
@@ -168,7 +169,7 @@ def _explanations(
     task, after = evidence.task, evidence.after
     if options.explanations is None:
         return Section(EXPLANATIONS)
-    reads_text = task.head != "image"
+    reads_text = task.head not in MEDIA_HEADS
     try:
         found = explain_examples(model, task, after.examples, after.decoded, options.explanations)
     except MissingExtraError as error:
