@@ -70,7 +70,7 @@ def build(family: str):
                 decoder_attention_heads=2,
                 encoder_ffn_dim=48,
                 decoder_ffn_dim=48,
-                max_source_positions=50,
+                max_source_positions=100,
                 max_target_positions=16,
                 classifier_proj_size=16,
                 pad_token_id=0,
@@ -80,7 +80,7 @@ def build(family: str):
                 begin_suppress_tokens=None,
                 init_std=0.2,
             )
-            return WhisperForConditionalGeneration(config), WhisperFeatureExtractor(chunk_length=1)
+            return WhisperForConditionalGeneration(config), WhisperFeatureExtractor(chunk_length=2)
         case _:
             config = ASTConfig(
                 hidden_size=32,

@@ -3,9 +3,11 @@
 import gzip
 import json
 import runpy
+import zipfile
 from pathlib import Path
 
 import pytest
+from audio_backbones import save_audio
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
@@ -104,3 +106,49 @@ def test_a_history_holds_what_was_liked_before_and_nothing_later():
     ]
     shuffled = known[::-1]
     assert list(history_pairs(asked, shuffled, liked=4, length=2)) == examples
+
+
+def test_a_speaker_is_left_out_of_training(tmp_path, capsys):
+    for split, numbers in (("train", (1, 2)), ("dev", (3,))):
+        examples = [
+            {"file": f"{speaker}{n}.wav", "speaker": speaker} for speaker in "ab" for n in numbers
+        ]
+        text = "".join(json.dumps(each) + "\n" for each in examples)
+        (tmp_path / f"{split}.jsonl").write_text(text)
+        with zipfile.ZipFile(tmp_path / f"{split}.zip", "w") as archive:
+            for each in examples:
+                archive.writestr(each["file"], each["file"].encode())
+    main = runpy.run_path(str(RECIPES / "make_fsdd.py"))["main"]
+    main(tmp_path, tmp_path / "out", "b")
+    found = {}
+    for split in ("train", "dev"):
+        with zipfile.ZipFile(tmp_path / "out" / f"{split}.zip") as archive:
+            found[split] = {name: archive.read(name).decode() for name in archive.namelist()}
+        listed = (tmp_path / "out" / f"{split}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["file"] for line in listed] == list(found[split])
+        assert all(name == content for name, content in found[split].items())
+    assert (list(found["train"]), list(found["dev"])) == (
+        ["a1.wav", "a2.wav"],
+        ["b1.wav", "b2.wav", "b3.wav"],
+    )
+    assert "2 training examples, 3 validation examples of b" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="there are a, b"):
+        main(tmp_path, tmp_path / "out", "c")
+
+
+def test_a_short_whisper_has_the_weights_and_another_window(tmp_path):
+    from transformers import AutoFeatureExtractor, WhisperForAudioClassification
+
+    folder = save_audio(tmp_path / "long", "whisper")
+    assert json.loads((folder / "config.json").read_text())["max_source_positions"] == 100
+    runpy.run_path(str(RECIPES / "make_short_whisper.py"))["main"](folder, tmp_path / "short", 1)
+    short = tmp_path / "short"
+    model, report = WhisperForAudioClassification.from_pretrained(short, output_loading_info=True)
+    assert {name.partition(".")[0] for name in report["missing_keys"]} == {
+        "projector",
+        "classifier",
+    }
+    extractor = AutoFeatureExtractor.from_pretrained(short)
+    features = extractor([0.0] * 4000, sampling_rate=16000, return_tensors="pt")
+    assert features["input_features"].shape == (1, 80, 100)
+    assert model(**features).logits.shape == (1, 2)

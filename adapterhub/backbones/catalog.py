@@ -54,7 +54,7 @@ class CatalogEntry:
     kind: BackboneKind
     license: str
     description: str
-    format: Literal["gguf", "safetensors", "onnx"]
+    format: Literal["gguf", "safetensors", "onnx", "ctranslate2"]
     sha256: str
     wheels: tuple[WheelFile, ...]
     archive: str = ""

@@ -1,4 +1,4 @@
-"""Fingerprint of a backbone: digest of architecture, tokenizer or image processor, and weights.
+"""Fingerprint of a backbone: digest of architecture, preprocessor and weights.
 
 Weights are digested before quantization. The quantization scheme is part of the fingerprint of a
 loaded backbone, because an adapter learns to compensate for its rounding. The compute type is not:
@@ -14,6 +14,7 @@ import os
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.backbones.architecture import backbone_kind
 from adapterhub.backbones.folder import (
     INDEX,
     MAX_TOKENIZER,
@@ -100,7 +101,7 @@ def _digest(folder: Path) -> str:
     digest.update(b"config\n" + _canonical(_without(read_config(folder), VOLATILE_KEYS)))
     digest.update(b"\ntokenizer\n" + _tokenizer(folder))
     digest.update(b"\ntemplate\n" + _chat_template(folder))
-    if not has_tokenizer(folder):
+    if not has_tokenizer(folder) or backbone_kind(folder) == "audio":
         digest.update(b"\nprocessor\n" + _canonical(read_json(folder / PROCESSOR)))
     for header, content in _tensors(folder):
         digest.update(f"\n{header}\n".encode())

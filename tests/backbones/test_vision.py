@@ -105,7 +105,7 @@ def test_the_fingerprint_of_a_text_backbone_has_no_image_processor(encoder):
 def test_text_tasks_are_refused(tmp_path):
     folder = save_vision(tmp_path)
     backbone = load_backbone(str(folder), PLAIN)
-    with pytest.raises(BackboneError, match="is a vision model without a tokenizer"):
+    with pytest.raises(BackboneError, match="reads images and has no tokenizer"):
         _ = backbone.tokenizer
     with pytest.raises(BackboneError, match="has no sequence head"):
         build_head(backbone, "sequence", LABELS)

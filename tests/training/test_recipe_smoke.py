@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from audio_backbones import save_audio, tone
 from tiny_models import tiny_model_folder
 from toy_fixtures import GLAD, SAD, THINGS
 from vision_backbones import save_vision, shape_image
@@ -33,7 +34,7 @@ FAST = [
     "optimizer.learning_rate=0.01",
 ]
 ENCODER, DECODER, VISION = "minilm-l6", "smollm2-135m-instruct", "dinov2-small-saliency"
-CHINESE = "qwen2.5-coder-0.5b-instruct"
+CHINESE, SPEECH = "qwen2.5-coder-0.5b-instruct", "runs/whisper-base-2s"
 #: Encoder-decoders, and the architecture of each.
 PAIRS = {"google-t5/t5-small": "t5", "facebook/bart-base": "bart"}
 
@@ -70,7 +71,7 @@ def invented(number: int) -> dict:
         "gain": 5 if good else 2,
         "title": text,
         "intents": [mood] if number % 7 else [],
-        "file": f"{number}.png",
+        "file": f"{number}.bin",
     }
 
 
@@ -80,9 +81,15 @@ def data(tmp_path):
     lines = tmp_path / "rows.jsonl"
     lines.write_text("".join(json.dumps(example) + "\n" for example in examples))
     with zipfile.ZipFile(tmp_path / "rows.zip", "w") as archive:
-        for example in examples:
+        for number, example in enumerate(examples):
             colour = "green" if example["label"] else "red"
-            archive.writestr(example["file"], shape_image(colour, int(example["file"][:-4])))
+            archive.writestr(example["file"], shape_image(colour, number))
+    (tmp_path / "heard").mkdir()
+    heard = tmp_path / "heard" / "rows.jsonl"
+    heard.write_text(lines.read_text())
+    with zipfile.ZipFile(heard.with_suffix(".zip"), "w") as archive:
+        for number, example in enumerate(examples):
+            archive.writestr(example["file"], tone("low" if example["label"] else "high", number))
     words = tmp_path / "rows.txt"
     words.write_text(
         "\n".join(
@@ -93,18 +100,23 @@ def data(tmp_path):
             for example in examples
         )
     )
-    return {"jsonl": lines, "conll": words}
+    return {"jsonl": lines, "conll": words, "audio": heard}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_trains_is_stored_and_predicts(path, data, encoder, decoder, tmp_path):
     vision = save_vision(tmp_path / "vision")
-    backbones = {ENCODER: encoder, DECODER: decoder, CHINESE: decoder, VISION: vision}
+    speech = save_audio(tmp_path / "speech", "whisper")
+    backbones = {
+        ENCODER: encoder, DECODER: decoder, CHINESE: decoder, VISION: vision, SPEECH: speech
+    }  # fmt: skip
     written = load_recipe(path)
     if written.backbone.name in PAIRS:
         kind = PAIRS[written.backbone.name]
         backbones[written.backbone.name] = tiny_model_folder(tmp_path / "pairs", kind)
-    file = data["conll" if written.data.format == "conll" else "jsonl"]
+    reads_audio = written.backbone.name == SPEECH
+    shape = "audio" if reads_audio else "conll" if written.data.format == "conll" else "jsonl"
+    file = data[shape]
     overrides = [
         *FAST,
         f"backbone.name={backbones[written.backbone.name]}",
@@ -112,6 +124,8 @@ def test_a_recipe_trains_is_stored_and_predicts(path, data, encoder, decoder, tm
         f"data.validation={file}",
         f"task.max_new_tokens={min(written.task.max_new_tokens, 6)}",
     ]
+    if reads_audio:
+        overrides.append("task.max_seconds=1")
     if written.task.multi_label:
         # such a head begins at the labels' shares, and has to learn more than those
         overrides += ["train.steps=96", "optimizer.learning_rate=0.003"]
