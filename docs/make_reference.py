@@ -46,6 +46,7 @@ EFFECTIVE_DEFAULTS = {
     "task.source_language": "none",
     "task.target_language": "none",
     "task.image_size": "the backbone's",
+    "task.vocabulary": "inferred",
     "data.validation": "held out",
     "data.test": "none",
     "data.hub": "none",
@@ -77,7 +78,7 @@ Relative paths start from the working directory. An unknown key, a wrong type, a
 field, an empty split or an unknown target module is reported in one line that names its place,
 before torch and any weight is loaded. A key that peft or transformers names in another way
 (`optimizer.lr`, `adapter.lora_alpha`) is answered with its name here.
-[Train on images](images.md) describes data sets of images.
+[Train on images](images.md) and [Train on recordings](audio.md) describe data sets of files.
 
 One process at a time trains in a run folder. With `--resume` a run continues from its last
 checkpoint, whose files must match the digests that were written with them; a full disk ends a run

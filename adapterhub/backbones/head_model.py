@@ -351,6 +351,10 @@ def head_config(
         copied.label2id = {label: index for index, label in enumerate(labels)}
     elif kind == "span":
         copied.num_labels = 2
+    if kind == "ctc":
+        copied.vocab_size = len(labels)
+        # the blank
+        copied.pad_token_id = 0
     return copied
 
 

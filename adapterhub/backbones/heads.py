@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import (
     AutoModelForAudioClassification,
     AutoModelForCausalLM,
+    AutoModelForCTC,
     AutoModelForImageClassification,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
@@ -31,6 +32,7 @@ _AUTO_CLASSES = {
     "span": AutoModelForQuestionAnswering,
     "image": AutoModelForImageClassification,
     "audio": AutoModelForAudioClassification,
+    "ctc": AutoModelForCTC,
 }
 
 

@@ -83,6 +83,18 @@ def num_positions(base_model: Any, media: Sequence[Tensor]) -> list[int | None]:
     return [int(count(length)) for length in lengths]
 
 
+def with_blanks(logits: Sequence[Tensor]) -> list[Tensor]:
+    """Return logits ``[frames, vocabulary]`` filled up to the same number of frames.
+
+    The added frames are certainly blank (label 0), which changes neither a transcript nor its
+    likelihood.
+    """
+    longest = max(len(each) for each in logits)
+    blank = torch.full_like(logits[0][:1], -1e4)
+    blank[:, 0] = 0
+    return [torch.cat([each, blank.expand(longest - len(each), -1)]) for each in logits]
+
+
 def groups_of_shapes(media: Sequence[Tensor], *, together: bool) -> list[list[int]]:
     """Return indices of inputs that are computed at once: of one shape, or all where padded.
 

@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from adapterhub.backbones.media_inputs import groups_of_shapes, media_inputs
+from adapterhub.backbones.media_inputs import (
+    groups_of_shapes,
+    media_inputs,
+    num_positions,
+    with_blanks,
+)
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.teacher_forcing import alike, pads_targets, teacher_forced_inputs
 from adapterhub.data.packing import pad
@@ -240,9 +245,14 @@ class TaskForward:
         dtype = torch_dtype(self._backbone.quantization.compute_dtype)
         found: dict[int, Tensor] = {}
         for group in groups_of_shapes(media, together=self._paths.padding):
-            inputs = media_inputs(self.heads.model, [media[index].to(dtype) for index in group])
-            found |= dict(zip(group, self.heads.forward(inputs), strict=True))
-        return torch.stack([found[index] for index in range(len(media))])
+            own = [media[index].to(dtype) for index in group]
+            logits = self.heads.forward(media_inputs(self.heads.model, own))
+            if logits.dim() == 3:
+                counts = num_positions(self.heads.base_model, own)
+                logits = [each[:count] for each, count in zip(logits, counts, strict=True)]
+            found |= dict(zip(group, logits, strict=True))
+        outputs = [found[index] for index in range(len(media))]
+        return torch.stack(outputs if outputs[0].dim() == 1 else with_blanks(outputs))
 
 
 def has_window(config: Any) -> bool:

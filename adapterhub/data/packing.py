@@ -184,7 +184,7 @@ def _of_media(examples: Sequence[EncodedExample]) -> PackedBatch:
         select=_int64(list(range(len(examples)))),
         targets=_int64([target for example in examples for target in example.targets]),
         lengths=tuple(len(example) for example in examples),
-        selected=(1,) * len(examples),
+        selected=tuple(len(example.select) for example in examples),
         numbers=tuple(example.number for example in examples),
         media=tuple(each.media() for each in examples if each.media is not None),
     )

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.tasks.base import HeadKind, Task
 
-#: Read once per sequence, once per word, or at every token where an answer may start or end.
-LabelingKind = Literal["sequence", "token", "span"]
+#: Read once per sequence, once per word, at every token where an answer may start or end, or at
+#: every frame of a recording.
+LabelingKind = Literal["sequence", "token", "span", "transcript"]
 #: How the heads that label are read: an image or a recording once, like a sequence.
 LABELING_KINDS: Mapping[HeadKind, LabelingKind] = {
     "sequence": "sequence",
@@ -33,6 +34,7 @@ LABELING_KINDS: Mapping[HeadKind, LabelingKind] = {
     "span": "span",
     "image": "sequence",
     "audio": "sequence",
+    "ctc": "transcript",
 }
 #: What peft puts before the names of a class: beside a prompt or prefix, and beside layers.
 _PREFIXES = ("base_model.model.", "base_model.")

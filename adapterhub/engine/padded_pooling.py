@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
-from adapterhub.backbones.media_inputs import media_inputs
+from adapterhub.backbones.media_inputs import media_inputs, num_positions
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.data.batching import batches_by_length
 from adapterhub.engine.adapter_slots import BASE_MODEL
@@ -163,6 +163,9 @@ class PaddedPooling:
             else:
                 parts = _mixed_logits(heads, inputs)
         rows = [row.float().cpu() for part in parts for row in part]
+        if media is not None and rows[0].dim() > 1:
+            counts = num_positions(model.base_model, media)
+            return [row[:count] for row, count in zip(rows, counts, strict=True)]
         return [
             row.unsqueeze(0)
             if row.dim() == 1

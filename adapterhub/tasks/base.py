@@ -26,12 +26,14 @@ if TYPE_CHECKING:
 #: Head that the task puts on the backbone: the language-model head of a decoder (``causal_lm``) or
 #: of an encoder-decoder (``seq2seq_lm``), or a new linear layer that is read once per text
 #: (``sequence``), per word (``token``), at every token that may start or end an answer (``span``),
-#: or once per image (``image``) or recording (``audio``).
-HeadKind = Literal["causal_lm", "seq2seq_lm", "sequence", "token", "span", "image", "audio"]
+#: once per image (``image``) or recording (``audio``), or at every frame of a recording (``ctc``).
+HeadKind = Literal["causal_lm", "seq2seq_lm", "sequence", "token", "span", "image", "audio", "ctc"]
 #: Heads that are the backbone's own output layer, which no adapter stores.
 LANGUAGE_HEADS: frozenset[HeadKind] = frozenset({"causal_lm", "seq2seq_lm"})
 #: Heads that read an image or a recording.
-MEDIA_HEADS: frozenset[HeadKind] = frozenset({"image", "audio"})
+MEDIA_HEADS: frozenset[HeadKind] = frozenset({"image", "audio", "ctc"})
+#: Label of frames without a character.
+BLANK = "<blank>"
 
 #: Token that the head is read at: the first of a text or word, or the last.
 Pool: TypeAlias = Literal["first", "last"]
@@ -86,6 +88,8 @@ class TaskOptions(BaseModel):
         num_beams: Beams of an encoder-decoder's generation; 1 takes the likeliest token each time.
         image_size: Side in pixels that images are resized to; the backbone's own where not given.
         max_seconds: Longest part of a recording that is read, in seconds.
+        vocabulary: Characters of transcripts. Training takes those of its examples where it is not
+            given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -111,6 +115,7 @@ class TaskOptions(BaseModel):
     num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] = 1
     image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
     max_seconds: Annotated[float, Field(gt=0.0, le=120.0)] = 30.0
+    vocabulary: str | None = None
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> TaskOptions:

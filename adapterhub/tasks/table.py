@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from adapterhub.tasks.ranking import Ranking
     from adapterhub.tasks.relation_extraction import RelationExtraction
     from adapterhub.tasks.source_and_target import SourceAndTargetTask
+    from adapterhub.tasks.speech_recognition import SpeechRecognition
     from adapterhub.tasks.text_classification import TextClassification
     from adapterhub.tasks.token_classification import TokenClassification
 
@@ -36,13 +37,14 @@ if TYPE_CHECKING:
         Ranking,
         RelationExtraction,
         SourceAndTargetTask,
+        SpeechRecognition,
         TextClassification,
         TokenClassification,
     )
 
 #: Route of the server that serves a task: labels, spans, answers, the order of documents, text
-#: for an example, or a conversation.
-Route = Literal["classify", "tag", "answer", "rerank", "generate", "chat"]
+#: for an example, or a conversation; empty where none serves it.
+Route = Literal["classify", "tag", "answer", "rerank", "generate", "chat", ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +232,10 @@ def _text_classification(inputs: TaskInputs) -> Task:
     return make(inputs.preprocessor, inputs.labels, inputs.options, pool=inputs.pool)
 
 
+def _speech_recognition(inputs: TaskInputs) -> Task:
+    return _attribute("speech_recognition:SpeechRecognition")(inputs.preprocessor, inputs.options)
+
+
 def _question_answering(inputs: TaskInputs) -> Task:
     make = _attribute("question_answering:QuestionAnswering")
     return make(inputs.preprocessor, inputs.options, null=inputs.pool)
@@ -302,6 +308,14 @@ TASKS: Mapping[str, TaskEntry] = {
         route="classify",
         label_field="label",
         settings=("max_seconds", *_CALIBRATED),
+        media_field="audio",
+    ),
+    "speech-recognition": TaskEntry(
+        build=_speech_recognition,
+        alternatives=(("audio", "text"),),
+        default_metric=("wer", False),
+        route="",
+        settings=("max_seconds", "vocabulary"),
         media_field="audio",
     ),
     "relation-extraction": TaskEntry(

@@ -26,6 +26,7 @@ from adapterhub.errors import DataError
 from adapterhub.tasks.bio import OUTSIDE, check_tags, repair
 from adapterhub.tasks.conversations import unused_keys
 from adapterhub.tasks.table import entry_of, fields_of, missing_fields
+from adapterhub.tasks.transcripts import infer_vocabulary
 from adapterhub.tasks.words import infer_segmentation
 
 if TYPE_CHECKING:
@@ -132,6 +133,20 @@ def with_segmentation(recipe: Recipe, data: PreparedData) -> tuple[Recipe, str]:
     elif found != "words":
         message = f"plain text will be cut as the training tokens are: {found}"
     task = recipe.task.model_copy(update={"segmentation": found})
+    return recipe.model_copy(update={"task": task}), message
+
+
+def with_vocabulary(recipe: Recipe, data: PreparedData) -> tuple[Recipe, str]:
+    """Return the recipe with the characters of its transcripts, and a message for the user.
+
+    They are the outputs of the head, so they are stored with the adapter. A task without
+    transcripts, or a recipe that sets them, is returned unchanged.
+    """
+    if recipe.task.vocabulary or "vocabulary" not in entry_of(recipe.task.name).settings:
+        return recipe, ""
+    found = infer_vocabulary(data.splits["train"].examples)
+    task = recipe.task.model_copy(update={"vocabulary": found})
+    message = f"{len(found)} characters in transcripts: {found}"
     return recipe.model_copy(update={"task": task}), message
 
 

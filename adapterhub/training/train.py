@@ -25,6 +25,7 @@ from adapterhub.training.prepare import (
     label_log_odds,
     prepare_data,
     with_segmentation,
+    with_vocabulary,
 )
 from adapterhub.training.progress import JsonLinesReporter, Reporters
 from adapterhub.training.result import (
@@ -134,6 +135,7 @@ def train(
             return _already_finished(finished, reporter, is_main=is_main)
 
         recipe, segmentation = with_segmentation(recipe, data)
+        recipe, vocabulary = with_vocabulary(recipe, data)
         task = build_recipe_task(recipe, data, backbone, cache)
         encoded = {name: encode_split(task, data, name) for name in data.splits}
 
@@ -144,8 +146,8 @@ def train(
             closing(_build_model(recipe, data, task, backbone, start)) as model,
             _open_log(folder, reporter, append=resume, is_main=is_main) as log,
         ):
-            if segmentation:
-                log.on_message(segmentation)
+            for message in filter(None, (segmentation, vocabulary)):
+                log.on_message(message)
             _announce(log, recipe, data, encoded["train"], packed=model.is_packed)
             validation = encoded["validation"]
             loop = TrainingLoop(
