@@ -29,7 +29,7 @@ _MODEL_CLASSES = {
 }
 _IMAGES, _RECORDINGS = "image-classification", "audio-classification"
 _READERS = {_IMAGES: "AutoImageProcessor", _RECORDINGS: "AutoFeatureExtractor"}
-_GENERATES = "AutoModelForCausalLM"
+_GENERATES, _PAIRS = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 
 
 def render_card(
@@ -40,6 +40,7 @@ def render_card(
     pipeline_tag: str | None = None,
     license: str | None = None,
     continues: bool = False,
+    task_type: str = "",
 ) -> str:
     """Render the card; equal arguments give equal text.
 
@@ -49,9 +50,11 @@ def render_card(
         license: The Hub's identifier of the backbone's license, if known. It is named in the text;
             the license of the adapter is for its owner to choose.
         continues: Whether training continued from another adapter, which the metrics before are of.
+        task_type: peft's ``TaskType``, which tells the model of an encoder-decoder from others.
     """
     tag = pipeline_tag or _PIPELINE_TAGS.get(manifest.task, manifest.task)
-    model_class = _MODEL_CLASSES.get(tag, _GENERATES)
+    written = _PAIRS if task_type == "SEQ_2_SEQ_LM" else _GENERATES
+    model_class = _MODEL_CLASSES.get(tag, written)
     reader = _READERS.get(tag, "AutoTokenizer")
     quantized = {"BitsAndBytesConfig"} if manifest.quantization.scheme != "none" else set()
     revision = manifest.backbone.revision
@@ -102,7 +105,7 @@ def _before(model_class: str, *, continues: bool) -> str:
     """Return what the metrics before training are of."""
     if continues:
         return "before (the adapter that it continues)"
-    if model_class == _GENERATES:
+    if model_class in (_GENERATES, _PAIRS):
         return "before (backbone without adapter)"
     return "before (backbone with an untrained head)"
 

@@ -158,7 +158,12 @@ def import_peft(
         adapter_config=_config(adapter.found, match),
         manifest=manifest,
         card=render_card(
-            manifest, name=name, plot=None, pipeline_tag=built.pipeline_tag, license=match.license
+            manifest,
+            name=name,
+            plot=None,
+            pipeline_tag=built.pipeline_tag,
+            license=match.license,
+            task_type=built.peft_task_type,
         ),
         extra_files=_upstream_card(folder, replacements(manifest, config)),
     )

@@ -57,6 +57,7 @@ def save_adapter(
         pipeline_tag=evidence.task.pipeline_tag,
         license=model.backbone.license,
         continues=continues,
+        task_type=evidence.task.peft_task_type,
     )
     return write_artifact(
         folder,

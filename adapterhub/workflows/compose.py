@@ -266,7 +266,10 @@ def _config(first: Parent, weights: AdapterWeights, head: Parent) -> dict[str, A
 
 
 def _card(manifest: Manifest, name: str, parents: Sequence[Parent]) -> str:
-    card = render_card(manifest, name=name, plot=None, license=_license(manifest))
+    task_type = str(parents[0].artifact.adapter_config.get("task_type") or "")
+    card = render_card(
+        manifest, name=name, plot=None, license=_license(manifest), task_type=task_type
+    )
     rows = "\n".join(
         f"| `{parent.ref}` | {parent.weight:g} | `{parent.artifact.digest}` |" for parent in parents
     )

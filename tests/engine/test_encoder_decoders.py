@@ -98,9 +98,15 @@ def test_sequences_of_mixed_adapters_leave_a_batch_at_different_steps(
 ):
     kept = []
     keep = LockStepBatch.keep
-    monkeypatch.setattr(
-        LockStepBatch, "keep", lambda batch, live: kept.append(keep(batch, live)) or kept[-1]
-    )
+
+    def watched(batch, live):
+        before = batch._inputs["encoder_outputs"].last_hidden_state
+        kept.append(keep(batch, live))
+        after = batch._inputs["encoder_outputs"].last_hidden_state
+        assert torch.equal(after, before[live])
+        return kept[-1]
+
+    monkeypatch.setattr(LockStepBatch, "keep", watched)
     counts = [2, 12, 5, 9, 3]
     outputs = engine.generate(SOURCES, NAMES, [greedy(count) for count in counts])
     cases = zip(NAMES, SOURCES, counts, strict=True)

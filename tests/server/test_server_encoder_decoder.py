@@ -67,6 +67,8 @@ def test_what_is_trained_is_predicted_evaluated_and_served(command, trained, t5,
         (Registry().materialize(Registry().resolve("forth")) / "adapter_config.json").read_text()
     )
     assert config["task_type"] == "SEQ_2_SEQ_LM"
+    card = (Registry().materialize(Registry().resolve("forth")) / "README.md").read_text()
+    assert "AutoModelForSeq2SeqLM" in card
 
     wanted = {
         name: [by_peft(t5, report["artifact"], text) for text in TEXTS]
