@@ -17,6 +17,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
 
+from adapterhub.kernels.dequantize_cpu import dequantize_4bit
 from adapterhub.kernels.lora.autograd import LoraLinearFunction
 
 if TYPE_CHECKING:
@@ -66,9 +67,16 @@ def _frozen_weight(base: nn.Linear) -> tuple[Callable[[], Tensor], torch.dtype]:
     """Return a function for the weight ``[out, in]`` in the compute type, and that type."""
     if not isinstance(base, Linear4bit):
         return lambda: base.weight, base.weight.dtype
-    state = base.weight.quant_state
+    codes, state = base.weight.data, base.weight.quant_state
     dtype = base.compute_dtype or state.dtype
-    return lambda: bnb_functional.dequantize_4bit(base.weight.data, state).to(dtype), dtype
+
+    def dequantized() -> Tensor:
+        weight = dequantize_4bit(codes, state)
+        if weight is None:
+            weight = bnb_functional.dequantize_4bit(codes, state)
+        return weight.to(dtype)
+
+    return dequantized, dtype
 
 
 def _dropout_mask(dropout: nn.Module, x: Tensor) -> Tensor | None:

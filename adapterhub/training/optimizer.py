@@ -40,7 +40,9 @@ def build_optimizer(
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(described, lr=section.learning_rate, betas=section.betas)
-    return torch.optim.AdamW(described, lr=section.learning_rate, betas=section.betas)
+    # one call for all tensors; on other devices torch chooses
+    fused = all(each.device.type == "cpu" for group in groups.values() for each in group) or None
+    return torch.optim.AdamW(described, lr=section.learning_rate, betas=section.betas, fused=fused)
 
 
 def build_schedule(optimizer: Optimizer, section: ScheduleSection, total_steps: int) -> LRScheduler:

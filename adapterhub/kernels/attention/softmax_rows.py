@@ -49,13 +49,13 @@ def softmax_row(scores: int, weights: int, width: int, scale: Any) -> Any:
     for k in range(16, width, 16):
         top = _maximum(top, simd.load_f32(scores + 4 * k))
     shift = _largest(top) * scale
-    total = _splat(np.float32(0.0))
+    total, shifts = splat(np.float32(0.0)), splat(shift)
     for k in range(0, width, 16):
-        found = _exponential(simd.load_f32(scores + 4 * k), scale, shift)
+        found = exponential(simd.load_f32(scores + 4 * k), scale, shifts)
         simd.store(scores + 4 * k, found)
         total = simd.add(total, found)
     share = _total(total)
-    factor = _splat(np.float32(1.0) / share)
+    factor = splat(np.float32(1.0) / share)
     for k in range(0, width, 16):
         product = simd.multiply(simd.load_f32(scores + 4 * k), factor)
         simd.store_rounded(weights + 2 * k, product)
@@ -72,14 +72,16 @@ def _constant(value: float) -> Any:
     return ir.Constant(_FLOATS, [value] * 16)
 
 
-def _filled(builder: Any, value: Any) -> Any:
-    undefined = ir.Constant(_FLOATS, ir.Undefined)
+def _filled(builder: Any, value: Any, form: Any = _FLOATS) -> Any:
+    undefined = ir.Constant(form, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(_WORD, 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(_WORDS, [0] * 16))
 
 
 @intrinsic
-def _splat(_context: Any, _value: Any) -> Any:
+def splat(_context: Any, _value: Any) -> Any:
+    """Return an ``f32x16`` of one float32."""
+
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return _filled(builder, arguments[0])
 
@@ -113,7 +115,7 @@ def _total(_context: Any, _values: Any) -> Any:
 
 
 @intrinsic
-def _exponential(_context: Any, _values: Any, _scale: Any, _shift: Any) -> Any:
+def exponential(_context: Any, _values: Any, _scale: Any, _shift: Any) -> Any:
     """Return ``exp(scale * values - shift)`` for arguments up to 0, 0 below -87."""
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
@@ -121,7 +123,7 @@ def _exponential(_context: Any, _values: Any, _scale: Any, _shift: Any) -> Any:
             return _call(builder, "llvm.fma.v16f32", left, right, added)
 
         values, scale, shift = arguments
-        x = fused(values, _filled(builder, scale), builder.fneg(_filled(builder, shift)))
+        x = fused(values, _filled(builder, scale), builder.fneg(shift))
         seen = builder.fcmp_ordered(">=", x, _constant(_MIN_EXPONENT))
         x = builder.select(seen, x, _constant(0.0))
         n = _call(builder, "llvm.floor.v16f32", fused(x, _constant(1.44269504), _constant(0.5)))
@@ -135,4 +137,30 @@ def _exponential(_context: Any, _values: Any, _scale: Any, _shift: Any) -> Any:
         power = builder.bitcast(builder.shl(bits, ir.Constant(_WORDS, [23] * 16)), _FLOATS)
         return builder.select(seen, builder.fmul(p, power), _constant(0.0))
 
-    return f32x16(f32x16, types.float32, types.float32), build
+    return f32x16(f32x16, types.float32, f32x16), build
+
+
+@intrinsic
+def subtract(_context: Any, _left: Any, _right: Any) -> Any:
+    """Return the difference of two ``f32x16``."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.fsub(*arguments)
+
+    return f32x16(f32x16, f32x16), build
+
+
+@intrinsic
+def keep_lanes(_context: Any, _values: Any, _begin: Any, _end: Any) -> Any:
+    """Return an ``f32x16`` that is 0 before lane ``begin`` and from lane ``end`` on."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        values, *bounds = arguments
+        lanes = ir.Constant(_WORDS, list(range(16)))
+        begin, end = (_filled(builder, builder.trunc(each, _WORD), _WORDS) for each in bounds)
+        kept = builder.and_(
+            builder.icmp_signed(">=", lanes, begin), builder.icmp_signed("<", lanes, end)
+        )
+        return builder.select(kept, values, _constant(0.0))
+
+    return f32x16(f32x16, types.int64, types.int64), build

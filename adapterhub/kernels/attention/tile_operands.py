@@ -1,13 +1,73 @@
 """Operands of matrix tiles in aligned memory, and their product."""
+# mypy: allow-untyped-decorators
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from adapterhub.kernels import amx
 from adapterhub.kernels.numba_support import compiled
+
+_WORD = ir.IntType(32)
+_WORDS = ir.VectorType(_WORD, 16)
+_HALVES = ir.VectorType(ir.IntType(16), 16)
+
+
+def _vector(builder: Any, address: Any, form: ir.VectorType) -> Any:
+    return builder.inttoptr(address, form.as_pointer())
+
+
+@intrinsic
+def transpose_tile(_context: Any, _source: Any, _stride: Any, _target: Any) -> Any:
+    """Write 16 rows of 16 words, ``stride`` bytes apart, as the columns of a tile.
+
+    Each of four steps exchanges the lanes whose number has one bit between two rows.
+    """
+
+    def build(_target_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        source, stride, target = arguments
+        rows = []
+        for _ in range(16):
+            rows.append(builder.load(_vector(builder, source, _WORDS), align=4))
+            source = builder.add(source, stride)
+        for bit in (1, 2, 4, 8):
+            lower = [16 + lane - bit if lane & bit else lane for lane in range(16)]
+            upper = [16 + lane if lane & bit else lane + bit for lane in range(16)]
+            for row in range(16):
+                if not row & bit:
+                    pair = rows[row], rows[row + bit]
+                    rows[row] = builder.shuffle_vector(*pair, ir.Constant(_WORDS, lower))
+                    rows[row + bit] = builder.shuffle_vector(*pair, ir.Constant(_WORDS, upper))
+        for row in rows:
+            builder.store(row, _vector(builder, target, _WORDS), align=64)
+            target = builder.add(target, ir.Constant(target.type, 64))
+
+    return types.void(types.int64, types.int64, types.int64), build
+
+
+@intrinsic
+def interleave_tile(_context: Any, _source: Any, _stride: Any, _target: Any) -> Any:
+    """Write 32 rows of 16 bfloat16 values, ``stride`` bytes apart, as a right tile."""
+
+    def build(_target_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        source, stride, target = arguments
+        shift = ir.Constant(_WORDS, [16] * 16)
+        for _ in range(16):
+            pair = []
+            for _ in range(2):
+                halves = builder.load(_vector(builder, source, _HALVES), align=2)
+                pair.append(builder.zext(halves, _WORDS))
+                source = builder.add(source, stride)
+            word = builder.or_(pair[0], builder.shl(pair[1], shift))
+            builder.store(word, _vector(builder, target, _WORDS), align=64)
+            target = builder.add(target, ir.Constant(target.type, 64))
+
+    return types.void(types.int64, types.int64, types.int64), build
 
 
 @compiled()
@@ -28,34 +88,38 @@ def read_rows(source: Any, start: int, count: int, head: int, rows: Any) -> None
 
 
 @compiled()
-def pack_transposed(rows: Any, packed: Any) -> None:
-    """Write bfloat16 ``[n, dim]`` as right tiles of its transpose, ``[n / 16, dim / 32]``."""
-    words = rows.reshape(rows.size).view(np.uint32).reshape(rows.shape[0], rows.shape[1] // 2)
-    steps = words.shape[1] // amx.ROWS
-    tiles = packed.reshape(rows.shape[0] // amx.ROWS, steps, amx.ROWS, amx.ROWS)
-    for group in range(tiles.shape[0]):
-        for step in range(steps):
-            for pair in range(amx.ROWS):
-                for column in range(amx.ROWS):
-                    tiles[group, step, pair, column] = words[
-                        group * amx.ROWS + column, step * amx.ROWS + pair
-                    ]
+def pack_transposed(source: int, stride: int, rows: int, width: int, packed: int) -> None:
+    """Write the transpose of bfloat16 ``[rows, width]`` as tiles ``[rows / 16, width / 32]``.
+
+    Args:
+        source: Address of the values.
+        stride: Bytes from a row to the next.
+        rows: Multiple of 16.
+        width: Multiple of 32.
+        packed: Address of the tiles.
+    """
+    for row in range(0, rows, amx.ROWS):
+        for column in range(0, width, amx.DEPTH):
+            transpose_tile(source + row * stride + 2 * column, stride, packed)
+            packed += amx.TILE
 
 
 @compiled()
-def pack_pairs(rows: Any, packed: Any) -> None:
-    """Write bfloat16 ``[n, dim]`` as right tiles, ``[dim / 16, n / 32]``."""
-    steps = rows.shape[0] // amx.DEPTH
-    tiles = packed.reshape(rows.shape[1] // amx.ROWS, steps, amx.ROWS, amx.ROWS)
-    for group in range(tiles.shape[0]):
-        for step in range(steps):
-            for pair in range(amx.ROWS):
-                first = step * amx.DEPTH + 2 * pair
-                for column in range(amx.ROWS):
-                    at = group * amx.ROWS + column
-                    tiles[group, step, pair, column] = np.uint32(rows[first, at]) | (
-                        np.uint32(rows[first + 1, at]) << np.uint32(16)
-                    )
+def pack_pairs(source: int, stride: int, rows: int, width: int, packed: int) -> None:
+    """Write bfloat16 ``[rows, width]`` as right tiles, ``[width / 16, rows / 32]``.
+
+    Args:
+        source: Address of the values.
+        stride: Bytes from a row to the next.
+        rows: Multiple of 32.
+        width: Multiple of 16.
+        packed: Address of the tiles.
+    """
+    column_size = rows // amx.DEPTH * amx.TILE
+    for step in range(rows // amx.DEPTH):
+        for group in range(width // amx.ROWS):
+            at = source + step * amx.DEPTH * stride + 2 * group * amx.ROWS
+            interleave_tile(at, stride, packed + group * column_size + step * amx.TILE)
 
 
 @compiled()

@@ -9,6 +9,7 @@ import torch
 
 from adapterhub.kernels import amx
 from adapterhub.kernels.attention import tiles
+from adapterhub.kernels.attention.tiles_backward import attend_backward
 from adapterhub.kernels.numba_support import as_array
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class TiledAttention(torch.autograd.Function):
         d_query, d_key, d_value = found = [torch.empty_like(each) for each in (q, k, v)]
         for each in found:
             each[ctx.tokens :] = 0
-        tiles.attend_backward(
+        attend_backward(
             as_array(q),
             as_array(k),
             as_array(v),

@@ -19,7 +19,9 @@ import numpy as np
 from numba import prange
 
 from adapterhub.kernels import amx
-from adapterhub.kernels.attention.softmax_rows import softmax_row
+from adapterhub.kernels.attention.softmax_rows import (
+    softmax_row,
+)
 from adapterhub.kernels.attention.tile_operands import (
     aligned,
     multiply_tiles,
@@ -27,7 +29,7 @@ from adapterhub.kernels.attention.tile_operands import (
     pack_transposed,
     read_rows,
 )
-from adapterhub.kernels.numba_support import compiled, exponential, narrow, widen
+from adapterhub.kernels.numba_support import compiled, narrow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -101,9 +103,9 @@ def _forward(
     rows = aligned(padded * dim // 2).view(np.uint16).reshape(padded, dim)
     keys, values = aligned(padded * dim // 2), aligned(padded * dim // 2)
     read_rows(key, start, length, kv_head, rows)
-    pack_transposed(rows, keys)
+    pack_transposed(rows.ctypes.data, 2 * dim, padded, dim, keys.ctypes.data)
     read_rows(value, start, length, kv_head, rows)
-    pack_pairs(rows, values)
+    pack_pairs(rows.ctypes.data, 2 * dim, padded, dim, values.ctypes.data)
     queries = aligned(BLOCK * dim // 2).view(np.uint16).reshape(BLOCK, dim)
     scores = aligned(BLOCK * padded).view(np.float32)
     probs = aligned(BLOCK * padded // 2).view(np.uint16)
@@ -131,9 +133,10 @@ def _forward(
                 False,
             )
             for row in range(count):
-                at = start + first + row
                 begin, end = _keys_of(first + row, 1, length, batch)
-                log_z[head, at] = _softmax(block[row], weights[row], begin - low, end - low, scale)
+                log_z[head, start + first + row] = _softmax(
+                    block[row], weights[row], begin - low, end - low, scale
+                )
             weights[count:] = 0
             multiply_tiles(
                 weights.ctypes.data,
@@ -148,7 +151,7 @@ def _forward(
                 False,
             )
             for row in range(count):
-                _store(sums[row], out[start + first + row, head], np.float32(1.0))
+                store_row(sums[row], out[start + first + row, head], np.float32(1.0))
 
 
 @compiled()
@@ -171,274 +174,6 @@ def _softmax(scores: Any, weights: Any, begin: int, end: int, scale: Any) -> Any
 
 
 @compiled()
-def _store(source: Any, target: Any, factor: Any) -> None:
+def store_row(source: Any, target: Any, factor: Any) -> None:
     for k in range(len(source)):
         target[k] = narrow(source[k] * factor, target[k])
-
-
-@compiled(parallel=True)
-def attend_backward(
-    query: NDArray[np.uint16],
-    key: NDArray[np.uint16],
-    value: NDArray[np.uint16],
-    out: NDArray[np.uint16],
-    log_z: NDArray[np.float32],
-    grad: NDArray[np.uint16],
-    batch: TileBatch,
-    d_query: NDArray[np.uint16],
-    d_key: NDArray[np.uint16],
-    d_value: NDArray[np.uint16],
-) -> None:
-    """Write the gradients of query, key and value for ``grad``, that of ``out``."""
-    kv_heads, sequences = key.shape[1], len(batch.starts)
-    for unit in prange(kv_heads * sequences):
-        amx.configure(batch.configuration)
-        _backward(
-            query,
-            key,
-            value,
-            out,
-            log_z,
-            grad,
-            batch,
-            unit % sequences,
-            unit // sequences,
-            d_query,
-            d_key,
-            d_value,
-        )
-        amx.release()
-
-
-@compiled()
-def _backward(
-    query: Any,
-    key: Any,
-    value: Any,
-    out: Any,
-    log_z: Any,
-    grad: Any,
-    batch: TileBatch,
-    sequence: int,
-    kv_head: int,
-    d_query: Any,
-    d_key: Any,
-    d_value: Any,
-) -> None:
-    """Compute the gradients of one key head of a sequence and of its query heads."""
-    start, length, scale = batch.starts[sequence], batch.lengths[sequence], np.float32(batch.scale)
-    groups, dim = query.shape[1] // key.shape[1], query.shape[2]
-    padded = -(-length // BLOCK) * BLOCK
-    size = padded * dim // 2
-    keys = aligned(size).view(np.uint16).reshape(padded, dim)
-    values = aligned(size).view(np.uint16).reshape(padded, dim)
-    turned = aligned(size).view(np.uint16).reshape(dim, padded)
-    rows = aligned(size).view(np.uint16).reshape(padded, dim)
-    q_turned, q_pairs, g_turned, g_pairs = (
-        aligned(size),
-        aligned(size),
-        aligned(size),
-        aligned(size),
-    )
-    sum_key = aligned(2 * size).view(np.float32).reshape(padded, dim)
-    sum_value = aligned(2 * size).view(np.float32).reshape(padded, dim)
-    sum_query = aligned(2 * size).view(np.float32).reshape(dim, padded)
-    shift, delta = aligned(padded).view(np.float32), aligned(padded).view(np.float32)
-    read_rows(key, start, length, kv_head, keys)
-    read_rows(value, start, length, kv_head, values)
-    _transpose(keys, turned)
-    sum_key[:] = 0
-    sum_value[:] = 0
-    for head in range(kv_head * groups, (kv_head + 1) * groups):
-        read_rows(query, start, length, head, rows)
-        pack_transposed(rows, q_turned)
-        pack_pairs(rows, q_pairs)
-        read_rows(grad, start, length, head, rows)
-        pack_transposed(rows, g_turned)
-        pack_pairs(rows, g_pairs)
-        for row in range(length):
-            at = start + row
-            shift[row] = log_z[head, at]
-            delta[row] = _dot(grad[at, head], out[at, head])
-        shift[length:] = 0
-        delta[length:] = 0
-        sum_query[:] = 0
-        _head_blocks(
-            keys,
-            values,
-            turned,
-            q_turned.ctypes.data,
-            q_pairs.ctypes.data,
-            g_turned.ctypes.data,
-            g_pairs.ctypes.data,
-            shift,
-            delta,
-            length,
-            batch,
-            sum_query,
-            sum_key,
-            sum_value,
-        )
-        for row in range(length):
-            target = d_query[start + row, head]
-            for k in range(dim):
-                target[k] = narrow(sum_query[k, row] * scale, target[k])
-    for row in range(length):
-        _store(sum_key[row], d_key[start + row, kv_head], scale)
-        _store(sum_value[row], d_value[start + row, kv_head], np.float32(1.0))
-
-
-@compiled()
-def _head_blocks(
-    keys: Any,
-    values: Any,
-    turned: Any,
-    q_turned: int,
-    q_pairs: int,
-    g_turned: int,
-    g_pairs: int,
-    shift: Any,
-    delta: Any,
-    length: int,
-    batch: TileBatch,
-    sum_query: Any,
-    sum_key: Any,
-    sum_value: Any,
-) -> None:
-    """Add the gradients of one query head, block by block."""
-    causal, window, scale = batch.causal, batch.window, np.float32(batch.scale)
-    padded, dim = keys.shape
-    depth, column = dim // amx.DEPTH, padded // amx.DEPTH * amx.TILE
-    scores = aligned(BLOCK * BLOCK).view(np.float32).reshape(BLOCK, BLOCK)
-    slopes = aligned(BLOCK * BLOCK).view(np.float32).reshape(BLOCK, BLOCK)
-    probs = aligned(BLOCK * BLOCK // 2).view(np.uint16).reshape(BLOCK, BLOCK)
-    left = aligned(BLOCK * BLOCK // 2).view(np.uint16).reshape(BLOCK, BLOCK)
-    right = aligned(BLOCK * BLOCK // 2).reshape(2, amx.ROWS, amx.ROWS)
-    for first in range(0, length, BLOCK):
-        begin = first if causal else max(0, first - window + 1) // BLOCK * BLOCK
-        end = min(length, first + BLOCK - 1 + window)
-        for low in range(begin, end, BLOCK):
-            tiles = low * dim * 2
-            multiply_tiles(
-                keys[first].ctypes.data,
-                2 * dim,
-                q_turned + tiles,
-                depth * amx.TILE,
-                depth,
-                scores.ctypes.data,
-                4 * BLOCK,
-                BLOCK,
-                BLOCK,
-                False,
-            )
-            multiply_tiles(
-                values[first].ctypes.data,
-                2 * dim,
-                g_turned + tiles,
-                depth * amx.TILE,
-                depth,
-                slopes.ctypes.data,
-                4 * BLOCK,
-                BLOCK,
-                BLOCK,
-                False,
-            )
-            for row in range(BLOCK):
-                _weigh(
-                    scores[row],
-                    slopes[row],
-                    shift[low : low + BLOCK],
-                    delta[low : low + BLOCK],
-                    scale,
-                )
-            _hide(scores, slopes, first, low, length, causal, window)
-            for row in range(BLOCK):
-                _store(scores[row], probs[row], np.float32(1.0))
-                _store(slopes[row], left[row], np.float32(1.0))
-            for half in range(2):
-                for pair in range(amx.ROWS):
-                    for at in range(amx.ROWS):
-                        column_at = half * amx.ROWS + at
-                        right[half, pair, at] = np.uint32(left[2 * pair, column_at]) | (
-                            np.uint32(left[2 * pair + 1, column_at]) << np.uint32(16)
-                        )
-            tile = low // amx.DEPTH * amx.TILE
-            multiply_tiles(
-                probs.ctypes.data,
-                2 * BLOCK,
-                g_pairs + tile,
-                column,
-                1,
-                sum_value[first].ctypes.data,
-                4 * dim,
-                BLOCK,
-                dim,
-                True,
-            )
-            multiply_tiles(
-                left.ctypes.data,
-                2 * BLOCK,
-                q_pairs + tile,
-                column,
-                1,
-                sum_key[first].ctypes.data,
-                4 * dim,
-                BLOCK,
-                dim,
-                True,
-            )
-            multiply_tiles(
-                turned.ctypes.data + 2 * first,
-                2 * padded,
-                right.ctypes.data,
-                amx.TILE,
-                1,
-                sum_query.ctypes.data + 4 * low,
-                4 * padded,
-                dim,
-                BLOCK,
-                True,
-            )
-
-
-@compiled()
-def _weigh(scores: Any, slopes: Any, shift: Any, delta: Any, scale: Any) -> None:
-    """Turn a key's scores into ``P`` and ``dO Vᵀ`` into ``dS``, for a block of queries."""
-    for k in range(len(scores)):
-        prob = exponential(min(scores[k] * scale - shift[k], np.float32(0.0)))
-        scores[k] = prob
-        slopes[k] = prob * (slopes[k] - delta[k])
-
-
-@compiled()
-def _hide(
-    scores: Any, slopes: Any, first: int, low: int, length: int, causal: bool, window: int
-) -> None:
-    """Set to 0 what a query of the block does not see, or lies behind the sequence."""
-    inside = first + BLOCK <= length and low + BLOCK <= length
-    near = low + BLOCK - first <= window and (causal or first + BLOCK - low <= window)
-    if inside and near and (not causal or first + BLOCK <= low + 1):
-        return
-    for row in range(BLOCK):
-        at = first + row
-        begin = at if causal else max(0, at - window + 1)
-        end = min(length, at + window) if at < length else begin
-        for k in range(BLOCK):
-            if low + k < begin or low + k >= end:
-                scores[row, k] = 0
-                slopes[row, k] = 0
-
-
-@compiled()
-def _dot(first: Any, second: Any) -> Any:
-    total = np.float32(0.0)
-    for k in range(len(first)):
-        total += widen(first[k]) * widen(second[k])
-    return total
-
-
-@compiled()
-def _transpose(source: Any, target: Any) -> None:
-    for row in range(source.shape[0]):
-        for column in range(source.shape[1]):
-            target[column, row] = source[row, column]
