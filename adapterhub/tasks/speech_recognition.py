@@ -109,10 +109,10 @@ class SpeechRecognition(UnsplitTask):
         A transcript with more characters than frames can't be aligned, and counts nothing.
 
         Args:
-            hidden: ``[recordings, frames, vocabulary]``; frames after the end are certainly blank,
-                which changes nothing.
+            hidden: ``[recordings, frames, vocabulary]``, or ``[frames, vocabulary]`` of one. Frames
+                after the end are certainly blank, which changes nothing.
         """
-        log_probs = head(hidden).float().log_softmax(-1).transpose(0, 1)
+        log_probs = _of_batch(head(hidden)).float().log_softmax(-1).transpose(0, 1)
         frames, count, _ = log_probs.shape
         return F.ctc_loss(
             log_probs,
@@ -129,8 +129,7 @@ class SpeechRecognition(UnsplitTask):
 
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[str]:
         """Return the transcript of each recording, given ``[(recordings,) frames, vocabulary]``."""
-        logits = head(hidden)
-        best = (logits if logits.dim() == 3 else logits.unsqueeze(0)).argmax(-1).tolist()
+        best = _of_batch(head(hidden)).argmax(-1).tolist()
         texts = ("".join(self.labels[at] for at, _ in groupby(frames) if at) for frames in best)
         return [" ".join(text.split()) for text in texts]
 
@@ -172,6 +171,11 @@ class SpeechRecognition(UnsplitTask):
     def statistics(self, examples: Sequence[Example], decoded: Sequence[str]) -> ExampleStatistics:
         """Return errors and numbers of words and characters of each example."""
         return ExampleStatistics(_counts(examples, decoded), _rates, _MEANING)
+
+
+def _of_batch(logits: Tensor) -> Tensor:
+    """Return logits with a first dimension for recordings."""
+    return logits if logits.dim() == 3 else logits.unsqueeze(0)
 
 
 def _counts(examples: Sequence[Example], decoded: Sequence[str]) -> Array:

@@ -57,6 +57,9 @@ def test_the_loss_is_the_likelihood_of_each_recording_alone():
     found = task_of().loss(lambda hidden: hidden, torch.stack(with_blanks(logits)), batch)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert task_of().weight(batch) == 5
+    alone = task_of().loss(lambda hidden: hidden, logits[0], batch_of("ab"))
+    both = task_of().loss(lambda hidden: hidden, logits[0][None], batch_of("ab"))
+    assert alone == both
 
 
 def test_a_transcript_joins_repetitions_and_leaves_blanks_out():
