@@ -13,9 +13,9 @@ from transformers import (
     AutoModelForCausalLM,
     BertForMaskedLM,
     EncoderDecoderConfig,
+    Speech2TextConfig,
     VisionEncoderDecoderConfig,
     ViTConfig,
-    WhisperConfig,
 )
 
 from adapterhub.backbones.architecture import read_architecture
@@ -174,7 +174,10 @@ def test_code_in_a_backbone_folder_is_never_run(decoder):
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        (WhisperConfig(), "'whisper' reads audio, and encoder-decoders of audio are not supported"),
+        (
+            Speech2TextConfig(),
+            "'speech_to_text' reads audio, and encoder-decoders of audio are not supported",
+        ),
         (
             EncoderDecoderConfig(encoder=bert_config().to_dict(), decoder=bert_config().to_dict()),
             "of two models",
