@@ -22,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 _CACHE_NAME = "forward_paths.json"
 #: Folder of the verdicts on backbones outside the cache.
 _FOLDER = "forward_paths"
-_MODULES = ("fast_decoder", "float32_model", "shallow_model")
+_MODULES = ("compiled_decoder", "fast_decoder", "float32_model", "shallow_model")
 _LIBRARIES = ("adapterhub", "torch", "transformers")
 
 

@@ -13,7 +13,7 @@ from adapterhub.adapters.target_modules import is_linear_layer
 from adapterhub.backbones.media_inputs import audio_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -193,11 +193,16 @@ class ProbeAdapter:
         y = W x + s (u · x) v
 
     It shows layers in which the tokens of a batch lie in another order than expected. With
-    ``noise`` it also multiplies the output by random factors about 1, as rounding does.
+    ``noise`` it also multiplies the output by random factors about 1, as rounding does. ``u`` and
+    ``v`` are numbers of bfloat16, so that they are the same in every type.
+
+    Args:
+        base_model: Base model.
+        layers: Layers to change; all linear ones of transformers if empty.
     """
 
-    def __init__(self, base_model: nn.Module) -> None:
-        self._layers = [m for m in base_model.modules() if is_linear_layer(m)]
+    def __init__(self, base_model: nn.Module, layers: Sequence[nn.Module] = ()) -> None:
+        self._layers = list(layers) or [m for m in base_model.modules() if is_linear_layer(m)]
         self._vectors: dict[int, tuple[Tensor, Tensor]] = {}
         self._strength_of: StrengthOf | None = None
         self._noise = 0.0
@@ -228,6 +233,28 @@ class ProbeAdapter:
         finally:
             self._strength_of, self._noise = None, 0.0
 
+    def strengths(self, leading: tuple[int, ...]) -> Tensor:
+        """Return the strength of each vector of a layer's input of some leading sizes."""
+        if self._strength_of is None:
+            raise ValueError("strengths are known while the adapter is active")
+        found = self._strength_of(torch.empty(*leading, 1))
+        return torch.as_tensor(found).expand(leading)
+
+    def vectors(self, index: int, inputs: int, outputs: int) -> tuple[Tensor, Tensor]:
+        """Return ``u`` and ``v`` of a layer, float32 ``[inputs]`` and ``[outputs]``.
+
+        Args:
+            index: Number of the layer.
+            inputs: Number of its inputs.
+            outputs: Number of its outputs.
+        """
+        if index not in self._vectors:
+            generator = torch.Generator().manual_seed(index)
+            u = torch.randn(inputs, generator=generator) / inputs**0.5
+            v = torch.randn(outputs, generator=generator)
+            self._vectors[index] = (u.bfloat16().float(), v.bfloat16().float())
+        return self._vectors[index]
+
     def _change(self, index: int, inputs: tuple[Any, ...], output: Any) -> Any:
         if self._strength_of is None or not inputs or not isinstance(output, torch.Tensor):
             return None
@@ -235,7 +262,8 @@ class ProbeAdapter:
         strength = self._strength_of(x)
         changed = output
         if isinstance(strength, torch.Tensor) or strength:
-            u, v = self._vectors_of(index, x, output)
+            u, v = self.vectors(index, x.shape[-1], output.shape[-1])
+            u, v = u.to(x.device), v.to(x.device)
             update = (x.to(u.dtype) @ u * strength).unsqueeze(-1) * v
             changed = output + update.to(output.dtype)
         if self._noise:
@@ -244,14 +272,6 @@ class ProbeAdapter:
             noise = self._noise if output.dtype == torch.float32 else 2 * self._noise
             changed = (changed.float() * (1 + noise * factors)).to(output.dtype)
         return changed
-
-    def _vectors_of(self, index: int, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        if index not in self._vectors:
-            generator = torch.Generator().manual_seed(index)
-            u = torch.randn(x.shape[-1], generator=generator) / x.shape[-1] ** 0.5
-            v = torch.randn(output.shape[-1], generator=generator)
-            self._vectors[index] = (u.to(x.device), v.to(x.device))
-        return self._vectors[index]
 
 
 def of_packed(probes: list[Probe]) -> StrengthOf:

@@ -6,6 +6,7 @@ import logging
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,7 @@ from adapterhub.engine.adapter_manager import AdapterManager
 from adapterhub.engine.adapter_preparation import AdapterPreparer, num_virtual_tokens
 from adapterhub.engine.adapter_slots import AdapterSlots
 from adapterhub.engine.block_pool import BlockPool
+from adapterhub.engine.compiled_output import StepLogits
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.host_cache import HostCache
 from adapterhub.engine.model_runner import ModelRunner
@@ -343,23 +345,26 @@ class EngineCore:
         self._num_computed_tokens += len(hidden)
         for chunk in chunks:
             self.scheduler.computed(chunk)
-        ends = torch.tensor([chunk.num_tokens for chunk in chunks]).cumsum(0) - 1
+        ends = list(accumulate(chunk.num_tokens for chunk in chunks))
         samples = [index for index, chunk in enumerate(chunks) if chunk.samples]
         if not samples:
             return []
         sequences = [chunks[index].sequence for index in samples]
         blends = [each.runs(each.length - 1, each.length)[0][1] for each in sequences]
-        return self._sample(sequences, self.model_runner.logits(hidden[ends[samples]], blends))
+        if len(samples) < len(hidden):
+            hidden = hidden[[ends[index] - 1 for index in samples]]
+        return self._sample(sequences, self.model_runner.step_logits(hidden, blends))
 
     def _sample(
-        self, sequences: list[Sequence], logits: Tensor
+        self, sequences: list[Sequence], found: StepLogits
     ) -> list[tuple[Sequence, CompletionDelta]]:
         """Append a token to each sequence; end those that are finished."""
         for sequence in sequences:
             sequence.set_allowed_tokens()
         if any(sequence.vocab_size for sequence in sequences):
-            logits = self._without_others(sequences, logits)
-        sampled = self.sampler.sample(logits, [sequence.state for sequence in sequences])
+            found = StepLogits(self._without_others(sequences, found.logits))
+        states = [sequence.state for sequence in sequences]
+        sampled = self.sampler.sample(found.logits, states, found.best)
         deltas = [(s, s.append(each)) for s, each in zip(sequences, sampled, strict=True)]
         for sequence in sequences:
             if sequence.finish_reason is not None:
@@ -388,7 +393,7 @@ class EngineCore:
                 continue
             self._num_steps += 1
             self._num_computed_tokens += num_tokens
-            deltas += self._sample(group.sequences, logits)
+            deltas += self._sample(group.sequences, StepLogits(logits))
         return deltas
 
     def _search(

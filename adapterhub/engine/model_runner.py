@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from adapterhub.backbones.forward_paths import fast_decoder
+from adapterhub.backbones.forward_paths import compiled_decoder, fast_decoder
+from adapterhub.engine.compiled_output import StepLogits
+from adapterhub.engine.compiled_steps import CompiledSteps
 from adapterhub.engine.cuda_graphs import decode_graphs
 from adapterhub.engine.decode_buffers import DecodeSequence
 from adapterhub.engine.forward_context import (
@@ -57,6 +59,7 @@ class ModelRunner:
         self._attention = choose_paged_attention(backbone.device.type)
         dtype = cache.keys[0].dtype if cache.keys else torch.float32
         self.fast = fast_decoder(backbone, dtype)
+        self.compiled = self._compiled_steps()
         self.graphs = decode_graphs(
             backbone.config, cache, len(layers.linear), kernel, self.forward, config
         )
@@ -67,6 +70,10 @@ class ModelRunner:
         replayed = self._replay(chunks, context)
         if replayed is not None:
             return replayed
+        if self.compiled is not None:
+            found = self.compiled(chunks, context)
+            if found is not None:
+                return found
         ids = [token for c in chunks for token in c.sequence.token_ids(c.start, c.end)]
         positions = [position for c in chunks for position in range(c.start, c.end)]
         device = self._backbone.device
@@ -102,13 +109,20 @@ class ModelRunner:
 
     def logits(self, hidden: Tensor, blends: list[Blend]) -> Tensor:
         """Return logits ``[n, vocab_size]`` for hidden states ``[n, hidden_size]``."""
+        return self.step_logits(hidden, blends).logits
+
+    def step_logits(self, hidden: Tensor, blends: list[Blend]) -> StepLogits:
+        """Return logits as ``logits`` does, and the most likely tokens where they cost nothing."""
         if self._output is None:
             raise EngineError("does not generate text", place=self._backbone.name)
+        output = self._layers.output
         context = ForwardContext([(1, blend) for blend in blends])
         with torch.no_grad(), set_forward_context(context):
+            if output is not None and context.plan(output.number) is None:
+                return self._output.plain(hidden)
             logits: Tensor = self._output(hidden)
         mask_unknown_tokens(logits, blends, self.vocab_size)
-        return logits
+        return StepLogits(logits)
 
     @property
     def vocab_size(self) -> int:
@@ -126,6 +140,13 @@ class ModelRunner:
             for layer in range(len(prefix.keys)):
                 keys, values = prefix.keys[layer][start:end], prefix.values[layer][start:end]
                 self.cache.write(layer, places, keys, values)
+
+    def _compiled_steps(self) -> CompiledSteps | None:
+        decoder = compiled_decoder(self._backbone, self.cache) if self.cache.keys else None
+        if decoder is None:
+            return None
+        kv_heads = self.cache.keys[0].shape[2]
+        return CompiledSteps(decoder, self._layers, kv_heads, self._block_size)
 
     def _replay(self, chunks: list[ScheduledChunk], context: ForwardContext) -> Tensor | None:
         """Return the hidden states by a CUDA graph, or ``None`` where no graph fits the step.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from adapterhub.engine.compiled_output import CompiledOutput, StepLogits
 from adapterhub.engine.forward_context import set_forward_context
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class OutputStep:
     def __init__(self, head: HeadModel, plain: nn.Module, layer: nn.Module) -> None:
         self._head, self._layer = head, layer
         self._layer_suffices: bool | None = None
+        base = getattr(layer, "base", layer)
+        self._compiled = CompiledOutput(base) if CompiledOutput.supports(base) else None
         for path, module in list(head.model.named_modules()):
             if module is plain:
                 parent, _, name = path.rpartition(".")
@@ -48,10 +51,19 @@ class OutputStep:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Return logits ``[n, vocab_size]`` for hidden states ``[n, hidden_size]``."""
+        logits: Tensor = self._layer(hidden) if self._suffices(hidden) else self._whole(hidden)
+        return logits
+
+    def plain(self, hidden: Tensor) -> StepLogits:
+        """Return logits without adapters, and the most likely tokens where they cost nothing."""
+        if self._compiled is None or not self._suffices(hidden):
+            return StepLogits(self(hidden))
+        return self._compiled(hidden)
+
+    def _suffices(self, hidden: Tensor) -> bool:
         if self._layer_suffices is None:
             self._layer_suffices = self._try_layer(hidden)
-        logits: Tensor = self._layer(hidden) if self._layer_suffices else self._whole(hidden)
-        return logits
+        return self._layer_suffices
 
     def _whole(self, hidden: Tensor) -> Tensor:
         return self._head.logits_of(hidden.unsqueeze(1))[:, 0]

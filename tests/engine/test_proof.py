@@ -101,10 +101,10 @@ class RecordingSampler(Sampler):
         super().__init__()
         self.logits = {}
 
-    def sample(self, logits, sequences):
+    def sample(self, logits, sequences, best=None):
         for sequence, values in zip(sequences, logits, strict=True):
             self.logits.setdefault(sequence, []).append(values.float().cpu())
-        return super().sample(logits, sequences)
+        return super().sample(logits, sequences, best)
 
 
 @dataclass

@@ -66,13 +66,16 @@ class Sampler:
     def __init__(self, *, chunk_size: int = 64) -> None:
         self._chunk_size = chunk_size
 
-    def sample(self, logits: Tensor, states: Sequence[SamplingState]) -> list[SampledToken]:
+    def sample(
+        self, logits: Tensor, states: Sequence[SamplingState], best: Sequence[int] | None = None
+    ) -> list[SampledToken]:
         """Sample the next token of every sequence.
 
         Args:
             logits: Logits ``[num_seqs, vocab_size]`` of any float type; not changed. Minus
                 infinity excludes a token.
             states: Sampling states; not changed, ``append`` adds the token.
+            best: Most likely tokens, where they are known and all logits are finite.
 
         Returns:
             Result of each sequence, with an error where the logits contain NaN or infinity or
@@ -80,11 +83,7 @@ class Sampler:
         """
         if not states:
             return []
-        # the largest is NaN if one is NaN, and infinite if one is infinite or all are minus it;
-        # argmax takes four times as long in bfloat16
-        largest, best = logits.max(-1)
-        tokens: list[int | None] = best.tolist()
-        valid = largest.isfinite().tolist()
+        tokens, valid = _largest(logits, best)
         others = [i for i, state in enumerate(states) if valid[i] and not _is_plain(state)]
         for start in range(0, len(others), self._chunk_size):
             chunk = others[start : start + self._chunk_size]
@@ -94,6 +93,16 @@ class Sampler:
         sampled = [token if fine else None for token, fine in zip(tokens, valid, strict=True)]
         logprobs = _logprobs(logits, states, sampled)
         return [_result(*each) for each in zip(tokens, valid, logprobs, strict=True)]
+
+
+def _largest(logits: Tensor, known: Sequence[int] | None) -> tuple[list[int | None], list[bool]]:
+    """Return the most likely tokens, and whether each comes from usable logits."""
+    if known is not None:
+        return list(known), [True] * len(known)
+    # the largest is NaN if one is NaN, and infinite if one is infinite or all are minus it;
+    # argmax takes four times as long in bfloat16
+    largest, best = logits.max(-1)
+    return best.tolist(), largest.isfinite().tolist()
 
 
 def token_logprobs(

@@ -1,0 +1,168 @@
+"""Arithmetic with AVX-512 registers of floats, beside the products of ``simd``."""
+# mypy: allow-untyped-decorators
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+
+from adapterhub.kernels.numba_support import inlined
+from adapterhub.kernels.simd import (
+    _BF16X16,
+    _F32X16,
+    _I32X16,
+    _call,
+    _pointer,
+    _splat,
+    bf16x32,
+    f32x16,
+)
+
+_NARROW = "llvm.x86.avx512bf16.cvtneps2bf16.512"
+
+
+@intrinsic
+def zero(_context: Any) -> Any:
+    """Return an ``f32x16`` of zeros."""
+
+    def build(_target: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
+        return ir.Constant(_F32X16, None)
+
+    return f32x16(), build
+
+
+@intrinsic
+def splat(_context: Any, _value: Any) -> Any:
+    """Return an ``f32x16`` of one float32."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _splat(builder, arguments[0])
+
+    return f32x16(types.float32), build
+
+
+@intrinsic
+def add(_context: Any, _left: Any, _right: Any) -> Any:
+    """Return the sum of two ``f32x16``."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.fadd(*arguments)
+
+    return f32x16(f32x16, f32x16), build
+
+
+@intrinsic
+def subtract(_context: Any, _left: Any, _right: Any) -> Any:
+    """Return the difference of two ``f32x16``."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.fsub(*arguments)
+
+    return f32x16(f32x16, f32x16), build
+
+
+@intrinsic
+def multiply_add(_context: Any, _left: Any, _right: Any, _added: Any) -> Any:
+    """Return ``left * right + added`` of three ``f32x16``."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _call(builder, "llvm.fma.v16f32", _F32X16, *arguments)
+
+    return f32x16(f32x16, f32x16, f32x16), build
+
+
+@intrinsic
+def sum_lanes(_context: Any, _vector: Any) -> Any:
+    """Return the sum of the lanes of an ``f32x16``."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        (total,) = arguments
+        for distance in (8, 4, 2, 1):
+            lanes = [(lane + distance) % 16 for lane in range(16)]
+            moved = builder.shuffle_vector(total, total, ir.Constant(_I32X16, lanes))
+            total = builder.fadd(total, moved)
+        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(f32x16), build
+
+
+@intrinsic
+def add_dot(_context: Any, _sums: Any, _left: Any, _right: Any) -> Any:
+    """Add the products of two ``bf16x32``, of neighbouring pairs, to an ``f32x16``."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", _F32X16, *arguments)
+
+    return f32x16(f32x16, bf16x32, bf16x32), build
+
+
+@intrinsic
+def store_rounded(_context: Any, _address: Any, _vector: Any) -> Any:
+    """Write an ``f32x16`` to 32 bytes at an address, rounded to bfloat16."""
+
+    def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        rounded = _call(builder, _NARROW, _BF16X16, arguments[1])
+        builder.store(rounded, _pointer(builder, arguments[0], _BF16X16), align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, f32x16), build
+
+
+@intrinsic
+def rounded(_context: Any, _vector: Any) -> Any:
+    """Return an ``f32x16`` whose values are rounded to bfloat16."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        narrow = builder.bitcast(
+            _call(builder, _NARROW, _BF16X16, arguments[0]), ir.VectorType(ir.IntType(16), 16)
+        )
+        upper = builder.shl(builder.zext(narrow, _I32X16), ir.Constant(_I32X16, [16] * 16))
+        return builder.bitcast(upper, _F32X16)
+
+    return f32x16(f32x16), build
+
+
+def _loads(kind: Any, form: Any) -> Any:
+    @intrinsic
+    def load(_context: Any, _address: Any, _index: Any) -> Any:
+        def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+            address, index = arguments
+            return builder.load(builder.gep(_pointer(builder, address, form), [index]))
+
+        return kind(types.int64, types.int64), build
+
+    return load
+
+
+#: Return the int64, or the float32, at an index behind an address.
+integer_at = _loads(types.int64, ir.IntType(64))
+float_at = _loads(types.float32, ir.FloatType())
+
+
+@intrinsic
+def put_float(_context: Any, _address: Any, _index: Any, _value: Any) -> Any:
+    """Write a float32 at an index behind an address."""
+
+    def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        address, index, value = arguments
+        builder.store(value, builder.gep(_pointer(builder, address, ir.FloatType()), [index]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float32), build
+
+
+@intrinsic
+def _as_pointer(_context: Any, _address: Any) -> Any:
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), build
+
+
+@inlined
+def array_at(address: Any, length: Any, dtype: Any) -> Any:
+    """Return the values at an address as an array ``[length]``."""
+    return carray(_as_pointer(address), (length,), dtype)
