@@ -15,6 +15,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from adapterhub.kernels.compilation_cache import compilation_cache
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -30,14 +32,21 @@ _MIN_EXPONENT = np.float32(-87.0)
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 
-def compiled(*, parallel: bool = False) -> Callable[[_Function], _Function]:
+def compiled(*, parallel: bool = False, fast: bool = True) -> Callable[[_Function], _Function]:
     """Compile a function, without the GIL and cached on disk.
 
     Args:
         parallel: Whether its ``prange`` loops are distributed over threads.
+        fast: Whether sums may be reordered.
     """
-    # Python's division checks for zero, which prevents vectorisation; NumPy's error model does not
-    return njit(fastmath=_FAST_MATH, nogil=True, cache=True, error_model="numpy", parallel=parallel)
+
+    def compile_(function: _Function) -> _Function:
+        # Python's division checks for zero, which prevents vectorisation; NumPy's does not
+        options = {"nogil": True, "cache": True, "error_model": "numpy", "parallel": parallel}
+        with compilation_cache():
+            return njit(fastmath=_FAST_MATH if fast else False, **options)(function)
+
+    return compile_
 
 
 def inlined(function: _Function) -> _Function:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import prange
 
-from adapterhub.kernels.numba_support import as_array, widen
+from adapterhub.kernels.numba_support import as_array, compiled, widen
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,7 +51,7 @@ def quantize_4bit(weight: Tensor, values: Tensor, block_size: int) -> tuple[Tens
 
 
 # no fast math: the products must be rounded as torch rounds them
-@njit(nogil=True, cache=True, error_model="numpy", parallel=True)
+@compiled(parallel=True, fast=False)
 def _quantize(
     weight: NDArray[Any],
     bounds: NDArray[np.float32],
