@@ -60,6 +60,7 @@ def _is_supported(layer: Any, base_model: Any) -> bool:
     return (
         type(layer).__name__ in KNOWN_LAYERS
         and base_model.device.type == "cpu"
+        and base_model.dtype in (torch.float32, torch.bfloat16)
         and getattr(config, "hidden_act", "") == "silu"
         and not getattr(config, "sliding_window", None)
     )

@@ -110,6 +110,6 @@ def test_a_layer_that_computes_otherwise_is_left_alone(caplog):
     assert "LlamaDecoderLayer: compiled layer differs" in caplog.text
 
 
-@pytest.mark.parametrize("changes", [{"hidden_act": "gelu"}])
-def test_other_activations_are_left_alone(changes):
+@pytest.mark.parametrize("changes", [{"hidden_act": "gelu"}, {"dtype": torch.float16}])
+def test_other_activations_and_types_are_left_alone(changes):
     assert fuse_decoder_layers(tiny(**changes)) == 0
