@@ -170,6 +170,7 @@ DRAWINGS: dict[str, Drawing] = {
     ),
     "dialogue": (("support-replies",), draw_curve_and_bars(("perplexity", "chrf")), (8.0, 3.2)),
     "images": (("cifar10-objects",), draw_labels, (7.0, 3.4)),
+    "recordings": (("fsdd-digits",), draw_labels, (7.0, 3.4)),
     "ranking": (("movielens-ranking",), draw_curve_and_bars(("auc", "ndcg_at_10")), (8.0, 3.2)),
 }
 

@@ -82,7 +82,8 @@ def decoder(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     config = llama_config(
         vocab_size=64,
-        head_dim=32,  # as the compiled step needs
+        num_attention_heads=2,  # of 32, as the compiled step needs
+        num_key_value_heads=1,
         tie_word_embeddings=True,
         initializer_range=0.2,  # logits wide enough to separate words
         bos_token_id=4,

@@ -176,7 +176,7 @@ def num_threads() -> int:
     return min(numba.get_num_threads(), torch.get_num_threads())
 
 
-def step_tokens(
+def tokens_of_step(
     ids: NDArray[np.int64],
     positions: NDArray[np.int64],
     context: NDArray[np.int64],
@@ -210,7 +210,7 @@ def paged_tokens(ids: Tensor, positions: Tensor, paged: PagedBatch) -> StepToken
     spans = [(each.num_tokens, each.context_len) for each in paged.sequences]
     kv_heads = paged.cache.keys[0].shape[2]
     flat_ids, flat_positions = (each.flatten().long().numpy() for each in (ids, positions))
-    return step_tokens(flat_ids, flat_positions, context, np.array(spans, np.int64), kv_heads)
+    return tokens_of_step(flat_ids, flat_positions, context, np.array(spans, np.int64), kv_heads)
 
 
 def step_adapters(plans: Sequence[LoraPlan | None], tokens: int) -> StepAdapters:

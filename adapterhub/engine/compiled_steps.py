@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adapterhub.backbones.compiled_decoder import step_adapters, step_tokens
+from adapterhub.backbones.compiled_decoder import step_adapters, tokens_of_step
 from adapterhub.kernels.amx import has_amx
 from adapterhub.kernels.linear.avx512 import MAX_TOKENS
 from adapterhub.kernels.numba_support import compiled
@@ -72,7 +72,7 @@ class CompiledSteps:
         context = np.empty(spans[:, 1].sum(), np.int64)
         _fill_slots(np.array(blocks, np.int64), counts, spans[:, 1], self._block_size, context)
         arrays = np.array(ids, np.int64), np.array(positions, np.int64)
-        return step_tokens(*arrays, context, spans, self._kv_heads)
+        return tokens_of_step(*arrays, context, spans, self._kv_heads)
 
 
 @compiled()

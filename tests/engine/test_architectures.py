@@ -40,10 +40,10 @@ def generate_with_logits(engine, requests, count):
     """Return tokens and logits of each request, all of them running together."""
     logits, sample = {}, engine.core.sampler.sample
 
-    def capture(scores, states):
+    def capture(scores, states, best):
         for state, each in zip(states, scores, strict=True):
             logits.setdefault(id(state), []).append(each.float().clone())
-        return sample(scores, states)
+        return sample(scores, states, best)
 
     engine.core.sampler.sample = capture
     sequences = [

@@ -103,7 +103,7 @@ class Labeller:
         tensors |= {key: value.clone() for key, value in state.items()}
         names = tuple(sorted({path.rpartition(".")[2] for path in targets}))
         self.weights = AdapterWeights(LoraSpec(rank=3, alpha=6.0, target_modules=names), tensors)
-        self.task = SimpleNamespace(head=head, labels=tuple(labels), name=head)
+        self.task = SimpleNamespace(head=head, labels=tuple(labels), name=head, generation=None)
 
     def logits(self, example, *, base=False):
         ids = torch.tensor([list(example.input_ids)])

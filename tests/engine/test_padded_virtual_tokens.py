@@ -68,7 +68,7 @@ class Virtual:
                 value.data.normal_(std=0.5)
         state = get_peft_model_state_dict(self.model)
         self.weights = AdapterWeights(spec, {key: value.clone() for key, value in state.items()})
-        self.task = SimpleNamespace(head=head, labels=tuple(labels), name=head)
+        self.task = SimpleNamespace(head=head, labels=tuple(labels), name=head, generation=None)
         self.offset = 0 if isinstance(spec, PrefixSpec) else config.num_virtual_tokens
 
     def logits(self, example):

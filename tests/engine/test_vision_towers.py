@@ -44,7 +44,9 @@ class ImageLabeller:
         state = get_peft_model_state_dict(self.model)
         spec = LoraSpec(rank=3, alpha=6.0, target_modules=("all-linear",))
         self.weights = AdapterWeights(spec, {key: value.clone() for key, value in state.items()})
-        self.task = SimpleNamespace(head="image", labels=tuple(labels), name="image")
+        self.task = SimpleNamespace(
+            head="image", labels=tuple(labels), name="image", generation=None
+        )
 
     def logits(self, pixels):
         with torch.no_grad():

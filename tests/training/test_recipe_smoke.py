@@ -144,8 +144,9 @@ def test_a_recipe_trains_is_stored_and_predicts(path, data, encoder, decoder, tm
     examples = examples_for(loaded.manifest, file)
     # what is stored scores as what was trained
     again = score(loaded, examples)
-    # the engine sums in another order than training, in bfloat16
-    torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-2, atol=1e-3)
+    # the engine sums in another order than training, in bfloat16; recordings have the most values
+    atol = 3e-3 if reads_audio else 1e-3
+    torch.testing.assert_close(again["loss"], result.after["loss"], rtol=1e-2, atol=atol)
     if loaded.task.generation is not None:
         beside = score_with_base(loaded, examples, generate=4)
         assert set(beside.signatures) <= set(beside.adapter)
