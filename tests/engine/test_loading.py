@@ -177,10 +177,10 @@ def test_an_answer_ends_at_the_text_that_ends_a_turn(local, talker, monkeypatch)
     given = []
     generate = local.engine.generate
     monkeypatch.setattr(
-        local.engine, "generate", lambda *args: given.append(args[-1]) or generate(*args)
+        local.engine, "generate", lambda *args: given.extend(args[0]) or generate(*args)
     )
     assert loaded.generate(TALK) == ["b"]
-    assert given[0].stop == ("ad",)
+    assert given[0].params.stop == ("ad",)
 
 
 def test_a_missing_tensor_is_rejected_and_leaves_the_backbone_unchanged(local, classifier):
