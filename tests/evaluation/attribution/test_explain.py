@@ -149,9 +149,7 @@ def test_log_odds_are_those_of_the_softmax():
 def test_a_trained_prefix_can_be_explained(recipe, decoder, moods, tmp_path):
     adapter = {"method": "prefix", "num_virtual_tokens": 4}
     longer = {"batch_size": 16, "epochs": 12}
-    path = recipe(
-        "mood", decoder, "text-classification", moods, adapter=adapter, train=longer
-    )
+    path = recipe("mood", decoder, "text-classification", moods, adapter=adapter, train=longer)
     _, model, task = loaded(path, decoder, tmp_path)
     (found,) = explain(model, task, EXAMPLE, steps=64, method="gradients")
     assert found.gap_share < 0.01
