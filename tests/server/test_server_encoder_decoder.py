@@ -38,8 +38,8 @@ def trained(command, t5, tmp_path):
             data,
             backbone={"name": str(t5), "quantization": "none", "compute_dtype": "float32"},
             adapter={"rank": 8, "alpha": 32},
-            optimizer={"learning_rate": 0.02},
-            train={"batch_size": 8, "epochs": 10, "seed": seed},
+            optimizer={"learning_rate": 0.01},
+            train={"batch_size": 8, "epochs": 20, "seed": seed},
         )
         result = command("train", str(path), "--json")
         assert result.exit_code == 0, result.output
