@@ -10,7 +10,7 @@ import sys
 import pytest
 from hub_server_helpers import write_files
 from huggingface_hub import CommitOperationAdd, snapshot_download
-from huggingface_hub.errors import BadRequestError, HfHubHTTPError
+from huggingface_hub.errors import BadRequestError, HfHubHTTPError, RevisionNotFoundError
 from registry.registry_helpers import WEIGHTS, make_artifact, weights_file
 
 from adapterhub.hub.server import queries
@@ -56,6 +56,27 @@ def test_a_pushed_artifact_is_a_version(hub_endpoint, artifact):
     assert [each.version for each in registry.versions("team/fruit")] == [1, 2]
     assert [tag.name for tag in api.list_repo_refs("team/fruit").tags] == ["v1", "v2"]
     assert registry.verify() == ()
+
+
+def test_aliases_and_digests_of_the_registry_name_revisions(hub_endpoint, artifact):
+    api, registry = hub_endpoint.api, hub_endpoint.registry()
+    first = push(api, "team/fruit", artifact()).oid
+    second = push(api, "team/fruit", artifact("second")).oid
+
+    def commit(selector):
+        return api.model_info("team/fruit", revision=selector).sha
+
+    registry.set_alias("team/fruit@1", "prod")
+    assert (commit("prod"), commit("latest")) == (first, second)
+    assert commit(registry.resolve("team/fruit@1").digest) == first
+    registry.set_alias("team/fruit@2", "prod")
+    assert commit("prod") == second
+    for missing in ("canary", "sha256:" + "0" * 64, "no alias"):
+        with pytest.raises(RevisionNotFoundError):
+            commit(missing)
+    # a branch of the repository is what its owner pushed
+    api.create_branch("team/fruit", branch="prod", revision=first)
+    assert commit("prod") == first
 
 
 def test_other_files_beside_an_artifact_make_no_version(hub_endpoint, artifact):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adapterhub.adapters.manifest import MANIFEST_NAME, MAX_MANIFEST, Manifest
-from adapterhub.errors import AdapterHubError, NotFoundError, SignatureError
+from adapterhub.errors import AdapterHubError, NotFoundError, RefError, SignatureError
 from adapterhub.http.errors import HTTPError
 from adapterhub.hub.server import queries
 from adapterhub.hub.server.card import CARD_NAME, MAX_CARD, Card, parse_card
 from adapterhub.hub.server.records import MAIN, TreeFile, hub_time, new_revision, now
 from adapterhub.hub.server.tree import is_complete
+from adapterhub.refs import parse_ref
 from adapterhub.registry.database import Database
 from adapterhub.registry.sigstore import (
     MAX_SIGNATURE,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterable, Mapping
 
-    from adapterhub.hub.server.records import Revision
+    from adapterhub.hub.server.records import Repository, Revision
     from adapterhub.registry import Registry, Version
     from adapterhub.registry.blobs import Blobs
     from adapterhub.registry.database import Stamp
@@ -100,6 +101,14 @@ class Bridge:
         queries.set_ref(db, repository.id, "branch", MAIN, revision.sha)
         queries.link_version(db, repository.id, version.version, version.digest, revision.sha)
         queries.describe(db, repository.id, self.card(tree), created)
+
+    def selected(self, db: sqlite3.Connection, repository: Repository, selector: str) -> str | None:
+        """Return the commit of the version that an alias or a digest of the registry names."""
+        try:
+            version = self._registry.resolve(parse_ref(f"{repository.name}@{selector}"))
+        except (RefError, NotFoundError):
+            return None
+        return queries.version_commit(db, repository.id, version.version)
 
     def late_signatures(self, db: sqlite3.Connection, name: str) -> dict[str, TreeFile]:
         """Return the signatures that were added to the version at the head of main.

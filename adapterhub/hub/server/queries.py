@@ -210,6 +210,13 @@ def head_version(db: sqlite3.Connection, name: str) -> HeadVersion | None:
     return None if row is None else HeadVersion(**dict(row))
 
 
+def version_commit(db: sqlite3.Connection, repository_id: int, number: int) -> str | None:
+    """Return the commit of a version of the registry, or ``None``."""
+    query = "SELECT sha FROM versions WHERE repository = ? AND version = ?"
+    row = db.execute(query, (repository_id, number)).fetchone()
+    return str(row["sha"]) if row else None
+
+
 def move_version(db: sqlite3.Connection, head: HeadVersion, sha: str) -> None:
     """Move a version and its tag to another revision."""
     db.execute(

@@ -62,6 +62,8 @@ class RepoStore:
 
     A version of the registry named ``owner/name`` is a revision of the repository with that name,
     tagged ``v3`` for version 3, and a commit that makes main a complete artifact is a version.
+    Aliases of the registry, ``prod`` or ``latest``, and digests name revisions too, where no branch
+    or tag has that name.
     """
 
     def __init__(
@@ -178,7 +180,7 @@ class RepoStore:
             self._put(db, _require(db, target), tree, head)
 
     def revision(self, repository: Repository, name: str) -> Revision:
-        """Return the revision of a branch, a tag or a commit."""
+        """Return the revision of a branch, a tag, a commit, an alias or a digest."""
         with self.database.reading() as db:
             return self._find(db, repository, name)
 
@@ -340,7 +342,11 @@ class RepoStore:
             found = queries.revision(db, repository.id, sha) if sha else None
             if found is not None:
                 return found
-        raise no_revision(repository.name, name)
+        sha = self._bridge.selected(db, repository, name)
+        found = queries.revision(db, repository.id, sha) if sha else None
+        if found is None:
+            raise no_revision(repository.name, name)
+        return found
 
     def _upload_limit(self) -> float:
         return time.time() - self.settings.upload_seconds
