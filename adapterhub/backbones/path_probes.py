@@ -31,7 +31,7 @@ class AnyProbe(Protocol):
 
 #: Lengths in tokens of the probes; two are equal, so that a batch without padding exists.
 LENGTHS = (6, 13, 13)
-#: Length in tokens of the last probe, where no window asks for more.
+#: Length in tokens of the last probe, where no window needs more.
 LONG = 21
 #: Windows up to this number of tokens are passed by a longer probe, wider ones are narrowed.
 WIDEST_WINDOW = 256

@@ -3,7 +3,7 @@
 transformers, peft and bitsandbytes import torch's compiler, its distributed tensors and scipy's
 optimizer for functions that a process that predicts or serves never calls. That takes 2 of 7
 seconds, and 1 more goes into garbage collections that find nothing. Stand-ins take the place of
-these modules; whatever else is asked of them is answered by the real module, imported then.
+these modules; the first request for anything else imports the real module.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _without_compiler() -> None:
 
 @contextmanager
 def _without_distributed() -> Iterator[None]:
-    """Report torch as built without support for several processes; transformers asks only once."""
+    """Report torch as built without support for several processes, which is requested only once."""
     import torch.distributed
 
     available = torch.distributed.is_available

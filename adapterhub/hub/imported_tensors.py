@@ -85,7 +85,7 @@ def _shapes(path: Path, head: HeadKind, count: int) -> dict[str, tuple[int, ...]
 
 
 class BackboneLayers:
-    """The backbone's own layers, loaded when one is first asked for.
+    """The backbone's own layers, loaded when one is first requested.
 
     Args:
         path: Backbone folder.

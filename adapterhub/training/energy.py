@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from subprocess import SubprocessError
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -12,6 +13,19 @@ logger = logging.getLogger(__name__)
 _EVERY = 15
 #: Any country: it affects emissions, which are not used, but not energy.
 _COUNTRY = "USA"
+#: What codecarbon raises where a sensor, a tool of the operating system or their output is not as
+#: it expects. Other errors, such as a setting that a version does not have, are faults of a
+#: program.
+_SENSOR_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SubprocessError,
+    SystemError,
+    ValueError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +42,8 @@ class Energy:
 class EnergyMeter:
     """Context manager that estimates the energy of the whole machine, offline.
 
-    ``energy`` is ``None`` before the end, without codecarbon, and where codecarbon fails: a
-    failing estimate never stops a run.
+    ``energy`` is ``None`` before the end, without codecarbon, and where the machine's sensors
+    can't be read, which does not stop a run.
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
@@ -51,7 +65,7 @@ class EnergyMeter:
         try:
             self._tracker.stop()
             self.energy = _read(self._tracker)
-        except Exception:
+        except _SENSOR_ERRORS:
             logger.exception("the energy could not be estimated")
 
 
@@ -81,7 +95,7 @@ def _start() -> Any:
             log_level="critical",
         )
         tracker.start()
-    except Exception:
+    except _SENSOR_ERRORS:
         logger.exception("the energy can't be estimated")
         return None
     return tracker

@@ -360,12 +360,29 @@ def test_a_run_continues_where_the_energy_cannot_be_estimated(codecarbon, monkey
         pass
     assert meter.energy is None
     assert "no such file" in caplog.text
+
+    def stop(_self):
+        raise ZeroDivisionError("no time has passed")
+
+    monkeypatch.setattr(Tracker, "start", lambda _self: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracker, "stop", stop)
+        with EnergyMeter() as meter:
+            pass
+    assert meter.energy is None
+    assert "no time has passed" in caplog.text
     monkeypatch.setitem(sys.modules, "codecarbon", None)
     with EnergyMeter() as meter:
         pass
     assert meter.energy is None
     shown = render_page("x", "y", [cost_section(NO_COST)])
     assert "pip install &#39;adapterhub[energy]&#39;" in shown
+
+
+def test_a_setting_that_codecarbon_does_not_know_is_an_error(codecarbon, monkeypatch):
+    monkeypatch.setattr(Tracker, "__init__", lambda self, country_iso_code: None)
+    with pytest.raises(TypeError, match="measure_power_secs"), EnergyMeter():
+        pass
 
 
 def test_a_disabled_meter_measures_nothing(codecarbon):
