@@ -122,6 +122,7 @@ class CompiledDecoder:
             self._step[field] = array.ctypes.data
         # what the addresses point to must live as long as this object
         self._owned = (base_model, linears, cache, arrays)
+        self._vocab_size = len(base_model.embed_tokens.weight)
         self._rotations = _Rotations(base_model.rotary_emb)
         self._room = _Room(self._step, descriptions[: len(fields.LINEARS)])
 
@@ -131,7 +132,12 @@ class CompiledDecoder:
         return int(self._step[fields.NUM_LAYERS])
 
     def __call__(self, tokens: StepTokens, adapters: StepAdapters) -> Tensor:
-        """Return the last hidden states ``[num_tokens, hidden_size]``."""
+        """Return the last hidden states ``[num_tokens, hidden_size]``.
+
+        Raises:
+            IndexError: If a token id is outside of the embedding.
+        """
+        self._check_ids(tokens.ids)
         count = len(tokens.ids)
         normal = torch.empty(count, int(self._step[fields.HIDDEN]), dtype=torch.bfloat16)
         cosine, sine = self._rotations(int(tokens.positions.max()))
@@ -146,6 +152,14 @@ class CompiledDecoder:
         self._counters.fill(0)
         run_step(num_threads(), step.ctypes.data)
         return normal
+
+    def _check_ids(self, ids: NDArray[np.int64]) -> None:
+        """Refuse what compiled code would read from behind the embedding."""
+        wrong = ids[(ids < 0) | (ids >= self._vocab_size)]
+        if len(wrong):
+            raise IndexError(
+                f"token id {wrong[0]} is outside of the embedding of {self._vocab_size} tokens"
+            )
 
 
 def why_not_compiled(base_model: Any) -> str | None:

@@ -21,7 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from adapterhub.kernels.simd import has_avx512_bf16
+from adapterhub.kernels.simd import as_pointer, call_llvm, has_avx512_bf16
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +42,7 @@ CONFIGURATION[16:32:2] = 64
 CONFIGURATION[48:56] = ROWS
 
 _BYTE, _SHORT, _ADDRESS = ir.IntType(8), ir.IntType(16), ir.IntType(64)
+_VOID = ir.VoidType()
 
 
 @cache
@@ -61,15 +62,6 @@ def has_amx() -> bool:
     return bool(syscall(_ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA) == 0)
 
 
-def _call(builder: Any, name: str, *arguments: Any) -> None:
-    form = ir.FunctionType(ir.VoidType(), [each.type for each in arguments])
-    builder.call(cgutils.get_or_insert_function(builder.module, form, name), arguments)
-
-
-def _pointer(builder: Any, address: Any) -> Any:
-    return builder.inttoptr(address, _BYTE.as_pointer())
-
-
 def _are_constants(*tiles: Any) -> bool:
     """Return whether the numbers of tiles are constants, which an instruction needs."""
     return all(isinstance(tile, types.IntegerLiteral) for tile in tiles)
@@ -82,7 +74,7 @@ def _numbers(*tiles: Any) -> list[Any]:
 @intrinsic
 def _load_configuration(_context: Any, _address: Any) -> Any:
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        _call(builder, "llvm.x86.ldtilecfg", _pointer(builder, arguments[0]))
+        call_llvm(builder, "llvm.x86.ldtilecfg", _VOID, as_pointer(builder, arguments[0], _BYTE))
 
     return types.void(types.int64), build
 
@@ -113,7 +105,7 @@ def configure_rows(_context: Any, _first: Any, _second: Any) -> Any:
         for tile, rows in enumerate((first, first, second, second, first, second, full, full)):
             put(16 + 2 * tile, ir.Constant(_SHORT, 64))
             put(48 + tile, rows)
-        _call(builder, "llvm.x86.ldtilecfg", builder.bitcast(memory, _BYTE.as_pointer()))
+        call_llvm(builder, "llvm.x86.ldtilecfg", _VOID, builder.bitcast(memory, _BYTE.as_pointer()))
 
     return types.void(types.int64, types.int64), build
 
@@ -123,7 +115,7 @@ def release(_context: Any) -> Any:
     """Clear the tiles, so that the kernel need not save them."""
 
     def build(_target: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        _call(builder, "llvm.x86.tilerelease")
+        call_llvm(builder, "llvm.x86.tilerelease", _VOID)
 
     return types.void(), build
 
@@ -133,7 +125,7 @@ def clear(_context: Any, tile: Any) -> Any:
     """Set a tile to zeros."""
 
     def build(_target: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        _call(builder, "llvm.x86.tilezero", *_numbers(tile))
+        call_llvm(builder, "llvm.x86.tilezero", _VOID, *_numbers(tile))
 
     return (types.void(tile), build) if _are_constants(tile) else None
 
@@ -142,7 +134,14 @@ def _transfers(name: str) -> Callable[..., Any]:
     @intrinsic(prefer_literal=True)
     def transfer(_context: Any, tile: Any, _address: Any, _stride: Any) -> Any:
         def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            _call(builder, name, *_numbers(tile), _pointer(builder, arguments[1]), arguments[2])
+            call_llvm(
+                builder,
+                name,
+                _VOID,
+                *_numbers(tile),
+                as_pointer(builder, arguments[1], _BYTE),
+                arguments[2],
+            )
 
         form = types.void(tile, types.int64, types.int64)
         return (form, build) if _are_constants(tile) else None
@@ -163,7 +162,7 @@ def multiply(_context: Any, total: Any, left: Any, right: Any) -> Any:
     """Add the product of two tiles to a sum."""
 
     def build(_target: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        _call(builder, "llvm.x86.tdpbf16ps", *_numbers(total, left, right))
+        call_llvm(builder, "llvm.x86.tdpbf16ps", _VOID, *_numbers(total, left, right))
 
     form = types.void(total, left, right)
     return (form, build) if _are_constants(total, left, right) else None

@@ -12,8 +12,8 @@ from numba import prange, types
 from numba.extending import intrinsic
 
 from adapterhub.kernels import simd
-from adapterhub.kernels.attention.softmax_rows import splat
 from adapterhub.kernels.numba_support import as_array, compiled
+from adapterhub.kernels.simd_floats import splat
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,11 +56,11 @@ def dequantize_4bit(codes: Tensor, state: Any) -> Tensor | None:
 @intrinsic
 def _load_bytes(_context: Any, _address: Any) -> Any:
     """Return 16 bytes at an address as an ``i32x16``."""
-    form, words = ir.VectorType(ir.IntType(8), 16), ir.VectorType(ir.IntType(32), 16)
+    form = ir.VectorType(ir.IntType(8), 16)
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        pointer = builder.inttoptr(arguments[0], form.as_pointer())
-        return builder.zext(builder.load(pointer, align=1), words)
+        pointer = simd.as_pointer(builder, arguments[0], form)
+        return builder.zext(builder.load(pointer, align=1), simd.I32X16)
 
     return simd.i32x16(types.int64), build
 

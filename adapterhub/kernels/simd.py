@@ -38,10 +38,11 @@ class _BFloat(_BaseFloatType):
 
 
 _BFloat._create_instance()
-_F32X16 = ir.VectorType(ir.FloatType(), 16)
-_I32X16 = ir.VectorType(_WORD, 16)
-_BF16X16 = ir.VectorType(_BFloat(), 16)
-_BF16X32 = ir.VectorType(_BFloat(), 32)
+#: LLVM's types of registers, for functions that build instructions.
+F32X16 = ir.VectorType(ir.FloatType(), 16)
+I32X16 = ir.VectorType(_WORD, 16)
+BF16X16 = ir.VectorType(_BFloat(), 16)
+BF16X32 = ir.VectorType(_BFloat(), 32)
 
 
 class Vector(types.Type):
@@ -63,9 +64,9 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, vector, vector.form)
 
 
-f32x16 = Vector("f32x16", _F32X16)
-i32x16 = Vector("i32x16", _I32X16)
-bf16x32 = Vector("bf16x32", _BF16X32)
+f32x16 = Vector("f32x16", F32X16)
+i32x16 = Vector("i32x16", I32X16)
+bf16x32 = Vector("bf16x32", BF16X32)
 
 
 @cache
@@ -76,29 +77,30 @@ def has_avx512_bf16() -> bool:
     return bool(not other and torch.cpu._is_avx512_bf16_supported())
 
 
-def _call(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
+def call_llvm(builder: Any, name: str, result: Any, *arguments: Any) -> Any:
     """Call a function of LLVM, such as ``llvm.fma.v16f32``."""
     form = ir.FunctionType(result, [each.type for each in arguments])
     function = cgutils.get_or_insert_function(builder.module, form, name)
     return builder.call(function, arguments)
 
 
-def _pointer(builder: Any, address: Any, form: Any) -> Any:
+def as_pointer(builder: Any, address: Any, form: Any) -> Any:
+    """Return an integer address as a pointer to a type of LLVM."""
     return builder.inttoptr(address, form.as_pointer())
 
 
-def _splat(builder: Any, value: Any) -> Any:
+def splat_value(builder: Any, value: Any) -> Any:
     """Return a vector of 64 bytes of one 32-bit value."""
     undefined = ir.Constant(ir.VectorType(value.type, 16), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(_WORD, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(_I32X16, [0] * 16))
+    return builder.shuffle_vector(first, undefined, ir.Constant(I32X16, [0] * 16))
 
 
 def _loads(vector: Vector) -> Callable[..., Any]:
     @intrinsic
     def load(_context: Any, _address: Any) -> Any:
         def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            return builder.load(_pointer(builder, arguments[0], vector.form), align=1)
+            return builder.load(as_pointer(builder, arguments[0], vector.form), align=1)
 
         return vector(types.int64), build
 
@@ -115,7 +117,7 @@ def store(_context: Any, _address: Any, vector: Any) -> Any:
     """Write a register to 64 bytes at an address."""
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[1], _pointer(builder, arguments[0], vector.form), align=1)
+        builder.store(arguments[1], as_pointer(builder, arguments[0], vector.form), align=1)
 
     return types.void(types.int64, vector), build
 
@@ -145,7 +147,7 @@ def shift_right(_context: Any, _value: Any, _bits: Any) -> Any:
     """Return an ``i32x16`` shifted right by a number of bits."""
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.lshr(arguments[0], _splat(builder, builder.trunc(arguments[1], _WORD)))
+        return builder.lshr(arguments[0], splat_value(builder, builder.trunc(arguments[1], _WORD)))
 
     return i32x16(i32x16, types.int64), build
 
@@ -155,7 +157,7 @@ def look_up(_context: Any, _table: Any, _index: Any) -> Any:
     """Return the entries of a table, an ``f32x16``, for the lowest 4 bits of each lane."""
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return _call(builder, "llvm.x86.avx512.permvar.sf.512", _F32X16, *arguments)
+        return call_llvm(builder, "llvm.x86.avx512.permvar.sf.512", F32X16, *arguments)
 
     return f32x16(f32x16, i32x16), build
 
@@ -167,7 +169,7 @@ def round_halves(_context: Any, _lower: Any, _upper: Any) -> Any:
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         lower, upper = arguments
         name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
-        return _call(builder, name, _BF16X32, upper, lower)
+        return call_llvm(builder, name, BF16X32, upper, lower)
 
     return bf16x32(f32x16, f32x16), build
 
@@ -181,7 +183,7 @@ def repeat_halves(_context: Any, _values: Any) -> Any:
             builder.shuffle_vector(
                 arguments[0],
                 arguments[0],
-                ir.Constant(_I32X16, [start + lane // 2 for lane in range(16)]),
+                ir.Constant(I32X16, [start + lane // 2 for lane in range(16)]),
             )
             for start in (0, 8)
         ]
@@ -198,7 +200,7 @@ def zeros(_context: Any, tokens: Any) -> Any:
     rows = types.UniTuple(f32x16, tokens.literal_value)
 
     def build(_target: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
-        return ir.Constant(ir.ArrayType(_F32X16, rows.count), None)
+        return ir.Constant(ir.ArrayType(F32X16, rows.count), None)
 
     return rows(tokens), build
 
@@ -217,14 +219,14 @@ def add_products(_context: Any, sums: Any, _weights: Any, _x: Any, _stride: Any)
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         total, weights, address, stride = arguments
         for token in range(sums.count):
-            pair = builder.load(_pointer(builder, address, _WORD), align=2)
-            product = _call(
+            pair = builder.load(as_pointer(builder, address, _WORD), align=2)
+            product = call_llvm(
                 builder,
                 "llvm.x86.avx512bf16.dpbf16ps.512",
-                _F32X16,
+                F32X16,
                 builder.extract_value(total, token),
                 weights,
-                builder.bitcast(_splat(builder, pair), _BF16X32),
+                builder.bitcast(splat_value(builder, pair), BF16X32),
             )
             total = builder.insert_value(total, product, token)
             address = builder.add(address, stride)
@@ -268,8 +270,8 @@ def store_rounded(_context: Any, _address: Any, _values: Any) -> Any:
 
 
 def _store_rounded(builder: Any, address: Any, values: Any) -> None:
-    rounded = _call(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", _BF16X16, values)
-    builder.store(rounded, _pointer(builder, address, _BF16X16), align=2)
+    rounded = call_llvm(builder, "llvm.x86.avx512bf16.cvtneps2bf16.512", BF16X16, values)
+    builder.store(rounded, as_pointer(builder, address, BF16X16), align=2)
 
 
 @intrinsic
@@ -278,9 +280,9 @@ def load_widened(_context: Any, _address: Any) -> Any:
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         form = ir.VectorType(ir.IntType(16), 16)
-        bits = builder.load(_pointer(builder, arguments[0], form), align=2)
-        upper = builder.shl(builder.zext(bits, _I32X16), ir.Constant(_I32X16, [16] * 16))
-        return builder.bitcast(upper, _F32X16)
+        bits = builder.load(as_pointer(builder, arguments[0], form), align=2)
+        upper = builder.shl(builder.zext(bits, I32X16), ir.Constant(I32X16, [16] * 16))
+        return builder.bitcast(upper, F32X16)
 
     return f32x16(types.int64), build
 
@@ -288,12 +290,12 @@ def load_widened(_context: Any, _address: Any) -> Any:
 def _gather(builder: Any, address: Any, offsets: Any) -> Any:
     """Return 16 values of 32 bits at byte offsets from an address."""
     mask = ir.Constant(ir.VectorType(ir.IntType(1), 16), [1] * 16)
-    return _call(
+    return call_llvm(
         builder,
         "llvm.x86.avx512.mask.gather.dps.512",
-        _F32X16,
-        ir.Constant(_F32X16, [0.0] * 16),
-        _pointer(builder, address, ir.IntType(8)),
+        F32X16,
+        ir.Constant(F32X16, [0.0] * 16),
+        as_pointer(builder, address, ir.IntType(8)),
         offsets,
         mask,
         ir.Constant(_WORD, 1),
@@ -305,8 +307,8 @@ def gather_rows(_context: Any, _address: Any, _stride: Any) -> Any:
     """Return the ``f32x16`` of values that are a number of bytes apart."""
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        stride = _splat(builder, builder.trunc(arguments[1], _WORD))
-        offsets = builder.mul(ir.Constant(_I32X16, list(range(16))), stride)
+        stride = splat_value(builder, builder.trunc(arguments[1], _WORD))
+        offsets = builder.mul(ir.Constant(I32X16, list(range(16))), stride)
         return _gather(builder, arguments[0], offsets)
 
     return f32x16(types.int64, types.int64), build
@@ -318,10 +320,12 @@ def gather_tokens(_context: Any, _address: Any, _stride: Any, _tokens: Any) -> A
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         address, stride, tokens = arguments
-        last = _splat(builder, builder.sub(builder.trunc(tokens, _WORD), ir.Constant(_WORD, 1)))
-        lanes = ir.Constant(_I32X16, list(range(16)))
+        last = splat_value(
+            builder, builder.sub(builder.trunc(tokens, _WORD), ir.Constant(_WORD, 1))
+        )
+        lanes = ir.Constant(I32X16, list(range(16)))
         chosen = builder.select(builder.icmp_signed("<", lanes, last), lanes, last)
-        offsets = builder.mul(chosen, _splat(builder, builder.trunc(stride, _WORD)))
+        offsets = builder.mul(chosen, splat_value(builder, builder.trunc(stride, _WORD)))
         return _gather(builder, address, offsets)
 
     return f32x16(types.int64, types.int64, types.int64), build

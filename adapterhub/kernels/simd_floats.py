@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -11,14 +12,14 @@ from numba.extending import intrinsic
 
 from adapterhub.kernels.numba_support import inlined
 from adapterhub.kernels.simd import (
-    _BF16X16,
-    _F32X16,
-    _I32X16,
-    _call,
-    _pointer,
-    _splat,
+    BF16X16,
+    F32X16,
+    I32X16,
+    as_pointer,
     bf16x32,
+    call_llvm,
     f32x16,
+    splat_value,
 )
 
 _NARROW = "llvm.x86.avx512bf16.cvtneps2bf16.512"
@@ -29,7 +30,7 @@ def zero(_context: Any) -> Any:
     """Return an ``f32x16`` of zeros."""
 
     def build(_target: Any, _builder: Any, _signature: Any, _arguments: Any) -> Any:
-        return ir.Constant(_F32X16, None)
+        return ir.Constant(F32X16, None)
 
     return f32x16(), build
 
@@ -39,19 +40,9 @@ def splat(_context: Any, _value: Any) -> Any:
     """Return an ``f32x16`` of one float32."""
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return _splat(builder, arguments[0])
+        return splat_value(builder, arguments[0])
 
     return f32x16(types.float32), build
-
-
-@intrinsic
-def add(_context: Any, _left: Any, _right: Any) -> Any:
-    """Return the sum of two ``f32x16``."""
-
-    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.fadd(*arguments)
-
-    return f32x16(f32x16, f32x16), build
 
 
 @intrinsic
@@ -69,9 +60,22 @@ def multiply_add(_context: Any, _left: Any, _right: Any, _added: Any) -> Any:
     """Return ``left * right + added`` of three ``f32x16``."""
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return _call(builder, "llvm.fma.v16f32", _F32X16, *arguments)
+        return call_llvm(builder, "llvm.fma.v16f32", F32X16, *arguments)
 
     return f32x16(f32x16, f32x16, f32x16), build
+
+
+def _fold_lanes(builder: Any, vector: Any, combine: Any) -> Any:
+    """Return what is left of the lanes of a vector when pairs are combined again and again."""
+    for distance in (8, 4, 2, 1):
+        lanes = [(lane + distance) % 16 for lane in range(16)]
+        moved = builder.shuffle_vector(vector, vector, ir.Constant(I32X16, lanes))
+        vector = combine(vector, moved)
+    return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+
+def _larger(builder: Any, left: Any, right: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", left, right), left, right)
 
 
 @intrinsic
@@ -79,14 +83,29 @@ def sum_lanes(_context: Any, _vector: Any) -> Any:
     """Return the sum of the lanes of an ``f32x16``."""
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        (total,) = arguments
-        for distance in (8, 4, 2, 1):
-            lanes = [(lane + distance) % 16 for lane in range(16)]
-            moved = builder.shuffle_vector(total, total, ir.Constant(_I32X16, lanes))
-            total = builder.fadd(total, moved)
-        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+        return _fold_lanes(builder, arguments[0], builder.fadd)
 
     return types.float32(f32x16), build
+
+
+@intrinsic
+def largest_lane(_context: Any, _vector: Any) -> Any:
+    """Return the largest lane of an ``f32x16``."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _fold_lanes(builder, arguments[0], partial(_larger, builder))
+
+    return types.float32(f32x16), build
+
+
+@intrinsic
+def larger(_context: Any, _left: Any, _right: Any) -> Any:
+    """Return the larger one of each pair of lanes of two ``f32x16``."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return _larger(builder, *arguments)
+
+    return f32x16(f32x16, f32x16), build
 
 
 @intrinsic
@@ -94,21 +113,9 @@ def add_dot(_context: Any, _sums: Any, _left: Any, _right: Any) -> Any:
     """Add the products of two ``bf16x32``, of neighbouring pairs, to an ``f32x16``."""
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", _F32X16, *arguments)
+        return call_llvm(builder, "llvm.x86.avx512bf16.dpbf16ps.512", F32X16, *arguments)
 
     return f32x16(f32x16, bf16x32, bf16x32), build
-
-
-@intrinsic
-def store_rounded(_context: Any, _address: Any, _vector: Any) -> Any:
-    """Write an ``f32x16`` to 32 bytes at an address, rounded to bfloat16."""
-
-    def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        rounded = _call(builder, _NARROW, _BF16X16, arguments[1])
-        builder.store(rounded, _pointer(builder, arguments[0], _BF16X16), align=2)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, f32x16), build
 
 
 @intrinsic
@@ -117,10 +124,10 @@ def rounded(_context: Any, _vector: Any) -> Any:
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         narrow = builder.bitcast(
-            _call(builder, _NARROW, _BF16X16, arguments[0]), ir.VectorType(ir.IntType(16), 16)
+            call_llvm(builder, _NARROW, BF16X16, arguments[0]), ir.VectorType(ir.IntType(16), 16)
         )
-        upper = builder.shl(builder.zext(narrow, _I32X16), ir.Constant(_I32X16, [16] * 16))
-        return builder.bitcast(upper, _F32X16)
+        upper = builder.shl(builder.zext(narrow, I32X16), ir.Constant(I32X16, [16] * 16))
+        return builder.bitcast(upper, F32X16)
 
     return f32x16(f32x16), build
 
@@ -130,7 +137,7 @@ def _loads(kind: Any, form: Any) -> Any:
     def load(_context: Any, _address: Any, _index: Any) -> Any:
         def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
             address, index = arguments
-            return builder.load(builder.gep(_pointer(builder, address, form), [index]))
+            return builder.load(builder.gep(as_pointer(builder, address, form), [index]))
 
         return kind(types.int64, types.int64), build
 
@@ -148,7 +155,7 @@ def put_float(_context: Any, _address: Any, _index: Any, _value: Any) -> Any:
 
     def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         address, index, value = arguments
-        builder.store(value, builder.gep(_pointer(builder, address, ir.FloatType()), [index]))
+        builder.store(value, builder.gep(as_pointer(builder, address, ir.FloatType()), [index]))
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.float32), build

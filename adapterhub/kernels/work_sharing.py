@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from adapterhub.kernels.numba_support import compiled
+from adapterhub.kernels.simd import call_llvm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
 #: Bytes of the counters of a phase: claimed items and done items, each in a pair of cache lines,
@@ -44,18 +46,22 @@ def new_counters(phases: int) -> NDArray[np.int64]:
 
 
 @compiled()
-def claim(counters: int, phase: int, total: int) -> int:
-    """Return the number of an item of a phase to compute, ``total`` if none is left.
+def claimed(counters: int, phase: int, total: int) -> Iterator[int]:
+    """Yield the items of a phase that this thread has to compute, then wait for all others.
 
     Args:
         counters: Address of the counters.
         phase: Number of the phase.
         total: Number of items of the phase.
     """
-    at = counters + phase * _PHASE
-    if _load(at) >= total:
-        return total
-    return min(_add(at, 1), total)
+    at, done = counters + phase * _PHASE, 0
+    while _load(at) < total:
+        item = _add(at, 1)
+        if item >= total:
+            break
+        yield item
+        done += 1
+    finish(counters, phase, total, done)
 
 
 @compiled()
@@ -109,9 +115,7 @@ def _pause(_context: Any) -> Any:
     """Tell the processor that this thread waits in a loop."""
 
     def build(context: Any, builder: Any, _signature: Any, _arguments: Any) -> Any:
-        form = ir.FunctionType(ir.VoidType(), [])
-        name = "llvm.x86.sse2.pause"
-        builder.call(cgutils.get_or_insert_function(builder.module, form, name), [])
+        call_llvm(builder, "llvm.x86.sse2.pause", ir.VoidType())
         return context.get_dummy_value()
 
     return types.void(), build

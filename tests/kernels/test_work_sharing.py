@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from adapterhub.kernels.numba_support import compiled
-from adapterhub.kernels.work_sharing import claim, finish, new_counters
+from adapterhub.kernels.work_sharing import claimed, finish, new_counters
 
 PHASES, ITEMS = 50, 7
 
@@ -16,19 +16,13 @@ PHASES, ITEMS = 50, 7
 def work(counters, log, thread, delay):
     """Add up what the phase before has left, so that a thread that runs ahead is seen."""
     for phase in range(PHASES):
-        done = 0
-        while True:
-            item = claim(counters, phase, ITEMS)
-            if item == ITEMS:
-                break
-            done += 1
+        for item in claimed(counters, phase, ITEMS):
             total = np.int64(1)
             for _ in range(delay):
                 total += log[0, 0] & 0
             before = log[phase, :ITEMS].sum() if phase else np.int64(ITEMS)
             log[phase + 1, item] += total if before == ITEMS else np.int64(1000)
             log[phase + 1, ITEMS + thread] += 1
-        finish(counters, phase, ITEMS, done)
 
 
 def run(threads, delay=100):

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from adapterhub.kernels import simd
+from adapterhub.kernels import simd_floats as floats
 from adapterhub.kernels.numba_support import compiled
-from adapterhub.kernels.simd import f32x16
+from adapterhub.kernels.simd import F32X16, I32X16, call_llvm, f32x16, splat_value
 
-_FLOAT, _WORD = ir.FloatType(), ir.IntType(32)
-_FLOATS, _WORDS = ir.VectorType(_FLOAT, 16), ir.VectorType(_WORD, 16)
+_WORD = ir.IntType(32)
 #: Coefficients of the polynomial of Cephes' ``expf``, highest first.
 _EXPF = (
     1.9875691500e-4,
@@ -47,71 +46,23 @@ def softmax_row(scores: int, weights: int, width: int, scale: Any) -> Any:
     """
     top = simd.load_f32(scores)
     for k in range(16, width, 16):
-        top = _maximum(top, simd.load_f32(scores + 4 * k))
-    shift = _largest(top) * scale
-    total, shifts = splat(np.float32(0.0)), splat(shift)
+        top = floats.larger(top, simd.load_f32(scores + 4 * k))
+    shift = floats.largest_lane(top) * scale
+    total, shifts = floats.splat(np.float32(0.0)), floats.splat(shift)
     for k in range(0, width, 16):
         found = exponential(simd.load_f32(scores + 4 * k), scale, shifts)
         simd.store(scores + 4 * k, found)
         total = simd.add(total, found)
-    share = _total(total)
-    factor = splat(np.float32(1.0) / share)
+    share = floats.sum_lanes(total)
+    factor = floats.splat(np.float32(1.0) / share)
     for k in range(0, width, 16):
         product = simd.multiply(simd.load_f32(scores + 4 * k), factor)
         simd.store_rounded(weights + 2 * k, product)
     return shift + np.float32(math.log(share))
 
 
-def _call(builder: Any, name: str, *arguments: Any, result: Any = _FLOATS) -> Any:
-    form = ir.FunctionType(result, [each.type for each in arguments])
-    function = cgutils.get_or_insert_function(builder.module, form, name)
-    return builder.call(function, arguments, fastmath=("reassoc", "nnan"))
-
-
 def _constant(value: float) -> Any:
-    return ir.Constant(_FLOATS, [value] * 16)
-
-
-def _filled(builder: Any, value: Any, form: Any = _FLOATS) -> Any:
-    undefined = ir.Constant(form, ir.Undefined)
-    first = builder.insert_element(undefined, value, ir.Constant(_WORD, 0))
-    return builder.shuffle_vector(first, undefined, ir.Constant(_WORDS, [0] * 16))
-
-
-@intrinsic
-def splat(_context: Any, _value: Any) -> Any:
-    """Return an ``f32x16`` of one float32."""
-
-    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return _filled(builder, arguments[0])
-
-    return f32x16(types.float32), build
-
-
-@intrinsic
-def _maximum(_context: Any, _left: Any, _right: Any) -> Any:
-    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        larger = builder.fcmp_ordered(">", *arguments)
-        return builder.select(larger, *arguments)
-
-    return f32x16(f32x16, f32x16), build
-
-
-@intrinsic
-def _largest(_context: Any, _values: Any) -> Any:
-    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return _call(builder, "llvm.vector.reduce.fmax.v16f32", *arguments, result=_FLOAT)
-
-    return types.float32(f32x16), build
-
-
-@intrinsic
-def _total(_context: Any, _values: Any) -> Any:
-    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        zero = ir.Constant(_FLOAT, 0.0)
-        return _call(builder, "llvm.vector.reduce.fadd.v16f32", zero, *arguments, result=_FLOAT)
-
-    return types.float32(f32x16), build
+    return ir.Constant(F32X16, [value] * 16)
 
 
 @intrinsic
@@ -120,34 +71,26 @@ def exponential(_context: Any, _values: Any, _scale: Any, _shift: Any) -> Any:
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         def fused(left: Any, right: Any, added: Any) -> Any:
-            return _call(builder, "llvm.fma.v16f32", left, right, added)
+            return call_llvm(builder, "llvm.fma.v16f32", F32X16, left, right, added)
 
         values, scale, shift = arguments
-        x = fused(values, _filled(builder, scale), builder.fneg(shift))
+        x = fused(values, splat_value(builder, scale), builder.fneg(shift))
         seen = builder.fcmp_ordered(">=", x, _constant(_MIN_EXPONENT))
         x = builder.select(seen, x, _constant(0.0))
-        n = _call(builder, "llvm.floor.v16f32", fused(x, _constant(1.44269504), _constant(0.5)))
+        n = call_llvm(
+            builder, "llvm.floor.v16f32", F32X16, fused(x, _constant(1.44269504), _constant(0.5))
+        )
         f = fused(n, _constant(-0.693359375), x)
         f = fused(n, _constant(2.12194440e-4), f)
         p = _constant(_EXPF[0])
         for coefficient in _EXPF[1:]:
             p = fused(p, f, _constant(coefficient))
         p = builder.fadd(fused(builder.fmul(p, f), f, f), _constant(1.0))
-        bits = builder.add(builder.fptosi(n, _WORDS), ir.Constant(_WORDS, [127] * 16))
-        power = builder.bitcast(builder.shl(bits, ir.Constant(_WORDS, [23] * 16)), _FLOATS)
+        bits = builder.add(builder.fptosi(n, I32X16), ir.Constant(I32X16, [127] * 16))
+        power = builder.bitcast(builder.shl(bits, ir.Constant(I32X16, [23] * 16)), F32X16)
         return builder.select(seen, builder.fmul(p, power), _constant(0.0))
 
     return f32x16(f32x16, types.float32, f32x16), build
-
-
-@intrinsic
-def subtract(_context: Any, _left: Any, _right: Any) -> Any:
-    """Return the difference of two ``f32x16``."""
-
-    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.fsub(*arguments)
-
-    return f32x16(f32x16, f32x16), build
 
 
 @intrinsic
@@ -156,8 +99,8 @@ def keep_lanes(_context: Any, _values: Any, _begin: Any, _end: Any) -> Any:
 
     def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         values, *bounds = arguments
-        lanes = ir.Constant(_WORDS, list(range(16)))
-        begin, end = (_filled(builder, builder.trunc(each, _WORD), _WORDS) for each in bounds)
+        lanes = ir.Constant(I32X16, list(range(16)))
+        begin, end = (splat_value(builder, builder.trunc(each, _WORD)) for each in bounds)
         kept = builder.and_(
             builder.icmp_signed(">=", lanes, begin), builder.icmp_signed("<", lanes, end)
         )

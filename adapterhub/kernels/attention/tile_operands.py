@@ -12,14 +12,10 @@ from numba.extending import intrinsic
 
 from adapterhub.kernels import amx
 from adapterhub.kernels.numba_support import compiled
+from adapterhub.kernels.simd import I32X16, as_pointer
 
 _WORD = ir.IntType(32)
-_WORDS = ir.VectorType(_WORD, 16)
 _HALVES = ir.VectorType(ir.IntType(16), 16)
-
-
-def _vector(builder: Any, address: Any, form: ir.VectorType) -> Any:
-    return builder.inttoptr(address, form.as_pointer())
 
 
 @intrinsic
@@ -33,7 +29,7 @@ def transpose_tile(_context: Any, _source: Any, _stride: Any, _target: Any) -> A
         source, stride, target = arguments
         rows = []
         for _ in range(16):
-            rows.append(builder.load(_vector(builder, source, _WORDS), align=4))
+            rows.append(builder.load(as_pointer(builder, source, I32X16), align=4))
             source = builder.add(source, stride)
         for bit in (1, 2, 4, 8):
             lower = [16 + lane - bit if lane & bit else lane for lane in range(16)]
@@ -41,10 +37,10 @@ def transpose_tile(_context: Any, _source: Any, _stride: Any, _target: Any) -> A
             for row in range(16):
                 if not row & bit:
                     pair = rows[row], rows[row + bit]
-                    rows[row] = builder.shuffle_vector(*pair, ir.Constant(_WORDS, lower))
-                    rows[row + bit] = builder.shuffle_vector(*pair, ir.Constant(_WORDS, upper))
+                    rows[row] = builder.shuffle_vector(*pair, ir.Constant(I32X16, lower))
+                    rows[row + bit] = builder.shuffle_vector(*pair, ir.Constant(I32X16, upper))
         for row in rows:
-            builder.store(row, _vector(builder, target, _WORDS), align=64)
+            builder.store(row, as_pointer(builder, target, I32X16), align=64)
             target = builder.add(target, ir.Constant(target.type, 64))
 
     return types.void(types.int64, types.int64, types.int64), build
@@ -56,15 +52,15 @@ def interleave_tile(_context: Any, _source: Any, _stride: Any, _target: Any) -> 
 
     def build(_target_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         source, stride, target = arguments
-        shift = ir.Constant(_WORDS, [16] * 16)
+        shift = ir.Constant(I32X16, [16] * 16)
         for _ in range(16):
             pair = []
             for _ in range(2):
-                halves = builder.load(_vector(builder, source, _HALVES), align=2)
-                pair.append(builder.zext(halves, _WORDS))
+                halves = builder.load(as_pointer(builder, source, _HALVES), align=2)
+                pair.append(builder.zext(halves, I32X16))
                 source = builder.add(source, stride)
             word = builder.or_(pair[0], builder.shl(pair[1], shift))
-            builder.store(word, _vector(builder, target, _WORDS), align=64)
+            builder.store(word, as_pointer(builder, target, I32X16), align=64)
             target = builder.add(target, ir.Constant(target.type, 64))
 
     return types.void(types.int64, types.int64, types.int64), build

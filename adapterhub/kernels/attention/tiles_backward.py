@@ -8,7 +8,8 @@ import numpy as np
 from numba import prange
 
 from adapterhub.kernels import amx, simd
-from adapterhub.kernels.attention.softmax_rows import exponential, keep_lanes, subtract
+from adapterhub.kernels import simd_floats as floats
+from adapterhub.kernels.attention.softmax_rows import exponential, keep_lanes
 from adapterhub.kernels.attention.tile_operands import (
     aligned,
     multiply_tiles,
@@ -281,7 +282,7 @@ def _weigh_half(
 ) -> Any:
     """Return ``P`` and ``dS`` of a key and 16 queries."""
     x = keep_lanes(exponential(simd.load_f32(score), scale, shift), begin, end)
-    return x, simd.multiply(x, subtract(simd.load_f32(slope), delta))
+    return x, simd.multiply(x, floats.subtract(simd.load_f32(slope), delta))
 
 
 @compiled()

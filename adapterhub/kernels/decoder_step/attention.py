@@ -47,8 +47,8 @@ def attend(
     share = floats.splat(np.float32(1.0) / _exponentials(scores))
     for k in range(0, 2 * width, 64):
         lower, upper = _mix(values + k, slots, length, row, scores)
-        floats.store_rounded(out + k, simd.multiply(lower, share))
-        floats.store_rounded(out + k + 32, simd.multiply(upper, share))
+        simd.store_rounded(out + k, simd.multiply(lower, share))
+        simd.store_rounded(out + k + 32, simd.multiply(upper, share))
 
 
 @inlined

@@ -122,10 +122,10 @@ def _expand_64(y: Any, width: Any, b: Any, entry: Any, slices: Any, inner: Any) 
             s3 = floats.multiply_add(factor, simd.load_widened(row + 96), s3)
             row += 2 * width
         place += integer_at(slices, 2 * each + 1)
-    floats.store_rounded(y, s0)
-    floats.store_rounded(y + 32, s1)
-    floats.store_rounded(y + 64, s2)
-    floats.store_rounded(y + 96, s3)
+    simd.store_rounded(y, s0)
+    simd.store_rounded(y + 32, s1)
+    simd.store_rounded(y + 64, s2)
+    simd.store_rounded(y + 96, s3)
 
 
 @inlined
@@ -139,4 +139,4 @@ def _expand_16(y: Any, width: Any, b: Any, entry: Any, slices: Any, inner: Any) 
             total = floats.multiply_add(factor, simd.load_widened(row), total)
             row += 2 * width
         place += integer_at(slices, 2 * each + 1)
-    floats.store_rounded(y, total)
+    simd.store_rounded(y, total)

@@ -12,7 +12,7 @@ from adapterhub.kernels.linear.layout import GROUP
 from adapterhub.kernels.linear.products import multiply_groups
 from adapterhub.kernels.numba_support import compiled
 from adapterhub.kernels.simd_floats import array_at
-from adapterhub.kernels.work_sharing import claim, finish
+from adapterhub.kernels.work_sharing import claimed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,13 +62,9 @@ def _work(counters: int, x: int, tokens: int, layer: int, y: int, largest: int, 
     description = array_at(layer, FIELDS, np.int64)
     outputs = description[OUTPUTS]
     groups = outputs // GROUP
-    total, done = (groups + _SIZE - 1) // _SIZE, 0
+    total = (groups + _SIZE - 1) // _SIZE
     keys = array_at(largest, total * tokens * 2, np.int16)
-    while True:
-        chunk = claim(counters, 0, total)
-        if chunk == total:
-            break
-        done += 1
+    for chunk in claimed(counters, 0, total):
         first, last = chunk * _SIZE, min((chunk + 1) * _SIZE, groups)
         multiply_groups(x, tokens, description, y, outputs, first, last)
         for token in range(tokens):
@@ -76,17 +72,10 @@ def _work(counters: int, x: int, tokens: int, layer: int, y: int, largest: int, 
             bits = array_at(start, (last - first) * GROUP, np.int16)
             place = 2 * (token * total + chunk)
             keys[place], keys[place + 1] = _largest(bits)
-    finish(counters, 0, total, done)
-    done = 0
-    while True:
-        token = claim(counters, 1, tokens)
-        if token == tokens:
-            break
-        done += 1
+    for token in claimed(counters, 1, tokens):
         own = keys[2 * token * total : 2 * (token + 1) * total]
         bits = array_at(y + 2 * token * outputs, outputs, np.int16)
         array_at(best, tokens, np.int64)[token] = _index(own, bits)
-    finish(counters, 1, tokens, done)
 
 
 @compiled()

@@ -5,6 +5,8 @@ All functions are handed the address of a step, see ``fields``, and the number o
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numba import prange
 
@@ -14,7 +16,10 @@ from adapterhub.kernels.linear.layout import GROUP
 from adapterhub.kernels.linear.products import multiply_groups
 from adapterhub.kernels.numba_support import compiled
 from adapterhub.kernels.simd_floats import array_at, float_at, integer_at
-from adapterhub.kernels.work_sharing import claim, finish
+from adapterhub.kernels.work_sharing import claimed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: Number of phases of a layer; one more comes before all layers.
 LAYER_PHASES = 9
@@ -59,6 +64,15 @@ def _work(step: int) -> None:
 def _chunk(items: int) -> int:
     """Return the number of items in a chunk."""
     return (items + _CHUNKS - 1) // _CHUNKS
+
+
+@compiled()
+def _items(step: int, phase: int, items: int) -> Iterator[int]:
+    """Yield the items of a phase that this thread has to compute, claimed in chunks."""
+    size = _chunk(items)
+    for chunk in claimed(integer_at(step, fields.COUNTERS), phase, (items + size - 1) // size):
+        for item in range(chunk * size, min((chunk + 1) * size, items)):  # noqa: UP028
+            yield item
 
 
 @compiled()
@@ -117,18 +131,10 @@ def _embed(step: int) -> None:
     count, width = integer_at(step, fields.TOKENS), integer_at(step, fields.HIDDEN)
     ids, table = integer_at(step, fields.IDS), integer_at(step, fields.EMBEDDING)
     norm = _layer_field(step, 0, fields.INPUT_NORM)
-    counters, size = integer_at(step, fields.COUNTERS), _chunk(count)
-    total, done = (count + size - 1) // size, 0
-    while True:
-        chunk = claim(counters, 0, total)
-        if chunk == total:
-            break
-        done += 1
-        for token in range(chunk * size, min((chunk + 1) * size, count)):
-            state = integer_at(step, fields.STATE) + 2 * width * token
-            tokens.copy(table + 2 * width * integer_at(ids, token), state, width)
-            _normalize(step, token, norm)
-    finish(counters, 0, total, done)
+    for token in _items(step, 0, count):
+        state = integer_at(step, fields.STATE) + 2 * width * token
+        tokens.copy(table + 2 * width * integer_at(ids, token), state, width)
+        _normalize(step, token, norm)
 
 
 @compiled()
@@ -139,21 +145,23 @@ def _multiply(step: int, layer: int, phase: int, first: int, count: int, x: int)
         groups += _num_groups(step, layer, linear)
     # matrix tiles compute pairs of groups
     size = 2 * _chunk((groups + 1) // 2)
-    total = 0
-    for linear in range(first, first + count):
-        total += _num_chunks(step, layer, linear, size)
-    counters, done, passed, linear = integer_at(step, fields.COUNTERS), 0, 0, first
-    while True:
-        chunk = claim(counters, phase, total)
-        if chunk == total:
-            break
-        done += 1
+    total = _num_all_chunks(step, layer, first, count, size)
+    passed, linear = 0, first
+    for chunk in claimed(integer_at(step, fields.COUNTERS), phase, total):
         # a thread claims ever later chunks
         while chunk - passed >= _num_chunks(step, layer, linear, size):
             passed += _num_chunks(step, layer, linear, size)
             linear += 1
         _multiply_chunk(step, layer, linear, chunk - passed, size, x)
-    finish(counters, phase, total, done)
+
+
+@compiled()
+def _num_all_chunks(step: int, layer: int, first: int, count: int, size: int) -> int:
+    """Return the number of chunks of some linear layers."""
+    total = 0
+    for linear in range(first, first + count):
+        total += _num_chunks(step, layer, linear, size)
+    return total
 
 
 @compiled()
@@ -239,18 +247,10 @@ def _rotate(step: int, layer: int, phase: int) -> None:
     """Add adapters to queries, keys and values, rotate them and fill the KV cache."""
     kv_heads = integer_at(step, fields.KV_HEADS)
     items = integer_at(step, fields.TOKENS) * kv_heads
-    counters, size = integer_at(step, fields.COUNTERS), _chunk(items)
-    total, done = (items + size - 1) // size, 0
-    while True:
-        chunk = claim(counters, phase, total)
-        if chunk == total:
-            break
-        done += 1
-        for item in range(chunk * size, min((chunk + 1) * size, items)):
-            token, head = item // kv_heads, item % kv_heads
-            _prepare_queries(step, layer, token, head)
-            _store_key(step, layer, token, head)
-    finish(counters, phase, total, done)
+    for item in _items(step, phase, items):
+        token, head = item // kv_heads, item % kv_heads
+        _prepare_queries(step, layer, token, head)
+        _store_key(step, layer, token, head)
 
 
 @compiled()
@@ -300,13 +300,8 @@ def _attend(step: int, layer: int, phase: int) -> None:
     kv_heads, sequences = integer_at(step, fields.KV_HEADS), integer_at(step, fields.SEQUENCES)
     last = _sequence(step, sequences - 1)
     blocks = (integer_at(last, fields.COUNT) + fields.QUERY_BLOCK - 1) // fields.QUERY_BLOCK
-    total, done, number = integer_at(last, fields.ITEM) + kv_heads * blocks, 0, 0
-    counters = integer_at(step, fields.COUNTERS)
-    while True:
-        item = claim(counters, phase, total)
-        if item == total:
-            break
-        done += 1
+    total, number = integer_at(last, fields.ITEM) + kv_heads * blocks, 0
+    for item in claimed(integer_at(step, fields.COUNTERS), phase, total):
         # a thread claims ever later items
         while number + 1 < sequences:
             if integer_at(_sequence(step, number + 1), fields.ITEM) > item:
@@ -315,7 +310,6 @@ def _attend(step: int, layer: int, phase: int) -> None:
         sequence = _sequence(step, number)
         own = item - integer_at(sequence, fields.ITEM)
         _attend_block(step, layer, sequence, own // kv_heads, own % kv_heads)
-    finish(counters, phase, total, done)
 
 
 @compiled()
@@ -355,18 +349,10 @@ def _add(step: int, layer: int, phase: int, linear: int) -> None:
         norm = integer_at(step, fields.LAST_NORM)
         if layer + 1 < integer_at(step, fields.NUM_LAYERS):
             norm = _layer_field(step, layer + 1, fields.INPUT_NORM)
-    counters, size = integer_at(step, fields.COUNTERS), _chunk(count)
-    total, done = (count + size - 1) // size, 0
-    while True:
-        chunk = claim(counters, phase, total)
-        if chunk == total:
-            break
-        done += 1
-        for token in range(chunk * size, min((chunk + 1) * size, count)):
-            y = _expand(step, layer, linear, token, width, 0, width)
-            tokens.add(integer_at(step, fields.STATE) + 2 * width * token, y, width)
-            _normalize(step, token, norm)
-    finish(counters, phase, total, done)
+    for token in _items(step, phase, count):
+        y = _expand(step, layer, linear, token, width, 0, width)
+        tokens.add(integer_at(step, fields.STATE) + 2 * width * token, y, width)
+        _normalize(step, token, norm)
 
 
 @compiled()
@@ -375,17 +361,9 @@ def _gate(step: int, layer: int, phase: int) -> None:
     count, width = integer_at(step, fields.TOKENS), integer_at(step, fields.INTERMEDIATE)
     parts = (width + _PART - 1) // _PART
     items = count * parts
-    counters, size = integer_at(step, fields.COUNTERS), _chunk(items)
-    total, done = (items + size - 1) // size, 0
-    while True:
-        chunk = claim(counters, phase, total)
-        if chunk == total:
-            break
-        done += 1
-        for item in range(chunk * size, min((chunk + 1) * size, items)):
-            token, first = item // parts, item % parts * _PART
-            last = min(first + _PART, width)
-            gates = _expand(step, layer, fields.GATE, token, width, first, last)
-            ups = _expand(step, layer, fields.UP, token, width, first, last)
-            tokens.gate(gates + 2 * first, ups + 2 * first, last - first)
-    finish(counters, phase, total, done)
+    for item in _items(step, phase, items):
+        token, first = item // parts, item % parts * _PART
+        last = min(first + _PART, width)
+        gates = _expand(step, layer, fields.GATE, token, width, first, last)
+        ups = _expand(step, layer, fields.UP, token, width, first, last)
+        tokens.gate(gates + 2 * first, ups + 2 * first, last - first)

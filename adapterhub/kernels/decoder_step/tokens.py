@@ -18,8 +18,8 @@ from adapterhub.kernels.numba_support import compiled, exponential, narrow, wide
 def add(state: int, added: int, width: int) -> None:
     """Add bfloat16 ``[width]`` to the residual stream of a token in place."""
     for k in range(0, 2 * width, 32):
-        total = floats.add(simd.load_widened(state + k), simd.load_widened(added + k))
-        floats.store_rounded(state + k, total)
+        total = simd.add(simd.load_widened(state + k), simd.load_widened(added + k))
+        simd.store_rounded(state + k, total)
 
 
 @compiled()
@@ -33,14 +33,14 @@ def normalize(x: int, weight: int, width: int, epsilon: float, out: int) -> None
     scale = floats.splat(np.float32(1.0) / np.sqrt(mean + np.float32(epsilon)))
     for k in range(0, 2 * width, 32):
         normal = floats.rounded(simd.multiply(simd.load_widened(x + k), scale))
-        floats.store_rounded(out + k, simd.multiply(normal, simd.load_widened(weight + k)))
+        simd.store_rounded(out + k, simd.multiply(normal, simd.load_widened(weight + k)))
 
 
 @compiled()
 def copy(source: int, target: int, width: int) -> None:
     """Copy bfloat16 ``[width]`` from one address to another."""
     for k in range(0, 2 * width, 32):
-        floats.store_rounded(target + k, simd.load_widened(source + k))
+        simd.store_rounded(target + k, simd.load_widened(source + k))
 
 
 @compiled()
@@ -53,8 +53,8 @@ def rotate(head: int, cosine: int, sine: int, width: int) -> None:
         second = floats.rounded(simd.multiply(high, simd.load_widened(sine + lower)))
         third = floats.rounded(simd.multiply(high, simd.load_widened(cosine + upper)))
         fourth = floats.rounded(simd.multiply(low, simd.load_widened(sine + upper)))
-        floats.store_rounded(head + lower, floats.subtract(first, second))
-        floats.store_rounded(head + upper, floats.add(third, fourth))
+        simd.store_rounded(head + lower, floats.subtract(first, second))
+        simd.store_rounded(head + upper, simd.add(third, fourth))
 
 
 @compiled()
