@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Kinds of rotary embeddings whose angles depend on nothing but the position.
 _FIXED_ROTATIONS = frozenset({"default", "linear", "llama3", "yarn"})
+#: Number of blocks of tokens from which an item of attention has all heads.
+_MIN_BLOCKS = 8
 #: Number of positions of the first table of rotations.
 _FIRST_POSITIONS = 4096
 
@@ -211,8 +213,11 @@ def tokens_of_step(
     sequences[:, fields.COUNT], sequences[:, fields.LENGTH] = counts, lengths
     firsts, ends = counts.cumsum() - counts, lengths.cumsum()
     sequences[:, fields.FIRST], sequences[:, fields.PLACE] = firsts, ends - lengths
-    items = kv_heads * -(-counts // fields.QUERY_BLOCK)
-    sequences[:, fields.ITEM] = items.cumsum() - items
+    blocks = -(-counts // fields.QUERY_BLOCK)
+    # a slot of the KV cache holds all heads, which are read together if there is enough to share
+    shares = kv_heads if blocks.sum() < _MIN_BLOCKS else 1
+    items = shares * blocks
+    sequences[:, fields.ITEM], sequences[:, fields.SHARES] = items.cumsum() - items, shares
     # the last slots of a context are those of its tokens
     places = np.repeat(ends - counts - firsts, counts) + np.arange(len(ids))
     return StepTokens(ids, positions, context[places], context, sequences)

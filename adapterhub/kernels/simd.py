@@ -123,6 +123,20 @@ def store(_context: Any, _address: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def prefetch(_context: Any, _address: Any) -> Any:
+    """Ask for the cache line at an address, which need not exist."""
+
+    def build(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        # for reading, kept in all caches, of data
+        options = [ir.Constant(_WORD, value) for value in (0, 3, 1)]
+        address = as_pointer(builder, arguments[0], ir.IntType(8))
+        call_llvm(builder, "llvm.prefetch.p0", ir.VoidType(), address, *options)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), build
+
+
+@intrinsic
 def multiply(_context: Any, _left: Any, _right: Any) -> Any:
     """Return the product of two ``f32x16``."""
 

@@ -13,6 +13,7 @@ from numba.extending import intrinsic
 from adapterhub.kernels.numba_support import inlined
 from adapterhub.kernels.simd import (
     BF16X16,
+    BF16X32,
     F32X16,
     I32X16,
     as_pointer,
@@ -106,6 +107,95 @@ def larger(_context: Any, _left: Any, _right: Any) -> Any:
         return _larger(builder, *arguments)
 
     return f32x16(f32x16, f32x16), build
+
+
+@intrinsic
+def sum_rows(_context: Any, rows: Any) -> Any:
+    """Return the sums of the lanes of 16 ``f32x16``, a tuple, as one ``f32x16``."""
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        vectors = [builder.extract_value(arguments[0], place) for place in _PLACES]
+        for lanes in _MERGES:
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [_merge(builder, *pair, lanes) for pair in pairs]
+        return vectors[0]
+
+    return (f32x16(rows), build) if rows == types.UniTuple(f32x16, 16) else None
+
+
+#: Lanes of two vectors that ``sum_rows`` adds in each of its steps; those of the second vector are
+#: 16 and above. Processors exchange halves, quarters and lanes of quarters in one instruction.
+_MERGES = (
+    ([*range(8), *range(16, 24)], [*range(8, 16), *range(24, 32)]),
+    (
+        [*range(4), *range(8, 12), *range(16, 20), *range(24, 28)],
+        [*range(4, 8), *range(12, 16), *range(20, 24), *range(28, 32)],
+    ),
+    *(
+        tuple(
+            [
+                quarter + lane
+                for quarter in range(0, 16, 4)
+                for lane in (*own, *(16 + each for each in own))
+            ]
+            for own in pair
+        )
+        for pair in (((0, 1), (2, 3)), ((0, 2), (1, 3)))
+    ),
+)
+
+
+def _places() -> list[int]:
+    """Return the order in which ``sum_rows`` has to merge vectors so that sums are in order."""
+    vectors = [[number] * 16 for number in range(16)]
+    for first, _ in _MERGES:
+        joined = [vectors[at] + vectors[at + 1] for at in range(0, len(vectors), 2)]
+        vectors = [[both[lane] for lane in first] for both in joined]
+    (found,) = vectors
+    return [found.index(number) for number in range(16)]
+
+
+_PLACES = _places()
+
+
+def _merge(builder: Any, left: Any, right: Any, lanes: Any) -> Any:
+    parts = [builder.shuffle_vector(left, right, ir.Constant(I32X16, each)) for each in lanes]
+    return builder.fadd(*parts)
+
+
+@intrinsic
+def add_row_dots(
+    _context: Any, sums: Any, _own: Any, _rows: Any, _slots: Any, _count: Any, _stride: Any
+) -> Any:
+    """Add the products of a ``bf16x32`` with those of 16 rows to the sums of each row.
+
+    Args:
+        sums: Tuple of 16 ``f32x16``.
+        _own: ``bf16x32`` that is multiplied.
+        _rows: Address of 32 bfloat16 values of row 0.
+        _slots: Address of the numbers of the rows, int64.
+        _count: Number of rows; further sums are those of the last one.
+        _stride: Bytes from a row to the next.
+    """
+
+    def build(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        total, own, rows, slots, count, stride = arguments
+        last = builder.sub(count, ir.Constant(count.type, 1))
+        slots = as_pointer(builder, slots, count.type)
+        for row in range(16):
+            number = ir.Constant(count.type, row)
+            number = builder.select(builder.icmp_signed("<", number, last), number, last)
+            slot = builder.load(builder.gep(slots, [number]))
+            address = builder.add(rows, builder.mul(slot, stride))
+            values = builder.load(as_pointer(builder, address, BF16X32), align=2)
+            before = builder.extract_value(total, row)
+            name = "llvm.x86.avx512bf16.dpbf16ps.512"
+            found = call_llvm(builder, name, F32X16, before, own, values)
+            total = builder.insert_value(total, found, row)
+        return total
+
+    form = sums(sums, bf16x32, *[types.int64] * 4)
+    return (form, build) if sums == types.UniTuple(f32x16, 16) else None
 
 
 @intrinsic

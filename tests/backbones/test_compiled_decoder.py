@@ -25,8 +25,8 @@ from adapterhub.kernels.attention.paged import PagedSequence, paged_batch
 from adapterhub.kernels.lora.cpu import CpuLoraKernel
 
 SLOTS = 320
-#: Number of tokens of three sequences in each of four steps.
-STEPS = ([20, 1, 33], [1, 17, 1], [1, 1, 1], [2, 1, 40])
+#: Number of tokens of three sequences in each step; the last has items of all heads.
+STEPS = ([20, 1, 33], [1, 17, 1], [1, 1, 1], [2, 1, 40], [70, 40, 20])
 LLAMA = {"head_dim": 32, "vocab_size": 200}
 QWEN2 = Qwen2Config(
     hidden_size=96,

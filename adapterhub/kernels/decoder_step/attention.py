@@ -8,8 +8,12 @@ import numpy as np
 
 from adapterhub.kernels import simd
 from adapterhub.kernels import simd_floats as floats
-from adapterhub.kernels.numba_support import compiled, exponential, inlined
-from adapterhub.kernels.simd_floats import integer_at
+from adapterhub.kernels.attention.softmax_rows import exponential, keep_lanes
+from adapterhub.kernels.numba_support import compiled, inlined
+from adapterhub.kernels.simd_floats import float_at, integer_at
+
+#: Positions whose scores are a register.
+_LANES = 16
 
 
 @compiled()
@@ -23,6 +27,7 @@ def attend(
     row: int,
     scale: float,
     out: int,
+    scores: int,
 ) -> None:
     """Write the attention of one head of one token.
 
@@ -36,42 +41,69 @@ def attend(
         row: Bytes from a slot to the next.
         scale: Factor of the scores.
         out: Address of the result, bfloat16 ``[width]``.
+        scores: Address of memory for float32 of all positions, in whole registers.
     """
-    scores = np.empty(length, np.float32)
-    for position in range(length):
-        key = keys + integer_at(slots, position) * row
-        dot = floats.zero()
-        for k in range(0, 2 * width, 64):
-            dot = floats.add_dot(dot, simd.load_bf16(query + k), simd.load_bf16(key + k))
-        scores[position] = floats.sum_lanes(dot) * np.float32(scale)
-    share = floats.splat(np.float32(1.0) / _exponentials(scores))
-    for k in range(0, 2 * width, 64):
-        lower, upper = _mix(values + k, slots, length, row, scores)
-        simd.store_rounded(out + k, simd.multiply(lower, share))
-        simd.store_rounded(out + k + 32, simd.multiply(upper, share))
+    factor = np.float32(scale)
+    top = _scores(query, keys, slots, length, width, row)
+    simd.store(scores, top)
+    for position in range(_LANES, length, _LANES):
+        own = slots + 8 * position
+        found = _scores(query, keys, own, length - position, width, row)
+        simd.store(scores + 4 * position, found)
+        top = floats.larger(top, found)
+    shift, total = floats.splat(floats.largest_lane(top) * factor), floats.zero()
+    for position in range(0, length, _LANES):
+        found = exponential(simd.load_f32(scores + 4 * position), factor, shift)
+        found = keep_lanes(found, 0, length - position)
+        simd.store(scores + 4 * position, found)
+        total = simd.add(total, found)
+    share = floats.splat(np.float32(1.0) / floats.sum_lanes(total))
+    k = 0
+    while k + 128 <= 2 * width:
+        _mix_64(values + k, slots, length, row, scores, share, out + k)
+        k += 128
+    if k < 2 * width:
+        _mix_32(values + k, slots, length, row, scores, share, out + k)
 
 
 @inlined
-def _mix(values: Any, slots: Any, length: Any, row: Any, scores: Any) -> Any:
-    """Return the weighted sum of 32 values of each slot."""
+def _scores(query: Any, keys: Any, slots: Any, count: Any, width: Any, row: Any) -> Any:
+    """Return the scores of 16 positions; those from ``count`` on are that of the last one."""
+    sums = simd.zeros(16)
+    for k in range(0, 2 * width, 64):
+        sums = floats.add_row_dots(sums, simd.load_bf16(query + k), keys + k, slots, count, row)
+    return floats.sum_rows(sums)
+
+
+@inlined
+def _mix_64(
+    values: Any, slots: Any, length: Any, row: Any, scores: Any, share: Any, out: Any
+) -> None:
+    """Write the weighted sum of 64 values of each slot."""
+    s0, s1, s2, s3 = floats.zero(), floats.zero(), floats.zero(), floats.zero()
+    for position in range(length):
+        value = values + integer_at(slots, position) * row
+        weight = floats.splat(float_at(scores, position))
+        s0 = floats.multiply_add(weight, simd.load_widened(value), s0)
+        s1 = floats.multiply_add(weight, simd.load_widened(value + 32), s1)
+        s2 = floats.multiply_add(weight, simd.load_widened(value + 64), s2)
+        s3 = floats.multiply_add(weight, simd.load_widened(value + 96), s3)
+    simd.store_rounded(out, simd.multiply(s0, share))
+    simd.store_rounded(out + 32, simd.multiply(s1, share))
+    simd.store_rounded(out + 64, simd.multiply(s2, share))
+    simd.store_rounded(out + 96, simd.multiply(s3, share))
+
+
+@inlined
+def _mix_32(
+    values: Any, slots: Any, length: Any, row: Any, scores: Any, share: Any, out: Any
+) -> None:
+    """Write the weighted sum of 32 values of each slot."""
     lower, upper = floats.zero(), floats.zero()
     for position in range(length):
         value = values + integer_at(slots, position) * row
-        weight = floats.splat(scores[position])
+        weight = floats.splat(float_at(scores, position))
         lower = floats.multiply_add(weight, simd.load_widened(value), lower)
         upper = floats.multiply_add(weight, simd.load_widened(value + 32), upper)
-    return lower, upper
-
-
-@compiled()
-def _exponentials(scores: Any) -> Any:
-    """Replace scores by the exponentials of their distance to the largest; return the sum."""
-    largest = scores[0]
-    for position in range(scores.shape[0]):
-        largest = max(largest, scores[position])
-    total = np.float32(0.0)
-    for position in range(scores.shape[0]):
-        value = exponential(scores[position] - largest)
-        scores[position] = value
-        total += value
-    return total
+    simd.store_rounded(out, simd.multiply(lower, share))
+    simd.store_rounded(out + 32, simd.multiply(upper, share))

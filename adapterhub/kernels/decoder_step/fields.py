@@ -68,8 +68,9 @@ STEP_FIELDS = RESULTS + len(LINEARS)
 INPUT_NORM, POST_NORM, QUERY_NORM, KEY_NORM, KEYS, VALUES, LAYER_FIELDS = range(7)
 
 #: A sequence of a step: its first token, its number of tokens, the length of its context with
-#: them, the place of its context, and the first of its items of attention.
-FIRST, COUNT, LENGTH, PLACE, ITEM, SEQUENCE_FIELDS = range(6)
+#: them, the place of its context, the first of its items of attention, and the number of items that
+#: share the heads of a block of tokens.
+FIRST, COUNT, LENGTH, PLACE, ITEM, SHARES, SEQUENCE_FIELDS = range(7)
 
 #: The adapters of a token: its number, its first slice and the one after the last, and the place of
 #: its results of the first factors.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import prange
 
+from adapterhub.kernels import simd
 from adapterhub.kernels.decoder_step import attention, fields, lora, tokens
 from adapterhub.kernels.linear.fields import FIELDS, OUTPUTS, WIDTH
 from adapterhub.kernels.linear.layout import GROUP
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 LAYER_PHASES = 9
 #: Number of chunks that the work of a phase is divided into if it has as many items.
 _CHUNKS = 32
+#: Number of positions of a context that are asked for before any of them is used.
+_FORESEEN = 256
 #: Number of outputs of an item of the gate.
 _PART = 256
 
@@ -298,9 +301,11 @@ def _sequence(step: int, number: int) -> int:
 def _attend(step: int, layer: int, phase: int) -> None:
     """Attend from every token to the context of its sequence."""
     kv_heads, sequences = integer_at(step, fields.KV_HEADS), integer_at(step, fields.SEQUENCES)
+    shares = integer_at(_sequence(step, 0), fields.SHARES)
+    heads = kv_heads // shares
     last = _sequence(step, sequences - 1)
     blocks = (integer_at(last, fields.COUNT) + fields.QUERY_BLOCK - 1) // fields.QUERY_BLOCK
-    total, number = integer_at(last, fields.ITEM) + kv_heads * blocks, 0
+    total, number = integer_at(last, fields.ITEM) + shares * blocks, 0
     for item in claimed(integer_at(step, fields.COUNTERS), phase, total):
         # a thread claims ever later items
         while number + 1 < sequences:
@@ -309,7 +314,28 @@ def _attend(step: int, layer: int, phase: int) -> None:
             number += 1
         sequence = _sequence(step, number)
         own = item - integer_at(sequence, fields.ITEM)
-        _attend_block(step, layer, sequence, own // kv_heads, own % kv_heads)
+        block, first = own // shares, own % shares * heads
+        _prefetch_context(step, layer, sequence, block, first, first + heads)
+        for head in range(first, first + heads):
+            _attend_block(step, layer, sequence, block, head)
+
+
+@compiled()
+def _prefetch_context(
+    step: int, layer: int, sequence: int, block: int, first: int, last: int
+) -> None:
+    """Ask for keys and values of some heads, in the order in which they lie."""
+    if block != 0:
+        return
+    width = integer_at(step, fields.HEAD_DIM)
+    row = 2 * width * integer_at(step, fields.KV_HEADS)
+    slots = integer_at(step, fields.CONTEXT) + 8 * integer_at(sequence, fields.PLACE)
+    keys, values = _layer_field(step, layer, fields.KEYS), _layer_field(step, layer, fields.VALUES)
+    for position in range(min(integer_at(sequence, fields.LENGTH), _FORESEEN)):
+        place = integer_at(slots, position) * row
+        for at in range(place + 2 * width * first, place + 2 * width * last, 64):
+            simd.prefetch(keys + at)
+            simd.prefetch(values + at)
 
 
 @compiled()
@@ -324,13 +350,15 @@ def _attend_block(step: int, layer: int, sequence: int, block: int, head: int) -
     values = _layer_field(step, layer, fields.VALUES) + 2 * head * width
     queries, out = integer_at(step, fields.RESULTS), integer_at(step, fields.ATTENDED)
     scale = float_at(integer_at(step, fields.NUMBERS), 1)
-    begin = block * fields.QUERY_BLOCK
+    # whole registers
+    scores = np.empty(length + 15, np.float32)
+    begin, memory = block * fields.QUERY_BLOCK, scores.ctypes.data
     for token in range(begin, min(begin + fields.QUERY_BLOCK, count)):
         seen = length - count + token + 1
         place = 2 * width * ((integer_at(sequence, fields.FIRST) + token) * heads + head * group)
         for at in range(place, place + 2 * width * group, 2 * width):
             query, result = queries + at, out + at
-            attention.attend(query, keys, values, slots, seen, width, row, scale, result)
+            attention.attend(query, keys, values, slots, seen, width, row, scale, result, memory)
 
 
 @compiled()
