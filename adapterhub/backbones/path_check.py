@@ -15,8 +15,6 @@ from adapterhub.backbones.compiled_decoder import (
     CompiledDecoder,
     StepLinear,
     linear_modules,
-    paged_tokens,
-    step_adapters,
 )
 from adapterhub.backbones.fast_decoder import FastDecoder
 from adapterhub.backbones.float32_model import in_float32, rounding_error
@@ -31,6 +29,7 @@ from adapterhub.backbones.path_probes import (
 from adapterhub.backbones.path_runs import BatchRuns, MediaRuns, PairRuns, PathRuns
 from adapterhub.backbones.path_verdict import PADDED_ONLY, ForwardPaths
 from adapterhub.backbones.shallow_model import num_distinct_layers, shallow
+from adapterhub.backbones.step_inputs import paged_tokens, step_adapters
 from adapterhub.kernels.choice import choose_paged_attention
 from adapterhub.kernels.lora.plan import RankSlice, build_plan
 
@@ -166,8 +165,8 @@ class _CompiledRuns:
         strengths = self._adapter.strengths(tuple(ids.shape)).flatten().tolist()
         plan = build_plan([(1, (RankSlice(0, 1, each),) if each else ()) for each in strengths])
         plans = [plan] * len(self._linears)
-        adapters = step_adapters(plans, len(strengths))
         step = CompiledDecoder(self._model, self._linears, paged.cache)
+        adapters = step_adapters(plans, len(strengths), tiled=step.tiled)
         return step(paged_tokens(ids, positions, paged), adapters)
 
     def _vectors(self) -> Iterator[tuple[Tensor, Tensor]]:

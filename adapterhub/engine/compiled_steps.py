@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adapterhub.backbones.compiled_decoder import step_adapters, tokens_of_step
+from adapterhub.backbones.step_inputs import step_adapters, tokens_of_step
 from adapterhub.kernels.amx import has_amx
 from adapterhub.kernels.linear.avx512 import MAX_TOKENS
 from adapterhub.kernels.numba_support import compiled
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from adapterhub.backbones.compiled_decoder import CompiledDecoder, StepAdapters, StepTokens
+    from adapterhub.backbones.compiled_decoder import CompiledDecoder
+    from adapterhub.backbones.step_inputs import StepAdapters, StepTokens
     from adapterhub.engine.adapted_layers import AdaptedLayers
     from adapterhub.engine.forward_context import ForwardContext, Run
     from adapterhub.engine.scheduler import ScheduledChunk
@@ -61,7 +62,7 @@ class CompiledSteps:
         if any(context.plan(number) for number in self._layers.hooked):
             return None
         plans = [context.plan(number) for number in range(len(self._layers.linear))]
-        return step_adapters(plans, context.num_tokens)
+        return step_adapters(plans, context.num_tokens, tiled=self._decoder.tiled)
 
     def _tokens(self, chunks: Sequence[ScheduledChunk]) -> StepTokens:
         ids = [token for c in chunks for token in c.sequence.token_ids(c.start, c.end)]

@@ -10,11 +10,10 @@ from adapterhub.backbones.compiled_decoder import (
     CompiledDecoder,
     adapted_linears,
     linear_modules,
-    paged_tokens,
-    step_adapters,
     why_not_compiled,
 )
 from adapterhub.backbones.fast_decoder import FastDecoder
+from adapterhub.backbones.step_inputs import paged_tokens, step_adapters
 from adapterhub.engine.adapter_slots import Blend, Slot
 from adapterhub.engine.forward_context import ForwardContext, set_forward_context
 from adapterhub.engine.lora_linear import install_lora_linears
@@ -97,7 +96,7 @@ class Steps:
         with torch.no_grad(), set_forward_context(context):
             expected = self.fast(ids, positions, fast)
             plans = [context.plan(each.number) for each in self.modules]
-            adapters = step_adapters(plans, start)
+            adapters = step_adapters(plans, start, tiled=self.compiled.tiled)
             found = self.compiled(paged_tokens(ids, positions, compiled), adapters)
         return found.float(), expected.float()
 
@@ -175,6 +174,8 @@ def test_the_check_sees_a_wrong_step(monkeypatch, caplog):
 
     assert path_check.check_compiled_decoder(Backbone)
     own = path_check.step_adapters
-    monkeypatch.setattr(path_check, "step_adapters", lambda plans, n: own([None] * len(plans), n))
+    monkeypatch.setattr(
+        path_check, "step_adapters", lambda plans, n, **_: own([None] * len(plans), n)
+    )
     assert not path_check.check_compiled_decoder(Backbone)
     assert "no compiled step: hidden states differ" in caplog.text

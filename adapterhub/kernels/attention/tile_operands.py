@@ -66,6 +66,21 @@ def interleave_tile(_context: Any, _source: Any, _stride: Any, _target: Any) -> 
     return types.void(types.int64, types.int64, types.int64), build
 
 
+@intrinsic
+def interleave_rows(_context: Any, _upper: Any, _lower: Any, _target: Any) -> Any:
+    """Write 16 bfloat16 values of two rows as pairs, one row of a right tile."""
+
+    def build(_target_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        upper, lower = (
+            builder.zext(builder.load(as_pointer(builder, each, _HALVES), align=2), I32X16)
+            for each in arguments[:2]
+        )
+        word = builder.or_(upper, builder.shl(lower, ir.Constant(I32X16, [16] * 16)))
+        builder.store(word, as_pointer(builder, arguments[2], I32X16), align=64)
+
+    return types.void(types.int64, types.int64, types.int64), build
+
+
 @compiled()
 def aligned(words: int) -> Any:
     """Return uninitialised 32-bit words that start at a multiple of 64 bytes."""

@@ -51,6 +51,13 @@ QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN = range(7)
     # [slices, 2]: first rank slot and rank; float32 [slices]
     SLICES,
     WEIGHTS,
+    # parts of long runs of tokens of an adapter, which have no entries: first part of each plan;
+    # [parts, PART_FIELDS]; first slot of each run; rank slots; float32, their weights
+    FIRST_PARTS,
+    PARTS,
+    RUNS,
+    PART_SLOTS,
+    PART_WEIGHTS,
     # float32 [7, INNER_SIZE]: results of the first factors of the adapters
     INNER,
     INNER_SIZE,
@@ -61,7 +68,7 @@ QUERY, KEY, VALUE, OUTPUT, GATE, UP, DOWN = range(7)
     ATTENDED,
     # bfloat16 [tokens, out] of each linear layer
     RESULTS,
-) = range(34)
+) = range(39)
 STEP_FIELDS = RESULTS + len(LINEARS)
 
 #: A layer: addresses of its norms, 0 for those it lacks, and of its part of the KV cache.
@@ -75,6 +82,9 @@ FIRST, COUNT, LENGTH, PLACE, ITEM, SHARES, SEQUENCE_FIELDS = range(7)
 #: The adapters of a token: its number, its first slice and the one after the last, and the place of
 #: its results of the first factors.
 TOKEN, FIRST_SLICE, LAST_SLICE, INNER_PLACE, ENTRY_FIELDS = range(5)
+
+#: A part: its first token, the one after the last, and its run.
+PART_BEGIN, PART_END, RUN, PART_FIELDS = range(4)
 
 #: Number of query tokens of an item of attention.
 QUERY_BLOCK = 16

@@ -5,27 +5,26 @@ All functions are handed the address of a step, see ``fields``, and the number o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numba import prange
 
 from adapterhub.kernels import simd
-from adapterhub.kernels.decoder_step import attention, fields, lora, tokens
-from adapterhub.kernels.linear.fields import FIELDS, OUTPUTS, WIDTH
-from adapterhub.kernels.linear.layout import GROUP
+from adapterhub.kernels.decoder_step import adapters, attention, fields, tokens
+from adapterhub.kernels.decoder_step.access import (
+    chunk_size,
+    claimed_items,
+    description_of,
+    layer_field,
+    num_groups,
+)
+from adapterhub.kernels.linear.fields import FIELDS, OUTPUTS
 from adapterhub.kernels.linear.products import multiply_groups
 from adapterhub.kernels.numba_support import compiled
 from adapterhub.kernels.simd_floats import array_at, float_at, integer_at
 from adapterhub.kernels.work_sharing import claimed
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 #: Number of phases of a layer; one more comes before all layers.
-LAYER_PHASES = 9
-#: Number of chunks that the work of a phase is divided into if it has as many items.
-_CHUNKS = 32
+LAYER_PHASES = 13
 #: Number of positions of a context that are asked for before any of them is used.
 _FORESEEN = 256
 #: Number of outputs of an item of the gate.
@@ -49,74 +48,23 @@ def _work(step: int) -> None:
     """Compute a share of every phase."""
     _embed(step)
     phase = 1
+    normal, attended = integer_at(step, fields.NORMAL), integer_at(step, fields.ATTENDED)
+    inner = integer_at(step, fields.RESULTS + fields.UP)
     for layer in range(integer_at(step, fields.NUM_LAYERS)):
-        _multiply(step, layer, phase, fields.QUERY, 3, integer_at(step, fields.NORMAL))
-        _rotate(step, layer, phase + 1)
-        _attend(step, layer, phase + 2)
-        _multiply(step, layer, phase + 3, fields.OUTPUT, 1, integer_at(step, fields.ATTENDED))
-        _add(step, layer, phase + 4, fields.OUTPUT)
-        _multiply(step, layer, phase + 5, fields.GATE, 2, integer_at(step, fields.NORMAL))
-        _gate(step, layer, phase + 6)
-        up = integer_at(step, fields.RESULTS + fields.UP)
-        _multiply(step, layer, phase + 7, fields.DOWN, 1, up)
-        _add(step, layer, phase + 8, fields.DOWN)
+        _multiply(step, layer, phase, fields.QUERY, 3, normal)
+        adapters.add_runs(step, layer, phase + 1, fields.QUERY, 3, normal)
+        _rotate(step, layer, phase + 2)
+        _attend(step, layer, phase + 3)
+        _multiply(step, layer, phase + 4, fields.OUTPUT, 1, attended)
+        adapters.add_runs(step, layer, phase + 5, fields.OUTPUT, 1, attended)
+        _add(step, layer, phase + 6, fields.OUTPUT)
+        _multiply(step, layer, phase + 7, fields.GATE, 2, normal)
+        adapters.add_runs(step, layer, phase + 8, fields.GATE, 2, normal)
+        _gate(step, layer, phase + 9)
+        _multiply(step, layer, phase + 10, fields.DOWN, 1, inner)
+        adapters.add_runs(step, layer, phase + 11, fields.DOWN, 1, inner)
+        _add(step, layer, phase + 12, fields.DOWN)
         phase += LAYER_PHASES
-
-
-@compiled()
-def _chunk(items: int) -> int:
-    """Return the number of items in a chunk."""
-    return (items + _CHUNKS - 1) // _CHUNKS
-
-
-@compiled()
-def _items(step: int, phase: int, items: int) -> Iterator[int]:
-    """Yield the items of a phase that this thread has to compute, claimed in chunks."""
-    size = _chunk(items)
-    for chunk in claimed(integer_at(step, fields.COUNTERS), phase, (items + size - 1) // size):
-        for item in range(chunk * size, min((chunk + 1) * size, items)):  # noqa: UP028
-            yield item
-
-
-@compiled()
-def _layer_field(step: int, layer: int, field: int) -> int:
-    return integer_at(integer_at(step, fields.LAYERS), layer * fields.LAYER_FIELDS + field)
-
-
-@compiled()
-def _description(step: int, layer: int, linear: int) -> int:
-    """Return the address of the description of a linear layer."""
-    number = layer * len(fields.LINEARS) + linear
-    return integer_at(step, fields.DESCRIPTIONS) + 8 * FIELDS * number
-
-
-@compiled()
-def _num_groups(step: int, layer: int, linear: int) -> int:
-    return integer_at(_description(step, layer, linear), OUTPUTS) // GROUP
-
-
-@compiled()
-def _table(step: int, layer: int, linear: int, factor: int) -> int:
-    """Return the address of the first or second factors of a linear layer."""
-    number = layer * len(fields.LINEARS) + linear
-    return integer_at(integer_at(step, fields.TABLES), 2 * number + factor)
-
-
-@compiled()
-def _plan(step: int, layer: int, linear: int) -> int:
-    """Return the number of the plan of a linear layer, -1 for none."""
-    return integer_at(integer_at(step, fields.PLANS), layer * len(fields.LINEARS) + linear)
-
-
-@compiled()
-def _inner(step: int, linear: int) -> int:
-    """Return the address of the results of the first factors of a linear layer."""
-    return integer_at(step, fields.INNER) + 4 * integer_at(step, fields.INNER_SIZE) * linear
-
-
-@compiled()
-def _entry(step: int, entry: int) -> int:
-    return integer_at(step, fields.ENTRIES) + 8 * fields.ENTRY_FIELDS * entry
 
 
 @compiled()
@@ -133,8 +81,8 @@ def _embed(step: int) -> None:
     """Look tokens up in the embedding and normalize them for the first layer."""
     count, width = integer_at(step, fields.TOKENS), integer_at(step, fields.HIDDEN)
     ids, table = integer_at(step, fields.IDS), integer_at(step, fields.EMBEDDING)
-    norm = _layer_field(step, 0, fields.INPUT_NORM)
-    for token in _items(step, 0, count):
+    norm = layer_field(step, 0, fields.INPUT_NORM)
+    for token in claimed_items(step, 0, count):
         state = integer_at(step, fields.STATE) + 2 * width * token
         tokens.copy(table + 2 * width * integer_at(ids, token), state, width)
         _normalize(step, token, norm)
@@ -145,9 +93,9 @@ def _multiply(step: int, layer: int, phase: int, first: int, count: int, x: int)
     """Compute linear layers of the same input, and the first factors of their adapters."""
     groups = 0
     for linear in range(first, first + count):
-        groups += _num_groups(step, layer, linear)
+        groups += num_groups(step, layer, linear)
     # matrix tiles compute pairs of groups
-    size = 2 * _chunk((groups + 1) // 2)
+    size = 2 * chunk_size((groups + 1) // 2)
     total = _num_all_chunks(step, layer, first, count, size)
     passed, linear = 0, first
     for chunk in claimed(integer_at(step, fields.COUNTERS), phase, total):
@@ -170,79 +118,26 @@ def _num_all_chunks(step: int, layer: int, first: int, count: int, size: int) ->
 @compiled()
 def _num_chunks(step: int, layer: int, linear: int, size: int) -> int:
     """Return the number of chunks of a linear layer and of its adapters."""
-    return _num_products(step, layer, linear, size) + _num_shrinks(step, layer, linear)
+    return _num_products(step, layer, linear, size) + adapters.num_shrinks(step, layer, linear)
 
 
 @compiled()
 def _num_products(step: int, layer: int, linear: int, size: int) -> int:
-    return (_num_groups(step, layer, linear) + size - 1) // size
-
-
-@compiled()
-def _num_shrinks(step: int, layer: int, linear: int) -> int:
-    plan = _plan(step, layer, linear)
-    if plan < 0:
-        return 0
-    firsts = integer_at(step, fields.FIRST_ENTRIES)
-    entries = integer_at(firsts, plan + 1) - integer_at(firsts, plan)
-    size = _chunk(entries)
-    return (entries + size - 1) // size
+    return (num_groups(step, layer, linear) + size - 1) // size
 
 
 @compiled()
 def _multiply_chunk(step: int, layer: int, linear: int, chunk: int, size: int, x: int) -> None:
     products = _num_products(step, layer, linear, size)
     if chunk >= products:
-        _shrink_chunk(step, layer, linear, chunk - products, x)
+        adapters.shrink_chunk(step, layer, linear, chunk - products, x)
         return
     count = integer_at(step, fields.TOKENS)
-    description = array_at(_description(step, layer, linear), FIELDS, np.int64)
+    description = array_at(description_of(step, layer, linear), FIELDS, np.int64)
     first = chunk * size
-    last = min(first + size, _num_groups(step, layer, linear))
+    last = min(first + size, num_groups(step, layer, linear))
     y = integer_at(step, fields.RESULTS + linear)
     multiply_groups(x, count, description, y, description[OUTPUTS], first, last)
-
-
-@compiled()
-def _shrink_chunk(step: int, layer: int, linear: int, chunk: int, x: int) -> None:
-    plan, firsts = _plan(step, layer, linear), integer_at(step, fields.FIRST_ENTRIES)
-    begin, end = integer_at(firsts, plan), integer_at(firsts, plan + 1)
-    size = _chunk(end - begin)
-    begin += chunk * size
-    width = integer_at(_description(step, layer, linear), WIDTH)
-    table, inner = _table(step, layer, linear, 0), _inner(step, linear)
-    slices, weights = integer_at(step, fields.SLICES), integer_at(step, fields.WEIGHTS)
-    for number in range(begin, min(begin + size, end)):
-        entry = _entry(step, number)
-        own = x + 2 * width * integer_at(entry, fields.TOKEN)
-        lora.shrink(own, width, table, entry, slices, weights, inner)
-
-
-@compiled()
-def _expand(
-    step: int, layer: int, linear: int, token: int, width: int, first: int, last: int
-) -> int:
-    """Add the adapters of a token to some outputs of a layer; return the address of all.
-
-    Args:
-        step: Address of the step.
-        layer: Number of the layer.
-        linear: Number of its linear layer.
-        token: Number of the token.
-        width: Number of outputs.
-        first: First output to change.
-        last: Output after the last one.
-    """
-    y = integer_at(step, fields.RESULTS + linear) + 2 * width * token
-    plan = _plan(step, layer, linear)
-    if plan >= 0:
-        place = plan * integer_at(step, fields.TOKENS) + token
-        number = integer_at(integer_at(step, fields.ENTRY_OF), place)
-        if number >= 0:
-            table, inner = _table(step, layer, linear, 1), _inner(step, linear)
-            slices = integer_at(step, fields.SLICES)
-            lora.expand(y, width, first, last, table, _entry(step, number), slices, inner)
-    return y
 
 
 @compiled()
@@ -250,7 +145,7 @@ def _rotate(step: int, layer: int, phase: int) -> None:
     """Add adapters to queries, keys and values, rotate them and fill the KV cache."""
     kv_heads = integer_at(step, fields.KV_HEADS)
     items = integer_at(step, fields.TOKENS) * kv_heads
-    for item in _items(step, phase, items):
+    for item in claimed_items(step, phase, items):
         token, head = item // kv_heads, item % kv_heads
         _prepare_queries(step, layer, token, head)
         _store_key(step, layer, token, head)
@@ -274,9 +169,9 @@ def _prepare_queries(step: int, layer: int, token: int, head: int) -> None:
     width, heads = integer_at(step, fields.HEAD_DIM), integer_at(step, fields.HEADS)
     group = heads // integer_at(step, fields.KV_HEADS)
     first, last = head * group * width, (head + 1) * group * width
-    query = _expand(step, layer, fields.QUERY, token, heads * width, first, last)
+    query = adapters.expand(step, layer, fields.QUERY, token, heads * width, first, last)
     for at in range(first, last, width):
-        _turn(step, token, query + 2 * at, _layer_field(step, layer, fields.QUERY_NORM))
+        _turn(step, token, query + 2 * at, layer_field(step, layer, fields.QUERY_NORM))
 
 
 @compiled()
@@ -285,11 +180,11 @@ def _store_key(step: int, layer: int, token: int, head: int) -> None:
     width = integer_at(step, fields.HEAD_DIM)
     first, last, size = head * width, (head + 1) * width, width * integer_at(step, fields.KV_HEADS)
     place = 2 * (integer_at(integer_at(step, fields.SLOTS), token) * size + first)
-    key = _expand(step, layer, fields.KEY, token, size, first, last) + 2 * first
-    _turn(step, token, key, _layer_field(step, layer, fields.KEY_NORM))
-    tokens.copy(key, _layer_field(step, layer, fields.KEYS) + place, width)
-    value = _expand(step, layer, fields.VALUE, token, size, first, last) + 2 * first
-    tokens.copy(value, _layer_field(step, layer, fields.VALUES) + place, width)
+    key = adapters.expand(step, layer, fields.KEY, token, size, first, last) + 2 * first
+    _turn(step, token, key, layer_field(step, layer, fields.KEY_NORM))
+    tokens.copy(key, layer_field(step, layer, fields.KEYS) + place, width)
+    value = adapters.expand(step, layer, fields.VALUE, token, size, first, last) + 2 * first
+    tokens.copy(value, layer_field(step, layer, fields.VALUES) + place, width)
 
 
 @compiled()
@@ -330,7 +225,7 @@ def _prefetch_context(
     width = integer_at(step, fields.HEAD_DIM)
     row = 2 * width * integer_at(step, fields.KV_HEADS)
     slots = integer_at(step, fields.CONTEXT) + 8 * integer_at(sequence, fields.PLACE)
-    keys, values = _layer_field(step, layer, fields.KEYS), _layer_field(step, layer, fields.VALUES)
+    keys, values = layer_field(step, layer, fields.KEYS), layer_field(step, layer, fields.VALUES)
     for position in range(min(integer_at(sequence, fields.LENGTH), _FORESEEN)):
         place = integer_at(slots, position) * row
         for at in range(place + 2 * width * first, place + 2 * width * last, 64):
@@ -346,8 +241,8 @@ def _attend_block(step: int, layer: int, sequence: int, block: int, head: int) -
     group, row = heads // kv_heads, 2 * kv_heads * width
     length, count = integer_at(sequence, fields.LENGTH), integer_at(sequence, fields.COUNT)
     slots = integer_at(step, fields.CONTEXT) + 8 * integer_at(sequence, fields.PLACE)
-    keys = _layer_field(step, layer, fields.KEYS) + 2 * head * width
-    values = _layer_field(step, layer, fields.VALUES) + 2 * head * width
+    keys = layer_field(step, layer, fields.KEYS) + 2 * head * width
+    values = layer_field(step, layer, fields.VALUES) + 2 * head * width
     queries, out = integer_at(step, fields.RESULTS), integer_at(step, fields.ATTENDED)
     scale = float_at(integer_at(step, fields.NUMBERS), 1)
     # whole registers
@@ -372,13 +267,13 @@ def _add(step: int, layer: int, phase: int, linear: int) -> None:
         linear: Linear layer, whose adapters are added too; the norm is the next one behind it.
     """
     count, width = integer_at(step, fields.TOKENS), integer_at(step, fields.HIDDEN)
-    norm = _layer_field(step, layer, fields.POST_NORM)
+    norm = layer_field(step, layer, fields.POST_NORM)
     if linear == fields.DOWN:
         norm = integer_at(step, fields.LAST_NORM)
         if layer + 1 < integer_at(step, fields.NUM_LAYERS):
-            norm = _layer_field(step, layer + 1, fields.INPUT_NORM)
-    for token in _items(step, phase, count):
-        y = _expand(step, layer, linear, token, width, 0, width)
+            norm = layer_field(step, layer + 1, fields.INPUT_NORM)
+    for token in claimed_items(step, phase, count):
+        y = adapters.expand(step, layer, linear, token, width, 0, width)
         tokens.add(integer_at(step, fields.STATE) + 2 * width * token, y, width)
         _normalize(step, token, norm)
 
@@ -389,9 +284,9 @@ def _gate(step: int, layer: int, phase: int) -> None:
     count, width = integer_at(step, fields.TOKENS), integer_at(step, fields.INTERMEDIATE)
     parts = (width + _PART - 1) // _PART
     items = count * parts
-    for item in _items(step, phase, items):
+    for item in claimed_items(step, phase, items):
         token, first = item // parts, item % parts * _PART
         last = min(first + _PART, width)
-        gates = _expand(step, layer, fields.GATE, token, width, first, last)
-        ups = _expand(step, layer, fields.UP, token, width, first, last)
+        gates = adapters.expand(step, layer, fields.GATE, token, width, first, last)
+        ups = adapters.expand(step, layer, fields.UP, token, width, first, last)
         tokens.gate(gates + 2 * first, ups + 2 * first, last - first)
