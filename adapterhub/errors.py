@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 class AdapterHubError(Exception):
@@ -88,16 +88,18 @@ class FingerprintMismatch(AdapterHubError):
     Args:
         adapter: Name or path of the adapter.
         expected: Fingerprint of the backbone that it was trained on.
-        found: Fingerprint of the loaded backbone.
+        found: Fingerprint of the loaded backbone; of several, by their names.
     """
 
-    def __init__(self, adapter: str, expected: str, found: str) -> None:
+    def __init__(self, adapter: str, expected: str, found: str | Mapping[str, str]) -> None:
         self.adapter = adapter
         self.expected = expected
         self.found = found
+        has = f"the loaded backbone has {found}"
+        if not isinstance(found, str):
+            has = f"the loaded backbones are {', '.join(found)}"
         super().__init__(
-            f"was trained on the backbone with fingerprint {expected}, "
-            f"the loaded backbone has {found}",
+            f"was trained on the backbone with fingerprint {expected}, {has}",
             place=adapter,
             hint="Load the backbone and quantization named in its manifest, "
             "or force it if you accept wrong answers",

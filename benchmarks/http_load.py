@@ -52,6 +52,7 @@ from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.registry import Registry
+from adapterhub.server.access import SETTINGS_CALLER
 from adapterhub.server.adapter_lifecycle import load
 from adapterhub.server.serving import Listener, open_server
 from adapterhub.server.settings import ServerSettings
@@ -103,9 +104,10 @@ async def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         queue_timeout=600.0,
     )
     found: dict[str, Any] = {"streams": {}, "statuses": Counter()}
-    async with open_server(backbone, registry, settings=settings) as server:
-        for number in range(options.adapters):
-            await load(server, f"adapter{number}")
+    async with open_server([lambda: backbone], registry, settings=settings) as server:
+        with server.calling(SETTINGS_CALLER) as call:
+            for number in range(options.adapters):
+                await load(call, f"adapter{number}")
         listening = Listener(server)
         serving = asyncio.ensure_future(listening.serve())
         while not listening.started:
@@ -176,6 +178,7 @@ def plan_of(options: argparse.Namespace, listening: Listener, streams: int, seed
 
 async def engine_alone(server: Server, plan: Plan) -> float:
     """Return the tokens per second of the engine without HTTP."""
+    engine = server.backbones.first.loaded.engine
     adapters = {
         name: server.names.resolve(name).adapters
         for name in (f"adapter{number}" for number in range(plan.adapters))
@@ -187,7 +190,7 @@ async def engine_alone(server: Server, plan: Plan) -> float:
         nonlocal count
         for name, prompt, tokens in requests_of(plan, number):
             params = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True)
-            async with aclosing(server.engine.stream(prompt, adapters[name], params)) as deltas:
+            async with aclosing(engine.stream(prompt, adapters[name], params)) as deltas:
                 async for delta in deltas:
                     passed = time.perf_counter() - started - plan.warm
                     count += delta.token is not None and 0 <= passed < plan.seconds

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def serve(
     backbone: Annotated[
-        str | None, typer.Option(help="Catalog name, Hub id or folder of the backbone.")
+        list[str] | None,
+        typer.Option(help="Catalog name, Hub id or folder; repeatable."),
     ] = None,
     adapter: Annotated[
         list[str] | None, typer.Option(help="Adapter to load at the start; repeatable.")
@@ -43,7 +44,7 @@ def serve(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Serve a backbone and its adapters over HTTP."""
+    """Serve backbones and their adapters over HTTP."""
     silence_libraries()
     try:
         from adapterhub.server.preparation import prepare
@@ -123,7 +124,8 @@ def _text(value: Any) -> str:
 
 def _show_addresses(server: Server, url: str) -> None:
     say(f"page    {url}/  (the API: {url}/docs, metrics: {url}/metrics)")
-    say(f"client  OpenAI(base_url='{url}/v1', api_key='none'), model='{server.names.base}'")
+    names = " or ".join(f"'{name}'" for name in server.backbones.names)
+    say(f"client  OpenAI(base_url='{url}/v1', api_key='none'), model={names}")
     for name, adapter in server.names.loaded().items():
         say(f"adapter {name} ({short_digest(adapter.digest)})")
     say(f"models  curl {url}/v1/models")

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from adapterhub.server.context import Server
 
 _DESCRIPTION = (
-    "Text, labels and embeddings from one frozen backbone and many adapters. The `model` of a "
-    "request is the backbone's name, an adapter, or a blend such as `a@prod*0.7+b*0.3`. "
+    "Text, labels and embeddings from frozen backbones and many adapters. The `model` of a "
+    "request is a backbone's name, an adapter, or a blend such as `a@prod*0.7+b*0.3`. "
     "The headers of every response name the adapters and the backbone that were used."
 )
 #: Packages and their folders with the files of the page and of Swagger UI.
@@ -100,7 +100,9 @@ def create_app(server: Server) -> FastAPI:
     """Return the application of a server, to be run by an ASGI server."""
     app = create_api()
     app.state.server = server
-    settings = server.settings
+    settings, backbones = server.settings, server.backbones
+    # the only backbone is that of every response
+    only = {FINGERPRINT_HEADER: backbones.first.fingerprint} if len(backbones) == 1 else {}
     # the middleware that is added last sees a request first
     app.add_middleware(
         RequestLimits,
@@ -113,7 +115,7 @@ def create_app(server: Server) -> FastAPI:
     app.add_middleware(
         RequestLog,
         metrics=server.metrics,
-        headers={FINGERPRINT_HEADER: server.backbone.fingerprint},
+        headers=only,
         prompts=settings.log_prompts,
     )
     return app

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import asyncio
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 
-from adapterhub.engine.detokenizer import token_bytes
 from adapterhub.errors import Forbidden
 from adapterhub.http.errors import HTTPError
 from adapterhub.refs import parse_blend
-from adapterhub.server.prompts import ChatPrompts, TokenTexts
 from adapterhub.server.request_log import add_log_fields
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from starlette.types import Receive, Scope, Send
 
     from adapterhub.access import Caller
-    from adapterhub.backbones.backbone import Backbone
-    from adapterhub.engine.async_engine import AsyncEngine
     from adapterhub.hub.loader import AdapterLoader
     from adapterhub.registry import Registry
     from adapterhub.server.access import Access
+    from adapterhub.server.backbones import Backbones
     from adapterhub.server.metrics import Metrics
     from adapterhub.server.models import AdapterNames, ResolvedModel
-    from adapterhub.server.prompts import TaskPrompts
+    from adapterhub.server.served_backbone import ServedBackbone
     from adapterhub.server.settings import ServerSettings
 
 
@@ -40,61 +39,38 @@ _API_KEY = HTTPBearer(auto_error=False, scheme_name="key", description="API key"
 
 @dataclass
 class Server:
-    """One backbone behind HTTP, stored in ``app.state.server``.
+    """Backbones behind HTTP, stored in ``app.state.server``.
 
     Args:
-        engine: Engine that computes.
+        backbones: Backbones that are served.
         registry: Local registry.
         loader: Loader that fetches adapters from the registry.
-        backbone: Backbone that is served.
         settings: Settings of the server.
         access: Authentication, rate limits and fair admission.
         metrics: Counters for Prometheus and the page.
-        names: Table of adapter names.
-        tasks: Prompts of instruction-tuned adapters.
+        names: Table of model names.
         draining: Whether the server is shutting down.
         pulling: Addresses of adapters that are being pulled from a Hub.
     """
 
-    engine: AsyncEngine
+    backbones: Backbones
     registry: Registry
     loader: AdapterLoader
-    backbone: Backbone
     settings: ServerSettings
     access: Access
     metrics: Metrics
     names: AdapterNames
-    tasks: TaskPrompts
     draining: bool = False
     pulling: set[str] = field(default_factory=set)
 
-    @cached_property
-    def chats(self) -> ChatPrompts:
-        """Conversations as prompts."""
-        reader = self.engine.prompt_processor
-        return ChatPrompts(self.backbone.tokenizer, reader)
-
-    @cached_property
-    def tokens(self) -> TokenTexts:
-        """Single tokens as text."""
-        return TokenTexts(self.backbone.tokenizer)
-
-    @cached_property
-    def longest_token(self) -> int:
-        """Bytes of the longest token."""
-        backend: Any = self.backbone.tokenizer.backend_tokenizer
-        return max(len(token_bytes(backend, token)) for token in backend.get_vocab().values())
-
-    @property
-    def max_position_embeddings(self) -> int:
-        """Most tokens that the backbone reads."""
-        config = self.backbone.config.get_text_config()
-        return int(getattr(config, "max_position_embeddings", 0) or 2**31)
-
-    @property
-    def context_length(self) -> int:
-        """Most tokens of a prompt and its answer together."""
-        return min(self.max_position_embeddings, self.settings.kv_cache_tokens)
+    @contextmanager
+    def calling(self, caller: Caller) -> Iterator[Call]:
+        """Provide the call of a caller, whose backbones stay loaded while the block runs."""
+        call = Call(self, caller)
+        try:
+            yield call
+        finally:
+            call.release()
 
     def check_not_draining(self) -> None:
         """Check that new requests are accepted."""
@@ -104,10 +80,34 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An authenticated request."""
+    """An authenticated request.
+
+    Args:
+        server: Server that handles it.
+        caller: Caller of the request.
+        held: Backbones that stay loaded until the response was sent.
+    """
 
     server: Server
     caller: Caller
+    held: list[ServedBackbone] = field(default_factory=list)
+
+    async def open(self, name: str) -> ResolvedModel:
+        """Return the model of the request, with its backbone loaded until the request ends."""
+        model = await asyncio.to_thread(self.resolve, name)
+        await self.hold(model.served)
+        return model
+
+    async def hold(self, served: ServedBackbone) -> None:
+        """Load a backbone if necessary, and keep it loaded until the request ends."""
+        if served not in self.held:
+            await served.acquire()
+            self.held.append(served)
+
+    def release(self) -> None:
+        """End the use of all backbones."""
+        while self.held:
+            self.held.pop().release()
 
     def resolve(self, name: str) -> ResolvedModel:
         """Return the model of the request; call it on a thread.
@@ -144,10 +144,13 @@ class AuthenticatedRoute(APIRoute):
         server.check_not_draining()
         caller = server.access.caller(Headers(scope=scope))
         add_log_fields(scope, key=caller.key_id)
-        scope["state"]["call"] = Call(server, caller)
         # reading lists and statistics does not count
         counts = scope["method"] == "POST"
-        with server.access.counted(caller) if counts else nullcontext():
+        with (
+            server.access.counted(caller) if counts else nullcontext(),
+            server.calling(caller) as call,
+        ):
+            scope["state"]["call"] = call
             await super().handle(scope, receive, send)
 
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from adapterhub.engine.outputs import CompletionDelta
     from adapterhub.engine.prompts import PreparedPrompt
     from adapterhub.engine.sampling.sampler import TokenLogprobs
-    from adapterhub.server.context import Call, Server
+    from adapterhub.server.context import Call
+    from adapterhub.server.loaded_backbone import LoadedBackbone
     from adapterhub.server.models import ResolvedModel
     from adapterhub.server.schemas.base import GenerationRequest
 
@@ -149,9 +150,9 @@ def sampling_params(
     )
 
 
-def max_tokens_for(server: Server, prompt_tokens: int, requested: int | None) -> int:
+def max_tokens_for(loaded: LoadedBackbone, prompt_tokens: int, requested: int | None) -> int:
     """Return the most tokens of the answer to a prompt."""
-    length = server.context_length
+    length = loaded.context_length
     if prompt_tokens + (requested or 1) > length:
         answer = f"and {requested} of the answer " if requested else ""
         raise RequestError(
@@ -215,13 +216,13 @@ async def generate_deltas(call: Call, job: GenerationJob) -> AsyncGenerator[Choi
             async for delta in deltas:
                 if delta.generated:
                     if not generated:
-                        metrics.record_first_token(time.perf_counter() - started)
+                        metrics.record_first_token(job.model, time.perf_counter() - started)
                     generated += 1
                     metrics.record_token()
                 yield delta
     finally:
         seconds = time.perf_counter() - started
-        metrics.record_model_use(job.model.adapter_names, job.prompt_tokens, generated, seconds)
+        metrics.record_model_use(job.model, job.prompt_tokens, generated, seconds)
 
 
 async def _whole(call: Call, job: GenerationJob, choices: ChoiceFormat) -> dict[str, Any]:
@@ -231,10 +232,10 @@ async def _whole(call: Call, job: GenerationJob, choices: ChoiceFormat) -> dict[
             deltas[delta.index].append(delta)
     generated = sum(delta.generated for each in deltas for delta in each)
     return {
-        **envelope(call.server, job.model, choices.kind, choices.id_prefix),
+        **envelope(job.model, choices.kind, choices.id_prefix),
         "choices": [choices.choice(index, each) for index, each in enumerate(deltas)],
         "usage": usage(job.prompt_tokens, generated),
-        "adapterhub": provenance(call.server, job.model),
+        "adapterhub": provenance(job.model),
     }
 
 
@@ -246,8 +247,8 @@ async def _events(
     first: ChoiceDelta,
     deltas: AsyncGenerator[ChoiceDelta, None],
 ) -> AsyncGenerator[bytes, None]:
-    head = envelope(call.server, job.model, choices.chunk_kind, choices.id_prefix)
-    origin = {"adapterhub": provenance(call.server, job.model)}
+    head = envelope(job.model, choices.chunk_kind, choices.id_prefix)
+    origin = {"adapterhub": provenance(job.model)}
     include_usage = body.stream_options.include_usage if body.stream_options else None
     generated, left = 0, job.num_choices
     extra: dict[str, Any] = dict(origin)
@@ -275,12 +276,12 @@ async def _prompt_deltas(
     call: Call, model: ResolvedModel, prompt: PreparedPrompt, offset: int
 ) -> AsyncGenerator[ChoiceDelta, None]:
     """Yield the deltas of one prompt; ``offset`` is the index of its first answer."""
-    server, params = call.server, prompt.params
+    engine, params = model.loaded.engine, prompt.params
     cost = len(prompt.tokens) + params.max_tokens * params.n
-    end_ids = server.engine.prompt_processor.end_ids | {*params.stop_token_ids}
+    end_ids = engine.prompt_processor.end_ids | {*params.stop_token_ids}
     async with (
-        server.access.admit(call.caller, model.label, cost, places=params.n),
-        aclosing(server.engine.stream(prompt, model.adapters)) as deltas,
+        call.server.access.admit(call.caller, model.label, cost, places=params.n),
+        aclosing(engine.stream(prompt, model.adapters)) as deltas,
     ):
         async for delta in deltas:
             if delta.error is not None:

@@ -18,6 +18,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from adapterhub.server.models import ResolvedModel
+
 #: Most adapters with a label of their own.
 MAX_ADAPTERS = 100
 OTHER = "other"
@@ -33,7 +35,6 @@ _ADAPTER_LABEL = re.compile(rb'[{,]adapter="([^"]*)"')
 _GAUGES = {
     "running": "Running sequences.",
     "waiting": "Sequences that wait in the engine.",
-    "queued": "Requests in the fair queue before the engine.",
     "resident": "Adapters on the device.",
     "host_adapters": "Adapters in host memory.",
     "host_bytes": "Bytes of adapters in host memory.",
@@ -63,13 +64,13 @@ class Metrics:
         self.tokens_total = 0
         self._requests = self._counter("requests", "Finished requests.", "route", "status")
         self._seconds = self._histogram("request_seconds", "Duration of a request.", "route")
-        self._tokens = self._counter("tokens", "Processed tokens.", "kind")
+        self._tokens = self._counter("tokens", "Processed tokens.", "backbone", "kind")
         self._first_token = self._histogram(
-            "time_to_first_token_seconds", "Time from a request to its first token."
+            "time_to_first_token_seconds", "Time from a request to its first token.", "backbone"
         )
-        self._step = self._histogram("step_seconds", "Duration of a step of the engine.")
+        self._step = self._histogram("step_seconds", "Duration of a step.", "backbone")
         self._step_sequences = self._histogram(
-            "step_sequences", "Sequences processed by a step.", buckets=_SEQUENCES
+            "step_sequences", "Sequences processed by a step.", "backbone", buckets=_SEQUENCES
         )
         self._adapter_requests = self._counter(
             "adapter_requests", "Requests of an adapter.", "adapter"
@@ -95,21 +96,24 @@ class Metrics:
             "adapter",
             "place",
         )
+        self._queued = self._gauge("queued", "Requests in the fair queue before the engines.")
         self._gauges = {
-            field: self._gauge("resident_adapters" if field == "resident" else field, text)
+            field: self._gauge(
+                "resident_adapters" if field == "resident" else field, text, "backbone"
+            )
             for field, text in _GAUGES.items()
         }
-
         self._paths = self._gauge(
             "forward_path",
             "1 if the backbone runs on a fast path, 0 if on transformers' own forward.",
+            "backbone",
             "path",
         )
 
-    def set_paths(self, paths: Mapping[str, bool]) -> None:
-        """Set which forward paths the backbone runs on."""
+    def set_paths(self, backbone: str, paths: Mapping[str, bool]) -> None:
+        """Set which forward paths a backbone runs on."""
         for path, used in paths.items():
-            self._paths.labels(path).set(used)
+            self._paths.labels(backbone, path).set(used)
 
     def label(self, adapter: str) -> str:
         """Return the label of an adapter."""
@@ -121,11 +125,11 @@ class Metrics:
             self._labels.add(adapter)
             return adapter
 
-    def record_step(self, seconds: float, sequences: int) -> None:
-        """Record a step of the engine; called on the engine's thread."""
-        self._step.observe(seconds)
+    def record_step(self, backbone: str, seconds: float, sequences: int) -> None:
+        """Record a step of an engine; called on the engine's thread."""
+        self._step.labels(backbone).observe(seconds)
         if sequences:
-            self._step_sequences.observe(sequences)
+            self._step_sequences.labels(backbone).observe(sequences)
             with self._lock:
                 self._step_seconds.append(seconds)
 
@@ -136,20 +140,20 @@ class Metrics:
         with self._lock:
             self.requests_total += 1
 
-    def record_first_token(self, seconds: float) -> None:
+    def record_first_token(self, model: ResolvedModel, seconds: float) -> None:
         """Record the time to the first token of a request."""
-        self._first_token.observe(seconds)
+        self._first_token.labels(model.served.name).observe(seconds)
         with self._lock:
             self._first_token_seconds.append(seconds)
 
     def record_model_use(
-        self, adapters: Iterable[str], prompt_tokens: int, completion_tokens: int, seconds: float
+        self, model: ResolvedModel, prompt_tokens: int, completion_tokens: int, seconds: float
     ) -> None:
         """Record what a request computed."""
         counts = {"prompt": prompt_tokens, "completion": completion_tokens}
         for kind, count in counts.items():
-            self._tokens.labels(kind).inc(count)
-        for name in {self.label(adapter) for adapter in adapters}:
+            self._tokens.labels(model.served.name, kind).inc(count)
+        for name in {self.label(adapter) for adapter in model.adapter_names}:
             self._adapter_requests.labels(name).inc()
             self._adapter_seconds.labels(name).observe(seconds)
             for kind, count in counts.items():
@@ -168,10 +172,22 @@ class Metrics:
             counter = self._adapter_loads if kind == "load" else self._adapter_evictions
             counter.labels(self.label(names.get(digest, digest[:19]))).inc()
 
-    def set_load(self, load: Mapping[str, int], places: Mapping[str, str]) -> None:
-        """Set the gauges to the current load, and to where each adapter is."""
-        for name, value in load.items():
-            self._gauges[name].set(value)
+    def set_load(
+        self, queued: int, loads: Mapping[str, Mapping[str, int]], places: Mapping[str, str]
+    ) -> None:
+        """Set the gauges.
+
+        Args:
+            queued: Requests in the fair queue.
+            loads: Current load of each loaded backbone.
+            places: Where each adapter is.
+        """
+        self._queued.set(queued)
+        for gauge in self._gauges.values():
+            gauge.clear()
+        for backbone, load in loads.items():
+            for name, value in load.items():
+                self._gauges[name].labels(backbone).set(value)
         self._resident.clear()
         for adapter, place in places.items():
             self._resident.labels(self.label(adapter), place).set(1)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from adapterhub.backbones.fingerprint import check_fingerprint
 from adapterhub.errors import NotFoundError, RefError, did_you_mean
+from adapterhub.http.errors import HTTPError
 from adapterhub.hub.client.address import SCHEME
 from adapterhub.refs import parse_blend
+from adapterhub.server.resolved_adapter import ResolvedAdapter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
-    from adapterhub.backbones.backbone import Backbone
     from adapterhub.hub.loader import AdapterLoader
     from adapterhub.registry import Registry
     from adapterhub.registry.version import Version
+    from adapterhub.server.backbones import Backbones
+    from adapterhub.server.loaded_backbone import LoadedBackbone
+    from adapterhub.server.served_backbone import ServedBackbone
 
 #: Most names that are compared with an unknown one for a suggestion.
 MAX_SUGGESTIONS = 1000
@@ -31,43 +33,23 @@ def _all_visible(_name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class ResolvedAdapter:
-    """An adapter that a name was resolved to.
-
-    Args:
-        ref: Reference, as requested.
-        name: Name without a version.
-        digest: Digest of the artifact.
-        task: Task that it was trained for; empty if unknown.
-        labels: Labels of its head.
-        weight: Weight in a blend.
-    """
-
-    ref: str
-    name: str
-    digest: str
-    task: str = ""
-    labels: tuple[str, ...] = ()
-    weight: float = 1.0
-
-    @classmethod
-    def of(cls, version: Version, ref: str = "", weight: float = 1.0) -> Self:
-        """Return a version of the registry; ``ref`` is its own reference if empty."""
-        ref = ref or str(version.ref)
-        return cls(ref, version.name, version.digest, version.task, version.labels, weight)
-
-
-@dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """The ``model`` of a request: the backbone, an adapter or a blend.
+    """The ``model`` of a request: a backbone, an adapter or a blend.
 
     Args:
         name: Name, as requested.
+        served: Backbone that computes it.
         parts: Adapters, each once; none for the base model.
     """
 
     name: str
+    served: ServedBackbone
     parts: tuple[ResolvedAdapter, ...] = ()
+
+    @property
+    def loaded(self) -> LoadedBackbone:
+        """The backbone in memory, for a request that holds it."""
+        return self.served.loaded
 
     @property
     def adapters(self) -> tuple[tuple[str, float], ...] | None:
@@ -81,8 +63,8 @@ class ResolvedModel:
 
     @property
     def label(self) -> str:
-        """Name for queues and metrics: the adapters' names, or ``base``."""
-        return "+".join(self.adapter_names) or "base"
+        """Name for queues: the adapters' names, or the backbone's."""
+        return "+".join(self.adapter_names) or self.served.name
 
     @property
     def digests(self) -> str:
@@ -97,23 +79,29 @@ class ResolvedModel:
 
 
 class AdapterNames:
-    """Names of the backbone and of its adapters, resolved once when a request is admitted.
+    """Names of the backbones and of their adapters, resolved once when a request is admitted.
+
+    An adapter's backbone is the one whose fingerprint is in its manifest.
 
     Names that were given at runtime take precedence over references of the registry.
     Safe for use from several threads. Methods that read the registry block.
     """
 
-    def __init__(self, backbone: Backbone, registry: Registry, loader: AdapterLoader) -> None:
-        self._backbone = backbone
+    def __init__(self, backbones: Backbones, registry: Registry, loader: AdapterLoader) -> None:
+        self._backbones = backbones
         self._registry = registry
         self._loader = loader
         self._lock = Lock()
         self._loaded: dict[str, ResolvedAdapter] = {}
-        self.base = served_name(backbone)
+
+    @property
+    def base(self) -> str:
+        """Name of the first backbone."""
+        return self._backbones.first.name
 
     def is_base(self, name: str) -> bool:
-        """Return whether a ``model`` is the backbone without adapter."""
-        return name in (self.base, self._backbone.name)
+        """Return whether a ``model`` is a backbone without adapter."""
+        return self._backbones.is_name(name)
 
     def resolve(self, name: str, visible: Visible = _all_visible) -> ResolvedModel:
         """Return what a ``model`` refers to now.
@@ -122,34 +110,35 @@ class AdapterNames:
             name: The ``model`` of a request.
             visible: Whether a name may be suggested in an error.
         """
-        if self.is_base(name):
-            return ResolvedModel(name)
+        base = self._backbones.named(name)
+        if base is not None:
+            return ResolvedModel(name, base)
         found: dict[str, ResolvedAdapter] = {}
         for ref, weight in parse_blend(name):
             part = self._resolve_adapter(ref, weight, visible)
             same = found.get(part.digest)
             found[part.digest] = replace(same, weight=same.weight + weight) if same else part
-        return ResolvedModel(name, tuple(found.values()))
+        return ResolvedModel(name, self._backbone_of(name, found.values()), tuple(found.values()))
 
     def resolve_version(self, ref: str, visible: Visible = _all_visible) -> Version:
-        """Return a version of the registry that fits the backbone."""
+        """Return a version of the registry that fits a backbone."""
         try:
             version = self._registry.resolve(ref)
         except (NotFoundError, RefError) as error:
             raise self._unknown(ref, error, visible) from error
-        check_fingerprint(self._backbone.fingerprint, ref, version.fingerprint)
+        self._backbones.of(ref, version.fingerprint)
         self._loader.register(version)
         return version
 
-    def add(self, name: str, adapter: ResolvedAdapter) -> str | None:
-        """Give an adapter a name; return the digest that lost its only name by that, if any."""
+    def add(self, name: str, adapter: ResolvedAdapter) -> ResolvedAdapter | None:
+        """Give an adapter a name; return the one that lost its only name by that, if any."""
         with self._lock:
             before = self._loaded.get(name)
             self._loaded[name] = adapter
             if before is None:
                 return None
             named = any(other.digest == before.digest for other in self._loaded.values())
-            return None if named else before.digest
+            return None if named else before
 
     def remove(self, name: str, visible: Visible = _all_visible) -> tuple[ResolvedAdapter, bool]:
         """Remove a name that was given; return its adapter and whether it has another name."""
@@ -177,6 +166,21 @@ class AdapterNames:
             return replace(loaded, ref=ref, weight=weight)
         return ResolvedAdapter.of(self.resolve_version(ref, visible), ref, weight)
 
+    def _backbone_of(self, name: str, parts: Collection[ResolvedAdapter]) -> ServedBackbone:
+        """Return the one backbone of all adapters of a model."""
+        found = {part.ref: self._backbones.of(part.ref, part.fingerprint) for part in parts}
+        first, *others = dict.fromkeys(found.values())
+        if others:
+            parts_of = ", ".join(f"{ref} of {served.name}" for ref, served in found.items())
+            raise HTTPError(
+                409,
+                f"blends adapters of several backbones: {parts_of}",
+                code="fingerprint_mismatch",
+                place=name[:200],
+                hint="Blend adapters of one backbone",
+            )
+        return first
+
     def _unknown(
         self, ref: str, error: NotFoundError | RefError, visible: Visible
     ) -> NotFoundError:
@@ -190,10 +194,9 @@ class AdapterNames:
             # of a name that is known, it says which versions there are
             return NotFoundError(error.problem, place=place, hint=error.hint)
         loaded = [each for each in self.loaded() if visible(each)]
-        hint = did_you_mean(name, [self.base, *loaded, *known[:MAX_SUGGESTIONS]])
-        return NotFoundError("is not an adapter of this server", place=place, hint=hint)
-
-
-def served_name(backbone: Backbone) -> str:
-    """Return the name of a backbone for clients; of a local folder its last part."""
-    return Path(backbone.name).name if Path(backbone.name).is_absolute() else backbone.name
+        bases = self._backbones.names
+        hint = did_you_mean(name, [*bases, *loaded, *known[:MAX_SUGGESTIONS]])
+        what = "is not an adapter of this server"
+        if len(bases) > 1:
+            what = f"is neither an adapter nor a backbone of this server ({', '.join(bases)})"
+        return NotFoundError(what, place=place, hint=hint)

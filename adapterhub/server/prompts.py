@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.prompts import PromptProcessor
     from adapterhub.hub.loader import AdapterLoader
-    from adapterhub.server.models import ResolvedModel
+    from adapterhub.server.resolved_adapter import ResolvedAdapter
     from adapterhub.tasks.base import Task, TextGeneration
 
 #: Most adapters whose tasks are cached.
@@ -126,13 +126,13 @@ class TaskPrompts:
         self._lock = Lock()
         self._tasks: OrderedDict[str, Task] = OrderedDict()
 
-    def task(self, model: ResolvedModel) -> TextGeneration:
+    def task(self, adapters: Sequence[ResolvedAdapter]) -> TextGeneration:
         """Return the task with the one instruction that all adapters of a model have."""
-        tasks = [self._task_of(part.digest) for part in model.parts]
+        tasks = [self._task_of(part.digest) for part in adapters]
         generations = [task.generation for task in tasks]
         found = [each for each in generations if each is not None and each.reads_fields]
         if not found or len(found) < len(tasks):
-            others = ", ".join(part.task or "another task" for part in model.parts)
+            others = ", ".join(part.task or "another task" for part in adapters)
             raise RequestError(
                 f"is for {others or 'no task'}, which has no instruction of its own",
                 place="model",

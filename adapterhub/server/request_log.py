@@ -126,7 +126,7 @@ class RequestLog:
     Args:
         app: Application behind the middleware.
         metrics: Metrics that count the requests of each route.
-        headers: Headers added to every response.
+        headers: Headers added to every response that does not have them.
         prompts: Whether the bodies of requests and responses are logged.
     """
 
@@ -206,7 +206,9 @@ class _Exchange:
             self.status = message["status"]
             headers = message.get("headers", ())
             self._digest = dict(headers).get(_DIGEST_HEADER, b"").decode("latin-1")
-            message = {**message, "headers": [*headers, *self._headers]}
+            given = {name for name, _ in headers}
+            added = (each for each in self._headers if each[0] not in given)
+            message = {**message, "headers": [*headers, *added]}
         elif message["type"] == "http.response.body":
             if self._first is None and message.get("body"):
                 self._first = self.seconds

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from adapterhub.server.context import Server
     from adapterhub.server.models import ResolvedModel
 
 DIGEST_HEADER = "x-adapter-digest"
@@ -188,16 +187,18 @@ def _field(problem: Mapping[str, Any]) -> str:
 
 
 def digest_header(models: Iterable[ResolvedModel]) -> dict[str, str]:
-    """Return the header with the digests of the adapters that were used."""
+    """Return the headers with the digests of the adapters and backbones that were used."""
+    models = list(models)
     digests = dict.fromkeys(part.digest for model in models for part in model.parts)
-    return {DIGEST_HEADER: ",".join(digests)}
+    fingerprints = dict.fromkeys(model.served.fingerprint for model in models)
+    return {DIGEST_HEADER: ",".join(digests), FINGERPRINT_HEADER: ",".join(fingerprints)}
 
 
-def provenance(server: Server, model: ResolvedModel) -> dict[str, Any]:
+def provenance(model: ResolvedModel) -> dict[str, Any]:
     """Return the adapters and the backbone that were used."""
     return {
         "adapters": model.provenance(),
-        "backbone_fingerprint": server.backbone.fingerprint,
+        "backbone_fingerprint": model.served.fingerprint,
     }
 
 
@@ -210,14 +211,14 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
-def envelope(server: Server, model: ResolvedModel, kind: str, prefix: str) -> dict[str, Any]:
+def envelope(model: ResolvedModel, kind: str, prefix: str) -> dict[str, Any]:
     """Return the fields with which a response of OpenAI's form, and each of its chunks, begins."""
     return {
         "id": f"{prefix}-{uuid4().hex}",
         "object": kind,
         "created": int(time.time()),
         "model": model.name,
-        "system_fingerprint": server.backbone.fingerprint,
+        "system_fingerprint": model.served.fingerprint,
     }
 
 

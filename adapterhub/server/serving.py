@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -14,69 +16,105 @@ from adapterhub.access import open_keys
 from adapterhub.backbones.backbone import choose_device, load_backbone
 from adapterhub.backbones.forward_paths import forward_paths
 from adapterhub.backbones.quantize import default_compute_dtype
-from adapterhub.engine.async_engine import AsyncEngine
-from adapterhub.engine.engine import Engine
 from adapterhub.http.connections import uvicorn_options
 from adapterhub.hub.loader import AdapterLoader
 from adapterhub.registry import Registry
 from adapterhub.server.access import SETTINGS_CALLER, Access
 from adapterhub.server.adapter_lifecycle import load
 from adapterhub.server.app import create_app
-from adapterhub.server.context import Call, Server
+from adapterhub.server.backbones import Backbones, unique_names
+from adapterhub.server.context import Server
+from adapterhub.server.loaded_backbone import LoadedBackbone
+from adapterhub.server.memory_budget import divide
 from adapterhub.server.metrics import Metrics
 from adapterhub.server.models import AdapterNames
-from adapterhub.server.prompts import TaskPrompts
+from adapterhub.server.served_backbone import BackboneFacts, ServedBackbone
 from adapterhub.server.settings import ServerSettings
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from socket import socket
     from types import FrameType
 
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.engine.config import EngineConfig
+    from adapterhub.server.served_backbone import LoadWeights, OpenEngine
 
 
 @asynccontextmanager
 async def open_server(
-    backbone: Backbone,
+    loads: Sequence[LoadWeights],
     registry: Registry,
     *,
     settings: ServerSettings | None = None,
     access: Access | None = None,
 ) -> AsyncIterator[Server]:
-    """Run an engine, and provide the server around it until the block ends.
+    """Load backbones, run an engine for each, and provide the server until the block ends.
 
     Args:
-        backbone: Backbone that is served.
+        loads: Functions that load the weights of each backbone; a backbone that was unloaded is
+            loaded again by its function.
         registry: Local registry.
         settings: Settings of the server; defaults if not given.
         access: Admission of requests; by the settings if not given.
     """
     settings = settings or ServerSettings()
     access = access or Access(open_keys(registry), settings)
-    metrics = Metrics()
-    loader = AdapterLoader(registry)
-    engine = Engine(backbone, settings.engine(), source=loader)
-    packed = forward_paths(backbone).packed
-    metrics.set_paths({"packed": packed, "paged": engine.core.paged})
-    running = AsyncEngine(engine, on_step=metrics.record_step)
+    metrics, loader, backbones = Metrics(), AdapterLoader(registry), Backbones()
     try:
+        await _start_all(loads, backbones, settings, loader, metrics)
         yield Server(
-            engine=running,
+            backbones=backbones,
             registry=registry,
             loader=loader,
-            backbone=backbone,
             settings=settings,
             access=access,
             metrics=metrics,
-            names=AdapterNames(backbone, registry, loader),
-            tasks=TaskPrompts(backbone, loader),
+            names=AdapterNames(backbones, registry, loader),
         )
     finally:
-        await running.close()
+        for served in backbones:
+            await served.close()
         await asyncio.to_thread(loader.close)
-        engine.close()
+
+
+async def _start_all(
+    loads: Sequence[LoadWeights],
+    backbones: Backbones,
+    settings: ServerSettings,
+    loader: AdapterLoader,
+    metrics: Metrics,
+) -> None:
+    """Load the weights of all backbones, then divide the memory and start the engines."""
+    loaded = [await asyncio.to_thread(_load_timed, load) for load in loads]
+    configs = divide(settings, [backbone for backbone, _, _ in loaded])
+    names = unique_names([facts for _, facts, _ in loaded])
+    for name, reload, config in zip(names, loads, configs, strict=True):
+        backbone, facts, seconds = loaded.pop(0)
+        served = ServedBackbone(name, facts, reload, _opener(name, config, loader, metrics))
+        backbones.add(served)
+        await served.start(backbone, seconds)
+
+
+def _load_timed(load: LoadWeights) -> tuple[Backbone, BackboneFacts, float]:
+    """Return a backbone, what is known of it, and the seconds that loading it took."""
+    began = time.perf_counter()
+    backbone = load()
+    return backbone, BackboneFacts.of(backbone), time.perf_counter() - began
+
+
+def _opener(name: str, config: EngineConfig, loader: AdapterLoader, metrics: Metrics) -> OpenEngine:
+    """Return a function that starts the engine of a backbone."""
+
+    def start(backbone: Backbone) -> LoadedBackbone:
+        on_step = partial(metrics.record_step, name)
+        loaded = LoadedBackbone.open(backbone, config, loader, on_step)
+        packed = forward_paths(backbone).packed
+        metrics.set_paths(name, {"packed": packed, "paged": loaded.core.core.paged})
+        return loaded
+
+    return start
 
 
 class Listener(uvicorn.Server):
@@ -117,7 +155,7 @@ class Listener(uvicorn.Server):
 
 
 def serve(settings: ServerSettings, **options: Any) -> None:
-    """Serve a backbone until the process is stopped; see ``run``."""
+    """Serve backbones until the process is stopped; see ``run``."""
     factory = uvicorn.Config("", log_config=None).get_loop_factory()
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(run(settings, **options))
@@ -129,7 +167,7 @@ async def run(
     sockets: list[socket] | None = None,
     on_ready: Callable[[Server, str], None] = lambda _server, _url: None,
 ) -> None:
-    """Serve a backbone until the process is stopped.
+    """Serve backbones until the process is stopped.
 
     Args:
         settings: Settings of the server.
@@ -140,10 +178,11 @@ async def run(
     access = Access(open_keys(registry), settings)
     device = choose_device(settings.device)
     spec = QuantizationSpec(settings.quantization, default_compute_dtype(device))
-    backbone = await asyncio.to_thread(load_backbone, settings.backbone, spec, device=str(device))
-    async with open_server(backbone, registry, settings=settings, access=access) as server:
-        for ref in settings.adapters:
-            await load(Call(server, SETTINGS_CALLER), ref)
+    loads = [partial(load_backbone, name, spec, device=str(device)) for name in settings.backbone]
+    async with open_server(loads, registry, settings=settings, access=access) as server:
+        with server.calling(SETTINGS_CALLER) as call:
+            for ref in settings.adapters:
+                await load(call, ref)
         listening = Listener(server)
         serving = asyncio.ensure_future(listening.serve(sockets))
         while not (listening.started or serving.done()):

@@ -96,8 +96,8 @@ class ServerSettings(BaseSettings):
     """Settings of a server.
 
     Args:
-        backbone: Name in the catalog, Hub id or local folder of the backbone.
-        quantization: Quantization of the backbone's linear layers.
+        backbone: Names in the catalog, Hub ids or local folders of the backbones.
+        quantization: Quantization of the backbones' linear layers.
         device: cpu, cuda, cuda:1, …; the fastest one by default.
         adapters: References of adapters to load before the server is ready.
         host: Address to listen on. One that other machines can reach needs an API key.
@@ -124,6 +124,8 @@ class ServerSettings(BaseSettings):
         shutdown_timeout: Seconds that running requests get to finish after SIGTERM.
         log_level: Lowest level that is logged.
         log_prompts: Whether the bodies of requests and responses are logged.
+        memory_bytes: Most bytes of weights, KV caches and adapters in host memory, over all
+            backbones; the server does not start where they do not fit. No limit by default.
         max_num_seqs: See ``EngineConfig``.
         max_num_batched_tokens: See ``EngineConfig``.
         kv_cache_tokens: See ``EngineConfig``.
@@ -146,7 +148,7 @@ class ServerSettings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    backbone: str = ""
+    backbone: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
     quantization: Literal["nf4", "fp4", "int8", "none"] = "nf4"
     device: str | None = None
     adapters: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
@@ -175,6 +177,7 @@ class ServerSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_prompts: bool = False
 
+    memory_bytes: _Count | None = None
     max_num_seqs: _Count = _ENGINE.max_num_seqs
     max_num_batched_tokens: _Count = _ENGINE.max_num_batched_tokens
     kv_cache_tokens: _Count = _ENGINE.kv_cache_tokens
@@ -263,13 +266,13 @@ def load_settings(
             place = _place(name, source)
             _check_known(name, place, ServerSettings.model_fields)
             given[name] = (value, place)
-    if not given.get("backbone", ("",))[0]:
-        hint = f"Give --backbone, {PREFIX}BACKBONE, or backbone = … in a file for --config"
-        raise SettingsError("is missing", place="backbone", hint=hint)
     try:
         settings = ServerSettings(**{name: value for name, (value, _) in given.items()})
     except ValidationError as error:
         raise _settings_error(error, given) from None
+    if not settings.backbone:
+        hint = f"Give --backbone, {PREFIX}BACKBONE, or backbone = … in a file for --config"
+        raise SettingsError("is missing", place="backbone", hint=hint)
     sources = {
         name: given[name][1].removesuffix(f": {name}") if name in given else DEFAULT
         for name in ServerSettings.model_fields

@@ -15,7 +15,8 @@ from adapterhub.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from adapterhub.server.context import Call, Server
+    from adapterhub.server.context import Call
+    from adapterhub.server.loaded_backbone import LoadedBackbone
     from adapterhub.server.models import ResolvedModel
 
 _T = TypeVar("_T")
@@ -37,7 +38,7 @@ async def tokenize(call: Call, model: ResolvedModel, size: int, function: Callab
     access, cost = call.server.access, size / _BYTES_PER_TOKEN
     turn = access.admit(call.caller, model.label, cost) if size > _CHUNK else nullcontext()
     async with turn:
-        return await call.server.engine.tokenize(size, function)
+        return await model.loaded.engine.tokenize(size, function)
 
 
 async def tokenize_texts(
@@ -56,8 +57,8 @@ async def tokenize_texts(
         limit: Most tokens of a text.
         place: Field of the request, for errors.
     """
-    encode = call.server.engine.prompt_processor.encode
-    sizes = [check_size(call.server, text, limit, place) for text in texts]
+    encode = model.loaded.engine.prompt_processor.encode
+    sizes = [check_size(model.loaded, text, limit, place) for text in texts]
 
     def encode_all(chunk: range) -> list[tuple[int, ...]]:
         found = (texts[at] for at in chunk)
@@ -70,7 +71,7 @@ async def tokenize_texts(
     return tokens
 
 
-def check_size(server: Server, text: Any, limit: int, place: str) -> int:
+def check_size(loaded: LoadedBackbone, text: Any, limit: int, place: str) -> int:
     """Return the bytes of a text, 0 of token ids.
 
     Raises:
@@ -82,7 +83,7 @@ def check_size(server: Server, text: Any, limit: int, place: str) -> int:
     if len(text) <= _CHUNK // 4:
         return len(text)
     size = len(text.encode("utf-8", "surrogatepass"))
-    most = limit * server.longest_token
+    most = limit * loaded.longest_token
     if size > most:
         raise RequestError(
             f"has {size} bytes; {limit} tokens have at most {most}",

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import httpx
 import torch
@@ -76,6 +77,19 @@ class Served:
     def base(self):
         return self.server.names.base
 
+    @property
+    def backbone(self):
+        """The only backbone, as requests see it."""
+        return self.server.backbones.first.loaded.backbone
+
+    @property
+    def engine(self):
+        return self.server.backbones.first.loaded.engine
+
+    @property
+    def chats(self):
+        return self.server.backbones.first.loaded.chats
+
     def request(self, method, path, **options):
         return httpx.request(method, f"{self.url}{path}", timeout=60, **options)
 
@@ -86,7 +100,7 @@ class Served:
         return self.server.registry.resolve(ref).digest
 
     def stats(self):
-        return self.server.engine._engine.stats()
+        return self.engine._engine.stats()
 
 
 def random_lora(seed, *, rank=4, task="dialogue", scale=0.3):
@@ -111,9 +125,9 @@ def random_lora(seed, *, rank=4, task="dialogue", scale=0.3):
     return AdapterWeights(spec, tensors)
 
 
-def store(registry, folder, name, weights, fingerprint, *, task="dialogue", reads=None):
+def store(registry, folder, name, weights, fingerprint, *, task="dialogue", reads=None, head=None):
     """Store an adapter in a registry; return its version. ``reads`` are settings of its task."""
-    head = HEADS.get(task, ["score"]) if LABELS[task] else None
+    head = (head or HEADS.get(task, ["score"])) if LABELS[task] else None
     config = peft_config(
         weights.spec,
         task_type=TASKS[task],
@@ -163,15 +177,16 @@ def store_adapters(registry, home, backbone_folder):
 
 @contextmanager
 def running_server(backbone_folder, registry, *, settings=None, access=None, **changes):
-    """Run a server in a thread until the block ends."""
+    """Run a server in a thread until the block ends; of one backbone or a list of them."""
     loop = asyncio.new_event_loop()
     up = threading.Event()
     kept = []
 
     async def main():
-        backbone = load_backbone(str(backbone_folder), UNQUANTIZED)
+        folders = backbone_folder if isinstance(backbone_folder, list) else [backbone_folder]
+        loads = [partial(load_backbone, str(folder), UNQUANTIZED) for folder in folders]
         chosen = settings or ServerSettings(**SMALL | changes)
-        async with open_server(backbone, registry, settings=chosen, access=access) as server:
+        async with open_server(loads, registry, settings=chosen, access=access) as server:
             listening = Listener(server)
             task = asyncio.ensure_future(listening.serve())
             while not listening.started and not task.done():

@@ -15,7 +15,7 @@ LONG = "the film was good and " * 20_000
 def tokenized(served, monkeypatch):
     """Sizes of the texts that are tokenized."""
     sizes = []
-    processor = served.server.engine.prompt_processor
+    processor = served.engine.prompt_processor
     encode = type(processor).encode
 
     def counted(self, text, **options):

@@ -24,7 +24,7 @@ def test_a_request_brings_an_adapter_from_disk_to_the_device(served, tmp_path):
         tmp_path / "fresh",
         "fresh",
         random_lora(20),
-        served.server.backbone.fingerprint,
+        served.backbone.fingerprint,
     )
     assert entry(served, "fresh@1")["residency"] == "disk"
     assert served.post("/v1/chat/completions", {"model": "fresh", **CHAT}).status_code == 200
@@ -88,11 +88,11 @@ def test_a_peft_folder_leaves_no_trace_once_it_is_unloaded(served, tmp_path):
         answer = served.post("/v1/chat/completions", {"model": "swapped", **CHAT})
         digests.append(answer.headers["x-adapter-digest"])
     assert digests[0] == digests[2] != digests[1]
-    assert digests[1] not in served.server.engine.adapters.values()
+    assert digests[1] not in served.engine.adapters.values()
     assert served.post("/v1/unload_lora_adapter", {"lora_name": "swapped"}).status_code == 200
     assert served.post("/v1/chat/completions", {"model": "swapped", **CHAT}).status_code == 404
     assert served.server.registry.last_numbers() == before
-    assert not set(digests) & set(served.server.engine.adapters.values())
+    assert not set(digests) & set(served.engine.adapters.values())
 
 
 def without_effect(weights):
@@ -101,7 +101,7 @@ def without_effect(weights):
 
 
 def test_an_adapter_without_effect_is_refused_at_every_door(served, tmp_path):
-    registry, fingerprint = served.server.registry, served.server.backbone.fingerprint
+    registry, fingerprint = served.server.registry, served.backbone.fingerprint
     weights = random_lora(1)
     store(registry, tmp_path / "o", "nothing", without_effect(weights), fingerprint)
     opposed = {k: -t if "lora_B" in k else t for k, t in weights.tensors.items()}
@@ -137,8 +137,9 @@ def test_a_folder_of_another_backbone_is_refused_with_the_reason(served, tmp_pat
     config["base_model_name_or_path"] = "Qwen/Qwen2.5-0.5B-Instruct"
     (folder / "adapter_config.json").write_text(json.dumps(config))
     # what the tiny backbone is called is no Hub id, which another one could differ from
-    named = replace(served.server.backbone, name="smollm2-135m-instruct")
-    monkeypatch.setattr(served.server, "backbone", named)
+    backbone = served.server.backbones.first
+    named = replace(backbone.facts, source="smollm2-135m-instruct")
+    monkeypatch.setattr(backbone, "facts", named)
     body = {"lora_name": "elsewhere", "lora_path": str(folder)}
     answer = served.post("/v1/load_lora_adapter", body)
     assert answer.status_code == 409
@@ -164,7 +165,7 @@ def test_an_adapter_is_pinned_and_unpinned(served):
 
 
 def test_an_alias_moves_and_the_next_request_sees_it(served, tmp_path):
-    fingerprint = served.server.backbone.fingerprint
+    fingerprint = served.backbone.fingerprint
     for seed in (31, 32):
         weights = random_lora(seed)
         store(served.server.registry, tmp_path / str(seed), "moving", weights, fingerprint)
@@ -191,12 +192,12 @@ def test_metrics_have_a_bounded_number_of_labels(served):
         'adapterhub_requests_total{route="/v1/chat/completions",status="200"}',
         'adapterhub_adapter_requests_total{adapter="alpha"}',
         'adapterhub_adapter_loads_total{adapter="alpha"}',
-        "adapterhub_time_to_first_token_seconds_count",
-        "adapterhub_step_seconds_count",
-        "adapterhub_step_sequences_count",
-        "adapterhub_cache_size 1024.0",
-        'adapterhub_forward_path{path="packed"} 1.0',
-        'adapterhub_forward_path{path="paged"} 1.0',
+        f'adapterhub_time_to_first_token_seconds_count{{backbone="{served.base}"}}',
+        f'adapterhub_step_seconds_count{{backbone="{served.base}"}}',
+        f'adapterhub_step_sequences_count{{backbone="{served.base}"}}',
+        f'adapterhub_cache_size{{backbone="{served.base}"}} 1024.0',
+        f'adapterhub_forward_path{{backbone="{served.base}",path="packed"}} 1.0',
+        f'adapterhub_forward_path{{backbone="{served.base}",path="paged"}} 1.0',
     ):
         assert line in text
     labels = {served.server.metrics.label(f"made-up-{number}") for number in range(500)}

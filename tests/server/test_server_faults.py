@@ -25,7 +25,7 @@ LONG = {
 @pytest.fixture
 def slow(served, monkeypatch):
     """The server with slow steps."""
-    engine = served.server.engine._engine
+    engine = served.engine._engine
     step = engine.step
 
     def slow_step():
@@ -63,7 +63,7 @@ def test_a_disconnect_cancels_the_request_within_a_step(slow, streams):
 
 
 def test_an_error_in_a_step_fails_the_requests_and_not_the_server(served, monkeypatch):
-    engine = served.server.engine._engine
+    engine = served.engine._engine
     body = {**LONG, "max_tokens": 3}
 
     def fault():

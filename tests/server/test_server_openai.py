@@ -29,7 +29,7 @@ def test_a_chat_response_names_its_adapters(served):
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
     digest = served.digest("alpha")
     assert raw.headers["x-adapter-digest"] == digest
-    assert raw.headers["x-backbone-fingerprint"] == served.server.backbone.fingerprint
+    assert raw.headers["x-backbone-fingerprint"] == served.backbone.fingerprint
     assert raw.headers["x-request-id"]
     assert answer.adapterhub["adapters"] == [{"ref": "alpha@prod", "digest": digest, "weight": 1.0}]
 
@@ -117,7 +117,7 @@ def test_a_too_long_prompt_is_an_error_with_both_lengths(served):
     long = [{"role": "user", "content": "the film " * 600}]
     with pytest.raises(openai.BadRequestError) as caught:
         served.client.chat.completions.create(model="alpha", messages=long)
-    assert str(served.server.context_length) in str(caught.value)
+    assert str(served.server.backbones.first.context_length) in str(caught.value)
     assert "12" in str(caught.value)
 
 

@@ -18,7 +18,7 @@ def padded(tmp_path_factory):
 
 
 def test_chat_and_its_stream_give_the_same_text(padded):
-    assert not padded.server.engine._engine.core.paged
+    assert not padded.engine._engine.core.paged
     create = padded.client.chat.completions.create
     options = {"model": padded.base, "messages": ASK, "max_tokens": 12, "temperature": 0}
     whole = create(**options)

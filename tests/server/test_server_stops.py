@@ -27,10 +27,10 @@ def streamed(answer):
 
 
 def test_the_stops_are_those_of_the_template(served):
-    tokenizer = served.server.backbone.tokenizer
+    tokenizer = served.backbone.tokenizer
     before, tokenizer.chat_template = tokenizer.chat_template, TEMPLATE
     try:
-        ids, texts = ChatPrompts(tokenizer, served.server.engine.prompt_processor).stops
+        ids, texts = ChatPrompts(tokenizer, served.engine.prompt_processor).stops
     finally:
         tokenizer.chat_template = before
     assert texts == ("the day",)
@@ -45,8 +45,8 @@ def test_an_answer_ends_where_the_template_ends_a_turn(served, monkeypatch):
     answers = {seed: content(chat(served, seed=seed)) for seed in range(12)}
     seed, whole = max(answers.items(), key=lambda each: len(set(each[1].split())))
     word = next(each for each in whole.split() if each != whole.split()[0])
-    ids, _ = served.server.chats.stops
-    monkeypatch.setitem(vars(served.server.chats), "stops", (ids, (word,)))
+    ids, _ = served.chats.stops
+    monkeypatch.setitem(vars(served.chats), "stops", (ids, (word,)))
     (choice,) = chat(served, seed=seed).json()["choices"]
     cut = whole[: whole.index(word)]
     assert (choice["message"]["content"], choice["finish_reason"]) == (cut, "stop")

@@ -27,10 +27,10 @@ def test_a_lone_surrogate_is_refused(served, path):
 
 
 def test_a_lone_surrogate_in_a_tool_is_refused(served, monkeypatch):
-    monkeypatch.setattr(served.server.chats, "supports_tools", True)
-    template = served.server.backbone.tokenizer.chat_template
+    monkeypatch.setattr(served.chats, "supports_tools", True)
+    template = served.backbone.tokenizer.chat_template
     with_tools = "{{ tools[0]['function']['description'] }}" + template
-    monkeypatch.setattr(served.server.backbone.tokenizer, "chat_template", with_tools)
+    monkeypatch.setattr(served.backbone.tokenizer, "chat_template", with_tools)
     parameters = {"type": "object", "description": LONE}
     function = {"name": "f", "description": "a film", "parameters": parameters}
     body = {
@@ -42,7 +42,7 @@ def test_a_lone_surrogate_in_a_tool_is_refused(served, monkeypatch):
     answer = served.request("POST", "/v1/chat/completions", content=json.dumps(body))
     assert answer.status_code == 200
     monkeypatch.setattr(
-        served.server.backbone.tokenizer,
+        served.backbone.tokenizer,
         "chat_template",
         with_tools.replace("['description']", "['parameters']['description']"),
     )

@@ -27,7 +27,7 @@ def test_each_prompt_has_its_answers(served):
 
 def test_token_ids_and_their_text_have_the_same_continuation(served):
     options = dict(model="alpha", max_tokens=5, temperature=0)
-    ids = list(served.server.engine.prompt_processor.encode("the film was"))
+    ids = list(served.engine.prompt_processor.encode("the film was"))
     text, same = (
         served.client.completions.create(prompt=prompt, **options).choices[0].text
         for prompt in ("the film was", ids)

@@ -47,7 +47,7 @@ def test_flags_precede_the_environment_the_file_and_the_defaults(file, load):
     found = load({"port": 21, "max_num_seqs": None, "adapters": []}, environ, path)
     settings = found.settings
     assert (settings.port, settings.max_num_seqs, settings.max_queue) == (21, 12, 3)
-    assert settings.backbone == "from-file"
+    assert settings.backbone == ("from-file",)
     assert {
         name: found.sources[name] for name in ("port", "max_num_seqs", "max_queue", "host")
     } == {
@@ -61,10 +61,10 @@ def test_flags_precede_the_environment_the_file_and_the_defaults(file, load):
 
 def test_a_variable_names_the_file_if_no_flag_does(file, load):
     environ = {"ADAPTERHUB_SERVE_CONFIG": str(file('backbone = "one"\n'))}
-    assert load({}, environ).settings.backbone == "one"
+    assert load({}, environ).settings.backbone == ("one",)
     other = Path("other.toml")
     other.write_text('backbone = "two"\n')
-    assert load({}, environ, other).settings.backbone == "two"
+    assert load({}, environ, other).settings.backbone == ("two",)
 
 
 def test_variables_are_converted_to_the_type_of_their_setting(load):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from adapterhub.access import Caller
     from adapterhub.registry.version import Version
     from adapterhub.server.context import Server
-    from adapterhub.server.models import ResolvedAdapter
+    from adapterhub.server.resolved_adapter import ResolvedAdapter
 
 router = authenticated_router("adapters", "/v1/adapters")
 vllm = authenticated_router("vllm", "/v1")
@@ -38,9 +38,11 @@ vllm = authenticated_router("vllm", "/v1")
 
 @router.get("", response_model=AdapterList, summary="List adapters and where they are stored")
 async def list_adapters(call: CallDep) -> Response:
-    """List every adapter for the backbone that the key may use."""
+    """List every adapter for the backbones that the key may use."""
     server = call.server
-    places, pinned = await server.engine.call(lambda engine: (engine.locations(), engine.pinned))
+    found = await server.backbones.call(lambda engine: engine.locations())
+    places = {digest: place for each in found.values() for digest, place in each.items()}
+    pinned = {digest for each in server.backbones for digest in each.pinned}
     data = await asyncio.to_thread(_entries, server, places, pinned)
     visible = [_visible_part(call.caller, each) for each in data if _is_visible(call.caller, each)]
     return JSONResponse({"object": "list", "data": visible})
@@ -104,7 +106,7 @@ async def load_lora(call: ManageCallDep, body: LoadLoraRequest) -> Response:
     call.check_allowed(name)
     if name in call.server.names.loaded() and not body.load_inplace:
         raise HTTPError(400, "is already loaded", place=name, hint="Unload it, or set load_inplace")
-    adapter = await adapter_lifecycle.load_path(call, body.lora_path, name)
+    adapter = await adapter_lifecycle.load_path(call, body.lora_path, name, body.base_model_name)
     return _lora_changed(f"Success: LoRA adapter '{name}' added successfully.", adapter)
 
 
@@ -174,14 +176,16 @@ def _entries(
             "metrics": {},
             "pinned": digest in pinned,
             "loaded_as": names.get(digest, []),
+            "backbone": None,
             "created": "",
             **fields,
         }
 
+    backbones = {each.fingerprint: each.name for each in server.backbones}
     stored = [
-        entry(version.digest, **_version_fields(version, places))
+        entry(version.digest, **_version_fields(version, places, backbones))
         for version in server.registry.list()
-        if version.fingerprint == server.backbone.fingerprint
+        if version.fingerprint in backbones
     ]
     known = {each["digest"] for each in stored}
     # adapters that were loaded from a folder are not in the registry
@@ -192,6 +196,7 @@ def _entries(
             ref=adapter.ref,
             task=adapter.task,
             labels=list(adapter.labels),
+            backbone=backbones[adapter.fingerprint],
             residency=places.get(adapter.digest, "host"),
         )
         for adapter in loaded.values()
@@ -201,7 +206,9 @@ def _entries(
     return [*stored, *other.values(), *pulled]
 
 
-def _version_fields(version: Version, places: Mapping[str, str]) -> dict[str, Any]:
+def _version_fields(
+    version: Version, places: Mapping[str, str], backbones: Mapping[str, str]
+) -> dict[str, Any]:
     return {
         "name": version.name,
         "version": version.version,
@@ -215,4 +222,5 @@ def _version_fields(version: Version, places: Mapping[str, str]) -> dict[str, An
         "metrics": dict(version.metrics.get("after", {})),
         "residency": places.get(version.digest, "disk"),
         "created": version.created,
+        "backbone": backbones[version.fingerprint],
     }

@@ -28,8 +28,8 @@ from adapterhub.server.tool_calls import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from adapterhub.server.context import Server
     from adapterhub.server.generation import ChoiceDelta
+    from adapterhub.server.loaded_backbone import LoadedBackbone
     from adapterhub.server.models import ResolvedModel
 
 router = authenticated_router("openai")
@@ -47,17 +47,17 @@ STREAMS: dict[int | str, dict[str, Any]] = {
 )
 async def chat(call: CallDep, body: ChatRequest) -> Response:
     """Generate the assistant's next message, whole or as a stream of server-sent events."""
-    server, limit = call.server, call.server.context_length
+    model = await call.open(body.model)
+    loaded, limit = model.loaded, model.loaded.context_length
     # every message has a token
     if len(body.messages) > limit:
         raise RequestError(
             f"has {len(body.messages)} messages, the limit is {limit}", place="messages"
         )
-    model = await asyncio.to_thread(call.resolve, body.model)
-    size = sum(check_size(server, text, limit, "messages") for text in _texts(body))
-    tokens = await tokenize(call, model, size, lambda: _render(server, body))
-    job = await asyncio.to_thread(_prepare, server, body, model, tokens)
-    return await respond(call, body, job, _ChatFormat(call.server, body, job))
+    size = sum(check_size(loaded, text, limit, "messages") for text in _texts(body))
+    tokens = await tokenize(call, model, size, lambda: _render(loaded, body))
+    job = await asyncio.to_thread(_prepare, body, model, tokens)
+    return await respond(call, body, job, _ChatFormat(body, job))
 
 
 def _texts(body: ChatRequest) -> Iterator[str]:
@@ -69,35 +69,33 @@ def _texts(body: ChatRequest) -> Iterator[str]:
             yield called.function.arguments
 
 
-def _render(server: Server, body: ChatRequest) -> tuple[int, ...]:
+def _render(loaded: LoadedBackbone, body: ChatRequest) -> tuple[int, ...]:
     """Return the prompt tokens of the conversation; called on a thread."""
     # a required call follows its schema, so the template need not support tools
-    needed = required_schema(body) is None or server.chats.supports_tools
+    needed = required_schema(body) is None or loaded.chats.supports_tools
     tools = template_tools(body) if needed else ()
 
     def check(text: str) -> None:
-        check_size(server, text, server.context_length, "messages")
+        check_size(loaded, text, loaded.context_length, "messages")
 
     # found by the tokenizer, so on its thread
-    _ = server.chats.stops
-    return server.chats.render(template_messages(body), tools, check=check)
+    _ = loaded.chats.stops
+    return loaded.chats.render(template_messages(body), tools, check=check)
 
 
-def _prepare(
-    server: Server, body: ChatRequest, model: ResolvedModel, tokens: tuple[int, ...]
-) -> GenerationJob:
+def _prepare(body: ChatRequest, model: ResolvedModel, tokens: tuple[int, ...]) -> GenerationJob:
     """Prepare the answers; called on a thread, since compiling a schema takes long."""
-    schema = required_schema(body)
+    loaded, schema = model.loaded, required_schema(body)
     requested = body.max_completion_tokens or body.max_tokens
-    stop_ids, stop_strings = server.chats.stops
+    stop_ids, stop_strings = loaded.chats.stops
     params = sampling_params(
         body,
         stops=(() if body.ignore_eos else stop_ids, () if body.ignore_eos else stop_strings),
-        max_tokens=max_tokens_for(server, len(tokens), requested),
+        max_tokens=max_tokens_for(loaded, len(tokens), requested),
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
         json_schema=_response_schema(body) if schema is None else schema,
     )
-    return GenerationJob(model, (server.engine.prompt_processor.prepare(tokens, params),), params.n)
+    return GenerationJob(model, (loaded.engine.prompt_processor.prepare(tokens, params),), params.n)
 
 
 def _response_schema(body: ChatRequest) -> dict[str, Any] | None:
@@ -114,8 +112,8 @@ class _ChatFormat:
     chunk_kind = "chat.completion.chunk"
     id_prefix = "chatcmpl"
 
-    def __init__(self, server: Server, body: ChatRequest, job: GenerationJob) -> None:
-        self._server = server
+    def __init__(self, body: ChatRequest, job: GenerationJob) -> None:
+        self._loaded = job.model.loaded
         self._logprobs = bool(body.logprobs)
         self._parsers: list[ToolCallParser] | None = None
         self._choices = range(job.num_choices)
@@ -184,7 +182,7 @@ class _ChatFormat:
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
         return {
-            "token": self._server.tokens.text(token),
+            "token": self._loaded.tokens.text(token),
             "logprob": max(logprob, MIN_LOGPROB),
-            "bytes": list(self._server.tokens.content(token)),
+            "bytes": list(self._loaded.tokens.content(token)),
         }

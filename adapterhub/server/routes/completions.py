@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from adapterhub.engine.prompts import PreparedPrompt
-    from adapterhub.server.context import Call, Server
+    from adapterhub.server.context import Call
     from adapterhub.server.generation import ChoiceDelta
+    from adapterhub.server.loaded_backbone import LoadedBackbone
     from adapterhub.server.models import ResolvedModel
 
 router = authenticated_router("openai")
@@ -53,21 +54,21 @@ DEFAULT_COMPLETION_TOKENS = 16
 )
 async def complete(call: CallDep, body: CompletionRequest) -> Response:
     """Continue one or several prompts, whole or as a stream of server-sent events."""
-    model = await asyncio.to_thread(call.resolve, body.model)
-    prompts, limit = _prompts(body.prompt), call.server.context_length
+    model = await call.open(body.model)
+    prompts, limit = _prompts(body.prompt), model.loaded.context_length
     tokens = await tokenize_texts(call, model, prompts, limit, "prompt")
-    job = await asyncio.to_thread(_prepare, call.server, body, model, tokens)
-    return await respond(call, body, job, _CompletionFormat(call.server, body, job))
+    job = await asyncio.to_thread(_prepare, body, model, tokens)
+    return await respond(call, body, job, _CompletionFormat(body, job))
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingResponse, summary="Embed texts as vectors")
 async def embed(call: CallDep, body: EmbeddingRequest) -> Response:
     """Return a vector for each text: the pooled hidden states of the last layer."""
     started = time.perf_counter()
-    width = int(call.server.backbone.config.get_text_config().hidden_size)
+    model = await call.open(body.model)
+    width = int(model.loaded.backbone.config.get_text_config().hidden_size)
     if body.dimensions not in (None, width):
         raise RequestError(f"must be {width}, the backbone's hidden size", place="dimensions")
-    model = await asyncio.to_thread(call.resolve, body.model)
     texts = await text_tokens(call, model, _prompts(body.input), "input")
     vectors = await embed_texts(
         call, model, texts, pooling=body.pooling or "mean", normalize=body.normalize is not False
@@ -75,7 +76,7 @@ async def embed(call: CallDep, body: EmbeddingRequest) -> Response:
     encode = _base64 if body.encoding_format == "base64" else _numbers
     tokens = sum(len(text) for text in texts)
     seconds = time.perf_counter() - started
-    call.server.metrics.record_model_use(model.adapter_names, tokens, 0, seconds)
+    call.server.metrics.record_model_use(model, tokens, 0, seconds)
     content = {
         "object": "list",
         "model": model.name,
@@ -84,7 +85,7 @@ async def embed(call: CallDep, body: EmbeddingRequest) -> Response:
             for index, vector in enumerate(vectors)
         ],
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        "adapterhub": provenance(call.server, model),
+        "adapterhub": provenance(model),
     }
     return JSONResponse(content, headers=digest_header([model]))
 
@@ -98,13 +99,11 @@ async def embed_texts(
     normalize: bool,
 ) -> list[Tensor]:
     """Return the vector of each text, given as token ids."""
-    server = call.server
+    engine = model.loaded.engine
 
     async def embed_one(tokens: tuple[int, ...]) -> Tensor:
-        async with server.access.admit(call.caller, model.label, len(tokens)):
-            return await server.engine.embed(
-                tokens, model.adapters, pooling=pooling, normalize=normalize
-            )
+        async with call.server.access.admit(call.caller, model.label, len(tokens)):
+            return await engine.embed(tokens, model.adapters, pooling=pooling, normalize=normalize)
 
     return await map_concurrently(embed_one, texts)
 
@@ -113,37 +112,36 @@ async def text_tokens(
     call: Call, model: ResolvedModel, texts: Sequence[str | list[int]], place: str
 ) -> list[tuple[int, ...]]:
     """Return the token ids of each text to embed."""
-    server = call.server
-    longest = server.max_position_embeddings
+    loaded = model.loaded
+    longest = loaded.max_position_embeddings
     found = await tokenize_texts(call, model, texts, longest, place)
     for tokens in found:
         if not 0 < len(tokens) <= longest:
             raise RequestError(
                 f"has {len(tokens)} tokens; the backbone reads 1 to {longest}", place=place
             )
-        if max(tokens) >= int(server.backbone.config.get_text_config().vocab_size):
+        if max(tokens) >= int(loaded.backbone.config.get_text_config().vocab_size):
             raise RequestError(f"{max(tokens)} is not a token of the vocabulary", place=place)
     return found
 
 
 def _prepare(
-    server: Server,
     body: CompletionRequest,
     model: ResolvedModel,
     tokens: Sequence[tuple[int, ...]],
 ) -> GenerationJob:
     """Prepare the answers to all prompts; called on a thread, as a regex takes long to compile."""
-    prompts = tuple(_prepare_prompt(server, body, each) for each in tokens)
+    prompts = tuple(_prepare_prompt(model.loaded, body, each) for each in tokens)
     return GenerationJob(model, prompts, prompts[0].params.n)
 
 
 def _prepare_prompt(
-    server: Server, body: CompletionRequest, tokens: tuple[int, ...]
+    loaded: LoadedBackbone, body: CompletionRequest, tokens: tuple[int, ...]
 ) -> PreparedPrompt:
-    room = max_tokens_for(server, len(tokens), body.max_tokens)
+    room = max_tokens_for(loaded, len(tokens), body.max_tokens)
     max_tokens = body.max_tokens or min(room, DEFAULT_COMPLETION_TOKENS)
     params = sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs)
-    return server.engine.prompt_processor.prepare(tokens, params)
+    return loaded.engine.prompt_processor.prepare(tokens, params)
 
 
 def _prompts(given: str | Sequence[str | int | list[int]]) -> list[str | list[int]]:
@@ -168,8 +166,8 @@ class _CompletionFormat:
     kind = chunk_kind = "text_completion"
     id_prefix = "cmpl"
 
-    def __init__(self, server: Server, body: CompletionRequest, job: GenerationJob) -> None:
-        self._server = server
+    def __init__(self, body: CompletionRequest, job: GenerationJob) -> None:
+        self._tokens = job.model.loaded.tokens
         self._logprobs = body.logprobs is not None
         self._offsets = [0] * job.num_choices
         self._pending: list[list[ChoiceDelta]] = [[] for _ in range(job.num_choices)]
@@ -202,7 +200,7 @@ class _CompletionFormat:
         }
 
     def _logprobs_of(self, index: int, deltas: Sequence[ChoiceDelta]) -> dict[str, Any]:
-        text_of = self._server.tokens.text
+        text_of = self._tokens.text
         tokens, chosen, top, offsets = [], [], [], []
         for delta in deltas:
             if delta.logprobs is None or delta.token is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +11,15 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from adapterhub.backbones.forward_paths import forward_paths
 from adapterhub.engine.engine import Engine
 from adapterhub.server.context import CallDep, ServerDep, authenticated_router
-from adapterhub.server.schemas.adapters import CallerInfo, ServerStats
+from adapterhub.server.schemas.adapters import BackboneLoad, CallerInfo, ServerStats
 
 if TYPE_CHECKING:
+    from adapterhub.engine.config import EngineConfig
     from adapterhub.engine.outputs import EngineStats
     from adapterhub.server.context import Server
+    from adapterhub.server.served_backbone import ServedBackbone
 
 public = APIRouter(tags=["server"])
 router = authenticated_router("server")
@@ -32,17 +32,18 @@ async def health() -> str:
     return "OK"
 
 
-@public.get("/ready", response_model=dict[str, str], summary="Check that requests are accepted")
+@public.get("/ready", response_model=dict[str, Any], summary="Check that requests are accepted")
 async def ready(server: ServerDep) -> Response:
-    """Return 200 while the engine runs and the server is not shutting down, and 503 otherwise."""
+    """Return 200 while the engines run and the server is not shutting down, and 503 otherwise."""
     server.check_not_draining()
-    await server.engine.call(Engine.stats)
-    return JSONResponse({"status": "ready", "model": server.names.base})
+    await server.backbones.call(Engine.stats)
+    states = {each.name: each.state for each in server.backbones}
+    return JSONResponse({"status": "ready", "model": server.names.base, "backbones": states})
 
 
-@models.get("", response_model=dict[str, Any], summary="List the backbone and its adapters")
+@models.get("", response_model=dict[str, Any], summary="List backbones and adapters")
 async def list_models(call: CallDep) -> Response:
-    """List the backbone and every adapter for it that the key may use."""
+    """List the backbones and every adapter for them that the key may use."""
     data = await asyncio.to_thread(_models, call.server)
     data = [each for each in data if each["parent"] is None or call.caller.allows(each["id"])]
     return JSONResponse({"object": "list", "data": data})
@@ -50,10 +51,9 @@ async def list_models(call: CallDep) -> Response:
 
 @models.get("/{model:path}", response_model=dict[str, Any], summary="Show one model")
 async def show_model(call: CallDep, model: str) -> Response:
-    """Show the backbone, an adapter or a blend."""
-    server = call.server
+    """Show a backbone, an adapter or a blend."""
     found = await asyncio.to_thread(call.resolve, model)
-    entry = _model_entry(found.name, server, parent=server.names.base if found.parts else None)
+    entry = _model_entry(found.name, found.served, is_adapter=bool(found.parts))
     return JSONResponse({**entry, "adapters": found.provenance()})
 
 
@@ -70,9 +70,15 @@ async def stats(call: CallDep) -> Response:
     """Show the running and waiting requests, the throughput and the cache usage."""
     server, metrics = call.server, call.server.metrics
     first, step = metrics.medians()
+    loads = await _loads(server)
+    totals = {
+        name: sum(load[name] for load in loads.values()) for name in BackboneLoad.model_fields
+    }
     return JSONResponse(
         {
-            **_load(server, await server.engine.call(Engine.stats)),
+            **totals,
+            "queued": server.access.queued,
+            "backbones": loads,
             "requests_total": metrics.requests_total,
             "tokens_total": metrics.tokens_total,
             "tokens_per_second": metrics.tokens_per_second(),
@@ -87,25 +93,33 @@ async def stats(call: CallDep) -> Response:
 async def prometheus(call: CallDep) -> Response:
     """Return all metrics in Prometheus's text format."""
     server, metrics = call.server, call.server.metrics
-    found, places, moves = await server.engine.call(
-        lambda engine: (engine.stats(), engine.locations(), engine.adapter_events())
-    )
     names = await asyncio.to_thread(server.names.by_digest)
-    metrics.record_moves(moves, names)
-    known = {names.get(digest, digest[:19]): place for digest, place in places.items()}
-    metrics.set_load(_load(server, found), known)
+    known: dict[str, str] = {}
+    found = await server.backbones.call(
+        lambda engine: (engine.locations(), engine.adapter_events())
+    )
+    for places, moves in found.values():
+        metrics.record_moves(moves, names)
+        known |= {names.get(digest, digest[:19]): place for digest, place in places.items()}
+    metrics.set_load(server.access.queued, await _loads(server), known)
     visible = None if call.caller.adapters is None else call.caller.allows
     return Response(metrics.text(visible), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-def _load(server: Server, stats: EngineStats) -> dict[str, int]:
+async def _loads(server: Server) -> dict[str, dict[str, int]]:
+    """Return the current load of each loaded backbone."""
+    found = await server.backbones.call(lambda engine: (engine.config, engine.stats()))
+    return {served.name: _load(served, *each) for served, each in found.items()}
+
+
+def _load(served: ServedBackbone, config: EngineConfig, stats: EngineStats) -> dict[str, int]:
     """Return the numbers of sequences, adapters and KV-cache tokens for statistics and gauges."""
-    block = server.settings.block_size
-    size = -(-server.settings.kv_cache_tokens // block) * block if stats.free_blocks else 0
+    block = config.block_size
+    has_cache = served.facts.generates and stats.free_blocks
+    size = -(-config.kv_cache_tokens // block) * block if has_cache else 0
     return {
         "running": stats.running,
         "waiting": stats.waiting,
-        "queued": server.access.queued,
         "resident": stats.resident,
         "host_adapters": stats.host_adapters,
         "host_bytes": stats.host_bytes,
@@ -115,29 +129,37 @@ def _load(server: Server, stats: EngineStats) -> dict[str, int]:
 
 
 def _models(server: Server) -> list[dict[str, Any]]:
-    base = server.names.base
-    facts = {
-        "kind": server.backbone.kind,
-        "forward_paths": asdict(forward_paths(server.backbone)),
-    }
-    found = {base: _model_entry(base, server, parent=None) | facts}
+    found = {each.name: _backbone_entry(each) for each in server.backbones}
+    backbones = {each.fingerprint: each for each in server.backbones}
     for version in server.registry.list():
-        if version.fingerprint != server.backbone.fingerprint:
+        served = backbones.get(version.fingerprint)
+        if served is None:
             continue
         created = int(datetime.fromisoformat(version.created).timestamp())
         details = {"root": version.name, "digest": version.digest, "task": version.task}
         aliases = [f"{version.name}@{alias}" for alias in version.aliases]
         # the newest version of a name comes last, and is what the name alone refers to
         for name in (version.name, str(version.ref), *aliases):
-            found[name] = _model_entry(name, server, parent=base, created=created) | details
+            found[name] = _model_entry(name, served, created=created) | details
     for name, loaded in server.names.loaded().items():
         details = {"root": loaded.name, "digest": loaded.digest, "task": loaded.task}
-        found[name] = _model_entry(name, server, parent=base) | details
+        found[name] = _model_entry(name, backbones[loaded.fingerprint]) | details
     return list(found.values())
 
 
+def _backbone_entry(served: ServedBackbone) -> dict[str, Any]:
+    facts = served.facts
+    return {
+        **_model_entry(served.name, served, is_adapter=False),
+        "kind": facts.kind,
+        "forward_paths": dict(facts.forward_paths),
+        "state": served.state,
+        "load_seconds": served.load_seconds,
+    }
+
+
 def _model_entry(
-    name: str, server: Server, *, parent: str | None, created: int = 0
+    name: str, served: ServedBackbone, *, is_adapter: bool = True, created: int = 0
 ) -> dict[str, Any]:
     return {
         "id": name,
@@ -145,7 +167,7 @@ def _model_entry(
         "created": created,
         "owned_by": "adapterhub",
         "root": name,
-        "parent": parent,
-        "max_model_len": server.context_length,
-        "backbone_fingerprint": server.backbone.fingerprint,
+        "parent": served.name if is_adapter else None,
+        "max_model_len": served.context_length,
+        "backbone_fingerprint": served.fingerprint,
     }

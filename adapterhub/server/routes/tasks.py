@@ -25,7 +25,7 @@ from adapterhub.server.generation import (
     map_concurrently,
     max_tokens_for,
 )
-from adapterhub.server.responses import digest_header, provenance, usage
+from adapterhub.server.responses import FINGERPRINT_HEADER, digest_header, provenance, usage
 from adapterhub.server.routes.completions import embed_texts, text_tokens
 from adapterhub.server.schemas.tasks import (
     AnswerRequest,
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from adapterhub.engine.heads import LabelingKind
-    from adapterhub.server.context import Call, Server
+    from adapterhub.server.context import Call
     from adapterhub.server.models import ResolvedModel
     from adapterhub.server.schemas.tasks import TaskRequest
     from adapterhub.tasks.base import TextGeneration
@@ -127,14 +127,14 @@ async def generate(call: CallDep, body: GenerateRequest) -> Response:
     """Translate, summarize or answer, greedily and with the prompt of the training."""
 
     async def generate_one(item: TaskItem) -> dict[str, Any]:
-        server, limit = call.server, call.server.context_length
+        loaded, limit = item.model.loaded, item.model.loaded.context_length
         fields = item.example.items()
-        size = sum(check_size(server, text, limit, f"input.{name}") for name, text in fields)
-        task = await asyncio.to_thread(server.tasks.task, item.model)
+        size = sum(check_size(loaded, text, limit, f"input.{name}") for name, text in fields)
+        task = await asyncio.to_thread(loaded.tasks.task, item.model.parts)
         tokens = await tokenize(
-            call, item.model, size, lambda: tuple(server.tasks.prompt(task, item.example))
+            call, item.model, size, lambda: tuple(loaded.tasks.prompt(task, item.example))
         )
-        job = _prepare(server, item, task, tokens, body.max_tokens)
+        job = _prepare(item, task, tokens, body.max_tokens)
         return await _generate(call, task, job)
 
     # the generation records the use of the model itself
@@ -145,10 +145,10 @@ async def generate(call: CallDep, body: GenerateRequest) -> Response:
 async def rerank(call: CallDep, body: RerankRequest) -> Response:
     """Sort documents by an adapter that ranks or classifies pairs, or else by embeddings."""
     started = time.perf_counter()
-    model = await asyncio.to_thread(call.resolve, body.model)
+    model = await call.open(body.model)
     scores = await _relevance(call, body, model)
     seconds = time.perf_counter() - started
-    call.server.metrics.record_model_use(model.adapter_names, 0, 0, seconds)
+    call.server.metrics.record_model_use(model, 0, 0, seconds)
     order = sorted(range(len(scores)), key=lambda index: -scores[index])[: body.top_n]
     content = {
         "object": "list",
@@ -163,7 +163,7 @@ async def rerank(call: CallDep, body: RerankRequest) -> Response:
             }
             for index in order
         ],
-        "adapterhub": provenance(call.server, model),
+        "adapterhub": provenance(model),
     }
     return JSONResponse(content, headers=digest_header([model]))
 
@@ -177,6 +177,8 @@ async def _respond(
 ) -> Response:
     """Process all inputs of a request, so that they share batches."""
     items = await asyncio.to_thread(_items, call, body)
+    for served in dict.fromkeys(item.model.served for item in items):
+        await call.hold(served)
     started = time.perf_counter()
     results = await map_concurrently(process, items)
     seconds = time.perf_counter() - started
@@ -184,11 +186,12 @@ async def _respond(
     for index, (item, result) in enumerate(zip(items, results, strict=True)):
         model = item.model
         if record:
-            call.server.metrics.record_model_use(model.adapter_names, 0, 0, seconds)
+            call.server.metrics.record_model_use(model, 0, 0, seconds)
         data.append({"index": index, "model": model.name, "digest": model.digests, **result})
-    fingerprint = call.server.backbone.fingerprint
+    headers = digest_header(item.model for item in items)
+    fingerprint = headers[FINGERPRINT_HEADER]
     content = {"object": "list", "data": data, "backbone_fingerprint": fingerprint}
-    return JSONResponse(content, headers=digest_header(item.model for item in items))
+    return JSONResponse(content, headers=headers)
 
 
 def _items(call: Call, body: TaskRequest) -> list[TaskItem]:
@@ -267,17 +270,17 @@ async def _classify(call: Call, item: TaskItem) -> dict[str, Any]:
 
 async def _label(call: Call, item: TaskItem, kind: LabelingKind = "sequence") -> dict[str, Any]:
     async with call.server.access.admit(call.caller, item.model.label, item.cost):
-        return await call.server.engine.label(item.example, item.adapters, kind=kind)
+        return await item.model.loaded.engine.label(item.example, item.adapters, kind=kind)
 
 
 def _prepare(
-    server: Server,
     item: TaskItem,
     task: TextGeneration,
     tokens: tuple[int, ...],
     max_tokens: int | None,
 ) -> GenerationJob:
-    room = max_tokens_for(server, len(tokens), max_tokens)
+    loaded = item.model.loaded
+    room = max_tokens_for(loaded, len(tokens), max_tokens)
     params = SamplingParams(
         temperature=0,
         max_tokens=max_tokens or min(room, task.options.max_new_tokens),
@@ -285,7 +288,7 @@ def _prepare(
         stop_token_ids=tuple(sorted(task.stop_ids)),
         num_beams=task.options.num_beams,
     )
-    prepared = server.engine.prompt_processor.prepare(tokens, params, task.target_frame)
+    prepared = loaded.engine.prompt_processor.prepare(tokens, params, task.target_frame)
     return GenerationJob(item.model, (prepared,), 1)
 
 

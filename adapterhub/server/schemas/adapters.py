@@ -86,10 +86,11 @@ class AdapterEntry(ResponseModel):
     pinned: bool
     loaded_as: list[str]
     created: str
+    backbone: str | None
 
 
 class AdapterList(ResponseModel):
-    """Adapters for the backbone."""
+    """Adapters for the backbones."""
 
     object: Literal["list"]
     data: list[AdapterEntry]
@@ -114,8 +115,20 @@ class TrainingReport(ResponseModel):
     info: dict[str, Any]
 
 
+class BackboneLoad(ResponseModel):
+    """Current load of a loaded backbone."""
+
+    running: int
+    waiting: int
+    cache_used: int
+    cache_size: int
+    resident: int
+    host_adapters: int
+    host_bytes: int
+
+
 class ServerStats(ResponseModel):
-    """Current load of the server."""
+    """Current load of the server, over all backbones and of each."""
 
     running: int
     waiting: int
@@ -130,6 +143,7 @@ class ServerStats(ResponseModel):
     resident: int
     host_adapters: int
     host_bytes: int
+    backbones: dict[str, BackboneLoad]
     time: float
 
 
