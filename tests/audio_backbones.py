@@ -13,6 +13,7 @@ from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
     ASTModel,
+    GenerationConfig,
     HubertConfig,
     HubertModel,
     Wav2Vec2Config,
@@ -23,7 +24,9 @@ from transformers import (
     WhisperConfig,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
+    WhisperTokenizer,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 RATE = 16_000
 #: Pitch in hertz by label.
@@ -117,6 +120,72 @@ def encoded(samples, rate: int, form: str = "WAV") -> bytes:
     stream = io.BytesIO()
     soundfile.write(stream, samples, rate, format=form)
     return stream.getvalue()
+
+
+#: Special tokens of a Whisper before its timestamps, in its order.
+_SPECIAL = (
+    *("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>"),
+    *("<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"),
+)
+#: The same of a Whisper for English alone.
+_ENGLISH = tuple(
+    each for each in _SPECIAL if each not in ("<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>")
+)
+#: Window of the tiny Whisper.
+SECONDS = 2
+
+
+def save_whisper(folder: Path, *, multilingual: bool = True, seed: int = 0) -> Path:
+    """Write a Whisper with a tokenizer of bytes, whose window has two seconds."""
+    letters = [bytes_to_unicode()[byte] for byte in range(256)]
+    times = [f"<|{0.02 * at:.2f}|>" for at in range(SECONDS * 50 + 1)]
+    special = [*(_SPECIAL if multilingual else _ENGLISH), *times]
+    vocab = {token: at for at, token in enumerate([*letters, *special])}
+    tokenizer = WhisperTokenizer(vocab=vocab, merges=[])
+    tokenizer.add_special_tokens({"additional_special_tokens": special[: -len(times)]})
+    tokenizer.save_pretrained(folder)
+    end, start = vocab["<|endoftext|>"], vocab["<|startoftranscript|>"]
+    torch.manual_seed(seed)
+    config = WhisperConfig(
+        vocab_size=len(vocab),
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_source_positions=SECONDS * 50,
+        max_target_positions=48,
+        classifier_proj_size=16,
+        pad_token_id=end,
+        bos_token_id=end,
+        eos_token_id=end,
+        decoder_start_token_id=start,
+        init_std=0.2,
+    )
+    model = WhisperForConditionalGeneration(config)
+    names = {"<|en|>", "<|de|>"} & vocab.keys()
+    tasks = {"transcribe", "translate"} if multilingual else set()
+    model.generation_config = GenerationConfig(
+        eos_token_id=end,
+        bos_token_id=end,
+        pad_token_id=end,
+        decoder_start_token_id=start,
+        suppress_tokens=[vocab["!"], vocab["?"], start],
+        begin_suppress_tokens=[vocab["\u0120"], end],
+        no_timestamps_token_id=vocab["<|notimestamps|>"],
+        prev_sot_token_id=vocab["<|startofprev|>"],
+        max_initial_timestamp_index=50,
+        max_length=48,
+        is_multilingual=multilingual,
+        return_timestamps=False,
+        **({"lang_to_id": {each: vocab[each] for each in names}} if multilingual else {}),
+        **({"task_to_id": {each: vocab[f"<|{each}|>"] for each in tasks}} if multilingual else {}),
+    )
+    model.save_pretrained(folder)
+    WhisperFeatureExtractor(chunk_length=SECONDS).save_pretrained(folder)
+    return folder
 
 
 def save_tones(folder: Path, *, count: int = 36, zipped: bool = True, name: str = "rows") -> Path:

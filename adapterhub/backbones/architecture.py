@@ -6,8 +6,9 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.backbones.folder import read_config
+from adapterhub.backbones.folder import has_tokenizer, read_config
 from adapterhub.errors import BackboneError
+from adapterhub.tasks.preprocessors import SpeechProcessor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import (
         BaseImageProcessor,
         FeatureExtractionMixin,
+        GenerationConfig,
         PretrainedConfig,
         PreTrainedTokenizerBase,
     )
@@ -74,7 +76,7 @@ def kind_of(config: Any) -> BackboneKind:
 
     A model of images and text that transformers classifies images with, such as CLIP, is
     ``vision``: its image tower is the backbone. A model of speech that it classifies recordings
-    with, such as Whisper, is ``audio``: its encoder is the backbone.
+    with, such as Whisper, is ``audio``, whether or not it has a decoder.
 
     Raises:
         BackboneError: If transformers has no class for it that reads text or images alone.
@@ -103,6 +105,25 @@ def reads_audio(config: Any) -> bool:
 
     mapping = AutoModelForAudioClassification._model_mapping
     return any(_reads(config, mapping, name) for name in ("input_values", "input_features"))
+
+
+def transcribes(config: Any) -> bool:
+    """Return whether an audio architecture is an encoder-decoder that writes transcripts.
+
+    A checkpoint that names a class without the decoder, such as one for classification, has none.
+    """
+    from transformers import AutoModelForSpeechSeq2Seq
+
+    mapping = AutoModelForSpeechSeq2Seq._model_mapping
+    if not reads_audio(config) or type(config) not in mapping:
+        return False
+    named = getattr(config, "architectures", None)
+    return not named or mapping[type(config)].__name__ in named
+
+
+def has_transcripts(path: Path) -> bool:
+    """Return whether the backbone in a folder writes transcripts by a tokenizer of its own."""
+    return transcribes(read_architecture(path)) and has_tokenizer(path)
 
 
 def check_encoder_decoder(config: Any, place: str) -> None:
@@ -156,10 +177,30 @@ def backbone_kind(path: Path) -> BackboneKind:
 
 
 def read_preprocessor(path: Path) -> Preprocessor:
-    """Return the tokenizer of a backbone folder, or what prepares its images or recordings."""
+    """Return the tokenizer of a backbone folder, or what prepares its images or recordings.
+
+    A model that writes transcripts has both, unless its folder lacks a tokenizer.
+    """
+    config = read_architecture(path)
+    if transcribes(config) and has_tokenizer(path):
+        return SpeechProcessor(
+            read_feature_extractor(path),
+            read_tokenizer(path),
+            read_generation_config(path, config),
+            int(config.max_target_positions),
+        )
     readers: dict[str, Any] = {"vision": read_image_processor, "audio": read_feature_extractor}
-    found: Preprocessor = readers.get(backbone_kind(path), read_tokenizer)(path)
+    found: Preprocessor = readers.get(kind_of(config), read_tokenizer)(path)
     return found
+
+
+def read_generation_config(path: Path, config: Any) -> GenerationConfig:
+    """Return the generation settings of a backbone folder, or those that its model has without."""
+    from transformers import GenerationConfig
+
+    if not (path / "generation_config.json").is_file():
+        return GenerationConfig.from_model_config(config)
+    return _read(GenerationConfig, path, "the generation settings can't be read", code=False)
 
 
 def read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -186,9 +227,11 @@ def read_feature_extractor(path: Path) -> FeatureExtractionMixin:
     return _read(AutoFeatureExtractor, path, "the feature extractor can't be read")
 
 
-def _read(auto_class: Any, path: Path, problem: str, **options: Any) -> Any:
+def _read(auto_class: Any, path: Path, problem: str, *, code: bool = True, **options: Any) -> Any:
+    if code:
+        options["trust_remote_code"] = False
     try:
-        return auto_class.from_pretrained(path, trust_remote_code=False, **options)
+        return auto_class.from_pretrained(path, **options)
     except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
         raise BackboneError(f"{problem}: {reason_of(error)}", place=str(path)) from error
 

@@ -30,6 +30,7 @@ from adapterhub.backbones.sources import Source, fetch_backbone, locate
 from adapterhub.errors import BackboneError
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import MEDIA_KINDS
+from adapterhub.tasks.preprocessors import SpeechProcessor
 from adapterhub.tasks.table import reads
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class Backbone:
         quantization: Quantization of its linear layers.
         fingerprint: Digest of architecture, tokenizer and weights, with the quantization scheme.
         config: transformers' configuration.
-        preprocessor: transformers' tokenizer, image processor or feature extractor.
+        preprocessor: transformers' tokenizer, image processor or feature extractor; feature
+            extractor and tokenizer of a model that writes transcripts.
         base_model: Frozen model up to its last hidden states.
         lm_head: Layer from hidden states to the vocabulary; ``None`` if it generates no text.
         device: Device of the weights.
@@ -97,10 +99,22 @@ class Backbone:
         Raises:
             BackboneError: If it reads no texts.
         """
+        if isinstance(self.preprocessor, SpeechProcessor):
+            return self.preprocessor.tokenizer
         if self.kind in MEDIA_KINDS:
             raise BackboneError(f"reads {reads(self.kind)} and has no tokenizer", place=self.name)
         tokenizer: Any = self.preprocessor
         return tokenizer
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether it is an encoder-decoder that reads recordings and writes transcripts."""
+        return self.kind == "audio" and self.lm_head is not None
+
+    @property
+    def classified_model(self) -> nn.Module:
+        """Part of the base model that classes with a new head read: the encoder of a Whisper."""
+        return self.base_model.get_submodule("encoder") if self.transcribes else self.base_model
 
     @property
     def public_name(self) -> str:

@@ -17,11 +17,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSeq2SeqLM,
+    AutoModelForSpeechSeq2Seq,
     PreTrainedModel,
 )
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from adapterhub.backbones.architecture import kind_of
+from adapterhub.backbones.architecture import kind_of, transcribes
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.module_sharing import (
     base_child,
@@ -236,15 +237,17 @@ _LOADED_BY: dict[str, Any] = {
     "audio": AutoModelForAudioClassification,
 }
 #: Of these, classes with an output layer.
-_GENERATING = (AutoModelForCausalLM, AutoModelForSeq2SeqLM)
+_GENERATING = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq)
 #: Arguments that classes pass on to their base model without naming them.
 _THROUGH_KWARGS = frozenset({"packed", "paged"})
 
 
-def language_head(kind: BackboneKind) -> HeadKind | None:
-    """Return the head that generates text on a kind of backbone; ``None`` where none does."""
+def language_head(backbone: Backbone) -> HeadKind | None:
+    """Return the head that generates text on a backbone; ``None`` where none does."""
+    if backbone.transcribes:
+        return "speech_seq2seq"
     heads: dict[BackboneKind, HeadKind] = {"decoder": "causal_lm", "encoder-decoder": "seq2seq_lm"}
-    return heads.get(kind)
+    return heads.get(backbone.kind)
 
 
 def build_head(backbone: Backbone, kind: HeadKind, labels: Sequence[str]) -> HeadModel:
@@ -261,7 +264,8 @@ def build_head(backbone: Backbone, kind: HeadKind, labels: Sequence[str]) -> Hea
     """
     config = head_config(backbone.config, kind, labels)
     output = (backbone.lm_head, backbone.output_buffers)
-    model, shared = _assemble(config, kind, backbone.name, backbone.base_model, output)
+    base_model = backbone.base_model if kind in LANGUAGE_HEADS else backbone.classified_model
+    model, shared = _assemble(config, kind, backbone.name, base_model, output)
     paths = new_modules(model, shared, backbone.name, _STORED_BY_PEFT.get(kind, ()))
     if kind in LANGUAGE_HEADS and paths:
         raise BackboneError(
@@ -290,13 +294,15 @@ def build_meta_head(
     Raises:
         BackboneError: If the architecture has no such class, or one that can't be built.
     """
-    auto = _LOADED_BY[kind_of(config)]
+    auto = AutoModelForSpeechSeq2Seq if transcribes(config) else _LOADED_BY[kind_of(config)]
     with torch.device("meta"):
         loaded = _built(lambda: auto.from_config(copy.deepcopy(config)), config, name)
     base_name = "" if auto is AutoModel else base_child(loaded) or ""
     base_model = loaded.get_submodule(base_name)
     if auto is AutoModelForSeq2SeqLM and not base_name:
         base_model = model_without_head(loaded)
+    if auto is AutoModelForSpeechSeq2Seq and kind not in LANGUAGE_HEADS:
+        base_model = base_model.get_submodule("encoder")
     lm_head = loaded.get_output_embeddings() if auto in _GENERATING else None
     copied = head_config(loaded.config, kind, labels)
     output = (lm_head, dict(loaded.named_buffers(recurse=False)))

@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForSpeechSeq2Seq,
     AutoModelForTokenClassification,
 )
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _AUTO_CLASSES = {
     "causal_lm": AutoModelForCausalLM,
     "seq2seq_lm": AutoModelForSeq2SeqLM,
+    "speech_seq2seq": AutoModelForSpeechSeq2Seq,
     "sequence": AutoModelForSequenceClassification,
     "token": AutoModelForTokenClassification,
     "span": AutoModelForQuestionAnswering,

@@ -16,6 +16,7 @@ from adapterhub.backbones.architecture import (
     read_architecture,
     reads_audio,
     reason_of,
+    transcribes,
 )
 from adapterhub.backbones.media_inputs import audio_shape
 from adapterhub.backbones.module_sharing import AbsentModule, base_child, model_without_head
@@ -82,7 +83,8 @@ def load_model(path: Path) -> LoadedModel:
     config = read_architecture(path)
     kind = kind_of(config)
     options = _dequantization(config, path)
-    model, lacking = _from_pretrained(path, kind, **options)
+    writes = transcribes(config)
+    model, lacking = _from_pretrained(path, kind, writes=writes, **options)
     poolerless = bool(lacking) and all(name.startswith("pooler.") for name in lacking)
     if poolerless and "add_pooling_layer" in inspect.signature(type(model).__init__).parameters:
         model, lacking = _from_pretrained(path, kind, add_pooling_layer=False, **options)
@@ -92,7 +94,7 @@ def load_model(path: Path) -> LoadedModel:
     if kind == "encoder-decoder" and not name:
         base_model = model_without_head(model)
     prefix = f"{name}." if name else ""
-    generates = kind in ("decoder", "encoder-decoder")
+    generates = writes or kind in ("decoder", "encoder-decoder")
     if generates:
         # the output layer too
         _check_complete([each for each in lacking if not (name and each.startswith(prefix))], path)
@@ -113,7 +115,8 @@ def probe_inputs(base_model: Any) -> dict[str, Tensor]:
     config = base_model.config
     if reads_audio(config):
         shape = (1, *audio_shape(base_model, _PROBE_SAMPLES))
-        return {base_model.main_input_name: torch.zeros(shape, dtype=base_model.dtype)}
+        inputs = {base_model.main_input_name: torch.zeros(shape, dtype=base_model.dtype)}
+        return inputs | decoder_probe(base_model, 1)
     if base_model.main_input_name == "pixel_values":
         side = getattr(config, "image_size", None) or _PROBE_SIDE
         height, width = (side, side) if isinstance(side, int) else side
@@ -124,6 +127,14 @@ def probe_inputs(base_model: Any) -> dict[str, Tensor]:
     if getattr(config, "is_encoder_decoder", False):
         return {"input_ids": ids, "decoder_input_ids": ids[:, : _PROBE_TOKENS // 2]}
     return {"input_ids": ids}
+
+
+def decoder_probe(base_model: Any, count: int) -> dict[str, Tensor]:
+    """Return what the decoder of an audio model, if it has one, reads beside recordings."""
+    if "decoder_input_ids" not in inspect.signature(base_model.forward).parameters:
+        return {}
+    ids = torch.ones(count, _PROBE_TOKENS, dtype=torch.long, device=base_model.device)
+    return {"decoder_input_ids": ids}
 
 
 def _dequantization(config: Any, path: Path) -> dict[str, Any]:
@@ -150,15 +161,20 @@ def _dequantization(config: Any, path: Path) -> dict[str, Any]:
 
 
 def _from_pretrained(
-    path: Path, kind: BackboneKind, **options: Any
+    path: Path, kind: BackboneKind, *, writes: bool = False, **options: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return a model and the names of the tensors that the file lacks."""
+    """Return a model and the names of the tensors that the file lacks.
+
+    Args:
+        writes: Whether an audio model is loaded with the decoder of its transcripts.
+    """
     from transformers import (
         AutoModel,
         AutoModelForAudioClassification,
         AutoModelForCausalLM,
         AutoModelForImageClassification,
         AutoModelForSeq2SeqLM,
+        AutoModelForSpeechSeq2Seq,
     )
 
     classes = {
@@ -166,7 +182,7 @@ def _from_pretrained(
         "encoder": AutoModel,
         "encoder-decoder": AutoModelForSeq2SeqLM,
         "vision": AutoModelForImageClassification,
-        "audio": AutoModelForAudioClassification,
+        "audio": AutoModelForSpeechSeq2Seq if writes else AutoModelForAudioClassification,
     }
     try:
         with quiet_transformers():

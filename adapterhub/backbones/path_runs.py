@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
+from adapterhub.backbones.loading import decoder_probe
 from adapterhub.backbones.media_inputs import base_media_inputs, num_positions
 from adapterhub.backbones.path_probes import ProbeAdapter, of_media, of_packed, of_rows, of_tokens
 from adapterhub.backbones.teacher_forcing import padded, source_inputs
@@ -222,7 +223,8 @@ class MediaRuns:
 
     def _hidden(self, probes: Sequence[MediaProbe]) -> list[Tensor]:
         media = [probe.media for probe in probes]
-        states: Tensor = self._model(**base_media_inputs(self._model, media)).last_hidden_state
+        inputs = base_media_inputs(self._model, media) | decoder_probe(self._model, len(probes))
+        states: Tensor = self._model(**inputs).last_hidden_state
         counts = num_positions(self._model, media)
         return [
             (own if count is None else own[:count]).float().flatten(0, -2)

@@ -16,7 +16,12 @@ from adapterhub.backbones.media_inputs import (
     with_blanks,
 )
 from adapterhub.backbones.quantize import torch_dtype
-from adapterhub.backbones.teacher_forcing import alike, pads_targets, teacher_forced_inputs
+from adapterhub.backbones.teacher_forcing import (
+    alike,
+    pads_targets,
+    teacher_forced_inputs,
+    transcript_inputs,
+)
 from adapterhub.data.packing import pad
 from adapterhub.errors import BackboneError
 from adapterhub.kernels.attention.layout import PackedSequences
@@ -116,6 +121,8 @@ class TaskForward:
             embedded: Input embeddings ``[tokens + fill, hidden_size]`` in place of the tokens.
             prompt: Returns the keys and values before a number of sequences.
         """
+        if batch.media is not None and self.heads.kind == "speech_seq2seq":
+            return self._transcripts(batch, batch.media)
         if batch.media is not None:
             return self._media(batch.media)
         if self.heads.kind == "seq2seq_lm":
@@ -220,6 +227,27 @@ class TaskForward:
                 logits = self.heads.forward(inputs)
             found |= {row: own[: len(targets[row])] for row, own in zip(rows, logits, strict=True)}
         return torch.cat([found[row] for row in range(len(sources))])
+
+    def _transcripts(self, batch: PackedBatch, media: Sequence[Tensor]) -> Tensor:
+        """Return the logits of all targets, each after its recording and the targets before it."""
+        targets = [each.tolist() for each in batch.targets.split(batch.selected)]
+        dtype = torch_dtype(self._backbone.quantization.compute_dtype)
+        every = range(len(targets))
+        found: list[Tensor] = []
+        for rows in [list(every)] if self._paths.padding else [[row] for row in every]:
+            prompts = [batch.prompts[row] for row in rows]
+            inputs = transcript_inputs(
+                media_inputs(self.heads.model, [media[row].to(dtype) for row in rows]),
+                prompts,
+                [targets[row] for row in rows],
+                self.heads.padding_token,
+            )
+            with own_attention(self._backbone.base_model):
+                logits = self.heads.forward(inputs)
+            for row, prompt, own in zip(rows, prompts, logits, strict=True):
+                start = len(prompt) - 1
+                found.append(own[start : start + len(targets[row])])
+        return torch.cat(found)
 
     def _inputs(
         self, padded: PaddedBatch, rows: Tensor, length: int, embedded: Tensor | None

@@ -10,7 +10,7 @@ import torch
 from adapterhub.errors import BackboneError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
@@ -80,6 +80,29 @@ def teacher_forced_inputs(
     labels = padded(targets, _NO_TARGET, model.device)
     inputs = source_inputs(sources, padding, model.device)
     return {**inputs, "decoder_input_ids": shifted_right(model, labels)}
+
+
+def transcript_inputs(
+    media: Mapping[str, Tensor],
+    prompts: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int]],
+    padding: int,
+) -> dict[str, Tensor]:
+    """Return the inputs with which a class predicts transcripts, padded on the right.
+
+    Args:
+        media: Input of the encoder; see ``media_inputs``.
+        prompts: Token ids that the decoder reads before each transcript.
+        targets: Token ids of each transcript.
+        padding: Token id of padding, which the decoder does not see in what comes before it.
+
+    Returns:
+        ``media`` and ``decoder_input_ids``; logits at position ``len(prompt) - 1 + i`` predict
+        the transcript's token ``i``.
+    """
+    read = [[*p, *target[:-1]] for p, target in zip(prompts, targets, strict=True)]
+    device = next(iter(media.values())).device
+    return {**media, "decoder_input_ids": padded(read, padding, device)}
 
 
 def alike(

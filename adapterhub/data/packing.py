@@ -24,7 +24,7 @@ class EncodedExample:
 
     Args:
         number: Number of the example in its source, from 1, for messages.
-        input_ids: Token ids.
+        input_ids: Token ids; beside a recording those that a decoder reads before the targets.
         select: Positions in ``input_ids`` at which the head is evaluated; where an encoder-decoder
             predicts ``targets``, the positions in these.
         targets: Class or token to predict at each of ``select``; for a span the indices in
@@ -79,6 +79,8 @@ class PackedBatch:
     numbers: tuple[int, ...]
     # per sequence: float32 input of an image or recording, see EncodedExample; None for texts
     media: tuple[Tensor, ...] | None = None
+    # per sequence: token ids that a decoder reads before the targets, beside a recording
+    prompts: tuple[tuple[int, ...], ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -187,6 +189,7 @@ def _of_media(examples: Sequence[EncodedExample]) -> PackedBatch:
         selected=tuple(len(example.select) for example in examples),
         numbers=tuple(example.number for example in examples),
         media=tuple(each.media() for each in examples if each.media is not None),
+        prompts=tuple(tuple(example.input_ids) for example in examples),
     )
 
 

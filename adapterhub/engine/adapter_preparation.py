@@ -146,7 +146,8 @@ class AdapterPreparer:
     def _base_model_prefix(self, task: Task | None) -> str:
         """Return the name of the base model in transformers' class for a task."""
         found = self._backbone.base_model.base_model_prefix
-        if task is not None and task.head not in LANGUAGE_HEADS:
+        # the encoder that a class with a head reads has its own name in the base model already
+        if task is not None and task.head not in LANGUAGE_HEADS and not self._backbone.transcribes:
             # Llama's class for question answering calls it "transformer", all others "model"
             found = self._heads.base_name(task) or found
         return str(found or "model")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from adapterhub.data.packing import EncodedExample
     from adapterhub.engine.engine import Adapters, Engine
     from adapterhub.engine.heads import LabelingKind
     from adapterhub.engine.outputs import CompletionDelta, RequestOutput
@@ -165,6 +166,18 @@ class AsyncEngine:
             return request.prediction()
         # this cuts the context into windows again, with a tokenizer that is for one thread
         return await self.tokenize(request.size, request.prediction)
+
+    async def label_frames(self, example: EncodedExample, adapters: Adapters) -> Tensor:
+        """Return the logits ``[frames, vocabulary]`` of a recording; see ``Engine.add_labeling``.
+
+        Raises:
+            AdapterHubError: From ``Engine.add_labeling``, or the error of the request.
+        """
+        request = await self._pool(
+            lambda engine: engine.add_labeling(example, adapters, kind="transcript")
+        )
+        (logits,) = request.results()
+        return logits
 
     async def embed(
         self,

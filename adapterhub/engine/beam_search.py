@@ -5,32 +5,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import GenerationConfig
-
-from adapterhub.backbones.teacher_forcing import source_inputs
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
 
     from adapterhub.engine.sampling.state import SamplingState
+    from adapterhub.tasks.token_rules import TokenRules
 
 
 def search_answers(
     model: Any,
-    sources: Sequence[Sequence[int]],
+    sources: Mapping[str, Tensor],
     prompts: Sequence[Sequence[int]],
     state: SamplingState,
     *,
     pad_token: int,
+    rules: TokenRules | None = None,
 ) -> list[list[int]]:
     """Return the best answer to each source, with its end token where it has one.
 
     Args:
         model: transformers' class for an encoder-decoder.
-        sources: Token ids that the encoder reads.
+        sources: What the encoder reads, by the names of its arguments.
         prompts: Token ids that the decoder reads before the answers, of equal length.
         state: Sampling parameters and end tokens of all sequences.
         pad_token: Token id of padding.
+        rules: Excludes tokens that may not come next.
     """
     params, ends = state.params, sorted(state.end_ids)
     settings = GenerationConfig(
@@ -46,9 +49,12 @@ def search_answers(
         decoder_start_token_id=[prompt[0] for prompt in prompts],
     )
     first = torch.tensor([list(prompt) for prompt in prompts], device=model.device)
-    found = model.generate(
-        **source_inputs(sources, pad_token, model.device),
+    # a class of recordings has a loop over windows around it
+    found = GenerationMixin.generate(
+        model,
+        **sources,
         generation_config=settings,
+        logits_processor=None if rules is None else LogitsProcessorList(rules.processors),
         decoder_input_ids=first,
     )
     return [_until_end(row, ends) for row in found[:, first.shape[1] :].tolist()]

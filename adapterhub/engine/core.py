@@ -86,7 +86,7 @@ class EngineCore:
         self._vocab_size = int(getattr(backbone.config.get_text_config(), "vocab_size", 0) or 0)
         # both see the backbone before its layers are adapted
         paths = forward_paths(backbone)
-        language = language_head(backbone.kind)
+        language = language_head(backbone)
         head = None if language is None else build_head(backbone, language, ())
         kernel = kernel or choose_lora_kernel(backbone.device.type)
         dtype = torch_dtype(backbone.quantization.compute_dtype)
@@ -114,7 +114,7 @@ class EngineCore:
         if config.forward_path == "padded":
             paths = replace(paths, packed=False)
         pairs = None
-        if head is not None and backbone.kind == "encoder-decoder":
+        if head is not None and (backbone.kind == "encoder-decoder" or backbone.transcribes):
             pairs = PairScorer(backbone, head, paths, config.max_pooling_tokens)
         self.pooling_runner = PoolingRunner(
             backbone,
@@ -283,7 +283,10 @@ class EngineCore:
         invocation = next((each.invocation for each in lora if each.invocation), ())
         sequence.active_from = first_active(sequence.prompt, invocation)
         sequence.vocab_size = next((each.vocab_size for each in lora if each.vocab_size), None)
-        if self.padded_runner is not None and self.backbone.kind == "encoder-decoder":
+        if sequence.media is not None:
+            # the decoder reads the prompt, and the encoder the recording
+            sequence.decoder_prompt = sequence.prompt
+        elif self.padded_runner is not None and self.backbone.kind == "encoder-decoder":
             frames = (sequence.target_frame, *(each.target_frame for each in lora))
             frame = next((each for each in frames if each is not None), None)
             sequence.decoder_prompt = self.padded_runner.decoder_prompt(frame)
@@ -292,7 +295,7 @@ class EngineCore:
         largest, size = max(sequence.prompt), sequence.vocab_size or self._vocab_size
         if largest >= size:
             raise unknown_token(largest)
-        prompt = sequence.num_virtual_tokens + len(sequence.prompt)
+        prompt = sequence.num_virtual_tokens + sequence.num_source_positions + len(sequence.prompt)
         answer, capacity = sequence.state.params.max_tokens, self.config.kv_cache_tokens
         if prompt + answer > capacity:
             raise RequestError(
@@ -361,6 +364,8 @@ class EngineCore:
         """Append a token to each sequence; end those that are finished."""
         for sequence in sequences:
             sequence.set_allowed_tokens()
+        if any(sequence.rules is not None for sequence in sequences):
+            found = StepLogits(_ruled(sequences, found.logits))
         if any(sequence.vocab_size for sequence in sequences):
             found = StepLogits(self._without_others(sequences, found.logits))
         states = [sequence.state for sequence in sequences]
@@ -426,6 +431,17 @@ class EngineCore:
         problem = ComputeError(f"the step could not be computed: {error}")
         self.scheduler.finish(sequences[0])
         return [(sequences[0], sequences[0].fail(problem))]
+
+
+def _ruled(sequences: list[Sequence], logits: Tensor) -> Tensor:
+    """Return logits, float32, from which the rules of each sequence exclude tokens."""
+    ruled = logits.float().clone()
+    for row, sequence in enumerate(sequences):
+        if sequence.rules is not None:
+            tokens = [*sequence.prompt, *sequence.output_tokens]
+            ids = torch.tensor([tokens], device=logits.device)
+            ruled[row] = sequence.rules(ids, ruled[row : row + 1])[0]
+    return ruled
 
 
 def _rules(paths: ForwardPaths, runner: PaddedRunner | None) -> GroupRules:

@@ -199,13 +199,14 @@ class Engine:
                 backbone reads no texts.
             EngineError: If the adapters cannot be blended, or the backbone is an encoder.
         """
-        processor = self.prompt_processor
+        heard = isinstance(prompt, PreparedPrompt) and prompt.media is not None
+        end_ids = frozenset[int]() if heard else self.prompt_processor.end_ids
         if self.core.layers.output is None:
             raise EngineError("does not generate text", place=self.backbone.name)
         if not isinstance(prompt, PreparedPrompt):
-            prompt = processor.prepare(prompt, params or SamplingParams())
+            prompt = self.prompt_processor.prepare(prompt, params or SamplingParams())
         keys = self._resolve_all(adapters)
-        request = new_request(prompt, keys, self._numbers, end_ids=processor.end_ids)
+        request = new_request(prompt, keys, self._numbers, end_ids=end_ids)
         self.core.add(request.sequences)
         return request
 

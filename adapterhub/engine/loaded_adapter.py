@@ -10,7 +10,10 @@ import torch
 from adapterhub.data.packing import EncodedExample, pack
 from adapterhub.engine.heads import LABELING_KINDS
 from adapterhub.engine.sampling.params import SamplingParams
+from adapterhub.engine.transcription import transcribe_all
 from adapterhub.errors import DataError
+from adapterhub.tasks.recordings import audio_field
+from adapterhub.tasks.transcription import TranscriptionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,15 +24,19 @@ if TYPE_CHECKING:
     from adapterhub.adapters.artifact import Artifact
     from adapterhub.adapters.manifest import Manifest
     from adapterhub.backbones.backbone import Backbone
+    from adapterhub.data.audio import AudioFile
     from adapterhub.data.packing import PackedBatch
     from adapterhub.engine.engine import Engine
     from adapterhub.engine.heads import LabelingKind
     from adapterhub.engine.pooling_requests import PoolingRequest
     from adapterhub.tasks.base import Task, TextGeneration
     from adapterhub.tasks.fields import Example
+    from adapterhub.tasks.transcription import Transcript
 
 #: Tokens of pooling requests that are queued together; more would only make the queue long.
 _QUEUED_TOKENS = 16384
+#: Recordings that are transcribed together.
+_QUEUED_RECORDINGS = 64
 _PROBE = "The quick brown fox jumps over the lazy dog, then asks: what is 12 + 7?"
 _Add: TypeAlias = "Callable[[Engine, EncodedExample], PoolingRequest]"
 
@@ -108,6 +115,10 @@ class LoadedAdapter:
             DataError: If the adapter holds conversations, or an example is invalid.
         """
         task, generation = self.task, self.task.generation
+        if task.transcription is not None:
+            heard = [audio_field(each, at) for at, each in enumerate(examples, start=1)]
+            found = self.transcribe(heard, with_adapter=with_adapter)
+            return [each.prediction() for each in found]
         if generation is not None and generation.reads_fields:
             messages = [generation.messages(each, i) for i, each in enumerate(examples, start=1)]
             texts = self.generate(messages, with_adapter=with_adapter)
@@ -241,6 +252,38 @@ class LoadedAdapter:
                 raise output.error
             texts.append(task.text_of(output.outputs[0].tokens))
         return texts
+
+    def transcribe(
+        self,
+        recordings: Sequence[AudioFile],
+        options: TranscriptionOptions | None = None,
+        *,
+        with_adapter: bool = True,
+    ) -> list[Transcript]:
+        """Transcribe recordings of any length.
+
+        Args:
+            recordings: Recordings.
+            options: Language, task and sampling; the recipe's by default.
+            with_adapter: Whether the adapter is used.
+
+        Raises:
+            DataError: If the task does not transcribe, or a recording can't be read.
+        """
+        task = self.task.transcription
+        if task is None:
+            raise DataError("does not transcribe", place=self.name, hint="Use adapterhub predict")
+        found: list[Transcript] = []
+        options = options or TranscriptionOptions()
+        self.local.reserve_cache(task.window_tokens, task.window_tokens * len(recordings))
+        base = not with_adapter and self.task.generation is None
+        used = self.name if with_adapter or base else None
+        # spectrograms stay in memory until they are computed
+        for start in range(0, len(recordings), _QUEUED_RECORDINGS):
+            some = recordings[start : start + _QUEUED_RECORDINGS]
+            steps = [task.transcribe(each, options) for each in some]
+            found += transcribe_all(self.local.engine, steps, [used] * len(some), base=base)
+        return found
 
     def _compute(self, examples: Sequence[EncodedExample], add: _Add) -> list[PoolingRequest]:
         """Return finished requests of examples; those of similar length are computed together."""

@@ -12,15 +12,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    GenerationMixin,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
-from adapterhub.backbones.teacher_forcing import source_inputs
 from adapterhub.engine.prepared_adapter import PrefixStates, PromptEmbeddings
 from adapterhub.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -48,9 +52,9 @@ class LockStepBatch:
         virtual: Trained keys and values, or input embeddings, before the tokens of every sequence.
         all_logits: Whether the class computes the logits of every token, for output layers that
             must tell the tokens of a sequence apart.
-        sources: Token ids that the encoder of an encoder-decoder reads for each sequence, padded
-            on the right. ``sequences`` then are the decoder's, of equal length. The encoder
-            computes at once, so a forward context must be set.
+        sources: What the encoder of an encoder-decoder reads, by the names of its arguments.
+            ``sequences`` then are the decoder's, of equal length. The encoder computes at once, so
+            a forward context must be set.
     """
 
     def __init__(
@@ -61,7 +65,7 @@ class LockStepBatch:
         pad_token: int,
         virtual: VirtualTokens | None = None,
         all_logits: bool = False,
-        sources: Sequence[Sequence[int]] | None = None,
+        sources: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._model, self._pad_token = model, pad_token
         #: number of sequences
@@ -85,7 +89,7 @@ class LockStepBatch:
             given = {} if cache is None else {"past_key_values": cache}
             self._inputs = _prepare(model, self._ids, mask.to(model.device), **given)
         else:
-            self._inputs = _encode(model, sources, self._ids, pad_token)
+            self._inputs = _encode(model, sources, self._ids)
         if all_logits:
             self._inputs.pop("logits_to_keep", None)
         self._num_cached = 0 if prefix is None else prefix.length
@@ -187,15 +191,12 @@ def _can_select(cache: Any) -> bool:
     return type(cache) is DynamicCache
 
 
-def _encode(
-    model: Any, sources: Sequence[Sequence[int]], ids: Tensor, padding: int
-) -> dict[str, Any]:
+def _encode(model: Any, sources: Mapping[str, Tensor], ids: Tensor) -> dict[str, Any]:
     """Run the encoder; return the inputs beside the decoder's tokens, as ``_prepare`` does."""
-    inputs = source_inputs(sources, padding, model.device)
     return _prepare(
         model,
-        inputs["input_ids"],
-        inputs["attention_mask"],
+        sources[model.main_input_name],
+        sources.get("attention_mask"),
         # else transformers puts a first token before tokens that begin otherwise
         start=ids[:, 0].tolist(),
         decoder_input_ids=ids,
@@ -203,7 +204,7 @@ def _encode(
 
 
 def _prepare(
-    model: Any, ids: Tensor, mask: Tensor, *, start: list[int] | None = None, **given: Any
+    model: Any, ids: Tensor, mask: Tensor | None, *, start: list[int] | None = None, **given: Any
 ) -> dict[str, Any]:
     """Return the inputs beside token ids that ``generate`` prepares for its first step.
 
@@ -220,9 +221,10 @@ def _prepare(
     # the settings of a checkpoint may ask for beams, sampling or another cache
     settings = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, use_cache=True)
     settings.decoder_start_token_id = start
-    model.generate(
-        ids, generation_config=settings, attention_mask=mask, custom_generate=take, **given
-    )
+    if mask is not None:
+        given["attention_mask"] = mask
+    # a class of recordings has a loop over windows around it
+    GenerationMixin.generate(model, ids, generation_config=settings, custom_generate=take, **given)
     return {name: value for name, value in prepared.items() if name not in _NOT_INPUTS}
 
 

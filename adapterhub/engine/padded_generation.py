@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapterhub.backbones.teacher_forcing import decoder_prompt
+from adapterhub.backbones.media_inputs import media_inputs
+from adapterhub.backbones.quantize import torch_dtype
+from adapterhub.backbones.teacher_forcing import decoder_prompt, source_inputs
 from adapterhub.engine.adapter_slots import BASE_MODEL
 from adapterhub.engine.beam_search import search_answers
 from adapterhub.engine.forward_context import PaddedForwardContext, set_forward_context
@@ -52,7 +54,7 @@ class PaddedRunner:
         self._pad_token = int(getattr(self._config, "pad_token_id", None) or 0)
         self._equal_lengths: bool | None = None
         #: whether prompts are sources, which the encoder of an encoder-decoder reads
-        self.reads_sources = backbone.kind == "encoder-decoder"
+        self.reads_sources = backbone.kind == "encoder-decoder" or backbone.transcribes
         self._frame: TargetFrame | None = None
 
     def __call__(self, group: PaddedGroup) -> tuple[Tensor, int]:
@@ -96,11 +98,21 @@ class PaddedRunner:
         ):
             return search_answers(
                 self._model,
-                [each.prompt for each in sequences],
+                self._sources(sequences),
                 [each.decoder_prompt for each in sequences],
                 sequences[0].state,
                 pad_token=self._pad_token,
+                rules=sequences[0].rules,
             )
+
+    def _sources(self, sequences: list[Sequence]) -> dict[str, Tensor]:
+        """Return what the encoder reads: recordings, or texts padded on the right."""
+        found = [each.media() for each in sequences if each.media is not None]
+        if found:
+            dtype = torch_dtype(self._backbone.quantization.compute_dtype)
+            return media_inputs(self._model, [each.to(self._model.device, dtype) for each in found])
+        prompts = [each.prompt for each in sequences]
+        return source_inputs(prompts, self._pad_token, self._model.device)
 
     def decoder_prompt(self, frame: TargetFrame | None) -> tuple[int, ...]:
         """Return what the decoder of an encoder-decoder reads before an answer.
@@ -147,7 +159,7 @@ class PaddedRunner:
                     self._model,
                     [[*each.decoder_prompt, *each.output_tokens] for each in sequences],
                     pad_token=self._pad_token,
-                    sources=[each.prompt for each in sequences],
+                    sources=self._sources(sequences),
                 )
         virtual: VirtualTokens | None = None
         if sequences[0].num_virtual_tokens:

@@ -46,6 +46,7 @@ class PaddedGroup:
         if self.batch is not None:
             length = max(length, self.batch.length)
         beams = self.sequences[0].state.params.num_beams
+        length += max(sequence.num_source_positions for sequence in self.sequences)
         longest = length + max(_remaining(each) for each in self.sequences)
         return len(self.rows) * beams * longest
 
@@ -152,8 +153,12 @@ def _advance_together(first: Sequence, other: Sequence) -> bool:
         return False
     if max(first.state.params.num_beams, other.state.params.num_beams) == 1:
         return True
-    # a search has one length and one set of end tokens
-    return first.state.params == other.state.params and first.state.end_ids == other.state.end_ids
+    # a search has one length, one set of end tokens and one set of rules
+    return (
+        first.state.params == other.state.params
+        and first.state.end_ids == other.state.end_ids
+        and first.rules == other.rules
+    )
 
 
 def _remaining(sequence: Sequence) -> int:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from adapterhub.backbones.teacher_forcing import alike, pads_targets, teacher_forced_inputs
+from adapterhub.backbones.media_inputs import media_inputs
+from adapterhub.backbones.quantize import torch_dtype
+from adapterhub.backbones.teacher_forcing import (
+    alike,
+    pads_targets,
+    teacher_forced_inputs,
+    transcript_inputs,
+)
 from adapterhub.data.batching import batches_by_length
 from adapterhub.data.packing import pack
 from adapterhub.engine.adapter_slots import BASE_MODEL
@@ -16,7 +24,9 @@ from adapterhub.errors import UntraceableInputError
 from adapterhub.kernels.attention.transformers_interface import own_attention
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
+
+    from torch import Tensor
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.backbones.forward_paths import ForwardPaths
@@ -72,6 +82,10 @@ class PairScorer:
         return sequence.adapters if alone else None
 
     def _score(self, sequences: list[PoolingSequence]) -> None:
+        if self._head.kind == "speech_seq2seq":
+            for group in [sequences] if self._padding else [[each] for each in sequences]:
+                self._score_transcripts(group)
+            return
         sources = [each.example.input_ids for each in sequences]
         targets = [each.example.targets for each in sequences]
         if self._pads_targets is None:
@@ -81,13 +95,35 @@ class PairScorer:
             self._score_rows([sequences[row] for row in rows])
 
     def _score_rows(self, sequences: list[PoolingSequence]) -> None:
-        model, base_model = self._head.model, self._backbone.base_model
         inputs = teacher_forced_inputs(
-            model,
+            self._head.model,
             [each.example.input_ids for each in sequences],
             [each.example.targets for each in sequences],
             self._head.padding_token,
         )
+        self._set_scores(sequences, inputs, [0] * len(sequences))
+
+    def _score_transcripts(self, sequences: list[PoolingSequence]) -> None:
+        dtype = torch_dtype(self._backbone.quantization.compute_dtype)
+        device = self._backbone.device
+        heard = [each.example.media() for each in sequences if each.example.media is not None]
+        prompts = [each.example.input_ids for each in sequences]
+        inputs = transcript_inputs(
+            media_inputs(self._head.model, [each.to(device, dtype) for each in heard]),
+            prompts,
+            [each.example.targets for each in sequences],
+            self._head.padding_token,
+        )
+        self._set_scores(sequences, inputs, [len(prompt) - 1 for prompt in prompts])
+
+    def _set_scores(
+        self,
+        sequences: list[PoolingSequence],
+        inputs: Mapping[str, Tensor],
+        starts: Sequence[int],
+    ) -> None:
+        """Set the raw predictions of targets, whose logits begin at some position."""
+        base_model = self._backbone.base_model
         blends = [each.blend or BASE_MODEL for each in sequences]
         context = PaddedForwardContext([[(1, blend)] for blend in blends], None)
         with (
@@ -97,9 +133,9 @@ class PairScorer:
             set_forward_context(context),
         ):
             logits = self._head.forward(inputs)
-        for sequence, own in zip(sequences, logits, strict=True):
+        for sequence, own, start in zip(sequences, logits, starts, strict=True):
             if sequence.scored_by is not None:
-                batch = pack([sequence.example]).to(self._backbone.device)
-                (sequence.scored,) = sequence.scored_by.decode(
-                    lambda states: states, own[: len(sequence.example.targets)], batch
-                )
+                example = replace(sequence.example, media=None)
+                batch = pack([example]).to(self._backbone.device)
+                logits_of = own[start : start + len(example.targets)]
+                (sequence.scored,) = sequence.scored_by.decode(lambda x: x, logits_of, batch)

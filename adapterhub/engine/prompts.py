@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.engine.constraints import ConstraintCompiler
 from adapterhub.engine.detokenizer import IncrementalDetokenizer
+from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.errors import RequestError
 from adapterhub.tasks.table import reads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
 
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.constraints import Constraint
-    from adapterhub.engine.sampling.params import SamplingParams
     from adapterhub.tasks.base import BackboneKind, TargetFrame
+    from adapterhub.tasks.token_rules import TokenRules
+    from adapterhub.tasks.transcription import SpeechWindow
 
 
 #: Ids are 32-bit words; whether they are in the vocabulary depends on the adapters.
@@ -34,19 +38,26 @@ class PreparedPrompt:
     """A tokenized prompt with its sampling parameters.
 
     Args:
-        tokens: Token ids of the prompt; of an encoder-decoder what its encoder reads.
+        tokens: Token ids of the prompt; of an encoder-decoder what its encoder reads, or its
+            decoder beside a recording.
         target_frame: Special tokens around the answer of an encoder-decoder; ``None`` for those of
             the request's adapter.
         is_source: Whether an encoder reads the tokens, so that they are no part of the answer's
             sequence.
+        media: Returns what the encoder of a model of recordings reads.
+        num_source_positions: Number of positions of that encoder.
+        rules: Excludes tokens that may not come next.
     """
 
     tokens: tuple[int, ...]
     params: SamplingParams
-    detokenizers: tuple[IncrementalDetokenizer, ...]
+    detokenizers: tuple[IncrementalDetokenizer | None, ...]
     constraints: tuple[Constraint | None, ...]
     target_frame: TargetFrame | None = None
     is_source: bool = False
+    media: Callable[[], Tensor] | None = None
+    num_source_positions: int = 0
+    rules: TokenRules | None = None
 
 
 class PromptProcessor:
@@ -134,6 +145,27 @@ class PromptProcessor:
                     name=self._name,
                 )
             return tuple(self._compiler.compile(params) for _ in range(params.n))
+
+
+def window_prompt(window: SpeechWindow) -> PreparedPrompt:
+    """Return the prompt of a window of a recording, whose answer is its transcript."""
+    params = SamplingParams(
+        temperature=window.temperature,
+        seed=window.seed,
+        max_tokens=window.max_tokens,
+        stop_token_ids=window.stop_ids,
+        num_beams=window.num_beams,
+        logprobs=0 if window.logprobs else None,
+    )
+    return PreparedPrompt(
+        window.prompt,
+        params,
+        (None,),
+        (None,),
+        media=window.features,
+        num_source_positions=window.num_positions,
+        rules=window.rules,
+    )
 
 
 def unknown_token(token: object) -> RequestError:

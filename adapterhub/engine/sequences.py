@@ -12,8 +12,10 @@ from adapterhub.engine.sampling.state import SamplingState
 from adapterhub.errors import AdapterHubError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from collections.abc import Sequence as SequenceOf
+
+    from torch import Tensor
 
     from adapterhub.engine.adapter_slots import Blend
     from adapterhub.engine.constraints import Constraint
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.prompts import PreparedPrompt
     from adapterhub.engine.sampling.sampler import SampledToken, TokenLogprobs
     from adapterhub.tasks.base import TargetFrame
+    from adapterhub.tasks.token_rules import TokenRules
 
 #: Takes the place of a token id for the virtual tokens of a prefix.
 VIRTUAL = 0xFFFFFFFF
@@ -41,6 +44,9 @@ class Sequence:
         constraint: Constraint of the text.
         target_frame: Special tokens around the answer of an encoder-decoder, if the request names
             them.
+        media: Returns what the encoder of a model of recordings reads; the prompt is its decoder's.
+        num_source_positions: Number of positions of that encoder, which the decoder attends to.
+        rules: Excludes tokens that may not come next.
     """
 
     number: int
@@ -51,6 +57,9 @@ class Sequence:
     detokenizer: IncrementalDetokenizer | None = None
     constraint: Constraint | None = None
     target_frame: TargetFrame | None = None
+    media: Callable[[], Tensor] | None = None
+    num_source_positions: int = 0
+    rules: TokenRules | None = None
     #: texts of the deltas so far
     texts: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -246,6 +255,9 @@ def new_request(
             detokenizer=prompt.detokenizers[index],
             constraint=prompt.constraints[index],
             target_frame=prompt.target_frame,
+            media=prompt.media,
+            num_source_positions=prompt.num_source_positions,
+            rules=prompt.rules,
         )
         for index in range(params.n)
     ]

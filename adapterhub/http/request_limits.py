@@ -14,7 +14,7 @@ from adapterhub.http.bodies import check_body_headers
 from adapterhub.http.errors import HTTPError, too_large
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,6 +39,7 @@ class RequestLimits:
         min_rate: Bytes received or sent that extend both by a second, for large files; by default
             no number of bytes extends them.
         timeout_hint: How a client can stay within the time.
+        body_limits: Largest body of paths that begin so, in place of ``max_body_bytes``.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class RequestLimits:
         request_timeout: float,
         min_rate: float = math.inf,
         timeout_hint: str = "",
+        body_limits: Mapping[str, int] | None = None,
     ) -> None:
         self._app = app
         self._error_response = error_response
@@ -59,6 +61,7 @@ class RequestLimits:
         self._request_timeout = request_timeout
         self._min_rate = min_rate
         self._timeout_hint = timeout_hint
+        self._body_limits = dict(body_limits or {})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application within the limits."""
@@ -66,10 +69,14 @@ class RequestLimits:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        body = _Body(receive, headers, self._max_body_bytes, self._body_timeout, self._min_rate)
+        limits = (
+            size for path, size in self._body_limits.items() if scope["path"].startswith(path)
+        )
+        limit = next(limits, self._max_body_bytes)
+        body = _Body(receive, headers, limit, self._body_timeout, self._min_rate)
         response = _ResponseTracker(send, body)
         try:
-            check_body_headers(headers, self._max_body_bytes)
+            check_body_headers(headers, limit)
             await self._run(scope, body, response)
         except _Disconnected:
             _LOG.debug("the client disconnected")

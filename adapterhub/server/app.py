@@ -16,7 +16,7 @@ from adapterhub.errors import AdapterHubError
 from adapterhub.http.request_limits import RequestLimits
 from adapterhub.server.request_log import RequestLog
 from adapterhub.server.responses import FINGERPRINT_HEADER, error_response
-from adapterhub.server.routes import adapters, chat, completions, monitoring, tasks
+from adapterhub.server.routes import adapters, audio, chat, completions, monitoring, tasks
 from adapterhub.server.schemas.base import ErrorResponse
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from adapterhub.server.context import Server
 
+#: Start of the routes that receive files of recordings.
+AUDIO_PATH = "/v1/audio/"
 _DESCRIPTION = (
     "Text, labels and embeddings from frozen backbones and many adapters. The `model` of a "
     "request is a backbone's name, an adapter, or a blend such as `a@prod*0.7+b*0.3`. "
@@ -108,6 +110,7 @@ def create_app(server: Server) -> FastAPI:
         RequestLimits,
         error_response=error_response,
         max_body_bytes=settings.max_body_bytes,
+        body_limits={AUDIO_PATH: settings.max_audio_bytes},
         body_timeout=settings.body_timeout,
         request_timeout=settings.request_timeout,
         timeout_hint="Ask for fewer tokens, or stream the response",
@@ -144,6 +147,7 @@ def create_api() -> FastAPI:
         chat.router,
         completions.router,
         tasks.router,
+        audio.router,
         adapters.router,
         adapters.vllm,
         monitoring.router,

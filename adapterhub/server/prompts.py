@@ -15,7 +15,10 @@ from jinja2.exceptions import TemplateError
 from adapterhub.engine.adapter_task import task_of
 from adapterhub.engine.detokenizer import token_bytes
 from adapterhub.errors import AdapterHubError, RequestError
+from adapterhub.tasks.base import TaskOptions
 from adapterhub.tasks.conversations import ChatTemplate
+from adapterhub.tasks.preprocessors import SpeechProcessor
+from adapterhub.tasks.table import build_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from adapterhub.hub.loader import AdapterLoader
     from adapterhub.server.resolved_adapter import ResolvedAdapter
     from adapterhub.tasks.base import Task, TextGeneration
+    from adapterhub.tasks.transcription import Transcription
 
 #: Most adapters whose tasks are cached.
 MAX_TASKS = 256
@@ -146,6 +150,30 @@ class TaskPrompts:
                 hint="Use /v1/chat/completions, and write the instruction yourself",
             )
         return found[0]
+
+    def transcription(self, model: ResolvedModel) -> Transcription:
+        """Return how a model transcribes recordings: by its adapters' task, or the base model's."""
+        tasks: list[Task | None] = [self._task_of(part.digest) for part in model.parts]
+        tasks = tasks or [self._base_transcription]
+        found = [each.transcription for each in tasks if each is not None]
+        transcribing = [each for each in found if each is not None]
+        if not transcribing or len(transcribing) < len(tasks):
+            others = ", ".join(part.task or "another task" for part in model.parts)
+            what = f"is for {others}" if others else "the base model does not transcribe"
+            raise RequestError(
+                what, place="model", hint="Name an adapter that was trained for speech-recognition"
+            )
+        # languages and times may differ: the first adapter of a blend decides
+        return transcribing[0]
+
+    @cached_property
+    def _base_transcription(self) -> Task | None:
+        processor, backbone = self._backbone.preprocessor, self._backbone
+        if not backbone.transcribes or not isinstance(processor, SpeechProcessor):
+            return None
+        extractor: Any = processor.feature_extractor
+        options = TaskOptions(max_seconds=extractor.chunk_length)
+        return build_task("speech-recognition", processor, backbone.kind, (), options)
 
     def prompt(self, task: TextGeneration, example: Mapping[str, Any]) -> Sequence[int]:
         """Return the prompt tokens of an example."""

@@ -114,6 +114,7 @@ class ServerSettings(BaseSettings):
         max_queue: Most requests that wait in the fair queue.
         queue_timeout: Longest wait in the fair queue, in seconds.
         max_body_bytes: Largest body of a request, in bytes.
+        max_audio_bytes: Largest body of a request with a file to transcribe, in bytes.
         max_header_bytes: Largest request line and headers of a request, in bytes.
         max_connections: Most connections; further ones get the status 503.
         header_timeout: Seconds within which the headers of a request must arrive.
@@ -165,6 +166,7 @@ class ServerSettings(BaseSettings):
     queue_timeout: _Timeout = 60.0
 
     max_body_bytes: _Count = 4 * _MIB
+    max_audio_bytes: _Count = 25 * _MIB
     max_header_bytes: Annotated[int, _Number, Field(ge=1024)] = 64 * 1024
     max_connections: _Count = 4096
     header_timeout: _Timeout = 10.0

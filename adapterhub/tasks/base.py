@@ -21,17 +21,30 @@ if TYPE_CHECKING:
     from adapterhub.tasks.conversations import Message
     from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Confidence, ErrorExample, LabelChoices, Scores
+    from adapterhub.tasks.preprocessors import SpeechProcessor
     from adapterhub.tasks.text_scores import TextScores
+    from adapterhub.tasks.transcription import Transcription
 
-#: Head that the task puts on the backbone: the language-model head of a decoder (``causal_lm``) or
-#: of an encoder-decoder (``seq2seq_lm``), or a new linear layer that is read once per text
-#: (``sequence``), per word (``token``), at every token that may start or end an answer (``span``),
-#: once per image (``image``) or recording (``audio``), or at every frame of a recording (``ctc``).
-HeadKind = Literal["causal_lm", "seq2seq_lm", "sequence", "token", "span", "image", "audio", "ctc"]
+#: Head that the task puts on the backbone: the output layer of a decoder (``causal_lm``), of an
+#: encoder-decoder (``seq2seq_lm``) or of one that reads recordings (``speech_seq2seq``), or a new
+#: linear layer that is read once per text (``sequence``), per word (``token``), at every token that
+#: may start or end an answer (``span``), once per image (``image``) or recording (``audio``), or at
+#: every frame of a recording (``ctc``).
+HeadKind = Literal[
+    "causal_lm",
+    "seq2seq_lm",
+    "speech_seq2seq",
+    "sequence",
+    "token",
+    "span",
+    "image",
+    "audio",
+    "ctc",
+]
 #: Heads that are the backbone's own output layer, which no adapter stores.
-LANGUAGE_HEADS: frozenset[HeadKind] = frozenset({"causal_lm", "seq2seq_lm"})
+LANGUAGE_HEADS: frozenset[HeadKind] = frozenset({"causal_lm", "seq2seq_lm", "speech_seq2seq"})
 #: Heads that read an image or a recording.
-MEDIA_HEADS: frozenset[HeadKind] = frozenset({"image", "audio", "ctc"})
+MEDIA_HEADS: frozenset[HeadKind] = frozenset({"speech_seq2seq", "image", "audio", "ctc"})
 #: Label of frames without a character.
 BLANK = "<blank>"
 
@@ -51,8 +64,13 @@ MEDIA_KINDS: frozenset[BackboneKind] = frozenset({"vision", "audio"})
 
 #: Turns a backbone's input into tensors: texts into tokens, images into pixels, recordings into
 #: samples or spectrograms.
-Preprocessor: TypeAlias = "PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin"
+Preprocessor: TypeAlias = (
+    "PreTrainedTokenizerBase | BaseImageProcessor | FeatureExtractionMixin | SpeechProcessor"
+)
 
+
+#: What is done to transcripts before errors are counted.
+Normalization = Literal["none", "basic", "english"]
 
 #: Most beams of a search.
 MAX_BEAMS = 16
@@ -90,6 +108,13 @@ class TaskOptions(BaseModel):
         max_seconds: Longest part of a recording that is read, in seconds.
         vocabulary: Characters of transcripts. Training takes those of its examples where it is not
             given.
+        language: Language of recordings, as a code (``en``) or an English name, for a backbone
+            that reads it before a transcript.
+        speech_task: Whether such a backbone transcribes, or translates to English.
+        timestamps: Whether transcripts begin and end with the times of the speech.
+        normalization: What is done to transcripts before errors are counted: ``none``, ``basic``
+            (lower case, no punctuation) or ``english`` (also numbers as digits, and contractions
+            in full), both as in OpenAI's evaluation of Whisper.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -116,6 +141,10 @@ class TaskOptions(BaseModel):
     image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
     max_seconds: Annotated[float, Field(gt=0.0, le=120.0)] = 30.0
     vocabulary: str | None = None
+    language: str | None = None
+    speech_task: Literal["transcribe", "translate"] = "transcribe"
+    timestamps: bool = False
+    normalization: Normalization | None = None
 
     @classmethod
     def of_section(cls, section: Mapping[str, Any]) -> TaskOptions:
@@ -195,6 +224,10 @@ class Task(Protocol):
     @property
     def generation(self) -> TextGeneration | None:
         """Text generation by this task; ``None`` for a task with a head of its own."""
+
+    @property
+    def transcription(self) -> Transcription | None:
+        """Transcription of recordings by this task; ``None`` for other tasks."""
 
     @property
     def attribution(self) -> AttributionSource | None:
@@ -347,6 +380,11 @@ class UnsplitTask:
     """Base of tasks that read an example whole, truncated where it is too long."""
 
     reads_windows: bool = False
+
+    @property
+    def transcription(self) -> Transcription | None:
+        """``None``: most tasks read texts."""
+        return None
 
     @final
     def windows(self, example: Example) -> list[Example]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,12 @@ from adapterhub.errors import RecipeError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+    from transformers import (
+        BaseImageProcessor,
+        FeatureExtractionMixin,
+        GenerationConfig,
+        PreTrainedTokenizerBase,
+    )
 
     from adapterhub.data.audio import AudioFile
     from adapterhub.data.images import ImageFile
@@ -79,6 +85,23 @@ class ImageLoader:
         return processor(images=image, return_tensors="pt", **self._changes)["pixel_values"][0]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SpeechProcessor:
+    """What prepares recordings for an encoder-decoder, and reads what it writes.
+
+    Args:
+        feature_extractor: Feature extractor of the encoder.
+        tokenizer: Tokenizer of the decoder.
+        generation_config: Settings of the checkpoint, with the tokens that it never writes.
+        num_positions: Most tokens that the decoder reads.
+    """
+
+    feature_extractor: FeatureExtractionMixin
+    tokenizer: PreTrainedTokenizerBase
+    generation_config: GenerationConfig
+    num_positions: int
+
+
 #: Durations in seconds that a feature extractor is tried on; some extractors fill up to one.
 _TRIED_SECONDS = (0.4, 0.6)
 #: Positions of a second, as models of waveforms and Whisper have.
@@ -97,6 +120,8 @@ class AudioLoader:
     """
 
     def __init__(self, extractor: Any, max_seconds: float) -> None:
+        if isinstance(extractor, SpeechProcessor):
+            extractor = extractor.feature_extractor
         self._extractor, self._max_seconds = extractor, max_seconds
         #: samples per second
         self.rate: int = extractor.sampling_rate

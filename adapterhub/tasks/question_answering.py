@@ -100,6 +100,7 @@ class QuestionAnswering:
     default_metric: tuple[str, bool] = ("f1", True)
     audit: AuditSpec | None = AuditSpec("answers")
     generation: None = None
+    transcription: None = None
 
     def __init__(
         self,

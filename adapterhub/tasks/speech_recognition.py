@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from adapterhub.data.field_mapping import display_text
 from adapterhub.data.packing import EncodedExample
-from adapterhub.errors import DataError, RecipeError
+from adapterhub.errors import RecipeError
 from adapterhub.tasks.base import BLANK, Evaluation, Outcome, UnsplitTask
 from adapterhub.tasks.classification import require_any
-from adapterhub.tasks.fields import is_given, place_of
+from adapterhub.tasks.fields import is_given
 from adapterhub.tasks.predictions import ErrorExample, ExampleStatistics, ratio
 from adapterhub.tasks.preprocessors import AudioLoader
-from adapterhub.tasks.recordings import recording_of
+from adapterhub.tasks.recordings import short_recording_of
 from adapterhub.tasks.transcripts import transcript, word_errors
 
 if TYPE_CHECKING:
@@ -83,15 +83,8 @@ class SpeechRecognition(UnsplitTask):
 
         Characters that are not in the vocabulary have no target.
         """
-        recording = recording_of(example, number, self._loader.rate, self.options.max_seconds)
-        seconds = recording.seconds()
-        if seconds > self.options.max_seconds:
-            raise DataError(
-                f"the recording {recording.name!r} is {seconds:.3g} s long, the limit is "
-                f"{self.options.max_seconds:g} s",
-                place=place_of(number, "audio"),
-                hint="Divide it, or train with a larger task.max_seconds",
-            )
+        seconds = self.options.max_seconds
+        recording = short_recording_of(example, number, self._loader.rate, seconds)
         text = transcript(example, number) if train or is_given(example, "text") else ""
         targets = [self._index[each] for each in text if each in self._index]
         return EncodedExample(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from adapterhub.tasks.speech_recognition import SpeechRecognition
     from adapterhub.tasks.text_classification import TextClassification
     from adapterhub.tasks.token_classification import TokenClassification
+    from adapterhub.tasks.whisper_recognition import WhisperRecognition
 
     # the type checker compares every class with the interface
     _IMPLEMENTATIONS: tuple[type[Task], ...] = (
@@ -40,11 +41,12 @@ if TYPE_CHECKING:
         SpeechRecognition,
         TextClassification,
         TokenClassification,
+        WhisperRecognition,
     )
 
 #: Route of the server that serves a task: labels, spans, answers, the order of documents, text
-#: for an example, or a conversation; empty where none serves it.
-Route = Literal["classify", "tag", "answer", "rerank", "generate", "chat", ""]
+#: for an example, a conversation, or transcripts; empty where none serves it.
+Route = Literal["classify", "tag", "answer", "rerank", "generate", "chat", "transcribe", ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +235,12 @@ def _text_classification(inputs: TaskInputs) -> Task:
 
 
 def _speech_recognition(inputs: TaskInputs) -> Task:
-    return _attribute("speech_recognition:SpeechRecognition")(inputs.preprocessor, inputs.options)
+    from adapterhub.tasks.preprocessors import SpeechProcessor
+
+    where = "speech_recognition:SpeechRecognition"
+    if isinstance(inputs.preprocessor, SpeechProcessor):
+        where = "whisper_recognition:WhisperRecognition"
+    return _attribute(where)(inputs.preprocessor, inputs.options)
 
 
 def _question_answering(inputs: TaskInputs) -> Task:
@@ -273,6 +280,8 @@ _CALIBRATED = ("calibrate", "temperature")
 #: Settings of tasks that write a text for the fields of an example.
 _WRITTEN = ("instruction", "source_language", "target_language", "num_beams")
 _LOSS = ("loss", False)
+#: Settings of transcripts.
+_SPOKEN = ("language", "speech_task", "timestamps", "normalization")
 
 TASKS: Mapping[str, TaskEntry] = {
     "text-classification": TaskEntry(
@@ -314,8 +323,8 @@ TASKS: Mapping[str, TaskEntry] = {
         build=_speech_recognition,
         alternatives=(("audio", "text"),),
         default_metric=("wer", False),
-        route="",
-        settings=("max_seconds", "vocabulary"),
+        route="transcribe",
+        settings=("max_seconds", "vocabulary", *_SPOKEN, "num_beams"),
         media_field="audio",
     ),
     "relation-extraction": TaskEntry(

@@ -79,6 +79,7 @@ class TokenClassification:
     default_metric: tuple[str, bool] = ("entity_f1", True)
     audit: AuditSpec | None = AuditSpec("labels", "another tag for any word")
     generation: None = None
+    transcription: None = None
 
     def __init__(
         self,

@@ -136,13 +136,21 @@ def with_segmentation(recipe: Recipe, data: PreparedData) -> tuple[Recipe, str]:
     return recipe.model_copy(update={"task": task}), message
 
 
-def with_vocabulary(recipe: Recipe, data: PreparedData) -> tuple[Recipe, str]:
+def with_vocabulary(
+    recipe: Recipe, data: PreparedData, *, writes_tokens: bool
+) -> tuple[Recipe, str]:
     """Return the recipe with the characters of its transcripts, and a message for the user.
 
     They are the outputs of the head, so they are stored with the adapter. A task without
     transcripts, or a recipe that sets them, is returned unchanged.
+
+    Args:
+        recipe: Recipe.
+        data: Its examples.
+        writes_tokens: Whether the backbone writes tokens of its own, as Whisper does.
     """
-    if recipe.task.vocabulary or "vocabulary" not in entry_of(recipe.task.name).settings:
+    uses = "vocabulary" in entry_of(recipe.task.name).settings and not writes_tokens
+    if recipe.task.vocabulary or not uses:
         return recipe, ""
     found = infer_vocabulary(data.splits["train"].examples)
     task = recipe.task.model_copy(update={"vocabulary": found})

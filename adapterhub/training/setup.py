@@ -55,12 +55,7 @@ def build_recipe_task(
         BackboneError: when the backbone can't be found or fetched.
         RecipeError: when the adapter does not fit the backbone.
     """
-    section = recipe.backbone
-    path = (
-        backbone.path
-        if backbone
-        else fetch_backbone(section.name, revision=section.revision, cache=cache)
-    )
+    path = recipe_folder(recipe, backbone, cache)
     task = build_task(
         recipe.task.name,
         read_preprocessor(path),
@@ -78,6 +73,14 @@ def build_recipe_task(
         parts=recipe.train.parts,
     )
     return task
+
+
+def recipe_folder(recipe: Recipe, backbone: Backbone | None, cache: Path | None) -> Path:
+    """Return the folder of a recipe's backbone, which is fetched if it is not cached."""
+    section = recipe.backbone
+    if backbone is not None:
+        return backbone.path
+    return fetch_backbone(section.name, revision=section.revision, cache=cache)
 
 
 def open_backbone(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from accelerate.utils import set_seed
 
+from adapterhub.backbones.architecture import has_transcripts
 from adapterhub.backbones.task_model import build_task_model
 from adapterhub.data.batching import padding_share, random_batches
 from adapterhub.data.splits import fingerprint
@@ -48,6 +49,7 @@ from adapterhub.training.setup import (
     keep_freed_memory,
     open_accelerator,
     recipe_backbone,
+    recipe_folder,
 )
 
 if TYPE_CHECKING:
@@ -135,7 +137,8 @@ def train(
             return _already_finished(finished, reporter, is_main=is_main)
 
         recipe, segmentation = with_segmentation(recipe, data)
-        recipe, vocabulary = with_vocabulary(recipe, data)
+        writes_tokens = has_transcripts(recipe_folder(recipe, backbone, cache))
+        recipe, vocabulary = with_vocabulary(recipe, data, writes_tokens=writes_tokens)
         task = build_recipe_task(recipe, data, backbone, cache)
         encoded = {name: encode_split(task, data, name) for name in data.splits}
 

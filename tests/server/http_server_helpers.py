@@ -41,6 +41,7 @@ TASKS = {
     "translation": "CAUSAL_LM",
     "image-classification": "",
     "audio-classification": "",
+    "speech-recognition": "",
 }
 LABELS = {
     "dialogue": (),
@@ -52,6 +53,7 @@ LABELS = {
     "translation": (),
     "image-classification": ("red", "green", "blue"),
     "audio-classification": ("low", "middle", "high"),
+    "speech-recognition": (),
 }
 #: Names of the layers of heads; of other tasks with labels, "score".
 HEADS = {
