@@ -15,6 +15,7 @@ from adapterhub.cli import (
     compose,
     evaluate,
     explain,
+    export,
     keys,
     predict,
     refresh,
@@ -98,8 +99,9 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "clean": transfer.clean,
         "pull": transfer.pull,
         "import-peft": transfer.import_peft,
-        "export": transfer.export_file,
+        "export": export.export,
         "import": transfer.import_file,
+        "merge": export.merge,
         "sign": signing.sign,
         "verify": signing.verify,
         "trust": (

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from adapterhub.registry.registry import Registry
 
 
+#: Stands for standard output or input in place of a file.
+PIPE = Path("-")
+
+
 def open_registry() -> Registry:
     """Return the local registry; its modules are imported now, not for ``--help``."""
     from adapterhub.registry.registry import Registry

@@ -1,4 +1,4 @@
-"""``push``, ``pull``, ``import-peft``, ``export`` and ``import``."""
+"""``push``, ``pull``, ``import-peft`` and ``import``."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from adapterhub.cli.console import (
     table,
     version_document,
 )
-from adapterhub.cli.options import Force, Json, Ref, open_registry
-from adapterhub.errors import RegistryError
+from adapterhub.cli.options import PIPE, Force, Json, Ref, open_registry
 
 if TYPE_CHECKING:
     from adapterhub.adapters.manifest import Conversion
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
     from adapterhub.registry import Registry
     from adapterhub.registry.version import Version
 
-#: Stands for standard output or input in place of a file.
-PIPE = Path("-")
-STDOUT, STDIN = "standard output", "standard input"
+STDIN = "standard input"
 
 BackboneOption = Annotated[str | None, typer.Option(help="Backbone, where the adapter names none.")]
 Quantization = Annotated[
@@ -177,46 +174,6 @@ def import_peft(
     output().print(f"{version.ref}  {short_digest(version.digest)}  {megabytes(version.size)}")
     _show_conversion(conversion)
     _show_unknown(manifest.unknown)
-
-
-def export_file(
-    ref: Ref,
-    file: Annotated[Path, typer.Argument(help="File to write, e.g. topics.tar; - for a pipe.")],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Export a version to a tar file."""
-    from adapterhub.registry.archive.export import export_version, write_export
-
-    if file == PIPE:
-        if as_json:
-            raise typer.BadParameter("--json cannot be used with -: both write standard output")
-        try:
-            write_export(open_registry(), ref, sys.stdout.buffer)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise RegistryError(f"cannot be written: {error.strerror}", place=STDOUT) from error
-        return
-    made = export_version(open_registry(), ref, file, overwrite=force)
-    if as_json:
-        print_json(
-            {
-                "ref": str(made.version.ref),
-                "digest": made.version.digest,
-                "signatures": list(made.signatures),
-                "file": str(file),
-                "size": made.size,
-                "sha256": made.sha256,
-            }
-        )
-        return
-    output().print(
-        f"exported {made.version.ref} ({short_digest(made.version.digest)}) to {file}, "
-        f"{megabytes(made.size)}, {len(made.signatures)} signatures"
-    )
-    output().print(f"sha256 {made.sha256}")
 
 
 def import_file(
