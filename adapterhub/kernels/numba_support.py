@@ -32,17 +32,21 @@ _MIN_EXPONENT = np.float32(-87.0)
 _Function = TypeVar("_Function", bound="Callable[..., Any]")
 
 
-def compiled(*, parallel: bool = False, fast: bool = True) -> Callable[[_Function], _Function]:
-    """Compile a function, without the GIL and cached on disk.
+def compiled(
+    *, parallel: bool = False, fast: bool = True, cached: bool = True
+) -> Callable[[_Function], _Function]:
+    """Compile a function, without the GIL.
 
     Args:
         parallel: Whether its ``prange`` loops are distributed over threads.
         fast: Whether sums may be reordered.
+        cached: Whether it is cached by itself; not for generators, which numba can't give to a new
+            caller once they are loaded from the cache. Their callers are cached with them.
     """
 
     def compile_(function: _Function) -> _Function:
         # Python's division checks for zero, which prevents vectorisation; NumPy's does not
-        options = {"nogil": True, "cache": True, "error_model": "numpy", "parallel": parallel}
+        options = {"nogil": True, "cache": cached, "error_model": "numpy", "parallel": parallel}
         with compilation_cache():
             return njit(fastmath=_FAST_MATH if fast else False, **options)(function)
 

@@ -45,7 +45,7 @@ def new_counters(phases: int) -> NDArray[np.int64]:
     return np.zeros(phases * _PHASE // 8, np.int64)
 
 
-@compiled()
+@compiled(cached=False)
 def claimed(counters: int, phase: int, total: int) -> Iterator[int]:
     """Yield the items of a phase that this thread has to compute, then wait for all others.
 

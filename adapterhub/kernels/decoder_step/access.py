@@ -24,7 +24,7 @@ def chunk_size(items: int) -> int:
     return (items + _CHUNKS - 1) // _CHUNKS
 
 
-@compiled()
+@compiled(cached=False)
 def claimed_items(step: int, phase: int, items: int) -> Iterator[int]:
     """Yield the items of a phase that this thread has to compute, claimed in chunks."""
     size = chunk_size(items)
