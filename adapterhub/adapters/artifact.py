@@ -35,6 +35,7 @@ from adapterhub.adapters.manifest import (
     FileEntry,
     Manifest,
     check_file_name,
+    digest_of,
 )
 from adapterhub.adapters.mapped_tensors import map_tensors
 from adapterhub.adapters.peft_format import (
@@ -235,11 +236,6 @@ def as_peft_folder(
         task_type=metadata.task_type,
         path=folder,
     )
-
-
-def digest_of(manifest_bytes: bytes) -> str:
-    """Return the digest of the artifact with this ``manifest.json``."""
-    return f"sha256:{sha256(manifest_bytes).hexdigest()}"
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:

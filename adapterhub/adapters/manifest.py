@@ -7,6 +7,7 @@ bytes, and a digest over them names the whole artifact.
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, GetPydanticSchema
@@ -229,6 +230,11 @@ class Manifest:
 
 
 _SCHEMA = Schema(Manifest)
+
+
+def digest_of(manifest_bytes: bytes) -> str:
+    """Return the digest of the artifact with this ``manifest.json``."""
+    return f"sha256:{sha256(manifest_bytes).hexdigest()}"
 
 
 def check_file_name(name: str, place: str) -> None:

@@ -7,8 +7,6 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import platformdirs
-
 from adapterhub.errors import BackboneError
 
 #: Environment variable with the home folder, which contains the registry.
@@ -41,7 +39,22 @@ VOCABULARY_FILES = (
 def default_root() -> Path:
     """Return ``$ADAPTERHUB_HOME``, or the data folder of the user."""
     home = os.environ.get(HOME_VARIABLE)
-    return Path(home).expanduser() if home else Path(platformdirs.user_data_dir("adapterhub"))
+    if home:
+        return Path(home).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("adapterhub"))
+
+
+def cache_root() -> Path:
+    """Return ``$ADAPTERHUB_CACHE``, or the cache folder of the user."""
+    cache = os.environ.get(CACHE_VARIABLE)
+    if cache:
+        return Path(cache)
+    # not in every environment that reads a registry, such as that of vLLM
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("adapterhub"))
 
 
 def backbone_cache(cache: Path | None = None) -> Path:
@@ -50,8 +63,7 @@ def backbone_cache(cache: Path | None = None) -> Path:
     Args:
         cache: Root of the cache; ``$ADAPTERHUB_CACHE`` or the user's cache folder if ``None``.
     """
-    root = cache or os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("adapterhub")
-    return Path(root) / "backbones"
+    return (cache or cache_root()) / "backbones"
 
 
 def check_folder(folder: Path) -> Path:

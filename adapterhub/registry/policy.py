@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from adapterhub.errors import IntegrityError, SignatureError
@@ -9,11 +10,17 @@ from adapterhub.registry.signatures import REQUIRE_VARIABLE, required_by_environ
 from adapterhub.registry.sigstore import check_signature
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+    from typing import TypeAlias
 
     from adapterhub.registry.registry import Registry
     from adapterhub.registry.signatures import TrustedKey
+    from adapterhub.registry.sigstore import Signature
     from adapterhub.registry.version import Version
+
+    #: Reads a signature; raises ``IntegrityError`` or ``SignatureError`` if it cannot be read.
+    ReadSignature: TypeAlias = Callable[[], Signature]
 
 
 def trusted_folder(registry: Registry, version: Version) -> Path:
@@ -56,27 +63,47 @@ def require_signature(registry: Registry, version: Version, folder: Path) -> Tru
         SignatureError: Saying why there is none, and what to do.
         MissingExtraError: When a signature has to be verified, without the extra ``sign``.
     """
-    signers = {stored.key for stored in registry.stored_signatures(version.digest)}
-    faults = []
-    for trusted in registry.trusted_keys():
-        if trusted.key in signers:
-            fault = signature_fault(registry, version, folder, trusted)
-            if fault is None:
-                return trusted
-            faults.append(f"the signature by {trusted.name} {fault}")
-    if faults:
-        problem = "; ".join(faults)
-    elif signers:
-        keys = ", ".join(f"{key[:16]}…" for key in signers)
-        problem = f"is signed by no trusted key, only by {keys}"
-    else:
-        problem = "is not signed, and only signed adapters are loaded"
+    signatures = {
+        stored.key: partial(registry.signature, version, stored.key)
+        for stored in registry.stored_signatures(version.digest)
+    }
+    signer, problem = trusted_signer(folder, signatures, registry.trusted_keys())
+    if signer is not None:
+        return signer
     raise SignatureError(
         problem,
         place=str(version.ref),
         hint=f"Sign it with: adapterhub sign {version.ref} --key FILE; trust a signer with: "
         f"adapterhub trust add NAME FILE; or switch the policy off with: {_how_to_switch_off()}",
     )
+
+
+def trusted_signer(
+    folder: Path, signatures: Mapping[str, ReadSignature], keys: Iterable[TrustedKey]
+) -> tuple[TrustedKey | None, str]:
+    """Return the first trusted key with a valid signature over a folder, or why there is none.
+
+    Args:
+        folder: Artifact folder without any other files.
+        signatures: Id of the key that a signature claims, and the function that reads it.
+        keys: Trusted keys.
+
+    Raises:
+        MissingExtraError: When a signature has to be verified, without the extra ``sign``.
+    """
+    faults = []
+    for trusted in keys:
+        if trusted.key in signatures:
+            fault = _fault(folder, signatures[trusted.key], trusted)
+            if fault is None:
+                return trusted, ""
+            faults.append(f"the signature by {trusted.name} {fault}")
+    if faults:
+        return None, "; ".join(faults)
+    if signatures:
+        claimed = ", ".join(f"{key[:16]}…" for key in signatures)
+        return None, f"is signed by no trusted key, only by {claimed}"
+    return None, "is not signed, and only signed adapters are loaded"
 
 
 def signature_fault(
@@ -87,9 +114,12 @@ def signature_fault(
     Raises:
         MissingExtraError: Without the extra ``sign``.
     """
+    return _fault(folder, partial(registry.signature, version, trusted.key), trusted)
+
+
+def _fault(folder: Path, read: ReadSignature, trusted: TrustedKey) -> str | None:
     try:
-        signature = registry.signature(version, trusted.key)
-        check_signature(folder, signature.content, trusted.pem.encode())
+        check_signature(folder, read().content, trusted.pem.encode())
     except (SignatureError, IntegrityError) as error:
         return error.problem
     return None

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.adapters.artifact import MAX_BYTES, digest_of
+from adapterhub.adapters.artifact import MAX_BYTES
 from adapterhub.adapters.artifact_folder import CARD_NAME, WEIGHTS_NAME
 from adapterhub.adapters.explicit_targets import with_explicit_targets
-from adapterhub.adapters.manifest import MANIFEST_NAME, MAX_MANIFEST, Manifest, reject_pickle
+from adapterhub.adapters.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST,
+    Manifest,
+    digest_of,
+    reject_pickle,
+)
 from adapterhub.adapters.peft_format import CONFIG_NAME, spec_of
 from adapterhub.adapters.peft_kinds import needs_conversion
 from adapterhub.adapters.strict_json import parse_object

@@ -100,6 +100,7 @@ class Remote:
         sha: Name of the commit.
         private: Whether the repository is private.
         files: Files at the top of the repository, by name.
+        cache: Folder of the client's cache; that of the user by default.
     """
 
     api: HfApi
@@ -107,6 +108,7 @@ class Remote:
     sha: str
     private: bool
     files: Mapping[str, RemoteFile]
+    cache: Path | None = None
 
     def fetch(self, name: str, folder: Path, *, limit: int, sha256: str | None = None) -> Path:
         """Download a file into ``folder``.
@@ -130,7 +132,11 @@ class Remote:
             with translate_hub_errors(place), response_limit(place, size):
                 cached = Path(
                     self.api.hf_hub_download(
-                        self.address.repo_id, name, revision=self.sha, force_download=again
+                        self.address.repo_id,
+                        name,
+                        revision=self.sha,
+                        cache_dir=self.cache,
+                        force_download=again,
                     )
                 )
                 shutil.copyfile(cached, target)

@@ -1,0 +1,1 @@
+from toy_fixtures import decoder  # noqa: F401
