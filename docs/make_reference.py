@@ -50,6 +50,8 @@ EFFECTIVE_DEFAULTS = {
     "data.validation": "held out",
     "data.test": "none",
     "data.hub": "none",
+    "data.encoding": "UTF-8",
+    "data.delimiter": "found",
     "data.limit_per_label": "all",
     "data.limit_train": "all",
     "data.limit_validation": "all",

@@ -13,6 +13,7 @@ from adapterhub.cli import (
     aliases,
     backbones,
     compose,
+    data,
     evaluate,
     explain,
     export,
@@ -58,6 +59,10 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "refresh": refresh.refresh,
         "compose": compose.compose,
         "quickstart": train.quickstart,
+        "data": (
+            "Look at data before a run.",
+            {"check": data.check},
+        ),
         "backbones": (
             "List and fetch backbones, and show their forward paths.",
             {

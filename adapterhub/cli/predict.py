@@ -80,7 +80,7 @@ def chat(
 
 def json_input(text: str, number: int) -> dict[str, Any]:
     """Parse an input given as a JSON object of the task's fields."""
-    from adapterhub.data.formats import parse_json_lines
+    from adapterhub.data.json_format import parse_json_lines
 
     return parse_json_lines(text, f"input {number}").examples[0]
 

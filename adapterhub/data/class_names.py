@@ -1,4 +1,4 @@
-"""Names of classes that the library ``datasets`` stores in the schema of a Parquet file."""
+"""Names of classes that the library ``datasets`` stores in the schema of Arrow and Parquet."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 def named_classes(
-    examples: list[dict[str, Any]], metadata: bytes | None, origin: str
-) -> list[dict[str, Any]]:
-    """Return examples with names in place of class numbers.
+    examples: Iterable[dict[str, Any]], metadata: bytes | None, origin: str
+) -> Iterator[dict[str, Any]]:
+    """Yield examples with names in place of class numbers.
 
     A missing class, -1 by convention of the Hub, becomes ``None``.
 
@@ -27,17 +27,13 @@ def named_classes(
         DataError: naming the example with a number that has no name.
     """
     names = _class_names(metadata)
-    if not names:
-        return examples
-    return [
-        {
+    for number, example in enumerate(examples, start=1):
+        yield {
             column: _named(value, names[column], f"{origin} example {number}, field {column!r}")
             if column in names
             else value
             for column, value in example.items()
         }
-        for number, example in enumerate(examples, start=1)
-    ]
 
 
 def _class_names(metadata: bytes | None) -> dict[str, Sequence[str]]:

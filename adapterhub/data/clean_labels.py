@@ -10,7 +10,6 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.errors import DataError
@@ -54,8 +53,8 @@ def clean_labels(dataset: Dataset, field: str, *, tagged: bool) -> Dataset:
     """
     counts: Counter[str] = Counter()
     change = _tag_change(dataset, field) if tagged else None
-    examples = []
-    for index, example in enumerate(dataset.examples):
+
+    def clean(example: dict[str, Any], index: int) -> dict[str, Any]:
         place = f"{dataset.place(index)}, field {field!r}"
         value = example.get(field)
         many = isinstance(value, list | tuple)
@@ -69,11 +68,13 @@ def clean_labels(dataset: Dataset, field: str, *, tagged: bool) -> Dataset:
             cleaned = [change(each) for each in cleaned]
         if tagged:
             _check_tags(cleaned, place)
-        examples.append({**example, field: cleaned if many else cleaned[0]})
+        return {**example, field: cleaned if many else cleaned[0]}
+
+    found = dataset.map(clean)
     notes = [f"{dataset.name}: {text.format(count)}" for text, count in sorted(counts.items())]
     if change is not None:
         notes.append(f"{dataset.name}: the tags are {_scheme(dataset, field)}, and are read as BIO")
-    return replace(dataset, examples=tuple(examples), notes=(*dataset.notes, *notes))
+    return found.noting(*notes)
 
 
 def _clean(value: Any, place: str, counts: Counter[str], *, untyped: bool, tagged: bool) -> Any:

@@ -1,14 +1,21 @@
-"""A data set in memory, and its sources."""
+"""A data set and its sources."""
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from adapterhub.data.store import pick, store
 
-DataFormat = Literal["auto", "jsonl", "csv", "tsv", "parquet", "conll"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+#: Formats of files.
+FileFormat = Literal[
+    "jsonl", "json", "csv", "tsv", "parquet", "conll", "conllu", "voc", "text", "arrow"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +30,21 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A file of examples; ``columns`` names those of a CoNLL file, in order."""
+    """A file of examples, or a folder that is one data set.
+
+    Args:
+        path: Path of the file or folder.
+        format: Format of the file; ``auto`` infers it from the name.
+        columns: Names of the columns of a CoNLL file, in order.
+        encoding: Encoding of text; by default UTF-8, or what a byte-order mark says.
+        delimiter: Character between the values of a CSV file; found where not given.
+    """
 
     path: str
-    format: DataFormat = "auto"
+    format: FileFormat | Literal["auto"] = "auto"
     columns: tuple[str, ...] = ("tokens", "pos", "chunk", "tags")
+    encoding: str | None = None
+    delimiter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,34 +53,50 @@ class Dataset:
 
     Args:
         origin: File name or ``hub:owner/name``, for messages and records.
-        examples: Values by column or field.
+        examples: Values by column or field; in a temporary file where they are many.
         numbers: Number of each example in its source, from 1, not counting header and blank
             lines; in a CoNLL file an example is a sentence.
         lines: Line on which each example starts, from 1; empty where the source has no lines.
         part: Part of ``origin`` that was read, if not all, for messages.
         untyped: Whether every value is text or missing, as in a CSV file.
-        notes: What was changed in the values, a line for each kind of change.
+        notes: What was recognized or changed, a line for each kind of change.
+        names: Name of each source in messages, where there are several.
+        name_indices: Index in ``names`` of the source of each example.
     """
 
     origin: str
-    examples: tuple[dict[str, Any], ...]
-    numbers: tuple[int, ...] = ()
-    lines: tuple[int, ...] = ()
+    examples: Sequence[dict[str, Any]]
+    numbers: Sequence[int] = ()
+    lines: Sequence[int] = ()
     part: str = ""
     untyped: bool = False
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    name_indices: Sequence[int] = ()
 
     @classmethod
     def whole(
         cls,
         origin: str,
-        examples: Sequence[dict[str, Any]],
+        examples: Iterable[dict[str, Any]],
         lines: Sequence[int] = (),
         part: str = "",
     ) -> Dataset:
         """Return all examples of a source, numbered from 1."""
-        numbers = range(1, len(examples) + 1)
-        return cls(origin, tuple(examples), tuple(numbers), tuple(lines), part)
+        kept = store(examples)
+        return cls(origin, kept, range(1, len(kept) + 1), lines, part)
+
+    @classmethod
+    def read(cls, origin: str, numbered: Iterable[tuple[int, dict[str, Any]]]) -> Dataset:
+        """Return all examples of a file, given with the line on which each starts."""
+        lines = array("q")
+
+        def examples() -> Iterator[dict[str, Any]]:
+            for line, example in numbered:
+                lines.append(line)
+                yield example
+
+        return cls.whole(origin, examples(), lines)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -75,24 +108,56 @@ class Dataset:
 
     def place(self, index: int) -> str:
         """Return ``FILE example N`` for messages, with the line where its number differs."""
+        name = self.names[self.name_indices[index]] if self.names else self.name
         number = self.numbers[index]
         line = self.lines[index] if self.lines else number
-        return f"{self.name} example {number}" + (f" (line {line})" if line != number else "")
+        shown = f" (line {line})" if line not in (number, 0) else ""
+        return f"{name} example {number}{shown}"
+
+    def map(self, change: Callable[[dict[str, Any], int], dict[str, Any]]) -> Dataset:
+        """Return the examples changed by a function of the example and its index."""
+        changed = (change(example, index) for index, example in enumerate(self.examples))
+        return replace(self, examples=store(changed))
+
+    def noting(self, *notes: str) -> Dataset:
+        """Return the data set with further notes."""
+        return replace(self, notes=(*self.notes, *notes))
 
     def select(self, indices: Sequence[int]) -> Dataset:
         """Return the examples at ``indices``, in that order."""
         return replace(
             self,
-            examples=tuple(self.examples[index] for index in indices),
-            numbers=tuple(self.numbers[index] for index in indices),
-            lines=tuple(self.lines[index] for index in indices) if self.lines else (),
+            examples=pick(self.examples, indices),
+            numbers=_at(self.numbers, indices),
+            lines=_at(self.lines, indices),
+            name_indices=_at(self.name_indices, indices),
         )
 
 
-def concatenate(first: Dataset, second: Dataset) -> Dataset:
-    """Return the examples of both; their numbers remain those of each source."""
+def concatenate(*parts: Dataset) -> Dataset:
+    """Return the examples of several data sets; their numbers remain those of each source."""
+    if len(parts) == 1:
+        return parts[0]
+    names: list[str] = []
+    indices = array("q")
+    for each in parts:
+        indices.extend(len(names) + index for index in each.name_indices or [0] * len(each))
+        names += each.names or (each.name,)
+    origins = list(dict.fromkeys(each.origin for each in parts))
+    first, *rest = origins
+    more = f" and {len(rest)} more" if len(rest) > 1 else "".join(f" + {each}" for each in rest)
     return Dataset(
-        f"{first.origin} + {second.origin}",
-        (*first.examples, *second.examples),
-        (*first.numbers, *second.numbers),
+        origin=f"{first}{more}",
+        examples=store(chain.from_iterable(each.examples for each in parts)),
+        numbers=array("q", chain.from_iterable(each.numbers for each in parts)),
+        # 0 where a source has no lines
+        lines=array("q", chain.from_iterable(each.lines or [0] * len(each) for each in parts)),
+        untyped=any(each.untyped for each in parts),
+        notes=tuple(dict.fromkeys(note for each in parts for note in each.notes)),
+        names=tuple(names),
+        name_indices=indices,
     )
+
+
+def _at(values: Sequence[int], indices: Sequence[int]) -> Sequence[int]:
+    return array("q", (values[index] for index in indices)) if values else ()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.data.media import MediaFile
@@ -48,11 +47,11 @@ def map_fields(
             )
         if field in optional:
             _check_column(dataset, field, mapping[field])
-    mapped = tuple(
-        _map_example(example, dataset.place(index), mapping, required, optional)
-        for index, example in enumerate(dataset.examples)
+    return dataset.map(
+        lambda example, index: _map_example(
+            example, dataset.place(index), mapping, required, optional
+        )
     )
-    return replace(dataset, examples=mapped)
 
 
 def _check_column(dataset: Dataset, field: str, column: str) -> None:

@@ -36,13 +36,15 @@ def read_hub(source: HubSource) -> Dataset:
         )
         dataset = _undecoded(dataset)
         names = {name: _class_names(kind) for name, kind in dataset.features.items()}
-        examples = [
+        config = f"{source.config} " if source.config else ""
+        examples = (
             {
                 column: value if (name := names[column]) is None else name(value)
                 for column, value in example.items()
             }
             for example in dataset
-        ]
+        )
+        return Dataset.whole(place, examples, part=f"{config}split {source.split!r}")
     except (DatasetsError, OSError, ValueError, RuntimeError, LookupError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
@@ -50,9 +52,6 @@ def read_hub(source: HubSource) -> Dataset:
             place=place,
             hint="Check data.hub, the names of its splits, and the connection",
         ) from error
-    config = f"{source.config} " if source.config else ""
-    part = f"{config}split {source.split!r}"
-    return Dataset.whole(place, examples, part=part)
 
 
 def _check_id(name: str, place: str) -> None:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any
 
-from adapterhub.data.dataset import DataFormat, FileSource, HubSource
-from adapterhub.data.files import NO_EXAMPLES_HINT, find_file, read_text
-from adapterhub.data.formats import parse_conll, parse_delimited, parse_json_lines, read_parquet
+from adapterhub.data.arrow import read_parquet, read_saved_dataset
+from adapterhub.data.conll import parse_conll, parse_conllu
+from adapterhub.data.dataset import Dataset, FileSource, HubSource, concatenate
+from adapterhub.data.delimited import parse_delimited
+from adapterhub.data.files import NO_EXAMPLES_HINT, read_text, text_lines
 from adapterhub.data.hub import read_hub
-from adapterhub.errors import DataError, did_you_mean
+from adapterhub.data.json_format import json_document, json_examples
+from adapterhub.data.shapes.boxes import voc
+from adapterhub.data.sources import data_files, expand, format_of, saved_folder, text_files
+from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
-    from adapterhub.data.dataset import Dataset
+    from collections.abc import Iterable, Iterator
 
-_SUFFIXES: dict[str, DataFormat] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".parquet": "parquet",
-    ".conll": "conll",
-    ".txt": "conll",
-}
+    from adapterhub.data.files import DataFile
 
 
 def read_examples(source: FileSource | HubSource, base_dir: Path | None = None) -> Dataset:
@@ -30,48 +27,74 @@ def read_examples(source: FileSource | HubSource, base_dir: Path | None = None) 
 
     Raises:
         DataError: naming file and line when it is missing, empty or invalid.
-        RecipeError: when there are no CoNLL column names or duplicates.
+        RecipeError: when there are no CoNLL column names or duplicates, or no such encoding.
     """
     if isinstance(source, HubSource):
         dataset = read_hub(source)
     else:
-        dataset = _read_file(source, base_dir or Path())
+        base = base_dir or Path()
+        dataset = concatenate(*(_read_path(each, base) for each in expand(source, base)))
     if not dataset.examples:
         raise DataError("holds no examples", place=dataset.name, hint=NO_EXAMPLES_HINT)
     return dataset
 
 
-def _read_file(source: FileSource, base_dir: Path) -> Dataset:
-    path = find_file(source, base_dir)
-    kind = _format(source)
+def _read_path(source: FileSource, base_dir: Path) -> Dataset:
+    path = base_dir / Path(source.path).expanduser()
+    folder = _folder_format(source, path)
+    if folder == "arrow":
+        return read_saved_dataset(path, path.name)
+    if folder == "text":
+        return Dataset.whole(path.name, _texts(source, path))
+    origin = path.name if path.is_file() else source.path
+    return concatenate(*(_read_file(source, file) for file in data_files(path, origin)))
+
+
+def _folder_format(source: FileSource, path: Path) -> str | None:
+    if source.format in ("arrow", "text"):
+        return source.format
+    try:
+        return saved_folder(path) if source.format == "auto" else None
+    except (OSError, ValueError) as error:
+        raise DataError(f"can't be read: {error}", place=source.path) from error
+
+
+def _read_file(source: FileSource, file: DataFile) -> Dataset:
+    kind, origin = format_of(source, file), file.origin
     if kind == "parquet":
-        return read_parquet(path, path.name)
-    text = read_text(path, path.name)
+        return read_parquet(file)
+    if kind == "voc":
+        return Dataset.whole(origin, [voc(read_text(file, source.encoding), origin)])
+    # a record of CSV may end in a carriage return alone
+    table = kind in ("csv", "tsv")
+    lines = text_lines(file, source.encoding, newline="" if table else "\n")
     match kind:
         case "csv" | "tsv":
-            return parse_delimited(text, path.name, kind)
+            found = parse_delimited(lines, origin, kind, source.delimiter)
         case "conll":
-            return parse_conll(text, path.name, source.columns)
+            found = parse_conll(lines, origin, source.columns)
+        case "conllu":
+            found = parse_conllu(lines, origin)
+        case "json":
+            found = _read_json(lines, origin)
         case _:
-            return parse_json_lines(text, path.name)
+            found = Dataset.read(origin, json_examples(lines, origin))
+    return found
 
 
-def _format(source: FileSource) -> DataFormat:
-    known = [name for name in get_args(DataFormat) if name != "auto"]
-    if source.format in known:
-        return source.format
-    if source.format != "auto":
+def _read_json(lines: Iterable[str], origin: str) -> Dataset:
+    numbered, whole = json_document(lines, origin)
+    return Dataset.read(origin, numbered) if whole is None else Dataset.whole(origin, [whole])
+
+
+def _texts(source: FileSource, path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the texts of a folder, with the folder of each as its label."""
+    found = text_files(path, path.name)
+    if not found:
         raise DataError(
-            f"there is no format {source.format!r}",
+            "has no texts",
             place=source.path,
-            hint=did_you_mean(source.format, known),
+            hint="Texts by label are files such as FOLDER/LABEL/name.txt",
         )
-    name = source.path.lower().removesuffix(".gz")
-    kind = _SUFFIXES.get(Path(name).suffix)
-    if kind is None:
-        raise DataError(
-            "the format can't be derived from the suffix",
-            place=source.path,
-            hint=f"Set data.format to one of {', '.join(known)}, or rename the file",
-        )
-    return kind
+    for label, file in found:
+        yield {"text": read_text(file, source.encoding).strip(), "label": label}

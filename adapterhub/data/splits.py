@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from array import array
 from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from adapterhub.data.media import MediaFile
 from adapterhub.errors import DataError, RecipeError
@@ -12,7 +15,11 @@ from adapterhub.errors import DataError, RecipeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from adapterhub.data.dataset import Dataset
+
+_DIGEST_BYTES = 16
 
 
 def split_examples(
@@ -37,11 +44,12 @@ def split_examples(
         raise RecipeError(
             f"a share must be at least 0 and below 1, not {held_out:g}", place="data.split"
         )
-    kept: list[int] = []
-    out: list[int] = []
-    for index, digest in enumerate(_digests(dataset, seed, key_fields)):
+    kept, out = array("q"), array("q")
+    raw = _digests(dataset, seed, key_fields).tobytes()
+    for index in range(len(dataset)):
         # a number in [0, 1]
-        draw = int.from_bytes(digest, "big") / 2**128
+        digest = raw[index * _DIGEST_BYTES : (index + 1) * _DIGEST_BYTES]
+        draw = int.from_bytes(digest, "big") / 2 ** (8 * _DIGEST_BYTES)
         (out if draw < held_out else kept).append(index)
     return dataset.select(kept), dataset.select(out)
 
@@ -53,13 +61,9 @@ def drop_duplicates(
 
     Examples are equal by ``key_fields``, or by all fields.
     """
-    seen: set[bytes] = set()
-    kept = []
-    for index, key in enumerate(_digests(dataset, 0, key_fields)):
-        if key not in seen:
-            seen.add(key)
-            kept.append(index)
-    return dataset.select(kept), len(dataset) - len(kept)
+    _, first = np.unique(_digests(dataset, 0, key_fields), return_index=True)
+    kept = dataset.select(_indices(np.sort(first)))
+    return kept, len(dataset) - len(kept)
 
 
 def limit(dataset: Dataset, count: int | None, *, seed: int) -> Dataset:
@@ -68,9 +72,8 @@ def limit(dataset: Dataset, count: int | None, *, seed: int) -> Dataset:
         raise ValueError(f"count must be at least 1, not {count}")
     if count is None or count >= len(dataset):
         return dataset
-    digests = _digests(dataset, seed, None)
-    ranked = sorted(range(len(dataset)), key=lambda i: (digests[i], i))
-    return dataset.select(sorted(ranked[:count]))
+    ranked = np.argsort(_digests(dataset, seed, None), kind="stable")
+    return dataset.select(_indices(np.sort(ranked[:count])))
 
 
 def limit_per_label(dataset: Dataset, count: int | None, *, seed: int) -> Dataset:
@@ -81,16 +84,15 @@ def limit_per_label(dataset: Dataset, count: int | None, *, seed: int) -> Datase
     """
     if count is None:
         return dataset
-    if not all("label" in example for example in dataset.examples):
+    if any("label" not in example for example in dataset.examples):
         raise RecipeError(
             "the examples of this task have no single label",
             place="data.limit_per_label",
             hint="Use data.limit_train",
         )
-    digests = _digests(dataset, seed, None)
     drawn: dict[str, int] = {}
-    kept = []
-    for index in sorted(range(len(dataset)), key=lambda i: (digests[i], i)):
+    kept = array("q")
+    for index in np.argsort(_digests(dataset, seed, None), kind="stable"):
         label = str(dataset.examples[index]["label"])
         drawn[label] = drawn.get(label, 0) + 1
         if drawn[label] <= count:
@@ -100,15 +102,14 @@ def limit_per_label(dataset: Dataset, count: int | None, *, seed: int) -> Datase
 
 def count_repeated(train: Dataset, other: Dataset, fields: Sequence[str]) -> int:
     """Return how many examples of ``other`` equal a training example in ``fields``."""
-    known = set(_digests(train, 0, fields))
-    return sum(key in known for key in _digests(other, 0, fields))
+    known = np.isin(_digests(other, 0, fields), _digests(train, 0, fields))
+    return int(known.sum())
 
 
 def exclude(dataset: Dataset, known: Dataset) -> Dataset:
     """Return the examples that do not occur in ``known``."""
-    seen = set(_digests(known, 0, None))
-    digests = _digests(dataset, 0, None)
-    return dataset.select([index for index, digest in enumerate(digests) if digest not in seen])
+    seen = np.isin(_digests(dataset, 0, None), _digests(known, 0, None))
+    return dataset.select(_indices(np.flatnonzero(~seen)))
 
 
 def require_examples(dataset: Dataset, split: str) -> None:
@@ -121,13 +122,19 @@ def require_examples(dataset: Dataset, split: str) -> None:
         )
 
 
-def _digests(dataset: Dataset, seed: int, fields: Sequence[str] | None) -> list[bytes]:
-    """Return a seeded digest of each example, or of some of its fields."""
+def _indices(found: NDArray[np.int64]) -> array[int]:
+    return array("q", found.astype(np.int64).tobytes())
+
+
+def _digests(dataset: Dataset, seed: int, fields: Sequence[str] | None) -> NDArray[np.bytes_]:
+    """Return a seeded digest of each example, or of some of its fields, ``[examples]``."""
     key = str(seed).encode()
-    return [
-        blake2b(_canonical(dataset, index, fields), digest_size=16, key=key).digest()
-        for index in range(len(dataset))
-    ]
+    digests = bytearray()
+    for index, example in enumerate(dataset.examples):
+        content = _canonical(dataset, index, example, fields)
+        digests += blake2b(content, digest_size=_DIGEST_BYTES, key=key).digest()
+    # numpy compares all bytes, also where a digest ends in zeros
+    return np.frombuffer(digests, dtype=f"S{_DIGEST_BYTES}")
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -139,19 +146,20 @@ def fingerprint(dataset: Dataset) -> str:
         DataError: naming the example that can't be written as JSON.
     """
     digest = sha256()
-    for index in range(len(dataset)):
-        digest.update(_canonical(dataset, index))
+    for index, example in enumerate(dataset.examples):
+        digest.update(_canonical(dataset, index, example))
         digest.update(b"\n")
     return f"sha256:{digest.hexdigest()}"
 
 
-def _canonical(dataset: Dataset, index: int, fields: Sequence[str] | None = None) -> bytes:
+def _canonical(
+    dataset: Dataset, index: int, example: dict[str, Any], fields: Sequence[str] | None = None
+) -> bytes:
     """Return the canonical JSON of an example, or of some fields: UTF-8 with sorted keys.
 
     A missing field is null. Of an image or recording the digest of its file counts,
     not its name.
     """
-    example = dataset.examples[index]
     value = example if fields is None else {field: example.get(field) for field in fields}
     try:
         return json.dumps(

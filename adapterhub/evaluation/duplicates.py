@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from array import array
+from collections import Counter
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,8 @@ from adapterhub.data.field_mapping import answer_text, example_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from adapterhub.data.dataset import Dataset
 
@@ -83,32 +87,48 @@ class Leak:
 
 def split_facts(name: str, dataset: Dataset) -> SplitFacts:
     """Return the summary of a split."""
-    texts = [example_text(example) for example in dataset.examples]
-    answers: dict[str, set[str]] = defaultdict(set)
-    for text, example in zip(map(_normal, texts), dataset.examples, strict=True):
-        answers[text].add(answer_text(example))
-    words = [len(text.split()) for text in texts]
+    # examples may be too many for memory: numbers stand for texts
+    keys, answers, words = array("Q"), array("Q"), array("q")
+    for example in dataset.examples:
+        text = example_text(example)
+        keys.append(_key(_normal(text)))
+        answers.append(_key(answer_text(example)))
+        words.append(len(text.split()))
+    pairs = np.unique(np.stack([np.array(keys), np.array(answers)], axis=1), axis=0)
+    texts, num_answers = np.unique(pairs[:, 0], return_counts=True)
     return SplitFacts(
         name=name,
         examples=len(dataset),
         median_words=float(np.median(words)) if words else 0.0,
         longest_words=max(words, default=0),
-        repeated=len(dataset) - len(answers),
-        contradicting=sum(len(found) > 1 for found in answers.values()),
+        repeated=len(dataset) - len(texts),
+        contradicting=int((num_answers > 1).sum()),
         labels=dict(sorted(Counter(_labels(dataset.examples)).items())),
     )
 
 
 def leak(name: str, dataset: Dataset, training: Dataset, *, shown: int = 5) -> Leak:
     """Return which examples of a split are in the training data too."""
-    known = [example_text(example) for example in training.examples]
-    normal = set(map(_normal, known))
-    texts = [example_text(example) for example in dataset.examples]
-    same = [_normal(text) in normal for text in texts]
-    others = [text for text, found in zip(texts, same, strict=True) if not found]
-    looked_at, candidates = _spread(others, NEAR_EXAMPLES), _spread(known, NEAR_TRAIN_EXAMPLES)
+    same = np.isin(_keys(dataset), _keys(training))
+    looked_at = _texts_at(dataset, np.flatnonzero(~same), NEAR_EXAMPLES)
+    candidates = _texts_at(training, np.arange(len(training)), NEAR_TRAIN_EXAMPLES)
     pairs = sorted(_near(looked_at, candidates), key=lambda pair: -pair.similarity)
-    return Leak(name, sum(same), len(pairs), len(looked_at), tuple(pairs[:shown]))
+    return Leak(name, int(same.sum()), len(pairs), len(looked_at), tuple(pairs[:shown]))
+
+
+def _key(text: str) -> int:
+    """Return 64 bits of a digest; two of a million texts share them once in 40 million times."""
+    return int.from_bytes(
+        blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little"
+    )
+
+
+def _keys(dataset: Dataset) -> NDArray[np.uint64]:
+    """Return a number for the text of each example, ignoring case and punctuation."""
+    return np.array(
+        array("Q", (_key(_normal(example_text(example))) for example in dataset.examples)),
+        dtype=np.uint64,
+    )
 
 
 def _near(texts: Sequence[str], training: Sequence[str]) -> Iterator[Pair]:
@@ -130,11 +150,11 @@ def _near(texts: Sequence[str], training: Sequence[str]) -> Iterator[Pair]:
                 yield Pair(text, training[best], float(similarities.data.max()))
 
 
-def _spread(texts: Sequence[str], most: int) -> list[str]:
-    """Return at most so many texts, evenly spaced."""
-    if len(texts) <= most:
-        return list(texts)
-    return [texts[int(place)] for place in np.linspace(0, len(texts) - 1, most)]
+def _texts_at(dataset: Dataset, indices: NDArray[np.int64], most: int) -> list[str]:
+    """Return at most so many texts of the examples at ``indices``, evenly spaced."""
+    if len(indices) > most:
+        indices = indices[np.linspace(0, len(indices) - 1, most).astype(np.int64)]
+    return [example_text(dataset.examples[int(index)]) for index in indices]
 
 
 def _labels(examples: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -9,14 +9,13 @@ from functools import cached_property, lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, meta
 from jinja2.exceptions import TemplateError
 
 from adapterhub.engine.adapter_task import task_of
 from adapterhub.engine.detokenizer import token_bytes
 from adapterhub.errors import AdapterHubError, RequestError
 from adapterhub.tasks.base import TaskOptions
-from adapterhub.tasks.conversations import ChatTemplate
+from adapterhub.tasks.chat_template import ChatTemplate, template_variables
 from adapterhub.tasks.preprocessors import SpeechProcessor
 from adapterhub.tasks.table import build_task
 
@@ -46,7 +45,7 @@ class ChatPrompts:
         self._reader = reader
         template = tokenizer.chat_template
         self._template = template if isinstance(template, str) else ""
-        self.supports_tools = "tools" in _variables(self._template)
+        self.supports_tools = "tools" in template_variables(self._template)
 
     @cached_property
     def stops(self) -> tuple[frozenset[int], tuple[str, ...]]:
@@ -192,15 +191,3 @@ class TaskPrompts:
             if len(self._tasks) > MAX_TASKS:
                 self._tasks.popitem(last=False)
             return task
-
-
-def _variables(template: str) -> set[str]:
-    """Return the names that a template reads and does not set itself."""
-    try:
-        parsed = Environment(autoescape=True, extensions=["jinja2.ext.loopcontrols"]).parse(
-            template
-        )
-        return set(meta.find_undeclared_variables(parsed))
-    except TemplateError:
-        # transformers has extensions of its own
-        return {"tools"} if "tools" in template else set()

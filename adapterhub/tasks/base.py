@@ -86,6 +86,8 @@ class TaskOptions(BaseModel):
         class_weights: ``balanced`` for inverse frequency, or a weight per label.
         max_new_tokens: Longest generated response, in tokens.
         system_prompt: First message of every conversation.
+        learned_turns: Answers of a conversation that are learned: ``all``, or only the ``last``,
+            which chat templates that drop earlier reasoning need.
         instruction: Instruction to the model; the task's own where empty.
         multi_label: Whether a text can have any number of labels; ``label`` is then a list.
         threshold: Smallest probability of a predicted label, with ``multi_label``.
@@ -125,6 +127,7 @@ class TaskOptions(BaseModel):
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
     max_new_tokens: PositiveInt = 64
     system_prompt: str = ""
+    learned_turns: Literal["all", "last"] = "all"
     instruction: str = ""
     multi_label: bool = False
     threshold: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5

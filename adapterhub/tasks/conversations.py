@@ -1,196 +1,30 @@
-"""Conversations: messages of an example, and their tokens by the backbone's chat template."""
+"""Conversations: the messages of an example, in one form."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import accumulate, chain
+import json
 from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import TemplateError
-
-from adapterhub.errors import DataError, RecipeError, did_you_mean
+from adapterhub.errors import DataError, did_you_mean
 from adapterhub.tasks.fields import is_given, list_field, place_of, required, text_field
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from transformers import PreTrainedTokenizerBase
+    from collections.abc import Iterable, Sequence
 
     from adapterhub.tasks.fields import Example
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
+#: Other names of roles in OpenAI's API.
+_OTHER_ROLES = {"developer": "system", "function": "tool"}
+#: Keys of messages that are used, or say what is learned.
+_USED_KEYS = frozenset(
+    {"role", "content", "weight", "train", "reasoning_content"}
+    | {"tool_calls", "function_call", "tool_call_id"}
+)
 
-#: A message: ``role`` is ``system``, ``user`` or ``assistant``; ``content`` is text.
-Message = dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """A conversation as tokens, and what is learned from it: the assistant's texts and their ends.
-
-    Args:
-        input_ids: Tokens of the conversation.
-        learned: Position of each learned token, ascending; one past the last token of a turn that
-            the template does not end.
-        targets: Token to predict at each of ``learned``, from all tokens before it.
-    """
-
-    input_ids: list[int]
-    learned: list[int]
-    targets: list[int]
-
-
-class ChatTemplate:
-    """Renders conversations with the tokenizer's own template."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Find the special tokens and stop tokens of a tokenizer.
-
-        Raises:
-            RecipeError: when it has no chat template.
-        """
-        if not tokenizer.chat_template:
-            raise RecipeError(
-                "the backbone has no chat template",
-                place="backbone.name",
-                hint="Use an instruction-tuned backbone for dialogue",
-            )
-        self.tokenizer = tokenizer
-        self._special = frozenset(
-            index for index, token in tokenizer.added_tokens_decoder.items() if token.special
-        )
-        #: text with which the template ends an answer; empty where one token does
-        self.closing = ""
-        self._end = self._end_of_turn()
-        #: tokens that end an answer: end of sequence, and end of turn
-        self.stop_ids = frozenset(
-            token for token in (tokenizer.eos_token_id, self._end) if token is not None
-        )
-        if not self.stop_ids:
-            raise RecipeError(
-                "neither the chat template nor the tokenizer has a token that ends an answer",
-                place="backbone.name",
-                hint="Set eos_token in the tokenizer, or use another backbone",
-            )
-
-    def text(self, messages: Sequence[Message], *, prompt: bool, number: int = 1) -> str:
-        """Render messages as text, for a ``prompt`` up to the opening of the next answer."""
-        try:
-            rendered: str = self.tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=prompt
-            )
-        except TemplateError as error:
-            raise DataError(
-                f"the chat template rejects the conversation: {error}", place=f"example {number}"
-            ) from error
-        return rendered
-
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        """Return the tokens after which the assistant's answer starts."""
-        return self._encode(self.text(messages, prompt=True))
-
-    def render(
-        self, messages: Sequence[Message], number: int, unlearned: Collection[int] = ()
-    ) -> Rendered:
-        """Tokenize a conversation and find the assistant's tokens in it.
-
-        The conversation is rendered turn by turn, each rendering a prefix of the next: what a
-        turn of the assistant adds after the opening of its turn is learned. A first message of
-        the assistant is not. Where the template does not end a turn by a token of its own, the end
-        of sequence is learned after it, so that answers end.
-
-        Args:
-            unlearned: Messages of the assistant that are not learned, counted from the end (-1).
-
-        Raises:
-            DataError: when the template rejects the messages.
-            RecipeError: when the template changes earlier text as a conversation goes on, so
-                that turns can't be separated.
-        """
-        text = self.text(messages, prompt=False, number=number)
-        turns = [
-            self._turn(messages, index, text, number)
-            for index, message in enumerate(messages)
-            if index and message["role"] == "assistant" and index - len(messages) not in unlearned
-        ]
-        ids, places = self._cut_at([at for turn in turns for at in turn], text)
-        learned: list[int] = []
-        targets: list[int] = []
-        for start, end in zip(places[::2], places[1::2], strict=True):
-            turn = self._up_to_end(range(start, end), ids)
-            learned += turn
-            targets += [ids[at] for at in turn]
-            if turn and targets[-1] not in self.stop_ids:
-                learned.append(turn.stop)
-                targets.append(self._added_end())
-        return Rendered(ids[: learned[-1] + 1] if learned else ids, learned, targets)
-
-    def _added_end(self) -> int:
-        """Return the token that ends a turn where the template has none."""
-        ends = (self.tokenizer.eos_token_id, self._end)
-        return next(token for token in ends if token is not None)
-
-    def _turn(
-        self, messages: Sequence[Message], index: int, text: str, number: int
-    ) -> tuple[int, int]:
-        """Return start and end, in characters, of what one turn adds to its prompt."""
-        before = self.text(messages[:index], prompt=True, number=number)
-        after = self.text(messages[: index + 1], prompt=False, number=number)
-        if not (after.startswith(before) and text.startswith(after)):
-            raise RecipeError(
-                "the chat template rewrites earlier turns, so they can't be separated from answers",
-                place="backbone.name",
-                hint="Give examples with one answer each, or use another backbone",
-            )
-        return len(before), len(after)
-
-    def _cut_at(self, cuts: Sequence[int], text: str) -> tuple[list[int], list[int]]:
-        """Tokenize a text; return its tokens, and the number of tokens before each cut.
-
-        A token may span a cut, as where a prompt ends in a space that the tokenizer joins to
-        the answer. Then the parts are tokenized separately, because the prompt must have the
-        same tokens that an answer is generated from.
-        """
-        whole = self._encode(text)
-        parts = [
-            self._encode(text[start:end])
-            for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)
-        ]
-        joined = list(chain.from_iterable(parts))
-        if joined != whole:
-            # some tokenizers mark the start of any text, a harmless difference
-            before = [self._encode(text[:cut]) for cut in cuts]
-            if all(whole[: len(part)] == part for part in before):
-                return whole, [len(part) for part in before]
-        return joined, list(accumulate(len(part) for part in parts[:-1]))
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """Texts that end an answer where the template does it by more than one token."""
-        return (self.closing,) if self.closing else ()
-
-    def _up_to_end(self, turn: range, ids: Sequence[int]) -> range:
-        """Return a turn up to the token that ends it, without the line end after that."""
-        ends = [at for at in turn if ids[at] in self._special or ids[at] == self._end]
-        return range(turn.start, ends[-1] + 1) if ends else turn
-
-    def _encode(self, text: str) -> list[int]:
-        # the template has written the special tokens already
-        encoding = self.tokenizer(text, add_special_tokens=False, verbose=False)
-        ids: list[int] = encoding["input_ids"]
-        return ids
-
-    def _end_of_turn(self) -> int | None:
-        """Return the token with which the template ends an answer, if it is one added token."""
-        sample = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        before, after = self._turn(sample, 1, self.text(sample, prompt=False), 1)
-        text = self.text(sample, prompt=False)
-        closing = text[text.index("b", before) + 1 : after].strip()
-        tokens = self._encode(closing)
-        if tokens and tokens[0] in self.tokenizer.added_tokens_decoder:
-            return tokens[0]
-        self.closing = closing
-        return None
+#: A message: ``role`` is one of ``ROLES``; ``content`` is text, blank at most beside
+#: ``tool_calls``. The first message has the ``tools`` that the assistant may call.
+Message = dict[str, Any]
 
 
 def conversation(example: Example, number: int, system_prompt: str) -> list[Message]:
@@ -207,9 +41,6 @@ def conversation(example: Example, number: int, system_prompt: str) -> list[Mess
     Raises:
         DataError: naming example and field, when the example can't be used.
     """
-    for field in ("tools", "functions"):
-        if is_given(example, field) and example[field]:
-            raise _tools_error(place_of(number, field))
     if is_given(example, "messages") and is_given(example, "prompt"):
         raise DataError(
             "the example has both messages and prompt", place=place_of(number, "messages")
@@ -221,7 +52,18 @@ def conversation(example: Example, number: int, system_prompt: str) -> list[Mess
         messages = _exchange(example, number)
     if system_prompt and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system_prompt})
-    return messages
+    tools = _tools(example, number)
+    return [{**messages[0], "tools": tools}, *messages[1:]] if tools else messages
+
+
+def tools_of(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Return the tools that the assistant may call in a conversation."""
+    return next((message["tools"] for message in messages if "tools" in message), [])
+
+
+def plain_messages(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages of a conversation without its tools, as chat templates read them."""
+    return [{k: v for k, v in message.items() if k != "tools"} for message in messages]
 
 
 def check_conversation(example: Example, number: int) -> None:
@@ -235,34 +77,108 @@ def check_conversation(example: Example, number: int) -> None:
 
 
 def check_message(item: Any, place: str) -> Message:
-    """Return a message with nothing but role and content."""
+    """Return a message with nothing but what chat templates read.
+
+    ``developer`` is the role ``system``, and ``function`` the role ``tool``. Parts of content that
+    are text are joined. Calls of tools have their arguments as objects.
+    """
     if not isinstance(item, dict):
         raise DataError(
             f"a message must be an object with role and content, not {item!r}", place=place
         )
-    if (
-        item.get("tool_calls")
-        or item.get("function_call")
-        or item.get("role") in ("tool", "function")
+    role = item.get("role")
+    if not isinstance(role, str) or not role.strip():
+        raise _no_text("role", item, place)
+    role = _OTHER_ROLES.get(role, role)
+    if role not in ROLES:
+        raise DataError(f"{role!r} is not a role", place=place, hint=did_you_mean(role, ROLES))
+    calls = _calls(item, place)
+    content = _content(item, place)
+    if not content.strip() and not calls and role != "tool":
+        raise _no_text("content", item, place)
+    message: Message = {"role": role, "content": content}
+    if calls:
+        message["tool_calls"] = calls
+    for key in (
+        "tools",
+        "reasoning_content",
+        *(("tool_call_id", "name") if role == "tool" else ()),
     ):
-        raise _tools_error(place)
-    for key in ("role", "content"):
-        if not isinstance(item.get(key), str) or not item[key].strip():
-            hint = "" if key in item else did_you_mean(key, map(str, item))
-            raise DataError(f"a message has no text under {key!r}", place=place, hint=hint)
-    if item["role"] not in ROLES:
-        raise DataError(
-            f"{item['role']!r} is not a role", place=place, hint=did_you_mean(item["role"], ROLES)
-        )
-    return {"role": item["role"], "content": item["content"]}
+        if item.get(key):
+            message[key] = item[key]
+    return message
 
 
-def _tools_error(place: str) -> DataError:
-    return DataError(
-        "the conversation has tools or calls of them, which training does not render",
-        place=place,
-        hint="Leave out such examples, or write calls and results as the text of messages",
-    )
+def _no_text(key: str, item: dict[str, Any], place: str) -> DataError:
+    hint = "" if key in item else did_you_mean(key, map(str, item))
+    return DataError(f"a message has no text under {key!r}", place=place, hint=hint)
+
+
+def _content(item: dict[str, Any], place: str) -> str:
+    """Return the content of a message as text; none where it is null."""
+    content = item.get("content")
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise _no_text("content", item, place)
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind != "text" or not isinstance(part.get("text"), str):
+            raise DataError(
+                f"a part of the content is {kind or part!r:.40}, and only text is read", place=place
+            )
+        texts.append(part["text"])
+    return "".join(texts)
+
+
+def _calls(item: dict[str, Any], place: str) -> list[dict[str, Any]]:
+    """Return the calls of tools in a message, with their arguments as objects."""
+    calls = item.get("tool_calls") or []
+    if not calls and item.get("function_call"):
+        # OpenAI's former form
+        calls = [{"type": "function", "function": item["function_call"]}]
+    found = []
+    for call in calls if isinstance(calls, list) else [calls]:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise DataError(
+                f"a call of a tool needs a function with a name, found {call!r:.60}", place=place
+            )
+        arguments = _arguments(function.get("arguments", {}), place)
+        kept = {"id": call["id"]} if "id" in call else {}
+        named = {"name": function["name"], "arguments": arguments}
+        found.append({**kept, "type": "function", "function": named})
+    return found
+
+
+def _arguments(arguments: Any, place: str) -> Any:
+    """Return the arguments of a call as an object, which templates write as JSON themselves."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return json.loads(arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"the arguments of a call are not JSON: {error}", place=place) from error
+
+
+def _tools(example: Example, number: int) -> list[dict[str, Any]]:
+    """Return the tools of an example in OpenAI's form; they may be given as a JSON text."""
+    for field in ("tools", "functions"):
+        place = place_of(number, field)
+        tools = example.get(field)
+        if isinstance(tools, str) and tools.strip():
+            try:
+                tools = json.loads(tools)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"is not JSON: {error}", place=place) from error
+        if not tools:
+            continue
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise DataError("must be a list of tools, each an object", place=place)
+        bare = [tool if "function" in tool else {"function": tool} for tool in tools]
+        return [{"type": "function", **tool} for tool in bare]
+    return []
 
 
 def unlearned_messages(example: Example, number: int) -> frozenset[int]:
@@ -297,14 +213,14 @@ def unused_keys(examples: Iterable[Example]) -> list[str]:
         for key, value in item.items()
         if value is not None
     }
-    return sorted(keys - {"role", "content", "weight", "train", "tool_calls"})
+    return sorted(keys - _USED_KEYS)
 
 
-def split_answer(messages: Sequence[Message], number: int) -> tuple[list[Message], str]:
-    """Return the messages before the last answer, and that answer; there must be one."""
+def up_to_answer(messages: Sequence[Message], number: int) -> list[Message]:
+    """Return the messages up to the last answer of the assistant; there must be one."""
     for index in range(len(messages) - 1, 0, -1):
         if messages[index]["role"] == "assistant":
-            return list(messages[:index]), messages[index]["content"]
+            return list(messages[: index + 1])
     raise DataError("the conversation has no answer of the assistant", place=f"example {number}")
 
 
@@ -316,7 +232,9 @@ def without_oldest(messages: Sequence[Message]) -> list[Message] | None:
     first = 1 if messages[0]["role"] == "system" else 0
     for index in range(first + 1, len(messages)):
         if messages[index]["role"] == "user":
-            return [*messages[:first], *messages[index:]]
+            left = [*messages[:first], *messages[index:]]
+            tools = tools_of(messages)
+            return [{**left[0], "tools": tools}, *left[1:]] if tools else left
     return None
 
 

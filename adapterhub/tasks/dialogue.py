@@ -14,13 +14,13 @@ from adapterhub.tasks.attribution import (
     attribution_words,
     padded_owners,
 )
+from adapterhub.tasks.chat_template import ChatTemplate
 from adapterhub.tasks.conversations import (
-    ChatTemplate,
     check_learnable,
     check_message,
     conversation,
-    split_answer,
     unlearned_messages,
+    up_to_answer,
     without_oldest,
 )
 from adapterhub.tasks.fields import is_given
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from adapterhub.tasks.base import HeadKind, TaskOptions
-    from adapterhub.tasks.conversations import Message, Rendered
+    from adapterhub.tasks.chat_template import Rendered
+    from adapterhub.tasks.conversations import Message
     from adapterhub.tasks.fields import Example
     from adapterhub.tasks.generating import AnswerScore
     from adapterhub.tasks.predictions import ErrorExample
@@ -72,8 +73,10 @@ class ConversationTask(GeneratingTask):
     def _fitted_prompt(self, messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
         """Return the messages that fit of a conversation, and their tokens."""
         left = [check_message(message, "messages") for message in messages]
-        if not left or left[-1]["role"] != "user":
-            raise DataError("the last message must be the user's", place="messages")
+        if not left or left[-1]["role"] not in ("user", "tool"):
+            raise DataError(
+                "the last message must be the user's, or the result of a tool", place="messages"
+            )
         if self.options.system_prompt and left[0]["role"] != "system":
             left.insert(0, {"role": "system", "content": self.options.system_prompt})
         while True:
@@ -170,9 +173,11 @@ class Dialogue(ConversationTask):
     """Examples have ``messages``, or ``prompt`` and ``response`` (and maybe ``input``, ``system``).
 
     Only the assistant's turns are learned, each with the token that ends it, and not those with
-    ``"weight": 0`` or ``"train": false``. A system message that the chat template adds is used in
-    training and prediction alike. A conversation longer than ``max_length`` loses its oldest turns;
-    a last turn that is still too long loses its end.
+    ``"weight": 0`` or ``"train": false``; with ``learned_turns: last`` only the last one. ``tools``
+    and calls of them are rendered by the chat template, or refused where it has none. A system
+    message that the chat template adds is used in training and prediction alike. A conversation
+    longer than ``max_length`` loses its oldest turns; a last turn that is still too long loses its
+    end.
     """
 
     name: str = "dialogue"
@@ -193,7 +198,13 @@ class Dialogue(ConversationTask):
         """
         messages = conversation(example, number, self.options.system_prompt)
         check_learnable(example, messages, number)
-        return self._encode_messages(messages, number, unlearned_messages(example, number))
+        unlearned = unlearned_messages(example, number)
+        if self.options.learned_turns == "last":
+            answers = [
+                at - len(messages) for at, m in enumerate(messages) if m["role"] == "assistant"
+            ]
+            unlearned = unlearned.union(answers[:-1])
+        return self._encode_messages(messages, number, unlearned)
 
     def errors(
         self, examples: Sequence[Example], decoded: Sequence[AnswerScore]
@@ -206,7 +217,10 @@ class Dialogue(ConversationTask):
         """Return the messages before the last answer of an example, and that answer."""
         messages = conversation(example, number, self.options.system_prompt)
         check_learnable(example, messages, number)
-        return split_answer(messages, number)
+        *prompt, answer = up_to_answer(messages, number)
+        if answer.get("tool_calls"):
+            return prompt, self.template.answer_text([*prompt, answer], number)
+        return prompt, answer["content"]
 
     def messages(self, example: Example, number: int) -> list[Message]:
         """Return the messages of an example, which may have ``text`` instead of ``prompt``."""

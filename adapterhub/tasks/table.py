@@ -358,6 +358,7 @@ TASKS: Mapping[str, TaskEntry] = {
         default_metric=_LOSS,
         route="chat",
         optional=("input", "system", "tools", "functions"),
+        settings=("learned_turns",),
         check="conversations:check_conversation",
     ),
     "translation": TaskEntry(

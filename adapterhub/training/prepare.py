@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.data.clean_labels import clean_labels, similar_labels
-from adapterhub.data.dataset import Dataset, FileSource, HubSource
+from adapterhub.data.dataset import Dataset, FileSource, HubSource, concatenate
+from adapterhub.data.encoded_store import store_encoded
 from adapterhub.data.field_mapping import ANSWER_FIELDS, map_fields
 from adapterhub.data.labels import count_labels, require_two_labels
 from adapterhub.data.media import load_media
 from adapterhub.data.readers import read_examples
+from adapterhub.data.shapes.table import SHAPES
 from adapterhub.data.splits import (
     count_repeated,
     drop_duplicates,
@@ -28,13 +30,14 @@ from adapterhub.tasks.conversations import unused_keys
 from adapterhub.tasks.table import entry_of, fields_of, missing_fields
 from adapterhub.tasks.transcripts import infer_vocabulary
 from adapterhub.tasks.words import infer_segmentation
+from adapterhub.training.shapes import in_task_fields, sources_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from adapterhub.data.packing import EncodedExample
     from adapterhub.tasks.base import Task
-    from adapterhub.training.recipe import DataSection, Recipe, TaskSection
+    from adapterhub.training.recipe import DataSection, Paths, Recipe, TaskSection
 
 
 #: Labels times validation examples, whose probabilities are kept in memory for the report.
@@ -66,8 +69,9 @@ class EncodedSplit:
     """Examples of a split that the task can learn from or be scored on.
 
     Args:
-        examples: Examples, or windows of them where the task reads windows.
-        encoded: Encoded form of each of ``examples``.
+        examples: Examples, or windows of them where the task reads windows; empty for ``train``,
+            whose examples are not read again.
+        encoded: Encoded form of each example or window, in a file where they are many.
         skipped: Number of examples or windows with nothing to learn from.
     """
 
@@ -158,15 +162,19 @@ def with_vocabulary(
     return recipe.model_copy(update={"task": task}), message
 
 
-def load_examples(section: DataSection, task: str, where: str) -> Dataset:
-    """Read one file or Hub split of a recipe under the task's field names.
+def load_examples(section: DataSection, task: str, where: Paths) -> Dataset:
+    """Read the files or Hub split of a recipe under the task's field names.
 
     Raises:
         DataError: naming file and example.
         RecipeError: naming the key.
     """
+    return concatenate(*(_load_source(section, task, each) for each in sources_of(section, where)))
+
+
+def _load_source(section: DataSection, task: str, origin: FileSource | HubSource) -> Dataset:
     required, optional = fields_of(task)
-    source = read_examples(_source(section, where))
+    source = in_task_fields(read_examples(origin), section, task)
     examples = map_fields(source, section.fields, required=required, optional=optional)
     for index, example in enumerate(examples.examples):
         missing = missing_fields(task, example)
@@ -192,7 +200,7 @@ def load_examples(section: DataSection, task: str, where: str) -> Dataset:
         examples = replace(examples, notes=(*examples.notes, note))
     if not media:
         return examples
-    beside = None if section.hub else Path(where).expanduser()
+    beside = Path(origin.path).expanduser() if isinstance(origin, FileSource) else None
     return load_media(examples, media, beside, entry.media_file())
 
 
@@ -211,17 +219,10 @@ def load_more_examples(
     """
     changes: dict[str, Any] = {
         "hub": None,
-        "format": "conll" if section.format == "conll" else "auto",
+        "format": section.format if section.format in ("conll", *SHAPES) else "auto",
         "fields": dict(section.fields if fields is None else fields),
     }
     return load_examples(section.model_copy(update=changes), task, str(path))
-
-
-def _source(section: DataSection, where: str) -> FileSource | HubSource:
-    if section.hub is None:
-        return FileSource(where, section.format, section.columns)
-    hub = section.hub
-    return HubSource(hub.id, where, hub.revision, hub.config)
 
 
 def _split(section: DataSection, task: str, train: Dataset) -> dict[str, Dataset]:
@@ -283,25 +284,52 @@ def encode_split(task: Task, data: PreparedData, split: str) -> EncodedSplit:
         DataError: naming file and example, or the split of which nothing is left.
     """
     source, train = data.splits[split], split == "train"
-    pairs: list[tuple[Mapping[str, Any], EncodedExample]] = []
+    kept: list[Mapping[str, Any]] = []
     skipped = 0
-    for index, (number, example) in enumerate(zip(source.numbers, source.examples, strict=True)):
-        with _located(source, index, 1):
-            windows = task.windows(example) if task.reads_windows else [example]
-        for window in windows:
-            with _located(source, index, number):
-                encoded = task.encode(window, number, train=train)
+
+    def encodings() -> Iterator[EncodedExample]:
+        nonlocal skipped
+        for window, encoded in _encoded_windows(task, source, train=train):
             if encoded is None:
                 skipped += 1
-            else:
-                pairs.append((window, encoded))
-    if not pairs:
+                continue
+            if not train:
+                kept.append(window)
+            yield encoded
+
+    found = store_encoded(encodings())
+    if not found:
         raise DataError(
             f"no example of the {split} split has anything to learn from",
             place=source.origin,
             hint="Raise task.max_length",
         )
-    return EncodedSplit([window for window, _ in pairs], [each for _, each in pairs], skipped)
+    return EncodedSplit(kept, found, skipped)
+
+
+def _encoded_windows(
+    task: Task, source: Dataset, *, train: bool
+) -> Iterator[tuple[Mapping[str, Any], EncodedExample | None]]:
+    for index, example in enumerate(source.examples):
+        number = source.numbers[index]
+        with _located(source, index, 1):
+            windows = task.windows(example) if task.reads_windows else [example]
+        for window in windows:
+            with _located(source, index, number):
+                yield window, task.encode(window, number, train=train)
+
+
+def encode_example(
+    task: Task, source: Dataset, index: int, *, train: bool
+) -> EncodedExample | None:
+    """Encode one example whole; see ``Task.encode``.
+
+    Raises:
+        DataError: naming file and example.
+    """
+    number = source.numbers[index]
+    with _located(source, index, number):
+        return task.encode(source.examples[index], number, train=train)
 
 
 def label_log_odds(data: PreparedData) -> list[float]:

@@ -7,11 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from adapterhub.data.dataset import FileFormat  # noqa: TC001  # pydantic reads it
+from adapterhub.data.shapes.table import ShapeName  # noqa: TC001
 from adapterhub.specs import AdapterSpec, LoraSpec, PrefixSpec
 from adapterhub.tasks.base import TaskOptions
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Paths = str | tuple[str, ...]
 Positive = Annotated[float, Field(gt=0.0)]
 
 
@@ -87,13 +90,18 @@ class DataSection(_Section):
     """The data.
 
     Args:
-        train: Path of a file, or name of a split of ``hub``. Relative paths start from the
-            working directory. Examples with images name files below its folder, or in the zip
+        train: Path of a file, pattern such as ``parts/*.jsonl``, folder of a saved data set or of
+            texts by label, list of these, or name of a split of ``hub``. Relative paths start from
+            the working directory. Examples with images name files below its folder, or in the zip
             file of its name beside it (``train.zip`` beside ``train.jsonl``).
         validation: As ``train``; held out from ``train`` where not given.
         test: As ``train``; optional.
         hub: Data set on the Hub instead of files.
-        format: Format of the files; ``auto`` infers it from the file name.
+        format: Format of the files, inferred from the file name by ``auto``; or the shape of the
+            examples, such as ``sharegpt``, which is recognized by the columns.
+        encoding: Encoding of text files, such as ``cp1252``; by default UTF-8, or what a byte-order
+            mark says.
+        delimiter: Character between the values of a CSV file; found where not given.
         columns: Names of the columns of a CoNLL file, in order.
         fields: Column of each task field, where they differ.
         split: Splits held out where ``validation`` or ``test`` is missing.
@@ -104,11 +112,13 @@ class DataSection(_Section):
         limit_validation: Number of validation examples.
     """
 
-    train: str
-    validation: str | None = None
-    test: str | None = None
+    train: Paths
+    validation: Paths | None = None
+    test: Paths | None = None
     hub: HubData | None = None
-    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "conll"] = "auto"
+    format: Literal["auto", FileFormat, ShapeName] = "auto"
+    encoding: str | None = None
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     columns: tuple[str, ...] = ("tokens", "pos", "chunk", "tags")
     fields: dict[str, str] = Field(default_factory=dict)
     split: SplitSection = SplitSection()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, overload
 from adapterhub.engine.engine import Engine
 from adapterhub.hub.loader import AdapterLoader
 from adapterhub.refs import parse_blend
-from adapterhub.tasks.conversations import ChatTemplate
+from adapterhub.tasks.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -4,12 +4,14 @@ import pytest
 
 from adapterhub.data.clean_labels import clean_labels, similar_labels
 from adapterhub.data.dataset import Dataset
-from adapterhub.data.formats import parse_delimited
+from adapterhub.data.delimited import parse_delimited
 from adapterhub.errors import DataError
 
 
 def labels_of(text):
-    found = clean_labels(parse_delimited(text, "a.csv", "csv"), "label", tagged=False)
+    found = clean_labels(
+        parse_delimited(text.splitlines(keepends=True), "a.csv", "csv"), "label", tagged=False
+    )
     return [example["label"] for example in found.examples], found.notes
 
 

@@ -265,20 +265,6 @@ def test_a_weight_between_zero_and_one_is_refused(byte_bpe):
         Dialogue(byte_bpe, TaskOptions()).encode({"messages": messages}, 4, train=True)
 
 
-@pytest.mark.parametrize(
-    "example",
-    [
-        {"messages": turns("a", "b"), "tools": [{"type": "function"}]},
-        {"messages": [*turns("a"), {"role": "assistant", "content": "b", "tool_calls": [{}]}]},
-        {"messages": [*turns("a"), {"role": "assistant", "content": None, "tool_calls": [{}]}]},
-        {"messages": [*turns("a", "b"), {"role": "tool", "content": "c"}]},
-    ],
-)
-def test_tools_and_their_calls_are_refused(byte_bpe, example):
-    with pytest.raises(DataError, match="has tools or calls"):
-        Dialogue(byte_bpe, TaskOptions()).encode(example, 1, train=True)
-
-
 def test_an_answer_that_loses_its_end_is_marked(byte_bpe):
     whole = Dialogue(byte_bpe, TaskOptions()).encode(PAIR, 1, train=True)
     cut = Dialogue(byte_bpe, TaskOptions(max_length=len(whole) - 3)).encode(PAIR, 1, train=True)

@@ -112,3 +112,22 @@ def test_many_labels_bound_the_validation_examples(recipe, tmp_path, monkeypatch
     found = prepare_data(loaded)
     assert len(found.splits["validation"]) == 5
     assert "5 of " in found.notes[-1]
+
+
+def test_a_recipe_names_several_files_patterns_and_an_encoding(recipe, tmp_path):
+    for name, text in (("1", "grün"), ("2", "rot"), ("3", "blau")):
+        table = f"text;label\n{text};{name}\n"
+        (tmp_path / f"{name}.csv").write_bytes(table.encode("cp1252"))
+    section = {
+        "train": [str(tmp_path / "[12].csv"), str(tmp_path / "3.csv")],
+        "validation": str(tmp_path / "*.csv"),
+        "encoding": "cp1252",
+    }
+    found = prepare_data(
+        load_recipe(
+            recipe("many", tmp_path, "text-classification", tmp_path / "1.csv", data=section)
+        )
+    )
+    assert [each["text"] for each in found.splits["train"].examples] == ["grün", "rot", "blau"]
+    assert found.splits["train"].place(2) == "3.csv example 1 (line 2)"
+    assert "1.csv: the values are separated by semicolons" in found.notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,8 +99,8 @@ def load_old_splits(
     if recipe.data.hub is None:
         for split in ("train", "validation", "test"):
             where = getattr(recipe.data, split)
-            if where is not None:
-                _require_file(where, name, f", or pass its new path with data.{split}=PATH")
+            for path in (where,) if isinstance(where, str) else where or ():
+                _require_file(path, name, f", or pass its new path with data.{split}=PATH")
     old = dict(prepare_data(recipe).splits)
     for split, examples in old.items():
         _check_fingerprint(examples, root.get(split), name)
@@ -202,7 +203,7 @@ def _label_names(examples: Dataset, recipe: Recipe, labels: Sequence[str]) -> It
 
 
 def _require_file(where: str, name: str, alternative: str) -> None:
-    if not Path(where).is_file():
+    if not Path(where).exists() and not has_magic(where):
         raise DataError(
             f"the examples that {name} was trained on are not here",
             place=where,

@@ -52,7 +52,7 @@ def warnings(facts: Sequence[SplitFacts], leaks: Sequence[Leak]) -> list[str]:
     found = [
         f"{leak.same:,} {leak.split} examples are also in training, and {leak.near:,} of "
         f"{leak.looked_at:,} others that were compared are near-duplicates of training examples, "
-        "so the metrics partly measure memorization. Remove them from the {leak.split} "
+        f"so the metrics partly measure memorization. Remove them from the {leak.split} "
         f"examples; a split that data.split holds out repeats no training example."
         for leak in leaks
         if leak.same or leak.near
