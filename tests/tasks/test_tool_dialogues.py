@@ -153,7 +153,7 @@ def test_tools_stay_when_the_oldest_turns_are_dropped(byte_bpe):
         ({"messages": [user("a"), answer(None)]}, "a message has no text under 'content'"),
         (
             {"messages": [user([{"type": "image_url", "image_url": {}}]), answer("b")]},
-            "a part of the content is image_url, and only text is read",
+            "a part of the content is 'image_url', and only text is read",
         ),
     ],
 )
