@@ -42,7 +42,13 @@ if TYPE_CHECKING:
 
 #: Tasks that generate text; they have no head that could be trained alone.
 GENERATING = frozenset(
-    {"dialogue", "translation", "summarization", "generative-question-answering"}
+    {
+        "dialogue",
+        "translation",
+        "summarization",
+        "generative-question-answering",
+        "speech-recognition",
+    }
 )
 #: Largest number of labels for which a confusion matrix is stored.
 MAX_CONFUSION_LABELS = 30
@@ -198,8 +204,7 @@ def score_generated(
         examples: Examples with their answers.
         with_adapter: Whether the adapter is used, or the base model alone.
     """
-    prompts = [task.question_and_reference(each, i)[0] for i, each in enumerate(examples, start=1)]
-    texts = loaded.generate(prompts, with_adapter=with_adapter)
+    texts = loaded.write(examples, with_adapter=with_adapter)
     scores = task.score_texts(examples, texts)
     return {
         "rows": len(examples),

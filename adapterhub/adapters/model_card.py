@@ -30,6 +30,9 @@ _MODEL_CLASSES = {
 _IMAGES, _RECORDINGS = "image-classification", "audio-classification"
 _READERS = {_IMAGES: "AutoImageProcessor", _RECORDINGS: "AutoFeatureExtractor"}
 _GENERATES, _PAIRS = "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
+_SPEECH = "automatic-speech-recognition"
+#: Classes that write transcripts as tokens, and as a character per frame.
+_WRITES_TOKENS, _WRITES_FRAMES = "AutoModelForSpeechSeq2Seq", "AutoModelForCTC"
 
 
 def render_card(
@@ -56,6 +59,11 @@ def render_card(
     written = _PAIRS if task_type == "SEQ_2_SEQ_LM" else _GENERATES
     model_class = _MODEL_CLASSES.get(tag, written)
     reader = _READERS.get(tag, "AutoTokenizer")
+    if tag == _SPEECH:
+        # a head of characters has labels
+        model_class = _WRITES_FRAMES if manifest.labels else _WRITES_TOKENS
+        reader = "AutoFeatureExtractor"
+    second = {"AutoTokenizer"} if model_class == _WRITES_TOKENS else set()
     quantized = {"BitsAndBytesConfig"} if manifest.quantization.scheme != "none" else set()
     revision = manifest.backbone.revision
     section = manifest.recipe.get("task")
@@ -77,8 +85,10 @@ def render_card(
         generates=manifest.task in _PIPELINE_TAGS,
         answers=tag == "question-answering",
         reads_images=tag == _IMAGES,
-        reads_audio=tag == _RECORDINGS,
-        imports=sorted({reader, model_class} | quantized, key=str.lower),
+        reads_audio=tag in (_RECORDINGS, _SPEECH),
+        writes_tokens=model_class == _WRITES_TOKENS,
+        writes_frames=model_class == _WRITES_FRAMES,
+        imports=sorted({reader, model_class, *second} | quantized, key=str.lower),
         reader=reader,
         model_class=model_class,
         revision=f", revision={revision!r}" if revision else "",
@@ -105,7 +115,7 @@ def _before(model_class: str, *, continues: bool) -> str:
     """Return what the metrics before training are of."""
     if continues:
         return "before (the adapter that it continues)"
-    if model_class in (_GENERATES, _PAIRS):
+    if model_class in (_GENERATES, _PAIRS, _WRITES_TOKENS):
         return "before (backbone without adapter)"
     return "before (backbone with an untrained head)"
 

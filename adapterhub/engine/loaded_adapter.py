@@ -253,6 +253,24 @@ class LoadedAdapter:
             texts.append(task.text_of(output.outputs[0].tokens))
         return texts
 
+    def write(self, examples: Sequence[Example], *, with_adapter: bool = True) -> list[str]:
+        """Return a text for each labelled example, to be scored by its reference.
+
+        Args:
+            examples: Examples with the fields of the task.
+            with_adapter: Whether the adapter is used.
+
+        Raises:
+            DataError: If the task does not generate text, or an example is invalid.
+        """
+        task = self._generation()
+        numbered = list(enumerate(examples, start=1))
+        if self.task.transcription is not None:
+            heard = [audio_field(each, at) for at, each in numbered]
+            return [each.text for each in self.transcribe(heard, with_adapter=with_adapter)]
+        questions = [task.question_and_reference(each, at)[0] for at, each in numbered]
+        return self.generate(questions, with_adapter=with_adapter)
+
     def transcribe(
         self,
         recordings: Sequence[AudioFile],

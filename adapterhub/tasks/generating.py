@@ -127,8 +127,8 @@ class GeneratingTask(UnsplitTask):
 
     @final
     def summary(self, prediction: Mapping[str, Any]) -> str:
-        """Return a generated ``answer``."""
-        return prediction["answer"] or "(none)"
+        """Return a generated ``answer``, or the ``text`` of a transcript."""
+        return prediction.get("answer") or prediction.get("text") or "(none)"
 
     @final
     def outcome(self, decoded: AnswerScore) -> Outcome:

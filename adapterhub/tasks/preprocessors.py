@@ -146,9 +146,16 @@ class AudioLoader:
         """Return the input of the model: samples or a spectrogram, float32."""
         return self._run(recording.waveform(self.rate, self._max_seconds))
 
+    def features_of(self, samples: np.ndarray[Any, Any]) -> Tensor:
+        """Return the input of the model for samples at ``rate``."""
+        return self._run(samples)
+
     def positions(self, recording: AudioFile) -> int:
         """Return about how many positions the model computes for a recording."""
-        seconds = min(recording.seconds(), self._max_seconds)
+        return self.positions_of(min(recording.seconds(), self._max_seconds))
+
+    def positions_of(self, seconds: float) -> int:
+        """Return about how many positions the model computes for some seconds."""
         return self._filled or max(1, round(seconds * _POSITIONS_PER_SECOND))
 
     def _run(self, samples: np.ndarray[Any, Any]) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,24 +10,27 @@ from torch.nn import functional as F
 
 from adapterhub.data.field_mapping import display_text
 from adapterhub.data.packing import EncodedExample
-from adapterhub.errors import RecipeError
+from adapterhub.errors import RecipeError, RequestError
 from adapterhub.tasks.base import BLANK, Evaluation, Outcome, UnsplitTask
 from adapterhub.tasks.classification import require_any
 from adapterhub.tasks.fields import is_given
+from adapterhub.tasks.frame_transcripts import text_of_frames, transcribe_frames
 from adapterhub.tasks.predictions import ErrorExample, ExampleStatistics, ratio
 from adapterhub.tasks.preprocessors import AudioLoader
 from adapterhub.tasks.recordings import short_recording_of
-from adapterhub.tasks.transcripts import transcript, word_errors
+from adapterhub.tasks.transcripts import normalizer, transcript, word_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
+    from adapterhub.data.audio import AudioFile
     from adapterhub.data.packing import PackedBatch
     from adapterhub.tasks.base import AuditSpec, Head, HeadKind, TaskOptions
     from adapterhub.tasks.fields import Example
     from adapterhub.tasks.predictions import Array
+    from adapterhub.tasks.transcription import Transcribing, TranscriptionOptions
 
 _ERROR = "word error rate"
 _MEANING = ("word errors", "words", "character errors", "characters")
@@ -70,13 +72,40 @@ class SpeechRecognition(UnsplitTask):
                 place="task.vocabulary",
                 hint="Leave it out: training takes the characters of its transcripts",
             )
-        if options.class_weights is not None:
-            raise RecipeError("transcripts have no class weights", place="task.class_weights")
+        _check_unused(options)
         self.options = options
+        self._clean = normalizer(options.normalization or "none")
         #: the blank, and the characters
         self.labels: tuple[str, ...] = (BLANK, *characters)
         self._index = {character: at for at, character in enumerate(self.labels)}
         self._loader = AudioLoader(extractor, options.max_seconds)
+
+    @property
+    def transcription(self) -> SpeechRecognition:
+        """This task."""
+        return self
+
+    @property
+    def window_tokens(self) -> int:
+        """0, since a head reads the windows."""
+        return 0
+
+    def transcribe(self, recording: AudioFile, options: TranscriptionOptions) -> Transcribing:
+        """Transcribe a recording of any length; see ``Transcription``."""
+        unused = {
+            "language": options.language,
+            "prompt": options.prompt,
+            "temperature": options.temperature,
+            "task": options.task == "translate",
+        }
+        for name, given in unused.items():
+            if given:
+                raise RequestError(
+                    "the model writes the characters that it hears and does not use it",
+                    place=name,
+                    hint="Leave it out, or use a Whisper",
+                )
+        return transcribe_frames(recording, self._loader, self.labels, self.options.max_seconds)
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
         """Check the recording of an example, and encode its transcript; see ``Task.encode``.
@@ -123,13 +152,12 @@ class SpeechRecognition(UnsplitTask):
     def decode(self, head: Head, hidden: Tensor, batch: PackedBatch) -> list[str]:
         """Return the transcript of each recording, given ``[(recordings,) frames, vocabulary]``."""
         best = _of_batch(head(hidden)).argmax(-1).tolist()
-        texts = ("".join(self.labels[at] for at, _ in groupby(frames) if at) for frames in best)
-        return [" ".join(text.split()) for text in texts]
+        return [text_of_frames(frames, self.labels) for frames in best]
 
     def evaluate(self, examples: Sequence[Example], decoded: Sequence[str]) -> Evaluation:
         """Return word and character error rate, ``wer`` and ``cer``."""
         require_any(examples)
-        sums = _counts(examples, decoded).sum(0)
+        sums = self._counts(examples, decoded).sum(0)
         return Evaluation({name: float(value) for name, value in _rates(sums).items()})
 
     def prediction(self, example: Example, decoded: str) -> dict[str, Any]:
@@ -149,7 +177,7 @@ class SpeechRecognition(UnsplitTask):
 
     def errors(self, examples: Sequence[Example], decoded: Sequence[str]) -> list[ErrorExample]:
         """Return the examples with a wrong word, with their word error rate."""
-        counts = _counts(examples, decoded)
+        counts = self._counts(examples, decoded)
         return [
             ErrorExample(display_text(example), transcript(example, number), text, rate, _ERROR)
             for number, (example, text, rate) in enumerate(
@@ -163,7 +191,16 @@ class SpeechRecognition(UnsplitTask):
 
     def statistics(self, examples: Sequence[Example], decoded: Sequence[str]) -> ExampleStatistics:
         """Return errors and numbers of words and characters of each example."""
-        return ExampleStatistics(_counts(examples, decoded), _rates, _MEANING)
+        return ExampleStatistics(self._counts(examples, decoded), _rates, _MEANING)
+
+    def _counts(self, examples: Sequence[Example], decoded: Sequence[str]) -> Array:
+        """Return what ``_MEANING`` names for each example, ``[examples, 4]`` float64."""
+        pairs = [
+            (transcript(example, number), text)
+            for number, (example, text) in enumerate(zip(examples, decoded, strict=True), start=1)
+        ]
+        counts = [word_errors(self._clean(wanted), self._clean(text)) for wanted, text in pairs]
+        return np.array(counts, dtype=float).reshape(-1, 4)
 
 
 def _of_batch(logits: Tensor) -> Tensor:
@@ -171,13 +208,17 @@ def _of_batch(logits: Tensor) -> Tensor:
     return logits if logits.dim() == 3 else logits.unsqueeze(0)
 
 
-def _counts(examples: Sequence[Example], decoded: Sequence[str]) -> Array:
-    """Return what ``_MEANING`` names for each example, ``[examples, 4]`` float64."""
-    pairs = [
-        (transcript(example, number), text)
-        for number, (example, text) in enumerate(zip(examples, decoded, strict=True), start=1)
-    ]
-    return np.array([word_errors(*pair) for pair in pairs], dtype=float).reshape(-1, 4)
+def _check_unused(options: TaskOptions) -> None:
+    """Reject settings of other tasks, and of models that write tokens."""
+    if options.class_weights is not None:
+        raise RecipeError("transcripts have no class weights", place="task.class_weights")
+    for name in ("language", "speech_task", "timestamps", "num_beams"):
+        if getattr(options, name) != type(options).model_fields[name].default:
+            raise RecipeError(
+                "a model that writes a character per frame does not use it",
+                place=f"task.{name}",
+                hint="Remove it, or use a Whisper",
+            )
 
 
 def _rates(sums: Array) -> dict[str, Array]:

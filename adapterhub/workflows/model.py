@@ -124,13 +124,17 @@ class Model:
         Returns:
             One prediction for one input, else a list of them. Its keys depend on the task:
             ``label``, ``score`` and ``scores``; ``labels`` with several labels; ``spans`` with
-            character offsets; ``answer``.
+            character offsets; ``answer``; ``text`` and ``segments`` of a recording.
 
         Raises:
             DataError: When an input cannot be used; the message names it.
         """
         examples = [self._example(each) for each in _as_list(inputs)]
-        if self.generates:
+        if self._loaded.task.transcription is not None and max_new_tokens is not None:
+            raise DataError(
+                "a transcript is as long as the recording", place="max_new_tokens", hint="Remove it"
+            )
+        if self.generates and self._loaded.task.transcription is None:
             texts = self.generate(examples, max_new_tokens=max_new_tokens)
             found: list[Prediction] = [{"answer": text} for text in texts]
         else:

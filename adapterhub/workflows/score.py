@@ -37,13 +37,16 @@ def score_with_base(
 ) -> ScoresWithBase:
     """Return the metrics of an adapter and of its base model on the same examples.
 
-    A generative task also generates and scores a text for the first ``generate`` examples.
+    A generative task also generates and scores a text for the first ``generate`` examples, one
+    that transcribes for all of them.
     """
     base, adapter = (
         score_examples(loaded, examples.examples, with_adapter=on).evaluation.metrics
         for on in (False, True)
     )
     generation = loaded.task.generation
+    if loaded.task.transcription is not None:
+        generate = len(examples)
     if not generate or generation is None:
         return ScoresWithBase(base, adapter)
     some = examples.examples[:generate]
@@ -84,6 +87,4 @@ def _score_texts(
     *,
     with_adapter: bool,
 ) -> TextScores:
-    pairs = [task.question_and_reference(each, at) for at, each in enumerate(examples, start=1)]
-    questions = [messages for messages, _ in pairs]
-    return task.score_texts(examples, loaded.generate(questions, with_adapter=with_adapter))
+    return task.score_texts(examples, loaded.write(examples, with_adapter=with_adapter))

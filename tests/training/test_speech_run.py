@@ -97,7 +97,7 @@ def test_mixed_recordings_have_the_logits_of_plain_peft(family, tones, recipe, t
     assert (first[:19] - third[:19]).abs().max() > 1e-2
 
 
-def test_a_backbone_without_the_class_is_refused(tones, recipe, tmp_path):
+def test_a_backbone_without_a_tokenizer_is_refused(tones, recipe, tmp_path):
     folder = save_audio(tmp_path / "ear", "whisper")
     path = recipe("l", folder, TASK, tones, data=data_of(tones), **SECTIONS)
     with pytest.raises(BackboneError, match="'whisper' has no ctc head"):

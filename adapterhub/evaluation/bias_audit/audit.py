@@ -61,7 +61,7 @@ _AUDITS: Mapping[str, Callable[[Task], TaskAudit]] = {
 
 def is_auditable(task: Task) -> bool:
     """Return whether a bias audit applies to a task, which is true for all text tasks."""
-    return task.generation is not None or task.audit is not None
+    return task.transcription is None and (task.generation is not None or task.audit is not None)
 
 
 def task_audit(task: Task) -> TaskAudit | None:
@@ -91,6 +91,8 @@ def run_bias_audit(
         seconds: Time limit, checked between batches.
     """
     task, deadline = adapter.task, Deadline(seconds)
+    if not is_auditable(task):
+        return None
     if task.generation is not None:
         return _audit_generation(adapter, task.generation, tokenizer, deadline, level)
     audit = task_audit(task)

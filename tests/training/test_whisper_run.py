@@ -1,0 +1,112 @@
+"""A run of speech recognition by Whisper, from recipe to transcripts and plain peft."""
+
+import json
+from pathlib import Path
+
+import pytest
+from audio_backbones import SECONDS, save_tones, save_whisper, tone
+
+from adapterhub.adapters.artifact import read_artifact
+from adapterhub.errors import RecipeError
+from adapterhub.training.recipe_file import load_recipe
+from adapterhub.training.train import train
+
+TASK = "speech-recognition"
+SECTIONS = {
+    "train": {"batch_size": 8, "steps": 60, "evaluate_every": 60},
+    "optimizer": {"learning_rate": 0.02},
+    "adapter": {"rank": 8, "alpha": 32},
+}
+SPOKEN = {"name": TASK, "language": "en", "max_seconds": SECONDS}
+
+
+@pytest.fixture
+def tones(tmp_path) -> Path:
+    """Recordings of which the transcript is one letter."""
+    path = save_tones(tmp_path / "tones", count=24)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        line["text"] = line["text"][0]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def data_of(file: Path) -> dict:
+    return {"train": str(file), "validation": str(file), "fields": {"audio": "file"}}
+
+
+def test_letters_are_learned_stored_transcribed_and_scored(tones, recipe, command, tmp_path):
+    backbone = save_whisper(tmp_path / "ear")
+    plain = {"name": str(backbone), "quantization": "none", "compute_dtype": "float32"}
+    path = recipe(
+        "letters",
+        backbone,
+        TASK,
+        tones,
+        data=data_of(tones),
+        **SECTIONS,
+        backbone=plain,
+        task=SPOKEN,
+    )
+    done = command("train", str(path), "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    metrics = result["metrics"]
+    assert metrics["after"]["loss"] < metrics["before"]["loss"] / 4
+    artifact = Path(result["artifact"])
+    stored = read_artifact(artifact)
+    assert stored.manifest.labels == ()
+    assert stored.manifest.recipe["task"]["vocabulary"] is None
+    assert any(".encoder_attn." in name for name in stored.weights.tensors)
+
+    files = {}
+    for letter, label in {"h": "high", "l": "low", "m": "middle"}.items():
+        files[letter] = tmp_path / f"{label}.flac"
+        files[letter].write_bytes(tone(label, 100, form="FLAC"))
+    shown = command("predict", "letters", *map(str, files.values()), "--json")
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.stdout)
+    assert [each["text"] for each in found] == list(files)
+    assert found[0]["segments"][0]["start"] == 0
+    scored = command("eval", "letters", "--data", str(tones), "--json")
+    assert scored.exit_code == 0, scored.output
+    report = json.loads(scored.stdout)
+    assert report["adapter"]["wer"] < 0.1 < report["base"]["wer"]
+    assert report["adapter"]["cer"] < 0.1
+    assert "english normalization" in report["signatures"]["wer"]
+
+    # the card's own example, in plain transformers and peft
+    (tmp_path / "your recording.wav").write_bytes(tone("high", 100))
+    card = (artifact / "README.md").read_text()
+    snippet = card[card.index("```python\n") + 10 :]
+    snippet = snippet[: snippet.index("\n```")].replace('adapter = "."', f'adapter = "{artifact}"')
+    snippet = snippet.replace("path/to/backbone", str(backbone))
+    snippet = snippet.replace("your recording.wav", str(tmp_path / "your recording.wav"))
+    names: dict = {"print": lambda text: names.update(printed=text)}
+    exec(compile(snippet, "card", "exec"), names)
+    assert names["printed"] == "h"
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        (["task.language=null"], "task.language: this backbone writes many languages"),
+        (["task.language=klingon"], "knows no language 'klingon'"),
+        (["task.max_new_tokens=5"], "task.max_new_tokens: a Whisper does not use it"),
+        (["task.max_seconds=3"], "3 s are more than the backbone reads"),
+    ],
+    ids=["no-language", "language", "tokens", "window"],
+)
+def test_settings_that_can_not_be_used_are_refused(changes, problem, tones, recipe, tmp_path):
+    backbone = save_whisper(tmp_path / "ear")
+    path = recipe("l", backbone, TASK, tones, data=data_of(tones), **SECTIONS, task=SPOKEN)
+    with pytest.raises(RecipeError, match=problem):
+        train(load_recipe(path, changes), output=tmp_path / "run")
+
+
+def test_an_english_only_whisper_does_not_translate(tones, recipe, tmp_path):
+    backbone = save_whisper(tmp_path / "ear", multilingual=False)
+    task = {"name": TASK, "max_seconds": SECONDS, "speech_task": "translate"}
+    path = recipe("l", backbone, TASK, tones, data=data_of(tones), **SECTIONS, task=task)
+    with pytest.raises(RecipeError, match="English-only backbone does not translate"):
+        train(load_recipe(path), output=tmp_path / "run")
