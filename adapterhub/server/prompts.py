@@ -150,14 +150,14 @@ class TaskPrompts:
             )
         return found[0]
 
-    def transcription(self, model: ResolvedModel) -> Transcription:
-        """Return how a model transcribes recordings: by its adapters' task, or the base model's."""
-        tasks: list[Task | None] = [self._task_of(part.digest) for part in model.parts]
+    def transcription(self, parts: Sequence[ResolvedAdapter]) -> Transcription:
+        """Return how recordings are transcribed: by the task of adapters, or the base model's."""
+        tasks: list[Task | None] = [self._task_of(part.digest) for part in parts]
         tasks = tasks or [self._base_transcription]
         found = [each.transcription for each in tasks if each is not None]
         transcribing = [each for each in found if each is not None]
         if not transcribing or len(transcribing) < len(tasks):
-            others = ", ".join(part.task or "another task" for part in model.parts)
+            others = ", ".join(part.task or "another task" for part in parts)
             what = f"is for {others}" if others else "the base model does not transcribe"
             raise RequestError(
                 what, place="model", hint="Name an adapter that was trained for speech-recognition"

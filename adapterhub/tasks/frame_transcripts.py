@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def transcribe_frames(
             number=1,
             input_ids=(),
             select=(),
-            media=lambda features=features: features,
+            media=partial(torch.clone, features),
             positions=loader.positions_of((window.end - window.start) / loader.rate),
         )
         if not isinstance(logits, torch.Tensor):

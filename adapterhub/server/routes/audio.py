@@ -76,12 +76,12 @@ async def _respond(
         temperature=form.temperature,
         seed=None if form.seed is None else form.seed % 2**64,
     )
-    model = await asyncio.to_thread(call.resolve, form.model)
+    model = await call.open(form.model)
     started = time.perf_counter()
     found = await _transcribe(call, model, recording, options)
     seconds = time.perf_counter() - started
     tokens = sum(len(segment.tokens) for segment in found.segments)
-    call.server.metrics.record_model_use(model.adapter_names, 0, tokens, seconds)
+    call.server.metrics.record_model_use(model, 0, tokens, seconds)
     headers = digest_header([model])
     if form.response_format == "text":
         return PlainTextResponse(f"{found.text}\n", headers=headers)
@@ -92,7 +92,7 @@ async def _respond(
     content: dict[str, Any] = {
         "text": found.text,
         "usage": {"type": "duration", "seconds": found.duration},
-        "adapterhub": provenance(call.server, model),
+        "adapterhub": provenance(model),
     }
     if form.response_format == "verbose_json":
         content |= {
@@ -110,16 +110,16 @@ async def _respond(
 async def _transcribe(
     call: Call, model: ResolvedModel, recording: AudioFile, options: TranscriptionOptions
 ) -> Transcript:
-    server = call.server
+    loaded, access = model.loaded, call.server.access
     try:
-        task = await asyncio.to_thread(server.tasks.transcription, model)
+        task = await asyncio.to_thread(loaded.tasks.transcription, model.parts)
         steps = task.transcribe(recording, options)
         cost = task.window_tokens or 1
         return await transcribe(
-            server.engine,
+            loaded.engine,
             steps,
             model.adapters,
-            turn=lambda: server.access.admit(call.caller, model.label, cost),
+            turn=lambda: access.admit(call.caller, model.label, cost),
         )
     except DataError as error:
         raise RequestError(error.problem, place="file", hint=error.hint) from error
