@@ -44,6 +44,8 @@ EFFECTIVE_DEFAULTS = {
     "task.out_of_scope": "none",
     "task.segmentation": "inferred",
     "task.source_language": "none",
+    "task.language": "none",
+    "task.normalization": "by task and language",
     "task.target_language": "none",
     "task.image_size": "the backbone's",
     "task.vocabulary": "inferred",

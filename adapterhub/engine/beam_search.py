@@ -54,7 +54,9 @@ def search_answers(
         model,
         **sources,
         generation_config=settings,
-        logits_processor=None if rules is None else LogitsProcessorList(rules.processors),
+        logits_processor=None
+        if rules is None
+        else LogitsProcessorList(rules.processors(model.device)),
         decoder_input_ids=first,
     )
     return [_until_end(row, ends) for row in found[:, first.shape[1] :].tolist()]

@@ -1,5 +1,7 @@
 """Transcripts over HTTP, by the openai client: Whisper with and without adapters, and CTC."""
 
+import base64
+
 import numpy as np
 import openai
 import pytest
@@ -134,3 +136,41 @@ def test_invalid_requests_are_refused_with_the_reason(spoken, change, status, pr
         served.client.audio.transcriptions.create(**options)
     assert found.value.status_code == status, found.value.message
     assert problem in found.value.body["message"]
+
+
+def test_classes_of_recordings_are_served_beside_transcripts(spoken, tmp_path):
+    served, local = spoken
+    draw = torch.Generator().manual_seed(5)
+    tensors = {
+        "base_model.model.projector.weight": torch.randn(16, WIDTH, generator=draw),
+        "base_model.model.projector.bias": torch.zeros(16),
+        "base_model.model.classifier.weight": torch.randn(3, 16, generator=draw),
+        "base_model.model.classifier.bias": torch.zeros(3),
+    }
+    for layer in range(2):
+        key = f"base_model.model.encoder.layers.{layer}.self_attn.q_proj"
+        tensors[f"{key}.lora_A.weight"] = torch.randn(4, WIDTH, generator=draw)
+        tensors[f"{key}.lora_B.weight"] = torch.randn(WIDTH, 4, generator=draw)
+    weights = AdapterWeights(LoraSpec(rank=4, alpha=4.0, target_modules=("q_proj",)), tensors)
+    registry, task = served.server.registry, "audio-classification"
+    fingerprint = local.backbone.fingerprint
+    store(
+        registry,
+        tmp_path / "classes",
+        "classes",
+        weights,
+        fingerprint,
+        task=task,
+        reads={"max_seconds": 2},
+    )
+    content = tone("low", 1)
+    url = f"data:audio/wav;base64,{base64.b64encode(content).decode()}"
+    answer = served.post("/v1/classify", {"model": "classes", "input": {"audio": url}})
+    assert answer.status_code == 200, answer.text
+    loaded = local.load(read_artifact(registry.materialize(registry.resolve("classes"))), name="c")
+    (alone,) = loaded.predict([{"audio": AudioFile("x", content)}])
+    (found,) = answer.json()["data"]
+    assert found["scores"] == pytest.approx(alone["scores"], abs=1e-4)
+    create = served.client.audio.transcriptions.create
+    with pytest.raises(openai.BadRequestError, match="is for audio-classification"):
+        create(file=("x.wav", content), model="classes")

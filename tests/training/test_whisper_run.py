@@ -17,7 +17,7 @@ SECTIONS = {
     "optimizer": {"learning_rate": 0.02},
     "adapter": {"rank": 8, "alpha": 32},
 }
-SPOKEN = {"name": TASK, "language": "en", "max_seconds": SECONDS}
+SPOKEN = ("task.language=en", f"task.max_seconds={SECONDS}")
 
 
 @pytest.fixture
@@ -38,17 +38,8 @@ def data_of(file: Path) -> dict:
 def test_letters_are_learned_stored_transcribed_and_scored(tones, recipe, command, tmp_path):
     backbone = save_whisper(tmp_path / "ear")
     plain = {"name": str(backbone), "quantization": "none", "compute_dtype": "float32"}
-    path = recipe(
-        "letters",
-        backbone,
-        TASK,
-        tones,
-        data=data_of(tones),
-        **SECTIONS,
-        backbone=plain,
-        task=SPOKEN,
-    )
-    done = command("train", str(path), "--json")
+    path = recipe("letters", backbone, TASK, tones, data=data_of(tones), **SECTIONS, backbone=plain)
+    done = command("train", str(path), *SPOKEN, "--json")
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)
     metrics = result["metrics"]
@@ -99,14 +90,14 @@ def test_letters_are_learned_stored_transcribed_and_scored(tones, recipe, comman
 )
 def test_settings_that_can_not_be_used_are_refused(changes, problem, tones, recipe, tmp_path):
     backbone = save_whisper(tmp_path / "ear")
-    path = recipe("l", backbone, TASK, tones, data=data_of(tones), **SECTIONS, task=SPOKEN)
+    path = recipe("l", backbone, TASK, tones, data=data_of(tones), **SECTIONS)
     with pytest.raises(RecipeError, match=problem):
-        train(load_recipe(path, changes), output=tmp_path / "run")
+        train(load_recipe(path, [*SPOKEN, *changes]), output=tmp_path / "run")
 
 
 def test_an_english_only_whisper_does_not_translate(tones, recipe, tmp_path):
     backbone = save_whisper(tmp_path / "ear", multilingual=False)
-    task = {"name": TASK, "max_seconds": SECONDS, "speech_task": "translate"}
-    path = recipe("l", backbone, TASK, tones, data=data_of(tones), **SECTIONS, task=task)
+    path = recipe("l", backbone, TASK, tones, data=data_of(tones), **SECTIONS)
+    changes = [SPOKEN[1], "task.speech_task=translate"]
     with pytest.raises(RecipeError, match="English-only backbone does not translate"):
-        train(load_recipe(path), output=tmp_path / "run")
+        train(load_recipe(path, changes), output=tmp_path / "run")
