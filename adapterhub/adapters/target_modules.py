@@ -110,8 +110,13 @@ def is_linear_layer(module: nn.Module) -> bool:
         return True
     linear: Any = module
     weight: torch.Tensor = linear.weight
-    with torch.no_grad():
-        found = linear(torch.zeros(1, linear.in_features, dtype=weight.dtype, device=weight.device))
+    vector = torch.zeros(1, linear.in_features, dtype=weight.dtype, device=weight.device)
+    try:
+        with torch.no_grad():
+            found = linear(vector)
+    except (RuntimeError, TypeError):
+        # it takes groups of vectors, or other arguments as well
+        return False
     return isinstance(found, torch.Tensor) and tuple(found.shape) == (1, linear.out_features)
 
 

@@ -54,6 +54,7 @@ def adapter_peft_config(
     # for a task type of its own peft searches its whole model, else only the class
     prefix = "base_model." if isinstance(adapter, PrefixSpec) else "base_model.model."
     prefix = prefix if task_type else ""
+    _check_storable(heads, parts, name)
     stored = saved_module_names(model, heads.head_modules, prefix)
     if parts == "adapter_and_norms":
         stored += norm_names(heads.frozen_model)
@@ -81,6 +82,19 @@ def adapter_peft_config(
         modules_to_save=stored or None,
         revision=None,
     )
+
+
+def _check_storable(heads: HeadModel, parts: TrainableParts, name: str) -> None:
+    """Check that modules stored in full hold real numbers only, as a file of an adapter does."""
+    for path in stored_modules(heads, parts):
+        for key, tensor in heads.model.get_submodule(path).state_dict().items():
+            if not tensor.is_floating_point():
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                raise RecipeError(
+                    f"an adapter can't store {path!r} of {name!r}: its {key} is {dtype}",
+                    place="backbone.name",
+                    hint="Use another backbone for this task",
+                )
 
 
 def check_prefix_fits(kind: BackboneKind, name: str, config: Any) -> None:

@@ -117,6 +117,18 @@ class Backbone:
         return self.base_model.get_submodule("encoder") if self.transcribes else self.base_model
 
     @property
+    def token_embedding(self) -> nn.Module | None:
+        """Embedding of tokens; ``None`` where several make up one, as of characters' hashes."""
+        base_model: Any = self.base_model
+        try:
+            found: nn.Module | None = base_model.get_input_embeddings()
+        except NotImplementedError:
+            # an encoder-decoder's decoder that stands alone is inside a wrapper
+            decoder = getattr(base_model, "decoder", None)
+            return None if decoder is None else decoder.get_input_embeddings()
+        return found
+
+    @property
     def public_name(self) -> str:
         """Name that also identifies it elsewhere: the fingerprint of a local folder."""
         return self.fingerprint if self.is_local else self.name

@@ -374,18 +374,9 @@ def adapt_layers(backbone: Backbone, dtype: torch.dtype, kernel: LoraKernel) -> 
     if backbone.lm_head is not None:
         weight = getattr(backbone.lm_head, "weight", None)
         tied = next((path for path, each in found if each.weight is weight), None)
-    inputs = None if backbone.kind in MEDIA_KINDS else _input_embeddings(body)
+    inputs = None if backbone.kind in MEDIA_KINDS else backbone.token_embedding
     read = next((path for path, each in found if each is inputs), None)
     return AdaptedLayers(body, linear, embeddings, output, adapted_norms, tied, read)
-
-
-def _input_embeddings(base_model: Any) -> nn.Module | None:
-    """Return the embedding of tokens; ``None`` where several make up one, as of characters."""
-    try:
-        found: nn.Module | None = base_model.get_input_embeddings()
-    except NotImplementedError:
-        return None
-    return found
 
 
 def _scales_features(module: nn.Module) -> bool:

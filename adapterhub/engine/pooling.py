@@ -300,7 +300,7 @@ def max_length(backbone: Backbone) -> int:
     if limit <= 0:
         # XLNet has -1: positions without end
         return 2**31
-    vocabulary = backbone.base_model.get_input_embeddings()
+    vocabulary = backbone.token_embedding
     first = [
         module.padding_idx + 1
         for module in backbone.base_model.modules()

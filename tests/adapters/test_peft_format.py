@@ -12,6 +12,7 @@ from transformers import (
     LlamaForCausalLM,
     LlamaForSequenceClassification,
 )
+from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4GroupedLinear
 
 from adapterhub.adapters.artifact import read_artifact, read_peft_folder, write_artifact
 from adapterhub.adapters.manifest import BackboneRef, Manifest, Metrics
@@ -20,7 +21,7 @@ from adapterhub.adapters.peft_format import (
     peft_config,
     spec_of,
 )
-from adapterhub.adapters.target_modules import resolve_target_modules
+from adapterhub.adapters.target_modules import is_linear_layer, resolve_target_modules
 from adapterhub.adapters.tensor_checks import check_tensors_match
 from adapterhub.errors import ArtifactError, RecipeError, StrictLoadError
 from adapterhub.specs import LoraSpec, PrefixSpec, QuantizationSpec
@@ -274,6 +275,11 @@ def test_all_linear_is_the_linear_layers_of_the_body():
 def test_named_targets_are_kept_and_sorted():
     found = resolve_target_modules(backbone("TOKEN_CLS"), ("value", "query"), exclude=())
     assert found == ("query", "value")
+
+
+def test_a_layer_of_groups_of_vectors_is_no_linear_layer():
+    assert is_linear_layer(nn.Linear(8, 8))
+    assert not is_linear_layer(DeepseekV4GroupedLinear(8, 16, n_groups=4))
 
 
 class HeadWithSameNames(nn.Module):

@@ -1,6 +1,7 @@
 """Loading a backbone: kind, shared weights, types, freezing and errors."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,10 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     BertForMaskedLM,
+    BlenderbotSmallConfig,
+    BlenderbotSmallForCausalLM,
+    CanineConfig,
+    CanineModel,
     EncoderDecoderConfig,
     Speech2TextConfig,
     VisionEncoderDecoderConfig,
@@ -48,6 +53,18 @@ def test_encoder_equals_transformers(encoder):
     assert_close(ours.pooler_output, theirs.pooler_output)
     assert backbone.kind == "encoder"
     assert backbone.lm_head is None
+
+
+def test_the_token_embedding_is_found_wherever_it_is(encoder):
+    backbone = load(encoder)
+    assert backbone.token_embedding is backbone.base_model.embeddings.word_embeddings
+    with torch.device("meta"):
+        config = BlenderbotSmallConfig()
+        decoder = BlenderbotSmallForCausalLM(config).model
+        characters = CanineModel(CanineConfig())
+    alone = replace(backbone, base_model=decoder)
+    assert alone.token_embedding is decoder.decoder.embed_tokens
+    assert replace(backbone, base_model=characters).token_embedding is None
 
 
 @pytest.mark.parametrize("compute", ["bfloat16", "float32"])

@@ -6,9 +6,11 @@ from tiny_architectures import DECODERS, ENCODERS, backbone_of, tiny_backbone, t
 from torch import nn
 from transformers import AutoModel, PvtConfig
 
+from adapterhub.backbones.adapter_config import adapter_peft_config
 from adapterhub.backbones.head_model import build_head, head_config
 from adapterhub.backbones.heads import head_model_class
-from adapterhub.errors import BackboneError
+from adapterhub.errors import BackboneError, RecipeError
+from adapterhub.specs import LoraSpec
 
 LABELS = ("x", "y", "z")
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10], [11, 12, 13, 14, 15, 16]])
@@ -116,3 +118,10 @@ def test_the_number_of_labels_is_set_where_it_is_a_field_of_the_configuration():
     assert config.num_labels == 1000
     found = head_config(config, "image", ["cat", "dog", "owl"])
     assert (found.num_labels, found.id2label) == (3, {0: "cat", 1: "dog", 2: "owl"})
+
+
+def test_a_head_that_an_adapter_cannot_store_is_refused_before_training():
+    heads = build_head(tiny_backbone("bert"), "sequence", LABELS)
+    heads.model.classifier = nn.Sequential(nn.Linear(32, 3), nn.BatchNorm1d(3))
+    with pytest.raises(RecipeError, match="num_batches_tracked is int64"):
+        adapter_peft_config(heads, "encoder", "bert", "SEQ_CLS", LoraSpec(), "adapter")

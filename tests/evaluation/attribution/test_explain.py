@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from toy_fixtures import GLAD, SAD
+from toy_fixtures import GLAD, SAD, THINGS
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
@@ -146,15 +146,39 @@ def test_log_odds_are_those_of_the_softmax():
     assert torch.allclose(log_odds(logits + 7.0, 2), log_odds(logits, 2), atol=1e-6)
 
 
-def test_a_trained_prefix_can_be_explained(recipe, decoder, moods, tmp_path):
-    adapter = {"method": "prefix", "num_virtual_tokens": 4}
-    path = recipe("mood", decoder, "text-classification", moods, adapter=adapter)
+@pytest.fixture
+def words_of_mood(tmp_path):
+    """Examples whose last word is good, bad or of no mood, so that each word has its label."""
+    texts = {f"the {thing} was {word}": "glad" for thing in THINGS for word in GLAD}
+    texts |= {f"the {thing} was {word}": "sad" for thing in THINGS for word in SAD}
+    for text in ("the", "the {}", "the {} was", "{} was", "was"):
+        texts |= {text.format(thing): "none" for thing in THINGS}
+    data = tmp_path / "words.jsonl"
+    data.write_text("".join(json.dumps({"text": t, "label": m}) + "\n" for t, m in texts.items()))
+    return data
+
+
+def test_a_trained_prefix_can_be_explained(recipe, decoder, words_of_mood, tmp_path):
+    path = recipe(
+        "mood",
+        decoder,
+        "text-classification",
+        words_of_mood,
+        adapter={"method": "prefix", "num_virtual_tokens": 4},
+        optimizer={"learning_rate": 0.05},
+        train={"batch_size": 16, "epochs": 8},
+    )
     _, model, task = loaded(path, decoder, tmp_path)
-    (found,) = explain(model, task, EXAMPLE, steps=64, method="gradients")
-    assert found.gap_share < 0.01
-    (found,) = explain(model, task, EXAMPLE)
-    # a prefix of this size need not rely on the word that a person would name
-    assert "great" in [word.word for word in found.words]
+    for word, label in (("great", "glad"), ("awful", "sad")):
+        example = {"text": f"the song was {word}"}
+        (summed,) = explain(model, task, example, steps=64, method="gradients")
+        assert summed.gap_share < 0.01
+        (found,) = explain(model, task, example)
+        assert (found.answer, found.method) == (label, "ablation")
+        strongest = max(found.words, key=lambda each: each.attribution)
+        assert (strongest.word, strongest.start) == (word, 13)
+        # in log-odds: without its mood the answer is another
+        assert strongest.attribution > max(found.value, 2)
 
 
 def test_labels_that_stand_alone_have_their_own_odds(recipe, encoder, tmp_path):
