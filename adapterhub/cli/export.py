@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 #: Format of an export to the suffix of its file; a folder has none.
-FORMATS = {"tar": ".tar", "gguf": ".gguf", "ollama": "", "onnx": ""}
+FORMATS = {"tar": ".tar", "gguf": ".gguf", "ollama": "", "onnx": "", "mlflow": ""}
 
 
 def export(
@@ -48,7 +48,7 @@ def export(
         typer.Argument(help="File or folder to write; NAME-VERSION by default, - for a pipe."),
     ] = None,
     format: Annotated[
-        str, typer.Option(help="tar for a registry, gguf (llama.cpp), ollama or onnx.")
+        str, typer.Option(help="tar for a registry, gguf (llama.cpp), ollama, onnx or mlflow.")
     ] = "tar",
     merged: Annotated[
         bool, typer.Option("--merged", help="Write the whole model with the adapter merged in.")
@@ -61,12 +61,15 @@ def export(
         raise RecipeError(
             f"there is no format {format!r}", place="--format", hint=did_you_mean(format, FORMATS)
         )
-    if merged and format not in ("gguf", "ollama"):
-        raise RecipeError("is an option of gguf and ollama", place="--merged")
+    if merged and format in ("tar", "onnx"):
+        raise RecipeError("is an option of gguf, ollama and mlflow", place="--merged")
     if format == "tar":
         _export_tar(ref, file, force=force, as_json=as_json)
         return
     silence_libraries(compiler=False)
+    if format == "mlflow":
+        _log_to_mlflow(ref, file, merged=merged, as_json=as_json)
+        return
     from adapterhub.workflows.export import export_adapter
 
     found = export_adapter(
@@ -162,6 +165,23 @@ def _export_tar(ref: str, file: Path | None, *, force: bool, as_json: bool) -> N
         f"{megabytes(made.size)}, {len(made.signatures)} signatures"
     )
     output().print(f"sha256 {made.sha256}")
+
+
+def _log_to_mlflow(ref: str, file: Path | None, *, merged: bool, as_json: bool) -> None:
+    if file is not None:
+        raise RecipeError(
+            "mlflow writes no file; the store is that of MLFLOW_TRACKING_URI", place=str(file)
+        )
+    from adapterhub.workflows.export import log_to_mlflow
+
+    found = log_to_mlflow(open_registry(), ref, merged=merged)
+    print_result(
+        asdict(found),
+        f"logged {found.ref} as {found.model_uri}, registered as version {found.version} of "
+        f"{found.name}",
+        found.note,
+        as_json=as_json,
+    )
 
 
 def _dtype(name: str) -> Any:

@@ -112,11 +112,7 @@ class GgufLayout:
         return halves.transpose(1, 2).reshape(tensor.shape)
 
     def write_parameters(self, writer: gguf.GGUFWriter, name: str) -> None:
-        """Write the parameters of the architecture into a GGUF file.
-
-        Raises:
-            ArtifactError: If llama.cpp computes its positions in another way.
-        """
+        """Write the parameters of the architecture into a GGUF file."""
         config, theta = self.config, self._rope("rope_theta", 10000.0)
         writer.add_name(name)
         writer.add_context_length(config.max_position_embeddings)

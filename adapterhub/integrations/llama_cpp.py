@@ -67,7 +67,8 @@ def write_gguf_adapter(
     spec = artifact.weights.spec
     factors = _linear_factors(artifact, spec, name, tied=tied)
     layout = GgufLayout.of(config, name)
-    alpha = float(spec.alpha) if isinstance(spec, LoraSpec) else 0.0
+    # without an alpha llama.cpp scales by 1
+    alpha = float(getattr(spec, "alpha", 0.0)) or 1.0
     with _writer(path, layout) as writer:
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_name(name)
@@ -127,17 +128,16 @@ def _linear_factors(
         raise _refused(f"llama.cpp applies LoRA adapters only, this is {spec.method!r}", place)
     if spec.dora:
         raise _refused("llama.cpp has no DoRA", place)
+    if spec.target_parameters:
+        raise _refused("changes parameters of experts", place)
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in artifact.weights.tensors.items():
         match = LORA_KEY.fullmatch(key)
         if match is None or match["part"] not in ("lora_A.weight", "lora_B.weight"):
             raise _refused(f"llama.cpp's adapters have no place for {key!r}", place)
         parts.setdefault(match["module"], {})[match["part"]] = tensor
-    for module in parts:
-        if tied and module == "lm_head":
-            raise _refused("changes an output layer that is tied to the embedding", place)
-        if spec.target_parameters:
-            raise _refused("changes parameters of experts", place)
+    if tied and "lm_head" in parts:
+        raise _refused("changes an output layer that is tied to the embedding", place)
     return {
         module: (own["lora_A.weight"], own["lora_B.weight"], spec.scaling_of(module))
         for module, own in sorted(parts.items())

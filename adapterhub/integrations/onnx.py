@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +74,8 @@ def write_onnx(folder: Path, model: PreTrainedModel, backbone: Backbone, place: 
     from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
 
     try:
-        with quiet_transformers(), without_warnings():
+        # torch prints its progress to standard output, which holds the result of the command
+        with quiet_transformers(), without_warnings(), redirect_stdout(sys.stderr):
             exported = OnnxExporter().export(
                 model, _inputs(model, backbone, _TRACED), config=OnnxConfig(dynamic=True)
             )

@@ -29,6 +29,10 @@ def _compiled(pattern: str) -> str:
 Expression = Annotated[str, AfterValidator(_compiled)]
 
 
+#: Experiment trackers; each is an extra of the same name.
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
 class _Section(BaseModel):
     """A frozen section of a recipe; an unknown key is an error."""
 
@@ -249,6 +253,8 @@ class TrainSection(_Section):
         checkpoint_every: Optimizer steps between checkpoints; each evaluation where not given.
         parts: Trained parameters.
         seed: Seed of all randomness.
+        trackers: Experiment trackers that the run is reported to. They are no part of the stored
+            recipe, because they change nothing in the adapter.
     """
 
     batch_size: Count | None = None
@@ -264,6 +270,7 @@ class TrainSection(_Section):
     checkpoint_every: Count | None = None
     parts: Literal["adapter", "head", "adapter_and_norms"] = "adapter"
     seed: int = 7
+    trackers: Annotated[tuple[Tracker, ...], Field(exclude=True)] = ()
 
     @model_validator(mode="after")
     def _one_of_each(self) -> TrainSection:

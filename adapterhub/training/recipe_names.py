@@ -34,6 +34,8 @@ OTHER_NAMES = {
     "bf16": "backbone.compute_dtype",
     "task_type": "task.name",
     # transformers' TrainingArguments and trl's SFTConfig
+    "report_to": "train.trackers",
+    "log_with": "train.trackers",
     "lr": "optimizer.learning_rate",
     "learning_rate": "optimizer.learning_rate",
     "weight_decay": "optimizer.weight_decay",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.errors import TrainingError
 from adapterhub.training.curves import curve_points, read_curves
+from adapterhub.training.result_page import result_html
 from adapterhub.training.run_folder import ARTIFACT_NAME, FINISHED_NAME, LOG_NAME
 
 if TYPE_CHECKING:
@@ -108,6 +109,19 @@ class TrainResult:
     def curves(self) -> list[dict[str, Any]]:
         """Return loss and watched metric over steps, ``[{"name", "points"}]``."""
         return curve_points(read_curves(self.folder / LOG_NAME))
+
+    def _repr_html_(self) -> str:
+        """Return metrics, curves and report as a notebook shows them."""
+        digest = f"{self.digest[:19]}…, " if self.digest else ""
+        return result_html(
+            self.reference or self.folder.name,
+            f"{digest}{self.steps} steps in {self.seconds:.1f} s, {self.trained_share:.2%} of the "
+            "parameters trained",
+            self.before,
+            self.after,
+            curves=self.curves(),
+            report=self.report,
+        )
 
     def info(self) -> dict[str, float]:
         """Return the figures that vary between equal runs, and so are not in the artifact."""

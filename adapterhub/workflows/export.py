@@ -16,6 +16,7 @@ from adapterhub.integrations.llama_cpp import (
     write_gguf_adapter,
     write_gguf_model,
 )
+from adapterhub.integrations.mlflow_models import check_loggable, log_adapter, log_model
 from adapterhub.integrations.ollama import MODELFILE, write_modelfile
 from adapterhub.integrations.onnx import MODEL as ONNX_MODEL
 from adapterhub.integrations.onnx import check_exportable, write_onnx
@@ -51,6 +52,75 @@ class Exported:
     merged: bool
     size: int
     note: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedModel:
+    """A model in MLflow.
+
+    Args:
+        ref: Reference of the version.
+        digest: Its digest, which the registered version has as a tag.
+        model_uri: Address of the model.
+        name: Name of the registered model.
+        version: Number of the registered version.
+        merged: Whether it is the whole model with the adapter in its weights.
+        note: What to know of it, as a sentence.
+    """
+
+    ref: str
+    digest: str
+    model_uri: str
+    name: str
+    version: str
+    merged: bool
+    note: str
+
+
+def log_to_mlflow(registry: Registry, ref: str, *, merged: bool = False) -> LoggedModel:
+    """Log an adapter as a model of MLflow and register it, at ``MLFLOW_TRACKING_URI``.
+
+    Text generation is logged as an adapter of peft beside the folder of its backbone, other tasks
+    as a merged model.
+
+    Args:
+        registry: Registry of the adapter.
+        ref: Reference of the adapter.
+        merged: Whether to merge text generation too.
+
+    Raises:
+        NotFoundError: If there is no such version.
+        ArtifactError: If it can't be merged, or MLflow can't log it.
+        MissingExtraError: Without mlflow.
+    """
+    opened = open_to_export(registry, ref)
+    head, backbone = opened.task.head, opened.backbone
+    own = str(opened.version.ref)
+    check_loggable(head, own)
+    whole = merged or head != "causal_lm"
+    named: dict[str, Any] = {
+        "head": head,
+        "name": opened.version.name.replace("/", "-"),
+        "ref": own,
+    }
+    if whole:
+        address, number = log_model(
+            opened.merged(), backbone.preprocessor, digest=opened.version.digest, **named
+        )
+    else:
+        base, _ = load_plain_model(backbone.path, head, ())
+        address, number = log_adapter(
+            opened.artifact, base, backbone.preprocessor, backbone=backbone.path, **named
+        )
+    return LoggedModel(
+        ref=own,
+        digest=opened.version.digest,
+        model_uri=address,
+        name=named["name"],
+        version=number,
+        merged=whole,
+        note=describe_change(backbone, "float32" if whole else "its own type"),
+    )
 
 
 def export_adapter(

@@ -8,10 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from adapterhub.integrations.notebook import NotebookReporter, in_notebook
+from adapterhub.integrations.trackers import RunTrackers, check_trackers
 from adapterhub.refs import TRIAL_TAG
 from adapterhub.registry.registry import Registry
 from adapterhub.registry.version import LOCAL_KEY
 from adapterhub.training.preflight import check_recipe
+from adapterhub.training.progress import Reporters
 from adapterhub.training.recipe import Recipe
 from adapterhub.training.recipe_file import load_recipe, parse_recipe
 from adapterhub.workflows.local_files import local_files
@@ -48,7 +51,8 @@ def train_run(
         output: Run folder; ``runs/NAME`` where not given.
         resume: Whether to continue from the folder's checkpoint, if there is one, and to return
             the recorded result where this same run has finished there.
-        reporter: Receiver of progress events, beside the run's own log file.
+        reporter: Receiver of progress events, beside the run's own log file. In a notebook a bar
+            and the curves are shown where none is given.
         backbone: Loaded backbone to use; must be the one that the recipe names.
         device: Device; the first GPU where there is one, else the CPU.
         cache: Root of the backbone cache.
@@ -68,24 +72,30 @@ def train_run(
         TrainingInterrupted: after Ctrl-C or SIGTERM; call again with ``resume``.
     """
     checked = _recipe(recipe)
+    check_trackers(checked.train.trackers)
     folder = Path(output or Path("runs") / checked.name)
     data = None if start else check_recipe(checked, folder=folder, resume=resume, cache=cache)
     from adapterhub.training.train import train
     from adapterhub.workflows.run_report.report import REPORT_NAME, report_run
 
-    result = train(
-        checked,
-        output=folder,
-        resume=resume,
-        reporter=reporter,
-        backbone=backbone,
-        device=device,
-        cache=cache,
-        data=data,
-        start=start,
-        measure_energy=report is not None,
-        on_train_end=partial(report_run, options=report) if report else None,
-    )
+    if reporter is None and in_notebook():
+        reporter = NotebookReporter()
+    with RunTrackers(checked.train.trackers, checked, folder) as trackers:
+        result = train(
+            checked,
+            output=folder,
+            resume=resume,
+            reporter=Reporters([trackers] if reporter is None else [reporter, trackers]),
+            backbone=backbone,
+            device=device,
+            cache=cache,
+            data=data,
+            start=start,
+            measure_energy=report is not None,
+            on_train_end=partial(report_run, options=report) if report else None,
+        )
+        if result.evidence is not None:
+            trackers.finish(result)
     if result.evidence is None and (page := result.folder / REPORT_NAME).is_file():
         # an earlier call finished the run and wrote its report
         result = replace(result, report=page)
