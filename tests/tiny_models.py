@@ -138,6 +138,7 @@ _ALWAYS = {"pad_token_id", "bos_token_id", "eos_token_id"}
 #: Fields that transformers can't run, or shrunk ones that don't fit, as their default is.
 _NEEDED = {"attn_layer_indices": [1]}
 _NEEDED_BY: dict[str, dict[str, Any]] = {
+    "bigbird_pegasus": {"attention_type": "original_full"},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8},

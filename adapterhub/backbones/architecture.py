@@ -34,6 +34,13 @@ def read_architecture(path: Path) -> PretrainedConfig:
     config: PretrainedConfig = _read(AutoConfig, path, "the architecture is not supported")
     if getattr(config, "is_encoder_decoder", False) and not reads_audio(config):
         check_encoder_decoder(config, str(path))
+    if getattr(config, "attention_type", None) == "block_sparse":
+        raise BackboneError(
+            f"{config.model_type!r} with block-sparse attention is not supported: one short text "
+            "turns transformers' model to full attention for all later texts",
+            place=str(path),
+            hint='Set "attention_type": "original_full" in config.json',
+        )
     return config
 
 
@@ -141,6 +148,9 @@ def check_encoder_decoder(config: Any, place: str) -> None:
         problem = f"{name!r} is an encoder-decoder that does not map text to text"
     elif config.sub_configs:
         problem = f"{name!r} is an encoder-decoder of two models with a configuration each"
+    elif name == "fsmt":
+        # and its attention computes [length, batch] where all others have [batch, length]
+        problem = f"{name!r} shifts the source in place of the target in transformers' own training"
     else:
         return
     raise BackboneError(problem, place=place, hint=hint)

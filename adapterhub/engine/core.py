@@ -290,6 +290,7 @@ class EngineCore:
             frames = (sequence.target_frame, *(each.target_frame for each in lora))
             frame = next((each for each in frames if each is not None), None)
             sequence.decoder_prompt = self.padded_runner.decoder_prompt(frame)
+            sequence.rules = self.padded_runner.rules(sequence)
 
     def _check_fits(self, sequence: Sequence) -> None:
         largest, size = max(sequence.prompt), sequence.vocab_size or self._vocab_size
@@ -404,12 +405,12 @@ class EngineCore:
     def _search(
         self, group: PaddedGroup, runner: PaddedRunner
     ) -> list[tuple[Sequence, CompletionDelta]]:
-        """Search for the answers of a group by beams, all of them in one step."""
+        """Compute a token of each beam of a group; append the answers once they are found."""
         answers = runner.search(group)
-        self._num_steps += max(map(len, answers))
-        self._num_computed_tokens += sum(map(len, answers))
-        deltas = []
-        for sequence, tokens in zip(group.sequences, answers, strict=True):
+        self._num_steps += 1
+        self._num_computed_tokens += len(group.rows) * group.num_beams
+        deltas: list[tuple[Sequence, CompletionDelta]] = []
+        for sequence, tokens in answers or ():
             deltas += [(sequence, sequence.append(SampledToken(token))) for token in tokens]
             if sequence.finish_reason is None:
                 error = ComputeError("the search ended before the answer did")
@@ -438,7 +439,7 @@ def _ruled(sequences: list[Sequence], logits: Tensor) -> Tensor:
     ruled = logits.float().clone()
     for row, sequence in enumerate(sequences):
         if sequence.rules is not None:
-            tokens = [*sequence.prompt, *sequence.output_tokens]
+            tokens = [*sequence.decoder_prompt, *sequence.output_tokens]
             ids = torch.tensor([tokens], device=logits.device)
             ruled[row] = sequence.rules(ids, ruled[row : row + 1])[0]
     return ruled

@@ -220,6 +220,7 @@ def _prepare(
 
     # the settings of a checkpoint may ask for beams, sampling or another cache
     settings = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, use_cache=True)
+    settings.min_length = 0
     settings.decoder_start_token_id = start
     if mask is not None:
         given["attention_mask"] = mask

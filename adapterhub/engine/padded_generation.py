@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,8 +12,10 @@ from adapterhub.backbones.media_inputs import media_inputs
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.backbones.teacher_forcing import decoder_prompt, source_inputs
 from adapterhub.engine.adapter_slots import BASE_MODEL
-from adapterhub.engine.beam_search import search_answers
+from adapterhub.engine.answer_rules import answer_rules
+from adapterhub.engine.beam_search import BeamSearch
 from adapterhub.engine.forward_context import PaddedForwardContext, set_forward_context
+from adapterhub.engine.generation_defaults import generation_defaults, log_unused
 from adapterhub.engine.lock_step import LockStepBatch
 from adapterhub.engine.module_state import ModuleState, holds_sequences
 from adapterhub.kernels.attention.transformers_interface import own_attention
@@ -20,13 +23,13 @@ from adapterhub.tasks.source_and_target import target_frame_of
 
 if TYPE_CHECKING:
     from torch import Tensor
-
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.padded_groups import PaddedGroup
     from adapterhub.engine.prepared_adapter import VirtualTokens
     from adapterhub.engine.sequences import Sequence
     from adapterhub.tasks.base import TargetFrame
+    from adapterhub.tasks.token_rules import ProcessorRules
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,6 +59,11 @@ class PaddedRunner:
         #: whether prompts are sources, which the encoder of an encoder-decoder reads
         self.reads_sources = backbone.kind == "encoder-decoder" or backbone.transcribes
         self._frame: TargetFrame | None = None
+        if backbone.kind == "encoder-decoder":
+            defaults = generation_defaults(backbone)
+            model.generation_config = defaults.config
+            log_unused(backbone.name, defaults.unused)
+            self._frame = target_frame_of(backbone.tokenizer)
 
     def __call__(self, group: PaddedGroup) -> tuple[Tensor, int]:
         """Compute a step, the first one with all tokens of the sequences.
@@ -79,31 +87,40 @@ class PaddedRunner:
         live = [index for index, sequence in enumerate(group.rows) if sequence is not None]
         return logits if len(live) == len(logits) else logits[live], length * len(logits)
 
-    def search(self, group: PaddedGroup) -> list[list[int]]:
-        """Search for the answers of an encoder-decoder by beams.
-
-        transformers' own ``generate`` searches, the beams of a sequence side by side.
+    def search(self, group: PaddedGroup) -> list[tuple[Sequence, list[int]]] | None:
+        """Compute a token of every beam of a group whose answers are searched for.
 
         Returns:
-            Token ids of each unfinished sequence, with the end token where it has one.
+            The unfinished sequences with the token ids of their answers, with the end token where
+            they have one, or ``None`` if the search goes on.
         """
-        sequences, base_model = group.sequences, self._backbone.base_model
-        blend = sequences[0].blend or BASE_MODEL
+        base_model, first = self._backbone.base_model, group.search is None
+        blend = group.sequences[0].blend or BASE_MODEL
+        if group.search is None:
+            group.rows = [*group.sequences]
+            group.search = self._start_search(group.sequences)
         with (
             torch.no_grad(),
             own_attention(base_model),
-            self._state.of({}, first=True),
+            self._state.of(group.kept, first=first),
             blend.override(base_model),
-            set_forward_context(_context_of_rows(sequences)),
         ):
-            return search_answers(
-                self._model,
-                self._sources(sequences),
-                [each.decoder_prompt for each in sequences],
-                sequences[0].state,
-                pad_token=self._pad_token,
-                rules=sequences[0].rules,
-            )
+            answers = group.search.step()
+        if answers is None:
+            return None
+        pairs = zip(group.rows, answers, strict=True)
+        return [(sequence, tokens) for sequence, tokens in pairs if sequence is not None]
+
+    def _start_search(self, sequences: list[Sequence]) -> BeamSearch:
+        return BeamSearch(
+            self._model,
+            partial(self._sources, sequences),
+            [each.decoder_prompt for each in sequences],
+            sequences[0].state,
+            _context_of_rows(sequences),
+            pad_token=self._pad_token,
+            rules=sequences[0].rules,
+        )
 
     def _sources(self, sequences: list[Sequence]) -> dict[str, Tensor]:
         """Return what the encoder reads: recordings, or texts padded on the right."""
@@ -118,11 +135,19 @@ class PaddedRunner:
         """Return what the decoder of an encoder-decoder reads before an answer.
 
         Args:
-            frame: Special tokens around the answer; those of the backbone's tokenizer if ``None``.
+            frame: Special tokens around the answer; those of the backbone's tokenizer if ``None``,
+                or the checkpoint's first token where the tokenizer needs a language.
         """
-        if frame is None:
-            self._frame = frame = self._frame or target_frame_of(self._backbone.tokenizer)
-        return tuple(decoder_prompt(self._model, frame.before, frame.after))
+        frame = frame or self._frame
+        if frame is not None:
+            return tuple(decoder_prompt(self._model, frame.before, frame.after))
+        start = self._model.generation_config.decoder_start_token_id
+        end = self._backbone.tokenizer.eos_token_id
+        return (end if start is None else start,)
+
+    def rules(self, sequence: Sequence) -> ProcessorRules | None:
+        """Return the rules of the checkpoint for the tokens of an answer."""
+        return answer_rules(self._model, sequence)
 
     def equal_lengths(self) -> bool:
         """Return whether sequences of equal length do not change each other in a batch.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from collections.abc import Sequence as SequenceOf
 
+    from adapterhub.engine.beam_search import BeamSearch
     from adapterhub.engine.lock_step import LockStepBatch
     from adapterhub.engine.module_state import KeptState
     from adapterhub.engine.sequences import Sequence
@@ -28,6 +29,8 @@ class PaddedGroup:
     batch: LockStepBatch | None = None
     #: what modules keep for the group outside of the cache
     kept: KeptState = field(default_factory=dict)
+    #: set by the first step of a search
+    search: BeamSearch | None = None
 
     @property
     def sequences(self) -> list[Sequence]:
@@ -35,9 +38,14 @@ class PaddedGroup:
         return [sequence for sequence in self.rows if sequence is not None]
 
     @property
+    def num_beams(self) -> int:
+        """Number of beams of each sequence."""
+        return self.sequences[0].state.params.num_beams or 1
+
+    @property
     def searches(self) -> bool:
         """Whether the answers are searched for by beams."""
-        return self.sequences[0].state.params.num_beams > 1
+        return self.num_beams > 1
 
     @property
     def reserved_tokens(self) -> int:
@@ -45,10 +53,9 @@ class PaddedGroup:
         length = max(sequence.length for sequence in self.sequences)
         if self.batch is not None:
             length = max(length, self.batch.length)
-        beams = self.sequences[0].state.params.num_beams
         length += max(sequence.num_source_positions for sequence in self.sequences)
         longest = length + max(_remaining(each) for each in self.sequences)
-        return len(self.rows) * beams * longest
+        return len(self.rows) * self.num_beams * longest
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +158,7 @@ def _advance_together(first: Sequence, other: Sequence) -> bool:
     """Return whether two sequences are at the same position of a decoder and search alike."""
     if len(first.decoder_prompt) != len(other.decoder_prompt):
         return False
-    if max(first.state.params.num_beams, other.state.params.num_beams) == 1:
+    if all((each.state.params.num_beams or 1) == 1 for each in (first, other)):
         return True
     # a search has one length, one set of end tokens and one set of rules
     return (

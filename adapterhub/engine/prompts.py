@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.engine.constraints import ConstraintCompiler
 from adapterhub.engine.detokenizer import IncrementalDetokenizer
+from adapterhub.engine.generation_defaults import generation_defaults
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.errors import RequestError
 from adapterhub.tasks.table import reads
@@ -70,6 +71,8 @@ class PromptProcessor:
         self._name = PurePath(backbone.name).name if isabs(backbone.name) else backbone.name
         self.vocab_size = _vocab_size(backbone)
         self._reads_source = backbone.kind == "encoder-decoder"
+        #: of an encoder-decoder's checkpoint
+        self.defaults = generation_defaults(backbone) if self._reads_source else None
         self.end_ids = _end_ids(backbone)
         self._compiler: ConstraintCompiler | None = None
         self._lock, self._compiling = Lock(), Lock()
@@ -89,6 +92,8 @@ class PromptProcessor:
                 those of the request's adapter.
         """
         self._check_beams(params)
+        if self.defaults is not None:
+            params = self.defaults.complete(params)
         tokens = self._tokens(prompt)
         detokenizers = tuple(
             IncrementalDetokenizer(self._tokenizer, params.stop, min_tokens=params.min_tokens)
@@ -100,7 +105,7 @@ class PromptProcessor:
         )
 
     def _check_beams(self, params: SamplingParams) -> None:
-        if params.num_beams > 1 and not self._reads_source:
+        if (params.num_beams or 1) > 1 and not self._reads_source:
             raise RequestError(
                 "beams are for backbones with an encoder and a decoder",
                 place="num_beams",

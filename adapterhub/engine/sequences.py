@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from adapterhub.engine.prompts import PreparedPrompt
     from adapterhub.engine.sampling.sampler import SampledToken, TokenLogprobs
     from adapterhub.tasks.base import TargetFrame
-    from adapterhub.tasks.token_rules import TokenRules
+    from adapterhub.tasks.token_rules import ProcessorRules, TokenRules
 
 #: Takes the place of a token id for the virtual tokens of a prefix.
 VIRTUAL = 0xFFFFFFFF
@@ -46,7 +46,7 @@ class Sequence:
             them.
         media: Returns what the encoder of a model of recordings reads; the prompt is its decoder's.
         num_source_positions: Number of positions of that encoder, which the decoder attends to.
-        rules: Excludes tokens that may not come next.
+        rules: Excludes tokens that may not come next; of a text's checkpoint, set by validation.
     """
 
     number: int
@@ -59,7 +59,7 @@ class Sequence:
     target_frame: TargetFrame | None = None
     media: Callable[[], Tensor] | None = None
     num_source_positions: int = 0
-    rules: TokenRules | None = None
+    rules: TokenRules | ProcessorRules | None = None
     #: texts of the deltas so far
     texts: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)

@@ -105,7 +105,8 @@ class TaskOptions(BaseModel):
         source_language: Language of the source, as the tokenizer of a multilingual encoder-decoder
             names it (``en_XX``, ``eng_Latn``).
         target_language: Language of the target, likewise.
-        num_beams: Beams of an encoder-decoder's generation; 1 takes the likeliest token each time.
+        num_beams: Beams of an encoder-decoder's generation; 1 takes the likeliest token each time,
+            ``None`` the backbone's own number.
         image_size: Side in pixels that images are resized to; the backbone's own where not given.
         max_seconds: Longest part of a recording that is read, in seconds.
         vocabulary: Characters of transcripts. Training takes those of its examples where it is not
@@ -140,7 +141,7 @@ class TaskOptions(BaseModel):
     segmentation: Segmentation | None = None
     source_language: str | None = None
     target_language: str | None = None
-    num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] = 1
+    num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = None
     image_size: Annotated[int, Field(ge=1, le=2048)] | None = None
     max_seconds: Annotated[float, Field(gt=0.0, le=120.0)] = 30.0
     vocabulary: str | None = None

@@ -52,7 +52,7 @@ class ConversationTask(GeneratingTask):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, options: TaskOptions) -> None:
         """Set up the task with a fast tokenizer that has a chat template."""
         super().__init__(tokenizer, options)
-        if options.num_beams > 1:
+        if (options.num_beams or 1) > 1:
             raise RecipeError(
                 "beams are for backbones with an encoder and a decoder",
                 place="task.num_beams",

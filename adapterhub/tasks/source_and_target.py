@@ -146,16 +146,16 @@ def source_and_target_task(
     return SourceAndTargetTask(instruction_format(name, options), tokenizer, options)
 
 
-def target_frame_of(tokenizer: PreTrainedTokenizerBase) -> TargetFrame:
+def target_frame_of(tokenizer: PreTrainedTokenizerBase) -> TargetFrame | None:
     """Return the special tokens around a target, in the language that the tokenizer is set to.
 
-    A tokenizer that can't write a target without a language has none.
+    Returns:
+        ``None`` for a tokenizer that can't write a target without a language.
     """
     try:
         return _target_frame(deepcopy(tokenizer))
     except (KeyError, TypeError, ValueError):
-        end = tokenizer.eos_token_id
-        return TargetFrame((), () if end is None else (end,))
+        return None
 
 
 def _with_languages(

@@ -15,7 +15,7 @@ from transformers.generation.logits_process import (
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, LogitsProcessorList
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,26 @@ class TokenRules:
         for processor in self.processors(logits.device):
             logits = processor(ids, logits)
         return logits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProcessorRules:
+    """Rules of a checkpoint, which transformers made processors of.
+
+    Args:
+        found: The processors, in the order in which transformers applies them.
+    """
+
+    found: LogitsProcessorList
+
+    def processors(self, device: torch.device) -> list[LogitsProcessor]:
+        """Return the processors."""
+        return list(self.found)
+
+    def __call__(self, ids: Tensor, logits: Tensor) -> Tensor:
+        """Return the logits as the processors leave them; see ``TokenRules``."""
+        found: Any = self.found(ids, logits)
+        return found
 
 
 class _OnlyTokens(LogitsProcessor):

@@ -70,7 +70,7 @@ class WhisperRecognition(GeneratingTask):
             raise RecipeError(error.problem, place=f"task.{place}", hint=error.hint) from None
         extractor: Any = processor.feature_extractor
         self._loader = AudioLoader(extractor, options.max_seconds)
-        self._windows = WhisperWindows(prompts, extractor, num_beams=options.num_beams)
+        self._windows = WhisperWindows(prompts, extractor, num_beams=options.num_beams or 1)
         self._normalization = options.normalization or (
             "english" if self.language == "en" else "basic"
         )

@@ -13,11 +13,13 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     BertForMaskedLM,
+    BigBirdPegasusConfig,
     BlenderbotSmallConfig,
     BlenderbotSmallForCausalLM,
     CanineConfig,
     CanineModel,
     EncoderDecoderConfig,
+    FSMTConfig,
     Speech2TextConfig,
     VisionEncoderDecoderConfig,
     ViTConfig,
@@ -205,6 +207,8 @@ def test_code_in_a_backbone_folder_is_never_run(decoder):
             ),
             "does not map text to text",
         ),
+        (FSMTConfig(), "'fsmt' shifts the source in place of the target"),
+        (BigBirdPegasusConfig(), "block-sparse attention is not supported: .*original_full"),
     ],
 )
 def test_encoder_decoders_of_other_inputs_are_refused(tmp_path, config, problem):

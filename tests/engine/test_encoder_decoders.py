@@ -155,7 +155,7 @@ def test_beams_and_greedy_requests_run_side_by_side(engine, folder, peers):
     for at, output in enumerate(outputs):
         own = params[at]
         wanted = expected(
-            peers, folder, NAMES[at], SOURCES[at], own.max_tokens, num_beams=own.num_beams
+            peers, folder, NAMES[at], SOURCES[at], own.max_tokens, num_beams=own.num_beams or 1
         )
         assert tokens_of([output]) == [wanted]
     assert engine.core.stats().running == 0
@@ -232,3 +232,20 @@ def test_beams_on_a_decoder_are_refused(decoder):
             engine.add([5, 6, 7], None, greedy(4, num_beams=2))
     finally:
         engine.close()
+
+
+def test_a_search_lets_other_requests_advance_and_can_be_cancelled(engine, folder, peers):
+    search = engine.add(SOURCES[1], "cross", greedy(12, num_beams=4))
+    dropped = engine.add(SOURCES[3], "encoder", greedy(12, num_beams=2))
+    engine.step()
+    short = engine.add(SOURCES[0], "self", greedy(3))
+    while not short.finished:
+        engine.step()
+    assert not search.finished
+    engine.cancel(dropped)
+    while engine.busy:
+        engine.step()
+    assert tokens_of([short.output()]) == [expected(peers, folder, "self", SOURCES[0], 3)]
+    found = expected(peers, folder, "cross", SOURCES[1], 12, num_beams=4)
+    assert tokens_of([search.output()]) == [found]
+    assert dropped.output().outputs[0].finish_reason == "cancelled"

@@ -50,9 +50,10 @@ class SamplingParams:
         json_schema: JSON schema of the answer; a mapping is stored as text.
         regex: Regular expression that the whole answer matches.
         num_beams: Beams of an encoder-decoder's search for the likeliest answer, as in
-            transformers; 1 for none. A search needs temperature 0.
+            transformers; 1 for none. A search needs temperature 0. ``None`` takes the
+            backbone's own number where the request allows a search.
         length_penalty: Exponent of the length that the score of a beam is divided by; above 0
-            longer answers are preferred.
+            longer answers are preferred. ``None`` takes the backbone's own.
 
     Raises:
         RequestError: If a value is out of range or two of them exclude each other.
@@ -75,8 +76,8 @@ class SamplingParams:
     logprobs: int | None = None
     json_schema: Mapping[str, Any] | str | None = None
     regex: str | None = None
-    num_beams: int = 1
-    length_penalty: float = 1.0
+    num_beams: int | None = None
+    length_penalty: float | None = None
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -114,7 +115,8 @@ class SamplingParams:
         _number("top_p", self.top_p, 0, 1, above=True)
         _number("min_p", self.min_p, 0, 1)
         _number("repetition_penalty", self.repetition_penalty, MIN_REPETITION, MAX_REPETITION)
-        _number("length_penalty", self.length_penalty, -10, 10)
+        if self.length_penalty is not None:
+            _number("length_penalty", self.length_penalty, -10, 10)
         _number("presence_penalty", self.presence_penalty, -2, 2)
         _number("frequency_penalty", self.frequency_penalty, -2, 2)
 
@@ -123,7 +125,8 @@ class SamplingParams:
         _count("max_tokens", self.max_tokens, 1)
         _count("min_tokens", self.min_tokens, 0)
         _count("n", self.n, 1, MAX_ANSWERS)
-        _count("num_beams", self.num_beams, 1, MAX_BEAMS)
+        if self.num_beams is not None:
+            _count("num_beams", self.num_beams, 1, MAX_BEAMS)
         if self.seed is not None:
             _count("seed", self.seed, 0, _UINT64 - 1)
         if self.logprobs is not None:
@@ -157,7 +160,7 @@ class SamplingParams:
         kind = "json_schema" if self.regex is None else "regex"
         if self.constrained and self.min_tokens:
             raise _exclude(self, "min_tokens", kind, "A constrained text ends where it is complete")
-        if self.num_beams > 1:
+        if (self.num_beams or 1) > 1:
             self._check_beams()
         if self.constrained and self.ignore_eos:
             raise _exclude(self, "ignore_eos", kind, "A constrained text ends where it is complete")
@@ -168,7 +171,7 @@ class SamplingParams:
             raise _exclude(self, "num_beams", "temperature", "Set temperature to 0")
         names = ("repetition_penalty", "presence_penalty", "frequency_penalty", "stop", "logprobs")
         defaults = SamplingParams()
-        for name in (*names, "json_schema", "regex"):
+        for name in (*names, "json_schema", "regex", "ignore_eos"):
             if getattr(self, name) != getattr(defaults, name):
                 raise _exclude(self, "num_beams", name, f"Remove {name}, or set num_beams to 1")
 

@@ -139,9 +139,11 @@ def _prepare_prompt(
     loaded: LoadedBackbone, body: CompletionRequest, tokens: tuple[int, ...]
 ) -> PreparedPrompt:
     room = max_tokens_for(loaded, len(tokens), body.max_tokens)
-    max_tokens = body.max_tokens or min(room, DEFAULT_COMPLETION_TOKENS)
+    processor = loaded.engine.prompt_processor
+    longest = processor.defaults.max_tokens if processor.defaults is not None else None
+    max_tokens = body.max_tokens or min(room, longest or DEFAULT_COMPLETION_TOKENS)
     params = sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs)
-    return loaded.engine.prompt_processor.prepare(tokens, params)
+    return processor.prepare(tokens, params)
 
 
 def _prompts(given: str | Sequence[str | int | list[int]]) -> list[str | list[int]]:
