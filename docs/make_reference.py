@@ -48,6 +48,7 @@ EFFECTIVE_DEFAULTS = {
     "task.normalization": "by task and language",
     "task.target_language": "none",
     "task.image_size": "the backbone's",
+    "task.num_beams": "the backbone's",
     "task.vocabulary": "inferred",
     "data.validation": "held out",
     "data.test": "none",

@@ -23,6 +23,7 @@ from adapterhub.tasks.source_and_target import target_frame_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
     from adapterhub.backbones.backbone import Backbone
     from adapterhub.engine.adapter_manager import AdapterManager
     from adapterhub.engine.padded_groups import PaddedGroup

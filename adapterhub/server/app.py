@@ -51,7 +51,7 @@ _BASE_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
 )
 _POLICY = (
-    _BASE_POLICY + "style-src 'self'; img-src 'self'; "
+    _BASE_POLICY + "style-src 'self'; img-src 'self'; media-src blob:; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 _DOCS_POLICY = _BASE_POLICY + "style-src 'self' 'unsafe-inline'; img-src 'self' data:"

@@ -21,6 +21,11 @@ export async function post(path, body, { signal } = {}) {
   return (await send(path, { method: "POST", body: JSON.stringify(body), signal })).json();
 }
 
+/** Send a form, such as one with a file. */
+export async function postForm(path, form, { signal } = {}) {
+  return (await send(path, { method: "POST", body: form, signal })).json();
+}
+
 /**
  * Send a request whose response is a stream of server-sent events.
  * @returns {Promise<{digest: string, chunks: AsyncGenerator<Object>}>}
@@ -52,7 +57,8 @@ async function* chunks(response) {
 
 async function send(path, options) {
   const headers = { Accept: "application/json" };
-  if (options.body) headers["Content-Type"] = "application/json";
+  // the browser writes the header of a form itself
+  if (typeof options.body === "string") headers["Content-Type"] = "application/json";
   const secret = key();
   if (secret) headers.Authorization = `Bearer ${secret}`;
   let response;

@@ -1,6 +1,7 @@
 // Entry point: the views, the address, the API key and the connection.
 
 import { makeAdapters } from "./adapters.js";
+import { makeAudio } from "./audio.js";
 import { byId, refill } from "./dom.js";
 import { errorNotice } from "./notices.js";
 import { bindKeyDialog } from "./key.js";
@@ -17,6 +18,7 @@ const views = {
   adapters: makeAdapters(store),
   playground: makePlayground(store),
   label: makeLabel(store),
+  audio: makeAudio(store),
   live: makeLive(store),
   report: makeReport(store),
 };

@@ -6,14 +6,21 @@ const TOKEN_CLASSIFICATION = "token-classification";
 const QUESTION_ANSWERING = "question-answering";
 const TEXT_CLASSIFICATION = "text-classification";
 // tasks with heads that have no view of their own
-const OTHER_HEADS = new Set(["relation-extraction", "ranking"]);
+const AUDIO_CLASSIFICATION = "audio-classification";
+const SPEECH_RECOGNITION = "speech-recognition";
+const OTHER_HEADS = new Set(["relation-extraction", "ranking", AUDIO_CLASSIFICATION, SPEECH_RECOGNITION]);
 const IMAGE_CLASSIFICATION = "image-classification";
+// kinds of backbones that generate no text
+const SILENT_KINDS = new Set(["encoder", "vision", "audio"]);
 
 export class Store extends EventTarget {
   me = null;
   backbone = null;
   /** Whether the backbone generates text. */
   generates = true;
+  /** Whether a backbone reads recordings, and the one that writes transcripts without an adapter. */
+  readsAudio = false;
+  transcriber = null;
   adapters = [];
   error = null;
   loaded = false;
@@ -34,7 +41,10 @@ export class Store extends EventTarget {
       this.adapters = adapters.data;
       const base = backboneOf(models.data);
       this.backbone = base?.id ?? null;
-      this.generates = base?.kind !== "encoder" && base?.kind !== "vision";
+      this.generates = !SILENT_KINDS.has(base?.kind);
+      const audio = models.data.find((model) => !model.parent && model.kind === "audio");
+      this.readsAudio = Boolean(audio);
+      this.transcriber = audio?.transcribes ? audio.id : null;
       this.error = null;
       this.loaded = true;
     } catch (error) {
@@ -45,7 +55,7 @@ export class Store extends EventTarget {
   }
 }
 
-const NOTHING = { me: null, backbone: null, generates: true, adapters: [], loaded: false };
+const NOTHING = { me: null, backbone: null, generates: true, readsAudio: false, transcriber: null, adapters: [], loaded: false };
 
 export function tags(adapter) {
   return adapter.task === TOKEN_CLASSIFICATION;
@@ -58,6 +68,14 @@ export function classifies(adapter) {
 /** Whether an adapter reads images, as do the backbone and all of its adapters then. */
 export function readsImages(adapter) {
   return adapter.task === IMAGE_CLASSIFICATION;
+}
+
+export function classifiesAudio(adapter) {
+  return adapter.task === AUDIO_CLASSIFICATION;
+}
+
+export function transcribes(adapter) {
+  return adapter.task === SPEECH_RECOGNITION;
 }
 
 export function answers(adapter) {

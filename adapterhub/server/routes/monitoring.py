@@ -152,6 +152,7 @@ def _backbone_entry(served: ServedBackbone) -> dict[str, Any]:
     return {
         **_model_entry(served.name, served, is_adapter=False),
         "kind": facts.kind,
+        "transcribes": facts.kind == "audio" and facts.generates,
         "forward_paths": dict(facts.forward_paths),
         "state": served.state,
         "load_seconds": served.load_seconds,

@@ -1,14 +1,8 @@
 """A real browser without a window, and a server for it."""
 
-import os
-import shutil
-
 import pytest
 from page_api import Api, serving
-from page_browser import Page, start
-
-BROWSER = os.environ.get("ADAPTERHUB_TEST_BROWSER") or shutil.which("chromium")
-DRIVER = shutil.which("chromedriver")
+from page_browser import BROWSER, DRIVER, Page, start
 
 
 @pytest.fixture(scope="session")

@@ -86,6 +86,7 @@ class Api:
         spans: Spans that taggers find.
         kind: Kind of the backbone.
         answer: Answer that is found in a context.
+        segments: Segments of transcripts, which the base model writes if there are any.
     """
 
     role: str = "manage"
@@ -97,6 +98,7 @@ class Api:
     endless: bool = False
     pause: float = 0.0
     spans: list = field(default_factory=list)
+    segments: list = field(default_factory=list)
     kind: str = "decoder"
     answer: str | None = None
     scores: dict = field(default_factory=lambda: {"billing": 0.91, "delivery": 0.06, "other": 0.03})
@@ -140,7 +142,9 @@ def make_app(api):
     def authorized(handler, role="use"):
         async def answer(request):
             path = request.url.path
-            body = json.loads(await request.body() or b"null")
+            raw = await request.body()
+            form = request.headers.get("content-type", "").startswith("multipart/form-data")
+            body = raw if form else json.loads(raw or b"null")
             if request.method == "POST":
                 api.calls.append((path, body))
             if api.key and request.headers.get("authorization") != f"Bearer {api.key}":
@@ -160,7 +164,7 @@ def make_app(api):
         listed = [{"id": each["ref"], "object": "model", "parent": BACKBONE}
                   for each in api.adapters]  # fmt: skip
         base = {"id": BACKBONE, "object": "model", "parent": None, "root": BACKBONE,
-                "kind": api.kind}  # fmt: skip
+                "kind": api.kind, "transcribes": bool(api.segments)}  # fmt: skip
         return respond({"object": "list", "data": [base, *listed]})
 
     async def adapters(_request, _body):
@@ -203,6 +207,10 @@ def make_app(api):
         return respond(task_response(body, {"label": best, "score": api.scores[best],
                                         "scores": api.scores}))  # fmt: skip
 
+    async def transcribe(_request, _body):
+        text = "".join(each["text"] for each in api.segments)
+        return respond({"text": text, "language": "zh", "segments": api.segments})
+
     async def tag(_request, body):
         text = body["items"][0]["input"]
         # sliced by Python, which checks the offsets of the page
@@ -244,6 +252,7 @@ def make_app(api):
             post("/v1/adapters/pin", pin, "manage"),
             post("/v1/adapters/alias", alias, "manage"),
             post("/v1/classify", classify),
+            post("/v1/audio/transcriptions", transcribe),
             post("/v1/tag", tag),
             post("/v1/answer", answer),
             post("/v1/completions", generate),

@@ -1,23 +1,28 @@
 """The page in Chromium, for its tests and the screenshots of the documentation."""
 
+import os
+import shutil
 import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
+BROWSER = os.environ.get("ADAPTERHUB_TEST_BROWSER") or shutil.which("chromium")
+DRIVER = shutil.which("chromedriver")
 WAIT_S = 10
 DESK = (1280, 860)
 PHONE = (360, 740)
 
 
-def start(browser, driver):
-    """Start Chromium with a log of the errors of its pages."""
+def start(browser, driver, *flags):
+    """Start Chromium with a log of the errors of its pages, and with further flags."""
     from selenium.webdriver import Chrome, ChromeOptions
     from selenium.webdriver.chrome.service import Service
 
     options = ChromeOptions()
     options.binary_location = browser
     for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu",
-                 "--force-device-scale-factor=1", "--hide-scrollbars", "--lang=en"):  # fmt: skip
+                 "--force-device-scale-factor=1", "--hide-scrollbars", "--lang=en",
+                 *flags):  # fmt: skip
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return Chrome(options=options, service=Service(driver))

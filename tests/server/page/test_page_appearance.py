@@ -5,7 +5,7 @@ from page_browser import DESK, PHONE
 from test_page_labels import TEXT, label, span
 from test_page_playground import answer, open_with
 
-VIEWS = ("adapters", "playground", "label", "live", "report?ref=topics@1")
+VIEWS = ("adapters", "playground", "label", "audio", "live", "report?ref=topics@1")
 REPORT = {
     "curves": [{"name": "train loss", "points": [[1, 2.0], [2, 1.0]]}],
     "before": {"accuracy": 0.2},
