@@ -128,7 +128,10 @@ class PaddedRunner:
         found = [each.media() for each in sequences if each.media is not None]
         if found:
             dtype = torch_dtype(self._backbone.quantization.compute_dtype)
-            return media_inputs(self._model, [each.to(self._model.device, dtype) for each in found])
+            media = [each.to(self._model.device, dtype) for each in found]
+            # transformers warns of a batch without a mask
+            mask = torch.ones(len(media), media[0].shape[-1], device=self._model.device)
+            return {"attention_mask": mask.long()} | media_inputs(self._model, media)
         prompts = [each.prompt for each in sequences]
         return source_inputs(prompts, self._pad_token, self._model.device)
 

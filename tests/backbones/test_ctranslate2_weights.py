@@ -179,10 +179,10 @@ def test_a_catalog_entry_is_converted_once_to_an_audio_backbone(
     assert folder.name.endswith(f"-{CONVERSION}")
     plain = QuantizationSpec("none", "float32")
     backbone = load_backbone("tiny-whisper", plain, cache=tmp_path / "cache")
-    assert (backbone.kind, type(backbone.base_model).__name__) == ("audio", "WhisperEncoder")
+    assert (backbone.kind, type(backbone.base_model).__name__) == ("audio", "WhisperModel")
     features = torch.randn(1, 8, 40)
     with torch.no_grad():
-        found = backbone.base_model(features).last_hidden_state
+        found = backbone.classified_model(features).last_hidden_state
         expected = model.model.encoder(features).last_hidden_state
     # read in float16, the type of real files
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-3)
