@@ -27,6 +27,7 @@ from adapterhub.tasks.table import TaskEntry, build_task, served_by
 PACKAGE = Path(adapterhub.__file__).parent
 #: Concrete tasks, whose classes nothing outside of their package may ask for.
 TASK_CLASSES = {
+    "AudioClassification",
     "ClassTask",
     "Dialogue",
     "GeneratingTask",
@@ -37,9 +38,12 @@ TASK_CLASSES = {
     "Ranking",
     "RelationExtraction",
     "SingleLabelTask",
+    "SourceAndTargetTask",
+    "SpeechRecognition",
     "TextClassification",
     "TokenClassification",
     "UnsplitTask",
+    "WhisperRecognition",
 }
 
 
