@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapterhub.data.class_names import named_classes
 from adapterhub.data.dataset import Dataset
+from adapterhub.data.files import check_size
 from adapterhub.errors import DataError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def read_parquet(file: DataFile) -> Dataset:
     """Return the examples of a Parquet file as plain Python values, with the names of classes.
 
     Raises:
-        DataError: when it is not a Parquet file or damaged.
+        DataError: when it is not a Parquet file or damaged, or holds too many bytes of images.
     """
     from pyarrow.parquet import ParquetFile
 
@@ -36,6 +37,11 @@ def read_parquet(file: DataFile) -> Dataset:
         source: Any = io.BytesIO(file.read()) if packed else file.path
         with ParquetFile(source) as table:
             metadata = table.schema_arrow.metadata or {}
+            if any("binary" in str(field.type) for field in table.schema_arrow):
+                # bytes, as of images, stay in memory
+                groups = range(table.metadata.num_row_groups)
+                size = sum(table.metadata.row_group(at).total_byte_size for at in groups)
+                check_size(size, file.origin)
             batches = table.iter_batches(batch_size=_BATCH)
             return _dataset(batches, metadata.get(b"huggingface"), file.origin)
 

@@ -18,6 +18,10 @@ FileFormat = Literal[
 ]
 
 
+#: Notes that several files together have at most.
+_SHOWN_NOTES = 20
+
+
 @dataclass(frozen=True, slots=True)
 class HubSource:
     """A split of a data set on the Hugging Face Hub; only a commit as revision never changes."""
@@ -145,6 +149,9 @@ def concatenate(*parts: Dataset) -> Dataset:
         names += each.names or (each.name,)
     origins = list(dict.fromkeys(each.origin for each in parts))
     first, *rest = origins
+    notes = list(dict.fromkeys(note for each in parts for note in each.notes))
+    if len(notes) > _SHOWN_NOTES:
+        notes[_SHOWN_NOTES:] = [f"and {len(notes) - _SHOWN_NOTES} more notes, of other files"]
     more = f" and {len(rest)} more" if len(rest) > 1 else "".join(f" + {each}" for each in rest)
     return Dataset(
         origin=f"{first}{more}",
@@ -153,7 +160,7 @@ def concatenate(*parts: Dataset) -> Dataset:
         # 0 where a source has no lines
         lines=array("q", chain.from_iterable(each.lines or [0] * len(each) for each in parts)),
         untyped=any(each.untyped for each in parts),
-        notes=tuple(dict.fromkeys(note for each in parts for note in each.notes)),
+        notes=tuple(notes),
         names=tuple(names),
         name_indices=indices,
     )

@@ -55,15 +55,17 @@ def json_document(lines: Iterable[str], origin: str) -> tuple[Numbered, dict[str
         DataError: naming the line at fault.
     """
     text = _joined(lines, origin)
+    if text.lstrip().startswith("["):
+        return _items(text, origin), None
     if not text.lstrip().startswith("{"):
-        return json_examples(text.splitlines(keepends=True), origin), None
+        return _lines(text.split("\n"), origin), None
     try:
-        _DECODER.raw_decode(text, _start(text, 0))
+        whole, end = _DECODER.raw_decode(text, _start(text, 0))
     except (ValueError, RecursionError) as error:
         raise _syntax(error, text, origin, 0) from error
-    whole, end = _DECODER.raw_decode(text, _start(text, 0))
     if text[end:].strip():
         return _lines(text.split("\n"), origin), None
+    _check_characters(text, whole, origin)
     lists = [key for key, value in whole.items() if _is_list_of_objects(value)]
     if len(lists) == 1:
         return ((0, example) for example in whole[lists[0]]), None
