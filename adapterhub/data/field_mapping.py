@@ -9,7 +9,7 @@ from adapterhub.data.media import MediaFile
 from adapterhub.errors import DataError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from adapterhub.data.dataset import Dataset
 
@@ -23,6 +23,7 @@ def map_fields(
     *,
     required: Sequence[str],
     optional: Sequence[str] = (),
+    check: Callable[[dict[str, Any], int], None] | None = None,
 ) -> Dataset:
     """Return the examples with nothing but the task's fields, by their names.
 
@@ -31,6 +32,7 @@ def map_fields(
         mapping: Task field to column, where they differ.
         required: Fields that every example must have.
         optional: Further fields of an example.
+        check: Called with each example under the task's names and its index.
 
     Raises:
         RecipeError: for a field in ``mapping`` that the task does not have.
@@ -47,11 +49,14 @@ def map_fields(
             )
         if field in optional:
             _check_column(dataset, field, mapping[field])
-    return dataset.map(
-        lambda example, index: _map_example(
-            example, dataset.place(index), mapping, required, optional
-        )
-    )
+
+    def change(example: dict[str, Any], index: int) -> dict[str, Any]:
+        found = _map_example(example, dataset.place(index), mapping, required, optional)
+        if check is not None:
+            check(found, index)
+        return found
+
+    return dataset.map(change)
 
 
 def _check_column(dataset: Dataset, field: str, column: str) -> None:

@@ -63,16 +63,21 @@ class StoredExamples(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | Sequence[Example]:
         if isinstance(index, slice):
             return StoredExamples(self._records, self._indices[index])
-        example: Example = json.loads(self._records[self._indices[index]])
-        return example
+        return _decoded(self._records[self._indices[index]])
 
     def __iter__(self) -> Iterator[Example]:
         for index in self._indices:
-            yield json.loads(self._records[index])
+            yield _decoded(self._records[index])
 
     def select(self, indices: Sequence[int]) -> StoredExamples:
         """Return the examples at ``indices``, in that order, from the same file."""
         return StoredExamples(self._records, array("q", (self._indices[i] for i in indices)))
+
+
+def _decoded(record: bytes) -> Example:
+    # of bytes, json would look for the encoding each time
+    example: Example = json.loads(record.decode())
+    return example
 
 
 def store(examples: Iterable[Example]) -> Sequence[Example]:

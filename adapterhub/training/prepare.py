@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,33 +175,40 @@ def load_examples(section: DataSection, task: str, where: Paths) -> Dataset:
 def _load_source(section: DataSection, task: str, origin: FileSource | HubSource) -> Dataset:
     required, optional = fields_of(task)
     source = in_task_fields(read_examples(origin), section, task)
-    examples = map_fields(source, section.fields, required=required, optional=optional)
-    for index, example in enumerate(examples.examples):
-        missing = missing_fields(task, example)
-        if missing:
-            # one of several sets of fields; the others were checked while mapping
-            mapping = {name: section.fields[name] for name in missing if name in section.fields}
-            try:
-                map_fields(source.select([index]), mapping, required=missing, optional=())
-            except DataError as error:
-                error.hint = f"{error.hint}. The task takes {_alternatives(task)}"
-                raise
     entry = entry_of(task)
-    for index, example in enumerate(examples.examples):
-        number = examples.numbers[index]
-        with _located(examples, index, number):
+
+    def check(example: dict[str, Any], index: int) -> None:
+        if missing := missing_fields(task, example):
+            raise _missing_fields(section, task, source, index, missing)
+        number = source.numbers[index]
+        with _located(source, index, number):
             entry.check_example(example, number)
+
+    examples = map_fields(source, section.fields, required=required, optional=optional, check=check)
     label, media = entry.label_field, entry.media_field
     if label:
         examples = clean_labels(examples, label, tagged=label == "tags")
-    unused = unused_keys(examples.examples)
+    unused = unused_keys(examples.examples) if "messages" in optional else []
     if unused:
-        note = f"{examples.name}: keys of messages that are not used: {', '.join(unused)}"
-        examples = replace(examples, notes=(*examples.notes, note))
+        names = ", ".join(unused)
+        examples = examples.noting(f"{examples.name}: keys of messages that are not used: {names}")
     if not media:
         return examples
     beside = Path(origin.path).expanduser() if isinstance(origin, FileSource) else None
     return load_media(examples, media, beside, entry.media_file())
+
+
+def _missing_fields(
+    section: DataSection, task: str, source: Dataset, index: int, missing: Sequence[str]
+) -> DataError:
+    """Return the error of an example without one of several sets of fields."""
+    mapping = {name: section.fields[name] for name in missing if name in section.fields}
+    try:
+        map_fields(source.select([index]), mapping, required=missing, optional=())
+    except DataError as error:
+        error.hint = f"{error.hint}. The task takes {_alternatives(task)}"
+        return error
+    return DataError("a field is missing", place=source.place(index))
 
 
 def _alternatives(task: str) -> str:
