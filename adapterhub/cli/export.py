@@ -45,10 +45,10 @@ def export(
     ref: Ref,
     file: Annotated[
         Path | None,
-        typer.Argument(help="File or folder to write; NAME-VERSION by default, - for a pipe."),
+        typer.Argument(help="File or folder; NAME-VERSION by default, - for a pipe."),
     ] = None,
     format: Annotated[
-        str, typer.Option(help="tar for a registry, gguf (llama.cpp), ollama, onnx or mlflow.")
+        str, typer.Option(help="tar, or gguf (llama.cpp), ollama, onnx or mlflow.")
     ] = "tar",
     merged: Annotated[
         bool, typer.Option("--merged", help="Write the whole model with the adapter merged in.")
@@ -56,7 +56,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Export a version to a file, for a registry or another system."""
+    """Export a version for a registry or another system."""
     if format not in FORMATS:
         raise RecipeError(
             f"there is no format {format!r}", place="--format", hint=did_you_mean(format, FORMATS)
