@@ -32,6 +32,9 @@ def serve(
         str | None, typer.Option(help="Quantization: nf4, fp4, int8 or none.")
     ] = None,
     device: Device = None,
+    unload_idle: Annotated[
+        float | None, typer.Option(help="Seconds until an idle backbone is unloaded.")
+    ] = None,
     anonymous_access: Annotated[
         str | None, typer.Option(help="Access without a key: auto, no, use or manage.")
     ] = None,
@@ -58,6 +61,7 @@ def serve(
         "port": port,
         "quantization": quantization,
         "device": device,
+        "unload_idle": unload_idle,
         "anonymous_access": anonymous_access,
     }
     found = load_settings(flags, config, assign or ())

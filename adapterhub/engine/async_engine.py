@@ -86,6 +86,8 @@ class AsyncEngine:
         self._wake = Condition()
         self._inbox: deque[Callable[[], object]] = deque()
         self._closing = False
+        #: whether the thread ended by an error that ends no single request
+        self.crashed = False
         self._requests: set[Request] = set()
         self._streams: dict[Sequence, _DeltaStream] = {}
         self._pooling: list[tuple[PoolingRequest, Future[None]]] = []
@@ -264,6 +266,8 @@ class AsyncEngine:
         self._post(lambda: self._forget(request))
 
     def _forget(self, request: Request) -> None:
+        if self.crashed:
+            return
         self._engine.cancel(request)
         self._requests.discard(request)
         for sequence in request.sequences:
@@ -306,6 +310,9 @@ class AsyncEngine:
         def run() -> None:
             if not future.set_running_or_notify_cancel():
                 return
+            if self.crashed:
+                future.set_exception(_crash_error())
+                return
             try:
                 result = function(self._engine)
             except BaseException as error:  # noqa: BLE001, it is raised where it is awaited
@@ -324,11 +331,27 @@ class AsyncEngine:
             self._wake.notify()
 
     def _run(self) -> None:
-        while self._wait():
+        try:
+            while self._wait():
+                self._empty_inbox()
+                self._step()
             self._empty_inbox()
-            self._step()
+        except BaseException:  # noqa: BLE001, logged, and raised in all requests
+            _LOG.exception("the engine's thread crashed; all its requests end with an error")
+            self._crash()
+        else:
+            self._end_all(EngineClosedError("the engine is closed"))
+
+    def _crash(self) -> None:
+        """End all requests, and those in the inbox, without the engine, whose state is unknown."""
+        with self._wake:
+            self._closing = self.crashed = True
+        for stream in set(self._streams.values()):
+            stream.put(_crash_error())
+        self._streams.clear()
+        self._requests.clear()
+        self._notify_finished(_crash_error())
         self._empty_inbox()
-        self._end_all(EngineClosedError("the engine is closed"))
 
     def _empty_inbox(self) -> None:
         while self._inbox:
@@ -365,3 +388,7 @@ class AsyncEngine:
             while not (self._closing or self._inbox or self._engine.busy):
                 self._wake.wait()
             return not self._closing
+
+
+def _crash_error() -> ComputeError:
+    return ComputeError("the engine crashed")

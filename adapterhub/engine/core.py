@@ -214,6 +214,7 @@ class EngineCore:
             running=self.scheduler.num_running,
             waiting=len(self.scheduler.waiting),
             resident=len(self.slots.resident),
+            free_rank_slots=self.slots.free,
             fetches=self.fetcher.fetches if self.fetcher is not None else 0,
             host_adapters=len(self.host.keys),
             host_bytes=self.host.nbytes,

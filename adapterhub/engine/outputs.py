@@ -107,6 +107,7 @@ class EngineStats:
         running: Sequences that are running.
         waiting: Sequences and pooling requests that are waiting.
         resident: Adapters on the device.
+        free_rank_slots: Rank slots on the device that no adapter uses.
         fetches: Adapters fetched from the source.
         host_adapters: Adapters in host memory.
         host_bytes: Bytes of these adapters.
@@ -123,6 +124,7 @@ class EngineStats:
     running: int
     waiting: int
     resident: int
+    free_rank_slots: int
     fetches: int
     host_adapters: int
     host_bytes: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -96,6 +96,26 @@ def _drop_old(usage: _Usage, now: float) -> None:
         usage.starts.popleft()
 
 
+@dataclass(frozen=True, slots=True)
+class ModelCounts:
+    """Numbers of requests by the ``model`` that they name, of those with adapters."""
+
+    running: Counter[str] = field(default_factory=Counter)
+    waiting: Counter[str] = field(default_factory=Counter)
+
+
+@contextmanager
+def counted(counts: Counter[str], model: str) -> Iterator[None]:
+    """Count a request of a model while the block runs, unless the name is empty."""
+    counts[model] += bool(model)
+    try:
+        yield
+    finally:
+        counts[model] -= bool(model)
+        if not counts[model]:
+            del counts[model]
+
+
 class Access:
     """Admits the requests of one server. For one event loop."""
 
@@ -116,6 +136,7 @@ class Access:
         )
         self._queue_timeout = settings.queue_timeout
         self._limits = RateLimits(clock)
+        self.models = ModelCounts()
         self._turns: dict[Ticket, asyncio.Future[None]] = {}
         # callers without a key must then be local programs, not pages in a local browser
         self._local = is_loopback(settings.host)
@@ -189,7 +210,7 @@ class Access:
 
     @asynccontextmanager
     async def admit(
-        self, caller: Caller, adapter: str, cost: float = 1, *, places: int = 1
+        self, caller: Caller, adapter: str, cost: float = 1, *, places: int = 1, model: str = ""
     ) -> AsyncIterator[None]:
         """Wait in the fair queue, and occupy places of the engine while the block runs.
 
@@ -200,14 +221,17 @@ class Access:
             adapter: Name of the adapter or blend; empty for the base model.
             cost: Estimated work, in the same unit for all requests, such as tokens.
             places: Sequences in the engine, which is the number of answers.
+            model: The ``model`` of a request with adapters, for ``models``; empty for others.
         """
         ticket = Ticket(caller.key_id or _ANONYMOUS, adapter, cost, max(1, places))
         dropped = self._queue.push(ticket)
         if dropped is not None:
             self._fail(dropped, "the queue is full, and callers with fewer requests go first")
-        await self._wait(ticket)
+        with counted(self.models.waiting, model):
+            await self._wait(ticket)
         try:
-            yield
+            with counted(self.models.running, model):
+                yield
         finally:
             self._queue.finish(ticket)
             self._start_next()

@@ -16,7 +16,15 @@ from adapterhub.errors import AdapterHubError
 from adapterhub.http.request_limits import RequestLimits
 from adapterhub.server.request_log import RequestLog
 from adapterhub.server.responses import FINGERPRINT_HEADER, error_response
-from adapterhub.server.routes import adapters, audio, chat, completions, monitoring, tasks
+from adapterhub.server.routes import (
+    adapters,
+    audio,
+    backbones,
+    chat,
+    completions,
+    monitoring,
+    tasks,
+)
 from adapterhub.server.schemas.base import ErrorResponse
 
 if TYPE_CHECKING:
@@ -102,9 +110,9 @@ def create_app(server: Server) -> FastAPI:
     """Return the application of a server, to be run by an ASGI server."""
     app = create_api()
     app.state.server = server
-    settings, backbones = server.settings, server.backbones
+    settings, served = server.settings, server.backbones
     # the only backbone is that of every response
-    only = {FINGERPRINT_HEADER: backbones.first.fingerprint} if len(backbones) == 1 else {}
+    only = {FINGERPRINT_HEADER: served.first.fingerprint} if len(served) == 1 else {}
     # the middleware that is added last sees a request first
     app.add_middleware(
         RequestLimits,
@@ -150,6 +158,7 @@ def create_api() -> FastAPI:
         audio.router,
         adapters.router,
         adapters.vllm,
+        backbones.router,
         monitoring.router,
         monitoring.public,
     ):

@@ -19,6 +19,7 @@ from adapterhub.server.request_log import add_log_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from starlette.types import Receive, Scope, Send
 
@@ -103,6 +104,18 @@ class Call:
         if served not in self.held:
             await served.acquire()
             self.held.append(served)
+
+    def admit(
+        self, model: ResolvedModel, cost: float, *, places: int = 1
+    ) -> AbstractAsyncContextManager[None]:
+        """Wait in the fair queue, and occupy places of the engines; see ``Access.admit``."""
+        return self.server.access.admit(
+            self.caller,
+            model.label,
+            cost,
+            places=places,
+            model=model.name if model.parts else "",
+        )
 
     def release(self) -> None:
         """End the use of all backbones."""

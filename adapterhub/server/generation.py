@@ -280,7 +280,7 @@ async def _prompt_deltas(
     cost = len(prompt.tokens) + params.max_tokens * params.n
     end_ids = engine.prompt_processor.end_ids | {*params.stop_token_ids}
     async with (
-        call.server.access.admit(call.caller, model.label, cost, places=params.n),
+        call.admit(model, cost, places=params.n),
         aclosing(engine.stream(prompt, model.adapters)) as deltas,
     ):
         async for delta in deltas:

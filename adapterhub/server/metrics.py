@@ -103,6 +103,10 @@ class Metrics:
             )
             for field, text in _GAUGES.items()
         }
+        self._loaded = self._gauge("backbone_loaded", "1 if a backbone is in memory.", "backbone")
+        self._load_seconds = self._gauge(
+            "backbone_load_seconds", "Duration of the last load of a backbone.", "backbone"
+        )
         self._paths = self._gauge(
             "forward_path",
             "1 if the backbone runs on a fast path, 0 if on transformers' own forward.",
@@ -114,6 +118,11 @@ class Metrics:
         """Set which forward paths a backbone runs on."""
         for path, used in paths.items():
             self._paths.labels(backbone, path).set(used)
+
+    def set_loaded(self, backbone: str, loaded: bool, seconds: float) -> None:
+        """Set whether a backbone is in memory, and how long its last load took."""
+        self._loaded.labels(backbone).set(loaded)
+        self._load_seconds.labels(backbone).set(seconds)
 
     def label(self, adapter: str) -> str:
         """Return the label of an adapter."""

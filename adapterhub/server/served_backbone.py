@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from adapterhub.backbones.forward_paths import forward_paths
 from adapterhub.errors import AdapterHubError, BackboneError
 from adapterhub.http.errors import HTTPError
+from adapterhub.server.loaded_backbone import release_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from adapterhub.specs import QuantizationSpec
 
 _LOG = logging.getLogger(__name__)
-BackboneState = Literal["loaded", "loading", "unloaded"]
+BackboneState = Literal["loaded", "loading", "unloading", "unloaded", "failed"]
 #: Loads the weights of a backbone; called on a thread.
 LoadWeights: TypeAlias = "Callable[[], Backbone]"
 #: Builds and starts the engine of a backbone; called on a thread.
@@ -84,8 +85,13 @@ class ServedBackbone:
         self.fingerprint = facts.fingerprint
         self._load_weights, self._open_engine = load_weights, open_engine
         self._loaded: LoadedBackbone | None = None
+        #: held while it is loaded or unloaded
         self._lock = asyncio.Lock()
+        self._unloading = self._failed = False
         self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._last_used = time.monotonic()
         #: adapters that were loaded explicitly, which a reload loads again, by digest
         self._artifacts: dict[str, Artifact] = {}
         self._pinned: set[str] = set()
@@ -99,7 +105,7 @@ class ServedBackbone:
         """The backbone in memory; for requests that have acquired it.
 
         Raises:
-            HTTPError: If it is not loaded.
+            HTTPError: If it is not loaded, as after a crash whose cause also prevents a reload.
         """
         if self._loaded is None:
             raise HTTPError(503, "is not loaded", code="unloaded", place=self.name)
@@ -112,10 +118,14 @@ class ServedBackbone:
 
     @property
     def state(self) -> BackboneState:
-        """Whether it is loaded."""
-        if self._loaded is not None:
-            return "loaded"
-        return "loading" if self._lock.locked() else "unloaded"
+        """Whether it is loaded; ``failed`` after a crash of its engine or a load that failed."""
+        if self._unloading:
+            return "unloading"
+        if self._lock.locked():
+            return "loading"
+        if self._failed or (self._loaded is not None and self._loaded.engine.crashed):
+            return "failed"
+        return "unloaded" if self._loaded is None else "loaded"
 
     @property
     def pinned(self) -> frozenset[str]:
@@ -123,26 +133,55 @@ class ServedBackbone:
         return frozenset(self._pinned)
 
     @property
-    def users(self) -> int:
-        """Number of requests that use it."""
-        return self._users
+    def idle_seconds(self) -> float:
+        """Seconds since the last request ended; 0 while requests use it or it is not loaded."""
+        if self._users or self.state != "loaded":
+            return 0.0
+        return time.monotonic() - self._last_used
 
     async def acquire(self) -> None:
-        """Load it if necessary, and keep it loaded until ``release``."""
-        self._users += 1
-        if self._loaded is not None:
-            return
-        try:
+        """Load it if necessary, and keep it loaded until ``release``.
+
+        Raises:
+            HTTPError: If it can't be loaded.
+        """
+        if self.state != "loaded":
             async with self._lock:
-                if self._loaded is None:
-                    await self._reload()
-        except BaseException:
-            self._users -= 1
-            raise
+                await self._ensure_loaded()
+                self._use()
+        else:
+            self._use()
 
     def release(self) -> None:
         """End a use that ``acquire`` began."""
         self._users -= 1
+        self._last_used = time.monotonic()
+        if not self._users:
+            self._unused.set()
+
+    async def unload(self, timeout: float = 0.0) -> None:
+        """Unload it once its requests have finished; those that come meanwhile load it again.
+
+        Args:
+            timeout: Seconds to wait for requests that use it.
+
+        Raises:
+            HTTPError: If requests still use it then.
+        """
+        async with self._lock:
+            self._unloading = True
+            try:
+                if self._users:
+                    await asyncio.wait_for(self._unused.wait(), timeout)
+                await self.close()
+            except TimeoutError:
+                problem = f"is in use by {self._users} requests"
+                raise HTTPError(
+                    409, problem, code="in_use", place=self.name, hint="Try again later"
+                ) from None
+            finally:
+                self._unloading = False
+        _LOG.info("%s was unloaded", self.name)
 
     async def start(self, backbone: Backbone, weights_seconds: float) -> None:
         """Start the engine of weights that are loaded already.
@@ -163,6 +202,8 @@ class ServedBackbone:
         loaded, self._loaded = self._loaded, None
         if loaded is not None:
             await loaded.close()
+            del loaded
+            await asyncio.to_thread(release_memory)
 
     async def load_adapter(self, artifact: Artifact) -> None:
         """Load an adapter explicitly; it stays, also when the backbone is loaded again."""
@@ -183,6 +224,25 @@ class ServedBackbone:
         """Keep an adapter in memory, or end that."""
         await _pin(self.loaded, digest, pinned=pinned)
         (self._pinned.add if pinned else self._pinned.discard)(digest)
+
+    def _use(self) -> None:
+        self._users += 1
+        self._unused.clear()
+
+    async def _ensure_loaded(self) -> None:
+        if self._loaded is not None and not self._loaded.engine.crashed:
+            return
+        # until it has succeeded
+        self._failed = True
+        try:
+            await self.close()
+            await self._reload()
+            self._failed = False
+        except AdapterHubError as error:
+            problem = f"can't be loaded: {error.problem}"
+            raise HTTPError(
+                503, problem, code="not_loaded", place=self.name, hint=error.hint
+            ) from error
 
     async def _reload(self) -> None:
         began = time.perf_counter()

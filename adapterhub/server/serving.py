@@ -30,6 +30,7 @@ from adapterhub.server.metrics import Metrics
 from adapterhub.server.models import AdapterNames
 from adapterhub.server.served_backbone import BackboneFacts, ServedBackbone
 from adapterhub.server.settings import ServerSettings
+from adapterhub.server.upkeep import upkeep
 from adapterhub.specs import QuantizationSpec
 
 if TYPE_CHECKING:
@@ -64,15 +65,16 @@ async def open_server(
     metrics, loader, backbones = Metrics(), AdapterLoader(registry), Backbones()
     try:
         await _start_all(loads, backbones, settings, loader, metrics)
-        yield Server(
-            backbones=backbones,
-            registry=registry,
-            loader=loader,
-            settings=settings,
-            access=access,
-            metrics=metrics,
-            names=AdapterNames(backbones, registry, loader),
-        )
+        async with upkeep(backbones, settings.unload_idle):
+            yield Server(
+                backbones=backbones,
+                registry=registry,
+                loader=loader,
+                settings=settings,
+                access=access,
+                metrics=metrics,
+                names=AdapterNames(backbones, registry, loader),
+            )
     finally:
         for served in backbones:
             await served.close()

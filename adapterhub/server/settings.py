@@ -99,6 +99,8 @@ class ServerSettings(BaseSettings):
         backbone: Names in the catalog, Hub ids or local folders of the backbones.
         quantization: Quantization of the backbones' linear layers.
         device: cpu, cuda, cuda:1, …; the fastest one by default.
+        unload_idle: Seconds without requests after which a backbone is unloaded; the next request
+            loads it again. Never by default.
         adapters: References of adapters to load before the server is ready.
         host: Address to listen on. One that other machines can reach needs an API key.
         port: Port to listen on; 0 for any free port.
@@ -152,6 +154,7 @@ class ServerSettings(BaseSettings):
     backbone: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
     quantization: Literal["nf4", "fp4", "int8", "none"] = "nf4"
     device: str | None = None
+    unload_idle: _Timeout | None = None
     adapters: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = ()
 
     host: str = "127.0.0.1"

@@ -35,8 +35,7 @@ async def tokenize(call: Call, model: ResolvedModel, size: int, function: Callab
         size: Bytes of the text.
         function: Function that tokenizes it.
     """
-    access, cost = call.server.access, size / _BYTES_PER_TOKEN
-    turn = access.admit(call.caller, model.label, cost) if size > _CHUNK else nullcontext()
+    turn = call.admit(model, size / _BYTES_PER_TOKEN) if size > _CHUNK else nullcontext()
     async with turn:
         return await model.loaded.engine.tokenize(size, function)
 

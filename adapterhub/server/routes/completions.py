@@ -102,7 +102,7 @@ async def embed_texts(
     engine = model.loaded.engine
 
     async def embed_one(tokens: tuple[int, ...]) -> Tensor:
-        async with call.server.access.admit(call.caller, model.label, len(tokens)):
+        async with call.admit(model, len(tokens)):
             return await engine.embed(tokens, model.adapters, pooling=pooling, normalize=normalize)
 
     return await map_concurrently(embed_one, texts)

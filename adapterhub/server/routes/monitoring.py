@@ -12,13 +12,17 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from adapterhub.engine.engine import Engine
+from adapterhub.http.errors import HTTPError
 from adapterhub.server.context import CallDep, ServerDep, authenticated_router
+from adapterhub.server.router_metrics import RouterLoad, adapters_that_fit
 from adapterhub.server.schemas.adapters import BackboneLoad, CallerInfo, ServerStats
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from adapterhub.engine.config import EngineConfig
     from adapterhub.engine.outputs import EngineStats
-    from adapterhub.server.context import Server
+    from adapterhub.server.context import Call, Server
     from adapterhub.server.served_backbone import ServedBackbone
 
 public = APIRouter(tags=["server"])
@@ -36,6 +40,10 @@ async def health() -> str:
 async def ready(server: ServerDep) -> Response:
     """Return 200 while the engines run and the server is not shutting down, and 503 otherwise."""
     server.check_not_draining()
+    failed = [each.name for each in server.backbones if each.state == "failed"]
+    if failed:
+        problem = "crashed or could not be loaded, and is tried again; the log has the reason"
+        raise HTTPError(503, problem, code="not_loaded", place=", ".join(failed))
     await server.backbones.call(Engine.stats)
     states = {each.name: each.state for each in server.backbones}
     return JSONResponse({"status": "ready", "model": server.names.base, "backbones": states})
@@ -98,12 +106,32 @@ async def prometheus(call: CallDep) -> Response:
     found = await server.backbones.call(
         lambda engine: (engine.locations(), engine.adapter_events())
     )
+    for served in server.backbones:
+        metrics.set_loaded(served.name, served.state == "loaded", served.load_seconds)
     for places, moves in found.values():
         metrics.record_moves(moves, names)
         known |= {names.get(digest, digest[:19]): place for digest, place in places.items()}
-    metrics.set_load(server.access.queued, await _loads(server), known)
+    loads = await _loads(server)
+    metrics.set_load(server.access.queued, loads, known)
     visible = None if call.caller.adapters is None else call.caller.allows
-    return Response(metrics.text(visible), headers={"content-type": CONTENT_TYPE_LATEST})
+    text = metrics.text(visible) + (await _router_load(call, loads)).text()
+    return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+async def _router_load(call: Call, loads: Mapping[str, Mapping[str, int]]) -> RouterLoad:
+    """Return the load of the whole server, with the adapters that the caller may know."""
+    server, counts = call.server, call.server.access.models
+    found = await server.backbones.call(lambda engine: (engine.config, engine.stats()))
+    size = sum(load["cache_size"] for load in loads.values())
+    return RouterLoad(
+        backbones=server.backbones.names,
+        running=sum(load["running"] for load in loads.values()),
+        waiting=sum(load["waiting"] for load in loads.values()) + server.access.queued,
+        cache_usage=sum(load["cache_used"] for load in loads.values()) / size if size else 0.0,
+        max_adapters=sum(adapters_that_fit(*each) for each in found.values()),
+        running_adapters=filter(call.caller.allows, counts.running),
+        waiting_adapters=filter(call.caller.allows, counts.waiting),
+    )
 
 
 async def _loads(server: Server) -> dict[str, dict[str, int]]:

@@ -269,7 +269,7 @@ async def _classify(call: Call, item: TaskItem) -> dict[str, Any]:
 
 
 async def _label(call: Call, item: TaskItem, kind: LabelingKind = "sequence") -> dict[str, Any]:
-    async with call.server.access.admit(call.caller, item.model.label, item.cost):
+    async with call.admit(item.model, item.cost):
         return await item.model.loaded.engine.label(item.example, item.adapters, kind=kind)
 
 

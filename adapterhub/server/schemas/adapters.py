@@ -147,6 +147,20 @@ class ServerStats(ResponseModel):
     time: float
 
 
+class BackboneRequest(RequestModel):
+    """Backbone to load or to unload."""
+
+    model: Ref
+
+
+class BackboneChange(ResponseModel):
+    """Backbone that was loaded or unloaded."""
+
+    model: str
+    state: str
+    load_seconds: float
+
+
 class CallerInfo(ResponseModel):
     """Role and limits of the caller."""
 
