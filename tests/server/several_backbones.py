@@ -1,7 +1,8 @@
-"""Adapters for a tiny encoder and a tiny audio backbone, beside those of the tiny decoder."""
+"""Adapters for a tiny encoder and tiny audio backbones, beside those of the tiny decoder."""
 
 import torch
 from http_server_helpers import UNQUANTIZED, store, store_adapters
+from test_server_transcription import whisper_adapter
 
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
@@ -41,8 +42,8 @@ def _lora(draw, width, layer, target, head):
     return AdapterWeights(LoraSpec(rank=4, alpha=4.0, target_modules=(target,)), tensors)
 
 
-def store_for_all(registry, home, decoder, encoder, audio):
-    """Store the decoder's adapters, a classifier of texts and one of recordings."""
+def store_for_all(registry, home, decoder, encoder, audio, speech):
+    """Store the decoder's adapters, classifiers of texts and of recordings, and one for speech."""
     store_adapters(registry, home, decoder)
     for folder, name, weights, task, head in (
         (encoder, "feelings", encoder_lora(7), "text-classification", ["classifier"]),
@@ -50,3 +51,7 @@ def store_for_all(registry, home, decoder, encoder, audio):
     ):
         fingerprint = load_backbone(str(folder), UNQUANTIZED).fingerprint
         store(registry, home / name, name, weights, fingerprint, task=task, head=head)
+    reads = {"language": "en", "max_seconds": 2, "max_new_tokens": 64}
+    fingerprint = load_backbone(str(speech), UNQUANTIZED).fingerprint
+    weights, task = whisper_adapter(9), "speech-recognition"
+    store(registry, home / "said", "dictation", weights, fingerprint, task=task, reads=reads)

@@ -4,7 +4,7 @@ import base64
 
 import openai
 import pytest
-from audio_backbones import save_audio, tone
+from audio_backbones import save_audio, save_whisper, tone
 from http_server_helpers import UNQUANTIZED, running_server
 from prometheus_client.parser import text_string_to_metric_families
 from several_backbones import store_for_all
@@ -15,8 +15,11 @@ from adapterhub.data.audio import AudioFile
 from adapterhub.engine.local_engine import LocalEngine
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.registry import Registry
+from adapterhub.tasks.transcription import TranscriptionOptions
 
 HELLO = [{"role": "user", "content": "the film"}]
+#: Tokens of the KV caches of the decoder and of the speech backbone together.
+CACHE = 4096
 RECORDING = tone("low", 0)
 ADDRESS = f"data:audio/wav;base64,{base64.b64encode(RECORDING).decode()}"
 
@@ -27,12 +30,18 @@ def audio(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def several(decoder, encoder, audio, tmp_path_factory):
-    """A server with a decoder, an encoder and a backbone for recordings."""
+def speech(tmp_path_factory):
+    return save_whisper(tmp_path_factory.mktemp("spoken") / "whisper")
+
+
+@pytest.fixture(scope="module")
+def several(decoder, encoder, audio, speech, tmp_path_factory):
+    """A server with a decoder, an encoder, and two backbones for recordings, one for speech."""
     home = tmp_path_factory.mktemp("several")
     registry = Registry(home / "registry")
-    store_for_all(registry, home, decoder, encoder, audio)
-    with running_server([decoder, encoder, audio], registry) as served:
+    store_for_all(registry, home, decoder, encoder, audio, speech)
+    folders = [decoder, encoder, audio, speech]
+    with running_server(folders, registry, kv_cache_tokens=CACHE) as served:
         yield served
 
 
@@ -49,7 +58,9 @@ def alone(several):
     return load
 
 
-def test_each_backbone_answers_as_it_does_alone(several, alone, decoder, encoder, audio):
+def test_each_backbone_answers_as_it_does_alone(
+    several, alone, decoder, encoder, audio, speech
+):
     client = several.client
     options = {"temperature": 0, "max_tokens": 4}
     text = client.completions.create(model="alpha@prod", prompt="the film", **options)
@@ -70,6 +81,15 @@ def test_each_backbone_answers_as_it_does_alone(several, alone, decoder, encoder
     (expected,) = alone(audio, "tones").engine.label([example], "tones")
     assert heard.json()["data"][0]["scores"] == pytest.approx(expected["scores"], abs=1e-5)
 
+    local, recording = alone(speech, "dictation").adapter("dictation"), AudioFile("x", RECORDING)
+    for model, adapted in (("dictation", True), (speech.name, False)):
+        spoken = client.audio.transcriptions.create(
+            file=("x.wav", RECORDING), model=model, language="en"
+        )
+        options = TranscriptionOptions(language="en")
+        (transcript,) = local.transcribe([recording], options, with_adapter=adapted)
+        assert spoken.text == transcript.text
+
     for folder in (decoder, encoder):
         vector = client.embeddings.create(model=folder.name, input="the film").data[0].embedding
         engine = LocalEngine(load_backbone(str(folder), UNQUANTIZED)).engine
@@ -87,7 +107,7 @@ def test_inputs_of_one_request_may_use_several_backbones(several, decoder):
     answer = several.post("/v1/classify", {"items": items})
     assert [each["model"] for each in answer.json()["data"]] == ["moods", "feelings", "tones"]
     fingerprints = [each.fingerprint for each in several.server.backbones]
-    assert answer.headers["x-backbone-fingerprint"].split(",") == fingerprints
+    assert answer.headers["x-backbone-fingerprint"].split(",") == fingerprints[:3]
 
 
 @pytest.mark.parametrize("ref", ["alpha", "alpha@1", "alpha@prod", "digest", "alpha*0.5+beta*0.5"])
@@ -117,11 +137,13 @@ def test_a_model_without_one_backbone_is_an_error_that_names_those_there_are(
     assert encoder.name in str(caught.value)
 
 
-def test_models_and_adapters_are_listed_with_their_backbones(several, decoder, encoder, audio):
+def test_models_and_adapters_are_listed_with_their_backbones(
+    several, decoder, encoder, audio, speech
+):
     models = {each["id"]: each for each in several.request("GET", "/v1/models").json()["data"]}
     bases = [name for name, each in models.items() if each["parent"] is None]
-    assert bases == [decoder.name, encoder.name, audio.name]
-    assert [models[name]["kind"] for name in bases] == ["decoder", "encoder", "audio"]
+    assert bases == [decoder.name, encoder.name, audio.name, speech.name]
+    assert [models[name]["kind"] for name in bases] == ["decoder", "encoder", "audio", "audio"]
     assert all(models[name]["state"] == "loaded" for name in bases)
     assert all(models[name]["load_seconds"] > 0 for name in bases)
     assert models["feelings"]["parent"] == encoder.name
@@ -135,19 +157,20 @@ def test_models_and_adapters_are_listed_with_their_backbones(several, decoder, e
         "things@1": decoder.name,
         "feelings@1": encoder.name,
         "tones@1": audio.name,
+        "dictation@1": speech.name,
     }
     ready = several.request("GET", "/ready").json()
     assert ready["backbones"] == dict.fromkeys(bases, "loaded")
 
 
-def test_metrics_have_the_backbone_as_a_label(several, decoder, encoder, audio):
+def test_metrics_have_the_backbone_as_a_label(several, decoder, encoder, audio, speech):
     several.client.completions.create(model="alpha", prompt="the", max_tokens=2)
     several.client.embeddings.create(model=encoder.name, input="the film")
     families = {
         each.name: each
         for each in text_string_to_metric_families(several.request("GET", "/metrics").text)
     }
-    names = {decoder.name, encoder.name, audio.name}
+    names = {decoder.name, encoder.name, audio.name, speech.name}
     running = families["adapterhub_running"].samples
     assert {each.labels["backbone"] for each in running} == names
     tokens = families["adapterhub_tokens"].samples
@@ -155,10 +178,10 @@ def test_metrics_have_the_backbone_as_a_label(several, decoder, encoder, audio):
     assert {decoder.name, encoder.name} <= used
     stats = several.request("GET", "/v1/stats").json()
     assert stats["backbones"].keys() == names
-    size = several.server.settings.kv_cache_tokens
-    # only the decoder has a KV cache
+    # two of them generate
     assert {name: each["cache_size"] for name, each in stats["backbones"].items()} == {
-        decoder.name: size,
+        decoder.name: CACHE // 2,
+        speech.name: CACHE // 2,
         encoder.name: 0,
         audio.name: 0,
     }

@@ -110,7 +110,7 @@ async def _respond(
 async def _transcribe(
     call: Call, model: ResolvedModel, recording: AudioFile, options: TranscriptionOptions
 ) -> Transcript:
-    loaded, access = model.loaded, call.server.access
+    loaded = model.loaded
     try:
         task = await asyncio.to_thread(loaded.tasks.transcription, model.parts)
         steps = task.transcribe(recording, options)
@@ -119,7 +119,7 @@ async def _transcribe(
             loaded.engine,
             steps,
             model.adapters,
-            turn=lambda: access.admit(call.caller, model.label, cost),
+            turn=lambda: call.admit(model, cost),
         )
     except DataError as error:
         raise RequestError(error.problem, place="file", hint=error.hint) from error
