@@ -58,9 +58,7 @@ def alone(several):
     return load
 
 
-def test_each_backbone_answers_as_it_does_alone(
-    several, alone, decoder, encoder, audio, speech
-):
+def test_each_backbone_answers_as_it_does_alone(several, alone, decoder, encoder, audio, speech):
     client = several.client
     options = {"temperature": 0, "max_tokens": 4}
     text = client.completions.create(model="alpha@prod", prompt="the film", **options)
