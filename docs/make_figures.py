@@ -72,6 +72,13 @@ def draw_labels(figure: Figure, results: Results) -> None:
     axes.set_xlabel("label (support)")
 
 
+def draw_transcripts(figure: Figure, results: Results) -> None:
+    (document,) = results.values()
+    axes = figure.add_subplot()
+    _bars(axes, {metric: (document, metric) for metric in ("wer", "cer")})
+    axes.set(ylabel="error rate (dev)")
+
+
 def draw_entities(figure: Figure, results: Results) -> None:
     (document,) = results.values()
     axes = figure.add_subplot()
@@ -170,6 +177,7 @@ DRAWINGS: dict[str, Drawing] = {
     ),
     "dialogue": (("support-replies",), draw_curve_and_bars(("perplexity", "chrf")), (8.0, 3.2)),
     "images": (("cifar10-objects",), draw_labels, (7.0, 3.4)),
+    "transcripts": (("fsdd-transcripts",), draw_transcripts, (5.0, 3.0)),
     "recordings": (("fsdd-digits",), draw_labels, (7.0, 3.4)),
     "ranking": (("movielens-ranking",), draw_curve_and_bars(("auc", "ndcg_at_10")), (8.0, 3.2)),
 }

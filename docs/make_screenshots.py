@@ -1,5 +1,8 @@
 """Take the screenshots in ``docs/screenshots`` from a running server; run it after UI changes.
 
+The audio view is that of a server with ``whisper-base`` and no adapter, which transcribes a voice
+that Debian's ``espeak-ng`` generates; ``--only audio`` takes that one alone.
+
 The adapters come from the quick start and from short runs of two recipes, all on the backbone of
 the quick start. They are trained once (about ten minutes on two cores) and stay in a registry in
 ``--home``. The recipes read ``shared/data``; the quick start needs the package chatterbot-corpus;
@@ -13,6 +16,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -52,6 +56,11 @@ TEXT = "Angela Weber of Siemens flew from Brussels to Japan to visit a factory o
 MAX_TOKENS = 80
 #: Clients of the live view, and the seconds that its charts cover.
 CLIENTS, LIVE_SECONDS = 6, 40
+EAR = "whisper-base"
+SAID = (
+    "My parcel was due on Monday, but it has not arrived. I have called the shop three times. "
+    "Please send me a new one, or give me my money back."
+)
 START_SECONDS, ANSWER_SECONDS = 300, 180
 
 
@@ -75,16 +84,28 @@ def main() -> None:
         default=ROOT / "runs" / "screenshots",
         help="folder of the registry and the training runs, kept for the next run",
     )
-    home = parser.parse_args().home.resolve()
+    parser.add_argument("--only", choices=["audio"], help="take this screenshot alone")
+    options = parser.parse_args()
+    home = options.home.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    train_missing(home)
-    with serve(home) as server:
-        prepare_adapters(server)
-        driver = start("/usr/bin/chromium", "/usr/bin/chromedriver")
-        try:
-            take_all(Page(driver, server, wait_s=ANSWER_SECONDS))
-        finally:
-            driver.quit()
+    TARGET.mkdir(exist_ok=True)
+    if options.only is None:
+        train_missing(home)
+        with serve(home, BACKBONE) as server, browser(server) as page:
+            prepare_adapters(server)
+            take_all(page)
+    with serve(home / "audio", EAR) as server, browser(server) as page:
+        take(page, "audio", "light", DESK, transcribe)
+
+
+@contextmanager
+def browser(server: Served) -> Iterator[Page]:
+    """Yield the page of a server in Chromium."""
+    driver = start("/usr/bin/chromium", "/usr/bin/chromedriver")
+    try:
+        yield Page(driver, server, wait_s=ANSWER_SECONDS)
+    finally:
+        driver.quit()
 
 
 def train_missing(home: Path) -> None:
@@ -115,12 +136,12 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @contextmanager
-def serve(home: Path) -> Iterator[Served]:
+def serve(home: Path, backbone: str) -> Iterator[Served]:
     """Run ``adapterhub serve`` on a free port until the block ends."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = str(probe.getsockname()[1])
     process = subprocess.Popen(
-        command("serve", "--backbone", BACKBONE, "--port", port), env=environment(home)
+        command("serve", "--backbone", backbone, "--port", port), env=environment(home)
     )
     try:
         server = Served(f"http://127.0.0.1:{port}")
@@ -162,7 +183,6 @@ def prepare_adapters(server: Served) -> None:
 
 def take_all(page: Page) -> None:
     """Take every screenshot."""
-    TARGET.mkdir(exist_ok=True)
     take(page, "adapters", "light", DESK)
     take(page, "adapters", "dark", PHONE)
     take(page, "playground", "light", DESK, generate)
@@ -253,6 +273,23 @@ def label(page: Page) -> None:
     page.type("#label-text", TEXT)
     page.click("#label-go")
     page.until(lambda: page.all(".result"), "the labels")
+
+
+def transcribe(page: Page) -> None:
+    """Transcribe a generated voice, and play its second segment."""
+    with tempfile.TemporaryDirectory() as folder:
+        voice = Path(folder) / "complaint.wav"
+        subprocess.run(
+            ["espeak-ng", "-v", "en-us", "-s", "140", "-w", str(voice), SAID], check=True
+        )
+        page.find("#audio-file").send_keys(str(voice))
+        page.until(lambda: page.text("#audio-name") == voice.name, "the file")
+        page.click("#audio-go")
+        page.until(lambda: page.all(".segments button"), "the transcript")
+        page.run("document.getElementById('audio-player').muted = true")
+        page.run("document.querySelectorAll('.segments button')[1]?.click()")
+        time.sleep(1)
+        page.run("document.getElementById('audio-player').pause()")
 
 
 def watch(page: Page) -> None:

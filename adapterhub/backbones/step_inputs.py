@@ -1,4 +1,4 @@
-"""What a compiled decoder is told of a step: its tokens and their adapters."""
+"""Inputs of a compiled decoder for a step: its tokens and their adapters."""
 
 from __future__ import annotations
 
