@@ -7,6 +7,8 @@ from hashlib import sha256
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from adapterhub.backbones import sources
@@ -108,8 +110,9 @@ def files(tmp_path, model):
     companion.write_text(
         json.dumps({"lang_ids": [82], "alignment_heads": [[0, 1]], **suppressed}), encoding="utf-8"
     )
-    added = [{"id": 80 + i, "content": f"<|{name}|>"} for i, name in enumerate(SPECIAL)]
-    tokenizer.write_text(json.dumps({"added_tokens": added}), encoding="utf-8")
+    vocabulary = Tokenizer(BPE({f"t{number}": number for number in range(80)}, []))
+    vocabulary.add_special_tokens([f"<|{name}|>" for name in SPECIAL])
+    vocabulary.save(str(tokenizer))
     return weights, companion, tokenizer
 
 

@@ -60,6 +60,7 @@ HEADS = {
     "question-answering": ["qa_outputs"],
     "image-classification": ["classifier"],
     "audio-classification": ["projector", "classifier"],
+    "speech-recognition": ["lm_head"],
 }
 
 
@@ -127,9 +128,21 @@ def random_lora(seed, *, rank=4, task="dialogue", scale=0.3):
     return AdapterWeights(spec, tensors)
 
 
-def store(registry, folder, name, weights, fingerprint, *, task="dialogue", reads=None, head=None):
+def store(
+    registry,
+    folder,
+    name,
+    weights,
+    fingerprint,
+    *,
+    task="dialogue",
+    reads=None,
+    head=None,
+    labels=None,
+):
     """Store an adapter in a registry; return its version. ``reads`` are settings of its task."""
-    head = (head or HEADS.get(task, ["score"])) if LABELS[task] else None
+    labels = LABELS[task] if labels is None else labels
+    head = (head or HEADS.get(task, ["score"])) if labels else None
     config = peft_config(
         weights.spec,
         task_type=TASKS[task],
@@ -142,7 +155,7 @@ def store(registry, folder, name, weights, fingerprint, *, task="dialogue", read
     section |= reads or {}
     manifest = Manifest(
         task=task,
-        labels=LABELS[task],
+        labels=labels,
         backbone=BackboneRef(name="tiny", fingerprint=fingerprint),
         quantization=UNQUANTIZED,
         adapter=weights.spec,

@@ -6,7 +6,7 @@ import numpy as np
 import openai
 import pytest
 import torch
-from audio_backbones import RATE, encoded, save_whisper, tone
+from audio_backbones import RATE, encoded, save_audio, save_whisper, tone
 from http_server_helpers import UNQUANTIZED, running_server, store
 
 from adapterhub.adapters.artifact import read_artifact
@@ -174,3 +174,38 @@ def test_classes_of_recordings_are_served_beside_transcripts(spoken, tmp_path):
     create = served.client.audio.transcriptions.create
     with pytest.raises(openai.BadRequestError, match="is for audio-classification"):
         create(file=("x.wav", content), model="classes")
+
+
+def test_an_adapter_of_characters_is_served_by_the_same_route(tmp_path):
+    folder = save_audio(tmp_path / "ear", "wav2vec2")
+    backbone = load_backbone(str(folder), UNQUANTIZED)
+    draw = torch.Generator().manual_seed(0)
+    tensors = {
+        "base_model.model.lm_head.weight": torch.randn(4, WIDTH, generator=draw),
+        "base_model.model.lm_head.bias": torch.zeros(4),
+    }
+    for layer in range(2):
+        key = f"base_model.model.wav2vec2.encoder.layers.{layer}.attention.q_proj"
+        tensors[f"{key}.lora_A.weight"] = torch.randn(4, WIDTH, generator=draw)
+        tensors[f"{key}.lora_B.weight"] = torch.randn(WIDTH, 4, generator=draw)
+    weights = AdapterWeights(LoraSpec(rank=4, alpha=4.0, target_modules=("q_proj",)), tensors)
+    registry, local = Registry(tmp_path / "registry"), LocalEngine(backbone)
+    reads = {"vocabulary": " ab", "max_seconds": 1}
+    labels = ("<blank>", " ", "a", "b")
+    options = {"task": "speech-recognition", "reads": reads, "labels": labels}
+    store(registry, tmp_path / "heard", "heard", weights, backbone.fingerprint, **options)
+    local.load(read_artifact(registry.materialize(registry.resolve("heard"))), name="heard")
+    with running_server(folder, registry) as served:
+        create = served.client.audio.transcriptions.create
+        for seconds in (0.5, 2.5):
+            content = tone("low", 1, seconds=seconds)
+            (alone,) = local.adapter("heard").transcribe([AudioFile("x", content)])
+            assert (alone.windows > 1) == (seconds > 1)
+            found = create(file=("x.wav", content), model="heard", response_format="verbose_json")
+            assert found.text == alone.text
+            spans = [(each.start, each.end) for each in found.segments]
+            assert spans == [(each.start, each.end) for each in alone.segments]
+        with pytest.raises(openai.BadRequestError, match="does not use it"):
+            create(file=("x.wav", content), model="heard", language="en")
+        with pytest.raises(openai.BadRequestError, match="does not transcribe"):
+            create(file=("x.wav", content), model=served.base)
