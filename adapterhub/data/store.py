@@ -6,6 +6,7 @@ import json
 import tempfile
 from array import array
 from collections.abc import Iterator, Sequence
+from operator import eq
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -68,6 +69,14 @@ class StoredExamples(Sequence[Example]):
     def __iter__(self) -> Iterator[Example]:
         for index in self._indices:
             yield _decoded(self._records[index])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, StoredExamples):
+            return NotImplemented
+        return len(self) == len(other) and all(map(eq, self, other))
+
+    # as any sequence that may not be hashed
+    __hash__ = None  # type: ignore[assignment]
 
     def select(self, indices: Sequence[int]) -> StoredExamples:
         """Return the examples at ``indices``, in that order, from the same file."""

@@ -232,6 +232,8 @@ def test_many_examples_wait_in_a_file_and_are_the_same(tmp_path, monkeypatch):
     assert tuple(in_file.examples) == in_memory.examples
     assert in_file.examples[-1] == in_memory.examples[-1]
     assert list(in_file.examples[3:5]) == list(in_memory.examples[3:5])
+    assert in_file.examples == read(tmp_path, "a.jsonl").examples
+    assert in_file.examples != in_file.select(range(199)).examples
     some = in_file.select([7, 3])
     assert [each["text"] for each in some.examples] == ["text 7", "text 3"]
     assert some.place(0) == "a.jsonl example 8"
