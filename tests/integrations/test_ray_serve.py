@@ -16,11 +16,13 @@ from integrations.ray_cluster import (
 )
 from server.http_server_helpers import UNQUANTIZED, random_lora, store
 
-from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.backbone import choose_device, load_backbone
+from adapterhub.backbones.quantize import default_compute_dtype
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.params import SamplingParams
 from adapterhub.registry import Registry
+from adapterhub.specs import QuantizationSpec
 
 pytestmark = pytest.mark.timeout(900)
 ADAPTERS = 6
@@ -41,7 +43,9 @@ def registry(decoder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def texts(decoder):
     """The texts of our engine, by seed of the adapter."""
-    with_adapters = Engine(load_backbone(str(decoder), UNQUANTIZED), EngineConfig())
+    # the type that a server computes in
+    spec = QuantizationSpec("none", default_compute_dtype(choose_device("cpu")))
+    with_adapters = Engine(load_backbone(str(decoder), spec), EngineConfig())
     params = SamplingParams(temperature=0, max_tokens=8)
     found = {}
     for seed in (1, 2, 9):
@@ -124,7 +128,7 @@ def test_an_adapter_stays_with_its_replica(url):
 def test_errors_are_those_of_one_server(url):
     assert complete(url, "nobody").status_code == 404
     assert "is not an adapter of this server" in complete(url, "nobody").text
-    assert complete(url, "a1", temperature=-1).status_code == 422
+    assert complete(url, "a1", temperature=-1).status_code == 400
     assert complete(url, "a1", prompt="x" * 30_000_000).status_code == 413
 
 
