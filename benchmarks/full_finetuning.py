@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from adapterhub.backbones.backbone import Backbone, load_backbone
 from adapterhub.backbones.forward_paths import forward_paths
-from adapterhub.backbones.head_model import build_head
+from adapterhub.backbones.head_construction import build_head
 from adapterhub.backbones.task_forward import LogitsHead, TaskForward, TaskHead
 from adapterhub.specs import QuantizationSpec
 from adapterhub.tasks.base import TaskOptions

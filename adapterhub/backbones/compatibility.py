@@ -12,7 +12,7 @@ from peft.utils import ModulesToSaveWrapper
 from adapterhub.adapters.peft_format import CONFIG_NAME
 from adapterhub.backbones.adapter_config import adapter_peft_config, stored_modules
 from adapterhub.backbones.architecture import backbone_kind, read_architecture
-from adapterhub.backbones.head_model import build_meta_head
+from adapterhub.backbones.head_construction import build_meta_head
 from adapterhub.backbones.memory import parameter_count
 from adapterhub.errors import ArtifactError, RecipeError, first_sentence
 from adapterhub.tasks.base import LANGUAGE_HEADS

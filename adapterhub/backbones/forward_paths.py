@@ -11,13 +11,10 @@ from adapterhub.backbones.compiled_decoder import (
     adapted_linears,
     why_not_compiled,
 )
+from adapterhub.backbones.decoder_check import check_compiled_decoder, check_fast_decoder
 from adapterhub.backbones.fast_decoder import FastDecoder, can_run
 from adapterhub.backbones.path_cache import read_verdict, write_verdict
-from adapterhub.backbones.path_check import (
-    check_compiled_decoder,
-    check_fast_decoder,
-    check_forward_paths,
-)
+from adapterhub.backbones.path_check import check_forward_paths
 from adapterhub.backbones.path_verdict import PADDED_ONLY, ForwardPaths
 
 if TYPE_CHECKING:

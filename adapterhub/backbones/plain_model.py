@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from adapterhub.backbones.architecture import quiet_transformers, read_architecture
-from adapterhub.backbones.head_model import head_config
+from adapterhub.backbones.head_construction import head_config
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.errors import BackboneError
 

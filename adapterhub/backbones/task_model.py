@@ -17,7 +17,7 @@ from adapterhub.adapters.tensor_checks import check_tensors_match
 from adapterhub.backbones.adapter_config import adapter_peft_config
 from adapterhub.backbones.forward_paths import forward_paths
 from adapterhub.backbones.fused_lora import fuse_lora_layers
-from adapterhub.backbones.head_model import build_head
+from adapterhub.backbones.head_construction import build_head
 from adapterhub.backbones.task_forward import TaskForward
 from adapterhub.backbones.trained_layers import fuse_decoder_layers, restore_decoder_layers
 from adapterhub.errors import StrictLoadError

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from adapterhub.backbones.forward_paths import forward_paths
-from adapterhub.backbones.head_model import build_head, language_head
+from adapterhub.backbones.head_construction import build_head, language_head
 from adapterhub.backbones.quantize import torch_dtype
 from adapterhub.engine.adapted_layers import adapt_layers
 from adapterhub.engine.adapter_fetcher import AdapterFetcher

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from adapterhub.backbones.head_model import BaseOutput, HeadModel, build_head
+from adapterhub.backbones.head_construction import build_head
+from adapterhub.backbones.head_model import BaseOutput, HeadModel
 from adapterhub.errors import StrictLoadError
 from adapterhub.tasks.base import LANGUAGE_HEADS
 

@@ -15,7 +15,7 @@ import torch
 from adapterhub.adapters.peft_format import WEIGHT_KEY, in_saved_module
 from adapterhub.adapters.tensor_checks import PEFT_HEADS, PROMPT_KEY
 from adapterhub.backbones.architecture import read_architecture
-from adapterhub.backbones.head_model import head_config
+from adapterhub.backbones.head_construction import head_config
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.backbones.module_sharing import base_child
 from adapterhub.backbones.plain_model import load_plain_model

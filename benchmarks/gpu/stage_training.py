@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from stage import RANK, random_backbone, stage_options, synchronize
 
-from adapterhub.backbones.head_model import build_head
+from adapterhub.backbones.head_construction import build_head
 from adapterhub.backbones.task_model import build_task_model
 from adapterhub.data.packing import EncodedExample
 from adapterhub.tasks.base import TaskOptions

@@ -5,7 +5,7 @@ import torch
 from tiny_configs import llama_config
 from transformers import LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from adapterhub.backbones import path_check
+from adapterhub.backbones import decoder_check
 from adapterhub.backbones.compiled_decoder import (
     CompiledDecoder,
     adapted_linears,
@@ -172,10 +172,10 @@ def test_the_check_sees_a_wrong_step(monkeypatch, caplog):
         base_model, config, name = base, base.config, "toy"
         device = torch.device("cpu")
 
-    assert path_check.check_compiled_decoder(Backbone)
-    own = path_check.step_adapters
+    assert decoder_check.check_compiled_decoder(Backbone)
+    own = decoder_check.step_adapters
     monkeypatch.setattr(
-        path_check, "step_adapters", lambda plans, n, **_: own([None] * len(plans), n)
+        decoder_check, "step_adapters", lambda plans, n, **_: own([None] * len(plans), n)
     )
-    assert not path_check.check_compiled_decoder(Backbone)
+    assert not decoder_check.check_compiled_decoder(Backbone)
     assert "no compiled step: hidden states differ" in caplog.text

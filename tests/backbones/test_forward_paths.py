@@ -17,9 +17,10 @@ from adapterhub.backbones import float32_model, path_cache
 from adapterhub.backbones import forward_paths as forward_paths_module
 from adapterhub.backbones.architecture import is_decoder, kind_of
 from adapterhub.backbones.backbone import load_backbone
+from adapterhub.backbones.decoder_check import check_fast_decoder
 from adapterhub.backbones.fast_decoder import FastDecoder
 from adapterhub.backbones.forward_paths import PADDED_ONLY, fast_decoder, forward_paths
-from adapterhub.backbones.path_check import check_fast_decoder, check_forward_paths
+from adapterhub.backbones.path_check import check_forward_paths
 from adapterhub.backbones.shallow_model import num_distinct_layers
 from adapterhub.kernels.attention import layout, transformers_interface
 from adapterhub.kernels.attention.layout import PackedSequences

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoModel, PvtConfig
 
 from adapterhub.backbones.adapter_config import adapter_peft_config
-from adapterhub.backbones.head_model import build_head, head_config
+from adapterhub.backbones.head_construction import build_head, head_config
 from adapterhub.backbones.heads import head_model_class
 from adapterhub.errors import BackboneError, RecipeError
 from adapterhub.specs import LoraSpec

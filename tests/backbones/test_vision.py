@@ -15,7 +15,7 @@ from adapterhub.backbones import onnx_weights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.compatibility import check_adapter_fits
 from adapterhub.backbones.fingerprint import weights_fingerprint
-from adapterhub.backbones.head_model import build_head
+from adapterhub.backbones.head_construction import build_head
 from adapterhub.backbones.onnx_weights import convert_onnx
 from adapterhub.backbones.task_model import build_task_model
 from adapterhub.data.packing import EncodedExample, pack

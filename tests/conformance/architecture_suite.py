@@ -110,7 +110,8 @@ def check_architecture(folder: Path, model_type: str, head: str) -> Outcome:
     except AdapterHubError as error:
         # a refusal comes before the training
         status: Status = "refused" if place == "training" else "crash"
-        return Outcome(model_type, head, status, detail=str(error).splitlines()[0])
+        detail = str(error).splitlines()[0].replace(f"{model}", model_type)
+        return Outcome(model_type, head, status, detail=detail)
     except Exception as error:  # noqa: BLE001, every fault of an architecture is recorded
         return Outcome(model_type, head, "crash", detail=f"{type(error).__name__}: {error}"[:300])
     path = _path(backbone, head)

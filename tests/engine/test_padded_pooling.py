@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from adapterhub.adapters.weights import AdapterWeights
 from adapterhub.backbones.backbone import load_backbone
 from adapterhub.backbones.forward_paths import PADDED_ONLY, forward_paths
-from adapterhub.backbones.head_model import build_head
+from adapterhub.backbones.head_construction import build_head
 from adapterhub.data.packing import EncodedExample
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine

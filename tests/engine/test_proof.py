@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from adapterhub.backbones.backbone import load_backbone
-from adapterhub.backbones.head_model import build_head
+from adapterhub.backbones.head_construction import build_head
 from adapterhub.engine.config import EngineConfig
 from adapterhub.engine.engine import Engine
 from adapterhub.engine.sampling.sampler import Sampler
