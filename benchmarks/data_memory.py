@@ -4,6 +4,8 @@ Each size runs in a process of its own: a file of made-up texts is read, checked
 and a tiny encoder makes a few steps over it, so that the data is what takes memory.
 
     python benchmarks/data_memory.py --examples 10000 1000000
+
+With --prepare-only nothing is encoded or trained.
 """
 
 from __future__ import annotations
@@ -57,13 +59,11 @@ def write_backbone(folder: Path) -> None:
     BertModel(config).save_pretrained(folder)
 
 
-def run(folder: Path, count: int) -> dict[str, float]:
-    """Train on ``count`` examples and return seconds, and resident memory in MB."""
+def run(folder: Path, count: int, *, prepare_only: bool) -> dict[str, float]:
+    """Read, and train on, ``count`` examples; return seconds, and resident memory in MB."""
     from adapterhub.training.prepare import prepare_data
     from adapterhub.training.recipe_file import parse_recipe
-    from adapterhub.training.train import train
 
-    write_backbone(folder / "backbone")
     recipe = parse_recipe(
         {
             "name": "memory",
@@ -76,19 +76,24 @@ def run(folder: Path, count: int) -> dict[str, float]:
             "train": {"steps": 100, "batch_size": 32},
         }
     )
-    # a first small run loads the libraries
-    small = recipe.model_copy(
-        update={"data": recipe.data.model_copy(update={"train": recipe.data.validation})}
-    )
-    train(small, output=folder / "warm")
+    if not prepare_only:
+        from adapterhub.training.train import train
+
+        write_backbone(folder / "backbone")
+        # a first small run loads the libraries
+        small = recipe.model_copy(
+            update={"data": recipe.data.model_copy(update={"train": recipe.data.validation})}
+        )
+        train(small, output=folder / "warm")
     before = _peak()
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     data = prepare_data(recipe)
-    prepared = time.perf_counter() - start
-    train(recipe, output=folder / "run", data=data)
+    prepared = time.process_time() - cpu
+    if not prepare_only:
+        train(recipe, output=folder / "run", data=data)
     return {
         "examples": count,
-        "prepare_seconds": round(prepared, 1),
+        "prepare_cpu_seconds": round(prepared, 1),
         "seconds": round(time.perf_counter() - start, 1),
         "libraries_mb": before,
         "peak_mb": _peak(),
@@ -105,10 +110,12 @@ def main() -> None:
     """Run each size in a process and print a line of JSON for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, nargs="+", default=[10_000, 1_000_000])
+    parser.add_argument("--prepare-only", action="store_true")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.folder:
-        print(json.dumps(run(options.folder, options.examples[0])))
+        found = run(options.folder, options.examples[0], prepare_only=options.prepare_only)
+        print(json.dumps(found))
         return
     for count in options.examples:
         with tempfile.TemporaryDirectory() as name:
@@ -116,6 +123,7 @@ def main() -> None:
             write_examples(folder / "train.jsonl", count)
             write_examples(folder / "validation.jsonl", 500)
             command = [sys.executable, __file__, "--folder", name, "--examples", str(count)]
+            command += ["--prepare-only"] if options.prepare_only else []
             subprocess.run(command, check=True)
 
 
