@@ -28,7 +28,7 @@ _LISTED, _BAR = 20, 24
 
 def explain(
     ref: Ref,
-    text: Annotated[str, typer.Argument(help="Input to explain.")],
+    text: Annotated[str, typer.Argument(help="Text or file to explain.")],
     jsonl: Jsonl = False,
     label: Annotated[
         str | None, typer.Option(help="Label to explain; the predicted label by default.")
@@ -47,7 +47,7 @@ def explain(
     force: Force = False,
     device: Device = None,
 ) -> None:
-    """Show how much each word contributes to a prediction."""
+    """Show how much each word, or part of a recording, contributes."""
     silence_libraries(compiler=False)
     place = None if span is None else _span(span)
     given = json_input(text, 1) if jsonl else text
@@ -102,13 +102,13 @@ def _show(found: Explanation) -> None:
         console.print(line)
     strongest = sorted(found.words, key=lambda word: -abs(word.attribution))[:_LISTED]
     chosen = [word for word in found.words if word in strongest and word.attribution]
-    shown = table("word", ">attribution", "")
+    shown = table(found.unit, ">attribution", "")
     for word in chosen:
         share = word.attribution / found.max_attribution
         shown.add_row(RichText(word.word), f"{word.attribution:+.3f}", _bar(share))
     console.print(shown)
     if len(chosen) < len(found.words):
-        console.print(f"{len(chosen)} of {len(found.words)} words; --json has all")
+        console.print(f"{len(chosen)} of {len(found.words)} {found.unit}s; --json has all")
     console.print(RichText(fidelity_note(found), style="dim"))
     if found.gap_share > LARGE_GAP:
         console.print(

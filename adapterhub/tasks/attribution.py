@@ -18,7 +18,7 @@ from adapterhub.errors import DataError
 from adapterhub.tasks.words import Word, is_unspaced, split_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
@@ -46,12 +46,15 @@ class AttributionInput:
         owners: For each token the index of its word among the words of all texts; ``None`` for
             special tokens, spaces, and what a chat template adds.
         unread: Number of words without any token, because of truncation.
+        without: Returns the example without some of its words, by their indices, where they are
+            no tokens but parts of a recording.
     """
 
     example: EncodedExample
     texts: Sequence[InputText]
     owners: Sequence[int | None]
     unread: int
+    without: Callable[[Collection[int]], EncodedExample] | None = None
 
     @property
     def words(self) -> list[tuple[InputText, Word]]:
@@ -90,6 +93,13 @@ class CheckedAnswer:
     confidence: float
     label: str | None = None
     span: tuple[int, int] | None = None
+
+
+class InputDivider(Protocol):
+    """Divides the input of an example into words."""
+
+    def attribution_input(self, example: Example, names: tuple[str, str]) -> AttributionInput:
+        """Return an example with the words of its texts, which get the given names."""
 
 
 class AttributionSource(Protocol):

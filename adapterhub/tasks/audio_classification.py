@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from adapterhub.data.packing import EncodedExample
 from adapterhub.tasks.classification import SingleLabelTask
 from adapterhub.tasks.preprocessors import AudioLoader
+from adapterhub.tasks.recording_parts import RecordingParts
 from adapterhub.tasks.recordings import recording_of
+from adapterhub.tasks.text_classification import LabelAttribution, check_label
 
 if TYPE_CHECKING:
     from adapterhub.tasks.base import AuditSpec, HeadKind, Pool
@@ -29,10 +31,17 @@ class AudioClassification(SingleLabelTask):
     head: HeadKind = "audio"
     default_metric: tuple[str, bool] = ("accuracy", True)
     audit: AuditSpec | None = None
-    attribution: None = None
 
     def _set_up(self, preprocessor: Any, pool: Pool) -> None:
         self._loader = AudioLoader(preprocessor, self.options.max_seconds)
+
+    @property
+    def attribution(self) -> LabelAttribution:
+        """Attribution of the label to parts of the recording."""
+        parts = RecordingParts(self._loader, lambda each: self.encode(each, 1, train=False))
+        check = partial(check_label, self.classes)
+        names = ("audio", "")
+        return LabelAttribution(self.name, parts, self.labels, self.outcome, check, names=names)
 
     def encode(self, example: Example, number: int, *, train: bool) -> EncodedExample:
         """Check that the recording of an example can be decoded; see ``Task.encode``."""

@@ -105,8 +105,8 @@ class TaskOptions(BaseModel):
         source_language: Language of the source, as the tokenizer of a multilingual encoder-decoder
             names it (``en_XX``, ``eng_Latn``).
         target_language: Language of the target, likewise.
-        num_beams: Beams of an encoder-decoder's generation; 1 takes the likeliest token each time,
-            ``None`` the backbone's own number.
+        num_beams: Beams of an encoder-decoder's generation; 1 takes the likeliest token each time.
+            The backbone's own number where not given.
         image_size: Side in pixels that images are resized to; the backbone's own where not given.
         max_seconds: Longest part of a recording that is read, in seconds.
         vocabulary: Characters of transcripts. Training takes those of its examples where it is not

@@ -122,7 +122,7 @@ class AudioLoader:
     def __init__(self, extractor: Any, max_seconds: float) -> None:
         if isinstance(extractor, SpeechProcessor):
             extractor = extractor.feature_extractor
-        self._extractor, self._max_seconds = extractor, max_seconds
+        self._extractor, self.max_seconds = extractor, max_seconds
         #: samples per second
         self.rate: int = extractor.sampling_rate
         window = getattr(extractor, "chunk_length", None)
@@ -144,7 +144,7 @@ class AudioLoader:
 
     def features(self, recording: AudioFile) -> Tensor:
         """Return the input of the model: samples or a spectrogram, float32."""
-        return self._run(recording.waveform(self.rate, self._max_seconds))
+        return self._run(recording.waveform(self.rate, self.max_seconds))
 
     def features_of(self, samples: np.ndarray[Any, Any]) -> Tensor:
         """Return the input of the model for samples at ``rate``."""
@@ -152,7 +152,7 @@ class AudioLoader:
 
     def positions(self, recording: AudioFile) -> int:
         """Return about how many positions the model computes for a recording."""
-        return self.positions_of(min(recording.seconds(), self._max_seconds))
+        return self.positions_of(min(recording.seconds(), self.max_seconds))
 
     def positions_of(self, seconds: float) -> int:
         """Return about how many positions the model computes for some seconds."""

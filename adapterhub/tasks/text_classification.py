@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+    from adapterhub.tasks.attribution import InputDivider
     from adapterhub.tasks.base import Evaluation, HeadKind, Outcome, Pool, TaskOptions
     from adapterhub.tasks.classification import ClassLabels
     from adapterhub.tasks.fields import Example
@@ -117,7 +118,7 @@ class LabelAttribution:
 
     Args:
         task: Name of the task.
-        texts: Encoder of the texts.
+        texts: Divides texts, or a recording, into words.
         labels: Label names in the order of the head's outputs.
         outcome: Returns choice and probabilities of a raw prediction.
         check: Returns the reference answer of an example in words, whether a raw prediction is
@@ -131,7 +132,7 @@ class LabelAttribution:
     """
 
     task: str
-    texts: TextEncoder
+    texts: InputDivider
     labels: tuple[str, ...]
     outcome: Callable[[Any], Outcome]
     check: Callable[[Example, Any], tuple[str, bool, float, str | None]]

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
-from audio_backbones import save_audio, save_tones, tone
+from audio_backbones import RATE, TONES, save_audio, save_tones, tone
 
 from adapterhub.adapters.artifact import read_artifact
 from adapterhub.backbones.backbone import load_backbone
@@ -43,7 +45,8 @@ def test_tones_are_learned_stored_and_predicted(family, tones, recipe, command, 
     result = json.loads(done.stdout)
     assert result["metrics"]["after"]["accuracy"] > 0.9
     page = Path(result["report"]).read_text()
-    assert "Not explained: predictions are explained by words, and this task reads no texts" in page
+    assert "when one part of the recording is silent" in page
+    assert "strongest parts" in page
     assert "Calibration" in page
 
     files = []
@@ -60,8 +63,29 @@ def test_tones_are_learned_stored_and_predicted(family, tones, recipe, command, 
     assert b"none.wav: can't be read" in missing.stderr_bytes
     scored = command("eval", "tones", "--data", str(tones), "--json")
     assert json.loads(scored.stdout)["adapter"]["accuracy"] > 0.9
-    refused = command("explain", "tones", files[0])
-    assert refused.exit_code != 0
+    explain_half_a_recording(command, tmp_path)
+
+
+def explain_half_a_recording(command, folder):
+    """Explain a recording with a tone in its second half, and 0.2 s that are not read."""
+    time = np.arange(RATE * 12 // 10) / RATE
+    samples = np.where(time < 0.5, 0.0, 0.6 * np.sin(2 * np.pi * TONES["low"] * time))
+    file = folder / "half.wav"
+    soundfile.write(file, samples, RATE)
+    done = command("explain", "tones", str(file), "--html", str(folder / "half.html"), "--json")
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.stdout)["answers"]
+    parts = found["words"]
+    assert (found["method"], found["baseline"], found["unread"]) == ("ablation", "silence", 4)
+    assert [parts[0]["word"], parts[-1]["word"]] == ["0.00–0.05s", "0.95–1.00s"]
+    # silence in place of silence changes nothing
+    assert [each["attribution"] for each in parts[:10]] == [0.0] * 10
+    assert sum(abs(each["attribution"]) > 1e-4 for each in parts[10:]) >= 8
+    assert "4 parts were truncated" in (folder / "half.html").read_text()
+    shown = command("explain", "tones", str(file), "--label", "high").stdout
+    assert "part" in shown.splitlines()[2]
+    refused = command("explain", "tones", str(file), "--method", "gradients")
+    assert b"explained by the silence of its parts" in refused.stderr_bytes
 
 
 @pytest.mark.parametrize("family", ["whisper", "wav2vec2", "hubert"])

@@ -193,10 +193,11 @@ class _Cost:
 
     def fits(self, inputs: AttributionInput) -> bool:
         tokens = len(inputs.example)
-        if tokens > self._budget.tokens:
+        if inputs.without is None and tokens > self._budget.tokens:
             return False
         self._seconds_per_token = self._seconds_per_token or self._measure(inputs.example)
-        passes = len(inputs.words) + 1 if self._ablation else self._budget.steps * _STEP_PASSES
+        ablation = self._ablation or inputs.without is not None
+        passes = len(inputs.words) + 1 if ablation else self._budget.steps * _STEP_PASSES
         return passes * tokens * self._seconds_per_token <= self._budget.seconds / _ANSWERS
 
     def _measure(self, example: EncodedExample) -> float:

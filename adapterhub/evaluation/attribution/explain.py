@@ -10,7 +10,7 @@ import torch
 
 from adapterhub.data.packing import pack
 from adapterhub.errors import DataError
-from adapterhub.evaluation.attribution.methods import STEPS, attribute, eval_mode
+from adapterhub.evaluation.attribution.methods import SILENCE, STEPS, attribute, eval_mode
 from adapterhub.tasks.attribution import Target, tokens_log_probability
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ class Explanation:
             return 0.0
         difference = abs(self.value - self.baseline_value)
         return abs(self.gap) / difference if difference else float("inf")
+
+    @property
+    def unit(self) -> str:
+        """What has an attribution: a word, or a part of a recording."""
+        return "part" if self.baseline == SILENCE else "word"
 
     @property
     def max_attribution(self) -> float:

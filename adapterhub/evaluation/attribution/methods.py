@@ -16,6 +16,8 @@ because gradients along such a path are unreliable: a decoder normalizes by the 
 points between two embeddings are far from anything it was trained on, and it has no mask token.
 Source: Li, Monroe and Jurafsky 2016, "Understanding Neural Networks through Representation
 Erasure", arXiv:1612.08220.
+
+Recordings are explained by ablation too: one part of equal length is silent at a time.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ from __future__ import annotations
 from bisect import bisect
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch.nn import functional as F
 
 from adapterhub.data.packing import pack
-from adapterhub.errors import BackboneError, MissingExtraError
+from adapterhub.errors import BackboneError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
 AttributionMethod: TypeAlias = Literal["gradients", "ablation"]
 #: Default number of integration steps. Source: the paper, section 5: 20 to 300 suffice.
 STEPS = 50
+#: Baseline of the parts of a recording.
+SILENCE = "silence"
 #: Maximum number of tokens per forward pass.
 BATCH_TOKENS = 1024
 #: Candidates for the baseline token in order of preference.
@@ -57,7 +62,7 @@ class Attribution:
     Args:
         words: Attribution of each word; 0 for a word that was truncated.
         baseline_value: Target value of the baseline; ``None`` for ablation.
-        baseline: Baseline token; empty for ablation.
+        baseline: Baseline token; empty for ablation, ``SILENCE`` of a recording's parts.
         steps: Number of integration steps; 0 for ablation.
     """
 
@@ -102,7 +107,13 @@ def attribute(
     Args:
         method: Attribution method; default ``method_for(model)``.
     """
-    if (method or method_for(model)) == "ablation":
+    if inputs.without is not None and method == "gradients":
+        raise DataError(
+            "a recording is explained by the silence of its parts",
+            place="method",
+            hint="Use ablation, or leave it out",
+        )
+    if inputs.without is not None or (method or method_for(model)) == "ablation":
         return _feature_ablation(model, inputs, target)
     return _integrated_gradients(model, inputs, target, steps)
 
@@ -170,9 +181,11 @@ def _integrated_gradients(
 
 
 def _feature_ablation(model: TaskModel, inputs: AttributionInput, target: Target) -> Attribution:
-    """Remove one word at a time."""
+    """Remove one word at a time, or silence a part of a recording."""
     captum = _captum()
-    _, token = baseline_token(model)
+    remove = inputs.without
+    if remove is None:
+        remove = partial(_without, inputs, baseline=baseline_token(model)[1])
     features = sorted({owner for owner in inputs.owners if owner is not None})
     selected = len(inputs.example.select)
 
@@ -181,7 +194,7 @@ def _feature_ablation(model: TaskModel, inputs: AttributionInput, target: Target
         absent = [
             {f for f, kept in zip(features, mask, strict=True) if not kept} for mask in present
         ]
-        batch = pack([_without(inputs, words, token) for words in absent])
+        batch = pack([remove(words) for words in absent])
         logits = model.head(model.hidden(batch.to(model.backbone.device))).float()
         return target.measure(logits.view(len(absent), selected, -1)).cpu()
 
@@ -196,7 +209,8 @@ def _feature_ablation(model: TaskModel, inputs: AttributionInput, target: Target
     words = [0.0] * len(inputs.words)
     for feature, attribution in zip(features, attributions[0].tolist(), strict=True):
         words[feature] = attribution
-    return Attribution(words, value, None, "", "ablation", 0)
+    baseline = "" if inputs.without is None else SILENCE
+    return Attribution(words, value, None, baseline, "ablation", 0)
 
 
 def _without(inputs: AttributionInput, absent: Collection[int], baseline: int) -> EncodedExample:

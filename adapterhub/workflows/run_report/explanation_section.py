@@ -30,7 +30,12 @@ _COLOURS = (
     "strongest word of a text has the full colour. Attributions show what this adapter reacted to, "
     "not whether that is a good reason."
 )
-_NO_TEXT = Text("Not explained: predictions are explained by words, and this task reads no texts.")
+_SILENCE = (
+    "Silence: how much the explained value falls when one part of the recording is silent. Parts "
+    "that repeat each other's information get small attributions, since either of them is enough, "
+    "so the attributions need not add up."
+)
+_NO_TEXT = Text("Not explained: this task has no attribution to words or to parts of a recording.")
 _NONE_FITS = Text(
     "Not explained: no validation example has a prediction to explain (a span, for instance) and "
     "is short enough for the time limit of a report. Explain a text of your choice with adapterhub "
@@ -38,15 +43,13 @@ _NONE_FITS = Text(
 )
 
 
-def explanations_section(
-    examples: Sequence[ExplainedExample] | None, *, reads_text: bool
-) -> Section:
+def explanations_section(examples: Sequence[ExplainedExample] | None, *, explains: bool) -> Section:
     """Return the section; without examples, or where explaining failed, it states the reason."""
     if examples is None:
         failed = "The predictions could not be explained; see the log of the run."
         return Section(TITLE, (Text(failed, warning=True),))
     if not examples:
-        return Section(TITLE, (_NONE_FITS if reads_text else _NO_TEXT,))
+        return Section(TITLE, (_NONE_FITS if explains else _NO_TEXT,))
     blocks: list[Block] = [_method(examples[0].found)]
     for each in examples:
         why = f"{each.why[0].upper()}{each.why[1:]}"
@@ -73,7 +76,7 @@ def answer_text(found: Explanation) -> str:
 
 def fidelity_note(found: Explanation) -> str:
     """Return the explained value, its baseline, and how well the attributions add up."""
-    unread = f" {found.unread} words were truncated." if found.unread else ""
+    unread = f" {found.unread} {found.unit}s were truncated." if found.unread else ""
     explained = f"Explained: {found.quantity}, {found.value:.3f}"
     if found.gap is None or found.baseline_value is None:
         total = sum(word.attribution for word in found.words)
@@ -87,7 +90,8 @@ def fidelity_note(found: Explanation) -> str:
 
 
 def _method(found: Explanation) -> Text:
-    return Text(f"{_METHODS[found.method]} {_COLOURS}")
+    method = _SILENCE if found.unit == "part" else _METHODS[found.method]
+    return Text(f"{method} {_COLOURS.replace('word', found.unit)}")
 
 
 def _explanation(found: Explanation) -> list[Block]:
@@ -98,7 +102,7 @@ def _explanation(found: Explanation) -> list[Block]:
     ]
     strongest = sorted(found.words, key=lambda word: -abs(word.attribution))[:SHOWN_WORDS]
     rows = [(word.word, f"{word.attribution:+.3f}") for word in strongest if word.attribution]
-    blocks.append(Table(("strongest words", ">attribution"), rows))
+    blocks.append(Table((f"strongest {found.unit}s", ">attribution"), rows))
     blocks.append(Text(fidelity_note(found), warning=found.gap_share > LARGE_GAP))
     return blocks
 

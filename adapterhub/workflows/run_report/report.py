@@ -15,7 +15,6 @@ from adapterhub.evaluation.calibration import calibration, temperature_of
 from adapterhub.evaluation.duplicates import leak, split_facts
 from adapterhub.evaluation.errors import worst_examples
 from adapterhub.evaluation.example_statistics import units_of
-from adapterhub.tasks.base import MEDIA_HEADS
 from adapterhub.training.curves import plot_curves, read_curves
 from adapterhub.training.run_folder import LOG_NAME
 from adapterhub.workflows.run_report.bias_audit_section import audit_run, bias_audit_section
@@ -169,7 +168,10 @@ def _explanations(
     task, after = evidence.task, evidence.after
     if options.explanations is None:
         return Section(EXPLANATIONS)
-    reads_text = task.head not in MEDIA_HEADS
+    # what an encoder-decoder writes has no attribution yet
+    explains = task.attribution is not None or task.head == "causal_lm"
+    if not explains:
+        return explanations_section((), explains=False)
     try:
         found = explain_examples(model, task, after.examples, after.decoded, options.explanations)
     except MissingExtraError as error:
@@ -178,11 +180,11 @@ def _explanations(
     except Exception as error:  # noqa: BLE001
         # the rest of the report is worth having without it
         log_failure(logger, "the predictions could not be explained", error)
-        return explanations_section(None, reads_text=reads_text)
+        return explanations_section(None, explains=True)
     summary["explanations"] = [
         {"why": each.why, "expected": each.expected, **each.found.document()} for each in found
     ]
-    return explanations_section(found, reads_text=reads_text)
+    return explanations_section(found, explains=True)
 
 
 def _data(evidence: TrainingEvidence, summary: dict[str, Any]) -> Section:
