@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from tiny_models import tiny_model_folder
 from transformers import AutoTokenizer
 
 from adapterhub.evaluation.attribution.budget import AttributionBudget
@@ -153,6 +154,26 @@ def test_other_tasks_have_the_sections_that_apply(task, backbone, recipe, reques
         assert {"refused", "rude words", "stereotype preferred"} <= names
     else:
         assert "names" in names
+
+
+def test_an_encoder_decoder_has_the_sections_of_its_targets(recipe, tmp_path):
+    data = tmp_path / "pairs.jsonl"
+    pairs = {"the river": "a man", "spring": "home", "old": "wide"}
+    lines = [json.dumps({"source": one, "target": other}) + "\n" for one, other in pairs.items()]
+    data.write_text("".join(lines * 3))
+    folder = tiny_model_folder(tmp_path, "t5")
+    path = recipe("pairs", folder, "translation", data, train={"steps": 2})
+    result = train_run(load_recipe(path), output=tmp_path / "run")
+    page = result.report.read_text()
+    assert {"Results", "Error examples", "Explanations", "Data", "Cost"} <= set(titles(page))
+    assert not {"Confusion", "Calibration", "Labels"} & set(titles(page))
+    assert "Not explained: this task has no attribution to words" in page
+    # sources and references of the examples with the highest loss
+    assert set(pairs) & set(re.findall(r"<td>([^<]*)</td>", page))
+    summary = json.loads((tmp_path / "run/report.json").read_text())
+    found = summary["metrics"]["loss"]
+    assert found["after"] == result.after["loss"]
+    assert found["interval"]["low"] <= found["after"] <= found["interval"]["high"]
 
 
 def test_without_matplotlib_the_page_has_all_numbers_but_no_figures(
