@@ -125,6 +125,9 @@ def test_a_recipe_trains_is_stored_and_predicts(path, data, encoder, decoder, tm
     ]
     if written.task.name != "speech-recognition":
         overrides.append(f"task.max_new_tokens={min(written.task.max_new_tokens, 6)}")
+    else:
+        # rounding to bfloat16 grows in a decoder of random weights
+        overrides.append("backbone.compute_dtype=float32")
     if reads_audio:
         overrides.append("task.max_seconds=1")
     if written.task.multi_label:
