@@ -35,10 +35,7 @@ export function makeLabel(store) {
     if (!chosen.size && usable().length) chosen.add(usable()[0].ref);
     byId("label-go").disabled = !usable().length;
     byId("label-question").closest("label").hidden = !usable().some(answers);
-    // a backbone reads either texts or images
-    const images = usable().some(readsImages);
-    requireField(byId("label-text"), !images);
-    requireField(byId("label-image"), images);
+    requireFields();
     refill(
       byId("label-choices"),
       usable().length ? usable().map(choice) : empty("No suitable adapter", ["Train one with a recipe whose task is ", el("code", {}, "text-classification"), " or ", el("code", {}, "token-classification"), "."]),
@@ -50,7 +47,11 @@ export function makeLabel(store) {
       type: "checkbox",
       "data-key": adapter.ref,
       checked: chosen.has(adapter.ref),
-      onchange: () => (box.checked ? chosen.add(adapter.ref) : chosen.delete(adapter.ref)),
+      onchange: () => {
+        if (box.checked) chosen.add(adapter.ref);
+        else chosen.delete(adapter.ref);
+        requireFields();
+      },
     });
     return el(
       "label",
@@ -60,6 +61,13 @@ export function makeLabel(store) {
       adapter.aliases.map((alias) => el("span", { class: "chip alias" }, alias)),
       el("span", { class: "muted small" }, kindOf(adapter)),
     );
+  }
+
+  // adapters of one backbone read texts, those of another images
+  function requireFields() {
+    const refs = usable().filter((each) => !chosen.size || chosen.has(each.ref));
+    requireField(byId("label-text"), !refs.length || refs.some((each) => !readsImages(each)));
+    requireField(byId("label-image"), refs.some(readsImages));
   }
 
   async function labelAll() {

@@ -16,7 +16,7 @@ export function makePicker(adapters, chosen, key) {
 
   function draw() {
     refill(rows, parts.map(partRow));
-    more.hidden = parts.length >= Math.min(MAX_PARTS, adapters().length);
+    more.hidden = parts.length >= Math.min(MAX_PARTS, blendable().length);
     showFormula();
   }
 
@@ -49,17 +49,23 @@ export function makePicker(adapters, chosen, key) {
   }
 
   function select(part, index) {
-    const options = adapters().map((each) =>
-      el("option", { value: each.ref }, each.aliases.length ? `${each.ref} (${each.aliases.join(", ")})` : each.ref),
-    );
+    const options = grouped(index ? blendable() : adapters());
     // an adapter that was removed stays selected, and the server reports it
     if (!adapters().some((each) => each.ref === part.ref)) options.push(el("option", { value: part.ref }, part.ref));
     const node = el("select", { "aria-label": "Adapter", "data-key": `${key} adapter ${index}`, onchange: () => {
       part.ref = node.value;
+      // a blend has one backbone
+      if (!index) parts.splice(1, MAX_PARTS, ...parts.slice(1).filter((each) => blendable().some(({ ref }) => ref === each.ref)));
       draw();
     } }, options);
     node.value = part.ref;
     return node;
+  }
+
+  /** The adapters of the backbone of the first part. */
+  function blendable() {
+    const first = adapters().find((each) => each.ref === parts[0].ref);
+    return adapters().filter((each) => each.backbone === first?.backbone);
   }
 
   function removeButton(part, index) {
@@ -72,7 +78,7 @@ export function makePicker(adapters, chosen, key) {
   }
 
   function blend() {
-    const other = adapters().find((each) => !parts.some((part) => part.ref === each.ref));
+    const other = blendable().find((each) => !parts.some((part) => part.ref === each.ref));
     if (!other) return;
     parts.push({ ref: other.ref, weight: 1 });
     const share = Math.round(100 / parts.length) / 100;
@@ -93,6 +99,17 @@ export function makePicker(adapters, chosen, key) {
       draw();
     },
   };
+}
+
+/** Return the options of adapters, in groups by backbone where there are several. */
+function grouped(adapters) {
+  const groups = Map.groupBy(adapters, (each) => each.backbone);
+  if (groups.size < 2) return adapters.map(option);
+  return [...groups].map(([backbone, own]) => el("optgroup", { label: backbone }, own.map(option)));
+}
+
+function option({ ref, aliases }) {
+  return el("option", { value: ref }, aliases.length ? `${ref} (${aliases.join(", ")})` : ref);
 }
 
 /**

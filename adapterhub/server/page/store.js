@@ -16,7 +16,7 @@ const SILENT_KINDS = new Set(["encoder", "vision", "audio"]);
 export class Store extends EventTarget {
   me = null;
   backbone = null;
-  /** Whether the backbone generates text. */
+  /** Whether the backbone generates text; of several the first that does is the backbone. */
   generates = true;
   /** Whether a backbone reads recordings, and the one that writes transcripts without an adapter. */
   readsAudio = false;
@@ -39,12 +39,12 @@ export class Store extends EventTarget {
       ]);
       this.me = me;
       this.adapters = adapters.data;
-      const base = backboneOf(models.data);
+      const bases = models.data.filter((model) => !model.parent);
+      const base = bases.find(({ kind }) => !SILENT_KINDS.has(kind)) ?? bases[0];
       this.backbone = base?.id ?? null;
       this.generates = !SILENT_KINDS.has(base?.kind);
-      const audio = models.data.find((model) => !model.parent && model.kind === "audio");
-      this.readsAudio = Boolean(audio);
-      this.transcriber = audio?.transcribes ? audio.id : null;
+      this.readsAudio = bases.some(({ kind }) => kind === "audio");
+      this.transcriber = bases.find(({ transcribes }) => transcribes)?.id ?? null;
       this.error = null;
       this.loaded = true;
     } catch (error) {
@@ -65,7 +65,7 @@ export function classifies(adapter) {
   return adapter.task === TEXT_CLASSIFICATION;
 }
 
-/** Whether an adapter reads images, as do the backbone and all of its adapters then. */
+/** Whether an adapter reads images, as do all adapters of its backbone then. */
 export function readsImages(adapter) {
   return adapter.task === IMAGE_CLASSIFICATION;
 }
@@ -90,9 +90,4 @@ export function generatesText(adapter) {
 /** Whether an adapter is available; one that is being downloaded has no digest yet. */
 export function isLocal(adapter) {
   return adapter.digest !== "";
-}
-
-// the backbone is the parent of its adapters and has none itself
-function backboneOf(models) {
-  return models.find((model) => !model.parent);
 }

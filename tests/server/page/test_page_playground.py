@@ -1,6 +1,6 @@
 """The playground in a browser: answers side by side, as they stream."""
 
-from page_api import BACKBONE, digest_of
+from page_api import BACKBONE, adapter, digest_of
 
 CHAT = "/v1/chat/completions"
 
@@ -223,3 +223,23 @@ def test_an_encoder_does_not_generate(page, api):
     assert page.run("return document.querySelector('#play-go').disabled")
     assert page.run("return document.querySelector('#play-add').disabled")
     assert not api.sent(CHAT)
+
+
+def test_adapters_are_grouped_by_backbone_and_blended_within_one(page, api):
+    api.adapters = [
+        adapter("support", backbone="small"),
+        adapter("words", backbone="large"),
+        adapter("tone", backbone="small"),
+    ]
+    page.open("playground")
+    page.until(lambda: page.texts(".part select option"), "the picker")
+    assert page.run(
+        "return [...document.querySelectorAll('.part optgroup')]"
+        ".map((g) => [g.label, [...g.children].map((o) => o.value)])"
+    ) == [["small", ["support@1", "tone@1"]], ["large", ["words@1"]]]
+    page.click(".column header button[aria-label^=Blend]")
+    second = "return [...document.querySelectorAll('.part select')[1].options].map((o) => o.value)"
+    assert page.run(second) == ["support@1", "tone@1"]
+    # the other part is of another backbone now
+    choose(page, 0, "words@1")
+    assert page.run("return document.querySelectorAll('.part').length") == 1
