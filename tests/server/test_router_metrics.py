@@ -76,7 +76,7 @@ def test_running_and_waiting_adapters_are_named_as_in_their_requests(single, mon
         # one of the three runs, and the base model is no adapter
         assert adapters[0] | adapters[1] == {"alpha@prod", "beta"}
         assert not adapters[0] & adapters[1]
-        limited = open_keys(single.server.registry).create("beta only", adapters=["beta"])
+        limited = open_keys(single.server.registry).create("limited", adapters=["beta"])
         headers = {"Authorization": f"Bearer {limited}"}
         info = samples(single, headers=headers)["vllm:lora_requests_info"]
         shown = names(info, "running_lora_adapters") | names(info, "waiting_lora_adapters")
