@@ -121,6 +121,21 @@ def test_a_too_long_prompt_is_an_error_with_both_lengths(served):
     assert "12" in str(caught.value)
 
 
+def test_fields_that_routers_add_have_no_other_value(served):
+    body = {"model": "alpha", "messages": HELLO, "max_tokens": 2, "temperature": 0}
+    plain = served.post("/v1/chat/completions", body).json()["choices"]
+    added = dict.fromkeys(
+        ("no_stop_trim", "continue_final_message", "return_hidden_states"), False
+    ) | dict.fromkeys(
+        ("skip_special_tokens", "separate_reasoning", "stream_reasoning", "include_reasoning"), True
+    )
+    answer = served.post("/v1/chat/completions", body | added)
+    assert answer.json()["choices"] == plain
+    for name, value in added.items():
+        refused = served.post("/v1/chat/completions", {**body, name: not value})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+
+
 def test_an_unknown_field_is_an_error_in_openais_form(served):
     answer = served.post(
         "/v1/chat/completions", {"model": "alpha", "messages": HELLO, "temprature": 1}

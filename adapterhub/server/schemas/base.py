@@ -116,3 +116,7 @@ class GenerationRequest(RequestModel):
     user: str | None = None
     metadata: dict[str, Any] | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    # what vllm-router and sglang-router add to every request; only these values have no effect
+    no_stop_trim: Literal[False] | None = None
+    return_hidden_states: Literal[False] | None = None
+    skip_special_tokens: Literal[True] | None = None

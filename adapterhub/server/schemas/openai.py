@@ -127,6 +127,11 @@ class ChatRequest(GenerationRequest):
     store: bool | None = None
     service_tier: str | None = None
     reasoning_effort: str | None = None
+    # added by routers, like those of GenerationRequest
+    continue_final_message: Literal[False] | None = None
+    separate_reasoning: Literal[True] | None = None
+    stream_reasoning: Literal[True] | None = None
+    include_reasoning: Literal[True] | None = None
 
 
 class TokenLogprob(ResponseModel):
