@@ -1,4 +1,4 @@
-"""Rules of an encoder-decoder's checkpoint for the tokens of an answer."""
+"""Rules for the tokens of an encoder-decoder's answers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from transformers import GenerationConfig
 from adapterhub.tasks.token_rules import ProcessorRules
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import LogitsProcessorList
 
     from adapterhub.engine.sequences import Sequence
+    from adapterhub.tasks.token_rules import TokenRules
 
 
 def answer_rules(model: Any, sequence: Sequence) -> ProcessorRules | None:
@@ -46,3 +48,30 @@ def answer_rules(model: Any, sequence: Sequence) -> ProcessorRules | None:
         model_kwargs={},
     )
     return ProcessorRules(found) if found else None
+
+
+def apply_rules(sequences: list[Sequence], logits: Tensor) -> Tensor:
+    """Return logits, float32, from which the rules of each sequence exclude tokens.
+
+    Sequences of one length with equal rules are computed together.
+
+    Args:
+        sequences: Sequences of a step, with or without rules.
+        logits: ``[num_sequences, vocab_size]``.
+    """
+    groups: list[tuple[TokenRules | ProcessorRules, list[int], list[list[int]]]] = []
+    for index, sequence in enumerate(sequences):
+        if sequence.rules is None:
+            continue
+        tokens = [*sequence.decoder_prompt, *sequence.output_tokens]
+        for rules, indices, ids in groups:
+            if rules == sequence.rules and len(ids[0]) == len(tokens):
+                indices.append(index)
+                ids.append(tokens)
+                break
+        else:
+            groups.append((sequence.rules, [index], [tokens]))
+    ruled = logits.float().clone()
+    for rules, indices, ids in groups:
+        ruled[indices] = rules(torch.tensor(ids, device=logits.device), ruled[indices])
+    return ruled

@@ -19,6 +19,7 @@ from adapterhub.engine.adapter_fetcher import AdapterFetcher
 from adapterhub.engine.adapter_manager import AdapterManager
 from adapterhub.engine.adapter_preparation import AdapterPreparer, num_virtual_tokens
 from adapterhub.engine.adapter_slots import AdapterSlots
+from adapterhub.engine.answer_rules import apply_rules
 from adapterhub.engine.block_pool import BlockPool
 from adapterhub.engine.compiled_output import StepLogits
 from adapterhub.engine.config import EngineConfig
@@ -367,7 +368,7 @@ class EngineCore:
         for sequence in sequences:
             sequence.set_allowed_tokens()
         if any(sequence.rules is not None for sequence in sequences):
-            found = StepLogits(_ruled(sequences, found.logits))
+            found = StepLogits(apply_rules(sequences, found.logits))
         if any(sequence.vocab_size for sequence in sequences):
             found = StepLogits(self._without_others(sequences, found.logits))
         states = [sequence.state for sequence in sequences]
@@ -433,17 +434,6 @@ class EngineCore:
         problem = ComputeError(f"the step could not be computed: {error}")
         self.scheduler.finish(sequences[0])
         return [(sequences[0], sequences[0].fail(problem))]
-
-
-def _ruled(sequences: list[Sequence], logits: Tensor) -> Tensor:
-    """Return logits, float32, from which the rules of each sequence exclude tokens."""
-    ruled = logits.float().clone()
-    for row, sequence in enumerate(sequences):
-        if sequence.rules is not None:
-            tokens = [*sequence.decoder_prompt, *sequence.output_tokens]
-            ids = torch.tensor([tokens], device=logits.device)
-            ruled[row] = sequence.rules(ids, ruled[row : row + 1])[0]
-    return ruled
 
 
 def _rules(paths: ForwardPaths, runner: PaddedRunner | None) -> GroupRules:
