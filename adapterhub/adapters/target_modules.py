@@ -23,7 +23,11 @@ _WEIGHT_READ = re.compile(
 
 
 def resolve_target_modules(
-    model: nn.Module, targets: tuple[str, ...], *, exclude: Sequence[str]
+    model: nn.Module,
+    targets: tuple[str, ...],
+    *,
+    exclude: Sequence[str],
+    lost: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return the sorted module names that peft must match to adapt the targeted linear layers.
 
@@ -34,12 +38,16 @@ def resolve_target_modules(
     Args:
         targets: Suffixes of module names, or ``("all-linear",)``.
         exclude: Paths of heads and other modules that must not be adapted.
+        lost: Paths of layers whose adapter peft does not load; ``all-linear`` leaves them out.
+
+    Raises:
+        RecipeError: If a target matches no layer, or one of ``lost``.
     """
     # bitsandbytes' quantized layers are subclasses of nn.Linear
     linear = [name for name, module in model.named_modules() if is_linear_layer(module)]
     heads = [name for name in linear if any(_is_inside(name, path) for path in exclude)]
     unfit = sorted(_read_by_weight(model) & {*linear}.difference(heads))
-    skipped = {*heads, *unfit}
+    skipped = {*heads, *unfit, *lost}
     layers = [name for name in linear if name not in skipped]
     # a layer of an nn.Sequential has a number for a name, as a block of the model has
     others = _suffixes(name for name, _ in model.named_modules() if name not in {*layers})
@@ -47,6 +55,7 @@ def resolve_target_modules(
         raise RecipeError("no module is named", place="adapter.target_modules")
     resolved = set[str]()
     for target in targets:
+        _check_loadable(target, layers, lost, others)
         matched = [name for name in layers if target == ALL_LINEAR or _matches(name, target)]
         if not matched:
             raise _no_match(model, target, layers, unfit)
@@ -165,6 +174,19 @@ def _matches(module: str, target: str) -> bool:
 
 def _is_inside(module: str, path: str) -> bool:
     return module == path or module.startswith(f"{path}.")
+
+
+def _check_loadable(
+    target: str, layers: Sequence[str], lost: Collection[str], others: Collection[str]
+) -> None:
+    found = [name for name in lost if _matches(name, target)]
+    if found:
+        known = sorted({_shortest(name, 1, others) for name in layers})
+        raise RecipeError(
+            f"{target!r} matches {found[0]!r}, whose adapter peft does not load back",
+            place="adapter.target_modules",
+            hint=f"Name others: {', '.join(known)}" if known else "Use another backbone",
+        )
 
 
 def _no_match(

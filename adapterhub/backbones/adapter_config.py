@@ -13,6 +13,7 @@ from adapterhub.adapters.target_modules import (
     resolve_target_modules,
     saved_module_names,
 )
+from adapterhub.backbones.peft_names import layers_lost_on_load
 from adapterhub.errors import RecipeError
 from adapterhub.specs import LoraSpec, PrefixSpec
 
@@ -71,7 +72,10 @@ def adapter_peft_config(
         output = model.get_output_embeddings()
         outputs = [path for path, module in model.named_modules() if module is output]
         targets = resolve_target_modules(
-            model, adapter.target_modules, exclude=[*heads.head_modules, *outputs]
+            model,
+            adapter.target_modules,
+            exclude=[*heads.head_modules, *outputs],
+            lost=layers_lost_on_load(model),
         )
         check_target_parameters(model, adapter.target_parameters)
     return peft_config(

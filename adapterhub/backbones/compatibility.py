@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.utils import ModulesToSaveWrapper
 
 from adapterhub.adapters.peft_format import CONFIG_NAME
@@ -14,6 +14,7 @@ from adapterhub.backbones.adapter_config import adapter_peft_config, stored_modu
 from adapterhub.backbones.architecture import backbone_kind, read_architecture
 from adapterhub.backbones.head_construction import build_meta_head
 from adapterhub.backbones.memory import parameter_count
+from adapterhub.backbones.peft_names import renamed_on_load
 from adapterhub.errors import ArtifactError, RecipeError, first_sentence
 from adapterhub.tasks.base import LANGUAGE_HEADS
 from adapterhub.third_party import without_warnings
@@ -131,6 +132,20 @@ def check_adapter_fits(
         )
     if config.is_prompt_learning:
         _check_prefix_runs(model, name)
+    elif isinstance(config, LoraConfig):
+        _check_loads(model, name)
+
+
+def _check_loads(model: Any, name: str) -> None:
+    """Check that peft loads every tensor under the name that it is saved by."""
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    renamed = renamed_on_load(model, tensors)
+    if renamed:
+        raise RecipeError(
+            f"peft does not load {renamed[0]!r} of the architecture {name!r} back",
+            place="adapter",
+            hint="Leave its module out of adapter.target_modules and adapter.target_parameters",
+        )
 
 
 def _check_prefix_runs(model: Any, name: str) -> None:

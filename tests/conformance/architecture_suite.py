@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import warnings
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import yaml
-from differences import NUM_TOKENS, Differences, token_difference
+from differences import BOUND, NUM_TOKENS, Differences, token_difference
 from peft import PeftModel
 from targets import compare_targets
 from tiny_models import AUTO_CLASSES, tiny_model_folder
@@ -64,6 +65,9 @@ TASKS = {
     "span": "question-answering",
     "image": "image-classification",
 }
+
+#: Reason why texts were compared with transformers' forward of the whole sequence.
+CONTRADICTED = "transformers' generation with its cache differs from its own forward"
 
 Status = Literal["equal", "refused", "wrong", "crash"]
 
@@ -117,7 +121,9 @@ def check_architecture(folder: Path, model_type: str, head: str) -> Outcome:
     path = _path(backbone, head)
     if found.notes:
         return Outcome(model_type, head, "wrong", path, "; ".join(found.notes), found.largest)
-    return Outcome(model_type, head, "equal", path, _reason(backbone, path), found.largest)
+    details = [CONTRADICTED if found.contradicted else "", _reason(backbone, path)]
+    detail = "; ".join(each for each in details if each)
+    return Outcome(model_type, head, "equal", path, detail, found.largest)
 
 
 def _plain() -> Any:
@@ -229,7 +235,10 @@ def _reference(model: Path, head: str, artifact: Artifact) -> Any:
     if head == "span" and prefix == "transformer" and hasattr(plain, prefix):
         # transformers finds no weights of a causal LM's checkpoint under this name
         setattr(plain, prefix, AutoModel.from_pretrained(model, dtype=torch.float32))
-    return PeftModel.from_pretrained(plain, str(artifact.path)).eval()
+    with warnings.catch_warnings():
+        # peft leaves tensors that it finds no layer for at random values
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        return PeftModel.from_pretrained(plain, str(artifact.path)).eval()
 
 
 def _compare_texts(engine: Engine, references: list[Any], artifacts: list[Artifact]) -> Differences:
@@ -246,7 +255,8 @@ def _compare_texts(engine: Engine, references: list[Any], artifacts: list[Artifa
         (answer,) = output.outputs
         if answer.error is not None:
             raise RuntimeError(f"generation failed: {answer.error}")
-        tokens, scores = _greedy(references, name, prompt)
+        tokens, scores, cached = _greedy(references, name, prompt)
+        differences.contradicted |= not cached
         found = torch.tensor([each.chosen for each in answer.logprobs])
         differences.add(
             f"{name or 'base'} of {len(prompt)}",
@@ -257,27 +267,38 @@ def _compare_texts(engine: Engine, references: list[Any], artifacts: list[Artifa
 
 def _greedy(
     references: list[Any], name: str | None, prompt: list[int]
-) -> tuple[list[int], torch.Tensor]:
-    """Return peft's greedy tokens and log-probabilities ``[num_tokens, vocab_size]``."""
+) -> tuple[list[int], torch.Tensor, bool]:
+    """Return peft's greedy tokens and log-probabilities ``[num_tokens, vocab_size]``.
+
+    They are those of generation with transformers' cache, if the model's forward of the whole
+    sequence, with which adapters are trained, is equal; else of that forward. The last value says
+    whether it is.
+    """
     model = references[0 if name is None else int(name[1:])]
-    inputs = {
-        "input_ids": torch.tensor([prompt]),
-        "attention_mask": torch.ones(1, len(prompt)).long(),
-    }
-    options = {
-        "max_new_tokens": NUM_TOKENS,
-        "do_sample": False,
-        "eos_token_id": None,
-        "pad_token_id": 0,
-        "output_logits": True,
-        "return_dict_in_generate": True,
-    }
-    with torch.no_grad():
-        if name is None:
-            with model.disable_adapter():
-                output = model.generate(**inputs, **options)
-        else:
-            output = model.generate(**inputs, **options)
+    with torch.no_grad(), model.disable_adapter() if name is None else nullcontext():
+        tokens, scores = _generate(model, prompt, use_cache=True)
+        whole = torch.tensor([prompt + tokens[:-1]])
+        logits = model(
+            input_ids=whole, attention_mask=torch.ones_like(whole), use_cache=False
+        ).logits[0, len(prompt) - 1 :]
+        difference = (torch.log_softmax(logits.float(), -1) - scores).abs().max()
+        if difference <= BOUND:
+            return tokens, scores, True
+        return *_generate(model, prompt, use_cache=False), False
+
+
+def _generate(model: Any, prompt: list[int], *, use_cache: bool) -> tuple[list[int], torch.Tensor]:
+    output = model.generate(
+        input_ids=torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt)).long(),
+        max_new_tokens=NUM_TOKENS,
+        do_sample=False,
+        eos_token_id=None,
+        pad_token_id=0,
+        use_cache=use_cache,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
     logits = torch.cat(output.logits).float()
     return output.sequences[0, len(prompt) :].tolist(), torch.log_softmax(logits, -1)
 

@@ -16,10 +16,15 @@ NUM_TOKENS = 6
 
 @dataclass(slots=True)
 class Differences:
-    """The largest difference, and what differs by more than the bound."""
+    """The largest difference, and what differs by more than the bound.
+
+    Args:
+        contradicted: Whether transformers' generation with its cache differs from its own forward.
+    """
 
     largest: float = 0.0
     notes: list[str] = field(default_factory=list)
+    contradicted: bool = False
 
     def add(self, what: str, difference: float) -> None:
         """Add a difference."""

@@ -5,7 +5,7 @@ from architecture_suite import check_architecture
 from run_architectures import PAGE, page, read_results
 
 #: Encoder-decoders, and one of each other kind: fast and padded paths, heads of several layers,
-#: recurrent state, experts.
+#: recurrent state, experts, layers that peft would not load.
 SAMPLE = [
     ("t5", "seq2seq_lm", "padded"),
     ("bart", "seq2seq_lm", "padded"),
@@ -19,6 +19,7 @@ SAMPLE = [
     ("granite", "causal_lm", "fast"),
     ("stablelm", "causal_lm", "padded"),
     ("mamba", "causal_lm", "padded"),
+    ("laguna", "causal_lm", "fast"),
     ("qwen3_moe", "sequence", "fast"),
     ("roberta", "token", "fast"),
     ("modernbert", "sequence", "fast"),
