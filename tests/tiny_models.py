@@ -139,6 +139,8 @@ _ALWAYS = {"pad_token_id", "bos_token_id", "eos_token_id"}
 _NEEDED = {"attn_layer_indices": [1]}
 _NEEDED_BY: dict[str, dict[str, Any]] = {
     "bigbird_pegasus": {"attention_type": "original_full"},
+    "cvt": {"depth": [1, 2, 3]},
+    "efficientnet": {"hidden_dim": 2560},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8},
